@@ -1,0 +1,282 @@
+"""`data:` where samples come from, how they are split, and what is done to each."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    Tag,
+    field_validator,
+    model_validator,
+)
+
+from finetune.config.base import Node, OpenNode, refuse
+from finetune.config.catalogue import TRANSFORMS, check_arguments
+
+
+class _FileSource(Node):
+    path: str
+    """File or folder. May begin with `package:NAME/` to reach into an installed package."""
+
+
+class CsvSource(_FileSource):
+    """Rows of a comma-separated file whose first line names the columns."""
+
+    type: Literal["csv"]
+    """Discriminator."""
+    separator: str = ","
+    """What stands between two values."""
+
+
+class JsonlSource(_FileSource):
+    """One JSON object a line."""
+
+    type: Literal["jsonl"]
+    """Discriminator."""
+
+
+class ParquetSource(_FileSource):
+    """A Parquet file."""
+
+    type: Literal["parquet"]
+    """Discriminator."""
+
+
+class TextFolderSource(_FileSource):
+    """A folder of text files in one subfolder per class: columns `text` and `label`."""
+
+    type: Literal["textfolder"]
+    """Discriminator."""
+    encoding: str = "utf-8"
+    """Character encoding of the files."""
+    errors: Literal["strict", "replace", "ignore"] = "strict"
+    """What to do with bytes that the encoding does not know: an error, a mark, or nothing."""
+
+
+class ImageFolderSource(_FileSource):
+    """A folder of images in one subfolder per class: columns `image` and `label`."""
+
+    type: Literal["imagefolder"]
+    """Discriminator."""
+    mode: Literal["RGB", "L"] = "RGB"
+    """Colour mode that every image is brought to."""
+
+
+class ArrayColumn(Node):
+    """One column cut out of an array."""
+
+    array: str | None = None
+    """Name of the array in an `.npz`; left out where the file holds a single one."""
+    take: str | None = None
+    """Part of the second axis, by Python's slice rules: `:-1` for all but the last, `-1` for the last one alone."""
+    shape: tuple[PositiveInt, ...] | None = None
+    """Shape of one sample, where it differs from the file's."""
+
+
+class ArraysSource(_FileSource):
+    """Arrays of numbers, samples first: `.npz`, `.npy`, or a headless `.csv` or `.csv.gz`."""
+
+    type: Literal["arrays"]
+    """Discriminator."""
+    columns: dict[str, ArrayColumn] | None = None
+    """The columns by name. Every array of an `.npz` under its own name if left out."""
+
+
+class SklearnSource(Node):
+    """A data set that scikit-learn bundles: `image` or `features`, and `label` or `target`."""
+
+    type: Literal["sklearn"]
+    """Discriminator."""
+    name: Literal["digits", "iris", "wine", "breast_cancer", "diabetes", "linnerud"]
+    """Which one."""
+
+
+class RandomSource(Node):
+    """Numbers drawn from a standard normal distribution: columns `features` and `target`."""
+
+    type: Literal["random"]
+    """Discriminator."""
+    samples: PositiveInt = 1
+    """How many samples."""
+    features: tuple[PositiveInt, ...] = (16,)
+    """Shape of one sample's features."""
+    targets: tuple[PositiveInt, ...] = (10,)
+    """Shape of one sample's target."""
+    seed: NonNegativeInt = 0
+    """Seed of the draw."""
+
+    @field_validator("features", "targets", mode="before")
+    @classmethod
+    def _a_number_is_a_shape_of_one_axis(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class HuggingFaceSource(_FileSource):
+    """A data set of the `datasets` library: a hub id, or a folder made by `save_to_disk`."""
+
+    type: Literal["huggingface"]
+    """Discriminator."""
+    config: str | None = None
+    """Configuration of the data set, where it has several."""
+    part: str = "train"
+    """Split of the data set to read."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub."""
+
+
+class ImportSource(Node):
+    """The user's own data, from a package named by `--trust`."""
+
+    type: Literal["import"]
+    """Discriminator."""
+    path: str
+    """`my_pkg.data:make`: returns a mapping of column to array with samples first, a `datasets.Dataset` or a map-style torch `Dataset`."""
+    args: dict[str, Any] = {}
+    """Keyword arguments of the call."""
+
+
+Source = Annotated[
+    CsvSource
+    | JsonlSource
+    | ParquetSource
+    | TextFolderSource
+    | ImageFolderSource
+    | ArraysSource
+    | SklearnSource
+    | RandomSource
+    | HuggingFaceSource
+    | ImportSource,
+    Field(discriminator="type"),
+]
+
+
+class SplitConfig(Node):
+    """How one source is parted into training, validation and test samples."""
+
+    validation: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the samples that evaluation during training sees."""
+    test: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the samples kept for the test."""
+    stratify: bool = False
+    """Whether every class keeps its share in each part."""
+    copies: Literal["leave", "together", "drop"] = "leave"
+    """What to do with samples whose inputs are exact copies: leave them where they fall (their number is told), keep them in one part, or keep only the first."""
+    seed: NonNegativeInt | None = None
+    """Seed of the parting; the run's seed if left out."""
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError(
+                f"leaves nothing to train on: validation ({self.validation}) and test "
+                f"({self.test}) must add up to less than 1"
+            )
+        return self
+
+
+class TokenizeTransform(Node):
+    """Turn text into the token ids that a `transformers` layer takes."""
+
+    type: Literal["tokenize"]
+    """Discriminator."""
+    column: str | None = None
+    """Column of text; the first of `data.inputs` if left out."""
+    max_length: PositiveInt = 128
+    """Longest sequence in tokens; what is beyond is cut off."""
+    tokenizer: str | None = None
+    """Folder or hub id of the tokenizer; that of the first transformers layer if left out."""
+    padding: Literal["longest", "max_length"] = "longest"
+    """Fill every batch up to its longest sequence, or to `max_length`."""
+
+
+class StackTransform(Node):
+    """Join columns of numbers into one column of vectors."""
+
+    type: Literal["stack"]
+    """Discriminator."""
+    columns: tuple[str, ...] | None = None
+    """The columns, in order; all of `data.inputs` if left out."""
+    name: str = "features"
+    """Name of the new column, which takes their place among the inputs."""
+
+
+class ImportTransform(Node):
+    """The user's own transform, from a package named by `--trust`."""
+
+    type: Literal["import"]
+    """Discriminator."""
+    path: str
+    """`my_pkg.data:make`: called with `args`, it returns a callable from sample (a dict) to sample."""
+    args: dict[str, Any] = {}
+    """Keyword arguments of the call."""
+    random: bool = False
+    """Whether two calls on one sample may differ. Random transforms run anew in every epoch, for training only."""
+
+
+class VisionTransform(OpenNode):
+    """A class of `torchvision.transforms.v2` by its own name, with its own arguments."""
+
+    type: str
+    """Name of the class, such as `Resize`."""
+    column: str | None = None
+    """Column of images; the first of `data.inputs` if left out."""
+
+    @model_validator(mode="after")
+    def _class_and_arguments_exist(self) -> Self:
+        if problem := check_arguments(TRANSFORMS, "transform", self.type, self.arguments):
+            refuse("VisionTransform", *problem)
+        return self
+
+
+_OWN_TYPES = {"tokenize", "stack", "import"}
+
+
+def _kind_of_transform(value: Any) -> str:
+    type_ = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return type_ if isinstance(type_, str) and type_ in _OWN_TYPES else "vision"
+
+
+Transform = Annotated[
+    Annotated[TokenizeTransform, Tag("tokenize")]
+    | Annotated[StackTransform, Tag("stack")]
+    | Annotated[ImportTransform, Tag("import")]
+    | Annotated[VisionTransform, Tag("vision")],
+    Discriminator(_kind_of_transform),
+]
+
+
+class DataConfig(Node):
+    """Samples: one source that is split, or one source for each part."""
+
+    source: Source | None = None
+    """The one source, parted by `split`."""
+    split: SplitConfig | None = None
+    """How `source` is parted; all of it trains if left out."""
+    train: Source | None = None
+    """Source of the training samples, in place of `source`."""
+    validation: Source | None = None
+    """Source of the validation samples, beside `train`."""
+    test: Source | None = None
+    """Source of the test samples, beside `train`."""
+    inputs: tuple[str, ...] | None = None
+    """Columns that the network takes. Needed where the source does not make it plain."""
+    target: str | None = None
+    """Column that the network learns to give."""
+    transforms: tuple[Transform, ...] | None = None
+    """What is done to each sample, in order. What the model was pretrained with if left out. Random ones run in training only."""
+    evaluation_transforms: tuple[Transform, ...] | None = None
+    """In place of `transforms` for validation, test and prediction; the deterministic ones of `transforms` if left out."""
+    workers: NonNegativeInt = 0
+    """Processes that prepare batches where transforms are random; 0 prepares them in the training process."""
+
+    @model_validator(mode="after")
+    def _one_source_or_one_for_each_part(self) -> Self:
+        if (self.source is None) == (self.train is None):
+            raise ValueError("needs exactly one of 'source' and 'train'")
+        if self.source is not None and (self.validation or self.test):
+            raise ValueError("'validation' and 'test' go with 'train'; part 'source' by 'split'")
+        if self.split is not None and self.source is None:
+            raise ValueError("'split' goes with 'source'")
+        return self

@@ -1,0 +1,140 @@
+"""`freeze:` which parameters are frozen."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from finetune.config.base import Node
+
+
+class ByName(Node):
+    """Parameters by full name: a glob in which `*` also crosses dots, or a module's whole subtree."""
+
+    name: str = Field(min_length=1)
+    """A name without wildcards is that parameter, or everything below that module."""
+
+
+class ByRegex(Node):
+    """Parameters whose full name matches a regular expression from end to end."""
+
+    regex: str
+    """The expression, by the rules of Python's `re`."""
+
+    @field_validator("regex")
+    @classmethod
+    def _compiles(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}, got {value!r}") from error
+        return value
+
+
+class ByType(Node):
+    """Parameters that belong directly to modules of a class or one of its subclasses."""
+
+    type: str = Field(min_length=1)
+    """Name of the class, such as `LayerNorm`."""
+
+
+class ByKind(Node):
+    """Parameters by what they are for. A norm's bias is both `norm` and `bias`."""
+
+    kind: Literal["bias", "weight", "norm", "embedding"]
+    """`weight` is everything that is not a bias."""
+
+
+class ByDepth(Node):
+    """Parameters of the blocks in a range of depths, 0 being the block nearest the input."""
+
+    depth: str = Field(pattern=r"^-?\d+$|^(-?\d+)?:(-?\d+)?$")
+    """`0:6`, `-2:` or `3`, by Python's slice rules; negatives count from the output."""
+
+    @field_validator("depth", mode="before")
+    @classmethod
+    def _a_number_is_one_block(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class All(Node):
+    """Every parameter."""
+
+    all: Literal[True]
+    """Discriminator."""
+
+
+class Not(Node):
+    """Takes names out again that entries before it took."""
+
+    not_: "Selector" = Field(alias="not")
+    """What to take out."""
+
+
+def _kind_of_selector(value: Any) -> str | None:
+    if isinstance(value, dict):
+        return next((key for key in ("name", "regex", "type", "kind", "depth", "all", "not") if key in value), None)
+    return next(
+        (tag for tag, node in _NODES.items() if isinstance(value, node)), None
+    )
+
+
+Selector = Annotated[
+    Annotated[ByName, Tag("name")]
+    | Annotated[ByRegex, Tag("regex")]
+    | Annotated[ByType, Tag("type")]
+    | Annotated[ByKind, Tag("kind")]
+    | Annotated[ByDepth, Tag("depth")]
+    | Annotated[All, Tag("all")]
+    | Annotated[Not, Tag("not")],
+    Discriminator(
+        _kind_of_selector,
+        custom_error_type="selector",
+        custom_error_message="needs a name, or one of regex, type, kind, depth, all, not",
+    ),
+]
+
+_NODES = {
+    "name": ByName,
+    "regex": ByRegex,
+    "type": ByType,
+    "kind": ByKind,
+    "depth": ByDepth,
+    "all": All,
+    "not": Not,
+}
+
+
+def normalise_selector(value: Any) -> Any:
+    """Turn the short form of a selector into its long form; leave anything else alone.
+
+    `"encoder"` becomes `{name: encoder}`, and `"!encoder"` becomes `{not: {name: encoder}}`.
+    """
+    if isinstance(value, str):
+        bare = value.removeprefix("!")
+        return {"name": bare} if bare == value else {"not": {"name": bare}}
+    if isinstance(value, dict) and set(value) == {"not"}:
+        return {"not": normalise_selector(value["not"])}
+    return value
+
+
+class PhaseConfig(Node):
+    """One stretch of training during which the set of frozen parameters stays the same."""
+
+    name: str = Field(min_length=1)
+    """Name shown in logs, checkpoints and the plan."""
+    freeze: tuple[Selector, ...]
+    """Parameters held frozen; every other one trains."""
+
+    @field_validator("freeze", mode="before")
+    @classmethod
+    def _short_selectors(cls, value: Any) -> Any:
+        is_list = isinstance(value, list | tuple)
+        return [normalise_selector(item) for item in value] if is_list else value
+
+
+class FreezeConfig(Node):
+    """What is frozen. The short form is a bare list of selectors, frozen for the whole run."""
+
+    phases: tuple[PhaseConfig, ...] = Field(min_length=1, max_length=1)
+    """The phases in order."""

@@ -1,0 +1,87 @@
+"""`optimizer:` and `schedule:` how parameters move, and how fast at which step."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+
+from finetune.config.base import Node, OpenNode, refuse
+from finetune.config.catalogue import OPTIMIZERS, check_arguments
+
+
+class OptimizerConfig(OpenNode):
+    """A dense optimizer of `torch.optim` by its own name, with its own arguments beside `type`."""
+
+    type: str
+    """Name of the class, such as `AdamW`."""
+    lr: PositiveFloat
+    """Peak learning rate; the schedule multiplies it."""
+
+    @model_validator(mode="after")
+    def _class_and_arguments_exist(self) -> Self:
+        if problem := check_arguments(OPTIMIZERS, "optimizer", self.type, self.arguments):
+            refuse("OptimizerConfig", *problem)
+        return self
+
+
+class _Warm(Node):
+    warmup: NonNegativeFloat = Field(default=0.0, lt=1)
+    """Share of the run during which the rate rises in a straight line from near 0."""
+
+
+class ConstantSchedule(_Warm):
+    """The rate stays where it is."""
+
+    type: Literal["constant"] = "constant"
+    """Discriminator."""
+
+
+class LinearSchedule(_Warm):
+    """The rate falls in a straight line."""
+
+    type: Literal["linear"]
+    """Discriminator."""
+    floor: NonNegativeFloat = Field(default=0.0, le=1)
+    """Factor on the rate at the end of the run."""
+
+
+class CosineSchedule(_Warm):
+    """The rate falls along a half cosine."""
+
+    type: Literal["cosine"]
+    """Discriminator."""
+    floor: NonNegativeFloat = Field(default=0.0, le=1)
+    """Factor on the rate at the end of the run."""
+
+
+class OneCycleSchedule(Node):
+    """The rate rises and falls along two half cosines."""
+
+    type: Literal["one_cycle"]
+    """Discriminator."""
+    rise: float = Field(default=0.3, gt=0, lt=1)
+    """Share of the run during which the rate rises."""
+    start_divisor: PositiveFloat = 25.0
+    """The rate begins at the peak divided by this."""
+    end_divisor: PositiveFloat = 1e4
+    """The rate ends at its beginning divided by this."""
+
+
+class SlantedTriangularSchedule(Node):
+    """The rate rises steeply and falls slowly, both in straight lines (ULMFiT)."""
+
+    type: Literal["slanted_triangular"]
+    """Discriminator."""
+    cut_fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the run during which the rate rises."""
+    ratio: float = Field(default=32.0, ge=1)
+    """How many times smaller the lowest rate is than the peak."""
+
+
+Schedule = Annotated[
+    ConstantSchedule
+    | LinearSchedule
+    | CosineSchedule
+    | OneCycleSchedule
+    | SlantedTriangularSchedule,
+    Field(discriminator="type"),
+]

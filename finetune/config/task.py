@@ -1,0 +1,145 @@
+"""`task:` what the network learns: its losses, its metrics, the meaning of its outputs."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
+
+from finetune.config.base import Node
+
+
+class _Loss(Node):
+    weight: PositiveFloat = 1.0
+    """Factor on this loss in the sum."""
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z_0-9]+$")
+    """Name in the logs; the type if left out."""
+
+
+class CrossEntropyLoss(_Loss):
+    """Cross entropy between logits `(B, C)` and class numbers `(B,)`."""
+
+    type: Literal["cross_entropy"]
+    """Discriminator."""
+    label_smoothing: NonNegativeFloat = Field(default=0.0, le=1)
+    """Share of the target spread evenly over all classes."""
+
+
+class BinaryCrossEntropyLoss(_Loss):
+    """Mean over labels of the binary cross entropy between logits and targets, both `(B, C)`."""
+
+    type: Literal["binary_cross_entropy"]
+    """Discriminator."""
+
+
+class MseLoss(_Loss):
+    """Mean squared error over a sample's outputs."""
+
+    type: Literal["mse"]
+    """Discriminator."""
+
+
+class L1Loss(_Loss):
+    """Mean absolute error over a sample's outputs."""
+
+    type: Literal["l1"]
+    """Discriminator."""
+
+
+class HuberLoss(_Loss):
+    """Squared error up to `delta`, absolute error beyond, mean over a sample's outputs."""
+
+    type: Literal["huber"]
+    """Discriminator."""
+    delta: PositiveFloat = 1.0
+    """Error at which it turns from squared to absolute."""
+
+
+class ImportLoss(_Loss):
+    """The user's own loss, from a package named by `--trust`."""
+
+    type: Literal["import"]
+    """Discriminator."""
+    path: str
+    """`my_pkg.losses:make`: called with `args`, it returns a callable `(outputs, batch)` to per-sample losses `(B,)`."""
+    args: dict[str, Any] = {}
+    """Keyword arguments of the call."""
+
+
+Loss = Annotated[
+    CrossEntropyLoss | BinaryCrossEntropyLoss | MseLoss | L1Loss | HuberLoss | ImportLoss,
+    Field(discriminator="type"),
+]
+
+ClassificationMetric = Literal["accuracy", "f1", "precision", "recall", "auroc"]
+RegressionMetric = Literal["mse", "rmse", "mae", "r2"]
+
+
+class _Task(Node):
+    losses: tuple[Loss, ...] | None = None
+    """Losses whose weighted sum is trained on; the task's usual one if left out."""
+    log_gradient_norms: bool = False
+    """Log `train/grad_norm/<loss>` for each of several losses. Costs one more backward pass per loss on logged steps."""
+
+    @field_validator("losses", mode="before")
+    @classmethod
+    def _a_single_loss_is_a_list_of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _losses_have_distinct_names(self) -> Self:
+        names = [loss.name or loss.type for loss in self.losses or ()]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two losses share a name: {names!r}; give each its own 'name'")
+        return self
+
+
+class ClassificationTask(_Task):
+    """One class out of several for each sample; outputs are logits `(B, C)`."""
+
+    type: Literal["classification"]
+    """Discriminator."""
+    metrics: tuple[ClassificationMetric, ...] = ("accuracy",)
+    """Figures of every evaluation beside the loss. `f1`, `precision` and `recall` are means over classes."""
+
+
+class MultilabelTask(_Task):
+    """Any number of labels for each sample; outputs are logits `(B, C)`."""
+
+    type: Literal["multilabel"]
+    """Discriminator."""
+    metrics: tuple[ClassificationMetric, ...] = ("f1",)
+    """Figures of every evaluation beside the loss, as means over labels."""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Probability from which on a label is given."""
+    separator: str = Field(default=",", min_length=1)
+    """What stands between two labels where the target is text."""
+
+
+class RegressionTask(_Task):
+    """Numbers for each sample; outputs and targets have one shape."""
+
+    type: Literal["regression"]
+    """Discriminator."""
+    metrics: tuple[RegressionMetric, ...] = ("mae",)
+    """Figures of every evaluation beside the loss."""
+
+
+class ImportTask(_Task):
+    """The user's own task, from a package named by `--trust`."""
+
+    type: Literal["import"]
+    """Discriminator."""
+    path: str
+    """`my_pkg.tasks:make`: returns an object with `loss(outputs, batch)` to per-sample losses `(B,)` and `metrics`, a mapping of name to a `torchmetrics.Metric` fed with `(outputs, target)`."""
+    args: dict[str, Any] = {}
+    """Keyword arguments of the call."""
+
+    @model_validator(mode="after")
+    def _brings_its_own_loss(self) -> Self:
+        if self.losses is not None:
+            raise ValueError("the imported task brings its own loss; leave 'losses' out")
+        return self
+
+
+Task = Annotated[
+    ClassificationTask | MultilabelTask | RegressionTask | ImportTask, Field(discriminator="type")
+]

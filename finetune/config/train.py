@@ -1,0 +1,83 @@
+"""`train:` how long, in what portions, how often something else happens."""
+
+from typing import Literal, Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from finetune.config.base import Node
+
+
+class Every(Node):
+    """How often something happens: after so many epochs, or after so many steps."""
+
+    epochs: PositiveInt | None = None
+    """Number of epochs between two times."""
+    steps: PositiveInt | None = None
+    """Number of optimizer steps between two times."""
+
+    @model_validator(mode="after")
+    def _one_of_the_two(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("needs exactly one of 'epochs' and 'steps'")
+        return self
+
+
+class EarlyStoppingConfig(Node):
+    """End the run when a metric of the evaluation no longer improves."""
+
+    metric: str = "validation/loss"
+    """Tag of the metric watched."""
+    patience: PositiveInt = 3
+    """Evaluations in a row without improvement after which the run ends."""
+    min_delta: float = Field(default=0.0, ge=0)
+    """Smallest change that counts as improvement, in the metric's own unit."""
+
+
+class CheckpointConfig(Node):
+    """When the run is saved, and what is kept."""
+
+    every: Every = Every(epochs=1)
+    """How often. The end of the run is always saved."""
+    keep_last: PositiveInt = 2
+    """How many of the newest are kept."""
+    best: str | None = "validation/loss"
+    """Tag of the metric by which the best one is chosen, kept and used for test and prediction; `null` uses the last."""
+
+
+class TrainConfig(Node):
+    """How training proceeds."""
+
+    epochs: PositiveInt | None = None
+    """Passes over the training samples."""
+    steps: PositiveInt | None = None
+    """Optimizer steps, in place of `epochs`."""
+    batch_size: PositiveInt = 32
+    """Samples of one optimizer step."""
+    micro_batch: PositiveInt | None = None
+    """Samples of one forward and backward pass; a step adds up as many as it needs. All at once if left out."""
+    drop_last: bool = False
+    """Whether an epoch's last step is left out when it has fewer samples."""
+    max_grad_norm: PositiveFloat | None = None
+    """Gradients are scaled down to this norm over all of them; never if left out."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the forward pass. The weights stay in float32; `float16` needs a GPU and scales the loss."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
+    """`cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the fastest one here."""
+    evaluate_every: Every = Every(epochs=1)
+    """How often the validation samples are evaluated."""
+    log_every: PositiveInt = 1
+    """Steps between two logged ones."""
+    early_stopping: EarlyStoppingConfig | None = None
+    """When to end early; never if left out."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """When the run is saved, and what is kept."""
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("needs exactly one of 'epochs' and 'steps'")
+        if self.micro_batch is not None and self.micro_batch > self.batch_size:
+            raise ValueError(
+                f"micro_batch ({self.micro_batch}) must not exceed batch_size ({self.batch_size})"
+            )
+        return self

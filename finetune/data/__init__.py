@@ -1,0 +1,1 @@
+"""Samples: from any source to batches of tensors."""

@@ -1,0 +1,106 @@
+"""The errors a user can cause. Each names the place, what is wrong with it, and often the remedy."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+Key = tuple[str | int, ...]
+"""Where a value stands in the config: `("model", "layers", 1, "type")`."""
+
+
+class FinetuneError(Exception):
+    """Something the user can fix: told in one line and a hint, without a traceback, exit code 2.
+
+    Args:
+        message: What is wrong, with the value: lower-case start, no full stop.
+        hint: The remedy, printed indented on a line of its own.
+        key: The config value at fault. The wiring adds its file and line by `located`.
+        where: The place in the user's own words (`data.csv:3`), for faults outside the config.
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, key: Key = (), where: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.key = key
+        self.where = where
+
+    def __str__(self) -> str:
+        text = self.message if self.where is None else f"{self.where}: {self.message}"
+        return text if self.hint is None else f"{text}\n    {self.hint}"
+
+
+class ModelError(FinetuneError):
+    """A layer cannot be built, or does not fit what comes into it."""
+
+
+class DataError(FinetuneError):
+    """A source, a column or a sample is not what the config says."""
+
+
+class SelectorError(FinetuneError):
+    """A selector takes nothing, or selectors wish two things of one parameter."""
+
+
+class TrustError(FinetuneError):
+    """Code was asked for that the command line does not trust."""
+
+
+class CheckpointError(FinetuneError):
+    """A checkpoint or run folder cannot be used."""
+
+
+class NonFiniteError(FinetuneError):
+    """The loss or a gradient became infinite or NaN."""
+
+    exit_code = 3
+
+
+class FrozenWeightError(RuntimeError):
+    """A tensor that was frozen has changed: a bug, never the user's mistake. Exit code 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a config value was written: a line of a file, or an override of the command line."""
+
+    file: Path | None
+    line: int | None
+    key: str
+
+    def __str__(self) -> str:
+        if self.file is None:
+            return f"-o {self.key}"
+        return f"{self.file}:{self.line}: {self.key}" if self.key else f"{self.file}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with a config, told in the file's own words."""
+
+    origin: Origin
+    message: str
+    hint: str | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.origin}: {self.message}"
+        return text if self.hint is None else f"{text}\n    {self.hint}"
+
+
+class ConfigError(FinetuneError):
+    """A config breaks the schema. Holds every problem found, not just the first."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str | None:
+    """Return a hint that names the known words nearest to `given`, or None."""
+    near = get_close_matches(given, list(known), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(repr(word) for word in near)}?" if near else None

@@ -1,0 +1,1 @@
+"""What is frozen: chosen, planned, applied and proven."""

@@ -1,0 +1,120 @@
+"""Dotted path to object: optional packages by name, a user's code only through what is trusted."""
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable, Collection
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from finetune.errors import FinetuneError, Key, TrustError
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import an optional package.
+
+    Args:
+        module: Dotted name of the module wanted.
+        extra: The extra of `finetune` that installs it.
+
+    Raises:
+        FinetuneError: it is not installed. The message names the extra.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise FinetuneError(
+            f"needs the package {module.partition('.')[0]!r}, which is not installed",
+            hint=f"pip install 'finetune[{extra}]'",
+        ) from error
+
+
+def import_trusted(path: str, trust: Collection[str], *, key: Key) -> Callable[..., Any]:
+    """Return the class or function at `package.module:name`, where the user trusts `package`.
+
+    Nothing is imported before the package is found among `trust`. The object itself must be
+    defined inside that package, so that a trusted package cannot hand on a stranger's function
+    (`os.system`) under its own name. Attributes are looked up on classes, never on modules.
+
+    Args:
+        path: `my_pkg.nets:make_net` or `my_pkg.nets:Net.from_name`.
+        trust: Names of packages trusted on the command line.
+        key: The config value that asks for it.
+
+    Raises:
+        TrustError: the package is not trusted, or the object is not its own.
+        FinetuneError: there is no such module or name.
+    """
+    module_name, _, qualname = path.partition(":")
+    if not qualname:
+        raise FinetuneError(
+            f"needs the form 'package.module:name', got {path!r}", key=(*key, "path")
+        )
+    package = _trusted_package(module_name, trust, key)
+    found = _attribute(_module(module_name, key), qualname, path, key)
+    home = getattr(inspect.unwrap(found) if callable(found) else found, "__module__", None) or ""
+    if not callable(found) or not _is_inside(home, package):
+        raise TrustError(
+            f"{path!r} is not a class or function of the trusted package {package!r} "
+            f"(it comes from {home or type(found).__name__!r})",
+            key=(*key, "path"),
+        )
+    return found
+
+
+def package_path(text: str, *, key: Key) -> Path:
+    """Resolve `package:NAME/inner/path` to a path without importing NAME; other text is a path.
+
+    Raises:
+        FinetuneError: no such package is installed, or the inner path leaves it.
+    """
+    if not text.startswith("package:"):
+        return Path(text).expanduser()
+    name, _, inner = text.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise FinetuneError(
+            f"no installed package {name!r} in {text!r}", hint=f"pip install {name}", key=key
+        )
+    root = Path(spec.submodule_search_locations[0]).resolve()
+    path = (root / inner).resolve()
+    if not path.is_relative_to(root):
+        raise FinetuneError(f"leaves the package: {text!r}", key=key)
+    return path
+
+
+def _trusted_package(module_name: str, trust: Collection[str], key: Key) -> str:
+    for package in trust:
+        if _is_inside(module_name, package):
+            return package
+    root = module_name.partition(".")[0]
+    raise TrustError(
+        f"the config asks to import {module_name!r}, which is not trusted",
+        hint=f"if you trust this code, add --trust {root} (in Python: trust=[{root!r}])",
+        key=(*key, "path"),
+    )
+
+
+def _is_inside(module_name: str, package: str) -> bool:
+    return module_name == package or module_name.startswith(f"{package}.")
+
+
+def _module(name: str, key: Key) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not _is_inside(name, error.name):
+            raise
+        raise FinetuneError(f"no module named {name!r}", key=(*key, "path")) from error
+
+
+def _attribute(module: ModuleType, qualname: str, path: str, key: Key) -> Any:
+    found: Any = module
+    for step in qualname.split("."):
+        if isinstance(found, ModuleType) and found is not module:
+            raise TrustError(f"{path!r} walks through a module", key=(*key, "path"))
+        if step.startswith("_") or not hasattr(found, step):
+            raise FinetuneError(f"{path!r}: no public name {step!r}", key=(*key, "path"))
+        found = getattr(found, step)
+    return found

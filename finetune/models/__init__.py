@@ -1,0 +1,1 @@
+"""Networks: declared in YAML or pretrained, and what they are made of."""

@@ -1,0 +1,1 @@
+"""Optimizers, their parameter groups, and rates as pure functions of the step."""

@@ -1,0 +1,1 @@
+"""Where figures go: TensorBoard, JSON lines, the console."""

@@ -1,0 +1,1 @@
+"""The visible loop, and the only place where all parts are joined."""
