@@ -1,4 +1,4 @@
-"""The errors a user can cause. Each names the place, what is wrong with it, and often the remedy."""
+"""The errors a user can cause: the place, what is wrong there, and often the remedy."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -101,6 +101,7 @@ class ConfigError(FinetuneError):
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str | None:
-    """Return a hint that names the known words nearest to `given`, or None."""
-    near = get_close_matches(given, list(known), n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(repr(word) for word in near)}?" if near else None
+    """Return a hint that names the known words nearest to `given` but for capitals, or None."""
+    words = {word.casefold(): word for word in known}
+    near = get_close_matches(given.casefold(), words, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(repr(words[word]) for word in near)}?" if near else None

@@ -1,11 +1,19 @@
 """The base class of every config node, and how a validator refuses a single key."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from finetune.errors import Key
+from finetune.config.catalogue import Complaint
+from finetune.config.messages import Fault, explain, is_echo
 
 
 class Node(BaseModel):
@@ -18,6 +26,29 @@ class Node(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @classmethod
+    def complaints(cls, value: Mapping[str, Any]) -> Sequence[Complaint]:
+        """Return what is wrong with `value` beyond its single keys, whether or not those are right.
+
+        A node overrides this for what pydantic cannot know, so that such faults are told together
+        with all others. `value` is as written: nothing about it has been checked.
+        """
+        return ()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _tell_all_faults(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        faults = []
+        if isinstance(value, Mapping):
+            faults = [Fault(*complaint, absent=True) for complaint in cls.complaints(value)]
+        try:
+            node = handler(value)
+        except ValidationError as error:
+            faults = [*faults_of(error, cls), *faults]
+        if faults:
+            raise _error(cls.__name__, faults)
+        return node
 
 
 class OpenNode(Node):
@@ -37,20 +68,41 @@ class OpenNode(Node):
         """Return a copy with some arguments set."""
         return self.model_copy(update=changes)
 
+    @classmethod
+    def arguments_in(cls, value: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the keys of `value` that are not the node's own."""
+        return {key: item for key, item in value.items() if key not in cls.model_fields}
 
-def refuse(title: str, *problems: tuple[Key, str, str | None]) -> NoReturn:
+
+def refuse(title: str, *problems: Complaint) -> NoReturn:
     """Raise a pydantic error that stands at the given keys below the node being validated.
 
     Args:
         title: Name of the node.
         problems: Key below the node, message and hint of each fault.
     """
+    raise _error(title, [Fault(*problem, absent=True) for problem in problems])
+
+
+def faults_of(error: ValidationError, node: type[Node]) -> list[Fault]:
+    """Return all that a validation of `node` found, in the words of the house."""
+    details = error.errors(include_url=False)
+    unknown = [str(one["loc"][-1]) for one in details if one["type"] == "extra_forbidden"]
+    return [explain(one, node.model_fields) for one in details if not is_echo(one, unknown)]
+
+
+def _error(title: str, faults: Sequence[Fault]) -> ValidationError:
+    """Return an error of pydantic that `explain` turns into the same faults again."""
     details = [
         InitErrorDetails(
-            type=PydanticCustomError("finetune", "{message}", {"message": message, "hint": hint}),
-            loc=key,
+            type=PydanticCustomError(
+                "finetune",
+                "{message}",
+                {"message": fault.message, "hint": fault.hint, "absent": fault.absent},
+            ),
+            loc=fault.key,
             input=None,
         )
-        for key, message, hint in problems
+        for fault in faults
     ]
-    raise ValidationError.from_exception_data(title, details)
+    return ValidationError.from_exception_data(title, details)

@@ -1,5 +1,6 @@
 """`data:` where samples come from, how they are split, and what is done to each."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -13,7 +14,7 @@ from pydantic import (
 )
 
 from finetune.config.base import Node, OpenNode, refuse
-from finetune.config.catalogue import TRANSFORMS, check_arguments
+from finetune.config.catalogue import TRANSFORMS, Complaint, check_arguments
 
 
 class _FileSource(Node):
@@ -26,8 +27,10 @@ class CsvSource(_FileSource):
 
     type: Literal["csv"]
     """Discriminator."""
-    separator: str = ","
-    """What stands between two values."""
+    separator: str = Field(default=",", min_length=1, max_length=1)
+    """The one character between two values."""
+    encoding: str = "utf-8"
+    """Character encoding of the file."""
 
 
 class JsonlSource(_FileSource):
@@ -69,10 +72,17 @@ class ArrayColumn(Node):
 
     array: str | None = None
     """Name of the array in an `.npz`; left out where the file holds a single one."""
-    take: str | None = None
+    take: str | None = Field(default=None, pattern=r"^(-?\d+|(-?\d+)?:(-?\d+)?(:-?[1-9]\d*)?)$")
     """Part of the second axis, by Python's slice rules: `:-1` for all but the last, `-1` for the last one alone."""
     shape: tuple[PositiveInt, ...] | None = None
     """Shape of one sample, where it differs from the file's."""
+    dtype: Literal["uint8", "int64", "float32"] | None = None
+    """Kind of number. `uint8` with two axes or more is an image whose 0..255 becomes 0..1. If left out, uint8 stays, other whole numbers become int64, the rest float32."""
+
+    @field_validator("take", mode="before")
+    @classmethod
+    def _a_number_is_one_position(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class ArraysSource(_FileSource):
@@ -133,7 +143,7 @@ class ImportSource(Node):
     """Discriminator."""
     path: str
     """`my_pkg.data:make`: returns a mapping of column to array with samples first, a `datasets.Dataset` or a map-style torch `Dataset`."""
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default={})
     """Keyword arguments of the call."""
 
 
@@ -209,7 +219,7 @@ class ImportTransform(Node):
     """Discriminator."""
     path: str
     """`my_pkg.data:make`: called with `args`, it returns a callable from sample (a dict) to sample."""
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default={})
     """Keyword arguments of the call."""
     random: bool = False
     """Whether two calls on one sample may differ. Random transforms run anew in every epoch, for training only."""
@@ -223,11 +233,13 @@ class VisionTransform(OpenNode):
     column: str | None = None
     """Column of images; the first of `data.inputs` if left out."""
 
-    @model_validator(mode="after")
-    def _class_and_arguments_exist(self) -> Self:
-        if problem := check_arguments(TRANSFORMS, "transform", self.type, self.arguments):
-            refuse("VisionTransform", *problem)
-        return self
+    @classmethod
+    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
+        """Refuse a class that torchvision does not have, and arguments that it does not take."""
+        type_, own = value.get("type"), sorted(_OWN_TYPES)
+        if not isinstance(type_, str):
+            return []
+        return check_arguments(TRANSFORMS, "transform", type_, cls.arguments_in(value), also=own)
 
 
 _OWN_TYPES = {"tokenize", "stack", "import"}
@@ -245,6 +257,13 @@ Transform = Annotated[
     | Annotated[VisionTransform, Tag("vision")],
     Discriminator(_kind_of_transform),
 ]
+
+
+def is_random(transform: Transform) -> bool:
+    """Tell whether two calls of `transform` on one sample may differ."""
+    if isinstance(transform, VisionTransform):
+        return TRANSFORMS[transform.type].is_random_with(transform.arguments)
+    return isinstance(transform, ImportTransform) and transform.random
 
 
 class DataConfig(Node):
@@ -279,4 +298,12 @@ class DataConfig(Node):
             raise ValueError("'validation' and 'test' go with 'train'; part 'source' by 'split'")
         if self.split is not None and self.source is None:
             raise ValueError("'split' goes with 'source'")
+        return self
+
+    @model_validator(mode="after")
+    def _evaluation_is_deterministic(self) -> Self:
+        for position, transform in enumerate(self.evaluation_transforms or ()):
+            if is_random(transform):
+                message = f"{transform.type!r} is random, and evaluation must give the same twice"
+                refuse("DataConfig", (("evaluation_transforms", position), message, None))
         return self

@@ -1,9 +1,9 @@
 """`freeze:` which parameters are frozen."""
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator
 
 from finetune.config.base import Node
 
@@ -56,6 +56,14 @@ class ByDepth(Node):
     def _a_number_is_one_block(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
+    def depths(self, num_blocks: int) -> range:
+        """Return the depths taken in a model of `num_blocks` blocks."""
+        if ":" not in self.depth:
+            depth = int(self.depth)
+            return range(num_blocks)[depth : depth + 1 or None]
+        start, stop = (int(part) if part else None for part in self.depth.split(":"))
+        return range(num_blocks)[start:stop]
+
 
 class All(Node):
     """Every parameter."""
@@ -73,10 +81,15 @@ class Not(Node):
 
 def _kind_of_selector(value: Any) -> str | None:
     if isinstance(value, dict):
-        return next((key for key in ("name", "regex", "type", "kind", "depth", "all", "not") if key in value), None)
-    return next(
-        (tag for tag, node in _NODES.items() if isinstance(value, node)), None
-    )
+        return next(
+            (
+                key
+                for key in ("name", "regex", "type", "kind", "depth", "all", "not")
+                if key in value
+            ),
+            None,
+        )
+    return next((tag for tag, node in _NODES.items() if isinstance(value, node)), None)
 
 
 Selector = Annotated[
@@ -94,7 +107,7 @@ Selector = Annotated[
     ),
 ]
 
-_NODES = {
+_NODES: dict[str, type[Node]] = {
     "name": ByName,
     "regex": ByRegex,
     "type": ByType,
@@ -130,7 +143,7 @@ class PhaseConfig(Node):
     @classmethod
     def _short_selectors(cls, value: Any) -> Any:
         is_list = isinstance(value, list | tuple)
-        return [normalise_selector(item) for item in value] if is_list else value
+        return tuple(normalise_selector(item) for item in value) if is_list else value
 
 
 class FreezeConfig(Node):

@@ -1,11 +1,12 @@
 """`model:` a network as a list of named layers, and pretrained weights for any of it."""
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag
 
-from finetune.config.base import Node, OpenNode, refuse
-from finetune.config.catalogue import LAYERS, check_arguments
+from finetune.config.base import Node, OpenNode
+from finetune.config.catalogue import LAYERS, Complaint, check_arguments
 
 
 class WeightsConfig(Node):
@@ -13,19 +14,24 @@ class WeightsConfig(Node):
 
     path: str
     """A `.safetensors` file, or a foreign `.pt`, `.pth` or `.bin` that holds tensors only. May begin with `package:NAME/`."""
-    rename: dict[str, str] = {}
+    rename: dict[str, str] = Field(default_factory=dict)
     """Beginnings of names in the file and what each becomes in the model: `{"old.": "new."}`. The first that fits is used; `""` fits every name."""
     strict: bool = True
     """Whether it is an error when a tensor of the file has no place, has another shape, or a parameter gets none."""
 
 
-class _Layer(Node):
-    """What every layer has."""
+class _Placed(Node):
+    """What everything in a list of layers has."""
 
     name: str | None = Field(default=None, pattern=r"^[A-Za-z_0-9]+$")
     """Begins the names of the layer's parameters. The layer's position if left out."""
     inputs: tuple[str, ...] | None = None
     """Names of earlier layers, or of input columns, whose outputs this layer takes. The previous layer's output if left out."""
+
+
+class _Layer(_Placed):
+    """What every layer that has parameters has."""
+
     weights: WeightsConfig | None = None
     """Pretrained tensors for this layer alone."""
 
@@ -38,7 +44,7 @@ class TransformersLayer(_Layer):
     path: str
     """A folder, a hub id, or a folder inside an installed package (`package:NAME/folder`)."""
     output: Literal["mean", "cls", "hidden", "logits"] = "mean"
-    """What the layer gives: the mean of the last hidden states over real tokens `(B, D)`, the state of the first token `(B, D)`, all last hidden states `(B, T, D)`, or the logits of a new classification head `(B, classes)`."""
+    """What the layer gives: the mean of the last hidden states over real tokens `(B, D)`, the state of the first token `(B, D)`, all last hidden states `(B, T, D)`, or the logits of a classification head `(B, classes)`, new unless the weights hold one of that width."""
     pretrained: bool = True
     """Load the weights found at `path`, or start the same architecture from random ones."""
 
@@ -54,8 +60,15 @@ class TimmLayer(_Layer):
     """Pooled features `(B, D)`, or the logits of a new classification head `(B, classes)`."""
     pretrained: bool = True
     """Load the weights that timm knows for this name (from the hub), or start from random ones."""
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of `timm.create_model`, such as `img_size`."""
+
+    @classmethod
+    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
+        """Refuse arguments that keys of the layer say already."""
+        return _repeated_arguments(
+            value.get("args"), {"pretrained": "pretrained", "num_classes": "output"}
+        )
 
 
 class TorchvisionLayer(_Layer):
@@ -69,8 +82,15 @@ class TorchvisionLayer(_Layer):
     """Pooled features `(B, D)`, or the logits of a new classification head `(B, classes)`."""
     pretrained: bool = True
     """Load the default weights (a download), or start from random ones."""
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the model's constructor."""
+
+    @classmethod
+    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
+        """Refuse arguments that keys of the layer say already."""
+        return _repeated_arguments(
+            value.get("args"), {"weights": "pretrained", "num_classes": "output"}
+        )
 
 
 class ImportLayer(_Layer):
@@ -80,7 +100,7 @@ class ImportLayer(_Layer):
     """Discriminator."""
     path: str
     """`my_pkg.nets:make_net`: a class or function that returns an `nn.Module`."""
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the call. The value `classes` becomes the number of classes; text that begins with `package:` becomes a path."""
 
 
@@ -92,15 +112,40 @@ class SequentialLayer(_Layer):
     layers: tuple["Layer", ...] = Field(min_length=1)
     """The layers, each taking the output of the one before."""
 
+    @classmethod
+    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
+        """Refuse what is no plain row of layers, and a name used twice."""
+        layers = _list(value.get("layers"))
+        problems = _repeated_names(layers)
+        for position, layer in enumerate(layers):
+            key, type_ = ("layers", position), _said(layer, "type")
+            if isinstance(type_, str) and type_ in _WITH_INPUTS:
+                problems.append(((*key, "type"), f"no {type_} inside sequential", _MOVE_OUT))
+            elif _said(layer, "inputs") is not None:
+                problems.append(((*key, "inputs"), "no inputs inside sequential", _MOVE_OUT))
+        return problems
 
-class AddLayer(_Layer):
+
+class _Merge(_Placed):
+    """What takes several inputs."""
+
+    @classmethod
+    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
+        """Refuse to merge fewer than two."""
+        inputs = value.get("inputs") or ()
+        if not isinstance(inputs, list | tuple) or len(inputs) >= 2:
+            return []
+        return [(("inputs",), "needs the names of two or more layers", None)]
+
+
+class AddLayer(_Merge):
     """The sum of its inputs."""
 
     type: Literal["add"]
     """Discriminator."""
 
 
-class ConcatLayer(_Layer):
+class ConcatLayer(_Merge):
     """Its inputs side by side."""
 
     type: Literal["concat"]
@@ -109,7 +154,7 @@ class ConcatLayer(_Layer):
     """Axis along which they are joined, 0 being the samples."""
 
 
-class TorchLayer(OpenNode, _Layer):
+class TorchLayer(_Layer, OpenNode):
     """A class of `torch.nn` by its own name, with its own arguments beside `type`.
 
     Input sizes (`in_features`, `in_channels`, `num_features`, ...) may be left out: they are
@@ -119,13 +164,17 @@ class TorchLayer(OpenNode, _Layer):
     type: str
     """Name of the class, such as `Linear` or `Conv2d`."""
 
-    @model_validator(mode="after")
-    def _class_and_arguments_exist(self) -> Self:
-        if problem := check_arguments(LAYERS, "layer", self.type, self.arguments):
-            refuse("TorchLayer", *problem)
-        return self
+    @classmethod
+    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
+        """Refuse a class that torch does not have, and arguments that it does not take."""
+        type_, own = value.get("type"), sorted(_OWN_TYPES)
+        if not isinstance(type_, str):
+            return []
+        return check_arguments(LAYERS, "layer", type_, cls.arguments_in(value), also=own)
 
 
+_WITH_INPUTS = {"transformers", "add", "concat"}
+_MOVE_OUT = "put it among the model's own layers"
 _OWN_TYPES = {"transformers", "timm", "torchvision", "import", "sequential", "add", "concat"}
 
 
@@ -155,17 +204,52 @@ class ModelConfig(Node):
     weights: WeightsConfig | None = None
     """Pretrained tensors for the whole model, loaded after it is built."""
 
-    @model_validator(mode="after")
-    def _names_are_unique_and_inputs_known(self) -> Self:
-        problems: list[tuple[tuple[str | int, ...], str, str | None]] = []
-        seen: set[str] = set()
-        for position, layer in enumerate(self.layers):
-            name = layer.name or str(position)
-            if name in seen:
-                problems.append(
-                    (("layers", position, "name"), f"a second layer named {name!r}", None)
-                )
-            seen.add(name)
-        if problems:
-            refuse("ModelConfig", *problems)
-        return self
+    @classmethod
+    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
+        """Refuse a name used twice, and a layer that takes what comes after it."""
+        layers = _list(value.get("layers"))
+        return [*_repeated_names(layers), *_late_inputs(layers)]
+
+
+def _late_inputs(layers: Sequence[Any]) -> list[Complaint]:
+    """Complain of inputs that are no earlier layer. Names of no layer may be columns of the data."""
+    names = [str(_said(layer, "name") or position) for position, layer in enumerate(layers)]
+    problems: list[Complaint] = []
+    for position, layer in enumerate(layers):
+        late = set(names[position:]) - set(names[:position])
+        for number, name in enumerate(_list(_said(layer, "inputs"))):
+            if isinstance(name, str) and name in late:
+                itself = "itself" if name == names[position] else "a later layer"
+                key = ("layers", position, "inputs", number)
+                problems.append((key, f"takes {itself}, {name!r}; inputs must come before", None))
+    return problems
+
+
+def _repeated_names(layers: Sequence[Any]) -> list[Complaint]:
+    """Complain of every name that a layer before has already, positions counting as names."""
+    problems: list[Complaint] = []
+    seen: set[str] = set()
+    for position, layer in enumerate(layers):
+        name = str(_said(layer, "name") or position)
+        if name in seen:
+            problems.append((("layers", position, "name"), f"a second layer named {name!r}", None))
+        seen.add(name)
+    return problems
+
+
+def _repeated_arguments(args: Any, said_by: Mapping[str, str]) -> list[Complaint]:
+    """Complain of arguments that a key of the layer says already."""
+    return [
+        (("args", name), f"{name!r} is said by the key {key!r}", None)
+        for name, key in said_by.items()
+        if isinstance(args, Mapping) and name in args
+    ]
+
+
+def _said(layer: Any, key: str) -> Any:
+    """Return what a layer says under `key`, be it as written or a node already."""
+    return layer.get(key) if isinstance(layer, Mapping) else getattr(layer, key, None)
+
+
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()

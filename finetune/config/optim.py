@@ -1,11 +1,12 @@
 """`optimizer:` and `schedule:` how parameters move, and how fast at which step."""
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from finetune.config.base import Node, OpenNode, refuse
-from finetune.config.catalogue import OPTIMIZERS, check_arguments
+from finetune.config.base import Node, OpenNode
+from finetune.config.catalogue import OPTIMIZERS, Complaint, check_arguments
 
 
 class OptimizerConfig(OpenNode):
@@ -16,11 +17,13 @@ class OptimizerConfig(OpenNode):
     lr: PositiveFloat
     """Peak learning rate; the schedule multiplies it."""
 
-    @model_validator(mode="after")
-    def _class_and_arguments_exist(self) -> Self:
-        if problem := check_arguments(OPTIMIZERS, "optimizer", self.type, self.arguments):
-            refuse("OptimizerConfig", *problem)
-        return self
+    @classmethod
+    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
+        """Refuse a class that torch does not have, and arguments that it does not take."""
+        type_ = value.get("type")
+        if not isinstance(type_, str):
+            return []
+        return check_arguments(OPTIMIZERS, "optimizer", type_, cls.arguments_in(value))
 
 
 class _Warm(Node):

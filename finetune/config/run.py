@@ -1,8 +1,11 @@
 """The whole config of a run."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, field_validator
 
 from finetune.config.base import Node
 from finetune.config.data import DataConfig
@@ -11,6 +14,23 @@ from finetune.config.model import ModelConfig
 from finetune.config.optim import ConstantSchedule, OptimizerConfig, Schedule
 from finetune.config.task import Task
 from finetune.config.train import TrainConfig
+from finetune.config.written import Written, dotted, locate
+from finetune.errors import FinetuneError, Key, Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a config comes from and what it may import. No part of its value: all are equal.
+
+    Args:
+        path: Its file; None for one made in Python.
+        written: Its values with the lines they stand on.
+        trust: Packages that the user, never the config, allows it to import.
+    """
+
+    path: Path | None = field(default=None, compare=False)
+    written: Written | None = field(default=None, compare=False, repr=False)
+    trust: frozenset[str] = field(default=frozenset(), compare=False)
 
 
 class InferenceConfig(Node):
@@ -25,9 +45,9 @@ class InferenceConfig(Node):
 class RunConfig(Node):
     """One fine-tuning run."""
 
-    name: str | None = Field(default=None, pattern=r"^[\w.-]+$")
+    name: str | None = Field(default=None, pattern=r"^\w[\w.-]*$")
     """Name of the run and of its folder below `runs/`; the file's name if left out."""
-    seed: NonNegativeInt = 0
+    seed: NonNegativeInt = Field(default=0, lt=2**32)
     """Where all randomness begins: initial weights, order of samples, dropout, augmentation."""
     model: ModelConfig
     """The network."""
@@ -46,8 +66,42 @@ class RunConfig(Node):
     inference: InferenceConfig = InferenceConfig()
     """How the trained network is run."""
 
+    _provenance: Provenance = PrivateAttr(default=Provenance())
+
     @field_validator("freeze", mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         is_list = isinstance(value, list | tuple)
-        return {"phases": [{"name": "all", "freeze": value}]} if is_list else value
+        return {"phases": ({"name": "all", "freeze": value},)} if is_list else value
+
+    @property
+    def trust(self) -> frozenset[str]:
+        """Packages that the user allows this run to import code from."""
+        return self._provenance.trust
+
+    @property
+    def path(self) -> Path | None:
+        """The file this config was read from, or None."""
+        return self._provenance.path
+
+    @property
+    def run_name(self) -> str:
+        """Name of the run; `load_config` takes it from the file where the config has none."""
+        return self.name or "run"
+
+    def locate(self, key: Key) -> Origin | None:
+        """Return where `key`, or the nearest key above it, was written; None if made in Python."""
+        written = self._provenance.written
+        return None if written is None else locate(written, key)
+
+    def located(self, error: FinetuneError) -> FinetuneError:
+        """Add to `error` the place of the config value at fault, if it names one; return `error`."""
+        if error.key and error.where is None:
+            error.where = str(self.locate(error.key) or dotted(error.key))
+        return error
+
+    def with_provenance(self, provenance: Provenance, values: Mapping[str, Any]) -> "RunConfig":
+        """Return a copy that knows where it comes from, with some `values` replaced."""
+        copy = self.model_copy(update=values)
+        copy._provenance = provenance
+        return copy

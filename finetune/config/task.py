@@ -60,7 +60,7 @@ class ImportLoss(_Loss):
     """Discriminator."""
     path: str
     """`my_pkg.losses:make`: called with `args`, it returns a callable `(outputs, batch)` to per-sample losses `(B,)`."""
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the call."""
 
 
@@ -130,7 +130,7 @@ class ImportTask(_Task):
     """Discriminator."""
     path: str
     """`my_pkg.tasks:make`: returns an object with `loss(outputs, batch)` to per-sample losses `(B,)` and `metrics`, a mapping of name to a `torchmetrics.Metric` fed with `(outputs, target)`."""
-    args: dict[str, Any] = {}
+    args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the call."""
 
     @model_validator(mode="after")

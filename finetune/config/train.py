@@ -40,8 +40,8 @@ class CheckpointConfig(Node):
     """How often. The end of the run is always saved."""
     keep_last: PositiveInt = 2
     """How many of the newest are kept."""
-    best: str | None = "validation/loss"
-    """Tag of the metric by which the best one is chosen, kept and used for test and prediction; `null` uses the last."""
+    best: str | None = None
+    """Tag of the metric, such as `validation/loss`, by which the best one is chosen, kept and used for test and prediction; the last one is used if left out."""
 
 
 class TrainConfig(Node):

@@ -1,0 +1,37 @@
+"""The command line: one thin function per verb, and one place where errors become exit codes."""
+
+import sys
+
+import typer
+
+from finetune.cli.checking import inspect_command, plan_command, schema_command, validate_command
+from finetune.cli.running import eval_command, predict_command, tensorboard_command, train_command
+from finetune.errors import FinetuneError, FrozenWeightError
+
+app = typer.Typer(
+    name="finetune",
+    help="Fine-tune a PyTorch network from one YAML file.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.command("validate")(validate_command)
+app.command("plan")(plan_command)
+app.command("train")(train_command)
+app.command("eval")(eval_command)
+app.command("predict")(predict_command)
+app.command("inspect")(inspect_command)
+app.command("schema")(schema_command)
+app.command("tensorboard")(tensorboard_command)
+
+
+def main() -> None:
+    """Run one command. Exit 0 when done, 2 when the user can fix it; a bug keeps its traceback."""
+    try:
+        app()
+    except FinetuneError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except FrozenWeightError as error:
+        print(f"proof failed: {error}", file=sys.stderr)
+        sys.exit(1)

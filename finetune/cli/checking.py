@@ -1,0 +1,76 @@
+"""Verbs that look at a config without training: validate, schema, plan, inspect."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from finetune.cli.options import Config, Json, Overrides, Trust
+from finetune.config.loader import load_config
+from finetune.config.schema import schema
+from finetune.errors import FinetuneError
+
+
+def validate_command(
+    configs: Annotated[list[Path], typer.Argument(help="YAML files.", metavar="CONFIG...")],
+    override: Overrides = None,
+) -> None:
+    """Check configs against the schema alone, without loading torch, data or weights."""
+    faults = 0
+    for path in configs:
+        try:
+            load_config(path, overrides=override or ())
+        except FinetuneError as error:
+            faults += 1
+            print(error, file=sys.stderr)
+        else:
+            print(f"{path}: valid")
+    raise typer.Exit(2 if faults else 0)
+
+
+def schema_command() -> None:
+    """Print the JSON Schema of a config, for editors."""
+    print(json.dumps(schema(), indent=1))
+
+
+def plan_command(
+    config: Config,
+    override: Overrides = None,
+    trust: Trust = None,
+    full: Annotated[bool, typer.Option("--full", help="One line per parameter.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what trains and what is frozen, before a step is taken."""
+    # torch takes seconds to load: only verbs that need it pay
+    from finetune.cli.tables import plan_table
+    from finetune.freezing.report import plan_as_data
+    from finetune.train.setup import build_parts
+
+    parts = build_parts(load_config(config, overrides=override or (), trust=trust or ()))
+    if as_json:
+        print(json.dumps(plan_as_data(parts.plan), indent=1))
+    else:
+        plan_table(parts, sys.stdout, full=full)
+
+
+def inspect_command(
+    config: Config,
+    override: Overrides = None,
+    trust: Trust = None,
+    samples: Annotated[int, typer.Option(min=1, help="Samples in the batch.")] = 8,
+    activations: Annotated[
+        bool, typer.Option("--activations", help="Gradients of the outputs of modules, too.")
+    ] = False,
+) -> None:
+    """Show the autograd side for one batch: leaves, grad_fn, where the graph is cut, norms."""
+    from finetune.cli.tables import inspection_table
+    from finetune.train.inspection import inspect_batch
+    from finetune.train.setup import build_parts, located
+
+    loaded = load_config(config, overrides=override or (), trust=trust or ())
+    parts = build_parts(loaded)
+    with located(loaded):
+        inspection = inspect_batch(parts, samples=samples, activations=activations)
+    inspection_table(inspection, sys.stdout, activations=activations)

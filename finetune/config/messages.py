@@ -1,0 +1,163 @@
+"""What is wrong with a config, in the words of the house instead of pydantic's."""
+
+import typing
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from finetune.errors import Key, did_you_mean
+
+
+class Fault(NamedTuple):
+    """One thing wrong with a node.
+
+    Args:
+        key: Where, below the node. May hold the tags that pydantic adds for unions.
+        message: What is wrong.
+        hint: The remedy.
+        absent: Whether the last step of `key` names something that the file lacks.
+    """
+
+    key: Key
+    message: str
+    hint: str | None = None
+    absent: bool = False
+
+
+_NEEDS = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+_BOUNDS = {
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "too_short": "needs at least {min_length} of them",
+    "too_long": "takes at most {max_length} of them",
+    "string_too_short": "needs at least {min_length} character(s)",
+    "string_too_long": "takes at most {max_length} character(s)",
+    "string_pattern_mismatch": "does not fit the pattern {pattern}",
+}
+
+
+def explain(details: ErrorDetails, fields: Mapping[str, FieldInfo]) -> Fault:
+    """Turn an error of pydantic into a fault.
+
+    Args:
+        details: One of `ValidationError.errors()`.
+        fields: The fields of the node that was validated.
+    """
+    kind, key, given = details["type"], details["loc"], details["input"]
+    context = details.get("ctx", {})
+    match kind:
+        case "finetune":
+            return Fault(key, context["message"], context["hint"], context["absent"])
+        case "missing":
+            return Fault(key, "missing, and it has no default", absent=True)
+        case "extra_forbidden":
+            return Fault(key, "unknown key", _nearest_field(str(key[-1]), fields))
+        case "union_tag_invalid" | "union_tag_not_found":
+            return _wrong_type(key, given, fields)
+        case "literal_error":
+            return _wrong_word(key, given, context["expected"])
+        case "value_error":
+            return Fault(key, str(context["error"]))
+    return Fault(key, f"{_wish(details)}, got {shown(given)}", _quoting(kind, given))
+
+
+def is_echo(details: ErrorDetails, unknown: Collection[str]) -> bool:
+    """Tell whether an error only follows from others.
+
+    A list is short for want of valid entries, or a key is missing since it is among the `unknown`
+    ones, misspelt.
+    """
+    given = details["input"]
+    if details["type"] == "missing":
+        return is_meant(str(details["loc"][-1]), unknown)
+    is_short = details["type"] == "too_short" and isinstance(given, tuple | list)
+    return is_short and len(given) >= details["ctx"]["min_length"]
+
+
+def shown(value: Any) -> str:
+    """Return a value as the file would write it, cut to a length that fits a line."""
+    if value is None:
+        return "null"
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def is_meant(missing: str, unknown: Collection[str]) -> bool:
+    """Tell whether one of the `unknown` keys is the `missing` one, misspelt."""
+    return any(did_you_mean(key, [missing]) for key in unknown)
+
+
+def _wish(details: ErrorDetails) -> str:
+    kind, message = details["type"], details["msg"]
+    if kind in _NEEDS:
+        return f"needs {_NEEDS[kind]}"
+    if kind in _BOUNDS:
+        return _BOUNDS[kind].format(**details["ctx"])
+    return f"{message[:1].lower()}{message[1:]}"
+
+
+def _nearest_field(given: str, fields: Mapping[str, FieldInfo]) -> str | None:
+    known = [field.alias or name for name, field in fields.items()]
+    return did_you_mean(given, known) or f"known here: {', '.join(known)}"
+
+
+def _wrong_type(key: Key, given: Any, fields: Mapping[str, FieldInfo]) -> Fault:
+    """Tell which words a `type:` may be, read off the nodes that the field can hold."""
+    if not isinstance(given, Mapping):
+        return Fault(key, f"needs a mapping, got {shown(given)}")
+    known = list(_types(fields[str(key[0])].annotation))
+    listing = ", ".join(map(repr, known))
+    if "type" not in given:
+        return Fault((*key, "type"), "missing, and it has no default", f"one of {listing}", True)
+    word = given["type"]
+    hint = did_you_mean(word, known) if isinstance(word, str) else None
+    return Fault((*key, "type"), f"no type {shown(word)}; known: {listing}", hint)
+
+
+def _types(annotation: Any) -> Iterator[str]:
+    """Yield the words by which the nodes below a union tell themselves apart."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield from typing.get_args(annotation.model_fields["type"].annotation)
+        return
+    for part in typing.get_args(annotation):
+        yield from _types(part)
+
+
+def _wrong_word(key: Key, given: Any, expected: str) -> Fault:
+    words = expected.replace(" or ", ", ").split(", ")
+    known = [word.strip("'") for word in words]
+    hint = did_you_mean(given, known) if isinstance(given, str) else None
+    wish = words[0] if len(words) == 1 else f"one of {', '.join(words)}"
+    return Fault(key, f"needs {wish}, got {shown(given)}", hint)
+
+
+def _quoting(kind: str, given: Any) -> str | None:
+    if kind == "string_type" and isinstance(given, bool | int | float):
+        return "put it in quotes to make it text"
+    if kind == "bool_type" and isinstance(given, str) and given.lower() in _YAML_1_1:
+        return f"by the rules of YAML 1.2, {given} is text: write {_YAML_1_1[given.lower()]}"
+    return None
+
+
+_YAML_1_1 = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}

@@ -1,0 +1,95 @@
+"""The JSON Schema of a config: completion and checks in editors, short forms included."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from finetune.config.catalogue import INFERRED, LAYERS, OPTIMIZERS, TRANSFORMS, Argument, Table
+from finetune.config.run import RunConfig
+
+_DRAFT = "https://json-schema.org/draft/2020-12/schema"
+_EXTENDS = {
+    "description": "Files to lay this one over, relative to it; the first is at the bottom.",
+    "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+}
+_TYPES = {
+    "bool": "boolean",
+    "int": "integer",
+    "float": "number",
+    "str": "string",
+    "list": "array",
+    "null": "null",
+}
+_TASKS = ("ClassificationTask", "MultilabelTask", "RegressionTask")
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of a config file."""
+    root = RunConfig.model_json_schema(by_alias=True)
+    nodes = root["$defs"]
+    root["properties"]["extends"] = _EXTENDS
+    _list_classes(nodes, "TorchLayer", LAYERS)
+    _list_classes(nodes, "VisionTransform", TRANSFORMS)
+    _list_classes(nodes, "OptimizerConfig", OPTIMIZERS)
+    _allow_short_selectors(root)
+    _allow_short_forms(nodes)
+    # A file that extends another need not hold what that one does.
+    required = {"required": root.pop("required")}
+    return {"$schema": _DRAFT, **root, "anyOf": [required, {"required": ["extends"]}]}
+
+
+def _list_classes(nodes: dict[str, Any], name: str, table: Table) -> None:
+    """Put one node for each class of `table`, with its arguments, in place of the open node."""
+    open_node = nodes[name]
+    variants = []
+    for type_name, entry in table.items():
+        needed = [n for n, one in entry.arguments.items() if one.required and n not in INFERRED]
+        arguments = {n: _argument(one, table.word) for n, one in entry.arguments.items()}
+        named = {"type": {"const": type_name}}
+        variants.append(
+            {
+                "title": type_name,
+                "type": "object",
+                "properties": {**open_node["properties"], **named, **arguments},
+                "required": [*open_node["required"], *needed],
+                "additionalProperties": False,
+            }
+        )
+    nodes[name] = {"title": name, "description": open_node["description"], "oneOf": variants}
+
+
+def _argument(argument: Argument, word: str | None) -> dict[str, Any]:
+    kinds = [_TYPES[kind] for kind in _TYPES if kind in argument.kinds]
+    if argument.choices:
+        return {"enum": list(argument.choices)}
+    if word is not None and "int" in argument.kinds and "str" not in argument.kinds:
+        return {"anyOf": [{"type": kinds}, {"const": word}]}
+    return {"type": kinds}
+
+
+def _allow_short_selectors(root: dict[str, Any]) -> None:
+    """Let a text stand for a selector, and a list of them for the whole of `freeze`."""
+    nodes = root["$defs"]
+    phase, negation = nodes["PhaseConfig"]["properties"], nodes["Not"]["properties"]
+    short = {"type": "string", "description": "A name, or a glob over names; `!` takes out again."}
+    nodes["Selector"] = {"anyOf": [short, *phase["freeze"]["items"]["oneOf"]]}
+    selector = {"$ref": "#/$defs/Selector"}
+    phase["freeze"]["items"] = selector
+    negation["not"] = {"description": negation["not"]["description"], **selector}
+    freeze = root["properties"]["freeze"]
+    freeze["anyOf"].insert(0, {"type": "array", "items": selector})
+
+
+def _allow_short_forms(nodes: Mapping[str, Any]) -> None:
+    """Let a number or a single entry stand for a list of one, and a number for a slice."""
+    for task in _TASKS:
+        losses = nodes[task]["properties"]["losses"]
+        losses["anyOf"].append(losses["anyOf"][0]["items"])
+    for name in ("features", "targets"):
+        _also_a_number([nodes["RandomSource"]["properties"][name]])
+    _also_a_number([nodes["ByDepth"]["properties"]["depth"]])
+    _also_a_number(nodes["ArrayColumn"]["properties"]["take"]["anyOf"][:1])
+
+
+def _also_a_number(values: Iterable[dict[str, Any]]) -> None:
+    for value in values:
+        value["type"] = [value["type"], "integer"]

@@ -1,0 +1,147 @@
+"""A config as it was written: values that remember their file and line, merged and overridden."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from finetune.config.messages import shown
+from finetune.errors import Key, Origin, Problem
+
+Scalar = str | int | float | bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A value and where it stands.
+
+    Args:
+        value: A scalar, or entries that are `Written` themselves.
+        file: The file; None for an override.
+        line: Line of the value, or of its key where it has one, from 1; None for an override.
+    """
+
+    value: "Scalar | dict[str, Written] | list[Written]"
+    file: Path | None = None
+    line: int | None = None
+
+    def entry(self, step: str | int) -> "Written | None":
+        """Return what stands at a key of a mapping or a position of a list, or None."""
+        if isinstance(self.value, dict):
+            return self.value.get(step) if isinstance(step, str) else None
+        if isinstance(self.value, list) and isinstance(step, int):
+            return self.value[step] if 0 <= step < len(self.value) else None
+        return None
+
+    def plain(self) -> Any:
+        """Return the value as dicts, tuples and scalars."""
+        if isinstance(self.value, dict):
+            return {key: item.plain() for key, item in self.value.items()}
+        if isinstance(self.value, list):
+            return tuple(item.plain() for item in self.value)
+        return self.value
+
+    def origin(self, key: Key) -> Origin:
+        """Return where this value stands, under the name `key`."""
+        return Origin(self.file, self.line, dotted(key))
+
+
+def dotted(key: Key) -> str:
+    """Return a key as `model.layers.1.type`."""
+    return ".".join(str(step) for step in key)
+
+
+def merge(below: Written, above: Written) -> Written:
+    """Lay one document over another: mappings are merged, all else is replaced.
+
+    A mapping whose `type` changes is replaced as well: the keys of another type would not fit it.
+    """
+    if not isinstance(below.value, dict) or not isinstance(above.value, dict):
+        return above
+    old, new = below.value.get("type"), above.value.get("type")
+    if old is not None and new is not None and old.value != new.value:
+        return above
+    merged = dict(below.value)
+    for key, item in above.value.items():
+        merged[key] = merge(merged[key], item) if key in merged else item
+    return replace(above, value=merged)
+
+
+def put(root: Written, key: Sequence[str], item: Written) -> Written | Problem:
+    """Return `root` with `item` at `key`, or what stops it from getting there.
+
+    Mappings on the way that do not exist are made. Nothing is mutated.
+    """
+    return _put(root, tuple(key), 0, item)
+
+
+def _put(here: Written, key: tuple[str, ...], depth: int, item: Written) -> Written | Problem:
+    if depth == len(key):
+        return item
+    step = key[depth]
+    if isinstance(here.value, list):
+        return _put_in_list(here, here.value, key, depth, item)
+    if here.value is None:
+        here = replace(item, value={})
+    if not isinstance(here.value, dict):
+        message = f"{dotted(key[:depth])} holds no keys, but {shown(here.value)}"
+        return Problem(Origin(None, None, dotted(key)), message)
+    below = _put(here.value.get(step) or replace(item, value=None), key, depth + 1, item)
+    if isinstance(below, Problem):
+        return below
+    return replace(here, value={**here.value, step: below})
+
+
+def _put_in_list(
+    here: Written, entries: list[Written], key: tuple[str, ...], depth: int, item: Written
+) -> Written | Problem:
+    step = key[depth]
+    position = next((n for n in range(len(entries)) if str(n) == step), None)
+    if position is None:
+        message = f"{dotted(key[:depth])} is a list of {len(entries)}; no position {step!r} in it"
+        return Problem(Origin(None, None, dotted(key)), message)
+    below = _put(entries[position], key, depth + 1, item)
+    if isinstance(below, Problem):
+        return below
+    return replace(here, value=[*entries[:position], below, *entries[position + 1 :]])
+
+
+def locate(root: Written, key: Key) -> Origin:
+    """Return where a key of the config stands: its own place, or that of its nearest ancestor."""
+    key = as_written(root, key)
+    here = root
+    for step in key:
+        entry = here.entry(step)
+        if entry is not None:
+            here = entry
+        elif not (isinstance(step, int) and isinstance(here.value, dict)):
+            break
+    return here.origin(key)
+
+
+def locate_fault(root: Written, key: Key, *, absent: bool) -> Origin:
+    """Return where a fault stands, given the key that pydantic reports for it.
+
+    Pydantic puts the tags of unions into the key (`layers.1.torch.x`), and short forms are told
+    by the key of their long form. What the file does not have is passed over, except for the last
+    step where it names something that is `absent`.
+    """
+    key = as_written(root, key)
+    here, entry, found = root, None, list[str | int]()
+    for step in key:
+        entry = here.entry(step)
+        if entry is not None:
+            here = entry
+            found.append(step)
+    if absent and entry is None:
+        found.extend(key[-1:])
+    return here.origin(tuple(found))
+
+
+def as_written(root: Written, key: Key) -> Key:
+    """Return the key by which the file knows a value, where `freeze` has its short form."""
+    long_form = ("freeze", "phases", 0, "freeze")
+    freeze = root.entry("freeze")
+    if freeze is not None and isinstance(freeze.value, list) and key[:2] == long_form[:2]:
+        return ("freeze", *key[len(long_form) :])
+    return key

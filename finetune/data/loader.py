@@ -1,0 +1,225 @@
+"""Batches: sample order as a pure function of seed and epoch, columns gathered by index.
+
+Letters: N samples of the split, B samples of a batch, C classes.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from finetune.data.pipeline import collate
+from finetune.data.table import Numbers, Prepared, Ragged
+from finetune.data.transforms import Sample, Step
+from finetune.errors import FinetuneError
+from finetune.models.declared import TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some samples, as tensors.
+
+    Args:
+        inputs: The network's input columns by name, each `(B, ...)`.
+        target: Class numbers `(B,)` int64, label sets `(B, C)` float32, or numbers `(B, ...)`
+            float32, as the task has it; None for prediction.
+        indices: Positions of the samples in their split `(B,)`.
+    """
+
+    inputs: dict[str, Tensor]
+    target: Tensor | None
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """Return the batch with its tensors on `device`."""
+        inputs = {name: values.to(device) for name, values in self.inputs.items()}
+        target = None if self.target is None else self.target.to(device)
+        return Batch(inputs, target, self.indices.to(device))
+
+
+def seed_for(*parts: str | int) -> int:
+    """Return a seed of 63 bits that depends on every one of `parts`, and on nothing else."""
+    text = "\0".join(str(part) for part in parts)
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
+
+
+def sample_order(num_samples: int, seed: int, epoch: int) -> Tensor:
+    """Return the order of samples in an epoch, a permutation `(N,)`.
+
+    A pure function of its arguments: the global random state is neither read nor moved.
+    """
+    draw = torch.Generator().manual_seed(seed_for("order", seed, epoch))
+    return torch.randperm(num_samples, generator=draw)
+
+
+def windows(order: Tensor, size: int, *, drop_last: bool) -> list[Tensor]:
+    """Cut `order` into windows of `size` samples; leave out a shorter last one if asked to."""
+    cut = list(order.split(size))
+    return cut[:-1] if drop_last and cut and len(cut[-1]) < size else cut
+
+
+class Samples:
+    """One split, ready to be fetched: everything deterministic has been done.
+
+    Args:
+        columns: The columns, finished where no step is left.
+        target: Targets `(N, ...)`, or None.
+        later: Steps done at every fetch, at least one of them random.
+        identity: What the steps are, for the fingerprint.
+        seed: Where the randomness of `later` begins.
+        workers: Processes that do `later`; 0 does it in this one.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, Prepared],
+        target: Tensor | None,
+        *,
+        later: Sequence[Step] = (),
+        identity: str = "",
+        seed: int = 0,
+        workers: int = 0,
+    ) -> None:
+        self._columns = dict(columns)
+        self._target = target
+        self._later = tuple(later)
+        self._identity = identity
+        self._seed = seed
+        self._workers = workers
+        self.specs: dict[str, TensorSpec] = self._find_specs()
+
+    def __len__(self) -> int:
+        return len(next(iter(self._columns.values())))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of a batch's columns, in order."""
+        return tuple(self.specs)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether two epochs may see one sample differently."""
+        return bool(self._later)
+
+    def fetch(self, indices: Tensor | Sequence[int], *, epoch: int = 0) -> Batch:
+        """Gather the samples at `indices` `(B,)`.
+
+        Random transforms are seeded by run, epoch and sample alone: neither the rest of the batch
+        nor the number of workers has a say, and the global random state is left as it was.
+        """
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+        if self._later:
+            inputs = collate(self._transformed(rows, epoch))
+        else:
+            inputs = {name: column.gather(rows) for name, column in self._finished()}
+        return Batch(inputs, None if self._target is None else self._target[rows], rows)
+
+    def fetches(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
+        """Fetch one batch after another, prepared by processes where transforms are random."""
+        if not self._later or self._workers == 0:
+            yield from (self.fetch(rows, epoch=epoch) for rows in batches)
+            return
+        loader = DataLoader(
+            _Fetches(self, batches, epoch),
+            batch_size=None,
+            num_workers=self._workers,
+            collate_fn=_as_it_is,
+            # Without one of its own, the loader would draw from the global generator.
+            generator=torch.Generator(),
+        )
+        for outcome in loader:
+            if isinstance(outcome, FinetuneError):
+                raise outcome
+            yield outcome
+
+    def fingerprint(self) -> str:
+        """Hash the contents of all columns, targets too, and the steps done at every fetch.
+
+        Image files that are decoded at every fetch count by name, size and time of change.
+        """
+        digest = blake2b(self._identity.encode(), digest_size=16)
+        for name, column in self._columns.items():
+            digest.update(name.encode() + b"\0" + column.fingerprint())
+        if self._target is not None:
+            digest.update(Numbers(self._target).fingerprint())
+        return digest.hexdigest()
+
+    def _finished(self) -> Iterator[tuple[str, Numbers | Ragged]]:
+        for name, column in self._columns.items():
+            assert isinstance(column, Numbers | Ragged)
+            yield name, column
+
+    def _transformed(self, rows: Tensor, epoch: int) -> list[Sample]:
+        samples = []
+        with _own_randomness():
+            for row in rows.tolist():
+                _seed_all(seed_for("sample", self._seed, epoch, row))
+                sample: dict[str, Any] = {name: c[row] for name, c in self._columns.items()}
+                for step in self._later:
+                    sample = step(sample)
+                samples.append(sample)
+        return samples
+
+    def _find_specs(self) -> dict[str, TensorSpec]:
+        if self._later:
+            return {name: _spec(values[0]) for name, values in self.fetch([0]).inputs.items()}
+        return {
+            name: TensorSpec((column.longest,), "int64")
+            if isinstance(column, Ragged)
+            else _spec(column.values[0])
+            for name, column in self._finished()
+        }
+
+
+class _Fetches(Dataset[Batch | FinetuneError]):
+    """Batches as a torch `Dataset`, for the processes of a `DataLoader`."""
+
+    def __init__(self, samples: Samples, batches: Sequence[Tensor], epoch: int) -> None:
+        self._samples = samples
+        self._batches = batches
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Batch | FinetuneError:
+        try:
+            return self._samples.fetch(self._batches[index], epoch=self._epoch)
+        except FinetuneError as error:
+            return error  # Raised in the worker, it would lose its hint and gain a traceback.
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def _spec(sample: Tensor) -> TensorSpec:
+    return TensorSpec(tuple(sample.shape), str(sample.dtype).removeprefix("torch."))
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Give back the global random states as they were."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
+
+
+def _seed_all(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)

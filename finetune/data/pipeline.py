@@ -1,0 +1,233 @@
+"""The way from raw columns to tensors: what is deterministic once and for all, the rest per fetch.
+
+Letters: N samples.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.data.images import Images, image_tensor, is_image
+from finetune.data.table import (
+    Listed,
+    Numbers,
+    Prepared,
+    Ragged,
+    Table,
+    Tokens,
+    as_tensor,
+    read_cells,
+    reads_as_number,
+    refuse_gaps,
+)
+from finetune.data.transforms import Columns, PlannedStep, Sample, Stack, Step, Tokenize
+from finetune.errors import DataError
+
+IN_MEMORY_BYTES = 2 * 1024**3
+"""Columns larger than this are kept in a file instead of in memory."""
+
+
+class UnequalShapesError(DataError):
+    """Samples of one column differ in shape, so that no batch can hold them."""
+
+
+def run_steps(table: Table, planned: Sequence[PlannedStep]) -> tuple[Columns, list[Step]]:
+    """Do all that is deterministic; return its outcome and the steps left for every fetch.
+
+    With no step left the columns are what the network takes. Where a random step follows and the
+    deterministic part before it ends in unequal shapes (images of different sizes), that part is
+    left for every fetch as well.
+
+    Raises:
+        DataError: a step fails on a sample, or the outcome is not finite numbers of one shape.
+    """
+    now = list(takewhile(lambda step: not step.random, planned))
+    later = [each.step for each in planned[len(now) :]]
+    columns = _typed(table, [each.step for each in planned])
+    left = [each.step for each in now]
+    while left:
+        if isinstance(step := left[0], Tokenize | Stack):
+            columns = step.whole(columns)
+            left = left[1:]
+            continue
+        run = list(takewhile(lambda step: not isinstance(step, Tokenize | Stack), left))
+        try:
+            columns = _mapped(table, columns, run)
+        except UnequalShapesError:
+            if not later:
+                raise
+            return columns, [*left, *later]
+        left = left[len(run) :]
+    if not later:
+        columns = {name: _finished(name, column, table) for name, column in columns.items()}
+    return columns, later
+
+
+def collate(samples: Sequence[Sample]) -> dict[str, Tensor]:
+    """Bring samples into one tensor a column: ragged ones filled up, images scaled to 0..1."""
+    rows = torch.arange(len(samples))
+    values = ({name: as_value(value) for name, value in sample.items()} for sample in samples)
+    table = Table({}, rows, "the batch")
+    columns = build_columns(values, len(samples))
+    return {name: _finished(name, column, table).gather(rows) for name, column in columns.items()}
+
+
+def as_value(value: Any) -> Any:
+    """Turn arrays, numbers and PIL images into plain tensors; leave everything else."""
+    if isinstance(value, Tensor):
+        return value.as_subclass(Tensor)
+    if is_image(value):
+        return image_tensor(value)
+    if isinstance(value, np.ndarray):
+        return as_tensor(value, "of a transform")
+    if isinstance(value, bool | int | float | np.number):
+        return torch.tensor(value)
+    return value
+
+
+def build_columns(samples: Iterable[Sample], count: int) -> Columns:
+    """Bring `count` samples into columns: tensors stacked, sequences laid end to end.
+
+    Raises:
+        UnequalShapesError: tensors of one column differ in shape.
+        DataError: samples have different columns, or different kinds of value in one.
+    """
+    stores: dict[str, Tensor | list[Any]] = {}
+    for position, sample in enumerate(samples):
+        if position == 0:
+            stores = {name: _store(value, count) for name, value in sample.items()}
+        if sample.keys() != stores.keys():
+            raise DataError(f"samples of different columns: {list(stores)} and {list(sample)}")
+        for name, value in sample.items():
+            _put(stores[name], position, name, value)
+    return {name: _column(store) for name, store in stores.items()}
+
+
+def _typed(table: Table, steps: Sequence[Step]) -> Columns:
+    """Read cells of a csv file as numbers, but where they are tokenized; refuse gaps in numbers."""
+    texts = {step.column for step in steps if isinstance(step, Tokenize)}
+    columns: Columns = {}
+    for name, column in table.columns.items():
+        columns[name] = typed = read_cells(column, as_text=name in texts)
+        if isinstance(typed, Numbers):
+            refuse_gaps(name, typed, table)
+    return columns
+
+
+def _mapped(table: Table, columns: Columns, steps: Sequence[Step]) -> Columns:
+    """Run `steps` over every sample."""
+
+    def samples() -> Iterator[Sample]:
+        for row in range(len(table)):
+            sample = {name: column[row] for name, column in columns.items()}
+            try:
+                for step in steps:
+                    sample = step(sample)
+            except DataError as error:
+                error.message += f", in {table.place(row)}"
+                raise
+            yield {name: as_value(value) for name, value in sample.items()}
+
+    return build_columns(samples(), len(table))
+
+
+def _finished(name: str, column: Prepared, table: Table) -> Numbers | Ragged:
+    """Turn a column into what a batch holds, all its floats finite."""
+    if isinstance(column, Images | Listed):
+        values = (column[row] for row in range(len(column)))
+        column = build_columns(({name: as_value(value)} for value in values), len(column))[name]
+    if isinstance(column, Images | Listed):
+        raise _no_numbers(name, column, table)
+    if isinstance(column, Numbers):
+        column = Numbers(_final(column.values, axes=column.values.ndim - 1))
+        refuse_gaps(name, column, table)
+    return column
+
+
+def _final(values: Tensor, *, axes: int) -> Tensor:
+    """Convert numbers of `axes` axes a sample to float32 or int64."""
+    if values.dtype == torch.uint8 and axes >= 2:
+        scaled = allocate(tuple(values.shape), torch.float32)
+        return torch.div(values, 255, out=scaled)
+    return values.float() if values.is_floating_point() else values.long()
+
+
+def _no_numbers(name: str, column: Images | Listed, table: Table) -> DataError:
+    row = next((i for i in range(len(column)) if not reads_as_number(column[i])), 0)
+    return DataError(
+        f"column {name!r} holds {column[row]!r} in {table.place(row)} where a number is needed",
+        hint="text is made numbers by transforms: [{type: tokenize}]",
+        key=("data", "inputs"),
+    )
+
+
+def _store(value: Any, count: int) -> Tensor | list[Any]:
+    return allocate((count, *value.shape), value.dtype) if isinstance(value, Tensor) else []
+
+
+def _put(store: Tensor | list[Any], position: int, name: str, value: Any) -> None:
+    if isinstance(store, list):
+        store.append(value)
+        return
+    if not isinstance(value, Tensor) or value.dtype != store.dtype:
+        found = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise DataError(f"column {name!r} holds {store.dtype} in one sample, {found} in another")
+    if value.shape != store.shape[1:]:
+        raise UnequalShapesError(
+            f"samples of column {name!r} differ in shape: {tuple(store.shape[1:])} and "
+            f"{tuple(value.shape)}",
+            hint="bring them to one shape, as {type: Resize, size: [224, 224]} does for images",
+            key=("data", "transforms"),
+        )
+    store[position] = value
+
+
+def _column(store: Tensor | list[Any]) -> Prepared:
+    if isinstance(store, Tensor):
+        return Numbers(store)
+    first = store[0] if store else None
+    if isinstance(first, Tokens):
+        return Ragged.of([t.values.tolist() for t in store], pad=first.pad, length=first.length)
+    return Listed(store, "text" if all(isinstance(v, str) for v in store) else "things")
+
+
+def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return an uninitialised tensor, in memory or, beyond `IN_MEMORY_BYTES`, in a file.
+
+    The file is removed at once where the system allows it: its space lives as long as the tensor.
+
+    Raises:
+        DataError: there is no room for the file.
+    """
+    size = prod(shape) * dtype.itemsize
+    if size <= IN_MEMORY_BYTES:
+        return torch.empty(shape, dtype=dtype)
+    with tempfile.TemporaryDirectory(prefix="finetune-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "column"
+        try:
+            with path.open("wb") as file:
+                _reserve(file.fileno(), size)
+        except OSError as error:
+            raise DataError(
+                f"no room for {size / 1024**3:.1f} GiB of prepared samples in {folder!r}: "
+                f"{error.strerror}",
+                hint="set TMPDIR to a folder with more room",
+            ) from error
+        flat = torch.from_file(str(path), shared=True, size=prod(shape), dtype=dtype)
+    return flat.reshape(shape)
+
+
+def _reserve(file: int, size: int) -> None:
+    """Claim the space now: writing to a mapped file on a full disk would kill the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.truncate(file, size)

@@ -1,0 +1,322 @@
+"""The one way through: sources → columns and target → parts → transforms → samples to fetch."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.config.data import DataConfig, SplitConfig, Transform
+from finetune.config.task import ClassificationTask, ImportTask, Task
+from finetune.data.columns import (
+    Kind,
+    choose_columns,
+    column_of,
+    image_columns,
+    kind_of,
+    settle_columns,
+)
+from finetune.data.loader import Samples
+from finetune.data.pipeline import run_steps
+from finetune.data.sources import open_source
+from finetune.data.splits import first_copies, split_samples
+from finetune.data.table import Numbers, Table, refuse_gaps
+from finetune.data.targets import encode_target, refuse_unseen
+from finetune.data.transforms import PlannedStep, plan_steps, usual_steps
+from finetune.errors import DataError
+from finetune.models.declared import TensorSpec
+from finetune.models.preprocessing import Preprocessing
+
+_KEEP_APART = "; split.copies: together or drop keeps them apart"
+
+
+@dataclass(frozen=True, slots=True)
+class DataFacts:
+    """What the data says about itself, as plain data.
+
+    Args:
+        inputs: The raw columns that the network is fed from.
+        target: The column it learns to give; None where an imported task needs none.
+        classes: Names of the classes, each the place of its number; None where there are none.
+        notes: What the user should know, a sentence each.
+        sizes: Number of samples of each part.
+        kinds: What each input column holds.
+    """
+
+    inputs: tuple[str, ...]
+    target: str | None
+    classes: tuple[str, ...] | None
+    notes: tuple[str, ...]
+    sizes: dict[str, int]
+    kinds: dict[str, Kind] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RawPart:
+    """The raw inputs of one part, and its targets `(N, ...)`."""
+
+    table: Table
+    target: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedData:
+    """Every part with its targets, before any transform."""
+
+    train: RawPart
+    validation: RawPart | None
+    test: RawPart | None
+    facts: DataFacts
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """Every part, ready to be fetched."""
+
+    train: Samples
+    validation: Samples | None
+    test: Samples | None
+    facts: DataFacts
+
+    @property
+    def specs(self) -> dict[str, TensorSpec]:
+        """Shape and dtype of each column of a training batch, without the batch axis."""
+        return self.train.specs
+
+
+def open_data(config: DataConfig, task: Task, *, seed: int, trust: Collection[str]) -> OpenedData:
+    """Read the sources, part them, and turn the targets into numbers.
+
+    Args:
+        config: `data:` of the config.
+        task: Says what the target means.
+        seed: The run's seed, by which samples are parted unless `split.seed` is given.
+        trust: Names of packages whose code may be imported.
+
+    Raises:
+        DataError: a source, a column or a value is not what the config says.
+    """
+    tables = _read_tables(config, trust)
+    inputs, target = choose_columns(
+        config, tables["train"].columns, needs_target=not isinstance(task, ImportTask)
+    )
+    named = config.model_copy(update={"inputs": inputs, "target": target})
+    classes: tuple[str, ...] | None = None
+    parts: dict[str, RawPart] = {}
+    for part, table in tables.items():
+        choose_columns(named, table.columns, needs_target=target is not None)
+        settled = settle_columns(table, inputs, target, image_columns(config, inputs))
+        parts[part], classes = _encoded(settled, inputs, target, task, classes, part)
+    kinds = {
+        name: kind_of(column, name, config) for name, column in parts["train"].table.columns.items()
+    }
+    if config.split is None:
+        notes = _notes_on_copies(list(parts.values()))
+    else:
+        parts, notes = _parted(parts["train"], config.split, task, classes, seed)
+    sizes = {part: len(raw.table) for part, raw in parts.items()}
+    facts = DataFacts(inputs, target, classes, notes, sizes, kinds)
+    return OpenedData(parts["train"], parts.get("validation"), parts.get("test"), facts)
+
+
+def prepare_data(
+    opened: OpenedData,
+    config: DataConfig,
+    preprocessing: Preprocessing,
+    *,
+    seed: int,
+    trust: Collection[str],
+) -> PreparedData:
+    """Do what is deterministic to every sample, and leave the rest for the fetch.
+
+    Args:
+        opened: The raw parts.
+        config: `data:` of the config.
+        preprocessing: What the network was pretrained with.
+        seed: The run's seed, where random transforms begin.
+        trust: Names of packages whose code may be imported.
+
+    Raises:
+        DataError: a transform fails, or samples end as something that no batch can hold.
+    """
+    train_steps, other_steps = _plans(config, opened.train.table, preprocessing, trust)
+    train = opened.train
+
+    def evaluated(part: RawPart | None) -> Samples | None:
+        if part is None:
+            return None
+        return _samples(part.table, part.target, other_steps, "", seed, 0)
+
+    identity = json.dumps([node.model_dump(mode="json") for node in config.transforms or ()])
+    return PreparedData(
+        _samples(train.table, train.target, train_steps, identity, seed, config.workers),
+        evaluated(opened.validation),
+        evaluated(opened.test),
+        opened.facts,
+    )
+
+
+def prepare_inputs(
+    rows: Mapping[str, Sequence[Any]],
+    config: DataConfig,
+    facts: DataFacts,
+    preprocessing: Preprocessing,
+    *,
+    trust: Collection[str],
+) -> Samples:
+    """Bring raw values to what the network takes, as evaluation does; there is no target.
+
+    Args:
+        rows: For each of `facts.inputs` its values: texts, numbers or arrays, images as paths,
+            encoded bytes or PIL images. Other columns are passed over.
+        config: `data:` of the config that the network was trained with.
+        facts: What the training data said about itself.
+        preprocessing: What the network was pretrained with.
+        trust: Names of packages whose code may be imported.
+
+    Raises:
+        DataError: a column is missing, or a value is not of the kind that training had.
+    """
+    for name in facts.inputs:
+        if name not in rows:
+            raise DataError(f"no column {name!r}; there are: {', '.join(rows)}")
+    lengths = {len(rows[name]) for name in facts.inputs}
+    if lengths == {0} or len(lengths) > 1:
+        raise DataError("columns of different lengths" if len(lengths) > 1 else "no samples")
+    columns = {name: column_of(name, rows[name], facts.kinds[name]) for name in facts.inputs}
+    table = Table(columns, torch.arange(lengths.pop()), "the input")
+    _, steps = _plans(config, table, preprocessing, trust)
+    return _samples(table, None, steps, "", 0, 0)
+
+
+def _read_tables(config: DataConfig, trust: Collection[str]) -> dict[str, Table]:
+    if config.source is not None:
+        return {"train": open_source(config.source, trust, ("data", "source"))}
+    sources = {"train": config.train, "validation": config.validation, "test": config.test}
+    return {
+        part: open_source(source, trust, ("data", part))
+        for part, source in sources.items()
+        if source is not None
+    }
+
+
+def _encoded(
+    table: Table,
+    inputs: Sequence[str],
+    target: str | None,
+    task: Task,
+    classes: tuple[str, ...] | None,
+    part: str,
+) -> tuple[RawPart, tuple[str, ...] | None]:
+    """Part inputs from target; return with it the classes, those of `classes` if there are any."""
+    columns = {name: table.columns[name] for name in inputs}
+    for name, column in columns.items():
+        if isinstance(column, Numbers):
+            refuse_gaps(name, column, table)
+    values = None
+    if target is not None:
+        encoded = encode_target(table, target, task, classes=classes, part=f"the {part} part")
+        values, classes = encoded.values, encoded.classes
+    return RawPart(replace(table, columns=columns), values), classes
+
+
+def _parted(
+    whole: RawPart,
+    split: SplitConfig,
+    task: Task,
+    classes: tuple[str, ...] | None,
+    seed: int,
+) -> tuple[dict[str, RawPart], tuple[str, ...]]:
+    """Part one source; return the parts and notes on copies."""
+    first = first_copies([whole.table])
+    is_copy = first != torch.arange(len(first))
+    num_copies = int(is_copy.sum())
+    if split.copies == "drop":
+        whole = _taken(whole, (~is_copy).nonzero().squeeze(1))
+    if split.stratify and not isinstance(task, ClassificationTask):
+        raise DataError(
+            f"stratify needs classes, the task is {task.type!r}", key=("data", "split", "stratify")
+        )
+    positions = split_samples(
+        split,
+        seed if split.seed is None else split.seed,
+        first if split.copies == "together" else torch.arange(len(whole.table)),
+        strata=whole.target if split.stratify else None,
+        names=classes if split.stratify and classes else (),
+    )
+    parts = {name: _taken(whole, rows) for name, rows in positions.items()}
+    _refuse_unseen(parts, classes)
+    copies = "1 exact copy" if num_copies == 1 else f"{num_copies} exact copies"
+    match split.copies:
+        case "leave":
+            return parts, _notes_on_copies(list(parts.values()), _KEEP_APART)
+        case "together" if num_copies:
+            return parts, (f"{copies} in one part with their originals",)
+        case "drop" if num_copies:
+            return parts, (f"{copies} left out",)
+    return parts, ()
+
+
+def _refuse_unseen(parts: Mapping[str, RawPart], classes: tuple[str, ...] | None) -> None:
+    trained = parts["train"].target
+    for name, part in parts.items():
+        if classes is not None and trained is not None and part.target is not None:
+            hint = "split: {stratify: true} gives every part some of every class"
+            refuse_unseen(trained, part.target, classes, f"the {name} part", hint)
+
+
+def _taken(part: RawPart, rows: Tensor) -> RawPart:
+    return RawPart(part.table.take(rows), None if part.target is None else part.target[rows])
+
+
+def _notes_on_copies(parts: Sequence[RawPart], remedy: str = "") -> tuple[str, ...]:
+    """Say how many samples are exact copies, and how many of those lie in different parts."""
+    if len(parts) == 1:
+        return ()
+    first = first_copies([part.table for part in parts])
+    owner = torch.cat([torch.full((len(p.table),), n) for n, p in enumerate(parts)])
+    copies = int((first != torch.arange(len(first))).sum())
+    across = int((owner[first] != owner).sum())
+    if copies == 0:
+        return ()
+    note = f"{copies} of {len(first)} samples are exact copies, {across} of them across parts"
+    return (note + (remedy if across else ""),)
+
+
+def _plans(
+    config: DataConfig, table: Table, preprocessing: Preprocessing, trust: Collection[str]
+) -> tuple[list[PlannedStep], list[PlannedStep]]:
+    """Return the steps of training, and those of evaluation and prediction."""
+
+    def planned(nodes: Sequence[Transform], key: str) -> list[PlannedStep]:
+        names = tuple(table.columns)
+        return plan_steps(nodes, names, preprocessing, trust=trust, key=("data", key))
+
+    if config.transforms is None:
+        train = usual_steps(table.columns, preprocessing)
+    else:
+        train = planned(config.transforms, "transforms")
+    if config.evaluation_transforms is None:
+        return train, [step for step in train if not step.random]
+    return train, planned(config.evaluation_transforms, "evaluation_transforms")
+
+
+def _samples(
+    table: Table,
+    target: Tensor | None,
+    steps: Sequence[PlannedStep],
+    identity: str,
+    seed: int,
+    workers: int,
+) -> Samples:
+    columns, later = run_steps(table, steps)
+    return Samples(
+        columns,
+        target,
+        later=later,
+        identity=identity if later else "",
+        seed=seed,
+        workers=workers,
+    )

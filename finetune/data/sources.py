@@ -1,0 +1,246 @@
+"""Every kind of source read into one table of columns."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, assert_never
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.config.data import (
+    ArraysSource,
+    CsvSource,
+    HuggingFaceSource,
+    ImageFolderSource,
+    ImportSource,
+    JsonlSource,
+    ParquetSource,
+    RandomSource,
+    SklearnSource,
+    Source,
+    TextFolderSource,
+)
+from finetune.data import files
+from finetune.data.images import images_of
+from finetune.data.table import Column, Listed, Numbers, Table, as_tensor
+from finetune.errors import DataError, Key
+from finetune.importing import import_trusted, package_path, require
+
+
+def open_source(source: Source, trust: Collection[str], key: Key) -> Table:
+    """Read `source` into columns whose kind is settled only where they are used.
+
+    Args:
+        source: The config node.
+        trust: Names of packages whose code may be imported.
+        key: Where the node stands in the config.
+
+    Raises:
+        DataError: it is missing, unreadable or empty, or its columns differ in length.
+    """
+    columns, name, folder = _read(source, trust, key)
+    lengths = {column: len(values) for column, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"columns of different lengths: {lengths}", key=key)
+    count = next(iter(lengths.values()), 0)
+    if count == 0:
+        raise DataError(f"no samples in {name}", key=key)
+    return Table(columns, torch.arange(count), name, folder)
+
+
+def _read(
+    source: Source, trust: Collection[str], key: Key
+) -> tuple[dict[str, Column], str, Path | None]:
+    """Return the columns, the source in the user's words, and what paths in it are relative to."""
+    match source:
+        case CsvSource() | JsonlSource() | ParquetSource() | ArraysSource():
+            path = files.existing(source.path, key, folder=False)
+            return _read_file(source, path, key), str(path), path.parent
+        case TextFolderSource() | ImageFolderSource():
+            path = files.existing(source.path, key, folder=True)
+            return _read_folder(source, path, key), str(path), None
+        case SklearnSource():
+            return _bundled(source), source.name, None
+        case RandomSource():
+            return _drawn(source), "random", None
+        case HuggingFaceSource():
+            return _hub_columns(source, key), source.path, None
+        case ImportSource():
+            return _imported(source, trust, key), source.path, None
+        case _:
+            assert_never(source)
+
+
+def _read_file(
+    source: CsvSource | JsonlSource | ParquetSource | ArraysSource, path: Path, key: Key
+) -> dict[str, Column]:
+    match source:
+        case CsvSource():
+            return files.read_csv(path, source, key)
+        case JsonlSource():
+            return files.read_jsonl(path, key)
+        case ParquetSource():
+            return _parquet_columns(path, key)
+        case ArraysSource():
+            return files.read_arrays(path, source, key)
+        case _:
+            assert_never(source)
+
+
+def _read_folder(
+    source: TextFolderSource | ImageFolderSource, path: Path, key: Key
+) -> dict[str, Column]:
+    if isinstance(source, TextFolderSource):
+        return files.read_text_folder(path, source, key)
+    return files.read_image_folder(path, source, key)
+
+
+def _bundled(source: SklearnSource) -> dict[str, Column]:
+    bunch = getattr(require("sklearn.datasets", extra="data"), f"load_{source.name}")()
+    target = Numbers(as_tensor(bunch.target, "target"))
+    if source.name == "digits":
+        images = as_tensor(bunch.images, "image").unsqueeze(1) / 16
+        return {"image": Numbers(images), "label": target}
+    named = "target" if source.name in {"diabetes", "linnerud"} else "label"
+    return {"features": Numbers(as_tensor(bunch.data, "features")), named: target}
+
+
+def _drawn(source: RandomSource) -> dict[str, Column]:
+    draw = torch.Generator().manual_seed(source.seed)
+    features = torch.randn(source.samples, *source.features, generator=draw)
+    targets = torch.randn(source.samples, *source.targets, generator=draw)
+    return {"features": Numbers(features), "target": Numbers(targets)}
+
+
+def _parquet_columns(path: Path, key: Key) -> dict[str, Column]:
+    """Read the whole file into memory; `datasets` would first write a copy into its cache."""
+    datasets = require("datasets", extra="data")
+    parquet, arrow = (
+        require("pyarrow.parquet", extra="data"),
+        require("pyarrow", extra="data"),
+    )
+    try:
+        with _quiet(datasets):
+            return _dataset_columns(datasets.Dataset(parquet.read_table(path)))
+    except (arrow.ArrowException, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"cannot read {str(path)!r}: {reason}", key=(*key, "path")) from error
+
+
+def _hub_columns(source: HuggingFaceSource, key: Key) -> dict[str, Column]:
+    datasets = require("datasets", extra="data")
+    with _quiet(datasets):
+        try:
+            dataset = _load(datasets, source, key)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            reason = str(error).partition("\n")[0]
+            raise DataError(f"cannot load {source.path!r}: {reason}", key=(*key, "path")) from error
+        return _dataset_columns(dataset)
+
+
+def _load(datasets: Any, source: HuggingFaceSource, key: Key) -> Any:
+    path = package_path(source.path, key=(*key, "path"))
+    is_saved = (path / "state.json").is_file()
+    is_saved_dict = (path / "dataset_dict.json").is_file()
+    if not is_saved and not is_saved_dict:
+        return datasets.load_dataset(
+            str(path) if path.exists() else source.path,
+            name=source.config,
+            split=source.part,
+            revision=source.revision,
+        )
+    loaded = datasets.load_from_disk(str(path))
+    if is_saved:
+        return loaded
+    if source.part not in loaded:
+        parts = ", ".join(loaded)
+        raise DataError(f"no part {source.part!r}; there are: {parts}", key=(*key, "part"))
+    return loaded[source.part]
+
+
+@contextmanager
+def _quiet(datasets: Any) -> Iterator[None]:
+    """Keep the progress bars of `datasets` off the terminal."""
+    were_off = datasets.utils.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were_off:
+            datasets.enable_progress_bars()
+
+
+def _dataset_columns(dataset: Any) -> dict[str, Column]:
+    return {name: _dataset_column(dataset, name) for name in dataset.column_names}
+
+
+def _dataset_column(dataset: Any, name: str) -> Column:
+    """Turn a column of a `datasets.Dataset` into ours: classes by name, images undecoded."""
+    datasets = require("datasets", extra="data")
+    feature, dataset = dataset.features[name], dataset.select_columns([name])
+    if isinstance(feature, datasets.Image):
+        encoded = dataset.cast_column(name, datasets.Image(decode=False)).with_format(None)
+        return images_of(_Rows(encoded, name))
+    column = dataset.with_format("arrow")[:].column(name)
+    values = column.to_pylist()
+    if isinstance(feature, datasets.ClassLabel):
+        known = [None if value in (None, -1) else feature.int2str(value) for value in values]
+        return Listed(known, "things")
+    return Listed(values, "things")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows(Sequence[Any]):
+    """One column of a `datasets.Dataset`, read from its memory-mapped file row by row."""
+
+    dataset: Any
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.dataset[index][self.name]
+
+
+def _imported(source: ImportSource, trust: Collection[str], key: Key) -> dict[str, Column]:
+    data = import_trusted(source.path, trust, key=key)(**source.args)
+    if isinstance(data, Mapping):
+        return {str(name): _column(str(name), values, key) for name, values in data.items()}
+    if type(data).__module__.startswith("datasets."):
+        with _quiet(require("datasets", extra="data")):
+            return _dataset_columns(data)
+    if isinstance(data, Sized) and hasattr(data, "__getitem__"):
+        return _items_by_column(data, source, key)
+    raise DataError(
+        f"{source.path!r} returned {type(data).__name__}; expected a mapping of columns, a "
+        "datasets.Dataset or a map-style torch Dataset",
+        key=(*key, "path"),
+    )
+
+
+def _column(name: str, values: Any, key: Key) -> Column:
+    if isinstance(values, np.ndarray | Tensor) and np.asarray(values).dtype.kind in "biuf":
+        return Numbers(as_tensor(values, name))
+    if not hasattr(values, "__len__") or isinstance(values, str):
+        raise DataError(f"column {name!r} is {type(values).__name__}, not samples", key=key)
+    return Listed(list(values), "things")
+
+
+def _items_by_column(data: Any, source: ImportSource, key: Key) -> dict[str, Column]:
+    """Read every sample once; tuples become the columns `x` and `y`."""
+    samples = [data[position] for position in range(len(data))]
+    if all(isinstance(sample, tuple | list) and len(sample) == 2 for sample in samples):
+        samples = [{"x": sample[0], "y": sample[1]} for sample in samples]
+    strange = next((sample for sample in samples if not isinstance(sample, Mapping)), None)
+    if strange is not None:
+        raise DataError(
+            f"{source.path!r} gives samples of type {type(strange).__name__}; expected a dict, or "
+            "a tuple (x, y)",
+            key=(*key, "path"),
+        )
+    names = dict.fromkeys(str(name) for sample in samples for name in sample)
+    return {name: Listed([sample.get(name) for sample in samples], "things") for name in names}

@@ -1,0 +1,164 @@
+"""One source parted into training, validation and test samples, with exact sizes.
+
+Letters: N samples.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from finetune.config.data import SplitConfig
+from finetune.data.images import Images, image_digests
+from finetune.data.table import Column, Table
+from finetune.errors import DataError
+
+_KEY = ("data", "split")
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """Samples that must stay in one part: a single one, or all copies of it."""
+
+    samples: list[int]
+    stratum: int
+
+
+def first_copies(tables: Sequence[Table]) -> Tensor:
+    """Return for each sample of all `tables` the first one that is exactly the same `(N,)`."""
+    digests = zip(
+        *(_digests([table.columns[name] for table in tables]) for name in tables[0].columns),
+        strict=True,
+    )
+    first: dict[tuple[bytes, ...], int] = {}
+    return torch.tensor([first.setdefault(digest, row) for row, digest in enumerate(digests)])
+
+
+def split_samples(
+    config: SplitConfig,
+    seed: int,
+    groups: Tensor,
+    *,
+    strata: Tensor | None = None,
+    names: Sequence[str] = (),
+) -> dict[str, Tensor]:
+    """Part N samples at random, the same way for the same arguments.
+
+    The sizes are the shares of N, rounded. They are met exactly unless groups of copies stand in
+    the way; under stratification every stratum is in every part.
+
+    Args:
+        config: The shares.
+        seed: Where the randomness begins.
+        groups: For each sample a number that those share which must not be parted `(N,)`.
+        strata: For each sample the number of its class `(N,)`, to give each its share of each part.
+        names: Names of the strata, for messages.
+
+    Returns:
+        Positions of the samples of `train`, and of `validation` and `test` if they have a share,
+        in ascending order.
+
+    Raises:
+        DataError: a part would be empty, or a stratum has fewer samples than there are parts.
+    """
+    units = _units(groups, strata)
+    sizes = _sizes(len(groups), config)
+    weights = _weights(units, max(len(names), 1))
+    if strata is not None:
+        _refuse_small_strata(weights, names, len(sizes) + 1)
+    quotas = _quotas(weights, sizes)
+    order = torch.randperm(len(units), generator=torch.Generator().manual_seed(seed)).tolist()
+    taken: dict[str, list[int]] = {part: [] for part in ("train", *sizes)}
+    for unit in (units[position] for position in order):
+        part = next(
+            (part for part in sizes if len(unit.samples) <= quotas[part][unit.stratum]), "train"
+        )
+        if part != "train":
+            quotas[part][unit.stratum] -= len(unit.samples)
+        taken[part] += unit.samples
+    parts = [part for part in ("train", "validation", "test") if part in taken]
+    return {part: torch.tensor(sorted(taken[part])) for part in parts}
+
+
+def _digests(columns: Sequence[Column]) -> list[bytes]:
+    images = [column for column in columns if isinstance(column, Images)]
+    if len(images) == len(columns):
+        return image_digests(images)
+    return [digest for column in columns for digest in column.digests()]
+
+
+def _units(groups: Tensor, strata: Tensor | None) -> list[_Unit]:
+    units: dict[int, _Unit] = {}
+    of_sample = [0] * len(groups) if strata is None else strata.tolist()
+    for sample, group in enumerate(groups.tolist()):
+        unit = units.setdefault(group, _Unit([], of_sample[sample]))
+        unit.samples.append(sample)
+    return list(units.values())
+
+
+def _sizes(num_samples: int, config: SplitConfig) -> dict[str, int]:
+    """Return how many samples each part but training takes."""
+    shares = {"test": config.test, "validation": config.validation}
+    sizes = {part: round(num_samples * share) for part, share in shares.items() if share > 0}
+    for part, size in sizes.items():
+        if size == 0:
+            raise DataError(f"{shares[part]} of {num_samples} samples is none", key=(*_KEY, part))
+    if sum(sizes.values()) >= num_samples:
+        raise DataError(f"leaves none of {num_samples} samples to train on", key=_KEY)
+    return sizes
+
+
+def _weights(units: Sequence[_Unit], num_strata: int) -> list[int]:
+    weights = [0] * num_strata
+    for unit in units:
+        weights[unit.stratum] += len(unit.samples)
+    return weights
+
+
+def _refuse_small_strata(weights: Sequence[int], names: Sequence[str], num_parts: int) -> None:
+    for name, weight in zip(names, weights, strict=True):
+        if weight < num_parts:
+            raise DataError(
+                f"class {name!r} has {weight} sample{'s' if weight > 1 else ''}, too few for "
+                f"{num_parts} parts",
+                hint="leave stratify out, or give the class more samples",
+                key=(*_KEY, "stratify"),
+            )
+
+
+def _quotas(weights: Sequence[int], sizes: dict[str, int]) -> dict[str, list[int]]:
+    """Share out each part's size among the strata, leaving each stratum one for training."""
+    left = list(weights)
+    quotas: dict[str, list[int]] = {}
+    for number, (part, size) in enumerate(sizes.items(), start=1):
+        still_needed = len(sizes) + 1 - number
+        most = [weight - still_needed for weight in left] if len(weights) > 1 else left
+        least = [1] * len(weights)
+        if not sum(least) <= size <= sum(most):
+            raise DataError(
+                f"{size} samples cannot hold some of each of {len(weights)} classes",
+                hint=f"a larger share for {part}, or leave stratify out",
+                key=(*_KEY, part),
+            )
+        shares = [weight * size / sum(weights) for weight in weights]
+        quotas[part] = _apportion(shares, size, least, most)
+        left = [weight - quota for weight, quota in zip(left, quotas[part], strict=True)]
+    return quotas
+
+
+def _apportion(
+    shares: Sequence[float], total: int, least: Sequence[int], most: Sequence[int]
+) -> list[int]:
+    """Round `shares` to whole numbers that add up to `total`, largest remainders first."""
+    places = range(len(shares))
+    counts = [min(max(int(shares[i]), least[i]), most[i]) for i in places]
+    while sum(counts) < total:
+        counts[
+            max((i for i in places if counts[i] < most[i]), key=lambda i: shares[i] - counts[i])
+        ] += 1
+    while sum(counts) > total:
+        counts[
+            min((i for i in places if counts[i] > least[i]), key=lambda i: shares[i] - counts[i])
+        ] -= 1
+    return counts

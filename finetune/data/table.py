@@ -1,0 +1,308 @@
+"""Columns of samples: what every source gives, and what transforms and batches are made from.
+
+Letters: N samples, B samples of a batch, T tokens.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.data.images import Images, images_of, is_image
+from finetune.errors import DataError
+
+_WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
+_ROWS_AT_ONCE = 4096
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A column of numbers `(N, ...)`, every sample of one shape."""
+
+    values: Tensor
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> Tensor:
+        # A copy: the user's transform may change it in place.
+        return self.values[index].clone()
+
+    def take(self, rows: Tensor) -> "Numbers":
+        """Return the samples at `rows`."""
+        return Numbers(self.values[rows])
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return the samples at `rows` as one tensor `(B, ...)`, a copy."""
+        return self.values[rows]
+
+    def digests(self) -> list[bytes]:
+        """Return for each sample a value that only exact copies share."""
+        values = self.values.contiguous().numpy()
+        return [blake2b(row.tobytes(), digest_size=16).digest() for row in values]
+
+    def fingerprint(self) -> bytes:
+        """Hash dtype, shape and contents."""
+        digest = blake2b(f"{self.values.dtype}{tuple(self.values.shape)}".encode(), digest_size=16)
+        digest.update(self.values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return digest.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One sample of a ragged column: `values` `(T,)`, and how a batch of such is filled up."""
+
+    values: Tensor
+    pad: int
+    length: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """A column of sequences of different lengths, laid end to end.
+
+    Args:
+        values: All sequences `(sum T + 1,)`, then one number that no sequence owns.
+        offsets: Where each sequence begins and the last one ends `(N + 1,)`.
+        pad: What a batch is filled up with.
+        length: Length that every batch is filled up to; None for that of its longest sequence.
+    """
+
+    values: Tensor
+    offsets: Tensor
+    pad: int
+    length: int | None
+
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]], *, pad: int, length: int | None) -> "Ragged":
+        """Lay `sequences` end to end."""
+        flat = [number for sequence in sequences for number in sequence]
+        offsets = [0, *accumulate(len(sequence) for sequence in sequences)]
+        return cls(torch.tensor([*flat, pad]), torch.tensor(offsets), pad, length)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> Tokens:
+        start, stop = self.offsets[index], self.offsets[index + 1]
+        return Tokens(self.values[start:stop], self.pad, self.length)
+
+    @property
+    def longest(self) -> int:
+        """The width of a batch that holds the longest sequence."""
+        return self.length or max(int((self.offsets[1:] - self.offsets[:-1]).max()), 1)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Return the sequences at `rows` filled up to one length, `(B, T)`."""
+        starts = self.offsets[rows]
+        lengths = self.offsets[rows + 1] - starts
+        steps = torch.arange(self.length or max(int(lengths.max()), 1))
+        positions = (starts.unsqueeze(1) + steps).clamp_(max=len(self.values) - 1)
+        return self.values[positions].masked_fill_(steps >= lengths.unsqueeze(1), self.pad)
+
+    def fingerprint(self) -> bytes:
+        """Hash contents, borders and padding."""
+        digest = blake2b(f"{self.pad} {self.length}".encode(), digest_size=16)
+        digest.update(self.values.numpy().data)
+        digest.update(self.offsets.numpy().data)
+        return digest.digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A column that is a list.
+
+    Args:
+        values: The samples.
+        kind: `text`; `cells` of a csv file, which may stand for numbers as their use decides; or
+            `things`, which is anything else.
+    """
+
+    values: Sequence[Any]
+    kind: Literal["text", "cells", "things"]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.values[index]
+
+    def take(self, rows: Tensor) -> "Listed":
+        """Return the samples at `rows`."""
+        return Listed([self.values[row] for row in rows.tolist()], self.kind)
+
+    def digests(self) -> list[bytes]:
+        """Return for each sample a value that only exact copies share."""
+        return [blake2b(_bytes_of(value), digest_size=16).digest() for value in self.values]
+
+    def fingerprint(self) -> bytes:
+        """Hash the contents."""
+        return blake2b(b"".join(self.digests()), digest_size=16).digest()
+
+
+Column = Numbers | Listed | Images
+"""What a source gives."""
+Prepared = Column | Ragged
+"""What transforms make of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Named columns of equal length.
+
+    Args:
+        columns: The columns by name.
+        rows: Position of each sample in its source `(N,)`, for messages.
+        name: The source in the user's own words, for messages.
+        folder: What paths found in the table are relative to.
+    """
+
+    columns: Mapping[str, Column]
+    rows: Tensor
+    name: str
+    folder: Path | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, rows: Tensor) -> "Table":
+        """Return the samples at `rows`."""
+        columns = {name: column.take(rows) for name, column in self.columns.items()}
+        return Table(columns, self.rows[rows], self.name, self.folder)
+
+    def place(self, index: int) -> str:
+        """Name one sample for a message; rows are counted from 1, without a header."""
+        return f"row {int(self.rows[index]) + 1} of {self.name}"
+
+
+def settle(column: str, values: Sequence[Any], name: str) -> Column:
+    """Find the kind of column that raw `values` are.
+
+    Raises:
+        DataError: one is missing, or they are partly numbers and partly something else.
+    """
+    for row, value in enumerate(values):
+        if value is None:
+            raise DataError(f"column {column!r} has no value in row {row + 1} of {name}")
+    if all(isinstance(value, str) for value in values):
+        return Listed(values, "text")
+    if all(_is_number(value) for value in values):
+        return Numbers(as_tensor(np.asarray(values), column))
+    if values and all(is_image(value) for value in values):
+        return images_of(values)
+    _refuse_a_mixture(column, values, name)
+    return _stacked(column, values) or Listed(values, "things")
+
+
+def read_cells(column: Column, *, as_text: bool) -> Column:
+    """Return `column`, or what it stands for if it holds cells of a csv file."""
+    if not isinstance(column, Listed) or column.kind != "cells":
+        return column
+    return Listed(column.values, "text") if as_text else infer(column)
+
+
+def infer(cells: Listed) -> Numbers | Listed:
+    """Read cells as numbers where every filled one is a number, else as text.
+
+    A number with leading zeros (`007`) or over 18 digits is a name, and makes its column text.
+    Empty cells among numbers become NaN, which the caller refuses by row.
+    """
+    filled = [cell for cell in cells.values if cell]
+    if filled and len(filled) == len(cells) and all(_WHOLE.fullmatch(cell) for cell in filled):
+        return Numbers(as_tensor(np.asarray([int(cell) for cell in filled]), "cells"))
+    if filled and all(reads_as_number(cell) for cell in filled):
+        return Numbers(torch.tensor([float(cell or "nan") for cell in cells.values]))
+    return Listed(cells.values, "text")
+
+
+def as_tensor(values: Any, column: str) -> Tensor:
+    """Turn an array into a tensor: uint8 stays, other whole numbers become int64, others float32.
+
+    Raises:
+        DataError: the array holds something that is not a real number.
+    """
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.is_floating_point() else values
+        values = values.numpy()
+    kind = values.dtype.kind
+    if values.dtype == np.uint8 or values.dtype == np.int64 or values.dtype == np.float32:
+        return torch.from_numpy(np.require(values, requirements=["C", "W"]))
+    if kind in "biu" and not (kind == "u" and values.size and values.max() > 2**63 - 1):
+        return torch.from_numpy(values.astype(np.int64))
+    if kind == "f":
+        with np.errstate(over="ignore"):
+            return torch.from_numpy(values.astype(np.float32))
+    raise DataError(f"column {column!r} holds {values.dtype}, which is not numbers")
+
+
+def refuse_gaps(column: str, numbers: Numbers, table: Table) -> None:
+    """Raise a DataError that names the first row of `column` with NaN or an infinite number."""
+    if not numbers.values.is_floating_point():
+        return
+    for start in range(0, len(numbers), _ROWS_AT_ONCE):
+        values = numbers.values[start : start + _ROWS_AT_ONCE]
+        finite = torch.isfinite(values)
+        if not bool(finite.all()):
+            row = int((~finite).reshape(len(values), -1).any(dim=1).nonzero()[0])
+            worst = values[row][~finite[row]].reshape(-1)[0].item()
+            raise DataError(
+                f"column {column!r} holds {worst} in {table.place(start + row)}",
+                hint="fill in a number, or leave such rows out",
+            )
+
+
+def reads_as_number(cell: object) -> bool:
+    """Tell whether a cell of a csv file stands for a number."""
+    if not isinstance(cell, str):
+        return False
+    digits = cell.lstrip("+-")
+    is_name = digits.isdigit() and (len(digits) > 18 or (len(digits) > 1 and digits[0] == "0"))
+    is_word = digits.lower() in {"nan", "inf"}
+    return is_word or (not is_name and _NUMBER.fullmatch(cell) is not None)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number | np.bool_)
+
+
+def _refuse_a_mixture(column: str, values: Sequence[Any], name: str) -> None:
+    texts = [row for row, value in enumerate(values) if isinstance(value, str)]
+    numbers = [row for row, value in enumerate(values) if _is_number(value)]
+    if texts and numbers:
+        text, number = texts[0], numbers[0]
+        raise DataError(
+            f"column {column!r} mixes text and numbers: {values[text]!r} in row {text + 1} of "
+            f"{name}, {values[number]!r} in row {number + 1}"
+        )
+
+
+def _stacked(column: str, values: Sequence[Any]) -> Numbers | None:
+    if not all(isinstance(value, np.ndarray | Tensor | list | tuple) for value in values):
+        return None
+    try:
+        arrays = [np.asarray(value) for value in values]
+    except (ValueError, TypeError, RuntimeError):
+        return None
+    if len({array.shape for array in arrays}) > 1 or any(
+        a.dtype.kind not in "biuf" for a in arrays
+    ):
+        return None
+    return Numbers(as_tensor(np.stack(arrays), column))
+
+
+def _bytes_of(value: Any) -> bytes:
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    if isinstance(value, np.ndarray | Tensor):
+        array = np.asarray(value)
+        return f"{array.dtype}{array.shape}".encode() + array.tobytes()
+    return repr(value).encode()

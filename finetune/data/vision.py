@@ -1,0 +1,121 @@
+"""Steps on images: classes of `torchvision.transforms.v2`, and what a network was pretrained with.
+
+Letters: C channels, H height, W width.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.config.data import VisionTransform
+from finetune.data.images import image_tensor, is_image
+from finetune.errors import DataError, Key
+from finetune.importing import require
+from finetune.models.preprocessing import ImagePreprocessing
+
+
+@dataclass(frozen=True, slots=True)
+class Vision:
+    """One transform of torchvision on one column."""
+
+    column: str
+    transform: Any
+    name: str
+    key: Key
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Transform the image of one sample."""
+        image = as_image(sample[self.column], self.column, self.key)
+        try:
+            return {**sample, self.column: self.transform(image)}
+        except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+            reason = str(error).partition("\n")[0]
+            raise DataError(
+                f"{self.name} fails on an image of shape {tuple(image.shape)} and {_dtype(image)}: "
+                f"{reason}",
+                key=self.key,
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainedImage:
+    """Size, number of channels, mean and standard deviation as the network was pretrained with."""
+
+    column: str
+    image: ImagePreprocessing
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Bring the image of one sample to `(C, H, W)` float32, normalised."""
+        functional = require("torchvision.transforms.v2.functional", extra="vision")
+        image = as_image(sample[self.column], self.column, ("data", "inputs"))
+        if len(self.image.mean) == 3 and image.shape[0] == 1:
+            image = functional.grayscale_to_rgb(image)
+        image = functional.resize(image, [self.image.height, self.image.width], antialias=True)
+        image = functional.to_dtype(image, torch.float32, scale=True)
+        image = functional.normalize(image, list(self.image.mean), list(self.image.std))
+        return {**sample, self.column: image}
+
+
+def vision_step(
+    node: VisionTransform, column: str, image: ImagePreprocessing | None, key: Key
+) -> Vision:
+    """Make the transform that `node` names.
+
+    `Normalize` without `mean` and `std` takes those the network was pretrained with.
+
+    Raises:
+        DataError: an argument makes no sense to the class.
+    """
+    v2 = require("torchvision.transforms.v2", extra="vision")
+    arguments = {name: _argument(name, value) for name, value in node.arguments.items()}
+    if node.type == "Normalize" and not {"mean", "std"} & arguments.keys():
+        if image is None:
+            raise DataError("needs mean and std: the model names none", key=key)
+        arguments |= {"mean": list(image.mean), "std": list(image.std)}
+    try:
+        transform = getattr(v2, node.type)(**arguments)
+    except (TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"{node.type} does not take these arguments: {reason}", key=key) from error
+    return Vision(column, transform, node.type, key)
+
+
+def as_image(value: Any, column: str, key: Key) -> Any:
+    """Return a sample's value as torchvision's image tensor `(C, H, W)`.
+
+    Raises:
+        DataError: it is no image, or its whole numbers are not uint8.
+    """
+    tv_tensors = require("torchvision.tv_tensors", extra="vision")
+    if isinstance(value, tv_tensors.Image):
+        return value
+    if is_image(value):
+        value = image_tensor(value)
+    if not isinstance(value, Tensor) or value.ndim not in (2, 3):
+        found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise DataError(f"column {column!r} holds no image, but {found}", key=key)
+    if not value.is_floating_point() and value.dtype != torch.uint8:
+        raise DataError(
+            f"column {column!r} holds images of {_dtype(value)}; uint8 or float32 are known",
+            hint="where they stand for 0..255, give the column of the source dtype: uint8",
+            key=key,
+        )
+    return tv_tensors.Image(value if value.ndim == 3 else value.unsqueeze(0))
+
+
+def _argument(name: str, value: Any) -> Any:
+    """Turn text into the object that torchvision wants, as in `interpolation: bilinear`."""
+    if name == "dtype" and isinstance(value, str):
+        return getattr(torch, value, value)
+    if name == "interpolation" and isinstance(value, str):
+        modes = require("torchvision.transforms.v2", extra="vision").InterpolationMode
+        return next((mode for mode in modes if mode.value == value.lower()), value)
+    if name == "policy":
+        return require("torchvision.transforms.v2", extra="vision").AutoAugmentPolicy(value)
+    return value
+
+
+def _dtype(values: Tensor) -> str:
+    return str(values.dtype).removeprefix("torch.")

@@ -1,0 +1,116 @@
+"""The only writer of `requires_grad` and of module modes."""
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from torch import nn
+
+from finetune.config.freeze import Selector
+from finetune.freezing.select import select
+from finetune.models.inventory import take_inventory
+
+
+def freeze(model: nn.Module, selectors: Iterable[Selector | str | Mapping[str, Any]]) -> list[str]:
+    """Freeze the parameters that the selectors take; leave the state of every other one.
+
+    Gradients of frozen parameters are dropped, and modules that are wholly frozen stay in
+    evaluation mode through every later `model.train()`.
+
+    Returns:
+        Names of all parameters that are frozen now, in the model's order.
+
+    Raises:
+        SelectorError: some selector takes nothing.
+    """
+    return _apply(model, frozen_now(model) | select(selectors, take_inventory(model)))
+
+
+def thaw(model: nn.Module, selectors: Iterable[Selector | str | Mapping[str, Any]]) -> list[str]:
+    """Let the parameters that the selectors take train again; leave the state of every other one.
+
+    Returns:
+        Names of all parameters that are frozen still, in the model's order.
+
+    Raises:
+        SelectorError: some selector takes nothing.
+    """
+    return _apply(model, frozen_now(model) - select(selectors, take_inventory(model)))
+
+
+def frozen_now(model: nn.Module) -> frozenset[str]:
+    """Return the names of the parameters that do not train."""
+    return frozenset(name for name, param in model.named_parameters() if not param.requires_grad)
+
+
+def apply_mask(model: nn.Module, frozen: AbstractSet[str]) -> None:
+    """Freeze exactly the parameters named in `frozen`; thaw every other one.
+
+    The gradient of a frozen parameter is dropped with it. torch's optimizers skip a parameter
+    whose gradient is None, so neither weight decay nor leftover momentum can move it.
+    """
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+        if name in frozen:
+            parameter.grad = None
+
+
+def hold_modes(model: nn.Module, frozen: AbstractSet[str]) -> None:
+    """Keep wholly frozen modules in evaluation mode, now and through every `train()` to come.
+
+    A frozen BatchNorm in training mode would still move its running statistics, and a frozen
+    Dropout would still change what later layers see. The hold sits on the modules themselves,
+    because `model.train()` is called by loops that know nothing of freezing.
+    """
+    held = {id(module) for module in frozen_modules(model, frozen).values()}
+    for module in model.modules():
+        module.__dict__.pop("train", None)
+        if id(module) in held:
+            module.__dict__["train"] = _StayInEvaluation(module)
+    model.train(model.training)
+
+
+def release_modes(model: nn.Module) -> None:
+    """Take every hold off again; modes themselves stay as they are until the next `train()`."""
+    for module in model.modules():
+        module.__dict__.pop("train", None)
+
+
+def frozen_modules(model: nn.Module, frozen: AbstractSet[str]) -> dict[str, nn.Module]:
+    """Return the wholly frozen modules by name: all of their parameters are in `frozen`.
+
+    A module without parameters counts where it lies below a wholly frozen one: the Dropout of a
+    frozen block is frozen, one between the blocks is not.
+    """
+    thawed = {id(param) for name, param in model.named_parameters() if name not in frozen}
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        parameters = list(module.parameters())
+        has_frozen_parent = bool(name) and name.rpartition(".")[0] in found
+        if has_frozen_parent or (parameters and not any(id(p) in thawed for p in parameters)):
+            found[name] = module
+    return found
+
+
+def _apply(model: nn.Module, frozen: AbstractSet[str]) -> list[str]:
+    apply_mask(model, frozen)
+    hold_modes(model, frozen)
+    return [name for name, _ in model.named_parameters() if name in frozen]
+
+
+class _StayInEvaluation:
+    """Takes the place of `train()` on a held module; its children decide for themselves.
+
+    A class rather than a closure, so that a model that holds it can be copied and pickled.
+    """
+
+    __slots__ = ("module",)
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self, mode: bool = True) -> nn.Module:
+        self.module.training = False
+        for child in self.module.children():
+            child.train(mode)
+        return self.module

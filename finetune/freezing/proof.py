@@ -1,0 +1,112 @@
+"""Proof by fingerprint: frozen parameters and buffers are bit-identical before and after."""
+
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import torch
+from torch import Tensor, nn
+
+from finetune.errors import FrozenWeightError
+from finetune.freezing.apply import frozen_modules
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseProof:
+    """What was compared over one phase, and how it came out."""
+
+    phase: str
+    first_step: int
+    last_step: int
+    tensors: int
+    parameters: int
+    """How many numbers the frozen parameters hold."""
+    intact: bool
+    changed: tuple[str, ...]
+    digests: dict[str, tuple[str, str]]
+    """Fingerprint of each tensor before and after."""
+
+
+def fingerprint(tensor: Tensor) -> str:
+    """Hash dtype, shape and raw bytes. NaN payloads and signed zeros count as differences."""
+    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    digest = blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=16)
+    digest.update(raw.numpy().data)
+    return digest.hexdigest()
+
+
+def fingerprints(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, str]:
+    """Return the fingerprint of each named parameter and buffer of `model`.
+
+    Args:
+        model: Any module.
+        names: The tensors to hash; those that are frozen now if left out (parameters that do not
+            require a gradient, and the buffers of wholly frozen modules).
+
+    Raises:
+        KeyError: the model has no tensor of that name.
+    """
+    tensors = _tensors(model)
+    if names is None:
+        frozen = {name for name, param in model.named_parameters() if not param.requires_grad}
+        names = frozen_tensors(model, frozen)
+    return {name: fingerprint(tensors[name]) for name in names}
+
+
+def verify(model: nn.Module, before: Mapping[str, str]) -> None:
+    """Check every tensor in `before` against its fingerprint.
+
+    Raises:
+        FrozenWeightError: at least one tensor differs or is gone. The message names all of them.
+    """
+    changed = changed_tensors(before, _fingerprints_present(model, before))
+    if changed:
+        raise FrozenWeightError(
+            f"{len(changed)} of {len(before)} frozen tensors changed: {', '.join(changed)}"
+        )
+
+
+def frozen_tensors(model: nn.Module, frozen: AbstractSet[str]) -> list[str]:
+    """Return what the proof covers: `frozen`, and all buffers of wholly frozen modules."""
+    names = [name for name, _ in model.named_parameters() if name in frozen]
+    for prefix, module in frozen_modules(model, frozen).items():
+        names += [
+            f"{prefix}.{name}" if prefix else name
+            for name, _ in module.named_buffers(recurse=False)
+        ]
+    return list(dict.fromkeys(names))
+
+
+def changed_tensors(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names whose fingerprint is another one or missing in `after`."""
+    return tuple(name for name, digest in before.items() if after.get(name) != digest)
+
+
+def prove(
+    model: nn.Module, before: Mapping[str, str], *, phase: str, first_step: int, last_step: int
+) -> PhaseProof:
+    """Compare the frozen tensors with their fingerprints of `first_step`."""
+    after = _fingerprints_present(model, before)
+    changed = changed_tensors(before, after)
+    return PhaseProof(
+        phase=phase,
+        first_step=first_step,
+        last_step=last_step,
+        tensors=len(before),
+        parameters=sum(param.numel() for name, param in model.named_parameters() if name in before),
+        intact=not changed,
+        changed=changed,
+        digests={name: (digest, after.get(name, "")) for name, digest in before.items()},
+    )
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return dict(model.named_parameters(remove_duplicate=False)) | dict(
+        model.named_buffers(remove_duplicate=False)
+    )
+
+
+def _fingerprints_present(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    tensors = _tensors(model)
+    return {name: fingerprint(tensors[name]) for name in names if name in tensors}

@@ -1,0 +1,197 @@
+"""Selectors to parameter names: which parameters a list of selectors takes."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from re import fullmatch
+from typing import Any, assert_never
+
+from pydantic import TypeAdapter, ValidationError
+
+from finetune.config.freeze import (
+    All,
+    ByDepth,
+    ByKind,
+    ByName,
+    ByRegex,
+    ByType,
+    Not,
+    Selector,
+    normalise_selector,
+)
+from finetune.errors import Key, SelectorError, did_you_mean
+from finetune.models.inventory import ParamInfo, num_blocks
+
+_ADAPTER: TypeAdapter[Selector] = TypeAdapter(Selector)
+
+
+def select(
+    selectors: Iterable[Selector | str | Mapping[str, Any]],
+    inventory: Sequence[ParamInfo],
+    *,
+    key: Key = (),
+) -> frozenset[str]:
+    """Return the names that the selectors take, applied in order as in gitignore.
+
+    A later entry overrules an earlier one: a plain entry takes names, one that begins with `!`
+    (or `{not: ...}`) takes them out again. A tied parameter is found under each of its names and
+    returned under the one that `named_parameters()` gives it.
+
+    Args:
+        selectors: Nodes, or their short forms as in YAML.
+        inventory: The parameters to choose from.
+        key: Where the selectors stand in the config, for error messages.
+
+    Raises:
+        SelectorError: some selector takes nothing (a typo far more often than a wish, which would
+            train what was meant to be frozen), or two of them wish opposite things of one tied
+            tensor under its different names.
+    """
+    nodes = [parse_selector(selector, key=(*key, n)) for n, selector in enumerate(selectors)]
+    wishes: dict[_Label, int] = {}
+    for number, node in enumerate(nodes):
+        taken = _labels_taken(node, inventory, key=(*key, number))
+        held = {label.param.name for label in wishes if _is_taken(wishes, label, nodes)}
+        if isinstance(node, Not) and not any(label.param.name in held for label in taken):
+            raise SelectorError(
+                f"{describe(node)} takes nothing out: no entry before it takes these parameters",
+                hint="begin with {all: true} to mean everything but these",
+                key=(*key, number),
+            )
+        wishes |= dict.fromkeys(taken, number)
+    _refuse_conflicts(wishes, nodes, key)
+    return frozenset(label.param.name for label in wishes if _is_taken(wishes, label, nodes))
+
+
+def parse_selector(selector: Selector | str | Mapping[str, Any], *, key: Key = ()) -> Selector:
+    """Return the node that a selector written as in YAML stands for.
+
+    Raises:
+        SelectorError: it is no selector.
+    """
+    try:
+        return _ADAPTER.validate_python(normalise_selector(selector))
+    except ValidationError as error:
+        detail = error.errors()[0]["msg"]
+        raise SelectorError(f"not a selector: {detail}, got {selector!r}", key=key) from error
+
+
+def describe(selector: Selector) -> str:
+    """Write a selector as a person would in YAML."""
+    match selector:
+        case ByName(name=name):
+            return repr(name)
+        case Not(not_=inner):
+            return f"not {describe(inner)}"
+        case _:
+            fields = ", ".join(f"{name}: {value}" for name, value in selector)
+            return f"{{{fields}}}".replace("True", "true")
+
+
+@dataclass(frozen=True, slots=True)
+class _Label:
+    """One name of a parameter; a tied one has several."""
+
+    name: str
+    param: ParamInfo
+
+
+def _labels(inventory: Sequence[ParamInfo]) -> Iterator[_Label]:
+    for param in inventory:
+        for name in (param.name, *param.aliases):
+            yield _Label(name, param)
+
+
+def _labels_taken(
+    node: Selector, inventory: Sequence[ParamInfo], *, key: Key
+) -> tuple[_Label, ...]:
+    positive = node.not_ if isinstance(node, Not) else node
+    blocks = num_blocks(inventory)
+    taken = tuple(label for label in _labels(inventory) if _takes(positive, label, blocks))
+    if not taken:
+        raise SelectorError(
+            f"{describe(positive)} takes no parameter",
+            hint=_nearest(positive, inventory, blocks),
+            key=key,
+        )
+    return taken
+
+
+def _takes(selector: Selector, label: _Label, blocks: int) -> bool:
+    match selector:
+        case ByName(name=name):
+            return _name_takes(name, label.name)
+        case ByRegex(regex=regex):
+            return fullmatch(regex, label.name) is not None
+        case ByType(type=type_):
+            return type_ in label.param.types
+        case ByKind(kind=kind):
+            return kind in label.param.kinds
+        case ByDepth():
+            return label.param.depth in selector.depths(blocks)
+        case All():
+            return True
+        case Not(not_=inner):
+            return not _takes(inner, label, blocks)
+        case _:
+            assert_never(selector)
+
+
+def _name_takes(pattern: str, name: str) -> bool:
+    if any(sign in pattern for sign in "*?["):
+        return fnmatchcase(name, pattern)
+    return name == pattern or name.startswith(f"{pattern}.")
+
+
+def _is_taken(wishes: Mapping[_Label, int], label: _Label, nodes: Sequence[Selector]) -> bool:
+    return label in wishes and not isinstance(nodes[wishes[label]], Not)
+
+
+def _refuse_conflicts(wishes: Mapping[_Label, int], nodes: Sequence[Selector], key: Key) -> None:
+    verdicts: dict[str, dict[bool, _Label]] = {}
+    for label in wishes:
+        verdicts.setdefault(label.param.name, {})[_is_taken(wishes, label, nodes)] = label
+    for verdict in verdicts.values():
+        if len(verdict) == 2:
+            taken, left = verdict[True], verdict[False]
+            raise SelectorError(
+                f"{taken.name!r} and {left.name!r} are one tied tensor, but "
+                f"{describe(nodes[wishes[taken]])} takes it and {describe(nodes[wishes[left]])} "
+                "takes it out",
+                hint="wish the same for both names",
+                key=(*key, max(wishes[taken], wishes[left])),
+            )
+
+
+def _nearest(selector: Selector, inventory: Sequence[ParamInfo], blocks: int) -> str | None:
+    match selector:
+        case ByName(name=name):
+            return did_you_mean(name, _all_names(inventory)) or (
+                f"names begin with {', '.join(_first_segments(inventory))}"
+            )
+        case ByType(type=type_):
+            known = {name for param in inventory for name in param.types}
+            return did_you_mean(type_, known) or f"known: {', '.join(sorted(known))}"
+        case ByDepth():
+            return (
+                f"the model has {blocks} blocks: depths 0 to {blocks - 1}"
+                if blocks
+                else ("the model has no blocks")
+            )
+        case ByRegex():
+            return "the expression must match a full name from end to end"
+        case _:
+            return None
+
+
+def _all_names(inventory: Sequence[ParamInfo]) -> list[str]:
+    """Names of parameters and of the modules above them, each once."""
+    names: dict[str, None] = {}
+    for label in _labels(inventory):
+        parts = label.name.split(".")
+        names |= dict.fromkeys(".".join(parts[:end]) for end in range(1, len(parts) + 1))
+    return list(names)
+
+
+def _first_segments(inventory: Sequence[ParamInfo]) -> list[str]:
+    return list(dict.fromkeys(param.name.partition(".")[0] for param in inventory))

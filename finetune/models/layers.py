@@ -1,0 +1,219 @@
+"""One layer of the config → one `nn.Module`, its input sizes read off what comes in."""
+
+import sys
+from collections.abc import Collection, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+from torch import nn
+
+from finetune.config.model import (
+    AddLayer,
+    ConcatLayer,
+    ImportLayer,
+    Layer,
+    SequentialLayer,
+    TimmLayer,
+    TorchLayer,
+    TorchvisionLayer,
+    TransformersLayer,
+)
+from finetune.errors import Key, ModelError
+from finetune.importing import import_trusted, package_path
+from finetune.models.parts import Add, Chain, Concat, check_merge, first_of
+from finetune.models.pretrained import build_timm, build_torchvision, build_transformers
+from finetune.models.shapes import (
+    check_call,
+    check_form,
+    check_tensors,
+    constructor_parameters,
+    first_line,
+    infer_sizes,
+    try_out,
+)
+from finetune.models.weights import WeightsReport, load_weights
+
+_CONSTRUCTOR_FAULTS = (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What building a layer needs beside its own node."""
+
+    classes: int | None
+    """What the value `classes` stands for; None if the data has none."""
+    trust: Collection[str]
+    """Packages whose code may be imported."""
+    reports: list[WeightsReport] = field(default_factory=list)
+    """Grows by a report for every layer that loads weights."""
+
+
+def layer_label(name: str, node: Layer) -> str:
+    """Return how a layer is told to the user: `layer 'head' (Linear)`."""
+    return f"layer {name!r} ({node.type})"
+
+
+def build_layer(
+    node: Layer, name: str, incoming: Sequence[object], around: Surroundings, *, key: Key
+) -> nn.Module:
+    """Build the module of one layer and load the layer's own weights into it.
+
+    Args:
+        node: The layer.
+        name: Its full name, for messages.
+        incoming: What comes in, for an example batch: tensors, unless foreign code gave it.
+        around: What the values in the node stand for.
+        key: Where it stands in the config.
+
+    Raises:
+        ModelError: it cannot be built, or cannot take what comes in.
+    """
+    label = layer_label(name, node)
+    module = _build(node, name, label, incoming, around, key)
+    if not isinstance(node, AddLayer | ConcatLayer) and node.weights is not None:
+        around.reports.append(load_weights(module, node.weights, key=(*key, "weights")))
+    return module
+
+
+def _build(
+    node: Layer,
+    name: str,
+    label: str,
+    incoming: Sequence[object],
+    around: Surroundings,
+    key: Key,
+) -> nn.Module:
+    match node:
+        case TransformersLayer():
+            classes = _head_width(node, around, label, key)
+            module, report = build_transformers(node, classes, label=label, key=key)
+            around.reports.extend([] if report is None else [report])
+            return module
+        case TimmLayer():
+            return build_timm(node, _head_width(node, around, label, key), label=label, key=key)
+        case TorchvisionLayer():
+            width = _head_width(node, around, label, key)
+            return build_torchvision(node, width, label=label, key=key)
+        case ImportLayer():
+            return _build_import(node, label, around, key)
+        case SequentialLayer():
+            return _build_chain(node, name, incoming, around, key)
+        case AddLayer() | ConcatLayer():
+            merge = Add() if isinstance(node, AddLayer) else Concat(node.dim)
+            tensors = check_tensors(incoming, label=label, key=key)
+            check_merge(merge, tensors, label=label, key=key)
+            return merge
+        case TorchLayer():
+            return _build_torch(node, label, incoming, around, key)
+        case _:
+            assert_never(node)
+
+
+def _build_torch(
+    node: TorchLayer, label: str, incoming: Sequence[object], around: Surroundings, key: Key
+) -> nn.Module:
+    """Build a class of `torch.nn`, with the input sizes that its arguments leave out."""
+    cls: type[nn.Module] = getattr(nn, node.type)
+    arguments = {
+        name: _filled_in(value, around, label, (*key, name))
+        for name, value in node.arguments.items()
+    }
+    tensors = check_tensors(incoming, label=label, key=key)
+    check_form(node.type, tensors, label=label, key=key)
+    _check_samples_first(cls, arguments, label, key)
+    arguments |= infer_sizes(cls, arguments, tensors, label=label, key=key)
+    try:
+        return cls(**arguments)
+    except _CONSTRUCTOR_FAULTS as error:
+        raise ModelError(f"{label}: {first_line(error)}", key=key) from error
+
+
+def _check_samples_first(
+    cls: type[nn.Module], arguments: dict[str, Any], label: str, key: Key
+) -> None:
+    """Refuse torch's silent default by which the second axis is the samples.
+
+    A batch has its samples on the first axis. With `batch_first` left at False the layer would take
+    them for the steps of one sequence, and samples would see each other without any error.
+    """
+    default = constructor_parameters(cls).get("batch_first")
+    if default is not None and "batch_first" not in arguments:
+        raise ModelError(
+            f"{label}: would take the samples for the steps of one sequence",
+            hint="add batch_first: true (torch's own default is false)",
+            key=key,
+        )
+
+
+def _build_import(node: ImportLayer, label: str, around: Surroundings, key: Key) -> nn.Module:
+    """Call the user's own function. What it prints goes to standard error."""
+    arguments = {
+        name: _filled_in(value, around, label, (*key, "args", name), paths=True)
+        for name, value in node.args.items()
+    }
+    with redirect_stdout(sys.stderr):
+        function = import_trusted(node.path, around.trust, key=key)
+        check_call(function, (), arguments, label=label, key=(*key, "args"))
+        module = function(**arguments)
+    if not isinstance(module, nn.Module):
+        raise ModelError(
+            f"{label}: {node.path!r} gives a {type(module).__name__}, needs an nn.Module",
+            key=(*key, "path"),
+        )
+    return module
+
+
+def _build_chain(
+    node: SequentialLayer, name: str, incoming: Sequence[object], around: Surroundings, key: Key
+) -> nn.Module:
+    """Build layers one after another, each with the output of the one before as its input."""
+    chain = Chain()
+    for position, inner in enumerate(node.layers):
+        inner_name = inner.name or str(position)
+        full_name, inner_key = f"{name}.{inner_name}", (*key, "layers", position)
+        if hasattr(chain, inner_name):
+            raise ModelError(f"layer name {inner_name!r} is taken", key=(*inner_key, "name"))
+        module = build_layer(inner, full_name, incoming, around, key=inner_key)
+        chain.add_module(inner_name, module)
+        label, foreign = layer_label(full_name, inner), isinstance(inner, ImportLayer)
+        output = try_out(module, incoming, label=label, key=inner_key, foreign=foreign)
+        incoming = (first_of(output),)
+    return chain
+
+
+def _head_width(
+    node: TransformersLayer | TimmLayer | TorchvisionLayer,
+    around: Surroundings,
+    label: str,
+    key: Key,
+) -> int | None:
+    if node.output == "logits" and around.classes is None:
+        raise ModelError(
+            f"{label}: output 'logits' needs a number of classes, and the data has none",
+            key=(*key, "output"),
+        )
+    return around.classes
+
+
+def _filled_in(
+    value: Any, around: Surroundings, label: str, key: Key, *, paths: bool = False
+) -> Any:
+    """Return an argument as the constructor takes it: `classes` a number, a list a tuple."""
+    match value:
+        case "classes" if around.classes is None:
+            raise ModelError(
+                f"{label}: asks for the number of classes, and the data has none",
+                hint="give the number itself",
+                key=key,
+            )
+        case "classes":
+            return around.classes
+        case str() if paths and value.startswith("package:"):
+            return str(package_path(value, key=key))
+        case list() | tuple():
+            return tuple(_filled_in(item, around, label, key, paths=paths) for item in value)
+        case dict():
+            return {k: _filled_in(v, around, label, key, paths=paths) for k, v in value.items()}
+        case _:
+            return value

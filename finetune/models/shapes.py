@@ -1,0 +1,197 @@
+"""What comes into a layer: read sizes off it, and say plainly when it does not fit."""
+
+import inspect
+import re
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.errors import Key, ModelError
+
+# N is the samples, C channels, L, D, H and W length, depth, height and width, T tokens.
+_SIZE_AXES = {
+    "in_features": -1,
+    "in_channels": 1,
+    "num_features": 1,
+    "num_channels": 1,
+    "input_size": -1,
+    "normalized_shape": -1,
+    "embed_dim": -1,
+    "d_model": -1,
+    "in1_features": -1,
+    "in2_features": -1,
+}
+_FORMS = {"1d": "(N, C, L)", "2d": "(N, C, H, W)", "3d": "(N, C, D, H, W)"}
+_SEQUENCES = ("RNN", "LSTM", "GRU", "MultiheadAttention", "TransformerEncoderLayer")
+_TWO_FORMS = {"BatchNorm1d": "(N, C) or (N, C, L)"}
+_SHAPE_FAULTS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    IndexError,
+    AssertionError,
+    AttributeError,
+    KeyError,
+)
+
+
+def describe(*values: object) -> str:
+    """Return the shapes of `values` as `(2, 8) and (2, 4) of int64`; float32 goes unsaid."""
+    return " and ".join(_one(value) for value in values) or "nothing"
+
+
+def _one(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    kind = "" if value.dtype == torch.float32 else f" of {str(value.dtype).removeprefix('torch.')}"
+    return f"{tuple(value.shape)}{kind}"
+
+
+def check_tensors(incoming: Sequence[object], *, label: str, key: Key) -> tuple[Tensor, ...]:
+    """Return what comes in, known to be tensors."""
+    if not all(isinstance(value, Tensor) for value in incoming):
+        raise ModelError(f"{label}: takes tensors, got {describe(*incoming)}", key=key)
+    return tuple(value for value in incoming if isinstance(value, Tensor))
+
+
+def check_form(class_name: str, incoming: Sequence[Tensor], *, label: str, key: Key) -> None:
+    """Refuse a number of axes that a class of `torch.nn` would misread as one sample alone.
+
+    torch takes `(N, H, W)` for one image of N channels. Here the first axis is always the samples.
+    """
+    form = _TWO_FORMS.get(class_name) or _FORMS.get(class_name[-2:])
+    if class_name in _SEQUENCES:
+        form = "(N, T, C)"
+    if form is None:
+        return
+    axes = {one.count(",") + 1 for one in re.findall(r"\(.*?\)", form)}
+    for tensor in incoming[:1]:
+        if tensor.ndim not in axes:
+            raise ModelError(f"{label}: takes {form}, got {describe(tensor)}", key=key)
+
+
+def infer_sizes(
+    cls: type[nn.Module],
+    arguments: Mapping[str, Any],
+    incoming: Sequence[Tensor],
+    *,
+    label: str,
+    key: Key,
+) -> dict[str, int]:
+    """Read the input sizes that `arguments` leaves out off the tensors that come in.
+
+    Raises:
+        ModelError: a size that is given is not the one that comes in.
+    """
+    sizes: dict[str, int] = {}
+    for name, parameter in constructor_parameters(cls).items():
+        axis = _SIZE_AXES.get(name)
+        position = 1 if name == "in2_features" else 0
+        if axis is None or position >= len(incoming):
+            continue
+        tensor, given = incoming[position], arguments.get(name, parameter.default)
+        if tensor.ndim < 2:
+            raise ModelError(f"{label}: takes (N, ..., C), got {describe(tensor)}", key=key)
+        if given is inspect.Parameter.empty:
+            sizes[name] = tensor.shape[axis]
+        elif isinstance(given, int) and given != tensor.shape[axis]:
+            wish = f"(..., {given})" if axis == -1 else f"(N, {given}, ...)"
+            raise ModelError(
+                f"{label}: takes {wish}, got {describe(tensor)}",
+                hint=f"leave out {name}: it is read off what comes in"
+                if name in arguments
+                else None,
+                key=(*key, name),
+            )
+    return sizes
+
+
+def constructor_parameters(cls: type[nn.Module]) -> Mapping[str, inspect.Parameter]:
+    """Return the named parameters of a class's constructor.
+
+    `LSTM.__init__` takes `*args, **kwargs` and hands them on: then the base class tells them.
+    """
+    for base in cls.__mro__:
+        parameters = dict(inspect.signature(base).parameters)
+        if any(one.kind is one.POSITIONAL_OR_KEYWORD for one in parameters.values()):
+            return parameters
+    return {}
+
+
+def try_out(
+    module: nn.Module,
+    arguments: Sequence[object],
+    keywords: Mapping[str, object] | None = None,
+    *,
+    label: str,
+    key: Key,
+    foreign: bool = False,
+) -> Any:
+    """Run `module` once without a graph and return what it gives.
+
+    The module is left in evaluation mode, so that no statistics move; torch's random state is not
+    changed.
+
+    Args:
+        module: The layer.
+        arguments: What comes in by position.
+        keywords: What comes in by name.
+        label: How the layer is told to the user.
+        key: Where it stands in the config.
+        foreign: Whether it is the user's own code. Then only torch's own complaints and a wrong
+            call become a `ModelError`; any other exception flies, with its traceback.
+
+    Raises:
+        ModelError: it cannot take what comes in.
+    """
+    keywords = keywords or {}
+    faults = (RuntimeError,) if foreign else _SHAPE_FAULTS
+    if foreign:
+        check_call(module.forward, arguments, keywords, label=label, key=key)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), redirect_stdout(sys.stderr):
+            return module.eval()(*arguments, **keywords)
+    except faults as error:
+        raise ModelError(
+            f"{label}: cannot take {describe(*arguments, *keywords.values())}: {first_line(error)}",
+            hint=f"raised at {_place(error)}" if foreign else None,
+            key=key,
+        ) from error
+
+
+def check_call(
+    function: Callable[..., Any],
+    arguments: Sequence[object],
+    keywords: Mapping[str, object],
+    *,
+    label: str,
+    key: Key,
+) -> None:
+    """Refuse a call that does not fit the signature of `function`, without making it."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        return
+    try:
+        signature.bind(*arguments, **keywords)
+    except TypeError as error:
+        raise ModelError(f"{label}: {error}; its signature is {signature}", key=key) from error
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of the error's message, at most 200 characters."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(". ")[:200]
+
+
+def _place(error: BaseException) -> str:
+    """Return file and line of the innermost frame outside torch."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "/torch/" not in frame.filename.replace("\\", "/")]
+    frame = (own or frames)[-1]
+    return f"{frame.filename}:{frame.lineno}"

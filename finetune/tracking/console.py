@@ -1,0 +1,145 @@
+"""The console: a progress bar on a terminal, plain lines elsewhere, all on standard error."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TextIO
+
+import rich.console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from finetune.tracking.tracker import PLACE, Tracker
+
+_BAR_INTERVAL_S = 0.2
+_LINE_INTERVAL_S = 30.0
+_WIDTH_OF_PLAIN_TABLES = 120
+
+
+class Console(Tracker):
+    """Shows how far a run is: `begin`, then `scalars` at every logged step, then `close`.
+
+    On a terminal a bar is drawn a few times a second, with evaluations as lines above it.
+    Elsewhere every evaluation is a line, and so is every tenth of the run and every 30 s. A step
+    between them costs a look at the clock.
+
+    Args:
+        stream: Where to write; standard error if left out.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._console = rich.console.Console(file=stream or sys.stderr, highlight=False)
+        if not self._console.is_interactive:
+            self._console.width = _WIDTH_OF_PLAIN_TABLES
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._total = 0
+        self._tenth = 0
+        self._shown_at = 0.0
+        self._latest: tuple[int, Mapping[str, float | str]] | None = None
+
+    def begin(self, step: int, total_steps: int) -> None:
+        """Begin a run of `total_steps` optimizer steps, of which `step` are behind it."""
+        self.close()
+        self._total = total_steps
+        self._tenth = _tenths(step, total_steps)
+        self._shown_at = time.monotonic()
+        self._latest = None
+        if self._console.is_interactive:
+            self._bar = _bar(self._console)
+            self._task = self._bar.add_task("", total=total_steps, completed=step)
+            self._bar.start()
+
+    def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
+        """Show the figures of one step, if it is time to."""
+        if any(tag.startswith("freeze/") for tag in values):
+            return
+        if not any(tag.startswith("train/") for tag in values):
+            figures = (f"{tag} {_figure(values[tag])}" for tag in values if tag not in PLACE)
+            self._line(step, _place(values), *figures)
+            return
+        self._latest = (step, values)
+        now = time.monotonic()
+        if self._bar is not None:
+            if now - self._shown_at >= _BAR_INTERVAL_S:
+                self._shown_at = now
+                self._draw(self._bar, step, values)
+        elif now - self._shown_at >= _LINE_INTERVAL_S or self._tenth_is_over(step):
+            self._shown_at = now
+            self._line(step, _summary(values))
+
+    def message(self, text: str) -> None:
+        """Print plain text on a line of its own, above the bar if there is one."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+    def table(self, renderable: rich.console.RenderableType) -> None:
+        """Print a table, or anything else that rich can render."""
+        self._console.print(renderable)
+
+    def close(self) -> None:
+        """Draw the bar a last time and leave it there."""
+        if self._bar is None:
+            return
+        if self._latest is not None:
+            self._draw(self._bar, *self._latest)
+        self._bar.stop()
+        self._bar = None
+
+    def _draw(self, bar: Progress, step: int, values: Mapping[str, float | str]) -> None:
+        bar.update(self._task, completed=step, description=_summary(values))
+        bar.refresh()
+
+    def _line(self, step: int, *parts: str) -> None:
+        place = f"step {step}/{self._total}" if self._total else f"step {step}"
+        self.message("  ".join(part for part in (place, *parts) if part))
+
+    def _tenth_is_over(self, step: int) -> bool:
+        before, self._tenth = self._tenth, _tenths(step, self._total)
+        return self._tenth > before
+
+
+def _bar(console: rich.console.Console) -> Progress:
+    """Make a bar that draws only when told to: a thread of its own would slow the loop."""
+    return Progress(
+        MofNCompleteColumn(),
+        BarColumn(bar_width=None),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        auto_refresh=False,
+        redirect_stdout=False,
+    )
+
+
+def _place(values: Mapping[str, float | str]) -> str:
+    parts = [str(values["phase"])] if "phase" in values else []
+    if "epoch" in values:
+        parts.append(f"epoch {_figure(values['epoch'])}")
+    return "  ".join(parts)
+
+
+def _summary(values: Mapping[str, float | str]) -> str:
+    """Put what a bar has room for into a few words: place, loss and the first rate."""
+    parts = [_place(values)]
+    if "train/loss" in values:
+        parts.append(f"loss {_figure(values['train/loss'])}")
+    rate = next((value for tag, value in values.items() if tag.startswith("train/lr/")), None)
+    if rate is not None:
+        parts.append(f"lr {_figure(rate)}")
+    return "  ".join(part for part in parts if part)
+
+
+def _figure(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"
+
+
+def _tenths(step: int, total: int) -> int:
+    return 10 * step // total if total else 0

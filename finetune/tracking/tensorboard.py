@@ -1,0 +1,109 @@
+"""TensorBoard: curves over optimizer steps, text, pictures, and settings beside their results."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams as hparams_summaries
+
+from finetune.errors import FinetuneError
+from finetune.tracking.tracker import PLACE, Tracker
+
+
+class TensorBoard(Tracker):
+    """Writes event files into one folder, which TensorBoard shows as one run.
+
+    They are opened at the first use; any call raises `FinetuneError` if they cannot be written.
+
+    Args:
+        folder: Where the event files go. Made if need be.
+        purge_step: For a resumed run, its first step to come: what an earlier process wrote for
+            that step and later ones is no longer shown. `begin` sets it as well.
+    """
+
+    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+        self._folder = folder
+        self._purge_step = purge_step
+        self._writer: SummaryWriter | None = None
+        self._last_step = 0
+        self._seen: set[str] = set()
+
+    def begin(self, step: int, total_steps: int) -> None:
+        """Open a new event file, from which on points after `step` count."""
+        self.close()
+        self._last_step = step
+        self._purge_step = step + 1 if step else None
+        with self._writing():
+            pass
+
+    def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
+        """Add a point to the curve of each tag. Text and the entries of `PLACE` are no curves."""
+        # One event for all tags costs a fraction of the event per tag that `add_scalar` writes.
+        points = [
+            Summary.Value(tag=tag, simple_value=float(value))
+            for tag, value in values.items()
+            if not isinstance(value, str) and tag not in PLACE
+        ]
+        self._add(Summary(value=points), step)
+        self._seen.update(point.tag for point in points)
+        self._last_step = step
+
+    def text(self, tag: str, text: str, step: int) -> None:
+        """Show text in Markdown."""
+        with self._writing() as writer:
+            writer.add_text(tag, text, step)
+
+    def image(self, tag: str, image: np.ndarray, step: int) -> None:
+        """Show a picture of `(H, W, 3)` bytes."""
+        with self._writing() as writer:
+            writer.add_image(tag, image, step, dataformats="HWC")
+
+    def hparams(
+        self, values: Mapping[str, str | float | int | bool], metrics: Mapping[str, float]
+    ) -> None:
+        """Put the settings beside the results, in the run's own folder.
+
+        `SummaryWriter.add_hparams` would make a second run below this one. TensorBoard takes each
+        metric from the end of the curve of that tag; one without a curve gets a single point.
+        """
+        settings = {
+            key: str(value).lower() if isinstance(value, bool) else value
+            for key, value in values.items()
+        }
+        for summary in hparams_summaries(settings, dict(metrics)):
+            self._add(summary, self._last_step)
+        unseen = {tag: value for tag, value in metrics.items() if tag not in self._seen}
+        if unseen:
+            self.scalars(self._last_step, unseen)
+
+    def close(self) -> None:
+        """Write out the queue and close the event file."""
+        if self._writer is not None:
+            with self._writing() as writer:
+                writer.close()
+            self._writer = None
+
+    def _add(self, summary: Any, step: int) -> None:
+        with self._writing() as writer:
+            writer.file_writer.add_summary(summary, step)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Any]:
+        """Give the writer, opened if need be; tell its faults in the user's words."""
+        try:
+            if self._writer is None:
+                # A queue of torch's default length, 10, makes training wait for the disk.
+                self._writer = SummaryWriter(
+                    str(self._folder),
+                    purge_step=self._purge_step,
+                    max_queue=1000,
+                    flush_secs=10,
+                )
+            yield self._writer
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise FinetuneError(f"cannot write: {reason}", where=str(self._folder)) from error

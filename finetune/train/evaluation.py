@@ -1,0 +1,39 @@
+"""Loss and metrics over a whole split, without gradients."""
+
+import torch
+from torch import nn
+
+from finetune.data.loader import Samples, windows
+from finetune.train.precision import Precision
+from finetune.train.tasks import Task
+
+
+def evaluate(
+    model: nn.Module, task: Task, samples: Samples, *, precision: Precision, batch_size: int
+) -> dict[str, float]:
+    """Return the mean loss and every metric of `task` over `samples`.
+
+    The model is in evaluation mode meanwhile and in its former mode afterwards; no random state
+    is used up.
+
+    Args:
+        model: The network.
+        task: Its losses and metrics.
+        samples: One split.
+        precision: Number format of the forward pass, and the device.
+        batch_size: Samples of one forward pass.
+    """
+    was_training = model.training
+    model.eval()
+    total = 0.0
+    with torch.no_grad():
+        cuts = windows(torch.arange(len(samples)), batch_size, drop_last=False)
+        for batch in samples.fetches(cuts, epoch=0):
+            placed = batch.to(precision.device)
+            with precision.autocast():
+                outputs = model(**placed.inputs)
+                losses = task.loss(outputs, placed)
+            task.update_metrics(outputs, placed)
+            total += float(losses.sum())
+    model.train(was_training)
+    return {"loss": total / len(samples)} | task.compute_metrics()

@@ -1,0 +1,54 @@
+"""The gradient norm of each of several losses, measured on the graph of the step itself."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from finetune.errors import ModelError
+
+
+class LossNorms:
+    """Adds up each loss's own gradient over the micro-batches of one step.
+
+    The graph is retained for this alone: the step's own backward pass comes after and frees it.
+
+    Args:
+        names: Names of the losses.
+        parameters: The trained parameters; none to measure nothing.
+    """
+
+    __slots__ = ("_names", "_parameters", "_sums")
+
+    def __init__(self, names: Sequence[str], parameters: Sequence[Tensor]) -> None:
+        self._names = names
+        self._parameters = list(parameters)
+        self._sums: list[list[Tensor]] = []
+
+    def add(self, parts: Sequence[Tensor], samples: int) -> None:
+        """Add the gradients of the losses of one micro-batch, each `(B,)`, over `samples`."""
+        if not self._parameters:
+            return
+        found = [self._gradients(part.sum() / samples) for part in parts]
+        old = self._sums or [[torch.zeros_like(g) for g in gradients] for gradients in found]
+        self._sums = [
+            [a + b for a, b in zip(sums, gradients, strict=True)]
+            for sums, gradients in zip(old, found, strict=True)
+        ]
+
+    def result(self) -> dict[str, Tensor]:
+        """Return the norm over all parameters for each loss; empty when nothing was measured."""
+        norms = [torch.nn.utils.get_total_norm(sums) for sums in self._sums]
+        return dict(zip(self._names, norms, strict=False))
+
+    def _gradients(self, loss: Tensor) -> list[Tensor]:
+        try:
+            gradients = torch.autograd.grad(
+                loss, self._parameters, retain_graph=True, allow_unused=True
+            )
+        except RuntimeError as error:
+            raise ModelError(f"a loss has no gradient: {error}", key=("task",)) from error
+        return [
+            torch.zeros_like(parameter) if gradient is None else gradient
+            for parameter, gradient in zip(self._parameters, gradients, strict=True)
+        ]

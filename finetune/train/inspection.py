@@ -1,0 +1,147 @@
+"""The autograd side of a config: for one batch, what gets a gradient and where the graph is cut."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from finetune.freezing.apply import apply_mask, hold_modes
+from finetune.models.inventory import ParamInfo
+from finetune.train.setup import Parts
+from finetune.train.tasks import add_up
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A parameter after one backward pass."""
+
+    name: str
+    shape: tuple[int, ...]
+    state: str
+    """`trained`, `frozen`, or `unreached` where it trains but the loss does not depend on it."""
+    norm: float | None
+    """Norm of its gradient; None where it has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a module without children, in the order of the forward pass."""
+
+    module: str
+    type: str
+    shape: tuple[int, ...]
+    grad_fn: str | None
+    """Node of the graph that made its output; None where the output is outside the graph."""
+    gradient_norm: float | None
+    """Norm of the gradient that came back to its output, where activations were asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What autograd made of one batch."""
+
+    loss: float
+    loss_grad_fn: str | None
+    output_grad_fn: str | None
+    leaves: tuple[Leaf, ...]
+    calls: tuple[Call, ...]
+
+    @property
+    def cut(self) -> tuple[Call | None, Call | None]:
+        """The last call outside the graph before the first one inside it, and that one."""
+        inside = next((n for n, call in enumerate(self.calls) if call.grad_fn), len(self.calls))
+        before = self.calls[inside - 1] if inside else None
+        return before, self.calls[inside] if inside < len(self.calls) else None
+
+
+@dataclass(slots=True)
+class _Recorder:
+    calls: list[tuple[str, nn.Module, Tensor]] = field(default_factory=list)
+
+
+def inspect_batch(parts: Parts, *, samples: int, activations: bool) -> Inspection:
+    """Run one batch forward and backward in the first phase and tell what autograd did.
+
+    Mutates the gradients, modes and `requires_grad` of the model; takes no optimizer step.
+
+    Args:
+        parts: From `build_parts`.
+        samples: Size of the batch; fewer when the data has fewer.
+        activations: Whether to keep the gradients of the outputs of modules, too.
+    """
+    model, frozen = parts.model, parts.plan.phases[0].frozen
+    apply_mask(model, frozen)
+    hold_modes(model, frozen)
+    model.train()
+    count = min(samples, len(parts.data.train))
+    batch = parts.data.train.fetch(torch.arange(count)).to(parts.device)
+    with _recorded(model, activations=activations) as recorder:
+        outputs = model(**batch.inputs)
+    loss = add_up(parts.task.parts(outputs, batch)).sum() / count
+    if loss.requires_grad:
+        loss.backward()  # type: ignore[no-untyped-call]
+    parameters = dict(model.named_parameters())
+    return Inspection(
+        loss=float(loss.detach()),
+        loss_grad_fn=_node(loss),
+        output_grad_fn=_node(outputs),
+        leaves=tuple(_leaf(row, parameters[row.name]) for row in parts.plan.inventory),
+        calls=tuple(
+            Call(name, type(module).__name__, tuple(out.shape), _node(out), _norm(out))
+            for name, module, out in recorder.calls
+        ),
+    )
+
+
+@contextmanager
+def _recorded(model: nn.Module, *, activations: bool) -> Iterator[_Recorder]:
+    """Note every call of a module without children, and keep its output."""
+    recorder = _Recorder()
+    handles = [
+        module.register_forward_hook(_hook(recorder, name, activations=activations))
+        for name, module in model.named_modules()
+        if not any(module.children())
+    ]
+    try:
+        yield recorder
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(
+    recorder: _Recorder, name: str, *, activations: bool
+) -> Callable[[nn.Module, Any, Any], None]:
+    def hook(module: nn.Module, _: Any, output: Any) -> None:
+        if isinstance(output, tuple):
+            output = output[0]
+        if not isinstance(output, Tensor):
+            return
+        if activations and output.requires_grad:
+            output.retain_grad()
+        recorder.calls.append((name, module, output))
+
+    return hook
+
+
+def _leaf(row: ParamInfo, parameter: nn.Parameter) -> Leaf:
+    if not parameter.requires_grad:
+        state = "frozen"
+    else:
+        state = "unreached" if parameter.grad is None else "trained"
+    norm = None if parameter.grad is None else float(parameter.grad.norm())
+    return Leaf(row.name, row.shape, state, norm)
+
+
+def _node(value: Any) -> str | None:
+    if not isinstance(value, Tensor) or value.grad_fn is None:
+        return None
+    return type(value.grad_fn).__name__
+
+
+def _norm(output: Tensor) -> float | None:
+    kept = output.retains_grad and output.grad is not None
+    return float(output.grad.norm()) if kept and output.grad is not None else None

@@ -1,0 +1,64 @@
+"""Where a run stands. With the config and the weights, all that resuming needs."""
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from finetune.errors import CheckpointError
+
+
+@dataclass(slots=True)
+class Progress:
+    """Position of a run, in optimizer steps. Epoch and place in it follow from the step."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    phase: int = 0
+    """Number of the phase that the next step belongs to."""
+    phase_began: int = 0
+    """Step at which that phase began."""
+    best: float | None = None
+    """Best value so far of the metric by which checkpoints are chosen."""
+    best_step: int | None = None
+    """Step at which it was reached."""
+    stale: int = 0
+    """Evaluations in a row in which the metric of early stopping has not improved."""
+    watched: float | None = None
+    """Best value so far of the metric of early stopping."""
+    stopped_early: bool = False
+    """Whether early stopping has ended the run."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Latest figure of every metric of an evaluation."""
+    proofs: list[dict[str, Any]] = field(default_factory=list)
+    """Proofs of the phases that are over."""
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    """Fingerprints of the frozen tensors at the beginning of the present phase."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Seconds spent so far, by activity."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data for `progress.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Rebuild the progress that `to_json` wrote.
+
+        Raises:
+            CheckpointError: a field is missing or unknown.
+        """
+        names = {item.name for item in fields(cls)}
+        if set(values) != names:
+            raise CheckpointError(f"progress has other fields than {sorted(names)}")
+        return cls(**values)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Tell the direction of a metric from its name: losses and errors fall, all else rises."""
+    return metric.rpartition("/")[2] in {"loss", "mse", "rmse", "mae"}
+
+
+def improves(value: float, best: float | None, metric: str, min_delta: float = 0.0) -> bool:
+    """Tell whether `value` is better than `best` by more than `min_delta`. NaN never is."""
+    if best is None:
+        return value == value
+    return value < best - min_delta if lower_is_better(metric) else value > best + min_delta

@@ -1,0 +1,46 @@
+"""`summary.json`: how a run ended, what it reached, what it cost."""
+
+import platform
+import resource
+import sys
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from finetune.train.progress import Progress
+
+
+def summarise(progress: Progress, device: torch.device, *, status: str) -> dict[str, Any]:
+    """Return the summary of a run as plain data.
+
+    Args:
+        progress: Where the run stands.
+        device: Where it ran.
+        status: `done` or why it ended before.
+    """
+    return {
+        "status": status,
+        "steps": progress.step,
+        "stopped_early": progress.stopped_early,
+        "metrics": progress.metrics,
+        "best": {"value": progress.best, "step": progress.best_step},
+        "proof_intact": all(proof["intact"] for proof in progress.proofs),
+        "seconds": {name: round(spent, 3) for name, spent in progress.seconds.items()},
+        "peak_memory_gib": round(peak_memory_gib(device), 3),
+        "device": str(device),
+        "versions": {
+            "finetune": version("finetune"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Return the most memory held so far: on an accelerator by torch, else by the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    # Linux counts in KiB, macOS in bytes
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -1,0 +1,86 @@
+"""Fingerprints see every bit, and the proof covers parameters and buffers."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from finetune.errors import FrozenWeightError
+from finetune.freezing.apply import freeze
+from finetune.freezing.proof import fingerprint, fingerprints, frozen_tensors, prove, verify
+
+
+def make_net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (torch.tensor([0.0]), torch.tensor([-0.0])),
+        (torch.tensor([1.0]), torch.tensor([math.nextafter(1.0, 2.0)], dtype=torch.float64)),
+        (torch.tensor([1.0]), torch.tensor([1.0], dtype=torch.float64)),
+        (torch.zeros(2, 3), torch.zeros(3, 2)),
+        (torch.tensor([1]), torch.tensor([2])),
+    ],
+    ids=["signed zero", "last bit", "dtype", "shape", "integers"],
+)
+def test_fingerprints_differ(one, other):
+    assert fingerprint(one) != fingerprint(other)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.randn(3, 4),
+        torch.randn(3, 4).t(),
+        torch.tensor(3),
+        torch.randn(2).bfloat16(),
+        torch.zeros(0),
+        torch.randn(2, dtype=torch.complex64),
+        torch.tensor([True, False]),
+    ],
+    ids=["dense", "transposed", "scalar", "bfloat16", "empty", "complex", "bool"],
+)
+def test_a_clone_has_the_same_fingerprint(tensor):
+    assert fingerprint(tensor) == fingerprint(tensor.clone())
+
+
+def test_the_proof_covers_frozen_parameters_and_the_buffers_of_wholly_frozen_modules():
+    model = make_net()
+    names = frozen_tensors(model, {"0.weight", "1.weight", "1.bias"})
+    assert set(names) == {
+        "0.weight", "1.weight", "1.bias",
+        "1.running_mean", "1.running_var", "1.num_batches_tracked",
+    }  # fmt: skip
+
+
+def test_fingerprints_without_names_cover_what_is_frozen_now():
+    model = make_net()
+    freeze(model, ["1"])
+    assert set(fingerprints(model)) == set(frozen_tensors(model, {"1.weight", "1.bias"}))
+
+
+def test_verify_names_every_tensor_that_moved():
+    model = make_net()
+    freeze(model, ["0", "1"])
+    before = fingerprints(model)
+    verify(model, before)
+    with torch.no_grad():
+        model[0].bias[3] += 1e-7
+        model[1].running_mean[0] = -0.0
+    with pytest.raises(FrozenWeightError, match=r"2 of 7 .*0\.bias.*1\.running_mean"):
+        verify(model, before)
+
+
+def test_prove_tells_what_changed_between_two_steps():
+    model = make_net()
+    freeze(model, ["0"])
+    before = fingerprints(model)
+    assert prove(model, before, phase="head", first_step=0, last_step=9).intact
+    with torch.no_grad():
+        model[0].weight[0, 0] += 1
+    proof = prove(model, before, phase="head", first_step=0, last_step=9)
+    assert (proof.intact, proof.changed, proof.tensors) == (False, ("0.weight",), 2)

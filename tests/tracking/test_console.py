@@ -1,0 +1,129 @@
+"""What a person sees: plain lines in a log, a bar on a terminal, nothing on standard output."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from rich.table import Table
+
+from finetune.tracking.console import Console
+
+
+@pytest.fixture
+def stream():
+    return io.StringIO()
+
+
+def train(console, steps, total=None):
+    console.begin(0, total or len(steps))
+    for step in steps:
+        console.scalars(
+            step, {"epoch": step / 10, "phase": "head", "train/loss": 0.5, "train/lr/head": 1e-3}
+        )
+    console.close()
+
+
+def test_a_log_gets_a_line_for_every_tenth_of_the_run(stream):
+    train(Console(stream), range(1, 201))
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 10
+    assert lines[0] == "step 20/200  head  epoch 2  loss 0.5  lr 0.001"
+    assert lines[-1] == "step 200/200  head  epoch 20  loss 0.5  lr 0.001"
+
+
+def test_a_log_gets_a_line_when_half_a_minute_has_gone_by(stream, monkeypatch):
+    console, now = Console(stream), time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    console.begin(0, 1_000_000)
+    console.scalars(1, {"train/loss": 0.5})
+    assert stream.getvalue() == ""
+    monkeypatch.setattr(time, "monotonic", lambda: now + 31)
+    console.scalars(2, {"train/loss": 0.5})
+    console.scalars(3, {"train/loss": 0.5})
+    assert stream.getvalue() == "step 2/1000000  loss 0.5\n"
+
+
+def test_a_log_gets_every_evaluation_with_all_its_figures(stream):
+    console = Console(stream)
+    console.begin(0, 700)
+    for step in (70, 71, 72):
+        console.scalars(
+            step,
+            {"epoch": 1.0, "phase": "all", "validation/loss": 0.25, "validation/accuracy": 0.96875},
+        )
+    assert stream.getvalue().splitlines()[0] == (
+        "step 70/700  all  epoch 1  validation/loss 0.25  validation/accuracy 0.9688"
+    )
+    assert len(stream.getvalue().splitlines()) == 3
+
+
+def test_a_resumed_run_does_not_tell_the_tenths_behind_it_again(stream):
+    console = Console(stream)
+    console.begin(100, 200)
+    console.scalars(101, {"train/loss": 0.5})
+    assert stream.getvalue() == ""
+
+
+def test_a_message_is_printed_as_it_is_however_long(stream):
+    text = f"[bold]not markup[/bold] {'x' * 300}"
+    Console(stream).message(text)
+    assert stream.getvalue() == f"{text}\n"
+
+
+def test_a_table_of_a_log_is_wider_than_80_columns(stream):
+    table = Table("name", "state")
+    table.add_row("x" * 90, "frozen")
+    Console(stream).table(table)
+    assert "x" * 90 in stream.getvalue()
+
+
+def test_nothing_goes_to_standard_output(capsys):
+    console = Console()
+    train(console, range(1, 11))
+    console.message("a message")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 11
+
+
+TERMINAL_SCRIPT = """
+import sys, time
+from finetune.tracking.console import Console
+
+console = Console()
+console.begin(0, 45)
+for step in range(1, 46):
+    time.sleep(0.02)
+    console.scalars(step, {"phase": "head", "train/loss": 1 / step, "train/lr/head": 1e-3})
+    if step == 20:
+        console.scalars(step, {"validation/loss": 0.125})
+print("on standard output")
+console.close()
+"""
+
+
+def test_a_terminal_gets_a_bar_that_is_redrawn_a_few_times_a_second():
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINAL_SCRIPT],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=os.environ
+        | {"TERM": "xterm", "COLUMNS": "100", "PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=60,
+        check=True,
+    )
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert done.stdout == b"on standard output\n"
+    assert "step 20/45  validation/loss 0.125" in shown
+    assert "45/45" in shown
+    assert "loss 0.02222" in shown, "the last figures are drawn on closing"
+    assert 3 <= len(re.findall(r"\d+/45\x1b", shown)) <= 12, "drawn by time, not at every step"
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l"), "the cursor is shown again"

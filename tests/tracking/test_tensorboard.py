@@ -1,0 +1,101 @@
+"""What TensorBoard itself reads back from the event files."""
+
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from finetune.errors import FinetuneError
+from finetune.tracking.tensorboard import TensorBoard
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "tensorboard"
+
+
+def read(folder):
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
+
+
+def points(folder, tag):
+    return [(event.step, event.value) for event in read(folder).Scalars(tag)]
+
+
+def test_figures_stand_under_their_tags_over_the_step(folder):
+    tracker = TensorBoard(folder)
+    for step in (1, 2, 3):
+        place = {"epoch": 0.5, "phase": "head", "note/of": "some text"}
+        tracker.scalars(step, place | {"train/loss": 1.0, "train/n": step})
+    tracker.close()
+    assert points(folder, "train/loss") == [(1, 1.0), (2, 1.0), (3, 1.0)]
+    assert points(folder, "train/n") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert read(folder).Tags()["scalars"] == ["train/loss", "train/n"]
+
+
+def test_text_and_images_are_kept(folder):
+    image = np.zeros((4, 6, 3), dtype=np.uint8)
+    tracker = TensorBoard(folder)
+    tracker.text("freeze/map", "head  **trained**", 0)
+    tracker.image("freeze/picture", image, 2)
+    tracker.close()
+    events = read(folder)
+    [text] = events.Tensors("freeze/map/text_summary")
+    assert text.tensor_proto.string_val == [b"head  **trained**"]
+    [picture] = events.Images("freeze/picture")
+    assert (picture.step, picture.height, picture.width) == (2, 4, 6)
+
+
+def test_settings_and_results_stand_in_the_run_itself_and_make_no_second_one(folder):
+    tracker = TensorBoard(folder)
+    tracker.scalars(5, {"test/accuracy": 0.5})
+    tracker.scalars(6, {"test/accuracy": 0.75})
+    tracker.hparams(
+        {"optimizer.lr": 1e-3, "train.epochs": 3, "train.drop_last": True, "task.type": "x"},
+        {"test/accuracy": 0.75, "best/loss": 0.25},
+    )
+    tracker.close()
+
+    runs = EventMultiplexer().AddRunsFromDirectory(str(folder.parent)).Reload().Runs()
+    assert list(runs) == ["tensorboard"]
+    assert [path.is_file() for path in folder.iterdir()] == [True]
+    assert points(folder, "test/accuracy") == [(5, 0.5), (6, 0.75)]
+    assert points(folder, "best/loss") == [(6, 0.25)]
+
+    plugin = read(folder).SummaryMetadata("_hparams_/session_start_info").plugin_data
+    data = plugin_data_pb2.HParamsPluginData.FromString(plugin.content)
+    settings = data.session_start_info.hparams
+    assert settings["optimizer.lr"].number_value == 1e-3
+    assert settings["train.epochs"].number_value == 3
+    assert settings["train.drop_last"].string_value == "true"
+    assert settings["task.type"].string_value == "x"
+
+
+@pytest.mark.parametrize("how", ["purge_step", "begin"])
+def test_a_resumed_run_shows_every_step_once(folder, how):
+    first = TensorBoard(folder)
+    for step in range(1, 6):
+        first.scalars(step, {"train/loss": 1.0})
+    first.close()
+    second = TensorBoard(folder, purge_step=4 if how == "purge_step" else None)
+    if how == "begin":
+        second.begin(3, total_steps=6)
+    for step in range(4, 7):
+        second.scalars(step, {"train/loss": 2.0})
+    second.close()
+    assert points(folder, "train/loss") == [(1, 1), (2, 1), (3, 1), (4, 2), (5, 2), (6, 2)]
+
+
+def test_closing_twice_does_nothing_more(folder):
+    tracker = TensorBoard(folder)
+    tracker.scalars(1, {"train/loss": 1.0})
+    tracker.close()
+    tracker.close()
+    assert points(folder, "train/loss") == [(1, 1.0)]
+
+
+def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path):
+    (tmp_path / "run").write_text("a file where the folder should be")
+    with pytest.raises(FinetuneError, match="cannot write"):
+        TensorBoard(tmp_path / "run" / "tensorboard").scalars(1, {"train/loss": 1.0})
