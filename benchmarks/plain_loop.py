@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from finetune.config.loader import load_config
 from finetune.data.loader import sample_order, seed_for
+from finetune.optim.rates import Stretch
 from finetune.train.loop import Trainer
 from finetune.train.setup import build_trainer
 
@@ -45,8 +46,9 @@ def by_hand(trainer: Trainer, epochs: int) -> None:
             batch = samples.fetch(indices)
             torch.manual_seed(seed_for("step", 0, step))
             for group in optimizer.param_groups:
-                group["lr"] = 2e-3 * trainer.schedule(step)
+                group["lr"] = trainer.rates.at(step, Stretch(0, 0, trainer.total_steps, False))[0]
             optimizer.zero_grad()
+            assert batch.target is not None
             F.cross_entropy(model(**batch.inputs), batch.target).backward()
             optimizer.step()
             step += 1

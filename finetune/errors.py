@@ -1,6 +1,7 @@
 """The errors a user can cause: the place, what is wrong there, and often the remedy."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -33,6 +34,49 @@ class FinetuneError(Exception):
     def __str__(self) -> str:
         text = self.message if self.where is None else f"{self.where}: {self.message}"
         return text if self.hint is None else f"{text}\n    {self.hint}"
+
+
+class SeveralFaultsError(FinetuneError):
+    """Several faults that are told together, a line each."""
+
+    def __init__(self, errors: Sequence[FinetuneError]) -> None:
+        super().__init__("")
+        self.errors = tuple(errors)
+
+    def __str__(self) -> str:
+        return "\n".join(str(error) for error in self.errors)
+
+
+class Faults:
+    """Collects what a user would otherwise mend one by one."""
+
+    def __init__(self) -> None:
+        self._errors: list[FinetuneError] = []
+
+    def add(self, errors: Iterable[FinetuneError]) -> None:
+        """Note faults that were found without raising."""
+        self._errors += errors
+
+    @contextmanager
+    def noted(self) -> Iterator[None]:
+        """Note what the block raises, and go on."""
+        try:
+            yield
+        except SeveralFaultsError as several:
+            self._errors += several.errors
+        except FinetuneError as error:
+            self._errors.append(error)
+
+    def raise_if_any(self) -> None:
+        """Raise what was noted.
+
+        Raises:
+            FinetuneError: the one fault noted, or a `SeveralFaultsError` of all.
+        """
+        if len(self._errors) == 1:
+            raise self._errors[0]
+        if self._errors:
+            raise SeveralFaultsError(self._errors)
 
 
 class ModelError(FinetuneError):

@@ -52,7 +52,7 @@ def import_trusted(path: str, trust: Collection[str], *, key: Key) -> Callable[.
             f"needs the form 'package.module:name', got {path!r}", key=(*key, "path")
         )
     package = _trusted_package(module_name, trust, key)
-    found = _attribute(_module(module_name, key), qualname, path, key)
+    found: Callable[..., Any] = _attribute(_module(module_name, key), qualname, path, key)
     home = getattr(inspect.unwrap(found) if callable(found) else found, "__module__", None) or ""
     if not callable(found) or not _is_inside(home, package):
         raise TrustError(

@@ -14,8 +14,9 @@ from finetune.config.data import TextFolderSource
 from finetune.data.prepare import prepare_inputs
 from finetune.errors import DataError
 from finetune.models.declared import Network
-from finetune.train.setup import TrainedRun, evaluation_batch_size, load_run, located
+from finetune.train.setup import evaluation_batch_size, located
 from finetune.train.tasks import Prediction
+from finetune.train.trained import TrainedRun, load_run
 
 _IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
@@ -187,8 +188,9 @@ def _content(path: Path, run: TrainedRun) -> Any:
     if path.suffix.lower() in _IMAGES:
         return str(path)
     source = run.config.data.source or run.config.data.train
-    is_text = isinstance(source, TextFolderSource)
-    encoding, errors = (source.encoding, source.errors) if is_text else ("utf-8", "strict")
+    encoding, errors = "utf-8", "strict"
+    if isinstance(source, TextFolderSource):
+        encoding, errors = source.encoding, source.errors
     try:
         return path.read_text(encoding=encoding, errors=errors)
     except UnicodeDecodeError as error:

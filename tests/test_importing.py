@@ -25,6 +25,7 @@ def package(tmp_path, monkeypatch):
         "    system = staticmethod(system)\n"
         "@functools.wraps(system)\n"
         "def disguised(): ...\n"
+        "disguised.__module__ = __name__\n"
         "number = 3\n"
     )
     (inner / "__init__.py").write_text("def make(): return 'inner'\n")

@@ -45,7 +45,7 @@ def eval_command(
     as_json: Json = False,
 ) -> None:
     """Evaluate a trained run on one part of its data."""
-    from finetune.train.setup import evaluate_run
+    from finetune.train.trained import evaluate_run
 
     figures = evaluate_run(run, split, trust=trust or ())
     if as_json:

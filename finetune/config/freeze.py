@@ -1,134 +1,121 @@
-"""`freeze:` which parameters are frozen."""
+"""`freeze:` which parameters are frozen, in which phases, and what else each phase settles."""
 
-import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag, field_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+)
 
 from finetune.config.base import Node
+from finetune.config.catalogue import Complaint
+from finetune.config.optim import Schedule
+from finetune.config.selectors import Selectors
 
 
-class ByName(Node):
-    """Parameters by full name: a glob in which `*` also crosses dots, or a module's whole subtree."""
+class AfterEpochs(Node):
+    """The phase ends when it has lasted so many epochs."""
 
-    name: str = Field(min_length=1)
-    """A name without wildcards is that parameter, or everything below that module."""
-
-
-class ByRegex(Node):
-    """Parameters whose full name matches a regular expression from end to end."""
-
-    regex: str
-    """The expression, by the rules of Python's `re`."""
-
-    @field_validator("regex")
-    @classmethod
-    def _compiles(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"not a regular expression: {error}, got {value!r}") from error
-        return value
+    epochs: PositiveInt
+    """Epochs since the phase began."""
 
 
-class ByType(Node):
-    """Parameters that belong directly to modules of a class or one of its subclasses."""
+class AfterSteps(Node):
+    """The phase ends when it has lasted so many steps."""
 
-    type: str = Field(min_length=1)
-    """Name of the class, such as `LayerNorm`."""
-
-
-class ByKind(Node):
-    """Parameters by what they are for. A norm's bias is both `norm` and `bias`."""
-
-    kind: Literal["bias", "weight", "norm", "embedding"]
-    """`weight` is everything that is not a bias."""
+    steps: PositiveInt
+    """Optimizer steps since the phase began."""
 
 
-class ByDepth(Node):
-    """Parameters of the blocks in a range of depths, 0 being the block nearest the input."""
+class AtFraction(Node):
+    """The phase ends when a share of the whole run is done."""
 
-    depth: str = Field(pattern=r"^-?\d+$|^(-?\d+)?:(-?\d+)?$")
-    """`0:6`, `-2:` or `3`, by Python's slice rules; negatives count from the output."""
-
-    @field_validator("depth", mode="before")
-    @classmethod
-    def _a_number_is_one_block(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-    def depths(self, num_blocks: int) -> range:
-        """Return the depths taken in a model of `num_blocks` blocks."""
-        if ":" not in self.depth:
-            depth = int(self.depth)
-            return range(num_blocks)[depth : depth + 1 or None]
-        start, stop = (int(part) if part else None for part in self.depth.split(":"))
-        return range(num_blocks)[start:stop]
+    fraction: float = Field(gt=0, lt=1)
+    """Share of all optimizer steps of the run, counted from its beginning."""
 
 
-class All(Node):
-    """Every parameter."""
-
-    all: Literal[True]
-    """Discriminator."""
+_TRIGGERS = ("epochs", "steps", "fraction", "plateau")
 
 
-class Not(Node):
-    """Takes names out again that entries before it took."""
-
-    not_: "Selector" = Field(alias="not")
-    """What to take out."""
-
-
-def _kind_of_selector(value: Any) -> str | None:
-    if isinstance(value, dict):
-        return next(
-            (
-                key
-                for key in ("name", "regex", "type", "kind", "depth", "all", "not")
-                if key in value
-            ),
-            None,
-        )
-    return next((tag for tag, node in _NODES.items() if isinstance(value, node)), None)
+def _kind_of_trigger(value: Any) -> str | None:
+    """Return the one key that says which trigger is meant, or None."""
+    if isinstance(value, Mapping):
+        given = [key for key in _TRIGGERS if key in value]
+    else:
+        given = [key for key in _TRIGGERS if hasattr(value, key)]
+    return given[0] if len(given) == 1 else None
 
 
-Selector = Annotated[
-    Annotated[ByName, Tag("name")]
-    | Annotated[ByRegex, Tag("regex")]
-    | Annotated[ByType, Tag("type")]
-    | Annotated[ByKind, Tag("kind")]
-    | Annotated[ByDepth, Tag("depth")]
-    | Annotated[All, Tag("all")]
-    | Annotated[Not, Tag("not")],
+Length = Annotated[
+    Annotated[AfterEpochs, Tag("epochs")]
+    | Annotated[AfterSteps, Tag("steps")]
+    | Annotated[AtFraction, Tag("fraction")],
     Discriminator(
-        _kind_of_selector,
-        custom_error_type="selector",
-        custom_error_message="needs a name, or one of regex, type, kind, depth, all, not",
+        _kind_of_trigger,
+        custom_error_type="trigger",
+        custom_error_message="needs exactly one of epochs, steps, fraction",
     ),
 ]
 
-_NODES: dict[str, type[Node]] = {
-    "name": ByName,
-    "regex": ByRegex,
-    "type": ByType,
-    "kind": ByKind,
-    "depth": ByDepth,
-    "all": All,
-    "not": Not,
-}
+
+class OnPlateau(Node):
+    """The phase ends when a metric of the evaluation has stopped improving."""
+
+    plateau: str
+    """Tag of the metric, such as `validation/loss`."""
+    patience: PositiveInt = 2
+    """Evaluations in a row without improvement."""
+    min_delta: NonNegativeFloat = 0.0
+    """Smallest change that counts as improvement, in the metric's own unit."""
+    at_most: Length | None = None
+    """Where the phase ends at the latest."""
 
 
-def normalise_selector(value: Any) -> Any:
-    """Turn the short form of a selector into its long form; leave anything else alone.
+Trigger = Annotated[
+    Annotated[AfterEpochs, Tag("epochs")]
+    | Annotated[AfterSteps, Tag("steps")]
+    | Annotated[AtFraction, Tag("fraction")]
+    | Annotated[OnPlateau, Tag("plateau")],
+    Discriminator(
+        _kind_of_trigger,
+        custom_error_type="trigger",
+        custom_error_message="needs exactly one of epochs, steps, fraction, plateau",
+    ),
+]
 
-    `"encoder"` becomes `{name: encoder}`, and `"!encoder"` becomes `{not: {name: encoder}}`.
-    """
-    if isinstance(value, str):
-        bare = value.removeprefix("!")
-        return {"name": bare} if bare == value else {"not": {"name": bare}}
-    if isinstance(value, dict) and set(value) == {"not"}:
-        return {"not": normalise_selector(value["not"])}
-    return value
+
+class ModulesConfig(Node):
+    """How wholly frozen modules behave while the rest trains."""
+
+    norm: Literal["eval", "train"] = "eval"
+    """`eval` keeps running statistics as they are; `train` normalises by the batch and lets them move, and the proof leaves them out."""
+    dropout: Literal["eval", "train"] = "eval"
+    """`eval` lets everything through; `train` goes on dropping."""
+
+
+class RateConfig(Node):
+    """The learning rate of some parameters, where it is more than a number."""
+
+    lr: PositiveFloat
+    """Peak learning rate."""
+    schedule: Schedule | None = None
+    """Their own schedule over the run, in place of the run's."""
+    over: float = Field(default=1.0, gt=0, le=1)
+    """Share of the run after which their own schedule has come to its end."""
+
+
+def _number_is_a_rate(value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return {"lr": value} if is_number else value
+
+
+Rate = Annotated[RateConfig, BeforeValidator(_number_is_a_rate)]
 
 
 class PhaseConfig(Node):
@@ -136,18 +123,193 @@ class PhaseConfig(Node):
 
     name: str = Field(min_length=1)
     """Name shown in logs, checkpoints and the plan."""
-    freeze: tuple[Selector, ...]
+    freeze: Selectors | None = None
     """Parameters held frozen; every other one trains."""
+    train: Selectors | None = None
+    """Parameters that train, in place of `freeze`; every other one is frozen."""
+    until: Trigger | None = None
+    """What ends the phase. Only the last one may leave it out: it lasts to the end of the run."""
+    lr: dict[str, Rate] = Field(default={})
+    """Learning rates by name or glob, later entries overruling earlier ones; `optimizer.lr` for what none of them takes."""
+    schedule: Literal["whole_run", "per_phase"] = "whole_run"
+    """Whether the schedule goes on over the whole run, or begins anew and is over with this phase."""
+    optimizer_state: Literal["reset", "keep"] = "reset"
+    """What becomes of the momentum of parameters that are thawed again."""
+    restore_best: bool = False
+    """Whether the phase, when it ends, goes back to the weights of its best evaluation."""
+    modules: ModulesConfig | None = None
+    """How wholly frozen modules behave in this phase; `freeze.modules` if left out."""
 
-    @field_validator("freeze", mode="before")
     @classmethod
-    def _short_selectors(cls, value: Any) -> Any:
-        is_list = isinstance(value, list | tuple)
-        return tuple(normalise_selector(item) for item in value) if is_list else value
+    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
+        """Refuse a phase that says both what is frozen and what trains, or neither."""
+        given = [key for key in ("freeze", "train") if value.get(key) is not None]
+        if len(given) == 1:
+            return []
+        got = "both" if given else "neither"
+        return [((), f"needs exactly one of 'freeze' and 'train', got {got}", None)]
 
 
-class FreezeConfig(Node):
-    """What is frozen. The short form is a bare list of selectors, frozen for the whole run."""
+class _Freeze(Node):
+    verify: Literal["phase", "checkpoint", "end", "off"] = "phase"
+    """When the proof is taken: as each phase ends, also before each checkpoint, only at the end of the run over what was frozen throughout, or never."""
+    modules: ModulesConfig = ModulesConfig()
+    """How wholly frozen modules behave in training."""
 
-    phases: tuple[PhaseConfig, ...] = Field(min_length=1, max_length=1)
+
+class FreezeConfig(_Freeze):
+    """What is frozen, phase by phase. The short form is a bare list of selectors."""
+
+    phases: tuple[PhaseConfig, ...] = Field(min_length=1)
     """The phases in order."""
+
+    @classmethod
+    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
+        """Refuse phases that share a name, and phases but the last that never end."""
+        phases = value.get("phases")
+        if not isinstance(phases, list | tuple):
+            return []
+        found: list[Complaint] = []
+        names = [phase.get("name") if isinstance(phase, Mapping) else None for phase in phases]
+        for number, phase in enumerate(phases):
+            if names[number] is not None and names[number] in names[:number]:
+                message = f"a second phase named {names[number]!r}"
+                found.append((("phases", number, "name"), message, None))
+            is_last = number == len(phases) - 1
+            if isinstance(phase, Mapping) and not is_last and phase.get("until") is None:
+                hint = "until: {epochs: 1}, for example"
+                found.append(
+                    (("phases", number), "needs 'until': only the last phase may do without", hint)
+                )
+        return found
+
+
+class _Method(_Freeze):
+    head: Selectors | None = None
+    """The new part of the network, trained from the first phase on; its last module with parameters if left out."""
+
+
+class LinearProbe(_Method):
+    """Only the head trains (feature extraction)."""
+
+    method: Literal["linear_probe"]
+    """Discriminator."""
+
+
+class LpFt(_Method):
+    """First the head alone, then everything from there (Kumar et al. 2022, arXiv 2202.10054)."""
+
+    method: Literal["lp_ft"]
+    """Discriminator."""
+    probe: Trigger
+    """What ends the training of the head alone."""
+    lr: PositiveFloat | None = None
+    """Learning rate of the second phase, usually a smaller one; a tenth of `optimizer.lr` if left out."""
+
+
+class _Stepwise(_Method):
+    epochs_per_phase: PositiveInt = 1
+    """Epochs of every phase but the last, which lasts to the end of the run."""
+    blocks_per_phase: PositiveInt = 1
+    """Blocks thawed as each phase begins."""
+
+
+class Gradual(_Stepwise):
+    """Blocks are thawed from the output down, some with every phase."""
+
+    method: Literal["gradual"]
+    """Discriminator."""
+
+
+class Ulmfit(_Stepwise):
+    """Gradual thawing, each group with a lower rate than the one above, the schedule anew in each phase (Howard and Ruder 2018, arXiv 1801.06146)."""
+
+    method: Literal["ulmfit"]
+    """Discriminator."""
+    rate_decay: float = Field(default=2.6, ge=1)
+    """How many times smaller the rate of a group is than that of the group above."""
+
+
+class ChainThaw(_Method):
+    """Each group alone, the head first and then from the input up, at last all (Felbo et al. 2017)."""
+
+    method: Literal["chain_thaw"]
+    """Discriminator."""
+    until: Trigger = OnPlateau(plateau="validation/loss", patience=2)
+    """What ends each phase; each goes back to its best weights if this is a plateau."""
+    next_lr: PositiveFloat | None = None
+    """Rate of all phases but the first; a tenth of `optimizer.lr` if left out."""
+
+
+class Bitfit(_Method):
+    """Only the biases and the head train (Ben Zaken et al. 2021, arXiv 2106.10199)."""
+
+    method: Literal["bitfit"]
+    """Discriminator."""
+
+
+class NormOnly(_Method):
+    """Only the norms and the head train (Frankle et al. 2021, arXiv 2003.00152)."""
+
+    method: Literal["norm_only"]
+    """Discriminator."""
+
+
+class TopK(_Method):
+    """Only the last blocks and what comes after them train."""
+
+    method: Literal["top_k"]
+    """Discriminator."""
+    blocks: PositiveInt
+    """How many blocks train."""
+
+
+class Freezeout(_Method):
+    """Groups are frozen from the input up, each annealed to nothing first (Brock et al. 2017, arXiv 1706.04983)."""
+
+    method: Literal["freezeout"]
+    """Discriminator."""
+    first: float = Field(default=0.8, gt=0, lt=1)
+    """Share of the run after which the first group is frozen, `t_0` of the paper."""
+    spacing: Literal["linear", "squared", "cubic"] = "cubic"
+    """How the times of the other groups are spread between the first one's and the end."""
+    scale_lr: bool = True
+    """Whether a group that is frozen earlier starts with a rate as much higher."""
+
+
+Method = LinearProbe | LpFt | Gradual | Ulmfit | ChainThaw | Bitfit | NormOnly | TopK | Freezeout
+METHODS: dict[str, type[Method]] = {
+    "linear_probe": LinearProbe,
+    "lp_ft": LpFt,
+    "gradual": Gradual,
+    "ulmfit": Ulmfit,
+    "chain_thaw": ChainThaw,
+    "bitfit": Bitfit,
+    "norm_only": NormOnly,
+    "top_k": TopK,
+    "freezeout": Freezeout,
+}
+"""The named methods."""
+
+
+def _form_of_freeze(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "by method" if "method" in value else "written out"
+    return "by method" if isinstance(value, _Method) else "written out"
+
+
+def _short_form(value: Any) -> Any:
+    """A bare list of selectors is one phase that lasts the whole run."""
+    is_list = isinstance(value, list | tuple)
+    return {"phases": ({"name": "all", "freeze": value},)} if is_list else value
+
+
+Freeze = Annotated[
+    Annotated[FreezeConfig, Tag("written out")]
+    | Annotated[Annotated[Method, Field(discriminator="method")], Tag("by method")],
+    Discriminator(_form_of_freeze),
+]
+"""Phases written out, or a method that makes them."""
+
+ShortFreeze = Annotated[Freeze, BeforeValidator(_short_form)]
+"""The same, or a bare list of selectors."""

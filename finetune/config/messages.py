@@ -74,7 +74,7 @@ def explain(details: ErrorDetails, fields: Mapping[str, FieldInfo]) -> Fault:
         case "extra_forbidden":
             return Fault(key, "unknown key", _nearest_field(str(key[-1]), fields))
         case "union_tag_invalid" | "union_tag_not_found":
-            return _wrong_type(key, given, fields)
+            return _wrong_type(key, given, fields, context["discriminator"].strip("'"))
         case "literal_error":
             return _wrong_word(key, given, context["expected"])
         case "value_error":
@@ -96,10 +96,19 @@ def is_echo(details: ErrorDetails, unknown: Collection[str]) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Return a value as the file would write it, cut to a length that fits a line."""
-    if value is None:
-        return "null"
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    """Return a value much as the file would write it, cut to a length that fits a line."""
+    match value:
+        case None:
+            text = "null"
+        case bool():
+            text = str(value).lower()
+        case tuple() | list():
+            text = f"[{', '.join(shown(item) for item in value[:20])}]"
+        case Mapping():
+            entries = (f"{key}: {shown(item)}" for key, item in list(value.items())[:20])
+            text = f"{{{', '.join(entries)}}}"
+        case _:
+            text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
@@ -122,26 +131,27 @@ def _nearest_field(given: str, fields: Mapping[str, FieldInfo]) -> str | None:
     return did_you_mean(given, known) or f"known here: {', '.join(known)}"
 
 
-def _wrong_type(key: Key, given: Any, fields: Mapping[str, FieldInfo]) -> Fault:
-    """Tell which words a `type:` may be, read off the nodes that the field can hold."""
+def _wrong_type(key: Key, given: Any, fields: Mapping[str, FieldInfo], sort: str) -> Fault:
+    """Tell which words `type:`, or what `sort` names, may be, read off the nodes of the field."""
     if not isinstance(given, Mapping):
         return Fault(key, f"needs a mapping, got {shown(given)}")
-    known = list(_types(fields[str(key[0])].annotation))
+    known = list(_types(fields[str(key[0])].annotation, sort))
     listing = ", ".join(map(repr, known))
-    if "type" not in given:
-        return Fault((*key, "type"), "missing, and it has no default", f"one of {listing}", True)
-    word = given["type"]
+    if sort not in given:
+        return Fault((*key, sort), "missing, and it has no default", f"one of {listing}", True)
+    word = given[sort]
     hint = did_you_mean(word, known) if isinstance(word, str) else None
-    return Fault((*key, "type"), f"no type {shown(word)}; known: {listing}", hint)
+    return Fault((*key, sort), f"no {sort} {shown(word)}; known: {listing}", hint)
 
 
-def _types(annotation: Any) -> Iterator[str]:
+def _types(annotation: Any, sort: str) -> Iterator[str]:
     """Yield the words by which the nodes below a union tell themselves apart."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield from typing.get_args(annotation.model_fields["type"].annotation)
+        if sort in annotation.model_fields:
+            yield from typing.get_args(annotation.model_fields[sort].annotation)
         return
     for part in typing.get_args(annotation):
-        yield from _types(part)
+        yield from _types(part, sort)
 
 
 def _wrong_word(key: Key, given: Any, expected: str) -> Fault:

@@ -214,14 +214,15 @@ class ModelConfig(Node):
 def _late_inputs(layers: Sequence[Any]) -> list[Complaint]:
     """Complain of inputs that are no earlier layer. Names of no layer may be columns of the data."""
     names = [str(_said(layer, "name") or position) for position, layer in enumerate(layers)]
+    known, before = set(names), set[str]()
     problems: list[Complaint] = []
     for position, layer in enumerate(layers):
-        late = set(names[position:]) - set(names[:position])
         for number, name in enumerate(_list(_said(layer, "inputs"))):
-            if isinstance(name, str) and name in late:
+            if isinstance(name, str) and name in known and name not in before:
                 itself = "itself" if name == names[position] else "a later layer"
                 key = ("layers", position, "inputs", number)
                 problems.append((key, f"takes {itself}, {name!r}; inputs must come before", None))
+        before.add(names[position])
     return problems
 
 

@@ -7,6 +7,13 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from finetune.config.base import Node, OpenNode
 from finetune.config.catalogue import OPTIMIZERS, Complaint, check_arguments
+from finetune.config.selectors import Selectors
+
+_REFUSED = {
+    "LBFGS": "moves all parameters as one vector, also those without a gradient, and evaluates "
+    "the loss several times in a step: nothing frozen would be safe from it",
+    "SparseAdam": "takes only sparse gradients",
+}
 
 
 class OptimizerConfig(OpenNode):
@@ -16,14 +23,25 @@ class OptimizerConfig(OpenNode):
     """Name of the class, such as `AdamW`."""
     lr: PositiveFloat
     """Peak learning rate; the schedule multiplies it."""
+    no_decay: Selectors = ()
+    """Parameters without weight decay, such as `[{kind: norm}, {kind: bias}]`."""
+    layer_decay: float | None = Field(default=None, gt=0, le=1)
+    """Factor on the rate from each block to the one below it (ELECTRA, BEiT); none if left out."""
+    freeze_below: float | None = Field(default=None, gt=0, lt=1)
+    """Parameters whose factor by `layer_decay` is smaller than this are frozen."""
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
         """Refuse a class that torch does not have, and arguments that it does not take."""
         type_ = value.get("type")
+        found: list[Complaint] = []
+        if value.get("freeze_below") is not None and value.get("layer_decay") is None:
+            found.append((("freeze_below",), "goes with 'layer_decay'", None))
         if not isinstance(type_, str):
-            return []
-        return check_arguments(OPTIMIZERS, "optimizer", type_, cls.arguments_in(value))
+            return found
+        if type_ in _REFUSED:
+            return [*found, (("type",), f"{type_} {_REFUSED[type_]}", "AdamW is a safe choice")]
+        return found + check_arguments(OPTIMIZERS, "optimizer", type_, cls.arguments_in(value))
 
 
 class _Warm(Node):

@@ -5,17 +5,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr
 
 from finetune.config.base import Node
 from finetune.config.data import DataConfig
-from finetune.config.freeze import FreezeConfig
+from finetune.config.freeze import ShortFreeze
 from finetune.config.model import ModelConfig
 from finetune.config.optim import ConstantSchedule, OptimizerConfig, Schedule
 from finetune.config.task import Task
 from finetune.config.train import TrainConfig
 from finetune.config.written import Written, dotted, locate
-from finetune.errors import FinetuneError, Key, Origin
+from finetune.errors import FinetuneError, Key, Origin, SeveralFaultsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class RunConfig(Node):
     """The samples."""
     task: Task
     """What is learned."""
-    freeze: FreezeConfig | None = None
+    freeze: ShortFreeze | None = None
     """What is frozen; nothing if left out."""
     optimizer: OptimizerConfig
     """How parameters move."""
@@ -67,12 +67,6 @@ class RunConfig(Node):
     """How the trained network is run."""
 
     _provenance: Provenance = PrivateAttr(default=Provenance())
-
-    @field_validator("freeze", mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        is_list = isinstance(value, list | tuple)
-        return {"phases": ({"name": "all", "freeze": value},)} if is_list else value
 
     @property
     def trust(self) -> frozenset[str]:
@@ -96,7 +90,10 @@ class RunConfig(Node):
 
     def located(self, error: FinetuneError) -> FinetuneError:
         """Add to `error` the place of the config value at fault, if it names one; return `error`."""
-        if error.key and error.where is None:
+        if isinstance(error, SeveralFaultsError):
+            for one in error.errors:
+                self.located(one)
+        elif error.key and error.where is None:
             error.where = str(self.locate(error.key) or dotted(error.key))
         return error
 

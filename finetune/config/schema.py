@@ -69,14 +69,23 @@ def _argument(argument: Argument, word: str | None) -> dict[str, Any]:
 def _allow_short_selectors(root: dict[str, Any]) -> None:
     """Let a text stand for a selector, and a list of them for the whole of `freeze`."""
     nodes = root["$defs"]
-    phase, negation = nodes["PhaseConfig"]["properties"], nodes["Not"]["properties"]
     short = {"type": "string", "description": "A name, or a glob over names; `!` takes out again."}
-    nodes["Selector"] = {"anyOf": [short, *phase["freeze"]["items"]["oneOf"]]}
-    selector = {"$ref": "#/$defs/Selector"}
-    phase["freeze"]["items"] = selector
-    negation["not"] = {"description": negation["not"]["description"], **selector}
+    long = nodes["Not"]["properties"]["not"]["oneOf"]
+    _replace(root, "oneOf", long, {"$ref": "#/$defs/Selector"})
+    nodes["Selector"] = {"anyOf": [short, *long]}
     freeze = root["properties"]["freeze"]
-    freeze["anyOf"].insert(0, {"type": "array", "items": selector})
+    freeze["anyOf"].insert(0, {"type": "array", "items": {"$ref": "#/$defs/Selector"}})
+
+
+def _replace(node: Any, key: str, value: Any, by: dict[str, Any]) -> None:
+    """Replace every mapping below `node` that holds `value` at `key`, keeping its description."""
+    for child in node.values() if isinstance(node, dict) else node:
+        if isinstance(child, dict) and child.get(key) == value:
+            description = {k: v for k, v in child.items() if k == "description"}
+            child.clear()
+            child.update(description, **by)
+        elif isinstance(child, dict | list):
+            _replace(child, key, value, by)
 
 
 def _allow_short_forms(nodes: Mapping[str, Any]) -> None:
@@ -84,6 +93,8 @@ def _allow_short_forms(nodes: Mapping[str, Any]) -> None:
     for task in _TASKS:
         losses = nodes[task]["properties"]["losses"]
         losses["anyOf"].append(losses["anyOf"][0]["items"])
+    rates = nodes["PhaseConfig"]["properties"]["lr"]
+    rates["additionalProperties"] = {"anyOf": [{"type": "number"}, rates["additionalProperties"]]}
     for name in ("features", "targets"):
         _also_a_number([nodes["RandomSource"]["properties"][name]])
     _also_a_number([nodes["ByDepth"]["properties"]["depth"]])

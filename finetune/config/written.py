@@ -10,6 +10,9 @@ from finetune.errors import Key, Origin, Problem
 
 Scalar = str | int | float | bool | None
 
+FORMS_OF_FREEZE = ("written out", "by method")
+"""Tags that pydantic puts behind `freeze`; no file has them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -140,6 +143,7 @@ def locate_fault(root: Written, key: Key, *, absent: bool) -> Origin:
 
 def as_written(root: Written, key: Key) -> Key:
     """Return the key by which the file knows a value, where `freeze` has its short form."""
+    key = tuple(step for step in key if step not in FORMS_OF_FREEZE)
     long_form = ("freeze", "phases", 0, "freeze")
     freeze = root.entry("freeze")
     if freeze is not None and isinstance(freeze.value, list) and key[:2] == long_form[:2]:

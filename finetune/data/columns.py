@@ -91,7 +91,9 @@ def kind_of(column: Column, name: str, config: DataConfig) -> Kind:
     return "number" if column.values.is_floating_point() else "whole number"
 
 
-def column_of(name: str, values: Sequence[Any], kind: Kind) -> Column:
+def column_of(
+    name: str, values: Sequence[Any], kind: Kind, source: str = "the input"
+) -> Column:
     """Read raw values for prediction as a column of the kind that training had.
 
     Raises:
@@ -102,7 +104,7 @@ def column_of(name: str, values: Sequence[Any], kind: Kind) -> Column:
         return Listed(values, "things")
     if kind in ("image", "grey image") and not _are_arrays(values):
         return images_of(values, "L" if kind == "grey image" else "RGB")
-    column = settle(name, values, "the input")
+    column = settle(name, values, source)
     if kind == "text":
         if isinstance(column, Listed) and column.kind == "text":
             return column

@@ -24,7 +24,7 @@ from finetune.data.table import Column, Listed, Numbers, as_tensor
 from finetune.errors import DataError, Key, did_you_mean
 from finetune.importing import package_path
 
-_IMAGE_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+IMAGE_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def existing(text: str, key: Key, *, folder: bool) -> Path:
@@ -73,7 +73,7 @@ def read_jsonl(path: Path, key: Key) -> dict[str, Column]:
     with _opened(path, "utf-8", key) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                rows.append(_json_object(line, f"{path}:{number}"))
+                rows.append(json_object(line, f"{path}:{number}"))
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: Listed([row.get(name) for row in rows], "things") for name in names}
 
@@ -85,7 +85,7 @@ def read_text_folder(path: Path, source: TextFolderSource, key: Key) -> dict[str
         DataError: a file is not valid in the encoding.
     """
     labelled = _files_by_class(path, None, key)
-    texts = [_decode(file, source, key) for _, file in labelled]
+    texts = [read_text(file, source, key) for _, file in labelled]
     return {
         "text": Listed(texts, "text"),
         "label": Listed([label for label, _ in labelled], "text"),
@@ -94,7 +94,7 @@ def read_text_folder(path: Path, source: TextFolderSource, key: Key) -> dict[str
 
 def read_image_folder(path: Path, source: ImageFolderSource, key: Key) -> dict[str, Column]:
     """List every image of every subfolder as `image`, in sorted order, the subfolder as `label`."""
-    labelled = _files_by_class(path, _IMAGE_ENDINGS, key)
+    labelled = _files_by_class(path, IMAGE_ENDINGS, key)
     files = [file for _, file in labelled]
     return {
         "image": Images(files, source.mode, range(len(files))),
@@ -155,7 +155,12 @@ def _opened(path: Path, encoding: str, key: Key) -> Iterator[Any]:
         ) from error
 
 
-def _json_object(line: str, where: str) -> dict[str, Any]:
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """Read a line that holds one JSON object.
+
+    Raises:
+        DataError: it is something else.
+    """
     try:
         value = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -181,7 +186,12 @@ def _files_by_class(path: Path, endings: set[str] | None, key: Key) -> list[tupl
     ]
 
 
-def _decode(file: Path, source: TextFolderSource, key: Key) -> str:
+def read_text(file: Path, source: TextFolderSource, key: Key) -> str:
+    """Read a whole file as text, in the encoding of `source`.
+
+    Raises:
+        DataError: it cannot be read, or is not valid in that encoding.
+    """
     try:
         return file.read_bytes().decode(source.encoding, source.errors)
     except UnicodeDecodeError as error:

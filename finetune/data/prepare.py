@@ -165,6 +165,7 @@ def prepare_inputs(
     preprocessing: Preprocessing,
     *,
     trust: Collection[str],
+    source: str = "the input",
 ) -> Samples:
     """Bring raw values to what the network takes, as evaluation does; there is no target.
 
@@ -175,6 +176,7 @@ def prepare_inputs(
         facts: What the training data said about itself.
         preprocessing: What the network was pretrained with.
         trust: Names of packages whose code may be imported.
+        source: Where the values come from, for messages.
 
     Raises:
         DataError: a column is missing, or a value is not of the kind that training had.
@@ -185,8 +187,8 @@ def prepare_inputs(
     lengths = {len(rows[name]) for name in facts.inputs}
     if lengths == {0} or len(lengths) > 1:
         raise DataError("columns of different lengths" if len(lengths) > 1 else "no samples")
-    columns = {name: column_of(name, rows[name], facts.kinds[name]) for name in facts.inputs}
-    table = Table(columns, torch.arange(lengths.pop()), "the input")
+    columns = {name: column_of(name, rows[name], facts.kinds[name], source) for name in facts.inputs}
+    table = Table(columns, torch.arange(lengths.pop()), source)
     _, steps = _plans(config, table, preprocessing, trust)
     return _samples(table, None, steps, "", 0, 0)
 

@@ -1,14 +1,19 @@
 """The only writer of `requires_grad` and of module modes."""
 
-from collections.abc import Iterable, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Mapping, Set as AbstractSet
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
-from finetune.config.freeze import Selector
+from finetune.config.freeze import ModulesConfig
+from finetune.config.selectors import Selector
+from finetune.errors import SelectorError
+from finetune.freezing.rows import rows_of
 from finetune.freezing.select import select
-from finetune.models.inventory import take_inventory
+from finetune.models.inventory import is_dropout, is_norm, take_inventory
+
+_ALL_HELD = ModulesConfig()
 
 
 def freeze(model: nn.Module, selectors: Iterable[Selector | str | Mapping[str, Any]]) -> list[str]:
@@ -50,19 +55,27 @@ def apply_mask(model: nn.Module, frozen: AbstractSet[str]) -> None:
     whose gradient is None, so neither weight decay nor leftover momentum can move it.
     """
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in frozen)
+        can_train = parameter.is_floating_point() or parameter.is_complex()
+        parameter.requires_grad_(can_train and name not in frozen)
         if name in frozen:
             parameter.grad = None
 
 
-def hold_modes(model: nn.Module, frozen: AbstractSet[str]) -> None:
+def hold_modes(
+    model: nn.Module, frozen: AbstractSet[str], modules: ModulesConfig = _ALL_HELD
+) -> None:
     """Keep wholly frozen modules in evaluation mode, now and through every `train()` to come.
 
     A frozen BatchNorm in training mode would still move its running statistics, and a frozen
     Dropout would still change what later layers see. The hold sits on the modules themselves,
     because `model.train()` is called by loops that know nothing of freezing.
+
+    Args:
+        model: Any module. The attribute `train` of its modules is set or taken away.
+        frozen: Names of the frozen parameters.
+        modules: Which of them are to behave as in training all the same.
     """
-    held = {id(module) for module in frozen_modules(model, frozen).values()}
+    held = {id(module) for module in held_modules(model, frozen, modules).values()}
     for module in model.modules():
         module.__dict__.pop("train", None)
         if id(module) in held:
@@ -74,6 +87,18 @@ def release_modes(model: nn.Module) -> None:
     """Take every hold off again; modes themselves stay as they are until the next `train()`."""
     for module in model.modules():
         module.__dict__.pop("train", None)
+
+
+def held_modules(
+    model: nn.Module, frozen: AbstractSet[str], modules: ModulesConfig
+) -> dict[str, nn.Module]:
+    """Return the wholly frozen modules that stay in evaluation mode, by name."""
+    return {
+        name: module
+        for name, module in frozen_modules(model, frozen).items()
+        if not (modules.norm == "train" and is_norm(module))
+        and not (modules.dropout == "train" and is_dropout(module))
+    }
 
 
 def frozen_modules(model: nn.Module, frozen: AbstractSet[str]) -> dict[str, nn.Module]:
@@ -92,7 +117,36 @@ def frozen_modules(model: nn.Module, frozen: AbstractSet[str]) -> dict[str, nn.M
     return found
 
 
+def refuse_inexact(model: nn.Module, frozen: AbstractSet[str]) -> None:
+    """Raise where a frozen parameter would change all the same, or cannot be frozen yet.
+
+    Raises:
+        SelectorError: an embedding with `max_norm` rescales its weight in every forward pass, in
+            any mode; a lazy module has no parameters before its first one.
+    """
+    for name, module in model.named_modules():
+        weight = f"{name}.weight" if name else "weight"
+        if getattr(module, "max_norm", None) is not None and weight in frozen:
+            raise SelectorError(
+                f"{weight!r} cannot be frozen: its embedding has max_norm, and rescales the weight "
+                "in every forward pass",
+                hint="build the embedding without max_norm",
+            )
+    for name, parameter in model.named_parameters():
+        if isinstance(parameter, UninitializedParameter):
+            raise SelectorError(
+                f"{name!r} has no shape yet: its module is lazy",
+                hint="run one batch through the model first",
+            )
+
+
 def _apply(model: nn.Module, frozen: AbstractSet[str]) -> list[str]:
+    if any(rows_of(name)[1] is not None for name in frozen):
+        raise SelectorError(
+            "rows cannot be frozen by a flag on the parameter",
+            hint="build the optimizer over freezing.rows.RowSlices, or use a config",
+        )
+    refuse_inexact(model, frozen)
     apply_mask(model, frozen)
     hold_modes(model, frozen)
     return [name for name, _ in model.named_parameters() if name in frozen]

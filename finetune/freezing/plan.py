@@ -1,12 +1,21 @@
 """Every phase resolved to names and checked, before a step is taken."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from finetune.config.freeze import FreezeConfig, PhaseConfig
-from finetune.errors import Key, SelectorError
+from finetune.config.freeze import FreezeConfig, ModulesConfig, PhaseConfig, RateConfig, Trigger
+from finetune.config.optim import OptimizerConfig
+from finetune.config.selectors import Selector
+from finetune.errors import Faults, Key, SelectorError
+from finetune.freezing.rates import layer_factors, phase_rates
+from finetune.freezing.rows import split_inventory, whole_when_all_frozen
 from finetune.freezing.select import select
 from finetune.models.inventory import ParamInfo
+
+WHOLE_RUN = FreezeConfig.model_construct(
+    phases=(PhaseConfig.model_construct(name="all", freeze=(), train=None),)
+)
+"""What leaving `freeze` out stands for: one phase in which everything trains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +24,19 @@ class Phase:
 
     name: str
     frozen: frozenset[str]
-    """Names of the parameters held frozen; every other one is trained."""
+    """Names of the parameters, and of the row slices, held frozen; every other one is trained."""
+    rates: dict[str, RateConfig]
+    """Rate of every trained name."""
+    until: Trigger | None
+    """What ends the phase; None for the end of the run."""
+    modules: ModulesConfig
+    """How wholly frozen modules behave."""
+    restarts_schedule: bool
+    """Whether the schedule begins anew with the phase, and is over when the phase is."""
+    resets_state: bool
+    """Whether parameters that are thawed again lose their momentum."""
+    restores_best: bool
+    """Whether the phase goes back to the weights of its best evaluation as it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +45,11 @@ class Plan:
 
     phases: tuple[Phase, ...]
     inventory: tuple[ParamInfo, ...]
+    """The parameters, one of which only some rows are meant replaced by its row slices."""
+    undecayed: frozenset[str]
+    """Names without weight decay."""
+    verify: str
+    """When the proof is taken: `phase`, `checkpoint`, `end` or `off`."""
 
     @property
     def ever_trained(self) -> tuple[str, ...]:
@@ -34,34 +60,84 @@ class Plan:
             if any(param.name not in phase.frozen for phase in self.phases)
         )
 
+    def trained_again(self, phase: int) -> frozenset[str]:
+        """Return the names trained in `phase` that were frozen in the one before it."""
+        before = self.phases[phase - 1].frozen if phase else frozenset()
+        return before - self.phases[phase].frozen
 
-def make_plan(config: FreezeConfig | None, inventory: Sequence[ParamInfo]) -> Plan:
+    def trained_from(self, phase: int) -> frozenset[str]:
+        """Return the names trained in `phase` or a later one."""
+        return frozenset(
+            param.name
+            for param in self.inventory
+            if any(param.name not in later.frozen for later in self.phases[phase:])
+        )
+
+
+def make_plan(
+    config: FreezeConfig | None, optimizer: OptimizerConfig, inventory: Sequence[ParamInfo]
+) -> Plan:
     """Resolve the phases of a config over a model's parameters.
 
-    Parameters that hold no floating-point numbers cannot have a gradient and are always frozen.
+    Parameters that hold no floating-point numbers cannot have a gradient and are always frozen,
+    and so are those whose rate `optimizer.freeze_below` finds too small.
 
     Raises:
-        SelectorError: a selector takes nothing, wishes conflict on a tied tensor, or a phase
-            trains nothing.
+        FinetuneError: a selector takes nothing, wishes conflict on a tied tensor, a phase trains
+            nothing, or a rate is meant for what is frozen. All faults are told at once.
     """
-    never = frozenset(param.name for param in inventory if not param.floating)
-    if config is None:
-        return Plan((Phase("all", never),), tuple(inventory))
-    phases = tuple(
-        _resolve(phase, inventory, never, key=("freeze", "phases", number))
-        for number, phase in enumerate(config.phases)
-    )
-    return Plan(phases, tuple(inventory))
+    config = config or WHOLE_RUN
+    rows = split_inventory(inventory, _all_selectors(config, optimizer))
+    factors = layer_factors(optimizer, rows)
+    limit = optimizer.freeze_below or 0.0
+    never = frozenset(p.name for p in rows if not p.floating or factors[p.name] < limit)
+    phases: list[Phase] = []
+    undecayed: frozenset[str] = frozenset()
+    faults = Faults()
+    for number, phase in enumerate(config.phases):
+        key = ("freeze", "phases", number)
+        with faults.noted():
+            phases.append(_resolve(phase, config, optimizer, rows, never, factors, key=key))
+    with faults.noted():
+        undecayed = select(optimizer.no_decay, rows, key=("optimizer", "no_decay"))
+    faults.raise_if_any()
+    return Plan(tuple(phases), rows, undecayed, config.verify)
 
 
 def _resolve(
-    config: PhaseConfig, inventory: Sequence[ParamInfo], never: frozenset[str], *, key: Key
+    phase: PhaseConfig,
+    config: FreezeConfig,
+    optimizer: OptimizerConfig,
+    inventory: Sequence[ParamInfo],
+    never: frozenset[str],
+    factors: dict[str, float],
+    *,
+    key: Key,
 ) -> Phase:
-    frozen = select(config.freeze, inventory, key=(*key, "freeze")) | never
-    if len(frozen) == len(inventory):
+    every = frozenset(param.name for param in inventory)
+    if phase.train is not None:
+        frozen = (every - select(phase.train, inventory, key=(*key, "train"))) | never
+    else:
+        frozen = select(phase.freeze or (), inventory, key=(*key, "freeze")) | never
+    if frozen >= every:
         raise SelectorError(
-            f"phase {config.name!r} trains nothing: all {len(inventory)} parameters are frozen",
+            f"phase {phase.name!r} trains nothing: all {len(inventory)} parameters are frozen",
             hint="leave out a selector, or take parameters out again with '!'",
-            key=(*key, "freeze"),
+            key=(*key, "freeze" if phase.train is None else "train"),
         )
-    return Phase(config.name, frozen)
+    return Phase(
+        name=phase.name,
+        frozen=whole_when_all_frozen(inventory, frozen),
+        rates=phase_rates(phase, optimizer, inventory, frozen, factors, key=(*key, "lr")),
+        until=phase.until,
+        modules=phase.modules or config.modules,
+        restarts_schedule=phase.schedule == "per_phase",
+        resets_state=phase.optimizer_state == "reset",
+        restores_best=phase.restore_best,
+    )
+
+
+def _all_selectors(config: FreezeConfig, optimizer: OptimizerConfig) -> Iterator[Selector]:
+    yield from optimizer.no_decay
+    for phase in config.phases:
+        yield from phase.train or phase.freeze or ()

@@ -1,15 +1,18 @@
 """Proof by fingerprint: frozen parameters and buffers are bit-identical before and after."""
 
-from collections.abc import Iterable, Mapping
-from collections.abc import Set as AbstractSet
+from collections.abc import Iterable, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass
 from hashlib import blake2b
 
 import torch
 from torch import Tensor, nn
 
+from finetune.config.freeze import ModulesConfig
 from finetune.errors import FrozenWeightError
-from finetune.freezing.apply import frozen_modules
+from finetune.freezing.apply import frozen_modules, held_modules
+from finetune.freezing.rows import rows_of, tensor_of
+
+_ALL_HELD = ModulesConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,8 @@ class PhaseProof:
     changed: tuple[str, ...]
     digests: dict[str, tuple[str, str]]
     """Fingerprint of each tensor before and after."""
+    left_out: tuple[str, ...]
+    """Buffers of frozen modules that were meant to move."""
 
 
 def fingerprint(tensor: Tensor) -> str:
@@ -51,7 +56,7 @@ def fingerprints(model: nn.Module, names: Iterable[str] | None = None) -> dict[s
     if names is None:
         frozen = {name for name, param in model.named_parameters() if not param.requires_grad}
         names = frozen_tensors(model, frozen)
-    return {name: fingerprint(tensors[name]) for name in names}
+    return {name: fingerprint(tensor_of(tensors, name)) for name in names}
 
 
 def verify(model: nn.Module, before: Mapping[str, str]) -> None:
@@ -67,15 +72,24 @@ def verify(model: nn.Module, before: Mapping[str, str]) -> None:
         )
 
 
-def frozen_tensors(model: nn.Module, frozen: AbstractSet[str]) -> list[str]:
-    """Return what the proof covers: `frozen`, and all buffers of wholly frozen modules."""
-    names = [name for name, _ in model.named_parameters() if name in frozen]
-    for prefix, module in frozen_modules(model, frozen).items():
-        names += [
-            f"{prefix}.{name}" if prefix else name
-            for name, _ in module.named_buffers(recurse=False)
-        ]
-    return list(dict.fromkeys(names))
+def frozen_tensors(
+    model: nn.Module, frozen: AbstractSet[str], modules: ModulesConfig = _ALL_HELD
+) -> list[str]:
+    """Return what the proof covers: `frozen`, and all buffers of held modules.
+
+    Of a parameter that is frozen in part, the frozen row slices are covered.
+    """
+    parameters = [name for name, _ in model.named_parameters() if name in frozen]
+    slices = sorted(n for n in frozen if rows_of(n)[1] is not None and rows_of(n)[0] not in frozen)
+    buffers = _buffers_of(held_modules(model, frozen, modules))
+    return list(dict.fromkeys([*parameters, *slices, *buffers]))
+
+
+def moving_buffers(model: nn.Module, frozen: AbstractSet[str], modules: ModulesConfig) -> list[str]:
+    """Return the buffers of wholly frozen modules that move on purpose, so are not proven."""
+    held = held_modules(model, frozen, modules)
+    free = {n: m for n, m in frozen_modules(model, frozen).items() if n not in held}
+    return _buffers_of(free)
 
 
 def changed_tensors(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:
@@ -84,20 +98,29 @@ def changed_tensors(before: Mapping[str, str], after: Mapping[str, str]) -> tupl
 
 
 def prove(
-    model: nn.Module, before: Mapping[str, str], *, phase: str, first_step: int, last_step: int
+    model: nn.Module,
+    before: Mapping[str, str],
+    *,
+    phase: str,
+    first_step: int,
+    last_step: int,
+    left_out: Sequence[str] = (),
 ) -> PhaseProof:
     """Compare the frozen tensors with their fingerprints of `first_step`."""
     after = _fingerprints_present(model, before)
     changed = changed_tensors(before, after)
+    tensors = dict(model.named_parameters())
+    parameters = {name for name in before if rows_of(name)[0] in tensors}
     return PhaseProof(
         phase=phase,
         first_step=first_step,
         last_step=last_step,
         tensors=len(before),
-        parameters=sum(param.numel() for name, param in model.named_parameters() if name in before),
+        parameters=sum(tensor_of(tensors, name).numel() for name in before if name in parameters),
         intact=not changed,
         changed=changed,
         digests={name: (digest, after.get(name, "")) for name, digest in before.items()},
+        left_out=tuple(left_out),
     )
 
 
@@ -109,4 +132,13 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _fingerprints_present(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
     tensors = _tensors(model)
-    return {name: fingerprint(tensors[name]) for name in names if name in tensors}
+    present = [name for name in names if rows_of(name)[0] in tensors]
+    return {name: fingerprint(tensor_of(tensors, name)) for name in present}
+
+
+def _buffers_of(modules: Mapping[str, nn.Module]) -> list[str]:
+    return [
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in modules.items()
+        for name, _ in module.named_buffers(recurse=False)
+    ]

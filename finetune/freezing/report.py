@@ -1,10 +1,12 @@
 """The freeze map: which parameters are frozen, folded by block, as plain rows and as text."""
 
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Sequence, Set as AbstractSet
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
 from finetune.freezing.apply import frozen_now
@@ -80,6 +82,54 @@ def plan_as_data(plan: Plan) -> dict[str, Any]:
             for phase in plan.phases
         ],
     }
+
+
+def freeze_picture(plan: Plan, began: Sequence[int], total_steps: int) -> np.ndarray:
+    """Draw the freeze map: a row per block, optimizer steps from left to right.
+
+    Args:
+        plan: The phases.
+        began: First step of each phase that has begun; later phases are not drawn.
+        total_steps: Steps of the whole run, the width of the picture.
+
+    Returns:
+        Pixels `(H, W, 3)`, bytes.
+    """
+    rows = [row.name for row in fold(plan.inventory, frozenset())]
+    font = ImageFont.load_default(13)
+    left = 12 + max(int(font.getlength(name)) for name in rows)
+    top, right, bottom = 26, left + _MAP_WIDTH, 26 + _ROW_HEIGHT * len(rows)
+    image = Image.new("RGB", (right + 12, bottom + 44), "white")
+    draw = ImageDraw.Draw(image)
+    edges = [
+        left + round(_MAP_WIDTH * step / max(1, total_steps)) for step in (*began, total_steps)
+    ]
+    for number, (start, end) in enumerate(pairwise(edges)):
+        phase = plan.phases[number]
+        for place, row in enumerate(fold(plan.inventory, phase.frozen)):
+            y = top + _ROW_HEIGHT * place
+            draw.rectangle((start, y, end - 1, y + _ROW_HEIGHT - 2), fill=_COLOURS[row.state])
+        draw.line((start, top - 4, start, bottom), fill="black")
+        draw.text((start + 3, 6), _shortened(phase.name, end - start, font), "black", font)
+    for place, name in enumerate(rows):
+        draw.text((6, top + _ROW_HEIGHT * place + 1), name, "black", font)
+    draw.text((left, bottom + 2), "step 0", "black", font)
+    draw.text((right, bottom + 2), str(total_steps), "black", font, anchor="ra")
+    for place, (state, colour) in enumerate(_COLOURS.items()):
+        x = 6 + 90 * place
+        draw.rectangle((x, bottom + 24, x + 12, bottom + 36), fill=colour)
+        draw.text((x + 17, bottom + 22), state, "black", font)
+    return np.asarray(image)
+
+
+_MAP_WIDTH, _ROW_HEIGHT = 640, 18
+_COLOURS = {"frozen": "#c9d6e8", "trained": "#e07b39", "mixed": "#efc39a"}
+
+
+def _shortened(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    while text and font.getlength(text) > width - 6:
+        text = text[:-1]
+    return text
 
 
 _SIGNS = {"frozen": "░", "trained": "█", "mixed": "▒"}

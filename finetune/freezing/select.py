@@ -8,18 +8,20 @@ from typing import Any, assert_never
 
 from pydantic import TypeAdapter, ValidationError
 
-from finetune.config.freeze import (
+from finetune.config.selectors import (
     All,
     ByDepth,
     ByKind,
     ByName,
     ByRegex,
+    ByRows,
     ByType,
     Not,
     Selector,
     normalise_selector,
 )
-from finetune.errors import Key, SelectorError, did_you_mean
+from finetune.errors import Faults, Key, SelectorError, did_you_mean
+from finetune.freezing.rows import rows_of, split_inventory
 from finetune.models.inventory import ParamInfo, num_blocks
 
 _ADAPTER: TypeAdapter[Selector] = TypeAdapter(Selector)
@@ -48,17 +50,13 @@ def select(
             tensor under its different names.
     """
     nodes = [parse_selector(selector, key=(*key, n)) for n, selector in enumerate(selectors)]
+    inventory = split_inventory(inventory, nodes)
     wishes: dict[_Label, int] = {}
+    faults = Faults()
     for number, node in enumerate(nodes):
-        taken = _labels_taken(node, inventory, key=(*key, number))
-        held = {label.param.name for label in wishes if _is_taken(wishes, label, nodes)}
-        if isinstance(node, Not) and not any(label.param.name in held for label in taken):
-            raise SelectorError(
-                f"{describe(node)} takes nothing out: no entry before it takes these parameters",
-                hint="begin with {all: true} to mean everything but these",
-                key=(*key, number),
-            )
-        wishes |= dict.fromkeys(taken, number)
+        with faults.noted():
+            wishes |= _wishes(node, number, nodes, wishes, inventory, key=(*key, number))
+    faults.raise_if_any()
     _refuse_conflicts(wishes, nodes, key)
     return frozenset(label.param.name for label in wishes if _is_taken(wishes, label, nodes))
 
@@ -102,6 +100,27 @@ def _labels(inventory: Sequence[ParamInfo]) -> Iterator[_Label]:
             yield _Label(name, param)
 
 
+def _wishes(
+    node: Selector,
+    number: int,
+    nodes: Sequence[Selector],
+    before: Mapping[_Label, int],
+    inventory: Sequence[ParamInfo],
+    *,
+    key: Key,
+) -> dict[_Label, int]:
+    """Return what one entry wishes: the names it takes, or takes out, each with its number."""
+    taken = _labels_taken(node, inventory, key=key)
+    held = {label.param.name for label in before if _is_taken(before, label, nodes)}
+    if isinstance(node, Not) and not any(label.param.name in held for label in taken):
+        raise SelectorError(
+            f"{describe(node)} takes nothing out: no entry before it takes these parameters",
+            hint="begin with {all: true} to mean everything but these",
+            key=key,
+        )
+    return dict.fromkeys(taken, number)
+
+
 def _labels_taken(
     node: Selector, inventory: Sequence[ParamInfo], *, key: Key
 ) -> tuple[_Label, ...]:
@@ -117,7 +136,9 @@ def _labels_taken(
     return taken
 
 
-def _takes(selector: Selector, label: _Label, blocks: int) -> bool:
+def _takes(  # noqa: C901 - one case for each selector
+    selector: Selector, label: _Label, blocks: int
+) -> bool:
     match selector:
         case ByName(name=name):
             return _name_takes(name, label.name)
@@ -129,6 +150,8 @@ def _takes(selector: Selector, label: _Label, blocks: int) -> bool:
             return kind in label.param.kinds
         case ByDepth():
             return label.param.depth in selector.depths(blocks)
+        case ByRows():
+            return _rows_take(selector, label)
         case All():
             return True
         case Not(not_=inner):
@@ -138,9 +161,18 @@ def _takes(selector: Selector, label: _Label, blocks: int) -> bool:
 
 
 def _name_takes(pattern: str, name: str) -> bool:
+    name, _ = rows_of(name)
     if any(sign in pattern for sign in "*?["):
         return fnmatchcase(name, pattern)
     return name == pattern or name.startswith(f"{pattern}.")
+
+
+def _rows_take(selector: ByRows, label: _Label) -> bool:
+    """Tell whether a slice lies in the rows taken; a slice is wholly inside or wholly outside."""
+    name, rows = rows_of(label.name)
+    if name != selector.name or rows is None or label.param.slice_of is None:
+        return False
+    return rows.start in selector.indices(label.param.slice_of)
 
 
 def _is_taken(wishes: Mapping[_Label, int], label: _Label, nodes: Sequence[Selector]) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -12,6 +12,7 @@ from finetune.models.depth import block_depths
 
 _BIAS = re.compile(r"(.*_)?bias|bias_(ih|hh)(_l\d+(_reverse)?)?|bias_[kv]")
 _NORM = re.compile(r".*Norm(\d|d|Act|Tlu|Gated|Fp32|[BS]\da?)*")
+_DROPOUT = re.compile(r".*Dropout\d?d?|DropPath|StochasticDepth")
 _EMBEDDING = re.compile(r".*Embeddings?|EmbeddingBag")
 
 
@@ -30,7 +31,7 @@ class ParamInfo:
     kinds: frozenset[str]
     """`bias` or `weight`, and `norm` or `embedding` by the module that owns it."""
     types: tuple[str, ...]
-    """Class names of the owning module, its own first, up to but without `Module`."""
+    """Class names of the owning module and of all modules above it, with those they derive from."""
     depth: int | None
     """Index of its block from the input, or None outside blocks."""
     module: str
@@ -39,6 +40,8 @@ class ParamInfo:
     """Further names of the same tensor, where it is tied."""
     floating: bool
     """Whether it can have a gradient at all."""
+    slice_of: int | None = None
+    """Rows of the whole parameter, where this is a slice of its rows; None for a whole one."""
 
     @property
     def numel(self) -> int:
@@ -67,18 +70,28 @@ def num_blocks(inventory: Iterable[ParamInfo]) -> int:
     return 1 + max((param.depth for param in inventory if param.depth is not None), default=-1)
 
 
+def is_norm(module: nn.Module) -> bool:
+    """Tell whether a module normalises, by its class or one that it derives from."""
+    return any(_NORM.fullmatch(name) for name in _class_names(module))
+
+
+def is_dropout(module: nn.Module) -> bool:
+    """Tell whether a module drops at random in training, by its class or one it derives from."""
+    return any(_DROPOUT.fullmatch(name) for name in _class_names(module))
+
+
 def _row(
     model: nn.Module, names: list[str], parameter: nn.Parameter, depth: int | None
 ) -> ParamInfo:
     owner, leaf = _owner_and_leaf(names[0])
-    types = _class_names(model.get_submodule(owner))
+    own_types = _class_names(model.get_submodule(owner))
     return ParamInfo(
         name=names[0],
         shape=tuple(parameter.shape),
         dtype=str(parameter.dtype).removeprefix("torch."),
         size_bytes=parameter.numel() * parameter.element_size(),
-        kinds=_kinds(leaf, types),
-        types=types,
+        kinds=_kinds(leaf, own_types),
+        types=tuple(dict.fromkeys((*own_types, *_types_above(model, owner)))),
         depth=depth,
         module=owner,
         aliases=tuple(names[1:]),
@@ -94,6 +107,12 @@ def _owner_and_leaf(name: str) -> tuple[str, str]:
     owner, _, leaf = name.rpartition(".")
     outer, parametrized, attribute = owner.rpartition("parametrizations.")
     return (outer.removesuffix("."), attribute) if parametrized else (owner, leaf)
+
+
+def _types_above(model: nn.Module, owner: str) -> Iterator[str]:
+    """Yield the class names of the modules above `owner`, the nearest first, without the root."""
+    while owner := owner.rpartition(".")[0]:
+        yield from _class_names(model.get_submodule(owner))
 
 
 def _class_names(module: nn.Module) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The optimizer and its parameter groups: one layout for the whole run, known by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,40 +8,69 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from finetune.config.freeze import RateConfig
 from finetune.config.optim import OptimizerConfig
 from finetune.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Parameters that share a rate."""
+    """Parameters that share rate and decay in every phase."""
 
     name: str
     names: tuple[str, ...]
-    lr: float
+    rates: tuple[RateConfig | None, ...]
+    """Their rate in each phase; None where they are frozen."""
+    decays: bool
+    """Whether the optimizer's weight decay acts on them."""
 
 
-def make_groups(config: OptimizerConfig, names: Sequence[str]) -> tuple[Group, ...]:
-    """Sort the parameters that ever train into groups of one rate."""
-    return (Group("all", tuple(names), config.lr),)
+def make_groups(
+    names: Sequence[str],
+    rates: Sequence[Mapping[str, RateConfig]],
+    undecayed: Collection[str] = (),
+) -> tuple[Group, ...]:
+    """Sort the parameters that ever train into groups.
+
+    Args:
+        names: Their names, in the model's order.
+        rates: For each phase, the rate of each name that it trains.
+        undecayed: Names without weight decay.
+    """
+    sorted_: dict[tuple[bool, str], list[str]] = {}
+    by_key: dict[tuple[bool, str], tuple[RateConfig | None, ...]] = {}
+    for name in names:
+        own = tuple(phase.get(name) for phase in rates)
+        key = name not in undecayed, repr(own)
+        sorted_.setdefault(key, []).append(name)
+        by_key[key] = own
+    labels = _labels(list(sorted_.values()))
+    return tuple(
+        Group(label, tuple(members), by_key[key], key[0])
+        for label, (key, members) in zip(labels, sorted_.items(), strict=True)
+    )
 
 
 def build_optimizer(
-    config: OptimizerConfig, groups: Sequence[Group], model: nn.Module
+    config: OptimizerConfig, groups: Sequence[Group], parameters: Mapping[str, nn.Parameter]
 ) -> Optimizer:
     """Build the optimizer over the parameters of the groups.
 
     Its layout never changes afterwards: a frozen parameter stays in its group without a gradient,
     which torch's optimizers skip, and gets its state only when it is first trained.
 
+    Args:
+        config: Which optimizer.
+        groups: Its layout.
+        parameters: The parameters, and the row slices, by name.
+
     Raises:
         ModelError: the optimizer does not take these parameters or arguments.
     """
-    parameters = dict(model.named_parameters())
-    layout = [
-        {"params": [(name, parameters[name]) for name in group.names], "lr": group.lr}
-        for group in groups
-    ]
+    layout: list[dict[str, Any]] = []
+    for group in groups:
+        members = [(name, parameters[name]) for name in group.names]
+        layout.append({"params": members} | ({} if group.decays else {"weight_decay": 0.0}))
     kind = getattr(torch.optim, config.type)
     try:
         optimizer: Optimizer = kind(layout, lr=config.lr, **_tuples(config.arguments))
@@ -50,18 +79,17 @@ def build_optimizer(
     return optimizer
 
 
-def set_rates(optimizer: Optimizer, groups: Sequence[Group], factor: float) -> None:
-    """Write each group's rate into the optimizer: its own peak times `factor`."""
-    for slot, group in zip(optimizer.param_groups, groups, strict=True):
-        slot["lr"] = group.lr * factor
+def set_rates(optimizer: Optimizer, rates: Sequence[float]) -> None:
+    """Write one rate for each group into the optimizer."""
+    for slot, rate in zip(optimizer.param_groups, rates, strict=True):
+        slot["lr"] = rate
 
 
 def state_by_name(optimizer: Optimizer) -> dict[str, dict[str, Any]]:
     """Return the optimizer's state of each parameter under the parameter's name."""
     return {
         name: optimizer.state[parameter]
-        for group in optimizer.param_groups
-        for name, parameter in zip(group["param_names"], group["params"], strict=True)
+        for name, parameter in _named(optimizer).items()
         if parameter in optimizer.state
     }
 
@@ -75,14 +103,47 @@ def load_state_by_name(optimizer: Optimizer, state: Mapping[str, Mapping[str, An
     Raises:
         KeyError: `state` names a parameter that the optimizer does not hold.
     """
-    parameters = {
+    parameters = _named(optimizer)
+    optimizer.state.clear()
+    for name, values in state.items():
+        optimizer.state[parameters[name]] = dict(values)
+
+
+def drop_state(optimizer: Optimizer, names: Collection[str]) -> None:
+    """Forget momentum and all other state of the named parameters; free its memory."""
+    for name, parameter in _named(optimizer).items():
+        if name in names:
+            optimizer.state.pop(parameter, None)
+
+
+def _named(optimizer: Optimizer) -> dict[str, nn.Parameter]:
+    return {
         name: parameter
         for group in optimizer.param_groups
         for name, parameter in zip(group["param_names"], group["params"], strict=True)
     }
-    optimizer.state.clear()
-    for name, values in state.items():
-        optimizer.state[parameters[name]] = dict(values)
+
+
+def _labels(members: Sequence[Sequence[str]]) -> list[str]:
+    """Name each group by what its members share; `all` if there is one group only."""
+    if len(members) == 1:
+        return ["all"]
+    labels: list[str] = []
+    for names in members:
+        label = _common_prefix(names) or "rest"
+        twins = sum(1 for other in labels if other == label or other.startswith(f"{label}."))
+        labels.append(f"{label}.{twins}" if label in labels else label)
+    return labels
+
+
+def _common_prefix(names: Sequence[str]) -> str:
+    """Return the longest run of leading segments that all names share."""
+    shared: list[str] = []
+    for segments in zip(*(name.split(".") for name in names), strict=False):
+        if len(set(segments)) > 1:
+            break
+        shared.append(segments[0])
+    return ".".join(shared)
 
 
 def _tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:

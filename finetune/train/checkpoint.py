@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from finetune.errors import CheckpointError
+from finetune.freezing.plan import Plan
 from finetune.freezing.proof import fingerprint
+from finetune.freezing.rows import rows_of, tensor_of
 from finetune.optim.groups import load_state_by_name, state_by_name
 from finetune.train.progress import Progress
 
@@ -38,12 +40,14 @@ class Base:
     """Copies of all buffers, for deltas from before a buffer moved."""
 
     @classmethod
-    def of(cls, model: nn.Module, trained: tuple[str, ...]) -> Self:
+    def of(cls, model: nn.Module, plan: Plan) -> Self:
         """Take fingerprints and copies from a freshly built model."""
-        rest = {name: t for name, t in _tensors(model).items() if name not in set(trained)}
+        trained, names = plan.ever_trained, [param.name for param in plan.inventory]
+        tensors = _tensors(model)
+        rest = (set(tensors) | set(names)) - set(trained) - {rows_of(n)[0] for n in trained}
         return cls(
             trained=trained,
-            digests={name: fingerprint(tensor) for name, tensor in rest.items()},
+            digests={name: fingerprint(tensor_of(tensors, name)) for name in sorted(rest)},
             buffers={name: buffer.clone() for name, buffer in _buffers(model).items()},
         )
 
@@ -115,7 +119,7 @@ class Checkpoints:
 
     def newest_valid(self) -> tuple[Path | None, list[str]]:
         """Return the newest checkpoint that is whole, and a line for each damaged one passed."""
-        damaged = []
+        damaged: list[str] = []
         for path in reversed(self.all()):
             if (fault := find_fault(path)) is None:
                 return path, damaged
@@ -130,8 +134,9 @@ class Checkpoints:
     def _prune(self, progress: Progress) -> None:
         whole = [path for path in self.all() if (path / "MANIFEST.json").is_file()]
         kept = set(whole[-self.keep_last :])
-        if progress.best_step is not None:
-            kept.add(self.path_of(progress.best_step))
+        for step in (progress.best_step, progress.phase_best_step):
+            if step is not None:
+                kept.add(self.path_of(step))
         for path in set(whole) - kept:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -171,12 +176,12 @@ def load_weights_delta(path: Path, model: nn.Module, base: Base) -> None:
         )
     tensors = _tensors(model)
     delta = load_file(path / "weights.safetensors")
-    wrong = [n for n, t in delta.items() if n not in tensors or tensors[n].shape != t.shape]
+    wrong = [name for name, tensor in delta.items() if not _fits(tensors, name, tensor)]
     if wrong:
         raise CheckpointError(f"does not fit the model: {', '.join(wrong)}", where=str(path))
     with torch.no_grad():
         for name, tensor in (base.buffers | delta).items():
-            tensors[name].copy_(tensor)
+            tensor_of(tensors, name).copy_(tensor)
 
 
 def load_checkpoint(
@@ -193,16 +198,20 @@ def load_checkpoint(
     for label, tensor in load_file(path / "optimizer.safetensors").items():
         name, _, entry = label.partition(_SEPARATOR)
         state.setdefault(name, {})[entry] = tensor
-    parameters = dict(model.named_parameters())
+    device = next(model.parameters()).device
     for name, entries in state.items():
-        state[name] = {k: _placed(v, parameters[name]) for k, v in entries.items()}
+        state[name] = {k: _placed(v, device) for k, v in entries.items()}
     load_state_by_name(optimizer, state)
     return Progress.from_json(document["progress"]), document["scaler"]
 
 
-def _placed(value: Any, parameter: Tensor) -> Any:
+def _fits(tensors: Mapping[str, Tensor], name: str, tensor: Tensor) -> bool:
+    return rows_of(name)[0] in tensors and tensor_of(tensors, name).shape == tensor.shape
+
+
+def _placed(value: Any, device: torch.device) -> Any:
     """Move a state tensor to its parameter; scalars such as Adam's `step` stay on the CPU."""
-    return value.to(parameter.device) if isinstance(value, Tensor) and value.ndim else value
+    return value.to(device) if isinstance(value, Tensor) and value.ndim else value
 
 
 @contextmanager
@@ -228,7 +237,8 @@ def _write_weights(folder: Path, model: nn.Module, base: Base) -> frozenset[str]
         n for n, b in _buffers(model).items() if fingerprint(b) != base.digests.get(n)
     )
     tensors = _tensors(model)
-    delta = {name: _portable(tensors[name]) for name in (*base.trained, *sorted(moved))}
+    names = (*base.trained, *sorted(moved))
+    delta = {name: _portable(tensor_of(tensors, name)) for name in names}
     _save_tensors(folder / "weights.safetensors", delta)
     return moved
 

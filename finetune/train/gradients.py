@@ -1,11 +1,22 @@
-"""The gradient norm of each of several losses, measured on the graph of the step itself."""
+"""Gradient norms: of all gradients, clipped or not, and of each of several losses alone."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from finetune.errors import ModelError
+
+
+def clip_gradients(optimizer: Optimizer, limit: float | None) -> Tensor:
+    """Return the norm over all gradients; scale them down to `limit` if they exceed it."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if limit is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+    return norm
 
 
 class LossNorms:

@@ -82,7 +82,7 @@ def inspect_batch(parts: Parts, *, samples: int, activations: bool) -> Inspectio
         outputs = model(**batch.inputs)
     loss = add_up(parts.task.parts(outputs, batch)).sum() / count
     if loss.requires_grad:
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     parameters = dict(model.named_parameters())
     return Inspection(
         loss=float(loss.detach()),

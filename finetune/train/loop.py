@@ -1,8 +1,7 @@
 """The visible loop: phases outside, steps inside, everything else called by name in between."""
 
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -12,21 +11,22 @@ from torch.optim import Optimizer
 
 from finetune.config.train import Every, TrainConfig
 from finetune.data.loader import Batch, Samples, sample_order, seed_for, windows
-from finetune.errors import FinetuneError, FrozenWeightError, NonFiniteError, did_you_mean
+from finetune.errors import FrozenWeightError
 from finetune.freezing.apply import apply_mask, hold_modes
-from finetune.freezing.plan import Plan
-from finetune.freezing.proof import fingerprints, frozen_tensors, prove
-from finetune.freezing.report import mask_as_text
-from finetune.optim.groups import Group, set_rates
-from finetune.optim.schedules import Factor
-from finetune.tracking.tracker import Tracker
-from finetune.train.checkpoint import Base, Checkpoints, load_weights_delta
+from finetune.freezing.plan import Phase, Plan
+from finetune.freezing.proof import PhaseProof, fingerprints, frozen_tensors, moving_buffers, prove
+from finetune.freezing.rows import RowSlices
+from finetune.optim.groups import drop_state, set_rates
+from finetune.optim.rates import Rates, Stretch
+from finetune.train.checkpoint import Base, Checkpoints, load_checkpoint, load_weights_delta
 from finetune.train.evaluation import evaluate
 from finetune.train.folder import RunFolder
-from finetune.train.gradients import LossNorms
+from finetune.train.gradients import LossNorms, clip_gradients
+from finetune.train.phases import judge, stretch_of
 from finetune.train.precision import Precision
-from finetune.train.progress import Progress, improves
-from finetune.train.summary import peak_memory_gib, summarise
+from finetune.train.progress import Progress
+from finetune.train.reporting import Reporter, StepStats
+from finetune.train.summary import summarise
 from finetune.train.tasks import Task, add_up
 
 
@@ -39,20 +39,6 @@ class Splits:
     test: Samples | None
 
 
-@dataclass(frozen=True, slots=True)
-class StepStats:
-    """What one optimizer step tells."""
-
-    loss: Tensor
-    """Mean loss of the window's samples, a scalar on the device."""
-    grad_norm: Tensor | None
-    """Norm over all gradients before clipping; None where nobody asked."""
-    loss_norms: dict[str, Tensor]
-    """Gradient norm of each loss alone, where the config asks for it."""
-    seconds: float
-    """How long the step took."""
-
-
 @dataclass(slots=True, kw_only=True)
 class Trainer:
     """One run: the model and all it needs to be trained, handed in ready."""
@@ -63,10 +49,10 @@ class Trainer:
     progress: Progress
     task: Task
     splits: Splits
-    groups: Sequence[Group]
-    schedule: Factor
+    rows: RowSlices
+    rates: Rates
     precision: Precision
-    tracker: Tracker
+    reporter: Reporter
     folder: RunFolder
     checkpoints: Checkpoints
     base: Base
@@ -74,8 +60,6 @@ class Trainer:
     seed: int
     total_steps: int
     evaluation_batch: int
-    device: torch.device
-    hparams: Mapping[str, str | int | float | bool]
     log_gradient_norms: bool
 
     def fit(self) -> Progress:
@@ -89,24 +73,21 @@ class Trainer:
                 checkpoint.
             NonFiniteError: the loss is infinite or NaN.
         """
-        if self.folder.is_done_at(self.progress.step) and self._is_over():
-            self.tracker.message(f"{self.folder.path}: already done; --fresh begins anew")
+        if self._is_over() and self.folder.is_done_at(self.progress.step):
+            self.reporter.message(f"{self.folder.path}: already done; --fresh begins anew")
             self.progress.metrics = self.folder.read_json("summary.json")["metrics"]
             return self.progress
         self.folder.begin()
         self.checkpoints.sweep()
-        self.tracker.begin(self.progress.step, self.total_steps)
-        try:
+        with self.reporter.running(self.progress, self.total_steps):
             while not self._is_over():
                 self._enter_phase()
                 for window in self._windows():
                     self._after_step(self.train_step(window))
-                    if self.progress.stopped_early:
+                    if self._phase_is_over():
                         break
                 self._leave_phase()
             self._finish()
-        finally:
-            self.tracker.close()
         return self.progress
 
     def train_step(self, window: Sequence[Batch]) -> StepStats:
@@ -117,10 +98,10 @@ class Trainer:
         the window is cut, also when the last micro-batch is short.
         """
         began, samples = time.perf_counter(), sum(len(batch) for batch in window)
-        loss, loss_norms = torch.zeros((), device=self.device), self._loss_norms()
+        loss, loss_norms = torch.zeros((), device=self.precision.device), self._loss_norms()
         torch.manual_seed(seed_for("step", self.seed, self.progress.step))
-        set_rates(self.optimizer, self.groups, self.schedule(self.progress.step))
-        self.optimizer.zero_grad(set_to_none=True)
+        set_rates(self.optimizer, self.rates.at(self.progress.step, self._stretch))
+        self._zero_gradients()
         for batch in window:
             with self.precision.autocast():
                 outputs = self.model(**batch.inputs)
@@ -129,6 +110,7 @@ class Trainer:
             loss_norms.add(parts, samples)
             self.precision.backward(micro_loss)
             loss += micro_loss.detach()
+        self.rows.hand_over_gradients(self._phase.frozen)
         grad_norm = self._clip_gradients()
         self.precision.step(self.optimizer)
         self.progress.step += 1
@@ -150,8 +132,20 @@ class Trainer:
         """Optimizer steps of one pass over the training samples."""
         return steps_of_epoch(len(self.splits.train), self.settings)
 
+    @property
+    def _phase(self) -> Phase:
+        return self.plan.phases[self.progress.phase]
+
+    @property
+    def _stretch(self) -> Stretch:
+        return stretch_of(self.plan, self.progress, self.steps_per_epoch, self.total_steps)
+
     def _is_over(self) -> bool:
         return self.progress.stopped_early or self.progress.step >= self.total_steps
+
+    def _phase_is_over(self) -> bool:
+        progress = self.progress
+        return self._is_over() or progress.plateau_reached or progress.step >= self._stretch.ends
 
     def _windows(self) -> Iterator[list[Batch]]:
         """Yield the windows that are left, each as its micro-batches.
@@ -164,107 +158,98 @@ class Trainer:
             epoch, done = divmod(self.progress.step, self.steps_per_epoch)
             order = sample_order(len(self.splits.train), self.seed, epoch)
             left = windows(order, settings.batch_size, drop_last=settings.drop_last)[done:]
-            cuts = [list(window.split(size)) for window in left]
-            cuts = cuts[: self.total_steps - self.progress.step]
-            flat = [cut for window in cuts for cut in window]
-            batches = self.splits.train.fetches(flat, epoch=epoch)
-            for window in cuts:
-                yield [next(batches).to(self.device) for _ in window]
+            left = left[: self.total_steps - self.progress.step]
+            cuts = [window.split(size) for window in left]
+            batches = self.splits.train.fetches([c for cut in cuts for c in cut], epoch=epoch)
+            for cut in cuts:
+                yield [next(batches).to(self.precision.device) for _ in cut]
 
     def _enter_phase(self) -> None:
-        """Set mask and modes, and take the fingerprints that the proof will compare with."""
-        frozen = self.plan.phases[self.progress.phase].frozen
-        apply_mask(self.model, frozen)
-        hold_modes(self.model, frozen)
+        """Set mask, modes and optimizer state, and take the fingerprints for the proof."""
+        phase, progress = self._phase, self.progress
+        apply_mask(self.model, phase.frozen)
+        hold_modes(self.model, phase.frozen, phase.modules)
         self.model.train()
-        if self.progress.step == self.progress.phase_began:
-            self._announce_phase(frozen)
-        if not self.progress.fingerprints:
+        if progress.step == progress.phase_began:
+            again = self.plan.trained_again(progress.phase) if phase.resets_state else frozenset()
+            left = self.plan.trained_from(progress.phase)
+            drop_state(self.optimizer, again | (set(self.plan.ever_trained) - left))
+            self.reporter.phase_begins(progress)
+        if not progress.fingerprints:
             with self._timed("proof"):
-                names = frozen_tensors(self.model, frozen)
-                self.progress.fingerprints = fingerprints(self.model, names)
-
-    def _announce_phase(self, frozen: frozenset[str]) -> None:
-        trained = sum(p.numel for p in self.plan.inventory if p.name not in frozen)
-        figures = {"freeze/phase": self.progress.phase, "freeze/trained_parameters": trained}
-        self.tracker.scalars(self.progress.step, self._where() | figures)
-        text = mask_as_text(self.plan.inventory, frozen)
-        self.tracker.text("freeze/map", f"```\n{text}\n```", self.progress.step)
+                progress.fingerprints = fingerprints(self.model, self._names_to_prove())
 
     def _leave_phase(self) -> None:
-        """Take the proof, and save what it holds for."""
+        """Take the proof, go back to the best weights if asked to, and save what holds."""
+        if self.plan.verify in ("phase", "checkpoint") or self._is_last_phase():
+            self._prove()
+            if self.plan.verify != "end":
+                self.progress.fingerprints = {}
+        best = self.progress.phase_best_step
+        if self._phase.restores_best and best is not None and best != self.progress.step:
+            load_checkpoint(self.checkpoints.path_of(best), self.model, self.optimizer, self.base)
+        if not self._is_last_phase():
+            self.progress.next_phase()
+        self._save()
+
+    def _is_last_phase(self) -> bool:
+        return self._is_over() or self.progress.phase == len(self.plan.phases) - 1
+
+    def _names_to_prove(self) -> list[str]:
+        """Return the tensors whose fingerprints are taken as a phase begins."""
+        if self.plan.verify == "off":
+            return []
+        phases = self.plan.phases if self.plan.verify == "end" else (self._phase,)
+        names = [frozen_tensors(self.model, phase.frozen, phase.modules) for phase in phases]
+        return [name for name in names[0] if all(name in other for other in names[1:])]
+
+    def _prove(self) -> None:
+        """Compare what is frozen with its fingerprints, and write down how it came out.
+
+        Raises:
+            FrozenWeightError: something has changed.
+        """
+        if self.plan.verify == "off":
+            return
         with self._timed("proof"):
             proof = prove(
                 self.model,
                 self.progress.fingerprints,
-                phase=self.plan.phases[self.progress.phase].name,
-                first_step=self.progress.phase_began,
+                phase=self._phase.name if self.plan.verify != "end" else "whole run",
+                first_step=self.progress.phase_began if self.plan.verify != "end" else 0,
                 last_step=self.progress.step,
+                left_out=moving_buffers(self.model, self._phase.frozen, self._phase.modules),
             )
-        self.progress.proofs.append(asdict(proof))
+        self._record(proof)
+
+    def _record(self, proof: PhaseProof) -> None:
+        earlier = [old for old in self.progress.proofs if old["phase"] != proof.phase]
+        self.progress.proofs = [*earlier, asdict(proof)]
         self.folder.write_proof(self.progress.proofs)
         if proof.changed:
             raise FrozenWeightError(
                 f"{len(proof.changed)} of {proof.tensors} frozen tensors changed in phase "
                 f"{proof.phase!r}: {', '.join(proof.changed)}"
             )
-        self.progress.fingerprints = {}
-        self._save()
 
     def _after_step(self, stats: StepStats) -> None:
         """Log, evaluate and save where it is due. What ends a phase is saved after its proof."""
-        self._add_seconds("training", stats.seconds)
-        step, is_last = self.progress.step, self.progress.step == self.total_steps
-        if self._is_logged(step):
-            self._log(stats)
+        self.progress.add_seconds("training", stats.seconds)
+        self.reporter.step_is_done(self.progress, stats, self.optimizer)
         is_new_best = False
-        if self._is_due(self.settings.evaluate_every) or is_last:
+        if self._is_due(self.settings.evaluate_every) or self.progress.step == self.total_steps:
             is_new_best = self._evaluate_and_judge()
-        if (is_new_best or self._is_due(self.settings.checkpoint.every)) and not self._is_over():
+        is_due = self._is_due(self.settings.checkpoint.every) and not self._phase_is_over()
+        if (is_new_best or is_due) and not self._is_over():
             self._save()
 
-    def _log(self, stats: StepStats) -> None:
-        loss = float(stats.loss)
-        if not math.isfinite(loss):
-            raise NonFiniteError(
-                f"the loss is {loss} at step {self.progress.step}",
-                hint="try a lower optimizer.lr, a warmup, or train.max_grad_norm",
-            )
-        figures = {"train/loss": loss, "time/step_seconds": stats.seconds}
-        if stats.grad_norm is not None:
-            figures["train/grad_norm"] = float(stats.grad_norm)
-        for name, norm in stats.loss_norms.items():
-            figures[f"train/grad_norm/{name}"] = float(norm)
-        for group, slot in zip(self.groups, self.optimizer.param_groups, strict=True):
-            figures[f"train/lr/{group.name}"] = float(slot["lr"])
-        figures["memory/peak_gib"] = peak_memory_gib(self.device)
-        self.tracker.scalars(self.progress.step, self._where() | figures)
-
     def _evaluate_and_judge(self) -> bool:
-        """Evaluate the validation samples; return whether these are the best figures so far."""
+        """Evaluate the validation samples; return whether these weights are to be kept."""
         if self.splits.validation is None:
             return False
         figures = self.evaluate(self.splits.validation)
-        tagged = {f"validation/{name}": value for name, value in figures.items()}
-        self.progress.metrics |= tagged
-        self.tracker.scalars(self.progress.step, self._where() | tagged)
-        self._judge_early_stopping()
-        best = self.settings.checkpoint.best
-        if best is None or not improves(self._metric(best), self.progress.best, best):
-            return False
-        self.progress.best, self.progress.best_step = self._metric(best), self.progress.step
-        return True
-
-    def _judge_early_stopping(self) -> None:
-        rule = self.settings.early_stopping
-        if rule is None:
-            return
-        value = self._metric(rule.metric)
-        if improves(value, self.progress.watched, rule.metric, rule.min_delta):
-            self.progress.watched, self.progress.stale = value, 0
-        else:
-            self.progress.stale += 1
-            self.progress.stopped_early = self.progress.stale >= rule.patience
+        self.reporter.evaluated(self.progress, "validation", figures)
+        return judge(self.plan, self.progress, self.settings)
 
     def _finish(self) -> None:
         """Take the best weights if they are wanted, evaluate the test samples, sum up."""
@@ -273,13 +258,12 @@ class Trainer:
             load_weights_delta(best, self.model, self.base)
         if self.splits.test is not None:
             figures = self.evaluate(self.splits.test)
-            tagged = {f"test/{name}": value for name, value in figures.items()}
-            self.progress.metrics |= tagged
-            self.tracker.scalars(self.progress.step, self._where() | tagged)
-        self.folder.write_summary(summarise(self.progress, self.device, status="done"))
-        self.tracker.hparams(self.hparams, self.progress.metrics)
+            self.reporter.evaluated(self.progress, "test", figures)
+        self.folder.write_summary(summarise(self.progress, self.precision.device, status="done"))
 
     def _save(self) -> None:
+        if self.plan.verify == "checkpoint" and self.progress.fingerprints:
+            self._prove()
         with self._timed("saving"):
             self.checkpoints.save(
                 self.model,
@@ -289,56 +273,34 @@ class Trainer:
                 scaler=self.precision.state(),
             )
 
+    def _zero_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.rows.clear_gradients()
+
     def _clip_gradients(self) -> Tensor | None:
         """Clip where the config says so; else measure the norm only where it will be logged."""
         limit = self.settings.max_grad_norm
-        if limit is None and not self._is_logged(self.progress.step + 1):
+        if limit is None and not self.reporter.logs(self.progress.step + 1):
             return None
         self.precision.unscale(self.optimizer)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if limit is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm)
-        return norm
+        return clip_gradients(self.optimizer, limit)
 
     def _loss_norms(self) -> LossNorms:
         """Return what measures each loss's gradient in this step; it does nothing when off."""
-        is_on = self.log_gradient_norms and self._is_logged(self.progress.step + 1)
+        is_on = self.log_gradient_norms and self.reporter.logs(self.progress.step + 1)
         names = [loss.name for loss in self.task.losses]
         parameters = [p for p in self.model.parameters() if p.requires_grad] if is_on else []
         return LossNorms(names, parameters)
-
-    def _is_logged(self, step: int) -> bool:
-        return step == 1 or step % self.settings.log_every == 0 or step == self.total_steps
-
-    def _metric(self, tag: str) -> float:
-        """Return the latest figure of a metric that evaluation writes."""
-        if tag not in self.progress.metrics:
-            raise FinetuneError(
-                f"no metric {tag!r} is ever logged",
-                hint=did_you_mean(tag, self.progress.metrics)
-                or f"known: {', '.join(self.progress.metrics)}",
-                key=("train",),
-            )
-        return self.progress.metrics[tag]
 
     def _is_due(self, every: Every) -> bool:
         interval = every.steps or (every.epochs or 1) * self.steps_per_epoch
         return self.progress.step % interval == 0
 
-    def _where(self) -> dict[str, float | str]:
-        phase = self.plan.phases[self.progress.phase].name
-        return {"epoch": self.progress.step / self.steps_per_epoch, "phase": phase}
-
-    def _add_seconds(self, activity: str, seconds: float) -> None:
-        spent = self.progress.seconds
-        spent[activity] = spent.get(activity, 0.0) + seconds
-
     @contextmanager
     def _timed(self, activity: str) -> Iterator[None]:
         began = time.perf_counter()
         yield
-        self._add_seconds(activity, time.perf_counter() - began)
+        self.progress.add_seconds(activity, time.perf_counter() - began)
 
 
 def steps_of_epoch(samples: int, settings: TrainConfig) -> int:

@@ -53,7 +53,7 @@ class Precision:
                 parameter has a part in it.
         """
         try:
-            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            self._scaler.scale(loss).backward()
         except RuntimeError as error:
             raise _explained(error) from error
 

@@ -16,6 +16,18 @@ class Progress:
     """Number of the phase that the next step belongs to."""
     phase_began: int = 0
     """Step at which that phase began."""
+    transitions: list[int] = field(default_factory=list)
+    """Steps at which phases have ended, in order."""
+    plateau_best: float | None = None
+    """Best value in this phase of the metric whose plateau ends it."""
+    plateau_stale: int = 0
+    """Evaluations in a row in which it has not improved."""
+    plateau_reached: bool = False
+    """Whether the plateau has come."""
+    phase_best: float | None = None
+    """Best value in this phase of the metric by which it finds its best weights."""
+    phase_best_step: int | None = None
+    """Step at which it was reached."""
     best: float | None = None
     """Best value so far of the metric by which checkpoints are chosen."""
     best_step: int | None = None
@@ -34,6 +46,17 @@ class Progress:
     """Fingerprints of the frozen tensors at the beginning of the present phase."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds spent so far, by activity."""
+
+    def next_phase(self) -> None:
+        """Stand at the beginning of the phase after this one."""
+        self.transitions.append(self.step)
+        self.phase, self.phase_began = self.phase + 1, self.step
+        self.plateau_best, self.plateau_stale, self.plateau_reached = None, 0, False
+        self.phase_best, self.phase_best_step = None, None
+
+    def add_seconds(self, activity: str, seconds: float) -> None:
+        """Count time spent."""
+        self.seconds[activity] = self.seconds.get(activity, 0.0) + seconds
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data for `progress.json`."""

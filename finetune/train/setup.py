@@ -1,7 +1,7 @@
 """The only wiring: a config becomes data, model, plan and trainer, each part handed in ready."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,32 +10,35 @@ from typing import Any
 import torch
 import yaml
 
-from finetune.config.loader import dump_config, load_config
+from finetune.config.loader import dump_config
 from finetune.config.run import RunConfig
-from finetune.data.prepare import DataFacts, OpenedData, PreparedData, open_data, prepare_data
-from finetune.errors import CheckpointError, DataError, FinetuneError
+from finetune.config.task import ImportTask
+from finetune.data.prepare import DataFacts, PreparedData, open_data, prepare_data
+from finetune.errors import CheckpointError, DataError, Faults, FinetuneError
+from finetune.freezing.apply import refuse_inexact
+from finetune.freezing.methods import written_out
 from finetune.freezing.plan import Plan, make_plan
 from finetune.freezing.report import plan_as_data
+from finetune.freezing.rows import RowSlices
 from finetune.models.declared import Network, TensorSpec, build_network
 from finetune.models.inventory import take_inventory
-from finetune.models.preprocessing import Preprocessing, read_preprocessing
+from finetune.models.preprocessing import read_preprocessing
 from finetune.optim.groups import build_optimizer, make_groups
-from finetune.optim.schedules import make_schedule
+from finetune.optim.rates import Rates
 from finetune.tracking.json_lines import JsonLines
 from finetune.tracking.tensorboard import TensorBoard
 from finetune.tracking.tracker import Tracker, Trackers
 from finetune.train.checkpoint import (
     Base,
     Checkpoints,
-    find_fault,
     load_checkpoint,
-    load_weights_delta,
 )
 from finetune.train.folder import RunFolder
-from finetune.train.evaluation import evaluate
 from finetune.train.loop import Splits, Trainer, steps_of_epoch
+from finetune.train.phases import refuse_impossible
 from finetune.train.precision import Precision
 from finetune.train.progress import Progress
+from finetune.train.reporting import Reporter
 from finetune.train.tasks import Task, build_task
 
 _HARMLESS = {
@@ -59,19 +62,8 @@ class Parts:
     plan: Plan
     task: Task
     device: torch.device
-
-
-@dataclass(frozen=True, slots=True)
-class TrainedRun:
-    """A finished or stopped run, read back from its folder."""
-
-    config: RunConfig
-    folder: RunFolder
-    facts: DataFacts
-    preprocessing: Preprocessing
-    model: Network
-    task: Task
-    device: torch.device
+    total_steps: int
+    """Optimizer steps of the whole run."""
 
 
 def build_parts(config: RunConfig) -> Parts:
@@ -84,11 +76,27 @@ def build_parts(config: RunConfig) -> Parts:
         FinetuneError: something in the config does not fit the data or the model.
     """
     with located(config):
-        opened = open_data(config.data, config.task, seed=config.seed, trust=config.trust)
-        data = _prepare(config, opened)
+        data = open_samples(config)
         device = pick_device(config.train.device)
-        model, task = _model_and_task(config, data.facts, data.specs, device)
-        return Parts(data, model, make_plan(config.freeze, take_inventory(model)), task, device)
+        model, task = build_model_and_task(config, data.facts, data.specs, device)
+        total = _total_steps(config, len(data.train))
+        plan = plan_of(config, model)
+        _refuse_phases(config, plan, data, total)
+        return Parts(data, model, plan, task, device, total)
+
+
+def plan_of(config: RunConfig, model: Network) -> Plan:
+    """Resolve the phases of a config over a model.
+
+    Raises:
+        FinetuneError: they do not fit the model. All faults are told at once.
+    """
+    inventory = take_inventory(model)
+    phases = written_out(config.freeze, config.optimizer, inventory)
+    plan = make_plan(phases, config.optimizer, inventory)
+    for phase in plan.phases:
+        refuse_inexact(model, phase.frozen)
+    return plan
 
 
 def build_trainer(
@@ -118,57 +126,6 @@ def build_trainer(
             _refuse_another_run(folder, config)
         parts = build_parts(config)
         return _wire(config, parts, folder, tracker, fresh=fresh)
-
-
-def load_run(run_dir: str | Path, *, trust: frozenset[str] = frozenset()) -> TrainedRun:
-    """Rebuild the network of a run with its best or last weights, in evaluation mode.
-
-    Raises:
-        CheckpointError: the folder holds no usable run.
-        TrustError: its config imports code that `trust` does not name.
-    """
-    folder = RunFolder(Path(run_dir))
-    if not (folder.path / "config.yaml").is_file():
-        raise CheckpointError("no run here: there is no config.yaml", where=str(run_dir))
-    config = load_config(folder.path / "config.yaml", trust=trust)
-    with located(config):
-        facts, specs = _read_facts(folder.read_json("data.json"))
-        device = pick_device(config.train.device)
-        model, task = _model_and_task(config, facts, specs, device)
-        plan = make_plan(config.freeze, take_inventory(model))
-        load_weights_delta(_chosen_checkpoint(folder), model, Base.of(model, plan.ever_trained))
-        preprocessing = read_preprocessing(config.model)
-    return TrainedRun(config, folder, facts, preprocessing, model.eval(), task, device)
-
-
-def evaluate_run(run_dir: str | Path, split: str, *, trust: Sequence[str] = ()) -> dict[str, float]:
-    """Return loss and metrics of a trained run over one part of its data.
-
-    Args:
-        run_dir: The run's folder.
-        split: `train`, `validation` or `test`.
-        trust: Packages whose code its config may import.
-
-    Raises:
-        CheckpointError: the folder holds no usable run.
-        DataError: the run has no such part.
-    """
-    run = load_run(run_dir, trust=frozenset(trust))
-    config = run.config
-    with located(config):
-        opened = open_data(config.data, config.task, seed=config.seed, trust=config.trust)
-        data = _prepare(config, opened)
-        samples = {"train": data.train, "validation": data.validation, "test": data.test}[split]
-        if samples is None:
-            raise DataError(f"this run has no {split} samples", where=str(run_dir))
-        precision = Precision(config.train.precision, run.device)
-        return evaluate(
-            run.model,
-            run.task,
-            samples,
-            precision=precision,
-            batch_size=evaluation_batch_size(config),
-        )
 
 
 def pick_device(wish: str) -> torch.device:
@@ -203,7 +160,9 @@ def evaluation_batch_size(config: RunConfig) -> int:
     return config.inference.batch_size or config.train.micro_batch or config.train.batch_size
 
 
-def _prepare(config: RunConfig, opened: OpenedData) -> PreparedData:
+def open_samples(config: RunConfig) -> PreparedData:
+    """Open the data of a config: raw data first, then what the model wants done to it."""
+    opened = open_data(config.data, config.task, seed=config.seed, trust=config.trust)
     return prepare_data(
         opened,
         config.data,
@@ -213,9 +172,10 @@ def _prepare(config: RunConfig, opened: OpenedData) -> PreparedData:
     )
 
 
-def _model_and_task(
+def build_model_and_task(
     config: RunConfig, facts: DataFacts, specs: Mapping[str, TensorSpec], device: torch.device
 ) -> tuple[Network, Task]:
+    """Build the untrained network and its task from facts and shapes of the data."""
     num_classes = len(facts.classes) if facts.classes is not None else None
     model = build_network(
         config.model, specs, classes=num_classes, seed=config.seed, trust=config.trust
@@ -228,31 +188,39 @@ def _wire(
     config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker | None, *, fresh: bool
 ) -> Trainer:
     settings, data, plan, device = config.train, parts.data, parts.plan, parts.device
-    groups = make_groups(config.optimizer, plan.ever_trained)
-    total = settings.steps or (settings.epochs or 1) * steps_of_epoch(len(data.train), settings)
-    _refuse_no_steps(total, len(data.train), config)
+    groups = make_groups(plan.ever_trained, [phase.rates for phase in plan.phases], plan.undecayed)
+    rows = RowSlices.of(parts.model, plan.ever_trained)
+    parameters = dict(parts.model.named_parameters()) | rows.slices
     folder = RunFolder(folder.path, _documents(config, parts), is_fresh=fresh)
     trackers = [JsonLines(folder.metrics), TensorBoard(folder.tensorboard)]
+    reporter = Reporter(
+        tracker=Trackers([*trackers, *([tracker] if tracker else [])]),
+        plan=plan,
+        groups=groups,
+        log_every=settings.log_every,
+        steps_per_epoch=steps_of_epoch(len(data.train), settings),
+        total_steps=parts.total_steps,
+        device=device,
+        hparams=_flat(config.model_dump(mode="json", exclude_none=True, by_alias=True)),
+    )
     trainer = Trainer(
         model=parts.model,
         plan=plan,
-        optimizer=build_optimizer(config.optimizer, groups, parts.model),
+        optimizer=build_optimizer(config.optimizer, groups, parameters),
         progress=Progress(),
         task=parts.task,
         splits=Splits(data.train, data.validation, data.test),
-        groups=groups,
-        schedule=make_schedule(config.schedule, total),
+        rows=rows,
+        rates=Rates(config.schedule, groups, parts.total_steps),
         precision=Precision(settings.precision, device),
-        tracker=Trackers([*trackers, *([tracker] if tracker else [])]),
+        reporter=reporter,
         folder=folder,
         checkpoints=Checkpoints(folder.checkpoints, settings.checkpoint.keep_last),
-        base=Base.of(parts.model, plan.ever_trained),
+        base=Base.of(parts.model, plan),
         settings=settings,
         seed=config.seed,
-        total_steps=total,
+        total_steps=parts.total_steps,
         evaluation_batch=evaluation_batch_size(config),
-        device=device,
-        hparams=_flat(config.model_dump(mode="json", exclude_none=True, by_alias=True)),
         log_gradient_norms=config.task.log_gradient_norms,
     )
     if not fresh:
@@ -264,30 +232,13 @@ def _take_up(trainer: Trainer) -> None:
     """Continue from the newest checkpoint that is whole, if there is one."""
     newest, damaged = trainer.checkpoints.newest_valid()
     for line in damaged:
-        trainer.tracker.message(line)
+        trainer.reporter.message(line)
     if newest is None:
         return
     trainer.progress, scaler = load_checkpoint(
         newest, trainer.model, trainer.optimizer, trainer.base
     )
     trainer.precision.load_state(scaler)
-
-
-def _chosen_checkpoint(folder: RunFolder) -> Path:
-    """Return the best checkpoint where the run kept one, else the newest that is whole."""
-    checkpoints = Checkpoints(folder.checkpoints, keep_last=1)
-    newest, _ = checkpoints.newest_valid()
-    if newest is None:
-        raise CheckpointError(
-            "no whole checkpoint", where=str(folder.checkpoints), hint="train the run first"
-        )
-    progress = json.loads((newest / "progress.json").read_text(encoding="utf-8"))["progress"]
-    if progress["best_step"] is None:
-        return newest
-    best = checkpoints.path_of(progress["best_step"])
-    if (fault := find_fault(best)) is not None:
-        raise CheckpointError(f"the best checkpoint is damaged: {fault}", where=str(best))
-    return best
 
 
 def _refuse_another_run(folder: RunFolder, config: RunConfig) -> None:
@@ -316,13 +267,40 @@ def _is_harmless(key: str) -> bool:
     return any(key == harmless or key.startswith(f"{harmless}.") for harmless in _HARMLESS)
 
 
-def _refuse_no_steps(total: int, samples: int, config: RunConfig) -> None:
-    if total < 1:
+def _total_steps(config: RunConfig, samples: int) -> int:
+    """Return the optimizer steps of the run.
+
+    Raises:
+        DataError: there is not a single one.
+    """
+    settings = config.train
+    total = settings.steps or (settings.epochs or 1) * steps_of_epoch(samples, settings)
+    if steps_of_epoch(samples, settings) < 1:
         raise DataError(
-            f"{samples} samples make no whole step of {config.train.batch_size}",
+            f"{samples} samples make no whole step of {settings.batch_size}",
             hint="leave out train.drop_last, or use a smaller train.batch_size",
             key=("train", "batch_size"),
         )
+    return total
+
+
+def _refuse_phases(config: RunConfig, plan: Plan, data: PreparedData, total: int) -> None:
+    """Raise what is wrong with the triggers of the phases."""
+    metrics: frozenset[str] = frozenset()
+    if data.validation is not None and not isinstance(config.task, ImportTask):
+        metrics = frozenset(f"validation/{name}" for name in ("loss", *config.task.metrics))
+    if data.validation is not None and isinstance(config.task, ImportTask):
+        return
+    faults = Faults()
+    faults.add(
+        refuse_impossible(
+            plan,
+            steps_per_epoch=steps_of_epoch(len(data.train), config.train),
+            total=total,
+            metrics=metrics,
+        )
+    )
+    faults.raise_if_any()
 
 
 def _documents(config: RunConfig, parts: Parts) -> dict[str, str]:
@@ -334,15 +312,6 @@ def _documents(config: RunConfig, parts: Parts) -> dict[str, str]:
         "plan.json": json.dumps(plan_as_data(parts.plan), indent=1) + "\n",
         "data.json": json.dumps(facts, indent=1) + "\n",
     }
-
-
-def _read_facts(document: dict[str, Any]) -> tuple[DataFacts, dict[str, TensorSpec]]:
-    specs = {
-        name: TensorSpec(tuple(spec["shape"]), spec["dtype"])
-        for name, spec in document.pop("specs").items()
-    }
-    lists = {name: tuple(v) if isinstance(v, list) else v for name, v in document.items()}
-    return DataFacts(**lists), specs
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, str | int | float | bool]:

@@ -10,7 +10,7 @@ from typing import Any, assert_never
 
 import torch
 import torchmetrics
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from finetune.config.task import (
@@ -147,7 +147,10 @@ def build_task(
         WeightedLoss(loss.name or loss.type, loss.weight, _loss_function(loss, number, trust))
         for number, loss in enumerate(config.losses or (_usual_loss(config),))
     )
-    metrics = {name: _metric(config, name, len(names or ())).to(device) for name in config.metrics}
+    metrics: dict[str, torchmetrics.Metric] = {}
+    for name in config.metrics:
+        metrics[name] = _metric(config, name, len(names or ())).to(device)
+    readout: Callable[[Any], list[Prediction]]
     match config:
         case ClassificationTask():
             readout, feed = partial(_read_class, names or ()), _as_they_are
@@ -175,8 +178,8 @@ def _usual_loss(config: ClassificationTask | MultilabelTask | RegressionTask) ->
 def _loss_function(config: Loss, number: int, trust: Collection[str]) -> LossFunction:
     match config:
         case CrossEntropyLoss(label_smoothing=smoothing):
-            return lambda outputs, batch: F.cross_entropy(
-                outputs, batch.target, reduction="none", label_smoothing=smoothing
+            return _against_target(
+                partial(F.cross_entropy, reduction="none", label_smoothing=smoothing)
             )
         case BinaryCrossEntropyLoss():
             return _per_sample(partial(F.binary_cross_entropy_with_logits, reduction="none"))
@@ -193,12 +196,22 @@ def _loss_function(config: Loss, number: int, trust: Collection[str]) -> LossFun
             assert_never(config)
 
 
+def _against_target(function: Callable[[Tensor, Tensor], Tensor]) -> LossFunction:
+    """Hand a function of outputs and targets the target of the batch."""
+
+    def losses(outputs: Tensor, batch: Batch) -> Tensor:
+        if batch.target is None:
+            raise ValueError("there are no targets")
+        return function(outputs, batch.target)
+
+    return losses
+
+
 def _per_sample(function: Callable[[Tensor, Tensor], Tensor]) -> LossFunction:
     """Take the mean over all but the first axis."""
 
-    def losses(outputs: Tensor, batch: Batch) -> Tensor:
-        target = batch.target
-        if target is None or outputs.shape != target.shape:
+    def losses(outputs: Tensor, target: Tensor) -> Tensor:
+        if outputs.shape != target.shape:
             raise ValueError("outputs and targets differ in shape")
         return (
             function(outputs, target).flatten(1).mean(1)
@@ -206,7 +219,7 @@ def _per_sample(function: Callable[[Tensor, Tensor], Tensor]) -> LossFunction:
             else function(outputs, target)
         )
 
-    return losses
+    return _against_target(losses)
 
 
 def _metric(
@@ -298,7 +311,7 @@ def _imported_task(
 ) -> Task:
     made = import_trusted(config.path, trust, key=("task",))(**config.args)
     function, metrics = getattr(made, "loss", None), getattr(made, "metrics", {})
-    if not callable(function) or not isinstance(metrics, Mapping | nn.ModuleDict):
+    if not callable(function) or not isinstance(metrics, Mapping):
         raise FinetuneError(
             f"{config.path!r} returns {type(made).__name__!r}, which needs a method "
             "'loss(outputs, batch)' and a mapping 'metrics'",

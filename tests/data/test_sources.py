@@ -326,6 +326,17 @@ def test_a_hub_set_that_cannot_be_loaded_is_told_in_one_line(tmp_path, opened, p
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_that_datasets_knows_is_loaded_in_silence(
+    tmp_path, monkeypatch, write_csv, opened, capfd
+):
+    (tmp_path / "set").mkdir()
+    write_csv([["text", "label"], ["some", "a"]], "set/train.csv")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    data = opened({"source": {"type": "huggingface", "path": str(tmp_path / "set")}})
+    assert data.facts.sizes == {"train": 1}
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_part_that_a_saved_set_lacks_is_told(tmp_path, opened):
     datasets.DatasetDict({"all": datasets.Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "hub")
     with pytest.raises(DataError, match="no part 'train'; there are: all"):

@@ -1,5 +1,7 @@
 """Transforms: run once where deterministic, fitted to the model where none are named."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torchvision.transforms import v2
@@ -75,6 +77,21 @@ def test_cells_are_stacked_to_float_vectors(write_csv, prepared):
     batch = prepared(data | {"source": write_csv(rows)}, "regression").train.fetch([0, 1])
     assert torch.equal(batch.inputs["features"], torch.tensor([[2.5, 1.0], [-10.0, 4.0]]))
     assert batch.target.tolist() == [3, 6]
+
+
+def test_whole_numbers_are_stacked_to_floats(write_csv, prepared):
+    rows = [["a", "b", "label"], ["1", "2", "x"]]
+    data = {"inputs": ["a", "b"], "transforms": [{"type": "stack", "name": "both"}]}
+    both = prepared(data | {"source": write_csv(rows)}).train.fetch([0]).inputs["both"]
+    assert both.dtype == torch.float32
+    assert torch.equal(both, torch.tensor([[1.0, 2.0]]))
+
+
+def test_an_empty_cell_among_numbers_is_told_by_its_own_column(write_csv, prepared):
+    rows = [["a", "b", "label"], ["1", "2", "x"], ["3", "", "x"]]
+    data = {"inputs": ["a", "b"], "transforms": [{"type": "stack"}]}
+    with pytest.raises(DataError, match="column 'b' holds nan in row 2 of"):
+        prepared(data | {"source": write_csv(rows)})
 
 
 def test_whole_numbers_stay_whole_and_bytes_of_images_become_shares(write_jsonl, prepared):
@@ -194,7 +211,10 @@ def test_large_columns_go_to_a_file_that_leaves_nothing_behind(
     in_memory = prepared(data).train.fetch([5, 3])
     monkeypatch.setattr(pipeline, "IN_MEMORY_BYTES", 1000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    in_file = prepared(data).train.fetch([5, 3])
+    samples = prepared(data).train
+    if Path("/proc/self/maps").exists():
+        assert f"{tmp_path}/finetune-" in Path("/proc/self/maps").read_text()
+    in_file = samples.fetch([5, 3])
     assert torch.equal(in_memory.inputs["image"], in_file.inputs["image"])
     assert list(tmp_path.iterdir()) == []
 

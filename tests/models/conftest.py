@@ -39,6 +39,11 @@ class Named(nn.Module):
         return {"difference": self.scale * (left - right)}
 
 
+class Noisy(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x)
+
+
 class Broken(nn.Module):
     def __init__(self):
         super().__init__()

@@ -338,6 +338,11 @@ def test_an_imported_network_takes_columns_by_name_and_gives_what_it_gives(build
     assert torch.equal(network(left, right)["difference"], left - right)
 
 
+def test_trying_a_layer_out_does_not_move_the_weights_of_later_ones(build, user_package):
+    noisy = build(imported("Noisy"), linear("head", 3), inputs=VECTOR, trust=[user_package])
+    assert torch.equal(noisy.head.weight, build(linear("head", 3), inputs=VECTOR).head.weight)
+
+
 def test_code_that_is_not_trusted_is_not_imported(build, user_package):
     with pytest.raises(TrustError):
         build(imported("Looped"), inputs=VECTOR)

@@ -112,6 +112,7 @@ def library_log():
     handler.emit = lambda record: messages.append(record.getMessage())
     logger = logging.getLogger("transformers")
     logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
     yield messages
     logger.removeHandler(handler)
 
@@ -119,13 +120,12 @@ def library_log():
 def test_logits_come_from_a_new_head_that_is_told(
     build, batch, capfd, library_log, same_parameters
 ):
-    level = logging.getLogger("transformers").level
     network = build(encoder("logits"), inputs=TOKENS, classes=4)
     assert network(**batch).shape == (3, 4)
     (report,) = network.weights_reports
     assert report.missing == ("classifier.bias", "classifier.weight")
     assert (capfd.readouterr(), library_log) == (("", ""), [])
-    assert logging.getLogger("transformers").level == level
+    assert logging.getLogger("transformers").level == logging.WARNING
     assert same_parameters(network, build(encoder("logits"), inputs=TOKENS, classes=4))
 
 
@@ -145,6 +145,23 @@ def test_an_architecture_starts_from_random_weights_of_the_seed(
     assert one.encoder.config.num_hidden_layers == 2
     assert same_parameters(one, same)
     assert not same_parameters(one, other)
+
+
+def test_half_precision_weights_are_trained_in_float32(build, small_folder):
+    layer = encoder("mean", path=str(small_folder))
+    half = build(layer | {"pretrained": False}, inputs=TOKENS).encoder.half()
+    half.save_pretrained(small_folder)
+    network = build(layer, inputs=TOKENS)
+    ours, theirs = dict(network.encoder.named_parameters()), dict(half.named_parameters())
+    assert {parameter.dtype for parameter in ours.values()} == {torch.float32}
+    assert all(torch.equal(ours[name], theirs[name].float()) for name in theirs)
+
+
+def test_the_pooling_does_not_take_the_name_of_another_layer(build, small_folder):
+    layer = encoder("mean", path=str(small_folder), pretrained=False)
+    before = {"name": "encoder_mean", "type": "Identity", "inputs": ["input_ids"]}
+    with pytest.raises(ModelError, match="layer name 'encoder_mean' is taken"):
+        build(before, layer | {"inputs": ["input_ids"]}, inputs=TOKENS)
 
 
 def test_of_two_encoders_each_takes_the_columns_it_names(build, small_folder):

@@ -126,6 +126,12 @@ def test_a_rename_that_fits_no_name_is_refused(tmp_path):
         load(nn.Linear(2, 2), tmp_path / "w.safetensors", rename={"modul.": ""})
 
 
+def test_a_rename_that_makes_two_tensors_one_is_refused(tmp_path):
+    save_file({"a.bias": torch.ones(2), "bias": torch.zeros(2)}, tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match="two tensors of the file become 'bias'"):
+        load(nn.Linear(2, 2), tmp_path / "w.safetensors", rename={"a.": ""}, strict=False)
+
+
 def test_a_tied_tensor_is_not_missing_when_one_of_its_names_is_there(tmp_path):
     save_file({"embed.weight": torch.ones(5, 3)}, tmp_path / "w.safetensors")
     module = Tied()

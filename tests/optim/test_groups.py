@@ -1,24 +1,29 @@
-"""The optimizer knows its parameters by name."""
+"""The optimizer knows its parameters by name, and keeps one layout through all phases."""
 
 import pytest
 import torch
 from torch import nn
 
+from finetune.config.freeze import RateConfig
 from finetune.config.optim import OptimizerConfig
 from finetune.errors import ModelError
 from finetune.optim.groups import (
     build_optimizer,
+    drop_state,
     load_state_by_name,
     make_groups,
     set_rates,
     state_by_name,
 )
 
+SLOW, FAST = RateConfig(lr=0.1), RateConfig(lr=0.5)
 
-def make(config, model):
+
+def make(config, model, groups=None):
     node = OptimizerConfig.model_validate(config)
-    groups = make_groups(node, [name for name, _ in model.named_parameters()])
-    return build_optimizer(node, groups, model), groups
+    names = [name for name, _ in model.named_parameters()]
+    groups = groups or make_groups(names, [dict.fromkeys(names, RateConfig(lr=node.lr))])
+    return build_optimizer(node, groups, dict(model.named_parameters())), groups
 
 
 def make_net():
@@ -32,6 +37,31 @@ def step(model, optimizer):
     optimizer.step()
 
 
+def test_parameters_of_one_rate_and_decay_share_a_group():
+    rates = [{"a.w": SLOW, "a.b": SLOW, "b.w": FAST}, {"a.w": SLOW, "b.w": FAST, "b.b": FAST}]
+    groups = make_groups(["a.w", "a.b", "b.w", "b.b"], rates)
+    assert [(g.names, g.rates) for g in groups] == [
+        (("a.w",), (SLOW, SLOW)),
+        (("a.b",), (SLOW, None)),
+        (("b.w",), (FAST, FAST)),
+        (("b.b",), (None, FAST)),
+    ]
+    assert len({group.name for group in groups}) == 4
+
+
+def test_a_single_group_is_called_all():
+    assert [g.name for g in make_groups(["a", "b"], [{"a": SLOW, "b": SLOW}])] == ["all"]
+
+
+def test_what_is_not_decayed_has_no_decay_and_the_rest_has_the_optimizers():
+    model = make_net()
+    names = [name for name, _ in model.named_parameters()]
+    groups = make_groups(names, [dict.fromkeys(names, SLOW)], {"0.bias", "1.bias"})
+    optimizer, _ = make({"type": "AdamW", "lr": 0.1, "weight_decay": 0.3}, model, groups)
+    decay = {g["param_names"][0].split(".")[1]: g["weight_decay"] for g in optimizer.param_groups}
+    assert decay == {"weight": 0.3, "bias": 0.0}
+
+
 def test_arguments_reach_the_optimizer_with_lists_as_tuples():
     optimizer, _ = make({"type": "AdamW", "lr": 0.1, "betas": [0.8, 0.9]}, make_net())
     assert optimizer.defaults["betas"] == (0.8, 0.9)
@@ -43,9 +73,9 @@ def test_a_value_the_optimizer_refuses_is_told_in_one_line():
         make({"type": "AdamW", "lr": 0.1, "weight_decay": -1.0}, make_net())
 
 
-def test_rates_are_the_groups_own_times_the_factor():
-    optimizer, groups = make({"type": "SGD", "lr": 0.1}, make_net())
-    set_rates(optimizer, groups, 0.5)
+def test_rates_are_written_group_by_group():
+    optimizer, _ = make({"type": "SGD", "lr": 0.1}, make_net())
+    set_rates(optimizer, [0.05])
     assert [group["lr"] for group in optimizer.param_groups] == [0.05]
 
 
@@ -55,16 +85,23 @@ def test_state_goes_by_name_where_parameters_have_changed_places():
     optimizer, groups = make({"type": "Adam", "lr": 0.1}, model)
     step(model, optimizer)
     saved = state_by_name(optimizer)
-    node = OptimizerConfig.model_validate({"type": "Adam", "lr": 0.1})
-    turned = make_groups(node, list(reversed(groups[0].names)))
-    other = build_optimizer(node, turned, model)
+    names = list(reversed(groups[0].names))
+    turned = make_groups(names, [dict.fromkeys(names, SLOW)])
+    other, _ = make({"type": "Adam", "lr": 0.1}, model, turned)
     load_state_by_name(other, saved)
     for name, parameter in model.named_parameters():
         assert torch.equal(other.state[parameter]["exp_avg"], saved[name]["exp_avg"]), name
 
 
 def test_state_of_an_unknown_parameter_is_refused():
-    model = make_net()
-    optimizer, _ = make({"type": "Adam", "lr": 0.1}, model)
+    optimizer, _ = make({"type": "Adam", "lr": 0.1}, make_net())
     with pytest.raises(KeyError):
         load_state_by_name(optimizer, {"gone.weight": {}})
+
+
+def test_dropped_state_is_gone_and_the_rest_stays():
+    model = make_net()
+    optimizer, _ = make({"type": "Adam", "lr": 0.1}, model)
+    step(model, optimizer)
+    drop_state(optimizer, {"0.weight"})
+    assert set(state_by_name(optimizer)) == {"0.bias", "1.weight", "1.bias"}

@@ -67,7 +67,10 @@ def test_the_gradient_is_the_windows_however_it_is_cut(make_trainer, micro_batch
 def test_a_short_last_micro_batch_weighs_by_its_samples(make_trainer):
     """33 samples in micro-batches of 32: a mean of means would count the last sample 16 times."""
     layers = [{"type": "Flatten"}, {"name": "head", "type": "Linear", "out_features": "classes"}]
-    changes = {"model": {"layers": layers}, "optimizer": {"type": "SGD", "lr": 1.0, "weight_decay": 0}}
+    changes = {
+        "model": {"layers": layers},
+        "optimizer": {"type": "SGD", "lr": 1.0, "weight_decay": 0},
+    }
     cut = make_trainer("cut", train={"batch_size": 33, "micro_batch": 32, "steps": 1}, **changes)
     twin = make_trainer("twin", train={"batch_size": 33, "steps": 1}, **changes)
     before = weights(twin)["head.weight"]

@@ -1,0 +1,171 @@
+"""New samples for a trained network: files, folders and standard input as raw columns."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from finetune.config.data import CsvSource, DataConfig, TextFolderSource
+from finetune.data.columns import Kind
+from finetune.data.files import IMAGE_ENDINGS, json_object, read_csv, read_jsonl, read_text
+from finetune.errors import DataError
+
+_NAMED_BY = {".csv", ".jsonl"}
+"""Files that name their columns; any other file is the value of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """Samples of one file, of the plain files of a folder, or of standard input."""
+
+    source: str
+    """Where they come from, for messages."""
+    names: list[str]
+    """A name for each sample."""
+    columns: Mapping[str, Sequence[Any]]
+    """The raw values of each input column."""
+
+
+def read_incoming(
+    source: str, config: DataConfig, kinds: Mapping[str, Kind], stdin: TextIO
+) -> list[Incoming]:
+    """Read the samples of a file, a folder or (`-`) standard input.
+
+    `.csv` and `.jsonl` give rows; any other text file is one text, an image file one image, a
+    folder all files below it but hidden ones. Standard input gives one sample a line: a JSON
+    object, or a text. Text is read in the encoding of the training data.
+
+    Args:
+        source: The path, or `-`.
+        config: `data:` of the config that the network was trained with.
+        kinds: What each input column holds.
+        stdin: Read for `-`.
+
+    Raises:
+        DataError: there is no such file, it cannot be read, or it lacks a column.
+    """
+    if source == "-":
+        parts = [_read_lines(stdin, kinds)]
+    else:
+        parts = list(_read_path(Path(source), config, kinds))
+    for part in parts:
+        _refuse_missing_columns(part, kinds)
+    if not any(part.names for part in parts):
+        raise DataError("holds no sample", where=_shown(source))
+    return parts
+
+
+def _read_path(path: Path, config: DataConfig, kinds: Mapping[str, Kind]) -> Iterator[Incoming]:
+    if not path.exists():
+        raise DataError("no such file or folder", where=str(path))
+    files = _files_below(path, kinds) if path.is_dir() else [path]
+    plain = [file for file in files if file.suffix.lower() not in _NAMED_BY]
+    if plain:
+        column = _the_column(kinds, plain[0])
+        values = [_value(file, config, kinds[column]) for file in plain]
+        yield Incoming(str(path), [str(file) for file in plain], {column: values})
+    for file in files:
+        if file.suffix.lower() in _NAMED_BY:
+            yield _read_rows(file, config, kinds)
+
+
+def _files_below(folder: Path, kinds: Mapping[str, Kind]) -> list[Path]:
+    """Return the files of a folder in order; for a network of images, images and tables only."""
+    files = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
+    if not any(_is_image(kind) for kind in kinds.values()):
+        return files
+    return [file for file in files if file.suffix.lower() in IMAGE_ENDINGS | _NAMED_BY]
+
+
+def _read_rows(file: Path, config: DataConfig, kinds: Mapping[str, Kind]) -> Incoming:
+    """Read a csv file as the training data was, and a jsonl file; paths are relative to it."""
+    if file.suffix.lower() == ".csv":
+        trained_on = config.source or config.train
+        if not isinstance(trained_on, CsvSource):
+            trained_on = CsvSource(type="csv", path=str(file))
+        read = read_csv(file, trained_on, ())
+    else:
+        read = read_jsonl(file, ())
+    columns: dict[str, Sequence[Any]] = {}
+    for name, column in read.items():
+        values = [column[row] for row in range(len(column))]
+        if _is_image(kinds.get(name)):
+            values = [file.parent / v if isinstance(v, str) else v for v in values]
+        columns[name] = values
+    count = max((len(values) for values in columns.values()), default=0)
+    return Incoming(str(file), [f"{file}:{number}" for number in range(1, count + 1)], columns)
+
+
+def _read_lines(stdin: TextIO, kinds: Mapping[str, Kind]) -> Incoming:
+    """Read one sample a line; where the network takes several columns, JSON objects alone."""
+    names: list[str] = []
+    rows: list[dict[str, Any]] = []
+    try:
+        for number, line in enumerate(stdin, 1):
+            if not line.strip():
+                continue
+            where = f"standard input:{number}"
+            if line.lstrip().startswith("{"):
+                rows.append(json_object(line, where))
+            else:
+                rows.append({_the_column(kinds, where): line.rstrip("\r\n")})
+            names.append(f"-:{number}")
+    except UnicodeDecodeError as error:
+        raise DataError(f"not valid {error.encoding}", where="standard input") from error
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return Incoming(
+        "standard input", names, {name: [row.get(name) for row in rows] for name in columns}
+    )
+
+
+def _value(file: Path, config: DataConfig, kind: Kind) -> Any:
+    """Return what a plain file stands for: an image by its path, a text by its contents."""
+    if _is_image(kind):
+        return file
+    if kind != "text":
+        raise DataError(
+            f"the network takes a {kind}, not a file", where=str(file), hint=_FILES_WITH_COLUMNS
+        )
+    source = config.source or config.train
+    if not isinstance(source, TextFolderSource):
+        source = TextFolderSource(type="textfolder", path="")
+    return read_text(file, source, ())
+
+
+def _the_column(kinds: Mapping[str, Kind], where: object) -> str:
+    """Return the one input column, which a value without a name can only belong to."""
+    if len(kinds) > 1:
+        wanted = ", ".join(map(repr, kinds))
+        raise DataError(
+            f"the network takes the columns {wanted}", where=str(where), hint=_FILES_WITH_COLUMNS
+        )
+    return next(iter(kinds))
+
+
+def _refuse_missing_columns(part: Incoming, wanted: Mapping[str, Kind]) -> None:
+    if not part.names:
+        return
+    for name in wanted:
+        values = part.columns.get(name)
+        if values is None:
+            known = ", ".join(map(repr, part.columns))
+            raise DataError(f"no column {name!r}; there are: {known}", where=part.source)
+        if None in values:
+            number = next(n for n, value in enumerate(values) if value is None)
+            raise DataError(f"no value for {name!r}", where=part.names[number])
+
+
+def _is_image(kind: Kind | None) -> bool:
+    return kind in ("image", "grey image")
+
+
+def _shown(source: str) -> str:
+    return "standard input" if source == "-" else source
+
+
+_FILES_WITH_COLUMNS = "give them as a .csv or .jsonl file, or as JSON objects, one a line"

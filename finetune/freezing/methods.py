@@ -1,0 +1,285 @@
+"""The named methods: phases made from published recipes, for `plan --write` to show."""
+
+from collections.abc import Sequence
+from typing import Any, assert_never
+
+from finetune.config.freeze import (
+    AfterEpochs,
+    AtFraction,
+    Bitfit,
+    ChainThaw,
+    Freeze,
+    FreezeConfig,
+    Freezeout,
+    Gradual,
+    LinearProbe,
+    LpFt,
+    Method,
+    NormOnly,
+    OnPlateau,
+    PhaseConfig,
+    RateConfig,
+    TopK,
+    Ulmfit,
+)
+from finetune.config.optim import CosineSchedule, OptimizerConfig
+from finetune.config.selectors import All, ByKind, ByName, Selector
+from finetune.errors import SelectorError
+from finetune.freezing.rates import layer_ids
+from finetune.freezing.select import select
+from finetune.models.inventory import ParamInfo, num_blocks
+
+_KEY = ("freeze",)
+
+
+def written_out(
+    freeze: Freeze | None, optimizer: OptimizerConfig, inventory: Sequence[ParamInfo]
+) -> FreezeConfig | None:
+    """Return the phases that `freeze` stands for: as they are, or as its method makes them.
+
+    Raises:
+        SelectorError: the method does not fit the model.
+    """
+    if freeze is None or isinstance(freeze, FreezeConfig):
+        return freeze
+    phases = _phases(freeze, optimizer, inventory)
+    return FreezeConfig(phases=phases, verify=freeze.verify, modules=freeze.modules)
+
+
+def _phases(  # noqa: C901 - one case for each method
+    method: Method, optimizer: OptimizerConfig, inventory: Sequence[ParamInfo]
+) -> tuple[PhaseConfig, ...]:
+    head = _head(method, inventory)
+    match method:
+        case LinearProbe():
+            return (PhaseConfig(name="probe", train=head),)
+        case LpFt():
+            return _lp_ft(method, optimizer, head)
+        case Gradual():
+            return _gradual(method, _groups(inventory, head), head)
+        case Ulmfit():
+            return _ulmfit(method, optimizer, _groups(inventory, head), head)
+        case ChainThaw():
+            return _chain_thaw(method, optimizer, _groups(inventory, head), head)
+        case Bitfit():
+            return (PhaseConfig(name="biases", train=(ByKind(kind="bias"), *head)),)
+        case NormOnly():
+            return (PhaseConfig(name="norms", train=(ByKind(kind="norm"), *head)),)
+        case TopK():
+            return (_top_k(method, _groups(inventory, head), head),)
+        case Freezeout():
+            return _freezeout(method, optimizer, _groups(inventory, head), head)
+        case _:
+            assert_never(method)
+
+
+def _lp_ft(
+    method: LpFt, optimizer: OptimizerConfig, head: tuple[Selector, ...]
+) -> tuple[PhaseConfig, ...]:
+    """Train the head alone, then everything from there, with a smaller rate and fresh state.
+
+    Source: Kumar et al., "Fine-Tuning can Distort Pretrained Features", arXiv 2202.10054,
+    section 4. The second phase begins with the head of the first phase's best evaluation where
+    that phase ends on a plateau.
+    """
+    rate = RateConfig(lr=method.lr or optimizer.lr / 10)
+    is_plateau = isinstance(method.probe, OnPlateau)
+    probe = PhaseConfig(
+        name="probe", train=head, until=method.probe, schedule="per_phase", restore_best=is_plateau
+    )
+    everything = PhaseConfig(
+        name="all", train=(All(all=True),), lr={"*": rate}, schedule="per_phase"
+    )
+    return probe, everything
+
+
+def _gradual(
+    method: Gradual, groups: Sequence[tuple[str, ...]], head: tuple[Selector, ...]
+) -> tuple[PhaseConfig, ...]:
+    """Thaw some blocks with every phase, from the output down."""
+    stages = _stages(groups, method.blocks_per_phase)
+    return tuple(
+        PhaseConfig(
+            name=_stage_name(number, len(stages)),
+            train=(*head, *_by_name(names)),
+            until=_until(method.epochs_per_phase, is_last=number == len(stages) - 1),
+            optimizer_state="keep",
+        )
+        for number, names in enumerate(stages)
+    )
+
+
+def _ulmfit(
+    method: Ulmfit,
+    optimizer: OptimizerConfig,
+    groups: Sequence[tuple[str, ...]],
+    head: tuple[Selector, ...],
+) -> tuple[PhaseConfig, ...]:
+    """Thaw gradually, with discriminative rates and the schedule anew in each phase.
+
+        lr[group l - 1] = lr[group l] / rate_decay
+
+    Source: Howard and Ruder, arXiv 1801.06146, sections 3.2 and 3.3. The slanted triangle of
+    equation 3 is `schedule: {type: slanted_triangular}`; one cycle per phase is fastai's practice.
+    """
+    stages = _stages(groups, method.blocks_per_phase)
+    rates = {
+        name: RateConfig(lr=optimizer.lr / method.rate_decay ** (place + 1))
+        for place, group in enumerate(groups)
+        for name in group
+    }
+    return tuple(
+        PhaseConfig(
+            name=_stage_name(number, len(stages)),
+            train=(*head, *_by_name(names)),
+            until=_until(method.epochs_per_phase, is_last=number == len(stages) - 1),
+            lr={name: rates[name] for name in names},
+            schedule="per_phase",
+            optimizer_state="keep",
+        )
+        for number, names in enumerate(stages)
+    )
+
+
+def _chain_thaw(
+    method: ChainThaw,
+    optimizer: OptimizerConfig,
+    groups: Sequence[tuple[str, ...]],
+    head: tuple[Selector, ...],
+) -> tuple[PhaseConfig, ...]:
+    """Train the head, then each group alone from the input up, at last everything.
+
+    Each phase has fresh state, ends by its own trigger and goes back to its best weights; the
+    first has the rate of the optimizer, all later ones a smaller one. Source: Felbo et al.,
+    arXiv 1708.00524, section 3.2, and their code (`train_by_chain_thaw`).
+    """
+    restore = isinstance(method.until, OnPlateau)
+    later = RateConfig(lr=method.next_lr or optimizer.lr / 10)
+    settings: dict[str, Any] = {"until": method.until, "restore_best": restore}
+    phases = [PhaseConfig(name="head", train=head, **settings)]
+    for number, group in enumerate(reversed(groups)):
+        phases.append(
+            PhaseConfig(name=f"group {number}", train=_by_name(group), lr={"*": later}, **settings)
+        )
+    last = PhaseConfig(name="all", train=(All(all=True),), lr={"*": later})
+    return (*phases, last)
+
+
+def _top_k(
+    method: TopK, groups: Sequence[tuple[str, ...]], head: tuple[Selector, ...]
+) -> PhaseConfig:
+    """Train the last blocks and what comes behind them."""
+    if method.blocks > len(groups):
+        raise SelectorError(
+            f"the model has {len(groups)} groups below the head, got {method.blocks}",
+            key=(*_KEY, "blocks"),
+        )
+    names = tuple(name for group in groups[: method.blocks] for name in group)
+    return PhaseConfig(name="top", train=(*head, *_by_name(names)))
+
+
+def _freezeout(
+    method: Freezeout,
+    optimizer: OptimizerConfig,
+    groups: Sequence[tuple[str, ...]],
+    head: tuple[Selector, ...],
+) -> tuple[PhaseConfig, ...]:
+    """Anneal each group to nothing, the input's first, and freeze it there.
+
+        t_i     = s(t_0 + (1 - t_0) i / L)      s(x) = x, x^2 or x^3
+        lr_i(t) = lr_i (1 + cos(pi t / t_i)) / 2,   lr_i = lr / t_i if scale_lr else lr
+
+    over the L layers counted from the input, t the share of the run. Source: Brock et al.,
+    arXiv 1706.04983, section 2, with the factor 1/2 that the official code has. As there, the
+    spacing is applied to the whole of the bracket, so the first group ends at s(t_0).
+    """
+    power = {"linear": 1, "squared": 2, "cubic": 3}[method.spacing]
+    rising = [*reversed(groups), None]
+    ends = [
+        (method.first + (1 - method.first) * i / max(1, len(rising) - 1)) ** power
+        for i in range(len(rising))
+    ]
+    rates: dict[str, RateConfig] = {}
+    for group, end in zip(rising, ends, strict=True):
+        peak = optimizer.lr / end if method.scale_lr else optimizer.lr
+        rate = RateConfig(lr=peak, schedule=CosineSchedule(type="cosine"), over=end)
+        rates |= dict.fromkeys(group if group is not None else _names(head), rate)
+    phases = []
+    for number, end in enumerate(ends):
+        kept = tuple(name for group in rising[number:-1] for name in group or ())
+        trained = (*kept, *_names(head))
+        is_last = number == len(ends) - 1
+        phases.append(
+            PhaseConfig(
+                name=_stage_name(number, len(ends)),
+                train=(*_by_name(kept), *head),
+                until=None if is_last else AtFraction(fraction=end),
+                lr={name: rates[name] for name in trained},
+            )
+        )
+    return tuple(phases)
+
+
+def _head(method: Method, inventory: Sequence[ParamInfo]) -> tuple[Selector, ...]:
+    """Return the head as selectors: as given, or the last module that holds parameters."""
+    if method.head is not None:
+        select(method.head, inventory, key=(*_KEY, "head"))
+        return method.head
+    return (ByName(name=inventory[-1].module),)
+
+
+def _groups(inventory: Sequence[ParamInfo], head: Sequence[Selector]) -> list[tuple[str, ...]]:
+    """Return the groups below the head, the nearest to the output first, as module names.
+
+    A group is a block; what comes behind the last block belongs to it, and what comes before the
+    first one is a group of its own.
+    """
+    in_head = select(head, inventory)
+    blocks = num_blocks(inventory)
+    groups: dict[int, list[str]] = {}
+    for param, place in zip(inventory, layer_ids(inventory), strict=True):
+        if param.name not in in_head:
+            groups.setdefault(min(place, blocks), []).append(param.name)
+    if not groups:
+        raise SelectorError("the head is all there is: nothing is below it", key=_KEY)
+    return [_shortest(groups[place], inventory) for place in sorted(groups, reverse=True)]
+
+
+def _shortest(names: Sequence[str], inventory: Sequence[ParamInfo]) -> tuple[str, ...]:
+    """Return the fewest modules that hold exactly `names`."""
+    wanted, every = set(names), [param.name for param in inventory]
+    found: dict[str, None] = {}
+    for name in names:
+        parts = name.split(".")
+        for end in range(1, len(parts) + 1):
+            prefix = ".".join(parts[:end])
+            below = {n for n in every if n == prefix or n.startswith(f"{prefix}.")}
+            if below <= wanted:
+                found[prefix] = None
+                break
+    return tuple(found)
+
+
+def _stages(groups: Sequence[tuple[str, ...]], size: int) -> list[tuple[str, ...]]:
+    """Return what is thawed beside the head in each phase: nothing first, everything at last."""
+    counts = [*range(0, len(groups), size), len(groups)]
+    return [tuple(name for group in groups[:count] for name in group) for count in counts]
+
+
+def _by_name(names: Sequence[str]) -> tuple[Selector, ...]:
+    return tuple(ByName(name=name) for name in names)
+
+
+def _names(head: Sequence[Selector]) -> tuple[str, ...]:
+    """Return the names in a head made of names: rates go by name."""
+    if not all(isinstance(selector, ByName) for selector in head):
+        raise SelectorError("freezeout needs a head given by names", key=(*_KEY, "head"))
+    return tuple(selector.name for selector in head if isinstance(selector, ByName))
+
+
+def _until(epochs: int, *, is_last: bool) -> AfterEpochs | None:
+    return None if is_last else AfterEpochs(epochs=epochs)
+
+
+def _stage_name(number: int, total: int) -> str:
+    return f"stage {number + 1} of {total}"

@@ -1,0 +1,78 @@
+"""Rates of parameters: by selector, and by depth."""
+
+from collections.abc import Mapping, Sequence, Set as AbstractSet
+
+from finetune.config.freeze import PhaseConfig, RateConfig
+from finetune.config.optim import OptimizerConfig
+from finetune.errors import Key, SelectorError
+from finetune.freezing.select import select
+from finetune.models.inventory import ParamInfo, num_blocks
+
+
+def phase_rates(
+    phase: PhaseConfig,
+    optimizer: OptimizerConfig,
+    inventory: Sequence[ParamInfo],
+    frozen: AbstractSet[str],
+    factors: Mapping[str, float],
+    *,
+    key: Key,
+) -> dict[str, RateConfig]:
+    """Return the rate of every parameter that a phase trains, before the schedule.
+
+    Args:
+        phase: Its `lr` holds rates by name or glob; a later entry overrules an earlier one.
+        optimizer: Its `lr` is the rate of all others.
+        inventory: The parameters.
+        frozen: Names that the phase holds frozen.
+        factors: Factor of each name by its depth.
+        key: Where `lr` stands in the config.
+
+    Raises:
+        SelectorError: an entry takes nothing, or nothing that the phase trains.
+    """
+    usual = RateConfig(lr=optimizer.lr)
+    wished = {param.name: usual for param in inventory if param.name not in frozen}
+    for pattern, rate in phase.lr.items():
+        taken = select([pattern], inventory, key=(*key, pattern)) - frozen
+        if not taken:
+            raise SelectorError(
+                f"a rate for {pattern!r}, which phase {phase.name!r} holds frozen",
+                key=(*key, pattern),
+            )
+        wished |= dict.fromkeys(taken, rate)
+    return {name: _scaled(rate, factors[name]) for name, rate in wished.items()}
+
+
+def layer_factors(optimizer: OptimizerConfig, inventory: Sequence[ParamInfo]) -> dict[str, float]:
+    """Return the factor on the rate of each parameter by its depth.
+
+        factor = layer_decay ** (L + 1 - id)
+
+    with L blocks, id = 0 for what comes before the first block (embeddings, stem), i + 1 for
+    block i, and L + 1 for what comes after the last one (final norm, head), whose factor is 1.
+    Sources: Clark et al., "ELECTRA", arXiv 2003.10555, and Bao et al., "BEiT", arXiv 2106.08254;
+    their code counts one step more between the last block and the head in ELECTRA.
+    """
+    if optimizer.layer_decay is None:
+        return {param.name: 1.0 for param in inventory}
+    blocks = num_blocks(inventory)
+    factors: dict[str, float] = {}
+    for param, place in zip(inventory, layer_ids(inventory), strict=True):
+        factors[param.name] = optimizer.layer_decay ** (blocks + 1 - place)
+    return factors
+
+
+def layer_ids(inventory: Sequence[ParamInfo]) -> list[int]:
+    """Return 0 for parameters before the blocks, i + 1 in block i, one more behind the last."""
+    blocks = num_blocks(inventory)
+    inside = [place for place, param in enumerate(inventory) if param.depth is not None]
+    first = inside[0] if inside else 0
+    return [
+        param.depth + 1 if param.depth is not None else (0 if place < first else blocks + 1)
+        for place, param in enumerate(inventory)
+    ]
+
+
+def _scaled(rate: RateConfig, factor: float) -> RateConfig:
+    return rate if factor == 1 else rate.model_copy(update={"lr": rate.lr * factor})

@@ -1,0 +1,171 @@
+"""When a phase is over: a pure function of the plan, the step and what evaluation has recorded."""
+
+from typing import assert_never
+
+from finetune.config.freeze import AfterEpochs, AfterSteps, AtFraction, OnPlateau, Trigger
+from finetune.config.train import TrainConfig
+from finetune.errors import FinetuneError, did_you_mean
+from finetune.freezing.plan import Plan
+from finetune.optim.rates import Stretch
+from finetune.train.progress import Progress, improves
+
+
+def latest_end(until: Trigger | None, began: int, steps_per_epoch: int, total: int) -> int:
+    """Return the step at which a phase that began at `began` ends at the latest."""
+    match until:
+        case None:
+            return total
+        case AfterEpochs(epochs=epochs):
+            return min(total, began + epochs * steps_per_epoch)
+        case AfterSteps(steps=steps):
+            return min(total, began + steps)
+        case AtFraction(fraction=fraction):
+            return min(total, max(began, round(fraction * total)))
+        case OnPlateau(at_most=at_most):
+            return latest_end(at_most, began, steps_per_epoch, total)
+        case _:
+            assert_never(until)
+
+
+def stretch_of(plan: Plan, progress: Progress, steps_per_epoch: int, total: int) -> Stretch:
+    """Return where the present phase lies in the run; the last one lasts to the end of it."""
+    number, began = progress.phase, progress.phase_began
+    phase = plan.phases[number]
+    is_last = number == len(plan.phases) - 1
+    ends = total if is_last else latest_end(phase.until, began, steps_per_epoch, total)
+    return Stretch(number, began, ends, phase.restarts_schedule)
+
+
+def judge(plan: Plan, progress: Progress, settings: TrainConfig) -> bool:
+    """Record in `progress` what the latest evaluation means; return whether to keep its weights.
+
+    Raises:
+        FinetuneError: evaluation writes no metric of the name that a rule watches.
+    """
+    _judge_early_stopping(progress, settings)
+    _judge_plateau(plan, progress)
+    is_best_of_phase = _judge_phase_best(plan, progress)
+    return _judge_best(progress, settings.checkpoint.best) or is_best_of_phase
+
+
+def _judge_best(progress: Progress, metric: str | None) -> bool:
+    """Tell whether these are the best weights of the run."""
+    if metric is None:
+        return False
+    value = metric_of(progress.metrics, metric, ("train", "checkpoint", "best"))
+    if not improves(value, progress.best, metric):
+        return False
+    progress.best, progress.best_step = value, progress.step
+    return True
+
+
+def _judge_early_stopping(progress: Progress, settings: TrainConfig) -> None:
+    """Count evaluations without improvement, and end the run when there were too many."""
+    rule = settings.early_stopping
+    if rule is None:
+        return
+    value = metric_of(progress.metrics, rule.metric, ("train", "early_stopping", "metric"))
+    if improves(value, progress.watched, rule.metric, rule.min_delta):
+        progress.watched, progress.stale = value, 0
+    else:
+        progress.stale += 1
+        progress.stopped_early = progress.stale >= rule.patience
+
+
+def _judge_plateau(plan: Plan, progress: Progress) -> None:
+    """Record whether the metric that the present phase watches has improved."""
+    until = plan.phases[progress.phase].until
+    if not isinstance(until, OnPlateau):
+        return
+    key = ("freeze", "phases", progress.phase, "until", "plateau")
+    value = metric_of(progress.metrics, until.plateau, key)
+    if improves(value, progress.plateau_best, until.plateau, until.min_delta):
+        progress.plateau_best, progress.plateau_stale = value, 0
+    else:
+        progress.plateau_stale += 1
+        progress.plateau_reached = progress.plateau_stale >= until.patience
+
+
+def _judge_phase_best(plan: Plan, progress: Progress) -> bool:
+    """Record the best evaluation of a phase that goes back to it; say if it is a new one."""
+    phase = plan.phases[progress.phase]
+    if not phase.restores_best:
+        return False
+    metric = watched_metric(phase.until)
+    value = metric_of(
+        progress.metrics, metric, ("freeze", "phases", progress.phase, "restore_best")
+    )
+    if not improves(value, progress.phase_best, metric):
+        return False
+    progress.phase_best, progress.phase_best_step = value, progress.step
+    return True
+
+
+def watched_metric(until: Trigger | None) -> str:
+    """Return the metric by which a phase finds its best weights: of its plateau, or the loss."""
+    return until.plateau if isinstance(until, OnPlateau) else "validation/loss"
+
+
+def metric_of(figures: dict[str, float], tag: str, key: tuple[str | int, ...]) -> float:
+    """Return the latest figure of a metric.
+
+    Raises:
+        FinetuneError: evaluation writes no such metric.
+    """
+    if tag not in figures:
+        raise FinetuneError(
+            f"no metric {tag!r} is ever logged; there are: {', '.join(figures)}",
+            hint=did_you_mean(tag, figures),
+            key=key,
+        )
+    return figures[tag]
+
+
+def refuse_impossible(
+    plan: Plan, *, steps_per_epoch: int, total: int, metrics: frozenset[str]
+) -> list[FinetuneError]:
+    """Return what is wrong with the order and the triggers of the phases, all at once.
+
+    Args:
+        plan: The phases.
+        steps_per_epoch: Optimizer steps of one pass over the samples.
+        total: Optimizer steps of the run.
+        metrics: Tags that evaluation will write.
+    """
+    found: list[FinetuneError] = []
+    began, is_certain = 0, True
+    for number, phase in enumerate(plan.phases):
+        key = ("freeze", "phases", number)
+        if is_certain and began >= total:
+            message = f"phase {phase.name!r} never begins: the run is over after {total} steps"
+            found.append(FinetuneError(message, hint="lengthen train.epochs", key=key))
+            break
+        found += _wrong_metrics(phase.until, phase.restores_best, metrics, key)
+        is_last = number == len(plan.phases) - 1
+        end = latest_end(phase.until, began, steps_per_epoch, total)
+        if isinstance(phase.until, AtFraction) and is_certain and not is_last and end <= began:
+            message = f"phase {phase.name!r} is over before it begins, at step {began}"
+            found.append(FinetuneError(message, key=(*key, "until")))
+        if isinstance(phase.until, OnPlateau):
+            is_certain = False
+            if phase.restarts_schedule and phase.until.at_most is None and not is_last:
+                message = "a schedule of its own needs a length: add 'at_most' to the plateau"
+                found.append(FinetuneError(message, key=(*key, "until")))
+        began = end
+    return found
+
+
+def _wrong_metrics(
+    until: Trigger | None, restores: bool, metrics: frozenset[str], key: tuple[str | int, ...]
+) -> list[FinetuneError]:
+    asked = []
+    if isinstance(until, OnPlateau):
+        asked.append((until.plateau, "until"))
+    if restores:
+        asked.append((watched_metric(until), "restore_best"))
+    known = ", ".join(sorted(metrics)) or "none, for there are no validation samples"
+    return [
+        FinetuneError(f"no metric {tag!r} is ever logged; there are: {known}", key=(*key, field))
+        for tag, field in asked
+        if tag not in metrics
+    ]

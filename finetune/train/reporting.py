@@ -1,0 +1,115 @@
+"""What the loop tells the trackers: figures of steps, phases and evaluations, by tag."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from finetune.errors import NonFiniteError
+from finetune.freezing.plan import Plan
+from finetune.freezing.report import freeze_picture, mask_as_text
+from finetune.optim.groups import Group
+from finetune.tracking.tracker import Tracker
+from finetune.train.progress import Progress
+from finetune.train.summary import peak_memory_gib
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """What one optimizer step tells."""
+
+    loss: Tensor
+    """Mean loss of the window's samples, a scalar on the device."""
+    grad_norm: Tensor | None
+    """Norm over all gradients before clipping; None where nobody asked."""
+    loss_norms: dict[str, Tensor]
+    """Gradient norm of each loss alone, where the config asks for it."""
+    seconds: float
+    """How long the step took."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reporter:
+    """Turns what happens into tagged figures for the trackers. Changes nothing in a run."""
+
+    tracker: Tracker
+    plan: Plan
+    groups: tuple[Group, ...]
+    log_every: int
+    steps_per_epoch: int
+    total_steps: int
+    device: torch.device
+    hparams: Mapping[str, str | int | float | bool]
+
+    @contextmanager
+    def running(self, progress: Progress, total_steps: int) -> Iterator[None]:
+        """Open the trackers for a run that stands at `progress`, and close them after it."""
+        self.tracker.begin(progress.step, total_steps)
+        try:
+            yield
+            self._picture(progress)
+            self.tracker.hparams(self.hparams, progress.metrics)
+        finally:
+            self.tracker.close()
+
+    def message(self, text: str) -> None:
+        """Tell the person who watches one line."""
+        self.tracker.message(text)
+
+    def logs(self, step: int) -> bool:
+        """Tell whether the figures of a step are logged: every so many, the first and the last."""
+        return step == 1 or step % self.log_every == 0 or step == self.total_steps
+
+    def phase_begins(self, progress: Progress) -> None:
+        """Tell which phase begins, and what it trains."""
+        frozen = self.plan.phases[progress.phase].frozen
+        trained = sum(param.numel for param in self.plan.inventory if param.name not in frozen)
+        figures = {"freeze/phase": progress.phase, "freeze/trained_parameters": trained}
+        self.tracker.scalars(progress.step, self._where(progress) | figures)
+        text = mask_as_text(self.plan.inventory, frozen)
+        self.tracker.text("freeze/map", f"```\n{text}\n```", progress.step)
+        self._picture(progress)
+
+    def step_is_done(self, progress: Progress, stats: StepStats, optimizer: Optimizer) -> None:
+        """Tell the figures of a step, if it is one that is logged.
+
+        Raises:
+            NonFiniteError: the loss is infinite or NaN.
+        """
+        if not self.logs(progress.step):
+            return
+        loss = float(stats.loss)
+        if not math.isfinite(loss):
+            raise NonFiniteError(
+                f"the loss is {loss} at step {progress.step}",
+                hint="try a lower optimizer.lr, a warmup, or train.max_grad_norm",
+            )
+        figures = {"train/loss": loss, "time/step_seconds": stats.seconds}
+        if stats.grad_norm is not None:
+            figures["train/grad_norm"] = float(stats.grad_norm)
+        for name, norm in stats.loss_norms.items():
+            figures[f"train/grad_norm/{name}"] = float(norm)
+        for group, slot in zip(self.groups, optimizer.param_groups, strict=True):
+            if group.rates[progress.phase] is not None:
+                figures[f"train/lr/{group.name}"] = float(slot["lr"])
+        figures["memory/peak_gib"] = peak_memory_gib(self.device)
+        self.tracker.scalars(progress.step, self._where(progress) | figures)
+
+    def evaluated(self, progress: Progress, split: str, figures: Mapping[str, float]) -> None:
+        """Tell the figures of an evaluation; `progress` keeps the latest ones."""
+        tagged = {f"{split}/{name}": value for name, value in figures.items()}
+        progress.metrics |= tagged
+        self.tracker.scalars(progress.step, self._where(progress) | tagged)
+
+    def _picture(self, progress: Progress) -> None:
+        began = [0, *progress.transitions][: progress.phase + 1]
+        picture = freeze_picture(self.plan, began, self.total_steps)
+        self.tracker.image("freeze/map", picture, progress.step)
+
+    def _where(self, progress: Progress) -> dict[str, float | str]:
+        phase = self.plan.phases[progress.phase].name
+        return {"epoch": progress.step / self.steps_per_epoch, "phase": phase}

@@ -1,0 +1,125 @@
+"""A run read back from its folder: its network with its weights, and its figures."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune.config.loader import load_config
+from finetune.config.run import RunConfig
+from finetune.data.prepare import DataFacts
+from finetune.errors import CheckpointError, DataError
+from finetune.models.declared import Network, TensorSpec
+from finetune.models.preprocessing import Preprocessing, read_preprocessing
+from finetune.train.checkpoint import Base, Checkpoints, find_fault, load_weights_delta
+from finetune.train.evaluation import evaluate
+from finetune.train.folder import RunFolder
+from finetune.train.precision import Precision
+from finetune.train.setup import (
+    build_model_and_task,
+    evaluation_batch_size,
+    located,
+    open_samples,
+    pick_device,
+    plan_of,
+)
+from finetune.train.tasks import Task
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedRun:
+    """A finished or stopped run, read back from its folder."""
+
+    config: RunConfig
+    folder: RunFolder
+    facts: DataFacts
+    preprocessing: Preprocessing
+    model: Network
+    task: Task
+    device: torch.device
+
+
+def load_run(run_dir: str | Path, *, trust: frozenset[str] = frozenset()) -> TrainedRun:
+    """Rebuild the network of a run with its best or last weights, in evaluation mode.
+
+    Raises:
+        CheckpointError: the folder holds no usable run.
+        TrustError: its config imports code that `trust` does not name.
+    """
+    folder = RunFolder(Path(run_dir))
+    if not (folder.path / "config.yaml").is_file():
+        raise CheckpointError("no run here: there is no config.yaml", where=str(run_dir))
+    config = load_config(folder.path / "config.yaml", trust=trust)
+    with located(config):
+        facts, specs = _read_facts(folder.read_json("data.json"))
+        device = pick_device(config.train.device)
+        model, task = build_model_and_task(config, facts, specs, device)
+        plan = plan_of(config, model)
+        load_weights_delta(_chosen_checkpoint(folder), model, Base.of(model, plan))
+        preprocessing = read_preprocessing(config.model)
+    return TrainedRun(config, folder, facts, preprocessing, model.eval(), task, device)
+
+
+def evaluate_run(run_dir: str | Path, split: str, *, trust: Sequence[str] = ()) -> dict[str, float]:
+    """Return loss and metrics of a trained run over one part of its data.
+
+    Args:
+        run_dir: The run's folder.
+        split: `train`, `validation` or `test`.
+        trust: Packages whose code its config may import.
+
+    Raises:
+        CheckpointError: the folder holds no usable run.
+        DataError: the run has no such part.
+    """
+    run = load_run(run_dir, trust=frozenset(trust))
+    config = run.config
+    with located(config):
+        data = open_samples(config)
+        samples = {"train": data.train, "validation": data.validation, "test": data.test}[split]
+        if samples is None:
+            raise DataError(f"this run has no {split} samples", where=str(run_dir))
+        precision = Precision(config.train.precision, run.device)
+        return evaluate(
+            run.model,
+            run.task,
+            samples,
+            precision=precision,
+            batch_size=evaluation_batch_size(config),
+        )
+
+
+def _chosen_checkpoint(folder: RunFolder) -> Path:
+    """Return the best checkpoint where the run kept one, else the newest that is whole."""
+    checkpoints = Checkpoints(folder.checkpoints, keep_last=1)
+    newest, _ = checkpoints.newest_valid()
+    if newest is None:
+        raise CheckpointError(
+            "no whole checkpoint", where=str(folder.checkpoints), hint="train the run first"
+        )
+    progress = json.loads((newest / "progress.json").read_text(encoding="utf-8"))["progress"]
+    if progress["best_step"] is None:
+        return newest
+    best = checkpoints.path_of(progress["best_step"])
+    if (fault := find_fault(best)) is not None:
+        raise CheckpointError(f"the best checkpoint is damaged: {fault}", where=str(best))
+    return best
+
+
+def _read_facts(document: dict[str, Any]) -> tuple[DataFacts, dict[str, TensorSpec]]:
+    specs = {
+        name: TensorSpec(tuple(spec["shape"]), spec["dtype"])
+        for name, spec in document.pop("specs").items()
+    }
+    facts = DataFacts(
+        inputs=tuple(document["inputs"]),
+        target=document["target"],
+        classes=None if document["classes"] is None else tuple(document["classes"]),
+        notes=tuple(document["notes"]),
+        sizes=document["sizes"],
+        kinds=document["kinds"],
+    )
+    return facts, specs

@@ -1,0 +1,121 @@
+"""TensorBoard as a person meets it: started by `finetune tensorboard`, drawn by Chromium."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import quote
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.config.loader import load_config
+from finetune.train.setup import build_trainer
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+DIGITS = Path(__file__).parents[2] / "configs" / "digits.yaml"
+RUN = "digits/tensorboard"
+CURVE = (255, 112, 67)
+"""The colour TensorBoard draws its first run in."""
+CHART = (slice(220, 420), slice(370, 670))
+"""Rows and columns of the page that hold the first chart, which the filter makes the loss."""
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two epochs of the digits that ship."""
+    folder = tmp_path_factory.mktemp("runs")
+    build_trainer(load_config(DIGITS, overrides=["train.epochs=2"]), folder / "digits").fit()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(runs):
+    """Start `finetune tensorboard` on a free port; return the port once it shows the run."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "finetune", "tensorboard", str(runs), "--port", str(port)]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        try:
+            wait_until_it_shows(port, RUN)
+            yield port
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if path := shutil.which(name):
+            return path
+    pytest.fail("this test needs Chromium; on Debian: apt-get install chromium", pytrace=False)
+
+
+def fetch(port, path):
+    with urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        return answer.read().decode()
+
+
+def wait_until_it_shows(port, run, seconds=60):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if run in json.loads(fetch(port, "/data/plugin/scalars/tags")):
+                return
+        except URLError:
+            pass
+        time.sleep(0.2)
+    pytest.fail(f"TensorBoard does not show {run!r} after {seconds} s")
+
+
+def screenshot(chromium, url, folder):
+    """Return the page as red, green and blue, `(rows, columns, 3)`."""
+    picture = folder / "page.png"
+    flags = ["headless", "no-sandbox", "disable-gpu", "no-first-run", "window-size=1200,700"]
+    flags += ["disable-background-networking", "disable-component-update", "disable-sync"]
+    flags += [f"user-data-dir={folder / 'profile'}", f"screenshot={picture}"]
+    # Time of its own, which waits for the network: the page is drawn before the picture is taken.
+    flags += ["virtual-time-budget=20000"]
+    command = [chromium, *(f"--{flag}" for flag in flags), url]
+    subprocess.run(command, check=True, timeout=120, capture_output=True)
+    with Image.open(picture) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_the_page_is_served(server):
+    assert "<title>TensorBoard</title>" in fetch(server, "/")
+
+
+def test_the_loss_of_every_step_is_served(server):
+    tags = json.loads(fetch(server, "/data/plugin/scalars/tags"))[RUN]
+    assert {"train/loss", "train/lr/all", "validation/accuracy", "test/accuracy"} <= tags.keys()
+    query = f"run={quote(RUN, safe='')}&tag={quote('train/loss', safe='')}"
+    points = json.loads(fetch(server, f"/data/plugin/scalars/scalars?{query}"))
+    assert [step for _, step, _ in points] == list(range(1, 81))
+    assert points[-1][2] < points[0][2] / 2
+
+
+def test_the_browser_draws_the_loss_falling(server, chromium, tmp_path):
+    address = f"http://127.0.0.1:{server}/#scalars&tagFilter={quote('train/loss', safe='')}"
+    chart = screenshot(chromium, address, tmp_path)[CHART]
+    rows, columns = np.nonzero((chart == CURVE).all(axis=-1))
+    assert len(columns) > 0
+    assert np.ptp(columns) > 150
+    middle = (columns.min() + columns.max()) / 2
+    assert rows[columns < middle].mean() < rows[columns > middle].mean()
+
+
+def test_other_machines_cannot_reach_it(server):
+    """On Linux all of 127.0.0.0/8 is this machine: a server on every address answers there."""
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.2", server), timeout=5)
