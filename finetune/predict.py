@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -10,15 +11,14 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
-from finetune.config.data import TextFolderSource
+from finetune.data.incoming import Incoming
 from finetune.data.prepare import prepare_inputs
 from finetune.errors import DataError
 from finetune.models.declared import Network
+from finetune.train.precision import Precision
 from finetune.train.setup import evaluation_batch_size, located
 from finetune.train.tasks import Prediction
 from finetune.train.trained import TrainedRun, load_run
-
-_IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Predictor:
 
     run: TrainedRun
     batch_size: int
+    """Samples of one forward pass."""
 
     @property
     def model(self) -> Network:
@@ -39,8 +40,8 @@ class Predictor:
         """Return what the network says of each sample, in order.
 
         Args:
-            inputs: Texts, image paths or arrays for a network of one input column; dicts of
-                column to value otherwise; or whole columns by name.
+            inputs: Texts, image paths, or an array with samples first for a network of one input
+                column; dicts of column to value otherwise; or whole columns by name.
 
         Raises:
             DataError: a column is missing, or a value cannot be read.
@@ -48,23 +49,52 @@ class Predictor:
         return list(self.stream(inputs))
 
     def stream(
-        self, inputs: Sequence[Any] | Mapping[str, Sequence[Any]] | Tensor
+        self,
+        inputs: Sequence[Any] | Mapping[str, Sequence[Any]] | Tensor,
+        *,
+        source: str = "the input",
     ) -> Iterator[Prediction]:
-        """Yield predictions batch by batch, so that outputs never pile up."""
+        """Yield predictions batch by batch, so that outputs never pile up.
+
+        Args:
+            inputs: As for a call.
+            source: Where they come from, for messages.
+
+        Raises:
+            DataError: a column is missing, or a value cannot be read.
+        """
         run = self.run
+        columns = _columns(inputs, run.facts.inputs)
+        if not any(len(values) for values in columns.values()):
+            return
         with located(run.config):
-            columns = _columns(inputs, run.facts.inputs)
             samples = prepare_inputs(
-                columns, run.config.data, run.facts, run.preprocessing, trust=run.config.trust
+                columns,
+                run.config.data,
+                run.facts,
+                run.preprocessing,
+                trust=run.config.trust,
+                source=source,
             )
-        quiet = (
-            torch.inference_mode if run.config.inference.mode == "inference_mode" else torch.no_grad
-        )
+        is_strict = run.config.inference.mode == "inference_mode"
+        quiet = torch.inference_mode if is_strict else torch.no_grad
+        precision = Precision(run.config.train.precision, run.device)
         for indices in torch.arange(len(samples)).split(self.batch_size):
             batch = samples.fetch(indices).to(run.device)
-            with quiet():
+            with quiet(), precision.autocast():
                 outputs = run.model(**batch.inputs)
             yield from run.task.readout(outputs)
+
+    def rows(self, parts: Iterable[Incoming]) -> Iterator[dict[str, Any]]:
+        """Yield one plain row for each sample of files: its name and its prediction.
+
+        Raises:
+            DataError: a value cannot be read.
+        """
+        for part in parts:
+            predictions = self.stream(part.columns, source=part.source)
+            for name, prediction in zip(part.names, predictions, strict=True):
+                yield as_row(name, prediction)
 
 
 def load_predictor(
@@ -85,34 +115,6 @@ def load_predictor(
     return Predictor(run, batch_size or evaluation_batch_size(run.config))
 
 
-def read_inputs(source: str, run: TrainedRun, stdin: TextIO) -> dict[str, list[Any]]:
-    """Read the samples of a file, a folder or (`-`) standard input as columns.
-
-    `.csv` and `.jsonl` give rows; any other text file is one text, an image file one image, a
-    folder all files below it. Standard input gives one sample a line: a JSON object, or a text.
-
-    Returns:
-        The network's input columns, and `input`: a name for each sample.
-
-    Raises:
-        DataError: there is no such file, or it lacks a column.
-    """
-    if source == "-":
-        rows = [_line_as_row(line, n, run) for n, line in enumerate(stdin, 1) if line.strip()]
-    else:
-        rows = list(_rows_of(Path(source), run))
-    if not rows:
-        raise DataError("holds no sample", where=source)
-    for number, row in enumerate(rows, 1):
-        missing = [name for name in run.facts.inputs if name not in row]
-        if missing:
-            raise DataError(
-                f"sample {number} has no {missing[0]!r}, only {', '.join(map(repr, row))}",
-                where=source,
-            )
-    return {name: [row[name] for row in rows] for name in ("input", *run.facts.inputs)}
-
-
 def as_row(name: str, prediction: Prediction) -> dict[str, Any]:
     """Return a prediction as the row that is written for it."""
     row: dict[str, Any] = {"input": name}
@@ -125,8 +127,8 @@ def as_row(name: str, prediction: Prediction) -> dict[str, Any]:
     return row | {"probabilities": prediction.probabilities}
 
 
-def write_rows(rows: Iterator[dict[str, Any]], file: TextIO, *, as_csv: bool) -> int:
-    """Write rows as JSON lines or as CSV with one column per class; return how many."""
+def write_rows(rows: Iterable[Mapping[str, Any]], file: TextIO, *, as_csv: bool) -> int:
+    """Write rows as JSON lines, or as CSV with a column for each class; return how many."""
     count = 0
     writer: csv.DictWriter[str] | None = None
     for count, row in enumerate(rows, 1):  # noqa: B007 - the count is returned
@@ -141,76 +143,54 @@ def write_rows(rows: Iterator[dict[str, Any]], file: TextIO, *, as_csv: bool) ->
     return count
 
 
+def write_file(rows: Iterable[Mapping[str, Any]], out: Path) -> int:
+    """Write rows to a file, `.csv` or else JSON lines; return how many.
+
+    The rows are written aside and renamed, so that `out` is whole or as it was.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    aside = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        with aside.open("w", encoding="utf-8", newline="") as file:
+            count = write_rows(rows, file, as_csv=out.suffix.lower() == ".csv")
+        aside.replace(out)
+    except OSError as error:
+        raise DataError(f"cannot be written: {error.strerror}", where=str(out)) from error
+    finally:
+        aside.unlink(missing_ok=True)
+    return count
+
+
 def _columns(
     inputs: Sequence[Any] | Mapping[str, Sequence[Any]] | Tensor, names: tuple[str, ...]
 ) -> Mapping[str, Sequence[Any]]:
     """Bring every way to hand in samples to whole columns by name."""
-    if isinstance(inputs, Mapping):
-        return inputs
     if isinstance(inputs, str | bytes):
         raise DataError("needs a list of samples, got a single text", hint="put it in a list")
+    if isinstance(inputs, Mapping):
+        for name, values in inputs.items():
+            if isinstance(values, str | bytes) or not isinstance(values, Sized):
+                raise DataError(
+                    f"needs a column of values for {name!r}, got {values!r}",
+                    hint="put a single sample in a list: [{...}]",
+                )
+        return inputs
     rows = list(inputs)
     if rows and isinstance(rows[0], Mapping):
-        return {name: [row[name] for row in rows] for name in names}
+        return {name: [_cell(row, name, n) for n, row in enumerate(rows, 1)] for name in names}
     if len(names) > 1:
-        raise DataError(f"the network takes {len(names)} columns: hand in dicts of {names!r}")
+        wanted = ", ".join(map(repr, names))
+        raise DataError(f"the network takes the columns {wanted}", hint="hand in a list of dicts")
     return {names[0]: rows}
 
 
-def _rows_of(path: Path, run: TrainedRun) -> Iterator[dict[str, Any]]:
-    if not path.exists():
-        raise DataError("no such file or folder", where=str(path))
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    for file in files:
-        match file.suffix:
-            case ".csv":
-                yield from _csv_rows(file)
-            case ".jsonl":
-                yield from _jsonl_rows(file)
-            case _:
-                yield {"input": str(file), run.facts.inputs[0]: _content(file, run)}
-
-
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        for number, row in enumerate(csv.DictReader(file), 1):
-            yield {"input": f"{path}:{number}"} | row
-
-
-def _jsonl_rows(path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            yield {"input": f"{path}:{number}"} | _json_row(line, f"{path}:{number}")
-
-
-def _content(path: Path, run: TrainedRun) -> Any:
-    """Return an image by its path, and anything else as text in the encoding of the training."""
-    if path.suffix.lower() in _IMAGES:
-        return str(path)
-    source = run.config.data.source or run.config.data.train
-    encoding, errors = "utf-8", "strict"
-    if isinstance(source, TextFolderSource):
-        encoding, errors = source.encoding, source.errors
-    try:
-        return path.read_text(encoding=encoding, errors=errors)
-    except UnicodeDecodeError as error:
-        raise DataError(f"is not {encoding} text", where=str(path)) from error
-
-
-def _line_as_row(line: str, number: int, run: TrainedRun) -> dict[str, Any]:
-    if line.lstrip().startswith("{"):
-        return {"input": f"-:{number}"} | _json_row(line, f"-:{number}")
-    return {"input": f"-:{number}", run.facts.inputs[0]: line.rstrip("\n")}
-
-
-def _json_row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError("is not JSON", where=where) from error
-    if not isinstance(row, dict):
-        raise DataError("is no JSON object", where=where)
-    return row
+def _cell(row: Any, name: str, number: int) -> Any:
+    if isinstance(row, Mapping) and name in row:
+        return row[name]
+    found = ", ".join(map(repr, row)) if isinstance(row, Mapping) else repr(row)
+    raise DataError(f"sample {number} has no {name!r}, only {found}")
 
 
 def _flat_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from finetune.cli.options import Config, Json, Overrides, Trust
+from finetune.cli.output import results
 from finetune.config.loader import load_config
 from finetune.config.schema import schema
 from finetune.errors import FinetuneError
@@ -43,16 +44,18 @@ def plan_command(
     as_json: Json = False,
 ) -> None:
     """Show what trains and what is frozen, before a step is taken."""
-    # torch takes seconds to load: only verbs that need it pay
-    from finetune.cli.tables import plan_table
-    from finetune.freezing.report import plan_as_data
-    from finetune.train.setup import build_parts
+    loaded = load_config(config, overrides=override or (), trust=trust or ())
+    with results() as out:
+        # torch takes seconds to load: only verbs that need it pay, and no config that is wrong
+        from finetune.cli.tables import plan_table
+        from finetune.freezing.report import plan_as_data
+        from finetune.train.setup import build_parts
 
-    parts = build_parts(load_config(config, overrides=override or (), trust=trust or ()))
-    if as_json:
-        print(json.dumps(plan_as_data(parts.plan), indent=1))
-    else:
-        plan_table(parts, sys.stdout, full=full)
+        parts = build_parts(loaded)
+        if as_json:
+            print(json.dumps(plan_as_data(parts.plan), indent=1), file=out)
+        else:
+            plan_table(parts, out, full=full)
 
 
 def inspect_command(
@@ -63,14 +66,16 @@ def inspect_command(
     activations: Annotated[
         bool, typer.Option("--activations", help="Gradients of the outputs of modules, too.")
     ] = False,
+    full: Annotated[bool, typer.Option("--full", help="Every frozen parameter, too.")] = False,
 ) -> None:
     """Show the autograd side for one batch: leaves, grad_fn, where the graph is cut, norms."""
-    from finetune.cli.tables import inspection_table
-    from finetune.train.inspection import inspect_batch
-    from finetune.train.setup import build_parts, located
-
     loaded = load_config(config, overrides=override or (), trust=trust or ())
-    parts = build_parts(loaded)
-    with located(loaded):
-        inspection = inspect_batch(parts, samples=samples, activations=activations)
-    inspection_table(inspection, sys.stdout, activations=activations)
+    with results() as out:
+        from finetune.cli.tables import inspection_table
+        from finetune.train.inspection import inspect_batch
+        from finetune.train.setup import build_parts, located
+
+        parts = build_parts(loaded)
+        with located(loaded):
+            inspection = inspect_batch(parts, samples=samples, activations=activations)
+        inspection_table(inspection, out, activations=activations, full=full)

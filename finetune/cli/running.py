@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 import typer
 
 from finetune.cli.options import Config, Json, Overrides, Run, Trust
+from finetune.cli.output import results
 from finetune.config.loader import load_config
+from finetune.errors import FinetuneError
 
 
 def train_command(
@@ -22,18 +24,18 @@ def train_command(
     trust: Trust = None,
 ) -> None:
     """Train; where the run's folder holds a checkpoint, go on from there."""
-    # torch takes seconds to load: only verbs that need it pay
-    from finetune.cli.tables import outcome, phases_table
-    from finetune.tracking.console import Console
-    from finetune.train.setup import build_trainer, located
-
     loaded = load_config(config, overrides=override or (), trust=trust or ())
-    console = Console(sys.stderr)
-    trainer = build_trainer(loaded, run, fresh=fresh, tracker=console)
-    phases_table(trainer.plan, sys.stderr)
-    with located(loaded):
-        progress = trainer.fit()
-    outcome(progress, trainer.folder.path, sys.stderr)
+    with results():
+        # torch takes seconds to load: only verbs that need it pay, and no config that is wrong
+        from finetune.cli.tables import outcome, phases_table
+        from finetune.tracking.console import Console
+        from finetune.train.setup import build_trainer, located
+
+        trainer = build_trainer(loaded, run, fresh=fresh, tracker=Console(sys.stderr))
+        phases_table(trainer.plan, sys.stderr)
+        with located(loaded):
+            progress = trainer.fit()
+        outcome(progress, trainer.folder.path, sys.stderr)
 
 
 def eval_command(
@@ -45,14 +47,15 @@ def eval_command(
     as_json: Json = False,
 ) -> None:
     """Evaluate a trained run on one part of its data."""
-    from finetune.train.trained import evaluate_run
+    with results() as out:
+        from finetune.cli.tables import metrics_table
+        from finetune.train.trained import evaluate_run
 
-    figures = evaluate_run(run, split, trust=trust or ())
-    if as_json:
-        print(json.dumps({"run": str(run), "split": split, "metrics": figures}))
-        return
-    for name, value in figures.items():
-        print(f"{split}/{name:<12} {value:.4f}")
+        figures = evaluate_run(run, split, trust=trust or ())
+        if as_json:
+            print(json.dumps({"run": str(run), "split": split, "metrics": figures}), file=out)
+        else:
+            metrics_table({f"{split}/{name}": value for name, value in figures.items()}, out)
 
 
 def predict_command(
@@ -62,31 +65,35 @@ def predict_command(
         typer.Argument(metavar="INPUT", help="File, folder, csv, jsonl, or - for standard input."),
     ],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where to write; .csv or JSON lines.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Where to write: .csv for CSV, else JSON lines."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples of one pass.")] = None,
     trust: Trust = None,
 ) -> None:
-    """Run a trained network on new inputs; one line for each."""
-    from finetune.predict import as_row, load_predictor, read_inputs, write_rows
+    """Run a trained network on new inputs; one line for each, JSON on standard output."""
+    with results() as stdout:
+        from finetune.data.incoming import read_incoming
+        from finetune.predict import load_predictor, write_file, write_rows
 
-    predictor = load_predictor(run, trust=trust or (), batch_size=batch_size)
-    columns = read_inputs(source, predictor.run, sys.stdin)
-    names = columns.pop("input")
-    rows = (as_row(n, p) for n, p in zip(names, predictor.stream(columns), strict=True))
-    if out is None:
-        write_rows(rows, sys.stdout, as_csv=False)
-        return
-    with out.open("w", encoding="utf-8", newline="") as file:
-        count = write_rows(rows, file, as_csv=out.suffix == ".csv")
-    print(f"{count} predictions in {out}", file=sys.stderr)
+        predictor = load_predictor(run, trust=trust or (), batch_size=batch_size)
+        about = predictor.run
+        parts = read_incoming(source, about.config.data, about.facts.kinds, sys.stdin)
+        rows = predictor.rows(parts)
+        if out is None:
+            write_rows(rows, stdout, as_csv=False)
+            return
+        count = write_file(rows, out)
+        print(f"{count} {'prediction' if count == 1 else 'predictions'} in {out}", file=sys.stderr)
 
 
 def tensorboard_command(
     runs: Annotated[Path, typer.Argument(help="Folder of runs.", metavar="RUNS")] = Path("runs"),
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 6006,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1.")] = 6006,
 ) -> None:
     """Show the curves of all runs below a folder on http://127.0.0.1."""
+    if not runs.is_dir():
+        raise FinetuneError("no such folder", where=str(runs), hint="train a run first")
     # TensorBoard has no authentication: it is never bound to an address others can reach
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs)]
     raise typer.Exit(subprocess.call([*command, "--host", "127.0.0.1", "--port", str(port)]))

@@ -1,114 +1,176 @@
-"""How plans, inspections and outcomes look on a terminal."""
+"""How plans, inspections and outcomes look on a terminal, and in a pipe."""
 
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TextIO
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from finetune.cli.output import figure, size
 from finetune.freezing.plan import Plan
 from finetune.freezing.report import MapRow, fold, unfold
-from finetune.train.inspection import Inspection
+from finetune.train.inspection import Call, Inspection, Leaf
 from finetune.train.progress import Progress
 from finetune.train.setup import Parts
 
 _STYLES = {"trained": "green", "frozen": "dim", "mixed": "yellow", "unreached": "red"}
+_WIDTH_OF_A_PIPE = 400
+"""Characters; no table is cut short where no terminal has to show it."""
 
 
 def plan_table(parts: Parts, file: TextIO, *, full: bool) -> None:
     """Print facts of the data, and every phase with the state of its parameters."""
-    console = Console(file=file)
+    console = _console(file)
     facts = parts.data.facts
-    sizes = ", ".join(f"{count:,} {split}" for split, count in facts.sizes.items())
-    console.print(f"data     {sizes}", highlight=False)
+    lines = [("data", ", ".join(f"{count:,} {split}" for split, count in facts.sizes.items()))]
     if facts.classes is not None:
         shown = ", ".join(facts.classes[:10]) + (", ..." if len(facts.classes) > 10 else "")
-        console.print(f"classes  {len(facts.classes)}: {shown}", highlight=False)
-    for note in facts.notes:
-        console.print(f"note     {note}", highlight=False)
-    for tie in (p for p in parts.plan.inventory if p.aliases):
-        console.print(f"tied     {tie.name} is also {', '.join(tie.aliases)}", highlight=False)
+        lines.append(("classes", f"{len(facts.classes)}: {shown}"))
+    lines += [("note", note) for note in facts.notes]
+    ties = [param for param in parts.plan.inventory if param.aliases]
+    lines += [("tied", f"{tie.name} is also {', '.join(tie.aliases)}") for tie in ties]
+    _print_lines(lines, console)
     _print_phases(parts.plan, console, full=full)
 
 
 def phases_table(plan: Plan, file: TextIO) -> None:
     """Print every phase with the state of its parameters, folded by block."""
-    _print_phases(plan, Console(file=file), full=False)
+    _print_phases(plan, _console(file), full=False)
 
 
-def inspection_table(inspection: Inspection, file: TextIO, *, activations: bool) -> None:
-    """Print leaves, graph nodes and the place where the graph is cut."""
-    console = Console(file=file)
-    table = Table(title="leaves: parameters after one backward pass", title_justify="left")
-    for heading in ("parameter", "shape", "state"):
-        table.add_column(heading)
-    table.add_column("gradient norm", justify="right")
-    for leaf in inspection.leaves:
-        norm = "none" if leaf.norm is None else f"{leaf.norm:.4g}"
-        table.add_row(leaf.name, str(leaf.shape), leaf.state, norm, style=_STYLES[leaf.state])
-    console.print(table)
+def inspection_table(
+    inspection: Inspection, file: TextIO, *, activations: bool, full: bool
+) -> None:
+    """Print leaves, graph nodes and the place where the graph is cut.
+
+    What lies outside the graph is folded into one line per block unless `full`.
+    """
+    console = _console(file)
+    console.print("leaves: parameters after one forward and backward pass")
+    console.print(_leaves_table(inspection.leaves, full=full))
     if activations:
-        console.print(_calls_table(inspection))
-    console.print(f"loss    {inspection.loss:.4f}  grad_fn {inspection.loss_grad_fn}")
-    console.print(f"output  grad_fn {inspection.output_grad_fn}")
-    before, after = inspection.cut
-    if after is None:
-        console.print("cut     no module's output is in the graph: nothing would be learned")
-    elif before is None:
-        console.print("cut     nowhere: the graph begins at the first module")
-    else:
-        console.print(
-            f"cut     after {before.module} ({before.type}): backward ends at "
-            f"{after.module} ({after.type}, {after.grad_fn})"
-        )
+        console.print("activations: outputs of modules, in the order of the forward pass")
+        console.print(_calls_table(inspection.calls, full=full))
+    _print_lines(
+        [
+            ("batch", "1 sample" if inspection.samples == 1 else f"{inspection.samples} samples"),
+            ("loss", f"{figure(inspection.loss)}, grad_fn {inspection.loss_grad_fn}"),
+            ("output", f"grad_fn {inspection.output_grad_fn}"),
+            ("cut", _cut(inspection)),
+        ],
+        console,
+    )
+
+
+def metrics_table(figures: dict[str, float], file: TextIO) -> None:
+    """Print one figure a line."""
+    _print_lines([(tag, figure(value)) for tag, value in figures.items()], _console(file))
 
 
 def outcome(progress: Progress, run: Path, file: TextIO) -> None:
     """Print what a run has reached, its proof, and where to look next."""
-    console = Console(file=file)
-    for tag, value in progress.metrics.items():
-        console.print(f"{tag:<22} {value:.4f}", highlight=False)
+    lines = [(tag, figure(value)) for tag, value in progress.metrics.items()]
+    if progress.stopped_early:
+        lines.append(("stopped", f"early, at step {progress.step}"))
+    if progress.best_step is not None:
+        lines.append(("best", f"step {progress.best_step}"))
     tensors = sum(proof["tensors"] for proof in progress.proofs)
-    if tensors:
-        console.print(f"proof    {tensors} frozen tensors are bit-identical", highlight=False)
-    else:
-        console.print("proof    nothing was frozen", highlight=False)
-    console.print(f"run      {run}", highlight=False)
-    console.print(f"curves   finetune tensorboard {run.parent}", highlight=False)
+    proof = f"{tensors} frozen tensors are bit-identical" if tensors else "nothing was frozen"
+    lines += [
+        ("proof", proof),
+        ("run", str(run)),
+        ("curves", f"finetune tensorboard {run.parent}"),
+    ]
+    _print_lines(lines, _console(file))
+
+
+def _console(file: TextIO) -> Console:
+    """Names of the user's are printed as they are: `[bold]` in a class name is no markup."""
+    width = None if file.isatty() else _WIDTH_OF_A_PIPE
+    return Console(file=file, width=width, markup=False, highlight=False, emoji=False)
+
+
+def _print_lines(lines: Sequence[tuple[str, str]], console: Console) -> None:
+    width = max((len(label) for label, _ in lines), default=0)
+    for label, text in lines:
+        console.print(f"{label:<{width}}  {text}", soft_wrap=True)
 
 
 def _print_phases(plan: Plan, console: Console, *, full: bool) -> None:
     for number, phase in enumerate(plan.phases):
         rows = (unfold if full else fold)(plan.inventory, phase.frozen)
-        console.print(_phase_table(f"phase {number}: {phase.name}", rows))
+        console.print(f"phase {number}: {phase.name}")
+        console.print(_phase_table(rows))
         trained = sum(p.numel for p in plan.inventory if p.name not in phase.frozen)
         total = sum(p.numel for p in plan.inventory)
-        console.print(
-            f"trained {trained:,} of {total:,} parameters ({trained / total:.2%})", highlight=False
-        )
+        console.print(f"trained {trained:,} of {total:,} parameters ({trained / total:.2%})")
 
 
-def _phase_table(title: str, rows: list[MapRow]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("parameters of", overflow="fold")
-    table.add_column("state")
-    for heading in ("tensors", "parameters", "MiB"):
-        table.add_column(heading, justify="right")
+def _table(left: Sequence[str], right: Sequence[str]) -> Table:
+    """Return an empty table; its figures stand to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in left:
+        table.add_column(heading, overflow="fold")
+    for heading in right:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _phase_table(rows: Sequence[MapRow]) -> Table:
+    table = _table(["parameters of", "state"], ["tensors", "parameters", "size"])
     for row in rows:
-        mib = f"{row.size_bytes / 2**20:.2f}"
         table.add_row(
-            row.name, row.state, str(row.tensors), f"{row.parameters:,}", mib,
+            row.name, row.state, str(row.tensors), f"{row.parameters:,}", size(row.size_bytes),
             style=_STYLES[row.state],
         )  # fmt: skip
     return table
 
 
-def _calls_table(inspection: Inspection) -> Table:
-    table = Table(title="activations: outputs of modules, in order", title_justify="left")
-    for heading in ("module", "type", "shape", "grad_fn"):
-        table.add_column(heading)
-    table.add_column("gradient norm", justify="right")
-    for call in inspection.calls:
-        norm = "none" if call.gradient_norm is None else f"{call.gradient_norm:.4g}"
-        table.add_row(call.module, call.type, str(call.shape), call.grad_fn or "none", norm)
+def _leaves_table(leaves: Sequence[Leaf], *, full: bool) -> Table:
+    table = _table(["parameter", "shape", "state"], ["gradient norm"])
+    for block, together in groupby(leaves, lambda leaf: _fold(leaf.block, leaf.is_frozen, full)):
+        group = list(together)
+        if block is None or len(group) == 1:
+            for leaf in group:
+                norm = "none" if leaf.norm is None else f"{leaf.norm:.4g}"
+                row = (leaf.name, str(leaf.shape), leaf.state, norm)
+                table.add_row(*row, style=_STYLES[leaf.state])
+        else:
+            row = (block, f"{len(group)} tensors", "frozen", "none")
+            table.add_row(*row, style=_STYLES["frozen"])
     return table
+
+
+def _calls_table(calls: Sequence[Call], *, full: bool) -> Table:
+    table = _table(["module", "type", "shape", "grad_fn"], ["gradient norm"])
+    for block, together in groupby(calls, lambda call: _fold(call.block, call.is_outside, full)):
+        group = list(together)
+        if block is None or len(group) == 1:
+            for call in group:
+                norm = "none" if call.gradient_norm is None else f"{call.gradient_norm:.4g}"
+                row = (call.module, call.type, str(call.shape), call.grad_fn or "none", norm)
+                table.add_row(*row, style=_STYLES["frozen"] if call.is_outside else None)
+        else:
+            row = (block, f"{len(group)} calls", str(group[-1].shape), "none", "none")
+            table.add_row(*row, style=_STYLES["frozen"])
+    return table
+
+
+def _fold(block: str, is_outside_the_graph: bool, full: bool) -> str | None:
+    """Return the block to fold a row into; None for a row that stands for itself."""
+    return block if is_outside_the_graph and not full else None
+
+
+def _cut(inspection: Inspection) -> str:
+    before, after = inspection.cut
+    if after is None:
+        return "no module's output is in the graph: nothing would be learned"
+    if before is None:
+        return "nowhere: the graph begins at the first module"
+    return (
+        f"after {before.module} ({before.type}): backward ends at "
+        f"{after.module} ({after.type}, {after.grad_fn})"
+    )

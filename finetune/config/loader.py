@@ -59,7 +59,14 @@ def dump_config(config: RunConfig) -> str:
 
     A text below `args` whose key names a secret (`hf_token`, `password`) becomes `***`.
     """
-    return yaml.dump(_plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    plain = as_plain(config)
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def as_plain(config: RunConfig) -> dict[str, Any]:
+    """Return the config as dicts, lists and scalars, secrets masked: what `dump_config` writes."""
+    plain: dict[str, Any] = _plain(config)
+    return plain
 
 
 @dataclass(slots=True)

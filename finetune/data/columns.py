@@ -91,9 +91,7 @@ def kind_of(column: Column, name: str, config: DataConfig) -> Kind:
     return "number" if column.values.is_floating_point() else "whole number"
 
 
-def column_of(
-    name: str, values: Sequence[Any], kind: Kind, source: str = "the input"
-) -> Column:
+def column_of(name: str, values: Sequence[Any], kind: Kind, source: str = "the input") -> Column:
     """Read raw values for prediction as a column of the kind that training had.
 
     Raises:

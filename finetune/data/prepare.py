@@ -187,7 +187,9 @@ def prepare_inputs(
     lengths = {len(rows[name]) for name in facts.inputs}
     if lengths == {0} or len(lengths) > 1:
         raise DataError("columns of different lengths" if len(lengths) > 1 else "no samples")
-    columns = {name: column_of(name, rows[name], facts.kinds[name], source) for name in facts.inputs}
+    columns = {
+        name: column_of(name, rows[name], facts.kinds[name], source) for name in facts.inputs
+    }
     table = Table(columns, torch.arange(lengths.pop()), source)
     _, steps = _plans(config, table, preprocessing, trust)
     return _samples(table, None, steps, "", 0, 0)

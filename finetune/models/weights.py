@@ -1,10 +1,10 @@
 """Pretrained tensors from a file into any module, with a report of what found no place."""
 
-import pickle
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError
@@ -91,7 +91,7 @@ def _read(path: Path, key: Key) -> Mapping[str, Tensor]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise ModelError(
             f"{str(path)!r} holds more than tensors, or none at all, and is not loaded",
             hint="save the module's state_dict() alone, best as .safetensors",

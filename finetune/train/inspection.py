@@ -1,6 +1,6 @@
 """The autograd side of a config: for one batch, what gets a gradient and where the graph is cut."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from finetune.freezing.apply import apply_mask, hold_modes
-from finetune.models.inventory import ParamInfo
+from finetune.freezing.report import fold
+from finetune.models.inventory import ParamInfo, take_inventory
 from finetune.train.setup import Parts
 from finetune.train.tasks import add_up
 
@@ -24,6 +25,13 @@ class Leaf:
     """`trained`, `frozen`, or `unreached` where it trains but the loss does not depend on it."""
     norm: float | None
     """Norm of its gradient; None where it has none."""
+    block: str
+    """The block, or the module outside blocks, that it lies in."""
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether no gradient is asked for."""
+        return self.state == "frozen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +45,21 @@ class Call:
     """Node of the graph that made its output; None where the output is outside the graph."""
     gradient_norm: float | None
     """Norm of the gradient that came back to its output, where activations were asked for."""
+    block: str
+    """The block, or the module outside blocks, that it lies in."""
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether its output is no part of the graph."""
+        return self.grad_fn is None
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
     """What autograd made of one batch."""
 
+    samples: int
+    """Size of the batch."""
     loss: float
     loss_grad_fn: str | None
     output_grad_fn: str | None
@@ -59,7 +76,8 @@ class Inspection:
 
 @dataclass(slots=True)
 class _Recorder:
-    calls: list[tuple[str, nn.Module, Tensor]] = field(default_factory=list)
+    calls: list[tuple[str, nn.Module, Tensor, str | None]] = field(default_factory=list)
+    """Name, module, output, and the output's node before anything changed it in place."""
 
 
 def inspect_batch(parts: Parts, *, samples: int, activations: bool) -> Inspection:
@@ -83,15 +101,24 @@ def inspect_batch(parts: Parts, *, samples: int, activations: bool) -> Inspectio
     loss = add_up(parts.task.parts(outputs, batch)).sum() / count
     if loss.requires_grad:
         loss.backward()
-    parameters = dict(model.named_parameters())
+    inventory, parameters = take_inventory(model), dict(model.named_parameters())
+    blocks = [row.name for row in fold(inventory, frozen)]
     return Inspection(
+        samples=count,
         loss=float(loss.detach()),
         loss_grad_fn=_node(loss),
         output_grad_fn=_node(outputs),
-        leaves=tuple(_leaf(row, parameters[row.name]) for row in parts.plan.inventory),
+        leaves=tuple(_leaf(row, parameters[row.name], blocks) for row in inventory),
         calls=tuple(
-            Call(name, type(module).__name__, tuple(out.shape), _node(out), _norm(out))
-            for name, module, out in recorder.calls
+            Call(
+                module=name or "(the network)",
+                type=type(module).__name__,
+                shape=tuple(out.shape),
+                grad_fn=node,
+                gradient_norm=_norm(out),
+                block=_block_of(name, blocks),
+            )
+            for name, module, out, node in recorder.calls
         ),
     )
 
@@ -122,18 +149,24 @@ def _hook(
             return
         if activations and output.requires_grad:
             output.retain_grad()
-        recorder.calls.append((name, module, output))
+        recorder.calls.append((name, module, output, _node(output)))
 
     return hook
 
 
-def _leaf(row: ParamInfo, parameter: nn.Parameter) -> Leaf:
+def _leaf(row: ParamInfo, parameter: nn.Parameter, blocks: Sequence[str]) -> Leaf:
     if not parameter.requires_grad:
         state = "frozen"
     else:
         state = "unreached" if parameter.grad is None else "trained"
     norm = None if parameter.grad is None else float(parameter.grad.norm())
-    return Leaf(row.name, row.shape, state, norm)
+    return Leaf(row.name, row.shape, state, norm, _block_of(row.name, blocks))
+
+
+def _block_of(name: str, blocks: Sequence[str]) -> str:
+    """Return the innermost of `blocks` that a parameter or module lies in, else its own name."""
+    above = [block for block in blocks if f"{name}.".startswith(f"{block}.")]
+    return max(above, key=len, default=name)
 
 
 def _node(value: Any) -> str | None:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from finetune.config.loader import dump_config
+from finetune.config.loader import as_plain, dump_config, load_config
 from finetune.config.run import RunConfig
 from finetune.config.task import ImportTask
 from finetune.data.prepare import DataFacts, PreparedData, open_data, prepare_data
@@ -201,7 +200,7 @@ def _wire(
         steps_per_epoch=steps_of_epoch(len(data.train), settings),
         total_steps=parts.total_steps,
         device=device,
-        hparams=_flat(config.model_dump(mode="json", exclude_none=True, by_alias=True)),
+        hparams=_flat(as_plain(config)),
     )
     trainer = Trainer(
         model=parts.model,
@@ -250,8 +249,7 @@ def _refuse_another_run(folder: RunFolder, config: RunConfig) -> None:
                 "is not empty and holds no run", where=str(folder.path), hint="choose another --run"
             )
         return
-    old = _flat(yaml.safe_load(saved.read_text(encoding="utf-8")))
-    new = _flat(yaml.safe_load(dump_config(config)))
+    old, new = _flat(as_plain(load_config(saved))), _flat(as_plain(config))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     changed = [key for key in changed if not _is_harmless(key)]
     if changed:

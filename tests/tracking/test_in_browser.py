@@ -118,4 +118,4 @@ def test_the_browser_draws_the_loss_falling(server, chromium, tmp_path):
 def test_other_machines_cannot_reach_it(server):
     """On Linux all of 127.0.0.0/8 is this machine: a server on every address answers there."""
     with pytest.raises(OSError, match="refused"):
-        socket.create_connection(("127.0.0.2", server), timeout=5)
+        socket.create_connection(("127.0.0.2", server), timeout=5).close()

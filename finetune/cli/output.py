@@ -1,0 +1,35 @@
+"""Standard output for results alone, and figures as people read them."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import TextIO
+
+
+@contextmanager
+def results() -> Iterator[TextIO]:
+    """Yield standard output for the verb's own results.
+
+    Meanwhile everything else that prints, a library or the user's network, goes to standard
+    error: what a program reads from a pipe holds nothing but the answer.
+    """
+    out = sys.stdout
+    with redirect_stdout(sys.stderr):
+        yield out
+
+
+def figure(value: float) -> str:
+    """Return a metric with four decimals, or in powers of ten where those would say nothing."""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.4g}"
+
+
+def size(num_bytes: int) -> str:
+    """Return a number of bytes in the unit that fits."""
+    if num_bytes < 1024:
+        return f"{num_bytes} B"
+    amount, unit = num_bytes / 1024, "KiB"
+    for larger in ("MiB", "GiB", "TiB"):
+        if amount < 1024:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.1f} {unit}"
