@@ -72,7 +72,7 @@ def main() -> None:
     """Measure several rounds and print the median ratio as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=12)
     args = parser.parse_args()
     measure(1)
     rounds = [measure(args.epochs) for _ in range(args.rounds)]

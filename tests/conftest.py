@@ -1,8 +1,49 @@
-"""Settings for the whole test run, made before any library reads them."""
+"""Settings for the whole test run, made before any library reads them; a run of a few numbers."""
 
 import os
+
+import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # The networks of the tests are small: more threads would spend their time waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_SMALL = {
+    "seed": 0,
+    "model": {
+        "layers": [
+            {"name": "body", "type": "Linear", "out_features": 6},
+            {"name": "act", "type": "Tanh"},
+            {"name": "head", "type": "Linear", "out_features": 3},
+        ]
+    },
+    "data": {"source": {"type": "random", "samples": 40, "features": 4, "targets": 3}},
+    "task": {"type": "regression"},
+    "optimizer": {"type": "SGD", "lr": 0.05, "momentum": 0.9},
+    "train": {"steps": 6, "batch_size": 8},
+}
+
+
+@pytest.fixture
+def small_config():
+    """Make the config of a tiny network on random numbers; `changes` replace whole sections."""
+    # torch takes seconds to load: tests of the config alone do without
+    from finetune.config.run import Provenance, RunConfig
+
+    def make(*, trust=(), **changes):
+        config = RunConfig.model_validate(_SMALL | changes)
+        return config.with_provenance(Provenance(trust=frozenset(trust)), {})
+
+    return make
+
+
+@pytest.fixture
+def small_run(small_config, tmp_path):
+    """Build such a run; `run` names its folder below `tmp_path`."""
+    from finetune.train.setup import build_trainer
+
+    def build(run="run", *, fresh=False, **changes):
+        return build_trainer(small_config(**changes), tmp_path / run, fresh=fresh)
+
+    return build

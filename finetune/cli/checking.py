@@ -9,8 +9,6 @@ import typer
 
 from finetune.cli.options import Config, Json, Overrides, Trust
 from finetune.cli.output import results
-from finetune.config.loader import load_config
-from finetune.config.schema import schema
 from finetune.errors import FinetuneError
 
 
@@ -19,6 +17,10 @@ def validate_command(
     override: Overrides = None,
 ) -> None:
     """Check configs against the schema alone, without loading torch, data or weights."""
+    # the schema takes longer to load than `--help` may take, torch takes seconds: each verb
+    # imports what it needs
+    from finetune.config.loader import load_config
+
     faults = 0
     for path in configs:
         try:
@@ -33,6 +35,8 @@ def validate_command(
 
 def schema_command() -> None:
     """Print the JSON Schema of a config, for editors."""
+    from finetune.config.schema import schema
+
     print(json.dumps(schema(), indent=1))
 
 
@@ -41,21 +45,28 @@ def plan_command(
     override: Overrides = None,
     trust: Trust = None,
     full: Annotated[bool, typer.Option("--full", help="One line per parameter.")] = False,
+    write: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the config, its phases written out, to edit."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show what trains and what is frozen, before a step is taken."""
+    """Show what trains, what is frozen and what it costs, before a step is taken."""
+    from finetune.config.loader import load_config
+
     loaded = load_config(config, overrides=override or (), trust=trust or ())
     with results() as out:
-        # torch takes seconds to load: only verbs that need it pay, and no config that is wrong
-        from finetune.cli.tables import plan_table
-        from finetune.freezing.report import plan_as_data
-        from finetune.train.setup import build_parts
+        # torch takes seconds to load: a config that is wrong does not wait for it
+        from finetune.cli.plans import plan_table, preview, preview_as_data, write_long_form
 
-        parts = build_parts(loaded)
+        seen = preview(loaded)
+        if write is not None:
+            write_long_form(loaded, seen.parts, write)
+            print(f"{write}: the config with its phases written out", file=sys.stderr)
         if as_json:
-            print(json.dumps(plan_as_data(parts.plan), indent=1), file=out)
+            print(json.dumps(preview_as_data(seen), indent=1), file=out)
         else:
-            plan_table(parts, out, full=full)
+            plan_table(seen, out, full=full)
 
 
 def inspect_command(
@@ -63,12 +74,15 @@ def inspect_command(
     override: Overrides = None,
     trust: Trust = None,
     samples: Annotated[int, typer.Option(min=1, help="Samples in the batch.")] = 8,
+    phase: Annotated[int, typer.Option(min=0, help="Number of the phase, as in the plan.")] = 0,
     activations: Annotated[
         bool, typer.Option("--activations", help="Gradients of the outputs of modules, too.")
     ] = False,
     full: Annotated[bool, typer.Option("--full", help="Every frozen parameter, too.")] = False,
 ) -> None:
     """Show the autograd side for one batch: leaves, grad_fn, where the graph is cut, norms."""
+    from finetune.config.loader import load_config
+
     loaded = load_config(config, overrides=override or (), trust=trust or ())
     with results() as out:
         from finetune.cli.tables import inspection_table
@@ -77,5 +91,5 @@ def inspect_command(
 
         parts = build_parts(loaded)
         with located(loaded):
-            inspection = inspect_batch(parts, samples=samples, activations=activations)
+            inspection = inspect_batch(parts, samples=samples, activations=activations, phase=phase)
         inspection_table(inspection, out, activations=activations, full=full)

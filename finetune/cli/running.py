@@ -10,7 +10,6 @@ import typer
 
 from finetune.cli.options import Config, Json, Overrides, Run, Trust
 from finetune.cli.output import results
-from finetune.config.loader import load_config
 from finetune.errors import FinetuneError
 
 
@@ -24,10 +23,13 @@ def train_command(
     trust: Trust = None,
 ) -> None:
     """Train; where the run's folder holds a checkpoint, go on from there."""
+    from finetune.config.loader import load_config
+
     loaded = load_config(config, overrides=override or (), trust=trust or ())
     with results():
-        # torch takes seconds to load: only verbs that need it pay, and no config that is wrong
-        from finetune.cli.tables import outcome, phases_table
+        # torch takes seconds to load: a config that is wrong does not wait for it
+        from finetune.cli.plans import phases_table
+        from finetune.cli.tables import outcome
         from finetune.tracking.console import Console
         from finetune.train.setup import build_trainer, located
 

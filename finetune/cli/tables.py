@@ -1,4 +1,4 @@
-"""How plans, inspections and outcomes look on a terminal, and in a pipe."""
+"""How inspections and outcomes look on a terminal, and in a pipe."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -9,36 +9,36 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from finetune.cli.output import figure, size
-from finetune.freezing.plan import Plan
-from finetune.freezing.report import MapRow, fold, unfold
+from finetune.cli.output import figure
 from finetune.train.inspection import Call, Inspection, Leaf
 from finetune.train.progress import Progress
-from finetune.train.setup import Parts
 
-_STYLES = {"trained": "green", "frozen": "dim", "mixed": "yellow", "unreached": "red"}
+STYLES = {"trained": "green", "frozen": "dim", "mixed": "yellow", "unreached": "red"}
 _WIDTH_OF_A_PIPE = 400
 """Characters; no table is cut short where no terminal has to show it."""
 
 
-def plan_table(parts: Parts, file: TextIO, *, full: bool) -> None:
-    """Print facts of the data, and every phase with the state of its parameters."""
-    console = _console(file)
-    facts = parts.data.facts
-    lines = [("data", ", ".join(f"{count:,} {split}" for split, count in facts.sizes.items()))]
-    if facts.classes is not None:
-        shown = ", ".join(facts.classes[:10]) + (", ..." if len(facts.classes) > 10 else "")
-        lines.append(("classes", f"{len(facts.classes)}: {shown}"))
-    lines += [("note", note) for note in facts.notes]
-    ties = [param for param in parts.plan.inventory if param.aliases]
-    lines += [("tied", f"{tie.name} is also {', '.join(tie.aliases)}") for tie in ties]
-    _print_lines(lines, console)
-    _print_phases(parts.plan, console, full=full)
+def console_for(file: TextIO) -> Console:
+    """Return a console that prints names as they are: `[bold]` in a class name is no markup."""
+    width = None if file.isatty() else _WIDTH_OF_A_PIPE
+    return Console(file=file, width=width, markup=False, highlight=False, emoji=False)
 
 
-def phases_table(plan: Plan, file: TextIO) -> None:
-    """Print every phase with the state of its parameters, folded by block."""
-    _print_phases(plan, _console(file), full=False)
+def print_lines(lines: Sequence[tuple[str, str]], console: Console) -> None:
+    """Print texts with their labels before them, one below the other."""
+    width = max((len(label) for label, _ in lines), default=0)
+    for label, text in lines:
+        console.print(f"{label:<{width}}  {text}", soft_wrap=True)
+
+
+def new_table(left: Sequence[str], right: Sequence[str]) -> Table:
+    """Return an empty table; its figures stand to the right."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for heading in left:
+        table.add_column(heading, overflow="fold")
+    for heading in right:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
 
 def inspection_table(
@@ -48,13 +48,13 @@ def inspection_table(
 
     What lies outside the graph is folded into one line per block unless `full`.
     """
-    console = _console(file)
+    console = console_for(file)
     console.print("leaves: parameters after one forward and backward pass")
     console.print(_leaves_table(inspection.leaves, full=full))
     if activations:
         console.print("activations: outputs of modules, in the order of the forward pass")
         console.print(_calls_table(inspection.calls, full=full))
-    _print_lines(
+    print_lines(
         [
             ("batch", "1 sample" if inspection.samples == 1 else f"{inspection.samples} samples"),
             ("loss", f"{figure(inspection.loss)}, grad_fn {inspection.loss_grad_fn}"),
@@ -67,7 +67,7 @@ def inspection_table(
 
 def metrics_table(figures: dict[str, float], file: TextIO) -> None:
     """Print one figure a line."""
-    _print_lines([(tag, figure(value)) for tag, value in figures.items()], _console(file))
+    print_lines([(tag, figure(value)) for tag, value in figures.items()], console_for(file))
 
 
 def outcome(progress: Progress, run: Path, file: TextIO) -> None:
@@ -84,78 +84,36 @@ def outcome(progress: Progress, run: Path, file: TextIO) -> None:
         ("run", str(run)),
         ("curves", f"finetune tensorboard {run.parent}"),
     ]
-    _print_lines(lines, _console(file))
-
-
-def _console(file: TextIO) -> Console:
-    """Names of the user's are printed as they are: `[bold]` in a class name is no markup."""
-    width = None if file.isatty() else _WIDTH_OF_A_PIPE
-    return Console(file=file, width=width, markup=False, highlight=False, emoji=False)
-
-
-def _print_lines(lines: Sequence[tuple[str, str]], console: Console) -> None:
-    width = max((len(label) for label, _ in lines), default=0)
-    for label, text in lines:
-        console.print(f"{label:<{width}}  {text}", soft_wrap=True)
-
-
-def _print_phases(plan: Plan, console: Console, *, full: bool) -> None:
-    for number, phase in enumerate(plan.phases):
-        rows = (unfold if full else fold)(plan.inventory, phase.frozen)
-        console.print(f"phase {number}: {phase.name}")
-        console.print(_phase_table(rows))
-        trained = sum(p.numel for p in plan.inventory if p.name not in phase.frozen)
-        total = sum(p.numel for p in plan.inventory)
-        console.print(f"trained {trained:,} of {total:,} parameters ({trained / total:.2%})")
-
-
-def _table(left: Sequence[str], right: Sequence[str]) -> Table:
-    """Return an empty table; its figures stand to the right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for heading in left:
-        table.add_column(heading, overflow="fold")
-    for heading in right:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
-
-
-def _phase_table(rows: Sequence[MapRow]) -> Table:
-    table = _table(["parameters of", "state"], ["tensors", "parameters", "size"])
-    for row in rows:
-        table.add_row(
-            row.name, row.state, str(row.tensors), f"{row.parameters:,}", size(row.size_bytes),
-            style=_STYLES[row.state],
-        )  # fmt: skip
-    return table
+    print_lines(lines, console_for(file))
 
 
 def _leaves_table(leaves: Sequence[Leaf], *, full: bool) -> Table:
-    table = _table(["parameter", "shape", "state"], ["gradient norm"])
+    table = new_table(["parameter", "shape", "state"], ["gradient norm"])
     for block, together in groupby(leaves, lambda leaf: _fold(leaf.block, leaf.is_frozen, full)):
         group = list(together)
         if block is None or len(group) == 1:
             for leaf in group:
                 norm = "none" if leaf.norm is None else f"{leaf.norm:.4g}"
                 row = (leaf.name, str(leaf.shape), leaf.state, norm)
-                table.add_row(*row, style=_STYLES[leaf.state])
+                table.add_row(*row, style=STYLES[leaf.state])
         else:
             row = (block, f"{len(group)} tensors", "frozen", "none")
-            table.add_row(*row, style=_STYLES["frozen"])
+            table.add_row(*row, style=STYLES["frozen"])
     return table
 
 
 def _calls_table(calls: Sequence[Call], *, full: bool) -> Table:
-    table = _table(["module", "type", "shape", "grad_fn"], ["gradient norm"])
+    table = new_table(["module", "type", "shape", "grad_fn"], ["gradient norm"])
     for block, together in groupby(calls, lambda call: _fold(call.block, call.is_outside, full)):
         group = list(together)
         if block is None or len(group) == 1:
             for call in group:
                 norm = "none" if call.gradient_norm is None else f"{call.gradient_norm:.4g}"
                 row = (call.module, call.type, str(call.shape), call.grad_fn or "none", norm)
-                table.add_row(*row, style=_STYLES["frozen"] if call.is_outside else None)
+                table.add_row(*row, style=STYLES["frozen"] if call.is_outside else None)
         else:
             row = (block, f"{len(group)} calls", str(group[-1].shape), "none", "none")
-            table.add_row(*row, style=_STYLES["frozen"])
+            table.add_row(*row, style=STYLES["frozen"])
     return table
 
 

@@ -19,12 +19,16 @@ from finetune.config.messages import Fault, explain, is_echo
 class Node(BaseModel):
     """A config node: immutable, closed to unknown keys, documented field by field.
 
-    The string under a field is its description. `finetune schema` prints it, so a field without
-    one fails a test.
+    The string under a field is its description, read by `descriptions.py`. `finetune schema`
+    prints it, so a field without one fails a test.
     """
 
+    # Most nodes are only ever validated as a part of `RunConfig`: none is built before it is asked.
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        defer_build=True,
     )
 
     @classmethod

@@ -128,13 +128,13 @@ class PhaseConfig(Node):
     train: Selectors | None = None
     """Parameters that train, in place of `freeze`; every other one is frozen."""
     until: Trigger | None = None
-    """What ends the phase. Only the last one may leave it out: it lasts to the end of the run."""
+    """What ends the phase, and with the last one the run. Only the last one may leave it out: it lasts as long as `train` says."""
     lr: dict[str, Rate] = Field(default={})
     """Learning rates by name or glob, later entries overruling earlier ones; `optimizer.lr` for what none of them takes."""
     schedule: Literal["whole_run", "per_phase"] = "whole_run"
     """Whether the schedule goes on over the whole run, or begins anew and is over with this phase."""
-    optimizer_state: Literal["reset", "keep"] = "reset"
-    """What becomes of the momentum of parameters that are thawed again."""
+    optimizer_state: Literal["reset", "keep", "fresh"] = "reset"
+    """What becomes of momentum as the phase begins: `reset` forgets that of parameters thawed again, `keep` keeps all, `fresh` forgets that of every parameter."""
     restore_best: bool = False
     """Whether the phase, when it ends, goes back to the weights of its best evaluation."""
     modules: ModulesConfig | None = None

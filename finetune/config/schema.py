@@ -1,9 +1,11 @@
 """The JSON Schema of a config: completion and checks in editors, short forms included."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from finetune.config.base import Node
 from finetune.config.catalogue import INFERRED, LAYERS, OPTIMIZERS, TRANSFORMS, Argument, Table
+from finetune.config.descriptions import descriptions
 from finetune.config.run import RunConfig
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -26,6 +28,10 @@ def schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a config file."""
     root = RunConfig.model_json_schema(by_alias=True)
     nodes = root["$defs"]
+    _describe(root, RunConfig)
+    for node in _nodes_below(Node):
+        if node.__name__ in nodes:
+            _describe(nodes[node.__name__], node)
     root["properties"]["extends"] = _EXTENDS
     _list_classes(nodes, "TorchLayer", LAYERS)
     _list_classes(nodes, "VisionTransform", TRANSFORMS)
@@ -35,6 +41,19 @@ def schema() -> dict[str, Any]:
     # A file that extends another need not hold what that one does.
     required = {"required": root.pop("required")}
     return {"$schema": _DRAFT, **root, "anyOf": [required, {"required": ["extends"]}]}
+
+
+def _nodes_below(node: type[Node]) -> Iterator[type[Node]]:
+    """Yield every class that derives from `node`."""
+    for kind in node.__subclasses__():
+        yield kind
+        yield from _nodes_below(kind)
+
+
+def _describe(schema: dict[str, Any], node: type[Node]) -> None:
+    """Put the strings under the fields of a node into its schema."""
+    for name, text in descriptions(node).items():
+        schema["properties"][node.model_fields[name].alias or name]["description"] = text
 
 
 def _list_classes(nodes: dict[str, Any], name: str, table: Table) -> None:

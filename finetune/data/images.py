@@ -1,12 +1,14 @@
 """Images as files, encoded bytes or PIL images, decoded one at a time as they are read."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 from struct import error as StructError
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -94,20 +96,41 @@ def open_image(item: Any, mode: str | None) -> Any:
         return item if mode is None or item.mode == mode else item.convert(mode)
     pil = require("PIL.Image", extra="vision")
     source, name = _source(item)
-    try:
-        with pil.open(source) as image:
-            return image.convert(mode or image.mode)
-    except FileNotFoundError as error:
-        raise DataError(f"no such image file {name!r}") from error
-    except (OSError, ValueError, SyntaxError, StructError, pil.DecompressionBombError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"cannot read the image {name!r}: {reason}") from error
+    with _readable(name, pil), pil.open(source) as image:
+        return image.convert(mode or image.mode)
+
+
+def refuse_unreadable(images: Images) -> None:
+    """Look at every image without decoding it, where decoding is left for later.
+
+    Raises:
+        DataError: a file is missing or no image. The message names it.
+    """
+    pil = require("PIL.Image", extra="vision")
+    for position in images.order:
+        item = images.items[position]
+        if isinstance(item, dict | bytes | str | Path):
+            source, name = _source(item)
+            with _readable(name, pil), pil.open(source) as image:
+                image.verify()
 
 
 def image_tensor(image: Any) -> Tensor:
     """Turn a `PIL.Image` into `(C, H, W)`, uint8 for the usual modes."""
     values = torch.from_numpy(np.array(image))
     return values.unsqueeze(0) if values.ndim == 2 else values.permute(2, 0, 1).contiguous()
+
+
+@contextmanager
+def _readable(name: str, pil: ModuleType) -> Iterator[None]:
+    """Turn what Pillow raises into an error that names the image."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"no such image file {name!r}") from error
+    except (OSError, ValueError, SyntaxError, StructError, pil.DecompressionBombError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"cannot read the image {name!r}: {reason}") from error
 
 
 def _source(item: Any) -> tuple[Any, str]:

@@ -4,7 +4,7 @@ Letters: N samples of the split, B samples of a batch, C classes.
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -111,17 +111,31 @@ class Samples:
         """Whether two epochs may see one sample differently."""
         return bool(self._later)
 
-    def fetch(self, indices: Tensor | Sequence[int], *, epoch: int = 0) -> Batch:
+    def fetch(
+        self,
+        indices: Tensor | Sequence[int],
+        *,
+        epoch: int = 0,
+        blank: Collection[str] = (),
+    ) -> Batch:
         """Gather the samples at `indices` `(B,)`.
 
         Random transforms are seeded by run, epoch and sample alone: neither the rest of the batch
         nor the number of workers has a say, and the global random state is left as it was.
+
+        Args:
+            indices: Positions in the split.
+            epoch: Which draw of the random transforms.
+            blank: Columns whose values nobody will read: zeros of the usual shape are given.
         """
         rows = torch.as_tensor(indices, dtype=torch.int64)
         if self._later:
             inputs = collate(self._transformed(rows, epoch))
         else:
-            inputs = {name: column.gather(rows) for name, column in self._finished()}
+            inputs = {
+                name: self._blank(name, len(rows)) if name in blank else column.gather(rows)
+                for name, column in self._finished()
+            }
         return Batch(inputs, None if self._target is None else self._target[rows], rows)
 
     def fetches(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
@@ -153,6 +167,10 @@ class Samples:
         if self._target is not None:
             digest.update(Numbers(self._target).fingerprint())
         return digest.hexdigest()
+
+    def _blank(self, name: str, size: int) -> Tensor:
+        spec = self.specs[name]
+        return torch.zeros(size, *spec.shape, dtype=getattr(torch, spec.dtype))
 
     def _finished(self) -> Iterator[tuple[str, Numbers | Ragged]]:
         for name, column in self._columns.items():

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.data.images import Images, image_tensor, is_image
+from finetune.data.images import Images, image_tensor, is_image, refuse_unreadable
 from finetune.data.table import (
     Listed,
     Numbers,
@@ -67,7 +67,10 @@ def run_steps(table: Table, planned: Sequence[PlannedStep]) -> tuple[Columns, li
             return columns, [*left, *later]
         left = left[len(run) :]
     if not later:
-        columns = {name: _finished(name, column, table) for name, column in columns.items()}
+        return {name: _finished(name, column, table) for name, column in columns.items()}, []
+    for column in columns.values():
+        if isinstance(column, Images):
+            refuse_unreadable(column)
     return columns, later
 
 

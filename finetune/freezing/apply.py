@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping, Set as AbstractSet
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from finetune.config.freeze import ModulesConfig
 from finetune.config.selectors import Selector
-from finetune.errors import SelectorError
+from finetune.errors import Key, SelectorError
 from finetune.freezing.rows import rows_of
 from finetune.freezing.select import select
 from finetune.models.inventory import is_dropout, is_norm, take_inventory
@@ -28,6 +28,7 @@ def freeze(model: nn.Module, selectors: Iterable[Selector | str | Mapping[str, A
     Raises:
         SelectorError: some selector takes nothing.
     """
+    _refuse_lazy(model)
     return _apply(model, frozen_now(model) | select(selectors, take_inventory(model)))
 
 
@@ -40,12 +41,18 @@ def thaw(model: nn.Module, selectors: Iterable[Selector | str | Mapping[str, Any
     Raises:
         SelectorError: some selector takes nothing.
     """
+    _refuse_lazy(model)
     return _apply(model, frozen_now(model) - select(selectors, take_inventory(model)))
 
 
 def frozen_now(model: nn.Module) -> frozenset[str]:
     """Return the names of the parameters that do not train."""
     return frozenset(name for name, param in model.named_parameters() if not param.requires_grad)
+
+
+def can_train(parameter: Tensor) -> bool:
+    """Tell whether a parameter can have a gradient at all; one of whole numbers cannot."""
+    return parameter.is_floating_point() or parameter.is_complex()
 
 
 def apply_mask(model: nn.Module, frozen: AbstractSet[str]) -> None:
@@ -55,8 +62,7 @@ def apply_mask(model: nn.Module, frozen: AbstractSet[str]) -> None:
     whose gradient is None, so neither weight decay nor leftover momentum can move it.
     """
     for name, parameter in model.named_parameters():
-        can_train = parameter.is_floating_point() or parameter.is_complex()
-        parameter.requires_grad_(can_train and name not in frozen)
+        parameter.requires_grad_(can_train(parameter) and name not in frozen)
         if name in frozen:
             parameter.grad = None
 
@@ -117,21 +123,32 @@ def frozen_modules(model: nn.Module, frozen: AbstractSet[str]) -> dict[str, nn.M
     return found
 
 
-def refuse_inexact(model: nn.Module, frozen: AbstractSet[str]) -> None:
-    """Raise where a frozen parameter would change all the same, or cannot be frozen yet.
+def refuse_inexact(model: nn.Module, frozen: AbstractSet[str], *, key: Key = ()) -> None:
+    """Raise where a parameter that is frozen, or some rows of it, would change all the same.
+
+    Args:
+        model: Any module.
+        frozen: Names of the frozen parameters and row slices.
+        key: Where freezing them stands in the config.
 
     Raises:
         SelectorError: an embedding with `max_norm` rescales its weight in every forward pass, in
-            any mode; a lazy module has no parameters before its first one.
+            any mode.
     """
+    whole = {rows_of(name)[0] for name in frozen}
+    held = {id(parameter) for name, parameter in model.named_parameters() if name in whole}
     for name, module in model.named_modules():
-        weight = f"{name}.weight" if name else "weight"
-        if getattr(module, "max_norm", None) is not None and weight in frozen:
+        weight = getattr(module, "weight", None)
+        if getattr(module, "max_norm", None) is not None and id(weight) in held:
             raise SelectorError(
-                f"{weight!r} cannot be frozen: its embedding has max_norm, and rescales the weight "
-                "in every forward pass",
+                f"{f'{name}.weight' if name else 'weight'!r} cannot be frozen: its embedding has "
+                "max_norm, and rescales the weight in every forward pass",
                 hint="build the embedding without max_norm",
+                key=key,
             )
+
+
+def _refuse_lazy(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if isinstance(parameter, UninitializedParameter):
             raise SelectorError(
@@ -141,6 +158,7 @@ def refuse_inexact(model: nn.Module, frozen: AbstractSet[str]) -> None:
 
 
 def _apply(model: nn.Module, frozen: AbstractSet[str]) -> list[str]:
+    frozen = frozen | {n for n, parameter in model.named_parameters() if not can_train(parameter)}
     if any(rows_of(name)[1] is not None for name in frozen):
         raise SelectorError(
             "rows cannot be frozen by a flag on the parameter",

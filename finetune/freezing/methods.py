@@ -88,7 +88,11 @@ def _lp_ft(
         name="probe", train=head, until=method.probe, schedule="per_phase", restore_best=is_plateau
     )
     everything = PhaseConfig(
-        name="all", train=(All(all=True),), lr={"*": rate}, schedule="per_phase"
+        name="all",
+        train=(All(all=True),),
+        lr={"*": rate},
+        schedule="per_phase",
+        optimizer_state="fresh",
     )
     return probe, everything
 
@@ -155,13 +159,17 @@ def _chain_thaw(
     """
     restore = isinstance(method.until, OnPlateau)
     later = RateConfig(lr=method.next_lr or optimizer.lr / 10)
-    settings: dict[str, Any] = {"until": method.until, "restore_best": restore}
+    settings: dict[str, Any] = {
+        "until": method.until,
+        "restore_best": restore,
+        "optimizer_state": "fresh",
+    }
     phases = [PhaseConfig(name="head", train=head, **settings)]
     for number, group in enumerate(reversed(groups)):
         phases.append(
             PhaseConfig(name=f"group {number}", train=_by_name(group), lr={"*": later}, **settings)
         )
-    last = PhaseConfig(name="all", train=(All(all=True),), lr={"*": later})
+    last = PhaseConfig(name="all", train=(All(all=True),), lr={"*": later}, optimizer_state="fresh")
     return (*phases, last)
 
 
@@ -189,7 +197,7 @@ def _freezeout(
         t_i     = s(t_0 + (1 - t_0) i / L)      s(x) = x, x^2 or x^3
         lr_i(t) = lr_i (1 + cos(pi t / t_i)) / 2,   lr_i = lr / t_i if scale_lr else lr
 
-    over the L layers counted from the input, t the share of the run. Source: Brock et al.,
+    over the layers 0 to L counted from the input, t the share of the run. Source: Brock et al.,
     arXiv 1706.04983, section 2, with the factor 1/2 that the official code has. As there, the
     spacing is applied to the whole of the bracket, so the first group ends at s(t_0).
     """
@@ -225,7 +233,7 @@ def _head(method: Method, inventory: Sequence[ParamInfo]) -> tuple[Selector, ...
     if method.head is not None:
         select(method.head, inventory, key=(*_KEY, "head"))
         return method.head
-    return (ByName(name=inventory[-1].module),)
+    return (ByName(name=inventory[-1].module or inventory[-1].name),)
 
 
 def _groups(inventory: Sequence[ParamInfo], head: Sequence[Selector]) -> list[tuple[str, ...]]:

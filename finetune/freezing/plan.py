@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, assert_never
 
 from finetune.config.freeze import FreezeConfig, ModulesConfig, PhaseConfig, RateConfig, Trigger
 from finetune.config.optim import OptimizerConfig
 from finetune.config.selectors import Selector
 from finetune.errors import Faults, Key, SelectorError
 from finetune.freezing.rates import layer_factors, phase_rates
-from finetune.freezing.rows import split_inventory, whole_when_all_frozen
+from finetune.freezing.rows import fits, split_inventory, whole_when_all_frozen
 from finetune.freezing.select import select
 from finetune.models.inventory import ParamInfo
 
@@ -33,8 +34,8 @@ class Phase:
     """How wholly frozen modules behave."""
     restarts_schedule: bool
     """Whether the schedule begins anew with the phase, and is over when the phase is."""
-    resets_state: bool
-    """Whether parameters that are thawed again lose their momentum."""
+    optimizer_state: Literal["reset", "keep", "fresh"]
+    """Whose momentum is lost as the phase begins."""
     restores_best: bool
     """Whether the phase goes back to the weights of its best evaluation as it ends."""
 
@@ -60,10 +61,18 @@ class Plan:
             if any(param.name not in phase.frozen for phase in self.phases)
         )
 
-    def trained_again(self, phase: int) -> frozenset[str]:
-        """Return the names trained in `phase` that were frozen in the one before it."""
-        before = self.phases[phase - 1].frozen if phase else frozenset()
-        return before - self.phases[phase].frozen
+    def begin_anew(self, phase: int) -> frozenset[str]:
+        """Return the names trained in `phase` whose optimizer state begins anew with it."""
+        frozen, wish = self.phases[phase].frozen, self.phases[phase].optimizer_state
+        match wish:
+            case "keep":
+                return frozenset()
+            case "reset":
+                return (self.phases[phase - 1].frozen if phase else frozenset()) - frozen
+            case "fresh":
+                return frozenset(self.ever_trained) - frozen
+            case _:
+                assert_never(wish)
 
     def trained_from(self, phase: int) -> frozenset[str]:
         """Return the names trained in `phase` or a later one."""
@@ -87,7 +96,9 @@ def make_plan(
             nothing, or a rate is meant for what is frozen. All faults are told at once.
     """
     config = config or WHOLE_RUN
-    rows = split_inventory(inventory, _all_selectors(config, optimizer))
+    # what does not fit is told by `select`, which knows where it stands
+    cuts = [one for one in _all_selectors(config, optimizer) if fits(one, inventory)]
+    rows = split_inventory(inventory, cuts, key=("freeze",))
     factors = layer_factors(optimizer, rows)
     limit = optimizer.freeze_below or 0.0
     never = frozenset(p.name for p in rows if not p.floating or factors[p.name] < limit)
@@ -114,6 +125,28 @@ def _resolve(
     *,
     key: Key,
 ) -> Phase:
+    frozen, rates = never, dict[str, RateConfig]()
+    faults = Faults()
+    with faults.noted():
+        frozen = _frozen_in(phase, inventory, never, key=key)
+    with faults.noted():
+        rates = phase_rates(phase, optimizer, inventory, frozen, factors, key=(*key, "lr"))
+    faults.raise_if_any()
+    return Phase(
+        name=phase.name,
+        frozen=whole_when_all_frozen(inventory, frozen),
+        rates=rates,
+        until=phase.until,
+        modules=phase.modules or config.modules,
+        restarts_schedule=phase.schedule == "per_phase",
+        optimizer_state=phase.optimizer_state,
+        restores_best=phase.restore_best,
+    )
+
+
+def _frozen_in(
+    phase: PhaseConfig, inventory: Sequence[ParamInfo], never: frozenset[str], *, key: Key
+) -> frozenset[str]:
     every = frozenset(param.name for param in inventory)
     if phase.train is not None:
         frozen = (every - select(phase.train, inventory, key=(*key, "train"))) | never
@@ -125,16 +158,7 @@ def _resolve(
             hint="leave out a selector, or take parameters out again with '!'",
             key=(*key, "freeze" if phase.train is None else "train"),
         )
-    return Phase(
-        name=phase.name,
-        frozen=whole_when_all_frozen(inventory, frozen),
-        rates=phase_rates(phase, optimizer, inventory, frozen, factors, key=(*key, "lr")),
-        until=phase.until,
-        modules=phase.modules or config.modules,
-        restarts_schedule=phase.schedule == "per_phase",
-        resets_state=phase.optimizer_state == "reset",
-        restores_best=phase.restore_best,
-    )
+    return frozen
 
 
 def _all_selectors(config: FreezeConfig, optimizer: OptimizerConfig) -> Iterator[Selector]:

@@ -1,5 +1,6 @@
 """Proof by fingerprint: frozen parameters and buffers are bit-identical before and after."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -13,6 +14,7 @@ from finetune.freezing.apply import frozen_modules, held_modules
 from finetune.freezing.rows import rows_of, tensor_of
 
 _ALL_HELD = ModulesConfig()
+_MOST_COPIED_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,8 @@ class PhaseProof:
     """Fingerprint of each tensor before and after."""
     left_out: tuple[str, ...]
     """Buffers of frozen modules that were meant to move."""
+    largest_change: dict[str, float]
+    """Largest difference in a number of each changed tensor, where it could be measured."""
 
 
 def fingerprint(tensor: Tensor) -> str:
@@ -92,6 +96,17 @@ def moving_buffers(model: nn.Module, frozen: AbstractSet[str], modules: ModulesC
     return _buffers_of(free)
 
 
+def copies_of(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+    """Return copies of the named tensors; none where they hold more than 256 MiB together.
+
+    The proof does without them. They are there for one that fails, to tell how far a tensor moved.
+    """
+    tensors = _tensors(model)
+    named = {name: tensor_of(tensors, name).detach() for name in names}
+    size = sum(tensor.numel() * tensor.element_size() for tensor in named.values())
+    return {n: t.clone() for n, t in named.items()} if size <= _MOST_COPIED_BYTES else {}
+
+
 def changed_tensors(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:
     """Return the names whose fingerprint is another one or missing in `after`."""
     return tuple(name for name, digest in before.items() if after.get(name) != digest)
@@ -105,8 +120,19 @@ def prove(
     first_step: int,
     last_step: int,
     left_out: Sequence[str] = (),
+    copies: Mapping[str, Tensor] | None = None,
 ) -> PhaseProof:
-    """Compare the frozen tensors with their fingerprints of `first_step`."""
+    """Compare the frozen tensors with their fingerprints of `first_step`.
+
+    Args:
+        model: The model, or what has become of it.
+        before: The fingerprints.
+        phase: Name of the phase.
+        first_step: Step at which they were taken.
+        last_step: The present step.
+        left_out: Buffers that were meant to move.
+        copies: The tensors as they were, as far as they are known.
+    """
     after = _fingerprints_present(model, before)
     changed = changed_tensors(before, after)
     tensors = dict(model.named_parameters())
@@ -121,7 +147,37 @@ def prove(
         changed=changed,
         digests={name: (digest, after.get(name, "")) for name, digest in before.items()},
         left_out=tuple(left_out),
+        largest_change=_largest_changes(model, before, changed, copies or {}),
     )
+
+
+def in_words(proof: PhaseProof) -> str:
+    """Return which frozen tensors have changed, and how far."""
+    far = proof.largest_change
+    changed = [f"{n} (by up to {far[n]:.3g})" if n in far else n for n in proof.changed]
+    return (
+        f"{len(changed)} of {proof.tensors} frozen tensors changed in phase {proof.phase!r} "
+        f"between steps {proof.first_step} and {proof.last_step}: {', '.join(changed)}"
+    )
+
+
+def _largest_changes(
+    model: nn.Module,
+    before: Mapping[str, str],
+    changed: Sequence[str],
+    copies: Mapping[str, Tensor],
+) -> dict[str, float]:
+    """Return what is finite; a copy of other bits than the fingerprint's tells nothing."""
+    tensors, found = _tensors(model), dict[str, float]()
+    for name in changed:
+        now = tensor_of(tensors, name) if rows_of(name)[0] in tensors else None
+        then = copies.get(name)
+        if now is None or then is None or then.shape != now.shape:
+            continue
+        distance = float((now.detach().cpu().double() - then.cpu().double()).abs().max())
+        if fingerprint(then) == before[name] and math.isfinite(distance):
+            found[name] = distance
+    return found
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

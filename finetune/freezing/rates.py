@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence, Set as AbstractSet
 
 from finetune.config.freeze import PhaseConfig, RateConfig
 from finetune.config.optim import OptimizerConfig
-from finetune.errors import Key, SelectorError
+from finetune.errors import Faults, Key, SelectorError
 from finetune.freezing.select import select
 from finetune.models.inventory import ParamInfo, num_blocks
 
@@ -29,38 +29,40 @@ def phase_rates(
         key: Where `lr` stands in the config.
 
     Raises:
-        SelectorError: an entry takes nothing, or nothing that the phase trains.
+        SelectorError: an entry takes nothing, or nothing that the phase trains. All are told.
     """
     usual = RateConfig(lr=optimizer.lr)
     wished = {param.name: usual for param in inventory if param.name not in frozen}
+    faults = Faults()
     for pattern, rate in phase.lr.items():
-        taken = select([pattern], inventory, key=(*key, pattern)) - frozen
-        if not taken:
-            raise SelectorError(
-                f"a rate for {pattern!r}, which phase {phase.name!r} holds frozen",
-                key=(*key, pattern),
-            )
-        wished |= dict.fromkeys(taken, rate)
+        with faults.noted():
+            taken = select([pattern], inventory, key=(*key, pattern)) - frozen
+            if not taken:
+                message = f"a rate for {pattern!r}, which phase {phase.name!r} holds frozen"
+                raise SelectorError(message, key=(*key, pattern))
+            wished |= dict.fromkeys(taken, rate)
+    faults.raise_if_any()
     return {name: _scaled(rate, factors[name]) for name, rate in wished.items()}
 
 
 def layer_factors(optimizer: OptimizerConfig, inventory: Sequence[ParamInfo]) -> dict[str, float]:
     """Return the factor on the rate of each parameter by its depth.
 
-        factor = layer_decay ** (L + 1 - id)
+        factor = layer_decay ** (top - id)
 
     with L blocks, id = 0 for what comes before the first block (embeddings, stem), i + 1 for
-    block i, and L + 1 for what comes after the last one (final norm, head), whose factor is 1.
+    block i, and L + 1 for what comes after the last one (final norm, head). `top` is the highest
+    id there is, L + 1 where anything comes after the blocks: its factor is 1.
     Sources: Clark et al., "ELECTRA", arXiv 2003.10555, and Bao et al., "BEiT", arXiv 2106.08254;
     their code counts one step more between the last block and the head in ELECTRA.
     """
     if optimizer.layer_decay is None:
         return {param.name: 1.0 for param in inventory}
-    blocks = num_blocks(inventory)
-    factors: dict[str, float] = {}
-    for param, place in zip(inventory, layer_ids(inventory), strict=True):
-        factors[param.name] = optimizer.layer_decay ** (blocks + 1 - place)
-    return factors
+    places = layer_ids(inventory)
+    return {
+        param.name: optimizer.layer_decay ** (max(places) - place)
+        for param, place in zip(inventory, places, strict=True)
+    }
 
 
 def layer_ids(inventory: Sequence[ParamInfo]) -> list[int]:

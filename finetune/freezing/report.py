@@ -1,16 +1,14 @@
 """The freeze map: which parameters are frozen, folded by block, as plain rows and as text."""
 
 from collections.abc import Sequence, Set as AbstractSet
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
+from finetune.config.freeze import RateConfig
 from finetune.freezing.apply import frozen_now
-from finetune.freezing.plan import Plan
+from finetune.freezing.plan import Phase, Plan
 from finetune.models.inventory import ParamInfo, take_inventory
 
 
@@ -25,6 +23,26 @@ class MapRow:
     parameters: int
     """How many numbers they hold."""
     size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """What a phase makes of a parameter, of a block, or of several blocks that fare alike."""
+
+    name: str
+    state: str
+    """`frozen`, `trained` or `mixed`."""
+    rates: tuple[RateConfig, ...]
+    """The different rates of what trains, the lowest first; empty where nothing does."""
+    decay: str
+    """Whether weight decay acts on what trains: `yes`, `none` or `mixed`; empty where frozen."""
+    modules: str
+    """Mode of its modules, with the exceptions that the phase makes for wholly frozen ones."""
+    tensors: int
+    trained: int
+    """How many numbers train."""
+    parameters: int
+    """How many numbers there are."""
 
 
 def freeze_map(model: nn.Module) -> str:
@@ -62,83 +80,79 @@ def unfold(inventory: Sequence[ParamInfo], frozen: AbstractSet[str]) -> list[Map
     return [_row(param.name, [param], frozen) for param in inventory]
 
 
+def plan_rows(plan: Plan, number: int, *, full: bool = False) -> list[PlanRow]:
+    """Return what becomes of the parameters in a phase: a row per block, or per parameter."""
+    groups: dict[str, list[ParamInfo]] = {}
+    for param in plan.inventory:
+        groups.setdefault(param.name if full else _fold_name(param), []).append(param)
+    phase = plan.phases[number]
+    return [_plan_row(name, params, phase, plan.undecayed) for name, params in groups.items()]
+
+
+def changed_rows(before: Sequence[PlanRow], after: Sequence[PlanRow]) -> list[PlanRow]:
+    """Return the rows of `after` that differ from those of `before`."""
+    return [new for old, new in zip(before, after, strict=True) if old != new]
+
+
+def joined_rows(rows: Sequence[PlanRow]) -> list[PlanRow]:
+    """Join neighbouring blocks that fare alike into one row, named `encoder.layer.0 to 5`."""
+    joined: list[list[PlanRow]] = []
+    for row in rows:
+        last = joined[-1][-1] if joined else None
+        if last and next_block(last.name, row.name) and _fate(last) == _fate(row):
+            joined[-1].append(row)
+        else:
+            joined.append([row])
+    return [_joined(run) for run in joined]
+
+
+def next_block(before: str, name: str) -> bool:
+    """Tell whether `name` is the block that follows `before` in the same list."""
+    stem, _, index = name.rpartition(".")
+    stem_before, _, index_before = before.rpartition(".")
+    if stem != stem_before or not (index.isdigit() and index_before.isdigit()):
+        return False
+    return int(index) == int(index_before) + 1
+
+
 def plan_as_data(plan: Plan) -> dict[str, Any]:
-    """Return every phase with every parameter's state and the totals, as plain data."""
+    """Return every phase with every parameter's state and rate, and the totals, as plain data."""
     total = sum(param.numel for param in plan.inventory)
     return {
         "parameters": total,
         "ever_trained": list(plan.ever_trained),
-        "phases": [
-            {
-                "name": phase.name,
-                "trained_parameters": sum(
-                    param.numel for param in plan.inventory if param.name not in phase.frozen
-                ),
-                "frozen_parameters": sum(
-                    param.numel for param in plan.inventory if param.name in phase.frozen
-                ),
-                "states": [_state_as_data(param, phase.frozen) for param in plan.inventory],
-            }
-            for phase in plan.phases
-        ],
+        "phases": [_phase_as_data(plan, phase) for phase in plan.phases],
     }
-
-
-def freeze_picture(plan: Plan, began: Sequence[int], total_steps: int) -> np.ndarray:
-    """Draw the freeze map: a row per block, optimizer steps from left to right.
-
-    Args:
-        plan: The phases.
-        began: First step of each phase that has begun; later phases are not drawn.
-        total_steps: Steps of the whole run, the width of the picture.
-
-    Returns:
-        Pixels `(H, W, 3)`, bytes.
-    """
-    rows = [row.name for row in fold(plan.inventory, frozenset())]
-    font = ImageFont.load_default(13)
-    left = 12 + max(int(font.getlength(name)) for name in rows)
-    top, right, bottom = 26, left + _MAP_WIDTH, 26 + _ROW_HEIGHT * len(rows)
-    image = Image.new("RGB", (right + 12, bottom + 44), "white")
-    draw = ImageDraw.Draw(image)
-    edges = [
-        left + round(_MAP_WIDTH * step / max(1, total_steps)) for step in (*began, total_steps)
-    ]
-    for number, (start, end) in enumerate(pairwise(edges)):
-        phase = plan.phases[number]
-        for place, row in enumerate(fold(plan.inventory, phase.frozen)):
-            y = top + _ROW_HEIGHT * place
-            draw.rectangle((start, y, end - 1, y + _ROW_HEIGHT - 2), fill=_COLOURS[row.state])
-        draw.line((start, top - 4, start, bottom), fill="black")
-        draw.text((start + 3, 6), _shortened(phase.name, end - start, font), "black", font)
-    for place, name in enumerate(rows):
-        draw.text((6, top + _ROW_HEIGHT * place + 1), name, "black", font)
-    draw.text((left, bottom + 2), "step 0", "black", font)
-    draw.text((right, bottom + 2), str(total_steps), "black", font, anchor="ra")
-    for place, (state, colour) in enumerate(_COLOURS.items()):
-        x = 6 + 90 * place
-        draw.rectangle((x, bottom + 24, x + 12, bottom + 36), fill=colour)
-        draw.text((x + 17, bottom + 22), state, "black", font)
-    return np.asarray(image)
-
-
-_MAP_WIDTH, _ROW_HEIGHT = 640, 18
-_COLOURS = {"frozen": "#c9d6e8", "trained": "#e07b39", "mixed": "#efc39a"}
-
-
-def _shortened(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    while text and font.getlength(text) > width - 6:
-        text = text[:-1]
-    return text
 
 
 _SIGNS = {"frozen": "░", "trained": "█", "mixed": "▒"}
 
 
-def _state_as_data(param: ParamInfo, frozen: AbstractSet[str]) -> dict[str, Any]:
+def _phase_as_data(plan: Plan, phase: Phase) -> dict[str, Any]:
+    counts = dict.fromkeys(("trained", "frozen"), 0)
+    for param in plan.inventory:
+        counts["frozen" if param.name in phase.frozen else "trained"] += param.numel
+    until = phase.until and phase.until.model_dump(mode="json", exclude_none=True)
+    return {
+        "name": phase.name,
+        "until": until,
+        "modules": phase.modules.model_dump(mode="json"),
+        "schedule": "per_phase" if phase.restarts_schedule else "whole_run",
+        "optimizer_state": phase.optimizer_state,
+        "restore_best": phase.restores_best,
+        "trained_parameters": counts["trained"],
+        "frozen_parameters": counts["frozen"],
+        "states": [_state_as_data(param, phase, plan.undecayed) for param in plan.inventory],
+    }
+
+
+def _state_as_data(param: ParamInfo, phase: Phase, undecayed: AbstractSet[str]) -> dict[str, Any]:
+    rate = phase.rates.get(param.name)
     return {
         "name": param.name,
-        "state": "frozen" if param.name in frozen else "trained",
+        "state": "frozen" if param.name in phase.frozen else "trained",
+        "rate": rate and rate.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
+        "decays": None if rate is None else param.name not in undecayed,
         "shape": list(param.shape),
         "parameters": param.numel,
         "size_bytes": param.size_bytes,
@@ -164,4 +178,54 @@ def _row(name: str, params: Sequence[ParamInfo], frozen: AbstractSet[str]) -> Ma
         tensors=len(params),
         parameters=sum(param.numel for param in params),
         size_bytes=sum(param.size_bytes for param in params),
+    )
+
+
+def _plan_row(
+    name: str, params: Sequence[ParamInfo], phase: Phase, undecayed: AbstractSet[str]
+) -> PlanRow:
+    row = _row(name, params, phase.frozen)
+    trained = [param for param in params if param.name not in phase.frozen]
+    rates = {repr(phase.rates[param.name]): phase.rates[param.name] for param in trained}
+    decays = {param.name not in undecayed for param in trained}
+    decay = ("yes" if decays.pop() else "none") if len(decays) == 1 else "mixed"
+    return PlanRow(
+        name=name,
+        state=row.state,
+        rates=tuple(sorted(rates.values(), key=lambda rate: rate.lr)),
+        decay=decay if trained else "",
+        modules=_modes(params, phase),
+        tensors=row.tensors,
+        trained=sum(param.numel for param in trained),
+        parameters=row.parameters,
+    )
+
+
+def _modes(params: Sequence[ParamInfo], phase: Phase) -> str:
+    """Tell the modes of the modules that own `params`; one is held when all it owns is frozen."""
+    held = {param.module: True for param in params}
+    for param in params:
+        held[param.module] &= param.name in phase.frozen
+    if not any(held.values()):
+        return "train"
+    has_norm = any("norm" in param.kinds and held[param.module] for param in params)
+    free = ["norm train"] if phase.modules.norm == "train" and has_norm else []
+    free += ["dropout train"] if phase.modules.dropout == "train" else []
+    return ", ".join(["eval" if all(held.values()) else "part eval", *free])
+
+
+def _fate(row: PlanRow) -> tuple[object, ...]:
+    return row.state, repr(row.rates), row.decay, row.modules
+
+
+def _joined(run: Sequence[PlanRow]) -> PlanRow:
+    first, last = run[0], run[-1]
+    if len(run) == 1:
+        return first
+    return replace(
+        first,
+        name=f"{first.name} to {last.name.rpartition('.')[2]}",
+        tensors=sum(row.tensors for row in run),
+        trained=sum(row.trained for row in run),
+        parameters=sum(row.parameters for row in run),
     )

@@ -13,14 +13,14 @@ import numpy as np
 from torch import Tensor, nn
 
 from finetune.config.selectors import ByRows, Not, Selector
-from finetune.errors import SelectorError, did_you_mean
+from finetune.errors import Faults, Key, SelectorError, did_you_mean
 from finetune.models.inventory import ParamInfo
 
 _MOST_SLICES = 64
 
 
 def split_inventory(
-    inventory: Sequence[ParamInfo], selectors: Iterable[Selector]
+    inventory: Sequence[ParamInfo], selectors: Iterable[Selector], *, key: Key = ()
 ) -> tuple[ParamInfo, ...]:
     """Cut every parameter that a rows selector names into slices, so that each is wholly in or out.
 
@@ -28,6 +28,7 @@ def split_inventory(
         inventory: The model's parameters.
         selectors: All selectors of a run, those of later phases too: slices never change, and
             what is cut already stays as it is.
+        key: Where the list of selectors stands in the config, for error messages.
 
     Returns:
         The rows of `inventory`, a cut parameter replaced by its slices, named
@@ -36,17 +37,30 @@ def split_inventory(
     Raises:
         SelectorError: there is no such parameter, it has no such rows, or they scatter too much.
     """
-    cuts: dict[str, list[range]] = {}
-    for selector in map(_positive, selectors):
+    cuts: dict[str, dict[range, None]] = {}
+    faults = Faults()
+    for number, selector in enumerate(map(_positive, selectors)):
         if isinstance(selector, ByRows):
-            param = _find(selector, inventory)
-            if param.slice_of is not None:
-                continue
-            cuts.setdefault(param.name, []).append(_indices(selector, param))
+            with faults.noted():
+                param = _find(selector, inventory, key=(*key, number))
+                if param.slice_of is None:
+                    taken = _indices(selector, param, key=(*key, number))
+                    cuts.setdefault(param.name, {})[taken] = None
+    faults.raise_if_any()
     rows: list[ParamInfo] = []
     for param in inventory:
-        rows += _slices(param, cuts[param.name]) if param.name in cuts else [param]
+        is_cut = param.name in cuts
+        rows += _slices(param, list(cuts[param.name]), key=key) if is_cut else [param]
     return tuple(rows)
+
+
+def fits(selector: Selector, inventory: Sequence[ParamInfo]) -> bool:
+    """Tell whether a selector, if it is one of rows, means rows that are there."""
+    try:
+        split_inventory(inventory, [selector])
+    except SelectorError:
+        return False
+    return True
 
 
 def rows_of(name: str) -> tuple[str, slice | None]:
@@ -102,37 +116,43 @@ def _positive(selector: Selector) -> Selector:
     return _positive(selector.not_) if isinstance(selector, Not) else selector
 
 
-def _find(selector: ByRows, inventory: Sequence[ParamInfo]) -> ParamInfo:
+def _find(selector: ByRows, inventory: Sequence[ParamInfo], *, key: Key) -> ParamInfo:
     for param in inventory:
         if selector.name in {rows_of(name)[0] for name in (param.name, *param.aliases)}:
             return param
     names = [param.name for param in inventory]
     raise SelectorError(
-        f"rows of {selector.name!r}: no such parameter", hint=did_you_mean(selector.name, names)
+        f"rows of {selector.name!r}: no such parameter",
+        hint=did_you_mean(selector.name, names),
+        key=key,
     )
 
 
-def _indices(selector: ByRows, param: ParamInfo) -> range:
+def _indices(selector: ByRows, param: ParamInfo, *, key: Key) -> range:
     try:
         taken = selector.indices(param.shape[0] if param.shape else 0)
     except ValueError as error:
-        raise SelectorError(str(error)) from error
+        raise SelectorError(str(error), key=key) from error
     if not taken:
-        raise SelectorError(f"{selector.rows!r} takes no row: {param.name} is {param.shape}")
+        message = f"{selector.rows!r} takes no row: {param.name} has the shape {param.shape}"
+        raise SelectorError(message, key=key)
     return taken
 
 
-def _slices(param: ParamInfo, cuts: Sequence[range]) -> list[ParamInfo]:
+def _slices(param: ParamInfo, cuts: Sequence[range], *, key: Key) -> list[ParamInfo]:
     """Part the rows by which of `cuts` they belong to, and each part into even slices."""
-    total = param.shape[0]
-    signature = np.zeros(total, dtype=np.int64)
-    for number, cut in enumerate(cuts):
-        signature[np.asarray(cut)] |= 1 << min(number, 62)
-    parts: list[range] = []
-    for value in dict.fromkeys(signature.tolist()):
-        parts += _even_runs(np.flatnonzero(signature == value))
+    pieces = [np.arange(param.shape[0])]
+    for cut in cuts:
+        inside = np.zeros(param.shape[0], dtype=bool)
+        inside[np.asarray(cut)] = True
+        halves = [half for p in pieces for half in (p[inside[p]], p[~inside[p]])]
+        pieces = [half for half in halves if len(half)]
+    parts = [run for piece in pieces for run in _even_runs(piece)]
     if len(parts) > _MOST_SLICES:
-        raise SelectorError(f"the rows of {param.name} fall into {len(parts)} pieces, too many")
+        message = (
+            f"the rows of {param.name} fall into {len(parts)} pieces, more than {_MOST_SLICES}"
+        )
+        raise SelectorError(message, key=key)
     return [_as_slice(param, part) for part in sorted(parts, key=lambda part: part.start)]
 
 

@@ -50,7 +50,7 @@ def select(
             tensor under its different names.
     """
     nodes = [parse_selector(selector, key=(*key, n)) for n, selector in enumerate(selectors)]
-    inventory = split_inventory(inventory, nodes)
+    inventory = split_inventory(inventory, nodes, key=key)
     wishes: dict[_Label, int] = {}
     faults = Faults()
     for number, node in enumerate(nodes):

@@ -71,7 +71,10 @@ def num_blocks(inventory: Iterable[ParamInfo]) -> int:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Tell whether a module normalises, by its class or one that it derives from."""
+    """Tell whether a module normalises activations, by its class or one that it derives from."""
+    # torch computes weights under weight or spectral norm by modules named like norms
+    if type(module).__module__ == "torch.nn.utils.parametrizations":
+        return False
     return any(_NORM.fullmatch(name) for name in _class_names(module))
 
 

@@ -1,6 +1,6 @@
 """The optimizer and its parameter groups: one layout for the whole run, known by name."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,10 +110,26 @@ def load_state_by_name(optimizer: Optimizer, state: Mapping[str, Mapping[str, An
 
 
 def drop_state(optimizer: Optimizer, names: Collection[str]) -> None:
-    """Forget momentum and all other state of the named parameters; free its memory."""
+    """Forget momentum and all other state of parameters that never train again; free its memory."""
     for name, parameter in _named(optimizer).items():
         if name in names:
             optimizer.state.pop(parameter, None)
+
+
+def reset_state(optimizer: Optimizer, names: Collection[str]) -> None:
+    """Begin the state of the named parameters anew.
+
+    Most optimizers make it at a parameter's first step. Adagrad makes it when it is built, and
+    would not find it any more.
+    """
+    drop_state(optimizer, names)
+    make: Callable[..., Optimizer] = type(optimizer)
+    for group in optimizer.param_groups:
+        settings = {k: v for k, v in group.items() if k not in ("params", "param_names")}
+        for name, parameter in zip(group["param_names"], group["params"], strict=True):
+            if name in names:
+                twin = make([settings | {"params": [parameter]}])
+                optimizer.state.update(twin.state)
 
 
 def _named(optimizer: Optimizer) -> dict[str, nn.Parameter]:

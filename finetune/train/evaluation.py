@@ -37,3 +37,23 @@ def evaluate(
             total += float(losses.sum())
     model.train(was_training)
     return {"loss": total / len(samples)} | task.compute_metrics()
+
+
+def rehearse(model: nn.Module, task: Task, samples: Samples, *, precision: Precision) -> None:
+    """Run two samples through network, losses and metrics, so that a misfit is told at once.
+
+    The model is in evaluation mode meanwhile and in its former mode afterwards; nothing else
+    changes.
+
+    Raises:
+        ModelError: the network's outputs do not fit the task.
+    """
+    was_training = model.training
+    model.eval()
+    with torch.no_grad(), torch.random.fork_rng(), precision.autocast():
+        batch = samples.fetch(torch.arange(min(2, len(samples)))).to(precision.device)
+        outputs = model(**batch.inputs)
+        task.parts(outputs, batch)
+        task.update_metrics(outputs, batch)
+    task.reset_metrics()
+    model.train(was_training)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.errors import FinetuneError
 from finetune.freezing.apply import apply_mask, hold_modes
 from finetune.freezing.report import fold
 from finetune.models.inventory import ParamInfo, take_inventory
@@ -80,8 +81,8 @@ class _Recorder:
     """Name, module, output, and the output's node before anything changed it in place."""
 
 
-def inspect_batch(parts: Parts, *, samples: int, activations: bool) -> Inspection:
-    """Run one batch forward and backward in the first phase and tell what autograd did.
+def inspect_batch(parts: Parts, *, samples: int, activations: bool, phase: int = 0) -> Inspection:
+    """Run one batch forward and backward in one phase and tell what autograd did.
 
     Mutates the gradients, modes and `requires_grad` of the model; takes no optimizer step.
 
@@ -89,10 +90,17 @@ def inspect_batch(parts: Parts, *, samples: int, activations: bool) -> Inspectio
         parts: From `build_parts`.
         samples: Size of the batch; fewer when the data has fewer.
         activations: Whether to keep the gradients of the outputs of modules, too.
+        phase: Its number, counted from 0.
+
+    Raises:
+        FinetuneError: there is no such phase.
     """
-    model, frozen = parts.model, parts.plan.phases[0].frozen
+    if phase >= len(parts.plan.phases):
+        last = len(parts.plan.phases) - 1
+        raise FinetuneError(f"no phase {phase}, the last one is phase {last}")
+    model, frozen = parts.model, parts.plan.phases[phase].frozen
     apply_mask(model, frozen)
-    hold_modes(model, frozen)
+    hold_modes(model, frozen, parts.plan.phases[phase].modules)
     model.train()
     count = min(samples, len(parts.data.train))
     batch = parts.data.train.fetch(torch.arange(count)).to(parts.device)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,17 @@ from finetune.data.loader import Batch, Samples, sample_order, seed_for, windows
 from finetune.errors import FrozenWeightError
 from finetune.freezing.apply import apply_mask, hold_modes
 from finetune.freezing.plan import Phase, Plan
-from finetune.freezing.proof import PhaseProof, fingerprints, frozen_tensors, moving_buffers, prove
+from finetune.freezing.proof import (
+    PhaseProof,
+    copies_of,
+    fingerprints,
+    frozen_tensors,
+    in_words,
+    moving_buffers,
+    prove,
+)
 from finetune.freezing.rows import RowSlices
-from finetune.optim.groups import drop_state, set_rates
+from finetune.optim.groups import drop_state, reset_state, set_rates
 from finetune.optim.rates import Rates, Stretch
 from finetune.train.checkpoint import Base, Checkpoints, load_checkpoint, load_weights_delta
 from finetune.train.evaluation import evaluate
@@ -61,6 +69,8 @@ class Trainer:
     total_steps: int
     evaluation_batch: int
     log_gradient_norms: bool
+    copies: dict[str, Tensor] = field(default_factory=dict)
+    """Frozen tensors as they were when the phase began, where they are not too large to keep."""
 
     def fit(self) -> Progress:
         """Train to the end of the last phase, from wherever `progress` stands.
@@ -84,8 +94,6 @@ class Trainer:
                 self._enter_phase()
                 for window in self._windows():
                     self._after_step(self.train_step(window))
-                    if self._phase_is_over():
-                        break
                 self._leave_phase()
             self._finish()
         return self.progress
@@ -141,28 +149,35 @@ class Trainer:
         return stretch_of(self.plan, self.progress, self.steps_per_epoch, self.total_steps)
 
     def _is_over(self) -> bool:
-        return self.progress.stopped_early or self.progress.step >= self.total_steps
+        progress = self.progress
+        is_last = progress.phase == len(self.plan.phases) - 1
+        is_done = progress.step >= self.total_steps or (is_last and self._trigger_has_come())
+        return progress.stopped_early or is_done
 
     def _phase_is_over(self) -> bool:
-        progress = self.progress
-        return self._is_over() or progress.plateau_reached or progress.step >= self._stretch.ends
+        return self._is_over() or self._trigger_has_come()
+
+    def _trigger_has_come(self) -> bool:
+        return self.progress.plateau_reached or self.progress.step >= self._stretch.ends
 
     def _windows(self) -> Iterator[list[Batch]]:
-        """Yield the windows that are left, each as its micro-batches.
+        """Yield the windows that are left of the phase, each as its micro-batches.
 
         Epoch and place in it follow from the step, so a run that goes on draws what it would have
         drawn.
         """
         settings, size = self.settings, self.settings.micro_batch or self.settings.batch_size
-        while self.progress.step < self.total_steps:
+        while not self._phase_is_over():
             epoch, done = divmod(self.progress.step, self.steps_per_epoch)
             order = sample_order(len(self.splits.train), self.seed, epoch)
             left = windows(order, settings.batch_size, drop_last=settings.drop_last)[done:]
-            left = left[: self.total_steps - self.progress.step]
+            left = left[: self._stretch.ends - self.progress.step]
             cuts = [window.split(size) for window in left]
             batches = self.splits.train.fetches([c for cut in cuts for c in cut], epoch=epoch)
             for cut in cuts:
                 yield [next(batches).to(self.precision.device) for _ in cut]
+                if self._phase_is_over():
+                    return
 
     def _enter_phase(self) -> None:
         """Set mask, modes and optimizer state, and take the fingerprints for the proof."""
@@ -171,37 +186,49 @@ class Trainer:
         hold_modes(self.model, phase.frozen, phase.modules)
         self.model.train()
         if progress.step == progress.phase_began:
-            again = self.plan.trained_again(progress.phase) if phase.resets_state else frozenset()
             left = self.plan.trained_from(progress.phase)
-            drop_state(self.optimizer, again | (set(self.plan.ever_trained) - left))
+            drop_state(self.optimizer, set(self.plan.ever_trained) - left)
+            reset_state(self.optimizer, self.plan.begin_anew(progress.phase))
+        if progress.step == 0:
             self.reporter.phase_begins(progress)
-        if not progress.fingerprints:
-            with self._timed("proof"):
-                progress.fingerprints = fingerprints(self.model, self._names_to_prove())
+        with self._timed("proof"):
+            names = self._names_to_prove()
+            self.copies = copies_of(self.model, names)
+            progress.fingerprints = progress.fingerprints or fingerprints(self.model, names)
 
     def _leave_phase(self) -> None:
         """Take the proof, go back to the best weights if asked to, and save what holds."""
-        if self.plan.verify in ("phase", "checkpoint") or self._is_last_phase():
+        if self.plan.verify in ("phase", "checkpoint") or self._is_over():
             self._prove()
-            if self.plan.verify != "end":
-                self.progress.fingerprints = {}
-        best = self.progress.phase_best_step
-        if self._phase.restores_best and best is not None and best != self.progress.step:
+        step, best = self.progress.step, self.progress.phase_best_step
+        goes_back = self._phase.restores_best and best not in (None, step)
+        # By another metric these weights may be the best of the run: then this step's checkpoint
+        # is theirs, and a run that goes on from it leaves the phase once more.
+        is_theirs = goes_back and self.progress.best_step == step
+        if is_theirs:
+            self._save()
+        if self.plan.verify != "end":
+            self.progress.fingerprints = {}
+        if goes_back and best is not None:
             load_checkpoint(self.checkpoints.path_of(best), self.model, self.optimizer, self.base)
-        if not self._is_last_phase():
+        if not self._is_over():
             self.progress.next_phase()
-        self._save()
+            self.reporter.phase_begins(self.progress)
+        if not is_theirs:
+            self._save()
 
-    def _is_last_phase(self) -> bool:
-        return self._is_over() or self.progress.phase == len(self.plan.phases) - 1
+    def _proven_phases(self) -> tuple[Phase, ...]:
+        return self.plan.phases if self.plan.verify == "end" else (self._phase,)
 
     def _names_to_prove(self) -> list[str]:
         """Return the tensors whose fingerprints are taken as a phase begins."""
         if self.plan.verify == "off":
             return []
-        phases = self.plan.phases if self.plan.verify == "end" else (self._phase,)
-        names = [frozen_tensors(self.model, phase.frozen, phase.modules) for phase in phases]
-        return [name for name in names[0] if all(name in other for other in names[1:])]
+        first, *others = (
+            frozen_tensors(self.model, phase.frozen, phase.modules)
+            for phase in self._proven_phases()
+        )
+        return [name for name in first if all(name in other for other in map(set, others))]
 
     def _prove(self) -> None:
         """Compare what is frozen with its fingerprints, and write down how it came out.
@@ -211,14 +238,19 @@ class Trainer:
         """
         if self.plan.verify == "off":
             return
+        moving = [
+            moving_buffers(self.model, phase.frozen, phase.modules)
+            for phase in self._proven_phases()
+        ]
         with self._timed("proof"):
             proof = prove(
                 self.model,
                 self.progress.fingerprints,
+                copies=self.copies,
                 phase=self._phase.name if self.plan.verify != "end" else "whole run",
                 first_step=self.progress.phase_began if self.plan.verify != "end" else 0,
                 last_step=self.progress.step,
-                left_out=moving_buffers(self.model, self._phase.frozen, self._phase.modules),
+                left_out=tuple(dict.fromkeys(name for names in moving for name in names)),
             )
         self._record(proof)
 
@@ -227,20 +259,17 @@ class Trainer:
         self.progress.proofs = [*earlier, asdict(proof)]
         self.folder.write_proof(self.progress.proofs)
         if proof.changed:
-            raise FrozenWeightError(
-                f"{len(proof.changed)} of {proof.tensors} frozen tensors changed in phase "
-                f"{proof.phase!r}: {', '.join(proof.changed)}"
-            )
+            raise FrozenWeightError(in_words(proof))
 
     def _after_step(self, stats: StepStats) -> None:
         """Log, evaluate and save where it is due. What ends a phase is saved after its proof."""
         self.progress.add_seconds("training", stats.seconds)
         self.reporter.step_is_done(self.progress, stats, self.optimizer)
         is_new_best = False
-        if self._is_due(self.settings.evaluate_every) or self.progress.step == self.total_steps:
+        if self._is_due(self.settings.evaluate_every) or self._is_over():
             is_new_best = self._evaluate_and_judge()
-        is_due = self._is_due(self.settings.checkpoint.every) and not self._phase_is_over()
-        if (is_new_best or is_due) and not self._is_over():
+        is_due = self._is_due(self.settings.checkpoint.every)
+        if (is_new_best or is_due) and not self._phase_is_over():
             self._save()
 
     def _evaluate_and_judge(self) -> bool:

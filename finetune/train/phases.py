@@ -1,10 +1,18 @@
 """When a phase is over: a pure function of the plan, the step and what evaluation has recorded."""
 
+from collections.abc import Sequence
 from typing import assert_never
 
-from finetune.config.freeze import AfterEpochs, AfterSteps, AtFraction, OnPlateau, Trigger
+from finetune.config.freeze import (
+    AfterEpochs,
+    AfterSteps,
+    AtFraction,
+    OnPlateau,
+    PhaseConfig,
+    Trigger,
+)
 from finetune.config.train import TrainConfig
-from finetune.errors import FinetuneError, did_you_mean
+from finetune.errors import FinetuneError, Key, did_you_mean
 from finetune.freezing.plan import Plan
 from finetune.optim.rates import Stretch
 from finetune.train.progress import Progress, improves
@@ -28,12 +36,10 @@ def latest_end(until: Trigger | None, began: int, steps_per_epoch: int, total: i
 
 
 def stretch_of(plan: Plan, progress: Progress, steps_per_epoch: int, total: int) -> Stretch:
-    """Return where the present phase lies in the run; the last one lasts to the end of it."""
-    number, began = progress.phase, progress.phase_began
-    phase = plan.phases[number]
-    is_last = number == len(plan.phases) - 1
-    ends = total if is_last else latest_end(phase.until, began, steps_per_epoch, total)
-    return Stretch(number, began, ends, phase.restarts_schedule)
+    """Return where the present phase lies in the run."""
+    phase, began = plan.phases[progress.phase], progress.phase_began
+    ends = latest_end(phase.until, began, steps_per_epoch, total)
+    return Stretch(progress.phase, began, ends, phase.restarts_schedule)
 
 
 def judge(plan: Plan, progress: Progress, settings: TrainConfig) -> bool:
@@ -122,50 +128,80 @@ def metric_of(figures: dict[str, float], tag: str, key: tuple[str | int, ...]) -
 
 
 def refuse_impossible(
-    plan: Plan, *, steps_per_epoch: int, total: int, metrics: frozenset[str]
+    phases: Sequence[PhaseConfig],
+    *,
+    steps_per_epoch: int,
+    total: int,
+    metrics: frozenset[str] | None,
 ) -> list[FinetuneError]:
     """Return what is wrong with the order and the triggers of the phases, all at once.
 
     Args:
-        plan: The phases.
+        phases: The phases, those of a method written out.
         steps_per_epoch: Optimizer steps of one pass over the samples.
         total: Optimizer steps of the run.
-        metrics: Tags that evaluation will write.
+        metrics: Tags that evaluation will write; None where only the run itself can tell.
     """
     found: list[FinetuneError] = []
     began, is_certain = 0, True
-    for number, phase in enumerate(plan.phases):
+    for number, phase in enumerate(phases):
         key = ("freeze", "phases", number)
         if is_certain and began >= total:
             message = f"phase {phase.name!r} never begins: the run is over after {total} steps"
             found.append(FinetuneError(message, hint="lengthen train.epochs", key=key))
             break
-        found += _wrong_metrics(phase.until, phase.restores_best, metrics, key)
-        is_last = number == len(plan.phases) - 1
+        found += _wrong_metrics(phase, metrics, key)
         end = latest_end(phase.until, began, steps_per_epoch, total)
-        if isinstance(phase.until, AtFraction) and is_certain and not is_last and end <= began:
+        if isinstance(phase.until, AtFraction) and is_certain and end <= began:
             message = f"phase {phase.name!r} is over before it begins, at step {began}"
             found.append(FinetuneError(message, key=(*key, "until")))
         if isinstance(phase.until, OnPlateau):
             is_certain = False
-            if phase.restarts_schedule and phase.until.at_most is None and not is_last:
+            if phase.schedule == "per_phase" and phase.until.at_most is None:
                 message = "a schedule of its own needs a length: add 'at_most' to the plateau"
                 found.append(FinetuneError(message, key=(*key, "until")))
         began = end
     return found
 
 
-def _wrong_metrics(
-    until: Trigger | None, restores: bool, metrics: frozenset[str], key: tuple[str | int, ...]
-) -> list[FinetuneError]:
-    asked = []
-    if isinstance(until, OnPlateau):
-        asked.append((until.plateau, "until"))
-    if restores:
-        asked.append((watched_metric(until), "restore_best"))
+def wrong_rules(settings: TrainConfig, metrics: frozenset[str] | None) -> list[FinetuneError]:
+    """Return which rules of `train:` watch a metric that evaluation will not write.
+
+    Args:
+        settings: Early stopping, and the choice of the best checkpoint.
+        metrics: Tags that evaluation will write; None where only the run itself can tell.
+    """
+    if metrics is None:
+        return []
+    asked: dict[str, Key] = {}
+    if settings.early_stopping is not None:
+        asked[settings.early_stopping.metric] = ("train", "early_stopping", "metric")
+    if settings.checkpoint.best is not None:
+        asked[settings.checkpoint.best] = ("train", "checkpoint", "best")
+    return [_never_logged(tag, metrics, key) for tag, key in asked.items() if tag not in metrics]
+
+
+def _never_logged(tag: str, metrics: frozenset[str], key: Key) -> FinetuneError:
     known = ", ".join(sorted(metrics)) or "none, for there are no validation samples"
+    return FinetuneError(
+        f"no metric {tag!r} is ever logged; there are: {known}",
+        hint=did_you_mean(tag, metrics),
+        key=key,
+    )
+
+
+def _wrong_metrics(
+    phase: PhaseConfig, metrics: frozenset[str] | None, key: tuple[str | int, ...]
+) -> list[FinetuneError]:
+    if metrics is None:
+        return []
+    asked: dict[str, str] = {}
+    if phase.restore_best:
+        asked[watched_metric(phase.until)] = "restore_best"
+    if isinstance(phase.until, OnPlateau):
+        asked[phase.until.plateau] = "until"
     return [
-        FinetuneError(f"no metric {tag!r} is ever logged; there are: {known}", key=(*key, field))
-        for tag, field in asked
+        _never_logged(tag, metrics, (*key, field))
+        for tag, field in asked.items()
         if tag not in metrics
     ]

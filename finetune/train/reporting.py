@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from finetune.errors import NonFiniteError
+from finetune.freezing.picture import freeze_picture
 from finetune.freezing.plan import Plan
-from finetune.freezing.report import freeze_picture, mask_as_text
+from finetune.freezing.report import mask_as_text
 from finetune.optim.groups import Group
 from finetune.tracking.tracker import Tracker
 from finetune.train.progress import Progress
@@ -107,7 +108,7 @@ class Reporter:
 
     def _picture(self, progress: Progress) -> None:
         began = [0, *progress.transitions][: progress.phase + 1]
-        picture = freeze_picture(self.plan, began, self.total_steps)
+        picture = freeze_picture(self.plan, began, self.total_steps, progress.step)
         self.tracker.image("freeze/map", picture, progress.step)
 
     def _where(self, progress: Progress) -> dict[str, float | str]:

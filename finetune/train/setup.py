@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from finetune.config.freeze import FreezeConfig
 from finetune.config.loader import as_plain, dump_config, load_config
 from finetune.config.run import RunConfig
 from finetune.config.task import ImportTask
@@ -32,9 +33,10 @@ from finetune.train.checkpoint import (
     Checkpoints,
     load_checkpoint,
 )
+from finetune.train.evaluation import rehearse
 from finetune.train.folder import RunFolder
 from finetune.train.loop import Splits, Trainer, steps_of_epoch
-from finetune.train.phases import refuse_impossible
+from finetune.train.phases import refuse_impossible, wrong_rules
 from finetune.train.precision import Precision
 from finetune.train.progress import Progress
 from finetune.train.reporting import Reporter
@@ -79,9 +81,25 @@ def build_parts(config: RunConfig) -> Parts:
         device = pick_device(config.train.device)
         model, task = build_model_and_task(config, data.facts, data.specs, device)
         total = _total_steps(config, len(data.train))
-        plan = plan_of(config, model)
-        _refuse_phases(config, plan, data, total)
+        phases = phases_of(config, model)
+        faults = Faults()
+        with faults.noted():
+            plan = plan_of(config, model)
+        faults.add(_wrong_triggers(config, phases, data, total))
+        precision = Precision(config.train.precision, device)
+        with faults.noted():
+            rehearse(model, task, data.train, precision=precision)
+        faults.raise_if_any()
         return Parts(data, model, plan, task, device, total)
+
+
+def phases_of(config: RunConfig, model: Network) -> FreezeConfig | None:
+    """Return the phases of a config written out; None where nothing is ever frozen.
+
+    Raises:
+        FinetuneError: its method does not fit the model.
+    """
+    return written_out(config.freeze, config.optimizer, take_inventory(model))
 
 
 def plan_of(config: RunConfig, model: Network) -> Plan:
@@ -90,11 +108,12 @@ def plan_of(config: RunConfig, model: Network) -> Plan:
     Raises:
         FinetuneError: they do not fit the model. All faults are told at once.
     """
-    inventory = take_inventory(model)
-    phases = written_out(config.freeze, config.optimizer, inventory)
-    plan = make_plan(phases, config.optimizer, inventory)
-    for phase in plan.phases:
-        refuse_inexact(model, phase.frozen)
+    plan = make_plan(phases_of(config, model), config.optimizer, take_inventory(model))
+    faults = Faults()
+    for number, phase in enumerate(plan.phases):
+        with faults.noted():
+            refuse_inexact(model, phase.frozen, key=("freeze", "phases", number))
+    faults.raise_if_any()
     return plan
 
 
@@ -249,6 +268,8 @@ def _refuse_another_run(folder: RunFolder, config: RunConfig) -> None:
                 "is not empty and holds no run", where=str(folder.path), hint="choose another --run"
             )
         return
+    if not Checkpoints(folder.checkpoints, keep_last=1).all():
+        return
     old, new = _flat(as_plain(load_config(saved))), _flat(as_plain(config))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     changed = [key for key in changed if not _is_harmless(key)]
@@ -282,23 +303,21 @@ def _total_steps(config: RunConfig, samples: int) -> int:
     return total
 
 
-def _refuse_phases(config: RunConfig, plan: Plan, data: PreparedData, total: int) -> None:
-    """Raise what is wrong with the triggers of the phases."""
-    metrics: frozenset[str] = frozenset()
-    if data.validation is not None and not isinstance(config.task, ImportTask):
+def _wrong_triggers(
+    config: RunConfig, written: FreezeConfig | None, data: PreparedData, total: int
+) -> list[FinetuneError]:
+    """Return what is wrong with the triggers of the phases, and with metrics that rules watch."""
+    metrics: frozenset[str] | None = None
+    if data.validation is None:
+        metrics = frozenset()
+    elif not isinstance(config.task, ImportTask):
         metrics = frozenset(f"validation/{name}" for name in ("loss", *config.task.metrics))
-    if data.validation is not None and isinstance(config.task, ImportTask):
-        return
-    faults = Faults()
-    faults.add(
-        refuse_impossible(
-            plan,
-            steps_per_epoch=steps_of_epoch(len(data.train), config.train),
-            total=total,
-            metrics=metrics,
-        )
+    return wrong_rules(config.train, metrics) + refuse_impossible(
+        written.phases if written is not None else (),
+        steps_per_epoch=steps_of_epoch(len(data.train), config.train),
+        total=total,
+        metrics=metrics,
     )
-    faults.raise_if_any()
 
 
 def _documents(config: RunConfig, parts: Parts) -> dict[str, str]:

@@ -102,19 +102,35 @@ class Task:
         return add_up(self.parts(outputs, batch))
 
     def update_metrics(self, outputs: Any, batch: Batch) -> None:
-        """Add a batch to every metric."""
+        """Add a batch to every metric.
+
+        Raises:
+            ModelError: a metric cannot take what the network gives.
+        """
         if batch.target is None:
             return
         fed, target = self.feed(outputs, batch.target)
-        for metric in self.metrics.values():
-            metric.update(fed, target)
+        for name, metric in self.metrics.items():
+            try:
+                metric.update(fed, target)
+            except (ValueError, RuntimeError, IndexError) as error:
+                raise ModelError(
+                    f"metric {name!r} cannot take {_shape(fed)} with targets {_shape(target)}: "
+                    f"{_first_line(error)}",
+                    hint="the last layer must give what the task learns",
+                    key=("model", "layers"),
+                ) from error
 
     def compute_metrics(self) -> dict[str, float]:
         """Return every metric over what it was fed, and start afresh."""
         figures = {name: float(metric.compute()) for name, metric in self.metrics.items()}
+        self.reset_metrics()
+        return figures
+
+    def reset_metrics(self) -> None:
+        """Forget what the metrics were fed."""
         for metric in self.metrics.values():
             metric.reset()
-        return figures
 
 
 def add_up(parts: Sequence[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ import yaml
 
 from finetune.config import data, freeze, model, optim, run, task, train
 from finetune.config.base import Node
+from finetune.config.descriptions import descriptions
 from finetune.config.loader import dump_config, load_config
 from finetune.config.reader import read_text
 from finetune.config.schema import schema
@@ -128,8 +129,7 @@ def nodes():
 @pytest.mark.parametrize("node", sorted(set(nodes()), key=lambda node: node.__name__))
 def test_every_node_and_field_is_documented(node):
     assert node.__name__.startswith("_") or node.__doc__
-    for name, field in node.model_fields.items():
-        assert field.description, f"{node.__name__}.{name}"
+    assert set(descriptions(node)) == set(node.model_fields)
 
 
 def test_the_schema_is_plain_yaml_data(root):

@@ -161,10 +161,16 @@ def test_early_stopping_ends_the_run_when_the_metric_no_longer_improves(make_tra
     assert progress.step == 8  # the first evaluation sets the mark, three more pass it by
 
 
-def test_early_stopping_on_an_unknown_metric_is_told(make_trainer):
-    trainer = make_trainer(train={"early_stopping": {"metric": "validation/los"}})
+def test_early_stopping_on_an_unknown_metric_is_told_before_training(make_trainer):
     with pytest.raises(FinetuneError, match="did you mean 'validation/loss'"):
-        trainer.fit()
+        make_trainer(train={"early_stopping": {"metric": "validation/los"}})
+
+
+@pytest.mark.parametrize("width", [3, 12])
+def test_a_head_of_another_width_than_the_classes_is_told_before_training(make_trainer, width):
+    layers = [{"type": "Flatten"}, {"name": "head", "type": "Linear", "out_features": width}]
+    with pytest.raises(ModelError, match="the last layer must give what the task learns"):
+        make_trainer(model={"layers": layers})
 
 
 def test_the_best_checkpoint_is_kept_and_used(make_trainer):

@@ -1,0 +1,274 @@
+"""How a plan looks on a terminal and as JSON: phases, what trains in them, what they cost."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TextIO, assert_never
+
+from rich.console import Console
+from rich.table import Table
+
+from finetune.cli.output import size
+from finetune.cli.tables import STYLES, console_for, new_table, print_lines
+from finetune.config.freeze import (
+    AfterEpochs,
+    AfterSteps,
+    AtFraction,
+    FreezeConfig,
+    OnPlateau,
+    PhaseConfig,
+    RateConfig,
+    Trigger,
+)
+from finetune.config.loader import dump_config
+from finetune.config.run import RunConfig
+from finetune.errors import FinetuneError
+from finetune.freezing.lints import Lint, find_lints
+from finetune.freezing.plan import Phase, Plan
+from finetune.freezing.report import PlanRow, changed_rows, joined_rows, plan_as_data, plan_rows
+from finetune.train.costs import Costs, PlanCosts, Span, predict_costs, weight_decay_of
+from finetune.train.setup import Parts, build_parts, located, phases_of
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """All that is known of a run before it begins."""
+
+    config: RunConfig
+    parts: Parts
+    costs: PlanCosts
+    lints: tuple[Lint, ...]
+
+
+def preview(config: RunConfig) -> Preview:
+    """Build what a config describes and look at it, without taking a step.
+
+    Raises:
+        FinetuneError: something in the config does not fit the data or the model.
+    """
+    parts = build_parts(config)
+    with located(config):
+        costs = predict_costs(parts, config)
+    return Preview(config, parts, costs, find_lints(config.freeze, parts.plan))
+
+
+def preview_as_data(preview: Preview) -> dict[str, Any]:
+    """Return the plan as plain data: phases with states, rates and costs; totals; lints."""
+    document = plan_as_data(preview.parts.plan)
+    costs = preview.costs
+    for phase, cost, span in zip(document["phases"], costs.phases, costs.spans, strict=True):
+        phase |= {"span": asdict(span), "costs": asdict(cost)}
+    return document | {
+        "total_steps": preview.parts.total_steps,
+        "weight_decay": weight_decay_of(preview.config.optimizer),
+        "full_training": {"costs": asdict(costs.full)},
+        "share_of_flops": costs.share_of_flops,
+        "lints": [
+            {"where": _where(lint, preview.config), "message": lint.message, "hint": lint.hint}
+            for lint in preview.lints
+        ],
+    }
+
+
+def plan_table(preview: Preview, file: TextIO, *, full: bool) -> None:
+    """Print facts of the data, every phase with the state of its parameters, costs and notes."""
+    console, parts = console_for(file), preview.parts
+    facts = parts.data.facts
+    lines = [("data", ", ".join(f"{count:,} {split}" for split, count in facts.sizes.items()))]
+    if facts.classes is not None:
+        shown = ", ".join(facts.classes[:10]) + (", ..." if len(facts.classes) > 10 else "")
+        lines.append(("classes", f"{len(facts.classes)}: {shown}"))
+    lines += [("note", note) for note in facts.notes]
+    ties = [param for param in parts.plan.inventory if param.aliases]
+    lines += [("tied", f"{tie.name} is also {', '.join(tie.aliases)}") for tie in ties]
+    lines.append(("run", _run(preview)))
+    if (method := getattr(preview.config.freeze, "method", None)) is not None:
+        lines.append(("method", f"{method}: {type(preview.config.freeze).__doc__}"))
+    print_lines(lines, console)
+    decay = weight_decay_of(preview.config.optimizer)
+    _print_phases(parts.plan, console, full=full, decay=decay, spans=preview.costs.spans)
+    _print_costs(preview, console)
+    for lint in preview.lints:
+        console.print(f"\nnote  {_where(lint, preview.config)}: {lint.message}", soft_wrap=True)
+        console.print(f"      {lint.hint}", soft_wrap=True)
+
+
+def phases_table(plan: Plan, file: TextIO) -> None:
+    """Print every phase with the state of its parameters, folded by block."""
+    _print_phases(plan, console_for(file), full=False, decay=None, spans=None)
+
+
+def write_long_form(config: RunConfig, parts: Parts, path: Path) -> None:
+    """Write the whole config, with its phases written out, as a file to edit.
+
+    Raises:
+        FinetuneError: the file is there already, or cannot be written.
+    """
+    phases = phases_of(config, parts.model)
+    everything = FreezeConfig(phases=(PhaseConfig(name="all", freeze=()),))
+    text = dump_config(config.model_copy(update={"freeze": phases or everything}))
+    source = config.path.name if config.path is not None else "a config"
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(f"# {source} with its phases written out.\n{text}")
+    except FileExistsError as error:
+        raise FinetuneError(
+            "is there already", where=str(path), hint="remove it, or write to another file"
+        ) from error
+    except OSError as error:
+        raise FinetuneError(f"cannot write: {error.strerror}", where=str(path)) from error
+
+
+def _print_phases(
+    plan: Plan,
+    console: Console,
+    *,
+    full: bool,
+    decay: float | None,
+    spans: Sequence[Span] | None,
+) -> None:
+    """Print the first phase wholly, and of each later one what it changes."""
+    total, before = sum(param.numel for param in plan.inventory), None
+    for number, phase in enumerate(plan.phases):
+        rows = plan_rows(plan, number, full=full)
+        changed = rows if before is None else changed_rows(before, rows)
+        span = spans[number] if spans is not None else None
+        console.print(f"\nphase {number}: {phase.name}")
+        console.print(_about(phase, number, span), soft_wrap=True)
+        if changed:
+            console.print(_phase_table(changed if full else joined_rows(changed), decay))
+        if not changed or len(changed) < len(rows):
+            console.print(f"all else as in phase {number - 1}" if changed else "all as before")
+        trained = sum(row.trained for row in rows)
+        console.print(f"trained {trained:,} of {total:,} parameters ({trained / total:.2%})")
+        before = rows
+
+
+def _phase_table(rows: Sequence[PlanRow], decay: float | None) -> Table:
+    left = ["parameters of", "state", "rate", *(["decay"] if decay is not None else [])]
+    table = new_table([*left, "modules"], ["tensors", "parameters"])
+    for row in rows:
+        count = f"{row.parameters:,}"
+        if row.state == "mixed":
+            count = f"{row.trained:,} of {count}"
+        cells = [row.name, row.state, _rates(row.rates)]
+        if decay is not None:
+            cells.append(
+                {"yes": f"{decay:g}", "mixed": f"{decay:g} or none"}.get(row.decay, row.decay)
+            )
+        table.add_row(*cells, row.modules, str(row.tensors), count, style=STYLES[row.state])
+    return table
+
+
+def _rates(rates: Sequence[RateConfig]) -> str:
+    """Write a peak rate, or from which to which they go."""
+    if not rates:
+        return ""
+    if len(rates) > 1:
+        return f"{rates[0].lr:.3g} to {rates[-1].lr:.3g}"
+    rate = rates[0]
+    if rate.schedule is None:
+        return f"{rate.lr:.3g}"
+    return f"{rate.lr:.3g} ({rate.schedule.type} over {rate.over:.0%})"
+
+
+def _run(preview: Preview) -> str:
+    """Say how long the run is and how its rates go."""
+    config, total = preview.config, preview.parts.total_steps
+    optimizer = config.optimizer
+    decay = weight_decay_of(optimizer)
+    return (
+        f"{total:,} steps of {config.train.batch_size} samples; {optimizer.type}, "
+        f"rate {optimizer.lr:g}, weight decay {f'{decay:g}' if decay else 'none'}, "
+        f"schedule {config.schedule.type}"
+    )
+
+
+def _about(phase: Phase, number: int, span: Span | None) -> str:
+    """Say in a line how a phase ends and what becomes of schedule and momentum."""
+    ends = f"lasts {_until(phase.until)}"
+    if span is not None and span.is_certain:
+        ends = f"steps {span.began:,} to {span.ends:,}: {ends}"
+    elif span is not None:
+        ends = f"over by step {span.ends:,}: {ends}"
+    said = [ends, "schedule anew" if phase.restarts_schedule else "schedule of the whole run"]
+    if number:
+        said.append(_MOMENTUM[phase.optimizer_state])
+    if phase.restores_best:
+        said.append("goes back to its best weights")
+    return "; ".join(said)
+
+
+_MOMENTUM = {
+    "reset": "momentum of what is thawed begins anew",
+    "keep": "momentum kept",
+    "fresh": "all momentum begins anew",
+}
+
+
+def _until(until: Trigger | None) -> str:
+    """Say in words what ends a phase."""
+    match until:
+        case None:
+            return "to the end of the run"
+        case AfterEpochs(epochs=epochs):
+            return f"{epochs} {'epoch' if epochs == 1 else 'epochs'}"
+        case AfterSteps(steps=steps):
+            return f"{steps:,} {'step' if steps == 1 else 'steps'}"
+        case AtFraction(fraction=fraction):
+            return f"until {fraction:.3g} of the run is done"
+        case OnPlateau(plateau=metric, patience=patience, min_delta=delta, at_most=at_most):
+            gain = f" by {delta:g}" if delta else ""
+            text = f"until {metric} has not improved{gain} in {patience} evaluations"
+            return text if at_most is None else f"{text}, at most {_until(at_most)}"
+        case _:
+            assert_never(until)
+
+
+def _print_costs(preview: Preview, console: Console) -> None:
+    costs = preview.costs
+    console.print("\ncosts: FLOPs of a step, memory, files of a checkpoint")
+    table = new_table(
+        ["phase"],
+        ["FLOPs", "of full", "gradients", "optimizer", "activations", "delta", "state file"],
+    )
+    names = [f"{number}: {phase.name}" for number, phase in enumerate(preview.parts.plan.phases)]
+    for name, cost in zip([*names, "full training"], [*costs.phases, costs.full], strict=True):
+        share = cost.flops_per_step / max(1, costs.full.flops_per_step)
+        table.add_row(name, _flops(cost), f"{share:.1%}", *map(size, _memory(cost)))
+    console.print(table)
+    micro_batch = preview.config.train.micro_batch or preview.config.train.batch_size
+    console.print(
+        f"weights and buffers take {size(costs.full.weights_bytes)} in every phase; activations "
+        f"are those of {micro_batch} samples",
+        soft_wrap=True,
+    )
+    if costs.share_of_flops is not None:
+        console.print(
+            f"the whole run takes {costs.share_of_flops:.1%} of the FLOPs of full training"
+        )
+
+
+def _memory(cost: Costs) -> tuple[int, ...]:
+    return (
+        cost.gradients_bytes,
+        cost.optimizer_bytes,
+        cost.activations_bytes,
+        cost.delta_file_bytes,
+        cost.optimizer_file_bytes,
+    )
+
+
+def _flops(cost: Costs) -> str:
+    """Write a number of operations with the prefix that fits."""
+    amount, prefix = float(cost.flops_per_step), ""
+    for larger in ("k", "M", "G", "T", "P", "E"):
+        if amount < 1000:
+            break
+        amount, prefix = amount / 1000, larger
+    return f"{amount:.3g} {prefix}".strip()
+
+
+def _where(lint: Lint, config: RunConfig) -> str:
+    origin = config.locate(lint.key)
+    return str(origin) if origin is not None else ".".join(map(str, lint.key))

@@ -1,0 +1,34 @@
+"""What the strings under the fields of a node say: the descriptions of the schema."""
+
+import ast
+import inspect
+import textwrap
+from itertools import pairwise
+
+from finetune.config.base import Node
+
+
+def descriptions(node: type[Node]) -> dict[str, str]:
+    """Return the description of every field of a node, its inherited ones too.
+
+    pydantic can read these strings itself, but does so for every class at every start.
+    """
+    found: dict[str, str] = {}
+    for kind in reversed(node.__mro__):
+        if issubclass(kind, Node):
+            found |= _own_descriptions(kind)
+    return {name: found[name] for name in node.model_fields if name in found}
+
+
+def _own_descriptions(kind: type[Node]) -> dict[str, str]:
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    return {
+        field.target.id: inspect.cleandoc(text.value.value)
+        for field, text in pairwise(body.body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }

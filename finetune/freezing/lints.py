@@ -1,0 +1,231 @@
+"""Notes on a config that is valid, but may not mean what it says. None of them is an error."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from finetune.config.freeze import Freeze, FreezeConfig
+from finetune.config.selectors import All, ByName, ByRegex, Not, Selector
+from finetune.errors import Key, SelectorError
+from finetune.freezing.plan import Plan
+from finetune.freezing.select import describe, select
+from finetune.models.inventory import ParamInfo
+
+_INDEX_AND_STAR = re.compile(r"\d(\*)")
+_INDEX_AND_ANY = re.compile(r"\d(\.[*+])")
+_LOOSE_WORD = re.compile(r"\*([A-Za-z_]{3,})\*")
+
+
+@dataclass(frozen=True, slots=True)
+class Lint:
+    """One note."""
+
+    key: Key
+    """The config value it is about."""
+    message: str
+    hint: str
+
+
+def find_lints(freeze: Freeze | None, plan: Plan) -> tuple[Lint, ...]:
+    """Return notes on the selectors and rates that a person wrote.
+
+    Told are: a pattern that takes block 10 next to block 1, a selector that later ones overrule
+    wholly, a pattern by part of a name that leaves out like parts of other blocks, a tied tensor
+    taken by one of its names, and a rate that nothing uses. What is refused anyway (a selector
+    that takes nothing, a rate for what is frozen) is not told again.
+
+    Args:
+        freeze: As in the config: of a method only the head was written by a person.
+        plan: The same, resolved.
+    """
+    if isinstance(freeze, FreezeConfig):
+        found = list(_lints_of_phases(freeze, plan))
+    elif freeze is not None and freeze.head is not None:
+        found = list(_lints_of(freeze.head, plan.inventory, ("freeze", "head")))
+    else:
+        found = []
+    return tuple(dict.fromkeys(found))
+
+
+def _lints_of_phases(freeze: FreezeConfig, plan: Plan) -> Iterator[Lint]:
+    usual = False
+    for number, phase in enumerate(freeze.phases):
+        key = ("freeze", "phases", number)
+        field = "freeze" if phase.train is None else "train"
+        yield from _lints_of(getattr(phase, field) or (), plan.inventory, (*key, field))
+        for pattern in phase.lr:
+            here = (*key, "lr", pattern)
+            yield from _takes_longer_index(ByName(name=pattern), plan.inventory, here)
+        frozen = plan.phases[number].frozen
+        taken = {name: select([name], plan.inventory) - frozen for name in phase.lr}
+        yield from _unused_rates(taken, (*key, "lr"))
+        every = {param.name for param in plan.inventory}
+        usual = usual or bool(every - frozen - frozenset().union(*taken.values()))
+    if not usual:
+        yield Lint(
+            ("optimizer", "lr"),
+            "no parameter uses this rate: every phase has others for all that it trains",
+            "the rates below freeze.phases are what counts",
+        )
+
+
+def _lints_of(
+    nodes: Sequence[Selector], inventory: Sequence[ParamInfo], key: Key
+) -> Iterator[Lint]:
+    """Yield the notes on one list of selectors."""
+    yield from _overruled(nodes, inventory, key)
+    every = frozenset[str]().union(*(_spoken_of(node, inventory) for node in nodes))
+    for number, node in enumerate(nodes):
+        here, positive = (*key, number), node.not_ if isinstance(node, Not) else node
+        yield from _takes_longer_index(positive, inventory, here)
+        yield from _misses_siblings(positive, inventory, every, here)
+        yield from _one_name_of_tied(positive, inventory, every, here)
+
+
+def _takes_longer_index(node: Selector, inventory: Sequence[ParamInfo], key: Key) -> Iterator[Lint]:
+    """`layer.1*` takes `layer.1`, but `layer.10` as well."""
+    match node:
+        case ByName(name=text):
+            found, as_one, as_longer = _INDEX_AND_STAR.search(text), ".*", "[0-9]*"
+        case ByRegex(regex=text):
+            found, as_one, as_longer = _INDEX_AND_ANY.search(text), r"\..*", r"\d.*"
+        case _:
+            return
+    if found is None:
+        return
+    before, behind = text[: found.start(1)], text[found.end(1) :]
+    ends_there = behind.startswith((".", r"\."))
+    as_one = before + ("" if ends_there else as_one) + behind
+    one, longer = (
+        _taken(ByName(name=each) if isinstance(node, ByName) else ByRegex(regex=each), inventory)
+        for each in (as_one, before + as_longer + behind)
+    )
+    if one and longer:
+        yield Lint(
+            key,
+            f"{text!r} takes {_up_to(before, one)}, but {_blocks(before, longer)} as well",
+            f"{as_one!r} takes only the first; {{depth: ...}} counts blocks",
+        )
+
+
+def _overruled(
+    nodes: Sequence[Selector], inventory: Sequence[ParamInfo], key: Key
+) -> Iterator[Lint]:
+    """An entry says nothing where entries after it speak of all it takes."""
+    taken = [_spoken_of(node, inventory) for node in nodes]
+    for number, node in enumerate(nodes):
+        later = [n for n in range(number + 1, len(nodes)) if taken[n] & taken[number]]
+        if later and taken[number] <= frozenset().union(*(taken[n] for n in later)):
+            who = " and ".join(describe(nodes[n]) for n in later)
+            yield Lint(
+                (*key, number),
+                f"{describe(node)} has no effect: {who} after it decides on all that it takes",
+                "later entries overrule earlier ones; leave it out, or move it to the end",
+            )
+
+
+def _misses_siblings(
+    node: Selector, inventory: Sequence[ParamInfo], every: frozenset[str], key: Key
+) -> Iterator[Lint]:
+    """`*attn*` takes the attention of some blocks, and misses what others call `attention`.
+
+    Modest on purpose: told only for a glob with a bare word between stars, and only of names of
+    which the word is an abbreviation, or the other way round.
+    """
+    if not isinstance(node, ByName) or (found := _LOOSE_WORD.search(node.name)) is None:
+        return
+    word, taken = found.group(1).strip("_").lower(), _taken(node, inventory)
+    known = {segment for name in every for segment in name.split(".")}
+    missed: dict[str, str] = {}
+    for label in _labels(inventory):
+        for segment in set(label.name.split(".")) - known:
+            if _is_short_for(word, segment.lower()) or _is_short_for(segment.lower(), word):
+                missed.setdefault(segment, label.name)
+    if taken and missed:
+        others = ", ".join(f"{segment!r} (as in {name})" for segment, name in missed.items())
+        yield Lint(
+            key,
+            f"{node.name!r} misses what is called {others}",
+            "name the modules, or take them by {type: ...}",
+        )
+
+
+def _one_name_of_tied(
+    node: Selector, inventory: Sequence[ParamInfo], every: frozenset[str], key: Key
+) -> Iterator[Lint]:
+    """A tied tensor taken by one of its names is taken under all of them."""
+    if isinstance(node, All):
+        return
+    taken = _taken(node, inventory)
+    for param in inventory:
+        names = (param.name, *param.aliases)
+        own = next((name for name in names if name in taken), None)
+        others = [name for name in names if name not in every]
+        if others and own is not None:
+            yield Lint(
+                key,
+                f"{describe(node)} takes {own}, which is tied: {', '.join(others)} "
+                f"{'is' if len(others) == 1 else 'are'} the same tensor",
+                "they are frozen and trained together",
+            )
+
+
+def _unused_rates(taken: Mapping[str, frozenset[str]], key: Key) -> Iterator[Lint]:
+    """A rate is used by nothing where later ones overrule it for all that trains."""
+    patterns = list(taken)
+    for place, pattern in enumerate(patterns):
+        later = frozenset().union(*(taken[other] for other in patterns[place + 1 :]))
+        if taken[pattern] <= later:
+            yield Lint(
+                (*key, pattern),
+                f"no parameter uses the rate of {pattern!r}: entries after it overrule it",
+                "put wider patterns first, narrower ones after them",
+            )
+
+
+def _labels(inventory: Sequence[ParamInfo]) -> list[ParamInfo]:
+    """Return every name of every parameter as a row of its own, tied ones apart."""
+    return [
+        replace(param, name=name, aliases=())
+        for param in inventory
+        for name in (param.name, *param.aliases)
+    ]
+
+
+def _taken(node: Selector, inventory: Sequence[ParamInfo]) -> frozenset[str]:
+    """Return the names that one entry takes by itself, each name of a tied tensor apart."""
+    try:
+        return select([node], _labels(inventory))
+    except SelectorError:
+        return frozenset()
+
+
+def _spoken_of(node: Selector, inventory: Sequence[ParamInfo]) -> frozenset[str]:
+    """Return the names that an entry takes, or takes out."""
+    return _taken(node.not_ if isinstance(node, Not) else node, inventory)
+
+
+def _up_to(before: str, names: frozenset[str]) -> str:
+    """Return the module that the text before the star ends at, as the names have it."""
+    name = min(names)
+    depth = before.replace("\\.", ".").count(".")
+    return ".".join(name.split(".")[: depth + 1])
+
+
+def _blocks(before: str, names: frozenset[str]) -> str:
+    """Return the same of all names, each once, in the order of their numbers."""
+    found = {_up_to(before, frozenset({name})) for name in names}
+    ordered = sorted(found, key=lambda name: (len(name), name))
+    shown = ordered if len(ordered) <= 3 else [ordered[0], "...", ordered[-1]]
+    return ", ".join(shown)
+
+
+def _is_short_for(short: str, word: str) -> bool:
+    """Tell whether `short` has letters of `word` in their order, as `attn` of `attention`.
+
+    It must begin like the word, but not be its beginning: `layer` is not short for `layernorm`.
+    """
+    if len(short) < 3 or word.startswith(short) or word[:2] != short[:2]:
+        return False
+    rest = iter(word)
+    return all(letter in rest for letter in short)

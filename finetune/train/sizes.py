@@ -1,0 +1,104 @@
+"""How large the files of a checkpoint will be: tensors by shape and type, before they exist."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from finetune.config.optim import OptimizerConfig
+from finetune.freezing.plan import Plan
+from finetune.models.inventory import ParamInfo
+from finetune.optim.groups import Group, build_optimizer, state_by_name
+
+_CODES = {"bfloat": "BF", "float": "F", "uint": "U", "int": "I", "complex": "C"}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A tensor in a file."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Self:
+        """Describe a tensor."""
+        return cls(tuple(tensor.shape), tensor.dtype)
+
+    @classmethod
+    def of_param(cls, param: ParamInfo) -> Self:
+        """Describe a parameter, or a slice of its rows."""
+        return cls(param.shape, getattr(torch, param.dtype))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its elements."""
+        return torch.Size(self.shape).numel() * self.dtype.itemsize
+
+
+def optimizer_state(
+    plan: Plan, config: OptimizerConfig, device: torch.device
+) -> dict[str, dict[str, Entry]]:
+    """Return what the optimizer will keep of each name that ever trains, by the state's own name.
+
+    Found out by a step over tiny parameters of like kind, rather than known for each optimizer:
+    every axis is cut to a length of its own, by which the axes of the state are known again.
+    """
+    tiny: dict[Entry, dict[str, Tensor]] = {}
+    found: dict[str, dict[str, Entry]] = {}
+    ever_trained = set(plan.ever_trained)
+    for param in plan.inventory:
+        if param.name not in ever_trained:
+            continue
+        whole = Entry.of_param(param)
+        cut = tuple(min(length, 2 + axis) for axis, length in enumerate(whole.shape))
+        kind = Entry(cut, whole.dtype)
+        if kind not in tiny:
+            tiny[kind] = _state_of(kind, config, device)
+        found[param.name] = {
+            name: Entry(_grown(tuple(value.shape), cut, whole.shape), value.dtype)
+            for name, value in tiny[kind].items()
+        }
+    return found
+
+
+def file_bytes(tensors: Mapping[str, Entry]) -> int:
+    """Return the size of a safetensors file: 8 bytes, a JSON header filled up to eights, data."""
+    header, end = {}, 0
+    for name, entry in tensors.items():
+        start, end = end, end + entry.size_bytes
+        header[name] = {
+            "dtype": _code(entry.dtype),
+            "shape": entry.shape,
+            "data_offsets": (start, end),
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return 8 + -(-len(text) // 8) * 8 + end
+
+
+def _state_of(kind: Entry, config: OptimizerConfig, device: torch.device) -> dict[str, Tensor]:
+    """Return the tensors that one step of the optimizer makes for a parameter."""
+    parameter = nn.Parameter(torch.zeros(kind.shape, dtype=kind.dtype, device=device))
+    parameter.grad = torch.zeros_like(parameter)
+    probe = build_optimizer(config, [Group("tiny", ("tiny",), (), True)], {"tiny": parameter})
+    probe.step()
+    state = state_by_name(probe).get("tiny", {})
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _grown(shape: Sequence[int], cut: Sequence[int], whole: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of a state over the whole parameter, given its shape over the tiny one."""
+    if len(shape) != len(cut):
+        return tuple(shape)
+    axes = zip(shape, cut, whole, strict=True)
+    return tuple(full if length == part else length for length, part, full in axes)
+
+
+def _code(dtype: torch.dtype) -> str:
+    """Return what safetensors calls a type: `F32`, `BF16`, `I64`, `BOOL`."""
+    name = str(dtype).removeprefix("torch.")
+    kind = name.rstrip("0123456789")
+    return f"{_CODES.get(kind, kind.upper())}{name.removeprefix(kind)}"

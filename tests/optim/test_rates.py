@@ -1,0 +1,89 @@
+"""The rate of every group at every step, against values computed by hand."""
+
+import math
+
+import pytest
+from pydantic import TypeAdapter
+
+from finetune.config.freeze import RateConfig
+from finetune.config.optim import Schedule
+from finetune.optim.groups import Group
+from finetune.optim.rates import Rates, Stretch, trained_rates
+
+COSINE = {"type": "cosine"}
+TRIANGLE = {"type": "slanted_triangular", "cut_fraction": 0.2, "ratio": 4}
+
+
+def rate(lr, **more):
+    return RateConfig.model_validate({"lr": lr} | more)
+
+
+def make_rates(schedule, *groups, total=20):
+    node = TypeAdapter(Schedule).validate_python(schedule)
+    named = [Group(f"g{n}", (f"p{n}",), tuple(own), True) for n, own in enumerate(groups)]
+    return Rates(node, tuple(named), total)
+
+
+def cosine(share):
+    return (1 + math.cos(math.pi * share)) / 2
+
+
+@pytest.mark.parametrize("step", range(20))
+def test_a_schedule_over_the_whole_run_takes_no_notice_of_phases(step):
+    rates = make_rates(COSINE, [rate(0.1), rate(0.2)], [None, rate(3.0)])
+    first, second = Stretch(0, 0, 8, False), Stretch(1, 8, 20, False)
+    stretch = first if step < 8 else second
+    expected = [0.1, 0.0] if step < 8 else [0.2, 3.0]
+    assert rates.at(step, stretch) == pytest.approx([lr * cosine(step / 20) for lr in expected])
+
+
+@pytest.mark.parametrize("step", range(20))
+def test_a_schedule_of_each_phase_begins_anew_and_is_over_when_the_phase_is(step):
+    rates = make_rates(TRIANGLE, [rate(1.0), rate(0.5)])
+    began, ends, number = (0, 10, 0) if step < 10 else (10, 20, 1)
+    here, cut = step - began, 2  # a fifth of ten steps
+    share = here / cut if here < cut else 1 - (here - cut) / (cut * 4)
+    expected = (1.0, 0.5)[number] * (1 + share * 3) / 4
+    assert rates.at(step, Stretch(number, began, ends, True)) == pytest.approx([expected])
+
+
+@pytest.mark.parametrize("restarts", [True, False])
+@pytest.mark.parametrize("step", [0, 5, 9, 10, 15])
+def test_a_rate_with_its_own_schedule_follows_that_one_over_its_share_of_the_run(step, restarts):
+    own = rate(0.4, schedule=COSINE, over=0.5)
+    rates = make_rates({"type": "constant"}, [own], [rate(0.7)])
+    expected = [0.4 * cosine(min(1.0, step / 10)), 0.7]
+    assert rates.at(step, Stretch(0, 0, 20, restarts)) == pytest.approx(expected)
+
+
+def test_frozen_groups_have_rate_0_and_are_not_told():
+    rates = make_rates({"type": "constant"}, [None, rate(0.1)], [rate(0.2), None])
+    at = rates.at(0, Stretch(0, 0, 5, False))
+    assert at == [0.0, 0.2]
+    assert trained_rates(rates.groups, at, 0) == {"g1": 0.2}
+
+
+def test_each_step_of_a_run_has_the_rates_that_the_plan_says(small_run):
+    """The optimizer is asked at every step: rate by phase, selector and schedule."""
+    phases = [
+        {"name": "one", "train": ["head"], "lr": {"head.bias": 0.5}, "until": {"steps": 3},
+         "schedule": "per_phase"},
+        {"name": "two", "freeze": ["head.bias"], "lr": {"body": 0.01, "body.bias": 0.02}},
+    ]  # fmt: skip
+    linear = {"type": "linear"}
+    trainer = small_run(
+        freeze={"phases": phases}, schedule=linear, optimizer={"type": "SGD", "lr": 1.0}
+    )
+    seen = []
+
+    def remember(module, inputs):
+        slots = trainer.optimizer.param_groups
+        seen.append({name: slot["lr"] for slot in slots for name in slot["param_names"]})
+
+    trainer.model.register_forward_pre_hook(remember)
+    trainer.fit()
+    first = [{"head.weight": f, "head.bias": 0.5 * f, "body.weight": 0.0, "body.bias": 0.0}
+             for f in (1, 2 / 3, 1 / 3)]  # fmt: skip
+    second = [{"head.weight": f, "head.bias": 0.0, "body.weight": 0.01 * f, "body.bias": 0.02 * f}
+              for f in (3 / 6, 2 / 6, 1 / 6)]  # fmt: skip
+    assert seen == [pytest.approx(rates) for rates in (*first, *second)]

@@ -1,0 +1,97 @@
+"""Every config that ships is valid and runs: two steps, and what they leave can be used."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from finetune import build_trainer, load_config, load_predictor
+from finetune.train.trained import evaluate_run
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("**/*.yaml"))
+TRUST = ["efficientnet_lite_pytorch"]
+TWO_STEPS = ["train.steps=2", "train.epochs=null"]
+SHORT_TEXTS = ["data.transforms.0.max_length=8"]
+FEW_TO_TRAIN_ON = ["data.split.validation=0.05", "data.split.test=0.9"]
+SMALLER = {
+    "bbc_news": [*TWO_STEPS, *SHORT_TEXTS],
+    # phases last whole epochs, so these keep their epochs and get few steps in each
+    "bbc_news_ulmfit": [*SHORT_TEXTS, *FEW_TO_TRAIN_ON],
+    "mnist_efficientnet_lpft": FEW_TO_TRAIN_ON,
+}
+"""What makes a config quick, where two steps alone do not."""
+
+
+def cases():
+    for path in CONFIGS:
+        is_slow = path.stem in SMALLER
+        yield pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if is_slow else [])
+
+
+@pytest.fixture(scope="module", params=cases())
+def run(request, tmp_path_factory):
+    """Two steps of a config: its file, the trainer, the run's folder."""
+    path = request.param
+    config = load(path)
+    folder = tmp_path_factory.mktemp(path.stem) / "run"
+    trainer = build_trainer(config, folder)
+    trainer.fit()
+    return path, trainer, folder
+
+
+def load(path):
+    return load_config(path, overrides=SMALLER.get(path.stem, TWO_STEPS), trust=TRUST)
+
+
+def test_configs_ship():
+    assert {path.stem for path in CONFIGS} >= {
+        "bbc_news", "digits", "digits_freeze", "linear", "mnist_efficientnet",
+    }  # fmt: skip
+
+
+def test_it_trains_and_leaves_a_whole_run_folder(run):
+    _, trainer, folder = run
+    assert trainer.progress.step == trainer.total_steps
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["status"], summary["proof_intact"]) == ("done", True)
+    assert json.loads((folder / "freeze_proof.json").read_text())["intact"]
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if "train/loss" in line]
+    assert steps[-1] == trainer.total_steps
+    assert list((folder / "tensorboard").glob("events.*"))
+
+
+def test_its_saved_config_loads_again_and_is_equal(run):
+    path, _, folder = run
+    asked = load(path)
+    saved = load_config(folder / "config.yaml", trust=TRUST)
+    assert saved.model_dump() == asked.model_dump()
+
+
+def test_its_run_is_read_back_with_the_weights_it_ended_with(run):
+    _, trainer, folder = run
+    predictor = load_predictor(folder, trust=TRUST)
+    expected = trainer.model.state_dict()
+    for name, tensor in predictor.model.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name
+
+
+def test_its_test_figures_are_those_that_evaluation_finds_again(run):
+    _, trainer, folder = run
+    if trainer.splits.test is None:
+        pytest.skip("has no test samples")
+    figures = evaluate_run(folder, "test", trust=TRUST)
+    for name, value in figures.items():
+        assert trainer.progress.metrics[f"test/{name}"] == pytest.approx(value, rel=1e-5)
+
+
+def test_the_text_classifier_takes_plain_texts(run):
+    path, _, folder = run
+    if not path.stem.startswith("bbc_news"):
+        pytest.skip("takes no text")
+    predictor = load_predictor(folder)
+    said = predictor(["The striker scored twice.", "Shares fell sharply."])
+    assert [len(prediction.probabilities) for prediction in said] == [5, 5]
+    again = predictor([{"text": "Shares fell sharply."}])
+    assert again[0].values == pytest.approx(said[1].values, abs=1e-5)
