@@ -12,6 +12,7 @@ from finetune.config.data import DataConfig
 from finetune.config.freeze import ShortFreeze
 from finetune.config.model import ModelConfig
 from finetune.config.optim import ConstantSchedule, OptimizerConfig, Schedule
+from finetune.config.prefix import Prefix, PrefixConfig
 from finetune.config.task import Task
 from finetune.config.train import TrainConfig
 from finetune.config.written import Written, dotted, locate
@@ -63,6 +64,8 @@ class RunConfig(Node):
     """How the rate changes over the run."""
     train: TrainConfig
     """How training proceeds."""
+    prefix: Prefix = PrefixConfig()
+    """Whether the frozen beginning of the network runs once per sample, or every time."""
     inference: InferenceConfig = InferenceConfig()
     """How the trained network is run."""
 

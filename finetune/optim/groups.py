@@ -119,8 +119,7 @@ def drop_state(optimizer: Optimizer, names: Collection[str]) -> None:
 def reset_state(optimizer: Optimizer, names: Collection[str]) -> None:
     """Begin the state of the named parameters anew.
 
-    Most optimizers make it at a parameter's first step. Adagrad makes it when it is built, and
-    would not find it any more.
+    Most optimizers make it at a parameter's first step; Adagrad makes it as it is built.
     """
     drop_state(optimizer, names)
     make: Callable[..., Optimizer] = type(optimizer)

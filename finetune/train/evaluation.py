@@ -4,12 +4,18 @@ import torch
 from torch import nn
 
 from finetune.data.loader import Samples, windows
+from finetune.prefix.serving import Prefix
 from finetune.train.precision import Precision
 from finetune.train.tasks import Task
 
 
 def evaluate(
-    model: nn.Module, task: Task, samples: Samples, *, precision: Precision, batch_size: int
+    prefix: Prefix,
+    task: Task,
+    samples: Samples,
+    *,
+    precision: Precision,
+    batch_size: int,
 ) -> dict[str, float]:
     """Return the mean loss and every metric of `task` over `samples`.
 
@@ -17,21 +23,22 @@ def evaluate(
     is used up.
 
     Args:
-        model: The network.
+        prefix: Runs the network.
         task: Its losses and metrics.
         samples: One split.
         precision: Number format of the forward pass, and the device.
         batch_size: Samples of one forward pass.
     """
+    model = prefix.model
     was_training = model.training
     model.eval()
     total = 0.0
     with torch.no_grad():
         cuts = windows(torch.arange(len(samples)), batch_size, drop_last=False)
-        for batch in samples.fetches(cuts, epoch=0):
+        for batch in prefix.fetches(samples, cuts, epoch=0):
             placed = batch.to(precision.device)
             with precision.autocast():
-                outputs = model(**placed.inputs)
+                outputs = prefix.forward(placed, samples)
                 losses = task.loss(outputs, placed)
             task.update_metrics(outputs, placed)
             total += float(losses.sum())

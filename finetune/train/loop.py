@@ -1,8 +1,9 @@
 """The visible loop: phases outside, steps inside, everything else called by name in between."""
 
+import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -26,6 +27,7 @@ from finetune.freezing.proof import (
 from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import drop_state, reset_state, set_rates
 from finetune.optim.rates import Rates, Stretch
+from finetune.prefix.choose import Prefixes
 from finetune.train.checkpoint import Base, Checkpoints, load_checkpoint, load_weights_delta
 from finetune.train.evaluation import evaluate
 from finetune.train.folder import RunFolder
@@ -69,6 +71,7 @@ class Trainer:
     total_steps: int
     evaluation_batch: int
     log_gradient_norms: bool
+    prefixes: Prefixes
     copies: dict[str, Tensor] = field(default_factory=dict)
     """Frozen tensors as they were when the phase began, where they are not too large to keep."""
 
@@ -89,7 +92,7 @@ class Trainer:
             return self.progress
         self.folder.begin()
         self.checkpoints.sweep()
-        with self.reporter.running(self.progress, self.total_steps):
+        with self.reporter.running(self.progress, self.total_steps), closing(self.prefixes):
             while not self._is_over():
                 self._enter_phase()
                 for window in self._windows():
@@ -112,7 +115,7 @@ class Trainer:
         self._zero_gradients()
         for batch in window:
             with self.precision.autocast():
-                outputs = self.model(**batch.inputs)
+                outputs = self.prefixes.now.forward(batch, self.splits.train)
                 parts = self.task.parts(outputs, batch)
                 micro_loss = add_up(parts).sum() / samples
             loss_norms.add(parts, samples)
@@ -128,7 +131,7 @@ class Trainer:
         """Return the mean loss and every metric over `samples`, in evaluation mode."""
         with self._timed("evaluation"):
             return evaluate(
-                self.model,
+                self.prefixes.now,
                 self.task,
                 samples,
                 precision=self.precision,
@@ -173,7 +176,9 @@ class Trainer:
             left = windows(order, settings.batch_size, drop_last=settings.drop_last)[done:]
             left = left[: self._stretch.ends - self.progress.step]
             cuts = [window.split(size) for window in left]
-            batches = self.splits.train.fetches([c for cut in cuts for c in cut], epoch=epoch)
+            batches = self.prefixes.now.fetches(
+                self.splits.train, [c for cut in cuts for c in cut], epoch=epoch
+            )
             for cut in cuts:
                 yield [next(batches).to(self.precision.device) for _ in cut]
                 if self._phase_is_over():
@@ -195,9 +200,13 @@ class Trainer:
             names = self._names_to_prove()
             self.copies = copies_of(self.model, names)
             progress.fingerprints = progress.fingerprints or fingerprints(self.model, names)
+        with self._timed("probe"):
+            left_steps = self._stretch.ends - progress.step
+            self.prefixes.open(visits=math.ceil(left_steps / self.steps_per_epoch))
 
     def _leave_phase(self) -> None:
         """Take the proof, go back to the best weights if asked to, and save what holds."""
+        self.prefixes.close()
         if self.plan.verify in ("phase", "checkpoint") or self._is_over():
             self._prove()
         step, best = self.progress.step, self.progress.phase_best_step
@@ -288,7 +297,9 @@ class Trainer:
         if self.splits.test is not None:
             figures = self.evaluate(self.splits.test)
             self.reporter.evaluated(self.progress, "test", figures)
-        self.folder.write_summary(summarise(self.progress, self.precision.device, status="done"))
+        self.folder.write_summary(
+            summarise(self.progress, self.precision.device, self.prefixes.statistics, status="done")
+        )
 
     def _save(self) -> None:
         if self.plan.verify == "checkpoint" and self.progress.fingerprints:

@@ -25,6 +25,7 @@ from finetune.models.inventory import take_inventory
 from finetune.models.preprocessing import read_preprocessing
 from finetune.optim.groups import build_optimizer, make_groups
 from finetune.optim.rates import Rates
+from finetune.prefix.choose import Prefixes
 from finetune.tracking.json_lines import JsonLines
 from finetune.tracking.tensorboard import TensorBoard
 from finetune.tracking.tracker import Tracker, Trackers
@@ -46,6 +47,7 @@ _HARMLESS = {
     "name",
     "data.workers",
     "inference",
+    "prefix",
     "train.epochs",
     "train.steps",
     "train.log_every",
@@ -240,10 +242,28 @@ def _wire(
         total_steps=parts.total_steps,
         evaluation_batch=evaluation_batch_size(config),
         log_gradient_norms=config.task.log_gradient_norms,
+        prefixes=_prefixes(config, parts, reporter),
     )
     if not fresh:
         _take_up(trainer)
     return trainer
+
+
+def _prefixes(config: RunConfig, parts: Parts, reporter: Reporter) -> Prefixes:
+    data, settings = parts.data, config.train
+    splits = {"train": data.train, "validation": data.validation}
+    sizes = {
+        "train": settings.micro_batch or settings.batch_size,
+        "validation": evaluation_batch_size(config),
+    }
+    return Prefixes(
+        config.prefix,
+        parts.model,
+        splits={name: samples for name, samples in splits.items() if samples is not None},
+        batch_sizes=sizes,
+        precision=settings.precision,
+        tell=reporter.message,
+    )
 
 
 def _take_up(trainer: Trainer) -> None:

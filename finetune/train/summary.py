@@ -3,20 +3,25 @@
 import platform
 import resource
 import sys
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
+from finetune.prefix.serving import Statistics
 from finetune.train.progress import Progress
 
 
-def summarise(progress: Progress, device: torch.device, *, status: str) -> dict[str, Any]:
+def summarise(
+    progress: Progress, device: torch.device, prefix: Statistics, *, status: str
+) -> dict[str, Any]:
     """Return the summary of a run as plain data.
 
     Args:
         progress: Where the run stands.
         device: Where it ran.
+        prefix: What stores of frozen prefixes have done.
         status: `done` or why it ended before.
     """
     return {
@@ -27,6 +32,7 @@ def summarise(progress: Progress, device: torch.device, *, status: str) -> dict[
         "best": {"value": progress.best, "step": progress.best_step},
         "proof_intact": all(proof["intact"] for proof in progress.proofs),
         "seconds": {name: round(spent, 3) for name, spent in progress.seconds.items()},
+        "prefix": asdict(prefix),
         "peak_memory_gib": round(peak_memory_gib(device), 3),
         "device": str(device),
         "versions": {

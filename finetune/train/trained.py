@@ -14,6 +14,7 @@ from finetune.data.prepare import DataFacts
 from finetune.errors import CheckpointError, DataError
 from finetune.models.declared import Network, TensorSpec
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
+from finetune.prefix.serving import NoPrefix
 from finetune.train.checkpoint import Base, Checkpoints, find_fault, load_weights_delta
 from finetune.train.evaluation import evaluate
 from finetune.train.folder import RunFolder
@@ -84,7 +85,7 @@ def evaluate_run(run_dir: str | Path, split: str, *, trust: Sequence[str] = ()) 
             raise DataError(f"this run has no {split} samples", where=str(run_dir))
         precision = Precision(config.train.precision, run.device)
         return evaluate(
-            run.model,
+            NoPrefix(run.model),
             run.task,
             samples,
             precision=precision,

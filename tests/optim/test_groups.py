@@ -1,5 +1,7 @@
 """The optimizer knows its parameters by name, and keeps one layout through all phases."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -12,6 +14,7 @@ from finetune.optim.groups import (
     drop_state,
     load_state_by_name,
     make_groups,
+    reset_state,
     set_rates,
     state_by_name,
 )
@@ -105,3 +108,18 @@ def test_dropped_state_is_gone_and_the_rest_stays():
     step(model, optimizer)
     drop_state(optimizer, {"0.weight"})
     assert set(state_by_name(optimizer)) == {"0.bias", "1.weight", "1.bias"}
+
+
+@pytest.mark.parametrize("kind", ["Adagrad", "Adam"])
+def test_state_that_begins_anew_is_that_of_a_new_optimizer(kind):
+    model = make_net()
+    optimizer, _ = make({"type": kind, "lr": 0.1}, model)
+    fresh = copy.deepcopy(state_by_name(optimizer))
+    step(model, optimizer)
+    reset_state(optimizer, {"0.weight", "0.bias"})
+    state = state_by_name(optimizer)
+    for name in ("0.weight", "0.bias"):
+        assert (name in state) == (name in fresh) == (kind == "Adagrad")
+        for entry, value in fresh.get(name, {}).items():
+            assert torch.equal(state[name][entry], value)
+    assert state["1.weight"]["step"] == 1

@@ -1,0 +1,100 @@
+"""The verb that looks after what frozen prefixes have computed: ls, verify, clear."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, assert_never
+
+import typer
+
+from finetune.cli.options import Json
+from finetune.cli.output import results, size
+from finetune.errors import FinetuneError
+
+if TYPE_CHECKING:
+    from finetune.prefix.shelf import Entry
+
+
+def cache_command(
+    action: Annotated[
+        Literal["ls", "verify", "clear"],
+        typer.Argument(help="List stores, compare all their rows with their seals, or remove."),
+    ] = "ls",
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY]...", help="Beginnings of keys; all stores if left out."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Look after the rows that frozen prefixes have computed."""
+    # numpy takes a while to load: help does not wait for it
+    from finetune.prefix.shelf import cache_root, entries
+
+    root = cache_root()
+    with results() as out:
+        rows = [_acted(action, root, entry) for entry in _chosen(entries(root), keys or ())]
+        if as_json:
+            print(json.dumps({"root": str(root), "stores": rows}), file=out)
+        else:
+            _print_rows(rows, root, out)
+
+
+def _chosen(found: "Sequence[Entry]", beginnings: Sequence[str]) -> "list[Entry]":
+    for beginning in beginnings:
+        if not any(entry.key.startswith(beginning) for entry in found):
+            raise FinetuneError(
+                f"no store begins with {beginning!r}", hint="`finetune cache ls` lists all"
+            )
+    return [entry for entry in found if entry.key.startswith(tuple(beginnings) or "")]
+
+
+def _acted(action: Literal["ls", "verify", "clear"], root: Path, entry: "Entry") -> dict[str, Any]:
+    row: dict[str, Any] = {"key": entry.key, "size_bytes": entry.size_bytes}
+    match action:
+        case "ls":
+            return row | _facts(entry)
+        case "verify":
+            # torch takes seconds to load: to list and to remove stores does not wait for it
+            from finetune.prefix.audit import audit
+
+            verdict = audit(root, entry)
+            counts = {"whole": verdict.whole, "damaged": verdict.damaged}
+            return row | counts | {"notes": list(verdict.notes)}
+        case "clear":
+            from finetune.prefix.shelf import remove_store
+
+            return row | {"removed": remove_store(root, entry.key)}
+        case _:
+            assert_never(action)
+
+
+def _facts(entry: "Entry") -> dict[str, Any]:
+    used = datetime.fromtimestamp(entry.last_used).astimezone().isoformat(" ", "minutes")
+    about: dict[str, Any] = {"last_used": used, "in_use": entry.in_use, "readable": False}
+    if entry.meta is None:
+        return about
+    about |= {"readable": True, "samples": entry.meta.layout.num_rows, "torch": entry.meta.torch}
+    return about | {"facts": dict(entry.meta.facts)}
+
+
+def _print_rows(rows: Sequence[dict[str, Any]], root: Path, out: TextIO) -> None:
+    for row in rows:
+        print(f"{row['key']}  {size(row['size_bytes']):>9}  {_told(row)}", file=out)
+    total = size(sum(row["size_bytes"] for row in rows))
+    stores = "1 store" if len(rows) == 1 else f"{len(rows)} stores"
+    print(f"{stores}, {total}, in {root}", file=out)
+
+
+def _told(row: dict[str, Any]) -> str:
+    match row:
+        case {"removed": removed}:
+            return "removed" if removed else "kept: a process has it open"
+        case {"whole": whole, "damaged": damaged, "notes": notes}:
+            return "; ".join([f"{whole:,} rows whole, {damaged:,} damaged", *notes])
+        case {"readable": False}:
+            return "meta.json cannot be read: everything is recomputed"
+        case _:
+            open_now = ", in use" if row["in_use"] else ""
+            facts = "".join(f", {name} {value}" for name, value in row["facts"].items())
+            return f"{row['samples']:,} samples, last used {row['last_used']}{open_now}{facts}"

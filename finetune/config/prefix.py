@@ -1,0 +1,28 @@
+"""`prefix:` whether the frozen beginning of the network runs once per sample, or every time."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, PositiveFloat
+
+from finetune.config.base import Node
+
+
+class PrefixConfig(Node):
+    """What frozen modules give is stored on the first visit of a sample and used ever after."""
+
+    use: Literal["auto", "off"] = "off"
+    """`auto` stores where it is exact and pays, and says why where it does not; `off` runs everything every time."""
+    memory_gb: PositiveFloat = 2.0
+    """Stores up to this size are kept in memory, larger ones read from disk."""
+    disk_gb: PositiveFloat = 20.0
+    """Most that all stores together may take on disk; those not used for longest make room."""
+    store_dtype: Literal["float16", "bfloat16"] | None = None
+    """Number format of stored values, half the size; training is then no longer bit-identical to one without a store. As computed if left out."""
+
+
+def _word_is_the_use(value: Any) -> Any:
+    return {"use": value} if isinstance(value, str) else value
+
+
+Prefix = Annotated[PrefixConfig, BeforeValidator(_word_is_the_use)]
+"""`off`, `auto`, or the settings."""

@@ -1,0 +1,1 @@
+"""The frozen prefix runs once per sample: what it is, whether caching it pays, store, replay."""

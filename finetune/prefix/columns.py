@@ -1,0 +1,92 @@
+"""Outputs as bytes and back: what a tensor of a batch is in the units of a file.
+
+Letters: B samples, T tokens of all of them, L tokens of the longest.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from finetune.prefix.layout import Column, StoreError
+from finetune.prefix.seals import Bytes, Rows
+from finetune.prefix.units import Units
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Where some rows lie: at their own number, or in ragged files from `starts` on."""
+
+    rows: Rows
+    """(B,)"""
+    starts: Rows
+    """Unit that a row begins with in every ragged file, (B,)."""
+    lengths: Rows
+    """Units it has there, (B,)."""
+
+    def places(self, column: Column) -> Rows:
+        """Return the units of these rows, (B,), or (T,) where `column` is ragged."""
+        if not column.spec.ragged:
+            return self.rows
+        before = np.cumsum(self.lengths) - self.lengths
+        places: Rows = np.arange(self.lengths.sum())
+        places += np.repeat(self.starts - before, self.lengths)
+        return places
+
+    def padded_places(self, length: int) -> Rows:
+        """Return `length` units for each row, (B, L): behind its end, whatever comes next."""
+        places: Rows = self.starts[:, None] + np.arange(length)
+        return places
+
+    def __getitem__(self, which: NDArray[np.bool_] | Rows) -> "Spans":
+        """Return the spans of some of the rows."""
+        return Spans(self.rows[which], self.starts[which], self.lengths[which])
+
+
+def to_block(column: Column, value: Tensor, lengths: Rows) -> Bytes:
+    """Return the bytes of an output: `value` is (B, ...), or (B, L, ...) where ragged.
+
+    Raises:
+        StoreError: a value is too large for the dtype that it is to be stored in.
+    """
+    expected = (column.spec.dtype, column.unit_shape)
+    unit_axis = 2 if column.spec.ragged else 1
+    actual = (str(value.dtype).removeprefix("torch."), tuple(value.shape[unit_axis:]))
+    if actual != expected or len(value) != len(lengths):
+        raise ValueError(f"{column.name!r}: {actual} of {len(value)} rows, not {expected}")
+    value = value.detach().cpu()
+    if column.spec.ragged:
+        if len(lengths) and lengths.max() > value.shape[1]:
+            raise ValueError(f"{column.name!r}: lengths go beyond {value.shape[1]}")
+        value = value[torch.arange(value.shape[1]) < torch.from_numpy(lengths)[:, None]]
+    stored = value.to(_dtype(column.stored)).contiguous()
+    if column.stored != column.spec.dtype and bool((stored.isinf() & value.isfinite()).any()):
+        raise StoreError(f"{column.name!r} has values too large for {column.stored}")
+    return stored.reshape(-1).view(torch.uint8).numpy().reshape(-1, column.unit_bytes)
+
+
+def read_padded(column: Column, units: Units, spans: Spans, length: int | None) -> Tensor:
+    """Return a ragged output of rows, (B, L, ...), zeros behind the end of each."""
+    longest = int(spans.lengths.max(initial=0))
+    length = longest if length is None else length
+    if length < longest:
+        raise ValueError(f"{column.name!r}: {length} tokens are fewer than the {longest} stored")
+    block = units.take(spans.padded_places(length).reshape(-1))
+    padding = np.arange(length) >= spans.lengths[:, None]
+    block[padding.reshape(-1)] = 0
+    return to_tensor(column, block, (len(spans.rows), length))
+
+
+def to_tensor(column: Column, block: Bytes, leading: tuple[int, ...]) -> Tensor:
+    """Return the tensor whose units are `block`, in axes `leading` and the axes of a unit."""
+    flat = torch.from_numpy(block.reshape(-1)).view(_dtype(column.stored))
+    tensor = flat.view(*leading, *column.unit_shape)
+    return tensor if column.stored == column.spec.dtype else tensor.to(_dtype(column.spec.dtype))
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype

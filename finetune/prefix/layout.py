@@ -1,0 +1,207 @@
+"""What a store holds: its outputs, how they lie in files, and the `meta.json` that says so."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from finetune.errors import FinetuneError
+
+FORMAT_VERSION = 1
+_ITEM_BYTES = {
+    **dict.fromkeys(["bool", "uint8", "int8"], 1),
+    **dict.fromkeys(["int16", "float16", "bfloat16"], 2),
+    **dict.fromkeys(["int32", "float32"], 4),
+    **dict.fromkeys(["int64", "float64", "complex64"], 8),
+}
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+Facts = Mapping[str, str | int | float | bool]
+
+
+class StoreError(FinetuneError):
+    """Rows cannot be kept. Training can go on without them."""
+
+
+class StoreFullError(StoreError):
+    """There is no room: the budget or the disk is used up. Training can go on without a store."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowSpec:
+    """One output that is kept: what it is for one sample."""
+
+    shape: tuple[int, ...]
+    """Without the batch. Where `ragged`, the first axis is the longest that is expected."""
+    dtype: str
+    """Of the values handed out, such as `float32`."""
+    ragged: bool = False
+    """Whether the first axis, of tokens, differs between samples."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """An output as it lies in its file: units of equal size, one for a sample or for a token."""
+
+    name: str
+    spec: RowSpec
+    stored: str
+    """The dtype in the file."""
+
+    @property
+    def unit_shape(self) -> tuple[int, ...]:
+        """Shape of one unit: the sample's, or the token's where samples are ragged."""
+        return self.spec.shape[1:] if self.spec.ragged else self.spec.shape
+
+    @property
+    def unit_bytes(self) -> int:
+        """Size of one unit in the file."""
+        return _ITEM_BYTES[self.stored] * math.prod(self.unit_shape)
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one sample, of the longest that is expected."""
+        return _ITEM_BYTES[self.stored] * math.prod(self.spec.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """All outputs of a store, and for how many samples."""
+
+    columns: tuple[Column, ...]
+    num_rows: int
+
+    @classmethod
+    def of(cls, specs: Mapping[str, RowSpec], num_rows: int, store_dtype: str | None) -> Self:
+        """Lay out `specs`; floating point is stored as `store_dtype` unless that is None.
+
+        Raises:
+            StoreError: an output has a dtype or a shape that cannot be kept.
+        """
+        if not specs:
+            raise StoreError("no output to store")
+        for name, spec in specs.items():
+            if spec.dtype not in _ITEM_BYTES:
+                raise StoreError(f"cannot store {name!r} of {spec.dtype}")
+            if 0 in spec.shape or (spec.ragged and not spec.shape):
+                raise StoreError(f"cannot store {name!r} of shape {spec.shape}")
+        if store_dtype is not None and store_dtype not in _FLOATS:
+            raise StoreError(f"cannot store as {store_dtype!r}", hint=f"one of {_FLOATS}")
+        columns = tuple(
+            Column(name, spec, store_dtype if store_dtype and spec.dtype in _FLOATS else spec.dtype)
+            for name, spec in specs.items()
+        )
+        return cls(columns, num_rows)
+
+    @property
+    def ragged(self) -> bool:
+        """Whether samples have lengths of their own in any output."""
+        return any(column.spec.ragged for column in self.columns)
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of one sample over all outputs, of the longest that is expected."""
+        return sum(column.row_bytes for column in self.columns)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size when every row is there, each as long as the longest that is expected."""
+        return self.num_rows * (self.row_bytes + sum(size for _, size in self.books()))
+
+    def books(self) -> list[tuple[str, int]]:
+        """Return name and bytes per row of the files of the book, see `book.py`."""
+        return [("seals", 8), *([("index", 16)] if self.ragged else [])]
+
+    def files(self) -> dict[str, int]:
+        """Return the size of every file when the store is new. Ragged ones grow by what comes."""
+        sizes = {name: size * self.num_rows for name, size in self.books()}
+        for number, column in enumerate(self.columns):
+            fixed = 0 if column.spec.ragged else column.unit_bytes * self.num_rows
+            sizes[rows_file(number)] = fixed
+        return sizes
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """What `meta.json` tells of a store."""
+
+    key: str
+    torch: str
+    """Version that computed the rows: another one may round differently."""
+    layout: Layout
+    facts: Facts
+    """What the key was made of, for people."""
+    created: str
+    """ISO date and time, UTC."""
+    version: int = FORMAT_VERSION
+
+    def difference(self, wanted: "Meta") -> str | None:
+        """Return why rows kept under this are not those that are wanted, or None if they are."""
+        if self.torch != wanted.torch:
+            return f"made by torch {self.torch}, this is {wanted.torch}"
+        if (self.key, self.layout) != (wanted.key, wanted.layout):
+            return "holds other outputs than its key stands for"
+        return None
+
+    def to_json(self) -> str:
+        """Return the document."""
+        columns = [
+            {
+                "name": column.name,
+                "shape": column.spec.shape,
+                "dtype": column.spec.dtype,
+                "ragged": column.spec.ragged,
+                "stored": column.stored,
+            }
+            for column in self.layout.columns
+        ]
+        document = {
+            "version": self.version,
+            "key": self.key,
+            "torch": self.torch,
+            "created": self.created,
+            "num_rows": self.layout.num_rows,
+            "columns": columns,
+            "facts": dict(self.facts),
+        }
+        return json.dumps(document, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read the document.
+
+        Raises:
+            StoreError: it is not one, or one of another release.
+        """
+        try:
+            document = json.loads(text)
+            if document["version"] != FORMAT_VERSION:
+                raise StoreError(f"format version {document['version']!r}, not {FORMAT_VERSION}")
+            layout = Layout(tuple(map(_column, document["columns"])), _count(document["num_rows"]))
+            words = [document[word] for word in ("key", "torch", "created")]
+            if not all(isinstance(word, str) for word in words):
+                raise TypeError
+            return cls(words[0], words[1], layout, dict(document["facts"]), words[2])
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise StoreError("meta.json cannot be read") from error
+
+
+def rows_file(number: int) -> str:
+    """Return the file of an output: names of outputs may hold anything, file names may not."""
+    return f"rows-{number}"
+
+
+def _column(entry: Any) -> Column:
+    shape = tuple(_count(size) for size in entry["shape"])
+    spec = RowSpec(shape, entry["dtype"], entry["ragged"])
+    column = Column(str(entry["name"]), spec, entry["stored"])
+    if spec.dtype not in _ITEM_BYTES or not isinstance(spec.ragged, bool) or not column.row_bytes:
+        raise ValueError(spec)
+    return column
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(value)
+    return value

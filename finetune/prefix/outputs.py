@@ -1,0 +1,56 @@
+"""What a module returns, taken apart into tensors and put together again."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors in an output, in a fixed order.
+
+    Tuples, lists, mappings (also the outputs of `transformers`) and dataclasses are looked into.
+    """
+    if isinstance(value, Tensor):
+        return [value]
+    return [tensor for part in _parts(value) for tensor in tensors_in(part)]
+
+
+def rebuilt(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
+    """Return a copy of an output with every tensor replaced, in the order of `tensors_in`."""
+    if isinstance(value, Tensor):
+        return replace(value)
+    match value:
+        case Mapping():
+            entries = {key: rebuilt(item, replace) for key, item in value.items()}
+            return type(value)(**entries) if type(value) is not dict else entries
+        case tuple() if hasattr(value, "_fields"):
+            return type(value)(*(rebuilt(item, replace) for item in value))
+        case tuple() | list():
+            return type(value)(rebuilt(item, replace) for item in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [item.name for item in dataclasses.fields(value) if item.init]
+        changes = {name: rebuilt(getattr(value, name), replace) for name in names}
+        return dataclasses.replace(value, **changes)
+    return value
+
+
+def is_opaque(value: Any) -> bool:
+    """Tell whether an output holds something that may hide tensors from us."""
+    if value is None or isinstance(value, Tensor | bool | int | float | str):
+        return False
+    parts = _parts(value)
+    if not parts and not isinstance(value, Mapping | tuple | list):
+        return not (dataclasses.is_dataclass(value) and not isinstance(value, type))
+    return any(is_opaque(part) for part in parts)
+
+
+def _parts(value: Any) -> Sequence[Any]:
+    if isinstance(value, Mapping):
+        return list(value.values())
+    if isinstance(value, tuple | list):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, item.name) for item in dataclasses.fields(value) if item.init]
+    return ()

@@ -1,0 +1,303 @@
+"""The folder of all stores: where it is, who has which open, and what goes when room is short.
+
+Each store is a folder named by its key. A process that has one open holds a shared lock on its
+file `lock`, so only those are removed that nobody uses. Whoever opens, makes or removes a store
+holds the lock of the whole shelf meanwhile, so a store is never seen half made or half gone.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.prefix.layout import Meta, StoreError, StoreFullError
+from finetune.prefix.units import told
+
+_KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
+_LARGEST_META = 16 << 20
+"""Bytes; a `meta.json` above it is none of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One store on the shelf."""
+
+    key: str
+    folder: Path
+    size_bytes: int
+    """What it takes of the disk now: files are sparse, and grow as rows come."""
+    last_used: float
+    """Seconds since 1970."""
+    in_use: bool
+    """Whether some process has it open."""
+    meta: Meta | None
+    """None if it cannot be read: such a store is made anew when it is next wanted."""
+
+    @property
+    def promised_bytes(self) -> int:
+        """What it may come to take when every row is written."""
+        return max(self.size_bytes, self.meta.layout.size_bytes if self.meta else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A store that this process has open."""
+
+    folder: Path
+    lock: int
+    """Descriptor that holds the shared lock. To close it gives the store free."""
+    notes: tuple[str, ...]
+    """What happened to this and other stores on the way, a line each."""
+    is_damaged: bool
+    """Whether a file had another size than it should, so that rows are missing."""
+
+    def give_up(self) -> None:
+        """Note the time of last use, and let others remove the store."""
+        os.utime(self.lock)
+        os.close(self.lock)
+
+
+def cache_root() -> Path:
+    """Return the folder of all stores: `FINETUNE_CACHE`, or below the user's cache folder."""
+    if own := os.environ.get("FINETUNE_CACHE"):
+        return Path(own).expanduser().absolute()
+    xdg = Path(os.environ.get("XDG_CACHE_HOME") or ".")
+    return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "finetune" / "prefix"
+
+
+def entries(root: Path) -> list[Entry]:
+    """Return all stores, the one used last first. What else lies in `root` is passed over."""
+    if not root.is_dir():
+        return []
+    with told(root), _shelf_locked(root):
+        return _entries(root)
+
+
+def claim_store(root: Path, wanted: Meta, disk_bytes: float) -> Claim:
+    """Open the store of `wanted.key`, made anew if there is none that can be used.
+
+    Other stores are removed, the longest unused first, until this one fits `disk_bytes` and the
+    disk. One that some process has open stays.
+
+    Raises:
+        StoreFullError: there is no room, whatever is removed.
+        StoreError: the folder cannot be used.
+    """
+    folder = folder_of(root, wanted.key)
+    with told(folder), _shelf_locked(root):
+        notes = _remove_unusable(folder, wanted)
+        notes += _make_room(root, folder, wanted, disk_bytes)
+        if folder.exists():
+            _drop_leavings(folder, wanted)
+        else:
+            _make(folder, wanted)
+        resized = _restore_sizes(folder, wanted)
+        lock = _open_lock(folder)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        os.utime(lock)
+    return Claim(folder, lock, (*notes, *resized), bool(resized))
+
+
+def remove_store(root: Path, key: str) -> bool:
+    """Remove a store; return False if some process has it open.
+
+    Raises:
+        StoreError: there is none of this key, or the folder cannot be changed.
+    """
+    folder = folder_of(root, key)
+    if folder not in _folders(root):
+        raise StoreError(f"no store {key!r}", where=str(root))
+    with told(folder), _shelf_locked(root):
+        return _remove(folder)
+
+
+def read_meta(folder: Path) -> Meta:
+    """Read `meta.json` of a store.
+
+    Raises:
+        StoreError: it is missing or cannot be read.
+    """
+    path = folder / "meta.json"
+    with told(path), open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:  # noqa: PTH123
+        return Meta.from_json(file.read(_LARGEST_META).decode("utf-8", errors="replace"))
+
+
+def folder_of(root: Path, key: str) -> Path:
+    """Return the folder of a store.
+
+    Raises:
+        StoreError: the key is no name of a folder inside `root`.
+    """
+    if not _KEY.fullmatch(key):
+        raise StoreError(f"{key!r} is no key of a store")
+    return root / key
+
+
+def _folders(root: Path) -> list[Path]:
+    """Return what looks like a store: real folders with our two files."""
+    if not root.is_dir():
+        return []
+    return [
+        path
+        for path in sorted(root.iterdir())
+        if _KEY.fullmatch(path.name) and not path.is_symlink() and path.is_dir()
+        if _is_plain(path / "lock") and _is_plain(path / "seals")
+    ]
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _entries(root: Path) -> list[Entry]:
+    found = [_entry(path) for path in _folders(root)]
+    return sorted(found, key=lambda entry: -entry.last_used)
+
+
+def _entry(folder: Path) -> Entry:
+    try:
+        meta = read_meta(folder)
+    except StoreError:
+        meta = None
+    used = (folder / "lock").stat().st_mtime
+    return Entry(folder.name, folder, _size_bytes(folder), used, _in_use(folder), meta)
+
+
+def _size_bytes(folder: Path) -> int:
+    return sum(path.lstat().st_blocks * 512 for path in folder.iterdir())
+
+
+def _remove_unusable(folder: Path, wanted: Meta) -> list[str]:
+    """Remove what stands in the place of the store but cannot serve; say why."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise StoreError("is no folder of ours", where=str(folder), hint="remove it")
+    if not folder.exists():
+        return []
+    fault = _fault(folder, wanted)
+    if fault is None:
+        return []
+    if not _remove(folder):
+        raise StoreError(f"{fault}, and another process has it open", where=str(folder))
+    return [f"store {folder.name}: {fault}; everything is recomputed"]
+
+
+def _fault(folder: Path, wanted: Meta) -> str | None:
+    """Return why a store cannot be used as a whole. Damaged rows are no such fault."""
+    try:
+        fault = read_meta(folder).difference(wanted)
+    except StoreError as error:
+        return error.message
+    names = ("lock", *wanted.layout.files())
+    missing = [name for name in names if not _is_plain(folder / name)]
+    return fault or (f"{missing[0]} is missing" if missing else None)
+
+
+def _drop_leavings(folder: Path, wanted: Meta) -> None:
+    """Empty ragged files of rows that were all given up, when nobody has them open."""
+    if not wanted.layout.ragged or any((folder / "seals").read_bytes()) or _in_use(folder):
+        return
+    for name, size in wanted.layout.files().items():
+        if size == 0:
+            os.truncate(folder / name, 0)
+
+
+def _restore_sizes(folder: Path, wanted: Meta) -> list[str]:
+    """Give files of fixed size that size again. Zeros in place of what they lost fit no seal."""
+    notes = []
+    for name, size in wanted.layout.files().items():
+        actual = (folder / name).stat().st_size
+        if size and actual != size:
+            os.truncate(folder / name, size)
+            lost = f"{name!r} has {actual:,} bytes, needs {size:,}"
+            notes.append(f"store {folder.name}: {lost}; damaged rows are recomputed")
+    return notes
+
+
+def _make_room(root: Path, folder: Path, wanted: Meta, disk_bytes: float) -> list[str]:
+    """Remove stores until `wanted` fits, none if it cannot; return a line for each removed."""
+    needed = wanted.layout.size_bytes
+    missing = needed - (_size_bytes(folder) if folder.exists() else 0)
+    others = [entry for entry in _entries(root) if entry.folder != folder]
+    # a live one counts as large as it may become
+    live = sum(entry.promised_bytes for entry in others if entry.in_use)
+    idle = [entry for entry in others if not entry.in_use]
+    freed = sum(entry.size_bytes for entry in idle)
+    if needed + live > disk_bytes:
+        raise StoreFullError(f"needs {_gib(needed)}, the budget has {_gib(disk_bytes - live)} left")
+    if missing > (left := shutil.disk_usage(root).free) + freed:
+        raise StoreFullError(f"needs {_gib(needed)}, the disk has {_gib(left)} left")
+    notes = []
+    while idle and (needed + live + freed > disk_bytes or missing > shutil.disk_usage(root).free):
+        oldest = idle.pop()
+        freed -= oldest.size_bytes
+        if _remove(oldest.folder):
+            notes.append(f"store {oldest.key}: removed to make room, {_gib(oldest.size_bytes)}")
+    return notes
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{max(0.0, num_bytes) / (1 << 30):.3g} GiB"
+
+
+def _make(folder: Path, meta: Meta) -> None:
+    """Make an empty store aside, and put it in its place when it is whole."""
+    aside = folder.with_name(f".new-{os.getpid()}-{folder.name}")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(mode=0o700)
+    try:
+        for name, size in {"lock": 0, **meta.layout.files()}.items():
+            with (aside / name).open("xb") as file:
+                file.truncate(size)
+        with (aside / "meta.json").open("x", encoding="utf-8") as text:
+            text.write(meta.to_json())
+            text.flush()
+            os.fsync(text.fileno())
+        aside.rename(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove(folder: Path) -> bool:
+    """Remove a store unless it is in use, in one go for all who look at the shelf."""
+    if _in_use(folder):
+        return False
+    aside = folder.with_name(f".old-{os.getpid()}-{folder.name}")
+    folder.rename(aside)
+    shutil.rmtree(aside)
+    return True
+
+
+def _in_use(folder: Path) -> bool:
+    if not (folder / "lock").is_file():
+        return False
+    lock = _open_lock(folder)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(lock)
+
+
+def _open_lock(folder: Path) -> int:
+    return os.open(folder / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+@contextmanager
+def _shelf_locked(root: Path) -> Iterator[None]:
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    lock = os.open(root / ".lock", flags, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for orphan in (*root.glob(".new-*"), *root.glob(".old-*")):
+            shutil.rmtree(orphan, ignore_errors=True)
+        yield
+    finally:
+        os.close(lock)

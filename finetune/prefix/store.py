@@ -1,0 +1,300 @@
+"""A store keeps the rows of one prefix: written once for each sample, read in every epoch.
+
+Rows lie on disk in a file for each output, and also in memory where all fit. A row counts only
+by its seal, written after its bytes (`seals.py`). A process trusts no seal of another one, nor
+of its own past, before it has compared it with the bytes, once for each row. So a process or a
+machine that stops at any moment leaves nothing to repair, and a flipped bit is found when met.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.prefix.book import Book
+from finetune.prefix.columns import Spans, to_block
+from finetune.prefix.layout import (
+    Facts,
+    Layout,
+    Meta,
+    RowSpec,
+    StoreError,
+    StoreFullError,
+)
+from finetune.prefix.seals import EMPTY, Rows, Sealer
+from finetune.prefix.shelf import Claim, cache_root, claim_store
+from finetune.prefix.tier import Tier
+
+__all__ = ["RowSpec", "Store", "StoreError", "StoreFullError", "cache_root"]
+
+_AT_ONCE = 64 << 20
+"""Bytes of rows that are compared with their seals at once."""
+_GIB = 1 << 30
+
+
+class Store:
+    """The rows of one key, made by `Store.open`. Indices are numbers of samples, (B,).
+
+    Args:
+        meta: What it holds.
+        claim: Its folder, which this process has open; None keeps rows in memory alone.
+        memory_bytes: All rows are also kept in memory if they fit; else their files are mapped
+            while they are smaller than this, or than 64 MiB, and read by `pread` beyond.
+        disk_bytes: How large the files may grow.
+    """
+
+    def __init__(
+        self, meta: Meta, claim: Claim | None, *, memory_bytes: float, disk_bytes: float
+    ) -> None:
+        layout = meta.layout
+        self.meta = meta
+        self._claim = claim
+        self._memory_bytes, self._disk_bytes = memory_bytes, disk_bytes
+        self._notes = list(claim.notes) if claim else []
+        self._num_damaged = self._num_told = 0
+        units, ragged = zip(*((c.unit_bytes, c.spec.ragged) for c in layout.columns), strict=True)
+        self._sealer = Sealer.of(meta.key, units, ragged)
+        self._book = Book(layout, claim.folder if claim else None)
+        self._memory = Tier.in_memory(layout) if layout.size_bytes <= memory_bytes else None
+        self._disk = Tier.on_disk(layout, claim.folder, memory_bytes) if claim else None
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        key: str,
+        specs: Mapping[str, RowSpec],
+        num_rows: int,
+        *,
+        memory_gb: float,
+        disk_gb: float,
+        store_dtype: str | None = None,
+        facts: Facts | None = None,
+    ) -> Self:
+        """Open the store of `key` below `folder`, with what rows it has, or make it.
+
+        Args:
+            folder: Where all stores are, see `cache_root`.
+            key: Name of the store: stands for all that the rows depend on.
+            specs: What is kept for each sample, by name of the output.
+            num_rows: Number of samples.
+            memory_gb: GiB of memory; see `Store`.
+            disk_gb: GiB that all stores may take. Others go, the longest unused first, until
+                this one fits. With 0 it is kept in memory and ends with the process.
+            store_dtype: Floating point is stored as this; it comes back as it was given.
+            facts: What the key was made of, told to people by `finetune cache`.
+
+        Raises:
+            StoreFullError: it fits neither the memory nor the disk.
+            StoreError: an output cannot be stored, or the folder not be used.
+        """
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        layout = Layout.of(specs, num_rows, store_dtype)
+        meta = Meta(key, torch.__version__, layout, dict(facts or {}), created)
+        limits = {"memory_bytes": memory_gb * _GIB, "disk_bytes": disk_gb * _GIB}
+        try:
+            return cls.claimed(meta, folder, **limits)
+        except StoreError as error:
+            if layout.size_bytes > limits["memory_bytes"]:
+                raise
+            store = cls(meta, None, **limits)
+            if disk_gb > 0:
+                store._notes.append(f"store {key}: kept in memory only: {error.message}")
+            return store
+
+    @classmethod
+    def claimed(cls, meta: Meta, folder: Path, *, memory_bytes: float, disk_bytes: float) -> Self:
+        """Open the store that `meta` describes below `folder`; see `open`."""
+        claim = claim_store(folder, meta, disk_bytes)
+        try:
+            store = cls(meta, claim, memory_bytes=memory_bytes, disk_bytes=disk_bytes)
+        except BaseException:
+            claim.give_up()
+            raise
+        if claim.is_damaged:
+            store.has(store.sealed())
+            store._num_told = store.num_damaged
+        return store
+
+    def has(self, indices: Tensor) -> Tensor:
+        """Tell which rows are there and whole, (B,) bool.
+
+        A row that this process sees for the first time is read, and compared with its seal: for
+        all rows at once this takes as long as reading the store. `num_valid` only counts seals.
+        """
+        rows = self._rows(indices)
+        known = self._book.is_known(rows)
+        if not known.all():
+            new = rows[~known & (self._book.seals(rows) != EMPTY)]
+            self._examine(new)
+            known = self._book.is_known(rows)
+        return torch.from_numpy(known)
+
+    def read(self, indices: Tensor, length: int | None = None) -> dict[str, Tensor]:
+        """Return copies of rows, (B, ...) by name of the output.
+
+        Ragged ones are padded with zeros to the longest of them, or to `length` tokens.
+
+        Raises:
+            KeyError: a row is not there; `has` tells which are.
+        """
+        rows = self._rows(indices)
+        if not (self._book.were_known(rows) or self.has(indices).all()):
+            raise KeyError(f"store {self.meta.key} lacks rows of {indices}")
+        tier = self._memory or self._disk
+        assert tier is not None
+        return tier.read(self._book.known_spans(rows), length)
+
+    def write(
+        self, indices: Tensor, values: Mapping[str, Tensor], lengths: Tensor | None = None
+    ) -> None:
+        """Keep rows: `values` are (B, ...) by name of the output. Rows that are there stay.
+
+        Args:
+            indices: Numbers of the samples, (B,).
+            values: What was computed; ragged ones (B, L, ...), padded behind their end.
+            lengths: Tokens of each sample, (B,), needed where an output is ragged.
+
+        Raises:
+            StoreFullError: the budget or the disk is full. Rows kept before are as they were.
+            StoreError: a value is too large for `store_dtype`, or the disk fails.
+        """
+        rows = self._rows(indices)
+        with self._tiers()[0].appending():
+            fresh = np.flatnonzero(self._book.seals(rows) == EMPTY)
+            if not len(fresh):
+                return
+            which = torch.from_numpy(fresh)
+            spans = self._free_spans(rows[fresh], None if lengths is None else lengths[which])
+            blocks = [
+                to_block(column, values[column.name].detach().cpu()[which], spans.lengths)
+                for column in self.meta.layout.columns
+            ]
+            for tier in self._tiers():
+                tier.put(spans, blocks)
+            self._book.record(spans, self._sealer.seals(spans.rows, spans.lengths, blocks))
+
+    def invalidate(self, indices: Tensor) -> None:
+        """Give up rows."""
+        self._book.erase(self._rows(indices))
+
+    def discard(self) -> None:
+        """Give up every row; the store stays open, and can be filled again."""
+        self._book.erase(np.arange(self.meta.layout.num_rows))
+
+    def sealed(self) -> Tensor:
+        """Return the rows that bear a seal, in order. `has` tells whether they are whole."""
+        return torch.from_numpy(self._book.sealed())
+
+    @property
+    def num_valid(self) -> int:
+        """Number of rows that bear a seal."""
+        return len(self._book.sealed())
+
+    @property
+    def num_damaged(self) -> int:
+        """Rows that were found damaged, and given up, since the store was opened."""
+        return self._num_damaged
+
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether rows are answered from memory."""
+        return self._memory is not None
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that its rows take, of the disk if they are there."""
+        if self._claim is not None:
+            return sum(path.stat().st_blocks * 512 for path in self._claim.folder.iterdir())
+        return self._memory.size_bytes if self._memory else 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know: damage, stores removed to make room; a line each."""
+        count = self._num_damaged - self._num_told
+        if not count:
+            return tuple(self._notes)
+        rows = "1 damaged row is" if count == 1 else f"{count} damaged rows are"
+        return (*self._notes, f"store {self.meta.key}: {rows} recomputed")
+
+    def close(self) -> None:
+        """Close the files, and let others remove them. Rows stay on disk."""
+        if self._claim is not None:
+            self._book.close()
+            self._claim.give_up()
+        for tier in self._tiers():
+            tier.close()
+        self._claim = self._disk = self._memory = None
+
+    def _rows(self, indices: Tensor) -> Rows:
+        rows: Rows = indices.cpu().numpy().astype(np.int64, copy=False)
+        num_rows = self.meta.layout.num_rows
+        # seen without its sign, a negative number is too large as well
+        if len(rows) and rows.view(np.uint64).max() >= num_rows:
+            raise IndexError(f"store {self.meta.key} has {num_rows} rows, not all of {indices}")
+        return rows
+
+    def _tiers(self) -> list[Tier]:
+        return [tier for tier in (self._disk, self._memory) if tier is not None]
+
+    def _examine(self, rows: Rows) -> None:
+        """Compare rows with their seals: learn those that are whole, give up the others."""
+        tier = self._tiers()[0]
+        seals, spans = self._book.seals(rows), self._book.spans(rows)
+        whole = np.ones(len(rows), np.bool_)
+        if self.meta.layout.ragged:
+            count = tier.ragged_whole
+            # in this order no sum of damaged numbers can overflow
+            whole = (spans.lengths >= 0) & (spans.lengths <= count) & (spans.starts >= 0)
+            whole &= spans.starts <= count - spans.lengths
+        for part in _portions(np.flatnonzero(whole), self._row_bytes(spans)):
+            blocks = tier.gather(spans[part])
+            same = self._sealer.seals(rows[part], spans.lengths[part], blocks) == seals[part]
+            whole[part] = same
+            if self._memory is not None and same.all():
+                self._memory.put(spans[part], blocks)
+            elif self._memory is not None:
+                self._memory.put(spans[part[same]], tier.gather(spans[part[same]]))
+        self._book.learn(spans[whole], seals[whole])
+        if len(damaged := rows[~whole]):
+            self._book.erase(damaged)
+            self._num_damaged += len(np.unique(damaged))
+
+    def _free_spans(self, rows: Rows, lengths: Tensor | None) -> Spans:
+        """Return where new rows go: ragged ones behind all that are there."""
+        if not self.meta.layout.ragged:
+            return Spans(rows, rows, np.ones_like(rows))
+        if lengths is None:
+            raise ValueError("ragged rows need their lengths")
+        counts = lengths.detach().cpu().numpy().astype(np.int64)
+        start = self._tiers()[0].ragged_end
+        spans = Spans(rows, start + np.cumsum(counts) - counts, counts)
+        self._check_room(int(self._row_bytes(spans).sum()))
+        return spans
+
+    def _check_room(self, num_bytes: int) -> None:
+        """Let go of memory that would be too much; refuse what no tier can hold."""
+        if self._memory and self._memory.size_bytes + num_bytes > self._memory_bytes:
+            if self._disk is None:
+                raise StoreFullError(f"store {self.meta.key} outgrows its memory")
+            self._memory = None
+        if self._disk and self._disk.size_bytes + num_bytes > self._disk_bytes:
+            raise StoreFullError(f"store {self.meta.key} outgrows its budget of disk")
+
+    def _row_bytes(self, spans: Spans) -> Rows:
+        columns = self.meta.layout.columns
+        fixed = sum(column.unit_bytes for column in columns if not column.spec.ragged)
+        token = sum(column.unit_bytes for column in columns if column.spec.ragged)
+        return fixed + token * spans.lengths
+
+
+def _portions(which: Rows, row_bytes: Rows) -> list[Rows]:
+    """Cut numbers of rows into parts of about `_AT_ONCE` bytes."""
+    if not len(which):
+        return []
+    portion = np.cumsum(row_bytes[which]) // _AT_ONCE
+    return np.split(which, np.flatnonzero(np.diff(portion)) + 1)

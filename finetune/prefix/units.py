@@ -1,0 +1,192 @@
+"""Arrays of equal units, in a file or in memory, that are read and written by their numbers."""
+
+import errno
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from finetune.prefix.layout import StoreError, StoreFullError
+from finetune.prefix.seals import Bytes, Rows
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ALWAYS_MAPPED = 64 << 20
+"""Bytes of a file that is mapped whatever the budget of memory."""
+
+
+class Units(Protocol):
+    """An array of units, grown by what is put behind its end."""
+
+    def __len__(self) -> int:
+        """Return how many whole units there are."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """The first unit that nothing was written to, not even in part."""
+        ...
+
+    def take(self, places: Rows) -> Bytes:
+        """Return copies of the units at `places` (P,): (P, unit bytes). Past the end, anything."""
+        ...
+
+    def put(self, places: Rows, block: Bytes) -> None:
+        """Write `block` (P, unit bytes) to `places` (P,)."""
+        ...
+
+    def close(self) -> None:
+        """Give back what they hold."""
+        ...
+
+
+class FileUnits:
+    """Units in a file: written by `pwrite`, read through a map while the file is small enough.
+
+    Writing through a map would kill the process with SIGBUS when the disk of a sparse file is
+    full; `pwrite` answers with an error. A mapped file becomes resident as it is read; one that
+    is too large for that is read by `pread`, a call for each run of places.
+
+    Args:
+        path: An existing file.
+        unit_bytes: Size of one unit.
+        resident_bytes: How large the file may be and still be mapped.
+    """
+
+    def __init__(self, path: Path, unit_bytes: int, resident_bytes: float) -> None:
+        self.path = path
+        self.unit_bytes = unit_bytes
+        self.resident_bytes = max(resident_bytes, _ALWAYS_MAPPED)
+        self.descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._cells: Bytes = np.empty((0, unit_bytes), np.uint8)
+
+    def __len__(self) -> int:
+        return os.fstat(self.descriptor).st_size // self.unit_bytes
+
+    @property
+    def end(self) -> int:
+        """The first unit that nothing was written to, not even in part."""
+        return -(-os.fstat(self.descriptor).st_size // self.unit_bytes)
+
+    def take(self, places: Rows) -> Bytes:
+        """Return copies of the units at `places` (P,): (P, unit bytes). Past the end, anything."""
+        try:
+            return self._cells.take(places, axis=0)
+        except IndexError:
+            self._map()
+        if len(self._cells):
+            return self._cells.take(places, axis=0, mode="clip")
+        return self._read(places)
+
+    def put(self, places: Rows, block: Bytes) -> None:
+        """Write `block` (P, unit bytes) to `places` (P,), a call for each run of places.
+
+        Raises:
+            StoreFullError: the disk or a quota is full.
+        """
+        with told(self.path):
+            for first, last in _runs(places):
+                self._write_run(block[first:last], int(places[first]) * self.unit_bytes)
+
+    def close(self) -> None:
+        """Give back the file and the memory."""
+        self._cells = self._cells[:0].copy()
+        os.close(self.descriptor)
+
+    def _map(self) -> None:
+        """Map the file as long as it is now, or not at all. A map goes with the last array."""
+        count = len(self)
+        if count == len(self._cells):
+            return
+        if 0 < count * self.unit_bytes <= self.resident_bytes:
+            pages = mmap.mmap(self.descriptor, count * self.unit_bytes, prot=mmap.PROT_READ)
+            self._cells = np.frombuffer(pages, np.uint8).reshape(count, self.unit_bytes)
+        else:
+            self._cells = np.empty((0, self.unit_bytes), np.uint8)
+
+    def _read(self, places: Rows) -> Bytes:
+        block = np.empty((len(places), self.unit_bytes), np.uint8)
+        with told(self.path):
+            for first, last in _runs(places):
+                offset, done = int(places[first]) * self.unit_bytes, 0
+                run = block[first:last].reshape(-1)
+                # one call is enough but for runs above 2 GiB; at the end of the file it gives 0
+                while count := os.preadv(self.descriptor, [run[done:].data], offset + done):
+                    done += count
+                    if done == len(run):
+                        break
+        return block
+
+    def _write_run(self, block: Bytes, offset: int) -> None:
+        rest = memoryview(block.data).cast("B")
+        while rest:
+            count = os.pwrite(self.descriptor, rest, offset)
+            rest, offset = rest[count:], offset + count
+
+
+class MemoryUnits:
+    """Units in memory, of which only what was written takes room.
+
+    Args:
+        count: How many are expected.
+        unit_bytes: Size of one unit.
+    """
+
+    def __init__(self, count: int, unit_bytes: int) -> None:
+        self._cells: Bytes = np.zeros((count, unit_bytes), np.uint8)
+        self._end = 0
+
+    def __len__(self) -> int:
+        return self._end
+
+    @property
+    def end(self) -> int:
+        """The first unit behind all that were written."""
+        return self._end
+
+    def take(self, places: Rows) -> Bytes:
+        """Return copies of the units at `places` (P,): (P, unit bytes). Past the end, anything."""
+        if not len(self._cells):
+            return np.zeros((len(places), self._cells.shape[1]), np.uint8)
+        return self._cells.take(places, axis=0, mode="clip")
+
+    def put(self, places: Rows, block: Bytes) -> None:
+        """Write `block` (P, unit bytes) to `places` (P,)."""
+        if len(places) == 0:
+            return
+        self._end = max(self._end, int(places.max()) + 1)
+        if self._end > len(self._cells):
+            grown = np.zeros((max(self._end, 2 * len(self._cells)), block.shape[1]), np.uint8)
+            grown[: len(self._cells)] = self._cells
+            self._cells = grown
+        self._cells[places] = block
+
+    def close(self) -> None:
+        """Give back the memory."""
+        self._cells, self._end = self._cells[:0], 0
+
+
+def _runs(places: Rows) -> Iterator[tuple[int, int]]:
+    """Yield from where to where `places` go up by one."""
+    if len(places):
+        cuts = np.flatnonzero(np.diff(places) != 1) + 1
+        yield from pairwise([0, *cuts.tolist(), len(places)])
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Turn what the system answers into an error that names the file.
+
+    Raises:
+        StoreFullError: there is no room.
+        StoreError: the system refuses for another reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        kind = StoreFullError if error.errno in _FULL else StoreError
+        raise kind(error.strerror or str(error), where=str(path)) from error

@@ -1,0 +1,132 @@
+"""Training with a stored prefix ends with the very bits of training without one."""
+
+import pytest
+import torch
+
+from finetune.config.run import RunConfig
+from finetune.prefix.choose import Prefixes
+from finetune.prefix.serving import NoPrefix
+from finetune.train.setup import build_trainer
+
+CONV = [
+    {"name": "conv1", "type": "Conv2d", "out_channels": 16, "kernel_size": 3, "padding": 1},
+    {"name": "norm1", "type": "BatchNorm2d"},
+    {"name": "relu1", "type": "ReLU"},
+    {"name": "conv2", "type": "Conv2d", "out_channels": 16, "kernel_size": 3, "padding": 1},
+    {"name": "relu2", "type": "ReLU"},
+    {"name": "flat", "type": "Flatten"},
+    {"name": "drop", "type": "Dropout", "p": 0.3},
+    {"name": "head", "type": "Linear", "out_features": "classes"},
+]
+SKIP = [
+    *CONV[:5],
+    {"name": "joined", "type": "concat", "inputs": ["relu1", "relu2"]},
+    *CONV[5:],
+]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def always(monkeypatch):
+    """Let a store be used however little it would save."""
+    monkeypatch.setattr("finetune.prefix.choose._READ_BYTES_PER_S", 1e18)
+    monkeypatch.setattr("finetune.prefix.choose._READ_S_PER_SAMPLE", 0.0)
+
+
+def run(folder, *, prefix, layers=CONV, phases, epochs=4, **train):
+    config = RunConfig.model_validate(
+        {
+            "model": {"layers": layers},
+            "data": {
+                "source": {"type": "sklearn", "name": "digits"},
+                "split": {"validation": 0.1, "test": 0.7, "stratify": True},
+            },
+            "task": {"type": "classification"},
+            "freeze": {"phases": phases},
+            "optimizer": {"type": "AdamW", "lr": 1e-2},
+            "train": {"epochs": epochs, "batch_size": 32, **train},
+            "prefix": prefix,
+        }
+    )
+    trainer = build_trainer(config, folder)
+    trainer.fit()
+    return trainer
+
+
+def assert_equal_weights(one, other):
+    for name, tensor in one.model.state_dict().items():
+        assert torch.equal(tensor, other.model.state_dict()[name]), name
+
+
+PHASES = {
+    "frozen front": [{"name": "a", "freeze": ["conv1", "norm1"]}],
+    "all but the head": [{"name": "a", "train": ["head"]}],
+    "gradual thaw": [
+        {"name": "a", "train": ["head"], "until": {"epochs": 2}},
+        {"name": "b", "train": ["head", "conv2"], "until": {"epochs": 1}},
+        {"name": "c", "freeze": ["norm1"]},
+    ],
+}
+
+
+@pytest.mark.parametrize("layers", [CONV, SKIP], ids=["straight", "skip across the border"])
+@pytest.mark.parametrize("phases", PHASES.values(), ids=PHASES.keys())
+def test_a_stored_prefix_changes_no_bit(tmp_path, always, layers, phases):
+    stored = run(tmp_path / "stored", prefix="auto", layers=layers, phases=phases)
+    whole = run(tmp_path / "whole", prefix="off", layers=layers, phases=phases)
+    assert_equal_weights(stored, whole)
+    assert stored.progress.metrics == whole.progress.metrics
+    assert stored.prefixes.statistics.answered > 0
+    assert whole.prefixes.statistics.answered == 0
+
+
+def test_the_prefix_runs_once_per_sample_in_training(tmp_path, always):
+    trainer = run(tmp_path / "run", prefix="auto", phases=PHASES["all but the head"])
+    samples = len(trainer.splits.train) + len(trainer.splits.validation)
+    assert trainer.prefixes.statistics.recorded == samples
+    assert trainer.prefixes.statistics.answered == 3 * samples
+
+
+def test_a_second_run_starts_warm_and_one_with_other_frozen_weights_does_not(tmp_path, always):
+    phases = PHASES["all but the head"]
+    first = run(tmp_path / "1", prefix="auto", phases=phases)
+    again = run(tmp_path / "2", prefix="auto", phases=phases, precision="float32")
+    assert again.prefixes.statistics.recorded == 0
+    assert_equal_weights(first, again)
+    other = [{"name": "norm0", "type": "BatchNorm2d"}, *CONV]
+    assert run(
+        tmp_path / "3", prefix="auto", phases=phases, layers=other
+    ).prefixes.statistics.recorded
+
+
+def test_micro_batches_change_nothing(tmp_path, always):
+    phases = PHASES["frozen front"]
+    stored = run(tmp_path / "stored", prefix="auto", phases=phases, micro_batch=16)
+    whole = run(tmp_path / "whole", prefix="off", phases=phases, micro_batch=16)
+    assert_equal_weights(stored, whole)
+
+
+def test_a_store_that_would_not_pay_is_not_made_and_the_line_says_so(tmp_path):
+    said = []
+    trainer = run(tmp_path / "run", prefix="off", phases=PHASES["frozen front"])
+    prefixes = Prefixes(
+        RunConfig.model_fields["prefix"].default.model_copy(update={"use": "auto"}),
+        trainer.model,
+        splits={"train": trainer.splits.train},
+        batch_sizes={"train": 32},
+        precision="float32",
+        tell=said.append,
+    )
+    prefixes.open(visits=1)
+    assert isinstance(prefixes.now, NoPrefix)
+    assert "not stored" in said[0]
+    assert "relu1" in said[0]
+
+
+def test_the_network_is_left_as_it_was(tmp_path, always):
+    trainer = run(tmp_path / "run", prefix="auto", phases=PHASES["all but the head"])
+    assert not any("forward" in vars(module) for module in trainer.model.modules())

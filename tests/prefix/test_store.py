@@ -1,0 +1,198 @@
+"""What a store gives back is what was written, bit by bit, and nothing else counts as stored."""
+
+import json
+
+import pytest
+import torch
+
+from finetune.prefix.store import RowSpec, StoreError, StoreFullError
+
+KEPT = {
+    "in memory": {"memory_gb": 1.0},
+    "on disk": {"memory_gb": 0.0},
+    "in memory alone": {"memory_gb": 1.0, "disk_gb": 0.0},
+}
+kept = pytest.mark.parametrize("budgets", KEPT.values(), ids=KEPT)
+SOME = torch.tensor([7, 3, 250, 8, 0, 9])
+
+
+@kept
+def test_rows_come_back_bit_identical_in_any_order_and_company(open_store, known, budgets):
+    store = open_store(**budgets)
+    known.fill(store, SOME)
+    for indices in (SOME, SOME.flip(0), SOME[:1], SOME[[1, 1, 4]], SOME[:0]):
+        known.assert_right(store, indices)
+
+
+@kept
+def test_exactly_the_rows_that_were_written_are_there(open_store, known, budgets):
+    store = open_store(**budgets)
+    known.fill(store, SOME)
+    everything = torch.arange(known.NUM_ROWS)
+    assert store.has(everything).nonzero().squeeze(1).tolist() == sorted(SOME.tolist())
+    assert store.sealed().tolist() == sorted(SOME.tolist())
+    assert store.num_valid == len(SOME)
+    with pytest.raises(KeyError):
+        store.read(torch.tensor([7, 1]))
+
+
+@kept
+@pytest.mark.parametrize("index", [-1, 300])
+def test_an_index_outside_the_samples_is_refused(open_store, budgets, index):
+    store = open_store(**budgets)
+    for ask in (store.has, store.read, store.invalidate):
+        with pytest.raises(IndexError):
+            ask(torch.tensor([0, index]))
+
+
+@kept
+def test_what_the_caller_does_to_rows_does_not_reach_the_store(open_store, known, budgets):
+    store = open_store(**budgets)
+    values, lengths = known.values_of(SOME)
+    store.write(SOME, values, lengths)
+    for tensor in (*values.values(), *store.read(SOME).values()):
+        tensor.zero_()
+    known.assert_right(store, SOME)
+
+
+@kept
+def test_ragged_rows_are_padded_to_the_longest_or_to_a_length(open_store, known, budgets):
+    store = open_store(**budgets)
+    known.fill(store, torch.arange(18))
+    short = torch.tensor([1, 3, 9])
+    assert store.read(short)["tokens"].shape == (3, 3, 6)
+    assert torch.equal(store.read(short, 8)["tokens"], known.expected(short, 8)["tokens"])
+    assert store.read(torch.tensor([9]))["tokens"].shape == (1, 0, 6)
+    with pytest.raises(ValueError, match="fewer than the 8 stored"):
+        store.read(torch.tensor([8]), 7)
+
+
+@kept
+def test_rows_given_up_are_gone_and_can_be_written_again(open_store, known, budgets):
+    store = open_store(**budgets)
+    known.fill(store, SOME)
+    store.invalidate(SOME[:2])
+    assert store.has(SOME).tolist() == [False, False, True, True, True, True]
+    known.fill(store, SOME)
+    known.assert_right(store, SOME)
+    store.discard()
+    assert store.num_valid == 0
+    assert not store.has(SOME).any()
+    known.fill(store, SOME)
+    known.assert_right(store, SOME)
+
+
+@pytest.mark.parametrize("later", [1.0, 0.0], ids=["in memory", "on disk"])
+@pytest.mark.parametrize("first", [1.0, 0.0], ids=["from memory", "from disk"])
+def test_the_next_opening_starts_with_the_rows_of_the_last(open_store, known, first, later):
+    store = open_store(memory_gb=first)
+    known.fill(store, SOME)
+    store.close()
+    again = open_store(memory_gb=later)
+    assert again.notes == ()
+    assert again.is_in_memory == bool(later)
+    assert again.num_valid == len(SOME)
+    known.assert_right(again, SOME)
+    known.fill(again, torch.arange(known.NUM_ROWS))
+    known.assert_right(again, torch.arange(known.NUM_ROWS))
+
+
+def test_a_file_too_large_for_memory_is_read_all_the_same(open_store, tmp_path):
+    specs = {"x": RowSpec((1 << 20,), "float32"), "t": RowSpec((9, 3), "int64", ragged=True)}
+    store = open_store(specs=specs, num_rows=20)
+    rows, tokens = torch.randn(20, 1 << 20), torch.arange(20 * 27).view(20, 9, 3)
+    store.write(torch.arange(20), {"x": rows, "t": tokens}, torch.full((20,), 9))
+    indices = torch.tensor([19, 2, 3, 4, 0])
+    read = store.read(indices)
+    assert torch.equal(read["x"], rows[indices])
+    assert torch.equal(read["t"], tokens[indices])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_floats_are_kept_in_the_store_dtype_and_come_back_in_their_own(open_store, dtype):
+    specs = {"x": RowSpec((4,), "float32"), "n": RowSpec((), "int64")}
+    store = open_store(specs=specs, store_dtype=dtype)
+    values = {"x": torch.randn(3, 4), "n": torch.tensor([1 << 40, 2, 3])}
+    store.write(torch.arange(3), values)
+    rows = store.read(torch.arange(3))
+    assert rows["x"].dtype == torch.float32
+    assert torch.equal(rows["x"], values["x"].to(getattr(torch, dtype)).float())
+    assert torch.equal(rows["n"], values["n"])
+
+
+def test_a_value_too_large_for_the_store_dtype_is_refused(open_store):
+    store = open_store(specs={"x": RowSpec((2,), "float32")}, store_dtype="float16")
+    with pytest.raises(StoreError, match="too large for float16"):
+        store.write(torch.tensor([0]), {"x": torch.tensor([[1.0, 7e4]])})
+    assert store.num_valid == 0
+    infinite = torch.tensor([[float("inf"), float("nan")]])
+    store.write(torch.tensor([0]), {"x": infinite})
+    assert torch.equal(store.read(torch.tensor([0]))["x"].isnan(), infinite.isnan())
+
+
+@pytest.mark.parametrize(
+    ("specs", "dtype", "told"),
+    [
+        ({"x": RowSpec((2,), "float8_e4m3fn")}, None, "float8_e4m3fn"),
+        ({"x": RowSpec((0, 2), "float32")}, None, "shape"),
+        ({"x": RowSpec((2,), "float32")}, "int8", "'int8'"),
+        ({}, None, "no output"),
+    ],
+    ids=["unknown dtype", "nothing in it", "floats as integers", "no output"],
+)
+def test_what_cannot_be_stored_is_refused(open_store, specs, dtype, told):
+    with pytest.raises(StoreError, match=told):
+        open_store(specs=specs, store_dtype=dtype)
+
+
+@pytest.mark.parametrize("key", ["", "../k", "a/b", ".lock", "-x", "k" * 129])
+def test_a_key_never_leads_out_of_the_folder(open_store, key):
+    with pytest.raises(StoreError, match="no key of a store"):
+        open_store(key)
+
+
+def test_a_store_that_fits_nowhere_is_refused(open_store):
+    with pytest.raises(StoreFullError, match="budget"):
+        open_store(disk_gb=1e-6)
+    with pytest.raises(StoreFullError, match="the disk has"):
+        open_store(num_rows=10**13, disk_gb=1e9)
+
+
+def test_a_store_that_fits_memory_alone_is_kept_there_and_says_so(open_store, known, tmp_path):
+    store = open_store(memory_gb=1, disk_gb=1e-6)
+    known.fill(store, SOME)
+    known.assert_right(store, SOME)
+    (note,) = store.notes
+    assert "kept in memory only" in note
+    assert not (tmp_path / "k").exists()
+
+
+def test_ragged_rows_that_outgrow_the_budget_of_disk_are_refused(open_store):
+    specs = {"t": RowSpec((1, 256), "float32", ragged=True)}
+    store = open_store(specs=specs, num_rows=100, disk_gb=200 / (1 << 20))
+    values = {"t": torch.randn(100, 4, 256)}
+    four = torch.full((100,), 4)
+    store.write(torch.arange(40), {"t": values["t"][:40]}, four[:40])
+    with pytest.raises(StoreFullError, match="budget"):
+        store.write(torch.arange(100), values, four)
+    assert torch.equal(store.read(torch.arange(40))["t"], values["t"][:40])
+    assert store.num_valid == 40
+
+
+def test_ragged_rows_that_outgrow_memory_are_read_from_disk(open_store):
+    specs = {"t": RowSpec((1, 256), "float32", ragged=True)}
+    store = open_store(specs=specs, num_rows=100, memory_gb=200 / (1 << 20))
+    values, four = torch.randn(100, 4, 256), torch.full((100,), 4)
+    assert store.is_in_memory
+    for part in torch.arange(100).split(10):
+        store.write(part, {"t": values[part]}, four[part])
+    assert not store.is_in_memory
+    assert torch.equal(store.read(torch.arange(100))["t"], values)
+
+
+def test_meta_tells_people_what_the_store_is_of(open_store, tmp_path):
+    open_store(facts={"layers": "encoder", "split": "train"})
+    meta = json.loads((tmp_path / "k" / "meta.json").read_text())
+    assert meta["facts"] == {"layers": "encoder", "split": "train"}
+    assert meta["torch"] == torch.__version__
+    assert [column["name"] for column in meta["columns"]] == ["conv:0", "tokens", "mask", "half"]

@@ -1,0 +1,303 @@
+"""Kills, damage and full disks: a store trusts no row that is not whole, and says what was lost."""
+
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from finetune.prefix.store import RowSpec, StoreError, StoreFullError
+
+SCRIPT = Path(__file__).with_name("known_rows.py")
+EVERYTHING = torch.arange(300)
+FILES = ["seals", "index", "rows-0", "rows-1", "rows-2", "rows-3"]
+
+
+@pytest.fixture
+def filling(tmp_path):
+    """Start processes that fill the store; those still alive are killed when the test is over."""
+    started = []
+
+    def start(seed, memory_gb=0):
+        command = [sys.executable, SCRIPT, tmp_path, str(seed), str(memory_gb)]
+        environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[2])}
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture
+def filled(open_store, known, tmp_path):
+    """The folder of a full store that nobody has open."""
+    store = open_store()
+    known.fill(store, EVERYTHING)
+    store.close()
+    return tmp_path / "k"
+
+
+def damage(path, place, change):
+    with path.open("r+b") as file:
+        file.seek(place)
+        byte = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([change(byte)]))
+
+
+@pytest.mark.parametrize("memory_gb", [0.0, 1.0], ids=["on disk", "in memory"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_is_found_and_costs_no_more_than_its_row(
+    open_store, known, filled, name, memory_gb
+):
+    size = (filled / name).stat().st_size
+    for place in random.Random(0).sample(range(size), 5):
+        damage(filled / name, place, lambda byte: byte ^ 16)
+        store = open_store(memory_gb=memory_gb)
+        there = store.has(EVERYTHING)
+        assert (~there).sum() <= 1
+        assert len(store.notes) == int((~there).sum())
+        known.assert_right(store, there.nonzero().squeeze(1))
+        known.fill(store, EVERYTHING)
+        known.assert_right(store, EVERYTHING)
+        store.close()
+
+
+def test_one_line_tells_of_damaged_rows(open_store, filled):
+    damage(filled / "rows-0", 70, lambda byte: byte ^ 1)
+    store = open_store()
+    assert store.has(torch.tensor([0, 1])).tolist() == [True, False]
+    assert store.notes == ("store k: 1 damaged row is recomputed",)
+    assert store.num_valid == 299
+
+
+def test_swapped_rows_and_lengths_are_found(open_store, known, filled):
+    index = np.fromfile(filled / "index", np.int64).reshape(-1, 2)
+    index[[10, 19]] = index[[19, 10]]
+    index[5, 1] -= 1
+    index.tofile(filled / "index")
+    store = open_store()
+    assert (~store.has(EVERYTHING)).nonzero().squeeze(1).tolist() == [5, 10, 19]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [(lambda size: 0, "has 0 bytes"), (lambda size: size // 3, "bytes, needs")],
+    ids=["emptied", "cut short"],
+)
+@pytest.mark.parametrize("name", FILES)
+def test_a_truncated_file_is_found_at_opening(open_store, known, filled, name, change, says):
+    os.truncate(filled / name, change((filled / name).stat().st_size))
+    store = open_store()
+    there = store.has(EVERYTHING)
+    assert store.num_valid == there.sum() < 300
+    (note,) = store.notes
+    assert "recomputed" in note
+    assert name == "rows-1" or says in note  # files of ragged rows have no size of their own
+    known.assert_right(store, there.nonzero().squeeze(1))
+    known.fill(store, EVERYTHING)
+    known.assert_right(store, EVERYTHING)
+
+
+def test_a_file_that_has_grown_is_cut_and_its_rows_hold(open_store, known, filled):
+    with (filled / "rows-0").open("ab") as file:
+        file.write(bytes(1000))
+    store = open_store()
+    assert store.has(EVERYTHING).all()
+    known.assert_right(store, EVERYTHING)
+
+
+def rewrite_meta(folder, **changes):
+    meta = json.loads((folder / "meta.json").read_text())
+    (folder / "meta.json").write_text(json.dumps(meta | changes))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: rewrite_meta(folder, torch="2.10.0"), "made by torch 2.10.0, this is"),
+        (lambda folder: rewrite_meta(folder, version=99), "format version 99"),
+        (lambda folder: rewrite_meta(folder, num_rows=299), "holds other outputs"),
+        (lambda folder: rewrite_meta(folder, key="other"), "holds other outputs"),
+        (lambda folder: rewrite_meta(folder, columns=[{"shape": "x"}]), "cannot be read"),
+        (lambda folder: rewrite_meta(folder, num_rows=-1), "cannot be read"),
+        (lambda folder: (folder / "meta.json").write_bytes(b"\xff{"), "cannot be read"),
+        (lambda folder: (folder / "meta.json").write_text("[" * 100_000), "cannot be read"),
+        (lambda folder: (folder / "meta.json").unlink(), "No such file"),
+        (lambda folder: (folder / "rows-2").unlink(), "rows-2 is missing"),
+        (lambda folder: (folder / "seals").unlink(), "seals is missing"),
+    ],
+    ids=str,
+)
+def test_a_store_that_is_not_ours_is_made_anew_and_says_why(open_store, known, filled, spoil, says):
+    spoil(filled)
+    store = open_store()
+    assert store.num_valid == 0
+    (note,) = store.notes
+    assert says in note
+    assert "everything is recomputed" in note
+    known.fill(store, EVERYTHING)
+    known.assert_right(store, EVERYTHING)
+
+
+def test_links_are_not_followed(open_store, filled, tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_bytes(bytes(60 * 300))
+    (filled / "rows-0").unlink()
+    (filled / "rows-0").symlink_to(outside)
+    store = open_store()
+    assert "rows-0 is missing" in store.notes[0]
+    assert outside.read_bytes() == bytes(60 * 300)
+    store.close()
+    filled.rename(tmp_path / "elsewhere")
+    filled.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="no folder of ours"):
+        open_store()
+
+
+def test_rows_without_a_seal_and_seals_without_rows_are_never_trusted(open_store, known, filled):
+    """What a machine that loses power may leave: any file as it was before the last writes."""
+    for name in FILES:
+        before = (filled / name).read_bytes()
+        half = len(before) // 2
+        (filled / name).write_bytes(before[:half] + bytes(len(before) - half))
+        store = open_store()
+        known.assert_right(store, store.has(EVERYTHING).nonzero().squeeze(1))
+        known.fill(store, EVERYTHING)
+        known.assert_right(store, EVERYTHING)
+        store.close()
+
+
+@pytest.mark.parametrize("memory_gb", [0, 1], ids=["on disk", "in memory"])
+def test_two_processes_that_fill_one_store_at_once_both_end_right(
+    open_store, known, filling, memory_gb
+):
+    processes = [filling(seed, memory_gb) for seed in (1, 2)]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    store = open_store()
+    known.assert_right(store, EVERYTHING)
+    assert store.notes == ()
+    assert (store._claim.folder / "rows-1").stat().st_size == 24 * int((EVERYTHING % 9).sum())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_a_killed_fill_leaves_no_torn_row_that_is_trusted(open_store, known, filling, seed):
+    process = filling(seed)
+    assert process.stdout.readline() == b"writing\n"
+    time.sleep(random.Random(seed).uniform(0, 0.05))
+    process.kill()
+    process.wait()
+    store = open_store()
+    there = store.has(EVERYTHING)
+    assert there.sum() == store.num_valid < 300
+    assert store.notes == ()
+    known.assert_right(store, there.nonzero().squeeze(1))
+    known.fill(store, EVERYTHING)
+    known.assert_right(store, EVERYTHING)
+
+
+@pytest.mark.slow
+def test_a_kill_between_any_two_writes_leaves_no_torn_row_that_is_trusted(open_store, known):
+    """Let the system refuse the n-th write, which is where a kill would leave the files."""
+    for refused in range(40):
+        store = open_store(f"k{refused}")
+        known.fill(store, EVERYTHING[:100])
+        calls = iter(range(1000))
+        write = os.pwrite
+
+        def failing(*args, calls=calls, refused=refused, write=write):
+            if next(calls) == refused:
+                raise KeyboardInterrupt
+            return write(*args)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "pwrite", failing)
+            for part in EVERYTHING[100:].flip(0).split(5):
+                try:
+                    known.fill(store, part)
+                except KeyboardInterrupt:
+                    break
+        store.close()
+        store = open_store(f"k{refused}")
+        there = store.has(EVERYTHING)
+        assert store.notes == ()
+        assert 100 <= there.sum() < 300
+        known.assert_right(store, there.nonzero().squeeze(1))
+        known.fill(store, EVERYTHING)
+        known.assert_right(store, EVERYTHING)
+        store.close()
+
+
+def test_a_full_disk_is_told_and_rows_kept_before_stay(open_store, known):
+    """A limit on the size of files answers as a full disk does, between two bytes of a write."""
+    store = open_store()
+    known.fill(store, EVERYTHING[:100])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60 * 150 + 7, hard))
+    try:
+        with pytest.raises(StoreFullError, match="too large"):
+            known.fill(store, EVERYTHING[100:])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert store.num_valid == 100
+    known.assert_right(store, EVERYTHING[:100])
+    known.fill(store, EVERYTHING)
+    known.assert_right(store, EVERYTHING)
+
+
+def test_rows_given_up_leave_no_ragged_bytes_behind_for_ever(open_store, known, filled):
+    size = (filled / "rows-1").stat().st_size
+    for _ in range(3):
+        store = open_store()
+        store.discard()
+        store.close()
+        store = open_store()
+        known.fill(store, EVERYTHING)
+        store.close()
+    assert (filled / "rows-1").stat().st_size == size
+
+
+BOUNDED = """
+import resource, sys, torch
+from pathlib import Path
+from finetune.prefix.store import RowSpec, Store
+specs = {"x": RowSpec((64, 256), "float32")}
+store = Store.open(Path(sys.argv[1]), "k", specs, 10_240, memory_gb=1 / 16, disk_gb=2)
+def work():
+    for part in torch.randperm(10_240).split(64):
+        store.write(part, {"x": part.float()[:, None, None].expand(-1, 64, 256).clone()})
+    for part in torch.randperm(10_240).split(64):
+        assert torch.equal(store.read(part)["x"][:, 1, 2], part.float())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+work()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_store_ten_times_its_memory_is_filled_and_read_within_it(tmp_path):
+    command = [sys.executable, "-c", BOUNDED, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[2])}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert (tmp_path / "k" / "rows-0").stat().st_size == 640 << 20
+    assert float(done.stdout) < 64
+
+
+def test_a_store_of_one_output_needs_no_index(open_store, tmp_path):
+    store = open_store(specs={"x": RowSpec((2,), "float32")}, num_rows=3)
+    store.write(torch.tensor([2]), {"x": torch.ones(1, 2)})
+    assert {path.name for path in (tmp_path / "k").iterdir()} == {
+        "lock", "meta.json", "rows-0", "seals"
+    }  # fmt: skip
