@@ -21,7 +21,7 @@ _SMALL = {
     "data": {"source": {"type": "random", "samples": 40, "features": 4, "targets": 3}},
     "task": {"type": "regression"},
     "optimizer": {"type": "SGD", "lr": 0.05, "momentum": 0.9},
-    "train": {"steps": 6, "batch_size": 8},
+    "train": {"steps": 6, "batch_size": 8, "log_every": 1},
 }
 
 

@@ -1,7 +1,7 @@
 """Verbs that run a network: train, eval, predict; and the TensorBoard that shows it."""
 
 import json
-import subprocess
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -98,4 +98,5 @@ def tensorboard_command(
         raise FinetuneError("no such folder", where=str(runs), hint="train a run first")
     # TensorBoard has no authentication: it is never bound to an address others can reach
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs)]
-    raise typer.Exit(subprocess.call([*command, "--host", "127.0.0.1", "--port", str(port)]))
+    # In our own place, so that whoever ends this process ends the server
+    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])

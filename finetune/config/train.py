@@ -65,8 +65,8 @@ class TrainConfig(Node):
     """`cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the fastest one here."""
     evaluate_every: Every = Every(epochs=1)
     """How often the validation samples are evaluated."""
-    log_every: PositiveInt = 1
-    """Steps between two logged ones."""
+    log_every: PositiveInt = 10
+    """Steps between two logged ones. The first and the last are always logged."""
     early_stopping: EarlyStoppingConfig | None = None
     """When to end early; never if left out."""
     checkpoint: CheckpointConfig = CheckpointConfig()

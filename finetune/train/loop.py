@@ -110,7 +110,7 @@ class Trainer:
         """
         began, samples = time.perf_counter(), sum(len(batch) for batch in window)
         loss, loss_norms = torch.zeros((), device=self.precision.device), self._loss_norms()
-        torch.manual_seed(seed_for("step", self.seed, self.progress.step))
+        self.precision.seed(seed_for("step", self.seed, self.progress.step))
         set_rates(self.optimizer, self.rates.at(self.progress.step, self._stretch))
         self._zero_gradients()
         for batch in window:

@@ -45,6 +45,18 @@ class Precision:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self._dtype)
 
+    def seed(self, seed: int) -> None:
+        """Seed the generators that a step draws from: the CPU's and the device's own.
+
+        `torch.manual_seed` does the same for every kind of device there is, at a twentieth of
+        the cost of a small step.
+        """
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        elif self.device.type == "mps":
+            torch.mps.manual_seed(seed)
+
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of a scalar loss to the trained parameters.
 

@@ -34,7 +34,9 @@ CHART = (slice(220, 420), slice(370, 670))
 def runs(tmp_path_factory):
     """Two epochs of the digits that ship."""
     folder = tmp_path_factory.mktemp("runs")
-    build_trainer(load_config(DIGITS, overrides=["train.epochs=2"]), folder / "digits").fit()
+    build_trainer(
+        load_config(DIGITS, overrides=["train.epochs=2", "train.log_every=1"]), folder / "digits"
+    ).fit()
     return folder
 
 

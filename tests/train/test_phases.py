@@ -27,7 +27,8 @@ DATA = {
 
 
 def train(steps, **more):
-    return {"steps": steps, "batch_size": 8, "evaluate_every": {"steps": 2}} | more
+    steady = {"batch_size": 8, "evaluate_every": {"steps": 2}, "log_every": 1}
+    return {"steps": steps} | steady | more
 
 
 def phase(name, *frozen, until=None, **more):
