@@ -69,6 +69,8 @@ class Trainer:
     settings: TrainConfig
     seed: int
     total_steps: int
+    steps_per_epoch: int
+    """Optimizer steps of one pass over the training samples."""
     evaluation_batch: int
     log_gradient_norms: bool
     prefixes: Prefixes
@@ -137,11 +139,6 @@ class Trainer:
                 precision=self.precision,
                 batch_size=self.evaluation_batch,
             )
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of one pass over the training samples."""
-        return steps_of_epoch(len(self.splits.train), self.settings)
 
     @property
     def _phase(self) -> Phase:

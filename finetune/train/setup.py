@@ -210,6 +210,7 @@ def _wire(
     settings, data, plan, device = config.train, parts.data, parts.plan, parts.device
     groups = make_groups(plan.ever_trained, [phase.rates for phase in plan.phases], plan.undecayed)
     rows = RowSlices.of(parts.model, plan.ever_trained)
+    steps_per_epoch = steps_of_epoch(len(data.train), settings)
     parameters = dict(parts.model.named_parameters()) | rows.slices
     folder = RunFolder(folder.path, _documents(config, parts), is_fresh=fresh)
     trackers = [JsonLines(folder.metrics), TensorBoard(folder.tensorboard)]
@@ -218,7 +219,7 @@ def _wire(
         plan=plan,
         groups=groups,
         log_every=settings.log_every,
-        steps_per_epoch=steps_of_epoch(len(data.train), settings),
+        steps_per_epoch=steps_per_epoch,
         total_steps=parts.total_steps,
         device=device,
         hparams=_flat(as_plain(config)),
@@ -240,6 +241,7 @@ def _wire(
         settings=settings,
         seed=config.seed,
         total_steps=parts.total_steps,
+        steps_per_epoch=steps_per_epoch,
         evaluation_batch=evaluation_batch_size(config),
         log_gradient_norms=config.task.log_gradient_norms,
         prefixes=_prefixes(config, parts, reporter),
