@@ -187,6 +187,8 @@ class FreezeConfig(_Freeze):
 class _Method(_Freeze):
     head: Selectors | None = None
     """The new part of the network, trained from the first phase on; its last module with parameters if left out."""
+    keep_frozen: Selectors = ()
+    """What stays frozen in every phase, such as `[{kind: norm}]`."""
 
 
 class LinearProbe(_Method):

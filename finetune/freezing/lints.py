@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from finetune.config.freeze import Freeze, FreezeConfig
 from finetune.config.selectors import All, ByName, ByRegex, Not, Selector
@@ -31,7 +32,8 @@ def find_lints(freeze: Freeze | None, plan: Plan) -> tuple[Lint, ...]:
 
     Told are: a pattern that takes block 10 next to block 1, a selector that later ones overrule
     wholly, a pattern by part of a name that leaves out like parts of other blocks, a tied tensor
-    taken by one of its names, and a rate that nothing uses. What is refused anyway (a selector
+    taken by one of its names, a rate that nothing uses, and batch norms that a later phase thaws,
+    so that the features move under what was trained on them. What is refused anyway (a selector
     that takes nothing, a rate for what is frozen) is not told again.
 
     Args:
@@ -44,7 +46,7 @@ def find_lints(freeze: Freeze | None, plan: Plan) -> tuple[Lint, ...]:
         found = list(_lints_of(freeze.head, plan.inventory, ("freeze", "head")))
     else:
         found = []
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys([*found, *_thawed_statistics(freeze, plan)]))
 
 
 def _lints_of_phases(freeze: FreezeConfig, plan: Plan) -> Iterator[Lint]:
@@ -181,6 +183,26 @@ def _unused_rates(taken: Mapping[str, frozenset[str]], key: Key) -> Iterator[Lin
                 f"no parameter uses the rate of {pattern!r}: entries after it overrule it",
                 "put wider patterns first, narrower ones after them",
             )
+
+
+def _thawed_statistics(freeze: Freeze | None, plan: Plan) -> Iterator[Lint]:
+    """A thawed batch norm normalises by the batch, no longer by its running statistics."""
+    norms = {param.name for param in plan.inventory if "_BatchNorm" in param.types}
+    for number, (before, now) in enumerate(pairwise(plan.phases), start=1):
+        thawed = (norms & before.frozen) - now.frozen
+        if thawed and before.modules.norm == "eval":
+            has_phases = isinstance(freeze, FreezeConfig)
+            yield Lint(
+                ("freeze", "phases", number) if has_phases else ("freeze", "method"),
+                f"phase {now.name!r} thaws batch norms ({min(thawed)} and {len(thawed) - 1} more): "
+                "from there on they normalise by each batch, so that all behind them sees other "
+                "features than it was trained on",
+                "keep them frozen: "
+                + (
+                    "freeze: [{type: BatchNorm2d}]" if has_phases else "keep_frozen: [{kind: norm}]"
+                ),
+            )
+            return
 
 
 def _labels(inventory: Sequence[ParamInfo]) -> list[ParamInfo]:

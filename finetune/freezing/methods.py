@@ -1,6 +1,6 @@
 """The named methods: phases made from published recipes, for `plan --write` to show."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, assert_never
 
 from finetune.config.freeze import (
@@ -23,7 +23,7 @@ from finetune.config.freeze import (
     Ulmfit,
 )
 from finetune.config.optim import CosineSchedule, OptimizerConfig
-from finetune.config.selectors import All, ByKind, ByName, Selector
+from finetune.config.selectors import All, ByKind, ByName, Not, Selector
 from finetune.errors import SelectorError
 from finetune.freezing.rates import layer_ids
 from finetune.freezing.select import select
@@ -43,7 +43,29 @@ def written_out(
     if freeze is None or isinstance(freeze, FreezeConfig):
         return freeze
     phases = _phases(freeze, optimizer, inventory)
+    if freeze.keep_frozen:
+        phases = tuple(_without(freeze.keep_frozen, phases, inventory))
     return FreezeConfig(phases=phases, verify=freeze.verify, modules=freeze.modules)
+
+
+def _without(
+    kept: Sequence[Selector], phases: Sequence[PhaseConfig], inventory: Sequence[ParamInfo]
+) -> Iterator[PhaseConfig]:
+    """Yield the phases without `kept`, its rates, and the phases in which nothing else trains."""
+    names = select(kept, inventory, key=(*_KEY, "keep_frozen"))
+    trained = [select(phase.train or (), inventory) for phase in phases]
+    if frozenset().union(*trained) <= names:
+        raise SelectorError("nothing is left to train", key=(*_KEY, "keep_frozen"))
+    for phase, own in zip(phases, trained, strict=True):
+        if own <= names:
+            continue
+        taken_out = (
+            Not.model_validate({"not": selector})
+            for selector in kept
+            if select([selector], inventory) & own
+        )
+        rates = {name: r for name, r in phase.lr.items() if not select([name], inventory) <= names}
+        yield phase.model_copy(update={"train": (*(phase.train or ()), *taken_out), "lr": rates})
 
 
 def _phases(  # noqa: C901 - one case for each method

@@ -144,3 +144,30 @@ def test_of_a_method_only_the_head_is_judged():
 def test_nothing_frozen_is_nothing_to_tell():
     plan = make_plan(None, OptimizerConfig(type="AdamW", lr=1e-3), take_inventory(Net()))
     assert find_lints(None, plan) == ()
+
+
+class NormedNet(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.front, self.norm, self.head = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("thawed", "modes", "count"),
+    [
+        ([{"all": True}], {}, 1),
+        (["front", "head"], {}, 0),
+        ([{"all": True}], {"norm": "train"}, 0),
+    ],
+    ids=["thawed", "kept frozen", "never held"],
+)
+def test_batch_norms_that_a_later_phase_thaws_are_told(thawed, modes, count):
+    phases = [
+        {"name": "probe", "train": ["head"], "until": {"epochs": 1}, "modules": modes},
+        {"name": "all", "train": thawed},
+    ]
+    found = lints_of(phases, NormedNet)
+    assert len(found) == count
+    if found:
+        assert found[0].key == ("freeze", "phases", 1)
+        assert "'all' thaws batch norms" in found[0].message

@@ -184,8 +184,33 @@ def test_freezeout_anneals_each_group_to_nothing_where_it_is_frozen(spacing, pow
 
 
 @pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("lp_ft", {"probe": {"epochs": 1}}),
+        ("gradual", {}),
+        ("ulmfit", {}),
+        ("chain_thaw", {"until": {"epochs": 1}}),
+        ("freezeout", {}),
+    ],
+)
+def test_what_is_kept_frozen_is_frozen_in_every_phase_and_nothing_else_changes(method, more):
+    _, usual, _ = phases_of(method, **more)
+    _, without, plan = phases_of(method, keep_frozen=[{"kind": "norm"}, "embed"], **more)
+    kept = NORMS | EMBED
+    assert without == [names - kept for names in usual if names - kept]
+    for names, phase in zip(without, plan, strict=True):
+        assert {name for name, rate in phase.rates.items() if rate is not None} >= names
+
+
+@pytest.mark.parametrize(
     ("method", "more", "message"),
     [
+        ("linear_probe", {"keep_frozen": ["embde"]}, "did you mean 'embed'"),
+        (
+            "norm_only",
+            {"head": ["blocks.0.norm"], "keep_frozen": [{"kind": "norm"}]},
+            "nothing is left",
+        ),
         ("linear_probe", {"head": ["haed"]}, "did you mean 'head'"),
         ("top_k", {"blocks": 6}, "5 groups below the head, got 6"),
         ("gradual", {"head": [{"all": True}]}, "nothing is below it"),
