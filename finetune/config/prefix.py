@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, PositiveFloat
+from pydantic import BeforeValidator, PositiveFloat, PositiveInt
 
 from finetune.config.base import Node
 
@@ -10,8 +10,10 @@ from finetune.config.base import Node
 class PrefixConfig(Node):
     """What frozen modules give is stored on the first visit of a sample and used ever after."""
 
-    use: Literal["auto", "off"] = "off"
+    use: Literal["auto", "off"] = "auto"
     """`auto` stores where it is exact and pays, and says why where it does not; `off` runs everything every time."""
+    views: PositiveInt | None = None
+    """How many draws of the random transforms each sample has, all of them stored: epochs take turns. A new draw in every epoch, of which nothing is stored, if left out."""
     memory_gb: PositiveFloat = 2.0
     """Stores up to this size are kept in memory, larger ones read from disk."""
     disk_gb: PositiveFloat = 20.0

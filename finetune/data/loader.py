@@ -31,11 +31,13 @@ class Batch:
         target: Class numbers `(B,)` int64, label sets `(B, C)` float32, or numbers `(B, ...)`
             float32, as the task has it; None for prediction.
         indices: Positions of the samples in their split `(B,)`.
+        view: Which draw of the random transforms this is, where their number is limited.
     """
 
     inputs: dict[str, Tensor]
     target: Tensor | None
     indices: Tensor
+    view: int = 0
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -44,7 +46,7 @@ class Batch:
         """Return the batch with its tensors on `device`."""
         inputs = {name: values.to(device) for name, values in self.inputs.items()}
         target = None if self.target is None else self.target.to(device)
-        return Batch(inputs, target, self.indices.to(device))
+        return Batch(inputs, target, self.indices.to(device), self.view)
 
 
 def seed_for(*parts: str | int) -> int:
@@ -77,6 +79,8 @@ class Samples:
         later: Steps done at every fetch, at least one of them random.
         identity: What the steps are, for the fingerprint.
         seed: Where the randomness of `later` begins.
+        views: How many draws of `later` a sample has: epochs take turns. None for a new one in
+            every epoch.
         workers: Processes that do `later`; 0 does it in this one.
     """
 
@@ -88,8 +92,11 @@ class Samples:
         later: Sequence[Step] = (),
         identity: str = "",
         seed: int = 0,
+        views: int | None = None,
         workers: int = 0,
     ) -> None:
+        self.views = views if later else 1
+        """How many views of a sample there are; None where every epoch has a new one."""
         self._columns = dict(columns)
         self._target = target
         self._later = tuple(later)
@@ -107,9 +114,13 @@ class Samples:
         return tuple(self.specs)
 
     @property
-    def is_random(self) -> bool:
-        """Whether two epochs may see one sample differently."""
-        return bool(self._later)
+    def longest(self) -> int | None:
+        """Tokens of the longest sample; None where no column is ragged."""
+        return max((column.longest for column in self._ragged()), default=None)
+
+    def length(self, indices: Tensor) -> int | None:
+        """Return the tokens that a batch of the samples at `indices` is filled up to."""
+        return max((column.width(indices) for column in self._ragged()), default=None)
 
     def fetch(
         self,
@@ -117,6 +128,7 @@ class Samples:
         *,
         epoch: int = 0,
         blank: Collection[str] = (),
+        length: int | None = None,
     ) -> Batch:
         """Gather the samples at `indices` `(B,)`.
 
@@ -127,16 +139,25 @@ class Samples:
             indices: Positions in the split.
             epoch: Which draw of the random transforms.
             blank: Columns whose values nobody will read: zeros of the usual shape are given.
+            length: Tokens to fill ragged columns up to, in place of the longest sample's.
         """
         rows = torch.as_tensor(indices, dtype=torch.int64)
-        if self._later:
-            inputs = collate(self._transformed(rows, epoch))
-        else:
+        view = epoch % self.views if self.views else epoch
+        if not self._later:
             inputs = {
-                name: self._blank(name, len(rows)) if name in blank else column.gather(rows)
+                name: self._blank(name, len(rows))
+                if name in blank
+                else column.gather(rows, length)
+                if isinstance(column, Ragged)
+                else column.gather(rows)
                 for name, column in self._finished()
             }
-        return Batch(inputs, None if self._target is None else self._target[rows], rows)
+        elif set(blank) >= set(self.specs):
+            inputs = {name: self._blank(name, len(rows)) for name in self.specs}
+        else:
+            inputs = collate(self._transformed(rows, view))
+        target = None if self._target is None else self._target[rows]
+        return Batch(inputs, target, rows, view if self.views else 0)
 
     def fetches(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
         """Fetch one batch after another, prepared by processes where transforms are random."""
@@ -172,16 +193,19 @@ class Samples:
         spec = self.specs[name]
         return torch.zeros(size, *spec.shape, dtype=getattr(torch, spec.dtype))
 
+    def _ragged(self) -> Iterator[Ragged]:
+        return (column for column in self._columns.values() if isinstance(column, Ragged))
+
     def _finished(self) -> Iterator[tuple[str, Numbers | Ragged]]:
         for name, column in self._columns.items():
             assert isinstance(column, Numbers | Ragged)
             yield name, column
 
-    def _transformed(self, rows: Tensor, epoch: int) -> list[Sample]:
+    def _transformed(self, rows: Tensor, view: int) -> list[Sample]:
         samples = []
         with _own_randomness():
             for row in rows.tolist():
-                _seed_all(seed_for("sample", self._seed, epoch, row))
+                _seed_all(seed_for("sample", self._seed, view, row))
                 sample: dict[str, Any] = {name: c[row] for name, c in self._columns.items()}
                 for step in self._later:
                     sample = step(sample)
@@ -190,7 +214,8 @@ class Samples:
 
     def _find_specs(self) -> dict[str, TensorSpec]:
         if self._later:
-            return {name: _spec(values[0]) for name, values in self.fetch([0]).inputs.items()}
+            first = collate(self._transformed(torch.tensor([0]), 0))
+            return {name: _spec(values[0]) for name, values in first.items()}
         return {
             name: TensorSpec((column.longest,), "int64")
             if isinstance(column, Ragged)

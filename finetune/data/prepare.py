@@ -128,6 +128,7 @@ def prepare_data(
     *,
     seed: int,
     trust: Collection[str],
+    views: int | None = None,
 ) -> PreparedData:
     """Do what is deterministic to every sample, and leave the rest for the fetch.
 
@@ -137,6 +138,8 @@ def prepare_data(
         preprocessing: What the network was pretrained with.
         seed: The run's seed, where random transforms begin.
         trust: Names of packages whose code may be imported.
+        views: How many draws of the random transforms a training sample has; None for a new one
+            in every epoch.
 
     Raises:
         DataError: a transform fails, or samples end as something that no batch can hold.
@@ -147,11 +150,22 @@ def prepare_data(
     def evaluated(part: RawPart | None) -> Samples | None:
         if part is None:
             return None
-        return _samples(part.table, part.target, other_steps, "", seed, 0)
+        columns, later = run_steps(part.table, other_steps)
+        return Samples(columns, part.target, later=later, seed=seed, views=1)
 
-    identity = json.dumps([node.model_dump(mode="json") for node in config.transforms or ()])
+    columns, later = run_steps(train.table, train_steps)
+    drawn = [node.model_dump(mode="json") for node in config.transforms or ()]
+    samples = Samples(
+        columns,
+        train.target,
+        later=later,
+        identity=json.dumps([seed, drawn]) if later else "",
+        seed=seed,
+        views=views,
+        workers=config.workers,
+    )
     return PreparedData(
-        _samples(train.table, train.target, train_steps, identity, seed, config.workers),
+        samples,
         evaluated(opened.validation),
         evaluated(opened.test),
         opened.facts,
@@ -192,7 +206,8 @@ def prepare_inputs(
     }
     table = Table(columns, torch.arange(lengths.pop()), source)
     _, steps = _plans(config, table, preprocessing, trust)
-    return _samples(table, None, steps, "", 0, 0)
+    finished, later = run_steps(table, steps)
+    return Samples(finished, None, later=later)
 
 
 def _read_tables(config: DataConfig, trust: Collection[str]) -> dict[str, Table]:
@@ -305,22 +320,3 @@ def _plans(
     if config.evaluation_transforms is None:
         return train, [step for step in train if not step.random]
     return train, planned(config.evaluation_transforms, "evaluation_transforms")
-
-
-def _samples(
-    table: Table,
-    target: Tensor | None,
-    steps: Sequence[PlannedStep],
-    identity: str,
-    seed: int,
-    workers: int,
-) -> Samples:
-    columns, later = run_steps(table, steps)
-    return Samples(
-        columns,
-        target,
-        later=later,
-        identity=identity if later else "",
-        seed=seed,
-        workers=workers,
-    )

@@ -100,11 +100,15 @@ class Ragged:
         """The width of a batch that holds the longest sequence."""
         return self.length or max(int((self.offsets[1:] - self.offsets[:-1]).max()), 1)
 
-    def gather(self, rows: Tensor) -> Tensor:
-        """Return the sequences at `rows` filled up to one length, `(B, T)`."""
+    def width(self, rows: Tensor) -> int:
+        """Return the length that the sequences at `rows` are filled up to."""
+        return self.length or max(int((self.offsets[rows + 1] - self.offsets[rows]).max()), 1)
+
+    def gather(self, rows: Tensor, length: int | None = None) -> Tensor:
+        """Return the sequences at `rows` filled up to one length, `(B, T)`: theirs, or `length`."""
         starts = self.offsets[rows]
         lengths = self.offsets[rows + 1] - starts
-        steps = torch.arange(self.length or max(int(lengths.max()), 1))
+        steps = torch.arange(length or self.width(rows))
         positions = (starts.unsqueeze(1) + steps).clamp_(max=len(self.values) - 1)
         return self.values[positions].masked_fill_(steps >= lengths.unsqueeze(1), self.pad)
 

@@ -68,6 +68,28 @@ class Border:
         """Names of the modules in the prefix."""
         return tuple(dict.fromkeys(call.module for call in self.calls))
 
+    @property
+    def stored(self) -> dict[str, Leaf]:
+        """What a store must hold of every sample, by name."""
+        return {
+            leaf_name(call, number): leaf
+            for call in self.calls
+            for number, leaf in enumerate(call.leaves)
+            if leaf.needed and leaf.per_sample
+        }
+
+    def encloses(self, other: "Border") -> bool:
+        """Tell whether every call of `other` is made within the calls of this one."""
+        return all(
+            any(inner == outer or inner.startswith(f"{outer}.") for outer in self.modules)
+            for inner in other.modules
+        )
+
+
+def leaf_name(call: FrozenCall, number: int) -> str:
+    """Name one tensor that a frozen call returns."""
+    return f"{call.module}#{call.visit}.{number}"
+
 
 @dataclass(frozen=True, slots=True)
 class _Trial:

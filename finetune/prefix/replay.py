@@ -4,13 +4,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from finetune.prefix.outputs import rebuilt, tensors_in
-from finetune.prefix.probe import Border, FrozenCall, Leaf
+from finetune.prefix.probe import Border, FrozenCall, Leaf, leaf_name
 
 
 @dataclass(slots=True)
@@ -41,7 +42,12 @@ class Replay:
         self._modules = border.modules
         self._session: _Session | None = None
         self._scratch: dict[tuple[Any, ...], Tensor] = {}
-        self._constants: dict[str, Tensor] = {}
+        self._constants: dict[tuple[str, int | None], Tensor] = {}
+        self._num_constants = sum(
+            leaf.needed and not leaf.per_sample for call in border.calls for leaf in call.leaves
+        )
+        self.seconds = 0.0
+        """Time that recorded calls have taken."""
 
     def install(self) -> None:
         """Put ourselves before the modules."""
@@ -54,15 +60,9 @@ class Replay:
         for name in self._modules:
             self._model.get_submodule(name).__dict__.pop("forward", None)
 
-    @property
-    def needed(self) -> dict[str, Leaf]:
-        """The leaves that a store must hold, by name."""
-        return {
-            leaf_name(call, number): leaf
-            for call in self._calls.values()
-            for number, leaf in enumerate(call.leaves)
-            if leaf.needed and leaf.per_sample
-        }
+    def can_answer(self, length: int | None) -> bool:
+        """Tell whether all is known that is the same for every sample of that many tokens."""
+        return self._num_constants == sum(at == length for _, at in self._constants)
 
     @contextmanager
     def recording(self, size: int, length: int | None) -> Iterator[Mapping[str, Tensor]]:
@@ -103,15 +103,21 @@ class Replay:
     def _record(self, call: FrozenCall, session: _Session, run: Any) -> Any:
         # Calls inside a frozen call are not counted: an answered one makes none.
         self._session = None
+        began = perf_counter()
         try:
             output = run()
         finally:
             self._session = session
+        self.seconds += perf_counter() - began
         for number, (leaf, tensor) in enumerate(zip(call.leaves, tensors_in(output), strict=True)):
-            if leaf.needed:
-                kept = self._constants if not leaf.per_sample else session.recorded
-                # The rest of the forward pass may change the tensor in place.
-                kept[leaf_name(call, number)] = tensor.detach().clone()
+            if not leaf.needed:
+                continue
+            # The rest of the forward pass may change the tensor in place.
+            value, name = tensor.detach().clone(), leaf_name(call, number)
+            if leaf.per_sample:
+                session.recorded[name] = value
+            else:
+                self._constants[name, session.length] = value
         return output
 
     def _answer(self, call: FrozenCall, session: _Session, rows: Mapping[str, Tensor]) -> Any:
@@ -122,7 +128,7 @@ class Replay:
             leaf, name = call.leaves[number], leaf_name(call, number)
             if not leaf.needed:
                 return self._blank(name, leaf, session, hollow)
-            return rows[name] if leaf.per_sample else self._constants[name].clone()
+            return rows[name] if leaf.per_sample else self._constants[name, session.length].clone()
 
         return rebuilt(call.output, leaf_for)
 
@@ -137,8 +143,3 @@ class Replay:
         if key not in self._scratch:
             self._scratch[key] = torch.zeros(shape, dtype=leaf.dtype, device=hollow.device)
         return self._scratch[key]
-
-
-def leaf_name(call: FrozenCall, number: int) -> str:
-    """Name one tensor that a frozen call returns."""
-    return f"{call.module}#{call.visit}.{number}"

@@ -1,18 +1,20 @@
 """The prefix at work in a run: rows recorded on first visit, answered from the store afterwards."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from finetune.data.loader import Batch, Samples
+from finetune.prefix.exact import Trials, length_of, lengths_of
+from finetune.prefix.key import Facts
 from finetune.prefix.probe import Border
 from finetune.prefix.replay import Replay
 from finetune.prefix.store import Store, StoreError
-from finetune.prefix.trace import same_bits, undisturbed
+from finetune.prefix.trace import same_bits
 
 
 class Prefix(Protocol):
@@ -52,14 +54,43 @@ class NoPrefix:
 
 @dataclass(slots=True)
 class Statistics:
-    """What the store has done so far."""
+    """What stores have done for a run so far, in training and evaluation."""
 
     answered: int = 0
     """Samples whose prefix did not run."""
     recorded: int = 0
     """Samples whose prefix ran and was written down."""
+    whole: int = 0
+    """Samples whose prefix ran and ran again, as their batch has a shape that is not exact."""
     seconds_reading: float = 0.0
     seconds_writing: float = 0.0
+    seconds_saved: float = 0.0
+    """What the prefix would have taken for the samples answered, less the reading."""
+
+
+@dataclass(slots=True)
+class Stored:
+    """One split and its store."""
+
+    samples: Samples
+    store: Store
+    trials: Trials
+    is_full: bool = False
+    """Whether nothing more can be written."""
+
+    def answers(self, indices: Tensor, view: int, replay: Replay) -> bool:
+        """Tell whether a batch of these samples can be answered."""
+        length = self.samples.length(indices)
+        is_exact = self.trials.passed((len(indices), length)) and replay.can_answer(length)
+        return is_exact and self.has(indices, view)
+
+    def has(self, indices: Tensor, view: int) -> bool:
+        """Tell whether all rows of a batch are stored."""
+        return bool(self.store.has(self.rows(indices, view)).all())
+
+    def rows(self, indices: Tensor, view: int) -> Tensor:
+        """Return the rows of the store that hold a view of the samples at `indices`."""
+        return view * len(self.samples) + indices
 
 
 class StoredPrefix:
@@ -68,114 +99,147 @@ class StoredPrefix:
     Args:
         model: The network, its mask and modes set.
         border: Where its prefix ends.
-        stores: A store for each split, by the identity of its samples.
-        train: The samples that come in another order in every epoch.
-        batch_size: Samples of a full batch of `train`. Kernels may round differently for another
-            number; whether they do is tried once for each, and if so such batches run whole.
+        facts: What the values there depend on.
         statistics: Counted up.
+        seconds: What the prefix takes for one sample, as far as is known.
+        tell: Receives a line where something is given up.
+        earlier: A prefix that ends before this one: where it has rows, only what lies between
+            the two borders runs. Closed with this one.
     """
 
     def __init__(
         self,
         model: nn.Module,
         border: Border,
-        stores: Mapping[int, Store],
+        facts: Facts,
         *,
-        train: Samples,
-        batch_size: int,
         statistics: Statistics,
+        seconds: float,
+        tell: Callable[[str], None],
+        earlier: "StoredPrefix | None" = None,
     ) -> None:
-        self.model = model
-        self._train = train
-        self._exact_sizes = {batch_size: True}
-        self._border = border
-        self._stores = dict(stores)
-        self._statistics = statistics
-        self._replay = Replay(model, border)
-        self._is_ragged = any(leaf.ragged for leaf in self._replay.needed.values())
-        self._replay.install()
+        self.model, self.border, self.facts = model, border, facts
+        self._statistics, self._seconds, self._tell = statistics, seconds, tell
+        self._earlier = earlier
+        self._splits: dict[int, Stored] = {}
+        self.replay = Replay(model, border)
+        self._is_ragged = any(leaf.ragged for leaf in border.stored.values())
+        self.install()
+
+    def install(self) -> None:
+        """Stand before the modules of the prefix."""
+        if self._earlier is not None:
+            self._earlier.install()
+        self.replay.install()
+
+    def remove(self) -> None:
+        """Give every module its own `forward` back; the stores stay open."""
+        self.replay.remove()
+
+    def add(self, samples: Samples, store: Store, trials: Trials) -> None:
+        """Take up a split; compare some of the rows that its store has with what they should be."""
+        stored = self._splits[id(samples)] = Stored(samples, store, trials)
+        if not self._holds_what_it_should(stored):
+            store.discard()
+            self._tell(f"prefix: the rows of store {store.meta.key} are wrong: all recomputed")
+
+    @property
+    def stores(self) -> list[Store]:
+        """The stores of all splits."""
+        return [stored.store for stored in self._splits.values()]
 
     def fetches(self, samples: Samples, cuts: Sequence[Tensor], *, epoch: int) -> Iterator[Batch]:
         """Yield the batches, without the columns that nobody reads where all rows are stored."""
-        store = self._stores.get(id(samples))
+        stored = self._splits.get(id(samples))
+        view = epoch % samples.views if samples.views else 0
+        if stored is None or not any(stored.has(cut, view) for cut in cuts):
+            yield from samples.fetches(cuts, epoch=epoch)
+            return
         for cut in cuts:
-            is_stored = store is not None and self._is_answered(store, cut, samples)
-            yield samples.fetch(cut, epoch=epoch, blank=self._border.unread if is_stored else ())
+            blank = self.border.unread if stored.answers(cut, view, self.replay) else ()
+            yield samples.fetch(cut, epoch=epoch, blank=blank)
 
     def forward(self, batch: Batch, samples: Samples) -> Any:
         """Run the network, its frozen calls answered if all rows are stored, else recorded."""
-        store = self._stores.get(id(samples))
-        if store is None:
+        stored = self._splits.get(id(samples))
+        if stored is None:
             return self.model(**batch.inputs)
-        indices = batch.indices.cpu()
-        if self._is_answered(store, indices, samples):
-            return self._answered(batch, store, indices)
-        if not self._is_exact(samples, len(indices), store):
+        if not stored.trials.is_exact(batch):
+            self._statistics.whole += len(batch)
+            if not stored.is_full and not stored.has(batch.indices.cpu(), batch.view):
+                self._write(batch, stored, stored.trials.in_full_batch(batch))
             return self.model(**batch.inputs)
-        return self._recorded(batch, store, indices, samples)
+        if stored.answers(batch.indices.cpu(), batch.view, self.replay):
+            with self.answering(batch, stored):
+                return self.model(**batch.inputs)
+        return self._recorded(batch, stored)
 
     def close(self) -> None:
         """Close the stores, and give every module its own `forward` back."""
-        self._replay.remove()
-        for store in self._stores.values():
+        self.remove()
+        for store in self.stores:
             store.close()
+        if self._earlier is not None:
+            self._earlier.close()
 
-    def _is_answered(self, store: Store, indices: Tensor, samples: Samples) -> bool:
-        return bool(store.has(indices).all()) and self._is_exact(samples, len(indices), store)
+    @contextmanager
+    def answering(self, batch: Batch, stored: Stored) -> Iterator[None]:
+        """Answer the frozen calls of the block with the stored rows of a batch."""
+        began, length = time.perf_counter(), length_of(batch.inputs)
+        found = stored.store.read(
+            stored.rows(batch.indices.cpu(), batch.view), length if self._is_ragged else None
+        )
+        rows = {name: row.to(batch.indices.device) for name, row in found.items()}
+        spent = time.perf_counter() - began
+        self._statistics.seconds_reading += spent
+        self._statistics.seconds_saved += self._seconds * len(batch) - spent
+        self._statistics.answered += len(batch)
+        with self.replay.answering(rows, len(batch), length):
+            yield
 
-    def _is_exact(self, samples: Samples, size: int, store: Store) -> bool:
-        """Tell whether a batch of `size` samples gives each the bits that a full batch gives it.
-
-        Splits other than the training samples are always cut in one and the same way.
-        """
-        if samples is not self._train:
-            return True
-        if size not in self._exact_sizes:
-            stored = store.sealed()[:size]
-            if len(stored) < size or not bool(store.has(stored).all()):
-                return False
-            self._exact_sizes[size] = self._gives_stored_bits(samples, stored, store)
-        return self._exact_sizes[size]
-
-    def _gives_stored_bits(self, samples: Samples, indices: Tensor, store: Store) -> bool:
-        """Run stored samples in a batch of their own, and compare with what is stored."""
-        device = next(self.model.parameters()).device
-        batch = samples.fetch(indices).to(device)
-        recording = self._replay.recording(len(indices), _length(batch))
-        with torch.no_grad(), undisturbed(self.model, seed=0), recording as rows:
-            self.model(**batch.inputs)
-        stored = store.read(indices, _length(batch) if self._is_ragged else None)
-        return all(same_bits(row.cpu(), stored[name]) for name, row in rows.items())
-
-    def _answered(self, batch: Batch, store: Store, indices: Tensor) -> Any:
-        began = time.perf_counter()
-        stored = store.read(indices, _length(batch) if self._is_ragged else None)
-        rows = {name: row.to(batch.indices.device) for name, row in stored.items()}
-        self._statistics.seconds_reading += time.perf_counter() - began
-        self._statistics.answered += len(indices)
-        with self._replay.answering(rows, len(indices), _length(batch)):
-            return self.model(**batch.inputs)
-
-    def _recorded(self, batch: Batch, store: Store, indices: Tensor, samples: Samples) -> Any:
-        with self._replay.recording(len(indices), _length(batch)) as rows:
+    def _recorded(self, batch: Batch, stored: Stored) -> Any:
+        recording = self.replay.recording(len(batch), length_of(batch.inputs))
+        with self._helped(batch, stored.samples), recording as rows:
             outputs = self.model(**batch.inputs)
-        began = time.perf_counter()
-        try:
-            kept = {name: row.cpu() for name, row in rows.items()}
-            store.write(indices, kept, _lengths(batch) if self._is_ragged else None)
-        except StoreError:
-            # Nothing is lost but speed: what is stored still counts, the rest runs.
-            self._stores.pop(id(samples))
-        self._statistics.seconds_writing += time.perf_counter() - began
-        self._statistics.recorded += len(indices)
+        self._write(batch, stored, rows)
         return outputs
 
+    def _write(self, batch: Batch, stored: Stored, rows: Mapping[str, Tensor]) -> None:
+        if stored.is_full:
+            return
+        began = time.perf_counter()
+        try:
+            stored.store.write(
+                stored.rows(batch.indices.cpu(), batch.view),
+                {name: row.cpu() for name, row in rows.items()},
+                lengths_of(batch.inputs).cpu() if self._is_ragged else None,
+            )
+        except StoreError as error:
+            # Nothing is lost but speed: what is stored still counts, the rest runs.
+            stored.is_full = True
+            self._tell(f"prefix: nothing more is stored: {error.message}")
+        self._statistics.seconds_writing += time.perf_counter() - began
+        self._statistics.recorded += len(batch)
 
-def _lengths(batch: Batch) -> Tensor:
-    """Return how many tokens each sample has."""
-    return batch.inputs["attention_mask"].sum(1).cpu()
+    def _helped(self, batch: Batch, samples: Samples) -> AbstractContextManager[None]:
+        """Let the earlier prefix answer its part of a batch, if it has it."""
+        earlier = self._earlier
+        stored = earlier._splits.get(id(samples)) if earlier is not None else None
+        if earlier is None or stored is None:
+            return nullcontext()
+        if not stored.answers(batch.indices.cpu(), batch.view, earlier.replay):
+            return nullcontext()
+        return earlier.answering(batch, stored)
 
-
-def _length(batch: Batch) -> int | None:
-    mask = batch.inputs.get("attention_mask")
-    return None if mask is None else int(mask.shape[1])
+    def _holds_what_it_should(self, stored: Stored) -> bool:
+        """Recompute some rows of a store, and compare."""
+        store, sealed = stored.store, stored.store.sealed()
+        if not len(sealed):
+            return True
+        now = stored.trials.some_recomputed(sealed)
+        there = store.has(now.rows)
+        then = store.read(now.rows[there], now.length if self._is_ragged else None)
+        return all(
+            same_bits(store.rounded(name, values[there]), then[name])
+            for name, values in now.values.items()
+        )

@@ -190,6 +190,12 @@ class Store:
         """Return the rows that bear a seal, in order. `has` tells whether they are whole."""
         return torch.from_numpy(self._book.sealed())
 
+    def rounded(self, name: str, values: Tensor) -> Tensor:
+        """Return values of an output as they would come back from the store."""
+        columns = self.meta.layout.columns
+        stored = next(column.stored for column in columns if column.name == name)
+        return values.to(getattr(torch, stored)).to(values.dtype)
+
     @property
     def num_valid(self) -> int:
         """Number of rows that bear a seal."""

@@ -1,6 +1,5 @@
 """The visible loop: phases outside, steps inside, everything else called by name in between."""
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -199,11 +198,11 @@ class Trainer:
             progress.fingerprints = progress.fingerprints or fingerprints(self.model, names)
         with self._timed("probe"):
             left_steps = self._stretch.ends - progress.step
-            self.prefixes.open(visits=math.ceil(left_steps / self.steps_per_epoch))
+            self.prefixes.open(visits=left_steps / self.steps_per_epoch)
 
     def _leave_phase(self) -> None:
         """Take the proof, go back to the best weights if asked to, and save what holds."""
-        self.prefixes.close()
+        self.prefixes.leave()
         if self.plan.verify in ("phase", "checkpoint") or self._is_over():
             self._prove()
         step, best = self.progress.step, self.progress.phase_best_step

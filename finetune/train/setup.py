@@ -25,7 +25,7 @@ from finetune.models.inventory import take_inventory
 from finetune.models.preprocessing import read_preprocessing
 from finetune.optim.groups import build_optimizer, make_groups
 from finetune.optim.rates import Rates
-from finetune.prefix.choose import Prefixes
+from finetune.prefix.choose import Prefixes, Use
 from finetune.tracking.json_lines import JsonLines
 from finetune.tracking.tensorboard import TensorBoard
 from finetune.tracking.tracker import Tracker, Trackers
@@ -47,7 +47,9 @@ _HARMLESS = {
     "name",
     "data.workers",
     "inference",
-    "prefix",
+    "prefix.use",
+    "prefix.memory_gb",
+    "prefix.disk_gb",
     "train.epochs",
     "train.steps",
     "train.log_every",
@@ -189,6 +191,7 @@ def open_samples(config: RunConfig) -> PreparedData:
         read_preprocessing(config.model),
         seed=config.seed,
         trust=config.trust,
+        views=config.prefix.views,
     )
 
 
@@ -258,14 +261,14 @@ def _prefixes(config: RunConfig, parts: Parts, reporter: Reporter) -> Prefixes:
         "train": settings.micro_batch or settings.batch_size,
         "validation": evaluation_batch_size(config),
     }
-    return Prefixes(
-        config.prefix,
-        parts.model,
+    use = Use(
         splits={name: samples for name, samples in splits.items() if samples is not None},
         batch_sizes=sizes,
-        precision=settings.precision,
+        autocast=Precision(settings.precision, parts.device).autocast,
+        facts={"precision": settings.precision, "device": str(parts.device)},
         tell=reporter.message,
     )
+    return Prefixes(config.prefix, parts.model, use)
 
 
 def _take_up(trainer: Trainer) -> None:

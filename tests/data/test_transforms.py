@@ -173,8 +173,8 @@ def test_evaluation_sees_no_random_transform(write_module, prepared):
     parts = prepared(data, "regression", trust=["counting"])
     test = parts.test.fetch([0, 1])
     assert torch.equal(test.inputs["features"], plain.inputs["features"] * 2)
-    assert parts.train.is_random
-    assert not parts.test.is_random
+    assert parts.train.views is None
+    assert parts.test.views == 1
 
 
 def test_evaluation_transforms_stand_in_for_the_others(prepared):

@@ -1,10 +1,13 @@
 """Training with a stored prefix ends with the very bits of training without one."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
+from finetune.config.prefix import PrefixConfig
 from finetune.config.run import RunConfig
-from finetune.prefix.choose import Prefixes
+from finetune.prefix.choose import Prefixes, Use
 from finetune.prefix.serving import NoPrefix
 from finetune.train.setup import build_trainer
 
@@ -113,14 +116,14 @@ def test_micro_batches_change_nothing(tmp_path, always):
 def test_a_store_that_would_not_pay_is_not_made_and_the_line_says_so(tmp_path):
     said = []
     trainer = run(tmp_path / "run", prefix="off", phases=PHASES["frozen front"])
-    prefixes = Prefixes(
-        RunConfig.model_fields["prefix"].default.model_copy(update={"use": "auto"}),
-        trainer.model,
+    use = Use(
         splits={"train": trainer.splits.train},
         batch_sizes={"train": 32},
-        precision="float32",
+        autocast=nullcontext,
+        facts={},
         tell=said.append,
     )
+    prefixes = Prefixes(PrefixConfig(use="auto"), trainer.model, use)
     prefixes.open(visits=1)
     assert isinstance(prefixes.now, NoPrefix)
     assert "not stored" in said[0]
