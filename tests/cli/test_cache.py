@@ -68,7 +68,9 @@ def test_verify_finds_the_damaged_row_and_gives_it_up(finetune, store, root, is_
         held.close()
     with (root / "abc" / "rows-0").open("r+b") as file:
         file.seek(33)
-        file.write(b"\x55")
+        byte = file.read(1)[0]
+        file.seek(33)
+        file.write(bytes([byte ^ 0x10]))
     assert "9 rows whole, 1 damaged" in finetune("cache", "verify").out
     assert "9 rows whole, 0 damaged" in finetune("cache", "verify").out
 
