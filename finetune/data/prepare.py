@@ -154,6 +154,12 @@ def prepare_data(
         return Samples(columns, part.target, later=later, seed=seed, views=1)
 
     columns, later = run_steps(train.table, train_steps)
+    if views is not None and not later:
+        raise DataError(
+            "no transform is random: every sample has one view",
+            hint="leave it out",
+            key=("prefix", "views"),
+        )
     drawn = [node.model_dump(mode="json") for node in config.transforms or ()]
     samples = Samples(
         columns,

@@ -71,6 +71,12 @@ class Prospect:
         return self.train_rows * (self.seconds * again - self.reading * (self.visits + 1))
 
     @property
+    def not_further(self) -> str:
+        """Why frozen modules behind the border run every time."""
+        reasons = self.border.reasons
+        return f"; not further: {'; '.join(reasons)}" if reasons else ""
+
+    @property
     def up_to(self) -> str:
         """The last module of the prefix."""
         return self.border.modules[-1]
@@ -207,8 +213,9 @@ class Prefixes:
         stored = sum(store.num_valid for store in prefix.stores)
         size = found.rows * found.row_bytes / 2**20
         self._use.tell(
-            f"prefix: up to {found.up_to} runs once per sample ({size:.0f} MiB, {stored} of "
-            f"{found.rows} stored already); expected to save {found.saving:.0f} s"
+            f"prefix: up to {found.up_to} runs once per sample ({size:.0f} MiB, "
+            f"{stored} of {found.rows} stored already); "
+            f"expected to save {found.saving:.0f} s{found.not_further}"
         )
 
     def _add(self, prefix: StoredPrefix, split: str, found: Prospect) -> None:

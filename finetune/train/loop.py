@@ -183,6 +183,7 @@ class Trainer:
     def _enter_phase(self) -> None:
         """Set mask, modes and optimizer state, and take the fingerprints for the proof."""
         phase, progress = self._phase, self.progress
+        self.prefixes.leave()
         apply_mask(self.model, phase.frozen)
         hold_modes(self.model, phase.frozen, phase.modules)
         self.model.train()
@@ -202,7 +203,6 @@ class Trainer:
 
     def _leave_phase(self) -> None:
         """Take the proof, go back to the best weights if asked to, and save what holds."""
-        self.prefixes.leave()
         if self.plan.verify in ("phase", "checkpoint") or self._is_over():
             self._prove()
         step, best = self.progress.step, self.progress.phase_best_step

@@ -256,11 +256,9 @@ def _wire(
 
 def _prefixes(config: RunConfig, parts: Parts, reporter: Reporter) -> Prefixes:
     data, settings = parts.data, config.train
-    splits = {"train": data.train, "validation": data.validation}
-    sizes = {
-        "train": settings.micro_batch or settings.batch_size,
-        "validation": evaluation_batch_size(config),
-    }
+    splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    sizes = dict.fromkeys(splits, evaluation_batch_size(config))
+    sizes["train"] = settings.micro_batch or settings.batch_size
     use = Use(
         splits={name: samples for name, samples in splits.items() if samples is not None},
         batch_sizes=sizes,

@@ -1,0 +1,142 @@
+"""Networks whose frozen prefix is not a straight line, or cannot be stored, and why."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+def conv(ins: int, outs: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(ins, outs, 3, padding=1), nn.BatchNorm2d(outs), nn.ReLU())
+
+
+class UNet(nn.Module):
+    """An encoder whose stages are joined, across the border, with those of a decoder."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.down1, self.down2, self.middle = conv(1, 8), conv(8, 12), conv(12, 16)
+        self.up2, self.up1 = conv(16 + 12, 12), conv(12 + 8, 8)
+        self.head = nn.Linear(8, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        one = self.down1(image)
+        two = self.down2(nn.functional.max_pool2d(one, 2))
+        bottom = self.middle(nn.functional.max_pool2d(two, 2))
+        up = self.up2(torch.cat([nn.functional.interpolate(bottom, scale_factor=2), two], 1))
+        up = self.up1(torch.cat([nn.functional.interpolate(up, scale_factor=2), one], 1))
+        return self.head(up.mean((2, 3)))
+
+
+class Twice(nn.Module):
+    """One frozen module called three times, each time on something else."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(64, 64), nn.Tanh())
+        self.head = nn.Linear(128, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        flat = image.flatten(1)
+        one = self.body(flat)
+        two = self.body(one * 2)
+        return self.head(torch.cat([two, self.body(flat.flip(1))], 1))
+
+
+@dataclass
+class Parts:
+    low: Tensor
+    high: Tensor
+    names: tuple[str, ...]
+
+
+class InPlace(nn.Module):
+    """A frozen module that gives a dataclass, changed in place by the network behind it."""
+
+    class Body(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.low, self.high = nn.Linear(64, 32), nn.Linear(64, 32)
+
+        def forward(self, flat: Tensor) -> Parts:
+            return Parts(self.low(flat), self.high(flat), ("low", "high"))
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.body, self.head = self.Body(), nn.Linear(32, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        parts = self.body(image.flatten(1))
+        parts.low.mul_(parts.high.sigmoid_())
+        parts.low[:, 0] += 1
+        return self.head(parts.low)
+
+
+class Noisy(nn.Module):
+    """Dropout that no mode turns off."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return nn.functional.dropout(image, 0.5, training=True)
+
+
+class Dropping(nn.Module):
+    """A frozen layer and a dropout in one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.drop = nn.Linear(8, 8), nn.Dropout(0.5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.drop(self.linear(image))
+
+
+class Normed(nn.Module):
+    """A batch norm by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.norm(image)
+
+
+class Deep(nn.Module):
+    """As many rounds as the batch's mean says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = nn.Linear(64, 64)
+
+    def forward(self, image: Tensor) -> Tensor:
+        flat = image.flatten(1)
+        for _ in range(1 + int(flat.sum().abs() * 1000) % 5):
+            flat = self.step(flat).tanh()
+        return flat
+
+
+class AcrossBatch(nn.Module):
+    """Samples that attend to each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.key = nn.Linear(64, 16)
+
+    def forward(self, image: Tensor) -> Tensor:
+        key = self.key(image.flatten(1))
+        return (key @ key.T).softmax(1) @ key
+
+
+class Headed(nn.Module):
+    """A frozen body, some layers that go with it, and a head."""
+
+    def __init__(self, body: str, classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 1, 3, padding=1)
+        self.body = globals()[body]()
+        self.head = nn.LazyLinear(classes)
+        with torch.no_grad():
+            self(torch.zeros(2, 1, 8, 8))
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.body(self.stem(image)).flatten(1))
