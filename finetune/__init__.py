@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from finetune.freezing.select import select as select
     from finetune.models.inventory import take_inventory as take_inventory
     from finetune.predict import load_predictor as load_predictor
+    from finetune.prefix.alone import frozen_prefix as frozen_prefix
     from finetune.train.setup import build_trainer as build_trainer
 
 # Each name is imported when first asked for: `finetune --help` must not wait for torch.
@@ -29,6 +30,7 @@ _HOMES = {
     "take_inventory": "models.inventory",
     "load_predictor": "predict",
     "build_trainer": "train.setup",
+    "frozen_prefix": "prefix.alone",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - the names are those of _HOMES

@@ -14,7 +14,7 @@ from finetune.prefix.exact import Trials
 from finetune.prefix.key import facts_of, key_of
 from finetune.prefix.probe import Border, probe
 from finetune.prefix.serving import NoPrefix, Prefix, Statistics, StoredPrefix
-from finetune.prefix.store import RowSpec, Store, StoreError, cache_root
+from finetune.prefix.store import Store, StoreError, cache_root
 
 _TRIAL = 6
 """Samples of a trial batch."""
@@ -228,10 +228,7 @@ class Prefixes:
         store = Store.open(
             cache_root(),
             key_of(about),
-            {
-                name: RowSpec(leaf.shape[1:], str(leaf.dtype).removeprefix("torch."), leaf.ragged)
-                for name, leaf in found.border.stored.items()
-            },
+            found.border.specs,
             len(samples) * (samples.views or 1),
             memory_gb=self._config.memory_gb,
             disk_gb=self._config.disk_gb,
@@ -248,4 +245,4 @@ class Prefixes:
             in_order=split != "train",
             autocast=use.autocast,
         )
-        prefix.add(samples, store, trials)
+        prefix.add(samples, store, trials, store.sealed())

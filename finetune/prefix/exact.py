@@ -5,15 +5,16 @@ So rows are kept, and used, only of batches in whose shape every sample gets the
 batch, filled up to the longest sample, gives it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from random import SystemRandom
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from finetune.data.loader import Batch, Samples
+from finetune.data.loader import Batch
 from finetune.prefix.outputs import tensors_in
 from finetune.prefix.replay import Replay
 from finetune.prefix.trace import same_bits, undisturbed
@@ -22,6 +23,33 @@ Shape = tuple[int, int | None]
 """Samples of a batch, and the tokens it is filled up to where there are tokens."""
 _FEW = 4
 """Rows recomputed at an opening."""
+
+
+class Split(Protocol):
+    """What is asked of the samples of a split; `data.loader.Samples` is one."""
+
+    views: int | None
+    """How many views of a sample there are."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest sample, where there are tokens."""
+
+    def length(self, indices: Tensor) -> int | None:
+        """Return the tokens that a batch of the samples at `indices` is filled up to."""
+
+    def fetch(
+        self,
+        indices: Tensor,
+        *,
+        epoch: int = 0,
+        blank: Collection[str] = (),
+        length: int | None = None,
+    ) -> Batch:
+        """Return a batch of the samples at `indices`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +81,7 @@ class Trials:
         self,
         model: nn.Module,
         replay: Replay,
-        samples: Samples,
+        samples: Split,
         *,
         size: int,
         in_order: bool,

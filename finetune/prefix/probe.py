@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.prefix.layout import RowSpec
 from finetune.prefix.outputs import rebuilt
 from finetune.prefix.trace import (
     Call,
@@ -76,6 +77,14 @@ class Border:
             for call in self.calls
             for number, leaf in enumerate(call.leaves)
             if leaf.needed and leaf.per_sample
+        }
+
+    @property
+    def specs(self) -> dict[str, RowSpec]:
+        """What a store must be laid out for, by name."""
+        return {
+            name: RowSpec(leaf.shape[1:], str(leaf.dtype).removeprefix("torch."), leaf.ragged)
+            for name, leaf in self.stored.items()
         }
 
     def encloses(self, other: "Border") -> bool:

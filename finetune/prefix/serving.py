@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from finetune.data.loader import Batch, Samples
-from finetune.prefix.exact import Trials, length_of, lengths_of
+from finetune.prefix.exact import Split, Trials, length_of, lengths_of
 from finetune.prefix.key import Facts
 from finetune.prefix.probe import Border
 from finetune.prefix.replay import Replay
@@ -72,7 +72,7 @@ class Statistics:
 class Stored:
     """One split and its store."""
 
-    samples: Samples
+    samples: Split
     store: Store
     trials: Trials
     is_full: bool = False
@@ -136,10 +136,10 @@ class StoredPrefix:
         """Give every module its own `forward` back; the stores stay open."""
         self.replay.remove()
 
-    def add(self, samples: Samples, store: Store, trials: Trials) -> None:
-        """Take up a split; compare some of the rows that its store has with what they should be."""
+    def add(self, samples: Split, store: Store, trials: Trials, checked: Tensor) -> None:
+        """Take up a split; compare some of the rows `checked` with what they should be."""
         stored = self._splits[id(samples)] = Stored(samples, store, trials)
-        if not self._holds_what_it_should(stored):
+        if len(checked) and not self._holds_what_it_should(stored, checked):
             store.discard()
             self._tell(f"prefix: the rows of store {store.meta.key} are wrong: all recomputed")
 
@@ -159,7 +159,7 @@ class StoredPrefix:
             blank = self.border.unread if stored.answers(cut, view, self.replay) else ()
             yield samples.fetch(cut, epoch=epoch, blank=blank)
 
-    def forward(self, batch: Batch, samples: Samples) -> Any:
+    def forward(self, batch: Batch, samples: Split) -> Any:
         """Run the network, its frozen calls answered if all rows are stored, else recorded."""
         stored = self._splits.get(id(samples))
         if stored is None:
@@ -221,7 +221,7 @@ class StoredPrefix:
         self._statistics.seconds_writing += time.perf_counter() - began
         self._statistics.recorded += len(batch)
 
-    def _helped(self, batch: Batch, samples: Samples) -> AbstractContextManager[None]:
+    def _helped(self, batch: Batch, samples: Split) -> AbstractContextManager[None]:
         """Let the earlier prefix answer its part of a batch, if it has it."""
         earlier = self._earlier
         stored = earlier._splits.get(id(samples)) if earlier is not None else None
@@ -231,12 +231,9 @@ class StoredPrefix:
             return nullcontext()
         return earlier.answering(batch, stored)
 
-    def _holds_what_it_should(self, stored: Stored) -> bool:
+    def _holds_what_it_should(self, stored: Stored, checked: Tensor) -> bool:
         """Recompute some rows of a store, and compare."""
-        store, sealed = stored.store, stored.store.sealed()
-        if not len(sealed):
-            return True
-        now = stored.trials.some_recomputed(sealed)
+        store, now = stored.store, stored.trials.some_recomputed(checked)
         there = store.has(now.rows)
         then = store.read(now.rows[there], now.length if self._is_ragged else None)
         return all(

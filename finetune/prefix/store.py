@@ -97,6 +97,8 @@ class Store:
         meta = Meta(key, torch.__version__, layout, dict(facts or {}), created)
         limits = {"memory_bytes": memory_gb * _GIB, "disk_bytes": disk_gb * _GIB}
         try:
+            if disk_gb <= 0:
+                raise StoreFullError("outgrows its memory, and may not use the disk")
             return cls.claimed(meta, folder, **limits)
         except StoreError as error:
             if layout.size_bytes > limits["memory_bytes"]:

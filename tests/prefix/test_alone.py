@@ -1,0 +1,115 @@
+"""The stored prefix around a hand-written loop: same bits, fewer calls."""
+
+import pytest
+import torch
+from torch import nn
+
+import finetune
+from finetune.errors import ModelError
+
+NUM_SAMPLES = 64
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.Dropout(0.2), nn.Tanh())
+        self.top, self.head = nn.Linear(32, 16), nn.Linear(16, 3)
+        self.calls = 0
+
+    def forward(self, features, *, shift=None):
+        self.calls += 1
+        hidden = self.top(self.body(features)).relu()
+        return self.head(hidden if shift is None else hidden + shift[:, None])
+
+
+def features():
+    return torch.randn(NUM_SAMPLES, 8, generator=torch.Generator().manual_seed(3))
+
+
+def trained(store, *, batch=16, epochs=3, lr=0.1, data=""):
+    """Train by hand, with the prefix if `store` is not False; count what the body runs."""
+    torch.manual_seed(0)
+    model, inputs = Net(), features()
+    finetune.freeze(model, ["body"])
+    target = inputs[:, 0].gt(0).long()
+    optimizer = torch.optim.SGD(
+        [p for p in model.parameters() if p.requires_grad], lr=lr, momentum=0.9
+    )
+    runs = []
+    model.body[0].register_forward_hook(lambda *_: runs.append(torch.is_grad_enabled()))
+    model.train()
+
+    def train(run):
+        for epoch in range(epochs):
+            order = torch.randperm(NUM_SAMPLES, generator=torch.Generator().manual_seed(epoch))
+            for indices in order.split(batch):
+                optimizer.zero_grad()
+                outputs = run(indices, inputs[indices], shift=inputs[indices, 1])
+                nn.functional.cross_entropy(outputs, target[indices]).backward()
+                optimizer.step()
+
+    if store is False:
+        train(lambda indices, *args, **kwargs: model(*args, **kwargs))
+        return model, None
+    with finetune.frozen_prefix(model, store, num_samples=NUM_SAMPLES, data=data) as prefix:
+        train(prefix)
+    return model, prefix
+
+
+def assert_equal(one, other):
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("batch", [16, 20], ids=["whole batches", "a short last batch"])
+def test_a_loop_by_hand_ends_with_the_same_bits_and_runs_the_prefix_once(batch):
+    whole, _ = trained(False, batch=batch)
+    stored, prefix = trained(None, batch=batch)
+    assert_equal(stored, whole)
+    assert prefix.statistics.recorded >= NUM_SAMPLES
+    assert prefix.statistics.answered >= 2 * (NUM_SAMPLES - NUM_SAMPLES % batch)
+
+
+def test_a_store_on_disk_is_warm_for_the_next_loop(tmp_path):
+    trained(tmp_path, data="v1")
+    again, prefix = trained(tmp_path, data="v1", lr=0.05)
+    whole, _ = trained(False, lr=0.05)
+    assert_equal(again, whole)
+    assert prefix.statistics.recorded == 0
+    _, other = trained(tmp_path, data="v2")
+    assert other.statistics.recorded == NUM_SAMPLES
+
+
+def test_the_model_is_left_as_it_was():
+    model, _ = trained(None)
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_what_cannot_be_stored_runs_and_the_reason_is_told():
+    model = Net()
+    for parameter in model.body.parameters():
+        parameter.requires_grad_(False)
+    model.train()
+    inputs = features()
+    with finetune.frozen_prefix(model, num_samples=NUM_SAMPLES) as prefix:
+        for _ in range(2):
+            prefix(torch.arange(16), inputs[:16])
+    assert model.body[1].num_batches_tracked == 2
+    assert any("body.1 (BatchNorm1d) moves its buffers" in reason for reason in prefix.reasons)
+
+
+def test_a_store_without_the_name_of_its_data_is_refused(tmp_path):
+    with (
+        pytest.raises(ModelError, match="data="),
+        finetune.frozen_prefix(Net(), tmp_path, num_samples=4),
+    ):
+        pass
+
+
+def test_inputs_that_are_no_samples_are_refused():
+    with (
+        finetune.frozen_prefix(Net(), num_samples=NUM_SAMPLES) as prefix,
+        pytest.raises(ModelError, match="'features' is no tensor of 3 samples"),
+    ):
+        prefix(torch.arange(3), features())
