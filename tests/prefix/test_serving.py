@@ -87,11 +87,11 @@ def test_a_stored_prefix_changes_no_bit(tmp_path, always, layers, phases):
     assert whole.prefixes.statistics.answered == 0
 
 
-def test_the_prefix_runs_once_per_sample_in_training(tmp_path, always):
+def test_the_prefix_runs_once_per_sample_in_training_and_evaluation(tmp_path, always):
     trainer = run(tmp_path / "run", prefix="auto", phases=PHASES["all but the head"])
-    samples = len(trainer.splits.train) + len(trainer.splits.validation)
-    assert trainer.prefixes.statistics.recorded == samples
-    assert trainer.prefixes.statistics.answered == 3 * samples
+    every_epoch = len(trainer.splits.train) + len(trainer.splits.validation)
+    assert trainer.prefixes.statistics.recorded == every_epoch + len(trainer.splits.test)
+    assert trainer.prefixes.statistics.answered == 3 * every_epoch
 
 
 def test_a_second_run_starts_warm_and_one_with_other_frozen_weights_does_not(tmp_path, always):
