@@ -46,7 +46,9 @@ def by_hand(trainer: Trainer, epochs: int) -> None:
             batch = samples.fetch(indices)
             torch.manual_seed(seed_for("step", 0, step))
             for group in optimizer.param_groups:
-                group["lr"] = trainer.rates.at(step, Stretch(0, 0, trainer.total_steps, False))[0]
+                group["lr"] = trainer.rates.at(
+                    step, Stretch(0, 0, trainer.course.total_steps, False)
+                )[0]
             optimizer.zero_grad()
             assert batch.target is not None
             F.cross_entropy(model(**batch.inputs), batch.target).backward()

@@ -100,9 +100,15 @@ class CheckpointError(FinetuneError):
 
 
 class NonFiniteError(FinetuneError):
-    """The loss or a gradient became infinite or NaN."""
+    """The loss, a gradient or a tensor of the network became infinite or NaN."""
 
     exit_code = 3
+
+
+class StoppedError(FinetuneError):
+    """The run was asked to stop, and can go on from where it stands."""
+
+    exit_code = 75
 
 
 class FrozenWeightError(RuntimeError):

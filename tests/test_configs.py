@@ -52,13 +52,13 @@ def test_configs_ship():
 
 def test_it_trains_and_leaves_a_whole_run_folder(run):
     _, trainer, folder = run
-    assert trainer.progress.step == trainer.total_steps
+    assert trainer.progress.step == trainer.course.total_steps
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["status"], summary["proof_intact"]) == ("done", True)
     assert json.loads((folder / "freeze_proof.json").read_text())["intact"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if "train/loss" in line]
-    assert steps[-1] == trainer.total_steps
+    assert steps[-1] == trainer.course.total_steps
     assert list((folder / "tensorboard").glob("events.*"))
 
 

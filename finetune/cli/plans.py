@@ -237,7 +237,7 @@ def _print_costs(preview: Preview, console: Console) -> None:
         share = cost.flops_per_step / max(1, costs.full.flops_per_step)
         table.add_row(name, _flops(cost), f"{share:.1%}", *map(size, _memory(cost)))
     console.print(table)
-    micro_batch = preview.config.train.micro_batch or preview.config.train.batch_size
+    micro_batch = preview.config.train.pass_size
     console.print(
         f"weights and buffers take {size(costs.full.weights_bytes)} in every phase; activations "
         f"are those of {micro_batch} samples",

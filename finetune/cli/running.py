@@ -32,9 +32,11 @@ def train_command(
         from finetune.cli.tables import outcome
         from finetune.tracking.console import Console
         from finetune.train.setup import build_trainer, located
+        from finetune.train.stopping import leaving_at_once
 
-        trainer = build_trainer(loaded, run, fresh=fresh, tracker=Console(sys.stderr))
-        phases_table(trainer.plan, sys.stderr)
+        with leaving_at_once():
+            trainer = build_trainer(loaded, run, fresh=fresh, tracker=Console(sys.stderr))
+            phases_table(trainer.plan, sys.stderr)
         with located(loaded):
             progress = trainer.fit()
         outcome(progress, trainer.folder.path, sys.stderr)

@@ -40,7 +40,7 @@ class InferenceConfig(Node):
     mode: Literal["inference_mode", "no_grad"] = "inference_mode"
     """Which of torch's two ways to leave gradients out. Outputs of `no_grad` may enter a later graph."""
     batch_size: PositiveInt | None = None
-    """Samples of one forward pass; `train.micro_batch` or `train.batch_size` if left out."""
+    """Samples of one forward pass; as many as training takes if left out."""
 
 
 class RunConfig(Node):

@@ -53,12 +53,18 @@ class TrainConfig(Node):
     """Optimizer steps, in place of `epochs`."""
     batch_size: PositiveInt = 32
     """Samples of one optimizer step."""
-    micro_batch: PositiveInt | None = None
-    """Samples of one forward and backward pass; a step adds up as many as it needs. All at once if left out."""
+    micro_batch: PositiveInt | Literal["auto"] = "auto"
+    """Samples of one forward and backward pass; a step adds up as many as it needs. `auto` takes all at once. Either is halved whenever memory runs out: window, loss and rates stay the same."""
     drop_last: bool = False
     """Whether an epoch's last step is left out when it has fewer samples."""
     max_grad_norm: PositiveFloat | None = None
     """Gradients are scaled down to this norm over all of them; never if left out."""
+    nan: Literal["stop", "skip", "rollback"] = "stop"
+    """What follows a loss or gradient that is infinite or NaN, always before its update: `stop` ends the run, `skip` leaves the window out, `rollback` goes back to the last good checkpoint and leaves the window out when it comes again."""
+    nan_limit: PositiveInt = 10
+    """How many windows may be left out in a run; one more ends it."""
+    hang_timeout_s: PositiveFloat | None = None
+    """Seconds without progress after which a hung run prints its stacks and ends; it waits forever if left out."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the forward pass. The weights stay in float32; `float16` needs a GPU and scales the loss."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
@@ -76,8 +82,13 @@ class TrainConfig(Node):
     def _one_length(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("needs exactly one of 'epochs' and 'steps'")
-        if self.micro_batch is not None and self.micro_batch > self.batch_size:
+        if self.micro_batch != "auto" and self.micro_batch > self.batch_size:
             raise ValueError(
                 f"micro_batch ({self.micro_batch}) must not exceed batch_size ({self.batch_size})"
             )
         return self
+
+    @property
+    def pass_size(self) -> int:
+        """Samples of one forward and backward pass, as long as memory holds them."""
+        return self.batch_size if self.micro_batch == "auto" else self.micro_batch

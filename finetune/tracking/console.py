@@ -45,7 +45,7 @@ class Console(Tracker):
         self._shown_at = 0.0
         self._latest: tuple[int, Mapping[str, float | str]] | None = None
 
-    def begin(self, step: int, total_steps: int) -> None:
+    def begin(self, step: int, total_steps: int, *, lines: int | None = None) -> None:
         """Begin a run of `total_steps` optimizer steps, of which `step` are behind it."""
         self.close()
         self._total = total_steps

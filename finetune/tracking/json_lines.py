@@ -25,9 +25,12 @@ class JsonLines(Tracker):
         self._path = path
         self._is_ready = False
 
-    def begin(self, step: int, total_steps: int) -> None:
-        """Drop the lines after `step`; all of them where a run begins anew."""
-        cut_back(self._path, step or -1)
+    def begin(self, step: int, total_steps: int, *, lines: int | None = None) -> None:
+        """Drop the lines after `step`, and of that step those after the first `lines` of all.
+
+        All of them go where a run begins anew.
+        """
+        cut_back(self._path, step or -1, lines)
 
     def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
         """Append one line.
@@ -54,8 +57,11 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [entry for _, entry in _entries(path)]
 
 
-def cut_back(path: Path, step: int) -> None:
+def cut_back(path: Path, step: int, lines: int | None = None) -> None:
     """Drop the lines after `step`, so that a run resumed there writes none twice.
+
+    Of a step that was evaluated after its checkpoint, only the first `lines` lines of the file
+    tell which are from before.
 
     The file is replaced in one move. A file that does not exist is left so.
 
@@ -64,7 +70,7 @@ def cut_back(path: Path, step: int) -> None:
     """
     if not path.exists():
         return
-    kept = [line for line, entry in _entries(path) if entry["step"] <= step]
+    kept = [line for line, entry in _entries(path) if entry["step"] <= step][:lines]
     aside = path.with_name(f"{path.name}.tmp")
     try:
         with aside.open("wb") as file:

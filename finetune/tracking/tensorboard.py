@@ -32,7 +32,7 @@ class TensorBoard(Tracker):
         self._last_step = 0
         self._seen: set[str] = set()
 
-    def begin(self, step: int, total_steps: int) -> None:
+    def begin(self, step: int, total_steps: int, *, lines: int | None = None) -> None:
         """Open a new event file, from which on points after `step` count."""
         self.close()
         self._last_step = step

@@ -15,8 +15,11 @@ class Tracker(Protocol):
 
     # A bare `return` tells mypy that passing over is meant, not that the method is abstract.
 
-    def begin(self, step: int, total_steps: int) -> None:
-        """Receive where the run stands. What an earlier process told of later steps is void."""
+    def begin(self, step: int, total_steps: int, *, lines: int | None = None) -> None:
+        """Receive where the run stands. What an earlier process told of later steps is void.
+
+        `lines` says how many times it had received scalars by then, where that is known.
+        """
         return
 
     def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
@@ -52,10 +55,10 @@ class Trackers(Tracker):
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self._trackers = tuple(trackers)
 
-    def begin(self, step: int, total_steps: int) -> None:
+    def begin(self, step: int, total_steps: int, *, lines: int | None = None) -> None:
         """Hand on to each."""
         for tracker in self._trackers:
-            tracker.begin(step, total_steps)
+            tracker.begin(step, total_steps, lines=lines)
 
     def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
         """Hand on to each."""

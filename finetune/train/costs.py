@@ -19,8 +19,7 @@ from finetune.freezing.apply import apply_mask, hold_modes, release_modes
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.proof import fingerprint
 from finetune.freezing.rows import rows_of
-from finetune.train.loop import steps_of_epoch
-from finetune.train.phases import latest_end
+from finetune.train.course import latest_end, steps_of_epoch
 from finetune.train.precision import Precision
 from finetune.train.setup import Parts
 from finetune.train.sizes import Entry, file_bytes, optimizer_state
@@ -169,7 +168,7 @@ class _Meter:
         samples, settings = parts.data.train, config.train
         order = sample_order(len(samples), config.seed, 0)
         window = windows(order, settings.batch_size, drop_last=False)[0]
-        cut = window.split(settings.micro_batch or settings.batch_size)
+        cut = window.split(settings.pass_size)
         batch = samples.fetch(cut[0]).to(parts.device)
         precision = Precision(settings.precision, parts.device)
         few, more = _rows(batch, _FEW), _rows(batch, _MORE)

@@ -1,5 +1,7 @@
 """Loss and metrics over a whole split, without gradients."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -16,6 +18,7 @@ def evaluate(
     *,
     precision: Precision,
     batch_size: int,
+    between: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Return the mean loss and every metric of `task` over `samples`.
 
@@ -28,21 +31,28 @@ def evaluate(
         samples: One split.
         precision: Number format of the forward pass, and the device.
         batch_size: Samples of one forward pass.
+        between: Called before each of them. What it raises ends the evaluation.
     """
     model = prefix.model
     was_training = model.training
     model.eval()
     total = 0.0
-    with torch.no_grad():
-        cuts = windows(torch.arange(len(samples)), batch_size, drop_last=False)
-        for batch in prefix.fetches(samples, cuts, epoch=0):
-            placed = batch.to(precision.device)
-            with precision.autocast():
-                outputs = prefix.forward(placed, samples)
-                losses = task.loss(outputs, placed)
-            task.update_metrics(outputs, placed)
-            total += float(losses.sum())
-    model.train(was_training)
+    try:
+        with torch.no_grad():
+            cuts = windows(torch.arange(len(samples)), batch_size, drop_last=False)
+            for batch in prefix.fetches(samples, cuts, epoch=0):
+                between()
+                placed = batch.to(precision.device)
+                with precision.autocast():
+                    outputs = prefix.forward(placed, samples)
+                    losses = task.loss(outputs, placed)
+                task.update_metrics(outputs, placed)
+                total += float(losses.sum())
+    except BaseException:
+        task.reset_metrics()
+        raise
+    finally:
+        model.train(was_training)
     return {"loss": total / len(samples)} | task.compute_metrics()
 
 

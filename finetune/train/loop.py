@@ -2,39 +2,34 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from finetune.config.train import Every, TrainConfig
-from finetune.data.loader import Batch, Samples, sample_order, seed_for, windows
-from finetune.errors import FrozenWeightError
+from finetune.config.train import TrainConfig
+from finetune.data.loader import Batch, Samples, seed_for
+from finetune.errors import FinetuneError, NonFiniteError, StoppedError
 from finetune.freezing.apply import apply_mask, hold_modes
 from finetune.freezing.plan import Phase, Plan
-from finetune.freezing.proof import (
-    PhaseProof,
-    copies_of,
-    fingerprints,
-    frozen_tensors,
-    in_words,
-    moving_buffers,
-    prove,
-)
 from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import drop_state, reset_state, set_rates
-from finetune.optim.rates import Rates, Stretch
+from finetune.optim.rates import Rates
 from finetune.prefix.choose import Prefixes
 from finetune.train.checkpoint import Base, Checkpoints, load_checkpoint, load_weights_delta
+from finetune.train.course import Course
 from finetune.train.evaluation import evaluate
 from finetune.train.folder import RunFolder
 from finetune.train.gradients import LossNorms, clip_gradients
-from finetune.train.phases import judge, stretch_of
+from finetune.train.guard import StepGuard, is_out_of_memory
+from finetune.train.phases import judge
 from finetune.train.precision import Precision
 from finetune.train.progress import Progress
+from finetune.train.proving import Prover
 from finetune.train.reporting import Reporter, StepStats
+from finetune.train.stopping import Stop, StopRequest, Watchdog
 from finetune.train.summary import summarise
 from finetune.train.tasks import Task, add_up
 
@@ -67,14 +62,14 @@ class Trainer:
     base: Base
     settings: TrainConfig
     seed: int
-    total_steps: int
-    steps_per_epoch: int
-    """Optimizer steps of one pass over the training samples."""
+    course: Course
     evaluation_batch: int
     log_gradient_norms: bool
     prefixes: Prefixes
-    copies: dict[str, Tensor] = field(default_factory=dict)
-    """Frozen tensors as they were when the phase began, where they are not too large to keep."""
+    prover: Prover
+    guard: StepGuard
+    watchdog: Watchdog
+    stop: Stop
 
     def fit(self) -> Progress:
         """Train to the end of the last phase, from wherever `progress` stands.
@@ -85,21 +80,25 @@ class Trainer:
         Raises:
             FrozenWeightError: a frozen tensor has changed. Nothing is saved after the last good
                 checkpoint.
-            NonFiniteError: the loss is infinite or NaN.
+            NonFiniteError: loss or gradient is infinite or NaN, and the config says to stop.
+            StoppedError: a signal asked for it. All is saved.
         """
-        if self._is_over() and self.folder.is_done_at(self.progress.step):
+        if self._run_is_over() and self.folder.is_done_at(self.progress.step):
             self.reporter.message(f"{self.folder.path}: already done; --fresh begins anew")
             self.progress.metrics = self.folder.read_json("summary.json")["metrics"]
             return self.progress
         self.folder.begin()
         self.checkpoints.sweep()
-        with self.reporter.running(self.progress, self.total_steps), closing(self.prefixes):
-            while not self._is_over():
-                self._enter_phase()
-                for window in self._windows():
-                    self._after_step(self.train_step(window))
-                self._leave_phase()
-            self._finish()
+        with ExitStack() as open_parts:
+            open_parts.enter_context(self.stop.listening())
+            open_parts.enter_context(self.watchdog.watching())
+            open_parts.enter_context(self.reporter.running(self.progress))
+            open_parts.enter_context(closing(self.prefixes))
+            try:
+                self._train()
+                self._finish()
+            except StopRequest:
+                raise self._stopped() from None
         return self.progress
 
     def train_step(self, window: Sequence[Batch]) -> StepStats:
@@ -108,11 +107,17 @@ class Trainer:
         The loss is the mean over all samples of the window. Dividing by the samples of the window,
         rather than averaging the means of its micro-batches, keeps the gradient the same however
         the window is cut, also when the last micro-batch is short.
+
+        Raises:
+            NonFiniteError: loss or gradient is infinite or NaN. Nothing was updated.
         """
         began, samples = time.perf_counter(), sum(len(batch) for batch in window)
         loss, loss_norms = torch.zeros((), device=self.precision.device), self._loss_norms()
+        self.watchdog.beat()
+        self.guard.begin_step()
         self.precision.seed(seed_for("step", self.seed, self.progress.step))
-        set_rates(self.optimizer, self.rates.at(self.progress.step, self._stretch))
+        stretch = self.course.stretch(self.progress)
+        set_rates(self.optimizer, self.rates.at(self.progress.step, stretch))
         self._zero_gradients()
         for batch in window:
             with self.precision.autocast():
@@ -123,6 +128,7 @@ class Trainer:
             self.precision.backward(micro_loss)
             loss += micro_loss.detach()
         self.rows.hand_over_gradients(self._phase.frozen)
+        self.guard.refuse_non_finite(self.progress.step, loss, self.optimizer)
         grad_norm = self._clip_gradients()
         self.precision.step(self.optimizer)
         self.progress.step += 1
@@ -137,48 +143,71 @@ class Trainer:
                 samples,
                 precision=self.precision,
                 batch_size=self.evaluation_batch,
+                between=self._between_passes,
             )
+
+    def _train(self) -> None:
+        """Go through the phases that are left; on a request to stop, save and hand it on."""
+        if self.settings.nan == "rollback" and not self.checkpoints.all():
+            self._save()
+        try:
+            while not self._run_is_over():
+                self._enter_phase()
+                if self._take_steps():
+                    self._leave_phase()
+                    self.stop.answer()
+        except StopRequest:
+            if self.progress.owes_evaluation:
+                self._save()
+            raise
+
+    def _take_steps(self) -> bool:
+        """Take the steps that are left of the phase; return False after going back in time."""
+        if self.progress.owes_evaluation:
+            self._settle()
+        for window in self._windows():
+            try:
+                stats = None if self._is_left_out() else self.train_step(window)
+            except NonFiniteError as error:
+                if self._goes_back(error):
+                    return False
+                stats = None
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve_passes(sum(map(len, window)))
+                continue
+            if stats is None:
+                self.progress.step += 1
+            self._after_step(stats)
+        return True
 
     @property
     def _phase(self) -> Phase:
-        return self.plan.phases[self.progress.phase]
+        return self.course.phase(self.progress)
 
-    @property
-    def _stretch(self) -> Stretch:
-        return stretch_of(self.plan, self.progress, self.steps_per_epoch, self.total_steps)
-
-    def _is_over(self) -> bool:
-        progress = self.progress
-        is_last = progress.phase == len(self.plan.phases) - 1
-        is_done = progress.step >= self.total_steps or (is_last and self._trigger_has_come())
-        return progress.stopped_early or is_done
+    def _run_is_over(self) -> bool:
+        return self.course.run_is_over(self.progress)
 
     def _phase_is_over(self) -> bool:
-        return self._is_over() or self._trigger_has_come()
-
-    def _trigger_has_come(self) -> bool:
-        return self.progress.plateau_reached or self.progress.step >= self._stretch.ends
+        return self.course.phase_is_over(self.progress)
 
     def _windows(self) -> Iterator[list[Batch]]:
-        """Yield the windows that are left of the phase, each as its micro-batches.
-
-        Epoch and place in it follow from the step, so a run that goes on draws what it would have
-        drawn.
-        """
-        settings, size = self.settings, self.settings.micro_batch or self.settings.batch_size
+        """Yield the windows that are left of the phase, each as its micro-batches."""
         while not self._phase_is_over():
-            epoch, done = divmod(self.progress.step, self.steps_per_epoch)
-            order = sample_order(len(self.splits.train), self.seed, epoch)
-            left = windows(order, settings.batch_size, drop_last=settings.drop_last)[done:]
-            left = left[: self._stretch.ends - self.progress.step]
-            cuts = [window.split(size) for window in left]
+            size = self.course.pass_size(self.progress)
+            cuts = [window.split(size) for window in self.course.windows(self.progress)]
             batches = self.prefixes.now.fetches(
-                self.splits.train, [c for cut in cuts for c in cut], epoch=epoch
+                self.splits.train,
+                [cut for window in cuts for cut in window],
+                epoch=self.course.epoch(self.progress),
             )
-            for cut in cuts:
-                yield [next(batches).to(self.precision.device) for _ in cut]
+            for window in cuts:
+                yield [next(batches).to(self.precision.device) for _ in window]
                 if self._phase_is_over():
                     return
+                if size != self.course.pass_size(self.progress):
+                    break
 
     def _enter_phase(self) -> None:
         """Set mask, modes and optimizer state, and take the fingerprints for the proof."""
@@ -193,17 +222,16 @@ class Trainer:
             reset_state(self.optimizer, self.plan.begin_anew(progress.phase))
         if progress.step == 0:
             self.reporter.phase_begins(progress)
+        self.guard.begin_phase()
         with self._timed("proof"):
-            names = self._names_to_prove()
-            self.copies = copies_of(self.model, names)
-            progress.fingerprints = progress.fingerprints or fingerprints(self.model, names)
+            self.prover.begin_phase(progress)
         with self._timed("probe"):
-            left_steps = self._stretch.ends - progress.step
-            self.prefixes.open(visits=left_steps / self.steps_per_epoch)
+            left_steps = self.course.stretch(self.progress).ends - progress.step
+            self.prefixes.open(visits=left_steps / self.course.steps_per_epoch)
 
     def _leave_phase(self) -> None:
         """Take the proof, go back to the best weights if asked to, and save what holds."""
-        if self.plan.verify in ("phase", "checkpoint") or self._is_over():
+        if self.plan.verify in ("phase", "checkpoint") or self._run_is_over():
             self._prove()
         step, best = self.progress.step, self.progress.phase_best_step
         goes_back = self._phase.restores_best and best not in (None, step)
@@ -212,70 +240,40 @@ class Trainer:
         is_theirs = goes_back and self.progress.best_step == step
         if is_theirs:
             self._save()
-        if self.plan.verify != "end":
-            self.progress.fingerprints = {}
+        self.prover.end_phase(self.progress)
         if goes_back and best is not None:
             load_checkpoint(self.checkpoints.path_of(best), self.model, self.optimizer, self.base)
-        if not self._is_over():
+        if not self._run_is_over():
             self.progress.next_phase()
             self.reporter.phase_begins(self.progress)
         if not is_theirs:
             self._save()
 
-    def _proven_phases(self) -> tuple[Phase, ...]:
-        return self.plan.phases if self.plan.verify == "end" else (self._phase,)
-
-    def _names_to_prove(self) -> list[str]:
-        """Return the tensors whose fingerprints are taken as a phase begins."""
-        if self.plan.verify == "off":
-            return []
-        first, *others = (
-            frozen_tensors(self.model, phase.frozen, phase.modules)
-            for phase in self._proven_phases()
-        )
-        return [name for name in first if all(name in other for other in map(set, others))]
-
     def _prove(self) -> None:
-        """Compare what is frozen with its fingerprints, and write down how it came out.
-
-        Raises:
-            FrozenWeightError: something has changed.
-        """
-        if self.plan.verify == "off":
-            return
-        moving = [
-            moving_buffers(self.model, phase.frozen, phase.modules)
-            for phase in self._proven_phases()
-        ]
         with self._timed("proof"):
-            proof = prove(
-                self.model,
-                self.progress.fingerprints,
-                copies=self.copies,
-                phase=self._phase.name if self.plan.verify != "end" else "whole run",
-                first_step=self.progress.phase_began if self.plan.verify != "end" else 0,
-                last_step=self.progress.step,
-                left_out=tuple(dict.fromkeys(name for names in moving for name in names)),
-            )
-        self._record(proof)
+            self.prover.prove(self.progress)
 
-    def _record(self, proof: PhaseProof) -> None:
-        earlier = [old for old in self.progress.proofs if old["phase"] != proof.phase]
-        self.progress.proofs = [*earlier, asdict(proof)]
-        self.folder.write_proof(self.progress.proofs)
-        if proof.changed:
-            raise FrozenWeightError(in_words(proof))
+    def _after_step(self, stats: StepStats | None) -> None:
+        """Log what a step tells; None where its window was left out. Then settle what is due."""
+        if stats is not None:
+            self.progress.add_seconds("training", stats.seconds)
+            self.reporter.step_is_done(self.progress, stats, self.optimizer)
+        self.progress.owes_evaluation = self.course.evaluation_is_due(self.progress)
+        self._settle()
 
-    def _after_step(self, stats: StepStats) -> None:
-        """Log, evaluate and save where it is due. What ends a phase is saved after its proof."""
-        self.progress.add_seconds("training", stats.seconds)
-        self.reporter.step_is_done(self.progress, stats, self.optimizer)
+    def _settle(self) -> None:
+        """Evaluate and save where it is due. What ends a phase is saved after its proof."""
         is_new_best = False
-        if self._is_due(self.settings.evaluate_every) or self._is_over():
+        if self.progress.owes_evaluation:
             is_new_best = self._evaluate_and_judge()
-        is_due = self._is_due(self.settings.checkpoint.every)
-        if (is_new_best or is_due) and not self._phase_is_over():
+            self.progress.owes_evaluation = False
+        if self._phase_is_over():
+            return
+        is_asked = self.stop.requested is not None
+        if is_new_best or is_asked or self.course.checkpoint_is_due(self.progress):
             self._save()
+        if is_asked:
+            raise StopRequest
 
     def _evaluate_and_judge(self) -> bool:
         """Evaluate the validation samples; return whether these weights are to be kept."""
@@ -293,9 +291,83 @@ class Trainer:
         if self.splits.test is not None:
             figures = self.evaluate(self.splits.test)
             self.reporter.evaluated(self.progress, "test", figures)
-        self.folder.write_summary(
-            summarise(self.progress, self.precision.device, self.prefixes.statistics, status="done")
+        self._sum_up("done")
+
+    def _stopped(self) -> StoppedError:
+        """Sum up a run that was asked to stop."""
+        self._sum_up("stopped")
+        assert self.stop.requested is not None
+        return StoppedError(
+            f"stopped by {self.stop.requested.name} after step {self.progress.step}",
+            hint="the same command goes on from there",
+            where=str(self.folder.path),
         )
+
+    def _sum_up(self, status: str) -> None:
+        statistics = self.prefixes.statistics
+        self.folder.write_summary(
+            summarise(self.progress, self.precision.device, statistics, status=status)
+        )
+
+    def _is_left_out(self) -> bool:
+        """Tell whether the next window was found bad before the run went back in time."""
+        return self.progress.step in self.progress.left_out
+
+    def _goes_back(self, error: NonFiniteError) -> bool:
+        """Leave a window out, or go back to the last good checkpoint; return whether it did.
+
+        Raises:
+            NonFiniteError: the config says to stop, or too many windows are left out already.
+        """
+        progress, rule = self.progress, self.settings.nan
+        self.guard.undo_step(self.optimizer)
+        if rule == "stop":
+            raise error
+        left_out = [*progress.left_out, progress.step]
+        if len(left_out) > self.settings.nan_limit:
+            raise NonFiniteError(
+                f"{error.message}; {self.settings.nan_limit} windows are left out already",
+                hint=error.hint,
+            ) from error
+        if rule == "skip":
+            progress.left_out = left_out
+            self.reporter.message(f"{error.message}: its window is left out")
+            return False
+        self._load_newest()
+        self.progress.left_out = left_out
+        self.reporter.message(f"{error.message}: back to step {self.progress.step}")
+        self.reporter.begin(self.progress)
+        return True
+
+    def _load_newest(self) -> None:
+        newest, damaged = self.checkpoints.newest_valid()
+        for line in damaged:
+            self.reporter.message(line)
+        if newest is not None:
+            self.progress, scaler = load_checkpoint(newest, self.model, self.optimizer, self.base)
+            self.precision.load_state(scaler)
+
+    def _halve_passes(self, samples: int) -> None:
+        """Answer a lack of memory: cut the same window, and all after it, into smaller passes.
+
+        Raises:
+            FinetuneError: a single sample is too much.
+        """
+        self.guard.undo_step(self.optimizer)
+        size = min(self.course.pass_size(self.progress), samples)
+        if size == 1:
+            raise FinetuneError(
+                "memory does not hold a single sample", key=("train", "micro_batch")
+            )
+        self.progress.micro_batch = size // 2
+        self.reporter.message(
+            f"out of memory with {size} samples in a pass: {size // 2} from now on"
+        )
+
+    def _between_passes(self) -> None:
+        """Let a stop or a sign of life through while an evaluation runs."""
+        self.watchdog.beat()
+        self.stop.answer()
 
     def _save(self) -> None:
         if self.plan.verify == "checkpoint" and self.progress.fingerprints:
@@ -328,18 +400,9 @@ class Trainer:
         parameters = [p for p in self.model.parameters() if p.requires_grad] if is_on else []
         return LossNorms(names, parameters)
 
-    def _is_due(self, every: Every) -> bool:
-        interval = every.steps or (every.epochs or 1) * self.steps_per_epoch
-        return self.progress.step % interval == 0
-
     @contextmanager
     def _timed(self, activity: str) -> Iterator[None]:
+        self.watchdog.beat()
         began = time.perf_counter()
         yield
         self.progress.add_seconds(activity, time.perf_counter() - began)
-
-
-def steps_of_epoch(samples: int, settings: TrainConfig) -> int:
-    """Return the optimizer steps of one pass over `samples` samples."""
-    whole, rest = divmod(samples, settings.batch_size)
-    return whole + (rest > 0 and not settings.drop_last)

@@ -1,45 +1,13 @@
-"""When a phase is over: a pure function of the plan, the step and what evaluation has recorded."""
+"""What evaluations mean for phases and run, and which rules about them can never come true."""
 
 from collections.abc import Sequence
-from typing import assert_never
 
-from finetune.config.freeze import (
-    AfterEpochs,
-    AfterSteps,
-    AtFraction,
-    OnPlateau,
-    PhaseConfig,
-    Trigger,
-)
+from finetune.config.freeze import AtFraction, OnPlateau, PhaseConfig, Trigger
 from finetune.config.train import TrainConfig
 from finetune.errors import FinetuneError, Key, did_you_mean
 from finetune.freezing.plan import Plan
-from finetune.optim.rates import Stretch
+from finetune.train.course import latest_end
 from finetune.train.progress import Progress, improves
-
-
-def latest_end(until: Trigger | None, began: int, steps_per_epoch: int, total: int) -> int:
-    """Return the step at which a phase that began at `began` ends at the latest."""
-    match until:
-        case None:
-            return total
-        case AfterEpochs(epochs=epochs):
-            return min(total, began + epochs * steps_per_epoch)
-        case AfterSteps(steps=steps):
-            return min(total, began + steps)
-        case AtFraction(fraction=fraction):
-            return min(total, max(began, round(fraction * total)))
-        case OnPlateau(at_most=at_most):
-            return latest_end(at_most, began, steps_per_epoch, total)
-        case _:
-            assert_never(until)
-
-
-def stretch_of(plan: Plan, progress: Progress, steps_per_epoch: int, total: int) -> Stretch:
-    """Return where the present phase lies in the run."""
-    phase, began = plan.phases[progress.phase], progress.phase_began
-    ends = latest_end(phase.until, began, steps_per_epoch, total)
-    return Stretch(progress.phase, began, ends, phase.restarts_schedule)
 
 
 def judge(plan: Plan, progress: Progress, settings: TrainConfig) -> bool:

@@ -5,6 +5,9 @@ from typing import Any, Self
 
 from finetune.errors import CheckpointError
 
+_LATER = {"owes_evaluation", "left_out", "micro_batch", "lines"}
+"""Fields that the first checkpoints of format version 1 lack."""
+
 
 @dataclass(slots=True)
 class Progress:
@@ -46,6 +49,14 @@ class Progress:
     """Fingerprints of the frozen tensors at the beginning of the present phase."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds spent so far, by activity."""
+    owes_evaluation: bool = False
+    """Whether the evaluation due at this step is still to come: a stop has broken it off."""
+    left_out: list[int] = field(default_factory=list)
+    """Steps, counted from 0, whose windows made no update: loss or gradient was not finite."""
+    micro_batch: int | None = None
+    """Samples of one pass, where memory did not hold as many as the config says."""
+    lines: int | None = 0
+    """Lines that `metrics.jsonl` has by now; None in checkpoints that did not count them."""
 
     def next_phase(self) -> None:
         """Stand at the beginning of the phase after this one."""
@@ -64,15 +75,15 @@ class Progress:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Rebuild the progress that `to_json` wrote.
+        """Rebuild the progress that `to_json` wrote, now or in an earlier release.
 
         Raises:
             CheckpointError: a field is missing or unknown.
         """
         names = {item.name for item in fields(cls)}
-        if set(values) != names:
+        if not names - _LATER <= set(values) <= names:
             raise CheckpointError(f"progress has other fields than {sorted(names)}")
-        return cls(**values)
+        return cls(**{"lines": None} | values)
 
 
 def lower_is_better(metric: str) -> bool:

@@ -1,6 +1,5 @@
 """What the loop tells the trackers: figures of steps, phases and evaluations, by tag."""
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from finetune.errors import NonFiniteError
 from finetune.freezing.picture import freeze_picture
 from finetune.freezing.plan import Plan
 from finetune.freezing.report import mask_as_text
@@ -47,15 +45,19 @@ class Reporter:
     hparams: Mapping[str, str | int | float | bool]
 
     @contextmanager
-    def running(self, progress: Progress, total_steps: int) -> Iterator[None]:
+    def running(self, progress: Progress) -> Iterator[None]:
         """Open the trackers for a run that stands at `progress`, and close them after it."""
-        self.tracker.begin(progress.step, total_steps)
+        self.begin(progress)
         try:
             yield
             self._picture(progress)
             self.tracker.hparams(self.hparams, progress.metrics)
         finally:
             self.tracker.close()
+
+    def begin(self, progress: Progress) -> None:
+        """Let the trackers go on from `progress`: what was told of later steps is void."""
+        self.tracker.begin(progress.step, self.total_steps, lines=progress.lines)
 
     def message(self, text: str) -> None:
         """Tell the person who watches one line."""
@@ -70,26 +72,16 @@ class Reporter:
         frozen = self.plan.phases[progress.phase].frozen
         trained = sum(param.numel for param in self.plan.inventory if param.name not in frozen)
         figures = {"freeze/phase": progress.phase, "freeze/trained_parameters": trained}
-        self.tracker.scalars(progress.step, self._where(progress) | figures)
+        self._tell(progress, figures)
         text = mask_as_text(self.plan.inventory, frozen)
         self.tracker.text("freeze/map", f"```\n{text}\n```", progress.step)
         self._picture(progress)
 
     def step_is_done(self, progress: Progress, stats: StepStats, optimizer: Optimizer) -> None:
-        """Tell the figures of a step, if it is one that is logged.
-
-        Raises:
-            NonFiniteError: the loss is infinite or NaN.
-        """
+        """Tell the figures of a step, if it is one that is logged."""
         if not self.logs(progress.step):
             return
-        loss = float(stats.loss)
-        if not math.isfinite(loss):
-            raise NonFiniteError(
-                f"the loss is {loss} at step {progress.step}",
-                hint="try a lower optimizer.lr, a warmup, or train.max_grad_norm",
-            )
-        figures = {"train/loss": loss, "time/step_seconds": stats.seconds}
+        figures = {"train/loss": float(stats.loss), "time/step_seconds": stats.seconds}
         if stats.grad_norm is not None:
             figures["train/grad_norm"] = float(stats.grad_norm)
         for name, norm in stats.loss_norms.items():
@@ -98,13 +90,18 @@ class Reporter:
             if group.rates[progress.phase] is not None:
                 figures[f"train/lr/{group.name}"] = float(slot["lr"])
         figures["memory/peak_gib"] = peak_memory_gib(self.device)
-        self.tracker.scalars(progress.step, self._where(progress) | figures)
+        self._tell(progress, figures)
 
     def evaluated(self, progress: Progress, split: str, figures: Mapping[str, float]) -> None:
         """Tell the figures of an evaluation; `progress` keeps the latest ones."""
         tagged = {f"{split}/{name}": value for name, value in figures.items()}
         progress.metrics |= tagged
-        self.tracker.scalars(progress.step, self._where(progress) | tagged)
+        self._tell(progress, tagged)
+
+    def _tell(self, progress: Progress, figures: Mapping[str, float]) -> None:
+        self.tracker.scalars(progress.step, {**self._where(progress), **figures})
+        if progress.lines is not None:
+            progress.lines += 1
 
     def _picture(self, progress: Progress) -> None:
         began = [0, *progress.transitions][: progress.phase + 1]

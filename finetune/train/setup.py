@@ -34,13 +34,17 @@ from finetune.train.checkpoint import (
     Checkpoints,
     load_checkpoint,
 )
+from finetune.train.course import Course, steps_of_epoch
 from finetune.train.evaluation import rehearse
 from finetune.train.folder import RunFolder
-from finetune.train.loop import Splits, Trainer, steps_of_epoch
+from finetune.train.guard import StepGuard
+from finetune.train.loop import Splits, Trainer
 from finetune.train.phases import refuse_impossible, wrong_rules
 from finetune.train.precision import Precision
 from finetune.train.progress import Progress
+from finetune.train.proving import Prover
 from finetune.train.reporting import Reporter
+from finetune.train.stopping import Stop, Watchdog
 from finetune.train.tasks import Task, build_task
 
 _HARMLESS = {
@@ -179,7 +183,7 @@ def located(config: RunConfig) -> Iterator[None]:
 
 def evaluation_batch_size(config: RunConfig) -> int:
     """Return the samples of one forward pass without gradients."""
-    return config.inference.batch_size or config.train.micro_batch or config.train.batch_size
+    return config.inference.batch_size or config.train.pass_size
 
 
 def open_samples(config: RunConfig) -> PreparedData:
@@ -243,11 +247,14 @@ def _wire(
         base=Base.of(parts.model, plan),
         settings=settings,
         seed=config.seed,
-        total_steps=parts.total_steps,
-        steps_per_epoch=steps_per_epoch,
+        course=Course(plan, settings, config.seed, len(data.train), parts.total_steps),
         evaluation_batch=evaluation_batch_size(config),
         log_gradient_norms=config.task.log_gradient_norms,
         prefixes=_prefixes(config, parts, reporter),
+        prover=Prover(parts.model, plan, folder),
+        guard=StepGuard(parts.model, checks_gradients=settings.precision != "float16"),
+        watchdog=Watchdog(settings.hang_timeout_s),
+        stop=Stop(),
     )
     if not fresh:
         _take_up(trainer)
@@ -258,7 +265,7 @@ def _prefixes(config: RunConfig, parts: Parts, reporter: Reporter) -> Prefixes:
     data, settings = parts.data, config.train
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     sizes = dict.fromkeys(splits, evaluation_batch_size(config))
-    sizes["train"] = settings.micro_batch or settings.batch_size
+    sizes["train"] = settings.pass_size
     use = Use(
         splits={name: samples for name, samples in splits.items() if samples is not None},
         batch_sizes=sizes,

@@ -223,6 +223,6 @@ def test_freezing_deeper_runs_only_what_lies_between_the_borders(tmp_path):
     stored, stored_calls = run("auto", "stored")
     whole, whole_calls = run("off", "whole")
     assert_same_run(stored, whole)
-    assert whole_calls == 2 * stored.steps_per_epoch
+    assert whole_calls == 2 * stored.course.steps_per_epoch
     passes_of_the_probe = 4
     assert stored_calls == passes_of_the_probe

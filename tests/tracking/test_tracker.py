@@ -13,8 +13,8 @@ class Recorder(Tracker):
     def __init__(self):
         self.received = []
 
-    def begin(self, step, total_steps):
-        self.received.append(("begin", step, total_steps))
+    def begin(self, step, total_steps, *, lines=None):
+        self.received.append(("begin", step, total_steps, lines))
 
     def scalars(self, step, values):
         self.received.append(("scalars", step, dict(values)))
@@ -38,7 +38,7 @@ class Recorder(Tracker):
 def test_each_tracker_receives_everything_in_order():
     recorders = [Recorder(), Recorder()]
     trackers = Trackers(recorders)
-    trackers.begin(0, 10)
+    trackers.begin(0, 10, lines=0)
     trackers.scalars(1, {"train/loss": 0.5})
     trackers.text("note", "text", 1)
     trackers.image("picture", np.zeros((2, 3, 3), dtype=np.uint8), 1)
@@ -47,7 +47,7 @@ def test_each_tracker_receives_everything_in_order():
     trackers.close()
     for recorder in recorders:
         assert recorder.received == [
-            ("begin", 0, 10),
+            ("begin", 0, 10, 0),
             ("scalars", 1, {"train/loss": 0.5}),
             ("text", "note", "text", 1),
             ("image", "picture", (2, 3, 3), 1),

@@ -75,7 +75,7 @@ def test_flops_of_a_frozen_prefix_are_saved_in_the_backward_pass(make_config, fr
     assert costs.share_of_flops == pytest.approx(ratio, abs=5e-4)
 
 
-@pytest.mark.parametrize("micro_batch", [None, 7], ids=["in one pass", "in micro-batches"])
+@pytest.mark.parametrize("micro_batch", ["auto", 7], ids=["in one pass", "in micro-batches"])
 def test_flops_of_a_step_are_those_that_a_step_takes(make_config, make_trainer, micro_batch):
     config = make_config(freeze=BODY, train={"micro_batch": micro_batch})
     train = {"micro_batch": micro_batch, "steps": 1}

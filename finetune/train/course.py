@@ -1,0 +1,112 @@
+"""Where a run stands and goes: ends of phases and run, what is due, which windows are left.
+
+All of it is a pure function of the plan, the settings and the progress.
+"""
+
+from dataclasses import dataclass
+from typing import assert_never
+
+from torch import Tensor
+
+from finetune.config.freeze import AfterEpochs, AfterSteps, AtFraction, OnPlateau, Trigger
+from finetune.config.train import Every, TrainConfig
+from finetune.data.loader import sample_order, windows
+from finetune.freezing.plan import Phase, Plan
+from finetune.optim.rates import Stretch
+from finetune.train.progress import Progress
+
+
+def latest_end(until: Trigger | None, began: int, steps_per_epoch: int, total: int) -> int:
+    """Return the step at which a phase that began at `began` ends at the latest."""
+    match until:
+        case None:
+            return total
+        case AfterEpochs(epochs=epochs):
+            return min(total, began + epochs * steps_per_epoch)
+        case AfterSteps(steps=steps):
+            return min(total, began + steps)
+        case AtFraction(fraction=fraction):
+            return min(total, max(began, round(fraction * total)))
+        case OnPlateau(at_most=at_most):
+            return latest_end(at_most, began, steps_per_epoch, total)
+        case _:
+            assert_never(until)
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """Where phases and the run end, and what is due at a step, for any progress."""
+
+    plan: Plan
+    settings: TrainConfig
+    seed: int
+    num_samples: int
+    """Training samples."""
+    total_steps: int
+    """Optimizer steps of the whole run."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the training samples."""
+        return steps_of_epoch(self.num_samples, self.settings)
+
+    def epoch(self, progress: Progress) -> int:
+        """Return the number of the pass over the samples that the next step belongs to."""
+        return progress.step // self.steps_per_epoch
+
+    def windows(self, progress: Progress) -> list[Tensor]:
+        """Return the samples of each step that is left of the present phase and epoch.
+
+        Both follow from the step, so a run that goes on draws what it would have drawn.
+        """
+        epoch, done = divmod(progress.step, self.steps_per_epoch)
+        order = sample_order(self.num_samples, self.seed, epoch)
+        cut = windows(order, self.settings.batch_size, drop_last=self.settings.drop_last)
+        return cut[done:][: self.stretch(progress).ends - progress.step]
+
+    def pass_size(self, progress: Progress) -> int:
+        """Return the samples of one forward and backward pass."""
+        return progress.micro_batch or self.settings.pass_size
+
+    def phase(self, progress: Progress) -> Phase:
+        """Return the present phase."""
+        return self.plan.phases[progress.phase]
+
+    def stretch(self, progress: Progress) -> Stretch:
+        """Return where the present phase lies in the run."""
+        phase, began = self.phase(progress), progress.phase_began
+        ends = latest_end(phase.until, began, self.steps_per_epoch, self.total_steps)
+        return Stretch(progress.phase, began, ends, phase.restarts_schedule)
+
+    def run_is_over(self, progress: Progress) -> bool:
+        """Tell whether nothing is left to train or to evaluate on the way."""
+        if progress.owes_evaluation:
+            return False
+        is_last = progress.phase == len(self.plan.phases) - 1
+        is_done = progress.step >= self.total_steps or (is_last and self._trigger_came(progress))
+        return progress.stopped_early or is_done
+
+    def phase_is_over(self, progress: Progress) -> bool:
+        """Tell whether the present phase, or the run with it, has taken its last step."""
+        return self.run_is_over(progress) or self._trigger_came(progress)
+
+    def evaluation_is_due(self, progress: Progress) -> bool:
+        """Tell whether the weights of this step are to be evaluated."""
+        return self._is_due(self.settings.evaluate_every, progress) or self.run_is_over(progress)
+
+    def checkpoint_is_due(self, progress: Progress) -> bool:
+        """Tell whether the config wants this step saved."""
+        return self._is_due(self.settings.checkpoint.every, progress)
+
+    def _trigger_came(self, progress: Progress) -> bool:
+        return progress.plateau_reached or progress.step >= self.stretch(progress).ends
+
+    def _is_due(self, every: Every, progress: Progress) -> bool:
+        interval = every.steps or (every.epochs or 1) * self.steps_per_epoch
+        return progress.step % interval == 0
+
+
+def steps_of_epoch(samples: int, settings: TrainConfig) -> int:
+    """Return the optimizer steps of one pass over `samples` samples."""
+    whole, rest = divmod(samples, settings.batch_size)
+    return whole + (rest > 0 and not settings.drop_last)

@@ -1,0 +1,108 @@
+"""What is checked in every step: that loss and gradients are finite; and how a step is undone."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from finetune.errors import NonFiniteError
+
+_NAMED = 3
+"""Tensors named in a message; the rest are counted."""
+
+
+class StepGuard:
+    """Stands before the update of a step.
+
+    Args:
+        model: The network; its mask and modes may change between steps.
+        checks_gradients: Whether gradients must be finite. In float16 they may overflow, and the
+            loss scale answers it.
+    """
+
+    __slots__ = ("_buffers", "_checks_gradients", "_copies", "_found", "_model", "_one")
+
+    def __init__(self, model: nn.Module, *, checks_gradients: bool) -> None:
+        self._model, self._checks_gradients = model, checks_gradients
+        self._buffers: list[Tensor] = []
+        self._copies: list[Tensor] = []
+        device = next(model.parameters()).device
+        self._found = torch.zeros((), device=device)
+        self._one = torch.ones((), device=device)
+
+    def begin_phase(self) -> None:
+        """Find the buffers that a forward pass may move: those of modules in training mode."""
+        moving = {
+            id(buffer): buffer
+            for module in self._model.modules()
+            if module.training
+            for buffer in module.buffers(recurse=False)
+        }
+        self._buffers = list(moving.values())
+        self._copies = [buffer.clone() for buffer in self._buffers]
+
+    def begin_step(self) -> None:
+        """Remember the buffers, so that the step can be undone."""
+        if self._buffers:
+            torch._foreach_copy_(self._copies, self._buffers)
+
+    def undo_step(self, optimizer: Optimizer) -> None:
+        """Bring back the buffers as they were before the step, and drop its gradients."""
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._copies)
+        optimizer.zero_grad(set_to_none=True)
+
+    def refuse_non_finite(self, step: int, loss: Tensor, optimizer: Optimizer) -> None:
+        """Check loss and gradients, before the update.
+
+        Raises:
+            NonFiniteError: one of them is infinite or NaN. The message names which.
+        """
+        gradients = list(_gradients(optimizer)) if self._checks_gradients else []
+        if self._all_finite([loss, *(gradient for _, gradient in gradients)]):
+            return
+        wrong = [name for name, gradient in gradients if not gradient.isfinite().all()]
+        if not loss.isfinite():
+            what = f"the loss is {loss.item()}"
+        else:
+            more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+            what = f"gradients are not finite: {', '.join(wrong[:_NAMED])}{more}"
+        raise NonFiniteError(
+            f"{what} in step {step + 1}, before its update",
+            hint="try a lower optimizer.lr, a warmup, or train.max_grad_norm; "
+            "train.nan: skip or rollback goes on without such a window",
+        )
+
+    def _all_finite(self, tensors: Sequence[Tensor]) -> bool:
+        """Read one flag for all tensors: the only value that leaves the device in a step.
+
+        The kernel is the one with which torch's GradScaler looks for overflow. It also multiplies
+        by one, which changes no bit.
+        """
+        self._found.zero_()
+        for alike in _by_format(tensors):
+            torch._amp_foreach_non_finite_check_and_unscale_(alike, self._found, self._one)
+        return not bool(self._found)
+
+
+def _gradients(optimizer: Optimizer) -> Iterable[tuple[str, Tensor]]:
+    """Yield the gradients of trained parameters and rows, with their names."""
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["param_names"], group["params"], strict=True):
+            if parameter.grad is not None:
+                yield name, parameter.grad
+
+
+def _by_format(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Part tensors by number format, as the kernel wants them; complex ones as pairs."""
+    parts: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        parts.setdefault(real.dtype, []).append(real)
+    return list(parts.values())
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether torch ran out of memory, on an accelerator or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
