@@ -20,6 +20,10 @@ def train_command(
         Path | None, typer.Option("--run", metavar="DIR", help="The run's folder.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew in the folder.")] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Go on from another run's newest checkpoint."),
+    ] = None,
     trust: Trust = None,
 ) -> None:
     """Train; where the run's folder holds a checkpoint, go on from there."""
@@ -35,7 +39,9 @@ def train_command(
         from finetune.train.stopping import leaving_at_once
 
         with leaving_at_once():
-            trainer = build_trainer(loaded, run, fresh=fresh, tracker=Console(sys.stderr))
+            trainer = build_trainer(
+                loaded, run, fresh=fresh, resume=resume, tracker=Console(sys.stderr)
+            )
             phases_table(trainer.plan, sys.stderr)
         with located(loaded):
             progress = trainer.fit()

@@ -3,7 +3,9 @@
 Letters: N samples of the split, B samples of a batch, C classes.
 """
 
+import os
 import random
+import signal
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,12 @@ from finetune.data.table import Numbers, Prepared, Ragged
 from finetune.data.transforms import Sample, Step
 from finetune.errors import FinetuneError
 from finetune.models.declared import TensorSpec
+from finetune.watchdog import Watchdog
+
+_GROUP_SIGNALS = {
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
+}
+"""What a terminal or a cluster sends to every process of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,8 @@ class Samples:
         views: How many draws of `later` a sample has: epochs take turns. None for a new one in
             every epoch.
         workers: Processes that do `later`; 0 does it in this one.
+        hang_timeout_s: Seconds after which one of these processes prints its stack and ends, if
+            it has not finished a batch.
     """
 
     def __init__(
@@ -94,6 +104,7 @@ class Samples:
         seed: int = 0,
         views: int | None = None,
         workers: int = 0,
+        hang_timeout_s: float | None = None,
     ) -> None:
         self.views = views if later else 1
         """How many views of a sample there are; None where every epoch has a new one."""
@@ -103,6 +114,7 @@ class Samples:
         self._identity = identity
         self._seed = seed
         self._workers = workers
+        self._hang_timeout_s = hang_timeout_s
         self.specs: dict[str, TensorSpec] = self._find_specs()
 
     def __len__(self) -> int:
@@ -165,14 +177,17 @@ class Samples:
             yield from (self.fetch(rows, epoch=epoch) for rows in batches)
             return
         loader = DataLoader(
-            _Fetches(self, batches, epoch),
+            _Fetches(self, batches, epoch, Watchdog(self._hang_timeout_s)),
             batch_size=None,
             num_workers=self._workers,
             collate_fn=_as_it_is,
+            worker_init_fn=_begin_worker,
             # Without one of its own, the loader would draw from the global generator.
             generator=torch.Generator(),
         )
-        for outcome in loader:
+        with _signals_held():
+            outcomes = iter(loader)
+        for outcome in outcomes:
             if isinstance(outcome, FinetuneError):
                 raise outcome
             yield outcome
@@ -227,23 +242,54 @@ class Samples:
 class _Fetches(Dataset[Batch | FinetuneError]):
     """Batches as a torch `Dataset`, for the processes of a `DataLoader`."""
 
-    def __init__(self, samples: Samples, batches: Sequence[Tensor], epoch: int) -> None:
+    def __init__(
+        self, samples: Samples, batches: Sequence[Tensor], epoch: int, watchdog: Watchdog
+    ) -> None:
         self._samples = samples
         self._batches = batches
         self._epoch = epoch
+        self._watchdog = watchdog
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __getitem__(self, index: int) -> Batch | FinetuneError:
         try:
-            return self._samples.fetch(self._batches[index], epoch=self._epoch)
+            with self._watchdog.watching():
+                return self._samples.fetch(self._batches[index], epoch=self._epoch)
         except FinetuneError as error:
             return error  # Raised in the worker, it would lose its hint and gain a traceback.
 
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold back signals while processes start, which begin with them held back as well."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin_worker(number: int) -> None:
+    """Let signals to the whole group of processes pass by: the run itself answers them.
+
+    It ends the step that is under way, for which it still needs its workers.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        return
+    os.setpgid(0, 0)
+    for one in _GROUP_SIGNALS:
+        signal.signal(one, signal.SIG_IGN)  # also drops one that came in the meantime
+        signal.signal(one, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
 
 
 def _spec(sample: Tensor) -> TensorSpec:

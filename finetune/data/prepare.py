@@ -129,6 +129,7 @@ def prepare_data(
     seed: int,
     trust: Collection[str],
     views: int | None = None,
+    hang_timeout_s: float | None = None,
 ) -> PreparedData:
     """Do what is deterministic to every sample, and leave the rest for the fetch.
 
@@ -140,6 +141,7 @@ def prepare_data(
         trust: Names of packages whose code may be imported.
         views: How many draws of the random transforms a training sample has; None for a new one
             in every epoch.
+        hang_timeout_s: Seconds after which a process that prepares batches counts as hung.
 
     Raises:
         DataError: a transform fails, or samples end as something that no batch can hold.
@@ -169,6 +171,7 @@ def prepare_data(
         seed=seed,
         views=views,
         workers=config.workers,
+        hang_timeout_s=hang_timeout_s,
     )
     return PreparedData(
         samples,

@@ -19,6 +19,8 @@ class RunFolder:
     """Files that describe the run, by name, written as it begins."""
     is_fresh: bool = False
     """Whether `begin` removes what an earlier run left here."""
+    origin: Path | None = None
+    """Another run's folder, whose checkpoints and curves `begin` copies: this one goes on there."""
 
     @property
     def checkpoints(self) -> Path:
@@ -45,6 +47,8 @@ class RunFolder:
             if self.is_fresh:
                 self._clear()
             self.path.mkdir(parents=True, exist_ok=True)
+            if self.origin is not None:
+                self._copy_from(self.origin)
             for name, text in self.documents.items():
                 (self.path / name).write_text(text, encoding="utf-8")
         except OSError as error:
@@ -80,6 +84,19 @@ class RunFolder:
             raise CheckpointError(
                 "missing or damaged", where=str(self.path / name), hint="is this a run folder?"
             ) from error
+
+    def _copy_from(self, origin: Path) -> None:
+        """Take over another run's checkpoints and curves, unless a kill came after that."""
+        if self.checkpoints.exists():
+            return
+        if (origin / "metrics.jsonl").is_file():
+            shutil.copyfile(origin / "metrics.jsonl", self.metrics)
+        if (origin / "tensorboard").is_dir():
+            shutil.copytree(origin / "tensorboard", self.tensorboard, dirs_exist_ok=True)
+        aside = self.checkpoints.with_name(".checkpoints")
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.copytree(origin / "checkpoints", aside, ignore=shutil.ignore_patterns(".*"))
+        aside.rename(self.checkpoints)
 
     def _clear(self) -> None:
         """Remove what runs write, and nothing else: the folder may hold a user's own files."""

@@ -29,9 +29,10 @@ from finetune.train.precision import Precision
 from finetune.train.progress import Progress
 from finetune.train.proving import Prover
 from finetune.train.reporting import Reporter, StepStats
-from finetune.train.stopping import Stop, StopRequest, Watchdog
+from finetune.train.stopping import Stop, StopRequest
 from finetune.train.summary import summarise
 from finetune.train.tasks import Task, add_up
+from finetune.watchdog import Watchdog
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,18 +3,17 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from finetune.config.freeze import FreezeConfig
-from finetune.config.loader import as_plain, dump_config, load_config
+from finetune.config.loader import as_plain, dump_config
 from finetune.config.run import RunConfig
 from finetune.config.task import ImportTask
 from finetune.data.prepare import DataFacts, PreparedData, open_data, prepare_data
-from finetune.errors import CheckpointError, DataError, Faults, FinetuneError
+from finetune.errors import DataError, Faults, FinetuneError
 from finetune.freezing.apply import refuse_inexact
 from finetune.freezing.methods import written_out
 from finetune.freezing.plan import Plan, make_plan
@@ -29,11 +28,7 @@ from finetune.prefix.choose import Prefixes, Use
 from finetune.tracking.json_lines import JsonLines
 from finetune.tracking.tensorboard import TensorBoard
 from finetune.tracking.tracker import Tracker, Trackers
-from finetune.train.checkpoint import (
-    Base,
-    Checkpoints,
-    load_checkpoint,
-)
+from finetune.train.checkpoint import Base, Checkpoints
 from finetune.train.course import Course, steps_of_epoch
 from finetune.train.evaluation import rehearse
 from finetune.train.folder import RunFolder
@@ -44,22 +39,10 @@ from finetune.train.precision import Precision
 from finetune.train.progress import Progress
 from finetune.train.proving import Prover
 from finetune.train.reporting import Reporter
-from finetune.train.stopping import Stop, Watchdog
+from finetune.train.resuming import compare_with_saved, flattened, take_up
+from finetune.train.stopping import Stop
 from finetune.train.tasks import Task, build_task
-
-_HARMLESS = {
-    "name",
-    "data.workers",
-    "inference",
-    "prefix.use",
-    "prefix.memory_gb",
-    "prefix.disk_gb",
-    "train.epochs",
-    "train.steps",
-    "train.log_every",
-    "train.checkpoint.keep_last",
-}
-"""Keys that a continued run may change: none of them alters a step that is done."""
+from finetune.watchdog import Watchdog
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +113,7 @@ def build_trainer(
     run_dir: str | Path | None = None,
     *,
     fresh: bool = False,
+    resume: str | Path | None = None,
     tracker: Tracker | None = None,
 ) -> Trainer:
     """Build all that a run needs. Where its folder holds a checkpoint, take up from there.
@@ -140,18 +124,25 @@ def build_trainer(
         config: From `load_config`.
         run_dir: The run's folder; `runs/<name>` if left out.
         fresh: Begin at step 0 whatever the folder holds; its contents go when `fit` begins.
+        resume: Another run's folder: take up from its newest whole checkpoint instead, and leave
+            it as it is.
         tracker: Receives what is logged beside `metrics.jsonl` and TensorBoard.
 
     Raises:
         FinetuneError: something in the config does not fit the data, the model or the run that
             the folder holds.
     """
-    folder = RunFolder(Path(run_dir or Path("runs") / config.run_name))
+    folder = RunFolder(Path(run_dir or Path("runs") / config.run_name), is_fresh=fresh)
+    if resume is not None:
+        folder = replace(folder, origin=Path(resume))
     with located(config):
-        if not fresh:
-            _refuse_another_run(folder, config)
-        parts = build_parts(config)
-        return _wire(config, parts, folder, tracker, fresh=fresh)
+        notes = compare_with_saved(folder, config)
+        trainer = _wire(config, build_parts(config), folder, tracker)
+        for note in notes:
+            trainer.reporter.message(note)
+        if not fresh or resume is not None:
+            take_up(trainer)
+        return trainer
 
 
 def pick_device(wish: str) -> torch.device:
@@ -196,6 +187,7 @@ def open_samples(config: RunConfig) -> PreparedData:
         seed=config.seed,
         trust=config.trust,
         views=config.prefix.views,
+        hang_timeout_s=config.train.hang_timeout_s,
     )
 
 
@@ -211,15 +203,13 @@ def build_model_and_task(
     return model, task
 
 
-def _wire(
-    config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker | None, *, fresh: bool
-) -> Trainer:
+def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker | None) -> Trainer:
     settings, data, plan, device = config.train, parts.data, parts.plan, parts.device
     groups = make_groups(plan.ever_trained, [phase.rates for phase in plan.phases], plan.undecayed)
     rows = RowSlices.of(parts.model, plan.ever_trained)
     steps_per_epoch = steps_of_epoch(len(data.train), settings)
     parameters = dict(parts.model.named_parameters()) | rows.slices
-    folder = RunFolder(folder.path, _documents(config, parts), is_fresh=fresh)
+    folder = replace(folder, documents=_documents(config, parts))
     trackers = [JsonLines(folder.metrics), TensorBoard(folder.tensorboard)]
     reporter = Reporter(
         tracker=Trackers([*trackers, *([tracker] if tracker else [])]),
@@ -229,9 +219,9 @@ def _wire(
         steps_per_epoch=steps_per_epoch,
         total_steps=parts.total_steps,
         device=device,
-        hparams=_flat(as_plain(config)),
+        hparams=flattened(as_plain(config)),
     )
-    trainer = Trainer(
+    return Trainer(
         model=parts.model,
         plan=plan,
         optimizer=build_optimizer(config.optimizer, groups, parameters),
@@ -256,9 +246,6 @@ def _wire(
         watchdog=Watchdog(settings.hang_timeout_s),
         stop=Stop(),
     )
-    if not fresh:
-        _take_up(trainer)
-    return trainer
 
 
 def _prefixes(config: RunConfig, parts: Parts, reporter: Reporter) -> Prefixes:
@@ -274,46 +261,6 @@ def _prefixes(config: RunConfig, parts: Parts, reporter: Reporter) -> Prefixes:
         tell=reporter.message,
     )
     return Prefixes(config.prefix, parts.model, use)
-
-
-def _take_up(trainer: Trainer) -> None:
-    """Continue from the newest checkpoint that is whole, if there is one."""
-    newest, damaged = trainer.checkpoints.newest_valid()
-    for line in damaged:
-        trainer.reporter.message(line)
-    if newest is None:
-        return
-    trainer.progress, scaler = load_checkpoint(
-        newest, trainer.model, trainer.optimizer, trainer.base
-    )
-    trainer.precision.load_state(scaler)
-
-
-def _refuse_another_run(folder: RunFolder, config: RunConfig) -> None:
-    """Raise where the folder holds a run of another config, or no run at all."""
-    saved = folder.path / "config.yaml"
-    if not saved.is_file():
-        if folder.path.is_dir() and any(folder.path.iterdir()):
-            raise CheckpointError(
-                "is not empty and holds no run", where=str(folder.path), hint="choose another --run"
-            )
-        return
-    if not Checkpoints(folder.checkpoints, keep_last=1).all():
-        return
-    old, new = _flat(as_plain(load_config(saved))), _flat(as_plain(config))
-    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    changed = [key for key in changed if not _is_harmless(key)]
-    if changed:
-        lines = [f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in changed]
-        raise CheckpointError(
-            "holds a run of another config:\n    " + "\n    ".join(lines),
-            where=str(folder.path),
-            hint="--fresh begins anew in this folder, --run DIR in another one",
-        )
-
-
-def _is_harmless(key: str) -> bool:
-    return any(key == harmless or key.startswith(f"{harmless}.") for harmless in _HARMLESS)
 
 
 def _total_steps(config: RunConfig, samples: int) -> int:
@@ -359,17 +306,3 @@ def _documents(config: RunConfig, parts: Parts) -> dict[str, str]:
         "plan.json": json.dumps(plan_as_data(parts.plan), indent=1) + "\n",
         "data.json": json.dumps(facts, indent=1) + "\n",
     }
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Return nested plain data as one level of dotted keys."""
-    if isinstance(value, dict):
-        items = [(str(key), inner) for key, inner in value.items()]
-    elif isinstance(value, list):
-        items = [(str(number), inner) for number, inner in enumerate(value)]
-    else:
-        return {prefix: value if isinstance(value, str | int | float | bool) else str(value)}
-    flat: dict[str, str | int | float | bool] = {}
-    for key, inner in items:
-        flat |= _flat(inner, f"{prefix}.{key}" if prefix else key)
-    return flat

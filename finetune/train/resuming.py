@@ -1,0 +1,111 @@
+"""Going on with a run: which changes of its config it bears, and where it stands."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from finetune.config.loader import as_plain, load_config
+from finetune.config.run import RunConfig
+from finetune.errors import CheckpointError
+from finetune.train.checkpoint import Checkpoints, load_checkpoint
+from finetune.train.folder import RunFolder
+from finetune.train.loop import Trainer
+
+_HARMLESS = {
+    "name",
+    "data.workers",
+    "inference",
+    "prefix.use",
+    "prefix.memory_gb",
+    "prefix.disk_gb",
+    "train.epochs",
+    "train.steps",
+    "train.log_every",
+    "train.hang_timeout_s",
+    "train.nan_limit",
+    "train.checkpoint.keep_last",
+}
+"""Keys that a continued run may change: none of them alters a step that is done."""
+
+
+def compare_with_saved(folder: RunFolder, config: RunConfig) -> list[str]:
+    """Compare a config with that of the run it goes on with; return a line for each change.
+
+    Raises:
+        CheckpointError: a change would alter steps that are done, or the folder holds no run.
+    """
+    if folder.is_fresh and folder.origin is None:
+        return []
+    has_run = bool(Checkpoints(folder.checkpoints, keep_last=1).all())
+    if folder.origin is not None:
+        if has_run and not folder.is_fresh:
+            raise CheckpointError(
+                "holds a run already, and cannot go on with another one",
+                where=str(folder.path),
+                hint="leave out --resume to go on with it, or choose another --run",
+            )
+        return _changes(folder.origin, config)
+    saved = folder.path / "config.yaml"
+    if not saved.is_file() and folder.path.is_dir() and any(folder.path.iterdir()):
+        raise CheckpointError(
+            "is not empty and holds no run", where=str(folder.path), hint="choose another --run"
+        )
+    return _changes(folder.path, config) if has_run and saved.is_file() else []
+
+
+def _changes(run: Path, config: RunConfig) -> list[str]:
+    """Tell what differs from the config of a run; raise where that would alter steps done."""
+    saved = run / "config.yaml"
+    if not saved.is_file():
+        raise CheckpointError("no run here: there is no config.yaml", where=str(run))
+    old, new = flattened(as_plain(load_config(saved))), flattened(as_plain(config))
+    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    lines = {key: f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in changed}
+    if refused := [line for key, line in lines.items() if not _is_harmless(key)]:
+        raise CheckpointError(
+            "holds a run of another config:\n    " + "\n    ".join(refused),
+            where=str(run),
+            hint="--fresh begins anew in this folder, --run DIR in another one",
+        )
+    return [f"goes on with a changed config: {line}" for line in lines.values()]
+
+
+def take_up(trainer: Trainer) -> None:
+    """Continue from the newest checkpoint that is whole, if there is one.
+
+    Raises:
+        CheckpointError: another run's folder was named to go on from, and has none.
+    """
+    origin = trainer.folder.origin
+    checkpoints = trainer.checkpoints
+    if origin is not None:
+        checkpoints = replace(checkpoints, folder=RunFolder(origin).checkpoints)
+    newest, damaged = checkpoints.newest_valid()
+    for line in damaged:
+        trainer.reporter.message(line)
+    if newest is None:
+        if origin is not None:
+            raise CheckpointError("no whole checkpoint", where=str(checkpoints.folder))
+        return
+    trainer.progress, scaler = load_checkpoint(
+        newest, trainer.model, trainer.optimizer, trainer.base
+    )
+    trainer.precision.load_state(scaler)
+
+
+def flattened(value: Any, prefix: str = "") -> dict[str, str | int | float | bool]:
+    """Return nested plain data as one level of dotted keys."""
+    if isinstance(value, dict):
+        items = [(str(key), inner) for key, inner in value.items()]
+    elif isinstance(value, list):
+        items = [(str(number), inner) for number, inner in enumerate(value)]
+    else:
+        return {prefix: value if isinstance(value, str | int | float | bool) else str(value)}
+    flat: dict[str, str | int | float | bool] = {}
+    for key, inner in items:
+        flat |= flattened(inner, f"{prefix}.{key}" if prefix else key)
+    return flat
+
+
+def _is_harmless(key: str) -> bool:
+    return any(key == harmless or key.startswith(f"{harmless}.") for harmless in _HARMLESS)
