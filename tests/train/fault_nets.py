@@ -1,0 +1,61 @@
+"""Networks that fail when a test wants them to, for layers of `type: import`."""
+
+import torch
+from torch import nn
+
+
+class _Exploding(torch.autograd.Function):
+    """The identity, whose gradient is infinite."""
+
+    @staticmethod
+    def forward(context, values):
+        return values.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * float("inf")
+
+
+class Poisoned(nn.Module):
+    """A network that samples whose first feature exceeds `limit` poison in training.
+
+    Its batch norm takes the poison in before the loss does.
+    """
+
+    def __init__(self, limit, fault="loss", width=4):
+        super().__init__()
+        self.limit, self.fault = limit, fault
+        self.body = nn.Linear(width, 6)
+        self.norm = nn.BatchNorm1d(6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, features):
+        hidden = self.body(features)
+        is_bad = self.training and bool((features[:, 0] > self.limit).any())
+        if is_bad and self.fault == "loss":
+            hidden = hidden + float("nan")
+        if is_bad and self.fault == "gradient":
+            hidden = _Exploding.apply(hidden)
+        return self.head(self.norm(hidden).tanh())
+
+
+class Hungry(nn.Module):
+    """A network for which memory runs out in training, above `limit` samples."""
+
+    def __init__(self, limit, message="", width=4):
+        super().__init__()
+        self.limit, self.message = limit, message
+        self.norm = nn.BatchNorm1d(width) if limit > 1 else nn.Identity()
+        self.drop = nn.Dropout(0.2)
+        self.head = nn.Linear(width, 3)
+        self.sizes = []
+
+    def forward(self, features):
+        outputs = self.head(self.drop(self.norm(features)))
+        if self.training and torch.is_grad_enabled():
+            self.sizes.append(len(features))
+            if len(features) > self.limit:
+                if self.message:
+                    raise RuntimeError(self.message)
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return outputs
