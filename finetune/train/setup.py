@@ -243,9 +243,15 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
         prefixes=_prefixes(config, parts, reporter),
         prover=Prover(parts.model, plan, folder),
         guard=StepGuard(parts.model, checks_gradients=settings.precision != "float16"),
-        watchdog=Watchdog(settings.hang_timeout_s),
+        watchdog=_watchdog(config),
         stop=Stop(),
     )
+
+
+def _watchdog(config: RunConfig) -> Watchdog:
+    """Return what watches over the run: more patient than what watches over its loader."""
+    timeout_s = config.train.hang_timeout_s
+    return Watchdog(2 * timeout_s if timeout_s and config.data.workers else timeout_s)
 
 
 def _prefixes(config: RunConfig, parts: Parts, reporter: Reporter) -> Prefixes:

@@ -1,0 +1,74 @@
+"""A run that is killed again and again ends as one that never was."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from finetune.tracking.json_lines import read_metrics
+
+pytestmark = pytest.mark.slow
+
+HERE = Path(__file__).parent
+ROUNDS = 30
+PHASES = [
+    {"name": "head", "train": ["head"], "until": {"steps": 60}, "restore_best": True},
+    {"name": "top", "freeze": ["body"], "until": {"plateau": "validation/loss", "patience": 8,
+                                                 "at_most": {"steps": 80}}},
+    {"name": "rows", "freeze": ["norm", {"rows": "body.weight[:2]"}], "lr": {"body": 1e-3}},
+]  # fmt: skip
+
+
+def killed(config, run, rounds, tmp_path, seed=7):
+    paths = os.pathsep.join([str(HERE), str(HERE.parent.parent)])
+    done = subprocess.run(
+        [sys.executable, HERE / "killed_run.py", config, run, str(rounds), str(seed)],
+        env=os.environ | {"PYTHONPATH": paths, "FINETUNE_CACHE": str(tmp_path / f"cache-{run}")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def told(run):
+    hidden = ("time/", "memory/")
+    return [
+        {key: value for key, value in line.items() if not key.startswith(hidden)}
+        for line in read_metrics(run / "metrics.jsonl")
+    ]
+
+
+def summary(run):
+    return json.loads((run / "summary.json").read_text())
+
+
+def test_thirty_kills_at_random_moments_change_no_bit(tmp_path, written):
+    train = {"steps": 200, "checkpoint": {"every": {"steps": 1}, "best": "validation/loss"}}
+    config = written(freeze={"phases": PHASES}, train=train, seed=3)
+    assert killed(config, "whole", 0, tmp_path) == {"kills": 0, "newest": [-1], "status": 0}
+    seen = killed(config, "killed", ROUNDS, tmp_path)
+    assert seen["status"] == 0
+    assert seen["kills"] == ROUNDS
+    assert seen["newest"] == sorted(seen["newest"]), "a good checkpoint was lost"
+    whole, cut = tmp_path / "whole", tmp_path / "killed"
+    assert summary(whole)["prefix"]["answered"] > 0
+    assert summary(cut)["prefix"]["answered"] > 0
+    names = [path.name for path in sorted((whole / "checkpoints").iterdir())]
+    assert [path.name for path in sorted((cut / "checkpoints").iterdir())] == names
+    for name in names:
+        for file in ("weights.safetensors", "optimizer.safetensors"):
+            one, two = (load_file(run / "checkpoints" / name / file) for run in (whole, cut))
+            assert one.keys() == two.keys()
+            assert all(torch.equal(one[key], two[key]) for key in one), (name, file)
+    assert told(cut) == told(whole)
+    proofs = [(run / "freeze_proof.json").read_bytes() for run in (whole, cut)]
+    assert proofs[0] == proofs[1]
+    assert summary(cut)["metrics"] == summary(whole)["metrics"]
