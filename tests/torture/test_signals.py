@@ -115,5 +115,5 @@ def test_a_hung_loader_prints_its_stack_and_ends(written, started, workers):
     )  # fmt: skip
     code, _, err = ended(process)
     assert code == 1, err
-    assert "Timeout" in err
+    assert "no progress for 3 s, ends with its stacks" in err
     assert "wait_for_what_never_comes" in err
