@@ -12,7 +12,6 @@ from finetune.train.folder import RunFolder
 from finetune.train.loop import Trainer
 
 _HARMLESS = {
-    "name",
     "data.workers",
     "inference",
     "prefix.use",
@@ -59,7 +58,8 @@ def _changes(run: Path, config: RunConfig) -> list[str]:
     if not saved.is_file():
         raise CheckpointError("no run here: there is no config.yaml", where=str(run))
     old, new = flattened(as_plain(load_config(saved))), flattened(as_plain(config))
-    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    keys = (old.keys() | new.keys()) - {"name"}
+    changed = sorted(key for key in keys if old.get(key) != new.get(key))
     lines = {key: f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in changed}
     if refused := [line for key, line in lines.items() if not _is_harmless(key)]:
         raise CheckpointError(
