@@ -146,7 +146,7 @@ def test_the_number_of_workers_changes_nothing_not_even_in_the_middle(run_of, st
     run_of("cut", data=data(step % 3), more=more).fit()
     for path in run_of("cut", data=data(0), more=more).checkpoints.all()[step:]:
         shutil.rmtree(path)
-    resumed = run_of("cut", data=data((step + 1) % 4), more=more)
+    resumed = run_of("cut", data=data((step + 1) % 3), more=more)
     assert resumed.progress.step == step
     resumed.fit()
     assert_equal(state(resumed), state(whole))
