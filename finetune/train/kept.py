@@ -180,6 +180,10 @@ class Checkpoints:
         path, place = incomplete[0]
         return path, lines[:place]
 
+    def lost_with(self, path: Path) -> list[str]:
+        """Return a line for each best checkpoint that a whole one needs and that is not whole."""
+        return self._lost(read_progress(path))
+
     def forget_lost(self, progress: Progress) -> list[str]:
         """Forget in `progress` the best checkpoints that are damaged or gone; a line for each.
 
