@@ -26,7 +26,7 @@ _NAME = re.compile(rf"({re.escape(REPLACED)})?step-(\d{{8,18}})")
 _GO_ON = "the same command again goes on from the newest checkpoint that can be used"
 
 Signature = tuple[tuple[str, int, int, int], ...]
-"""Name, inode, size and time of change of each file of a checkpoint."""
+"""Name, inode, size and time of change of a checkpoint and of each file in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +332,7 @@ def _step_of(path: Path) -> int | None:
 def _signature(path: Path) -> Signature:
     try:
         entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-        found = ((e.name, e.stat(follow_symlinks=False)) for e in entries)
+        found = [("", path.lstat()), *((e.name, e.stat(follow_symlinks=False)) for e in entries)]
         return tuple((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in found)
     except OSError:
         return ()
