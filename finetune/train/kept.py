@@ -151,6 +151,7 @@ class Checkpoints:
 
     def newest_valid(self) -> tuple[Path | None, list[str]]:
         """Return the newest checkpoint that is whole, and a line for each damaged one passed."""
+        self.worker.wait()
         damaged: list[str] = []
         for path in reversed(self.all()):
             if (fault := self.fault(path)) is None:
@@ -164,6 +165,7 @@ class Checkpoints:
         It is the newest that is whole and whose best checkpoints are: from it the run ends as if
         nothing had happened. Where there is none such, the newest that is whole.
         """
+        self.worker.wait()
         lines: list[str] = []
         incomplete: list[tuple[Path, int]] = []
         for path in reversed(self.all()):
@@ -233,8 +235,8 @@ class Checkpoints:
         return path
 
     def _lost(self, progress: Progress) -> list[str]:
-        wanted = {progress.best_step, progress.phase_best_step} - {None}
-        paths = [self.path_of(step) for step in sorted(filter(None, wanted))]
+        wanted = {progress.best_step, progress.phase_best_step}
+        paths = [self.path_of(step) for step in sorted(step for step in wanted if step is not None)]
         return [f"{p}: {fault}" for p in paths if (fault := self.fault(p)) is not None]
 
     def _prune(self, step: int, wanted: Collection[int]) -> None:
