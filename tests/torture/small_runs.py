@@ -20,6 +20,7 @@ TRAIN = {
     "checkpoint": {"every": {"steps": 1}, "keep_last": 9},
 }
 RUN = {
+    "name": "small",
     "seed": 0,
     "model": {
         "layers": [

@@ -13,6 +13,7 @@ from finetune.errors import CheckpointError
 from finetune.optim.groups import state_by_name
 from finetune.train.background import Worker
 from finetune.train.checkpoint import load_checkpoint, save_checkpoint
+from finetune.train.kept import Checkpoints
 
 HERE = Path(__file__).parent
 
@@ -79,7 +80,8 @@ def test_a_checkpoint_is_seen_only_when_it_is_durable(runs, tmp_path, gate):
     trainer = runs.build(tmp_path / "run", train=runs.saving(background=True))
     trainer.progress.step = 1
     final = save(trainer)
-    assert trainer.checkpoints.newest_valid() == (None, [])
+    # seen by another process, or a reader of its own
+    assert Checkpoints(final.parent, keep_last=1).newest_valid() == (None, [])
     assert not final.exists()
     gate.set()
     trainer.checkpoints.worker.wait()
@@ -179,8 +181,7 @@ def test_a_process_that_ends_finishes_its_save_and_one_that_dies_loses_no_other(
     environment = os.environ | {"PYTHONPATH": str(HERE.parents[1])}
     ended = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     assert ended.returncode == code, ended.stderr
-    checkpoints = runs.build(tmp_path / "other").checkpoints
-    checkpoints = type(checkpoints)(tmp_path / "run" / "checkpoints", keep_last=9)
+    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints", keep_last=9)
     assert checkpoints.newest_valid() == (checkpoints.path_of(newest), [])
     assert len(checkpoints.orphans()) == (way == "dies")
 
