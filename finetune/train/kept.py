@@ -21,22 +21,13 @@ from finetune.train.files import (
 )
 from finetune.train.manifest import find_fault, read_manifest
 from finetune.train.progress import Progress
+from finetune.train.room import Room
 
 _NAME = re.compile(rf"({re.escape(REPLACED)})?step-(\d{{8,18}})")
 _GO_ON = "the same command again goes on from the newest checkpoint that can be used"
 
 Signature = tuple[tuple[str, int, int, int], ...]
 """Name, inode, size and time of change of a checkpoint and of each file in it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """What the checkpoints of a run will take of the disk."""
-
-    checkpoint_bytes: int
-    """Expected size of one."""
-    num_kept: int
-    """How many there are at most, one being written not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +60,8 @@ class Checkpoints:
             CheckpointError: the disk cannot hold a single checkpoint; or a save fails.
         """
         self.sweep()
-        if (line := self._lack_of_room()) is not None:
+        line = self.room.lack_in(self.folder, len(self.all())) if self.room is not None else None
+        if line is not None:
             tell(line)
         try:
             yield
@@ -254,30 +246,6 @@ class Checkpoints:
                 with suppress(OSError):
                     remove_folder(path)
 
-    def _lack_of_room(self) -> str | None:
-        """Return a line where the disk cannot hold what will be kept, None where it can.
-
-        Raises:
-            CheckpointError: it cannot hold a single checkpoint more.
-        """
-        if self.room is None:
-            return None
-        size, free = self.room.checkpoint_bytes, _free_bytes(self.folder)
-        if size > free:
-            raise CheckpointError(
-                f"a checkpoint takes about {_mib(size)}, the disk has {_mib(free)} left",
-                where=str(self.folder),
-                hint="make room, or choose another --run",
-            )
-        # while the last one is written, the one that it replaces is still there
-        to_come = max(1, self.room.num_kept + 1 - len(self.all()))
-        if size * to_come <= free:
-            return None
-        return (
-            f"{self.folder}: {to_come} more checkpoints take about {_mib(size * to_come)}, "
-            f"the disk has {_mib(free)} left; the run stops where it is full"
-        )
-
 
 def read_progress(path: Path) -> Progress:
     """Read where the run stood at a checkpoint.
@@ -338,12 +306,3 @@ def _signature(path: Path) -> Signature:
         return tuple((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in found)
     except OSError:
         return ()
-
-
-def _free_bytes(folder: Path) -> int:
-    there = next(path for path in (folder, *folder.parents) if path.is_dir())
-    return shutil.disk_usage(there).free
-
-
-def _mib(num_bytes: int) -> str:
-    return f"{num_bytes / (1 << 20):,.1f} MiB"

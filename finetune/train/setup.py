@@ -34,7 +34,7 @@ from finetune.train.course import Course, steps_of_epoch
 from finetune.train.evaluation import rehearse
 from finetune.train.folder import RunFolder
 from finetune.train.guard import StepGuard
-from finetune.train.kept import Checkpoints, Room
+from finetune.train.kept import Checkpoints
 from finetune.train.lock import refuse_if_held
 from finetune.train.loop import Splits, Trainer
 from finetune.train.phases import refuse_impossible, wrong_rules
@@ -43,6 +43,7 @@ from finetune.train.progress import Progress
 from finetune.train.proving import Prover
 from finetune.train.reporting import Reporter
 from finetune.train.resuming import compare_with_saved, flattened, take_up
+from finetune.train.room import Room
 from finetune.train.sizes import checkpoint_bytes
 from finetune.train.stopping import Stop
 from finetune.train.tasks import Task, build_task

@@ -10,10 +10,11 @@ import pytest
 from finetune.config.train import CheckpointConfig
 from finetune.errors import CheckpointError
 from finetune.train.background import Worker
-from finetune.train.kept import Checkpoints, Room, read_progress
+from finetune.train.kept import Checkpoints, read_progress
 from finetune.train.manifest import MANIFEST, Manifest
 from finetune.train.phases import _judge_best
 from finetune.train.progress import Progress
+from finetune.train.room import Room
 
 
 @pytest.fixture
