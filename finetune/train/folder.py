@@ -10,7 +10,10 @@ from typing import Any
 
 from finetune.errors import CheckpointError
 from finetune.train.files import read_json, reason_of, replace_text
-from finetune.train.lock import locked
+from finetune.train.lock import LOCK, locked
+
+_BEFORE_A_RUN = {LOCK, ".config.yaml.tmp"}
+"""What the folder may hold before it holds the config of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +73,21 @@ class RunFolder:
                 replace_text(self.path / name, text)
 
     def is_done_at(self, step: int) -> bool:
-        """Tell whether a run has ended here at that step, with nothing left to do."""
-        if not (self.path / "summary.json").is_file():
+        """Tell whether a run has ended here at that step, with nothing left to do.
+
+        A summary that cannot be read is one to be written anew.
+        """
+        try:
+            summary = self.read_json("summary.json")
+            return bool(summary["status"] == "done" and summary["steps"] == step)
+        except (CheckpointError, KeyError, TypeError):
             return False
-        summary = self.read_json("summary.json")
-        return bool(summary["status"] == "done" and summary["steps"] == step)
+
+    def is_empty(self) -> bool:
+        """Tell whether nothing lies here but what a kill leaves before a run has begun."""
+        if not self.path.is_dir():
+            return True
+        return {path.name for path in self.path.iterdir()} <= _BEFORE_A_RUN
 
     def write_proof(self, proofs: Sequence[Mapping[str, Any]]) -> None:
         """Write `freeze_proof.json`: every phase so far, and whether all are intact."""

@@ -48,7 +48,7 @@ def compare_with_saved(folder: RunFolder, config: RunConfig) -> list[str]:
             )
         return _changes(folder.origin, config)
     saved = folder.path / "config.yaml"
-    if not saved.is_file() and folder.path.is_dir() and any(folder.path.iterdir()):
+    if not saved.is_file() and not folder.is_empty():
         raise CheckpointError(
             "is not empty and holds no run", where=str(folder.path), hint="choose another --run"
         )
