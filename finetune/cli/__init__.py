@@ -6,6 +6,7 @@ import typer
 
 from finetune.cli.caching import cache_command
 from finetune.cli.checking import inspect_command, plan_command, schema_command, validate_command
+from finetune.cli.doctoring import doctor_command
 from finetune.cli.running import eval_command, predict_command, tensorboard_command, train_command
 from finetune.errors import FinetuneError, FrozenWeightError
 
@@ -24,6 +25,7 @@ app.command("predict")(predict_command)
 app.command("inspect")(inspect_command)
 app.command("schema")(schema_command)
 app.command("cache")(cache_command)
+app.command("doctor")(doctor_command)
 app.command("tensorboard")(tensorboard_command)
 
 

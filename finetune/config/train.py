@@ -42,6 +42,16 @@ class CheckpointConfig(Node):
     """How many of the newest are kept."""
     best: str | None = None
     """Tag of the metric, such as `validation/loss`, by which the best one is chosen, kept and used for test and prediction; the last one is used if left out."""
+    keep_best: PositiveInt | None = None
+    """How many of the best by `best` are kept; one if left out."""
+    background: bool = False
+    """Whether training goes on while a checkpoint is written. What is saved is copied first, so it takes memory once more."""
+
+    @model_validator(mode="after")
+    def _best_by_some_metric(self) -> Self:
+        if self.keep_best is not None and self.best is None:
+            raise ValueError(f"keep_best ({self.keep_best}) needs a metric in 'best'")
+        return self
 
 
 class TrainConfig(Node):

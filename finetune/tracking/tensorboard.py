@@ -1,7 +1,7 @@
 """TensorBoard: curves over optimizer steps, text, pictures, and settings beside their results."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +103,19 @@ class TensorBoard(Tracker):
                     max_queue=1000,
                     flush_secs=10,
                 )
+                _quieten(self._writer)
             yield self._writer
         except OSError as error:
             reason = error.strerror or str(error)
             raise FinetuneError(f"cannot write: {reason}", where=str(self._folder)) from error
+
+
+def _quieten(writer: SummaryWriter) -> None:
+    """Keep the thread that writes from printing a traceback: the next call raises its fault."""
+    files: Any = writer.file_writer
+    with suppress(AttributeError):
+        files.event_writer._async_writer._worker._invoke_excepthook = _do_nothing
+
+
+def _do_nothing(_: Any) -> None:
+    return

@@ -1,31 +1,32 @@
 """The only writer of checkpoints: weights delta, optimizer state by name, progress, manifest."""
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from finetune.errors import CheckpointError
+from finetune.errors import CheckpointError, NonFiniteError
 from finetune.freezing.plan import Plan
 from finetune.freezing.proof import fingerprint
 from finetune.freezing.rows import rows_of, tensor_of
 from finetune.optim.groups import load_state_by_name, state_by_name
+from finetune.train.files import sync
+from finetune.train.kept import Checkpoints, read_document
+from finetune.train.manifest import MANIFEST, Manifest, read_manifest
 from finetune.train.progress import Progress
 
-FORMAT_VERSION = 1
-_FILES = ("weights.safetensors", "optimizer.safetensors", "progress.json")
 _SEPARATOR = "//"
 """Stands between a parameter's name and the name of its state: names have no slash."""
+_HINT_BASE = "restore the files that `model:` names, or start afresh with --fresh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,124 +62,108 @@ class Base:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoints:
-    """The folder of a run's checkpoints.
+class Snapshot:
+    """All that one checkpoint holds, copied: what trains on cannot change it."""
 
-    Args:
-        folder: `runs/<name>/checkpoints`.
-        keep_last: How many of the newest survive.
-    """
+    step: int
+    phase: int
+    base: str
+    """Fingerprint of what the delta leaves out."""
+    moved: frozenset[str]
+    """Buffers in the delta."""
+    weights: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    document: str
+    """Text of `progress.json`."""
 
-    folder: Path
-    keep_last: int
-
-    def save(
-        self,
+    @classmethod
+    def of(
+        cls,
         model: nn.Module,
         optimizer: Optimizer,
         progress: Progress,
         base: Base,
-        *,
         scaler: Mapping[str, float],
-    ) -> Path:
-        """Write one checkpoint beside the others, under its own name only when it is whole.
-
-        Order: temporary folder, files, fsync of each, manifest, fsync, rename, fsync of the
-        parent; only then are older ones pruned. A kill at any point leaves the older ones usable.
+    ) -> Self:
+        """Copy a run as it stands.
 
         Raises:
-            CheckpointError: the disk refuses.
+            NonFiniteError: a weight or a buffer of the delta is infinite or NaN.
         """
-        final = self.path_of(progress.step)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with _written_aside(final) as temporary:
-                moved = _write_weights(temporary, model, base)
-                plain = _write_optimizer(temporary, optimizer)
-                document = {
-                    "progress": progress.to_json(),
-                    "optimizer": plain,
-                    "scaler": dict(scaler),
-                }
-                _write_json(temporary / "progress.json", document)
-                _write_manifest(temporary, progress, base.fingerprint(moved), moved)
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot save: {error.strerror or error}", where=str(final)
-            ) from error
-        self._prune(progress)
-        return final
+        moved, delta = _delta(model, base)
+        tensors, plain = _optimizer_state(optimizer)
+        document = {"progress": progress.to_json(), "optimizer": plain, "scaler": dict(scaler)}
+        return cls(
+            step=progress.step,
+            phase=progress.phase,
+            base=base.fingerprint(moved),
+            moved=moved,
+            weights=delta,
+            optimizer=tensors,
+            document=json.dumps(document, indent=1) + "\n",
+        )
 
-    def path_of(self, step: int) -> Path:
-        """Return the folder of the checkpoint of a step."""
-        return self.folder / f"step-{step:08d}"
+    def write(self, folder: Path) -> None:
+        """Write the files of the checkpoint, each durably, the manifest after all others.
 
-    def all(self) -> list[Path]:
-        """Return the folders of all checkpoints, oldest first."""
-        return sorted(self.folder.glob("step-[0-9]*"), key=lambda p: int(p.name[5:]))
-
-    def newest_valid(self) -> tuple[Path | None, list[str]]:
-        """Return the newest checkpoint that is whole, and a line for each damaged one passed."""
-        damaged: list[str] = []
-        for path in reversed(self.all()):
-            if (fault := find_fault(path)) is None:
-                return path, damaged
-            damaged.append(f"{path}: {fault}; passed over")
-        return None, damaged
-
-    def sweep(self) -> None:
-        """Remove what killed saves have left."""
-        for orphan in self.folder.glob(".tmp-*"):
-            shutil.rmtree(orphan, ignore_errors=True)
-
-    def _prune(self, progress: Progress) -> None:
-        whole = [path for path in self.all() if (path / "MANIFEST.json").is_file()]
-        kept = set(whole[-self.keep_last :])
-        for step in (progress.best_step, progress.phase_best_step):
-            if step is not None:
-                kept.add(self.path_of(step))
-        for path in set(whole) - kept:
-            shutil.rmtree(path, ignore_errors=True)
+        Raises:
+            OSError: the disk refuses.
+        """
+        _save_tensors(folder / "weights.safetensors", self.weights)
+        _save_tensors(folder / "optimizer.safetensors", self.optimizer)
+        _write_text(folder / "progress.json", self.document)
+        manifest = Manifest.of(folder, self.step, self.phase, self.base, self.moved)
+        _write_text(folder / MANIFEST, manifest.to_json())
 
 
-def find_fault(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint, or None if every file is as its manifest says."""
-    try:
-        manifest = json.loads((path / "MANIFEST.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "no readable MANIFEST.json"
-    if manifest.get("version") != FORMAT_VERSION:
-        return f"format version {manifest.get('version')!r}, this release reads {FORMAT_VERSION}"
-    for name in _FILES:
-        expected, file = manifest.get("files", {}).get(name, {}), path / name
-        if not file.is_file() or file.is_symlink():
-            return f"{name} is missing"
-        if file.stat().st_size != expected.get("size_bytes"):
-            return f"{name} has {file.stat().st_size} bytes, needs {expected.get('size_bytes')}"
-        if _digest(file) != expected.get("blake2b"):
-            return f"{name} does not match its digest"
-    return None
+def save_checkpoint(
+    checkpoints: Checkpoints,
+    model: nn.Module,
+    optimizer: Optimizer,
+    progress: Progress,
+    base: Base,
+    *,
+    scaler: Mapping[str, float],
+) -> Path:
+    """Add one checkpoint to the others, under its own name only when it is whole.
+
+    Order: copies, temporary folder, files, fsync of each, manifest, fsync, rename, fsync of the
+    parent; only then are older ones pruned. A kill at any point leaves the older ones usable. In
+    the background all but the copies happens later.
+
+    Raises:
+        CheckpointError: the disk refuses, now or for the save before.
+        NonFiniteError: a weight or a buffer is infinite or NaN. Nothing is written.
+    """
+    snapshot = Snapshot.of(model, optimizer, progress, base, scaler)
+    return checkpoints.add(
+        snapshot.step, partial(Snapshot.write, snapshot), progress.wanted_steps()
+    )
 
 
 def load_weights_delta(path: Path, model: nn.Module, base: Base) -> None:
     """Put the delta of a checkpoint into a freshly built model.
 
+    Args:
+        path: A checkpoint that was found whole.
+        model: The model.
+        base: What it was when it was built.
+
     Raises:
         CheckpointError: the model is built on another base than the checkpoint was, or the
             delta does not fit it.
     """
-    manifest = json.loads((path / "MANIFEST.json").read_text(encoding="utf-8"))
-    if base.fingerprint(frozenset(manifest["moved_buffers"])) != manifest["base"]:
-        raise CheckpointError(
-            "the pretrained weights are not those that this run began with",
-            hint="restore the files that `model:` names, or start afresh with --fresh",
-            where=str(path),
-        )
-    tensors = _tensors(model)
-    delta = load_file(path / "weights.safetensors")
+    manifest = read_manifest(path)
+    moved = frozenset(manifest.moved_buffers)
+    if base.fingerprint(moved) != manifest.base:
+        message = "the pretrained weights are not those that this run began with"
+        raise CheckpointError(message, hint=_HINT_BASE, where=str(path))
+    tensors, delta = _tensors(model), _load_tensors(path / "weights.safetensors")
     wrong = [name for name, tensor in delta.items() if not _fits(tensors, name, tensor)]
     if wrong:
         raise CheckpointError(f"does not fit the model: {', '.join(wrong)}", where=str(path))
+    if lacking := {*base.trained, *moved} - delta.keys():
+        raise CheckpointError(f"lacks {', '.join(sorted(lacking))}", where=str(path))
     with torch.no_grad():
         for name, tensor in (base.buffers | delta).items():
             tensor_of(tensors, name).copy_(tensor)
@@ -193,16 +178,53 @@ def load_checkpoint(
         CheckpointError: it does not fit the model that the config builds.
     """
     load_weights_delta(path, model, base)
-    document = json.loads((path / "progress.json").read_text(encoding="utf-8"))
+    document: dict[str, dict[str, Any]] = read_document(path)
     state: dict[str, dict[str, Any]] = {n: dict(v) for n, v in document["optimizer"].items()}
-    for label, tensor in load_file(path / "optimizer.safetensors").items():
+    for label, tensor in _load_tensors(path / "optimizer.safetensors").items():
         name, _, entry = label.partition(_SEPARATOR)
         state.setdefault(name, {})[entry] = tensor
     device = next(model.parameters()).device
     for name, entries in state.items():
         state[name] = {k: _placed(v, device) for k, v in entries.items()}
-    load_state_by_name(optimizer, state)
+    try:
+        load_state_by_name(optimizer, state)
+    except KeyError as error:
+        message = f"has optimizer state of {error}, which never trains"
+        raise CheckpointError(message, where=str(path)) from error
     return Progress.from_json(document["progress"]), document["scaler"]
+
+
+def _delta(model: nn.Module, base: Base) -> tuple[frozenset[str], dict[str, Tensor]]:
+    """Return the names of the buffers that have moved, and copies of all that differs."""
+    moved = frozenset(
+        n for n, b in _buffers(model).items() if fingerprint(b) != base.digests.get(n)
+    )
+    tensors = _tensors(model)
+    names = (*base.trained, *sorted(moved))
+    delta = {name: _portable(tensor_of(tensors, name)) for name in names}
+    broken = [name for name, tensor in delta.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        shown = ", ".join(broken[:5]) + (f" and {len(broken) - 5} more" if broken[5:] else "")
+        raise NonFiniteError(
+            f"not saved: infinite or NaN in {shown}",
+            hint="the last checkpoint is good; try a lower optimizer.lr or train.max_grad_norm",
+        )
+    return moved, delta
+
+
+def _optimizer_state(
+    optimizer: Optimizer,
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """Return copies of the tensors of the optimizer's state, and its plain numbers by name."""
+    tensors: dict[str, Tensor] = {}
+    plain: dict[str, dict[str, Any]] = {}
+    for name, entries in state_by_name(optimizer).items():
+        for entry, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"{name}{_SEPARATOR}{entry}"] = _portable(value)
+            else:
+                plain.setdefault(name, {})[entry] = value
+    return tensors, plain
 
 
 def _fits(tensors: Mapping[str, Tensor], name: str, tensor: Tensor) -> bool:
@@ -214,75 +236,28 @@ def _placed(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, Tensor) and value.ndim else value
 
 
-@contextmanager
-def _written_aside(final: Path) -> Iterator[Path]:
-    """Give a temporary folder; when the block is done, make it durable and rename it."""
-    temporary = final.with_name(f".tmp-{final.name}-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        yield temporary
-        _sync(temporary)
-        if final.exists():
-            shutil.rmtree(final)
-        temporary.rename(final)
-        _sync(final.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_weights(folder: Path, model: nn.Module, base: Base) -> frozenset[str]:
-    """Write the delta; return the names of the buffers in it."""
-    moved = frozenset(
-        n for n, b in _buffers(model).items() if fingerprint(b) != base.digests.get(n)
-    )
-    tensors = _tensors(model)
-    names = (*base.trained, *sorted(moved))
-    delta = {name: _portable(tensor_of(tensors, name)) for name in names}
-    _save_tensors(folder / "weights.safetensors", delta)
-    return moved
-
-
-def _write_optimizer(folder: Path, optimizer: Optimizer) -> dict[str, dict[str, Any]]:
-    """Write the tensors of the optimizer's state; return its plain numbers by name."""
-    tensors: dict[str, Tensor] = {}
-    plain: dict[str, dict[str, Any]] = {}
-    for name, entries in state_by_name(optimizer).items():
-        for entry, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{name}{_SEPARATOR}{entry}"] = _portable(value)
-            else:
-                plain.setdefault(name, {})[entry] = value
-    _save_tensors(folder / "optimizer.safetensors", tensors)
-    return plain
-
-
-def _write_manifest(folder: Path, progress: Progress, base: str, moved: frozenset[str]) -> None:
-    files = {
-        name: {"size_bytes": (folder / name).stat().st_size, "blake2b": _digest(folder / name)}
-        for name in _FILES
-    }
-    document = {
-        "version": FORMAT_VERSION,
-        "step": progress.step,
-        "phase": progress.phase,
-        "base": base,
-        "moved_buffers": sorted(moved),
-        "files": files,
-    }
-    _write_json(folder / "MANIFEST.json", document)
-
-
-def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    _sync(path)
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+    sync(path)
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    save_file(dict(tensors), path)
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:
+        # It tells a full disk by an error of its own.
+        raise OSError(str(error)) from error
     # safetensors makes files that only their owner may read
     path.chmod(0o644)
-    _sync(path)
+    sync(path)
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"cannot be read: {error}", where=str(path)) from error
+    return tensors
 
 
 def _portable(tensor: Tensor) -> Tensor:
@@ -296,19 +271,3 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def _buffers(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.named_buffers(remove_duplicate=False))
-
-
-def _digest(path: Path) -> str:
-    digest = blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

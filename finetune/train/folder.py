@@ -2,25 +2,31 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from finetune.errors import CheckpointError
+from finetune.train.files import read_json, reason_of, replace_text
+from finetune.train.lock import LOCK, locked
+
+_BEFORE_A_RUN = {LOCK, ".config.yaml.tmp"}
+"""What the folder may hold before it holds the config of a run."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """`runs/<name>`: nothing is written before `begin`."""
+    """`runs/<name>`: nothing is written before it is `held`."""
 
     path: Path
     documents: Mapping[str, str] = field(default_factory=dict)
     """Files that describe the run, by name, written as it begins."""
     is_fresh: bool = False
-    """Whether `begin` removes what an earlier run left here."""
+    """Whether what an earlier run left here goes as this one begins."""
     origin: Path | None = None
-    """Another run's folder, whose checkpoints and curves `begin` copies: this one goes on there."""
+    """Another run's folder, whose checkpoints and curves are copied: this one goes on there."""
 
     @property
     def checkpoints(self) -> Path:
@@ -37,31 +43,51 @@ class RunFolder:
         """Folder of the event files."""
         return self.path / "tensorboard"
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder, keep other processes out of it, and begin the run.
+
+        Raises:
+            CheckpointError: another process holds it, or it cannot be written.
+        """
+        with ExitStack() as stack:
+            with self._writing():
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.path))
+                if self.is_fresh:
+                    self._clear()
+                if self.origin is not None:
+                    self._copy_from(self.origin)
+            self.begin()
+            yield
+
     def begin(self) -> None:
-        """Make the folder and write the documents.
+        """Write the documents.
 
         Raises:
             CheckpointError: the folder cannot be written.
         """
-        try:
-            if self.is_fresh:
-                self._clear()
+        with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
-            if self.origin is not None:
-                self._copy_from(self.origin)
             for name, text in self.documents.items():
-                (self.path / name).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise CheckpointError(
-                f"cannot write the run folder: {error.strerror}", where=str(self.path)
-            ) from error
+                replace_text(self.path / name, text)
 
     def is_done_at(self, step: int) -> bool:
-        """Tell whether a run has ended here at that step, with nothing left to do."""
-        if not (self.path / "summary.json").is_file():
+        """Tell whether a run has ended here at that step, with nothing left to do.
+
+        A summary that cannot be read is one to be written anew.
+        """
+        try:
+            summary = self.read_json("summary.json")
+            return bool(summary["status"] == "done" and summary["steps"] == step)
+        except (CheckpointError, KeyError, TypeError):
             return False
-        summary = self.read_json("summary.json")
-        return bool(summary["status"] == "done" and summary["steps"] == step)
+
+    def is_empty(self) -> bool:
+        """Tell whether nothing lies here but what a kill leaves before a run has begun."""
+        if not self.path.is_dir():
+            return True
+        return {path.name for path in self.path.iterdir()} <= _BEFORE_A_RUN
 
     def write_proof(self, proofs: Sequence[Mapping[str, Any]]) -> None:
         """Write `freeze_proof.json`: every phase so far, and whether all are intact."""
@@ -79,7 +105,7 @@ class RunFolder:
             CheckpointError: it is missing or no JSON.
         """
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
+            return read_json(self.path / name)
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 "missing or damaged", where=str(self.path / name), hint="is this a run folder?"
@@ -106,5 +132,15 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
 
     def _write_json(self, name: str, document: Mapping[str, Any]) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / name).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            replace_text(self.path / name, json.dumps(document, indent=1) + "\n")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"cannot write the run folder: {reason_of(error)}", where=str(self.path)
+            ) from error

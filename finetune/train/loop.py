@@ -18,12 +18,18 @@ from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import drop_state, reset_state, set_rates
 from finetune.optim.rates import Rates
 from finetune.prefix.choose import Prefixes
-from finetune.train.checkpoint import Base, Checkpoints, load_checkpoint, load_weights_delta
+from finetune.train.checkpoint import (
+    Base,
+    load_checkpoint,
+    load_weights_delta,
+    save_checkpoint,
+)
 from finetune.train.course import Course
 from finetune.train.evaluation import evaluate
 from finetune.train.folder import RunFolder
 from finetune.train.gradients import LossNorms, clip_gradients
 from finetune.train.guard import StepGuard, is_out_of_memory
+from finetune.train.kept import Checkpoints
 from finetune.train.phases import judge
 from finetune.train.precision import Precision
 from finetune.train.progress import Progress
@@ -87,10 +93,11 @@ class Trainer:
         if self._run_is_over() and self.folder.is_done_at(self.progress.step):
             self.reporter.message(f"{self.folder.path}: already done; --fresh begins anew")
             self.progress.metrics = self.folder.read_json("summary.json")["metrics"]
+            self._take_best()
             return self.progress
-        self.folder.begin()
-        self.checkpoints.sweep()
         with ExitStack() as open_parts:
+            open_parts.enter_context(self.folder.held())
+            open_parts.enter_context(self.checkpoints.in_use(self.reporter.message))
             open_parts.enter_context(self.stop.listening())
             open_parts.enter_context(self.watchdog.watching())
             open_parts.enter_context(self.reporter.running(self.progress))
@@ -238,12 +245,12 @@ class Trainer:
         goes_back = self._phase.restores_best and best not in (None, step)
         # By another metric these weights may be the best of the run: then this step's checkpoint
         # is theirs, and a run that goes on from it leaves the phase once more.
-        is_theirs = goes_back and self.progress.best_step == step
+        is_theirs = goes_back and self.progress.is_ranked()
         if is_theirs:
             self._save()
         self.prover.end_phase(self.progress)
         if goes_back and best is not None:
-            load_checkpoint(self.checkpoints.path_of(best), self.model, self.optimizer, self.base)
+            load_checkpoint(self.checkpoints.whole(best), self.model, self.optimizer, self.base)
         if not self._run_is_over():
             self.progress.next_phase()
             self.reporter.phase_begins(self.progress)
@@ -286,13 +293,16 @@ class Trainer:
 
     def _finish(self) -> None:
         """Take the best weights if they are wanted, evaluate the test samples, sum up."""
-        if self.progress.best_step is not None:
-            best = self.checkpoints.path_of(self.progress.best_step)
-            load_weights_delta(best, self.model, self.base)
+        self._take_best()
         if self.splits.test is not None:
             figures = self.evaluate(self.splits.test)
             self.reporter.evaluated(self.progress, "test", figures)
         self._sum_up("done")
+
+    def _take_best(self) -> None:
+        if self.progress.best_step is not None:
+            best = self.checkpoints.whole(self.progress.best_step)
+            load_weights_delta(best, self.model, self.base)
 
     def _stopped(self) -> StoppedError:
         """Sum up a run that was asked to stop."""
@@ -306,6 +316,7 @@ class Trainer:
 
     def _sum_up(self, status: str) -> None:
         statistics = self.prefixes.statistics
+        self.checkpoints.worker.wait()  # nothing is said before the last checkpoint is on disk
         self.folder.write_summary(
             summarise(self.progress, self.precision.device, statistics, status=status)
         )
@@ -341,7 +352,7 @@ class Trainer:
         return True
 
     def _load_newest(self) -> None:
-        newest, damaged = self.checkpoints.newest_valid()
+        newest, damaged = self.checkpoints.start()
         for line in damaged:
             self.reporter.message(line)
         if newest is not None:
@@ -374,7 +385,8 @@ class Trainer:
         if self.plan.verify == "checkpoint" and self.progress.fingerprints:
             self._prove()
         with self._timed("saving"):
-            self.checkpoints.save(
+            save_checkpoint(
+                self.checkpoints,
                 self.model,
                 self.optimizer,
                 self.progress,

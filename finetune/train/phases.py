@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from finetune.config.freeze import AtFraction, OnPlateau, PhaseConfig, Trigger
-from finetune.config.train import TrainConfig
+from finetune.config.train import CheckpointConfig, TrainConfig
 from finetune.errors import FinetuneError, Key, did_you_mean
 from finetune.freezing.plan import Plan
 from finetune.train.course import latest_end
@@ -19,18 +19,17 @@ def judge(plan: Plan, progress: Progress, settings: TrainConfig) -> bool:
     _judge_early_stopping(progress, settings)
     _judge_plateau(plan, progress)
     is_best_of_phase = _judge_phase_best(plan, progress)
-    return _judge_best(progress, settings.checkpoint.best) or is_best_of_phase
+    return _judge_best(progress, settings.checkpoint) or is_best_of_phase
 
 
-def _judge_best(progress: Progress, metric: str | None) -> bool:
-    """Tell whether these are the best weights of the run."""
-    if metric is None:
+def _judge_best(progress: Progress, rule: CheckpointConfig) -> bool:
+    """Tell whether these are among the best weights of the run, of which some are kept."""
+    if rule.best is None:
         return False
-    value = metric_of(progress.metrics, metric, ("train", "checkpoint", "best"))
-    if not improves(value, progress.best, metric):
-        return False
-    progress.best, progress.best_step = value, progress.step
-    return True
+    value = metric_of(progress.metrics, rule.best, ("train", "checkpoint", "best"))
+    if improves(value, progress.best, rule.best):
+        progress.best, progress.best_step = value, progress.step
+    return progress.rank(value, rule.best, rule.keep_best or 1)
 
 
 def _judge_early_stopping(progress: Progress, settings: TrainConfig) -> None:

@@ -1,12 +1,11 @@
 """Where a run stands. With the config and the weights, all that resuming needs."""
 
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from finetune.errors import CheckpointError
-
-_LATER = {"owes_evaluation", "left_out", "micro_batch", "lines"}
-"""Fields that the first checkpoints of format version 1 lack."""
 
 
 @dataclass(slots=True)
@@ -35,6 +34,8 @@ class Progress:
     """Best value so far of the metric by which checkpoints are chosen."""
     best_step: int | None = None
     """Step at which it was reached."""
+    ranking: list[tuple[int, float]] = field(default_factory=list)
+    """Step and figure of the best evaluations so far, best first: their checkpoints are kept."""
     stale: int = 0
     """Evaluations in a row in which the metric of early stopping has not improved."""
     watched: float | None = None
@@ -65,6 +66,38 @@ class Progress:
         self.plateau_best, self.plateau_stale, self.plateau_reached = None, 0, False
         self.phase_best, self.phase_best_step = None, None
 
+    def rank(self, value: float, metric: str, num_kept: int) -> bool:
+        """Take up an evaluation of this step; return whether it is one of the `num_kept` best.
+
+        Of two that are equal the earlier one is the better. NaN never is.
+        """
+        if value != value:
+            return False
+        sign = 1 if lower_is_better(metric) else -1
+        others = [entry for entry in self.ranking if entry[0] != self.step]
+        ranked = sorted(
+            [*others, (self.step, value)], key=lambda entry: (sign * entry[1], entry[0])
+        )
+        self.ranking = ranked[:num_kept]
+        return self.is_ranked()
+
+    def is_ranked(self) -> bool:
+        """Tell whether this step is one of those whose checkpoints are kept as the best."""
+        return any(step == self.step for step, _ in self.ranking)
+
+    def wanted_steps(self) -> set[int]:
+        """Return the steps whose checkpoints are kept whatever their age."""
+        steps = {self.best_step, self.phase_best_step, *(step for step, _ in self.ranking)}
+        return {step for step in steps if step is not None}
+
+    def forget_best(self, is_there: Callable[[int], bool]) -> None:
+        """Forget the best steps whose checkpoints are gone; the next one takes the first place."""
+        self.ranking = [entry for entry in self.ranking if is_there(entry[0])]
+        if self.best_step is not None and not is_there(self.best_step):
+            self.best_step, self.best = self.ranking[0] if self.ranking else (None, None)
+        if self.phase_best_step is not None and not is_there(self.phase_best_step):
+            self.phase_best_step, self.phase_best = None, None
+
     def add_seconds(self, activity: str, seconds: float) -> None:
         """Count time spent."""
         self.seconds[activity] = self.seconds.get(activity, 0.0) + seconds
@@ -77,18 +110,37 @@ class Progress:
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Rebuild the progress that `to_json` wrote, now or in an earlier release.
 
+        A field that an earlier release did not know has its value of the first step.
+
         Raises:
-            CheckpointError: a field is missing or unknown.
+            CheckpointError: a field is unknown or of another type.
         """
-        names = {item.name for item in fields(cls)}
-        if not names - _LATER <= set(values) <= names:
-            raise CheckpointError(f"progress has other fields than {sorted(names)}")
-        return cls(**{"lines": None} | values)
+        kinds = get_type_hints(cls)
+        wrong = [n for n, v in values.items() if n not in kinds or not _is_a(v, kinds[n])]
+        if wrong:
+            raise CheckpointError(f"progress.json: {wrong[0]!r} is unknown or of another type")
+        progress = cls(**{"lines": None} | values)
+        best = progress.best_step, progress.best
+        known = values.get("ranking", [best] if None not in best else [])
+        try:
+            progress.ranking = [(int(step), float(value)) for step, value in known]
+        except (TypeError, ValueError) as error:
+            raise CheckpointError("progress.json: 'ranking' is of another type") from error
+        return progress
 
 
 def lower_is_better(metric: str) -> bool:
     """Tell the direction of a metric from its name: losses and errors fall, all else rises."""
     return metric.rpartition("/")[2] in {"loss", "mse", "rmse", "mae"}
+
+
+def _is_a(value: object, kind: object) -> bool:
+    """Tell whether plain data may stand in a field, by the outermost type of the field."""
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    allowed = tuple(get_origin(one) or one for one in kinds)
+    # JSON has one kind of number, and a bool is one in Python
+    is_number = isinstance(value, int) and not isinstance(value, bool) and float in allowed
+    return is_number or type(value) in allowed
 
 
 def improves(value: float, best: float | None, metric: str, min_delta: float = 0.0) -> bool:

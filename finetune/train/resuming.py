@@ -7,8 +7,9 @@ from typing import Any
 from finetune.config.loader import as_plain, load_config
 from finetune.config.run import RunConfig
 from finetune.errors import CheckpointError
-from finetune.train.checkpoint import Checkpoints, load_checkpoint
+from finetune.train.checkpoint import load_checkpoint
 from finetune.train.folder import RunFolder
+from finetune.train.kept import Checkpoints
 from finetune.train.loop import Trainer
 
 _HARMLESS = {
@@ -22,6 +23,8 @@ _HARMLESS = {
     "train.log_every",
     "train.hang_timeout_s",
     "train.nan_limit",
+    "train.checkpoint.background",
+    "train.checkpoint.keep_best",
     "train.checkpoint.keep_last",
 }
 """Keys that a continued run may change: none of them alters a step that is done."""
@@ -45,7 +48,7 @@ def compare_with_saved(folder: RunFolder, config: RunConfig) -> list[str]:
             )
         return _changes(folder.origin, config)
     saved = folder.path / "config.yaml"
-    if not saved.is_file() and folder.path.is_dir() and any(folder.path.iterdir()):
+    if not saved.is_file() and not folder.is_empty():
         raise CheckpointError(
             "is not empty and holds no run", where=str(folder.path), hint="choose another --run"
         )
@@ -80,7 +83,7 @@ def take_up(trainer: Trainer) -> None:
     checkpoints = trainer.checkpoints
     if origin is not None:
         checkpoints = replace(checkpoints, folder=RunFolder(origin).checkpoints)
-    newest, damaged = checkpoints.newest_valid()
+    newest, damaged = checkpoints.start()
     for line in damaged:
         trainer.reporter.message(line)
     if newest is None:
@@ -91,6 +94,8 @@ def take_up(trainer: Trainer) -> None:
         newest, trainer.model, trainer.optimizer, trainer.base
     )
     trainer.precision.load_state(scaler)
+    for line in checkpoints.forget_lost(trainer.progress):
+        trainer.reporter.message(line)
 
 
 def flattened(value: Any, prefix: str = "") -> dict[str, str | int | float | bool]:

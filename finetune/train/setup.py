@@ -28,11 +28,14 @@ from finetune.prefix.choose import Prefixes, Use
 from finetune.tracking.json_lines import JsonLines
 from finetune.tracking.tensorboard import TensorBoard
 from finetune.tracking.tracker import Tracker, Trackers
-from finetune.train.checkpoint import Base, Checkpoints
+from finetune.train.background import Worker
+from finetune.train.checkpoint import Base
 from finetune.train.course import Course, steps_of_epoch
 from finetune.train.evaluation import rehearse
 from finetune.train.folder import RunFolder
 from finetune.train.guard import StepGuard
+from finetune.train.kept import Checkpoints
+from finetune.train.lock import refuse_if_held
 from finetune.train.loop import Splits, Trainer
 from finetune.train.phases import refuse_impossible, wrong_rules
 from finetune.train.precision import Precision
@@ -40,6 +43,8 @@ from finetune.train.progress import Progress
 from finetune.train.proving import Prover
 from finetune.train.reporting import Reporter
 from finetune.train.resuming import compare_with_saved, flattened, take_up
+from finetune.train.room import Room
+from finetune.train.sizes import checkpoint_bytes
 from finetune.train.stopping import Stop
 from finetune.train.tasks import Task, build_task
 from finetune.watchdog import Watchdog
@@ -136,6 +141,7 @@ def build_trainer(
     if resume is not None:
         folder = replace(folder, origin=Path(resume))
     with located(config):
+        refuse_if_held(folder.path)
         notes = compare_with_saved(folder, config)
         trainer = _wire(config, build_parts(config), folder, tracker)
         for note in notes:
@@ -233,7 +239,7 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
         precision=Precision(settings.precision, device),
         reporter=reporter,
         folder=folder,
-        checkpoints=Checkpoints(folder.checkpoints, settings.checkpoint.keep_last),
+        checkpoints=_checkpoints(config, parts, folder),
         base=Base.of(parts.model, plan),
         settings=settings,
         seed=config.seed,
@@ -252,6 +258,19 @@ def _watchdog(config: RunConfig) -> Watchdog:
     """Return what watches over the run: more patient than what watches over its loader."""
     timeout_s = config.train.hang_timeout_s
     return Watchdog(2 * timeout_s if timeout_s and config.data.workers else timeout_s)
+
+
+def _checkpoints(config: RunConfig, parts: Parts, folder: RunFolder) -> Checkpoints:
+    settings, plan = config.train.checkpoint, parts.plan
+    num_best = (settings.keep_best or 1) if settings.best is not None else 0
+    num_best += any(phase.restores_best for phase in plan.phases)
+    size = checkpoint_bytes(plan, config.optimizer, parts.device)
+    return Checkpoints(
+        folder.checkpoints,
+        settings.keep_last,
+        room=Room(size, settings.keep_last + num_best),
+        worker=Worker(in_thread=settings.background),
+    )
 
 
 def _prefixes(config: RunConfig, parts: Parts, reporter: Reporter) -> Prefixes:

@@ -79,6 +79,15 @@ def file_bytes(tensors: Mapping[str, Entry]) -> int:
     return 8 + -(-len(text) // 8) * 8 + end
 
 
+def checkpoint_bytes(plan: Plan, config: OptimizerConfig, device: torch.device) -> int:
+    """Return about how large a checkpoint will be: what ever trains, and its optimizer state."""
+    trained = set(plan.ever_trained)
+    weights = {p.name: Entry.of_param(p) for p in plan.inventory if p.name in trained}
+    parts = optimizer_state(plan, config, device)
+    state = {f"{name}//{part}": e for name, own in parts.items() for part, e in own.items()}
+    return file_bytes(weights) + file_bytes(state)
+
+
 def _state_of(kind: Entry, config: OptimizerConfig, device: torch.device) -> dict[str, Tensor]:
     """Return the tensors that one step of the optimizer makes for a parameter."""
     parameter = nn.Parameter(torch.zeros(kind.shape, dtype=kind.dtype, device=device))

@@ -1,6 +1,5 @@
 """A run read back from its folder: its network with its weights, and its figures."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from finetune.errors import CheckpointError, DataError
 from finetune.models.declared import Network, TensorSpec
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
 from finetune.prefix.serving import NoPrefix
-from finetune.train.checkpoint import Base, Checkpoints, find_fault, load_weights_delta
+from finetune.train.checkpoint import Base, load_weights_delta
 from finetune.train.evaluation import evaluate
 from finetune.train.folder import RunFolder
+from finetune.train.kept import Checkpoints
 from finetune.train.precision import Precision
 from finetune.train.setup import (
     build_model_and_task,
@@ -59,7 +59,8 @@ def load_run(run_dir: str | Path, *, trust: frozenset[str] = frozenset()) -> Tra
         device = pick_device(config.train.device)
         model, task = build_model_and_task(config, facts, specs, device)
         plan = plan_of(config, model)
-        load_weights_delta(_chosen_checkpoint(folder), model, Base.of(model, plan))
+        chosen = Checkpoints(folder.checkpoints, keep_last=1).chosen()
+        load_weights_delta(chosen, model, Base.of(model, plan))
         preprocessing = read_preprocessing(config.model)
     return TrainedRun(config, folder, facts, preprocessing, model.eval(), task, device)
 
@@ -91,23 +92,6 @@ def evaluate_run(run_dir: str | Path, split: str, *, trust: Sequence[str] = ()) 
             precision=precision,
             batch_size=evaluation_batch_size(config),
         )
-
-
-def _chosen_checkpoint(folder: RunFolder) -> Path:
-    """Return the best checkpoint where the run kept one, else the newest that is whole."""
-    checkpoints = Checkpoints(folder.checkpoints, keep_last=1)
-    newest, _ = checkpoints.newest_valid()
-    if newest is None:
-        raise CheckpointError(
-            "no whole checkpoint", where=str(folder.checkpoints), hint="train the run first"
-        )
-    progress = json.loads((newest / "progress.json").read_text(encoding="utf-8"))["progress"]
-    if progress["best_step"] is None:
-        return newest
-    best = checkpoints.path_of(progress["best_step"])
-    if (fault := find_fault(best)) is not None:
-        raise CheckpointError(f"the best checkpoint is damaged: {fault}", where=str(best))
-    return best
 
 
 def _read_facts(document: dict[str, Any]) -> tuple[DataFacts, dict[str, TensorSpec]]:

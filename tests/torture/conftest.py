@@ -1,5 +1,6 @@
-"""Runs in processes of their own, so that they can be killed."""
+"""Runs in processes of their own, so that they can be killed; small ones to damage and compare."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -77,3 +78,21 @@ def started(tmp_path):
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="session")
+def runs():
+    """Return the module of small runs."""
+    place = HERE / "small_runs.py"
+    spec = importlib.util.spec_from_file_location("small_runs", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def unbroken(runs, tmp_path_factory):
+    """A folder with a finished run, and what it has ended with."""
+    trainer = runs.build(tmp_path_factory.mktemp("unbroken") / "run")
+    trainer.fit()
+    return trainer.folder.path, runs.end_of(trainer)

@@ -111,6 +111,24 @@ def test_a_folder_with_other_things_is_refused(make_trainer, tmp_path):
         make_trainer()
 
 
+def test_a_run_killed_before_its_config_was_written_begins(make_trainer, tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in (".lock", ".config.yaml.tmp"):
+        (tmp_path / "run" / name).write_text("cut sh")
+    assert make_trainer().fit().step == 20
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_damaged_summary_is_written_anew(make_trainer, text):
+    trainer = make_trainer()
+    trainer.fit()
+    summary = trainer.folder.path / "summary.json"
+    status, metrics = json.loads(summary.read_text())["status"], trainer.progress.metrics
+    summary.write_text(text)
+    assert make_trainer().fit().metrics == metrics
+    assert json.loads(summary.read_text())["status"] == status == "done"
+
+
 def flip(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1

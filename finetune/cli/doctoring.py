@@ -1,0 +1,49 @@
+"""The verb that looks a run over: doctor."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from finetune.cli.options import Json, Run
+from finetune.cli.output import results
+from finetune.errors import FinetuneError
+
+if TYPE_CHECKING:
+    from finetune.train.doctor import Diagnosis
+
+
+def doctor_command(run: Run, as_json: Json = False) -> None:
+    """Verify a run folder: what is whole, what a run would go on from, whether the proof holds.
+
+    Exit code 0 if nothing is damaged, 2 otherwise.
+    """
+    # numpy takes a while to load: help does not wait for it
+    from finetune.train.doctor import examine
+
+    with results() as out:
+        diagnosis = examine(run)
+        if as_json:
+            print(json.dumps(_as_json(diagnosis)), file=out)
+        else:
+            width = max(len(finding.label) for finding in diagnosis.findings)
+            for finding in diagnosis.findings:
+                print(f"{finding.label:{width}}  {finding.text}", file=out)
+    if not diagnosis.is_sound:
+        raise typer.Exit(FinetuneError.exit_code)
+
+
+def _as_json(diagnosis: "Diagnosis") -> dict[str, Any]:
+    return {
+        "run": str(diagnosis.run),
+        "sound": diagnosis.is_sound,
+        "checkpoints": [
+            {"path": str(state.path), "whole": state.fault is None, "fault": state.fault}
+            for state in diagnosis.checkpoints
+        ],
+        "goes_on_from": None if diagnosis.start is None else str(diagnosis.start),
+        "predicts_with": None if diagnosis.chosen is None else str(diagnosis.chosen),
+        "findings": [
+            {"label": f.label, "text": f.text, "damage": f.is_damage} for f in diagnosis.findings
+        ],
+    }

@@ -1,0 +1,308 @@
+"""The checkpoints that a run keeps: which are whole, which one is taken up, which may go."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finetune.errors import CheckpointError, FinetuneError
+from finetune.train.background import Worker
+from finetune.train.files import (
+    REMOVED,
+    REPLACED,
+    TEMPORARY,
+    placed,
+    read_json,
+    reason_of,
+    remove_folder,
+)
+from finetune.train.manifest import find_fault, read_manifest
+from finetune.train.progress import Progress
+from finetune.train.room import Room
+
+_NAME = re.compile(rf"({re.escape(REPLACED)})?step-(\d{{8,18}})")
+_GO_ON = "the same command again goes on from the newest checkpoint that can be used"
+
+Signature = tuple[tuple[str, int, int, int], ...]
+"""Name, inode, size and time of change of a checkpoint and of each file in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """The folder of a run's checkpoints. Folders in it of other names are left alone.
+
+    Args:
+        folder: `runs/<name>/checkpoints`.
+        keep_last: How many of the newest survive.
+        room: What they will take; unknown where nothing is going to be saved.
+        worker: Writes them.
+    """
+
+    folder: Path
+    keep_last: int
+    room: Room | None = None
+    worker: Worker = field(default_factory=Worker)
+    _judged: dict[Path, tuple[Signature, str | None]] = field(default_factory=dict, repr=False)
+
+    @contextmanager
+    def in_use(self, tell: Callable[[str], None]) -> Iterator[None]:
+        """Make ready for a run that will save here, and wait for the last save at its end.
+
+        What killed saves have left goes. The caller holds the lock of the run folder.
+
+        Args:
+            tell: Receives a line where room will be short.
+
+        Raises:
+            CheckpointError: the disk cannot hold a single checkpoint; or a save fails.
+        """
+        self.sweep()
+        line = self.room.lack_in(self.folder, len(self.all())) if self.room is not None else None
+        if line is not None:
+            tell(line)
+        try:
+            yield
+        except BaseException:
+            # What ended the run comes first, a save that failed meanwhile is told beside it.
+            try:
+                self.worker.close()
+            except FinetuneError as error:
+                tell(str(error))
+            raise
+        self.worker.close()
+
+    def add(self, step: int, fill: Callable[[Path], None], wanted: Collection[int] = ()) -> Path:
+        """Write one checkpoint, under its own name only when it is whole; then prune.
+
+        A kill at any point leaves the others usable, and the one of this step if there was one.
+
+        Args:
+            step: Its step.
+            fill: Writes its files, each durably, into the folder it is given.
+            wanted: Steps whose checkpoints survive whatever their age.
+
+        Raises:
+            CheckpointError: the disk refuses; or it has refused the save before, which ran in
+                the background.
+        """
+        final = self.folder / f"step-{step:08d}"
+
+        def write() -> None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with placed(final) as temporary:
+                    fill(temporary)
+            except OSError as error:
+                raise CheckpointError(
+                    f"cannot save: {reason_of(error)}", hint=_GO_ON, where=str(final)
+                ) from error
+            self._judged[final] = _signature(final), None
+            self._prune(step, {step, *wanted})
+
+        self.worker.run(write)
+        return final
+
+    def path_of(self, step: int) -> Path:
+        """Return the folder of the checkpoint of a step, whether there is one or not."""
+        final = self.folder / f"step-{step:08d}"
+        replaced = final.with_name(f"{REPLACED}{final.name}")
+        return replaced if replaced.is_dir() and not final.is_dir() else final
+
+    def all(self) -> list[Path]:
+        """Return the folders of all checkpoints, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        steps = {_step_of(path) for path in self.folder.iterdir() if path.is_dir()}
+        return [self.path_of(step) for step in sorted(step for step in steps if step is not None)]
+
+    def fault(self, path: Path) -> str | None:
+        """Return what is wrong with a checkpoint, or None if it is whole.
+
+        All of it is read, unless no file has been written since it was last judged.
+        """
+        signature = _signature(path)
+        known = self._judged.get(path)
+        if known is None or known[0] != signature:
+            known = self._judged[path] = signature, _fault(path)
+        return known[1]
+
+    def whole(self, step: int) -> Path:
+        """Return the checkpoint of a step, after the save that may still run.
+
+        Raises:
+            CheckpointError: it is damaged or gone.
+        """
+        self.worker.wait()
+        path = self.path_of(step)
+        if (fault := self.fault(path)) is not None:
+            raise CheckpointError(fault, hint=_GO_ON, where=str(path))
+        return path
+
+    def newest_valid(self) -> tuple[Path | None, list[str]]:
+        """Return the newest checkpoint that is whole, and a line for each damaged one passed."""
+        self.worker.wait()
+        damaged: list[str] = []
+        for path in reversed(self.all()):
+            if (fault := self.fault(path)) is None:
+                return path, damaged
+            damaged.append(f"{path}: {fault}; passed over")
+        return None, damaged
+
+    def start(self) -> tuple[Path | None, list[str]]:
+        """Return the checkpoint from which a run goes on, and a line for each one passed over.
+
+        It is the newest that is whole and whose best checkpoints are: from it the run ends as if
+        nothing had happened. Where there is none such, the newest that is whole.
+        """
+        self.worker.wait()
+        lines: list[str] = []
+        incomplete: list[tuple[Path, int]] = []
+        for path in reversed(self.all()):
+            fault = self.fault(path)
+            if fault is None:
+                lost = self._lost(read_progress(path))
+                if not lost:
+                    return path, lines
+                incomplete.append((path, len(lines)))
+                fault = f"it needs the best checkpoint, and {lost[0]}"
+            lines.append(f"{path}: {fault}; passed over")
+        if not incomplete:
+            return None, lines
+        path, place = incomplete[0]
+        return path, lines[:place]
+
+    def lost_with(self, path: Path) -> list[str]:
+        """Return a line for each best checkpoint that a whole one needs and that is not whole."""
+        return self._lost(read_progress(path))
+
+    def forget_lost(self, progress: Progress) -> list[str]:
+        """Forget in `progress` the best checkpoints that are damaged or gone; a line for each.
+
+        The next best one that is left takes the place of the best.
+        """
+        lost = self._lost(progress)
+        progress.forget_best(lambda step: self.fault(self.path_of(step)) is None)
+        return [f"{line}: another one will be the best" for line in lost]
+
+    def chosen(self) -> Path:
+        """Return the checkpoint with the weights of the run: the best one, or the last one.
+
+        Raises:
+            CheckpointError: there is none, or it is damaged: another one would give other
+                predictions than the run has reported.
+        """
+        paths = self.all()
+        if not paths:
+            raise CheckpointError(
+                "no checkpoint", where=str(self.folder), hint="train the run first"
+            )
+        newest = self._usable(paths[-1])
+        best = read_progress(newest).best_step
+        return newest if best is None else self._usable(self.path_of(best))
+
+    def orphans(self) -> list[Path]:
+        """Return what killed saves have left, and the next run here will remove."""
+        if not self.folder.is_dir():
+            return []
+        beginnings = (f"{TEMPORARY}step-", f"{REMOVED}step-", f"{REPLACED}step-")
+        found = sorted(p for p in self.folder.iterdir() if p.name.startswith(beginnings))
+        return [path for path in found if path not in self.all()]
+
+    def sweep(self) -> None:
+        """Remove what killed saves have left; a checkpoint moved aside gets its name back."""
+        for path in self.all():
+            if path.name.startswith(REPLACED):
+                with suppress(OSError):
+                    path.rename(path.with_name(path.name.removeprefix(REPLACED)))
+        for path in self.orphans():
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _usable(self, path: Path) -> Path:
+        if (fault := self.fault(path)) is not None:
+            hint = "`finetune train` goes on from the newest whole one, and writes it anew"
+            raise CheckpointError(fault, hint=hint, where=str(path))
+        return path
+
+    def _lost(self, progress: Progress) -> list[str]:
+        wanted = {progress.best_step, progress.phase_best_step}
+        paths = [self.path_of(step) for step in sorted(step for step in wanted if step is not None)]
+        return [f"{p}: {fault}" for p in paths if (fault := self.fault(p)) is not None]
+
+    def _prune(self, step: int, wanted: Collection[int]) -> None:
+        """Remove what is older than the last `keep_last` whole ones up to `step`.
+
+        A damaged one does not count, so it never pushes out a whole one. What bears no readable
+        manifest is not ours to remove, and a fault in removing is left to the next time.
+        """
+        older = [path for path in reversed(self.all()) if (_step_of(path) or 0) <= step]
+        num_whole = 0
+        for path in older:
+            if num_whole < self.keep_last:
+                num_whole += self.fault(path) is None
+            elif _step_of(path) not in wanted and _is_ours(path):
+                with suppress(OSError):
+                    remove_folder(path)
+
+
+def read_progress(path: Path) -> Progress:
+    """Read where the run stood at a checkpoint.
+
+    Raises:
+        CheckpointError: `progress.json` is not what this release writes.
+    """
+    return Progress.from_json(read_document(path)["progress"])
+
+
+def read_document(path: Path) -> dict[str, dict[str, object]]:
+    """Read `progress.json`: progress, plain numbers of the optimizer, loss scale.
+
+    Raises:
+        CheckpointError: it is not what this release writes.
+    """
+    try:
+        document = read_json(path / "progress.json")
+    except (OSError, ValueError) as error:
+        raise CheckpointError("progress.json cannot be read", where=str(path)) from error
+    parts = ("progress", "optimizer", "scaler")
+    if not isinstance(document, dict) or not all(
+        isinstance(document.get(part), dict) for part in parts
+    ):
+        raise CheckpointError(f"progress.json lacks one of {parts}", where=str(path))
+    return document
+
+
+def _fault(path: Path) -> str | None:
+    if (fault := find_fault(path)) is not None:
+        return fault
+    try:
+        step, said = read_progress(path).step, read_manifest(path).step
+    except CheckpointError as error:
+        return error.message
+    if not step == said == _step_of(path):
+        return f"holds step {step}, and its manifest says {said}"
+    return None
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        read_manifest(path)
+    except CheckpointError:
+        return False
+    return not path.is_symlink()
+
+
+def _step_of(path: Path) -> int | None:
+    match = _NAME.fullmatch(path.name)
+    return int(match[2]) if match else None
+
+
+def _signature(path: Path) -> Signature:
+    try:
+        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
+        found = [("", path.lstat()), *((e.name, e.stat(follow_symlinks=False)) for e in entries)]
+        return tuple((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in found)
+    except OSError:
+        return ()
