@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent / "finetune"
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = {
-    **dict.fromkeys(["errors"], 1),
+    **dict.fromkeys(["errors", "reading", "trust"], 1),
     **dict.fromkeys(["config", "importing"], 2),
     **dict.fromkeys(["models", "distributed"], 3),
     **dict.fromkeys(["freezing", "optim", "data", "tracking"], 4),

@@ -32,7 +32,7 @@ _FLOAT = re.compile(
     r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 )
 # What no file name and no column can hold. Quoted text may spell it out as an escape.
-_UNUSABLE = re.compile("[\0\ud800-\udfff]")
+UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ class _Reader:
         return Written(value, self.file, None if self.file is None else _line(event))
 
     def _scalar(self, event: yaml.ScalarEvent, key: Key) -> Scalar:
-        if _UNUSABLE.search(event.value):
+        if UNUSABLE.search(event.value):
             self._complain(event, key, f"holds a character that is none: {event.value!r}")
         return event.value if event.style else resolve(event.value)
 

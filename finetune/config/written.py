@@ -22,11 +22,13 @@ class Written:
         value: A scalar, or entries that are `Written` themselves.
         file: The file; None for an override.
         line: Line of the value, or of its key where it has one, from 1; None for an override.
+        raw: A text as written, where variables of the environment were put into it.
     """
 
     value: "Scalar | dict[str, Written] | list[Written]"
     file: Path | None = None
     line: int | None = None
+    raw: str | None = None
 
     def entry(self, step: str | int) -> "Written | None":
         """Return what stands at a key of a mapping or a position of a list, or None."""

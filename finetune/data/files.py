@@ -1,7 +1,6 @@
 """Readers of files and folders: csv, jsonl, parquet, arrays of numbers, folders of classes."""
 
 import csv
-import json
 import sys
 import warnings
 import zipfile
@@ -21,8 +20,9 @@ from finetune.config.data import (
 )
 from finetune.data.images import Images
 from finetune.data.table import Column, Listed, Numbers, as_tensor
-from finetune.errors import DataError, Key, did_you_mean
+from finetune.errors import DataError, FinetuneError, Key, did_you_mean
 from finetune.importing import package_path
+from finetune.reading import limited_lines, parse_json_object
 
 IMAGE_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -71,7 +71,7 @@ def read_jsonl(path: Path, key: Key) -> dict[str, Column]:
     """
     rows: list[dict[str, Any]] = []
     with _opened(path, "utf-8", key) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in limited_lines(file, str(path)):
             if line.strip():
                 rows.append(json_object(line, f"{path}:{number}"))
     names = dict.fromkeys(name for row in rows for name in row)
@@ -159,15 +159,12 @@ def json_object(line: str, where: str) -> dict[str, Any]:
     """Read a line that holds one JSON object.
 
     Raises:
-        DataError: it is something else.
+        DataError: it is something else, or exceeds a limit.
     """
     try:
-        value = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"not JSON: {str(error).partition(':')[0].lower()}", where=where) from error
-    if not isinstance(value, dict):
-        raise DataError(f"needs a JSON object, got {type(value).__name__}", where=where)
-    return value
+        return parse_json_object(line, where)
+    except FinetuneError as error:
+        raise DataError(error.message, where=where) from error
 
 
 def _files_by_class(path: Path, endings: set[str] | None, key: Key) -> list[tuple[str, Path]]:

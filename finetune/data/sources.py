@@ -27,7 +27,7 @@ from finetune.data import files
 from finetune.data.images import images_of
 from finetune.data.table import Column, Listed, Numbers, Table, as_tensor
 from finetune.errors import DataError, Key
-from finetune.importing import import_trusted, package_path, require
+from finetune.importing import call_trusted, package_path, require
 
 
 def open_source(source: Source, trust: Collection[str], key: Key) -> Table:
@@ -207,7 +207,7 @@ class _Rows(Sequence[Any]):
 
 
 def _imported(source: ImportSource, trust: Collection[str], key: Key) -> dict[str, Column]:
-    data = import_trusted(source.path, trust, key=key)(**source.args)
+    data = call_trusted(source.path, source.args, trust, key=key)
     if isinstance(data, Mapping):
         return {str(name): _column(str(name), values, key) for name, values in data.items()}
     if type(data).__module__.startswith("datasets."):

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune.errors import CheckpointError
+from finetune.errors import CheckpointError, FinetuneError
+from finetune.reading import read_json_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class RunFolder:
         if not (self.path / "summary.json").is_file():
             return False
         summary = self.read_json("summary.json")
-        return bool(summary["status"] == "done" and summary["steps"] == step)
+        return summary.get("status") == "done" and summary.get("steps") == step
 
     def write_proof(self, proofs: Sequence[Mapping[str, Any]]) -> None:
         """Write `freeze_proof.json`: every phase so far, and whether all are intact."""
@@ -68,15 +69,15 @@ class RunFolder:
         """Write `summary.json`."""
         self._write_json("summary.json", summary)
 
-    def read_json(self, name: str) -> Any:
+    def read_json(self, name: str) -> dict[str, Any]:
         """Read one of the folder's JSON files.
 
         Raises:
-            CheckpointError: it is missing or no JSON.
+            CheckpointError: it is missing or no JSON object.
         """
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            return read_json_object(self.path / name)
+        except FinetuneError as error:
             raise CheckpointError(
                 "missing or damaged", where=str(self.path / name), hint="is this a run folder?"
             ) from error

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from finetune.config.freeze import FreezeConfig
-from finetune.config.loader import as_plain, dump_config, load_config
+from finetune.config.loader import as_plain, dump_config, load_saved
 from finetune.config.run import RunConfig
 from finetune.config.task import ImportTask
 from finetune.data.prepare import DataFacts, PreparedData, open_data, prepare_data
@@ -293,7 +293,7 @@ def _refuse_another_run(folder: RunFolder, config: RunConfig) -> None:
         return
     if not Checkpoints(folder.checkpoints, keep_last=1).all():
         return
-    old, new = _flat(as_plain(load_config(saved))), _flat(as_plain(config))
+    old, new = _flat(as_plain(load_saved(saved))), _flat(as_plain(config))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     changed = [key for key in changed if not _is_harmless(key)]
     if changed:
