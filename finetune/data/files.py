@@ -4,7 +4,7 @@ import csv
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from finetune.data.images import Images
 from finetune.data.table import Column, Listed, Numbers, as_tensor
 from finetune.errors import DataError, FinetuneError, Key, did_you_mean
 from finetune.importing import package_path
-from finetune.reading import limited_lines, parse_json_object
+from finetune.reading import first_outside, limited_lines, parse_json_object
 
 IMAGE_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -33,12 +33,12 @@ def existing(text: str, key: Key, *, folder: bool) -> Path:
     Raises:
         DataError: it is not there, or is the other of the two.
     """
-    path = package_path(text, key=(*key, "path"))
+    path = package_path(text, key=key)
     wanted, other = ("folder", "file") if folder else ("file", "folder")
     if not path.exists():
-        raise DataError(f"no such {wanted} {str(path)!r}", key=(*key, "path"))
+        raise DataError(f"no such {wanted} {str(path)!r}", key=key)
     if path.is_dir() is not folder:
-        raise DataError(f"needs a {wanted}, {str(path)!r} is a {other}", key=(*key, "path"))
+        raise DataError(f"needs a {wanted}, {str(path)!r} is a {other}", key=key)
     return path
 
 
@@ -78,13 +78,15 @@ def read_jsonl(path: Path, key: Key) -> dict[str, Column]:
     return {name: Listed([row.get(name) for row in rows], "things") for name in names}
 
 
-def read_text_folder(path: Path, source: TextFolderSource, key: Key) -> dict[str, Column]:
+def read_text_folder(
+    path: Path, source: TextFolderSource, within: Path, key: Key
+) -> dict[str, Column]:
     """Read every file of every subfolder as `text`, in sorted order, the subfolder as `label`.
 
     Raises:
-        DataError: a file is not valid in the encoding.
+        DataError: a file is not valid in the encoding, or a symbolic link leaves `within`.
     """
-    labelled = _files_by_class(path, None, key)
+    labelled = _files_by_class(path, None, within, key)
     texts = [read_text(file, source, key) for _, file in labelled]
     return {
         "text": Listed(texts, "text"),
@@ -92,9 +94,15 @@ def read_text_folder(path: Path, source: TextFolderSource, key: Key) -> dict[str
     }
 
 
-def read_image_folder(path: Path, source: ImageFolderSource, key: Key) -> dict[str, Column]:
-    """List every image of every subfolder as `image`, in sorted order, the subfolder as `label`."""
-    labelled = _files_by_class(path, IMAGE_ENDINGS, key)
+def read_image_folder(
+    path: Path, source: ImageFolderSource, within: Path, key: Key
+) -> dict[str, Column]:
+    """List every image of every subfolder as `image`, in sorted order, the subfolder as `label`.
+
+    Raises:
+        DataError: a symbolic link leaves `within`.
+    """
+    labelled = _files_by_class(path, IMAGE_ENDINGS, within, key)
     files = [file for _, file in labelled]
     return {
         "image": Images(files, source.mode, range(len(files))),
@@ -167,13 +175,15 @@ def json_object(line: str, where: str) -> dict[str, Any]:
         raise DataError(error.message, where=where) from error
 
 
-def _files_by_class(path: Path, endings: set[str] | None, key: Key) -> list[tuple[str, Path]]:
+def _files_by_class(
+    path: Path, endings: set[str] | None, within: Path, key: Key
+) -> list[tuple[str, Path]]:
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise DataError(
             f"{str(path)!r} has no subfolders", hint="needs one per class", key=(*key, "path")
         )
-    return [
+    labelled = [
         (folder.name, file)
         for folder in folders
         for file in sorted(folder.rglob("*"))
@@ -181,6 +191,22 @@ def _files_by_class(path: Path, endings: set[str] | None, key: Key) -> list[tupl
         and not file.name.startswith(".")
         and (endings is None or file.suffix.lower() in endings)
     ]
+    refuse_leaving([file for _, file in labelled], within, key=(*key, "path"))
+    return labelled
+
+
+def refuse_leaving(paths: Sequence[Path], within: Path, *, key: Key = ()) -> None:
+    """Refuse files that lie, symbolic links followed, outside a folder.
+
+    Raises:
+        DataError: one does.
+    """
+    if (position := first_outside(paths, within)) is not None:
+        raise DataError(
+            f"{str(paths[position])!r} leaves the folder {str(within)!r}",
+            hint="name a folder that holds all files: within: DIR, beside the path of the source",
+            key=key,
+        )
 
 
 def read_text(file: Path, source: TextFolderSource, key: Key) -> str:
