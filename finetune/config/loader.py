@@ -154,11 +154,11 @@ class _Sources:
             self._stop(origin, f"needs the name of a file, got {_noun(name)}")
         base = path.parent / name.value
         if UNUSABLE.search(name.value) or _is_pipe_or_device(base):
-            self._stop(origin, f"{str(base)!r} is no file")
+            self._stop(origin, f"{shown(str(base))} is no file")
         if (home := _real(base)) in self.read_already:
             found = self.read_already[home]
             if found is None:
-                self._stop(origin, f"{name.value!r} extends this file in turn")
+                self._stop(origin, f"{shown(name.value)} extends this file in turn")
             return found
         if len(self.read_already) == MAX_FILES:
             self._stop(origin, f"extends more than {MAX_FILES} files")
@@ -167,7 +167,7 @@ class _Sources:
         except ConfigError:
             raise
         except FinetuneError as error:
-            self._stop(origin, f"{str(base)!r}: {error.message}")
+            self._stop(origin, f"{shown(str(base))}: {error.message}")
 
     def _stop(self, origin: Origin, message: str) -> NoReturn:
         """Raise all problems so far and one more: without a base, too much would be missing."""

@@ -241,7 +241,10 @@ def _load_arrays(path: Path, key: Key) -> dict[str, np.ndarray[Any, Any]]:
         if isinstance(loaded, np.ndarray):
             return {"features": loaded}
         with loaded:
-            return {name: loaded[name] for name in loaded.files}
+            arrays = {name: loaded[name] for name in loaded.files}
+        if strange := [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]:
+            raise ValueError(f"{strange[0]!r} in it is no array")
+        return arrays
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         reason = "it holds Python objects" if "pickle" in str(error) else str(error)
         raise DataError(

@@ -1,6 +1,7 @@
 """Networks of transformers, timm and torchvision as layers, and weights into any model."""
 
 import inspect
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,7 +114,7 @@ def _check_index(path: Path, *, label: str, key: Key) -> None:
         raise ModelError(f"{label}: {str(path)!r} {error.message}", key=key) from error
     strange = [
         name
-        for name in (names.values() if isinstance(names, dict) else [names])
+        for name in (names.values() if isinstance(names, dict) else [names, None])
         if not isinstance(name, str) or Path(name).name != name
     ]
     if strange:
@@ -221,13 +222,15 @@ def _new_tensors(model: nn.Module, info: dict[str, Any], place: str) -> WeightsR
 
 @contextmanager
 def _quiet_transformers(transformers: Any) -> Iterator[None]:
-    """Keep the progress bar and the loading report of `transformers` off the terminal."""
+    """Keep the progress bar, the loading report and torch's advice off the terminal."""
     logging = transformers.utils.logging
     verbosity, shows_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if shows_bar:

@@ -157,6 +157,10 @@ def build_task(
         FinetuneError: an imported task or loss is not what it must be.
     """
     names = tuple(classes) if classes is not None else None
+    if isinstance(config, ClassificationTask) and names is not None and len(names) < 2:
+        raise FinetuneError(
+            f"every sample is of the same class, {''.join(names)!r}", key=("data", "target")
+        )
     if isinstance(config, ImportTask):
         return _imported_task(config, names, trust, device)
     losses = tuple(
