@@ -12,6 +12,7 @@ from typing import NamedTuple, NoReturn
 
 import yaml
 
+from finetune.config.messages import shown
 from finetune.config.written import Scalar, Written, dotted
 from finetune.errors import ConfigError, FinetuneError, Key, Origin, Problem
 
@@ -172,7 +173,7 @@ class _Reader:
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             hint = "quote a value to make it text"
-            self._complain(event, key, f"tags are not allowed, got {tag!r}", hint)
+            self._complain(event, key, f"tags are not allowed, got {shown(tag)}", hint)
         if event.anchor is None:
             return self._written(event, key, depth)
         before, deepest, self.deepest = self.values, self.deepest, depth
@@ -195,7 +196,7 @@ class _Reader:
 
     def _scalar(self, event: yaml.ScalarEvent, key: Key) -> Scalar:
         if UNUSABLE.search(event.value):
-            self._complain(event, key, f"holds a character that is none: {event.value!r}")
+            self._complain(event, key, f"holds a character that is none: {shown(event.value)}")
         return event.value if event.style else resolve(event.value)
 
     def _sequence(self, key: Key, depth: int) -> list[Written]:
@@ -213,7 +214,7 @@ class _Reader:
             if name in entries:
                 first = entries[name].line
                 where = "" if first is None else f"; line {first} has the first one"
-                self._complain(event, (*key, name), f"a second key {name!r}{where}")
+                self._complain(event, (*key, name), f"a second key {shown(name)}{where}")
             entries.setdefault(name, value)
         return entries
 
@@ -231,11 +232,13 @@ class _Reader:
 
     def _aliased(self, event: yaml.AliasEvent, key: Key, depth: int) -> Written:
         if event.anchor not in self._anchors:
-            self._complain(event, key, f"no anchor {event.anchor!r} before this alias")
+            self._complain(event, key, f"no anchor {shown(event.anchor)} before this alias")
             return self._at(event, None)
         anchored = self._anchors[event.anchor]
         if anchored is None:
-            self._complain(event, key, f"the alias {event.anchor!r} stands inside its own value")
+            self._complain(
+                event, key, f"the alias {shown(event.anchor)} stands inside its own value"
+            )
             return self._at(event, None)
         self._count(event, key, values=anchored.values, depth=depth + anchored.height)
         return anchored.written

@@ -52,8 +52,14 @@ class Written:
 
 
 def dotted(key: Key) -> str:
-    """Return a key as `model.layers.1.type`."""
-    return ".".join(str(step) for step in key)
+    """Return a key as `model.layers.1.type`, on one line whatever a file has for keys."""
+    return ".".join(_readable(str(step)) for step in key)
+
+
+def _readable(step: str) -> str:
+    if not step.isprintable():
+        step = repr(step)[1:-1]
+    return step if len(step) <= 80 else f"{step[:77]}..."
 
 
 def merge(below: Written, above: Written) -> Written:

