@@ -1,6 +1,7 @@
 """Only what the user trusts is imported, and only what is its own is handed on."""
 
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -33,6 +34,7 @@ def package(tmp_path, monkeypatch):
         "def copied(): ...\n"
         "copied = types.FunctionType(popen.__code__, popen.__globals__)\n"
         "copied.__module__ = __name__\n"
+        "bound_copy = types.MethodType(copied, 'true')\n"
         "ready = functools.partial(os.system, 'true')\n"
         "nested = functools.partial(functools.partial(os.system), 'true')\n"
         "class Ready(functools.partial): ...\n"
@@ -103,6 +105,7 @@ def test_functions_classes_and_their_methods_are_found(package):
         "my_pkg:number",
         "my_pkg:os",
         "my_pkg:copied",
+        "my_pkg:bound_copy",
         "my_pkg:ready",
         "my_pkg:nested",
         "my_pkg:of_own_class",
@@ -132,6 +135,12 @@ def test_a_trusted_package_cannot_hand_on_what_is_not_its_own(package, path):
 )
 def test_what_a_package_wraps_of_its_own_is_found(package, name, result):
     assert import_trusted(f"my_pkg:{name}", ["my_pkg"], key=KEY)() == result
+
+
+@pytest.mark.parametrize("name", ["os.path.join", "Child.tools.system", "functools.partial"])
+def test_no_module_is_walked_through(package, name):
+    with pytest.raises(TrustError, match="walks through a module"):
+        import_trusted(f"my_pkg:{name}", ["my_pkg"], key=KEY)
 
 
 def test_a_function_that_a_library_decorates_is_still_the_package_s_own(package):
@@ -238,10 +247,11 @@ def test_a_package_path_cannot_leave_the_package(package, inner):
         "package:a.b/x",
         "package:../x",
         "package:sys/x",
-        "package:__main__/x",
+        "package:without_a_place/x",
     ],
 )
-def test_a_package_that_is_not_there_is_told_so(text):
+def test_a_package_that_is_not_there_is_told_so(text, monkeypatch):
+    monkeypatch.setitem(sys.modules, "without_a_place", ModuleType("without_a_place"))
     with pytest.raises(FinetuneError, match="no installed package"):
         package_path(text, key=KEY)
 
