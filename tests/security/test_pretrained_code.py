@@ -44,7 +44,7 @@ def folder(attack, request):
     return "net"
 
 
-@pytest.mark.parametrize("answer", ["", "y\n" * 50])
+@pytest.mark.parametrize("answer", ["", "y\n" * 50], ids=["silence", "yes"])
 @pytest.mark.parametrize("output", ["mean", "logits"])
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_the_code_of_a_pretrained_folder_is_never_run(
