@@ -40,20 +40,26 @@ def folder(attack, request):
     )
     attack.write("net/preprocessor_config.json", json.dumps({"auto_map": MAP}))
     attack.write("net/code.py", CODE.format(command=attack.command))
-    attack.write("net/vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\na\n")
+    for name in ("net", "words"):
+        attack.write(f"{name}/vocab.txt", "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n")
+    attack.write("words/tokenizer_config.json", json.dumps({"tokenizer_class": "BertTokenizer"}))
     return "net"
 
 
 @pytest.mark.parametrize("answer", ["", "y\n" * 50], ids=["silence", "yes"])
 @pytest.mark.parametrize("output", ["mean", "logits"])
 @pytest.mark.parametrize("pretrained", [True, False])
+@pytest.mark.parametrize("tokenizer", [None, "words"])
 def test_the_code_of_a_pretrained_folder_is_never_run(
-    attack, config, folder, answer, output, pretrained
+    attack, config, folder, answer, output, pretrained, tokenizer
 ):
+    """With a tokenizer of its own, all depends on the network: nothing fails before it."""
     layer = {"name": "net", "type": "transformers", "path": folder, "output": output}
     layer |= {"pretrained": pretrained}
     attack.write("texts.csv", "text,label\na,x\na a,y\na,x\na a,y\n")
     data = {"source": {"type": "csv", "path": "texts.csv"}, "transforms": [{"type": "tokenize"}]}
+    if tokenizer is not None:
+        data["transforms"][0]["tokenizer"] = tokenizer
     head = config["model"]["layers"][-1]
     layers = [layer] if output == "logits" else [layer, head]
     attack.write("x.yaml", config | {"model": {"layers": layers}, "data": data})
