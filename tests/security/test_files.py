@@ -8,6 +8,7 @@ from PIL import Image
 
 import finetune
 from finetune.errors import DataError
+from finetune.reading import MAX_HEADER_BYTES
 
 IMAGES = {
     "model": {
@@ -52,7 +53,9 @@ def test_a_header_made_to_exhaust_us_is_refused(attack, config, raw, place):
         model = {"layers": [layer, config["model"]["layers"][-1]]}
     attack.write("bert/model.safetensors" if place == "pretrained" else "w.safetensors", raw)
     attack.write("x.yaml", config | {"model": model})
-    attack.refused("train", "x.yaml")
+    line = attack.refused("train", "x.yaml")
+    if int.from_bytes(raw[:8], "little") > MAX_HEADER_BYTES:
+        assert "at most 16 MiB are read" in line
 
 
 JSON_FILES = ["plan.json", "data.json", "summary.json", "freeze_proof.json", "metrics.jsonl"]
