@@ -1,7 +1,8 @@
 """What it costs that every step is checked, can be undone and can be stopped: with and without.
 
 Trains the network of `configs/digits.yaml` with the checks and with them taken out, step by step in
-turns in one process, so that noise of the machine falls on both. Run: `python benchmarks/step_checks.py`.
+turns in one process, so that noise of the machine falls on both.
+Run: `python benchmarks/step_checks.py`.
 """
 
 import argparse

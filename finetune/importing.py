@@ -3,12 +3,18 @@
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from finetune.errors import FinetuneError, Key, TrustError
+from finetune.trust import check_trust, is_dotted_name
+
+_MAX_WRAPPERS = 100
+"""Decorators around one function, beyond which nobody has put them there by hand."""
 
 
 def require(module: str, *, extra: str) -> ModuleType:
@@ -34,8 +40,9 @@ def import_trusted(path: str, trust: Collection[str], *, key: Key) -> Callable[.
     """Return the class or function at `package.module:name`, where the user trusts `package`.
 
     Nothing is imported before the package is found among `trust`. The object itself must be
-    defined inside that package, so that a trusted package cannot hand on a stranger's function
-    (`os.system`) under its own name. Attributes are looked up on classes, never on modules.
+    defined inside that package, beneath decorators and partials as well, so that a trusted package
+    cannot hand on a stranger's function (`os.system`) under its own name. Attributes are looked up
+    on classes, never on modules.
 
     Args:
         path: `my_pkg.nets:make_net` or `my_pkg.nets:Net.from_name`.
@@ -51,16 +58,34 @@ def import_trusted(path: str, trust: Collection[str], *, key: Key) -> Callable[.
         raise FinetuneError(
             f"needs the form 'package.module:name', got {path!r}", key=(*key, "path")
         )
-    package = _trusted_package(module_name, trust, key)
+    package = _trusted_package(module_name, check_trust(trust), key)
     found: Callable[..., Any] = _attribute(_module(module_name, key), qualname, path, key)
-    home = getattr(inspect.unwrap(found) if callable(found) else found, "__module__", None) or ""
-    if not callable(found) or not _is_inside(home, package):
+    if (home := _foreign_home(found, package)) is not None:
         raise TrustError(
             f"{path!r} is not a class or function of the trusted package {package!r} "
-            f"(it comes from {home or type(found).__name__!r})",
+            f"(it comes from {home!r})",
             key=(*key, "path"),
         )
     return found
+
+
+def call_trusted(path: str, args: Mapping[str, Any], trust: Collection[str], *, key: Key) -> Any:
+    """Call the class or function at `package.module:name` with `args`, if `trust` allows it.
+
+    Raises:
+        TrustError: the package is not trusted, or the object is not its own.
+        FinetuneError: there is no such module or name, or it does not take the arguments.
+    """
+    function = import_trusted(path, trust, key=key)
+    with suppress(ValueError):
+        signature = inspect.signature(function)
+        try:
+            signature.bind(**args)
+        except TypeError as error:
+            raise FinetuneError(
+                f"{path!r}: {error}; its signature is {signature}", key=(*key, "args")
+            ) from error
+    return function(**args)
 
 
 def package_path(text: str, *, key: Key) -> Path:
@@ -72,7 +97,10 @@ def package_path(text: str, *, key: Key) -> Path:
     if not text.startswith("package:"):
         return Path(text).expanduser()
     name, _, inner = text.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    try:
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    except ValueError:  # a module without a place of its own, such as `__main__`
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise FinetuneError(
             f"no installed package {name!r} in {text!r}", hint=f"pip install {name}", key=key
@@ -100,7 +128,32 @@ def _is_inside(module_name: str, package: str) -> bool:
     return module_name == package or module_name.startswith(f"{package}.")
 
 
+def _foreign_home(found: Any, package: str) -> str | None:
+    """Return where `found` comes from if any part of it is not of `package`, else None.
+
+    Partials, methods and decorated functions are taken apart. A decorator's own function may be of
+    any library; what it says of itself (`__module__`, set by `functools.wraps`) and the function
+    at the core may not.
+    """
+    for _ in range(_MAX_WRAPPERS):
+        while isinstance(found, partial | MethodType):
+            found = found.func if isinstance(found, partial) else found.__func__
+        homes = [getattr(found, "__module__", None) or type(found).__name__]
+        inner = getattr(found, "__wrapped__", None)
+        if inner is None and isinstance(found, FunctionType):
+            homes.append(str(found.__globals__.get("__name__")))
+        for home in homes:
+            if not callable(found) or not _is_inside(home, package):
+                return home
+        if inner is None:
+            return None
+        found = inner
+    return "wrappers without end"
+
+
 def _module(name: str, key: Key) -> ModuleType:
+    if not is_dotted_name(name):
+        raise FinetuneError(f"no module named {name!r}", key=(*key, "path"))
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -98,7 +98,11 @@ class Predictor:
 
 
 def load_predictor(
-    run_dir: str | Path, *, trust: Sequence[str] = (), batch_size: int | None = None
+    run_dir: str | Path,
+    *,
+    trust: Sequence[str] = (),
+    batch_size: int | None = None,
+    overrides: Sequence[str] = (),
 ) -> Predictor:
     """Load the network of a run with its best or last weights.
 
@@ -106,12 +110,13 @@ def load_predictor(
         run_dir: The run's folder.
         trust: Packages whose code its config may import.
         batch_size: Samples of one forward pass; that of the config if left out.
+        overrides: `key=value` each, for what the saved config has masked.
 
     Raises:
         CheckpointError: the folder holds no usable run.
         TrustError: its config imports code that `trust` does not name.
     """
-    run = load_run(run_dir, trust=frozenset(trust))
+    run = load_run(run_dir, trust=trust, overrides=overrides)
     return Predictor(run, batch_size or evaluation_batch_size(run.config))
 
 

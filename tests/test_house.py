@@ -21,7 +21,8 @@ ROOT = Path(__file__).parent.parent / "finetune"
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = {
-    **dict.fromkeys(["errors", "watchdog"], 1),
+    **dict.fromkeys(["errors"], 0),
+    **dict.fromkeys(["reading", "trust", "watchdog"], 1),
     **dict.fromkeys(["config", "importing"], 2),
     **dict.fromkeys(["models", "distributed"], 3),
     **dict.fromkeys(["freezing", "optim", "data", "tracking"], 4),

@@ -53,6 +53,7 @@ def eval_command(
     split: Annotated[
         Literal["train", "validation", "test"], typer.Option(help="Which samples.")
     ] = "test",
+    override: Overrides = None,
     trust: Trust = None,
     as_json: Json = False,
 ) -> None:
@@ -61,7 +62,7 @@ def eval_command(
         from finetune.cli.tables import metrics_table
         from finetune.train.trained import evaluate_run
 
-        figures = evaluate_run(run, split, trust=trust or ())
+        figures = evaluate_run(run, split, trust=trust or (), overrides=override or ())
         if as_json:
             print(json.dumps({"run": str(run), "split": split, "metrics": figures}), file=out)
         else:
@@ -79,6 +80,7 @@ def predict_command(
         typer.Option(metavar="FILE", help="Where to write: .csv for CSV, else JSON lines."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples of one pass.")] = None,
+    override: Overrides = None,
     trust: Trust = None,
 ) -> None:
     """Run a trained network on new inputs; one line for each, JSON on standard output."""
@@ -86,7 +88,9 @@ def predict_command(
         from finetune.data.incoming import read_incoming
         from finetune.predict import load_predictor, write_file, write_rows
 
-        predictor = load_predictor(run, trust=trust or (), batch_size=batch_size)
+        predictor = load_predictor(
+            run, trust=trust or (), batch_size=batch_size, overrides=override or ()
+        )
         about = predictor.run
         parts = read_incoming(source, about.config.data, about.facts.kinds, sys.stdin)
         rows = predictor.rows(parts)

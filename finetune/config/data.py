@@ -22,7 +22,14 @@ class _FileSource(Node):
     """File or folder. May begin with `package:NAME/` to reach into an installed package."""
 
 
-class CsvSource(_FileSource):
+class NamingSource(_FileSource):
+    """A source whose files name or link to others."""
+
+    within: str | None = None
+    """Folder that the files it names or links to may not leave, symbolic links followed; that of the data itself if left out. Paths in a table are relative to the table in any case."""
+
+
+class CsvSource(NamingSource):
     """Rows of a comma-separated file whose first line names the columns."""
 
     type: Literal["csv"]
@@ -33,21 +40,21 @@ class CsvSource(_FileSource):
     """Character encoding of the file."""
 
 
-class JsonlSource(_FileSource):
+class JsonlSource(NamingSource):
     """One JSON object a line."""
 
     type: Literal["jsonl"]
     """Discriminator."""
 
 
-class ParquetSource(_FileSource):
+class ParquetSource(NamingSource):
     """A Parquet file."""
 
     type: Literal["parquet"]
     """Discriminator."""
 
 
-class TextFolderSource(_FileSource):
+class TextFolderSource(NamingSource):
     """A folder of text files in one subfolder per class: columns `text` and `label`."""
 
     type: Literal["textfolder"]
@@ -58,7 +65,7 @@ class TextFolderSource(_FileSource):
     """What to do with bytes that the encoding does not know: an error, a mark, or nothing."""
 
 
-class ImageFolderSource(_FileSource):
+class ImageFolderSource(NamingSource):
     """A folder of images in one subfolder per class: columns `image` and `label`."""
 
     type: Literal["imagefolder"]

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,26 +13,25 @@ from pydantic import ValidationError
 
 from finetune.config.base import Node, faults_of
 from finetune.config.messages import shown
-from finetune.config.reader import MAX_DEPTH, read_file, read_text, resolve
+from finetune.config.reader import MAX_DEPTH, UNUSABLE, read_file, read_text, resolve
 from finetune.config.run import Provenance, RunConfig
+from finetune.config.secrets import Environment, hidden, masked, masks, with_references
 from finetune.config.written import Written, locate_fault, merge, put
 from finetune.errors import ConfigError, FinetuneError, Origin, Problem
+from finetune.trust import check_trust
 
 MAX_FILES = 64
 """How many files one config may be made of."""
-MASK = "***"
-"""What a saved config holds in place of a secret."""
 
 _FIRST = ("name", "type")
-_SECRET = re.compile(
-    r"(^|[_-])(token|password|passwd|secret|api_?key|access_?key|private_?key)($|[_-])", re.I
-)
 
 
 def load_config(
     path: str | Path, overrides: Sequence[str] = (), trust: Collection[str] = ()
 ) -> RunConfig:
     """Read a config, with the files it extends below it and `overrides` on top.
+
+    `${env:NAME}` in a text becomes that variable of the environment.
 
     Args:
         path: A YAML file.
@@ -42,22 +42,36 @@ def load_config(
     Raises:
         ConfigError: something is wrong with it. Every problem found is listed as
             `file:line: key: what is wrong`, or as `-o key: what is wrong`.
+        TrustError: a name in `trust` is no package that can be trusted.
         FinetuneError: there is no such file, or it cannot be read.
     """
-    path = Path(path)
+    trusted = check_trust(trust)
     sources = _Sources()
-    root = sources.read(path)
+    root = sources.read(Path(path))
     for override in overrides:
         root = sources.override(root, override)
-    config = _validated(root, sources.problems)
-    name = config.name or re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "run"
-    return config.with_provenance(Provenance(path, root, frozenset(trust)), {"name": name})
+    sources.problems.extend(masks(root))
+    return _finished(Path(path), root, sources, trusted)
+
+
+def load_saved(path: Path) -> RunConfig:
+    """Read the config that a run has saved, only to look at it.
+
+    What is masked stays so, and variables that are not set stay as their words.
+
+    Raises:
+        ConfigError: something is wrong with it.
+        FinetuneError: there is no such file, or it cannot be read.
+    """
+    sources = _Sources(Environment(lenient=True))
+    return _finished(path, sources.read(path), sources, frozenset())
 
 
 def dump_config(config: RunConfig) -> str:
     """Return the config as YAML that loads again to an equal one: complete, secrets masked.
 
-    A text below `args` whose key names a secret (`hf_token`, `password`) becomes `***`.
+    What stands under a key that names a secret (`hf_token`, `password`), in `args` or in a node,
+    becomes `***`; what came from the environment is written as `${env:NAME}` again.
     """
     plain = as_plain(config)
     return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
@@ -65,7 +79,7 @@ def dump_config(config: RunConfig) -> str:
 
 def as_plain(config: RunConfig) -> dict[str, Any]:
     """Return the config as dicts, lists and scalars, secrets masked: what `dump_config` writes."""
-    plain: dict[str, Any] = _plain(config)
+    plain: dict[str, Any] = with_references(_plain(config), config.written or Written(None))
     return plain
 
 
@@ -74,12 +88,17 @@ class _Sources:
     """Reads all that makes up one config, and collects what is wrong with it.
 
     Args:
-        problems: What is wrong so far.
+        environment: Fills in `${env:NAME}`.
         read_already: Files by path. None marks one whose bases are being read.
     """
 
-    problems: list[Problem] = field(default_factory=list)
+    environment: Environment = field(default_factory=Environment)
     read_already: dict[Path, Written | None] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is wrong so far."""
+        return self.environment.problems
 
     def read(self, path: Path) -> Written:
         """Return the document at `path`, laid over those it extends."""
@@ -91,6 +110,8 @@ class _Sources:
         if not isinstance(root.value, dict):
             message = f"needs a mapping, got {_noun(root)}"
             raise ConfigError([*self.problems, Problem(root.origin(()), message)])
+        root = self.environment.filled_in(root)
+        assert isinstance(root.value, dict)
         self.read_already[_real(path)] = None
         own = {key: item for key, item in root.value.items() if key != "extends"}
         top = Written(own, root.file, root.line)
@@ -113,7 +134,7 @@ class _Sources:
             self.problems.extend(error.problems)
             return root
         self.problems.extend(document.problems)
-        changed = put(root, key, document.root)
+        changed = put(root, key, self.environment.filled_in(document.root, key))
         if isinstance(changed, Problem):
             self.problems.append(changed)
             return root
@@ -132,10 +153,12 @@ class _Sources:
         if not isinstance(name.value, str):
             self._stop(origin, f"needs the name of a file, got {_noun(name)}")
         base = path.parent / name.value
+        if UNUSABLE.search(name.value) or _is_pipe_or_device(base):
+            self._stop(origin, f"{shown(str(base))} is no file")
         if (home := _real(base)) in self.read_already:
             found = self.read_already[home]
             if found is None:
-                self._stop(origin, f"{name.value!r} extends this file in turn")
+                self._stop(origin, f"{shown(name.value)} extends this file in turn")
             return found
         if len(self.read_already) == MAX_FILES:
             self._stop(origin, f"extends more than {MAX_FILES} files")
@@ -144,11 +167,27 @@ class _Sources:
         except ConfigError:
             raise
         except FinetuneError as error:
-            self._stop(origin, f"{str(base)!r}: {error.message}")
+            self._stop(origin, f"{shown(str(base))}: {error.message}")
 
     def _stop(self, origin: Origin, message: str) -> NoReturn:
         """Raise all problems so far and one more: without a base, too much would be missing."""
         raise ConfigError([*self.problems, Problem(origin, message)])
+
+
+def _finished(path: Path, root: Written, sources: _Sources, trust: frozenset[str]) -> RunConfig:
+    """Return the config that was read, named and knowing where it comes from."""
+    config = _validated(root, sources.problems)
+    name = config.name or re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "run"
+    return config.with_provenance(Provenance(path, root, trust), {"name": name})
+
+
+def _is_pipe_or_device(path: Path) -> bool:
+    """Tell whether reading might never end."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _real(path: Path) -> Path:
@@ -167,7 +206,7 @@ def _validated(root: Written, problems: Iterable[Problem]) -> RunConfig:
         for fault in faults_of(error, RunConfig):
             origin = locate_fault(root, fault.key, absent=fault.absent)
             if origin.key not in told:
-                known.append(Problem(origin, fault.message, fault.hint))
+                known.append(Problem(origin, hidden(fault.message, root), fault.hint))
     if config is None or known:
         raise ConfigError(sorted(known, key=_place))
     return config
@@ -194,26 +233,18 @@ def _plain(value: Any) -> Any:
             for name, info in fields
             if getattr(value, name) is not None or info.default is not None
         }
-        return written | {name: _plain(item) for name, item in (value.model_extra or {}).items()}
+        return written | {
+            name: _plain_field(name, item) for name, item in (value.model_extra or {}).items()
+        }
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _plain_field(name: str, value: Any) -> Any:
-    return _masked(_plain(value)) if name == "args" else _plain(value)
-
-
-def _masked(value: Any) -> Any:
-    """Replace texts whose key names a secret, at any depth."""
-    if isinstance(value, list):
-        return [_masked(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: MASK if isinstance(item, str) and _SECRET.search(key) else _masked(item)
-        for key, item in value.items()
-    }
+    """Mask the secrets of a field. Below `args` all keys are names of arguments, and may be such."""
+    plain = _plain(value)
+    return masked(plain, name) if name == "args" or not isinstance(plain, dict | list) else plain
 
 
 class _Dumper(yaml.SafeDumper):

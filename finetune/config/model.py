@@ -65,10 +65,20 @@ class TimmLayer(_Layer):
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
-        """Refuse arguments that keys of the layer say already."""
-        return _repeated_arguments(
-            value.get("args"), {"pretrained": "pretrained", "num_classes": "output"}
-        )
+        """Refuse arguments that keys of the layer say already, and files of weights among them."""
+        args = value.get("args")
+        said_by = {
+            "pretrained": "pretrained",
+            "num_classes": "output",
+            "checkpoint_path": "weights",
+        }
+        problems = _repeated_arguments(args, said_by)
+        for name in ("pretrained_cfg", "pretrained_cfg_overlay"):
+            settings = args.get(name) if isinstance(args, Mapping) else None
+            if isinstance(settings, Mapping) and "file" in settings:
+                key = ("args", name, "file")
+                problems.append((key, "a file of weights is named by the key 'weights'", None))
+        return problems
 
 
 class TorchvisionLayer(_Layer):

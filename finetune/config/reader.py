@@ -12,6 +12,7 @@ from typing import NamedTuple, NoReturn
 
 import yaml
 
+from finetune.config.messages import shown
 from finetune.config.written import Scalar, Written, dotted
 from finetune.errors import ConfigError, FinetuneError, Key, Origin, Problem
 
@@ -32,7 +33,7 @@ _FLOAT = re.compile(
     r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 )
 # What no file name and no column can hold. Quoted text may spell it out as an escape.
-_UNUSABLE = re.compile("[\0\ud800-\udfff]")
+UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +173,7 @@ class _Reader:
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             hint = "quote a value to make it text"
-            self._complain(event, key, f"tags are not allowed, got {tag!r}", hint)
+            self._complain(event, key, f"tags are not allowed, got {shown(tag)}", hint)
         if event.anchor is None:
             return self._written(event, key, depth)
         before, deepest, self.deepest = self.values, self.deepest, depth
@@ -194,8 +195,8 @@ class _Reader:
         return Written(value, self.file, None if self.file is None else _line(event))
 
     def _scalar(self, event: yaml.ScalarEvent, key: Key) -> Scalar:
-        if _UNUSABLE.search(event.value):
-            self._complain(event, key, f"holds a character that is none: {event.value!r}")
+        if UNUSABLE.search(event.value):
+            self._complain(event, key, f"holds a character that is none: {shown(event.value)}")
         return event.value if event.style else resolve(event.value)
 
     def _sequence(self, key: Key, depth: int) -> list[Written]:
@@ -213,7 +214,7 @@ class _Reader:
             if name in entries:
                 first = entries[name].line
                 where = "" if first is None else f"; line {first} has the first one"
-                self._complain(event, (*key, name), f"a second key {name!r}{where}")
+                self._complain(event, (*key, name), f"a second key {shown(name)}{where}")
             entries.setdefault(name, value)
         return entries
 
@@ -231,11 +232,13 @@ class _Reader:
 
     def _aliased(self, event: yaml.AliasEvent, key: Key, depth: int) -> Written:
         if event.anchor not in self._anchors:
-            self._complain(event, key, f"no anchor {event.anchor!r} before this alias")
+            self._complain(event, key, f"no anchor {shown(event.anchor)} before this alias")
             return self._at(event, None)
         anchored = self._anchors[event.anchor]
         if anchored is None:
-            self._complain(event, key, f"the alias {event.anchor!r} stands inside its own value")
+            self._complain(
+                event, key, f"the alias {shown(event.anchor)} stands inside its own value"
+            )
             return self._at(event, None)
         self._count(event, key, values=anchored.values, depth=depth + anchored.height)
         return anchored.written

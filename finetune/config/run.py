@@ -82,6 +82,11 @@ class RunConfig(Node):
         return self._provenance.path
 
     @property
+    def written(self) -> Written | None:
+        """The values as written, with their lines; None if made in Python."""
+        return self._provenance.written
+
+    @property
     def run_name(self) -> str:
         """Name of the run; `load_config` takes it from the file where the config has none."""
         return self.name or "run"

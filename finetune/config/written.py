@@ -22,11 +22,13 @@ class Written:
         value: A scalar, or entries that are `Written` themselves.
         file: The file; None for an override.
         line: Line of the value, or of its key where it has one, from 1; None for an override.
+        raw: A text as written, where variables of the environment were put into it.
     """
 
     value: "Scalar | dict[str, Written] | list[Written]"
     file: Path | None = None
     line: int | None = None
+    raw: str | None = None
 
     def entry(self, step: str | int) -> "Written | None":
         """Return what stands at a key of a mapping or a position of a list, or None."""
@@ -50,8 +52,14 @@ class Written:
 
 
 def dotted(key: Key) -> str:
-    """Return a key as `model.layers.1.type`."""
-    return ".".join(str(step) for step in key)
+    """Return a key as `model.layers.1.type`, on one line whatever a file has for keys."""
+    return ".".join(_readable(str(step)) for step in key)
+
+
+def _readable(step: str) -> str:
+    if not step.isprintable():
+        step = repr(step)[1:-1]
+    return step if len(step) <= 80 else f"{step[:77]}..."
 
 
 def merge(below: Written, above: Written) -> Written:

@@ -1,6 +1,7 @@
 """Which columns of a source are the inputs and the target, and what kind each is."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from finetune.data.images import Images, images_of
 from finetune.data.table import Column, Listed, Numbers, Table, infer, read_cells, settle
 from finetune.data.transforms import is_image_column
 from finetune.errors import DataError, did_you_mean
+from finetune.reading import first_outside
 
 Kind = Literal["text", "image", "grey image", "number", "whole number", "thing"]
 """What an input column holds, so that prediction can read raw values as training did."""
@@ -58,6 +60,9 @@ def settle_columns(
     """Return only the columns in use, each of a known kind.
 
     Text in a column of `images` is taken for paths, relative to the folder of the source.
+
+    Raises:
+        DataError: a value is missing or of another kind, or a path leaves the folder.
     """
     columns: dict[str, Column] = {}
     for name in (*inputs, *([] if target is None else [target])):
@@ -65,9 +70,23 @@ def settle_columns(
         if isinstance(column, Listed) and column.kind == "things":
             column = settle(name, column.values, table.name)
         if name in images and isinstance(column, Listed) and column.kind != "things":
-            column = images_of([(table.folder or Path()) / path for path in column.values])
+            column = images_of(_image_files(column.values, table))
         columns[name] = column
-    return Table(columns, table.rows, table.name, table.folder)
+    return replace(table, columns=columns)
+
+
+def _image_files(names: Sequence[str], table: Table) -> list[Path]:
+    """Return the files that a column names, none of which may be outside the data's own folder."""
+    if table.folder is None:
+        return [Path(name) for name in names]
+    files = [table.folder / name for name in names]
+    within = table.within or table.folder
+    if (row := first_outside(files, within)) is not None:
+        raise DataError(
+            f"{table.place(row)} names {names[row]!r}, which leaves the folder {str(within)!r}",
+            hint="name a folder that holds all files: within: DIR, beside the path of the source",
+        )
+    return files
 
 
 def image_columns(config: DataConfig, inputs: Sequence[str]) -> set[str]:

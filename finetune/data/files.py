@@ -1,11 +1,10 @@
 """Readers of files and folders: csv, jsonl, parquet, arrays of numbers, folders of classes."""
 
 import csv
-import json
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,9 @@ from finetune.config.data import (
 )
 from finetune.data.images import Images
 from finetune.data.table import Column, Listed, Numbers, as_tensor
-from finetune.errors import DataError, Key, did_you_mean
+from finetune.errors import DataError, FinetuneError, Key, did_you_mean
 from finetune.importing import package_path
+from finetune.reading import first_outside, limited_lines, parse_json_object
 
 IMAGE_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -33,12 +33,12 @@ def existing(text: str, key: Key, *, folder: bool) -> Path:
     Raises:
         DataError: it is not there, or is the other of the two.
     """
-    path = package_path(text, key=(*key, "path"))
+    path = package_path(text, key=key)
     wanted, other = ("folder", "file") if folder else ("file", "folder")
     if not path.exists():
-        raise DataError(f"no such {wanted} {str(path)!r}", key=(*key, "path"))
+        raise DataError(f"no such {wanted} {str(path)!r}", key=key)
     if path.is_dir() is not folder:
-        raise DataError(f"needs a {wanted}, {str(path)!r} is a {other}", key=(*key, "path"))
+        raise DataError(f"needs a {wanted}, {str(path)!r} is a {other}", key=key)
     return path
 
 
@@ -71,20 +71,22 @@ def read_jsonl(path: Path, key: Key) -> dict[str, Column]:
     """
     rows: list[dict[str, Any]] = []
     with _opened(path, "utf-8", key) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in limited_lines(file, str(path)):
             if line.strip():
                 rows.append(json_object(line, f"{path}:{number}"))
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: Listed([row.get(name) for row in rows], "things") for name in names}
 
 
-def read_text_folder(path: Path, source: TextFolderSource, key: Key) -> dict[str, Column]:
+def read_text_folder(
+    path: Path, source: TextFolderSource, within: Path, key: Key
+) -> dict[str, Column]:
     """Read every file of every subfolder as `text`, in sorted order, the subfolder as `label`.
 
     Raises:
-        DataError: a file is not valid in the encoding.
+        DataError: a file is not valid in the encoding, or a symbolic link leaves `within`.
     """
-    labelled = _files_by_class(path, None, key)
+    labelled = _files_by_class(path, None, within, key)
     texts = [read_text(file, source, key) for _, file in labelled]
     return {
         "text": Listed(texts, "text"),
@@ -92,9 +94,15 @@ def read_text_folder(path: Path, source: TextFolderSource, key: Key) -> dict[str
     }
 
 
-def read_image_folder(path: Path, source: ImageFolderSource, key: Key) -> dict[str, Column]:
-    """List every image of every subfolder as `image`, in sorted order, the subfolder as `label`."""
-    labelled = _files_by_class(path, IMAGE_ENDINGS, key)
+def read_image_folder(
+    path: Path, source: ImageFolderSource, within: Path, key: Key
+) -> dict[str, Column]:
+    """List every image of every subfolder as `image`, in sorted order, the subfolder as `label`.
+
+    Raises:
+        DataError: a symbolic link leaves `within`.
+    """
+    labelled = _files_by_class(path, IMAGE_ENDINGS, within, key)
     files = [file for _, file in labelled]
     return {
         "image": Images(files, source.mode, range(len(files))),
@@ -159,24 +167,23 @@ def json_object(line: str, where: str) -> dict[str, Any]:
     """Read a line that holds one JSON object.
 
     Raises:
-        DataError: it is something else.
+        DataError: it is something else, or exceeds a limit.
     """
     try:
-        value = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(f"not JSON: {str(error).partition(':')[0].lower()}", where=where) from error
-    if not isinstance(value, dict):
-        raise DataError(f"needs a JSON object, got {type(value).__name__}", where=where)
-    return value
+        return parse_json_object(line, where)
+    except FinetuneError as error:
+        raise DataError(error.message, where=where) from error
 
 
-def _files_by_class(path: Path, endings: set[str] | None, key: Key) -> list[tuple[str, Path]]:
+def _files_by_class(
+    path: Path, endings: set[str] | None, within: Path, key: Key
+) -> list[tuple[str, Path]]:
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise DataError(
             f"{str(path)!r} has no subfolders", hint="needs one per class", key=(*key, "path")
         )
-    return [
+    labelled = [
         (folder.name, file)
         for folder in folders
         for file in sorted(folder.rglob("*"))
@@ -184,6 +191,22 @@ def _files_by_class(path: Path, endings: set[str] | None, key: Key) -> list[tupl
         and not file.name.startswith(".")
         and (endings is None or file.suffix.lower() in endings)
     ]
+    refuse_leaving([file for _, file in labelled], within, key=(*key, "path"))
+    return labelled
+
+
+def refuse_leaving(paths: Sequence[Path], within: Path, *, key: Key = ()) -> None:
+    """Refuse files that lie, symbolic links followed, outside a folder.
+
+    Raises:
+        DataError: one does.
+    """
+    if (position := first_outside(paths, within)) is not None:
+        raise DataError(
+            f"{str(paths[position])!r} leaves the folder {str(within)!r}",
+            hint="name a folder that holds all files: within: DIR, beside the path of the source",
+            key=key,
+        )
 
 
 def read_text(file: Path, source: TextFolderSource, key: Key) -> str:
@@ -218,7 +241,10 @@ def _load_arrays(path: Path, key: Key) -> dict[str, np.ndarray[Any, Any]]:
         if isinstance(loaded, np.ndarray):
             return {"features": loaded}
         with loaded:
-            return {name: loaded[name] for name in loaded.files}
+            arrays = {name: loaded[name] for name in loaded.files}
+        if strange := [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]:
+            raise ValueError(f"{strange[0]!r} in it is no array")
+        return arrays
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         reason = "it holds Python objects" if "pickle" in str(error) else str(error)
         raise DataError(

@@ -9,6 +9,7 @@ from finetune.config.data import CsvSource, DataConfig, TextFolderSource
 from finetune.data.columns import Kind
 from finetune.data.files import IMAGE_ENDINGS, json_object, read_csv, read_jsonl, read_text
 from finetune.errors import DataError
+from finetune.reading import first_outside, limited_lines
 
 _NAMED_BY = {".csv", ".jsonl"}
 """Files that name their columns; any other file is the value of one."""
@@ -77,9 +78,11 @@ def _files_below(folder: Path, kinds: Mapping[str, Kind]) -> list[Path]:
         if file.is_file()
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     ]
-    if not any(_is_image(kind) for kind in kinds.values()):
-        return files
-    return [file for file in files if file.suffix.lower() in IMAGE_ENDINGS | _NAMED_BY]
+    if any(_is_image(kind) for kind in kinds.values()):
+        files = [file for file in files if file.suffix.lower() in IMAGE_ENDINGS | _NAMED_BY]
+    if (position := first_outside(files, folder)) is not None:
+        raise DataError("is a link that leaves the folder", where=str(files[position]))
+    return files
 
 
 def _read_rows(file: Path, config: DataConfig, kinds: Mapping[str, Kind]) -> Incoming:
@@ -96,9 +99,20 @@ def _read_rows(file: Path, config: DataConfig, kinds: Mapping[str, Kind]) -> Inc
         values = [column[row] for row in range(len(column))]
         if _is_image(kinds.get(name)):
             values = [file.parent / v if isinstance(v, str) else v for v in values]
+            _refuse_leaving(values, file)
         columns[name] = values
     count = max((len(values) for values in columns.values()), default=0)
     return Incoming(str(file), [f"{file}:{number}" for number in range(1, count + 1)], columns)
+
+
+def _refuse_leaving(values: Sequence[Any], file: Path) -> None:
+    """Refuse names of images that lie, symbolic links followed, outside the folder of `file`."""
+    named = [(row, value) for row, value in enumerate(values, 1) if isinstance(value, Path)]
+    if (position := first_outside([path for _, path in named], file.parent)) is not None:
+        row, path = named[position]
+        raise DataError(
+            f"names {str(path)!r}, which leaves the folder of the file", where=f"{file}:{row}"
+        )
 
 
 def _read_lines(stdin: TextIO, kinds: Mapping[str, Kind]) -> Incoming:
@@ -106,7 +120,7 @@ def _read_lines(stdin: TextIO, kinds: Mapping[str, Kind]) -> Incoming:
     names: list[str] = []
     rows: list[dict[str, Any]] = []
     try:
-        for number, line in enumerate(stdin, 1):
+        for number, line in limited_lines(stdin, "standard input"):
             if not line.strip():
                 continue
             where = f"standard input:{number}"

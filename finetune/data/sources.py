@@ -17,6 +17,7 @@ from finetune.config.data import (
     ImageFolderSource,
     ImportSource,
     JsonlSource,
+    NamingSource,
     ParquetSource,
     RandomSource,
     SklearnSource,
@@ -27,7 +28,7 @@ from finetune.data import files
 from finetune.data.images import images_of
 from finetune.data.table import Column, Listed, Numbers, Table, as_tensor
 from finetune.errors import DataError, Key
-from finetune.importing import import_trusted, package_path, require
+from finetune.importing import call_trusted, package_path, require
 
 
 def open_source(source: Source, trust: Collection[str], key: Key) -> Table:
@@ -41,27 +42,35 @@ def open_source(source: Source, trust: Collection[str], key: Key) -> Table:
     Raises:
         DataError: it is missing, unreadable or empty, or its columns differ in length.
     """
-    columns, name, folder = _read(source, trust, key)
+    within = _within(source, key)
+    columns, name, folder = _read(source, within, trust, key)
     lengths = {column: len(values) for column, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"columns of different lengths: {lengths}", key=key)
     count = next(iter(lengths.values()), 0)
     if count == 0:
         raise DataError(f"no samples in {name}", key=key)
-    return Table(columns, torch.arange(count), name, folder)
+    return Table(columns, torch.arange(count), name, folder, within)
+
+
+def _within(source: Source, key: Key) -> Path | None:
+    """Return the folder that files named by the data may not leave, where the config says one."""
+    if not isinstance(source, NamingSource) or source.within is None:
+        return None
+    return files.existing(source.within, (*key, "within"), folder=True)
 
 
 def _read(
-    source: Source, trust: Collection[str], key: Key
+    source: Source, within: Path | None, trust: Collection[str], key: Key
 ) -> tuple[dict[str, Column], str, Path | None]:
     """Return the columns, the source in the user's words, and what paths in it are relative to."""
     match source:
         case CsvSource() | JsonlSource() | ParquetSource() | ArraysSource():
-            path = files.existing(source.path, key, folder=False)
+            path = files.existing(source.path, (*key, "path"), folder=False)
             return _read_file(source, path, key), str(path), path.parent
         case TextFolderSource() | ImageFolderSource():
-            path = files.existing(source.path, key, folder=True)
-            return _read_folder(source, path, key), str(path), None
+            path = files.existing(source.path, (*key, "path"), folder=True)
+            return _read_folder(source, path, within, key), str(path), None
         case SklearnSource():
             return _bundled(source), source.name, None
         case RandomSource():
@@ -91,11 +100,12 @@ def _read_file(
 
 
 def _read_folder(
-    source: TextFolderSource | ImageFolderSource, path: Path, key: Key
+    source: TextFolderSource | ImageFolderSource, path: Path, within: Path | None, key: Key
 ) -> dict[str, Column]:
+    within = within or path
     if isinstance(source, TextFolderSource):
-        return files.read_text_folder(path, source, key)
-    return files.read_image_folder(path, source, key)
+        return files.read_text_folder(path, source, within, key)
+    return files.read_image_folder(path, source, within, key)
 
 
 def _bundled(source: SklearnSource) -> dict[str, Column]:
@@ -124,10 +134,27 @@ def _parquet_columns(path: Path, key: Key) -> dict[str, Column]:
     )
     try:
         with _quiet(datasets):
-            return _dataset_columns(datasets.Dataset(parquet.read_table(path)))
+            dataset = datasets.Dataset(parquet.read_table(path))
+            _refuse_names_of_images(dataset, path)
+            return _dataset_columns(dataset)
     except (arrow.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"cannot read {str(path)!r}: {reason}", key=(*key, "path")) from error
+
+
+def _refuse_names_of_images(dataset: Any, path: Path) -> None:
+    """Refuse an image that the file does not hold but only names, wherever that may be."""
+    datasets = require("datasets", extra="data")
+    for column, feature in dataset.features.items():
+        if isinstance(feature, datasets.Image):
+            cells = dataset.select_columns([column]).with_format("arrow")[:].column(column)
+            lacking = cells.combine_chunks().field("bytes").is_null().to_pylist()
+            if True in lacking:
+                raise DataError(
+                    f"column {column!r} holds no image in row {lacking.index(True) + 1}",
+                    hint="store the images themselves in the file, or name them in a csv file",
+                    where=str(path),
+                )
 
 
 def _hub_columns(source: HuggingFaceSource, key: Key) -> dict[str, Column]:
@@ -207,7 +234,7 @@ class _Rows(Sequence[Any]):
 
 
 def _imported(source: ImportSource, trust: Collection[str], key: Key) -> dict[str, Column]:
-    data = import_trusted(source.path, trust, key=key)(**source.args)
+    data = call_trusted(source.path, source.args, trust, key=key)
     if isinstance(data, Mapping):
         return {str(name): _column(str(name), values, key) for name, values in data.items()}
     if type(data).__module__.startswith("datasets."):

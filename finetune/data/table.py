@@ -5,7 +5,7 @@ Letters: N samples, B samples of a batch, T tokens.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
@@ -167,12 +167,14 @@ class Table:
         rows: Position of each sample in its source `(N,)`, for messages.
         name: The source in the user's own words, for messages.
         folder: What paths found in the table are relative to.
+        within: Folder that such paths may not leave; None for `folder`.
     """
 
     columns: Mapping[str, Column]
     rows: Tensor
     name: str
     folder: Path | None = None
+    within: Path | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -180,7 +182,7 @@ class Table:
     def take(self, rows: Tensor) -> "Table":
         """Return the samples at `rows`."""
         columns = {name: column.take(rows) for name, column in self.columns.items()}
-        return Table(columns, self.rows[rows], self.name, self.folder)
+        return replace(self, columns=columns, rows=self.rows[rows])
 
     def place(self, index: int) -> str:
         """Name one sample for a message; rows are counted from 1, without a header."""

@@ -23,7 +23,7 @@ from finetune.data.images import Images
 from finetune.data.table import Listed, Numbers, Prepared, Ragged, Tokens, infer
 from finetune.data.vision import PretrainedImage, Vision, vision_step
 from finetune.errors import DataError, Key, did_you_mean
-from finetune.importing import import_trusted, package_path, require
+from finetune.importing import call_trusted, package_path, require
 from finetune.models.preprocessing import Preprocessing
 
 Sample = dict[str, Any]
@@ -225,11 +225,23 @@ def _step(
         case StackTransform():
             return Stack(node.columns or tuple(columns), node.name, key)
         case ImportTransform():
-            return Imported(import_trusted(node.path, trust, key=key)(**node.args), key)
+            return Imported(_imported(node, trust, key), key)
         case VisionTransform():
             return vision_step(node, node.column or columns[0], preprocessing.image, key)
         case _:
             assert_never(node)
+
+
+def _imported(node: ImportTransform, trust: Collection[str], key: Key) -> Callable[[Sample], Any]:
+    """Return the user's own function from sample to sample."""
+    made = call_trusted(node.path, node.args, trust, key=key)
+    if not callable(made):
+        raise DataError(
+            f"{node.path!r} returned {type(made).__name__}; expected a callable of one sample",
+            key=(*key, "path"),
+        )
+    function: Callable[[Sample], Any] = made
+    return function
 
 
 def _columns_after(step: Step, columns: tuple[str, ...] | None, key: Key) -> tuple[str, ...] | None:
@@ -276,7 +288,9 @@ def _resolved(name: str, key: Key) -> Any:
 def _load_tokenizer(name: str, key: Key) -> Any:
     transformers = require("transformers", extra="text")
     try:
-        return transformers.AutoTokenizer.from_pretrained(name, use_fast=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+        return transformers.AutoTokenizer.from_pretrained(
+            name, use_fast=True, trust_remote_code=False
+        )
+    except Exception as error:  # `tokenizers` raises it bare over a damaged file
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(f"cannot load the tokenizer {name!r}: {reason}", key=key) from error

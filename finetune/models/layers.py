@@ -154,6 +154,10 @@ def _build_import(node: ImportLayer, label: str, around: Surroundings, key: Key)
     }
     with redirect_stdout(sys.stderr):
         function = import_trusted(node.path, around.trust, key=key)
+        if isinstance(function, type) and not issubclass(function, nn.Module):
+            raise ModelError(
+                f"{label}: {node.path!r} is a class, but no nn.Module", key=(*key, "path")
+            )
         check_call(function, (), arguments, label=label, key=(*key, "args"))
         module = function(**arguments)
     if not isinstance(module, nn.Module):

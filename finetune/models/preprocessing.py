@@ -1,6 +1,5 @@
 """How a pretrained network wants its input: read from its files or tables, no model is built."""
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,8 +14,9 @@ from finetune.config.model import (
     TorchvisionLayer,
     TransformersLayer,
 )
-from finetune.errors import Key, ModelError
+from finetune.errors import FinetuneError, Key, ModelError
 from finetune.importing import package_path, require
+from finetune.reading import read_json_object
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")
@@ -70,7 +70,9 @@ def read_preprocessing(config: ModelConfig) -> Preprocessing:
                 )
                 find = _finder(place)
                 tokenizer = tokenizer or _tokenizer(place, find)
-                image = image or _from_processor_file(find("preprocessor_config.json"))
+                image = image or _from_processor_file(
+                    find("preprocessor_config.json"), (*key, "path")
+                )
             case TimmLayer():
                 image = image or _of_timm(layer)
             case TorchvisionLayer():
@@ -127,9 +129,23 @@ def _tokenizer(place: PretrainedPlace, find: Callable[[str], Path | None]) -> st
     return place.name if any(find(name) for name in _TOKENIZER_FILES) else None
 
 
-def _from_processor_file(path: Path | None) -> ImagePreprocessing | None:
-    """Read the image processor settings of `transformers`, which have several forms of a size."""
-    settings = {} if path is None else json.loads(path.read_text(encoding="utf-8"))
+def _from_processor_file(path: Path | None, key: Key) -> ImagePreprocessing | None:
+    """Read the image processor settings of `transformers`, which have several forms of a size.
+
+    Raises:
+        ModelError: the file does not hold such settings.
+    """
+    if path is None:
+        return None
+    try:
+        return _image_settings(read_json_object(path))
+    except FinetuneError as error:
+        raise ModelError(f"{str(path)!r}: {error.message}", key=key) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{str(path)!r} holds no size, mean and std", key=key) from error
+
+
+def _image_settings(settings: dict[str, Any]) -> ImagePreprocessing | None:
     size = settings.get("crop_size") or settings.get("size")
     if not size or "image_mean" not in settings or "image_std" not in settings:
         return None
@@ -139,8 +155,12 @@ def _from_processor_file(path: Path | None) -> ImagePreprocessing | None:
     if height is None or width is None:
         return None
     return ImagePreprocessing(
-        int(height), int(width), tuple(settings["image_mean"]), tuple(settings["image_std"])
+        int(height), int(width), _floats(settings["image_mean"]), _floats(settings["image_std"])
     )
+
+
+def _floats(values: Any) -> tuple[float, ...]:
+    return tuple(float(value) for value in values)
 
 
 def _of_timm(layer: TimmLayer) -> ImagePreprocessing | None:

@@ -1,15 +1,19 @@
 """Networks of transformers, timm and torchvision as layers, and weights into any model."""
 
 import inspect
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from finetune.config.model import TimmLayer, TorchvisionLayer, TransformersLayer
-from finetune.errors import Key, ModelError, did_you_mean
+from finetune.errors import FinetuneError, Key, ModelError, did_you_mean
 from finetune.importing import require
 from finetune.models.preprocessing import (
     ImagePreprocessing as ImagePreprocessing,
@@ -18,7 +22,18 @@ from finetune.models.preprocessing import (
     read_preprocessing as read_preprocessing,
 )
 from finetune.models.shapes import first_line
-from finetune.models.weights import WeightsReport as WeightsReport, load_weights as load_weights
+from finetune.models.weights import (
+    WeightsReport as WeightsReport,
+    load_weights as load_weights,
+    refuse_old_torch,
+)
+from finetune.reading import check_safetensors, read_json_object
+
+_FAULTS_OF_FILES = (
+    OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError,
+    UnpicklingError, SafetensorError,
+)  # fmt: skip
+"""What `transformers` raises over files that are not what they should be."""
 
 _HEADS = ("fc", "classifier", "heads", "head")
 """Where the networks of torchvision keep their classification head."""
@@ -42,6 +57,8 @@ def build_transformers(
         ModelError: there is no such network.
     """
     place = pretrained_place(node.path, label=label, key=(*key, "path"))
+    if place.local and node.pretrained:
+        _check_files(Path(place.name), label=label, key=(*key, "path"))
     transformers = require("transformers", extra="text")
     logits = node.output == "logits"
     auto = transformers.AutoModelForSequenceClassification if logits else transformers.AutoModel
@@ -65,11 +82,45 @@ def build_transformers(
                 **where,
                 **poolerless,
             )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except _FAULTS_OF_FILES as error:
             raise ModelError(
                 f"{label}: cannot load {node.path!r}: {first_line(error)}", key=(*key, "path")
             ) from error
     return model, _new_tensors(model, info, place.name)
+
+
+def _check_files(folder: Path, *, label: str, key: Key) -> None:
+    """Look at the weights in a folder before `transformers` opens them.
+
+    Raises:
+        ModelError: one is made to do harm, or an index names files outside the folder.
+    """
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            check_safetensors(path)
+        except FinetuneError as error:
+            raise ModelError(f"{label}: {str(path)!r} {error.message}", key=key) from error
+    for path in sorted(folder.glob("*.bin")):
+        refuse_old_torch(torch.__version__, path, key=key)
+    for path in sorted(folder.glob("*.index.json")):
+        _check_index(path, label=label, key=key)
+
+
+def _check_index(path: Path, *, label: str, key: Key) -> None:
+    """Refuse an index of several files that is none, or that names anything but files beside it."""
+    try:
+        names = read_json_object(path).get("weight_map")
+    except FinetuneError as error:
+        raise ModelError(f"{label}: {str(path)!r} {error.message}", key=key) from error
+    strange = [
+        name
+        for name in (names.values() if isinstance(names, dict) else [names, None])
+        if not isinstance(name, str) or Path(name).name != name
+    ]
+    if strange:
+        raise ModelError(
+            f"{label}: {str(path)!r} names {strange[0]!r}, which is no file beside it", key=key
+        )
 
 
 def build_timm(node: TimmLayer, classes: int | None, *, label: str, key: Key) -> nn.Module:
@@ -171,13 +222,15 @@ def _new_tensors(model: nn.Module, info: dict[str, Any], place: str) -> WeightsR
 
 @contextmanager
 def _quiet_transformers(transformers: Any) -> Iterator[None]:
-    """Keep the progress bar and the loading report of `transformers` off the terminal."""
+    """Keep the progress bar, the loading report and torch's advice off the terminal."""
     logging = transformers.utils.logging
     verbosity, shows_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if shows_bar:

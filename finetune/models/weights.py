@@ -1,5 +1,6 @@
 """Pretrained tensors from a file into any module, with a report of what found no place."""
 
+import re
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from finetune.config.model import WeightsConfig
-from finetune.errors import Key, ModelError
+from finetune.errors import FinetuneError, Key, ModelError
 from finetune.importing import package_path
+from finetune.reading import check_safetensors
 
 _NESTED_UNDER = ("state_dict", "model")
+_TORCH_FLOOR = (2, 10)
+"""First release whose `weights_only=True` has no known hole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +89,19 @@ def _read(path: Path, key: Key) -> Mapping[str, Tensor]:
     """Return the tensors of a file, without ever running code that stands in it."""
     if not path.is_file():
         raise ModelError(f"no weights file {str(path)!r}", key=key)
+    if path.suffix != ".safetensors":
+        refuse_old_torch(torch.__version__, path, key=key)
     try:
         if path.suffix == ".safetensors":
+            check_safetensors(path)
             return load_file(path)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             content = torch.load(path, map_location="cpu", weights_only=True)
+    except FinetuneError as error:
+        raise ModelError(
+            f"{str(path)!r} is not a readable weights file: it {error.message}", key=key
+        ) from error
     except UnpicklingError as error:
         raise ModelError(
             f"{str(path)!r} holds more than tensors, or none at all, and is not loaded",
@@ -102,6 +113,24 @@ def _read(path: Path, key: Key) -> Mapping[str, Tensor]:
             f"{str(path)!r} is not a readable weights file: {error}", key=key
         ) from error
     return _tensors(content, path, key)
+
+
+def refuse_old_torch(version: str, path: Path, *, key: Key) -> None:
+    """Refuse to unpickle a foreign file, however restricted, with a torch that can be overrun.
+
+    Up to 2.5 `weights_only=True` could be made to run code (CVE-2025-32434), and up to 2.9 its
+    unpickler could be made to write beyond its memory (CVE-2026-24747).
+
+    Raises:
+        ModelError: torch is older than 2.10.
+    """
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) < _TORCH_FLOOR:
+        raise ModelError(
+            f"{str(path)!r} is not opened with torch {version}, which is not safe for it",
+            hint="install torch 2.10 or newer, or convert the file to .safetensors",
+            key=key,
+        )
 
 
 def _tensors(content: object, path: Path, key: Key) -> Mapping[str, Tensor]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import FinetuneError
+from finetune.reading import parse_json
 from finetune.tracking.tracker import Tracker
 
 
@@ -105,8 +106,8 @@ def _entries(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
         if not line.endswith(b"\n"):
             return
         try:
-            entry = json.loads(line)
-        except ValueError:
+            entry = parse_json(line, f"{path}:{number}")
+        except FinetuneError:
             entry = None
         if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
             raise FinetuneError(

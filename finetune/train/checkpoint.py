@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from finetune.errors import CheckpointError, NonFiniteError
+from finetune.errors import CheckpointError, FinetuneError, NonFiniteError
 from finetune.freezing.plan import Plan
 from finetune.freezing.proof import fingerprint
 from finetune.freezing.rows import rows_of, tensor_of
 from finetune.optim.groups import load_state_by_name, state_by_name
+from finetune.reading import check_safetensors
 from finetune.train.files import sync
 from finetune.train.kept import Checkpoints, read_document
 from finetune.train.manifest import MANIFEST, Manifest, read_manifest
@@ -254,7 +255,10 @@ def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:
     try:
+        check_safetensors(path)
         tensors: dict[str, Tensor] = load_file(path)
+    except FinetuneError as error:
+        raise CheckpointError(error.message, where=str(path)) from error
     except SafetensorError as error:
         raise CheckpointError(f"cannot be read: {error}", where=str(path)) from error
     return tensors

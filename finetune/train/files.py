@@ -1,7 +1,6 @@
 """Files and folders that are whole or absent whenever the process stops; JSON within limits."""
 
 import errno
-import json
 import os
 import shutil
 import stat
@@ -11,10 +10,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO
 
-LARGEST_JSON = 64 << 20
-"""Bytes of a JSON file that is still read."""
-DEEPEST_JSON = 64
-"""Levels of lists and objects of one that is still taken."""
+from finetune.errors import FinetuneError
+from finetune.reading import MAX_JSON_BYTES, parse_json
+
 TEMPORARY, REPLACED, REMOVED = ".tmp-", ".old-", ".gone-"
 """Beginnings of the names of folders that are being written, replaced and removed."""
 
@@ -97,16 +95,11 @@ def read_json(path: Path) -> Any:
         ValueError: it is no JSON, or exceeds a limit.
     """
     with _opened(path) as file:
-        raw = file.read(LARGEST_JSON + 1)
-    if len(raw) > LARGEST_JSON:
-        raise ValueError(f"larger than {LARGEST_JSON >> 20} MiB")
+        raw = file.read(MAX_JSON_BYTES + 1)
     try:
-        value = json.loads(raw)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    if _depth(value) > DEEPEST_JSON:
-        raise ValueError("nested too deeply")
-    return value
+        return parse_json(raw, str(path))
+    except FinetuneError as error:
+        raise ValueError(error.message) from error
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -128,15 +121,3 @@ def _swap(temporary: Path, final: Path, replaced: Path) -> None:
         if replaced.exists():
             replaced.rename(final)
         raise
-
-
-def _depth(value: Any) -> int:
-    """Return how many levels of lists and objects a value has; stop counting beyond the limit."""
-    level, depth = [value], 0
-    while level and depth <= DEEPEST_JSON:
-        inner = [v.values() if isinstance(v, dict) else v for v in level]
-        level = [
-            v for part in inner if not isinstance(part, str | int | float | None) for v in part
-        ]
-        depth += bool(level)
-    return depth

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from finetune.errors import CheckpointError
+from finetune.reading import MAX_HEADER_BYTES
 from finetune.train.files import digest_of, read_json
 
 FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
 FILES = ("weights.safetensors", "optimizer.safetensors", "progress.json")
 """What every checkpoint holds beside its manifest."""
-LARGEST_HEADER = 16 << 20
+LARGEST_HEADER = MAX_HEADER_BYTES
 """Bytes of the header of a safetensors file that is still opened."""
 
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune.config.loader import as_plain, load_config
+from finetune.config.loader import as_plain, load_saved
 from finetune.config.run import RunConfig
 from finetune.errors import CheckpointError
 from finetune.train.checkpoint import load_checkpoint
@@ -60,7 +60,7 @@ def _changes(run: Path, config: RunConfig) -> list[str]:
     saved = run / "config.yaml"
     if not saved.is_file():
         raise CheckpointError("no run here: there is no config.yaml", where=str(run))
-    old, new = flattened(as_plain(load_config(saved))), flattened(as_plain(config))
+    old, new = flattened(as_plain(load_saved(saved))), flattened(as_plain(config))
     keys = (old.keys() | new.keys()) - {"name"}
     changed = sorted(key for key in keys if old.get(key) != new.get(key))
     lines = {key: f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in changed}

@@ -28,8 +28,8 @@ from finetune.config.task import (
     Task as TaskConfig,
 )
 from finetune.data.loader import Batch
-from finetune.errors import FinetuneError, ModelError
-from finetune.importing import import_trusted
+from finetune.errors import FinetuneError, Key, ModelError
+from finetune.importing import call_trusted
 
 LossFunction = Callable[[Any, Batch], Tensor]
 """Outputs and batch to per-sample losses `(B,)`."""
@@ -157,6 +157,10 @@ def build_task(
         FinetuneError: an imported task or loss is not what it must be.
     """
     names = tuple(classes) if classes is not None else None
+    if isinstance(config, ClassificationTask) and names is not None and len(names) < 2:
+        raise FinetuneError(
+            f"every sample is of the same class, {''.join(names)!r}", key=("data", "target")
+        )
     if isinstance(config, ImportTask):
         return _imported_task(config, names, trust, device)
     losses = tuple(
@@ -206,10 +210,22 @@ def _loss_function(config: Loss, number: int, trust: Collection[str]) -> LossFun
         case HuberLoss(delta=delta):
             return _per_sample(partial(F.huber_loss, reduction="none", delta=delta))
         case ImportLoss(path=path, args=args):
-            made: LossFunction = import_trusted(path, trust, key=("task", "losses", number))(**args)
-            return made
+            return _imported_loss(path, args, trust, ("task", "losses", number))
         case _:
             assert_never(config)
+
+
+def _imported_loss(
+    path: str, args: Mapping[str, Any], trust: Collection[str], key: Key
+) -> LossFunction:
+    made = call_trusted(path, args, trust, key=key)
+    if not callable(made):
+        raise FinetuneError(
+            f"{path!r} returned {type(made).__name__}; expected a callable (outputs, batch)",
+            key=(*key, "path"),
+        )
+    function: LossFunction = made
+    return function
 
 
 def _against_target(function: Callable[[Tensor, Tensor], Tensor]) -> LossFunction:
@@ -325,7 +341,7 @@ def _imported_task(
     trust: Collection[str],
     device: torch.device,
 ) -> Task:
-    made = import_trusted(config.path, trust, key=("task",))(**config.args)
+    made = call_trusted(config.path, config.args, trust, key=("task",))
     function, metrics = getattr(made, "loss", None), getattr(made, "metrics", {})
     if not callable(function) or not isinstance(metrics, Mapping):
         raise FinetuneError(
@@ -333,6 +349,12 @@ def _imported_task(
             "'loss(outputs, batch)' and a mapping 'metrics'",
             key=("task", "path"),
         )
+    for name, metric in metrics.items():
+        if not isinstance(metric, torchmetrics.Metric):
+            raise FinetuneError(
+                f"metric {name!r} is {type(metric).__name__}, needs a torchmetrics.Metric",
+                key=("task", "path"),
+            )
     readout = partial(_read_class, classes) if classes else _read_numbers
     return Task(
         losses=(WeightedLoss("loss", 1.0, function),),

@@ -1,9 +1,8 @@
 """A run read back from its folder: its network with its weights, and its figures."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -11,11 +10,12 @@ from finetune.config.loader import load_config
 from finetune.config.run import RunConfig
 from finetune.data.prepare import DataFacts
 from finetune.errors import CheckpointError, DataError
-from finetune.models.declared import Network, TensorSpec
+from finetune.models.declared import Network
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
 from finetune.prefix.serving import NoPrefix
 from finetune.train.checkpoint import Base, load_weights_delta
 from finetune.train.evaluation import evaluate
+from finetune.train.facts import read_facts
 from finetune.train.folder import RunFolder
 from finetune.train.kept import Checkpoints
 from finetune.train.precision import Precision
@@ -43,8 +43,15 @@ class TrainedRun:
     device: torch.device
 
 
-def load_run(run_dir: str | Path, *, trust: frozenset[str] = frozenset()) -> TrainedRun:
+def load_run(
+    run_dir: str | Path, *, trust: Collection[str] = (), overrides: Sequence[str] = ()
+) -> TrainedRun:
     """Rebuild the network of a run with its best or last weights, in evaluation mode.
+
+    Args:
+        run_dir: The run's folder.
+        trust: Packages whose code its config may import: the folder itself brings no trust.
+        overrides: `key=value` each, for what the saved config has masked.
 
     Raises:
         CheckpointError: the folder holds no usable run.
@@ -53,9 +60,9 @@ def load_run(run_dir: str | Path, *, trust: frozenset[str] = frozenset()) -> Tra
     folder = RunFolder(Path(run_dir))
     if not (folder.path / "config.yaml").is_file():
         raise CheckpointError("no run here: there is no config.yaml", where=str(run_dir))
-    config = load_config(folder.path / "config.yaml", trust=trust)
+    config = load_config(folder.path / "config.yaml", overrides=overrides, trust=trust)
     with located(config):
-        facts, specs = _read_facts(folder.read_json("data.json"))
+        facts, specs = read_facts(folder.read_json("data.json"), folder.path / "data.json")
         device = pick_device(config.train.device)
         model, task = build_model_and_task(config, facts, specs, device)
         plan = plan_of(config, model)
@@ -65,19 +72,26 @@ def load_run(run_dir: str | Path, *, trust: frozenset[str] = frozenset()) -> Tra
     return TrainedRun(config, folder, facts, preprocessing, model.eval(), task, device)
 
 
-def evaluate_run(run_dir: str | Path, split: str, *, trust: Sequence[str] = ()) -> dict[str, float]:
+def evaluate_run(
+    run_dir: str | Path,
+    split: str,
+    *,
+    trust: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> dict[str, float]:
     """Return loss and metrics of a trained run over one part of its data.
 
     Args:
         run_dir: The run's folder.
         split: `train`, `validation` or `test`.
         trust: Packages whose code its config may import.
+        overrides: `key=value` each, for what the saved config has masked.
 
     Raises:
         CheckpointError: the folder holds no usable run.
         DataError: the run has no such part.
     """
-    run = load_run(run_dir, trust=frozenset(trust))
+    run = load_run(run_dir, trust=trust, overrides=overrides)
     config = run.config
     with located(config):
         data = open_samples(config)
@@ -92,19 +106,3 @@ def evaluate_run(run_dir: str | Path, split: str, *, trust: Sequence[str] = ()) 
             precision=precision,
             batch_size=evaluation_batch_size(config),
         )
-
-
-def _read_facts(document: dict[str, Any]) -> tuple[DataFacts, dict[str, TensorSpec]]:
-    specs = {
-        name: TensorSpec(tuple(spec["shape"]), spec["dtype"])
-        for name, spec in document.pop("specs").items()
-    }
-    facts = DataFacts(
-        inputs=tuple(document["inputs"]),
-        target=document["target"],
-        classes=None if document["classes"] is None else tuple(document["classes"]),
-        notes=tuple(document["notes"]),
-        sizes=document["sizes"],
-        kinds=document["kinds"],
-    )
-    return facts, specs

@@ -10,8 +10,9 @@ import pytest
 import yaml
 from hypothesis import given, settings, strategies as st
 
-from finetune.config.loader import MASK, dump_config, load_config
+from finetune.config.loader import dump_config, load_config, load_saved
 from finetune.config.reader import read_text
+from finetune.config.secrets import MASK
 from finetune.config.task import ImportTask
 from finetune.errors import ConfigError, DataError, FinetuneError, Origin
 
@@ -372,7 +373,7 @@ def test_secrets_below_args_are_masked_and_nothing_else_is(write, good):
         "max_tokens": 5,
     }
     assert layer["weights"]["rename"] == {"token": "e5"}
-    assert load_config(write(saved, "config.yaml")).model.layers[0].args["hf_token"] == MASK
+    assert load_saved(write(saved, "config.yaml")).model.layers[0].args["hf_token"] == MASK
 
 
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=6)

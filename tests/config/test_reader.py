@@ -211,3 +211,16 @@ def test_a_syntax_error_names_its_line(tmp_path):
         read_file(path)
     assert str(caught.value).startswith(f"{path}:")
     assert caught.value.problems[0].origin.line in (3, 4)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: *{}", "a: &{0} [*{0}]", "a: !{} 1", "? {0}\n: 1\n? {0}\n: 2", 'a: "{}\\0"'],
+    ids=["alias", "anchor", "tag", "key", "text"],
+)
+def test_a_complaint_is_short_however_long_what_it_is_about(text):
+    assert len(str(fault(text.format("x" * 10_000)))) < 400
+
+
+def test_a_key_that_spans_lines_is_told_in_one():
+    assert str(fault('{"a\\nb": !x 1}').origin) == r"-o a\nb"

@@ -1,0 +1,171 @@
+"""What comes from outside, read within limits: JSON, headers of safetensors, paths in a folder."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, TextIO
+
+from finetune.errors import FinetuneError
+
+MAX_JSON_BYTES = 64 * 2**20
+"""Most bytes of a JSON document, or characters of one line of a file of JSON lines."""
+MAX_JSON_DEPTH = 64
+"""Most lists and objects inside each other."""
+MAX_HEADER_BYTES = 16 * 2**20
+"""Most bytes of the header of a safetensors file. Its own library reads up to 100 MB."""
+
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]')
+"""Strings whole, so that brackets inside them do not count. For JSON that is known to be right."""
+
+
+def read_json(path: Path) -> Any:
+    """Read a file that holds one JSON document.
+
+    Raises:
+        FinetuneError: it is missing, no regular file, no JSON, or exceeds a limit.
+    """
+    where = str(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise FinetuneError("is no regular file", where=where)
+        with path.open("rb") as file:
+            raw = file.read(MAX_JSON_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise FinetuneError(f"cannot be read: {reason.lower()}", where=where) from error
+    return parse_json(raw, where)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        FinetuneError: it is missing, holds something else, or exceeds a limit.
+    """
+    return _object(read_json(path), str(path))
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """Return what a JSON text says.
+
+    Args:
+        text: The text, as characters or as UTF-8.
+        where: Where it comes from, for messages.
+
+    Raises:
+        FinetuneError: it is no JSON, or exceeds a limit.
+    """
+    if len(text) > MAX_JSON_BYTES:
+        raise FinetuneError(f"holds more than {MAX_JSON_BYTES >> 20} MiB of JSON", where=where)
+    try:
+        text = text.decode("utf-8") if isinstance(text, bytes) else text
+        value = json.loads(text)
+    except RecursionError as error:
+        raise _too_deep(where) from error
+    except ValueError as error:
+        reason = str(error).partition(":")[0].lower()
+        raise FinetuneError(f"not JSON: {reason}", where=where) from error
+    if _depth(text) > MAX_JSON_DEPTH:
+        raise _too_deep(where)
+    return value
+
+
+def parse_json_object(text: str | bytes, where: str) -> dict[str, Any]:
+    """Return the JSON object that a text holds.
+
+    Raises:
+        FinetuneError: it holds something else, or exceeds a limit.
+    """
+    return _object(parse_json(text, where), where)
+
+
+def limited_lines(file: TextIO, name: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file with their numbers, from 1; no line is read without end.
+
+    Args:
+        file: The file.
+        name: What it is called in messages.
+
+    Raises:
+        FinetuneError: a line is too long.
+    """
+    number = 0
+    while line := file.readline(MAX_JSON_BYTES + 1):
+        number += 1
+        if len(line) > MAX_JSON_BYTES:
+            message = f"is longer than {MAX_JSON_BYTES >> 20} MiB"
+            raise FinetuneError(message, where=f"{name}:{number}")
+        yield number, line
+
+
+def check_safetensors(path: Path) -> None:
+    """Look at the length that a safetensors file gives its header, before anything parses it.
+
+    Raises:
+        FinetuneError: it cannot be read, is no regular file, or its header is longer than the
+            file or than the limit.
+    """
+    where = str(path)
+    try:
+        if path.exists() and not path.is_file():
+            raise FinetuneError("is no regular file", where=where)
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FinetuneError(f"cannot be read: {reason.lower()}", where=where) from error
+    if length > MAX_HEADER_BYTES:
+        limit = f"at most {MAX_HEADER_BYTES >> 20} MiB are read"
+        raise FinetuneError(f"has a header of {length} bytes; {limit}", where=where)
+    if size < 8 + length:
+        raise FinetuneError(f"ends inside its header, at byte {size}", where=where)
+
+
+def first_outside(paths: Iterable[Path], folder: Path) -> int | None:
+    """Return the position of the first path that leaves `folder`, symbolic links followed; or None.
+
+    A path that cannot be followed counts as leaving it.
+    """
+    home = os.path.realpath(folder)
+    # Most files share their folders: each of those is followed only once.
+    lies_inside = cache(lambda path: _lies_inside(path, home))
+    for position, path in enumerate(paths):
+        is_own_end = path.is_symlink() or path.name == ".."
+        if not lies_inside(path if is_own_end else path.parent):
+            return position
+    return None
+
+
+def _lies_inside(path: Path, home: str) -> bool:
+    try:
+        return Path(os.path.realpath(path)).is_relative_to(home)
+    except (OSError, ValueError):
+        return False
+
+
+def _depth(text: str) -> int:
+    """Return how many brackets are open at most, in a text that is JSON."""
+    if text.count("[") + text.count("{") <= MAX_JSON_DEPTH:
+        return 0
+    deepest = depth = 0
+    for bracket in _BRACKETS.finditer(text):
+        if bracket[1]:
+            depth += 1
+            deepest = max(deepest, depth)
+        elif bracket[0] in "]}":
+            depth -= 1
+    return deepest
+
+
+def _object(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise FinetuneError(f"needs a JSON object, got {type(value).__name__}", where=where)
+    return value
+
+
+def _too_deep(where: str) -> FinetuneError:
+    return FinetuneError(f"is nested deeper than {MAX_JSON_DEPTH} levels", where=where)

@@ -1,0 +1,80 @@
+"""`data.json` of a run read back: what the network was told of its data, checked before use."""
+
+from math import prod
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from finetune.data.columns import Kind
+from finetune.data.prepare import DataFacts
+from finetune.errors import CheckpointError
+from finetune.models.declared import TensorSpec
+
+_MAX_NUMBERS = 2**31
+"""Most numbers of one sample: a network is built around an example of it."""
+
+
+def read_facts(document: dict[str, Any], path: Path) -> tuple[DataFacts, dict[str, TensorSpec]]:
+    """Return the facts and the shapes of a sample that a document holds.
+
+    Args:
+        document: The JSON object.
+        path: Where it was read, for messages.
+
+    Raises:
+        CheckpointError: it is not what a run writes.
+    """
+    try:
+        specs = {str(name): _spec(spec) for name, spec in document["specs"].items()}
+        classes = document["classes"]
+        facts = DataFacts(
+            inputs=_texts(document["inputs"]),
+            target=None if document["target"] is None else _text(document["target"]),
+            classes=None if classes is None else _texts(classes),
+            notes=_texts(document["notes"]),
+            sizes={_text(part): _count(size) for part, size in document["sizes"].items()},
+            kinds={_text(name): _kind(kind) for name, kind in document["kinds"].items()},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"does not describe the data of a run: {type(error).__name__}: {error}",
+            where=str(path),
+            hint="train the run anew with --fresh",
+        ) from error
+    return facts, specs
+
+
+def _spec(entry: Any) -> TensorSpec:
+    shape = tuple(_count(size) for size in entry["shape"])
+    dtype = _text(entry["dtype"])
+    if not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise ValueError(f"no kind of number {dtype!r}")
+    if prod(shape) > _MAX_NUMBERS:
+        raise ValueError(f"a sample of shape {shape}")
+    return TensorSpec(shape, dtype)
+
+
+def _kind(value: Any) -> Kind:
+    for kind in get_args(Kind):
+        if value == kind:
+            return kind  # type: ignore[no-any-return]
+    raise ValueError(f"no kind of column {value!r}")
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise TypeError(f"needs a list, got {type(values).__name__}")
+    return tuple(_text(value) for value in values)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"needs text, got {type(value).__name__}")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"needs a whole number, got {value!r}")
+    return value
