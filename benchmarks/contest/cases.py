@@ -38,7 +38,7 @@ _SMALL = (*_FEW, "data.transforms.0.size=[32, 32]")
 CASES = {
     case.name: case
     for case in (
-        Case("minilm_head", "text", ("pooled",), 1e-2, tiny=(*_SHORT, "train.epochs=4")),
+        Case("minilm_head", "text", ("pooled",), 3e-3, tiny=(*_SHORT, "train.epochs=4")),
         Case("minilm_top", "text", (4,), 1e-4, tiny=(*_SHORT, "train.epochs=4")),
         Case("efficientnet_head", "image", ("pooled",), 5e-3, _LITE, (*_SMALL, "train.epochs=4")),
         Case("efficientnet_top", "image", (12,), 5e-4, _LITE, (*_SMALL, "train.epochs=4")),
