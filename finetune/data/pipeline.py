@@ -29,6 +29,7 @@ from finetune.data.table import (
     refuse_gaps,
 )
 from finetune.data.transforms import Columns, PlannedStep, Sample, Stack, Step, Tokenize
+from finetune.data.vision import Vision, transform_all
 from finetune.errors import DataError
 
 IN_MEMORY_BYTES = 2 * 1024**3
@@ -54,9 +55,9 @@ def run_steps(table: Table, planned: Sequence[PlannedStep]) -> tuple[Columns, li
     columns = _typed(table, [each.step for each in planned])
     left = [each.step for each in now]
     while left:
-        if isinstance(step := left[0], Tokenize | Stack):
-            columns = step.whole(columns)
-            left = left[1:]
+        columns, done = _at_once(table, columns, left)
+        if done:
+            left = left[done:]
             continue
         run = list(takewhile(lambda step: not isinstance(step, Tokenize | Stack), left))
         try:
@@ -123,6 +124,40 @@ def _typed(table: Table, steps: Sequence[Step]) -> Columns:
         if isinstance(typed, Numbers):
             refuse_gaps(name, typed, table)
     return columns
+
+
+def _at_once(table: Table, columns: Columns, steps: Sequence[Step]) -> tuple[Columns, int]:
+    """Run the first of `steps` that take a whole column; return with it how many they were."""
+    if isinstance(step := steps[0], Tokenize | Stack):
+        return step.whole(columns), 1
+    if whole := _steps_of_batches(columns, steps):
+        return {**columns, whole[0].column: _transformed(table, columns, whole)}, len(whole)
+    return columns, 0
+
+
+def _steps_of_batches(columns: Columns, steps: Sequence[Step]) -> list[Vision]:
+    """Return the steps at the beginning of `steps` that can take all images of a column at once."""
+    whole: list[Vision] = []
+    for step in steps:
+        if not isinstance(step, Vision) or not step.takes_batches:
+            break
+        column = columns.get(step.column)
+        is_fit = isinstance(column, Numbers) and column.values.ndim in (3, 4) and len(column) > 0
+        if not is_fit or (whole and step.column != whole[0].column):
+            break
+        whole.append(step)
+    return whole
+
+
+def _transformed(table: Table, columns: Columns, steps: Sequence[Vision]) -> Numbers:
+    """Run `steps` over all images of a column of arrays."""
+    column = columns[steps[0].column]
+    assert isinstance(column, Numbers)
+    try:
+        return Numbers(transform_all(column.values, steps, allocate))
+    except DataError as error:
+        error.message += f", in {table.place(0)}"
+        raise
 
 
 def _mapped(table: Table, columns: Columns, steps: Sequence[Step]) -> Columns:

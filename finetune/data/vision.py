@@ -3,6 +3,7 @@
 Letters: C channels, H height, W width.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,13 @@ from finetune.errors import DataError, Key
 from finetune.importing import require
 from finetune.models.preprocessing import ImagePreprocessing
 
+Room = Callable[[tuple[int, ...], torch.dtype], Tensor]
+
+_ALIKE = frozenset({"CenterCrop", "Grayscale", "Normalize", "Pad", "RGB", "Resize", "ToDtype"})
+"""Transforms that give each image of a batch the bits that they give it alone."""
+_AT_ONCE_BYTES = 16 << 20
+"""How much of a column is transformed at once: little enough to stay in the processor's cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class Vision:
@@ -24,6 +32,11 @@ class Vision:
     transform: Any
     name: str
     key: Key
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether many images at once come out as each would alone."""
+        return self.name in _ALIKE
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Transform the image of one sample."""
@@ -80,6 +93,37 @@ def vision_step(
         reason = str(error).partition("\n")[0]
         raise DataError(f"{node.type} does not take these arguments: {reason}", key=key) from error
     return Vision(column, transform, node.type, key)
+
+
+def transform_all(images: Tensor, steps: Sequence[Vision], room: Room) -> Tensor:
+    """Return all images of a column, `(N, C, H, W)` or `(N, H, W)`, transformed by `steps`.
+
+    Args:
+        images: The column, at least one image.
+        steps: One after another, all of the same column and with `takes_batches`.
+        room: Gives an uninitialised tensor of a shape and a dtype.
+
+    Raises:
+        DataError: a step fails on the first image. Then it fails on all of them.
+    """
+    sample = {steps[0].column: images[0]}
+    for step in steps:
+        sample = step(sample)
+    first = sample[steps[0].column]
+    result = room((len(images), *first.shape), first.dtype)
+    per_image = max(value.numel() * value.element_size() for value in (images[0], first))
+    size = max(1, _AT_ONCE_BYTES // max(1, per_image))
+    for part, whole in zip(images.split(size), result.split(size), strict=True):
+        whole.copy_(_batch(part, steps))
+    return result
+
+
+def _batch(images: Tensor, steps: Sequence[Vision]) -> Tensor:
+    tv_tensors = require("torchvision.tv_tensors", extra="vision")
+    batch: Tensor = images.unsqueeze(1) if images.ndim == 3 else images
+    for step in steps:
+        batch = step({step.column: tv_tensors.Image(batch)})[step.column]
+    return batch
 
 
 def as_image(value: Any, column: str, key: Key) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -91,8 +91,10 @@ class Network(nn.Module):
         """Run the layers on a batch, its columns given by position or by name."""
         values = self._bound(args, columns)
         output: Any = None
+        # Looking a child up by its path costs as much as a small layer does.
+        children = cast("dict[str, nn.Module]", self._modules)
         for step, done in zip(self._steps, self._done, strict=True):
-            output = step.run(self.get_submodule(step.child), values)
+            output = step.run(children[step.child], values)
             values[Source("layer", step.child)] = output
             for source in done:
                 del values[source]

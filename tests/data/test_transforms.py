@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torchvision.transforms import v2
 
-from finetune.data import pipeline
+from finetune.config.data import VisionTransform
+from finetune.data import pipeline, vision
+from finetune.data.vision import transform_all, vision_step
 from finetune.errors import DataError
 from finetune.models.preprocessing import ImagePreprocessing
 
@@ -130,6 +133,41 @@ def test_named_transforms_equal_those_of_torchvision(prepared, mnist):
         ]
     )((raw * 255).round().to(torch.uint8))
     torch.testing.assert_close(mine.inputs["image"], theirs)
+
+
+ALIKE = [
+    {"type": "Resize", "size": [80, 80]},
+    {"type": "Resize", "size": [9, 13], "interpolation": "bicubic"},
+    {"type": "CenterCrop", "size": [20, 24]},
+    {"type": "Pad", "padding": [1, 2, 3, 4], "fill": 7},
+    {"type": "Grayscale", "num_output_channels": 3},
+    {"type": "RGB"},
+    {"type": "ToDtype", "dtype": "float32", "scale": True},
+    {"type": "Normalize", "mean": [0.1], "std": [0.3]},
+]
+
+
+@pytest.mark.parametrize("channels", [None, 1, 3, 4])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize("node", ALIKE, ids=lambda node: node["type"])
+def test_images_transformed_many_at_once_are_those_transformed_alone(
+    node, dtype, channels, monkeypatch
+):
+    monkeypatch.setattr(vision, "_AT_ONCE_BYTES", 50_000)  # several parts, the last one short
+    kind, count = node["type"], 37
+    if kind == "Normalize" and dtype == torch.uint8:
+        pytest.skip("torchvision normalises floats alone")
+    if kind == "Grayscale" and channels == 4:
+        pytest.skip("torchvision makes images of 1 and 3 channels grey")
+    shape = (count, 28, 33) if channels is None else (count, channels, 28, 33)
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, shape, generator=draw).to(dtype)
+    config = TypeAdapter(VisionTransform).validate_python(node)
+    step = vision_step(config, "image", None, ())
+    assert step.takes_batches
+    alone = torch.stack([step({"image": image.clone()})["image"] for image in images])
+    at_once = transform_all(images, [step], lambda shape, dtype: torch.empty(shape, dtype=dtype))
+    assert torch.equal(at_once, alone.as_subclass(torch.Tensor))
 
 
 def test_deterministic_transforms_run_once_a_sample(write_module, prepared):
