@@ -196,7 +196,9 @@ class Trainer:
         with self._timed("proof"):
             names = self._names_to_prove()
             self.copies = copies_of(self.model, names)
-            progress.fingerprints = progress.fingerprints or fingerprints(self.model, names)
+            progress.fingerprints = progress.fingerprints or fingerprints(
+                self.model, names, known=self.base.never_trained
+            )
         with self._timed("probe"):
             left_steps = self._stretch.ends - progress.step
             self.prefixes.open(visits=left_steps / self.steps_per_epoch)
