@@ -104,6 +104,31 @@ def test_dropout_between_blocks_goes_on_and_in_a_frozen_block_only_if_asked(run_
         assert any(seen) == moves
 
 
+@pytest.mark.parametrize("wish", ["eval", "train"])
+def test_dropout_called_as_a_function_in_a_frozen_module_goes_by_the_same_wish(
+    run_around, weights_by_step, moved_in, wish
+):
+    """D4: its only sign is the mode of the module that calls it. Buffers are held all the same."""
+    trainer = run_around("Dropping", [frozen("body", modules={"dropout": wish})])
+    body, drops = trainer.model.get_submodule("body"), []
+    ones, tokens = torch.ones(2, 4), torch.ones(2, 4, 4)
+
+    def look(model, inputs):
+        parts = (
+            lambda: nn.functional.dropout(body.inner(ones), 0.5, body.training),
+            lambda: body.attention(tokens, tokens, tokens)[0],
+            lambda: body.statistics(ones),
+        )
+        drops.append([not torch.equal(part(), part()) for part in parts])
+
+    trainer.model.register_forward_pre_hook(look)
+    history = weights_by_step(trainer)
+    assert [any(dropped) for dropped in zip(*drops, strict=True)] == [wish == "train"] * 2 + [False]
+    assert not {name for name in moved_in(history[0], history[-1]) if name.startswith("body.")}
+    (proof,) = json.loads((trainer.folder.path / "freeze_proof.json").read_text())["phases"]
+    assert proof["left_out"] == []
+
+
 def test_norm_train_does_not_set_power_iterations_free(run_around, weights_by_step, moved_in):
     """D15: torch's class of spectral norm is named like a norm of activations."""
     trainer = run_around("spectral", [frozen("body", modules={"norm": "train"})])
