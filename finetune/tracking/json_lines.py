@@ -24,10 +24,18 @@ class JsonLines(Tracker):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._is_ready = False
+        self._there: frozenset[bytes] = frozenset()
 
     def begin(self, step: int, total_steps: int) -> None:
-        """Drop the lines after `step`; all of them where a run begins anew."""
+        """Drop the lines after `step`; all of them where a run begins anew.
+
+        What a run says after its last step or between two phases, it may have said before it was
+        killed: a line of `step` that is there already is not written once more.
+        """
         cut_back(self._path, step or -1)
+        if self._path.exists():
+            lines = _entries(self._path)
+            self._there = frozenset(line for line, entry in lines if entry["step"] == step)
 
     def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
         """Append one line.
@@ -35,12 +43,15 @@ class JsonLines(Tracker):
         JSON has no infinity and no NaN: such a figure becomes null, and its tag stands in the
         list `non_finite`.
         """
+        line = _line(step, values)
+        if line in self._there:
+            return
         try:
             if not self._is_ready:
                 _make_ready(self._path)
                 self._is_ready = True
             with self._path.open("ab") as file:
-                file.write(_line(step, values))
+                file.write(line)
         except OSError as error:
             raise _cannot("write", self._path, error) from error
 

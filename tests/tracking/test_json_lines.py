@@ -54,6 +54,18 @@ def test_a_figure_of_numpy_is_written_as_a_number(path):
     assert read_metrics(path) == [{"step": 1, "train/loss": 0.5}]
 
 
+def test_a_line_of_the_step_where_a_run_goes_on_is_not_written_twice(path):
+    write(path, 1, 2)
+    resumed = JsonLines(path)
+    resumed.begin(2, 9)
+    resumed.scalars(2, {"train/loss": 0.2})
+    resumed.scalars(2, {"test/loss": 0.5})
+    resumed.scalars(3, {"train/loss": 0.2})
+    assert [(e["step"], *list(e)[1:]) for e in read_metrics(path)] == [
+        (1, "train/loss"), (2, "train/loss"), (2, "test/loss"), (3, "train/loss"),
+    ]  # fmt: skip
+
+
 def test_a_second_process_appends(path):
     write(path, 1, 2)
     write(path, 3)
