@@ -1,6 +1,6 @@
 """How a plan looks on a terminal and as JSON: phases, what trains in them, what they cost."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO, assert_never
@@ -63,6 +63,7 @@ def preview_as_data(preview: Preview) -> dict[str, Any]:
         "weight_decay": weight_decay_of(preview.config.optimizer),
         "full_training": {"costs": asdict(costs.full)},
         "share_of_flops": costs.share_of_flops,
+        "share_of_flops_with_stores": costs.share_with_stores,
         "lints": [
             {"where": _where(lint, preview.config), "message": lint.message, "hint": lint.hint}
             for lint in preview.lints
@@ -226,16 +227,20 @@ def _until(until: Trigger | None) -> str:
 
 
 def _print_costs(preview: Preview, console: Console) -> None:
+    """Print what phases compute, what a store of their prefix would save, what they keep."""
     costs = preview.costs
-    console.print("\ncosts: FLOPs of a step, memory, files of a checkpoint")
-    table = new_table(
-        ["phase"],
-        ["FLOPs", "of full", "gradients", "optimizer", "activations", "delta", "state file"],
-    )
     names = [f"{number}: {phase.name}" for number, phase in enumerate(preview.parts.plan.phases)]
-    for name, cost in zip([*names, "full training"], [*costs.phases, costs.full], strict=True):
-        share = cost.flops_per_step / max(1, costs.full.flops_per_step)
-        table.add_row(name, _flops(cost), f"{share:.1%}", *map(size, _memory(cost)))
+    named = list(zip([*names, "full training"], [*costs.phases, costs.full], strict=True))
+    console.print("\ncosts: FLOPs of a step, also with its frozen prefix in a store")
+    console.print(_flops_table(named, costs.full.flops_per_step))
+    for line in _notes_on_stores(named[:-1]):
+        console.print(line, soft_wrap=True)
+    if (text := _whole_run(costs)) is not None:
+        console.print(text, soft_wrap=True)
+    console.print("\nsizes: memory of a step, files of a checkpoint")
+    table = new_table(["phase"], ["gradients", "optimizer", "activations", "delta", "state file"])
+    for name, cost in named:
+        table.add_row(name, *map(size, _memory(cost)))
     console.print(table)
     micro_batch = preview.config.train.micro_batch or preview.config.train.batch_size
     console.print(
@@ -243,10 +248,46 @@ def _print_costs(preview: Preview, console: Console) -> None:
         f"are those of {micro_batch} samples",
         soft_wrap=True,
     )
-    if costs.share_of_flops is not None:
-        console.print(
-            f"the whole run takes {costs.share_of_flops:.1%} of the FLOPs of full training"
+
+
+def _flops_table(named: Sequence[tuple[str, Costs]], full: int) -> Table:
+    """Lay out FLOPs; the columns of a store only where some phase has one."""
+    has_stores = any(cost.storing is not None for _, cost in named)
+    more = ["with store", "of full", "store"] if has_stores else []
+    table = new_table(["phase"], ["FLOPs", "of full", *more])
+    for name, cost in named:
+        cells = [_flops(cost.flops_per_step), f"{cost.flops_per_step / max(1, full):.1%}"]
+        if cost.storing is not None:
+            stored = cost.storing.flops_per_step
+            cells += [_flops(stored), f"{stored / max(1, full):.1%}"]
+            cells.append(size(cost.storing.store_bytes))
+        table.add_row(name, *cells)
+    return table
+
+
+def _notes_on_stores(named: Sequence[tuple[str, Costs]]) -> Iterator[str]:
+    """Say of each phase where its prefix ends, or why it has none."""
+    for name, cost in named:
+        storing = cost.storing
+        if storing is None:
+            yield f"{name}: {cost.not_stored}"
+            continue
+        visits = "once: nothing to save" if storing.visits == 1 else f"{storing.visits} times"
+        further = f"; not further: {'; '.join(storing.reasons)}" if storing.reasons else ""
+        yield (
+            f"{name}: the prefix ends with {storing.up_to}, {storing.share_of_forward:.1%} of a "
+            f"forward pass; each sample is seen {visits}{further}"
         )
+
+
+def _whole_run(costs: PlanCosts) -> str | None:
+    """Say what the whole run takes; None where metrics decide on its course."""
+    if costs.share_of_flops is None or costs.share_with_stores is None:
+        return None
+    text = f"the whole run takes {costs.share_of_flops:.1%} of the FLOPs of full training"
+    if costs.share_with_stores == costs.share_of_flops:
+        return text
+    return f"{text}, {costs.share_with_stores:.1%} with its prefixes stored as it goes"
 
 
 def _memory(cost: Costs) -> tuple[int, ...]:
@@ -259,9 +300,9 @@ def _memory(cost: Costs) -> tuple[int, ...]:
     )
 
 
-def _flops(cost: Costs) -> str:
+def _flops(count: int) -> str:
     """Write a number of operations with the prefix that fits."""
-    amount, prefix = float(cost.flops_per_step), ""
+    amount, prefix = float(count), ""
     for larger in ("k", "M", "G", "T", "P", "E"):
         if amount < 1000:
             break

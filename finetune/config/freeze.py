@@ -113,8 +113,8 @@ class RateConfig(Node):
 
 
 def _number_is_a_rate(value: Any) -> Any:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return {"lr": value} if is_number else value
+    is_written_out = isinstance(value, Mapping | RateConfig | bool)
+    return value if is_written_out else {"lr": value}
 
 
 Rate = Annotated[RateConfig, BeforeValidator(_number_is_a_rate)]

@@ -1,7 +1,7 @@
 """The only wiring: a config becomes data, model, plan and trainer, each part handed in ready."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -247,26 +247,34 @@ def _wire(
         steps_per_epoch=steps_per_epoch,
         evaluation_batch=evaluation_batch_size(config),
         log_gradient_norms=config.task.log_gradient_norms,
-        prefixes=_prefixes(config, parts, reporter),
+        prefixes=Prefixes(config.prefix, parts.model, prefix_use(config, parts, reporter.message)),
     )
     if not fresh:
         _take_up(trainer)
     return trainer
 
 
-def _prefixes(config: RunConfig, parts: Parts, reporter: Reporter) -> Prefixes:
+def prefix_use(
+    config: RunConfig, parts: Parts, tell: Callable[[str], None] = lambda text: None
+) -> Use:
+    """Return how a run uses its network, for a store of the frozen prefix.
+
+    Args:
+        config: The run's.
+        parts: Data and network.
+        tell: Receives what is decided, a line each.
+    """
     data, settings = parts.data, config.train
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     sizes = dict.fromkeys(splits, evaluation_batch_size(config))
     sizes["train"] = settings.micro_batch or settings.batch_size
-    use = Use(
+    return Use(
         splits={name: samples for name, samples in splits.items() if samples is not None},
         batch_sizes=sizes,
         autocast=Precision(settings.precision, parts.device).autocast,
         facts={"precision": settings.precision, "device": str(parts.device)},
-        tell=reporter.message,
+        tell=tell,
     )
-    return Prefixes(config.prefix, parts.model, use)
 
 
 def _take_up(trainer: Trainer) -> None:

@@ -91,11 +91,27 @@ def test_of_later_phases_a_plan_shows_how_they_end_and_what_they_change(finetune
 def test_a_plan_shows_costs_next_to_full_training(finetune, blocks):
     blocks(THREE)
     shown = lines(finetune("plan", "blocks.yaml"))
-    (full,) = [line for line in shown if line.startswith("full training")]
-    (last,) = [line for line in shown if line.startswith("2: all")]
-    assert last.removeprefix("2: all") == full.removeprefix("full training")
-    (probe,) = [line for line in shown if line.startswith("0: probe")]
-    assert float(re.search(r"([\d.]+)%", probe).group(1)) < 50
+    full = [line for line in shown if line.startswith("full training ")]
+    last = [line for line in shown if line.startswith("2: all ")]
+    assert len(full) == 2
+    assert [line.removeprefix("2: all ") for line in last] == [
+        line.removeprefix("full training ") for line in full
+    ]
+    probe, _ = [line for line in shown if line.startswith("0: probe ")]
+    of_full, with_store = map(float, re.findall(r"([\d.]+)%", probe))
+    assert with_store < of_full < 50
+
+
+def test_a_plan_tells_what_storing_the_prefix_saves(finetune, blocks):
+    blocks(THREE)
+    shown = lines(finetune("plan", "blocks.yaml"))
+    (probe,) = [line for line in shown if line.startswith("0: probe: ")]
+    where, often = probe.split("; ")
+    assert re.fullmatch(r"0: probe: the prefix ends with \w+, [\d.]+% of a forward pass", where)
+    assert often == "each sample is seen 2 times"
+    assert "2: all: nothing is frozen" in shown
+    phase = json.loads(finetune("plan", "blocks.yaml", "--json").out)["phases"][0]
+    assert phase["costs"]["storing"]["flops_per_step"] < phase["costs"]["flops_per_step"]
 
 
 def test_a_plan_of_a_method_names_it(finetune, blocks):
