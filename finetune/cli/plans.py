@@ -1,5 +1,6 @@
 """How a plan looks on a terminal and as JSON: phases, what trains in them, what they cost."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -58,6 +59,9 @@ def preview_as_data(preview: Preview) -> dict[str, Any]:
     costs = preview.costs
     for phase, cost, span in zip(document["phases"], costs.phases, costs.spans, strict=True):
         phase |= {"span": asdict(span), "costs": asdict(cost)}
+        if cost.storing is not None:
+            # seconds differ from one call to the next; a plan is the same every time
+            phase["costs"]["storing"].pop("saves_s")
     return document | {
         "total_steps": preview.parts.total_steps,
         "weight_decay": weight_decay_of(preview.config.optimizer),
@@ -137,7 +141,8 @@ def _print_phases(
         console.print(f"\nphase {number}: {phase.name}")
         console.print(_about(phase, number, span), soft_wrap=True)
         if changed:
-            console.print(_phase_table(changed if full else joined_rows(changed), decay))
+            shown = changed if full else joined_rows(changed)
+            console.print(_phase_table(shown, decay, console.width))
         if not changed or len(changed) < len(rows):
             console.print(f"all else as in phase {number - 1}" if changed else "all as before")
         trained = sum(row.trained for row in rows)
@@ -145,20 +150,52 @@ def _print_phases(
         before = rows
 
 
-def _phase_table(rows: Sequence[PlanRow], decay: float | None) -> Table:
-    left = ["parameters of", "state", "rate", *(["decay"] if decay is not None else [])]
-    table = new_table([*left, "modules"], ["tensors", "parameters"])
-    for row in rows:
-        count = f"{row.parameters:,}"
-        if row.state == "mixed":
-            count = f"{row.trained:,} of {count}"
-        cells = [row.name, row.state, _rates(row.rates)]
-        if decay is not None:
-            cells.append(
-                {"yes": f"{decay:g}", "mixed": f"{decay:g} or none"}.get(row.decay, row.decay)
-            )
-        table.add_row(*cells, row.modules, str(row.tensors), count, style=STYLES[row.state])
+def _phase_table(rows: Sequence[PlanRow], decay: float | None, width: int) -> Table:
+    """Lay out a phase; where `width` characters do not hold it all, tensors are not counted."""
+    left = ["state", "rate", *(["decay"] if decay is not None else []), "modules"]
+    right = ["tensors", "parameters"]
+    cells = [_cells(row, decay) for row in rows]
+    longest = max(len(row.name) for row in rows)
+    if longest > width - _taken([*left, *right], cells):
+        right.remove("tensors")
+        cells = [[*row[:-2], row[-1]] for row in cells]
+    room = max(_FEWEST, width - _taken([*left, *right], cells))
+    table = new_table(["parameters of", *left], right)
+    for row, others in zip(rows, cells, strict=True):
+        table.add_row(_broken(row.name, room), *others, style=STYLES[row.state])
     return table
+
+
+_GAP, _FEWEST = 3, 13
+"""Characters between columns, and of the column of names at the least."""
+
+
+def _cells(row: PlanRow, decay: float | None) -> list[str]:
+    """Return the cells of a row but for its name."""
+    count = f"{row.parameters:,}"
+    if row.state == "mixed":
+        count = f"{row.trained:,} of {count}"
+    cells = [row.state, _rates(row.rates)]
+    if decay is not None:
+        shown = {"yes": f"{decay:g}", "mixed": f"{decay:g} or none"}
+        cells.append(shown.get(row.decay, row.decay))
+    return [*cells, row.modules, str(row.tensors), count]
+
+
+def _taken(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Return how wide columns are together, with the gaps before them."""
+    columns = zip(headings, *rows, strict=True)
+    return sum(_GAP + max(map(len, column)) for column in columns)
+
+
+def _broken(name: str, room: int) -> str:
+    """Break a name before its dots into lines of `room` characters, where that can be."""
+    lines = [""]
+    for part in re.split(r"(?=\.)", name):
+        if lines[-1] and len(lines[-1]) + len(part) > room:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _rates(rates: Sequence[RateConfig]) -> str:
@@ -272,7 +309,11 @@ def _notes_on_stores(named: Sequence[tuple[str, Costs]]) -> Iterator[str]:
         if storing is None:
             yield f"{name}: {cost.not_stored}"
             continue
-        visits = "once: nothing to save" if storing.visits == 1 else f"{storing.visits} times"
+        visits = f"{storing.visits} times"
+        if storing.visits == 1:
+            visits = "once: nothing to save"
+        elif storing.saves_s <= 0:
+            visits += ": less work to compute than to read, so not stored"
         further = f"; not further: {'; '.join(storing.reasons)}" if storing.reasons else ""
         yield (
             f"{name}: the prefix ends with {storing.up_to}, {storing.share_of_forward:.1%} of a "
