@@ -50,12 +50,13 @@ BODIES = {
     "spectral norm": "spectral",
     "spectral norm as a hook": "old_spectral",
     "weight norm": "weight_norm",
+    "weight norm as a hook": "old_weight_norm",
     "a parametrisation of one's own": "symmetric",
     "tied matrices": "Tied",
     "a weight of bytes": "Quantised",
 }
-# torch has a successor to its first spectral norm, and says so whenever the first one is used
-DEPRECATED = pytest.mark.filterwarnings("ignore:.*nn.utils.spectral_norm.*:FutureWarning")
+# torch has successors to its first spectral and weight norm, and says so when those are used
+DEPRECATED = pytest.mark.filterwarnings("ignore:.*nn.utils.(spectral|weight)_norm.*:FutureWarning")
 
 
 @DEPRECATED

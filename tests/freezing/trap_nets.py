@@ -121,6 +121,11 @@ def weight_norm(width=4):
     return parametrizations.weight_norm(nn.Linear(width, width))
 
 
+def old_weight_norm(width=4):
+    """Make a layer under weight norm as a hook, as torch had it first."""
+    return nn.utils.weight_norm(nn.Linear(width, width))
+
+
 class _Symmetric(nn.Module):
     def forward(self, matrix):
         return matrix.triu() + matrix.triu(1).transpose(-1, -2)
