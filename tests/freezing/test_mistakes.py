@@ -60,6 +60,7 @@ freeze:
       until: {plateau: train/loss, at_most: {epochs: 1}}
     - name: last
       freeze: ["head"]
+      lr: {"head": 1e-3}
 """
 
 
@@ -109,4 +110,5 @@ def test_what_does_not_fit_the_model_or_the_run_is_told_all_at_once_in_the_order
         (14, "freeze.phases.3.lr.first", "a rate for 'first', which phase 'rates' holds frozen"),
         (15, "freeze.phases.3.until", f"no metric 'validation/acuracy' {logged}"),
         (18, "freeze.phases.4.until", f"no metric 'train/loss' {logged}"),
+        (21, "freeze.phases.5.lr.head", "a rate for 'head', which phase 'last' holds frozen"),
     ]  # fmt: skip
