@@ -17,8 +17,8 @@ from finetune.data.prepare import open_data
 from finetune.freezing.apply import held_modules
 from finetune.importing import package_path
 from finetune.optim.rates import Stretch
+from finetune.train.course import latest_end
 from finetune.train.loop import Trainer
-from finetune.train.phases import latest_end
 from finetune.train.setup import build_trainer
 
 _AT_ONCE = 256
@@ -37,7 +37,8 @@ def prepare(case: Case, folder: Path, *, overrides: tuple[str, ...], check: bool
     trainer = build_trainer(config, folder / "never-written")
     opened = open_data(config.data, config.task, seed=config.seed, trust=config.trust)
     parts = {"train": opened.train, "validation": opened.validation, "test": opened.test}
-    epochs = -(-trainer.total_steps // trainer.steps_per_epoch)
+    course = trainer.course
+    epochs = -(-course.total_steps // course.steps_per_epoch)
     num_samples = len(trainer.splits.train)
     job = Job(
         network=case.network,
@@ -53,7 +54,9 @@ def prepare(case: Case, folder: Path, *, overrides: tuple[str, ...], check: bool
         rows={name: part.table.rows for name, part in parts.items() if part is not None},
         orders=torch.stack([sample_order(num_samples, config.seed, e) for e in range(epochs)]),
         rates=_rates(trainer),
-        seeds=torch.tensor([seed_for("step", config.seed, s) for s in range(trainer.total_steps)]),
+        seeds=torch.tensor(
+            [seed_for("step", config.seed, s) for s in range(trainer.course.total_steps)]
+        ),
         start={
             name: parameter.detach().clone()
             for name, parameter in trainer.model.named_parameters()
@@ -98,7 +101,9 @@ def _options(case: Case, config: RunConfig) -> dict[str, object]:
 def _stretches(trainer: Trainer) -> Iterator[Stretch]:
     began = 0
     for number, phase in enumerate(trainer.plan.phases):
-        ends = latest_end(phase.until, began, trainer.steps_per_epoch, trainer.total_steps)
+        ends = latest_end(
+            phase.until, began, trainer.course.steps_per_epoch, trainer.course.total_steps
+        )
         yield Stretch(number, began, ends, phase.restarts_schedule)
         began = ends
 
@@ -107,7 +112,7 @@ def _phases(trainer: Trainer, case: Case) -> Iterator[Phase]:
     names = [name for name, _ in trainer.model.named_parameters()]
     stretches = _stretches(trainer)
     for phase, stretch, border in zip(trainer.plan.phases, stretches, case.borders, strict=True):
-        first_epoch, rest = divmod(stretch.began, trainer.steps_per_epoch)
+        first_epoch, rest = divmod(stretch.began, trainer.course.steps_per_epoch)
         assert rest == 0, "phases of the contest begin with an epoch"
         yield Phase(
             first_epoch=first_epoch,

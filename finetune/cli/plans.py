@@ -1,6 +1,7 @@
 """How a plan looks on a terminal and as JSON: phases, what trains in them, what they cost."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO, assert_never
@@ -58,11 +59,15 @@ def preview_as_data(preview: Preview) -> dict[str, Any]:
     costs = preview.costs
     for phase, cost, span in zip(document["phases"], costs.phases, costs.spans, strict=True):
         phase |= {"span": asdict(span), "costs": asdict(cost)}
+        if cost.storing is not None:
+            # seconds differ from one call to the next; a plan is the same every time
+            phase["costs"]["storing"].pop("saves_s")
     return document | {
         "total_steps": preview.parts.total_steps,
         "weight_decay": weight_decay_of(preview.config.optimizer),
         "full_training": {"costs": asdict(costs.full)},
         "share_of_flops": costs.share_of_flops,
+        "share_of_flops_with_stores": costs.share_with_stores,
         "lints": [
             {"where": _where(lint, preview.config), "message": lint.message, "hint": lint.hint}
             for lint in preview.lints
@@ -136,7 +141,8 @@ def _print_phases(
         console.print(f"\nphase {number}: {phase.name}")
         console.print(_about(phase, number, span), soft_wrap=True)
         if changed:
-            console.print(_phase_table(changed if full else joined_rows(changed), decay))
+            shown = changed if full else joined_rows(changed)
+            console.print(_phase_table(shown, decay, console.width))
         if not changed or len(changed) < len(rows):
             console.print(f"all else as in phase {number - 1}" if changed else "all as before")
         trained = sum(row.trained for row in rows)
@@ -144,20 +150,52 @@ def _print_phases(
         before = rows
 
 
-def _phase_table(rows: Sequence[PlanRow], decay: float | None) -> Table:
-    left = ["parameters of", "state", "rate", *(["decay"] if decay is not None else [])]
-    table = new_table([*left, "modules"], ["tensors", "parameters"])
-    for row in rows:
-        count = f"{row.parameters:,}"
-        if row.state == "mixed":
-            count = f"{row.trained:,} of {count}"
-        cells = [row.name, row.state, _rates(row.rates)]
-        if decay is not None:
-            cells.append(
-                {"yes": f"{decay:g}", "mixed": f"{decay:g} or none"}.get(row.decay, row.decay)
-            )
-        table.add_row(*cells, row.modules, str(row.tensors), count, style=STYLES[row.state])
+def _phase_table(rows: Sequence[PlanRow], decay: float | None, width: int) -> Table:
+    """Lay out a phase; where `width` characters do not hold it all, tensors are not counted."""
+    left = ["state", "rate", *(["decay"] if decay is not None else []), "modules"]
+    right = ["tensors", "parameters"]
+    cells = [_cells(row, decay) for row in rows]
+    longest = max(len(row.name) for row in rows)
+    if longest > width - _taken([*left, *right], cells):
+        right.remove("tensors")
+        cells = [[*row[:-2], row[-1]] for row in cells]
+    room = max(_FEWEST, width - _taken([*left, *right], cells))
+    table = new_table(["parameters of", *left], right)
+    for row, others in zip(rows, cells, strict=True):
+        table.add_row(_broken(row.name, room), *others, style=STYLES[row.state])
     return table
+
+
+_GAP, _FEWEST = 3, 13
+"""Characters between columns, and of the column of names at the least."""
+
+
+def _cells(row: PlanRow, decay: float | None) -> list[str]:
+    """Return the cells of a row but for its name."""
+    count = f"{row.parameters:,}"
+    if row.state == "mixed":
+        count = f"{row.trained:,} of {count}"
+    cells = [row.state, _rates(row.rates)]
+    if decay is not None:
+        shown = {"yes": f"{decay:g}", "mixed": f"{decay:g} or none"}
+        cells.append(shown.get(row.decay, row.decay))
+    return [*cells, row.modules, str(row.tensors), count]
+
+
+def _taken(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Return how wide columns are together, with the gaps before them."""
+    columns = zip(headings, *rows, strict=True)
+    return sum(_GAP + max(map(len, column)) for column in columns)
+
+
+def _broken(name: str, room: int) -> str:
+    """Break a name before its dots into lines of `room` characters, where that can be."""
+    lines = [""]
+    for part in re.split(r"(?=\.)", name):
+        if lines[-1] and len(lines[-1]) + len(part) > room:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _rates(rates: Sequence[RateConfig]) -> str:
@@ -226,16 +264,20 @@ def _until(until: Trigger | None) -> str:
 
 
 def _print_costs(preview: Preview, console: Console) -> None:
+    """Print what phases compute, what a store of their prefix would save, what they keep."""
     costs = preview.costs
-    console.print("\ncosts: FLOPs of a step, memory, files of a checkpoint")
-    table = new_table(
-        ["phase"],
-        ["FLOPs", "of full", "gradients", "optimizer", "activations", "delta", "state file"],
-    )
     names = [f"{number}: {phase.name}" for number, phase in enumerate(preview.parts.plan.phases)]
-    for name, cost in zip([*names, "full training"], [*costs.phases, costs.full], strict=True):
-        share = cost.flops_per_step / max(1, costs.full.flops_per_step)
-        table.add_row(name, _flops(cost), f"{share:.1%}", *map(size, _memory(cost)))
+    named = list(zip([*names, "full training"], [*costs.phases, costs.full], strict=True))
+    console.print("\ncosts: FLOPs of a step, also with its frozen prefix in a store")
+    console.print(_flops_table(named, costs.full.flops_per_step))
+    for line in _notes_on_stores(named[:-1]):
+        console.print(line, soft_wrap=True)
+    if (text := _whole_run(costs)) is not None:
+        console.print(text, soft_wrap=True)
+    console.print("\nsizes: memory of a step, files of a checkpoint")
+    table = new_table(["phase"], ["gradients", "optimizer", "activations", "delta", "state file"])
+    for name, cost in named:
+        table.add_row(name, *map(size, _memory(cost)))
     console.print(table)
     micro_batch = preview.config.train.pass_size
     console.print(
@@ -243,10 +285,50 @@ def _print_costs(preview: Preview, console: Console) -> None:
         f"are those of {micro_batch} samples",
         soft_wrap=True,
     )
-    if costs.share_of_flops is not None:
-        console.print(
-            f"the whole run takes {costs.share_of_flops:.1%} of the FLOPs of full training"
+
+
+def _flops_table(named: Sequence[tuple[str, Costs]], full: int) -> Table:
+    """Lay out FLOPs; the columns of a store only where some phase has one."""
+    has_stores = any(cost.storing is not None for _, cost in named)
+    more = ["with store", "of full", "store"] if has_stores else []
+    table = new_table(["phase"], ["FLOPs", "of full", *more])
+    for name, cost in named:
+        cells = [_flops(cost.flops_per_step), f"{cost.flops_per_step / max(1, full):.1%}"]
+        if cost.storing is not None:
+            stored = cost.storing.flops_per_step
+            cells += [_flops(stored), f"{stored / max(1, full):.1%}"]
+            cells.append(size(cost.storing.store_bytes))
+        table.add_row(name, *cells)
+    return table
+
+
+def _notes_on_stores(named: Sequence[tuple[str, Costs]]) -> Iterator[str]:
+    """Say of each phase where its prefix ends, or why it has none."""
+    for name, cost in named:
+        storing = cost.storing
+        if storing is None:
+            yield f"{name}: {cost.not_stored}"
+            continue
+        visits = f"{storing.visits} times"
+        if storing.visits == 1:
+            visits = "once: nothing to save"
+        elif storing.saves_s <= 0:
+            visits += ": less work to compute than to read, so not stored"
+        further = f"; not further: {'; '.join(storing.reasons)}" if storing.reasons else ""
+        yield (
+            f"{name}: the prefix ends with {storing.up_to}, {storing.share_of_forward:.1%} of a "
+            f"forward pass; each sample is seen {visits}{further}"
         )
+
+
+def _whole_run(costs: PlanCosts) -> str | None:
+    """Say what the whole run takes; None where metrics decide on its course."""
+    if costs.share_of_flops is None or costs.share_with_stores is None:
+        return None
+    text = f"the whole run takes {costs.share_of_flops:.1%} of the FLOPs of full training"
+    if costs.share_with_stores == costs.share_of_flops:
+        return text
+    return f"{text}, {costs.share_with_stores:.1%} with its prefixes stored as it goes"
 
 
 def _memory(cost: Costs) -> tuple[int, ...]:
@@ -259,9 +341,9 @@ def _memory(cost: Costs) -> tuple[int, ...]:
     )
 
 
-def _flops(cost: Costs) -> str:
+def _flops(count: int) -> str:
     """Write a number of operations with the prefix that fits."""
-    amount, prefix = float(cost.flops_per_step), ""
+    amount, prefix = float(count), ""
     for larger in ("k", "M", "G", "T", "P", "E"):
         if amount < 1000:
             break

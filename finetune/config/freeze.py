@@ -96,7 +96,7 @@ class ModulesConfig(Node):
     norm: Literal["eval", "train"] = "eval"
     """`eval` keeps running statistics as they are; `train` normalises by the batch and lets them move, and the proof leaves them out."""
     dropout: Literal["eval", "train"] = "eval"
-    """`eval` lets everything through; `train` goes on dropping."""
+    """`eval` lets everything through; `train` goes on dropping, by modules and by functions such as those of attention: all modules train but norms, and those that hold buffers and are no dropout."""
 
 
 class RateConfig(Node):
@@ -108,11 +108,13 @@ class RateConfig(Node):
     """Their own schedule over the run, in place of the run's."""
     over: float = Field(default=1.0, gt=0, le=1)
     """Share of the run after which their own schedule has come to its end."""
+    layer_decay: bool = False
+    """Whether `optimizer.layer_decay` makes the rate smaller by depth; a rate that is only a number is taken as it stands."""
 
 
 def _number_is_a_rate(value: Any) -> Any:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return {"lr": value} if is_number else value
+    is_written_out = isinstance(value, Mapping | RateConfig | bool)
+    return value if is_written_out else {"lr": value}
 
 
 Rate = Annotated[RateConfig, BeforeValidator(_number_is_a_rate)]
@@ -130,7 +132,7 @@ class PhaseConfig(Node):
     until: Trigger | None = None
     """What ends the phase, and with the last one the run. Only the last one may leave it out: it lasts as long as `train` says."""
     lr: dict[str, Rate] = Field(default={})
-    """Learning rates by name or glob, later entries overruling earlier ones; `optimizer.lr` for what none of them takes."""
+    """Learning rates by name or glob, later entries overruling earlier ones, as they stand; `optimizer.lr`, times `optimizer.layer_decay` by depth, for what none of them takes."""
     schedule: Literal["whole_run", "per_phase"] = "whole_run"
     """Whether the schedule goes on over the whole run, or begins anew and is over with this phase."""
     optimizer_state: Literal["reset", "keep", "fresh"] = "reset"

@@ -26,7 +26,7 @@ class OptimizerConfig(OpenNode):
     no_decay: Selectors = ()
     """Parameters without weight decay, such as `[{kind: norm}, {kind: bias}]`."""
     layer_decay: float | None = Field(default=None, gt=0, le=1)
-    """Factor on the rate from each block to the one below it (ELECTRA, BEiT); none if left out."""
+    """Factor on `lr` from each block to the one below it (ELECTRA, BEiT); none if left out. A rate that a phase gives stands as given."""
     freeze_below: float | None = Field(default=None, gt=0, lt=1)
     """Parameters whose factor by `layer_decay` is smaller than this are frozen."""
 

@@ -1,5 +1,6 @@
 """The whole config of a run."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,13 +98,21 @@ class RunConfig(Node):
         return None if written is None else locate(written, key)
 
     def located(self, error: FinetuneError) -> FinetuneError:
-        """Add to `error` the place of the config value at fault, if it names one; return `error`."""
+        """Add to `error` the place of the config value at fault, if it names one; return `error`.
+
+        Several faults are put in the order of their lines.
+        """
         if isinstance(error, SeveralFaultsError):
             for one in error.errors:
                 self.located(one)
+            error.errors = tuple(sorted(error.errors, key=self._line_of))
         elif error.key and error.where is None:
             error.where = str(self.locate(error.key) or dotted(error.key))
         return error
+
+    def _line_of(self, error: FinetuneError) -> float:
+        origin = self.locate(error.key) if error.key else None
+        return math.inf if origin is None or origin.line is None else origin.line
 
     def with_provenance(self, provenance: Provenance, values: Mapping[str, Any]) -> "RunConfig":
         """Return a copy that knows where it comes from, with some `values` replaced."""

@@ -102,9 +102,17 @@ def held_modules(
     return {
         name: module
         for name, module in frozen_modules(model, frozen).items()
-        if not (modules.norm == "train" and is_norm(module))
-        and not (modules.dropout == "train" and is_dropout(module))
+        if _is_held(module, modules)
     }
+
+
+def _is_held(module: nn.Module, modules: ModulesConfig) -> bool:
+    if is_norm(module):
+        return modules.norm == "eval"
+    # Attention and many networks drop by a function that asks the mode of the module around it.
+    # What holds buffers (power iterations, counters) stays: it might move them in training.
+    has_buffers = any(True for _ in module.buffers(recurse=False))
+    return modules.dropout == "eval" or (has_buffers and not is_dropout(module))
 
 
 def frozen_modules(model: nn.Module, frozen: AbstractSet[str]) -> dict[str, nn.Module]:

@@ -104,7 +104,7 @@ def _lp_ft(
     section 4. The second phase begins with the head of the first phase's best evaluation where
     that phase ends on a plateau.
     """
-    rate = RateConfig(lr=method.lr or optimizer.lr / 10)
+    rate = RateConfig(lr=method.lr or optimizer.lr / 10, layer_decay=True)
     is_plateau = isinstance(method.probe, OnPlateau)
     probe = PhaseConfig(
         name="probe", train=head, until=method.probe, schedule="per_phase", restore_best=is_plateau
@@ -180,7 +180,7 @@ def _chain_thaw(
     arXiv 1708.00524, section 3.2, and their code (`train_by_chain_thaw`).
     """
     restore = isinstance(method.until, OnPlateau)
-    later = RateConfig(lr=method.next_lr or optimizer.lr / 10)
+    later = RateConfig(lr=method.next_lr or optimizer.lr / 10, layer_decay=True)
     settings: dict[str, Any] = {
         "until": method.until,
         "restore_best": restore,

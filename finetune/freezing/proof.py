@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -15,6 +16,8 @@ from finetune.freezing.rows import rows_of, tensor_of
 
 _ALL_HELD = ModulesConfig()
 _MOST_COPIED_BYTES = 256 * 2**20
+_PIECE_BYTES = 4 * 2**20
+"""A larger tensor is hashed in pieces of so many bytes, which several threads share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +41,26 @@ class PhaseProof:
 
 
 def fingerprint(tensor: Tensor) -> str:
-    """Hash dtype, shape and raw bytes. NaN payloads and signed zeros count as differences."""
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    digest = blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=16)
-    digest.update(raw.numpy().data)
-    return digest.hexdigest()
+    """Hash dtype, shape and raw bytes. NaN payloads and signed zeros count as differences.
+
+    The bytes are hashed in pieces of 4 MiB, and the digests of the pieces once more.
+    """
+    return _digest(tensor, (_hash(piece) for piece in _pieces(tensor)))
 
 
-def fingerprints(model: nn.Module, names: Iterable[str] | None = None) -> dict[str, str]:
+def fingerprints(
+    model: nn.Module,
+    names: Iterable[str] | None = None,
+    *,
+    known: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     """Return the fingerprint of each named parameter and buffer of `model`.
 
     Args:
         model: Any module.
         names: The tensors to hash; those that are frozen now if left out (parameters that do not
             require a gradient, and the buffers of wholly frozen modules).
+        known: Fingerprints taken before that are to stand for what the tensors hold now.
 
     Raises:
         KeyError: the model has no tensor of that name.
@@ -60,7 +69,21 @@ def fingerprints(model: nn.Module, names: Iterable[str] | None = None) -> dict[s
     if names is None:
         frozen = {name for name, param in model.named_parameters() if not param.requires_grad}
         names = frozen_tensors(model, frozen)
-    return {name: fingerprint(tensor_of(tensors, name)) for name in names}
+    names, known = list(names), known or {}
+    taken = hashed({name: tensor_of(tensors, name) for name in names if name not in known})
+    return {name: known[name] if name in known else taken[name] for name in names}
+
+
+def hashed(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return the fingerprint of each tensor, hashed by as many threads as torch may use."""
+    pieces = {name: _pieces(tensor) for name, tensor in tensors.items()}
+    # hashlib lets other threads run while it hashes
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        digests = threads.map(_hash, [piece for cut in pieces.values() for piece in cut])
+        return {
+            name: _digest(tensors[name], [next(digests) for _ in cut])
+            for name, cut in pieces.items()
+        }
 
 
 def verify(model: nn.Module, before: Mapping[str, str]) -> None:
@@ -189,7 +212,22 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
 def _fingerprints_present(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
     tensors = _tensors(model)
     present = [name for name in names if rows_of(name)[0] in tensors]
-    return {name: fingerprint(tensor_of(tensors, name)) for name in present}
+    return hashed({name: tensor_of(tensors, name) for name in present})
+
+
+def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Cut the raw bytes of a tensor into pieces, where it lies; an empty tensor has none."""
+    raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    return raw.split(_PIECE_BYTES) if len(raw) else ()
+
+
+def _hash(piece: Tensor) -> bytes:
+    return blake2b(piece.cpu().numpy().data, digest_size=16).digest()
+
+
+def _digest(tensor: Tensor, pieces: Iterable[bytes]) -> str:
+    about = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
+    return blake2b(about + b"".join(pieces), digest_size=16).hexdigest()
 
 
 def _buffers_of(modules: Mapping[str, nn.Module]) -> list[str]:

@@ -21,8 +21,9 @@ def phase_rates(
     """Return the rate of every parameter that a phase trains, before the schedule.
 
     Args:
-        phase: Its `lr` holds rates by name or glob; a later entry overrules an earlier one.
-        optimizer: Its `lr` is the rate of all others.
+        phase: Its `lr` holds rates by name or glob; a later entry overrules an earlier one. They
+            stand as given, but for one that asks for `layer_decay`.
+        optimizer: Its `lr` is the rate of all others, by depth.
         inventory: The parameters.
         frozen: Names that the phase holds frozen.
         factors: Factor of each name by its depth.
@@ -31,7 +32,7 @@ def phase_rates(
     Raises:
         SelectorError: an entry takes nothing, or nothing that the phase trains. All are told.
     """
-    usual = RateConfig(lr=optimizer.lr)
+    usual = RateConfig(lr=optimizer.lr, layer_decay=True)
     wished = {param.name: usual for param in inventory if param.name not in frozen}
     faults = Faults()
     for pattern, rate in phase.lr.items():
@@ -77,4 +78,7 @@ def layer_ids(inventory: Sequence[ParamInfo]) -> list[int]:
 
 
 def _scaled(rate: RateConfig, factor: float) -> RateConfig:
-    return rate if factor == 1 else rate.model_copy(update={"lr": rate.lr * factor})
+    """Return the rate of one depth; a factor is in it, so it asks for none any more."""
+    if not rate.layer_decay:
+        return rate
+    return rate.model_copy(update={"lr": rate.lr * factor, "layer_decay": False})

@@ -56,8 +56,9 @@ def select(
     for number, node in enumerate(nodes):
         with faults.noted():
             wishes |= _wishes(node, number, nodes, wishes, inventory, key=(*key, number))
+    with faults.noted():
+        _refuse_conflicts(wishes, nodes, key)
     faults.raise_if_any()
-    _refuse_conflicts(wishes, nodes, key)
     return frozenset(label.param.name for label in wishes if _is_taken(wishes, label, nodes))
 
 
@@ -183,16 +184,19 @@ def _refuse_conflicts(wishes: Mapping[_Label, int], nodes: Sequence[Selector], k
     verdicts: dict[str, dict[bool, _Label]] = {}
     for label in wishes:
         verdicts.setdefault(label.param.name, {})[_is_taken(wishes, label, nodes)] = label
+    faults = Faults()
     for verdict in verdicts.values():
         if len(verdict) == 2:
             taken, left = verdict[True], verdict[False]
-            raise SelectorError(
+            message = (
                 f"{taken.name!r} and {left.name!r} are one tied tensor, but "
                 f"{describe(nodes[wishes[taken]])} takes it and {describe(nodes[wishes[left]])} "
-                "takes it out",
-                hint="wish the same for both names",
-                key=(*key, max(wishes[taken], wishes[left])),
+                "takes it out"
             )
+            place = (*key, max(wishes[taken], wishes[left]))
+            error = SelectorError(message, hint="wish the same for both names", key=place)
+            faults.add([error])
+    faults.raise_if_any()
 
 
 def _nearest(selector: Selector, inventory: Sequence[ParamInfo], blocks: int) -> str | None:

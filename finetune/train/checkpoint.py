@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from finetune.errors import CheckpointError, FinetuneError, NonFiniteError
 from finetune.freezing.plan import Plan
-from finetune.freezing.proof import fingerprint
+from finetune.freezing.proof import fingerprint, hashed
 from finetune.freezing.rows import rows_of, tensor_of
 from finetune.optim.groups import load_state_by_name, state_by_name
 from finetune.reading import check_safetensors
@@ -49,9 +49,14 @@ class Base:
         rest = (set(tensors) | set(names)) - set(trained) - {rows_of(n)[0] for n in trained}
         return cls(
             trained=trained,
-            digests={name: fingerprint(tensor_of(tensors, name)) for name in sorted(rest)},
+            digests=hashed({name: tensor_of(tensors, name) for name in sorted(rest)}),
             buffers={name: buffer.clone() for name, buffer in _buffers(model).items()},
         )
+
+    @property
+    def never_trained(self) -> dict[str, str]:
+        """Fingerprints of parameters that no phase trains; buffers may move on purpose."""
+        return {name: one for name, one in self.digests.items() if name not in self.buffers}
 
     def fingerprint(self, moved: frozenset[str]) -> str:
         """Hash every tensor of the base that a delta with the buffers `moved` leaves out."""

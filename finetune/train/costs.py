@@ -1,34 +1,45 @@
 """What each phase costs, told before a step is taken: FLOPs, memory, sizes on disk."""
 
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
 
-from finetune.config.freeze import ModulesConfig, OnPlateau
+from finetune.config.freeze import OnPlateau
 from finetune.config.optim import OptimizerConfig
 from finetune.config.run import RunConfig
-from finetune.data.loader import Batch, sample_order, windows
-from finetune.freezing.apply import apply_mask, hold_modes, release_modes
 from finetune.freezing.plan import Phase, Plan
-from finetune.freezing.proof import fingerprint
 from finetune.freezing.rows import rows_of
+from finetune.prefix.layout import Layout, StoreError
 from finetune.train.course import latest_end, steps_of_epoch
-from finetune.train.precision import Precision
+from finetune.train.meter import Measured, Meter
 from finetune.train.setup import Parts
 from finetune.train.sizes import Entry, file_bytes, optimizer_state
-from finetune.train.tasks import Task
 
-_FEW, _MORE = 2, 3
-"""Samples of the two passes that are measured; a line through both gives all other sizes."""
 _SEPARATOR = "//"
 """Stands between a parameter's name and the name of its state in the optimizer's file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storing:
+    """What a store of the frozen prefix means for a phase."""
+
+    up_to: str
+    """The last module whose output is stored."""
+    share_of_forward: float
+    """FLOPs of the prefix as a share of a forward pass, `r`."""
+    flops_per_step: int
+    """FLOPs of a step whose samples are all in the store."""
+    store_bytes: int
+    """Disk for the samples of all splits, each as long as the longest."""
+    visits: int
+    """How often the phase sees each sample; in all but the first time the store answers."""
+    saves_s: float
+    """Seconds that a store, empty at first, is expected to save; below 0 a run makes none."""
+    reasons: tuple[str, ...]
+    """Why frozen modules behind the border run every time, if there are any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,10 @@ class Costs:
     """Size of `weights.safetensors` in a checkpoint at the end of the phase."""
     optimizer_file_bytes: int
     """Size of `optimizer.safetensors` there."""
+    storing: Storing | None
+    """What a store of the frozen prefix saves; None where nothing can be stored."""
+    not_stored: str | None
+    """Why nothing can be stored; None where it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +87,30 @@ class PlanCosts:
     @property
     def share_of_flops(self) -> float | None:
         """FLOPs of the run as a share of full training; None where metrics decide on its course."""
+        return self._share([cost.flops_per_step * n for cost, n in self._with_steps()])
+
+    @property
+    def share_with_stores(self) -> float | None:
+        """The same where every phase stores its prefix, beginning with an empty store."""
+        return self._share([self._flops_with_store(cost, n) for cost, n in self._with_steps()])
+
+    def _share(self, spent: list[int]) -> float | None:
         if not all(span.is_certain for span in self.spans):
             return None
-        steps = [span.ends - span.began for span in self.spans]
-        spent = sum(n * cost.flops_per_step for n, cost in zip(steps, self.phases, strict=True))
-        return spent / max(1, self.full.flops_per_step * sum(steps))
+        steps = sum(span.ends - span.began for span in self.spans)
+        return sum(spent) / max(1, self.full.flops_per_step * steps)
 
+    def _with_steps(self) -> list[tuple[Costs, int]]:
+        lengths = [span.ends - span.began for span in self.spans]
+        return list(zip(self.phases, lengths, strict=True))
 
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    """What forward and backward passes of a phase take."""
-
-    flops_per_step: int
-    activations_bytes: int
-    moved: frozenset[str]
-    """Buffers that they move."""
+    def _flops_with_store(self, cost: Costs, steps: int) -> int:
+        """Add up a phase: its first steps fill the store, the others read it."""
+        if cost.storing is None:
+            return cost.flops_per_step * steps
+        filling = min(steps, round(steps / cost.storing.visits))
+        reading = steps - filling
+        return cost.flops_per_step * filling + cost.storing.flops_per_step * reading
 
 
 def predict_costs(parts: Parts, config: RunConfig) -> PlanCosts:
@@ -100,7 +124,10 @@ def predict_costs(parts: Parts, config: RunConfig) -> PlanCosts:
     Raises:
         ModelError: in some phase the loss depends on no trained parameter.
     """
-    plan, meter = parts.plan, _Meter.of(parts, config)
+    plan, meter = parts.plan, Meter.of(parts, config)
+    steps_per_epoch = steps_of_epoch(len(parts.data.train), config.train)
+    spans = _spans(plan, steps_per_epoch, parts.total_steps)
+    visits = [(span.ends - span.began) / steps_per_epoch for span in spans]
     everything = replace(
         plan.phases[0],
         frozen=frozenset(p.name for p in plan.inventory if not p.floating),
@@ -108,9 +135,9 @@ def predict_costs(parts: Parts, config: RunConfig) -> PlanCosts:
     )
     full = replace(plan, phases=(everything,))
     return PlanCosts(
-        phases=_costs(plan, parts, config, meter),
-        full=_costs(full, parts, config, meter)[0],
-        spans=_spans(plan, steps_of_epoch(len(parts.data.train), config.train), parts.total_steps),
+        phases=_costs(plan, parts, config, meter, visits),
+        full=_costs(full, parts, config, meter, [sum(visits)])[0],
+        spans=spans,
     )
 
 
@@ -120,14 +147,17 @@ def weight_decay_of(config: OptimizerConfig) -> float:
     return float(config.arguments.get("weight_decay", known.default if known else 0.0))
 
 
-def _costs(plan: Plan, parts: Parts, config: RunConfig, meter: "_Meter") -> tuple[Costs, ...]:
+def _costs(
+    plan: Plan, parts: Parts, config: RunConfig, meter: Meter, visits: Sequence[float]
+) -> tuple[Costs, ...]:
     state = optimizer_state(plan, config.optimizer, parts.device)
     trained = set(plan.ever_trained)
     delta = {p.name: Entry.of_param(p) for p in plan.inventory if p.name in trained}
     buffers = dict(parts.model.named_buffers(remove_duplicate=False))
     costs: list[Costs] = []
     for number, phase in enumerate(plan.phases):
-        measured = meter.measure(phase)
+        measured = meter.measure(phase, visits[number])
+        storing = _storing(measured, config.prefix.store_dtype)
         held = {
             f"{name}{_SEPARATOR}{part}": entry
             for name in _holding_state(plan, number)
@@ -143,195 +173,31 @@ def _costs(plan: Plan, parts: Parts, config: RunConfig, meter: "_Meter") -> tupl
                 activations_bytes=measured.activations_bytes,
                 delta_file_bytes=file_bytes(delta),
                 optimizer_file_bytes=file_bytes(held),
+                storing=storing if isinstance(storing, Storing) else None,
+                not_stored=storing if isinstance(storing, str) else None,
             )
         )
     return tuple(costs)
 
 
-@dataclass(frozen=True, slots=True)
-class _Meter:
-    """Runs a few samples through the network as a phase would."""
-
-    model: nn.Module
-    task: Task
-    precision: Precision
-    few: Batch
-    more: Batch
-    sizes: tuple[int, ...]
-    """Sizes of the micro-batches of a whole step."""
-    known: dict[tuple[frozenset[str], ModulesConfig], _Measured]
-    """What was measured before, by all that it depends on."""
-
-    @classmethod
-    def of(cls, parts: Parts, config: RunConfig) -> Self:
-        """Cut the samples from the first micro-batch of the run, padded as there."""
-        samples, settings = parts.data.train, config.train
-        order = sample_order(len(samples), config.seed, 0)
-        window = windows(order, settings.batch_size, drop_last=False)[0]
-        cut = window.split(settings.pass_size)
-        batch = samples.fetch(cut[0]).to(parts.device)
-        precision = Precision(settings.precision, parts.device)
-        few, more = _rows(batch, _FEW), _rows(batch, _MORE)
-        return cls(parts.model, parts.task, precision, few, more, tuple(map(len, cut)), {})
-
-    def measure(self, phase: Phase) -> _Measured:
-        """Return what the passes of a phase take."""
-        key = phase.frozen, phase.modules
-        if key not in self.known:
-            few, more = self._pass(phase, self.few), self._pass(phase, self.more)
-            self.known[key] = _Measured(
-                round(sum(self._at(size, few[0], more[0]) for size in self.sizes)),
-                round(self._at(max(self.sizes), few[1], more[1])),
-                few[2],
-            )
-        return self.known[key]
-
-    def _at(self, size: int, few: int, more: int) -> float:
-        """Read a size off the line through two measured points, or through one and the origin."""
-        gap = len(self.more) - len(self.few)
-        if not gap:
-            return few * size / len(self.few)
-        return few + (more - few) * (size - len(self.few)) / gap
-
-    def _pass(self, phase: Phase, batch: Batch) -> tuple[int, int, frozenset[str]]:
-        """Return FLOPs, bytes kept and buffers moved of one batch, and undo what it did."""
-        model = self.model
-        with _left_as_it_was(model), _every_operation_seen():
-            apply_mask(model, phase.frozen)
-            hold_modes(model, phase.frozen, phase.modules)
-            model.train()
-            before, kept = _digests(model), _KeptForBackward(model)
-            with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
-                with saved_tensors_hooks(kept.pack, _unpacked), self.precision.autocast():
-                    loss = self.task.loss(model(**batch.inputs), batch).sum() / len(batch)
-                self.precision.backward(loss)
-            after = _digests(model)
-        moved = frozenset(name for name, digest in after.items() if before.get(name) != digest)
-        return counter.get_total_flops(), kept.size_bytes, moved
-
-
-def _convolution_backward(
-    grad: list[int], inputs: list[int], weight: list[int], *rest: Any, **_: Any
-) -> int:
-    """Count each of the two gradients of a convolution as much as its forward pass.
-
-    torch's own formula multiplies the channels of all groups with each other, which counts a
-    depthwise convolution over C channels C times too much.
-    """
-    transposed, wanted = bool(rest[4]), rest[7]
-    once: int = conv_flop_count(inputs, weight, grad, transposed=transposed)
-    return once * (bool(wanted[0]) + bool(wanted[1]))
-
-
-def _attention(query: list[int], key: list[int], value: list[int], *_: Any, **__: Any) -> int:
-    once: int = sdpa_flop_count(query, key, value)
-    return once
-
-
-def _attention_backward(
-    _: list[int], query: list[int], key: list[int], value: list[int], *__: Any, **___: Any
-) -> int:
-    return 2 * _attention(query, key, value)
-
-
-_FORMULAS = {
-    torch.ops.aten.convolution_backward: _convolution_backward,
-    # torch counts the attention of GPUs, not the one of the CPU
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
-
-
-class _KeptForBackward:
-    """Adds up the storages that autograd keeps, without those of the model itself."""
-
-    __slots__ = ("_own", "_sizes")
-
-    def __init__(self, model: nn.Module) -> None:
-        own = (*model.parameters(), *model.buffers())
-        self._own = {tensor.untyped_storage().data_ptr() for tensor in own}
-        self._sizes: dict[int, int] = {}
-
-    def pack(self, tensor: Tensor) -> Tensor:
-        """Note one tensor; a view keeps the whole storage that it looks at."""
-        if tensor.layout is torch.strided:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in self._own:
-                self._sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes noted so far."""
-        return sum(self._sizes.values())
-
-
-def _unpacked(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-@contextmanager
-def _every_operation_seen() -> Iterator[None]:
-    """Keep frozen transformer layers of torch from a fused operation that nobody counts."""
-    was_enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+def _storing(measured: Measured, store_dtype: str | None) -> Storing | str:
+    """Return what a store means for a phase, or why there is none."""
+    prospect = measured.prospect
+    if isinstance(prospect, str):
+        return prospect
     try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(was_enabled)
-
-
-@contextmanager
-def _left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Put back flags, gradients, modes, buffers and random state when the block is over.
-
-    Weights need no copy, but for an embedding with `max_norm`: no other changes them in forward.
-    """
-    parameters = dict(model.named_parameters())
-    frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
-    gradients = {name: parameter.grad for name, parameter in parameters.items()}
-    modules = list(model.modules())
-    modes = [(module, module.training, module.__dict__.get("train")) for module in modules]
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in modules
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    rescaled = [
-        (parameter, parameter.detach().clone())
-        for module in modules
-        if getattr(module, "max_norm", None) is not None
-        for parameter in module.parameters(recurse=False)
-    ]
-    device = next(iter(parameters.values())).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
-        try:
-            for parameter in parameters.values():
-                parameter.grad = None
-            yield
-        finally:
-            apply_mask(model, frozen)
-            release_modes(model)
-            for name, gradient in gradients.items():
-                parameters[name].grad = gradient
-            for module, mode, hold in modes:
-                module.training = mode
-                if hold is not None:
-                    module.__dict__["train"] = hold
-            with torch.no_grad():
-                for module, name, buffer, value in buffers:
-                    buffer.copy_(value)
-                    module._buffers[name] = buffer
-                for weight, value in rescaled:
-                    weight.copy_(value)
-
-
-def _rows(batch: Batch, count: int) -> Batch:
-    inputs = {name: values[:count] for name, values in batch.inputs.items()}
-    target = None if batch.target is None else batch.target[:count]
-    return Batch(inputs, target, batch.indices[:count])
+        layout = Layout.of(prospect.border.specs, prospect.rows, store_dtype)
+    except StoreError as error:
+        return error.message
+    return Storing(
+        up_to=prospect.up_to,
+        share_of_forward=measured.prefix_flops_per_step / max(1, measured.forward_flops_per_step),
+        flops_per_step=measured.flops_per_step - measured.prefix_flops_per_step,
+        store_bytes=layout.size_bytes,
+        visits=prospect.visits,
+        saves_s=prospect.saving,
+        reasons=prospect.border.reasons,
+    )
 
 
 def _holding_state(plan: Plan, number: int) -> list[str]:
@@ -356,11 +222,6 @@ def _weights_bytes(model: nn.Module) -> int:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def _digests(model: nn.Module) -> dict[str, str]:
-    buffers = model.named_buffers(remove_duplicate=False)
-    return {name: fingerprint(buffer) for name, buffer in buffers}
 
 
 def _spans(plan: Plan, steps_per_epoch: int, total: int) -> tuple[Span, ...]:

@@ -1,5 +1,6 @@
 """The proof of a run: fingerprints as a phase begins, compared when the plan says so."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ class Prover:
     model: nn.Module
     plan: Plan
     folder: RunFolder
+    never_trained: Mapping[str, str]
+    """Fingerprints of what no phase trains, taken as the run was built."""
     copies: dict[str, Tensor] = field(default_factory=dict)
     """Frozen tensors as they were when the phase began, where they are not too large to keep."""
 
@@ -37,7 +40,9 @@ class Prover:
         """Take the fingerprints of what the phase freezes, unless a checkpoint brought them."""
         names = self._names(progress)
         self.copies = copies_of(self.model, names)
-        progress.fingerprints = progress.fingerprints or fingerprints(self.model, names)
+        progress.fingerprints = progress.fingerprints or fingerprints(
+            self.model, names, known=self.never_trained
+        )
 
     def prove(self, progress: Progress) -> None:
         """Compare what is frozen with its fingerprints, and write `freeze_proof.json`.

@@ -1,7 +1,7 @@
 """The only wiring: a config becomes data, model, plan and trainer, each part handed in ready."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -213,6 +213,7 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
     settings, data, plan, device = config.train, parts.data, parts.plan, parts.device
     groups = make_groups(plan.ever_trained, [phase.rates for phase in plan.phases], plan.undecayed)
     rows = RowSlices.of(parts.model, plan.ever_trained)
+    base = Base.of(parts.model, plan)
     steps_per_epoch = steps_of_epoch(len(data.train), settings)
     parameters = dict(parts.model.named_parameters()) | rows.slices
     folder = replace(folder, documents=_documents(config, parts))
@@ -240,14 +241,14 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
         reporter=reporter,
         folder=folder,
         checkpoints=_checkpoints(config, parts, folder),
-        base=Base.of(parts.model, plan),
+        base=base,
         settings=settings,
         seed=config.seed,
         course=Course(plan, settings, config.seed, len(data.train), parts.total_steps),
         evaluation_batch=evaluation_batch_size(config),
         log_gradient_norms=config.task.log_gradient_norms,
-        prefixes=_prefixes(config, parts, reporter),
-        prover=Prover(parts.model, plan, folder),
+        prefixes=Prefixes(config.prefix, parts.model, prefix_use(config, parts, reporter.message)),
+        prover=Prover(parts.model, plan, folder, base.never_trained),
         guard=StepGuard(parts.model, checks_gradients=settings.precision != "float16"),
         watchdog=_watchdog(config),
         stop=Stop(),
@@ -273,19 +274,27 @@ def _checkpoints(config: RunConfig, parts: Parts, folder: RunFolder) -> Checkpoi
     )
 
 
-def _prefixes(config: RunConfig, parts: Parts, reporter: Reporter) -> Prefixes:
+def prefix_use(
+    config: RunConfig, parts: Parts, tell: Callable[[str], None] = lambda text: None
+) -> Use:
+    """Return how a run uses its network, for a store of the frozen prefix.
+
+    Args:
+        config: The run's.
+        parts: Data and network.
+        tell: Receives what is decided, a line each.
+    """
     data, settings = parts.data, config.train
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
     sizes = dict.fromkeys(splits, evaluation_batch_size(config))
     sizes["train"] = settings.pass_size
-    use = Use(
+    return Use(
         splits={name: samples for name, samples in splits.items() if samples is not None},
         batch_sizes=sizes,
         autocast=Precision(settings.precision, parts.device).autocast,
         facts={"precision": settings.precision, "device": str(parts.device)},
-        tell=reporter.message,
+        tell=tell,
     )
-    return Prefixes(config.prefix, parts.model, use)
 
 
 def _total_steps(config: RunConfig, samples: int) -> int:

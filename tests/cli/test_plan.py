@@ -1,11 +1,17 @@
 """`finetune plan`: what a person reads before a run, and the long form that it writes."""
 
+import io
 import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
+
+from finetune.cli.plans import _phase_table
+from finetune.config.freeze import RateConfig
+from finetune.freezing.report import PlanRow
 
 BLOCKS = {
     "model": {
@@ -91,16 +97,54 @@ def test_of_later_phases_a_plan_shows_how_they_end_and_what_they_change(finetune
 def test_a_plan_shows_costs_next_to_full_training(finetune, blocks):
     blocks(THREE)
     shown = lines(finetune("plan", "blocks.yaml"))
-    (full,) = [line for line in shown if line.startswith("full training")]
-    (last,) = [line for line in shown if line.startswith("2: all")]
-    assert last.removeprefix("2: all") == full.removeprefix("full training")
-    (probe,) = [line for line in shown if line.startswith("0: probe")]
-    assert float(re.search(r"([\d.]+)%", probe).group(1)) < 50
+    full = [line for line in shown if line.startswith("full training ")]
+    last = [line for line in shown if line.startswith("2: all ")]
+    assert len(full) == 2
+    assert [line.removeprefix("2: all ") for line in last] == [
+        line.removeprefix("full training ") for line in full
+    ]
+    probe, _ = [line for line in shown if line.startswith("0: probe ")]
+    of_full, with_store = map(float, re.findall(r"([\d.]+)%", probe))
+    assert with_store < of_full < 50
+
+
+def test_a_plan_tells_what_storing_the_prefix_saves(finetune, blocks):
+    blocks(THREE)
+    shown = lines(finetune("plan", "blocks.yaml"))
+    (probe,) = [line for line in shown if line.startswith("0: probe: ")]
+    where, often = probe.split("; ")
+    assert re.fullmatch(r"0: probe: the prefix ends with \w+, [\d.]+% of a forward pass", where)
+    assert often.startswith("each sample is seen 2 times")
+    assert "2: all: nothing is frozen" in shown
+    phase = json.loads(finetune("plan", "blocks.yaml", "--json").out)["phases"][0]
+    assert phase["costs"]["storing"]["flops_per_step"] < phase["costs"]["flops_per_step"]
 
 
 def test_a_plan_of_a_method_names_it(finetune, blocks):
     blocks(METHODS["ulmfit"])
     assert re.search(r"^method +ulmfit: Gradual thawing", finetune("plan", "blocks.yaml").out, re.M)
+
+
+@pytest.mark.parametrize(
+    ("width", "tensors", "names"),
+    [
+        (120, True, ["encoder.encoder.layer.0 to 5", "head"]),
+        (80, False, ["encoder.encoder.layer.0 to 5", "head"]),
+        (70, False, ["encoder.encoder", ".layer.0 to 5", "head"]),
+    ],
+)
+def test_a_table_fits_a_narrow_terminal_and_breaks_names_at_their_dots_alone(width, tensors, names):
+    rate = (RateConfig(lr=3.85e-4),)
+    rows = [
+        PlanRow("encoder.encoder.layer.0 to 5", "trained", rate, "yes", "train", 96, 10**7, 10**7),
+        PlanRow("head", "trained", rate, "yes", "train", 2, 1925, 1925),
+    ]
+    console = Console(file=io.StringIO(), width=width)
+    console.print(_phase_table(rows, 0.01, width))
+    shown = console.file.getvalue().splitlines()
+    assert max(map(len, shown)) <= width
+    assert ("tensors" in shown[0]) == tensors
+    assert [re.split("  +", line)[0].strip() for line in shown[2:]] == names
 
 
 def test_a_lint_is_a_note_with_file_and_line_and_no_error(finetune, blocks):

@@ -124,6 +124,28 @@ def test_lp_ft_goes_on_from_the_best_head_where_the_probe_ends_on_a_plateau():
     assert rates(second) == rate_table((ALL, 0.01))
 
 
+@pytest.mark.parametrize(
+    ("method", "more", "last"),
+    [("lp_ft", {"probe": {"epochs": 1}}, LR / 10), ("chain_thaw", {}, LR / 10),
+     ("gradual", {}, LR)],
+)  # fmt: skip
+def test_layer_decay_acts_on_the_one_rate_of_a_method(method, more, last):
+    settings = TypeAdapter(Freeze).validate_python({"method": method} | more)
+    optimizer = OptimizerConfig.model_validate({"type": "SGD", "lr": LR, "layer_decay": 0.5})
+    plan = make_plan(written_out(settings, optimizer, INVENTORY), optimizer, INVENTORY)
+    found = rates(plan.phases[-1])
+    assert found["head.weight"] == pytest.approx(last)
+    assert found["blocks.3.fc.weight"] == pytest.approx(last / 2)
+    assert found["embed.weight"] == pytest.approx(last / 32)
+
+
+def test_layer_decay_leaves_the_rates_of_ulmfit_alone():
+    settings = TypeAdapter(Freeze).validate_python({"method": "ulmfit"})
+    decayed = OptimizerConfig.model_validate({"type": "SGD", "lr": LR, "layer_decay": 0.5})
+    plan = make_plan(written_out(settings, decayed, INVENTORY), decayed, INVENTORY)
+    assert rates(plan.phases[-1]) == rates(phases_of("ulmfit")[2][-1])
+
+
 def test_gradual_thaws_every_epoch_and_keeps_rates_and_momentum():
     written, _, resolved = phases_of("gradual", epochs_per_phase=3)
     assert [phase.until for phase in written] == [AfterEpochs(epochs=3)] * 5 + [None]

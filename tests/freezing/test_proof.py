@@ -8,7 +8,14 @@ from torch import nn
 
 from finetune.errors import FrozenWeightError
 from finetune.freezing.apply import freeze
-from finetune.freezing.proof import fingerprint, fingerprints, frozen_tensors, prove, verify
+from finetune.freezing.proof import (
+    fingerprint,
+    fingerprints,
+    frozen_tensors,
+    hashed,
+    prove,
+    verify,
+)
 
 
 def make_net():
@@ -48,6 +55,26 @@ def test_a_clone_has_the_same_fingerprint(tensor):
     assert fingerprint(tensor) == fingerprint(tensor.clone())
 
 
+@pytest.mark.parametrize("byte", [0, 4 * 2**20 - 1, 4 * 2**20, 9 * 2**20])
+def test_one_bit_of_a_large_tensor_makes_another_fingerprint(byte):
+    """It is hashed in pieces of 4 MiB."""
+    large = torch.zeros(9 * 2**20 + 1, dtype=torch.uint8)
+    before = fingerprint(large)
+    large[byte] ^= 1
+    assert fingerprint(large) != before
+
+
+def test_pieces_of_a_large_tensor_that_change_places_make_another_fingerprint():
+    one, other = torch.zeros(4 * 2**20, dtype=torch.uint8), torch.ones(4 * 2**20, dtype=torch.uint8)
+    assert fingerprint(torch.cat([one, other])) != fingerprint(torch.cat([other, one]))
+
+
+def test_many_tensors_hashed_together_have_the_fingerprints_of_each_alone():
+    sizes = (0, 1, 7 * 2**20, 3, 5 * 2**20)
+    tensors = {str(size): torch.arange(size, dtype=torch.uint8) for size in sizes}
+    assert hashed(tensors) == {name: fingerprint(tensor) for name, tensor in tensors.items()}
+
+
 def test_the_proof_covers_frozen_parameters_and_the_buffers_of_wholly_frozen_modules():
     model = make_net()
     names = frozen_tensors(model, {"0.weight", "1.weight", "1.bias"})
@@ -84,3 +111,12 @@ def test_prove_tells_what_changed_between_two_steps():
         model[0].weight[0, 0] += 1
     proof = prove(model, before, phase="head", first_step=0, last_step=9)
     assert (proof.intact, proof.changed, proof.tensors) == (False, ("0.weight",), 2)
+
+
+def test_a_frozen_parameter_that_moves_before_the_first_step_fails_the_proof(small_run):
+    """What never trains is fingerprinted as the run is built, and proven from there."""
+    trainer = small_run(freeze=["body"])
+    with torch.no_grad():
+        trainer.model.get_parameter("body.bias")[1] += 1e-3
+    with pytest.raises(FrozenWeightError, match=r"1 of 2 frozen tensors changed .*body\.bias"):
+        trainer.fit()

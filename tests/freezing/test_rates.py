@@ -109,9 +109,18 @@ def test_later_entries_overrule_earlier_ones_and_the_rest_has_the_optimizers_rat
     assert "embed.weight" not in rates
 
 
-def test_a_rate_by_selector_is_scaled_by_depth_as_well():
+def test_a_rate_that_a_phase_gives_stands_as_given_whatever_the_depth():
     plan = plan_for(adamw(layer_decay=0.5), {"name": "one", "freeze": [], "lr": {"blocks": 0.1}})
     rates = numbers(plan.phases[0])
+    assert rates["blocks.3.0.weight"] == rates["blocks.0.0.weight"] == 0.1
+    assert rates["embed.weight"] == pytest.approx(1 / 32)
+
+
+def test_a_rate_that_asks_for_layer_decay_goes_by_depth():
+    lr = {"*": {"lr": 0.1, "layer_decay": True}}
+    plan = plan_for(adamw(layer_decay=0.5), {"name": "one", "freeze": [], "lr": lr})
+    rates = numbers(plan.phases[0])
+    assert rates["head.bias"] == 0.1
     assert rates["blocks.3.0.weight"] == pytest.approx(0.05)
     assert rates["blocks.0.0.weight"] == pytest.approx(0.1 / 16)
 

@@ -50,12 +50,13 @@ BODIES = {
     "spectral norm": "spectral",
     "spectral norm as a hook": "old_spectral",
     "weight norm": "weight_norm",
+    "weight norm as a hook": "old_weight_norm",
     "a parametrisation of one's own": "symmetric",
     "tied matrices": "Tied",
     "a weight of bytes": "Quantised",
 }
-# torch has a successor to its first spectral norm, and says so whenever the first one is used
-DEPRECATED = pytest.mark.filterwarnings("ignore:.*nn.utils.spectral_norm.*:FutureWarning")
+# torch has successors to its first spectral and weight norm, and says so when those are used
+DEPRECATED = pytest.mark.filterwarnings("ignore:.*nn.utils.(spectral|weight)_norm.*:FutureWarning")
 
 
 @DEPRECATED
@@ -102,6 +103,31 @@ def test_dropout_between_blocks_goes_on_and_in_a_frozen_block_only_if_asked(run_
         inside.register_forward_hook(lambda m, i, o, seen=seen: seen.append(bool((o == 0).any())))
         trainer.fit()
         assert any(seen) == moves
+
+
+@pytest.mark.parametrize("wish", ["eval", "train"])
+def test_dropout_called_as_a_function_in_a_frozen_module_goes_by_the_same_wish(
+    run_around, weights_by_step, moved_in, wish
+):
+    """D4: its only sign is the mode of the module that calls it. Buffers are held all the same."""
+    trainer = run_around("Dropping", [frozen("body", modules={"dropout": wish})])
+    body, drops = trainer.model.get_submodule("body"), []
+    ones, tokens = torch.ones(2, 4), torch.ones(2, 4, 4)
+
+    def look(model, inputs):
+        parts = (
+            lambda: nn.functional.dropout(body.inner(ones), 0.5, body.training),
+            lambda: body.attention(tokens, tokens, tokens)[0],
+            lambda: body.statistics(ones),
+        )
+        drops.append([not torch.equal(part(), part()) for part in parts])
+
+    trainer.model.register_forward_pre_hook(look)
+    history = weights_by_step(trainer)
+    assert [any(dropped) for dropped in zip(*drops, strict=True)] == [wish == "train"] * 2 + [False]
+    assert not {name for name in moved_in(history[0], history[-1]) if name.startswith("body.")}
+    (proof,) = json.loads((trainer.folder.path / "freeze_proof.json").read_text())["phases"]
+    assert proof["left_out"] == []
 
 
 def test_norm_train_does_not_set_power_iterations_free(run_around, weights_by_step, moved_in):

@@ -87,6 +87,22 @@ class Forgetful(nn.Module):
         return output + self.sometimes(features) if self.called <= 3 else output
 
 
+class Dropping(nn.Module):
+    """A linear layer and attention, which drop by functions; around what moves buffers."""
+
+    def __init__(self, width=4):
+        super().__init__()
+        self.inner, self.normed = nn.Linear(width, width), spectral(width)
+        self.attention = nn.MultiheadAttention(width, 1, dropout=0.5, batch_first=True)
+        self.statistics = nn.BatchNorm1d(width)
+
+    def forward(self, features):
+        dropped = nn.functional.dropout(self.inner(features), 0.5, self.training)
+        tokens = self.normed(features).unflatten(-1, (-1, 1)).repeat(1, 1, features.shape[-1])
+        attended, _ = self.attention(tokens, tokens, tokens)
+        return self.statistics(dropped + attended.mean(1))
+
+
 def spectral(width=4):
     """Make a layer under spectral norm as a parametrisation."""
     return parametrizations.spectral_norm(nn.Linear(width, width))
@@ -103,6 +119,11 @@ def old_spectral(width=4):
 def weight_norm(width=4):
     """Make a layer under weight norm as a parametrisation."""
     return parametrizations.weight_norm(nn.Linear(width, width))
+
+
+def old_weight_norm(width=4):
+    """Make a layer under weight norm as a hook, as torch had it first."""
+    return nn.utils.weight_norm(nn.Linear(width, width))
 
 
 class _Symmetric(nn.Module):

@@ -54,6 +54,22 @@ def test_a_figure_of_numpy_is_written_as_a_number(path):
     assert read_metrics(path) == [{"step": 1, "train/loss": 0.5}]
 
 
+def test_of_the_step_where_a_run_goes_on_only_lines_from_before_its_checkpoint_stay(path):
+    first = JsonLines(path)
+    first.begin(0, 10, lines=0)
+    first.scalars(4, {"train/loss": 1.0})
+    first.scalars(4, {"validation/loss": 0.5})
+    first.scalars(4, {"test/loss": 0.25})  # told after the checkpoint, which knows two lines
+    again = JsonLines(path)
+    again.begin(4, 10, lines=2)
+    again.scalars(4, {"test/loss": 0.25})
+    assert [list(line)[1] for line in read_metrics(path)] == [
+        "train/loss",
+        "validation/loss",
+        "test/loss",
+    ]
+
+
 def test_a_second_process_appends(path):
     write(path, 1, 2)
     write(path, 3)

@@ -198,6 +198,20 @@ def test_a_stop_between_the_last_step_of_a_phase_and_the_next_phase_adds_no_step
     assert_equal(weights(resumed), weights(unbroken))
 
 
+def test_a_run_killed_before_its_summary_tests_again_and_says_so_once(small_run):
+    phases = [phase("one", "body", until=4), phase("two")]
+    changes = {"data": DATA, "freeze": {"phases": phases}, "train": train(6, **EVERY_STEP)}
+    unbroken = small_run(**changes)
+    unbroken.fit()
+    expected = lines(unbroken)
+    (unbroken.folder.path / "summary.json").unlink()
+    resumed = small_run(**changes)
+    resumed.fit()
+    assert "test/loss" in expected[-1]
+    assert lines(resumed) == expected
+    assert (resumed.folder.path / "summary.json").is_file()
+
+
 def test_restore_best_goes_back_to_the_weights_of_the_best_evaluation(small_run):
     """With a rate that ruins the head, the first evaluation is the best."""
     ruin = phase("ruin", "body", lr={"head": 30.0}, restore_best=True)
@@ -212,27 +226,61 @@ def test_restore_best_goes_back_to_the_weights_of_the_best_evaluation(small_run)
     assert_equal(weights(trainer), weights(short))
 
 
+TWO_BESTS = {
+    "model": {
+        "layers": [
+            {"name": "body", "type": "Linear", "out_features": 8},
+            {"name": "head", "type": "Linear", "out_features": "classes"},
+        ]
+    },
+    "data": {"source": {"type": "sklearn", "name": "iris"}, "split": {"validation": 0.3}},
+    "task": {"type": "classification"},
+    "optimizer": {"type": "SGD", "lr": 0.02},
+    "freeze": {
+        "phases": [
+            phase(
+                "one",
+                until={"plateau": "validation/accuracy", "patience": 99, "at_most": {"steps": 15}},
+                restore_best=True,
+            ),
+            phase("two", "body", lr={"head": 1e-30}),
+        ]
+    },
+    "train": {
+        "steps": 18,
+        "batch_size": 32,
+        "evaluate_every": {"steps": 5},
+        "checkpoint": {"best": "validation/loss", "keep_last": 1},
+    },
+}
+"""The loss is best as the first phase ends, but the phase goes back to its best accuracy."""
+
+
 def test_the_best_weights_of_the_run_survive_a_phase_that_goes_back_by_another_metric(small_run):
-    """The loss is best as the phase ends, but the phase goes back to its best accuracy."""
-    layers = [{"name": "body", "type": "Linear", "out_features": 8},
-              {"name": "head", "type": "Linear", "out_features": "classes"}]  # fmt: skip
-    accuracy = {"plateau": "validation/accuracy", "patience": 99, "at_most": {"steps": 15}}
-    trainer = small_run(
-        model={"layers": layers},
-        data={"source": {"type": "sklearn", "name": "iris"}, "split": {"validation": 0.3}},
-        task={"type": "classification"},
-        optimizer={"type": "SGD", "lr": 0.02},
-        freeze={"phases": [phase("one", until=accuracy, restore_best=True),
-                           phase("two", "body", lr={"head": 1e-30})]},
-        train={"steps": 18, "batch_size": 32, "evaluate_every": {"steps": 5},
-               "checkpoint": {"best": "validation/loss", "keep_last": 1}},
-    )  # fmt: skip
+    trainer = small_run(**TWO_BESTS)
     progress = trainer.fit()
     losses = {entry["step"]: entry["validation/loss"] for entry in lines(trainer, tag="validation")}
     assert min(losses, key=losses.get) == progress.best_step == 15
     assert losses[18] > losses[15], "the phase has gone back"
     assert trainer.evaluate(trainer.splits.validation)["loss"] == progress.best == losses[15]
     assert_equal(load_run(trainer.folder.path).model.state_dict(), weights(trainer))
+
+
+def test_a_phase_that_is_left_twice_is_said_to_begin_once(small_run):
+    """The checkpoint of the best weights is from before the phase is left."""
+    rules = TWO_BESTS["train"]["checkpoint"] | {"keep_last": 100}
+    changes = TWO_BESTS | {"train": TWO_BESTS["train"] | {"checkpoint": rules}}
+    unbroken = small_run(**changes)
+    unbroken.fit()
+    expected = lines(unbroken)
+    for path in unbroken.checkpoints.all():
+        if path > unbroken.checkpoints.path_of(15):
+            shutil.rmtree(path)
+    (unbroken.folder.path / "summary.json").unlink()
+    resumed = small_run(**changes)
+    assert (resumed.progress.step, resumed.progress.phase) == (15, 0)
+    resumed.fit()
+    assert lines(resumed) == expected
 
 
 @pytest.mark.parametrize(

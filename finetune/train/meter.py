@@ -1,0 +1,323 @@
+"""What forward and backward passes of a phase take, measured over a few samples without a trace."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
+
+from finetune.config.freeze import ModulesConfig
+from finetune.config.run import RunConfig
+from finetune.data.loader import Batch, sample_order, windows
+from finetune.freezing.apply import apply_mask, hold_modes, release_modes
+from finetune.freezing.plan import Phase
+from finetune.freezing.proof import fingerprint
+from finetune.prefix.choose import Prospect, Use, find_prospect
+from finetune.prefix.probe import Border
+from finetune.train.precision import Precision
+from finetune.train.setup import Parts, prefix_use
+from finetune.train.tasks import Task
+
+_FEW, _MORE = 2, 3
+"""Samples of the two passes that are measured; a line through both gives all other sizes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What forward and backward passes of a phase take."""
+
+    flops_per_step: int
+    """Floating-point operations of an optimizer step, forward and backward."""
+    forward_flops_per_step: int
+    """Those of its forward passes."""
+    prefix_flops_per_step: int
+    """Those that answers from a store would save."""
+    activations_bytes: int
+    """What autograd keeps of a forward pass over the largest micro-batch."""
+    moved: frozenset[str]
+    """Buffers that training moves."""
+    prospect: Prospect | str
+    """What storing the frozen prefix would mean, or why there is nothing to store."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """One forward and backward pass."""
+
+    flops: int
+    forward: int
+    prefix: int
+    kept: int
+    moved: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Runs a few samples through the network as a phase would.
+
+    The model is left as it was: parameters, buffers, gradients, modes, random state.
+    """
+
+    model: nn.Module
+    task: Task
+    precision: Precision
+    few: Batch
+    more: Batch
+    sizes: tuple[int, ...]
+    """Sizes of the micro-batches of a whole step."""
+    use: Use | None
+    """How the run would use a store; None where it is to use none."""
+    known: dict[tuple[frozenset[str], ModulesConfig], Measured]
+    """What was measured before, by all that it depends on but the number of visits."""
+
+    @classmethod
+    def of(cls, parts: Parts, config: RunConfig) -> Self:
+        """Cut the samples from the first micro-batch of the run, padded as there."""
+        samples, settings = parts.data.train, config.train
+        order = sample_order(len(samples), config.seed, 0)
+        window = windows(order, settings.batch_size, drop_last=False)[0]
+        cut = window.split(settings.pass_size)
+        batch = samples.fetch(cut[0]).to(parts.device)
+        precision = Precision(settings.precision, parts.device)
+        few, more = _rows(batch, _FEW), _rows(batch, _MORE)
+        use = prefix_use(config, parts) if config.prefix.use == "auto" else None
+        return cls(parts.model, parts.task, precision, few, more, tuple(map(len, cut)), use, {})
+
+    def measure(self, phase: Phase, visits: float) -> Measured:
+        """Return what the passes of a phase take.
+
+        Args:
+            phase: Its mask and modes.
+            visits: How often it sees each training sample.
+        """
+        key = phase.frozen, phase.modules
+        if key not in self.known:
+            found = self._prospect(phase, visits)
+            few, more = (self._pass(phase, batch, found) for batch in (self.few, self.more))
+            self.known[key] = Measured(
+                self._of_step(few.flops, more.flops),
+                self._of_step(few.forward, more.forward),
+                self._of_step(few.prefix, more.prefix),
+                round(self._at(max(self.sizes), few.kept, more.kept)),
+                few.moved,
+                found,
+            )
+        known = self.known[key]
+        if isinstance(known.prospect, str):
+            return known
+        return replace(known, prospect=replace(known.prospect, visits=self._visits(visits)))
+
+    def _visits(self, visits: float) -> int:
+        """Return how often each view of a sample is seen."""
+        views = self.use.splits["train"].views if self.use is not None else None
+        return max(1, round(visits / (views or 1)))
+
+    def _of_step(self, few: int, more: int) -> int:
+        return round(sum(self._at(size, few, more) for size in self.sizes))
+
+    def _prospect(self, phase: Phase, visits: float) -> Prospect | str:
+        """Probe the network as the run does when the phase begins."""
+        if self.use is None:
+            return "prefix: off"
+        with _left_as_it_was(self.model):
+            self._enter(phase)
+            return find_prospect(self.model, self.use, visits=visits)
+
+    def _enter(self, phase: Phase) -> None:
+        apply_mask(self.model, phase.frozen)
+        hold_modes(self.model, phase.frozen, phase.modules)
+        self.model.train()
+
+    def _at(self, size: int, few: int, more: int) -> float:
+        """Read a size off the line through two measured points, or through one and the origin."""
+        gap = len(self.more) - len(self.few)
+        if not gap:
+            return few * size / len(self.few)
+        return few + (more - few) * (size - len(self.few)) / gap
+
+    def _pass(self, phase: Phase, batch: Batch, prospect: Prospect | str) -> _Pass:
+        """Run one batch forward and backward, and undo what it did."""
+        model = self.model
+        border = prospect.border if isinstance(prospect, Prospect) else None
+        with _left_as_it_was(model), _every_operation_seen():
+            self._enter(phase)
+            before, kept = _digests(model), _KeptForBackward(model)
+            with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+                with (
+                    saved_tensors_hooks(kept.pack, _unpacked),
+                    self.precision.autocast(),
+                    _flops_within(model, border, counter) as within,
+                ):
+                    loss = self.task.loss(model(**batch.inputs), batch).sum() / len(batch)
+                forward = counter.get_total_flops()
+                self.precision.backward(loss)
+            after = _digests(model)
+        moved = frozenset(name for name, digest in after.items() if before.get(name) != digest)
+        return _Pass(counter.get_total_flops(), forward, sum(within), kept.size_bytes, moved)
+
+
+@contextmanager
+def _flops_within(
+    model: nn.Module, border: Border | None, counter: FlopCounterMode
+) -> Iterator[list[int]]:
+    """Note the FLOPs of each call that a border takes into the prefix."""
+    chosen = {(call.module, call.visit) for call in border.calls} if border else set()
+    visits: dict[str, int] = {}
+    inside: list[tuple[nn.Module, int]] = []
+    found: list[int] = []
+
+    def enter(name: str, module: nn.Module) -> None:
+        # calls inside a frozen one are not counted, as in the border
+        if not inside:
+            visit = visits.get(name, 0)
+            visits[name] = visit + 1
+            if (name, visit) in chosen:
+                inside.append((module, counter.get_total_flops()))
+
+    def leave(module: nn.Module, *_: Any) -> None:
+        if inside and inside[0][0] is module:
+            found.append(counter.get_total_flops() - inside.pop()[1])
+
+    handles = []
+    for name in {module for module, _ in chosen}:
+        module = model.get_submodule(name)
+        hook = module.register_forward_pre_hook(lambda m, _, n=name: enter(n, m), prepend=True)
+        handles += [hook, module.register_forward_hook(leave)]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _convolution_backward(
+    grad: list[int], inputs: list[int], weight: list[int], *rest: Any, **_: Any
+) -> int:
+    """Count each of the two gradients of a convolution as much as its forward pass.
+
+    torch's own formula multiplies the channels of all groups with each other, which counts a
+    depthwise convolution over C channels C times too much.
+    """
+    transposed, wanted = bool(rest[4]), rest[7]
+    once: int = conv_flop_count(inputs, weight, grad, transposed=transposed)
+    return once * (bool(wanted[0]) + bool(wanted[1]))
+
+
+def _attention(query: list[int], key: list[int], value: list[int], *_: Any, **__: Any) -> int:
+    once: int = sdpa_flop_count(query, key, value)
+    return once
+
+
+def _attention_backward(
+    _: list[int], query: list[int], key: list[int], value: list[int], *__: Any, **___: Any
+) -> int:
+    return 2 * _attention(query, key, value)
+
+
+_FORMULAS = {
+    torch.ops.aten.convolution_backward: _convolution_backward,
+    # torch counts the attention of GPUs, not the one of the CPU
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+class _KeptForBackward:
+    """Adds up the storages that autograd keeps, without those of the model itself."""
+
+    __slots__ = ("_own", "_sizes")
+
+    def __init__(self, model: nn.Module) -> None:
+        own = (*model.parameters(), *model.buffers())
+        self._own = {tensor.untyped_storage().data_ptr() for tensor in own}
+        self._sizes: dict[int, int] = {}
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        """Note one tensor; a view keeps the whole storage that it looks at."""
+        if tensor.layout is torch.strided:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in self._own:
+                self._sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor.detach()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes noted so far."""
+        return sum(self._sizes.values())
+
+
+def _unpacked(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+@contextmanager
+def _every_operation_seen() -> Iterator[None]:
+    """Keep frozen transformer layers of torch from a fused operation that nobody counts."""
+    was_enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_enabled)
+
+
+@contextmanager
+def _left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Put back flags, gradients, modes, buffers and random state when the block is over.
+
+    Weights need no copy, but for an embedding with `max_norm`: no other changes them in forward.
+    """
+    parameters = dict(model.named_parameters())
+    frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
+    gradients = {name: parameter.grad for name, parameter in parameters.items()}
+    modules = list(model.modules())
+    modes = [(module, module.training, module.__dict__.get("train")) for module in modules]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in modules
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    rescaled = [
+        (parameter, parameter.detach().clone())
+        for module in modules
+        if getattr(module, "max_norm", None) is not None
+        for parameter in module.parameters(recurse=False)
+    ]
+    device = next(iter(parameters.values())).device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        try:
+            for parameter in parameters.values():
+                parameter.grad = None
+            yield
+        finally:
+            apply_mask(model, frozen)
+            release_modes(model)
+            for name, gradient in gradients.items():
+                parameters[name].grad = gradient
+            for module, mode, hold in modes:
+                module.training = mode
+                if hold is not None:
+                    module.__dict__["train"] = hold
+            with torch.no_grad():
+                for module, name, buffer, value in buffers:
+                    buffer.copy_(value)
+                    module._buffers[name] = buffer
+                for weight, value in rescaled:
+                    weight.copy_(value)
+
+
+def _rows(batch: Batch, count: int) -> Batch:
+    inputs = {name: values[:count] for name, values in batch.inputs.items()}
+    target = None if batch.target is None else batch.target[:count]
+    return Batch(inputs, target, batch.indices[:count])
+
+
+def _digests(model: nn.Module) -> dict[str, str]:
+    buffers = model.named_buffers(remove_duplicate=False)
+    return {name: fingerprint(buffer) for name, buffer in buffers}
