@@ -146,6 +146,7 @@ class FrozenPrefix:
             size=len(batch),
             in_order=False,
             autocast=nullcontext,
+            tell=self._note,
         )
         sealed, here = store.sealed(), batch.indices.cpu()
         self._stored.add(self._samples, store, trials, sealed[torch.isin(sealed, here)])

@@ -244,5 +244,6 @@ class Prefixes:
             size=use.batch_sizes[split],
             in_order=split != "train",
             autocast=use.autocast,
+            tell=use.tell,
         )
         prefix.add(samples, store, trials, store.sealed())

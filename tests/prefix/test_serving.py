@@ -33,13 +33,6 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def always(monkeypatch):
-    """Let a store be used however little it would save."""
-    monkeypatch.setattr("finetune.prefix.choose._READ_BYTES_PER_S", 1e18)
-    monkeypatch.setattr("finetune.prefix.choose._READ_S_PER_SAMPLE", 0.0)
-
-
 def run(folder, *, prefix, layers=CONV, phases, epochs=4, **train):
     config = RunConfig.model_validate(
         {
@@ -89,9 +82,9 @@ def test_a_stored_prefix_changes_no_bit(tmp_path, always, layers, phases):
 
 def test_the_prefix_runs_once_per_sample_in_training(tmp_path, always):
     trainer = run(tmp_path / "run", prefix="auto", phases=PHASES["all but the head"])
-    samples = len(trainer.splits.train) + len(trainer.splits.validation)
-    assert trainer.prefixes.statistics.recorded == samples
-    assert trainer.prefixes.statistics.answered == 3 * samples
+    seen_again = len(trainer.splits.train) + len(trainer.splits.validation)
+    assert trainer.prefixes.statistics.recorded == seen_again + len(trainer.splits.test)
+    assert trainer.prefixes.statistics.answered == 3 * seen_again
 
 
 def test_a_second_run_starts_warm_and_one_with_other_frozen_weights_does_not(tmp_path, always):
