@@ -152,12 +152,8 @@ class Trials:
             rows = {name: without_padding(row, batch.inputs) for name, row in rows.items()}
             if not rows:
                 return "make other calls than the batch that was tried"
-            if not self._in_order:
-                with torch.no_grad():
-                    full, _ = self._recorded(self._filled_up(batch, backwards=True).inputs)
-                full = {name: row.flip(0) for name, row in full.items()}
-                if not full or not all(_same_rows(rows[n], full[n], batch.inputs) for n in rows):
-                    return "are computed with other bits than full ones, or by place in the batch"
+            if not self._in_order and not self._agrees_in_other_company(batch, rows):
+                return "are computed with other bits than in other company, or in other places"
             answered = self._answered(batch.inputs, rows, shape)
         return answered if isinstance(answered, str) else whole.difference(answered)
 
@@ -212,10 +208,26 @@ class Trials:
                 torch.set_autocast_cache_enabled(caches)
         self.seconds += time.perf_counter() - began
 
-    def _filled_up(self, batch: Batch, *, backwards: bool = False) -> Batch:
+    def _agrees_in_other_company(self, batch: Batch, rows: Mapping[str, Tensor]) -> bool:
+        """Tell whether a full batch gives the same samples, in other places, the same bits."""
+        kept = torch.arange(len(batch))
+        places = kept.repeat(-(-self._size // len(batch)))[: self._size].flip(0)
+        if len(batch) == self._size > 1:
+            # every other sample gives way to its neighbour, which comes twice
+            kept, places = kept[::2], places - places % 2
+        found = torch.stack([(places == place).nonzero()[0, 0] for place in kept])
+        with torch.no_grad():
+            full, _ = self._recorded(self._filled_up(batch, places).inputs)
+        inputs = {name: values[kept] for name, values in batch.inputs.items()}
+        return full.keys() == rows.keys() and all(
+            _same_rows(rows[name][kept], full[name][found], inputs) for name in rows
+        )
+
+    def _filled_up(self, batch: Batch, places: Tensor | None = None) -> Batch:
         """Return a full batch of the same samples, filled up to the longest sample there is."""
-        again = batch.indices.cpu()[torch.arange(self._size) % len(batch)]
-        again = again.flip(0) if backwards else again
+        if places is None:
+            places = torch.arange(self._size) % len(batch)
+        again = batch.indices.cpu()[places]
         full = self._samples.fetch(again, epoch=batch.view, length=self._samples.longest)
         return full.to(batch.indices.device)
 
@@ -270,8 +282,8 @@ def without_padding(row: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def _same_rows(row: Tensor, other: Tensor, inputs: Mapping[str, Tensor]) -> bool:
-    """Tell whether both hold the same bits, as far as `row` goes, but for padding."""
-    mask, other = inputs.get("attention_mask"), other[: len(row)]
+    """Tell whether both hold the same bits, but for padding."""
+    mask = inputs.get("attention_mask")
     if mask is not None and row.shape[:2] == mask.shape:
         other = without_padding(other[:, : mask.shape[1]], inputs)
     return same_bits(row, other)

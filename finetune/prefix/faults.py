@@ -151,10 +151,27 @@ def _same_values(one: Call, other: Call) -> bool:
 
 
 def _rows_agree(one: Tensor, two: Tensor, shared: Sequence[tuple[int, int]]) -> bool:
-    """Tell whether two outputs, sample by sample, hold the same bits for the shared samples."""
+    """Tell whether two outputs, sample by sample, agree on the shared samples but for rounding.
+
+    In so small a batch kernels may round by the place of a sample. Whether batches of the size
+    that training takes have the very same bits is another trial, see `exact.py`.
+    """
     left, right = [row for row, _ in shared], [row for _, row in shared]
-    has_rows = one.ndim > 0 and one.shape[0] > max(*left, *right)
-    return has_rows and same_bits(one[left], two[right])
+    if one.ndim == 0 or one.shape[0] <= max(*left, *right):
+        return False
+    ours, theirs = one[left], two[right]
+    if same_bits(ours, theirs):
+        return True
+    if not ours.is_floating_point() or ours.numel() == 0:
+        return False
+    formats = [ours.dtype, *_autocast_formats(ours.device.type)]
+    rounding = max(torch.finfo(dtype).eps for dtype in formats) ** 0.5
+    largest = float(ours.abs().nan_to_num(0, 0, 0).max())
+    return torch.allclose(ours, theirs, rtol=0, atol=rounding * largest, equal_nan=True)
+
+
+def _autocast_formats(device: str) -> list[torch.dtype]:
+    return [torch.get_autocast_dtype(device)] if torch.is_autocast_enabled(device) else []
 
 
 def _differs_in_kind(one: Tensor, other: Tensor) -> bool:
