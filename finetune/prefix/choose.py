@@ -240,6 +240,7 @@ class Prefixes:
             "data": self._fingerprints[split],
             "split": split,
             "batch_size": self._use.batch_sizes[split],
+            "store_dtype": self._config.store_dtype,
         }
 
     def _add(self, prefix: StoredPrefix, split: str, found: Prospect) -> None:

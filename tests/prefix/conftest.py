@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 
 import pytest
+import torch
 
 from finetune.prefix.store import Store
 
@@ -45,6 +46,7 @@ def always(monkeypatch):
     """Let a store be used however little it would save."""
     monkeypatch.setattr("finetune.prefix.choose._READ_BYTES_PER_S", 1e18)
     monkeypatch.setattr("finetune.prefix.choose._READ_S_PER_SAMPLE", 0.0)
+    monkeypatch.setattr("finetune.prefix.choose._WORTH_TRYING", 0)
 
 
 @pytest.fixture
@@ -57,3 +59,18 @@ def odd_runs(runs, always, tmp_path):
         return stored, whole, said
 
     return both
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """A folder of texts of two kinds, of very different lengths."""
+    words = ["the", "match", "was", "won", "by", "a", "late", "goal", "while", "shares", "fell"]
+    draw = torch.Generator().manual_seed(0)
+    for number in range(40):
+        label = ("sport", "business")[number % 2]
+        length = int(torch.randint(3, 90, (), generator=draw))
+        chosen = torch.randint(len(words), (length,), generator=draw)
+        folder = tmp_path / "texts" / label
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}.txt").write_text(" ".join(words[n] for n in chosen))
+    return tmp_path / "texts"

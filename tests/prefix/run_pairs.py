@@ -6,8 +6,10 @@ from finetune.config.run import Provenance, RunConfig
 from finetune.train.setup import build_trainer
 
 DIGITS = {
-    "source": {"type": "sklearn", "name": "digits"},
-    "split": {"validation": 0.05, "test": 0.8, "stratify": True},
+    "source": {"type": "import", "path": "prefix_nets:some_digits", "args": {}},
+    "split": {"validation": 0.1, "test": 0.1, "stratify": True},
+    "inputs": ["image"],
+    "target": "label",
 }
 MODULES = ("prefix_nets", "sly_nets")
 

@@ -32,21 +32,6 @@ def test_odd_networks_end_with_the_same_bits(runs, tmp_path, net, freeze):
     runs.assert_same_run(stored, whole)
 
 
-@pytest.fixture
-def texts(tmp_path):
-    """A folder of texts of two kinds, of very different lengths."""
-    words = ["the", "match", "was", "won", "by", "a", "late", "goal", "while", "shares", "fell"]
-    draw = torch.Generator().manual_seed(0)
-    for number in range(40):
-        label = ("sport", "business")[number % 2]
-        length = int(torch.randint(3, 90, (), generator=draw))
-        chosen = torch.randint(len(words), (length,), generator=draw)
-        folder = tmp_path / "texts" / label
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number}.txt").write_text(" ".join(words[n] for n in chosen))
-    return tmp_path / "texts"
-
-
 @pytest.mark.slow
 def test_the_top_two_layers_of_minilm_end_with_the_same_bits(runs, tmp_path, texts):
     def config(prefix):
