@@ -90,6 +90,8 @@ class Stored:
     trials: Trials
     is_full: bool = False
     """Whether nothing more can be written."""
+    num_told: int = 0
+    """Damaged rows that the user knows of."""
 
     def answers(self, indices: Tensor, view: int, replay: Replay) -> bool:
         """Tell whether a batch of these samples can be answered."""
@@ -154,7 +156,9 @@ class StoredPrefix:
 
     def add(self, samples: Split, store: Store, trials: Trials, checked: Tensor) -> None:
         """Take up a split; compare some of the rows `checked` with what they should be."""
-        stored = self._splits[id(samples)] = Stored(samples, store, trials)
+        stored = self._splits[id(samples)] = Stored(
+            samples, store, trials, num_told=store.num_damaged
+        )
         if len(checked) and not self._holds_what_it_should(stored, checked):
             store.discard()
             self._tell(f"prefix: the rows of store {store.meta.key} are wrong: all recomputed")
@@ -172,6 +176,7 @@ class StoredPrefix:
             return
         view = epoch % samples.views if samples.views else 0
         is_there = [stored.has(cut, view) for cut in cuts]
+        self._tell_damage(stored)
         missing = [cut for cut, is_stored in zip(cuts, is_there, strict=True) if not is_stored]
         computed = samples.fetches(missing, epoch=epoch)
         for cut, is_stored in zip(cuts, is_there, strict=True):
@@ -245,6 +250,14 @@ class StoredPrefix:
             return batch
         again = samples.fetch(batch.indices.cpu(), epoch=batch.view)
         return again.to(batch.indices.device)
+
+    def _tell_damage(self, stored: Stored) -> None:
+        """Say how many rows were found damaged since this was last said, if any."""
+        count = stored.store.num_damaged - stored.num_told
+        if count:
+            rows = "1 damaged row is" if count == 1 else f"{count} damaged rows are"
+            self._tell(f"prefix: store {stored.store.meta.key}: {rows} recomputed")
+        stored.num_told += count
 
     def _answered_or_recorded(self, batch: Batch, stored: Stored) -> Any:
         if stored.answers(batch.indices.cpu(), batch.view, self.replay):
