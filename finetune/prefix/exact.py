@@ -95,6 +95,8 @@ class Trials:
         self._tell = tell
         self._verdicts: dict[tuple[Shape, bool, bool], bool] = {}
         """By shape, the mode of the network and whether gradients are wanted."""
+        self._has_met_others = False
+        """Whether full batches were tried in which samples meet others."""
         self.seconds = 0.0
         """Time that trying has taken."""
 
@@ -152,7 +154,7 @@ class Trials:
             rows = {name: without_padding(row, batch.inputs) for name, row in rows.items()}
             if not rows:
                 return "make other calls than the batch that was tried"
-            if not self._in_order and not self._agrees_in_other_company(batch, rows):
+            if not self._in_order and not self._agrees_elsewhere(batch, rows):
                 return "are computed with other bits than in other company, or in other places"
             answered = self._answered(batch.inputs, rows, shape)
         return answered if isinstance(answered, str) else whole.difference(answered)
@@ -208,13 +210,22 @@ class Trials:
                 torch.set_autocast_cache_enabled(caches)
         self.seconds += time.perf_counter() - began
 
-    def _agrees_in_other_company(self, batch: Batch, rows: Mapping[str, Tensor]) -> bool:
-        """Tell whether a full batch gives the same samples, in other places, the same bits."""
+    def _agrees_elsewhere(self, batch: Batch, rows: Mapping[str, Tensor]) -> bool:
+        """Tell whether full batches give the samples, in other places and company, these bits."""
         kept = torch.arange(len(batch))
         places = kept.repeat(-(-self._size // len(batch)))[: self._size].flip(0)
-        if len(batch) == self._size > 1:
-            # every other sample gives way to its neighbour, which comes twice
-            kept, places = kept[::2], places - places % 2
+        if not self._gives(batch, rows, kept, places):
+            return False
+        if self._has_met_others or len(batch) < max(2, self._size):
+            return True
+        # every other sample gives way to its neighbour, which comes twice
+        self._has_met_others = self._gives(batch, rows, kept[::2], places - places % 2)
+        return self._has_met_others
+
+    def _gives(
+        self, batch: Batch, rows: Mapping[str, Tensor], kept: Tensor, places: Tensor
+    ) -> bool:
+        """Tell whether a full batch of the samples at `places` gives those `kept` these rows."""
         found = torch.stack([(places == place).nonzero()[0, 0] for place in kept])
         with torch.no_grad():
             full, _ = self._recorded(self._filled_up(batch, places).inputs)

@@ -110,7 +110,7 @@ class Normed(nn.Module):
 
 
 class Deep(nn.Module):
-    """As many rounds as the batch's mean says."""
+    """As many rounds as the first sample says."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class Deep(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         flat = image.flatten(1)
-        for _ in range(1 + int(flat.sum().abs() * 1000) % 5):
+        for _ in range(1 + int(flat[0].sum().abs() * 1000) % 5):
             flat = self.step(flat).tanh()
         return flat
 

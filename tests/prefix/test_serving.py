@@ -106,7 +106,8 @@ def test_micro_batches_change_nothing(tmp_path, always):
     assert_equal_weights(stored, whole)
 
 
-def test_a_store_that_would_not_pay_is_not_made_and_the_line_says_so(tmp_path):
+def test_a_store_that_would_not_pay_is_not_made_and_the_line_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune.prefix.choose._WORTH_TRYING", 0)
     said = []
     trainer = run(tmp_path / "run", prefix="off", phases=PHASES["frozen front"])
     use = Use(
