@@ -30,6 +30,7 @@ def profiled(run):
     return calls
 
 
+@pytest.mark.usefixtures("always")
 def test_where_nothing_is_frozen_nothing_is_tried_and_nothing_is_done_in_a_step(small_run):
     trainer = small_run(prefix="auto")
     passes = []
