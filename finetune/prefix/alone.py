@@ -96,7 +96,7 @@ class FrozenPrefix:
         Raises:
             ModelError: an input is no tensor of as many samples.
         """
-        named = inspect.signature(self._model.forward).bind(*args, **inputs).arguments
+        named = _by_name(self._model, args, inputs)
         for name, value in named.items():
             if not isinstance(value, Tensor) or len(value) != len(indices):
                 raise ModelError(f"input {name!r} is no tensor of {len(indices)} samples")
@@ -146,6 +146,7 @@ class FrozenPrefix:
             size=len(batch),
             in_order=False,
             autocast=nullcontext,
+            tell=self._note,
         )
         sealed, here = store.sealed(), batch.indices.cpu()
         self._stored.add(self._samples, store, trials, sealed[torch.isin(sealed, here)])
@@ -162,6 +163,18 @@ class FrozenPrefix:
 
     def _note(self, text: str) -> None:
         self.reasons = (*self.reasons, text)
+
+
+def _by_name(
+    model: nn.Module, args: tuple[Tensor, ...], inputs: dict[str, Tensor]
+) -> dict[str, Any]:
+    """Return the arguments of a call by their names, those of `**kwargs` among them."""
+    signature = inspect.signature(model.forward)
+    named = dict(signature.bind(*args, **inputs).arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            named |= named.pop(name, {})
+    return named
 
 
 def _precision(device: torch.device) -> str:

@@ -58,9 +58,12 @@ class Book:
         return bool(self._known[rows].all())
 
     def known_spans(self, rows: Rows) -> Spans:
-        """Return where known rows lie, whatever has become of the files since."""
+        """Return where known rows lie, whatever has become of the files since.
+
+        Without lengths where all rows have one, as this is asked in every step.
+        """
         if not len(self._known_places):
-            return Spans(rows, rows, np.ones_like(rows))
+            return Spans(rows, rows, rows[:0])
         places = self._known_places[rows]
         return Spans(rows, places[:, 0], places[:, 1])
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -11,13 +11,18 @@ from torch import nn
 from finetune.config.prefix import PrefixConfig
 from finetune.data.loader import Samples
 from finetune.prefix.exact import Trials
-from finetune.prefix.key import facts_of, key_of
+from finetune.prefix.key import Facts, facts_of, key_of
 from finetune.prefix.probe import Border, probe
 from finetune.prefix.serving import NoPrefix, Prefix, Statistics, StoredPrefix
+from finetune.prefix.shelf import num_sealed
 from finetune.prefix.store import Store, StoreError, cache_root
 
 _TRIAL = 6
 """Samples of a trial batch."""
+_PASSES = 6
+"""Forward passes over the trial batch that finding the prefix takes, about."""
+_WORTH_TRYING = 10
+"""How many times the samples of the trial are to come before it is made."""
 _READ_BYTES_PER_S = 1e9
 _READ_S_PER_SAMPLE = 5e-6
 """What reading a row from a warm store costs, measured by `benchmarks/store_read.py`."""
@@ -51,6 +56,8 @@ class Prospect:
     rows: int
     """Rows of all splits together."""
     train_rows: int
+    stored: float = 0.0
+    """Share of them that a store has already."""
 
     @property
     def row_bytes(self) -> int:
@@ -66,9 +73,10 @@ class Prospect:
 
     @property
     def saving(self) -> float:
-        """Seconds that a store, empty at first, is expected to save; below 0 it does not pay."""
-        again = self.visits - 1
-        return self.train_rows * (self.seconds * again - self.reading * (self.visits + 1))
+        """Seconds that a store is expected to save; below 0 it does not pay."""
+        new = 1 - self.stored
+        again = self.seconds * (self.visits - new)
+        return self.train_rows * (again - self.reading * (self.visits + new))
 
     @property
     def not_further(self) -> str:
@@ -95,8 +103,8 @@ def find_prospect(model: nn.Module, use: Use, *, visits: float) -> Prospect | st
         return "nothing is frozen"
     if train.views is None:
         return "not stored, random transforms come before it (views: K would store K draws of each)"
-    if len(train) < _TRIAL + 2:
-        return "too few samples to try it out"
+    if len(train) < _TRIAL + 2 or visits * len(train) < _WORTH_TRYING * _PASSES * _TRIAL:
+        return "too few samples come before the mask changes to try it out"
     border, seconds = _tried(model, train, use)
     if not border.stored:
         why = "; ".join(border.reasons)
@@ -141,6 +149,7 @@ class Prefixes:
         """What stores have done for the run so far."""
         self._config, self._model, self._use = config, model, use
         self._earlier: StoredPrefix | None = None
+        self._fingerprints: dict[str, str] = {}
 
     def open(self, visits: float) -> None:
         """Choose the prefix for the mask and the modes that the network has now.
@@ -153,8 +162,13 @@ class Prefixes:
         found = find_prospect(self._model, self._use, visits=visits)
         if isinstance(found, str):
             self._use.tell(f"prefix: {found}")
-        elif self._pays(found):
-            self._store(found)
+            return
+        facts = facts_of(self._model, found.border, self._use.facts)
+        key = key_of(self._about(facts, "train"))
+        there = num_sealed(cache_root(), key) / found.train_rows
+        found = replace(found, stored=min(1.0, there))
+        if self._pays(found):
+            self._store(found, facts)
 
     def leave(self) -> None:
         """Let everything run again; what was stored may help a prefix that ends deeper."""
@@ -177,13 +191,13 @@ class Prefixes:
         if found.saving > 0:
             return True
         self._use.tell(
-            f"prefix: up to {found.up_to} runs in {found.seconds * 1e6:.0f} us a sample, reading "
-            f"would take {found.reading * 1e6:.0f} us, for {found.visits} visits: not stored"
+            f"prefix: not stored, it would not pay: up to {found.up_to} it runs in "
+            f"{found.seconds * 1e6:.0f} us a sample, reading would take {found.reading * 1e6:.0f} "
+            f"us, each sample comes {_times(found.visits)}{found.not_further}"
         )
         return False
 
-    def _store(self, found: Prospect) -> None:
-        facts = facts_of(self._model, found.border, self._use.facts)
+    def _store(self, found: Prospect, facts: Facts) -> None:
         earlier = self._earlier
         if (
             earlier is None
@@ -218,13 +232,20 @@ class Prefixes:
             f"expected to save {found.saving:.0f} s{found.not_further}"
         )
 
+    def _about(self, facts: Facts, split: str) -> Facts:
+        """Return all that the rows of a split depend on."""
+        if split not in self._fingerprints:
+            self._fingerprints[split] = self._use.splits[split].fingerprint()
+        return facts | {
+            "data": self._fingerprints[split],
+            "split": split,
+            "batch_size": self._use.batch_sizes[split],
+            "store_dtype": self._config.store_dtype,
+        }
+
     def _add(self, prefix: StoredPrefix, split: str, found: Prospect) -> None:
         use, samples = self._use, self._use.splits[split]
-        about = prefix.facts | {
-            "data": samples.fingerprint(),
-            "split": split,
-            "batch_size": use.batch_sizes[split],
-        }
+        about = self._about(prefix.facts, split)
         store = Store.open(
             cache_root(),
             key_of(about),
@@ -244,5 +265,10 @@ class Prefixes:
             size=use.batch_sizes[split],
             in_order=split != "train",
             autocast=use.autocast,
+            tell=use.tell,
         )
         prefix.add(samples, store, trials, store.sealed())
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

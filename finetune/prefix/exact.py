@@ -5,8 +5,9 @@ So rows are kept, and used, only of batches in whose shape every sample gets the
 batch, filled up to the longest sample, gives it.
 """
 
-from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from random import SystemRandom
 from typing import Protocol
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from finetune.data.loader import Batch
 from finetune.prefix.outputs import tensors_in
 from finetune.prefix.replay import Replay
-from finetune.prefix.trace import same_bits, undisturbed
+from finetune.prefix.state import same_bits, undisturbed
 
 Shape = tuple[int, int | None]
 """Samples of a batch, and the tokens it is filled up to where there are tokens."""
@@ -75,6 +76,7 @@ class Trials:
         in_order: Whether the split is cut in one and the same way every time, so that a sample
             never meets other company.
         autocast: The number format of the forward pass.
+        tell: Receives a line for each shape that is not exact.
     """
 
     def __init__(
@@ -86,26 +88,39 @@ class Trials:
         size: int,
         in_order: bool,
         autocast: Callable[[], AbstractContextManager[object]],
+        tell: Callable[[str], None],
     ) -> None:
         self._model, self._replay, self._samples = model, replay, samples
         self._size, self._in_order, self._autocast = size, in_order, autocast
-        self._verdicts: dict[Shape, bool] = {}
+        self._tell = tell
+        self._verdicts: dict[tuple[Shape, bool, bool], bool] = {}
+        """By shape, the mode of the network and whether gradients are wanted."""
+        self._has_met_others = False
+        """Whether full batches were tried in which samples meet others."""
+        self.seconds = 0.0
+        """Time that trying has taken."""
 
     def passed(self, shape: Shape) -> bool:
         """Tell whether batches of a shape are known to be exact."""
-        return self._verdicts.get(shape, False)
+        return self._verdicts.get(self._now(shape), False)
 
     def is_exact(self, batch: Batch) -> bool:
         """Tell whether batches of this one's shape are exact; run it a few times if unknown."""
         shape = len(batch), length_of(batch.inputs)
-        if shape not in self._verdicts:
-            with torch.no_grad(), self._autocast():
-                self._verdicts[shape] = self._try(batch, shape)
-        return self._verdicts[shape]
+        now = self._now(shape)
+        if now not in self._verdicts:
+            fault = self._fault(batch, shape)
+            self._verdicts[now] = fault is None
+            if fault is not None:
+                self._tell(_in_words(shape, fault))
+        return self._verdicts[now]
 
     def in_full_batch(self, batch: Batch) -> dict[str, Tensor]:
-        """Return what a full batch gives the samples of this one, `(B, ...)` by name."""
-        with torch.no_grad(), self._autocast():
+        """Return what a full batch gives the samples of this one, `(B, ...)` by name.
+
+        Empty where the network does not treat it as it treated the trial batch.
+        """
+        with self._trying():
             rows, _ = self._recorded(self._filled_up(batch).inputs)
         return {name: row[: len(batch)] for name, row in rows.items()}
 
@@ -121,7 +136,7 @@ class Trials:
             indices = of_view[SystemRandom().choices(range(len(of_view)), k=_FEW)]
         device = next(self._model.parameters()).device
         batch = self._samples.fetch(indices, epoch=view).to(device)
-        with torch.no_grad(), self._autocast():
+        with self._trying():
             inputs = batch.inputs if self._in_order else self._filled_up(batch).inputs
             found, _ = self._recorded(inputs)
         values = {
@@ -129,34 +144,132 @@ class Trials:
         }
         return Recomputed(view * len(self._samples) + indices, values, length_of(inputs))
 
-    def _try(self, batch: Batch, shape: Shape) -> bool:
-        rows, outputs = self._recorded(batch.inputs)
-        rows = {name: without_padding(row, batch.inputs) for name, row in rows.items()}
-        if not self._in_order and shape != (self._size, self._samples.longest):
-            full, _ = self._recorded(self._filled_up(batch).inputs)
-            if not all(_same_rows(rows[name], full[name], batch.inputs) for name in rows):
-                return False
+    def _now(self, shape: Shape) -> tuple[Shape, bool, bool]:
+        return shape, self._model.training, torch.is_grad_enabled()
+
+    def _fault(self, batch: Batch, shape: Shape) -> str | None:
+        """Return why batches of a shape are not exact, or None."""
+        with self._trying():
+            rows, whole = self._recorded(batch.inputs)
+            rows = {name: without_padding(row, batch.inputs) for name, row in rows.items()}
+            if not rows:
+                return "make other calls than the batch that was tried"
+            if not self._in_order and not self._agrees_elsewhere(batch, rows):
+                return "are computed with other bits than in other company, or in other places"
+            answered = self._answered(batch.inputs, rows, shape)
+        return answered if isinstance(answered, str) else whole.difference(answered)
+
+    def _answered(
+        self, inputs: Mapping[str, Tensor], rows: Mapping[str, Tensor], shape: Shape
+    ) -> "_Outcome | str":
+        """Run the network with its frozen calls answered; return what came of it, or an error."""
         try:
-            with undisturbed(self._model, seed=0), self._replay.answering(rows, *shape):
-                answered = tensors_in(self._model(**batch.inputs))
-        except (RuntimeError, IndexError, ValueError):
-            # What is answered has shapes that this batch has not: it can only run whole.
-            return False
-        return all(same_bits(*pair) for pair in zip(outputs, answered, strict=True))
+            with self._replay.answering(rows, *shape):
+                return self._outcome(inputs)
+        # Whatever the user's code makes of an answer that does not fit, the batch can run whole.
+        except Exception as error:  # noqa: BLE001
+            return f"cannot be answered ({type(error).__name__}: {error})"
 
-    def _recorded(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """Run the network and leave no trace; return the rows and the outputs."""
+    def _recorded(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], "_Outcome"]:
+        """Run the network and leave no trace; return the rows and what came of it."""
         size = len(next(iter(inputs.values())))
-        recording = self._replay.recording(size, length_of(inputs))
-        with undisturbed(self._model, seed=0), recording as rows:
-            outputs = self._model(**inputs)
-        return dict(rows), tensors_in(outputs)
+        with self._replay.recording(size, length_of(inputs)) as rows:
+            outcome = self._outcome(inputs)
+        return dict(rows), outcome
 
-    def _filled_up(self, batch: Batch) -> Batch:
+    def _outcome(self, inputs: Mapping[str, Tensor]) -> "_Outcome":
+        # the network may change its inputs in place
+        copies = {name: values.clone() for name, values in inputs.items()}
+        with undisturbed(self._model, seed=0):
+            outputs = tensors_in(self._model(**copies))
+            return _Outcome(outputs, self._gradients(outputs), torch.get_rng_state())
+
+    def _gradients(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        """Return what the trained parameters would get for some gradients of the outputs."""
+        trained = [p for p in self._model.parameters() if p.requires_grad]
+        tops = [output for output in outputs if output.requires_grad]
+        if not tops:
+            return []
+        slopes = [torch.linspace(-1, 1, top.numel()).to(top).view_as(top) for top in tops]
+        found = torch.autograd.grad(tops, trained, slopes, allow_unused=True)
+        return [gradient.to_dense() for gradient in found if gradient is not None]
+
+    @contextmanager
+    def _trying(self) -> Iterator[None]:
+        """Run the block as a forward pass of the split, and leave no trace of it."""
+        began, caches = time.perf_counter(), torch.is_autocast_cache_enabled()
+        # On a CPU gradients have the same bits every time, so they are compared too.
+        on_cpu = next(self._model.parameters()).device.type == "cpu"
+        has_gradients = torch.is_grad_enabled() and on_cpu and not self._in_order
+        with torch.set_grad_enabled(has_gradients), self._autocast():
+            # Weights that were cast here must not serve the forward pass that comes next.
+            torch.set_autocast_cache_enabled(False)
+            try:
+                yield
+            finally:
+                torch.set_autocast_cache_enabled(caches)
+        self.seconds += time.perf_counter() - began
+
+    def _agrees_elsewhere(self, batch: Batch, rows: Mapping[str, Tensor]) -> bool:
+        """Tell whether full batches give the samples, in other places and company, these bits."""
+        kept = torch.arange(len(batch))
+        places = kept.repeat(-(-self._size // len(batch)))[: self._size].flip(0)
+        if not self._gives(batch, rows, kept, places):
+            return False
+        if self._has_met_others or len(batch) < max(2, self._size):
+            return True
+        # every other sample gives way to its neighbour, which comes twice
+        self._has_met_others = self._gives(batch, rows, kept[::2], places - places % 2)
+        return self._has_met_others
+
+    def _gives(
+        self, batch: Batch, rows: Mapping[str, Tensor], kept: Tensor, places: Tensor
+    ) -> bool:
+        """Tell whether a full batch of the samples at `places` gives those `kept` these rows."""
+        found = torch.stack([(places == place).nonzero()[0, 0] for place in kept])
+        with torch.no_grad():
+            full, _ = self._recorded(self._filled_up(batch, places).inputs)
+        inputs = {name: values[kept] for name, values in batch.inputs.items()}
+        return full.keys() == rows.keys() and all(
+            _same_rows(rows[name][kept], full[name][found], inputs) for name in rows
+        )
+
+    def _filled_up(self, batch: Batch, places: Tensor | None = None) -> Batch:
         """Return a full batch of the same samples, filled up to the longest sample there is."""
-        again = batch.indices.cpu()[torch.arange(self._size) % len(batch)]
+        if places is None:
+            places = torch.arange(self._size) % len(batch)
+        again = batch.indices.cpu()[places]
         full = self._samples.fetch(again, epoch=batch.view, length=self._samples.longest)
         return full.to(batch.indices.device)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What came of one forward pass."""
+
+    outputs: list[Tensor]
+    gradients: list[Tensor]
+    random_state: Tensor
+
+    def difference(self, answered: "_Outcome") -> str | None:
+        """Return what differs where frozen calls are answered, or None."""
+        if not _all_same(self.outputs, answered.outputs):
+            return "end in other outputs when frozen calls are answered"
+        if not _all_same(self.gradients, answered.gradients):
+            return "give other gradients when frozen calls are answered"
+        if not torch.equal(self.random_state, answered.random_state):
+            return "draw random numbers in frozen calls"
+        return None
+
+
+def _all_same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
+    return len(some) == len(others) and all(map(same_bits, some, others))
+
+
+def _in_words(shape: Shape, fault: str) -> str:
+    size, length = shape
+    of_length = "" if length is None else f" and {length} tokens"
+    return f"prefix: batches of {size} samples{of_length} {fault}; they run whole"
 
 
 def length_of(inputs: Mapping[str, Tensor]) -> int | None:
@@ -180,8 +293,8 @@ def without_padding(row: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def _same_rows(row: Tensor, other: Tensor, inputs: Mapping[str, Tensor]) -> bool:
-    """Tell whether both hold the same bits, as far as `row` goes, but for padding."""
-    mask, other = inputs.get("attention_mask"), other[: len(row)]
+    """Tell whether both hold the same bits, but for padding."""
+    mask = inputs.get("attention_mask")
     if mask is not None and row.shape[:2] == mask.shape:
         other = without_padding(other[:, : mask.shape[1]], inputs)
     return same_bits(row, other)

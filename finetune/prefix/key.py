@@ -9,9 +9,9 @@ from hashlib import blake2b
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from finetune.freezing.proof import fingerprints
+from finetune.freezing.proof import fingerprint, fingerprints
 from finetune.prefix.probe import Border
 
 Facts = dict[str, Any]
@@ -20,8 +20,8 @@ Facts = dict[str, Any]
 def facts_of(model: nn.Module, border: Border, more: Mapping[str, str]) -> Facts:
     """Return what the values at a border depend on but for the data, as plain data.
 
-    These are the parameters and buffers of the modules in the prefix, their structure, modes and
-    source, the calls that are made, the version of torch and the number of its threads.
+    These are the parameters and buffers of the modules in the prefix, their structure, plain
+    attributes, modes and source, the calls that are made, and all that tells how torch computes.
 
     Args:
         model: The network, its mask and modes set.
@@ -38,16 +38,70 @@ def facts_of(model: nn.Module, border: Border, more: Mapping[str, str]) -> Facts
         "tensors": fingerprints(model, tensors),
         "modules": {name: repr(module) for name, module in below.items()},
         "modes": {name: [m.training for m in top.modules()] for name, top in below.items()},
+        "attributes": {name: _plain(module) for name, module in below.items()},
         "source": _source(below.values()),
         "calls": [f"{call.module}#{call.visit}" for call in border.calls],
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+        "computing": _computing(next(model.parameters()).device),
     }
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
     """Return a name for a store, that one bit of difference in `facts` changes."""
     return blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _computing(device: torch.device) -> Facts:
+    """Return what torch rounds by besides the network: its version, the machine, its settings."""
+    facts: Facts = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "mkldnn": torch.backends.mkldnn.enabled,
+        "matmul": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+    if device.type != "cuda":
+        return facts
+    cudnn = torch.backends.cudnn
+    return facts | {
+        "gpu": torch.cuda.get_device_name(device),
+        "cudnn": [cudnn.version(), cudnn.enabled, cudnn.allow_tf32, cudnn.benchmark],
+    }
+
+
+def _plain(top: nn.Module) -> list[Facts]:
+    """Return the plain attributes of a module and all below it, its `config` among them."""
+    return [
+        {
+            name: _as_data(value)
+            for name, value in vars(module).items()
+            if not name.startswith("_") and name not in ("forward", "name_or_path")
+        }
+        for module in top.modules()
+    ]
+
+
+def _as_data(value: Any) -> Any:
+    """Return something that JSON can hold and that differs when the value does, where known."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case Tensor():
+            return fingerprint(value)
+        case Mapping():
+            return {str(key): _as_data(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_as_data(item) for item in value]
+        case nn.Module():
+            return None
+    if callable(to_dict := getattr(value, "to_dict", None)):
+        plain = json.loads(json.dumps(to_dict(), sort_keys=True, default=str))
+        # where a network was read from says nothing, and its kernel is no part of `to_dict`
+        told = {key: item for key, item in plain.items() if not key.endswith("name_or_path")}
+        return told | {"kernel": getattr(value, "_attn_implementation", None)}
+    # a function, or an object of which only the kind is known
+    named = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def _source(modules: Any) -> str:

@@ -36,6 +36,16 @@ def rebuilt(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
+def apart_from_tensors(value: Any) -> Any:
+    """Return all of an output but its tensors' values, as something that can be compared."""
+    if isinstance(value, Tensor):
+        return Tensor
+    if isinstance(value, Mapping):
+        return type(value), [(key, apart_from_tensors(item)) for key, item in value.items()]
+    parts = _parts(value)
+    return (type(value), [apart_from_tensors(part) for part in parts]) if parts else value
+
+
 def is_opaque(value: Any) -> bool:
     """Tell whether an output holds something that may hide tensors from us."""
     if value is None or isinstance(value, Tensor | bool | int | float | str):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.prefix.outputs import rebuilt, tensors_in
+from finetune.prefix.outputs import apart_from_tensors, rebuilt, tensors_in
 from finetune.prefix.probe import Border, FrozenCall, Leaf, leaf_name
 
 
@@ -26,6 +26,8 @@ class _Session:
     """Tokens of the longest sample in the batch, where there are tokens."""
     visits: dict[str, int] = field(default_factory=dict)
     recorded: dict[str, Tensor] = field(default_factory=dict)
+    is_odd: bool = False
+    """Whether a call returned what it did not in the trial."""
 
 
 class Replay:
@@ -41,10 +43,14 @@ class Replay:
         self._calls = {(call.module, call.visit): call for call in border.calls}
         self._modules = border.modules
         self._session: _Session | None = None
+        self._own: dict[str, Any] = {}
         self._scratch: dict[tuple[Any, ...], Tensor] = {}
-        self._constants: dict[tuple[str, int | None], Tensor] = {}
+        self._constants: dict[tuple[str, int, int | None], Tensor] = {}
+        self._stored = frozenset(border.stored)
         self._num_constants = sum(
-            leaf.needed and not leaf.per_sample for call in border.calls for leaf in call.leaves
+            leaf.needed and not leaf.per_sample and leaf.twin is None
+            for call in border.calls
+            for leaf in call.leaves
         )
         self.seconds = 0.0
         """Time that recorded calls have taken."""
@@ -53,23 +59,35 @@ class Replay:
         """Put ourselves before the modules."""
         for name in self._modules:
             module = self._model.get_submodule(name)
-            module.__dict__["forward"] = partial(self._forward, name, module.forward)
+            self._own[name] = vars(module).get("forward")
+            vars(module)["forward"] = partial(self._forward, name, module.forward)
 
     def remove(self) -> None:
-        """Give every module its own `forward` back."""
-        for name in self._modules:
-            self._model.get_submodule(name).__dict__.pop("forward", None)
+        """Give every module the `forward` back that it had."""
+        for name, own in self._own.items():
+            module = self._model.get_submodule(name)
+            del vars(module)["forward"]
+            if own is not None:
+                vars(module)["forward"] = own
+        self._own = {}
 
-    def can_answer(self, length: int | None) -> bool:
-        """Tell whether all is known that is the same for every sample of that many tokens."""
-        return self._num_constants == sum(at == length for _, at in self._constants)
+    def can_answer(self, size: int, length: int | None) -> bool:
+        """Tell whether all is known that is the same in every batch of that shape."""
+        known = sum((s, at) == (size, length) for _, s, at in self._constants)
+        return known == self._num_constants
 
     @contextmanager
     def recording(self, size: int, length: int | None) -> Iterator[Mapping[str, Tensor]]:
-        """Run frozen calls for real; what the store needs of them is in the mapping afterwards."""
+        """Run frozen calls for real; what the store needs of them is in the mapping afterwards.
+
+        It is empty where the calls of this batch were not those of the trial: another number of
+        samples went through a module, a branch was taken that the trial did not see.
+        """
         session = _Session(None, size, length)
         with self._during(session):
             yield session.recorded
+        if session.is_odd or session.recorded.keys() != self._stored:
+            session.recorded.clear()
 
     @contextmanager
     def answering(
@@ -109,37 +127,73 @@ class Replay:
         finally:
             self._session = session
         self.seconds += perf_counter() - began
+        if not _is_as_tried(call, output, session.size):
+            session.is_odd = True
+            return output
         for number, (leaf, tensor) in enumerate(zip(call.leaves, tensors_in(output), strict=True)):
-            if not leaf.needed:
+            if not leaf.needed or leaf.twin is not None:
                 continue
             # The rest of the forward pass may change the tensor in place.
             value, name = tensor.detach().clone(), leaf_name(call, number)
             if leaf.per_sample:
                 session.recorded[name] = value
             else:
-                self._constants[name, session.length] = value
+                self._constants[name, session.size, session.length] = value
         return output
 
     def _answer(self, call: FrozenCall, session: _Session, rows: Mapping[str, Tensor]) -> Any:
-        numbers = iter(range(len(call.leaves)))
+        given: list[Tensor] = []
 
         def leaf_for(hollow: Tensor) -> Tensor:
-            number = next(numbers)
-            leaf, name = call.leaves[number], leaf_name(call, number)
-            if not leaf.needed:
-                return self._blank(name, leaf, session, hollow)
-            return rows[name] if leaf.per_sample else self._constants[name, session.length].clone()
+            leaf, name = call.leaves[len(given)], leaf_name(call, len(given))
+            if leaf.twin is not None:
+                answer = given[leaf.twin]
+            elif not leaf.needed:
+                answer = self._blank(name, leaf, session, hollow)
+            elif leaf.per_sample:
+                answer = _laid_out(rows[name], leaf)
+            else:
+                answer = self._constants[name, session.size, session.length].clone()
+            given.append(answer)
+            return answer
 
         return rebuilt(call.output, leaf_for)
 
     def _blank(self, name: str, leaf: Leaf, session: _Session, hollow: Tensor) -> Tensor:
-        """Return zeros in the place of values that reach nothing: one tensor per call and shape."""
+        """Return zeros in the place of values that reach nothing, the same ones every time."""
         shape = list(leaf.shape)
         if leaf.per_sample:
             shape[0] = session.size
         if leaf.ragged and session.length is not None:
             shape[1] = session.length
-        key = (name, *shape)
-        if key not in self._scratch:
-            self._scratch[key] = torch.zeros(shape, dtype=leaf.dtype, device=hollow.device)
-        return self._scratch[key]
+        blank = self._scratch.get((name, *shape))
+        # An index that is counted up in place at every step would leave its table some day.
+        if blank is None or blank._version:
+            blank = torch.zeros(shape, dtype=leaf.dtype, device=hollow.device)
+            self._scratch[name, *shape] = blank
+        return blank
+
+
+def _is_as_tried(call: FrozenCall, output: Any, size: int) -> bool:
+    """Tell whether an output is like the trial's but for values, samples and tokens."""
+    if apart_from_tensors(output) != apart_from_tensors(call.output):
+        return False
+    return all(
+        tensor.dtype == leaf.dtype
+        and tensor.ndim == len(leaf.shape)
+        and (not leaf.per_sample or _fits_rows(tensor, leaf, size))
+        for leaf, tensor in zip(call.leaves, tensors_in(output), strict=True)
+    )
+
+
+def _fits_rows(tensor: Tensor, leaf: Leaf, size: int) -> bool:
+    fixed = 2 if leaf.ragged else 1
+    return len(tensor) == size and tuple(tensor.shape[fixed:]) == leaf.shape[fixed:]
+
+
+def _laid_out(row: Tensor, leaf: Leaf) -> Tensor:
+    """Return the same values with axes lying in memory as the call left them."""
+    if leaf.order == tuple(range(row.ndim)):
+        return row
+    back = [leaf.order.index(axis) for axis in range(row.ndim)]
+    return row.permute(leaf.order).contiguous().permute(back)

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -13,8 +13,8 @@ from finetune.prefix.exact import Split, Trials, length_of, lengths_of
 from finetune.prefix.key import Facts
 from finetune.prefix.probe import Border
 from finetune.prefix.replay import Replay
+from finetune.prefix.state import same_bits
 from finetune.prefix.store import Store, StoreError
-from finetune.prefix.trace import same_bits
 
 
 class Prefix(Protocol):
@@ -61,11 +61,24 @@ class Statistics:
     recorded: int = 0
     """Samples whose prefix ran and was written down."""
     whole: int = 0
-    """Samples whose prefix ran and ran again, as their batch has a shape that is not exact."""
+    """Samples whose prefix runs every time, as their batch has a shape that is not exact."""
     seconds_reading: float = 0.0
     seconds_writing: float = 0.0
-    seconds_saved: float = 0.0
-    """What the prefix would have taken for the samples answered, less the reading."""
+    seconds_trying: float = 0.0
+    """Spent on finding out which batches are exact."""
+    seconds_avoided: float = 0.0
+    """What the prefix would have taken for the samples answered."""
+
+    @property
+    def seconds_saved(self) -> float:
+        """What was avoided less what the store has cost."""
+        spent = self.seconds_reading + self.seconds_writing + self.seconds_trying
+        return self.seconds_avoided - spent
+
+    def as_data(self) -> dict[str, int | float]:
+        """Return all of it as plain data, times rounded to milliseconds."""
+        rounded = {name: round(value, 3) for name, value in asdict(self).items()}
+        return rounded | {"seconds_saved": round(self.seconds_saved, 3)}
 
 
 @dataclass(slots=True)
@@ -77,11 +90,13 @@ class Stored:
     trials: Trials
     is_full: bool = False
     """Whether nothing more can be written."""
+    num_told: int = 0
+    """Damaged rows that the user knows of."""
 
     def answers(self, indices: Tensor, view: int, replay: Replay) -> bool:
         """Tell whether a batch of these samples can be answered."""
-        length = self.samples.length(indices)
-        is_exact = self.trials.passed((len(indices), length)) and replay.can_answer(length)
+        shape = len(indices), self.samples.length(indices)
+        is_exact = self.trials.passed(shape) and replay.can_answer(*shape)
         return is_exact and self.has(indices, view)
 
     def has(self, indices: Tensor, view: int) -> bool:
@@ -122,6 +137,7 @@ class StoredPrefix:
         self._statistics, self._seconds, self._tell = statistics, seconds, tell
         self._earlier = earlier
         self._splits: dict[int, Stored] = {}
+        self._seconds_recording, self._timed = 0.0, 0
         self.replay = Replay(model, border)
         self._is_ragged = any(leaf.ragged for leaf in border.stored.values())
         self.install()
@@ -135,10 +151,14 @@ class StoredPrefix:
     def remove(self) -> None:
         """Give every module its own `forward` back; the stores stay open."""
         self.replay.remove()
+        if self._earlier is not None:
+            self._earlier.remove()
 
     def add(self, samples: Split, store: Store, trials: Trials, checked: Tensor) -> None:
         """Take up a split; compare some of the rows `checked` with what they should be."""
-        stored = self._splits[id(samples)] = Stored(samples, store, trials)
+        stored = self._splits[id(samples)] = Stored(
+            samples, store, trials, num_told=store.num_damaged
+        )
         if len(checked) and not self._holds_what_it_should(stored, checked):
             store.discard()
             self._tell(f"prefix: the rows of store {store.meta.key} are wrong: all recomputed")
@@ -151,28 +171,37 @@ class StoredPrefix:
     def fetches(self, samples: Samples, cuts: Sequence[Tensor], *, epoch: int) -> Iterator[Batch]:
         """Yield the batches, without the columns that nobody reads where all rows are stored."""
         stored = self._splits.get(id(samples))
-        view = epoch % samples.views if samples.views else 0
-        if stored is None or not any(stored.has(cut, view) for cut in cuts):
+        if stored is None:
             yield from samples.fetches(cuts, epoch=epoch)
             return
-        for cut in cuts:
-            blank = self.border.unread if stored.answers(cut, view, self.replay) else ()
-            yield samples.fetch(cut, epoch=epoch, blank=blank)
+        view = epoch % samples.views if samples.views else 0
+        is_there = [stored.has(cut, view) for cut in cuts]
+        self._tell_damage(stored)
+        missing = [cut for cut, is_stored in zip(cuts, is_there, strict=True) if not is_stored]
+        computed = samples.fetches(missing, epoch=epoch)
+        for cut, is_stored in zip(cuts, is_there, strict=True):
+            if not is_stored:
+                yield next(computed)
+            elif stored.answers(cut, view, self.replay):
+                yield samples.fetch(cut, epoch=epoch, blank=self.border.unread)
+            else:
+                yield samples.fetch(cut, epoch=epoch)
 
     def forward(self, batch: Batch, samples: Split) -> Any:
         """Run the network, its frozen calls answered if all rows are stored, else recorded."""
         stored = self._splits.get(id(samples))
         if stored is None:
             return self.model(**batch.inputs)
-        if not stored.trials.is_exact(batch):
-            self._statistics.whole += len(batch)
-            if not stored.is_full and not stored.has(batch.indices.cpu(), batch.view):
-                self._write(batch, stored, stored.trials.in_full_batch(batch))
-            return self.model(**batch.inputs)
         if stored.answers(batch.indices.cpu(), batch.view, self.replay):
             with self.answering(batch, stored):
                 return self.model(**batch.inputs)
-        return self._recorded(batch, stored)
+        batch = self._complete(batch, samples)
+        if self._is_exact(batch, stored):
+            return self._answered_or_recorded(batch, stored)
+        self._statistics.whole += len(batch)
+        if not stored.is_full and not stored.has(batch.indices.cpu(), batch.view):
+            self._write(batch, stored, stored.trials.in_full_batch(batch))
+        return self.model(**batch.inputs)
 
     def close(self) -> None:
         """Close the stores, and give every module its own `forward` back."""
@@ -185,27 +214,72 @@ class StoredPrefix:
     @contextmanager
     def answering(self, batch: Batch, stored: Stored) -> Iterator[None]:
         """Answer the frozen calls of the block with the stored rows of a batch."""
-        began, length = time.perf_counter(), length_of(batch.inputs)
+        began, indices = time.perf_counter(), batch.indices.cpu()
+        length = stored.samples.length(indices)
         found = stored.store.read(
-            stored.rows(batch.indices.cpu(), batch.view), length if self._is_ragged else None
+            stored.rows(indices, batch.view), length if self._is_ragged else None
         )
         rows = {name: row.to(batch.indices.device) for name, row in found.items()}
-        spent = time.perf_counter() - began
-        self._statistics.seconds_reading += spent
-        self._statistics.seconds_saved += self._seconds * len(batch) - spent
+        self._statistics.seconds_reading += time.perf_counter() - began
+        self._statistics.seconds_avoided += self._seconds_per_sample * len(batch)
         self._statistics.answered += len(batch)
         with self.replay.answering(rows, len(batch), length):
             yield
 
+    @property
+    def _seconds_per_sample(self) -> float:
+        """What the prefix takes for one sample: as recorded in real batches, else as probed."""
+        if self._timed == 0:
+            return self._seconds
+        return self._seconds_recording / self._timed
+
+    def _is_exact(self, batch: Batch, stored: Stored) -> bool:
+        before = stored.trials.seconds
+        is_exact = stored.trials.is_exact(batch)
+        self._statistics.seconds_trying += stored.trials.seconds - before
+        return is_exact
+
+    def _complete(self, batch: Batch, samples: Split) -> Batch:
+        """Return the batch with all its columns, should some have been left out.
+
+        Rows that were there as it was fetched may be gone: another process has found them
+        damaged.
+        """
+        unread = [batch.inputs[name] for name in self.border.unread]
+        if not unread or any(bool(values.any()) for values in unread):
+            return batch
+        again = samples.fetch(batch.indices.cpu(), epoch=batch.view)
+        return again.to(batch.indices.device)
+
+    def _tell_damage(self, stored: Stored) -> None:
+        """Say how many rows were found damaged since this was last said, if any."""
+        count = stored.store.num_damaged - stored.num_told
+        if count:
+            rows = "1 damaged row is" if count == 1 else f"{count} damaged rows are"
+            self._tell(f"prefix: store {stored.store.meta.key}: {rows} recomputed")
+        stored.num_told += count
+
+    def _answered_or_recorded(self, batch: Batch, stored: Stored) -> Any:
+        if stored.answers(batch.indices.cpu(), batch.view, self.replay):
+            with self.answering(batch, stored):
+                return self.model(**batch.inputs)
+        return self._recorded(batch, stored)
+
     def _recorded(self, batch: Batch, stored: Stored) -> Any:
         recording = self.replay.recording(len(batch), length_of(batch.inputs))
-        with self._helped(batch, stored.samples), recording as rows:
+        before = self.replay.seconds
+        with self._helped(batch, stored.samples) as is_helped, recording as rows:
             outputs = self.model(**batch.inputs)
+        if not is_helped:
+            self._seconds_recording += self.replay.seconds - before
+            self._timed += len(batch)
         self._write(batch, stored, rows)
         return outputs
 
     def _write(self, batch: Batch, stored: Stored, rows: Mapping[str, Tensor]) -> None:
-        if stored.is_full:
+        if not rows:
+            self._statistics.whole += len(batch)
+        if stored.is_full or not rows:
             return
         began = time.perf_counter()
         try:
@@ -221,15 +295,21 @@ class StoredPrefix:
         self._statistics.seconds_writing += time.perf_counter() - began
         self._statistics.recorded += len(batch)
 
-    def _helped(self, batch: Batch, samples: Split) -> AbstractContextManager[None]:
+    @contextmanager
+    def _helped(self, batch: Batch, samples: Split) -> Iterator[bool]:
         """Let the earlier prefix answer its part of a batch, if it has it."""
         earlier = self._earlier
         stored = earlier._splits.get(id(samples)) if earlier is not None else None
-        if earlier is None or stored is None:
-            return nullcontext()
-        if not stored.answers(batch.indices.cpu(), batch.view, earlier.replay):
-            return nullcontext()
-        return earlier.answering(batch, stored)
+        indices = batch.indices.cpu()
+        if (
+            earlier is None
+            or stored is None
+            or not stored.answers(indices, batch.view, earlier.replay)
+        ):
+            yield False
+            return
+        with earlier.answering(batch, stored):
+            yield True
 
     def _holds_what_it_should(self, stored: Stored, checked: Tensor) -> bool:
         """Recompute some rows of a store, and compare."""

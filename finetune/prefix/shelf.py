@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from finetune.prefix.layout import Meta, StoreError, StoreFullError
 from finetune.prefix.units import told
 
@@ -100,6 +102,15 @@ def claim_store(root: Path, wanted: Meta, disk_bytes: float) -> Claim:
         fcntl.flock(lock, fcntl.LOCK_SH)
         os.utime(lock)
     return Claim(folder, lock, (*notes, *resized), bool(resized))
+
+
+def num_sealed(root: Path, key: str) -> int:
+    """Return how many rows a store bears seals of, whole or not; 0 if there is none."""
+    try:
+        seals = np.fromfile(folder_of(root, key) / "seals", np.uint64)
+    except OSError:
+        return 0
+    return int(np.count_nonzero(seals))
 
 
 def remove_store(root: Path, key: str) -> bool:

@@ -42,8 +42,8 @@ class Store:
     Args:
         meta: What it holds.
         claim: Its folder, which this process has open; None keeps rows in memory alone.
-        memory_bytes: All rows are also kept in memory if they fit; else their files are mapped
-            while they are smaller than this, or than 64 MiB, and read by `pread` beyond.
+        memory_bytes: All rows are also kept in memory if they fit; else they are read through a
+            map of their files.
         disk_bytes: How large the files may grow.
     """
 

@@ -1,12 +1,11 @@
 """One forward pass watched from outside: every call of a module, and every operation in between."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -29,6 +28,8 @@ class Call:
     """How many calls of the same module came before."""
     parent: "Call | None"
     output: Any = None
+    taken: frozenset[int] = frozenset()
+    """Storages of the tensors it was given."""
     children: list["Call"] = field(default_factory=list)
     seconds: float = 0.0
     """How long it took."""
@@ -76,6 +77,7 @@ def watched(
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             call = Call(name, visits.get(name, 0), stack[-1] if stack else None)
             visits[name] = call.visit + 1
+            call.taken = frozenset(map(storage_of, tensors_in([*args, *kwargs.values()])))
             (stack[-1].children if stack else roots).append(call)
             stack.append(call)
             call.seconds = -time.perf_counter()
@@ -117,17 +119,40 @@ class Operation:
 
 
 class Operations(TorchFunctionMode):
-    """Records the operations that run while it is not paused.
+    """Records the operations outside of closed calls, and what closed calls leave behind.
 
     Storages are told apart by address, so every tensor seen is kept alive: views and in-place
     changes of a tensor count as the tensor itself.
+
+    Args:
+        known: Tensors that are there before the forward pass begins.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()
         self.found: list[Operation] = []
-        self.paused = 0
+        self.leaking: set[tuple[str, int]] = set()
+        """Closed calls of which a tensor is read that they did not return."""
         self._alive: list[Any] = []
+        self._outside: set[int] = set()
+        self._inside: dict[int, tuple[str, int]] = {}
+        self._closed: tuple[str, int] | None = None
+        self._hand_out(list(known))
+
+    def close(self, place: tuple[str, int], arguments: Sequence[Any]) -> None:
+        """Take what follows as the inside of a call with these arguments."""
+        self._closed = place
+        self._hand_out(tensors_in(list(arguments)))
+
+    def reopen(self, output: Any) -> None:
+        """End the closed call; it has returned `output`."""
+        self._closed = None
+        self._hand_out(tensors_in(output))
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether what happens now is the inside of a closed call."""
+        return self._closed is not None
 
     def __torch_function__(
         self,
@@ -138,52 +163,39 @@ class Operations(TorchFunctionMode):
     ) -> Any:
         """Run `func` and note what it reads and writes."""
         result = func(*args, **(kwargs or {}))
-        if not self.paused:
+        if self._closed is None:
             self.note(func.__name__, [*args, *(kwargs or {}).values()], result)
+        else:
+            self._keep(result, self._closed)
         return result
 
     def note(self, name: str, arguments: Sequence[Any], result: Any) -> None:
         """Add an operation, or a call of a module that counts as one."""
         taken = tensors_in(list(arguments))
         given = tensors_in(result)
-        self._alive += [taken, given]
+        self._alive.append(taken)
+        self._hand_out(given)
         if not taken or (not given and name in _READS_OF_SHAPE):
             return
         in_place = not given and (name.endswith("_") or name in ("__setitem__", "backward"))
         written = given or (taken if in_place else [])
-        self.found.append(
-            Operation(
-                reads=frozenset(map(storage_of, taken)),
-                writes=frozenset(map(storage_of, written)),
-                escapes=not given and not in_place,
-                trains=any(tensor.requires_grad for tensor in written),
-            )
-        )
+        reads, writes = (frozenset(map(storage_of, some)) for some in (taken, written))
+        self.leaking |= {self._inside[one] for one in reads - self._outside if one in self._inside}
+        trains = any(tensor.requires_grad for tensor in written)
+        self.found.append(Operation(reads, writes, not given and not in_place, trains))
+
+    def _hand_out(self, tensors: list[Tensor]) -> None:
+        self._alive.append(tensors)
+        self._outside |= set(map(storage_of, tensors))
+
+    def _keep(self, result: Any, place: tuple[str, int]) -> None:
+        given = tensors_in(result)
+        self._alive.append(given)
+        for storage in set(map(storage_of, given)) - self._outside:
+            self._inside.setdefault(storage, place)
 
 
 def storage_of(tensor: Tensor) -> int:
     """Return what tensors that share memory have in common."""
     address: int = tensor.untyped_storage()._cdata
     return address
-
-
-@contextmanager
-def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
-    """Run the block under `seed`, and give buffers and random state back as they were."""
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for name, buffer in model.named_buffers():
-                    buffer.copy_(buffers[name])
-
-
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two tensors are equal bit by bit, NaN included."""
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    raw = (tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other))
-    return torch.equal(*raw)

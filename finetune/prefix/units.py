@@ -15,8 +15,8 @@ from finetune.prefix.layout import StoreError, StoreFullError
 from finetune.prefix.seals import Bytes, Rows
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_ALWAYS_MAPPED = 64 << 20
-"""Bytes of a file that is mapped whatever the budget of memory."""
+_READ_AHEAD = 128 << 10
+"""Bytes that the system reads at once where nothing is said of how a file is read."""
 
 
 class Units(Protocol):
@@ -45,22 +45,23 @@ class Units(Protocol):
 
 
 class FileUnits:
-    """Units in a file: written by `pwrite`, read through a map while the file is small enough.
+    """Units in a file: written by `pwrite`, read through a map.
 
     Writing through a map would kill the process with SIGBUS when the disk of a sparse file is
-    full; `pwrite` answers with an error. A mapped file becomes resident as it is read; one that
-    is too large for that is read by `pread`, a call for each run of places.
+    full; `pwrite` answers with an error. Pages of the map count as resident memory while they are
+    there, but they are the file's own: the system takes them back whenever it needs room.
 
     Args:
         path: An existing file.
         unit_bytes: Size of one unit.
-        resident_bytes: How large the file may be and still be mapped.
+        resident_bytes: Above this size the system is told not to read ahead: what it would read
+            besides small units drives out what is needed.
     """
 
     def __init__(self, path: Path, unit_bytes: int, resident_bytes: float) -> None:
         self.path = path
         self.unit_bytes = unit_bytes
-        self.resident_bytes = max(resident_bytes, _ALWAYS_MAPPED)
+        self.resident_bytes = resident_bytes
         self.descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._cells: Bytes = np.empty((0, unit_bytes), np.uint8)
 
@@ -80,7 +81,7 @@ class FileUnits:
             self._map()
         if len(self._cells):
             return self._cells.take(places, axis=0, mode="clip")
-        return self._read(places)
+        return np.zeros((len(places), self.unit_bytes), np.uint8)
 
     def put(self, places: Rows, block: Bytes) -> None:
         """Write `block` (P, unit bytes) to `places` (P,), a call for each run of places.
@@ -98,28 +99,19 @@ class FileUnits:
         os.close(self.descriptor)
 
     def _map(self) -> None:
-        """Map the file as long as it is now, or not at all. A map goes with the last array."""
+        """Map the file as long as it is now. A map goes with the last array of it."""
         count = len(self)
         if count == len(self._cells):
             return
-        if 0 < count * self.unit_bytes <= self.resident_bytes:
-            pages = mmap.mmap(self.descriptor, count * self.unit_bytes, prot=mmap.PROT_READ)
-            self._cells = np.frombuffer(pages, np.uint8).reshape(count, self.unit_bytes)
-        else:
+        if count == 0:
             self._cells = np.empty((0, self.unit_bytes), np.uint8)
-
-    def _read(self, places: Rows) -> Bytes:
-        block = np.empty((len(places), self.unit_bytes), np.uint8)
+            return
+        size = count * self.unit_bytes
         with told(self.path):
-            for first, last in _runs(places):
-                offset, done = int(places[first]) * self.unit_bytes, 0
-                run = block[first:last].reshape(-1)
-                # one call is enough but for runs above 2 GiB; at the end of the file it gives 0
-                while count := os.preadv(self.descriptor, [run[done:].data], offset + done):
-                    done += count
-                    if done == len(run):
-                        break
-        return block
+            pages = mmap.mmap(self.descriptor, size, prot=mmap.PROT_READ)
+        if size > self.resident_bytes and self.unit_bytes < _READ_AHEAD:
+            pages.madvise(mmap.MADV_RANDOM)
+        self._cells = np.frombuffer(pages, np.uint8).reshape(count, self.unit_bytes)
 
     def _write_run(self, block: Bytes, offset: int) -> None:
         rest = memoryview(block.data).cast("B")

@@ -3,7 +3,6 @@
 import platform
 import resource
 import sys
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -32,7 +31,7 @@ def summarise(
         "best": {"value": progress.best, "step": progress.best_step},
         "proof_intact": all(proof["intact"] for proof in progress.proofs),
         "seconds": {name: round(spent, 3) for name, spent in progress.seconds.items()},
-        "prefix": asdict(prefix),
+        "prefix": prefix.as_data(),
         "peak_memory_gib": round(peak_memory_gib(device), 3),
         "device": str(device),
         "versions": {

@@ -3,7 +3,15 @@
 from dataclasses import dataclass
 
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor, nn
+
+
+def some_digits() -> dict[str, Tensor]:
+    """Return 330 digits: in batches of 32 the last one of an epoch is short."""
+    digits = load_digits()
+    images = torch.from_numpy(digits.images[:330]).float().unsqueeze(1) / 16
+    return {"image": images, "label": torch.from_numpy(digits.target[:330])}
 
 
 def conv(ins: int, outs: int) -> nn.Module:
@@ -102,7 +110,7 @@ class Normed(nn.Module):
 
 
 class Deep(nn.Module):
-    """As many rounds as the batch's mean says."""
+    """As many rounds as the first sample says."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,7 +118,7 @@ class Deep(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         flat = image.flatten(1)
-        for _ in range(1 + int(flat.sum().abs() * 1000) % 5):
+        for _ in range(1 + int(flat[0].sum().abs() * 1000) % 5):
             flat = self.step(flat).tanh()
         return flat
 
@@ -140,3 +148,37 @@ class Headed(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.head(self.body(self.stem(image)).flatten(1))
+
+
+class Reader(nn.Module):
+    """A small transformer on tokens, with a trained layer on top of a frozen one."""
+
+    def __init__(self, pool: str) -> None:
+        super().__init__()
+        self.pool, self.embed = pool, nn.Embedding(30522, 16)
+        self.query, self.value = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.bottom = Attention(self.query, self.value)
+        self.top = nn.Linear(16, 16)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **_: Tensor) -> Tensor:
+        hidden = self.bottom(self.embed(input_ids), attention_mask)
+        if self.pool == "first":
+            return self.top(hidden[:, 0])
+        if self.pool == "tokens":
+            hidden = self.top(hidden).tanh()
+        weight = attention_mask.unsqueeze(-1).float()
+        pooled = (hidden * weight).sum(1) / weight.sum(1)
+        return pooled if self.pool == "tokens" else self.top(pooled)
+
+
+class Attention(nn.Module):
+    """Tokens that attend to each other, but not to padding."""
+
+    def __init__(self, query: nn.Module, value: nn.Module) -> None:
+        super().__init__()
+        self.query, self.value = query, value
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        scores = self.query(hidden) @ hidden.transpose(1, 2)
+        scores = scores.masked_fill(mask[:, None] == 0, float("-inf"))
+        return (hidden + scores.softmax(-1) @ self.value(hidden)).tanh()

@@ -113,3 +113,74 @@ def test_inputs_that_are_no_samples_are_refused():
         pytest.raises(ModelError, match="'features' is no tensor of 3 samples"),
     ):
         prefix(torch.arange(3), features())
+
+
+def frozen_net(seed=0):
+    torch.manual_seed(seed)
+    model = Net()
+    finetune.freeze(model, ["body"])
+    return model.train()
+
+
+def test_evaluation_through_the_prefix_has_the_same_bits_too():
+    model, inputs = frozen_net(), features()
+    with finetune.frozen_prefix(model, num_samples=NUM_SAMPLES) as prefix:
+        for indices in torch.arange(NUM_SAMPLES).split(16):
+            prefix(indices, inputs[indices])
+        model.eval()
+        with torch.no_grad():
+            for indices in torch.arange(NUM_SAMPLES).split(16):
+                outputs = prefix(indices, inputs[indices])
+                assert not outputs.requires_grad
+                assert torch.equal(outputs, model(inputs[indices]))
+        assert prefix.statistics.answered >= NUM_SAMPLES
+
+
+def test_two_networks_at_once_do_not_mix():
+    inputs, nets = features(), [frozen_net(1), frozen_net(2)]
+    right = [net.eval()(inputs[:16]) for net in nets]
+    with (
+        finetune.frozen_prefix(nets[0], num_samples=NUM_SAMPLES) as one,
+        finetune.frozen_prefix(nets[1], num_samples=NUM_SAMPLES) as two,
+    ):
+        for _ in range(3):
+            for prefix, outputs in ((one, right[0]), (two, right[1])):
+                assert torch.equal(prefix(torch.arange(16), inputs[:16]), outputs)
+        assert one.statistics.answered == two.statistics.answered > 0
+
+
+@pytest.mark.parametrize("where", ["in the loop", "in the network"])
+def test_an_error_leaves_the_network_as_it_was(where):
+    model, inputs = frozen_net(), features()
+    own = model.body.forward
+    model.body.forward = own  # a method of its own, as other tools put there
+
+    def failing(*_):
+        raise ValueError("meant")
+
+    def loop():
+        with finetune.frozen_prefix(model, num_samples=NUM_SAMPLES) as prefix:
+            prefix(torch.arange(16), inputs[:16])
+            if where == "in the network":
+                model.head.register_forward_hook(failing)
+                prefix(torch.arange(16), inputs[:16])
+            failing()
+
+    with pytest.raises(ValueError, match="meant"):
+        loop()
+    assert vars(model.body)["forward"] == own
+    assert not any("forward" in vars(m) for m in model.modules() if m is not model.body)
+
+
+def test_inputs_that_only_the_kwargs_of_a_network_take_are_handed_on():
+    class Wrapped(Net):
+        def forward(self, features, **more):
+            return super().forward(features, **more)
+
+    model, inputs = Wrapped().eval(), features()
+    finetune.freeze(model, ["body"])
+    shift = inputs[:16, 1]
+    right = model(inputs[:16], shift=shift)
+    with finetune.frozen_prefix(model, num_samples=NUM_SAMPLES) as prefix:
+        for _ in range(2):
+            assert torch.equal(prefix(torch.arange(16), inputs[:16], shift=shift), right)

@@ -6,57 +6,12 @@ import pytest
 import torch
 
 from finetune.config.loader import load_config
-from finetune.config.run import Provenance, RunConfig
 from finetune.errors import FinetuneError
 from finetune.train.setup import build_trainer
 
-DIGITS = {
-    "source": {"type": "sklearn", "name": "digits"},
-    "split": {"validation": 0.05, "test": 0.8, "stratify": True},
-}
 CONFIGS = Path(__file__).parents[2] / "configs"
 
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-    monkeypatch.setattr("finetune.prefix.choose._READ_BYTES_PER_S", 1e18)
-    monkeypatch.setattr("finetune.prefix.choose._READ_S_PER_SAMPLE", 0.0)
-
-
-def odd_config(net, *, freeze, prefix, args=None, epochs=3, **train):
-    layer = {"name": "net", "type": "import", "path": f"prefix_nets:{net}",
-             "args": {"classes": "classes"} | (args or {})}  # fmt: skip
-    config = RunConfig.model_validate(
-        {
-            "model": {"layers": [layer]},
-            "data": DIGITS,
-            "task": {"type": "classification"},
-            "freeze": freeze,
-            "optimizer": {"type": "AdamW", "lr": 1e-2},
-            "train": {"epochs": epochs, "batch_size": 32} | train,
-            "prefix": prefix,
-        }
-    )
-    return config.with_provenance(Provenance(trust=frozenset({"prefix_nets"})), {})
-
-
-def trained(config, folder):
-    said = []
-    trainer = build_trainer(config, folder)
-    tell = trainer.reporter.tracker.message
-    trainer.reporter.tracker.message = lambda text: (said.append(text), tell(text))
-    trainer.fit()
-    return trainer, said
-
-
-def assert_same_run(stored, whole):
-    assert stored.prefixes.statistics.answered > 0
-    assert whole.prefixes.statistics.answered == 0
-    for name, tensor in whole.model.state_dict().items():
-        assert torch.equal(stored.model.state_dict()[name], tensor), name
-    assert stored.progress.metrics == whole.progress.metrics
+pytestmark = pytest.mark.usefixtures("always")
 
 
 @pytest.mark.parametrize(
@@ -69,28 +24,16 @@ def assert_same_run(stored, whole):
     ],
     ids=["U-Net", "U-Net with a hole", "called three times", "changed in place"],
 )
-def test_odd_networks_end_with_the_same_bits(tmp_path, net, freeze):
-    stored, _ = trained(odd_config(net, freeze=freeze, prefix="auto"), tmp_path / "stored")
-    whole, _ = trained(odd_config(net, freeze=freeze, prefix="off"), tmp_path / "whole")
-    assert_same_run(stored, whole)
+def test_odd_networks_end_with_the_same_bits(runs, tmp_path, net, freeze):
+    stored, _ = runs.trained(
+        runs.odd_config(net, freeze=freeze, prefix="auto"), tmp_path / "stored"
+    )
+    whole, _ = runs.trained(runs.odd_config(net, freeze=freeze, prefix="off"), tmp_path / "whole")
+    runs.assert_same_run(stored, whole)
 
 
-@pytest.fixture
-def texts(tmp_path):
-    """A folder of texts of two kinds, of very different lengths."""
-    words = ["the", "match", "was", "won", "by", "a", "late", "goal", "while", "shares", "fell"]
-    draw = torch.Generator().manual_seed(0)
-    for number in range(40):
-        label = ("sport", "business")[number % 2]
-        length = int(torch.randint(3, 90, (), generator=draw))
-        chosen = torch.randint(len(words), (length,), generator=draw)
-        folder = tmp_path / "texts" / label
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{number}.txt").write_text(" ".join(words[n] for n in chosen))
-    return tmp_path / "texts"
-
-
-def test_the_top_two_layers_of_minilm_end_with_the_same_bits(tmp_path, texts):
+@pytest.mark.slow
+def test_the_top_two_layers_of_minilm_end_with_the_same_bits(runs, tmp_path, texts):
     def config(prefix):
         return load_config(
             CONFIGS / "bbc_news.yaml",
@@ -102,13 +45,13 @@ def test_the_top_two_layers_of_minilm_end_with_the_same_bits(tmp_path, texts):
             ],
         )  # fmt: skip
 
-    stored, _ = trained(config("auto"), tmp_path / "stored")
-    whole, _ = trained(config("off"), tmp_path / "whole")
-    assert_same_run(stored, whole)
+    stored, _ = runs.trained(config("auto"), tmp_path / "stored")
+    whole, _ = runs.trained(config("off"), tmp_path / "whole")
+    runs.assert_same_run(stored, whole)
 
 
 @pytest.mark.slow
-def test_the_last_four_blocks_of_efficientnet_end_with_the_same_bits(tmp_path):
+def test_the_last_four_blocks_of_efficientnet_end_with_the_same_bits(runs, tmp_path):
     def config(prefix):
         return load_config(
             CONFIGS / "mnist_efficientnet.yaml",
@@ -122,9 +65,9 @@ def test_the_last_four_blocks_of_efficientnet_end_with_the_same_bits(tmp_path):
             trust=["efficientnet_lite_pytorch"],
         )  # fmt: skip
 
-    stored, _ = trained(config("auto"), tmp_path / "stored")
-    whole, _ = trained(config("off"), tmp_path / "whole")
-    assert_same_run(stored, whole)
+    stored, _ = runs.trained(config("auto"), tmp_path / "stored")
+    whole, _ = runs.trained(config("off"), tmp_path / "whole")
+    runs.assert_same_run(stored, whole)
 
 
 @pytest.mark.parametrize(
@@ -142,47 +85,51 @@ def test_the_last_four_blocks_of_efficientnet_end_with_the_same_bits(tmp_path):
     ],
     ids=["functional dropout", "dropout", "batch norm", "data-dependent depth", "across the batch"],
 )
-def test_what_is_not_exact_runs_every_time_and_is_named(tmp_path, body, modules, reason):
+def test_what_is_not_exact_runs_every_time_and_is_named(runs, tmp_path, body, modules, reason):
     phase = {"name": "a", "train": ["net.head"], "modules": {"norm": "eval"} | modules}
 
     def config(prefix):
         freeze = {"phases": [phase]}
-        return odd_config("Headed", freeze=freeze, prefix=prefix, args={"body": body}, epochs=2)
+        return runs.odd_config(
+            "Headed", freeze=freeze, prefix=prefix, args={"body": body}, epochs=2
+        )
 
-    trainer, said = trained(config("auto"), tmp_path / "run")
+    trainer, said = runs.trained(config("auto"), tmp_path / "run")
     assert any(reason in line for line in said), said
-    whole, _ = trained(config("off"), tmp_path / "whole")
+    whole, _ = runs.trained(config("off"), tmp_path / "whole")
     for name, tensor in whole.model.state_dict().items():
         assert torch.equal(trainer.model.state_dict()[name], tensor), name
 
 
-CROPPED = DIGITS | {"transforms": [{"type": "RandomCrop", "size": [8, 8], "padding": 1}]}
+CROP = {"transforms": [{"type": "RandomCrop", "size": [8, 8], "padding": 1}]}
 
 
-def cropped(prefix):
-    config = odd_config("UNet", freeze=["net.down1", "net.down2"], prefix=prefix, epochs=5)
-    values = config.model_dump(mode="json", by_alias=True) | {"data": CROPPED}
-    return RunConfig.model_validate(values).with_provenance(
-        Provenance(trust=frozenset({"prefix_nets"})), {}
+def cropped(runs, prefix):
+    return runs.odd_config(
+        "UNet",
+        freeze=["net.down1", "net.down2"],
+        prefix=prefix,
+        epochs=5,
+        data=runs.DIGITS | CROP,
     )
 
 
-def test_behind_a_random_crop_nothing_is_stored(tmp_path):
-    trainer, said = trained(cropped("auto"), tmp_path / "run")
+def test_behind_a_random_crop_nothing_is_stored(runs, tmp_path):
+    trainer, said = runs.trained(cropped(runs, "auto"), tmp_path / "run")
     assert any("random transforms come before it" in line for line in said), said
     assert trainer.prefixes.statistics.recorded == 0
 
 
-def test_views_store_so_many_draws_and_change_no_bit_of_a_run_with_as_many(tmp_path):
-    stored, _ = trained(cropped({"views": 2}), tmp_path / "stored")
-    whole, _ = trained(cropped({"use": "off", "views": 2}), tmp_path / "whole")
-    assert_same_run(stored, whole)
+def test_views_store_so_many_draws_and_change_no_bit_of_a_run_with_as_many(runs, tmp_path):
+    stored, _ = runs.trained(cropped(runs, {"views": 2}), tmp_path / "stored")
+    whole, _ = runs.trained(cropped(runs, {"use": "off", "views": 2}), tmp_path / "whole")
+    runs.assert_same_run(stored, whole)
     train, others = (
         len(stored.splits.train),
         len(stored.splits.validation) + len(stored.splits.test),
     )
     assert stored.prefixes.statistics.recorded == 2 * train + others
-    many, _ = trained(cropped("off"), tmp_path / "many")
+    many, _ = runs.trained(cropped(runs, "off"), tmp_path / "many")
     assert stored.progress.metrics != many.progress.metrics
 
 
@@ -191,15 +138,19 @@ def test_views_without_a_random_transform_are_refused(small_config):
         build_trainer(small_config(prefix={"views": 2}))
 
 
-def test_a_budget_that_is_too_small_is_told_and_training_goes_on(tmp_path):
+def test_a_budget_that_is_too_small_is_told_and_training_goes_on(runs, tmp_path):
     freeze, small = ["net.down1", "net.down2"], {"memory_gb": 1e-6, "disk_gb": 1e-6}
-    stored, said = trained(odd_config("UNet", freeze=freeze, prefix=small), tmp_path / "run")
-    whole, _ = trained(odd_config("UNet", freeze=freeze, prefix="off"), tmp_path / "whole")
+    stored, said = runs.trained(
+        runs.odd_config("UNet", freeze=freeze, prefix=small), tmp_path / "run"
+    )
+    whole, _ = runs.trained(
+        runs.odd_config("UNet", freeze=freeze, prefix="off"), tmp_path / "whole"
+    )
     assert any("prefix: not stored: " in line for line in said), said
     assert stored.progress.metrics == whole.progress.metrics
 
 
-def test_freezing_deeper_runs_only_what_lies_between_the_borders(tmp_path):
+def test_freezing_deeper_runs_only_what_lies_between_the_borders(runs, tmp_path):
     phases = [
         {"name": "a", "freeze": ["net.down1"], "until": {"epochs": 2}},
         {"name": "b", "freeze": ["net.down1", "net.down2", "net.middle"]},
@@ -207,12 +158,12 @@ def test_freezing_deeper_runs_only_what_lies_between_the_borders(tmp_path):
 
     def run(prefix, name):
         freeze = {"phases": phases}
-        config = odd_config("UNet", freeze=freeze, prefix=prefix, epochs=4, drop_last=True)
+        config = runs.odd_config("UNet", freeze=freeze, prefix=prefix, epochs=4, drop_last=True)
         trainer = build_trainer(config, tmp_path / name)
         calls = []
 
         def called(*_):
-            # evaluation and the trials of batch shapes run without gradients
+            # evaluation and all other trials run without gradients
             if trainer.progress.phase == 1 and torch.is_grad_enabled():
                 calls.append(trainer.progress.step)
 
@@ -222,7 +173,7 @@ def test_freezing_deeper_runs_only_what_lies_between_the_borders(tmp_path):
 
     stored, stored_calls = run("auto", "stored")
     whole, whole_calls = run("off", "whole")
-    assert_same_run(stored, whole)
+    runs.assert_same_run(stored, whole)
     assert whole_calls == 2 * stored.course.steps_per_epoch
-    passes_of_the_probe = 4
-    assert stored_calls == passes_of_the_probe
+    probe, trial_of_the_batch_shape = 5, 1
+    assert stored_calls == probe + trial_of_the_batch_shape

@@ -33,13 +33,6 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture
-def always(monkeypatch):
-    """Let a store be used however little it would save."""
-    monkeypatch.setattr("finetune.prefix.choose._READ_BYTES_PER_S", 1e18)
-    monkeypatch.setattr("finetune.prefix.choose._READ_S_PER_SAMPLE", 0.0)
-
-
 def run(folder, *, prefix, layers=CONV, phases, epochs=4, **train):
     config = RunConfig.model_validate(
         {
@@ -87,11 +80,11 @@ def test_a_stored_prefix_changes_no_bit(tmp_path, always, layers, phases):
     assert whole.prefixes.statistics.answered == 0
 
 
-def test_the_prefix_runs_once_per_sample_in_training_and_evaluation(tmp_path, always):
+def test_the_prefix_runs_once_per_sample_in_training(tmp_path, always):
     trainer = run(tmp_path / "run", prefix="auto", phases=PHASES["all but the head"])
-    every_epoch = len(trainer.splits.train) + len(trainer.splits.validation)
-    assert trainer.prefixes.statistics.recorded == every_epoch + len(trainer.splits.test)
-    assert trainer.prefixes.statistics.answered == 3 * every_epoch
+    seen_again = len(trainer.splits.train) + len(trainer.splits.validation)
+    assert trainer.prefixes.statistics.recorded == seen_again + len(trainer.splits.test)
+    assert trainer.prefixes.statistics.answered == 3 * seen_again
 
 
 def test_a_second_run_starts_warm_and_one_with_other_frozen_weights_does_not(tmp_path, always):
@@ -113,7 +106,8 @@ def test_micro_batches_change_nothing(tmp_path, always):
     assert_equal_weights(stored, whole)
 
 
-def test_a_store_that_would_not_pay_is_not_made_and_the_line_says_so(tmp_path):
+def test_a_store_that_would_not_pay_is_not_made_and_the_line_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune.prefix.choose._WORTH_TRYING", 0)
     said = []
     trainer = run(tmp_path / "run", prefix="off", phases=PHASES["frozen front"])
     use = Use(

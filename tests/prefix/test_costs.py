@@ -1,0 +1,87 @@
+"""What the machinery of the prefix costs: nothing without frozen parts, no Python per sample."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import finetune.prefix
+from finetune.train.setup import build_trainer
+
+HOME = str(Path(finetune.prefix.__file__).parent)
+
+
+def profiled(run):
+    """Run a function; return the calls made meanwhile: file and name of each."""
+    calls = []
+
+    def note(frame, event, argument):
+        if event == "call":
+            calls.append((frame.f_code.co_filename, frame.f_code.co_name))
+        elif event == "c_call":
+            calls.append(("", argument.__name__))
+
+    sys.setprofile(note)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.usefixtures("always")
+def test_where_nothing_is_frozen_nothing_is_tried_and_nothing_is_done_in_a_step(small_run):
+    trainer = small_run(prefix="auto")
+    passes = []
+    trainer.model.body.register_forward_hook(lambda *_: passes.append(1))
+    calls = [name for file, name in profiled(trainer.fit) if file.startswith(HOME)]
+    assert len(passes) == trainer.progress.step == 6
+    once = {"open", "find_prospect", "leave", "close", "_forget", "__init__"}
+    in_steps = [name for name in calls if name not in once and not name.startswith("<")]
+    assert set(in_steps) <= {"forward", "fetches", "as_data", "seconds_saved"}
+    assert in_steps.count("forward") == 6
+
+
+def frozen_digits(runs, batch_size, folder):
+    config = runs.odd_config("UNet", freeze=["net.down1"], prefix="auto", batch_size=batch_size)
+    trainer = build_trainer(config, folder)
+    trainer._enter_phase()
+    return trainer
+
+
+@pytest.mark.usefixtures("always")
+def test_a_batch_that_is_answered_takes_no_python_for_each_sample(runs, tmp_path):
+    counts = []
+    for size in (8, 64):
+        trainer = frozen_digits(runs, size, tmp_path / str(size))
+        prefix, samples = trainer.prefixes.now, trainer.splits.train
+        cuts = [torch.arange(size)]
+
+        def once_through(prefix=prefix, samples=samples, cuts=cuts):
+            for batch in prefix.fetches(samples, cuts, epoch=0):
+                prefix.forward(batch, samples)
+
+        once_through()
+        once_through()
+        before = trainer.prefixes.statistics.answered
+        counts.append(len(profiled(once_through)))
+        assert trainer.prefixes.statistics.answered == before + size
+        trainer.prefixes.close()
+    few, many = counts
+    assert abs(many - few) < 8, counts
+
+
+@pytest.mark.usefixtures("always")
+def test_the_summary_says_what_was_saved_and_a_line_what_is_expected(runs, tmp_path):
+    config = runs.odd_config("UNet", freeze=["net.down1", "net.down2"], prefix="auto")
+    trainer, said = runs.trained(config, tmp_path / "run")
+    (line,) = [line for line in said if "prefix:" in line]
+    assert "up to net.down2 runs once per sample" in line
+    assert "expected to save" in line
+    told = trainer.folder.read_json("summary.json")["prefix"]
+    assert told["answered"] == 2 * (264 + 33)
+    assert told["recorded"] == 330
+    assert told["whole"] == 0
+    spent = told["seconds_reading"] + told["seconds_writing"] + told["seconds_trying"]
+    assert told["seconds_saved"] == pytest.approx(told["seconds_avoided"] - spent, abs=0.01)
