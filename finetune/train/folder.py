@@ -56,19 +56,19 @@ class RunFolder:
                 stack.enter_context(locked(self.path))
                 if self.is_fresh:
                     self._clear()
-                if self.origin is not None:
-                    self._copy_from(self.origin)
             self.begin()
             yield
 
     def begin(self) -> None:
-        """Write the documents.
+        """Take over what another run has left, if this one goes on there; write the documents.
 
         Raises:
             CheckpointError: the folder cannot be written.
         """
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
+            if self.origin is not None:
+                self._copy_from(self.origin)
             for name, text in self.documents.items():
                 replace_text(self.path / name, text)
 
