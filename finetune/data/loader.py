@@ -157,11 +157,7 @@ class Samples:
         view = epoch % self.views if self.views else epoch
         if not self._later:
             inputs = {
-                name: self._blank(name, len(rows))
-                if name in blank
-                else column.gather(rows, length)
-                if isinstance(column, Ragged)
-                else column.gather(rows)
+                name: self._gathered(name, column, rows, length, is_blank=name in blank)
                 for name, column in self._finished()
             }
         elif set(blank) >= set(self.specs):
@@ -203,6 +199,22 @@ class Samples:
         if self._target is not None:
             digest.update(Numbers(self._target).fingerprint())
         return digest.hexdigest()
+
+    def _gathered(
+        self,
+        name: str,
+        column: Numbers | Ragged,
+        rows: Tensor,
+        length: int | None,
+        *,
+        is_blank: bool,
+    ) -> Tensor:
+        """Return the rows of a column, or zeros of the same shape where nobody reads the values."""
+        if isinstance(column, Numbers):
+            return self._blank(name, len(rows)) if is_blank else column.gather(rows)
+        if is_blank:
+            return torch.zeros(len(rows), length or column.width(rows), dtype=torch.int64)
+        return column.gather(rows, length)
 
     def _blank(self, name: str, size: int) -> Tensor:
         spec = self.specs[name]

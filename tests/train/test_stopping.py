@@ -103,7 +103,7 @@ def test_every_kind_of_moment_is_met(run_of):
     assert seen == {True: 12, False: 13}
 
 
-@pytest.mark.parametrize("number_of_sync", [1, 3, 6])
+@pytest.mark.parametrize("number_of_sync", [1, 5, 6, 8, 12])
 def test_a_signal_while_saving_lets_the_checkpoint_become_whole(
     run_of, monkeypatch, number_of_sync
 ):
