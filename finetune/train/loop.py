@@ -96,9 +96,9 @@ class Trainer:
             self._take_best()
             return self.progress
         with ExitStack() as open_parts:
+            open_parts.enter_context(self.stop.listening())
             open_parts.enter_context(self.folder.held())
             open_parts.enter_context(self.checkpoints.in_use(self.reporter.message))
-            open_parts.enter_context(self.stop.listening())
             open_parts.enter_context(self.watchdog.watching())
             open_parts.enter_context(self.reporter.running(self.progress))
             open_parts.enter_context(closing(self.prefixes))
