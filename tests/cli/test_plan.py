@@ -94,7 +94,8 @@ def test_of_later_phases_a_plan_shows_how_they_end_and_what_they_change(finetune
     assert "goes back to its best weights" in shown[end + 1]
 
 
-def test_a_plan_shows_costs_next_to_full_training(finetune, blocks):
+def test_a_plan_shows_costs_next_to_full_training(finetune, blocks, monkeypatch):
+    monkeypatch.setattr("finetune.prefix.choose._WORTH_TRYING", 0)
     blocks(THREE)
     shown = lines(finetune("plan", "blocks.yaml"))
     full = [line for line in shown if line.startswith("full training ")]
@@ -108,7 +109,8 @@ def test_a_plan_shows_costs_next_to_full_training(finetune, blocks):
     assert with_store < of_full < 50
 
 
-def test_a_plan_tells_what_storing_the_prefix_saves(finetune, blocks):
+def test_a_plan_tells_what_storing_the_prefix_saves(finetune, blocks, monkeypatch):
+    monkeypatch.setattr("finetune.prefix.choose._WORTH_TRYING", 0)
     blocks(THREE)
     shown = lines(finetune("plan", "blocks.yaml"))
     (probe,) = [line for line in shown if line.startswith("0: probe: ")]

@@ -61,7 +61,7 @@ def test_with_its_prefix_stored_a_step_costs_the_rest_alone(make_config, frozen)
     assert storing.flops_per_step / full == pytest.approx((3 * (12 - frozen) - 1) / 36, rel=0.01)
 
 
-@pytest.mark.parametrize("micro_batch", [None, 7], ids=["in one pass", "in micro-batches"])
+@pytest.mark.parametrize("micro_batch", ["auto", 7], ids=["in one pass", "in micro-batches"])
 def test_flops_and_store_of_a_run_are_those_that_the_plan_tells(
     make_config, make_trainer, always, tmp_path, micro_batch
 ):
@@ -76,7 +76,7 @@ def test_flops_and_store_of_a_run_are_those_that_the_plan_tells(
         with FlopCounterMode(display=False) as counter:
             trainer.train_step(window)
         taken.append(counter.get_total_flops())
-        if trainer.progress.step > trainer.steps_per_epoch:
+        if trainer.progress.step > trainer.course.steps_per_epoch:
             break
     for split in (trainer.splits.validation, trainer.splits.test):
         trainer.evaluate(split)
