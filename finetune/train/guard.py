@@ -1,6 +1,6 @@
 """What is checked in every step: that loss and gradients are finite; and how a step is undone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -59,9 +59,13 @@ class StepGuard:
         Raises:
             NonFiniteError: one of them is infinite or NaN. The message names which.
         """
-        gradients = list(_gradients(optimizer)) if self._checks_gradients else []
-        if self._all_finite([loss, *(gradient for _, gradient in gradients)]):
+        tensors = [loss]
+        if self._checks_gradients:
+            groups = optimizer.param_groups
+            tensors += [p.grad for group in groups for p in group["params"] if p.grad is not None]
+        if self._all_finite(tensors):
             return
+        gradients = _gradients(optimizer) if self._checks_gradients else ()
         wrong = [name for name, gradient in gradients if not gradient.isfinite().all()]
         if not loss.isfinite():
             what = f"the loss is {loss.item()}"
@@ -74,16 +78,18 @@ class StepGuard:
             "train.nan: skip or rollback goes on without such a window",
         )
 
-    def _all_finite(self, tensors: Sequence[Tensor]) -> bool:
+    def _all_finite(self, tensors: list[Tensor]) -> bool:
         """Read one flag for all tensors: the only value that leaves the device in a step.
 
         The kernel is the one with which torch's GradScaler looks for overflow. It also multiplies
         by one, which changes no bit.
         """
-        self._found.zero_()
         for alike in _by_format(tensors):
             torch._amp_foreach_non_finite_check_and_unscale_(alike, self._found, self._one)
-        return not bool(self._found)
+        if self._found.item() == 0:
+            return True
+        self._found.zero_()
+        return False
 
 
 def _gradients(optimizer: Optimizer) -> Iterable[tuple[str, Tensor]]:
@@ -94,8 +100,11 @@ def _gradients(optimizer: Optimizer) -> Iterable[tuple[str, Tensor]]:
                 yield name, parameter.grad
 
 
-def _by_format(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+def _by_format(tensors: list[Tensor]) -> list[list[Tensor]]:
     """Part tensors by number format, as the kernel wants them; complex ones as pairs."""
+    first = tensors[0].dtype
+    if not first.is_complex and all(tensor.dtype is first for tensor in tensors):
+        return [tensors]
     parts: dict[torch.dtype, list[Tensor]] = {}
     for tensor in tensors:
         real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
