@@ -14,7 +14,7 @@ from pathlib import Path
 from finetune.errors import CheckpointError
 from finetune.train.files import read_json
 
-LOCK = ".lock"
+LOCK = ".run.lock"
 _LONGEST_WAIT_S = 15.0
 """For how long processes of a dead holder, such as those of its loader, may still hold on."""
 

@@ -113,7 +113,7 @@ def test_a_folder_with_other_things_is_refused(make_trainer, tmp_path):
 
 def test_a_run_killed_before_its_config_was_written_begins(make_trainer, tmp_path):
     (tmp_path / "run").mkdir()
-    for name in (".lock", ".config.yaml.tmp"):
+    for name in (".run.lock", ".config.yaml.tmp"):
         (tmp_path / "run" / name).write_text("cut sh")
     assert make_trainer().fit().step == 20
 
