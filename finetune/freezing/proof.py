@@ -16,8 +16,6 @@ from finetune.freezing.rows import rows_of, tensor_of
 
 _ALL_HELD = ModulesConfig()
 _MOST_COPIED_BYTES = 256 * 2**20
-_PIECE_BYTES = 4 * 2**20
-"""A larger tensor is hashed in pieces of so many bytes, which several threads share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +39,11 @@ class PhaseProof:
 
 
 def fingerprint(tensor: Tensor) -> str:
-    """Hash dtype, shape and raw bytes. NaN payloads and signed zeros count as differences.
-
-    The bytes are hashed in pieces of 4 MiB, and the digests of the pieces once more.
-    """
-    return _digest(tensor, (_hash(piece) for piece in _pieces(tensor)))
+    """Hash dtype, shape and raw bytes. NaN payloads and signed zeros count as differences."""
+    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    digest = blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=16)
+    digest.update(raw.numpy().data)
+    return digest.hexdigest()
 
 
 def fingerprints(
@@ -76,14 +74,9 @@ def fingerprints(
 
 def hashed(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Return the fingerprint of each tensor, hashed by as many threads as torch may use."""
-    pieces = {name: _pieces(tensor) for name, tensor in tensors.items()}
     # hashlib lets other threads run while it hashes
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        digests = threads.map(_hash, [piece for cut in pieces.values() for piece in cut])
-        return {
-            name: _digest(tensors[name], [next(digests) for _ in cut])
-            for name, cut in pieces.items()
-        }
+        return dict(zip(tensors, threads.map(fingerprint, tensors.values()), strict=True))
 
 
 def verify(model: nn.Module, before: Mapping[str, str]) -> None:
@@ -213,21 +206,6 @@ def _fingerprints_present(model: nn.Module, names: Iterable[str]) -> dict[str, s
     tensors = _tensors(model)
     present = [name for name in names if rows_of(name)[0] in tensors]
     return hashed({name: tensor_of(tensors, name) for name in present})
-
-
-def _pieces(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Cut the raw bytes of a tensor into pieces, where it lies; an empty tensor has none."""
-    raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
-    return raw.split(_PIECE_BYTES) if len(raw) else ()
-
-
-def _hash(piece: Tensor) -> bytes:
-    return blake2b(piece.cpu().numpy().data, digest_size=16).digest()
-
-
-def _digest(tensor: Tensor, pieces: Iterable[bytes]) -> str:
-    about = f"{tensor.dtype}{tuple(tensor.shape)}".encode()
-    return blake2b(about + b"".join(pieces), digest_size=16).hexdigest()
 
 
 def _buffers_of(modules: Mapping[str, nn.Module]) -> list[str]:
