@@ -24,10 +24,10 @@ from finetune.errors import FinetuneError
 from finetune.models.declared import TensorSpec
 from finetune.watchdog import Watchdog
 
-_GROUP_SIGNALS = {
+STOP_SIGNALS = {
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
 }
-"""What a terminal or a cluster sends to every process of a run."""
+"""What asks a run to stop; a terminal or a cluster sends it to every process of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +283,7 @@ def _signals_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _GROUP_SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
@@ -298,10 +298,10 @@ def _begin_worker(number: int) -> None:
     if not hasattr(signal, "pthread_sigmask"):
         return
     os.setpgid(0, 0)
-    for one in _GROUP_SIGNALS:
+    for one in STOP_SIGNALS:
         signal.signal(one, signal.SIG_IGN)  # also drops one that came in the meantime
         signal.signal(one, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _GROUP_SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _spec(sample: Tensor) -> TensorSpec:

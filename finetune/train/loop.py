@@ -109,6 +109,20 @@ class Trainer:
                 raise self._stopped() from None
         return self.progress
 
+    def take_up(self, checkpoints: Checkpoints) -> bool:
+        """Stand where the newest checkpoint that can be gone on from stands; False without one.
+
+        A line tells of each that is passed over.
+        """
+        newest, damaged = checkpoints.start()
+        for line in damaged:
+            self.reporter.message(line)
+        if newest is None:
+            return False
+        self.progress, scaler = load_checkpoint(newest, self.model, self.optimizer, self.base)
+        self.precision.load_state(scaler)
+        return True
+
     def train_step(self, window: Sequence[Batch]) -> StepStats:
         """Make one optimizer step over a window, given as its micro-batches.
 
@@ -345,19 +359,11 @@ class Trainer:
             progress.left_out = left_out
             self.reporter.message(f"{error.message}: its window is left out")
             return False
-        self._load_newest()
+        self.take_up(self.checkpoints)
         self.progress.left_out = left_out
         self.reporter.message(f"{error.message}: back to step {self.progress.step}")
         self.reporter.begin(self.progress)
         return True
-
-    def _load_newest(self) -> None:
-        newest, damaged = self.checkpoints.start()
-        for line in damaged:
-            self.reporter.message(line)
-        if newest is not None:
-            self.progress, scaler = load_checkpoint(newest, self.model, self.optimizer, self.base)
-            self.precision.load_state(scaler)
 
     def _halve_passes(self, samples: int) -> None:
         """Answer a lack of memory: cut the same window, and all after it, into smaller passes.

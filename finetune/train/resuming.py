@@ -7,7 +7,6 @@ from typing import Any
 from finetune.config.loader import as_plain, load_saved
 from finetune.config.run import RunConfig
 from finetune.errors import CheckpointError
-from finetune.train.checkpoint import load_checkpoint
 from finetune.train.folder import RunFolder
 from finetune.train.kept import Checkpoints
 from finetune.train.loop import Trainer
@@ -83,17 +82,10 @@ def take_up(trainer: Trainer) -> None:
     checkpoints = trainer.checkpoints
     if origin is not None:
         checkpoints = replace(checkpoints, folder=RunFolder(origin).checkpoints)
-    newest, damaged = checkpoints.start()
-    for line in damaged:
-        trainer.reporter.message(line)
-    if newest is None:
+    if not trainer.take_up(checkpoints):
         if origin is not None:
             raise CheckpointError("no whole checkpoint", where=str(checkpoints.folder))
         return
-    trainer.progress, scaler = load_checkpoint(
-        newest, trainer.model, trainer.optimizer, trainer.base
-    )
-    trainer.precision.load_state(scaler)
     for line in checkpoints.forget_lost(trainer.progress):
         trainer.reporter.message(line)
 

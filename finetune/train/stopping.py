@@ -7,12 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from finetune.data.loader import STOP_SIGNALS
 from finetune.errors import StoppedError
-
-SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
-)
-"""Requests to stop. Windows has no SIGUSR1."""
 
 
 class StopRequest(BaseException):
@@ -75,7 +71,7 @@ def _handled_by(handler: "signal._HANDLER") -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
     try:
         yield
     finally:
