@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from finetune.data.loader import Batch
 from finetune.errors import ModelError
 from finetune.prefix.exact import Trials, length_of
-from finetune.prefix.key import facts_of, key_of
+from finetune.prefix.key import facts_of, key_of, network_key
 from finetune.prefix.probe import Border, probe
 from finetune.prefix.serving import Statistics, StoredPrefix
 from finetune.prefix.store import Store
@@ -121,7 +121,8 @@ class FrozenPrefix:
         self.reasons = border.reasons
         if not border.stored:
             return
-        facts = facts_of(self._model, border, {"precision": _precision(batch.indices.device)})
+        more = {"precision": _precision(batch.indices.device)}
+        facts = facts_of(self._model, border, more)
         store = Store.open(
             self._shelf.folder,
             key_of(facts | {"data": self._shelf.data, "batch_size": len(batch)}),
@@ -146,6 +147,7 @@ class FrozenPrefix:
             size=len(batch),
             in_order=False,
             autocast=nullcontext,
+            verdicts=store.verdicts(network_key(self._model, more)),
             tell=self._note,
         )
         sealed, here = store.sealed(), batch.indices.cpu()

@@ -11,7 +11,7 @@ from torch import nn
 from finetune.config.prefix import PrefixConfig
 from finetune.data.loader import Samples
 from finetune.prefix.exact import Trials
-from finetune.prefix.key import Facts, facts_of, key_of
+from finetune.prefix.key import Facts, facts_of, key_of, network_key
 from finetune.prefix.probe import Border, probe
 from finetune.prefix.serving import NoPrefix, Prefix, Statistics, StoredPrefix
 from finetune.prefix.shelf import num_sealed
@@ -217,8 +217,9 @@ class Prefixes:
             earlier=earlier,
         )
         try:
+            network = network_key(self._model, self._use.facts)
             for split in self._use.splits:
-                self._add(prefix, split, found)
+                self._add(prefix, split, found, network)
         except StoreError as error:
             prefix.close()
             self._use.tell(f"prefix: not stored: {error.message}")
@@ -243,7 +244,7 @@ class Prefixes:
             "store_dtype": self._config.store_dtype,
         }
 
-    def _add(self, prefix: StoredPrefix, split: str, found: Prospect) -> None:
+    def _add(self, prefix: StoredPrefix, split: str, found: Prospect, network: str) -> None:
         use, samples = self._use, self._use.splits[split]
         about = self._about(prefix.facts, split)
         store = Store.open(
@@ -265,6 +266,7 @@ class Prefixes:
             size=use.batch_sizes[split],
             in_order=split != "train",
             autocast=use.autocast,
+            verdicts=store.verdicts(network),
             tell=use.tell,
         )
         prefix.add(samples, store, trials, store.sealed())

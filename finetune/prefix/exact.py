@@ -19,6 +19,7 @@ from finetune.data.loader import Batch
 from finetune.prefix.outputs import tensors_in
 from finetune.prefix.replay import Replay
 from finetune.prefix.state import same_bits, undisturbed
+from finetune.prefix.verdicts import Verdicts
 
 Shape = tuple[int, int | None]
 """Samples of a batch, and the tokens it is filled up to where there are tokens."""
@@ -76,6 +77,7 @@ class Trials:
         in_order: Whether the split is cut in one and the same way every time, so that a sample
             never meets other company.
         autocast: The number format of the forward pass.
+        verdicts: What is known of shapes, by this process or one before it.
         tell: Receives a line for each shape that is not exact.
     """
 
@@ -88,13 +90,13 @@ class Trials:
         size: int,
         in_order: bool,
         autocast: Callable[[], AbstractContextManager[object]],
+        verdicts: Verdicts,
         tell: Callable[[str], None],
     ) -> None:
         self._model, self._replay, self._samples = model, replay, samples
         self._size, self._in_order, self._autocast = size, in_order, autocast
-        self._tell = tell
-        self._verdicts: dict[tuple[Shape, bool, bool], bool] = {}
-        """By shape, the mode of the network and whether gradients are wanted."""
+        self._verdicts, self._tell = verdicts, tell
+        self._told: set[str] = set()
         self._has_met_others = False
         """Whether full batches were tried in which samples meet others."""
         self.seconds = 0.0
@@ -102,18 +104,25 @@ class Trials:
 
     def passed(self, shape: Shape) -> bool:
         """Tell whether batches of a shape are known to be exact."""
-        return self._verdicts.get(self._now(shape), False)
-
-    def is_exact(self, batch: Batch) -> bool:
-        """Tell whether batches of this one's shape are exact; run it a few times if unknown."""
-        shape = len(batch), length_of(batch.inputs)
         now = self._now(shape)
+        return now in self._verdicts and self._verdicts[now] is None
+
+    def judge(self, batch: Batch) -> tuple[bool, dict[str, Tensor]]:
+        """Tell whether batches of this one's shape are exact; run it a few times if unknown.
+
+        Returns:
+            The verdict; and where this batch was run for it, and with success, its rows.
+        """
+        shape = len(batch), length_of(batch.inputs)
+        now, rows = self._now(shape), dict[str, Tensor]()
         if now not in self._verdicts:
-            fault = self._fault(batch, shape)
-            self._verdicts[now] = fault is None
-            if fault is not None:
-                self._tell(_in_words(shape, fault))
-        return self._verdicts[now]
+            fault, rows = self._tried(batch, shape)
+            self._verdicts.add(now, fault)
+        fault = self._verdicts[now]
+        if fault is not None and now not in self._told:
+            self._told.add(now)
+            self._tell(_in_words(shape, fault))
+        return fault is None, rows
 
     def in_full_batch(self, batch: Batch) -> dict[str, Tensor]:
         """Return what a full batch gives the samples of this one, `(B, ...)` by name.
@@ -124,47 +133,62 @@ class Trials:
             rows, _ = self._recorded(self._filled_up(batch).inputs)
         return {name: row[: len(batch)] for name, row in rows.items()}
 
-    def some_recomputed(self, sealed: Tensor) -> Recomputed:
-        """Run the network for a few of the rows `sealed`, other ones at every call."""
+    def some_recomputed(self, sealed: Tensor) -> Iterator[Recomputed]:
+        """Yield a few of the rows `sealed`, other ones at every call, as they are now.
+
+        First as a batch of their own, which takes the least and mostly gives the same bits; then
+        in a batch like those that rows are taken from, which decides.
+        """
         first = sealed[SystemRandom().randrange(len(sealed))]
         view, index = divmod(int(first), len(self._samples))
+        of_view = sealed[sealed // len(self._samples) == view] % len(self._samples)
+        few = of_view[SystemRandom().choices(range(len(of_view)), k=_FEW)]
+        yield self._recomputed(few, view, None if self._in_order else self._samples.longest)
         if self._in_order:
             start = index // self._size * self._size
-            indices = torch.arange(start, min(start + self._size, len(self._samples)))
+            cut = torch.arange(start, min(start + self._size, len(self._samples)))
+            yield self._recomputed(cut, view, None)
         else:
-            of_view = sealed[sealed // len(self._samples) == view] % len(self._samples)
-            indices = of_view[SystemRandom().choices(range(len(of_view)), k=_FEW)]
+            places = torch.arange(self._size) % _FEW
+            yield self._recomputed(few[places], view, self._samples.longest)
+
+    def _recomputed(self, indices: Tensor, view: int, length: int | None) -> Recomputed:
+        """Run the network for samples, filled up to `length` tokens or the longest of them."""
         device = next(self._model.parameters()).device
-        batch = self._samples.fetch(indices, epoch=view).to(device)
+        inputs = self._samples.fetch(indices, epoch=view, length=length).to(device).inputs
         with self._trying():
-            inputs = batch.inputs if self._in_order else self._filled_up(batch).inputs
             found, _ = self._recorded(inputs)
-        values = {
-            name: without_padding(row, inputs)[: len(indices)].cpu() for name, row in found.items()
-        }
+        values = {name: without_padding(row, inputs).cpu() for name, row in found.items()}
         return Recomputed(view * len(self._samples) + indices, values, length_of(inputs))
 
-    def _now(self, shape: Shape) -> tuple[Shape, bool, bool]:
-        return shape, self._model.training, torch.is_grad_enabled()
+    def _now(self, shape: Shape) -> str:
+        """Name a shape in the present mode of the network."""
+        size, length = shape
+        mode = "training" if self._model.training else "evaluation"
+        gradients = "gradients" if torch.is_grad_enabled() else "no gradients"
+        return f"{size} x {length}, {mode}, {gradients}"
 
-    def _fault(self, batch: Batch, shape: Shape) -> str | None:
-        """Return why batches of a shape are not exact, or None."""
+    def _tried(self, batch: Batch, shape: Shape) -> tuple[str | None, dict[str, Tensor]]:
+        """Return why batches of a shape are not exact, or None and the rows of this one."""
         with self._trying():
             rows, whole = self._recorded(batch.inputs)
             rows = {name: without_padding(row, batch.inputs) for name, row in rows.items()}
             if not rows:
-                return "make other calls than the batch that was tried"
+                return "make other calls than the batch that was tried", {}
             if not self._in_order and not self._agrees_elsewhere(batch, rows):
-                return "are computed with other bits than in other company, or in other places"
+                return "are computed with other bits than in other company, or in other places", {}
             answered = self._answered(batch.inputs, rows, shape)
-        return answered if isinstance(answered, str) else whole.difference(answered)
+        fault = answered if isinstance(answered, str) else whole.difference(answered)
+        return fault, rows if fault is None else {}
 
     def _answered(
         self, inputs: Mapping[str, Tensor], rows: Mapping[str, Tensor], shape: Shape
     ) -> "_Outcome | str":
         """Run the network with its frozen calls answered; return what came of it, or an error."""
+        # the network may change what it is answered with in place
+        copies = {name: row.clone() for name, row in rows.items()}
         try:
-            with self._replay.answering(rows, *shape):
+            with self._replay.answering(copies, *shape):
                 return self._outcome(inputs)
         # Whatever the user's code makes of an answer that does not fit, the batch can run whole.
         except Exception as error:  # noqa: BLE001

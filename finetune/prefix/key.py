@@ -45,6 +45,19 @@ def facts_of(model: nn.Module, border: Border, more: Mapping[str, str]) -> Facts
     }
 
 
+def network_key(model: nn.Module, more: Mapping[str, str]) -> str:
+    """Return a name for all that trials of `model` depend on, but for the values of tensors."""
+    about = {
+        "module": repr(model),
+        "modes": [module.training for module in model.modules()],
+        "trained": [name for name, p in model.named_parameters() if p.requires_grad],
+        "attributes": _plain(model),
+        "source": _source([model]),
+        "computing": _computing(next(model.parameters()).device),
+    }
+    return key_of(dict(more) | about)
+
+
 def key_of(facts: Mapping[str, Any]) -> str:
     """Return a name for a store, that one bit of difference in `facts` changes."""
     return blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()

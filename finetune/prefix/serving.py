@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from finetune.data.loader import Batch, Samples
-from finetune.prefix.exact import Split, Trials, length_of, lengths_of
+from finetune.prefix.exact import Recomputed, Split, Trials, length_of, lengths_of
 from finetune.prefix.key import Facts
 from finetune.prefix.probe import Border
 from finetune.prefix.replay import Replay
@@ -196,8 +196,9 @@ class StoredPrefix:
             with self.answering(batch, stored):
                 return self.model(**batch.inputs)
         batch = self._complete(batch, samples)
-        if self._is_exact(batch, stored):
-            return self._answered_or_recorded(batch, stored)
+        is_exact, rows = self._judged(batch, stored)
+        if is_exact:
+            return self._answered_or_recorded(batch, stored, rows)
         self._statistics.whole += len(batch)
         if not stored.is_full and not stored.has(batch.indices.cpu(), batch.view):
             self._write(batch, stored, stored.trials.in_full_batch(batch))
@@ -233,11 +234,11 @@ class StoredPrefix:
             return self._seconds
         return self._seconds_recording / self._timed
 
-    def _is_exact(self, batch: Batch, stored: Stored) -> bool:
+    def _judged(self, batch: Batch, stored: Stored) -> tuple[bool, dict[str, Tensor]]:
         before = stored.trials.seconds
-        is_exact = stored.trials.is_exact(batch)
+        judged = stored.trials.judge(batch)
         self._statistics.seconds_trying += stored.trials.seconds - before
-        return is_exact
+        return judged
 
     def _complete(self, batch: Batch, samples: Split) -> Batch:
         """Return the batch with all its columns, should some have been left out.
@@ -259,11 +260,18 @@ class StoredPrefix:
             self._tell(f"prefix: store {stored.store.meta.key}: {rows} recomputed")
         stored.num_told += count
 
-    def _answered_or_recorded(self, batch: Batch, stored: Stored) -> Any:
+    def _answered_or_recorded(
+        self, batch: Batch, stored: Stored, rows: Mapping[str, Tensor]
+    ) -> Any:
+        """Run the network; `rows` are those of the batch if a trial has computed them just now."""
         if stored.answers(batch.indices.cpu(), batch.view, self.replay):
             with self.answering(batch, stored):
                 return self.model(**batch.inputs)
-        return self._recorded(batch, stored)
+        if not rows:
+            return self._recorded(batch, stored)
+        self._write(batch, stored, rows)
+        with self.replay.answering(rows, len(batch), length_of(batch.inputs)):
+            return self.model(**batch.inputs)
 
     def _recorded(self, batch: Batch, stored: Stored) -> Any:
         recording = self.replay.recording(len(batch), length_of(batch.inputs))
@@ -313,10 +321,14 @@ class StoredPrefix:
 
     def _holds_what_it_should(self, stored: Stored, checked: Tensor) -> bool:
         """Recompute some rows of a store, and compare."""
-        store, now = stored.store, stored.trials.some_recomputed(checked)
+        recomputed = stored.trials.some_recomputed(checked)
+        return any(self._is_stored(stored.store, now) for now in recomputed)
+
+    def _is_stored(self, store: Store, now: Recomputed) -> bool:
+        """Tell whether a store holds these rows, but for those that it lacks."""
         there = store.has(now.rows)
         then = store.read(now.rows[there], now.length if self._is_ragged else None)
-        return all(
+        return now.values.keys() == then.keys() and all(
             same_bits(store.rounded(name, values[there]), then[name])
             for name, values in now.values.items()
         )

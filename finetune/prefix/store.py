@@ -28,6 +28,7 @@ from finetune.prefix.layout import (
 from finetune.prefix.seals import EMPTY, Rows, Sealer
 from finetune.prefix.shelf import Claim, cache_root, claim_store
 from finetune.prefix.tier import Tier
+from finetune.prefix.verdicts import Verdicts
 
 __all__ = ["RowSpec", "Store", "StoreError", "StoreFullError", "cache_root"]
 
@@ -197,6 +198,10 @@ class Store:
         columns = self.meta.layout.columns
         stored = next(column.stored for column in columns if column.name == name)
         return values.to(getattr(torch, stored)).to(values.dtype)
+
+    def verdicts(self, network: str) -> Verdicts:
+        """Return what trials of batches of `network`, a key of it, have shown."""
+        return Verdicts(self._claim.folder / "verdicts" if self._claim else None, network)
 
     @property
     def num_valid(self) -> int:

@@ -1,0 +1,70 @@
+"""What trials of batch shapes have shown, kept beside the rows: a warm run need not try again."""
+
+import json
+import os
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+_LARGEST = 4 << 20
+"""Bytes; a file above it is none of ours."""
+
+
+class Verdicts:
+    """For one network, by the name of a shape: None where it is exact, or what speaks against it.
+
+    Several processes may add to one file; what one of them adds at the same moment as another may
+    be lost, and is then tried again.
+
+    Args:
+        path: Where they are kept; None keeps them in memory.
+        network: Stands for all that trials depend on besides the rows.
+    """
+
+    def __init__(self, path: Path | None, network: str) -> None:
+        self._path, self._network = path, network
+        self._known: dict[str, str | None] = dict(_read(path).get(network, {}) if path else {})
+
+    def __contains__(self, shape: str) -> bool:
+        """Tell whether batches of a shape were tried."""
+        return shape in self._known
+
+    def __getitem__(self, shape: str) -> str | None:
+        """Return what speaks against batches of a shape, None if nothing does."""
+        return self._known[shape]
+
+    def add(self, shape: str, fault: str | None) -> None:
+        """Note what a trial has shown. Where the file cannot be written, this process knows."""
+        self._known[shape] = fault
+        if self._path is None:
+            return
+        everything = _read(self._path)
+        everything[self._network] = everything.get(self._network, {}) | self._known
+        aside = self._path.with_name(f"{self._path.name}-{os.getpid()}")
+        with suppress(OSError):
+            try:
+                aside.write_text(_sealed(everything), encoding="utf-8")
+                aside.replace(self._path)
+            finally:
+                aside.unlink(missing_ok=True)
+
+
+def _sealed(everything: dict[str, dict[str, str | None]]) -> str:
+    text = json.dumps(everything)
+    return f"{_digest(text)}\n{text}"
+
+
+def _read(path: Path) -> dict[str, dict[str, str | None]]:
+    """Return the verdicts by network and shape; none where the file is not as it was written."""
+    try:
+        with path.open("rb") as file:
+            digest, _, text = file.read(_LARGEST).decode("utf-8").partition("\n")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    found: dict[str, Any] = json.loads(text) if digest == _digest(text) else {}
+    return found
+
+
+def _digest(text: str) -> str:
+    return blake2b(text.encode(), digest_size=16).hexdigest()
