@@ -61,7 +61,7 @@ def preview_as_data(preview: Preview) -> dict[str, Any]:
         phase |= {"span": asdict(span), "costs": asdict(cost)}
         if cost.storing is not None:
             # seconds differ from one call to the next; a plan is the same every time
-            phase["costs"]["storing"].pop("saves_s")
+            phase["costs"]["storing"].pop("pays")
     return document | {
         "total_steps": preview.parts.total_steps,
         "weight_decay": weight_decay_of(preview.config.optimizer),
@@ -312,8 +312,8 @@ def _notes_on_stores(named: Sequence[tuple[str, Costs]]) -> Iterator[str]:
         visits = f"{storing.visits} times"
         if storing.visits == 1:
             visits = "once: nothing to save"
-        elif storing.saves_s <= 0:
-            visits += ": less work to compute than to read, so not stored"
+        elif not storing.pays:
+            visits += ": too little to save, so not stored"
         further = f"; not further: {'; '.join(storing.reasons)}" if storing.reasons else ""
         yield (
             f"{name}: the prefix ends with {storing.up_to}, {storing.share_of_forward:.1%} of a "

@@ -14,7 +14,7 @@ from finetune.data.loader import Batch
 from finetune.errors import ModelError
 from finetune.prefix.exact import Trials, length_of
 from finetune.prefix.key import facts_of, key_of, network_key
-from finetune.prefix.probe import Border, probe
+from finetune.prefix.probe import Border, Pace, probe
 from finetune.prefix.serving import Statistics, StoredPrefix
 from finetune.prefix.store import Store
 
@@ -117,7 +117,7 @@ class FrozenPrefix:
     def _open(self, batch: Batch) -> None:
         self._is_tried = True
         self._samples.batch, self._samples.longest = batch, length_of(batch.inputs)
-        border, seconds = self._tried(batch)
+        border, pace = self._tried(batch)
         self.reasons = border.reasons
         if not border.stored:
             return
@@ -137,7 +137,7 @@ class FrozenPrefix:
             border,
             facts,
             statistics=self.statistics,
-            seconds=seconds,
+            seconds=pace.prefix,
             tell=self._note,
         )
         trials = Trials(
@@ -153,7 +153,7 @@ class FrozenPrefix:
         sealed, here = store.sealed(), batch.indices.cpu()
         self._stored.add(self._samples, store, trials, sealed[torch.isin(sealed, here)])
 
-    def _tried(self, batch: Batch) -> tuple[Border, float]:
+    def _tried(self, batch: Batch) -> tuple[Border, Pace]:
         count = min(len(batch), _TRIAL)
         first = {name: values[:count] for name, values in batch.inputs.items()}
         # The same samples in other places, and one of them twice in the place of another.

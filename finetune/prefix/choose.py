@@ -12,17 +12,21 @@ from finetune.config.prefix import PrefixConfig
 from finetune.data.loader import Samples
 from finetune.prefix.exact import Trials
 from finetune.prefix.key import Facts, facts_of, key_of, network_key
-from finetune.prefix.probe import Border, probe
+from finetune.prefix.probe import Border, Pace, probe
 from finetune.prefix.serving import NoPrefix, Prefix, Statistics, StoredPrefix
 from finetune.prefix.shelf import num_sealed
 from finetune.prefix.store import Store, StoreError, cache_root
 
-_TRIAL = 6
+_TRIAL = 4
 """Samples of a trial batch."""
 _PASSES = 6
 """Forward passes over the trial batch that finding the prefix takes, about."""
 _WORTH_TRYING = 10
 """How many times the samples of the trial are to come before it is made."""
+_TRYING_PASSES = 3
+"""Full batches that finding out which shapes are exact takes beyond what is stored, about."""
+_LEAST_SHARE = 0.02
+"""Of the time of forward passes: who saves less gains nothing that would be noticed."""
 _READ_BYTES_PER_S = 1e9
 _READ_S_PER_SAMPLE = 5e-6
 """What reading a row from a warm store costs, measured by `benchmarks/store_read.py`."""
@@ -49,8 +53,9 @@ class Prospect:
     """What storing the prefix of a phase would mean."""
 
     border: Border
-    seconds: float
-    """What the prefix takes for one sample."""
+    pace: Pace
+    trying: float
+    """Seconds to find out which batches are exact, where no store has it from before."""
     visits: int
     """How often each view of a training sample will be seen before the mask changes."""
     rows: int
@@ -73,10 +78,17 @@ class Prospect:
 
     @property
     def saving(self) -> float:
-        """Seconds that a store is expected to save; below 0 it does not pay."""
+        """Seconds that a store is expected to save; below 0 it would cost some."""
         new = 1 - self.stored
-        again = self.seconds * (self.visits - new)
-        return self.train_rows * (again - self.reading * (self.visits + new))
+        again = self.pace.prefix * (self.visits - new)
+        spared = self.train_rows * (again - self.reading * (self.visits + new))
+        return spared - self.trying * new
+
+    @property
+    def pays(self) -> bool:
+        """Whether it saves enough to be noticed."""
+        forward = self.pace.whole * self.train_rows * self.visits
+        return self.saving > _LEAST_SHARE * forward
 
     @property
     def not_further(self) -> str:
@@ -103,33 +115,34 @@ def find_prospect(model: nn.Module, use: Use, *, visits: float) -> Prospect | st
         return "nothing is frozen"
     if train.views is None:
         return "not stored, random transforms come before it (views: K would store K draws of each)"
-    if len(train) < _TRIAL + 2 or visits * len(train) < _WORTH_TRYING * _PASSES * _TRIAL:
+    if len(train) <= _TRIAL or visits * len(train) < _WORTH_TRYING * _PASSES * _TRIAL:
         return "too few samples come before the mask changes to try it out"
-    border, seconds = _tried(model, train, use)
+    border, pace = _tried(model, train, use)
     if not border.stored:
         why = "; ".join(border.reasons)
         return f"nothing to store{f' ({why})' if why else ''}"
     num_rows = {name: len(samples) * (samples.views or 1) for name, samples in use.splits.items()}
     return Prospect(
         border,
-        seconds,
+        pace,
+        trying=_TRYING_PASSES * use.batch_sizes["train"] * pace.whole,
         visits=max(1, round(visits / train.views)),
         rows=sum(num_rows.values()),
         train_rows=num_rows["train"],
     )
 
 
-def _tried(model: nn.Module, samples: Samples, use: Use) -> tuple[Border, float]:
-    """Probe with the first samples; return the border and the seconds of one sample's prefix."""
+def _tried(model: nn.Module, samples: Samples, use: Use) -> tuple[Border, Pace]:
+    """Probe with the first samples; return the border and how fast the network runs."""
     first = torch.arange(_TRIAL)
     # Some of them again, in other places and other company.
-    mixed = torch.tensor([2, _TRIAL, 0, _TRIAL + 1, 1, 4])
+    mixed = torch.tensor([2, _TRIAL, 0, 1])
     device = next(model.parameters()).device
     batch, other = (
         samples.fetch(rows, length=samples.longest).to(device).inputs for rows in (first, mixed)
     )
     with use.autocast():
-        return probe(model, batch, other, ((2, 0), (0, 2), (1, 4), (4, 5)))
+        return probe(model, batch, other, ((2, 0), (0, 2), (1, 3)))
 
 
 class Prefixes:
@@ -188,12 +201,13 @@ class Prefixes:
         self._earlier = None
 
     def _pays(self, found: Prospect) -> bool:
-        if found.saving > 0:
+        if found.pays:
             return True
         self._use.tell(
             f"prefix: not stored, it would not pay: up to {found.up_to} it runs in "
-            f"{found.seconds * 1e6:.0f} us a sample, reading would take {found.reading * 1e6:.0f} "
-            f"us, each sample comes {_times(found.visits)}{found.not_further}"
+            f"{found.pace.prefix * 1e6:.0f} us a sample, of {found.pace.whole * 1e6:.0f} for all; "
+            f"reading would take {found.reading * 1e6:.0f} us, each sample comes "
+            f"{_times(found.visits)}{found.not_further}"
         )
         return False
 
@@ -212,7 +226,7 @@ class Prefixes:
             found.border,
             facts,
             statistics=self.statistics,
-            seconds=found.seconds,
+            seconds=found.pace.prefix,
             tell=self._use.tell,
             earlier=earlier,
         )

@@ -92,6 +92,16 @@ class Border:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a network runs, in seconds for one sample."""
+
+    prefix: float
+    """What the frozen calls take."""
+    whole: float
+    """What a forward pass takes, those calls among it."""
+
+
 def leaf_name(call: FrozenCall, number: int) -> str:
     """Name one tensor that a frozen call returns."""
     return f"{call.module}#{call.visit}.{number}"
@@ -99,7 +109,7 @@ def leaf_name(call: FrozenCall, number: int) -> str:
 
 def probe(
     model: nn.Module, batch: Inputs, mixed: Inputs, shared: Sequence[tuple[int, int]]
-) -> tuple[Border, float]:
+) -> tuple[Border, Pace]:
     """Find the frozen prefix of `model` in its present mask and modes.
 
     Five forward passes are made, or some more; the network and random state are as before
@@ -112,16 +122,23 @@ def probe(
         shared: Where: pairs of rows in `batch` and in `mixed` that hold one sample.
 
     Returns:
-        The border, and the seconds that the prefix took for one sample.
+        The border, and how fast the network ran: in the fastest pass, as others may have been
+        held up.
     """
     with as_it_was(model):
         trials = make_trials(model, batch, mixed)
         if reason := trials.other_calls:
-            return Border((), frozenset(), (reason,)), 0.0
+            return Border((), frozenset(), (reason,)), Pace(0.0, 0.0)
         findings = trials.judged(shared)
         border, chosen = _border(model, batch, trials, findings)
-    seconds = sum(trials.seed.calls[place].seconds for place in chosen)
-    return border, seconds / len(next(iter(batch.values())))
+    return border, _pace(trials, chosen, len(next(iter(batch.values()))))
+
+
+def _pace(trials: Trials, chosen: Sequence[Place], size: int) -> Pace:
+    passes = (trials.first, trials.seed, trials.company, trials.weights)
+    prefix = [sum(trial.calls[place].seconds for place in chosen) for trial in passes]
+    whole = [sum(root.seconds for root in trial.roots) for trial in passes]
+    return Pace(min(prefix) / size, min(whole) / size)
 
 
 def _maximal(roots: Sequence[Call], findings: Findings, given: set[int]) -> list[Place]:

@@ -25,8 +25,10 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     """Tell whether two tensors are equal bit by bit, NaN included."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
-    raw = (tensor.detach().contiguous().reshape(-1).view(torch.uint8) for tensor in (one, other))
-    return torch.equal(*raw)
+    flat = [tensor.detach().contiguous().reshape(-1) for tensor in (one, other)]
+    # words compare several times faster than bytes
+    words = torch.uint8 if one.numel() * one.element_size() % 8 else torch.int64
+    return torch.equal(*(tensor.view(words) for tensor in flat))
 
 
 def attributes(model: nn.Module) -> dict[Place, Any]:

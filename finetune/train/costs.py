@@ -36,8 +36,8 @@ class Storing:
     """Disk for the samples of all splits, each as long as the longest."""
     visits: int
     """How often the phase sees each sample; in all but the first time the store answers."""
-    saves_s: float
-    """Seconds that a store, empty at first, is expected to save; below 0 a run makes none."""
+    pays: bool
+    """Whether a store, empty at first, is expected to save enough for a run to make one."""
     reasons: tuple[str, ...]
     """Why frozen modules behind the border run every time, if there are any."""
 
@@ -195,7 +195,7 @@ def _storing(measured: Measured, store_dtype: str | None) -> Storing | str:
         flops_per_step=measured.flops_per_step - measured.prefix_flops_per_step,
         store_bytes=layout.size_bytes,
         visits=prospect.visits,
-        saves_s=prospect.saving,
+        pays=prospect.pays,
         reasons=prospect.border.reasons,
     )
 

@@ -121,6 +121,7 @@ def main():
     import finetune.prefix.choose as choose
 
     choose._READ_BYTES_PER_S, choose._READ_S_PER_SAMPLE, choose._WORTH_TRYING = 1e18, 0.0, 0
+    choose._TRYING_PASSES, choose._LEAST_SHARE = 0, 0.0
     for line in sys.stdin:
         # the runs of one line go at the same time
         begun = [begin(folder, order) for order in json.loads(line)]
