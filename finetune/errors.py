@@ -155,3 +155,9 @@ def did_you_mean(given: str, known: Iterable[str]) -> str | None:
     words = {word.casefold(): word for word in known}
     near = get_close_matches(given.casefold(), words, n=3, cutoff=0.6)
     return f"did you mean {' or '.join(repr(words[word]) for word in near)}?" if near else None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory has run out: Python's, torch's on the CPU or on an accelerator."""
+    is_named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return is_named or "can't allocate memory" in str(error)

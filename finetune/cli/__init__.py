@@ -1,6 +1,5 @@
 """The command line: one thin function per verb, and one place where errors become exit codes."""
 
-import gc
 import sys
 
 import typer
@@ -32,9 +31,6 @@ app.command("tensorboard")(tensorboard_command)
 
 def main() -> None:
     """Run one command. Exit 0 when done, 2 when the user can fix it; a bug keeps its traceback."""
-    # The libraries make a million objects that stay: to look for garbage among them at every 700
-    # new ones, and once more at the end, takes a third of the time that they take to load.
-    gc.set_threshold(50_000, 20, 20)
     try:
         app()
     except FinetuneError as error:
@@ -43,5 +39,3 @@ def main() -> None:
     except FrozenWeightError as error:
         print(f"proof failed: {error}", file=sys.stderr)
         sys.exit(1)
-    finally:
-        gc.freeze()

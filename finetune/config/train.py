@@ -77,6 +77,8 @@ class TrainConfig(Node):
     """Seconds without progress after which a hung run prints its stacks and ends; it waits forever if left out."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the forward pass. The weights stay in float32; `float16` needs a GPU and scales the loss."""
+    compile: bool = False
+    """Whether `torch.compile` translates the network behind the frozen prefix. The prefix itself stays out of it, stored or not. A resumed run meets other shapes first, for which other code may be made: its last bits may differ. Needs a C++ compiler."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")
     """`cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the fastest one here."""
     evaluate_every: Every = Every(epochs=1)

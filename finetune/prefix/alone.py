@@ -15,8 +15,9 @@ from finetune.errors import ModelError
 from finetune.prefix.exact import Trials, length_of
 from finetune.prefix.key import facts_of, key_of, network_key
 from finetune.prefix.probe import Border, Pace, probe
+from finetune.prefix.replay import Replay
 from finetune.prefix.serving import Statistics, StoredPrefix
-from finetune.prefix.store import Store
+from finetune.prefix.store import Store, StoreError
 
 _TRIAL = 8
 """Most samples of a trial batch."""
@@ -123,22 +124,18 @@ class FrozenPrefix:
             return
         more = {"precision": _precision(batch.indices.device)}
         facts = facts_of(self._model, border, more)
-        store = Store.open(
-            self._shelf.folder,
-            key_of(facts | {"data": self._shelf.data, "batch_size": len(batch)}),
-            border.specs,
-            len(self._samples),
-            memory_gb=self._shelf.memory_gb,
-            disk_gb=self._shelf.disk_gb,
-            facts={"data": self._shelf.data},
-        )
+        key = key_of(facts | {"data": self._shelf.data, "batch_size": len(batch)})
+        store = self._opened(border, key)
+        if store is None:
+            return
         self._stored = StoredPrefix(
             self._model,
-            border,
+            Replay(self._model, border),
             facts,
             statistics=self.statistics,
             seconds=pace.prefix,
             tell=self._note,
+            run=self._model,
         )
         trials = Trials(
             self._model,
@@ -148,10 +145,27 @@ class FrozenPrefix:
             in_order=False,
             autocast=nullcontext,
             verdicts=store.verdicts(network_key(self._model, more)),
+            run=self._model,
             tell=self._note,
         )
         sealed, here = store.sealed(), batch.indices.cpu()
         self._stored.add(self._samples, store, trials, sealed[torch.isin(sealed, here)])
+
+    def _opened(self, border: Border, key: str) -> Store | None:
+        """Open the store of `key`, or say why there is none."""
+        try:
+            return Store.open(
+                self._shelf.folder,
+                key,
+                border.specs,
+                len(self._samples),
+                memory_gb=self._shelf.memory_gb,
+                disk_gb=self._shelf.disk_gb,
+                facts={"data": self._shelf.data},
+            )
+        except StoreError as error:
+            self._note(f"not stored: {error.message}")
+            return None
 
     def _tried(self, batch: Batch) -> tuple[Border, Pace]:
         count = min(len(batch), _TRIAL)

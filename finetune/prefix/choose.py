@@ -13,6 +13,7 @@ from finetune.data.loader import Samples
 from finetune.prefix.exact import Trials
 from finetune.prefix.key import Facts, facts_of, key_of, network_key
 from finetune.prefix.probe import Border, Pace, probe
+from finetune.prefix.replay import Replay
 from finetune.prefix.serving import NoPrefix, Prefix, Statistics, StoredPrefix
 from finetune.prefix.shelf import num_sealed
 from finetune.prefix.store import Store, StoreError, cache_root
@@ -46,6 +47,8 @@ class Use:
     """What else the values of a forward pass depend on."""
     tell: Callable[[str], None]
     """Receives lines that say what was decided and why, or given up."""
+    is_compiled: bool = False
+    """Whether what is not frozen is compiled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,20 +105,24 @@ class Prospect:
         return self.border.modules[-1]
 
 
-def find_prospect(model: nn.Module, use: Use, *, visits: float) -> Prospect | str:
+def find_prospect(
+    model: nn.Module, use: Use, *, visits: float, anyhow: bool = False
+) -> Prospect | str:
     """Find the frozen prefix of `model` in its present mask and modes; or why there is none.
 
     Args:
         model: The network; left as it was.
         use: What a run does with it.
         visits: How often each training sample will be seen before the mask changes.
+        anyhow: Also where too few samples come to gain anything.
     """
     train = use.splits["train"]
     if all(parameter.requires_grad for parameter in model.parameters()):
         return "nothing is frozen"
     if train.views is None:
         return "not stored, random transforms come before it (views: K would store K draws of each)"
-    if len(train) <= _TRIAL or visits * len(train) < _WORTH_TRYING * _PASSES * _TRIAL:
+    is_short = visits * len(train) < _WORTH_TRYING * _PASSES * _TRIAL
+    if len(train) <= _TRIAL or (is_short and not anyhow):
         return "too few samples come before the mask changes to try it out"
     border, pace = _tried(model, train, use)
     if not border.stored:
@@ -156,7 +163,9 @@ class Prefixes:
     """
 
     def __init__(self, config: PrefixConfig, model: nn.Module, use: Use) -> None:
-        self.now: Prefix = NoPrefix(model)
+        # Whatever the sizes of batches and the order in which they come, one code runs for all.
+        self._run = torch.compile(model, dynamic=True) if use.is_compiled else model
+        self.now: Prefix = NoPrefix(model, self._run)
         """What fetches batches and runs the network."""
         self.statistics = Statistics()
         """What stores have done for the run so far."""
@@ -170,25 +179,46 @@ class Prefixes:
         Args:
             visits: How often each training sample will be seen before the mask changes.
         """
-        if self._config.use == "off":
+        if self._use.is_compiled:
+            # Other modules are frozen now: what was compiled before counts as little as its limit.
+            torch.compiler.reset()
+        is_off = self._config.use == "off"
+        if is_off and not self._use.is_compiled:
             return
-        found = find_prospect(self._model, self._use, visits=visits)
-        if isinstance(found, str):
-            self._use.tell(f"prefix: {found}")
-            return
-        facts = facts_of(self._model, found.border, self._use.facts)
-        key = key_of(self._about(facts, "train"))
-        there = num_sealed(cache_root(), key) / found.train_rows
-        found = replace(found, stored=min(1.0, there))
-        if self._pays(found):
-            self._store(found, facts)
+        found = find_prospect(self._model, self._use, visits=visits, anyhow=self.is_border_needed)
+        if not is_off:
+            self._choose(found)
+        if isinstance(found, Prospect) and isinstance(self.now, NoPrefix):
+            self._stand_at(found.border)
+
+    @property
+    def is_border_needed(self) -> bool:
+        """Whether bits depend on where the prefix ends, stored or not.
+
+        Then it must not matter when that was found out, or whether a store pays.
+        """
+        rounds = self._config.use == "auto" and self._config.store_dtype is not None
+        return self._use.is_compiled or rounds
+
+    def _stand_at(self, border: Border) -> None:
+        """Stand before the frozen calls of a prefix that is not stored, where that matters."""
+        if self.is_border_needed:
+            replay = self._replay(border)
+            replay.install()
+            self.now = NoPrefix(self._model, self._run, replay)
+
+    def _replay(self, border: Border) -> Replay:
+        rounded = self._config.store_dtype if self._config.use == "auto" else None
+        return Replay(self._model, border, rounded and getattr(torch, rounded))
 
     def leave(self) -> None:
         """Let everything run again; what was stored may help a prefix that ends deeper."""
         if isinstance(self.now, StoredPrefix):
             self.now.remove()
             self._earlier = self.now
-        self.now = NoPrefix(self._model)
+        else:
+            self.now.close()
+        self.now = NoPrefix(self._model, self._run)
 
     def close(self) -> None:
         """Let go of all stores."""
@@ -199,6 +229,17 @@ class Prefixes:
         if self._earlier is not None:
             self._earlier.close()
         self._earlier = None
+
+    def _choose(self, found: Prospect | str) -> None:
+        if isinstance(found, str):
+            self._use.tell(f"prefix: {found}")
+            return
+        facts = facts_of(self._model, found.border, self._use.facts)
+        key = key_of(self._about(facts, "train"))
+        there = num_sealed(cache_root(), key) / found.train_rows
+        found = replace(found, stored=min(1.0, there))
+        if self._pays(found):
+            self._store(found, facts)
 
     def _pays(self, found: Prospect) -> bool:
         if found.pays:
@@ -215,19 +256,24 @@ class Prefixes:
         earlier = self._earlier
         if (
             earlier is None
+            # from rounded values others would come than from those of a run that begins here
+            or self._config.store_dtype is not None
             or not found.border.encloses(earlier.border)
             or earlier.facts != facts_of(self._model, earlier.border, self._use.facts)
         ):
             self._forget()
             earlier = None
+        else:
+            earlier.let_earlier_go()
         self._earlier = None
         prefix = StoredPrefix(
             self._model,
-            found.border,
+            self._replay(found.border),
             facts,
             statistics=self.statistics,
             seconds=found.pace.prefix,
             tell=self._use.tell,
+            run=self._run,
             earlier=earlier,
         )
         try:
@@ -238,6 +284,9 @@ class Prefixes:
             prefix.close()
             self._use.tell(f"prefix: not stored: {error.message}")
             return
+        except BaseException:
+            prefix.close()
+            raise
         self.now = prefix
         stored = sum(store.num_valid for store in prefix.stores)
         size = found.rows * found.row_bytes / 2**20
@@ -281,6 +330,7 @@ class Prefixes:
             in_order=split != "train",
             autocast=use.autocast,
             verdicts=store.verdicts(network),
+            run=self._run,
             tell=use.tell,
         )
         prefix.add(samples, store, trials, store.sealed())

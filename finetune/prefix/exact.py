@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.data.loader import Batch
+from finetune.errors import is_out_of_memory
 from finetune.prefix.outputs import tensors_in
 from finetune.prefix.replay import Replay
 from finetune.prefix.state import same_bits, undisturbed
@@ -25,6 +26,8 @@ Shape = tuple[int, int | None]
 """Samples of a batch, and the tokens it is filled up to where there are tokens."""
 _FEW = 4
 """Rows recomputed at an opening."""
+_CANNOT = "cannot be answered"
+"""How a fault begins that may have passed when the next process comes."""
 
 
 class Split(Protocol):
@@ -66,6 +69,15 @@ class Recomputed:
     """Tokens they are filled up to, where there are tokens."""
 
 
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What is known of a batch by its shape."""
+
+    is_exact: bool
+    rows: Mapping[str, Tensor]
+    """Its rows `(B, ...)` by name of the output, if it was run to find out; else empty."""
+
+
 class Trials:
     """The shapes of one split, as they are met.
 
@@ -78,6 +90,7 @@ class Trials:
             never meets other company.
         autocast: The number format of the forward pass.
         verdicts: What is known of shapes, by this process or one before it.
+        run: The network as it is called, itself or compiled.
         tell: Receives a line for each shape that is not exact.
     """
 
@@ -91,11 +104,12 @@ class Trials:
         in_order: bool,
         autocast: Callable[[], AbstractContextManager[object]],
         verdicts: Verdicts,
+        run: Callable[..., object],
         tell: Callable[[str], None],
     ) -> None:
         self._model, self._replay, self._samples = model, replay, samples
         self._size, self._in_order, self._autocast = size, in_order, autocast
-        self._verdicts, self._tell = verdicts, tell
+        self._verdicts, self._run, self._tell = verdicts, run, tell
         self._told: set[str] = set()
         self._has_met_others = False
         """Whether full batches were tried in which samples meet others."""
@@ -107,22 +121,22 @@ class Trials:
         now = self._now(shape)
         return now in self._verdicts and self._verdicts[now] is None
 
-    def judge(self, batch: Batch) -> tuple[bool, dict[str, Tensor]]:
-        """Tell whether batches of this one's shape are exact; run it a few times if unknown.
-
-        Returns:
-            The verdict; and where this batch was run for it, and with success, its rows.
-        """
+    def judge(self, batch: Batch) -> Judgement:
+        """Tell whether batches of this one's shape are exact; run it a few times if unknown."""
         shape = len(batch), length_of(batch.inputs)
         now, rows = self._now(shape), dict[str, Tensor]()
         if now not in self._verdicts:
             fault, rows = self._tried(batch, shape)
-            self._verdicts.add(now, fault)
+            self._verdicts.add(now, fault, is_lasting=not (fault or "").startswith(_CANNOT))
         fault = self._verdicts[now]
         if fault is not None and now not in self._told:
             self._told.add(now)
             self._tell(_in_words(shape, fault))
-        return fault is None, rows
+        return Judgement(fault is None, rows)
+
+    def forget(self) -> None:
+        """Forget what was found: what rests on no better ground than it has turned out wrong."""
+        self._verdicts.forget()
 
     def in_full_batch(self, batch: Batch) -> dict[str, Tensor]:
         """Return what a full batch gives the samples of this one, `(B, ...)` by name.
@@ -179,7 +193,8 @@ class Trials:
                 return "are computed with other bits than in other company, or in other places", {}
             answered = self._answered(batch.inputs, rows, shape)
         fault = answered if isinstance(answered, str) else whole.difference(answered)
-        return fault, rows if fault is None else {}
+        is_like_a_step = torch.is_grad_enabled() == self._has_gradients
+        return fault, rows if fault is None and is_like_a_step else {}
 
     def _answered(
         self, inputs: Mapping[str, Tensor], rows: Mapping[str, Tensor], shape: Shape
@@ -191,8 +206,10 @@ class Trials:
             with self._replay.answering(copies, *shape):
                 return self._outcome(inputs)
         # Whatever the user's code makes of an answer that does not fit, the batch can run whole.
-        except Exception as error:  # noqa: BLE001
-            return f"cannot be answered ({type(error).__name__}: {error})"
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            return f"{_CANNOT} ({type(error).__name__}: {error})"
 
     def _recorded(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], "_Outcome"]:
         """Run the network and leave no trace; return the rows and what came of it."""
@@ -205,7 +222,7 @@ class Trials:
         # the network may change its inputs in place
         copies = {name: values.clone() for name, values in inputs.items()}
         with undisturbed(self._model, seed=0):
-            outputs = tensors_in(self._model(**copies))
+            outputs = tensors_in(self._run(**copies))
             return _Outcome(outputs, self._gradients(outputs), torch.get_rng_state())
 
     def _gradients(self, outputs: Sequence[Tensor]) -> list[Tensor]:
@@ -218,14 +235,17 @@ class Trials:
         found = torch.autograd.grad(tops, trained, slopes, allow_unused=True)
         return [gradient.to_dense() for gradient in found if gradient is not None]
 
+    @property
+    def _has_gradients(self) -> bool:
+        """Whether trials compare gradients: on a CPU they have the same bits every time."""
+        on_cpu = next(self._model.parameters()).device.type == "cpu"
+        return torch.is_grad_enabled() and on_cpu and not self._in_order
+
     @contextmanager
     def _trying(self) -> Iterator[None]:
         """Run the block as a forward pass of the split, and leave no trace of it."""
         began, caches = time.perf_counter(), torch.is_autocast_cache_enabled()
-        # On a CPU gradients have the same bits every time, so they are compared too.
-        on_cpu = next(self._model.parameters()).device.type == "cpu"
-        has_gradients = torch.is_grad_enabled() and on_cpu and not self._in_order
-        with torch.set_grad_enabled(has_gradients), self._autocast():
+        with torch.set_grad_enabled(self._has_gradients), self._autocast():
             # Weights that were cast here must not serve the forward pass that comes next.
             torch.set_autocast_cache_enabled(False)
             try:

@@ -52,6 +52,11 @@ def network_key(model: nn.Module, more: Mapping[str, str]) -> str:
         "modes": [module.training for module in model.modules()],
         "trained": [name for name, p in model.named_parameters() if p.requires_grad],
         "attributes": _plain(model),
+        "hooks": [
+            _as_data(hook)
+            for module in model.modules()
+            for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        ],
         "source": _source([model]),
         "computing": _computing(next(model.parameters()).device),
     }

@@ -1,6 +1,6 @@
 """Frozen calls answered from stored rows: the user's own forward runs on, unchanged."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,13 +33,21 @@ class _Session:
 class Replay:
     """Stands before the modules of a frozen prefix; does nothing outside a session.
 
+    `torch.compile` leaves its modules out of what it compiles: whether their calls run or are
+    answered, what is compiled is the same.
+
     Args:
         model: The network. While installed, `forward` of the prefix's modules is ours.
         border: Where its prefix ends.
+        store_dtype: What rows are stored as, if not as computed. They are rounded as soon as they
+            are recorded, so that it does not matter which visit of a sample is the first.
     """
 
-    def __init__(self, model: nn.Module, border: Border) -> None:
-        self._model = model
+    def __init__(
+        self, model: nn.Module, border: Border, store_dtype: torch.dtype | None = None
+    ) -> None:
+        self.border = border
+        self._model, self._store_dtype = model, store_dtype
         self._calls = {(call.module, call.visit): call for call in border.calls}
         self._modules = border.modules
         self._session: _Session | None = None
@@ -60,7 +68,8 @@ class Replay:
         for name in self._modules:
             module = self._model.get_submodule(name)
             self._own[name] = vars(module).get("forward")
-            vars(module)["forward"] = partial(self._forward, name, module.forward)
+            forward = partial(self._forward, name, module.forward)
+            vars(module)["forward"] = _uncompiled(forward)
 
     def remove(self) -> None:
         """Give every module the `forward` back that it had."""
@@ -70,6 +79,11 @@ class Replay:
             if own is not None:
                 vars(module)["forward"] = own
         self._own = {}
+
+    @property
+    def rounds(self) -> bool:
+        """Whether what is recorded is rounded to what a store gives back."""
+        return self._store_dtype is not None
 
     def can_answer(self, size: int, length: int | None) -> bool:
         """Tell whether all is known that is the same in every batch of that shape."""
@@ -130,16 +144,31 @@ class Replay:
         if not _is_as_tried(call, output, session.size):
             session.is_odd = True
             return output
+        handed: list[Tensor] = []
         for number, (leaf, tensor) in enumerate(zip(call.leaves, tensors_in(output), strict=True)):
-            if not leaf.needed or leaf.twin is not None:
+            name = leaf_name(call, number)
+            if leaf.twin is not None:
+                handed.append(handed[leaf.twin])
                 continue
-            # The rest of the forward pass may change the tensor in place.
-            value, name = tensor.detach().clone(), leaf_name(call, number)
-            if leaf.per_sample:
-                session.recorded[name] = value
-            else:
-                self._constants[name, session.size, session.length] = value
-        return output
+            if leaf.needed and leaf.per_sample:
+                handed.append(self._rounded(tensor))
+                # The rest of the forward pass may change the tensor in place.
+                session.recorded[name] = handed[-1].detach().clone()
+                continue
+            if leaf.needed:
+                self._constants[name, session.size, session.length] = tensor.detach().clone()
+            handed.append(tensor)
+        if self._store_dtype is None:
+            return output
+        rest = iter(handed)
+        return rebuilt(output, lambda _: next(rest))
+
+    def _rounded(self, value: Tensor) -> Tensor:
+        """Return values as they come back from the store; those too large for it as they are."""
+        if self._store_dtype is None or not value.is_floating_point():
+            return value
+        rounded = value.to(self._store_dtype).to(value.dtype)
+        return torch.where(rounded.isinf(), value, rounded)
 
     def _answer(self, call: FrozenCall, session: _Session, rows: Mapping[str, Tensor]) -> Any:
         given: list[Tensor] = []
@@ -172,6 +201,17 @@ class Replay:
             blank = torch.zeros(shape, dtype=leaf.dtype, device=hollow.device)
             self._scratch[name, *shape] = blank
         return blank
+
+
+def _uncompiled(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Keep `torch.compile` from looking into a function."""
+
+    # it only takes functions, and `forward` is a `partial`
+    def plain(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs)
+
+    disabled: Callable[..., Any] = torch.compiler.disable(plain)
+    return disabled
 
 
 def _is_as_tried(call: FrozenCall, output: Any, size: int) -> bool:

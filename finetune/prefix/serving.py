@@ -9,9 +9,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from finetune.data.loader import Batch, Samples
-from finetune.prefix.exact import Recomputed, Split, Trials, length_of, lengths_of
+from finetune.prefix.exact import Judgement, Recomputed, Split, Trials, length_of, lengths_of
 from finetune.prefix.key import Facts
-from finetune.prefix.probe import Border
 from finetune.prefix.replay import Replay
 from finetune.prefix.state import same_bits
 from finetune.prefix.store import Store, StoreError
@@ -39,6 +38,11 @@ class NoPrefix:
     """Everything runs, every time."""
 
     model: nn.Module
+    run: Callable[..., Any]
+    """The network as it is called: itself, or compiled."""
+    border: Replay | None = None
+    """Stands before frozen calls, installed: holds them out of what is compiled, and rounds what
+    they give where stores would."""
 
     def fetches(self, samples: Samples, cuts: Sequence[Tensor], *, epoch: int) -> Iterator[Batch]:
         """Yield the batches as `samples` gives them."""
@@ -46,10 +50,22 @@ class NoPrefix:
 
     def forward(self, batch: Batch, samples: Samples) -> Any:
         """Run the network on the whole batch."""
-        return self.model(**batch.inputs)
+        if self.border is None:
+            return self.run(**batch.inputs)
+        return _run_whole(self.run, batch, self.border)
 
     def close(self) -> None:
-        """Do nothing."""
+        """Give every module its own `forward` back."""
+        if self.border is not None:
+            self.border.remove()
+
+
+def _run_whole(run: Callable[..., Any], batch: Batch, border: Replay) -> Any:
+    """Run all of a network; what its frozen calls give is rounded where it would be stored so."""
+    if not border.rounds:
+        return run(**batch.inputs)
+    with border.recording(len(batch), length_of(batch.inputs)):
+        return run(**batch.inputs)
 
 
 @dataclass(slots=True)
@@ -113,11 +129,12 @@ class StoredPrefix:
 
     Args:
         model: The network, its mask and modes set.
-        border: Where its prefix ends.
+        replay: Records and answers its frozen calls.
         facts: What the values there depend on.
         statistics: Counted up.
         seconds: What the prefix takes for one sample, as far as is known.
         tell: Receives a line where something is given up.
+        run: The network as it is called, itself or compiled.
         earlier: A prefix that ends before this one: where it has rows, only what lies between
             the two borders runs. Closed with this one.
     """
@@ -125,21 +142,22 @@ class StoredPrefix:
     def __init__(
         self,
         model: nn.Module,
-        border: Border,
+        replay: Replay,
         facts: Facts,
         *,
         statistics: Statistics,
         seconds: float,
         tell: Callable[[str], None],
+        run: Callable[..., Any],
         earlier: "StoredPrefix | None" = None,
     ) -> None:
-        self.model, self.border, self.facts = model, border, facts
+        self.model, self.replay, self.facts = model, replay, facts
+        self.border, self._run = replay.border, run
         self._statistics, self._seconds, self._tell = statistics, seconds, tell
         self._earlier = earlier
         self._splits: dict[int, Stored] = {}
         self._seconds_recording, self._timed = 0.0, 0
-        self.replay = Replay(model, border)
-        self._is_ragged = any(leaf.ragged for leaf in border.stored.values())
+        self._is_ragged = any(leaf.ragged for leaf in self.border.stored.values())
         self.install()
 
     def install(self) -> None:
@@ -161,7 +179,14 @@ class StoredPrefix:
         )
         if len(checked) and not self._holds_what_it_should(stored, checked):
             store.discard()
+            trials.forget()
             self._tell(f"prefix: the rows of store {store.meta.key} are wrong: all recomputed")
+
+    def let_earlier_go(self) -> None:
+        """Close the prefix before this one: what it has, this one has too."""
+        if self._earlier is not None:
+            self._earlier.close()
+        self._earlier = None
 
     @property
     def stores(self) -> list[Store]:
@@ -191,26 +216,25 @@ class StoredPrefix:
         """Run the network, its frozen calls answered if all rows are stored, else recorded."""
         stored = self._splits.get(id(samples))
         if stored is None:
-            return self.model(**batch.inputs)
+            return self._run(**batch.inputs)
         if stored.answers(batch.indices.cpu(), batch.view, self.replay):
             with self.answering(batch, stored):
-                return self.model(**batch.inputs)
+                return self._run(**batch.inputs)
         batch = self._complete(batch, samples)
-        is_exact, rows = self._judged(batch, stored)
-        if is_exact:
-            return self._answered_or_recorded(batch, stored, rows)
+        judgement = self._judged(batch, stored)
+        if judgement.is_exact:
+            return self._answered_or_recorded(batch, stored, judgement.rows)
         self._statistics.whole += len(batch)
         if not stored.is_full and not stored.has(batch.indices.cpu(), batch.view):
-            self._write(batch, stored, stored.trials.in_full_batch(batch))
-        return self.model(**batch.inputs)
+            self._write_from_full_batch(batch, stored)
+        return _run_whole(self._run, batch, self.replay)
 
     def close(self) -> None:
         """Close the stores, and give every module its own `forward` back."""
         self.remove()
         for store in self.stores:
             store.close()
-        if self._earlier is not None:
-            self._earlier.close()
+        self.let_earlier_go()
 
     @contextmanager
     def answering(self, batch: Batch, stored: Stored) -> Iterator[None]:
@@ -234,11 +258,21 @@ class StoredPrefix:
             return self._seconds
         return self._seconds_recording / self._timed
 
-    def _judged(self, batch: Batch, stored: Stored) -> tuple[bool, dict[str, Tensor]]:
+    def _judged(self, batch: Batch, stored: Stored) -> Judgement:
         before = stored.trials.seconds
-        judged = stored.trials.judge(batch)
+        judgement = stored.trials.judge(batch)
         self._statistics.seconds_trying += stored.trials.seconds - before
-        return judged
+        return judgement
+
+    def _write_from_full_batch(self, batch: Batch, stored: Stored) -> None:
+        """Write rows of a batch that is not exact, as a full one gives them."""
+        before = stored.trials.seconds
+        rows = stored.trials.in_full_batch(batch)
+        self._statistics.seconds_trying += stored.trials.seconds - before
+        if rows:
+            self._write(batch, stored, rows)
+        else:
+            stored.is_full = True  # it will be no other the next time
 
     def _complete(self, batch: Batch, samples: Split) -> Batch:
         """Return the batch with all its columns, should some have been left out.
@@ -266,18 +300,18 @@ class StoredPrefix:
         """Run the network; `rows` are those of the batch if a trial has computed them just now."""
         if stored.answers(batch.indices.cpu(), batch.view, self.replay):
             with self.answering(batch, stored):
-                return self.model(**batch.inputs)
+                return self._run(**batch.inputs)
         if not rows:
             return self._recorded(batch, stored)
         self._write(batch, stored, rows)
         with self.replay.answering(rows, len(batch), length_of(batch.inputs)):
-            return self.model(**batch.inputs)
+            return self._run(**batch.inputs)
 
     def _recorded(self, batch: Batch, stored: Stored) -> Any:
         recording = self.replay.recording(len(batch), length_of(batch.inputs))
         before = self.replay.seconds
         with self._helped(batch, stored.samples) as is_helped, recording as rows:
-            outputs = self.model(**batch.inputs)
+            outputs = self._run(**batch.inputs)
         if not is_helped:
             self._seconds_recording += self.replay.seconds - before
             self._timed += len(batch)

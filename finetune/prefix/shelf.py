@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,11 +175,16 @@ def _entry(folder: Path) -> Entry:
     except StoreError:
         meta = None
     used = (folder / "lock").stat().st_mtime
-    return Entry(folder.name, folder, _size_bytes(folder), used, _in_use(folder), meta)
+    return Entry(folder.name, folder, size_of(folder), used, _in_use(folder), meta)
 
 
-def _size_bytes(folder: Path) -> int:
-    return sum(path.lstat().st_blocks * 512 for path in folder.iterdir())
+def size_of(folder: Path) -> int:
+    """Return the bytes of the disk that the files of a store take now."""
+    total = 0
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process has just put it in its place
+            total += path.lstat().st_blocks * 512
+    return total
 
 
 def _remove_unusable(folder: Path, wanted: Meta) -> list[str]:
@@ -208,8 +213,15 @@ def _fault(folder: Path, wanted: Meta) -> str | None:
 
 
 def _drop_leavings(folder: Path, wanted: Meta) -> None:
-    """Empty ragged files of rows that were all given up, when nobody has them open."""
-    if not wanted.layout.ragged or any((folder / "seals").read_bytes()) or _in_use(folder):
+    """Remove what a kill has left, and empty ragged files of rows that were all given up.
+
+    Only when nobody has the store open.
+    """
+    if _in_use(folder):
+        return
+    for path in folder.glob("verdicts-*"):
+        path.unlink(missing_ok=True)
+    if not wanted.layout.ragged or any((folder / "seals").read_bytes()):
         return
     for name, size in wanted.layout.files().items():
         if size == 0:
@@ -231,7 +243,7 @@ def _restore_sizes(folder: Path, wanted: Meta) -> list[str]:
 def _make_room(root: Path, folder: Path, wanted: Meta, disk_bytes: float) -> list[str]:
     """Remove stores until `wanted` fits, none if it cannot; return a line for each removed."""
     needed = wanted.layout.size_bytes
-    missing = needed - (_size_bytes(folder) if folder.exists() else 0)
+    missing = needed - (size_of(folder) if folder.exists() else 0)
     others = [entry for entry in _entries(root) if entry.folder != folder]
     # a live one counts as large as it may become
     live = sum(entry.promised_bytes for entry in others if entry.in_use)

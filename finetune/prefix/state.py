@@ -27,8 +27,14 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
         return False
     flat = [tensor.detach().contiguous().reshape(-1) for tensor in (one, other)]
     # words compare several times faster than bytes
-    words = torch.uint8 if one.numel() * one.element_size() % 8 else torch.int64
+    words = torch.int64 if all(map(_is_made_of_words, flat)) else torch.uint8
     return torch.equal(*(tensor.view(words) for tensor in flat))
+
+
+def _is_made_of_words(flat: Tensor) -> bool:
+    """Tell whether a tensor of one axis begins and ends at a multiple of 8 bytes."""
+    size = flat.element_size()
+    return flat.numel() * size % 8 == 0 and int(flat.storage_offset()) * size % 8 == 0
 
 
 def attributes(model: nn.Module) -> dict[Place, Any]:

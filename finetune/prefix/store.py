@@ -26,7 +26,7 @@ from finetune.prefix.layout import (
     StoreFullError,
 )
 from finetune.prefix.seals import EMPTY, Rows, Sealer
-from finetune.prefix.shelf import Claim, cache_root, claim_store
+from finetune.prefix.shelf import Claim, cache_root, claim_store, size_of
 from finetune.prefix.tier import Tier
 from finetune.prefix.verdicts import Verdicts
 
@@ -222,7 +222,7 @@ class Store:
     def size_bytes(self) -> int:
         """Bytes that its rows take, of the disk if they are there."""
         if self._claim is not None:
-            return sum(path.stat().st_blocks * 512 for path in self._claim.folder.iterdir())
+            return size_of(self._claim.folder)
         return self._memory.size_bytes if self._memory else 0
 
     @property

@@ -9,6 +9,8 @@ from typing import Any
 
 _LARGEST = 4 << 20
 """Bytes; a file above it is none of ours."""
+_MOST_NETWORKS = 16
+"""Those that were not tried for longest give way."""
 
 
 class Verdicts:
@@ -34,13 +36,20 @@ class Verdicts:
         """Return what speaks against batches of a shape, None if nothing does."""
         return self._known[shape]
 
-    def add(self, shape: str, fault: str | None) -> None:
-        """Note what a trial has shown. Where the file cannot be written, this process knows."""
+    def add(self, shape: str, fault: str | None, *, is_lasting: bool = True) -> None:
+        """Note what a trial has shown. Where the file cannot be written, this process knows.
+
+        Args:
+            shape: Name of the shape.
+            fault: What speaks against it, None if nothing does.
+            is_lasting: Whether the next process would find the same; else it tries again.
+        """
         self._known[shape] = fault
-        if self._path is None:
+        if self._path is None or not is_lasting:
             return
         everything = _read(self._path)
-        everything[self._network] = everything.get(self._network, {}) | self._known
+        known = everything.pop(self._network, {}) | {shape: fault}
+        everything = dict([*everything.items(), (self._network, known)][-_MOST_NETWORKS:])
         aside = self._path.with_name(f"{self._path.name}-{os.getpid()}")
         with suppress(OSError):
             try:
@@ -48,6 +57,13 @@ class Verdicts:
                 aside.replace(self._path)
             finally:
                 aside.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Forget what any process has found."""
+        self._known = {}
+        if self._path is not None:
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
 
 def _sealed(everything: dict[str, dict[str, str | None]]) -> str:

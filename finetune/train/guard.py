@@ -110,8 +110,3 @@ def _by_format(tensors: list[Tensor]) -> list[list[Tensor]]:
         real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
         parts.setdefault(real.dtype, []).append(real)
     return list(parts.values())
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether torch ran out of memory, on an accelerator or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

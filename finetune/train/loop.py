@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from finetune.config.train import TrainConfig
 from finetune.data.loader import Batch, Samples, seed_for
-from finetune.errors import FinetuneError, NonFiniteError, StoppedError
+from finetune.errors import FinetuneError, NonFiniteError, StoppedError, is_out_of_memory
 from finetune.freezing.apply import apply_mask, hold_modes
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.rows import RowSlices
@@ -28,7 +28,7 @@ from finetune.train.course import Course
 from finetune.train.evaluation import evaluate
 from finetune.train.folder import RunFolder
 from finetune.train.gradients import LossNorms, clip_gradients
-from finetune.train.guard import StepGuard, is_out_of_memory
+from finetune.train.guard import StepGuard
 from finetune.train.kept import Checkpoints
 from finetune.train.phases import judge
 from finetune.train.precision import Precision
@@ -172,6 +172,10 @@ class Trainer:
         """Go through the phases that are left; on a request to stop, save and hand it on."""
         if self.settings.nan == "rollback" and not self.checkpoints.all():
             self._save()
+        if self._run_is_over() and self.prefixes.is_border_needed:
+            # only the test samples are left: they run as after the last step
+            self._set_mask_and_modes()
+            self.prefixes.open(visits=0)
         try:
             while not self._run_is_over():
                 self._enter_phase()
@@ -233,11 +237,9 @@ class Trainer:
 
     def _enter_phase(self) -> None:
         """Set mask, modes and optimizer state, and take the fingerprints for the proof."""
-        phase, progress = self._phase, self.progress
+        progress = self.progress
         self.prefixes.leave()
-        apply_mask(self.model, phase.frozen)
-        hold_modes(self.model, phase.frozen, phase.modules)
-        self.model.train()
+        self._set_mask_and_modes()
         if progress.step == progress.phase_began:
             left = self.plan.trained_from(progress.phase)
             drop_state(self.optimizer, set(self.plan.ever_trained) - left)
@@ -250,6 +252,11 @@ class Trainer:
         with self._timed("probe"):
             left_steps = self.course.stretch(self.progress).ends - progress.step
             self.prefixes.open(visits=left_steps / self.course.steps_per_epoch)
+
+    def _set_mask_and_modes(self) -> None:
+        apply_mask(self.model, self._phase.frozen)
+        hold_modes(self.model, self._phase.frozen, self._phase.modules)
+        self.model.train()
 
     def _leave_phase(self) -> None:
         """Take the proof, go back to the best weights if asked to, and save what holds."""

@@ -30,6 +30,7 @@ from finetune.tracking.tensorboard import TensorBoard
 from finetune.tracking.tracker import Tracker, Trackers
 from finetune.train.background import Worker
 from finetune.train.checkpoint import Base
+from finetune.train.compiling import refuse_uncompilable
 from finetune.train.course import Course, steps_of_epoch
 from finetune.train.evaluation import rehearse
 from finetune.train.folder import RunFolder
@@ -143,6 +144,8 @@ def build_trainer(
     with located(config):
         refuse_if_held(folder.path)
         notes = compare_with_saved(folder, config)
+        if config.train.compile:
+            refuse_uncompilable(pick_device(config.train.device))
         trainer = _wire(config, build_parts(config), folder, tracker)
         for note in notes:
             trainer.reporter.message(note)
@@ -292,8 +295,13 @@ def prefix_use(
         splits={name: samples for name, samples in splits.items() if samples is not None},
         batch_sizes=sizes,
         autocast=Precision(settings.precision, parts.device).autocast,
-        facts={"precision": settings.precision, "device": str(parts.device)},
+        facts={
+            "precision": settings.precision,
+            "device": str(parts.device),
+            "compiled": str(settings.compile),
+        },
         tell=tell,
+        is_compiled=settings.compile,
     )
 
 

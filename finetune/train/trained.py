@@ -100,7 +100,7 @@ def evaluate_run(
             raise DataError(f"this run has no {split} samples", where=str(run_dir))
         precision = Precision(config.train.precision, run.device)
         return evaluate(
-            NoPrefix(run.model),
+            NoPrefix(run.model, run=run.model),
             run.task,
             samples,
             precision=precision,

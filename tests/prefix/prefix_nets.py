@@ -21,10 +21,10 @@ def conv(ins: int, outs: int) -> nn.Module:
 class UNet(nn.Module):
     """An encoder whose stages are joined, across the border, with those of a decoder."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, width: int = 16) -> None:
         super().__init__()
-        self.down1, self.down2, self.middle = conv(1, 8), conv(8, 12), conv(12, 16)
-        self.up2, self.up1 = conv(16 + 12, 12), conv(12 + 8, 8)
+        self.down1, self.down2, self.middle = conv(1, 8), conv(8, 12), conv(12, width)
+        self.up2, self.up1 = conv(width + 12, 12), conv(12 + 8, 8)
         self.head = nn.Linear(8, classes)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -34,6 +34,19 @@ class UNet(nn.Module):
         up = self.up2(torch.cat([nn.functional.interpolate(bottom, scale_factor=2), two], 1))
         up = self.up1(torch.cat([nn.functional.interpolate(up, scale_factor=2), one], 1))
         return self.head(up.mean((2, 3)))
+
+
+class Straight(nn.Module):
+    """Three layers, one after the other."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.one = nn.Sequential(nn.Flatten(), nn.Linear(64, 48), nn.Tanh())
+        self.two = nn.Sequential(nn.Linear(48, 32), nn.Tanh())
+        self.head = nn.Linear(32, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.two(self.one(image)))
 
 
 class Twice(nn.Module):
@@ -49,6 +62,30 @@ class Twice(nn.Module):
         one = self.body(flat)
         two = self.body(one * 2)
         return self.head(torch.cat([two, self.body(flat.flip(1))], 1))
+
+
+SEEN: dict[str, list[bool]] = {"body": [], "head": []}
+
+
+class _Telling(nn.Module):
+    def __init__(self, name: str, ins: int, outs: int) -> None:
+        super().__init__()
+        self.name, self.linear = name, nn.Linear(ins, outs)
+
+    def forward(self, values: Tensor) -> Tensor:
+        SEEN[self.name].append(torch.compiler.is_compiling())
+        return self.linear(values)
+
+
+class TellsWhatIsCompiled(nn.Module):
+    """Notes in `SEEN` whether a call of its parts was compiled code."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.body, self.head = _Telling("body", 64, 32), _Telling("head", 32, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.body(image.flatten(1)).relu())
 
 
 @dataclass

@@ -184,3 +184,21 @@ def test_inputs_that_only_the_kwargs_of_a_network_take_are_handed_on():
     with finetune.frozen_prefix(model, num_samples=NUM_SAMPLES) as prefix:
         for _ in range(2):
             assert torch.equal(prefix(torch.arange(16), inputs[:16], shift=shift), right)
+
+
+def test_where_rows_do_not_fit_everything_runs_and_the_reason_is_told(tmp_path):
+    store = tmp_path / "a file"
+    store.touch()
+    uncached, _ = trained(False)
+    cached, prefix = trained(store, data="features, first version")
+    assert_equal(uncached, cached)
+    assert prefix.statistics.answered > 0  # kept in memory instead
+
+    model, inputs = Net(), features()
+    finetune.freeze(model, ["body"])
+    room = {"memory_gb": 1e-9, "num_samples": NUM_SAMPLES}
+    with finetune.frozen_prefix(model, **room) as prefix:
+        outputs = prefix(torch.arange(16), inputs[:16])
+        assert torch.equal(outputs, model(inputs[:16]))
+    assert prefix.statistics.answered == prefix.statistics.recorded == 0
+    assert prefix.reasons[-1].startswith("not stored: ")

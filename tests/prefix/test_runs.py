@@ -126,6 +126,37 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(runs, tmp_path, sto
     assert resumed.progress.metrics == metrics
 
 
+@pytest.mark.parametrize("is_warm", [True, False], ids=["warm store", "cold store"])
+@pytest.mark.parametrize("stop", [5, 18, 22, 35])
+def test_a_resumed_run_rounds_as_an_unbroken_one_did(runs, tmp_path, monkeypatch, stop, is_warm):
+    """Also where so few samples are left that nothing more is stored."""
+    config = runs.odd_config(
+        "Straight",
+        freeze={
+            "phases": [
+                {"name": "one", "freeze": ["net.one"], "until": {"epochs": 2}},
+                {"name": "two", "freeze": ["net.one", "net.two"]},
+            ]
+        },
+        prefix={"store_dtype": "bfloat16"},
+        checkpoint={"every": {"steps": 1}, "keep_last": 100},
+        epochs=4,
+    )
+    unbroken, _ = runs.trained(config, tmp_path / "run")
+    assert unbroken.prefixes.statistics.answered > 0
+    expected = {name: tensor.clone() for name, tensor in unbroken.model.state_dict().items()}
+    metrics = unbroken.progress.metrics
+    cut_to(unbroken, stop)
+    if not is_warm:
+        shutil.rmtree(cache_root())
+    monkeypatch.setattr("finetune.prefix.choose._WORTH_TRYING", 10)
+    resumed, said = runs.trained(config, tmp_path / "run")
+    assert not any("wrong" in line for line in said), said
+    for name, tensor in resumed.model.state_dict().items():
+        assert tensor.equal(expected[name]), name
+    assert resumed.progress.metrics == metrics
+
+
 TEXT = {
     "model": {
         "layers": [
@@ -176,3 +207,5 @@ def test_values_stored_in_half_the_size_are_rounded_and_have_a_store_of_their_ow
     assert sizes[: len(sizes) // 2] == [size // 2 for size in sizes[len(sizes) // 2 :]]
     again, _ = run("again", store_dtype="bfloat16")
     assert again.prefixes.statistics.recorded == 0
+    # values are rounded before they are used for the first time, too
+    runs.assert_equal_weights(half, again)
