@@ -1,7 +1,6 @@
 """One contestant, once: `python -m contest NAME JOB OUT`. Started by `peers.py`."""
 
 import argparse
-import gc
 import importlib
 import json
 import logging
@@ -41,11 +40,14 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
-    if args.name == "ours":
-        gc.set_threshold(50_000, 20, 20)  # as the command does, see `finetune/__main__.py`
-    _measure(args)
-    if args.name == "ours":
-        gc.freeze()
+    if args.name != "ours":
+        _measure(args)
+        return
+    # only ours loads what is ours
+    from finetune.__main__ import collecting_rarely
+
+    with collecting_rarely():
+        _measure(args)
 
 
 def _measure(args: argparse.Namespace) -> None:

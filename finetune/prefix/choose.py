@@ -170,6 +170,8 @@ class Prefixes:
         self.statistics = Statistics()
         """What stores have done for the run so far."""
         self._config, self._model, self._use = config, model, use
+        dtype = config.store_dtype if config.use == "auto" else None
+        self._rounds_to: torch.dtype | None = getattr(torch, dtype) if dtype else None
         self._earlier: StoredPrefix | None = None
         self._fingerprints: dict[str, str] = {}
 
@@ -197,19 +199,14 @@ class Prefixes:
 
         Then it must not matter when that was found out, or whether a store pays.
         """
-        rounds = self._config.use == "auto" and self._config.store_dtype is not None
-        return self._use.is_compiled or rounds
+        return self._use.is_compiled or self._rounds_to is not None
 
     def _stand_at(self, border: Border) -> None:
         """Stand before the frozen calls of a prefix that is not stored, where that matters."""
         if self.is_border_needed:
-            replay = self._replay(border)
+            replay = Replay(self._model, border, self._rounds_to)
             replay.install()
             self.now = NoPrefix(self._model, self._run, replay)
-
-    def _replay(self, border: Border) -> Replay:
-        rounded = self._config.store_dtype if self._config.use == "auto" else None
-        return Replay(self._model, border, rounded and getattr(torch, rounded))
 
     def leave(self) -> None:
         """Let everything run again; what was stored may help a prefix that ends deeper."""
@@ -257,7 +254,7 @@ class Prefixes:
         if (
             earlier is None
             # from rounded values others would come than from those of a run that begins here
-            or self._config.store_dtype is not None
+            or self._rounds_to is not None
             or not found.border.encloses(earlier.border)
             or earlier.facts != facts_of(self._model, earlier.border, self._use.facts)
         ):
@@ -268,7 +265,7 @@ class Prefixes:
         self._earlier = None
         prefix = StoredPrefix(
             self._model,
-            self._replay(found.border),
+            Replay(self._model, found.border, self._rounds_to),
             facts,
             statistics=self.statistics,
             seconds=found.pace.prefix,

@@ -8,7 +8,7 @@ batch, filled up to the longest sample, gives it.
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import SystemRandom
 from typing import Protocol
 
@@ -26,8 +26,6 @@ Shape = tuple[int, int | None]
 """Samples of a batch, and the tokens it is filled up to where there are tokens."""
 _FEW = 4
 """Rows recomputed at an opening."""
-_CANNOT = "cannot be answered"
-"""How a fault begins that may have passed when the next process comes."""
 
 
 class Split(Protocol):
@@ -126,8 +124,9 @@ class Trials:
         shape = len(batch), length_of(batch.inputs)
         now, rows = self._now(shape), dict[str, Tensor]()
         if now not in self._verdicts:
-            fault, rows = self._tried(batch, shape)
-            self._verdicts.add(now, fault, is_lasting=not (fault or "").startswith(_CANNOT))
+            found = self._tried(batch, shape)
+            self._verdicts.add(now, found.fault, is_lasting=found.is_lasting)
+            rows = found.rows
         fault = self._verdicts[now]
         if fault is not None and now not in self._told:
             self._told.add(now)
@@ -182,19 +181,22 @@ class Trials:
         gradients = "gradients" if torch.is_grad_enabled() else "no gradients"
         return f"{size} x {length}, {mode}, {gradients}"
 
-    def _tried(self, batch: Batch, shape: Shape) -> tuple[str | None, dict[str, Tensor]]:
-        """Return why batches of a shape are not exact, or None and the rows of this one."""
+    def _tried(self, batch: Batch, shape: Shape) -> "_Finding":
         with self._trying():
             rows, whole = self._recorded(batch.inputs)
             rows = {name: without_padding(row, batch.inputs) for name, row in rows.items()}
             if not rows:
-                return "make other calls than the batch that was tried", {}
+                return _Finding("make other calls than the batch that was tried")
             if not self._in_order and not self._agrees_elsewhere(batch, rows):
-                return "are computed with other bits than in other company, or in other places", {}
+                return _Finding(
+                    "are computed with other bits than in other company, or in other places"
+                )
             answered = self._answered(batch.inputs, rows, shape)
-        fault = answered if isinstance(answered, str) else whole.difference(answered)
+        if isinstance(answered, str):
+            return _Finding(answered, is_lasting=False)
+        fault = whole.difference(answered)
         is_like_a_step = torch.is_grad_enabled() == self._has_gradients
-        return fault, rows if fault is None and is_like_a_step else {}
+        return _Finding(fault, rows if fault is None and is_like_a_step else {})
 
     def _answered(
         self, inputs: Mapping[str, Tensor], rows: Mapping[str, Tensor], shape: Shape
@@ -209,7 +211,7 @@ class Trials:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            return f"{_CANNOT} ({type(error).__name__}: {error})"
+            return f"cannot be answered ({type(error).__name__}: {error})"
 
     def _recorded(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], "_Outcome"]:
         """Run the network and leave no trace; return the rows and what came of it."""
@@ -285,6 +287,18 @@ class Trials:
         again = batch.indices.cpu()[places]
         full = self._samples.fetch(again, epoch=batch.view, length=self._samples.longest)
         return full.to(batch.indices.device)
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """What a trial of a shape has shown."""
+
+    fault: str | None
+    """Why its batches are not exact, None if they are."""
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    """Those of the batch tried, where they are as a step would compute them."""
+    is_lasting: bool = True
+    """Whether the next process would find the same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ class NoPrefix:
     model: nn.Module
     run: Callable[..., Any]
     """The network as it is called: itself, or compiled."""
-    border: Replay | None = None
+    replay: Replay | None = None
     """Stands before frozen calls, installed: holds them out of what is compiled, and rounds what
     they give where stores would."""
 
@@ -50,21 +50,21 @@ class NoPrefix:
 
     def forward(self, batch: Batch, samples: Samples) -> Any:
         """Run the network on the whole batch."""
-        if self.border is None:
+        if self.replay is None:
             return self.run(**batch.inputs)
-        return _run_whole(self.run, batch, self.border)
+        return _run_whole(self.run, batch, self.replay)
 
     def close(self) -> None:
         """Give every module its own `forward` back."""
-        if self.border is not None:
-            self.border.remove()
+        if self.replay is not None:
+            self.replay.remove()
 
 
-def _run_whole(run: Callable[..., Any], batch: Batch, border: Replay) -> Any:
+def _run_whole(run: Callable[..., Any], batch: Batch, replay: Replay) -> Any:
     """Run all of a network; what its frozen calls give is rounded where it would be stored so."""
-    if not border.rounds:
+    if not replay.rounds:
         return run(**batch.inputs)
-    with border.recording(len(batch), length_of(batch.inputs)):
+    with replay.recording(len(batch), length_of(batch.inputs)):
         return run(**batch.inputs)
 
 
@@ -363,6 +363,5 @@ class StoredPrefix:
         there = store.has(now.rows)
         then = store.read(now.rows[there], now.length if self._is_ragged else None)
         return now.values.keys() == then.keys() and all(
-            same_bits(store.rounded(name, values[there]), then[name])
-            for name, values in now.values.items()
+            same_bits(values[there], then[name]) for name, values in now.values.items()
         )

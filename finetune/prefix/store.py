@@ -193,12 +193,6 @@ class Store:
         """Return the rows that bear a seal, in order. `has` tells whether they are whole."""
         return torch.from_numpy(self._book.sealed())
 
-    def rounded(self, name: str, values: Tensor) -> Tensor:
-        """Return values of an output as they would come back from the store."""
-        columns = self.meta.layout.columns
-        stored = next(column.stored for column in columns if column.name == name)
-        return values.to(getattr(torch, stored)).to(values.dtype)
-
     def verdicts(self, network: str) -> Verdicts:
         """Return what trials of batches of `network`, a key of it, have shown."""
         return Verdicts(self._claim.folder / "verdicts" if self._claim else None, network)
