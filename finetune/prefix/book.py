@@ -27,7 +27,8 @@ class Book:
             for name, size in layout.books()
         }
         self._num_rows = layout.num_rows
-        self._known: Seals = np.zeros(layout.num_rows, np.uint64)
+        # Numbers below zero count from the end: nothing is ever known in the second half.
+        self._known: Seals = np.zeros(2 * layout.num_rows, np.uint64)
         self._known_places: NDArray[np.int64] = np.zeros(
             (layout.num_rows if layout.ragged else 0, 2), np.int64
         )
@@ -54,8 +55,14 @@ class Book:
         return same
 
     def were_known(self, rows: Rows) -> bool:
-        """Tell whether this process has found all these rows whole, at some time."""
-        return bool(self._known[rows].all())
+        """Tell whether this process has found all these rows whole, at some time.
+
+        The answer for numbers that no row has is False.
+        """
+        try:
+            return int(np.count_nonzero(self._known[rows])) == len(rows)
+        except IndexError:
+            return False
 
     def known_spans(self, rows: Rows) -> Spans:
         """Return where known rows lie, whatever has become of the files since.

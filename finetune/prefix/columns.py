@@ -81,8 +81,11 @@ def read_padded(column: Column, units: Units, spans: Spans, length: int | None) 
 
 def to_tensor(column: Column, block: Bytes, leading: tuple[int, ...]) -> Tensor:
     """Return the tensor whose units are `block`, in axes `leading` and the axes of a unit."""
-    flat = torch.from_numpy(block.reshape(-1)).view(_dtype(column.stored))
-    tensor = flat.view((*leading, *column.unit_shape))
+    if not len(block):
+        return torch.empty((*leading, *column.unit_shape), dtype=_dtype(column.spec.dtype))
+    tensor = torch.from_numpy(block).view(_dtype(column.stored))
+    if tensor.shape[1:] != column.unit_shape or len(leading) > 1:
+        tensor = tensor.view((*leading, *column.unit_shape))
     return tensor if column.stored == column.spec.dtype else tensor.to(_dtype(column.spec.dtype))
 
 

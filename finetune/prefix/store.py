@@ -145,7 +145,7 @@ class Store:
         Raises:
             KeyError: a row is not there; `has` tells which are.
         """
-        rows = self._rows(indices)
+        rows = _numbers(indices)
         if not (self._book.were_known(rows) or self.has(indices).all()):
             raise KeyError(f"store {self.meta.key} lacks rows of {indices}")
         tier = self._memory or self._disk
@@ -238,7 +238,7 @@ class Store:
         self._claim = self._disk = self._memory = None
 
     def _rows(self, indices: Tensor) -> Rows:
-        rows: Rows = indices.cpu().numpy().astype(np.int64, copy=False)
+        rows = _numbers(indices)
         num_rows = self.meta.layout.num_rows
         # seen without its sign, a negative number is too large as well
         if len(rows) and rows.view(np.uint64).max() >= num_rows:
@@ -297,6 +297,11 @@ class Store:
         fixed = sum(column.unit_bytes for column in columns if not column.spec.ragged)
         token = sum(column.unit_bytes for column in columns if column.spec.ragged)
         return fixed + token * spans.lengths
+
+
+def _numbers(indices: Tensor) -> Rows:
+    numbers: Rows = indices.cpu().numpy().astype(np.int64, copy=False)
+    return numbers
 
 
 def _portions(which: Rows, row_bytes: Rows) -> list[Rows]:

@@ -38,8 +38,9 @@ def test_exactly_the_rows_that_were_written_are_there(open_store, known, budgets
 
 @kept
 @pytest.mark.parametrize("index", [-1, 300])
-def test_an_index_outside_the_samples_is_refused(open_store, budgets, index):
+def test_an_index_outside_the_samples_is_refused(open_store, known, budgets, index):
     store = open_store(**budgets)
+    known.fill(store, torch.arange(300))
     for ask in (store.has, store.read, store.invalidate):
         with pytest.raises(IndexError):
             ask(torch.tensor([0, index]))
