@@ -33,7 +33,7 @@ def filled(folder: Path, spec: RowSpec, num_rows: int, memory_gb: float) -> Stor
     """Make a store of one output and fill it with noise, shuffled as training meets samples."""
     store = Store.open(folder, "bench", {"x": spec}, num_rows, memory_gb=memory_gb, disk_gb=1e3)
     generator = torch.Generator().manual_seed(0)
-    for indices in torch.randperm(num_rows, generator=generator).split(256):
+    for indices in torch.randperm(num_rows, generator=generator).split(BATCH):
         values = torch.randn(len(indices), *spec.shape, generator=generator)
         lengths = torch.randint(spec.shape[0] // 2, spec.shape[0] + 1, (len(indices),))
         store.write(indices, {"x": values}, lengths if spec.ragged else None)
