@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.prefix.store import RowSpec, Store
+from finetune.store.store import RowSpec, Store
 
 BATCH = 32
 

@@ -24,7 +24,7 @@ LAYERS = {
     **dict.fromkeys(["errors"], 0),
     **dict.fromkeys(["reading", "trust", "watchdog"], 1),
     **dict.fromkeys(["config", "importing"], 2),
-    **dict.fromkeys(["models", "distributed"], 3),
+    **dict.fromkeys(["models", "distributed", "store"], 3),
     **dict.fromkeys(["freezing", "optim", "data", "tracking"], 4),
     **dict.fromkeys(["prefix"], 5),
     **dict.fromkeys(["train"], 6),

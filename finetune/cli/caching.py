@@ -13,7 +13,7 @@ from finetune.cli.output import results, size
 from finetune.errors import FinetuneError
 
 if TYPE_CHECKING:
-    from finetune.prefix.shelf import Entry
+    from finetune.store.shelf import Entry
 
 
 def cache_command(
@@ -29,7 +29,7 @@ def cache_command(
 ) -> None:
     """Look after the rows that frozen prefixes have computed."""
     # numpy takes a while to load: help does not wait for it
-    from finetune.prefix.shelf import cache_root, entries
+    from finetune.store.shelf import cache_root, entries
 
     root = cache_root()
     with results() as out:
@@ -56,13 +56,13 @@ def _acted(action: Literal["ls", "verify", "clear"], root: Path, entry: "Entry")
             return row | _facts(entry)
         case "verify":
             # torch takes seconds to load: to list and to remove stores does not wait for it
-            from finetune.prefix.audit import audit
+            from finetune.store.audit import audit
 
             verdict = audit(root, entry)
             counts = {"whole": verdict.whole, "damaged": verdict.damaged}
             return row | counts | {"notes": list(verdict.notes)}
         case "clear":
-            from finetune.prefix.shelf import remove_store
+            from finetune.store.shelf import remove_store
 
             return row | {"removed": remove_store(root, entry.key)}
         case _:

@@ -17,7 +17,7 @@ from finetune.prefix.key import facts_of, key_of, network_key
 from finetune.prefix.probe import Border, Pace, probe
 from finetune.prefix.replay import Replay
 from finetune.prefix.serving import Statistics, StoredPrefix
-from finetune.prefix.store import Store, StoreError
+from finetune.store.store import Store, StoreError
 
 _TRIAL = 8
 """Most samples of a trial batch."""

@@ -15,8 +15,8 @@ from finetune.prefix.key import Facts, facts_of, key_of, network_key
 from finetune.prefix.probe import Border, Pace, probe
 from finetune.prefix.replay import Replay
 from finetune.prefix.serving import NoPrefix, Prefix, Statistics, StoredPrefix
-from finetune.prefix.shelf import num_sealed
-from finetune.prefix.store import Store, StoreError, cache_root
+from finetune.store.shelf import num_sealed
+from finetune.store.store import Store, StoreError, cache_root
 
 _TRIAL = 4
 """Samples of a trial batch."""

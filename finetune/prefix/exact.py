@@ -20,7 +20,7 @@ from finetune.errors import is_out_of_memory
 from finetune.prefix.outputs import tensors_in
 from finetune.prefix.replay import Replay
 from finetune.prefix.state import same_bits, undisturbed
-from finetune.prefix.verdicts import Verdicts
+from finetune.store.verdicts import Verdicts
 
 Shape = tuple[int, int | None]
 """Samples of a batch, and the tokens it is filled up to where there are tokens."""

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from finetune.prefix.faults import Findings, Inputs, Place, Trial, Trials, make_trials
-from finetune.prefix.layout import RowSpec
 from finetune.prefix.outputs import rebuilt
 from finetune.prefix.state import as_it_was, buffers_as_they_were, loose_tensors
 from finetune.prefix.trace import Call, Operations, storage_of, watched
+from finetune.store.layout import RowSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from finetune.prefix.exact import Judgement, Recomputed, Split, Trials, length_o
 from finetune.prefix.key import Facts
 from finetune.prefix.replay import Replay
 from finetune.prefix.state import same_bits
-from finetune.prefix.store import Store, StoreError
+from finetune.store.store import Store, StoreError
 
 
 class Prefix(Protocol):

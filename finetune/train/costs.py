@@ -12,7 +12,7 @@ from finetune.config.optim import OptimizerConfig
 from finetune.config.run import RunConfig
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.rows import rows_of
-from finetune.prefix.layout import Layout, StoreError
+from finetune.store.layout import Layout, StoreError
 from finetune.train.course import latest_end, steps_of_epoch
 from finetune.train.meter import Measured, Meter
 from finetune.train.setup import Parts

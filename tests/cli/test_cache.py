@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from finetune.prefix.store import RowSpec, Store
+from finetune.store.store import RowSpec, Store
 
 
 @pytest.fixture

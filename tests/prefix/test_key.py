@@ -10,7 +10,7 @@ from torch import nn
 from finetune.config.run import RunConfig
 from finetune.prefix.key import facts_of, key_of
 from finetune.prefix.probe import probe
-from finetune.prefix.shelf import cache_root, entries
+from finetune.store.shelf import cache_root, entries
 from finetune.train.setup import build_trainer
 
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from finetune.config.run import Provenance, RunConfig
-from finetune.prefix.shelf import cache_root, entries
+from finetune.store.shelf import cache_root, entries
 from finetune.train.setup import build_trainer
 
 pytestmark = pytest.mark.usefixtures("always")

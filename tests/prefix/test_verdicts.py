@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from finetune.prefix.shelf import cache_root
-from finetune.prefix.verdicts import Verdicts
+from finetune.store.shelf import cache_root
+from finetune.store.verdicts import Verdicts
 
 SHAPES = {"32 x None": None, "7 x None": "are computed with other bits"}
 

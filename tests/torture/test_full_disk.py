@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from finetune.errors import CheckpointError, FinetuneError
-from finetune.prefix.shelf import cache_root, entries
+from finetune.store.shelf import cache_root, entries
 from finetune.train.doctor import examine
 from finetune.train.kept import Checkpoints
 

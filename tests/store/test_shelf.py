@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 
-from finetune.prefix.shelf import cache_root, entries, remove_store
-from finetune.prefix.store import RowSpec, StoreError, StoreFullError
+from finetune.store.shelf import cache_root, entries, remove_store
+from finetune.store.store import RowSpec, StoreError, StoreFullError
 
 MIB = 1 / 1024
 ROW = {"x": RowSpec((1 << 18,), "float32")}

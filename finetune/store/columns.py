@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.prefix.layout import Column, StoreError
-from finetune.prefix.seals import Bytes, Rows
-from finetune.prefix.units import Units
+from finetune.store.layout import Column, StoreError
+from finetune.store.seals import Bytes, Rows
+from finetune.store.units import Units
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.prefix.columns import Spans
-from finetune.prefix.layout import Layout
-from finetune.prefix.seals import EMPTY, Rows, Seals
-from finetune.prefix.units import FileUnits, MemoryUnits, Units
+from finetune.store.columns import Spans
+from finetune.store.layout import Layout
+from finetune.store.seals import EMPTY, Rows, Seals
+from finetune.store.units import FileUnits, MemoryUnits, Units
 
 
 class Book:

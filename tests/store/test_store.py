@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from finetune.prefix.store import RowSpec, StoreError, StoreFullError
+from finetune.store.store import RowSpec, StoreError, StoreFullError
 
 KEPT = {
     "in memory": {"memory_gb": 1.0},

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from finetune.prefix.store import RowSpec, Store
+from finetune.store.store import RowSpec, Store
 
 NUM_ROWS = 300
 SPECS = {

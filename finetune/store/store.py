@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.prefix.book import Book
-from finetune.prefix.columns import Spans, to_block
-from finetune.prefix.layout import (
+from finetune.store.book import Book
+from finetune.store.columns import Spans, to_block
+from finetune.store.layout import (
     Facts,
     Layout,
     Meta,
@@ -25,10 +25,10 @@ from finetune.prefix.layout import (
     StoreError,
     StoreFullError,
 )
-from finetune.prefix.seals import EMPTY, Rows, Sealer
-from finetune.prefix.shelf import Claim, cache_root, claim_store, size_of
-from finetune.prefix.tier import Tier
-from finetune.prefix.verdicts import Verdicts
+from finetune.store.seals import EMPTY, Rows, Sealer
+from finetune.store.shelf import Claim, cache_root, claim_store, size_of
+from finetune.store.tier import Tier
+from finetune.store.verdicts import Verdicts
 
 __all__ = ["RowSpec", "Store", "StoreError", "StoreFullError", "cache_root"]
 

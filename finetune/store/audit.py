@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from finetune.prefix.layout import StoreError
-from finetune.prefix.shelf import Entry
-from finetune.prefix.store import Store
+from finetune.store.layout import StoreError
+from finetune.store.shelf import Entry
+from finetune.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from finetune.prefix.layout import StoreError, StoreFullError
-from finetune.prefix.seals import Bytes, Rows
+from finetune.store.layout import StoreError, StoreFullError
+from finetune.store.seals import Bytes, Rows
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _READ_AHEAD = 128 << 10

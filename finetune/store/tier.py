@@ -9,10 +9,10 @@ from typing import Self
 
 from torch import Tensor
 
-from finetune.prefix.columns import Spans, read_padded, to_tensor
-from finetune.prefix.layout import Layout, rows_file
-from finetune.prefix.seals import Bytes
-from finetune.prefix.units import FileUnits, MemoryUnits, Units
+from finetune.store.columns import Spans, read_padded, to_tensor
+from finetune.store.layout import Layout, rows_file
+from finetune.store.seals import Bytes
+from finetune.store.units import FileUnits, MemoryUnits, Units
 
 
 @dataclass(frozen=True, slots=True)

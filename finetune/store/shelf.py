@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from finetune.prefix.layout import Meta, StoreError, StoreFullError
-from finetune.prefix.units import told
+from finetune.store.layout import Meta, StoreError, StoreFullError
+from finetune.store.units import told
 
 _KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 _LARGEST_META = 16 << 20

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from finetune.prefix.store import RowSpec, StoreError, StoreFullError
+from finetune.store.store import RowSpec, StoreError, StoreFullError
 
 SCRIPT = Path(__file__).with_name("known_rows.py")
 EVERYTHING = torch.arange(300)
@@ -272,7 +272,7 @@ def test_rows_given_up_leave_no_ragged_bytes_behind_for_ever(open_store, known, 
 BOUNDED = """
 import re, sys, torch
 from pathlib import Path
-from finetune.prefix.store import RowSpec, Store
+from finetune.store.store import RowSpec, Store
 def own():
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"RssAnon:\\s+(\\d+) kB", status)[1]) / 1024

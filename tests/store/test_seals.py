@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune.prefix.seals import EMPTY, Sealer
+from finetune.store.seals import EMPTY, Sealer
 
 ROW = np.array([3])
 
