@@ -28,6 +28,7 @@ from finetune.data.table import (
     reads_as_number,
     refuse_gaps,
 )
+from finetune.data.tokens import TokenStore
 from finetune.data.transforms import Columns, PlannedStep, Sample, Stack, Step, Tokenize
 from finetune.data.vision import Vision, transform_all
 from finetune.errors import DataError
@@ -40,12 +41,19 @@ class UnequalShapesError(DataError):
     """Samples of one column differ in shape, so that no batch can hold them."""
 
 
-def run_steps(table: Table, planned: Sequence[PlannedStep]) -> tuple[Columns, list[Step]]:
+def run_steps(
+    table: Table, planned: Sequence[PlannedStep], tokens: TokenStore | None = None
+) -> tuple[Columns, list[Step]]:
     """Do all that is deterministic; return its outcome and the steps left for every fetch.
 
     With no step left the columns are what the network takes. Where a random step follows and the
     deterministic part before it ends in unequal shapes (images of different sizes), that part is
     left for every fetch as well.
+
+    Args:
+        table: The raw samples.
+        planned: The steps.
+        tokens: Where tokens are kept from run to run; None for nowhere.
 
     Raises:
         DataError: a step fails on a sample, or the outcome is not finite numbers of one shape.
@@ -55,7 +63,7 @@ def run_steps(table: Table, planned: Sequence[PlannedStep]) -> tuple[Columns, li
     columns = _typed(table, [each.step for each in planned])
     left = [each.step for each in now]
     while left:
-        columns, done = _at_once(table, columns, left)
+        columns, done = _at_once(table, columns, left, tokens)
         if done:
             left = left[done:]
             continue
@@ -126,9 +134,13 @@ def _typed(table: Table, steps: Sequence[Step]) -> Columns:
     return columns
 
 
-def _at_once(table: Table, columns: Columns, steps: Sequence[Step]) -> tuple[Columns, int]:
+def _at_once(
+    table: Table, columns: Columns, steps: Sequence[Step], tokens: TokenStore | None
+) -> tuple[Columns, int]:
     """Run the first of `steps` that take a whole column; return with it how many they were."""
-    if isinstance(step := steps[0], Tokenize | Stack):
+    if isinstance(step := steps[0], Tokenize):
+        return step.whole(columns, tokens), 1
+    if isinstance(step, Stack):
         return step.whole(columns), 1
     if whole := _steps_of_batches(columns, steps):
         return {**columns, whole[0].column: _transformed(table, columns, whole)}, len(whole)

@@ -24,6 +24,7 @@ from finetune.data.sources import open_source
 from finetune.data.splits import first_copies, split_samples
 from finetune.data.table import Numbers, Table, refuse_gaps
 from finetune.data.targets import encode_target, refuse_unseen
+from finetune.data.tokens import TokenStore
 from finetune.data.transforms import PlannedStep, plan_steps, usual_steps
 from finetune.errors import DataError
 from finetune.models.declared import TensorSpec
@@ -79,6 +80,8 @@ class PreparedData:
     validation: Samples | None
     test: Samples | None
     facts: DataFacts
+    notes: tuple[str, ...] = ()
+    """What happened to stored tokens, a line each."""
 
     @property
     def specs(self) -> dict[str, TensorSpec]:
@@ -130,6 +133,7 @@ def prepare_data(
     trust: Collection[str],
     views: int | None = None,
     hang_timeout_s: float | None = None,
+    tokens: TokenStore | None = None,
 ) -> PreparedData:
     """Do what is deterministic to every sample, and leave the rest for the fetch.
 
@@ -142,6 +146,7 @@ def prepare_data(
         views: How many draws of the random transforms a training sample has; None for a new one
             in every epoch.
         hang_timeout_s: Seconds after which a process that prepares batches counts as hung.
+        tokens: Where tokens are kept from run to run; None for nowhere.
 
     Raises:
         DataError: a transform fails, or samples end as something that no batch can hold.
@@ -152,10 +157,10 @@ def prepare_data(
     def evaluated(part: RawPart | None) -> Samples | None:
         if part is None:
             return None
-        columns, later = run_steps(part.table, other_steps)
+        columns, later = run_steps(part.table, other_steps, tokens)
         return Samples(columns, part.target, later=later, seed=seed, views=1)
 
-    columns, later = run_steps(train.table, train_steps)
+    columns, later = run_steps(train.table, train_steps, tokens)
     if views is not None and not later:
         raise DataError(
             "no transform is random: every sample has one view",
@@ -178,6 +183,7 @@ def prepare_data(
         evaluated(opened.validation),
         evaluated(opened.test),
         opened.facts,
+        tuple(tokens.notes) if tokens is not None else (),
     )
 
 

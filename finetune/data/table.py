@@ -88,6 +88,12 @@ class Ragged:
         offsets = [0, *accumulate(len(sequence) for sequence in sequences)]
         return cls(torch.tensor([*flat, pad]), torch.tensor(offsets), pad, length)
 
+    @classmethod
+    def flat(cls, values: Tensor, lengths: Tensor, *, pad: int, length: int | None) -> "Ragged":
+        """Take sequences that lie end to end already, `values` `(sum T,)`, `lengths` `(N,)`."""
+        offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
+        return cls(torch.cat([values, torch.tensor([pad])]), offsets, pad, length)
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

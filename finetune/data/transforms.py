@@ -21,6 +21,7 @@ from finetune.config.data import (
 )
 from finetune.data.images import Images
 from finetune.data.table import Listed, Numbers, Prepared, Ragged, Tokens, infer
+from finetune.data.tokens import Tokenizing, TokenStore, tokenizer_facts
 from finetune.data.vision import PretrainedImage, Vision, vision_step
 from finetune.errors import DataError, Key, did_you_mean
 from finetune.importing import call_trusted, package_path, require
@@ -65,16 +66,32 @@ class Tokenize:
         tokens = {name: self._tokens(name, ids) for name, ids in encoded.items()}
         return replaced(sample, (self.column,), tokens)
 
-    def whole(self, columns: Columns) -> Columns:
-        """Tokenize every text of the column."""
+    def whole(self, columns: Columns, store: TokenStore | None) -> Columns:
+        """Tokenize every text of the column, but for those that `store` knows."""
         column = columns[self.column]
         if not isinstance(column, Listed) or column.kind == "things":
             raise self._no_text("numbers" if isinstance(column, Numbers) else "no text")
-        encoded = {
+        return replaced(columns, (self.column,), self._stored(column, store) or self._made(column))
+
+    def _stored(self, column: Listed, store: TokenStore | None) -> dict[str, Ragged] | None:
+        if store is None:
+            return None
+        outputs = tuple(self._encode([""]))  # sets the length to cut at, which is one of the facts
+        facts = tokenizer_facts(self.tokenizer)
+        tokenizing = Tokenizing(self._encode, outputs, self.max_length, facts)
+        found = store.sequences(column, tokenizing)
+        if found is None:
+            return None
+        return {
+            name: Ragged.flat(*tokens, pad=self._pad(name), length=self._length)
+            for name, tokens in found.items()
+        }
+
+    def _made(self, column: Listed) -> dict[str, Ragged]:
+        return {
             name: Ragged.of(ids, pad=self._pad(name), length=self._length)
             for name, ids in self._encode(list(column.values)).items()
         }
-        return replaced(columns, (self.column,), encoded)
 
     @property
     def _length(self) -> int | None:

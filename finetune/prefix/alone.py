@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from finetune.data.loader import Batch
 from finetune.errors import ModelError
 from finetune.prefix.exact import Trials, length_of
-from finetune.prefix.key import facts_of, key_of, network_key
+from finetune.prefix.key import facts_of, network_key
 from finetune.prefix.probe import Border, Pace, probe
 from finetune.prefix.replay import Replay
 from finetune.prefix.serving import Statistics, StoredPrefix
+from finetune.store.shelf import key_of
 from finetune.store.store import Store, StoreError
 
 _TRIAL = 8

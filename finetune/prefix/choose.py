@@ -11,11 +11,11 @@ from torch import nn
 from finetune.config.prefix import PrefixConfig
 from finetune.data.loader import Samples
 from finetune.prefix.exact import Trials
-from finetune.prefix.key import Facts, facts_of, key_of, network_key
+from finetune.prefix.key import Facts, facts_of, network_key
 from finetune.prefix.probe import Border, Pace, probe
 from finetune.prefix.replay import Replay
 from finetune.prefix.serving import NoPrefix, Prefix, Statistics, StoredPrefix
-from finetune.store.shelf import num_sealed
+from finetune.store.shelf import key_of, num_sealed
 from finetune.store.store import Store, StoreError, cache_root
 
 _TRIAL = 4

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from finetune.freezing.proof import fingerprint, fingerprints
 from finetune.prefix.probe import Border
+from finetune.store.shelf import key_of
 
 Facts = dict[str, Any]
 
@@ -61,11 +62,6 @@ def network_key(model: nn.Module, more: Mapping[str, str]) -> str:
         "computing": _computing(next(model.parameters()).device),
     }
     return key_of(dict(more) | about)
-
-
-def key_of(facts: Mapping[str, Any]) -> str:
-    """Return a name for a store, that one bit of difference in `facts` changes."""
-    return blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _computing(device: torch.device) -> Facts:

@@ -6,13 +6,16 @@ holds the lock of the whole shelf meanwhile, so a store is never seen half made 
 """
 
 import fcntl
+import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +72,11 @@ def cache_root() -> Path:
         return Path(own).expanduser().absolute()
     xdg = Path(os.environ.get("XDG_CACHE_HOME") or ".")
     return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "finetune" / "prefix"
+
+
+def key_of(facts: Mapping[str, Any]) -> str:
+    """Return a name for a store, that one bit of difference in `facts` changes."""
+    return blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def entries(root: Path) -> list[Entry]:

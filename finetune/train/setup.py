@@ -13,6 +13,7 @@ from finetune.config.loader import as_plain, dump_config
 from finetune.config.run import RunConfig
 from finetune.config.task import ImportTask
 from finetune.data.prepare import DataFacts, PreparedData, open_data, prepare_data
+from finetune.data.tokens import TokenStore
 from finetune.errors import DataError, Faults, FinetuneError
 from finetune.freezing.apply import refuse_inexact
 from finetune.freezing.methods import written_out
@@ -25,6 +26,7 @@ from finetune.models.preprocessing import read_preprocessing
 from finetune.optim.groups import build_optimizer, make_groups
 from finetune.optim.rates import Rates
 from finetune.prefix.choose import Prefixes, Use
+from finetune.store.shelf import cache_root
 from finetune.tracking.json_lines import JsonLines
 from finetune.tracking.tensorboard import TensorBoard
 from finetune.tracking.tracker import Tracker, Trackers
@@ -146,8 +148,9 @@ def build_trainer(
         notes = compare_with_saved(folder, config)
         if config.train.compile:
             refuse_uncompilable(pick_device(config.train.device))
-        trainer = _wire(config, build_parts(config), folder, tracker)
-        for note in notes:
+        parts = build_parts(config)
+        trainer = _wire(config, parts, folder, tracker)
+        for note in (*notes, *(f"data: {note}" for note in parts.data.notes)):
             trainer.reporter.message(note)
         if not fresh or resume is not None:
             take_up(trainer)
@@ -189,6 +192,7 @@ def evaluation_batch_size(config: RunConfig) -> int:
 def open_samples(config: RunConfig) -> PreparedData:
     """Open the data of a config: raw data first, then what the model wants done to it."""
     opened = open_data(config.data, config.task, seed=config.seed, trust=config.trust)
+    is_stored = config.prefix.use == "auto"
     return prepare_data(
         opened,
         config.data,
@@ -197,6 +201,7 @@ def open_samples(config: RunConfig) -> PreparedData:
         trust=config.trust,
         views=config.prefix.views,
         hang_timeout_s=config.train.hang_timeout_s,
+        tokens=TokenStore(cache_root(), config.prefix.disk_gb) if is_stored else None,
     )
 
 
