@@ -27,6 +27,14 @@ _SMALL = {
 }
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_the_tests(tmp_path_factory):
+    """Keep what runs store away from the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def small_config():
     """Make the config of a tiny network on random numbers; `changes` replace whole sections."""

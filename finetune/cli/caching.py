@@ -1,4 +1,4 @@
-"""The verb that looks after what frozen prefixes have computed: ls, verify, clear."""
+"""The verb that looks after what was computed once and kept: ls, verify, clear."""
 
 import json
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def cache_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Look after the rows that frozen prefixes have computed."""
+    """Look after what frozen prefixes and tokenizers gave, kept for the next run."""
     # numpy takes a while to load: help does not wait for it
     from finetune.store.shelf import cache_root, entries
 

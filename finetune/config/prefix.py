@@ -11,7 +11,7 @@ class PrefixConfig(Node):
     """What frozen modules give is stored on the first visit of a sample and used ever after."""
 
     use: Literal["auto", "off"] = "auto"
-    """`auto` stores where it is exact and pays, and says why where it does not; `off` runs everything every time."""
+    """`auto` stores where it is exact and pays, and says why where it does not; tokens of texts are stored too. `off` runs everything every time."""
     views: PositiveInt | None = None
     """How many draws of the random transforms each sample has, all of them stored: epochs take turns. A new draw in every epoch, of which nothing is stored, if left out."""
     memory_gb: PositiveFloat = 2.0
