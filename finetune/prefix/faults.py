@@ -5,8 +5,9 @@ are in, the values of what is trained. A call whose outputs change with any of t
 what it keeps, cannot be answered from a store.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -39,78 +40,110 @@ class Trial:
     kept: Collection[tuple[str, str]]
     """Attributes that have moved, with their modules."""
 
-
-@dataclass(frozen=True, slots=True)
-class Trials:
-    """Forward passes that differ in one thing from the first."""
-
-    first: Trial
-    seed: Trial
-    """With another seed."""
-    company: Trial
-    """With some of the samples in other places, among others."""
-    weights: Trial
-    """With other values in what is trained."""
-
     @property
-    def other_calls(self) -> str | None:
-        """Why the calls of one pass tell nothing about those of the next, or None."""
-        calls = self.first.calls.keys()
-        if not calls == self.seed.calls.keys() == self.company.calls.keys():
-            return "control flow depends on the data: two batches make different calls"
-        if calls != self.weights.calls.keys():
-            return "control flow depends on trained weights: other weights make different calls"
-        return None
-
-    def judged(self, shared: Sequence[tuple[int, int]]) -> "Findings":
-        """Return what speaks against each frozen call.
-
-        Args:
-            shared: Pairs of rows, in the first batch and in the other company, of one sample.
-        """
-        findings = Findings()
-        for place, call in self.first.calls.items():
-            if call.is_frozen and (fault := self._fault(place, shared, findings)):
-                findings.faults[place] = fault
-        return findings
-
-    def _fault(
-        self, place: Place, shared: Sequence[tuple[int, int]], findings: "Findings"
-    ) -> str | None:
-        name, call, seed = place[0], self.first.calls[place], self.seed
-        if any(_is_within(moved, name) for moved in seed.moved):
-            return "moves its buffers: modules.norm: eval holds them"
-        # the second pass: the first one may fill what is only kept to save time
-        kept = sorted(attribute for module, attribute in seed.kept if _is_within(module, name))
-        if kept:
-            findings.causes |= {place} if any(module == name for module, _ in seed.kept) else set()
-            return f"keeps {kept[0]!r} from call to call, which a stored answer would not move"
-        if not _same_values(call, seed.calls[place]):
-            return "is random: modules.dropout: eval holds what is frozen"
-        if not _same_values(call, self.weights.calls[place]):
-            return "depends on trained weights past autograd, by detach, no_grad or whole numbers"
-        return _fault_in_company(place, call, self.company.calls[place], shared, findings)
+    def times(self) -> dict[Place, float]:
+        """What each call took, in seconds."""
+        return {place: call.seconds for place, call in self.calls.items()}
 
 
 @dataclass(slots=True)
 class Findings:
-    """What trials have shown against a call, by its place."""
+    """What trials have shown, their tensors let go. Calls are named by their place."""
 
+    other_calls: str | None = None
+    """Why the calls of one pass tell nothing about those of the next, or None."""
     faults: dict[Place, str] = field(default_factory=dict)
+    """What speaks against a frozen call."""
     causes: set[Place] = field(default_factory=set)
     """Those whose faults make the ones of what they call."""
     constants: dict[Place, list[bool]] = field(default_factory=dict)
+    """For each output of a call, whether it is the same for every batch."""
+    times: list[dict[Place, float]] = field(default_factory=list)
+    """What each call took, in seconds, pass by pass."""
+
+    def take(self, first: Trial, other: Trial, fault_of: "FaultOf", other_calls: str) -> None:
+        """Compare a pass with the first one.
+
+        Args:
+            first: The pass with nothing changed.
+            other: The one with something changed.
+            fault_of: What the change shows against a call.
+            other_calls: What it shows if the calls are others.
+        """
+        self.times.append(other.times)
+        if first.calls.keys() != other.calls.keys():
+            self.other_calls = self.other_calls or other_calls
+            return
+        for place, call in first.calls.items():
+            if not call.is_frozen or place in self.faults:
+                continue
+            if fault := fault_of(place, call, other):
+                self.faults[place] = fault
+
+    def by_seed(self, place: Place, call: Call, other: Trial) -> str | None:
+        """Return what a pass with another seed, the second of all, speaks against a call."""
+        name = place[0]
+        if any(_is_within(moved, name) for moved in other.moved):
+            return "moves its buffers: modules.norm: eval holds them"
+        # the second pass: the first one may fill what is only kept to save time
+        kept = sorted(attribute for module, attribute in other.kept if _is_within(module, name))
+        if kept:
+            self.causes |= {place} if any(module == name for module, _ in other.kept) else set()
+            return f"keeps {kept[0]!r} from call to call, which a stored answer would not move"
+        if _same_values(call, other.calls[place]):
+            return None
+        return "is random: modules.dropout: eval holds what is frozen"
+
+    def by_weights(self, place: Place, call: Call, other: Trial) -> str | None:
+        """Return what a pass with other values in what is trained speaks against a call."""
+        if _same_values(call, other.calls[place]):
+            return None
+        return "depends on trained weights past autograd, by detach, no_grad or whole numbers"
+
+    def by_company(
+        self, place: Place, call: Call, other: Trial, shared: Sequence[tuple[int, int]]
+    ) -> str | None:
+        """Return what a pass with samples in other places, among others, speaks against a call."""
+        mixed = other.calls[place]
+        pairs = list(zip(call.tensors, mixed.tensors, strict=False))
+        if len(call.tensors) != len(mixed.tensors) or any(_differs_in_kind(*p) for p in pairs):
+            return "returns other shapes for other samples"
+        if apart_from_tensors(call.output) != apart_from_tensors(mixed.output):
+            return "returns other plain values for other samples"
+        by_row = [_rows_agree(one, two, shared) for one, two in pairs]
+        self.constants[place] = [not agree for agree in by_row]
+        if all(agree or same_bits(*pair) for agree, pair in zip(by_row, pairs, strict=True)):
+            return None
+        return "gives a sample other values in other company, or samples are not its first axis"
 
 
-def make_trials(model: nn.Module, batch: Inputs, mixed: Inputs) -> Trials:
-    """Run `model` on `batch`, with one thing changed each time.
+FaultOf = Callable[[Place, Call, Trial], str | None]
 
-    Buffers, weights and random state are as before afterwards, plain attributes are not.
+
+def make_trials(
+    model: nn.Module, batch: Inputs, mixed: Inputs, shared: Sequence[tuple[int, int]]
+) -> tuple[Trial, Findings]:
+    """Run `model` on `batch`, with one thing changed each time: the first pass, and what came out.
+
+    The tensors of two passes are in memory at once, not those of all. Buffers, weights and random
+    state are as before afterwards, plain attributes are not.
+
+    Args:
+        model: The network.
+        batch: Some samples.
+        mixed: Some of them in other places, among others.
+        shared: Pairs of rows, in `batch` and in `mixed`, of one sample.
     """
-    first, seed = _tried(model, batch, seed=1), _tried(model, batch, seed=2)
-    company = _tried(model, mixed, seed=1)
+    first, findings = _tried(model, batch, seed=1), Findings()
+    findings.times.append(first.times)
+    by_data = "control flow depends on the data: two batches make different calls"
+    findings.take(first, _tried(model, batch, seed=2), findings.by_seed, by_data)
     with other_weights(model):
-        return Trials(first, seed, company, _tried(model, batch, seed=1))
+        by_weights = "control flow depends on trained weights: other weights make different calls"
+        findings.take(first, _tried(model, batch, seed=1), findings.by_weights, by_weights)
+    by_company = partial(findings.by_company, shared=shared)
+    findings.take(first, _tried(model, mixed, seed=1), by_company, by_data)
+    return first, findings
 
 
 def _tried(model: nn.Module, inputs: Inputs, *, seed: int) -> Trial:
@@ -123,21 +156,6 @@ def _tried(model: nn.Module, inputs: Inputs, *, seed: int) -> Trial:
         moved = moved_buffers(model, tensors)
     calls = {(call.module, call.visit): call for root in roots for call in root.walk()}
     return Trial(calls, roots, moved, moved_attributes(plain, attributes(model)))
-
-
-def _fault_in_company(
-    place: Place, call: Call, mixed: Call, shared: Sequence[tuple[int, int]], findings: Findings
-) -> str | None:
-    pairs = list(zip(call.tensors, mixed.tensors, strict=False))
-    if len(call.tensors) != len(mixed.tensors) or any(_differs_in_kind(*pair) for pair in pairs):
-        return "returns other shapes for other samples"
-    if apart_from_tensors(call.output) != apart_from_tensors(mixed.output):
-        return "returns other plain values for other samples"
-    by_row = [_rows_agree(one, two, shared) for one, two in pairs]
-    findings.constants[place] = [not agree for agree in by_row]
-    if all(agree or same_bits(*pair) for agree, pair in zip(by_row, pairs, strict=True)):
-        return None
-    return "gives a sample other values in other company, or samples are not its first axis"
 
 
 def _is_within(module: str, name: str) -> bool:

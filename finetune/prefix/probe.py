@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.prefix.faults import Findings, Inputs, Place, Trial, Trials, make_trials
+from finetune.prefix.faults import Findings, Inputs, Place, Trial, make_trials
 from finetune.prefix.outputs import rebuilt
 from finetune.prefix.state import as_it_was, buffers_as_they_were, loose_tensors
 from finetune.prefix.trace import Call, Operations, storage_of, watched
@@ -126,19 +126,17 @@ def probe(
         held up.
     """
     with as_it_was(model):
-        trials = make_trials(model, batch, mixed)
-        if reason := trials.other_calls:
+        first, findings = make_trials(model, batch, mixed, shared)
+        if reason := findings.other_calls:
             return Border((), frozenset(), (reason,)), Pace(0.0, 0.0)
-        findings = trials.judged(shared)
-        border, chosen = _border(model, batch, trials, findings)
-    return border, _pace(trials, chosen, len(next(iter(batch.values()))))
-
-
-def _pace(trials: Trials, chosen: Sequence[Place], size: int) -> Pace:
-    passes = (trials.first, trials.seed, trials.company, trials.weights)
-    prefix = [sum(trial.calls[place].seconds for place in chosen) for trial in passes]
-    whole = [sum(root.seconds for root in trial.roots) for trial in passes]
-    return Pace(min(prefix) / size, min(whole) / size)
+        border, chosen = _border(model, batch, first, findings)
+    size = len(next(iter(batch.values())))
+    roots = [(root.module, root.visit) for root in first.roots]
+    prefix, whole = (
+        min(sum(times[place] for place in places) for times in findings.times)
+        for places in (chosen, roots)
+    )
+    return border, Pace(prefix / size, whole / size)
 
 
 def _maximal(roots: Sequence[Call], findings: Findings, given: set[int]) -> list[Place]:
@@ -156,7 +154,7 @@ def _maximal(roots: Sequence[Call], findings: Findings, given: set[int]) -> list
         storages = {storage_of(tensor) for tensor in call.tensors}
         place = (call.module, call.visit)
         is_fit = call.is_frozen and place not in findings.faults
-        if not is_fit or call.parent is None:
+        if not is_fit or call.is_outermost:
             found += _maximal(call.children, findings, given)
         elif not storages <= given | call.taken:
             found.append(place)
@@ -165,10 +163,9 @@ def _maximal(roots: Sequence[Call], findings: Findings, given: set[int]) -> list
 
 
 def _border(
-    model: nn.Module, batch: Inputs, trials: Trials, findings: Findings
+    model: nn.Module, batch: Inputs, trial: Trial, findings: Findings
 ) -> tuple[Border, list[Place]]:
     """Choose calls, and drop those again that hand on values past what they return."""
-    trial = trials.first
     while True:
         chosen = _maximal(trial.roots, findings, set())
         needed, read, leaking = _needed_storages(model, batch, chosen)
@@ -192,8 +189,10 @@ def _border(
 def _reasons(model: nn.Module, findings: Findings, trial: Trial) -> tuple[str, ...]:
     """Return a line for each innermost module, or cause, that a trial spoke against."""
     lines: dict[str, None] = {}
-    for place, fault in findings.faults.items():
-        below = (inner for child in trial.calls[place].children for inner in child.walk())
+    for place, call in trial.calls.items():
+        if (fault := findings.faults.get(place)) is None:
+            continue
+        below = (inner for child in call.children for inner in child.walk())
         has_inner = any((inner.module, inner.visit) in findings.faults for inner in below)
         if place in findings.causes or not has_inner:
             module = place[0]

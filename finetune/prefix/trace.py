@@ -26,7 +26,8 @@ class Call:
     module: str
     visit: int
     """How many calls of the same module came before."""
-    parent: "Call | None"
+    is_outermost: bool
+    """Whether no other call was under way. (A link to that one would hold tensors in a circle.)"""
     output: Any = None
     taken: frozenset[int] = frozenset()
     """Storages of the tensors it was given."""
@@ -75,7 +76,7 @@ def watched(
 
     def enter(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            call = Call(name, visits.get(name, 0), stack[-1] if stack else None)
+            call = Call(name, visits.get(name, 0), is_outermost=not stack)
             visits[name] = call.visit + 1
             call.taken = frozenset(map(storage_of, tensors_in([*args, *kwargs.values()])))
             (stack[-1].children if stack else roots).append(call)
