@@ -58,9 +58,9 @@ def _acted(action: Literal["ls", "verify", "clear"], root: Path, entry: "Entry")
             # torch takes seconds to load: to list and to remove stores does not wait for it
             from finetune.store.audit import audit
 
-            verdict = audit(root, entry)
-            counts = {"whole": verdict.whole, "damaged": verdict.damaged}
-            return row | counts | {"notes": list(verdict.notes)}
+            found = audit(root, entry)
+            counts = {"whole": found.whole, "damaged": found.damaged}
+            return row | counts | {"notes": list(found.notes)}
         case "clear":
             from finetune.store.shelf import remove_store
 

@@ -60,8 +60,10 @@ def frozen_prefix(
     """
     if store is not None and not data:
         raise ModelError("a store on disk needs data=: the name of the data and its version")
-    shelf = Shelf(Path(store or "."), data, memory_gb, disk_gb if store is not None else 0.0)
-    prefix = FrozenPrefix(model, shelf, num_samples)
+    options = StoreOptions(
+        Path(store or "."), data, memory_gb, disk_gb if store is not None else 0.0
+    )
+    prefix = FrozenPrefix(model, options, num_samples)
     try:
         yield prefix
     finally:
@@ -69,7 +71,7 @@ def frozen_prefix(
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class StoreOptions:
     """Where rows are kept, and how many."""
 
     folder: Path
@@ -82,12 +84,12 @@ class Shelf:
 class FrozenPrefix:
     """Stands in the place of the model; made by `frozen_prefix`."""
 
-    def __init__(self, model: nn.Module, shelf: Shelf, num_samples: int) -> None:
+    def __init__(self, model: nn.Module, options: StoreOptions, num_samples: int) -> None:
         self.statistics = Statistics()
         """What the store has done so far."""
         self.reasons: tuple[str, ...] = ()
         """Why frozen modules run all the same, a line each."""
-        self._model, self._shelf = model, shelf
+        self._model, self._options = model, options
         self._samples = _AtHand(num_samples)
         self._stored: StoredPrefix | None = None
         self._is_tried = False
@@ -119,13 +121,13 @@ class FrozenPrefix:
     def _open(self, batch: Batch) -> None:
         self._is_tried = True
         self._samples.batch, self._samples.longest = batch, length_of(batch.inputs)
-        border, pace = self._tried(batch)
+        border, pace = self._probed(batch)
         self.reasons = border.reasons
         if not border.stored:
             return
         more = {"precision": _precision(batch.indices.device)}
         facts = facts_of(self._model, border, more)
-        key = key_of(facts | {"data": self._shelf.data, "batch_size": len(batch)})
+        key = key_of(facts | {"data": self._options.data, "batch_size": len(batch)})
         store = self._opened(border, key)
         if store is None:
             return
@@ -156,19 +158,19 @@ class FrozenPrefix:
         """Open the store of `key`, or say why there is none."""
         try:
             return Store.open(
-                self._shelf.folder,
+                self._options.folder,
                 key,
                 border.specs,
                 len(self._samples),
-                memory_gb=self._shelf.memory_gb,
-                disk_gb=self._shelf.disk_gb,
-                facts={"data": self._shelf.data},
+                memory_gb=self._options.memory_gb,
+                disk_gb=self._options.disk_gb,
+                facts={"data": self._options.data},
             )
         except StoreError as error:
             self._note(f"not stored: {error.message}")
             return None
 
-    def _tried(self, batch: Batch) -> tuple[Border, Pace]:
+    def _probed(self, batch: Batch) -> tuple[Border, Pace]:
         count = min(len(batch), _TRIAL)
         first = {name: values[:count] for name, values in batch.inputs.items()}
         # The same samples in other places, and one of them twice in the place of another.

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from math import prod
 
 import torch
 from torch import nn
@@ -15,6 +14,7 @@ from finetune.prefix.key import Facts, facts_of, network_key
 from finetune.prefix.probe import Border, Pace, probe
 from finetune.prefix.replay import Replay
 from finetune.prefix.serving import NoPrefix, Prefix, Statistics, StoredPrefix
+from finetune.store.layout import Layout
 from finetune.store.shelf import key_of, num_sealed
 from finetune.store.store import Store, StoreError, cache_root
 
@@ -49,6 +49,8 @@ class Use:
     """Receives lines that say what was decided and why, or given up."""
     is_compiled: bool = False
     """Whether what is not frozen is compiled."""
+    store_dtype: str | None = None
+    """Floating point is stored as this; None for as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,23 +63,16 @@ class Prospect:
     """Seconds to find out which batches are exact, where no store has it from before."""
     visits: int
     """How often each view of a training sample will be seen before the mask changes."""
-    rows: int
-    """Rows of all splits together."""
+    layout: Layout
+    """What a store of all splits together would hold."""
     train_rows: int
     stored: float = 0.0
-    """Share of them that a store has already."""
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return sum(
-            prod(leaf.shape[1:]) * leaf.dtype.itemsize for leaf in self.border.stored.values()
-        )
+    """Share of the rows that a store has already."""
 
     @property
     def reading(self) -> float:
         """Seconds to read one row, or to write it."""
-        return _READ_S_PER_SAMPLE + self.row_bytes / _READ_BYTES_PER_S
+        return _READ_S_PER_SAMPLE + self.layout.row_bytes / _READ_BYTES_PER_S
 
     @property
     def saving(self) -> float:
@@ -124,22 +119,26 @@ def find_prospect(
     is_short = visits * len(train) < _WORTH_TRYING * _PASSES * _TRIAL
     if len(train) <= _TRIAL or (is_short and not anyhow):
         return "too few samples come before the mask changes to try it out"
-    border, pace = _tried(model, train, use)
+    border, pace = _probed(model, train, use)
     if not border.stored:
         why = "; ".join(border.reasons)
         return f"nothing to store{f' ({why})' if why else ''}"
     num_rows = {name: len(samples) * (samples.views or 1) for name, samples in use.splits.items()}
+    try:
+        layout = Layout.of(border.specs, sum(num_rows.values()), use.store_dtype)
+    except StoreError as error:
+        return error.message
     return Prospect(
         border,
         pace,
         trying=_TRYING_PASSES * use.batch_sizes["train"] * pace.whole,
         visits=max(1, round(visits / train.views)),
-        rows=sum(num_rows.values()),
+        layout=layout,
         train_rows=num_rows["train"],
     )
 
 
-def _tried(model: nn.Module, samples: Samples, use: Use) -> tuple[Border, Pace]:
+def _probed(model: nn.Module, samples: Samples, use: Use) -> tuple[Border, Pace]:
     """Probe with the first samples; return the border and how fast the network runs."""
     first = torch.arange(_TRIAL)
     # Some of them again, in other places and other company.
@@ -170,7 +169,7 @@ class Prefixes:
         self.statistics = Statistics()
         """What stores have done for the run so far."""
         self._config, self._model, self._use = config, model, use
-        dtype = config.store_dtype if config.use == "auto" else None
+        dtype = use.store_dtype if config.use == "auto" else None
         self._rounds_to: torch.dtype | None = getattr(torch, dtype) if dtype else None
         self._earlier: StoredPrefix | None = None
         self._fingerprints: dict[str, str] = {}
@@ -286,10 +285,11 @@ class Prefixes:
             raise
         self.now = prefix
         stored = sum(store.num_valid for store in prefix.stores)
-        size = found.rows * found.row_bytes / 2**20
+        layout = found.layout
+        size = layout.num_rows * layout.row_bytes / 2**20
         self._use.tell(
             f"prefix: up to {found.up_to} runs once per sample ({size:.0f} MiB, "
-            f"{stored} of {found.rows} stored already); "
+            f"{stored} of {layout.num_rows} stored already); "
             f"expected to save {found.saving:.0f} s{found.not_further}"
         )
 
@@ -301,7 +301,7 @@ class Prefixes:
             "data": self._fingerprints[split],
             "split": split,
             "batch_size": self._use.batch_sizes[split],
-            "store_dtype": self._config.store_dtype,
+            "store_dtype": self._use.store_dtype,
         }
 
     def _add(self, prefix: StoredPrefix, split: str, found: Prospect, network: str) -> None:
@@ -314,7 +314,7 @@ class Prefixes:
             len(samples) * (samples.views or 1),
             memory_gb=self._config.memory_gb,
             disk_gb=self._config.disk_gb,
-            store_dtype=self._config.store_dtype,
+            store_dtype=self._use.store_dtype,
             facts={"split": split, "up_to": found.up_to, "data": about["data"]},
         )
         for note in store.notes:

@@ -134,19 +134,19 @@ def make_trials(
         mixed: Some of them in other places, among others.
         shared: Pairs of rows, in `batch` and in `mixed`, of one sample.
     """
-    first, findings = _tried(model, batch, seed=1), Findings()
+    first, findings = _watched_pass(model, batch, seed=1), Findings()
     findings.times.append(first.times)
     by_data = "control flow depends on the data: two batches make different calls"
-    findings.take(first, _tried(model, batch, seed=2), findings.by_seed, by_data)
+    findings.take(first, _watched_pass(model, batch, seed=2), findings.by_seed, by_data)
     with other_weights(model):
         by_weights = "control flow depends on trained weights: other weights make different calls"
-        findings.take(first, _tried(model, batch, seed=1), findings.by_weights, by_weights)
+        findings.take(first, _watched_pass(model, batch, seed=1), findings.by_weights, by_weights)
     by_company = partial(findings.by_company, shared=shared)
-    findings.take(first, _tried(model, mixed, seed=1), by_company, by_data)
+    findings.take(first, _watched_pass(model, mixed, seed=1), by_company, by_data)
     return first, findings
 
 
-def _tried(model: nn.Module, inputs: Inputs, *, seed: int) -> Trial:
+def _watched_pass(model: nn.Module, inputs: Inputs, *, seed: int) -> Trial:
     tensors, plain = buffers(model), attributes(model)
     # the network may change its inputs in place
     copies = {name: values.clone() for name, values in inputs.items()}

@@ -2,10 +2,13 @@
 
 import inspect
 import json
+import platform
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -69,7 +72,7 @@ def _computing(device: torch.device) -> Facts:
     facts: Facts = {
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cpu": [torch.backends.cpu.get_cpu_capability(), _processor()],
         "mkldnn": torch.backends.mkldnn.enabled,
         "matmul": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
@@ -81,6 +84,16 @@ def _computing(device: torch.device) -> Facts:
         "gpu": torch.cuda.get_device_name(device),
         "cudnn": [cudnn.version(), cudnn.enabled, cudnn.allow_tf32, cudnn.benchmark],
     }
+
+
+@cache
+def _processor() -> str:
+    """Return the model of the processor: libraries choose their kernels by it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines():
+            if line.startswith(("model name", "CPU part")):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def _plain(top: nn.Module) -> list[Facts]:

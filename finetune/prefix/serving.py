@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from finetune.data.loader import Batch, Samples
-from finetune.prefix.exact import Judgement, Recomputed, Split, Trials, length_of, lengths_of
+from finetune.prefix.exact import Recomputed, Split, Trials, length_of, lengths_of
 from finetune.prefix.key import Facts
 from finetune.prefix.replay import Replay
 from finetune.prefix.state import same_bits
@@ -156,7 +156,7 @@ class StoredPrefix:
         self._statistics, self._seconds, self._tell = statistics, seconds, tell
         self._earlier = earlier
         self._splits: dict[int, Stored] = {}
-        self._seconds_recording, self._timed = 0.0, 0
+        self._seconds_recording, self._num_recorded = 0.0, 0
         self._is_ragged = any(leaf.ragged for leaf in self.border.stored.values())
         self.install()
 
@@ -221,7 +221,8 @@ class StoredPrefix:
             with self.answering(batch, stored):
                 return self._run(**batch.inputs)
         batch = self._complete(batch, samples)
-        judgement = self._judged(batch, stored)
+        with self._timed(stored.trials):
+            judgement = stored.trials.judge(batch)
         if judgement.is_exact:
             return self._answered_or_recorded(batch, stored, judgement.rows)
         self._statistics.whole += len(batch)
@@ -254,21 +255,20 @@ class StoredPrefix:
     @property
     def _seconds_per_sample(self) -> float:
         """What the prefix takes for one sample: as recorded in real batches, else as probed."""
-        if self._timed == 0:
+        if self._num_recorded == 0:
             return self._seconds
-        return self._seconds_recording / self._timed
+        return self._seconds_recording / self._num_recorded
 
-    def _judged(self, batch: Batch, stored: Stored) -> Judgement:
-        before = stored.trials.seconds
-        judgement = stored.trials.judge(batch)
-        self._statistics.seconds_trying += stored.trials.seconds - before
-        return judgement
+    @contextmanager
+    def _timed(self, trials: Trials) -> Iterator[None]:
+        before = trials.seconds
+        yield
+        self._statistics.seconds_trying += trials.seconds - before
 
     def _write_from_full_batch(self, batch: Batch, stored: Stored) -> None:
         """Write rows of a batch that is not exact, as a full one gives them."""
-        before = stored.trials.seconds
-        rows = stored.trials.in_full_batch(batch)
-        self._statistics.seconds_trying += stored.trials.seconds - before
+        with self._timed(stored.trials):
+            rows = stored.trials.in_full_batch(batch)
         if rows:
             self._write(batch, stored, rows)
         else:
@@ -314,7 +314,7 @@ class StoredPrefix:
             outputs = self._run(**batch.inputs)
         if not is_helped:
             self._seconds_recording += self.replay.seconds - before
-            self._timed += len(batch)
+            self._num_recorded += len(batch)
         self._write(batch, stored, rows)
         return outputs
 

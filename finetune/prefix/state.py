@@ -17,7 +17,7 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
 """What torch keeps in every module, hooks and tables of parameters among it."""
 _CONTAINERS = (list, dict, set, deque)
 
-Place = tuple[str, str]
+AttributeName = tuple[str, str]
 """Name of a module, and of an attribute of it."""
 
 
@@ -37,12 +37,12 @@ def _is_made_of_words(flat: Tensor) -> bool:
     return flat.numel() * size % 8 == 0 and int(flat.storage_offset()) * size % 8 == 0
 
 
-def attributes(model: nn.Module) -> dict[Place, Any]:
+def attributes(model: nn.Module) -> dict[AttributeName, Any]:
     """Return copies of all plain attributes of all modules: numbers, words, tensors, lists of them.
 
     What cannot be copied plainly, such as an object of one's own, is left out.
     """
-    found: dict[Place, Any] = {}
+    found: dict[AttributeName, Any] = {}
     for place, value in _attributes(model):
         copied = _copied(value)
         if copied is not _OTHER:
@@ -50,7 +50,9 @@ def attributes(model: nn.Module) -> dict[Place, Any]:
     return found
 
 
-def moved_attributes(before: dict[Place, Any], after: dict[Place, Any]) -> set[Place]:
+def moved_attributes(
+    before: dict[AttributeName, Any], after: dict[AttributeName, Any]
+) -> set[AttributeName]:
     """Return where attributes that were there before have other values now."""
     return {
         place for place in before.keys() & after.keys() if not _equal(before[place], after[place])
@@ -155,7 +157,7 @@ class _Held:
             vars(module)[name] = value
 
 
-def _attributes(model: nn.Module) -> Iterator[tuple[Place, Any]]:
+def _attributes(model: nn.Module) -> Iterator[tuple[AttributeName, Any]]:
     for module_name, module in model.named_modules():
         for name, value in vars(module).items():
             if name not in _OF_EVERY_MODULE and name != "training":

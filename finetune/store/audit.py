@@ -14,7 +14,7 @@ from finetune.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Audit:
     """What a look at every row has found."""
 
     whole: int
@@ -25,20 +25,20 @@ class Verdict:
     """What else is wrong, a line each."""
 
 
-def audit(root: Path, entry: Entry) -> Verdict:
+def audit(root: Path, entry: Entry) -> Audit:
     """Compare every row of a store with its seal, and give up those that are damaged."""
     meta = entry.meta
     if meta is None:
-        return Verdict(0, 0, ("meta.json cannot be read",))
+        return Audit(0, 0, ("meta.json cannot be read",))
     if meta.torch != torch.__version__:
-        return Verdict(0, 0, (f"made by torch {meta.torch}, this is {torch.__version__}",))
+        return Audit(0, 0, (f"made by torch {meta.torch}, this is {torch.__version__}",))
     try:
         store = Store.claimed(meta, root, memory_bytes=0, disk_bytes=np.inf)
     except StoreError as error:
-        return Verdict(0, 0, (error.message,))
+        return Audit(0, 0, (error.message,))
     with closing(store):
         whole = int(store.has(store.sealed()).sum())
-        verdict = Verdict(whole, store.num_damaged, store.notes)
+        found = Audit(whole, store.num_damaged, store.notes)
     # to look is not to use: the order in which stores make room stays
     os.utime(entry.folder / "lock", (entry.last_used, entry.last_used))
-    return verdict
+    return found

@@ -17,7 +17,7 @@ _ITEM_BYTES = {
 }
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
-Facts = Mapping[str, str | int | float | bool]
+Labels = Mapping[str, str | int | float | bool]
 
 
 class StoreError(FinetuneError):
@@ -130,7 +130,7 @@ class Meta:
     torch: str
     """Version that computed the rows: another one may round differently."""
     layout: Layout
-    facts: Facts
+    facts: Labels
     """What the key was made of, for people."""
     created: str
     """ISO date and time, UTC."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from finetune.store.book import Book
 from finetune.store.columns import Spans, to_block
 from finetune.store.layout import (
-    Facts,
+    Labels,
     Layout,
     Meta,
     RowSpec,
@@ -74,7 +74,7 @@ class Store:
         memory_gb: float,
         disk_gb: float,
         store_dtype: str | None = None,
-        facts: Facts | None = None,
+        facts: Labels | None = None,
     ) -> Self:
         """Open the store of `key` below `folder`, with what rows it has, or make it.
 

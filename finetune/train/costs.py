@@ -12,7 +12,6 @@ from finetune.config.optim import OptimizerConfig
 from finetune.config.run import RunConfig
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.rows import rows_of
-from finetune.store.layout import Layout, StoreError
 from finetune.train.course import latest_end, steps_of_epoch
 from finetune.train.meter import Measured, Meter
 from finetune.train.setup import Parts
@@ -157,7 +156,7 @@ def _costs(
     costs: list[Costs] = []
     for number, phase in enumerate(plan.phases):
         measured = meter.measure(phase, visits[number])
-        storing = _storing(measured, config.prefix.store_dtype)
+        storing = _storing(measured)
         held = {
             f"{name}{_SEPARATOR}{part}": entry
             for name in _holding_state(plan, number)
@@ -180,20 +179,16 @@ def _costs(
     return tuple(costs)
 
 
-def _storing(measured: Measured, store_dtype: str | None) -> Storing | str:
+def _storing(measured: Measured) -> Storing | str:
     """Return what a store means for a phase, or why there is none."""
     prospect = measured.prospect
     if isinstance(prospect, str):
         return prospect
-    try:
-        layout = Layout.of(prospect.border.specs, prospect.rows, store_dtype)
-    except StoreError as error:
-        return error.message
     return Storing(
         up_to=prospect.up_to,
         share_of_forward=measured.prefix_flops_per_step / max(1, measured.forward_flops_per_step),
         flops_per_step=measured.flops_per_step - measured.prefix_flops_per_step,
-        store_bytes=layout.size_bytes,
+        store_bytes=prospect.layout.size_bytes,
         visits=prospect.visits,
         pays=prospect.pays,
         reasons=prospect.border.reasons,

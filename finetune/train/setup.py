@@ -307,6 +307,7 @@ def prefix_use(
         },
         tell=tell,
         is_compiled=settings.compile,
+        store_dtype=config.prefix.store_dtype,
     )
 
 

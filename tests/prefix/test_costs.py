@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import finetune.prefix
-from finetune.train.setup import build_trainer
+from finetune.freezing.apply import apply_mask
+from finetune.prefix.choose import find_prospect
+from finetune.train.setup import build_parts, build_trainer, prefix_use
 
 HOME = str(Path(finetune.prefix.__file__).parent)
 
@@ -94,3 +96,15 @@ def test_the_summary_says_what_was_saved_and_a_line_what_is_expected(runs, tmp_p
     assert told["whole"] == 0
     spent = told["seconds_reading"] + told["seconds_writing"] + told["seconds_trying"]
     assert told["seconds_saved"] == pytest.approx(told["seconds_avoided"] - spent, abs=0.01)
+
+
+def test_a_smaller_number_format_is_reckoned_with(runs):
+    def prospect(prefix):
+        config = runs.odd_config("UNet", freeze=["net.down1"], prefix=prefix)
+        parts = build_parts(config)
+        apply_mask(parts.model, parts.plan.phases[0].frozen)
+        return find_prospect(parts.model, prefix_use(config, parts), visits=20)
+
+    whole, half = prospect("auto"), prospect({"store_dtype": "float16"})
+    assert half.layout.row_bytes * 2 == whole.layout.row_bytes
+    assert half.reading < whole.reading
