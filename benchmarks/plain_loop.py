@@ -29,20 +29,19 @@ from finetune.train.setup import build_trainer
 CONFIG = Path(__file__).parent.parent / "configs" / "digits.yaml"
 
 
-def build(folder: Path, epochs: int, *extra: str) -> Trainer:
+def build(folder: Path, epochs: int) -> Trainer:
     """Build a run of digits that neither evaluates nor saves before its end."""
     overrides = [
         f"train.epochs={epochs}",
         "data.split.validation=0",
         "data.split.test=0",
         f"train.checkpoint.every.epochs={epochs + 1}",
-        *extra,
     ]
     return build_trainer(load_config(CONFIG, overrides=overrides), folder)
 
 
 def ours(trainer: Trainer) -> Iterator[None]:
-    """Train as `fit` does, a step for each value that is asked for."""
+    """Train as `fit` does within its phase, a step for each value that is asked for."""
     trainer._enter_phase()
     for window in trainer._windows():
         stats = trainer.train_step(window)
@@ -107,6 +106,7 @@ def main() -> None:
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             here = build(Path(folder, "ours"), args.epochs)
+            stack.enter_context(here.reporter.running(here.progress))
             stack.callback(here.prefixes.close)
             there = build(Path(folder, "theirs"), args.epochs)
             steps = here.course.total_steps

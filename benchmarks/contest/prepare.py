@@ -33,7 +33,8 @@ def prepare(case: Case, folder: Path, *, overrides: tuple[str, ...], check: bool
         overrides: Changes to the case's config.
         check: Compare the inputs read by hand with those of this project, bit by bit.
     """
-    config = load_config(case.config, overrides=overrides, trust=case.trust)
+    # nothing of it may lie in the cache before anything is measured
+    config = load_config(case.config, overrides=[*overrides, "prefix=off"], trust=case.trust)
     trainer = build_trainer(config, folder / "never-written")
     opened = open_data(config.data, config.task, seed=config.seed, trust=config.trust)
     parts = {"train": opened.train, "validation": opened.validation, "test": opened.test}

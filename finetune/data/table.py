@@ -5,7 +5,7 @@ Letters: N samples, B samples of a batch, T tokens.
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import accumulate
 from pathlib import Path
@@ -134,10 +134,13 @@ class Listed:
         values: The samples.
         kind: `text`; `cells` of a csv file, which may stand for numbers as their use decides; or
             `things`, which is anything else.
+        taken: The column that these samples were taken from and where they stand in it `(N,)`;
+            None for a whole column.
     """
 
     values: Sequence[Any]
     kind: Literal["text", "cells", "things"]
+    taken: "tuple[Listed, Tensor] | None" = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -147,7 +150,14 @@ class Listed:
 
     def take(self, rows: Tensor) -> "Listed":
         """Return the samples at `rows`."""
-        return Listed([self.values[row] for row in rows.tolist()], self.kind)
+        whole, places = self.source
+        taken = whole, places[rows]
+        return Listed([self.values[row] for row in rows.tolist()], self.kind, taken)
+
+    @property
+    def source(self) -> "tuple[Listed, Tensor]":
+        """The whole column, and where these samples stand in it `(N,)`."""
+        return self.taken or (self, torch.arange(len(self)))
 
     def digests(self) -> list[bytes]:
         """Return for each sample a value that only exact copies share."""
@@ -218,7 +228,7 @@ def read_cells(column: Column, *, as_text: bool) -> Column:
     """Return `column`, or what it stands for if it holds cells of a csv file."""
     if not isinstance(column, Listed) or column.kind != "cells":
         return column
-    return Listed(column.values, "text") if as_text else infer(column)
+    return replace(column, kind="text") if as_text else infer(column)
 
 
 def infer(cells: Listed) -> Numbers | Listed:
@@ -232,7 +242,7 @@ def infer(cells: Listed) -> Numbers | Listed:
         return Numbers(as_tensor(np.asarray([int(cell) for cell in filled]), "cells"))
     if filled and all(reads_as_number(cell) for cell in filled):
         return Numbers(torch.tensor([float(cell or "nan") for cell in cells.values]))
-    return Listed(cells.values, "text")
+    return replace(cells, kind="text")
 
 
 def as_tensor(values: Any, column: str) -> Tensor:

@@ -3,33 +3,39 @@
 Letters: N texts, B of them at once, L tokens of the longest, T of all.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 from random import SystemRandom
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from finetune.data.table import Listed
-from finetune.store.shelf import key_of
-from finetune.store.store import RowSpec, Store, StoreError
+from finetune.store.layout import RowSpec, StoreError
+from finetune.store.shelf import cache_root, key_of, remove_store
+from finetune.store.store import Store
 
 Encoded = Mapping[str, Sequence[Sequence[int]]]
 """What a tokenizer gives for some texts: by name of the output, the tokens of each."""
-Sequences = tuple[Tensor, Tensor]
-"""Tokens of all texts end to end, (T,) int64, and how many each has, (N,)."""
 
-_LEAST_CHARACTERS = 100_000
-"""Fewer take a few hundredths of a second."""
-_AT_ONCE = 4096
+_LEAST_CHARACTERS = 500_000
+"""Fewer are tokenized in a tenth of a second."""
+_TOKENS_AT_ONCE = 4 << 20
 _NUM_CHECKED = 4
-_LENGTHS = "tokens of each"
-"""The column that says how long the others are: no tokenizer has an output of this name."""
+
+
+class Sequences(NamedTuple):
+    """Tokens of several texts, end to end."""
+
+    values: Tensor
+    """(T,) int64"""
+    lengths: Tensor
+    """How many each text has, (N,) int64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,30 +44,30 @@ class Tokenizing:
 
     Args:
         encode: Tokenizes some texts.
-        outputs: Names of what it gives.
         longest: More tokens than this no text has.
-        about: What the tokens of a text depend on besides it; None if nobody can tell.
+        facts: Tells what the tokens of a text depend on besides it, as things are after a call of
+            `encode`; None if nobody can.
     """
 
     encode: Callable[[list[str]], Encoded]
-    outputs: tuple[str, ...]
     longest: int
-    about: Mapping[str, Any] | None
+    facts: Callable[[], str | None]
 
 
-@dataclass(frozen=True, slots=True)
 class TokenStore:
-    """Where tokens are kept.
+    """Keeps the tokens of whole sources, so that it does not matter how these are parted.
 
     Args:
-        root: The folder of all stores.
-        disk_gb: GiB that all of them may take.
-        notes: Receives what a user should know, a line each.
+        disk_gb: GiB that all stores together may take. None is removed to make room for tokens,
+            which are soon made again.
+        root: The folder of all stores; the user's if left out.
     """
 
-    root: Path
-    disk_gb: float
-    notes: list[str] = field(default_factory=list)
+    def __init__(self, disk_gb: float, root: Path | None = None) -> None:
+        self.notes: list[str] = []
+        """What a user should know, a line each."""
+        self._disk_gb, self._root = disk_gb, root
+        self._fingerprint: tuple[Listed, str] | None = None
 
     def sequences(self, texts: Listed, tokenizing: Tokenizing) -> dict[str, Sequences] | None:
         """Return the tokens of `texts` by name of the output, as stored before or now.
@@ -69,97 +75,145 @@ class TokenStore:
         Some of those that were stored before are made anew and compared. None is returned for
         what is too little to be stored, or cannot be.
         """
-        if tokenizing.about is None or sum(map(len, texts.values)) < _LEAST_CHARACTERS:
+        whole, rows = texts.source
+        if sum(map(len, whole.values)) < _LEAST_CHARACTERS:
             return None
-        outputs, longest = tokenizing.outputs, tokenizing.longest
-        data = texts.fingerprint().hex()
-        specs = {name: RowSpec((longest,), "int32", ragged=True) for name in outputs}
         try:
-            store = Store.open(
-                self.root,
-                key_of({"texts": data, "longest": longest, "tokenizer": tokenizing.about}),
-                specs | {_LENGTHS: RowSpec((), "int32")},
-                len(texts),
-                memory_gb=0,
-                disk_gb=self.disk_gb,
-                facts={"tokens": ", ".join(outputs), "data": data},
-            )
-            with closing(store):
-                self._fill(store, texts, tokenizing)
-                return _all_of(store, outputs)
+            # before anything is stored: outputs of another kind are refused here
+            outputs = tuple(_padded(tokenizing.encode(list(whole.values[:1])))[0])
+            if (facts := tokenizing.facts()) is None:
+                return None
+            return self._stored(whole, rows, tokenizing, outputs, facts)
         except StoreError as error:
-            self.notes.append(f"tokens are not stored: {error.message}")
+            self._note(f"tokens are not stored: {error}")
             return None
 
-    def _fill(self, store: Store, texts: Listed, tokenizing: Tokenizing) -> None:
-        """Tokenize what the store lacks."""
-        there = store.has(torch.arange(len(texts)))
-        stored = there.nonzero().squeeze(1).tolist()
-        checked = SystemRandom().sample(stored, min(_NUM_CHECKED, len(stored)))
-        if checked and not _are_right(store, texts, tokenizing, sorted(checked)):
-            store.discard()
-            there[:] = False
-            self.notes.append(f"the tokens of store {store.meta.key} are wrong: all are made anew")
-        self.notes.extend(store.notes)
-        missing = (~there).nonzero().squeeze(1)
-        for rows in missing.split(_AT_ONCE) if len(missing) else ():
-            values = _padded(tokenizing.encode([texts[row] for row in rows.tolist()]))
-            store.write(rows, values, values[_LENGTHS])
+    def _stored(
+        self,
+        whole: Listed,
+        rows: Tensor,
+        tokenizing: Tokenizing,
+        outputs: Sequence[str],
+        facts: str,
+    ) -> dict[str, Sequences]:
+        root, longest = self._root or cache_root(), tokenizing.longest
+        data = self._fingerprint_of(whole)
+        key = key_of({"texts": data, "longest": longest, "tokenizer": facts})
+        spec = RowSpec((_expected(whole, longest),), "int32", ragged=True)
+
+        def opened() -> Store:
+            return Store.open(
+                root,
+                key,
+                dict.fromkeys(outputs, spec),
+                len(whole),
+                memory_gb=0,
+                disk_gb=self._disk_gb,
+                facts={"tokens": "/".join(outputs), "data": data},
+                evicts=False,
+            )
+
+        with closing(opened()) as store:
+            if _is_right(store, whole, rows, tokenizing):
+                return self._filled(store, whole, rows, tokenizing)
+        self._note(f"the tokens of store {key} are wrong: all are made anew")
+        if not remove_store(root, key):
+            raise StoreError(f"another process has store {key} open")
+        with closing(opened()) as store:
+            return self._filled(store, whole, rows, tokenizing)
+
+    def _filled(
+        self, store: Store, whole: Listed, rows: Tensor, tokenizing: Tokenizing
+    ) -> dict[str, Sequences]:
+        """Tokenize what the store lacks of `rows`; return the tokens of all."""
+        at_once = max(1, _TOKENS_AT_ONCE // tokenizing.longest)
+        missing = rows[~store.has(rows)]
+        for some in missing.split(at_once) if len(missing) else ():
+            store.write(some, *_padded(tokenizing.encode([whole[row] for row in some.tolist()])))
+        for note in store.notes:
+            self._note(note)
+        if not store.has(rows).all():
+            raise StoreError(f"another process has given up rows of store {store.meta.key}")
+        parts = [store.read_flat(some) for some in rows.split(at_once)]
+        lengths = torch.cat([lengths for _, lengths in parts])
+        return {
+            name: Sequences(torch.cat([values[name] for values, _ in parts]).long(), lengths)
+            for name in parts[0][0]
+        }
+
+    def _fingerprint_of(self, whole: Listed) -> str:
+        """Return the hash of a source; it is asked for again for every part of it."""
+        if self._fingerprint is None or self._fingerprint[0] is not whole:
+            self._fingerprint = whole, whole.fingerprint().hex()
+        return self._fingerprint[1]
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
 
 
-def tokenizer_facts(tokenizer: Any) -> dict[str, Any] | None:
-    """Return what the tokens of a text depend on, as the tokenizer is set now.
+def tokenizer_facts(tokenizer: Any) -> str | None:
+    """Return a name for all that the tokens of a text depend on, as the tokenizer is set now.
 
-    None for a tokenizer in Python, whose code may do anything.
+    None for a tokenizer in Python, whose code may do anything, and for one that draws lots.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
+    if backend is None or getattr(backend.model, "dropout", None):
         return None
-    return {
-        "class": f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}",
-        "outputs": list(tokenizer.model_input_names),
-        "backend": blake2b(backend.to_str().encode(), digest_size=16).hexdigest(),
-        "versions": [version(package) for package in ("tokenizers", "transformers")],
+    given = {
+        name: str(value)
+        for name, value in tokenizer.init_kwargs.items()
+        if not name.endswith(("_file", "name_or_path"))
     }
+    return key_of(
+        {
+            "class": f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}",
+            "outputs": list(tokenizer.model_input_names),
+            "settings": given | {"split_special_tokens": str(tokenizer.split_special_tokens)},
+            "backend": blake2b(backend.to_str().encode(), digest_size=16).hexdigest(),
+            "versions": [version(package) for package in ("tokenizers", "transformers")],
+        }
+    )
 
 
-def _padded(encoded: Encoded) -> dict[str, Tensor]:
+def _expected(whole: Listed, longest: int) -> int:
+    """Return how many tokens a text may have on the average: hardly more than characters."""
+    return max(1, sum(min(longest, len(text)) for text in whole.values) // len(whole))
+
+
+def _padded(encoded: Encoded) -> tuple[dict[str, Tensor], Tensor]:
     """Return each output (B, L) int32, zeros behind the end of each, and the lengths (B,).
 
     Raises:
-        StoreError: outputs of one text differ in length.
+        StoreError: these are not whole numbers, as many for a text in every output.
     """
-    counts = {tuple(map(len, sequences)) for sequences in encoded.values()}
+    try:
+        counts = {tuple(map(len, sequences)) for sequences in encoded.values()}
+        flat = {
+            name: torch.tensor([number for sequence in sequences for number in sequence])
+            for name, sequences in encoded.items()
+        }
+    except (TypeError, ValueError) as error:
+        raise StoreError("the tokenizer gives more than lists of numbers") from error
     if len(counts) != 1:
         raise StoreError("the tokenizer's outputs differ in length")
-    lengths = torch.tensor(counts.pop(), dtype=torch.int32)
-    is_token = _tokens_of(lengths, int(lengths.max()))
-    values = {_LENGTHS: lengths}
-    for name, sequences in encoded.items():
-        flat = [number for sequence in sequences for number in sequence]
+    lengths = torch.tensor(counts.pop())
+    is_token = torch.arange(int(lengths.max())) < lengths[:, None]
+    values = {}
+    for name, numbers in flat.items():
+        if len(numbers) and (numbers.dtype != torch.int64 or numbers.abs().max() > 2**31 - 1):
+            raise StoreError(f"the tokenizer's {name!r} are no whole numbers of 32 bits")
         values[name] = torch.zeros(is_token.shape, dtype=torch.int32)
-        values[name][is_token] = torch.tensor(flat, dtype=torch.int32)
-    return values
+        values[name][is_token] = numbers.int()
+    return values, lengths
 
 
-def _all_of(store: Store, outputs: Iterable[str]) -> dict[str, Sequences]:
-    num_rows = store.meta.layout.num_rows
-    parts = [store.read(rows) for rows in torch.arange(num_rows).split(_AT_ONCE)]
-    lengths = torch.cat([part[_LENGTHS] for part in parts]).long()
-    return {name: (torch.cat([_flat(part, name) for part in parts]), lengths) for name in outputs}
-
-
-def _flat(rows: Mapping[str, Tensor], name: str) -> Tensor:
-    padded = rows[name]
-    return padded[_tokens_of(rows[_LENGTHS], padded.shape[1])].long()
-
-
-def _tokens_of(lengths: Tensor, longest: int) -> Tensor:
-    """Tell which places of a padded batch hold tokens, (B, L)."""
-    return torch.arange(longest) < lengths[:, None]
-
-
-def _are_right(store: Store, texts: Listed, tokenizing: Tokenizing, rows: list[int]) -> bool:
-    now = _padded(tokenizing.encode([texts[row] for row in rows]))
-    then = store.read(torch.tensor(rows))
-    return all(torch.equal(now[name], then[name]) for name in now)
+def _is_right(store: Store, whole: Listed, rows: Tensor, tokenizing: Tokenizing) -> bool:
+    """Tokenize some texts that are stored, and compare."""
+    stored = rows[store.has(rows)].tolist()
+    checked = SystemRandom().sample(stored, min(_NUM_CHECKED, len(stored)))
+    if not checked:
+        return True
+    now, _ = _padded(tokenizing.encode([whole[row] for row in checked]))
+    then = store.read(torch.tensor(checked))
+    return now.keys() == then.keys() and all(torch.equal(now[name], then[name]) for name in now)

@@ -76,9 +76,9 @@ class Tokenize:
     def _stored(self, column: Listed, store: TokenStore | None) -> dict[str, Ragged] | None:
         if store is None:
             return None
-        outputs = tuple(self._encode([""]))  # sets the length to cut at, which is one of the facts
-        facts = tokenizer_facts(self.tokenizer)
-        tokenizing = Tokenizing(self._encode, outputs, self.max_length, facts)
+        tokenizing = Tokenizing(
+            self._encode, self.max_length, lambda: tokenizer_facts(self.tokenizer)
+        )
         found = store.sequences(column, tokenizing)
         if found is None:
             return None

@@ -108,7 +108,10 @@ class FrozenPrefix:
         if not self._is_tried and len(batch) >= _FEWEST:
             self._open(batch)
         self._samples.batch = batch
-        if self._stored is None or length_of(named) != self._samples.longest:
+        if self._stored is None:
+            return self._model(**named)
+        if length_of(named) != (length := self._samples.longest):
+            self._note(f"only batches of {length} tokens, as the first had, are answered: pad all")
             return self._model(**named)
         return self._stored.forward(batch, self._samples)
 
@@ -181,7 +184,8 @@ class FrozenPrefix:
         return probe(self._model, first, mixed, pairs)
 
     def _note(self, text: str) -> None:
-        self.reasons = (*self.reasons, text)
+        if text not in self.reasons:
+            self.reasons = (*self.reasons, text)
 
 
 def _by_name(

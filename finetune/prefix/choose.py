@@ -15,8 +15,8 @@ from finetune.prefix.probe import Border, Pace, probe
 from finetune.prefix.replay import Replay
 from finetune.prefix.serving import NoPrefix, Prefix, Statistics, StoredPrefix
 from finetune.store.layout import Layout
-from finetune.store.shelf import key_of, num_sealed
-from finetune.store.store import Store, StoreError, cache_root
+from finetune.store.shelf import cache_root, key_of, num_sealed
+from finetune.store.store import Store, StoreError
 
 _TRIAL = 4
 """Samples of a trial batch."""
@@ -47,10 +47,10 @@ class Use:
     """What else the values of a forward pass depend on."""
     tell: Callable[[str], None]
     """Receives lines that say what was decided and why, or given up."""
+    store_dtype: str | None
+    """Floating point is stored as this; None for as it is."""
     is_compiled: bool = False
     """Whether what is not frozen is compiled."""
-    store_dtype: str | None = None
-    """Floating point is stored as this; None for as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,10 +232,13 @@ class Prefixes:
             return
         facts = facts_of(self._model, found.border, self._use.facts)
         key = key_of(self._about(facts, "train"))
-        there = num_sealed(cache_root(), key) / found.train_rows
-        found = replace(found, stored=min(1.0, there))
-        if self._pays(found):
-            self._store(found, facts)
+        try:
+            there = num_sealed(cache_root(), key) / found.train_rows
+            found = replace(found, stored=min(1.0, there))
+            if self._pays(found):
+                self._store(found, facts)
+        except StoreError as error:
+            self._use.tell(f"prefix: not stored: {error.message}")
 
     def _pays(self, found: Prospect) -> bool:
         if found.pays:
@@ -276,10 +279,6 @@ class Prefixes:
             network = network_key(self._model, self._use.facts)
             for split in self._use.splits:
                 self._add(prefix, split, found, network)
-        except StoreError as error:
-            prefix.close()
-            self._use.tell(f"prefix: not stored: {error.message}")
-            return
         except BaseException:
             prefix.close()
             raise

@@ -46,6 +46,10 @@ class Trial:
         return {place: call.seconds for place, call in self.calls.items()}
 
 
+FaultOf = Callable[[Place, Call, Trial], str | None]
+"""What a pass with something changed speaks against a call, if anything."""
+
+
 @dataclass(slots=True)
 class Findings:
     """What trials have shown, their tensors let go. Calls are named by their place."""
@@ -60,64 +64,6 @@ class Findings:
     """For each output of a call, whether it is the same for every batch."""
     times: list[dict[Place, float]] = field(default_factory=list)
     """What each call took, in seconds, pass by pass."""
-
-    def take(self, first: Trial, other: Trial, fault_of: "FaultOf", other_calls: str) -> None:
-        """Compare a pass with the first one.
-
-        Args:
-            first: The pass with nothing changed.
-            other: The one with something changed.
-            fault_of: What the change shows against a call.
-            other_calls: What it shows if the calls are others.
-        """
-        self.times.append(other.times)
-        if first.calls.keys() != other.calls.keys():
-            self.other_calls = self.other_calls or other_calls
-            return
-        for place, call in first.calls.items():
-            if not call.is_frozen or place in self.faults:
-                continue
-            if fault := fault_of(place, call, other):
-                self.faults[place] = fault
-
-    def by_seed(self, place: Place, call: Call, other: Trial) -> str | None:
-        """Return what a pass with another seed, the second of all, speaks against a call."""
-        name = place[0]
-        if any(_is_within(moved, name) for moved in other.moved):
-            return "moves its buffers: modules.norm: eval holds them"
-        # the second pass: the first one may fill what is only kept to save time
-        kept = sorted(attribute for module, attribute in other.kept if _is_within(module, name))
-        if kept:
-            self.causes |= {place} if any(module == name for module, _ in other.kept) else set()
-            return f"keeps {kept[0]!r} from call to call, which a stored answer would not move"
-        if _same_values(call, other.calls[place]):
-            return None
-        return "is random: modules.dropout: eval holds what is frozen"
-
-    def by_weights(self, place: Place, call: Call, other: Trial) -> str | None:
-        """Return what a pass with other values in what is trained speaks against a call."""
-        if _same_values(call, other.calls[place]):
-            return None
-        return "depends on trained weights past autograd, by detach, no_grad or whole numbers"
-
-    def by_company(
-        self, place: Place, call: Call, other: Trial, shared: Sequence[tuple[int, int]]
-    ) -> str | None:
-        """Return what a pass with samples in other places, among others, speaks against a call."""
-        mixed = other.calls[place]
-        pairs = list(zip(call.tensors, mixed.tensors, strict=False))
-        if len(call.tensors) != len(mixed.tensors) or any(_differs_in_kind(*p) for p in pairs):
-            return "returns other shapes for other samples"
-        if apart_from_tensors(call.output) != apart_from_tensors(mixed.output):
-            return "returns other plain values for other samples"
-        by_row = [_rows_agree(one, two, shared) for one, two in pairs]
-        self.constants[place] = [not agree for agree in by_row]
-        if all(agree or same_bits(*pair) for agree, pair in zip(by_row, pairs, strict=True)):
-            return None
-        return "gives a sample other values in other company, or samples are not its first axis"
-
-
-FaultOf = Callable[[Place, Call, Trial], str | None]
 
 
 def make_trials(
@@ -137,12 +83,15 @@ def make_trials(
     first, findings = _watched_pass(model, batch, seed=1), Findings()
     findings.times.append(first.times)
     by_data = "control flow depends on the data: two batches make different calls"
-    findings.take(first, _watched_pass(model, batch, seed=2), findings.by_seed, by_data)
+    by_seed = partial(_fault_by_seed, findings)
+    _compare(findings, first, _watched_pass(model, batch, seed=2), by_seed, by_data)
+    by_weights = "control flow depends on trained weights: other weights make different calls"
     with other_weights(model):
-        by_weights = "control flow depends on trained weights: other weights make different calls"
-        findings.take(first, _watched_pass(model, batch, seed=1), findings.by_weights, by_weights)
-    by_company = partial(findings.by_company, shared=shared)
-    findings.take(first, _watched_pass(model, mixed, seed=1), by_company, by_data)
+        _compare(
+            findings, first, _watched_pass(model, batch, seed=1), _fault_by_weights, by_weights
+        )
+    by_company = partial(_fault_in_company, findings, shared)
+    _compare(findings, first, _watched_pass(model, mixed, seed=1), by_company, by_data)
     return first, findings
 
 
@@ -156,6 +105,69 @@ def _watched_pass(model: nn.Module, inputs: Inputs, *, seed: int) -> Trial:
         moved = moved_buffers(model, tensors)
     calls = {(call.module, call.visit): call for root in roots for call in root.walk()}
     return Trial(calls, roots, moved, moved_attributes(plain, attributes(model)))
+
+
+def _compare(
+    findings: Findings, first: Trial, other: Trial, fault_of: FaultOf, if_others: str
+) -> None:
+    """Add to `findings` what a pass shows that differs from the first one in one thing.
+
+    Args:
+        findings: Added to.
+        first: The pass with nothing changed.
+        other: The one with something changed.
+        fault_of: What the change speaks against a call.
+        if_others: What it shows if the calls are others.
+    """
+    findings.times.append(other.times)
+    if first.calls.keys() != other.calls.keys():
+        findings.other_calls = findings.other_calls or if_others
+        return
+    for place, call in first.calls.items():
+        if not call.is_frozen or place in findings.faults:
+            continue
+        if fault := fault_of(place, call, other):
+            findings.faults[place] = fault
+
+
+def _fault_by_seed(findings: Findings, place: Place, call: Call, other: Trial) -> str | None:
+    name = place[0]
+    if any(_is_within(moved, name) for moved in other.moved):
+        return "moves its buffers: modules.norm: eval holds them"
+    # the second pass: the first one may fill what is only kept to save time
+    kept = sorted(attribute for module, attribute in other.kept if _is_within(module, name))
+    if kept:
+        findings.causes |= {place} if any(module == name for module, _ in other.kept) else set()
+        return f"keeps {kept[0]!r} from call to call, which a stored answer would not move"
+    if _same_values(call, other.calls[place]):
+        return None
+    return "is random: modules.dropout: eval holds what is frozen"
+
+
+def _fault_by_weights(place: Place, call: Call, other: Trial) -> str | None:
+    if _same_values(call, other.calls[place]):
+        return None
+    return "depends on trained weights past autograd, by detach, no_grad or whole numbers"
+
+
+def _fault_in_company(
+    findings: Findings,
+    shared: Sequence[tuple[int, int]],
+    place: Place,
+    call: Call,
+    other: Trial,
+) -> str | None:
+    mixed = other.calls[place]
+    pairs = list(zip(call.tensors, mixed.tensors, strict=False))
+    if len(call.tensors) != len(mixed.tensors) or any(_differs_in_kind(*pair) for pair in pairs):
+        return "returns other shapes for other samples"
+    if apart_from_tensors(call.output) != apart_from_tensors(mixed.output):
+        return "returns other plain values for other samples"
+    by_row = [_rows_agree(one, two, shared) for one, two in pairs]
+    findings.constants[place] = [not agree for agree in by_row]
+    if all(agree or same_bits(*pair) for agree, pair in zip(by_row, pairs, strict=True)):
+        return None
+    return "gives a sample other values in other company, or samples are not its first axis"
 
 
 def _is_within(module: str, name: str) -> bool:

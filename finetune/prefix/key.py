@@ -20,6 +20,8 @@ from finetune.store.shelf import key_of
 
 Facts = dict[str, Any]
 
+_PROCESSOR = ("model name", "CPU implementer", "CPU part")
+
 
 def facts_of(model: nn.Module, border: Border, more: Mapping[str, str]) -> Facts:
     """Return what the values at a border depend on but for the data, as plain data.
@@ -90,9 +92,11 @@ def _computing(device: torch.device) -> Facts:
 def _processor() -> str:
     """Return the model of the processor: libraries choose their kernels by it."""
     with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines():
-            if line.startswith(("model name", "CPU part")):
-                return line.partition(":")[2].strip()
+        lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
+        # the last two are how ARM tells it
+        told = [line for line in lines if line.startswith(_PROCESSOR)]
+        if told:
+            return ", ".join(sorted({line.partition(":")[2].strip() for line in told}))
     return platform.processor()
 
 

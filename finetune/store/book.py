@@ -27,8 +27,9 @@ class Book:
             for name, size in layout.books()
         }
         self._num_rows = layout.num_rows
-        # Numbers below zero count from the end: nothing is ever known in the second half.
-        self._known: Seals = np.zeros(2 * layout.num_rows, np.uint64)
+        # one more at either end, which stays empty: numbers beyond the rows are cut to it
+        self._bordered: Seals = np.zeros(layout.num_rows + 2, np.uint64)
+        self._known = self._bordered[1:-1]
         self._known_places: NDArray[np.int64] = np.zeros(
             (layout.num_rows if layout.ragged else 0, 2), np.int64
         )
@@ -59,10 +60,8 @@ class Book:
 
         The answer for numbers that no row has is False.
         """
-        try:
-            return int(np.count_nonzero(self._known[rows])) == len(rows)
-        except IndexError:
-            return False
+        known = self._bordered.take(rows + 1, mode="clip")
+        return int(np.count_nonzero(known)) == len(rows)
 
     def known_spans(self, rows: Rows) -> Spans:
         """Return where known rows lie, whatever has become of the files since.

@@ -62,16 +62,24 @@ class Claim:
 
     def give_up(self) -> None:
         """Note the time of last use, and let others remove the store."""
-        os.utime(self.lock)
+        with suppress(OSError):  # a disk that cannot be written
+            os.utime(self.lock)
         os.close(self.lock)
 
 
 def cache_root() -> Path:
-    """Return the folder of all stores: `FINETUNE_CACHE`, or below the user's cache folder."""
-    if own := os.environ.get("FINETUNE_CACHE"):
-        return Path(own).expanduser().absolute()
-    xdg = Path(os.environ.get("XDG_CACHE_HOME") or ".")
-    return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "finetune" / "prefix"
+    """Return the folder of all stores: `FINETUNE_CACHE`, or below the user's cache folder.
+
+    Raises:
+        StoreError: the system knows of no such folder.
+    """
+    try:
+        if own := os.environ.get("FINETUNE_CACHE"):
+            return Path(own).expanduser().absolute()
+        xdg = Path(os.environ.get("XDG_CACHE_HOME") or ".")
+        return (xdg if xdg.is_absolute() else Path.home() / ".cache") / "finetune" / "prefix"
+    except RuntimeError as error:  # nobody says where home is
+        raise StoreError(str(error), hint="FINETUNE_CACHE names a folder for stores") from error
 
 
 def key_of(facts: Mapping[str, Any]) -> str:
@@ -87,11 +95,11 @@ def entries(root: Path) -> list[Entry]:
         return _entries(root)
 
 
-def claim_store(root: Path, wanted: Meta, disk_bytes: float) -> Claim:
+def claim_store(root: Path, wanted: Meta, disk_bytes: float, *, evicts: bool = True) -> Claim:
     """Open the store of `wanted.key`, made anew if there is none that can be used.
 
     Other stores are removed, the longest unused first, until this one fits `disk_bytes` and the
-    disk. One that some process has open stays.
+    disk; none is unless it `evicts`. One that some process has open stays.
 
     Raises:
         StoreFullError: there is no room, whatever is removed.
@@ -100,7 +108,7 @@ def claim_store(root: Path, wanted: Meta, disk_bytes: float) -> Claim:
     folder = folder_of(root, wanted.key)
     with told(folder), _shelf_locked(root):
         notes = _remove_unusable(folder, wanted)
-        notes += _make_room(root, folder, wanted, disk_bytes)
+        notes += _make_room(root, folder, wanted, disk_bytes, evicts=evicts)
         if folder.exists():
             _drop_leavings(folder, wanted)
         else:
@@ -248,14 +256,16 @@ def _restore_sizes(folder: Path, wanted: Meta) -> list[str]:
     return notes
 
 
-def _make_room(root: Path, folder: Path, wanted: Meta, disk_bytes: float) -> list[str]:
+def _make_room(
+    root: Path, folder: Path, wanted: Meta, disk_bytes: float, *, evicts: bool
+) -> list[str]:
     """Remove stores until `wanted` fits, none if it cannot; return a line for each removed."""
     needed = wanted.layout.size_bytes
     missing = needed - (size_of(folder) if folder.exists() else 0)
     others = [entry for entry in _entries(root) if entry.folder != folder]
-    # a live one counts as large as it may become
-    live = sum(entry.promised_bytes for entry in others if entry.in_use)
-    idle = [entry for entry in others if not entry.in_use]
+    idle = [entry for entry in others if evicts and not entry.in_use]
+    # one that is in use counts as large as it may become
+    live = sum(e.promised_bytes if e.in_use else e.size_bytes for e in others if e not in idle)
     freed = sum(entry.size_bytes for entry in idle)
     if needed + live > disk_bytes:
         raise StoreFullError(f"needs {_gib(needed)}, the budget has {_gib(disk_bytes - live)} left")

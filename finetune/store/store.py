@@ -1,4 +1,4 @@
-"""A store keeps the rows of one prefix: written once for each sample, read in every epoch.
+"""A store keeps rows that are computed once for each sample, and read ever after.
 
 Rows lie on disk in a file for each output, and also in memory where all fit. A row counts only
 by its seal, written after its bytes (`seals.py`). A process trusts no seal of another one, nor
@@ -26,11 +26,11 @@ from finetune.store.layout import (
     StoreFullError,
 )
 from finetune.store.seals import EMPTY, Rows, Sealer
-from finetune.store.shelf import Claim, cache_root, claim_store, size_of
+from finetune.store.shelf import Claim, claim_store, size_of
 from finetune.store.tier import Tier
 from finetune.store.verdicts import Verdicts
 
-__all__ = ["RowSpec", "Store", "StoreError", "StoreFullError", "cache_root"]
+__all__ = ["RowSpec", "Store", "StoreError", "StoreFullError"]
 
 _AT_ONCE = 64 << 20
 """Bytes of rows that are compared with their seals at once."""
@@ -75,6 +75,7 @@ class Store:
         disk_gb: float,
         store_dtype: str | None = None,
         facts: Labels | None = None,
+        evicts: bool = True,
     ) -> Self:
         """Open the store of `key` below `folder`, with what rows it has, or make it.
 
@@ -88,6 +89,7 @@ class Store:
                 this one fits. With 0 it is kept in memory and ends with the process.
             store_dtype: Floating point is stored as this; it comes back as it was given.
             facts: What the key was made of, told to people by `finetune cache`.
+            evicts: Whether other stores go to make room for this one.
 
         Raises:
             StoreFullError: it fits neither the memory nor the disk.
@@ -100,7 +102,7 @@ class Store:
         try:
             if disk_gb <= 0:
                 raise StoreFullError("outgrows its memory, and may not use the disk")
-            return cls.claimed(meta, folder, **limits)
+            return cls.claimed(meta, folder, **limits, evicts=evicts)
         except StoreError as error:
             if layout.size_bytes > limits["memory_bytes"]:
                 raise
@@ -110,9 +112,17 @@ class Store:
             return store
 
     @classmethod
-    def claimed(cls, meta: Meta, folder: Path, *, memory_bytes: float, disk_bytes: float) -> Self:
+    def claimed(
+        cls,
+        meta: Meta,
+        folder: Path,
+        *,
+        memory_bytes: float,
+        disk_bytes: float,
+        evicts: bool = True,
+    ) -> Self:
         """Open the store that `meta` describes below `folder`; see `open`."""
-        claim = claim_store(folder, meta, disk_bytes)
+        claim = claim_store(folder, meta, disk_bytes, evicts=evicts)
         try:
             store = cls(meta, claim, memory_bytes=memory_bytes, disk_bytes=disk_bytes)
         except BaseException:
@@ -145,12 +155,18 @@ class Store:
         Raises:
             KeyError: a row is not there; `has` tells which are.
         """
-        rows = _numbers(indices)
-        if not (self._book.were_known(rows) or self.has(indices).all()):
-            raise KeyError(f"store {self.meta.key} lacks rows of {indices}")
-        tier = self._memory or self._disk
-        assert tier is not None
-        return tier.read(self._book.known_spans(rows), length)
+        return self._tier.read(self._known_spans(indices), length)
+
+    def read_flat(self, indices: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return copies of rows by name of the output, ragged ones end to end, (T, ...).
+
+        With them come the lengths of the ragged ones, (B,).
+
+        Raises:
+            KeyError: a row is not there; `has` tells which are.
+        """
+        spans = self._known_spans(indices)
+        return self._tier.read_flat(spans), torch.from_numpy(spans.lengths)
 
     def write(
         self, indices: Tensor, values: Mapping[str, Tensor], lengths: Tensor | None = None
@@ -244,6 +260,19 @@ class Store:
         if len(rows) and rows.view(np.uint64).max() >= num_rows:
             raise IndexError(f"store {self.meta.key} has {num_rows} rows, not all of {indices}")
         return rows
+
+    def _known_spans(self, indices: Tensor) -> Spans:
+        rows = _numbers(indices)
+        if not (self._book.were_known(rows) or self.has(indices).all()):
+            raise KeyError(f"store {self.meta.key} lacks rows of {indices}")
+        return self._book.known_spans(rows)
+
+    @property
+    def _tier(self) -> Tier:
+        """Where rows are read: in memory if they are there."""
+        tier = self._memory or self._disk
+        assert tier is not None
+        return tier
 
     def _tiers(self) -> list[Tier]:
         return [tier for tier in (self._disk, self._memory) if tier is not None]

@@ -79,6 +79,11 @@ class Tier:
             for column, units in pairs
         }
 
+    def read_flat(self, spans: Spans) -> dict[str, Tensor]:
+        """Return the tensors of rows, ragged ones end to end."""
+        pairs = zip(self.layout.columns, self.gather(spans), strict=True)
+        return {column.name: to_tensor(column, block, (len(block),)) for column, block in pairs}
+
     @contextmanager
     def appending(self) -> Iterator[None]:
         """Keep other processes from appending to the same ragged files meanwhile."""

@@ -62,7 +62,8 @@ class FileUnits:
         self.path = path
         self.unit_bytes = unit_bytes
         self.resident_bytes = resident_bytes
-        self.descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with told(path):
+            self.descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._cells: Bytes = np.empty((0, unit_bytes), np.uint8)
 
     def __len__(self) -> int:

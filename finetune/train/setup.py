@@ -26,7 +26,6 @@ from finetune.models.preprocessing import read_preprocessing
 from finetune.optim.groups import build_optimizer, make_groups
 from finetune.optim.rates import Rates
 from finetune.prefix.choose import Prefixes, Use
-from finetune.store.shelf import cache_root
 from finetune.tracking.json_lines import JsonLines
 from finetune.tracking.tensorboard import TensorBoard
 from finetune.tracking.tracker import Tracker, Trackers
@@ -126,7 +125,7 @@ def build_trainer(
 ) -> Trainer:
     """Build all that a run needs. Where its folder holds a checkpoint, take up from there.
 
-    Nothing is written before `fit`.
+    Nothing is written into the folder before `fit`.
 
     Args:
         config: From `load_config`.
@@ -192,7 +191,6 @@ def evaluation_batch_size(config: RunConfig) -> int:
 def open_samples(config: RunConfig) -> PreparedData:
     """Open the data of a config: raw data first, then what the model wants done to it."""
     opened = open_data(config.data, config.task, seed=config.seed, trust=config.trust)
-    is_stored = config.prefix.use == "auto"
     return prepare_data(
         opened,
         config.data,
@@ -201,7 +199,7 @@ def open_samples(config: RunConfig) -> PreparedData:
         trust=config.trust,
         views=config.prefix.views,
         hang_timeout_s=config.train.hang_timeout_s,
-        tokens=TokenStore(cache_root(), config.prefix.disk_gb) if is_stored else None,
+        tokens=TokenStore(config.prefix.disk_gb) if config.prefix.use == "auto" else None,
     )
 
 

@@ -202,3 +202,30 @@ def test_where_rows_do_not_fit_everything_runs_and_the_reason_is_told(tmp_path):
         assert torch.equal(outputs, model(inputs[:16]))
     assert prefix.statistics.answered == prefix.statistics.recorded == 0
     assert prefix.reasons[-1].startswith("not stored: ")
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = (
+            nn.Sequential(nn.Embedding(50, 16), nn.Linear(16, 16)),
+            nn.Linear(16, 3),
+        )
+
+    def forward(self, input_ids, attention_mask):
+        mask = attention_mask[..., None]
+        return self.head((self.body(input_ids) * mask).sum(1) / mask.sum(1))
+
+
+def test_texts_of_another_length_run_whole_and_it_is_said_once():
+    model = Words()
+    finetune.freeze(model, ["body"])
+    ids = torch.randint(50, (8, 6), generator=torch.Generator().manual_seed(0))
+    indices = torch.arange(8)
+    with finetune.frozen_prefix(model, num_samples=8) as prefix:
+        for length in (6, 6, 4, 4, 6):
+            mask = torch.ones(8, length, dtype=torch.int64)
+            inputs = {"input_ids": ids[:, :length], "attention_mask": mask}
+            assert torch.equal(prefix(indices, **inputs), model(**inputs))
+    assert prefix.statistics.answered == 16
+    assert prefix.reasons == ("only batches of 6 tokens, as the first had, are answered: pad all",)

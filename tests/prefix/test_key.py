@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from finetune.config.run import RunConfig
-from finetune.prefix.key import facts_of, key_of
+from finetune.prefix.key import facts_of
 from finetune.prefix.probe import probe
-from finetune.store.shelf import cache_root, entries
+from finetune.store.shelf import cache_root, entries, key_of
 from finetune.train.setup import build_trainer
 
 

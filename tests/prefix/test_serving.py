@@ -116,6 +116,7 @@ def test_a_store_that_would_not_pay_is_not_made_and_the_line_says_so(tmp_path, m
         autocast=nullcontext,
         facts={},
         tell=said.append,
+        store_dtype=None,
     )
     prefixes = Prefixes(PrefixConfig(use="auto"), trainer.model, use)
     prefixes.open(visits=1)

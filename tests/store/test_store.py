@@ -37,7 +37,7 @@ def test_exactly_the_rows_that_were_written_are_there(open_store, known, budgets
 
 
 @kept
-@pytest.mark.parametrize("index", [-1, 300])
+@pytest.mark.parametrize("index", [-1, -300, -301, -601, 300, 599, 2**40])
 def test_an_index_outside_the_samples_is_refused(open_store, known, budgets, index):
     store = open_store(**budgets)
     known.fill(store, torch.arange(300))
