@@ -44,9 +44,9 @@ def main() -> None:
         _measure(args)
         return
     # only ours loads what is ours
-    from finetune.__main__ import collecting_rarely
+    from finetune.__main__ import for_one_task
 
-    with collecting_rarely():
+    with for_one_task():
         _measure(args)
 
 

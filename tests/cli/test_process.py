@@ -1,0 +1,32 @@
+"""The process of a command keeps what it will need again."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PASSES = """
+import resource
+from contextlib import nullcontext
+from finetune.__main__ import for_one_task
+with {context}:
+    for number in range(12):
+        if number == 2:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        blocks = [bytearray(24 << 20) for _ in range(5)]
+        del blocks
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(context):
+    """Return how many pages were asked of the system for the same 120 MiB, ten times over."""
+    code = PASSES.format(context=context)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_memory_that_was_freed_is_taken_again_without_asking_the_system():
+    assert faults("for_one_task()") < 100 < faults("nullcontext()")
