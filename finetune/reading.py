@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 from finetune.errors import FinetuneError
 
@@ -32,11 +32,19 @@ def read_json(path: Path) -> Any:
         if path.exists() and not path.is_file():
             raise FinetuneError("is no regular file", where=where)
         with path.open("rb") as file:
-            raw = file.read(MAX_JSON_BYTES + 1)
+            raw = read_at_most(file, MAX_JSON_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise FinetuneError(f"cannot be read: {reason.lower()}", where=where) from error
     return parse_json(raw, where)
+
+
+def read_at_most(file: BinaryIO, limit: int) -> bytes:
+    """Return the bytes of a regular file, or one more than `limit` of a larger one.
+
+    To ask for the limit itself would take that much memory, however small the file is.
+    """
+    return file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import tracemalloc
 
 import pytest
 import torch
@@ -128,3 +129,14 @@ def test_a_path_that_leaves_the_folder_is_found(tmp_path):
     ]
     for name in bad:
         assert first_outside([*(home / one for one in good), home / name], home) == len(good), name
+
+
+def test_a_small_file_takes_no_more_memory_than_it_holds(tmp_path):
+    path = tmp_path / "small.json"
+    path.write_text("[1]", encoding="utf-8")
+    tracemalloc.start()
+    try:
+        assert read_json(path) == [1]
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()

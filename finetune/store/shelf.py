@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from finetune.reading import read_at_most
 from finetune.store.layout import Meta, StoreError, StoreFullError
 from finetune.store.units import told
 
@@ -150,7 +151,7 @@ def read_meta(folder: Path) -> Meta:
     """
     path = folder / "meta.json"
     with told(path), open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:  # noqa: PTH123
-        return Meta.from_json(file.read(_LARGEST_META).decode("utf-8", errors="replace"))
+        return Meta.from_json(read_at_most(file, _LARGEST_META).decode("utf-8", errors="replace"))
 
 
 def folder_of(root: Path, key: str) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from finetune.errors import FinetuneError
-from finetune.reading import MAX_JSON_BYTES, parse_json
+from finetune.reading import MAX_JSON_BYTES, parse_json, read_at_most
 
 TEMPORARY, REPLACED, REMOVED = ".tmp-", ".old-", ".gone-"
 """Beginnings of the names of folders that are being written, replaced and removed."""
@@ -95,7 +95,7 @@ def read_json(path: Path) -> Any:
         ValueError: it is no JSON, or exceeds a limit.
     """
     with _opened(path) as file:
-        raw = file.read(MAX_JSON_BYTES + 1)
+        raw = read_at_most(file, MAX_JSON_BYTES)
     try:
         return parse_json(raw, str(path))
     except FinetuneError as error:
