@@ -36,6 +36,17 @@ def cache_of_the_tests(tmp_path_factory):
 
 
 @pytest.fixture
+def started():
+    """A list for processes that a test starts; those still alive are killed when it is over."""
+    processes = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture
 def small_config():
     """Make the config of a tiny network on random numbers; `changes` replace whole sections."""
     # torch takes seconds to load: tests of the config alone do without

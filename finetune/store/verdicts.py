@@ -7,6 +7,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from finetune.reading import read_at_most
+
 _LARGEST = 4 << 20
 """Bytes; a file above it is none of ours."""
 _MOST_NETWORKS = 16
@@ -75,7 +77,7 @@ def _read(path: Path) -> dict[str, dict[str, str | None]]:
     """Return the verdicts by network and shape; none where the file is not as it was written."""
     try:
         with path.open("rb") as file:
-            digest, _, text = file.read(_LARGEST).decode("utf-8").partition("\n")
+            digest, _, text = read_at_most(file, _LARGEST).decode("utf-8").partition("\n")
     except (OSError, UnicodeDecodeError):
         return {}
     found: dict[str, Any] = json.loads(text) if digest == _digest(text) else {}

@@ -21,9 +21,8 @@ FILES = ["seals", "index", "rows-0", "rows-1", "rows-2", "rows-3"]
 
 
 @pytest.fixture
-def filling(tmp_path):
+def filling(tmp_path, started):
     """Start processes that fill the store; those still alive are killed when the test is over."""
-    started = []
 
     def start(seed, memory_gb=0):
         command = [sys.executable, SCRIPT, tmp_path, str(seed), str(memory_gb)]
@@ -32,11 +31,7 @@ def filling(tmp_path):
         started.append(process)
         return process
 
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    return start
 
 
 @pytest.fixture

@@ -30,9 +30,8 @@ with locked(folder):
 
 
 @pytest.fixture
-def holding(tmp_path):
+def holding(tmp_path, started):
     """Start a process that holds a folder; it is killed when the test is over."""
-    started = []
 
     def start(children=0):
         command = [sys.executable, "-c", HOLDING, str(tmp_path), str(children)]
@@ -42,11 +41,7 @@ def holding(tmp_path):
         assert process.stdout.readline() == b"held\n"
         return process
 
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    return start
 
 
 def test_the_second_process_is_told_who_holds_the_folder(holding, tmp_path):
