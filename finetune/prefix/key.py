@@ -27,17 +27,20 @@ def facts_of(model: nn.Module, border: Border, more: Mapping[str, str]) -> Facts
     """Return what the values at a border depend on but for the data, as plain data.
 
     These are the parameters and buffers of the modules in the prefix, their structure, plain
-    attributes, modes and source, the calls that are made, and all that tells how torch computes.
+    attributes, modes and source; the calls that are made, and what is done outside of them to the
+    values that they take, with which tensors; and all that tells how torch computes.
 
     Args:
         model: The network, its mask and modes set.
         border: Where its prefix ends.
         more: What else counts, such as the number format.
     """
+    outside = {name for (name,) in border.route.names("tensor")}
     tensors = [
         name
         for name, _ in (*model.named_parameters(), *model.named_buffers())
-        if any(name == module or name.startswith(f"{module}.") for module in border.modules)
+        if name in outside
+        or any(name == module or name.startswith(f"{module}.") for module in border.modules)
     ]
     below = {name: model.get_submodule(name) for name in border.modules}
     return dict(more) | {
@@ -47,6 +50,11 @@ def facts_of(model: nn.Module, border: Border, more: Mapping[str, str]) -> Facts
         "attributes": {name: _plain(module) for name, module in below.items()},
         "source": _source(below.values()),
         "calls": [f"{call.module}#{call.visit}" for call in border.calls],
+        "route": border.route.steps,
+        "outside": [
+            [module, name, _as_data(getattr(model.get_submodule(module), name, None))]
+            for module, name in border.route.names("attribute")
+        ],
         "computing": _computing(next(model.parameters()).device),
     }
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from finetune.prefix.faults import Findings, Inputs, Place, Trial, make_trials
 from finetune.prefix.outputs import rebuilt
+from finetune.prefix.route import Origin, Route, route_to
 from finetune.prefix.state import as_it_was, buffers_as_they_were, loose_tensors
 from finetune.prefix.trace import Call, Operations, storage_of, watched
 from finetune.store.layout import RowSpec
@@ -60,6 +61,8 @@ class Border:
     """Input columns that nothing outside the frozen calls reads."""
     reasons: tuple[str, ...]
     """Why frozen calls were left out, a line each, naming the module and the remedy."""
+    route: Route
+    """How values come to the calls."""
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -128,7 +131,7 @@ def probe(
     with as_it_was(model):
         first, findings = make_trials(model, batch, mixed, shared)
         if reason := findings.other_calls:
-            return Border((), frozenset(), (reason,)), Pace(0.0, 0.0)
+            return Border((), frozenset(), (reason,), Route()), Pace(0.0, 0.0)
         border, chosen = _border(model, batch, first, findings)
     size = len(next(iter(batch.values())))
     roots = [(root.module, root.visit) for root in first.roots]
@@ -168,10 +171,10 @@ def _border(
     """Choose calls, and drop those again that hand on values past what they return."""
     while True:
         chosen = _maximal(trial.roots, findings, set())
-        needed, read, leaking = _needed_storages(model, batch, chosen)
-        if not leaking:
+        flow = _flow_around(model, batch, chosen)
+        if not flow.leaking:
             break
-        findings.faults |= dict.fromkeys(leaking, "hands on values besides what it returns")
+        findings.faults |= dict.fromkeys(flow.leaking, "hands on values besides what it returns")
     calls: list[FrozenCall] = []
     visits: dict[str, int] = {}
     for root in trial.roots:
@@ -180,10 +183,10 @@ def _border(
             visits[call.module] = visit + 1
             if not is_outside:
                 place = (call.module, call.visit)
-                leaves = _leaves(call, needed[place], findings.constants[place], batch)
+                leaves = _leaves(call, flow.needed[place], findings.constants[place], batch)
                 calls.append(FrozenCall(call.module, visit, _hollow(call.output), leaves))
     reasons = _reasons(model, findings, trial)
-    return Border(tuple(calls), frozenset(batch) - read, reasons), chosen
+    return Border(tuple(calls), frozenset(batch) - flow.read, reasons, flow.route), chosen
 
 
 def _reasons(model: nn.Module, findings: Findings, trial: Trial) -> tuple[str, ...]:
@@ -211,24 +214,34 @@ def _outside_calls(call: Call, chosen: Collection[Place]) -> Iterator[tuple[Call
         yield from _outside_calls(child, chosen)
 
 
-def _needed_storages(
-    model: nn.Module, batch: Inputs, chosen: Collection[Place]
-) -> tuple[dict[Place, list[bool]], set[str], set[Place]]:
-    """Return which outputs of the chosen calls are needed, and which input columns are read.
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    """What passes between the chosen calls and the code around them."""
 
-    An output is needed if through operations outside the chosen calls it reaches a tensor that
-    depends on a trained parameter, the network's own output, or Python. Being read alone is not
-    enough: what comes of it may only feed another frozen call. The third answer is the calls of
-    which the network also reads what they do not return.
-    """
+    needed: dict[Place, list[bool]]
+    """For each output of a chosen call, whether it is needed.
+
+    It is if through operations outside the chosen calls it reaches a tensor that depends on a
+    trained parameter, the network's own output, or Python. Being read alone is not enough: what
+    comes of it may only feed another frozen call."""
+    read: set[str]
+    """Input columns that are read outside."""
+    leaking: set[Place]
+    """Calls of which the network also reads what they do not return."""
+    route: Route
+    """How values come to the chosen calls."""
+
+
+def _flow_around(model: nn.Module, batch: Inputs, chosen: Collection[Place]) -> _Flow:
+    """Run the network, and follow the values that are in no chosen call."""
     columns = {name: tensor.clone() for name, tensor in batch.items()}
-    known = (*model.parameters(), *model.buffers(), *loose_tensors(model), *columns.values())
-    operations = Operations(known)
-    given: dict[Place, list[int]] = {}
+    known = _known_tensors(model, columns)
+    operations = Operations(tensor for _, tensor in known)
+    given: dict[Place, Call] = {}
     arguments: dict[int, list[Any]] = {}
 
     def entered(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        arguments[id(call)] = [*args, *kwargs.values()]
+        arguments[id(call)] = [*args, kwargs]
         if (call.module, call.visit) in chosen:
             operations.close((call.module, call.visit), arguments[id(call)])
 
@@ -236,7 +249,7 @@ def _needed_storages(
         place = (call.module, call.visit)
         if place in chosen:
             operations.reopen(call.output)
-            given[place] = [storage_of(tensor) for tensor in call.tensors]
+            given[place] = call
         elif not call.children and not operations.is_closed:
             # Code below Python (compiled or custom functions) shows no operation of its own.
             operations.note(call.module, arguments[id(call)], call.output)
@@ -251,9 +264,36 @@ def _needed_storages(
         read |= operation.reads
         if operation.trains or operation.escapes or operation.writes & reached:
             reached |= operation.reads
-    needed = {place: [one in reached for one in storages] for place, storages in given.items()}
-    columns_read = {name for name, tensor in columns.items() if storage_of(tensor) in read}
-    return needed, columns_read, operations.leaking
+    return _Flow(
+        {
+            place: [storage_of(one) in reached for one in call.tensors]
+            for place, call in given.items()
+        },
+        {name for name, tensor in columns.items() if storage_of(tensor) in read},
+        operations.leaking,
+        route=route_to(
+            {place: arguments[id(call)] for place, call in given.items()},
+            operations.found,
+            [*known, *(origin for call in given.values() for origin in _origins_in(call))],
+        ),
+    )
+
+
+def _known_tensors(model: nn.Module, columns: Inputs) -> list[tuple[Origin, Tensor]]:
+    """Return the tensors that are there before a forward pass begins, and what they are."""
+    own = (*model.named_parameters(), *model.named_buffers())
+    loose = loose_tensors(model)
+    return [
+        *((("tensor", name), tensor) for name, tensor in own),
+        *((("attribute", *place), tensor) for place, tensor in loose),
+        *((("column", name), tensor) for name, tensor in columns.items()),
+    ]
+
+
+def _origins_in(call: Call) -> Iterator[tuple[Origin, Tensor]]:
+    """Yield the tensors that a call has returned."""
+    for number, tensor in enumerate(call.tensors):
+        yield ("call", call.module, str(call.visit), str(number)), tensor
 
 
 def _leaves(

@@ -59,9 +59,9 @@ def moved_attributes(
     }
 
 
-def loose_tensors(model: nn.Module) -> list[Tensor]:
-    """Return the tensors that are attributes of modules without being buffers or parameters."""
-    return [tensor for _, value in _attributes(model) for tensor in _tensors(value)]
+def loose_tensors(model: nn.Module) -> list[tuple[AttributeName, Tensor]]:
+    """Return the tensors in attributes of modules that are no buffers or parameters there."""
+    return [(place, tensor) for place, value in _attributes(model) for tensor in _tensors(value)]
 
 
 def buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -79,6 +79,64 @@ def test_one_bit_of_difference_in_the_prefix_is_another_key(change):
     assert facts_key(model, border) != before
 
 
+class Joined(nn.Module):
+    """What two frozen layers are given depends on more than the layers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2)
+        self.shift = nn.Parameter(torch.zeros(6))
+        self.behind = nn.Parameter(torch.zeros(6))
+        self.register_buffer("scale", torch.ones(6))
+        self.loose, self.power, self.at, self.takes = torch.ones(6), 2, slice(0, 6), "one"
+        self.requires_grad_(False)
+        self.head.requires_grad_(True)
+
+    def forward(self, input):
+        one = self.one(input)
+        between = {"one": one, "input": input}[self.takes] ** self.power
+        between = torch.mul(between + self.shift, other=self.scale) * self.loose
+        return self.head(self.two(between[:, self.at]) + self.behind)
+
+
+BETWEEN = {
+    "nothing": (lambda model: None, True),
+    "a parameter": (lambda model: flip(model.shift), False),
+    "a buffer": (lambda model: flip(model.scale), False),
+    "a loose tensor": (lambda model: flip(model.loose), False),
+    "a number": (lambda model: setattr(model, "power", 3), False),
+    "a slice": (lambda model: setattr(model, "at", slice(-6, None)), False),
+    "the wiring": (lambda model: setattr(model, "takes", "input"), False),
+    "a parameter behind the border": (lambda model: flip(model.behind), True),
+}
+
+
+@pytest.mark.parametrize("change", BETWEEN.values(), ids=BETWEEN.keys())
+def test_what_is_done_between_frozen_calls_is_part_of_the_key(change):
+    """So is a position embedding that a network adds outside of any module."""
+
+    def key_after(change):
+        model, batch = Joined(), torch.arange(24.0).view(4, 6) / 24
+        change(model)
+        border, _ = probe(model, {"input": batch}, {"input": batch.flip(0)}, [(0, 3), (3, 0)])
+        assert border.modules == ("one", "two")
+        return facts_key(model, border)
+
+    change, is_same = change
+    assert (key_after(change) == key_after(lambda model: None)) is is_same
+
+
+def test_a_tensor_between_frozen_calls_counts_with_the_bits_that_it_has_now():
+    model, batch = Joined(), torch.arange(24.0).view(4, 6) / 24
+    border, _ = probe(model, {"input": batch}, {"input": batch.flip(0)}, [(0, 3), (3, 0)])
+    keys = [facts_key(model, border)]
+    for tensor in (model.shift, model.scale, model.loose):
+        flip(tensor)
+        keys.append(facts_key(model, border))
+    assert len(set(keys)) == 4
+
+
 def test_what_lies_behind_the_border_is_no_part_of_the_key():
     model = network()
     before = key(model)
