@@ -1,154 +1,19 @@
 """Whether a store pays: exact, worth its reading time, within the budgets; and if not, why."""
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
 
 from finetune.config.prefix import PrefixConfig
-from finetune.data.loader import Samples
 from finetune.prefix.exact import Trials
 from finetune.prefix.key import Facts, facts_of, network_key
-from finetune.prefix.probe import Border, Pace, probe
+from finetune.prefix.probe import Border
+from finetune.prefix.prospect import Prospect, Use, find_prospect
 from finetune.prefix.replay import Replay
 from finetune.prefix.serving import NoPrefix, Prefix, Statistics, StoredPrefix
-from finetune.store.layout import Layout
 from finetune.store.shelf import cache_root, key_of, num_sealed
 from finetune.store.store import Store, StoreError
-
-_TRIAL = 4
-"""Samples of a trial batch."""
-_PASSES = 6
-"""Forward passes over the trial batch that finding the prefix takes, about."""
-_WORTH_TRYING = 10
-"""How many times the samples of the trial are to come before it is made."""
-_TRYING_PASSES = 3
-"""Full batches that finding out which shapes are exact takes beyond what is stored, about."""
-_LEAST_SHARE = 0.02
-"""Of the time of forward passes: who saves less gains nothing that would be noticed."""
-_READ_BYTES_PER_S = 1e9
-_READ_S_PER_SAMPLE = 5e-6
-"""What reading a row from a warm store costs, measured by `benchmarks/store_read.py`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Use:
-    """How a run uses its network, whatever the phase."""
-
-    splits: Mapping[str, Samples]
-    """Samples by split; `train` is one of them, the others are cut in order every time."""
-    batch_sizes: Mapping[str, int]
-    """Samples of one forward pass of each split."""
-    autocast: Callable[[], AbstractContextManager[object]]
-    """The number format of the forward pass."""
-    facts: Mapping[str, str]
-    """What else the values of a forward pass depend on."""
-    tell: Callable[[str], None]
-    """Receives lines that say what was decided and why, or given up."""
-    store_dtype: str | None
-    """Floating point is stored as this; None for as it is."""
-    is_compiled: bool = False
-    """Whether what is not frozen is compiled."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prospect:
-    """What storing the prefix of a phase would mean."""
-
-    border: Border
-    pace: Pace
-    trying: float
-    """Seconds to find out which batches are exact, where no store has it from before."""
-    visits: int
-    """How often each view of a training sample will be seen before the mask changes."""
-    layout: Layout
-    """What a store of all splits together would hold."""
-    train_rows: int
-    stored: float = 0.0
-    """Share of the rows that a store has already."""
-
-    @property
-    def reading(self) -> float:
-        """Seconds to read one row, or to write it."""
-        return _READ_S_PER_SAMPLE + self.layout.row_bytes / _READ_BYTES_PER_S
-
-    @property
-    def saving(self) -> float:
-        """Seconds that a store is expected to save; below 0 it would cost some."""
-        new = 1 - self.stored
-        again = self.pace.prefix * (self.visits - new)
-        spared = self.train_rows * (again - self.reading * (self.visits + new))
-        return spared - self.trying * new
-
-    @property
-    def pays(self) -> bool:
-        """Whether it saves enough to be noticed."""
-        forward = self.pace.whole * self.train_rows * self.visits
-        return self.saving > _LEAST_SHARE * forward
-
-    @property
-    def not_further(self) -> str:
-        """Why frozen modules behind the border run every time."""
-        reasons = self.border.reasons
-        return f"; not further: {'; '.join(reasons)}" if reasons else ""
-
-    @property
-    def up_to(self) -> str:
-        """The last module of the prefix."""
-        return self.border.modules[-1]
-
-
-def find_prospect(
-    model: nn.Module, use: Use, *, visits: float, anyhow: bool = False
-) -> Prospect | str:
-    """Find the frozen prefix of `model` in its present mask and modes; or why there is none.
-
-    Args:
-        model: The network; left as it was.
-        use: What a run does with it.
-        visits: How often each training sample will be seen before the mask changes.
-        anyhow: Also where too few samples come to gain anything.
-    """
-    train = use.splits["train"]
-    if all(parameter.requires_grad for parameter in model.parameters()):
-        return "nothing is frozen"
-    if train.views is None:
-        return "not stored, random transforms come before it (views: K would store K draws of each)"
-    is_short = visits * len(train) < _WORTH_TRYING * _PASSES * _TRIAL
-    if len(train) <= _TRIAL or (is_short and not anyhow):
-        return "too few samples come before the mask changes to try it out"
-    border, pace = _probed(model, train, use)
-    if not border.stored:
-        why = "; ".join(border.reasons)
-        return f"nothing to store{f' ({why})' if why else ''}"
-    num_rows = {name: len(samples) * (samples.views or 1) for name, samples in use.splits.items()}
-    try:
-        layout = Layout.of(border.specs, sum(num_rows.values()), use.store_dtype)
-    except StoreError as error:
-        return error.message
-    return Prospect(
-        border,
-        pace,
-        trying=_TRYING_PASSES * use.batch_sizes["train"] * pace.whole,
-        visits=max(1, round(visits / train.views)),
-        layout=layout,
-        train_rows=num_rows["train"],
-    )
-
-
-def _probed(model: nn.Module, samples: Samples, use: Use) -> tuple[Border, Pace]:
-    """Probe with the first samples; return the border and how fast the network runs."""
-    first = torch.arange(_TRIAL)
-    # Some of them again, in other places and other company.
-    mixed = torch.tensor([2, _TRIAL, 0, 1])
-    device = next(model.parameters()).device
-    batch, other = (
-        samples.fetch(rows, length=samples.longest).to(device).inputs for rows in (first, mixed)
-    )
-    with use.autocast():
-        return probe(model, batch, other, ((2, 0), (0, 2), (1, 3)))
 
 
 class Prefixes:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from finetune.prefix.faults import Findings, Inputs, Place, Trial, make_trials
+from finetune.prefix.flow import Route, flow_around
 from finetune.prefix.outputs import rebuilt
-from finetune.prefix.route import Origin, Route, route_to
-from finetune.prefix.state import as_it_was, buffers_as_they_were, loose_tensors
-from finetune.prefix.trace import Call, Operations, storage_of, watched
+from finetune.prefix.state import as_it_was
+from finetune.prefix.trace import Call, storage_of
 from finetune.store.layout import RowSpec
 
 
@@ -171,7 +171,7 @@ def _border(
     """Choose calls, and drop those again that hand on values past what they return."""
     while True:
         chosen = _maximal(trial.roots, findings, set())
-        flow = _flow_around(model, batch, chosen)
+        flow = flow_around(model, batch, chosen)
         if not flow.leaking:
             break
         findings.faults |= dict.fromkeys(flow.leaking, "hands on values besides what it returns")
@@ -212,88 +212,6 @@ def _outside_calls(call: Call, chosen: Collection[Place]) -> Iterator[tuple[Call
     yield call, True
     for child in call.children:
         yield from _outside_calls(child, chosen)
-
-
-@dataclass(frozen=True, slots=True)
-class _Flow:
-    """What passes between the chosen calls and the code around them."""
-
-    needed: dict[Place, list[bool]]
-    """For each output of a chosen call, whether it is needed.
-
-    It is if through operations outside the chosen calls it reaches a tensor that depends on a
-    trained parameter, the network's own output, or Python. Being read alone is not enough: what
-    comes of it may only feed another frozen call."""
-    read: set[str]
-    """Input columns that are read outside."""
-    leaking: set[Place]
-    """Calls of which the network also reads what they do not return."""
-    route: Route
-    """How values come to the chosen calls."""
-
-
-def _flow_around(model: nn.Module, batch: Inputs, chosen: Collection[Place]) -> _Flow:
-    """Run the network, and follow the values that are in no chosen call."""
-    columns = {name: tensor.clone() for name, tensor in batch.items()}
-    known = _known_tensors(model, columns)
-    operations = Operations(tensor for _, tensor in known)
-    given: dict[Place, Call] = {}
-    arguments: dict[int, list[Any]] = {}
-
-    def entered(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        arguments[id(call)] = [*args, kwargs]
-        if (call.module, call.visit) in chosen:
-            operations.close((call.module, call.visit), arguments[id(call)])
-
-    def left(call: Call) -> None:
-        place = (call.module, call.visit)
-        if place in chosen:
-            operations.reopen(call.output)
-            given[place] = call
-        elif not call.children and not operations.is_closed:
-            # Code below Python (compiled or custom functions) shows no operation of its own.
-            operations.note(call.module, arguments[id(call)], call.output)
-
-    seeded = torch.random.fork_rng()
-    with buffers_as_they_were(model), seeded, watched(model, entered, left) as roots, operations:
-        torch.manual_seed(1)
-        model(**columns)
-    reached = {storage_of(tensor) for root in roots for tensor in root.tensors}
-    read = set(reached)
-    for operation in reversed(operations.found):
-        read |= operation.reads
-        if operation.trains or operation.escapes or operation.writes & reached:
-            reached |= operation.reads
-    return _Flow(
-        {
-            place: [storage_of(one) in reached for one in call.tensors]
-            for place, call in given.items()
-        },
-        {name for name, tensor in columns.items() if storage_of(tensor) in read},
-        operations.leaking,
-        route=route_to(
-            {place: arguments[id(call)] for place, call in given.items()},
-            operations.found,
-            [*known, *(origin for call in given.values() for origin in _origins_in(call))],
-        ),
-    )
-
-
-def _known_tensors(model: nn.Module, columns: Inputs) -> list[tuple[Origin, Tensor]]:
-    """Return the tensors that are there before a forward pass begins, and what they are."""
-    own = (*model.named_parameters(), *model.named_buffers())
-    loose = loose_tensors(model)
-    return [
-        *((("tensor", name), tensor) for name, tensor in own),
-        *((("attribute", *place), tensor) for place, tensor in loose),
-        *((("column", name), tensor) for name, tensor in columns.items()),
-    ]
-
-
-def _origins_in(call: Call) -> Iterator[tuple[Origin, Tensor]]:
-    """Yield the tensors that a call has returned."""
-    for number, tensor in enumerate(call.tensors):
-        yield ("call", call.module, str(call.visit), str(number)), tensor
 
 
 def _leaves(

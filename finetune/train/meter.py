@@ -16,8 +16,8 @@ from finetune.data.loader import Batch, sample_order, windows
 from finetune.freezing.apply import apply_mask, hold_modes, release_modes
 from finetune.freezing.plan import Phase
 from finetune.freezing.proof import fingerprint
-from finetune.prefix.choose import Prospect, Use, find_prospect
 from finetune.prefix.probe import Border
+from finetune.prefix.prospect import Prospect, Use, find_prospect
 from finetune.train.precision import Precision
 from finetune.train.setup import Parts, prefix_use
 from finetune.train.tasks import Task

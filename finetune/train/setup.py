@@ -25,7 +25,8 @@ from finetune.models.inventory import take_inventory
 from finetune.models.preprocessing import read_preprocessing
 from finetune.optim.groups import build_optimizer, make_groups
 from finetune.optim.rates import Rates
-from finetune.prefix.choose import Prefixes, Use
+from finetune.prefix.choose import Prefixes
+from finetune.prefix.prospect import Use
 from finetune.tracking.json_lines import JsonLines
 from finetune.tracking.tensorboard import TensorBoard
 from finetune.tracking.tracker import Tracker, Trackers

@@ -18,10 +18,10 @@ def runs(tmp_path, monkeypatch):
 @pytest.fixture
 def always(monkeypatch):
     """Let a store be used however little it would save."""
-    monkeypatch.setattr("finetune.prefix.choose._READ_BYTES_PER_S", 1e18)
-    monkeypatch.setattr("finetune.prefix.choose._READ_S_PER_SAMPLE", 0.0)
+    monkeypatch.setattr("finetune.prefix.prospect._READ_BYTES_PER_S", 1e18)
+    monkeypatch.setattr("finetune.prefix.prospect._READ_S_PER_SAMPLE", 0.0)
     for name in ("_WORTH_TRYING", "_TRYING_PASSES", "_LEAST_SHARE"):
-        monkeypatch.setattr(f"finetune.prefix.choose.{name}", 0)
+        monkeypatch.setattr(f"finetune.prefix.prospect.{name}", 0)
 
 
 @pytest.fixture

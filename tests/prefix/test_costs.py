@@ -8,7 +8,7 @@ import torch
 
 import finetune.prefix
 from finetune.freezing.apply import apply_mask
-from finetune.prefix.choose import find_prospect
+from finetune.prefix.prospect import find_prospect
 from finetune.train.setup import build_parts, build_trainer, prefix_use
 
 HOME = str(Path(finetune.prefix.__file__).parent)

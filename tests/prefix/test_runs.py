@@ -149,7 +149,7 @@ def test_a_resumed_run_rounds_as_an_unbroken_one_did(runs, tmp_path, monkeypatch
     cut_to(unbroken, stop)
     if not is_warm:
         shutil.rmtree(cache_root())
-    monkeypatch.setattr("finetune.prefix.choose._WORTH_TRYING", 10)
+    monkeypatch.setattr("finetune.prefix.prospect._WORTH_TRYING", 10)
     resumed, said = runs.trained(config, tmp_path / "run")
     assert not any("wrong" in line for line in said), said
     for name, tensor in resumed.model.state_dict().items():

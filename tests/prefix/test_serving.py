@@ -7,7 +7,8 @@ import torch
 
 from finetune.config.prefix import PrefixConfig
 from finetune.config.run import RunConfig
-from finetune.prefix.choose import Prefixes, Use
+from finetune.prefix.choose import Prefixes
+from finetune.prefix.prospect import Use
 from finetune.prefix.serving import NoPrefix
 from finetune.train.setup import build_trainer
 
@@ -107,7 +108,7 @@ def test_micro_batches_change_nothing(tmp_path, always):
 
 
 def test_a_store_that_would_not_pay_is_not_made_and_the_line_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("finetune.prefix.choose._WORTH_TRYING", 0)
+    monkeypatch.setattr("finetune.prefix.prospect._WORTH_TRYING", 0)
     said = []
     trainer = run(tmp_path / "run", prefix="off", phases=PHASES["frozen front"])
     use = Use(

@@ -118,10 +118,10 @@ def ended(child, outcome):
 
 def main():
     folder = Path(sys.argv[1])
-    import finetune.prefix.choose as choose
+    import finetune.prefix.prospect as prospect
 
-    choose._READ_BYTES_PER_S, choose._READ_S_PER_SAMPLE, choose._WORTH_TRYING = 1e18, 0.0, 0
-    choose._TRYING_PASSES, choose._LEAST_SHARE = 0, 0.0
+    prospect._READ_BYTES_PER_S, prospect._READ_S_PER_SAMPLE = 1e18, 0.0
+    prospect._WORTH_TRYING, prospect._TRYING_PASSES, prospect._LEAST_SHARE = 0, 0, 0.0
     for line in sys.stdin:
         # the runs of one line go at the same time
         begun = [begin(folder, order) for order in json.loads(line)]

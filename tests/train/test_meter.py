@@ -24,8 +24,8 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def always(monkeypatch):
     """Let a store be used however little it would save."""
-    monkeypatch.setattr("finetune.prefix.choose._READ_BYTES_PER_S", 1e18)
-    monkeypatch.setattr("finetune.prefix.choose._READ_S_PER_SAMPLE", 0.0)
+    monkeypatch.setattr("finetune.prefix.prospect._READ_BYTES_PER_S", 1e18)
+    monkeypatch.setattr("finetune.prefix.prospect._READ_S_PER_SAMPLE", 0.0)
 
 
 class Stack(nn.Module):
