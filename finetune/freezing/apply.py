@@ -1,6 +1,7 @@
 """The only writer of `requires_grad` and of module modes."""
 
-from collections.abc import Iterable, Mapping, Set as AbstractSet
+from collections.abc import Iterable, Iterator, Mapping, Set as AbstractSet
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -93,6 +94,22 @@ def release_modes(model: nn.Module) -> None:
     """Take every hold off again; modes themselves stay as they are until the next `train()`."""
     for module in model.modules():
         module.__dict__.pop("train", None)
+
+
+@contextmanager
+def mask_given_back(model: nn.Module) -> Iterator[None]:
+    """Give `requires_grad` and the modes of modules back as they were, whatever the block does."""
+    frozen = frozen_now(model)
+    modes = [(module, module.training, vars(module).get("train")) for module in model.modules()]
+    try:
+        yield
+    finally:
+        apply_mask(model, frozen)
+        release_modes(model)
+        for module, mode, hold in modes:
+            module.training = mode
+            if hold is not None:
+                vars(module)["train"] = hold
 
 
 def held_modules(

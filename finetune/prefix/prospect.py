@@ -1,13 +1,16 @@
 """What storing the prefix of a phase would mean: its costs and savings, or why there is none."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from finetune.data.loader import Samples
+from finetune.freezing.apply import apply_mask, frozen_now, hold_modes, mask_given_back
+from finetune.freezing.plan import Phase
+from finetune.prefix.key import Facts, facts_of
 from finetune.prefix.probe import Border, Pace, probe
 from finetune.store.layout import Layout
 from finetune.store.store import StoreError
@@ -79,8 +82,19 @@ class Prospect:
     @property
     def pays(self) -> bool:
         """Whether it saves enough to be noticed."""
-        forward = self.pace.whole * self.train_rows * self.visits
-        return self.saving > _LEAST_SHARE * forward
+        return self.saving > self._noticed
+
+    @property
+    def pays_ahead(self) -> bool:
+        """Whether much more is saved if passes before its phase fill the store, as they go."""
+        writing = (self.train_rows * self.reading + self.trying) * (1 - self.stored)
+        gain = replace(self, stored=1.0).saving - max(0.0, self.saving) - writing
+        return gain > self._noticed
+
+    @property
+    def _noticed(self) -> float:
+        """Seconds that would be noticed in the phase."""
+        return _LEAST_SHARE * self.pace.whole * self.train_rows * self.visits
 
     @property
     def not_further(self) -> str:
@@ -130,6 +144,40 @@ def find_prospect(
         layout=layout,
         train_rows=num_rows["train"],
     )
+
+
+def find_ahead(
+    model: nn.Module, use: Use, phases: Iterable[tuple[Phase, float]]
+) -> Iterator[tuple[Phase, Prospect, Facts]]:
+    """Yield what it would mean to store the prefixes of phases to come now, as long as they thaw.
+
+    Whatever trains until such a phase, trains in it as well. So its prefix, which depends on
+    nothing that trains in it, gives the same values now.
+
+    Args:
+        model: The network; left as it was.
+        use: What a run does with it.
+        phases: What comes after the present phase, and how often it sees each training sample at
+            most; 0 where nobody knows, which is taken for once.
+
+    Yields:
+        The phase, the prospect, and what the values at its border depend on, now as then.
+    """
+    frozen = frozen_now(model)
+    for phase, visits in phases:
+        if not phase.frozen <= frozen:
+            return
+        frozen = phase.frozen
+        with mask_given_back(model):
+            apply_mask(model, frozen)
+            hold_modes(model, frozen, phase.modules)
+            model.train()
+            found = find_prospect(model, use, visits=visits or 1.0)
+            if isinstance(found, str):
+                continue
+            then = facts_of(model, found.border, use.facts)
+        if then == facts_of(model, found.border, use.facts):
+            yield phase, found, then
 
 
 def _probed(model: nn.Module, samples: Samples, use: Use) -> tuple[Border, Pace]:

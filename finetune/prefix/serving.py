@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from finetune.data.loader import Batch, Samples
-from finetune.prefix.exact import Recomputed, Split, Trials, length_of, lengths_of
+from finetune.prefix.exact import Judgement, Recomputed, Split, Trials, length_of, lengths_of
 from finetune.prefix.key import Facts
 from finetune.prefix.replay import Replay
 from finetune.prefix.state import same_bits
@@ -135,8 +135,9 @@ class StoredPrefix:
         seconds: What the prefix takes for one sample, as far as is known.
         tell: Receives a line where something is given up.
         run: The network as it is called, itself or compiled.
-        earlier: A prefix that ends before this one: where it has rows, only what lies between
-            the two borders runs. Closed with this one.
+        inner: A prefix that ends before this one, at work. Where it has rows, only what lies
+            between the two borders runs; where it lacks them, they are stored on the way. It is
+            removed and closed with this one.
     """
 
     def __init__(
@@ -149,12 +150,12 @@ class StoredPrefix:
         seconds: float,
         tell: Callable[[str], None],
         run: Callable[..., Any],
-        earlier: "StoredPrefix | None" = None,
+        inner: "StoredPrefix | None" = None,
     ) -> None:
         self.model, self.replay, self.facts = model, replay, facts
         self.border, self._run = replay.border, run
         self._statistics, self._seconds, self._tell = statistics, seconds, tell
-        self._earlier = earlier
+        self._inner = inner
         self._splits: dict[int, Stored] = {}
         self._seconds_recording, self._num_recorded = 0.0, 0
         self._is_ragged = any(leaf.ragged for leaf in self.border.stored.values())
@@ -162,15 +163,13 @@ class StoredPrefix:
 
     def install(self) -> None:
         """Stand before the modules of the prefix."""
-        if self._earlier is not None:
-            self._earlier.install()
         self.replay.install()
 
     def remove(self) -> None:
         """Give every module its own `forward` back; the stores stay open."""
         self.replay.remove()
-        if self._earlier is not None:
-            self._earlier.remove()
+        if self._inner is not None:
+            self._inner.remove()
 
     def add(self, samples: Split, store: Store, trials: Trials, checked: Tensor) -> None:
         """Take up a split; compare some of the rows `checked` with what they should be."""
@@ -182,11 +181,17 @@ class StoredPrefix:
             trials.forget()
             self._tell(f"prefix: the rows of store {store.meta.key} are wrong: all recomputed")
 
-    def let_earlier_go(self) -> None:
-        """Close the prefix before this one: what it has, this one has too."""
-        if self._earlier is not None:
-            self._earlier.close()
-        self._earlier = None
+    def as_it_stands(self) -> "StoredPrefix":
+        """Store no more, and let the inner prefix go: return what only answers."""
+        for stored in self._splits.values():
+            stored.is_full = True
+        self._let_inner_go()
+        return self
+
+    def _let_inner_go(self) -> None:
+        if self._inner is not None:
+            self._inner.close()
+        self._inner = None
 
     @property
     def stores(self) -> list[Store]:
@@ -221,21 +226,25 @@ class StoredPrefix:
             with self.answering(batch, stored):
                 return self._run(**batch.inputs)
         batch = self._complete(batch, samples)
-        with self._timed(stored.trials):
-            judgement = stored.trials.judge(batch)
-        if judgement.is_exact:
-            return self._answered_or_recorded(batch, stored, judgement.rows)
-        self._statistics.whole += len(batch)
-        if not stored.is_full and not stored.has(batch.indices.cpu(), batch.view):
-            self._write_from_full_batch(batch, stored)
-        return _run_whole(self._run, batch, self.replay)
+        judgement = self._judged(batch, stored)
+        if not judgement.is_exact:
+            return self._whole(batch, stored)
+        if stored.answers(batch.indices.cpu(), batch.view, self.replay):
+            with self.answering(batch, stored):
+                return self._run(**batch.inputs)
+        if judgement.rows and self._inner is None:
+            return self._answered_at_once(batch, stored, judgement.rows)
+        with self._recording(batch, stored) as (rows, _):
+            outputs = self._run(**batch.inputs)
+        self._count(batch, stored, rows)
+        return outputs
 
     def close(self) -> None:
         """Close the stores, and give every module its own `forward` back."""
         self.remove()
         for store in self.stores:
             store.close()
-        self.let_earlier_go()
+        self._let_inner_go()
 
     @contextmanager
     def answering(self, batch: Batch, stored: Stored) -> Iterator[None]:
@@ -265,14 +274,29 @@ class StoredPrefix:
         yield
         self._statistics.seconds_trying += trials.seconds - before
 
-    def _write_from_full_batch(self, batch: Batch, stored: Stored) -> None:
-        """Write rows of a batch that is not exact, as a full one gives them."""
+    def _judged(self, batch: Batch, stored: Stored) -> Judgement:
+        with self._timed(stored.trials):
+            return stored.trials.judge(batch)
+
+    def _whole(self, batch: Batch, stored: Stored) -> Any:
+        """Run all of the network on a batch that is not exact."""
+        self._statistics.whole += len(batch)
+        if rows := self._written_from_full_batch(batch, stored):
+            self._count(batch, stored, rows)
+        with self._with_inner(batch, stored.samples):
+            return _run_whole(self._run, batch, self.replay)
+
+    def _written_from_full_batch(self, batch: Batch, stored: Stored) -> Mapping[str, Tensor]:
+        """Write rows of a batch that is not exact, as a full one gives them; return them."""
+        if stored.is_full or stored.has(batch.indices.cpu(), batch.view):
+            return {}
         with self._timed(stored.trials):
             rows = stored.trials.in_full_batch(batch)
         if rows:
             self._write(batch, stored, rows)
         else:
             stored.is_full = True  # it will be no other the next time
+        return rows
 
     def _complete(self, batch: Batch, samples: Split) -> Batch:
         """Return the batch with all its columns, should some have been left out.
@@ -294,33 +318,31 @@ class StoredPrefix:
             self._tell(f"prefix: store {stored.store.meta.key}: {rows} recomputed")
         stored.num_told += count
 
-    def _answered_or_recorded(
-        self, batch: Batch, stored: Stored, rows: Mapping[str, Tensor]
-    ) -> Any:
-        """Run the network; `rows` are those of the batch if a trial has computed them just now."""
-        if stored.answers(batch.indices.cpu(), batch.view, self.replay):
-            with self.answering(batch, stored):
-                return self._run(**batch.inputs)
-        if not rows:
-            return self._recorded(batch, stored)
+    def _answered_at_once(self, batch: Batch, stored: Stored, rows: Mapping[str, Tensor]) -> Any:
+        """Store and answer `rows`, which a trial has just computed."""
         self._write(batch, stored, rows)
+        self._count(batch, stored, rows)
         with self.replay.answering(rows, len(batch), length_of(batch.inputs)):
             return self._run(**batch.inputs)
 
-    def _recorded(self, batch: Batch, stored: Stored) -> Any:
+    @contextmanager
+    def _recording(
+        self, batch: Batch, stored: Stored
+    ) -> Iterator[tuple[Mapping[str, Tensor], bool]]:
+        """Store what the frozen calls of the block give for a batch.
+
+        Gives the rows, there when the block is over, and whether an inner prefix answered some.
+        """
         recording = self.replay.recording(len(batch), length_of(batch.inputs))
         before = self.replay.seconds
-        with self._helped(batch, stored.samples) as is_helped, recording as rows:
-            outputs = self._run(**batch.inputs)
+        with self._with_inner(batch, stored.samples) as is_helped, recording as rows:
+            yield rows, is_helped
         if not is_helped:
             self._seconds_recording += self.replay.seconds - before
             self._num_recorded += len(batch)
         self._write(batch, stored, rows)
-        return outputs
 
     def _write(self, batch: Batch, stored: Stored, rows: Mapping[str, Tensor]) -> None:
-        if not rows:
-            self._statistics.whole += len(batch)
         if stored.is_full or not rows:
             return
         began = time.perf_counter()
@@ -335,23 +357,45 @@ class StoredPrefix:
             stored.is_full = True
             self._tell(f"prefix: nothing more is stored: {error.message}")
         self._statistics.seconds_writing += time.perf_counter() - began
-        self._statistics.recorded += len(batch)
+
+    def _count(self, batch: Batch, stored: Stored, rows: Mapping[str, Tensor]) -> None:
+        """Note what became of a batch whose rows were not there."""
+        if not rows:
+            self._statistics.whole += len(batch)
+        elif not stored.is_full:
+            self._statistics.recorded += len(batch)
 
     @contextmanager
-    def _helped(self, batch: Batch, samples: Split) -> Iterator[bool]:
-        """Let the earlier prefix answer its part of a batch, if it has it."""
-        earlier = self._earlier
-        stored = earlier._splits.get(id(samples)) if earlier is not None else None
-        indices = batch.indices.cpu()
-        if (
-            earlier is None
-            or stored is None
-            or not stored.answers(indices, batch.view, earlier.replay)
-        ):
+    def _with_inner(self, batch: Batch, samples: Split) -> Iterator[bool]:
+        """Let the inner prefix take part in the block, if there is one; say if it answers."""
+        if self._inner is None:
+            yield False
+        else:
+            with self._inner.taking_part(batch, samples) as answers:
+                yield answers
+
+    @contextmanager
+    def taking_part(self, batch: Batch, samples: Split) -> Iterator[bool]:
+        """Answer or store in the block, which runs the network for a prefix that ends deeper.
+
+        Gives whether anything is answered.
+        """
+        stored = self._splits.get(id(samples))
+        if stored is None:
             yield False
             return
-        with earlier.answering(batch, stored):
-            yield True
+        indices = batch.indices.cpu()
+        is_exact = not stored.is_full and self._judged(batch, stored).is_exact
+        if stored.answers(indices, batch.view, self.replay):
+            with self.answering(batch, stored):
+                yield True
+        elif is_exact:
+            with self._recording(batch, stored) as (_, is_helped):
+                yield is_helped
+        else:
+            self._written_from_full_batch(batch, stored)
+            with self._with_inner(batch, samples) as is_helped:
+                yield is_helped
 
     def _holds_what_it_should(self, stored: Stored, checked: Tensor) -> bool:
         """Recompute some rows of a store, and compare."""

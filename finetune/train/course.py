@@ -3,6 +3,7 @@
 All of it is a pure function of the plan, the settings and the progress.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -77,6 +78,17 @@ class Course:
         phase, began = self.phase(progress), progress.phase_began
         ends = latest_end(phase.until, began, self.steps_per_epoch, self.total_steps)
         return Stretch(progress.phase, began, ends, phase.restarts_schedule)
+
+    def ahead(self, progress: Progress) -> Iterator[tuple[Phase, float]]:
+        """Yield the phases to come, and how many passes over the samples each lasts at most.
+
+        That is 0 for those that come only if a metric ends a phase before them early.
+        """
+        began = self.stretch(progress).ends
+        for phase in self.plan.phases[progress.phase + 1 :]:
+            ends = latest_end(phase.until, began, self.steps_per_epoch, self.total_steps)
+            yield phase, (ends - began) / self.steps_per_epoch
+            began = ends
 
     def run_is_over(self, progress: Progress) -> bool:
         """Tell whether nothing is left to train or to evaluate on the way."""

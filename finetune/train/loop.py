@@ -250,8 +250,9 @@ class Trainer:
         with self._timed("proof"):
             self.prover.begin_phase(progress)
         with self._timed("probe"):
-            left_steps = self.course.stretch(self.progress).ends - progress.step
-            self.prefixes.open(visits=left_steps / self.course.steps_per_epoch)
+            left_steps = self.course.stretch(progress).ends - progress.step
+            visits = left_steps / self.course.steps_per_epoch
+            self.prefixes.open(visits, list(self.course.ahead(progress)))
 
     def _set_mask_and_modes(self) -> None:
         apply_mask(self.model, self._phase.frozen)

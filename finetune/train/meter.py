@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop
 from finetune.config.freeze import ModulesConfig
 from finetune.config.run import RunConfig
 from finetune.data.loader import Batch, sample_order, windows
-from finetune.freezing.apply import apply_mask, hold_modes, release_modes
+from finetune.freezing.apply import apply_mask, hold_modes, mask_given_back
 from finetune.freezing.plan import Phase
 from finetune.freezing.proof import fingerprint
 from finetune.prefix.probe import Border
@@ -272,10 +272,8 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
     Weights need no copy, but for an embedding with `max_norm`: no other changes them in forward.
     """
     parameters = dict(model.named_parameters())
-    frozen = {name for name, parameter in parameters.items() if not parameter.requires_grad}
     gradients = {name: parameter.grad for name, parameter in parameters.items()}
     modules = list(model.modules())
-    modes = [(module, module.training, module.__dict__.get("train")) for module in modules]
     buffers = [
         (module, name, buffer, buffer.clone())
         for module in modules
@@ -294,16 +292,11 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
         try:
             for parameter in parameters.values():
                 parameter.grad = None
-            yield
+            with mask_given_back(model):
+                yield
         finally:
-            apply_mask(model, frozen)
-            release_modes(model)
             for name, gradient in gradients.items():
                 parameters[name].grad = gradient
-            for module, mode, hold in modes:
-                module.training = mode
-                if hold is not None:
-                    module.__dict__["train"] = hold
             with torch.no_grad():
                 for module, name, buffer, value in buffers:
                     buffer.copy_(value)

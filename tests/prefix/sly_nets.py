@@ -281,3 +281,30 @@ class Inferring(Net):
         with torch.inference_mode():
             hidden = self.body(image.flatten(1))
         return self.head(hidden.clone())
+
+
+class ThawedOtherwise(Net):
+    """A body that doubles a value between frozen layers while it is in training mode."""
+
+    class Body(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two, self.three = nn.Linear(64, 32), nn.Linear(32, 32), nn.Linear(32, 32)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.three(self.two(self.between(self.one(x).tanh())).tanh())
+
+        def between(self, x: Tensor) -> Tensor:
+            return x * 2 if self.training else x
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.body = self.Body()
+
+
+class ThawedAtRandom(ThawedOtherwise):
+    """A body that drops values between frozen layers while it is in training mode."""
+
+    class Body(ThawedOtherwise.Body):
+        def between(self, x: Tensor) -> Tensor:
+            return nn.functional.dropout(x, 0.5, self.training)
