@@ -309,9 +309,11 @@ def _notes_on_stores(named: Sequence[tuple[str, Costs]]) -> Iterator[str]:
         if storing is None:
             yield f"{name}: {cost.not_stored}"
             continue
-        visits = f"{storing.visits} times"
-        if storing.visits == 1:
-            visits = "once: nothing to save"
+        visits = "once" if storing.visits == 1 else f"{storing.visits} times"
+        if storing.is_filled_before and storing.pays:
+            visits += ", stored on the way before"
+        elif storing.visits == 1:
+            visits += ": nothing to save"
         elif not storing.pays:
             visits += ": too little to save, so not stored"
         further = f"; not further: {'; '.join(storing.reasons)}" if storing.reasons else ""

@@ -115,7 +115,7 @@ class Prefixes:
             own = self._level(found, facts_of(self._model, found.border, self._use.facts))
             levels = [own] if self._pays(own.found) else []
             if self._looks_ahead(own, levels):
-                levels += self._levels_ahead(own, ahead)
+                levels += self._levels_ahead(own, ahead, known=[level.facts for level in levels])
             if levels:
                 self._store(levels)
         except StoreError as error:
@@ -128,20 +128,26 @@ class Prefixes:
     def _looks_ahead(self, own: _Level, levels: Sequence[_Level]) -> bool:
         """Tell whether passes of this phase can store rows for others, and no bit depends on it."""
         is_free = self._rounds_to is None and (bool(levels) or not self.is_border_needed)
-        return is_free and own.found.stored < 1 and self._config.disk_gb > 0
+        return is_free and own.found.stored < 1
 
-    def _levels_ahead(self, own: _Level, ahead: Sequence[tuple[Phase, float]]) -> Iterator[_Level]:
-        """Yield what is worth storing for phases to come, each level before the last one."""
-        last = own
+    def _levels_ahead(
+        self, own: _Level, ahead: Sequence[tuple[Phase, float]], *, known: list[Facts]
+    ) -> Iterator[_Level]:
+        """Yield what is worth storing for phases to come, each ending before the last one.
+
+        Args:
+            own: What the present phase would store.
+            ahead: The phases to come, and how often each sees a training sample.
+            known: What is stored already. Added to.
+        """
+        border = own.found.border
         for phase, found, facts in find_ahead(self._model, self._use, ahead):
-            if facts == last.facts:
-                continue
-            if not last.found.border.encloses(found.border):
+            if not border.encloses(found.border):
                 return
-            level = self._level(found, facts, phase.name)
-            if level.found.pays_ahead:
+            border, level = found.border, self._level(found, facts, phase.name)
+            if facts not in known and level.found.pays_ahead:
+                known.append(facts)
                 yield level
-                last = level
 
     def _pays(self, found: Prospect) -> bool:
         if found.pays:
@@ -176,7 +182,6 @@ class Prefixes:
         if (
             # from rounded values others would come than from those of a run that begins here
             self._rounds_to is not None
-            or earlier.facts == level.facts
             or not level.found.border.encloses(earlier.border)
             or earlier.facts != facts_of(self._model, earlier.border, self._use.facts)
         ):

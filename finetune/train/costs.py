@@ -35,6 +35,8 @@ class Storing:
     """Disk for the samples of all splits, each as long as the longest."""
     visits: int
     """How often the phase sees each sample; in all but the first time the store answers."""
+    is_filled_before: bool
+    """Whether passes of phases before it fill the store: then it answers the first time too."""
     pays: bool
     """Whether a store, empty at first, is expected to save enough for a run to make one."""
     reasons: tuple[str, ...]
@@ -90,7 +92,7 @@ class PlanCosts:
 
     @property
     def share_with_stores(self) -> float | None:
-        """The same where every phase stores its prefix, beginning with an empty store."""
+        """The same where every prefix is stored, beginning with empty stores."""
         return self._share([self._flops_with_store(cost, n) for cost, n in self._with_steps()])
 
     def _share(self, spent: list[int]) -> float | None:
@@ -104,10 +106,11 @@ class PlanCosts:
         return list(zip(self.phases, lengths, strict=True))
 
     def _flops_with_store(self, cost: Costs, steps: int) -> int:
-        """Add up a phase: its first steps fill the store, the others read it."""
+        """Add up a phase: its first steps fill the store if need be, the others read it."""
         if cost.storing is None:
             return cost.flops_per_step * steps
-        filling = min(steps, round(steps / cost.storing.visits))
+        is_empty = not cost.storing.is_filled_before
+        filling = min(steps, round(steps / cost.storing.visits)) if is_empty else 0
         reading = steps - filling
         return cost.flops_per_step * filling + cost.storing.flops_per_step * reading
 
@@ -154,9 +157,14 @@ def _costs(
     delta = {p.name: Entry.of_param(p) for p in plan.inventory if p.name in trained}
     buffers = dict(parts.model.named_buffers(remove_duplicate=False))
     costs: list[Costs] = []
+    last: tuple[Phase, Measured] | None = None
     for number, phase in enumerate(plan.phases):
         measured = meter.measure(phase, visits[number])
-        storing = _storing(measured)
+        is_filled = last is not None and _fills(*last, phase, measured)
+        # of rounded values nothing is stored ahead
+        is_filled = is_filled and config.prefix.store_dtype is None
+        storing = _storing(measured, is_filled=is_filled)
+        last = phase, measured
         held = {
             f"{name}{_SEPARATOR}{part}": entry
             for name in _holding_state(plan, number)
@@ -179,7 +187,15 @@ def _costs(
     return tuple(costs)
 
 
-def _storing(measured: Measured) -> Storing | str:
+def _fills(phase: Phase, measured: Measured, later: Phase, then: Measured) -> bool:
+    """Tell whether passes of a phase can store what the next one needs: if that only thaws."""
+    here, there = measured.prospect, then.prospect
+    if isinstance(here, str) or isinstance(there, str):
+        return False
+    return later.frozen <= phase.frozen and here.border.encloses(there.border)
+
+
+def _storing(measured: Measured, *, is_filled: bool) -> Storing | str:
     """Return what a store means for a phase, or why there is none."""
     prospect = measured.prospect
     if isinstance(prospect, str):
@@ -190,7 +206,8 @@ def _storing(measured: Measured) -> Storing | str:
         flops_per_step=measured.flops_per_step - measured.prefix_flops_per_step,
         store_bytes=prospect.layout.size_bytes,
         visits=prospect.visits,
-        pays=prospect.pays,
+        is_filled_before=is_filled,
+        pays=(replace(prospect, stored=1.0) if is_filled else prospect).pays,
         reasons=prospect.border.reasons,
     )
 

@@ -122,6 +122,16 @@ def test_a_plan_tells_what_storing_the_prefix_saves(finetune, blocks, monkeypatc
     assert phase["costs"]["storing"]["flops_per_step"] < phase["costs"]["flops_per_step"]
 
 
+def test_a_plan_tells_which_prefixes_are_stored_on_the_way(finetune, blocks, monkeypatch):
+    monkeypatch.setattr("finetune.prefix.prospect._READ_BYTES_PER_S", 1e18)
+    for name in ("_READ_S_PER_SAMPLE", "_WORTH_TRYING", "_LEAST_SHARE"):
+        monkeypatch.setattr(f"finetune.prefix.prospect.{name}", 0)
+    blocks(THREE)
+    shown = lines(finetune("plan", "blocks.yaml"))
+    notes = [line for line in shown if "the prefix ends with" in line]
+    assert [("stored on the way before" in note) for note in notes] == [False, True]
+
+
 def test_a_plan_of_a_method_names_it(finetune, blocks):
     blocks(METHODS["ulmfit"])
     assert re.search(r"^method +ulmfit: Gradual thawing", finetune("plan", "blocks.yaml").out, re.M)

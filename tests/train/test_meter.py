@@ -26,6 +26,8 @@ def always(monkeypatch):
     """Let a store be used however little it would save."""
     monkeypatch.setattr("finetune.prefix.prospect._READ_BYTES_PER_S", 1e18)
     monkeypatch.setattr("finetune.prefix.prospect._READ_S_PER_SAMPLE", 0.0)
+    for name in ("_TRYING_PASSES", "_LEAST_SHARE"):
+        monkeypatch.setattr(f"finetune.prefix.prospect.{name}", 0)
 
 
 class Stack(nn.Module):
@@ -86,6 +88,29 @@ def test_flops_and_store_of_a_run_are_those_that_the_plan_tells(
     assert sum(path.stat().st_size for path in kept) == costs.storing.store_bytes
 
 
+def test_a_thaw_finds_stored_what_it_needs_as_the_plan_tells(make_config, make_trainer, always):
+    phases = [
+        {"name": "head", "freeze": ["body", "norm"], "until": {"epochs": 2}},
+        {"name": "more", "freeze": ["body"]},
+    ]
+    changes = {"freeze": {"phases": phases}, "prefix": {"use": "auto"}}
+    changes["train"] = {"steps": None, "epochs": 4}
+    config = make_config(**changes)
+    told = predict_costs(build_parts(config), config).phases[1]
+    assert told.storing.is_filled_before
+    trainer = make_trainer(**changes)
+    trainer._enter_phase()
+    trainer._take_steps()
+    trainer._leave_phase()
+    trainer._enter_phase()
+    windows = trainer._windows()
+    trainer.train_step(next(windows))  # tries out its shape
+    with FlopCounterMode(display=False) as counter:
+        trainer.train_step(next(windows))
+    trainer.prefixes.close()
+    assert counter.get_total_flops() == told.storing.flops_per_step < told.flops_per_step
+
+
 def test_a_phase_sees_a_sample_as_often_as_it_has_epochs(make_config):
     phases = [
         {"name": "one", "freeze": ["body"], "until": {"epochs": 2}},
@@ -98,10 +123,13 @@ def test_a_phase_sees_a_sample_as_often_as_it_has_epochs(make_config):
     costs = predict_costs(build_parts(config), config)
     assert [cost.storing and cost.storing.visits for cost in costs.phases] == [2, 5, None]
     assert costs.phases[2].not_stored == "nothing is frozen"
+    assert [cost.storing and cost.storing.is_filled_before for cost in costs.phases] == [
+        False, True, None
+    ]  # fmt: skip
     one, two, full = (*costs.phases[:2], costs.full)
     expected = (
         one.flops_per_step + one.storing.flops_per_step
-        + two.flops_per_step + 4 * two.storing.flops_per_step
+        + 5 * two.storing.flops_per_step
         + full.flops_per_step
     )  # fmt: skip
     assert costs.share_with_stores == pytest.approx(expected / (8 * full.flops_per_step))
