@@ -16,7 +16,8 @@ from finetune.prefix.exact import Trials, length_of
 from finetune.prefix.key import facts_of, network_key
 from finetune.prefix.probe import Border, Pace, probe
 from finetune.prefix.replay import Replay
-from finetune.prefix.serving import Statistics, StoredPrefix
+from finetune.prefix.serving import StoredPrefix
+from finetune.prefix.statistics import Statistics
 from finetune.store.shelf import key_of
 from finetune.store.store import Store, StoreError
 

@@ -14,7 +14,9 @@ from finetune.prefix.key import Facts, facts_of, network_key
 from finetune.prefix.probe import Border
 from finetune.prefix.prospect import Prospect, Use, find_ahead, find_prospect
 from finetune.prefix.replay import Replay
-from finetune.prefix.serving import NoPrefix, Prefix, Statistics, StoredPrefix
+from finetune.prefix.serving import StoredPrefix
+from finetune.prefix.statistics import Statistics
+from finetune.prefix.whole import NoPrefix, Prefix
 from finetune.store.shelf import cache_root, key_of, num_sealed
 from finetune.store.store import Store, StoreError
 
@@ -169,7 +171,7 @@ class Prefixes:
             for level, stores in reversed(list(self._opened(levels, undo))):
                 inner = self._prefix(level, inner)
                 undo.callback(inner.close)
-                self._fill_in(inner, level, stores)
+                self._give_stores(inner, level, stores)
             undo.pop_all()
         if inner is not None:
             self.now = inner
@@ -251,7 +253,9 @@ class Prefixes:
             inner=inner,
         )
 
-    def _fill_in(self, prefix: StoredPrefix, level: _Level, stores: Mapping[str, Store]) -> None:
+    def _give_stores(
+        self, prefix: StoredPrefix, level: _Level, stores: Mapping[str, Store]
+    ) -> None:
         """Give a prefix its stores."""
         use, network = self._use, network_key(self._model, self._use.facts)
         for split, store in stores.items():

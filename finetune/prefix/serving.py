@@ -3,8 +3,8 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -13,88 +13,9 @@ from finetune.prefix.exact import Judgement, Recomputed, Split, Trials, length_o
 from finetune.prefix.key import Facts
 from finetune.prefix.replay import Replay
 from finetune.prefix.state import same_bits
+from finetune.prefix.statistics import Statistics
+from finetune.prefix.whole import run_whole
 from finetune.store.store import Store, StoreError
-
-
-class Prefix(Protocol):
-    """Fetches batches and runs the network on them; what is frozen may come from a store."""
-
-    @property
-    def model(self) -> nn.Module:
-        """The network."""
-
-    def fetches(self, samples: Samples, cuts: Sequence[Tensor], *, epoch: int) -> Iterator[Batch]:
-        """Yield the batches at the indices of each cut."""
-
-    def forward(self, batch: Batch, samples: Samples) -> Any:
-        """Run the network on a batch of `samples`."""
-
-    def close(self) -> None:
-        """Let go of stores, and leave the network as it was."""
-
-
-@dataclass(frozen=True, slots=True)
-class NoPrefix:
-    """Everything runs, every time."""
-
-    model: nn.Module
-    run: Callable[..., Any]
-    """The network as it is called: itself, or compiled."""
-    replay: Replay | None = None
-    """Stands before frozen calls, installed: holds them out of what is compiled, and rounds what
-    they give where stores would."""
-
-    def fetches(self, samples: Samples, cuts: Sequence[Tensor], *, epoch: int) -> Iterator[Batch]:
-        """Yield the batches as `samples` gives them."""
-        return samples.fetches(cuts, epoch=epoch)
-
-    def forward(self, batch: Batch, samples: Samples) -> Any:
-        """Run the network on the whole batch."""
-        if self.replay is None:
-            return self.run(**batch.inputs)
-        return _run_whole(self.run, batch, self.replay)
-
-    def close(self) -> None:
-        """Give every module its own `forward` back."""
-        if self.replay is not None:
-            self.replay.remove()
-
-
-def _run_whole(run: Callable[..., Any], batch: Batch, replay: Replay) -> Any:
-    """Run all of a network; what its frozen calls give is rounded where it would be stored so."""
-    if not replay.rounds:
-        return run(**batch.inputs)
-    with replay.recording(len(batch), length_of(batch.inputs)):
-        return run(**batch.inputs)
-
-
-@dataclass(slots=True)
-class Statistics:
-    """What stores have done for a run so far, in training and evaluation."""
-
-    answered: int = 0
-    """Samples whose prefix did not run."""
-    recorded: int = 0
-    """Samples whose prefix ran and was written down."""
-    whole: int = 0
-    """Samples whose prefix runs every time, as their batch has a shape that is not exact."""
-    seconds_reading: float = 0.0
-    seconds_writing: float = 0.0
-    seconds_trying: float = 0.0
-    """Spent on finding out which batches are exact."""
-    seconds_avoided: float = 0.0
-    """What the prefix would have taken for the samples answered."""
-
-    @property
-    def seconds_saved(self) -> float:
-        """What was avoided less what the store has cost."""
-        spent = self.seconds_reading + self.seconds_writing + self.seconds_trying
-        return self.seconds_avoided - spent
-
-    def as_data(self) -> dict[str, int | float]:
-        """Return all of it as plain data, times rounded to milliseconds."""
-        rounded = {name: round(value, 3) for name, value in asdict(self).items()}
-        return rounded | {"seconds_saved": round(self.seconds_saved, 3)}
 
 
 @dataclass(slots=True)
@@ -284,7 +205,7 @@ class StoredPrefix:
         if rows := self._written_from_full_batch(batch, stored):
             self._count(batch, stored, rows)
         with self._with_inner(batch, stored.samples):
-            return _run_whole(self._run, batch, self.replay)
+            return run_whole(self._run, batch, self.replay)
 
     def _written_from_full_batch(self, batch: Batch, stored: Stored) -> Mapping[str, Tensor]:
         """Write rows of a batch that is not exact, as a full one gives them; return them."""

@@ -267,11 +267,14 @@ def _make_room(
     idle = [entry for entry in others if evicts and not entry.in_use]
     # one that is in use counts as large as it may become
     live = sum(e.promised_bytes if e.in_use else e.size_bytes for e in others if e not in idle)
+    growth = sum(e.promised_bytes - e.size_bytes for e in others if e.in_use)
     freed = sum(entry.size_bytes for entry in idle)
     if needed + live > disk_bytes:
         raise StoreFullError(f"needs {_gib(needed)}, the budget has {_gib(disk_bytes - live)} left")
+    missing += growth
     if missing > (left := shutil.disk_usage(root).free) + freed:
-        raise StoreFullError(f"needs {_gib(needed)}, the disk has {_gib(left)} left")
+        others_take = f", {_gib(growth)} of it for stores in use" if growth else ""
+        raise StoreFullError(f"needs {_gib(needed)}, the disk has {_gib(left)} left{others_take}")
     notes = []
     while idle and (needed + live + freed > disk_bytes or missing > shutil.disk_usage(root).free):
         oldest = idle.pop()

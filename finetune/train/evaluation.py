@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from finetune.data.loader import Samples, windows
-from finetune.prefix.serving import Prefix
+from finetune.prefix.whole import Prefix
 from finetune.train.precision import Precision
 from finetune.train.tasks import Task
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from finetune.prefix.serving import Statistics
+from finetune.prefix.statistics import Statistics
 from finetune.train.progress import Progress
 
 

@@ -12,7 +12,7 @@ from finetune.data.prepare import DataFacts
 from finetune.errors import CheckpointError, DataError
 from finetune.models.declared import Network
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
-from finetune.prefix.serving import NoPrefix
+from finetune.prefix.whole import NoPrefix
 from finetune.train.checkpoint import Base, load_weights_delta
 from finetune.train.evaluation import evaluate
 from finetune.train.facts import read_facts

@@ -9,7 +9,7 @@ from finetune.config.prefix import PrefixConfig
 from finetune.config.run import RunConfig
 from finetune.prefix.choose import Prefixes
 from finetune.prefix.prospect import Use
-from finetune.prefix.serving import NoPrefix
+from finetune.prefix.whole import NoPrefix
 from finetune.train.setup import build_trainer
 
 CONV = [

@@ -1,6 +1,7 @@
 """What a store gives back is what was written, bit by bit, and nothing else counts as stored."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -157,6 +158,18 @@ def test_a_store_that_fits_nowhere_is_refused(open_store):
         open_store(disk_gb=1e-6)
     with pytest.raises(StoreFullError, match="the disk has"):
         open_store(num_rows=10**13, disk_gb=1e9)
+
+
+def test_room_that_stores_in_use_have_yet_to_fill_is_not_given_twice(open_store, monkeypatch):
+    specs = {"x": RowSpec((256,), "float32")}
+    first = open_store("first", specs=specs, num_rows=1000)
+    needed = first.meta.layout.size_bytes
+    usage = shutil.disk_usage("/")._replace(free=int(1.5 * needed))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(StoreFullError, match="of it for stores in use"):
+        open_store("second", specs=specs, num_rows=1000)
+    first.close()
+    assert open_store("second", specs=specs, num_rows=1000).num_valid == 0
 
 
 def test_a_store_that_fits_memory_alone_is_kept_there_and_says_so(open_store, known, tmp_path):
