@@ -90,6 +90,13 @@ def hold_modes(
     model.train(model.training)
 
 
+def take_on(model: nn.Module, frozen: AbstractSet[str], modules: ModulesConfig = _ALL_HELD) -> None:
+    """Put a model into the state of a phase: freeze exactly `frozen`, hold modes, else train."""
+    apply_mask(model, frozen)
+    hold_modes(model, frozen, modules)
+    model.train()
+
+
 def release_modes(model: nn.Module) -> None:
     """Take every hold off again; modes themselves stay as they are until the next `train()`."""
     for module in model.modules():

@@ -8,11 +8,10 @@ import torch
 from torch import nn
 
 from finetune.config.prefix import PrefixConfig
-from finetune.freezing.plan import Phase
 from finetune.prefix.exact import Trials
-from finetune.prefix.key import Facts, facts_of, network_key
+from finetune.prefix.key import Facts, network_key
 from finetune.prefix.probe import Border
-from finetune.prefix.prospect import Prospect, Use, find_ahead, find_prospect
+from finetune.prefix.prospect import Coming, Prospect, Use, facts_at, find_ahead, find_prospect
 from finetune.prefix.replay import Replay
 from finetune.prefix.serving import StoredPrefix
 from finetune.prefix.statistics import Statistics
@@ -22,14 +21,14 @@ from finetune.store.store import Store, StoreError
 
 
 @dataclass(frozen=True, slots=True)
-class _Level:
-    """A border at which rows are to be stored."""
+class _Planned:
+    """A prefix that is to be stored."""
 
     found: Prospect
     facts: Facts
     """What the values there depend on but for the data."""
     phase: str | None = None
-    """The phase to come that it is for, None for the present one."""
+    """Name of the phase to come that it is for, None for the present one."""
 
 
 class Prefixes:
@@ -53,14 +52,16 @@ class Prefixes:
         dtype = use.store_dtype if config.use == "auto" else None
         self._rounds_to: torch.dtype | None = getattr(torch, dtype) if dtype else None
         self._earlier: StoredPrefix | None = None
+        self._looks_ahead = True
+        """Whether the last look ahead found anything: if not, none is taken again."""
         self._fingerprints: dict[str, str] = {}
 
-    def open(self, visits: float, ahead: Sequence[tuple[Phase, float]] = ()) -> None:
+    def open(self, visits: float, thaws: Sequence[Coming] = ()) -> None:
         """Choose the prefix for the mask and the modes that the network has now.
 
         Args:
             visits: How often each training sample will be seen before the mask changes.
-            ahead: The phases to come, and the same of each. What their prefixes give is stored
+            thaws: Phases to come, each of which only thaws. What their prefixes give is stored
                 on the way where that is worth it: so thawing runs nothing again.
         """
         if self._use.is_compiled:
@@ -71,7 +72,7 @@ class Prefixes:
             return
         found = find_prospect(self._model, self._use, visits=visits, anyhow=self.is_border_needed)
         if not is_off:
-            self._choose(found, ahead)
+            self._choose(found, thaws)
         if isinstance(found, Prospect) and isinstance(self.now, NoPrefix):
             self._stand_at(found.border)
 
@@ -109,47 +110,51 @@ class Prefixes:
             self._earlier.close()
         self._earlier = None
 
-    def _choose(self, found: Prospect | str, ahead: Sequence[tuple[Phase, float]]) -> None:
+    def _choose(self, found: Prospect | str, thaws: Sequence[Coming]) -> None:
         if isinstance(found, str):
             self._use.tell(f"prefix: {found}")
             return
         try:
-            own = self._level(found, facts_of(self._model, found.border, self._use.facts))
-            levels = [own] if self._pays(own.found) else []
-            if self._looks_ahead(own, levels):
-                levels += self._levels_ahead(own, ahead, known=[level.facts for level in levels])
-            if levels:
-                self._store(levels)
+            own = self._planned(found, facts_at(self._model, found.border, self._use))
+            planned = [own] if self._pays(own.found) else []
+            if self._may_look_ahead(own, is_stored=bool(planned)):
+                ahead = self._ahead(own, thaws, known=[one.facts for one in planned])
+                planned += ahead
+                self._looks_ahead = bool(ahead)
+            if planned:
+                self._store(planned)
         except StoreError as error:
             self._use.tell(f"prefix: not stored: {error.message}")
 
-    def _level(self, found: Prospect, facts: Facts, phase: str | None = None) -> _Level:
+    def _planned(self, found: Prospect, facts: Facts, phase: str | None = None) -> _Planned:
         there = num_sealed(cache_root(), key_of(self._about(facts, "train"))) / found.train_rows
-        return _Level(replace(found, stored=min(1.0, there)), facts, phase)
+        return _Planned(replace(found, stored=min(1.0, there)), facts, phase)
 
-    def _looks_ahead(self, own: _Level, levels: Sequence[_Level]) -> bool:
-        """Tell whether passes of this phase can store rows for others, and no bit depends on it."""
-        is_free = self._rounds_to is None and (bool(levels) or not self.is_border_needed)
-        return is_free and own.found.stored < 1
+    def _may_look_ahead(self, own: _Planned, *, is_stored: bool) -> bool:
+        """Tell whether passes of this phase can store rows for later ones, and change no bit."""
+        # what is computed from rounded values is not what a later phase would compute
+        changes_no_bit = self._rounds_to is None and (is_stored or not self.is_border_needed)
+        return self._looks_ahead and changes_no_bit and own.found.stored < 1
 
-    def _levels_ahead(
-        self, own: _Level, ahead: Sequence[tuple[Phase, float]], *, known: list[Facts]
-    ) -> Iterator[_Level]:
-        """Yield what is worth storing for phases to come, each ending before the last one.
+    def _ahead(
+        self, own: _Planned, thaws: Sequence[Coming], *, known: Sequence[Facts]
+    ) -> list[_Planned]:
+        """Return what is worth storing for phases to come, each ending before the last one.
 
         Args:
             own: What the present phase would store.
-            ahead: The phases to come, and how often each sees a training sample.
-            known: What is stored already. Added to.
+            thaws: The phases to come.
+            known: What is stored already.
         """
-        border = own.found.border
-        for phase, found, facts in find_ahead(self._model, self._use, ahead):
+        border, planned = own.found.border, list[_Planned]()
+        for phase, found, facts in find_ahead(self._model, self._use, thaws):
             if not border.encloses(found.border):
-                return
-            border, level = found.border, self._level(found, facts, phase.name)
-            if facts not in known and level.found.pays_ahead:
-                known.append(facts)
-                yield level
+                break
+            border, one = found.border, self._planned(found, facts, phase.name)
+            is_known = facts in (*known, *(other.facts for other in planned))
+            if not is_known and one.found.pays_ahead:
+                planned.append(one)
+        return planned
 
     def _pays(self, found: Prospect) -> bool:
         if found.pays:
@@ -162,21 +167,21 @@ class Prefixes:
         )
         return False
 
-    def _store(self, levels: Sequence[_Level]) -> None:
-        """Stand before the frozen calls of all levels, of which the first one ends deepest."""
+    def _store(self, planned: Sequence[_Planned]) -> None:
+        """Stand before the frozen calls of all that is planned; the first one ends deepest."""
         with ExitStack() as undo:
-            if (inner := self._take_earlier(levels[0])) is not None:
+            if (inner := self._take_earlier(planned[0])) is not None:
                 undo.callback(inner.close)
-                levels = levels[:1]
-            for level, stores in reversed(list(self._opened(levels, undo))):
-                inner = self._prefix(level, inner)
+                planned = planned[:1]
+            for one, stores in reversed(list(self._opened(planned, undo))):
+                inner = self._prefix(one, inner)
                 undo.callback(inner.close)
-                self._give_stores(inner, level, stores)
+                self._give_stores(inner, one, stores)
             undo.pop_all()
         if inner is not None:
             self.now = inner
 
-    def _take_earlier(self, level: _Level) -> StoredPrefix | None:
+    def _take_earlier(self, own: _Planned) -> StoredPrefix | None:
         """Return the prefix of the phase before, at work, if it helps here; else forget it."""
         earlier, self._earlier = self._earlier, None
         if earlier is None:
@@ -184,8 +189,8 @@ class Prefixes:
         if (
             # from rounded values others would come than from those of a run that begins here
             self._rounds_to is not None
-            or not level.found.border.encloses(earlier.border)
-            or earlier.facts != facts_of(self._model, earlier.border, self._use.facts)
+            or not own.found.border.encloses(earlier.border)
+            or earlier.facts != facts_at(self._model, earlier.border, self._use)
         ):
             earlier.close()
             return None
@@ -193,37 +198,37 @@ class Prefixes:
         return earlier
 
     def _opened(
-        self, levels: Sequence[_Level], undo: ExitStack
-    ) -> Iterator[tuple[_Level, dict[str, Store]]]:
-        """Yield the levels with their stores, by split; but for those ahead without room."""
-        for level in levels:
+        self, planned: Sequence[_Planned], undo: ExitStack
+    ) -> Iterator[tuple[_Planned, dict[str, Store]]]:
+        """Yield what is planned with its stores, by split; but for those ahead without room."""
+        for one in planned:
             with ExitStack() as close:
                 try:
                     stores = {
-                        split: close.enter_context(closing(self._opened_store(level, split)))
+                        split: close.enter_context(closing(self._opened_store(one, split)))
                         for split in self._use.splits
                     }
                 except StoreError as error:
-                    if level.phase is None:
+                    if one.phase is None:
                         raise
-                    why = f"nothing is stored for phase {level.phase!r}: {error.message}"
+                    why = f"nothing is stored for phase {one.phase!r}: {error.message}"
                     self._use.tell(f"prefix: {why}")
                     continue
                 undo.push(close.pop_all())
-                yield level, stores
+                yield one, stores
 
-    def _opened_store(self, level: _Level, split: str) -> Store:
-        samples, about = self._use.splits[split], self._about(level.facts, split)
+    def _opened_store(self, planned: _Planned, split: str) -> Store:
+        samples, about = self._use.splits[split], self._about(planned.facts, split)
         store = Store.open(
             cache_root(),
             key_of(about),
-            level.found.border.specs,
+            planned.found.border.specs,
             len(samples) * (samples.views or 1),
-            # what is stored ahead is not read before its phase
-            memory_gb=self._config.memory_gb if level.phase is None else 0,
+            # what is stored ahead is hardly read before its phase
+            memory_gb=self._config.memory_gb if planned.phase is None else 0,
             disk_gb=self._config.disk_gb,
             store_dtype=self._use.store_dtype,
-            facts={"split": split, "up_to": level.found.up_to, "data": about["data"]},
+            facts={"split": split, "up_to": planned.found.up_to, "data": about["data"]},
         )
         for note in store.notes:
             self._use.tell(f"prefix: {note}")
@@ -240,21 +245,21 @@ class Prefixes:
             "store_dtype": self._use.store_dtype,
         }
 
-    def _prefix(self, level: _Level, inner: StoredPrefix | None) -> StoredPrefix:
-        """Return the prefix of a level, at work, still without stores."""
+    def _prefix(self, planned: _Planned, inner: StoredPrefix | None) -> StoredPrefix:
+        """Return a prefix at work, still without stores."""
         return StoredPrefix(
             self._model,
-            Replay(self._model, level.found.border, self._rounds_to),
-            level.facts,
+            Replay(self._model, planned.found.border, self._rounds_to),
+            planned.facts,
             statistics=self.statistics,
-            seconds=level.found.pace.prefix,
+            seconds=planned.found.pace.prefix,
             tell=self._use.tell,
             run=self._run,
             inner=inner,
         )
 
     def _give_stores(
-        self, prefix: StoredPrefix, level: _Level, stores: Mapping[str, Store]
+        self, prefix: StoredPrefix, planned: _Planned, stores: Mapping[str, Store]
     ) -> None:
         """Give a prefix its stores."""
         use, network = self._use, network_key(self._model, self._use.facts)
@@ -268,24 +273,24 @@ class Prefixes:
                 autocast=use.autocast,
                 verdicts=store.verdicts(network),
                 run=self._run,
-                tell=use.tell if level.phase is None else _say_nothing,
+                tell=use.tell if planned.phase is None else _say_nothing,
             )
             prefix.add(use.splits[split], store, trials, store.sealed())
-        use.tell(f"prefix: {_told(level, prefix)}")
+        use.tell(f"prefix: {_told(planned, prefix)}")
 
 
 def _say_nothing(_: str) -> None:
     """Keep to ourselves how batches are stored that nobody reads yet."""
 
 
-def _told(level: _Level, prefix: StoredPrefix) -> str:
+def _told(planned: _Planned, prefix: StoredPrefix) -> str:
     """Return what a user should know of a prefix that is stored."""
-    found, layout = level.found, level.found.layout
+    found, layout = planned.found, planned.found.layout
     there = sum(store.num_valid for store in prefix.stores)
     size = layout.num_rows * layout.row_bytes / 2**20
     of_size = f"{size:.0f} MiB, {there} of {layout.num_rows} stored already"
-    if level.phase is not None:
-        return f"up to {found.up_to} is stored on the way for phase {level.phase!r} ({of_size})"
+    if planned.phase is not None:
+        return f"up to {found.up_to} is stored on the way for phase {planned.phase!r} ({of_size})"
     return (
         f"up to {found.up_to} runs once per sample ({of_size}); "
         f"expected to save {found.saving:.0f} s{found.not_further}"

@@ -1,70 +1,96 @@
-"""What passes between the frozen calls and the code around them, and how values come to them."""
+"""What passes between the chosen calls and the code around them."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from finetune.prefix.faults import Inputs, Place
 from finetune.prefix.outputs import tensors_in
-from finetune.prefix.state import buffers_as_they_were, loose_tensors
+from finetune.prefix.state import (
+    AttributeName,
+    attributes,
+    buffers,
+    loose_tensors,
+    moved_attributes,
+    same_bits,
+    undisturbed,
+)
 from finetune.prefix.trace import Call, Operation, Operations, storage_of, watched
 
-Origin = tuple[str, ...]
-"""Where a tensor comes from: `column x`, `tensor pos_embed`, `attribute body table`, `call a 0`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """What leads to the frozen calls, as plain data.
-
-    Two networks may share every module of a prefix, and give each of them other values: by a
-    position embedding that is added outside any module, a factor in the code, another wiring.
-    """
-
-    steps: tuple[Any, ...] = ()
-    """The operations outside the frozen calls whose results reach one of them, and its arguments:
-    names, and arguments with every tensor replaced by where it comes from."""
-    origins: frozenset[Origin] = frozenset()
-    """Where the values come from that these operations and calls take."""
-
-    def names(self, kind: str) -> list[Origin]:
-        """Return the origins of one kind, in order, without it."""
-        return sorted(origin[1:] for origin in self.origins if origin[0] == kind)
+Held = str | AttributeName
+"""A tensor that a network holds: name of a parameter or buffer, or module and attribute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
     """What passes between the chosen calls and the code around them."""
 
-    needed: dict[Place, list[bool]]
+    needed: Mapping[Place, Sequence[bool]]
     """For each output of a chosen call, whether it is needed.
 
     It is if through operations outside the chosen calls it reaches a tensor that depends on a
     trained parameter, the network's own output, or Python. Being read alone is not enough: what
     comes of it may only feed another frozen call."""
-    read: set[str]
+    read: frozenset[str]
     """Input columns that are read outside."""
-    leaking: set[Place]
-    """Calls of which the network also reads what they do not return."""
-    route: Route
-    """How values come to the chosen calls."""
+    added: frozenset[Held]
+    """Frozen tensors outside the chosen calls that reach one of them: a position embedding, say."""
+    faults: Mapping[Place, str]
+    """Chosen calls that cannot be answered, as they are not all that passes, and why."""
 
 
-def flow_around(model: nn.Module, batch: Inputs, chosen: Collection[Place]) -> Flow:
+@dataclass(slots=True)
+class _Pass:
+    """One forward pass: operations outside the chosen calls, and what those took and gave."""
+
+    operations: Operations
+    taken: dict[Place, list[Any]]
+    given: dict[Place, Call]
+    roots: list[Call]
+    columns: dict[str, Tensor]
+    held: list[tuple[Held, Tensor]]
+    moved: set[Held]
+    """Tensors outside that have other values than before."""
+
+
+def follow_values(model: nn.Module, batch: Inputs, chosen: Collection[Place]) -> Flow:
     """Run the network, and follow the values that are in no chosen call."""
+    seen = _watch(model, batch, chosen)
+    reached = {storage_of(tensor) for root in seen.roots for tensor in root.tensors}
+    read = set(reached)
+    for operation in reversed(seen.operations.found):
+        read |= operation.reads
+        if operation.trains or operation.escapes or operation.writes & reached:
+            reached |= operation.reads
+    added, faults = _what_is_added(seen)
+    leaking = dict.fromkeys(seen.operations.leaking, "hands on values besides what it returns")
+    return Flow(
+        needed={
+            place: [storage_of(tensor) in reached for tensor in call.tensors]
+            for place, call in seen.given.items()
+        },
+        read=frozenset(name for name, tensor in seen.columns.items() if storage_of(tensor) in read),
+        added=added,
+        faults=faults | leaking,
+    )
+
+
+def _watch(model: nn.Module, batch: Inputs, chosen: Collection[Place]) -> _Pass:
     columns = {name: tensor.clone() for name, tensor in batch.items()}
-    known = _known_tensors(model, columns)
-    operations = Operations(tensor for _, tensor in known)
+    held = _held_tensors(model)
+    operations = Operations([*(tensor for _, tensor in held), *columns.values()])
+    taken: dict[Place, list[Any]] = {}
     given: dict[Place, Call] = {}
     arguments: dict[int, list[Any]] = {}
 
     def entered(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        arguments[id(call)] = [*args, kwargs]
-        if (call.module, call.visit) in chosen:
-            operations.close((call.module, call.visit), arguments[id(call)])
+        place = (call.module, call.visit)
+        arguments[id(call)] = [*args, *kwargs.values()]
+        if place in chosen:
+            taken[place] = arguments[id(call)]
+            operations.close(place, arguments[id(call)])
 
     def left(call: Call) -> None:
         place = (call.module, call.visit)
@@ -75,96 +101,59 @@ def flow_around(model: nn.Module, batch: Inputs, chosen: Collection[Place]) -> F
             # Code below Python (compiled or custom functions) shows no operation of its own.
             operations.note(call.module, arguments[id(call)], call.output)
 
-    seeded = torch.random.fork_rng()
-    with buffers_as_they_were(model), seeded, watched(model, entered, left) as roots, operations:
-        torch.manual_seed(1)
+    before, plain = buffers(model), attributes(model)
+    with undisturbed(model, seed=1), watched(model, entered, left) as roots, operations:
         model(**columns)
-    reached = {storage_of(tensor) for root in roots for tensor in root.tensors}
-    read = set(reached)
-    for operation in reversed(operations.found):
-        read |= operation.reads
-        if operation.trains or operation.escapes or operation.writes & reached:
-            reached |= operation.reads
-    return Flow(
-        needed={
-            place: [storage_of(tensor) in reached for tensor in call.tensors]
-            for place, call in given.items()
-        },
-        read={name for name, tensor in columns.items() if storage_of(tensor) in read},
-        leaking=operations.leaking,
-        route=_route_to(
-            {place: arguments[id(call)] for place, call in given.items()},
-            operations.found,
-            [*known, *(origin for call in given.values() for origin in _origins_in(call))],
-        ),
-    )
+        moved: set[Held] = {
+            name
+            for name, now in model.named_buffers()
+            if name in before and not same_bits(now, before[name])
+        }
+        moved |= moved_attributes(plain, attributes(model))
+    return _Pass(operations, taken, given, roots, columns, held, moved)
 
 
-def _known_tensors(model: nn.Module, columns: Inputs) -> list[tuple[Origin, Tensor]]:
-    """Return the tensors that are there before a forward pass begins, and what they are."""
-    own = (*model.named_parameters(), *model.named_buffers())
-    loose = loose_tensors(model)
-    return [
-        *((("tensor", name), tensor) for name, tensor in own),
-        *((("attribute", *place), tensor) for place, tensor in loose),
-        *((("column", name), tensor) for name, tensor in columns.items()),
-    ]
+def _held_tensors(model: nn.Module) -> list[tuple[Held, Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers(), *loose_tensors(model)]
 
 
-def _origins_in(call: Call) -> Iterator[tuple[Origin, Tensor]]:
-    """Yield the tensors that a call has returned."""
-    for number, tensor in enumerate(call.tensors):
-        yield ("call", call.module, str(call.visit), str(number)), tensor
+def _what_is_added(seen: _Pass) -> tuple[frozenset[Held], dict[Place, str]]:
+    """Return which frozen tensors reach chosen calls from outside, and which calls that spoils.
 
-
-def _route_to(
-    calls: Mapping[tuple[str, int], Sequence[Any]],
-    operations: Sequence[Operation],
-    origins: Sequence[tuple[Origin, Tensor]],
-) -> Route:
-    """Go back from the arguments of `calls` to where they come from.
-
-    Args:
-        calls: Arguments of the frozen calls, by module and visit.
-        operations: What ran outside them, in order.
-        origins: Tensors that no operation made. All tensors must still be alive.
+    A tensor that every pass moves has another value at the next visit of a sample. What follows
+    on a call that is spoilt is spoilt with it.
     """
-    wanted = {storage_of(tensor) for taken in calls.values() for tensor in tensors_in(list(taken))}
-    kept: list[Operation] = []
+    added: set[Held] = set()
+    spoilt: dict[Place, str] = {}
+    held = [(name, tensor) for name, tensor in seen.held if not tensor.requires_grad]
+    for place, taken in seen.taken.items():
+        wanted = _leading_to(tensors_in(taken), seen.operations.found)
+        names = {name for name, tensor in held if storage_of(tensor) in wanted}
+        added |= names
+        before = [
+            fault
+            for earlier, fault in spoilt.items()
+            if any(storage_of(tensor) in wanted for tensor in seen.given[earlier].tensors)
+        ]
+        moving = sorted(map(_in_words, names & seen.moved))
+        if moving:
+            spoilt[place] = f"depends on {moving[0]!r} outside of it, which moves"
+        elif before:
+            spoilt[place] = before[0]
+    return frozenset(added), spoilt
+
+
+def _in_words(held: Held) -> str:
+    return held if isinstance(held, str) else ".".join(filter(None, held))
+
+
+def _leading_to(tensors: Sequence[Tensor], operations: Sequence[Operation]) -> set[int]:
+    """Return the storages whose values come into `tensors`, those that train left out.
+
+    Such may lend their shape. That their values do not count is shown by a trial with others.
+    """
+    wanted = {storage_of(tensor) for tensor in tensors if not tensor.requires_grad}
     for operation in reversed(operations):
-        if operation.writes & wanted:
+        if not operation.trains and operation.writes & wanted:
             wanted |= operation.reads
-            kept.insert(0, operation)
-    known = {id(tensor): origin for origin, tensor in origins}
-    by_storage = {storage_of(tensor): origin for origin, tensor in origins}
-    for number, operation in enumerate(kept):
-        for place, tensor in enumerate(tensors_in(operation.result)):
-            known.setdefault(id(tensor), ("step", str(number), str(place)))
-
-    def origin_of(tensor: Tensor) -> Origin:
-        origin = known.get(id(tensor)) or by_storage.get(storage_of(tensor))
-        return origin or ("other", str(tuple(tensor.shape)), str(tensor.dtype))
-
-    steps = [(operation.name, _plain(operation.arguments, origin_of)) for operation in kept]
-    steps += [(place[0], _plain(taken, origin_of)) for place, taken in calls.items()]
-    return Route(tuple(steps), frozenset(by_storage[one] for one in wanted & by_storage.keys()))
-
-
-def _plain(value: Any, origin_of: Callable[[Tensor], Origin]) -> Any:
-    """Return arguments as something that JSON can hold."""
-    match value:
-        case None | bool() | int() | float() | str():
-            return value
-        case Tensor():
-            return origin_of(value)
-        case torch.dtype() | torch.device() | torch.layout() | complex():
-            return str(value)
-        case slice():
-            ends = (value.start, value.stop, value.step)
-            return ["slice", *(_plain(end, origin_of) for end in ends)]
-        case Mapping():
-            return {str(key): _plain(item, origin_of) for key, item in value.items()}
-        case list() | tuple():
-            return [_plain(item, origin_of) for item in value]
-    named = value if hasattr(value, "__qualname__") else type(value)
-    return f"{named.__module__}.{named.__qualname__}"
+    return wanted

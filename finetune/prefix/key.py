@@ -23,37 +23,42 @@ Facts = dict[str, Any]
 _PROCESSOR = ("model name", "CPU implementer", "CPU part")
 
 
-def facts_of(model: nn.Module, border: Border, more: Mapping[str, str]) -> Facts:
+def facts_of(
+    model: nn.Module,
+    border: Border,
+    more: Mapping[str, str],
+    *,
+    known: Mapping[str, str] | None = None,
+) -> Facts:
     """Return what the values at a border depend on but for the data, as plain data.
 
     These are the parameters and buffers of the modules in the prefix, their structure, plain
-    attributes, modes and source; the calls that are made, and what is done outside of them to the
-    values that they take, with which tensors; and all that tells how torch computes.
+    attributes, modes and source; frozen tensors that come in from outside of them; the calls that
+    are made, and all that tells how torch computes.
 
     Args:
         model: The network, its mask and modes set.
         border: Where its prefix ends.
         more: What else counts, such as the number format.
+        known: Fingerprints taken before that are to stand for what parameters and buffers hold.
     """
-    outside = {name for (name,) in border.route.names("tensor")}
     tensors = [
         name
         for name, _ in (*model.named_parameters(), *model.named_buffers())
-        if name in outside
+        if name in border.added
         or any(name == module or name.startswith(f"{module}.") for module in border.modules)
     ]
     below = {name: model.get_submodule(name) for name in border.modules}
     return dict(more) | {
-        "tensors": fingerprints(model, tensors),
+        "tensors": fingerprints(model, tensors, known=known),
         "modules": {name: repr(module) for name, module in below.items()},
         "modes": {name: [m.training for m in top.modules()] for name, top in below.items()},
         "attributes": {name: _plain(module) for name, module in below.items()},
         "source": _source(below.values()),
         "calls": [f"{call.module}#{call.visit}" for call in border.calls],
-        "route": border.route.steps,
-        "outside": [
-            [module, name, _as_data(getattr(model.get_submodule(module), name, None))]
-            for module, name in border.route.names("attribute")
+        "added": [
+            [*place, _as_data(getattr(model.get_submodule(place[0]), place[1], None))]
+            for place in sorted(name for name in border.added if isinstance(name, tuple))
         ],
         "computing": _computing(next(model.parameters()).device),
     }
@@ -139,7 +144,9 @@ def _as_data(value: Any) -> Any:
         told = {key: item for key, item in plain.items() if not key.endswith("name_or_path")}
         return told | {"kernel": getattr(value, "_attn_implementation", None)}
     # a function, or an object of which only the kind is known
-    named = value if hasattr(value, "__qualname__") else type(value)
+    named = (
+        value if hasattr(value, "__qualname__") and hasattr(value, "__module__") else type(value)
+    )
     return f"{named.__module__}.{named.__qualname__}"
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.prefix.faults import Findings, Inputs, Place, Trial, make_trials
-from finetune.prefix.flow import Route, flow_around
+from finetune.prefix.flow import Held, follow_values
 from finetune.prefix.outputs import rebuilt
 from finetune.prefix.state import as_it_was
 from finetune.prefix.trace import Call, storage_of
@@ -61,8 +61,8 @@ class Border:
     """Input columns that nothing outside the frozen calls reads."""
     reasons: tuple[str, ...]
     """Why frozen calls were left out, a line each, naming the module and the remedy."""
-    route: Route
-    """How values come to the calls."""
+    added: frozenset[Held]
+    """Frozen tensors outside the calls that come into what they are given."""
 
     @property
     def modules(self) -> tuple[str, ...]:
@@ -131,7 +131,7 @@ def probe(
     with as_it_was(model):
         first, findings = make_trials(model, batch, mixed, shared)
         if reason := findings.other_calls:
-            return Border((), frozenset(), (reason,), Route()), Pace(0.0, 0.0)
+            return Border((), frozenset(), (reason,), frozenset()), Pace(0.0, 0.0)
         border, chosen = _border(model, batch, first, findings)
     size = len(next(iter(batch.values())))
     roots = [(root.module, root.visit) for root in first.roots]
@@ -168,13 +168,13 @@ def _maximal(roots: Sequence[Call], findings: Findings, given: set[int]) -> list
 def _border(
     model: nn.Module, batch: Inputs, trial: Trial, findings: Findings
 ) -> tuple[Border, list[Place]]:
-    """Choose calls, and drop those again that hand on values past what they return."""
+    """Choose calls, and drop those again that values pass by, or that moving ones come into."""
     while True:
         chosen = _maximal(trial.roots, findings, set())
-        flow = flow_around(model, batch, chosen)
-        if not flow.leaking:
+        flow = follow_values(model, batch, chosen)
+        if not flow.faults:
             break
-        findings.faults |= dict.fromkeys(flow.leaking, "hands on values besides what it returns")
+        findings.faults |= flow.faults
     calls: list[FrozenCall] = []
     visits: dict[str, int] = {}
     for root in trial.roots:
@@ -186,7 +186,7 @@ def _border(
                 leaves = _leaves(call, flow.needed[place], findings.constants[place], batch)
                 calls.append(FrozenCall(call.module, visit, _hollow(call.output), leaves))
     reasons = _reasons(model, findings, trial)
-    return Border(tuple(calls), frozenset(batch) - flow.read, reasons, flow.route), chosen
+    return Border(tuple(calls), frozenset(batch) - flow.read, reasons, flow.added), chosen
 
 
 def _reasons(model: nn.Module, findings: Findings, trial: Trial) -> tuple[str, ...]:

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from finetune.data.loader import Samples
-from finetune.freezing.apply import apply_mask, frozen_now, hold_modes, mask_given_back
+from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase
 from finetune.prefix.key import Facts, facts_of
 from finetune.prefix.probe import Border, Pace, probe
+from finetune.prefix.witness import witness
 from finetune.store.layout import Layout
 from finetune.store.store import StoreError
 
@@ -58,6 +60,8 @@ class Prospect:
     pace: Pace
     trying: float
     """Seconds to find out which batches are exact, where no store has it from before."""
+    views: int
+    """Views that each sample has."""
     visits: int
     """How often each view of a training sample will be seen before the mask changes."""
     layout: Layout
@@ -87,14 +91,20 @@ class Prospect:
     @property
     def pays_ahead(self) -> bool:
         """Whether much more is saved if passes before its phase fill the store, as they go."""
-        writing = (self.train_rows * self.reading + self.trying) * (1 - self.stored)
-        gain = replace(self, stored=1.0).saving - max(0.0, self.saving) - writing
-        return gain > self._noticed
+        answered = self.visits * (self.pace.prefix - self.reading)
+        # writing takes as long as reading; each of the two phases tries its batches
+        ahead = self.train_rows * (answered - self.reading) - 2 * self.trying
+        gain = ahead - max(0.0, replace(self, stored=0.0).saving)
+        return gain * (1 - self.stored) > self._noticed
 
     @property
     def _noticed(self) -> float:
         """Seconds that would be noticed in the phase."""
         return _LEAST_SHARE * self.pace.whole * self.train_rows * self.visits
+
+    def at(self, visits: float) -> Self:
+        """Return the same where each sample is seen that often."""
+        return replace(self, visits=_of_each_view(visits, self.views))
 
     @property
     def not_further(self) -> str:
@@ -140,54 +150,81 @@ def find_prospect(
         border,
         pace,
         trying=_TRYING_PASSES * use.batch_sizes["train"] * pace.whole,
-        visits=max(1, round(visits / train.views)),
+        views=train.views,
+        visits=_of_each_view(visits, train.views),
         layout=layout,
         train_rows=num_rows["train"],
     )
 
 
+def _of_each_view(visits: float, views: int) -> int:
+    return max(1, round(visits / views))
+
+
+class Coming(NamedTuple):
+    """A phase to come."""
+
+    phase: Phase
+    seen: float
+    """Passes over the training samples that are made before it begins, from now."""
+    lasts: float | None
+    """Those that it makes itself; None where only a metric can tell."""
+
+
+def facts_at(
+    model: nn.Module, border: Border, use: Use, *, known: Mapping[str, str] | None = None
+) -> Facts:
+    """Return what the values at a border depend on but for the data, in the present modes.
+
+    Args:
+        model: The network; left as it was.
+        border: Where its prefix ends.
+        use: What a run does with it.
+        known: Fingerprints taken before that are to stand for what parameters and buffers hold.
+    """
+    few = _fetched(model, use.splits["train"], torch.arange(_TRIAL))
+    seen = witness(model, border, few, use.autocast)
+    return facts_of(model, border, use.facts, known=known) | {"witness": seen}
+
+
 def find_ahead(
-    model: nn.Module, use: Use, phases: Iterable[tuple[Phase, float]]
+    model: nn.Module, use: Use, thaws: Iterable[Coming]
 ) -> Iterator[tuple[Phase, Prospect, Facts]]:
-    """Yield what it would mean to store the prefixes of phases to come now, as long as they thaw.
+    """Yield what it would mean to store the prefixes of phases to come, in passes of this one.
 
     Whatever trains until such a phase, trains in it as well. So its prefix, which depends on
-    nothing that trains in it, gives the same values now.
+    nothing that trains in it, gives the same values now; that it does in the modes of both is
+    tried.
 
     Args:
         model: The network; left as it was.
         use: What a run does with it.
-        phases: What comes after the present phase, and how often it sees each training sample at
-            most; 0 where nobody knows, which is taken for once.
+        thaws: Phases to come, each of which only thaws.
 
     Yields:
         The phase, the prospect, and what the values at its border depend on, now as then.
     """
-    frozen = frozen_now(model)
-    for phase, visits in phases:
-        if not phase.frozen <= frozen:
-            return
-        frozen = phase.frozen
+    for phase, seen, lasts in thaws:
         with mask_given_back(model):
-            apply_mask(model, frozen)
-            hold_modes(model, frozen, phase.modules)
-            model.train()
-            found = find_prospect(model, use, visits=visits or 1.0)
+            take_on(model, phase.frozen, phase.modules)
+            found = find_prospect(model, use, visits=lasts or 1.0)
             if isinstance(found, str):
-                continue
-            then = facts_of(model, found.border, use.facts)
-        if then == facts_of(model, found.border, use.facts):
-            yield phase, found, then
+                return
+            then = facts_at(model, found.border, use)
+        now = facts_at(model, found.border, use, known=then["tensors"])
+        if seen >= found.views and then == now:
+            yield phase, found, now
 
 
 def _probed(model: nn.Module, samples: Samples, use: Use) -> tuple[Border, Pace]:
     """Probe with the first samples; return the border and how fast the network runs."""
-    first = torch.arange(_TRIAL)
+    batch = _fetched(model, samples, torch.arange(_TRIAL))
     # Some of them again, in other places and other company.
-    mixed = torch.tensor([2, _TRIAL, 0, 1])
-    device = next(model.parameters()).device
-    batch, other = (
-        samples.fetch(rows, length=samples.longest).to(device).inputs for rows in (first, mixed)
-    )
+    other = _fetched(model, samples, torch.tensor([2, _TRIAL, 0, 1]))
     with use.autocast():
         return probe(model, batch, other, ((2, 0), (0, 2), (1, 3)))
+
+
+def _fetched(model: nn.Module, samples: Samples, indices: Tensor) -> Mapping[str, Tensor]:
+    device = next(model.parameters()).device
+    return samples.fetch(indices, length=samples.longest).to(device).inputs

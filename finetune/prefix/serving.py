@@ -144,15 +144,13 @@ class StoredPrefix:
         if stored is None:
             return self._run(**batch.inputs)
         if stored.answers(batch.indices.cpu(), batch.view, self.replay):
-            with self.answering(batch, stored):
-                return self._run(**batch.inputs)
+            return self._answered(batch, stored)
         batch = self._complete(batch, samples)
         judgement = self._judged(batch, stored)
         if not judgement.is_exact:
             return self._whole(batch, stored)
         if stored.answers(batch.indices.cpu(), batch.view, self.replay):
-            with self.answering(batch, stored):
-                return self._run(**batch.inputs)
+            return self._answered(batch, stored)
         if judgement.rows and self._inner is None:
             return self._answered_at_once(batch, stored, judgement.rows)
         with self._recording(batch, stored) as (rows, _):
@@ -167,8 +165,13 @@ class StoredPrefix:
             store.close()
         self._let_inner_go()
 
+    def _answered(self, batch: Batch, stored: Stored) -> Any:
+        self._statistics.answered += len(batch)
+        with self._answering(batch, stored):
+            return self._run(**batch.inputs)
+
     @contextmanager
-    def answering(self, batch: Batch, stored: Stored) -> Iterator[None]:
+    def _answering(self, batch: Batch, stored: Stored) -> Iterator[None]:
         """Answer the frozen calls of the block with the stored rows of a batch."""
         began, indices = time.perf_counter(), batch.indices.cpu()
         length = stored.samples.length(indices)
@@ -178,7 +181,6 @@ class StoredPrefix:
         rows = {name: row.to(batch.indices.device) for name, row in found.items()}
         self._statistics.seconds_reading += time.perf_counter() - began
         self._statistics.seconds_avoided += self._seconds_per_sample * len(batch)
-        self._statistics.answered += len(batch)
         with self.replay.answering(rows, len(batch), length):
             yield
 
@@ -308,7 +310,7 @@ class StoredPrefix:
         indices = batch.indices.cpu()
         is_exact = not stored.is_full and self._judged(batch, stored).is_exact
         if stored.answers(indices, batch.view, self.replay):
-            with self.answering(batch, stored):
+            with self._answering(batch, stored):
                 yield True
         elif is_exact:
             with self._recording(batch, stored) as (_, is_helped):

@@ -111,11 +111,6 @@ def watched(
 class Operation:
     """One operation outside the frozen calls, by the storages it reads and writes."""
 
-    name: str
-    """Of the function, or of the module that counts as one."""
-    arguments: Sequence[Any]
-    """Those by name last, as a mapping."""
-    result: Any
     reads: frozenset[int]
     writes: frozenset[int]
     escapes: bool
@@ -170,7 +165,7 @@ class Operations(TorchFunctionMode):
         """Run `func` and note what it reads and writes."""
         result = func(*args, **(kwargs or {}))
         if self._closed is None:
-            self.note(func.__name__, [*args, dict(kwargs or {})], result)
+            self.note(func.__name__, [*args, *(kwargs or {}).values()], result)
         else:
             self._keep(result, self._closed)
         return result
@@ -181,15 +176,14 @@ class Operations(TorchFunctionMode):
         given = tensors_in(result)
         self._alive.append(taken)
         self._hand_out(given)
-        if not given and (not taken or name in _READS_OF_SHAPE):
+        if not taken or (not given and name in _READS_OF_SHAPE):
             return
         in_place = not given and (name.endswith("_") or name in ("__setitem__", "backward"))
         written = given or (taken if in_place else [])
         reads, writes = (frozenset(map(storage_of, some)) for some in (taken, written))
         self.leaking |= {self._inside[one] for one in reads - self._outside if one in self._inside}
         trains = any(tensor.requires_grad for tensor in written)
-        escapes = not given and not in_place
-        self.found.append(Operation(name, arguments, result, reads, writes, escapes, trains))
+        self.found.append(Operation(reads, writes, not given and not in_place, trains))
 
     def _hand_out(self, tensors: list[Tensor]) -> None:
         self._alive.append(tensors)

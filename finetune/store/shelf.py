@@ -42,11 +42,15 @@ class Entry:
     """Whether some process has it open."""
     meta: Meta | None
     """None if it cannot be read: such a store is made anew when it is next wanted."""
+    num_sealed: int
+    """Rows that are there."""
 
     @property
     def promised_bytes(self) -> int:
         """What it may come to take when every row is written."""
-        return max(self.size_bytes, self.meta.layout.size_bytes if self.meta else 0)
+        if self.meta is None or self.num_sealed >= self.meta.layout.num_rows:
+            return self.size_bytes
+        return max(self.size_bytes, self.meta.layout.size_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +127,12 @@ def claim_store(root: Path, wanted: Meta, disk_bytes: float, *, evicts: bool = T
 
 def num_sealed(root: Path, key: str) -> int:
     """Return how many rows a store bears seals of, whole or not; 0 if there is none."""
+    return _num_sealed(folder_of(root, key))
+
+
+def _num_sealed(folder: Path) -> int:
     try:
-        seals = np.fromfile(folder_of(root, key) / "seals", np.uint64)
+        seals = np.fromfile(folder / "seals", np.uint64)
     except OSError:
         return 0
     return int(np.count_nonzero(seals))
@@ -192,7 +200,8 @@ def _entry(folder: Path) -> Entry:
     except StoreError:
         meta = None
     used = (folder / "lock").stat().st_mtime
-    return Entry(folder.name, folder, size_of(folder), used, _in_use(folder), meta)
+    sealed = _num_sealed(folder)
+    return Entry(folder.name, folder, size_of(folder), used, _in_use(folder), meta, sealed)
 
 
 def size_of(folder: Path) -> int:

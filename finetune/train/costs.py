@@ -38,7 +38,8 @@ class Storing:
     is_filled_before: bool
     """Whether passes of phases before it fill the store: then it answers the first time too."""
     pays: bool
-    """Whether a store, empty at first, is expected to save enough for a run to make one."""
+    """Whether a store, empty at first, is expected to save enough for a run to make one, in this
+    phase or on the way before."""
     reasons: tuple[str, ...]
     """Why frozen modules behind the border run every time, if there are any."""
 
@@ -157,14 +158,14 @@ def _costs(
     delta = {p.name: Entry.of_param(p) for p in plan.inventory if p.name in trained}
     buffers = dict(parts.model.named_buffers(remove_duplicate=False))
     costs: list[Costs] = []
-    last: tuple[Phase, Measured] | None = None
+    measured_before: list[Measured] = []
     for number, phase in enumerate(plan.phases):
         measured = meter.measure(phase, visits[number])
-        is_filled = last is not None and _fills(*last, phase, measured)
+        measured_before.append(measured)
         # of rounded values nothing is stored ahead
-        is_filled = is_filled and config.prefix.store_dtype is None
+        looks_ahead = config.prefix.store_dtype is None
+        is_filled = looks_ahead and _is_filled_before(plan, measured_before, visits)
         storing = _storing(measured, is_filled=is_filled)
-        last = phase, measured
         held = {
             f"{name}{_SEPARATOR}{part}": entry
             for name in _holding_state(plan, number)
@@ -187,12 +188,27 @@ def _costs(
     return tuple(costs)
 
 
-def _fills(phase: Phase, measured: Measured, later: Phase, then: Measured) -> bool:
-    """Tell whether passes of a phase can store what the next one needs: if that only thaws."""
-    here, there = measured.prospect, then.prospect
-    if isinstance(here, str) or isinstance(there, str):
+def _is_filled_before(plan: Plan, measured: Sequence[Measured], visits: Sequence[float]) -> bool:
+    """Tell whether passes before the last phase measured store what it needs.
+
+    They do if it only thaws, as do those before it, and every sample was seen in them.
+    """
+    last = len(measured) - 1
+    there = measured[last].prospect
+    first = last
+    while first and _only_thaws(plan.phases, measured, first):
+        first -= 1
+    views = 1 if isinstance(there, str) else there.views
+    return first < last and sum(visits[first:last]) >= views
+
+
+def _only_thaws(phases: Sequence[Phase], measured: Sequence[Measured], number: int) -> bool:
+    """Tell whether a phase only thaws, so that its prefix ends within that of the one before."""
+    before, now = measured[number - 1].prospect, measured[number].prospect
+    if isinstance(before, str) or isinstance(now, str):
         return False
-    return later.frozen <= phase.frozen and here.border.encloses(there.border)
+    is_thaw = phases[number].frozen <= phases[number - 1].frozen
+    return is_thaw and before.border.encloses(now.border)
 
 
 def _storing(measured: Measured, *, is_filled: bool) -> Storing | str:
@@ -207,7 +223,7 @@ def _storing(measured: Measured, *, is_filled: bool) -> Storing | str:
         store_bytes=prospect.layout.size_bytes,
         visits=prospect.visits,
         is_filled_before=is_filled,
-        pays=(replace(prospect, stored=1.0) if is_filled else prospect).pays,
+        pays=prospect.pays or (is_filled and prospect.pays_ahead),
         reasons=prospect.border.reasons,
     )
 

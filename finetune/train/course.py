@@ -3,7 +3,6 @@
 All of it is a pure function of the plan, the settings and the progress.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -14,6 +13,7 @@ from finetune.config.train import Every, TrainConfig
 from finetune.data.loader import sample_order, windows
 from finetune.freezing.plan import Phase, Plan
 from finetune.optim.rates import Stretch
+from finetune.prefix.prospect import Coming
 from finetune.train.progress import Progress
 
 
@@ -79,16 +79,18 @@ class Course:
         ends = latest_end(phase.until, began, self.steps_per_epoch, self.total_steps)
         return Stretch(progress.phase, began, ends, phase.restarts_schedule)
 
-    def ahead(self, progress: Progress) -> Iterator[tuple[Phase, float]]:
-        """Yield the phases to come, and how many passes over the samples each lasts at most.
-
-        That is 0 for those that come only if a metric ends a phase before them early.
-        """
-        began = self.stretch(progress).ends
+    def thaws_ahead(self, progress: Progress) -> list[Coming]:
+        """Return the phases to come, as long as each only thaws more than the one before."""
+        present, began = self.phase(progress), self.stretch(progress).ends
+        frozen, found = present.frozen, list[Coming]()
         for phase in self.plan.phases[progress.phase + 1 :]:
+            if not phase.frozen <= frozen:
+                break
             ends = latest_end(phase.until, began, self.steps_per_epoch, self.total_steps)
-            yield phase, (ends - began) / self.steps_per_epoch
-            began = ends
+            lasts = (ends - began) / self.steps_per_epoch if ends > began else None
+            found.append(Coming(phase, (began - progress.step) / self.steps_per_epoch, lasts))
+            frozen, began = phase.frozen, ends
+        return found
 
     def run_is_over(self, progress: Progress) -> bool:
         """Tell whether nothing is left to train or to evaluate on the way."""

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from finetune.config.train import TrainConfig
 from finetune.data.loader import Batch, Samples, seed_for
 from finetune.errors import FinetuneError, NonFiniteError, StoppedError, is_out_of_memory
-from finetune.freezing.apply import apply_mask, hold_modes
+from finetune.freezing.apply import take_on
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import drop_state, reset_state, set_rates
@@ -174,7 +174,7 @@ class Trainer:
             self._save()
         if self._run_is_over() and self.prefixes.is_border_needed:
             # only the test samples are left: they run as after the last step
-            self._set_mask_and_modes()
+            take_on(self.model, self._phase.frozen, self._phase.modules)
             self.prefixes.open(visits=0)
         try:
             while not self._run_is_over():
@@ -239,7 +239,7 @@ class Trainer:
         """Set mask, modes and optimizer state, and take the fingerprints for the proof."""
         progress = self.progress
         self.prefixes.leave()
-        self._set_mask_and_modes()
+        take_on(self.model, self._phase.frozen, self._phase.modules)
         if progress.step == progress.phase_began:
             left = self.plan.trained_from(progress.phase)
             drop_state(self.optimizer, set(self.plan.ever_trained) - left)
@@ -252,12 +252,7 @@ class Trainer:
         with self._timed("probe"):
             left_steps = self.course.stretch(progress).ends - progress.step
             visits = left_steps / self.course.steps_per_epoch
-            self.prefixes.open(visits, list(self.course.ahead(progress)))
-
-    def _set_mask_and_modes(self) -> None:
-        apply_mask(self.model, self._phase.frozen)
-        hold_modes(self.model, self._phase.frozen, self._phase.modules)
-        self.model.train()
+            self.prefixes.open(visits, self.course.thaws_ahead(progress))
 
     def _leave_phase(self) -> None:
         """Take the proof, go back to the best weights if asked to, and save what holds."""

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop
 from finetune.config.freeze import ModulesConfig
 from finetune.config.run import RunConfig
 from finetune.data.loader import Batch, sample_order, windows
-from finetune.freezing.apply import apply_mask, hold_modes, mask_given_back
+from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase
 from finetune.freezing.proof import fingerprint
 from finetune.prefix.probe import Border
@@ -109,12 +109,7 @@ class Meter:
         known = self.known[key]
         if isinstance(known.prospect, str):
             return known
-        return replace(known, prospect=replace(known.prospect, visits=self._visits(visits)))
-
-    def _visits(self, visits: float) -> int:
-        """Return how often each view of a sample is seen."""
-        views = self.use.splits["train"].views if self.use is not None else None
-        return max(1, round(visits / (views or 1)))
+        return replace(known, prospect=known.prospect.at(visits))
 
     def _of_step(self, few: int, more: int) -> int:
         return round(sum(self._at(size, few, more) for size in self.sizes))
@@ -124,13 +119,8 @@ class Meter:
         if self.use is None:
             return "prefix: off"
         with _left_as_it_was(self.model):
-            self._enter(phase)
+            take_on(self.model, phase.frozen, phase.modules)
             return find_prospect(self.model, self.use, visits=visits)
-
-    def _enter(self, phase: Phase) -> None:
-        apply_mask(self.model, phase.frozen)
-        hold_modes(self.model, phase.frozen, phase.modules)
-        self.model.train()
 
     def _at(self, size: int, few: int, more: int) -> float:
         """Read a size off the line through two measured points, or through one and the origin."""
@@ -144,7 +134,7 @@ class Meter:
         model = self.model
         border = prospect.border if isinstance(prospect, Prospect) else None
         with _left_as_it_was(model), _every_operation_seen():
-            self._enter(phase)
+            take_on(self.model, phase.frozen, phase.modules)
             before, kept = _digests(model), _KeptForBackward(model)
             with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
                 with (

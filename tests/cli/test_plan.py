@@ -124,7 +124,7 @@ def test_a_plan_tells_what_storing_the_prefix_saves(finetune, blocks, monkeypatc
 
 def test_a_plan_tells_which_prefixes_are_stored_on_the_way(finetune, blocks, monkeypatch):
     monkeypatch.setattr("finetune.prefix.prospect._READ_BYTES_PER_S", 1e18)
-    for name in ("_READ_S_PER_SAMPLE", "_WORTH_TRYING", "_LEAST_SHARE"):
+    for name in ("_READ_S_PER_SAMPLE", "_WORTH_TRYING", "_TRYING_PASSES", "_LEAST_SHARE"):
         monkeypatch.setattr(f"finetune.prefix.prospect.{name}", 0)
     blocks(THREE)
     shown = lines(finetune("plan", "blocks.yaml"))

@@ -16,7 +16,7 @@ from torch import nn
 
 from finetune.config.run import Provenance, RunConfig
 from finetune.freezing.proof import fingerprints
-from finetune.prefix import choose
+from finetune.prefix import prospect
 from finetune.train.setup import build_trainer
 
 _LEFT = 110
@@ -49,7 +49,7 @@ def main(folder: Path, prefix: str) -> None:
         }
     ).with_provenance(Provenance(trust=frozenset({"bounded_run"})), {})
     # however little it would save
-    choose._READ_BYTES_PER_S, choose._TRYING_PASSES, choose._LEAST_SHARE = 1e18, 0, 0.0
+    prospect._READ_BYTES_PER_S, prospect._TRYING_PASSES, prospect._LEAST_SHARE = 1e18, 0, 0.0
     trainer = build_trainer(config, folder)
     limit = round(_own_mib() + _LEFT) << 20
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

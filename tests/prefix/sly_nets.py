@@ -302,9 +302,47 @@ class ThawedOtherwise(Net):
         self.body = self.Body()
 
 
+class ThawedRarely(ThawedOtherwise):
+    """A body that cuts off a value between frozen layers, of very few samples, in training mode."""
+
+    class Body(ThawedOtherwise.Body):
+        def between(self, x: Tensor) -> Tensor:
+            return x.clamp(-0.9, 0.9) if self.training else x
+
+
 class ThawedAtRandom(ThawedOtherwise):
     """A body that drops values between frozen layers while it is in training mode."""
 
     class Body(ThawedOtherwise.Body):
         def between(self, x: Tensor) -> Tensor:
             return nn.functional.dropout(x, 0.5, self.training)
+
+
+class Shifting(Net):
+    """The frozen body is given what is left of a mean that moves with every batch."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.register_buffer("mean", torch.zeros(64))
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image.flatten(1)
+        hidden = self.body(x - self.mean)
+        if self.training:
+            self.mean.lerp_(x.mean(0), 0.1)
+        return self.head(hidden)
+
+
+class ShiftingAttribute(Net):
+    """The same with a plain attribute, that every batch sets anew."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.mean = torch.zeros(64)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image.flatten(1)
+        hidden = self.body(x - self.mean)
+        if self.training:
+            self.mean = self.mean * 0.9 + x.mean(0) * 0.1
+        return self.head(hidden)

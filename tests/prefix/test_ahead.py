@@ -6,6 +6,7 @@ import pytest
 
 from finetune.prefix.exact import Trials
 from finetune.store.shelf import cache_root, entries
+from finetune.train.progress import Progress
 from finetune.train.setup import build_trainer
 
 pytestmark = pytest.mark.usefixtures("always")
@@ -112,14 +113,40 @@ def test_without_room_for_more_only_the_present_phase_is_stored(runs, tmp_path):
     assert sum("nothing is stored for phase 'p1': needs" in line for line in said) == 1
 
 
-@pytest.mark.parametrize("net", ["ThawedOtherwise", "ThawedAtRandom"])
-def test_rows_that_another_mode_makes_different_are_not_trusted(runs, tmp_path, net):
-    """What is around a frozen layer is in training mode once something else in it is thawed."""
-    frozen = (["net.body"], ["net.body.one", "net.body.two"])
-    stored, whole, _ = runs.pair(
+@pytest.mark.parametrize("net", ["ThawedOtherwise", "ThawedRarely", "ThawedAtRandom"])
+@pytest.mark.parametrize("is_thaw", [True, False], ids=["thaw", "freeze deeper"])
+def test_rows_that_another_mode_makes_different_are_never_shared(runs, tmp_path, net, is_thaw):
+    """What is around a frozen layer is in training mode while something else in it is thawed."""
+    frozen = (["net.body"], ["net.body.one", "net.body.two"])[:: 1 if is_thaw else -1]
+    stored, whole, said = runs.pair(
         tmp_path, net, module="sly_nets", freeze=thawing(2, frozen=frozen), epochs=5
     )
     runs.assert_same_run(stored, whole)
+    # nor is it left to what is looked over when a store is opened
+    assert not any("are wrong" in line for line in said)
+    assert not any(ON_THE_WAY in line and "net.body.two" in line for line in said)
+
+
+def test_only_phases_that_thaw_more_than_all_before_them_count_as_thaws(runs, tmp_path):
+    freeze = thawing(1, 1, 1, frozen=(THAW[0], THAW[2], THAW[3], THAW[1]))
+    config = runs.odd_config("UNet", freeze=freeze, prefix="off", epochs=5)
+    course, progress = (build_trainer(config, tmp_path / "run").course, Progress())
+    coming = course.thaws_ahead(progress)
+    assert [(one.phase.name, one.seen, one.lasts) for one in coming] == [
+        ("p1", 1.0, 1.0),
+        ("p2", 2.0, 1.0),
+    ]
+    progress.phase, progress.step, progress.phase_began = 2, 18, 18
+    assert course.thaws_ahead(progress) == []
+
+
+def test_a_phase_that_comes_before_every_sample_was_seen_is_not_stored_for(runs, tmp_path):
+    freeze = thawing(1, 1, frozen=THAW[:3])
+    freeze["phases"][0]["until"] = {"steps": 5}
+    stored, whole, said = runs.pair(tmp_path, "UNet", freeze=freeze, epochs=5)
+    runs.assert_same_run(stored, whole)
+    assert not any("for phase 'p1'" in line for line in said)
+    assert any("for phase 'p2'" in line for line in said)
 
 
 @pytest.mark.slow

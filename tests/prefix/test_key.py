@@ -1,6 +1,7 @@
 """Another bit in anything that stored values depend on is another store."""
 
 import copy
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 from finetune.config.run import RunConfig
 from finetune.prefix.key import facts_of
 from finetune.prefix.probe import probe
+from finetune.prefix.witness import witness
 from finetune.store.shelf import cache_root, entries, key_of
 from finetune.train.setup import build_trainer
 
@@ -79,6 +81,9 @@ def test_one_bit_of_difference_in_the_prefix_is_another_key(change):
     assert facts_key(model, border) != before
 
 
+FACTOR = {"value": torch.ones(6)}
+
+
 class Joined(nn.Module):
     """What two frozen layers are given depends on more than the layers."""
 
@@ -89,7 +94,10 @@ class Joined(nn.Module):
         self.shift = nn.Parameter(torch.zeros(6))
         self.behind = nn.Parameter(torch.zeros(6))
         self.register_buffer("scale", torch.ones(6))
-        self.loose, self.power, self.at, self.takes = torch.ones(6), 2, slice(0, 6), "one"
+        self.scale_again = self.scale[:6]
+        self.loose, self.power, self.order, self.takes = torch.ones(6), 2, slice(0, 6), "one"
+        self.factor, self.in_evaluation, self.part, self.most = np.float32(1), 1.0, "real", 1e6
+        self.gap = 1
         self.requires_grad_(False)
         self.head.requires_grad_(True)
 
@@ -97,34 +105,59 @@ class Joined(nn.Module):
         one = self.one(input)
         between = {"one": one, "input": input}[self.takes] ** self.power
         between = torch.mul(between + self.shift, other=self.scale) * self.loose
-        return self.head(self.two(between[:, self.at]) + self.behind)
+        between = between * FACTOR["value"] * float(self.factor)
+        between = between * (1.0 if self.training else self.in_evaluation)
+        between = between.clamp(max=self.most)
+        between = getattr(torch.complex(between, between + self.gap), self.part)
+        return self.head(self.two(between[:, self.order]) + self.behind)
 
 
 BETWEEN = {
-    "nothing": (lambda model: None, True),
-    "a parameter": (lambda model: flip(model.shift), False),
-    "a buffer": (lambda model: flip(model.scale), False),
-    "a loose tensor": (lambda model: flip(model.loose), False),
-    "a number": (lambda model: setattr(model, "power", 3), False),
-    "a slice": (lambda model: setattr(model, "at", slice(-6, None)), False),
-    "the wiring": (lambda model: setattr(model, "takes", "input"), False),
-    "a parameter behind the border": (lambda model: flip(model.behind), True),
+    "a parameter": lambda model: flip(model.shift),
+    "a buffer": lambda model: flip(model.scale),
+    "a loose tensor": lambda model: flip(model.loose),
+    "a number": lambda model: setattr(model, "power", 3),
+    "the order": lambda model: setattr(model, "order", [1, 0, 2, 3, 4, 5]),
+    "the wiring": lambda model: setattr(model, "takes", "input"),
+    "a number of numpy": lambda model: setattr(model, "factor", np.float32(2)),
+    "a global tensor": lambda model: FACTOR.update(value=torch.full((6,), 2.0)),
+    "evaluation alone": lambda model: setattr(model, "in_evaluation", 2.0),
+    "a limit that none of a few samples reaches": lambda model: setattr(model, "most", 1e5),
+    "a part of a tensor": lambda model: setattr(model, "part", "imag"),
 }
 
 
+def key_at(model):
+    batch = {"input": torch.arange(24.0).view(4, 6) / 24}
+    border, _ = probe(model, batch, {"input": batch["input"].flip(0)}, [(0, 3), (3, 0)])
+    assert border.modules == ("one", "two")
+    seen = witness(model, border, batch, nullcontext)
+    return key_of(facts_of(model, border, {}) | {"witness": seen})
+
+
 @pytest.mark.parametrize("change", BETWEEN.values(), ids=BETWEEN.keys())
-def test_what_is_done_between_frozen_calls_is_part_of_the_key(change):
+def test_what_is_done_between_frozen_calls_is_part_of_the_key(change, monkeypatch):
     """So is a position embedding that a network adds outside of any module."""
+    monkeypatch.setitem(FACTOR, "value", torch.ones(6))
+    model, before = Joined(), key_at(Joined())
+    change(model)
+    assert key_at(model) != before
 
-    def key_after(change):
-        model, batch = Joined(), torch.arange(24.0).view(4, 6) / 24
-        change(model)
-        border, _ = probe(model, {"input": batch}, {"input": batch.flip(0)}, [(0, 3), (3, 0)])
-        assert border.modules == ("one", "two")
-        return facts_key(model, border)
 
-    change, is_same = change
-    assert (key_after(change) == key_after(lambda model: None)) is is_same
+def test_the_key_of_the_same_network_is_the_same():
+    model, before = Joined(), key_at(Joined())
+    flip(model.behind)
+    assert key_at(model) == before
+
+
+def test_a_witness_leaves_the_network_as_it_was():
+    model = Joined().train()
+    model.one.eval()
+    random = torch.random.get_rng_state()
+    key_at(model)
+    assert [model.training, model.one.training, model.two.training] == [True, False, True]
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert torch.equal(torch.random.get_rng_state(), random)
 
 
 def test_a_tensor_between_frozen_calls_counts_with_the_bits_that_it_has_now():

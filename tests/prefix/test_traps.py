@@ -31,6 +31,8 @@ def test_difficult_networks_are_answered_with_the_same_bits(odd_runs, net, freez
         ("ByChoice", "net.body (Embedding) depends on trained weights past autograd"),
         ("Scaled", "net.body.0 (Linear) depends on trained weights past autograd"),
         ("Averaging", "net.body (Body) keeps 'mean' from call to call"),
+        ("Shifting", "net.body.0 (Linear) depends on 'net.mean' outside of it, which moves"),
+        ("ShiftingAttribute", "net.body.0 (Linear) is random"),
         ("Recurrent", "net.body (GRU) gives a sample other values in other company, or samples"),
         ("SelfDrawing", "draw random numbers in frozen calls"),
         ("Sized", "make other calls than the batch that was tried"),
