@@ -11,7 +11,15 @@ from finetune.config.prefix import PrefixConfig
 from finetune.prefix.exact import Trials
 from finetune.prefix.key import Facts, network_key
 from finetune.prefix.probe import Border
-from finetune.prefix.prospect import Coming, Prospect, Use, facts_at, find_ahead, find_prospect
+from finetune.prefix.prospect import (
+    Coming,
+    Prospect,
+    Use,
+    facts_at,
+    facts_of_split,
+    find_ahead,
+    find_prospect,
+)
 from finetune.prefix.replay import Replay
 from finetune.prefix.serving import StoredPrefix
 from finetune.prefix.statistics import Statistics
@@ -117,7 +125,7 @@ class Prefixes:
         try:
             own = self._planned(found, facts_at(self._model, found.border, self._use))
             planned = [own] if self._pays(own.found) else []
-            if self._may_look_ahead(own, is_stored=bool(planned)):
+            if thaws and self._may_look_ahead(own, is_stored=bool(planned)):
                 ahead = self._ahead(own, thaws, known=[one.facts for one in planned])
                 planned += ahead
                 self._looks_ahead = bool(ahead)
@@ -147,12 +155,15 @@ class Prefixes:
             known: What is stored already.
         """
         border, planned = own.found.border, list[_Planned]()
-        for phase, found, facts in find_ahead(self._model, self._use, thaws):
+        hashed = own.facts["tensors"]
+        for coming, found, facts in find_ahead(self._model, self._use, thaws, known=hashed):
             if not border.encloses(found.border):
                 break
-            border, one = found.border, self._planned(found, facts, phase.name)
+            border, one = found.border, self._planned(found, facts, coming.phase.name)
             is_known = facts in (*known, *(other.facts for other in planned))
-            if not is_known and one.found.pays_ahead:
+            # batches are answered only when all of their samples are there
+            comes_whole = one.found.stored + coming.seen / found.views >= 1
+            if not is_known and comes_whole and one.found.pays_ahead:
                 planned.append(one)
         return planned
 
@@ -172,7 +183,8 @@ class Prefixes:
         with ExitStack() as undo:
             if (inner := self._take_earlier(planned[0])) is not None:
                 undo.callback(inner.close)
-                planned = planned[:1]
+                earlier = inner.border
+                planned = [one for one in planned if one.found.border.encloses(earlier)]
             for one, stores in reversed(list(self._opened(planned, undo))):
                 inner = self._prefix(one, inner)
                 undo.callback(inner.close)
@@ -238,9 +250,8 @@ class Prefixes:
         """Return all that the rows of a split depend on."""
         if split not in self._fingerprints:
             self._fingerprints[split] = self._use.splits[split].fingerprint()
-        return facts | {
+        return facts_of_split(facts, split) | {
             "data": self._fingerprints[split],
-            "split": split,
             "batch_size": self._use.batch_sizes[split],
             "store_dtype": self._use.store_dtype,
         }

@@ -4,6 +4,7 @@ import inspect
 import json
 import platform
 import sys
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -11,6 +12,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -134,8 +136,10 @@ def _as_data(value: Any) -> Any:
             return fingerprint(value)
         case Mapping():
             return {str(key): _as_data(item) for key, item in value.items()}
-        case list() | tuple():
+        case list() | tuple() | deque():
             return [_as_data(item) for item in value]
+        case np.generic():
+            return _as_data(value.item())
         case nn.Module():
             return None
     if callable(to_dict := getattr(value, "to_dict", None)):

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.prefix.around import Held
 from finetune.prefix.faults import Findings, Inputs, Place, Trial, make_trials
-from finetune.prefix.flow import Held, follow_values
+from finetune.prefix.flow import follow_values
 from finetune.prefix.outputs import rebuilt
 from finetune.prefix.state import as_it_was
 from finetune.prefix.trace import Call, storage_of
@@ -61,6 +62,8 @@ class Border:
     """Input columns that nothing outside the frozen calls reads."""
     reasons: tuple[str, ...]
     """Why frozen calls were left out, a line each, naming the module and the remedy."""
+    places: frozenset[Place]
+    """The same calls, by all calls of the module that came before."""
     added: frozenset[Held]
     """Frozen tensors outside the calls that come into what they are given."""
 
@@ -131,7 +134,7 @@ def probe(
     with as_it_was(model):
         first, findings = make_trials(model, batch, mixed, shared)
         if reason := findings.other_calls:
-            return Border((), frozenset(), (reason,), frozenset()), Pace(0.0, 0.0)
+            return Border((), frozenset(), (reason,), frozenset(), frozenset()), Pace(0.0, 0.0)
         border, chosen = _border(model, batch, first, findings)
     size = len(next(iter(batch.values())))
     roots = [(root.module, root.visit) for root in first.roots]
@@ -186,7 +189,8 @@ def _border(
                 leaves = _leaves(call, flow.needed[place], findings.constants[place], batch)
                 calls.append(FrozenCall(call.module, visit, _hollow(call.output), leaves))
     reasons = _reasons(model, findings, trial)
-    return Border(tuple(calls), frozenset(batch) - flow.read, reasons, flow.added), chosen
+    unread = frozenset(batch) - flow.read
+    return Border(tuple(calls), unread, reasons, frozenset(chosen), flow.added), chosen
 
 
 def _reasons(model: nn.Module, findings: Findings, trial: Trial) -> tuple[str, ...]:

@@ -13,12 +13,15 @@ from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase
 from finetune.prefix.key import Facts, facts_of
 from finetune.prefix.probe import Border, Pace, probe
-from finetune.prefix.witness import witness
+from finetune.prefix.state import as_it_was
+from finetune.prefix.witness import Witness, take_witness
 from finetune.store.layout import Layout
 from finetune.store.store import StoreError
 
 _TRIAL = 4
 """Samples of a trial batch."""
+_WITNESSES = 2
+"""Samples of each split that bear witness."""
 _PASSES = 6
 """Forward passes over the trial batch that finding the prefix takes, about."""
 _WORTH_TRYING = 10
@@ -176,20 +179,31 @@ def facts_at(
 ) -> Facts:
     """Return what the values at a border depend on but for the data, in the present modes.
 
+    A few samples of each split bear witness, those of `train` in training mode.
+
     Args:
         model: The network; left as it was.
         border: Where its prefix ends.
         use: What a run does with it.
         known: Fingerprints taken before that are to stand for what parameters and buffers hold.
     """
-    few = _fetched(model, use.splits["train"], torch.arange(_TRIAL))
-    seen = witness(model, border, few, use.autocast)
-    return facts_of(model, border, use.facts, known=known) | {"witness": seen}
+    seen: dict[str, Witness] = {}
+    with as_it_was(model), use.autocast():
+        for split, samples in use.splits.items():
+            few = _fetched(model, samples, torch.arange(min(_WITNESSES, len(samples))))
+            seen[split] = take_witness(model, border, few, is_training=split == "train")
+        # inside the block: modules have filled what they only keep to save time
+        return facts_of(model, border, use.facts, known=known) | {"witness": seen}
+
+
+def facts_of_split(facts: Facts, split: str) -> Facts:
+    """Return what the values of one split depend on, of what `facts_at` has given."""
+    return facts | {"witness": facts["witness"][split], "split": split}
 
 
 def find_ahead(
-    model: nn.Module, use: Use, thaws: Iterable[Coming]
-) -> Iterator[tuple[Phase, Prospect, Facts]]:
+    model: nn.Module, use: Use, thaws: Iterable[Coming], *, known: Mapping[str, str]
+) -> Iterator[tuple[Coming, Prospect, Facts]]:
     """Yield what it would mean to store the prefixes of phases to come, in passes of this one.
 
     Whatever trains until such a phase, trains in it as well. So its prefix, which depends on
@@ -200,20 +214,21 @@ def find_ahead(
         model: The network; left as it was.
         use: What a run does with it.
         thaws: Phases to come, each of which only thaws.
+        known: Fingerprints of parameters and buffers, as far as they were taken just now.
 
     Yields:
         The phase, the prospect, and what the values at its border depend on, now as then.
     """
-    for phase, seen, lasts in thaws:
+    for coming in thaws:
         with mask_given_back(model):
-            take_on(model, phase.frozen, phase.modules)
-            found = find_prospect(model, use, visits=lasts or 1.0)
+            take_on(model, coming.phase.frozen, coming.phase.modules)
+            found = find_prospect(model, use, visits=coming.lasts or 1.0, anyhow=True)
             if isinstance(found, str):
                 return
-            then = facts_at(model, found.border, use)
-        now = facts_at(model, found.border, use, known=then["tensors"])
-        if seen >= found.views and then == now:
-            yield phase, found, now
+            then = facts_at(model, found.border, use, known=known)
+        known = {**known, **then["tensors"]}
+        if then == facts_at(model, found.border, use, known=known):
+            yield coming, found, then
 
 
 def _probed(model: nn.Module, samples: Samples, use: Use) -> tuple[Border, Pace]:

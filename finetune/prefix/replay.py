@@ -85,11 +85,6 @@ class Replay:
         """Whether what is recorded is rounded to what a store gives back."""
         return self._store_dtype is not None
 
-    @property
-    def is_between(self) -> bool:
-        """Whether what runs now is part of a session, but of none of its frozen calls."""
-        return self._session is not None
-
     def can_answer(self, size: int, length: int | None) -> bool:
         """Tell whether all is known that is the same in every batch of that shape."""
         known = sum((s, at) == (size, length) for _, s, at in self._constants)

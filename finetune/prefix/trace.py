@@ -111,6 +111,10 @@ def watched(
 class Operation:
     """One operation outside the frozen calls, by the storages it reads and writes."""
 
+    name: str
+    """Of the function, the property or the module."""
+    arguments: Sequence[Any]
+    """Those by position, and a mapping of those by name."""
     reads: frozenset[int]
     writes: frozenset[int]
     escapes: bool
@@ -165,7 +169,7 @@ class Operations(TorchFunctionMode):
         """Run `func` and note what it reads and writes."""
         result = func(*args, **(kwargs or {}))
         if self._closed is None:
-            self.note(func.__name__, [*args, *(kwargs or {}).values()], result)
+            self.note(_name_of(func), [*args, kwargs or {}], result)
         else:
             self._keep(result, self._closed)
         return result
@@ -176,14 +180,15 @@ class Operations(TorchFunctionMode):
         given = tensors_in(result)
         self._alive.append(taken)
         self._hand_out(given)
-        if not taken or (not given and name in _READS_OF_SHAPE):
+        if not given and (not taken or name.partition(" ")[0] in _READS_OF_SHAPE):
             return
         in_place = not given and (name.endswith("_") or name in ("__setitem__", "backward"))
         written = given or (taken if in_place else [])
         reads, writes = (frozenset(map(storage_of, some)) for some in (taken, written))
         self.leaking |= {self._inside[one] for one in reads - self._outside if one in self._inside}
         trains = any(tensor.requires_grad for tensor in written)
-        self.found.append(Operation(reads, writes, not given and not in_place, trains))
+        escapes = not given and not in_place
+        self.found.append(Operation(name, arguments, reads, writes, escapes, trains))
 
     def _hand_out(self, tensors: list[Tensor]) -> None:
         self._alive.append(tensors)
@@ -194,6 +199,13 @@ class Operations(TorchFunctionMode):
         self._alive.append(given)
         for storage in set(map(storage_of, given)) - self._outside:
             self._inside.setdefault(storage, place)
+
+
+def _name_of(func: Callable[..., Any]) -> str:
+    """Return the name of a function; for what gets a property that holds a tensor, its name."""
+    if func.__name__ != "__get__":
+        return func.__name__
+    return f"__get__ {getattr(getattr(func, '__self__', None), '__name__', '')}"
 
 
 def storage_of(tensor: Tensor) -> int:

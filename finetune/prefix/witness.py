@@ -1,114 +1,84 @@
 """What a few samples show of a border: where that differs, another store is used."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from finetune.freezing.apply import mask_given_back
 from finetune.freezing.proof import hashed
-from finetune.prefix.exact import length_of
-from finetune.prefix.outputs import tensors_in
+from finetune.prefix.around import watch_around
+from finetune.prefix.faults import Inputs
 from finetune.prefix.probe import Border
-from finetune.prefix.replay import Replay
-from finetune.prefix.state import undisturbed
-
-Autocast = Callable[[], AbstractContextManager[object]]
-Witness = dict[str, Any]
-"""By mode: `values`, fingerprints by name of the output; `steps`, what ran around frozen calls."""
+from finetune.prefix.trace import Operation
 
 
-def witness(
-    model: nn.Module, border: Border, inputs: Mapping[str, Tensor], autocast: Autocast
-) -> Witness:
-    """Return what a few samples show of a border, in training and in evaluation mode.
+class Witness(NamedTuple):
+    """What a few samples show of a border.
 
     Much comes into stored values that no parameter and no source of a module tells: what the code
     around does, with which numbers, in which mode and order. The values show it where it concerns
     these samples, the steps also where it is rare.
+    """
+
+    values: Mapping[str, str]
+    """Fingerprints of what the frozen calls give. None off a CPU, where passes differ in bits."""
+    steps: Sequence[str]
+    """The functions outside that lead to frozen calls, and those, with their plain arguments."""
+
+
+def take_witness(model: nn.Module, border: Border, inputs: Inputs, *, is_training: bool) -> Witness:
+    """Run a few samples.
 
     Args:
-        model: The network; left as it was.
+        model: The network. Left as it was, but for plain attributes.
         border: Where its prefix ends.
-        inputs: A few samples, the same ones for all that are to be compared.
-        autocast: The number format of the forward pass.
+        inputs: The samples, the same ones for all that are to be compared.
+        is_training: Whether in training mode.
     """
-    return {
-        mode: _seen(model, border, inputs, autocast, is_training=mode == "training")
-        for mode in ("training", "evaluation")
-    }
-
-
-def _seen(
-    model: nn.Module,
-    border: Border,
-    inputs: Mapping[str, Tensor],
-    autocast: Autocast,
-    *,
-    is_training: bool,
-) -> Witness:
-    replay, size = Replay(model, border), len(next(iter(inputs.values())))
-    steps = _Steps(replay)
-    # the network may change its inputs in place
-    copies = {name: values.clone() for name, values in inputs.items()}
-    replay.install()
-    try:
-        with mask_given_back(model), undisturbed(model, seed=0), torch.no_grad(), autocast():
-            model.train(is_training)
-            with replay.recording(size, length_of(inputs)) as rows, steps:
-                model(**copies)
-    finally:
-        replay.remove()
-    # elsewhere than on a CPU two passes may differ in bits
+    was_training = model.training
+    with mask_given_back(model), torch.enable_grad():
+        model.train(is_training)
+        try:
+            seen = watch_around(model, inputs, border.places)
+        finally:
+            # some networks do more then than to set a flag
+            model.train(was_training)
+    leading: dict[int, Operation] = {}
+    for place in seen.entrances:
+        leading |= {id(one): one for one in seen.leading_to(place)[1]}
+    done = [(one.name, one.arguments) for one in leading.values()]
+    done += [(place[0], entrance.arguments) for place, entrance in seen.entrances.items()]
     on_cpu = next(model.parameters()).device.type == "cpu"
-    return {"values": hashed(rows) if on_cpu else {}, "steps": steps.before_last_call}
+    return Witness(
+        hashed(
+            {
+                f"{place[0]}#{place[1]}.{number}": tensor
+                for place, call in seen.given.items()
+                for number, tensor in enumerate(call.tensors)
+            }
+            if on_cpu
+            else {}
+        ),
+        [f"{name} {_in_words(list(arguments))}" for name, arguments in done],
+    )
 
 
-class _Steps(TorchFunctionMode):
-    """Notes the functions that run outside of frozen calls, with their plain arguments."""
-
-    def __init__(self, replay: Replay) -> None:
-        super().__init__()
-        self._replay, self._all, self._num = replay, list[str](), 0
-
-    @property
-    def before_last_call(self) -> list[str]:
-        """Those that ran before the last frozen call."""
-        return self._all[: self._num]
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Run `func`, and note it unless it only tells about a tensor."""
-        result = func(*args, **(kwargs or {}))
-        if not self._replay.is_between:
-            self._num = len(self._all)
-        elif tensors_in(result):
-            self._all.append(f"{_name_of(func)} {_plain((*args, kwargs or {}))}")
-        return result
-
-
-def _name_of(func: Callable[..., Any]) -> str:
-    """Return the name of a function; that of a property (`real`, `imag`) for what reads one."""
-    return str(getattr(getattr(func, "__self__", None), "__name__", func.__name__))
-
-
-def _plain(value: Any) -> str:
+def _in_words(value: Any) -> str:
     """Return arguments as words: of what is no number or word, its kind."""
     match value:
+        case np.generic():
+            return repr(value.item())
+        case Tensor():
+            return "Tensor"
         case None | bool() | int() | float() | complex() | str() | torch.dtype():
             return repr(value)
         case slice():
-            return _plain((value.start, value.stop, value.step))
+            return _in_words([value.start, value.stop, value.step])
         case Mapping():
-            return _plain([(key, item) for key, item in value.items()])
+            return _in_words(list(value.items()))
         case list() | tuple():
-            return f"[{', '.join(map(_plain, value))}]"
+            return f"[{', '.join(map(_in_words, value))}]"
     return type(value).__name__

@@ -346,3 +346,55 @@ class ShiftingAttribute(Net):
         if self.training:
             self.mean = self.mean * 0.9 + x.mean(0) * 0.1
         return self.head(hidden)
+
+
+class ShiftingNumber(Shifting):
+    """The same with a number that Python makes of the mean."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = image.flatten(1)
+        hidden = self.body(x - self.mean.mean().item())
+        if self.training:
+            self.mean.lerp_(x.mean(0), 0.1)
+        return self.head(hidden)
+
+
+class Swapping(Net):
+    """A network that evaluates with other weights of the head than it trains."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.register_buffer("other", torch.zeros(classes, 32))
+
+    def train(self, mode: bool = True) -> "Swapping":
+        if mode != self.training:
+            weight = self.head.weight.detach().clone()
+            self.head.weight.data.copy_(self.other)
+            self.other.copy_(weight)
+        return super().train(mode)
+
+
+class Keeping(Net):
+    """A body that keeps a table in evaluation mode, and forgets it when it is to train."""
+
+    class Body(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(64, 32), nn.Linear(32, 32)
+            self.table: dict[str, Tensor] = {}
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.table:
+                self.table["bias"] = torch.linspace(0, 1, 32)
+            return self.two((self.one(x) + self.table["bias"]).tanh())
+
+        def train(self, mode: bool = True) -> "Keeping.Body":
+            self.table.clear()
+            return super().train(mode)
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.body, self.last = self.Body(), nn.Linear(32, 32)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.last(self.body(image.flatten(1))))

@@ -140,6 +140,21 @@ def test_only_phases_that_thaw_more_than_all_before_them_count_as_thaws(runs, tm
     assert course.thaws_ahead(progress) == []
 
 
+def test_a_thaw_after_other_phases_is_looked_ahead_to(runs, tmp_path):
+    freeze = thawing(2, 2, frozen=(THAW[3], THAW[1], THAW[2]))
+    stored, whole, said = runs.pair(tmp_path, "UNet", freeze=freeze, epochs=6)
+    runs.assert_same_run(stored, whole)
+    assert sum(ON_THE_WAY in line for line in said) == 1
+
+
+def test_what_modules_keep_to_save_time_is_no_reason_to_store_anew(runs, tmp_path):
+    freeze = thawing(2, frozen=(["net.body", "net.last"], ["net.body"]))
+    stored, whole, said = runs.pair(tmp_path, "Keeping", module="sly_nets", freeze=freeze, epochs=4)
+    runs.assert_same_run(stored, whole)
+    assert stored.prefixes.statistics.recorded == NUM_SAMPLES
+    assert sum(ON_THE_WAY in line for line in said) == 1
+
+
 def test_a_phase_that_comes_before_every_sample_was_seen_is_not_stored_for(runs, tmp_path):
     freeze = thawing(1, 1, frozen=THAW[:3])
     freeze["phases"][0]["until"] = {"steps": 5}

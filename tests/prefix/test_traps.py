@@ -15,6 +15,7 @@ import torch
         ("Laid", ["net.body"]),
         ("Routed", ["net.dark", "net.bright"]),
         ("Inferring", ["net.body"]),
+        ("Swapping", ["net.body"]),
     ],
     ids=str,
 )
@@ -32,6 +33,7 @@ def test_difficult_networks_are_answered_with_the_same_bits(odd_runs, net, freez
         ("Scaled", "net.body.0 (Linear) depends on trained weights past autograd"),
         ("Averaging", "net.body (Body) keeps 'mean' from call to call"),
         ("Shifting", "net.body.0 (Linear) depends on 'net.mean' outside of it, which moves"),
+        ("ShiftingNumber", "net.body.0 (Linear) depends on 'net.mean' outside of it, which moves"),
         ("ShiftingAttribute", "net.body.0 (Linear) is random"),
         ("Recurrent", "net.body (GRU) gives a sample other values in other company, or samples"),
         ("SelfDrawing", "draw random numbers in frozen calls"),
