@@ -359,18 +359,12 @@ class ShiftingNumber(Shifting):
         return self.head(hidden)
 
 
-class Swapping(Net):
-    """A network that evaluates with other weights of the head than it trains."""
+class Doubling(Net):
+    """A network that evaluates with weights of the head twice as large as it trains."""
 
-    def __init__(self, classes: int) -> None:
-        super().__init__(classes)
-        self.register_buffer("other", torch.zeros(classes, 32))
-
-    def train(self, mode: bool = True) -> "Swapping":
+    def train(self, mode: bool = True) -> "Doubling":
         if mode != self.training:
-            weight = self.head.weight.detach().clone()
-            self.head.weight.data.copy_(self.other)
-            self.other.copy_(weight)
+            self.head.weight.data.mul_(0.5 if mode else 2.0)
         return super().train(mode)
 
 

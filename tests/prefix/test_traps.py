@@ -15,7 +15,7 @@ import torch
         ("Laid", ["net.body"]),
         ("Routed", ["net.dark", "net.bright"]),
         ("Inferring", ["net.body"]),
-        ("Swapping", ["net.body"]),
+        ("Doubling", ["net.body"]),
     ],
     ids=str,
 )
