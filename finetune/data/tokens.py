@@ -163,7 +163,8 @@ def tokenizer_facts(tokenizer: Any) -> str | None:
     given = {
         name: str(value)
         for name, value in tokenizer.init_kwargs.items()
-        if not name.endswith(("_file", "name_or_path"))
+        # where it was read from says nothing
+        if not name.endswith(("_file", "name_or_path", "local_files_only"))
     }
     return key_of(
         {

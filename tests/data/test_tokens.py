@@ -228,6 +228,10 @@ def test_where_a_tokenizer_lies_and_what_it_did_before_do_not_matter(
     tokens(texts, used, store)
     moved = shutil.copytree(tokenizer.name_or_path, tmp_path / "moved")
     tokens(texts, type(tokenizer).from_pretrained(moved), store)
+    elsewhere = load(tokenizer)
+    # without HF_HUB_OFFLINE, or with it
+    elsewhere.init_kwargs["local_files_only"] = not elsewhere.init_kwargs["local_files_only"]
+    tokens(texts, elsewhere, store)
     assert len(entries(cache)) == 1
 
 
