@@ -16,7 +16,7 @@ from finetune.prefix.state import (
     buffers_as_they_were,
     loose_tensors,
     moved_attributes,
-    same_bits,
+    moved_buffers,
 )
 from finetune.prefix.trace import Call, Operation, Operations, storage_of, watched
 
@@ -60,16 +60,19 @@ class Around:
             self.operations.found[: entrance.num_operations],
         )
 
-    def moving_into_python(self, place: Place) -> set[Held]:
-        """Return what has moved, and what Python knew of before a chosen call, as a number."""
+    def moving_into_python(self) -> list[tuple[int, set[Held]]]:
+        """Return what has moved of what Python comes to know as a number.
+
+        With it comes how many operations had run by then.
+        """
         if not self.moved:
-            return set()
-        before = self.operations.found[: self.entrances[place].num_operations]
-        known = set[int]()
-        for number, operation in enumerate(before):
-            if operation.escapes:
-                known |= _leading_to(set(operation.reads), before[:number])[0]
-        return self.names_of(known) & self.moved
+            return []
+        found = self.operations.found
+        return [
+            (number, self.names_of(_leading_to(set(one.reads), found[:number])[0]) & self.moved)
+            for number, one in enumerate(found)
+            if one.escapes
+        ]
 
     def names_of(self, storages: Collection[int]) -> set[Held]:
         """Return the frozen tensors of the network that lie in some storages."""
@@ -114,11 +117,7 @@ def watch_around(model: nn.Module, inputs: Inputs, chosen: Collection[Place]) ->
         torch.manual_seed(1)
         with watched(model, entered, left) as seen.roots, operations:
             model(**columns)
-        seen.moved |= {
-            name
-            for name, now in model.named_buffers()
-            if name in before and not same_bits(now, before[name])
-        }
+        seen.moved |= moved_buffers(model, before)
     seen.moved |= moved_attributes(plain, attributes(model))
     return seen
 

@@ -36,7 +36,7 @@ class Trial:
     calls: dict[Place, Call]
     roots: list[Call]
     moved: Collection[str]
-    """Modules one of whose buffers has moved."""
+    """Buffers that have moved."""
     kept: Collection[tuple[str, str]]
     """Attributes that have moved, with their modules."""
 
@@ -132,7 +132,7 @@ def _compare(
 
 def _fault_by_seed(findings: Findings, place: Place, call: Call, other: Trial) -> str | None:
     name = place[0]
-    if any(_is_within(moved, name) for moved in other.moved):
+    if any(_is_within(moved.rpartition(".")[0], name) for moved in other.moved):
         return "moves its buffers: modules.norm: eval holds them"
     # the second pass: the first one may fill what is only kept to save time
     kept = sorted(attribute for module, attribute in other.kept if _is_within(module, name))

@@ -58,7 +58,8 @@ def _what_is_added(seen: Around) -> tuple[frozenset[Held], dict[Place, str]]:
     """
     added: set[Held] = set()
     spoilt: dict[Place, str] = {}
-    for place in seen.entrances:
+    known_to_python = seen.moving_into_python()
+    for place, entrance in seen.entrances.items():
         wanted, _ = seen.leading_to(place)
         names = seen.names_of(wanted)
         added |= names
@@ -67,7 +68,9 @@ def _what_is_added(seen: Around) -> tuple[frozenset[Held], dict[Place, str]]:
             for earlier, fault in spoilt.items()
             if any(storage_of(tensor) in wanted for tensor in seen.given[earlier].tensors)
         ]
-        moving = names & seen.moved | seen.moving_into_python(place)
+        moving = (names & seen.moved).union(
+            *(known for number, known in known_to_python if number < entrance.num_operations)
+        )
         if moving:
             name = min(map(_in_words, moving))
             spoilt[place] = f"depends on {name!r} outside of it, which moves"

@@ -70,9 +70,9 @@ def buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 def moved_buffers(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
-    """Return the names of modules of which a buffer has other bits than before."""
+    """Return the names of buffers that have other bits than before."""
     return {
-        name.rpartition(".")[0]
+        name
         for name, buffer in model.named_buffers()
         if name in before and not same_bits(buffer, before[name])
     }

@@ -134,7 +134,7 @@ class Meter:
         model = self.model
         border = prospect.border if isinstance(prospect, Prospect) else None
         with _left_as_it_was(model), _every_operation_seen():
-            take_on(self.model, phase.frozen, phase.modules)
+            take_on(model, phase.frozen, phase.modules)
             before, kept = _digests(model), _KeptForBackward(model)
             with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
                 with (
