@@ -116,6 +116,7 @@ class Samples:
         self._workers = workers
         self._hang_timeout_s = hang_timeout_s
         self.specs: dict[str, TensorSpec] = self._find_specs()
+        self._widths = self._find_widths()
 
     def __len__(self) -> int:
         return len(next(iter(self._columns.values())))
@@ -128,11 +129,11 @@ class Samples:
     @property
     def longest(self) -> int | None:
         """Tokens of the longest sample; None where no column is ragged."""
-        return max((column.longest for column in self._ragged()), default=None)
+        return None if self._widths is None else int(self._widths.max())
 
     def length(self, indices: Tensor) -> int | None:
         """Return the tokens that a batch of the samples at `indices` is filled up to."""
-        return max((column.width(indices) for column in self._ragged()), default=None)
+        return None if self._widths is None else int(self._widths[indices].max())
 
     def fetch(
         self,
@@ -220,8 +221,11 @@ class Samples:
         spec = self.specs[name]
         return torch.zeros(size, *spec.shape, dtype=getattr(torch, spec.dtype))
 
-    def _ragged(self) -> Iterator[Ragged]:
-        return (column for column in self._columns.values() if isinstance(column, Ragged))
+    def _find_widths(self) -> Tensor | None:
+        """Return what each sample alone is filled up to `(N,)`; None where no column is ragged."""
+        columns = self._columns.values()
+        ragged = [column.widths for column in columns if isinstance(column, Ragged)]
+        return torch.stack(ragged).amax(0) if ragged else None
 
     def _finished(self) -> Iterator[tuple[str, Numbers | Ragged]]:
         for name, column in self._columns.items():

@@ -102,9 +102,16 @@ class Ragged:
         return Tokens(self.values[start:stop], self.pad, self.length)
 
     @property
+    def widths(self) -> Tensor:
+        """What each sequence alone is filled up to `(N,)`; a batch, to its widest one."""
+        if self.length is not None:
+            return torch.full((len(self),), self.length)
+        return (self.offsets[1:] - self.offsets[:-1]).clamp_(min=1)
+
+    @property
     def longest(self) -> int:
         """The width of a batch that holds the longest sequence."""
-        return self.length or max(int((self.offsets[1:] - self.offsets[:-1]).max()), 1)
+        return int(self.widths.max())
 
     def width(self, rows: Tensor) -> int:
         """Return the length that the sequences at `rows` are filled up to."""

@@ -1,6 +1,6 @@
 """What speaks against taking a frozen call into the prefix, by trial: nothing is assumed.
 
-The network runs on a batch, and again with one thing changed: the seed, the company that samples
+The network runs on a batch, and again with something changed: the seed, the company that samples
 are in, the values of what is trained. A call whose outputs change with any of these, or that moves
 what it keeps, cannot be answered from a store.
 """
@@ -69,9 +69,10 @@ class Findings:
 def make_trials(
     model: nn.Module, batch: Inputs, mixed: Inputs, shared: Sequence[tuple[int, int]]
 ) -> tuple[Trial, Findings]:
-    """Run `model` on `batch`, with one thing changed each time: the first pass, and what came out.
+    """Run `model` on `batch`, and with something changed: the first pass, and what came out.
 
-    The tensors of two passes are in memory at once, not those of all. Buffers, weights and random
+    Seed and weights change together, and each alone only where something comes of that. The
+    tensors of two passes are in memory at once, not those of all. Buffers, weights and random
     state are as before afterwards, plain attributes are not.
 
     Args:
@@ -83,6 +84,27 @@ def make_trials(
     first, findings = _watched_pass(model, batch, seed=1), Findings()
     findings.times.append(first.times)
     by_data = "control flow depends on the data: two batches make different calls"
+    if not _comes_to_the_same(model, batch, first, findings):
+        _find_causes(model, batch, first, findings, by_data)
+    by_company = partial(_fault_in_company, findings, shared)
+    _compare(findings, first, _watched_pass(model, mixed, seed=1), by_company, by_data)
+    return first, findings
+
+
+def _comes_to_the_same(model: nn.Module, batch: Inputs, first: Trial, findings: Findings) -> bool:
+    """Tell whether another seed and other weights together leave all that is frozen as it was."""
+    with other_weights(model):
+        other = _watched_pass(model, batch, seed=2)
+    findings.times.append(other.times)
+    tried = Findings()
+    _compare(tried, first, other, partial(_fault_by_seed, tried), "other calls")
+    return not tried.faults and tried.other_calls is None
+
+
+def _find_causes(
+    model: nn.Module, batch: Inputs, first: Trial, findings: Findings, by_data: str
+) -> None:
+    """Change one thing at a time, the seed and the weights, to tell which of them it is."""
     by_seed = partial(_fault_by_seed, findings)
     _compare(findings, first, _watched_pass(model, batch, seed=2), by_seed, by_data)
     by_weights = "control flow depends on trained weights: other weights make different calls"
@@ -90,9 +112,6 @@ def make_trials(
         _compare(
             findings, first, _watched_pass(model, batch, seed=1), _fault_by_weights, by_weights
         )
-    by_company = partial(_fault_in_company, findings, shared)
-    _compare(findings, first, _watched_pass(model, mixed, seed=1), by_company, by_data)
-    return first, findings
 
 
 def _watched_pass(model: nn.Module, inputs: Inputs, *, seed: int) -> Trial:
@@ -110,7 +129,7 @@ def _watched_pass(model: nn.Module, inputs: Inputs, *, seed: int) -> Trial:
 def _compare(
     findings: Findings, first: Trial, other: Trial, fault_of: FaultOf, if_others: str
 ) -> None:
-    """Add to `findings` what a pass shows that differs from the first one in one thing.
+    """Add to `findings` what a pass shows in which one thing is other than in the first one.
 
     Args:
         findings: Added to.

@@ -118,7 +118,7 @@ def probe(
 ) -> tuple[Border, Pace]:
     """Find the frozen prefix of `model` in its present mask and modes.
 
-    Five forward passes are made, or some more; the network and random state are as before
+    Four forward passes are made, or some more; the network and random state are as before
     afterwards.
 
     Args:
