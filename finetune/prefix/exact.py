@@ -143,7 +143,7 @@ class Trials:
         Empty where the network does not treat it as it treated the trial batch.
         """
         with self._trying():
-            rows, _ = self._recorded(self._filled_up(batch).inputs)
+            rows = self._rows_of(self._filled_up(batch).inputs)
         return {name: row[: len(batch)] for name, row in rows.items()}
 
     def some_recomputed(self, sealed: Tensor) -> Iterator[Recomputed]:
@@ -170,7 +170,7 @@ class Trials:
         device = next(self._model.parameters()).device
         inputs = self._samples.fetch(indices, epoch=view, length=length).to(device).inputs
         with self._trying():
-            found, _ = self._recorded(inputs)
+            found = self._rows_of(inputs)
         values = {name: without_padding(row, inputs).cpu() for name, row in found.items()}
         return Recomputed(view * len(self._samples) + indices, values, length_of(inputs))
 
@@ -215,16 +215,24 @@ class Trials:
 
     def _recorded(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], "_Outcome"]:
         """Run the network and leave no trace; return the rows and what came of it."""
-        size = len(next(iter(inputs.values())))
-        with self._replay.recording(size, length_of(inputs)) as rows:
+        with self._recording(inputs) as rows:
             outcome = self._outcome(inputs)
         return dict(rows), outcome
 
+    def _rows_of(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Run the network and leave no trace; return the rows."""
+        with self._recording(inputs) as rows, undisturbed(self._model, seed=0):
+            self._run(**_copied(inputs))
+        return dict(rows)
+
+    def _recording(
+        self, inputs: Mapping[str, Tensor]
+    ) -> AbstractContextManager[Mapping[str, Tensor]]:
+        return self._replay.recording(len(next(iter(inputs.values()))), length_of(inputs))
+
     def _outcome(self, inputs: Mapping[str, Tensor]) -> "_Outcome":
-        # the network may change its inputs in place
-        copies = {name: values.clone() for name, values in inputs.items()}
         with undisturbed(self._model, seed=0):
-            outputs = tensors_in(self._run(**copies))
+            outputs = tensors_in(self._run(**_copied(inputs)))
             return _Outcome(outputs, self._gradients(outputs), torch.get_rng_state())
 
     def _gradients(self, outputs: Sequence[Tensor]) -> list[Tensor]:
@@ -273,8 +281,7 @@ class Trials:
     ) -> bool:
         """Tell whether a full batch of the samples at `places` gives those `kept` these rows."""
         found = torch.stack([(places == place).nonzero()[0, 0] for place in kept])
-        with torch.no_grad():
-            full, _ = self._recorded(self._filled_up(batch, places).inputs)
+        full = self._rows_of(self._filled_up(batch, places).inputs)
         inputs = {name: values[kept] for name, values in batch.inputs.items()}
         return full.keys() == rows.keys() and all(
             _same_rows(rows[name][kept], full[name][found], inputs) for name in rows
@@ -328,6 +335,11 @@ def _in_words(shape: Shape, fault: str) -> str:
     size, length = shape
     of_length = "" if length is None else f" and {length} tokens"
     return f"prefix: batches of {size} samples{of_length} {fault}; they run whole"
+
+
+def _copied(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return inputs for a network that may change them in place."""
+    return {name: values.clone() for name, values in inputs.items()}
 
 
 def length_of(inputs: Mapping[str, Tensor]) -> int | None:

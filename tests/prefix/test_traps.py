@@ -16,6 +16,7 @@ import torch
         ("Routed", ["net.dark", "net.bright"]),
         ("Inferring", ["net.body"]),
         ("Doubling", ["net.body"]),
+        ("Sloping", ["net.body"]),
     ],
     ids=str,
 )
