@@ -163,7 +163,7 @@ def test_freezing_deeper_runs_only_what_lies_between_the_borders(runs, tmp_path)
         calls = []
 
         def called(*_):
-            # evaluation and all other trials run without gradients
+            # evaluation, and trials of its batches, run without gradients
             if trainer.progress.phase == 1 and torch.is_grad_enabled():
                 calls.append(trainer.progress.step)
 
@@ -175,7 +175,7 @@ def test_freezing_deeper_runs_only_what_lies_between_the_borders(runs, tmp_path)
     whole, whole_calls = run("off", "whole")
     runs.assert_same_run(stored, whole)
     assert whole_calls == 2 * stored.course.steps_per_epoch
-    probe, trial_of_the_batch_shape = 4, 1
+    probe, trial_of_the_batch_shape = 4, 3
     # a few samples of each split, at the old border and at the new one
     witnesses = 2 * 3
     assert stored_calls == probe + witnesses + trial_of_the_batch_shape
