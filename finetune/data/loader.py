@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,19 @@ STOP_SIGNALS = {
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
 }
 """What asks a run to stop; a terminal or a cluster sends it to every process of the run."""
+
+
+MASK = "attention_mask"
+"""The column that tells tokens from padding, as `transformers` calls it."""
+
+
+class Extent(NamedTuple):
+    """How long the samples of a batch are, in tokens."""
+
+    width: int
+    """What all of them are filled up to."""
+    shortest: int
+    """What the shortest of them has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +129,12 @@ class Samples:
         self._workers = workers
         self._hang_timeout_s = hang_timeout_s
         self.specs: dict[str, TensorSpec] = self._find_specs()
-        self._widths = self._find_widths()
+        ragged = self._ragged()
+        self.longest = max((column.longest for column in ragged), default=None)
+        """Tokens of the longest sample; None where no column is filled up."""
+        self.is_even = len(ragged) + (self._plain_mask() is not None) <= 1
+        """Whether all columns of tokens agree on how many a sample has."""
+        self._widths, self._lengths = self._find_widths(ragged), self._find_lengths(ragged)
 
     def __len__(self) -> int:
         return len(next(iter(self._columns.values())))
@@ -127,13 +145,19 @@ class Samples:
         return tuple(self.specs)
 
     @property
-    def longest(self) -> int | None:
-        """Tokens of the longest sample; None where no column is ragged."""
-        return None if self._widths is None else int(self._widths.max())
+    def is_right_padded(self) -> bool:
+        """Whether the mask of every batch is ones up to the end of a sample, then zeros."""
+        mask = self._columns.get(MASK)
+        return not self._later and isinstance(mask, Ragged) and mask.is_mask
 
-    def length(self, indices: Tensor) -> int | None:
-        """Return the tokens that a batch of the samples at `indices` is filled up to."""
-        return None if self._widths is None else int(self._widths[indices].max())
+    def extent(self, indices: Tensor) -> Extent | None:
+        """Return how long a batch of the samples at `indices` is.
+
+        None where there are no tokens, or where a transform that is still to come may change it.
+        """
+        if self._widths is None or self._lengths is None:
+            return None
+        return Extent(int(self._widths[indices].max()), int(self._lengths[indices].min()))
 
     def fetch(
         self,
@@ -221,11 +245,36 @@ class Samples:
         spec = self.specs[name]
         return torch.zeros(size, *spec.shape, dtype=getattr(torch, spec.dtype))
 
-    def _find_widths(self) -> Tensor | None:
-        """Return what each sample alone is filled up to `(N,)`; None where no column is ragged."""
-        columns = self._columns.values()
-        ragged = [column.widths for column in columns if isinstance(column, Ragged)]
-        return torch.stack(ragged).amax(0) if ragged else None
+    def _find_widths(self, ragged: Sequence[Ragged]) -> Tensor | None:
+        """Return what each sample alone is filled up to `(N,)`; None where there are no tokens."""
+        if (mask := self._plain_mask()) is not None:
+            return torch.full((len(self),), mask.shape[1])
+        widths = [column.widths for column in ragged]
+        return torch.stack(widths).amax(0) if widths else None
+
+    def _find_lengths(self, ragged: Sequence[Ragged]) -> Tensor | None:
+        """Return how many tokens each sample has `(N,)`; None where there are none."""
+        if (mask := self._plain_mask()) is not None:
+            return mask.ne(0).sum(1)
+        lengths = [column.lengths for column in ragged]
+        return torch.stack(lengths).amin(0) if lengths else None
+
+    def _ragged(self) -> list[Ragged]:
+        """Return the columns that batches fill up, one of all those of the same lengths."""
+        columns = () if self._later else self._columns.values()
+        ragged = [column for column in columns if isinstance(column, Ragged)]
+        return [
+            column
+            for number, column in enumerate(ragged)
+            if not any(torch.equal(column.offsets, other.offsets) for other in ragged[:number])
+        ]
+
+    def _plain_mask(self) -> Tensor | None:
+        """Return a mask that came as numbers, all samples of one width, `(N, L)`."""
+        mask = self._columns.get(MASK)
+        if self._later or not isinstance(mask, Numbers) or mask.values.ndim != 2:
+            return None
+        return mask.values
 
     def _finished(self) -> Iterator[tuple[str, Numbers | Ragged]]:
         for name, column in self._columns.items():

@@ -106,7 +106,17 @@ class Ragged:
         """What each sequence alone is filled up to `(N,)`; a batch, to its widest one."""
         if self.length is not None:
             return torch.full((len(self),), self.length)
-        return (self.offsets[1:] - self.offsets[:-1]).clamp_(min=1)
+        return self.lengths.clamp_(min=1)
+
+    @property
+    def lengths(self) -> Tensor:
+        """How long each sequence is `(N,)`."""
+        return self.offsets[1:] - self.offsets[:-1]
+
+    @property
+    def is_mask(self) -> bool:
+        """Whether it tells what is filled up: ones, then zeros."""
+        return self.pad == 0 and bool((self.values[:-1] == 1).all())
 
     @property
     def longest(self) -> int:

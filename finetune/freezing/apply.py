@@ -119,6 +119,19 @@ def mask_given_back(model: nn.Module) -> Iterator[None]:
                 vars(module)["train"] = hold
 
 
+@contextmanager
+def in_mode(model: nn.Module, *, is_training: bool) -> Iterator[None]:
+    """Run the block in training or in evaluation mode; give modes and `requires_grad` back."""
+    was_training = model.training
+    with mask_given_back(model):
+        model.train(is_training)
+        try:
+            yield
+        finally:
+            # some networks do more then than to set a flag
+            model.train(was_training)
+
+
 def held_modules(
     model: nn.Module, frozen: AbstractSet[str], modules: ModulesConfig
 ) -> dict[str, nn.Module]:

@@ -2,21 +2,22 @@
 
 import inspect
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from finetune.data.loader import Batch
+from finetune.data.loader import Batch, Extent
 from finetune.errors import ModelError
-from finetune.prefix.exact import Trials, length_of
+from finetune.prefix.exact import Trials
 from finetune.prefix.key import facts_of, network_key
 from finetune.prefix.probe import Border, Pace, probe
 from finetune.prefix.replay import Replay
 from finetune.prefix.serving import StoredPrefix
+from finetune.prefix.shapes import extent_of, is_right_padded, mask_of
 from finetune.prefix.statistics import Statistics
 from finetune.store.shelf import key_of
 from finetune.store.store import Store, StoreError
@@ -45,8 +46,9 @@ def frozen_prefix(
 
     Freeze before you enter, and hold frozen batch norms and dropouts in evaluation mode, as
     `finetune.freeze` does. Outputs and gradients have the bits of a loop without it; what cannot
-    be stored exactly runs every time, and `reasons` says why. While open, the `forward` of frozen
-    modules is ours.
+    be stored exactly runs every time, and `reasons` says why. Training and evaluation have rows of
+    their own, and so has each number format, as values may differ. While open, the `forward` of
+    frozen modules is ours.
 
     Args:
         model: Its mask and its modes stay as they are.
@@ -87,13 +89,13 @@ class FrozenPrefix:
 
     def __init__(self, model: nn.Module, options: StoreOptions, num_samples: int) -> None:
         self.statistics = Statistics()
-        """What the store has done so far."""
+        """What stores have done so far."""
         self.reasons: tuple[str, ...] = ()
         """Why frozen modules run all the same, a line each."""
-        self._model, self._options = model, options
-        self._samples = _AtHand(num_samples)
-        self._stored: StoredPrefix | None = None
-        self._is_tried = False
+        self._model, self._options, self._num_samples = model, options, num_samples
+        self._opened: dict[_Mode, _AtWork | None] = {}
+        self._now: _AtWork | None = None
+        """What stands before the modules."""
 
     def __call__(self, indices: Tensor, *args: Tensor, **inputs: Tensor) -> Any:
         """Return what the model returns for the inputs of the samples `indices`, `(B,)`.
@@ -106,66 +108,96 @@ class FrozenPrefix:
             if not isinstance(value, Tensor) or len(value) != len(indices):
                 raise ModelError(f"input {name!r} is no tensor of {len(indices)} samples")
         batch = Batch(named, None, indices.to(next(iter(named.values())).device))
-        if not self._is_tried and len(batch) >= _FEWEST:
-            self._open(batch)
-        self._samples.batch = batch
-        if self._stored is None:
+        at_work = self._at_work(batch)
+        if at_work is None:
             return self._model(**named)
-        if length_of(named) != (length := self._samples.longest):
-            self._note(f"only batches of {length} tokens, as the first had, are answered: pad all")
+        if (reason := at_work.samples.reason_against(batch)) is not None:
+            self._note(reason)
             return self._model(**named)
-        return self._stored.forward(batch, self._samples)
+        at_work.samples.batch = batch
+        return at_work.prefix.forward(batch, at_work.samples)
 
     def close(self) -> None:
-        """Give the model its own `forward` back, and close the store."""
-        if self._stored is not None:
-            self._stored.close()
-        self._stored = None
+        """Give the model its own `forward` back, and close the stores."""
+        self._stand_before(None)
+        for at_work in self._opened.values():
+            if at_work is not None:
+                at_work.prefix.close()
+        self._opened = {}
 
-    def _open(self, batch: Batch) -> None:
-        self._is_tried = True
-        self._samples.batch, self._samples.longest = batch, length_of(batch.inputs)
-        border, pace = self._probed(batch)
-        self.reasons = border.reasons
+    def _at_work(self, batch: Batch) -> "_AtWork | None":
+        """Return what answers in the mode that the network is in now; None if nothing does."""
+        mode = _mode_of(self._model, batch.indices.device)
+        if mode not in self._opened:
+            self._stand_before(None)
+            if len(batch) < _FEWEST:
+                return None
+            self._opened[mode] = self._open(batch)
+        self._stand_before(self._opened[mode])
+        return self._now
+
+    def _stand_before(self, at_work: "_AtWork | None") -> None:
+        """Let one prefix, or none, stand before its modules."""
+        if at_work is self._now:
+            return
+        if self._now is not None:
+            self._now.prefix.remove()
+        if at_work is not None:
+            at_work.prefix.install()
+        self._now = at_work
+
+    def _open(self, batch: Batch) -> "_AtWork | None":
+        """Find the prefix in the present mode, and take up its store."""
+        samples = _AtHand(self._num_samples, batch)
+        border, pace = self._probed(batch, is_right_padded=samples.longest is not None)
+        for reason in border.reasons:
+            self._note(reason)
         if not border.stored:
-            return
+            return None
         more = {"precision": _precision(batch.indices.device)}
-        facts = facts_of(self._model, border, more)
-        key = key_of(facts | {"data": self._options.data, "batch_size": len(batch)})
-        store = self._opened(border, key)
+        facts, network = facts_of(self._model, border, more), network_key(self._model, more)
+        # no few samples bear witness here: the modes and the code of all modules count
+        about = {"data": self._options.data, "batch_size": len(batch), "network": network}
+        store = self._store(border, key_of(facts | about))
         if store is None:
-            return
-        self._stored = StoredPrefix(
-            self._model,
-            Replay(self._model, border),
-            facts,
-            statistics=self.statistics,
-            seconds=pace.prefix,
-            tell=self._note,
-            run=self._model,
-        )
-        trials = Trials(
-            self._model,
-            self._stored.replay,
-            self._samples,
-            size=len(batch),
-            in_order=False,
-            autocast=nullcontext,
-            verdicts=store.verdicts(network_key(self._model, more)),
-            run=self._model,
-            tell=self._note,
-        )
-        sealed, here = store.sealed(), batch.indices.cpu()
-        self._stored.add(self._samples, store, trials, sealed[torch.isin(sealed, here)])
+            return None
+        with ExitStack() as undo:
+            undo.callback(store.close)
+            prefix = StoredPrefix(
+                self._model,
+                Replay(self._model, border),
+                facts,
+                statistics=self.statistics,
+                seconds=pace.prefix,
+                tell=self._note,
+                run=self._model,
+            )
+            undo.callback(prefix.remove)
+            trials = Trials(
+                self._model,
+                prefix.replay,
+                samples,
+                size=len(batch),
+                in_order=False,
+                autocast=nullcontext,
+                verdicts=store.verdicts(network),
+                run=self._model,
+                tell=self._note,
+            )
+            sealed, here = store.sealed(), batch.indices.cpu()
+            prefix.add(samples, store, trials, sealed[torch.isin(sealed, here)])
+            prefix.remove()
+            undo.pop_all()
+        return _AtWork(prefix, samples)
 
-    def _opened(self, border: Border, key: str) -> Store | None:
+    def _store(self, border: Border, key: str) -> Store | None:
         """Open the store of `key`, or say why there is none."""
         try:
             return Store.open(
                 self._options.folder,
                 key,
                 border.specs,
-                len(self._samples),
+                self._num_samples,
                 memory_gb=self._options.memory_gb,
                 disk_gb=self._options.disk_gb,
                 facts={"data": self._options.data},
@@ -174,7 +206,7 @@ class FrozenPrefix:
             self._note(f"not stored: {error.message}")
             return None
 
-    def _probed(self, batch: Batch) -> tuple[Border, Pace]:
+    def _probed(self, batch: Batch, *, is_right_padded: bool) -> tuple[Border, Pace]:
         count = min(len(batch), _TRIAL)
         first = {name: values[:count] for name, values in batch.inputs.items()}
         # The same samples in other places, and one of them twice in the place of another.
@@ -182,11 +214,80 @@ class FrozenPrefix:
         order[1] = order[0]
         mixed = {name: values[order] for name, values in first.items()}
         pairs = [(row, place) for place, row in enumerate(order.tolist()) if place != 1]
-        return probe(self._model, first, mixed, pairs)
+        # autograd tells what is frozen, also to a loop that evaluates first
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            return probe(self._model, first, mixed, pairs, is_right_padded=is_right_padded)
 
     def _note(self, text: str) -> None:
         if text not in self.reasons:
             self.reasons = (*self.reasons, text)
+
+
+class _AtHand:
+    """The batch at hand, as a split of which nothing else can be fetched.
+
+    Args:
+        num_samples: How many samples there are.
+        batch: The first batch.
+    """
+
+    def __init__(self, num_samples: int, batch: Batch) -> None:
+        self.views: int | None = 1
+        self.batch = batch
+        mask = mask_of(batch.inputs)
+        self._width = None if mask is None else mask.shape[1]
+        is_filled_up = mask is not None and is_right_padded(mask)
+        self.longest: int | None = self._width if is_filled_up else None
+        self._num_samples = num_samples
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def reason_against(self, batch: Batch) -> str | None:
+        """Return why a batch cannot be answered, being filled up otherwise than the first."""
+        mask = mask_of(batch.inputs)
+        if (None if mask is None else mask.shape[1]) != self._width:
+            return f"only batches of {self._width} tokens, as the first had, are answered: pad all"
+        if self.longest is not None and mask is not None and not is_right_padded(mask):
+            return "only batches that are filled up behind the end, as the first, are answered"
+        return None
+
+    def extent(self, indices: Tensor) -> Extent | None:
+        mask = mask_of(self.fetch(indices).inputs)
+        return None if mask is None else extent_of(mask)
+
+    def fetch(
+        self,
+        indices: Tensor,
+        *,
+        epoch: int = 0,
+        blank: Collection[str] = (),
+        length: int | None = None,
+    ) -> Batch:
+        places = {index: place for place, index in enumerate(self.batch.indices.tolist())}
+        rows = torch.tensor([places[index] for index in indices.tolist()])
+        inputs = {name: values[rows] for name, values in self.batch.inputs.items()}
+        return Batch(inputs, None, indices)
+
+
+@dataclass(frozen=True, slots=True)
+class _AtWork:
+    """What answers in one mode of the network."""
+
+    prefix: StoredPrefix
+    samples: _AtHand
+
+
+class _Mode(NamedTuple):
+    """What decides, besides its weights, what a network computes."""
+
+    training: tuple[bool, ...]
+    """Of all modules."""
+    precision: str
+
+
+def _mode_of(model: nn.Module, device: torch.device) -> _Mode:
+    return _Mode(tuple(module.training for module in model.modules()), _precision(device))
 
 
 def _by_name(
@@ -205,33 +306,3 @@ def _precision(device: torch.device) -> str:
     """Return the number format that the block around us runs in."""
     is_on = torch.is_autocast_enabled(device.type)
     return str(torch.get_autocast_dtype(device.type)) if is_on else "as given"
-
-
-class _AtHand:
-    """The batch at hand, as a split of which nothing else can be fetched."""
-
-    def __init__(self, num_samples: int) -> None:
-        self.views: int | None = 1
-        self.longest: int | None = None
-        self.batch: Batch | None = None
-        self._num_samples = num_samples
-
-    def __len__(self) -> int:
-        return self._num_samples
-
-    def length(self, indices: Tensor) -> int | None:
-        return self.longest
-
-    def fetch(
-        self,
-        indices: Tensor,
-        *,
-        epoch: int = 0,
-        blank: Collection[str] = (),
-        length: int | None = None,
-    ) -> Batch:
-        assert self.batch is not None
-        places = {index: place for place, index in enumerate(self.batch.indices.tolist())}
-        rows = torch.tensor([places[index] for index in indices.tolist()])
-        inputs = {name: values[rows] for name, values in self.batch.inputs.items()}
-        return Batch(inputs, None, indices)

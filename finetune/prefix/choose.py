@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from finetune.config.prefix import PrefixConfig
+from finetune.freezing.apply import in_mode
 from finetune.prefix.exact import Trials
 from finetune.prefix.key import Facts, network_key
 from finetune.prefix.probe import Border
@@ -231,13 +232,15 @@ class Prefixes:
 
     def _opened_store(self, planned: _Planned, split: str) -> Store:
         samples, about = self._use.splits[split], self._about(planned.facts, split)
+        num_rows = len(samples) * (samples.views or 1)
+        share = num_rows / planned.found.layout.num_rows
         store = Store.open(
             cache_root(),
             key_of(about),
             planned.found.border.specs,
-            len(samples) * (samples.views or 1),
+            num_rows,
             # what is stored ahead is hardly read before its phase
-            memory_gb=self._config.memory_gb if planned.phase is None else 0,
+            memory_gb=self._config.memory_gb * share if planned.phase is None else 0,
             disk_gb=self._config.disk_gb,
             store_dtype=self._use.store_dtype,
             facts={"split": split, "up_to": planned.found.up_to, "data": about["data"]},
@@ -286,7 +289,8 @@ class Prefixes:
                 run=self._run,
                 tell=use.tell if planned.phase is None else _say_nothing,
             )
-            prefix.add(use.splits[split], store, trials, store.sealed())
+            with in_mode(self._model, is_training=split == "train"):
+                prefix.add(use.splits[split], store, trials, store.sealed())
         use.tell(f"prefix: {_told(planned, prefix)}")
 
 

@@ -6,53 +6,25 @@ batch, filled up to the longest sample, gives it.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from random import SystemRandom
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from finetune.data.loader import Batch
 from finetune.errors import is_out_of_memory
+from finetune.prefix.constants import Constants
 from finetune.prefix.outputs import tensors_in
 from finetune.prefix.replay import Replay
+from finetune.prefix.shapes import Shape, Split, mask_of, without_padding
 from finetune.prefix.state import same_bits, undisturbed
 from finetune.store.verdicts import Verdicts
 
-Shape = tuple[int, int | None]
-"""Samples of a batch, and the tokens it is filled up to where there are tokens."""
 _FEW = 4
 """Rows recomputed at an opening."""
-
-
-class Split(Protocol):
-    """What is asked of the samples of a split; `data.loader.Samples` is one."""
-
-    views: int | None
-    """How many views of a sample there are."""
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-
-    @property
-    def longest(self) -> int | None:
-        """Tokens of the longest sample, where there are tokens."""
-
-    def length(self, indices: Tensor) -> int | None:
-        """Return the tokens that a batch of the samples at `indices` is filled up to."""
-
-    def fetch(
-        self,
-        indices: Tensor,
-        *,
-        epoch: int = 0,
-        blank: Collection[str] = (),
-        length: int | None = None,
-    ) -> Batch:
-        """Return a batch of the samples at `indices`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,42 +80,70 @@ class Trials:
         self._model, self._replay, self._samples = model, replay, samples
         self._size, self._in_order, self._autocast = size, in_order, autocast
         self._verdicts, self._run, self._tell = verdicts, run, tell
-        self._told: set[str] = set()
+        self._told: set[tuple[str, str]] = set()
+        self._constants: dict[str, Constants] = {}
         self._has_met_others = False
         """Whether full batches were tried in which samples meet others."""
         self.seconds = 0.0
         """Time that trying has taken."""
 
+    @property
+    def largest(self) -> int:
+        """Samples of a full batch; larger ones cannot be tried."""
+        return self._size
+
+    def shape(self, indices: Tensor) -> Shape:
+        """Return the shape of a batch of the samples at `indices`."""
+        return Shape.of(self._samples, indices)
+
     def passed(self, shape: Shape) -> bool:
-        """Tell whether batches of a shape are known to be exact."""
+        """Tell whether batches of a shape are known to be exact, and all of them to be alike."""
         now = self._now(shape)
-        return now in self._verdicts and self._verdicts[now] is None
+        is_exact = now in self._verdicts and self._verdicts[now] is None
+        return is_exact and self._replay.can_answer(self.constants(shape))
+
+    def constants(self, shape: Shape) -> Constants:
+        """Return what is the same in every batch of a shape, as far as it is known."""
+        now = self._now(shape)
+        if now not in self._constants:
+            self._constants[now] = Constants(now, self._verdicts)
+        return self._constants[now]
 
     def judge(self, batch: Batch) -> Judgement:
         """Tell whether batches of this one's shape are exact; run it a few times if unknown."""
-        shape = len(batch), length_of(batch.inputs)
-        now, rows = self._now(shape), dict[str, Tensor]()
-        if now not in self._verdicts:
-            found = self._tried(batch, shape)
-            self._verdicts.add(now, found.fault, is_lasting=found.is_lasting)
-            rows = found.rows
-        fault = self._verdicts[now]
-        if fault is not None and now not in self._told:
-            self._told.add(now)
-            self._tell(_in_words(shape, fault))
+        shape, rows = self.shape(batch.indices), dict[str, Tensor]()
+        now = self._now(shape)
+        if _is_padded_unseen(batch, shape):
+            fault: str | None = "are filled up behind transforms that draw anew"
+        else:
+            if now not in self._verdicts:
+                found = self._tried(batch, shape)
+                self._verdicts.add(now, found.fault, is_lasting=found.is_lasting)
+                rows = found.rows
+            fault = self._verdicts[now]
+        if fault is not None and (now, fault) not in self._told:
+            self._told.add((now, fault))
+            self._tell(f"prefix: batches of {shape} {fault}; they run whole")
         return Judgement(fault is None, rows)
 
     def forget(self) -> None:
         """Forget what was found: what rests on no better ground than it has turned out wrong."""
         self._verdicts.forget()
+        self._constants.clear()
 
     def in_full_batch(self, batch: Batch) -> dict[str, Tensor]:
         """Return what a full batch gives the samples of this one, `(B, ...)` by name.
 
-        Empty where the network does not treat it as it treated the trial batch.
+        Empty where the network does not treat it as it treated the trial batch, or where memory
+        does not hold a full batch beside this one.
         """
-        with self._trying():
-            rows = self._rows_of(self._filled_up(batch).inputs)
+        try:
+            with self._trying():
+                rows = self._rows_of(self._filled_up(batch))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return {}
         return {name: row[: len(batch)] for name, row in rows.items()}
 
     def some_recomputed(self, sealed: Tensor) -> Iterator[Recomputed]:
@@ -168,23 +168,38 @@ class Trials:
     def _recomputed(self, indices: Tensor, view: int, length: int | None) -> Recomputed:
         """Run the network for samples, filled up to `length` tokens or the longest of them."""
         device = next(self._model.parameters()).device
-        inputs = self._samples.fetch(indices, epoch=view, length=length).to(device).inputs
+        batch = self._samples.fetch(indices, epoch=view, length=length).to(device)
+        shape = Shape.of(self._samples, indices, length)
         with self._trying():
-            found = self._rows_of(inputs)
-        values = {name: without_padding(row, inputs).cpu() for name, row in found.items()}
-        return Recomputed(view * len(self._samples) + indices, values, length_of(inputs))
+            found = self._rows_of(batch, shape)
+        values = {name: row.cpu() for name, row in self._as_stored(found, batch.inputs).items()}
+        return Recomputed(view * len(self._samples) + indices, values, shape.length)
 
     def _now(self, shape: Shape) -> str:
         """Name a shape in the present mode of the network."""
-        size, length = shape
         mode = "training" if self._model.training else "evaluation"
         gradients = "gradients" if torch.is_grad_enabled() else "no gradients"
-        return f"{size} x {length}, {mode}, {gradients}"
+        return f"{shape}, {mode}, {gradients}"
 
     def _tried(self, batch: Batch, shape: Shape) -> "_Finding":
+        """Try a batch. That memory is short in a trial is no reason to cut steps into smaller ones.
+
+        A step may do with less.
+        """
+        if len(batch) > self._size:
+            return _Finding("are larger than those that rows are taken from")
+        try:
+            return self._compared(batch, shape)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        return _Finding("cannot be tried: memory is short", is_lasting=False)
+
+    def _compared(self, batch: Batch, shape: Shape) -> "_Finding":
+        """Run a batch whole, in other company, and answered: all must have the same bits."""
         with self._trying():
-            rows, whole = self._recorded(batch.inputs)
-            rows = {name: without_padding(row, batch.inputs) for name, row in rows.items()}
+            rows, whole = self._recorded(batch.inputs, shape)
+            rows = self._as_stored(rows, batch.inputs)
             if not rows:
                 return _Finding("make other calls than the batch that was tried")
             if not self._in_order and not self._agrees_elsewhere(batch, rows):
@@ -204,31 +219,54 @@ class Trials:
         """Run the network with its frozen calls answered; return what came of it, or an error."""
         # the network may change what it is answered with in place
         copies = {name: row.clone() for name, row in rows.items()}
+        # blank as in steps: what looked unread in one mode may be read in another
+        unread = self._replay.border.unread
+        fetched = {
+            name: values.new_zeros(values.shape) if name in unread else values
+            for name, values in inputs.items()
+        }
         try:
-            with self._replay.answering(copies, *shape):
-                return self._outcome(inputs)
+            with self._replay.answering(copies, shape, self.constants(shape)):
+                return self._outcome(fetched)
         # Whatever the user's code makes of an answer that does not fit, the batch can run whole.
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             return f"cannot be answered ({type(error).__name__}: {error})"
 
-    def _recorded(self, inputs: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], "_Outcome"]:
+    def _recorded(
+        self, inputs: Mapping[str, Tensor], shape: Shape
+    ) -> tuple[dict[str, Tensor], "_Outcome"]:
         """Run the network and leave no trace; return the rows and what came of it."""
-        with self._recording(inputs) as rows:
+        with self._replay.recording(shape, self.constants(shape)) as rows:
             outcome = self._outcome(inputs)
         return dict(rows), outcome
 
-    def _rows_of(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Run the network and leave no trace; return the rows."""
-        with self._recording(inputs) as rows, undisturbed(self._model, seed=0):
-            self._run(**_copied(inputs))
+    def _rows_of(self, batch: Batch, shape: Shape | None = None) -> dict[str, Tensor]:
+        """Run the network and leave no trace; return the rows.
+
+        Args:
+            batch: A full one, filled up to the longest sample there is, or one of another shape.
+            shape: That shape.
+        """
+        if shape is None:
+            shape = Shape.of(self._samples, batch.indices, self._samples.longest)
+        recording = self._replay.recording(shape, self.constants(shape))
+        with recording as rows, undisturbed(self._model, seed=0):
+            self._run(**_copied(batch.inputs))
         return dict(rows)
 
-    def _recording(
-        self, inputs: Mapping[str, Tensor]
-    ) -> AbstractContextManager[Mapping[str, Tensor]]:
-        return self._replay.recording(len(next(iter(inputs.values()))), length_of(inputs))
+    def _as_stored(
+        self, rows: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return rows as a store gives them back, ragged ones with zeros behind their end."""
+        return {
+            name: without_padding(row, inputs) if self._is_ragged(name) else row
+            for name, row in rows.items()
+        }
+
+    def _is_ragged(self, name: str) -> bool:
+        return self._replay.border.stored[name].ragged
 
     def _outcome(self, inputs: Mapping[str, Tensor]) -> "_Outcome":
         with undisturbed(self._model, seed=0):
@@ -281,11 +319,18 @@ class Trials:
     ) -> bool:
         """Tell whether a full batch of the samples at `places` gives those `kept` these rows."""
         found = torch.stack([(places == place).nonzero()[0, 0] for place in kept])
-        full = self._rows_of(self._filled_up(batch, places).inputs)
+        full = self._rows_of(self._filled_up(batch, places))
+        if full.keys() != rows.keys():
+            return False
         inputs = {name: values[kept] for name, values in batch.inputs.items()}
-        return full.keys() == rows.keys() and all(
-            _same_rows(rows[name][kept], full[name][found], inputs) for name in rows
-        )
+        theirs = {name: row[found] for name, row in full.items()}
+        if (mask := mask_of(inputs)) is not None:
+            theirs = {
+                name: row[:, : mask.shape[1]] if self._is_ragged(name) else row
+                for name, row in theirs.items()
+            }
+        theirs = self._as_stored(theirs, inputs)
+        return all(same_bits(row[kept], theirs[name]) for name, row in rows.items())
 
     def _filled_up(self, batch: Batch, places: Tensor | None = None) -> Batch:
         """Return a full batch of the same samples, filled up to the longest sample there is."""
@@ -331,40 +376,15 @@ def _all_same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     return len(some) == len(others) and all(map(same_bits, some, others))
 
 
-def _in_words(shape: Shape, fault: str) -> str:
-    size, length = shape
-    of_length = "" if length is None else f" and {length} tokens"
-    return f"prefix: batches of {size} samples{of_length} {fault}; they run whole"
+def _is_padded_unseen(batch: Batch, shape: Shape) -> bool:
+    """Tell whether a batch is filled up in a way that its shape does not tell of.
+
+    That is where transforms are still to come as shapes are told.
+    """
+    mask = mask_of(batch.inputs)
+    return shape.length is None and mask is not None and not bool((mask != 0).all())
 
 
 def _copied(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return inputs for a network that may change them in place."""
     return {name: values.clone() for name, values in inputs.items()}
-
-
-def length_of(inputs: Mapping[str, Tensor]) -> int | None:
-    """Return the tokens that a batch is filled up to, where it has an attention mask."""
-    mask = inputs.get("attention_mask")
-    return None if mask is None else int(mask.shape[1])
-
-
-def lengths_of(inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return the tokens of each sample, `(B,)`."""
-    return inputs["attention_mask"].sum(1)
-
-
-def without_padding(row: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return what a store gives back for `row`: zeros behind the end of every sample."""
-    mask = inputs.get("attention_mask")
-    if mask is None or row.shape[:2] != mask.shape:
-        return row
-    ended = (mask == 0).reshape(*mask.shape, *[1] * (row.ndim - 2))
-    return row.masked_fill(ended, 0)
-
-
-def _same_rows(row: Tensor, other: Tensor, inputs: Mapping[str, Tensor]) -> bool:
-    """Tell whether both hold the same bits, but for padding."""
-    mask = inputs.get("attention_mask")
-    if mask is not None and row.shape[:2] == mask.shape:
-        other = without_padding(other[:, : mask.shape[1]], inputs)
-    return same_bits(row, other)

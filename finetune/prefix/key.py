@@ -22,6 +22,8 @@ from finetune.store.shelf import key_of
 
 Facts = dict[str, Any]
 
+_LEFT_OUT = frozenset(vars(nn.Module())) | {"forward", "train", "name_or_path"}
+"""What torch keeps in every module, what we put there, and where a network was read from."""
 _PROCESSOR = ("model name", "CPU implementer", "CPU part")
 
 
@@ -118,11 +120,7 @@ def _processor() -> str:
 def _plain(top: nn.Module) -> list[Facts]:
     """Return the plain attributes of a module and all below it, its `config` among them."""
     return [
-        {
-            name: _as_data(value)
-            for name, value in vars(module).items()
-            if not name.startswith("_") and name not in ("forward", "name_or_path")
-        }
+        {name: _as_data(value) for name, value in vars(module).items() if name not in _LEFT_OUT}
         for module in top.modules()
     ]
 

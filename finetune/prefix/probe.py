@@ -17,6 +17,7 @@ from finetune.prefix.around import Held
 from finetune.prefix.faults import Findings, Inputs, Place, Trial, make_trials
 from finetune.prefix.flow import follow_values
 from finetune.prefix.outputs import rebuilt
+from finetune.prefix.shapes import mask_of
 from finetune.prefix.state import as_it_was
 from finetune.prefix.trace import Call, storage_of
 from finetune.store.layout import RowSpec
@@ -114,7 +115,12 @@ def leaf_name(call: FrozenCall, number: int) -> str:
 
 
 def probe(
-    model: nn.Module, batch: Inputs, mixed: Inputs, shared: Sequence[tuple[int, int]]
+    model: nn.Module,
+    batch: Inputs,
+    mixed: Inputs,
+    shared: Sequence[tuple[int, int]],
+    *,
+    is_right_padded: bool = False,
 ) -> tuple[Border, Pace]:
     """Find the frozen prefix of `model` in its present mask and modes.
 
@@ -126,6 +132,8 @@ def probe(
         batch: Some samples `(B, ...)`.
         mixed: Another batch of as many, in which some of the samples come again among others.
         shared: Where: pairs of rows in `batch` and in `mixed` that hold one sample.
+        is_right_padded: Whether samples are filled up behind their end, to what each batch
+            needs, and their mask tells where that is.
 
     Returns:
         The border, and how fast the network ran: in the fastest pass, as others may have been
@@ -135,7 +143,8 @@ def probe(
         first, findings = make_trials(model, batch, mixed, shared)
         if reason := findings.other_calls:
             return Border((), frozenset(), (reason,), frozenset(), frozenset()), Pace(0.0, 0.0)
-        border, chosen = _border(model, batch, first, findings)
+        mask = mask_of(batch) if is_right_padded else None
+        border, chosen = _border(model, batch, first, findings, mask)
     size = len(next(iter(batch.values())))
     roots = [(root.module, root.visit) for root in first.roots]
     prefix, whole = (
@@ -169,15 +178,19 @@ def _maximal(roots: Sequence[Call], findings: Findings, given: set[int]) -> list
 
 
 def _border(
-    model: nn.Module, batch: Inputs, trial: Trial, findings: Findings
+    model: nn.Module, batch: Inputs, trial: Trial, findings: Findings, mask: Tensor | None
 ) -> tuple[Border, list[Place]]:
-    """Choose calls, and drop those again that values pass by, or that moving ones come into."""
+    """Choose calls; drop those again whose answers would not be all that they do.
+
+    Values pass by them, or moving ones come into them, or what they return cannot be put together.
+    """
     while True:
         chosen = _maximal(trial.roots, findings, set())
         flow = follow_values(model, batch, chosen)
-        if not flow.faults:
+        hollow, faults = _hollowed(trial, chosen)
+        if not flow.faults and not faults:
             break
-        findings.faults |= flow.faults
+        findings.faults |= faults | {**flow.faults}
     calls: list[FrozenCall] = []
     visits: dict[str, int] = {}
     for root in trial.roots:
@@ -186,8 +199,8 @@ def _border(
             visits[call.module] = visit + 1
             if not is_outside:
                 place = (call.module, call.visit)
-                leaves = _leaves(call, flow.needed[place], findings.constants[place], batch)
-                calls.append(FrozenCall(call.module, visit, _hollow(call.output), leaves))
+                leaves = _leaves(call, flow.needed[place], findings.constants[place], mask)
+                calls.append(FrozenCall(call.module, visit, hollow[place], leaves))
     reasons = _reasons(model, findings, trial)
     unread = frozenset(batch) - flow.read
     return Border(tuple(calls), unread, reasons, frozenset(chosen), flow.added), chosen
@@ -219,9 +232,8 @@ def _outside_calls(call: Call, chosen: Collection[Place]) -> Iterator[tuple[Call
 
 
 def _leaves(
-    call: Call, needed: Sequence[bool], constant: Sequence[bool], batch: Inputs
+    call: Call, needed: Sequence[bool], constant: Sequence[bool], mask: Tensor | None
 ) -> tuple[Leaf, ...]:
-    mask = batch.get("attention_mask")
     places = [_place_in_memory(tensor) for tensor in call.tensors]
     return tuple(
         Leaf(
@@ -248,6 +260,20 @@ def _place_in_memory(tensor: Tensor) -> tuple[object, ...]:
     return storage_of(tensor), tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype
 
 
-def _hollow(output: Any) -> Any:
-    """Return an output with its tensors emptied: only its structure is kept."""
-    return rebuilt(output, lambda tensor: tensor.detach().new_empty(0))
+def _hollowed(trial: Trial, chosen: Collection[Place]) -> tuple[dict[Place, Any], dict[Place, str]]:
+    """Return what chosen calls returned with its tensors emptied: only its structure is kept.
+
+    With it comes what speaks against those of which nothing can be put together again.
+    """
+    hollow: dict[Place, Any] = {}
+    faults: dict[Place, str] = {}
+    for place in chosen:
+        try:
+            hollow[place] = rebuilt(trial.calls[place].output, _emptied)
+        except Exception as error:  # noqa: BLE001 - the user's own type may raise anything
+            faults[place] = f"returns what cannot be made anew ({type(error).__name__}: {error})"
+    return hollow, faults
+
+
+def _emptied(tensor: Tensor) -> Tensor:
+    return tensor.detach().new_empty((0, *tensor.shape[1:]) if tensor.ndim else ())

@@ -53,6 +53,8 @@ class Use:
     """Floating point is stored as this; None for as it is."""
     is_compiled: bool = False
     """Whether what is not frozen is compiled."""
+    reads_inputs: bool = False
+    """Whether the loss may read input columns: one of the user's own is given the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,8 @@ def find_prospect(
     train = use.splits["train"]
     if all(parameter.requires_grad for parameter in model.parameters()):
         return "nothing is frozen"
+    if not all(samples.is_even for samples in use.splits.values()):
+        return "not stored, columns of tokens are of different lengths"
     if train.views is None:
         return "not stored, random transforms come before it (views: K would store K draws of each)"
     is_short = visits * len(train) < _WORTH_TRYING * _PASSES * _TRIAL
@@ -237,7 +241,16 @@ def _probed(model: nn.Module, samples: Samples, use: Use) -> tuple[Border, Pace]
     # Some of them again, in other places and other company.
     other = _fetched(model, samples, torch.tensor([2, _TRIAL, 0, 1]))
     with use.autocast():
-        return probe(model, batch, other, ((2, 0), (0, 2), (1, 3)))
+        border, pace = probe(
+            model,
+            batch,
+            other,
+            ((2, 0), (0, 2), (1, 3)),
+            is_right_padded=all(split.is_right_padded for split in use.splits.values()),
+        )
+    if use.reads_inputs:
+        border = replace(border, unread=frozenset())
+    return border, pace
 
 
 def _fetched(model: nn.Module, samples: Samples, indices: Tensor) -> Mapping[str, Tensor]:

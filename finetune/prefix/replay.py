@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from finetune.prefix.constants import Constants
 from finetune.prefix.outputs import apart_from_tensors, rebuilt, tensors_in
 from finetune.prefix.probe import Border, FrozenCall, Leaf, leaf_name
+from finetune.prefix.shapes import Shape
 
 
 @dataclass(slots=True)
@@ -20,12 +22,14 @@ class _Session:
 
     rows: Mapping[str, Tensor] | None
     """What to answer with, by the name of the leaf; None to record."""
-    size: int
-    """Samples in the batch."""
-    length: int | None
-    """Tokens of the longest sample in the batch, where there are tokens."""
+    shape: Shape
+    """Of the batch."""
+    constants: Constants | None
+    """What is the same in every batch of that shape; None where nobody asks."""
     visits: dict[str, int] = field(default_factory=dict)
     recorded: dict[str, Tensor] = field(default_factory=dict)
+    fixed: dict[str, Tensor] = field(default_factory=dict)
+    """What was given that is the same in every batch."""
     is_odd: bool = False
     """Whether a call returned what it did not in the trial."""
 
@@ -53,7 +57,6 @@ class Replay:
         self._session: _Session | None = None
         self._own: dict[str, Any] = {}
         self._scratch: dict[tuple[Any, ...], Tensor] = {}
-        self._constants: dict[tuple[str, int, int | None], Tensor] = {}
         self._stored = frozenset(border.stored)
         self._num_constants = sum(
             leaf.needed and not leaf.per_sample and leaf.twin is None
@@ -85,30 +88,33 @@ class Replay:
         """Whether what is recorded is rounded to what a store gives back."""
         return self._store_dtype is not None
 
-    def can_answer(self, size: int, length: int | None) -> bool:
-        """Tell whether all is known that is the same in every batch of that shape."""
-        known = sum((s, at) == (size, length) for _, s, at in self._constants)
-        return known == self._num_constants
+    def can_answer(self, constants: Constants) -> bool:
+        """Tell whether all is known that is the same in every batch of a shape."""
+        return len(constants) == self._num_constants
 
     @contextmanager
-    def recording(self, size: int, length: int | None) -> Iterator[Mapping[str, Tensor]]:
+    def recording(
+        self, shape: Shape, constants: Constants | None = None
+    ) -> Iterator[Mapping[str, Tensor]]:
         """Run frozen calls for real; what the store needs of them is in the mapping afterwards.
 
         It is empty where the calls of this batch were not those of the trial: another number of
-        samples went through a module, a branch was taken that the trial did not see.
+        samples went through a module, a branch was taken that the trial did not see, what should
+        be the same in every batch is not.
         """
-        session = _Session(None, size, length)
+        session = _Session(None, shape, constants)
         with self._during(session):
             yield session.recorded
-        if session.is_odd or session.recorded.keys() != self._stored:
+        is_odd = session.is_odd or session.recorded.keys() != self._stored
+        if is_odd or (constants is not None and not constants.agree(session.fixed)):
             session.recorded.clear()
 
     @contextmanager
     def answering(
-        self, rows: Mapping[str, Tensor], size: int, length: int | None
+        self, rows: Mapping[str, Tensor], shape: Shape, constants: Constants
     ) -> Iterator[None]:
         """Answer frozen calls with `rows`: by the name of the leaf, in the order of the batch."""
-        with self._during(_Session(rows, size, length)):
+        with self._during(_Session(rows, shape, constants)):
             yield
 
     @contextmanager
@@ -141,7 +147,7 @@ class Replay:
         finally:
             self._session = session
         self.seconds += perf_counter() - began
-        if not _is_as_tried(call, output, session.size):
+        if not _is_as_tried(call, output, session.shape.size):
             session.is_odd = True
             return output
         handed: list[Tensor] = []
@@ -152,11 +158,11 @@ class Replay:
                 continue
             if leaf.needed and leaf.per_sample:
                 handed.append(self._rounded(tensor))
-                # The rest of the forward pass may change the tensor in place.
+                # The rest of the forward pass may change it in place.
                 session.recorded[name] = handed[-1].detach().clone()
                 continue
             if leaf.needed:
-                self._constants[name, session.size, session.length] = tensor.detach().clone()
+                session.fixed[name] = tensor.detach().clone()
             handed.append(tensor)
         if self._store_dtype is None:
             return output
@@ -182,7 +188,8 @@ class Replay:
             elif leaf.per_sample:
                 answer = _laid_out(rows[name], leaf)
             else:
-                answer = self._constants[name, session.size, session.length].clone()
+                assert session.constants is not None
+                answer = session.constants[name]
             given.append(answer)
             return answer
 
@@ -192,13 +199,15 @@ class Replay:
         """Return zeros in the place of values that reach nothing, the same ones every time."""
         shape = list(leaf.shape)
         if leaf.per_sample:
-            shape[0] = session.size
-        if leaf.ragged and session.length is not None:
-            shape[1] = session.length
+            shape[0] = session.shape.size
+        if leaf.ragged and session.shape.length is not None:
+            shape[1] = session.shape.length
         blank = self._scratch.get((name, *shape))
         # An index that is counted up in place at every step would leave its table some day.
         if blank is None or blank._version:
-            blank = torch.zeros(shape, dtype=leaf.dtype, device=hollow.device)
+            # made in inference mode, it would count nothing and serve no step
+            with torch.inference_mode(mode=False):
+                blank = torch.zeros(shape, dtype=leaf.dtype, device=hollow.device)
             self._scratch[name, *shape] = blank
         return blank
 

@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from finetune.data.loader import Batch, Samples
-from finetune.prefix.exact import Judgement, Recomputed, Split, Trials, length_of, lengths_of
+from finetune.prefix.exact import Judgement, Recomputed, Trials
 from finetune.prefix.key import Facts
 from finetune.prefix.replay import Replay
+from finetune.prefix.shapes import Split, lengths_of
 from finetune.prefix.state import same_bits
 from finetune.prefix.statistics import Statistics
 from finetune.prefix.whole import run_whole
@@ -30,11 +31,9 @@ class Stored:
     num_told: int = 0
     """Damaged rows that the user knows of."""
 
-    def answers(self, indices: Tensor, view: int, replay: Replay) -> bool:
+    def answers(self, indices: Tensor, view: int) -> bool:
         """Tell whether a batch of these samples can be answered."""
-        shape = len(indices), self.samples.length(indices)
-        is_exact = self.trials.passed(shape) and replay.can_answer(*shape)
-        return is_exact and self.has(indices, view)
+        return self.trials.passed(self.trials.shape(indices)) and self.has(indices, view)
 
     def has(self, indices: Tensor, view: int) -> bool:
         """Tell whether all rows of a batch are stored."""
@@ -133,7 +132,7 @@ class StoredPrefix:
         for cut, is_stored in zip(cuts, is_there, strict=True):
             if not is_stored:
                 yield next(computed)
-            elif stored.answers(cut, view, self.replay):
+            elif stored.answers(cut, view):
                 yield samples.fetch(cut, epoch=epoch, blank=self.border.unread)
             else:
                 yield samples.fetch(cut, epoch=epoch)
@@ -143,13 +142,13 @@ class StoredPrefix:
         stored = self._splits.get(id(samples))
         if stored is None:
             return self._run(**batch.inputs)
-        if stored.answers(batch.indices.cpu(), batch.view, self.replay):
+        if stored.answers(batch.indices.cpu(), batch.view):
             return self._answered(batch, stored)
         batch = self._complete(batch, samples)
         judgement = self._judged(batch, stored)
         if not judgement.is_exact:
             return self._whole(batch, stored)
-        if stored.answers(batch.indices.cpu(), batch.view, self.replay):
+        if stored.answers(batch.indices.cpu(), batch.view):
             return self._answered(batch, stored)
         if judgement.rows and self._inner is None:
             return self._answered_at_once(batch, stored, judgement.rows)
@@ -174,14 +173,14 @@ class StoredPrefix:
     def _answering(self, batch: Batch, stored: Stored) -> Iterator[None]:
         """Answer the frozen calls of the block with the stored rows of a batch."""
         began, indices = time.perf_counter(), batch.indices.cpu()
-        length = stored.samples.length(indices)
+        shape = stored.trials.shape(indices)
         found = stored.store.read(
-            stored.rows(indices, batch.view), length if self._is_ragged else None
+            stored.rows(indices, batch.view), shape.length if self._is_ragged else None
         )
         rows = {name: row.to(batch.indices.device) for name, row in found.items()}
         self._statistics.seconds_reading += time.perf_counter() - began
         self._statistics.seconds_avoided += self._seconds_per_sample * len(batch)
-        with self.replay.answering(rows, len(batch), length):
+        with self.replay.answering(rows, shape, stored.trials.constants(shape)):
             yield
 
     @property
@@ -207,11 +206,12 @@ class StoredPrefix:
         if rows := self._written_from_full_batch(batch, stored):
             self._count(batch, stored, rows)
         with self._with_inner(batch, stored.samples):
-            return run_whole(self._run, batch, self.replay)
+            return run_whole(self._run, batch, self.replay, stored.samples)
 
     def _written_from_full_batch(self, batch: Batch, stored: Stored) -> Mapping[str, Tensor]:
         """Write rows of a batch that is not exact, as a full one gives them; return them."""
-        if stored.is_full or stored.has(batch.indices.cpu(), batch.view):
+        fits = not stored.is_full and len(batch) <= stored.trials.largest
+        if not fits or stored.has(batch.indices.cpu(), batch.view):
             return {}
         with self._timed(stored.trials):
             rows = stored.trials.in_full_batch(batch)
@@ -245,7 +245,8 @@ class StoredPrefix:
         """Store and answer `rows`, which a trial has just computed."""
         self._write(batch, stored, rows)
         self._count(batch, stored, rows)
-        with self.replay.answering(rows, len(batch), length_of(batch.inputs)):
+        shape = stored.trials.shape(batch.indices)
+        with self.replay.answering(rows, shape, stored.trials.constants(shape)):
             return self._run(**batch.inputs)
 
     @contextmanager
@@ -256,7 +257,8 @@ class StoredPrefix:
 
         Gives the rows, there when the block is over, and whether an inner prefix answered some.
         """
-        recording = self.replay.recording(len(batch), length_of(batch.inputs))
+        shape = stored.trials.shape(batch.indices)
+        recording = self.replay.recording(shape, stored.trials.constants(shape))
         before = self.replay.seconds
         with self._with_inner(batch, stored.samples) as is_helped, recording as rows:
             yield rows, is_helped
@@ -309,7 +311,7 @@ class StoredPrefix:
             return
         indices = batch.indices.cpu()
         is_exact = not stored.is_full and self._judged(batch, stored).is_exact
-        if stored.answers(indices, batch.view, self.replay):
+        if stored.answers(indices, batch.view):
             with self._answering(batch, stored):
                 yield True
         elif is_exact:

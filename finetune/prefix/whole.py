@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from finetune.data.loader import Batch, Samples
-from finetune.prefix.exact import length_of
 from finetune.prefix.replay import Replay
+from finetune.prefix.shapes import Shape, Split
 
 
 class Prefix(Protocol):
@@ -47,7 +47,7 @@ class NoPrefix:
         """Run the network on the whole batch."""
         if self.replay is None:
             return self.run(**batch.inputs)
-        return run_whole(self.run, batch, self.replay)
+        return run_whole(self.run, batch, self.replay, samples)
 
     def close(self) -> None:
         """Give every module its own `forward` back."""
@@ -55,9 +55,9 @@ class NoPrefix:
             self.replay.remove()
 
 
-def run_whole(run: Callable[..., Any], batch: Batch, replay: Replay) -> Any:
+def run_whole(run: Callable[..., Any], batch: Batch, replay: Replay, samples: Split) -> Any:
     """Run all of a network; what its frozen calls give is rounded where it would be stored so."""
     if not replay.rounds:
         return run(**batch.inputs)
-    with replay.recording(len(batch), length_of(batch.inputs)):
+    with replay.recording(Shape.of(samples, batch.indices)):
         return run(**batch.inputs)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune.freezing.apply import mask_given_back
+from finetune.freezing.apply import in_mode
 from finetune.freezing.proof import hashed
 from finetune.prefix.around import watch_around
 from finetune.prefix.faults import Inputs
@@ -38,14 +38,8 @@ def take_witness(model: nn.Module, border: Border, inputs: Inputs, *, is_trainin
         inputs: The samples, the same ones for all that are to be compared.
         is_training: Whether in training mode.
     """
-    was_training = model.training
-    with mask_given_back(model), torch.enable_grad():
-        model.train(is_training)
-        try:
-            seen = watch_around(model, inputs, border.places)
-        finally:
-            # some networks do more then than to set a flag
-            model.train(was_training)
+    with in_mode(model, is_training=is_training), torch.enable_grad():
+        seen = watch_around(model, inputs, border.places)
     leading: dict[int, Operation] = {}
     for place in seen.entrances:
         leading |= {id(one): one for one in seen.leading_to(place)[1]}

@@ -317,9 +317,17 @@ class Trainer:
         self._sum_up("done")
 
     def _take_best(self) -> None:
-        if self.progress.best_step is not None:
-            best = self.checkpoints.whole(self.progress.best_step)
-            load_weights_delta(best, self.model, self.base)
+        """Go back to the best weights, if one was found to be best."""
+        best = self.progress.best_step
+        if best is None:
+            return
+        # what is frozen now may have trained up to there: other values are stored of it
+        is_of_this_phase = best > self.progress.phase_began
+        if not is_of_this_phase:
+            self.prefixes.leave()
+        load_weights_delta(self.checkpoints.whole(best), self.model, self.base)
+        if not is_of_this_phase and self.prefixes.is_border_needed:
+            self.prefixes.open(visits=0)
 
     def _stopped(self) -> StoppedError:
         """Sum up a run that was asked to stop."""

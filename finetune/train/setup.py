@@ -11,7 +11,7 @@ import torch
 from finetune.config.freeze import FreezeConfig
 from finetune.config.loader import as_plain, dump_config
 from finetune.config.run import RunConfig
-from finetune.config.task import ImportTask
+from finetune.config.task import ImportLoss, ImportTask, Task as TaskConfig
 from finetune.data.prepare import DataFacts, PreparedData, open_data, prepare_data
 from finetune.data.tokens import TokenStore
 from finetune.errors import DataError, Faults, FinetuneError
@@ -307,7 +307,14 @@ def prefix_use(
         tell=tell,
         is_compiled=settings.compile,
         store_dtype=config.prefix.store_dtype,
+        reads_inputs=_reads_inputs(config.task),
     )
+
+
+def _reads_inputs(task: TaskConfig) -> bool:
+    """Tell whether losses are given whole batches: those of the user's own."""
+    losses = task.losses or ()
+    return isinstance(task, ImportTask) or any(isinstance(one, ImportLoss) for one in losses)
 
 
 def _total_steps(config: RunConfig, samples: int) -> int:

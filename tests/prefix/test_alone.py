@@ -128,12 +128,60 @@ def test_evaluation_through_the_prefix_has_the_same_bits_too():
         for indices in torch.arange(NUM_SAMPLES).split(16):
             prefix(indices, inputs[indices])
         model.eval()
-        with torch.no_grad():
+        for without_grad in (torch.no_grad, torch.inference_mode, torch.no_grad):
+            answered = prefix.statistics.answered
+            with without_grad():
+                for indices in torch.arange(NUM_SAMPLES).split(16):
+                    outputs = prefix(indices, inputs[indices])
+                    assert not outputs.requires_grad
+                    assert torch.equal(outputs, model(inputs[indices]))
+        assert prefix.statistics.answered == answered + NUM_SAMPLES
+
+
+class ByMode(Net):
+    """What is frozen gets other values in training than in evaluation, by code outside of it."""
+
+    def forward(self, features, *, shift=None):
+        return super().forward(features * 2 if self.training else features, shift=shift)
+
+
+def test_training_and_evaluation_in_turns_do_not_mix():
+    torch.manual_seed(0)
+    model, inputs = ByMode(), features()
+    finetune.freeze(model, ["body"])
+    with finetune.frozen_prefix(model, num_samples=NUM_SAMPLES) as prefix:
+        for is_training in (True, False, True, False):
+            model.train(is_training)
+            answered = prefix.statistics.answered
             for indices in torch.arange(NUM_SAMPLES).split(16):
-                outputs = prefix(indices, inputs[indices])
-                assert not outputs.requires_grad
-                assert torch.equal(outputs, model(inputs[indices]))
-        assert prefix.statistics.answered >= NUM_SAMPLES
+                assert torch.equal(prefix(indices, inputs[indices]), model(inputs[indices]))
+        assert prefix.statistics.answered == answered + NUM_SAMPLES
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_larger_batch_than_the_first_runs_whole_and_ends_nothing():
+    model, inputs = frozen_net(), features()
+    with finetune.frozen_prefix(model, num_samples=NUM_SAMPLES) as prefix:
+        for start in (0, 0, 16, 32, 32):
+            size = 32 if start == 16 else 16
+            indices = torch.arange(start, start + size)
+            assert torch.equal(prefix(indices, inputs[indices]), model(inputs[indices]))
+    assert prefix.statistics.whole == 32
+    assert prefix.statistics.recorded == prefix.statistics.answered == 32
+    assert any("are larger than those that rows" in reason for reason in prefix.reasons)
+
+
+def test_a_store_on_disk_knows_other_code_outside_of_what_is_frozen(tmp_path):
+    def outputs(kind):
+        torch.manual_seed(0)
+        model, inputs = kind(), features()
+        finetune.freeze(model, ["body"])
+        with finetune.frozen_prefix(model, tmp_path, num_samples=NUM_SAMPLES, data="v1") as prefix:
+            return prefix(torch.arange(16), inputs[:16]), model(inputs[:16])
+
+    for kind in (Net, ByMode, Net):
+        stored, whole = outputs(kind)
+        assert torch.equal(stored, whole)
 
 
 def test_two_networks_at_once_do_not_mix():
@@ -215,6 +263,42 @@ class Words(nn.Module):
     def forward(self, input_ids, attention_mask):
         mask = attention_mask[..., None]
         return self.head((self.body(input_ids) * mask).sum(1) / mask.sum(1))
+
+
+class Attending(Words):
+    """Attention that leaves its mask out where nothing is filled up, as transformers do."""
+
+    def forward(self, input_ids, attention_mask):
+        hidden = self.body(input_ids)
+        if not attention_mask.all():
+            hidden = hidden.double().mul(attention_mask[..., None]).float() * (1 + 2**-20)
+        return self.head(hidden.sum(1))
+
+
+@pytest.mark.parametrize("side", ["right", "left", "holes"])
+@pytest.mark.parametrize("kind", [Words, Attending])
+def test_wherever_texts_are_filled_up_bits_are_the_same(side, kind):
+    torch.manual_seed(0)
+    model = kind()
+    finetune.freeze(model, ["body"])
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(50, (16, 6), generator=draw)
+    lengths = torch.randint(2, 7, (16, 1), generator=draw)
+    mask = (torch.arange(6) < lengths).long()
+    if side == "left":
+        mask = mask.flip(1)
+    elif side == "holes":
+        mask = torch.randint(2, (16, 6), generator=draw)
+    mask[:4] = 1
+    with finetune.frozen_prefix(model, num_samples=16) as prefix:
+        for indices in torch.arange(16).repeat(3).split(4):
+            inputs = {"input_ids": ids[indices], "attention_mask": mask[indices]}
+            assert torch.equal(prefix(indices, **inputs), model(**inputs))
+        if side == "right":
+            # the first batch was filled up behind the end, this one is not
+            inputs["attention_mask"] = inputs["attention_mask"].flip(1)
+            assert torch.equal(prefix(indices, **inputs), model(**inputs))
+    assert prefix.statistics.answered > 0
 
 
 def test_texts_of_another_length_run_whole_and_it_is_said_once():

@@ -1,0 +1,101 @@
+"""Shapes of batches, and what fills up samples that are shorter than others.
+
+Letters: B samples of a batch, L tokens that it is filled up to.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from finetune.data.loader import Batch, Extent
+
+
+class Split(Protocol):
+    """What is asked of the samples of a split; `data.loader.Samples` is one."""
+
+    views: int | None
+    """How many views of a sample there are."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest sample, where batches are filled up."""
+
+    def extent(self, indices: Tensor) -> Extent | None:
+        """Return how long a batch of the samples at `indices` is; None where that is not known."""
+
+    def fetch(
+        self,
+        indices: Tensor,
+        *,
+        epoch: int = 0,
+        blank: Collection[str] = (),
+        length: int | None = None,
+    ) -> Batch:
+        """Return a batch of the samples at `indices`."""
+
+
+class Shape(NamedTuple):
+    """What tells a batch from others besides values: kernels are chosen by it."""
+
+    size: int
+    """Samples of the batch."""
+    length: int | None = None
+    """L, where there are tokens."""
+    is_padded: bool = False
+    """Whether any sample ends before: where none does, networks leave their mask out."""
+
+    @classmethod
+    def of(cls, samples: Split, indices: Tensor, length: int | None = None) -> "Shape":
+        """Return the shape of a batch of the samples at `indices`, filled up to `length` if given.
+
+        Without that, as far as is needed for the longest of them.
+        """
+        extent = samples.extent(indices.cpu())
+        if extent is None:
+            return cls(len(indices))
+        width = length or extent.width
+        return cls(len(indices), width, extent.shortest < width)
+
+    def __str__(self) -> str:
+        """Return the shape in words."""
+        if self.length is None:
+            return f"{self.size} samples"
+        shorter = ", some shorter" if self.is_padded else ""
+        return f"{self.size} samples and {self.length} tokens{shorter}"
+
+
+def mask_of(inputs: Mapping[str, Tensor]) -> Tensor | None:
+    """Return what tells tokens from padding, `(B, L)`, if there is such a column."""
+    mask = inputs.get("attention_mask")
+    return mask if mask is not None and mask.ndim == 2 else None
+
+
+def is_right_padded(mask: Tensor) -> bool:
+    """Tell whether a mask `(B, L)` is ones, then zeros."""
+    ones = torch.arange(mask.shape[1], device=mask.device) < mask.sum(1, keepdim=True)
+    return torch.equal(mask.to(torch.float64), ones.to(torch.float64))
+
+
+def extent_of(mask: Tensor) -> Extent:
+    """Return the extent of samples by their mask `(B, L)`; 0 is padding."""
+    return Extent(mask.shape[1], int((mask != 0).sum(1).min()))
+
+
+def lengths_of(inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the tokens of each sample, `(B,)`, by a mask of ones, then zeros."""
+    return inputs["attention_mask"].sum(1)
+
+
+def without_padding(row: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return what a store gives back for a ragged `row` `(B, L, ...)`.
+
+    That is zeros behind the end of every sample.
+    """
+    mask = inputs["attention_mask"]
+    ended = (mask == 0).reshape(*mask.shape, *[1] * (row.ndim - 2))
+    return row.masked_fill(ended, 0)
