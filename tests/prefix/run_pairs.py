@@ -11,11 +11,20 @@ DIGITS = {
     "inputs": ["image"],
     "target": "label",
 }
-MODULES = ("prefix_nets", "sly_nets")
+MODULES = ("prefix_nets", "sly_nets", "fussy_nets")
 
 
 def odd_config(
-    net, *, freeze, prefix, args=None, epochs=3, data=DIGITS, module="prefix_nets", **train
+    net,
+    *,
+    freeze,
+    prefix,
+    args=None,
+    epochs=3,
+    data=DIGITS,
+    module="prefix_nets",
+    losses=None,
+    **train,
 ):
     layer = {"name": "net", "type": "import", "path": f"{module}:{net}",
              "args": {"classes": "classes"} | (args or {})}  # fmt: skip
@@ -23,7 +32,7 @@ def odd_config(
         {
             "model": {"layers": [layer]},
             "data": data,
-            "task": {"type": "classification"},
+            "task": {"type": "classification", "losses": losses},
             "freeze": freeze,
             "optimizer": {"type": "AdamW", "lr": 1e-2},
             "train": {"epochs": epochs, "batch_size": 32} | train,
