@@ -150,6 +150,13 @@ class Samples:
         mask = self._columns.get(MASK)
         return not self._later and isinstance(mask, Ragged) and mask.is_mask
 
+    @property
+    def has_shorter(self) -> bool:
+        """Whether some samples end before the end of a batch that is as long as they get."""
+        if self._widths is None or self._lengths is None:
+            return False
+        return bool(self._lengths.min() < self._widths.max())
+
     def extent(self, indices: Tensor) -> Extent | None:
         """Return how long a batch of the samples at `indices` is.
 

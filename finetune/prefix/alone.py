@@ -157,7 +157,12 @@ class FrozenPrefix:
         more = {"precision": _precision(batch.indices.device)}
         facts, network = facts_of(self._model, border, more), network_key(self._model, more)
         # no few samples bear witness here: the modes and the code of all modules count
-        about = {"data": self._options.data, "batch_size": len(batch), "network": network}
+        about = {
+            "data": self._options.data,
+            "batch_size": len(batch),
+            "filled_up": samples.has_shorter,
+            "network": network,
+        }
         store = self._store(border, key_of(facts | about))
         if store is None:
             return None
@@ -238,6 +243,7 @@ class _AtHand:
         self._width = None if mask is None else mask.shape[1]
         is_filled_up = mask is not None and is_right_padded(mask)
         self.longest: int | None = self._width if is_filled_up else None
+        self.has_shorter = _has_shorter(batch)
         self._num_samples = num_samples
 
     def __len__(self) -> int:
@@ -250,6 +256,9 @@ class _AtHand:
             return f"only batches of {self._width} tokens, as the first had, are answered: pad all"
         if self.longest is not None and mask is not None and not is_right_padded(mask):
             return "only batches that are filled up behind the end, as the first, are answered"
+        if _has_shorter(batch) != self.has_shorter:
+            some = "some samples" if self.has_shorter else "no sample"
+            return f"only batches with {some} filled up, as the first had, are answered"
         return None
 
     def extent(self, indices: Tensor) -> Extent | None:
@@ -268,6 +277,11 @@ class _AtHand:
         rows = torch.tensor([places[index] for index in indices.tolist()])
         inputs = {name: values[rows] for name, values in self.batch.inputs.items()}
         return Batch(inputs, None, indices)
+
+
+def _has_shorter(batch: Batch) -> bool:
+    mask = mask_of(batch.inputs)
+    return mask is not None and bool((mask == 0).any())
 
 
 @dataclass(frozen=True, slots=True)

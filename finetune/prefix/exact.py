@@ -19,7 +19,7 @@ from finetune.errors import is_out_of_memory
 from finetune.prefix.constants import Constants
 from finetune.prefix.outputs import tensors_in
 from finetune.prefix.replay import Replay
-from finetune.prefix.shapes import Shape, Split, mask_of, without_padding
+from finetune.prefix.shapes import Shape, Split, mask_of, shortened, without_padding
 from finetune.prefix.state import same_bits, undisturbed
 from finetune.store.verdicts import Verdicts
 
@@ -137,9 +137,10 @@ class Trials:
         Empty where the network does not treat it as it treated the trial batch, or where memory
         does not hold a full batch beside this one.
         """
+        indices = batch.indices.cpu()[torch.arange(self._size) % len(batch)]
         try:
             with self._trying():
-                rows = self._rows_of(self._filled_up(batch))
+                _, rows = self._rows_in_full(indices, batch.view)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -156,24 +157,35 @@ class Trials:
         view, index = divmod(int(first), len(self._samples))
         of_view = sealed[sealed // len(self._samples) == view] % len(self._samples)
         few = of_view[SystemRandom().choices(range(len(of_view)), k=_FEW)]
-        yield self._recomputed(few, view, None if self._in_order else self._samples.longest)
         if self._in_order:
+            yield self._recomputed(few, view)
             start = index // self._size * self._size
             cut = torch.arange(start, min(start + self._size, len(self._samples)))
-            yield self._recomputed(cut, view, None)
+            yield self._recomputed(cut, view)
         else:
-            places = torch.arange(self._size) % _FEW
-            yield self._recomputed(few[places], view, self._samples.longest)
+            yield self._recomputed_in_full(few, view)
+            yield self._recomputed_in_full(few[torch.arange(self._size) % _FEW], view)
 
-    def _recomputed(self, indices: Tensor, view: int, length: int | None) -> Recomputed:
-        """Run the network for samples, filled up to `length` tokens or the longest of them."""
-        device = next(self._model.parameters()).device
-        batch = self._samples.fetch(indices, epoch=view, length=length).to(device)
-        shape = Shape.of(self._samples, indices, length)
+    def _recomputed(self, indices: Tensor, view: int) -> Recomputed:
+        """Run the network for samples, as they are when nothing but they is there."""
+        batch = self._samples.fetch(indices, epoch=view)
+        shape = Shape.of(self._samples, indices)
         with self._trying():
-            found = self._rows_of(batch, shape)
-        values = {name: row.cpu() for name, row in self._as_stored(found, batch.inputs).items()}
-        return Recomputed(view * len(self._samples) + indices, values, shape.length)
+            batch = batch.to(next(self._model.parameters()).device)
+            rows = self._rows_of(batch, shape)
+        return self._as_recomputed(batch, rows, view, shape.length)
+
+    def _recomputed_in_full(self, indices: Tensor, view: int) -> Recomputed:
+        """Run the network for samples, filled up to the longest."""
+        with self._trying():
+            batch, rows = self._rows_in_full(indices, view)
+        return self._as_recomputed(batch, rows, view, self._samples.longest)
+
+    def _as_recomputed(
+        self, batch: Batch, rows: Mapping[str, Tensor], view: int, length: int | None
+    ) -> Recomputed:
+        values = {name: row.cpu() for name, row in self._as_stored(rows, batch.inputs).items()}
+        return Recomputed(view * len(self._samples) + batch.indices.cpu(), values, length)
 
     def _now(self, shape: Shape) -> str:
         """Name a shape in the present mode of the network."""
@@ -242,15 +254,8 @@ class Trials:
             outcome = self._outcome(inputs)
         return dict(rows), outcome
 
-    def _rows_of(self, batch: Batch, shape: Shape | None = None) -> dict[str, Tensor]:
-        """Run the network and leave no trace; return the rows.
-
-        Args:
-            batch: A full one, filled up to the longest sample there is, or one of another shape.
-            shape: That shape.
-        """
-        if shape is None:
-            shape = Shape.of(self._samples, batch.indices, self._samples.longest)
+    def _rows_of(self, batch: Batch, shape: Shape) -> dict[str, Tensor]:
+        """Run the network and leave no trace; return the rows."""
         recording = self._replay.recording(shape, self.constants(shape))
         with recording as rows, undisturbed(self._model, seed=0):
             self._run(**_copied(batch.inputs))
@@ -319,7 +324,7 @@ class Trials:
     ) -> bool:
         """Tell whether a full batch of the samples at `places` gives those `kept` these rows."""
         found = torch.stack([(places == place).nonzero()[0, 0] for place in kept])
-        full = self._rows_of(self._filled_up(batch, places))
+        _, full = self._rows_in_full(batch.indices.cpu()[places], batch.view)
         if full.keys() != rows.keys():
             return False
         inputs = {name: values[kept] for name, values in batch.inputs.items()}
@@ -332,13 +337,24 @@ class Trials:
         theirs = self._as_stored(theirs, inputs)
         return all(same_bits(row[kept], theirs[name]) for name, row in rows.items())
 
-    def _filled_up(self, batch: Batch, places: Tensor | None = None) -> Batch:
-        """Return a full batch of the same samples, filled up to the longest sample there is."""
-        if places is None:
-            places = torch.arange(self._size) % len(batch)
-        again = batch.indices.cpu()[places]
-        full = self._samples.fetch(again, epoch=batch.view, length=self._samples.longest)
-        return full.to(batch.indices.device)
+    def _rows_in_full(self, indices: Tensor, view: int) -> tuple[Batch, dict[str, Tensor]]:
+        """Return the full batch of some samples, filled up to the longest there is, and its rows.
+
+        Wherever samples are of different lengths, one that is filled up is part of every such
+        batch: else the longest ones might have other bits among themselves than among others.
+        """
+        device, longest = next(self._model.parameters()).device, self._samples.longest
+        batch = self._samples.fetch(indices, epoch=view, length=longest).to(device)
+        shape = Shape.of(self._samples, indices, longest)
+        is_alone = len(batch) == 1 or not self._samples.has_shorter
+        if is_alone or shape.is_padded or mask_of(batch.inputs) is None:
+            return batch, self._rows_of(batch, shape)
+        shape = shape._replace(is_padded=True)
+        rows = self._rows_of(shortened(batch, -1), shape)
+        last = self._rows_of(shortened(batch, 0), shape)
+        if rows.keys() != last.keys():
+            return batch, {}
+        return batch, {name: torch.cat([row[:-1], last[name][-1:]]) for name, row in rows.items()}
 
 
 @dataclass(frozen=True, slots=True)

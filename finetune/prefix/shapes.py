@@ -4,12 +4,13 @@ Letters: B samples of a batch, L tokens that it is filled up to.
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from finetune.data.loader import Batch, Extent
+from finetune.data.loader import MASK, Batch, Extent
 
 
 class Split(Protocol):
@@ -24,6 +25,10 @@ class Split(Protocol):
     @property
     def longest(self) -> int | None:
         """Tokens of the longest sample, where batches are filled up."""
+
+    @property
+    def has_shorter(self) -> bool:
+        """Whether some samples end before the end of a batch that is as long as they get."""
 
     def extent(self, indices: Tensor) -> Extent | None:
         """Return how long a batch of the samples at `indices` is; None where that is not known."""
@@ -71,8 +76,17 @@ class Shape(NamedTuple):
 
 def mask_of(inputs: Mapping[str, Tensor]) -> Tensor | None:
     """Return what tells tokens from padding, `(B, L)`, if there is such a column."""
-    mask = inputs.get("attention_mask")
+    mask = inputs.get(MASK)
     return mask if mask is not None and mask.ndim == 2 else None
+
+
+def shortened(batch: Batch, place: int) -> Batch:
+    """Return a batch in which the sample at `place` has lost its last token to padding."""
+    mask = mask_of(batch.inputs)
+    assert mask is not None
+    mask = mask.clone()
+    mask[place, -1] = 0
+    return replace(batch, inputs=batch.inputs | {MASK: mask})
 
 
 def is_right_padded(mask: Tensor) -> bool:
@@ -88,7 +102,7 @@ def extent_of(mask: Tensor) -> Extent:
 
 def lengths_of(inputs: Mapping[str, Tensor]) -> Tensor:
     """Return the tokens of each sample, `(B,)`, by a mask of ones, then zeros."""
-    return inputs["attention_mask"].sum(1)
+    return inputs[MASK].sum(1)
 
 
 def without_padding(row: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -96,6 +110,6 @@ def without_padding(row: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
 
     That is zeros behind the end of every sample.
     """
-    mask = inputs["attention_mask"]
+    mask = inputs[MASK]
     ended = (mask == 0).reshape(*mask.shape, *[1] * (row.ndim - 2))
     return row.masked_fill(ended, 0)

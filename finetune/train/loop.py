@@ -321,13 +321,10 @@ class Trainer:
         best = self.progress.best_step
         if best is None:
             return
-        # what is frozen now may have trained up to there: other values are stored of it
-        is_of_this_phase = best > self.progress.phase_began
-        if not is_of_this_phase:
+        if best <= self.progress.phase_began:
+            # what is frozen now had other values then: the store must not be given what comes of it
             self.prefixes.leave()
         load_weights_delta(self.checkpoints.whole(best), self.model, self.base)
-        if not is_of_this_phase and self.prefixes.is_border_needed:
-            self.prefixes.open(visits=0)
 
     def _stopped(self) -> StoppedError:
         """Sum up a run that was asked to stop."""

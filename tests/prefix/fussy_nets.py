@@ -120,15 +120,20 @@ class ShortOfMemory(Net):
 
 
 class Attending(nn.Module):
-    """Computes otherwise where no sample of a batch is filled up, as `transformers` do."""
+    """The frozen body leaves its mask out where no text is filled up, as `transformers` do."""
+
+    class Body(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.linear = nn.Embedding(31000, 16), nn.Linear(16, 16)
+
+        def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+            hidden = self.linear(self.table(ids))
+            return hidden if mask.all() else hidden * (1 + 2**-20) * mask[..., None]
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Embedding(31000, 16), nn.Linear(16, 16))
-        self.head = nn.Linear(16, classes)
+        self.body, self.head = self.Body(), nn.Linear(16, classes)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> Tensor:
-        hidden = self.body(input_ids)
-        if attention_mask.all():
-            return self.head(hidden.sum(1))
-        return self.head((hidden * attention_mask[..., None]).flip(1).sum(1) * (1 + 2**-20))
+        return self.head(self.body(input_ids, attention_mask).sum(1))
