@@ -60,22 +60,6 @@ class Factored(Net):
         return self.head(hidden * factor)
 
 
-class Shrinking(Net):
-    """The frozen body goes by a number in an attribute that code likes to call private."""
-
-    class Body(Counting.Body):
-        def __init__(self, scale: float) -> None:
-            super().__init__()
-            self._scale = scale
-
-        def forward(self, flat: Tensor) -> Tensor:
-            return self.linear(flat * self._scale)
-
-    def __init__(self, classes: int, scale: float = 1.0) -> None:
-        super().__init__(classes)
-        self.body = self.Body(scale)
-
-
 class EvaluatedOtherwise(Net):
     """The frozen body is given other values in evaluation than in training."""
 

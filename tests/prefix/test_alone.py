@@ -171,16 +171,37 @@ def test_a_larger_batch_than_the_first_runs_whole_and_ends_nothing():
     assert any("are larger than those that rows" in reason for reason in prefix.reasons)
 
 
-def test_a_store_on_disk_knows_other_code_outside_of_what_is_frozen(tmp_path):
-    def outputs(kind):
+class Scaled(Net):
+    """What is frozen goes by a number in an attribute that its code holds to be private."""
+
+    class Body(nn.Linear):
+        def __init__(self, scale):
+            super().__init__(8, 32)
+            self._scale = scale
+
+        def forward(self, features):
+            return super().forward(features) * self._scale
+
+    def __init__(self, scale):
+        super().__init__()
+        self.body = self.Body(scale)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(Net, ByMode), (lambda: Scaled(1.0), lambda: Scaled(2.0))],
+    ids=["code outside of what is frozen", "a private number"],
+)
+def test_a_store_on_disk_knows_another_network_by(tmp_path, one, other):
+    def outputs(make):
         torch.manual_seed(0)
-        model, inputs = kind(), features()
+        model, inputs = make(), features()
         finetune.freeze(model, ["body"])
         with finetune.frozen_prefix(model, tmp_path, num_samples=NUM_SAMPLES, data="v1") as prefix:
             return prefix(torch.arange(16), inputs[:16]), model(inputs[:16]), prefix.reasons
 
-    for kind in (Net, ByMode, Net):
-        stored, whole, reasons = outputs(kind)
+    for make in (one, other, one):
+        stored, whole, reasons = outputs(make)
         assert torch.equal(stored, whole)
         # nor is it left to what is looked over when a store is opened
         assert not reasons

@@ -32,14 +32,6 @@ def test_what_is_not_quite_the_same_in_every_batch_is_found_out(runs, tmp_path):
     assert any("give other values in every batch where the trial" in line for line in said), said
 
 
-def test_private_attributes_of_frozen_modules_count(runs, tmp_path):
-    def recorded(scale):
-        stored, _, _ = pair(runs, tmp_path / str(scale), "Shrinking", args={"scale": scale})
-        return stored.prefixes.statistics.recorded
-
-    assert recorded(1.0) == recorded(0.5) > 0
-
-
 def test_rows_of_evaluation_are_looked_over_in_its_mode(runs, tmp_path):
     pair(runs, tmp_path / "cold", "EvaluatedOtherwise")
     warm, _, said = pair(runs, tmp_path / "warm", "EvaluatedOtherwise")
