@@ -8,6 +8,8 @@ import resource
 import sys
 import time
 import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from hashlib import blake2b
 from pathlib import Path
 
@@ -43,17 +45,20 @@ def main() -> None:
     if args.name != "ours":
         _measure(args)
         return
-    # only ours loads what is ours
-    from finetune.__main__ import for_one_task
+    # only ours loads what is ours, and as its command does
+    from finetune.process import for_one_task, loading
 
     with for_one_task():
-        _measure(args)
+        _measure(args, loading)
 
 
-def _measure(args: argparse.Namespace) -> None:
+def _measure(
+    args: argparse.Namespace, loading: Callable[[], AbstractContextManager[object]] = nullcontext
+) -> None:
     job = Job.load(args.job)
-    for name in (*_NETWORK_MODULES[job.network], *_OWN_MODULES.get(args.name, ())):
-        importlib.import_module(name)
+    with loading():
+        for name in (*_NETWORK_MODULES[job.network], *_OWN_MODULES.get(args.name, ())):
+            importlib.import_module(name)
     began, began_cpu = time.perf_counter(), time.process_time()
     outcome = compete(args.name, job, args.epochs or job.epochs, args.out, tuple(args.override))
     figures = {

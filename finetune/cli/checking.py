@@ -10,6 +10,7 @@ import typer
 from finetune.cli.options import Config, Json, Overrides, Trust
 from finetune.cli.output import results
 from finetune.errors import FinetuneError
+from finetune.process import loading
 
 
 def validate_command(
@@ -57,7 +58,8 @@ def plan_command(
     loaded = load_config(config, overrides=override or (), trust=trust or ())
     with results() as out:
         # torch takes seconds to load: a config that is wrong does not wait for it
-        from finetune.cli.plans import plan_table, preview, preview_as_data, write_long_form
+        with loading():
+            from finetune.cli.plans import plan_table, preview, preview_as_data, write_long_form
 
         seen = preview(loaded)
         if write is not None:
@@ -85,9 +87,10 @@ def inspect_command(
 
     loaded = load_config(config, overrides=override or (), trust=trust or ())
     with results() as out:
-        from finetune.cli.tables import inspection_table
-        from finetune.train.inspection import inspect_batch
-        from finetune.train.setup import build_parts, located
+        with loading():
+            from finetune.cli.tables import inspection_table
+            from finetune.train.inspection import inspect_batch
+            from finetune.train.setup import build_parts, located
 
         parts = build_parts(loaded)
         with located(loaded):

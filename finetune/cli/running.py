@@ -11,6 +11,7 @@ import typer
 from finetune.cli.options import Config, Json, Overrides, Run, Trust
 from finetune.cli.output import results
 from finetune.errors import FinetuneError
+from finetune.process import loading
 
 
 def train_command(
@@ -32,11 +33,12 @@ def train_command(
     loaded = load_config(config, overrides=override or (), trust=trust or ())
     with results():
         # torch takes seconds to load: a config that is wrong does not wait for it
-        from finetune.cli.plans import phases_table
-        from finetune.cli.tables import outcome
-        from finetune.tracking.console import Console
-        from finetune.train.setup import build_trainer, located
-        from finetune.train.stopping import leaving_at_once
+        with loading():
+            from finetune.cli.plans import phases_table
+            from finetune.cli.tables import outcome
+            from finetune.tracking.console import Console
+            from finetune.train.setup import build_trainer, located
+            from finetune.train.stopping import leaving_at_once
 
         with leaving_at_once():
             trainer = build_trainer(
@@ -59,8 +61,9 @@ def eval_command(
 ) -> None:
     """Evaluate a trained run on one part of its data."""
     with results() as out:
-        from finetune.cli.tables import metrics_table
-        from finetune.train.trained import evaluate_run
+        with loading():
+            from finetune.cli.tables import metrics_table
+            from finetune.train.trained import evaluate_run
 
         figures = evaluate_run(run, split, trust=trust or (), overrides=override or ())
         if as_json:
@@ -85,8 +88,9 @@ def predict_command(
 ) -> None:
     """Run a trained network on new inputs; one line for each, JSON on standard output."""
     with results() as stdout:
-        from finetune.data.incoming import read_incoming
-        from finetune.predict import load_predictor, write_file, write_rows
+        with loading():
+            from finetune.data.incoming import read_incoming
+            from finetune.predict import load_predictor, write_file, write_rows
 
         predictor = load_predictor(
             run, trust=trust or (), batch_size=batch_size, overrides=override or ()

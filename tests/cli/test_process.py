@@ -9,7 +9,7 @@ import pytest
 PASSES = """
 import resource
 from contextlib import nullcontext
-from finetune.__main__ import for_one_task
+from finetune.process import for_one_task
 with {context}:
     for number in range(12):
         if number == 2:
