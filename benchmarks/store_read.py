@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.store.shelf import entries
 from finetune.store.store import RowSpec, Store
 
 BATCH = 32
@@ -149,8 +150,8 @@ def peak_of(memory_mb: int) -> dict[str, float]:
         order = batches(num_rows, num_rows)
         by_hand = plain(Path(name), spec, num_rows)
         speed = seconds(by_hand, order) / seconds(store.read, order)
-        size = store.size_bytes
         store.close()
+        size = sum(entry.size_bytes for entry in entries(Path(name)))
     return {
         "budget_mib": memory_mb,
         "store_mib": round(size / (1 << 20), 1),

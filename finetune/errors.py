@@ -35,6 +35,11 @@ class FinetuneError(Exception):
         text = self.message if self.where is None else f"{self.where}: {self.message}"
         return text if self.hint is None else f"{text}\n    {self.hint}"
 
+    @property
+    def in_one_line(self) -> str:
+        """The same for a line of a log, where nothing ends because of it."""
+        return "; ".join(line.strip() for line in str(self).splitlines())
+
 
 class SeveralFaultsError(FinetuneError):
     """Several faults that are told together, a line each."""

@@ -85,7 +85,7 @@ class TokenStore:
                 return None
             return self._stored(whole, rows, tokenizing, outputs, facts)
         except StoreError as error:
-            self._note(f"tokens are not stored: {error}")
+            self._note(f"tokens are not stored: {error.in_one_line}")
             return None
 
     def _stored(
@@ -130,7 +130,7 @@ class TokenStore:
         missing = rows[~store.has(rows)]
         for some in missing.split(at_once) if len(missing) else ():
             store.write(some, *_padded(tokenizing.encode([whole[row] for row in some.tolist()])))
-        for note in store.notes:
+        for note in store.take_notes():
             self._note(note)
         if not store.has(rows).all():
             raise StoreError(f"another process has given up rows of store {store.meta.key}")

@@ -198,7 +198,7 @@ class FrozenPrefix:
     def _store(self, border: Border, key: str) -> Store | None:
         """Open the store of `key`, or say why there is none."""
         try:
-            return Store.open(
+            store = Store.open(
                 self._options.folder,
                 key,
                 border.specs,
@@ -208,8 +208,11 @@ class FrozenPrefix:
                 facts={"data": self._options.data},
             )
         except StoreError as error:
-            self._note(f"not stored: {error.message}")
+            self._note(f"not stored: {error.in_one_line}")
             return None
+        for note in store.take_notes():
+            self._note(note)
+        return store
 
     def _probed(self, batch: Batch, *, is_right_padded: bool) -> tuple[Border, Pace]:
         count = min(len(batch), _TRIAL)

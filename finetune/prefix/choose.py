@@ -105,6 +105,8 @@ class Prefixes:
         if isinstance(self.now, StoredPrefix):
             self.now.remove()
             self._earlier = self.now
+            for store in self.now.stores:
+                store.leave_memory()  # the budget of memory is for what comes
         else:
             self.now.close()
         self.now = NoPrefix(self._model, self._run)
@@ -133,7 +135,7 @@ class Prefixes:
             if planned:
                 self._store(planned)
         except StoreError as error:
-            self._use.tell(f"prefix: not stored: {error.message}")
+            self._use.tell(f"prefix: not stored: {error.in_one_line}")
 
     def _planned(self, found: Prospect, facts: Facts, phase: str | None = None) -> _Planned:
         there = num_sealed(cache_root(), key_of(self._about(facts, "train"))) / found.train_rows
@@ -224,7 +226,7 @@ class Prefixes:
                 except StoreError as error:
                     if one.phase is None:
                         raise
-                    why = f"nothing is stored for phase {one.phase!r}: {error.message}"
+                    why = f"nothing is stored for phase {one.phase!r}: {error.in_one_line}"
                     self._use.tell(f"prefix: {why}")
                     continue
                 undo.push(close.pop_all())
@@ -245,7 +247,7 @@ class Prefixes:
             store_dtype=self._use.store_dtype,
             facts={"split": split, "up_to": planned.found.up_to, "data": about["data"]},
         )
-        for note in store.notes:
+        for note in store.take_notes():
             self._use.tell(f"prefix: {note}")
         return store
 

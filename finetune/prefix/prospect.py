@@ -152,7 +152,7 @@ def find_prospect(
     try:
         layout = Layout.of(border.specs, sum(num_rows.values()), use.store_dtype)
     except StoreError as error:
-        return error.message
+        return error.in_one_line
     return Prospect(
         border,
         pace,

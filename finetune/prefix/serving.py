@@ -28,8 +28,6 @@ class Stored:
     trials: Trials
     is_full: bool = False
     """Whether nothing more can be written."""
-    num_told: int = 0
-    """Damaged rows that the user knows of."""
 
     def answers(self, indices: Tensor, view: int) -> bool:
         """Tell whether a batch of these samples can be answered."""
@@ -93,9 +91,7 @@ class StoredPrefix:
 
     def add(self, samples: Split, store: Store, trials: Trials, checked: Tensor) -> None:
         """Take up a split; compare some of the rows `checked` with what they should be."""
-        stored = self._splits[id(samples)] = Stored(
-            samples, store, trials, num_told=store.num_damaged
-        )
+        stored = self._splits[id(samples)] = Stored(samples, store, trials)
         if len(checked) and not self._holds_what_it_should(stored, checked):
             store.discard()
             trials.forget()
@@ -126,7 +122,7 @@ class StoredPrefix:
             return
         view = epoch % samples.views if samples.views else 0
         is_there = [stored.has(cut, view) for cut in cuts]
-        self._tell_damage(stored)
+        self._tell_notes(stored)
         missing = [cut for cut, is_stored in zip(cuts, is_there, strict=True) if not is_stored]
         computed = samples.fetches(missing, epoch=epoch)
         for cut, is_stored in zip(cuts, is_there, strict=True):
@@ -233,13 +229,10 @@ class StoredPrefix:
         again = samples.fetch(batch.indices.cpu(), epoch=batch.view)
         return again.to(batch.indices.device)
 
-    def _tell_damage(self, stored: Stored) -> None:
-        """Say how many rows were found damaged since this was last said, if any."""
-        count = stored.store.num_damaged - stored.num_told
-        if count:
-            rows = "1 damaged row is" if count == 1 else f"{count} damaged rows are"
-            self._tell(f"prefix: store {stored.store.meta.key}: {rows} recomputed")
-        stored.num_told += count
+    def _tell_notes(self, stored: Stored) -> None:
+        """Tell what a store has found since it was last asked."""
+        for note in stored.store.take_notes():
+            self._tell(f"prefix: {note}")
 
     def _answered_at_once(self, batch: Batch, stored: Stored, rows: Mapping[str, Tensor]) -> Any:
         """Store and answer `rows`, which a trial has just computed."""
@@ -280,7 +273,8 @@ class StoredPrefix:
         except StoreError as error:
             # Nothing is lost but speed: what is stored still counts, the rest runs.
             stored.is_full = True
-            self._tell(f"prefix: nothing more is stored: {error.message}")
+            self._tell(f"prefix: nothing more is stored: {error.in_one_line}")
+        self._tell_notes(stored)
         self._statistics.seconds_writing += time.perf_counter() - began
 
     def _count(self, batch: Batch, stored: Stored, rows: Mapping[str, Tensor]) -> None:

@@ -1,6 +1,5 @@
 """Every row of a store compared with its seal, for people who want to know."""
 
-import os
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ import numpy as np
 import torch
 
 from finetune.store.layout import StoreError
-from finetune.store.shelf import Entry
+from finetune.store.shelf import Entry, claim_as_it_is
 from finetune.store.store import Store
 
 
@@ -33,12 +32,10 @@ def audit(root: Path, entry: Entry) -> Audit:
     if meta.torch != torch.__version__:
         return Audit(0, 0, (f"made by torch {meta.torch}, this is {torch.__version__}",))
     try:
-        store = Store.claimed(meta, root, memory_bytes=0, disk_bytes=np.inf)
+        claim = claim_as_it_is(root, meta)
+        store = Store.of(meta, claim, memory_bytes=0, disk_bytes=np.inf)
     except StoreError as error:
-        return Audit(0, 0, (error.message,))
+        return Audit(0, 0, (error.in_one_line,))
     with closing(store):
         whole = int(store.has(store.sealed()).sum())
-        found = Audit(whole, store.num_damaged, store.notes)
-    # to look is not to use: the order in which stores make room stays
-    os.utime(entry.folder / "lock", (entry.last_used, entry.last_used))
-    return found
+        return Audit(whole, store.num_damaged, tuple(store.take_notes()))

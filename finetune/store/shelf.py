@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -21,7 +21,7 @@ import numpy as np
 
 from finetune.reading import read_at_most
 from finetune.store.layout import Meta, StoreError, StoreFullError
-from finetune.store.units import told
+from finetune.store.units import os_errors_named
 
 _KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 _LARGEST_META = 16 << 20
@@ -64,11 +64,14 @@ class Claim:
     """What happened to this and other stores on the way, a line each."""
     is_damaged: bool
     """Whether a file had another size than it should, so that rows are missing."""
+    is_use: bool = True
+    """Whether it counts as a use: the stores that were not used for longest make room."""
 
     def give_up(self) -> None:
         """Note the time of last use, and let others remove the store."""
-        with suppress(OSError):  # a disk that cannot be written
-            os.utime(self.lock)
+        if self.is_use:
+            with suppress(OSError):  # a disk that cannot be written
+                os.utime(self.lock)
         os.close(self.lock)
 
 
@@ -96,7 +99,7 @@ def entries(root: Path) -> list[Entry]:
     """Return all stores, the one used last first. What else lies in `root` is passed over."""
     if not root.is_dir():
         return []
-    with told(root), _shelf_locked(root):
+    with os_errors_named(root), _shelf_locked(root):
         return _entries(root)
 
 
@@ -111,18 +114,39 @@ def claim_store(root: Path, wanted: Meta, disk_bytes: float, *, evicts: bool = T
         StoreError: the folder cannot be used.
     """
     folder = folder_of(root, wanted.key)
-    with told(folder), _shelf_locked(root):
+    with os_errors_named(folder), _shelf_locked(root):
         notes = _remove_unusable(folder, wanted)
         notes += _make_room(root, folder, wanted, disk_bytes, evicts=evicts)
         if folder.exists():
             _drop_leavings(folder, wanted)
         else:
             _make(folder, wanted)
-        resized = _restore_sizes(folder, wanted)
-        lock = _open_lock(folder)
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        os.utime(lock)
-    return Claim(folder, lock, (*notes, *resized), bool(resized))
+        claim = _claimed(folder, wanted, notes)
+        os.utime(claim.lock)
+    return claim
+
+
+def claim_as_it_is(root: Path, wanted: Meta) -> Claim:
+    """Open a store to look at it: nothing is made or removed for it, and it is no use.
+
+    Raises:
+        StoreError: it is gone, or cannot be used.
+    """
+    folder = folder_of(root, wanted.key)
+    with os_errors_named(folder), _shelf_locked(root):
+        if folder not in _folders(root):
+            raise StoreError("is gone")
+        if fault := _fault(folder, wanted):
+            raise StoreError(fault)
+        return _claimed(folder, wanted, (), is_use=False)
+
+
+def _claimed(folder: Path, wanted: Meta, notes: Sequence[str], *, is_use: bool = True) -> Claim:
+    """Take the shared lock of a store whose files are all there."""
+    resized = _restore_sizes(folder, wanted)
+    lock = _open_lock(folder)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    return Claim(folder, lock, (*notes, *resized), bool(resized), is_use)
 
 
 def num_sealed(root: Path, key: str) -> int:
@@ -147,7 +171,7 @@ def remove_store(root: Path, key: str) -> bool:
     folder = folder_of(root, key)
     if folder not in _folders(root):
         raise StoreError(f"no store {key!r}", where=str(root))
-    with told(folder), _shelf_locked(root):
+    with os_errors_named(folder), _shelf_locked(root):
         return _remove(folder)
 
 
@@ -158,7 +182,7 @@ def read_meta(folder: Path) -> Meta:
         StoreError: it is missing or cannot be read.
     """
     path = folder / "meta.json"
-    with told(path), open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:  # noqa: PTH123
+    with os_errors_named(path), open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:  # noqa: PTH123
         return Meta.from_json(read_at_most(file, _LARGEST_META).decode("utf-8", errors="replace"))
 
 
@@ -270,8 +294,10 @@ def _make_room(
     root: Path, folder: Path, wanted: Meta, disk_bytes: float, *, evicts: bool
 ) -> list[str]:
     """Remove stores until `wanted` fits, none if it cannot; return a line for each removed."""
-    needed = wanted.layout.size_bytes
-    missing = needed - (size_of(folder) if folder.exists() else 0)
+    taken = size_of(folder) if folder.exists() else 0
+    # samples may have turned out longer than was expected
+    needed = max(wanted.layout.size_bytes, taken)
+    missing = needed - taken
     others = [entry for entry in _entries(root) if entry.folder != folder]
     idle = [entry for entry in others if evicts and not entry.in_use]
     # one that is in use counts as large as it may become
@@ -279,11 +305,17 @@ def _make_room(
     growth = sum(e.promised_bytes - e.size_bytes for e in others if e.in_use)
     freed = sum(entry.size_bytes for entry in idle)
     if needed + live > disk_bytes:
-        raise StoreFullError(f"needs {_gib(needed)}, the budget has {_gib(disk_bytes - live)} left")
+        raise StoreFullError(
+            f"needs {_gib(needed)}, the budget has {_gib(disk_bytes - live)} left",
+            hint="disk_gb is the budget of all stores, `finetune cache ls` lists them",
+        )
     missing += growth
     if missing > (left := shutil.disk_usage(root).free) + freed:
         others_take = f", {_gib(growth)} of it for stores in use" if growth else ""
-        raise StoreFullError(f"needs {_gib(needed)}, the disk has {_gib(left)} left{others_take}")
+        raise StoreFullError(
+            f"needs {_gib(needed)}, the disk has {_gib(left)} left{others_take}",
+            hint="FINETUNE_CACHE may name a folder on another disk",
+        )
     notes = []
     while idle and (needed + live + freed > disk_bytes or missing > shutil.disk_usage(root).free):
         oldest = idle.pop()

@@ -6,7 +6,8 @@ of its own past, before it has compared it with the bytes, once for each row. So
 machine that stops at any moment leaves nothing to repair, and a flipped bit is found when met.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -25,8 +26,8 @@ from finetune.store.layout import (
     StoreError,
     StoreFullError,
 )
-from finetune.store.seals import EMPTY, Rows, Sealer
-from finetune.store.shelf import Claim, claim_store, size_of
+from finetune.store.seals import EMPTY, Bytes, Rows, Sealer
+from finetune.store.shelf import Claim, claim_store
 from finetune.store.tier import Tier
 from finetune.store.verdicts import Verdicts
 
@@ -60,8 +61,11 @@ class Store:
         units, ragged = zip(*((c.unit_bytes, c.spec.ragged) for c in layout.columns), strict=True)
         self._sealer = Sealer.of(meta.key, units, ragged)
         self._book = Book(layout, claim.folder if claim else None)
-        self._memory = Tier.in_memory(layout) if layout.size_bytes <= memory_bytes else None
         self._disk = Tier.on_disk(layout, claim.folder, memory_bytes) if claim else None
+        self._memory: Tier | None = None
+        if layout.size_bytes <= memory_bytes:
+            with self._may_lack_memory():
+                self._memory = Tier.in_memory(layout)
 
     @classmethod
     def open(
@@ -102,27 +106,20 @@ class Store:
         try:
             if disk_gb <= 0:
                 raise StoreFullError("outgrows its memory, and may not use the disk")
-            return cls.claimed(meta, folder, **limits, evicts=evicts)
+            return cls.of(
+                meta, claim_store(folder, meta, limits["disk_bytes"], evicts=evicts), **limits
+            )
         except StoreError as error:
             if layout.size_bytes > limits["memory_bytes"]:
                 raise
             store = cls(meta, None, **limits)
             if disk_gb > 0:
-                store._notes.append(f"store {key}: kept in memory only: {error.message}")
+                store._notes.append(f"store {key}: kept in memory only: {error.in_one_line}")
             return store
 
     @classmethod
-    def claimed(
-        cls,
-        meta: Meta,
-        folder: Path,
-        *,
-        memory_bytes: float,
-        disk_bytes: float,
-        evicts: bool = True,
-    ) -> Self:
-        """Open the store that `meta` describes below `folder`; see `open`."""
-        claim = claim_store(folder, meta, disk_bytes, evicts=evicts)
+    def of(cls, meta: Meta, claim: Claim, *, memory_bytes: float, disk_bytes: float) -> Self:
+        """Open a store that is claimed; the claim is given up if that fails. See `Store`."""
         try:
             store = cls(meta, claim, memory_bytes=memory_bytes, disk_bytes=disk_bytes)
         except BaseException:
@@ -193,17 +190,20 @@ class Store:
                 to_block(column, values[column.name].detach().cpu()[which], spans.lengths)
                 for column in self.meta.layout.columns
             ]
-            for tier in self._tiers():
-                tier.put(spans, blocks)
+            if self._disk is not None:
+                self._disk.put(spans, blocks)
+            self._put_in_memory(spans, blocks)
             self._book.record(spans, self._sealer.seals(spans.rows, spans.lengths, blocks))
-
-    def invalidate(self, indices: Tensor) -> None:
-        """Give up rows."""
-        self._book.erase(self._rows(indices))
 
     def discard(self) -> None:
         """Give up every row; the store stays open, and can be filled again."""
         self._book.erase(np.arange(self.meta.layout.num_rows))
+
+    def leave_memory(self) -> None:
+        """Let go of the rows that are in memory, where they are on disk as well."""
+        if self._disk is not None and self._memory is not None:
+            self._memory.close()
+            self._memory = None
 
     def sealed(self) -> Tensor:
         """Return the rows that bear a seal, in order. `has` tells whether they are whole."""
@@ -223,26 +223,17 @@ class Store:
         """Rows that were found damaged, and given up, since the store was opened."""
         return self._num_damaged
 
-    @property
-    def is_in_memory(self) -> bool:
-        """Whether rows are answered from memory."""
-        return self._memory is not None
+    def take_notes(self) -> list[str]:
+        """Return what a user should know and was not told yet, a line each.
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes that its rows take, of the disk if they are there."""
-        if self._claim is not None:
-            return size_of(self._claim.folder)
-        return self._memory.size_bytes if self._memory else 0
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a user should know: damage, stores removed to make room; a line each."""
-        count = self._num_damaged - self._num_told
-        if not count:
-            return tuple(self._notes)
-        rows = "1 damaged row is" if count == 1 else f"{count} damaged rows are"
-        return (*self._notes, f"store {self.meta.key}: {rows} recomputed")
+        That is damage, stores removed to make room, memory given up.
+        """
+        notes, self._notes = self._notes, []
+        if count := self._num_damaged - self._num_told:
+            rows = "1 damaged row is" if count == 1 else f"{count} damaged rows are"
+            notes.append(f"store {self.meta.key}: {rows} recomputed")
+        self._num_told = self._num_damaged
+        return notes
 
     def close(self) -> None:
         """Close the files, and let others remove them. Rows stay on disk."""
@@ -291,14 +282,34 @@ class Store:
             blocks = tier.gather(spans[part])
             same = self._sealer.seals(rows[part], spans.lengths[part], blocks) == seals[part]
             whole[part] = same
-            if self._memory is not None and same.all():
-                self._memory.put(spans[part], blocks)
-            elif self._memory is not None:
-                self._memory.put(spans[part[same]], tier.gather(spans[part[same]]))
+            if self._memory is not None and not same.all():
+                self._put_in_memory(spans[part[same]], tier.gather(spans[part[same]]))
+            else:
+                self._put_in_memory(spans[part], blocks)
         self._book.learn(spans[whole], seals[whole])
         if len(damaged := rows[~whole]):
             self._book.erase(damaged)
             self._num_damaged += len(np.unique(damaged))
+
+    def _put_in_memory(self, spans: Spans, blocks: Sequence[Bytes]) -> None:
+        if self._memory is not None:
+            with self._may_lack_memory():
+                self._memory.put(spans, blocks)
+
+    @contextmanager
+    def _may_lack_memory(self) -> Iterator[None]:
+        """Go on without the rows in memory if the block finds no more of it, where there is a disk.
+
+        Raises:
+            StoreFullError: there is none.
+        """
+        try:
+            yield
+        except MemoryError as error:
+            if self._disk is None:
+                raise StoreFullError(f"store {self.meta.key}: memory is full") from error
+            self.leave_memory()
+            self._notes.append(f"store {self.meta.key}: memory is full, rows are read from disk")
 
     def _free_spans(self, rows: Rows, lengths: Tensor | None) -> Spans:
         """Return where new rows go: ragged ones behind all that are there."""
@@ -316,10 +327,14 @@ class Store:
         """Let go of memory that would be too much; refuse what no tier can hold."""
         if self._memory and self._memory.size_bytes + num_bytes > self._memory_bytes:
             if self._disk is None:
-                raise StoreFullError(f"store {self.meta.key} outgrows its memory")
-            self._memory = None
+                raise StoreFullError(
+                    f"store {self.meta.key} outgrows its memory", hint="memory_gb is its budget"
+                )
+            self.leave_memory()
         if self._disk and self._disk.size_bytes + num_bytes > self._disk_bytes:
-            raise StoreFullError(f"store {self.meta.key} outgrows its budget of disk")
+            raise StoreFullError(
+                f"store {self.meta.key} outgrows its disk", hint="disk_gb is its budget"
+            )
 
     def _row_bytes(self, spans: Spans) -> Rows:
         columns = self.meta.layout.columns

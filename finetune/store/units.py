@@ -62,7 +62,7 @@ class FileUnits:
         self.path = path
         self.unit_bytes = unit_bytes
         self.resident_bytes = resident_bytes
-        with told(path):
+        with os_errors_named(path):
             self.descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._cells: Bytes = np.empty((0, unit_bytes), np.uint8)
 
@@ -90,7 +90,7 @@ class FileUnits:
         Raises:
             StoreFullError: the disk or a quota is full.
         """
-        with told(self.path):
+        with os_errors_named(self.path):
             for first, last in _runs(places):
                 self._write_run(block[first:last], int(places[first]) * self.unit_bytes)
 
@@ -108,7 +108,7 @@ class FileUnits:
             self._cells = np.empty((0, self.unit_bytes), np.uint8)
             return
         size = count * self.unit_bytes
-        with told(self.path):
+        with os_errors_named(self.path):
             pages = mmap.mmap(self.descriptor, size, prot=mmap.PROT_READ)
         if size > self.resident_bytes and self.unit_bytes < _READ_AHEAD:
             pages.madvise(mmap.MADV_RANDOM)
@@ -171,7 +171,7 @@ def _runs(places: Rows) -> Iterator[tuple[int, int]]:
 
 
 @contextmanager
-def told(path: Path) -> Iterator[None]:
+def os_errors_named(path: Path) -> Iterator[None]:
     """Turn what the system answers into an error that names the file.
 
     Raises:

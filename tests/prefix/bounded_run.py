@@ -2,7 +2,8 @@
 
 From the moment the network is built the process may take `_LEFT` MiB of memory of its own, as the
 system counts it (`RLIMIT_DATA`: pages of mapped files are not among it), most of which a step
-takes. It prints the digest of the weights it ends with, and how many samples were answered.
+takes. It prints the digest of the weights it ends with, how many samples were answered, and what
+was said.
 """
 
 import json
@@ -53,9 +54,12 @@ def main(folder: Path, prefix: str) -> None:
     trainer = build_trainer(config, folder)
     limit = round(_own_mib() + _LEFT) << 20
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    said = []
+    trainer.reporter.tracker.message = said.append
     trainer.fit()
     answered = trainer.prefixes.statistics.answered
-    print(json.dumps({"weights": fingerprints(trainer.model), "answered": answered}))
+    ended = {"weights": fingerprints(trainer.model), "answered": answered, "said": said}
+    print(json.dumps(ended))
 
 
 if __name__ == "__main__":

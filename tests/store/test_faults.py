@@ -62,7 +62,7 @@ def test_a_flipped_bit_is_found_and_costs_no_more_than_its_row(
         store = open_store(memory_gb=memory_gb)
         there = store.has(EVERYTHING)
         assert (~there).sum() <= 1
-        assert len(store.notes) == int((~there).sum())
+        assert len(store.take_notes()) == int((~there).sum())
         known.assert_right(store, there.nonzero().squeeze(1))
         known.fill(store, EVERYTHING)
         known.assert_right(store, EVERYTHING)
@@ -73,7 +73,7 @@ def test_one_line_tells_of_damaged_rows(open_store, filled):
     damage(filled / "rows-0", 70, lambda byte: byte ^ 1)
     store = open_store()
     assert store.has(torch.tensor([0, 1])).tolist() == [True, False]
-    assert store.notes == ("store k: 1 damaged row is recomputed",)
+    assert store.take_notes() == ["store k: 1 damaged row is recomputed"]
     assert store.num_valid == 299
 
 
@@ -97,7 +97,7 @@ def test_a_truncated_file_is_found_at_opening(open_store, known, filled, name, c
     store = open_store()
     there = store.has(EVERYTHING)
     assert store.num_valid == there.sum() < 300
-    (note,) = store.notes
+    (note,) = store.take_notes()
     assert "recomputed" in note
     assert name == "rows-1" or says in note  # files of ragged rows have no size of their own
     known.assert_right(store, there.nonzero().squeeze(1))
@@ -139,7 +139,7 @@ def test_a_store_that_is_not_ours_is_made_anew_and_says_why(open_store, known, f
     spoil(filled)
     store = open_store()
     assert store.num_valid == 0
-    (note,) = store.notes
+    (note,) = store.take_notes()
     assert says in note
     assert "everything is recomputed" in note
     known.fill(store, EVERYTHING)
@@ -152,7 +152,7 @@ def test_links_are_not_followed(open_store, filled, tmp_path):
     (filled / "rows-0").unlink()
     (filled / "rows-0").symlink_to(outside)
     store = open_store()
-    assert "rows-0 is missing" in store.notes[0]
+    assert "rows-0 is missing" in store.take_notes()[0]
     assert outside.read_bytes() == bytes(60 * 300)
     store.close()
     filled.rename(tmp_path / "elsewhere")
@@ -182,7 +182,7 @@ def test_two_processes_that_fill_one_store_at_once_both_end_right(
     assert [process.wait(120) for process in processes] == [0, 0]
     store = open_store()
     known.assert_right(store, EVERYTHING)
-    assert store.notes == ()
+    assert store.take_notes() == []
     assert (store._claim.folder / "rows-1").stat().st_size == 24 * int((EVERYTHING % 9).sum())
 
 
@@ -197,7 +197,7 @@ def test_a_killed_fill_leaves_no_torn_row_that_is_trusted(open_store, known, fil
     store = open_store()
     there = store.has(EVERYTHING)
     assert there.sum() == store.num_valid < 300
-    assert store.notes == ()
+    assert store.take_notes() == []
     known.assert_right(store, there.nonzero().squeeze(1))
     known.fill(store, EVERYTHING)
     known.assert_right(store, EVERYTHING)
@@ -227,7 +227,7 @@ def test_a_kill_between_any_two_writes_leaves_no_torn_row_that_is_trusted(open_s
         store.close()
         store = open_store(f"k{refused}")
         there = store.has(EVERYTHING)
-        assert store.notes == ()
+        assert store.take_notes() == []
         assert 100 <= there.sum() < 300
         known.assert_right(store, there.nonzero().squeeze(1))
         known.fill(store, EVERYTHING)

@@ -1,10 +1,12 @@
 """The shelf of stores: room is made by the longest unused first, and never at a live one's cost."""
 
 import os
+import shutil
 
 import pytest
 import torch
 
+from finetune.store.audit import Audit, audit
 from finetune.store.shelf import cache_root, entries, remove_store
 from finetune.store.store import RowSpec, StoreError, StoreFullError
 
@@ -39,7 +41,7 @@ def test_the_longest_unused_store_makes_room_and_the_run_says_so(open_store, she
         shelved(key, ago)
     store = open_store("next", specs=ROW, num_rows=4, disk_gb=13 * MIB)
     assert keys(tmp_path) == ["next", "new", "old"]
-    (note,) = store.notes
+    (note,) = store.take_notes()
     assert "older: removed to make room" in note
 
 
@@ -72,6 +74,35 @@ def test_a_store_opened_again_needs_no_room_twice(open_store, shelved, tmp_path)
     shelved("same", 10)
     store = open_store("same", specs=ROW, num_rows=4, disk_gb=5 * MIB)
     assert store.num_valid == 4
+
+
+def test_a_store_that_has_outgrown_what_was_expected_counts_by_what_it_takes(
+    open_store, shelved, tmp_path
+):
+    ragged = {"t": RowSpec((1, 1 << 16), "float32", ragged=True)}
+    store = open_store("long", specs=ragged, num_rows=4)
+    # each four times as long as was expected: 4 MiB in place of one
+    store.write(torch.arange(4), {"t": torch.randn(4, 4, 1 << 16)}, torch.full((4,), 4))
+    store.close()
+    shelved("idle", 10)
+    open_store("long", specs=ragged, num_rows=4, disk_gb=6 * MIB)
+    assert keys(tmp_path) == ["long"]
+
+
+def test_to_look_at_a_store_asks_no_room_makes_nothing_and_is_no_use(
+    open_store, shelved, tmp_path, monkeypatch
+):
+    for key, ago in (("a", 100), ("b", 10)):
+        shelved(key, ago)
+    before = entries(tmp_path)
+    full = shutil.disk_usage(tmp_path)._replace(free=0)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: full)
+    for entry in before:
+        assert audit(tmp_path, entry) == Audit(4, 0, ())
+    assert entries(tmp_path) == before
+    assert remove_store(tmp_path, "b")
+    assert audit(tmp_path, before[0]) == Audit(0, 0, ("is gone",))
+    assert keys(tmp_path) == ["a"]
 
 
 def test_to_use_a_store_makes_it_the_newest(open_store, shelved, tmp_path):

@@ -42,7 +42,7 @@ def test_exactly_the_rows_that_were_written_are_there(open_store, known, budgets
 def test_an_index_outside_the_samples_is_refused(open_store, known, budgets, index):
     store = open_store(**budgets)
     known.fill(store, torch.arange(300))
-    for ask in (store.has, store.read, store.invalidate):
+    for ask in (store.has, store.read):
         with pytest.raises(IndexError):
             ask(torch.tensor([0, index]))
 
@@ -73,10 +73,6 @@ def test_ragged_rows_are_padded_to_the_longest_or_to_a_length(open_store, known,
 def test_rows_given_up_are_gone_and_can_be_written_again(open_store, known, budgets):
     store = open_store(**budgets)
     known.fill(store, SOME)
-    store.invalidate(SOME[:2])
-    assert store.has(SOME).tolist() == [False, False, True, True, True, True]
-    known.fill(store, SOME)
-    known.assert_right(store, SOME)
     store.discard()
     assert store.num_valid == 0
     assert not store.has(SOME).any()
@@ -86,17 +82,36 @@ def test_rows_given_up_are_gone_and_can_be_written_again(open_store, known, budg
 
 @pytest.mark.parametrize("later", [1.0, 0.0], ids=["in memory", "on disk"])
 @pytest.mark.parametrize("first", [1.0, 0.0], ids=["from memory", "from disk"])
-def test_the_next_opening_starts_with_the_rows_of_the_last(open_store, known, first, later):
+def test_the_next_opening_starts_with_the_rows_of_the_last(
+    open_store, known, tmp_path, first, later
+):
     store = open_store(memory_gb=first)
     known.fill(store, SOME)
     store.close()
     again = open_store(memory_gb=later)
-    assert again.notes == ()
-    assert again.is_in_memory == bool(later)
+    assert again.take_notes() == []
     assert again.num_valid == len(SOME)
     known.assert_right(again, SOME)
     known.fill(again, torch.arange(known.NUM_ROWS))
     known.assert_right(again, torch.arange(known.NUM_ROWS))
+    assert known.is_read_from_memory(again, tmp_path / "k", 1) == bool(later)
+
+
+def test_rows_that_leave_memory_are_read_from_disk(open_store, known, tmp_path):
+    store = open_store(memory_gb=1.0)
+    known.fill(store, SOME)
+    store.leave_memory()
+    known.assert_right(store, SOME)
+    known.fill(store, torch.arange(known.NUM_ROWS))
+    known.assert_right(store, torch.arange(known.NUM_ROWS))
+    assert not known.is_read_from_memory(store, tmp_path / "k", 1)
+
+
+def test_rows_that_are_nowhere_else_stay_in_memory(open_store, known):
+    store = open_store(memory_gb=1.0, disk_gb=0.0)
+    known.fill(store, SOME)
+    store.leave_memory()
+    known.assert_right(store, SOME)
 
 
 def test_a_file_too_large_for_memory_is_read_all_the_same(open_store, tmp_path):
@@ -176,7 +191,7 @@ def test_a_store_that_fits_memory_alone_is_kept_there_and_says_so(open_store, kn
     store = open_store(memory_gb=1, disk_gb=1e-6)
     known.fill(store, SOME)
     known.assert_right(store, SOME)
-    (note,) = store.notes
+    (note,) = store.take_notes()
     assert "kept in memory only" in note
     assert not (tmp_path / "k").exists()
 
@@ -187,21 +202,20 @@ def test_ragged_rows_that_outgrow_the_budget_of_disk_are_refused(open_store):
     values = {"t": torch.randn(100, 4, 256)}
     four = torch.full((100,), 4)
     store.write(torch.arange(40), {"t": values["t"][:40]}, four[:40])
-    with pytest.raises(StoreFullError, match="budget"):
+    with pytest.raises(StoreFullError, match="outgrows its disk"):
         store.write(torch.arange(100), values, four)
     assert torch.equal(store.read(torch.arange(40))["t"], values["t"][:40])
     assert store.num_valid == 40
 
 
-def test_ragged_rows_that_outgrow_memory_are_read_from_disk(open_store):
+def test_ragged_rows_that_outgrow_memory_are_read_from_disk(open_store, known, tmp_path):
     specs = {"t": RowSpec((1, 256), "float32", ragged=True)}
     store = open_store(specs=specs, num_rows=100, memory_gb=200 / (1 << 20))
     values, four = torch.randn(100, 4, 256), torch.full((100,), 4)
-    assert store.is_in_memory
     for part in torch.arange(100).split(10):
         store.write(part, {"t": values[part]}, four[part])
-    assert not store.is_in_memory
     assert torch.equal(store.read(torch.arange(100))["t"], values)
+    assert not known.is_read_from_memory(store, tmp_path / "k", 1)
 
 
 def test_meta_tells_people_what_the_store_is_of(open_store, tmp_path):
