@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from finetune.prefix.faults import Inputs, Place
@@ -17,6 +16,7 @@ from finetune.prefix.state import (
     loose_tensors,
     moved_attributes,
     moved_buffers,
+    random_as_it_was,
 )
 from finetune.prefix.trace import Call, Operation, Operations, storage_of, watched
 
@@ -113,8 +113,7 @@ def watch_around(model: nn.Module, inputs: Inputs, chosen: Collection[Place]) ->
             operations.note(call.module, arguments[id(call)], call.output)
 
     before, plain = buffers(model), attributes(model)
-    with buffers_as_they_were(model), torch.random.fork_rng():
-        torch.manual_seed(1)
+    with buffers_as_they_were(model), random_as_it_was(seed=1):
         with watched(model, entered, left) as seen.roots, operations:
             model(**columns)
         seen.moved |= moved_buffers(model, before)

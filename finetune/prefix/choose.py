@@ -79,7 +79,9 @@ class Prefixes:
         is_off = self._config.use == "off"
         if is_off and not self._use.is_compiled:
             return
-        found = find_prospect(self._model, self._use, visits=visits, anyhow=self.is_border_needed)
+        found = find_prospect(
+            self._model, self._use, visits=visits, anyhow=self._use.is_border_needed
+        )
         if not is_off:
             self._choose(found, thaws)
         if isinstance(found, Prospect) and isinstance(self.now, NoPrefix):
@@ -87,15 +89,12 @@ class Prefixes:
 
     @property
     def is_border_needed(self) -> bool:
-        """Whether bits depend on where the prefix ends, stored or not.
-
-        Then it must not matter when that was found out, or whether a store pays.
-        """
-        return self._use.is_compiled or self._rounds_to is not None
+        """Whether bits depend on where the prefix ends, stored or not."""
+        return self._use.is_border_needed
 
     def _stand_at(self, border: Border) -> None:
         """Stand before the frozen calls of a prefix that is not stored, where that matters."""
-        if self.is_border_needed:
+        if self._use.is_border_needed:
             replay = Replay(self._model, border, self._rounds_to)
             replay.install()
             self.now = NoPrefix(self._model, self._run, replay)
@@ -144,7 +143,7 @@ class Prefixes:
     def _may_look_ahead(self, own: _Planned, *, is_stored: bool) -> bool:
         """Tell whether passes of this phase can store rows for later ones, and change no bit."""
         # what is computed from rounded values is not what a later phase would compute
-        changes_no_bit = self._rounds_to is None and (is_stored or not self.is_border_needed)
+        changes_no_bit = self._rounds_to is None and (is_stored or not self._use.is_border_needed)
         return self._looks_ahead and changes_no_bit and own.found.stored < 1
 
     def _ahead(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from random import SystemRandom
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from finetune.prefix.constants import Constants
 from finetune.prefix.outputs import tensors_in
 from finetune.prefix.replay import Replay
 from finetune.prefix.shapes import Shape, Split, mask_of, shortened, without_padding
-from finetune.prefix.state import same_bits, undisturbed
+from finetune.prefix.state import equal, random_state, same_bits, undisturbed
 from finetune.store.verdicts import Verdicts
 
 _FEW = 4
@@ -276,7 +277,7 @@ class Trials:
     def _outcome(self, inputs: Mapping[str, Tensor]) -> "_Outcome":
         with undisturbed(self._model, seed=0):
             outputs = tensors_in(self._run(**_copied(inputs)))
-            return _Outcome(outputs, self._gradients(outputs), torch.get_rng_state())
+            return _Outcome(outputs, self._gradients(outputs), random_state())
 
     def _gradients(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         """Return what the trained parameters would get for some gradients of the outputs."""
@@ -375,7 +376,7 @@ class _Outcome:
 
     outputs: list[Tensor]
     gradients: list[Tensor]
-    random_state: Tensor
+    random_state: list[Any]
 
     def difference(self, answered: "_Outcome") -> str | None:
         """Return what differs where frozen calls are answered, or None."""
@@ -383,7 +384,7 @@ class _Outcome:
             return "end in other outputs when frozen calls are answered"
         if not _all_same(self.gradients, answered.gradients):
             return "give other gradients when frozen calls are answered"
-        if not torch.equal(self.random_state, answered.random_state):
+        if not equal(self.random_state, answered.random_state):
             return "draw random numbers in frozen calls"
         return None
 

@@ -20,6 +20,7 @@ from finetune.prefix.state import (
     moved_attributes,
     moved_buffers,
     other_weights,
+    random_as_it_was,
     same_bits,
 )
 from finetune.prefix.trace import Call, watched
@@ -118,8 +119,7 @@ def _watched_pass(model: nn.Module, inputs: Inputs, *, seed: int) -> Trial:
     tensors, plain = buffers(model), attributes(model)
     # the network may change its inputs in place
     copies = {name: values.clone() for name, values in inputs.items()}
-    with buffers_as_they_were(model), torch.random.fork_rng(), watched(model) as roots:
-        torch.manual_seed(seed)
+    with buffers_as_they_were(model), random_as_it_was(seed), watched(model) as roots:
         model(**copies)
         moved = moved_buffers(model, tensors)
     calls = {(call.module, call.visit): call for root in roots for call in root.walk()}

@@ -125,19 +125,37 @@ def _plain(top: nn.Module) -> list[Facts]:
     ]
 
 
-def _as_data(value: Any) -> Any:
-    """Return something that JSON can hold and that differs when the value does, where known."""
+def _as_data(value: Any, around: tuple[int, ...] = ()) -> Any:
+    """Return something that JSON can hold and that differs when the value does, where known.
+
+    Args:
+        value: Anything.
+        around: What it lies in, by identity: a list may hold itself.
+    """
+    inside = (*around, id(value))
     match value:
         case None | bool() | int() | float() | str():
             return value
+        case _ if id(value) in around:
+            return "itself"
+        case Mapping():
+            return {str(key): _as_data(item, inside) for key, item in value.items()}
+        case list() | tuple() | deque():
+            return [_as_data(item, inside) for item in value]
+    return _thing_as_data(value)
+
+
+def _thing_as_data(value: Any) -> Any:
+    """Do the same for what is neither plain nor a container that may hold anything."""
+    match value:
         case Tensor():
             return fingerprint(value)
-        case Mapping():
-            return {str(key): _as_data(item) for key, item in value.items()}
-        case list() | tuple() | deque():
-            return [_as_data(item) for item in value]
+        case np.ndarray():
+            return [value.dtype.str, value.shape, blake2b(value.tobytes()).hexdigest()]
         case np.generic():
-            return _as_data(value.item())
+            return value.item()
+        case set() | frozenset():
+            return sorted(map(repr, value))
         case nn.Module():
             return None
     if callable(to_dict := getattr(value, "to_dict", None)):

@@ -18,6 +18,8 @@ from finetune.prefix.witness import Witness, take_witness
 from finetune.store.layout import Layout
 from finetune.store.store import StoreError
 
+TOO_FEW = "too few samples come before the mask changes to try it out"
+"""Why there is no prospect, where few samples are all that speaks against one."""
 _TRIAL = 4
 """Samples of a trial batch."""
 _WITNESSES = 2
@@ -55,6 +57,14 @@ class Use:
     """Whether what is not frozen is compiled."""
     reads_inputs: bool = False
     """Whether the loss may read input columns: one of the user's own is given the batch."""
+
+    @property
+    def is_border_needed(self) -> bool:
+        """Whether bits depend on where the prefix ends, stored or not.
+
+        Then it must not matter when that was found out, or whether a store pays.
+        """
+        return self.is_compiled or self.store_dtype is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +151,8 @@ def find_prospect(
         return "not stored, columns of tokens are of different lengths"
     if train.views is None:
         return "not stored, random transforms come before it (views: K would store K draws of each)"
-    is_short = visits * len(train) < _WORTH_TRYING * _PASSES * _TRIAL
-    if len(train) <= _TRIAL or (is_short and not anyhow):
-        return "too few samples come before the mask changes to try it out"
+    if len(train) <= _TRIAL or (too_few_come(use, visits) and not anyhow):
+        return TOO_FEW
     border, pace = _probed(model, train, use)
     if not border.stored:
         why = "; ".join(border.reasons)
@@ -164,6 +173,11 @@ def find_prospect(
     )
 
 
+def too_few_come(use: Use, visits: float) -> bool:
+    """Tell whether samples come too seldom before the mask changes to gain what a trial takes."""
+    return visits * len(use.splits["train"]) < _WORTH_TRYING * _PASSES * _TRIAL
+
+
 def _of_each_view(visits: float, views: int) -> int:
     return max(1, round(visits / views))
 
@@ -173,9 +187,9 @@ class Coming(NamedTuple):
 
     phase: Phase
     seen: float
-    """Passes over the training samples that are made before it begins, from now."""
+    """Passes over the training samples made before it begins, from now: the most that can be."""
     lasts: float | None
-    """Those that it makes itself; None where only a metric can tell."""
+    """Those that it makes itself; None where only a metric can tell, its own or an earlier one."""
 
 
 def facts_at(

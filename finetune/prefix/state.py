@@ -4,18 +4,22 @@ Trials run the network more often than training alone would. Nothing of that may
 and a frozen module that keeps something of one call for the next cannot be answered from a store.
 """
 
+import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
 """What torch keeps in every module, hooks and tables of parameters among it."""
 _CONTAINERS = (list, dict, set, deque)
+"""What holds other values, and is changed in place."""
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
 
 AttributeName = tuple[str, str]
 """Name of a module, and of an attribute of it."""
@@ -38,13 +42,14 @@ def _is_made_of_words(flat: Tensor) -> bool:
 
 
 def attributes(model: nn.Module) -> dict[AttributeName, Any]:
-    """Return copies of all plain attributes of all modules: numbers, words, tensors, lists of them.
+    """Return what all plain attributes of all modules hold now.
 
-    What cannot be copied plainly, such as an object of one's own, is left out.
+    Numbers, words, tensors, arrays, generators of random numbers, and containers of them, however
+    deep. What cannot be copied plainly, such as an object of one's own, is left out.
     """
     found: dict[AttributeName, Any] = {}
     for place, value in _attributes(model):
-        copied = _copied(value)
+        copied = _copied(value, ())
         if copied is not _OTHER:
             found[place] = copied
     return found
@@ -55,13 +60,18 @@ def moved_attributes(
 ) -> set[AttributeName]:
     """Return where attributes that were there before have other values now."""
     return {
-        place for place in before.keys() & after.keys() if not _equal(before[place], after[place])
+        place for place in before.keys() & after.keys() if not equal(before[place], after[place])
     }
 
 
 def loose_tensors(model: nn.Module) -> list[tuple[AttributeName, Tensor]]:
     """Return the tensors in attributes of modules that are no buffers or parameters there."""
-    return [(place, tensor) for place, value in _attributes(model) for tensor in _tensors(value)]
+    return [
+        (place, value)
+        for place, attribute in _attributes(model)
+        for value in _held_in([attribute])
+        if isinstance(value, Tensor)
+    ]
 
 
 def buffers(model: nn.Module) -> dict[str, Tensor]:
@@ -81,9 +91,32 @@ def moved_buffers(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
 @contextmanager
 def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
     """Run the block under `seed`; give buffers, attributes and random state back as they were."""
-    with as_it_was(model), buffers_as_they_were(model), torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with as_it_was(model), buffers_as_they_were(model), random_as_it_was(seed):
         yield
+
+
+@contextmanager
+def random_as_it_was(seed: int) -> Iterator[None]:
+    """Draw random numbers by `seed` in the block: torch's, numpy's and Python's own."""
+    before = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+
+
+def random_state() -> list[Any]:
+    """Return where random numbers stand, as something that `equal` can compare."""
+    return [
+        torch.get_rng_state(),
+        list(random.getstate()[1]),
+        _copied(np.random.get_state(), ()),
+    ]
 
 
 @contextmanager
@@ -140,21 +173,22 @@ def other_weights(model: nn.Module) -> Iterator[None]:
 class _Held:
     """The plain attributes of one module: the objects, and copies of what was in them."""
 
-    names: frozenset[str]
-    values: dict[str, tuple[Any, Any]]
+    values: dict[str, Any]
+    contents: list[tuple[Any, Any]]
+    """All that these hold and that is changed in place, each with what it held."""
 
     @classmethod
     def of(cls, module: nn.Module) -> "_Held":
         own = vars(module).keys() - _OF_EVERY_MODULE
         values = {name: vars(module)[name] for name in own}
-        return cls(frozenset(own), {name: (v, _content(v)) for name, v in values.items()})
+        return cls(values, [(held, _content(held)) for held in _held_in(values.values())])
 
     def give_back(self, module: nn.Module) -> None:
-        for name in vars(module).keys() - _OF_EVERY_MODULE - self.names:
+        for held, content in self.contents:
+            _refill(held, content)
+        for name in vars(module).keys() - _OF_EVERY_MODULE - self.values.keys():
             del vars(module)[name]
-        for name, (value, content) in self.values.items():
-            _refill(value, content)
-            vars(module)[name] = value
+        vars(module).update(self.values)
 
 
 def _attributes(model: nn.Module) -> Iterator[tuple[AttributeName, Any]]:
@@ -164,65 +198,116 @@ def _attributes(model: nn.Module) -> Iterator[tuple[AttributeName, Any]]:
                 yield (module_name, name), value
 
 
+def _held_in(values: Iterable[Any]) -> Iterator[Any]:
+    """Yield what is not plain of some values and of all that they hold, each once."""
+    seen: set[int] = set()
+    left = list(values)
+    while left:
+        value = left.pop()
+        if isinstance(value, _PLAIN) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        yield value
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list | tuple | set | deque):
+            left += value
+
+
 _OTHER = object()
 """Stands for what cannot be copied."""
 
 
-def _copied(value: Any) -> Any:
+def _copied(value: Any, around: tuple[int, ...]) -> Any:
+    """Return what a value holds, of plain values, tensors, arrays, lists, dicts and sets.
+
+    Args:
+        value: Anything.
+        around: What it lies in, by identity: a list may hold itself.
+    """
+    if isinstance(value, nn.Parameter) or id(value) in around:
+        return _OTHER
+    if isinstance(value, _PLAIN):
+        return value
+    inside = (*around, id(value))
     match value:
-        case nn.Parameter():
-            return _OTHER
         case Tensor():
             return value.detach().clone()
-        case None | bool() | int() | float() | str():
-            return value
+        case np.ndarray():
+            return value.copy()
         case dict():
-            return {key: _copied(item) for key, item in value.items()}
+            return {key: _copied(item, inside) for key, item in value.items()}
         case list() | tuple() | deque():
-            return [_copied(item) for item in value]
-    return _OTHER
+            return [_copied(item, inside) for item in value]
+        case set() | frozenset():
+            return set(value)
+    state = _state_of(value)
+    return _OTHER if state is None else _copied(state, inside)
 
 
-def _equal(one: Any, other: Any) -> bool:
+def equal(one: Any, other: Any) -> bool:
+    """Tell whether two copies of values are the same, bit by bit."""
     match one, other:
         case (Tensor(), Tensor()):
             return same_bits(one, other)
+        case (np.ndarray(), np.ndarray()):
+            is_alike = (one.shape, one.dtype) == (other.shape, other.dtype)
+            return is_alike and one.tobytes() == other.tobytes()
         case (dict(), dict()):
-            return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+            return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
         case (list(), list()):
-            return len(one) == len(other) and all(map(_equal, one, other))
+            return len(one) == len(other) and all(map(equal, one, other))
         case (float(), float()):
             return one == other or (one != one and other != other)
     return bool(type(one) is type(other) and one == other)
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list | tuple | deque):
-        return [tensor for item in value for tensor in _tensors(item)]
-    return []
+def _state_of(value: Any) -> Any:
+    """Return where a generator of random numbers stands; None for all else."""
+    match value:
+        case torch.Generator():
+            return value.get_state()
+        case np.random.Generator():
+            return value.bit_generator.state
+        case np.random.RandomState():
+            return value.get_state()
+        case random.Random():
+            return value.getstate()
+    return None
 
 
 def _content(value: Any) -> Any:
     """Return what is needed to fill `value` again should it be changed in place."""
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         return value.detach().clone()
-    if isinstance(value, _CONTAINERS):
+    if isinstance(value, (*_CONTAINERS, np.ndarray)):
         return value.copy()
-    return None
+    return _state_of(value)
 
 
 def _refill(value: Any, content: Any) -> None:
-    if isinstance(content, Tensor):
-        if not same_bits(value, content):
+    match value:
+        case Tensor() if content is not None and not same_bits(value, content):
             with torch.no_grad():
                 value.copy_(content)
-    elif isinstance(value, list | deque):
-        value.clear()
-        value.extend(content)
-    elif isinstance(value, dict | set):
-        value.clear()
-        value.update(content)
+        case np.ndarray():
+            value[...] = content
+        case list() | deque():
+            value.clear()
+            value.extend(content)
+        case dict() | set():
+            value.clear()
+            value.update(content)
+        case _:
+            _set_state(value, content)
+
+
+def _set_state(value: Any, state: Any) -> None:
+    """Let a generator of random numbers stand where it stood."""
+    match value:
+        case torch.Generator() | np.random.RandomState():
+            value.set_state(state)
+        case np.random.Generator():
+            value.bit_generator.state = state
+        case random.Random():
+            value.setstate(state)

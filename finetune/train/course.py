@@ -34,6 +34,11 @@ def latest_end(until: Trigger | None, began: int, steps_per_epoch: int, total: i
             assert_never(until)
 
 
+def _waits_for_metric(until: Trigger | None) -> bool:
+    """Tell whether nothing but a metric tells how long a phase lasts."""
+    return isinstance(until, OnPlateau) and until.at_most is None
+
+
 @dataclass(frozen=True, slots=True)
 class Course:
     """Where phases and the run end, and what is due at a step, for any progress."""
@@ -83,11 +88,13 @@ class Course:
         """Return the phases to come, as long as each only thaws more than the one before."""
         present, began = self.phase(progress), self.stretch(progress).ends
         frozen, found = present.frozen, list[Coming]()
+        is_certain = not _waits_for_metric(present.until)
         for phase in self.plan.phases[progress.phase + 1 :]:
             if not phase.frozen <= frozen:
                 break
             ends = latest_end(phase.until, began, self.steps_per_epoch, self.total_steps)
-            lasts = (ends - began) / self.steps_per_epoch if ends > began else None
+            is_certain = is_certain and not _waits_for_metric(phase.until)
+            lasts = (ends - began) / self.steps_per_epoch if is_certain else None
             found.append(Coming(phase, (began - progress.step) / self.steps_per_epoch, lasts))
             frozen, began = phase.frozen, ends
         return found

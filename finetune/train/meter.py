@@ -17,7 +17,8 @@ from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase
 from finetune.freezing.proof import fingerprint
 from finetune.prefix.probe import Border
-from finetune.prefix.prospect import Prospect, Use, find_prospect
+from finetune.prefix.prospect import TOO_FEW, Prospect, Use, find_prospect, too_few_come
+from finetune.prefix.state import undisturbed
 from finetune.train.precision import Precision
 from finetune.train.setup import Parts, prefix_use
 from finetune.train.tasks import Task
@@ -72,7 +73,7 @@ class Meter:
     use: Use | None
     """How the run would use a store; None where it is to use none."""
     known: dict[tuple[frozenset[str], ModulesConfig], Measured]
-    """What was measured before, by all that it depends on but the number of visits."""
+    """What was measured before, by all that it depends on; on the number of visits it does not."""
 
     @classmethod
     def of(cls, parts: Parts, config: RunConfig) -> Self:
@@ -96,7 +97,7 @@ class Meter:
         """
         key = phase.frozen, phase.modules
         if key not in self.known:
-            found = self._prospect(phase, visits)
+            found = self._prospect(phase)
             few, more = (self._pass(phase, batch, found) for batch in (self.few, self.more))
             self.known[key] = Measured(
                 self._of_step(few.flops, more.flops),
@@ -107,20 +108,21 @@ class Meter:
                 found,
             )
         known = self.known[key]
-        if isinstance(known.prospect, str):
+        if isinstance(known.prospect, str) or self.use is None:
             return known
-        return replace(known, prospect=known.prospect.at(visits))
+        too_few = too_few_come(self.use, visits) and not self.use.is_border_needed
+        return replace(known, prospect=TOO_FEW if too_few else known.prospect.at(visits))
 
     def _of_step(self, few: int, more: int) -> int:
         return round(sum(self._at(size, few, more) for size in self.sizes))
 
-    def _prospect(self, phase: Phase, visits: float) -> Prospect | str:
-        """Probe the network as the run does when the phase begins."""
+    def _prospect(self, phase: Phase) -> Prospect | str:
+        """Probe the network as the run does when the phase begins, were it to see samples once."""
         if self.use is None:
             return "prefix: off"
         with _left_as_it_was(self.model):
             take_on(self.model, phase.frozen, phase.modules)
-            return find_prospect(self.model, self.use, visits=visits)
+            return find_prospect(self.model, self.use, visits=1.0, anyhow=True)
 
     def _at(self, size: int, few: int, more: int) -> float:
         """Read a size off the line through two measured points, or through one and the origin."""
@@ -257,40 +259,26 @@ def _every_operation_seen() -> Iterator[None]:
 
 @contextmanager
 def _left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Put back flags, gradients, modes, buffers and random state when the block is over.
+    """Put back flags, gradients, modes, buffers, attributes and random state after the block.
 
     Weights need no copy, but for an embedding with `max_norm`: no other changes them in forward.
     """
-    parameters = dict(model.named_parameters())
-    gradients = {name: parameter.grad for name, parameter in parameters.items()}
-    modules = list(model.modules())
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in modules
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     rescaled = [
         (parameter, parameter.detach().clone())
-        for module in modules
+        for module in model.modules()
         if getattr(module, "max_norm", None) is not None
         for parameter in module.parameters(recurse=False)
     ]
-    device = next(iter(parameters.values())).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(0)
+    with undisturbed(model, seed=0), mask_given_back(model):
+        for parameter, _ in gradients:
+            parameter.grad = None
         try:
-            for parameter in parameters.values():
-                parameter.grad = None
-            with mask_given_back(model):
-                yield
+            yield
         finally:
-            for name, gradient in gradients.items():
-                parameters[name].grad = gradient
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
             with torch.no_grad():
-                for module, name, buffer, value in buffers:
-                    buffer.copy_(value)
-                    module._buffers[name] = buffer
                 for weight, value in rescaled:
                     weight.copy_(value)
 

@@ -1,8 +1,10 @@
 """Number formats of the forward pass. In float32 everything here is a plain pass-through."""
 
+import random
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.amp import GradScaler
@@ -46,12 +48,14 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self._dtype)
 
     def seed(self, seed: int) -> None:
-        """Seed the generators that a step draws from: the CPU's and the device's own.
+        """Seed all that a step may draw from: torch's generators, numpy's and Python's own.
 
-        `torch.manual_seed` does the same for every kind of device there is, at a twentieth of
-        the cost of a small step.
+        Of torch's the CPU's and the device's: `torch.manual_seed` seeds every kind of device there
+        is, at a twentieth of the cost of a small step.
         """
         torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
         elif self.device.type == "mps":

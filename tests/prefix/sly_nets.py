@@ -3,8 +3,11 @@
 Each has a frozen `body`; what it does to betray a store is told by its docstring.
 """
 
+import random
+from collections import deque
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -403,3 +406,62 @@ class Keeping(Net):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.head(self.last(self.body(image.flatten(1))))
+
+
+class Remembering(Net):
+    """The trained part keeps things of many kinds from call to call, and goes by all of them."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.deep = {"lists": [[], (torch.zeros(2), deque(maxlen=3))], "seen": set()}
+        self.deep["itself"] = self.deep
+        self.array, self.draws = np.zeros(3), torch.Generator().manual_seed(0)
+        self.numpy_draws, self.old_draws = np.random.default_rng(0), np.random.RandomState(0)
+        self.python_draws = random.Random(0)
+
+    def forward(self, image: Tensor) -> Tensor:
+        (calls, (mean, last)), seen = self.deep["lists"], self.deep["seen"]
+        calls.append(len(image))
+        mean += 0.1
+        last.append(len(calls))
+        seen.add(len(calls) % 7)
+        self.array += 1
+        numbers = [len(calls), float(mean.sum()), sum(last), sum(seen), self.array.sum()]
+        numbers += [torch.rand((), generator=self.draws).item(), self.numpy_draws.random()]
+        numbers += [self.old_draws.rand(), self.python_draws.random()]
+        numbers += [random.random(), np.random.rand()]
+        factor = 1 + 0.001 * float(np.sum(numbers))
+        return self.head(self.body(image.flatten(1))) * factor
+
+
+class Drawing(Net):
+    """The frozen body draws numbers of one kind, from a generator of its own or everybody's."""
+
+    class Body(Counting.Body):
+        def __init__(self, kind: str) -> None:
+            super().__init__()
+            del self.calls
+            self.kind, self.draws = kind, np.random.default_rng(0)
+            self.array, self.nested = np.zeros(1), [[0], {"again": ()}]
+
+        def forward(self, flat: Tensor) -> Tensor:
+            return self.linear(flat) * (1 + self.drawn())
+
+        def drawn(self) -> float:
+            match self.kind:
+                case "python":
+                    return random.random()
+                case "numpy":
+                    return np.random.rand()
+                case "own":
+                    return self.draws.random()
+                case "array":
+                    self.array += 1
+                    return self.array[0] > 15
+                case _:
+                    self.nested[0][0] += 1
+                    return self.nested[0][0] > 15
+
+    def __init__(self, classes: int, kind: str) -> None:
+        super().__init__(classes)
+        self.body = self.Body(kind)

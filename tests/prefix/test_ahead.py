@@ -136,6 +136,14 @@ def test_only_phases_that_thaw_more_than_all_before_them_count_as_thaws(runs, tm
         ("p1", 1.0, 1.0),
         ("p2", 2.0, 1.0),
     ]
+    freeze["phases"][1]["until"] = {"plateau": "validation/loss"}
+    config = runs.odd_config("UNet", freeze=freeze, prefix="off", epochs=5)
+    waiting = build_trainer(config, tmp_path / "waiting").course
+    assert [one.lasts for one in waiting.thaws_ahead(progress)] == [None, None]
+    freeze["phases"][1]["until"]["at_most"] = {"epochs": 2}
+    config = runs.odd_config("UNet", freeze=freeze, prefix="off", epochs=5)
+    bounded = build_trainer(config, tmp_path / "bounded").course
+    assert [one.lasts for one in bounded.thaws_ahead(progress)] == [2.0, 1.0]
     progress.phase, progress.step, progress.phase_began = 2, 18, 18
     assert course.thaws_ahead(progress) == []
 

@@ -8,7 +8,8 @@ import torch
 
 import finetune.prefix
 from finetune.freezing.apply import apply_mask
-from finetune.prefix.prospect import find_prospect
+from finetune.prefix.prospect import TOO_FEW, find_prospect
+from finetune.train.costs import predict_costs
 from finetune.train.setup import build_parts, build_trainer, prefix_use
 
 HOME = str(Path(finetune.prefix.__file__).parent)
@@ -96,6 +97,22 @@ def test_the_summary_says_what_was_saved_and_a_line_what_is_expected(runs, tmp_p
     assert told["whole"] == 0
     spent = told["seconds_reading"] + told["seconds_writing"] + told["seconds_trying"]
     assert told["seconds_saved"] == pytest.approx(told["seconds_avoided"] - spent, abs=0.01)
+
+
+def test_a_plan_tells_of_each_phase_what_its_own_length_lets_a_run_do(runs):
+    long, short = {"epochs": 2}, {"steps": 1}
+    body = {"freeze": ["net.down1"]}
+
+    def not_stored(*ends, **settings):
+        phases = [body | {"name": str(n), "until": end} for n, end in enumerate((*ends, short))]
+        freeze = {"phases": [*phases, body | {"name": "last"}]}
+        config = runs.odd_config("UNet", freeze=freeze, epochs=6, **{"prefix": "auto"} | settings)
+        return [cost.not_stored for cost in predict_costs(build_parts(config), config).phases]
+
+    assert not_stored(long) == [None, TOO_FEW, None]
+    assert not_stored(short, long) == [TOO_FEW, None, TOO_FEW, None]
+    # rounded values are found in however short a phase, as bits depend on them
+    assert not_stored(short, prefix={"store_dtype": "bfloat16"}) == [None] * 3
 
 
 def test_a_smaller_number_format_is_reckoned_with(runs):

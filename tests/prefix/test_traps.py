@@ -9,6 +9,7 @@ import torch
     [
         ("Hooked", ["net.body"]),
         ("Stepping", ["net.body"]),
+        ("Remembering", ["net.body"]),
         ("Spoiling", ["net.body"]),
         ("Branches", ["net.body"]),
         ("PassedOn", ["net.body"]),
@@ -60,6 +61,21 @@ def test_within_a_module_that_cannot_be_answered_layers_are(odd_runs, net, reaso
     stored, _, said = odd_runs(net, freeze=["net.body"])
     assert any(reason in line for line in said), said
     assert stored.prefixes.statistics.answered > 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("python", "net.body (Body) is random"),
+        ("numpy", "net.body (Body) is random"),
+        ("own", "net.body (Body) keeps 'draws' from call to call"),
+        ("array", "net.body (Body) keeps 'array' from call to call"),
+        ("nested", "net.body (Body) keeps 'nested' from call to call"),
+    ],
+)
+def test_numbers_are_not_drawn_in_vain_nor_counted(odd_runs, kind, reason):
+    _, _, said = odd_runs("Drawing", freeze=["net.body"], args={"kind": kind})
+    assert any(reason in line for line in said), said
 
 
 def test_trials_leave_no_trace_in_the_network(odd_runs):
