@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from finetune.store.shelf import cache_root
+from finetune.store.shelf import cache_root, claim_as_it_is, entries
+from finetune.store.store import Store
 from finetune.store.verdicts import Verdicts
 
 SHAPES = {"32 x None": None, "7 x None": "are computed with other bits"}
@@ -110,10 +111,17 @@ def test_the_networks_tried_last_are_kept(path):
 
 
 @pytest.mark.usefixtures("always")
-def test_where_rows_turn_out_wrong_verdicts_go_too(runs, tmp_path, monkeypatch):
+def test_where_rows_turn_out_wrong_verdicts_go_too(runs, tmp_path):
     config = runs.odd_config("UNet", freeze=["net.down1"], prefix="auto")
     cold, _ = runs.trained(config, tmp_path / "cold")
-    monkeypatch.setattr("finetune.prefix.serving.same_bits", lambda one, other: False)
+    for entry in entries(cache_root()):
+        claim = claim_as_it_is(cache_root(), entry.meta)
+        store = Store.of(entry.meta, claim, memory_bytes=0, disk_bytes=float("inf"))
+        sealed = store.sealed()
+        wrong = {name: values + 1 for name, values in store.read(sealed).items()}
+        store.discard()
+        store.write(sealed, wrong)
+        store.close()
     again, said = runs.trained(config, tmp_path / "again")
     assert any("are wrong: all recomputed" in line for line in said)
     assert again.prefixes.statistics.recorded == cold.prefixes.statistics.recorded
