@@ -1,7 +1,8 @@
 """What a module returns, taken apart into tensors and put together again."""
 
+import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -18,17 +19,26 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 
 def rebuilt(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
-    """Return a copy of an output with every tensor replaced, in the order of `tensors_in`."""
+    """Return a copy of an output with every tensor replaced, in the order of `tensors_in`.
+
+    Raises:
+        Exception: whatever a type of the user's own makes of it.
+    """
     if isinstance(value, Tensor):
         return replace(value)
     match value:
+        case MutableMapping():
+            # a copy keeps what a mapping has besides its items, such as a default
+            copied = copy.copy(value)
+            for key, item in value.items():
+                copied[key] = rebuilt(item, replace)
+            return copied
         case Mapping():
-            entries = {key: rebuilt(item, replace) for key, item in value.items()}
-            return type(value)(**entries) if type(value) is not dict else entries
+            return type(value)({key: rebuilt(item, replace) for key, item in value.items()})  # type: ignore[call-arg]
         case tuple() if hasattr(value, "_fields"):
             return type(value)(*(rebuilt(item, replace) for item in value))
         case tuple() | list():
-            return type(value)(rebuilt(item, replace) for item in value)
+            return type(value)([rebuilt(item, replace) for item in value])
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [item.name for item in dataclasses.fields(value) if item.init]
         changes = {name: rebuilt(getattr(value, name), replace) for name in names}
