@@ -105,6 +105,7 @@ def test_micro_batches_change_nothing(tmp_path, always):
     stored = run(tmp_path / "stored", prefix="auto", phases=phases, micro_batch=16)
     whole = run(tmp_path / "whole", prefix="off", phases=phases, micro_batch=16)
     assert_equal_weights(stored, whole)
+    assert stored.prefixes.statistics.answered > 0
 
 
 def test_a_store_that_would_not_pay_is_not_made_and_the_line_says_so(tmp_path, monkeypatch):
