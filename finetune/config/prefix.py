@@ -15,7 +15,7 @@ class PrefixConfig(Node):
     views: PositiveInt | None = None
     """How many draws of the random transforms each sample has, all of them stored: epochs take turns. A new draw in every epoch, of which nothing is stored, if left out."""
     memory_gb: PositiveFloat = 2.0
-    """Stores up to this size are kept in memory, larger ones read from disk."""
+    """Stores up to this size, those of all splits together, are kept in memory, larger ones read from disk."""
     disk_gb: PositiveFloat = 20.0
     """Most that all stores together may take on disk; those not used for longest make room."""
     store_dtype: Literal["float16", "bfloat16"] | None = None

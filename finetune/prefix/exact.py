@@ -142,7 +142,7 @@ class Trials:
         try:
             with self._trying():
                 _, rows = self._rows_in_full(indices, batch.view)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             return {}
@@ -203,7 +203,7 @@ class Trials:
             return _Finding("are larger than those that rows are taken from")
         try:
             return self._compared(batch, shape)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         return _Finding("cannot be tried: memory is short", is_lasting=False)
