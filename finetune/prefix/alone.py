@@ -14,6 +14,7 @@ from finetune.data.loader import Batch, Extent
 from finetune.errors import ModelError
 from finetune.prefix.exact import Trials
 from finetune.prefix.key import facts_of, network_key
+from finetune.prefix.passes import Passes
 from finetune.prefix.probe import Border, Pace, probe
 from finetune.prefix.replay import Replay
 from finetune.prefix.serving import StoredPrefix
@@ -178,7 +179,7 @@ class FrozenPrefix:
                 run=self._model,
             )
             undo.callback(prefix.remove)
-            trials = Trials(
+            passes = Passes(
                 self._model,
                 prefix.replay,
                 samples,
@@ -187,8 +188,8 @@ class FrozenPrefix:
                 autocast=nullcontext,
                 verdicts=store.verdicts(network),
                 run=self._model,
-                tell=self._note,
             )
+            trials = Trials(passes, self._note)
             sealed, here = store.sealed(), batch.indices.cpu()
             prefix.add(samples, store, trials, sealed[torch.isin(sealed, here)])
             prefix.remove()

@@ -11,6 +11,7 @@ from finetune.config.prefix import PrefixConfig
 from finetune.freezing.apply import in_mode
 from finetune.prefix.exact import Trials
 from finetune.prefix.key import Facts, network_key
+from finetune.prefix.passes import Passes
 from finetune.prefix.probe import Border
 from finetune.prefix.prospect import (
     Coming,
@@ -279,7 +280,7 @@ class Prefixes:
         """Give a prefix its stores."""
         use, network = self._use, network_key(self._model, self._use.facts)
         for split, store in stores.items():
-            trials = Trials(
+            passes = Passes(
                 self._model,
                 prefix.replay,
                 use.splits[split],
@@ -288,8 +289,8 @@ class Prefixes:
                 autocast=use.autocast,
                 verdicts=store.verdicts(network),
                 run=self._run,
-                tell=use.tell if planned.phase is None else _say_nothing,
             )
+            trials = Trials(passes, use.tell if planned.phase is None else _say_nothing)
             with in_mode(self._model, is_training=split == "train"):
                 prefix.add(use.splits[split], store, trials, store.sealed())
         use.tell(f"prefix: {_told(planned, prefix)}")

@@ -22,6 +22,8 @@ from finetune.store.shelf import key_of
 
 Facts = dict[str, Any]
 
+_DEFINITION = 2
+"""Of what a row is, see `passes.py`: rows of an older one are not taken for those of this."""
 _LEFT_OUT = frozenset(vars(nn.Module())) | {"forward", "train", "name_or_path"}
 """What torch keeps in every module, what we put there, and where a network was read from."""
 _PROCESSOR = ("model name", "CPU implementer", "CPU part")
@@ -54,6 +56,7 @@ def facts_of(
     ]
     below = {name: model.get_submodule(name) for name in border.modules}
     return dict(more) | {
+        "rows": _DEFINITION,
         "tensors": fingerprints(model, tensors, known=known),
         "modules": {name: repr(module) for name, module in below.items()},
         "modes": {name: [m.training for m in top.modules()] for name, top in below.items()},

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from finetune.data.loader import Batch, Samples
-from finetune.prefix.exact import Judgement, Recomputed, Trials
+from finetune.prefix.exact import Judgement, Trials
 from finetune.prefix.key import Facts
+from finetune.prefix.passes import Passes, Recomputed
 from finetune.prefix.replay import Replay
 from finetune.prefix.shapes import Split, lengths_of
 from finetune.prefix.state import same_bits
@@ -29,9 +30,14 @@ class Stored:
     is_full: bool = False
     """Whether nothing more can be written."""
 
+    @property
+    def passes(self) -> Passes:
+        """Forward passes of the split for the sake of the store."""
+        return self.trials.passes
+
     def answers(self, indices: Tensor, view: int) -> bool:
         """Tell whether a batch of these samples can be answered."""
-        return self.trials.passed(self.trials.shape(indices)) and self.has(indices, view)
+        return self.trials.passed(self.passes.shape(indices)) and self.has(indices, view)
 
     def has(self, indices: Tensor, view: int) -> bool:
         """Tell whether all rows of a batch are stored."""
@@ -94,7 +100,7 @@ class StoredPrefix:
         stored = self._splits[id(samples)] = Stored(samples, store, trials)
         if len(checked) and not self._holds_what_it_should(stored, checked):
             store.discard()
-            trials.forget()
+            trials.passes.forget()
             self._tell(f"prefix: the rows of store {store.meta.key} are wrong: all recomputed")
 
     def as_it_stands(self) -> "StoredPrefix":
@@ -169,14 +175,14 @@ class StoredPrefix:
     def _answering(self, batch: Batch, stored: Stored) -> Iterator[None]:
         """Answer the frozen calls of the block with the stored rows of a batch."""
         began, indices = time.perf_counter(), batch.indices.cpu()
-        shape = stored.trials.shape(indices)
+        shape = stored.passes.shape(indices)
         found = stored.store.read(
             stored.rows(indices, batch.view), shape.length if self._is_ragged else None
         )
         rows = {name: row.to(batch.indices.device) for name, row in found.items()}
         self._statistics.seconds_reading += time.perf_counter() - began
         self._statistics.seconds_avoided += self._seconds_per_sample * len(batch)
-        with self.replay.answering(rows, shape, stored.trials.constants(shape)):
+        with self.replay.answering(rows, shape, stored.passes.constants(shape)):
             yield
 
     @property
@@ -187,13 +193,13 @@ class StoredPrefix:
         return self._seconds_recording / self._num_recorded
 
     @contextmanager
-    def _timed(self, trials: Trials) -> Iterator[None]:
-        before = trials.seconds
+    def _timed(self, passes: Passes) -> Iterator[None]:
+        before = passes.seconds
         yield
-        self._statistics.seconds_trying += trials.seconds - before
+        self._statistics.seconds_trying += passes.seconds - before
 
     def _judged(self, batch: Batch, stored: Stored) -> Judgement:
-        with self._timed(stored.trials):
+        with self._timed(stored.passes):
             return stored.trials.judge(batch)
 
     def _whole(self, batch: Batch, stored: Stored) -> Any:
@@ -206,11 +212,11 @@ class StoredPrefix:
 
     def _written_from_full_batch(self, batch: Batch, stored: Stored) -> Mapping[str, Tensor]:
         """Write rows of a batch that is not exact, as a full one gives them; return them."""
-        fits = not stored.is_full and len(batch) <= stored.trials.largest
+        fits = not stored.is_full and len(batch) <= stored.passes.size
         if not fits or stored.has(batch.indices.cpu(), batch.view):
             return {}
-        with self._timed(stored.trials):
-            rows = stored.trials.in_full_batch(batch)
+        with self._timed(stored.passes):
+            rows = stored.passes.in_full_batch(batch)
         if rows:
             self._write(batch, stored, rows)
         else:
@@ -238,8 +244,8 @@ class StoredPrefix:
         """Store and answer `rows`, which a trial has just computed."""
         self._write(batch, stored, rows)
         self._count(batch, stored, rows)
-        shape = stored.trials.shape(batch.indices)
-        with self.replay.answering(rows, shape, stored.trials.constants(shape)):
+        shape = stored.passes.shape(batch.indices)
+        with self.replay.answering(rows, shape, stored.passes.constants(shape)):
             return self._run(**batch.inputs)
 
     @contextmanager
@@ -250,8 +256,8 @@ class StoredPrefix:
 
         Gives the rows, there when the block is over, and whether an inner prefix answered some.
         """
-        shape = stored.trials.shape(batch.indices)
-        recording = self.replay.recording(shape, stored.trials.constants(shape))
+        shape = stored.passes.shape(batch.indices)
+        recording = self.replay.recording(shape, stored.passes.constants(shape))
         before = self.replay.seconds
         with self._with_inner(batch, stored.samples) as is_helped, recording as rows:
             yield rows, is_helped
@@ -318,7 +324,7 @@ class StoredPrefix:
 
     def _holds_what_it_should(self, stored: Stored, checked: Tensor) -> bool:
         """Recompute some rows of a store, and compare."""
-        recomputed = stored.trials.some_recomputed(checked)
+        recomputed = stored.passes.some_recomputed(checked)
         return any(self._is_stored(stored.store, now) for now in recomputed)
 
     def _is_stored(self, store: Store, now: Recomputed) -> bool:

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from finetune.prefix.exact import Trials
+from finetune.prefix.passes import Passes
 from finetune.store.shelf import cache_root, entries
 from finetune.train.progress import Progress
 from finetune.train.setup import build_trainer
@@ -17,7 +17,7 @@ NUM_SAMPLES = 330
 ON_THE_WAY = "is stored on the way for phase"
 
 
-def _run_again(trials, batch):
+def _run_again(passes, batch):
     raise AssertionError("a batch runs once more for the sake of a store")
 
 
@@ -36,7 +36,7 @@ def test_a_thaw_runs_the_prefix_once_per_sample_over_all_phases(
     runs, tmp_path, monkeypatch, lengths
 ):
     """Also where a phase is so short that a store would do nothing for itself."""
-    monkeypatch.setattr(Trials, "in_full_batch", _run_again)
+    monkeypatch.setattr(Passes, "in_full_batch", _run_again)
     epochs = sum(lengths) + 2
     stored, whole, said = runs.pair(tmp_path, "UNet", freeze=thawing(*lengths), epochs=epochs)
     runs.assert_same_run(stored, whole)
