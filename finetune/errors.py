@@ -165,4 +165,5 @@ def did_you_mean(given: str, known: Iterable[str]) -> str | None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether memory has run out: Python's, torch's on the CPU or on an accelerator."""
     is_named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return is_named or "can't allocate memory" in str(error)
+    # "can't allocate memory: ..." on Linux, "not enough memory: ..." elsewhere
+    return is_named or "memory: you tried" in str(error)

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from finetune.data.pipeline import collate
-from finetune.data.table import Numbers, Prepared, Ragged
+from finetune.data.table import Numbers, Prepared, Ragged, Tokens
 from finetune.data.transforms import Sample, Step
 from finetune.errors import FinetuneError
 from finetune.models.declared import TensorSpec
@@ -132,8 +132,8 @@ class Samples:
         ragged = self._ragged()
         self.longest = max((column.longest for column in ragged), default=None)
         """Tokens of the longest sample; None where no column is filled up."""
-        self.is_even = len(ragged) + (self._plain_mask() is not None) <= 1
-        """Whether all columns of tokens agree on how many a sample has."""
+        self.is_even = self._find_evenness(ragged)
+        """Whether it is known beforehand, and from one column, how many tokens a sample has."""
         self._widths, self._lengths = self._find_widths(ragged), self._find_lengths(ragged)
 
     def __len__(self) -> int:
@@ -251,6 +251,12 @@ class Samples:
     def _blank(self, name: str, size: int) -> Tensor:
         spec = self.specs[name]
         return torch.zeros(size, *spec.shape, dtype=getattr(torch, spec.dtype))
+
+    def _find_evenness(self, ragged: Sequence[Ragged]) -> bool:
+        if not self._later:
+            return len(ragged) + (self._plain_mask() is not None) <= 1
+        (first,) = self._transformed(torch.tensor([0]), 0)
+        return MASK not in first and not any(isinstance(v, Tokens) for v in first.values())
 
     def _find_widths(self, ragged: Sequence[Ragged]) -> Tensor | None:
         """Return what each sample alone is filled up to `(N,)`; None where there are no tokens."""

@@ -161,6 +161,7 @@ class FrozenPrefix:
         about = {
             "data": self._options.data,
             "batch_size": len(batch),
+            "inputs": samples.kinds,
             "filled_up": samples.has_shorter,
             "network": network,
         }
@@ -243,10 +244,10 @@ class _AtHand:
     def __init__(self, num_samples: int, batch: Batch) -> None:
         self.views: int | None = 1
         self.batch = batch
+        self.kinds = _kinds_of(batch)
         mask = mask_of(batch.inputs)
-        self._width = None if mask is None else mask.shape[1]
         is_filled_up = mask is not None and is_right_padded(mask)
-        self.longest: int | None = self._width if is_filled_up else None
+        self.longest: int | None = mask.shape[1] if mask is not None and is_filled_up else None
         self.has_shorter = _has_shorter(batch)
         self._num_samples = num_samples
 
@@ -254,10 +255,14 @@ class _AtHand:
         return self._num_samples
 
     def reason_against(self, batch: Batch) -> str | None:
-        """Return why a batch cannot be answered, being filled up otherwise than the first."""
+        """Return why a batch cannot be answered, being of another kind than the first."""
         mask = mask_of(batch.inputs)
-        if (None if mask is None else mask.shape[1]) != self._width:
-            return f"only batches of {self._width} tokens, as the first had, are answered: pad all"
+        first = mask_of(self.batch.inputs)
+        if mask is not None and first is not None and mask.shape[1] != first.shape[1]:
+            width = first.shape[1]
+            return f"only batches of {width} tokens, as the first had, are answered: pad all"
+        if (kinds := _kinds_of(batch)) != self.kinds:
+            return f"only inputs like the first, {self.kinds}, are answered, not {kinds}"
         if self.longest is not None and mask is not None and not is_right_padded(mask):
             return "only batches that are filled up behind the end, as the first, are answered"
         if _has_shorter(batch) != self.has_shorter:
@@ -266,8 +271,9 @@ class _AtHand:
         return None
 
     def extent(self, indices: Tensor) -> Extent | None:
-        mask = mask_of(self.fetch(indices).inputs)
-        return None if mask is None else extent_of(mask)
+        """Return how long some samples of the batch at hand are."""
+        mask = mask_of(self.batch.inputs)
+        return None if mask is None else extent_of(mask[self._places(indices)])
 
     def fetch(
         self,
@@ -277,10 +283,22 @@ class _AtHand:
         blank: Collection[str] = (),
         length: int | None = None,
     ) -> Batch:
-        places = {index: place for place, index in enumerate(self.batch.indices.tolist())}
-        rows = torch.tensor([places[index] for index in indices.tolist()])
-        inputs = {name: values[rows] for name, values in self.batch.inputs.items()}
+        """Return a batch of some samples of the one at hand, as long as that."""
+        places = self._places(indices)
+        inputs = {name: values[places] for name, values in self.batch.inputs.items()}
         return Batch(inputs, None, indices)
+
+    def _places(self, indices: Tensor) -> Tensor:
+        places = {index: place for place, index in enumerate(self.batch.indices.tolist())}
+        return torch.tensor([places[index] for index in indices.tolist()])
+
+
+def _kinds_of(batch: Batch) -> dict[str, str]:
+    """Return shape and dtype of what a batch holds of each sample, by name of the input."""
+    return {
+        name: f"{str(values.dtype).removeprefix('torch.')} {tuple(values.shape[1:])}"
+        for name, values in batch.inputs.items()
+    }
 
 
 def _has_shorter(batch: Batch) -> bool:

@@ -16,7 +16,7 @@ from finetune.data.loader import Batch
 from finetune.errors import is_out_of_memory
 from finetune.prefix.outputs import tensors_in
 from finetune.prefix.passes import Passes
-from finetune.prefix.shapes import Shape, mask_of
+from finetune.prefix.shapes import Shape
 from finetune.prefix.state import equal, random_state, same_bits, undisturbed
 
 
@@ -54,13 +54,12 @@ class Trials:
     def judge(self, batch: Batch) -> Judgement:
         """Tell whether batches of this one's shape are exact; run it a few times if unknown."""
         shape, rows = self.passes.shape(batch.indices), dict[str, Tensor]()
-        name, fault = self.passes.name_of(shape), _fault_unseen(batch, shape)
-        if fault is None:
-            if name not in self._verdicts:
-                found = self._tried(batch, shape)
-                self._verdicts.add(name, found.fault, is_lasting=found.is_lasting)
-                rows = found.rows
-            fault = self._verdicts[name]
+        name = self.passes.name_of(shape)
+        if name not in self._verdicts:
+            found = self._tried(batch, shape)
+            self._verdicts.add(name, found.fault, is_lasting=found.is_lasting)
+            rows = found.rows
+        fault = self._verdicts[name]
         if fault is not None and (name, fault) not in self._told:
             self._told.add((name, fault))
             self._tell(f"prefix: batches of {shape} {fault}; they run whole")
@@ -97,7 +96,8 @@ class Trials:
         answered = self._answered(batch.inputs, rows, shape)
         if isinstance(answered, str):
             return _Finding(answered, is_lasting=False)
-        return _Finding(whole.difference(answered), rows)
+        fault = whole.difference(answered)
+        return _Finding(fault, rows if fault is None else {})
 
     def _answered(
         self, inputs: Mapping[str, Tensor], rows: Mapping[str, Tensor], shape: Shape
@@ -193,14 +193,3 @@ class _Outcome:
 
 def _all_same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     return len(some) == len(others) and all(map(same_bits, some, others))
-
-
-def _fault_unseen(batch: Batch, shape: Shape) -> str | None:
-    """Return what speaks against a batch that its shape does not tell of, if anything.
-
-    Transforms that are still to come as shapes are told may fill samples up.
-    """
-    mask = mask_of(batch.inputs)
-    if shape.length is not None or mask is None or bool((mask != 0).all()):
-        return None
-    return "are filled up behind transforms that draw anew"

@@ -2,7 +2,8 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections import UserDict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -27,7 +28,7 @@ def rebuilt(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return replace(value)
     match value:
-        case MutableMapping():
+        case dict() | UserDict():
             # a copy keeps what a mapping has besides its items, such as a default
             copied = copy.copy(value)
             for key, item in value.items():

@@ -148,7 +148,7 @@ def find_prospect(
     if all(parameter.requires_grad for parameter in model.parameters()):
         return "nothing is frozen"
     if not all(samples.is_even for samples in use.splits.values()):
-        return "not stored, columns of tokens are of different lengths"
+        return "not stored, how many tokens a sample has is not known beforehand from one column"
     if train.views is None:
         return "not stored, random transforms come before it (views: K would store K draws of each)"
     if len(train) <= _TRIAL or (too_few_come(use, visits) and not anyhow):

@@ -147,7 +147,7 @@ class Replay:
         finally:
             self._session = session
         self.seconds += perf_counter() - began
-        if not _is_as_tried(call, output, session.shape.size):
+        if not _is_as_tried(call, output, session.shape):
             session.is_odd = True
             return output
         handed: list[Tensor] = []
@@ -223,21 +223,21 @@ def _uncompiled(forward: Callable[..., Any]) -> Callable[..., Any]:
     return disabled
 
 
-def _is_as_tried(call: FrozenCall, output: Any, size: int) -> bool:
+def _is_as_tried(call: FrozenCall, output: Any, shape: Shape) -> bool:
     """Tell whether an output is like the trial's but for values, samples and tokens."""
     if apart_from_tensors(output) != apart_from_tensors(call.output):
         return False
     return all(
         tensor.dtype == leaf.dtype
         and tensor.ndim == len(leaf.shape)
-        and (not leaf.per_sample or _fits_rows(tensor, leaf, size))
+        and (not leaf.per_sample or _fits_rows(tensor, leaf, shape))
         for leaf, tensor in zip(call.leaves, tensors_in(output), strict=True)
     )
 
 
-def _fits_rows(tensor: Tensor, leaf: Leaf, size: int) -> bool:
-    fixed = 2 if leaf.ragged else 1
-    return len(tensor) == size and tuple(tensor.shape[fixed:]) == leaf.shape[fixed:]
+def _fits_rows(tensor: Tensor, leaf: Leaf, shape: Shape) -> bool:
+    leading = (shape.size, shape.length) if leaf.ragged else (shape.size,)
+    return tuple(tensor.shape) == (*leading, *leaf.shape[len(leading) :])
 
 
 def _laid_out(row: Tensor, leaf: Leaf) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from finetune.data.loader import Batch, Samples
+from finetune.errors import is_out_of_memory
 from finetune.prefix.exact import Judgement, Trials
 from finetune.prefix.key import Facts
 from finetune.prefix.passes import Passes, Recomputed
@@ -98,10 +99,11 @@ class StoredPrefix:
     def add(self, samples: Split, store: Store, trials: Trials, checked: Tensor) -> None:
         """Take up a split; compare some of the rows `checked` with what they should be."""
         stored = self._splits[id(samples)] = Stored(samples, store, trials)
-        if len(checked) and not self._holds_what_it_should(stored, checked):
+        fault = self._fault_of(stored, checked) if len(checked) else None
+        if fault is not None:
             store.discard()
             trials.passes.forget()
-            self._tell(f"prefix: the rows of store {store.meta.key} are wrong: all recomputed")
+            self._tell(f"prefix: the rows of store {store.meta.key} {fault}: all recomputed")
 
     def as_it_stands(self) -> "StoredPrefix":
         """Store no more, and let the inner prefix go: return what only answers."""
@@ -212,15 +214,20 @@ class StoredPrefix:
 
     def _written_from_full_batch(self, batch: Batch, stored: Stored) -> Mapping[str, Tensor]:
         """Write rows of a batch that is not exact, as a full one gives them; return them."""
-        fits = not stored.is_full and len(batch) <= stored.passes.size
-        if not fits or stored.has(batch.indices.cpu(), batch.view):
+        # where a split is always cut in one way, rows are what the sample's own batch gives
+        is_open = not stored.is_full and not stored.passes.in_order
+        if not is_open or len(batch) > stored.passes.size:
+            return {}
+        if stored.has(batch.indices.cpu(), batch.view):
             return {}
         with self._timed(stored.passes):
             rows = stored.passes.in_full_batch(batch)
         if rows:
             self._write(batch, stored, rows)
         else:
-            stored.is_full = True  # it will be no other the next time
+            stored.is_full = True
+            why = "a full batch makes other calls than the batch that was tried, or lacks memory"
+            self._tell(f"prefix: nothing more is stored: {why}")
         return rows
 
     def _complete(self, batch: Batch, samples: Split) -> Batch:
@@ -322,10 +329,16 @@ class StoredPrefix:
             with self._with_inner(batch, samples) as is_helped:
                 yield is_helped
 
-    def _holds_what_it_should(self, stored: Stored, checked: Tensor) -> bool:
-        """Recompute some rows of a store, and compare."""
-        recomputed = stored.passes.some_recomputed(checked)
-        return any(self._is_stored(stored.store, now) for now in recomputed)
+    def _fault_of(self, stored: Stored, checked: Tensor) -> str | None:
+        """Recompute some rows of a store, and compare; return what speaks against all of them."""
+        try:
+            recomputed = stored.passes.some_recomputed(checked)
+            is_right = any(self._is_stored(stored.store, now) for now in recomputed)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return "cannot be looked over, memory is short"
+        return None if is_right else "are wrong"
 
     def _is_stored(self, store: Store, now: Recomputed) -> bool:
         """Tell whether a store holds these rows, but for those that it lacks."""

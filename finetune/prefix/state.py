@@ -19,7 +19,10 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
 """What torch keeps in every module, hooks and tables of parameters among it."""
 _CONTAINERS = (list, dict, set, deque)
 """What holds other values, and is changed in place."""
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device)
+_PLAIN = (
+    *(type(None), bool, int, float, complex, str, bytes),
+    *(torch.dtype, torch.device, np.generic),
+)
 
 AttributeName = tuple[str, str]
 """Name of a module, and of an attribute of it."""
@@ -280,8 +283,10 @@ def _content(value: Any) -> Any:
     """Return what is needed to fill `value` again should it be changed in place."""
     if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
         return value.detach().clone()
-    if isinstance(value, (*_CONTAINERS, np.ndarray)):
+    if isinstance(value, _CONTAINERS):
         return value.copy()
+    if isinstance(value, np.ndarray):
+        return value.copy() if value.flags.writeable else None
     return _state_of(value)
 
 
@@ -291,7 +296,8 @@ def _refill(value: Any, content: Any) -> None:
             with torch.no_grad():
                 value.copy_(content)
         case np.ndarray():
-            value[...] = content
+            if content is not None and not equal(value, content):
+                value[...] = content
         case list() | deque():
             value.clear()
             value.extend(content)

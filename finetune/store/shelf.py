@@ -107,7 +107,8 @@ def claim_store(root: Path, wanted: Meta, disk_bytes: float, *, evicts: bool = T
     """Open the store of `wanted.key`, made anew if there is none that can be used.
 
     Other stores are removed, the longest unused first, until this one fits `disk_bytes` and the
-    disk; none is unless it `evicts`. One that some process has open stays.
+    disk; none is unless it `evicts`. One that some process has open stays. Where this one has
+    outgrown what it was laid out for, others make room for that too, as far as they can.
 
     Raises:
         StoreFullError: there is no room, whatever is removed.
@@ -127,7 +128,9 @@ def claim_store(root: Path, wanted: Meta, disk_bytes: float, *, evicts: bool = T
 
 
 def claim_as_it_is(root: Path, wanted: Meta) -> Claim:
-    """Open a store to look at it: nothing is made or removed for it, and it is no use.
+    """Open a store to look at it: no room is made, no store is made anew, and it is no use.
+
+    Files that are cut short are given their size again, as rows could not be read otherwise.
 
     Raises:
         StoreError: it is gone, or cannot be used.
@@ -296,7 +299,8 @@ def _make_room(
     """Remove stores until `wanted` fits, none if it cannot; return a line for each removed."""
     taken = size_of(folder) if folder.exists() else 0
     # samples may have turned out longer than was expected
-    needed = max(wanted.layout.size_bytes, taken)
+    laid_out = wanted.layout.size_bytes
+    needed = max(laid_out, taken)
     missing = needed - taken
     others = [entry for entry in _entries(root) if entry.folder != folder]
     idle = [entry for entry in others if evicts and not entry.in_use]
@@ -304,9 +308,10 @@ def _make_room(
     live = sum(e.promised_bytes if e.in_use else e.size_bytes for e in others if e not in idle)
     growth = sum(e.promised_bytes - e.size_bytes for e in others if e.in_use)
     freed = sum(entry.size_bytes for entry in idle)
-    if needed + live > disk_bytes:
+    # to refuse what it has taken already would free nothing
+    if laid_out + live > disk_bytes:
         raise StoreFullError(
-            f"needs {_gib(needed)}, the budget has {_gib(disk_bytes - live)} left",
+            f"needs {_gib(laid_out)}, the budget has {_gib(disk_bytes - live)} left",
             hint="disk_gb is the budget of all stores, `finetune cache ls` lists them",
         )
     missing += growth

@@ -122,12 +122,12 @@ class Store:
         """Open a store that is claimed; the claim is given up if that fails. See `Store`."""
         try:
             store = cls(meta, claim, memory_bytes=memory_bytes, disk_bytes=disk_bytes)
+            if claim.is_damaged:
+                store.has(store.sealed())
+                store._num_told = store.num_damaged
         except BaseException:
             claim.give_up()
             raise
-        if claim.is_damaged:
-            store.has(store.sealed())
-            store._num_told = store.num_damaged
         return store
 
     def has(self, indices: Tensor) -> Tensor:
@@ -152,7 +152,8 @@ class Store:
         Raises:
             KeyError: a row is not there; `has` tells which are.
         """
-        return self._tier.read(self._known_spans(indices), length)
+        spans = self._known_spans(indices)  # may give up a tier
+        return self._tier.read(spans, length)
 
     def read_flat(self, indices: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return copies of rows by name of the output, ragged ones end to end, (T, ...).
@@ -279,7 +280,7 @@ class Store:
             whole = (spans.lengths >= 0) & (spans.lengths <= count) & (spans.starts >= 0)
             whole &= spans.starts <= count - spans.lengths
         for part in _portions(np.flatnonzero(whole), self._row_bytes(spans)):
-            blocks = tier.gather(spans[part])
+            blocks = self._gathered(tier, spans[part])
             same = self._sealer.seals(rows[part], spans.lengths[part], blocks) == seals[part]
             whole[part] = same
             if self._memory is not None and not same.all():
@@ -290,6 +291,13 @@ class Store:
         if len(damaged := rows[~whole]):
             self._book.erase(damaged)
             self._num_damaged += len(np.unique(damaged))
+
+    def _gathered(self, tier: Tier, spans: Spans) -> list[Bytes]:
+        """Return bytes of rows; where memory is full, the rows in memory make room for them."""
+        if self._memory is not None:
+            with self._may_lack_memory():
+                return tier.gather(spans)
+        return tier.gather(spans)
 
     def _put_in_memory(self, spans: Spans, blocks: Sequence[Bytes]) -> None:
         if self._memory is not None:

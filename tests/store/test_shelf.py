@@ -89,6 +89,18 @@ def test_a_store_that_has_outgrown_what_was_expected_counts_by_what_it_takes(
     assert keys(tmp_path) == ["long"]
 
 
+def test_a_store_that_has_filled_its_budget_is_opened_again(open_store):
+    ragged = {"t": RowSpec((1, 1 << 16), "float32", ragged=True)}
+    store = open_store("long", specs=ragged, num_rows=4, disk_gb=2 * MIB)
+    one, four = {"t": torch.ones(1, 4, 1 << 16)}, torch.tensor([4])
+    store.write(torch.tensor([0]), one, four)
+    store.write(torch.tensor([1]), one, four)
+    with pytest.raises(StoreFullError, match="outgrows its disk"):
+        store.write(torch.tensor([2]), one, four)
+    store.close()
+    assert open_store("long", specs=ragged, num_rows=4, disk_gb=2 * MIB).num_valid == 2
+
+
 def test_to_look_at_a_store_asks_no_room_makes_nothing_and_is_no_use(
     open_store, shelved, tmp_path, monkeypatch
 ):
