@@ -124,7 +124,7 @@ class Attending(nn.Module):
 
 
 class Unpacked(nn.Module):
-    """The frozen body gives as many tokens as the longest text has, however a batch is filled up."""
+    """The frozen body gives as many tokens as the longest text has, however far it is filled up."""
 
     class Body(nn.Module):
         def __init__(self) -> None:
