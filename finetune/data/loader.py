@@ -41,6 +41,8 @@ class Extent(NamedTuple):
     """What all of them are filled up to."""
     shortest: int
     """What the shortest of them has."""
+    longest: int
+    """What the longest of them has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,8 @@ class Samples:
         """
         if self._widths is None or self._lengths is None:
             return None
-        return Extent(int(self._widths[indices].max()), int(self._lengths[indices].min()))
+        shortest, longest = self._lengths[indices].aminmax()
+        return Extent(int(self._widths[indices].max()), int(shortest), int(longest))
 
     def fetch(
         self,

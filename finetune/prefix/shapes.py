@@ -53,6 +53,8 @@ class Shape(NamedTuple):
     """L, where there are tokens."""
     is_padded: bool = False
     """Whether any sample ends before: where none does, networks leave their mask out."""
+    longest: int | None = None
+    """Tokens of the longest sample, where all end before: networks may cut off the rest."""
 
     @classmethod
     def of(cls, samples: Split, indices: Tensor, length: int | None = None) -> "Shape":
@@ -64,13 +66,17 @@ class Shape(NamedTuple):
         if extent is None:
             return cls(len(indices))
         width = length or extent.width
-        return cls(len(indices), width, extent.shortest < width)
+        longest = extent.longest if extent.longest < extent.width else None
+        return cls(len(indices), width, extent.shortest < width, longest)
 
     def __str__(self) -> str:
         """Return the shape in words."""
         if self.length is None:
             return f"{self.size} samples"
         shorter = ", some shorter" if self.is_padded else ""
+        shorter = (
+            shorter if self.longest is None else f", at most {self.longest} of them a sample's"
+        )
         return f"{self.size} samples and {self.length} tokens{shorter}"
 
 
@@ -97,7 +103,8 @@ def is_right_padded(mask: Tensor) -> bool:
 
 def extent_of(mask: Tensor) -> Extent:
     """Return the extent of samples by their mask `(B, L)`; 0 is padding."""
-    return Extent(mask.shape[1], int((mask != 0).sum(1).min()))
+    shortest, longest = (mask != 0).sum(1).aminmax()
+    return Extent(mask.shape[1], int(shortest), int(longest))
 
 
 def lengths_of(inputs: Mapping[str, Tensor]) -> Tensor:
