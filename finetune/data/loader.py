@@ -130,11 +130,12 @@ class Samples:
         self._seed = seed
         self._workers = workers
         self._hang_timeout_s = hang_timeout_s
-        self.specs: dict[str, TensorSpec] = self._find_specs()
+        first = self._transformed(torch.tensor([0]), 0) if later else []
+        self.specs: dict[str, TensorSpec] = self._find_specs(first)
         ragged = self._ragged()
         self.longest = max((column.longest for column in ragged), default=None)
         """Tokens of the longest sample; None where no column is filled up."""
-        self.is_even = self._find_evenness(ragged)
+        self.is_even = self._find_evenness(ragged, first)
         """Whether it is known beforehand, and from one column, how many tokens a sample has."""
         self._widths, self._lengths = self._find_widths(ragged), self._find_lengths(ragged)
 
@@ -255,11 +256,13 @@ class Samples:
         spec = self.specs[name]
         return torch.zeros(size, *spec.shape, dtype=getattr(torch, spec.dtype))
 
-    def _find_evenness(self, ragged: Sequence[Ragged]) -> bool:
-        if not self._later:
-            return len(ragged) + (self._plain_mask() is not None) <= 1
-        (first,) = self._transformed(torch.tensor([0]), 0)
-        return MASK not in first and not any(isinstance(v, Tokens) for v in first.values())
+    def _find_evenness(self, ragged: Sequence[Ragged], first: Sequence[Sample]) -> bool:
+        """Judge by the columns, or by the first sample where steps are left to do."""
+        if first:
+            return MASK not in first[0] and not any(
+                isinstance(value, Tokens) for value in first[0].values()
+            )
+        return len(ragged) + (self._plain_mask() is not None) <= 1
 
     def _find_widths(self, ragged: Sequence[Ragged]) -> Tensor | None:
         """Return what each sample alone is filled up to `(N,)`; None where there are no tokens."""
@@ -308,10 +311,9 @@ class Samples:
                 samples.append(sample)
         return samples
 
-    def _find_specs(self) -> dict[str, TensorSpec]:
-        if self._later:
-            first = collate(self._transformed(torch.tensor([0]), 0))
-            return {name: _spec(values[0]) for name, values in first.items()}
+    def _find_specs(self, first: Sequence[Sample]) -> dict[str, TensorSpec]:
+        if first:
+            return {name: _spec(values[0]) for name, values in collate(first).items()}
         return {
             name: TensorSpec((column.longest,), "int64")
             if isinstance(column, Ragged)

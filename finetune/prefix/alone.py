@@ -246,8 +246,7 @@ class _AtHand:
         self.batch = batch
         self.kinds = _kinds_of(batch)
         mask = mask_of(batch.inputs)
-        is_filled_up = mask is not None and is_right_padded(mask)
-        self.longest: int | None = mask.shape[1] if mask is not None and is_filled_up else None
+        self.longest = mask.shape[1] if mask is not None and is_right_padded(mask) else None
         self.has_shorter = _has_shorter(batch)
         self._num_samples = num_samples
 

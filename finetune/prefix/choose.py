@@ -80,9 +80,7 @@ class Prefixes:
         is_off = self._config.use == "off"
         if is_off and not self._use.is_compiled:
             return
-        found = find_prospect(
-            self._model, self._use, visits=visits, anyhow=self._use.is_border_needed
-        )
+        found = find_prospect(self._model, self._use, visits=visits)
         if not is_off:
             self._choose(found, thaws)
         if isinstance(found, Prospect) and isinstance(self.now, NoPrefix):

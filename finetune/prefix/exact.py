@@ -84,7 +84,7 @@ class Trials:
 
     def _compared(self, batch: Batch, shape: Shape) -> "_Finding":
         """Run a batch whole, in other company, and answered: all must have the same bits."""
-        with self._replay.recording(shape, self.passes.constants(shape)) as recorded:
+        with self.passes.recording(shape) as recorded:
             whole = self._outcome(batch.inputs)
         if not recorded:
             return _Finding("make other calls than the batch that was tried")
@@ -112,7 +112,7 @@ class Trials:
             for name, values in inputs.items()
         }
         try:
-            with self._replay.answering(copies, shape, self.passes.constants(shape)):
+            with self.passes.answering(copies, shape):
                 return self._outcome(fetched)
         # Whatever the user's code makes of an answer that does not fit, the batch can run whole.
         except Exception as error:

@@ -156,7 +156,7 @@ def _thing_as_data(value: Any) -> Any:
         case np.ndarray():
             return [value.dtype.str, value.shape, blake2b(value.tobytes()).hexdigest()]
         case np.generic():
-            return value.item()
+            return _as_data(value.item())
         case set() | frozenset():
             return sorted(map(repr, value))
         case nn.Module():

@@ -1,7 +1,7 @@
 """Forward passes of a split that are made for the sake of its store, and leave no trace.
 
 What a row is, is defined here: what the network gives a sample in a full batch, filled up to the
-longest sample there is.
+longest sample there is; or in its own batch, where a split is always cut in one way.
 """
 
 import time
@@ -87,6 +87,14 @@ class Passes:
         if name not in self._constants:
             self._constants[name] = Constants(name, self.verdicts)
         return self._constants[name]
+
+    def recording(self, shape: Shape) -> AbstractContextManager[Mapping[str, Tensor]]:
+        """Run frozen calls of a batch of a shape for real; see `Replay.recording`."""
+        return self.replay.recording(shape, self.constants(shape))
+
+    def answering(self, rows: Mapping[str, Tensor], shape: Shape) -> AbstractContextManager[None]:
+        """Answer frozen calls of a batch of a shape with `rows`; see `Replay.answering`."""
+        return self.replay.answering(rows, shape, self.constants(shape))
 
     def forget(self) -> None:
         """Forget what was found: what rests on no better ground than it has turned out wrong."""
@@ -210,7 +218,6 @@ class Passes:
         return Recomputed(numbers, values, length)
 
     def _rows_of(self, batch: Batch, shape: Shape) -> dict[str, Tensor]:
-        recording = self.replay.recording(shape, self.constants(shape))
-        with recording as rows, undisturbed(self.model, seed=0):
+        with self.recording(shape) as rows, undisturbed(self.model, seed=0):
             self.run(batch.inputs)
         return dict(rows)

@@ -190,7 +190,8 @@ def _border(
         hollow, faults = _hollowed(trial, chosen)
         if not flow.faults and not faults:
             break
-        findings.faults |= faults | {**flow.faults}
+        findings.faults |= faults
+        findings.faults |= flow.faults
     calls: list[FrozenCall] = []
     visits: dict[str, int] = {}
     for root in trial.roots:

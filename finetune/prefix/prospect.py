@@ -174,8 +174,12 @@ def find_prospect(
 
 
 def too_few_come(use: Use, visits: float) -> bool:
-    """Tell whether samples come too seldom before the mask changes to gain what a trial takes."""
-    return visits * len(use.splits["train"]) < _WORTH_TRYING * _PASSES * _TRIAL
+    """Tell whether samples come too seldom before the mask changes to gain what a trial takes.
+
+    Where bits depend on the border, it is tried all the same.
+    """
+    seen = visits * len(use.splits["train"])
+    return seen < _WORTH_TRYING * _PASSES * _TRIAL and not use.is_border_needed
 
 
 def _of_each_view(visits: float, views: int) -> int:

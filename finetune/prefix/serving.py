@@ -184,7 +184,7 @@ class StoredPrefix:
         rows = {name: row.to(batch.indices.device) for name, row in found.items()}
         self._statistics.seconds_reading += time.perf_counter() - began
         self._statistics.seconds_avoided += self._seconds_per_sample * len(batch)
-        with self.replay.answering(rows, shape, stored.passes.constants(shape)):
+        with stored.passes.answering(rows, shape):
             yield
 
     @property
@@ -251,8 +251,7 @@ class StoredPrefix:
         """Store and answer `rows`, which a trial has just computed."""
         self._write(batch, stored, rows)
         self._count(batch, stored, rows)
-        shape = stored.passes.shape(batch.indices)
-        with self.replay.answering(rows, shape, stored.passes.constants(shape)):
+        with stored.passes.answering(rows, stored.passes.shape(batch.indices)):
             return self._run(**batch.inputs)
 
     @contextmanager
@@ -263,8 +262,7 @@ class StoredPrefix:
 
         Gives the rows, there when the block is over, and whether an inner prefix answered some.
         """
-        shape = stored.passes.shape(batch.indices)
-        recording = self.replay.recording(shape, stored.passes.constants(shape))
+        recording = stored.passes.recording(stored.passes.shape(batch.indices))
         before = self.replay.seconds
         with self._with_inner(batch, stored.samples) as is_helped, recording as rows:
             yield rows, is_helped

@@ -73,11 +73,10 @@ class Shape(NamedTuple):
         """Return the shape in words."""
         if self.length is None:
             return f"{self.size} samples"
-        shorter = ", some shorter" if self.is_padded else ""
-        shorter = (
-            shorter if self.longest is None else f", at most {self.longest} of them a sample's"
-        )
-        return f"{self.size} samples and {self.length} tokens{shorter}"
+        words = f"{self.size} samples and {self.length} tokens"
+        if self.longest is not None:
+            return f"{words}, at most {self.longest} of them a sample's"
+        return f"{words}, some shorter" if self.is_padded else words
 
 
 def mask_of(inputs: Mapping[str, Tensor]) -> Tensor | None:

@@ -110,7 +110,7 @@ class Meter:
         known = self.known[key]
         if isinstance(known.prospect, str) or self.use is None:
             return known
-        too_few = too_few_come(self.use, visits) and not self.use.is_border_needed
+        too_few = too_few_come(self.use, visits)
         return replace(known, prospect=TOO_FEW if too_few else known.prospect.at(visits))
 
     def _of_step(self, few: int, more: int) -> int:

@@ -123,21 +123,10 @@ class Attending(nn.Module):
         return self.head(self.body(input_ids, attention_mask).sum(1))
 
 
-class Unpacked(nn.Module):
+class Unpacked(Attending):
     """The frozen body gives as many tokens as the longest text has, however far it is filled up."""
 
-    class Body(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.table, self.linear = nn.Embedding(31000, 16), nn.Linear(16, 16)
-
+    class Body(Attending.Body):
         def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
             longest = int(mask.sum(1).max())
             return self.linear(self.table(ids[:, :longest])) * mask[:, :longest, None]
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.body, self.head = self.Body(), nn.Linear(16, classes)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **more: Tensor) -> Tensor:
-        return self.head(self.body(input_ids, attention_mask).sum(1))
