@@ -4,7 +4,6 @@ Letters: N samples of the split, B samples of a batch, C classes.
 """
 
 import os
-import random
 import signal
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -22,6 +20,7 @@ from finetune.data.table import Numbers, Prepared, Ragged, Tokens
 from finetune.data.transforms import Sample, Step
 from finetune.errors import FinetuneError
 from finetune.models.declared import TensorSpec
+from finetune.randomness import random_state_kept, seed_all
 from finetune.watchdog import Watchdog
 
 STOP_SIGNALS = {
@@ -302,9 +301,9 @@ class Samples:
 
     def _transformed(self, rows: Tensor, view: int) -> list[Sample]:
         samples = []
-        with _own_randomness():
+        with random_state_kept():
             for row in rows.tolist():
-                _seed_all(seed_for("sample", self._seed, view, row))
+                seed_all(seed_for("sample", self._seed, view, row))
                 sample: dict[str, Any] = {name: c[row] for name, c in self._columns.items()}
                 for step in self._later:
                     sample = step(sample)
@@ -377,21 +376,3 @@ def _begin_worker(number: int) -> None:
 
 def _spec(sample: Tensor) -> TensorSpec:
     return TensorSpec(tuple(sample.shape), str(sample.dtype).removeprefix("torch."))
-
-
-@contextmanager
-def _own_randomness() -> Iterator[None]:
-    """Give back the global random states as they were."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
-
-
-def _seed_all(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)

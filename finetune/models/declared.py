@@ -1,14 +1,10 @@
 """A network declared as a list of named layers → one `nn.Module`, shapes checked as it builds."""
 
 import inspect
-import random
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-import torch
 from torch import nn
 
 from finetune.config.model import ImportLayer, Layer, ModelConfig, TransformersLayer
@@ -23,6 +19,7 @@ from finetune.models.network import (
 from finetune.models.parts import FirstToken, MeanPooling
 from finetune.models.shapes import try_out
 from finetune.models.weights import load_weights
+from finetune.randomness import random_state_kept, seed_all
 
 _EXAMPLES = 2
 """Samples of the batch by which shapes are found. One alone would hide what mixes up samples."""
@@ -55,7 +52,8 @@ def build_network(
         ModelError: a layer cannot be built, or does not fit what comes into it.
         TrustError: a layer asks for code that is not trusted.
     """
-    with _seeded(seed):
+    with random_state_kept():
+        seed_all(seed)
         assembly = _Assembly(inputs, Surroundings(classes, trust))
         for position, node in enumerate(config.layers):
             assembly.add(node, node.name or str(position), ("model", "layers", position))
@@ -217,18 +215,3 @@ def _named_inputs(
             key=(*key, "inputs"),
         )
     return named
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Draw from generators seeded by `seed`, and give the caller's back as they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

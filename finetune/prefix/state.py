@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetune.randomness import random_state_kept, seed_all
+
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
 """What torch keeps in every module, hooks and tables of parameters among it."""
 _CONTAINERS = (list, dict, set, deque)
@@ -101,25 +103,18 @@ def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
 @contextmanager
 def random_as_it_was(seed: int) -> Iterator[None]:
     """Draw random numbers by `seed` in the block: torch's, numpy's and Python's own."""
-    before = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])
+    with random_state_kept(), torch.random.fork_rng():
+        torch.manual_seed(seed)  # those of devices, too
+        seed_all(seed)
+        yield
 
 
 def random_state() -> list[Any]:
     """Return where random numbers stand, as something that `equal` can compare."""
-    return [
-        torch.get_rng_state(),
-        list(random.getstate()[1]),
-        _copied(np.random.get_state(), ()),
-    ]
+    stands: list[Any] = _copied(
+        [torch.get_rng_state(), np.random.get_state(), random.getstate()], ()
+    )
+    return stands
 
 
 @contextmanager

@@ -1,16 +1,15 @@
 """Number formats of the forward pass. In float32 everything here is a plain pass-through."""
 
-import random
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from finetune.errors import FinetuneError, ModelError
+from finetune.randomness import seed_all
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -53,9 +52,7 @@ class Precision:
         Of torch's the CPU's and the device's: `torch.manual_seed` seeds every kind of device there
         is, at a twentieth of the cost of a small step.
         """
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
+        seed_all(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
         elif self.device.type == "mps":
