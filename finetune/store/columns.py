@@ -3,7 +3,8 @@
 Letters: B samples, T tokens of all of them, L tokens of the longest.
 """
 
-from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,8 +16,7 @@ from finetune.store.seals import Bytes, Rows
 from finetune.store.units import Units
 
 
-@dataclass(frozen=True, slots=True)
-class Spans:
+class Spans(NamedTuple):
     """Where some rows lie: at their own number, or in ragged files from `starts` on."""
 
     rows: Rows
@@ -36,11 +36,15 @@ class Spans:
         return places
 
     def padded_places(self, length: int) -> Rows:
-        """Return `length` units for each row, (B, L): behind its end, whatever comes next."""
-        places: Rows = self.starts[:, None] + np.arange(length)
+        """Return `length` units for each row, (B, L): behind its end, its last one again.
+
+        What was just read lies near, so units that count for nothing cost little.
+        """
+        last = np.maximum(self.lengths - 1, 0)
+        places: Rows = self.starts[:, None] + np.minimum(np.arange(length), last[:, None])
         return places
 
-    def __getitem__(self, which: NDArray[np.bool_] | Rows) -> "Spans":
+    def some(self, which: NDArray[np.bool_] | Rows) -> "Spans":
         """Return the spans of some of the rows."""
         return Spans(self.rows[which], self.starts[which], self.lengths[which])
 
@@ -84,11 +88,12 @@ def to_tensor(column: Column, block: Bytes, leading: tuple[int, ...]) -> Tensor:
     if not len(block):
         return torch.empty((*leading, *column.unit_shape), dtype=_dtype(column.spec.dtype))
     tensor = torch.from_numpy(block).view(_dtype(column.stored))
-    if tensor.shape[1:] != column.unit_shape or len(leading) > 1:
+    if len(leading) > 1 or len(column.unit_shape) != 1:
         tensor = tensor.view((*leading, *column.unit_shape))
     return tensor if column.stored == column.spec.dtype else tensor.to(_dtype(column.spec.dtype))
 
 
+@cache
 def _dtype(name: str) -> torch.dtype:
     dtype = getattr(torch, name)
     assert isinstance(dtype, torch.dtype)

@@ -280,14 +280,14 @@ class Store:
             whole = (spans.lengths >= 0) & (spans.lengths <= count) & (spans.starts >= 0)
             whole &= spans.starts <= count - spans.lengths
         for part in _portions(np.flatnonzero(whole), self._row_bytes(spans)):
-            blocks = self._gathered(tier, spans[part])
+            blocks = self._gathered(tier, spans.some(part))
             same = self._sealer.seals(rows[part], spans.lengths[part], blocks) == seals[part]
             whole[part] = same
             if self._memory is not None and not same.all():
-                self._put_in_memory(spans[part[same]], tier.gather(spans[part[same]]))
+                self._put_in_memory(spans.some(part[same]), tier.gather(spans.some(part[same])))
             else:
-                self._put_in_memory(spans[part], blocks)
-        self._book.learn(spans[whole], seals[whole])
+                self._put_in_memory(spans.some(part), blocks)
+        self._book.learn(spans.some(whole), seals[whole])
         if len(damaged := rows[~whole]):
             self._book.erase(damaged)
             self._num_damaged += len(np.unique(damaged))
