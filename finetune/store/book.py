@@ -21,10 +21,10 @@ class Book:
 
     def __init__(self, layout: Layout, folder: Path | None) -> None:
         self._units: dict[str, Units] = {
-            name: MemoryUnits(layout.num_rows, size)
+            name: MemoryUnits(layout.num_rows, unit)
             if folder is None
-            else FileUnits(folder / name, size, np.inf)
-            for name, size in layout.books()
+            else FileUnits(folder / name, unit, np.inf)
+            for name, unit in layout.books().items()
         }
         self._num_rows = layout.num_rows
         # one more at either end, which stays empty: numbers beyond the rows are cut to it
@@ -36,7 +36,7 @@ class Book:
 
     def seals(self, rows: Rows) -> Seals:
         """Return the seals that rows bear now, `EMPTY` where there is no row."""
-        return self._units["seals"].take(rows).view(np.uint64).reshape(-1)
+        return self._units["seals"].take(rows)
 
     def sealed(self) -> Rows:
         """Return the rows that bear a seal."""
@@ -46,7 +46,7 @@ class Book:
         """Return where rows are said to lie. Nothing vouches that it is so."""
         if "index" not in self._units:
             return Spans(rows, rows, np.ones_like(rows))
-        places = self._units["index"].take(rows).view(np.int64)
+        places = self._units["index"].take(rows)
         return Spans(rows, places[:, 0], places[:, 1])
 
     def is_known(self, rows: Rows) -> NDArray[np.bool_]:
@@ -61,7 +61,7 @@ class Book:
         The answer for numbers that no row has is False.
         """
         known = self._bordered.take(rows + 1, mode="clip")
-        return int(np.count_nonzero(known)) == len(rows)
+        return bool(np.count_nonzero(known) == len(rows))
 
     def known_spans(self, rows: Rows) -> Spans:
         """Return where known rows lie, whatever has become of the files since.
@@ -83,13 +83,13 @@ class Book:
         """Seal rows whose bytes are written: first their places, then the seals."""
         if "index" in self._units:
             places = np.stack([spans.starts, spans.lengths], axis=1)
-            self._units["index"].put(spans.rows, places.view(np.uint8))
-        self._units["seals"].put(spans.rows, seals[:, None].view(np.uint8))
+            self._units["index"].put(spans.rows, places)
+        self._units["seals"].put(spans.rows, seals)
         self.learn(spans, seals)
 
     def erase(self, rows: Rows) -> None:
         """Break the seals of rows."""
-        self._units["seals"].put(rows, np.zeros((len(rows), 8), np.uint8))
+        self._units["seals"].put(rows, np.zeros(len(rows), np.uint64))
         self._known[rows] = EMPTY
 
     def close(self) -> None:

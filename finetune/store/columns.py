@@ -1,4 +1,4 @@
-"""Outputs as bytes and back: what a tensor of a batch is in the units of a file.
+"""Outputs as units of a file and back.
 
 Letters: B samples, T tokens of all of them, L tokens of the longest.
 """
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.store.layout import Column, StoreError
-from finetune.store.seals import Bytes, Rows
+from finetune.store.seals import Block, Rows
 from finetune.store.units import Units
 
 
@@ -49,13 +49,13 @@ class Spans(NamedTuple):
         return Spans(self.rows[which], self.starts[which], self.lengths[which])
 
 
-def to_block(column: Column, value: Tensor, lengths: Rows) -> Bytes:
-    """Return the bytes of an output: `value` is (B, ...), or (B, L, ...) where ragged.
+def to_block(column: Column, value: Tensor, lengths: Rows) -> Block:
+    """Return the units of an output: `value` is (B, ...), or (B, L, ...) where ragged.
 
     Raises:
         StoreError: a value is too large for the dtype that it is to be stored in.
     """
-    expected = (column.spec.dtype, column.unit_shape)
+    expected = (column.spec.dtype, column.unit.shape)
     unit_axis = 2 if column.spec.ragged else 1
     actual = (str(value.dtype).removeprefix("torch."), tuple(value.shape[unit_axis:]))
     if actual != expected or len(value) != len(lengths):
@@ -68,7 +68,7 @@ def to_block(column: Column, value: Tensor, lengths: Rows) -> Bytes:
     stored = value.to(_dtype(column.stored)).contiguous()
     if column.stored != column.spec.dtype and bool((stored.isinf() & value.isfinite()).any()):
         raise StoreError(f"{column.name!r} has values too large for {column.stored}")
-    return stored.reshape(-1).view(torch.uint8).numpy().reshape(-1, column.unit_bytes)
+    return (stored.view(torch.int16) if stored.dtype == torch.bfloat16 else stored).numpy()
 
 
 def read_padded(column: Column, units: Units, spans: Spans, length: int | None) -> Tensor:
@@ -80,16 +80,14 @@ def read_padded(column: Column, units: Units, spans: Spans, length: int | None) 
     block = units.take(spans.padded_places(length).reshape(-1))
     padding = np.arange(length) >= spans.lengths[:, None]
     block[padding.reshape(-1)] = 0
-    return to_tensor(column, block, (len(spans.rows), length))
+    return to_tensor(column, block.reshape(*padding.shape, *block.shape[1:]))
 
 
-def to_tensor(column: Column, block: Bytes, leading: tuple[int, ...]) -> Tensor:
-    """Return the tensor whose units are `block`, in axes `leading` and the axes of a unit."""
-    if not len(block):
-        return torch.empty((*leading, *column.unit_shape), dtype=_dtype(column.spec.dtype))
-    tensor = torch.from_numpy(block).view(_dtype(column.stored))
-    if len(leading) > 1 or len(column.unit_shape) != 1:
-        tensor = tensor.view((*leading, *column.unit_shape))
+def to_tensor(column: Column, block: Block) -> Tensor:
+    """Return the tensor whose units are `block`, in as many axes. It shares their memory."""
+    tensor = torch.from_numpy(block)
+    if column.stored == "bfloat16":
+        tensor = tensor.view(torch.bfloat16)
     return tensor if column.stored == column.spec.dtype else tensor.to(_dtype(column.spec.dtype))
 
 

@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
+
 from finetune.errors import FinetuneError
 
 FORMAT_VERSION = 1
-_ITEM_BYTES = {
-    **dict.fromkeys(["bool", "uint8", "int8"], 1),
-    **dict.fromkeys(["int16", "float16", "bfloat16"], 2),
-    **dict.fromkeys(["int32", "float32"], 4),
-    **dict.fromkeys(["int64", "float64", "complex64"], 8),
-}
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
+_INTEGERS = ("bool", "uint8", "int8", "int16", "int32", "int64")
+_IN_FILES = {
+    name: np.dtype("int16" if name == "bfloat16" else name)
+    for name in (*_INTEGERS, *_FLOATS, "complex64")
+}
+"""What values of a dtype are to numpy, which knows no bfloat16."""
 
 Labels = Mapping[str, str | int | float | bool]
 
@@ -41,8 +43,26 @@ class RowSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Unit:
+    """What a file holds many of, end to end."""
+
+    dtype: "np.dtype[Any]"
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Its size."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+SEAL = Unit(np.dtype("uint64"), ())
+PLACE = Unit(np.dtype("int64"), (2,))
+"""Where a row begins in ragged files, and how long it is."""
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
-    """An output as it lies in its file: units of equal size, one for a sample or for a token."""
+    """An output as it lies in its file: a unit for each sample, or for each token."""
 
     name: str
     spec: RowSpec
@@ -50,19 +70,20 @@ class Column:
     """The dtype in the file."""
 
     @property
-    def unit_shape(self) -> tuple[int, ...]:
-        """Shape of one unit: the sample's, or the token's where samples are ragged."""
-        return self.spec.shape[1:] if self.spec.ragged else self.spec.shape
+    def unit(self) -> Unit:
+        """What its file holds: samples, or tokens where samples are ragged."""
+        shape = self.spec.shape[1:] if self.spec.ragged else self.spec.shape
+        return Unit(_IN_FILES[self.stored], shape)
 
     @property
-    def unit_bytes(self) -> int:
-        """Size of one unit in the file."""
-        return _ITEM_BYTES[self.stored] * math.prod(self.unit_shape)
+    def units_per_row(self) -> int:
+        """Units of one sample, of the longest that is expected."""
+        return self.spec.shape[0] if self.spec.ragged else 1
 
     @property
     def row_bytes(self) -> int:
         """Size of one sample, of the longest that is expected."""
-        return _ITEM_BYTES[self.stored] * math.prod(self.spec.shape)
+        return self.unit.num_bytes * self.units_per_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +103,7 @@ class Layout:
         if not specs:
             raise StoreError("no output to store")
         for name, spec in specs.items():
-            if spec.dtype not in _ITEM_BYTES:
+            if spec.dtype not in _IN_FILES:
                 raise StoreError(f"cannot store {name!r} of {spec.dtype}")
             if 0 in spec.shape or (spec.ragged and not spec.shape):
                 raise StoreError(f"cannot store {name!r} of shape {spec.shape}")
@@ -107,17 +128,18 @@ class Layout:
     @property
     def size_bytes(self) -> int:
         """Size when every row is there, each as long as the longest that is expected."""
-        return self.num_rows * (self.row_bytes + sum(size for _, size in self.books()))
+        in_books = sum(unit.num_bytes for unit in self.books().values())
+        return self.num_rows * (self.row_bytes + in_books)
 
-    def books(self) -> list[tuple[str, int]]:
-        """Return name and bytes per row of the files of the book, see `book.py`."""
-        return [("seals", 8), *([("index", 16)] if self.ragged else [])]
+    def books(self) -> dict[str, Unit]:
+        """Return what the files of the book hold for each row, by their names, see `book.py`."""
+        return {"seals": SEAL} | ({"index": PLACE} if self.ragged else {})
 
     def files(self) -> dict[str, int]:
         """Return the size of every file when the store is new. Ragged ones grow by what comes."""
-        sizes = {name: size * self.num_rows for name, size in self.books()}
+        sizes = {name: unit.num_bytes * self.num_rows for name, unit in self.books().items()}
         for number, column in enumerate(self.columns):
-            fixed = 0 if column.spec.ragged else column.unit_bytes * self.num_rows
+            fixed = 0 if column.spec.ragged else column.unit.num_bytes * self.num_rows
             sizes[rows_file(number)] = fixed
         return sizes
 
@@ -196,7 +218,7 @@ def _column(entry: Any) -> Column:
     shape = tuple(_count(size) for size in entry["shape"])
     spec = RowSpec(shape, entry["dtype"], entry["ragged"])
     column = Column(str(entry["name"]), spec, entry["stored"])
-    if spec.dtype not in _ITEM_BYTES or not isinstance(spec.ragged, bool) or not column.row_bytes:
+    if spec.dtype not in _IN_FILES or not isinstance(spec.ragged, bool) or not column.row_bytes:
         raise ValueError(spec)
     return column
 

@@ -10,15 +10,17 @@ goes unseen with a chance of about 2^-32 or less (Lemire and Kaser, "Strongly un
 hashing is fast", arXiv 1202.4961, section 2). Against bad luck, not against malice.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-Bytes = NDArray[np.uint8]
+Block = NDArray[Any]
+"""Units of a file, (P, ...)."""
 Rows = NDArray[np.int64]
 Seals = NDArray[np.uint64]
 
@@ -44,14 +46,14 @@ class Sealer:
         drawn = _mixed(np.arange(counts[-1], dtype=np.uint64) + seed) | np.uint64(1)
         return cls(tuple(np.split(drawn, counts[1:-1])), tuple(ragged))
 
-    def seals(self, rows: Rows, lengths: Rows, units: Sequence[Bytes]) -> Seals:
+    def seals(self, rows: Rows, lengths: Rows, units: Sequence[Block]) -> Seals:
         """Return the seal of each row, never `EMPTY`.
 
         Args:
             rows: Numbers of the rows, (B,).
             lengths: Units of each row in ragged outputs, (B,).
-            units: For each output its bytes, (B, unit bytes), or (sum of lengths, unit bytes)
-                where it is ragged.
+            units: What is stored of each output, (B, ...), or (sum of lengths, ...) where it is
+                ragged.
         """
         total = _mixed(rows.astype(np.uint64) * _GOLDEN ^ _mixed(lengths.astype(np.uint64)))
         for keys, ragged, block in zip(self.keys, self.ragged, units, strict=True):
@@ -71,9 +73,11 @@ def _folded(hashes: Seals, lengths: Rows) -> Seals:
     return folded
 
 
-def _words(block: Bytes) -> NDArray[np.uint32]:
-    spare = -block.shape[1] % 4
-    return (np.pad(block, ((0, 0), (0, spare))) if spare else block).view(np.uint32)
+def _words(block: Block) -> NDArray[np.uint32]:
+    """Return the bytes of each unit as numbers, (P, words), with zeros where some are lacking."""
+    units = block.reshape(len(block), math.prod(block.shape[1:])).view(np.uint8)
+    spare = -units.shape[1] % 4
+    return (np.pad(units, ((0, 0), (0, spare))) if spare else units).view(np.uint32)
 
 
 def _mixed(values: Seals) -> Seals:

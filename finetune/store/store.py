@@ -26,7 +26,7 @@ from finetune.store.layout import (
     StoreError,
     StoreFullError,
 )
-from finetune.store.seals import EMPTY, Bytes, Rows, Sealer
+from finetune.store.seals import EMPTY, Block, Rows, Sealer
 from finetune.store.shelf import Claim, claim_store
 from finetune.store.tier import Tier
 from finetune.store.verdicts import Verdicts
@@ -58,8 +58,11 @@ class Store:
         self._memory_bytes, self._disk_bytes = memory_bytes, disk_bytes
         self._notes = list(claim.notes) if claim else []
         self._num_damaged = self._num_told = 0
-        units, ragged = zip(*((c.unit_bytes, c.spec.ragged) for c in layout.columns), strict=True)
-        self._sealer = Sealer.of(meta.key, units, ragged)
+        self._sealer = Sealer.of(
+            meta.key,
+            [column.unit.num_bytes for column in layout.columns],
+            [column.spec.ragged for column in layout.columns],
+        )
         self._book = Book(layout, claim.folder if claim else None)
         self._disk = Tier.on_disk(layout, claim.folder, memory_bytes) if claim else None
         self._memory: Tier | None = None
@@ -292,14 +295,14 @@ class Store:
             self._book.erase(damaged)
             self._num_damaged += len(np.unique(damaged))
 
-    def _gathered(self, tier: Tier, spans: Spans) -> list[Bytes]:
-        """Return bytes of rows; where memory is full, the rows in memory make room for them."""
+    def _gathered(self, tier: Tier, spans: Spans) -> list[Block]:
+        """Return units of rows; where memory is full, the rows in memory make room for them."""
         if self._memory is not None:
             with self._may_lack_memory():
                 return tier.gather(spans)
         return tier.gather(spans)
 
-    def _put_in_memory(self, spans: Spans, blocks: Sequence[Bytes]) -> None:
+    def _put_in_memory(self, spans: Spans, blocks: Sequence[Block]) -> None:
         if self._memory is not None:
             with self._may_lack_memory():
                 self._memory.put(spans, blocks)
@@ -346,13 +349,13 @@ class Store:
 
     def _row_bytes(self, spans: Spans) -> Rows:
         columns = self.meta.layout.columns
-        fixed = sum(column.unit_bytes for column in columns if not column.spec.ragged)
-        token = sum(column.unit_bytes for column in columns if column.spec.ragged)
+        fixed = sum(column.unit.num_bytes for column in columns if not column.spec.ragged)
+        token = sum(column.unit.num_bytes for column in columns if column.spec.ragged)
         return fixed + token * spans.lengths
 
 
 def _numbers(indices: Tensor) -> Rows:
-    numbers: Rows = indices.cpu().numpy().astype(np.int64, copy=False)
+    numbers: Rows = indices.numpy(force=True).astype(np.int64, copy=False)
     return numbers
 
 

@@ -10,8 +10,8 @@ from typing import Self
 from torch import Tensor
 
 from finetune.store.columns import Spans, read_padded, to_tensor
-from finetune.store.layout import Layout, rows_file
-from finetune.store.seals import Bytes
+from finetune.store.layout import Column, Layout, rows_file
+from finetune.store.seals import Block
 from finetune.store.units import FileUnits, MemoryUnits, Units
 
 
@@ -19,30 +19,28 @@ from finetune.store.units import FileUnits, MemoryUnits, Units
 class Tier:
     """The rows of a store in one place: on disk, or in memory."""
 
-    layout: Layout
-    units: Sequence[Units]
-    """One for each output."""
+    outputs: Sequence[tuple[Column, Units]]
+    """Each with where its units lie."""
 
     @classmethod
     def in_memory(cls, layout: Layout) -> Self:
         """Make room in memory for every row, each as long as the longest that is expected."""
-        counts = [layout.num_rows * c.row_bytes // c.unit_bytes for c in layout.columns]
-        pairs = zip(counts, layout.columns, strict=True)
-        return cls(layout, [MemoryUnits(count, column.unit_bytes) for count, column in pairs])
+        counts = [layout.num_rows * column.units_per_row for column in layout.columns]
+        pairs = zip(layout.columns, counts, strict=True)
+        return cls([(column, MemoryUnits(count, column.unit)) for column, count in pairs])
 
     @classmethod
     def on_disk(cls, layout: Layout, folder: Path, resident_bytes: float) -> Self:
         """Open the files of rows, mapped as far as all of them together may be resident."""
         share = resident_bytes / len(layout.columns)
-        numbered = enumerate(layout.columns)
-        units = [FileUnits(folder / rows_file(n), c.unit_bytes, share) for n, c in numbered]
-        return cls(layout, units)
+        paths = [folder / rows_file(number) for number in range(len(layout.columns))]
+        pairs = zip(layout.columns, paths, strict=True)
+        return cls([(column, FileUnits(path, column.unit, share)) for column, path in pairs])
 
     @property
     def size_bytes(self) -> int:
         """Bytes up to the last unit written, or laid out."""
-        pairs = zip(self.layout.columns, self.units, strict=True)
-        return sum(column.unit_bytes * units.end for column, units in pairs)
+        return sum(column.unit.num_bytes * units.end for column, units in self.outputs)
 
     @property
     def ragged_end(self) -> int:
@@ -54,41 +52,40 @@ class Tier:
         """How many units every ragged file has."""
         return min(len(units) for units in self._ragged())
 
-    def gather(self, spans: Spans) -> list[Bytes]:
-        """Return the bytes of rows: for each output, a block as `Sealer.seals` takes it."""
-        pairs = zip(self.layout.columns, self.units, strict=True)
-        return [units.take(spans.places(column)) for column, units in pairs]
+    def gather(self, spans: Spans) -> list[Block]:
+        """Return the units of rows: for each output, a block as `Sealer.seals` takes it."""
+        return [units.take(spans.places(column)) for column, units in self.outputs]
 
-    def put(self, spans: Spans, blocks: Sequence[Bytes]) -> None:
-        """Write the bytes of rows.
+    def put(self, spans: Spans, blocks: Sequence[Block]) -> None:
+        """Write the units of rows.
 
         Raises:
             StoreFullError: the disk is full. Part may have been written.
         """
-        triples = zip(self.layout.columns, self.units, blocks, strict=True)
-        for column, units, block in triples:
+        for (column, units), block in zip(self.outputs, blocks, strict=True):
             units.put(spans.places(column), block)
 
     def read(self, spans: Spans, length: int | None) -> dict[str, Tensor]:
         """Return the tensors of rows, ragged ones padded with zeros to `length` or the longest."""
-        pairs = zip(self.layout.columns, self.units, strict=True)
         return {
             column.name: read_padded(column, units, spans, length)
             if column.spec.ragged
-            else to_tensor(column, units.take(spans.rows), (len(spans.rows),))
-            for column, units in pairs
+            else to_tensor(column, units.take(spans.rows))
+            for column, units in self.outputs
         }
 
     def read_flat(self, spans: Spans) -> dict[str, Tensor]:
         """Return the tensors of rows, ragged ones end to end."""
-        pairs = zip(self.layout.columns, self.gather(spans), strict=True)
-        return {column.name: to_tensor(column, block, (len(block),)) for column, block in pairs}
+        return {
+            column.name: to_tensor(column, units.take(spans.places(column)))
+            for column, units in self.outputs
+        }
 
     @contextmanager
     def appending(self) -> Iterator[None]:
         """Keep other processes from appending to the same ragged files meanwhile."""
-        first = self.units[0]
-        if not self.layout.ragged or not isinstance(first, FileUnits):
+        _, first = self.outputs[0]
+        if not self._ragged() or not isinstance(first, FileUnits):
             yield
             return
         fcntl.flock(first.descriptor, fcntl.LOCK_EX)
@@ -99,9 +96,8 @@ class Tier:
 
     def close(self) -> None:
         """Give back files and memory."""
-        for units in self.units:
+        for _, units in self.outputs:
             units.close()
 
     def _ragged(self) -> list[Units]:
-        pairs = zip(self.layout.columns, self.units, strict=True)
-        return [units for column, units in pairs if column.spec.ragged]
+        return [units for column, units in self.outputs if column.spec.ragged]

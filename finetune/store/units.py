@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from finetune.store.layout import StoreError, StoreFullError
-from finetune.store.seals import Bytes, Rows
+from finetune.store.layout import StoreError, StoreFullError, Unit
+from finetune.store.seals import Block, Rows
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _READ_AHEAD = 128 << 10
@@ -31,12 +31,12 @@ class Units(Protocol):
         """The first unit that nothing was written to, not even in part."""
         ...
 
-    def take(self, places: Rows) -> Bytes:
-        """Return copies of the units at `places` (P,): (P, unit bytes). Past the end, anything."""
+    def take(self, places: Rows) -> Block:
+        """Return copies of the units at `places`, (P,). Past the end, anything."""
         ...
 
-    def put(self, places: Rows, block: Bytes) -> None:
-        """Write `block` (P, unit bytes) to `places` (P,)."""
+    def put(self, places: Rows, block: Block) -> None:
+        """Write `block`, (P, ...) and contiguous, to `places`, (P,)."""
         ...
 
     def close(self) -> None:
@@ -53,29 +53,30 @@ class FileUnits:
 
     Args:
         path: An existing file.
-        unit_bytes: Size of one unit.
+        unit: What it holds.
         resident_bytes: Above this size the system is told not to read ahead: what it would read
             besides small units drives out what is needed.
     """
 
-    def __init__(self, path: Path, unit_bytes: int, resident_bytes: float) -> None:
+    def __init__(self, path: Path, unit: Unit, resident_bytes: float) -> None:
         self.path = path
-        self.unit_bytes = unit_bytes
+        self.unit = unit
+        self._unit_bytes = unit.num_bytes
         self.resident_bytes = resident_bytes
         with os_errors_named(path):
             self.descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        self._cells: Bytes = np.empty((0, unit_bytes), np.uint8)
+        self._cells = self._nothing(0)
 
     def __len__(self) -> int:
-        return os.fstat(self.descriptor).st_size // self.unit_bytes
+        return os.fstat(self.descriptor).st_size // self._unit_bytes
 
     @property
     def end(self) -> int:
         """The first unit that nothing was written to, not even in part."""
-        return -(-os.fstat(self.descriptor).st_size // self.unit_bytes)
+        return -(-os.fstat(self.descriptor).st_size // self._unit_bytes)
 
-    def take(self, places: Rows) -> Bytes:
-        """Return copies of the units at `places` (P,): (P, unit bytes). Past the end, anything."""
+    def take(self, places: Rows) -> Block:
+        """Return copies of the units at `places`, (P,). Past the end, anything."""
         try:
             return self._cells.take(places, axis=0)
         except IndexError:
@@ -83,21 +84,21 @@ class FileUnits:
                 return self._read(places)
         if len(self._cells):
             return self._cells.take(places, axis=0, mode="clip")
-        return np.zeros((len(places), self.unit_bytes), np.uint8)
+        return self._nothing(len(places))
 
-    def put(self, places: Rows, block: Bytes) -> None:
-        """Write `block` (P, unit bytes) to `places` (P,), a call for each run of places.
+    def put(self, places: Rows, block: Block) -> None:
+        """Write `block`, (P, ...) and contiguous, to `places`, (P,): a call for each run of them.
 
         Raises:
             StoreFullError: the disk or a quota is full.
         """
         with os_errors_named(self.path):
             for first, last in _runs(places):
-                self._write_run(block[first:last], int(places[first]) * self.unit_bytes)
+                self._write_run(block[first:last], int(places[first]) * self._unit_bytes)
 
     def close(self) -> None:
         """Give back the file and the memory."""
-        self._cells = self._cells[:0].copy()
+        self._cells = self._nothing(0)
         os.close(self.descriptor)
 
     def _map(self) -> bool:
@@ -109,9 +110,9 @@ class FileUnits:
         if count == len(self._cells):
             return True
         if count == 0:
-            self._cells = np.empty((0, self.unit_bytes), np.uint8)
+            self._cells = self._nothing(0)
             return True
-        size = count * self.unit_bytes
+        size = count * self._unit_bytes
         with os_errors_named(self.path):
             try:
                 pages = mmap.mmap(self.descriptor, size, prot=mmap.PROT_READ)
@@ -119,27 +120,30 @@ class FileUnits:
                 if error.errno != errno.ENOMEM:
                     raise
                 return False
-        if size > self.resident_bytes and self.unit_bytes < _READ_AHEAD:
+        if size > self.resident_bytes and self._unit_bytes < _READ_AHEAD:
             pages.madvise(mmap.MADV_RANDOM)
-        self._cells = np.frombuffer(pages, np.uint8).reshape(count, self.unit_bytes)
+        self._cells = np.frombuffer(pages, self.unit.dtype).reshape(count, *self.unit.shape)
         return True
 
-    def _read(self, places: Rows) -> Bytes:
+    def _read(self, places: Rows) -> Block:
         """Return what `take` does, by a call for each run of places: zeros past the end."""
-        block = np.zeros((len(places), self.unit_bytes), np.uint8)
+        block = self._nothing(len(places))
         with os_errors_named(self.path):
             for first, last in _runs(places):
-                rest = memoryview(block[first:last].data).cast("B")
-                offset = int(places[first]) * self.unit_bytes
+                rest = _in_bytes(block[first:last])
+                offset = int(places[first]) * self._unit_bytes
                 while rest and (count := os.preadv(self.descriptor, [rest], offset)):
                     rest, offset = rest[count:], offset + count
         return block
 
-    def _write_run(self, block: Bytes, offset: int) -> None:
-        rest = memoryview(block.data).cast("B")
+    def _write_run(self, block: Block, offset: int) -> None:
+        rest = _in_bytes(block)
         while rest:
             count = os.pwrite(self.descriptor, rest, offset)
             rest, offset = rest[count:], offset + count
+
+    def _nothing(self, count: int) -> Block:
+        return np.zeros((count, *self.unit.shape), self.unit.dtype)
 
 
 class MemoryUnits:
@@ -147,11 +151,11 @@ class MemoryUnits:
 
     Args:
         count: How many are expected.
-        unit_bytes: Size of one unit.
+        unit: What they are.
     """
 
-    def __init__(self, count: int, unit_bytes: int) -> None:
-        self._cells: Bytes = np.zeros((count, unit_bytes), np.uint8)
+    def __init__(self, count: int, unit: Unit) -> None:
+        self._cells: Block = np.zeros((count, *unit.shape), unit.dtype)
         self._end = 0
 
     def __len__(self) -> int:
@@ -162,19 +166,20 @@ class MemoryUnits:
         """The first unit behind all that were written."""
         return self._end
 
-    def take(self, places: Rows) -> Bytes:
-        """Return copies of the units at `places` (P,): (P, unit bytes). Past the end, anything."""
+    def take(self, places: Rows) -> Block:
+        """Return copies of the units at `places`, (P,). Past the end, anything."""
         if not len(self._cells):
-            return np.zeros((len(places), self._cells.shape[1]), np.uint8)
+            return np.zeros((len(places), *self._cells.shape[1:]), self._cells.dtype)
         return self._cells.take(places, axis=0, mode="clip")
 
-    def put(self, places: Rows, block: Bytes) -> None:
-        """Write `block` (P, unit bytes) to `places` (P,)."""
+    def put(self, places: Rows, block: Block) -> None:
+        """Write `block`, (P, ...) and contiguous, to `places`, (P,)."""
         if len(places) == 0:
             return
         self._end = max(self._end, int(places.max()) + 1)
         if self._end > len(self._cells):
-            grown = np.zeros((max(self._end, 2 * len(self._cells)), block.shape[1]), np.uint8)
+            count = max(self._end, 2 * len(self._cells))
+            grown = np.zeros((count, *self._cells.shape[1:]), self._cells.dtype)
             grown[: len(self._cells)] = self._cells
             self._cells = grown
         self._cells[places] = block
@@ -182,6 +187,10 @@ class MemoryUnits:
     def close(self) -> None:
         """Give back the memory."""
         self._cells, self._end = self._cells[:0], 0
+
+
+def _in_bytes(block: Block) -> memoryview:
+    return block.reshape(-1).view(np.uint8).data
 
 
 def _runs(places: Rows) -> Iterator[tuple[int, int]]:
