@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+from finetune.store.layout import _IN_FILES
 from finetune.store.store import RowSpec, StoreError, StoreFullError
 
 KEPT = {
@@ -33,8 +34,9 @@ def test_exactly_the_rows_that_were_written_are_there(open_store, known, budgets
     assert store.has(everything).nonzero().squeeze(1).tolist() == sorted(SOME.tolist())
     assert store.sealed().tolist() == sorted(SOME.tolist())
     assert store.num_valid == len(SOME)
-    with pytest.raises(KeyError):
-        store.read(torch.tensor([7, 1]))
+    for lacking in ([7, 1], [1], [6], [10], [249], [299]):
+        with pytest.raises(KeyError):
+            store.read(torch.tensor(lacking))
 
 
 @kept
@@ -125,6 +127,35 @@ def test_a_file_too_large_for_memory_is_read_all_the_same(open_store, tmp_path):
     assert torch.equal(read["t"], tokens[indices])
 
 
+@pytest.mark.parametrize("dtype", _IN_FILES)
+def test_values_of_every_dtype_come_back_with_the_same_bits(open_store, dtype):
+    specs = {
+        "one": RowSpec((), dtype),
+        "some": RowSpec((3, 2), dtype),
+        "tokens": RowSpec((4, 3), dtype, ragged=True),
+    }
+    shapes = {"one": (6,), "some": (6, 3, 2), "tokens": (6, 4, 3)}
+    values = {name: _any_bits(getattr(torch, dtype), shape) for name, shape in shapes.items()}
+    store = open_store(specs=specs, num_rows=6)
+    store.write(torch.arange(6), values, torch.full((6,), 4))
+    store.close()
+    rows = open_store(specs=specs, num_rows=6, memory_gb=1).read(torch.arange(6))
+    for name, value in values.items():
+        assert (rows[name].dtype, rows[name].shape) == (value.dtype, value.shape)
+        assert torch.equal(_bits(rows[name]), _bits(value))
+
+
+def _any_bits(dtype, shape):
+    if dtype == torch.bool:
+        return torch.rand(shape) < 0.5
+    noise = torch.randint(256, (*shape, dtype.itemsize), dtype=torch.uint8)
+    return noise.view(dtype).squeeze(-1)
+
+
+def _bits(tensor):
+    return tensor.reshape(-1).view(torch.uint8)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_floats_are_kept_in_the_store_dtype_and_come_back_in_their_own(open_store, dtype):
     specs = {"x": RowSpec((4,), "float32"), "n": RowSpec((), "int64")}
@@ -171,6 +202,8 @@ def test_a_key_never_leads_out_of_the_folder(open_store, key):
 def test_a_store_that_fits_nowhere_is_refused(open_store):
     with pytest.raises(StoreFullError, match="budget"):
         open_store(disk_gb=1e-6)
+    with pytest.raises(StoreFullError, match="budget"):
+        open_store(specs={"t": RowSpec((9, 256), "float32", ragged=True)}, disk_gb=1e-3)
     with pytest.raises(StoreFullError, match="the disk has"):
         open_store(num_rows=10**13, disk_gb=1e9)
 
