@@ -3,6 +3,7 @@
 import errno
 import mmap
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -65,6 +66,7 @@ class FileUnits:
         self.resident_bytes = resident_bytes
         with os_errors_named(path):
             self.descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._close = weakref.finalize(self, os.close, self.descriptor)  # at the latest
         self._cells = self._nothing(0)
 
     def __len__(self) -> int:
@@ -99,7 +101,7 @@ class FileUnits:
     def close(self) -> None:
         """Give back the file and the memory."""
         self._cells = self._nothing(0)
-        os.close(self.descriptor)
+        self._close()
 
     def _map(self) -> bool:
         """Map the file as long as it is now; return False if this process may not map as much.

@@ -1,5 +1,6 @@
 """Kills, damage and full disks: a store trusts no row that is not whole, and says what was lost."""
 
+import gc
 import json
 import os
 import random
@@ -159,6 +160,27 @@ def test_links_are_not_followed(open_store, filled, tmp_path):
     filled.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(StoreError, match="no folder of ours"):
         open_store()
+
+
+def open_files():
+    gc.collect()
+    listed = {int(path.name) for path in Path("/proc/self/fd").iterdir()}
+    return {number for number in listed if Path(f"/proc/self/fd/{number}").exists()}
+
+
+@pytest.mark.parametrize("spare", range(1, 7))
+def test_an_opening_that_runs_out_of_open_files_leaves_none_open(open_store, filled, spare):
+    before = open_files()
+    free = [number for number in range(1000) if number not in before]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free[spare], hard))
+    try:
+        with pytest.raises((StoreError, OSError), match="Too many open files"):
+            open_store()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert open_files() == before
+    assert open_store().num_valid == 300
 
 
 def test_rows_without_a_seal_and_seals_without_rows_are_never_trusted(open_store, known, filled):
