@@ -56,7 +56,7 @@ def frozen_prefix(
         store: A folder that keeps rows for later runs; in memory alone if left out.
         num_samples: How many samples there are: `indices` are below it.
         data: Name of the data and its version. Part of the store's key, so needed with `store`.
-        memory_gb: Rows up to this size, in GiB, are kept in memory.
+        memory_gb: Rows up to this size, in GiB, are kept in memory, of all modes together.
         disk_gb: GiB that all stores in the folder may take.
 
     Raises:
@@ -205,7 +205,7 @@ class FrozenPrefix:
                 key,
                 border.specs,
                 self._num_samples,
-                memory_gb=self._options.memory_gb,
+                memory_gb=self._options.memory_gb - self._memory_gb,
                 disk_gb=self._options.disk_gb,
                 facts={"data": self._options.data},
             )
@@ -215,6 +215,12 @@ class FrozenPrefix:
         for note in store.take_notes():
             self._note(note)
         return store
+
+    @property
+    def _memory_gb(self) -> float:
+        """GiB that the stores of all modes take in memory."""
+        works = [at_work for at_work in self._opened.values() if at_work is not None]
+        return sum(s.memory_bytes for work in works for s in work.prefix.stores) / (1 << 30)
 
     def _probed(self, batch: Batch, *, is_right_padded: bool) -> tuple[Border, Pace]:
         count = min(len(batch), _TRIAL)

@@ -218,6 +218,11 @@ class Store:
         return Verdicts(self._claim.folder / "verdicts" if self._claim else None, network)
 
     @property
+    def memory_bytes(self) -> int:
+        """Memory that its rows take when all are there; none if they are read from disk."""
+        return self.meta.layout.size_bytes if self._memory else 0
+
+    @property
     def num_valid(self) -> int:
         """Number of rows that bear a seal."""
         return len(self._book.sealed())

@@ -159,6 +159,26 @@ def test_training_and_evaluation_in_turns_do_not_mix():
     assert not any("forward" in vars(module) for module in model.modules())
 
 
+@pytest.mark.parametrize("on_disk", [True, False], ids=["disk takes the rest", "no disk"])
+def test_all_modes_share_the_budget_of_memory(tmp_path, on_disk):
+    model, inputs = frozen_net(), features()
+    row_bytes = 32 * 4 + 8
+    room = {"memory_gb": 1.5 * NUM_SAMPLES * row_bytes / (1 << 30), "data": "features"}
+    store = tmp_path if on_disk else None
+    with finetune.frozen_prefix(model, store, num_samples=NUM_SAMPLES, **room) as prefix:
+        for is_training in (True, False, True, False):
+            model.train(is_training)
+            answered = prefix.statistics.answered
+            for indices in torch.arange(NUM_SAMPLES).split(16):
+                assert torch.equal(prefix(indices, inputs[indices]), model(inputs[indices]))
+        assert prefix.statistics.answered == answered + (NUM_SAMPLES if on_disk else 0)
+        assert [reason.partition(":")[0] for reason in prefix.reasons] == (
+            [] if on_disk else ["not stored"]
+        )
+        stores = [s for work in prefix._opened.values() if work for s in work.prefix.stores]
+        assert [s.memory_bytes for s in stores] == [NUM_SAMPLES * row_bytes, 0][: 1 + on_disk]
+
+
 def test_a_larger_batch_than_the_first_runs_whole_and_ends_nothing():
     model, inputs = frozen_net(), features()
     with finetune.frozen_prefix(model, num_samples=NUM_SAMPLES) as prefix:
