@@ -137,7 +137,7 @@ def buffers_as_they_were(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def as_it_was(model: nn.Module) -> Iterator[None]:
-    """Give plain attributes back as they were; those that the block adds go."""
+    """Give plain attributes back as they were; those that the block adds go, buffers as well."""
     held = [(module, _Held.of(module)) for module in model.modules()]
     try:
         yield
@@ -174,12 +174,19 @@ class _Held:
     values: dict[str, Any]
     contents: list[tuple[Any, Any]]
     """All that these hold and that is changed in place, each with what it held."""
+    buffers: dict[str, Tensor | None]
+    """Which tensors its buffers are: what is in them is kept elsewhere."""
+    not_saved: set[str]
+    """Names of buffers that are no part of a checkpoint."""
 
     @classmethod
     def of(cls, module: nn.Module) -> "_Held":
         own = vars(module).keys() - _OF_EVERY_MODULE
         values = {name: vars(module)[name] for name in own}
-        return cls(values, [(held, _content(held)) for held in _held_in(values.values())])
+        contents = [(held, _content(held)) for held in _held_in(values.values())]
+        return cls(
+            values, contents, module._buffers.copy(), module._non_persistent_buffers_set.copy()
+        )
 
     def give_back(self, module: nn.Module) -> None:
         for held, content in self.contents:
@@ -187,6 +194,8 @@ class _Held:
         for name in vars(module).keys() - _OF_EVERY_MODULE - self.values.keys():
             del vars(module)[name]
         vars(module).update(self.values)
+        _refill(module._buffers, self.buffers)
+        _refill(module._non_persistent_buffers_set, self.not_saved)
 
 
 def _attributes(model: nn.Module) -> Iterator[tuple[AttributeName, Any]]:

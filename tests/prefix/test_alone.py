@@ -1,5 +1,7 @@
 """The stored prefix around a hand-written loop: same bits, fewer calls."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -157,6 +159,35 @@ def test_training_and_evaluation_in_turns_do_not_mix():
                 assert torch.equal(prefix(indices, inputs[indices]), model(inputs[indices]))
         assert prefix.statistics.answered == answered + NUM_SAMPLES
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+class Filling(Net):
+    """Its trained part fills a buffer, and registers another, in its first call; both count on."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("empty", None)
+
+    def forward(self, features, *, shift=None):
+        if self.empty is None:
+            self.empty = torch.zeros(())
+            self.register_buffer("late", torch.zeros(()), persistent=False)
+        self.empty = self.empty + 1
+        self.late += 1
+        return super().forward(features, shift=shift) * (1 + self.empty + self.late)
+
+
+def test_buffers_that_the_first_call_makes_are_made_by_the_first_call():
+    torch.manual_seed(0)
+    model, inputs = Filling(), features()
+    finetune.freeze(model, ["body"])
+    whole = copy.deepcopy(model)
+    with finetune.frozen_prefix(model, num_samples=NUM_SAMPLES) as prefix:
+        for indices in torch.arange(NUM_SAMPLES).split(16) * 2:
+            assert torch.equal(prefix(indices, inputs[indices]), whole(inputs[indices]))
+        assert prefix.statistics.answered == NUM_SAMPLES
+    assert model.state_dict().keys() == whole.state_dict().keys()
+    assert model.late == whole.late == 8
 
 
 @pytest.mark.parametrize("on_disk", [True, False], ids=["disk takes the rest", "no disk"])
