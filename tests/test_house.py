@@ -22,7 +22,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = {
     **dict.fromkeys(["errors"], 0),
-    **dict.fromkeys(["process", "randomness", "reading", "trust", "watchdog"], 1),
+    **dict.fromkeys(["bits", "process", "randomness", "reading", "trust", "watchdog"], 1),
     **dict.fromkeys(["config", "importing"], 2),
     **dict.fromkeys(["models", "distributed", "store"], 3),
     **dict.fromkeys(["freezing", "optim", "data", "tracking"], 4),

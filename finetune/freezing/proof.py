@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence, Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import torch
 from torch import Tensor, nn
 
+from finetune.bits import fingerprint
 from finetune.config.freeze import ModulesConfig
 from finetune.errors import FrozenWeightError
 from finetune.freezing.apply import frozen_modules, held_modules
@@ -36,14 +36,6 @@ class PhaseProof:
     """Buffers of frozen modules that were meant to move."""
     largest_change: dict[str, float]
     """Largest difference in a number of each changed tensor, where it could be measured."""
-
-
-def fingerprint(tensor: Tensor) -> str:
-    """Hash dtype, shape and raw bytes. NaN payloads and signed zeros count as differences."""
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    digest = blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=16)
-    digest.update(raw.numpy().data)
-    return digest.hexdigest()
 
 
 def fingerprints(

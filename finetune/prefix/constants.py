@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from finetune.freezing.proof import fingerprint
-from finetune.prefix.state import same_bits
+from finetune.bits import fingerprint, same_bits
 from finetune.store.verdicts import Verdicts
 
 _FAULT = "give other values in every batch where the trial found the same in all"

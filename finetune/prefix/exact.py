@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune.bits import same_bits
 from finetune.data.loader import Batch
 from finetune.errors import is_out_of_memory
 from finetune.prefix.outputs import tensors_in
 from finetune.prefix.passes import Passes
 from finetune.prefix.shapes import Shape
-from finetune.prefix.state import equal, random_state, same_bits, undisturbed
+from finetune.prefix.state import equal, random_state, undisturbed
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from finetune.bits import same_bits
 from finetune.prefix.outputs import apart_from_tensors
 from finetune.prefix.state import (
     attributes,
@@ -21,7 +22,6 @@ from finetune.prefix.state import (
     moved_buffers,
     other_weights,
     random_as_it_was,
-    same_bits,
 )
 from finetune.prefix.trace import Call, watched
 
@@ -177,6 +177,8 @@ def _fault_in_company(
     other: Trial,
 ) -> str | None:
     mixed = other.calls[place]
+    if any(tensor.layout != torch.strided for tensor in call.tensors):
+        return "returns a sparse tensor, which no row can hold"
     pairs = list(zip(call.tensors, mixed.tensors, strict=False))
     if len(call.tensors) != len(mixed.tensors) or any(_differs_in_kind(*pair) for pair in pairs):
         return "returns other shapes for other samples"

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune.freezing.proof import fingerprint, fingerprints
+from finetune.bits import fingerprint
+from finetune.freezing.proof import fingerprints
 from finetune.prefix.probe import Border
 from finetune.store.shelf import key_of
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from finetune.bits import same_bits
 from finetune.data.loader import Batch, Samples
 from finetune.errors import is_out_of_memory
 from finetune.prefix.exact import Judgement, Trials
@@ -15,7 +16,6 @@ from finetune.prefix.key import Facts
 from finetune.prefix.passes import Passes, Recomputed
 from finetune.prefix.replay import Replay
 from finetune.prefix.shapes import Split, lengths_of
-from finetune.prefix.state import same_bits
 from finetune.prefix.statistics import Statistics
 from finetune.prefix.whole import run_whole
 from finetune.store.store import Store, StoreError

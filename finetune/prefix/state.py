@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finetune.bits import same_bits
 from finetune.randomness import random_state_kept, seed_all
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
@@ -28,22 +29,6 @@ _PLAIN = (
 
 AttributeName = tuple[str, str]
 """Name of a module, and of an attribute of it."""
-
-
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Tell whether two tensors are equal bit by bit, NaN included."""
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    flat = [tensor.detach().contiguous().reshape(-1) for tensor in (one, other)]
-    # words compare several times faster than bytes
-    words = torch.int64 if all(map(_is_made_of_words, flat)) else torch.uint8
-    return torch.equal(*(tensor.view(words) for tensor in flat))
-
-
-def _is_made_of_words(flat: Tensor) -> bool:
-    """Tell whether a tensor of one axis begins and ends at a multiple of 8 bytes."""
-    size = flat.element_size()
-    return flat.numel() * size % 8 == 0 and int(flat.storage_offset()) * size % 8 == 0
 
 
 def attributes(model: nn.Module) -> dict[AttributeName, Any]:
@@ -298,7 +283,7 @@ def _refill(value: Any, content: Any) -> None:
     match value:
         case Tensor() if content is not None and not same_bits(value, content):
             with torch.no_grad():
-                value.copy_(content)
+                value.copy_(content) if value.shape == content.shape else value.set_(content)
         case np.ndarray():
             if content is not None and not equal(value, content):
                 value[...] = content

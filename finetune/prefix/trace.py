@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -209,6 +210,8 @@ def _name_of(func: Callable[..., Any]) -> str:
 
 
 def storage_of(tensor: Tensor) -> int:
-    """Return what tensors that share memory have in common."""
+    """Return what tensors that share memory have in common; sparse ones count by themselves."""
+    if tensor.layout != torch.strided:
+        return id(tensor)
     address: int = tensor.untyped_storage()._cdata
     return address

@@ -14,9 +14,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from finetune.bits import fingerprint
 from finetune.errors import CheckpointError, FinetuneError, NonFiniteError
 from finetune.freezing.plan import Plan
-from finetune.freezing.proof import fingerprint, hashed
+from finetune.freezing.proof import hashed
 from finetune.freezing.rows import rows_of, tensor_of
 from finetune.optim.groups import load_state_by_name, state_by_name
 from finetune.reading import check_safetensors

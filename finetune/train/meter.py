@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
 
+from finetune.bits import fingerprint
 from finetune.config.freeze import ModulesConfig
 from finetune.config.run import RunConfig
 from finetune.data.loader import Batch, sample_order, windows
 from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase
-from finetune.freezing.proof import fingerprint
 from finetune.prefix.probe import Border
 from finetune.prefix.prospect import TOO_FEW, Prospect, Use, find_prospect, too_few_come
 from finetune.prefix.state import undisturbed

@@ -434,6 +434,50 @@ class Remembering(Net):
         return self.head(self.body(image.flatten(1))) * factor
 
 
+class Graph(Net):
+    """Neighbours are told by sparse matrices: a buffer of the frozen part, one of the trained."""
+
+    class Body(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(64, 32)
+            self.register_buffer("near", ring(32).to_sparse(), persistent=False)
+
+        def forward(self, flat: Tensor) -> Tensor:
+            return torch.sparse.mm(self.near, self.linear(flat).T).T.relu()
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.body, self.near = self.Body(), ring(32).to_sparse_csr()
+
+    def forward(self, image: Tensor) -> Tensor:
+        hidden = self.body(image.flatten(1))
+        return self.head(hidden + torch.sparse.mm(self.near, hidden.T).T)
+
+
+def ring(size: int) -> Tensor:
+    return torch.eye(size) + torch.eye(size).roll(1, 0)
+
+
+class Thin(Net):
+    """What the frozen body returns is sparse."""
+
+    class Body(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(64, 32)
+
+        def forward(self, flat: Tensor) -> Tensor:
+            return self.linear(flat).relu().to_sparse()
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.body = self.Body()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.body(image.flatten(1)).to_dense())
+
+
 class ReadingOnly(Net):
     """A frozen part and a trained one hold arrays that cannot be written."""
 

@@ -11,6 +11,7 @@ import torch
         ("Stepping", ["net.body"]),
         ("Remembering", ["net.body"]),
         ("ReadingOnly", ["net.body"]),
+        ("Graph", ["net.body"]),
         ("Spoiling", ["net.body"]),
         ("Branches", ["net.body"]),
         ("PassedOn", ["net.body"]),
@@ -55,6 +56,7 @@ def test_sly_networks_run_whole_and_the_reason_is_told(odd_runs, net, reason):
     [
         ("Saving", "net.body (Body) hands on values besides what it returns"),
         ("Counting", "net.body (Body) keeps 'calls' from call to call"),
+        ("Thin", "net.body (Body) returns a sparse tensor"),
     ],
     ids=str,
 )
