@@ -448,7 +448,7 @@ class Graph(Net):
 
     def __init__(self, classes: int) -> None:
         super().__init__(classes)
-        self.body, self.near = self.Body(), ring(32).to_sparse_csr()
+        self.body, self.near = self.Body(), ring(32).to_sparse()
 
     def forward(self, image: Tensor) -> Tensor:
         hidden = self.body(image.flatten(1))
