@@ -29,6 +29,8 @@ def audit(root: Path, entry: Entry) -> Audit:
     meta = entry.meta
     if meta is None:
         return Audit(0, 0, ("meta.json cannot be read",))
+    if meta.key != entry.key:
+        return Audit(0, 0, (f"meta.json is that of store {meta.key}",))
     if meta.torch != torch.__version__:
         return Audit(0, 0, (f"made by torch {meta.torch}, this is {torch.__version__}",))
     try:

@@ -44,6 +44,11 @@ class Spans(NamedTuple):
         places: Rows = self.starts[:, None] + np.minimum(np.arange(length), last[:, None])
         return places
 
+    def end(self, column: Column) -> int:
+        """Return the first unit behind these rows."""
+        last = self.starts + self.lengths if column.spec.ragged else self.rows + 1
+        return int(last.max(initial=0))
+
     def some(self, which: NDArray[np.bool_] | Rows) -> "Spans":
         """Return the spans of some of the rows."""
         return Spans(self.rows[which], self.starts[which], self.lengths[which])
@@ -58,8 +63,8 @@ def to_block(column: Column, value: Tensor, lengths: Rows) -> Block:
     expected = (column.spec.dtype, column.unit.shape)
     unit_axis = 2 if column.spec.ragged else 1
     actual = (str(value.dtype).removeprefix("torch."), tuple(value.shape[unit_axis:]))
-    if actual != expected or len(value) != len(lengths):
-        raise ValueError(f"{column.name!r}: {actual} of {len(value)} rows, not {expected}")
+    if actual != expected:
+        raise ValueError(f"{column.name!r}: {actual}, not {expected}")
     value = value.detach().cpu()
     if column.spec.ragged:
         if len(lengths) and lengths.max() > value.shape[1]:

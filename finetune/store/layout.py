@@ -51,7 +51,7 @@ class Unit:
 
     @property
     def num_bytes(self) -> int:
-        """Its size."""
+        """Bytes of one."""
         return self.dtype.itemsize * math.prod(self.shape)
 
 
@@ -105,7 +105,7 @@ class Layout:
         for name, spec in specs.items():
             if spec.dtype not in _IN_FILES:
                 raise StoreError(f"cannot store {name!r} of {spec.dtype}")
-            if 0 in spec.shape or (spec.ragged and not spec.shape):
+            if _is_empty(spec):
                 raise StoreError(f"cannot store {name!r} of shape {spec.shape}")
         if store_dtype is not None and store_dtype not in _FLOATS:
             raise StoreError(f"cannot store as {store_dtype!r}", hint=f"one of {_FLOATS}")
@@ -214,11 +214,17 @@ def rows_file(number: int) -> str:
     return f"rows-{number}"
 
 
+def _is_empty(spec: RowSpec) -> bool:
+    return 0 in spec.shape or (spec.ragged and not spec.shape)
+
+
 def _column(entry: Any) -> Column:
     shape = tuple(_count(size) for size in entry["shape"])
     spec = RowSpec(shape, entry["dtype"], entry["ragged"])
     column = Column(str(entry["name"]), spec, entry["stored"])
-    if spec.dtype not in _IN_FILES or not isinstance(spec.ragged, bool) or not column.row_bytes:
+    if not {spec.dtype, column.stored} <= _IN_FILES.keys():
+        raise ValueError(column)
+    if not isinstance(spec.ragged, bool) or _is_empty(spec):
         raise ValueError(spec)
     return column
 

@@ -72,6 +72,8 @@ class Claim:
         if self.is_use:
             with suppress(OSError):  # a disk that cannot be written
                 os.utime(self.lock)
+        # processes that were forked meanwhile hold the same lock
+        fcntl.flock(self.lock, fcntl.LOCK_UN)
         os.close(self.lock)
 
 

@@ -41,6 +41,9 @@ _GIB = 1 << 30
 class Store:
     """The rows of one key, made by `Store.open`. Indices are numbers of samples, (B,).
 
+    Other processes may have the same store open, each by an object of its own. One object serves
+    one thread at a time, and none of the processes that are forked from its own.
+
     Args:
         meta: What it holds.
         claim: Its folder, which this process has open; None keeps rows in memory alone.
@@ -153,7 +156,8 @@ class Store:
         Ragged ones are padded with zeros to the longest of them, or to `length` tokens.
 
         Raises:
-            KeyError: a row is not there; `has` tells which are.
+            KeyError: a row is not there; `has` tells which are. Those that were found whole stay
+                readable, should another process give them up.
         """
         spans = self._known_spans(indices)  # may give up a tier
         return self._tier.read(spans, length)
@@ -161,7 +165,7 @@ class Store:
     def read_flat(self, indices: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return copies of rows by name of the output, ragged ones end to end, (T, ...).
 
-        With them come the lengths of the ragged ones, (B,).
+        With them come the lengths of the ragged ones, (B,), or none where no output is ragged.
 
         Raises:
             KeyError: a row is not there; `has` tells which are.
@@ -182,8 +186,13 @@ class Store:
         Raises:
             StoreFullError: the budget or the disk is full. Rows kept before are as they were.
             StoreError: a value is too large for `store_dtype`, or the disk fails.
+            ValueError: values are not those of as many samples, or not of their shape and dtype.
         """
         rows = self._rows(indices)
+        given = values if lengths is None else {**values, "lengths": lengths}
+        for name, value in given.items():
+            if len(value) != len(rows):
+                raise ValueError(f"{name!r} has {len(value)} samples, not {len(rows)}")
         with self._tiers()[0].appending():
             fresh = np.flatnonzero(self._book.seals(rows) == EMPTY)
             if not len(fresh):
@@ -200,8 +209,14 @@ class Store:
             self._book.record(spans, self._sealer.seals(spans.rows, spans.lengths, blocks))
 
     def discard(self) -> None:
-        """Give up every row; the store stays open, and can be filled again."""
+        """Give up every row; the store stays open, and can be filled again.
+
+        Room that ragged rows have taken on disk is free once nobody has the store open.
+        """
         self._book.erase(np.arange(self.meta.layout.num_rows))
+        if self._memory is not None and self._disk is None:
+            self._memory.close()
+            self._memory = Tier.in_memory(self.meta.layout)
 
     def leave_memory(self) -> None:
         """Let go of the rows that are in memory, where they are on disk as well."""
@@ -220,7 +235,7 @@ class Store:
     @property
     def memory_bytes(self) -> int:
         """Memory that its rows take when all are there; none if they are read from disk."""
-        return self.meta.layout.size_bytes if self._memory else 0
+        return max(self.meta.layout.size_bytes, self._memory.size_bytes) if self._memory else 0
 
     @property
     def num_valid(self) -> int:
@@ -286,7 +301,7 @@ class Store:
             count = tier.ragged_whole
             # in this order no sum of damaged numbers can overflow
             whole = (spans.lengths >= 0) & (spans.lengths <= count) & (spans.starts >= 0)
-            whole &= spans.starts <= count - spans.lengths
+            whole &= (spans.starts <= count - spans.lengths) | (spans.lengths == 0)
         for part in _portions(np.flatnonzero(whole), self._row_bytes(spans)):
             blocks = self._gathered(tier, spans.some(part))
             same = self._sealer.seals(rows[part], spans.lengths[part], blocks) == seals[part]
@@ -308,9 +323,22 @@ class Store:
         return tier.gather(spans)
 
     def _put_in_memory(self, spans: Spans, blocks: Sequence[Block]) -> None:
-        if self._memory is not None:
+        """Keep rows in memory as well, as long as its budget lasts.
+
+        Raises:
+            StoreFullError: it does not, and there is no disk.
+        """
+        if self._memory is None:
+            return
+        if self._memory.size_with(spans) <= self._memory_bytes:
             with self._may_lack_memory():
                 self._memory.put(spans, blocks)
+        elif self._disk is None:
+            raise StoreFullError(
+                f"store {self.meta.key} outgrows its memory", hint="memory_gb is its budget"
+            )
+        else:
+            self.leave_memory()
 
     @contextmanager
     def _may_lack_memory(self) -> Iterator[None]:
@@ -336,21 +364,11 @@ class Store:
         counts = lengths.detach().cpu().numpy().astype(np.int64)
         start = self._tiers()[0].ragged_end
         spans = Spans(rows, start + np.cumsum(counts) - counts, counts)
-        self._check_room(int(self._row_bytes(spans).sum()))
-        return spans
-
-    def _check_room(self, num_bytes: int) -> None:
-        """Let go of memory that would be too much; refuse what no tier can hold."""
-        if self._memory and self._memory.size_bytes + num_bytes > self._memory_bytes:
-            if self._disk is None:
-                raise StoreFullError(
-                    f"store {self.meta.key} outgrows its memory", hint="memory_gb is its budget"
-                )
-            self.leave_memory()
-        if self._disk and self._disk.size_bytes + num_bytes > self._disk_bytes:
+        if self._disk and self._disk.size_with(spans) > self._disk_bytes:
             raise StoreFullError(
                 f"store {self.meta.key} outgrows its disk", hint="disk_gb is its budget"
             )
+        return spans
 
     def _row_bytes(self, spans: Spans) -> Rows:
         columns = self.meta.layout.columns
@@ -360,7 +378,7 @@ class Store:
 
 
 def _numbers(indices: Tensor) -> Rows:
-    numbers: Rows = indices.numpy(force=True).astype(np.int64, copy=False)
+    numbers: Rows = indices.numpy(force=True).astype(np.int64, casting="same_kind", copy=False)
     return numbers
 
 

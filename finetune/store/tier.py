@@ -42,6 +42,13 @@ class Tier:
         """Bytes up to the last unit written, or laid out."""
         return sum(column.unit.num_bytes * units.end for column, units in self.outputs)
 
+    def size_with(self, spans: Spans) -> int:
+        """Return the same if these rows were there as well."""
+        return sum(
+            column.unit.num_bytes * max(units.end, spans.end(column))
+            for column, units in self.outputs
+        )
+
     @property
     def ragged_end(self) -> int:
         """The first unit that is free in every ragged file."""
@@ -53,11 +60,11 @@ class Tier:
         return min(len(units) for units in self._ragged())
 
     def gather(self, spans: Spans) -> list[Block]:
-        """Return the units of rows: for each output, a block as `Sealer.seals` takes it."""
+        """Return the units of rows: for each output, (B, ...), or (T, ...) where it is ragged."""
         return [units.take(spans.places(column)) for column, units in self.outputs]
 
     def put(self, spans: Spans, blocks: Sequence[Block]) -> None:
-        """Write the units of rows.
+        """Write the units of rows, as `gather` returns them.
 
         Raises:
             StoreFullError: the disk is full. Part may have been written.
@@ -66,7 +73,10 @@ class Tier:
             units.put(spans.places(column), block)
 
     def read(self, spans: Spans, length: int | None) -> dict[str, Tensor]:
-        """Return the tensors of rows, ragged ones padded with zeros to `length` or the longest."""
+        """Return the tensors of rows, (B, ...), or (B, L, ...) where they are ragged.
+
+        These are padded with zeros, to L = `length` or the longest of them.
+        """
         return {
             column.name: read_padded(column, units, spans, length)
             if column.spec.ragged
@@ -75,7 +85,7 @@ class Tier:
         }
 
     def read_flat(self, spans: Spans) -> dict[str, Tensor]:
-        """Return the tensors of rows, ragged ones end to end."""
+        """Return the tensors of rows, (B, ...), or (T, ...) where they are ragged: end to end."""
         return {
             column.name: to_tensor(column, units.take(spans.places(column)))
             for column, units in self.outputs

@@ -33,7 +33,7 @@ class Units(Protocol):
         ...
 
     def take(self, places: Rows) -> Block:
-        """Return copies of the units at `places`, (P,). Past the end, anything."""
+        """Return copies of the units at `places`, (P,), as (P, ...). Past the end, anything."""
         ...
 
     def put(self, places: Rows, block: Block) -> None:
@@ -60,10 +60,10 @@ class FileUnits:
     """
 
     def __init__(self, path: Path, unit: Unit, resident_bytes: float) -> None:
-        self.path = path
-        self.unit = unit
+        self._path = path
+        self._unit = unit
         self._unit_bytes = unit.num_bytes
-        self.resident_bytes = resident_bytes
+        self._resident_bytes = resident_bytes
         with os_errors_named(path):
             self.descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._close = weakref.finalize(self, os.close, self.descriptor)  # at the latest
@@ -78,7 +78,7 @@ class FileUnits:
         return -(-os.fstat(self.descriptor).st_size // self._unit_bytes)
 
     def take(self, places: Rows) -> Block:
-        """Return copies of the units at `places`, (P,). Past the end, anything."""
+        """Return copies of the units at `places`, (P,), as (P, ...). Past the end, anything."""
         try:
             return self._cells.take(places, axis=0)
         except IndexError:
@@ -94,7 +94,7 @@ class FileUnits:
         Raises:
             StoreFullError: the disk or a quota is full.
         """
-        with os_errors_named(self.path):
+        with os_errors_named(self._path):
             for first, last in _runs(places):
                 self._write_run(block[first:last], int(places[first]) * self._unit_bytes)
 
@@ -102,6 +102,7 @@ class FileUnits:
         """Give back the file and the memory."""
         self._cells = self._nothing(0)
         self._close()
+        self.descriptor = -1  # its number may soon be another file's
 
     def _map(self) -> bool:
         """Map the file as long as it is now; return False if this process may not map as much.
@@ -115,28 +116,29 @@ class FileUnits:
             self._cells = self._nothing(0)
             return True
         size = count * self._unit_bytes
-        with os_errors_named(self.path):
+        with os_errors_named(self._path):
             try:
                 pages = mmap.mmap(self.descriptor, size, prot=mmap.PROT_READ)
             except OSError as error:
                 if error.errno != errno.ENOMEM:
                     raise
                 return False
-        if size > self.resident_bytes and self._unit_bytes < _READ_AHEAD:
+        if size > self._resident_bytes and self._unit_bytes < _READ_AHEAD:
             pages.madvise(mmap.MADV_RANDOM)
-        self._cells = np.frombuffer(pages, self.unit.dtype).reshape(count, *self.unit.shape)
+        self._cells = np.frombuffer(pages, self._unit.dtype).reshape(count, *self._unit.shape)
         return True
 
     def _read(self, places: Rows) -> Block:
         """Return what `take` does, by a call for each run of places: zeros past the end."""
+        places, back = np.unique(places, return_inverse=True)
         block = self._nothing(len(places))
-        with os_errors_named(self.path):
+        with os_errors_named(self._path):
             for first, last in _runs(places):
                 rest = _in_bytes(block[first:last])
                 offset = int(places[first]) * self._unit_bytes
                 while rest and (count := os.preadv(self.descriptor, [rest], offset)):
                     rest, offset = rest[count:], offset + count
-        return block
+        return block[back]
 
     def _write_run(self, block: Block, offset: int) -> None:
         rest = _in_bytes(block)
@@ -145,7 +147,7 @@ class FileUnits:
             rest, offset = rest[count:], offset + count
 
     def _nothing(self, count: int) -> Block:
-        return np.zeros((count, *self.unit.shape), self.unit.dtype)
+        return np.zeros((count, *self._unit.shape), self._unit.dtype)
 
 
 class MemoryUnits:
@@ -169,7 +171,7 @@ class MemoryUnits:
         return self._end
 
     def take(self, places: Rows) -> Block:
-        """Return copies of the units at `places`, (P,). Past the end, anything."""
+        """Return copies of the units at `places`, (P,), as (P, ...). Past the end, anything."""
         if not len(self._cells):
             return np.zeros((len(places), *self._cells.shape[1:]), self._cells.dtype)
         return self._cells.take(places, axis=0, mode="clip")
@@ -188,7 +190,7 @@ class MemoryUnits:
 
     def close(self) -> None:
         """Give back the memory."""
-        self._cells, self._end = self._cells[:0], 0
+        self._cells, self._end = self._cells[:0].copy(), 0
 
 
 def _in_bytes(block: Block) -> memoryview:

@@ -17,7 +17,10 @@ SPECS = {
     "tokens": RowSpec((8, 6), "float32", ragged=True),
     "mask": RowSpec((), "bool"),
     "half": RowSpec((3,), "bfloat16"),
+    "marks": RowSpec((8,), "int64", ragged=True),
 }
+
+RAGGED = [name for name, spec in SPECS.items() if spec.ragged]
 
 
 def values_of(indices):
@@ -28,6 +31,7 @@ def values_of(indices):
         "tokens": torch.randn(NUM_ROWS, 8, 6, generator=noise),
         "mask": torch.rand(NUM_ROWS, generator=noise) < 0.5,
         "half": torch.randn(NUM_ROWS, 3, generator=noise).bfloat16(),
+        "marks": torch.randint(1 << 40, (NUM_ROWS, 8), generator=noise),
     }
     lengths = torch.arange(NUM_ROWS) % 9
     return {name: value[indices] for name, value in every.items()}, lengths[indices]
@@ -36,10 +40,12 @@ def values_of(indices):
 def expected(indices, length=None):
     """Return what a store gives back for them."""
     values, lengths = values_of(indices)
-    for row, count in zip(values["tokens"], lengths, strict=True):
-        row[count:] = 0
     longest = max([0, *lengths.tolist()]) if length is None else length
-    return values | {"tokens": values["tokens"][:, :longest]}
+    for name in RAGGED:
+        for row, count in zip(values[name], lengths, strict=True):
+            row[count:] = 0
+        values[name] = values[name][:, :longest]
+    return values
 
 
 def fill(store, indices):

@@ -31,7 +31,7 @@ def test_rows_that_memory_is_too_small_for_are_read_from_disk_or_refused(tmp_pat
 def test_units_are_the_same_read_through_a_map_and_without(tmp_path):
     (tmp_path / "units").write_bytes(bytes(range(256)) * 3)
     units = FileUnits(tmp_path / "units", Unit(np.dtype("uint8"), (12,)), 0)
-    for places in ([3, 4, 5, 0, 63, 62, 3], [], [7]):
+    for places in ([3, 4, 5, 0, 63, 62, 3], [], [7], [9, 9, 9, 2, 9]):
         rows = np.array(places, np.int64)
         assert np.array_equal(units._read(rows), units.take(rows))
     assert not units._read(np.array([64, 100])).any()

@@ -117,6 +117,24 @@ def test_to_look_at_a_store_asks_no_room_makes_nothing_and_is_no_use(
     assert keys(tmp_path) == ["a"]
 
 
+def test_a_closed_store_is_free_though_a_forked_process_lives(open_store, tmp_path):
+    store = open_store("a", specs=ROW, num_rows=4)
+    ends, begins = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(begins)
+        os.read(ends, 1)  # until the pipe is closed
+        os._exit(0)
+    try:
+        assert entries(tmp_path)[0].in_use
+        store.close()
+        assert not entries(tmp_path)[0].in_use
+    finally:
+        os.close(begins)
+        os.waitpid(child, 0)
+        os.close(ends)
+
+
 def test_to_use_a_store_makes_it_the_newest(open_store, shelved, tmp_path):
     shelved("a", 100)
     shelved("b", 10)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from finetune.store.layout import _IN_FILES
+from finetune.store.layout import Layout
 from finetune.store.store import RowSpec, StoreError, StoreFullError
 
 KEPT = {
@@ -15,6 +15,8 @@ KEPT = {
     "in memory alone": {"memory_gb": 1.0, "disk_gb": 0.0},
 }
 kept = pytest.mark.parametrize("budgets", KEPT.values(), ids=KEPT)
+INTEGERS = ["bool", "uint8", "int8", "int16", "int32", "int64"]
+FLOATS = ["float16", "bfloat16", "float32", "float64"]
 SOME = torch.tensor([7, 3, 250, 8, 0, 9])
 
 
@@ -127,7 +129,7 @@ def test_a_file_too_large_for_memory_is_read_all_the_same(open_store, tmp_path):
     assert torch.equal(read["t"], tokens[indices])
 
 
-@pytest.mark.parametrize("dtype", _IN_FILES)
+@pytest.mark.parametrize("dtype", [*INTEGERS, *FLOATS, "complex64"])
 def test_values_of_every_dtype_come_back_with_the_same_bits(open_store, dtype):
     specs = {
         "one": RowSpec((), dtype),
@@ -168,6 +170,89 @@ def test_floats_are_kept_in_the_store_dtype_and_come_back_in_their_own(open_stor
     assert torch.equal(rows["n"], values["n"])
 
 
+@pytest.mark.parametrize(
+    ("indices", "values", "lengths"),
+    [
+        ([0, 1], torch.zeros(3, 4, 2), [4, 4]),
+        ([0, 1, 2], torch.zeros(3, 4, 2), [4, 4]),
+        ([0, 1], torch.zeros(2, 4, 2), [4, 5]),
+        ([0, 1], torch.zeros(2, 4, 3), [4, 4]),
+        ([0, 1], torch.zeros(2, 4, 2).double(), [4, 4]),
+        ([0, 1], torch.zeros(2, 4, 2), None),
+    ],
+    ids=["more values", "fewer lengths", "too long", "another shape", "another dtype", "no length"],
+)
+def test_values_that_are_not_those_of_the_rows_are_refused(open_store, indices, values, lengths):
+    store = open_store(specs={"t": RowSpec((4, 2), "float32", ragged=True)})
+    with pytest.raises(ValueError, match=r"samples|lengths|not \('float32'"):
+        store.write(torch.tensor(indices), {"t": values}, lengths and torch.tensor(lengths))
+    assert store.num_valid == 0
+
+
+@kept
+def test_rows_of_no_token_are_rows_too(open_store, budgets):
+    specs = {"t": RowSpec((4, 2), "float32", ragged=True), "n": RowSpec((), "int64")}
+    store = open_store(specs=specs, **budgets)
+    numbers = torch.arange(5)
+    store.write(
+        numbers, {"t": torch.zeros(5, 4, 2), "n": numbers}, torch.zeros(5, dtype=torch.int64)
+    )
+    rows = store.read(numbers.flip(0), 3)
+    assert torch.equal(rows["t"], torch.zeros(5, 3, 2))
+    assert torch.equal(rows["n"], numbers.flip(0))
+
+
+def test_what_another_process_gives_up_is_not_there(open_store, known):
+    store, other = open_store(), open_store()
+    known.fill(store, SOME)
+    assert store.has(SOME).all()
+    other.discard()
+    assert not store.has(SOME).any()
+
+
+@pytest.mark.parametrize("disk_gb", [0, 1], ids=["in memory alone", "on disk too"])
+def test_a_budget_of_just_what_is_laid_out_suffices_in_any_order(open_store, disk_gb):
+    specs = {"x": RowSpec((1000,), "float32"), "t": RowSpec((1, 4), "float32", ragged=True)}
+    gib = Layout.of(specs, 10, None).size_bytes / (1 << 30)
+    memory_gb, disk_gb = (0, gib) if disk_gb else (gib, 0)
+    store = open_store(specs=specs, num_rows=10, memory_gb=memory_gb, disk_gb=disk_gb)
+    x, t = torch.randn(10, 1000), torch.randn(10, 1, 4)
+    for _ in range(1 if disk_gb else 3):
+        for row in torch.arange(10).flip(0).split(1):
+            store.write(row, {"x": x[row], "t": t[row]}, torch.ones(1, dtype=torch.int64))
+        assert torch.equal(store.read(torch.arange(10))["x"], x)
+        store.discard()
+
+
+def test_rows_met_on_disk_leave_memory_when_they_outgrow_it(open_store, known, tmp_path):
+    specs = {"t": RowSpec((1, 256), "float32", ragged=True)}
+    values, fifty = torch.randn(100, 50, 256), torch.full((100,), 50)
+    first = open_store(specs=specs, num_rows=100)
+    first.write(torch.arange(100), {"t": values}, fifty)
+    budget = 200 / (1 << 20)
+    store = open_store(specs=specs, num_rows=100, memory_gb=budget)
+    assert 0 < store.memory_bytes <= budget * (1 << 30)
+    for part in torch.arange(100).split(10):
+        assert torch.equal(store.read(part)["t"], values[part])
+        assert store.memory_bytes <= budget * (1 << 30)
+    roomy = open_store(specs=specs, num_rows=100, memory_gb=1)
+    roomy.read(torch.arange(100))
+    assert roomy.memory_bytes == values.nbytes
+    assert not known.is_read_from_memory(store, tmp_path / "k", 1)
+
+
+def test_a_closed_store_touches_no_file(open_store, known, tmp_path):
+    store = open_store()
+    known.fill(store, SOME)
+    store.close()
+    others = [(tmp_path / f"other-{number}").open("w+b") for number in range(20)]
+    with pytest.raises(StoreError):
+        store.discard()
+    for other in others:
+        other.close()
+    assert not any((tmp_path / f"other-{number}").stat().st_size for number in range(20))
+
+
 def test_a_value_too_large_for_the_store_dtype_is_refused(open_store):
     store = open_store(specs={"x": RowSpec((2,), "float32")}, store_dtype="float16")
     with pytest.raises(StoreError, match="too large for float16"):
@@ -183,10 +268,17 @@ def test_a_value_too_large_for_the_store_dtype_is_refused(open_store):
     [
         ({"x": RowSpec((2,), "float8_e4m3fn")}, None, "float8_e4m3fn"),
         ({"x": RowSpec((0, 2), "float32")}, None, "shape"),
+        ({"x": RowSpec((), "float32", ragged=True)}, None, "shape"),
         ({"x": RowSpec((2,), "float32")}, "int8", "'int8'"),
         ({}, None, "no output"),
     ],
-    ids=["unknown dtype", "nothing in it", "floats as integers", "no output"],
+    ids=[
+        "unknown dtype",
+        "nothing in it",
+        "ragged without an axis",
+        "floats as integers",
+        "no output",
+    ],
 )
 def test_what_cannot_be_stored_is_refused(open_store, specs, dtype, told):
     with pytest.raises(StoreError, match=told):
@@ -241,6 +333,21 @@ def test_ragged_rows_that_outgrow_the_budget_of_disk_are_refused(open_store):
     assert store.num_valid == 40
 
 
+def test_the_budget_of_disk_is_used_to_the_last_token(open_store):
+    store = open_store(
+        specs={"t": RowSpec((1, 256), "float32", ragged=True)},
+        num_rows=10,
+        disk_gb=12 * 1024 / (1 << 30),
+    )
+    value = {"t": torch.randn(1, 4, 256)}
+    for row in torch.arange(3):
+        store.write(row[None], value, torch.tensor([4]))
+    with pytest.raises(StoreFullError, match="outgrows its disk"):
+        store.write(torch.tensor([3]), value, torch.tensor([1]))
+    store.write(torch.tensor([3]), value, torch.tensor([0]))
+    assert store.num_valid == 4
+
+
 def test_ragged_rows_that_outgrow_memory_are_read_from_disk(open_store, known, tmp_path):
     specs = {"t": RowSpec((1, 256), "float32", ragged=True)}
     store = open_store(specs=specs, num_rows=100, memory_gb=200 / (1 << 20))
@@ -251,9 +358,9 @@ def test_ragged_rows_that_outgrow_memory_are_read_from_disk(open_store, known, t
     assert not known.is_read_from_memory(store, tmp_path / "k", 1)
 
 
-def test_meta_tells_people_what_the_store_is_of(open_store, tmp_path):
+def test_meta_tells_people_what_the_store_is_of(open_store, known, tmp_path):
     open_store(facts={"layers": "encoder", "split": "train"})
     meta = json.loads((tmp_path / "k" / "meta.json").read_text())
     assert meta["facts"] == {"layers": "encoder", "split": "train"}
     assert meta["torch"] == torch.__version__
-    assert [column["name"] for column in meta["columns"]] == ["conv:0", "tokens", "mask", "half"]
+    assert [column["name"] for column in meta["columns"]] == list(known.SPECS)
