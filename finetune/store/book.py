@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.store.columns import Spans
-from finetune.store.layout import Layout
-from finetune.store.seals import EMPTY, Rows, Seals
+from finetune.store.layout import Layout, Rows
+from finetune.store.seals import EMPTY, Seals
 from finetune.store.units import FileUnits, MemoryUnits, Units
 
 

@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.store.layout import Column, StoreError
-from finetune.store.seals import Block, Rows
+from finetune.store.layout import Block, Column, Rows, StoreError
 from finetune.store.units import Units
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from finetune.errors import FinetuneError
 
@@ -19,6 +20,10 @@ _IN_FILES = {
 }
 """What values of a dtype are to numpy, which knows no bfloat16."""
 
+Block = NDArray[Any]
+"""Units of a file, (P, ...)."""
+Rows = NDArray[np.int64]
+"""Numbers of rows, or of units."""
 Labels = Mapping[str, str | int | float | bool]
 
 

@@ -14,14 +14,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-Block = NDArray[Any]
-"""Units of a file, (P, ...)."""
-Rows = NDArray[np.int64]
+from finetune.store.layout import Block, Rows
+
 Seals = NDArray[np.uint64]
 
 EMPTY = np.uint64(0)

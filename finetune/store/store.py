@@ -19,14 +19,16 @@ from torch import Tensor
 from finetune.store.book import Book
 from finetune.store.columns import Spans, to_block
 from finetune.store.layout import (
+    Block,
     Labels,
     Layout,
     Meta,
+    Rows,
     RowSpec,
     StoreError,
     StoreFullError,
 )
-from finetune.store.seals import EMPTY, Block, Rows, Sealer
+from finetune.store.seals import EMPTY, Sealer
 from finetune.store.shelf import Claim, claim_store
 from finetune.store.tier import Tier
 from finetune.store.verdicts import Verdicts

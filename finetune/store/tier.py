@@ -10,8 +10,7 @@ from typing import Self
 from torch import Tensor
 
 from finetune.store.columns import Spans, read_padded, to_tensor
-from finetune.store.layout import Column, Layout, rows_file
-from finetune.store.seals import Block
+from finetune.store.layout import Block, Column, Layout, rows_file
 from finetune.store.units import FileUnits, MemoryUnits, Units
 
 

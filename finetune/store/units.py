@@ -12,8 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from finetune.store.layout import StoreError, StoreFullError, Unit
-from finetune.store.seals import Block, Rows
+from finetune.store.layout import Block, Rows, StoreError, StoreFullError, Unit
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _READ_AHEAD = 128 << 10
