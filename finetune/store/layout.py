@@ -59,6 +59,10 @@ class Unit:
         """Bytes of one."""
         return self.dtype.itemsize * math.prod(self.shape)
 
+    def zeros(self, count: int) -> Block:
+        """Return so many of them, all zero."""
+        return np.zeros((count, *self.shape), self.dtype)
+
 
 SEAL = Unit(np.dtype("uint64"), ())
 PLACE = Unit(np.dtype("int64"), (2,))

@@ -214,11 +214,15 @@ class Store:
         """Give up every row; the store stays open, and can be filled again.
 
         Room that ragged rows have taken on disk is free once nobody has the store open.
+
+        Raises:
+            StoreFullError: rows were in memory alone, and memory is full.
         """
         self._book.erase(np.arange(self.meta.layout.num_rows))
         if self._memory is not None and self._disk is None:
             self._memory.close()
-            self._memory = Tier.in_memory(self.meta.layout)
+            with self._may_lack_memory():
+                self._memory = Tier.in_memory(self.meta.layout)
 
     def leave_memory(self) -> None:
         """Let go of the rows that are in memory, where they are on disk as well."""

@@ -85,10 +85,8 @@ class Tier:
 
     def read_flat(self, spans: Spans) -> dict[str, Tensor]:
         """Return the tensors of rows, (B, ...), or (T, ...) where they are ragged: end to end."""
-        return {
-            column.name: to_tensor(column, units.take(spans.places(column)))
-            for column, units in self.outputs
-        }
+        pairs = zip(self.outputs, self.gather(spans), strict=True)
+        return {column.name: to_tensor(column, block) for (column, _), block in pairs}
 
     @contextmanager
     def appending(self) -> Iterator[None]:

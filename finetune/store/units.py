@@ -61,20 +61,19 @@ class FileUnits:
     def __init__(self, path: Path, unit: Unit, resident_bytes: float) -> None:
         self._path = path
         self._unit = unit
-        self._unit_bytes = unit.num_bytes
         self._resident_bytes = resident_bytes
         with os_errors_named(path):
             self.descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         self._close = weakref.finalize(self, os.close, self.descriptor)  # at the latest
-        self._cells = self._nothing(0)
+        self._cells = self._unit.zeros(0)
 
     def __len__(self) -> int:
-        return os.fstat(self.descriptor).st_size // self._unit_bytes
+        return os.fstat(self.descriptor).st_size // self._unit.num_bytes
 
     @property
     def end(self) -> int:
         """The first unit that nothing was written to, not even in part."""
-        return -(-os.fstat(self.descriptor).st_size // self._unit_bytes)
+        return -(-os.fstat(self.descriptor).st_size // self._unit.num_bytes)
 
     def take(self, places: Rows) -> Block:
         """Return copies of the units at `places`, (P,), as (P, ...). Past the end, anything."""
@@ -85,7 +84,7 @@ class FileUnits:
                 return self._read(places)
         if len(self._cells):
             return self._cells.take(places, axis=0, mode="clip")
-        return self._nothing(len(places))
+        return self._unit.zeros(len(places))
 
     def put(self, places: Rows, block: Block) -> None:
         """Write `block`, (P, ...) and contiguous, to `places`, (P,): a call for each run of them.
@@ -95,11 +94,11 @@ class FileUnits:
         """
         with os_errors_named(self._path):
             for first, last in _runs(places):
-                self._write_run(block[first:last], int(places[first]) * self._unit_bytes)
+                self._write_run(block[first:last], int(places[first]) * self._unit.num_bytes)
 
     def close(self) -> None:
         """Give back the file and the memory."""
-        self._cells = self._nothing(0)
+        self._cells = self._unit.zeros(0)
         self._close()
         self.descriptor = -1  # its number may soon be another file's
 
@@ -112,9 +111,9 @@ class FileUnits:
         if count == len(self._cells):
             return True
         if count == 0:
-            self._cells = self._nothing(0)
+            self._cells = self._unit.zeros(0)
             return True
-        size = count * self._unit_bytes
+        size = count * self._unit.num_bytes
         with os_errors_named(self._path):
             try:
                 pages = mmap.mmap(self.descriptor, size, prot=mmap.PROT_READ)
@@ -122,7 +121,7 @@ class FileUnits:
                 if error.errno != errno.ENOMEM:
                     raise
                 return False
-        if size > self._resident_bytes and self._unit_bytes < _READ_AHEAD:
+        if size > self._resident_bytes and self._unit.num_bytes < _READ_AHEAD:
             pages.madvise(mmap.MADV_RANDOM)
         self._cells = np.frombuffer(pages, self._unit.dtype).reshape(count, *self._unit.shape)
         return True
@@ -130,11 +129,11 @@ class FileUnits:
     def _read(self, places: Rows) -> Block:
         """Return what `take` does, by a call for each run of places: zeros past the end."""
         places, back = np.unique(places, return_inverse=True)
-        block = self._nothing(len(places))
+        block = self._unit.zeros(len(places))
         with os_errors_named(self._path):
             for first, last in _runs(places):
                 rest = _in_bytes(block[first:last])
-                offset = int(places[first]) * self._unit_bytes
+                offset = int(places[first]) * self._unit.num_bytes
                 while rest and (count := os.preadv(self.descriptor, [rest], offset)):
                     rest, offset = rest[count:], offset + count
         return block[back]
@@ -144,9 +143,6 @@ class FileUnits:
         while rest:
             count = os.pwrite(self.descriptor, rest, offset)
             rest, offset = rest[count:], offset + count
-
-    def _nothing(self, count: int) -> Block:
-        return np.zeros((count, *self._unit.shape), self._unit.dtype)
 
 
 class MemoryUnits:
@@ -158,7 +154,8 @@ class MemoryUnits:
     """
 
     def __init__(self, count: int, unit: Unit) -> None:
-        self._cells: Block = np.zeros((count, *unit.shape), unit.dtype)
+        self._unit = unit
+        self._cells = unit.zeros(count)
         self._end = 0
 
     def __len__(self) -> int:
@@ -172,7 +169,7 @@ class MemoryUnits:
     def take(self, places: Rows) -> Block:
         """Return copies of the units at `places`, (P,), as (P, ...). Past the end, anything."""
         if not len(self._cells):
-            return np.zeros((len(places), *self._cells.shape[1:]), self._cells.dtype)
+            return self._unit.zeros(len(places))
         return self._cells.take(places, axis=0, mode="clip")
 
     def put(self, places: Rows, block: Block) -> None:
@@ -181,15 +178,14 @@ class MemoryUnits:
             return
         self._end = max(self._end, int(places.max()) + 1)
         if self._end > len(self._cells):
-            count = max(self._end, 2 * len(self._cells))
-            grown = np.zeros((count, *self._cells.shape[1:]), self._cells.dtype)
+            grown = self._unit.zeros(max(self._end, 2 * len(self._cells)))
             grown[: len(self._cells)] = self._cells
             self._cells = grown
         self._cells[places] = block
 
     def close(self) -> None:
         """Give back the memory."""
-        self._cells, self._end = self._cells[:0].copy(), 0
+        self._cells, self._end = self._unit.zeros(0), 0
 
 
 def _in_bytes(block: Block) -> memoryview:

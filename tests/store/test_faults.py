@@ -103,9 +103,8 @@ def test_a_truncated_file_is_found_at_opening(open_store, known, filled, name, c
     assert store.num_valid == there.sum() < 300
     (note,) = store.take_notes()
     assert "recomputed" in note
-    assert (
-        name in ("rows-1", "rows-4") or says in note
-    )  # files of ragged rows have no size of their own
+    # files of ragged rows have no size of their own
+    assert name in ("rows-1", "rows-4") or says in note
     known.assert_right(store, there.nonzero().squeeze(1))
     known.fill(store, EVERYTHING)
     known.assert_right(store, EVERYTHING)
