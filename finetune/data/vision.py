@@ -43,7 +43,7 @@ class Vision:
         image = as_image(sample[self.column], self.column, self.key)
         try:
             return {**sample, self.column: self.transform(image)}
-        except (TypeError, ValueError, RuntimeError, NotImplementedError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise DataError(
                 f"{self.name} fails on an image of shape {tuple(image.shape)} and {_dtype(image)}: "

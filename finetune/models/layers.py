@@ -34,7 +34,7 @@ from finetune.models.shapes import (
 )
 from finetune.models.weights import WeightsReport, load_weights
 
-_CONSTRUCTOR_FAULTS = (TypeError, ValueError, RuntimeError, AssertionError, NotImplementedError)
+_CONSTRUCTOR_FAULTS = (TypeError, ValueError, RuntimeError, AssertionError)
 
 
 @dataclass(frozen=True, slots=True)
