@@ -12,6 +12,8 @@ from finetune.errors import CheckpointError
 from finetune.train.files import read_json, reason_of, replace_text
 from finetune.train.lock import LOCK, locked
 
+_ORIGIN = "origin.json"
+"""Names the run that this one began from, where it began from another one."""
 _BEFORE_A_RUN = {LOCK, ".config.yaml.tmp"}
 """What the folder may hold before it holds the config of a run."""
 
@@ -68,6 +70,8 @@ class RunFolder:
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             if self.origin is not None:
+                # Before the checkpoints: whoever finds them must find where they are from.
+                replace_text(self.path / _ORIGIN, _naming(self.origin))
                 self._copy_from(self.origin)
             for name, text in self.documents.items():
                 replace_text(self.path / name, text)
@@ -81,6 +85,15 @@ class RunFolder:
             summary = self.read_json("summary.json")
             return bool(summary["status"] == "done" and summary["steps"] == step)
         except (CheckpointError, KeyError, TypeError):
+            return False
+
+    def began_from(self, run: Path) -> bool:
+        """Tell whether the run of this folder is `run`, or began from a checkpoint of it."""
+        if run.resolve() == self.path.resolve():
+            return True
+        try:
+            return bool(read_json(self.path / _ORIGIN) == json.loads(_naming(run)))
+        except (OSError, ValueError):
             return False
 
     def is_empty(self) -> bool:
@@ -128,12 +141,11 @@ class RunFolder:
         """Remove what runs write, and nothing else: the folder may hold a user's own files."""
         for folder in (self.checkpoints, self.tensorboard):
             shutil.rmtree(folder, ignore_errors=True)
-        for name in ("metrics.jsonl", "summary.json", "freeze_proof.json", "report.html"):
+        for name in ("metrics.jsonl", "summary.json", "freeze_proof.json", "report.html", _ORIGIN):
             (self.path / name).unlink(missing_ok=True)
 
     def _write_json(self, name: str, document: Mapping[str, Any]) -> None:
-        with self._writing():
-            self.path.mkdir(parents=True, exist_ok=True)
+        with self._writing():  # a folder that was removed meanwhile is not made again
             replace_text(self.path / name, json.dumps(document, indent=1) + "\n")
 
     @contextmanager
@@ -144,3 +156,7 @@ class RunFolder:
             raise CheckpointError(
                 f"cannot write the run folder: {reason_of(error)}", where=str(self.path)
             ) from error
+
+
+def _naming(run: Path) -> str:
+    return json.dumps({"run": str(run.resolve())}) + "\n"

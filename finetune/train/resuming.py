@@ -29,6 +29,17 @@ _HARMLESS = {
 """Keys that a continued run may change: none of them alters a step that is done."""
 
 
+def without_known_origin(folder: RunFolder) -> RunFolder:
+    """Return the folder, which goes on with its own run if that began from its origin already.
+
+    So a command with `resume` that was killed, or is done, can be given again.
+    """
+    if folder.origin is None or folder.is_fresh or not (folder.path / "config.yaml").is_file():
+        return folder
+    has_begun = _holds_run(folder) and folder.began_from(folder.origin)
+    return replace(folder, origin=None) if has_begun else folder
+
+
 def compare_with_saved(folder: RunFolder, config: RunConfig) -> list[str]:
     """Compare a config with that of the run it goes on with; return a line for each change.
 
@@ -37,9 +48,15 @@ def compare_with_saved(folder: RunFolder, config: RunConfig) -> list[str]:
     """
     if folder.is_fresh and folder.origin is None:
         return []
-    has_run = bool(Checkpoints(folder.checkpoints, keep_last=1).all())
+    has_run = _holds_run(folder)
     if folder.origin is not None:
-        if has_run and not folder.is_fresh:
+        if folder.is_fresh and folder.origin.resolve() == folder.path.resolve():
+            raise CheckpointError(
+                "--fresh would remove the run that --resume goes on from",
+                where=str(folder.path),
+                hint="choose another --run",
+            )
+        if has_run and not folder.is_fresh and not folder.began_from(folder.origin):
             raise CheckpointError(
                 "holds a run already, and cannot go on with another one",
                 where=str(folder.path),
@@ -52,6 +69,10 @@ def compare_with_saved(folder: RunFolder, config: RunConfig) -> list[str]:
             "is not empty and holds no run", where=str(folder.path), hint="choose another --run"
         )
     return _changes(folder.path, config) if has_run and saved.is_file() else []
+
+
+def _holds_run(folder: RunFolder) -> bool:
+    return bool(Checkpoints(folder.checkpoints, keep_last=1).all())
 
 
 def _changes(run: Path, config: RunConfig) -> list[str]:

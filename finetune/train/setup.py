@@ -45,7 +45,12 @@ from finetune.train.precision import Precision
 from finetune.train.progress import Progress
 from finetune.train.proving import Prover
 from finetune.train.reporting import Reporter
-from finetune.train.resuming import compare_with_saved, flattened, take_up
+from finetune.train.resuming import (
+    compare_with_saved,
+    flattened,
+    take_up,
+    without_known_origin,
+)
 from finetune.train.room import Room
 from finetune.train.sizes import checkpoint_bytes
 from finetune.train.stopping import Stop
@@ -140,19 +145,24 @@ def build_trainer(
         FinetuneError: something in the config does not fit the data, the model or the run that
             the folder holds.
     """
-    folder = RunFolder(Path(run_dir or Path("runs") / config.run_name), is_fresh=fresh)
-    if resume is not None:
-        folder = replace(folder, origin=Path(resume))
+    folder = RunFolder(
+        Path(run_dir or Path("runs") / config.run_name),
+        is_fresh=fresh,
+        origin=None if resume is None else Path(resume),
+    )
     with located(config):
         refuse_if_held(folder.path)
+        folder = without_known_origin(folder)
         notes = compare_with_saved(folder, config)
+        if resume is not None and folder.origin is None:
+            notes.append(f"goes on with the run that began from {resume} already")
         if config.train.compile:
             refuse_uncompilable(pick_device(config.train.device))
         parts = build_parts(config)
         trainer = _wire(config, parts, folder, tracker)
         for note in (*notes, *(f"data: {note}" for note in parts.data.notes)):
             trainer.reporter.message(note)
-        if not fresh or resume is not None:
+        if not fresh or folder.origin is not None:
             take_up(trainer)
         return trainer
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.errors import CheckpointError
+from finetune.errors import CheckpointError, FinetuneError
 from finetune.tracking.json_lines import read_metrics
 from finetune.tracking.tracker import Tracker
 from finetune.train.setup import build_trainer
@@ -112,14 +112,85 @@ def test_a_run_goes_on_in_a_folder_of_its_own_from_anothers_checkpoint(run_of, t
     assert sorted(p.name for p in (tmp_path / "origin" / "checkpoints").iterdir()) == before
 
 
-def test_a_branch_that_was_stopped_goes_on_by_itself(run_of, tmp_path):
+@pytest.mark.parametrize("also_names_its_origin", [False, True])
+def test_a_branch_that_was_stopped_goes_on_by_itself(run_of, tmp_path, also_names_its_origin):
     run_of("origin", train=TRAIN | {"epochs": 1}).fit()
+    more = {"resume": tmp_path / "origin"} if also_names_its_origin else {}
     branch = run_of("branch", resume=tmp_path / "origin")
     branch.folder.begin()
-    again = run_of("branch")
+    again = run_of("branch", **more)
     assert again.progress.step == branch.progress.step
+    again.fit()
+    said = Said()
+    done = run_of("branch", **more, tracker=said)
+    assert done.progress.step == again.progress.step
+    done.fit()
+    assert said.messages[-1].endswith("already done; --fresh begins anew")
+    assert any("that began from" in line for line in said.messages) == also_names_its_origin
+
+
+def test_a_branch_goes_on_wherever_its_beginning_was_killed(run_of, tmp_path, monkeypatch):
+    run_of("origin", train=TRAIN | {"epochs": 1}).fit()
+    expected = run_of("expected", resume=tmp_path / "origin")
+    expected.fit()
+    replace = Path.replace
+    for kill in range(1, 6):
+        moves = []
+
+        def killed(path, target, moves=moves, kill=kill):
+            moves.append(path)
+            if len(moves) == kill:
+                raise KeyboardInterrupt
+            return replace(path, target)
+
+        monkeypatch.setattr(Path, "replace", killed)
+        monkeypatch.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_of(f"branch{kill}", resume=tmp_path / "origin").folder.begin()
+        monkeypatch.undo()
+        again = run_of(f"branch{kill}", resume=tmp_path / "origin")
+        again.fit()
+        assert_equal(state(again), state(expected))
+        assert told(again) == told(expected)
+
+
+def test_a_run_goes_on_from_itself_but_not_from_what_fresh_would_remove(run_of, tmp_path):
+    run_of("run", train=TRAIN | {"epochs": 1}).fit()
+    assert run_of("run", resume=tmp_path / "run").progress.step == 6
+    with pytest.raises(CheckpointError, match="--fresh would remove the run"):
+        run_of("run", resume=tmp_path / "run", fresh=True)
+
+
+@pytest.mark.parametrize("record", [None, "{", "[1]", '{"run": "elsewhere"}'])
+def test_a_run_that_began_elsewhere_does_not_go_on_with_another(run_of, tmp_path, record):
+    run_of("origin").fit()
+    run_of("run").fit()
+    if record is not None:
+        (tmp_path / "run" / "origin.json").write_text(record)
+    with pytest.raises(CheckpointError, match="holds a run already"):
+        run_of("run", resume=tmp_path / "origin")
+
+
+def test_a_fresh_run_forgets_where_an_earlier_one_began(run_of, tmp_path):
+    run_of("origin", train=TRAIN | {"epochs": 1}).fit()
+    run_of("branch", resume=tmp_path / "origin").fit()
+    run_of("branch", fresh=True).fit()
     with pytest.raises(CheckpointError, match="holds a run already"):
         run_of("branch", resume=tmp_path / "origin")
+
+
+def test_a_run_whose_folder_was_removed_ends_and_makes_none_anew(run_of, tmp_path):
+    run = run_of("run")
+
+    def remove(module, inputs):
+        if run.progress.step == 3:
+            shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+    run.model.register_forward_pre_hook(remove)
+    with pytest.raises(FinetuneError, match="run") as caught:
+        run.fit()
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_without_a_run_cannot_be_gone_on_from(run_of, tmp_path):
