@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+
+from finetune.redaction import redacted
 
 Key = tuple[str | int, ...]
 """Where a value stands in the config: `("model", "layers", 1, "type")`."""
@@ -12,6 +14,8 @@ Key = tuple[str | int, ...]
 
 class FinetuneError(Exception):
     """Something the user can fix: told in one line and a hint, without a traceback, exit code 2.
+
+    All its texts are redacted as it is made: whoever prints or logs it tells no secret.
 
     Args:
         message: What is wrong, with the value: lower-case start, no full stop.
@@ -25,11 +29,11 @@ class FinetuneError(Exception):
     def __init__(
         self, message: str, *, hint: str | None = None, key: Key = (), where: str | None = None
     ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = redacted(message)
+        super().__init__(self.message)
+        self.hint = None if hint is None else redacted(hint)
         self.key = key
-        self.where = where
+        self.where = None if where is None else redacted(where)
 
     def __str__(self) -> str:
         text = self.message if self.where is None else f"{self.where}: {self.message}"
@@ -131,7 +135,9 @@ class Origin:
     def __str__(self) -> str:
         if self.file is None:
             return f"-o {self.key}"
-        return f"{self.file}:{self.line}: {self.key}" if self.key else f"{self.file}:{self.line}"
+        # a file that another one extends may have a secret in its name
+        place = f"{redacted(str(self.file))}:{self.line}"
+        return f"{place}: {self.key}" if self.key else place
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +158,14 @@ class ConfigError(FinetuneError):
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
-        self.problems = tuple(problems)
+        self.problems = tuple(
+            replace(
+                problem,
+                message=redacted(problem.message),
+                hint=None if problem.hint is None else redacted(problem.hint),
+            )
+            for problem in problems
+        )
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str | None:

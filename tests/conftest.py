@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+from finetune.redaction import _Secrets
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # The networks of the tests are small: more threads would spend their time waiting for each other.
@@ -33,6 +35,12 @@ def cache_of_the_tests(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FINETUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def secrets_of_the_test(monkeypatch):
+    """Let no test see the secrets of another: the process remembers them."""
+    monkeypatch.setattr("finetune.redaction._SECRETS", _Secrets())
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent / "finetune"
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = {
+    **dict.fromkeys(["redaction"], -1),
     **dict.fromkeys(["errors"], 0),
     **dict.fromkeys(["bits", "process", "randomness", "reading", "trust", "watchdog"], 1),
     **dict.fromkeys(["config", "importing"], 2),

@@ -15,6 +15,12 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from finetune.config.catalogue import Complaint
 from finetune.config.messages import Fault, explain, is_echo
 
+PUBLIC = "public"
+"""Marks a field, by `Annotated`, whose value becomes a name: of a layer, a column, a phase, a metric.
+
+Files of the run, checkpoints and curves hold it, so it cannot be a secret, see `secrets.py`.
+"""
+
 
 class Node(BaseModel):
     """A config node: immutable, closed to unknown keys, documented field by field.

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from finetune.config.base import Node, OpenNode, refuse
+from finetune.config.base import PUBLIC, Node, OpenNode, refuse
 from finetune.config.catalogue import TRANSFORMS, Complaint, check_arguments
 
 
@@ -148,7 +148,7 @@ class ImportSource(Node):
 
     type: Literal["import"]
     """Discriminator."""
-    path: str
+    path: Annotated[str, PUBLIC]
     """`my_pkg.data:make`: returns a mapping of column to array with samples first, a `datasets.Dataset` or a map-style torch `Dataset`."""
     args: dict[str, Any] = Field(default={})
     """Keyword arguments of the call."""
@@ -198,7 +198,7 @@ class TokenizeTransform(Node):
 
     type: Literal["tokenize"]
     """Discriminator."""
-    column: str | None = None
+    column: Annotated[str | None, PUBLIC] = None
     """Column of text; the first of `data.inputs` if left out."""
     max_length: PositiveInt = 128
     """Longest sequence in tokens; what is beyond is cut off."""
@@ -213,9 +213,9 @@ class StackTransform(Node):
 
     type: Literal["stack"]
     """Discriminator."""
-    columns: tuple[str, ...] | None = None
+    columns: Annotated[tuple[str, ...] | None, PUBLIC] = None
     """The columns, in order; all of `data.inputs` if left out."""
-    name: str = "features"
+    name: Annotated[str, PUBLIC] = "features"
     """Name of the new column, which takes their place among the inputs."""
 
 
@@ -224,7 +224,7 @@ class ImportTransform(Node):
 
     type: Literal["import"]
     """Discriminator."""
-    path: str
+    path: Annotated[str, PUBLIC]
     """`my_pkg.data:make`: called with `args`, it returns a callable from sample (a dict) to sample."""
     args: dict[str, Any] = Field(default={})
     """Keyword arguments of the call."""
@@ -237,7 +237,7 @@ class VisionTransform(OpenNode):
 
     type: str
     """Name of the class, such as `Resize`."""
-    column: str | None = None
+    column: Annotated[str | None, PUBLIC] = None
     """Column of images; the first of `data.inputs` if left out."""
 
     @classmethod
@@ -286,9 +286,9 @@ class DataConfig(Node):
     """Source of the validation samples, beside `train`."""
     test: Source | None = None
     """Source of the test samples, beside `train`."""
-    inputs: tuple[str, ...] | None = None
+    inputs: Annotated[tuple[str, ...] | None, PUBLIC] = None
     """Columns that the network takes. Needed where the source does not make it plain."""
-    target: str | None = None
+    target: Annotated[str | None, PUBLIC] = None
     """Column that the network learns to give."""
     transforms: tuple[Transform, ...] | None = None
     """What is done to each sample, in order. What the model was pretrained with if left out. Random ones run in training only."""

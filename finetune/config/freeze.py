@@ -13,7 +13,7 @@ from pydantic import (
     Tag,
 )
 
-from finetune.config.base import Node
+from finetune.config.base import PUBLIC, Node
 from finetune.config.catalogue import Complaint
 from finetune.config.optim import Schedule
 from finetune.config.selectors import Selectors
@@ -67,7 +67,7 @@ Length = Annotated[
 class OnPlateau(Node):
     """The phase ends when a metric of the evaluation has stopped improving."""
 
-    plateau: str
+    plateau: Annotated[str, PUBLIC]
     """Tag of the metric, such as `validation/loss`."""
     patience: PositiveInt = 2
     """Evaluations in a row without improvement."""
@@ -123,7 +123,7 @@ Rate = Annotated[RateConfig, BeforeValidator(_number_is_a_rate)]
 class PhaseConfig(Node):
     """One stretch of training during which the set of frozen parameters stays the same."""
 
-    name: str = Field(min_length=1)
+    name: Annotated[str, PUBLIC] = Field(min_length=1)
     """Name shown in logs, checkpoints and the plan."""
     freeze: Selectors | None = None
     """Parameters held frozen; every other one trains."""

@@ -15,9 +15,17 @@ from finetune.config.base import Node, faults_of
 from finetune.config.messages import shown
 from finetune.config.reader import MAX_DEPTH, UNUSABLE, read_file, read_text, resolve
 from finetune.config.run import Provenance, RunConfig
-from finetune.config.secrets import Environment, hidden, masked, masks, with_references
+from finetune.config.secrets import (
+    Environment,
+    masked,
+    masks,
+    public_secrets,
+    remembered,
+    with_references,
+)
 from finetune.config.written import Written, locate_fault, merge, put
 from finetune.errors import ConfigError, FinetuneError, Origin, Problem
+from finetune.redaction import causes_withheld
 from finetune.trust import check_trust
 
 MAX_FILES = 64
@@ -47,11 +55,12 @@ def load_config(
     """
     trusted = check_trust(trust)
     sources = _Sources()
-    root = sources.read(Path(path))
-    for override in overrides:
-        root = sources.override(root, override)
-    sources.problems.extend(masks(root))
-    return _finished(Path(path), root, sources, trusted)
+    with causes_withheld():
+        root = sources.read(Path(path))
+        for override in overrides:
+            root = sources.override(root, override)
+        sources.problems.extend(masks(root))
+        return _finished(Path(path), root, sources, trusted)
 
 
 def load_saved(path: Path) -> RunConfig:
@@ -64,7 +73,8 @@ def load_saved(path: Path) -> RunConfig:
         FinetuneError: there is no such file, or it cannot be read.
     """
     sources = _Sources(Environment(lenient=True))
-    return _finished(path, sources.read(path), sources, frozenset())
+    with causes_withheld():
+        return _finished(path, sources.read(path), sources, frozenset())
 
 
 def dump_config(config: RunConfig) -> str:
@@ -79,7 +89,8 @@ def dump_config(config: RunConfig) -> str:
 
 def as_plain(config: RunConfig) -> dict[str, Any]:
     """Return the config as dicts, lists and scalars, secrets masked: what `dump_config` writes."""
-    plain: dict[str, Any] = with_references(_plain(config), config.written or Written(None))
+    written = config.written or Written(None)
+    plain: dict[str, Any] = with_references(_plain(config), written, type(config))
     return plain
 
 
@@ -197,7 +208,7 @@ def _real(path: Path) -> Path:
 
 def _validated(root: Written, problems: Iterable[Problem]) -> RunConfig:
     """Return the config that `root` holds, or raise all that is wrong with it."""
-    known = list(problems)
+    known = [*problems, *remembered(root), *public_secrets(root, RunConfig)]
     config = None
     try:
         config = RunConfig.model_validate(root.plain(), strict=True)
@@ -206,7 +217,7 @@ def _validated(root: Written, problems: Iterable[Problem]) -> RunConfig:
         for fault in faults_of(error, RunConfig):
             origin = locate_fault(root, fault.key, absent=fault.absent)
             if origin.key not in told:
-                known.append(Problem(origin, hidden(fault.message, root), fault.hint))
+                known.append(Problem(origin, fault.message, fault.hint))
     if config is None or known:
         raise ConfigError(sorted(known, key=_place))
     return config

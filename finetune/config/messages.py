@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from finetune.errors import Key, did_you_mean
+from finetune.redaction import redacted
 
 
 class Fault(NamedTuple):
@@ -108,7 +109,8 @@ def shown(value: Any) -> str:
             entries = (f"{key}: {shown(item)}" for key, item in list(value.items())[:20])
             text = f"{{{', '.join(entries)}}}"
         case _:
-            text = repr(value)
+            # before it is cut: a part of a secret would not be found
+            text = redacted(repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

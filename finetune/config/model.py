@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from finetune.config.base import Node, OpenNode
+from finetune.config.base import PUBLIC, Node, OpenNode
 from finetune.config.catalogue import LAYERS, Complaint, check_arguments
 
 
@@ -23,9 +23,9 @@ class WeightsConfig(Node):
 class _Placed(Node):
     """What everything in a list of layers has."""
 
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z_0-9]+$")
+    name: Annotated[str | None, PUBLIC] = Field(default=None, pattern=r"^[A-Za-z_0-9]+$")
     """Begins the names of the layer's parameters. The layer's position if left out."""
-    inputs: tuple[str, ...] | None = None
+    inputs: Annotated[tuple[str, ...] | None, PUBLIC] = None
     """Names of earlier layers, or of input columns, whose outputs this layer takes. The previous layer's output if left out."""
 
 
@@ -108,7 +108,7 @@ class ImportLayer(_Layer):
 
     type: Literal["import"]
     """Discriminator."""
-    path: str
+    path: Annotated[str, PUBLIC]
     """`my_pkg.nets:make_net`: a class or function that returns an `nn.Module`."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the call. The value `classes` becomes the number of classes; text that begins with `package:` becomes a path."""

@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr
 
-from finetune.config.base import Node
+from finetune.config.base import PUBLIC, Node
 from finetune.config.data import DataConfig
 from finetune.config.freeze import ShortFreeze
 from finetune.config.model import ModelConfig
@@ -47,7 +47,7 @@ class InferenceConfig(Node):
 class RunConfig(Node):
     """One fine-tuning run."""
 
-    name: str | None = Field(default=None, pattern=r"^\w[\w.-]*$")
+    name: Annotated[str | None, PUBLIC] = Field(default=None, pattern=r"^\w[\w.-]*$")
     """Name of the run and of its folder below `runs/`; the file's name if left out."""
     seed: NonNegativeInt = Field(default=0, lt=2**32)
     """Where all randomness begins: initial weights, order of samples, dropout, augmentation."""

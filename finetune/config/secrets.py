@@ -2,24 +2,34 @@
 
 `${env:NAME}` in a text stands for a variable of the environment. What is saved holds those words
 again, never the variable's value. A secret written into the config itself is masked by its key.
+Names that a run writes everywhere (of a layer, a column, a metric: fields marked `PUBLIC`) cannot
+come from the environment. What is told of a config is redacted, see `finetune/redaction.py`.
 """
 
 import os
 import re
+import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from finetune.config.messages import shown
+from pydantic import BaseModel
+
+from finetune.config.base import PUBLIC
 from finetune.config.reader import MAX_BYTES, UNUSABLE
-from finetune.config.written import Written
+from finetune.config.written import Written, locate
 from finetune.errors import Key, Problem
+from finetune.redaction import remember
 
 MASK = "***"
 """What a saved config holds in place of a secret."""
+MAX_REFERENCES = 200
+"""Most secrets of one config: every message is searched for each."""
 
 _REFERENCE = re.compile(r"\$(\$?)\{env:([^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+_GIVE = "-o KEY=VALUE gives it; with '${env:NAME}' in the config it need not be given again"
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SECRET = re.compile(
@@ -54,11 +64,13 @@ class Environment:
         problems: Collects what is wrong.
         lenient: Whether a variable that is not set is left as its words, without a problem.
         characters: How many characters have been put in so far.
+        texts: How many texts they have been put into.
     """
 
     problems: list[Problem] = field(default_factory=list)
     lenient: bool = False
     characters: int = 0
+    texts: int = 0
 
     def filled_in(self, written: Written, key: Key = ()) -> Written:
         """Return `written` with every `${env:NAME}` in its texts replaced; `$${` stands for `${`."""
@@ -74,9 +86,18 @@ class Environment:
         return written
 
     def _text(self, written: Written, text: str, key: Key) -> Written:
-        put_in = lambda match: self._variable(match, written, key)
-        filled, count = _REFERENCE.subn(put_in, text)
-        return replace(written, value=filled, raw=text) if count else written
+        if not _REFERENCE.search(text):
+            return written
+        self.texts += 1
+        if self.texts > MAX_REFERENCES:
+            fault = f"is one of more than {MAX_REFERENCES} texts that take variables"
+            if self.texts == MAX_REFERENCES + 1:
+                self.problems.append(Problem(written.origin(key), fault))
+            return written
+        filled = _REFERENCE.sub(lambda match: self._variable(match, written, key), text)
+        if _takes_a_variable(text):
+            remember(filled, text)
+        return replace(written, value=filled, raw=text)
 
     def _variable(self, match: re.Match[str], written: Written, key: Key) -> str:
         words, name = match[0], match[2]
@@ -94,6 +115,7 @@ class Environment:
         elif self.characters > MAX_BYTES:
             fault = f"variables add up to more than {MAX_BYTES // 1024} KiB"
         else:
+            remember(value, words)
             return value
         if fault is not None:
             self.problems.append(Problem(written.origin(key), fault))
@@ -113,27 +135,89 @@ def references(written: Written, key: Key = ()) -> Iterator[Reference]:
             yield from references(item, (*key, number))
 
 
-def hidden(message: str, root: Written) -> str:
-    """Return a message with the words of the file in place of what the environment holds."""
-    for _, raw, value in references(root):
-        for spelt in (shown(value), repr(value)):
-            message = message.replace(spelt, shown(raw)) if value else message
-    return message
+def public_secrets(root: Written, config: type[BaseModel]) -> Iterator[Problem]:
+    """Yield a problem for each name that is taken from the environment: names are no secrets."""
+    for key, raw, _ in references(root):
+        if _takes_a_variable(raw) and _is_public(config, key, root):
+            yield Problem(
+                locate(root, key),
+                f"a name cannot come from the environment, got {raw!r}",
+                "a run writes its names into many files: write it out, or give it by -o",
+            )
 
 
-def masks(written: Written, key: Key = (), *, is_secret: bool = False) -> Iterator[Problem]:
+def masks(root: Written) -> Iterator[Problem]:
     """Yield a problem for each value that was masked when the config was saved."""
+    for key, written in _under_secret_keys(root):
+        if written.value == MASK:
+            yield Problem(written.origin(key), "was masked when this config was saved", _GIVE)
+
+
+def remembered(root: Written) -> Iterator[Problem]:
+    """Have what stands under keys that name secrets redacted; yield a problem if it is too much."""
+    texts = ((key, one) for key, one in _under_secret_keys(root) if isinstance(one.value, str))
+    for count, (key, written) in enumerate(texts):
+        if count == MAX_REFERENCES:
+            fault = f"is one of more than {MAX_REFERENCES} values under keys that name secrets"
+            yield Problem(written.origin(key), fault)
+            return
+        if written.raw is None and written.value != MASK:
+            remember(str(written.value), MASK)
+
+
+def _takes_a_variable(raw: str) -> bool:
+    """Tell whether a text has a reference that is not escaped by a second `$`."""
+    return any(not match[1] for match in _REFERENCE.finditer(raw))
+
+
+def _is_public(hint: Any, key: Key, here: Written | None) -> bool:
+    """Tell whether a key below a node, a union of nodes or a container is marked `PUBLIC`.
+
+    Args:
+        hint: The type of what is there, by the schema.
+        key: The rest of the key.
+        here: What is written there; it tells which node of a union is meant.
+    """
+    if key and isinstance(key[0], int):
+        return _is_public(hint, key[1:], here and here.entry(key[0]))
+    if not (isinstance(hint, type) and issubclass(hint, BaseModel)):
+        if PUBLIC in getattr(hint, "__metadata__", ()) and not key:
+            return True
+        if typing.get_origin(hint) is dict:
+            key = key[1:]
+        return any(_is_public(part, key, here) for part in typing.get_args(hint))
+    if not key or not _is_meant(hint, here):
+        return False
+    hints = typing.get_type_hints(hint, include_extras=True)
+    return any(
+        _is_public(hints[name], key[1:], here and here.entry(key[0]))
+        for name, info in hint.model_fields.items()
+        if (info.alias or name) == key[0]
+    )
+
+
+def _is_meant(node: type[BaseModel], written: Written | None) -> bool:
+    """Tell whether a mapping has the `type:` of a node, where one is given and the node has one."""
+    info = node.model_fields.get("type")
+    words = typing.get_args(info.annotation) if info is not None else ()
+    given = written and written.entry("type")
+    return not words or given is None or given.value in words
+
+
+def _under_secret_keys(
+    written: Written, key: Key = (), *, is_secret: bool = False
+) -> Iterator[tuple[Key, Written]]:
+    """Yield the scalars below keys that name a secret."""
     value = written.value
-    if is_secret and value == MASK:
-        hint = "-o KEY=VALUE gives it; with '${env:NAME}' in the config it need not be given again"
-        yield Problem(written.origin(key), "was masked when this config was saved", hint)
-    elif isinstance(value, dict):
+    if isinstance(value, dict):
         for name, item in value.items():
             inside = is_secret or _is_secret(name, MASK)
-            yield from masks(item, (*key, name), is_secret=inside)
+            yield from _under_secret_keys(item, (*key, name), is_secret=inside)
     elif isinstance(value, list):
         for number, item in enumerate(value):
-            yield from masks(item, (*key, number), is_secret=is_secret)
+            yield from _under_secret_keys(item, (*key, number), is_secret=is_secret)
+    elif is_secret:
+        yield key, written
 
 
 def masked(value: Any, key: str) -> Any:
@@ -148,15 +232,20 @@ def masked(value: Any, key: str) -> Any:
     return MASK if _is_secret(key, value) else value
 
 
-def with_references(plain: Any, root: Written) -> Any:
+def with_references(plain: Any, root: Written, config: type[BaseModel]) -> Any:
     """Return a config as plain data, in which `${env:NAME}` stands again where it was written.
 
     A text that only looks like such a reference is marked as none.
     """
     found = list(references(root))
     at = {reference.key: reference for reference in found}
-    elsewhere = {ref.value: ref.raw for ref in found if not _holds(plain, ref)}
-    elsewhere |= {v.removeprefix("!"): raw.removeprefix("!") for v, raw in elsewhere.items()}
+    # A short form has another key once it is written out, in the same section of the config. A
+    # name there that only equals the value was not taken from the environment, and stays.
+    elsewhere = {(ref.key[0], ref.value): ref.raw for ref in found if not _holds(plain, ref)}
+    elsewhere |= {
+        (section, value.removeprefix("!")): raw.removeprefix("!")
+        for (section, value), raw in elsewhere.items()
+    }
 
     def restored(value: Any, key: Key) -> Any:
         if isinstance(value, dict):
@@ -167,8 +256,8 @@ def with_references(plain: Any, root: Written) -> Any:
             return value
         if key in at and value in (at[key].value, MASK):
             return at[key].raw
-        if value in elsewhere:
-            return elsewhere[value]
+        if (moved := elsewhere.get((key[0], value))) and not _is_public(config, key, None):
+            return moved
         return _REFERENCE.sub(r"$\g<0>", value)
 
     return restored(plain, ())

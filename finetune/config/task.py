@@ -4,13 +4,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
 
-from finetune.config.base import Node
+from finetune.config.base import PUBLIC, Node
 
 
 class _Loss(Node):
     weight: PositiveFloat = 1.0
     """Factor on this loss in the sum."""
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z_0-9]+$")
+    name: Annotated[str | None, PUBLIC] = Field(default=None, pattern=r"^[A-Za-z_0-9]+$")
     """Name in the logs; the type if left out."""
 
 
@@ -58,7 +58,7 @@ class ImportLoss(_Loss):
 
     type: Literal["import"]
     """Discriminator."""
-    path: str
+    path: Annotated[str, PUBLIC]
     """`my_pkg.losses:make`: called with `args`, it returns a callable `(outputs, batch)` to per-sample losses `(B,)`."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the call."""
@@ -128,7 +128,7 @@ class ImportTask(_Task):
 
     type: Literal["import"]
     """Discriminator."""
-    path: str
+    path: Annotated[str, PUBLIC]
     """`my_pkg.tasks:make`: returns an object with `loss(outputs, batch)` to per-sample losses `(B,)` and `metrics`, a mapping of name to a `torchmetrics.Metric` fed with `(outputs, target)`."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the call."""

@@ -1,10 +1,10 @@
 """`train:` how long, in what portions, how often something else happens."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from finetune.config.base import Node
+from finetune.config.base import PUBLIC, Node
 
 
 class Every(Node):
@@ -25,7 +25,7 @@ class Every(Node):
 class EarlyStoppingConfig(Node):
     """End the run when a metric of the evaluation no longer improves."""
 
-    metric: str = "validation/loss"
+    metric: Annotated[str, PUBLIC] = "validation/loss"
     """Tag of the metric watched."""
     patience: PositiveInt = 3
     """Evaluations in a row without improvement after which the run ends."""
@@ -40,7 +40,7 @@ class CheckpointConfig(Node):
     """How often. The end of the run is always saved."""
     keep_last: PositiveInt = 2
     """How many of the newest are kept."""
-    best: str | None = None
+    best: Annotated[str | None, PUBLIC] = None
     """Tag of the metric, such as `validation/loss`, by which the best one is chosen, kept and used for test and prediction; the last one is used if left out."""
     keep_best: PositiveInt | None = None
     """How many of the best by `best` are kept; one if left out."""

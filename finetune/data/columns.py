@@ -13,6 +13,7 @@ from finetune.data.table import Column, Listed, Numbers, Table, infer, read_cell
 from finetune.data.transforms import is_image_column
 from finetune.errors import DataError, did_you_mean
 from finetune.reading import first_outside
+from finetune.redaction import redacted
 
 Kind = Literal["text", "image", "grey image", "number", "whole number", "thing"]
 """What an input column holds, so that prediction can read raw values as training did."""
@@ -154,5 +155,5 @@ def _are_arrays(values: Sequence[Any]) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = redacted(repr(value))
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -29,6 +29,7 @@ from finetune.data.transforms import PlannedStep, plan_steps, usual_steps
 from finetune.errors import DataError
 from finetune.models.declared import TensorSpec
 from finetune.models.preprocessing import Preprocessing
+from finetune.redaction import redacted
 
 _KEEP_APART = "; split.copies: together or drop keeps them apart"
 
@@ -120,7 +121,7 @@ def open_data(config: DataConfig, task: Task, *, seed: int, trust: Collection[st
     else:
         parts, notes = _parted(parts["train"], config.split, task, classes, seed)
     sizes = {part: len(raw.table) for part, raw in parts.items()}
-    facts = DataFacts(inputs, target, classes, notes, sizes, kinds)
+    facts = DataFacts(inputs, target, classes, tuple(map(redacted, notes)), sizes, kinds)
     return OpenedData(parts["train"], parts.get("validation"), parts.get("test"), facts)
 
 

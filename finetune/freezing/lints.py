@@ -11,6 +11,7 @@ from finetune.errors import Key, SelectorError
 from finetune.freezing.plan import Plan
 from finetune.freezing.select import describe, select
 from finetune.models.inventory import ParamInfo
+from finetune.redaction import redacted
 
 _INDEX_AND_STAR = re.compile(r"\d(\*)")
 _INDEX_AND_ANY = re.compile(r"\d(\.[*+])")
@@ -46,7 +47,11 @@ def find_lints(freeze: Freeze | None, plan: Plan) -> tuple[Lint, ...]:
         found = list(_lints_of(freeze.head, plan.inventory, ("freeze", "head")))
     else:
         found = []
-    return tuple(dict.fromkeys([*found, *_thawed_statistics(freeze, plan)]))
+    found += _thawed_statistics(freeze, plan)
+    return tuple(
+        replace(lint, message=redacted(lint.message), hint=redacted(lint.hint))
+        for lint in dict.fromkeys(found)
+    )
 
 
 def _lints_of_phases(freeze: FreezeConfig, plan: Plan) -> Iterator[Lint]:

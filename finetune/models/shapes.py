@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.errors import Key, ModelError
+from finetune.redaction import redacted
 
 # N is the samples, C channels, L, D, H and W length, depth, height and width, T tokens.
 _SIZE_AXES = {
@@ -185,7 +186,7 @@ def check_call(
 
 def first_line(error: BaseException) -> str:
     """Return the first line of the error's message, at most 200 characters."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    lines = redacted(str(error)).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(". ")[:200]
 
 

@@ -6,6 +6,8 @@ from typing import Protocol
 
 import numpy as np
 
+from finetune.redaction import redacted
+
 PLACE = ("epoch", "phase")
 """Entries of `scalars` that say where in the run a line stands. They are no curves of their own."""
 
@@ -83,9 +85,9 @@ class Trackers(Tracker):
             tracker.hparams(values, metrics)
 
     def message(self, text: str) -> None:
-        """Hand on to each."""
+        """Hand on to each, redacted: a line may tell of a path, or hold a library's words."""
         for tracker in self._trackers:
-            tracker.message(text)
+            tracker.message(redacted(text))
 
     def close(self) -> None:
         """Close every tracker, the last one first, also when one of them fails."""

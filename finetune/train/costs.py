@@ -12,6 +12,7 @@ from finetune.config.optim import OptimizerConfig
 from finetune.config.run import RunConfig
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.rows import rows_of
+from finetune.redaction import redacted
 from finetune.train.course import latest_end, steps_of_epoch
 from finetune.train.meter import Measured, Meter
 from finetune.train.setup import Parts
@@ -182,7 +183,7 @@ def _costs(
                 delta_file_bytes=file_bytes(delta),
                 optimizer_file_bytes=file_bytes(held),
                 storing=storing if isinstance(storing, Storing) else None,
-                not_stored=storing if isinstance(storing, str) else None,
+                not_stored=redacted(storing) if isinstance(storing, str) else None,
             )
         )
     return tuple(costs)
@@ -224,7 +225,7 @@ def _storing(measured: Measured, *, is_filled: bool) -> Storing | str:
         visits=prospect.visits,
         is_filled_before=is_filled,
         pays=prospect.pays or (is_filled and prospect.pays_ahead),
-        reasons=prospect.border.reasons,
+        reasons=tuple(map(redacted, prospect.border.reasons)),
     )
 
 

@@ -27,6 +27,7 @@ from finetune.optim.groups import build_optimizer, make_groups
 from finetune.optim.rates import Rates
 from finetune.prefix.choose import Prefixes
 from finetune.prefix.prospect import Use
+from finetune.redaction import causes_withheld
 from finetune.tracking.json_lines import JsonLines
 from finetune.tracking.tensorboard import TensorBoard
 from finetune.tracking.tracker import Tracker, Trackers
@@ -189,7 +190,8 @@ def pick_device(wish: str) -> torch.device:
 def located(config: RunConfig) -> Iterator[None]:
     """Give every error that names a config key the file and line where that key stands."""
     try:
-        yield
+        with causes_withheld():
+            yield
     except FinetuneError as error:
         raise config.located(error) from error.__cause__
 

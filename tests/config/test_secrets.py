@@ -88,10 +88,8 @@ def test_an_override_may_hold_a_variable(write, good, monkeypatch):
 
 def test_a_value_from_the_environment_is_text_whatever_it_looks_like(with_args, monkeypatch):
     monkeypatch.setenv("PIN", "0123")
-    path = with_args("{a: '${env:PIN}'}")
-    path.write_text(path.read_text() + "name: ${env:PIN}\n")
-    config = load_config(path)
-    assert (args_of(config)["a"], config.name) == ("0123", "0123")
+    path = with_args("{a: '${env:PIN}', b: ['${env:PIN}']}")
+    assert args_of(load_config(path)) == {"a": "0123", "b": ("0123",)}
 
 
 @pytest.mark.parametrize(
@@ -119,6 +117,44 @@ def test_variables_cannot_blow_a_config_up(with_args, monkeypatch):
     many = ", ".join(["'${env:LONG}'"] * 11)
     (problem,) = problems(with_args(f"{{a: [{many}]}}"))
     assert problem == "run.yaml:4: model.layers.0.args.a.10: variables add up to more than 1024 KiB"
+
+
+@pytest.mark.parametrize(
+    ("entry", "fault"),
+    [
+        ("'${env:A}'", "texts that take variables"),
+        ("{password: hunter2}", "values under keys that name secrets"),
+    ],
+)
+def test_secrets_are_so_few_that_a_message_can_be_searched_for_each(
+    with_args, monkeypatch, entry, fault
+):
+    monkeypatch.setenv("A", "hunter2")
+    (problem,) = problems(with_args(f"{{a: [{', '.join([entry] * 300)}]}}"))
+    assert ".args.a.200" in problem
+    assert problem.endswith(f": is one of more than 200 {fault}")
+
+
+def test_a_name_that_only_equals_a_secret_is_saved_as_it_is(write, good, monkeypatch):
+    monkeypatch.setenv("PART", "encoder")
+    text = good.replace("[encoder, {kind: bias}]", "{method: linear_probe, head: ['${env:PART}']}")
+    config = load_config(write(text))
+    saved = dump_config(config)
+    assert yaml.safe_load(saved)["model"]["layers"][0]["name"] == "encoder"
+    assert load_config(write(saved, "config.yaml")) == config
+
+
+def test_a_secret_cannot_be_a_name_and_all_such_names_are_told(write, good, monkeypatch):
+    monkeypatch.setenv("PART", "hunter2")
+    text = good.replace("name: head", "name: ${env:PART}").replace(
+        "[encoder, {kind: bias}]", "{phases: [{name: 'a ${env:PART}', freeze: []}]}"
+    )
+    assert [line.partition("\n")[0] for line in problems(write(text))] == [
+        "run.yaml:5: model.layers.1.name: a name cannot come from the environment, "
+        "got '${env:PART}'",
+        "run.yaml:12: freeze.phases.0.name: a name cannot come from the environment, "
+        "got 'a ${env:PART}'",
+    ]
 
 
 def test_two_dollars_stand_for_text_that_is_no_reference(with_args, write, monkeypatch):
