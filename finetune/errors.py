@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from finetune.redaction import redacted
+from finetune.visible import one_line
 
 Key = tuple[str | int, ...]
 """Where a value stands in the config: `("model", "layers", 1, "type")`."""
@@ -19,6 +20,7 @@ class FinetuneError(Exception):
 
     Args:
         message: What is wrong, with the value: lower-case start, no full stop.
+        details: More about it, printed indented, a line each.
         hint: The remedy, printed indented on a line of its own.
         key: The config value at fault. The wiring adds its file and line by `located`.
         where: The place in the user's own words (`data.csv:3`), for faults outside the config.
@@ -27,17 +29,24 @@ class FinetuneError(Exception):
     exit_code = 2
 
     def __init__(
-        self, message: str, *, hint: str | None = None, key: Key = (), where: str | None = None
+        self,
+        message: str,
+        *,
+        details: Sequence[str] = (),
+        hint: str | None = None,
+        key: Key = (),
+        where: str | None = None,
     ) -> None:
         self.message = redacted(message)
         super().__init__(self.message)
+        self.details = tuple(map(redacted, details))
         self.hint = None if hint is None else redacted(hint)
         self.key = key
         self.where = None if where is None else redacted(where)
 
     def __str__(self) -> str:
         text = self.message if self.where is None else f"{self.where}: {self.message}"
-        return text if self.hint is None else f"{text}\n    {self.hint}"
+        return _told(text, *self.details, self.hint)
 
     @property
     def in_one_line(self) -> str:
@@ -149,15 +158,14 @@ class Problem:
     hint: str | None = None
 
     def __str__(self) -> str:
-        text = f"{self.origin}: {self.message}"
-        return text if self.hint is None else f"{text}\n    {self.hint}"
+        return _told(f"{self.origin}: {self.message}", self.hint)
 
 
 class ConfigError(FinetuneError):
     """A config breaks the schema. Holds every problem found, not just the first."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("\n".join(str(problem) for problem in problems))
+        super().__init__("; ".join(problem.message for problem in problems))
         self.problems = tuple(
             replace(
                 problem,
@@ -166,6 +174,15 @@ class ConfigError(FinetuneError):
             )
             for problem in problems
         )
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+def _told(text: str, *more: str | None) -> str:
+    """Put a line and the indented lines below it together; no text of others adds a line."""
+    lines = [text, *(line for line in more if line is not None)]
+    return "\n    ".join(one_line(line) for line in lines)
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str | None:

@@ -1,9 +1,7 @@
 """The trained network on new inputs, from Python or from files."""
 
 import csv
-import json
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -15,10 +13,12 @@ from finetune.data.incoming import Incoming
 from finetune.data.prepare import prepare_inputs
 from finetune.errors import DataError
 from finetune.models.declared import Network
+from finetune.outfile import output_file
 from finetune.train.precision import Precision
 from finetune.train.setup import evaluation_batch_size, located
 from finetune.train.tasks import Prediction
 from finetune.train.trained import TrainedRun, load_run
+from finetune.visible import json_text, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,40 +132,95 @@ def as_row(name: str, prediction: Prediction) -> dict[str, Any]:
     return row | {"probabilities": prediction.probabilities}
 
 
-def write_rows(rows: Iterable[Mapping[str, Any]], file: TextIO, *, as_csv: bool) -> int:
-    """Write rows as JSON lines, or as CSV with a column for each class; return how many."""
+def write_rows(
+    rows: Iterable[Mapping[str, Any]],
+    file: TextIO,
+    *,
+    as_csv: bool,
+    raw: bool = False,
+    note: Callable[[str], None] = lambda _: None,
+) -> int:
+    """Write rows as JSON lines, or as CSV with a column for each class; return how many.
+
+    A text in CSV is written as `spreadsheet_text` makes it; `note` is told if that has changed one.
+
+    Args:
+        rows: What `as_row` gives.
+        file: Where to write.
+        as_csv: Whether to write CSV.
+        raw: Whether texts in CSV are written as they are.
+        note: Takes a line for people.
+    """
+    cells = _Cells(is_raw=raw)
     count = 0
     writer: csv.DictWriter[str] | None = None
     for count, row in enumerate(rows, 1):  # noqa: B007 - the count is returned
         if not as_csv:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json_text(row, file) + "\n")
             continue
         flat = _flat_row(row)
         if writer is None:
             writer = csv.DictWriter(file, list(flat))
-            writer.writeheader()
-        writer.writerow(flat)
+            writer.writer.writerow(map(cells.shown, flat))
+        writer.writerow({name: cells.shown(value) for name, value in flat.items()})
+    if cells.num_changed:
+        note(f"{cells.num_changed} {_CHANGED}")
     return count
 
 
-def write_file(rows: Iterable[Mapping[str, Any]], out: Path) -> int:
+def write_file(
+    rows: Iterable[Mapping[str, Any]],
+    out: Path,
+    *,
+    raw: bool = False,
+    note: Callable[[str], None] = lambda _: None,
+) -> int:
     """Write rows to a file, `.csv` or else JSON lines; return how many.
 
-    The rows are written aside and renamed, so that `out` is whole or as it was.
+    A regular file is whole or as it was. See `output_file` for others, and `write_rows`.
 
     Raises:
-        DataError: the file cannot be written.
+        FinetuneError: the file cannot be written.
     """
-    aside = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with aside.open("w", encoding="utf-8", newline="") as file:
-            count = write_rows(rows, file, as_csv=out.suffix.lower() == ".csv")
-        aside.replace(out)
-    except OSError as error:
-        raise DataError(f"cannot be written: {error.strerror}", where=str(out)) from error
-    finally:
-        aside.unlink(missing_ok=True)
-    return count
+    with output_file(out) as file:
+        as_csv = out.suffix.lower() == ".csv"
+        return write_rows(rows, file, as_csv=as_csv, raw=raw, note=note)
+
+
+def spreadsheet_text(text: str) -> str:
+    r"""Return a text as a cell of CSV that a spreadsheet shows, and does not compute.
+
+    The rule of OWASP ("CSV Injection"): a cell that begins with `=`, `+`, `-`, `@`, a tab, a
+    carriage return or a line feed gets an apostrophe before it. Then hidden characters are written
+    as escapes: `\x1b`, `\n`.
+    """
+    begins_a_formula = text.startswith(_BEGINNINGS_OF_FORMULAS)
+    return f"'{one_line(text)}" if begins_a_formula else one_line(text)
+
+
+_BEGINNINGS_OF_FORMULAS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+"""The last four are those of fonts of full width, which spreadsheets take for the same."""
+
+_CHANGED = (
+    "texts were changed for spreadsheets: an apostrophe before = + - @, escapes for hidden "
+    "characters; --raw writes them as they are"
+)
+
+
+@dataclass(slots=True)
+class _Cells:
+    """Makes texts into cells of CSV, and counts those that were changed."""
+
+    is_raw: bool
+    num_changed: int = 0
+
+    def shown(self, value: Any) -> Any:
+        """Return the cell for a value. Numbers are ours, and no formula."""
+        if self.is_raw or not isinstance(value, str):
+            return value
+        shown = spreadsheet_text(value)
+        self.num_changed += shown != value
+        return shown
 
 
 def _columns(

@@ -21,9 +21,11 @@ ROOT = Path(__file__).parent.parent / "finetune"
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = {
-    **dict.fromkeys(["redaction"], -1),
+    **dict.fromkeys(["redaction", "visible"], -1),
     **dict.fromkeys(["errors"], 0),
-    **dict.fromkeys(["bits", "process", "randomness", "reading", "trust", "watchdog"], 1),
+    **dict.fromkeys(
+        ["bits", "outfile", "process", "randomness", "reading", "terminal", "trust", "watchdog"], 1
+    ),
     **dict.fromkeys(["config", "importing"], 2),
     **dict.fromkeys(["models", "distributed", "store"], 3),
     **dict.fromkeys(["freezing", "optim", "data", "tracking"], 4),
@@ -34,6 +36,7 @@ LAYERS = {
     **dict.fromkeys(["__main__"], 9),
 }
 CONFIG_MAY_IMPORT = sys.stdlib_module_names | {"pydantic", "pydantic_core", "yaml", "finetune"}
+_PRINTERS = ("print", "typer.echo", "sys.stdout.write", "sys.stderr.write")
 UNPICKLERS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 
 
@@ -167,6 +170,19 @@ def nothing_read_is_run(tree: ast.Module, path: str) -> Iterator[str]:
             yield f"calls {name} with shell"
 
 
+def people_are_shown_visible_text(tree: ast.Module, path: str) -> Iterator[str]:
+    if path == "visible.py":
+        return
+    for name, _ in calls(tree):
+        # the watchdog prints words of its own, in a process that is stuck
+        if name in _PRINTERS and path != "watchdog.py":
+            yield f"calls {name}, not tell of finetune.visible"
+        if name == "rich.console.Console":
+            yield "makes a console that is no Terminal"
+    if path != "terminal.py" and "rich.console.Console" in imports(tree):
+        yield "imports rich's Console"
+
+
 def yaml_is_read_by_our_own_loader(tree: ast.Module, path: str) -> Iterator[str]:
     theirs = {"Loader", "FullLoader", "UnsafeLoader", "CLoader"}
     for name, call in calls(tree):
@@ -194,6 +210,7 @@ RULES: list[Rule] = [
     only_distributed_imports_torch_distributed,
     nothing_is_unpickled,
     nothing_read_is_run,
+    people_are_shown_visible_text,
     yaml_is_read_by_our_own_loader,
     it_says_what_it_is_for,
 ]
@@ -250,6 +267,11 @@ def test_the_house_rules_hold(path):
         (yaml_is_read_by_our_own_loader, "config/loader.py", "yaml.load(text, yaml.Loader)"),
         (yaml_is_read_by_our_own_loader, "config/loader.py", "yaml.load(s, Loader=UnsafeLoader)"),
         (yaml_is_read_by_our_own_loader, "config/loader.py", "yaml.safe_load(text)"),
+        (people_are_shown_visible_text, "cli/a.py", "print(label)"),
+        (people_are_shown_visible_text, "cli/a.py", "sys.stderr.write(label)"),
+        (people_are_shown_visible_text, "cli/a.py", "typer.echo(label)"),
+        (people_are_shown_visible_text, "cli/a.py", "from rich.console import Console"),
+        (people_are_shown_visible_text, "cli/a.py", "rich.console.Console()"),
         (it_says_what_it_is_for, "data/files.py", "x = 1"),
     ],
 )

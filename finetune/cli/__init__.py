@@ -8,10 +8,13 @@ from finetune.cli.caching import cache_command
 from finetune.cli.checking import inspect_command, plan_command, schema_command, validate_command
 from finetune.cli.doctoring import doctor_command
 from finetune.cli.running import eval_command, predict_command, tensorboard_command, train_command
+from finetune.cli.verbs import Verbs
 from finetune.errors import FinetuneError, FrozenWeightError
+from finetune.visible import tell, tell_error, visible_streams
 
 app = typer.Typer(
     name="finetune",
+    cls=Verbs,
     help="Fine-tune a PyTorch network from one YAML file.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -31,11 +34,12 @@ app.command("tensorboard")(tensorboard_command)
 
 def main() -> None:
     """Run one command. Exit 0 when done, 2 when the user can fix it; a bug keeps its traceback."""
-    try:
-        app()
-    except FinetuneError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
-    except FrozenWeightError as error:
-        print(f"proof failed: {error}", file=sys.stderr)
-        sys.exit(1)
+    with visible_streams():
+        try:
+            app()
+        except FinetuneError as error:
+            tell_error(error)
+            sys.exit(error.exit_code)
+        except FrozenWeightError as error:
+            tell(f"proof failed: {error}", sys.stderr)
+            sys.exit(1)

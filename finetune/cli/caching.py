@@ -1,6 +1,5 @@
 """The verb that looks after what was computed once and kept: ls, verify, clear."""
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer
 from finetune.cli.options import Json
 from finetune.cli.output import results, size
 from finetune.errors import FinetuneError
+from finetune.visible import tell, tell_json
 
 if TYPE_CHECKING:
     from finetune.store.shelf import Entry
@@ -35,7 +35,7 @@ def cache_command(
     with results() as out:
         rows = [_acted(action, root, entry) for entry in _chosen(entries(root), keys or ())]
         if as_json:
-            print(json.dumps({"root": str(root), "stores": rows}), file=out)
+            tell_json({"root": str(root), "stores": rows}, out)
         else:
             _print_rows(rows, root, out)
 
@@ -80,10 +80,10 @@ def _facts(entry: "Entry") -> dict[str, Any]:
 
 def _print_rows(rows: Sequence[dict[str, Any]], root: Path, out: TextIO) -> None:
     for row in rows:
-        print(f"{row['key']}  {size(row['size_bytes']):>9}  {_told(row)}", file=out)
+        tell(f"{row['key']}  {size(row['size_bytes']):>9}  {_told(row)}", out)
     total = size(sum(row["size_bytes"] for row in rows))
     stores = "1 store" if len(rows) == 1 else f"{len(rows)} stores"
-    print(f"{stores}, {total}, in {root}", file=out)
+    tell(f"{stores}, {total}, in {root}", out)
 
 
 def _told(row: dict[str, Any]) -> str:

@@ -1,6 +1,5 @@
 """Verbs that look at a config without training: validate, schema, plan, inspect."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ from finetune.cli.options import Config, Json, Overrides, Trust
 from finetune.cli.output import results
 from finetune.errors import FinetuneError
 from finetune.process import loading
+from finetune.visible import tell, tell_error, tell_json
 
 
 def validate_command(
@@ -28,9 +28,9 @@ def validate_command(
             load_config(path, overrides=override or ())
         except FinetuneError as error:
             faults += 1
-            print(error, file=sys.stderr)
+            tell_error(error)
         else:
-            print(f"{path}: valid")
+            tell(f"{path}: valid", sys.stdout)
     raise typer.Exit(2 if faults else 0)
 
 
@@ -38,7 +38,7 @@ def schema_command() -> None:
     """Print the JSON Schema of a config, for editors."""
     from finetune.config.schema import schema
 
-    print(json.dumps(schema(), indent=1))
+    tell_json(schema(), sys.stdout, indent=1)
 
 
 def plan_command(
@@ -64,9 +64,9 @@ def plan_command(
         seen = preview(loaded)
         if write is not None:
             write_long_form(loaded, seen.parts, write)
-            print(f"{write}: the config with its phases written out", file=sys.stderr)
+            tell(f"{write}: the config with its phases written out", sys.stderr)
         if as_json:
-            print(json.dumps(preview_as_data(seen), indent=1), file=out)
+            tell_json(preview_as_data(seen), out, indent=1)
         else:
             plan_table(seen, out, full=full)
 

@@ -1,6 +1,5 @@
 """The verb that looks a run over: doctor."""
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -8,6 +7,7 @@ import typer
 from finetune.cli.options import Json, Run
 from finetune.cli.output import results
 from finetune.errors import FinetuneError
+from finetune.visible import tell, tell_json
 
 if TYPE_CHECKING:
     from finetune.train.doctor import Diagnosis
@@ -24,11 +24,11 @@ def doctor_command(run: Run, as_json: Json = False) -> None:
     with results() as out:
         diagnosis = examine(run)
         if as_json:
-            print(json.dumps(_as_json(diagnosis)), file=out)
+            tell_json(_as_json(diagnosis), out)
         else:
             width = max(len(finding.label) for finding in diagnosis.findings)
             for finding in diagnosis.findings:
-                print(f"{finding.label:{width}}  {finding.text}", file=out)
+                tell(f"{finding.label:{width}}  {finding.text}", out)
     if not diagnosis.is_sound:
         raise typer.Exit(FinetuneError.exit_code)
 

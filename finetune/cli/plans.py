@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO, assert_never
 
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from finetune.cli.output import size
 from finetune.cli.tables import STYLES, console_for, new_table, print_lines
@@ -23,12 +23,14 @@ from finetune.config.freeze import (
 )
 from finetune.config.loader import dump_config
 from finetune.config.run import RunConfig
-from finetune.errors import FinetuneError
 from finetune.freezing.lints import Lint, find_lints
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.report import PlanRow, changed_rows, joined_rows, plan_as_data, plan_rows
+from finetune.outfile import write_new
+from finetune.terminal import Terminal
 from finetune.train.costs import Costs, PlanCosts, Span, predict_costs, weight_decay_of
 from finetune.train.setup import Parts, build_parts, located, phases_of
+from finetune.visible import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +96,9 @@ def plan_table(preview: Preview, file: TextIO, *, full: bool) -> None:
     _print_phases(parts.plan, console, full=full, decay=decay, spans=preview.costs.spans)
     _print_costs(preview, console)
     for lint in preview.lints:
-        console.print(f"\nnote  {_where(lint, preview.config)}: {lint.message}", soft_wrap=True)
-        console.print(f"      {lint.hint}", soft_wrap=True)
+        console.tell()
+        console.tell(f"note  {_where(lint, preview.config)}: {lint.message}")
+        console.tell(f"      {lint.hint}")
 
 
 def phases_table(plan: Plan, file: TextIO) -> None:
@@ -107,26 +110,18 @@ def write_long_form(config: RunConfig, parts: Parts, path: Path) -> None:
     """Write the whole config, with its phases written out, as a file to edit.
 
     Raises:
-        FinetuneError: the file is there already, or cannot be written.
+        FinetuneError: a regular file is there already, or it cannot be written.
     """
     phases = phases_of(config, parts.model)
     everything = FreezeConfig(phases=(PhaseConfig(name="all", freeze=()),))
     text = dump_config(config.model_copy(update={"freeze": phases or everything}))
-    source = config.path.name if config.path is not None else "a config"
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(f"# {source} with its phases written out.\n{text}")
-    except FileExistsError as error:
-        raise FinetuneError(
-            "is there already", where=str(path), hint="remove it, or write to another file"
-        ) from error
-    except OSError as error:
-        raise FinetuneError(f"cannot write: {error.strerror}", where=str(path)) from error
+    source = one_line(config.path.name) if config.path is not None else "a config"
+    write_new(path, f"# {source} with its phases written out.\n{text}")
 
 
 def _print_phases(
     plan: Plan,
-    console: Console,
+    console: Terminal,
     *,
     full: bool,
     decay: float | None,
@@ -138,8 +133,9 @@ def _print_phases(
         rows = plan_rows(plan, number, full=full)
         changed = rows if before is None else changed_rows(before, rows)
         span = spans[number] if spans is not None else None
-        console.print(f"\nphase {number}: {phase.name}")
-        console.print(_about(phase, number, span), soft_wrap=True)
+        console.tell()
+        console.tell(f"phase {number}: {phase.name}")
+        console.tell(_about(phase, number, span))
         if changed:
             shown = changed if full else joined_rows(changed)
             console.print(_phase_table(shown, decay, console.width))
@@ -188,14 +184,14 @@ def _taken(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     return sum(_GAP + max(map(len, column)) for column in columns)
 
 
-def _broken(name: str, room: int) -> str:
+def _broken(name: str, room: int) -> Text:
     """Break a name before its dots into lines of `room` characters, where that can be."""
     lines = [""]
-    for part in re.split(r"(?=\.)", name):
+    for part in re.split(r"(?=\.)", one_line(name)):
         if lines[-1] and len(lines[-1]) + len(part) > room:
             lines.append("")
         lines[-1] += part
-    return "\n".join(lines)
+    return Text("\n".join(lines))
 
 
 def _rates(rates: Sequence[RateConfig]) -> str:
@@ -263,7 +259,7 @@ def _until(until: Trigger | None) -> str:
             assert_never(until)
 
 
-def _print_costs(preview: Preview, console: Console) -> None:
+def _print_costs(preview: Preview, console: Terminal) -> None:
     """Print what phases compute, what a store of their prefix would save, what they keep."""
     costs = preview.costs
     names = [f"{number}: {phase.name}" for number, phase in enumerate(preview.parts.plan.phases)]
@@ -271,19 +267,18 @@ def _print_costs(preview: Preview, console: Console) -> None:
     console.print("\ncosts: FLOPs of a step, also with its frozen prefix in a store")
     console.print(_flops_table(named, costs.full.flops_per_step))
     for line in _notes_on_stores(named[:-1]):
-        console.print(line, soft_wrap=True)
+        console.tell(line)
     if (text := _whole_run(costs)) is not None:
-        console.print(text, soft_wrap=True)
+        console.tell(text)
     console.print("\nsizes: memory of a step, files of a checkpoint")
     table = new_table(["phase"], ["gradients", "optimizer", "activations", "delta", "state file"])
     for name, cost in named:
         table.add_row(name, *map(size, _memory(cost)))
     console.print(table)
     micro_batch = preview.config.train.pass_size
-    console.print(
+    console.tell(
         f"weights and buffers take {size(costs.full.weights_bytes)} in every phase; activations "
-        f"are those of {micro_batch} samples",
-        soft_wrap=True,
+        f"are those of {micro_batch} samples"
     )
 
 

@@ -1,8 +1,8 @@
 """Verbs that run a network: train, eval, predict; and the TensorBoard that shows it."""
 
-import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +12,7 @@ from finetune.cli.options import Config, Json, Overrides, Run, Trust
 from finetune.cli.output import results
 from finetune.errors import FinetuneError
 from finetune.process import loading
+from finetune.visible import tell, tell_json
 
 
 def train_command(
@@ -67,7 +68,7 @@ def eval_command(
 
         figures = evaluate_run(run, split, trust=trust or (), overrides=override or ())
         if as_json:
-            print(json.dumps({"run": str(run), "split": split, "metrics": figures}), file=out)
+            tell_json({"run": str(run), "split": split, "metrics": figures}, out)
         else:
             metrics_table({f"{split}/{name}": value for name, value in figures.items()}, out)
 
@@ -83,10 +84,18 @@ def predict_command(
         typer.Option(metavar="FILE", help="Where to write: .csv for CSV, else JSON lines."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples of one pass.")] = None,
+    raw: Annotated[
+        bool,
+        typer.Option("--raw", help="Texts in CSV as they are, also where they begin a formula."),
+    ] = False,
     override: Overrides = None,
     trust: Trust = None,
 ) -> None:
-    """Run a trained network on new inputs; one line for each, JSON on standard output."""
+    """Run a trained network on new inputs; one line for each, JSON on standard output.
+
+    In CSV, a text that begins with = + - @ gets an apostrophe before it, and hidden characters are
+    written as escapes, for spreadsheets run formulas; --raw writes all as it is.
+    """
     with results() as stdout:
         with loading():
             from finetune.data.incoming import read_incoming
@@ -101,8 +110,9 @@ def predict_command(
         if out is None:
             write_rows(rows, stdout, as_csv=False)
             return
-        count = write_file(rows, out)
-        print(f"{count} {'prediction' if count == 1 else 'predictions'} in {out}", file=sys.stderr)
+        note = partial(tell, file=sys.stderr)
+        count = write_file(rows, out, raw=raw, note=note)
+        note(f"{count} {'prediction' if count == 1 else 'predictions'} in {out}")
 
 
 def tensorboard_command(

@@ -3,37 +3,45 @@
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich import box
-from rich.console import Console
+from rich.console import RenderableType
 from rich.table import Table
 
 from finetune.cli.output import figure
+from finetune.terminal import Terminal
 from finetune.train.inspection import Call, Inspection, Leaf
 from finetune.train.progress import Progress
+from finetune.visible import one_line
 
 STYLES = {"trained": "green", "frozen": "dim", "mixed": "yellow", "unreached": "red"}
 _WIDTH_OF_A_PIPE = 400
 """Characters; no table is cut short where no terminal has to show it."""
 
 
-def console_for(file: TextIO) -> Console:
-    """Return a console that prints names as they are: `[bold]` in a class name is no markup."""
-    width = None if file.isatty() else _WIDTH_OF_A_PIPE
-    return Console(file=file, width=width, markup=False, highlight=False, emoji=False)
+def console_for(file: TextIO) -> Terminal:
+    """Return a console whose tables are not cut short in a pipe."""
+    return Terminal(file, width=None if file.isatty() else _WIDTH_OF_A_PIPE)
 
 
-def print_lines(lines: Sequence[tuple[str, str]], console: Console) -> None:
+def print_lines(lines: Sequence[tuple[str, str]], console: Terminal) -> None:
     """Print texts with their labels before them, one below the other."""
     width = max((len(label) for label, _ in lines), default=0)
     for label, text in lines:
-        console.print(f"{label:<{width}}  {text}", soft_wrap=True)
+        console.tell(f"{label:<{width}}  {text}")
+
+
+class _Table(Table):
+    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
+        """Add a row. A string is shown on one line; `Text` may hold several."""
+        shown = (one_line(cell) if isinstance(cell, str) else cell for cell in cells)
+        super().add_row(*shown, **options)
 
 
 def new_table(left: Sequence[str], right: Sequence[str]) -> Table:
     """Return an empty table; its figures stand to the right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = _Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for heading in left:
         table.add_column(heading, overflow="fold")
     for heading in right:

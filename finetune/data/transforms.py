@@ -4,6 +4,7 @@ A step maps a sample (a dict of column to value) to a sample. In a sample number
 is `str`, an image from a file is a `PIL.Image`.
 """
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
@@ -19,6 +20,7 @@ from finetune.config.data import (
     VisionTransform,
     is_random,
 )
+from finetune.config.messages import shown
 from finetune.data.images import Images
 from finetune.data.table import Listed, Numbers, Prepared, Ragged, Tokens, infer
 from finetune.data.tokens import Tokenizing, TokenStore, tokenizer_facts
@@ -29,6 +31,8 @@ from finetune.models.preprocessing import Preprocessing
 
 Sample = dict[str, Any]
 Columns = dict[str, Prepared]
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Step(Protocol):
@@ -98,7 +102,15 @@ class Tokenize:
         return self.max_length if self.pad_to_max else None
 
     def _encode(self, texts: list[str]) -> dict[str, list[list[int]]]:
-        return dict(self.tokenizer(texts, truncation=True, max_length=self.max_length))
+        try:
+            return dict(self.tokenizer(texts, truncation=True, max_length=self.max_length))
+        except (TypeError, UnicodeEncodeError) as error:
+            # JSON may hold half of a pair of surrogates, which is no text in any encoding
+            broken = next(filter(_SURROGATE.search, texts), None)
+            if broken is None:
+                raise
+            found = f"{shown(broken)}, which holds half a character"
+            raise self._no_text(found) from error
 
     def _tokens(self, name: str, ids: list[int]) -> Tokens:
         return Tokens(torch.tensor(ids, dtype=torch.int64), self._pad(name), self._length)

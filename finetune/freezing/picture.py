@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from finetune.freezing.plan import Plan
 from finetune.freezing.report import fold, next_block
+from finetune.visible import one_line
 
 COLOURS = {"frozen": "#c3d2e6", "trained": "#dd7128", "mixed": "#edb68c"}
 """Colour of each state, told apart in grey as well."""
@@ -49,7 +50,7 @@ class _Sheet:
 
     def text(self, x: int, y: int, text: str, anchor: str = "la") -> None:
         """Write a line."""
-        self.draw.text((x, y), text, "black", self.font, anchor=anchor)
+        self.draw.text((x, y), one_line(text), "black", self.font, anchor=anchor)
 
     def bar(self, first: int, stop: int, y: int, height: int, colour: str) -> None:
         """Fill a stretch of steps, by a pixel at least; one that is empty is left out."""
@@ -76,7 +77,7 @@ def freeze_picture(
     """
     now = total_steps if now is None else now
     font, rows = ImageFont.load_default(_FONT_SIZE), _rows(plan, len(began))
-    names = [_fitting(row.name, _MOST_LABEL, font) for row in rows]
+    names = [_fitting(one_line(row.name), _MOST_LABEL, font) for row in rows]
     left = 2 * _MARGIN + max(int(font.getlength(name)) for name in names)
     top = _MARGIN + _LINE_HEIGHT
     bottom = top + _ROW_HEIGHT * len(rows)
@@ -124,7 +125,7 @@ def _draw_map(
         x, width = sheet.x(start), sheet.x(end) - sheet.x(start) - 6
         sheet.draw.line((x, sheet.top - 6, x, sheet.top - 1), fill="black")
         sheet.draw.line((x, sheet.bottom, x, sheet.bottom + 3), fill="black")
-        name = plan.phases[number].name
+        name = one_line(plan.phases[number].name)
         label = name if sheet.font.getlength(name) <= width else str(number)
         if sheet.font.getlength(label) <= width:
             sheet.text(x + 3, _MARGIN, label)

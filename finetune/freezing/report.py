@@ -10,6 +10,7 @@ from finetune.config.freeze import RateConfig
 from finetune.freezing.apply import frozen_now
 from finetune.freezing.plan import Phase, Plan
 from finetune.models.inventory import ParamInfo, take_inventory
+from finetune.visible import one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,11 @@ def freeze_map(model: nn.Module) -> str:
 def mask_as_text(inventory: Sequence[ParamInfo], frozen: AbstractSet[str]) -> str:
     """Return a mask as a text with one line per block and a line of totals."""
     rows = fold(inventory, frozen)
-    width = max(len(row.name) for row in rows)
+    names = [one_line(row.name) for row in rows]
+    width = max(map(len, names))
     lines = [
-        f"{_SIGNS[row.state]} {row.name:<{width}}  {row.state:<7}  {row.parameters:>13,}"
-        for row in rows
+        f"{_SIGNS[row.state]} {name:<{width}}  {row.state:<7}  {row.parameters:>13,}"
+        for name, row in zip(names, rows, strict=True)
     ]
     trained = sum(param.numel for param in inventory if param.name not in frozen)
     total = sum(param.numel for param in inventory)

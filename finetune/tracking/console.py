@@ -16,7 +16,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from finetune.terminal import Terminal
 from finetune.tracking.tracker import PLACE, Tracker
+from finetune.visible import one_line
 
 _BAR_INTERVAL_S = 0.2
 _LINE_INTERVAL_S = 30.0
@@ -35,7 +37,7 @@ class Console(Tracker):
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._console = rich.console.Console(file=stream or sys.stderr, highlight=False)
+        self._console = Terminal(stream or sys.stderr)
         if not self._console.is_interactive:
             self._console.width = _WIDTH_OF_PLAIN_TABLES
         self._bar: Progress | None = None
@@ -77,7 +79,7 @@ class Console(Tracker):
 
     def message(self, text: str) -> None:
         """Print plain text on a line of its own, above the bar if there is one."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.tell(text)
 
     def table(self, renderable: rich.console.RenderableType) -> None:
         """Print a table, or anything else that rich can render."""
@@ -93,7 +95,7 @@ class Console(Tracker):
         self._bar = None
 
     def _draw(self, bar: Progress, step: int, values: Mapping[str, float | str]) -> None:
-        bar.update(self._task, completed=step, description=_summary(values))
+        bar.update(self._task, completed=step, description=one_line(_summary(values)))
         bar.refresh()
 
     def _line(self, step: int, *parts: str) -> None:

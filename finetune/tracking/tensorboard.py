@@ -12,6 +12,7 @@ from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from finetune.errors import FinetuneError
 from finetune.tracking.tracker import PLACE, Tracker
+from finetune.visible import one_line, visible
 
 
 class TensorBoard(Tracker):
@@ -44,7 +45,7 @@ class TensorBoard(Tracker):
         """Add a point to the curve of each tag. Text and the entries of `PLACE` are no curves."""
         # One event for all tags costs a fraction of the event per tag that `add_scalar` writes.
         points = [
-            Summary.Value(tag=tag, simple_value=float(value))
+            Summary.Value(tag=one_line(tag), simple_value=float(value))
             for tag, value in values.items()
             if not isinstance(value, str) and tag not in PLACE
         ]
@@ -55,12 +56,12 @@ class TensorBoard(Tracker):
     def text(self, tag: str, text: str, step: int) -> None:
         """Show text in Markdown."""
         with self._writing() as writer:
-            writer.add_text(tag, text, step)
+            writer.add_text(one_line(tag), visible(text), step)
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
         """Show a picture of `(H, W, 3)` bytes."""
         with self._writing() as writer:
-            writer.add_image(tag, image, step, dataformats="HWC")
+            writer.add_image(one_line(tag), image, step, dataformats="HWC")
 
     def hparams(
         self, values: Mapping[str, str | float | int | bool], metrics: Mapping[str, float]
@@ -70,13 +71,11 @@ class TensorBoard(Tracker):
         `SummaryWriter.add_hparams` would make a second run below this one. TensorBoard takes each
         metric from the end of the curve of that tag; one without a curve gets a single point.
         """
-        settings = {
-            key: str(value).lower() if isinstance(value, bool) else value
-            for key, value in values.items()
-        }
-        for summary in hparams_summaries(settings, dict(metrics)):
+        settings = {one_line(key): _setting(value) for key, value in values.items()}
+        figures = {one_line(tag): value for tag, value in metrics.items()}
+        for summary in hparams_summaries(settings, figures):
             self._add(summary, self._last_step)
-        unseen = {tag: value for tag, value in metrics.items() if tag not in self._seen}
+        unseen = {tag: value for tag, value in figures.items() if tag not in self._seen}
         if unseen:
             self.scalars(self._last_step, unseen)
 
@@ -108,6 +107,12 @@ class TensorBoard(Tracker):
         except OSError as error:
             reason = error.strerror or str(error)
             raise FinetuneError(f"cannot write: {reason}", where=str(self._folder)) from error
+
+
+def _setting(value: str | float | bool) -> str | float:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return one_line(value) if isinstance(value, str) else value
 
 
 def _quieten(writer: SummaryWriter) -> None:

@@ -86,7 +86,8 @@ def _changes(run: Path, config: RunConfig) -> list[str]:
     lines = {key: f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in changed}
     if refused := [line for key, line in lines.items() if not _is_harmless(key)]:
         raise CheckpointError(
-            "holds a run of another config:\n    " + "\n    ".join(refused),
+            "holds a run of another config:",
+            details=refused,
             where=str(run),
             hint="--fresh begins anew in this folder, --run DIR in another one",
         )

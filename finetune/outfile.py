@@ -1,0 +1,171 @@
+"""Files that the user names to be written: what lies there keeps its kind, mode and owner."""
+
+import errno
+import os
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO
+
+from finetune.errors import FinetuneError
+from finetune.visible import tell
+
+_MOST_LINKS = 40
+"""As many links after each other as Linux follows."""
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@contextmanager
+def output_file(path: Path) -> Iterator[TextIO]:
+    """Open a file to write text to, in UTF-8. Links are followed, and stay.
+
+    A regular file, new or not, is written aside and put in place when the block is done: it is
+    whole or as it was. A pipe, a device or an open file (`/dev/stdout`) is written as it comes.
+
+    Raises:
+        FinetuneError: it cannot be written.
+    """
+    with _told(path):
+        target = _regular_target(path)
+        opened = _written_through(path) if target is None else _written_aside(target)
+        with opened as file:
+            yield file
+
+
+def write_new(path: Path, text: str) -> None:
+    """Write a text to a file that is not there yet, or to a pipe or device.
+
+    Raises:
+        FinetuneError: the file is there already, or cannot be written.
+    """
+    with _told(path):
+        target = _regular_target(path)
+        if target is None:
+            with _written_through(path) as file:
+                file.write(text)
+            return
+        try:
+            descriptor = os.open(target, _NEW, 0o666)
+        except FileExistsError as error:
+            hint = "remove it, or write to another file"
+            raise FinetuneError("is there already", where=str(path), hint=hint) from error
+        try:
+            with _as_text(descriptor) as file:
+                file.write(text)
+        except OSError:
+            target.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FinetuneError(f"cannot be written: {reason}", where=str(path)) from error
+
+
+def _regular_target(path: Path) -> Path | None:
+    """Return the regular file that a path leads to, there or not; None for anything else."""
+    if _is_an_open_file(path):
+        return None
+    with suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            return None
+    return Path(os.path.realpath(path))
+
+
+def _is_an_open_file(path: Path) -> bool:
+    """Tell whether a path is `/dev/stdout` or the like, or a link to it.
+
+    Such a path leads to whatever the shell has opened there. To replace that would throw away what
+    `>> log` has before, and the shell would go on with the old file.
+    """
+    for _ in range(_MOST_LINKS):
+        folder = Path(os.path.realpath(path.parent))
+        if str(folder).startswith(("/proc/", "/dev/fd")):
+            return True
+        if not path.is_symlink():
+            return False
+        path = folder / path.readlink()
+    return False
+
+
+@contextmanager
+def _written_through(path: Path) -> Iterator[TextIO]:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags | os.O_NONBLOCK)
+        os.set_blocking(descriptor, True)
+    except OSError as error:
+        # the one fault of a pipe that mends itself
+        if error.errno != errno.ENXIO or not path.is_fifo():
+            raise
+        tell(f"{path}: waits for somebody to read this pipe", sys.stderr)
+        descriptor = os.open(path, flags)
+    with _as_text(descriptor) as file:
+        yield file
+
+
+@contextmanager
+def _written_aside(target: Path) -> Iterator[TextIO]:
+    """Give a new file beside the target; then put it in the target's place, or copy it there."""
+    old = target.stat() if target.exists() else None
+    if old is not None and not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    aside = target.with_name(f".finetune-{secrets.token_hex(8)}.tmp")
+    # until it has the mode of the old file, nobody else reads it
+    descriptor = os.open(aside, _NEW, 0o666 if old is None else 0o600)
+    try:
+        with _as_text(descriptor) as file:
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+            is_alike = old is None or _is_made_alike(descriptor, target, old)
+        _put(aside, target, is_alike=is_alike)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _put(aside: Path, target: Path, *, is_alike: bool) -> None:
+    """Put a file in the place of the target; or only its contents, where it may not be replaced."""
+    if is_alike:
+        try:
+            aside.replace(target)
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY:  # a file that is mounted on its own, into a container
+                raise
+    with aside.open("rb") as source, target.open("r+b") as file:
+        file.truncate()
+        shutil.copyfileobj(source, file)
+
+
+def _is_made_alike(descriptor: int, target: Path, old: os.stat_result) -> bool:
+    """Give a file the owner, attributes and mode of the old one; False where that cannot be.
+
+    A file with several names (hard links) cannot be replaced under all of them.
+    """
+    try:
+        now = os.fstat(descriptor)
+        if (now.st_uid, now.st_gid) != (old.st_uid, old.st_gid):
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+        if sys.platform == "linux":  # among the attributes are access control lists
+            for name in os.listxattr(target):
+                os.setxattr(descriptor, name, os.getxattr(target, name))
+        os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
+    except OSError:
+        return False
+    return old.st_nlink == 1
+
+
+def _as_text(descriptor: int) -> TextIO:
+    return os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace", newline="")
