@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from finetune.disk import open_to_read
 from finetune.errors import FinetuneError
 
 MAX_JSON_BYTES = 64 * 2**20
@@ -37,6 +38,21 @@ def read_json(path: Path) -> Any:
         reason = getattr(error, "strerror", None) or str(error)
         raise FinetuneError(f"cannot be read: {reason.lower()}", where=where) from error
     return parse_json(raw, where)
+
+
+def read_own_json(path: Path) -> Any:
+    """Read a JSON document that a run has written. A link in its place is not followed.
+
+    Raises:
+        OSError: it is missing, no regular file, or cannot be read.
+        ValueError: it is no JSON, or exceeds a limit.
+    """
+    with open_to_read(path) as file:
+        raw = read_at_most(file, MAX_JSON_BYTES)
+    try:
+        return parse_json(raw, str(path))
+    except FinetuneError as error:
+        raise ValueError(error.message) from error
 
 
 def read_at_most(file: BinaryIO, limit: int) -> bytes:

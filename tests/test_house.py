@@ -22,7 +22,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = {
     **dict.fromkeys(["redaction", "visible"], -1),
-    **dict.fromkeys(["errors"], 0),
+    **dict.fromkeys(["disk", "errors"], 0),
     **dict.fromkeys(
         ["bits", "outfile", "process", "randomness", "reading", "terminal", "trust", "watchdog"], 1
     ),

@@ -44,6 +44,8 @@ class CheckpointConfig(Node):
     """Tag of the metric, such as `validation/loss`, by which the best one is chosen, kept and used for test and prediction; the last one is used if left out."""
     keep_best: PositiveInt | None = None
     """How many of the best by `best` are kept; one if left out."""
+    path: str | None = None
+    """Folder of this run's checkpoints, such as one on a larger disk, absolute or relative to the run folder; `checkpoints` in the run folder if left out."""
     background: bool = False
     """Whether training goes on while a checkpoint is written. What is saved is copied first, so it takes memory once more."""
 

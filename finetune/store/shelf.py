@@ -19,11 +19,18 @@ from typing import Any
 
 import numpy as np
 
+from finetune import disk
 from finetune.reading import read_at_most
 from finetune.store.layout import Meta, StoreError, StoreFullError
 from finetune.store.units import os_errors_named
 
 _KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
+_ASIDE = re.compile(rf"\.(?:new|old)-\d+-{_KEY.pattern}")
+"""Names of stores that are being made or removed."""
+_FILES = re.compile(
+    r"lock|seals|index|rows-\d+|meta\.json|verdicts|verdicts-\d+|\.verdicts\.tmp-\d+"
+)
+"""Names of all files of a store."""
 _LARGEST_META = 16 << 20
 """Bytes; a `meta.json` above it is none of ours."""
 
@@ -161,10 +168,15 @@ def num_sealed(root: Path, key: str) -> int:
 
 def _num_sealed(folder: Path) -> int:
     try:
-        seals = (folder / "seals").read_bytes()
+        seals = _read(folder / "seals")
     except OSError:
         return 0
     return int(np.count_nonzero(np.frombuffer(seals, np.uint64, count=len(seals) // 8)))
+
+
+def _read(path: Path) -> bytes:
+    with disk.open_to_read(path) as file:
+        return file.read()
 
 
 def remove_store(root: Path, key: str) -> bool:
@@ -187,7 +199,7 @@ def read_meta(folder: Path) -> Meta:
         StoreError: it is missing or cannot be read.
     """
     path = folder / "meta.json"
-    with os_errors_named(path), open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:  # noqa: PTH123
+    with os_errors_named(path), disk.open_to_read(path) as file:
         return Meta.from_json(read_at_most(file, _LARGEST_META).decode("utf-8", errors="replace"))
 
 
@@ -203,19 +215,15 @@ def folder_of(root: Path, key: str) -> Path:
 
 
 def _folders(root: Path) -> list[Path]:
-    """Return what looks like a store: real folders with our two files."""
+    """Return what looks like a store: folders with our two files, and none of others."""
     if not root.is_dir():
         return []
     return [
         path
         for path in sorted(root.iterdir())
-        if _KEY.fullmatch(path.name) and not path.is_symlink() and path.is_dir()
-        if _is_plain(path / "lock") and _is_plain(path / "seals")
+        if _KEY.fullmatch(path.name) and disk.holds_only(path, _FILES)
+        if disk.is_file(path / "lock") and disk.is_file(path / "seals")
     ]
-
-
-def _is_plain(path: Path) -> bool:
-    return path.is_file() and not path.is_symlink()
 
 
 def _entries(root: Path) -> list[Entry]:
@@ -244,10 +252,10 @@ def size_of(folder: Path) -> int:
 
 def _remove_unusable(folder: Path, wanted: Meta) -> list[str]:
     """Remove what stands in the place of the store but cannot serve; say why."""
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise StoreError("is no folder of ours", where=str(folder), hint="remove it")
-    if not folder.exists():
+    if disk.kind_of(folder) is None:
         return []
+    if not disk.holds_only(folder, _FILES):
+        raise StoreError("is no folder of ours", where=str(folder), hint="remove it")
     fault = _fault(folder, wanted)
     if fault is None:
         return []
@@ -263,7 +271,7 @@ def _fault(folder: Path, wanted: Meta) -> str | None:
     except StoreError as error:
         return error.message
     names = ("lock", *wanted.layout.files())
-    missing = [name for name in names if not _is_plain(folder / name)]
+    missing = [name for name in names if not disk.is_file(folder / name)]
     return fault or (f"{missing[0]} is missing" if missing else None)
 
 
@@ -274,13 +282,13 @@ def _drop_leavings(folder: Path, wanted: Meta) -> None:
     """
     if _in_use(folder):
         return
-    for path in folder.glob("verdicts-*"):
-        path.unlink(missing_ok=True)
-    if not wanted.layout.ragged or any((folder / "seals").read_bytes()):
+    for path in (*folder.glob("verdicts-*"), *folder.glob(".verdicts.tmp-*")):
+        disk.remove(path)
+    if not wanted.layout.ragged or any(_read(folder / "seals")):
         return
     for name, size in wanted.layout.files().items():
         if size == 0:
-            os.truncate(folder / name, 0)
+            _resize(folder / name, 0)
 
 
 def _restore_sizes(folder: Path, wanted: Meta) -> list[str]:
@@ -289,10 +297,18 @@ def _restore_sizes(folder: Path, wanted: Meta) -> list[str]:
     for name, size in wanted.layout.files().items():
         actual = (folder / name).stat().st_size
         if size and actual != size:
-            os.truncate(folder / name, size)
+            _resize(folder / name, size)
             lost = f"{name!r} has {actual:,} bytes, needs {size:,}"
             notes.append(f"store {folder.name}: {lost}; damaged rows are recomputed")
     return notes
+
+
+def _resize(path: Path, size: int) -> None:
+    descriptor = disk.descriptor_to_change(path)
+    try:
+        os.ftruncate(descriptor, size)
+    finally:
+        os.close(descriptor)
 
 
 def _make_room(
@@ -339,19 +355,17 @@ def _gib(num_bytes: float) -> str:
 def _make(folder: Path, meta: Meta) -> None:
     """Make an empty store aside, and put it in its place when it is whole."""
     aside = folder.with_name(f".new-{os.getpid()}-{folder.name}")
-    shutil.rmtree(aside, ignore_errors=True)
+    disk.refuse_foreign(aside, _FILES)
+    disk.remove(aside)
     aside.mkdir(mode=0o700)
     try:
         for name, size in {"lock": 0, **meta.layout.files()}.items():
-            with (aside / name).open("xb") as file:
+            with disk.open_new(aside / name) as file:
                 file.truncate(size)
-        with (aside / "meta.json").open("x", encoding="utf-8") as text:
-            text.write(meta.to_json())
-            text.flush()
-            os.fsync(text.fileno())
+        disk.write_new(aside / "meta.json", meta.to_json().encode())
         aside.rename(folder)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        disk.remove(aside)
 
 
 def _remove(folder: Path) -> bool:
@@ -359,13 +373,15 @@ def _remove(folder: Path) -> bool:
     if _in_use(folder):
         return False
     aside = folder.with_name(f".old-{os.getpid()}-{folder.name}")
+    disk.refuse_foreign(aside, _FILES)
+    disk.remove(aside)
     folder.rename(aside)
-    shutil.rmtree(aside)
+    disk.remove(aside)
     return True
 
 
 def _in_use(folder: Path) -> bool:
-    if not (folder / "lock").is_file():
+    if not disk.is_file(folder / "lock"):
         return False
     lock = _open_lock(folder)
     try:
@@ -379,18 +395,19 @@ def _in_use(folder: Path) -> bool:
 
 
 def _open_lock(folder: Path) -> int:
-    return os.open(folder / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    return disk.descriptor_to_change(folder / "lock")
 
 
 @contextmanager
 def _shelf_locked(root: Path) -> Iterator[None]:
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    lock = os.open(root / ".lock", flags, 0o600)
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)  # a link is the user's own choice
+    lock = disk.descriptor_to_change(root / ".lock", make=True)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for orphan in (*root.glob(".new-*"), *root.glob(".old-*")):
-            shutil.rmtree(orphan, ignore_errors=True)
+        for path in root.iterdir():
+            if _ASIDE.fullmatch(path.name) and disk.holds_only(path, _FILES):
+                with suppress(OSError):
+                    disk.remove(path)
         yield
     finally:
         os.close(lock)

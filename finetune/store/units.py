@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from finetune.disk import descriptor_to_change
 from finetune.store.layout import Block, Rows, StoreError, StoreFullError, Unit
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -63,7 +64,7 @@ class FileUnits:
         self._unit = unit
         self._resident_bytes = resident_bytes
         with os_errors_named(path):
-            self.descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self.descriptor = descriptor_to_change(path)
         self._close = weakref.finalize(self, os.close, self.descriptor)  # at the latest
         self._cells = self._unit.zeros(0)
 

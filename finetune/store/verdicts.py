@@ -7,6 +7,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from finetune import disk
 from finetune.reading import read_at_most
 
 _LARGEST = 4 << 20
@@ -52,20 +53,15 @@ class Verdicts:
         everything = _read(self._path)
         known = everything.pop(self._network, {}) | {shape: fault}
         everything = dict([*everything.items(), (self._network, known)][-_MOST_NETWORKS:])
-        aside = self._path.with_name(f"{self._path.name}-{os.getpid()}")
         with suppress(OSError):
-            try:
-                aside.write_text(_sealed(everything), encoding="utf-8")
-                aside.replace(self._path)
-            finally:
-                aside.unlink(missing_ok=True)
+            disk.replace_file(self._path, _sealed(everything).encode(), tag=str(os.getpid()))
 
     def forget(self) -> None:
         """Forget what any process has found."""
         self._known = {}
         if self._path is not None:
             with suppress(OSError):
-                self._path.unlink(missing_ok=True)
+                disk.remove(self._path)
 
 
 def _sealed(everything: dict[str, dict[str, str | None]]) -> str:
@@ -76,7 +72,7 @@ def _sealed(everything: dict[str, dict[str, str | None]]) -> str:
 def _read(path: Path) -> dict[str, dict[str, str | None]]:
     """Return the verdicts by network and shape; none where the file is not as it was written."""
     try:
-        with path.open("rb") as file:
+        with disk.open_to_read(path) as file:
             digest, _, text = read_at_most(file, _LARGEST).decode("utf-8").partition("\n")
     except (OSError, UnicodeDecodeError):
         return {}

@@ -2,11 +2,11 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from finetune import disk
 from finetune.errors import FinetuneError
 from finetune.reading import parse_json
 from finetune.tracking.tracker import Tracker
@@ -43,7 +43,7 @@ class JsonLines(Tracker):
             if not self._is_ready:
                 _make_ready(self._path)
                 self._is_ready = True
-            with self._path.open("ab") as file:
+            with disk.open_to_append(self._path) as file:
                 file.write(_line(step, values))
         except OSError as error:
             raise _cannot("write", self._path, error) from error
@@ -58,6 +58,21 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [entry for _, entry in _entries(path)]
 
 
+def has_torn_line(path: Path) -> bool:
+    """Tell whether a kill has cut short the last line of a file.
+
+    Raises:
+        FinetuneError: the file cannot be read.
+    """
+    try:
+        with disk.open_to_read(path) as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - 1))
+            return size > 0 and file.read(1) != b"\n"
+    except OSError as error:
+        raise _cannot("read", path, error) from error
+
+
 def cut_back(path: Path, step: int, lines: int | None = None) -> None:
     """Drop the lines after `step`, so that a run resumed there writes none twice.
 
@@ -69,16 +84,11 @@ def cut_back(path: Path, step: int, lines: int | None = None) -> None:
     Raises:
         FinetuneError: the file cannot be read or written, or a line of it is damaged.
     """
-    if not path.exists():
+    if disk.kind_of(path) is None:
         return
     kept = [line for line, entry in _entries(path) if entry["step"] <= step][:lines]
-    aside = path.with_name(f"{path.name}.tmp")
     try:
-        with aside.open("wb") as file:
-            file.writelines(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        disk.replace_file(path, b"".join(kept))
     except OSError as error:
         raise _cannot("write", path, error) from error
 
@@ -99,7 +109,8 @@ def _line(step: int, values: Mapping[str, float | str]) -> bytes:
 def _entries(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
     """Yield each whole line and what it says."""
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        with disk.open_to_read(path) as file:
+            lines = file.read().splitlines(keepends=True)
     except OSError as error:
         raise _cannot("read", path, error) from error
     for number, line in enumerate(lines, start=1):
@@ -120,8 +131,8 @@ def _entries(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
 
 def _make_ready(path: Path) -> None:
     """Make the folder, and remove a last line that an earlier kill cut short."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
+    disk.make_folder(path.parent)
+    with disk.open_to_append(path) as file:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
 

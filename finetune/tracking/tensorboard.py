@@ -10,6 +10,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
+from finetune import disk
 from finetune.errors import FinetuneError
 from finetune.tracking.tracker import PLACE, Tracker
 from finetune.visible import one_line, visible
@@ -95,6 +96,9 @@ class TensorBoard(Tracker):
         """Give the writer, opened if need be; tell its faults in the user's words."""
         try:
             if self._writer is None:
+                # It opens a file by a name of its own making. That no link bears it is looked
+                # at before, where the run folder is.
+                disk.make_folder(self._folder)
                 # A queue of torch's default length, 10, makes training wait for the disk.
                 self._writer = SummaryWriter(
                     str(self._folder),

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from finetune.bits import fingerprint
+from finetune.disk import sync, write_new
 from finetune.errors import CheckpointError, FinetuneError, NonFiniteError
 from finetune.freezing.plan import Plan
 from finetune.freezing.proof import hashed
 from finetune.freezing.rows import rows_of, tensor_of
 from finetune.optim.groups import load_state_by_name, state_by_name
 from finetune.reading import check_safetensors
-from finetune.train.files import sync
 from finetune.train.kept import Checkpoints, read_document
 from finetune.train.manifest import MANIFEST, Manifest, read_manifest
 from finetune.train.progress import Progress
@@ -118,9 +118,9 @@ class Snapshot:
         """
         _save_tensors(folder / "weights.safetensors", self.weights)
         _save_tensors(folder / "optimizer.safetensors", self.optimizer)
-        _write_text(folder / "progress.json", self.document)
+        write_new(folder / "progress.json", self.document.encode())
         manifest = Manifest.of(folder, self.step, self.phase, self.base, self.moved)
-        _write_text(folder / MANIFEST, manifest.to_json())
+        write_new(folder / MANIFEST, manifest.to_json().encode())
 
 
 def save_checkpoint(
@@ -241,11 +241,6 @@ def _fits(tensors: Mapping[str, Tensor], name: str, tensor: Tensor) -> bool:
 def _placed(value: Any, device: torch.device) -> Any:
     """Move a state tensor to its parameter; scalars such as Adam's `step` stay on the CPU."""
     return value.to(device) if isinstance(value, Tensor) and value.ndim else value
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
-    sync(path)
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

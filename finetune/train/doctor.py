@@ -10,8 +10,8 @@ from typing import Any
 
 from finetune.config.loader import load_config
 from finetune.errors import CheckpointError, FinetuneError
-from finetune.tracking.json_lines import read_metrics
-from finetune.train.folder import RunFolder
+from finetune.tracking.json_lines import has_torn_line, read_metrics
+from finetune.train.folder import RunFolder, saved_folder
 from finetune.train.kept import Checkpoints
 from finetune.train.lock import holder_of
 
@@ -61,9 +61,7 @@ def examine(run: Path) -> Diagnosis:
     Raises:
         CheckpointError: it is no run folder.
     """
-    if not (run / "config.yaml").is_file():
-        raise CheckpointError("no run here: there is no config.yaml", where=str(run))
-    folder = RunFolder(run)
+    folder = saved_folder(run)
     checkpoints = Checkpoints(folder.checkpoints, keep_last=1)
     states = tuple(State(path, checkpoints.fault(path)) for path in checkpoints.all())
     start, going_on = _going_on(checkpoints)
@@ -177,7 +175,7 @@ def _metrics(folder: RunFolder) -> Finding:
         return Finding("metrics", "none yet")
     try:
         lines = read_metrics(path)
-        is_torn = not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+        is_torn = has_torn_line(path)
     except FinetuneError as error:
         text = str(error).replace("\n    ", "; ")
         return Finding("metrics", text, is_damage=True)

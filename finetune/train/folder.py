@@ -1,21 +1,36 @@
-"""The run folder: what is written when a run begins, and where everything lies."""
+"""The run folder: where everything lies, what a run may touch in it, what it writes at its start.
+
+A folder counts as a run's by the lock that a run makes there before anything else. Nothing is
+written into another folder that holds something, and only what runs write is ever removed.
+"""
 
 import json
-import shutil
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from finetune.errors import CheckpointError
-from finetune.train.files import read_json, reason_of, replace_text
-from finetune.train.lock import LOCK, locked
+from finetune import disk
+from finetune.config.loader import load_saved
+from finetune.config.run import RunConfig
+from finetune.errors import CheckpointError, ConfigError
+from finetune.reading import read_own_json
+from finetune.train.kept import Checkpoints, is_checkpoint_name
+from finetune.train.lock import LOCK, locked, read_holder
+from finetune.train.manifest import NAMES_OF_FILES
 
 _ORIGIN = "origin.json"
 """Names the run that this one began from, where it began from another one."""
+_DOCUMENTS = ("config.yaml", "plan.json", "data.json")
+_RESULTS = ("metrics.jsonl", "summary.json", "freeze_proof.json", "report.html", _ORIGIN)
+"""What a run writes besides its documents; a fresh run removes it."""
 _BEFORE_A_RUN = {LOCK, ".config.yaml.tmp"}
 """What the folder may hold before it holds the config of a run."""
+_EVENTS = re.compile(r"events\.out\.tfevents\..+")
+_HINT = "choose another --run; --fresh clears only folders of runs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +42,21 @@ class RunFolder:
     """Files that describe the run, by name, written as it begins."""
     is_fresh: bool = False
     """Whether what an earlier run left here goes as this one begins."""
-    origin: Path | None = None
-    """Another run's folder, whose checkpoints and curves are copied: this one goes on there."""
+    origin: "RunFolder | None" = None
+    """Another run, whose checkpoints and curves are copied: this one goes on there."""
+    elsewhere: Path | None = None
+    """Where checkpoints lie, if not in the run folder."""
+
+    @classmethod
+    def of(cls, path: Path, config: RunConfig) -> Self:
+        """Return the folder of a run with the place of checkpoints that its config names."""
+        named = config.train.checkpoint.path
+        return cls(path, elsewhere=None if named is None else path / named)
 
     @property
     def checkpoints(self) -> Path:
         """Folder of the checkpoints."""
-        return self.path / "checkpoints"
+        return self.elsewhere or self.path / "checkpoints"
 
     @property
     def metrics(self) -> Path:
@@ -50,31 +73,92 @@ class RunFolder:
         """Make the folder, keep other processes out of it, and begin the run.
 
         Raises:
-            CheckpointError: another process holds it, or it cannot be written.
+            CheckpointError: another process holds it, it is not a run's, or cannot be written.
         """
+        self.refuse_foreign()
         with ExitStack() as stack:
             with self._writing():
-                self.path.mkdir(parents=True, exist_ok=True)
+                disk.make_folder(self.path)
                 stack.enter_context(locked(self.path))
+                if self.elsewhere is not None:
+                    disk.make_folder(self.elsewhere)
+                    stack.enter_context(locked(self.elsewhere, run=self.path))
                 if self.is_fresh:
                     self._clear()
             self.begin()
             yield
 
     def begin(self) -> None:
-        """Take over what another run has left, if this one goes on there; write the documents.
+        """Copy what another run has left, if this one goes on there; write the documents.
 
         Raises:
             CheckpointError: the folder cannot be written.
         """
         with self._writing():
-            self.path.mkdir(parents=True, exist_ok=True)
+            disk.make_folder(self.path)
             if self.origin is not None:
                 # Before the checkpoints: whoever finds them must find where they are from.
-                replace_text(self.path / _ORIGIN, _naming(self.origin))
+                disk.replace_file(self.path / _ORIGIN, _naming(self.origin.path).encode())
                 self._copy_from(self.origin)
             for name, text in self.documents.items():
-                replace_text(self.path / name, text)
+                disk.replace_file(self.path / name, text.encode())
+
+    def refuse_foreign(self) -> None:
+        """Raise where the folder, or the one of checkpoints elsewhere, is not a run's to write.
+
+        Raises:
+            CheckpointError: it holds something and no run, or a name of ours in it is a link, a
+                pipe or a device.
+        """
+        self.refuse_links()
+        if not self.is_empty() and not self.is_run():
+            raise CheckpointError("is not empty and holds no run", where=str(self.path), hint=_HINT)
+        if self.elsewhere is not None:
+            self._refuse_foreign_checkpoints(self.elsewhere)
+
+    def refuse_links(self) -> None:
+        """Raise where a name that a run uses here is taken by a link, a pipe or a device.
+
+        Raises:
+            CheckpointError: one is. The message names it.
+        """
+        try:
+            for name in (*_DOCUMENTS, *_RESULTS, LOCK):
+                disk.refuse_unless_file(self.path / name)
+            disk.refuse_unless_folder(self.tensorboard)
+            for path in _entries(self.tensorboard):
+                if not disk.is_folder(path):
+                    disk.refuse_unless_file(path)
+            if self.elsewhere is None:
+                disk.refuse_unless_folder(self.checkpoints)
+        except disk.NotOursError as error:
+            raise _named(error, self.checkpoints) from error
+
+    def refuse_links_anywhere(self) -> None:
+        """Raise where anything in the checkpoints or curves is a link, a pipe or a device.
+
+        Raises:
+            CheckpointError: something is. The message names it.
+        """
+        self.refuse_links()
+        for top in (self.checkpoints, self.tensorboard):
+            for folder, _, _ in os.walk(top, followlinks=False):
+                for path in _entries(Path(folder)):
+                    if not disk.is_folder(path) and not disk.is_file(path):
+                        raise CheckpointError(
+                            "is neither a file nor a folder, and is not copied",
+                            where=str(path),
+                            hint="remove it, or look where the run comes from",
+                        )
+
+    def is_run(self) -> bool:
+        """Tell whether a run was here: by its lock, or by its documents where that is gone.
+
+        `cp run/* elsewhere` leaves the lock behind.
+        """
+        if read_holder(self.path) is not None:
+            return True
+        return self._origin() is not None or self._has_documents()
 
     def is_done_at(self, step: int) -> bool:
         """Tell whether a run has ended here at that step, with nothing left to do.
@@ -91,10 +175,7 @@ class RunFolder:
         """Tell whether the run of this folder is `run`, or began from a checkpoint of it."""
         if run.resolve() == self.path.resolve():
             return True
-        try:
-            return bool(read_json(self.path / _ORIGIN) == json.loads(_naming(run)))
-        except (OSError, ValueError):
-            return False
+        return self._origin() == str(run.resolve())
 
     def is_empty(self) -> bool:
         """Tell whether nothing lies here but what a kill leaves before a run has begun."""
@@ -118,45 +199,137 @@ class RunFolder:
             CheckpointError: it is missing or no JSON.
         """
         try:
-            return read_json(self.path / name)
+            return read_own_json(self.path / name)
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 "missing or damaged", where=str(self.path / name), hint="is this a run folder?"
             ) from error
 
-    def _copy_from(self, origin: Path) -> None:
-        """Take over another run's checkpoints and curves, unless a kill came after that."""
-        if self.checkpoints.exists():
+    def _origin(self) -> str | None:
+        """Return the folder of the run that this one began from, where it began from one."""
+        try:
+            found = read_own_json(self.path / _ORIGIN)
+        except (OSError, ValueError):
+            return None
+        run = found.get("run") if isinstance(found, dict) else None
+        return run if isinstance(run, str) else None
+
+    def _has_documents(self) -> bool:
+        try:
+            plan, data = (
+                read_own_json(self.path / "plan.json"),
+                read_own_json(self.path / "data.json"),
+            )
+        except (OSError, ValueError):
+            return False
+        is_plan = isinstance(plan, dict) and plan.keys() >= {"ever_trained", "phases"}
+        is_data = isinstance(data, dict) and data.keys() >= {"inputs", "specs", "classes"}
+        return is_plan and is_data and disk.is_file(self.path / "config.yaml")
+
+    def _refuse_foreign_checkpoints(self, folder: Path) -> None:
+        """Raise where the place of checkpoints is another run's, or holds other things.
+
+        Raises:
+            CheckpointError: it is or does.
+        """
+        holder = read_holder(folder)
+        foreign = [p.name for p in _entries(folder) if p.name != LOCK and not is_checkpoint_name(p)]
+        if holder is None and foreign:
+            raise CheckpointError(
+                f"holds {foreign[0]!r}, which is no checkpoint",
+                where=str(folder),
+                hint="let train.checkpoint.path name a folder of its own",
+            )
+        owner = Path(holder.run) if holder is not None and holder.run else self.path
+        is_other = owner.resolve() != self.path.resolve()
+        if is_other and disk.is_file(owner / "config.yaml"):
+            raise CheckpointError(
+                f"holds the checkpoints of {owner}",
+                where=str(folder),
+                hint="let train.checkpoint.path name a folder of this run's own",
+            )
+
+    def _copy_from(self, origin: "RunFolder") -> None:
+        """Copy another run's checkpoints and curves, unless that is done.
+
+        The documents are written after it, so a folder without them was killed in between.
+        """
+        if not self.is_fresh and disk.is_file(self.path / "config.yaml"):
             return
-        if (origin / "metrics.jsonl").is_file():
-            shutil.copyfile(origin / "metrics.jsonl", self.metrics)
-        if (origin / "tensorboard").is_dir():
-            shutil.copytree(origin / "tensorboard", self.tensorboard, dirs_exist_ok=True)
-        aside = self.checkpoints.with_name(".checkpoints")
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.copytree(origin / "checkpoints", aside, ignore=shutil.ignore_patterns(".*"))
-        aside.rename(self.checkpoints)
+        origin.refuse_links_anywhere()
+        if disk.is_file(origin.metrics):
+            disk.copy_file(origin.metrics, self.metrics)
+        disk.make_folder(self.tensorboard)
+        for path in _entries(origin.tensorboard):
+            if _EVENTS.fullmatch(path.name):
+                disk.copy_file(path, self.tensorboard / path.name)
+        disk.make_folder(self.checkpoints)
+        for path in Checkpoints(origin.checkpoints, keep_last=1).all():
+            if disk.holds_only(path, NAMES_OF_FILES):
+                self._copy_checkpoint(path)
+
+    def _copy_checkpoint(self, path: Path) -> None:
+        final = self.checkpoints / path.name.removeprefix(disk.REPLACED)
+        with disk.placed(final, NAMES_OF_FILES) as temporary:
+            for file in _entries(path):
+                disk.copy_file(file, temporary / file.name)
 
     def _clear(self) -> None:
         """Remove what runs write, and nothing else: the folder may hold a user's own files."""
-        for folder in (self.checkpoints, self.tensorboard):
-            shutil.rmtree(folder, ignore_errors=True)
-        for name in ("metrics.jsonl", "summary.json", "freeze_proof.json", "report.html", _ORIGIN):
-            (self.path / name).unlink(missing_ok=True)
+        for path in _entries(self.checkpoints):
+            if is_checkpoint_name(path) and disk.holds_only(path, NAMES_OF_FILES):
+                disk.remove(path)
+        for path in _entries(self.tensorboard):
+            if _EVENTS.fullmatch(path.name) and disk.is_file(path):
+                disk.remove(path)
+        for name in _RESULTS:
+            disk.remove(self.path / name)
 
     def _write_json(self, name: str, document: Mapping[str, Any]) -> None:
         with self._writing():  # a folder that was removed meanwhile is not made again
-            replace_text(self.path / name, json.dumps(document, indent=1) + "\n")
+            disk.replace_file(self.path / name, f"{json.dumps(document, indent=1)}\n".encode())
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
+        except disk.NotOursError as error:
+            raise _named(error, self.checkpoints) from error
         except OSError as error:
             raise CheckpointError(
-                f"cannot write the run folder: {reason_of(error)}", where=str(self.path)
+                f"cannot write the run folder: {disk.reason_of(error)}", where=str(self.path)
             ) from error
 
 
 def _naming(run: Path) -> str:
     return json.dumps({"run": str(run.resolve())}) + "\n"
+
+
+def saved_folder(path: Path) -> RunFolder:
+    """Return the folder of a run that was trained, to read it.
+
+    Raises:
+        CheckpointError: it holds no run, or a name of ours in it is a link, a pipe or a device.
+    """
+    folder = RunFolder(path)
+    folder.refuse_links()
+    if not disk.is_file(path / "config.yaml"):
+        raise CheckpointError("no run here: there is no config.yaml", where=str(path))
+    try:
+        return RunFolder.of(path, load_saved(path / "config.yaml"))
+    except ConfigError:
+        return folder  # whoever needs the config tells what is wrong with it
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what lies in a folder, sorted by name; nothing where there is none."""
+    return sorted(folder.iterdir()) if disk.is_folder(folder) else []
+
+
+def _named(error: disk.NotOursError, checkpoints: Path) -> CheckpointError:
+    """Return the error of a name that is taken, with what to do instead."""
+    where = Path(error.filename)
+    hint = "remove it, or choose another --run"
+    if where == checkpoints and where.is_symlink():
+        hint = f"remove it; train.checkpoint.path: {str(where.readlink())!r} places them there"
+    return CheckpointError(disk.reason_of(error), where=str(where), hint=hint)

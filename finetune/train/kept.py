@@ -1,29 +1,28 @@
 """The checkpoints that a run keeps: which are whole, which one is taken up, which may go."""
 
+import itertools
 import os
 import re
-import shutil
+import stat
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from finetune import disk
+from finetune.disk import REMOVED, REPLACED, TEMPORARY
 from finetune.errors import CheckpointError, FinetuneError
+from finetune.reading import read_own_json
 from finetune.train.background import Worker
-from finetune.train.files import (
-    REMOVED,
-    REPLACED,
-    TEMPORARY,
-    placed,
-    read_json,
-    reason_of,
-    remove_folder,
-)
-from finetune.train.manifest import find_fault, read_manifest
+from finetune.train.manifest import NAMES_OF_FILES, find_fault, read_manifest
 from finetune.train.progress import Progress
 from finetune.train.room import Room
 
 _NAME = re.compile(rf"({re.escape(REPLACED)})?step-(\d{{8,18}})")
+_LEAVING = re.compile(
+    rf"({'|'.join(map(re.escape, (TEMPORARY, REMOVED, REPLACED)))})step-\d{{8,18}}(-\d+)?"
+)
+"""Names of folders that a killed save or removal leaves."""
 _GO_ON = "the same command again goes on from the newest checkpoint that can be used"
 
 Signature = tuple[tuple[str, int, int, int], ...]
@@ -45,6 +44,8 @@ class Checkpoints:
     keep_last: int
     room: Room | None = None
     worker: Worker = field(default_factory=Worker)
+    _set_aside: list[str] = field(default_factory=list, repr=False)
+    """A line for each folder that got another name, as a checkpoint took its place."""
     _judged: dict[Path, tuple[Signature, str | None]] = field(default_factory=dict, repr=False)
 
     @contextmanager
@@ -73,6 +74,8 @@ class Checkpoints:
                 tell(str(error))
             raise
         self.worker.close()
+        for note in self._set_aside:
+            tell(note)
 
     def add(self, step: int, fill: Callable[[Path], None], wanted: Collection[int] = ()) -> Path:
         """Write one checkpoint, under its own name only when it is whole; then prune.
@@ -92,12 +95,14 @@ class Checkpoints:
 
         def write() -> None:
             try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                with placed(final) as temporary:
+                disk.make_folder(self.folder)
+                if disk.kind_of(final) is not None and not disk.holds_only(final, NAMES_OF_FILES):
+                    self._set_aside.append(_set_aside(final))
+                with disk.placed(final, NAMES_OF_FILES) as temporary:
                     fill(temporary)
             except OSError as error:
                 raise CheckpointError(
-                    f"cannot save: {reason_of(error)}", hint=_GO_ON, where=str(final)
+                    f"cannot save: {disk.reason_of(error)}", hint=_GO_ON, where=str(final)
                 ) from error
             self._judged[final] = _signature(final), None
             self._prune(step, {step, *wanted})
@@ -109,13 +114,15 @@ class Checkpoints:
         """Return the folder of the checkpoint of a step, whether there is one or not."""
         final = self.folder / f"step-{step:08d}"
         replaced = final.with_name(f"{REPLACED}{final.name}")
-        return replaced if replaced.is_dir() and not final.is_dir() else final
+        is_aside = disk.is_folder(replaced) and disk.kind_of(final) is None
+        return replaced if is_aside else final
 
     def all(self) -> list[Path]:
         """Return the folders of all checkpoints, oldest first."""
-        if not self.folder.is_dir():
+        if not disk.is_folder(self.folder):
             return []
-        steps = {_step_of(path) for path in self.folder.iterdir() if path.is_dir()}
+        kinds = (stat.S_IFDIR, stat.S_IFLNK)  # a link is told, and never followed
+        steps = {_step_of(p) for p in self.folder.iterdir() if disk.kind_of(p) in kinds}
         return [self.path_of(step) for step in sorted(step for step in steps if step is not None)]
 
     def fault(self, path: Path) -> str | None:
@@ -205,11 +212,11 @@ class Checkpoints:
 
     def orphans(self) -> list[Path]:
         """Return what killed saves have left, and the next run here will remove."""
-        if not self.folder.is_dir():
+        if not disk.is_folder(self.folder):
             return []
-        beginnings = (f"{TEMPORARY}step-", f"{REMOVED}step-", f"{REPLACED}step-")
-        found = sorted(p for p in self.folder.iterdir() if p.name.startswith(beginnings))
-        return [path for path in found if path not in self.all()]
+        named = sorted(path for path in self.folder.iterdir() if _LEAVING.fullmatch(path.name))
+        kept = self.all()
+        return [p for p in named if p not in kept and disk.holds_only(p, NAMES_OF_FILES)]
 
     def sweep(self) -> None:
         """Remove what killed saves have left; a checkpoint moved aside gets its name back."""
@@ -218,7 +225,8 @@ class Checkpoints:
                 with suppress(OSError):
                     path.rename(path.with_name(path.name.removeprefix(REPLACED)))
         for path in self.orphans():
-            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):
+                disk.remove(path)
 
     def _usable(self, path: Path) -> Path:
         if (fault := self.fault(path)) is not None:
@@ -244,7 +252,7 @@ class Checkpoints:
                 num_whole += self.fault(path) is None
             elif _step_of(path) not in wanted and _is_ours(path):
                 with suppress(OSError):
-                    remove_folder(path)
+                    disk.remove_at_once(path, NAMES_OF_FILES)
 
 
 def read_progress(path: Path) -> Progress:
@@ -263,7 +271,7 @@ def read_document(path: Path) -> dict[str, dict[str, object]]:
         CheckpointError: it is not what this release writes.
     """
     try:
-        document = read_json(path / "progress.json")
+        document = read_own_json(path / "progress.json")
     except (OSError, ValueError) as error:
         raise CheckpointError("progress.json cannot be read", where=str(path)) from error
     parts = ("progress", "optimizer", "scaler")
@@ -286,12 +294,25 @@ def _fault(path: Path) -> str | None:
     return None
 
 
+def _set_aside(path: Path) -> str:
+    """Give what is no checkpoint of ours another name; return the line that tells it."""
+    names = (path.with_name(f"foreign-{number}-{path.name}") for number in itertools.count(1))
+    aside = next(name for name in names if disk.kind_of(name) is None)
+    path.rename(aside)
+    return f"{path}: held something that no run has saved; it is {aside.name} now"
+
+
+def is_checkpoint_name(path: Path) -> bool:
+    """Tell whether a path bears the name of a checkpoint, or of what a killed save leaves."""
+    return bool(_NAME.fullmatch(path.name) or _LEAVING.fullmatch(path.name))
+
+
 def _is_ours(path: Path) -> bool:
     try:
         read_manifest(path)
     except CheckpointError:
         return False
-    return not path.is_symlink()
+    return True
 
 
 def _step_of(path: Path) -> int | None:
@@ -300,6 +321,8 @@ def _step_of(path: Path) -> int | None:
 
 
 def _signature(path: Path) -> Signature:
+    if not disk.is_folder(path):
+        return ()
     try:
         entries = sorted(os.scandir(path), key=lambda entry: entry.name)
         found = [("", path.lstat()), *((e.name, e.stat(follow_symlinks=False)) for e in entries)]

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
+from finetune.disk import descriptor_to_change, open_to_read
 from finetune.errors import CheckpointError
-from finetune.train.files import read_json
+from finetune.reading import read_own_json
 
 LOCK = ".run.lock"
 _LONGEST_WAIT_S = 15.0
@@ -27,6 +28,8 @@ class Holder:
     host: str
     since: str
     """Local date and time."""
+    run: str = ""
+    """The run folder, where only its checkpoints lie in the folder held."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} since {self.since}"
@@ -45,21 +48,24 @@ class Holder:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, run: Path | None = None) -> Iterator[None]:
     """Hold the folder of a run; one that a dead process held is taken over.
 
     A file system that knows no locks is used without one.
+
+    Args:
+        folder: The folder.
+        run: The run folder, where `folder` is another one that holds its checkpoints.
 
     Raises:
         CheckpointError: another process holds it.
         OSError: the lock cannot be made.
     """
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(folder / LOCK, flags, 0o644)
+    descriptor = descriptor_to_change(folder / LOCK, make=True)
     try:
         _acquire(descriptor, folder)
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, _about_us().encode(), 0)
+        os.pwrite(descriptor, _about_us(run).encode(), 0)
         yield
     finally:
         os.close(descriptor)
@@ -68,13 +74,11 @@ def locked(folder: Path) -> Iterator[None]:
 def holder_of(folder: Path) -> Holder | None:
     """Return who holds the folder of a run now; None if nobody does. Nothing is changed."""
     try:
-        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        lock = open_to_read(folder / LOCK)
     except OSError:
         return None
-    try:
-        return None if _is_free(descriptor, fcntl.LOCK_SH) else _read_holder(folder)
-    finally:
-        os.close(descriptor)
+    with lock:
+        return None if _is_free(lock.fileno(), fcntl.LOCK_SH) else _present_holder(folder)
 
 
 def refuse_if_held(folder: Path) -> None:
@@ -91,7 +95,7 @@ def refuse_if_held(folder: Path) -> None:
 def _acquire(descriptor: int, folder: Path) -> None:
     until = time.monotonic() + _LONGEST_WAIT_S
     while not _is_free(descriptor, fcntl.LOCK_EX):
-        holder = _read_holder(folder)
+        holder = _present_holder(folder)
         if not holder.is_dead() or time.monotonic() > until:
             raise _held(folder, holder)
         time.sleep(0.05)
@@ -108,18 +112,25 @@ def _is_free(descriptor: int, kind: int) -> bool:
     return True
 
 
-def _about_us() -> str:
-    since = datetime.now().astimezone().isoformat(" ", "seconds")
-    return json.dumps(asdict(Holder(os.getpid(), socket.gethostname(), since))) + "\n"
-
-
-def _read_holder(folder: Path) -> Holder:
-    """Return what the lock says of its holder, who may be about to write it."""
+def read_holder(folder: Path) -> Holder | None:
+    """Return who held the folder of a run last; None where no lock of a run says so."""
     try:
-        said = read_json(folder / LOCK)
-        return Holder(int(said["pid"]), str(said["host"]), str(said["since"]))
-    except (OSError, ValueError, TypeError, KeyError):
-        return Holder(-1, "an unknown machine", "just now")
+        said = read_own_json(folder / LOCK)
+        run = str(said.get("run", ""))
+        return Holder(int(said["pid"]), str(said["host"]), str(said["since"]), run)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def _about_us(run: Path | None) -> str:
+    since = datetime.now().astimezone().isoformat(" ", "seconds")
+    where = "" if run is None else str(run.resolve())
+    return json.dumps(asdict(Holder(os.getpid(), socket.gethostname(), since, where))) + "\n"
+
+
+def _present_holder(folder: Path) -> Holder:
+    """Return what the lock says of its holder, who may be about to write it."""
+    return read_holder(folder) or Holder(-1, "an unknown machine", "just now")
 
 
 def _held(folder: Path, holder: Holder) -> CheckpointError:

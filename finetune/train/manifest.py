@@ -6,6 +6,7 @@ anything is loaded, and nothing outside its folder is ever read.
 
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,14 +14,16 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from finetune.disk import digest_of, open_to_read
 from finetune.errors import CheckpointError
-from finetune.reading import MAX_HEADER_BYTES
-from finetune.train.files import digest_of, read_json
+from finetune.reading import MAX_HEADER_BYTES, read_own_json
 
 FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
 FILES = ("weights.safetensors", "optimizer.safetensors", "progress.json")
 """What every checkpoint holds beside its manifest."""
+NAMES_OF_FILES = re.compile("|".join(map(re.escape, (*FILES, MANIFEST))))
+"""Matches the names of all files of a checkpoint."""
 LARGEST_HEADER = MAX_HEADER_BYTES
 """Bytes of the header of a safetensors file that is still opened."""
 
@@ -72,7 +75,7 @@ def read_manifest(folder: Path) -> Manifest:
         CheckpointError: there is none, it is damaged, or another release wrote it.
     """
     try:
-        document = read_json(folder / MANIFEST)
+        document = read_own_json(folder / MANIFEST)
     except FileNotFoundError as error:
         raise CheckpointError(f"{MANIFEST} is missing", where=str(folder)) from error
     except (OSError, ValueError) as error:
@@ -170,7 +173,7 @@ def _fault_of(path: Path, facts: FileFacts) -> str | None:
 
 
 def _header_bytes(path: Path) -> int:
-    with path.open("rb") as file:
+    with open_to_read(path) as file:
         return int.from_bytes(file.read(8), "little")
 
 

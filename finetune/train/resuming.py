@@ -1,13 +1,15 @@
 """Going on with a run: which changes of its config it bears, and where it stands."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from finetune import disk
 from finetune.config.loader import as_plain, load_saved
 from finetune.config.run import RunConfig
 from finetune.errors import CheckpointError
-from finetune.train.folder import RunFolder
+from finetune.train.folder import RunFolder, saved_folder
 from finetune.train.kept import Checkpoints
 from finetune.train.loop import Trainer
 
@@ -25,6 +27,7 @@ _HARMLESS = {
     "train.checkpoint.background",
     "train.checkpoint.keep_best",
     "train.checkpoint.keep_last",
+    "train.checkpoint.path",
 }
 """Keys that a continued run may change: none of them alters a step that is done."""
 
@@ -34,9 +37,9 @@ def without_known_origin(folder: RunFolder) -> RunFolder:
 
     So a command with `resume` that was killed, or is done, can be given again.
     """
-    if folder.origin is None or folder.is_fresh or not (folder.path / "config.yaml").is_file():
+    if folder.origin is None or folder.is_fresh or not disk.is_file(folder.path / "config.yaml"):
         return folder
-    has_begun = _holds_run(folder) and folder.began_from(folder.origin)
+    has_begun = _holds_run(folder) and folder.began_from(folder.origin.path)
     return replace(folder, origin=None) if has_begun else folder
 
 
@@ -50,25 +53,40 @@ def compare_with_saved(folder: RunFolder, config: RunConfig) -> list[str]:
         return []
     has_run = _holds_run(folder)
     if folder.origin is not None:
-        if folder.is_fresh and folder.origin.resolve() == folder.path.resolve():
+        if folder.is_fresh and folder.origin.path.resolve() == folder.path.resolve():
             raise CheckpointError(
                 "--fresh would remove the run that --resume goes on from",
                 where=str(folder.path),
                 hint="choose another --run",
             )
-        if has_run and not folder.is_fresh and not folder.began_from(folder.origin):
+        if has_run and not folder.is_fresh and not folder.began_from(folder.origin.path):
             raise CheckpointError(
                 "holds a run already, and cannot go on with another one",
                 where=str(folder.path),
                 hint="leave out --resume to go on with it, or choose another --run",
             )
-        return _changes(folder.origin, config)
-    saved = folder.path / "config.yaml"
-    if not saved.is_file() and not folder.is_empty():
+        return _changes(folder.origin.path, config)
+    if not disk.is_file(folder.path / "config.yaml"):
+        return []
+    _refuse_left_checkpoints(folder)
+    return _changes(folder.path, config) if has_run else []
+
+
+def _refuse_left_checkpoints(folder: RunFolder) -> None:
+    """Raise where the checkpoints of a run lie in another place than the config now says.
+
+    Raises:
+        CheckpointError: they do: the run would begin anew, and both would be kept.
+    """
+    before = saved_folder(folder.path).checkpoints
+    is_moved = os.path.realpath(before) != os.path.realpath(folder.checkpoints)
+    has_left = is_moved and bool(Checkpoints(before, keep_last=1).all())
+    if has_left and not Checkpoints(folder.checkpoints, keep_last=1).all():
         raise CheckpointError(
-            "is not empty and holds no run", where=str(folder.path), hint="choose another --run"
+            f"its checkpoints lie in {before}, and train.checkpoint.path names another place",
+            where=str(folder.path),
+            hint=f"move them to {folder.checkpoints}, or begin anew with --fresh",
         )
-    return _changes(folder.path, config) if has_run and saved.is_file() else []
 
 
 def _holds_run(folder: RunFolder) -> bool:
@@ -103,7 +121,7 @@ def take_up(trainer: Trainer) -> None:
     origin = trainer.folder.origin
     checkpoints = trainer.checkpoints
     if origin is not None:
-        checkpoints = replace(checkpoints, folder=RunFolder(origin).checkpoints)
+        checkpoints = replace(checkpoints, folder=origin.checkpoints)
     if not trainer.take_up(checkpoints):
         if origin is not None:
             raise CheckpointError("no whole checkpoint", where=str(checkpoints.folder))

@@ -36,7 +36,7 @@ from finetune.train.checkpoint import Base
 from finetune.train.compiling import refuse_uncompilable
 from finetune.train.course import Course, steps_of_epoch
 from finetune.train.evaluation import rehearse
-from finetune.train.folder import RunFolder
+from finetune.train.folder import RunFolder, saved_folder
 from finetune.train.guard import StepGuard
 from finetune.train.kept import Checkpoints
 from finetune.train.lock import refuse_if_held
@@ -146,13 +146,13 @@ def build_trainer(
         FinetuneError: something in the config does not fit the data, the model or the run that
             the folder holds.
     """
-    folder = RunFolder(
-        Path(run_dir or Path("runs") / config.run_name),
-        is_fresh=fresh,
-        origin=None if resume is None else Path(resume),
-    )
+    folder = RunFolder.of(Path(run_dir or Path("runs") / config.run_name), config)
+    folder = replace(folder, is_fresh=fresh)
     with located(config):
+        if resume is not None:
+            folder = replace(folder, origin=saved_folder(Path(resume)))
         refuse_if_held(folder.path)
+        folder.refuse_foreign()
         folder = without_known_origin(folder)
         notes = compare_with_saved(folder, config)
         if resume is not None and folder.origin is None:

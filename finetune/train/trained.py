@@ -9,14 +9,14 @@ import torch
 from finetune.config.loader import load_config
 from finetune.config.run import RunConfig
 from finetune.data.prepare import DataFacts
-from finetune.errors import CheckpointError, DataError
+from finetune.errors import DataError
 from finetune.models.declared import Network
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
 from finetune.prefix.whole import NoPrefix
 from finetune.train.checkpoint import Base, load_weights_delta
 from finetune.train.evaluation import evaluate
 from finetune.train.facts import read_facts
-from finetune.train.folder import RunFolder
+from finetune.train.folder import RunFolder, saved_folder
 from finetune.train.kept import Checkpoints
 from finetune.train.precision import Precision
 from finetune.train.setup import (
@@ -57,10 +57,9 @@ def load_run(
         CheckpointError: the folder holds no usable run.
         TrustError: its config imports code that `trust` does not name.
     """
-    folder = RunFolder(Path(run_dir))
-    if not (folder.path / "config.yaml").is_file():
-        raise CheckpointError("no run here: there is no config.yaml", where=str(run_dir))
-    config = load_config(folder.path / "config.yaml", overrides=overrides, trust=trust)
+    path = saved_folder(Path(run_dir)).path
+    config = load_config(path / "config.yaml", overrides=overrides, trust=trust)
+    folder = RunFolder.of(path, config)
     with located(config):
         facts, specs = read_facts(folder.read_json("data.json"), folder.path / "data.json")
         device = pick_device(config.train.device)

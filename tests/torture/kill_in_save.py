@@ -7,7 +7,6 @@ the one that no call answers to. Prints how many kills there were.
 """
 
 import os
-import pathlib
 import shutil
 import signal
 import sys
@@ -18,6 +17,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import small_runs as runs  # noqa: E402
 
+from finetune import disk  # noqa: E402
 from finetune.train import checkpoint as writing  # noqa: E402
 from finetune.train.kept import Checkpoints  # noqa: E402
 
@@ -37,7 +37,8 @@ class Killer:
         for name in CALLS:
             setattr(os, name, self.before(getattr(os, name)))
         writing.save_file = self.halfway(writing.save_file, lambda _, path: path)
-        pathlib.Path.write_text = self.halfway(pathlib.Path.write_text, lambda path, *_: path)
+        halfway = self.halfway(disk.write_new, lambda path, _: path)
+        disk.write_new = writing.write_new = halfway
 
     def is_due(self):
         self.left -= 1

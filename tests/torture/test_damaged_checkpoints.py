@@ -11,9 +11,9 @@ import struct
 
 import pytest
 
+from finetune.disk import digest_of
 from finetune.errors import CheckpointError
 from finetune.predict import load_predictor
-from finetune.train.files import digest_of
 from finetune.train.manifest import LARGEST_HEADER, find_fault
 
 FILES = ["weights.safetensors", "optimizer.safetensors", "progress.json"]

@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 
 from finetune.errors import CheckpointError
+from finetune.train.lock import locked
 
 FREEZE = {"phases": [{"name": "all", "freeze": ["body", "norm"]}]}
 SAVE_ALL = {"checkpoint": {"every": {"steps": 1}, "keep_last": 100}}
@@ -175,6 +176,8 @@ def test_older_checkpoints_are_pruned_and_orphans_swept(make_trainer):
     trainer = make_trainer(train={"checkpoint": {"every": {"steps": 4}, "keep_last": 2}})
     orphan = trainer.checkpoints.folder / ".tmp-step-00000003-1"
     orphan.mkdir(parents=True)
+    with locked(trainer.folder.path):  # a run was here before
+        pass
     trainer.fit()
     assert [path.name for path in trainer.checkpoints.all()] == ["step-00000016", "step-00000020"]
     assert not orphan.exists()

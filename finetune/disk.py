@@ -1,0 +1,336 @@
+"""The only place that opens, replaces and removes files of run folders and of the cache.
+
+A run folder or a cache may come from somebody else, so a name in it may be a link, a pipe or a
+device, or a second name of a file elsewhere (a hard link). Every function here looks at the last
+part of the path itself and never at what a link there points to. The folders above it are checked
+once, when a run or a store is opened (`refuse_unless_folder`).
+"""
+
+import errno
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from typing import BinaryIO
+
+TEMPORARY, REPLACED, REMOVED = ".tmp-", ".old-", ".gone-"
+"""Beginnings of the names of folders that are being written, replaced and removed."""
+
+# O_NONBLOCK: to open a pipe without it waits until somebody writes
+_SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_KINDS = {
+    stat.S_IFLNK: "is a link, which is not followed here",
+    stat.S_IFIFO: "is a pipe, not a file",
+    stat.S_IFSOCK: "is a socket, not a file",
+    stat.S_IFCHR: "is a device, not a file",
+    stat.S_IFBLK: "is a device, not a file",
+    stat.S_IFDIR: "is a folder, not a file",
+}
+
+
+class NotOursError(OSError):
+    """A name of ours is taken by what we have not made: a link, a pipe, a device, a folder."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(errno.EPERM, what, str(path))
+
+
+def reason_of(error: OSError) -> str:
+    """Return why the system refused, in its own words."""
+    return error.strerror or str(error)
+
+
+def kind_of(path: Path) -> int | None:
+    """Return the kind of file that bears a name (`stat.S_IFREG`, ...), or None for none."""
+    try:
+        return stat.S_IFMT(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a regular file bears this name; a link to one does not count."""
+    return kind_of(path) == stat.S_IFREG
+
+
+def is_folder(path: Path) -> bool:
+    """Tell whether a folder bears this name; a link to one does not count."""
+    return kind_of(path) == stat.S_IFDIR
+
+
+def refuse_unless_file(path: Path) -> None:
+    """Raise where a name is taken by something else than a regular file.
+
+    Raises:
+        NotOursError: a link, a pipe, a device or a folder bears the name.
+    """
+    kind = kind_of(path)
+    if kind not in (None, stat.S_IFREG):
+        raise NotOursError(path, _KINDS.get(kind or 0, "is not a file"))
+
+
+def refuse_unless_folder(path: Path) -> None:
+    """Raise where a name is taken by something else than a folder.
+
+    Raises:
+        NotOursError: a link, a pipe, a device or a file bears the name.
+    """
+    kind = kind_of(path)
+    if kind == stat.S_IFLNK:
+        raise NotOursError(path, _KINDS[kind])
+    if kind not in (None, stat.S_IFDIR):
+        raise NotOursError(path, "is not a folder")
+
+
+def holds_only(folder: Path, names: re.Pattern[str]) -> bool:
+    """Tell whether a folder holds no folder, and nothing whose whole name does not match `names`.
+
+    What a program may remove without asking is known by its contents, not by its name alone: a
+    folder of the same name with one foreign file in it belongs to somebody else. A link by one of
+    our names counts as ours: to remove it leaves what it points to as it is.
+    """
+    if not is_folder(folder):
+        return False
+    with os.scandir(folder) as entries:
+        return all(
+            names.fullmatch(entry.name) and not entry.is_dir(follow_symlinks=False)
+            for entry in entries
+        )
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Raises:
+        NotOursError: the name is a link, a pipe, a device or a folder.
+        OSError: it cannot be opened.
+    """
+    return os.fdopen(_opened(path, os.O_RDONLY), "rb")
+
+
+def digest_of(path: Path) -> str:
+    """Return the blake2b hash of a regular file's bytes.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    digest = blake2b(digest_size=16)
+    with open_to_read(path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """Open a regular file for reading and appending, made if it is missing.
+
+    Raises:
+        NotOursError: the name is no regular file, or the file bears another name as well.
+        OSError: it cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+    return os.fdopen(_alone(_opened(path, flags), path), "ab+")
+
+
+def descriptor_to_change(path: Path, *, make: bool = False) -> int:
+    """Return a descriptor of a regular file for reading and writing in place.
+
+    Args:
+        path: The file.
+        make: Whether a missing file is made.
+
+    Raises:
+        NotOursError: the name is no regular file, or the file bears another name as well.
+        OSError: it cannot be opened.
+    """
+    return _alone(_opened(path, os.O_RDWR | (os.O_CREAT if make else 0)), path)
+
+
+def open_new(path: Path) -> BinaryIO:
+    """Make a file and open it for writing. A file or link that bore the name is removed first.
+
+    Raises:
+        OSError: it cannot be made, or a folder bears the name.
+    """
+    path.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a new file durably. A file or link that bore the name is removed first.
+
+    Raises:
+        OSError: it cannot be written, or a folder bears the name.
+    """
+    with open_new(path) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, content: bytes, tag: str = "") -> None:
+    """Write a file durably, so that `path` holds the old content or the new one.
+
+    Args:
+        path: The file.
+        content: All that it will hold.
+        tag: Tells apart the temporary files of processes that replace the same file.
+
+    Raises:
+        NotOursError: the name is taken by what is no regular file.
+        OSError: the system refuses; `path` is as it was.
+    """
+    with _replacing(path, tag) as aside:
+        write_new(aside, content)
+
+
+@contextmanager
+def _replacing(path: Path, tag: str = "") -> Iterator[Path]:
+    """Give the name of a new file; when the block has written it, put it in the place of `path`."""
+    refuse_unless_file(path)
+    aside = path.with_name(f".{path.name}.tmp{tag and '-'}{tag}")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or folder has reached the disk."""
+    descriptor = os.open(path, os.O_RDONLY | _SAFE)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """Make a folder, and those above it, unless it is there.
+
+    Raises:
+        NotOursError: a link or a file bears the name.
+        OSError: it cannot be made.
+    """
+    refuse_unless_folder(path)
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link itself, or a folder with all in it; links in it are not followed.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    if is_folder(path):
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a regular file to a name that is free or a file's.
+
+    Raises:
+        NotOursError: one of the two names is a link, a pipe, a device or a folder.
+        OSError: the system refuses.
+    """
+    with open_to_read(source) as old, _replacing(target) as aside, open_new(aside) as new:
+        shutil.copyfileobj(old, new, 1 << 20)
+
+
+@contextmanager
+def placed(final: Path, names: re.Pattern[str]) -> Iterator[Path]:
+    """Give a temporary folder to fill; when the block is done, put it durably in its place.
+
+    A folder of that name is moved aside just before and removed after, so that at any moment one
+    of the two is there: `final`, or its name with `REPLACED` before it.
+
+    Args:
+        final: The folder to make or replace.
+        names: Matches the names of all files that it may hold; see `holds_only`.
+
+    Raises:
+        NotOursError: `final` is a link or a file, or one of the folders to replace is not ours.
+        OSError: the system refuses; what `final` held is still there.
+    """
+    temporary = final.with_name(f"{TEMPORARY}{final.name}")
+    replaced = final.with_name(f"{REPLACED}{final.name}")
+    for path in (final, temporary, replaced):
+        refuse_foreign(path, names)
+    remove(temporary)
+    if is_folder(final):
+        remove(replaced)
+    temporary.mkdir()
+    try:
+        yield temporary
+        sync(temporary)
+        _swap(temporary, final, replaced)
+        sync(final.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def refuse_foreign(path: Path, names: re.Pattern[str]) -> None:
+    """Raise where a name is taken by anything but a folder of ours, see `holds_only`.
+
+    Raises:
+        NotOursError: a link or a file bears the name, or the folder holds something else.
+    """
+    refuse_unless_folder(path)
+    if is_folder(path) and not holds_only(path, names):
+        raise NotOursError(path, "holds files that finetune has not made")
+
+
+def remove_at_once(path: Path, names: re.Pattern[str]) -> None:
+    """Remove a folder of ours in one go for all who look at it: its name, then its contents.
+
+    Raises:
+        NotOursError: it holds something else.
+        OSError: the system refuses.
+    """
+    aside = path.with_name(f"{REMOVED}{path.name}")
+    for each in (path, aside):
+        refuse_foreign(each, names)
+    remove(aside)
+    path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _opened(path: Path, flags: int) -> int:
+    """Open a regular file and return its descriptor."""
+    try:
+        descriptor = os.open(path, flags | _SAFE, 0o666)
+    except OSError:
+        refuse_unless_file(path)  # says more than "too many levels of symbolic links"
+        raise
+    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
+    if kind != stat.S_IFREG:
+        os.close(descriptor)
+        raise NotOursError(path, _KINDS.get(kind, "is not a file"))
+    return descriptor
+
+
+def _alone(descriptor: int, path: Path) -> int:
+    """Return a descriptor that may be written: its file bears no name elsewhere."""
+    if os.fstat(descriptor).st_nlink > 1:
+        os.close(descriptor)
+        raise NotOursError(path, "bears another name elsewhere (a hard link)")
+    return descriptor
+
+
+def _swap(temporary: Path, final: Path, replaced: Path) -> None:
+    if is_folder(final):
+        final.rename(replaced)
+    try:
+        temporary.rename(final)
+    except OSError:
+        if kind_of(replaced) is not None:
+            replaced.rename(final)
+        raise
