@@ -12,6 +12,11 @@ from finetune.visible import one_line
 Key = tuple[str | int, ...]
 """Where a value stands in the config: `("model", "layers", 1, "type")`."""
 
+_NAMED = 3
+"""Names in a message; the rest are counted."""
+_NAME_LENGTH = 80
+"""Characters of a name in a message: a stranger's may be as long as the file."""
+
 
 class FinetuneError(Exception):
     """Something the user can fix: told in one line and a hint, without a traceback, exit code 2.
@@ -190,6 +195,16 @@ def did_you_mean(given: str, known: Iterable[str]) -> str | None:
     words = {word.casefold(): word for word in known}
     near = get_close_matches(given.casefold(), words, n=3, cutoff=0.6)
     return f"did you mean {' or '.join(repr(words[word]) for word in near)}?" if near else None
+
+
+def named(names: Iterable[str]) -> str:
+    """Return the first few names for a message, cut and with odd characters made visible."""
+    names = list(names)
+    shown = [
+        repr(name if len(name) <= _NAME_LENGTH else name[:_NAME_LENGTH] + "…") for name in names
+    ]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(shown[:_NAMED]) + more
 
 
 def is_out_of_memory(error: BaseException) -> bool:

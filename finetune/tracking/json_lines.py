@@ -120,7 +120,7 @@ def _entries(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
             entry = parse_json(line, f"{path}:{number}")
         except FinetuneError:
             entry = None
-        if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+        if not isinstance(entry, dict) or type(entry.get("step")) is not int:
             raise FinetuneError(
                 f"not a line of metrics, got {line.decode(errors='replace').strip()[:60]!r}",
                 hint="remove the line, or the file",

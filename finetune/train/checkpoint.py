@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,56 +15,19 @@ from torch.optim import Optimizer
 
 from finetune.bits import fingerprint
 from finetune.disk import sync, write_new
-from finetune.errors import CheckpointError, FinetuneError, NonFiniteError
-from finetune.freezing.plan import Plan
-from finetune.freezing.proof import hashed
-from finetune.freezing.rows import rows_of, tensor_of
+from finetune.errors import CheckpointError, FinetuneError, NonFiniteError, named
+from finetune.freezing.rows import tensor_of
 from finetune.optim.groups import load_state_by_name, state_by_name
 from finetune.reading import check_safetensors
-from finetune.train.kept import Checkpoints, read_document
+from finetune.train.delta import Base, buffers_of, fault_of_delta, tensors_of
+from finetune.train.kept import Checkpoints, read_document, read_progress
 from finetune.train.manifest import MANIFEST, Manifest, read_manifest
 from finetune.train.progress import Progress
 
-_SEPARATOR = "//"
+SEPARATOR = "//"
 """Stands between a parameter's name and the name of its state: names have no slash."""
-_HINT_BASE = "restore the files that `model:` names, or start afresh with --fresh"
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """What a model was before training: a checkpoint holds only what differs from it."""
-
-    trained: tuple[str, ...]
-    """Parameters that ever train. They are in every delta."""
-    digests: dict[str, str]
-    """Fingerprints of all other parameters and of all buffers."""
-    buffers: dict[str, Tensor]
-    """Copies of all buffers, for deltas from before a buffer moved."""
-
-    @classmethod
-    def of(cls, model: nn.Module, plan: Plan) -> Self:
-        """Take fingerprints and copies from a freshly built model."""
-        trained, names = plan.ever_trained, [param.name for param in plan.inventory]
-        tensors = _tensors(model)
-        rest = (set(tensors) | set(names)) - set(trained) - {rows_of(n)[0] for n in trained}
-        return cls(
-            trained=trained,
-            digests=hashed({name: tensor_of(tensors, name) for name in sorted(rest)}),
-            buffers={name: buffer.clone() for name, buffer in _buffers(model).items()},
-        )
-
-    @property
-    def never_trained(self) -> dict[str, str]:
-        """Fingerprints of parameters that no phase trains; buffers may move on purpose."""
-        return {name: one for name, one in self.digests.items() if name not in self.buffers}
-
-    def fingerprint(self, moved: frozenset[str]) -> str:
-        """Hash every tensor of the base that a delta with the buffers `moved` leaves out."""
-        digest = blake2b(digest_size=16)
-        for name, value in sorted(self.digests.items()):
-            if name not in moved:
-                digest.update(f"{name}={value};".encode())
-        return digest.hexdigest()
+_UNREADABLE = (SafetensorError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
+"""What safetensors and torch raise over headers of odd types, shapes and places."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,53 +122,80 @@ def load_weights_delta(path: Path, model: nn.Module, base: Base) -> None:
         CheckpointError: the model is built on another base than the checkpoint was, or the
             delta does not fit it.
     """
-    manifest = read_manifest(path)
+    _put_in_place(read_weights(path, model, base), model, base)
+
+
+def read_weights(path: Path, model: nn.Module, base: Base) -> dict[str, Tensor]:
+    """Return the delta of a checkpoint, judged by the model that it is meant for.
+
+    Raises:
+        CheckpointError: as `load_weights_delta`.
+    """
+    manifest, delta = read_manifest(path), read_tensors(path / "weights.safetensors")
     moved = frozenset(manifest.moved_buffers)
-    if base.fingerprint(moved) != manifest.base:
-        message = "the pretrained weights are not those that this run began with"
-        raise CheckpointError(message, hint=_HINT_BASE, where=str(path))
-    tensors, delta = _tensors(model), _load_tensors(path / "weights.safetensors")
-    wrong = [name for name, tensor in delta.items() if not _fits(tensors, name, tensor)]
-    if wrong:
-        raise CheckpointError(f"does not fit the model: {', '.join(wrong)}", where=str(path))
-    if lacking := {*base.trained, *moved} - delta.keys():
-        raise CheckpointError(f"lacks {', '.join(sorted(lacking))}", where=str(path))
-    with torch.no_grad():
-        for name, tensor in (base.buffers | delta).items():
-            tensor_of(tensors, name).copy_(tensor)
+    if (fault := fault_of_delta(delta, moved, model, base)) is not None:
+        raise CheckpointError(fault, where=str(path))
+    base.refuse_another(manifest.base, moved, where=str(path))
+    return delta
 
 
 def load_checkpoint(
     path: Path, model: nn.Module, optimizer: Optimizer, base: Base
-) -> tuple[Progress, dict[str, float]]:
+) -> tuple[Progress, dict[str, Any]]:
     """Take up a checkpoint: weights and optimizer state in place; progress and loss scale back.
 
     Raises:
         CheckpointError: it does not fit the model that the config builds.
     """
-    load_weights_delta(path, model, base)
-    document: dict[str, dict[str, Any]] = read_document(path)
-    state: dict[str, dict[str, Any]] = {n: dict(v) for n, v in document["optimizer"].items()}
-    for label, tensor in _load_tensors(path / "optimizer.safetensors").items():
-        name, _, entry = label.partition(_SEPARATOR)
-        state.setdefault(name, {})[entry] = tensor
+    delta, state = read_weights(path, model, base), read_state(path)
+    if strange := sorted(state.keys() - set(base.trained)):
+        message = f"has optimizer state of {named(strange)}, which never trains"
+        raise CheckpointError(message, where=str(path))
+    progress, scaler = read_progress(path), dict(read_document(path)["scaler"])
+    _put_in_place(delta, model, base)
     device = next(model.parameters()).device
-    for name, entries in state.items():
-        state[name] = {k: _placed(v, device) for k, v in entries.items()}
-    try:
-        load_state_by_name(optimizer, state)
-    except KeyError as error:
-        message = f"has optimizer state of {error}, which never trains"
-        raise CheckpointError(message, where=str(path)) from error
-    return Progress.from_json(document["progress"]), document["scaler"]
+    load_state_by_name(
+        optimizer,
+        {n: {k: _placed(v, device) for k, v in entries.items()} for n, entries in state.items()},
+    )
+    return progress, scaler
+
+
+def read_state(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the optimizer state of a checkpoint by parameter and by the state's own name.
+
+    Raises:
+        CheckpointError: it is not what this release writes.
+    """
+    state: dict[str, dict[str, Any]] = {}
+    for name, entries in read_document(path)["optimizer"].items():
+        if not isinstance(entries, dict):
+            message = f"progress.json: optimizer state of {named([name])} is no object"
+            raise CheckpointError(message, where=str(path))
+        state[name] = dict(entries)
+    for label, tensor in read_tensors(path / "optimizer.safetensors").items():
+        name, _, entry = label.partition(SEPARATOR)
+        if entry in state.setdefault(name, {}):
+            message = f"optimizer state {named([label])} is a tensor and a plain number"
+            raise CheckpointError(message, where=str(path))
+        state[name][entry] = tensor
+    return state
+
+
+def _put_in_place(delta: Mapping[str, Tensor], model: nn.Module, base: Base) -> None:
+    """Write a delta that fits into a model; buffers that it leaves out are as they began."""
+    tensors = tensors_of(model)
+    with torch.no_grad():
+        for name, tensor in (base.buffers | dict(delta)).items():
+            tensor_of(tensors, name).copy_(tensor)
 
 
 def _delta(model: nn.Module, base: Base) -> tuple[frozenset[str], dict[str, Tensor]]:
     """Return the names of the buffers that have moved, and copies of all that differs."""
     moved = frozenset(
-        n for n, b in _buffers(model).items() if fingerprint(b) != base.digests.get(n)
+        n for n, b in buffers_of(model).items() if fingerprint(b) != base.digests.get(n)
     )
-    tensors = _tensors(model)
+    tensors = tensors_of(model)
     names = (*base.trained, *sorted(moved))
     delta = {name: _portable(tensor_of(tensors, name)) for name in names}
     broken = [name for name, tensor in delta.items() if not bool(tensor.isfinite().all())]
@@ -228,14 +217,10 @@ def _optimizer_state(
     for name, entries in state_by_name(optimizer).items():
         for entry, value in entries.items():
             if isinstance(value, Tensor):
-                tensors[f"{name}{_SEPARATOR}{entry}"] = _portable(value)
+                tensors[f"{name}{SEPARATOR}{entry}"] = _portable(value)
             else:
                 plain.setdefault(name, {})[entry] = value
     return tensors, plain
-
-
-def _fits(tensors: Mapping[str, Tensor], name: str, tensor: Tensor) -> bool:
-    return rows_of(name)[0] in tensors and tensor_of(tensors, name).shape == tensor.shape
 
 
 def _placed(value: Any, device: torch.device) -> Any:
@@ -254,25 +239,23 @@ def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     sync(path)
 
 
-def _load_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file whose header is of moderate length.
+
+    Raises:
+        CheckpointError: it is not what safetensors writes.
+    """
     try:
         check_safetensors(path)
         tensors: dict[str, Tensor] = load_file(path)
     except FinetuneError as error:
         raise CheckpointError(error.message, where=str(path)) from error
-    except SafetensorError as error:
-        raise CheckpointError(f"cannot be read: {error}", where=str(path)) from error
+    except _UNREADABLE as error:
+        message = f"{path.name} cannot be read: {type(error).__name__}: {error}"
+        raise CheckpointError(message, where=str(path)) from error
     return tensors
 
 
 def _portable(tensor: Tensor) -> Tensor:
     """Return a contiguous copy on the CPU that shares memory with nothing."""
     return tensor.detach().to("cpu", copy=True).contiguous()
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return dict(model.named_parameters()) | _buffers(model)
-
-
-def _buffers(model: nn.Module) -> dict[str, Tensor]:
-    return dict(model.named_buffers(remove_duplicate=False))

@@ -38,7 +38,7 @@ def read_facts(document: dict[str, Any], path: Path) -> tuple[DataFacts, dict[st
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
-            f"does not describe the data of a run: {type(error).__name__}: {error}",
+            f"does not describe the data of a run: {type(error).__name__}: {str(error)[:200]}",
             where=str(path),
             hint="train the run anew with --fresh",
         ) from error

@@ -160,16 +160,18 @@ class RunFolder:
             return True
         return self._origin() is not None or self._has_documents()
 
-    def is_done_at(self, step: int) -> bool:
-        """Tell whether a run has ended here at that step, with nothing left to do.
+    def metrics_of_end(self, step: int) -> dict[str, float] | None:
+        """Return the metrics of a run that has ended here at that step, with nothing left to do.
 
-        A summary that cannot be read is one to be written anew.
+        None where it has not. A summary that is not what we write is one to be written anew.
         """
         try:
             summary = self.read_json("summary.json")
-            return bool(summary["status"] == "done" and summary["steps"] == step)
-        except (CheckpointError, KeyError, TypeError):
-            return False
+            is_done = summary["status"] == "done" and summary["steps"] == step
+            metrics = {name: float(value) for name, value in summary["metrics"].items()}
+        except (CheckpointError, AttributeError, KeyError, OverflowError, TypeError, ValueError):
+            return None
+        return metrics if is_done else None
 
     def began_from(self, run: Path) -> bool:
         """Tell whether the run of this folder is `run`, or began from a checkpoint of it."""

@@ -14,6 +14,7 @@ from finetune.disk import REMOVED, REPLACED, TEMPORARY
 from finetune.errors import CheckpointError, FinetuneError
 from finetune.reading import read_own_json
 from finetune.train.background import Worker
+from finetune.train.consistency import contradiction
 from finetune.train.manifest import NAMES_OF_FILES, find_fault, read_manifest
 from finetune.train.progress import Progress
 from finetune.train.room import Room
@@ -24,9 +25,15 @@ _LEAVING = re.compile(
 )
 """Names of folders that a killed save or removal leaves."""
 _GO_ON = "the same command again goes on from the newest checkpoint that can be used"
+_HINT_MISFIT = "restore the files that `model:` names, or start afresh with --fresh"
 
 Signature = tuple[tuple[str, int, int, int], ...]
 """Name, inode, size and time of change of a checkpoint and of each file in it."""
+
+
+def fits_anything(path: Path) -> str | None:
+    """Find no misfit: for who does not know the run."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +45,14 @@ class Checkpoints:
         keep_last: How many of the newest survive.
         room: What they will take; unknown where nothing is going to be saved.
         worker: Writes them.
+        misfit: Returns why a checkpoint that is whole does not fit the run, or None if it fits.
     """
 
     folder: Path
     keep_last: int
     room: Room | None = None
     worker: Worker = field(default_factory=Worker)
+    misfit: Callable[[Path], str | None] = fits_anything
     _set_aside: list[str] = field(default_factory=list, repr=False)
     """A line for each folder that got another name, as a checkpoint took its place."""
     _judged: dict[Path, tuple[Signature, str | None]] = field(default_factory=dict, repr=False)
@@ -126,14 +135,14 @@ class Checkpoints:
         return [self.path_of(step) for step in sorted(step for step in steps if step is not None)]
 
     def fault(self, path: Path) -> str | None:
-        """Return what is wrong with a checkpoint, or None if it is whole.
+        """Return what is wrong with a checkpoint, or None if it is whole and fits the run.
 
         All of it is read, unless no file has been written since it was last judged.
         """
         signature = _signature(path)
         known = self._judged.get(path)
         if known is None or known[0] != signature:
-            known = self._judged[path] = signature, _fault(path)
+            known = self._judged[path] = signature, _fault(path) or self.misfit(path)
         return known[1]
 
     def whole(self, step: int) -> Path:
@@ -180,6 +189,16 @@ class Checkpoints:
             return None, lines
         path, place = incomplete[0]
         return path, lines[:place]
+
+    def refuse_misfits(self) -> None:
+        """Refuse to begin anew where checkpoints are whole and only do not fit the run.
+
+        Raises:
+            CheckpointError: there is one such; the newest is told.
+        """
+        for path in reversed(self.all()):
+            if _fault(path) is None and (why := self.misfit(path)) is not None:
+                raise CheckpointError(why, hint=_HINT_MISFIT, where=str(path))
 
     def lost_with(self, path: Path) -> list[str]:
         """Return a line for each best checkpoint that a whole one needs and that is not whole."""
@@ -261,7 +280,10 @@ def read_progress(path: Path) -> Progress:
     Raises:
         CheckpointError: `progress.json` is not what this release writes.
     """
-    return Progress.from_json(read_document(path)["progress"])
+    progress = _read_unjudged(path)
+    if (fault := contradiction(progress)) is not None:
+        raise CheckpointError(f"progress.json: {fault}", where=str(path))
+    return progress
 
 
 def read_document(path: Path) -> dict[str, dict[str, object]]:
@@ -286,12 +308,19 @@ def _fault(path: Path) -> str | None:
     if (fault := find_fault(path)) is not None:
         return fault
     try:
-        step, said = read_progress(path).step, read_manifest(path).step
+        progress, manifest = _read_unjudged(path), read_manifest(path)
     except CheckpointError as error:
         return error.message
-    if not step == said == _step_of(path):
-        return f"holds step {step}, and its manifest says {said}"
-    return None
+    if not progress.step == manifest.step == _step_of(path):
+        return f"holds step {progress.step}, and its manifest says {manifest.step}"
+    if progress.phase != manifest.phase:
+        return f"holds phase {progress.phase}, and its manifest says {manifest.phase}"
+    fault = contradiction(progress)
+    return None if fault is None else f"progress.json: {fault}"
+
+
+def _read_unjudged(path: Path) -> Progress:
+    return Progress.from_json(read_document(path)["progress"])
 
 
 def _set_aside(path: Path) -> str:

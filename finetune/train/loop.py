@@ -11,20 +11,22 @@ from torch.optim import Optimizer
 
 from finetune.config.train import TrainConfig
 from finetune.data.loader import Batch, Samples, seed_for
-from finetune.errors import FinetuneError, NonFiniteError, StoppedError, is_out_of_memory
+from finetune.errors import (
+    CheckpointError,
+    FinetuneError,
+    NonFiniteError,
+    StoppedError,
+    is_out_of_memory,
+)
 from finetune.freezing.apply import take_on
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import drop_state, reset_state, set_rates
 from finetune.optim.rates import Rates
 from finetune.prefix.choose import Prefixes
-from finetune.train.checkpoint import (
-    Base,
-    load_checkpoint,
-    load_weights_delta,
-    save_checkpoint,
-)
+from finetune.train.checkpoint import load_checkpoint, load_weights_delta, save_checkpoint
 from finetune.train.course import Course
+from finetune.train.delta import Base
 from finetune.train.evaluation import evaluate
 from finetune.train.folder import RunFolder
 from finetune.train.gradients import LossNorms, clip_gradients
@@ -90,9 +92,10 @@ class Trainer:
             NonFiniteError: loss or gradient is infinite or NaN, and the config says to stop.
             StoppedError: a signal asked for it. All is saved.
         """
-        if self._run_is_over() and self.folder.is_done_at(self.progress.step):
+        metrics = self.folder.metrics_of_end(self.progress.step) if self._run_is_over() else None
+        if metrics is not None:
             self.reporter.message(f"{self.folder.path}: already done; --fresh begins anew")
-            self.progress.metrics = self.folder.read_json("summary.json")["metrics"]
+            self.progress.metrics = metrics
             self._take_best()
             return self.progress
         with ExitStack() as open_parts:
@@ -113,8 +116,13 @@ class Trainer:
         """Stand where the newest checkpoint that can be gone on from stands; False without one.
 
         A line tells of each that is passed over.
+
+        Raises:
+            CheckpointError: some are whole, and none of them fits the network.
         """
         newest, damaged = checkpoints.start()
+        if newest is None:
+            checkpoints.refuse_misfits()
         for line in damaged:
             self.reporter.message(line)
         if newest is None:
@@ -367,7 +375,10 @@ class Trainer:
             progress.left_out = left_out
             self.reporter.message(f"{error.message}: its window is left out")
             return False
-        self.take_up(self.checkpoints)
+        if not self.take_up(self.checkpoints):
+            raise CheckpointError(
+                "no whole checkpoint to go back to", where=str(self.checkpoints.folder)
+            ) from error
         self.progress.left_out = left_out
         self.reporter.message(f"{error.message}: back to step {self.progress.step}")
         self.reporter.begin(self.progress)

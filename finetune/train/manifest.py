@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from finetune.disk import digest_of, open_to_read
-from finetune.errors import CheckpointError
+from finetune.errors import CheckpointError, named
 from finetune.reading import MAX_HEADER_BYTES, read_own_json
 
 FORMAT_VERSION = 1
@@ -147,12 +147,12 @@ def _fault_of_names(manifest: Manifest, folder: Path) -> str | None:
     """Tell names that reach outside, files that lack a name, and names that lack a file."""
     for name in manifest.files:
         if name != os.path.basename(name) or name in ("", ".", "..", MANIFEST) or "\0" in name:  # noqa: PTH119
-            return f"{MANIFEST} names {name!r}, which is no plain file name"
+            return f"{MANIFEST} names {named([name])}, which is no plain file name"
     if missing := [name for name in FILES if name not in manifest.files]:
         return f"{MANIFEST} does not name {missing[0]}"
     extra = sorted(e.name for e in os.scandir(folder) if e.name not in {*manifest.files, MANIFEST})
     if extra:
-        return f"holds a file that its manifest does not name: {extra[0]!r}"
+        return f"holds a file that its manifest does not name: {named(extra[:1])}"
     return None
 
 

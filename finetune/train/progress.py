@@ -1,11 +1,12 @@
 """Where a run stands. With the config and the weights, all that resuming needs."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
-from finetune.errors import CheckpointError
+from finetune.errors import CheckpointError, named
 
 
 @dataclass(slots=True)
@@ -118,14 +119,13 @@ class Progress:
         kinds = get_type_hints(cls)
         wrong = [n for n, v in values.items() if n not in kinds or not _is_a(v, kinds[n])]
         if wrong:
-            raise CheckpointError(f"progress.json: {wrong[0]!r} is unknown or of another type")
+            raise CheckpointError(
+                f"progress.json: {named(wrong[:1])} is unknown or of another type"
+            )
         progress = cls(**{"lines": None} | values)
         best = progress.best_step, progress.best
         known = values.get("ranking", [best] if None not in best else [])
-        try:
-            progress.ranking = [(int(step), float(value)) for step, value in known]
-        except (TypeError, ValueError) as error:
-            raise CheckpointError("progress.json: 'ranking' is of another type") from error
+        progress.ranking = [(step, float(value)) for step, value in known]
         return progress
 
 
@@ -134,13 +134,28 @@ def lower_is_better(metric: str) -> bool:
     return metric.rpartition("/")[2] in {"loss", "mse", "rmse", "mae"}
 
 
-def _is_a(value: object, kind: object) -> bool:
-    """Tell whether plain data may stand in a field, by the outermost type of the field."""
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    allowed = tuple(get_origin(one) or one for one in kinds)
-    # JSON has one kind of number, and a bool is one in Python
-    is_number = isinstance(value, int) and not isinstance(value, bool) and float in allowed
-    return is_number or type(value) in allowed
+def _is_a(value: Any, kind: Any) -> bool:
+    """Tell whether plain data may stand in a field of a type, down to the innermost value."""
+    if isinstance(kind, UnionType):
+        return any(_is_a(value, one) for one in get_args(kind))
+    outer, inner = get_origin(kind) or kind, get_args(kind)
+    if outer is float:
+        return _is_number(value)
+    if outer is tuple:
+        # JSON has lists alone
+        return _is_a(value, list) and len(value) == len(inner) and all(map(_is_a, value, inner))
+    if type(value) is not outer:
+        return outer is object or kind is Any
+    if isinstance(value, dict) and inner:
+        return all(_is_a(item, inner[1]) for item in value.values())
+    return not inner or all(_is_a(item, inner[0]) for item in value)
+
+
+def _is_number(value: object) -> bool:
+    """Tell whether a value is a number that a float can hold: JSON has one kind of number."""
+    if type(value) is int:
+        return abs(value) <= sys.float_info.max
+    return type(value) is float
 
 
 def improves(value: float, best: float | None, metric: str, min_delta: float = 0.0) -> bool:

@@ -38,7 +38,7 @@ class Prover:
 
     def begin_phase(self, progress: Progress) -> None:
         """Take the fingerprints of what the phase freezes, unless a checkpoint brought them."""
-        names = self._names(progress)
+        names = self.names(progress)
         self.copies = copies_of(self.model, names)
         progress.fingerprints = progress.fingerprints or fingerprints(
             self.model, names, known=self.never_trained
@@ -73,11 +73,7 @@ class Prover:
         if self.plan.verify != "end":
             progress.fingerprints = {}
 
-    def _phases(self, progress: Progress) -> tuple[Phase, ...]:
-        is_whole = self.plan.verify == "end"
-        return self.plan.phases if is_whole else (self.plan.phases[progress.phase],)
-
-    def _names(self, progress: Progress) -> list[str]:
+    def names(self, progress: Progress) -> list[str]:
         """Return the tensors that stay frozen for as long as a proof spans."""
         if self.plan.verify == "off":
             return []
@@ -86,6 +82,10 @@ class Prover:
             for phase in self._phases(progress)
         )
         return [name for name in first if all(name in other for other in map(set, others))]
+
+    def _phases(self, progress: Progress) -> tuple[Phase, ...]:
+        is_whole = self.plan.verify == "end"
+        return self.plan.phases if is_whole else (self.plan.phases[progress.phase],)
 
     def _record(self, progress: Progress, proof: PhaseProof) -> None:
         earlier = [old for old in progress.proofs if old["phase"] != proof.phase]

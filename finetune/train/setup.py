@@ -32,9 +32,10 @@ from finetune.tracking.json_lines import JsonLines
 from finetune.tracking.tensorboard import TensorBoard
 from finetune.tracking.tracker import Tracker, Trackers
 from finetune.train.background import Worker
-from finetune.train.checkpoint import Base
+from finetune.train.compatibility import Compatibility
 from finetune.train.compiling import refuse_uncompilable
 from finetune.train.course import Course, steps_of_epoch
+from finetune.train.delta import Base
 from finetune.train.evaluation import rehearse
 from finetune.train.folder import RunFolder, saved_folder
 from finetune.train.guard import StepGuard
@@ -53,7 +54,7 @@ from finetune.train.resuming import (
     without_known_origin,
 )
 from finetune.train.room import Room
-from finetune.train.sizes import checkpoint_bytes
+from finetune.train.sizes import checkpoint_bytes, optimizer_state
 from finetune.train.stopping import Stop
 from finetune.train.tasks import Task, build_task
 from finetune.watchdog import Watchdog
@@ -233,9 +234,20 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
     groups = make_groups(plan.ever_trained, [phase.rates for phase in plan.phases], plan.undecayed)
     rows = RowSlices.of(parts.model, plan.ever_trained)
     base = Base.of(parts.model, plan)
+    course = Course(plan, settings, config.seed, len(data.train), parts.total_steps)
     steps_per_epoch = steps_of_epoch(len(data.train), settings)
     parameters = dict(parts.model.named_parameters()) | rows.slices
     folder = replace(folder, documents=_documents(config, parts))
+    precision = Precision(settings.precision, device)
+    prover = Prover(parts.model, plan, folder, base.never_trained)
+    compatibility = Compatibility(
+        parts.model,
+        base,
+        course,
+        expected=optimizer_state(plan, config.optimizer, device),
+        proven=prover.names,
+        loss_scale=precision.state(),
+    )
     trackers = [JsonLines(folder.metrics), TensorBoard(folder.tensorboard)]
     reporter = Reporter(
         tracker=Trackers([*trackers, *([tracker] if tracker else [])]),
@@ -256,18 +268,18 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
         splits=Splits(data.train, data.validation, data.test),
         rows=rows,
         rates=Rates(config.schedule, groups, parts.total_steps),
-        precision=Precision(settings.precision, device),
+        precision=precision,
         reporter=reporter,
         folder=folder,
-        checkpoints=_checkpoints(config, parts, folder),
+        checkpoints=_checkpoints(config, plan, folder, compatibility),
         base=base,
         settings=settings,
         seed=config.seed,
-        course=Course(plan, settings, config.seed, len(data.train), parts.total_steps),
+        course=course,
         evaluation_batch=evaluation_batch_size(config),
         log_gradient_norms=config.task.log_gradient_norms,
         prefixes=Prefixes(config.prefix, parts.model, prefix_use(config, parts, reporter.message)),
-        prover=Prover(parts.model, plan, folder, base.never_trained),
+        prover=prover,
         guard=StepGuard(parts.model, checks_gradients=settings.precision != "float16"),
         watchdog=_watchdog(config),
         stop=Stop(),
@@ -280,16 +292,19 @@ def _watchdog(config: RunConfig) -> Watchdog:
     return Watchdog(2 * timeout_s if timeout_s and config.data.workers else timeout_s)
 
 
-def _checkpoints(config: RunConfig, parts: Parts, folder: RunFolder) -> Checkpoints:
-    settings, plan = config.train.checkpoint, parts.plan
+def _checkpoints(
+    config: RunConfig, plan: Plan, folder: RunFolder, compatibility: Compatibility
+) -> Checkpoints:
+    settings = config.train.checkpoint
     num_best = (settings.keep_best or 1) if settings.best is not None else 0
     num_best += any(phase.restores_best for phase in plan.phases)
-    size = checkpoint_bytes(plan, config.optimizer, parts.device)
+    size = checkpoint_bytes(plan, compatibility.expected)
     return Checkpoints(
         folder.checkpoints,
         settings.keep_last,
         room=Room(size, settings.keep_last + num_best),
         worker=Worker(in_thread=settings.background),
+        misfit=compatibility.misfit,
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -22,6 +22,8 @@ class Entry:
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+    is_not_negative: bool = False
+    """Whether none of its numbers is below zero, whatever the gradients."""
 
     @classmethod
     def of(cls, tensor: Tensor) -> Self:
@@ -47,7 +49,7 @@ def optimizer_state(
     Found out by a step over tiny parameters of like kind, rather than known for each optimizer:
     every axis is cut to a length of its own, by which the axes of the state are known again.
     """
-    tiny: dict[Entry, dict[str, Tensor]] = {}
+    tiny: dict[Entry, dict[str, Entry]] = {}
     found: dict[str, dict[str, Entry]] = {}
     ever_trained = set(plan.ever_trained)
     for param in plan.inventory:
@@ -59,8 +61,8 @@ def optimizer_state(
         if kind not in tiny:
             tiny[kind] = _state_of(kind, config, device)
         found[param.name] = {
-            name: Entry(_grown(tuple(value.shape), cut, whole.shape), value.dtype)
-            for name, value in tiny[kind].items()
+            name: replace(entry, shape=_grown(entry.shape, cut, whole.shape))
+            for name, entry in tiny[kind].items()
         }
     return found
 
@@ -79,19 +81,41 @@ def file_bytes(tensors: Mapping[str, Entry]) -> int:
     return 8 + -(-len(text) // 8) * 8 + end
 
 
-def checkpoint_bytes(plan: Plan, config: OptimizerConfig, device: torch.device) -> int:
-    """Return about how large a checkpoint will be: what ever trains, and its optimizer state."""
+def checkpoint_bytes(plan: Plan, kept: Mapping[str, Mapping[str, Entry]]) -> int:
+    """Return about how large a checkpoint will be: what ever trains, and its optimizer state.
+
+    Args:
+        plan: The phases.
+        kept: What the optimizer will keep, from `optimizer_state`.
+    """
     trained = set(plan.ever_trained)
     weights = {p.name: Entry.of_param(p) for p in plan.inventory if p.name in trained}
-    parts = optimizer_state(plan, config, device)
-    state = {f"{name}//{part}": e for name, own in parts.items() for part, e in own.items()}
+    state = {f"{name}//{part}": e for name, own in kept.items() for part, e in own.items()}
     return file_bytes(weights) + file_bytes(state)
 
 
-def _state_of(kind: Entry, config: OptimizerConfig, device: torch.device) -> dict[str, Tensor]:
-    """Return the tensors that one step of the optimizer makes for a parameter."""
+def _state_of(kind: Entry, config: OptimizerConfig, device: torch.device) -> dict[str, Entry]:
+    """Return what one step of the optimizer makes for a parameter.
+
+    What is not negative after steps up and down is so by its nature, as a second moment is.
+    """
+    up, down = (_stepped(kind, config, device, gradient) for gradient in (1.0, -1.0))
+    return {
+        name: Entry(
+            tuple(value.shape),
+            value.dtype,
+            not value.is_complex() and not bool(((value < 0) | (down[name] < 0)).any()),
+        )
+        for name, value in up.items()
+    }
+
+
+def _stepped(
+    kind: Entry, config: OptimizerConfig, device: torch.device, gradient: float
+) -> dict[str, Tensor]:
+    """Return the tensors that a step with gradients all alike leaves of a parameter."""
     parameter = nn.Parameter(torch.zeros(kind.shape, dtype=kind.dtype, device=device))
-    parameter.grad = torch.zeros_like(parameter)
+    parameter.grad = torch.full_like(parameter, gradient)
     probe = build_optimizer(config, [Group("tiny", ("tiny",), (), True)], {"tiny": parameter})
     probe.step()
     state = state_by_name(probe).get("tiny", {})

@@ -13,7 +13,8 @@ from finetune.errors import DataError
 from finetune.models.declared import Network
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
 from finetune.prefix.whole import NoPrefix
-from finetune.train.checkpoint import Base, load_weights_delta
+from finetune.train.checkpoint import load_weights_delta
+from finetune.train.delta import Base
 from finetune.train.evaluation import evaluate
 from finetune.train.facts import read_facts
 from finetune.train.folder import RunFolder, saved_folder

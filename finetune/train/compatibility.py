@@ -1,0 +1,197 @@
+"""Whether a whole checkpoint fits the run that would go on from it: judged before it is loaded.
+
+A checkpoint may come from a stranger who made its digests fit. So each name, shape, type and
+number in it is compared with plan, network and optimizer. Nothing is changed by that.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any, assert_never
+
+from torch import Tensor, nn
+
+from finetune.config.freeze import AfterEpochs, AfterSteps, AtFraction, OnPlateau, Trigger
+from finetune.errors import CheckpointError, named
+from finetune.train.checkpoint import read_state, read_weights
+from finetune.train.course import Course
+from finetune.train.delta import Base, fingerprint_with
+from finetune.train.kept import read_document, read_progress
+from finetune.train.progress import Progress
+from finetune.train.sizes import Entry
+
+_AT_MOST = {"mu": 1.0, "mu_product": 1.0}
+"""Bounds of single numbers that an optimizer keeps: NAdam divides by one less the product."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compatibility:
+    """Judges checkpoints by the run that would go on from them."""
+
+    model: nn.Module
+    base: Base
+    course: Course
+    expected: Mapping[str, Mapping[str, Entry]]
+    """What the optimizer keeps of each name that ever trains."""
+    proven: Callable[[Progress], Sequence[str]]
+    """Returns the tensors that the proof of the present phase covers."""
+    loss_scale: Mapping[str, float]
+    """The loss scale as a run begins; empty without one."""
+
+    def misfit(self, path: Path) -> str | None:
+        """Return why a checkpoint that is whole does not fit, or None if it fits."""
+        try:
+            progress, scale = read_progress(path), read_document(path)["scaler"]
+            weights = read_weights(path, self.model, self.base)
+            state = read_state(path)
+        except CheckpointError as error:
+            return error.message
+        # Each part may rely on what the parts before it have found right.
+        faults = chain(
+            _of_progress(progress, self.course),
+            self._of_proofs(progress),
+            self._of_fingerprints(progress, weights),
+            _of_state(state, self.expected, progress.step),
+            _of_loss_scale(scale, self.loss_scale),
+        )
+        return next(faults, None)
+
+    def _of_proofs(self, progress: Progress) -> Iterator[str]:
+        """Compare the proofs with the phases that are done and the tensors that these froze."""
+        numbers = {phase.name: n for n, phase in enumerate(self.course.plan.phases)}
+        if self.course.plan.verify == "end":
+            numbers = {"whole run": progress.phase}
+        known = self.base.never_trained
+        for proof in progress.proofs:
+            number = numbers.get(proof["phase"])
+            if self.course.plan.verify == "off" or number is None or number > progress.phase:
+                yield f"it has a proof of {named([proof['phase']])}, which is no phase done"
+                return
+            digests = {name: before for name, (before, _) in proof["digests"].items()}
+            if digests.keys() != set(self.proven(replace(progress, phase=number))):
+                yield f"the proof of {named([proof['phase']])} covers other tensors than the plan"
+            if wrong := sorted(n for n in digests.keys() & known.keys() if digests[n] != known[n]):
+                yield f"the proof of {named([proof['phase']])} has another {named(wrong)}"
+
+    def _of_fingerprints(self, progress: Progress, weights: Mapping[str, Tensor]) -> Iterator[str]:
+        """Compare the fingerprints of the present phase with the tensors that it froze."""
+        wanted = set(self.proven(progress))
+        found = progress.fingerprints
+        began = 0 if self.course.plan.verify == "end" else progress.phase_began
+        # They are taken as a phase begins, and go when it is proven.
+        is_between = progress.step == began or any(
+            proof["last_step"] == progress.step for proof in progress.proofs
+        )
+        if not found and is_between:
+            return
+        if odd := sorted(wanted ^ found.keys()):
+            yield f"it has fingerprints of other tensors than its phase freezes: {named(odd)}"
+        for name, digest in found.items():
+            if fingerprint_with(weights, name, self.model, self.base) != digest:
+                yield f"{named([name])} is frozen, and not as it was when its phase began"
+
+
+def _of_progress(progress: Progress, course: Course) -> Iterator[str]:
+    """Compare the position with the phases of the plan, and the records with the rules."""
+    phases, settings = course.plan.phases, course.settings
+    if progress.phase >= len(phases):
+        yield f"phase {progress.phase} is none of the {len(phases)} of the plan"
+    ends = [0, *progress.transitions, progress.step]
+    for number, (began, ended) in enumerate(pairwise(ends)):
+        lasts = _duration(phases[number].until, course.steps_per_epoch)
+        is_shorter_by_rule = number == progress.phase or isinstance(phases[number].until, OnPlateau)
+        is_wrong = lasts is not None and (
+            ended - began > lasts or (ended - began < lasts and not is_shorter_by_rule)
+        )
+        if is_wrong:
+            yield f"phase {number} lasts {lasts} steps, not from {began} to {ended}"
+    phase = phases[progress.phase]
+    rules = {
+        "plateau_reached": (progress.plateau_reached, isinstance(phase.until, OnPlateau)),
+        "phase_best_step": (progress.phase_best_step is not None, phase.restores_best),
+        "best_step": (progress.best_step is not None, settings.checkpoint.best is not None),
+        "ranking": (bool(progress.ranking), settings.checkpoint.best is not None),
+        "stopped_early": (progress.stopped_early, settings.early_stopping is not None),
+    }
+    for name, (is_set, has_rule) in rules.items():
+        if is_set and not has_rule:
+            yield f"progress.json: {name!r} is set, and the config has no rule for it"
+    if (progress.micro_batch or 0) > settings.pass_size:
+        yield f"micro_batch {progress.micro_batch} is more than {settings.pass_size} of the config"
+
+
+def _duration(until: Trigger | None, steps_per_epoch: int) -> int | None:
+    """Return the most steps of a phase; None where they hang on the length of the run."""
+    match until:
+        case AfterSteps(steps=steps):
+            return steps
+        case AfterEpochs(epochs=epochs):
+            return epochs * steps_per_epoch
+        case OnPlateau(at_most=at_most):
+            return _duration(at_most, steps_per_epoch)
+        case AtFraction() | None:
+            return None
+        case _:
+            assert_never(until)
+
+
+def _of_state(
+    state: Mapping[str, Mapping[str, Any]],
+    expected: Mapping[str, Mapping[str, Entry]],
+    step: int,
+) -> Iterator[str]:
+    """Compare the optimizer state with what this optimizer keeps.
+
+    A parameter without any is one that had no gradient yet.
+    """
+    for name, entries in state.items():
+        wanted = expected.get(name)
+        if wanted is None:
+            yield f"it has optimizer state of {named([name])}, which never trains"
+            return
+        if odd := sorted(entries.keys() ^ wanted.keys()):
+            yield f"optimizer state of {named([name])} is not of this optimizer: {named(odd)}"
+        for entry, value in entries.items():
+            fault = _fault_of_entry(entry, value, wanted[entry], step)
+            if fault is not None:
+                yield f"optimizer state {entry!r} of {named([name])} {fault}"
+
+
+def _fault_of_entry(name: str, value: object, wanted: Entry, step: int) -> str | None:
+    """Return what is wrong with one tensor that an optimizer keeps, or None.
+
+    Second moments may overflow to infinity while the weights stay finite; nothing else may.
+    """
+    if not isinstance(value, Tensor):
+        return "is no tensor"
+    if (tuple(value.shape), value.dtype) != (wanted.shape, wanted.dtype):
+        return f"has shape {list(value.shape)} and type {value.dtype}, not those of this optimizer"
+    may_be_infinite = wanted.is_not_negative and value.ndim > 0
+    if bool(value.isnan().any()) or not (may_be_infinite or bool(value.isfinite().all())):
+        return "is infinite or NaN"
+    if wanted.is_not_negative and bool((value < 0).any()):
+        return "is negative"
+    if name == "step" and not (value.item() <= step and value.item() % 1 == 0):
+        return f"is {value.item()} at step {step}"
+    if name in _AT_MOST and bool((value > _AT_MOST[name]).any()):
+        return f"is more than {_AT_MOST[name]:g}"
+    return None
+
+
+def _of_loss_scale(found: Mapping[str, object], wanted: Mapping[str, float]) -> Iterator[str]:
+    """Compare the loss scale with how one begins: all but two of its numbers never change."""
+    if found.keys() != wanted.keys():
+        yield f"its loss scale is of another precision: {named(found.keys() ^ wanted.keys())}"
+    for name, own in wanted.items():
+        value = found[name]
+        match name, value:
+            case "scale", float():
+                fits = math.isfinite(value) and value > 0
+            case "_growth_tracker", int():
+                fits = 0 <= value <= wanted["growth_interval"]
+            case _:
+                fits = value == own
+        if not fits or isinstance(value, bool):
+            yield f"its loss scale has {value!r} as {name!r}"

@@ -1,0 +1,113 @@
+"""Whether the numbers of a progress can be true together. No plan, no network and no torch."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from finetune.train.progress import Progress
+
+_MOST_STEPS = 10**18
+"""More steps than this no name of a checkpoint holds."""
+_PROOF = {
+    "phase": str,
+    "first_step": int,
+    "last_step": int,
+    "tensors": int,
+    "parameters": int,
+    "intact": bool,
+    "changed": list,
+    "digests": dict,
+    "left_out": list,
+    "largest_change": dict,
+}
+
+
+def contradiction(progress: Progress) -> str | None:
+    """Return what cannot be true of a progress, or None. Its fields have their types."""
+    return next((text for is_true, text in _claims(progress) if not is_true), None)
+
+
+def _claims(progress: Progress) -> Iterator[tuple[bool, str]]:
+    """Yield what must hold, each with the words that tell it does not."""
+    yield from _of_position(progress)
+    yield from _of_best(progress)
+    yield from _of_counts(progress)
+    yield from _of_proofs(progress)
+
+
+def _of_position(progress: Progress) -> Iterator[tuple[bool, str]]:
+    step, ends = progress.step, progress.transitions
+    yield 0 <= step < _MOST_STEPS, f"step {step} is no step"
+    yield progress.phase == len(ends), f"phase {progress.phase} comes after {len(ends)} phases"
+    ordered = sorted(ends) == ends and all(0 <= end <= step for end in ends)
+    yield ordered, f"phases cannot have ended at steps {_shortened(ends)} by step {step}"
+    began = ends[-1] if ends else 0
+    yield (
+        progress.phase_began == began,
+        f"its phase cannot have begun at step {progress.phase_began}, but {began}",
+    )
+
+
+def _of_best(progress: Progress) -> Iterator[tuple[bool, str]]:
+    places = {
+        "best": (progress.best, progress.best_step, 0),
+        "phase_best": (progress.phase_best, progress.phase_best_step, progress.phase_began),
+    }
+    for name, (value, at, first) in places.items():
+        yield (value is None) == (at is None), f"{name} and {name}_step do not go together"
+        is_past = at is None or first <= at <= progress.step
+        yield is_past, f"{name}_step {at} does not lie between steps {first} and {progress.step}"
+    for name in ("best", "phase_best", "plateau_best", "watched"):
+        value = getattr(progress, name)
+        yield value is None or not math.isnan(value), f"{name} is NaN"
+    best = progress.best_step, progress.best
+    yield progress.ranking[:1] in ([], [best]), "best is not the first of the ranking"
+    steps = [step for step, _ in progress.ranking]
+    yield len(set(steps)) == len(steps), "a step stands twice in the ranking"
+    for step, value in progress.ranking:
+        is_past = 0 <= step <= progress.step and not math.isnan(value)
+        yield is_past, f"the ranking holds {value} at step {step}"
+
+
+def _of_counts(progress: Progress) -> Iterator[tuple[bool, str]]:
+    for name in ("stale", "plateau_stale"):
+        count = getattr(progress, name)
+        yield 0 <= count <= progress.step, f"{name} is {count} at step {progress.step}"
+    left_out = progress.left_out
+    are_steps = all(0 <= step < _MOST_STEPS for step in left_out)
+    yield are_steps and len(set(left_out)) == len(left_out), "left_out holds what are no steps"
+    size, lines = progress.micro_batch, progress.lines
+    yield size is None or size >= 1, f"micro_batch is {size}"
+    yield lines is None or lines >= 0, f"lines is {lines}"
+    for activity, spent in progress.seconds.items():
+        yield math.isfinite(spent) and spent >= 0, f"{spent} seconds of {activity[:40]!r}"
+
+
+def _of_proofs(progress: Progress) -> Iterator[tuple[bool, str]]:
+    for number, proof in enumerate(progress.proofs):
+        yield _is_proof(proof), f"proof {number} is not what a phase leaves"
+        covers = 0 <= proof["first_step"] <= proof["last_step"] <= progress.step
+        yield covers, f"proof {number} spans steps that are not done"
+        is_intact = proof["intact"] and not proof["changed"]
+        is_intact = is_intact and all(one == two for one, two in proof["digests"].values())
+        yield is_intact, f"proof {number} is of tensors that changed"
+    phases = [proof["phase"] for proof in progress.proofs]
+    yield len(set(phases)) == len(phases), "a phase has two proofs"
+
+
+def _is_proof(proof: Mapping[str, Any]) -> bool:
+    """Tell whether plain data has the fields of a proof, each of its type."""
+    if {name: type(value) for name, value in proof.items()} != _PROOF:
+        return False
+    texts = [*proof["changed"], *proof["left_out"]]
+    for pair in proof["digests"].values():
+        if not isinstance(pair, list) or len(pair) != 2:
+            return False
+        texts += pair
+    counted = proof["tensors"] == len(proof["digests"]) and proof["parameters"] >= 0
+    distances = all(type(change) in (int, float) for change in proof["largest_change"].values())
+    return counted and distances and all(isinstance(text, str) for text in texts)
+
+
+def _shortened(steps: list[int]) -> str:
+    return str(steps) if len(steps) <= 8 else f"{str(steps[:8])[:-1]}, …]"

@@ -1,0 +1,176 @@
+"""The weights delta: what a model was before training, and whether a delta may change it so."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from finetune.bits import fingerprint
+from finetune.errors import CheckpointError, named
+from finetune.freezing.plan import Plan
+from finetune.freezing.proof import frozen_tensors, hashed
+from finetune.freezing.rows import rows_of, tensor_of
+
+_HINT_BASE = "restore the files that `model:` names, or start afresh with --fresh"
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """What a model was before training: a checkpoint holds only what differs from it."""
+
+    trained: tuple[str, ...]
+    """Parameters that ever train. They are in every delta."""
+    digests: dict[str, str]
+    """Fingerprints of all other parameters and of all buffers."""
+    buffers: dict[str, Tensor]
+    """Copies of all buffers, for deltas from before a buffer moved."""
+    movable: frozenset[str]
+    """Buffers that a run may move: no phase-long proof speaks against it."""
+
+    @classmethod
+    def of(cls, model: nn.Module, plan: Plan) -> Self:
+        """Take fingerprints and copies from a freshly built model."""
+        trained, names = plan.ever_trained, [param.name for param in plan.inventory]
+        tensors = tensors_of(model)
+        rest = (set(tensors) | set(names)) - set(trained) - {rows_of(n)[0] for n in trained}
+        return cls(
+            trained=trained,
+            digests=hashed({name: tensor_of(tensors, name) for name in sorted(rest)}),
+            buffers={name: buffer.clone() for name, buffer in buffers_of(model).items()},
+            movable=_movable(model, plan),
+        )
+
+    @property
+    def never_trained(self) -> dict[str, str]:
+        """Fingerprints of parameters that no phase trains; buffers may move on purpose."""
+        return {name: one for name, one in self.digests.items() if name not in self.buffers}
+
+    def fingerprint(self, moved: frozenset[str]) -> str:
+        """Hash every tensor of the base that a delta with the buffers `moved` leaves out."""
+        digest = blake2b(digest_size=16)
+        for name, value in sorted(self.digests.items()):
+            if name not in moved:
+                digest.update(f"{name}={value};".encode())
+        return digest.hexdigest()
+
+    def refuse_another(self, other: str, moved: frozenset[str], *, where: str) -> None:
+        """Refuse a delta that was made over another base.
+
+        Args:
+            other: Fingerprint of the base of the delta.
+            moved: Buffers in the delta.
+            where: The checkpoint, for the message.
+
+        Raises:
+            CheckpointError: the model is built from other weights than the run began with.
+        """
+        if self.fingerprint(moved) != other:
+            message = "the pretrained weights are not those that this run began with"
+            raise CheckpointError(message, hint=_HINT_BASE, where=where)
+
+
+def fault_of_delta(
+    delta: Mapping[str, Tensor], moved: frozenset[str], model: nn.Module, base: Base
+) -> str | None:
+    """Return why a delta may not be put into a model, or None if it may.
+
+    It must hold what ever trains and the buffers that moved, of their shape and type, and nothing
+    else: so it cannot change what never trains. The model is not changed.
+
+    Args:
+        delta: The tensors of a checkpoint, by name.
+        moved: Buffers that its manifest names.
+        model: The model.
+        base: What it was when it was built.
+    """
+    if fixed := sorted(moved - base.movable):
+        return f"{named(fixed)} is no buffer that this run moves"
+    wanted = {*base.trained, *moved}
+    if lacking := sorted(wanted - delta.keys()):
+        return f"weights.safetensors lacks {named(lacking)}"
+    if strange := sorted(delta.keys() - wanted):
+        return f"weights.safetensors has {named(strange)}, which never trains"
+    tensors = tensors_of(model)
+    for name, tensor in delta.items():
+        own = tensor_of(tensors, name)
+        if (tensor.shape, tensor.dtype) != (own.shape, own.dtype):
+            return (
+                f"{named([name])} does not fit the model: it has {_kind_of(tensor)}, "
+                f"the model {_kind_of(own)}"
+            )
+        if not bool(tensor.isfinite().all()):
+            return f"{named([name])} is infinite or NaN"
+    return None
+
+
+def fingerprint_with(
+    delta: Mapping[str, Tensor], name: str, model: nn.Module, base: Base
+) -> str | None:
+    """Return what the fingerprint of a tensor would be with a delta in the model.
+
+    Args:
+        delta: A delta that fits the model.
+        name: A parameter, rows of one, or a buffer. None is returned if there is none such.
+        model: The model. It is not changed.
+        base: What it was when it was built.
+    """
+    parameter = rows_of(name)[0]
+    parts = {one: tensor for one, tensor in delta.items() if rows_of(one)[0] == parameter}
+    if not parts:
+        return base.digests.get(name)
+    whole = {parameter: tensors_of(model)[parameter].detach().clone()}
+    for one, tensor in parts.items():
+        tensor_of(whole, one).copy_(tensor)
+    return fingerprint(tensor_of(whole, name))
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers by name."""
+    return dict(model.named_parameters()) | buffers_of(model)
+
+
+def buffers_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return buffers by name, one that has several names under each of them."""
+    return dict(model.named_buffers(remove_duplicate=False))
+
+
+def _movable(model: nn.Module, plan: Plan) -> frozenset[str]:
+    """Return the buffers that share no memory with what stays frozen throughout the run.
+
+    Without a proof nobody knows which buffers stay as they are, only which parameters do.
+    """
+    tensors = tensors_of(model)
+    fixed = {param.name for param in plan.inventory} - set(plan.ever_trained)
+    if plan.verify != "off":
+        first, *others = (
+            set(frozen_tensors(model, phase.frozen, phase.modules)) for phase in plan.phases
+        )
+        fixed |= first.intersection(*others)
+    places = [place for name in fixed if (place := _place(tensor_of(tensors, name)))]
+    return frozenset(
+        name
+        for name, buffer in buffers_of(model).items()
+        if name not in fixed and not _overlaps(_place(buffer), places)
+    )
+
+
+def _place(tensor: Tensor) -> tuple[int, int] | None:
+    """Return the addresses between which a tensor lies; None where it has no memory of its own."""
+    if tensor.layout != torch.strided or tensor.numel() == 0:
+        return None
+    reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+    begins = tensor.data_ptr()
+    return begins, begins + (reach + 1) * tensor.element_size()
+
+
+def _overlaps(place: tuple[int, int] | None, others: Iterable[tuple[int, int]]) -> bool:
+    if place is None:
+        return False
+    return any(begins < place[1] and place[0] < ends for begins, ends in others)
+
+
+def _kind_of(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
