@@ -12,7 +12,8 @@ from finetune.config.loader import load_config
 from finetune.errors import CheckpointError, FinetuneError
 from finetune.tracking.json_lines import has_torn_line, read_metrics
 from finetune.train.folder import RunFolder, saved_folder
-from finetune.train.kept import Checkpoints
+from finetune.train.headers import SavedPlan
+from finetune.train.kept import Checkpoints, fits_anything
 from finetune.train.lock import holder_of
 
 
@@ -62,7 +63,10 @@ def examine(run: Path) -> Diagnosis:
         CheckpointError: it is no run folder.
     """
     folder = saved_folder(run)
-    checkpoints = Checkpoints(folder.checkpoints, keep_last=1)
+    plan = _plan(folder)
+    checkpoints = Checkpoints(
+        folder.checkpoints, 1, misfit=plan.misfit if plan is not None else fits_anything
+    )
     states = tuple(State(path, checkpoints.fault(path)) for path in checkpoints.all())
     start, going_on = _going_on(checkpoints)
     chosen, predicting = _predicting(checkpoints)
@@ -82,6 +86,13 @@ def examine(run: Path) -> Diagnosis:
     return Diagnosis(run, states, start, chosen, findings)
 
 
+def _plan(folder: RunFolder) -> SavedPlan | None:
+    try:
+        return SavedPlan.read(folder.read_json("plan.json"))
+    except (CheckpointError, ValueError):
+        return None
+
+
 def _documents(folder: RunFolder) -> list[Finding]:
     """Look at what describes the run and how it ended."""
     found = []
@@ -91,17 +102,22 @@ def _documents(folder: RunFolder) -> list[Finding]:
         found.append(Finding("config", str(error).replace("\n    ", "; "), is_damage=True))
     for name in ("data.json", "plan.json"):
         try:
-            folder.read_json(name)
-        except CheckpointError as error:
-            found.append(Finding(name, error.message, is_damage=True))
+            document = folder.read_json(name)
+            if name == "plan.json":
+                SavedPlan.read(document)
+        except (CheckpointError, ValueError) as error:
+            found.append(Finding(name, getattr(error, "message", str(error)), is_damage=True))
     if not (folder.path / "summary.json").is_file():
         return [*found, Finding("status", "not at its end")]
     try:
         summary = folder.read_json("summary.json")
-        text = f"{summary['status']} at step {summary['steps']}"
+        status, steps = summary["status"], summary["steps"]
+        is_ours = status in ("done", "stopped") and type(steps) is int and steps >= 0
     except (CheckpointError, TypeError, KeyError):
+        is_ours = False
+    if not is_ours:
         return [*found, Finding("status", "summary.json is damaged", is_damage=True)]
-    return [*found, Finding("status", text)]
+    return [*found, Finding("status", f"{status} at step {steps}")]
 
 
 def _of_checkpoint(state: State) -> Finding:

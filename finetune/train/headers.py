@@ -1,0 +1,121 @@
+"""A checkpoint compared with `plan.json`, by the headers of its tensors: no network, no torch.
+
+It is what can be told of a sick run anywhere. Going on with a run compares with the network.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from finetune.errors import CheckpointError, FinetuneError, named
+from finetune.reading import check_safetensors, parse_json_object
+from finetune.train.kept import read_progress
+from finetune.train.manifest import read_manifest
+
+_EXPONENTS: dict[str, tuple[np.dtype[Any], int]] = {
+    "F64": (np.dtype("<u8"), 0x7FF0_0000_0000_0000),
+    "F32": (np.dtype("<u4"), 0x7F80_0000),
+    "F16": (np.dtype("<u2"), 0x7C00),
+    "BF16": (np.dtype("<u2"), 0x7F80),
+}
+"""Bits of the exponent of each number format: all are set in infinity and NaN, and only there."""
+
+
+class _Stored(NamedTuple):
+    """Where a tensor lies in a safetensors file, and what it is."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begins: int
+    """Byte of the file."""
+    ends: int
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPlan:
+    """What `plan.json` says of the tensors of a checkpoint."""
+
+    num_phases: int
+    shapes: Mapping[str, tuple[int, ...]]
+    """Shape of everything that ever trains, by name."""
+
+    @classmethod
+    def read(cls, document: Any) -> Self:
+        """Read it from the document.
+
+        Raises:
+            ValueError: the document is not what a run writes.
+        """
+        try:
+            trained = set(document["ever_trained"])
+            states = document["phases"][0]["states"]
+            shapes = {str(s["name"]): tuple(s["shape"]) for s in states if s["name"] in trained}
+            num_phases = len(document["phases"])
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ValueError("is not what a run writes") from error
+        if shapes.keys() != trained:
+            raise ValueError("names what it does not describe")
+        return cls(num_phases, shapes)
+
+    def misfit(self, checkpoint: Path) -> str | None:
+        """Return why a checkpoint that is whole does not fit the plan, or None if it fits."""
+        try:
+            phase, moved = read_progress(checkpoint).phase, read_manifest(checkpoint).moved_buffers
+            weights = _stored(checkpoint / "weights.safetensors")
+            state = _stored(checkpoint / "optimizer.safetensors")
+        except CheckpointError as error:
+            return error.message
+        if phase >= self.num_phases:
+            return f"phase {phase} is none of the {self.num_phases} of the plan"
+        if odd := sorted(weights.keys() ^ {*self.shapes, *moved}):
+            return f"weights.safetensors does not hold what the plan trains: {named(odd)}"
+        if odd := [n for n, shape in self.shapes.items() if weights[n].shape != shape]:
+            return f"{named(odd)} has another shape than in the plan"
+        if odd := [n for n, one in weights.items() if not _is_finite(checkpoint, one)]:
+            return f"{named(odd)} is infinite or NaN"
+        if odd := sorted({label.partition("//")[0] for label in state} - self.shapes.keys()):
+            return f"it has optimizer state of {named(odd)}, which never trains"
+        return None
+
+
+def _stored(path: Path) -> dict[str, _Stored]:
+    """Return what the header of a safetensors file says of each tensor.
+
+    Raises:
+        CheckpointError: it is not what safetensors writes.
+    """
+    try:
+        check_safetensors(path)
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = parse_json_object(file.read(length), path.name)
+        size = path.stat().st_size - 8 - length
+        header.pop("__metadata__", None)
+        return {name: _read_entry(entry, 8 + length, size) for name, entry in header.items()}
+    except (FinetuneError, OSError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path.name} has a damaged header", where=str(path)) from error
+
+
+def _read_entry(entry: Any, data_begins: int, size: int) -> _Stored:
+    begins, ends = entry["data_offsets"]
+    dtype, shape = entry["dtype"], tuple(entry["shape"])
+    numbers = (begins, ends, *shape)
+    if not all(type(number) is int and number >= 0 for number in numbers) or ends > size:
+        raise ValueError("a tensor outside the file")
+    if dtype in _EXPONENTS and ends - begins != math.prod(shape) * _EXPONENTS[dtype][0].itemsize:
+        raise ValueError("a tensor of another size")
+    return _Stored(str(dtype), shape, data_begins + begins, data_begins + ends)
+
+
+def _is_finite(checkpoint: Path, one: _Stored) -> bool:
+    if one.dtype not in _EXPONENTS or one.begins == one.ends:
+        return True
+    word, exponent = _EXPONENTS[one.dtype]
+    with (checkpoint / "weights.safetensors").open("rb") as file:
+        count = (one.ends - one.begins) // word.itemsize
+        bits = np.fromfile(file, word, count, offset=one.begins)
+    return not bool(((bits & exponent) == exponent).any())
