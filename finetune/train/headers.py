@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from finetune.disk import open_to_read
 from finetune.errors import CheckpointError, FinetuneError, named
 from finetune.reading import check_safetensors, parse_json_object
 from finetune.train.kept import read_progress
@@ -90,7 +91,7 @@ def _stored(path: Path) -> dict[str, _Stored]:
     """
     try:
         check_safetensors(path)
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             length = int.from_bytes(file.read(8), "little")
             header = parse_json_object(file.read(length), path.name)
         size = path.stat().st_size - 8 - length
@@ -115,7 +116,7 @@ def _is_finite(checkpoint: Path, one: _Stored) -> bool:
     if one.dtype not in _EXPONENTS or one.begins == one.ends:
         return True
     word, exponent = _EXPONENTS[one.dtype]
-    with (checkpoint / "weights.safetensors").open("rb") as file:
+    with open_to_read(checkpoint / "weights.safetensors") as file:
         count = (one.ends - one.begins) // word.itemsize
         bits = np.fromfile(file, word, count, offset=one.begins)
     return not bool(((bits & exponent) == exponent).any())
