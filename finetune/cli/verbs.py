@@ -10,7 +10,7 @@ from finetune.visible import one_line
 
 
 class Verbs(TyperGroup):
-    """All verbs. Typer prints a wrong command line as it is; a name in it may come from others."""
+    """All verbs. Of a wrong command line, typer itself escapes control characters and no more."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         """Read what stands before the verb."""

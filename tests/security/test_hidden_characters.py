@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from finetune.cli.tables import new_table
 from finetune.errors import FinetuneError
 from finetune.predict import spreadsheet_text, write_rows
 from finetune.terminal import Terminal
@@ -98,6 +99,13 @@ def test_the_console_shows_texts_and_keeps_its_own_colours(text, screen):
     console.tell(text)
     assert "\x1b[" in screen.getvalue()
     assert is_safe(re.sub("\x1b\\[[0-9;]*m", "", screen.getvalue()))
+
+
+def test_a_name_in_a_table_cannot_forge_a_row():
+    table = new_table(["name"], ["size"])
+    table.add_row("a\nb", "1")
+    Terminal(out := io.StringIO(), width=80).print(table)
+    assert out.getvalue().splitlines()[-1].split() == ["a\\nb", "1"]
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
@@ -249,8 +257,9 @@ def test_mistakes_are_told_without_hidden_characters(attack, config):
         ("train", f"no{TITLE}.yaml"),
         ("train", c, "-o", f"{TITLE}=1"),
         ("train", c, "-o", f"data.target={TITLE}"),
-        ("train", c, f"--{TITLE}"),
-        (TITLE,),
+        # typer itself escapes controls, but no more
+        ("train", c, f"--{TITLE}\u202e\ud800"),
+        (f"{TITLE}\u202e",),
         ("eval", TITLE),
         ("eval", ".", "--split", TITLE),
         ("doctor", TITLE),
@@ -264,7 +273,7 @@ def test_mistakes_are_told_without_hidden_characters(attack, config):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_a_terminal_of_another_encoding_ends_nothing(planted, attack, encoding):
+def test_a_terminal_of_another_encoding_ends_nothing(planted, attack, config, encoding):
     attack.write("in.csv", "u,v\n1,2\n")
     name = os.fsdecode(b"in\xe9\xc3\xa9.csv")
     (attack.folder / "in.csv").rename(attack.folder / name)
@@ -276,6 +285,11 @@ def test_a_terminal_of_another_encoding_ends_nothing(planted, attack, encoding):
         [*command, "--out", b"\xc3\xa9.jsonl"], check=True, capture_output=True, env=environment
     )
     assert ended.stderr.decode(encoding).startswith("1 prediction in ")
+    attack.write("é\u0416.yaml", config)
+    command = [sys.executable, "-m", "finetune", "validate", "é\u0416.yaml"]
+    ended = subprocess.run(command, check=True, capture_output=True, env=environment)
+    expected = "é\u0416.yaml: valid\n".encode(encoding, "backslashreplace")
+    assert ended.stdout == expected
 
 
 def test_half_a_character_in_a_text_is_told_with_its_text():
