@@ -1,10 +1,12 @@
 """Fine-tune a PyTorch network from one YAML file: frozen where you say so, and proven."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+# Type checkers take it for true. `typing` is not imported for it: under `python -m finetune` this
+# file runs while Python still looks for modules in the current folder.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from finetune.config.loader import load_config as load_config
     from finetune.errors import FinetuneError as FinetuneError
@@ -36,7 +38,8 @@ _HOMES = {
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - the names are those of _HOMES
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    found: object = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return found

@@ -1,15 +1,44 @@
 """Run one command: `finetune`, or `python -m finetune`."""
 
-from finetune.cli import main
-from finetune.process import for_one_task
-from finetune.redaction import redact_standard_error
+import os
+import sys
 
 
 def run() -> None:
     """Run the command."""
-    redact_standard_error()
-    with for_one_task():
+    leave_out_current_folder()
+    # Not at the top: what these import would be looked for in the current folder too.
+    from finetune.process import for_one_task, interruptible, loading
+    from finetune.streams import set_up_standard_streams
+
+    set_up_standard_streams()
+    with interruptible(), for_one_task():
+        with loading():
+            from finetune.cli import main
+            from finetune.redaction import redact_standard_error
+        redact_standard_error()
         main()
+
+
+def leave_out_current_folder() -> None:
+    """Take the current folder off the import path, here and for every Python started from here.
+
+    `python -m` puts it there, and so does an empty entry of PYTHONPATH. An entry that the user has
+    written out stays, also where it names the current folder.
+    """
+    try:
+        here = os.getcwd()  # noqa: PTH109 - `pathlib` might be the folder's
+    except OSError:  # the folder was removed: Python could not put it there either
+        here = ""
+    if not sys.flags.safe_path and sys.path[:1] in ([""], [here]):
+        del sys.path[0]
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    named = [entry for entry in entries if entry]
+    if named and named != entries:
+        os.environ["PYTHONPATH"] = os.pathsep.join(named)
+        if here in sys.path and here not in map(os.path.abspath, named):
+            sys.path.remove(here)
+    os.environ["PYTHONSAFEPATH"] = "1"
 
 
 if __name__ == "__main__":

@@ -159,7 +159,12 @@ def _module(name: str, key: Key) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not _is_inside(name, error.name):
             raise
-        raise FinetuneError(f"no module named {name!r}", key=(*key, "path")) from error
+        raise FinetuneError(
+            f"no module named {name!r}",
+            hint="install the package, or name its folder in PYTHONPATH: "
+            "the current folder is not searched",
+            key=(*key, "path"),
+        ) from error
 
 
 def _attribute(module: ModuleType, qualname: str, path: str, key: Key) -> Any:

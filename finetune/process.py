@@ -2,11 +2,30 @@
 
 import ctypes
 import gc
-from collections.abc import Iterator
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
+
+STOP_SIGNALS = {
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
+}
+"""What asks a command to end; a terminal or a cluster sends it to every process of the command."""
+
+INTERRUPTED = 130
+"""Exit code of a command that was asked to end and leaves nothing to go on with."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Names of settings of glibc's `mallopt`."""
+
+
+class Interrupted(BaseException):
+    """Raised by a signal that asks the command to end. No error: only its end answers it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
 
 
 @contextmanager
@@ -30,17 +49,76 @@ def loading() -> Iterator[None]:
     """Load libraries in the block: nobody looks for garbage meanwhile.
 
     They make a million objects that stay. To look through them again and again takes a third of
-    the time that they take to load; nor are they looked through afterwards.
+    the time that they take to load; nor are they looked through afterwards. A signal that asks a
+    command to end is answered by the system: a library may catch an exception that is raised in
+    the middle of its import, or abort.
     """
     was_on = gc.isenabled()
     gc.disable()
     try:
-        yield
+        with _leaving_at_a_signal():
+            yield
     finally:
         if gc.get_freeze_count() == 0:  # what a second call would hold may be garbage by then
             gc.freeze()
         if was_on:
             gc.enable()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let a signal that asks the command to end raise `Interrupted` in the block.
+
+    A second one ends the process at once. Processes that are forked have the system's own rule.
+    """
+    os.register_at_fork(after_in_child=_forget_handlers)
+    with handled_by(_interrupt):
+        yield
+
+
+@contextmanager
+def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Let `handler` answer the signals that ask a command to end.
+
+    In the main thread alone: elsewhere Python sets no handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    for one in STOP_SIGNALS:
+        signal.signal(one, _leave)
+    raise Interrupted(number)
+
+
+def _forget_handlers() -> None:
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) in (_interrupt, _leave):
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    with suppress(OSError):
+        os.write(2, f"{Interrupted(number)}\n".encode())
+    os._exit(INTERRUPTED)
+
+
+@contextmanager
+def _leaving_at_a_signal() -> Iterator[None]:
+    """End the process at a signal, where it is a command's: other programs have their own way."""
+    if signal.getsignal(signal.SIGINT) is not _interrupt:
+        yield
+        return
+    with handled_by(_leave):
+        yield
 
 
 def _keep_freed_memory() -> None:

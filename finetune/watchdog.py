@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _EXIT_CODE = 1
+_LOOKS = 10
+"""How many times within its patience the watchdog looks for a beat."""
+_LONGEST_INTERVAL_S = 60.0
+_LONGEST_TELLING_S = 10.0
+"""Seconds that stacks may take to be printed: into a pipe that nobody reads it would be forever."""
 
 
 class Watchdog:
@@ -18,16 +23,19 @@ class Watchdog:
     below Python that never lets other threads run. (The timer of `faulthandler` would see that
     too, but a process forked while it runs waits for it forever.)
 
+    Time in which that thread did not run does not count: the whole process was stopped (Ctrl-Z,
+    SIGSTOP) or the machine slept.
+
     Args:
         timeout_s: Seconds without a beat after which a process counts as hung; None to wait
             forever.
     """
 
-    __slots__ = ("_last_beat", "_timeout_s")
+    __slots__ = ("_beats", "_timeout_s")
 
     def __init__(self, timeout_s: float | None) -> None:
         self._timeout_s = timeout_s
-        self._last_beat = 0.0
+        self._beats = 0
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -35,7 +43,6 @@ class Watchdog:
         if self._timeout_s is None:
             yield
             return
-        self.beat()
         is_over = threading.Event()
         thread = threading.Thread(
             target=self._watch, args=(self._timeout_s, is_over), name="watchdog", daemon=True
@@ -49,12 +56,52 @@ class Watchdog:
 
     def beat(self) -> None:
         """Tell that there is progress."""
-        self._last_beat = time.monotonic()
+        self._beats += 1
 
     def _watch(self, timeout_s: float, is_over: threading.Event) -> None:
-        while not is_over.wait(timeout_s / 10):
-            if time.monotonic() - self._last_beat > timeout_s:
-                print(f"no progress for {timeout_s:g} s, ends with its stacks:", file=sys.stderr)
-                sys.stderr.flush()
-                faulthandler.dump_traceback(all_threads=True)
+        is_hung = True  # also where looking or telling fails: a watchdog does not die unseen
+        try:
+            is_hung = self._comes_to_hang(timeout_s, is_over)
+            if is_hung:
+                _tell(f"no progress for {timeout_s:g} s, ends with its stacks:")
+        finally:
+            if is_hung:
                 os._exit(_EXIT_CODE)
+
+    def _comes_to_hang(self, timeout_s: float, is_over: threading.Event) -> bool:
+        """Wait until the block hangs; return False if it is over before that."""
+        interval_s = min(timeout_s / _LOOKS, _LONGEST_INTERVAL_S)
+        seen, idle_s, looked_at = self._beats, 0.0, time.monotonic()
+        while idle_s <= timeout_s:
+            if is_over.wait(interval_s):
+                return False
+            now = time.monotonic()
+            # What goes beyond two intervals was a pause, or a machine too busy to judge by.
+            idle_s += min(now - looked_at, 2 * interval_s)
+            looked_at = now
+            if self._beats != seen:
+                seen, idle_s = self._beats, 0.0
+        return True
+
+
+def _tell(text: str) -> None:
+    """Print a line and all stacks, from a thread that may be left behind in the middle of it."""
+
+    def tell() -> None:
+        try:
+            print(text, file=sys.stderr)
+            sys.stderr.flush()
+        finally:
+            # By number: there may be no `sys.stderr`, or one without a file.
+            faulthandler.dump_traceback(file=_standard_error(), all_threads=True)
+
+    teller = threading.Thread(target=tell, name="watchdog tells", daemon=True)
+    teller.start()
+    teller.join(_LONGEST_TELLING_S)
+
+
+def _standard_error() -> int:
+    try:
+        return sys.stderr.fileno()
+    except (AttributeError, OSError, ValueError):
+        return 2

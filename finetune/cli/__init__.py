@@ -1,16 +1,14 @@
-"""The command line: one thin function per verb, and one place where errors become exit codes."""
-
-import sys
+"""The command line: one thin function per verb."""
 
 import typer
 
 from finetune.cli.caching import cache_command
 from finetune.cli.checking import inspect_command, plan_command, schema_command, validate_command
 from finetune.cli.doctoring import doctor_command
+from finetune.cli.endings import refuse_removed_folder, told
 from finetune.cli.running import eval_command, predict_command, tensorboard_command, train_command
 from finetune.cli.verbs import Verbs
-from finetune.errors import FinetuneError, FrozenWeightError
-from finetune.visible import tell, tell_error, visible_streams
+from finetune.visible import visible_streams
 
 app = typer.Typer(
     name="finetune",
@@ -33,13 +31,7 @@ app.command("tensorboard")(tensorboard_command)
 
 
 def main() -> None:
-    """Run one command. Exit 0 when done, 2 when the user can fix it; a bug keeps its traceback."""
-    with visible_streams():
-        try:
-            app()
-        except FinetuneError as error:
-            tell_error(error)
-            sys.exit(error.exit_code)
-        except FrozenWeightError as error:
-            tell(f"proof failed: {error}", sys.stderr)
-            sys.exit(1)
+    """Run one command, and exit."""
+    with visible_streams(), told():
+        refuse_removed_folder()
+        app()

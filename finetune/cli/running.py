@@ -122,7 +122,8 @@ def tensorboard_command(
     """Show the curves of all runs below a folder on http://127.0.0.1."""
     if not runs.is_dir():
         raise FinetuneError("no such folder", where=str(runs), hint="train a run first")
-    # TensorBoard has no authentication: it is never bound to an address others can reach
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(runs)]
+    # TensorBoard has no authentication: it is never bound to an address others can reach. Without
+    # -P, `python -m` would look for it, and for all that it imports, in the current folder first
+    command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(runs)]
     # In our own place, so that whoever ends this process ends the server
     os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])

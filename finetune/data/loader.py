@@ -20,14 +20,9 @@ from finetune.data.table import Numbers, Prepared, Ragged, Tokens
 from finetune.data.transforms import Sample, Step
 from finetune.errors import FinetuneError
 from finetune.models.declared import TensorSpec
+from finetune.process import STOP_SIGNALS
 from finetune.randomness import random_state_kept, seed_all
 from finetune.watchdog import Watchdog
-
-STOP_SIGNALS = {
-    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
-}
-"""What asks a run to stop; a terminal or a cluster sends it to every process of the run."""
-
 
 MASK = "attention_mask"
 """The column that tells tokens from padding, as `transformers` calls it."""

@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from finetune.streams import unfailing
 from finetune.terminal import Terminal
 from finetune.tracking.tracker import PLACE, Tracker
 from finetune.visible import one_line
@@ -33,11 +34,12 @@ class Console(Tracker):
     between them costs a look at the clock.
 
     Args:
-        stream: Where to write; standard error if left out.
+        stream: Where to write; standard error if left out. A run goes on when it is closed, full or
+            not read any more.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._console = Terminal(stream or sys.stderr)
+        self._console = Terminal(unfailing(stream or sys.stderr))
         if not self._console.is_interactive:
             self._console.width = _WIDTH_OF_PLAIN_TABLES
         self._bar: Progress | None = None

@@ -2,13 +2,12 @@
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from finetune.data.loader import STOP_SIGNALS
 from finetune.errors import StoppedError
+from finetune.process import STOP_SIGNALS, handled_by
 
 
 class StopRequest(BaseException):
@@ -35,7 +34,7 @@ class Stop:
         Handlers are set in the main thread alone: elsewhere Python allows none.
         """
         self.requested, self._pid = None, os.getpid()
-        with _handled_by(self._note):
+        with handled_by(self._note):
             yield
 
     def answer(self) -> None:
@@ -54,26 +53,24 @@ class Stop:
 
 @contextmanager
 def leaving_at_once() -> Iterator[None]:
-    """Leave the block with `StoppedError` on a signal: there is nothing to save yet."""
+    """Leave the block with `StoppedError` on a signal: there is nothing to save yet.
+
+    A second signal ends the process at once: what is being imported may have caught the first one.
+    """
     pid = os.getpid()
 
     def leave(number: int, frame: FrameType | None) -> None:
-        if os.getpid() == pid:
-            name = signal.Signals(number).name
-            raise StoppedError(f"stopped by {name} before the first step; nothing was written")
+        for one in STOP_SIGNALS:
+            signal.signal(one, signal.SIG_DFL)
+        if os.getpid() != pid:
+            os.kill(os.getpid(), number)
+        # No `Exception`: libraries that try one import after another would pass over it.
+        raise StopRequest(signal.Signals(number).name)
 
-    with _handled_by(leave):
-        yield
-
-
-@contextmanager
-def _handled_by(handler: "signal._HANDLER") -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
     try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+        with handled_by(leave):
+            yield
+    except StopRequest as request:
+        raise StoppedError(
+            f"stopped by {request} before the first step; nothing was written"
+        ) from None

@@ -1,0 +1,89 @@
+"""What ends a command, as a line and an exit code: the one place where they are decided."""
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from finetune.errors import FinetuneError, FrozenWeightError, is_out_of_memory
+from finetune.process import INTERRUPTED, Interrupted
+from finetune.streams import ReaderGone
+from finetune.visible import tell, tell_error
+
+_READER_GONE = 141
+"""What a shell shows of a command that SIGPIPE has ended."""
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Exit as the contract says, with a line on standard error, whatever ends the block.
+
+    0 done, 1 a bug (its traceback stays), 2 the user can fix it, or another code of a
+    `FinetuneError`, 130 interrupted, 141 the reader of standard output has gone.
+    """
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # what cannot be written is to be told while that is possible
+    except ReaderGone:
+        sys.exit(_READER_GONE)
+    except Interrupted as end:
+        tell(str(end), sys.stderr)
+        sys.exit(INTERRUPTED)
+    except FrozenWeightError as error:
+        tell(f"proof failed: {error}", sys.stderr)
+        sys.exit(1)
+    except Exception as error:
+        fault = error if isinstance(error, FinetuneError) else fault_of_the_system(error)
+        if fault is None:
+            raise
+        tell_error(fault)
+        sys.exit(fault.exit_code)
+
+
+def refuse_removed_folder() -> None:
+    """Raise where the current folder was removed: libraries of C end the process without a word.
+
+    Raises:
+        FinetuneError: it was.
+    """
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise FinetuneError("the current folder was removed", hint="cd to another one") from error
+
+
+def fault_of_the_system(error: BaseException) -> FinetuneError | None:
+    """Return what the system has refused, where that is what `error` comes from; else None.
+
+    A system call that fails, memory or threads that have run out, a library that cannot be loaded.
+    """
+    if is_out_of_memory(error):
+        return FinetuneError("memory has run out", hint="free some, or lift the limit (ulimit -v)")
+    match error:
+        case OSError(errno=int(number), strerror=str(reason)):
+            where = None if error.filename is None else str(error.filename)
+            return FinetuneError(
+                f"the system refuses: {reason}", where=where, hint=_HINTS.get(number)
+            )
+        case ImportError() if not isinstance(error, ModuleNotFoundError) and ".so" in str(error):
+            return FinetuneError(
+                f"cannot be loaded: {error}", where=error.name, hint="is there enough memory?"
+            )
+        case RuntimeError() if "can't start new thread" in str(error):
+            return FinetuneError("the system starts no more threads", hint="see ulimit -u and -v")
+        case RuntimeError() if str(error).startswith("DataLoader worker"):
+            return FinetuneError(
+                f"a process that prepares batches has ended: {error}",
+                hint="data.workers: 0 prepares them in the process of the run",
+            )
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None if cause is None else fault_of_the_system(cause)
+
+
+_HINTS = {
+    errno.EMFILE: "too few open files are allowed: see ulimit -n",
+    errno.ENOSPC: "free some space, or choose another place",
+}

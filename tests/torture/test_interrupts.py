@@ -1,0 +1,144 @@
+"""Ctrl-C and SIGTERM before anything is saved: exit code 130, one line, no traceback, no abort."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import pytest
+
+from finetune.errors import StoppedError
+from finetune.train.stopping import leaving_at_once
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+
+
+def interrupted(started, number, after_s, *arguments):
+    """Send a signal after a time; return the code and what was said, None if it was too late."""
+    process = started(*arguments)
+    time.sleep(after_s)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    return process.returncode, err
+
+
+def assert_ended_well(code, err, number):
+    said = err.splitlines()
+    if code == 75:  # the libraries were there already
+        assert said[-1].startswith(f"stopped by {number.name} before the first step"), err
+    else:
+        assert code == 130, (code, err)
+        assert said[-1] == f"interrupted by {number.name}", err
+    assert len(said) < 20, err
+    assert "Traceback" not in err
+    assert "Exception ignored" not in err
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_while_libraries_load_ends_with_130_and_one_line(written, started, number):
+    code, err = interrupted(started, number, 1.0, "train", written(), "-o", "train.steps=1000000")
+    assert_ended_well(code, err, number)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_at_no_moment_of_60_does_it_end_otherwise(written, started):
+    """Python itself needs some tens of ms before any line of ours can answer."""
+    config = written()
+    draw = random.Random(0)
+    for _ in range(60):
+        number = draw.choice(SIGNALS[:2])
+        verb = draw.choice(["train", "plan"])
+        more = ["-o", "train.steps=1000000"] if verb == "train" else []
+        code, err = interrupted(started, number, draw.uniform(0.15, 2.5), verb, config, *more)
+        if code == 0 and verb == "plan":
+            continue
+        if code == 75 and "after step" in err:
+            continue
+        assert_ended_well(code, err, number)
+
+
+LOADING = """
+import os, signal, sys, time
+from finetune.process import interruptible, loading
+number = getattr(signal, sys.argv[1])
+with interruptible():
+    try:
+        with loading():
+            try:
+                os.kill(os.getpid(), number)
+                time.sleep(60)
+            except BaseException:
+                print("a library has caught it")
+    finally:
+        print("unwound")
+"""
+WORKING = """
+import os, signal, sys, time
+from finetune.cli.endings import told
+from finetune.process import interruptible
+number = getattr(signal, sys.argv[1])
+with interruptible(), told():
+    try:
+        os.kill(os.getpid(), number)
+        time.sleep(60)
+    except Exception:
+        print("a library has caught it")
+    finally:
+        print("unwound")
+"""
+TWICE = """
+import os, signal, sys, time
+from finetune.process import interruptible
+number = getattr(signal, sys.argv[1])
+with interruptible():
+    for _ in range(2):
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(60)
+        except BaseException:
+            print("swallowed", flush=True)
+"""
+FORKED = """
+import os, signal, sys, time
+from finetune.process import interruptible
+number = getattr(signal, sys.argv[1])
+ready, done = os.pipe()
+with interruptible():
+    child = os.fork()
+    if not child:
+        os.write(done, b"x")  # a signal that comes between fork and this is lost to any Python
+        time.sleep(30)
+        os._exit(1)
+    os.read(ready, 1)
+    os.kill(child, number)
+    assert os.waitpid(child, 0)[1] == number
+sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(
+    ("code", "out"),
+    [(LOADING, ""), (WORKING, "unwound\n"), (TWICE, "swallowed\n"), (FORKED, "")],
+    ids=["loading", "working", "twice", "forked"],
+)
+def test_loading_ends_at_once_and_work_is_unwound(code, out, number):
+    done = subprocess.run(
+        [sys.executable, "-c", code, number.name],
+        check=False, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (130, out), done.stderr
+    assert done.stderr == ("" if code is FORKED else f"interrupted by {number.name}\n")
+
+
+def build_with_a_library_that_catches_what_goes_wrong_in_an_import():
+    with leaving_at_once(), suppress(Exception):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_what_loads_while_a_run_is_built_cannot_catch_its_end():
+    with pytest.raises(StoppedError, match="stopped by SIGTERM before the first step"):
+        build_with_a_library_that_catches_what_goes_wrong_in_an_import()
