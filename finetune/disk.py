@@ -57,6 +57,11 @@ def is_file(path: Path) -> bool:
     return kind_of(path) == stat.S_IFREG
 
 
+def is_own_file(path: Path) -> bool:
+    """Tell whether a regular file bears this name and no other, so that it may be written."""
+    return is_file(path) and path.lstat().st_nlink == 1
+
+
 def is_folder(path: Path) -> bool:
     """Tell whether a folder bears this name; a link to one does not count."""
     return kind_of(path) == stat.S_IFDIR
@@ -100,6 +105,15 @@ def holds_only(folder: Path, names: re.Pattern[str]) -> bool:
             names.fullmatch(entry.name) and not entry.is_dir(follow_symlinks=False)
             for entry in entries
         )
+
+
+def strange_below(folder: Path) -> Iterator[Path]:
+    """Yield all that is neither a file nor a folder, at any depth. Links are not followed."""
+    for place, folders, files in os.walk(folder, followlinks=False):
+        for name in sorted((*folders, *files)):
+            path = Path(place, name)
+            if not is_folder(path) and not is_file(path):
+                yield path
 
 
 def open_to_read(path: Path) -> BinaryIO:
@@ -231,6 +245,15 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def rename(path: Path, to: Path) -> None:
+    """Give a file, a folder or a link itself another name, in the place of a file of that name.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    path.rename(to)
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -194,6 +194,27 @@ def yaml_is_read_by_our_own_loader(tree: ast.Module, path: str) -> Iterator[str]
                 yield f"calls {name} with a loader that is not ours"
 
 
+_ON_FILES = {
+    *("unlink", "rmtree", "rename", "renames", "write_text", "write_bytes", "read_text"),
+    *("read_bytes", "copyfile", "copytree", "copy2", "move", "mkdir", "makedirs", "rmdir"),
+    *("symlink_to", "hardlink_to", "link", "symlink", "touch", "mkstemp", "mkdtemp"),
+    *("TemporaryDirectory", "NamedTemporaryFile", "removedirs"),
+}
+
+
+def only_disk_touches_files_of_runs_and_stores(tree: ast.Module, path: str) -> Iterator[str]:
+    if part_of(path) not in ("store", "tracking", "train"):
+        return
+    for name, call in calls(tree):
+        owner, _, verb = name.rpartition(".")
+        is_path_replace = verb == "replace" and len(call.args) == 1 and not call.keywords
+        # a parameter store and the prefixes of a run are opened by methods of that name
+        is_open = verb == "open" and owner not in ("Store", "self.prefixes")
+        is_remove = name in ("os.remove", "os.truncate", "os.replace")
+        if owner != "disk" and (verb in _ON_FILES or is_path_replace or is_open or is_remove):
+            yield f"calls {name}"
+
+
 def it_says_what_it_is_for(tree: ast.Module, path: str) -> Iterator[str]:
     if not ast.get_docstring(tree):
         yield "has no docstring"
@@ -211,6 +232,7 @@ RULES: list[Rule] = [
     nothing_read_is_run,
     people_are_shown_visible_text,
     yaml_is_read_by_our_own_loader,
+    only_disk_touches_files_of_runs_and_stores,
     it_says_what_it_is_for,
 ]
 
@@ -271,6 +293,12 @@ def test_the_house_rules_hold(path):
         (people_are_shown_visible_text, "cli/a.py", "typer.echo(label)"),
         (people_are_shown_visible_text, "cli/a.py", "from rich.console import Console"),
         (people_are_shown_visible_text, "cli/a.py", "rich.console.Console()"),
+        (only_disk_touches_files_of_runs_and_stores, "train/kept.py", "path.open('rb')"),
+        (only_disk_touches_files_of_runs_and_stores, "train/kept.py", "open(path)"),
+        (only_disk_touches_files_of_runs_and_stores, "train/kept.py", "os.open(path, 0)"),
+        (only_disk_touches_files_of_runs_and_stores, "store/shelf.py", "shutil.rmtree(path)"),
+        (only_disk_touches_files_of_runs_and_stores, "store/shelf.py", "aside.replace(path)"),
+        (only_disk_touches_files_of_runs_and_stores, "tracking/json_lines.py", "p.read_bytes()"),
         (it_says_what_it_is_for, "data/files.py", "x = 1"),
     ],
 )
@@ -292,6 +320,8 @@ def test_a_rule_sees_what_breaks_it(rule, path, source):
         ("train/loop.py", "self.progress.step += 1"),
         ("cli/train.py", "progress.step(3)"),
         ("train/checkpoint.py", "save_file(tensors, path)"),
+        ("train/folder.py", "disk.rename(aside, path)\ntext.replace('a', 'b')"),
+        ("predict.py", "path.read_text()"),
         ("distributed.py", "import torch.distributed"),
         ("models/weights.py", "torch.load(path, weights_only=True)"),
         ("data/files.py", "np.load(path, allow_pickle=False)"),

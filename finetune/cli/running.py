@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from finetune import disk
 from finetune.cli.options import Config, Json, Overrides, Run, Trust
 from finetune.cli.output import results
 from finetune.errors import FinetuneError
@@ -122,8 +123,28 @@ def tensorboard_command(
     """Show the curves of all runs below a folder on http://127.0.0.1."""
     if not runs.is_dir():
         raise FinetuneError("no such folder", where=str(runs), hint="train a run first")
+    _refuse_links_out_of(runs)
     # TensorBoard has no authentication: it is never bound to an address others can reach. Without
     # -P, `python -m` would look for it, and for all that it imports, in the current folder first
     command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(runs)]
     # In our own place, so that whoever ends this process ends the server
     os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])
+
+
+def _refuse_links_out_of(runs: Path) -> None:
+    """Raise where TensorBoard, which follows every link, would read elsewhere or never end.
+
+    A link to another run of the same folder, such as `best`, is all that may be there.
+
+    Raises:
+        FinetuneError: there is another link, a pipe or a device.
+    """
+    home = runs.resolve()
+    for path in disk.strange_below(runs):
+        is_beside = path.is_symlink() and path.parent == runs and path.resolve().parent == home
+        if not is_beside:
+            raise FinetuneError(
+                "is a link that leads elsewhere, a pipe or a device, and TensorBoard would read it",
+                where=str(path),
+                hint="remove it, or name the folder that it leads to",
+            )

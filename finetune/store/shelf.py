@@ -222,7 +222,7 @@ def _folders(root: Path) -> list[Path]:
         path
         for path in sorted(root.iterdir())
         if _KEY.fullmatch(path.name) and disk.holds_only(path, _FILES)
-        if disk.is_file(path / "lock") and disk.is_file(path / "seals")
+        if disk.is_own_file(path / "lock") and disk.is_own_file(path / "seals")
     ]
 
 
@@ -271,7 +271,7 @@ def _fault(folder: Path, wanted: Meta) -> str | None:
     except StoreError as error:
         return error.message
     names = ("lock", *wanted.layout.files())
-    missing = [name for name in names if not disk.is_file(folder / name)]
+    missing = [name for name in names if not disk.is_own_file(folder / name)]
     return fault or (f"{missing[0]} is missing" if missing else None)
 
 
@@ -357,13 +357,13 @@ def _make(folder: Path, meta: Meta) -> None:
     aside = folder.with_name(f".new-{os.getpid()}-{folder.name}")
     disk.refuse_foreign(aside, _FILES)
     disk.remove(aside)
-    aside.mkdir(mode=0o700)
+    disk.make_folder(aside, 0o700)
     try:
         for name, size in {"lock": 0, **meta.layout.files()}.items():
             with disk.open_new(aside / name) as file:
                 file.truncate(size)
         disk.write_new(aside / "meta.json", meta.to_json().encode())
-        aside.rename(folder)
+        disk.rename(aside, folder)
     finally:
         disk.remove(aside)
 
@@ -375,13 +375,13 @@ def _remove(folder: Path) -> bool:
     aside = folder.with_name(f".old-{os.getpid()}-{folder.name}")
     disk.refuse_foreign(aside, _FILES)
     disk.remove(aside)
-    folder.rename(aside)
+    disk.rename(folder, aside)
     disk.remove(aside)
     return True
 
 
 def _in_use(folder: Path) -> bool:
-    if not disk.is_file(folder / "lock"):
+    if not disk.is_own_file(folder / "lock"):
         return False
     lock = _open_lock(folder)
     try:
@@ -400,7 +400,8 @@ def _open_lock(folder: Path) -> int:
 
 @contextmanager
 def _shelf_locked(root: Path) -> Iterator[None]:
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)  # a link is the user's own choice
+    if not root.is_dir():  # it may be a link: the user's own choice
+        disk.make_folder(root, 0o700)
     lock = disk.descriptor_to_change(root / ".lock", make=True)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)

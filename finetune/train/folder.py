@@ -5,7 +5,6 @@ written into another folder that holds something, and only what runs write is ev
 """
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -142,14 +141,12 @@ class RunFolder:
         """
         self.refuse_links()
         for top in (self.checkpoints, self.tensorboard):
-            for folder, _, _ in os.walk(top, followlinks=False):
-                for path in _entries(Path(folder)):
-                    if not disk.is_folder(path) and not disk.is_file(path):
-                        raise CheckpointError(
-                            "is neither a file nor a folder, and is not copied",
-                            where=str(path),
-                            hint="remove it, or look where the run comes from",
-                        )
+            for path in disk.strange_below(top):
+                raise CheckpointError(
+                    "is a link, a pipe or a device, which is not copied",
+                    where=str(path),
+                    hint="remove it from the run that --resume names",
+                )
 
     def is_run(self) -> bool:
         """Tell whether a run was here: by its lock, or by its documents where that is gone.

@@ -242,7 +242,7 @@ class Checkpoints:
         for path in self.all():
             if path.name.startswith(REPLACED):
                 with suppress(OSError):
-                    path.rename(path.with_name(path.name.removeprefix(REPLACED)))
+                    disk.rename(path, path.with_name(path.name.removeprefix(REPLACED)))
         for path in self.orphans():
             with suppress(OSError):
                 disk.remove(path)
@@ -327,7 +327,7 @@ def _set_aside(path: Path) -> str:
     """Give what is no checkpoint of ours another name; return the line that tells it."""
     names = (path.with_name(f"foreign-{number}-{path.name}") for number in itertools.count(1))
     aside = next(name for name in names if disk.kind_of(name) is None)
-    path.rename(aside)
+    disk.rename(path, aside)
     return f"{path}: held something that no run has saved; it is {aside.name} now"
 
 
