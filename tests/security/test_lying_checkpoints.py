@@ -250,6 +250,26 @@ def test_another_base_is_an_error_and_not_passed_over(adam):
     adam.restore()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda summary: summary.pop("metrics"),
+        set_in("metrics", to=["validation/loss"]),
+        set_in("metrics", "validation/loss", to={}),
+        set_in("metrics", "validation/loss", to=10**400),
+        set_in("steps", to=None),
+    ],
+    ids=["gone", "a list", "no number", "no float", "no steps"],
+)
+def test_a_summary_that_lies_is_written_anew(adam, change):
+    adam.restore(finished=True)
+    rewritten(adam.folder / "summary.json", change)
+    assert adam.ends_or_tells() is None
+    metrics = json.loads((adam.folder / "summary.json").read_text())["metrics"]
+    assert math.isfinite(metrics["validation/loss"])
+    adam.restore()
+
+
 DENSE = sorted(
     name
     for name, kind in vars(torch.optim).items()
