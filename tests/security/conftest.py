@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import shutil
+import stat
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -85,6 +86,16 @@ class Attack:
         """Return every file below the folder with its contents."""
         files = sorted(path for path in self.folder.rglob("*") if path.is_file())
         return {path.relative_to(self.folder): path.read_bytes() for path in files}
+
+    @staticmethod
+    def tree(folder):
+        """Return every name below a folder with its kind, mode, time of change and contents."""
+        found = {}
+        for path in sorted(folder.rglob("*")):
+            about = path.lstat()
+            content = path.read_bytes() if stat.S_ISREG(about.st_mode) else None
+            found[path.relative_to(folder)] = about.st_mode, about.st_mtime_ns, content
+        return found
 
     def refused(self, *arguments, stdin=""):
         """Run a verb that must be refused, in lines and hints; nothing run, nothing written.

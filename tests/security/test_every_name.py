@@ -7,7 +7,6 @@ import ast
 import os
 import re
 import shutil
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -90,16 +89,6 @@ PLANTING = {
 KINDS = list(PLANTING)
 
 
-def tree(folder):
-    """Return every name below a folder with its kind, contents and time of change."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        about = path.lstat()
-        content = path.read_bytes() if stat.S_ISREG(about.st_mode) else None
-        found[path.relative_to(folder)] = about.st_mode, about.st_mtime_ns, content
-    return found
-
-
 class Watch:
     """Notes every file below a folder that Python opens, or looks for in a folder."""
 
@@ -161,7 +150,7 @@ def kept_by_strangers(folder, kind):
 
 def try_all(attack, watch, outside, verbs=VERBS):
     """Run verbs over the folder; nothing outside may be opened, changed or copied."""
-    before = tree(outside)
+    before = attack.tree(outside)
     watch.folder = outside.resolve()
     for name, verb in verbs.items():
         watch.seen.clear()
@@ -169,7 +158,7 @@ def try_all(attack, watch, outside, verbs=VERBS):
         assert watch.seen == [], (name, outcome)
         assert len(outcome.err) < 4000, name
     watch.folder = None
-    assert tree(outside) == before
+    assert attack.tree(outside) == before
     for path in attack.folder.rglob("*"):
         inside = not path.is_relative_to(outside) and path.lstat().st_nlink == 1
         if inside and not path.is_symlink() and path.is_file():
@@ -222,7 +211,7 @@ def test_the_system_is_asked_for_nothing_outside(attack, planted, outside):
     """Whatever a library does in C shows in the calls to the system."""
     for name in GROUPS["what a verb reads last"]:
         take(planted / name, f"link to a {'folder' if name in FOLDERS else 'file'}", outside)
-    before, log = tree(outside), attack.folder / "calls.log"
+    before, log = attack.tree(outside), attack.folder / "calls.log"
     tracer = ["strace", "-f", "-y", "-e", "trace=%file", "-o", str(log)]
     for verb in ("train on", "resume", "eval"):
         command = [sys.executable, "-P", "-m", "finetune", *VERBS[verb]]
@@ -238,4 +227,4 @@ def test_the_system_is_asked_for_nothing_outside(attack, planted, outside):
         calls = log.read_text(errors="replace").splitlines() if is_traced else []
         followed = [line for line in calls if f"<{outside}" in line]
         assert followed == []
-    assert tree(outside) == before
+    assert attack.tree(outside) == before

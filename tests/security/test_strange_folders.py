@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import stat
 
 import pytest
 
@@ -17,16 +16,6 @@ from finetune.train.lock import LOCK
 
 WORK = "work of a year\n"
 MORE = ("-o", "train.epochs=3")
-
-
-def tree(folder):
-    """Return every name below a folder with its kind, mode, contents and time of change."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        about = path.lstat()
-        content = path.read_bytes() if stat.S_ISREG(about.st_mode) else None
-        found[path.relative_to(folder)] = about.st_mode, about.st_mtime_ns, content
-    return found
 
 
 @pytest.fixture
@@ -53,9 +42,9 @@ def test_a_link_by_the_name_of_a_temporary_file_is_not_written_through(
         os.link(target, planted / name)
     else:
         (planted / name).symlink_to(target if kind == "link" else outside / "new.sh")
-    before = tree(outside)
+    before = attack.tree(outside)
     assert attack.harmless("train", "honest.yaml", *MORE).code == 0
-    assert tree(outside) == before
+    assert attack.tree(outside) == before
     assert (planted / "config.yaml").read_text().startswith("name: honest")
 
 
@@ -90,13 +79,13 @@ def test_a_link_or_pipe_by_the_name_of_a_file_of_a_run_is_refused(
         (planted / name).symlink_to(outside / "thesis.tex")
     else:
         os.mkfifo(planted / name)
-    before = tree(outside)
+    before = attack.tree(outside)
     verb = verb if verb[0] == "train" else (*verb, planted)
     line = attack.refused(*verb)
     assert line.endswith(f"{name}: {'is a link, which is not followed here'}") or (
         kind == "pipe" and line.endswith(f"{name}: is a pipe, not a file")
     )
-    assert tree(outside) == before
+    assert attack.tree(outside) == before
 
 
 def test_a_hard_link_to_the_lock_of_a_run_is_not_written(attack, planted, outside):
@@ -121,12 +110,12 @@ def test_checkpoints_behind_a_link_are_refused_and_the_key_for_it_works(attack, 
     big = outside / "big"
     (planted / "checkpoints").rename(big)
     (planted / "checkpoints").symlink_to("../../outside/big")
-    before = tree(outside)
+    before = attack.tree(outside)
     for verb in (("eval", planted), ("doctor", planted), ("train", "honest.yaml", "--fresh")):
         assert "is a link, which is not followed here" in attack.refused(*verb)
     outcome = attack.harmless("train", "honest.yaml", *MORE)
     assert "train.checkpoint.path: '../../outside/big' places them there" in outcome.err
-    assert tree(outside) == before
+    assert attack.tree(outside) == before
 
     (planted / "checkpoints").unlink()
     key = ("-o", "train.checkpoint.path=../../outside/big")
@@ -214,14 +203,14 @@ def test_a_folder_that_is_no_run_is_refused_and_stays_as_it_is(
     attack.write("honest.yaml", config)
     for name, text in files.items():
         attack.write(f"project/{name}", text)
-    before = tree(attack.folder / "project")
+    before = attack.tree(attack.folder / "project")
     if is_here:
         attack.write("project/points.csv", (attack.folder / "points.csv").read_text())
-        before = tree(attack.folder / "project")
+        before = attack.tree(attack.folder / "project")
         monkeypatch.chdir(attack.folder / "project")
     run = "." if is_here else "project"
     attack.refused("train", attack.folder / "honest.yaml", "--run", run, *flags)
-    assert tree(attack.folder / "project") == before
+    assert attack.tree(attack.folder / "project") == before
 
 
 def test_fresh_removes_what_a_run_has_made_and_nothing_else(attack, planted):
