@@ -1,6 +1,7 @@
 """What ends a command, as a line and an exit code: the one place where they are decided."""
 
 import errno
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,7 +75,8 @@ def fault_of_the_system(error: BaseException) -> FinetuneError | None:
             )
         case RuntimeError() if "can't start new thread" in str(error):
             return FinetuneError("the system starts no more threads", hint="see ulimit -u and -v")
-        case RuntimeError() if str(error).startswith("DataLoader worker"):
+        # One that exits by itself is a bug, or hung: its own lines tell which
+        case RuntimeError() if re.match(r"DataLoader worker .* is killed by signal", str(error)):
             return FinetuneError(
                 f"a process that prepares batches has ended: {error}",
                 hint="data.workers: 0 prepares them in the process of the run",

@@ -45,7 +45,8 @@ def test_what_the_system_refuses_is_told(error, words):
     assert fault.exit_code == 2
 
 
-BUGS = [KeyError("x"), RuntimeError("shape"), OSError("a library's words"), ValueError(),
+BUGS = [KeyError("x"), RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"),
+        RuntimeError("shape"), OSError("a library's words"), ValueError(),
         ModuleNotFoundError("No module named 'x.so'"), caused(TypeError(), KeyError())]  # fmt: skip
 
 
