@@ -54,6 +54,7 @@ def test_what_changes_right_after_a_save_is_not_in_it(runs, tmp_path, gate):
     trainer.model.train()
     trainer.train_step(window)
     trainer.progress.ranking = [(1, 0.5)]
+    trainer.progress.best_step, trainer.progress.best = 1, 0.5
     weights = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     state = momenta(trainer)
     assert len(state) == 4
