@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
@@ -88,6 +89,21 @@ def call_trusted(path: str, args: Mapping[str, Any], trust: Collection[str], *, 
     return function(**args)
 
 
+def code_of(trust: Collection[str]) -> str:
+    """Return a hash of all code that is trusted, which differs where a line of it does.
+
+    All files of a package count, as a function calls what it likes. Those are its `.py` and `.so`.
+    """
+    digest = blake2b(digest_size=16)
+    for package in sorted({name.partition(".")[0] for name in trust}):
+        for file in _files_of(package):
+            with suppress(OSError):
+                name = f"{package}\0{file.parent.name}\0{file.name}\0"
+                digest.update(name.encode("utf-8", "surrogatepass"))
+                digest.update(blake2b(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 def package_path(text: str, *, key: Key) -> Path:
     """Resolve `package:NAME/inner/path` to a path without importing NAME; other text is a path.
 
@@ -110,6 +126,21 @@ def package_path(text: str, *, key: Key) -> Path:
     if not path.is_relative_to(root):
         raise FinetuneError(f"leaves the package: {text!r}", key=key)
     return path
+
+
+def _files_of(package: str) -> list[Path]:
+    """Return where the code of a trusted package lies."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        return []
+    if not spec.submodule_search_locations:
+        return [Path(spec.origin)] if spec.origin else []
+    folders = map(Path, spec.submodule_search_locations)
+    files = (file for folder in folders for file in folder.rglob("*"))
+    return sorted(file for file in files if file.suffix in (".py", ".so"))
 
 
 def _trusted_package(module_name: str, trust: Collection[str], key: Key) -> str:

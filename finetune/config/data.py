@@ -130,7 +130,7 @@ class RandomSource(Node):
         return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-class HuggingFaceSource(_FileSource):
+class HuggingFaceSource(NamingSource):
     """A data set of the `datasets` library: a hub id, or a folder made by `save_to_disk`."""
 
     type: Literal["huggingface"]
@@ -150,6 +150,8 @@ class ImportSource(Node):
     """Discriminator."""
     path: Annotated[str, PUBLIC]
     """`my_pkg.data:make`: returns a mapping of column to array with samples first, a `datasets.Dataset` or a map-style torch `Dataset`."""
+    within: str | None = None
+    """Folder that files which the data names may not leave, symbolic links followed; the current folder, which their names are relative to, if left out."""
     args: dict[str, Any] = Field(default={})
     """Keyword arguments of the call."""
 

@@ -8,12 +8,18 @@ from typing import Any, Literal
 import torch
 
 from finetune.config.data import DataConfig, TokenizeTransform, VisionTransform
-from finetune.data.images import Images, images_of
+from finetune.data.images import (
+    Images,
+    first_leaving,
+    images_of,
+    in_short,
+    is_image,
+    leaves,
+    named_files,
+)
 from finetune.data.table import Column, Listed, Numbers, Table, infer, read_cells, settle
 from finetune.data.transforms import is_image_column
 from finetune.errors import DataError, did_you_mean
-from finetune.reading import first_outside
-from finetune.redaction import redacted
 
 Kind = Literal["text", "image", "grey image", "number", "whole number", "thing"]
 """What an input column holds, so that prediction can read raw values as training did."""
@@ -68,26 +74,36 @@ def settle_columns(
     columns: dict[str, Column] = {}
     for name in (*inputs, *([] if target is None else [target])):
         column = table.columns[name]
-        if isinstance(column, Listed) and column.kind == "things":
+        if isinstance(column, Listed) and column.kind == "things" and not _are_images(column):
             column = settle(name, column.values, table.name)
-        if name in images and isinstance(column, Listed) and column.kind != "things":
-            column = images_of(_image_files(column.values, table))
+        if isinstance(column, Listed) and (
+            _are_images(column) or (name in images and column.kind != "things")
+        ):
+            column = images_of(_image_files(name, column.values, table))
         columns[name] = column
     return replace(table, columns=columns)
 
 
-def _image_files(names: Sequence[str], table: Table) -> list[Path]:
-    """Return the files that a column names, none of which may be outside the data's own folder."""
-    if table.folder is None:
-        return [Path(name) for name in names]
-    files = [table.folder / name for name in names]
-    within = table.within or table.folder
-    if (row := first_outside(files, within)) is not None:
-        raise DataError(
-            f"{table.place(row)} names {names[row]!r}, which leaves the folder {str(within)!r}",
-            hint="name a folder that holds all files: within: DIR, beside the path of the source",
-        )
+def _image_files(column: str, items: Sequence[Any], table: Table) -> list[Any]:
+    """Return the images of a column, names among them as files that may not leave the data.
+
+    Raises:
+        DataError: a name leaves the folder of the data, or an item is no image.
+    """
+    folder = table.folder or Path()
+    try:
+        files = named_files(items, folder)
+    except DataError as error:
+        error.message = f"column {column!r} of {table.name}: {error.message}"
+        raise
+    within = table.within or folder
+    if (row := first_leaving(files, within)) is not None:
+        raise leaves(table.place(row), items[row], within)
     return files
+
+
+def _are_images(column: Listed) -> bool:
+    return len(column) > 0 and all(map(is_image, column.values))
 
 
 def image_columns(config: DataConfig, inputs: Sequence[str]) -> set[str]:
@@ -121,7 +137,8 @@ def column_of(name: str, values: Sequence[Any], kind: Kind, source: str = "the i
     if kind == "thing":
         return Listed(values, "things")
     if kind in ("image", "grey image") and not _are_arrays(values):
-        return images_of(values, "L" if kind == "grey image" else "RGB")
+        # Names are the caller's own here; those of files were looked at where these were read.
+        return images_of(named_files(values, Path()), "L" if kind == "grey image" else "RGB")
     column = settle(name, values, source)
     if kind == "text":
         if isinstance(column, Listed) and column.kind == "text":
@@ -130,7 +147,7 @@ def column_of(name: str, values: Sequence[Any], kind: Kind, source: str = "the i
     if isinstance(column, Listed) and column.kind == "text":
         column = infer(Listed(column.values, "cells"))
     if not isinstance(column, Numbers):
-        raise DataError(f"column {name!r} needs numbers of one shape, got {_short(values[0])}")
+        raise DataError(f"column {name!r} needs numbers of one shape, got {in_short(values[0])}")
     if kind == "whole number":
         return Numbers(_whole(name, column))
     is_image = column.values.dtype == torch.uint8
@@ -152,8 +169,3 @@ def _usual(candidates: Sequence[str], known: Collection[str]) -> str | None:
 
 def _are_arrays(values: Sequence[Any]) -> bool:
     return all(hasattr(value, "shape") or isinstance(value, list | tuple) for value in values)
-
-
-def _short(value: Any) -> str:
-    text = redacted(repr(value))
-    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,22 +1,34 @@
 """Images as files, encoded bytes or PIL images, decoded one at a time as they are read."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
 from struct import error as StructError
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.data.contents import (
+    HASH_BYTES,
+    Contents,
+    KnownFiles,
+    State,
+    as_hashes,
+    is_unchanged,
+    naming,
+    opened_regular,
+    read_contents,
+)
 from finetune.errors import DataError
 from finetune.importing import require
+from finetune.reading import first_outside
+from finetune.redaction import redacted
 
 _GREY_MODES = {"1", "L", "LA", "I;16", "I", "F"}
 
@@ -26,36 +38,63 @@ class Images:
     """A column of images, none of which is decoded before it is asked for.
 
     Args:
-        items: Each a path, a PIL image, encoded bytes, or the `{"bytes", "path"}` of `datasets`.
+        items: Each the path of a file, a PIL image, encoded bytes, or the `{"bytes", "path"}` of
+            `datasets` with its bytes. A name that data gives is no path yet: see `named_files`.
         mode: `RGB` or `L`; every image is brought to it.
         order: Positions in `items` of this column's samples.
+        contents: What the items hold, once they were identified.
     """
 
     items: Sequence[Any]
     mode: str
     order: Sequence[int]
+    contents: Contents | None = None
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __getitem__(self, index: int) -> Any:
-        """Decode one image to a `PIL.Image` in the column's mode."""
-        return open_image(self.items[self.order[index]], self.mode)
+        """Decode one image to a `PIL.Image` in the column's mode.
+
+        Raises:
+            DataError: it is missing, no whole image, or another one than was identified.
+        """
+        position = self.order[index]
+        if self.contents is None:
+            return open_image(self.items[position], self.mode)
+        hashed, state = (part[position] for part in self.contents)
+        return open_image(self.items[position], self.mode, (_state(state), _bytes(hashed)))
 
     def take(self, rows: Tensor) -> "Images":
         """Return the samples at `rows`, still undecoded."""
-        return Images(self.items, self.mode, [self.order[row] for row in rows.tolist()])
+        return replace(self, order=[self.order[row] for row in rows.tolist()])
+
+    def identified(self, files: KnownFiles | None) -> "Images":
+        """Return the column with the hashes of what all its items hold.
+
+        From here on an image that turns out to be another one is refused as it is read.
+
+        Args:
+            files: Knows the hashes of files from earlier runs; None reads every file.
+
+        Raises:
+            DataError: an item is missing or cannot be read. The message names it.
+        """
+        if all(isinstance(item, Path) for item in self.items):
+            found = read_contents(self.items) if files is None else files.contents(self.items)
+            return replace(self, contents=found)
+        hashes = as_hashes([_digest(item) for item in self.items])
+        return replace(self, contents=Contents(hashes, torch.zeros(len(hashes), 4).long()))
 
     def digests(self) -> list[bytes]:
         """Return for each sample a value that only exact copies share."""
-        return image_digests([self])
+        contents = (self if self.contents is not None else self.identified(None)).contents
+        assert contents is not None
+        return [_bytes(contents.hashes[position]) for position in self.order]
 
     def fingerprint(self) -> bytes:
-        """Hash the contents, of files only the names, sizes and times of change."""
-        digest = blake2b(self.mode.encode(), digest_size=16)
-        for position in self.order:
-            digest.update(_identity(self.items[position]))
-        return digest.digest()
+        """Hash the contents."""
+        return blake2b(self.mode.encode() + b"".join(self.digests()), digest_size=16).digest()
 
 
 def images_of(items: Sequence[Any], mode: str | None = None) -> Images:
@@ -65,18 +104,38 @@ def images_of(items: Sequence[Any], mode: str | None = None) -> Images:
     return Images(items, mode, range(len(items)))
 
 
-def image_digests(columns: Sequence[Images]) -> list[bytes]:
-    """Return for each image of all `columns` a value that only exact copies share.
+def named_files(items: Sequence[Any], folder: Path) -> list[Any]:
+    """Return items with a path in place of each name of a file, relative to `folder`.
 
-    Files of different sizes cannot be copies, so only those of equal size are read.
+    This is the only way from a name to something that is opened: `open_image` takes no names.
+    A name is a text, or `{"bytes", "path"}` without bytes.
+
+    Raises:
+        DataError: an item is neither an image nor a name.
     """
-    places = [(column.items, position) for column in columns for position in column.order]
-    sizes = [_file_size(items[position]) for items, position in places]
-    count = Counter(sizes)
-    return [
-        str(size).encode() if size is not None and count[size] == 1 else _digest(items[position])
-        for size, (items, position) in zip(sizes, places, strict=True)
-    ]
+    return [_named_file(item, folder) for item in items]
+
+
+def first_leaving(items: Sequence[Any], within: Path) -> int | None:
+    """Return the position of the first path among items that leaves `within`; None without one."""
+    paths = [(position, item) for position, item in enumerate(items) if isinstance(item, Path)]
+    outside = first_outside([path for _, path in paths], within)
+    return None if outside is None else paths[outside][0]
+
+
+def leaves(where: str, item: Any, within: Path) -> DataError:
+    """Return the error over a name, or `{"bytes", "path"}`, that leads out of a folder."""
+    name = str(item["path"] if isinstance(item, dict) else item)
+    return DataError(
+        f"{where} names {name!r}, which leaves the folder {str(within)!r}",
+        hint="name a folder that holds all files: within: DIR, beside the path of the source",
+    )
+
+
+def in_short(value: Any) -> str:
+    """Return a value of data as a message shows it."""
+    text = redacted(repr(value))
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def is_image(value: object) -> bool:
@@ -86,18 +145,30 @@ def is_image(value: object) -> bool:
     return type(value).__module__.startswith("PIL.") and hasattr(value, "convert")
 
 
-def open_image(item: Any, mode: str | None) -> Any:
+def open_image(item: Any, mode: str | None, known: tuple[State, bytes] | None = None) -> Any:
     """Decode one image to a `PIL.Image`, converted to `mode` unless that is None.
 
+    Args:
+        item: A path, encoded bytes, `{"bytes", "path"}` with bytes, or a PIL image.
+        mode: The colour mode.
+        known: State and hash of what the item must hold.
+
     Raises:
-        DataError: the file is missing or not a whole image. The message names it.
+        DataError: the file is missing, not a whole image, or another one. The message names it.
     """
     if is_image(item) and not isinstance(item, dict):
         return item if mode is None or item.mode == mode else item.convert(mode)
     pil = require("PIL.Image", extra="vision")
-    source, name = _source(item)
-    with _readable(name, pil), pil.open(source) as image:
-        return image.convert(mode or image.mode)
+    with _opened(item) as (file, name):
+        with _readable(name, pil), pil.open(file) as image:
+            decoded = image.convert(mode or image.mode)
+        # Looked at afterwards: what is written into it from here on is not in what was decoded.
+        if known is not None and not _holds(file, *known):
+            raise DataError(
+                f"the image {name!r} is another one than when the data was opened",
+                hint="start the command again; what was stored of the old one is not used",
+            )
+    return decoded
 
 
 def refuse_unreadable(images: Images) -> None:
@@ -109,9 +180,8 @@ def refuse_unreadable(images: Images) -> None:
     pil = require("PIL.Image", extra="vision")
     for position in images.order:
         item = images.items[position]
-        if isinstance(item, dict | bytes | str | Path):
-            source, name = _source(item)
-            with _readable(name, pil), pil.open(source) as image:
+        if isinstance(item, dict | bytes | Path):
+            with _opened(item) as (file, name), _readable(name, pil), pil.open(file) as image:
                 image.verify()
 
 
@@ -125,50 +195,66 @@ def image_tensor(image: Any) -> Tensor:
 def _readable(name: str, pil: ModuleType) -> Iterator[None]:
     """Turn what Pillow raises into an error that names the image."""
     try:
-        yield
-    except FileNotFoundError as error:
-        raise DataError(f"no such image file {name!r}") from error
-    except (OSError, ValueError, SyntaxError, StructError, pil.DecompressionBombError) as error:
+        with naming(name):
+            yield
+    except (ValueError, SyntaxError, StructError, pil.DecompressionBombError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"cannot read the image {name!r}: {reason}") from error
 
 
-def _source(item: Any) -> tuple[Any, str]:
-    if isinstance(item, dict):
-        name = item["path"] or "(in memory)"
-        return (BytesIO(item["bytes"]) if item["bytes"] is not None else item["path"]), name
-    if isinstance(item, bytes):
-        return BytesIO(item), "(in memory)"
-    if isinstance(item, str | Path):
-        return item, str(item)
-    raise DataError(f"needs an image or the path of one, got {item!r}")
+def _named_file(item: Any, folder: Path) -> Any:
+    is_dict = isinstance(item, dict) and is_image(item)
+    if isinstance(item, bytes) or (is_image(item) and not is_dict):
+        return item
+    if is_dict and isinstance(item["bytes"], bytes):
+        return item
+    name = item["path"] if is_dict and item["bytes"] is None else item
+    if isinstance(name, str | Path):
+        return folder / name
+    raise DataError(f"needs an image or the path of one, got {in_short(item)}")
 
 
-def _file_size(item: Any) -> int | None:
-    if not isinstance(item, str | Path):
-        return None
-    try:
-        return Path(item).stat().st_size
-    except OSError as error:
-        raise DataError(f"no such image file {str(item)!r}") from error
+@contextmanager
+def _opened(item: Any) -> Iterator[tuple[BinaryIO, str]]:
+    """Open an encoded image; give with it its name for messages."""
+    if isinstance(item, Path):
+        with opened_regular(item) as file:
+            yield file, str(item)
+    elif isinstance(item, bytes):
+        yield BytesIO(item), "(in memory)"
+    elif isinstance(item, dict) and isinstance(item["bytes"], bytes):
+        yield BytesIO(item["bytes"]), str(item["path"] or "(in memory)")
+    else:
+        raise DataError(f"needs an image or the path of one, got {type(item).__name__}")
+
+
+def _holds(file: BinaryIO, state: State, digest: bytes) -> bool:
+    """Tell whether an encoded image is the one that was identified."""
+    if isinstance(file, BytesIO):
+        return _hash(file.getvalue()) == digest
+    return is_unchanged(file, state, digest)
 
 
 def _digest(item: Any) -> bytes:
-    return blake2b(_contents(item), digest_size=16).digest()
-
-
-def _contents(item: Any) -> bytes:
+    if isinstance(item, Path):
+        return _bytes(read_contents([item]).hashes[0])
     if is_image(item) and not isinstance(item, dict):
-        return f"{item.mode}{item.size}".encode() + bytes(item.tobytes())
-    source, name = _source(item)
-    try:
-        return source.getvalue() if isinstance(source, BytesIO) else Path(source).read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the image {name!r}: {error.strerror}") from error
+        with naming(str(getattr(item, "filename", "") or "(in memory)")):
+            # All that the pixels mean rests on these as well.
+            more = (item.mode, item.size, item.getpalette(), item.info.get("transparency"))
+            return _hash(repr(more).encode() + bytes(item.tobytes()))
+    with _opened(item) as (file, _):
+        return _hash(file.read())
 
 
-def _identity(item: Any) -> bytes:
-    if not isinstance(item, str | Path):
-        return _digest(item)
-    stat = Path(item).stat()
-    return f"{item}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode()
+def _hash(raw: bytes) -> bytes:
+    return blake2b(raw, digest_size=HASH_BYTES).digest()
+
+
+def _bytes(hashed: Tensor) -> bytes:
+    return hashed.numpy().tobytes()
+
+
+def _state(state: Tensor) -> State:
+    size, modified, changed, entry = state.tolist()
+    return size, modified, changed, entry

@@ -8,6 +8,7 @@ from typing import Any, TextIO
 from finetune.config.data import CsvSource, DataConfig, TextFolderSource
 from finetune.data.columns import Kind
 from finetune.data.files import IMAGE_ENDINGS, json_object, read_csv, read_jsonl, read_text
+from finetune.data.images import first_leaving, named_files
 from finetune.errors import DataError
 from finetune.reading import first_outside, limited_lines
 
@@ -98,21 +99,34 @@ def _read_rows(file: Path, config: DataConfig, kinds: Mapping[str, Kind]) -> Inc
     for name, column in read.items():
         values = [column[row] for row in range(len(column))]
         if _is_image(kinds.get(name)):
-            values = [file.parent / v if isinstance(v, str) else v for v in values]
-            _refuse_leaving(values, file)
+            wheres = [f"{file}:{row}" for row in range(1, len(values) + 1)]
+            values = _image_files(values, file.parent, wheres)
         columns[name] = values
     count = max((len(values) for values in columns.values()), default=0)
     return Incoming(str(file), [f"{file}:{number}" for number in range(1, count + 1)], columns)
 
 
-def _refuse_leaving(values: Sequence[Any], file: Path) -> None:
-    """Refuse names of images that lie, symbolic links followed, outside the folder of `file`."""
-    named = [(row, value) for row, value in enumerate(values, 1) if isinstance(value, Path)]
-    if (position := first_outside([path for _, path in named], file.parent)) is not None:
-        row, path = named[position]
+def _image_files(values: Sequence[Any], folder: Path, wheres: Sequence[str]) -> list[Any]:
+    """Return images, names among them as files none of which may leave `folder`.
+
+    Args:
+        values: What rows or lines hold; None where one holds nothing.
+        folder: What names are relative to.
+        wheres: Where each value stands, for messages.
+    """
+    files: list[Any] = []
+    for value, where in zip(values, wheres, strict=True):
+        is_plain = value is None or isinstance(value, list)  # nothing, or an array of numbers
+        try:
+            files += [value] if is_plain else named_files([value], folder)
+        except DataError as error:
+            raise DataError(error.message, where=where) from error
+    if (position := first_leaving(files, folder)) is not None:
         raise DataError(
-            f"names {str(path)!r}, which leaves the folder of the file", where=f"{file}:{row}"
+            f"names {str(files[position])!r}, which leaves the folder of the file",
+            where=wheres[position],
         )
+    return files
 
 
 def _read_lines(stdin: TextIO, kinds: Mapping[str, Kind]) -> Incoming:
@@ -131,10 +145,13 @@ def _read_lines(stdin: TextIO, kinds: Mapping[str, Kind]) -> Incoming:
             names.append(f"-:{number}")
     except UnicodeDecodeError as error:
         raise DataError(f"not valid {error.encoding}", where="standard input") from error
-    columns = dict.fromkeys(name for row in rows for name in row)
-    return Incoming(
-        "standard input", names, {name: [row.get(name) for row in rows] for name in columns}
-    )
+    columns = {
+        name: [row.get(name) for row in rows]
+        for name in dict.fromkeys(name for row in rows for name in row)
+    }
+    for name in filter(lambda name: _is_image(kinds.get(name)), columns):
+        columns[name] = _image_files(columns[name], Path(), names)
+    return Incoming("standard input", names, columns)
 
 
 def _value(file: Path, config: DataConfig, kind: Kind) -> Any:

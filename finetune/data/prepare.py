@@ -1,6 +1,5 @@
 """The one way through: sources → columns and target → parts → transforms → samples to fetch."""
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +17,8 @@ from finetune.data.columns import (
     kind_of,
     settle_columns,
 )
+from finetune.data.contents import KnownFiles
+from finetune.data.identity import DataIdentity, RowHashes, hash_rows, identified, identity_of
 from finetune.data.loader import Samples
 from finetune.data.pipeline import run_steps
 from finetune.data.sources import open_source
@@ -57,10 +58,16 @@ class DataFacts:
 
 @dataclass(frozen=True, slots=True)
 class RawPart:
-    """The raw inputs of one part, and its targets `(N, ...)`."""
+    """The raw inputs of one part, its targets `(N, ...)`, and hashes of its rows."""
 
     table: Table
     target: Tensor | None
+    hashes: RowHashes
+
+    def take(self, rows: Tensor) -> "RawPart":
+        """Return the samples at `rows`."""
+        target = None if self.target is None else self.target[rows]
+        return RawPart(self.table.take(rows), target, self.hashes.take(rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ class OpenedData:
     validation: RawPart | None
     test: RawPart | None
     facts: DataFacts
+    identity: DataIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +89,9 @@ class PreparedData:
     validation: Samples | None
     test: Samples | None
     facts: DataFacts
+    identity: DataIdentity
     notes: tuple[str, ...] = ()
-    """What happened to stored tokens, a line each."""
+    """What happened to stored tokens and hashes of files, a line each."""
 
     @property
     def specs(self) -> dict[str, TensorSpec]:
@@ -90,7 +99,14 @@ class PreparedData:
         return self.train.specs
 
 
-def open_data(config: DataConfig, task: Task, *, seed: int, trust: Collection[str]) -> OpenedData:
+def open_data(
+    config: DataConfig,
+    task: Task,
+    *,
+    seed: int,
+    trust: Collection[str],
+    files: KnownFiles | None = None,
+) -> OpenedData:
     """Read the sources, part them, and turn the targets into numbers.
 
     Args:
@@ -98,6 +114,7 @@ def open_data(config: DataConfig, task: Task, *, seed: int, trust: Collection[st
         task: Says what the target means.
         seed: The run's seed, by which samples are parted unless `split.seed` is given.
         trust: Names of packages whose code may be imported.
+        files: Knows what image files hold from earlier runs; None to read all of them.
 
     Raises:
         DataError: a source, a column or a value is not what the config says.
@@ -112,6 +129,7 @@ def open_data(config: DataConfig, task: Task, *, seed: int, trust: Collection[st
     for part, table in tables.items():
         choose_columns(named, table.columns, needs_target=target is not None)
         settled = settle_columns(table, inputs, target, image_columns(config, inputs))
+        settled = identified(settled, files)
         parts[part], classes = _encoded(settled, inputs, target, task, classes, part)
     kinds = {
         name: kind_of(column, name, config) for name, column in parts["train"].table.columns.items()
@@ -122,7 +140,8 @@ def open_data(config: DataConfig, task: Task, *, seed: int, trust: Collection[st
         parts, notes = _parted(parts["train"], config.split, task, classes, seed)
     sizes = {part: len(raw.table) for part, raw in parts.items()}
     facts = DataFacts(inputs, target, classes, tuple(map(redacted, notes)), sizes, kinds)
-    return OpenedData(parts["train"], parts.get("validation"), parts.get("test"), facts)
+    identity = DataIdentity.of({name: raw.hashes for name, raw in parts.items()}, classes)
+    return OpenedData(parts["train"], parts.get("validation"), parts.get("test"), facts, identity)
 
 
 def prepare_data(
@@ -159,7 +178,8 @@ def prepare_data(
         if part is None:
             return None
         columns, later = run_steps(part.table, other_steps, tokens)
-        return Samples(columns, part.target, later=later, seed=seed, views=1)
+        told = identity_of(later, config.evaluation_transforms or (), seed, trust)
+        return Samples(columns, part.target, later=later, identity=told, seed=seed, views=1)
 
     columns, later = run_steps(train.table, train_steps, tokens)
     if views is not None and not later:
@@ -168,12 +188,11 @@ def prepare_data(
             hint="leave it out",
             key=("prefix", "views"),
         )
-    drawn = [node.model_dump(mode="json") for node in config.transforms or ()]
     samples = Samples(
         columns,
         train.target,
         later=later,
-        identity=json.dumps([seed, drawn]) if later else "",
+        identity=identity_of(later, config.transforms or (), seed, trust),
         seed=seed,
         views=views,
         workers=config.workers,
@@ -184,6 +203,7 @@ def prepare_data(
         evaluated(opened.validation),
         evaluated(opened.test),
         opened.facts,
+        opened.identity,
         tuple(tokens.notes) if tokens is not None else (),
     )
 
@@ -254,7 +274,8 @@ def _encoded(
     if target is not None:
         encoded = encode_target(table, target, task, classes=classes, part=f"the {part} part")
         values, classes = encoded.values, encoded.classes
-    return RawPart(replace(table, columns=columns), values), classes
+    hashes = hash_rows(table.columns, inputs)
+    return RawPart(replace(table, columns=columns), values, hashes), classes
 
 
 def _parted(
@@ -265,11 +286,11 @@ def _parted(
     seed: int,
 ) -> tuple[dict[str, RawPart], tuple[str, ...]]:
     """Part one source; return the parts and notes on copies."""
-    first = first_copies([whole.table])
+    first = first_copies(whole.hashes.inputs)
     is_copy = first != torch.arange(len(first))
     num_copies = int(is_copy.sum())
     if split.copies == "drop":
-        whole = _taken(whole, (~is_copy).nonzero().squeeze(1))
+        whole = whole.take((~is_copy).nonzero().squeeze(1))
     if split.stratify and not isinstance(task, ClassificationTask):
         raise DataError(
             f"stratify needs classes, the task is {task.type!r}", key=("data", "split", "stratify")
@@ -281,7 +302,7 @@ def _parted(
         strata=whole.target if split.stratify else None,
         names=classes if split.stratify and classes else (),
     )
-    parts = {name: _taken(whole, rows) for name, rows in positions.items()}
+    parts = {name: whole.take(rows) for name, rows in positions.items()}
     _refuse_unseen(parts, classes)
     copies = "1 exact copy" if num_copies == 1 else f"{num_copies} exact copies"
     match split.copies:
@@ -302,15 +323,11 @@ def _refuse_unseen(parts: Mapping[str, RawPart], classes: tuple[str, ...] | None
             refuse_unseen(trained, part.target, classes, f"the {name} part", hint)
 
 
-def _taken(part: RawPart, rows: Tensor) -> RawPart:
-    return RawPart(part.table.take(rows), None if part.target is None else part.target[rows])
-
-
 def _notes_on_copies(parts: Sequence[RawPart], remedy: str = "") -> tuple[str, ...]:
     """Say how many samples are exact copies, and how many of those lie in different parts."""
     if len(parts) == 1:
         return ()
-    first = first_copies([part.table for part in parts])
+    first = first_copies(torch.cat([part.hashes.inputs for part in parts]))
     owner = torch.cat([torch.full((len(p.table),), n) for n, p in enumerate(parts)])
     copies = int((first != torch.arange(len(first))).sum())
     across = int((owner[first] != owner).sum())

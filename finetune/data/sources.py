@@ -25,7 +25,7 @@ from finetune.config.data import (
     TextFolderSource,
 )
 from finetune.data import files
-from finetune.data.images import images_of
+from finetune.data.images import first_leaving, images_of, leaves, named_files
 from finetune.data.table import Column, Listed, Numbers, Table, as_tensor
 from finetune.errors import DataError, Key
 from finetune.importing import call_trusted, package_path, require
@@ -55,7 +55,7 @@ def open_source(source: Source, trust: Collection[str], key: Key) -> Table:
 
 def _within(source: Source, key: Key) -> Path | None:
     """Return the folder that files named by the data may not leave, where the config says one."""
-    if not isinstance(source, NamingSource) or source.within is None:
+    if not isinstance(source, NamingSource | ImportSource) or source.within is None:
         return None
     return files.existing(source.within, (*key, "within"), folder=True)
 
@@ -76,9 +76,12 @@ def _read(
         case RandomSource():
             return _drawn(source), "random", None
         case HuggingFaceSource():
-            return _hub_columns(source, key), source.path, None
+            folder = _folder_of(source, key)
+            return _hub_columns(source, folder, within, key), source.path, folder
         case ImportSource():
-            return _imported(source, trust, key), source.path, None
+            # Names in the data are relative to the current folder, as for the user's own code.
+            columns = _imported(source, within, trust, key)
+            return columns, source.path, Path()
         case _:
             assert_never(source)
 
@@ -136,7 +139,7 @@ def _parquet_columns(path: Path, key: Key) -> dict[str, Column]:
         with _quiet(datasets):
             dataset = datasets.Dataset(parquet.read_table(path))
             _refuse_names_of_images(dataset, path)
-            return _dataset_columns(dataset)
+            return _dataset_columns(dataset, path.parent, path.parent)
     except (arrow.ArrowException, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"cannot read {str(path)!r}: {reason}", key=(*key, "path")) from error
@@ -146,18 +149,36 @@ def _refuse_names_of_images(dataset: Any, path: Path) -> None:
     """Refuse an image that the file does not hold but only names, wherever that may be."""
     datasets = require("datasets", extra="data")
     for column, feature in dataset.features.items():
-        if isinstance(feature, datasets.Image):
-            cells = dataset.select_columns([column]).with_format("arrow")[:].column(column)
-            lacking = cells.combine_chunks().field("bytes").is_null().to_pylist()
-            if True in lacking:
-                raise DataError(
-                    f"column {column!r} holds no image in row {lacking.index(True) + 1}",
-                    hint="store the images themselves in the file, or name them in a csv file",
-                    where=str(path),
-                )
+        if isinstance(feature, datasets.Image) and (named := _named_by(dataset, column)):
+            raise DataError(
+                f"column {column!r} holds no image in row {next(iter(named)) + 1}",
+                hint="store the images themselves in the file, or name them in a csv file",
+                where=str(path),
+            )
 
 
-def _hub_columns(source: HuggingFaceSource, key: Key) -> dict[str, Column]:
+def _named_by(dataset: Any, column: str) -> dict[int, str]:
+    """Return by row the names of images that a column does not hold."""
+    cells = dataset.select_columns([column]).with_format("arrow")[:].column(column)
+    parts = cells.combine_chunks()
+    lacking = parts.field("bytes").is_null().to_pylist()
+    if True not in lacking:
+        return {}
+    names = parts.field("path").to_pylist()
+    return {row: name or "" for row, name in enumerate(names) if lacking[row]}
+
+
+def _folder_of(source: HuggingFaceSource, key: Key) -> Path:
+    """Return what names in a data set are relative to: its folder, or that of what was loaded."""
+    path = package_path(source.path, key=(*key, "path"))
+    if path.exists():
+        return path if path.is_dir() else path.parent
+    return Path(require("datasets", extra="data").config.HF_CACHE_HOME)
+
+
+def _hub_columns(
+    source: HuggingFaceSource, folder: Path, within: Path | None, key: Key
+) -> dict[str, Column]:
     datasets = require("datasets", extra="data")
     with _quiet(datasets):
         try:
@@ -165,7 +186,7 @@ def _hub_columns(source: HuggingFaceSource, key: Key) -> dict[str, Column]:
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             reason = str(error).partition("\n")[0]
             raise DataError(f"cannot load {source.path!r}: {reason}", key=(*key, "path")) from error
-        return _dataset_columns(dataset)
+        return _dataset_columns(dataset, folder, within or folder)
 
 
 def _load(datasets: Any, source: HuggingFaceSource, key: Key) -> Any:
@@ -200,17 +221,27 @@ def _quiet(datasets: Any) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def _dataset_columns(dataset: Any) -> dict[str, Column]:
-    return {name: _dataset_column(dataset, name) for name in dataset.column_names}
+def _dataset_columns(dataset: Any, folder: Path, within: Path) -> dict[str, Column]:
+    names = dataset.column_names
+    return {name: _dataset_column(dataset, name, folder, within) for name in names}
 
 
-def _dataset_column(dataset: Any, name: str) -> Column:
-    """Turn a column of a `datasets.Dataset` into ours: classes by name, images undecoded."""
+def _dataset_column(dataset: Any, name: str, folder: Path, within: Path) -> Column:
+    """Turn a column of a `datasets.Dataset` into ours: classes by name, images undecoded.
+
+    Raises:
+        DataError: an image is named, and lies outside `within`.
+    """
     datasets = require("datasets", extra="data")
     feature, dataset = dataset.features[name], dataset.select_columns([name])
     if isinstance(feature, datasets.Image):
         encoded = dataset.cast_column(name, datasets.Image(decode=False)).with_format(None)
-        return images_of(_Rows(encoded, name))
+        named = _named_by(encoded, name)
+        files = named_files(list(named.values()), folder)
+        if (position := first_leaving(files, within)) is not None:
+            row = list(named)[position]
+            raise leaves(f"row {row + 1} of column {name!r}", named[row], within)
+        return images_of(_Rows(encoded, name, folder))
     column = dataset.with_format("arrow")[:].column(name)
     values = column.to_pylist()
     if isinstance(feature, datasets.ClassLabel):
@@ -225,21 +256,25 @@ class _Rows(Sequence[Any]):
 
     dataset: Any
     name: str
+    folder: Path
+    """What names of images are relative to."""
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.dataset[index][self.name]
+        return named_files([self.dataset[index][self.name]], self.folder)[0]
 
 
-def _imported(source: ImportSource, trust: Collection[str], key: Key) -> dict[str, Column]:
+def _imported(
+    source: ImportSource, within: Path | None, trust: Collection[str], key: Key
+) -> dict[str, Column]:
     data = call_trusted(source.path, source.args, trust, key=key)
     if isinstance(data, Mapping):
         return {str(name): _column(str(name), values, key) for name, values in data.items()}
     if type(data).__module__.startswith("datasets."):
         with _quiet(require("datasets", extra="data")):
-            return _dataset_columns(data)
+            return _dataset_columns(data, Path(), within or Path())
     if isinstance(data, Sized) and hasattr(data, "__getitem__"):
         return _items_by_column(data, source, key)
     raise DataError(

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from finetune.config.data import SplitConfig
-from finetune.data.images import Images, image_digests
-from finetune.data.table import Column, Table
 from finetune.errors import DataError
 
 _KEY = ("data", "split")
@@ -25,14 +23,16 @@ class _Unit:
     stratum: int
 
 
-def first_copies(tables: Sequence[Table]) -> Tensor:
-    """Return for each sample of all `tables` the first one that is exactly the same `(N,)`."""
-    digests = zip(
-        *(_digests([table.columns[name] for table in tables]) for name in tables[0].columns),
-        strict=True,
+def first_copies(hashes: Tensor) -> Tensor:
+    """Return for each sample the first one whose inputs are exactly the same `(N,)`.
+
+    Args:
+        hashes: Of the inputs of each, `(N, 16)`.
+    """
+    first: dict[bytes, int] = {}
+    return torch.tensor(
+        [first.setdefault(h.tobytes(), row) for row, h in enumerate(hashes.numpy())]
     )
-    first: dict[tuple[bytes, ...], int] = {}
-    return torch.tensor([first.setdefault(digest, row) for row, digest in enumerate(digests)])
 
 
 def split_samples(
@@ -79,13 +79,6 @@ def split_samples(
         taken[part] += unit.samples
     parts = [part for part in ("train", "validation", "test") if part in taken]
     return {part: torch.tensor(sorted(taken[part])) for part in parts}
-
-
-def _digests(columns: Sequence[Column]) -> list[bytes]:
-    images = [column for column in columns if isinstance(column, Images)]
-    if len(images) == len(columns):
-        return image_digests(images)
-    return [digest for column in columns for digest in column.digests()]
 
 
 def _units(groups: Tensor, strata: Tensor | None) -> list[_Unit]:

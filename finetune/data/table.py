@@ -3,6 +3,7 @@
 Letters: N samples, B samples of a batch, T tokens.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.data.images import Images, images_of, is_image
+from finetune.data.contents import content_of
+from finetune.data.images import Images
 from finetune.errors import DataError
 
 _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
@@ -44,7 +46,7 @@ class Numbers:
         """Return the samples at `rows` as one tensor `(B, ...)`, a copy."""
         return self.values[rows]
 
-    def digests(self) -> list[bytes]:
+    def digests(self) -> Sequence[bytes | None]:
         """Return for each sample a value that only exact copies share."""
         values = self.values.contiguous().numpy()
         return [blake2b(row.tobytes(), digest_size=16).digest() for row in values]
@@ -176,13 +178,15 @@ class Listed:
         """The whole column, and where these samples stand in it `(N,)`."""
         return self.taken or (self, torch.arange(len(self)))
 
-    def digests(self) -> list[bytes]:
-        """Return for each sample a value that only exact copies share."""
-        return [blake2b(_bytes_of(value), digest_size=16).digest() for value in self.values]
+    def digests(self) -> list[bytes | None]:
+        """Return for each sample a value that only exact copies share; None if none can be told."""
+        contents = map(content_of, self.values)
+        return [c if c is None else blake2b(c, digest_size=16).digest() for c in contents]
 
     def fingerprint(self) -> bytes:
-        """Hash the contents."""
-        return blake2b(b"".join(self.digests()), digest_size=16).digest()
+        """Hash the contents. Of what nobody can tell the contents of, no two hashes are equal."""
+        digests = (digest or os.urandom(16) for digest in self.digests())
+        return blake2b(b"".join(digests), digest_size=16).digest()
 
 
 Column = Numbers | Listed | Images
@@ -235,8 +239,6 @@ def settle(column: str, values: Sequence[Any], name: str) -> Column:
         return Listed(values, "text")
     if all(_is_number(value) for value in values):
         return Numbers(as_tensor(np.asarray(values), column))
-    if values and all(is_image(value) for value in values):
-        return images_of(values)
     _refuse_a_mixture(column, values, name)
     return _stacked(column, values) or Listed(values, "things")
 
@@ -336,12 +338,3 @@ def _stacked(column: str, values: Sequence[Any]) -> Numbers | None:
     ):
         return None
     return Numbers(as_tensor(np.stack(arrays), column))
-
-
-def _bytes_of(value: Any) -> bytes:
-    if isinstance(value, str):
-        return value.encode("utf-8", "surrogatepass")
-    if isinstance(value, np.ndarray | Tensor):
-        array = np.asarray(value)
-        return f"{array.dtype}{array.shape}".encode() + array.tobytes()
-    return repr(value).encode()

@@ -1,0 +1,282 @@
+"""What the data of a run is: a hash of every row, its columns, classes and parts; what differs.
+
+Letters: N samples.
+"""
+
+import base64
+import binascii
+import json
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from finetune.config.data import Transform
+from finetune.data.contents import HASH_BYTES, KnownFiles, as_hashes
+from finetune.data.images import Images
+from finetune.data.table import Column, Table
+from finetune.data.tokens import tokenizer_facts
+from finetune.data.transforms import Imported, Step, Tokenize
+from finetune.data.vision import Vision
+from finetune.importing import code_of
+
+_VERSION = 1
+_MAX_ROWS = 2_000_000
+"""Of more rows than this a document holds one hash of all, or it would be too long to be read."""
+_SHOWN = 5
+_NOBODY_KNOWS = 0
+"""In place of the hash of a row whose contents nobody can tell."""
+
+Hashes = NDArray[np.uint64]
+"""Hashes of rows, (N,)."""
+
+
+class RowHashes(NamedTuple):
+    """What tells the samples of a table apart."""
+
+    inputs: Tensor
+    """Of what the network is fed from, (N, 16) uint8: only exact copies share it."""
+    rows: Hashes
+    """Of inputs and target, (N,). 0 where nobody can tell."""
+    columns: Mapping[str, str]
+    """Of each whole column."""
+
+    def take(self, rows: Tensor) -> "RowHashes":
+        """Return the samples at `rows`; the columns stay those of the whole table."""
+        return self._replace(inputs=self.inputs[rows], rows=self.rows[rows.numpy()])
+
+
+@dataclass(frozen=True, slots=True)
+class DataIdentity:
+    """The data of a run, as it is kept in the run's folder.
+
+    Args:
+        columns: For each column in use a hash of the whole of it, over all sources.
+        classes: Names of the classes.
+        parts: For each part the hashes of its rows in order; a single one of all where the part
+            has too many.
+        sizes: How many rows each part has.
+    """
+
+    columns: Mapping[str, str]
+    classes: tuple[str, ...] | None
+    parts: Mapping[str, Hashes]
+    sizes: Mapping[str, int]
+
+    @classmethod
+    def of(cls, parts: Mapping[str, RowHashes], classes: tuple[str, ...] | None) -> Self:
+        """Return the identity of parts."""
+        columns = {
+            name: _hash(part.columns[name].encode() for part in parts.values()).hex()
+            for name in next(iter(parts.values())).columns
+        }
+        rows = {name: _shortened(part.rows) for name, part in parts.items()}
+        return cls(columns, classes, rows, {name: len(part.rows) for name, part in parts.items()})
+
+    @property
+    def num_unknown(self) -> int:
+        """How many rows hold something of which nobody can tell the contents."""
+        return sum(int((rows == _NOBODY_KNOWS).sum()) for rows in self.parts.values())
+
+    def as_document(self) -> dict[str, Any]:
+        """Return plain data, as JSON can hold it."""
+        parts = {
+            name: {"size": self.sizes[name], "rows": _as_text(rows)}
+            for name, rows in self.parts.items()
+        }
+        return {"version": _VERSION, "columns": dict(self.columns), "parts": parts}
+
+    @classmethod
+    def read(cls, document: Any, classes: Any) -> Self:
+        """Read back what `as_document` gave.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            if document["version"] != _VERSION:
+                raise ValueError(f"version {document['version']!r}")
+            parts = document["parts"]
+            return cls(
+                {str(name): str(value) for name, value in document["columns"].items()},
+                None if classes is None else tuple(map(str, classes)),
+                {str(name): _from_text(part["rows"]) for name, part in parts.items()},
+                {str(name): int(part["size"]) for name, part in parts.items()},
+            )
+        except (KeyError, TypeError, AttributeError, binascii.Error) as error:
+            raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def hash_rows(columns: Mapping[str, Column], inputs: Sequence[str]) -> RowHashes:
+    """Hash the raw cells of every row.
+
+    Args:
+        columns: The columns in use.
+        inputs: Names of those that the network is fed from.
+    """
+    digests = {name: column.digests() for name, column in columns.items()}
+    of_inputs = _joined([digests[name] for name in inputs])
+    of_rows = _joined([digests[name] for name in columns])
+    # what nobody can tell the contents of is no copy of anything
+    fed = as_hashes([digest or os.urandom(HASH_BYTES) for digest in of_inputs])
+    rows = np.frombuffer(b"".join(d[:8] if d else bytes(8) for d in of_rows), np.uint64)
+    whole = {name: _hash(d or b"?" for d in column).hex() for name, column in digests.items()}
+    return RowHashes(fed, rows, whole)
+
+
+def identified(table: Table, files: KnownFiles | None) -> Table:
+    """Return a table whose images are hashed: one that becomes another is refused when read.
+
+    Args:
+        table: The columns in use.
+        files: Knows the hashes of files from earlier runs; None reads all.
+
+    Raises:
+        DataError: an image is missing or cannot be read.
+    """
+    columns = {
+        name: column.identified(files) if isinstance(column, Images) else column
+        for name, column in table.columns.items()
+    }
+    return replace(table, columns=columns)
+
+
+def identity_of(
+    steps: Sequence[Step], nodes: Sequence[Transform], seed: int, trust: Collection[str]
+) -> str:
+    """Return a text that differs where `steps` may make other samples of the same columns.
+
+    Args:
+        steps: What is left to be done at every fetch.
+        nodes: The config nodes that they were made from.
+        seed: Where their randomness begins.
+        trust: Packages whose code they may call.
+    """
+    if not steps:
+        return ""
+    about = [node.model_dump(mode="json") for node in nodes]
+    found = [_inner_facts(step) for step in steps]
+    return json.dumps([seed, about, found, code_of(trust), _versions()])
+
+
+def differences(there: DataIdentity, now: DataIdentity) -> list[str]:
+    """Return what differs between the data of a run and the data at hand, a line each."""
+    lines = [*_columns(there, now), *_classes(there.classes, now.classes)]
+    return lines + _rows(there, now)
+
+
+def _inner_facts(step: Step) -> str:
+    """Return what a step rests on besides its config: what the network was pretrained with."""
+    match step:
+        case Vision():
+            return repr(step.transform)
+        case Tokenize():
+            # Of a tokenizer that nobody can tell about, no two are equal.
+            return tokenizer_facts(step.tokenizer) or os.urandom(16).hex()
+        case Imported():
+            return ""
+    return repr(step)
+
+
+def _versions() -> list[str]:
+    """Return the versions of the libraries that decode and change images."""
+    found = []
+    for package in ("pillow", "torchvision", "torch"):
+        with suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    return found
+
+
+def _columns(there: DataIdentity, now: DataIdentity) -> list[str]:
+    old, new = there.columns, now.columns
+    lines = [f"column {name!r} is gone" for name in old if name not in new]
+    lines += [f"column {name!r} is new" for name in new if name not in old]
+    for name, value in old.items():
+        other = next((each for each in new if new[each] == value), None)
+        if new.get(name, value) != value and other is not None:
+            lines.append(f"column {other!r} holds what column {name!r} held")
+    return lines
+
+
+def _classes(old: tuple[str, ...] | None, new: tuple[str, ...] | None) -> list[str]:
+    if old == new:
+        return []
+    gone = [name for name in old or () if name not in (new or ())]
+    added = [name for name in new or () if name not in (old or ())]
+    said = [f"{_shown(gone)} gone"] * bool(gone) + [f"{_shown(added)} new"] * bool(added)
+    return [f"classes: {', '.join(said) or 'in another order'}"]
+
+
+def _rows(there: DataIdentity, now: DataIdentity) -> list[str]:
+    """Compare rows, wherever they lie; where all are the same, how they are parted."""
+    if _is_short(there) or _is_short(now):
+        is_same = there.sizes == now.sizes and _alike(there, now)
+        size, other = sum(there.sizes.values()), sum(now.sizes.values())
+        return [] if is_same else [f"rows: other ones, {size} there, {other} now"]
+    old, new = np.concatenate([*there.parts.values()]), np.concatenate([*now.parts.values()])
+    num_gone, num_new = _num_lacking(old, new), _num_lacking(new, old)
+    if num_gone or num_new:
+        changed = min(num_gone, num_new)
+        return [
+            f"rows: {changed} changed, {num_new - changed} added, {num_gone - changed} removed, "
+            f"of {len(old)}"
+        ]
+    if _alike(there, now):
+        return []
+    none = np.empty(0, np.uint64)
+    moved = sum(_num_lacking(rows, now.parts.get(name, none)) for name, rows in there.parts.items())
+    return [f"rows: {moved} in another part" if moved else "rows: in another order"]
+
+
+def _alike(there: DataIdentity, now: DataIdentity) -> bool:
+    """Tell whether all parts hold the same rows in the same order."""
+    return there.parts.keys() == now.parts.keys() and all(
+        np.array_equal(rows, now.parts[name]) for name, rows in there.parts.items()
+    )
+
+
+def _num_lacking(some: Hashes, others: Hashes) -> int:
+    """Return how many of some rows are not among others, where one row stands for one."""
+    values, counts = np.unique(some, return_counts=True)
+    other_values, other_counts = np.unique(others, return_counts=True)
+    _, here, there = np.intersect1d(values, other_values, assume_unique=True, return_indices=True)
+    return len(some) - int(np.minimum(counts[here], other_counts[there]).sum())
+
+
+def _is_short(identity: DataIdentity) -> bool:
+    return any(len(rows) != identity.sizes[name] for name, rows in identity.parts.items())
+
+
+def _shortened(rows: Hashes) -> Hashes:
+    return rows if len(rows) <= _MAX_ROWS else np.frombuffer(_hash([rows.tobytes()])[:8], np.uint64)
+
+
+def _joined(columns: Sequence[Sequence[bytes | None]]) -> list[bytes | None]:
+    """Return a hash for each row of columns; None where one cannot be told."""
+    if len(columns) == 1:
+        return list(columns[0])
+    return [None if None in row else _hash(filter(None, row)) for row in zip(*columns, strict=True)]
+
+
+def _hash(parts: Iterable[bytes]) -> bytes:
+    return blake2b(b"".join(parts), digest_size=HASH_BYTES).digest()
+
+
+def _as_text(rows: Hashes) -> str:
+    return base64.b64encode(rows.astype("<u8").tobytes()).decode("ascii")
+
+
+def _from_text(text: str) -> Hashes:
+    return np.frombuffer(base64.b64decode(text, validate=True), "<u8")
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(map(repr, names[:_SHOWN])) + (f" and {more} more" if more > 0 else "")
