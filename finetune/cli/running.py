@@ -27,6 +27,9 @@ def train_command(
         Path | None,
         typer.Option(metavar="DIR", help="Go on from another run's newest checkpoint."),
     ] = None,
+    data_changed: Annotated[
+        bool, typer.Option("--data-changed", help="Go on although the data has changed.")
+    ] = False,
     trust: Trust = None,
 ) -> None:
     """Train; where the run's folder holds a checkpoint, go on from there."""
@@ -44,7 +47,12 @@ def train_command(
 
         with leaving_at_once():
             trainer = build_trainer(
-                loaded, run, fresh=fresh, resume=resume, tracker=Console(sys.stderr)
+                loaded,
+                run,
+                fresh=fresh,
+                resume=resume,
+                data_changed=data_changed,
+                tracker=Console(sys.stderr),
             )
             phases_table(trainer.plan, sys.stderr)
         with located(loaded):

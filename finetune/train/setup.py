@@ -12,6 +12,7 @@ from finetune.config.freeze import FreezeConfig
 from finetune.config.loader import as_plain, dump_config
 from finetune.config.run import RunConfig
 from finetune.config.task import ImportLoss, ImportTask, Task as TaskConfig
+from finetune.data.contents import KnownFiles
 from finetune.data.prepare import DataFacts, PreparedData, open_data, prepare_data
 from finetune.data.tokens import TokenStore
 from finetune.errors import DataError, Faults, FinetuneError
@@ -20,6 +21,7 @@ from finetune.freezing.methods import written_out
 from finetune.freezing.plan import Plan, make_plan
 from finetune.freezing.report import plan_as_data
 from finetune.freezing.rows import RowSlices
+from finetune.importing import code_of
 from finetune.models.declared import Network, TensorSpec, build_network
 from finetune.models.inventory import take_inventory
 from finetune.models.preprocessing import read_preprocessing
@@ -54,6 +56,7 @@ from finetune.train.resuming import (
     without_known_origin,
 )
 from finetune.train.room import Room
+from finetune.train.same_data import compare_data
 from finetune.train.sizes import checkpoint_bytes, optimizer_state
 from finetune.train.stopping import Stop
 from finetune.train.tasks import Task, build_task
@@ -129,6 +132,7 @@ def build_trainer(
     *,
     fresh: bool = False,
     resume: str | Path | None = None,
+    data_changed: bool = False,
     tracker: Tracker | None = None,
 ) -> Trainer:
     """Build all that a run needs. Where its folder holds a checkpoint, take up from there.
@@ -141,6 +145,7 @@ def build_trainer(
         fresh: Begin at step 0 whatever the folder holds; its contents go when `fit` begins.
         resume: Another run's folder: take up from its newest whole checkpoint instead, and leave
             it as it is.
+        data_changed: Go on also where the data is not that which the run began with.
         tracker: Receives what is logged beside `metrics.jsonl` and TensorBoard.
 
     Raises:
@@ -161,6 +166,7 @@ def build_trainer(
         if config.train.compile:
             refuse_uncompilable(pick_device(config.train.device))
         parts = build_parts(config)
+        notes += compare_data(folder, parts.data.identity, accepts_changes=data_changed)
         trainer = _wire(config, parts, folder, tracker)
         for note in (*notes, *(f"data: {note}" for note in parts.data.notes)):
             trainer.reporter.message(note)
@@ -204,8 +210,10 @@ def evaluation_batch_size(config: RunConfig) -> int:
 
 def open_samples(config: RunConfig) -> PreparedData:
     """Open the data of a config: raw data first, then what the model wants done to it."""
-    opened = open_data(config.data, config.task, seed=config.seed, trust=config.trust)
-    return prepare_data(
+    keeps = config.prefix.use == "auto"
+    files = KnownFiles(config.prefix.disk_gb) if keeps else None
+    opened = open_data(config.data, config.task, seed=config.seed, trust=config.trust, files=files)
+    prepared = prepare_data(
         opened,
         config.data,
         read_preprocessing(config.model),
@@ -213,8 +221,9 @@ def open_samples(config: RunConfig) -> PreparedData:
         trust=config.trust,
         views=config.prefix.views,
         hang_timeout_s=config.train.hang_timeout_s,
-        tokens=TokenStore(config.prefix.disk_gb) if config.prefix.use == "auto" else None,
+        tokens=TokenStore(config.prefix.disk_gb) if keeps else None,
     )
+    return replace(prepared, notes=(*prepared.notes, *(files.notes if files else ())))
 
 
 def build_model_and_task(
@@ -330,6 +339,7 @@ def prefix_use(
             "precision": settings.precision,
             "device": str(parts.device),
             "compiled": str(settings.compile),
+            **({"code": code_of(config.trust)} if config.trust else {}),
         },
         tell=tell,
         is_compiled=settings.compile,
@@ -380,7 +390,8 @@ def _wrong_triggers(
 
 def _documents(config: RunConfig, parts: Parts) -> dict[str, str]:
     facts = asdict(parts.data.facts) | {
-        "specs": {name: asdict(spec) for name, spec in parts.data.specs.items()}
+        "specs": {name: asdict(spec) for name, spec in parts.data.specs.items()},
+        "identity": parts.data.identity.as_document(),
     }
     return {
         "config.yaml": dump_config(config),
