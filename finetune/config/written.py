@@ -1,6 +1,6 @@
 """A config as it was written: values that remember their file and line, merged and overridden."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,10 @@ Scalar = str | int | float | bool | None
 
 FORMS_OF_FREEZE = ("written out", "by method")
 """Tags that pydantic puts behind `freeze`; no file has them."""
+
+_SAY_THE_KIND = ("type", "method")
+_ALTERNATIVES = frozenset({"epochs", "steps", "fraction", "plateau"})
+"""Keys of which a mapping has one: how long something lasts, or how often it happens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,17 +69,48 @@ def _readable(step: str) -> str:
 def merge(below: Written, above: Written) -> Written:
     """Lay one document over another: mappings are merged, all else is replaced.
 
-    A mapping whose `type` changes is replaced as well: the keys of another type would not fit it.
+    A mapping of another kind is replaced as well, for the keys of one kind do not fit another: its
+    `type` or `method` changes, or `phases` give way to a `method` or the other way round. Of keys
+    that exclude each other (`epochs`, `steps`) only those above stay. Below `args` all keys are
+    names of arguments, which say nothing of a kind.
     """
     if not isinstance(below.value, dict) or not isinstance(above.value, dict):
         return above
-    old, new = below.value.get("type"), above.value.get("type")
-    if old is not None and new is not None and old.value != new.value:
+    if _is_another_kind(below, above):
+        return above
+    given_up = _excluded_by(above.value)
+    merged = {key: item for key, item in below.value.items() if key not in given_up}
+    for key, item in above.value.items():
+        lay = _merge_arguments if key == "args" else merge
+        merged[key] = lay(merged[key], item) if key in merged else item
+    return replace(above, value=merged)
+
+
+def _merge_arguments(below: Written, above: Written) -> Written:
+    """Lay arguments over arguments, whatever their names."""
+    if not isinstance(below.value, dict) or not isinstance(above.value, dict):
         return above
     merged = dict(below.value)
     for key, item in above.value.items():
-        merged[key] = merge(merged[key], item) if key in merged else item
+        merged[key] = _merge_arguments(merged[key], item) if key in merged else item
     return replace(above, value=merged)
+
+
+def _is_another_kind(below: Written, above: Written) -> bool:
+    """Tell whether two mappings say that they are of different kinds."""
+    for key in _SAY_THE_KIND:
+        old, new = below.entry(key), above.entry(key)
+        if old is not None and new is not None and old.value != new.value:
+            return True
+    forms = (("phases", "method"), ("method", "phases"))
+    return any(below.entry(old) and above.entry(new) for old, new in forms)
+
+
+def _excluded_by(above: Mapping[str, Written]) -> frozenset[str]:
+    """Return the keys that may not stand beside those of `above`."""
+    if len(said := _ALTERNATIVES & above.keys()) != 1:
+        return frozenset()
+    return _ALTERNATIVES - said
 
 
 def put(root: Written, key: Sequence[str], item: Written) -> Written | Problem:

@@ -186,6 +186,58 @@ def test_a_mapping_of_another_type_is_replaced_and_of_the_same_type_merged(write
     assert other.optimizer.arguments == {}
 
 
+PHASES = "freeze: {phases: [{name: all, freeze: [encoder]}], modules: {norm: train}}\n"
+ULMFIT = "freeze: {method: ulmfit, head: [head], rate_decay: 2.0}\n"
+
+
+def freeze_of(write, good, below, above):
+    start, end = good.index("freeze:"), good.index("optimizer:")
+    write(good[:start] + below + good[end:], "base.yaml")
+    return load_config(write(f"extends: base.yaml\n{above}")).freeze
+
+
+def test_a_method_over_phases_replaces_them(write, good):
+    freeze = freeze_of(write, good, PHASES, "freeze: {method: linear_probe, head: [head]}\n")
+    assert freeze.method == "linear_probe"
+
+
+def test_phases_over_a_method_replace_it(write, good):
+    freeze = freeze_of(write, good, ULMFIT, "freeze: {phases: [{name: one, train: [head]}]}\n")
+    assert [phase.name for phase in freeze.phases] == ["one"]
+
+
+def test_another_method_takes_nothing_of_the_one_below(write, good):
+    freeze = freeze_of(
+        write, good, ULMFIT, "freeze: {method: lp_ft, head: [head], probe: {epochs: 1}}\n"
+    )
+    assert freeze.method == "lp_ft"
+
+
+def test_the_same_method_and_the_same_form_are_merged(write, good):
+    assert freeze_of(write, good, ULMFIT, "freeze: {method: ulmfit}\n").rate_decay == 2
+    assert freeze_of(write, good, ULMFIT, "freeze: {head: [head]}\n").rate_decay == 2
+    phases = freeze_of(write, good, PHASES, "freeze: {phases: [{name: one, train: [head]}]}\n")
+    assert phases.modules.norm == "train"
+
+
+def test_epochs_above_replace_steps_below(write, good):
+    write(good, "base.yaml")
+    above = "train: {steps: 5, evaluate_every: {steps: 2}, checkpoint: {every: {steps: 3}}}\n"
+    train = load_config(write(f"extends: base.yaml\n{above}")).train
+    assert (train.epochs, train.steps, train.evaluate_every.steps) == (None, 5, 2)
+    assert (train.checkpoint.every.steps, train.checkpoint.keep_last) == (3, 3)
+
+
+def test_arguments_of_ones_own_code_are_merged_whatever_their_names(write, good):
+    source = "data: {source: {type: import, path: 'a:b', args: {method: x, steps: 1, type: p}}}\n"
+    start = good.index("data:")
+    end = good.index("task:")
+    write(good[:start] + source + good[end:], "base.yaml")
+    more = "data: {source: {args: {method: y, epochs: 2, type: q}}}\n"
+    config = load_config(write(f"extends: base.yaml\n{more}"))
+    assert config.data.source.args == {"method": "y", "steps": 1, "epochs": 2, "type": "q"}
+
+
 def test_of_several_bases_the_later_one_lies_on_top(write, good):
     write(good, "a.yaml")
     write("seed: 1\ntrain: {epochs: 3}\n", "b.yaml")
