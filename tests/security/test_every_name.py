@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "finetune").rglob("*.py"))
 FILE = re.compile(r"\.?[\w-]+\.(yaml|json|jsonl|html|safetensors|lock|tmp|txt|svg|png|csv)")
+WORK = "work of a year"
 SECRET = "-----BEGIN PRIVATE KEY-----\n"
 VERBS = {
     "train": ("train", "honest.yaml"),
@@ -74,7 +75,7 @@ def take(path, kind, outside):
 
 def plant_folder(path, outside):
     path.mkdir()
-    (path / "thesis.tex").write_text("work of a year")
+    (path / "thesis.tex").write_text(WORK)
 
 
 PLANTING = {
@@ -84,7 +85,7 @@ PLANTING = {
     "hard link": lambda path, outside: os.link(outside / "id_ed25519", path),
     "pipe": lambda path, outside: os.mkfifo(path),
     "folder": plant_folder,
-    "file": lambda path, outside: path.write_text("work of a year"),
+    "file": lambda path, outside: path.write_text(WORK),
 }
 KINDS = list(PLANTING)
 
@@ -141,11 +142,9 @@ def cache(attack, monkeypatch):
     return root
 
 
-def kept_by_strangers(folder, kind):
-    """Return what a stranger has put below a folder, which must stay."""
-    if kind not in ("folder", "file"):
-        return set()
-    return set(folder.rglob("thesis.tex"))
+def strangers_work(folder):
+    """Return how many works of a stranger lie below a folder; a run may only rename theirs."""
+    return sum(path.read_text() == WORK for path in folder.rglob("thesis.tex"))
 
 
 def try_all(attack, watch, outside, verbs=VERBS):
@@ -178,7 +177,13 @@ GROUPS = {
 }
 
 
-@pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
+@pytest.mark.parametrize(
+    "group",
+    [
+        pytest.param(names, id=name, marks=[] if name == "all" else pytest.mark.slow)
+        for name, names in GROUPS.items()
+    ],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_name_at_once(attack, planted, outside, cache, watch, kind, group):
     for name in group:
@@ -187,23 +192,25 @@ def test_every_name_at_once(attack, planted, outside, cache, watch, kind, group)
         take(cache / "k" / name, kind, outside)
     for name in [".lock", ".new-1-k", ".old-1-k", "other"]:
         take(cache / name, kind, outside)
-    kept = kept_by_strangers(attack.folder, kind)
+    before = strangers_work(attack.folder)
     try_all(attack, watch, outside)
-    assert all(path.exists() for path in kept)
+    assert strangers_work(attack.folder) == before
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PLACES)
 def test_every_name_alone(attack, planted, trained, outside, cache, watch, name):
-    for kind in KINDS:
+    """A link, and one other kind: over all names, every kind comes often."""
+    other = KINDS[1 + PLACES.index(name) % (len(KINDS) - 1)]
+    for kind in (KINDS[0], other):
         shutil.rmtree(planted)
         shutil.rmtree(attack.folder / "mine", ignore_errors=True)
         shutil.copytree(trained / "runs" / "honest", planted)
         take(planted / name, kind, outside)
-        kept = kept_by_strangers(planted, kind)
-        verbs = {verb: VERBS[verb] for verb in VERBS if not verb.startswith("cache")}
+        before = strangers_work(planted)
+        verbs = {verb: VERBS[verb] for verb in ("train on", "resume", "eval", "doctor", "fresh")}
         try_all(attack, watch, outside, verbs)
-        assert all(path.exists() for path in kept)
+        assert strangers_work(planted) == before
 
 
 @pytest.mark.slow
