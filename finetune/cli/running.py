@@ -75,7 +75,12 @@ def eval_command(
             from finetune.cli.tables import metrics_table
             from finetune.train.trained import evaluate_run
 
-        figures = evaluate_run(run, split, trust=trust or (), overrides=override or ())
+        left_out: dict[str, str] = {}
+        figures = evaluate_run(
+            run, split, trust=trust or (), overrides=override or (), left_out=left_out
+        )
+        for name, reason in left_out.items():
+            tell(f"{split}/{name} is left out: {reason}", file=sys.stderr)
         if as_json:
             tell_json({"run": str(run), "split": split, "metrics": figures}, out)
         else:

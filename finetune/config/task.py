@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    Tag,
+    field_validator,
+    model_validator,
+)
 
 from finetune.config.base import PUBLIC, Node
 
@@ -71,6 +79,35 @@ Loss = Annotated[
 
 ClassificationMetric = Literal["accuracy", "f1", "precision", "recall", "auroc"]
 RegressionMetric = Literal["mse", "rmse", "mae", "r2"]
+Better = Literal["lower", "higher"]
+
+
+class ImportMetric(Node):
+    """The user's own metric, from a package named by `--trust`."""
+
+    type: Literal["import"]
+    """Discriminator."""
+    path: Annotated[str, PUBLIC]
+    """`my_pkg.metrics:make`: called with `args`, it returns a `torchmetrics.Metric` fed with what the built-in ones are fed with."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the call."""
+    name: Annotated[str | None, PUBLIC] = Field(default=None, pattern=r"^[A-Za-z_0-9]+$")
+    """Name in the logs; what stands behind the colon of `path` if left out."""
+    better: Better | None = None
+    """Which way it improves; what its class says (`higher_is_better`) if left out. Needed only where a rule watches it."""
+
+    @property
+    def label(self) -> str:
+        """Its name in the logs."""
+        return self.name or self.path.rpartition(":")[2].rpartition(".")[2]
+
+
+def _form_of_metric(value: Any) -> str:
+    return "import" if isinstance(value, dict | ImportMetric) else "name"
+
+
+_Metric = Discriminator(_form_of_metric)
+_Imported = Annotated[ImportMetric, Tag("import")]
 
 
 class _Task(Node):
@@ -92,35 +129,54 @@ class _Task(Node):
         return self
 
 
-class ClassificationTask(_Task):
-    """One class out of several for each sample; outputs are logits `(B, C)`."""
+class _MeasuredTask(_Task):
+    @model_validator(mode="after")
+    def _metrics_have_distinct_names(self) -> Self:
+        metrics = getattr(self, "metrics", ())
+        names = [one.label if isinstance(one, ImportMetric) else one for one in metrics]
+        if "loss" in names or len(set(names)) < len(names):
+            raise ValueError(
+                f"two figures share a name, and one is always 'loss': {names!r}; "
+                "give each metric its own 'name'"
+            )
+        return self
+
+
+class ClassificationTask(_MeasuredTask):
+    """One class out of several for each sample; outputs are logits `(B, C)`, or one logit `(B, 1)` for the second of two classes."""
 
     type: Literal["classification"]
     """Discriminator."""
-    metrics: tuple[ClassificationMetric, ...] = ("accuracy",)
-    """Figures of every evaluation beside the loss. `f1`, `precision` and `recall` are means over classes."""
+    metrics: tuple[
+        Annotated[Annotated[ClassificationMetric, Tag("name")] | _Imported, _Metric], ...
+    ] = ("accuracy",)
+    """Figures of every evaluation beside the loss. `f1`, `precision` and `recall` are means over classes. A metric is left out where it is not defined: where a class of such a mean has no sample."""
 
 
-class MultilabelTask(_Task):
+class MultilabelTask(_MeasuredTask):
     """Any number of labels for each sample; outputs are logits `(B, C)`."""
 
     type: Literal["multilabel"]
     """Discriminator."""
-    metrics: tuple[ClassificationMetric, ...] = ("f1",)
-    """Figures of every evaluation beside the loss, as means over labels."""
+    metrics: tuple[
+        Annotated[Annotated[ClassificationMetric, Tag("name")] | _Imported, _Metric], ...
+    ] = ("f1",)
+    """Figures of every evaluation beside the loss, as means over labels. All but `accuracy` are left out where a label has no sample."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
     """Probability from which on a label is given."""
     separator: str = Field(default=",", min_length=1)
     """What stands between two labels where the target is text."""
 
 
-class RegressionTask(_Task):
-    """Numbers for each sample; outputs and targets have one shape."""
+class RegressionTask(_MeasuredTask):
+    """Numbers for each sample; outputs and targets have one shape. `(B, 1)` is that of `(B,)`."""
 
     type: Literal["regression"]
     """Discriminator."""
-    metrics: tuple[RegressionMetric, ...] = ("mae",)
-    """Figures of every evaluation beside the loss."""
+    metrics: tuple[
+        Annotated[Annotated[RegressionMetric, Tag("name")] | _Imported, _Metric], ...
+    ] = ("mae",)
+    """Figures of every evaluation beside the loss. `r2` is left out where all targets are equal."""
 
 
 class ImportTask(_Task):
@@ -129,9 +185,11 @@ class ImportTask(_Task):
     type: Literal["import"]
     """Discriminator."""
     path: Annotated[str, PUBLIC]
-    """`my_pkg.tasks:make`: returns an object with `loss(outputs, batch)` to per-sample losses `(B,)` and `metrics`, a mapping of name to a `torchmetrics.Metric` fed with `(outputs, target)`."""
+    """`my_pkg.tasks:make`: returns an object with `loss(outputs, batch)` to per-sample losses `(B,)` and `metrics`, a mapping of name to a `torchmetrics.Metric` fed with `(outputs, target)`, or with `(outputs, batch)` where the data has no target."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the call."""
+    better: dict[str, Better] = Field(default_factory=dict)
+    """Which way its metrics improve, by name; what their classes say (`higher_is_better`) if left out."""
 
     @model_validator(mode="after")
     def _brings_its_own_loss(self) -> Self:

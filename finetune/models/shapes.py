@@ -47,6 +47,8 @@ def describe(*values: object) -> str:
 
 
 def _one(value: object) -> str:
+    if value is None:
+        return "none"
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"
     kind = "" if value.dtype == torch.float32 else f" of {str(value.dtype).removeprefix('torch.')}"
@@ -97,7 +99,12 @@ def infer_sizes(
             continue
         tensor, given = incoming[position], arguments.get(name, parameter.default)
         if tensor.ndim < 2:
-            raise ModelError(f"{label}: takes (N, ..., C), got {describe(tensor)}", key=key)
+            raise ModelError(
+                f"{label}: takes (N, ..., C), got {describe(tensor)}",
+                hint="a column of single numbers becomes (N, 1) by data.transforms: "
+                "[{type: stack}]",
+                key=key,
+            )
         if given is inspect.Parameter.empty:
             sizes[name] = tensor.shape[axis]
         elif isinstance(given, int) and given != tensor.shape[axis]:

@@ -1,6 +1,7 @@
 """Loss and metrics over a whole split, without gradients."""
 
 from collections.abc import Callable
+from math import isfinite
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ def evaluate(
     precision: Precision,
     batch_size: int,
     between: Callable[[], None] = lambda: None,
+    left_out: dict[str, str] | None = None,
 ) -> dict[str, float]:
     """Return the mean loss and every metric of `task` over `samples`.
 
@@ -32,6 +34,7 @@ def evaluate(
         precision: Number format of the forward pass, and the device.
         batch_size: Samples of one forward pass.
         between: Called before each of them. What it raises ends the evaluation.
+        left_out: Receives, by name, why a metric is not defined on these samples. It has no figure.
     """
     model = prefix.model
     was_training = model.training
@@ -53,7 +56,8 @@ def evaluate(
         raise
     finally:
         model.train(was_training)
-    return {"loss": total / len(samples)} | task.compute_metrics()
+    mean = total / len(samples)
+    return {"loss": mean} | task.compute_metrics(left_out, is_finite=isfinite(mean))
 
 
 def rehearse(model: nn.Module, task: Task, samples: Samples, *, precision: Precision) -> None:

@@ -32,7 +32,7 @@ from finetune.train.folder import RunFolder
 from finetune.train.gradients import LossNorms, clip_gradients
 from finetune.train.guard import StepGuard
 from finetune.train.kept import Checkpoints
-from finetune.train.phases import judge
+from finetune.train.phases import judge, watches
 from finetune.train.precision import Precision
 from finetune.train.progress import Progress
 from finetune.train.proving import Prover
@@ -164,8 +164,15 @@ class Trainer:
         self.progress.step += 1
         return StepStats(loss, grad_norm, loss_norms.result(), time.perf_counter() - began)
 
-    def evaluate(self, samples: Samples) -> dict[str, float]:
-        """Return the mean loss and every metric over `samples`, in evaluation mode."""
+    def evaluate(
+        self, samples: Samples, left_out: dict[str, str] | None = None
+    ) -> dict[str, float]:
+        """Return the mean loss and every metric over `samples`, in evaluation mode.
+
+        Args:
+            samples: One split.
+            left_out: Receives, by name, why a metric is not defined on them.
+        """
         with self._timed("evaluation"):
             return evaluate(
                 self.prefixes.now,
@@ -174,6 +181,7 @@ class Trainer:
                 precision=self.precision,
                 batch_size=self.evaluation_batch,
                 between=self._between_passes,
+                left_out=left_out,
             )
 
     def _train(self) -> None:
@@ -312,16 +320,24 @@ class Trainer:
         """Evaluate the validation samples; return whether these weights are to be kept."""
         if self.splits.validation is None:
             return False
-        figures = self.evaluate(self.splits.validation)
-        self.reporter.evaluated(self.progress, "validation", figures)
-        return judge(self.plan, self.progress, self.settings)
+        self._evaluate_split("validation", self.splits.validation)
+        return judge(self.plan, self.progress, self.settings, self.task.directions)
+
+    def _evaluate_split(self, split: str, samples: Samples) -> None:
+        """Evaluate a split and tell its figures; also, once, which metrics have none, and why."""
+        left_out: dict[str, str] = {}
+        self.reporter.evaluated(self.progress, split, self.evaluate(samples, left_out))
+        for name, reason in left_out.items():
+            tag = f"{split}/{name}"
+            rules = watches(self.plan, self.progress, self.settings, tag)
+            not_counted = f"; not counted by {' and '.join(rules)}" if rules else ""
+            self.reporter.message_once(f"{tag} is left out: {reason}{not_counted}")
 
     def _finish(self) -> None:
         """Take the best weights if they are wanted, evaluate the test samples, sum up."""
         self._take_best()
         if self.splits.test is not None:
-            figures = self.evaluate(self.splits.test)
-            self.reporter.evaluated(self.progress, "test", figures)
+            self._evaluate_split("test", self.splits.test)
         self._sum_up("done")
 
     def _take_best(self) -> None:

@@ -1,77 +1,96 @@
 """What evaluations mean for phases and run, and which rules about them can never come true."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from finetune.config.freeze import AtFraction, OnPlateau, PhaseConfig, Trigger
 from finetune.config.train import CheckpointConfig, TrainConfig
-from finetune.errors import FinetuneError, Key, did_you_mean
+from finetune.errors import FinetuneError, Key
 from finetune.freezing.plan import Plan
 from finetune.train.course import latest_end
+from finetune.train.metrics import Directions
 from finetune.train.progress import Progress, improves
 
 
-def judge(plan: Plan, progress: Progress, settings: TrainConfig) -> bool:
+def judge(plan: Plan, progress: Progress, settings: TrainConfig, directions: Directions) -> bool:
     """Record in `progress` what the latest evaluation means; return whether to keep its weights.
 
-    Raises:
-        FinetuneError: evaluation writes no metric of the name that a rule watches.
+    A rule does not count an evaluation in which its metric was not defined.
+
+    Args:
+        plan: The phases, some of which watch a metric.
+        progress: Holds the figures of the evaluation. Changed.
+        settings: The other rules that watch one.
+        directions: Which way each metric improves. Every rule's metric is known to it.
     """
-    _judge_early_stopping(progress, settings)
-    _judge_plateau(plan, progress)
-    is_best_of_phase = _judge_phase_best(plan, progress)
-    return _judge_best(progress, settings.checkpoint) or is_best_of_phase
+    _judge_early_stopping(progress, settings, directions)
+    _judge_plateau(plan, progress, directions)
+    is_best_of_phase = _judge_phase_best(plan, progress, directions)
+    return _judge_best(progress, settings.checkpoint, directions) or is_best_of_phase
 
 
-def _judge_best(progress: Progress, rule: CheckpointConfig) -> bool:
+def _judge_best(progress: Progress, rule: CheckpointConfig, directions: Directions) -> bool:
     """Tell whether these are among the best weights of the run, of which some are kept."""
-    if rule.best is None:
+    value = progress.metrics.get(rule.best or "")
+    if rule.best is None or value is None:
         return False
-    value = metric_of(progress.metrics, rule.best, ("train", "checkpoint", "best"))
-    if improves(value, progress.best, rule.best):
+    falls = directions.falls(rule.best)
+    if improves(value, progress.best, falls=falls):
         progress.best, progress.best_step = value, progress.step
-    return progress.rank(value, rule.best, rule.keep_best or 1)
+    return progress.rank(value, rule.keep_best or 1, falls=falls)
 
 
-def _judge_early_stopping(progress: Progress, settings: TrainConfig) -> None:
+def _judge_early_stopping(
+    progress: Progress, settings: TrainConfig, directions: Directions
+) -> None:
     """Count evaluations without improvement, and end the run when there were too many."""
     rule = settings.early_stopping
-    if rule is None:
+    value = None if rule is None else progress.metrics.get(rule.metric)
+    if rule is None or value is None:
         return
-    value = metric_of(progress.metrics, rule.metric, ("train", "early_stopping", "metric"))
-    if improves(value, progress.watched, rule.metric, rule.min_delta):
+    falls = directions.falls(rule.metric)
+    if improves(value, progress.watched, falls=falls, min_delta=rule.min_delta):
         progress.watched, progress.stale = value, 0
     else:
         progress.stale += 1
         progress.stopped_early = progress.stale >= rule.patience
 
 
-def _judge_plateau(plan: Plan, progress: Progress) -> None:
+def _judge_plateau(plan: Plan, progress: Progress, directions: Directions) -> None:
     """Record whether the metric that the present phase watches has improved."""
     until = plan.phases[progress.phase].until
-    if not isinstance(until, OnPlateau):
+    if not isinstance(until, OnPlateau) or (value := progress.metrics.get(until.plateau)) is None:
         return
-    key = ("freeze", "phases", progress.phase, "until", "plateau")
-    value = metric_of(progress.metrics, until.plateau, key)
-    if improves(value, progress.plateau_best, until.plateau, until.min_delta):
+    falls = directions.falls(until.plateau)
+    if improves(value, progress.plateau_best, falls=falls, min_delta=until.min_delta):
         progress.plateau_best, progress.plateau_stale = value, 0
     else:
         progress.plateau_stale += 1
         progress.plateau_reached = progress.plateau_stale >= until.patience
 
 
-def _judge_phase_best(plan: Plan, progress: Progress) -> bool:
+def _judge_phase_best(plan: Plan, progress: Progress, directions: Directions) -> bool:
     """Record the best evaluation of a phase that goes back to it; say if it is a new one."""
     phase = plan.phases[progress.phase]
-    if not phase.restores_best:
-        return False
     metric = watched_metric(phase.until)
-    value = metric_of(
-        progress.metrics, metric, ("freeze", "phases", progress.phase, "restore_best")
-    )
-    if not improves(value, progress.phase_best, metric):
+    value = progress.metrics.get(metric)
+    if not phase.restores_best or value is None:
+        return False
+    if not improves(value, progress.phase_best, falls=directions.falls(metric)):
         return False
     progress.phase_best, progress.phase_best_step = value, progress.step
     return True
+
+
+def watches(plan: Plan, progress: Progress, settings: TrainConfig, tag: str) -> list[str]:
+    """Return the rules that watch a metric at present, by their keys."""
+    phase, stopping = plan.phases[progress.phase], settings.early_stopping
+    by_rule = {
+        "train.checkpoint.best": settings.checkpoint.best,
+        "train.early_stopping": None if stopping is None else stopping.metric,
+        "until": phase.until.plateau if isinstance(phase.until, OnPlateau) else None,
+        "restore_best": watched_metric(phase.until) if phase.restores_best else None,
+    }
+    return [rule for rule, watched in by_rule.items() if watched == tag]
 
 
 def watched_metric(until: Trigger | None) -> str:
@@ -79,27 +98,12 @@ def watched_metric(until: Trigger | None) -> str:
     return until.plateau if isinstance(until, OnPlateau) else "validation/loss"
 
 
-def metric_of(figures: dict[str, float], tag: str, key: tuple[str | int, ...]) -> float:
-    """Return the latest figure of a metric.
-
-    Raises:
-        FinetuneError: evaluation writes no such metric.
-    """
-    if tag not in figures:
-        raise FinetuneError(
-            f"no metric {tag!r} is ever logged; there are: {', '.join(figures)}",
-            hint=did_you_mean(tag, figures),
-            key=key,
-        )
-    return figures[tag]
-
-
 def refuse_impossible(
     phases: Sequence[PhaseConfig],
     *,
     steps_per_epoch: int,
     total: int,
-    metrics: frozenset[str] | None,
+    directions: Directions,
 ) -> list[FinetuneError]:
     """Return what is wrong with the order and the triggers of the phases, all at once.
 
@@ -107,7 +111,7 @@ def refuse_impossible(
         phases: The phases, those of a method written out.
         steps_per_epoch: Optimizer steps of one pass over the samples.
         total: Optimizer steps of the run.
-        metrics: Tags that evaluation will write; None where only the run itself can tell.
+        directions: What evaluation will write, and which way each figure improves.
     """
     found: list[FinetuneError] = []
     began, is_certain = 0, True
@@ -117,7 +121,7 @@ def refuse_impossible(
             message = f"phase {phase.name!r} never begins: the run is over after {total} steps"
             found.append(FinetuneError(message, hint="lengthen train.epochs", key=key))
             break
-        found += _wrong_metrics(phase, metrics, key)
+        found += _wrong_metrics(phase, directions, key)
         end = latest_end(phase.until, began, steps_per_epoch, total)
         if isinstance(phase.until, AtFraction) and is_certain and end <= began:
             message = f"phase {phase.name!r} is over before it begins, at step {began}"
@@ -131,44 +135,32 @@ def refuse_impossible(
     return found
 
 
-def wrong_rules(settings: TrainConfig, metrics: frozenset[str] | None) -> list[FinetuneError]:
-    """Return which rules of `train:` watch a metric that evaluation will not write.
+def wrong_rules(settings: TrainConfig, directions: Directions) -> list[FinetuneError]:
+    """Return which rules of `train:` cannot watch their metric: not written, or no direction.
 
     Args:
         settings: Early stopping, and the choice of the best checkpoint.
-        metrics: Tags that evaluation will write; None where only the run itself can tell.
+        directions: What evaluation will write, and which way each figure improves.
     """
-    if metrics is None:
-        return []
-    asked: dict[str, Key] = {}
+    asked: dict[Key, str] = {}
     if settings.early_stopping is not None:
-        asked[settings.early_stopping.metric] = ("train", "early_stopping", "metric")
+        asked["train", "early_stopping", "metric"] = settings.early_stopping.metric
     if settings.checkpoint.best is not None:
-        asked[settings.checkpoint.best] = ("train", "checkpoint", "best")
-    return [_never_logged(tag, metrics, key) for tag, key in asked.items() if tag not in metrics]
+        asked["train", "checkpoint", "best"] = settings.checkpoint.best
+    return _faults(asked, directions)
 
 
-def _never_logged(tag: str, metrics: frozenset[str], key: Key) -> FinetuneError:
-    known = ", ".join(sorted(metrics)) or "none, for there are no validation samples"
-    return FinetuneError(
-        f"no metric {tag!r} is ever logged; there are: {known}",
-        hint=did_you_mean(tag, metrics),
-        key=key,
-    )
-
-
-def _wrong_metrics(
-    phase: PhaseConfig, metrics: frozenset[str] | None, key: tuple[str | int, ...]
-) -> list[FinetuneError]:
-    if metrics is None:
-        return []
-    asked: dict[str, str] = {}
-    if phase.restore_best:
-        asked[watched_metric(phase.until)] = "restore_best"
+def _wrong_metrics(phase: PhaseConfig, directions: Directions, key: Key) -> list[FinetuneError]:
+    asked: dict[Key, str] = {}
     if isinstance(phase.until, OnPlateau):
-        asked[phase.until.plateau] = "until"
-    return [
-        _never_logged(tag, metrics, (*key, field))
-        for tag, field in asked.items()
-        if tag not in metrics
-    ]
+        asked[*key, "until"] = phase.until.plateau
+    elif phase.restore_best:
+        asked[*key, "restore_best"] = watched_metric(phase.until)
+    return _faults(asked, directions)
+
+
+def _faults(asked: Mapping[Key, str], directions: Directions) -> list[FinetuneError]:
+    """Return what is wrong with the metrics that rules ask for, each told once."""
+    keys = {tag: key for key, tag in reversed(list(asked.items()))}
+    found = [directions.fault(tag, key) for tag, key in keys.items()]
+    return [fault for fault in found if fault is not None]

@@ -67,14 +67,14 @@ class Progress:
         self.plateau_best, self.plateau_stale, self.plateau_reached = None, 0, False
         self.phase_best, self.phase_best_step = None, None
 
-    def rank(self, value: float, metric: str, num_kept: int) -> bool:
+    def rank(self, value: float, num_kept: int, *, falls: bool) -> bool:
         """Take up an evaluation of this step; return whether it is one of the `num_kept` best.
 
         Of two that are equal the earlier one is the better. NaN never is.
         """
         if value != value:
             return False
-        sign = 1 if lower_is_better(metric) else -1
+        sign = 1 if falls else -1
         others = [entry for entry in self.ranking if entry[0] != self.step]
         ranked = sorted(
             [*others, (self.step, value)], key=lambda entry: (sign * entry[1], entry[0])
@@ -129,11 +129,6 @@ class Progress:
         return progress
 
 
-def lower_is_better(metric: str) -> bool:
-    """Tell the direction of a metric from its name: losses and errors fall, all else rises."""
-    return metric.rpartition("/")[2] in {"loss", "mse", "rmse", "mae"}
-
-
 def _is_a(value: Any, kind: Any) -> bool:
     """Tell whether plain data may stand in a field of a type, down to the innermost value."""
     if isinstance(kind, UnionType):
@@ -158,8 +153,15 @@ def _is_number(value: object) -> bool:
     return type(value) is float
 
 
-def improves(value: float, best: float | None, metric: str, min_delta: float = 0.0) -> bool:
-    """Tell whether `value` is better than `best` by more than `min_delta`. NaN never is."""
+def improves(value: float, best: float | None, *, falls: bool, min_delta: float = 0.0) -> bool:
+    """Tell whether `value` is better than `best` by more than `min_delta`. NaN never is.
+
+    Args:
+        value: The new figure.
+        best: The best so far; None if there is none yet.
+        falls: Whether lower is better.
+        min_delta: The least gain that counts.
+    """
     if best is None:
         return value == value
-    return value < best - min_delta if lower_is_better(metric) else value > best + min_delta
+    return value < best - min_delta if falls else value > best + min_delta

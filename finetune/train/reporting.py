@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ class Reporter:
     total_steps: int
     device: torch.device
     hparams: Mapping[str, str | int | float | bool]
+    told: set[str] = field(default_factory=set)
+    """Lines that are told once."""
 
     @contextmanager
     def running(self, progress: Progress) -> Iterator[None]:
@@ -62,6 +64,12 @@ class Reporter:
     def message(self, text: str) -> None:
         """Tell the person who watches one line."""
         self.tracker.message(text)
+
+    def message_once(self, text: str) -> None:
+        """Tell one line, unless it was told before."""
+        if text not in self.told:
+            self.told.add(text)
+            self.message(text)
 
     def logs(self, step: int) -> bool:
         """Tell whether the figures of a step are logged: every so many, the first and the last."""
@@ -95,6 +103,10 @@ class Reporter:
     def evaluated(self, progress: Progress, split: str, figures: Mapping[str, float]) -> None:
         """Tell the figures of an evaluation; `progress` keeps the latest ones."""
         tagged = {f"{split}/{name}": value for name, value in figures.items()}
+        # A metric that is not defined this time must not keep its figure of last time.
+        for tag in [tag for tag in progress.metrics if tag.partition("/")[0] == split]:
+            if tag not in tagged:
+                del progress.metrics[tag]
         progress.metrics |= tagged
         self._tell(progress, tagged)
 

@@ -44,6 +44,7 @@ from finetune.train.guard import StepGuard
 from finetune.train.kept import Checkpoints
 from finetune.train.lock import refuse_if_held
 from finetune.train.loop import Splits, Trainer
+from finetune.train.metrics import Directions
 from finetune.train.phases import refuse_impossible, wrong_rules
 from finetune.train.precision import Precision
 from finetune.train.progress import Progress
@@ -94,7 +95,7 @@ def build_parts(config: RunConfig) -> Parts:
         faults = Faults()
         with faults.noted():
             plan = plan_of(config, model)
-        faults.add(_wrong_triggers(config, phases, data, total))
+        faults.add(_wrong_triggers(config, phases, data, task, total))
         precision = Precision(config.train.precision, device)
         with faults.noted():
             rehearse(model, task, data.train, precision=precision)
@@ -372,19 +373,19 @@ def _total_steps(config: RunConfig, samples: int) -> int:
 
 
 def _wrong_triggers(
-    config: RunConfig, written: FreezeConfig | None, data: PreparedData, total: int
+    config: RunConfig,
+    written: FreezeConfig | None,
+    data: PreparedData,
+    task: Task,
+    total: int,
 ) -> list[FinetuneError]:
     """Return what is wrong with the triggers of the phases, and with metrics that rules watch."""
-    metrics: frozenset[str] | None = None
-    if data.validation is None:
-        metrics = frozenset()
-    elif not isinstance(config.task, ImportTask):
-        metrics = frozenset(f"validation/{name}" for name in ("loss", *config.task.metrics))
-    return wrong_rules(config.train, metrics) + refuse_impossible(
+    directions = Directions({}) if data.validation is None else task.directions
+    return wrong_rules(config.train, directions) + refuse_impossible(
         written.phases if written is not None else (),
         steps_per_epoch=steps_of_epoch(len(data.train), config.train),
         total=total,
-        metrics=metrics,
+        directions=directions,
     )
 
 

@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any, assert_never
 
 import torch
-import torchmetrics
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -30,6 +29,15 @@ from finetune.config.task import (
 from finetune.data.loader import Batch
 from finetune.errors import FinetuneError, Key, ModelError
 from finetune.importing import call_trusted
+from finetune.models.shapes import describe, first_line
+from finetune.train.metrics import (
+    Directions,
+    Feed,
+    Measure,
+    build_measures,
+    declared_direction,
+    refuse_no_metric,
+)
 
 LossFunction = Callable[[Any, Batch], Tensor]
 """Outputs and batch to per-sample losses `(B,)`."""
@@ -54,14 +62,14 @@ class WeightedLoss:
             losses = self.function(outputs, batch)
         except (RuntimeError, IndexError, ValueError) as error:
             raise ModelError(
-                f"loss {self.name!r} cannot take {_shape(outputs)} with targets "
-                f"{_shape(batch.target)}: {_first_line(error)}",
+                f"loss {self.name!r} cannot take {describe(outputs)} with targets "
+                f"{describe(batch.target)}: {first_line(error)}",
                 hint="the last layer must give what the task learns",
                 key=("model", "layers"),
             ) from error
         if not isinstance(losses, Tensor) or losses.shape != (len(batch),):
             raise ModelError(
-                f"loss {self.name!r} gives {_shape(losses)}, needs one number per sample "
+                f"loss {self.name!r} gives {describe(losses)}, needs one number per sample "
                 f"({len(batch)},)",
                 key=("task",),
             )
@@ -87,11 +95,14 @@ class Task:
     """What is learned: losses, metrics, and how outputs are read."""
 
     losses: tuple[WeightedLoss, ...]
-    metrics: Mapping[str, torchmetrics.Metric]
+    metrics: tuple[Measure, ...]
     classes: tuple[str, ...] | None
     readout: Callable[[Any], list[Prediction]]
-    feed: Callable[[Any, Tensor], tuple[Any, Tensor]]
-    """Outputs and target as the metrics take them."""
+
+    @property
+    def directions(self) -> Directions:
+        """Which way the figures of the validation samples improve."""
+        return Directions.of(self.metrics)
 
     def parts(self, outputs: Any, batch: Batch) -> list[Tensor]:
         """Return the weighted losses of the samples `(B,)`, one tensor for each loss."""
@@ -107,29 +118,31 @@ class Task:
         Raises:
             ModelError: a metric cannot take what the network gives.
         """
-        if batch.target is None:
-            return
-        fed, target = self.feed(outputs, batch.target)
-        for name, metric in self.metrics.items():
-            try:
-                metric.update(fed, target)
-            except (ValueError, RuntimeError, IndexError) as error:
-                raise ModelError(
-                    f"metric {name!r} cannot take {_shape(fed)} with targets {_shape(target)}: "
-                    f"{_first_line(error)}",
-                    hint="the last layer must give what the task learns",
-                    key=("model", "layers"),
-                ) from error
+        for metric in self.metrics:
+            metric.update(outputs, batch)
 
-    def compute_metrics(self) -> dict[str, float]:
-        """Return every metric over what it was fed, and start afresh."""
-        figures = {name: float(metric.compute()) for name, metric in self.metrics.items()}
+    def compute_metrics(
+        self, left_out: dict[str, str] | None = None, *, is_finite: bool = True
+    ) -> dict[str, float]:
+        """Return every metric that is defined on what it was fed, and start afresh.
+
+        Args:
+            left_out: Receives, by name, why a metric is not defined.
+            is_finite: Whether the network's outputs were. Then NaN comes from the metric.
+        """
+        figures: dict[str, float] = {}
+        for metric in self.metrics:
+            figure, fault = metric.compute(is_finite=is_finite)
+            if figure is not None:
+                figures[metric.name] = figure
+            elif left_out is not None and fault is not None:
+                left_out[metric.name] = fault
         self.reset_metrics()
         return figures
 
     def reset_metrics(self) -> None:
         """Forget what the metrics were fed."""
-        for metric in self.metrics.values():
+        for metric in self.metrics:
             metric.reset()
 
 
@@ -164,23 +177,25 @@ def build_task(
     if isinstance(config, ImportTask):
         return _imported_task(config, names, trust, device)
     losses = tuple(
-        WeightedLoss(loss.name or loss.type, loss.weight, _loss_function(loss, number, trust))
+        WeightedLoss(
+            loss.name or loss.type, loss.weight, _loss_function(loss, number, names, trust)
+        )
         for number, loss in enumerate(config.losses or (_usual_loss(config),))
     )
-    metrics: dict[str, torchmetrics.Metric] = {}
-    for name in config.metrics:
-        metrics[name] = _metric(config, name, len(names or ())).to(device)
     readout: Callable[[Any], list[Prediction]]
+    feed: Feed
     match config:
         case ClassificationTask():
-            readout, feed = partial(_read_class, names or ()), _as_they_are
+            readout, feed = partial(_read_class, names or ()), partial(_as_classes, names or ())
         case MultilabelTask(threshold=threshold):
-            readout, feed = partial(_read_labels, names or (), threshold), _as_labels
+            readout = partial(_read_labels, names or (), threshold)
+            feed = _as_one_label if names is not None and len(names) == 1 else _as_labels
         case RegressionTask():
             readout, feed = _read_numbers, _as_columns
         case _:
             assert_never(config)
-    return Task(losses, metrics, names, readout, feed)
+    metrics = build_measures(config, names=names, feed=feed, trust=trust, device=device)
+    return Task(losses, metrics, names, readout)
 
 
 def _usual_loss(config: ClassificationTask | MultilabelTask | RegressionTask) -> Loss:
@@ -195,12 +210,12 @@ def _usual_loss(config: ClassificationTask | MultilabelTask | RegressionTask) ->
             assert_never(config)
 
 
-def _loss_function(config: Loss, number: int, trust: Collection[str]) -> LossFunction:
+def _loss_function(
+    config: Loss, number: int, names: tuple[str, ...] | None, trust: Collection[str]
+) -> LossFunction:
     match config:
         case CrossEntropyLoss(label_smoothing=smoothing):
-            return _against_target(
-                partial(F.cross_entropy, reduction="none", label_smoothing=smoothing)
-            )
+            return _against_target(partial(_cross_entropy, names or (), smoothing))
         case BinaryCrossEntropyLoss():
             return _per_sample(partial(F.binary_cross_entropy_with_logits, reduction="none"))
         case MseLoss():
@@ -239,10 +254,23 @@ def _against_target(function: Callable[[Tensor, Tensor], Tensor]) -> LossFunctio
     return losses
 
 
+def _cross_entropy(
+    classes: Sequence[str], smoothing: float, outputs: Tensor, target: Tensor
+) -> Tensor:
+    """Return the cross entropy of each sample, of logits as many as there are classes."""
+    logits = _class_logits(outputs, classes)
+    if classes and logits.ndim > 1 and logits.shape[1] != len(classes):
+        raise ValueError(f"{len(classes)} classes need as many outputs")
+    return F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
+
+
 def _per_sample(function: Callable[[Tensor, Tensor], Tensor]) -> LossFunction:
     """Take the mean over all but the first axis."""
 
     def losses(outputs: Tensor, target: Tensor) -> Tensor:
+        if {*outputs.shape[1:], *target.shape[1:]} <= {1}:
+            # (B,) and (B, 1) are both one number a sample; class numbers become floats
+            outputs, target = outputs.flatten(), target.flatten().to(outputs.dtype)
         if outputs.shape != target.shape:
             raise ValueError("outputs and targets differ in shape")
         return (
@@ -254,48 +282,28 @@ def _per_sample(function: Callable[[Tensor, Tensor], Tensor]) -> LossFunction:
     return _against_target(losses)
 
 
-def _metric(
-    config: ClassificationTask | MultilabelTask | RegressionTask, name: str, num_classes: int
-) -> torchmetrics.Metric:
-    if isinstance(config, RegressionTask):
-        return _regression_metric(name)
-    kinds: dict[str, Callable[..., Any]] = {
-        "accuracy": torchmetrics.Accuracy,
-        "f1": torchmetrics.F1Score,
-        "precision": torchmetrics.Precision,
-        "recall": torchmetrics.Recall,
-        "auroc": torchmetrics.AUROC,
-    }
-    settings: dict[str, Any]
-    if isinstance(config, MultilabelTask):
-        settings = {"task": "multilabel", "num_labels": num_classes, "average": "macro"}
-        if name != "auroc":
-            settings["threshold"] = config.threshold
-    else:
-        average = "micro" if name == "accuracy" else "macro"
-        settings = {"task": "multiclass", "num_classes": num_classes, "average": average}
-    made: torchmetrics.Metric = kinds[name](**settings)
-    return made
+def _class_logits(outputs: Tensor, classes: Sequence[str]) -> Tensor:
+    """Return one logit for each class `(B, C)`.
+
+    A single logit `z` `(B, 1)` or `(B,)` for two classes is that of the second: the pair `(0, z)`
+    has its loss, for `softmax(0, z)` is `(1 - sigmoid(z), sigmoid(z))`.
+    """
+    if len(classes) == 2 and set(outputs.shape[1:]) <= {1}:
+        logit = outputs.reshape(-1, 1)
+        return torch.cat([torch.zeros_like(logit), logit], dim=1)
+    return outputs
 
 
-def _regression_metric(name: str) -> torchmetrics.Metric:
-    match name:
-        case "mse":
-            return torchmetrics.MeanSquaredError()
-        case "rmse":
-            return torchmetrics.MeanSquaredError(squared=False)
-        case "mae":
-            return torchmetrics.MeanAbsoluteError()
-        case _:
-            return torchmetrics.R2Score()
-
-
-def _as_they_are(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    return outputs.float(), target
+def _as_classes(classes: Sequence[str], outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    return _class_logits(outputs, classes).float(), target
 
 
 def _as_labels(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return outputs.float(), target.long()
+
+
+def _as_one_label(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    return outputs.float().flatten(), target.long().flatten()
 
 
 def _as_columns(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -303,10 +311,10 @@ def _as_columns(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _read_class(classes: Sequence[str], outputs: Tensor) -> list[Prediction]:
-    """Read logits `(B, C)` as one class each."""
-    rows = outputs.float().softmax(-1).tolist()
+    """Read logits `(B, C)`, or one logit for two classes, as one class each."""
+    rows = _class_logits(outputs, classes).float().softmax(-1).tolist()
     read = []
-    for row, values in zip(rows, outputs.tolist(), strict=True):
+    for row, values in zip(rows, outputs.reshape(len(outputs), -1).tolist(), strict=True):
         best = max(range(len(row)), key=row.__getitem__)
         by_class = dict(zip(classes, row, strict=True))
         read.append(Prediction(classes[best], row[best], by_class, tuple(values)))
@@ -315,9 +323,10 @@ def _read_class(classes: Sequence[str], outputs: Tensor) -> list[Prediction]:
 
 def _read_labels(classes: Sequence[str], threshold: float, outputs: Tensor) -> list[Prediction]:
     """Read logits `(B, C)` as any number of labels each."""
+    outputs = outputs.reshape(len(outputs), -1)
     rows = outputs.float().sigmoid().tolist()
     read = []
-    for row, values in zip(rows, outputs.tolist(), strict=True):
+    for row, values in zip(rows, outputs.reshape(len(outputs), -1).tolist(), strict=True):
         by_class = dict(zip(classes, row, strict=True))
         given = tuple(name for name, share in by_class.items() if share >= threshold)
         read.append(Prediction(given, None, by_class, tuple(values)))
@@ -328,7 +337,7 @@ def _read_numbers(outputs: Any) -> list[Prediction]:
     """Read outputs `(B, ...)` as plain numbers."""
     if not isinstance(outputs, Tensor):
         raise ModelError(
-            f"the network gives {_shape(outputs)}, which cannot be read as numbers",
+            f"the network gives {describe(outputs)}, which cannot be read as numbers",
             key=("model", "layers"),
         )
     rows = outputs.float().reshape(len(outputs), -1).tolist()
@@ -350,26 +359,24 @@ def _imported_task(
             key=("task", "path"),
         )
     for name, metric in metrics.items():
-        if not isinstance(metric, torchmetrics.Metric):
-            raise FinetuneError(
-                f"metric {name!r} is {type(metric).__name__}, needs a torchmetrics.Metric",
-                key=("task", "path"),
-            )
-    readout = partial(_read_class, classes) if classes else _read_numbers
+        refuse_no_metric(name, metric, ("task",))
+    if strange := sorted(set(config.better) - set(metrics)):
+        known = ", ".join(repr(name) for name in metrics) or "none"
+        raise FinetuneError(
+            f"the task has no metric {strange[0]!r}; there are: {known}", key=("task", "better")
+        )
     return Task(
         losses=(WeightedLoss("loss", 1.0, function),),
-        metrics={name: metric.to(device) for name, metric in metrics.items()},
+        metrics=tuple(
+            Measure(
+                name,
+                metric.to(device),
+                better=config.better.get(name) or declared_direction(metric),
+                names=classes,
+                feed=lambda outputs, target: (outputs, target),
+            )
+            for name, metric in metrics.items()
+        ),
         classes=classes,
-        readout=readout,
-        feed=lambda outputs, target: (outputs, target),
+        readout=partial(_read_class, classes) if classes else _read_numbers,
     )
-
-
-def _shape(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return str(tuple(value.shape))
-    return "none" if value is None else type(value).__name__
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -78,6 +78,7 @@ def evaluate_run(
     *,
     trust: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    left_out: dict[str, str] | None = None,
 ) -> dict[str, float]:
     """Return loss and metrics of a trained run over one part of its data.
 
@@ -86,6 +87,7 @@ def evaluate_run(
         split: `train`, `validation` or `test`.
         trust: Packages whose code its config may import.
         overrides: `key=value` each, for what the saved config has masked.
+        left_out: Receives, by name, why a metric is not defined on these samples.
 
     Raises:
         CheckpointError: the folder holds no usable run.
@@ -105,4 +107,5 @@ def evaluate_run(
             samples,
             precision=precision,
             batch_size=evaluation_batch_size(config),
+            left_out=left_out,
         )

@@ -12,6 +12,7 @@ from finetune.errors import CheckpointError
 from finetune.train.background import Worker
 from finetune.train.kept import Checkpoints, read_progress
 from finetune.train.manifest import MANIFEST, Manifest
+from finetune.train.metrics import Directions
 from finetune.train.phases import _judge_best
 from finetune.train.progress import Progress
 from finetune.train.room import Room
@@ -201,6 +202,9 @@ def test_a_progress_of_an_earlier_release_without_the_ranking_knows_its_best(mak
     assert read_progress(path).ranking == [(2, 0.5)]
 
 
+DIRECTIONS = Directions({"validation/loss": "lower", "validation/accuracy": "higher"})
+
+
 def evaluated(values, keep_best, metric="validation/loss"):
     """Return the progress of a run of these evaluations, and the steps that were to be saved."""
     progress, rule = Progress(), CheckpointConfig(best=metric, keep_best=keep_best)
@@ -208,7 +212,7 @@ def evaluated(values, keep_best, metric="validation/loss"):
     for value in values:
         progress.step += 1
         progress.metrics = {metric: value}
-        if _judge_best(progress, rule):
+        if _judge_best(progress, rule, DIRECTIONS):
             saved.append(progress.step)
     return progress, saved
 

@@ -200,8 +200,9 @@ def test_metrics_start_afresh_after_they_are_computed(single):
     [
         ("classification", (4, 2), torch.tensor([0, 1, 2, 0]), "(4, 2) with targets (4,)"),
         ("multilabel", (4, 2), torch.zeros(4, 3), "cannot take (4, 2) with targets (4, 3)"),
-        ("regression", (4, 1), torch.zeros(4), "cannot take (4, 1) with targets (4,)"),
-        ("regression", (4,), torch.zeros(4, 1), "cannot take (4,) with targets (4, 1)"),
+        ("regression", (4, 2), torch.zeros(4), "cannot take (4, 2) with targets (4,)"),
+        ("regression", (4,), torch.zeros(4, 2), "cannot take (4,) with targets (4, 2)"),
+        ("classification", (4, 5), torch.tensor([0, 1, 2, 0]), "(4, 5) with targets (4,)"),
         ("regression", (4, 2), None, "cannot take (4, 2) with targets none"),
     ],
 )  # fmt: skip
