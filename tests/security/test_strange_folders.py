@@ -339,6 +339,14 @@ def test_the_lock_of_the_cache_must_be_a_file(tmp_path, kind):
 # TensorBoard, which follows every link
 
 
+@pytest.fixture(autouse=True)
+def started(monkeypatch):
+    """Commands that would have taken the place of this process."""
+    commands = []
+    monkeypatch.setattr(os, "execv", lambda *command: commands.append(command))
+    return commands
+
+
 @pytest.mark.parametrize(
     "name", ["honest/tensorboard/x", "honest/x", "x", "honest/checkpoints/step-00000006/x"]
 )
@@ -348,10 +356,8 @@ def test_tensorboard_is_not_shown_a_link_that_leads_elsewhere(attack, planted, o
     assert line.startswith(f"runs/{name}: is a link that leads elsewhere")
 
 
-def test_tensorboard_may_be_shown_a_link_to_a_run_beside_it(attack, planted, monkeypatch):
+def test_tensorboard_may_be_shown_a_link_to_a_run_beside_it(attack, planted, started):
     (attack.folder / "runs" / "best").symlink_to("honest")
-    started = []
-    monkeypatch.setattr(os, "execv", lambda *command: started.append(command))
     attack.harmless("tensorboard", "runs")
     assert started
     (attack.folder / "runs" / "loop").symlink_to(".")
