@@ -23,7 +23,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = {
     **dict.fromkeys(["redaction", "visible"], -1),
     **dict.fromkeys(["disk", "errors"], 0),
-    **dict.fromkeys(["bits", "outfile", "process", "randomness", "reading"], 1),
+    **dict.fromkeys(["bits", "outfile", "patterns", "process", "randomness", "reading"], 1),
     **dict.fromkeys(["streams", "terminal", "trust", "watchdog"], 1),
     **dict.fromkeys(["config", "importing"], 2),
     **dict.fromkeys(["models", "distributed", "store"], 3),

@@ -1,9 +1,8 @@
 """Selectors to parameter names: which parameters a list of selectors takes."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from re import fullmatch
 from typing import Any, assert_never
 
 from pydantic import TypeAdapter, ValidationError
@@ -23,6 +22,7 @@ from finetune.config.selectors import (
 from finetune.errors import Faults, Key, SelectorError, did_you_mean
 from finetune.freezing.rows import rows_of, split_inventory
 from finetune.models.inventory import ParamInfo, num_blocks
+from finetune.patterns import TimeLimit
 
 _ADAPTER: TypeAdapter[Selector] = TypeAdapter(Selector)
 
@@ -52,10 +52,12 @@ def select(
     nodes = [parse_selector(selector, key=(*key, n)) for n, selector in enumerate(selectors)]
     inventory = split_inventory(inventory, nodes, key=key)
     wishes: dict[_Label, int] = {}
-    faults = Faults()
+    faults, limit = Faults(), TimeLimit()
     for number, node in enumerate(nodes):
         with faults.noted():
-            wishes |= _wishes(node, number, nodes, wishes, inventory, key=(*key, number))
+            taken = _labels_taken(node, inventory, limit, key=(*key, number))
+            _refuse_idle_not(node, taken, wishes, nodes, key=(*key, number))
+            wishes |= dict.fromkeys(taken, number)
     with faults.noted():
         _refuse_conflicts(wishes, nodes, key)
     faults.raise_if_any()
@@ -101,17 +103,15 @@ def _labels(inventory: Sequence[ParamInfo]) -> Iterator[_Label]:
             yield _Label(name, param)
 
 
-def _wishes(
+def _refuse_idle_not(
     node: Selector,
-    number: int,
-    nodes: Sequence[Selector],
+    taken: Sequence[_Label],
     before: Mapping[_Label, int],
-    inventory: Sequence[ParamInfo],
+    nodes: Sequence[Selector],
     *,
     key: Key,
-) -> dict[_Label, int]:
-    """Return what one entry wishes: the names it takes, or takes out, each with its number."""
-    taken = _labels_taken(node, inventory, key=key)
+) -> None:
+    """Refuse an entry that takes out names which no entry before it takes."""
     held = {label.param.name for label in before if _is_taken(before, label, nodes)}
     if isinstance(node, Not) and not any(label.param.name in held for label in taken):
         raise SelectorError(
@@ -119,15 +119,16 @@ def _wishes(
             hint="begin with {all: true} to mean everything but these",
             key=key,
         )
-    return dict.fromkeys(taken, number)
 
 
 def _labels_taken(
-    node: Selector, inventory: Sequence[ParamInfo], *, key: Key
+    node: Selector, inventory: Sequence[ParamInfo], limit: TimeLimit, *, key: Key
 ) -> tuple[_Label, ...]:
+    """Return the names that one entry takes, or takes out."""
     positive = node.not_ if isinstance(node, Not) else node
     blocks = num_blocks(inventory)
-    taken = tuple(label for label in _labels(inventory) if _takes(positive, label, blocks))
+    takes = _test_of(positive, tuple(_labels(inventory)), blocks, limit, key)
+    taken = tuple(label for label in _labels(inventory) if takes(label))
     if not taken:
         raise SelectorError(
             f"{describe(positive)} takes no parameter",
@@ -137,26 +138,30 @@ def _labels_taken(
     return taken
 
 
-def _takes(  # noqa: C901 - one case for each selector
-    selector: Selector, label: _Label, blocks: int
-) -> bool:
+def _test_of(  # noqa: C901 - one case for each selector
+    selector: Selector, labels: Sequence[_Label], blocks: int, limit: TimeLimit, key: Key
+) -> Callable[[_Label], bool]:
+    """Return what tells whether a selector takes one of `labels`."""
     match selector:
         case ByName(name=name):
-            return _name_takes(name, label.name)
+            return lambda label: _name_takes(name, label.name)
         case ByRegex(regex=regex):
-            return fullmatch(regex, label.name) is not None
+            fitting = limit.full_matches(regex, (label.name for label in labels), key=key)
+            return lambda label: label.name in fitting
         case ByType(type=type_):
-            return type_ in label.param.types
+            return lambda label: type_ in label.param.types
         case ByKind(kind=kind):
-            return kind in label.param.kinds
+            return lambda label: kind in label.param.kinds
         case ByDepth():
-            return label.param.depth in selector.depths(blocks)
+            depths = selector.depths(blocks)
+            return lambda label: label.param.depth in depths
         case ByRows():
-            return _rows_take(selector, label)
+            return lambda label: _rows_take(selector, label)
         case All():
-            return True
+            return lambda label: True
         case Not(not_=inner):
-            return not _takes(inner, label, blocks)
+            takes = _test_of(inner, labels, blocks, limit, key)
+            return lambda label: not takes(label)
         case _:
             assert_never(selector)
 
