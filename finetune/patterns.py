@@ -28,7 +28,7 @@ LIMIT_S = 1.0
 _TOKEN = re.compile(
     r"""
       \\.                                                    # an escaped character
-    | \[ \^? (?P<members> \]?+ (?:\\.|[^\]\\])* ) \]          # a set of characters
+    | \[ \^?+ (?P<members> \]?+ (?:\\.|[^\]\\])* ) \]          # a set of characters
     | \{ (?P<least>[0-9]*) (?P<comma>,[0-9]*)? \}            # a repetition, but for `{}`
     | (?P<brace>\{)
     | (?P<open>\[)                                           # a set that never ends

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from finetune.config.bounds import Bounds, beyond, bounds_of
 from finetune.config.messages import is_meant, shown
 from finetune.errors import Key, did_you_mean
 
@@ -43,11 +44,13 @@ class Argument:
         kinds: What YAML may give it: `bool`, `int`, `float`, `str`, `list`, `null`.
         choices: The words that a text is confined to; any text if empty.
         required: Whether it has no default.
+        bounds: The smallest and the largest number that it, or an entry of its list, may be.
     """
 
     kinds: frozenset[str]
     choices: tuple[str, ...]
     required: bool
+    bounds: Bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,8 @@ def check_arguments(
             complaints.append(((name,), f"{type_name} has no argument {name!r}", hint))
         elif not _fits(value, known_arguments[name], table.word):
             complaints.append(((name,), *_misfit(value, known_arguments[name], table.word)))
+        elif (fault := beyond(value, known_arguments[name].bounds)) is not None:
+            complaints.append(((name,), f"{fault}, got {shown(value)}", None))
     unknown = arguments.keys() - known_arguments.keys()
     for name, argument in known_arguments.items():
         is_missing = argument.required and name not in arguments and name not in INFERRED
@@ -172,17 +177,18 @@ def _read() -> dict[str, dict[str, Entry]]:
     sections = json.loads(text)
     del sections["versions"]
     return {
-        section: {name: _entry(entry) for name, entry in entries.items()}
+        section: {name: _entry(section, entry) for name, entry in entries.items()}
         for section, entries in sections.items()
     }
 
 
-def _entry(entry: dict[str, Any]) -> Entry:
+def _entry(section: str, entry: dict[str, Any]) -> Entry:
     arguments = {
         name: Argument(
             frozenset(argument["kinds"]),
             tuple(argument.get("choices", ())),
             argument.get("required", False),
+            bounds_of(section, name, "float" if "float" in argument["kinds"] else "int"),
         )
         for name, argument in entry["arguments"].items()
     }

@@ -1,19 +1,19 @@
 """`data:` where samples come from, how they are split, and what is done to each."""
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Discriminator,
     Field,
-    NonNegativeInt,
-    PositiveInt,
     Tag,
     field_validator,
     model_validator,
 )
 
 from finetune.config.base import PUBLIC, Node, OpenNode, refuse
+from finetune.config.bounds import MAX_DIGITS, Count, Seed
 from finetune.config.catalogue import TRANSFORMS, Complaint, check_arguments
 
 
@@ -74,14 +74,19 @@ class ImageFolderSource(NamingSource):
     """Colour mode that every image is brought to."""
 
 
+_NUMBER = rf"-?\d{{1,{MAX_DIGITS}}}"
+_SLICE = rf"^({_NUMBER}|({_NUMBER})?:({_NUMBER})?(:-?[1-9]\d{{0,{MAX_DIGITS - 1}}})?)$"
+Shape = Annotated[tuple[Count, ...], Field(max_length=16)]
+
+
 class ArrayColumn(Node):
     """One column cut out of an array."""
 
     array: str | None = None
     """Name of the array in an `.npz`; left out where the file holds a single one."""
-    take: str | None = Field(default=None, pattern=r"^(-?\d+|(-?\d+)?:(-?\d+)?(:-?[1-9]\d*)?)$")
+    take: str | None = Field(default=None, pattern=_SLICE)
     """Part of the second axis, by Python's slice rules: `:-1` for all but the last, `-1` for the last one alone."""
-    shape: tuple[PositiveInt, ...] | None = None
+    shape: Shape | None = None
     """Shape of one sample, where it differs from the file's."""
     dtype: Literal["uint8", "int64", "float32"] | None = None
     """Kind of number. `uint8` with two axes or more is an image whose 0..255 becomes 0..1. If left out, uint8 stays, other whole numbers become int64, the rest float32."""
@@ -110,24 +115,37 @@ class SklearnSource(Node):
     """Which one."""
 
 
+_MAX_DRAWN = 2**28
+"""Most numbers of a column that is drawn: 1 GiB of them."""
+
+
 class RandomSource(Node):
     """Numbers drawn from a standard normal distribution: columns `features` and `target`."""
 
     type: Literal["random"]
     """Discriminator."""
-    samples: PositiveInt = 1
+    samples: Count = 1
     """How many samples."""
-    features: tuple[PositiveInt, ...] = (16,)
+    features: Shape = (16,)
     """Shape of one sample's features."""
-    targets: tuple[PositiveInt, ...] = (10,)
+    targets: Shape = (10,)
     """Shape of one sample's target."""
-    seed: NonNegativeInt = 0
+    seed: Seed = 0
     """Seed of the draw."""
 
     @field_validator("features", "targets", mode="before")
     @classmethod
     def _a_number_is_a_shape_of_one_axis(cls, value: Any) -> Any:
         return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _the_numbers_can_be_drawn(self) -> Self:
+        for name in ("features", "targets"):
+            count = self.samples * math.prod(getattr(self, name))
+            if count > _MAX_DRAWN:
+                message = f"gives {count} numbers with {name}, at most {_MAX_DRAWN} are drawn"
+                refuse("RandomSource", (("samples",), message, None))
+        return self
 
 
 class HuggingFaceSource(NamingSource):
@@ -182,7 +200,7 @@ class SplitConfig(Node):
     """Whether every class keeps its share in each part."""
     copies: Literal["leave", "together", "drop"] = "leave"
     """What to do with samples whose inputs are exact copies: leave them where they fall (their number is told), keep them in one part, or keep only the first."""
-    seed: NonNegativeInt | None = None
+    seed: Seed | None = None
     """Seed of the parting; the run's seed if left out."""
 
     @model_validator(mode="after")
@@ -202,7 +220,7 @@ class TokenizeTransform(Node):
     """Discriminator."""
     column: Annotated[str | None, PUBLIC] = None
     """Column of text; the first of `data.inputs` if left out."""
-    max_length: PositiveInt = 128
+    max_length: int = Field(default=128, gt=0, le=10**6)
     """Longest sequence in tokens; what is beyond is cut off."""
     tokenizer: str | None = None
     """Folder or hub id of the tokenizer; that of the first transformers layer if left out."""
@@ -296,7 +314,7 @@ class DataConfig(Node):
     """What is done to each sample, in order. What the model was pretrained with if left out. Random ones run in training only."""
     evaluation_transforms: tuple[Transform, ...] | None = None
     """In place of `transforms` for validation, test and prediction; the deterministic ones of `transforms` if left out."""
-    workers: NonNegativeInt = 0
+    workers: int = Field(default=0, ge=0, le=512)
     """Processes that prepare batches where transforms are random; 0 prepares them in the training process."""
 
     @model_validator(mode="after")

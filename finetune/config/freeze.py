@@ -7,13 +7,11 @@ from pydantic import (
     BeforeValidator,
     Discriminator,
     Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
     Tag,
 )
 
 from finetune.config.base import PUBLIC, Node
+from finetune.config.bounds import Count, NotNegative, Rate as LearningRate, Ratio
 from finetune.config.catalogue import Complaint
 from finetune.config.optim import Schedule
 from finetune.config.selectors import Selectors
@@ -22,14 +20,14 @@ from finetune.config.selectors import Selectors
 class AfterEpochs(Node):
     """The phase ends when it has lasted so many epochs."""
 
-    epochs: PositiveInt
+    epochs: Count
     """Epochs since the phase began."""
 
 
 class AfterSteps(Node):
     """The phase ends when it has lasted so many steps."""
 
-    steps: PositiveInt
+    steps: Count
     """Optimizer steps since the phase began."""
 
 
@@ -69,9 +67,9 @@ class OnPlateau(Node):
 
     plateau: Annotated[str, PUBLIC]
     """Tag of the metric, such as `validation/loss`."""
-    patience: PositiveInt = 2
+    patience: Count = 2
     """Evaluations in a row without improvement."""
-    min_delta: NonNegativeFloat = 0.0
+    min_delta: NotNegative = 0.0
     """Smallest change that counts as improvement, in the metric's own unit."""
     at_most: Length | None = None
     """Where the phase ends at the latest."""
@@ -102,7 +100,7 @@ class ModulesConfig(Node):
 class RateConfig(Node):
     """The learning rate of some parameters, where it is more than a number."""
 
-    lr: PositiveFloat
+    lr: LearningRate
     """Peak learning rate."""
     schedule: Schedule | None = None
     """Their own schedule over the run, in place of the run's."""
@@ -207,14 +205,14 @@ class LpFt(_Method):
     """Discriminator."""
     probe: Trigger
     """What ends the training of the head alone."""
-    lr: PositiveFloat | None = None
+    lr: LearningRate | None = None
     """Learning rate of the second phase, usually a smaller one; a tenth of `optimizer.lr` if left out."""
 
 
 class _Stepwise(_Method):
-    epochs_per_phase: PositiveInt = 1
+    epochs_per_phase: Count = 1
     """Epochs of every phase but the last, which lasts to the end of the run."""
-    blocks_per_phase: PositiveInt = 1
+    blocks_per_phase: Count = 1
     """Blocks thawed as each phase begins."""
 
 
@@ -230,7 +228,7 @@ class Ulmfit(_Stepwise):
 
     method: Literal["ulmfit"]
     """Discriminator."""
-    rate_decay: float = Field(default=2.6, ge=1)
+    rate_decay: Ratio = 2.6
     """How many times smaller the rate of a group is than that of the group above."""
 
 
@@ -241,7 +239,7 @@ class ChainThaw(_Method):
     """Discriminator."""
     until: Trigger = OnPlateau(plateau="validation/loss", patience=2)
     """What ends each phase; each goes back to its best weights if this is a plateau."""
-    next_lr: PositiveFloat | None = None
+    next_lr: LearningRate | None = None
     """Rate of all phases but the first; a tenth of `optimizer.lr` if left out."""
 
 
@@ -264,7 +262,7 @@ class TopK(_Method):
 
     method: Literal["top_k"]
     """Discriminator."""
-    blocks: PositiveInt
+    blocks: Count
     """How many blocks train."""
 
 

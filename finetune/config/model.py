@@ -6,7 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from finetune.config.base import PUBLIC, Node, OpenNode
+from finetune.config.bounds import MAX_NAME_BYTES, Bounds, beyond
 from finetune.config.catalogue import LAYERS, Complaint, check_arguments
+from finetune.config.messages import shown
 
 
 class WeightsConfig(Node):
@@ -23,7 +25,9 @@ class WeightsConfig(Node):
 class _Placed(Node):
     """What everything in a list of layers has."""
 
-    name: Annotated[str | None, PUBLIC] = Field(default=None, pattern=r"^[A-Za-z_0-9]+$")
+    name: Annotated[str | None, PUBLIC] = Field(
+        default=None, pattern=r"^[A-Za-z_0-9]+$", max_length=MAX_NAME_BYTES
+    )
     """Begins the names of the layer's parameters. The layer's position if left out."""
     inputs: Annotated[tuple[str, ...] | None, PUBLIC] = None
     """Names of earlier layers, or of input columns, whose outputs this layer takes. The previous layer's output if left out."""
@@ -72,7 +76,7 @@ class TimmLayer(_Layer):
             "num_classes": "output",
             "checkpoint_path": "weights",
         }
-        problems = _repeated_arguments(args, said_by)
+        problems = _faulty_arguments(args, said_by)
         for name in ("pretrained_cfg", "pretrained_cfg_overlay"):
             settings = args.get(name) if isinstance(args, Mapping) else None
             if isinstance(settings, Mapping) and "file" in settings:
@@ -98,7 +102,7 @@ class TorchvisionLayer(_Layer):
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
         """Refuse arguments that keys of the layer say already."""
-        return _repeated_arguments(
+        return _faulty_arguments(
             value.get("args"), {"weights": "pretrained", "num_classes": "output"}
         )
 
@@ -160,7 +164,7 @@ class ConcatLayer(_Merge):
 
     type: Literal["concat"]
     """Discriminator."""
-    dim: int = 1
+    dim: int = Field(default=1, ge=-64, le=63)
     """Axis along which they are joined, 0 being the samples."""
 
 
@@ -248,12 +252,23 @@ def _repeated_names(layers: Sequence[Any]) -> list[Complaint]:
     return problems
 
 
-def _repeated_arguments(args: Any, said_by: Mapping[str, str]) -> list[Complaint]:
-    """Complain of arguments that a key of the layer says already."""
-    return [
+_OF_ARGUMENTS = Bounds(-1e6, 1e6)
+"""Bounds of the numbers that are handed on to `timm` and `torchvision`."""
+
+
+def _faulty_arguments(args: Any, said_by: Mapping[str, str]) -> list[Complaint]:
+    """Complain of arguments that a key of the layer says already, and of odd numbers."""
+    given = args if isinstance(args, Mapping) else {}
+    repeated: list[Complaint] = [
         (("args", name), f"{name!r} is said by the key {key!r}", None)
         for name, key in said_by.items()
-        if isinstance(args, Mapping) and name in args
+        if name in given
+    ]
+    faults = ((name, beyond(value, _OF_ARGUMENTS)) for name, value in given.items())
+    return repeated + [
+        (("args", name), f"{fault}, got {shown(given[name])}", None)
+        for name, fault in faults
+        if fault
     ]
 
 

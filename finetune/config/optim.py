@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+from pydantic import Field
 
 from finetune.config.base import Node, OpenNode
+from finetune.config.bounds import Divisor, Rate, Ratio
 from finetune.config.catalogue import OPTIMIZERS, Complaint, check_arguments
 from finetune.config.selectors import Selectors
 
@@ -21,7 +22,7 @@ class OptimizerConfig(OpenNode):
 
     type: str
     """Name of the class, such as `AdamW`."""
-    lr: PositiveFloat
+    lr: Rate
     """Peak learning rate; the schedule multiplies it."""
     no_decay: Selectors = ()
     """Parameters without weight decay, such as `[{kind: norm}, {kind: bias}]`."""
@@ -45,7 +46,7 @@ class OptimizerConfig(OpenNode):
 
 
 class _Warm(Node):
-    warmup: NonNegativeFloat = Field(default=0.0, lt=1)
+    warmup: float = Field(default=0.0, ge=0, lt=1)
     """Share of the run during which the rate rises in a straight line from near 0."""
 
 
@@ -61,7 +62,7 @@ class LinearSchedule(_Warm):
 
     type: Literal["linear"]
     """Discriminator."""
-    floor: NonNegativeFloat = Field(default=0.0, le=1)
+    floor: float = Field(default=0.0, ge=0, le=1)
     """Factor on the rate at the end of the run."""
 
 
@@ -70,7 +71,7 @@ class CosineSchedule(_Warm):
 
     type: Literal["cosine"]
     """Discriminator."""
-    floor: NonNegativeFloat = Field(default=0.0, le=1)
+    floor: float = Field(default=0.0, ge=0, le=1)
     """Factor on the rate at the end of the run."""
 
 
@@ -81,9 +82,9 @@ class OneCycleSchedule(Node):
     """Discriminator."""
     rise: float = Field(default=0.3, gt=0, lt=1)
     """Share of the run during which the rate rises."""
-    start_divisor: PositiveFloat = 25.0
+    start_divisor: Divisor = 25.0
     """The rate begins at the peak divided by this."""
-    end_divisor: PositiveFloat = 1e4
+    end_divisor: Divisor = 1e4
     """The rate ends at its beginning divided by this."""
 
 
@@ -94,7 +95,7 @@ class SlantedTriangularSchedule(Node):
     """Discriminator."""
     cut_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of the run during which the rate rises."""
-    ratio: float = Field(default=32.0, ge=1)
+    ratio: Ratio = 32.0
     """How many times smaller the lowest rate is than the peak."""
 
 

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field
 
 from finetune.config.base import Node
+from finetune.config.bounds import Gigabytes
 
 
 class PrefixConfig(Node):
@@ -12,11 +13,11 @@ class PrefixConfig(Node):
 
     use: Literal["auto", "off"] = "auto"
     """`auto` stores where it is exact and pays, and says why where it does not; tokens of texts are stored too. `off` runs everything every time."""
-    views: PositiveInt | None = None
+    views: int | None = Field(default=None, gt=0, le=10_000)
     """How many draws of the random transforms each sample has, all of them stored: epochs take turns. A new draw in every epoch, of which nothing is stored, if left out."""
-    memory_gb: PositiveFloat = 2.0
+    memory_gb: Gigabytes = 2.0
     """Stores up to this size, those of all splits together, are kept in memory, larger ones read from disk."""
-    disk_gb: PositiveFloat = 20.0
+    disk_gb: Gigabytes = 20.0
     """Most that all stores together may take on disk; those not used for longest make room."""
     store_dtype: Literal["float16", "bfloat16"] | None = None
     """Number format of stored values, half the size; training is then no longer bit-identical to one without a store. As computed if left out."""

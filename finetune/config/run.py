@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, PrivateAttr
+from pydantic import Field, PrivateAttr, field_validator
 
 from finetune.config.base import PUBLIC, Node
+from finetune.config.bounds import MAX_NAME_BYTES, Count, Seed
 from finetune.config.data import DataConfig
 from finetune.config.freeze import ShortFreeze
+from finetune.config.messages import shown
 from finetune.config.model import ModelConfig
 from finetune.config.optim import ConstantSchedule, OptimizerConfig, Schedule
 from finetune.config.prefix import Prefix, PrefixConfig
@@ -40,7 +42,7 @@ class InferenceConfig(Node):
 
     mode: Literal["inference_mode", "no_grad"] = "inference_mode"
     """Which of torch's two ways to leave gradients out. Outputs of `no_grad` may enter a later graph."""
-    batch_size: PositiveInt | None = None
+    batch_size: Count | None = None
     """Samples of one forward pass; as many as training takes if left out."""
 
 
@@ -49,7 +51,7 @@ class RunConfig(Node):
 
     name: Annotated[str | None, PUBLIC] = Field(default=None, pattern=r"^\w[\w.-]*$")
     """Name of the run and of its folder below `runs/`; the file's name if left out."""
-    seed: NonNegativeInt = Field(default=0, lt=2**32)
+    seed: Seed = 0
     """Where all randomness begins: initial weights, order of samples, dropout, augmentation."""
     model: ModelConfig
     """The network."""
@@ -69,6 +71,13 @@ class RunConfig(Node):
     """Whether the frozen beginning of the network runs once per sample, or every time."""
     inference: InferenceConfig = InferenceConfig()
     """How the trained network is run."""
+
+    @field_validator("name")
+    @classmethod
+    def _a_folder_can_have_the_name(cls, name: str | None) -> str | None:
+        if name is not None and len(name.encode()) > MAX_NAME_BYTES:
+            raise ValueError(f"takes at most {MAX_NAME_BYTES} bytes, got {shown(name)}")
+        return name
 
     _provenance: Provenance = PrivateAttr(default=Provenance())
 

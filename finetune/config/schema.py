@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from finetune.config.base import Node
+from finetune.config.bounds import MAX_COUNT
 from finetune.config.catalogue import INFERRED, LAYERS, OPTIMIZERS, TRANSFORMS, Argument, Table
 from finetune.config.descriptions import descriptions
 from finetune.config.run import RunConfig
@@ -80,9 +81,12 @@ def _argument(argument: Argument, word: str | None) -> dict[str, Any]:
     kinds = [_TYPES[kind] for kind in _TYPES if kind in argument.kinds]
     if argument.choices:
         return {"enum": list(argument.choices)}
+    plain: dict[str, Any] = {"type": kinds}
+    if argument.kinds & {"int", "float"}:
+        plain |= {"minimum": argument.bounds.least, "maximum": argument.bounds.most}
     if word is not None and "int" in argument.kinds and "str" not in argument.kinds:
-        return {"anyOf": [{"type": kinds}, {"const": word}]}
-    return {"type": kinds}
+        return {"anyOf": [plain, {"const": word}]}
+    return plain
 
 
 def _allow_short_selectors(root: dict[str, Any]) -> None:
@@ -113,13 +117,16 @@ def _allow_short_forms(nodes: Mapping[str, Any]) -> None:
         losses = nodes[task]["properties"]["losses"]
         losses["anyOf"].append(losses["anyOf"][0]["items"])
     rates = nodes["PhaseConfig"]["properties"]["lr"]
-    rates["additionalProperties"] = {"anyOf": [{"type": "number"}, rates["additionalProperties"]]}
+    number = nodes["RateConfig"]["properties"]["lr"]
+    rates["additionalProperties"] = {"anyOf": [number, rates["additionalProperties"]]}
     for name in ("features", "targets"):
-        _also_a_number([nodes["RandomSource"]["properties"][name]])
-    _also_a_number([nodes["ByDepth"]["properties"]["depth"]])
-    _also_a_number(nodes["ArrayColumn"]["properties"]["take"]["anyOf"][:1])
+        _also_a_number([nodes["RandomSource"]["properties"][name]], least=1)
+    _also_a_number([nodes["ByDepth"]["properties"]["depth"]], least=-MAX_COUNT)
+    _also_a_number(nodes["ArrayColumn"]["properties"]["take"]["anyOf"][:1], least=-MAX_COUNT)
 
 
-def _also_a_number(values: Iterable[dict[str, Any]]) -> None:
+def _also_a_number(values: Iterable[dict[str, Any]], *, least: int) -> None:
     for value in values:
-        value["type"] = [value["type"], "integer"]
+        value |= {
+            "type": [value["type"], "integer"], "minimum": least, "maximum": MAX_COUNT,
+        }  # fmt: skip

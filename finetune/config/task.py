@@ -2,23 +2,18 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    Discriminator,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from finetune.config.base import PUBLIC, Node
+from finetune.config.bounds import MAX_NAME_BYTES, Positive
 
 
 class _Loss(Node):
-    weight: PositiveFloat = 1.0
+    weight: Positive = 1.0
     """Factor on this loss in the sum."""
-    name: Annotated[str | None, PUBLIC] = Field(default=None, pattern=r"^[A-Za-z_0-9]+$")
+    name: Annotated[str | None, PUBLIC] = Field(
+        default=None, pattern=r"^[A-Za-z_0-9]+$", max_length=MAX_NAME_BYTES
+    )
     """Name in the logs; the type if left out."""
 
 
@@ -27,7 +22,7 @@ class CrossEntropyLoss(_Loss):
 
     type: Literal["cross_entropy"]
     """Discriminator."""
-    label_smoothing: NonNegativeFloat = Field(default=0.0, le=1)
+    label_smoothing: float = Field(default=0.0, ge=0, le=1)
     """Share of the target spread evenly over all classes."""
 
 
@@ -57,7 +52,7 @@ class HuberLoss(_Loss):
 
     type: Literal["huber"]
     """Discriminator."""
-    delta: PositiveFloat = 1.0
+    delta: Positive = 1.0
     """Error at which it turns from squared to absolute."""
 
 

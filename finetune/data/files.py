@@ -1,26 +1,20 @@
-"""Readers of files and folders: csv, jsonl, parquet, arrays of numbers, folders of classes."""
+"""Readers of files and folders: csv, jsonl, folders of classes."""
 
 import csv
 import sys
-import warnings
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from finetune.config.data import (
-    ArrayColumn,
-    ArraysSource,
     CsvSource,
     ImageFolderSource,
     TextFolderSource,
 )
 from finetune.data.images import Images
-from finetune.data.table import Column, Listed, Numbers, as_tensor
-from finetune.errors import DataError, FinetuneError, Key, did_you_mean
+from finetune.data.table import Column, Listed
+from finetune.errors import DataError, FinetuneError, Key
 from finetune.importing import package_path
 from finetune.reading import first_outside, limited_lines, parse_json_object
 
@@ -107,20 +101,6 @@ def read_image_folder(
     return {
         "image": Images(files, source.mode, range(len(files))),
         "label": Listed([label for label, _ in labelled], "text"),
-    }
-
-
-def read_arrays(path: Path, source: ArraysSource, key: Key) -> dict[str, Column]:
-    """Read arrays of numbers and cut the columns out of them.
-
-    Raises:
-        DataError: an array is missing, holds Python objects, or does not have the shape named.
-    """
-    arrays = _load_arrays(path, key)
-    columns = source.columns or {name: ArrayColumn(array=name) for name in arrays}
-    return {
-        name: _cut(name, column, arrays, (*key, "columns", name))
-        for name, column in columns.items()
     }
 
 
@@ -230,91 +210,3 @@ def read_text(file: Path, source: TextFolderSource, key: Key) -> str:
         raise DataError(
             f"cannot read {str(file)!r}: {error.strerror}", key=(*key, "path")
         ) from error
-
-
-def _load_arrays(path: Path, key: Key) -> dict[str, np.ndarray[Any, Any]]:
-    """Load every array of the file; a single one without a name is called `features`."""
-    try:
-        if path.name.endswith((".csv", ".csv.gz")):
-            return {"features": _load_matrix(path)}
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"features": loaded}
-        with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
-        if strange := [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]:
-            raise ValueError(f"{strange[0]!r} in it is no array")
-        return arrays
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        reason = "it holds Python objects" if "pickle" in str(error) else str(error)
-        raise DataError(
-            f"cannot read numbers from {str(path)!r}: {reason.partition(chr(10))[0]}",
-            key=(*key, "path"),
-        ) from error
-
-
-def _load_matrix(path: Path) -> np.ndarray[Any, Any]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "loadtxt: input contained no data", UserWarning)
-        try:
-            return np.loadtxt(path, delimiter=",", dtype=np.int64, comments=None, ndmin=2)
-        except ValueError:
-            return np.loadtxt(path, delimiter=",", dtype=np.float64, comments=None, ndmin=2)
-
-
-def _cut(
-    name: str, column: ArrayColumn, arrays: dict[str, np.ndarray[Any, Any]], key: Key
-) -> Column:
-    values = _array(column, arrays, key)
-    if values.dtype.kind in "US":
-        return Listed([str(text) for text in values.astype(str).tolist()], "text")
-    if values.ndim == 0:
-        raise DataError(f"column {name!r} is a single number, needs samples first", key=key)
-    if column.take is not None:
-        values = _take(values, column.take, (*key, "take"))
-    if column.shape is not None:
-        try:
-            values = values.reshape(len(values), *column.shape)
-        except ValueError as error:
-            raise DataError(
-                f"cannot give samples of shape {values.shape[1:]} the shape {column.shape}",
-                key=(*key, "shape"),
-            ) from error
-    return Numbers(as_tensor(_cast(values, column.dtype, (*key, "dtype")), name))
-
-
-def _array(
-    column: ArrayColumn, arrays: dict[str, np.ndarray[Any, Any]], key: Key
-) -> np.ndarray[Any, Any]:
-    if column.array is None and len(arrays) == 1:
-        return next(iter(arrays.values()))
-    if column.array is None:
-        raise DataError(f"the file holds several arrays: {', '.join(arrays)}", key=(*key, "array"))
-    if column.array not in arrays:
-        raise DataError(
-            f"no array {column.array!r}; there are: {', '.join(arrays)}",
-            hint=did_you_mean(column.array, arrays),
-            key=(*key, "array"),
-        )
-    return arrays[column.array]
-
-
-def _take(values: np.ndarray[Any, Any], text: str, key: Key) -> np.ndarray[Any, Any]:
-    if values.ndim < 2:
-        raise DataError("the array has a single axis, there is nothing to take from", key=key)
-    if ":" in text:
-        return values[:, slice(*(int(part) if part else None for part in text.split(":")))]
-    try:
-        return values[:, int(text)]
-    except IndexError as error:
-        raise DataError(f"no position {text} among {values.shape[1]}", key=key) from error
-
-
-def _cast(values: np.ndarray[Any, Any], dtype: str | None, key: Key) -> np.ndarray[Any, Any]:
-    if dtype is None:
-        return values
-    with np.errstate(invalid="ignore", over="ignore"):
-        cast = values.astype(dtype)
-    if dtype != "float32" and not np.array_equal(cast, values):
-        raise DataError(f"some numbers do not fit {dtype}", key=key)
-    return cast

@@ -1,14 +1,18 @@
 """Images as files, encoded bytes or PIL images, decoded one at a time as they are read."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from hashlib import blake2b
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from struct import error as StructError
 from types import ModuleType
 from typing import Any, BinaryIO
+from zlib import error as ZlibError
 
 import numpy as np
 import torch
@@ -30,6 +34,11 @@ from finetune.importing import require
 from finetune.reading import first_outside
 from finetune.redaction import redacted
 
+_FAULTS = (
+    OSError, ValueError, SyntaxError, StructError, EOFError, LookupError, TypeError, OverflowError,
+    MemoryError, RuntimeError, AttributeError, ZlibError,
+)  # fmt: skip
+"""What Pillow raises over files that are not what they should be."""
 _GREY_MODES = {"1", "L", "LA", "I;16", "I", "F"}
 
 
@@ -160,7 +169,7 @@ def open_image(item: Any, mode: str | None, known: tuple[State, bytes] | None = 
         return item if mode is None or item.mode == mode else item.convert(mode)
     pil = require("PIL.Image", extra="vision")
     with _opened(item) as (file, name):
-        with _readable(name, pil), pil.open(file) as image:
+        with _readable(name, pil), _pictured(file, pil) as image:
             decoded = image.convert(mode or image.mode)
         # Looked at afterwards: what is written into it from here on is not in what was decoded.
         if known is not None and not _holds(file, *known):
@@ -181,7 +190,7 @@ def refuse_unreadable(images: Images) -> None:
     for position in images.order:
         item = images.items[position]
         if isinstance(item, dict | bytes | Path):
-            with _opened(item) as (file, name), _readable(name, pil), pil.open(file) as image:
+            with _opened(item) as (file, name), _readable(name, pil), _pictured(file, pil) as image:
                 image.verify()
 
 
@@ -192,13 +201,40 @@ def image_tensor(image: Any) -> Tensor:
 
 
 @contextmanager
+def _pictured(source: BinaryIO, pil: ModuleType) -> Iterator[Any]:
+    """Open an image of a known format, unless it is so large that Pillow warns of it."""
+    with warnings.catch_warnings():
+        # Told by the errors below, or of no consequence for the pixels.
+        warnings.simplefilter("ignore")
+        image = pil.open(source, formats=_formats())
+    with image:
+        width, height = image.size
+        if pil.MAX_IMAGE_PIXELS is not None and width * height > pil.MAX_IMAGE_PIXELS:
+            raise ValueError(
+                f"{width} x {height} are more than {pil.MAX_IMAGE_PIXELS} pixels; make it smaller"
+            )
+        yield image
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Return the formats that are read: pictures of pixels, decoded by Pillow itself.
+
+    Others are left alone: for EPS Pillow starts Ghostscript, which runs the program in the file.
+    The first six are those that Pillow knows before it loads all its readers.
+    """
+    usual = ("PNG", "JPEG", "GIF", "BMP", "DIB", "PPM", "TIFF", "WEBP", "JPEG2000")
+    return (*usual, "AVIF") if find_spec("PIL.AvifImagePlugin") else usual
+
+
+@contextmanager
 def _readable(name: str, pil: ModuleType) -> Iterator[None]:
     """Turn what Pillow raises into an error that names the image."""
     try:
         with naming(name):
             yield
-    except (ValueError, SyntaxError, StructError, pil.DecompressionBombError) as error:
-        reason = str(error).partition("\n")[0]
+    except (*_FAULTS, pil.DecompressionBombError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise DataError(f"cannot read the image {name!r}: {reason}") from error
 
 

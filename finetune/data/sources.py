@@ -25,6 +25,7 @@ from finetune.config.data import (
     TextFolderSource,
 )
 from finetune.data import files
+from finetune.data.arrays import read_arrays
 from finetune.data.images import first_leaving, images_of, leaves, named_files
 from finetune.data.table import Column, Listed, Numbers, Table, as_tensor
 from finetune.errors import DataError, Key
@@ -74,7 +75,7 @@ def _read(
         case SklearnSource():
             return _bundled(source), source.name, None
         case RandomSource():
-            return _drawn(source), "random", None
+            return _drawn(source, key), "random", None
         case HuggingFaceSource():
             folder = _folder_of(source, key)
             return _hub_columns(source, folder, within, key), source.path, folder
@@ -97,7 +98,7 @@ def _read_file(
         case ParquetSource():
             return _parquet_columns(path, key)
         case ArraysSource():
-            return files.read_arrays(path, source, key)
+            return read_arrays(path, source, key)
         case _:
             assert_never(source)
 
@@ -121,10 +122,13 @@ def _bundled(source: SklearnSource) -> dict[str, Column]:
     return {"features": Numbers(as_tensor(bunch.data, "features")), named: target}
 
 
-def _drawn(source: RandomSource) -> dict[str, Column]:
+def _drawn(source: RandomSource, key: Key) -> dict[str, Column]:
     draw = torch.Generator().manual_seed(source.seed)
-    features = torch.randn(source.samples, *source.features, generator=draw)
-    targets = torch.randn(source.samples, *source.targets, generator=draw)
+    try:
+        features = torch.randn(source.samples, *source.features, generator=draw)
+        targets = torch.randn(source.samples, *source.targets, generator=draw)
+    except (RuntimeError, MemoryError) as error:
+        raise DataError("more numbers than memory holds", key=(*key, "samples")) from error
     return {"features": Numbers(features), "target": Numbers(targets)}
 
 

@@ -1,0 +1,255 @@
+"""Arrays of numbers from `.npy`, `.npz` and headless `.csv`, whose headers are not believed.
+
+A header of a hundred bytes can promise a terabyte, for which numpy asks before it reads. So what a
+header says is compared with what the file holds, before anything is allocated.
+"""
+
+import gzip
+import math
+import warnings
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import numpy as np
+
+from finetune.config.data import ArrayColumn, ArraysSource
+from finetune.data.table import Column, Listed, Numbers, as_tensor
+from finetune.errors import DataError, Key, did_you_mean
+
+Array = np.ndarray[Any, Any]
+
+_LARGE_BYTES = 1 << 30
+_MAX_RATIO = 200
+"""Most times that packed data may grow by, once it is `_LARGE_BYTES`. Zip and gzip reach 1032."""
+_MAX_EMPTY = 1 << 31
+"""Most that the other axes may multiply to where one is 0, and the file need hold nothing."""
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_READ_AT_ONCE = 1 << 20
+_FAULTS = (
+    OSError, ValueError, EOFError, TypeError, OverflowError, MemoryError, LookupError,
+    RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What numpy and `zipfile` raise over files that are not what they should be."""
+
+
+def read_arrays(path: Path, source: ArraysSource, key: Key) -> dict[str, Column]:
+    """Read arrays of numbers and cut the columns out of them.
+
+    Raises:
+        DataError: an array is missing, holds Python objects, promises more than the file holds, or
+            does not have the shape named.
+    """
+    arrays = _load_arrays(path, key)
+    columns = source.columns or {name: ArrayColumn(array=name) for name in arrays}
+    return {
+        name: _cut(name, column, arrays, (*key, "columns", name))
+        for name, column in columns.items()
+    }
+
+
+def _load_arrays(path: Path, key: Key) -> dict[str, Array]:
+    """Load every array of the file; a single one without a name is called `features`."""
+    with _readable(path, key):
+        if path.name.endswith((".csv", ".csv.gz")):
+            return {"features": _load_matrix(path)}
+        with path.open("rb") as file:
+            # By how it begins, as numpy does: an array may end like an archive.
+            if file.read(4) in (b"PK\3\4", b"PK\5\6"):
+                return _load_archive(path)
+            file.seek(0)
+            return {"features": _load_array(file, path.stat().st_size, None)}
+
+
+@contextmanager
+def _readable(path: Path, key: Key) -> Iterator[None]:
+    """Turn what numpy and `zipfile` raise into an error that names the file."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(
+            f"cannot read numbers from {str(path)!r}: {error.message}",
+            hint=error.hint,
+            key=(*key, "path"),
+        ) from error
+    except _FAULTS as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise DataError(
+            f"cannot read numbers from {str(path)!r}: {reason}", key=(*key, "path")
+        ) from error
+
+
+def _load_archive(path: Path) -> dict[str, Array]:
+    """Load every array of an `.npz`, none of which is unpacked to disk."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        _check_members(members, path.stat().st_size)
+        arrays = {}
+        for member in members:
+            name = member.filename.removesuffix(".npy")
+            with archive.open(member) as file:
+                arrays[name] = _load_array(file, member.file_size, name)
+        return arrays
+
+
+def _check_members(members: list[zipfile.ZipInfo], size_bytes: int) -> None:
+    """Refuse an archive that numpy did not write, or that is far larger than its file."""
+    count = Counter(member.filename.removesuffix(".npy") for member in members)
+    for member in members:
+        shown = repr(member.filename)
+        if member.flag_bits & 1:
+            raise DataError(f"{shown} in it is encrypted")
+        if member.compress_type not in _COMPRESSIONS:
+            raise DataError(f"{shown} in it is packed by method {member.compress_type}")
+        if count[member.filename.removesuffix(".npy")] > 1:
+            raise DataError(f"two arrays in it are named {shown}")
+        path = PurePosixPath(member.filename.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts:
+            raise DataError(f"{shown} in it is the name of a file elsewhere")
+    _refuse_bomb(sum(member.file_size for member in members), size_bytes)
+
+
+def _refuse_bomb(unpacked_bytes: int, size_bytes: int) -> None:
+    if unpacked_bytes > max(_LARGE_BYTES, _MAX_RATIO * size_bytes):
+        raise DataError(
+            f"its {size_bytes} bytes unpack to {unpacked_bytes} or more, over {_MAX_RATIO} times "
+            "as many",
+            hint="if you trust it, unpack it and save it again by numpy.savez, which does not pack",
+        )
+
+
+def _load_array(file: IO[bytes], size_bytes: int, name: str | None) -> Array:
+    """Load one array after a look at its header.
+
+    Args:
+        file: Where the array begins.
+        size_bytes: How many bytes there are.
+        name: Its name in an archive, for messages; None for a file of its own.
+    """
+    where = "it" if name is None else f"{name!r} in it"
+    shape, dtype, header_bytes = _header(file, where)
+    _check_promise(shape, dtype, size_bytes - header_bytes, where)
+    file.seek(0)
+    array: Array = np.lib.format.read_array(file, allow_pickle=False)
+    return array
+
+
+def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
+    """Return shape and dtype of an array, and where its numbers begin."""
+    if file.read(6) != np.lib.format.MAGIC_PREFIX:
+        raise DataError(f"{where} is no array of numpy")
+    version = tuple(file.read(2))
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        # 3.0 differs only in the names of the fields of records.
+        raise DataError(f"{where} holds records, or is of an unknown version {version}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a header that Python 2 wrote
+        shape, _, dtype = readers[version](file)
+    return shape, dtype, file.tell()
+
+
+def _check_promise(shape: tuple[int, ...], dtype: np.dtype[Any], held: int, where: str) -> None:
+    """Compare what a header says with the number of bytes that follow it."""
+    if dtype.hasobject:
+        raise DataError(f"{where} holds Python objects")
+    if dtype.itemsize == 0:
+        raise DataError(f"{where} holds {dtype}, values of no bytes")
+    if any(isinstance(length, bool) or length < 0 for length in shape):
+        raise DataError(f"{where} has the impossible shape {shape}")
+    promised = math.prod(shape) * dtype.itemsize
+    if promised > held:
+        raise DataError(
+            f"{where} should hold {_short(shape)} of {dtype}, {_short(promised)} bytes, but has "
+            f"{max(held, 0)}"
+        )
+    if promised == 0 and math.prod(length for length in shape if length) > _MAX_EMPTY:
+        raise DataError(f"{where} has the shape {_short(shape)}, and nothing in it")
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _load_matrix(path: Path) -> Array:
+    if path.name.endswith(".gz"):
+        _refuse_gzip_bomb(path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "loadtxt: input contained no data", UserWarning)
+        try:
+            return np.loadtxt(path, delimiter=",", dtype=np.int64, comments=None, ndmin=2)
+        except ValueError:
+            return np.loadtxt(path, delimiter=",", dtype=np.float64, comments=None, ndmin=2)
+
+
+def _refuse_gzip_bomb(path: Path) -> None:
+    """Unpack a gzip file once without keeping it, as long as it could be too much."""
+    size_bytes, unpacked_bytes = path.stat().st_size, 0
+    if size_bytes * 1032 <= _LARGE_BYTES:
+        return
+    with gzip.open(path) as file:
+        while part := file.read(_READ_AT_ONCE):
+            unpacked_bytes += len(part)
+            _refuse_bomb(unpacked_bytes, size_bytes)
+
+
+def _cut(name: str, column: ArrayColumn, arrays: dict[str, Array], key: Key) -> Column:
+    values = _array(column, arrays, key)
+    if values.dtype.kind in "US":
+        return Listed([str(text) for text in values.astype(str).tolist()], "text")
+    if values.ndim == 0:
+        raise DataError(f"column {name!r} is a single number, needs samples first", key=key)
+    if column.take is not None:
+        values = _take(values, column.take, (*key, "take"))
+    if column.shape is not None:
+        try:
+            values = values.reshape(len(values), *column.shape)
+        except ValueError as error:
+            raise DataError(
+                f"cannot give samples of shape {values.shape[1:]} the shape {column.shape}",
+                key=(*key, "shape"),
+            ) from error
+    return Numbers(as_tensor(_cast(values, column.dtype, (*key, "dtype")), name))
+
+
+def _array(column: ArrayColumn, arrays: dict[str, Array], key: Key) -> Array:
+    if column.array is None and len(arrays) == 1:
+        return next(iter(arrays.values()))
+    if column.array is None:
+        raise DataError(f"the file holds several arrays: {', '.join(arrays)}", key=(*key, "array"))
+    if column.array not in arrays:
+        raise DataError(
+            f"no array {column.array!r}; there are: {', '.join(arrays)}",
+            hint=did_you_mean(column.array, arrays),
+            key=(*key, "array"),
+        )
+    return arrays[column.array]
+
+
+def _take(values: Array, text: str, key: Key) -> Array:
+    if values.ndim < 2:
+        raise DataError("the array has a single axis, there is nothing to take from", key=key)
+    if ":" in text:
+        return values[:, slice(*(int(part) if part else None for part in text.split(":")))]
+    try:
+        return values[:, int(text)]
+    except IndexError as error:
+        raise DataError(f"no position {text} among {values.shape[1]}", key=key) from error
+
+
+def _cast(values: Array, dtype: str | None, key: Key) -> Array:
+    if dtype is None:
+        return values
+    with np.errstate(invalid="ignore", over="ignore"):
+        cast = values.astype(dtype)
+    if dtype != "float32" and not np.array_equal(cast, values):
+        raise DataError(f"some numbers do not fit {dtype}", key=key)
+    return cast
