@@ -47,7 +47,7 @@ class Bounds(NamedTuple):
 
 
 _USUAL = {
-    "layers": {"int": Bounds(-MAX_COUNT, MAX_COUNT), "float": Bounds(-1e30, 1e30)},
+    "layers": {"int": Bounds(-(10**7), 10**7), "float": Bounds(-1e30, 1e30)},
     "transforms": {"int": Bounds(-(10**6), 10**6), "float": Bounds(-1e6, 1e6)},
     "optimizers": {"int": Bounds(-(10**6), 10**6), "float": Bounds(-1e6, 1e6)},
 }
@@ -62,6 +62,7 @@ _OWN = {
             ["num_layers", "num_encoder_layers", "num_decoder_layers"], Bounds(1, 1000)
         ),
         **dict.fromkeys(["p", "dropout"], _SHARE),
+        "num_embeddings": Bounds(0, MAX_COUNT),
     },
     "transforms": {
         **dict.fromkeys(["size", "max_size", "min_size", "target_size"], _PIXELS),

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from tokenize import TokenError  # a header as of Python 2 is parsed by tokens
 from typing import IO, Any
 
 import numpy as np
@@ -32,7 +33,7 @@ _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _READ_AT_ONCE = 1 << 20
 _FAULTS = (
     OSError, ValueError, EOFError, TypeError, OverflowError, MemoryError, LookupError,
-    RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error,
+    RuntimeError, SyntaxError, TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 """What numpy and `zipfile` raise over files that are not what they should be."""
 

@@ -238,6 +238,7 @@ def settle(column: str, values: Sequence[Any], name: str) -> Column:
     if all(isinstance(value, str) for value in values):
         return Listed(values, "text")
     if all(_is_number(value) for value in values):
+        _refuse_over_64_bits(column, values, name)
         return Numbers(as_tensor(np.asarray(values), column))
     _refuse_a_mixture(column, values, name)
     return _stacked(column, values) or Listed(values, "things")
@@ -313,6 +314,18 @@ def reads_as_number(cell: object) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number | np.bool_)
+
+
+def _refuse_over_64_bits(column: str, values: Sequence[Any], name: str) -> None:
+    """Refuse whole numbers that no tensor holds; numpy would make objects of them, or fractions."""
+    for row, value in enumerate(values):
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            shown = (
+                str(value) if value.bit_length() < 100 else f"a number of {value.bit_length()} bits"
+            )
+            raise DataError(
+                f"column {column!r} holds {shown} in row {row + 1} of {name}, beyond 64 bits"
+            )
 
 
 def _refuse_a_mixture(column: str, values: Sequence[Any], name: str) -> None:

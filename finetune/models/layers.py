@@ -1,7 +1,7 @@
 """One layer of the config → one `nn.Module`, its input sizes read off what comes in."""
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from typing import Any, assert_never
@@ -30,11 +30,14 @@ from finetune.models.shapes import (
     constructor_parameters,
     first_line,
     infer_sizes,
+    is_too_large,
     try_out,
 )
 from finetune.models.weights import WeightsReport, load_weights
 
-_CONSTRUCTOR_FAULTS = (TypeError, ValueError, RuntimeError, AssertionError)
+_CONSTRUCTOR_FAULTS = (
+    TypeError, ValueError, RuntimeError, AssertionError, MemoryError, ArithmeticError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,22 @@ def _build_torch(
     try:
         return cls(**arguments)
     except _CONSTRUCTOR_FAULTS as error:
+        if is_too_large(error):
+            raise ModelError(
+                f"{label}: needs more memory than there is, with {_sizes(arguments)}",
+                key=(*key, _largest(arguments)),
+            ) from error
         raise ModelError(f"{label}: {first_line(error)}", key=key) from error
+
+
+def _largest(arguments: Mapping[str, Any]) -> str:
+    """Return the name of the argument with the largest number; `type` where none has one."""
+    sizes = {name: value for name, value in arguments.items() if type(value) is int}
+    return max(sizes, key=lambda name: sizes[name], default="type")
+
+
+def _sizes(arguments: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in arguments.items())
 
 
 def _check_samples_first(

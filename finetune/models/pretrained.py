@@ -35,6 +35,12 @@ _FAULTS_OF_FILES = (
 )  # fmt: skip
 """What `transformers` raises over files that are not what they should be."""
 
+_FAULTS_OF_BUILDERS = (
+    OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, AssertionError,
+    MemoryError, ArithmeticError,
+)  # fmt: skip
+"""What `timm` and `torchvision` raise over arguments that make no network."""
+
 _HEADS = ("fc", "classifier", "heads", "head")
 """Where the networks of torchvision keep their classification head."""
 
@@ -141,7 +147,7 @@ def build_timm(node: TimmLayer, classes: int | None, *, label: str, key: Key) ->
         model: nn.Module = timm.create_model(
             name, pretrained=node.pretrained, num_classes=width, **node.args
         )
-    except (RuntimeError, TypeError, ValueError, AssertionError, OSError) as error:
+    except _FAULTS_OF_BUILDERS as error:
         raise ModelError(f"{label}: {name}: {first_line(error)}", key=key) from error
     return model
 
@@ -165,7 +171,7 @@ def build_torchvision(
     weights = "DEFAULT" if node.pretrained else None
     try:
         model: nn.Module = models.get_model(node.architecture, weights=weights, **node.args)
-    except (RuntimeError, TypeError, ValueError, OSError) as error:
+    except _FAULTS_OF_BUILDERS as error:
         raise ModelError(f"{label}: {node.architecture}: {first_line(error)}", key=key) from error
     _drop_auxiliary_heads(model)
     _replace_head(model, None if node.output == "features" else classes)

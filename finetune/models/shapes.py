@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.errors import Key, ModelError
+from finetune.errors import Key, ModelError, is_out_of_memory
 from finetune.redaction import redacted
 
 # N is the samples, C channels, L, D, H and W length, depth, height and width, T tokens.
@@ -38,6 +38,8 @@ _SHAPE_FAULTS = (
     AssertionError,
     AttributeError,
     KeyError,
+    MemoryError,
+    ArithmeticError,
 )
 
 
@@ -165,8 +167,10 @@ def try_out(
         with torch.no_grad(), torch.random.fork_rng(devices=[]), redirect_stdout(sys.stderr):
             return module.eval()(*arguments, **keywords)
     except faults as error:
+        too_large = "its output needs more memory than there is" if is_too_large(error) else None
         raise ModelError(
-            f"{label}: cannot take {describe(*arguments, *keywords.values())}: {first_line(error)}",
+            f"{label}: cannot take {describe(*arguments, *keywords.values())}: "
+            f"{too_large or first_line(error)}",
             hint=f"raised at {_place(error)}" if foreign else None,
             key=key,
         ) from error
@@ -189,6 +193,16 @@ def check_call(
         signature.bind(*arguments, **keywords)
     except TypeError as error:
         raise ModelError(f"{label}: {error}; its signature is {signature}", key=key) from error
+
+
+def is_too_large(error: BaseException) -> bool:
+    """Tell whether torch was asked for more numbers than memory holds, or than it can count."""
+    told = str(error)
+    return (
+        is_out_of_memory(error)
+        or "Storage size calculation overflowed" in told
+        or ("verflow when unpacking" in told)
+    )
 
 
 def first_line(error: BaseException) -> str:

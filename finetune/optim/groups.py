@@ -74,7 +74,7 @@ def build_optimizer(
     kind = getattr(torch.optim, config.type)
     try:
         optimizer: Optimizer = kind(layout, lr=config.lr, **_tuples(config.arguments))
-    except (ValueError, TypeError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise ModelError(f"{config.type} refuses: {error}", key=("optimizer",)) from error
     return optimizer
 
