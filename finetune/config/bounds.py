@@ -16,8 +16,8 @@ Count = Annotated[int, Field(gt=0, le=MAX_COUNT)]
 """How many, at least one."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """Seed of random numbers: numpy takes no larger one."""
-Rate = Annotated[float, Field(ge=1e-30, le=1e6)]
-"""Learning rate. float32 would take a much smaller one for zero."""
+Rate = Annotated[float, Field(ge=1e-30, le=1e38)]
+"""Learning rate. float32, which ends at 3e38, would take a much smaller one for zero."""
 Positive = Annotated[float, Field(ge=1e-30, le=1e30)]
 """A factor or a distance. Its square is a double; float32 ends at 3e38."""
 NotNegative = Annotated[float, Field(ge=0, le=1e30)]
@@ -55,7 +55,7 @@ _USUAL = {
 
 _PIXELS = Bounds(-30_000, 30_000)
 _SHARE = Bounds(0, 1)
-_ROUNDS = Bounds(0, 100)
+_ROUNDS = Bounds(0, 99)
 _OWN = {
     "layers": {
         **dict.fromkeys(

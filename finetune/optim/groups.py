@@ -79,6 +79,21 @@ def build_optimizer(
     return optimizer
 
 
+def explained_step(optimizer: Optimizer, error: Exception) -> Exception:
+    """Return what a step of the optimizer raised, in words where a number became too large.
+
+    Python raises over a power beyond a double, torch over a factor beyond float32.
+    """
+    if not isinstance(error, OverflowError) and "without overflow" not in str(error):
+        return error
+    rate = max(group["lr"] for group in optimizer.param_groups)
+    return ModelError(
+        f"a step of {type(optimizer).__name__} at the rate {rate:g} overflows",
+        hint="try a lower optimizer.lr",
+        key=("optimizer", "lr"),
+    )
+
+
 def set_rates(optimizer: Optimizer, rates: Sequence[float]) -> None:
     """Write one rate for each group into the optimizer."""
     for slot, rate in zip(optimizer.param_groups, rates, strict=True):

@@ -9,6 +9,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from finetune.errors import FinetuneError, ModelError
+from finetune.optim.groups import explained_step
 from finetune.randomness import seed_all
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -76,8 +77,16 @@ class Precision:
             self._scaler.unscale_(optimizer)
 
     def step(self, optimizer: Optimizer) -> None:
-        """Make the optimizer's step; in float16, leave it out when a gradient overflowed."""
-        self._scaler.step(optimizer)
+        """Make the optimizer's step; in float16, leave it out when a gradient overflowed.
+
+        Raises:
+            FinetuneError: its settings give a number that float32, or Python, cannot hold. Some
+                parameters may be updated already.
+        """
+        try:
+            self._scaler.step(optimizer)
+        except (OverflowError, RuntimeError) as error:
+            raise explained_step(optimizer, error) from error
         self._scaler.update()
 
     def state(self) -> dict[str, float]:

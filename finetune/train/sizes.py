@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from finetune.config.optim import OptimizerConfig
 from finetune.freezing.plan import Plan
 from finetune.models.inventory import ParamInfo
-from finetune.optim.groups import Group, build_optimizer, state_by_name
+from finetune.optim.groups import Group, build_optimizer, explained_step, state_by_name
 
 _CODES = {"bfloat": "BF", "float": "F", "uint": "U", "int": "I", "complex": "C"}
 
@@ -117,7 +117,10 @@ def _stepped(
     parameter = nn.Parameter(torch.zeros(kind.shape, dtype=kind.dtype, device=device))
     parameter.grad = torch.full_like(parameter, gradient)
     probe = build_optimizer(config, [Group("tiny", ("tiny",), (), True)], {"tiny": parameter})
-    probe.step()
+    try:
+        probe.step()
+    except (OverflowError, RuntimeError) as error:
+        raise explained_step(probe, error) from error
     state = state_by_name(probe).get("tiny", {})
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 

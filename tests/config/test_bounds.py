@@ -1,6 +1,7 @@
 """Every number of a config has a smallest and a largest value; no value gives a traceback."""
 
 import math
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -220,3 +221,26 @@ def test_a_number_without_sense_is_told_with_its_key(tmp_path, override, message
     with pytest.raises(ConfigError) as error:
         load_config(path, overrides=[override])
     assert message in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_no_optimizer_overflows_with_a_traceback_at_the_bounds_of_its_arguments(name, tmp_path):
+    whole = CONFIGS[[path.stem for path in CONFIGS].index("linear")]
+    known = OPTIMIZERS[name].arguments.items()
+    numbers = [(n, one) for n, one in known if one.kinds & {"int", "float"}]
+    trials = [{}, *({n: bound} for n, one in numbers for bound in one.bounds)]
+    for number, arguments in enumerate(trials):
+        given = ", ".join(f"{n}: {value!r}" for n, value in arguments.items())
+        override = f"optimizer={{type: {name}, lr: 1e38, {given}}}"
+        config = load_config(whole, overrides=[override, "train.steps=2"])
+        with suppress(FinetuneError):
+            build_trainer(config, tmp_path / str(number)).fit()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_that_overflows_is_told_with_its_key(tmp_path):
+    whole = CONFIGS[[path.stem for path in CONFIGS].index("linear")]
+    config = load_config(whole, overrides=["optimizer={type: Adam, lr: 1e38}"])
+    with pytest.raises(FinetuneError, match=r"optimizer.lr: a step of Adam at the rate 1e\+38"):
+        build_trainer(config, tmp_path / "run").fit()
