@@ -3,16 +3,19 @@
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from finetune.errors import FinetuneError, Key, TrustError
-from finetune.trust import check_trust, is_dotted_name
+from finetune.trust import Trust, check_trust, is_dotted_name, module_of_file
 
 _MAX_WRAPPERS = 100
 """Decorators around one function, beyond which nobody has put them there by hand."""
@@ -55,12 +58,16 @@ def import_trusted(path: str, trust: Collection[str], *, key: Key) -> Callable[.
         FinetuneError: there is no such module or name.
     """
     module_name, _, qualname = path.partition(":")
-    if not qualname:
+    if not qualname or module_of_file(module_name) is not None:
         raise FinetuneError(
-            f"needs the form 'package.module:name', got {path!r}", key=(*key, "path")
+            f"needs the form 'package.module:name', got {path!r}",
+            hint=_form_hint(module_name, qualname),
+            key=(*key, "path"),
         )
-    package = _trusted_package(module_name, check_trust(trust), key)
-    found: Callable[..., Any] = _attribute(_module(module_name, key), qualname, path, key)
+    trusted = check_trust(trust)
+    package = _trusted_package(module_name, trusted, key)
+    module = _module(module_name, trusted, key)
+    found: Callable[..., Any] = _attribute(module, qualname, path, key)
     if (home := _foreign_home(found, package)) is not None:
         raise TrustError(
             f"{path!r} is not a class or function of the trusted package {package!r} "
@@ -182,20 +189,73 @@ def _foreign_home(found: Any, package: str) -> str | None:
     return "wrappers without end"
 
 
-def _module(name: str, key: Key) -> ModuleType:
+def _form_hint(module: str, name: str) -> str:
+    """Say how a file is named as a module, where one was named."""
+    dotted = module_of_file(module)
+    if dotted is None:
+        return f"such as {module if is_dotted_name(module) else 'my_pkg.nets'}:Net"
+    package = dotted.partition(".")[0]
+    return (
+        f"path: {dotted}:{name or 'Net'} and --trust {package}: a file is named as a module, and "
+        "looked for beside the config"
+    )
+
+
+def _module(name: str, trust: Trust, key: Key) -> ModuleType:
     if not is_dotted_name(name):
         raise FinetuneError(f"no module named {name!r}", key=(*key, "path"))
     try:
-        return importlib.import_module(name)
+        with _found_beside_the_config(trust):
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not _is_inside(name, error.name):
             raise
         raise FinetuneError(
-            f"no module named {name!r}",
+            f"no module named {name!r}{_searched(trust)}",
             hint="install the package, or name its folder in PYTHONPATH: "
             "the current folder is not searched",
             key=(*key, "path"),
         ) from error
+
+
+def _searched(trust: Trust) -> str:
+    return (
+        ""
+        if trust.folder is None
+        else f", neither installed nor in the folder {str(trust.folder)!r}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """Finds the packages that are trusted, and no other module, in the folder of a config."""
+
+    names: frozenset[str]
+    folder: Path
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Return how to load a module; None for what is not trusted, or lies inside a package."""
+        if path is not None or name not in self.names:
+            return None
+        return PathFinder.find_spec(name, [str(self.folder)])
+
+
+@contextmanager
+def _found_beside_the_config(trust: Trust) -> Iterator[None]:
+    """Look for trusted packages in the folder of the config too, after all other places.
+
+    So nothing that is installed, and nothing of Python, can be replaced by a file that lies there.
+    """
+    if trust.folder is None:
+        yield
+        return
+    finder = _Beside(frozenset(name.partition(".")[0] for name in trust), trust.folder)
+    importlib.invalidate_caches()  # the file may be younger than the last look at its folder
+    sys.meta_path.append(finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
 
 
 def _attribute(module: ModuleType, qualname: str, path: str, key: Key) -> Any:

@@ -6,6 +6,7 @@ from finetune.cli.caching import cache_command
 from finetune.cli.checking import inspect_command, plan_command, schema_command, validate_command
 from finetune.cli.doctoring import doctor_command
 from finetune.cli.endings import refuse_removed_folder, told
+from finetune.cli.options import main_options
 from finetune.cli.running import eval_command, predict_command, tensorboard_command, train_command
 from finetune.cli.verbs import Verbs
 from finetune.visible import visible_streams
@@ -17,7 +18,9 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.callback()(main_options)
 app.command("validate")(validate_command)
 app.command("plan")(plan_command)
 app.command("train")(train_command)

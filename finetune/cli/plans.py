@@ -85,7 +85,8 @@ def plan_table(preview: Preview, file: TextIO, *, full: bool) -> None:
     if facts.classes is not None:
         shown = ", ".join(facts.classes[:10]) + (", ..." if len(facts.classes) > 10 else "")
         lines.append(("classes", f"{len(facts.classes)}: {shown}"))
-    lines += [("note", note) for note in facts.notes]
+    found = [place.note for place in preview.config.places if place.note is not None]
+    lines += [("note", note) for note in (*found, *facts.notes)]
     ties = [param for param in parts.plan.inventory if param.aliases]
     lines += [("tied", f"{tie.name} is also {', '.join(tie.aliases)}") for tie in ties]
     lines.append(("run", _run(preview)))
@@ -114,7 +115,7 @@ def write_long_form(config: RunConfig, parts: Parts, path: Path) -> None:
     """
     phases = phases_of(config, parts.model)
     everything = FreezeConfig(phases=(PhaseConfig(name="all", freeze=()),))
-    text = dump_config(config.model_copy(update={"freeze": phases or everything}))
+    text = dump_config(config.model_copy(update={"freeze": phases or everything}), path.parent)
     source = one_line(config.path.name) if config.path is not None else "a config"
     write_new(path, f"# {source} with its phases written out.\n{text}")
 

@@ -1,6 +1,7 @@
 """Verbs that run a network: train, eval, predict; and the TensorBoard that shows it."""
 
 import os
+import socket
 import sys
 from functools import partial
 from pathlib import Path
@@ -137,11 +138,31 @@ def tensorboard_command(
     if not runs.is_dir():
         raise FinetuneError("no such folder", where=str(runs), hint="train a run first")
     _refuse_links_out_of(runs)
+    _refuse_used_port(port)
     # TensorBoard has no authentication: it is never bound to an address others can reach. Without
     # -P, `python -m` would look for it, and for all that it imports, in the current folder first
     command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(runs)]
     # In our own place, so that whoever ends this process ends the server
     os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])
+
+
+def _refuse_used_port(port: int) -> None:
+    """Raise where another process listens: TensorBoard tells it by a warning of its own.
+
+    Raises:
+        FinetuneError: the port cannot be listened on.
+    """
+    with socket.socket() as probe:
+        # as servers do: connections of a server that has ended do not hold its port
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise FinetuneError(
+                f"cannot listen on port {port}: {(error.strerror or str(error)).lower()}",
+                where="--port",
+                hint="name another one; --port 0 takes any that is free",
+            ) from error
 
 
 def _refuse_links_out_of(runs: Path) -> None:

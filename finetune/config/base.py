@@ -13,13 +13,16 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from finetune.config.catalogue import Complaint
-from finetune.config.messages import Fault, explain, is_echo
+from finetune.config.messages import Fault, explain, is_echo, is_meant
 
 PUBLIC = "public"
 """Marks a field, by `Annotated`, whose value becomes a name: of a layer, a column, a phase, a metric.
 
 Files of the run, checkpoints and curves hold it, so it cannot be a secret, see `secrets.py`.
 """
+
+PLACE = "place"
+"""Marks a field, by `Annotated`, whose value names a file or a folder, see `places.py`."""
 
 
 class Node(BaseModel):
@@ -55,7 +58,11 @@ class Node(BaseModel):
         try:
             node = handler(value)
         except ValidationError as error:
-            faults = [*faults_of(error, cls), *faults]
+            # what a node says of a key replaces what pydantic says of it
+            told = {fault.key for fault in faults if fault.key}
+            strange = [str(key[0]) for key in told if len(key) == 1]
+            others = [one for one in faults_of(error, cls) if one.key not in told]
+            faults = [*(one for one in others if not _is_misnamed(one, strange)), *faults]
         if faults:
             raise _error(cls.__name__, faults)
         return node
@@ -99,6 +106,12 @@ def faults_of(error: ValidationError, node: type[Node]) -> list[Fault]:
     details = error.errors(include_url=False)
     unknown = [str(one["loc"][-1]) for one in details if one["type"] == "extra_forbidden"]
     return [explain(one, node.model_fields) for one in details if not is_echo(one, unknown)]
+
+
+def _is_misnamed(fault: Fault, strange: Sequence[str]) -> bool:
+    """Tell whether a key is missing since it is among the `strange` ones, under another name."""
+    is_missing = fault.absent and len(fault.key) == 1 and fault.message.startswith("missing")
+    return is_missing and is_meant(str(fault.key[0]), strange)
 
 
 def _error(title: str, faults: Sequence[Fault]) -> ValidationError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config.bounds import Bounds, beyond, bounds_of
+from finetune.config.hints import word_here
 from finetune.config.messages import is_meant, shown
 from finetune.errors import Key, did_you_mean
 
@@ -110,6 +111,8 @@ def check_arguments(
     arguments: Mapping[str, Any],
     *,
     also: Collection[str] = (),
+    own: Collection[str] = (),
+    otherwise: str | None = None,
 ) -> list[Complaint]:
     """Return what is wrong with naming the class `type_name` and giving it `arguments`.
 
@@ -119,15 +122,23 @@ def check_arguments(
         type_name: The class named.
         arguments: Its arguments, some of which finetune fills in later (`INFERRED`).
         also: Types that are known beside the table, to be suggested as well.
+        own: Keys of the node beside the arguments, to be suggested as well.
+        otherwise: The hint on a class that resembles none of the table.
     """
     if type_name not in table:
         known = [*table, *also]
-        return [(("type",), f"no {noun} {type_name!r}", did_you_mean(type_name, known))]
+        return [
+            (("type",), f"no {noun} {type_name!r}", did_you_mean(type_name, known) or otherwise)
+        ]
     known_arguments = table[type_name].arguments
     complaints: list[Complaint] = []
     for name, value in arguments.items():
         if name not in known_arguments:
-            hint = did_you_mean(name, known_arguments) or _listing(type_name, known_arguments)
+            word = word_here(name, [*known_arguments, *own])
+            near = (
+                did_you_mean(name, known_arguments) if word is None else f"did you mean {word!r}?"
+            )
+            hint = near or _listing(type_name, known_arguments)
             complaints.append(((name,), f"{type_name} has no argument {name!r}", hint))
         elif not _fits(value, known_arguments[name], table.word):
             complaints.append(((name,), *_misfit(value, known_arguments[name], table.word)))

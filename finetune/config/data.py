@@ -12,20 +12,20 @@ from pydantic import (
     model_validator,
 )
 
-from finetune.config.base import PUBLIC, Node, OpenNode, refuse
+from finetune.config.base import PLACE, PUBLIC, Node, OpenNode, refuse
 from finetune.config.bounds import MAX_DIGITS, Count, Seed
 from finetune.config.catalogue import TRANSFORMS, Complaint, check_arguments
 
 
 class _FileSource(Node):
-    path: str
+    path: Annotated[str, PLACE]
     """File or folder. May begin with `package:NAME/` to reach into an installed package."""
 
 
 class NamingSource(_FileSource):
     """A source whose files name or link to others."""
 
-    within: str | None = None
+    within: Annotated[str | None, PLACE] = None
     """Folder that the files it names or links to may not leave, symbolic links followed; that of the data itself if left out. Paths in a table are relative to the table in any case."""
 
 
@@ -222,7 +222,7 @@ class TokenizeTransform(Node):
     """Column of text; the first of `data.inputs` if left out."""
     max_length: int = Field(default=128, gt=0, le=10**6)
     """Longest sequence in tokens; what is beyond is cut off."""
-    tokenizer: str | None = None
+    tokenizer: Annotated[str | None, PLACE] = None
     """Folder or hub id of the tokenizer; that of the first transformers layer if left out."""
     padding: Literal["longest", "max_length"] = "longest"
     """Fill every batch up to its longest sequence, or to `max_length`."""

@@ -10,9 +10,10 @@ from pydantic import (
     Tag,
 )
 
-from finetune.config.base import PUBLIC, Node
+from finetune.config.base import PUBLIC, Node, refuse
 from finetune.config.bounds import Count, NotNegative, Rate as LearningRate, Ratio
 from finetune.config.catalogue import Complaint
+from finetune.config.messages import shown
 from finetune.config.optim import Schedule
 from finetune.config.selectors import Selectors
 
@@ -302,8 +303,23 @@ def _form_of_freeze(value: Any) -> str:
 
 def _short_form(value: Any) -> Any:
     """A bare list of selectors is one phase that lasts the whole run."""
+    if isinstance(value, str):
+        hint = f"freeze: {{method: {value}}}" if value in METHODS else f"freeze: [{shown(value)}]"
+        refuse("Freeze", ((), f"needs a list of selectors, got {shown(value)}", hint))
+    if isinstance(value, Mapping) and not value.keys() & {"phases", "method"}:
+        _refuse_bare(value)
     is_list = isinstance(value, list | tuple)
     return {"phases": ({"name": "all", "freeze": value},)} if is_list else value
+
+
+def _refuse_bare(value: Mapping[str, Any]) -> None:
+    """Refuse what belongs into a phase, or is a selector, where it stands below `freeze` itself."""
+    of_phase = {key: value[key] for key in PhaseConfig.model_fields if key in value}
+    if value.keys() & {"train", "freeze", "until"}:
+        hint = f"phases: [{shown({'name': 'all', **of_phase})}]"
+        refuse("Freeze", ((), f"needs 'phases' around {', '.join(map(repr, of_phase))}", hint))
+    if value.keys() & {"regex", "type", "kind", "depth", "rows", "all", "not"}:
+        refuse("Freeze", ((), "needs a list of selectors", f"freeze: [{shown(value)}]"))
 
 
 Freeze = Annotated[

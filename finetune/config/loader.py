@@ -12,11 +12,14 @@ import yaml
 from pydantic import ValidationError
 
 from finetune.config.base import Node, faults_of
-from finetune.config.messages import shown
+from finetune.config.hints import places_of
+from finetune.config.messages import UNKNOWN_KEY, Fault, shown
+from finetune.config.places import code_folder, find_places, keep_places, named_folder
 from finetune.config.reader import MAX_DEPTH, UNUSABLE, read_file, read_text, resolve
 from finetune.config.run import Provenance, RunConfig
 from finetune.config.secrets import (
     Environment,
+    escaped,
     masked,
     masks,
     public_secrets,
@@ -26,7 +29,7 @@ from finetune.config.secrets import (
 from finetune.config.written import Written, locate_fault, merge, put
 from finetune.errors import ConfigError, FinetuneError, Origin, Problem
 from finetune.redaction import causes_withheld
-from finetune.trust import check_trust
+from finetune.trust import Trust, check_trust
 
 MAX_FILES = 64
 """How many files one config may be made of."""
@@ -35,7 +38,11 @@ _FIRST = ("name", "type")
 
 
 def load_config(
-    path: str | Path, overrides: Sequence[str] = (), trust: Collection[str] = ()
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    trust: Collection[str] = (),
+    *,
+    is_run: bool = False,
 ) -> RunConfig:
     """Read a config, with the files it extends below it and `overrides` on top.
 
@@ -45,7 +52,9 @@ def load_config(
         path: A YAML file.
         overrides: `key=value` each, as in `train.epochs=3` or `model.layers.1.out_features=10`.
             The value is read as YAML.
-        trust: Packages that the config may import code from.
+        trust: Packages that the config may import code from. Those that are not installed are
+            looked for in the config's folder.
+        is_run: Whether a run has saved the config: no code is looked for in a run's folder.
 
     Raises:
         ConfigError: something is wrong with it. Every problem found is listed as
@@ -53,13 +62,14 @@ def load_config(
         TrustError: a name in `trust` is no package that can be trusted.
         FinetuneError: there is no such file, or it cannot be read.
     """
-    trusted = check_trust(trust)
+    check_trust(trust)
     sources = _Sources()
     with causes_withheld():
         root = sources.read(Path(path))
         for override in overrides:
             root = sources.override(root, override)
         sources.problems.extend(masks(root))
+        trusted = check_trust(trust, code_folder(Path(path), root, is_run=is_run))
         return _finished(Path(path), root, sources, trusted)
 
 
@@ -74,16 +84,26 @@ def load_saved(path: Path) -> RunConfig:
     """
     sources = _Sources(Environment(lenient=True))
     with causes_withheld():
-        return _finished(path, sources.read(path), sources, frozenset())
+        return _finished(path, sources.read(path), sources, Trust())
 
 
-def dump_config(config: RunConfig) -> str:
+def dump_config(config: RunConfig, into: Path | None = None) -> str:
     """Return the config as YAML that loads again to an equal one: complete, secrets masked.
 
     What stands under a key that names a secret (`hf_token`, `password`), in `args` or in a node,
     becomes `***`; what came from the environment is written as `${env:NAME}` again.
+
+    Args:
+        config: The config.
+        into: The folder that it will lie in. Its paths will lead to the same files from there.
     """
     plain = as_plain(config)
+    if into is not None and config.path is not None:
+        folder = named_folder(config.written or Written(None)) or config.path.parent
+        keep_places(plain, config.places, folder)
+        if os.path.realpath(folder) != os.path.realpath(into):
+            plain = {"name": None, "folder": None} | plain
+            plain["folder"] = escaped(str(folder.resolve()))
     return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -185,11 +205,12 @@ class _Sources:
         raise ConfigError([*self.problems, Problem(origin, message)])
 
 
-def _finished(path: Path, root: Written, sources: _Sources, trust: frozenset[str]) -> RunConfig:
+def _finished(path: Path, root: Written, sources: _Sources, trust: Trust) -> RunConfig:
     """Return the config that was read, named and knowing where it comes from."""
+    root, places = find_places(root, RunConfig)
     config = _validated(root, sources.problems)
     name = config.name or re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "run"
-    return config.with_provenance(Provenance(path, root, trust), {"name": name})
+    return config.with_provenance(Provenance(path, root, trust, places), {"name": name})
 
 
 def _is_pipe_or_device(path: Path) -> bool:
@@ -217,10 +238,20 @@ def _validated(root: Written, problems: Iterable[Problem]) -> RunConfig:
         for fault in faults_of(error, RunConfig):
             origin = locate_fault(root, fault.key, absent=fault.absent)
             if origin.key not in told:
-                known.append(Problem(origin, fault.message, fault.hint))
+                known.append(Problem(origin, fault.message, _hint(fault, origin)))
     if config is None or known:
         raise ConfigError(sorted(known, key=_place))
     return config
+
+
+def _hint(fault: Fault, origin: Origin) -> str | None:
+    """Return the hint of a fault; for a key that is unknown in its place, where it belongs."""
+    is_strange = fault.message == UNKNOWN_KEY or " has no argument " in fault.message
+    if not is_strange or "did you mean" in (fault.hint or ""):
+        return fault.hint
+    *above, name = origin.key.split(".")
+    places = places_of(name, RunConfig, tuple(above))
+    return f"it belongs to {' or '.join(map(repr, places))}" if places else fault.hint
 
 
 def _place(problem: Problem) -> tuple[bool, str, int]:

@@ -8,8 +8,13 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from finetune.config.hints import word_here
 from finetune.errors import Key, did_you_mean
 from finetune.redaction import redacted
+
+UNKNOWN_KEY = "unknown key"
+KNOWN_HERE = "known here: "
+"""Begins the hint on an unknown key that resembles none of its place."""
 
 
 class Fault(NamedTuple):
@@ -73,14 +78,15 @@ def explain(details: ErrorDetails, fields: Mapping[str, FieldInfo]) -> Fault:
         case "missing":
             return Fault(key, "missing, and it has no default", absent=True)
         case "extra_forbidden":
-            return Fault(key, "unknown key", _nearest_field(str(key[-1]), fields))
+            return Fault(key, UNKNOWN_KEY, _nearest_field(str(key[-1]), fields))
         case "union_tag_invalid" | "union_tag_not_found":
             return _wrong_type(key, given, fields, context["discriminator"].strip("'"))
         case "literal_error":
             return _wrong_word(key, given, context["expected"])
         case "value_error":
             return Fault(key, str(context["error"]))
-    return Fault(key, f"{_wish(details)}, got {shown(given)}", _quoting(kind, given))
+    hint = _quoting(kind, given) or _form(kind, key, given, fields)
+    return Fault(key, f"{_wish(details)}, got {shown(given)}", hint)
 
 
 def is_echo(details: ErrorDetails, unknown: Collection[str]) -> bool:
@@ -115,8 +121,8 @@ def shown(value: Any) -> str:
 
 
 def is_meant(missing: str, unknown: Collection[str]) -> bool:
-    """Tell whether one of the `unknown` keys is the `missing` one, misspelt."""
-    return any(did_you_mean(key, [missing]) for key in unknown)
+    """Tell whether one of the `unknown` keys is the `missing` one, misspelt or in other words."""
+    return any(word_here(key, [missing]) or did_you_mean(key, [missing]) for key in unknown)
 
 
 def _wish(details: ErrorDetails) -> str:
@@ -130,13 +136,16 @@ def _wish(details: ErrorDetails) -> str:
 
 def _nearest_field(given: str, fields: Mapping[str, FieldInfo]) -> str | None:
     known = [field.alias or name for name, field in fields.items()]
-    return did_you_mean(given, known) or f"known here: {', '.join(known)}"
+    word = word_here(given, known)
+    near = did_you_mean(given, known) if word is None else f"did you mean {word!r}?"
+    return near or f"{KNOWN_HERE}{', '.join(known)}"
 
 
 def _wrong_type(key: Key, given: Any, fields: Mapping[str, FieldInfo], sort: str) -> Fault:
     """Tell which words `type:`, or what `sort` names, may be, read off the nodes of the field."""
     if not isinstance(given, Mapping):
-        return Fault(key, f"needs a mapping, got {shown(given)}")
+        hint = _form("model_type", key, given, fields)
+        return Fault(key, f"needs a mapping, got {shown(given)}", hint)
     known = list(_types(fields[str(key[0])].annotation, sort))
     listing = ", ".join(map(repr, known))
     if sort not in given:
@@ -162,6 +171,27 @@ def _wrong_word(key: Key, given: Any, expected: str) -> Fault:
     hint = did_you_mean(given, known) if isinstance(given, str) else None
     wish = words[0] if len(words) == 1 else f"one of {', '.join(words)}"
     return Fault(key, f"needs {wish}, got {shown(given)}", hint)
+
+
+def _form(kind: str, key: Key, given: Any, fields: Mapping[str, FieldInfo]) -> str | None:
+    """Show how a single value is written where a list, or a mapping with a type, is needed."""
+    step = key[-1] if key else ""
+    if kind in ("tuple_type", "list_type") and not isinstance(given, Mapping) and given is not None:
+        return f"a list, also of one: {step}: [{shown(given)}]"
+    if kind not in ("model_type", "model_attributes_type") or not isinstance(given, str):
+        return None
+    if not key:
+        return f"{{type: {given}}}" if "type" in fields else f"with the keys {', '.join(fields)}"
+    field = fields.get(str(key[0])) if len(key) == 1 else None
+    has_type = field is not None and "type" in _names_below(field.annotation)
+    return f"{step}: {{type: {given}}}" if has_type else None
+
+
+def _names_below(annotation: Any) -> set[str]:
+    """Return the names of all fields of the nodes below a union."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return set(annotation.model_fields)
+    return {name for part in typing.get_args(annotation) for name in _names_below(part)}
 
 
 def _quoting(kind: str, given: Any) -> str | None:

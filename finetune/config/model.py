@@ -5,16 +5,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from finetune.config.base import PUBLIC, Node, OpenNode
+from finetune.config.base import PLACE, PUBLIC, Node, OpenNode
 from finetune.config.bounds import MAX_NAME_BYTES, Bounds, beyond
 from finetune.config.catalogue import LAYERS, Complaint, check_arguments
-from finetune.config.messages import shown
+from finetune.config.messages import is_meant, shown
 
 
 class WeightsConfig(Node):
     """Pretrained tensors to load into the model or into one layer."""
 
-    path: str
+    path: Annotated[str, PLACE]
     """A `.safetensors` file, or a foreign `.pt`, `.pth` or `.bin` that holds tensors only. May begin with `package:NAME/`."""
     rename: dict[str, str] = Field(default_factory=dict)
     """Beginnings of names in the file and what each becomes in the model: `{"old.": "new."}`. The first that fits is used; `""` fits every name."""
@@ -45,7 +45,7 @@ class TransformersLayer(_Layer):
 
     type: Literal["transformers"]
     """Discriminator."""
-    path: str
+    path: Annotated[str, PLACE]
     """A folder, a hub id, or a folder inside an installed package (`package:NAME/folder`)."""
     output: Literal["mean", "cls", "hidden", "logits"] = "mean"
     """What the layer gives: the mean of the last hidden states over real tokens `(B, D)`, the state of the first token `(B, D)`, all last hidden states `(B, T, D)`, or the logits of a classification head `(B, classes)`, new unless the weights hold one of that width."""
@@ -76,7 +76,7 @@ class TimmLayer(_Layer):
             "num_classes": "output",
             "checkpoint_path": "weights",
         }
-        problems = _faulty_arguments(args, said_by)
+        problems = [*_name_for_architecture(value), *_faulty_arguments(args, said_by)]
         for name in ("pretrained_cfg", "pretrained_cfg_overlay"):
             settings = args.get(name) if isinstance(args, Mapping) else None
             if isinstance(settings, Mapping) and "file" in settings:
@@ -102,9 +102,9 @@ class TorchvisionLayer(_Layer):
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
         """Refuse arguments that keys of the layer say already."""
-        return _faulty_arguments(
-            value.get("args"), {"weights": "pretrained", "num_classes": "output"}
-        )
+        said_by = {"weights": "pretrained", "num_classes": "output"}
+        problems = _faulty_arguments(value.get("args"), said_by)
+        return [*_name_for_architecture(value), *problems]
 
 
 class ImportLayer(_Layer):
@@ -182,14 +182,39 @@ class TorchLayer(_Layer, OpenNode):
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
         """Refuse a class that torch does not have, and arguments that it does not take."""
         type_, own = value.get("type"), sorted(_OWN_TYPES)
+        if type_ is None:
+            said = value.get("architecture") or value.get("path") or value.get("name")
+            message = "missing, and it has no default"
+            misspelt = [key for key in value if is_meant("type", [key])]
+            hint = f"did you mean 'type' by {misspelt[0]!r}?" if misspelt else None
+            hint = hint or (_whole_network(said, value) if said else None)
+            return [(("type",), message, hint)]
         if not isinstance(type_, str):
             return []
-        return check_arguments(LAYERS, "layer", type_, cls.arguments_in(value), also=own)
+        return check_arguments(
+            LAYERS,
+            "layer",
+            type_,
+            cls.arguments_in(value),
+            also=own,
+            otherwise=_whole_network(type_, value),
+        )
 
 
 _WITH_INPUTS = {"transformers", "add", "concat"}
 _MOVE_OUT = "put it among the model's own layers"
 _OWN_TYPES = {"transformers", "timm", "torchvision", "import", "sequential", "add", "concat"}
+
+
+def _whole_network(said: Any, value: Mapping[str, Any]) -> str:
+    """Show how a whole network is named, where `said` may be meant as one."""
+    if value.get("path") is not None or "/" in str(said):
+        return f"a network of transformers is {{type: transformers, path: {shown(said)}}}"
+    return (
+        "a class of torch.nn is named by its type; a whole network is "
+        f"{{type: torchvision, architecture: {said}}}, {{type: timm, architecture: {said}}} "
+        f"or {{type: transformers, path: {said}}}"
+    )
 
 
 def _kind_of_layer(value: Any) -> str:
@@ -221,6 +246,12 @@ class ModelConfig(Node):
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
         """Refuse a name used twice, and a layer that takes what comes after it."""
+        if "layers" not in value:
+            said = {
+                key: value[key] for key in ("name", "type", "architecture", "path") if key in value
+            }
+            hint = f"layers: [{shown(said)}]"
+            return [(("layers",), "missing, and it has no default", hint)] if said else []
         layers = _list(value.get("layers"))
         return [*_repeated_names(layers), *_late_inputs(layers)]
 
@@ -238,6 +269,15 @@ def _late_inputs(layers: Sequence[Any]) -> list[Complaint]:
                 problems.append((key, f"takes {itself}, {name!r}; inputs must come before", None))
         before.add(names[position])
     return problems
+
+
+def _name_for_architecture(value: Mapping[str, Any]) -> list[Complaint]:
+    """Complain of a network that is only named as a layer, where its name is its architecture."""
+    name, others = value.get("name"), value.keys() - {"name", "type"}
+    if name is None or "architecture" in value or is_meant("architecture", others):
+        return []
+    hint = f"architecture: {name}; 'name' is only what the layer is called"
+    return [(("architecture",), "missing, and it has no default", hint)]
 
 
 def _repeated_names(layers: Sequence[Any]) -> list[Complaint]:

@@ -42,7 +42,8 @@ class OptimizerConfig(OpenNode):
             return found
         if type_ in _REFUSED:
             return [*found, (("type",), f"{type_} {_REFUSED[type_]}", "AdamW is a safe choice")]
-        return found + check_arguments(OPTIMIZERS, "optimizer", type_, cls.arguments_in(value))
+        given, own = cls.arguments_in(value), list(cls.model_fields)
+        return found + check_arguments(OPTIMIZERS, "optimizer", type_, given, own=own)
 
 
 class _Warm(Node):

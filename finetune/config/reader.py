@@ -60,7 +60,8 @@ def read_file(path: Path) -> Document:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise FinetuneError("no such file", where=str(path)) from error
+        hint = f"to set a key of the config, write -o {path}" if "=" in path.name else None
+        raise FinetuneError("no such file", where=str(path), hint=hint) from error
     except IsADirectoryError as error:
         raise FinetuneError("is a folder, not a YAML file", where=str(path)) from error
     except (OSError, ValueError) as error:

@@ -15,11 +15,14 @@ from finetune.config.freeze import ShortFreeze
 from finetune.config.messages import shown
 from finetune.config.model import ModelConfig
 from finetune.config.optim import ConstantSchedule, OptimizerConfig, Schedule
+from finetune.config.places import Place
 from finetune.config.prefix import Prefix, PrefixConfig
 from finetune.config.task import Task
 from finetune.config.train import TrainConfig
 from finetune.config.written import Written, dotted, locate
 from finetune.errors import FinetuneError, Key, Origin, SeveralFaultsError
+from finetune.redaction import redacted
+from finetune.trust import Trust
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +33,13 @@ class Provenance:
         path: Its file; None for one made in Python.
         written: Its values with the lines they stand on.
         trust: Packages that the user, never the config, allows it to import.
+        places: Its relative paths, and where they were found.
     """
 
     path: Path | None = field(default=None, compare=False)
     written: Written | None = field(default=None, compare=False, repr=False)
-    trust: frozenset[str] = field(default=frozenset(), compare=False)
+    trust: Trust = field(default_factory=Trust, compare=False)
+    places: tuple[Place, ...] = field(default=(), compare=False, repr=False)
 
 
 class InferenceConfig(Node):
@@ -51,6 +56,8 @@ class RunConfig(Node):
 
     name: Annotated[str | None, PUBLIC] = Field(default=None, pattern=r"^\w[\w.-]*$")
     """Name of the run and of its folder below `runs/`; the file's name if left out."""
+    folder: str | None = None
+    """Folder in which relative paths begin, in place of that of this file. A run keeps it in its `config.yaml`. What is not found there is looked for in the current folder."""
     seed: Seed = 0
     """Where all randomness begins: initial weights, order of samples, dropout, augmentation."""
     model: ModelConfig
@@ -82,7 +89,7 @@ class RunConfig(Node):
     _provenance: Provenance = PrivateAttr(default=Provenance())
 
     @property
-    def trust(self) -> frozenset[str]:
+    def trust(self) -> Trust:
         """Packages that the user allows this run to import code from."""
         return self._provenance.trust
 
@@ -117,7 +124,18 @@ class RunConfig(Node):
             error.errors = tuple(sorted(error.errors, key=self._line_of))
         elif error.key and error.where is None:
             error.where = str(self.locate(error.key) or dotted(error.key))
+            error.hint = error.hint or self._searched(error.key)
         return error
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The relative paths, and where they were found; none in a config made in Python."""
+        return self._provenance.places
+
+    def _searched(self, key: Key) -> str | None:
+        """Return where a path was looked for that was not found."""
+        lost = (place for place in self.places if place.key == key and place.found is None)
+        return next((redacted(place.searched) for place in lost), None)
 
     def _line_of(self, error: FinetuneError) -> float:
         origin = self.locate(error.key) if error.key else None

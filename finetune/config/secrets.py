@@ -8,7 +8,6 @@ come from the environment. What is told of a config is redacted, see `finetune/r
 
 import os
 import re
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from finetune.config.base import PUBLIC
+from finetune.config.marks import is_marked
 from finetune.config.reader import MAX_BYTES, UNUSABLE
 from finetune.config.written import Written, locate
 from finetune.errors import Key, Problem
@@ -138,7 +138,7 @@ def references(written: Written, key: Key = ()) -> Iterator[Reference]:
 def public_secrets(root: Written, config: type[BaseModel]) -> Iterator[Problem]:
     """Yield a problem for each name that is taken from the environment: names are no secrets."""
     for key, raw, _ in references(root):
-        if _takes_a_variable(raw) and _is_public(config, key, root):
+        if _takes_a_variable(raw) and is_marked(PUBLIC, config, key, root):
             yield Problem(
                 locate(root, key),
                 f"a name cannot come from the environment, got {raw!r}",
@@ -165,43 +165,14 @@ def remembered(root: Written) -> Iterator[Problem]:
             remember(str(written.value), MASK)
 
 
+def escaped(text: str) -> str:
+    """Return a text in which nothing is taken for a variable of the environment."""
+    return _REFERENCE.sub(r"$\g<0>", text)
+
+
 def _takes_a_variable(raw: str) -> bool:
     """Tell whether a text has a reference that is not escaped by a second `$`."""
     return any(not match[1] for match in _REFERENCE.finditer(raw))
-
-
-def _is_public(hint: Any, key: Key, here: Written | None) -> bool:
-    """Tell whether a key below a node, a union of nodes or a container is marked `PUBLIC`.
-
-    Args:
-        hint: The type of what is there, by the schema.
-        key: The rest of the key.
-        here: What is written there; it tells which node of a union is meant.
-    """
-    if key and isinstance(key[0], int):
-        return _is_public(hint, key[1:], here and here.entry(key[0]))
-    if not (isinstance(hint, type) and issubclass(hint, BaseModel)):
-        if PUBLIC in getattr(hint, "__metadata__", ()) and not key:
-            return True
-        if typing.get_origin(hint) is dict:
-            key = key[1:]
-        return any(_is_public(part, key, here) for part in typing.get_args(hint))
-    if not key or not _is_meant(hint, here):
-        return False
-    hints = typing.get_type_hints(hint, include_extras=True)
-    return any(
-        _is_public(hints[name], key[1:], here and here.entry(key[0]))
-        for name, info in hint.model_fields.items()
-        if (info.alias or name) == key[0]
-    )
-
-
-def _is_meant(node: type[BaseModel], written: Written | None) -> bool:
-    """Tell whether a mapping has the `type:` of a node, where one is given and the node has one."""
-    info = node.model_fields.get("type")
-    words = typing.get_args(info.annotation) if info is not None else ()
-    given = written and written.entry("type")
-    return not words or given is None or given.value in words
 
 
 def _under_secret_keys(
@@ -256,9 +227,9 @@ def with_references(plain: Any, root: Written, config: type[BaseModel]) -> Any:
             return value
         if key in at and value in (at[key].value, MASK):
             return at[key].raw
-        if (moved := elsewhere.get((key[0], value))) and not _is_public(config, key, None):
+        if (moved := elsewhere.get((key[0], value))) and not is_marked(PUBLIC, config, key, None):
             return moved
-        return _REFERENCE.sub(r"$\g<0>", value)
+        return escaped(value)
 
     return restored(plain, ())
 

@@ -152,6 +152,21 @@ def _put_in_list(
     return replace(here, value=[*entries[:position], below, *entries[position + 1 :]])
 
 
+def replaced_at(root: Written, key: Key, item: Written) -> Written:
+    """Return `root` with `item` in place of what stands at `key`. Nothing is mutated."""
+    if not key:
+        return item
+    step, here = key[0], root.entry(key[0])
+    if here is None:
+        return root
+    below = replaced_at(here, key[1:], item)
+    if isinstance(root.value, dict):
+        return replace(root, value={**root.value, str(step): below})
+    assert isinstance(root.value, list)
+    entries = [below if number == step else entry for number, entry in enumerate(root.value)]
+    return replace(root, value=entries)
+
+
 def locate(root: Written, key: Key) -> Origin:
     """Return where a key of the config stands: its own place, or that of its nearest ancestor."""
     key = as_written(root, key)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from finetune.config.data import DataConfig, TokenizeTransform, VisionTransform
+from finetune.data.files import separator_hint
 from finetune.data.images import (
     Images,
     first_leaving,
@@ -46,7 +47,7 @@ def choose_columns(
         missing = "inputs" if inputs is None else "target"
         raise DataError(
             f"needs to know which columns are the {missing}; there are: {', '.join(known)}",
-            hint="name them: inputs: [...] and target: ...",
+            hint=separator_hint(list(known)) or "name them: inputs: [...] and target: ...",
             key=("data", missing),
         )
     for key, name in [(("data", "inputs"), name) for name in inputs] + [
@@ -55,7 +56,7 @@ def choose_columns(
         if name is not None and name not in known:
             raise DataError(
                 f"no column {name!r}; there are: {', '.join(known)}",
-                hint=did_you_mean(name, known),
+                hint=separator_hint(list(known)) or did_you_mean(name, known),
                 key=key,
             )
     return inputs, target

@@ -1,6 +1,7 @@
 """Readers of files and folders: csv, jsonl, folders of classes."""
 
 import csv
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,7 +47,8 @@ def read_csv(path: Path, source: CsvSource, key: Key) -> dict[str, Column]:
         reader = csv.reader(file, delimiter=source.separator, strict=True)
         try:
             names = next(reader, [])
-            rows = [_row(row, names, f"{path}:{reader.line_num}") for row in reader if row]
+            hint = separator_hint(names, source.separator)
+            rows = [_row(row, names, f"{path}:{reader.line_num}", hint) for row in reader if row]
         except csv.Error as error:
             raise DataError(str(error), where=f"{path}:{reader.line_num}") from error
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -104,10 +106,23 @@ def read_image_folder(
     }
 
 
-def _row(row: list[str], names: list[str], where: str) -> list[str]:
+def separator_hint(names: Sequence[str], separator: str = ",") -> str | None:
+    """Return which separator to name, where the only column of a table looks like several."""
+    only = names[0] if len(names) == 1 else ""
+    found = max(";\t|,", key=only.count)
+    if found == separator or found not in only:
+        return None
+    shown = {"\t": "a tab", "|": "'|'"}.get(found, repr(found))
+    written = json.dumps(found)
+    return f"its columns seem to be parted by {shown}: separator: {written}, beside the path"
+
+
+def _row(row: list[str], names: list[str], where: str, hint: str | None) -> list[str]:
     if len(row) != len(names):
         raise DataError(
-            f"holds {len(row)} values where the first line names {len(names)} columns", where=where
+            f"holds {len(row)} values where the first line names {len(names)} columns",
+            hint=hint,
+            where=where,
         )
     return row
 

@@ -29,7 +29,15 @@ from finetune.data.table import (
     refuse_gaps,
 )
 from finetune.data.tokens import TokenStore
-from finetune.data.transforms import Columns, PlannedStep, Sample, Stack, Step, Tokenize
+from finetune.data.transforms import (
+    NOT_A_NUMBER,
+    Columns,
+    PlannedStep,
+    Sample,
+    Stack,
+    Step,
+    Tokenize,
+)
 from finetune.data.vision import Vision, transform_all
 from finetune.errors import DataError
 
@@ -214,7 +222,7 @@ def _no_numbers(name: str, column: Images | Listed, table: Table) -> DataError:
     row = next((i for i in range(len(column)) if not reads_as_number(column[i])), 0)
     return DataError(
         f"column {name!r} holds {column[row]!r} in {table.place(row)} where a number is needed",
-        hint="text is made numbers by transforms: [{type: tokenize}]",
+        hint=NOT_A_NUMBER,
         key=("data", "inputs"),
     )
 
@@ -234,7 +242,9 @@ def _put(store: Tensor | list[Any], position: int, name: str, value: Any) -> Non
         raise UnequalShapesError(
             f"samples of column {name!r} differ in shape: {tuple(store.shape[1:])} and "
             f"{tuple(value.shape)}",
-            hint="bring them to one shape, as {type: Resize, size: [224, 224]} does for images",
+            hint="bring them to one shape, as {type: Resize, size: [224, 224]} does for images; "
+            "random ones, such as RandomResizedCrop, do not run in evaluation: give that its own "
+            "evaluation_transforms",
             key=("data", "transforms"),
         )
     store[position] = value

@@ -35,6 +35,13 @@ Columns = dict[str, Prepared]
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+NOT_A_NUMBER = (
+    "words for categories: write a column of 0 and 1 for each word into the file, or leave the "
+    "column out of data.inputs; other text: {type: tokenize}"
+)
+"""What to do with a column of text where the network takes numbers."""
+
+
 class Step(Protocol):
     """One step of the way from a raw sample to what the network takes."""
 
@@ -149,7 +156,11 @@ class Stack:
 
     def _flat(self, name: str, values: object) -> Tensor:
         if not isinstance(values, Tensor):
-            raise DataError(f"stack needs numbers, column {name!r} holds none", key=self.key)
+            raise DataError(
+                f"stack needs numbers, column {name!r} holds none",
+                hint=NOT_A_NUMBER,
+                key=self.key,
+            )
         return values.float()
 
 

@@ -186,7 +186,10 @@ class _Assembly:
             known = ", ".join(repr(name) for name in names)
             raise ModelError(
                 f"{label}: takes one input, and the data has {known or 'none'}",
-                hint=f"choose by inputs: [{names[0]}]" if names else None,
+                hint=f"choose by inputs: [{names[0]}], or make one column of several numbers "
+                "by data.transforms: [{type: stack}]"
+                if names
+                else None,
                 key=key,
             )
         return names

@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune import disk
 from finetune.config.loader import as_plain, load_saved
+from finetune.config.places import absolute_places
 from finetune.config.run import RunConfig
 from finetune.errors import CheckpointError
 from finetune.train.folder import RunFolder, saved_folder
@@ -98,9 +99,14 @@ def _changes(run: Path, config: RunConfig) -> list[str]:
     saved = run / "config.yaml"
     if not saved.is_file():
         raise CheckpointError("no run here: there is no config.yaml", where=str(run))
-    old, new = flattened(as_plain(load_saved(saved))), flattened(as_plain(config))
-    keys = (old.keys() | new.keys()) - {"name"}
-    changed = sorted(key for key in keys if old.get(key) != new.get(key))
+    before = load_saved(saved)
+    old, new = flattened(as_plain(before)), flattened(as_plain(config))
+    # a path is the same if it reads the same, or if it leads to the same file from here
+    there, now = old | absolute_places(before.places), new | absolute_places(config.places)
+    keys = (old.keys() | new.keys()) - {"name", "folder"}
+    changed = sorted(
+        key for key in keys if old.get(key) != new.get(key) and there.get(key) != now.get(key)
+    )
     lines = {key: f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in changed}
     if refused := [line for key, line in lines.items() if not _is_harmless(key)]:
         raise CheckpointError(

@@ -169,7 +169,8 @@ def build_trainer(
         parts = build_parts(config)
         notes += compare_data(folder, parts.data.identity, accepts_changes=data_changed)
         trainer = _wire(config, parts, folder, tracker)
-        for note in (*notes, *(f"data: {note}" for note in parts.data.notes)):
+        found = [place.note for place in config.places if place.note is not None]
+        for note in (*notes, *found, *(f"data: {note}" for note in parts.data.notes)):
             trainer.reporter.message(note)
         if not fresh or folder.origin is not None:
             take_up(trainer)
@@ -247,7 +248,7 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
     course = Course(plan, settings, config.seed, len(data.train), parts.total_steps)
     steps_per_epoch = steps_of_epoch(len(data.train), settings)
     parameters = dict(parts.model.named_parameters()) | rows.slices
-    folder = replace(folder, documents=_documents(config, parts))
+    folder = replace(folder, documents=_documents(config, parts, folder))
     precision = Precision(settings.precision, device)
     prover = Prover(parts.model, plan, folder, base.never_trained)
     compatibility = Compatibility(
@@ -389,13 +390,13 @@ def _wrong_triggers(
     )
 
 
-def _documents(config: RunConfig, parts: Parts) -> dict[str, str]:
+def _documents(config: RunConfig, parts: Parts, folder: RunFolder) -> dict[str, str]:
     facts = asdict(parts.data.facts) | {
         "specs": {name: asdict(spec) for name, spec in parts.data.specs.items()},
         "identity": parts.data.identity.as_document(),
     }
     return {
-        "config.yaml": dump_config(config),
+        "config.yaml": dump_config(config, folder.path),
         "plan.json": json.dumps(plan_as_data(parts.plan), indent=1) + "\n",
         "data.json": json.dumps(facts, indent=1) + "\n",
     }

@@ -59,7 +59,7 @@ def load_run(
         TrustError: its config imports code that `trust` does not name.
     """
     path = saved_folder(Path(run_dir)).path
-    config = load_config(path / "config.yaml", overrides=overrides, trust=trust)
+    config = load_config(path / "config.yaml", overrides=overrides, trust=trust, is_run=True)
     folder = RunFolder.of(path, config)
     with located(config):
         facts, specs = read_facts(folder.read_json("data.json"), folder.path / "data.json")

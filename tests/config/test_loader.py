@@ -362,7 +362,7 @@ def test_an_error_that_names_a_key_gets_its_place(write, good):
     config = load_config(path)
     error = DataError("no such folder", key=("data", "source", "path"))
     assert config.located(error) is error
-    assert str(error) == f"{path}:9: data.source.path: no such folder"
+    assert str(error).startswith(f"{path}:9: data.source.path: no such folder\n    looked in ")
     placed = DataError("is wrong", where="data.csv:3", key=("data",))
     assert str(config.located(placed)) == "data.csv:3: is wrong"
 

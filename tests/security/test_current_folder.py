@@ -1,4 +1,4 @@
-"""Nothing that lies in the current folder, a run folder or beside a config is ever imported."""
+"""Nothing that lies in the current folder or a run folder is ever imported."""
 
 import ast
 import os
@@ -203,8 +203,8 @@ def test_a_trusted_package_of_the_current_folder_is_not_found_by_either_command(
     place = Strangers(tmp_path / "place")
     (place.place / "my_pkg.py").write_text("raise SystemExit(9)\n")
     config = CONFIG | {"data": CONFIG["data"] | {"source": {"type": "import", "path": "my_pkg:x"}}}
-    (place.place / "c.yaml").write_text(yaml.safe_dump(config))
-    done = place.call(command, "plan", "c.yaml", "--trust", "my_pkg", "--trust", "slow_steps")
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    done = place.call(command, "plan", "../c.yaml", "--trust", "my_pkg", "--trust", "slow_steps")
     assert done.returncode == 2
     assert "no module named 'my_pkg'" in done.stderr
     assert "the current folder is not searched" in done.stderr

@@ -1,0 +1,115 @@
+"""Where a key belongs that stands in the wrong place, or has its name from another tool.
+
+The keys are read off the schema; only the words of other tools are a table.
+"""
+
+import typing
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+
+from finetune.errors import Key
+
+_NEAREST = 3
+"""Places in one hint."""
+_TOO_COMMON = 4
+"""A name that stands in more places than this (`type`, `path`) tells nothing."""
+
+OTHER_WORDS = {
+    **dict.fromkeys(("learning_rate", "learningrate", "base_lr", "max_lr", "eta"), "lr"),
+    **dict.fromkeys(
+        ("max_epochs", "num_epochs", "n_epochs", "num_train_epochs", "total_epochs", "epoch",
+         "nb_epochs", "iterations"), "epochs",
+    ),
+    **dict.fromkeys(("max_steps", "num_steps", "max_iters", "total_steps", "num_iterations"), "steps"),
+    **dict.fromkeys(
+        ("batch", "bs", "batchsize", "batches", "train_batch_size", "mini_batch_size",
+         "per_device_train_batch_size"), "batch_size",
+    ),
+    **dict.fromkeys(("eval_batch_size", "per_device_eval_batch_size"), "inference.batch_size"),
+    **dict.fromkeys(("micro_batch_size", "microbatch", "gradient_accumulation_steps",
+                     "accumulate_grad_batches", "grad_accum"), "micro_batch"),
+    **dict.fromkeys(("wd", "decay", "l2"), "weight_decay"),
+    **dict.fromkeys(("grad_clip", "clip_grad", "clip_grad_norm", "gradient_clip_val",
+                     "gradient_clipping", "clip"), "max_grad_norm"),
+    **dict.fromkeys(("random_seed", "random_state", "manual_seed"), "seed"),
+    **dict.fromkeys(("num_workers", "dataloader_num_workers", "n_workers"), "workers"),
+    **dict.fromkeys(("amp", "fp16", "bf16", "mixed_precision", "half"), "precision"),
+    **dict.fromkeys(("gpu", "gpus", "cuda", "accelerator"), "device"),
+    **dict.fromkeys(("val", "valid", "dev", "val_split", "validation_split"), "validation"),
+    **dict.fromkeys(("test_split", "test_size"), "test"),
+    **dict.fromkeys(("labels", "label", "y", "label_column", "target_column", "targets"), "target"),
+    **dict.fromkeys(("features", "input", "x", "columns", "text_column", "image_column"), "inputs"),
+    **dict.fromkeys(("loss", "criterion", "loss_fn", "objective"), "losses"),
+    **dict.fromkeys(("metric", "scores"), "metrics"),
+    **dict.fromkeys(("scheduler", "lr_scheduler", "lr_schedule"), "schedule"),
+    **dict.fromkeys(("warmup_ratio", "warmup_steps", "num_warmup_steps"), "warmup"),
+    **dict.fromkeys(("model", "model_name", "arch", "backbone", "model_type"), "architecture"),
+    **dict.fromkeys(("model_name_or_path", "pretrained_model", "checkpoint_path"), "path"),
+    **dict.fromkeys(("delimiter", "sep"), "separator"),
+    **dict.fromkeys(("augmentations", "augmentation", "transform", "preprocessing"), "transforms"),
+    **dict.fromkeys(("early_stop", "earlystopping"), "early_stopping"),
+    **dict.fromkeys(("logging_steps", "log_interval", "log_every_n_steps"), "log_every"),
+    **dict.fromkeys(("eval_steps", "eval_interval", "val_check_interval"), "evaluate_every"),
+    **dict.fromkeys(("save_steps", "save_total_limit", "checkpoints"), "checkpoint"),
+    **dict.fromkeys(("frozen", "freeze_layers", "freezing"), "freeze"),
+    **dict.fromkeys(("trainable", "unfreeze"), "train"),
+    **dict.fromkeys(("optim", "optimiser"), "optimizer"),
+    **dict.fromkeys(("dataset", "datasets"), "data"),
+    **dict.fromkeys(("network", "net"), "model"),
+}  # fmt: skip
+"""Words of other tools, and those of ours."""
+
+
+def word_here(given: str, known: typing.Collection[str]) -> str | None:
+    """Return the key among `known` that another tool calls `given`, or None."""
+    word = OTHER_WORDS.get(_plain(given))
+    return word if word in known else None
+
+
+def places_of(given: str, config: type[BaseModel], near: Key = ()) -> list[str]:
+    """Return the full keys that have the name `given`, or that another tool calls so.
+
+    Args:
+        given: A key that is unknown where it stands.
+        config: The whole schema.
+        near: The key that it stands below; places in the same section come first.
+    """
+    word = OTHER_WORDS.get(_plain(given), given)
+    found = _by_name(config).get(given) or _by_name(config).get(word)
+    if found is None:
+        return [word] if "." in word else []
+    section = [key for key in found if near and key.split(".")[0] == near[0]]
+    # those of `freeze` belong to one method or phase, and are seldom meant
+    elsewhere = [key for key in found if not key.startswith("freeze.")]
+    chosen = section or elsewhere or found
+    chosen = [key for key in chosen if key.count(".") == chosen[0].count(".")]
+    return chosen[:_NEAREST] if len(chosen) <= _TOO_COMMON else []
+
+
+def _plain(word: str) -> str:
+    return word.casefold().replace("-", "_")
+
+
+@cache
+def _by_name(config: type[BaseModel]) -> dict[str, list[str]]:
+    """Return all full keys of the schema by their last step, the shortest first."""
+    found: dict[str, list[str]] = {}
+    for key in sorted(set(_keys(config, ())), key=lambda key: (len(key), key)):
+        found.setdefault(key[-1], []).append(".".join(key))
+    return found
+
+
+def _keys(hint: Any, above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Yield every key below a type; lists add no step, and a node inside itself is left out."""
+    if not (isinstance(hint, type) and issubclass(hint, BaseModel)):
+        for part in typing.get_args(hint):
+            yield from _keys(part, above)
+        return
+    for name, info in hint.model_fields.items():
+        key = (*above, info.alias or name)
+        if key[-1] not in above:
+            yield key
+            yield from _keys(info.annotation, key)

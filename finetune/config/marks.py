@@ -1,0 +1,56 @@
+"""Which keys of a config have a field with a mark, such as `PUBLIC`: read off the schema."""
+
+import typing
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel
+
+from finetune.config.written import Written
+from finetune.errors import Key
+
+
+def is_marked(mark: str, hint: Any, key: Key, here: Written | None) -> bool:
+    """Tell whether a key below a node, a union of nodes or a container has a field with `mark`.
+
+    Args:
+        mark: What the field is annotated with.
+        hint: The type of what is there, by the schema.
+        key: The rest of the key.
+        here: What is written there; it tells which node of a union is meant.
+    """
+    if key and isinstance(key[0], int):
+        return is_marked(mark, hint, key[1:], here and here.entry(key[0]))
+    if not (isinstance(hint, type) and issubclass(hint, BaseModel)):
+        if mark in getattr(hint, "__metadata__", ()) and not key:
+            return True
+        if typing.get_origin(hint) is dict:
+            key = key[1:]
+        return any(is_marked(mark, part, key, here) for part in typing.get_args(hint))
+    if not key or not _is_meant(hint, here):
+        return False
+    return any(
+        is_marked(mark, _hints(hint)[name], key[1:], here and here.entry(key[0]))
+        for name, info in hint.model_fields.items()
+        if (info.alias or name) == key[0]
+    )
+
+
+@cache
+def names_of_marked(mark: str, node: type[BaseModel]) -> frozenset[str]:
+    """Return the names of all fields with `mark`, in subclasses of `node`."""
+    own = {info.alias or name for name, info in node.model_fields.items() if mark in info.metadata}
+    return frozenset(own).union(*(names_of_marked(mark, kind) for kind in node.__subclasses__()))
+
+
+@cache
+def _hints(node: type[BaseModel]) -> dict[str, Any]:
+    return typing.get_type_hints(node, include_extras=True)
+
+
+def _is_meant(node: type[BaseModel], written: Written | None) -> bool:
+    """Tell whether a mapping has the `type:` of a node, where one is given and the node has one."""
+    info = node.model_fields.get("type")
+    words = typing.get_args(info.annotation) if info is not None else ()
+    given = written and written.entry("type")
+    return not words or given is None or given.value in words

@@ -1,0 +1,159 @@
+"""Where the files and folders that a config names are looked for.
+
+A relative path begins in the folder of the file that it is written in, as `extends` does; if
+nothing is there, in the current folder. The key `folder` replaces the former: the config that a
+run saves has it, so that its paths lead to the same files from wherever they are read. A path
+given by `-o` begins in the current folder. `package:` paths, absolute ones and `~` are left alone.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from finetune.config.base import PLACE, Node
+from finetune.config.marks import is_marked, names_of_marked
+from finetune.config.secrets import escaped
+from finetune.config.written import Written, dotted, replaced_at
+from finetune.errors import Key
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A relative path of a config.
+
+    Args:
+        key: Where it stands.
+        text: The path as written.
+        found: The folder that it was found in; None if it was found nowhere.
+        searched: The folders in which it was looked for, in words.
+        note: What the user should know about it.
+    """
+
+    key: Key
+    text: str
+    found: Path | None
+    searched: str
+    note: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The key as the file has it."""
+        return dotted(self.key)
+
+
+def find_places(root: Written, config: type[Node]) -> tuple[Written, tuple[Place, ...]]:
+    """Return `root` with its relative paths as the current folder needs them, and these paths."""
+    folder = named_folder(root)
+    names = names_of_marked(PLACE, Node)
+    places: list[Place] = []
+    for key, written in _texts(root):
+        text = str(written.value)
+        if key[-1] not in names or not _is_relative(text):
+            continue
+        if is_marked(PLACE, config, key, root):
+            place = _find(key, written, folder)
+            places.append(place)
+            if place.found is not None and written.file is not None:
+                value = str(place.found / text)
+                raw = written.raw or escaped(text)
+                root = replaced_at(root, key, replace(written, value=value, raw=raw))
+    return root, tuple(places)
+
+
+def named_folder(root: Written) -> Path | None:
+    """Return the folder that the config names by its key `folder`; None if it names none."""
+    written = root.entry("folder")
+    if written is None or not isinstance(written.value, str):
+        return None
+    folder = Path(written.value).expanduser()
+    return folder if written.file is None else written.file.parent / folder
+
+
+def code_folder(path: Path, root: Written, *, is_run: bool) -> Path | None:
+    """Return the folder in which trusted packages are looked for last; None if there is none.
+
+    It is that of the config, or one above it. A run's folder is never it: what comes with a run is
+    data, and not code.
+
+    Args:
+        path: The file of the config.
+        root: The config as written.
+        is_run: Whether a run has saved it.
+    """
+    here = Path(os.path.realpath(path.parent))
+    folder = Path(os.path.realpath(named_folder(root) or here))
+    if not here.is_relative_to(folder) or (is_run and folder == here):
+        return None
+    return folder
+
+
+def keep_places(plain: dict[str, Any], places: Sequence[Place], folder: Path) -> None:
+    """Change the relative paths of a config, as plain data, that do not begin in `folder`.
+
+    They become absolute, so that they lead to the same files from wherever they are read.
+    """
+    for place in places:
+        if place.found is None or os.path.realpath(place.found) == os.path.realpath(folder):
+            continue
+        here: Any = plain
+        for step in place.key[:-1]:
+            here = here[step]
+        here[place.key[-1]] = f"{escaped(str(place.found.resolve()))}/{place.text}"
+
+
+def absolute_places(places: Sequence[Place]) -> dict[str, str]:
+    """Return by key where each path that was found leads to."""
+    return {
+        place.name: os.path.realpath(place.found / place.text)
+        for place in places
+        if place.found is not None
+    }
+
+
+def _find(key: Key, written: Written, folder: Path | None) -> Place:
+    """Look for a relative path beside the config, then in the current folder."""
+    text, here = written.raw or str(written.value), Path()
+    if written.file is None:
+        found = here if _exists(Path(str(written.value))) else None
+        return Place(key, text, found, f"looked in the current folder {str(Path.cwd())!r}")
+    beside = folder or written.file.parent
+    folders = [place for place in (beside, here) if _exists(place / str(written.value))]
+    searched = f"looked in the current folder {str(Path.cwd())!r}"
+    if not _is_same(beside, here):
+        searched = f"looked in {str(beside)!r}, where the config is, and in the current folder"
+    note = None
+    if len(folders) == 2 and not _is_same(*(place / str(written.value) for place in folders)):
+        note = (
+            f"{written.origin(key)}: {str(beside / text)!r} is taken, beside the config; there is "
+            f"another {text!r} in the current folder"
+        )
+    return Place(key, text, folders[0] if folders else None, searched, note)
+
+
+def _texts(written: Written, key: Key = ()) -> Iterator[tuple[Key, Written]]:
+    """Yield every text below a key."""
+    if isinstance(written.value, dict):
+        for name, item in written.value.items():
+            yield from _texts(item, (*key, name))
+    elif isinstance(written.value, list):
+        for number, item in enumerate(written.value):
+            yield from _texts(item, (*key, number))
+    elif isinstance(written.value, str) and key:
+        yield key, written
+
+
+def _is_relative(text: str) -> bool:
+    return bool(text) and not text.startswith(("package:", "~")) and not Path(text).is_absolute()
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or none at all
+        return False
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)

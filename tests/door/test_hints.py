@@ -1,0 +1,191 @@
+"""A key in the wrong place, or with its name from another tool, is told with the right one."""
+
+import socket
+import sys
+
+import pytest
+
+from finetune.cli import main
+from finetune.config.loader import load_config
+from finetune.errors import FinetuneError
+
+TABLE = "u,v,sex,label\n" + "".join(f"{i},{i % 3},{'fm'[i % 2]},{'ab'[i % 2]}\n" for i in range(12))
+CONFIG = """\
+model:
+  layers:
+    - {name: body, type: Linear, out_features: 4}
+    - {name: head, type: Linear, out_features: classes}
+data:
+  source: {type: csv, path: d.csv}
+  inputs: [u, v]
+  target: label
+  transforms: [{type: stack}]
+task: {type: classification}
+optimizer: {type: SGD, lr: 0.1}
+train: {epochs: 1}
+"""
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch, capsys):
+    """Run a command beside a small config; return its exit code and what it printed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c.yaml").write_text(CONFIG)
+    (tmp_path / "d.csv").write_text(TABLE)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["finetune", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code or 0, " ".join("".join(capsys.readouterr()).split())
+
+    return run
+
+
+@pytest.fixture
+def fault(tmp_path):
+    """Return what is told of a config with overrides."""
+    (tmp_path / "c.yaml").write_text(CONFIG)
+
+    def load(*overrides):
+        with pytest.raises(FinetuneError) as error:
+            load_config(tmp_path / "c.yaml", overrides)
+        return str(error.value)
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("epochs=3", "'train.epochs'"),
+        ("learning_rate=3", "'optimizer.lr'"),
+        ("batch_size=3", "'train.batch_size'"),
+        ("num_workers=3", "'data.workers'"),
+        ("metrics=[f1]", "'task.metrics'"),
+        ("train.patience=3", "'train.early_stopping.patience'"),
+        ("optimizer.learning_rate=3", "did you mean 'lr'?"),
+        ("optimizer={type: SGD, learning_rate: 1}", "did you mean 'lr'?"),
+        ("optimizer.wd=3", "did you mean 'weight_decay'?"),
+        ("train.max_epochs=3", "did you mean 'epochs'?"),
+        ("train.bs=3", "did you mean 'batch_size'?"),
+        ("data.val=0.1", "did you mean 'validation'?"),
+    ],
+)
+def test_an_unknown_key_is_told_with_the_place_or_the_word_it_has_here(fault, override, hint):
+    message, *more = fault(override).splitlines()
+    assert message.startswith(f"-o {override.partition('=')[0]}")
+    assert len(more) == 1
+    assert hint in more[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("data.inputs=text", "inputs: ['text']"),
+        ("data.transforms=stack", "transforms: ['stack']"),
+        ("optimizer.no_decay=head", "no_decay: ['head']"),
+        ("freeze=body", "freeze: ['body']"),
+        ("freeze=linear_probe", "freeze: {method: linear_probe}"),
+        ("freeze={kind: norm}", "freeze: [{kind: 'norm'}]"),
+        ("freeze={train: [head]}", "phases: [{name: 'all', train: ['head']}]"),
+        ("freeze={freeze: [body], until: {epochs: 1}}", "phases: [{name: 'all', freeze: ['body'],"),
+        ("task=classification", "task: {type: classification}"),
+        ("optimizer=AdamW", "{type: AdamW}"),
+        ("schedule=cosine", "schedule: {type: cosine}"),
+        ("data.source=csv", "source: {type: csv}"),
+    ],
+)
+def test_a_value_in_a_wrong_form_is_told_with_the_right_one(fault, override, hint):
+    lines = fault(override).splitlines()
+    assert len(lines) == 2
+    assert hint in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("layer", "hint"),
+    [
+        ("{name: net, type: resnet18}", "{type: torchvision, architecture: resnet18}"),
+        ("{name: net, type: vit_b_16}", "{type: timm, architecture: vit_b_16}"),
+        ("{name: resnet18}", "{type: torchvision, architecture: resnet18}"),
+        ("{name: net, type: google/vit}", "{type: transformers, path: 'google/vit'}"),
+        ("{type: timm, name: resnet18}", "architecture: resnet18"),
+        ("{type: torchvision, name: vgg11}", "architecture: vgg11"),
+        ("{type: timm, model: resnet18}", "did you mean 'architecture'?"),
+        ("{name: net, tpye: Linear}", "did you mean 'type' by 'tpye'?"),
+    ],
+)
+def test_a_whole_network_named_as_a_layer_is_told_with_its_form(fault, layer, hint):
+    lines = fault(f"model.layers.0={layer}").splitlines()
+    assert len(lines) == 2
+    assert hint in lines[1]
+
+
+@pytest.mark.parametrize("verb", ["plan", "train", "validate"])
+@pytest.mark.parametrize("override", ["train.epochs=3", "seed=1"])
+def test_an_override_without_its_option_is_told_with_it(told, verb, override):
+    code, text = told(verb, "c.yaml", override)
+    assert code == 2
+    assert f"-o {override}" in text
+
+
+@pytest.mark.parametrize(
+    ("separator", "hint"),
+    [(";", '";"'), ("\t", '"\\t"'), ("|", '"|"')],
+    ids=["semicolon", "tab", "bar"],
+)
+def test_another_separator_is_told_with_the_key_that_names_it(told, tmp_path, separator, hint):
+    (tmp_path / "d.csv").write_text(TABLE.replace(",", separator))
+    code, text = told("plan", "c.yaml")
+    assert code == 2
+    assert f"separator: {hint}" in text
+
+
+def test_a_decimal_comma_among_semicolons_is_told_with_the_separator(told, tmp_path):
+    (tmp_path / "d.csv").write_text("u;v;label\n1,5;2;a\n2,5;3;b\n")
+    code, text = told("plan", "c.yaml")
+    assert code == 2
+    assert 'separator: ";"' in text
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("data.transforms=[]", "{type: stack}"),
+        ("data.inputs=[u, v, sex]", "write a column of 0 and 1 for each word"),
+        (
+            "data={source: {type: csv, path: d.csv}, inputs: [sex], target: label}",
+            "of 0 and 1 for each",
+        ),
+    ],
+    ids=["several columns", "a category among numbers", "a category alone"],
+)
+def test_columns_that_a_layer_cannot_take_are_told_with_what_to_do(told, override, hint):
+    code, text = told("plan", "c.yaml", "-o", override)
+    assert code == 2
+    assert hint in text
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["train", "-h"], ["plan", "-h"]])
+def test_help_has_its_short_name_everywhere(told, arguments):
+    code, text = told(*arguments)
+    assert code == 0
+    assert "Usage: " in text
+
+
+def test_the_version_is_told(told):
+    code, text = told("--version")
+    assert code == 0
+    assert text.startswith("finetune 0.")
+
+
+def test_a_used_port_of_tensorboard_is_one_line(told, tmp_path):
+    (tmp_path / "runs").mkdir()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, text = told("tensorboard", "runs", "--port", str(port))
+    assert code == 2
+    assert text.startswith(f"--port: cannot listen on port {port}: address already in use")
