@@ -50,7 +50,7 @@ def check_trust(names: Collection[str], folder: Path | None = None) -> Trust:
     if isinstance(names, str):
         raise TrustError(f"needs a list of packages, got {names!r}", hint=f"trust=[{names!r}]")
     for name in names:
-        if not is_dotted_name(name):
+        if not is_dotted_name(name) or name.endswith(".py"):
             raise TrustError(
                 f"needs the name of a package, got {name!r}",
                 where="--trust",
