@@ -102,8 +102,11 @@ def code_of(trust: Collection[str]) -> str:
     All files of a package count, as a function calls what it likes. Those are its `.py` and `.so`.
     """
     digest = blake2b(digest_size=16)
-    for package in sorted({name.partition(".")[0] for name in trust}):
-        for file in _files_of(package):
+    packages = sorted({name.partition(".")[0] for name in trust})
+    with _found_beside_the_config(check_trust(trust)):
+        files = {package: _files_of(package) for package in packages}
+    for package in packages:
+        for file in files[package]:
             with suppress(OSError):
                 name = f"{package}\0{file.parent.name}\0{file.name}\0"
                 digest.update(name.encode("utf-8", "surrogatepass"))

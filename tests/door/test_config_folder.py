@@ -11,7 +11,7 @@ import yaml
 import finetune
 from finetune.config.loader import dump_config, load_config
 from finetune.errors import FinetuneError, TrustError
-from finetune.importing import import_trusted
+from finetune.importing import code_of, import_trusted
 from finetune.train.setup import build_trainer
 from finetune.train.trained import evaluate_run
 from finetune.trust import Trust, check_trust
@@ -256,3 +256,11 @@ def test_the_command_finds_data_and_code_from_another_folder(project):
         env=os.environ | {"PYTHONPATH": path}, check=False, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_code_beside_the_config_counts_as_the_code_of_a_run(project):
+    trust = check_trust(["door_hashed"], project)
+    (project / "door_hashed.py").write_text("number = 1\n")
+    before = code_of(trust)
+    (project / "door_hashed.py").write_text("number = 2\n")
+    assert code_of(trust) != before
