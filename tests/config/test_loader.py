@@ -111,7 +111,7 @@ train: {epochs: 2}
         ("kind: bias", "kind: bais", "12: freeze.1.kind: needs one of 'bias', 'weight', 'norm', "),
         ("{kind: bias}", "{not: {depth: x}}", "12: freeze.1.not.depth: "),
         ("{kind: bias}", "3", "12: freeze.1: needs a name, or one of regex, type, kind, "),
-        ("[encoder, {kind: bias}]", "x", "12: freeze: needs a mapping, got 'x'"),
+        ("[encoder, {kind: bias}]", "x", "12: freeze: needs a list of selectors, got 'x'"),
         ("classes", "many", "7: model.layers.1.out_features: needs a whole number, got 'many'"),
         ("classes", "3\n      bias: off", "8: model.layers.1.bias: needs true or false, got 'off'"),
         ("out_features: classes", "bias: true", "5: model.layers.1.out_features: missing, and "),
