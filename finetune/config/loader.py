@@ -98,12 +98,13 @@ def dump_config(config: RunConfig, into: Path | None = None) -> str:
         into: The folder that it will lie in. Its paths will lead to the same files from there.
     """
     plain = as_plain(config)
-    if into is not None and config.path is not None:
-        folder = named_folder(config.written or Written(None)) or config.path.parent
+    named = named_folder(config.written or Written(None))
+    folder = named or (config.path.parent if config.path is not None and into is not None else None)
+    if folder is not None:
         keep_places(plain, config.places, folder)
-        if os.path.realpath(folder) != os.path.realpath(into):
-            plain = {"name": None, "folder": None} | plain
-            plain["folder"] = escaped(str(folder.resolve()))
+        if into is None or os.path.realpath(folder) != os.path.realpath(into):
+            name = {"name": plain["name"]} if "name" in plain else {}
+            plain = name | {"folder": escaped(str(folder.resolve()))} | plain
     return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
@@ -210,7 +211,9 @@ def _finished(path: Path, root: Written, sources: _Sources, trust: Trust) -> Run
     root, places = find_places(root, RunConfig)
     config = _validated(root, sources.problems)
     name = config.name or re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "run"
-    return config.with_provenance(Provenance(path, root, trust, places), {"name": name})
+    # the folder has done its work: where paths begin is no part of what they lead to
+    values = {"name": name, "folder": None}
+    return config.with_provenance(Provenance(path, root, trust, places), values)
 
 
 def _is_pipe_or_device(path: Path) -> bool:
