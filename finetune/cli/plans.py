@@ -30,6 +30,7 @@ from finetune.outfile import write_new
 from finetune.terminal import Terminal
 from finetune.train.costs import Costs, PlanCosts, Span, predict_costs, weight_decay_of
 from finetune.train.setup import Parts, build_parts, located, phases_of
+from finetune.train.small_batches import lone_samples
 from finetune.visible import one_line
 
 
@@ -52,7 +53,9 @@ def preview(config: RunConfig) -> Preview:
     parts = build_parts(config)
     with located(config):
         costs = predict_costs(parts, config)
-    return Preview(config, parts, costs, find_lints(config.freeze, parts.plan))
+    lints = find_lints(config.freeze, parts.plan)
+    lints += lone_samples(parts.plan, config.train, len(parts.data.train))
+    return Preview(config, parts, costs, lints)
 
 
 def preview_as_data(preview: Preview) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from finetune.models.misfits import misfit
 from finetune.models.parts import first_of
 from finetune.models.weights import WeightsReport
 
@@ -88,8 +89,28 @@ class Network(nn.Module):
         self._done = _last_uses(self._steps)
 
     def forward(self, *args: Tensor, **columns: Tensor) -> Any:
-        """Run the layers on a batch, its columns given by position or by name."""
+        """Run the layers on a batch, its columns given by position or by name.
+
+        Raises:
+            ModelError: a layer cannot take the shapes, types or values that come into it.
+        """
         values = self._bound(args, columns)
+        try:
+            return self._run(values)
+        except Exception as error:
+            # All forward passes come by here: training, evaluation, prediction, probing, plan.
+            if (told := misfit(error, self, self._bound_names(args, columns))) is None:
+                raise
+            raise told from error
+
+    def _bound_names(
+        self, args: Sequence[Tensor], columns: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the batch by the names of its columns."""
+        return {source.name: value for source, value in self._bound(args, columns).items()}
+
+    def _run(self, values: dict[Source, Any]) -> Any:
+        """Run the layers one after another; `values` is used up."""
         output: Any = None
         # Looking a child up by its path costs as much as a small layer does.
         children = cast("dict[str, nn.Module]", self._modules)

@@ -1,0 +1,128 @@
+"""What torch raises in a forward pass because of shapes or values → one line about layer and data.
+
+Nothing here runs before an exception has come.
+"""
+
+import dis
+import re
+from collections.abc import Mapping
+from types import TracebackType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from finetune.errors import ModelError, is_out_of_memory
+from finetune.models.shapes import describe, first_line
+
+_ABOUT_DATA = re.compile(
+    r"\bsizes?\b|\bshapes?\b|dimension|\bdims?\b|must match|out of (range|bounds)|\bdtypes?\b"
+    r"|scalar type|channels?\b|value per channel|expected input|spatial element",
+    re.IGNORECASE,
+)
+"""Words by which torch speaks of shapes, types and values of tensors."""
+_OF_PYTHON = ("list ", "tuple ", "string ", "range ", "pop ")
+"""How Python itself begins to say that an index is out of range: a bug, no misfit."""
+_LIBRARIES = ("torch", "transformers", "timm", "torchvision")
+"""Packages whose own checks (`raise ValueError`) are about what came in."""
+
+
+class _Call(NamedTuple):
+    """The innermost module that was running, and the tensors it was given."""
+
+    name: str
+    module: nn.Module
+    tensors: tuple[Tensor, ...]
+
+
+def misfit(error: Exception, model: nn.Module, columns: Mapping[str, object]) -> ModelError | None:
+    """Return what an exception of a forward pass says of layer and data; None for a bug.
+
+    A bug is all that is not about shapes, types and values of tensors, and all that code outside
+    the known libraries raises by itself.
+
+    Args:
+        error: What was raised below `model`.
+        model: The network.
+        columns: What it was given.
+    """
+    if type(error) not in (RuntimeError, IndexError, ValueError) or is_out_of_memory(error):
+        return None
+    text = str(error)
+    is_about_data = _ABOUT_DATA.search(text) is not None and not text.startswith(_OF_PYTHON)
+    if not is_about_data or _is_raised_by_others(error):
+        return None
+    call = _innermost_call(error, model)
+    if call is None:
+        return None
+    label = f"layer {call.name or 'network'!r} ({type(call.module).__name__})"
+    key = ("model", "layers")
+    found = _beyond(call.module, call.tensors, columns)
+    if found is not None:
+        return ModelError(f"{label}: {found}", hint=_EMBEDDING, key=key)
+    if isinstance(call.module, _BatchNorm) and "value per channel" in text:
+        message = f"{label}: a batch of one sample has no statistics to train by"
+        return ModelError(f"{message}, got {describe(*call.tensors)}", hint=DROP_LAST, key=key)
+    named = ", ".join(f"{name!r} {describe(value)}" for name, value in columns.items())
+    message = f"{label}: cannot take {describe(*call.tensors)}: {first_line(error)}"
+    return ModelError(message, hint=f"the network was given {named}", key=key)
+
+
+DROP_LAST = "train.drop_last: true leaves out the last, smaller batch; micro_batch must be above 1"
+"""Remedy for a batch of one sample under a trained batch norm."""
+_EMBEDDING = "a larger num_embeddings, the tokenizer that belongs to the network, or other values"
+
+
+def _beyond(
+    table: nn.Module, given: tuple[Tensor, ...], columns: Mapping[str, object]
+) -> str | None:
+    """Return which value is no row of a table, and in which column it came."""
+    ids = next((one for one in given if not one.is_floating_point()), None)
+    if not isinstance(table, nn.Embedding | nn.EmbeddingBag):
+        return None
+    size = table.num_embeddings
+    if ids is None or not bool((wrong := (ids < 0) | (ids >= size)).any()):
+        return None
+    place = wrong.nonzero()[0]
+    value = int(ids[tuple(place)])
+    where = ""
+    for name, column in columns.items():
+        is_it = isinstance(column, Tensor) and column.shape == ids.shape
+        if is_it and torch.equal(torch.as_tensor(column), ids):
+            where = f" of column {name!r}, sample {int(place[0]) + 1} of the batch,"
+    return f"value {value}{where} is beyond its table of {size} rows (0 to {size - 1})"
+
+
+def _innermost_call(error: Exception, model: nn.Module) -> _Call | None:
+    """Find the module in whose `forward` the exception arose, by the frames of its traceback."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found: _Call | None = None
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        frame, trace = trace.tb_frame, trace.tb_next
+        code, values = frame.f_code, frame.f_locals
+        module = values.get("self")
+        if code.co_name != "forward" or not isinstance(module, nn.Module):
+            continue
+        if id(module) in names:
+            arguments = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+            given = (values.get(name) for name in arguments)
+            tensors = tuple(value for value in given if isinstance(value, Tensor))
+            found = _Call(names[id(module)], module, tensors)
+    return found
+
+
+def _is_raised_by_others(error: Exception) -> bool:
+    """Tell whether a `raise` outside the known libraries made it, and no operation of torch."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return True
+    package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+    if package in _LIBRARIES:
+        return False
+    instructions = dis.get_instructions(trace.tb_frame.f_code)
+    last = next((one for one in instructions if one.offset == trace.tb_lasti), None)
+    return last is not None and last.opname in ("RAISE_VARARGS", "RERAISE")
