@@ -58,7 +58,8 @@ def train_command(
             phases_table(trainer.plan, sys.stderr)
         with located(loaded):
             progress = trainer.fit()
-        outcome(progress, trainer.folder.path, sys.stderr)
+        origins = trainer.prover.origins(progress)
+        outcome(progress, origins, trainer.folder.path, sys.stderr)
 
 
 def eval_command(

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from finetune.cli.output import figure
+from finetune.freezing.origins import Origins, sum_of
 from finetune.terminal import Terminal
 from finetune.train.inspection import Call, Inspection, Leaf
 from finetune.train.progress import Progress
@@ -78,8 +79,15 @@ def metrics_table(figures: dict[str, float], file: TextIO) -> None:
     print_lines([(tag, figure(value)) for tag, value in figures.items()], console_for(file))
 
 
-def outcome(progress: Progress, run: Path, file: TextIO) -> None:
-    """Print what a run has reached, its proof, and where to look next."""
+def outcome(progress: Progress, origins: Sequence[Origins], run: Path, file: TextIO) -> None:
+    """Print what a run has reached, its proof, and where to look next.
+
+    Args:
+        progress: Where the run ended.
+        origins: Where the values come from that each of its proofs covers.
+        run: Its folder.
+        file: Receives the lines.
+    """
     lines = [(tag, figure(value)) for tag, value in progress.metrics.items()]
     if progress.stopped_early:
         lines.append(("stopped", f"early, at step {progress.step}"))
@@ -87,8 +95,10 @@ def outcome(progress: Progress, run: Path, file: TextIO) -> None:
         lines.append(("best", f"step {progress.best_step}"))
     tensors = sum(proof["tensors"] for proof in progress.proofs)
     proof = f"{tensors} frozen tensors are bit-identical" if tensors else "nothing was frozen"
+    lines.append(("proof", proof))
+    if tensors:
+        lines.append(("weights", str(sum_of(origins))))
     lines += [
-        ("proof", proof),
         ("run", str(run)),
         ("curves", f"finetune tensorboard {run.parent}"),
     ]

@@ -51,6 +51,22 @@ class TransformersLayer(_Layer):
     """What the layer gives: the mean of the last hidden states over real tokens `(B, D)`, the state of the first token `(B, D)`, all last hidden states `(B, T, D)`, or the logits of a classification head `(B, classes)`, new unless the weights hold one of that width."""
     pretrained: bool = True
     """Load the weights found at `path`, or start the same architecture from random ones."""
+    rename: dict[str, str] = Field(default_factory=dict)
+    """Beginnings of names in the files at `path` and what each becomes in the network, as in `model.weights`."""
+    strict: bool = True
+    """Whether it is an error when a tensor of the network is missing at `path` or has another shape there. A new head for `logits` is none."""
+
+    @classmethod
+    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
+        """Refuse keys on how weights are loaded where none are."""
+        if value.get("pretrained") is not False:
+            return []
+        given = [("rename", value.get("rename")), ("strict", value.get("strict") is False)]
+        return [
+            ((key,), "has no effect with pretrained: false", None)
+            for key, is_set in given
+            if is_set
+        ]
 
 
 class TimmLayer(_Layer):

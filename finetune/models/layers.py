@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
 from torch import nn
@@ -21,8 +21,9 @@ from finetune.config.model import (
 )
 from finetune.errors import Key, ModelError
 from finetune.importing import import_trusted, package_path
+from finetune.models.huggingface import build_transformers
 from finetune.models.parts import Add, Chain, Concat, check_merge, first_of
-from finetune.models.pretrained import build_timm, build_torchvision, build_transformers
+from finetune.models.pretrained import build_timm, build_torchvision
 from finetune.models.shapes import (
     check_call,
     check_form,
@@ -51,6 +52,10 @@ class Surroundings:
     reports: list[WeightsReport] = field(default_factory=list)
     """Grows by a report for every layer that loads weights."""
 
+    def note(self, report: WeightsReport | None, name: str) -> None:
+        """Keep the report on the layer `name`, if there is one."""
+        self.reports.extend([] if report is None else [replace(report, module=name)])
+
 
 def layer_label(name: str, node: Layer) -> str:
     """Return how a layer is told to the user: `layer 'head' (Linear)`."""
@@ -75,7 +80,7 @@ def build_layer(
     label = layer_label(name, node)
     module = _build(node, name, label, incoming, around, key)
     if not isinstance(node, AddLayer | ConcatLayer) and node.weights is not None:
-        around.reports.append(load_weights(module, node.weights, key=(*key, "weights")))
+        around.note(load_weights(module, node.weights, key=(*key, "weights")), name)
     return module
 
 
@@ -88,16 +93,10 @@ def _build(
     key: Key,
 ) -> nn.Module:
     match node:
-        case TransformersLayer():
-            classes = _head_width(node, around, label, key)
-            module, report = build_transformers(node, classes, label=label, key=key)
-            around.reports.extend([] if report is None else [report])
+        case TransformersLayer() | TimmLayer() | TorchvisionLayer():
+            module, report = _build_whole(node, _head_width(node, around, label, key), label, key)
+            around.note(report, name)
             return module
-        case TimmLayer():
-            return build_timm(node, _head_width(node, around, label, key), label=label, key=key)
-        case TorchvisionLayer():
-            width = _head_width(node, around, label, key)
-            return build_torchvision(node, width, label=label, key=key)
         case ImportLayer():
             return _build_import(node, label, around, key)
         case SequentialLayer():
@@ -109,6 +108,24 @@ def _build(
             return merge
         case TorchLayer():
             return _build_torch(node, label, incoming, around, key)
+        case _:
+            assert_never(node)
+
+
+def _build_whole(
+    node: TransformersLayer | TimmLayer | TorchvisionLayer,
+    classes: int | None,
+    label: str,
+    key: Key,
+) -> tuple[nn.Module, WeightsReport | None]:
+    """Build a whole network of a library, with a report if weights were loaded into it."""
+    match node:
+        case TransformersLayer():
+            return build_transformers(node, classes, label=label, key=key)
+        case TimmLayer():
+            return build_timm(node, classes, label=label, key=key)
+        case TorchvisionLayer():
+            return build_torchvision(node, classes, label=label, key=key)
         case _:
             assert_never(node)
 

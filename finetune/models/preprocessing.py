@@ -1,8 +1,8 @@
 """How a pretrained network wants its input: read from its files or tables, no model is built."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,14 @@ from finetune.config.model import (
     TorchvisionLayer,
     TransformersLayer,
 )
-from finetune.errors import FinetuneError, Key, ModelError
+from finetune.errors import FinetuneError, Key, ModelError, did_you_mean
 from finetune.importing import package_path, require
+from finetune.models.shapes import first_line
 from finetune.reading import read_json_object
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_ELSEWHERE = ("hf-hub:", "local-dir:")
+"""How names begin of networks that timm has not in its tables."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")
 
 
@@ -58,25 +61,26 @@ def read_preprocessing(config: ModelConfig) -> Preprocessing:
     """Return tokenizer and image settings of the first layers that have them.
 
     Raises:
-        ModelError: a folder named by the config does not exist.
+        ModelError: a folder or an architecture named by the config does not exist, or the hub
+            cannot be reached.
     """
     tokenizer: str | None = None
     image: ImagePreprocessing | None = None
     for layer, key in _walk(config.layers, ("model", "layers")):
         match layer:
             case TransformersLayer():
-                place = pretrained_place(
-                    layer.path, label=f"layer {layer.name!r} (transformers)", key=(*key, "path")
-                )
-                find = _finder(place)
+                label = _label(layer, key)
+                place = pretrained_place(layer.path, label=label, key=(*key, "path"))
+                _check_place(place, label=label, key=(*key, "path"))
+                find = file_finder(place)
                 tokenizer = tokenizer or _tokenizer(place, find)
                 image = image or _from_processor_file(
                     find("preprocessor_config.json"), (*key, "path")
                 )
             case TimmLayer():
-                image = image or _of_timm(layer)
+                image = image or _of_timm(layer, key)
             case TorchvisionLayer():
-                image = image or _of_torchvision(layer)
+                image = image or _of_torchvision(layer, key)
             case _:
                 continue
     return Preprocessing(tokenizer, image)
@@ -104,7 +108,43 @@ def _walk(layers: Sequence[Layer], key: Key) -> Iterator[tuple[Layer, Key]]:
             yield from _walk(layer.layers, (*key, position, "layers"))
 
 
-def _finder(place: PretrainedPlace) -> Callable[[str], Path | None]:
+def check_timm(node: TimmLayer, *, label: str, key: Key) -> None:
+    """Check that timm knows an architecture.
+
+    Raises:
+        ModelError: there is none of that name, or no weights of that tag.
+    """
+    timm, name = require("timm", extra="vision"), node.architecture
+    if name.startswith(_ELSEWHERE):
+        return
+    key = (*key, "architecture")
+    if not timm.is_model(name):
+        hint = did_you_mean(name, timm.list_models())
+        raise ModelError(f"{label}: timm has no architecture {name!r}", hint=hint, key=key)
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # of an architecture that it has, it does not know the tag
+        hint = did_you_mean(name, timm.list_pretrained(f"{name.partition('.')[0]}.*"))
+        raise ModelError(f"{label}: timm has no weights {name!r}", hint=hint, key=key) from error
+
+
+def check_torchvision(node: TorchvisionLayer, *, label: str, key: Key) -> None:
+    """Check that torchvision knows an architecture.
+
+    Raises:
+        ModelError: there is no classification network of that name.
+    """
+    models = require("torchvision.models", extra="vision")
+    known = models.list_models(module=models)
+    if node.architecture not in known:
+        raise ModelError(
+            f"{label}: torchvision has no classification network {node.architecture!r}",
+            hint=did_you_mean(node.architecture, known),
+            key=(*key, "architecture"),
+        )
+
+
+def file_finder(place: PretrainedPlace) -> Callable[[str], Path | None]:
     """Return a function that finds a file of the network by name, on the hub if it is not local."""
 
     def in_folder(name: str) -> Path | None:
@@ -123,6 +163,27 @@ def _finder(place: PretrainedPlace) -> Callable[[str], Path | None]:
         return None if found is None else Path(found)
 
     return in_folder if place.local else on_hub
+
+
+def _check_place(place: PretrainedPlace, *, label: str, key: Key) -> None:
+    """Ask the hub for the config of a network, which none is without.
+
+    Without this, a tokenizer or an image size that nobody can find would be told in its place.
+
+    Raises:
+        ModelError: the hub cannot be reached, or has no such network.
+    """
+    if place.local:
+        return
+    hub = require("transformers.utils", extra="text")
+    try:
+        hub.cached_file(place.name, "config.json")
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{label}: cannot load {place.name!r} from the hub: {first_line(error)}",
+            hint="offline, give a folder that holds config.json and the weights",
+            key=key,
+        ) from error
 
 
 def _tokenizer(place: PretrainedPlace, find: Callable[[str], Path | None]) -> str | None:
@@ -163,18 +224,44 @@ def _floats(values: Any) -> tuple[float, ...]:
     return tuple(float(value) for value in values)
 
 
-def _of_timm(layer: TimmLayer) -> ImagePreprocessing | None:
+def _of_timm(layer: TimmLayer, key: Key) -> ImagePreprocessing | None:
     timm = require("timm", extra="vision")
-    found = timm.get_pretrained_cfg(layer.architecture, allow_unregistered=True)
+    label = _label(layer, key)
+    check_timm(layer, label=label, key=key)
+    found = _pretrained_config_of_timm(timm, layer.architecture, label, key)
     if found is None:
         return None
-    _, height, width = found.input_size
+    _, height, width = found["input_size"]
     sides: Any = layer.args.get("img_size", (height, width))
     height, width = (sides, sides) if isinstance(sides, int) else sides
-    channels = layer.args.get("in_chans", len(found.mean))
+    channels = layer.args.get("in_chans", len(found["mean"]))
     return ImagePreprocessing(
-        height, width, _per_channel(found.mean, channels), _per_channel(found.std, channels)
+        height, width, _per_channel(found["mean"], channels), _per_channel(found["std"], channels)
     )
+
+
+def _pretrained_config_of_timm(
+    timm: Any, name: str, label: str, key: Key
+) -> Mapping[str, Any] | None:
+    """Return what timm knows of the images of a network, from its tables or from the hub.
+
+    Raises:
+        ModelError: the hub cannot be reached, or has no such network.
+    """
+    if not name.startswith(_ELSEWHERE):
+        found = timm.get_pretrained_cfg(name, allow_unregistered=True)
+        return None if found is None else asdict(found)
+    if not name.startswith(_ELSEWHERE[0]):
+        return None
+    try:
+        config, _, _ = timm.models.load_model_config_from_hf(name.removeprefix(_ELSEWHERE[0]))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"{label}: cannot load {name!r} from the hub: {first_line(error)}",
+            hint="offline, name an architecture of timm, with pretrained: false or weights: of it",
+            key=(*key, "architecture"),
+        ) from error
+    return config if {"input_size", "mean", "std"} <= config.keys() else None
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
@@ -183,10 +270,14 @@ def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
     return tuple(values) if same else (sum(values) / len(values),) * channels
 
 
-def _of_torchvision(layer: TorchvisionLayer) -> ImagePreprocessing | None:
+def _of_torchvision(layer: TorchvisionLayer, key: Key) -> ImagePreprocessing | None:
     models = require("torchvision.models", extra="vision")
-    if layer.architecture not in models.list_models(module=models):
-        return None
+    check_torchvision(layer, label=_label(layer, key), key=key)
     transforms = models.get_model_weights(layer.architecture).DEFAULT.transforms()
     side = transforms.crop_size[0]
     return ImagePreprocessing(side, side, tuple(transforms.mean), tuple(transforms.std))
+
+
+def _label(layer: TransformersLayer | TimmLayer | TorchvisionLayer, key: Key) -> str:
+    """Return how a layer is told to the user, as `layer_label` tells it."""
+    return f"layer {layer.name or str(key[-1])!r} ({layer.type})"

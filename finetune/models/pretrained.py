@@ -1,39 +1,29 @@
-"""Networks of transformers, timm and torchvision as layers, and weights into any model."""
+"""Networks of timm and torchvision as layers, and what of their weights was loaded."""
 
-import inspect
-import warnings
-from collections.abc import Iterator
+import logging
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from finetune.config.model import TimmLayer, TorchvisionLayer, TransformersLayer
-from finetune.errors import FinetuneError, Key, ModelError, did_you_mean
+from finetune.config.model import TimmLayer, TorchvisionLayer
+from finetune.errors import Key, ModelError
 from finetune.importing import require
 from finetune.models.preprocessing import (
     ImagePreprocessing as ImagePreprocessing,
     Preprocessing as Preprocessing,
-    pretrained_place,
+    check_timm,
+    check_torchvision,
     read_preprocessing as read_preprocessing,
 )
 from finetune.models.shapes import first_line
 from finetune.models.weights import (
     WeightsReport as WeightsReport,
     load_weights as load_weights,
-    refuse_old_torch,
+    misfit,
 )
-from finetune.reading import check_safetensors, read_json_object
-
-_FAULTS_OF_FILES = (
-    OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError,
-    UnpicklingError, SafetensorError,
-)  # fmt: skip
-"""What `transformers` raises over files that are not what they should be."""
 
 _FAULTS_OF_BUILDERS = (
     OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, AssertionError,
@@ -41,145 +31,111 @@ _FAULTS_OF_BUILDERS = (
 )  # fmt: skip
 """What `timm` and `torchvision` raise over arguments that make no network."""
 
+_OFFLINE = "pretrained: false starts from random weights, and weights: {path: ...} takes a file"
+_MISSING = re.compile(r"Missing keys \((.*?)\)")
 _HEADS = ("fc", "classifier", "heads", "head")
 """Where the networks of torchvision keep their classification head."""
 
 
-def build_transformers(
-    node: TransformersLayer, classes: int | None, *, label: str, key: Key
+def build_timm(
+    node: TimmLayer, classes: int | None, *, label: str, key: Key
 ) -> tuple[nn.Module, WeightsReport | None]:
-    """Return the bare network of `transformers` and a report if some of its tensors are new.
-
-    Tensors are float32 whatever the file holds. The network has no pooler where its class lets us
-    leave it out: nobody would read it, so it would be trained without ever getting a gradient.
-
-    Args:
-        node: Which network, and which of its outputs.
-        classes: Width of the head when the output is `logits`, which then is not None.
-        label: How the layer is told to the user.
-        key: Where it stands in the config.
-
-    Raises:
-        ModelError: there is no such network.
-    """
-    place = pretrained_place(node.path, label=label, key=(*key, "path"))
-    if place.local and node.pretrained:
-        _check_files(Path(place.name), label=label, key=(*key, "path"))
-    transformers = require("transformers", extra="text")
-    logits = node.output == "logits"
-    auto = transformers.AutoModelForSequenceClassification if logits else transformers.AutoModel
-    options: dict[str, Any] = {"num_labels": classes} if logits else {}
-    where = {"local_files_only": place.local, "trust_remote_code": False}
-    with _quiet_transformers(transformers):
-        try:
-            config = transformers.AutoConfig.from_pretrained(place.name, **where, **options)
-            model_class = auto._model_mapping[type(config)]
-            poolerless = _without_pooler(model_class)
-            if not node.pretrained:
-                model = auto.from_config(config, dtype=torch.float32, **poolerless)
-                return model, None
-            model, info = auto.from_pretrained(
-                place.name,
-                config=config,
-                dtype=torch.float32,
-                use_safetensors=None if place.local else True,
-                ignore_mismatched_sizes=logits,
-                output_loading_info=True,
-                **where,
-                **poolerless,
-            )
-        except _FAULTS_OF_FILES as error:
-            raise ModelError(
-                f"{label}: cannot load {node.path!r}: {first_line(error)}", key=(*key, "path")
-            ) from error
-    return model, _new_tensors(model, info, place.name)
-
-
-def _check_files(folder: Path, *, label: str, key: Key) -> None:
-    """Look at the weights in a folder before `transformers` opens them.
-
-    Raises:
-        ModelError: one is made to do harm, or an index names files outside the folder.
-    """
-    for path in sorted(folder.glob("*.safetensors")):
-        try:
-            check_safetensors(path)
-        except FinetuneError as error:
-            raise ModelError(f"{label}: {str(path)!r} {error.message}", key=key) from error
-    for path in sorted(folder.glob("*.bin")):
-        refuse_old_torch(torch.__version__, path, key=key)
-    for path in sorted(folder.glob("*.index.json")):
-        _check_index(path, label=label, key=key)
-
-
-def _check_index(path: Path, *, label: str, key: Key) -> None:
-    """Refuse an index of several files that is none, or that names anything but files beside it."""
-    try:
-        names = read_json_object(path).get("weight_map")
-    except FinetuneError as error:
-        raise ModelError(f"{label}: {str(path)!r} {error.message}", key=key) from error
-    strange = [
-        name
-        for name in (names.values() if isinstance(names, dict) else [names, None])
-        if not isinstance(name, str) or Path(name).name != name
-    ]
-    if strange:
-        raise ModelError(
-            f"{label}: {str(path)!r} names {strange[0]!r}, which is no file beside it", key=key
-        )
-
-
-def build_timm(node: TimmLayer, classes: int | None, *, label: str, key: Key) -> nn.Module:
     """Return a network of `timm` without its head, or with a new one of `classes` outputs.
 
+    With it comes a report of what was loaded, None where nothing was to be.
+
     Raises:
-        ModelError: there is no such architecture, or it does not take the arguments.
+        ModelError: there is no such architecture, it does not take the arguments, or the weights
+            known for it do not fit.
     """
     timm = require("timm", extra="vision")
-    name = node.architecture
-    if not name.startswith("hf-hub:") and not timm.is_model(name):
-        hint = did_you_mean(name, timm.list_models())
-        raise ModelError(
-            f"{label}: timm has no architecture {name!r}", hint=hint, key=(*key, "architecture")
-        )
-    width = 0 if node.output == "features" else classes
-    try:
-        model: nn.Module = timm.create_model(
-            name, pretrained=node.pretrained, num_classes=width, **node.args
-        )
-    except _FAULTS_OF_BUILDERS as error:
-        raise ModelError(f"{label}: {name}: {first_line(error)}", key=key) from error
-    return model
+    name, width = node.architecture, 0 if node.output == "features" else classes
+    check_timm(node, label=label, key=key)
+    with _told_missing() as missing:
+        try:
+            model: Any = timm.create_model(
+                name, pretrained=node.pretrained, num_classes=width, **node.args
+            )
+        except _FAULTS_OF_BUILDERS as error:
+            raise _cannot_load(error, name, label, key) from error
+    if not node.pretrained:
+        return model, None
+    classifier = model.pretrained_cfg.get("classifier") or ()
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    new = tuple(one for one in missing if one.startswith(tuple(f"{head}." for head in heads)))
+    report = _report(model, name, missing, key)
+    if len(new) < len(missing):
+        hint = "download the file: weights: {path: ..., rename: ..., strict: false}"
+        raise misfit(report, {}, hint, key=(*key, "architecture"))
+    return model, report
 
 
 def build_torchvision(
     node: TorchvisionLayer, classes: int | None, *, label: str, key: Key
-) -> nn.Module:
+) -> tuple[nn.Module, WeightsReport | None]:
     """Return a network of `torchvision` without its last linear map, or with a new one.
 
+    With it comes a report of what was loaded, None where nothing was to be.
+
     Raises:
-        ModelError: there is no such classification network, or it does not take the arguments.
+        ModelError: there is no such classification network, it does not take the arguments, or its
+            weights do not fit.
     """
     models = require("torchvision.models", extra="vision")
-    known = models.list_models(module=models)
-    if node.architecture not in known:
-        raise ModelError(
-            f"{label}: torchvision has no classification network {node.architecture!r}",
-            hint=did_you_mean(node.architecture, known),
-            key=(*key, "architecture"),
-        )
+    check_torchvision(node, label=label, key=key)
     weights = "DEFAULT" if node.pretrained else None
     try:
         model: nn.Module = models.get_model(node.architecture, weights=weights, **node.args)
     except _FAULTS_OF_BUILDERS as error:
-        raise ModelError(f"{label}: {node.architecture}: {first_line(error)}", key=key) from error
+        raise _cannot_load(error, node.architecture, label, key) from error
     _drop_auxiliary_heads(model)
-    _replace_head(model, None if node.output == "features" else classes)
-    return model
+    head = _replace_head(model, None if node.output == "features" else classes)
+    if not node.pretrained:
+        return model, None
+    # torchvision loads all tensors or none: only what replaced the head is new.
+    new = [name for name in model.state_dict() if name.startswith(f"{head}.")]
+    return model, _report(model, node.architecture, new, key)
 
 
-def _replace_head(model: nn.Module, classes: int | None) -> None:
-    """Put a new last map of `classes` outputs into the head, or the identity if None."""
+def _cannot_load(error: Exception, name: str, label: str, key: Key) -> ModelError:
+    hint = _OFFLINE if isinstance(error, OSError) else None
+    return ModelError(f"{label}: {name}: {first_line(error)}", hint=hint, key=key)
+
+
+def _report(model: nn.Module, name: str, new: Iterable[str], key: Key) -> WeightsReport:
+    lacking = set(new)
+    return WeightsReport(
+        path=name,
+        loaded=tuple(name for name in model.state_dict() if name not in lacking),
+        missing=tuple(sorted(lacking)),
+        unexpected=(),
+        mismatched=(),
+        key=(*key, "architecture"),
+    )
+
+
+@contextmanager
+def _told_missing() -> Iterator[list[str]]:
+    """Collect the names that timm logs as missing: it loads what fits, and returns no list."""
+    names, logger = list[str](), logging.getLogger("timm.models._builder")
+
+    def note(record: logging.LogRecord) -> bool:
+        if found := _MISSING.match(record.getMessage()):
+            names.extend(found[1].split(", "))
+        return record.levelno >= level
+
+    level, own = logger.getEffectiveLevel(), logger.level
+    logger.setLevel(min(level, logging.INFO))
+    logger.addFilter(note)
+    try:
+        yield names
+    finally:
+        logger.removeFilter(note)
+        logger.setLevel(own)
+
+
+def _replace_head(model: nn.Module, classes: int | None) -> str:
+    """Put a new last map of `classes` outputs into the head, or the identity; return its name."""
     root = next(name for name in _HEADS if hasattr(model, name))
     maps = [
         (name, module)
@@ -194,6 +150,7 @@ def _replace_head(model: nn.Module, classes: int | None) -> None:
         new = nn.Conv2d(last.in_channels, classes, kernel_size=1)
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, new)
+    return str(name)
 
 
 def _drop_auxiliary_heads(model: nn.Module) -> None:
@@ -203,41 +160,3 @@ def _drop_auxiliary_heads(model: nn.Module) -> None:
         for name in ("AuxLogits", "aux1", "aux2"):
             if hasattr(model, name):
                 setattr(model, name, None)
-
-
-def _without_pooler(model_class: type[nn.Module]) -> dict[str, bool]:
-    accepted = inspect.signature(model_class).parameters
-    return {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
-
-
-def _new_tensors(model: nn.Module, info: dict[str, Any], place: str) -> WeightsReport | None:
-    """Report the tensors that the checkpoint did not hold; None if it held all."""
-    missing = tuple(sorted(info["missing_keys"]))
-    mismatched = tuple(sorted(str(entry[0]) for entry in info["mismatched_keys"]))
-    if not missing and not mismatched:
-        return None
-    new = {*missing, *mismatched}
-    return WeightsReport(
-        path=place,
-        loaded=tuple(name for name in model.state_dict() if name not in new),
-        missing=missing,
-        unexpected=tuple(sorted(info["unexpected_keys"])),
-        mismatched=mismatched,
-    )
-
-
-@contextmanager
-def _quiet_transformers(transformers: Any) -> Iterator[None]:
-    """Keep the progress bar, the loading report and torch's advice off the terminal."""
-    logging = transformers.utils.logging
-    verbosity, shows_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Detected pickle protocol")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if shows_bar:
-            logging.enable_progress_bar()

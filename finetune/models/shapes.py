@@ -30,6 +30,7 @@ _SIZE_AXES = {
 _FORMS = {"1d": "(N, C, L)", "2d": "(N, C, H, W)", "3d": "(N, C, D, H, W)"}
 _SEQUENCES = ("RNN", "LSTM", "GRU", "MultiheadAttention", "TransformerEncoderLayer")
 _TWO_FORMS = {"BatchNorm1d": "(N, C) or (N, C, L)"}
+_CLASS = re.compile(r"<class '(?:[\w<>]+\.)*(\w+)'>")
 _SHAPE_FAULTS = (
     RuntimeError,
     ValueError,
@@ -206,9 +207,15 @@ def is_too_large(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of the error's message, at most 200 characters."""
+    """Return the first line of the error's message that says something, at most 200 characters.
+
+    Classes are told by their names, as `ViTConfig`. A line that ends with a colon announces the
+    next one.
+    """
     lines = redacted(str(error)).strip().splitlines() or [type(error).__name__]
-    return lines[0].rstrip(". ")[:200]
+    if lines[0].endswith(":"):
+        lines[0] = " ".join(line.strip() for line in lines[:2])
+    return _CLASS.sub(r"\1", lines[0]).rstrip(". ")[:200]
 
 
 def _place(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,9 +15,15 @@ from torch import Tensor, nn
 from finetune.config.model import WeightsConfig
 from finetune.errors import FinetuneError, Key, ModelError
 from finetune.importing import package_path
+from finetune.models.renaming import first_names, fits_all, in_yaml, mending, renamed
 from finetune.reading import check_safetensors
+from finetune.visible import one_line
 
 _NESTED_UNDER = ("state_dict", "model")
+"""Containers that are opened unasked."""
+_MOST_NESTED = 2
+"""Containers around a container."""
+_OF_OPTIMIZERS = frozenset({"exp_avg", "exp_avg_sq", "momentum_buffer"})
 _TORCH_FLOOR = (2, 10)
 """First release whose `weights_only=True` has no known hole."""
 
@@ -36,18 +42,36 @@ class WeightsReport:
     """Names of the file, after renaming, that the module does not have."""
     mismatched: tuple[str, ...]
     """Names that both have, in different shapes."""
+    unread: tuple[str, ...] = ()
+    """Names of the file that the chosen output of the module never reads, such as a pooler's."""
+    remark: str = ""
+    """Which of the file's networks was taken, where it could hold several."""
+    module: str = ""
+    """Name of the module in the network; empty for the network itself."""
+    key: Key = ()
+    """The config value that asked for it."""
 
     @property
     def complete(self) -> bool:
         """Whether module and file fit without a remainder."""
         return not (self.missing or self.unexpected or self.mismatched)
 
+    @property
+    def not_loaded(self) -> tuple[str, ...]:
+        """Names of the module that were to be loaded and are as initialised."""
+        return (*self.missing, *self.mismatched)
+
+    def full_names(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Return names of the module's tensors as the network has them."""
+        return tuple(f"{self.module}.{name}" if self.module else name for name in names)
+
     def __str__(self) -> str:
-        counted = [f"{len(self.loaded)} tensors loaded from {Path(self.path).name}"]
-        for word in ("missing", "unexpected", "mismatched"):
+        from_where = one_line(Path(self.path).name) + self.remark
+        counted = [f"{len(self.loaded)} tensors loaded from {from_where}"]
+        for word in ("missing", "unexpected", "mismatched", "unread"):
             names: tuple[str, ...] = getattr(self, word)
             if names:
-                counted.append(f"{len(names)} {word}: {_first(names)}")
+                counted.append(f"{len(names)} {word}: {first_names(names)}")
         return "; ".join(counted)
 
 
@@ -67,8 +91,11 @@ def load_weights(module: nn.Module, config: WeightsConfig, *, key: Key) -> Weigh
             without a remainder and `strict` is set.
     """
     path = package_path(config.path, key=(*key, "path"))
-    tensors = _renamed(_read(path, (*key, "path")), config.rename, (*key, "rename"))
+    found = read_tensors(path, config.rename, (*key, "path"))
     own = module.state_dict(keep_vars=True)
+    if found.must_be_chosen:
+        raise _not_chosen(path, found, own, key)
+    tensors = renamed(found.tensors, config.rename, (*key, "rename"))
     mismatched = {n for n, t in tensors.items() if n in own and own[n].shape != t.shape}
     fitting = {name: tensor for name, tensor in tensors.items() if name not in mismatched}
     result = module.load_state_dict(fitting, strict=False)
@@ -79,14 +106,41 @@ def load_weights(module: nn.Module, config: WeightsConfig, *, key: Key) -> Weigh
         missing=_really_missing(result.missing_keys, own, mismatched),
         unexpected=tuple(sorted(unexpected)),
         mismatched=tuple(sorted(mismatched)),
+        remark=found.remark,
+        key=key,
     )
     if not report.loaded or (config.strict and not report.complete):
-        raise _does_not_fit(report, own, tensors, key)
+        shapes = {n: (tuple(tensors[n].shape), tuple(own[n].shape)) for n in mismatched}
+        raise misfit(report, shapes, _hint(report, own, found.tensors, config), key=key)
     return report
 
 
-def _read(path: Path, key: Key) -> Mapping[str, Tensor]:
-    """Return the tensors of a file, without ever running code that stands in it."""
+@dataclass(frozen=True, slots=True)
+class FoundTensors:
+    """What a file of weights holds."""
+
+    tensors: Mapping[str, Tensor]
+    """By name. Names begin with that of their container where one is to be chosen by `rename`."""
+    remark: str = ""
+    """Which container was taken."""
+    must_be_chosen: bool = False
+    """Whether all tensors lie in containers of which none is taken unasked."""
+
+
+def read_tensors(
+    path: Path, rename: Mapping[str, str], key: Key, *, unasked: Sequence[str] = _NESTED_UNDER
+) -> FoundTensors:
+    """Return the tensors of a file, without ever running code that stands in it.
+
+    Args:
+        path: A `.safetensors` file, or a foreign one that torch can read.
+        rename: Beginnings of names that the config gives: they choose among containers.
+        key: The config value that names the file.
+        unasked: Containers that are opened although `rename` does not name them.
+
+    Raises:
+        ModelError: there is no such file, or it holds more than tensors.
+    """
     if not path.is_file():
         raise ModelError(f"no weights file {str(path)!r}", key=key)
     if path.suffix != ".safetensors":
@@ -94,7 +148,7 @@ def _read(path: Path, key: Key) -> Mapping[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             check_safetensors(path)
-            return load_file(path)
+            return FoundTensors(load_file(path))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -112,7 +166,9 @@ def _read(path: Path, key: Key) -> Mapping[str, Tensor]:
         raise ModelError(
             f"{str(path)!r} is not a readable weights file: {error}", key=key
         ) from error
-    return _tensors(content, path, key)
+    if not isinstance(content, Mapping) or any(isinstance(t, Tensor) for t in content.values()):
+        return FoundTensors(_only_tensors(content, path, key))
+    return _opened(content, path, rename, key, unasked)
 
 
 def refuse_old_torch(version: str, path: Path, *, key: Key) -> None:
@@ -133,12 +189,62 @@ def refuse_old_torch(version: str, path: Path, *, key: Key) -> None:
         )
 
 
-def _tensors(content: object, path: Path, key: Key) -> Mapping[str, Tensor]:
-    """Check that the content of a foreign file maps names to tensors, if need be one level down."""
-    for name in _NESTED_UNDER:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-            break
+def _opened(
+    content: Mapping[str, object],
+    path: Path,
+    rename: Mapping[str, str],
+    key: Key,
+    unasked: Sequence[str],
+) -> FoundTensors:
+    """Find the containers of tensors in a foreign file, and open those that are meant."""
+    containers = dict(_containers(content))
+    usual = next((name for name in unasked if name in containers), None)
+    others = {name: one for name, one in containers.items() if name != usual}
+    asked = {n: one for n, one in others.items() if any(old.startswith(f"{n}.") for old in rename)}
+    if asked:
+        return FoundTensors(_flat(asked))
+    if usual is not None:
+        left = f", not from its {', '.join(map(repr, others))}"
+        remark = f", from its {usual!r}{left}" if others else ""
+        return FoundTensors(containers[usual], remark)
+    if containers:
+        return FoundTensors(_flat(containers), must_be_chosen=True)
+    nested = next((content[name] for name in _NESTED_UNDER if name in content), content)
+    return FoundTensors(_only_tensors(nested, path, key))
+
+
+def _containers(content: object, name: str = "") -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    """Yield the mappings inside a file that hold nothing but tensors by name."""
+    if not isinstance(content, Mapping) or name.count(".") > _MOST_NESTED:
+        return
+    for inner, value in content.items():
+        full = f"{name}.{inner}" if name else str(inner)
+        if _is_container(value):
+            yield full, value
+        else:
+            yield from _containers(value, full)
+
+
+def _is_container(value: object) -> bool:
+    """Tell whether a value is a module's state; that of an optimizer has numbers for names."""
+    return (
+        isinstance(value, Mapping)
+        and any(isinstance(tensor, Tensor) and tensor.ndim > 0 for tensor in value.values())
+        and all(isinstance(n, str) and isinstance(t, Tensor) for n, t in value.items())
+        and not _OF_OPTIMIZERS & value.keys()
+    )
+
+
+def _flat(containers: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {
+        f"{container}.{name}": tensor
+        for container, tensors in containers.items()
+        for name, tensor in tensors.items()
+    }
+
+
+def _only_tensors(content: object, path: Path, key: Key) -> Mapping[str, Tensor]:
+    """Check that the content of a foreign file maps names to tensors."""
     if not isinstance(content, Mapping):
         raise ModelError(
             f"{str(path)!r} holds a {type(content).__name__}, not tensors by name", key=key
@@ -154,30 +260,6 @@ def _tensors(content: object, path: Path, key: Key) -> Mapping[str, Tensor]:
     return content
 
 
-def _renamed(
-    tensors: Mapping[str, Tensor], rename: Mapping[str, str], key: Key
-) -> dict[str, Tensor]:
-    """Give every tensor its name in the module: the first beginning that fits is replaced."""
-    renamed: dict[str, Tensor] = {}
-    used: set[str] = set()
-    for name, tensor in tensors.items():
-        old = next((old for old in rename if name.startswith(old)), None)
-        new = name if old is None else rename[old] + name.removeprefix(old)
-        if old is not None:
-            used.add(old)
-        if new in renamed:
-            raise ModelError(f"two tensors of the file become {new!r}", key=key)
-        renamed[new] = tensor
-    for old in rename:
-        if old not in used:
-            raise ModelError(
-                f"no name of the file begins with {old!r}, or an entry before it takes them all",
-                hint=f"the file has {_first(tuple(tensors))}",
-                key=(*key, old),
-            )
-    return renamed
-
-
 def _really_missing(
     missing: Sequence[str], own: Mapping[str, Tensor], mismatched: Collection[str]
 ) -> tuple[str, ...]:
@@ -189,41 +271,55 @@ def _really_missing(
     )
 
 
-def _does_not_fit(
-    report: WeightsReport, own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], key: Key
+def misfit(
+    report: WeightsReport,
+    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
+    hint: str | None,
+    *,
+    key: Key,
 ) -> ModelError:
+    """Return the error that tells what of a file and a module does not fit.
+
+    Args:
+        report: What was compared.
+        shapes: Shape in the file and in the module of each mismatched tensor.
+        hint: The remedy.
+        key: The config value that asked for the file.
+    """
     faults = []
     for word in ("missing", "unexpected", "mismatched"):
         names: tuple[str, ...] = getattr(report, word)
         if names:
-            faults.append(f"{len(names)} {word} ({_first(names)})")
+            faults.append(f"{len(names)} {word} ({first_names(names, 1)})")
     if report.mismatched:
         name = report.mismatched[0]
-        faults.append(f"{name} is {tuple(tensors[name].shape)}, wants {tuple(own[name].shape)}")
-    hint = _rename_hint(own, tensors) if not report.loaded else None
+        faults.append(f"{name} is {shapes[name][0]}, wants {shapes[name][1]}")
     fits = "does not fit" if report.loaded else "has nothing that fits"
+    where = Path(report.path).name
+    return ModelError(f"{where!r} {fits}: {'; '.join(faults)}", hint=hint, key=key)
+
+
+def _not_chosen(path: Path, found: FoundTensors, own: Collection[str], key: Key) -> ModelError:
+    """Return the error over a file whose containers are for the user to choose from."""
+    containers = dict.fromkeys(name.partition(".")[0] for name in found.tensors)
+    listed = ", ".join(map(repr, containers))
+    entries = mending(own, found.tensors)
     return ModelError(
-        f"{Path(report.path).name!r} {fits}: {'; '.join(faults)}",
-        hint=hint or ("strict: false loads what fits" if report.loaded else None),
+        f"{path.name!r} holds its tensors under {listed}, which is not opened unasked",
+        hint=f"try {in_yaml(entries)}" if entries else None,
         key=key,
     )
 
 
-def _rename_hint(own: Collection[str], tensors: Collection[str]) -> str | None:
-    """Suggest a rename where the names differ only by one beginning."""
-    if not own or not tensors:
-        return None
-    theirs, ours = (next(iter(names)).partition(".")[0] + "." for names in (tensors, own))
-    if any(name.removeprefix(theirs) in own for name in tensors):
-        return f'try rename: {{"{theirs}": ""}}'
-    if any(ours + name in own for name in tensors):
-        return f'try rename: {{"": "{ours}"}}'
-    if any(ours + name.removeprefix(theirs) in own for name in tensors):
-        return f'try rename: {{"{theirs}": "{ours}"}}'
-    return None
-
-
-def _first(names: Sequence[str], count: int = 3) -> str:
-    """Join the first few names."""
-    more = ", ..." if len(names) > count else ""
-    return ", ".join(names[:count]) + more
+def _hint(
+    report: WeightsReport,
+    own: Collection[str],
+    theirs: Collection[str],
+    config: WeightsConfig,
+) -> str | None:
+    """Name the rename that makes more of a file fit, else how to load what fits already."""
+    entries = {} if config.rename else mending(own, theirs)
+    if not entries:
+        return "strict: false loads what fits" if report.loaded else None
+    rest = "" if fits_all(own, theirs, entries) else " and strict: false"
+    return f"try {in_yaml(entries)}{rest if config.strict else ''}"

@@ -17,6 +17,7 @@ from finetune.errors import (
     NonFiniteError,
     StoppedError,
     is_out_of_memory,
+    named,
 )
 from finetune.freezing.apply import take_on
 from finetune.freezing.plan import Phase, Plan
@@ -335,10 +336,16 @@ class Trainer:
 
     def _finish(self) -> None:
         """Take the best weights if they are wanted, evaluate the test samples, sum up."""
+        with self._timed("proof"):
+            # Before going back: the best weights may be older than what was trained last.
+            never_moved = self.prover.never_moved(self.progress)
+        if never_moved:
+            count = f"{len(never_moved)} trained tensors never moved"
+            self.reporter.message(f"{count} in the whole run: {named(never_moved)}")
         self._take_best()
         if self.splits.test is not None:
             self._evaluate_split("test", self.splits.test)
-        self._sum_up("done")
+        self._sum_up("done", never_moved)
 
     def _take_best(self) -> None:
         """Go back to the best weights, if one was found to be best."""
@@ -360,11 +367,17 @@ class Trainer:
             where=str(self.folder.path),
         )
 
-    def _sum_up(self, status: str) -> None:
+    def _sum_up(self, status: str, never_moved: Sequence[str] | None = None) -> None:
         statistics = self.prefixes.statistics
         self.checkpoints.worker.wait()  # nothing is said before the last checkpoint is on disk
         self.folder.write_summary(
-            summarise(self.progress, self.precision.device, statistics, status=status)
+            summarise(
+                self.progress,
+                self.precision.device,
+                statistics,
+                status=status,
+                never_moved=never_moved,
+            )
         )
 
     def _is_left_out(self) -> bool:

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
 from finetune.errors import FrozenWeightError
+from finetune.freezing.origins import Origins, Sources, moved_before
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.proof import (
     PhaseProof,
@@ -31,8 +33,14 @@ class Prover:
     model: nn.Module
     plan: Plan
     folder: RunFolder
+    sources: Sources
+    """Which tensors come from files of weights."""
+    as_built: Mapping[str, str]
+    """Fingerprints of what no phase trains and of buffers, taken as the run was built."""
     never_trained: Mapping[str, str]
-    """Fingerprints of what no phase trains, taken as the run was built."""
+    """Those of parameters alone, which are what the parameters hold at any time."""
+    trained_as_built: Mapping[str, str]
+    """Fingerprints of what ever trains, taken as the run was built."""
     copies: dict[str, Tensor] = field(default_factory=dict)
     """Frozen tensors as they were when the phase began, where they are not too large to keep."""
 
@@ -73,6 +81,22 @@ class Prover:
         if self.plan.verify != "end":
             progress.fingerprints = {}
 
+    def origins(self, progress: Progress) -> list[Origins]:
+        """Count, for each proof so far, where the values that it covers come from."""
+        return [self._origins(proof) for proof in progress.proofs]
+
+    def never_moved(self, progress: Progress) -> list[str]:
+        """Return what was trained in a phase so far and is bit by bit as it was built."""
+        had_steps = progress.step > progress.phase_began
+        trained = {
+            param.name
+            for param in self.plan.inventory
+            for phase in self.plan.phases[: progress.phase + had_steps]
+            if param.name not in phase.frozen
+        }
+        now = fingerprints(self.model, trained)
+        return sorted(name for name in trained if now[name] == self.trained_as_built[name])
+
     def names(self, progress: Progress) -> list[str]:
         """Return the tensors that stay frozen for as long as a proof spans."""
         if self.plan.verify == "off":
@@ -90,6 +114,16 @@ class Prover:
     def _record(self, progress: Progress, proof: PhaseProof) -> None:
         earlier = [old for old in progress.proofs if old["phase"] != proof.phase]
         progress.proofs = [*earlier, asdict(proof)]
-        self.folder.write_proof(progress.proofs)
+        counts = map(asdict, self.origins(progress))
+        self.folder.write_proof(
+            [proof | count for proof, count in zip(progress.proofs, counts, strict=True)]
+        )
         if proof.changed:
             raise FrozenWeightError(in_words(proof))
+
+    def _origins(self, proof: Mapping[str, Any]) -> Origins:
+        numbers = {phase.name: number for number, phase in enumerate(self.plan.phases)}
+        number = 0 if self.plan.verify == "end" else numbers.get(proof["phase"], 0)
+        before = {name: digest for name, (digest, _) in proof["digests"].items()}
+        moved = moved_before(before, number, self.plan, self.as_built)
+        return self.sources.count(before, moved)

@@ -18,7 +18,9 @@ from finetune.data.tokens import TokenStore
 from finetune.errors import DataError, Faults, FinetuneError
 from finetune.freezing.apply import refuse_inexact
 from finetune.freezing.methods import written_out
+from finetune.freezing.origins import Sources, lines_on_weights
 from finetune.freezing.plan import Plan, make_plan
+from finetune.freezing.proof import fingerprints
 from finetune.freezing.report import plan_as_data
 from finetune.freezing.rows import RowSlices
 from finetune.importing import code_of
@@ -169,8 +171,11 @@ def build_trainer(
         parts = build_parts(config)
         notes += compare_data(folder, parts.data.identity, accepts_changes=data_changed)
         trainer = _wire(config, parts, folder, tracker)
-        found = [place.note for place in config.places if place.note is not None]
-        for note in (*notes, *found, *(f"data: {note}" for note in parts.data.notes)):
+        on_weights = lines_on_weights(parts.model.weights_reports, parts.plan)
+        told = {"data": parts.data.notes, "weights": on_weights}
+        notes += [place.note for place in config.places if place.note is not None]
+        notes += [f"{about}: {note}" for about, some in told.items() for note in some]
+        for note in notes:
             trainer.reporter.message(note)
         if not fresh or folder.origin is not None:
             take_up(trainer)
@@ -250,7 +255,15 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
     parameters = dict(parts.model.named_parameters()) | rows.slices
     folder = replace(folder, documents=_documents(config, parts, folder))
     precision = Precision(settings.precision, device)
-    prover = Prover(parts.model, plan, folder, base.never_trained)
+    prover = Prover(
+        parts.model,
+        plan,
+        folder,
+        sources=Sources.of(parts.model, parts.model.weights_reports),
+        as_built=base.digests,
+        never_trained=base.never_trained,
+        trained_as_built=fingerprints(parts.model, plan.ever_trained),
+    )
     compatibility = Compatibility(
         parts.model,
         base,

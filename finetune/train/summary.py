@@ -3,6 +3,7 @@
 import platform
 import resource
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -13,7 +14,12 @@ from finetune.train.progress import Progress
 
 
 def summarise(
-    progress: Progress, device: torch.device, prefix: Statistics, *, status: str
+    progress: Progress,
+    device: torch.device,
+    prefix: Statistics,
+    *,
+    status: str,
+    never_moved: Sequence[str] | None,
 ) -> dict[str, Any]:
     """Return the summary of a run as plain data.
 
@@ -22,6 +28,7 @@ def summarise(
         device: Where it ran.
         prefix: What stores of frozen prefixes have done.
         status: `done` or why it ended before.
+        never_moved: Trained tensors that are as they were built; None where the run is not over.
     """
     return {
         "status": status,
@@ -30,6 +37,7 @@ def summarise(
         "metrics": progress.metrics,
         "best": {"value": progress.best, "step": progress.best_step},
         "proof_intact": all(proof["intact"] for proof in progress.proofs),
+        "never_moved": None if never_moved is None else list(never_moved),
         "seconds": {name: round(spent, 3) for name, spent in progress.seconds.items()},
         "prefix": prefix.as_data(),
         "peak_memory_gib": round(peak_memory_gib(device), 3),
