@@ -24,7 +24,7 @@ from finetune.config.freeze import (
 from finetune.config.loader import dump_config
 from finetune.config.run import RunConfig
 from finetune.freezing.lints import Lint, find_lints
-from finetune.freezing.origins import lints_of_weights
+from finetune.freezing.origins import frozen_by_chance, lines_on_weights
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.report import PlanRow, changed_rows, joined_rows, plan_as_data, plan_rows
 from finetune.outfile import write_new
@@ -56,7 +56,7 @@ def preview(config: RunConfig) -> Preview:
         costs = predict_costs(parts, config)
     lints = find_lints(config.freeze, parts.plan)
     lints += lone_samples(parts.plan, config.train, len(parts.data.train))
-    lints += tuple(lints_of_weights(parts.model.weights_reports, parts.plan))
+    lints += frozen_by_chance(parts.model.weights_reports, parts.plan)
     return Preview(config, parts, costs, lints)
 
 
@@ -70,6 +70,7 @@ def preview_as_data(preview: Preview) -> dict[str, Any]:
             # seconds differ from one call to the next; a plan is the same every time
             phase["costs"]["storing"].pop("pays")
     return document | {
+        "weights": lines_on_weights(preview.parts.model.weights_reports),
         "total_steps": preview.parts.total_steps,
         "weight_decay": weight_decay_of(preview.config.optimizer),
         "full_training": {"costs": asdict(costs.full)},
@@ -92,11 +93,7 @@ def plan_table(preview: Preview, file: TextIO, *, full: bool) -> None:
         lines.append(("classes", f"{len(facts.classes)}: {shown}"))
     found = [place.note for place in preview.config.places if place.note is not None]
     lines += [("note", note) for note in (*found, *facts.notes)]
-    lines += [
-        ("weights", f"{report.module}: {report}".removeprefix(": "))
-        for report in parts.model.weights_reports
-        if report.complete and not report.unread
-    ]
+    lines += [("weights", line) for line in lines_on_weights(parts.model.weights_reports)]
     ties = [param for param in parts.plan.inventory if param.aliases]
     lines += [("tied", f"{tie.name} is also {', '.join(tie.aliases)}") for tie in ties]
     lines.append(("run", _run(preview)))

@@ -1,6 +1,6 @@
 """Where frozen values come from: a file of weights, earlier training, or chance."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
 from torch import Tensor, nn
@@ -112,45 +112,33 @@ def moved_before(
     )
 
 
-def lints_of_weights(reports: Sequence[WeightsReport], plan: Plan) -> tuple[Lint, ...]:
-    """Return notes on weights of which something found no place, or which left something random.
+def lines_on_weights(reports: Sequence[WeightsReport]) -> list[str]:
+    """Return a line for each file of weights: what was loaded, and what found no place."""
+    return [f"{report.module}: {report}" if report.module else str(report) for report in reports]
+
+
+def frozen_by_chance(reports: Sequence[WeightsReport], plan: Plan) -> tuple[Lint, ...]:
+    """Return a note for each file that left something random which the first phase freezes.
+
+    A network of which weights were asked for is not meant to be random where it is frozen.
 
     Args:
         reports: What was loaded into the network.
         plan: The phases over it.
     """
-    found = [
-        Lint(report.key, _told(report), "all else is loaded as it stands in the file")
-        for report in reports
-        if report.unread or report.remark or not report.complete
-    ]
-    return (*found, *_frozen_by_chance(reports, plan))
-
-
-def lines_on_weights(reports: Sequence[WeightsReport], plan: Plan) -> list[str]:
-    """Return a line for each file of weights, and one for what is frozen as chance made it."""
-    told = [_told(report) for report in reports]
-    return [*told, *(lint.message for lint in _frozen_by_chance(reports, plan))]
-
-
-def _told(report: WeightsReport) -> str:
-    return f"{report.module}: {report}" if report.module else str(report)
-
-
-def _frozen_by_chance(reports: Sequence[WeightsReport], plan: Plan) -> Iterator[Lint]:
-    """A network of which weights were asked for is not meant to be random where it is frozen."""
     filled = {name for report in reports for name in report.full_names(report.loaded)}
     parameters = {rows_of(param.name)[0]: param.name for param in plan.inventory}
+    first, found = plan.phases[0], list[Lint]()
     for report in reports:
         names = [
             name
             for name in report.full_names(report.not_loaded)
-            if name not in filled and parameters.get(name) in plan.phases[0].frozen
+            if name not in filled and parameters.get(name) in first.frozen
         ]
         if names:
-            yield Lint(
-                report.key,
-                f"phase {plan.phases[0].name!r} freezes {len(names)} tensors as they were "
-                f"initialised, though weights were asked for: {named(names)}",
-                "train them, or name weights that hold them",
+            message = (
+                f"phase {first.name!r} freezes {len(names)} tensors as they were initialised, "
+                f"though weights were asked for: {named(names)}"
             )
+            found.append(Lint(report.key, message, "train them, or name weights that hold them"))
+    return tuple(found)

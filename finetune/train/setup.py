@@ -18,7 +18,7 @@ from finetune.data.tokens import TokenStore
 from finetune.errors import DataError, Faults, FinetuneError
 from finetune.freezing.apply import refuse_inexact
 from finetune.freezing.methods import written_out
-from finetune.freezing.origins import Sources, lines_on_weights
+from finetune.freezing.origins import Sources, frozen_by_chance, lines_on_weights
 from finetune.freezing.plan import Plan, make_plan
 from finetune.freezing.proof import fingerprints
 from finetune.freezing.report import plan_as_data
@@ -171,7 +171,9 @@ def build_trainer(
         parts = build_parts(config)
         notes += compare_data(folder, parts.data.identity, accepts_changes=data_changed)
         trainer = _wire(config, parts, folder, tracker)
-        on_weights = lines_on_weights(parts.model.weights_reports, parts.plan)
+        reports = parts.model.weights_reports
+        on_weights = lines_on_weights(reports)
+        on_weights += [lint.message for lint in frozen_by_chance(reports, parts.plan)]
         told = {"data": parts.data.notes, "weights": on_weights}
         notes += [place.note for place in config.places if place.note is not None]
         notes += [f"{about}: {note}" for about, some in told.items() for note in some]

@@ -1,5 +1,6 @@
 """What was asked to be loaded is loaded, or told: wrappers, containers, halves, other shapes."""
 
+import io
 import json
 
 import pytest
@@ -18,6 +19,8 @@ from transformers import (
     ViTModel,
 )
 
+from finetune.cli.plans import plan_table, preview, preview_as_data
+from finetune.cli.tables import outcome
 from finetune.config.model import ModelConfig
 from finetune.config.run import Provenance, RunConfig
 from finetune.errors import FinetuneError, ModelError
@@ -321,7 +324,7 @@ class Told:
         return lambda *args, **more: None
 
 
-def run_of(tmp_path, *, layers, **changes):
+def config_of(*, layers, **changes):
     plain = {
         "model": {"layers": layers},
         "data": {"source": {"type": "random", "samples": 24, "features": 5, "targets": 3}},
@@ -330,9 +333,12 @@ def run_of(tmp_path, *, layers, **changes):
         "train": {"steps": 2, "batch_size": 8},
         "prefix": "off",
     }
-    config = RunConfig.model_validate(plain | changes).with_provenance(Provenance(), {})
+    return RunConfig.model_validate(plain | changes).with_provenance(Provenance(), {})
+
+
+def run_of(tmp_path, **config):
     told = Told()
-    return build_trainer(config, tmp_path / "run", tracker=told), told
+    return build_trainer(config_of(**config), tmp_path / "run", tracker=told), told
 
 
 def layers_with(path):
@@ -407,6 +413,22 @@ def test_a_run_in_which_all_moved_names_nothing(tmp_path, half):
     trainer.fit()
     assert not any("never moved" in line for line in told.lines)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["never_moved"] == []
+
+
+def test_the_plan_tells_of_weights_and_lints_what_is_frozen_as_initialised(tmp_path, half):
+    seen, shown = preview(config_of(layers=layers_with(half), freeze=["body"])), io.StringIO()
+    plan_table(seen, shown, full=False)
+    assert "weights  body: 2 tensors loaded from half.safetensors; 2 missing: " in shown.getvalue()
+    assert "phase 'all' freezes 2 tensors as they were initialised" in shown.getvalue()
+    document = preview_as_data(seen)
+    assert len(document["weights"]) == len(document["lints"]) == 1
+
+
+def test_the_last_lines_tell_what_the_proof_is_a_proof_of(tmp_path, half):
+    trainer, _ = run_of(tmp_path, layers=layers_with(half), freeze=["body"])
+    progress, shown = trainer.fit(), io.StringIO()
+    outcome(progress, trainer.prover.origins(progress), tmp_path, shown)
+    assert "of the frozen tensors: 2 loaded from weights, 2 as initialised" in shown.getvalue()
 
 
 # The first cause first, and without the insides of a library
