@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, assert_never
 
+from pydantic import ValidationError
+
 from finetune.config.freeze import (
     AfterEpochs,
     AtFraction,
@@ -38,11 +40,22 @@ def written_out(
     """Return the phases that `freeze` stands for: as they are, or as its method makes them.
 
     Raises:
-        SelectorError: the method does not fit the model.
+        SelectorError: the method does not fit the model, or makes rates or spans that no phase
+            can have.
     """
     if freeze is None or isinstance(freeze, FreezeConfig):
         return freeze
-    phases = _phases(freeze, optimizer, inventory)
+    try:
+        phases = _phases(freeze, optimizer, inventory)
+    except (ValidationError, ArithmeticError) as error:
+        reason = "a number overflows"
+        if isinstance(error, ValidationError):
+            reason = error.errors()[0]["msg"]
+        raise SelectorError(
+            f"{freeze.method} makes phases that cannot be, of optimizer.lr {optimizer.lr:g} and "
+            f"its own numbers: {reason}",
+            key=_KEY,
+        ) from error
     if freeze.keep_frozen:
         phases = tuple(_without(freeze.keep_frozen, phases, inventory))
     return FreezeConfig(phases=phases, verify=freeze.verify, modules=freeze.modules)

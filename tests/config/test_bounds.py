@@ -224,6 +224,33 @@ def test_a_number_without_sense_is_told_with_its_key(tmp_path, override, message
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "freeze",
+    [
+        "{method: lp_ft, probe: {epochs: 1}}",
+        "{method: chain_thaw}",
+        "{method: ulmfit, rate_decay: 1e6}",
+        "{method: freezeout, first: 5e-324}",
+        "{method: freezeout, first: 1e-30, spacing: linear}",
+    ],
+)
+@pytest.mark.parametrize("rate", ["1e-30", "1e38"])
+def test_rates_that_a_method_makes_stay_within_bounds_or_are_told(tmp_path, freeze, rate):
+    layers = ", ".join(f"{{type: Linear, out_features: {n}}}" for n in [*range(2, 70), 10])
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"model: {{layers: [{layers}]}}\n"
+        "data: {source: {type: random, samples: 8}, split: {validation: 0.5}}\n"
+        "task: {type: regression}\n"
+        f"optimizer: {{type: SGD, lr: {rate}}}\n"
+        "train: {epochs: 99, batch_size: 4}\n"
+        f"freeze: {freeze}\n"
+    )
+    with suppress(FinetuneError):
+        build_trainer(load_config(path), tmp_path / "run")
+
+
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
 def test_no_optimizer_overflows_with_a_traceback_at_the_bounds_of_its_arguments(name, tmp_path):
     whole = CONFIGS[[path.stem for path in CONFIGS].index("linear")]
