@@ -12,7 +12,7 @@ from types import FrameType
 STOP_SIGNALS = {
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
 }
-"""What asks a command to end; a terminal or a cluster sends it to every process of the command."""
+"""Signals that ask a command to end; a terminal or cluster sends them to all its processes."""
 
 INTERRUPTED = 130
 """Exit code of a command that was asked to end and leaves nothing to go on with."""

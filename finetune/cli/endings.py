@@ -1,4 +1,4 @@
-"""What ends a command, as a line and an exit code: the one place where they are decided."""
+"""Turn whatever ends a command into a line and an exit code, in one place."""
 
 import errno
 import re
@@ -13,7 +13,7 @@ from finetune.streams import ReaderGone
 from finetune.visible import tell, tell_error
 
 _READER_GONE = 141
-"""What a shell shows of a command that SIGPIPE has ended."""
+"""Exit code that a shell shows for a command ended by SIGPIPE."""
 
 
 @contextmanager

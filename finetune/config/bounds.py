@@ -23,9 +23,9 @@ Positive = Annotated[float, Field(ge=1e-30, le=1e30)]
 NotNegative = Annotated[float, Field(ge=0, le=1e30)]
 """The same, or zero."""
 Divisor = Annotated[float, Field(ge=1e-6, le=1e12)]
-"""What a rate is divided by."""
+"""Divisor of a learning rate."""
 Ratio = Annotated[float, Field(ge=1, le=1e6)]
-"""How many times smaller a rate is than another."""
+"""Factor between two learning rates: the larger over the smaller."""
 Gigabytes = Annotated[float, Field(gt=0, le=1e9)]
 """An amount of memory or disk. 1e9 GiB are less than 2^63 bytes."""
 Seconds = Annotated[float, Field(ge=0.01, le=1e7)]

@@ -1,4 +1,4 @@
-"""Where a key belongs that stands in the wrong place, or has its name from another tool.
+"""Hints for unknown keys: the right place of a misplaced key, our word for another tool's.
 
 The keys are read off the schema; only the words of other tools are a table.
 """

@@ -1,4 +1,4 @@
-"""Where the files and folders that a config names are looked for.
+"""Search for the files and folders that a config names.
 
 A relative path begins in the folder of the file that it is written in, as `extends` does; if
 nothing is there, in the current folder. The key `folder` replaces the former: the config that a

@@ -35,7 +35,7 @@ _FAULTS = (
     OSError, ValueError, EOFError, TypeError, OverflowError, MemoryError, LookupError,
     RuntimeError, SyntaxError, TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-"""What numpy and `zipfile` raise over files that are not what they should be."""
+"""Exceptions that numpy and `zipfile` raise for damaged or hostile files."""
 
 
 def read_arrays(path: Path, source: ArraysSource, key: Key) -> dict[str, Column]:

@@ -1,4 +1,4 @@
-"""What files and values hold, by hash: a file is read again only where it may have changed.
+"""Content hashes of files and values; a file is read again only if it may have changed.
 
 Letters: N files or items of a column.
 """
@@ -29,7 +29,7 @@ _LEAST_BYTES = 32 << 20
 _OPENING_BYTES = 16 << 10
 """To open a file takes as long as to read this much."""
 _LEAST_CHECKED, _SHARE_CHECKED = 8, 0.01
-"""How many of the known files are read all the same, at every opening: at random."""
+"""Share of the known files that are drawn at random and read again at every opening."""
 _RACY_NS = 2 * 10**9
 """A change so soon after the last one may leave the times as they are: clocks of files tick."""
 _TICK_NS = 10**7

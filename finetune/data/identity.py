@@ -1,4 +1,4 @@
-"""What the data of a run is: a hash of every row, its columns, classes and parts; what differs.
+"""Fingerprint of a run's data: hashes of rows and columns, classes, parts; and its differences.
 
 Letters: N samples.
 """

@@ -38,7 +38,7 @@ _FAULTS = (
     OSError, ValueError, SyntaxError, StructError, EOFError, LookupError, TypeError, OverflowError,
     MemoryError, RuntimeError, AttributeError, ZlibError,
 )  # fmt: skip
-"""What Pillow raises over files that are not what they should be."""
+"""Exceptions that Pillow raises for damaged or hostile files."""
 _GREY_MODES = {"1", "L", "LA", "I;16", "I", "F"}
 
 

@@ -91,7 +91,7 @@ class PreparedData:
     facts: DataFacts
     identity: DataIdentity
     notes: tuple[str, ...] = ()
-    """What happened to stored tokens and hashes of files, a line each."""
+    """Notes on stored tokens and hashes of files, a line each."""
 
     @property
     def specs(self) -> dict[str, TensorSpec]:

@@ -261,7 +261,7 @@ class _Rows(Sequence[Any]):
     dataset: Any
     name: str
     folder: Path
-    """What names of images are relative to."""
+    """Folder that relative names of images start from."""
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -39,7 +39,7 @@ NOT_A_NUMBER = (
     "words for categories: write a column of 0 and 1 for each word into the file, or leave the "
     "column out of data.inputs; other text: {type: tokenize}"
 )
-"""What to do with a column of text where the network takes numbers."""
+"""Hint for a column of text where the network takes numbers."""
 
 
 class Step(Protocol):

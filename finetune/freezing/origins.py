@@ -1,4 +1,4 @@
-"""Where frozen values come from: a file of weights, earlier training, or chance."""
+"""Origin of frozen values: a file of weights, earlier training, or random initialisation."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass

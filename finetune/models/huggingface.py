@@ -25,10 +25,10 @@ _FAULTS_OF_FILES = (
     OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError,
     UnpicklingError, SafetensorError,
 )  # fmt: skip
-"""What `transformers` raises over files that are not what they should be."""
+"""Exceptions that `transformers` raises for damaged or hostile files."""
 
 _FILES_OF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""Where `transformers` looks for weights, in its order; `.index.json` behind either names parts."""
+"""Files of weights that `transformers` tries, in order; `.index.json` after either lists parts."""
 
 
 def build_transformers(

@@ -1,4 +1,4 @@
-"""What torch raises in a forward pass because of shapes or values → one line about layer and data.
+"""Turn torch's errors about shapes and values in a forward pass into one line on layer and data.
 
 Nothing here runs before an exception has come.
 """
@@ -23,7 +23,7 @@ _ABOUT_DATA = re.compile(
 )
 """Words by which torch speaks of shapes, types and values of tensors."""
 _OF_PYTHON = ("list ", "tuple ", "string ", "range ", "pop ")
-"""How Python itself begins to say that an index is out of range: a bug, no misfit."""
+"""Beginnings of Python's own index errors: these are bugs, not misfits."""
 _LIBRARIES = ("torch", "transformers", "timm", "torchvision")
 """Packages whose own checks (`raise ValueError`) are about what came in."""
 

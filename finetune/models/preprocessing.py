@@ -21,7 +21,7 @@ from finetune.reading import read_json_object
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _ELSEWHERE = ("hf-hub:", "local-dir:")
-"""How names begin of networks that timm has not in its tables."""
+"""Prefixes of names of networks that timm loads from elsewhere than its own tables."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")
 
 

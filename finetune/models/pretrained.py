@@ -29,7 +29,7 @@ _FAULTS_OF_BUILDERS = (
     OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, AssertionError,
     MemoryError, ArithmeticError,
 )  # fmt: skip
-"""What `timm` and `torchvision` raise over arguments that make no network."""
+"""Exceptions that `timm` and `torchvision` raise for arguments that make no network."""
 
 _OFFLINE = "pretrained: false starts from random weights, and weights: {path: ...} takes a file"
 _MISSING = re.compile(r"Missing keys \((.*?)\)")

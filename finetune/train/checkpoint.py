@@ -27,7 +27,7 @@ from finetune.train.progress import Progress
 SEPARATOR = "//"
 """Stands between a parameter's name and the name of its state: names have no slash."""
 _UNREADABLE = (SafetensorError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
-"""What safetensors and torch raise over headers of odd types, shapes and places."""
+"""Exceptions that safetensors and torch raise for headers of odd types, shapes and offsets."""
 
 
 @dataclass(frozen=True, slots=True)

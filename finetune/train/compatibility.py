@@ -1,4 +1,4 @@
-"""Whether a whole checkpoint fits the run that would go on from it: judged before it is loaded.
+"""Check that a whole checkpoint fits the run, before it is loaded.
 
 A checkpoint may come from a stranger who made its digests fit. So each name, shape, type and
 number in it is compared with plan, network and optimizer. Nothing is changed by that.

@@ -1,4 +1,4 @@
-"""Whether the numbers of a progress can be true together. No plan, no network and no torch."""
+"""Check that the numbers of a progress agree with each other, without plan, network or torch."""
 
 import math
 from collections.abc import Iterator, Mapping

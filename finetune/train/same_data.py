@@ -1,4 +1,4 @@
-"""Whether a run goes on with the data that it began with; what differs is refused or accepted."""
+"""Compare the data of a resumed run with that of its start; refuse or accept the differences."""
 
 from typing import Any
 
