@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from finetune.disk import reason_of
 from finetune.errors import FinetuneError
 from finetune.visible import tell
 
@@ -66,7 +67,7 @@ def _told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = reason_of(error)
         raise FinetuneError(f"cannot be written: {reason}", where=str(path)) from error
 
 

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from finetune.disk import open_to_read
+from finetune.disk import open_to_read, reason_of
 from finetune.errors import FinetuneError
 
 MAX_JSON_BYTES = 64 * 2**20
@@ -140,7 +140,7 @@ def check_safetensors(path: Path) -> None:
             length = int.from_bytes(file.read(8), "little")
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = reason_of(error)
         raise FinetuneError(f"cannot be read: {reason.lower()}", where=where) from error
     if length > MAX_HEADER_BYTES:
         limit = f"at most {MAX_HEADER_BYTES >> 20} MiB are read"

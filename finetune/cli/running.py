@@ -160,7 +160,7 @@ def _refuse_used_port(port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise FinetuneError(
-                f"cannot listen on port {port}: {(error.strerror or str(error)).lower()}",
+                f"cannot listen on port {port}: {disk.reason_of(error).lower()}",
                 where="--port",
                 hint="name another one; --port 0 takes any that is free",
             ) from error

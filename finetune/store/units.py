@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from finetune.disk import descriptor_to_change
+from finetune.disk import descriptor_to_change, reason_of
 from finetune.store.layout import Block, Rows, StoreError, StoreFullError, Unit
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -212,4 +212,4 @@ def os_errors_named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         kind = StoreFullError if error.errno in _FULL else StoreError
-        raise kind(error.strerror or str(error), where=str(path)) from error
+        raise kind(reason_of(error), where=str(path)) from error

@@ -109,7 +109,7 @@ class TensorBoard(Tracker):
                 _quieten(self._writer)
             yield self._writer
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason = disk.reason_of(error)
             raise FinetuneError(f"cannot write: {reason}", where=str(self._folder)) from error
 
 

@@ -215,10 +215,8 @@ class RunFolder:
 
     def _has_documents(self) -> bool:
         try:
-            plan, data = (
-                read_own_json(self.path / "plan.json"),
-                read_own_json(self.path / "data.json"),
-            )
+            plan = read_own_json(self.path / "plan.json")
+            data = read_own_json(self.path / "data.json")
         except (OSError, ValueError):
             return False
         is_plan = isinstance(plan, dict) and plan.keys() >= {"ever_trained", "phases"}
@@ -304,20 +302,30 @@ def _naming(run: Path) -> str:
     return json.dumps({"run": str(run.resolve())}) + "\n"
 
 
-def saved_folder(path: Path) -> RunFolder:
-    """Return the folder of a run that was trained, to read it.
+def saved_config(path: Path) -> Path:
+    """Return the config file of a run that was trained, where the run may be read.
 
     Raises:
         CheckpointError: it holds no run, or a name of ours in it is a link, a pipe or a device.
     """
-    folder = RunFolder(path)
-    folder.refuse_links()
-    if not disk.is_file(path / "config.yaml"):
+    RunFolder(path).refuse_links()
+    config = path / "config.yaml"
+    if not disk.is_file(config):
         raise CheckpointError("no run here: there is no config.yaml", where=str(path))
+    return config
+
+
+def saved_folder(path: Path) -> RunFolder:
+    """Return the folder of a run that was trained, with the place of its checkpoints.
+
+    Raises:
+        CheckpointError: as `saved_config`.
+    """
+    config = saved_config(path)
     try:
-        return RunFolder.of(path, load_saved(path / "config.yaml"))
+        return RunFolder.of(path, load_saved(config))
     except ConfigError:
-        return folder  # whoever needs the config tells what is wrong with it
+        return RunFolder(path)  # whoever needs the config tells what is wrong with it
 
 
 def _entries(folder: Path) -> list[Path]:

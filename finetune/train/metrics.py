@@ -174,12 +174,7 @@ class Measure:
             self.metric.update(fed, target)
             self._condition.add(target)
         except (ValueError, RuntimeError, IndexError) as error:
-            raise ModelError(
-                f"metric {self.name!r} cannot take {describe(fed)} with targets "
-                f"{describe(target)}: {first_line(error)}",
-                hint="the last layer must give what the task learns",
-                key=("model", "layers"),
-            ) from error
+            raise misfit(f"metric {self.name!r}", fed, target, error) from error
 
     def compute(self, *, is_finite: bool) -> tuple[float | None, str | None]:
         """Return the figure, or None and the reason why it is not defined.
@@ -300,6 +295,16 @@ def build_measures(
         better = better or declared_direction(metric)
         made.append(Measure(name, metric.to(device), better=better, names=names, feed=feed))
     return tuple(made)
+
+
+def misfit(name: str, outputs: Any, target: Any, error: Exception) -> ModelError:
+    """Return the error of a loss or metric that cannot take what the network gives."""
+    return ModelError(
+        f"{name} cannot take {describe(outputs)} with targets {describe(target)}: "
+        f"{first_line(error)}",
+        hint="the last layer must give what the task learns",
+        key=("model", "layers"),
+    )
 
 
 def refuse_no_metric(name: str, metric: object, key: Key) -> None:

@@ -69,8 +69,10 @@ def compare_with_saved(folder: RunFolder, config: RunConfig) -> list[str]:
         return _changes(folder.origin.path, config)
     if not disk.is_file(folder.path / "config.yaml"):
         return []
+    if has_run:
+        return _changes(folder.path, config)
     _refuse_left_checkpoints(folder)
-    return _changes(folder.path, config) if has_run else []
+    return []
 
 
 def _refuse_left_checkpoints(folder: RunFolder) -> None:
@@ -81,8 +83,7 @@ def _refuse_left_checkpoints(folder: RunFolder) -> None:
     """
     before = saved_folder(folder.path).checkpoints
     is_moved = os.path.realpath(before) != os.path.realpath(folder.checkpoints)
-    has_left = is_moved and bool(Checkpoints(before, keep_last=1).all())
-    if has_left and not Checkpoints(folder.checkpoints, keep_last=1).all():
+    if is_moved and Checkpoints(before, keep_last=1).all():
         raise CheckpointError(
             f"its checkpoints lie in {before}, and train.checkpoint.path names another place",
             where=str(folder.path),

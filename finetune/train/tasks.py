@@ -29,13 +29,14 @@ from finetune.config.task import (
 from finetune.data.loader import Batch
 from finetune.errors import FinetuneError, Key, ModelError
 from finetune.importing import call_trusted
-from finetune.models.shapes import describe, first_line
+from finetune.models.shapes import describe
 from finetune.train.metrics import (
     Directions,
     Feed,
     Measure,
     build_measures,
     declared_direction,
+    misfit,
     refuse_no_metric,
 )
 
@@ -61,12 +62,7 @@ class WeightedLoss:
         try:
             losses = self.function(outputs, batch)
         except (RuntimeError, IndexError, ValueError) as error:
-            raise ModelError(
-                f"loss {self.name!r} cannot take {describe(outputs)} with targets "
-                f"{describe(batch.target)}: {first_line(error)}",
-                hint="the last layer must give what the task learns",
-                key=("model", "layers"),
-            ) from error
+            raise misfit(f"loss {self.name!r}", outputs, batch.target, error) from error
         if not isinstance(losses, Tensor) or losses.shape != (len(batch),):
             raise ModelError(
                 f"loss {self.name!r} gives {describe(losses)}, needs one number per sample "
@@ -326,7 +322,7 @@ def _read_labels(classes: Sequence[str], threshold: float, outputs: Tensor) -> l
     outputs = outputs.reshape(len(outputs), -1)
     rows = outputs.float().sigmoid().tolist()
     read = []
-    for row, values in zip(rows, outputs.reshape(len(outputs), -1).tolist(), strict=True):
+    for row, values in zip(rows, outputs.tolist(), strict=True):
         by_class = dict(zip(classes, row, strict=True))
         given = tuple(name for name, share in by_class.items() if share >= threshold)
         read.append(Prediction(given, None, by_class, tuple(values)))

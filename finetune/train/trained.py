@@ -17,7 +17,7 @@ from finetune.train.checkpoint import load_weights_delta
 from finetune.train.delta import Base
 from finetune.train.evaluation import evaluate
 from finetune.train.facts import read_facts
-from finetune.train.folder import RunFolder, saved_folder
+from finetune.train.folder import RunFolder, saved_config
 from finetune.train.kept import Checkpoints
 from finetune.train.precision import Precision
 from finetune.train.setup import (
@@ -58,8 +58,8 @@ def load_run(
         CheckpointError: the folder holds no usable run.
         TrustError: its config imports code that `trust` does not name.
     """
-    path = saved_folder(Path(run_dir)).path
-    config = load_config(path / "config.yaml", overrides=overrides, trust=trust, is_run=True)
+    path = Path(run_dir)
+    config = load_config(saved_config(path), overrides=overrides, trust=trust, is_run=True)
     folder = RunFolder.of(path, config)
     with located(config):
         facts, specs = read_facts(folder.read_json("data.json"), folder.path / "data.json")
