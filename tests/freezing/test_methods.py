@@ -84,7 +84,7 @@ def rate_table(*groups):
         ("top_k", {"blocks": 5}, [ALL]),
         ("freezeout", {}, [ALL, ALL - EMBED, B1 | B2 | B3 | HEAD, B2 | B3 | HEAD, B3 | HEAD, HEAD]),
     ],
-    ids=str,
+    ids=lambda value: None if isinstance(value, list) else str(value),
 )
 def test_each_phase_trains(method, more, trained):
     assert phases_of(method, **more)[1] == trained

@@ -145,7 +145,6 @@ def rewrite_column(folder, **changes):
         (lambda folder: (folder / "rows-2").unlink(), "rows-2 is missing"),
         (lambda folder: (folder / "seals").unlink(), "seals is missing"),
     ],
-    ids=str,
 )
 def test_a_store_that_is_not_ours_is_made_anew_and_says_why(open_store, known, filled, spoil, says):
     spoil(filled)
