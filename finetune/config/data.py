@@ -15,6 +15,7 @@ from pydantic import (
 from finetune.config.base import PLACE, PUBLIC, Node, OpenNode, refuse
 from finetune.config.bounds import MAX_DIGITS, Count, Seed
 from finetune.config.catalogue import TRANSFORMS, Complaint, check_arguments
+from finetune.config.image_keys import ImageKeys
 
 
 class _FileSource(Node):
@@ -29,7 +30,7 @@ class NamingSource(_FileSource):
     """Folder that the files it names or links to may not leave, symbolic links followed; that of the data itself if left out. Paths in a table are relative to the table in any case."""
 
 
-class CsvSource(NamingSource):
+class CsvSource(NamingSource, ImageKeys):
     """Rows of a comma-separated file whose first line names the columns."""
 
     type: Literal["csv"]
@@ -40,14 +41,14 @@ class CsvSource(NamingSource):
     """Character encoding of the file."""
 
 
-class JsonlSource(NamingSource):
+class JsonlSource(NamingSource, ImageKeys):
     """One JSON object a line."""
 
     type: Literal["jsonl"]
     """Discriminator."""
 
 
-class ParquetSource(NamingSource):
+class ParquetSource(NamingSource, ImageKeys):
     """A Parquet file."""
 
     type: Literal["parquet"]
@@ -65,13 +66,31 @@ class TextFolderSource(NamingSource):
     """What to do with bytes that the encoding does not know: an error, a mark, or nothing."""
 
 
-class ImageFolderSource(NamingSource):
+_CHANNELS_OF = {"RGB": "rgb", "L": "grey"}
+
+
+class ImageFolderSource(NamingSource, ImageKeys):
     """A folder of images in one subfolder per class: columns `image` and `label`."""
 
     type: Literal["imagefolder"]
     """Discriminator."""
-    mode: Literal["RGB", "L"] = "RGB"
-    """Colour mode that every image is brought to."""
+    mode: Literal["RGB", "L"] | None = None
+    """Colour mode that every image is brought to, `RGB` if left out. The same as `channels: rgb` and `channels: grey`."""
+
+    @property
+    def colour_mode(self) -> Literal["RGB", "L"]:
+        """The colour mode that every image is brought to."""
+        return self.mode or ("L" if self.channels == "grey" else "RGB")
+
+    @model_validator(mode="after")
+    def _one_colour_mode(self) -> Self:
+        if self.channels not in (None, "grey", "rgb"):
+            raise ValueError(f"'channels: {self.channels}' is for arrays; images are grey or rgb")
+        if self.mode is not None and self.channels not in (None, _CHANNELS_OF[self.mode]):
+            raise ValueError(
+                f"'mode: {self.mode}' and 'channels: {self.channels}' contradict each other"
+            )
+        return self
 
 
 _NUMBER = rf"-?\d{{1,{MAX_DIGITS}}}"
@@ -104,6 +123,8 @@ class ArraysSource(_FileSource):
     """Discriminator."""
     columns: dict[str, ArrayColumn] | None = None
     """The columns by name. Every array of an `.npz` under its own name if left out."""
+    channels: Literal["first", "last"] | None = None
+    """Where images have their channels: `(C, H, W)` or `(H, W, C)`. If left out, `last` where the shape makes that plain."""
 
 
 class SklearnSource(Node):
@@ -148,7 +169,7 @@ class RandomSource(Node):
         return self
 
 
-class HuggingFaceSource(NamingSource):
+class HuggingFaceSource(NamingSource, ImageKeys):
     """A data set of the `datasets` library: a hub id, or a folder made by `save_to_disk`."""
 
     type: Literal["huggingface"]
@@ -161,7 +182,7 @@ class HuggingFaceSource(NamingSource):
     """Commit, tag or branch on the hub."""
 
 
-class ImportSource(Node):
+class ImportSource(ImageKeys):
     """The user's own data, from a package named by `--trust`."""
 
     type: Literal["import"]

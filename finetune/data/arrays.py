@@ -19,6 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from finetune.config.data import ArrayColumn, ArraysSource
+from finetune.data.channels import refuse_scrambling
 from finetune.data.table import Column, Listed, Numbers, as_tensor
 from finetune.errors import DataError, Key, did_you_mean
 
@@ -211,6 +212,7 @@ def _cut(name: str, column: ArrayColumn, arrays: dict[str, Array], key: Key) -> 
     if column.take is not None:
         values = _take(values, column.take, (*key, "take"))
     if column.shape is not None:
+        refuse_scrambling(values.shape[1:], column.shape, (*key, "shape"))
         try:
             values = values.reshape(len(values), *column.shape)
         except ValueError as error:

@@ -7,20 +7,29 @@ from typing import Any, Literal
 
 import torch
 
-from finetune.config.data import DataConfig, TokenizeTransform, VisionTransform
+from finetune.config.data import (
+    DataConfig,
+    RandomSource,
+    Source,
+    TokenizeTransform,
+    VisionTransform,
+)
+from finetune.config.image_keys import ImageKeys
+from finetune.data.channels import Channels, channels_first, channels_of
+from finetune.data.decoding import is_image
 from finetune.data.files import separator_hint
 from finetune.data.images import (
     Images,
     first_leaving,
     images_of,
     in_short,
-    is_image,
     leaves,
     named_files,
 )
+from finetune.data.pixels import PLAIN_RULES, Mode, PixelRules
 from finetune.data.table import Column, Listed, Numbers, Table, infer, read_cells, settle
 from finetune.data.transforms import is_image_column
-from finetune.errors import DataError, did_you_mean
+from finetune.errors import DataError, Key, did_you_mean
 
 Kind = Literal["text", "image", "grey image", "number", "whole number", "thing"]
 """What an input column holds, so that prediction can read raw values as training did."""
@@ -63,16 +72,31 @@ def choose_columns(
 
 
 def settle_columns(
-    table: Table, inputs: Sequence[str], target: str | None, images: Collection[str]
+    table: Table,
+    inputs: Sequence[str],
+    target: str | None,
+    images: Collection[str],
+    source: Source,
+    key: Key,
 ) -> Table:
     """Return only the columns in use, each of a known kind.
 
     Text in a column of `images` is taken for paths, relative to the folder of the source.
 
+    Args:
+        table: All columns of a source.
+        inputs: Names of those that the network is fed from.
+        target: Name of the one that it learns to give; None without one.
+        images: Inputs that must be images.
+        source: The config node.
+        key: Where the node stands in the config.
+
     Raises:
-        DataError: a value is missing or of another kind, or a path leaves the folder.
+        DataError: a value is missing or of another kind, a path leaves the folder, or a key for
+            images concerns no column.
     """
     columns: dict[str, Column] = {}
+    notes = list(table.notes)
     for name in (*inputs, *([] if target is None else [target])):
         column = table.columns[name]
         if isinstance(column, Listed) and column.kind == "things" and not _are_images(column):
@@ -81,8 +105,64 @@ def settle_columns(
             _are_images(column) or (name in images and column.kind != "things")
         ):
             column = images_of(_image_files(name, column.values, table))
+        if isinstance(column, Images):
+            column = ruled(column, source)
+        elif isinstance(column, Numbers) and name != target:
+            column, found = _arranged(name, column, source, is_image=name in images)
+            notes += found
         columns[name] = column
-    return replace(table, columns=columns)
+    refuse_idle_keys([columns[name] for name in inputs], source, key)
+    return replace(table, columns=columns, notes=tuple(notes))
+
+
+def ruled(images: Images, source: Source) -> Images:
+    """Return images that are read as the keys of their source say."""
+    if not isinstance(source, ImageKeys):
+        return images
+    mode = source.colour_mode
+    rules = PixelRules.of(source)
+    return replace(images, mode=mode or images.mode, is_found=mode is None, rules=rules)
+
+
+def refuse_idle_keys(inputs: Sequence[Column], source: Source, key: Key) -> None:
+    """Refuse keys for images that concern no input column.
+
+    Raises:
+        DataError: there is one.
+    """
+    has_images = any(isinstance(column, Images) for column in inputs)
+    has_arrays = any(isinstance(c, Numbers) and c.values.ndim == 4 for c in inputs)
+    channels = getattr(source, "channels", None)
+    if channels in ("first", "last") and not has_arrays:
+        raise DataError("no input column holds arrays of images", key=(*key, "channels"))
+    if has_images or not isinstance(source, ImageKeys):
+        return
+    idle = {"background": source.background_rgb != PLAIN_RULES.background}
+    idle |= {"range": source.range is not None, "channels": channels in ("grey", "rgb")}
+    for name in filter(idle.get, idle):
+        raise DataError("no input column holds images", key=(*key, name))
+
+
+def _arranged(
+    name: str, column: Numbers, source: Source, *, is_image: bool
+) -> tuple[Numbers, list[str]]:
+    """Return a column of arrays with its channels in front, and what is told of that."""
+    if isinstance(source, RandomSource):
+        return column, []
+    named = named_channels(source)
+    channels = channels_of(column.values, named, is_image=is_image)
+    if channels == "first":
+        return column, []
+    shape = tuple(column.values.shape[1:])
+    said = f"column {name!r}: arrays of shape {shape} are read with their channels last"
+    notes = [f"{said} (channels: first says otherwise)"] if named is None else []
+    return Numbers(channels_first(column.values, channels)), notes
+
+
+def named_channels(source: Source | None) -> Channels | None:
+    """Return where a source says that arrays have their channels; None where it does not."""
+    named = getattr(source, "channels", None)
+    return named if named in ("first", "last") else None
 
 
 def _image_files(column: str, items: Sequence[Any], table: Table) -> list[Any]:
@@ -128,8 +208,21 @@ def kind_of(column: Column, name: str, config: DataConfig) -> Kind:
     return "number" if column.values.is_floating_point() else "whole number"
 
 
-def column_of(name: str, values: Sequence[Any], kind: Kind, source: str = "the input") -> Column:
+def column_of(
+    name: str,
+    values: Sequence[Any],
+    kind: Kind,
+    source: str = "the input",
+    trained_on: Source | None = None,
+) -> Column:
     """Read raw values for prediction as a column of the kind that training had.
+
+    Args:
+        name: The column.
+        values: Its values.
+        kind: What training had.
+        source: Where the values come from, for messages.
+        trained_on: The source of the training samples, whose keys say how images are read.
 
     Raises:
         DataError: a value is missing or of another kind.
@@ -139,20 +232,28 @@ def column_of(name: str, values: Sequence[Any], kind: Kind, source: str = "the i
         return Listed(values, "things")
     if kind in ("image", "grey image") and not _are_arrays(values):
         # Names are the caller's own here; those of files were looked at where these were read.
-        return images_of(named_files(values, Path()), "L" if kind == "grey image" else "RGB")
+        mode: Mode = "L" if kind == "grey image" else "RGB"
+        return images_of(named_files(values, Path()), mode, PixelRules.of(trained_on))
     column = settle(name, values, source)
     if kind == "text":
         if isinstance(column, Listed) and column.kind == "text":
             return column
-        raise DataError(f"column {name!r} needs text, got {values[0]!r}")
+        raise DataError(f"column {name!r} needs text, got {in_short(values[0])}")
+    return _numbers(name, column, kind, trained_on)
+
+
+def _numbers(name: str, column: Column, kind: Kind, trained_on: Source | None) -> Numbers:
     if isinstance(column, Listed) and column.kind == "text":
         column = infer(Listed(column.values, "cells"))
     if not isinstance(column, Numbers):
-        raise DataError(f"column {name!r} needs numbers of one shape, got {in_short(values[0])}")
+        raise DataError(f"column {name!r} needs numbers of one shape, got {in_short(column[0])}")
     if kind == "whole number":
         return Numbers(_whole(name, column))
-    is_image = column.values.dtype == torch.uint8
-    return column if is_image else Numbers(column.values.float())
+    numbers = column.values if column.values.dtype == torch.uint8 else column.values.float()
+    if kind in ("image", "grey image"):
+        channels = channels_of(numbers, named_channels(trained_on), is_image=True)
+        numbers = channels_first(numbers, channels)
+    return Numbers(numbers)
 
 
 def _whole(name: str, column: Numbers) -> torch.Tensor:

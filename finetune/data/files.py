@@ -13,7 +13,7 @@ from finetune.config.data import (
     ImageFolderSource,
     TextFolderSource,
 )
-from finetune.data.images import Images
+from finetune.data.images import images_of
 from finetune.data.table import Column, Listed
 from finetune.errors import DataError, FinetuneError, Key
 from finetune.importing import package_path
@@ -101,7 +101,7 @@ def read_image_folder(
     labelled = _files_by_class(path, IMAGE_ENDINGS, within, key)
     files = [file for _, file in labelled]
     return {
-        "image": Images(files, source.mode, range(len(files))),
+        "image": images_of(files),
         "label": Listed([label for label, _ in labelled], "text"),
     }
 

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.data.images import Images, image_tensor, is_image, refuse_unreadable
+from finetune.data.decoding import image_tensor, is_image
+from finetune.data.images import Images, refuse_unreadable
 from finetune.data.table import (
     Listed,
     Numbers,

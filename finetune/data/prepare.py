@@ -18,10 +18,11 @@ from finetune.data.columns import (
     settle_columns,
 )
 from finetune.data.contents import KnownFiles
+from finetune.data.headers import read_alike
 from finetune.data.identity import DataIdentity, RowHashes, hash_rows, identified, identity_of
 from finetune.data.loader import Samples
 from finetune.data.pipeline import run_steps
-from finetune.data.sources import open_source
+from finetune.data.sources import open_source, sources_of
 from finetune.data.splits import first_copies, split_samples
 from finetune.data.table import Numbers, Table, refuse_gaps
 from finetune.data.targets import encode_target, refuse_unseen
@@ -124,13 +125,17 @@ def open_data(
         config, tables["train"].columns, needs_target=not isinstance(task, ImportTask)
     )
     named = config.model_copy(update={"inputs": inputs, "target": target})
+    sources, is_image = sources_of(config), image_columns(config, inputs)
+    for part, (source, key) in sources.items():
+        choose_columns(named, tables[part].columns, needs_target=target is not None)
+        settled = settle_columns(tables[part], inputs, target, is_image, source, key)
+        tables[part] = identified(settled, files)
+    tables, on_images = read_alike(tables, seed)
+    on_sources = [note for table in tables.values() for note in table.notes]
     classes: tuple[str, ...] | None = None
     parts: dict[str, RawPart] = {}
     for part, table in tables.items():
-        choose_columns(named, table.columns, needs_target=target is not None)
-        settled = settle_columns(table, inputs, target, image_columns(config, inputs))
-        settled = identified(settled, files)
-        parts[part], classes = _encoded(settled, inputs, target, task, classes, part)
+        parts[part], classes = _encoded(table, inputs, target, task, classes, part)
     kinds = {
         name: kind_of(column, name, config) for name, column in parts["train"].table.columns.items()
     }
@@ -138,6 +143,7 @@ def open_data(
         notes = _notes_on_copies(list(parts.values()))
     else:
         parts, notes = _parted(parts["train"], config.split, task, classes, seed)
+    notes = (*on_sources, *on_images, *notes)
     sizes = {part: len(raw.table) for part, raw in parts.items()}
     facts = DataFacts(inputs, target, classes, tuple(map(redacted, notes)), sizes, kinds)
     identity = DataIdentity.of({name: raw.hashes for name, raw in parts.items()}, classes)
@@ -238,7 +244,8 @@ def prepare_inputs(
     if lengths == {0} or len(lengths) > 1:
         raise DataError("columns of different lengths" if len(lengths) > 1 else "no samples")
     columns = {
-        name: column_of(name, rows[name], facts.kinds[name], source) for name in facts.inputs
+        name: column_of(name, rows[name], facts.kinds[name], source, config.source or config.train)
+        for name in facts.inputs
     }
     table = Table(columns, torch.arange(lengths.pop()), source)
     _, steps = _plans(config, table, preprocessing, trust)
@@ -247,13 +254,8 @@ def prepare_inputs(
 
 
 def _read_tables(config: DataConfig, trust: Collection[str]) -> dict[str, Table]:
-    if config.source is not None:
-        return {"train": open_source(config.source, trust, ("data", "source"))}
-    sources = {"train": config.train, "validation": config.validation, "test": config.test}
     return {
-        part: open_source(source, trust, ("data", part))
-        for part, source in sources.items()
-        if source is not None
+        part: open_source(source, trust, key) for part, (source, key) in sources_of(config).items()
     }
 
 

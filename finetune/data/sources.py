@@ -13,6 +13,7 @@ from torch import Tensor
 from finetune.config.data import (
     ArraysSource,
     CsvSource,
+    DataConfig,
     HuggingFaceSource,
     ImageFolderSource,
     ImportSource,
@@ -30,6 +31,19 @@ from finetune.data.images import first_leaving, images_of, leaves, named_files
 from finetune.data.table import Column, Listed, Numbers, Table, as_tensor
 from finetune.errors import DataError, Key
 from finetune.importing import call_trusted, package_path, require
+
+
+def sources_of(config: DataConfig) -> dict[str, tuple[Source, Key]]:
+    """Return the source of each part, and where it stands in the config; the training part first.
+
+    A single source, parted later, counts as that of training.
+    """
+    if config.source is not None:
+        return {"train": (config.source, ("data", "source"))}
+    sources = {"train": config.train, "validation": config.validation, "test": config.test}
+    return {
+        part: (source, ("data", part)) for part, source in sources.items() if source is not None
+    }
 
 
 def open_source(source: Source, trust: Collection[str], key: Key) -> Table:

@@ -205,6 +205,7 @@ class Table:
         name: The source in the user's own words, for messages.
         folder: What paths found in the table are relative to.
         within: Folder that such paths may not leave; None for `folder`.
+        notes: What a user should know of how it was read, a line each.
     """
 
     columns: Mapping[str, Column]
@@ -212,6 +213,7 @@ class Table:
     name: str
     folder: Path | None = None
     within: Path | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)

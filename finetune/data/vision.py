@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from finetune.config.data import VisionTransform
-from finetune.data.images import image_tensor, is_image
+from finetune.data.decoding import image_tensor, is_image
 from finetune.errors import DataError, Key
 from finetune.importing import require
 from finetune.models.preprocessing import ImagePreprocessing

@@ -174,7 +174,7 @@ def build_trainer(
         reports = parts.model.weights_reports
         on_weights = lines_on_weights(reports)
         on_weights += [lint.message for lint in frozen_by_chance(reports, parts.plan)]
-        told = {"data": parts.data.notes, "weights": on_weights}
+        told = {"data": (*parts.data.facts.notes, *parts.data.notes), "weights": on_weights}
         notes += [place.note for place in config.places if place.note is not None]
         notes += [f"{about}: {note}" for about, some in told.items() for note in some]
         for note in notes:

@@ -1,0 +1,55 @@
+"""Where arrays of images have their channels: brought to the front, as networks take them.
+
+Letters: N samples, H height, W width, C channels.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from finetune.errors import DataError, Key
+
+Channels = Literal["first", "last"]
+_COLOURS = (3, 4)
+"""Channels of colour images, without and with transparency."""
+_LEAST_SIDE = 5
+"""Sides shorter than this may as well be channels."""
+
+
+def channels_of(values: Tensor, named: Channels | None, *, is_image: bool) -> Channels:
+    """Return where a column of arrays has its channels.
+
+    It is plain where `(N, H, W, C)` can be nothing else: 3 or 4 channels, and sides that are too
+    long to be channels; or a single one, in a column that must hold images.
+
+    Args:
+        values: The column, of any shape.
+        named: What the config says; None to tell it by the shape.
+        is_image: Whether the column is known to hold images.
+    """
+    if named is not None or values.ndim != 4:
+        return named if named is not None and values.ndim == 4 else "first"
+    _, height, width, last = values.shape
+    few = (*_COLOURS, 1) if is_image or values.dtype == torch.uint8 else _COLOURS
+    has_sides = min(height, width) >= _LEAST_SIDE
+    return "last" if last in few and has_sides else "first"
+
+
+def channels_first(values: Tensor, channels: Channels) -> Tensor:
+    """Return a column `(N, C, H, W)` that has its channels as said."""
+    return values.permute(0, 3, 1, 2).contiguous() if channels == "last" else values
+
+
+def refuse_scrambling(old: tuple[int, ...], new: tuple[int, ...], key: Key) -> None:
+    """Refuse a shape that would cut `(H, W, C)` into channels: each would hold some of every one.
+
+    Raises:
+        DataError: it is such a shape.
+    """
+    if len(old) == 3 and 1 < old[2] < min(old[:2]) and new == (old[2], *old[:2]):
+        raise DataError(
+            f"cutting samples of shape {old} anew as {new} would mix their channels",
+            hint="leave out shape, and say where the channels are: channels: last, beside the path",
+            key=key,
+        )

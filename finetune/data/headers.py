@@ -1,0 +1,118 @@
+"""What the headers of images say of a column: whether it has colour, and what is told of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+from finetune.data.decoding import Header
+from finetune.data.images import Images
+from finetune.data.pixels import Mode, PixelRules
+from finetune.data.table import Table
+
+MOST_LOOKED_AT = 2000
+"""Headers that are read of a column: to open a file takes some 0.1 ms, and more over a network."""
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """A column of images with the headers of all or some of its images, by position."""
+
+    images: Images
+    headers: Mapping[int, Header]
+
+
+def read_alike(tables: Mapping[str, Table], seed: int) -> tuple[dict[str, Table], list[str]]:
+    """Return the tables of all parts with each column of images in one mode, and what is told.
+
+    Args:
+        tables: The columns in use, by part; that of training first.
+        seed: Draws the images whose headers are read, where there are many.
+
+    Raises:
+        DataError: an image is missing, or none. The message names it.
+    """
+    columns = {part: dict(table.columns) for part, table in tables.items()}
+    notes: list[str] = []
+    for name in next(iter(columns.values())):
+        values = {part: of[name] for part, of in columns.items()}
+        found = {part: column for part, column in values.items() if isinstance(column, Images)}
+        if found:
+            alike = in_one_mode([look_at(column, seed) for column in found.values()])
+            notes += notes_on(name, alike)
+            for part, looked in zip(found, alike, strict=True):
+                columns[part][name] = looked.images
+    return {part: replace(table, columns=columns[part]) for part, table in tables.items()}, notes
+
+
+def look_at(images: Images, seed: int) -> Looked:
+    """Read the headers of a column, of `MOST_LOOKED_AT` images drawn by `seed` if it has more.
+
+    Raises:
+        DataError: an image is missing, or none. The message names it.
+    """
+    chosen: Sequence[int] = range(len(images))
+    if len(images) > MOST_LOOKED_AT:
+        chosen = sorted(Random(seed).sample(chosen, MOST_LOOKED_AT))
+    return Looked(images, {index: images.header(index) for index in chosen})
+
+
+def in_one_mode(parts: Sequence[Looked]) -> list[Looked]:
+    """Return the same column of all parts in one colour mode.
+
+    A mode that the config names stays. Else it is that of the first part, where the config names
+    one; else RGB if any image of any part has colour.
+    """
+    headers = [header for part in parts for header in part.headers.values()]
+    has_colour = any(header.is_colour for header in headers)
+    found: Mode = "RGB" if has_colour else "L"
+    mode = found if parts[0].images.is_found else parts[0].images.mode
+    is_guess = mode == "L" and len(headers) < sum(len(part.images) for part in parts)
+    return [
+        replace(part, images=replace(part.images, mode=mode, refuses_colour=is_guess))
+        if part.images.is_found
+        else part
+        for part in parts
+    ]
+
+
+def notes_on(column: str, parts: Sequence[Looked]) -> list[str]:
+    """Say how many images of a column are not read as plain pixels of its mode, a line for each."""
+    total = sum(len(part.images) for part in parts)
+    every = [
+        (header, part.images.name(index))
+        for part in parts
+        for index, header in part.headers.items()
+    ]
+    among = f"{total:,}" if len(every) == total else f"{len(every):,} looked at of {total:,}"
+    images, notes = parts[0].images, []
+    for is_so, said in _kinds(images):
+        names = [name for header, name in every if is_so(header)]
+        if names:
+            example = f", such as {names[0]!r}"
+            notes.append(f"column {column!r}: {len(names):,} of {among} images {said}{example}")
+    if images.rules.range is not None and not any(header.is_deep for header, _ in every):
+        notes.append(f"column {column!r}: range changes no image, all {among} images have 8 bits")
+    return notes
+
+
+def _kinds(images: Images) -> list[tuple[Callable[[Header], bool], str]]:
+    """Return the kinds of image that are told, and what is done with each."""
+    colour = "#{:02x}{:02x}{:02x}".format(*images.rules.background)
+    kinds: list[tuple[Callable[[Header], bool], str]] = [
+        (lambda h: h.is_deep, f"have more than 8 bits, brought to 8 {_by(images.rules)}"),
+        (lambda h: h.is_transparent, f"are transparent, laid on {colour} (key: background)"),
+        (lambda h: h.is_turned, "are turned upright, as their EXIF data say"),
+        (lambda h: h.has_frames, "have several frames or pages, the first one is read"),
+        (lambda h: h.mode == "CMYK", "are CMYK, read as RGB without their colour profile"),
+    ]
+    if images.mode == "RGB":
+        said = "are grey, read as RGB (channels: grey reads all as grey)"
+        kinds.insert(0, (lambda h: not h.is_colour, said))
+    return kinds
+
+
+def _by(rules: PixelRules) -> str:
+    if rules.range is None:
+        return "by the range of their type (key: range)"
+    low, high = rules.range
+    return f"by range: [{low:g}, {high:g}]"

@@ -1,0 +1,301 @@
+"""Images are read as a viewer shows them, alike wherever they are read, or refused in one line."""
+
+import csv
+import json
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pydantic import TypeAdapter
+
+from finetune.config.data import DataConfig
+from finetune.config.task import Task
+from finetune.data.prepare import open_data, prepare_data, prepare_inputs
+from finetune.errors import DataError
+from finetune.models.preprocessing import Preprocessing
+
+NOTHING = Preprocessing(None, None)
+CLASSES = TypeAdapter(Task).validate_python({"type": "classification"})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a function that saves images in turn as classes `a` and `b`, and gives the source."""
+
+    def write(*images, ending="png", **keys):
+        for number, image in enumerate(images):
+            path = tmp_path / "data" / "ab"[number % 2] / f"{number}.{ending}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(image if isinstance(image, bytes) else encoded(image))
+        return {"type": "imagefolder", "path": str(tmp_path / "data"), **keys}
+
+    return write
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Return a function that saves images and a table of them, and gives the source."""
+
+    def write(*images, name="data", column="image", **keys):
+        rows = [[column, "label"]]
+        for number, image in enumerate(images):
+            image.save(tmp_path / f"{name}{number}.png")
+            rows.append([f"{name}{number}.png", "ab"[number % 2]])
+        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows(rows)
+        return {"type": "csv", "path": str(tmp_path / f"{name}.csv"), **keys}
+
+    return write
+
+
+def encoded(image, form="PNG", **settings):
+    file = BytesIO()
+    image.save(file, form, **settings)
+    return file.getvalue()
+
+
+def read(data):
+    """Return the samples of a config in order, as the network sees them, and the notes."""
+    config = DataConfig.model_validate(data)
+    opened = open_data(config, CLASSES, seed=0, trust=())
+    prepared = prepare_data(opened, config, NOTHING, seed=0, trust=())
+    name = opened.facts.inputs[0]
+    batch = prepared.train.fetch(torch.arange(len(prepared.train)))
+    return batch.inputs[name], opened.facts
+
+
+def predicted(data, facts, values):
+    """Return values as prediction reads them."""
+    config = DataConfig.model_validate(data)
+    rows = {facts.inputs[0]: values}
+    samples = prepare_inputs(rows, config, facts, NOTHING, trust=())
+    return samples.fetch(torch.arange(len(values))).inputs[facts.inputs[0]]
+
+
+def of_8_bits(image):
+    """Return a tensor as pixels of 0 to 255, (H, W) or (H, W, C)."""
+    return (image * 255).round().to(torch.uint8).permute(1, 2, 0).squeeze(2).numpy()
+
+
+def grey(value, mode="L"):
+    return Image.new(mode, (6, 5), value)
+
+
+RED = Image.new("RGB", (6, 5), (200, 10, 20))
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["grey first", "grey last"])
+def test_one_grey_image_does_not_make_a_column_grey(table, order):
+    pictures = [grey(59), RED]
+    images, facts = read({"source": table(*(pictures[n] for n in order))})
+    assert images.shape == (2, 3, 5, 6)
+    assert facts.kinds == {"image": "image"}
+    [note] = facts.notes
+    assert "1 of 2 images are grey, read as RGB" in note
+    assert "channels: grey" in note
+
+
+def test_a_grey_validation_part_is_read_in_the_colours_of_training(table):
+    train, validation = table(RED, RED.rotate(180)), table(grey(3), grey(7), name="val")
+    config = DataConfig.model_validate({"train": train, "validation": validation})
+    opened = open_data(config, CLASSES, seed=0, trust=())
+    assert opened.validation.table.columns["image"].mode == "RGB"
+
+
+def test_a_column_of_grey_images_alone_stays_grey(table):
+    images, facts = read({"source": table(grey(59), grey(60))})
+    assert images.shape == (2, 1, 5, 6)
+    assert facts.notes == ()
+
+
+@pytest.mark.parametrize(("channels", "count"), [("grey", 1), ("rgb", 3)])
+def test_channels_says_how_all_images_are_read(table, folder, channels, count):
+    for source in (
+        table(grey(59), RED, channels=channels),
+        folder(grey(59), RED, channels=channels),
+    ):
+        assert read({"source": source})[0].shape[1] == count
+
+
+DEEP = np.arange(30).reshape(5, 6) * 2100 + 1
+
+
+@pytest.mark.parametrize(
+    ("values", "form", "top"),
+    [
+        (DEEP.astype(np.uint16), "PNG", 65535),
+        (DEEP.astype(np.uint16), "TIFF", 65535),
+        (DEEP.astype(np.int32), "PPM", 65535),
+        ((DEEP / 65535).astype(np.float32), "TIFF", 1),
+    ],
+    ids=["png", "tiff", "pgm", "float"],
+)
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_images_of_more_than_8_bits_are_scaled_by_the_range_of_their_type(
+    folder, values, form, top, mode
+):
+    raw = encoded(Image.fromarray(values), form)
+    images, facts = read({"source": folder(raw, raw, mode=mode)})
+    expected = torch.from_numpy(values / top).float().expand_as(images[0])
+    torch.testing.assert_close(images[0], expected, atol=0.5 / 255 + 1e-4, rtol=0)
+    assert any("2 of 2 images have more than 8 bits" in note for note in facts.notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (DEEP.astype(np.int32), "whole numbers of 32 bits from 1 to 60901"),
+        (DEEP.astype(np.float32), "floats from 1 to 60901"),
+    ],
+    ids=["32 bits", "floats"],
+)
+def test_values_of_which_none_is_known_to_be_white_need_a_range(folder, values, told):
+    raw = encoded(Image.fromarray(values), "TIFF")
+    with pytest.raises(DataError, match=told) as caught:
+        read({"source": folder(raw, raw)})
+    assert "range: [1, 60901]" in caught.value.hint
+    data = {"source": folder(raw, raw, mode="L", range=[1, 60901])}
+    images, facts = read(data)
+    assert of_8_bits(images[0]).min() == 0
+    assert of_8_bits(images[0]).max() == 255
+    assert torch.equal(predicted(data, facts, [raw, raw]), images)
+
+
+def test_a_range_that_changes_no_image_is_told(folder):
+    _, facts = read({"source": folder(RED, RED, range=[0, 4095])})
+    assert any("range changes no image, all 2 images have 8 bits" in n for n in facts.notes)
+
+
+@pytest.mark.parametrize("flag", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_images_are_turned_upright_as_exif_says(folder, flag, form):
+    upright = np.zeros((16, 8), np.uint8)
+    upright[:8, :4] = 255
+    stored = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.T, 6: np.rot90(upright), 7: np.rot90(upright, 2).T, 8: np.rot90(upright, 3),
+    }[flag]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = flag
+    exact = {"WEBP": {"lossless": True}, "JPEG": {"quality": 100}}.get(form, {})
+    raw = encoded(Image.fromarray(np.ascontiguousarray(stored)), form, exif=exif, **exact)
+    data = {"source": folder(raw, raw, mode="L")}
+    images, facts = read(data)
+    assert of_8_bits(images[0]).shape == upright.shape
+    assert np.abs(of_8_bits(images[0]).astype(int) - upright).max() <= 8
+    assert torch.equal(predicted(data, facts, [raw]), images[:1])
+    told = any("turned upright" in note for note in facts.notes)
+    assert told or flag == 1 or form == "PNG"
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1 bit"])
+@pytest.mark.parametrize("background", ["white", "#102030", [7, 8, 9]])
+def test_what_is_hidden_under_transparency_is_not_seen(folder, mode, background):
+    data = {"source": folder(*_two_cutouts(mode), background=background)}
+    images, facts = read(data)
+    assert torch.equal(images[0], images[1])
+    corner = {"white": (255,) * 3, "#102030": (16, 32, 48)}.get(str(background), background)
+    assert tuple(of_8_bits(images[0])[0, 0]) == tuple(corner)
+    assert torch.equal(predicted(data, facts, _two_cutouts(mode)), images)
+    assert any("2 of 2 images are transparent" in note for note in facts.notes)
+
+
+def _two_cutouts(mode):
+    """Return two images that look the same, with other colours where they are transparent."""
+    if mode == "1 bit":
+        return [encoded(Image.new("1", (4, 4), v), transparency=255 * v) for v in (0, 1)]
+    made = []
+    for hidden in (0, 255):
+        pixels = np.full((4, 4, 4), hidden, np.uint8)
+        pixels[..., 3] = 0
+        pixels[2:, 2:] = (90, 90, 90, 255)
+        image = Image.fromarray(pixels, "RGBA")
+        made.append(encoded(image.quantize(4) if mode == "P" else image.convert(mode)))
+    return made
+
+
+def test_a_key_for_images_where_there_are_none_is_refused(tmp_path):
+    path = tmp_path / "numbers.csv"
+    path.write_text("x,label\n1,a\n2,b\n")
+    for keys in ({"background": "red"}, {"range": [0, 1]}, {"channels": "grey"}):
+        with pytest.raises(DataError, match="no input column holds images"):
+            read({"source": {"type": "csv", "path": str(path), **keys}})
+
+
+@pytest.fixture
+def arrays(tmp_path):
+    """Return a function that saves arrays, and gives the source."""
+
+    def write(images, **keys):
+        np.savez(tmp_path / "data.npz", image=images, label=np.arange(len(images)) % 2)
+        return {"type": "arrays", "path": str(tmp_path / "data.npz"), **keys}
+
+    return write
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_arrays_with_channels_last_are_told_by_their_shape(arrays, dtype, channels):
+    values = np.random.default_rng(0).integers(0, 256, (4, 9, 7, channels)).astype(dtype)
+    data = {"source": arrays(values)}
+    images, facts = read(data)
+    assert images.shape == (4, channels, 9, 7)
+    assert any("channels last (channels: first says otherwise)" in n for n in facts.notes)
+    if channels < 4 or dtype is np.uint8:
+        assert torch.equal(predicted(data, facts, list(values)), images)
+
+
+def test_channels_first_and_last_are_taken_at_their_word(arrays):
+    values = np.zeros((4, 9, 7, 3), np.uint8)
+    assert read({"source": arrays(values, channels="first")})[0].shape == (4, 9, 7, 3)
+    values = np.zeros((4, 3, 3, 3), np.uint8)
+    values[:, :, :, 0] = 255
+    data = {"source": arrays(values, channels="last")}
+    images, facts = read(data)
+    assert (images[:, 0] == 1).all()
+    assert torch.equal(predicted(data, facts, list(values)), images)
+
+
+def test_arrays_with_channels_first_stay_as_they_are(arrays):
+    values = np.random.default_rng(0).random((4, 3, 9, 7)).astype(np.float32)
+    images, facts = read({"source": arrays(values)})
+    assert torch.equal(images, torch.from_numpy(values))
+    assert facts.notes == ()
+
+
+def test_a_shape_that_would_mix_the_channels_is_refused(arrays):
+    columns = {"image": {"array": "image", "shape": [3, 9, 7]}, "label": {"array": "label"}}
+    with pytest.raises(DataError, match="would mix their channels") as caught:
+        read({"source": arrays(np.zeros((4, 9, 7, 3), np.uint8), columns=columns)})
+    assert "channels: last" in caught.value.hint
+
+
+def test_nested_lists_of_a_jsonl_file_take_channels_last(tmp_path):
+    path = tmp_path / "data.jsonl"
+    picture = np.zeros((8, 8, 3), int).tolist()
+    rows = [json.dumps({"image": picture, "label": label}) for label in "ab"]
+    path.write_text("\n".join(rows))
+    images, _ = read({"source": {"type": "jsonl", "path": str(path)}})
+    assert images.shape == (2, 3, 8, 8)
+
+
+def test_several_frames_and_cmyk_are_told(folder):
+    frames = encoded(RED, "GIF", save_all=True, append_images=[RED.rotate(180), grey(0)])
+    images, facts = read({"source": folder(frames, encoded(RED.convert("CMYK"), "TIFF"))})
+    assert any("1 of 2 images have several frames" in note for note in facts.notes)
+    assert any("1 of 2 images are CMYK" in note for note in facts.notes)
+    assert tuple(of_8_bits(images[0])[0, 0]) == (200, 10, 20)
+
+
+def test_keys_that_change_what_is_read_change_the_identity_of_the_data(folder):
+    rgba = Image.new("RGBA", (4, 4), (1, 2, 3, 0))
+    found = set()
+    for background in ("white", "black"):
+        config = DataConfig.model_validate({"source": folder(rgba, rgba, background=background)})
+        opened = open_data(config, CLASSES, seed=0, trust=())
+        found.add(
+            (opened.identity.columns["image"], opened.train.table.columns["image"].fingerprint())
+        )
+    assert len({identity for identity, _ in found}) == len({key for _, key in found}) == 2
