@@ -70,6 +70,7 @@ def preview_as_data(preview: Preview) -> dict[str, Any]:
             # seconds differ from one call to the next; a plan is the same every time
             phase["costs"]["storing"].pop("pays")
     return document | {
+        "notes": list(preview.parts.data.notes_on_all),
         "weights": lines_on_weights(preview.parts.model.weights_reports),
         "total_steps": preview.parts.total_steps,
         "weight_decay": weight_decay_of(preview.config.optimizer),
@@ -92,7 +93,7 @@ def plan_table(preview: Preview, file: TextIO, *, full: bool) -> None:
         shown = ", ".join(facts.classes[:10]) + (", ..." if len(facts.classes) > 10 else "")
         lines.append(("classes", f"{len(facts.classes)}: {shown}"))
     found = [place.note for place in preview.config.places if place.note is not None]
-    lines += [("note", note) for note in (*found, *facts.notes)]
+    lines += [("note", note) for note in (*found, *parts.data.notes_on_all)]
     lines += [("weights", line) for line in lines_on_weights(parts.model.weights_reports)]
     ties = [param for param in parts.plan.inventory if param.aliases]
     lines += [("tied", f"{tie.name} is also {', '.join(tie.aliases)}") for tie in ties]

@@ -314,6 +314,15 @@ def is_random(transform: Transform) -> bool:
     return isinstance(transform, ImportTransform) and transform.random
 
 
+class LabelsConfig(Node):
+    """How the labels of the target become classes."""
+
+    fold: bool = False
+    """Whether labels that differ only in case, blanks or invisible characters are one, in small letters."""
+    order: Literal["head", "sorted"] = "head"
+    """Order of the classes: that of the pretrained head that gives the outputs, where it has names for them (`id2label`) that match, or sorted."""
+
+
 class DataConfig(Node):
     """Samples: one source that is split, or one source for each part."""
 
@@ -329,8 +338,10 @@ class DataConfig(Node):
     """Source of the test samples, beside `train`."""
     inputs: Annotated[tuple[str, ...] | None, PUBLIC] = None
     """Columns that the network takes. Needed where the source does not make it plain."""
-    target: Annotated[str | None, PUBLIC] = None
-    """Column that the network learns to give."""
+    target: Annotated[str | tuple[str, ...] | None, PUBLIC] = None
+    """Column that the network learns to give; a list of columns of numbers where it learns several, such as one of 0 and 1 for each label of a multilabel task."""
+    labels: LabelsConfig = LabelsConfig()
+    """How labels become classes."""
     transforms: tuple[Transform, ...] | None = None
     """What is done to each sample, in order. What the model was pretrained with if left out. Random ones run in training only."""
     evaluation_transforms: tuple[Transform, ...] | None = None
@@ -346,6 +357,13 @@ class DataConfig(Node):
             raise ValueError("'validation' and 'test' go with 'train'; part 'source' by 'split'")
         if self.split is not None and self.source is None:
             raise ValueError("'split' goes with 'source'")
+        return self
+
+    @model_validator(mode="after")
+    def _target_columns_are_distinct(self) -> Self:
+        several = self.target if isinstance(self.target, tuple) else ("one",)
+        if not several or len(set(several)) < len(several):
+            raise ValueError(f"target needs columns, each once, got {list(several)!r}")
         return self
 
     @model_validator(mode="after")

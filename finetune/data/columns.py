@@ -46,7 +46,9 @@ def choose_columns(
     Raises:
         DataError: a named column is not there, or it is not plain which ones are meant.
     """
-    target = config.target or _usual(_USUAL_TARGETS, known)
+    # several target columns were joined to one before
+    given = config.target if isinstance(config.target, str) else None
+    target = given or _usual(_USUAL_TARGETS, known)
     if config.inputs is not None:
         inputs: tuple[str, ...] | None = config.inputs
     else:

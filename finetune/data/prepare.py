@@ -9,6 +9,7 @@ from torch import Tensor
 
 from finetune.config.data import DataConfig, SplitConfig, Transform
 from finetune.config.task import ClassificationTask, ImportTask, Task
+from finetune.data.class_counts import notes_on_classes
 from finetune.data.columns import (
     Kind,
     choose_columns,
@@ -20,12 +21,14 @@ from finetune.data.columns import (
 from finetune.data.contents import KnownFiles
 from finetune.data.headers import read_alike
 from finetune.data.identity import DataIdentity, RowHashes, hash_rows, identified, identity_of
+from finetune.data.joined import join_targets
+from finetune.data.labels import LabelRules
 from finetune.data.loader import Samples
 from finetune.data.pipeline import run_steps
 from finetune.data.sources import open_source, sources_of
 from finetune.data.splits import first_copies, split_samples
 from finetune.data.table import Numbers, Table, refuse_gaps
-from finetune.data.targets import encode_target, refuse_unseen
+from finetune.data.targets import Target, encode_target, refuse_unseen
 from finetune.data.tokens import TokenStore
 from finetune.data.transforms import PlannedStep, plan_steps, usual_steps
 from finetune.errors import DataError
@@ -95,6 +98,11 @@ class PreparedData:
     """Notes on stored tokens and hashes of files, a line each."""
 
     @property
+    def notes_on_all(self) -> tuple[str, ...]:
+        """What a user should know of the data, a line each: `plan` and `train` tell all of it."""
+        return (*self.facts.notes, *self.notes)
+
+    @property
     def specs(self) -> dict[str, TensorSpec]:
         """Shape and dtype of each column of a training batch, without the batch axis."""
         return self.train.specs
@@ -107,6 +115,7 @@ def open_data(
     seed: int,
     trust: Collection[str],
     files: KnownFiles | None = None,
+    head: Sequence[str] = (),
 ) -> OpenedData:
     """Read the sources, part them, and turn the targets into numbers.
 
@@ -116,11 +125,12 @@ def open_data(
         seed: The run's seed, by which samples are parted unless `split.seed` is given.
         trust: Names of packages whose code may be imported.
         files: Knows what image files hold from earlier runs; None to read all of them.
+        head: Names that the network's pretrained head gives its outputs, in their order.
 
     Raises:
         DataError: a source, a column or a value is not what the config says.
     """
-    tables = _read_tables(config, trust)
+    config, tables, rules = join_targets(config, _read_tables(config, trust), tuple(head))
     inputs, target = choose_columns(
         config, tables["train"].columns, needs_target=not isinstance(task, ImportTask)
     )
@@ -132,18 +142,16 @@ def open_data(
         tables[part] = identified(settled, files)
     tables, on_images = read_alike(tables, seed)
     on_sources = [note for table in tables.values() for note in table.notes]
-    classes: tuple[str, ...] | None = None
-    parts: dict[str, RawPart] = {}
-    for part, table in tables.items():
-        parts[part], classes = _encoded(table, inputs, target, task, classes, part)
+    parts, classes, on_labels = _labelled(tables, inputs, target, task, rules)
     kinds = {
         name: kind_of(column, name, config) for name, column in parts["train"].table.columns.items()
     }
     if config.split is None:
         notes = _notes_on_copies(list(parts.values()))
+        _refuse_unseen(parts, classes, None)
     else:
         parts, notes = _parted(parts["train"], config.split, task, classes, seed)
-    notes = (*on_sources, *on_images, *notes)
+    notes = (*on_sources, *on_images, *notes, *on_labels, *_notes_on_parts(parts, classes, task))
     sizes = {part: len(raw.table) for part, raw in parts.items()}
     facts = DataFacts(inputs, target, classes, tuple(map(redacted, notes)), sizes, kinds)
     identity = DataIdentity.of({name: raw.hashes for name, raw in parts.items()}, classes)
@@ -259,25 +267,57 @@ def _read_tables(config: DataConfig, trust: Collection[str]) -> dict[str, Table]
     }
 
 
-def _encoded(
-    table: Table,
+def _labelled(
+    tables: Mapping[str, Table],
     inputs: Sequence[str],
+    target: str | None,
+    task: Task,
+    rules: LabelRules,
+) -> tuple[dict[str, RawPart], tuple[str, ...] | None, list[str]]:
+    """Part inputs from targets; return with them the classes of training, and notes on labels."""
+    parts: dict[str, RawPart] = {}
+    classes: tuple[str, ...] | None = None
+    notes: list[str] = []
+    for part, table in tables.items():
+        encoded = _encoded_target(table, target, task, classes, part, rules)
+        if encoded is not None:
+            classes, notes = encoded.classes, [*notes, *encoded.notes]
+        parts[part] = _part(table, inputs, encoded)
+    return parts, classes, notes
+
+
+def _notes_on_parts(
+    parts: Mapping[str, RawPart], classes: tuple[str, ...] | None, task: Task
+) -> list[str]:
+    """Tell what the parts hold of each class, where it is worth a note."""
+    targets = {name: part.target for name, part in parts.items() if part.target is not None}
+    return [] if classes is None else notes_on_classes(targets, classes, task)
+
+
+def _encoded_target(
+    table: Table,
     target: str | None,
     task: Task,
     classes: tuple[str, ...] | None,
     part: str,
-) -> tuple[RawPart, tuple[str, ...] | None]:
-    """Part inputs from target; return with it the classes, those of `classes` if there are any."""
+    rules: LabelRules,
+) -> Target | None:
+    """Return the target of a part, numbered by `classes` if there are any."""
+    if target is None:
+        return None
+    about = f"the {part} part"
+    return encode_target(table, target, task, classes=classes, part=about, rules=rules)
+
+
+def _part(table: Table, inputs: Sequence[str], target: Target | None) -> RawPart:
+    """Part inputs from target."""
     columns = {name: table.columns[name] for name in inputs}
     for name, column in columns.items():
         if isinstance(column, Numbers):
             refuse_gaps(name, column, table)
-    values = None
-    if target is not None:
-        encoded = encode_target(table, target, task, classes=classes, part=f"the {part} part")
-        values, classes = encoded.values, encoded.classes
     hashes = hash_rows(table.columns, inputs)
-    return RawPart(replace(table, columns=columns), values, hashes), classes
+    values = None if target is None else target.values
+    return RawPart(replace(table, columns=columns), values, hashes)
 
 
 def _parted(
@@ -305,7 +345,7 @@ def _parted(
         names=classes if split.stratify and classes else (),
     )
     parts = {name: whole.take(rows) for name, rows in positions.items()}
-    _refuse_unseen(parts, classes)
+    _refuse_unseen(parts, classes, "split: {stratify: true} gives every part some of every class")
     copies = "1 exact copy" if num_copies == 1 else f"{num_copies} exact copies"
     match split.copies:
         case "leave":
@@ -317,11 +357,12 @@ def _parted(
     return parts, ()
 
 
-def _refuse_unseen(parts: Mapping[str, RawPart], classes: tuple[str, ...] | None) -> None:
+def _refuse_unseen(
+    parts: Mapping[str, RawPart], classes: tuple[str, ...] | None, hint: str | None
+) -> None:
     trained = parts["train"].target
     for name, part in parts.items():
         if classes is not None and trained is not None and part.target is not None:
-            hint = "split: {stratify: true} gives every part some of every class"
             refuse_unseen(trained, part.target, classes, f"the {name} part", hint)
 
 

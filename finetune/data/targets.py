@@ -3,12 +3,14 @@
 Letters: N samples, C classes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 import torch
 from torch import Tensor
 
+from finetune.config.messages import shown
 from finetune.config.task import (
     ClassificationTask,
     ImportTask,
@@ -16,7 +18,10 @@ from finetune.config.task import (
     RegressionTask,
     Task,
 )
+from finetune.data.class_counts import class_counts
 from finetune.data.images import Images
+from finetune.data.label_lists import LabelList, read_lists, refuse_other_separator
+from finetune.data.labels import LabelRules, Ordered, notes_on_spelling, ordered, twin_of
 from finetune.data.table import Column, Listed, Numbers, Table, read_cells, refuse_gaps
 from finetune.errors import DataError
 
@@ -29,10 +34,53 @@ class Target:
 
     values: Tensor
     classes: tuple[str, ...] | None
+    notes: tuple[str, ...] = ()
+    """What a user should know of the labels, a line each."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Labels:
+    """What is known of the labels of a part before they are numbered."""
+
+    name: str
+    """The column."""
+    part: str
+    rules: LabelRules
+    classes: tuple[str, ...] | None
+    """Those of training; None to find them."""
+
+    def numbered(self, labels: Sequence[str], spellings: set[str], found: Sequence[str]) -> Target:
+        """Return class numbers `(N,)` of the samples' labels; see `settled`."""
+        order = self.settled(spellings, found)
+        number = {label: position for position, label in enumerate(order.classes)}
+        unseen = next((label for label in labels if label not in number), None)
+        if unseen is not None:
+            raise _unseen(unseen, self.part, order.classes, None)
+        values = torch.tensor([number[label] for label in labels])
+        return Target(values, order.classes, order.notes)
+
+    def settled(self, spellings: set[str], found: Sequence[str]) -> Ordered:
+        """Return the classes, and notes on them where they are found here.
+
+        Args:
+            spellings: Each label once, as the data holds it.
+            found: Each label once, as it is compared, sorted.
+        """
+        if self.classes is not None:
+            return Ordered(self.classes)
+        order = ordered(found, self.rules)
+        about = notes_on_spelling(sorted(spellings), self.rules)
+        return Ordered(order.classes, (*about, *order.notes))
 
 
 def encode_target(
-    table: Table, name: str, task: Task, *, classes: tuple[str, ...] | None, part: str
+    table: Table,
+    name: str,
+    task: Task,
+    *,
+    classes: tuple[str, ...] | None,
+    part: str,
+    rules: LabelRules,
 ) -> Target:
     """Turn the column `name` into what the losses of `task` take.
 
@@ -42,23 +90,25 @@ def encode_target(
         task: Says what the column means.
         classes: Names known from training, each the place of its number; None to find them here.
         part: Name of the part, for messages.
+        rules: How labels become classes.
 
     Raises:
         DataError: a value is missing, means nothing to the task, or is a label not among `classes`.
     """
+    labels = _Labels(name, part, rules, classes)
     column = read_cells(table.columns[name], as_text=isinstance(task, MultilabelTask))
     if isinstance(column, Numbers):
         refuse_gaps(name, column, table)
     match task:
         case ClassificationTask():
-            return _classes(column, table, name, classes, part)
+            return _classes(column, table, labels)
         case MultilabelTask():
-            return _label_sets(column, table, name, task.separator, classes, part)
+            return _label_sets(column, table, task, labels)
         case RegressionTask():
             return Target(_numbers(column, table, name).float(), None)
         case ImportTask():
             if isinstance(column, Listed) and column.kind == "text":
-                return _classes(column, table, name, classes, part)
+                return _classes(column, table, labels)
             return Target(_numbers(column, table, name), None)
         case _:
             assert_never(task)
@@ -76,40 +126,30 @@ def refuse_unseen(
         part: Name of that other part.
         hint: What to do about it.
     """
-    missing = _present(target, len(classes)) & ~_present(trained, len(classes))
+    num_trained, num_here = (class_counts(each, len(classes)) for each in (trained, target))
+    missing = (num_here > 0) & (num_trained == 0)
     if bool(missing.any()):
         label = classes[int(missing.nonzero()[0])]
-        raise _unseen(label, part, hint)
+        raise _unseen(label, part, [name for name in classes if name != label], hint)
 
 
-def _present(target: Tensor, num_classes: int) -> Tensor:
-    if target.ndim == 2:
-        return target.bool().any(dim=0)
-    return torch.bincount(target, minlength=num_classes) > 0
+def _unseen(label: str, part: str, classes: Sequence[str], hint: str | None) -> DataError:
+    if (twin := twin_of(label, classes)) is not None:
+        hint = f"training has {twin!r}; data.labels: {{fold: true}} makes them one label"
+    return DataError(
+        f"label {shown(label)} of {part} is never seen in training", hint=hint, key=_KEY
+    )
 
 
-def _unseen(label: str, part: str, hint: str | None) -> DataError:
-    return DataError(f"label {label!r} of {part} is never seen in training", hint=hint, key=_KEY)
-
-
-def _classes(
-    column: Column, table: Table, name: str, classes: tuple[str, ...] | None, part: str
-) -> Target:
+def _classes(column: Column, table: Table, about: _Labels) -> Target:
     if isinstance(column, Numbers):
-        labels = [str(number) for number in _whole(column, table, name).tolist()]
-        found = tuple(sorted(set(labels), key=int))
+        labels = [str(number) for number in _whole(column, table, about.name).tolist()]
+        spellings, found = set(labels), tuple(sorted(set(labels), key=int))
     else:
-        labels = _texts(column, table, name)
+        texts = _texts(column, table, about.name)
+        labels, spellings = [about.rules.spelt(text) for text in texts], set(texts)
         found = tuple(sorted(set(labels)))
-    return _numbered(labels, classes or found, part)
-
-
-def _numbered(labels: list[str], classes: tuple[str, ...], part: str) -> Target:
-    number = {label: position for position, label in enumerate(classes)}
-    unseen = next((label for label in labels if label not in number), None)
-    if unseen is not None:
-        raise _unseen(unseen, part, None)
-    return Target(torch.tensor([number[label] for label in labels]), classes)
+    return about.numbered(labels, spellings, found)
 
 
 def _whole(column: Numbers, table: Table, name: str) -> Tensor:
@@ -138,55 +178,98 @@ def _texts(column: Column, table: Table, name: str) -> list[str]:
     if isinstance(column, Images) or not isinstance(column, Listed) or column.kind != "text":
         raise DataError(f"column {name!r} holds neither text nor whole numbers", key=_KEY)
     labels = list(column.values)
-    if "" in labels:
-        raise DataError(
-            f"column {name!r} has no label in {table.place(labels.index(''))}", key=_KEY
-        )
+    empty = next((row for row, label in enumerate(labels) if not label.strip()), None)
+    if empty is not None:
+        raise DataError(f"column {name!r} has no label in {table.place(empty)}", key=_KEY)
     return labels
 
 
-def _label_sets(
-    column: Column,
-    table: Table,
-    name: str,
-    separator: str,
-    classes: tuple[str, ...] | None,
-    part: str,
-) -> Target:
+def _label_sets(column: Column, table: Table, task: MultilabelTask, about: _Labels) -> Target:
     if isinstance(column, Numbers):
-        return _matrix(column.values, name, classes)
-    sets = [
-        _label_set(column[row], separator, name, table.place(row)) for row in range(len(column))
-    ]
-    classes = classes or tuple(sorted({label for labels in sets for label in labels}))
-    number = {label: position for position, label in enumerate(classes)}
-    values = torch.zeros(len(sets), len(classes))
+        return _matrix(column.values, about)
+    texts = [column[row] for row in range(len(column))]
+    if not all(isinstance(text, str) for text in texts):
+        between = task.separator
+        sets = [
+            _label_set(value, between, about.name, table.place(row))
+            for row, value in enumerate(texts)
+        ]
+        return _indicators(sets, about)
+    is_chosen = "separator" in task.model_fields_set
+    lists = read_lists(texts, about.name, table.place, is_lenient=is_chosen)
+    if lists is None:
+        if not is_chosen:
+            refuse_other_separator(texts, task.separator, about.name, table.place)
+        return _indicators([_cut(text, task.separator) for text in texts], about)
+    return _of_lists(lists, texts, about)
+
+
+def _of_lists(lists: Sequence[LabelList], texts: Sequence[str], about: _Labels) -> Target:
+    """Return the target of lists that were written as text, and tell that they were."""
+    first = next(text for text in texts if text.strip())
+    note = f"cells of {about.name!r} are read as lists, such as {shown(first)}"
+    widths = {len(each.labels) for each in lists}
+    if len(widths) == 1 and max(widths) > 1 and all(each.is_binary for each in lists):
+        rows = torch.tensor([[int(label) for label in each.labels] for each in lists])
+        target = _matrix(rows, about)
+        note += ": a 0 or 1 for each label"
+    else:
+        target = _indicators([set(each.labels) for each in lists], about)
+    return replace(target, notes=(note, *target.notes)) if about.classes is None else target
+
+
+def _indicators(sets: Sequence[set[str]], about: _Labels) -> Target:
+    """Return rows of 0 and 1 `(N, C)` for sets of labels."""
+    spellings = {label for labels in sets for label in labels}
+    sets = [{about.rules.spelt(label) for label in labels} for labels in sets]
+    order = about.settled(spellings, sorted({label for labels in sets for label in labels}))
+    if not order.classes:
+        raise DataError(f"column {about.name!r} holds no label", key=_KEY)
+    number = {label: position for position, label in enumerate(order.classes)}
+    values = torch.zeros(len(sets), len(order.classes))
     for row, labels in enumerate(sets):
         for label in labels:
             if label not in number:
-                raise _unseen(label, part, None)
+                raise _unseen(label, about.part, order.classes, None)
             values[row, number[label]] = 1
-    return Target(values, classes)
+    return Target(values, order.classes, order.notes)
 
 
-def _matrix(values: Tensor, name: str, classes: tuple[str, ...] | None) -> Target:
+def _matrix(values: Tensor, about: _Labels) -> Target:
     if values.ndim != 2 or not bool(((values == 0) | (values == 1)).all()):
         raise DataError(
-            f"column {name!r} must hold a row of 0 and 1 a sample, or label names", key=_KEY
+            f"column {about.name!r} must hold a row of 0 and 1 a sample, or label names",
+            hint="one column of 0 and 1 for each label: target: [first, second]",
+            key=_KEY,
         )
-    names = tuple(str(position) for position in range(values.shape[1]))
-    if classes is not None and classes != names:
-        raise DataError(f"column {name!r} has {len(names)} labels, not {len(classes)}", key=_KEY)
-    return Target(values.float(), names)
+    names = about.rules.names or tuple(str(position) for position in range(values.shape[1]))
+    order = ordered(names, about.rules) if about.classes is None else Ordered(about.classes)
+    is_whole = len(names) == len(order.classes) or bool(about.rules.head)
+    if not set(names) <= set(order.classes) or not is_whole:
+        raise DataError(
+            f"column {about.name!r} has {len(names)} labels, not {len(order.classes)}", key=_KEY
+        )
+    rows = torch.zeros(len(values), len(order.classes))
+    for place, name in enumerate(order.classes):
+        if name in names:
+            rows[:, place] = values[:, names.index(name)]
+    return Target(rows, order.classes, order.notes)
+
+
+def _cut(text: str, separator: str) -> set[str]:
+    return {label.strip() for label in text.split(separator) if label.strip()}
 
 
 def _label_set(value: Any, separator: str, name: str, place: str) -> set[str]:
+    """Return the labels of a cell of JSON or Parquet: a list, or a text as elsewhere."""
     if isinstance(value, str):
-        return {label.strip() for label in value.split(separator) if label.strip()}
+        return _cut(value, separator)
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if isinstance(value, list | tuple) and all(isinstance(label, str | int) for label in value):
         return {str(label) for label in value}
     raise DataError(
-        f"column {name!r} holds {value!r} in {place}, which is no set of labels", key=_KEY
+        f"column {name!r} holds {shown(value)} in {place}, which is no set of labels", key=_KEY
     )
 
 

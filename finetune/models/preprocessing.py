@@ -22,6 +22,8 @@ from finetune.reading import read_json_object
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _ELSEWHERE = ("hf-hub:", "local-dir:")
 """Prefixes of names of networks that timm loads from elsewhere than its own tables."""
+_UNNAMED = re.compile(r"LABEL_\d+")
+"""What `transformers` calls the outputs of a head that nobody has given names."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")
 
 
@@ -45,6 +47,9 @@ class Preprocessing:
     """Folder or hub id of the tokenizer."""
     image: ImagePreprocessing | None
     """Of the first layer that takes images."""
+    head: tuple[str, ...] = ()
+    """Names that the pretrained head at the network's end gives its outputs, in their order; none
+    where there is no such head, or nobody has named them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,7 @@ def read_preprocessing(config: ModelConfig) -> Preprocessing:
     """
     tokenizer: str | None = None
     image: ImagePreprocessing | None = None
+    head: tuple[str, ...] = ()
     for layer, key in _walk(config.layers, ("model", "layers")):
         match layer:
             case TransformersLayer():
@@ -74,6 +80,8 @@ def read_preprocessing(config: ModelConfig) -> Preprocessing:
                 _check_place(place, label=label, key=(*key, "path"))
                 find = file_finder(place)
                 tokenizer = tokenizer or _tokenizer(place, find)
+                if layer is config.layers[-1] and layer.output == "logits" and layer.pretrained:
+                    head = _names_of_head(find("config.json"), (*key, "path"))
                 image = image or _from_processor_file(
                     find("preprocessor_config.json"), (*key, "path")
                 )
@@ -83,7 +91,7 @@ def read_preprocessing(config: ModelConfig) -> Preprocessing:
                 image = image or _of_torchvision(layer, key)
             case _:
                 continue
-    return Preprocessing(tokenizer, image)
+    return Preprocessing(tokenizer, image, head)
 
 
 def pretrained_place(path: str, *, label: str, key: Key) -> PretrainedPlace:
@@ -188,6 +196,26 @@ def _check_place(place: PretrainedPlace, *, label: str, key: Key) -> None:
 
 def _tokenizer(place: PretrainedPlace, find: Callable[[str], Path | None]) -> str | None:
     return place.name if any(find(name) for name in _TOKENIZER_FILES) else None
+
+
+def _names_of_head(path: Path | None, key: Key) -> tuple[str, ...]:
+    """Return the names of a head's outputs in their order; none where nobody has named them.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    if path is None:
+        return ()
+    try:
+        id2label = read_json_object(path).get("id2label")
+    except FinetuneError as error:
+        raise ModelError(f"{str(path)!r}: {error.message}", key=key) from error
+    if not isinstance(id2label, dict):
+        return ()
+    names = [id2label.get(str(place)) for place in range(len(id2label))]
+    texts = tuple(name for name in names if isinstance(name, str))
+    is_named = len(set(texts)) == len(names) and not all(map(_UNNAMED.fullmatch, texts))
+    return texts if is_named else ()
 
 
 def _from_processor_file(path: Path | None, key: Key) -> ImagePreprocessing | None:

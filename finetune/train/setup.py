@@ -174,7 +174,7 @@ def build_trainer(
         reports = parts.model.weights_reports
         on_weights = lines_on_weights(reports)
         on_weights += [lint.message for lint in frozen_by_chance(reports, parts.plan)]
-        told = {"data": (*parts.data.facts.notes, *parts.data.notes), "weights": on_weights}
+        told = {"data": parts.data.notes_on_all, "weights": on_weights}
         notes += [place.note for place in config.places if place.note is not None]
         notes += [f"{about}: {note}" for about, some in told.items() for note in some]
         for note in notes:
@@ -221,11 +221,19 @@ def open_samples(config: RunConfig) -> PreparedData:
     """Open the data of a config: raw data first, then what the model wants done to it."""
     keeps = config.prefix.use == "auto"
     files = KnownFiles(config.prefix.disk_gb) if keeps else None
-    opened = open_data(config.data, config.task, seed=config.seed, trust=config.trust, files=files)
+    preprocessing = read_preprocessing(config.model)
+    opened = open_data(
+        config.data,
+        config.task,
+        seed=config.seed,
+        trust=config.trust,
+        files=files,
+        head=preprocessing.head,
+    )
     prepared = prepare_data(
         opened,
         config.data,
-        read_preprocessing(config.model),
+        preprocessing,
         seed=config.seed,
         trust=config.trust,
         views=config.prefix.views,

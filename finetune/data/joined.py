@@ -1,0 +1,89 @@
+"""Several target columns as one: `target: [first, second]`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from finetune.config.data import DataConfig
+from finetune.config.messages import shown
+from finetune.data.labels import LabelRules
+from finetune.data.table import Column, Listed, Numbers, Table, read_cells, settle
+from finetune.errors import DataError, did_you_mean
+
+_KEY = ("data", "target")
+_TRUTHS = {"true": 1.0, "false": 0.0}
+"""Words that stand for 0 and 1 in columns of labels."""
+
+
+def join_targets(
+    config: DataConfig, tables: Mapping[str, Table], head: tuple[str, ...]
+) -> tuple[DataConfig, dict[str, Table], LabelRules]:
+    """Return config and tables with a single target column, and the rules for its labels.
+
+    Several columns become one of rows of numbers, whose name lists theirs.
+
+    Args:
+        config: `data:` of the config.
+        tables: The table of each part.
+        head: Names that the network's pretrained head gives its outputs.
+
+    Raises:
+        DataError: one of several target columns is not there, is an input too, or holds something
+            that is no number.
+    """
+    names = config.target if isinstance(config.target, tuple) else ()
+    rules = LabelRules(config.labels.fold, config.labels.order, head, names)
+    if not names:
+        return config, dict(tables), rules
+    if fed := set(names) & set(config.inputs or ()):
+        raise DataError(f"column {min(fed)!r} is both input and target", key=_KEY)
+    whole = ", ".join(names)
+    joined = {part: _joined(table, names, whole) for part, table in tables.items()}
+    return config.model_copy(update={"target": whole}), joined, rules
+
+
+def _joined(table: Table, names: Sequence[str], whole: str) -> Table:
+    """Return a table with a column of rows of numbers `(N, C)` in the place of C columns."""
+    for name in names:
+        if name not in table.columns:
+            raise DataError(
+                f"no column {name!r}; there are: {', '.join(table.columns)}",
+                hint=did_you_mean(name, table.columns),
+                key=_KEY,
+            )
+    values = [_values(name, table.columns[name], table) for name in names]
+    others = {name: column for name, column in table.columns.items() if name not in names}
+    return replace(table, columns={**others, whole: Numbers(torch.stack(values, dim=1))})
+
+
+def _values(name: str, column: Column, table: Table) -> Tensor:
+    """Return a column as numbers `(N,)`.
+
+    Raises:
+        DataError: it holds a value that is none.
+    """
+    if isinstance(column, Listed):
+        if column.kind == "things":
+            column = settle(name, column.values, table.name)
+        column = read_cells(column, as_text=False)
+    if isinstance(column, Listed) and column.kind == "text":
+        words = [str(value).strip().lower() for value in column.values]
+        row = next((row for row, word in enumerate(words) if word not in _TRUTHS), None)
+        if row is None:
+            return torch.tensor([_TRUTHS[word] for word in words])
+        raise _no_number(name, column[row], table.place(row))
+    if not isinstance(column, Numbers) or column.values.ndim != 1:
+        raise DataError(f"column {name!r} must hold one number a row", key=_KEY)
+    values = column.values.float()
+    if not bool(torch.isfinite(values).all()):
+        row = int((~torch.isfinite(values)).nonzero()[0])
+        raise _no_number(name, values[row].item(), table.place(row))
+    return values
+
+
+def _no_number(name: str, value: object, place: str) -> DataError:
+    return DataError(
+        f"column {name!r} holds {shown(value)} in {place} where a number is needed", key=_KEY
+    )
