@@ -9,6 +9,7 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
+from finetune.data.images import in_short
 from finetune.data.incoming import Incoming
 from finetune.data.prepare import prepare_inputs
 from finetune.errors import DataError
@@ -233,7 +234,7 @@ def _columns(
         for name, values in inputs.items():
             if isinstance(values, str | bytes) or not isinstance(values, Sized):
                 raise DataError(
-                    f"needs a column of values for {name!r}, got {values!r}",
+                    f"needs a column of values for {name!r}, got {in_short(values)}",
                     hint="put a single sample in a list: [{...}]",
                 )
         return inputs
@@ -249,7 +250,7 @@ def _columns(
 def _cell(row: Any, name: str, number: int) -> Any:
     if isinstance(row, Mapping) and name in row:
         return row[name]
-    found = ", ".join(map(repr, row)) if isinstance(row, Mapping) else repr(row)
+    found = ", ".join(map(in_short, row)) if isinstance(row, Mapping) else in_short(row)
     raise DataError(f"sample {number} has no {name!r}, only {found}")
 
 

@@ -18,6 +18,7 @@ from finetune.config.image_keys import ImageKeys
 from finetune.data.channels import Channels, channels_first, channels_of
 from finetune.data.decoding import is_image
 from finetune.data.files import separator_hint
+from finetune.data.folders import IMAGE_ENDINGS
 from finetune.data.images import (
     Images,
     first_leaving,
@@ -103,8 +104,11 @@ def settle_columns(
         column = table.columns[name]
         if isinstance(column, Listed) and column.kind == "things" and not _are_images(column):
             column = settle(name, column.values, table.name)
+        is_named = name != target and name not in images and _names_images(column, table)
+        if is_named:
+            notes.append(f"column {name!r}: its texts name image files, which are read as images")
         if isinstance(column, Listed) and (
-            _are_images(column) or (name in images and column.kind != "things")
+            _are_images(column) or is_named or (name in images and column.kind != "things")
         ):
             column = images_of(_image_files(name, column.values, table))
         if isinstance(column, Images):
@@ -115,6 +119,16 @@ def settle_columns(
         columns[name] = column
     refuse_idle_keys([columns[name] for name in inputs], source, key)
     return replace(table, columns=columns, notes=tuple(notes))
+
+
+def _names_images(column: Column, table: Table) -> bool:
+    """Tell whether all texts of a column end as images do, and the first of them names a file."""
+    if not isinstance(column, Listed) or column.kind == "things" or table.folder is None:
+        return False
+    endings = tuple(IMAGE_ENDINGS)
+    if not all(isinstance(text, str) and text.lower().endswith(endings) for text in column.values):
+        return False
+    return Path(table.folder, column.values[0]).is_file()
 
 
 def ruled(images: Images, source: Source) -> Images:
@@ -181,7 +195,7 @@ def _image_files(column: str, items: Sequence[Any], table: Table) -> list[Any]:
         raise
     within = table.within or folder
     if (row := first_leaving(files, within)) is not None:
-        raise leaves(table.place(row), items[row], within)
+        raise leaves(table.place(row), items[row], folder, within)
     return files
 
 

@@ -1,5 +1,6 @@
 """One image of a file, encoded bytes or Pillow: its header, its pixels, its hash."""
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 from struct import error as StructError
 from types import ModuleType
 from typing import Any, BinaryIO, NamedTuple
-from zlib import error as ZlibError
+from zlib import crc32, error as ZlibError
 
 import numpy as np
 import torch
@@ -41,6 +42,10 @@ from finetune.importing import require
 
 _FAULTS = (*FAULTS, StructError, ZlibError)
 """Exceptions that Pillow raises for damaged or hostile files."""
+_READ_AT_ONCE = 1 << 20
+
+# Pillow logs what it then raises. Without a handler, Python would print that as a second line.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class Header(NamedTuple):
@@ -90,6 +95,8 @@ def open_image(
     with _opened(item) as (file, name):
         with _readable(name, pil), _pictured(file, pil) as image:
             decoded = as_pixels(image, mode, rules)
+            if image.format == "PNG":
+                _refuse_broken_chunks(file)
         # Looked at afterwards: what is written into it from here on is not in what was decoded.
         if known is not None and not _holds(file, *known):
             raise DataError(
@@ -177,13 +184,35 @@ def hash_bytes(raw: bytes) -> bytes:
 @contextmanager
 def _pictured(source: BinaryIO, pil: ModuleType) -> Iterator[Any]:
     """Open an image of a known format, unless it is so large that Pillow warns of it."""
-    with pil.open(source, formats=_formats()) as image:
+    try:
+        opened = pil.open(source, formats=_formats())
+    except pil.UnidentifiedImageError as error:
+        raise PixelError("it is in no known format of images") from error
+    with opened as image:
         width, height = image.size
         if pil.MAX_IMAGE_PIXELS is not None and width * height > pil.MAX_IMAGE_PIXELS:
             raise ValueError(
                 f"{width} x {height} are more than {pil.MAX_IMAGE_PIXELS} pixels; make it smaller"
             )
         yield image
+
+
+def _refuse_broken_chunks(file: BinaryIO) -> None:
+    """Check the checksums of a PNG: of small files Pillow leaves those of the pixels unread.
+
+    Raises:
+        PixelError: one is wrong. A file that only ends too early is left to Pillow.
+    """
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        left, checksum = int.from_bytes(head[:4]), crc32(head[4:])
+        while left and (part := file.read(min(left, _READ_AT_ONCE))):
+            left, checksum = left - len(part), crc32(part, checksum)
+        told = file.read(4)
+        if len(told) == 4 and int.from_bytes(told) != checksum:
+            raise PixelError("its checksum is wrong: the file is damaged")
+        if head[4:] == b"IEND":
+            return
 
 
 @cache

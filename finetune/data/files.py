@@ -8,18 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from finetune.config.data import (
-    CsvSource,
-    ImageFolderSource,
-    TextFolderSource,
-)
+from finetune.config.data import CsvSource, TextFolderSource
+from finetune.data.folders import files_by_class
 from finetune.data.images import images_of
 from finetune.data.table import Column, Listed
 from finetune.errors import DataError, FinetuneError, Key
 from finetune.importing import package_path
-from finetune.reading import first_outside, limited_lines, parse_json_object
-
-IMAGE_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+from finetune.reading import limited_lines, parse_json_object
 
 
 def existing(text: str, key: Key, *, folder: bool) -> Path:
@@ -76,34 +71,31 @@ def read_jsonl(path: Path, key: Key) -> dict[str, Column]:
 
 def read_text_folder(
     path: Path, source: TextFolderSource, within: Path, key: Key
-) -> dict[str, Column]:
+) -> tuple[dict[str, Column], tuple[str, ...]]:
     """Read every file of every subfolder as `text`, in sorted order, the subfolder as `label`.
+
+    Returns with the columns what is told of them.
 
     Raises:
         DataError: a file is not valid in the encoding, or a symbolic link leaves `within`.
     """
-    labelled = _files_by_class(path, None, within, key)
-    texts = [read_text(file, source, key) for _, file in labelled]
-    return {
-        "text": Listed(texts, "text"),
-        "label": Listed([label for label, _ in labelled], "text"),
-    }
+    found = files_by_class(path, within, key, images=False)
+    texts = [read_text(file, source, key) for file in found.files]
+    return {"text": Listed(texts, "text"), "label": Listed(found.labels, "text")}, found.notes
 
 
 def read_image_folder(
-    path: Path, source: ImageFolderSource, within: Path, key: Key
-) -> dict[str, Column]:
+    path: Path, within: Path, key: Key
+) -> tuple[dict[str, Column], tuple[str, ...]]:
     """List every image of every subfolder as `image`, in sorted order, the subfolder as `label`.
+
+    Returns with the columns what is told of them.
 
     Raises:
         DataError: a symbolic link leaves `within`.
     """
-    labelled = _files_by_class(path, IMAGE_ENDINGS, within, key)
-    files = [file for _, file in labelled]
-    return {
-        "image": images_of(files),
-        "label": Listed([label for label, _ in labelled], "text"),
-    }
+    found = files_by_class(path, within, key, images=True)
+    return {"image": images_of(found.files), "label": Listed(found.labels, "text")}, found.notes
 
 
 def separator_hint(names: Sequence[str], separator: str = ",") -> str | None:
@@ -168,40 +160,6 @@ def json_object(line: str, where: str) -> dict[str, Any]:
         return parse_json_object(line, where)
     except FinetuneError as error:
         raise DataError(error.message, where=where) from error
-
-
-def _files_by_class(
-    path: Path, endings: set[str] | None, within: Path, key: Key
-) -> list[tuple[str, Path]]:
-    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not folders:
-        raise DataError(
-            f"{str(path)!r} has no subfolders", hint="needs one per class", key=(*key, "path")
-        )
-    labelled = [
-        (folder.name, file)
-        for folder in folders
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-        and not file.name.startswith(".")
-        and (endings is None or file.suffix.lower() in endings)
-    ]
-    refuse_leaving([file for _, file in labelled], within, key=(*key, "path"))
-    return labelled
-
-
-def refuse_leaving(paths: Sequence[Path], within: Path, *, key: Key = ()) -> None:
-    """Refuse files that lie, symbolic links followed, outside a folder.
-
-    Raises:
-        DataError: one does.
-    """
-    if (position := first_outside(paths, within)) is not None:
-        raise DataError(
-            f"{str(paths[position])!r} leaves the folder {str(within)!r}",
-            hint="name a folder that holds all files: within: DIR, beside the path of the source",
-            key=key,
-        )
 
 
 def read_text(file: Path, source: TextFolderSource, key: Key) -> str:

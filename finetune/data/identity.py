@@ -20,11 +20,12 @@ from torch import Tensor
 
 from finetune.config.data import Transform
 from finetune.data.contents import HASH_BYTES, KnownFiles, as_hashes
-from finetune.data.images import Images
+from finetune.data.images import Images, missing_file
 from finetune.data.table import Column, Table
 from finetune.data.tokens import tokenizer_facts
 from finetune.data.transforms import Imported, Step, Tokenize
 from finetune.data.vision import Vision
+from finetune.errors import DataError
 from finetune.importing import code_of
 
 _VERSION = 1
@@ -142,10 +143,20 @@ def identified(table: Table, files: KnownFiles | None) -> Table:
         DataError: an image is missing or cannot be read.
     """
     columns = {
-        name: column.identified(files) if isinstance(column, Images) else column
+        name: _identified(column, table, files) if isinstance(column, Images) else column
         for name, column in table.columns.items()
     }
     return replace(table, columns=columns)
+
+
+def _identified(column: Images, table: Table, files: KnownFiles | None) -> Images:
+    try:
+        return column.identified(files)
+    except DataError:
+        named = table.folder and missing_file(column, table.place, table.folder)
+        if named:
+            raise named from None
+        raise
 
 
 def identity_of(

@@ -1,6 +1,6 @@
 """Images as files, encoded bytes or PIL images, decoded one at a time as they are read."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -157,13 +157,42 @@ def first_leaving(items: Sequence[Any], within: Path) -> int | None:
     return None if outside is None else paths[outside][0]
 
 
-def leaves(where: str, item: Any, within: Path) -> DataError:
-    """Return the error over a name, or `{"bytes", "path"}`, that leads out of a folder."""
+def leaves(where: str, item: Any, folder: Path, within: Path) -> DataError:
+    """Return the error over a name, or `{"bytes", "path"}`, that leads out of a folder.
+
+    Args:
+        where: Where the name stands.
+        item: What names the file.
+        folder: What names are relative to.
+        within: The folder that no name may leave.
+    """
     name = str(item["path"] if isinstance(item, dict) else item)
+    hint = "name a folder that holds all files: within: DIR, beside the path of the source"
+    if folder != within and (within / name).exists():
+        hint = f"names are relative to the folder {str(folder)!r}, also where within is named"
     return DataError(
-        f"{where} names {name!r}, which leaves the folder {str(within)!r}",
-        hint="name a folder that holds all files: within: DIR, beside the path of the source",
+        f"{where} names {name!r}, which leaves the folder {str(within)!r}: it is "
+        f"{str(folder / name)!r}",
+        hint=hint,
     )
+
+
+def missing_file(images: Images, place: Callable[[int], str], folder: Path) -> DataError | None:
+    """Return the error over the first image file that is not there; None if all are.
+
+    Args:
+        images: The column.
+        place: Names a sample for a message.
+        folder: What names of files are relative to.
+    """
+    for index, position in enumerate(images.order):
+        item = images.items[position]
+        if isinstance(item, Path) and not item.exists():
+            return DataError(
+                f"no such image file {str(item)!r}, which {place(index)} names",
+                hint=f"names are relative to the folder {str(folder.resolve())!r}",
+            )
+    return None
 
 
 def in_short(value: Any) -> str:

@@ -7,7 +7,8 @@ from typing import Any, TextIO
 
 from finetune.config.data import CsvSource, DataConfig, TextFolderSource
 from finetune.data.columns import Kind
-from finetune.data.files import IMAGE_ENDINGS, json_object, read_csv, read_jsonl, read_text
+from finetune.data.files import json_object, read_csv, read_jsonl, read_text
+from finetune.data.folders import is_image_file
 from finetune.data.images import first_leaving, named_files
 from finetune.errors import DataError
 from finetune.reading import first_outside, limited_lines
@@ -80,7 +81,7 @@ def _files_below(folder: Path, kinds: Mapping[str, Kind]) -> list[Path]:
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     ]
     if any(_is_image(kind) for kind in kinds.values()):
-        files = [file for file in files if file.suffix.lower() in IMAGE_ENDINGS | _NAMED_BY]
+        files = [f for f in files if f.suffix.lower() in _NAMED_BY or is_image_file(f, folder)]
     if (position := first_outside(files, folder)) is not None:
         raise DataError("is a link that leaves the folder", where=str(files[position]))
     return files
@@ -126,6 +127,10 @@ def _image_files(values: Sequence[Any], folder: Path, wheres: Sequence[str]) -> 
             f"names {str(files[position])!r}, which leaves the folder of the file",
             where=wheres[position],
         )
+    for file, where in zip(files, wheres, strict=True):
+        if isinstance(file, Path) and not file.exists():
+            hint = f"names are relative to the folder {str(folder.resolve())!r}"
+            raise DataError(f"no such image file {str(file)!r}", hint=hint, where=where)
     return files
 
 

@@ -58,14 +58,15 @@ def open_source(source: Source, trust: Collection[str], key: Key) -> Table:
         DataError: it is missing, unreadable or empty, or its columns differ in length.
     """
     within = _within(source, key)
-    columns, name, folder = _read(source, within, trust, key)
+    notes: list[str] = []
+    columns, name, folder = _read(source, within, trust, key, notes)
     lengths = {column: len(values) for column, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"columns of different lengths: {lengths}", key=key)
     count = next(iter(lengths.values()), 0)
     if count == 0:
-        raise DataError(f"no samples in {name}", key=key)
-    return Table(columns, torch.arange(count), name, folder, within)
+        raise DataError(f"no samples in {name}", hint=notes[0] if notes else None, key=key)
+    return Table(columns, torch.arange(count), name, folder, within, notes=tuple(notes))
 
 
 def _within(source: Source, key: Key) -> Path | None:
@@ -76,16 +77,21 @@ def _within(source: Source, key: Key) -> Path | None:
 
 
 def _read(
-    source: Source, within: Path | None, trust: Collection[str], key: Key
+    source: Source, within: Path | None, trust: Collection[str], key: Key, notes: list[str]
 ) -> tuple[dict[str, Column], str, Path | None]:
-    """Return the columns, the source in the user's words, and what paths in it are relative to."""
+    """Return the columns, the source in the user's words, and what paths in it are relative to.
+
+    What the user should know is added to `notes`.
+    """
     match source:
         case CsvSource() | JsonlSource() | ParquetSource() | ArraysSource():
             path = files.existing(source.path, (*key, "path"), folder=False)
             return _read_file(source, path, key), str(path), path.parent
         case TextFolderSource() | ImageFolderSource():
             path = files.existing(source.path, (*key, "path"), folder=True)
-            return _read_folder(source, path, within, key), str(path), None
+            columns, found = _read_folder(source, path, within, key)
+            notes += found
+            return columns, str(path), None
         case SklearnSource():
             return _bundled(source), source.name, None
         case RandomSource():
@@ -119,11 +125,11 @@ def _read_file(
 
 def _read_folder(
     source: TextFolderSource | ImageFolderSource, path: Path, within: Path | None, key: Key
-) -> dict[str, Column]:
+) -> tuple[dict[str, Column], tuple[str, ...]]:
     within = within or path
     if isinstance(source, TextFolderSource):
         return files.read_text_folder(path, source, within, key)
-    return files.read_image_folder(path, source, within, key)
+    return files.read_image_folder(path, within, key)
 
 
 def _bundled(source: SklearnSource) -> dict[str, Column]:
@@ -258,7 +264,7 @@ def _dataset_column(dataset: Any, name: str, folder: Path, within: Path) -> Colu
         files = named_files(list(named.values()), folder)
         if (position := first_leaving(files, within)) is not None:
             row = list(named)[position]
-            raise leaves(f"row {row + 1} of column {name!r}", named[row], within)
+            raise leaves(f"row {row + 1} of column {name!r}", named[row], folder, within)
         return images_of(_Rows(encoded, name, folder))
     column = dataset.with_format("arrow")[:].column(name)
     values = column.to_pylist()

@@ -1,0 +1,155 @@
+"""Folders of classes: which files are samples, and what is told of the others."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.data.decoding import read_header
+from finetune.errors import DataError, Key
+from finetune.reading import first_outside
+
+# fmt: off
+IMAGE_ENDINGS = frozenset({
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
+    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+})
+_OTHER_ENDINGS = frozenset({
+    ".csv", ".db", ".html", ".ini", ".json", ".jsonl", ".md", ".npy", ".npz", ".parquet", ".pdf",
+    ".py", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml", ".zip",
+})
+# fmt: on
+"""Endings of files that are not opened to see whether they are images."""
+_PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}
+"""Names that folders of a part of the data usually have."""
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFiles:
+    """The samples of a folder of classes.
+
+    Args:
+        labels: The class of each sample.
+        files: The file of each sample.
+        notes: What the user should know, a line each.
+    """
+
+    labels: list[str]
+    files: list[Path]
+    notes: tuple[str, ...]
+
+
+def files_by_class(path: Path, within: Path, key: Key, *, images: bool) -> ClassFiles:
+    """List the files of every subfolder in sorted order; hidden ones are left out.
+
+    Args:
+        path: The folder of the classes.
+        within: Folder that no link may leave.
+        key: Where the source stands in the config.
+        images: Whether the samples are images; other files are then passed over, and told.
+
+    Raises:
+        DataError: there are no subfolders, or a symbolic link leaves `within`.
+    """
+    here = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    classes = [entry for entry in here if entry.is_dir()]
+    if not classes:
+        raise DataError(
+            f"{str(path)!r} has no subfolders", hint="needs one per class", key=(*key, "path")
+        )
+    others = [entry for entry in here if entry.is_file()]
+    labels: list[str] = []
+    files: list[Path] = []
+    without: list[str] = []
+    for folder in classes:
+        found = [f for f in sorted(folder.rglob("*")) if f.is_file() and f.name[0] != "."]
+        taken = [f for f in found if not images or is_image_file(f, within)]
+        others += sorted(set(found) - set(taken))
+        files += taken
+        labels += [folder.name] * len(taken)
+        if not taken:
+            without.append(folder.name)
+    refuse_leaving(files, within, key=(*key, "path"))
+    names = [folder.name for folder in classes]
+    notes = [
+        *passed_over(others, path),
+        *_without(without, path),
+        *_parts(names, path, images=images),
+    ]
+    return ClassFiles(labels, files, tuple(notes))
+
+
+def is_image_file(file: Path, within: Path) -> bool:
+    """Tell whether a file is an image: by its ending, or where that says nothing by its content.
+
+    Args:
+        file: The file.
+        within: Folder outside which no file is opened.
+    """
+    ending = file.suffix.lower()
+    if ending in IMAGE_ENDINGS or ending in _OTHER_ENDINGS:
+        return ending in IMAGE_ENDINGS
+    if first_outside([file], within) is not None:
+        return False
+    try:
+        read_header(file)
+    except DataError:
+        return False
+    return True
+
+
+def passed_over(files: Sequence[Path], folder: Path) -> list[str]:
+    """Return a note on files of a folder that are no samples, counted by ending."""
+    if not files:
+        return []
+    counts = Counter(file.suffix.lower() or "without an ending" for file in files).most_common()
+    told = [f"{count:,} {ending}" for ending, count in counts[:_SHOWN]]
+    more = ", ..." if len(counts) > _SHOWN else ""
+    number = "1 file of" if len(files) == 1 else f"{len(files):,} files of"
+    return [
+        f"{number} {str(folder)!r} passed over: {', '.join(told)}{more}, such as {str(files[0])!r}"
+    ]
+
+
+def refuse_leaving(paths: Sequence[Path], within: Path, *, key: Key = ()) -> None:
+    """Refuse files that lie, symbolic links followed, outside a folder.
+
+    Raises:
+        DataError: one does.
+    """
+    if (position := first_outside(paths, within)) is not None:
+        raise DataError(
+            f"{str(paths[position])!r} leaves the folder {str(within)!r}",
+            hint="name a folder that holds all files: within: DIR, beside the path of the source",
+            key=key,
+        )
+
+
+def _without(names: Sequence[str], path: Path) -> list[str]:
+    """Return a note on folders that hold no sample, of which no class is made."""
+    if not names:
+        return []
+    shown = ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
+    number = "1 folder" if len(names) == 1 else f"{len(names):,} folders"
+    return [f"{number} of {str(path)!r} without a sample, no class is made of it: {shown}"]
+
+
+def _parts(names: Iterable[str], path: Path, *, images: bool) -> list[str]:
+    """Return a note where the subfolders look like parts of the data, not like classes."""
+    parts = {name: _PARTS.get(name.lower()) for name in names}
+    if None in parts.values():
+        return []
+    type_ = "imagefolder" if images else "textfolder"
+    written = ", ".join(
+        f"{part}: {{type: {type_}, path: {path / name}}}" for name, part in parts.items()
+    )
+    shown = ", ".join(map(repr, parts))
+    return [
+        f"the folders {shown} of {str(path)!r} are read as classes; if they are parts, write "
+        f"data: {{{written}}} in place of source and split"
+    ]
