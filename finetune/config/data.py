@@ -240,13 +240,25 @@ class TokenizeTransform(Node):
     type: Literal["tokenize"]
     """Discriminator."""
     column: Annotated[str | None, PUBLIC] = None
-    """Column of text; the first of `data.inputs` if left out."""
+    """Column of text; the one that holds text, or the two as a pair, if left out."""
+    columns: Annotated[tuple[str, ...] | None, PUBLIC] = Field(
+        default=None, min_length=1, max_length=2
+    )
+    """In place of `column`: two columns of text, which the tokenizer encodes as a pair."""
     max_length: int = Field(default=128, gt=0, le=10**6)
     """Longest sequence in tokens; what is beyond is cut off."""
     tokenizer: Annotated[str | None, PLACE] = None
     """Folder or hub id of the tokenizer; that of the first transformers layer if left out."""
     padding: Literal["longest", "max_length"] = "longest"
     """Fill every batch up to its longest sequence, or to `max_length`."""
+
+    @model_validator(mode="after")
+    def _one_way_to_name_columns(self) -> Self:
+        if self.columns is not None and self.column is not None:
+            raise ValueError("'column' and 'columns' exclude each other")
+        if self.columns is not None and len(set(self.columns)) < len(self.columns):
+            raise ValueError(f"a text makes no pair with itself: {list(self.columns)!r}")
+        return self
 
 
 class StackTransform(Node):

@@ -212,7 +212,8 @@ def image_columns(config: DataConfig, inputs: Sequence[str]) -> set[str]:
 
 def kind_of(column: Column, name: str, config: DataConfig) -> Kind:
     """Return what a settled input column holds."""
-    texts = {n.column for n in config.transforms or () if isinstance(n, TokenizeTransform)}
+    nodes = [n for n in config.transforms or () if isinstance(n, TokenizeTransform)]
+    texts = {text for node in nodes for text in node.columns or (node.column,)}
     column = read_cells(column, as_text=name in texts)
     if isinstance(column, Images):
         return "grey image" if column.mode == "L" else "image"

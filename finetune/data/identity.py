@@ -22,8 +22,9 @@ from finetune.config.data import Transform
 from finetune.data.contents import HASH_BYTES, KnownFiles, as_hashes
 from finetune.data.images import Images, missing_file
 from finetune.data.table import Column, Table
+from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import tokenizer_facts
-from finetune.data.transforms import Imported, Step, Tokenize
+from finetune.data.transforms import Imported, Step
 from finetune.data.vision import Vision
 from finetune.errors import DataError
 from finetune.importing import code_of

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from finetune.data.pipeline import collate
+from finetune.data.samples import Sample
 from finetune.data.table import Numbers, Prepared, Ragged, Tokens
-from finetune.data.transforms import Sample, Step
+from finetune.data.transforms import Step
 from finetune.errors import FinetuneError
 from finetune.models.declared import TensorSpec
 from finetune.process import STOP_SIGNALS

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from finetune.data.decoding import image_tensor, is_image
 from finetune.data.images import Images, refuse_unreadable
+from finetune.data.samples import Columns, Sample
 from finetune.data.table import (
     Listed,
     Numbers,
@@ -29,16 +30,9 @@ from finetune.data.table import (
     reads_as_number,
     refuse_gaps,
 )
+from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
-from finetune.data.transforms import (
-    NOT_A_NUMBER,
-    Columns,
-    PlannedStep,
-    Sample,
-    Stack,
-    Step,
-    Tokenize,
-)
+from finetune.data.transforms import NOT_A_NUMBER, PlannedStep, Stack, Step
 from finetune.data.vision import Vision, transform_all
 from finetune.errors import DataError
 
@@ -134,7 +128,7 @@ def build_columns(samples: Iterable[Sample], count: int) -> Columns:
 
 def _typed(table: Table, steps: Sequence[Step]) -> Columns:
     """Read cells of a csv file as numbers, but where they are tokenized; refuse gaps in numbers."""
-    texts = {step.column for step in steps if isinstance(step, Tokenize)}
+    texts = {name for step in steps if isinstance(step, Tokenize) for name in step.columns}
     columns: Columns = {}
     for name, column in table.columns.items():
         columns[name] = typed = read_cells(column, as_text=name in texts)

@@ -29,6 +29,7 @@ from finetune.data.sources import open_source, sources_of
 from finetune.data.splits import first_copies, split_samples
 from finetune.data.table import Numbers, Table, refuse_gaps
 from finetune.data.targets import Target, encode_target, refuse_unseen
+from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
 from finetune.data.transforms import PlannedStep, plan_steps, usual_steps
 from finetune.errors import DataError
@@ -218,8 +219,19 @@ def prepare_data(
         evaluated(opened.test),
         opened.facts,
         opened.identity,
-        tuple(tokens.notes) if tokens is not None else (),
+        (*(tokens.notes if tokens is not None else ()), *_notes_on_cut(train_steps, other_steps)),
     )
+
+
+def _notes_on_cut(*plans: Sequence[PlannedStep]) -> list[str]:
+    """Tell how many texts were cut, a line for each step that cuts."""
+    steps = {id(each.step): each.step for plan in plans for each in plan}
+    found = [
+        step.cut.note(step.columns, step.max_length)
+        for step in steps.values()
+        if isinstance(step, Tokenize)
+    ]
+    return [note for note in found if note is not None]
 
 
 def prepare_inputs(
@@ -386,8 +398,7 @@ def _plans(
     """Return the steps of training, and those of evaluation and prediction."""
 
     def planned(nodes: Sequence[Transform], key: str) -> list[PlannedStep]:
-        names = tuple(table.columns)
-        return plan_steps(nodes, names, preprocessing, trust=trust, key=("data", key))
+        return plan_steps(nodes, table.columns, preprocessing, trust=trust, key=("data", key))
 
     if config.transforms is None:
         train = usual_steps(table.columns, preprocessing)

@@ -20,8 +20,11 @@ from finetune.store.layout import RowSpec, StoreError
 from finetune.store.shelf import cache_root, key_of, remove_store
 from finetune.store.store import Store
 
-Encoded = Mapping[str, Sequence[Sequence[int]]]
-"""What a tokenizer gives for some texts: by name of the output, the tokens of each."""
+Encoded = Mapping[str, Sequence[Any]]
+"""What a tokenizer gives for some texts: by name of the output, the tokens of each; and `CUT`."""
+
+CUT = "tokens cut"
+"""Beside the outputs: how many tokens of each text were cut off. No output has such a name."""
 
 _LEAST_CHARACTERS = 500_000
 """Fewer are tokenized in a tenth of a second."""
@@ -43,13 +46,13 @@ class Tokenizing:
     """How texts become tokens.
 
     Args:
-        encode: Tokenizes some texts.
+        encode: Tokenizes some texts, or pairs of texts.
         longest: More tokens than this no text has.
         facts: Tells what the tokens of a text depend on besides it, as things are after a call of
             `encode`; None if nobody can.
     """
 
-    encode: Callable[[list[str]], Encoded]
+    encode: Callable[[list[Any]], Encoded]
     longest: int
     facts: Callable[[], str | None]
 
@@ -72,15 +75,16 @@ class TokenStore:
     def sequences(self, texts: Listed, tokenizing: Tokenizing) -> dict[str, Sequences] | None:
         """Return the tokens of `texts` by name of the output, as stored before or now.
 
-        Some of those that were stored before are made anew and compared. None is returned for
-        what is too little to be stored, or cannot be.
+        Among them, as `CUT`, is how many tokens of each text were cut off. Some of those that were
+        stored before are made anew and compared. None is returned for what is too little to be
+        stored, or cannot be.
         """
         whole, rows = texts.source
-        if sum(map(len, whole.values)) < _LEAST_CHARACTERS:
+        if sum(map(num_characters, whole.values)) < _LEAST_CHARACTERS:
             return None
         try:
             # before anything is stored: outputs of another kind are refused here
-            outputs = tuple(_padded(tokenizing.encode(list(whole.values[:1])))[0])
+            outputs = tuple(_padded(tokenizing.encode(list(whole.values[:1])))[0])[1:]
             if (facts := tokenizing.facts()) is None:
                 return None
             return self._stored(whole, rows, tokenizing, outputs, facts)
@@ -98,14 +102,15 @@ class TokenStore:
     ) -> dict[str, Sequences]:
         root, longest = self._root or cache_root(), tokenizing.longest
         data = self._fingerprint_of(whole)
-        key = key_of({"texts": data, "longest": longest, "tokenizer": facts})
+        key = key_of({"texts": data, "longest": longest, "tokenizer": facts, "counts": [CUT]})
         spec = RowSpec((_expected(whole, longest),), "int32", ragged=True)
+        specs = {CUT: RowSpec((1,), "int32"), **dict.fromkeys(outputs, spec)}
 
         def opened() -> Store:
             return Store.open(
                 root,
                 key,
-                dict.fromkeys(outputs, spec),
+                specs,
                 len(whole),
                 memory_gb=0,
                 disk_gb=self._disk_gb,
@@ -136,9 +141,11 @@ class TokenStore:
             raise StoreError(f"another process has given up rows of store {store.meta.key}")
         parts = [store.read_flat(some) for some in rows.split(at_once)]
         lengths = torch.cat([lengths for _, lengths in parts])
+        joined = {name: torch.cat([values[name] for values, _ in parts]) for name in parts[0][0]}
+        one_each = torch.ones_like(lengths)
         return {
-            name: Sequences(torch.cat([values[name] for values, _ in parts]).long(), lengths)
-            for name in parts[0][0]
+            name: Sequences(values.long().flatten(), one_each if name == CUT else lengths)
+            for name, values in joined.items()
         }
 
     def _fingerprint_of(self, whole: Listed) -> str:
@@ -179,15 +186,24 @@ def tokenizer_facts(tokenizer: Any) -> str | None:
 
 def _expected(whole: Listed, longest: int) -> int:
     """Return how many tokens a text may have on the average: hardly more than characters."""
-    return max(1, sum(min(longest, len(text)) for text in whole.values) // len(whole))
+    lengths = map(num_characters, whole.values)
+    return max(1, sum(min(longest, length) for length in lengths) // len(whole))
+
+
+def num_characters(text: str | tuple[str, ...]) -> int:
+    """Return the length of a text, or of both texts of a pair."""
+    return len(text) if isinstance(text, str) else sum(map(len, text))
 
 
 def _padded(encoded: Encoded) -> tuple[dict[str, Tensor], Tensor]:
     """Return each output (B, L) int32, zeros behind the end of each, and the lengths (B,).
 
+    The first entry is `CUT`, (B, 1).
+
     Raises:
         StoreError: these are not whole numbers, as many for a text in every output.
     """
+    given, encoded = encoded, {name: each for name, each in encoded.items() if name != CUT}
     try:
         counts = {tuple(map(len, sequences)) for sequences in encoded.values()}
         flat = {
@@ -200,7 +216,8 @@ def _padded(encoded: Encoded) -> tuple[dict[str, Tensor], Tensor]:
         raise StoreError("the tokenizer's outputs differ in length")
     lengths = torch.tensor(counts.pop())
     is_token = torch.arange(int(lengths.max())) < lengths[:, None]
-    values = {}
+    cut = given.get(CUT, [0] * len(lengths))
+    values = {CUT: torch.tensor(cut, dtype=torch.int32).unsqueeze(1)}
     for name, numbers in flat.items():
         if len(numbers) and (numbers.dtype != torch.int64 or numbers.abs().max() > 2**31 - 1):
             raise StoreError(f"the tokenizer's {name!r} are no whole numbers of 32 bits")

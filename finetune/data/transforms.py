@@ -4,7 +4,6 @@ A step maps a sample (a dict of column to value) to a sample. In a sample number
 is `str`, an image from a file is a `PIL.Image`.
 """
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, assert_never
@@ -20,19 +19,17 @@ from finetune.config.data import (
     VisionTransform,
     is_random,
 )
-from finetune.config.messages import shown
 from finetune.data.images import Images
-from finetune.data.table import Listed, Numbers, Prepared, Ragged, Tokens, infer
-from finetune.data.tokens import Tokenizing, TokenStore, tokenizer_facts
+from finetune.data.samples import Columns, Sample, replaced
+from finetune.data.table import Listed, Numbers, Prepared, infer
+from finetune.data.tokenizing import Tokenize, load_tokenizer
 from finetune.data.vision import PretrainedImage, Vision, vision_step
-from finetune.errors import DataError, Key, did_you_mean
-from finetune.importing import call_trusted, package_path, require
+from finetune.errors import DataError, Key, did_you_mean, named
+from finetune.importing import call_trusted
 from finetune.models.preprocessing import Preprocessing
 
-Sample = dict[str, Any]
-Columns = dict[str, Prepared]
-
-_SURROGATE = re.compile("[\ud800-\udfff]")
+Origins = dict[str, str]
+"""Names of columns, and in words where each comes from."""
 
 
 NOT_A_NUMBER = (
@@ -56,81 +53,6 @@ class PlannedStep:
 
     step: Step
     random: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Tokenize:
-    """Text to `input_ids`, `attention_mask` and whatever else the tokenizer gives."""
-
-    column: str
-    max_length: int
-    pad_to_max: bool
-    tokenizer: Any
-    key: Key
-
-    def __call__(self, sample: Sample) -> Sample:
-        """Tokenize the text of one sample."""
-        text = sample[self.column]
-        if not isinstance(text, str):
-            raise self._no_text(type(text).__name__)
-        encoded = {name: values[0] for name, values in self._encode([text]).items()}
-        tokens = {name: self._tokens(name, ids) for name, ids in encoded.items()}
-        return replaced(sample, (self.column,), tokens)
-
-    def whole(self, columns: Columns, store: TokenStore | None) -> Columns:
-        """Tokenize every text of the column, but for those that `store` knows."""
-        column = columns[self.column]
-        if not isinstance(column, Listed) or column.kind == "things":
-            raise self._no_text("numbers" if isinstance(column, Numbers) else "no text")
-        return replaced(columns, (self.column,), self._stored(column, store) or self._made(column))
-
-    def _stored(self, column: Listed, store: TokenStore | None) -> dict[str, Ragged] | None:
-        if store is None:
-            return None
-        tokenizing = Tokenizing(
-            self._encode, self.max_length, lambda: tokenizer_facts(self.tokenizer)
-        )
-        found = store.sequences(column, tokenizing)
-        if found is None:
-            return None
-        return {
-            name: Ragged.flat(*tokens, pad=self._pad(name), length=self._length)
-            for name, tokens in found.items()
-        }
-
-    def _made(self, column: Listed) -> dict[str, Ragged]:
-        return {
-            name: Ragged.of(ids, pad=self._pad(name), length=self._length)
-            for name, ids in self._encode(list(column.values)).items()
-        }
-
-    @property
-    def _length(self) -> int | None:
-        return self.max_length if self.pad_to_max else None
-
-    def _encode(self, texts: list[str]) -> dict[str, list[list[int]]]:
-        try:
-            return dict(self.tokenizer(texts, truncation=True, max_length=self.max_length))
-        except (TypeError, UnicodeEncodeError) as error:
-            # JSON may hold half of a pair of surrogates, which is no text in any encoding
-            broken = next(filter(_SURROGATE.search, texts), None)
-            if broken is None:
-                raise
-            found = f"{shown(broken)}, which holds half a character"
-            raise self._no_text(found) from error
-
-    def _tokens(self, name: str, ids: list[int]) -> Tokens:
-        return Tokens(torch.tensor(ids, dtype=torch.int64), self._pad(name), self._length)
-
-    def _pad(self, name: str) -> int:
-        """Return what fills up the output `name`. The mask hides it where there is no own token."""
-        if name == "input_ids":
-            known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
-            return int(next(number for number in known if number is not None))
-        return int(self.tokenizer.pad_token_type_id) if name == "token_type_ids" else 0
-
-    def _no_text(self, found: str) -> DataError:
-        return DataError(f"tokenize needs text, column {self.column!r} holds {found}", key=self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +106,7 @@ class Imported:
 
 def plan_steps(
     transforms: Sequence[Transform],
-    inputs: Sequence[str],
+    inputs: Mapping[str, Prepared],
     preprocessing: Preprocessing,
     *,
     trust: Collection[str],
@@ -200,29 +122,66 @@ def plan_steps(
         key: Where the nodes stand in the config.
 
     Raises:
-        DataError: a column is not there, or an argument makes no sense to the class it is for.
+        DataError: a column is not there, an argument makes no sense to the class it is for, or a
+            step would put its outcome in the place of a column in use.
     """
     planned: list[PlannedStep] = []
-    columns: tuple[str, ...] | None = tuple(inputs)
+    texts = [name for name, column in inputs.items() if _is_text(column)]
+    columns: Origins | None = dict.fromkeys(inputs, "an input")
     for position, node in enumerate(transforms):
         here = (*key, position)
-        step = _step(node, columns or tuple(inputs), preprocessing, trust, here)
+        known = tuple(inputs if columns is None else columns)
+        # What a step made out of the texts is no text any more.
+        left = texts if columns is None else [n for n in texts if columns.get(n) == "an input"]
+        step = _step(node, known, left, preprocessing, trust, here)
         columns = _columns_after(step, columns, here)
         planned.append(PlannedStep(step, is_random(node)))
     return planned
 
 
 def usual_steps(columns: Mapping[str, Prepared], preprocessing: Preprocessing) -> list[PlannedStep]:
-    """Return the steps where the config names none: those the network was pretrained with."""
+    """Return the steps where the config names none: those the network was pretrained with.
+
+    Two columns of text are a pair.
+
+    Raises:
+        DataError: there are more columns of text, or an outcome would replace another column.
+    """
+    key = ("data", "inputs")
     steps: list[Step] = []
+    if preprocessing.tokenizer and (texts := [n for n, c in columns.items() if _is_text(c)]):
+        node = TokenizeTransform(type="tokenize")
+        steps.append(_tokenize(node, _text_or_pair(texts, key), preprocessing, key))
     for name, column in columns.items():
-        if isinstance(column, Listed) and column.kind != "things" and preprocessing.tokenizer:
-            node = TokenizeTransform(type="tokenize", column=name)
-            if column.kind == "text" or isinstance(infer(column), Listed):
-                steps.append(_tokenize(node, name, preprocessing, ("data", "inputs")))
-        elif preprocessing.image is not None and is_image_column(column):
+        if preprocessing.image is not None and is_image_column(column):
             steps.append(PretrainedImage(name, preprocessing.image))
+    known: Origins | None = dict.fromkeys(columns, "an input")
+    for step in steps:
+        known = _columns_after(step, known, key)
     return [PlannedStep(step, random=False) for step in steps]
+
+
+def _is_text(column: Prepared) -> bool:
+    """Tell whether a column is text, and not numbers in a csv file."""
+    if not isinstance(column, Listed) or column.kind == "things":
+        return False
+    return column.kind == "text" or isinstance(infer(column), Listed)
+
+
+def _text_or_pair(texts: Sequence[str], key: Key) -> tuple[str, ...]:
+    """Return the one column of text, or the two of a pair.
+
+    Raises:
+        DataError: there are more.
+    """
+    if len(texts) > 2:
+        raise DataError(
+            f"{len(texts)} columns hold text, {named(texts)}: a tokenizer takes one, or a pair",
+            hint="name those that belong together: {type: tokenize, columns: "
+            f"[{texts[0]}, {texts[1]}]}}, and leave the others out of data.inputs",
+            key=key,
+        )
+    return tuple(texts)
 
 
 def is_image_column(column: Prepared) -> bool:
@@ -239,29 +198,17 @@ def numbers_of(column: Prepared) -> Tensor | None:
     return column.values if isinstance(column, Numbers) else None
 
 
-def replaced(
-    old: Mapping[str, Any], names: Collection[str], new: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return `old` with `new` in the place of the first of `names`, and without the others."""
-    result: dict[str, Any] = {}
-    for name, value in old.items():
-        if name not in names:
-            result[name] = value
-        elif not new.keys() <= result.keys():
-            result.update(new)
-    return result
-
-
 def _step(
     node: Transform,
     columns: Sequence[str],
+    texts: Sequence[str],
     preprocessing: Preprocessing,
     trust: Collection[str],
     key: Key,
 ) -> Step:
     match node:
         case TokenizeTransform():
-            return _tokenize(node, node.column or columns[0], preprocessing, key)
+            return _tokenize(node, _to_tokenize(node, columns, texts, key), preprocessing, key)
         case StackTransform():
             return Stack(node.columns or tuple(columns), node.name, key)
         case ImportTransform():
@@ -270,6 +217,17 @@ def _step(
             return vision_step(node, node.column or columns[0], preprocessing.image, key)
         case _:
             assert_never(node)
+
+
+def _to_tokenize(
+    node: TokenizeTransform, columns: Sequence[str], texts: Sequence[str], key: Key
+) -> tuple[str, ...]:
+    """Return the column or the pair that is named, else the texts there are, else the first."""
+    if node.columns is not None:
+        return node.columns
+    if node.column is not None:
+        return (node.column,)
+    return _text_or_pair(texts, key) or (columns[0],)
 
 
 def _imported(node: ImportTransform, trust: Collection[str], key: Key) -> Callable[[Sample], Any]:
@@ -284,17 +242,23 @@ def _imported(node: ImportTransform, trust: Collection[str], key: Key) -> Callab
     return function
 
 
-def _columns_after(step: Step, columns: tuple[str, ...] | None, key: Key) -> tuple[str, ...] | None:
-    """Check the columns a step takes and return those it leaves; None once nobody can know."""
+def _columns_after(step: Step, columns: Origins | None, key: Key) -> Origins | None:
+    """Check the columns a step takes and return those it leaves; None once nobody can know.
+
+    Raises:
+        DataError: one is not there, or the step would replace another that is.
+    """
     if columns is None:
         return None
     match step:
         case Stack():
-            taken, given = step.columns, (step.name,)
+            taken, given, about = step.columns, (step.name,), "stack"
         case Tokenize():
-            taken, given = (step.column,), tuple(step.tokenizer.model_input_names)
+            taken, about = step.columns, "tokenize"
+            given = tuple(step.tokenizer.model_input_names)
         case Vision():
             taken = given = (step.column,)
+            about = "images"
         case _:
             return None
     for name in taken:
@@ -304,11 +268,21 @@ def _columns_after(step: Step, columns: tuple[str, ...] | None, key: Key) -> tup
                 hint=did_you_mean(name, columns),
                 key=key,
             )
-    return tuple(replaced(dict.fromkeys(columns), taken, dict.fromkeys(given)))
+    about = f"{about} of {named(taken)}"
+    lost = next((name for name in given if name in columns and name not in taken), None)
+    if lost is not None:
+        raise DataError(
+            f"{about} gives {lost!r}, which would replace {lost!r}, {columns[lost]}",
+            hint="two texts are encoded as a pair: {type: tokenize, columns: [first, second]}"
+            if isinstance(step, Tokenize)
+            else "give it a name of its own: {type: stack, name: ...}",
+            key=key,
+        )
+    return replaced(columns, taken, dict.fromkeys(given, f"given by {about}"))
 
 
 def _tokenize(
-    node: TokenizeTransform, column: str, preprocessing: Preprocessing, key: Key
+    node: TokenizeTransform, columns: tuple[str, ...], preprocessing: Preprocessing, key: Key
 ) -> Tokenize:
     name = node.tokenizer or preprocessing.tokenizer
     if name is None:
@@ -317,20 +291,5 @@ def _tokenize(
             hint="name one: {type: tokenize, tokenizer: ...}",
             key=key,
         )
-    tokenizer = _load_tokenizer(str(_resolved(name, key)), key)
-    return Tokenize(column, node.max_length, node.padding == "max_length", tokenizer, key)
-
-
-def _resolved(name: str, key: Key) -> Any:
-    return package_path(name, key=(*key, "tokenizer")) if name.startswith("package:") else name
-
-
-def _load_tokenizer(name: str, key: Key) -> Any:
-    transformers = require("transformers", extra="text")
-    try:
-        return transformers.AutoTokenizer.from_pretrained(
-            name, use_fast=True, trust_remote_code=False
-        )
-    except Exception as error:  # `tokenizers` raises it bare over a damaged file
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise DataError(f"cannot load the tokenizer {name!r}: {reason}", key=key) from error
+    tokenizer = load_tokenizer(name, key)
+    return Tokenize(columns, node.max_length, node.padding == "max_length", tokenizer, key)

@@ -293,13 +293,13 @@ def test_a_terminal_of_another_encoding_ends_nothing(planted, attack, config, en
 
 
 def test_half_a_character_in_a_text_is_told_with_its_text():
-    from finetune.data.transforms import Tokenize
+    from finetune.data.tokenizing import Tokenize
 
     class Fast:
         def __call__(self, texts, **_):
             raise TypeError("TextEncodeInput must be Union[TextInputSequence, ...]")
 
-    tokenize = Tokenize("text", 8, False, Fast(), ())
+    tokenize = Tokenize(("text",), 8, False, Fast(), ())
     with pytest.raises(FinetuneError) as caught:
         tokenize({"text": "a\ud800"})
     assert str(caught.value) == (

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from finetune.data.transforms import _load_tokenizer
+from finetune.data.tokenizing import load_tokenizer
 from finetune.errors import DataError
 
 CODE = """\
@@ -69,7 +69,7 @@ def test_the_code_of_a_pretrained_folder_is_never_run(
 def test_nobody_is_asked_whether_the_code_of_a_tokenizer_may_run(attack, folder, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 50))
     with contextlib.suppress(DataError):
-        _load_tokenizer(folder, ("data", "transforms", 0))
+        load_tokenizer(folder, ("data", "transforms", 0))
     assert sys.stdin.tell() == 0
     assert not attack.canary.exists()
 

@@ -1,0 +1,86 @@
+"""How many texts, and tokens of them, a tokenizer has cut off: counted as texts are tokenized."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from finetune.errors import named
+
+
+@dataclass(slots=True)
+class CutTexts:
+    """A running count. It grows with every text that is tokenized."""
+
+    num_texts: int = 0
+    num_cut: int = 0
+    tokens: int = 0
+    """Of all texts, with those cut off."""
+    tokens_cut: int = 0
+    longest: int = 0
+    """Tokens of the longest text, with those cut off."""
+
+    def add(self, lengths: Tensor, cut: Tensor) -> None:
+        """Count some texts.
+
+        Args:
+            lengths: Tokens that each has, (N,).
+            cut: Tokens that were cut off each, (N,).
+        """
+        if len(lengths) == 0:
+            return
+        whole = lengths + cut
+        self.num_texts += len(lengths)
+        self.num_cut += int((cut > 0).sum())
+        self.tokens += int(whole.sum())
+        self.tokens_cut += int(cut.sum())
+        self.longest = max(self.longest, int(whole.max()))
+
+    def note(self, columns: Sequence[str], max_length: int) -> str | None:
+        """Return a line for people on what was cut; None if nothing was."""
+        if not self.num_cut:
+            return None
+        what = "pairs" if len(columns) > 1 else "texts"
+        return (
+            f"{self.num_cut:,} of {self.num_texts:,} {what} of {named(columns)} are cut to "
+            f"max_length {max_length}: {self.tokens_cut / self.tokens:.1%} of all tokens are "
+            f"lost, the longest has {self.longest:,}; {{type: tokenize, max_length: ...}} of "
+            "data.transforms says how many are kept"
+        )
+
+
+def tokens_cut(
+    encodings: Sequence[Any] | None, lengths: Sequence[int], max_length: int
+) -> list[int]:
+    """Return how many tokens a fast tokenizer has cut off each text or pair.
+
+    Args:
+        encodings: What `tokenizers` made of them; None of a tokenizer in Python, which does not
+            tell: nothing is counted.
+        lengths: Tokens that each has.
+        max_length: Only what is that long can have been cut.
+    """
+    if encodings is None:
+        return [0] * len(lengths)
+    pairs = zip(encodings, lengths, strict=True)
+    return [_num_lost(one) if length >= max_length else 0 for one, length in pairs]
+
+
+def _num_lost(encoding: Any) -> int:
+    """Return how many tokens lie in the overflow alone.
+
+    The overflow of a pair holds each piece of the one text beside each of the other: pieces are
+    told apart by where they stand, and each counts once.
+    """
+    overflow = set().union(*map(_pieces, encoding.overflowing))
+    return sum(size for *_, size in overflow - _pieces(encoding))
+
+
+def _pieces(encoding: Any) -> set[tuple[int, int, int, int]]:
+    """Return for each text its number, where its tokens begin and end, and how many they are."""
+    places: dict[int, list[tuple[int, int]]] = {}
+    for text, place in zip(encoding.sequence_ids, encoding.offsets, strict=True):
+        if text is not None:
+            places.setdefault(text, []).append(place)
+    return {(text, all_[0][0], all_[-1][1], len(all_)) for text, all_ in places.items()}

@@ -1,0 +1,33 @@
+"""Samples and columns as steps hand them on: by name, one replaced by what is made of it."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from finetune.data.table import Prepared
+from finetune.errors import DataError, named
+
+Sample = dict[str, Any]
+Columns = dict[str, Prepared]
+
+
+def replaced(
+    old: Mapping[str, Any], names: Collection[str], new: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return `old` with `new` in the place of the first of `names`, and without the others.
+
+    Raises:
+        DataError: another column of `old` has a name of `new`.
+    """
+    kept = old.keys() - set(names)
+    if taken := next((name for name in new if name in kept), None):
+        raise DataError(
+            f"the transform of {named(names)} gives a column {taken!r}, and there is one of that "
+            "name already"
+        )
+    result: dict[str, Any] = {}
+    for name, value in old.items():
+        if name not in names:
+            result[name] = value
+        elif not new.keys() <= result.keys():
+            result.update(new)
+    return result

@@ -1,0 +1,148 @@
+"""The step from text, or a pair of texts, to tokens."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.config.messages import shown
+from finetune.data.cut_texts import CutTexts, tokens_cut
+from finetune.data.samples import Columns, Sample, replaced
+from finetune.data.table import Listed, Numbers, Prepared, Ragged, Tokens
+from finetune.data.tokens import CUT, Tokenizing, TokenStore, tokenizer_facts
+from finetune.errors import DataError, Key
+from finetune.importing import package_path, require
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenize:
+    """Text, or a pair of texts, to `input_ids`, `attention_mask` and what else there is."""
+
+    columns: tuple[str, ...]
+    """One, or the two of a pair."""
+    max_length: int
+    pad_to_max: bool
+    tokenizer: Any
+    key: Key
+    cut: CutTexts = field(default_factory=CutTexts, compare=False)
+    """Counts what is cut off. Grows."""
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Tokenize the text or the pair of one sample."""
+        texts = tuple(sample[name] for name in self.columns)
+        for name, text in zip(self.columns, texts, strict=True):
+            if not isinstance(text, str):
+                raise self._no_text(name, type(text).__name__)
+        encoded = dict(self._encode([texts if len(texts) > 1 else texts[0]]))
+        encoded.pop(CUT, None)
+        tokens = {name: self._tokens(name, ids[0]) for name, ids in encoded.items()}
+        return replaced(sample, self.columns, tokens)
+
+    def whole(self, columns: Columns, store: TokenStore | None) -> Columns:
+        """Tokenize every text of the column, or pair, but for those that `store` knows."""
+        texts = [self._text(name, columns[name]) for name in self.columns]
+        column = texts[0] if len(texts) == 1 else paired(texts)
+        made = self._stored(column, store) or self._made(column)
+        return replaced(columns, self.columns, made)
+
+    def _text(self, name: str, column: Prepared) -> Listed:
+        if not isinstance(column, Listed) or column.kind == "things":
+            raise self._no_text(name, "numbers" if isinstance(column, Numbers) else "no text")
+        return column
+
+    def _stored(self, column: Listed, store: TokenStore | None) -> dict[str, Ragged] | None:
+        if store is None:
+            return None
+        tokenizing = Tokenizing(
+            self._encode, self.max_length, lambda: tokenizer_facts(self.tokenizer)
+        )
+        found = store.sequences(column, tokenizing)
+        if found is None:
+            return None
+        self._count(next(reversed(found.values())).lengths, found.pop(CUT).values)
+        return {
+            name: Ragged.flat(*tokens, pad=self._pad(name), length=self._length)
+            for name, tokens in found.items()
+        }
+
+    def _made(self, column: Listed) -> dict[str, Ragged]:
+        encoded = dict(self._encode(list(column.values)))
+        cut = torch.tensor(encoded.pop(CUT, [0] * len(column)))
+        made = {
+            name: Ragged.of(ids, pad=self._pad(name), length=self._length)
+            for name, ids in encoded.items()
+        }
+        self._count(next(iter(made.values())).lengths, cut)
+        return made
+
+    def _count(self, lengths: Tensor, cut: Tensor) -> None:
+        self.cut.add(lengths, cut)
+
+    @property
+    def _length(self) -> int | None:
+        return self.max_length if self.pad_to_max else None
+
+    def _encode(self, texts: list[Any]) -> dict[str, Any]:
+        sides = [texts]
+        if len(self.columns) > 1:
+            sides = [[text[side] for text in texts] for side in range(len(self.columns))]
+        try:
+            encoded = self.tokenizer(*sides, truncation=True, max_length=self.max_length)
+        except (TypeError, UnicodeEncodeError) as error:
+            # JSON may hold half of a pair of surrogates, which is no text in any encoding
+            for name, side in zip(self.columns, sides, strict=True):
+                if (broken := next(filter(_SURROGATE.search, side), None)) is not None:
+                    found = f"{shown(broken)}, which holds half a character"
+                    raise self._no_text(name, found) from error
+            raise
+        outputs: dict[str, Any] = dict(encoded)
+        lengths = [len(ids) for ids in next(iter(outputs.values()), ())]
+        encodings = getattr(encoded, "encodings", None)
+        return outputs | {CUT: tokens_cut(encodings, lengths, self.max_length)}
+
+    def _tokens(self, name: str, ids: list[int]) -> Tokens:
+        return Tokens(torch.tensor(ids, dtype=torch.int64), self._pad(name), self._length)
+
+    def _pad(self, name: str) -> int:
+        """Return what fills up the output `name`. The mask hides it where there is no own token."""
+        if name == "input_ids":
+            known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+            return int(next(number for number in known if number is not None))
+        return int(self.tokenizer.pad_token_type_id) if name == "token_type_ids" else 0
+
+    def _no_text(self, name: str, found: str) -> DataError:
+        return DataError(f"tokenize needs text, column {name!r} holds {found}", key=self.key)
+
+
+def paired(columns: Sequence[Listed]) -> Listed:
+    """Return columns of text side by side, each sample a tuple; parts of them stay such."""
+
+    def zipped(some: Sequence[Listed]) -> Listed:
+        return Listed(list(zip(*(column.values for column in some), strict=True)), "text")
+
+    both = zipped(columns)
+    sources = [column.source for column in columns]
+    return replace(both, taken=(zipped([whole for whole, _ in sources]), sources[0][1]))
+
+
+def load_tokenizer(name: str, key: Key) -> Any:
+    """Return the tokenizer of a folder, of a folder inside a package, or of the hub.
+
+    Raises:
+        DataError: there is none, or its files are damaged.
+    """
+    if name.startswith("package:"):
+        name = str(package_path(name, key=(*key, "tokenizer")))
+    transformers = require("transformers", extra="text")
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            name, use_fast=True, trust_remote_code=False
+        )
+    except Exception as error:  # `tokenizers` raises it bare over a damaged file
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise DataError(f"cannot load the tokenizer {name!r}: {reason}", key=key) from error
