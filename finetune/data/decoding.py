@@ -34,6 +34,7 @@ from finetune.data.pixels import (
     PixelError,
     PixelRules,
     as_pixels,
+    has_wide_colours,
     is_colour,
     orientation_of,
 )
@@ -56,6 +57,8 @@ class Header(NamedTuple):
     is_colour: bool
     is_deep: bool
     """Whether it has more than 8 bits for each pixel, grey or floats."""
+    is_wide: bool
+    """Whether it has 16 bits for each colour."""
     is_transparent: bool
     is_turned: bool
     """Whether EXIF says that it is to be turned or mirrored."""
@@ -135,6 +138,7 @@ def _header(image: Any) -> Header:
         image.mode,
         is_colour(image),
         image.mode in DEEP_MODES,
+        has_wide_colours(image),
         bool(image.has_transparency_data),
         has_exif and orientation_of(image) in range(2, 9),
         bool(getattr(image, "is_animated", False)),

@@ -100,6 +100,7 @@ def _kinds(images: Images) -> list[tuple[Callable[[Header], bool], str]]:
     colour = "#{:02x}{:02x}{:02x}".format(*images.rules.background)
     kinds: list[tuple[Callable[[Header], bool], str]] = [
         (lambda h: h.is_deep, f"have more than 8 bits, brought to 8 {_by(images.rules)}"),
+        (lambda h: h.is_wide, "have 16 bits for each colour, the upper 8 are read"),
         (lambda h: h.is_transparent, f"are transparent, laid on {colour} (key: background)"),
         (lambda h: h.is_turned, "are turned upright, as their EXIF data say"),
         (lambda h: h.has_frames, "have several frames or pages, the first one is read"),

@@ -31,7 +31,7 @@ _KNOWN_MODES = GREY_MODES | {"P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", 
 _ORIENTATION, _BITS, _SAMPLE_FORMAT = 0x0112, 258, 339
 """Numbers of tags of EXIF and TIFF."""
 _SIGNED = 2
-_RANGE_HINT = "name it beside the path of the source, such as range: [{low}, {high}]"
+_RANGE_HINT = "say which are black and white, beside the path of the source: range: [{low}, {high}]"
 
 
 class PixelError(ValueError):
@@ -74,6 +74,8 @@ def as_pixels(image: Any, mode: Mode, rules: PixelRules) -> Any:
         PixelError: its values have no known range, or its colours are of an unknown kind.
     """
     pil = require("PIL.Image", extra="vision")
+    if rules.range is not None and has_wide_colours(image):
+        raise PixelError("range is for grey images, and it has 16 bits for each colour")
     image.load()  # first, as some formats keep what turns an image behind its pixels
     if image.mode not in _KNOWN_MODES:
         raise PixelError(f"its colour mode {image.mode!r} is not known", "save it as RGB")
@@ -115,6 +117,15 @@ _TURNS = {
 def is_colour(image: Any) -> bool:
     """Tell by its header whether an image may hold colours."""
     return image.mode not in GREY_MODES
+
+
+def has_wide_colours(image: Any) -> bool:
+    """Tell by its header whether an image has 16 bits for each colour: Pillow reads the upper 8."""
+    if image.mode in DEEP_MODES or not getattr(image, "tile", None):
+        return False
+    how = image.tile[0][3]  # of the decoder, such as "RGB;16B"
+    packing = how[0] if isinstance(how, tuple) and how else how
+    return isinstance(packing, str) and ";16" in packing
 
 
 def _laid_on(rgba: Any, background: Rgb, pil: ModuleType) -> Any:
@@ -169,7 +180,7 @@ def _range_of_type(image: Any, values: Any) -> tuple[float, float]:
 def _no_range(kind: str, low: float, high: float) -> PixelError:
     found = f"its values are {kind} from {low:.6g} to {high:.6g}"
     hint = _RANGE_HINT.format(low=f"{low:.6g}", high=f"{max(high, low + 1):.6g}")
-    return PixelError(f"{found}, of which none is known to be white", hint)
+    return PixelError(f"{found}, and no type says which are black and white", hint)
 
 
 def _tag(image: Any, number: int, default: int) -> int:

@@ -2,16 +2,22 @@
 
 import csv
 import json
+from dataclasses import replace
 from io import BytesIO
+from struct import pack
+from zlib import compress, crc32
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from finetune.config.data import DataConfig
+from finetune.config.data import DataConfig, Source
 from finetune.config.task import Task
+from finetune.data.decoding import open_image
+from finetune.data.headers import MOST_LOOKED_AT, in_one_mode, look_at, notes_on
+from finetune.data.images import images_of
 from finetune.data.prepare import open_data, prepare_data, prepare_inputs
 from finetune.errors import DataError
 from finetune.models.preprocessing import Preprocessing
@@ -299,3 +305,106 @@ def test_keys_that_change_what_is_read_change_the_identity_of_the_data(folder):
             (opened.identity.columns["image"], opened.train.table.columns["image"].fingerprint())
         )
     assert len({identity for identity, _ in found}) == len({key for _, key in found}) == 2
+
+
+def test_a_png_whose_checksum_is_wrong_is_never_read(folder):
+    """Also one so small that Pillow has all its pixels before it meets the checksum."""
+    raw = encoded(Image.new("RGB", (1, 1), (200, 10, 20)))
+    for position in range(37, len(raw) - 12):  # behind the length, which changes no pixel
+        damaged = bytearray(raw)
+        damaged[position] ^= 4
+        with pytest.raises(DataError, match="cannot read the image"):
+            open_image(bytes(damaged), "RGB")
+
+
+def test_colour_beyond_the_headers_that_were_looked_at_is_refused():
+    items = [encoded(grey(7))] * MOST_LOOKED_AT + [encoded(RED)] * 2
+    looked = look_at(images_of(items), seed=0)
+    assert len(looked.headers) == MOST_LOOKED_AT
+    greys = replace(looked, headers=dict.fromkeys(looked.headers, looked.images.header(0)))
+    [found] = in_one_mode([greys])
+    assert found.images.mode == "L"
+    assert found.images[0].mode == "L"
+    with pytest.raises(DataError, match="has colour") as caught:
+        found.images[len(items) - 1]
+    assert "channels: rgb" in caught.value.hint
+    assert f"{MOST_LOOKED_AT:,} looked at of {len(items):,} images" in notes_on("x", [looked])[0]
+
+
+def test_images_of_pillow_are_read_as_their_files_are(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    clear = Image.new("RGBA", (3, 2), (9, 9, 9, 0))
+    raws = [encoded(clear, exif=exif), encoded(Image.fromarray(DEEP.astype(np.uint16)), exif=exif)]
+    for raw in raws:
+        data = {"source": folder(raw, raw)}
+        images, facts = read(data)
+        assert torch.equal(predicted(data, facts, [Image.open(BytesIO(raw))]), images[:1])
+
+
+def test_keys_of_a_parquet_file_are_followed(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rgba = [Image.new("RGBA", (4, 4), (1, 2, 3, 0))] * 2
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
+    made = datasets.Dataset.from_dict({"image": rgba, "label": ["a", "b"]}, features)
+    made.to_parquet(str(tmp_path / "data.parquet"))
+    source = {"type": "parquet", "path": str(tmp_path / "data.parquet"), "background": "red"}
+    images, _ = read({"source": source})
+    assert (images == torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ({"background": "mauve"}, "no colour 'mauve'"),
+        ({"background": [1, 2, 300]}, "255"),
+        ({"range": [5, 5]}, "smaller value first"),
+        ({"channels": "last"}, "is for arrays"),
+        ({"channels": "grey", "mode": "RGB"}, "contradict"),
+    ],
+)
+def test_a_key_for_images_that_makes_no_sense_is_refused(keys, told):
+    with pytest.raises(ValidationError, match=told):
+        TypeAdapter(Source).validate_python({"type": "imagefolder", "path": "x", **keys})
+
+
+def png_of_16_bit_colours(values):
+    """Return (H, W, 3) numbers of 16 bits as a PNG, which Pillow does not write."""
+
+    def chunk(kind, body):
+        return pack(">I", len(body)) + kind + body + pack(">I", crc32(kind + body))
+
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_colours_of_16_bits_are_scaled_and_told_and_take_no_range(folder):
+    values = np.random.default_rng(0).integers(0, 65536, (3, 4, 3))
+    raw = png_of_16_bit_colours(values)
+    images, facts = read({"source": folder(raw, raw)})
+    assert np.abs(of_8_bits(images[0]) - values / 257).max() <= 1
+    assert any("2 of 2 images have 16 bits for each colour" in note for note in facts.notes)
+    with pytest.raises(DataError, match="range is for grey images"):
+        read({"source": folder(raw, raw, range=[0, 4095])})
+
+
+def test_a_tiff_of_12_bits_is_scaled_by_12_bits(folder):
+    tags = [
+        (256, 2),
+        (257, 1),
+        (258, 12),
+        (259, 1),
+        (262, 1),
+        (273, 8),
+        (277, 1),
+        (278, 1),
+        (279, 3),
+    ]
+    entries = b"".join(pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    pixels = bytes([0xFF, 0xF8, 0x00])  # 0xFFF and 0x800
+    raw = b"II*\0" + pack("<I", 12) + pixels + b"\0" + pack("<H", len(tags)) + entries + bytes(4)
+    images, _ = read({"source": folder(raw, raw, mode="L")})
+    assert of_8_bits(images[0]).tolist() == [[255, 128]]
