@@ -32,6 +32,7 @@ from finetune.terminal import Terminal
 from finetune.train.costs import Costs, PlanCosts, Span, predict_costs, weight_decay_of
 from finetune.train.setup import Parts, build_parts, located, phases_of
 from finetune.train.small_batches import lone_samples
+from finetune.train.without_effect import without_effect
 from finetune.visible import one_line
 
 
@@ -56,6 +57,9 @@ def preview(config: RunConfig) -> Preview:
         costs = predict_costs(parts, config)
     lints = find_lints(config.freeze, parts.plan)
     lints += lone_samples(parts.plan, config.train, len(parts.data.train))
+    lints += without_effect(
+        config, parts.plan, num_samples=len(parts.data.train), total=parts.total_steps
+    )
     lints += frozen_by_chance(parts.model.weights_reports, parts.plan)
     return Preview(config, parts, costs, lints)
 

@@ -32,6 +32,8 @@ class EarlyStoppingConfig(Node):
     """Evaluations in a row without improvement after which the run ends."""
     min_delta: NotNegative = 0.0
     """Smallest change that counts as improvement, in the metric's own unit."""
+    across_phases: bool = False
+    """Whether best figure and patience are carried over from one phase to the next; both begin anew with each phase if not."""
 
 
 class CheckpointConfig(Node):

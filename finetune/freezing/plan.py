@@ -74,6 +74,10 @@ class Plan:
             case _:
                 assert_never(wish)
 
+    def after(self, phase: int) -> tuple[str, ...]:
+        """Return the names of the phases after one."""
+        return tuple(later.name for later in self.phases[phase + 1 :])
+
     def trained_from(self, phase: int) -> frozenset[str]:
         """Return the names trained in `phase` or a later one."""
         return frozenset(

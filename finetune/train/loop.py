@@ -286,7 +286,8 @@ class Trainer:
         if goes_back and best is not None:
             load_checkpoint(self.checkpoints.whole(best), self.model, self.optimizer, self.base)
         if not self._run_is_over():
-            self.progress.next_phase()
+            rule = self.settings.early_stopping
+            self.progress.next_phase(keeps_patience=rule is not None and rule.across_phases)
             self.reporter.phase_begins(self.progress)
         if not is_theirs:
             self._save()
@@ -342,10 +343,21 @@ class Trainer:
         if never_moved:
             count = f"{len(never_moved)} trained tensors never moved"
             self.reporter.message(f"{count} in the whole run: {named(never_moved)}")
+        self._tell_phases_that_never_ran()
         self._take_best()
         if self.splits.test is not None:
             self._evaluate_split("test", self.splits.test)
         self._sum_up("done", never_moved)
+
+    def _tell_phases_that_never_ran(self) -> None:
+        names, progress = self.plan.after(self.progress.phase), self.progress
+        if names:
+            noun = "phase" if len(names) == 1 else f"{len(names)} phases,"
+            why = "early stopping ended the run" if progress.stopped_early else "the run ended"
+            self.reporter.message(
+                f"{noun} {named(names)} never ran: {why} in phase {self._phase.name!r}, at step "
+                f"{progress.step}"
+            )
 
     def _take_best(self) -> None:
         """Go back to the best weights, if one was found to be best."""
@@ -377,6 +389,7 @@ class Trainer:
                 statistics,
                 status=status,
                 never_moved=never_moved,
+                never_ran=self.plan.after(self.progress.phase),
             )
         )
 

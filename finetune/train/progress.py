@@ -40,7 +40,7 @@ class Progress:
     stale: int = 0
     """Evaluations in a row in which the metric of early stopping has not improved."""
     watched: float | None = None
-    """Best value so far of the metric of early stopping."""
+    """Best value so far of the metric of early stopping, in this phase unless it counts across."""
     stopped_early: bool = False
     """Whether early stopping has ended the run."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -60,8 +60,14 @@ class Progress:
     lines: int | None = 0
     """Lines that `metrics.jsonl` has by now; None in checkpoints that did not count them."""
 
-    def next_phase(self) -> None:
-        """Stand at the beginning of the phase after this one."""
+    def next_phase(self, *, keeps_patience: bool) -> None:
+        """Stand at the beginning of the phase after this one.
+
+        Args:
+            keeps_patience: Whether early stopping goes on counting where it was.
+        """
+        if not keeps_patience:
+            self.stale, self.watched = 0, None
         self.transitions.append(self.step)
         self.phase, self.phase_began = self.phase + 1, self.step
         self.plateau_best, self.plateau_stale, self.plateau_reached = None, 0, False

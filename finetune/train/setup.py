@@ -63,6 +63,7 @@ from finetune.train.same_data import compare_data
 from finetune.train.sizes import checkpoint_bytes, optimizer_state
 from finetune.train.stopping import Stop
 from finetune.train.tasks import Task, build_task
+from finetune.train.without_effect import without_effect
 from finetune.watchdog import Watchdog
 
 
@@ -174,7 +175,11 @@ def build_trainer(
         reports = parts.model.weights_reports
         on_weights = lines_on_weights(reports)
         on_weights += [lint.message for lint in frozen_by_chance(reports, parts.plan)]
-        told = {"data": parts.data.notes_on_all, "weights": on_weights}
+        lints = without_effect(
+            config, parts.plan, num_samples=len(parts.data.train), total=parts.total_steps
+        )
+        idle = [f"{lint.message}; {lint.hint}" for lint in lints]
+        told = {"data": parts.data.notes_on_all, "weights": on_weights, "run": idle}
         notes += [place.note for place in config.places if place.note is not None]
         notes += [f"{about}: {note}" for about, some in told.items() for note in some]
         for note in notes:

@@ -20,6 +20,7 @@ def summarise(
     *,
     status: str,
     never_moved: Sequence[str] | None,
+    never_ran: Sequence[str],
 ) -> dict[str, Any]:
     """Return the summary of a run as plain data.
 
@@ -29,11 +30,13 @@ def summarise(
         prefix: What stores of frozen prefixes have done.
         status: `done` or why it ended before.
         never_moved: Trained tensors that are as they were built; None where the run is not over.
+        never_ran: Phases that have not begun.
     """
     return {
         "status": status,
         "steps": progress.step,
         "stopped_early": progress.stopped_early,
+        "never_ran": list(never_ran),
         "metrics": progress.metrics,
         "best": {"value": progress.best, "step": progress.best_step},
         "proof_intact": all(proof["intact"] for proof in progress.proofs),

@@ -1,0 +1,147 @@
+"""Notes on settings that are valid and change nothing: the run is too short for them."""
+
+from collections.abc import Iterator
+
+from finetune.config.freeze import AfterEpochs, AfterSteps, OnPlateau, Trigger
+from finetune.config.run import RunConfig
+from finetune.errors import Key
+from finetune.freezing.lints import Lint
+from finetune.freezing.plan import Phase, Plan
+from finetune.train.course import latest_end, steps_of_epoch
+
+
+def without_effect(
+    config: RunConfig, plan: Plan, *, num_samples: int, total: int
+) -> tuple[Lint, ...]:
+    """Return notes on what will not happen in a run.
+
+    Told are: samples that no step sees, a warmup or schedule of less than a step, early stopping
+    whose patience is longer than the run or shorter than that of a phase it watches, and triggers
+    of phases that the run, or a lack of evaluations, never lets come.
+
+    Args:
+        config: The run's.
+        plan: Its phases.
+        num_samples: Samples of training.
+        total: Optimizer steps of the run.
+    """
+    per_epoch = steps_of_epoch(num_samples, config.train)
+    found = [*_unseen(config, num_samples, per_epoch, total), *_schedule(config, plan, total)]
+    found += _early_stopping(config, plan, per_epoch, total)
+    return tuple(found + list(_triggers(config, plan, per_epoch, total)))
+
+
+def _unseen(config: RunConfig, num_samples: int, per_epoch: int, total: int) -> Iterator[Lint]:
+    """A run of less than an epoch leaves samples unseen."""
+    if total < per_epoch:
+        seen = min(num_samples, total * config.train.batch_size)
+        yield Lint(
+            ("train", "steps"),
+            f"{num_samples - seen:,} of {num_samples:,} training samples are never seen: the run "
+            f"is over after {total:,} of the {per_epoch:,} steps of an epoch",
+            "train.epochs: 1 sees each once",
+        )
+
+
+def _schedule(config: RunConfig, plan: Plan, total: int) -> Iterator[Lint]:
+    schedule, key = config.schedule, ("schedule",)
+    warmup = getattr(schedule, "warmup", 0.0)
+    if warmup and not any(p.restarts_schedule for p in plan.phases) and not round(warmup * total):
+        yield Lint(
+            (*key, "warmup"),
+            f"a warmup of {warmup:g} of {total:,} steps is none",
+            f"{1 / total:.3g} is one step",
+        )
+    if schedule.type == "constant" and not warmup:
+        return
+    rates = [rate for phase in plan.phases for rate in phase.rates.values()]
+    if rates and all(rate.schedule is not None for rate in rates):
+        yield Lint(
+            key,
+            f"schedule {schedule.type!r} has no effect: all rates have schedules of their own",
+            "leave it out",
+        )
+    elif total == 1:
+        yield Lint(key, f"schedule {schedule.type!r} has no effect on 1 step", "lengthen the run")
+
+
+def _early_stopping(config: RunConfig, plan: Plan, per_epoch: int, total: int) -> Iterator[Lint]:
+    rule, key = config.train.early_stopping, ("train", "early_stopping", "patience")
+    if rule is None:
+        return
+    count = _num_evaluations(config, per_epoch, 0, total)
+    if count <= rule.patience:
+        yield Lint(
+            key,
+            f"early stopping never takes effect: the run has {_counted(count)}, and it needs more "
+            f"than {rule.patience}",
+            "a smaller patience, or train.evaluate_every: {steps: ...}",
+        )
+    for phase in plan.phases[:-1]:
+        until = phase.until
+        if not isinstance(until, OnPlateau) or until.plateau != rule.metric:
+            continue
+        if rule.patience <= until.patience and rule.min_delta >= until.min_delta:
+            yield Lint(
+                key,
+                f"where {rule.metric} no longer improves in phase {phase.name!r}, early "
+                f"stopping (patience {rule.patience}) ends the run before the plateau "
+                f"(patience {until.patience}) ends the phase: no later phase begins",
+                f"a patience of early stopping above {until.patience}",
+            )
+            return
+
+
+def _triggers(config: RunConfig, plan: Plan, per_epoch: int, total: int) -> Iterator[Lint]:
+    """A trigger takes no effect where the run is over, or too little evaluated, before it comes."""
+    began = 0
+    for number, phase in enumerate(plan.phases):
+        key: Key = ("freeze", "phases", number, "until")
+        ends = latest_end(phase.until, began, per_epoch, total)
+        due = _due(phase.until, began, per_epoch)
+        if due is not None and due > total:
+            limit = "at_most" if isinstance(phase.until, OnPlateau) else "until"
+            yield Lint(
+                key,
+                f"{limit} of phase {phase.name!r} never takes effect: it is due after step "
+                f"{due:,}, and the run is over after {total:,}",
+                "lengthen train.epochs, or leave it out",
+            )
+        yield from _plateaus(config, phase, key, _num_evaluations(config, per_epoch, began, ends))
+        began = ends
+        if isinstance(phase.until, OnPlateau):
+            return  # where the phases after it begin is open
+
+
+def _due(until: Trigger | None, began: int, per_epoch: int) -> int | None:
+    """Return the step after which a count of epochs or steps ends a phase, however long the run."""
+    match until:
+        case AfterEpochs(epochs=epochs):
+            return began + epochs * per_epoch
+        case AfterSteps(steps=steps):
+            return began + steps
+        case OnPlateau(at_most=at_most):
+            return _due(at_most, began, per_epoch)
+    return None
+
+
+def _plateaus(config: RunConfig, phase: Phase, key: Key, count: int) -> Iterator[Lint]:
+    until = phase.until
+    if isinstance(until, OnPlateau) and count <= until.patience:
+        yield Lint(
+            key,
+            f"the plateau of phase {phase.name!r} never takes effect: at most {_counted(count)} "
+            f"in it, and it needs more than {until.patience}",
+            "a smaller patience, or train.evaluate_every: {steps: ...}",
+        )
+
+
+def _num_evaluations(config: RunConfig, per_epoch: int, began: int, ends: int) -> int:
+    """Return how many evaluations the steps after `began` up to `ends` have."""
+    every = config.train.evaluate_every
+    interval = every.steps or (every.epochs or 1) * per_epoch
+    return ends // interval - began // interval
+
+
+def _counted(count: int) -> str:
+    return "1 evaluation" if count == 1 else f"{count} evaluations"

@@ -1,0 +1,146 @@
+"""What a config asks for and a run does not do is told, by plan, at the start or at the end."""
+
+import json
+
+import pytest
+
+from finetune.cli.plans import preview
+from finetune.train.setup import build_trainer
+
+SPLIT = {
+    "source": {"type": "random", "samples": 40, "features": 4, "targets": 3},
+    "split": {"validation": 0.2},
+}
+STANDS = {"type": "SGD", "lr": 1e-12}
+
+
+def phases(until, last=None):
+    first = {"name": "first", "train": ["head"], "until": until}
+    second = {"name": "second", "train": [{"all": True}]}
+    return {"phases": [first, second | ({} if last is None else {"until": last})]}
+
+
+class Ear:
+    """Keeps the lines that a run says."""
+
+    def __init__(self):
+        self.said = []
+
+    def message(self, text):
+        self.said.append(text)
+
+    def __getattr__(self, name):
+        return lambda *args, **more: None
+
+
+@pytest.fixture
+def run(small_config, tmp_path):
+    """Train; return progress, lines said, and the summary."""
+
+    def train(**sections):
+        sections = {"data": SPLIT, "optimizer": STANDS} | sections
+        ear = Ear()
+        trainer = build_trainer(small_config(**sections), tmp_path / "run", tracker=ear)
+        progress = trainer.fit()
+        return progress, ear.said, json.loads((tmp_path / "run" / "summary.json").read_text())
+
+    return train
+
+
+def stopping(patience, epochs=8, **more):
+    rule = {"patience": patience, "min_delta": 0.5, **more}
+    return {"epochs": epochs, "batch_size": 8, "early_stopping": rule}
+
+
+def test_phases_that_early_stopping_leaves_out_are_named(run):
+    progress, said, summary = run(freeze=phases({"epochs": 5}), train=stopping(2), optimizer=STANDS)
+    assert progress.stopped_early
+    assert (
+        "phase 'second' never ran: early stopping ended the run in phase 'first', at step 12"
+        in said
+    )
+    assert summary["never_ran"] == ["second"]
+
+
+def test_phases_behind_a_plateau_that_never_came_are_named(run):
+    until = {"plateau": "validation/loss", "patience": 3}
+    train = {"epochs": 2, "batch_size": 8}
+    _, said, summary = run(freeze=phases(until), train=train)
+    assert "phase 'second' never ran: the run ended in phase 'first', at step 8" in said
+    assert summary["never_ran"] == ["second"]
+
+
+def test_a_run_through_all_phases_names_none(run):
+    _, said, summary = run(freeze=phases({"epochs": 1}), train={"epochs": 2, "batch_size": 8})
+    assert not any("never ran" in line for line in said)
+    assert summary["never_ran"] == []
+
+
+@pytest.mark.parametrize(("across", "epochs"), [(False, 6), (True, 4)])
+def test_patience_begins_anew_with_each_phase_unless_asked(run, across, epochs):
+    progress, *_ = run(freeze=phases({"epochs": 2}), train=stopping(3, across_phases=across))
+    # the first evaluation, of the run or of the phase, sets the mark; three more end the run
+    assert (progress.stopped_early, progress.step) == (True, epochs * 4)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"train": {"steps": 2, "batch_size": 8}}, "16 of 32 training samples are never seen"),
+        (
+            {"schedule": {"type": "cosine", "warmup": 0.01}},
+            "a warmup of 0.01 of 8 steps is none",
+        ),
+        (
+            {"schedule": {"type": "cosine"}, "train": {"steps": 1, "batch_size": 32}},
+            "schedule 'cosine' has no effect on 1 step",
+        ),
+        ({"train": stopping(3, epochs=3)}, "early stopping never takes effect: the run has 3"),
+        (
+            {
+                "train": stopping(3),
+                "freeze": phases({"plateau": "validation/loss", "patience": 3}),
+            },
+            "early stopping (patience 3) ends the run before the plateau (patience 3) ends",
+        ),
+        (
+            {"freeze": phases({"epochs": 1}, {"epochs": 9})},
+            "until of phase 'second' never takes effect: it is due after step 40, and the run is "
+            "over after 8",
+        ),
+        (
+            {"freeze": phases({"plateau": "validation/loss", "patience": 5})},
+            "the plateau of phase 'first' never takes effect: at most 2 evaluations in it",
+        ),
+        (
+            {
+                "freeze": phases(
+                    {"plateau": "validation/loss", "patience": 1, "at_most": {"epochs": 1}}
+                )
+            },
+            "the plateau of phase 'first' never takes effect: at most 1 evaluation in it",
+        ),
+    ],
+    ids=["unseen", "warmup", "one step", "patience", "both", "until", "plateau", "at most"],
+)
+def test_a_setting_that_never_takes_effect_is_told_by_plan_and_train(
+    small_config, tmp_path, sections, message
+):
+    sections = {"data": SPLIT, "train": {"epochs": 2, "batch_size": 8}} | sections
+    lints = preview(small_config(**sections)).lints
+    assert any(message in lint.message for lint in lints)
+    ear = Ear()
+    build_trainer(small_config(**sections), tmp_path / "run", tracker=ear)
+    assert any(line.startswith("run: ") and message in line for line in ear.said)
+
+
+def test_settings_that_take_effect_are_not_told(small_config):
+    sections = {
+        "data": SPLIT,
+        "train": stopping(3),
+        "schedule": {"type": "cosine", "warmup": 0.1},
+        "freeze": phases({"plateau": "validation/loss", "patience": 2}),
+    }
+    assert preview(small_config(**sections)).lints == ()
+    sections["freeze"] = phases({"fraction": 0.5}, {"epochs": 4})
+    assert preview(small_config(**sections)).lints == ()
