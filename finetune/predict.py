@@ -12,6 +12,7 @@ from torch import Tensor
 from finetune.data.images import in_short
 from finetune.data.incoming import Incoming
 from finetune.data.prepare import prepare_inputs
+from finetune.data.readers.places import THE_INPUT, Places
 from finetune.errors import DataError
 from finetune.models.declared import Network
 from finetune.outfile import output_file
@@ -53,13 +54,13 @@ class Predictor:
         self,
         inputs: Sequence[Any] | Mapping[str, Sequence[Any]] | Tensor,
         *,
-        source: str = "the input",
+        places: Places = THE_INPUT,
     ) -> Iterator[Prediction]:
         """Yield predictions batch by batch, so that outputs never pile up.
 
         Args:
             inputs: As for a call.
-            source: Where they come from, for messages.
+            places: Where each sample stands, for messages.
 
         Raises:
             DataError: a column is missing, or a value cannot be read.
@@ -75,7 +76,7 @@ class Predictor:
                 run.facts,
                 run.preprocessing,
                 trust=run.config.trust,
-                source=source,
+                places=places,
             )
         is_strict = run.config.inference.mode == "inference_mode"
         quiet = torch.inference_mode if is_strict else torch.no_grad
@@ -93,7 +94,7 @@ class Predictor:
             DataError: a value cannot be read.
         """
         for part in parts:
-            predictions = self.stream(part.columns, source=part.source)
+            predictions = self.stream(part.columns, places=part.places)
             for name, prediction in zip(part.names, predictions, strict=True):
                 yield as_row(name, prediction)
 

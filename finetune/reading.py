@@ -18,6 +18,7 @@ MAX_JSON_DEPTH = 64
 MAX_HEADER_BYTES = 16 * 2**20
 """Most bytes of the header of a safetensors file. Its own library reads up to 100 MB."""
 
+_DECODER = json.JSONDecoder()
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]')
 """Strings whole, so that brackets inside them do not count. For JSON that is known to be right."""
 
@@ -90,11 +91,34 @@ def parse_json(text: str | bytes, where: str) -> Any:
     except RecursionError as error:
         raise _too_deep(where) from error
     except ValueError as error:
-        reason = str(error).partition(":")[0].lower()
-        raise FinetuneError(f"not JSON: {reason}", where=where) from error
+        raise _no_json(error, where) from error
     if _depth(text) > MAX_JSON_DEPTH:
         raise _too_deep(where)
     return value
+
+
+def parse_json_at(text: str, start: int, where: str) -> tuple[Any, int]:
+    """Return what the JSON that begins at a position says, and the position after it.
+
+    Args:
+        text: The text; anything may follow the JSON.
+        start: Where the JSON begins, no blanks before it.
+        where: Where it comes from, for messages.
+
+    Raises:
+        FinetuneError: it is no JSON, or exceeds a limit.
+    """
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+    except RecursionError as error:
+        raise _too_deep(where) from error
+    except ValueError as error:
+        raise _no_json(error, where) from error
+    if end - start > MAX_JSON_BYTES:
+        raise FinetuneError(f"holds more than {MAX_JSON_BYTES >> 20} MiB of JSON", where=where)
+    if _depth(text[start:end]) > MAX_JSON_DEPTH:
+        raise _too_deep(where)
+    return value, end
 
 
 def parse_json_object(text: str | bytes, where: str) -> dict[str, Any]:
@@ -189,6 +213,11 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FinetuneError(f"needs a JSON object, got {type(value).__name__}", where=where)
     return value
+
+
+def _no_json(error: ValueError, where: str) -> FinetuneError:
+    reason = str(error).partition(":")[0].lower()
+    return FinetuneError(f"not JSON: {reason}", where=where)
 
 
 def _too_deep(where: str) -> FinetuneError:

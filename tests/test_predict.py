@@ -122,7 +122,7 @@ def test_the_model_is_in_evaluation_mode_and_holds_the_trained_weights(digits):
         ({"u": [1, 2], "v": [1]}, "columns of different lengths"),
         ([{"u": 1, "v": float("nan")}], "column 'v' holds nan in row 1 of the input"),
         ([{"u": 1, "v": None}], "column 'v' has no value in row 1 of the input"),
-        ([{"u": 1, "v": "two"}], "column 'v' needs numbers"),
+        ([{"u": 1, "v": "two"}], "column 'v' holds 'two' in row 1 of the input where a number"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

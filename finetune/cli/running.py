@@ -122,11 +122,13 @@ def predict_command(
         )
         about = predictor.run
         parts = read_incoming(source, about.config.data, about.facts.kinds, sys.stdin)
+        note = partial(tell, file=sys.stderr)
+        for line in (line for part in parts for line in part.notes):
+            note(f"note: {line}")
         rows = predictor.rows(parts)
         if out is None:
             write_rows(rows, stdout, as_csv=False)
             return
-        note = partial(tell, file=sys.stderr)
         count = write_file(rows, out, raw=raw, note=note)
         note(f"{count} {'prediction' if count == 1 else 'predictions'} in {out}")
 

@@ -30,25 +30,44 @@ class NamingSource(_FileSource):
     """Folder that the files it names or links to may not leave, symbolic links followed; that of the data itself if left out. Paths in a table are relative to the table in any case."""
 
 
-class CsvSource(NamingSource, ImageKeys):
-    """Rows of a comma-separated file whose first line names the columns."""
+class TableSource(NamingSource, ImageKeys):
+    """A table, or a folder of tables. Its form is told by its content: separated values, JSON or Parquet, also packed by gzip."""
+
+    missing: tuple[str, ...] = ()
+    """Cells that stand for no value, such as `["?", "NA"]`; they are read as empty ones. An empty cell is no number and no label in any case."""
+
+    @field_validator("missing", mode="before")
+    @classmethod
+    def _numbers_are_cells_too(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple(
+            str(cell) if isinstance(cell, int | float) and not isinstance(cell, bool) else cell
+            for cell in value
+        )
+
+
+class CsvSource(TableSource):
+    """Rows of comma-separated values whose first line names the columns."""
 
     type: Literal["csv"]
     """Discriminator."""
     separator: str = Field(default=",", min_length=1, max_length=1)
     """The one character between two values."""
+    quote: Literal['"', "'", "none"] = '"'
+    """The character around a value that holds separators or line breaks; `none` takes every such character as text."""
     encoding: str = "utf-8"
-    """Character encoding of the file."""
+    """Character encoding of the file, where it has no byte order mark that tells it."""
 
 
-class JsonlSource(NamingSource, ImageKeys):
-    """One JSON object a line."""
+class JsonlSource(TableSource):
+    """JSON objects, one a line, over several lines or in an array."""
 
     type: Literal["jsonl"]
     """Discriminator."""
 
 
-class ParquetSource(NamingSource, ImageKeys):
+class ParquetSource(TableSource):
     """A Parquet file."""
 
     type: Literal["parquet"]

@@ -4,7 +4,6 @@ A header of a hundred bytes can promise a terabyte, for which numpy asks before 
 header says is compared with what the file holds, before anything is allocated.
 """
 
-import gzip
 import math
 import warnings
 import zipfile
@@ -20,18 +19,15 @@ import numpy as np
 
 from finetune.config.data import ArrayColumn, ArraysSource
 from finetune.data.channels import refuse_scrambling
+from finetune.data.readers.forms import refuse_bomb, refuse_gzip_bomb
 from finetune.data.table import Column, Listed, Numbers, as_tensor
 from finetune.errors import DataError, Key, did_you_mean
 
 Array = np.ndarray[Any, Any]
 
-_LARGE_BYTES = 1 << 30
-_MAX_RATIO = 200
-"""Most times that packed data may grow by, once it is `_LARGE_BYTES`. Zip and gzip reach 1032."""
 _MAX_EMPTY = 1 << 31
 """Most that the other axes may multiply to where one is 0, and the file need hold nothing."""
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_READ_AT_ONCE = 1 << 20
 _FAULTS = (
     OSError, ValueError, EOFError, TypeError, OverflowError, MemoryError, LookupError,
     RuntimeError, SyntaxError, TokenError, zipfile.BadZipFile, zlib.error,
@@ -112,16 +108,7 @@ def _check_members(members: list[zipfile.ZipInfo], size_bytes: int) -> None:
         path = PurePosixPath(member.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
             raise DataError(f"{shown} in it is the name of a file elsewhere")
-    _refuse_bomb(sum(member.file_size for member in members), size_bytes)
-
-
-def _refuse_bomb(unpacked_bytes: int, size_bytes: int) -> None:
-    if unpacked_bytes > max(_LARGE_BYTES, _MAX_RATIO * size_bytes):
-        raise DataError(
-            f"its {size_bytes} bytes unpack to {unpacked_bytes} or more, over {_MAX_RATIO} times "
-            "as many",
-            hint="if you trust it, unpack it and save it again by numpy.savez, which does not pack",
-        )
+    refuse_bomb(sum(member.file_size for member in members), size_bytes)
 
 
 def _load_array(file: IO[bytes], size_bytes: int, name: str | None) -> Array:
@@ -183,24 +170,14 @@ def _short(value: object) -> str:
 
 def _load_matrix(path: Path) -> Array:
     if path.name.endswith(".gz"):
-        _refuse_gzip_bomb(path)
+        with path.open("rb") as file:
+            refuse_gzip_bomb(file)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "loadtxt: input contained no data", UserWarning)
         try:
             return np.loadtxt(path, delimiter=",", dtype=np.int64, comments=None, ndmin=2)
         except ValueError:
             return np.loadtxt(path, delimiter=",", dtype=np.float64, comments=None, ndmin=2)
-
-
-def _refuse_gzip_bomb(path: Path) -> None:
-    """Unpack a gzip file once without keeping it, as long as it could be too much."""
-    size_bytes, unpacked_bytes = path.stat().st_size, 0
-    if size_bytes * 1032 <= _LARGE_BYTES:
-        return
-    with gzip.open(path) as file:
-        while part := file.read(_READ_AT_ONCE):
-            unpacked_bytes += len(part)
-            _refuse_bomb(unpacked_bytes, size_bytes)
 
 
 def _cut(name: str, column: ArrayColumn, arrays: dict[str, Array], key: Key) -> Column:

@@ -15,9 +15,9 @@ from finetune.config.data import (
     VisionTransform,
 )
 from finetune.config.image_keys import ImageKeys
+from finetune.data.cells import infer, no_number, read_cells
 from finetune.data.channels import Channels, channels_first, channels_of
 from finetune.data.decoding import is_image
-from finetune.data.files import separator_hint
 from finetune.data.folders import IMAGE_ENDINGS
 from finetune.data.images import (
     Images,
@@ -28,7 +28,10 @@ from finetune.data.images import (
     named_files,
 )
 from finetune.data.pixels import PLAIN_RULES, Mode, PixelRules
-from finetune.data.table import Column, Listed, Numbers, Table, infer, read_cells, settle
+from finetune.data.readers.chunks import shown_names
+from finetune.data.readers.places import Places
+from finetune.data.readers.separated import separator_hint
+from finetune.data.table import Column, Listed, Numbers, Table, settle
 from finetune.data.transforms import is_image_column
 from finetune.errors import DataError, Key, did_you_mean
 
@@ -37,6 +40,13 @@ Kind = Literal["text", "image", "grey image", "number", "whole number", "thing"]
 
 _USUAL_INPUTS = ("text", "image", "features", "x")
 _USUAL_TARGETS = ("label", "target", "y")
+
+
+def columns_in_use(config: DataConfig) -> set[str]:
+    """Return all columns that `choose_columns` may choose; the cells of others are not read."""
+    inputs = _USUAL_INPUTS if config.inputs is None else config.inputs
+    named = (config.target,) if isinstance(config.target, str) else config.target
+    return {*inputs, *(_USUAL_TARGETS if named is None else named)}
 
 
 def choose_columns(
@@ -58,7 +68,7 @@ def choose_columns(
     if inputs is None or (target is None and needs_target):
         missing = "inputs" if inputs is None else "target"
         raise DataError(
-            f"needs to know which columns are the {missing}; there are: {', '.join(known)}",
+            f"needs to know which columns are the {missing}; there are: {shown_names(known)}",
             hint=separator_hint(list(known)) or "name them: inputs: [...] and target: ...",
             key=("data", missing),
         )
@@ -67,7 +77,7 @@ def choose_columns(
     ]:
         if name is not None and name not in known:
             raise DataError(
-                f"no column {name!r}; there are: {', '.join(known)}",
+                f"no column {name!r}; there are: {shown_names(known)}",
                 hint=separator_hint(list(known)) or did_you_mean(name, known),
                 key=key,
             )
@@ -103,7 +113,7 @@ def settle_columns(
     for name in (*inputs, *([] if target is None else [target])):
         column = table.columns[name]
         if isinstance(column, Listed) and column.kind == "things" and not _are_images(column):
-            column = settle(name, column.values, table.name)
+            column = settle(name, column.values, table.told)
         is_named = name != target and name not in images and _names_images(column, table)
         if is_named:
             notes.append(f"column {name!r}: its texts name image files, which are read as images")
@@ -229,16 +239,16 @@ def column_of(
     name: str,
     values: Sequence[Any],
     kind: Kind,
-    source: str = "the input",
+    places: Places,
     trained_on: Source | None = None,
 ) -> Column:
     """Read raw values for prediction as a column of the kind that training had.
 
     Args:
         name: The column.
-        values: Its values.
-        kind: What training had.
-        source: Where the values come from, for messages.
+        values: One for each row.
+        kind: What the column held in training.
+        places: Where the rows stand, for messages.
         trained_on: The source of the training samples, whose keys say how images are read.
 
     Raises:
@@ -251,21 +261,32 @@ def column_of(
         # Names are the caller's own here; those of files were looked at where these were read.
         mode: Mode = "L" if kind == "grey image" else "RGB"
         return images_of(named_files(values, Path()), mode, PixelRules.of(trained_on))
-    column = settle(name, values, source)
+    column = settle(name, values, places)
     if kind == "text":
         if isinstance(column, Listed) and column.kind == "text":
             return column
-        raise DataError(f"column {name!r} needs text, got {in_short(values[0])}")
-    return _numbers(name, column, kind, trained_on)
+        raise DataError(
+            f"column {name!r} needs text, got {in_short(values[0])} in {places.told(0)}"
+        )
+    numbers = _as_numbers(name, column, places)
+    if kind == "whole number":
+        return Numbers(_whole(name, numbers, values, places))
+    return _numbers(numbers, kind, trained_on)
 
 
-def _numbers(name: str, column: Column, kind: Kind, trained_on: Source | None) -> Numbers:
+def _as_numbers(name: str, column: Column, places: Places) -> Numbers:
+    """Return the numbers that cells stand for."""
     if isinstance(column, Listed) and column.kind == "text":
         column = infer(Listed(column.values, "cells"))
+    if isinstance(column, Listed) and column.kind == "text":
+        raise no_number(name, column, places.told)
     if not isinstance(column, Numbers):
         raise DataError(f"column {name!r} needs numbers of one shape, got {in_short(column[0])}")
-    if kind == "whole number":
-        return Numbers(_whole(name, column))
+    return column
+
+
+def _numbers(column: Numbers, kind: Kind, trained_on: Source | None) -> Numbers:
+    """Return numbers that are no whole ones in the dtype, and the axes, that training had."""
     numbers = column.values if column.values.dtype == torch.uint8 else column.values.float()
     if kind in ("image", "grey image"):
         channels = channels_of(numbers, named_channels(trained_on), is_image=True)
@@ -273,11 +294,17 @@ def _numbers(name: str, column: Column, kind: Kind, trained_on: Source | None) -
     return Numbers(numbers)
 
 
-def _whole(name: str, column: Numbers) -> torch.Tensor:
-    values = column.values.long()
-    if not torch.equal(values.to(column.values.dtype), column.values):
-        raise DataError(f"column {name!r} needs whole numbers, as training had")
-    return values
+def _whole(name: str, column: Numbers, values: Sequence[Any], places: Places) -> torch.Tensor:
+    whole = column.values.long()
+    differs = whole.to(column.values.dtype) != column.values
+    if bool(differs.any()):
+        row = int(differs.reshape(len(values), -1).any(dim=1).nonzero()[0])
+        cell = values[row]
+        raise DataError(
+            f"column {name!r} needs whole numbers, as training had; it holds "
+            f"{in_short(cell) if cell != '' else 'an empty cell'} in {places.told(row)}"
+        )
+    return whole
 
 
 def _usual(candidates: Sequence[str], known: Collection[str]) -> str | None:

@@ -1,20 +1,32 @@
 """New samples for a trained network: files, folders and standard input as raw columns."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
-from finetune.config.data import CsvSource, DataConfig, TextFolderSource
+from finetune.config.data import CsvSource, DataConfig, Source, TextFolderSource
 from finetune.data.columns import Kind
-from finetune.data.files import json_object, read_csv, read_jsonl, read_text
-from finetune.data.folders import is_image_file
+from finetune.data.files import read_text
+from finetune.data.folders import IMAGE_ENDINGS, is_image_file, passed_over
 from finetune.data.images import first_leaving, named_files
+from finetune.data.readers.chunks import Dialect, Reading, shown_names
+from finetune.data.readers.documents import json_object
+from finetune.data.readers.forms import (
+    content_of_bytes,
+    has_table_ending,
+    head_of,
+    kept,
+    opened_bytes,
+    text_of,
+    unpacked,
+)
+from finetune.data.readers.places import Places
+from finetune.data.readers.rows import KNOWN_FORMS, Form, names_columns, with_separator_of
+from finetune.data.tabular import dialect_of, read_table
 from finetune.errors import DataError
 from finetune.reading import first_outside, limited_lines
-
-_NAMED_BY = {".csv", ".jsonl"}
-"""Files that name their columns; any other file is the value of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +39,10 @@ class Incoming:
     """A name for each sample."""
     columns: Mapping[str, Sequence[Any]]
     """The raw values of each input column."""
+    places: Places
+    """Where each sample stands, for messages."""
+    notes: tuple[str, ...] = ()
+    """What the user should know of how they were read, a line each."""
 
 
 def read_incoming(
@@ -34,9 +50,11 @@ def read_incoming(
 ) -> list[Incoming]:
     """Read the samples of a file, a folder or (`-`) standard input.
 
-    `.csv` and `.jsonl` give rows; any other text file is one text, an image file one image, a
-    folder all files below it but hidden ones. Standard input gives one sample a line: a JSON
-    object, or a text. Text is read in the encoding of the training data.
+    A table of any form gives rows, read as the training data was. Which file is one, its content
+    tells: Parquet, JSON objects, or a first line that names the input columns; a file that ends
+    as a table does is one in any case. Any other text file is one text, an image file one image, a
+    folder all files below it but hidden ones. Standard input that is no table gives one sample a
+    line: a JSON object, or a text.
 
     Args:
         source: The path, or `-`.
@@ -48,7 +66,7 @@ def read_incoming(
         DataError: there is no such file, it cannot be read, or it lacks a column.
     """
     if source == "-":
-        parts = [_read_lines(stdin, kinds)]
+        parts = [_read_stream(stdin, config, kinds)]
     else:
         parts = list(_read_path(Path(source), config, kinds))
     for part in parts:
@@ -61,50 +79,114 @@ def read_incoming(
 def _read_path(path: Path, config: DataConfig, kinds: Mapping[str, Kind]) -> Iterator[Incoming]:
     if not path.exists():
         raise DataError("no such file or folder", where=str(path))
-    files = _files_below(path, kinds) if path.is_dir() else [path]
-    plain = [file for file in files if file.suffix.lower() not in _NAMED_BY]
+    files = _files_below(path) if path.is_dir() else [path]
+    dialect = dialect_of(_trained_on(config))
+    tables = [file for file in files if _holds_table(file, dialect, kinds)]
+    others = sorted(set(files) - set(tables))
+    plain = [f for f in others if _is_sample(f, path, kinds)] if path.is_dir() else others
+    notes = tuple(passed_over(sorted(set(others) - set(plain)), path))
     if plain:
         column = _the_column(kinds, plain[0])
         values = [_value(file, config, kinds[column]) for file in plain]
-        yield Incoming(str(path), [str(file) for file in plain], {column: values})
-    for file in files:
-        if file.suffix.lower() in _NAMED_BY:
-            yield _read_rows(file, config, kinds)
+        names = [str(file) for file in plain]
+        if len(values) == 1 and not path.is_dir():
+            notes += _one_of_many_lines(names[0], values[0])
+        places = Places(tuple(names), tuple(range(len(names))))
+        yield Incoming(str(path), names, {column: values}, places, notes)
+        notes = ()
+    for file in tables:
+        yield _read_rows(file, dialect, kinds, notes)
+        notes = ()
 
 
-def _files_below(folder: Path, kinds: Mapping[str, Kind]) -> list[Path]:
-    """Return the files of a folder in order; for a network of images, images and tables only."""
+def _files_below(folder: Path) -> list[Path]:
+    """Return the files of a folder in order."""
     files = [
         file
         for file in sorted(folder.rglob("*"))
         if file.is_file()
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     ]
-    if any(_is_image(kind) for kind in kinds.values()):
-        files = [f for f in files if f.suffix.lower() in _NAMED_BY or is_image_file(f, folder)]
     if (position := first_outside(files, folder)) is not None:
         raise DataError("is a link that leaves the folder", where=str(files[position]))
     return files
 
 
-def _read_rows(file: Path, config: DataConfig, kinds: Mapping[str, Kind]) -> Incoming:
-    """Read a csv file as the training data was, and a jsonl file; paths are relative to it."""
-    if file.suffix.lower() == ".csv":
-        trained_on = config.source or config.train
-        if not isinstance(trained_on, CsvSource):
-            trained_on = CsvSource(type="csv", path=str(file))
-        read = read_csv(file, trained_on, ())
+def _holds_table(file: Path, dialect: Dialect, kinds: Mapping[str, Kind]) -> bool:
+    if has_table_ending(file):
+        return True
+    if file.suffix.lower() in IMAGE_ENDINGS:
+        return False
+    reading = Reading(str(file), dialect, kinds.keys())
+    with opened_bytes(file) as opened:
+        return names_columns(opened, reading)
+
+
+def _is_sample(file: Path, folder: Path, kinds: Mapping[str, Kind]) -> bool:
+    """Tell whether a file of a folder can be a sample: an image, or a text."""
+    if any(_is_image(kind) for kind in kinds.values()):
+        return is_image_file(file, folder)
+    return list(kinds.values()) == ["text"] and _no_text(file) is None
+
+
+def _no_text(file: Path) -> str | None:
+    """Return what a file is in words, where it is no text."""
+    with opened_bytes(file) as opened:
+        head = head_of(opened)
+    content = content_of_bytes(head, "utf-8")
+    if content.other is None and not content.is_told and b"\0" in head:
+        return "a file with zero bytes"
+    return content.other
+
+
+def _one_of_many_lines(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, str) or (count := len(value.splitlines())) < 2:
+        return ()
+    return (f"{name} is read as one text of {count} lines; `predict RUN -` takes each line",)
+
+
+def _read_rows(
+    file: Path, dialect: Dialect, kinds: Mapping[str, Kind], notes: tuple[str, ...]
+) -> Incoming:
+    """Read a table as the training data was; paths in it are relative to it."""
+    reading = Reading(str(file), dialect, kinds.keys(), list(notes))
+    with opened_bytes(file) as opened:
+        part = _rows_of(opened, reading, _declared(file), file.parent)
+    wheres = part.names
+    columns = {
+        name: _image_files(values, file.parent, wheres) if _is_image(kinds.get(name)) else values
+        for name, values in part.columns.items()
+    }
+    return replace(part, columns=columns)
+
+
+def _rows_of(file: BinaryIO, reading: Reading, declared: Form | None, folder: Path) -> Incoming:
+    """Read a table that is open; its samples are named by their rows."""
+    if reading.name.lower().removesuffix(".gz").endswith(".tsv"):
+        reading = with_separator_of(file, reading, first="\t")
     else:
-        read = read_jsonl(file, ())
-    columns: dict[str, Sequence[Any]] = {}
-    for name, column in read.items():
-        values = [column[row] for row in range(len(column))]
-        if _is_image(kinds.get(name)):
-            wheres = [f"{file}:{row}" for row in range(1, len(values) + 1)]
-            values = _image_files(values, file.parent, wheres)
-        columns[name] = values
-    count = max((len(values) for values in columns.values()), default=0)
-    return Incoming(str(file), [f"{file}:{number}" for number in range(1, count + 1)], columns)
+        reading = with_separator_of(file, reading)
+    read = read_table(file, reading, declared, folder)
+    columns = {
+        name: [column[row] for row in range(len(column))] if reading.wants(name) else []
+        for name, column in read.columns.items()
+    }
+    names = [f"{reading.name}:{number}" for number in range(1, read.count + 1)]
+    return Incoming(reading.name, names, columns, read.places, read.notes)
+
+
+def _declared(file: Path) -> Form | None:
+    """Return the form that the name of a file says."""
+    ending = Path(file.name.lower().removesuffix(".gz")).suffix
+    match ending:
+        case ".csv" | ".tsv":
+            return "separated"
+        case ".json" | ".jsonl" | ".ndjson":
+            return "json"
+        case ".parquet":
+            return "parquet"
+        case _:
+            return None
 
 
 def _image_files(values: Sequence[Any], folder: Path, wheres: Sequence[str]) -> list[Any]:
@@ -134,43 +216,93 @@ def _image_files(values: Sequence[Any], folder: Path, wheres: Sequence[str]) -> 
     return files
 
 
-def _read_lines(stdin: TextIO, kinds: Mapping[str, Kind]) -> Incoming:
-    """Read one sample a line; where the network takes several columns, JSON objects alone."""
-    names: list[str] = []
-    rows: list[dict[str, Any]] = []
+def _read_stream(stdin: TextIO, config: DataConfig, kinds: Mapping[str, Kind]) -> Incoming:
+    """Read a table by its content, or one sample a line."""
+    name = "standard input"
+    raw = getattr(stdin, "buffer", None)
+    whole = (
+        BytesIO(stdin.read().encode("utf-8", "surrogatepass")) if raw is None else kept(raw, name)
+    )
+    file = unpacked(whole, name)
+    dialect = dialect_of(_trained_on(config))
+    # whoever types or pipes text means UTF-8, whatever the files of the training data are in
+    if _is_utf8(file):
+        dialect = replace(dialect, encoding="utf-8")
+    reading = Reading(name, dialect, kinds.keys())
+    if names_columns(file, reading):
+        part = _rows_of(file, reading, None, Path())
+        lines = part.places.lines
+        is_json = any(lines) and lines[0] != 2
+        numbers = lines if is_json else range(1, len(part.names) + 1)
+        part = replace(part, names=[f"-:{number}" for number in numbers])
+    else:
+        part = _read_lines(file, reading, kinds)
+    columns = {
+        name: _image_files(values, Path(), part.names) if _is_image(kinds.get(name)) else values
+        for name, values in part.columns.items()
+    }
+    return replace(part, columns=columns)
+
+
+def _is_utf8(file: BinaryIO) -> bool:
+    raw = file.read()
+    file.seek(0)
     try:
-        for number, line in limited_lines(stdin, "standard input"):
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _read_lines(file: BinaryIO, reading: Reading, kinds: Mapping[str, Kind]) -> Incoming:
+    """Read one sample a line; where the network takes several columns, JSON objects alone."""
+    content = content_of_bytes(head_of(file), reading.dialect.encoding)
+    if content.encoding is None:
+        raise DataError(f"is {content.other}, no text", where=reading.name, hint=KNOWN_FORMS)
+    numbers: list[int] = []
+    rows: list[dict[str, Any]] = []
+    with text_of(file, content.encoding, reading.name) as text:
+        for number, line in limited_lines(text, reading.name):
             if not line.strip():
                 continue
-            where = f"standard input:{number}"
+            where = f"{reading.name}:{number}"
             if line.lstrip().startswith("{"):
                 rows.append(json_object(line, where))
             else:
                 rows.append({_the_column(kinds, where): line.rstrip("\r\n")})
-            names.append(f"-:{number}")
-    except UnicodeDecodeError as error:
-        raise DataError(f"not valid {error.encoding}", where="standard input") from error
+            numbers.append(number)
     columns = {
         name: [row.get(name) for row in rows]
         for name in dict.fromkeys(name for row in rows for name in row)
     }
-    for name in filter(lambda name: _is_image(kinds.get(name)), columns):
-        columns[name] = _image_files(columns[name], Path(), names)
-    return Incoming("standard input", names, columns)
+    places = Places((reading.name,), (0,), numbers)
+    return Incoming(reading.name, [f"-:{number}" for number in numbers], columns, places)
 
 
 def _value(file: Path, config: DataConfig, kind: Kind) -> Any:
     """Return what a plain file stands for: an image by its path, a text by its contents."""
+    other = _no_text(file)
     if _is_image(kind):
+        if other is not None and "image" not in other and file.suffix.lower() not in IMAGE_ENDINGS:
+            raise DataError(f"is {other}, no image", where=str(file))
         return file
     if kind != "text":
         raise DataError(
-            f"the network takes a {kind}, not a file", where=str(file), hint=_FILES_WITH_COLUMNS
+            f"the network takes a {kind}, not {other or 'a file'}",
+            where=str(file),
+            hint=_FILES_WITH_COLUMNS,
         )
-    source = config.source or config.train
+    if other is not None:
+        raise DataError(f"is {other}, no text", where=str(file), hint=KNOWN_FORMS)
+    source = _trained_on(config)
     if not isinstance(source, TextFolderSource):
-        source = TextFolderSource(type="textfolder", path="")
+        encoding = source.encoding if isinstance(source, CsvSource) else "utf-8"
+        source = TextFolderSource(type="textfolder", path="", encoding=encoding)
     return read_text(file, source, ())
+
+
+def _trained_on(config: DataConfig) -> Source | None:
+    return config.source or config.train
 
 
 def _the_column(kinds: Mapping[str, Kind], where: object) -> str:
@@ -189,7 +321,7 @@ def _refuse_missing_columns(part: Incoming, wanted: Mapping[str, Kind]) -> None:
     for name in wanted:
         values = part.columns.get(name)
         if values is None:
-            known = ", ".join(map(repr, part.columns))
+            known = shown_names(part.columns, quoted=True)
             raise DataError(f"no column {name!r}; there are: {known}", where=part.source)
         if None in values:
             number = next(n for n, value in enumerate(values) if value is None)
@@ -204,4 +336,6 @@ def _shown(source: str) -> str:
     return "standard input" if source == "-" else source
 
 
-_FILES_WITH_COLUMNS = "give them as a .csv or .jsonl file, or as JSON objects, one a line"
+_FILES_WITH_COLUMNS = (
+    "give them as a table (.csv, .tsv, .jsonl, .parquet), or as JSON objects, one a line"
+)

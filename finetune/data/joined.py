@@ -8,8 +8,9 @@ from torch import Tensor
 
 from finetune.config.data import DataConfig
 from finetune.config.messages import shown
+from finetune.data.cells import read_cells
 from finetune.data.labels import LabelRules
-from finetune.data.table import Column, Listed, Numbers, Table, read_cells, settle
+from finetune.data.table import Column, Listed, Numbers, Table, settle
 from finetune.errors import DataError, did_you_mean
 
 _KEY = ("data", "target")
@@ -66,7 +67,7 @@ def _values(name: str, column: Column, table: Table) -> Tensor:
     """
     if isinstance(column, Listed):
         if column.kind == "things":
-            column = settle(name, column.values, table.name)
+            column = settle(name, column.values, table.told)
         column = read_cells(column, as_text=False)
     if isinstance(column, Listed) and column.kind == "text":
         words = [str(value).strip().lower() for value in column.values]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.data.cells import no_number, read_cells
 from finetune.data.decoding import image_tensor, is_image
 from finetune.data.images import Images, refuse_unreadable
 from finetune.data.samples import Columns, Sample
@@ -26,15 +27,13 @@ from finetune.data.table import (
     Table,
     Tokens,
     as_tensor,
-    read_cells,
-    reads_as_number,
     refuse_gaps,
 )
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
-from finetune.data.transforms import NOT_A_NUMBER, PlannedStep, Stack, Step
+from finetune.data.transforms import PlannedStep, Stack, Step
 from finetune.data.vision import Vision, transform_all
-from finetune.errors import DataError
+from finetune.errors import DataError, Key
 
 IN_MEMORY_BYTES = 2 * 1024**3
 """Columns larger than this are kept in a file instead of in memory."""
@@ -133,7 +132,7 @@ def _typed(table: Table, steps: Sequence[Step]) -> Columns:
     for name, column in table.columns.items():
         columns[name] = typed = read_cells(column, as_text=name in texts)
         if isinstance(typed, Numbers):
-            refuse_gaps(name, typed, table)
+            refuse_gaps(name, typed, table, column)
     return columns
 
 
@@ -144,6 +143,9 @@ def _at_once(
     if isinstance(step := steps[0], Tokenize):
         return step.whole(columns, tokens), 1
     if isinstance(step, Stack):
+        for name in step.columns:
+            if isinstance(column := columns[name], Images | Listed):
+                raise _no_numbers(name, column, table, step.key)
         return step.whole(columns), 1
     if whole := _steps_of_batches(columns, steps):
         return {**columns, whole[0].column: _transformed(table, columns, whole)}, len(whole)
@@ -198,7 +200,7 @@ def _finished(name: str, column: Prepared, table: Table) -> Numbers | Ragged:
         values = (column[row] for row in range(len(column)))
         column = build_columns(({name: as_value(value)} for value in values), len(column))[name]
     if isinstance(column, Images | Listed):
-        raise _no_numbers(name, column, table)
+        raise _no_numbers(name, column, table, ("data", "inputs"))
     if isinstance(column, Numbers):
         column = Numbers(_final(column.values, axes=column.values.ndim - 1))
         refuse_gaps(name, column, table)
@@ -213,13 +215,10 @@ def _final(values: Tensor, *, axes: int) -> Tensor:
     return values.float() if values.is_floating_point() else values.long()
 
 
-def _no_numbers(name: str, column: Images | Listed, table: Table) -> DataError:
-    row = next((i for i in range(len(column)) if not reads_as_number(column[i])), 0)
-    return DataError(
-        f"column {name!r} holds {column[row]!r} in {table.place(row)} where a number is needed",
-        hint=NOT_A_NUMBER,
-        key=("data", "inputs"),
-    )
+def _no_numbers(name: str, column: Images | Listed, table: Table, key: Key) -> DataError:
+    error = no_number(name, column, table.place)
+    error.key = key
+    return error
 
 
 def _store(value: Any, count: int) -> Tensor | list[Any]:

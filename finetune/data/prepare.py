@@ -14,6 +14,7 @@ from finetune.data.columns import (
     Kind,
     choose_columns,
     column_of,
+    columns_in_use,
     image_columns,
     kind_of,
     settle_columns,
@@ -25,6 +26,8 @@ from finetune.data.joined import join_targets
 from finetune.data.labels import LabelRules
 from finetune.data.loader import Samples
 from finetune.data.pipeline import run_steps
+from finetune.data.readers.chunks import shown_names
+from finetune.data.readers.places import THE_INPUT, Places
 from finetune.data.sources import open_source, sources_of
 from finetune.data.splits import first_copies, split_samples
 from finetune.data.table import Numbers, Table, refuse_gaps
@@ -241,7 +244,7 @@ def prepare_inputs(
     preprocessing: Preprocessing,
     *,
     trust: Collection[str],
-    source: str = "the input",
+    places: Places = THE_INPUT,
 ) -> Samples:
     """Bring raw values to what the network takes, as evaluation does; there is no target.
 
@@ -252,30 +255,32 @@ def prepare_inputs(
         facts: What the training data said about itself.
         preprocessing: What the network was pretrained with.
         trust: Names of packages whose code may be imported.
-        source: Where the values come from, for messages.
+        places: Where the rows stand, for messages.
 
     Raises:
         DataError: a column is missing, or a value is not of the kind that training had.
     """
     for name in facts.inputs:
         if name not in rows:
-            raise DataError(f"no column {name!r}; there are: {', '.join(rows)}")
+            raise DataError(f"no column {name!r}; there are: {shown_names(rows)}")
     lengths = {len(rows[name]) for name in facts.inputs}
     if lengths == {0} or len(lengths) > 1:
         raise DataError("columns of different lengths" if len(lengths) > 1 else "no samples")
     columns = {
-        name: column_of(name, rows[name], facts.kinds[name], source, config.source or config.train)
+        name: column_of(name, rows[name], facts.kinds[name], places, config.source or config.train)
         for name in facts.inputs
     }
-    table = Table(columns, torch.arange(lengths.pop()), source)
+    table = Table(columns, torch.arange(lengths.pop()), places.files[0], places=places)
     _, steps = _plans(config, table, preprocessing, trust)
     finished, later = run_steps(table, steps)
     return Samples(finished, None, later=later)
 
 
 def _read_tables(config: DataConfig, trust: Collection[str]) -> dict[str, Table]:
+    wanted = columns_in_use(config)
     return {
-        part: open_source(source, trust, key) for part, (source, key) in sources_of(config).items()
+        part: open_source(source, trust, key, wanted)
+        for part, (source, key) in sources_of(config).items()
     }
 
 

@@ -1,8 +1,6 @@
 """Every kind of source read into one table of columns."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sized
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -27,10 +25,21 @@ from finetune.config.data import (
 )
 from finetune.data import files
 from finetune.data.arrays import read_arrays
-from finetune.data.images import first_leaving, images_of, leaves, named_files
+from finetune.data.hub import dataset_columns, quiet
 from finetune.data.table import Column, Listed, Numbers, Table, as_tensor
+from finetune.data.tabular import FORM_OF, dialect_of, read_tables, tables_below
 from finetune.errors import DataError, Key
 from finetune.importing import call_trusted, package_path, require
+
+_OtherSource = (
+    TextFolderSource
+    | ImageFolderSource
+    | ArraysSource
+    | SklearnSource
+    | RandomSource
+    | HuggingFaceSource
+    | ImportSource
+)
 
 
 def sources_of(config: DataConfig) -> dict[str, tuple[Source, Key]]:
@@ -46,18 +55,23 @@ def sources_of(config: DataConfig) -> dict[str, tuple[Source, Key]]:
     }
 
 
-def open_source(source: Source, trust: Collection[str], key: Key) -> Table:
+def open_source(
+    source: Source, trust: Collection[str], key: Key, wanted: Collection[str] | None = None
+) -> Table:
     """Read `source` into columns whose kind is settled only where they are used.
 
     Args:
         source: The config node.
         trust: Names of packages whose code may be imported.
         key: Where the node stands in the config.
+        wanted: The columns of a table whose cells are read; None for all.
 
     Raises:
         DataError: it is missing, unreadable or empty, or its columns differ in length.
     """
     within = _within(source, key)
+    if isinstance(source, CsvSource | JsonlSource | ParquetSource):
+        return _opened_tables(source, within, key, wanted)
     notes: list[str] = []
     columns, name, folder = _read(source, within, trust, key, notes)
     lengths = {column: len(values) for column, values in columns.items()}
@@ -69,6 +83,26 @@ def open_source(source: Source, trust: Collection[str], key: Key) -> Table:
     return Table(columns, torch.arange(count), name, folder, within, notes=tuple(notes))
 
 
+def _opened_tables(
+    source: CsvSource | JsonlSource | ParquetSource,
+    within: Path | None,
+    key: Key,
+    wanted: Collection[str] | None,
+) -> Table:
+    path = package_path(source.path, key=(*key, "path"))
+    paths = tables_below(path, within, (*key, "path"))
+    try:
+        read = read_tables(paths, dialect_of(source), FORM_OF[source.type], wanted)
+    except DataError as error:
+        error.key = error.key or (*key, "path")
+        raise
+    if read.count == 0:
+        raise DataError(f"no samples in {path}", key=key)
+    folder = path if path.is_dir() else path.parent
+    rows = torch.arange(read.count)
+    return Table(read.columns, rows, str(path), folder, within, read.places, read.notes)
+
+
 def _within(source: Source, key: Key) -> Path | None:
     """Return the folder that files named by the data may not leave, where the config says one."""
     if not isinstance(source, NamingSource | ImportSource) or source.within is None:
@@ -77,16 +111,16 @@ def _within(source: Source, key: Key) -> Path | None:
 
 
 def _read(
-    source: Source, within: Path | None, trust: Collection[str], key: Key, notes: list[str]
+    source: _OtherSource, within: Path | None, trust: Collection[str], key: Key, notes: list[str]
 ) -> tuple[dict[str, Column], str, Path | None]:
     """Return the columns, the source in the user's words, and what paths in it are relative to.
 
     What the user should know is added to `notes`.
     """
     match source:
-        case CsvSource() | JsonlSource() | ParquetSource() | ArraysSource():
+        case ArraysSource():
             path = files.existing(source.path, (*key, "path"), folder=False)
-            return _read_file(source, path, key), str(path), path.parent
+            return read_arrays(path, source, key), str(path), path.parent
         case TextFolderSource() | ImageFolderSource():
             path = files.existing(source.path, (*key, "path"), folder=True)
             columns, found = _read_folder(source, path, within, key)
@@ -103,22 +137,6 @@ def _read(
             # Names in the data are relative to the current folder, as for the user's own code.
             columns = _imported(source, within, trust, key)
             return columns, source.path, Path()
-        case _:
-            assert_never(source)
-
-
-def _read_file(
-    source: CsvSource | JsonlSource | ParquetSource | ArraysSource, path: Path, key: Key
-) -> dict[str, Column]:
-    match source:
-        case CsvSource():
-            return files.read_csv(path, source, key)
-        case JsonlSource():
-            return files.read_jsonl(path, key)
-        case ParquetSource():
-            return _parquet_columns(path, key)
-        case ArraysSource():
-            return read_arrays(path, source, key)
         case _:
             assert_never(source)
 
@@ -152,46 +170,6 @@ def _drawn(source: RandomSource, key: Key) -> dict[str, Column]:
     return {"features": Numbers(features), "target": Numbers(targets)}
 
 
-def _parquet_columns(path: Path, key: Key) -> dict[str, Column]:
-    """Read the whole file into memory; `datasets` would first write a copy into its cache."""
-    datasets = require("datasets", extra="data")
-    parquet, arrow = (
-        require("pyarrow.parquet", extra="data"),
-        require("pyarrow", extra="data"),
-    )
-    try:
-        with _quiet(datasets):
-            dataset = datasets.Dataset(parquet.read_table(path))
-            _refuse_names_of_images(dataset, path)
-            return _dataset_columns(dataset, path.parent, path.parent)
-    except (arrow.ArrowException, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"cannot read {str(path)!r}: {reason}", key=(*key, "path")) from error
-
-
-def _refuse_names_of_images(dataset: Any, path: Path) -> None:
-    """Refuse an image that the file does not hold but only names, wherever that may be."""
-    datasets = require("datasets", extra="data")
-    for column, feature in dataset.features.items():
-        if isinstance(feature, datasets.Image) and (named := _named_by(dataset, column)):
-            raise DataError(
-                f"column {column!r} holds no image in row {next(iter(named)) + 1}",
-                hint="store the images themselves in the file, or name them in a csv file",
-                where=str(path),
-            )
-
-
-def _named_by(dataset: Any, column: str) -> dict[int, str]:
-    """Return by row the names of images that a column does not hold."""
-    cells = dataset.select_columns([column]).with_format("arrow")[:].column(column)
-    parts = cells.combine_chunks()
-    lacking = parts.field("bytes").is_null().to_pylist()
-    if True not in lacking:
-        return {}
-    names = parts.field("path").to_pylist()
-    return {row: name or "" for row, name in enumerate(names) if lacking[row]}
-
-
 def _folder_of(source: HuggingFaceSource, key: Key) -> Path:
     """Return what names in a data set are relative to: its folder, or that of what was loaded."""
     path = package_path(source.path, key=(*key, "path"))
@@ -204,13 +182,13 @@ def _hub_columns(
     source: HuggingFaceSource, folder: Path, within: Path | None, key: Key
 ) -> dict[str, Column]:
     datasets = require("datasets", extra="data")
-    with _quiet(datasets):
+    with quiet(datasets):
         try:
             dataset = _load(datasets, source, key)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             reason = str(error).partition("\n")[0]
             raise DataError(f"cannot load {source.path!r}: {reason}", key=(*key, "path")) from error
-        return _dataset_columns(dataset, folder, within or folder)
+        return dataset_columns(dataset, folder, within or folder)
 
 
 def _load(datasets: Any, source: HuggingFaceSource, key: Key) -> Any:
@@ -233,63 +211,6 @@ def _load(datasets: Any, source: HuggingFaceSource, key: Key) -> Any:
     return loaded[source.part]
 
 
-@contextmanager
-def _quiet(datasets: Any) -> Iterator[None]:
-    """Keep the progress bars of `datasets` off the terminal."""
-    were_off = datasets.utils.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not were_off:
-            datasets.enable_progress_bars()
-
-
-def _dataset_columns(dataset: Any, folder: Path, within: Path) -> dict[str, Column]:
-    names = dataset.column_names
-    return {name: _dataset_column(dataset, name, folder, within) for name in names}
-
-
-def _dataset_column(dataset: Any, name: str, folder: Path, within: Path) -> Column:
-    """Turn a column of a `datasets.Dataset` into ours: classes by name, images undecoded.
-
-    Raises:
-        DataError: an image is named, and lies outside `within`.
-    """
-    datasets = require("datasets", extra="data")
-    feature, dataset = dataset.features[name], dataset.select_columns([name])
-    if isinstance(feature, datasets.Image):
-        encoded = dataset.cast_column(name, datasets.Image(decode=False)).with_format(None)
-        named = _named_by(encoded, name)
-        files = named_files(list(named.values()), folder)
-        if (position := first_leaving(files, within)) is not None:
-            row = list(named)[position]
-            raise leaves(f"row {row + 1} of column {name!r}", named[row], folder, within)
-        return images_of(_Rows(encoded, name, folder))
-    column = dataset.with_format("arrow")[:].column(name)
-    values = column.to_pylist()
-    if isinstance(feature, datasets.ClassLabel):
-        known = [None if value in (None, -1) else feature.int2str(value) for value in values]
-        return Listed(known, "things")
-    return Listed(values, "things")
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows(Sequence[Any]):
-    """One column of a `datasets.Dataset`, read from its memory-mapped file row by row."""
-
-    dataset: Any
-    name: str
-    folder: Path
-    """Folder that relative names of images start from."""
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: Any) -> Any:
-        return named_files([self.dataset[index][self.name]], self.folder)[0]
-
-
 def _imported(
     source: ImportSource, within: Path | None, trust: Collection[str], key: Key
 ) -> dict[str, Column]:
@@ -297,8 +218,8 @@ def _imported(
     if isinstance(data, Mapping):
         return {str(name): _column(str(name), values, key) for name, values in data.items()}
     if type(data).__module__.startswith("datasets."):
-        with _quiet(require("datasets", extra="data")):
-            return _dataset_columns(data, Path(), within or Path())
+        with quiet(require("datasets", extra="data")):
+            return dataset_columns(data, Path(), within or Path())
     if isinstance(data, Sized) and hasattr(data, "__getitem__"):
         return _items_by_column(data, source, key)
     raise DataError(

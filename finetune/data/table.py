@@ -4,7 +4,6 @@ Letters: N samples, B samples of a batch, T tokens.
 """
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -16,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.config.messages import shown
 from finetune.data.contents import content_of
 from finetune.data.images import Images
+from finetune.data.readers.places import Places
 from finetune.errors import DataError
 
-_WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
 _ROWS_AT_ONCE = 4096
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +188,24 @@ class Listed:
         return blake2b(b"".join(digests), digest_size=16).digest()
 
 
+class Unread(Sequence[Any]):
+    """In place of the cells of a column that nobody uses; only their number is known."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    @classmethod
+    def column(cls, count: int) -> Listed:
+        """Return a column of such cells."""
+        return Listed(cls(count), "things")
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        raise IndexError("the cells of a column that nobody uses were not read")
+
+
 Column = Numbers | Listed | Images
 """What a source gives."""
 Prepared = Column | Ragged
@@ -213,7 +230,10 @@ class Table:
     name: str
     folder: Path | None = None
     within: Path | None = None
+    places: Places | None = None
+    """Where each row of the source stands; None where it is one thing without lines."""
     notes: tuple[str, ...] = ()
+    """What was found while reading that the user should know, a line each."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -225,46 +245,35 @@ class Table:
 
     def place(self, index: int) -> str:
         """Name one sample for a message; rows are counted from 1, without a header."""
-        return f"row {int(self.rows[index]) + 1} of {self.name}"
+        return self.told.told(int(self.rows[index]))
+
+    @property
+    def told(self) -> Places:
+        """Where the rows of the whole source stand."""
+        return self.places or Places.of(self.name)
 
 
-def settle(column: str, values: Sequence[Any], name: str) -> Column:
+def settle(column: str, values: Sequence[Any], places: Places) -> Column:
     """Find the kind of column that raw `values` are.
+
+    Args:
+        column: Its name.
+        values: One for each row.
+        places: Where the rows stand, for messages.
 
     Raises:
         DataError: one is missing, or they are partly numbers and partly something else.
     """
     for row, value in enumerate(values):
         if value is None:
-            raise DataError(f"column {column!r} has no value in row {row + 1} of {name}")
+            raise DataError(f"column {column!r} has no value in {places.told(row)}")
     if all(isinstance(value, str) for value in values):
         return Listed(values, "text")
-    if all(_is_number(value) for value in values):
-        _refuse_over_64_bits(column, values, name)
+    if all(is_number(value) for value in values):
+        _refuse_over_64_bits(column, values, places)
         return Numbers(as_tensor(np.asarray(values), column))
-    _refuse_a_mixture(column, values, name)
+    _refuse_a_mixture(column, values, places)
     return _stacked(column, values) or Listed(values, "things")
-
-
-def read_cells(column: Column, *, as_text: bool) -> Column:
-    """Return `column`, or what it stands for if it holds cells of a csv file."""
-    if not isinstance(column, Listed) or column.kind != "cells":
-        return column
-    return replace(column, kind="text") if as_text else infer(column)
-
-
-def infer(cells: Listed) -> Numbers | Listed:
-    """Read cells as numbers where every filled one is a number, else as text.
-
-    A number with leading zeros (`007`) or over 18 digits is a name, and makes its column text.
-    Empty cells among numbers become NaN, which the caller refuses by row.
-    """
-    filled = [cell for cell in cells.values if cell]
-    if filled and len(filled) == len(cells) and all(_WHOLE.fullmatch(cell) for cell in filled):
-        return Numbers(as_tensor(np.asarray([int(cell) for cell in filled]), "cells"))
-    if filled and all(reads_as_number(cell) for cell in filled):
-        return Numbers(torch.tensor([float(cell or "nan") for cell in cells.values]))
-    return replace(cells, kind="text")
 
 
 def as_tensor(values: Any, column: str) -> Tensor:
@@ -288,8 +297,15 @@ def as_tensor(values: Any, column: str) -> Tensor:
     raise DataError(f"column {column!r} holds {values.dtype}, which is not numbers")
 
 
-def refuse_gaps(column: str, numbers: Numbers, table: Table) -> None:
-    """Raise a DataError that names the first row of `column` with NaN or an infinite number."""
+def refuse_gaps(column: str, numbers: Numbers, table: Table, raw: Column | None = None) -> None:
+    """Raise a DataError that names the first row of `column` with NaN or an infinite number.
+
+    Args:
+        column: Its name.
+        numbers: What its cells stand for.
+        table: Where the rows stand.
+        raw: The cells as they were read.
+    """
     if not numbers.values.is_floating_point():
         return
     for start in range(0, len(numbers), _ROWS_AT_ONCE):
@@ -298,46 +314,35 @@ def refuse_gaps(column: str, numbers: Numbers, table: Table) -> None:
         if not bool(finite.all()):
             row = int((~finite).reshape(len(values), -1).any(dim=1).nonzero()[0])
             worst = values[row][~finite[row]].reshape(-1)[0].item()
-            raise DataError(
-                f"column {column!r} holds {worst} in {table.place(start + row)}",
-                hint="fill in a number, or leave such rows out",
-            )
+            told = f"column {column!r} holds {worst} in {table.place(start + row)}"
+            if isinstance(raw, Listed) and isinstance(cell := raw[start + row], str):
+                told += f": its cell is {shown(cell) if cell else 'empty'}"
+            raise DataError(told, hint="fill in a number, or leave such rows out")
 
 
-def reads_as_number(cell: object) -> bool:
-    """Tell whether a cell of a csv file stands for a number."""
-    if not isinstance(cell, str):
-        return False
-    digits = cell.lstrip("+-")
-    is_name = digits.isdigit() and (len(digits) > 18 or (len(digits) > 1 and digits[0] == "0"))
-    is_word = digits.lower() in {"nan", "inf"}
-    return is_word or (not is_name and _NUMBER.fullmatch(cell) is not None)
-
-
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a number of Python or numpy."""
     return isinstance(value, int | float | np.number | np.bool_)
 
 
-def _refuse_over_64_bits(column: str, values: Sequence[Any], name: str) -> None:
+def _refuse_over_64_bits(column: str, values: Sequence[Any], places: Places) -> None:
     """Refuse whole numbers that no tensor holds; numpy would make objects of them, or fractions."""
     for row, value in enumerate(values):
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            shown = (
+            told = (
                 str(value) if value.bit_length() < 100 else f"a number of {value.bit_length()} bits"
             )
-            raise DataError(
-                f"column {column!r} holds {shown} in row {row + 1} of {name}, beyond 64 bits"
-            )
+            raise DataError(f"column {column!r} holds {told} in {places.told(row)}, beyond 64 bits")
 
 
-def _refuse_a_mixture(column: str, values: Sequence[Any], name: str) -> None:
+def _refuse_a_mixture(column: str, values: Sequence[Any], places: Places) -> None:
     texts = [row for row, value in enumerate(values) if isinstance(value, str)]
-    numbers = [row for row, value in enumerate(values) if _is_number(value)]
+    numbers = [row for row, value in enumerate(values) if is_number(value)]
     if texts and numbers:
         text, number = texts[0], numbers[0]
         raise DataError(
-            f"column {column!r} mixes text and numbers: {values[text]!r} in row {text + 1} of "
-            f"{name}, {values[number]!r} in row {number + 1}"
+            f"column {column!r} mixes text and numbers: {shown(values[text])} in "
+            f"{places.told(text)}, {shown(values[number])} in {places.told(number)}"
         )
 
 

@@ -18,11 +18,12 @@ from finetune.config.task import (
     RegressionTask,
     Task,
 )
+from finetune.data.cells import no_number, read_cells
 from finetune.data.class_counts import class_counts
 from finetune.data.images import Images
 from finetune.data.label_lists import LabelList, read_lists, refuse_other_separator
 from finetune.data.labels import LabelRules, Ordered, notes_on_spelling, ordered, twin_of
-from finetune.data.table import Column, Listed, Numbers, Table, read_cells, refuse_gaps
+from finetune.data.table import Column, Listed, Numbers, Table, refuse_gaps
 from finetune.errors import DataError
 
 _KEY = ("data", "target")
@@ -98,7 +99,7 @@ def encode_target(
     labels = _Labels(name, part, rules, classes)
     column = read_cells(table.columns[name], as_text=isinstance(task, MultilabelTask))
     if isinstance(column, Numbers):
-        refuse_gaps(name, column, table)
+        refuse_gaps(name, column, table, table.columns[name])
     match task:
         case ClassificationTask():
             return _classes(column, table, labels)
@@ -276,7 +277,6 @@ def _label_set(value: Any, separator: str, name: str, place: str) -> set[str]:
 def _numbers(column: Column, table: Table, name: str) -> Tensor:
     if isinstance(column, Numbers):
         return column.values
-    example = repr(column[0]) if isinstance(column, Listed) else "an image"
-    raise DataError(
-        f"column {name!r} holds {example} in {table.place(0)} where a number is needed", key=_KEY
-    )
+    error = no_number(name, column, table.place)
+    error.key = _KEY
+    raise error

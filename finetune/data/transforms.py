@@ -19,9 +19,10 @@ from finetune.config.data import (
     VisionTransform,
     is_random,
 )
+from finetune.data.cells import NOT_A_NUMBER, infer
 from finetune.data.images import Images
 from finetune.data.samples import Columns, Sample, replaced
-from finetune.data.table import Listed, Numbers, Prepared, infer
+from finetune.data.table import Listed, Numbers, Prepared
 from finetune.data.tokenizing import Tokenize, load_tokenizer
 from finetune.data.vision import PretrainedImage, Vision, vision_step
 from finetune.errors import DataError, Key, did_you_mean, named
@@ -30,13 +31,6 @@ from finetune.models.preprocessing import Preprocessing
 
 Origins = dict[str, str]
 """Names of columns, and in words where each comes from."""
-
-
-NOT_A_NUMBER = (
-    "words for categories: write a column of 0 and 1 for each word into the file, or leave the "
-    "column out of data.inputs; other text: {type: tokenize}"
-)
-"""Hint for a column of text where the network takes numbers."""
 
 
 class Step(Protocol):

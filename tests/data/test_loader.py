@@ -177,7 +177,7 @@ def test_prediction_reads_images_as_training_did(tmp_path, write_images, prepare
         ({"b": ["1"]}, "no column 'a'; there are: b"),
         ({"a": [], "b": []}, "no samples"),
         ({"a": ["1"], "b": ["1", "2"]}, "different lengths"),
-        ({"a": ["one"], "b": ["2"]}, "column 'a' needs numbers"),
+        ({"a": ["one"], "b": ["2"]}, "column 'a' holds 'one' in row 1 of the input where a number"),
         ({"a": ["nan"], "b": ["2"]}, "column 'a' holds nan in row 1 of the input"),
         ({"a": [None], "b": ["2"]}, "'a' has no value in row 1"),
         ({"a": ["1"], "b": ["2.5"]}, "column 'b' needs whole numbers"),

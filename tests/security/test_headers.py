@@ -77,7 +77,7 @@ def read(path: Path) -> None:
         case ".jsonl":
             table = open_source(JsonlSource(type="jsonl", path=str(path)), (), ())
             for name, column in table.columns.items():
-                settle(name, column.values, table.name)
+                settle(name, column.values, table.told)
         case _:
             images_of([path])
             open_image(path, "RGB")
@@ -246,7 +246,7 @@ def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path):
 
 
 def test_a_gzip_file_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("finetune.data.arrays._LARGE_BYTES", 1 << 20)
+    monkeypatch.setattr("finetune.data.readers.forms._LARGE_BYTES", 1 << 20)
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(b"0,0\n" * (1 << 20)))
     assert "unpack to" in outcome(path)

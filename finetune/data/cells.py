@@ -1,0 +1,102 @@
+"""Cells of tables as numbers: what reads as one, and what to say of a cell that does not."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.config.messages import shown
+from finetune.data.table import Column, Listed, Numbers, as_tensor, is_number
+from finetune.errors import DataError
+
+_WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_GROUPED = re.compile(r"[+-]?[0-9]{1,3}([,.' \u00a0\u202f])[0-9]{3}(\1[0-9]{3})*([.,][0-9]+)?")
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+([eE][+-]?[0-9]+)?")
+NOT_A_NUMBER = (
+    "words for categories: write a column of 0 and 1 for each word into the file, or leave the "
+    "column out of data.inputs; other text: {type: tokenize}"
+)
+"""Hint for a column of text where the network takes numbers."""
+
+
+def read_cells(column: Column, *, as_text: bool) -> Column:
+    """Return `column`, or what it stands for if it holds cells of a csv file."""
+    if not isinstance(column, Listed) or column.kind != "cells":
+        return column
+    return replace(column, kind="text") if as_text else infer(column)
+
+
+def infer(cells: Listed) -> Numbers | Listed:
+    """Read cells as numbers where every filled one is a number, else as text.
+
+    A number with leading zeros (`007`) or over 18 digits is a name, and makes its column text.
+    Empty cells among numbers become NaN, which the caller refuses by row.
+    """
+    filled = [cell for cell in cells.values if cell]
+    if filled and len(filled) == len(cells) and all(_WHOLE.fullmatch(cell) for cell in filled):
+        return Numbers(as_tensor(np.asarray([int(cell) for cell in filled]), "cells"))
+    if filled and all(reads_as_number(cell) for cell in filled):
+        return Numbers(torch.tensor([float(cell or "nan") for cell in cells.values]))
+    return replace(cells, kind="text")
+
+
+def reads_as_number(cell: object) -> bool:
+    """Tell whether a cell of a csv file stands for a number."""
+    if not isinstance(cell, str):
+        return False
+    digits = cell.lstrip("+-")
+    is_name = digits.isdigit() and (len(digits) > 18 or (len(digits) > 1 and digits[0] == "0"))
+    is_word = digits.lower() in {"nan", "inf"}
+    return is_word or (not is_name and _NUMBER.fullmatch(cell) is not None)
+
+
+def no_number(column: str, cells: Column, place: Callable[[int], str]) -> DataError:
+    """Return the error over a column in which numbers are needed; it names the first other cell.
+
+    Args:
+        column: Its name.
+        cells: What it holds.
+        place: Names a row for a message.
+    """
+    if not isinstance(cells, Listed):
+        return DataError(f"column {column!r} holds images where numbers are needed")
+    others = [row for row, cell in enumerate(cells.values) if not _may_be_number(cell)]
+    row = others[0] if others else 0
+    told = f"column {column!r} holds {shown(cells[row])} in {place(row)}"
+    more = f"; {len(others)} of {len(cells)} cells are no numbers" if len(others) > 1 else ""
+    return DataError(
+        f"{told} where a number is needed{more}",
+        hint=_remedy(cells[row], is_odd=len(others) * 2 <= len(cells)),
+    )
+
+
+def _may_be_number(cell: Any) -> bool:
+    """Tell whether a cell does not stop its column from being numbers; an empty one does not."""
+    if isinstance(cell, str):
+        return not cell or reads_as_number(cell)
+    return is_number(cell)
+
+
+def _remedy(cell: Any, *, is_odd: bool) -> str:
+    """Return what to do about a cell that is no number, an odd one among numbers or one of many."""
+    text = cell.strip() if isinstance(cell, str) else ""
+    if text != cell and reads_as_number(text):
+        return "take out the blanks around the number"
+    if text.endswith("%") and reads_as_number(text[:-1].strip().replace(",", ".")):
+        return "write it without the percent sign: 35% as 35 or as 0.35"
+    if _GROUPED.fullmatch(text):
+        return "1,200 may mean 1200 or 1.2: write no separators, and a point before decimals"
+    if _DECIMAL_COMMA.fullmatch(text):
+        return "write a point before decimals: 3.5, not 3,5"
+    if not is_odd or not text:
+        return NOT_A_NUMBER
+    written = json.dumps(text[:20], ensure_ascii=False)
+    return (
+        f"write a number there, or leave such rows out; missing: [{written}], beside the path, "
+        "says that such cells stand for no value"
+    )

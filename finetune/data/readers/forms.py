@@ -1,0 +1,249 @@
+"""What a file is, told by its first bytes: gzip, Parquet, an encoding of text, or no table."""
+
+import codecs
+import gzip
+import io
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from finetune.errors import DataError
+from finetune.reading import MAX_JSON_BYTES
+
+TABLE_ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
+"""Names of files that are tables whatever they hold; each may have `.gz` after it."""
+_HEAD_BYTES = 4096
+_READ_AT_ONCE = 1 << 20
+_LARGE_BYTES = 1 << 30
+_MAX_RATIO = 200
+"""Most times that packed data may grow by, once it is `_LARGE_BYTES`. Zip and gzip reach 1032."""
+_GZIP = b"\x1f\x8b"
+_PARQUET = b"PAR1"
+_MARKS = (
+    # the mark of UTF-32 begins like that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_KNOWN = (
+    (b"PK\x03\x04", "a zip archive (.npz, .xlsx, .zip)"),
+    (b"PK\x05\x06", "an empty zip archive"),
+    (b"\x93NUMPY", "an array (.npy)"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"II*\0", "a TIFF image"),
+    (b"MM\0*", "a TIFF image"),
+    (b"fLaC", "sound (FLAC)"),
+    (b"OggS", "sound (Ogg)"),
+    (b"ID3", "sound (MP3)"),
+    (b"%PDF", "a PDF document"),
+    (b"\xd0\xcf\x11\xe0", "an Office document (.xls, .doc)"),
+    (b"\x7fELF", "a program"),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (b"ARROW1", "an Arrow or Feather file"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"BZh", "packed by bzip2"),
+    (b"\xfd7zXZ\0", "packed by xz"),
+    (b"\x28\xb5\x2f\xfd", "packed by zstd"),
+)
+_RIFF = {b"WAVE": "sound (WAV)", b"WEBP": "a WebP image", b"AVI ": "a film (AVI)"}
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a file holds.
+
+    Args:
+        encoding: How its text is encoded, a mark at its beginning told by the name; None where it
+            is no text.
+        is_parquet: Whether it is a Parquet file.
+        other: What it is in words, where it is neither.
+        is_told: Whether the file itself tells the encoding.
+    """
+
+    encoding: str | None
+    is_parquet: bool = False
+    other: str | None = None
+    is_told: bool = False
+
+
+def has_table_ending(path: Path) -> bool:
+    """Tell whether a file calls itself a table."""
+    return path.name.lower().removesuffix(".gz").endswith(TABLE_ENDINGS)
+
+
+def content_of_bytes(head: bytes, encoding: str) -> Content:
+    """Tell what a file holds by its first bytes.
+
+    Args:
+        head: The first bytes.
+        encoding: How text is encoded that does not tell.
+    """
+    if head.startswith(_PARQUET):
+        return Content(None, is_parquet=True)
+    for mark, name in _MARKS:
+        if head.startswith(mark):
+            return Content(name, is_told=True)
+    if head[:4] == b"RIFF" and head[8:12] in _RIFF:
+        return Content(None, other=_RIFF[head[8:12]])
+    for magic, words in _KNOWN:
+        # text may begin like some of these; what is no text has bytes that no text has
+        if head.startswith(magic) and (not magic.isascii() or _has_binary(head)):
+            return Content(None, other=words)
+    if wide := _wide(head):
+        return Content(wide, is_told=True)
+    return Content(encoding)
+
+
+@contextmanager
+def opened_bytes(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that can be read twice, unpacked where it is packed by gzip.
+
+    Raises:
+        DataError: it cannot be read or unpacked, or would unpack to far more than its size.
+    """
+    try:
+        with path.open("rb") as raw:
+            file = cast("BinaryIO", raw) if raw.seekable() else kept(raw, str(path))
+            yield unpacked(file, str(path))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"cannot read {str(path)!r}: {reason}") from error
+
+
+def unpacked(file: BinaryIO, name: str) -> BinaryIO:
+    """Return a file, or what it unpacks to where it is packed by gzip.
+
+    Raises:
+        DataError: it cannot be unpacked, or unpacks to far more than its size.
+    """
+    begins = file.read(2)
+    file.seek(0)
+    if begins != _GZIP:
+        return file
+    try:
+        refuse_gzip_bomb(file)
+        return cast("BinaryIO", gzip.GzipFile(fileobj=file, mode="rb"))
+    except (OSError, EOFError, zlib.error) as error:
+        raise damaged_gzip(name, error) from error
+
+
+def damaged_gzip(name: str, error: Exception) -> DataError:
+    """Return the error over a file that cannot be unpacked."""
+    return DataError(f"is packed by gzip and damaged: {error}", where=name)
+
+
+def refuse_gzip_bomb(file: BinaryIO) -> None:
+    """Unpack a gzip file without keeping it, and go back to its beginning.
+
+    Raises:
+        DataError: it unpacks to far more than its size.
+        OSError, EOFError, zlib.error: it is damaged.
+    """
+    size_bytes = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    if size_bytes * 1032 <= _LARGE_BYTES:
+        return
+    unpacked_bytes = 0
+    with gzip.GzipFile(fileobj=file, mode="rb") as packed:
+        while part := packed.read(_READ_AT_ONCE):
+            unpacked_bytes += len(part)
+            refuse_bomb(unpacked_bytes, size_bytes)
+    file.seek(0)
+
+
+def refuse_bomb(unpacked_bytes: int, size_bytes: int) -> None:
+    """Raise a DataError if something unpacks to far more than its size."""
+    if unpacked_bytes > max(_LARGE_BYTES, _MAX_RATIO * size_bytes):
+        raise DataError(
+            f"its {size_bytes} bytes unpack to {unpacked_bytes} or more, over {_MAX_RATIO} times "
+            "as many",
+            hint="if you trust it, unpack it yourself; arrays by numpy.savez, which does not pack",
+        )
+
+
+def kept(stream: Any, name: str) -> BinaryIO:
+    """Read a stream that can be read only once into memory.
+
+    Raises:
+        DataError: a line has no end.
+    """
+    parts: list[bytes] = []
+    line, length = 1, 0
+    while part := stream.read(_READ_AT_ONCE):
+        parts.append(part)
+        line += part.count(b"\n")
+        length = len(part) - part.rfind(b"\n") - 1 if b"\n" in part else length + len(part)
+        if length > MAX_JSON_BYTES:
+            raise DataError(f"is longer than {MAX_JSON_BYTES >> 20} MiB", where=f"{name}:{line}")
+    return io.BytesIO(b"".join(parts))
+
+
+def head_of(file: BinaryIO) -> bytes:
+    """Return the first bytes of a file, which stays at its beginning."""
+    head = file.read(_HEAD_BYTES)
+    file.seek(0)
+    return head
+
+
+@contextmanager
+def text_of(file: BinaryIO, encoding: str, name: str) -> Iterator[io.TextIOWrapper]:
+    """Give the text of a file, line breaks as they stand.
+
+    Raises:
+        DataError: it is not valid in the encoding; the message names line and byte.
+    """
+    try:
+        text = io.TextIOWrapper(file, encoding=encoding, newline="")
+        try:
+            yield text
+        finally:
+            text.detach()
+    except UnicodeDecodeError as error:
+        raise _not_valid(file, encoding, name) from error
+    except UnicodeError as error:  # of the codec itself: a mark of UTF-16 that is not there
+        raise DataError(f"is not valid {encoding}: {error}", where=name) from error
+    except LookupError as error:
+        raise DataError(f"no encoding {encoding!r}") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise damaged_gzip(name, error) from error
+
+
+def _not_valid(file: BinaryIO, encoding: str, name: str) -> DataError:
+    """Find the first byte that is wrong."""
+    file.seek(0)
+    raw = file.read()
+    where, told = name, ""
+    try:
+        raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        where = f"{name}:{line}"
+        told = f": byte 0x{raw[error.start]:02x}" if error.start < len(raw) else ""
+    return DataError(
+        f"is not valid {encoding}{told}",
+        hint="convert the file to utf-8, or name its encoding: encoding: latin-1",
+        where=where,
+    )
+
+
+def _wide(head: bytes) -> str | None:
+    """Return the UTF-16 that a text without a mark is in: every second byte of it is zero."""
+    even, odd = head[0::2], head[1::2]
+    if len(head) < 4 or b"\0" not in head:
+        return None
+    for zeros, others, name in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
+        if b"\0" not in others and zeros.count(0) * 2 > len(zeros):
+            return name
+    return None
+
+
+def _has_binary(head: bytes) -> bool:
+    """Tell whether bytes are no text: a zero byte, or control characters."""
+    return any(byte < 9 or 13 < byte < 27 for byte in head) or any(byte > 127 for byte in head)

@@ -1,0 +1,146 @@
+"""The one way into a table: its form is told by its content, its rows come as chunks."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import BinaryIO, Literal
+
+from finetune.data.readers.chunks import Chunk, Reading
+from finetune.data.readers.documents import document_chunks, looks_like_json
+from finetune.data.readers.forms import Content, content_of_bytes, head_of, text_of
+from finetune.data.readers.parquet import cannot_read, parquet_chunks
+from finetune.data.readers.separated import SEPARATORS, found_separator, header_of, separated_chunks
+from finetune.errors import DataError
+
+Form = Literal["separated", "json", "parquet"]
+KNOWN_FORMS = (
+    "read are csv, tsv, JSON lines, a JSON array of objects and Parquet, also packed by gzip"
+)
+_IN_WORDS = {"separated": "separated values", "json": "JSON", "parquet": "Parquet"}
+_SHOWN = {"\t": "a tab", "|": "a bar"}
+_BEGINNING = 4096
+
+
+def form_of(file: BinaryIO, reading: Reading, declared: Form | None) -> Form:
+    """Tell the form of a table by its content; tell by a note where it is not the declared one.
+
+    Args:
+        file: At its beginning, where it stays.
+        reading: What is known of the file.
+        declared: The form that config or name of the file say; None if they say none.
+
+    Raises:
+        DataError: it is no table.
+    """
+    content = _content(file, reading)
+    found: Form = "parquet" if content.is_parquet else _form_of_text(file, reading, declared)
+    if declared is not None and found != declared:
+        reading.notes.append(f"{reading.name} is read as {_IN_WORDS[found]}, which it holds")
+    return found
+
+
+def chunks_of(file: BinaryIO, reading: Reading, form: Form) -> Iterator[Chunk]:
+    """Yield the rows of a table as chunks of columns.
+
+    Args:
+        file: At its beginning.
+        reading: What is known and wanted of the file; takes notes.
+        form: What `form_of` has told.
+
+    Raises:
+        DataError: a row, or the file, is not as its form demands.
+    """
+    if form == "parquet":
+        yield from parquet_chunks(file, reading)
+        return
+    content = _content(file, reading)
+    encoding = content.encoding or reading.dialect.encoding
+    if content.is_told and encoding != "utf-8-sig":
+        reading.notes.append(f"{reading.name} is read as {encoding}, which its first bytes tell")
+    with text_of(file, encoding, reading.name) as text:
+        read = separated_chunks if form == "separated" else document_chunks
+        yield from read(text, reading)
+
+
+def beginning_of(file: BinaryIO, reading: Reading) -> str:
+    """Return the first characters of a text, the file staying at its beginning.
+
+    Raises:
+        DataError: it is no text.
+    """
+    encoding = _content(file, reading).encoding or reading.dialect.encoding
+    with text_of(file, encoding, reading.name) as text:
+        beginning = text.read(_BEGINNING)
+    file.seek(0)
+    return beginning
+
+
+def names_columns(file: BinaryIO, reading: Reading) -> bool:
+    """Tell whether a file is a table by its content: it names all columns that are wanted.
+
+    Args:
+        file: At its beginning, where it stays.
+        reading: What is known and wanted of it.
+    """
+    content = content_of_bytes(head_of(file), reading.dialect.encoding)
+    if content.encoding is None:
+        return content.is_parquet
+    beginning = beginning_of(file, reading)
+    if looks_like_json(beginning):
+        return True
+    return _separator_for(beginning, reading) is not None
+
+
+def with_separator_of(file: BinaryIO, reading: Reading, first: str | None = None) -> Reading:
+    """Return the reading with the separator by which the first line names the wanted columns.
+
+    A file that is no separated text, or whose first line lacks a column by any separator, leaves
+    the reading as it is.
+
+    Args:
+        file: At its beginning, where it stays.
+        reading: What is known and wanted of it; takes a note if another separator is used.
+        first: The separator to be tried before the known one.
+    """
+    content = content_of_bytes(head_of(file), reading.dialect.encoding)
+    if content.encoding is None:
+        return reading
+    found = _separator_for(beginning_of(file, reading), reading, first)
+    known = reading.dialect.separator
+    if found is None or found == known:
+        return reading
+    if known is not None:
+        shown = _SHOWN.get(found, repr(found))
+        reading.notes.append(f"{reading.name} is read with {shown} as its separator")
+    return replace(reading, dialect=replace(reading.dialect, separator=found))
+
+
+def _separator_for(beginning: str, reading: Reading, first: str | None = None) -> str | None:
+    """Return the separator by which the first line names all wanted columns; None without one."""
+    own = [each for each in (first, reading.dialect.separator) if each is not None]
+    for separator in dict.fromkeys((*own, *SEPARATORS)):
+        names = header_of(beginning, separator, reading.dialect.quote)
+        if reading.wanted and all(name in names for name in reading.wanted):
+            return str(separator)
+    return None
+
+
+def _content(file: BinaryIO, reading: Reading) -> Content:
+    content = content_of_bytes(head_of(file), reading.dialect.encoding)
+    if content.other is not None:
+        raise DataError(f"is {content.other}, no table", where=reading.name, hint=KNOWN_FORMS)
+    return content
+
+
+def _form_of_text(file: BinaryIO, reading: Reading, declared: Form | None) -> Form:
+    beginning = beginning_of(file, reading)
+    if looks_like_json(beginning):
+        return "json"
+    if declared == "parquet" and _separator_for(beginning, reading) is None:
+        raise cannot_read(reading.name, ValueError("it is no Parquet file"))
+    if declared != "json":
+        return "separated"
+    # a file that calls itself JSON is separated values only where its first line names a column
+    separator = reading.dialect.separator or found_separator(beginning.partition("\n")[0])
+    names = header_of(beginning, separator, reading.dialect.quote)
+    is_header = any(reading.wanted is not None and name in reading.wanted for name in names)
+    return "separated" if is_header else "json"

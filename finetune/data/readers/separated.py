@@ -1,0 +1,202 @@
+"""Rows of text whose values are parted by a separator: csv, tsv and their kin."""
+
+import csv
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from finetune.data.readers.chunks import ROWS_AT_ONCE, Chunk, Reading
+from finetune.errors import DataError
+
+SEPARATORS = ",\t;|"
+_MANY = 3
+_NO_QUOTES = "if quotation marks are part of the texts, write quote: none, beside the path"
+
+
+def separated_chunks(file: TextIO, reading: Reading) -> Iterator[Chunk]:
+    """Read a table whose first line names the columns. A value is its text, "" for a missing one.
+
+    Columns without a name and columns of one name are passed over where nobody asks for them.
+
+    Raises:
+        DataError: a row has more or fewer values than the first line has names, or a wanted name
+            stands twice in it.
+    """
+    separator = reading.dialect.separator
+    lines = _Lines(file)
+    with _unlimited_fields():
+        if separator is None:
+            separator = found_separator(lines.peek())
+        rows = _rows(lines, reading, separator)
+        _, names = next(rows, (1, []))
+        places = _places(names, reading)
+        hint = separator_hint(names, separator)
+        known = tuple(dict.fromkeys(filter(None, names)))
+        width, swallowed = len(names), _Swallowed(separator)
+        cells: dict[str, list[str]] = {name: [] for name in places}
+        starts: list[int] = []
+        for line, row in rows:
+            if len(row) != width:
+                raise _wrong_width(row, width, f"{reading.name}:{line}", hint)
+            swallowed.look(row, lines.taken, line, len(starts))
+            starts.append(line)
+            for name, place in places.items():
+                cell = row[place]
+                cells[name].append("" if cell in reading.dialect.missing else cell)
+            if len(starts) == ROWS_AT_ONCE:
+                yield Chunk(cells, known, starts, len(starts))
+                cells, starts = {name: [] for name in places}, []
+        yield Chunk(cells, known, starts, len(starts))
+        swallowed.told(reading, width=width)
+
+
+def header_of(text: str, separator: str, quote: str | None) -> list[str]:
+    """Return the names in the first line of a table; none where it is no such line."""
+    try:
+        return next(csv.reader(text.splitlines()[:1], **_format(separator, quote)), [])
+    except csv.Error:
+        return []
+
+
+def found_separator(line: str) -> str:
+    """Return the separator that a line holds most often; a comma if it holds none."""
+    return max(SEPARATORS, key=line.count)
+
+
+def separator_hint(names: Sequence[str], separator: str = ",") -> str | None:
+    """Return which separator to name, where the only column of a table looks like several."""
+    only = names[0] if len(names) == 1 else ""
+    found = max(";\t|,", key=only.count)
+    if found == separator or found not in only:
+        return None
+    shown = {"\t": "a tab", "|": "'|'"}.get(found, repr(found))
+    written = json.dumps(found)
+    return f"its columns seem to be parted by {shown}: separator: {written}, beside the path"
+
+
+class _Lines(Iterator[str]):
+    """The lines of a file, with those that the last row was made of."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.taken: list[str] = []
+        self._file = file
+        self._first: str | None = None
+
+    def peek(self) -> str:
+        """Return the first line, which is still to come."""
+        self._first = self._file.readline()
+        return self._first
+
+    def __next__(self) -> str:
+        line = self._file.readline() if self._first is None else self._first
+        self._first = None
+        if not line:
+            raise StopIteration
+        self.taken.append(line)
+        return line
+
+
+@dataclass(slots=True)
+class _Swallowed:
+    """Counts rows of several lines each of which looks like a whole row.
+
+    That is what a quotation mark does that belongs to a text: it takes in the rows up to the next
+    one. Honest texts with line breaks look so now and then, but not every time.
+    """
+
+    separator: str
+    count: int = 0
+    num_lines: int = 0
+    num_honest: int = 0
+    """Rows of several lines that do not look so."""
+    first: tuple[int, int] = field(default=(0, 0))
+    """Row and line of the first one."""
+
+    def look(self, row: Sequence[str], lines: Sequence[str], line: int, row_before: int) -> None:
+        """Look at one row and at the lines that it was made of."""
+        if len(lines) == 1:
+            return
+        if any(text.count(self.separator) != len(row) - 1 for text in lines):
+            self.num_honest += 1
+            return
+        self.count += 1
+        self.num_lines += len(lines)
+        if self.count == 1:
+            self.first = row_before + 1, line
+
+    def told(self, reading: Reading, *, width: int) -> None:
+        """Tell of such rows by a note, or refuse them.
+
+        Raises:
+            DataError: they cannot be honest: there are several, or they hold tabs.
+        """
+        if not self.count:
+            return
+        rows = "1 row is" if self.count == 1 else f"{self.count} rows are"
+        row, line = self.first
+        message = (
+            f"{rows} made of {self.num_lines} lines that look like whole rows: a quoted cell holds "
+            f"the line breaks, the first in row {row}"
+        )
+        is_plain = self.count >= _MANY or self.separator == "\t"
+        if is_plain and width > 1 and not self.num_honest and not reading.dialect.is_sure:
+            hint = f"{_NO_QUOTES}; if the cells are right, write quote: '\"'"
+            raise DataError(message, where=f"{reading.name}:{line}", hint=hint)
+        reading.notes.append(f"{reading.name}:{line}: {message}; {_NO_QUOTES}")
+
+
+def _rows(lines: _Lines, reading: Reading, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that are not empty, with the line on which each begins."""
+    reader = csv.reader(lines, **_format(separator, reading.dialect.quote))
+    begins = 1
+    try:
+        for row in reader:
+            if row:
+                yield begins, row
+            begins = reader.line_num + 1
+            lines.taken.clear()
+    except csv.Error as error:
+        hint = None if reading.dialect.quote is None else _NO_QUOTES
+        told = str(error).replace("\t", "\\t")
+        if reader.line_num > begins:
+            told += f", in line {reader.line_num}"
+        raise DataError(told, where=f"{reading.name}:{begins}", hint=hint) from error
+
+
+def _format(separator: str, quote: str | None) -> dict[str, Any]:
+    if quote is None:
+        return {"delimiter": separator, "quoting": csv.QUOTE_NONE, "quotechar": None}
+    return {"delimiter": separator, "quotechar": quote, "strict": True}
+
+
+def _places(names: Sequence[str], reading: Reading) -> dict[str, int]:
+    """Return where each column stands that is to be read."""
+    counts = Counter(names)
+    if reading.wanted is None:
+        return {name: place for place, name in enumerate(names) if name and counts[name] == 1}
+    for name in names:
+        if counts[name] > 1 and name and reading.wants(name):
+            raise DataError(f"two columns are named {name!r}", where=f"{reading.name}:1")
+    return {name: place for place, name in enumerate(names) if name and reading.wants(name)}
+
+
+def _wrong_width(row: Sequence[str], width: int, where: str, hint: str | None) -> DataError:
+    return DataError(
+        f"holds {len(row)} values where the first line names {width} columns",
+        hint=hint,
+        where=where,
+    )
+
+
+@contextmanager
+def _unlimited_fields() -> Iterator[None]:
+    """Lift the `csv` module's limit of 128 KiB a value, which is global."""
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)

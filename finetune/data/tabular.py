@@ -1,0 +1,202 @@
+"""Tables as columns, for training and for prediction: files of any form, or a folder of them."""
+
+from array import array
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+from finetune.config.data import (
+    CsvSource,
+    Source,
+    TableSource,
+    TextFolderSource,
+)
+from finetune.data.folders import refuse_leaving
+from finetune.data.hub import parquet_columns
+from finetune.data.readers.chunks import Chunk, Dialect, Reading
+from finetune.data.readers.forms import TABLE_ENDINGS, has_table_ending, opened_bytes
+from finetune.data.readers.parquet import is_made_by_datasets
+from finetune.data.readers.places import Places
+from finetune.data.readers.rows import Form, chunks_of, form_of
+from finetune.data.table import Column, Listed, Unread
+from finetune.errors import DataError, Key
+
+FORM_OF: dict[str, Form] = {"csv": "separated", "jsonl": "json", "parquet": "parquet"}
+"""The form that the type of a source declares."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTables:
+    """The rows of one table or of several, one after the other."""
+
+    columns: dict[str, Column]
+    count: int
+    places: Places
+    notes: tuple[str, ...]
+
+
+def dialect_of(source: Source | None) -> Dialect:
+    """Return how tables are written, as a source says it; None and other sources say nothing."""
+    match source:
+        case CsvSource():
+            quote = None if source.quote == "none" else source.quote
+            is_sure = "quote" in source.model_fields_set
+            missing = frozenset(source.missing)
+            return Dialect(source.separator, quote, source.encoding, missing, is_sure)
+        case TableSource():
+            return Dialect(missing=frozenset(source.missing))
+        case TextFolderSource():
+            return Dialect(encoding=source.encoding)
+        case _:
+            return Dialect()
+
+
+def tables_below(path: Path, within: Path | None, key: Key) -> list[Path]:
+    """Return the file itself, or the tables in a folder, in order; those below are left out.
+
+    Raises:
+        DataError: there is none, or a link leaves the folder.
+    """
+    if not path.exists():
+        raise DataError(f"no such file {str(path)!r}", key=key)
+    if not path.is_dir():
+        return [path]
+    known = ", ".join(TABLE_ENDINGS)
+    files = [file for file in sorted(path.iterdir()) if file.is_file() and has_table_ending(file)]
+    files = [file for file in files if not file.name.startswith(".")]
+    if not files:
+        raise DataError(
+            f"needs a file, or a folder of tables; {str(path)!r} is a folder and holds none",
+            hint=f"a table ends in {known}, or in one of these and .gz",
+            key=key,
+        )
+    refuse_leaving(files, within or path, key=key)
+    return files
+
+
+def read_tables(
+    paths: Sequence[Path],
+    dialect: Dialect,
+    declared: Form | None,
+    wanted: Collection[str] | None,
+) -> ReadTables:
+    """Read tables one after the other.
+
+    Args:
+        paths: The files.
+        dialect: How they are written.
+        declared: The form that the config or the name of the file says.
+        wanted: The columns whose cells are read; None for all.
+
+    Raises:
+        DataError: one cannot be read, or has no such column as the others have.
+    """
+    tables = _Builder()
+    for path in paths:
+        with opened_bytes(path) as file:
+            tables.add(file, Reading(str(path), dialect, wanted), declared, path.parent)
+    return tables.built()
+
+
+def read_table(file: BinaryIO, reading: Reading, declared: Form | None, folder: Path) -> ReadTables:
+    """Read one table that is open.
+
+    Args:
+        file: At its beginning.
+        reading: What is known and wanted of it.
+        declared: The form that its name says; None if it says none.
+        folder: What names in it are relative to.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    table = _Builder()
+    table.add(file, reading, declared, folder)
+    return table.built()
+
+
+class _Builder:
+    """Joins chunks of one table, or of several, to whole columns."""
+
+    def __init__(self) -> None:
+        self._cells: dict[str, list[Any]] = {}
+        self._made: dict[str, Column] = {}
+        """Columns that a library has made."""
+        self._names: dict[str, None] = {}
+        self._lines = array("Q")
+        self._files: list[str] = []
+        self._starts: list[int] = []
+        self._count = 0
+        self._form: Form | None = None
+        self._notes: list[str] = []
+
+    def add(self, file: BinaryIO, reading: Reading, declared: Form | None, folder: Path) -> None:
+        """Read a table to its end, and put its rows after those of the ones before."""
+        form = form_of(file, reading, declared)
+        self._refuse_another(form, reading.name)
+        self._files.append(reading.name)
+        self._starts.append(self._count)
+        if form == "parquet" and is_made_by_datasets(file, reading.name):
+            self._take(parquet_columns(file, reading.name, folder, reading.wanted))
+        else:
+            known = set(self._cells)
+            for chunk in chunks_of(file, reading, form):
+                self._put(chunk)
+                if form != "json":
+                    self._refuse_other_columns(known, chunk, reading.name)
+        self._notes += reading.notes
+
+    def built(self) -> ReadTables:
+        """Return all rows as columns."""
+        kind: Literal["cells", "things"] = "cells" if self._form == "separated" else "things"
+        columns: dict[str, Column] = dict.fromkeys(self._names, Unread.column(self._count))
+        columns |= {name: Listed(cells, kind) for name, cells in self._cells.items()} | self._made
+        places = Places(tuple(self._files), tuple(self._starts), self._lines)
+        return ReadTables(columns, self._count, places, tuple(self._notes))
+
+    def _put(self, chunk: Chunk) -> None:
+        """Add a chunk; a column that it lacks, or that is new in it, is None where it is not."""
+        for name in chunk.columns:
+            if name not in self._cells:
+                self._cells[name] = [None] * self._count
+        for name, cells in self._cells.items():
+            cells.extend(chunk.columns.get(name) or [None] * chunk.count)
+        self._names |= dict.fromkeys(chunk.names)
+        self._lines.extend(chunk.lines or [0] * chunk.count)
+        self._count += chunk.count
+
+    def _take(self, columns: dict[str, Column]) -> None:
+        """Add columns that a library has made: lists are joined, images cannot be."""
+        count = max(map(len, columns.values()), default=0)
+        lists = {
+            name: list(column.values)
+            for name, column in columns.items()
+            if isinstance(column, Listed) and not isinstance(column.values, Unread)
+        }
+        made = {name: column for name, column in columns.items() if not isinstance(column, Listed)}
+        if (made or self._made) and len(self._files) > 1:
+            raise DataError(
+                "images in several Parquet files are not joined",
+                where=self._files[-1],
+                hint="type: huggingface reads the folder by the datasets library",
+            )
+        self._made |= made
+        self._put(Chunk(lists, tuple(columns), (), count))
+
+    def _refuse_another(self, form: Form, name: str) -> None:
+        if self._form is not None and (form == "separated") is not (self._form == "separated"):
+            raise DataError(
+                f"is of another form than {self._files[0]}: one holds separated values",
+                where=name,
+                hint="bring the files of the folder to one form",
+            )
+        self._form = form
+
+    def _refuse_other_columns(self, known: set[str], chunk: Chunk, name: str) -> None:
+        """Refuse a table that lacks a column of the ones before, or has one that they lack."""
+        if len(self._files) > 1 and (differing := sorted(known ^ set(chunk.columns))):
+            has, lacks = (name, self._files[0]) if differing[0] not in known else (
+                self._files[0], name
+            )  # fmt: skip
+            raise DataError(f"has no column {differing[0]!r}, which {has} has", where=lacks)
