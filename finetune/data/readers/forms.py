@@ -129,7 +129,9 @@ def unpacked(file: BinaryIO, name: str) -> BinaryIO:
         return file
     try:
         refuse_gzip_bomb(file)
-        return cast("BinaryIO", gzip.GzipFile(fileobj=file, mode="rb"))
+        packed = cast("BinaryIO", gzip.GzipFile(fileobj=file, mode="rb"))
+        head_of(packed)  # a file that is no gzip but for its first bytes is told here
+        return packed
     except (OSError, EOFError, zlib.error) as error:
         raise damaged_gzip(name, error) from error
 
