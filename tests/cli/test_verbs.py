@@ -132,8 +132,8 @@ def test_predict_reads_json_lines_from_standard_input(finetune, trained, monkeyp
         ("x.jsonl", '{"u": 1, "v": 2}\nu\n', "x.jsonl:2: not JSON"),
         ("x.csv", "u,v\n", "x.csv: holds no sample"),
         ("x.csv", "u,v\n1,2\n1,nan\n", "column 'v' holds nan in row 2 of x.csv"),
-        ("x.csv", "u,v\n1,2\n1,two\n", "column 'v' needs numbers"),
-        ("x.csv", b"u,v\n1,\xff\n", "'x.csv' is not valid utf-8"),
+        ("x.csv", "u,v\n1,2\n1,two\n", "column 'v' holds 'two' in row 2 of x.csv"),
+        ("x.csv", b"u,v\n1,\xff\n", "x.csv:2: is not valid utf-8"),
         ("x.txt", "1 2", "x.txt: the network takes the columns 'u', 'v'"),
     ],
 )
