@@ -98,13 +98,7 @@ def holds_only(folder: Path, names: re.Pattern[str]) -> bool:
     folder of the same name with one foreign file in it belongs to somebody else. A link by one of
     our names counts as ours: to remove it leaves what it points to as it is.
     """
-    if not is_folder(folder):
-        return False
-    with os.scandir(folder) as entries:
-        return all(
-            names.fullmatch(entry.name) and not entry.is_dir(follow_symlinks=False)
-            for entry in entries
-        )
+    return is_folder(folder) and _first_foreign(folder, names) is None
 
 
 def strange_below(folder: Path) -> Iterator[Path]:
@@ -260,10 +254,12 @@ def copy_file(source: Path, target: Path) -> None:
     """Copy a regular file to a name that is free or a file's.
 
     Raises:
-        NotOursError: one of the two names is a link, a pipe, a device or a folder.
+        NotOursError: one of the two names is a link, a pipe, a device or a folder, or the source
+            bears another name elsewhere: a copy would carry off what may be somebody's own file.
         OSError: the system refuses.
     """
-    with open_to_read(source) as old, _replacing(target) as aside, open_new(aside) as new:
+    descriptor = _alone(_opened(source, os.O_RDONLY), source)
+    with os.fdopen(descriptor, "rb") as old, _replacing(target) as aside, open_new(aside) as new:
         shutil.copyfileobj(old, new, 1 << 20)
 
 
@@ -307,8 +303,9 @@ def refuse_foreign(path: Path, names: re.Pattern[str]) -> None:
         NotOursError: a link or a file bears the name, or the folder holds something else.
     """
     refuse_unless_folder(path)
-    if is_folder(path) and not holds_only(path, names):
-        raise NotOursError(path, "holds files that finetune has not made")
+    foreign = _first_foreign(path, names) if is_folder(path) else None
+    if foreign is not None:
+        raise NotOursError(path, f"holds {foreign!r}, which finetune has not made")
 
 
 def remove_at_once(path: Path, names: re.Pattern[str]) -> None:
@@ -324,6 +321,18 @@ def remove_at_once(path: Path, names: re.Pattern[str]) -> None:
     remove(aside)
     path.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _first_foreign(folder: Path, names: re.Pattern[str]) -> str | None:
+    with os.scandir(folder) as entries:
+        return next(
+            (
+                entry.name
+                for entry in entries
+                if entry.is_dir(follow_symlinks=False) or not names.fullmatch(entry.name)
+            ),
+            None,
+        )
 
 
 def _opened(path: Path, flags: int) -> int:

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -124,7 +125,15 @@ def _written_aside(target: Path) -> Iterator[TextIO]:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     aside = target.with_name(f".finetune-{secrets.token_hex(8)}.tmp")
     # until it has the mode of the old file, nobody else reads it
-    descriptor = os.open(aside, _NEW, 0o666 if old is None else 0o600)
+    mode = 0o666 if old is None else 0o600
+    try:
+        descriptor = os.open(aside, _NEW, mode)
+    except PermissionError:
+        if old is None:
+            raise
+        # a file that may be written in a folder that may not: its contents alone are replaced
+        aside = Path(tempfile.gettempdir(), aside.name)
+        descriptor = os.open(aside, _NEW, mode)
     try:
         with _as_text(descriptor) as file:
             yield file
@@ -143,7 +152,8 @@ def _put(aside: Path, target: Path, *, is_alike: bool) -> None:
             aside.replace(target)
             return
         except OSError as error:
-            if error.errno != errno.EBUSY:  # a file that is mounted on its own, into a container
+            # a file mounted on its own into a container, or one in a folder that may not be changed
+            if error.errno not in (errno.EBUSY, errno.EXDEV, errno.EACCES, errno.EPERM):
                 raise
     with aside.open("rb") as source, target.open("r+b") as file:
         file.truncate()

@@ -78,6 +78,7 @@ class Predictor:
                 trust=run.config.trust,
                 places=places,
             )
+        run.refuse_misfit(samples)
         is_strict = run.config.inference.mode == "inference_mode"
         quiet = torch.inference_mode if is_strict else torch.no_grad
         precision = Precision(run.config.train.precision, run.device)

@@ -183,7 +183,7 @@ def _load_matrix(path: Path) -> Array:
 def _cut(name: str, column: ArrayColumn, arrays: dict[str, Array], key: Key) -> Column:
     values = _array(column, arrays, key)
     if values.dtype.kind in "US":
-        return Listed([str(text) for text in values.astype(str).tolist()], "text")
+        return Listed(_texts(values, name, key), "text")
     if values.ndim == 0:
         raise DataError(f"column {name!r} is a single number, needs samples first", key=key)
     if column.take is not None:
@@ -198,6 +198,18 @@ def _cut(name: str, column: ArrayColumn, arrays: dict[str, Array], key: Key) -> 
                 key=(*key, "shape"),
             ) from error
     return Numbers(as_tensor(_cast(values, column.dtype, (*key, "dtype")), name))
+
+
+def _texts(values: Array, name: str, key: Key) -> list[str]:
+    try:
+        return [str(text) for text in values.astype(str).tolist()]
+    except (ValueError, SystemError) as error:  # bytes over 127, or no character at all
+        raise DataError(
+            f"column {name!r} holds text that cannot be read: its bytes are not ASCII, or a "
+            "number in it is no character",
+            hint="save the array as text of numpy's kind U, made by .decode() from the bytes",
+            key=key,
+        ) from error
 
 
 def _array(column: ArrayColumn, arrays: dict[str, Array], key: Key) -> Array:

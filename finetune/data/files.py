@@ -16,7 +16,7 @@ def existing(text: str, key: Key, *, folder: bool) -> Path:
     """Resolve a path of the config to the file, or the folder, that must be there.
 
     Raises:
-        DataError: it is not there, or is the other of the two.
+        DataError: it is not there, is the other of the two, or a pipe or a device.
     """
     path = package_path(text, key=key)
     wanted, other = ("folder", "file") if folder else ("file", "folder")
@@ -24,6 +24,9 @@ def existing(text: str, key: Key, *, folder: bool) -> Path:
         raise DataError(f"no such {wanted} {str(path)!r}", key=key)
     if path.is_dir() is not folder:
         raise DataError(f"needs a {wanted}, {str(path)!r} is a {other}", key=key)
+    if not folder and not path.is_file():
+        # whoever reads a pipe may wait for ever, and a device has no end
+        raise DataError(f"{str(path)!r} is a pipe or a device, not a file", key=key)
     return path
 
 

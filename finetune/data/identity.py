@@ -106,11 +106,14 @@ class DataIdentity:
             if document["version"] != _VERSION:
                 raise ValueError(f"version {document['version']!r}")
             parts = document["parts"]
+            sizes = {str(name): part["size"] for name, part in parts.items()}
+            if not sizes or not all(type(size) is int and size >= 0 for size in sizes.values()):
+                raise ValueError(f"sizes {sizes}")
             return cls(
                 {str(name): str(value) for name, value in document["columns"].items()},
                 None if classes is None else tuple(map(str, classes)),
                 {str(name): _from_text(part["rows"]) for name, part in parts.items()},
-                {str(name): int(part["size"]) for name, part in parts.items()},
+                sizes,
             )
         except (KeyError, TypeError, AttributeError, binascii.Error) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error

@@ -32,6 +32,7 @@ _FILES = re.compile(
 )
 """Names of all files of a store."""
 _LARGEST_META = 16 << 20
+_READ_AT_ONCE = 1 << 20
 """Bytes; a `meta.json` above it is none of ours."""
 
 
@@ -167,11 +168,15 @@ def num_sealed(root: Path, key: str) -> int:
 
 
 def _num_sealed(folder: Path) -> int:
+    count = 0
     try:
-        seals = _read(folder / "seals")
+        with disk.open_to_read(folder / "seals") as file:
+            # piece by piece: a damaged file may be larger than memory
+            while piece := file.read(_READ_AT_ONCE):
+                count += int(np.count_nonzero(np.frombuffer(piece, np.uint64, len(piece) // 8)))
     except OSError:
         return 0
-    return int(np.count_nonzero(np.frombuffer(seals, np.uint64, count=len(seals) // 8)))
+    return count
 
 
 def _read(path: Path) -> bytes:

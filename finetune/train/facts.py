@@ -36,6 +36,8 @@ def read_facts(document: dict[str, Any], path: Path) -> tuple[DataFacts, dict[st
             sizes={_text(part): _count(size) for part, size in document["sizes"].items()},
             kinds={_text(name): _kind(kind) for name, kind in document["kinds"].items()},
         )
+        if not facts.inputs or not facts.kinds.keys() >= set(facts.inputs):
+            raise ValueError(f"inputs {facts.inputs}, of which known: {[*facts.kinds]}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"does not describe the data of a run: {type(error).__name__}: {str(error)[:200]}",

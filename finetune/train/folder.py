@@ -20,11 +20,10 @@ from finetune.reading import read_own_json
 from finetune.train.kept import Checkpoints, is_checkpoint_name
 from finetune.train.lock import LOCK, locked, read_holder
 from finetune.train.manifest import NAMES_OF_FILES
+from finetune.train.owner import ORIGIN, is_run, origin_of, refuse_foreign_place
 
-_ORIGIN = "origin.json"
-"""Names the run that this one began from, where it began from another one."""
 _DOCUMENTS = ("config.yaml", "plan.json", "data.json")
-_RESULTS = ("metrics.jsonl", "summary.json", "freeze_proof.json", "report.html", _ORIGIN)
+_RESULTS = ("metrics.jsonl", "summary.json", "freeze_proof.json", ORIGIN)
 """What a run writes besides its documents; a fresh run removes it."""
 _BEFORE_A_RUN = {LOCK, ".config.yaml.tmp"}
 """What the folder may hold before it holds the config of a run."""
@@ -50,7 +49,8 @@ class RunFolder:
     def of(cls, path: Path, config: RunConfig) -> Self:
         """Return the folder of a run with the place of checkpoints that its config names."""
         named = config.train.checkpoint.path
-        return cls(path, elsewhere=None if named is None else path / named)
+        is_usual = named is None or (path / named).resolve() == path.resolve() / "checkpoints"
+        return cls(path, elsewhere=None if named is None or is_usual else path / named)
 
     @property
     def checkpoints(self) -> Path:
@@ -97,7 +97,7 @@ class RunFolder:
             disk.make_folder(self.path)
             if self.origin is not None:
                 # Before the checkpoints: whoever finds them must find where they are from.
-                disk.replace_file(self.path / _ORIGIN, _naming(self.origin.path).encode())
+                disk.replace_file(self.path / ORIGIN, _naming(self.origin.path).encode())
                 self._copy_from(self.origin)
             for name, text in self.documents.items():
                 disk.replace_file(self.path / name, text.encode())
@@ -110,10 +110,10 @@ class RunFolder:
                 pipe or a device.
         """
         self.refuse_links()
-        if not self.is_empty() and not self.is_run():
+        if not self.is_empty() and not is_run(self.path):
             raise CheckpointError("is not empty and holds no run", where=str(self.path), hint=_HINT)
         if self.elsewhere is not None:
-            self._refuse_foreign_checkpoints(self.elsewhere)
+            refuse_foreign_place(self.elsewhere, self.path)
 
     def refuse_links(self) -> None:
         """Raise where a name that a run uses here is taken by a link, a pipe or a device.
@@ -148,15 +148,6 @@ class RunFolder:
                     hint="remove it from the run that --resume names",
                 )
 
-    def is_run(self) -> bool:
-        """Tell whether a run was here: by its lock, or by its documents where that is gone.
-
-        `cp run/* elsewhere` leaves the lock behind.
-        """
-        if read_holder(self.path) is not None:
-            return True
-        return self._origin() is not None or self._has_documents()
-
     def metrics_of_end(self, step: int) -> dict[str, float] | None:
         """Return the metrics of a run that has ended here at that step, with nothing left to do.
 
@@ -174,21 +165,32 @@ class RunFolder:
         """Tell whether the run of this folder is `run`, or began from a checkpoint of it."""
         if run.resolve() == self.path.resolve():
             return True
-        return self._origin() == str(run.resolve())
+        return origin_of(self.path) == str(run.resolve())
 
     def is_empty(self) -> bool:
         """Tell whether nothing lies here but what a kill leaves before a run has begun."""
         if not self.path.is_dir():
             return True
+        holder = read_holder(self.path)
+        if holder is not None and holder.run:
+            return False  # another run's place of checkpoints, which has none yet
         return {path.name for path in self.path.iterdir()} <= _BEFORE_A_RUN
 
     def write_proof(self, proofs: Sequence[Mapping[str, Any]]) -> None:
-        """Write `freeze_proof.json`: every phase so far, and whether all are intact."""
+        """Write `freeze_proof.json`: every phase so far, and whether all are intact.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
         document = {"intact": all(proof["intact"] for proof in proofs), "phases": list(proofs)}
         self._write_json("freeze_proof.json", document)
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write `summary.json`."""
+        """Write `summary.json`.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
         self._write_json("summary.json", summary)
 
     def read_json(self, name: str) -> Any:
@@ -203,48 +205,6 @@ class RunFolder:
             raise CheckpointError(
                 "missing or damaged", where=str(self.path / name), hint="is this a run folder?"
             ) from error
-
-    def _origin(self) -> str | None:
-        """Return the folder of the run that this one began from, where it began from one."""
-        try:
-            found = read_own_json(self.path / _ORIGIN)
-        except (OSError, ValueError):
-            return None
-        run = found.get("run") if isinstance(found, dict) else None
-        return run if isinstance(run, str) else None
-
-    def _has_documents(self) -> bool:
-        try:
-            plan = read_own_json(self.path / "plan.json")
-            data = read_own_json(self.path / "data.json")
-        except (OSError, ValueError):
-            return False
-        is_plan = isinstance(plan, dict) and plan.keys() >= {"ever_trained", "phases"}
-        is_data = isinstance(data, dict) and data.keys() >= {"inputs", "specs", "classes"}
-        return is_plan and is_data and disk.is_file(self.path / "config.yaml")
-
-    def _refuse_foreign_checkpoints(self, folder: Path) -> None:
-        """Raise where the place of checkpoints is another run's, or holds other things.
-
-        Raises:
-            CheckpointError: it is or does.
-        """
-        holder = read_holder(folder)
-        foreign = [p.name for p in _entries(folder) if p.name != LOCK and not is_checkpoint_name(p)]
-        if holder is None and foreign:
-            raise CheckpointError(
-                f"holds {foreign[0]!r}, which is no checkpoint",
-                where=str(folder),
-                hint="let train.checkpoint.path name a folder of its own",
-            )
-        owner = Path(holder.run) if holder is not None and holder.run else self.path
-        is_other = owner.resolve() != self.path.resolve()
-        if is_other and disk.is_file(owner / "config.yaml"):
-            raise CheckpointError(
-                f"holds the checkpoints of {owner}",
-                where=str(folder),
-                hint="let train.checkpoint.path name a folder of this run's own",
-            )
 
     def _copy_from(self, origin: "RunFolder") -> None:
         """Copy another run's checkpoints and curves, unless that is done.

@@ -25,6 +25,9 @@ _EXPONENTS: dict[str, tuple[np.dtype[Any], int]] = {
 }
 """Bits of the exponent of each number format: all are set in infinity and NaN, and only there."""
 
+_MAX_AXES, _MAX_NUMBERS = 64, 2**63 - 1
+"""Most axes of a tensor and longest axis, as torch has them."""
+
 
 class _Stored(NamedTuple):
     """Where a tensor lies in a safetensors file, and what it is."""
@@ -107,6 +110,8 @@ def _read_entry(entry: Any, data_begins: int, size: int) -> _Stored:
     numbers = (begins, ends, *shape)
     if not all(type(number) is int and number >= 0 for number in numbers) or ends > size:
         raise ValueError("a tensor outside the file")
+    if len(shape) > _MAX_AXES or max(shape, default=0) > _MAX_NUMBERS:
+        raise ValueError("a tensor of no shape that torch has")  # its product may take for ever
     if dtype in _EXPONENTS and ends - begins != math.prod(shape) * _EXPONENTS[dtype][0].itemsize:
         raise ValueError("a tensor of another size")
     return _Stored(str(dtype), shape, data_begins + begins, data_begins + ends)

@@ -16,6 +16,7 @@ from finetune.errors import CheckpointError
 from finetune.reading import read_own_json
 
 LOCK = ".run.lock"
+_LARGEST_PID = 2**31
 _LONGEST_WAIT_S = 15.0
 """For how long processes of a dead holder, such as those of its loader, may still hold on."""
 
@@ -116,8 +117,9 @@ def read_holder(folder: Path) -> Holder | None:
     """Return who held the folder of a run last; None where no lock of a run says so."""
     try:
         said = read_own_json(folder / LOCK)
-        run = str(said.get("run", ""))
-        return Holder(int(said["pid"]), str(said["host"]), str(said["since"]), run)
+        pid, run = said["pid"], str(said.get("run", ""))
+        is_pid = type(pid) is int and 0 < pid < _LARGEST_PID
+        return Holder(pid, str(said["host"]), str(said["since"]), run) if is_pid else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 

@@ -22,8 +22,9 @@ FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
 FILES = ("weights.safetensors", "optimizer.safetensors", "progress.json")
 """What every checkpoint holds beside its manifest."""
-NAMES_OF_FILES = re.compile("|".join(map(re.escape, (*FILES, MANIFEST))))
-"""Matches the names of all files of a checkpoint."""
+NAMES_OF_FILES = re.compile("|".join([*map(re.escape, (*FILES, MANIFEST)), r"\.tmp[0-9A-Za-z]{6}"]))
+"""Matches the names of all files of a checkpoint, with those that safetensors writes aside: a kill
+leaves such a one."""
 LARGEST_HEADER = MAX_HEADER_BYTES
 """Bytes of the header of a safetensors file that is still opened."""
 

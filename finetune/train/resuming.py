@@ -10,7 +10,7 @@ from finetune.config.loader import as_plain, load_saved
 from finetune.config.places import absolute_places
 from finetune.config.run import RunConfig
 from finetune.errors import CheckpointError
-from finetune.train.folder import RunFolder, saved_folder
+from finetune.train.folder import RunFolder, saved_config, saved_folder
 from finetune.train.kept import Checkpoints
 from finetune.train.loop import Trainer
 
@@ -97,10 +97,7 @@ def _holds_run(folder: RunFolder) -> bool:
 
 def _changes(run: Path, config: RunConfig) -> list[str]:
     """Tell what differs from the config of a run; raise where that would alter steps done."""
-    saved = run / "config.yaml"
-    if not saved.is_file():
-        raise CheckpointError("no run here: there is no config.yaml", where=str(run))
-    before = load_saved(saved)
+    before = load_saved(saved_config(run))
     old, new = flattened(as_plain(before)), flattened(as_plain(config))
     # a path is the same if it reads the same, or if it leads to the same file from here
     there, now = old | absolute_places(before.places), new | absolute_places(config.places)

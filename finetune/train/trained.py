@@ -8,8 +8,9 @@ import torch
 
 from finetune.config.loader import load_config
 from finetune.config.run import RunConfig
+from finetune.data.loader import Samples
 from finetune.data.prepare import DataFacts
-from finetune.errors import DataError
+from finetune.errors import CheckpointError, DataError
 from finetune.models.declared import Network
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
 from finetune.prefix.whole import NoPrefix
@@ -38,10 +39,26 @@ class TrainedRun:
     config: RunConfig
     folder: RunFolder
     facts: DataFacts
+    columns: tuple[str, ...]
+    """What the network was built to take, of a batch."""
     preprocessing: Preprocessing
     model: Network
     task: Task
     device: torch.device
+
+    def refuse_misfit(self, samples: Samples) -> None:
+        """Raise where samples have other columns than the network was built for.
+
+        Raises:
+            CheckpointError: the run's folder says other things of its data than the data does.
+        """
+        if set(samples.inputs) != set(self.columns):
+            raise CheckpointError(
+                f"the network takes the columns {_named(self.columns)}, the data gives "
+                f"{_named(samples.inputs)}",
+                where=str(self.folder.path / "data.json"),
+                hint="the run's data.json or config.yaml was changed: train the run anew",
+            )
 
 
 def load_run(
@@ -69,7 +86,9 @@ def load_run(
         chosen = Checkpoints(folder.checkpoints, keep_last=1).chosen()
         load_weights_delta(chosen, model, Base.of(model, plan))
         preprocessing = read_preprocessing(config.model)
-    return TrainedRun(config, folder, facts, preprocessing, model.eval(), task, device)
+    return TrainedRun(
+        config, folder, facts, tuple(specs), preprocessing, model.eval(), task, device
+    )
 
 
 def evaluate_run(
@@ -100,6 +119,7 @@ def evaluate_run(
         samples = {"train": data.train, "validation": data.validation, "test": data.test}[split]
         if samples is None:
             raise DataError(f"this run has no {split} samples", where=str(run_dir))
+        run.refuse_misfit(samples)
         precision = Precision(config.train.precision, run.device)
         return evaluate(
             NoPrefix(run.model, run=run.model),
@@ -109,3 +129,7 @@ def evaluate_run(
             batch_size=evaluation_batch_size(config),
             left_out=left_out,
         )
+
+
+def _named(columns: Collection[str]) -> str:
+    return ", ".join(map(repr, columns))

@@ -123,7 +123,9 @@ def test_begun_anew_or_elsewhere_other_data_is_no_matter(build, table):
     "identity",
     [None, 3, [], {}, {"version": 9}, {"version": 1, "columns": {}, "parts": {"train": {}}},
      {"version": 1, "columns": {}, "parts": {"train": {"size": 1, "rows": "a"}}},
-     {"version": 1, "columns": {}, "parts": {"train": {"size": 1, "rows": "AAAA"}}}],
+     {"version": 1, "columns": {}, "parts": {"train": {"size": 1, "rows": "AAAA"}}},
+     {"version": 1, "columns": {}, "parts": {}},
+     {"version": 1, "columns": {}, "parts": {"train": {"size": float("inf"), "rows": ""}}}],
     ids=str,
 )  # fmt: skip
 def test_a_run_without_a_whole_record_of_its_data_goes_on_and_says_so(

@@ -35,7 +35,9 @@ def killed(config, run, rounds, tmp_path, seed=7):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    seen = json.loads(done.stdout)
+    assert seen["status"] == 0, done.stderr
+    return seen
 
 
 def told(run):
@@ -55,7 +57,6 @@ def test_thirty_kills_at_random_moments_change_no_bit(tmp_path, written):
     config = written(freeze={"phases": PHASES}, train=train, seed=3)
     assert killed(config, "whole", 0, tmp_path) == {"kills": 0, "newest": [-1], "status": 0}
     seen = killed(config, "killed", ROUNDS, tmp_path)
-    assert seen["status"] == 0
     assert seen["kills"] == ROUNDS
     assert seen["newest"] == sorted(seen["newest"]), "a good checkpoint was lost"
     whole, cut = tmp_path / "whole", tmp_path / "killed"
