@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from finetune.config.data import CsvSource, TextFolderSource
-from finetune.data.folders import files_by_class
+from finetune.data.folders import files_by_class, refuse_endless
 from finetune.data.images import images_of
 from finetune.data.readers.forms import content_of_bytes
 from finetune.data.table import Column, Listed
@@ -24,9 +24,8 @@ def existing(text: str, key: Key, *, folder: bool) -> Path:
         raise DataError(f"no such {wanted} {str(path)!r}", key=key)
     if path.is_dir() is not folder:
         raise DataError(f"needs a {wanted}, {str(path)!r} is a {other}", key=key)
-    if not folder and not path.is_file():
-        # whoever reads a pipe may wait for ever, and a device has no end
-        raise DataError(f"{str(path)!r} is a pipe or a device, not a file", key=key)
+    if not folder:
+        refuse_endless(path, key)
     return path
 
 

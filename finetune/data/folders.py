@@ -116,6 +116,16 @@ def passed_over(files: Sequence[Path], folder: Path) -> list[str]:
     ]
 
 
+def refuse_endless(path: Path, key: Key) -> None:
+    """Raise where a path is no regular file: a pipe may wait for ever, a device has no end.
+
+    Raises:
+        DataError: it is a pipe, a device or a socket.
+    """
+    if not path.is_file():
+        raise DataError(f"{str(path)!r} is a pipe or a device, not a file", key=key)
+
+
 def refuse_leaving(paths: Sequence[Path], within: Path, *, key: Key = ()) -> None:
     """Refuse files that lie, symbolic links followed, outside a folder.
 

@@ -12,7 +12,7 @@ from finetune.config.data import (
     TableSource,
     TextFolderSource,
 )
-from finetune.data.folders import refuse_leaving
+from finetune.data.folders import refuse_endless, refuse_leaving
 from finetune.data.hub import parquet_columns
 from finetune.data.readers.chunks import Chunk, Dialect, Reading
 from finetune.data.readers.forms import TABLE_ENDINGS, has_table_ending, opened_bytes
@@ -61,6 +61,7 @@ def tables_below(path: Path, within: Path | None, key: Key) -> list[Path]:
     if not path.exists():
         raise DataError(f"no such file {str(path)!r}", key=key)
     if not path.is_dir():
+        refuse_endless(path, key)
         return [path]
     known = ", ".join(TABLE_ENDINGS)
     files = [file for file in sorted(path.iterdir()) if file.is_file() and has_table_ending(file)]
