@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from finetune.config.base import Node, faults_of
 from finetune.config.hints import places_of
-from finetune.config.messages import UNKNOWN_KEY, Fault, shown
+from finetune.config.messages import UNKNOWN_KEY, Fault, shown, shown_path
 from finetune.config.places import code_folder, find_places, keep_places, named_folder
 from finetune.config.reader import MAX_DEPTH, UNUSABLE, read_file, read_text, resolve
 from finetune.config.run import Provenance, RunConfig
@@ -186,7 +186,7 @@ class _Sources:
             self._stop(origin, f"needs the name of a file, got {_noun(name)}")
         base = path.parent / name.value
         if UNUSABLE.search(name.value) or _is_pipe_or_device(base):
-            self._stop(origin, f"{shown(str(base))} is no file")
+            self._stop(origin, f"{shown_path(base)} is no file")
         if (home := _real(base)) in self.read_already:
             found = self.read_already[home]
             if found is None:
@@ -199,7 +199,7 @@ class _Sources:
         except ConfigError:
             raise
         except FinetuneError as error:
-            self._stop(origin, f"{shown(str(base))}: {error.message}")
+            self._stop(origin, f"{shown_path(base)}: {error.message}")
 
     def _stop(self, origin: Origin, message: str) -> NoReturn:
         """Raise all problems so far and one more: without a base, too much would be missing."""

@@ -2,6 +2,7 @@
 
 import typing
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -118,6 +119,12 @@ def shown(value: Any) -> str:
             # before it is cut: a part of a secret would not be found
             text = redacted(repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def shown_path(path: Path) -> str:
+    """Return a path much as the file would write it; a long one loses its beginning."""
+    text = redacted(repr(str(path)))
+    return text if len(text) <= 80 else f"{text[0]}...{text[-76:]}"
 
 
 def is_meant(missing: str, unknown: Collection[str]) -> bool:

@@ -110,7 +110,7 @@ def test_a_wrong_override_is_named_as_it_was_given(finetune, points, tmp_path, o
         ("+,0,left\n", {}, r"column 'u' holds nan in row 41 of x\.csv"),
         ("+inf,0,left\n", {}, r"column 'u' holds inf in row 41 of x\.csv"),
         ("+1,left\n", {}, r"x\.csv:42: holds 2 values where the first line names 3"),
-        ("+\xff,0,left\n", {}, r"x\.yaml:\d+: data\.source\.path: 'x\.csv' is not valid utf-8"),
+        ("+\xff,0,left\n", {}, r"x\.csv:42: is not valid utf-8: byte 0xff"),
     ],
     ids=[
         "missing file", "missing column", "missing target", "header alone", "nothing at all",
