@@ -210,7 +210,11 @@ def _replacing(path: Path, tag: str = "") -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or folder has reached the disk."""
+    """Wait until a file or folder has reached the disk.
+
+    Raises:
+        OSError: the path is a link, or the system cannot write it.
+    """
     descriptor = os.open(path, os.O_RDONLY | _SAFE)
     try:
         os.fsync(descriptor)

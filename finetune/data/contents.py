@@ -128,7 +128,13 @@ def as_hashes(digests: Sequence[bytes]) -> Tensor:
 
 
 def is_unchanged(file: BinaryIO, state: State, digest: bytes) -> bool:
-    """Tell whether an open file holds what was hashed; it is read where its state differs."""
+    """Tell whether an open file holds what was hashed.
+
+    Where its state differs it is read, which moves the position in it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     return (state != UNKNOWN and _state(file) == state) or _hashed(file) == digest
 
 

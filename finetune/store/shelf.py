@@ -106,7 +106,11 @@ def key_of(facts: Mapping[str, Any]) -> str:
 
 
 def entries(root: Path) -> list[Entry]:
-    """Return all stores, the one used last first. What else lies in `root` is passed over."""
+    """Return all stores, the one used last first. What else lies in `root` is passed over.
+
+    Raises:
+        StoreError: the folder cannot be read or locked.
+    """
     if not root.is_dir():
         return []
     with os_errors_named(root), _shelf_locked(root):

@@ -144,7 +144,7 @@ def _of_state(
 ) -> Iterator[str]:
     """Compare the optimizer state with what this optimizer keeps.
 
-    A parameter without any is one that had no gradient yet.
+    A parameter without state had no gradient yet.
     """
     for name, entries in state.items():
         wanted = expected.get(name)

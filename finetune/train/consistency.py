@@ -63,7 +63,7 @@ def _of_best(progress: Progress) -> Iterator[tuple[bool, str]]:
     best = progress.best_step, progress.best
     yield progress.ranking[:1] in ([], [best]), "best is not the first of the ranking"
     steps = [step for step, _ in progress.ranking]
-    yield len(set(steps)) == len(steps), "a step stands twice in the ranking"
+    yield len(set(steps)) == len(steps), "the ranking holds a step twice"
     for step, value in progress.ranking:
         is_past = 0 <= step <= progress.step and not math.isnan(value)
         yield is_past, f"the ranking holds {value} at step {step}"

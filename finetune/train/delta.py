@@ -28,7 +28,7 @@ class Base:
     buffers: dict[str, Tensor]
     """Copies of all buffers, for deltas from before a buffer moved."""
     movable: frozenset[str]
-    """Buffers that a run may move: no phase-long proof speaks against it."""
+    """Buffers that a run may move: no phase of the plan proves them constant."""
 
     @classmethod
     def of(cls, model: nn.Module, plan: Plan) -> Self:

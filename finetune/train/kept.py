@@ -32,7 +32,7 @@ Signature = tuple[tuple[str, int, int, int], ...]
 
 
 def fits_anything(path: Path) -> str | None:
-    """Find no misfit: for who does not know the run."""
+    """Return None: where the run is not known, every checkpoint fits it."""
     return None
 
 
@@ -238,7 +238,10 @@ class Checkpoints:
         return [p for p in named if p not in kept and disk.holds_only(p, NAMES_OF_FILES)]
 
     def sweep(self) -> None:
-        """Remove what killed saves have left; a checkpoint moved aside gets its name back."""
+        """Remove what killed saves have left; a checkpoint moved aside gets its name back.
+
+        What cannot be removed or renamed stays: it takes room, and the next save tries again.
+        """
         for path in self.all():
             if path.name.startswith(REPLACED):
                 with suppress(OSError):

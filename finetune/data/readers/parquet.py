@@ -25,7 +25,7 @@ def parquet_chunks(file: BinaryIO, reading: Reading) -> Iterator[Chunk]:
     """Read the wanted columns of a Parquet file.
 
     Raises:
-        DataError: it cannot be read, or a wanted name stands twice in it.
+        DataError: it cannot be read, or a wanted name is there twice.
     """
     import pyarrow  # takes a third of a second, which other runs need not spend
 

@@ -24,7 +24,7 @@ def separated_chunks(file: TextIO, reading: Reading) -> Iterator[Chunk]:
 
     Raises:
         DataError: a row has more or fewer values than the first line has names, or a wanted name
-            stands twice in it.
+            is there twice.
     """
     separator = reading.dialect.separator
     lines = _Lines(file)
