@@ -12,7 +12,7 @@ from torch import Tensor
 from finetune.data.images import in_short
 from finetune.data.incoming import Incoming
 from finetune.data.prepare import prepare_inputs
-from finetune.data.readers.places import THE_INPUT, Places
+from finetune.data.readers.row_places import THE_INPUT, Places
 from finetune.errors import DataError
 from finetune.models.declared import Network
 from finetune.outfile import output_file

@@ -11,7 +11,7 @@ import torch
 
 from finetune.config.messages import shown
 from finetune.data.table import Column, Listed, Numbers, as_tensor, is_number
-from finetune.errors import DataError
+from finetune.errors import DataError, Key
 
 _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -25,7 +25,7 @@ NOT_A_NUMBER = (
 
 
 def read_cells(column: Column, *, as_text: bool) -> Column:
-    """Return `column`, or what it stands for if it holds cells of a csv file."""
+    """Return `column`; cells of a csv file become numbers or texts."""
     if not isinstance(column, Listed) or column.kind != "cells":
         return column
     return replace(column, kind="text") if as_text else infer(column)
@@ -46,7 +46,7 @@ def infer(cells: Listed) -> Numbers | Listed:
 
 
 def reads_as_number(cell: object) -> bool:
-    """Tell whether a cell of a csv file stands for a number."""
+    """Tell whether a cell of a csv file can be read as a number."""
     if not isinstance(cell, str):
         return False
     digits = cell.lstrip("+-")
@@ -55,16 +55,17 @@ def reads_as_number(cell: object) -> bool:
     return is_word or (not is_name and _NUMBER.fullmatch(cell) is not None)
 
 
-def no_number(column: str, cells: Column, place: Callable[[int], str]) -> DataError:
+def no_number(column: str, cells: Column, place: Callable[[int], str], key: Key = ()) -> DataError:
     """Return the error over a column in which numbers are needed; it names the first other cell.
 
     Args:
         column: Its name.
         cells: What it holds.
         place: Names a row for a message.
+        key: The config key that is at fault.
     """
     if not isinstance(cells, Listed):
-        return DataError(f"column {column!r} holds images where numbers are needed")
+        return DataError(f"column {column!r} holds images where numbers are needed", key=key)
     others = [row for row, cell in enumerate(cells.values) if not _may_be_number(cell)]
     row = others[0] if others else 0
     told = f"column {column!r} holds {shown(cells[row])} in {place(row)}"
@@ -72,6 +73,7 @@ def no_number(column: str, cells: Column, place: Callable[[int], str]) -> DataEr
     return DataError(
         f"{told} where a number is needed{more}",
         hint=_remedy(cells[row], is_odd=len(others) * 2 <= len(cells)),
+        key=key,
     )
 
 

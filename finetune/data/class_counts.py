@@ -1,4 +1,4 @@
-"""How many samples of each class the parts hold, and what of it is worth a note.
+"""Counts of the samples of each class in each part, and the notes on them.
 
 Letters: N samples, C classes.
 """

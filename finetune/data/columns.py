@@ -29,7 +29,7 @@ from finetune.data.images import (
 )
 from finetune.data.pixels import PLAIN_RULES, Mode, PixelRules
 from finetune.data.readers.chunks import shown_names
-from finetune.data.readers.places import Places
+from finetune.data.readers.row_places import Places
 from finetune.data.readers.separated import separator_hint
 from finetune.data.table import Column, Listed, Numbers, Table, settle
 from finetune.data.transforms import is_image_column

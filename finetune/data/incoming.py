@@ -11,6 +11,7 @@ from finetune.data.columns import Kind
 from finetune.data.files import read_text
 from finetune.data.folders import IMAGE_ENDINGS, is_image_file, passed_over
 from finetune.data.images import first_leaving, named_files
+from finetune.data.readers.any_form import KNOWN_FORMS, Form, names_columns, with_separator_of
 from finetune.data.readers.chunks import Dialect, Reading, shown_names
 from finetune.data.readers.documents import json_object
 from finetune.data.readers.forms import (
@@ -22,8 +23,7 @@ from finetune.data.readers.forms import (
     text_of,
     unpacked,
 )
-from finetune.data.readers.places import Places
-from finetune.data.readers.rows import KNOWN_FORMS, Form, names_columns, with_separator_of
+from finetune.data.readers.row_places import Places
 from finetune.data.tabular import dialect_of, read_table
 from finetune.errors import DataError
 from finetune.reading import first_outside, limited_lines

@@ -10,6 +10,7 @@ from finetune.config.data import DataConfig
 from finetune.config.messages import shown
 from finetune.data.cells import read_cells
 from finetune.data.labels import LabelRules
+from finetune.data.readers.chunks import shown_names
 from finetune.data.table import Column, Listed, Numbers, Table, settle
 from finetune.errors import DataError, did_you_mean
 
@@ -50,7 +51,7 @@ def _joined(table: Table, names: Sequence[str], whole: str) -> Table:
     for name in names:
         if name not in table.columns:
             raise DataError(
-                f"no column {name!r}; there are: {', '.join(table.columns)}",
+                f"no column {name!r}; there are: {shown_names(table.columns)}",
                 hint=did_you_mean(name, table.columns),
                 key=_KEY,
             )

@@ -33,7 +33,7 @@ from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
 from finetune.data.transforms import PlannedStep, Stack, Step
 from finetune.data.vision import Vision, transform_all
-from finetune.errors import DataError, Key
+from finetune.errors import DataError
 
 IN_MEMORY_BYTES = 2 * 1024**3
 """Columns larger than this are kept in a file instead of in memory."""
@@ -145,7 +145,7 @@ def _at_once(
     if isinstance(step, Stack):
         for name in step.columns:
             if isinstance(column := columns[name], Images | Listed):
-                raise _no_numbers(name, column, table, step.key)
+                raise no_number(name, column, table.place, step.key)
         return step.whole(columns), 1
     if whole := _steps_of_batches(columns, steps):
         return {**columns, whole[0].column: _transformed(table, columns, whole)}, len(whole)
@@ -200,7 +200,7 @@ def _finished(name: str, column: Prepared, table: Table) -> Numbers | Ragged:
         values = (column[row] for row in range(len(column)))
         column = build_columns(({name: as_value(value)} for value in values), len(column))[name]
     if isinstance(column, Images | Listed):
-        raise _no_numbers(name, column, table, ("data", "inputs"))
+        raise no_number(name, column, table.place, ("data", "inputs"))
     if isinstance(column, Numbers):
         column = Numbers(_final(column.values, axes=column.values.ndim - 1))
         refuse_gaps(name, column, table)
@@ -213,12 +213,6 @@ def _final(values: Tensor, *, axes: int) -> Tensor:
         scaled = allocate(tuple(values.shape), torch.float32)
         return torch.div(values, 255, out=scaled)
     return values.float() if values.is_floating_point() else values.long()
-
-
-def _no_numbers(name: str, column: Images | Listed, table: Table, key: Key) -> DataError:
-    error = no_number(name, column, table.place)
-    error.key = key
-    return error
 
 
 def _store(value: Any, count: int) -> Tensor | list[Any]:

@@ -18,8 +18,8 @@ Mode = Literal["RGB", "L"]
 Rgb = tuple[int, int, int]
 
 FAULTS = (
-    OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, OverflowError,
-    MemoryError, RuntimeError, AttributeError, ArithmeticError,
+    OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, MemoryError,
+    RuntimeError, AttributeError, ArithmeticError,
 )  # fmt: skip
 """Exceptions that Pillow raises for damaged or hostile files, beside those of `struct`, `zlib`."""
 

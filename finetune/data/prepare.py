@@ -20,14 +20,14 @@ from finetune.data.columns import (
     settle_columns,
 )
 from finetune.data.contents import KnownFiles
-from finetune.data.headers import read_alike
 from finetune.data.identity import DataIdentity, RowHashes, hash_rows, identified, identity_of
+from finetune.data.image_headers import read_alike
 from finetune.data.joined import join_targets
 from finetune.data.labels import LabelRules
 from finetune.data.loader import Samples
 from finetune.data.pipeline import run_steps
 from finetune.data.readers.chunks import shown_names
-from finetune.data.readers.places import THE_INPUT, Places
+from finetune.data.readers.row_places import THE_INPUT, Places
 from finetune.data.sources import open_source, sources_of
 from finetune.data.splits import first_copies, split_samples
 from finetune.data.table import Numbers, Table, refuse_gaps

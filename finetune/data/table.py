@@ -18,7 +18,7 @@ from torch import Tensor
 from finetune.config.messages import shown
 from finetune.data.contents import content_of
 from finetune.data.images import Images
-from finetune.data.readers.places import Places
+from finetune.data.readers.row_places import Places
 from finetune.errors import DataError
 
 _ROWS_AT_ONCE = 4096

@@ -14,11 +14,11 @@ from finetune.config.data import (
 )
 from finetune.data.folders import refuse_endless, refuse_leaving
 from finetune.data.hub import parquet_columns
+from finetune.data.readers.any_form import Form, chunks_of, form_of
 from finetune.data.readers.chunks import Chunk, Dialect, Reading
 from finetune.data.readers.forms import TABLE_ENDINGS, has_table_ending, opened_bytes
 from finetune.data.readers.parquet import is_made_by_datasets
-from finetune.data.readers.places import Places
-from finetune.data.readers.rows import Form, chunks_of, form_of
+from finetune.data.readers.row_places import Places
 from finetune.data.table import Column, Listed, Unread
 from finetune.errors import DataError, Key
 
@@ -64,8 +64,8 @@ def tables_below(path: Path, within: Path | None, key: Key) -> list[Path]:
         refuse_endless(path, key)
         return [path]
     known = ", ".join(TABLE_ENDINGS)
-    files = [file for file in sorted(path.iterdir()) if file.is_file() and has_table_ending(file)]
-    files = [file for file in files if not file.name.startswith(".")]
+    visible = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
+    files = [file for file in visible if file.is_file() and has_table_ending(file)]
     if not files:
         raise DataError(
             f"needs a file, or a folder of tables; {str(path)!r} is a folder and holds none",
@@ -197,7 +197,7 @@ class _Builder:
     def _refuse_other_columns(self, known: set[str], chunk: Chunk, name: str) -> None:
         """Refuse a table that lacks a column of the ones before, or has one that they lack."""
         if len(self._files) > 1 and (differing := sorted(known ^ set(chunk.columns))):
-            has, lacks = (name, self._files[0]) if differing[0] not in known else (
-                self._files[0], name
-            )  # fmt: skip
+            has, lacks = name, self._files[0]
+            if differing[0] in known:
+                has, lacks = lacks, has
             raise DataError(f"has no column {differing[0]!r}, which {has} has", where=lacks)

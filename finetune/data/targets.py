@@ -277,6 +277,4 @@ def _label_set(value: Any, separator: str, name: str, place: str) -> set[str]:
 def _numbers(column: Column, table: Table, name: str) -> Tensor:
     if isinstance(column, Numbers):
         return column.values
-    error = no_number(name, column, table.place)
-    error.key = _KEY
-    raise error
+    raise no_number(name, column, table.place, _KEY)

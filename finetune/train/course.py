@@ -123,8 +123,12 @@ class Course:
         return progress.plateau_reached or progress.step >= self.stretch(progress).ends
 
     def _is_due(self, every: Every, progress: Progress) -> bool:
-        interval = every.steps or (every.epochs or 1) * self.steps_per_epoch
-        return progress.step % interval == 0
+        return progress.step % interval_of(every, self.steps_per_epoch) == 0
+
+
+def interval_of(every: Every, steps_per_epoch: int) -> int:
+    """Return the optimizer steps from one time to the next."""
+    return every.steps or (every.epochs or 1) * steps_per_epoch
 
 
 def steps_of_epoch(samples: int, settings: TrainConfig) -> int:

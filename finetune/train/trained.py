@@ -10,7 +10,7 @@ from finetune.config.loader import load_config
 from finetune.config.run import RunConfig
 from finetune.data.loader import Samples
 from finetune.data.prepare import DataFacts
-from finetune.errors import CheckpointError, DataError
+from finetune.errors import CheckpointError, DataError, named
 from finetune.models.declared import Network
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
 from finetune.prefix.whole import NoPrefix
@@ -54,8 +54,8 @@ class TrainedRun:
         """
         if set(samples.inputs) != set(self.columns):
             raise CheckpointError(
-                f"the network takes the columns {_named(self.columns)}, the data gives "
-                f"{_named(samples.inputs)}",
+                f"the network takes the columns {named(self.columns)}, the data gives "
+                f"{named(samples.inputs)}",
                 where=str(self.folder.path / "data.json"),
                 hint="the run's data.json or config.yaml was changed: train the run anew",
             )
@@ -129,7 +129,3 @@ def evaluate_run(
             batch_size=evaluation_batch_size(config),
             left_out=left_out,
         )
-
-
-def _named(columns: Collection[str]) -> str:
-    return ", ".join(map(repr, columns))

@@ -7,7 +7,7 @@ from finetune.config.run import RunConfig
 from finetune.errors import Key
 from finetune.freezing.lints import Lint
 from finetune.freezing.plan import Phase, Plan
-from finetune.train.course import latest_end, steps_of_epoch
+from finetune.train.course import interval_of, latest_end, steps_of_epoch
 
 
 def without_effect(
@@ -138,8 +138,7 @@ def _plateaus(config: RunConfig, phase: Phase, key: Key, count: int) -> Iterator
 
 def _num_evaluations(config: RunConfig, per_epoch: int, began: int, ends: int) -> int:
     """Return how many evaluations the steps after `began` up to `ends` have."""
-    every = config.train.evaluate_every
-    interval = every.steps or (every.epochs or 1) * per_epoch
+    interval = interval_of(config.train.evaluate_every, per_epoch)
     return ends // interval - began // interval
 
 

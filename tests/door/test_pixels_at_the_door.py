@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from finetune.config.data import DataConfig, Source
 from finetune.config.task import Task
 from finetune.data.decoding import open_image
-from finetune.data.headers import MOST_LOOKED_AT, in_one_mode, look_at, notes_on
+from finetune.data.image_headers import MOST_LOOKED_AT, in_one_mode, look_at, notes_on
 from finetune.data.images import images_of
 from finetune.data.prepare import open_data, prepare_data, prepare_inputs
 from finetune.errors import DataError

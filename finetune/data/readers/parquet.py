@@ -6,8 +6,9 @@ from typing import Any, BinaryIO
 from finetune.data.readers.chunks import ROWS_AT_ONCE, Chunk, Reading
 from finetune.errors import DataError
 
-_FAULTS = (ValueError, OverflowError, ArithmeticError, TypeError, LookupError, NotImplementedError)
-"""Exceptions of Python while cells become Python values: bytes that are no text, odd dates."""
+_FAULTS = (ValueError, ArithmeticError, TypeError, LookupError, NotImplementedError)
+"""Exceptions of Python while cells become Python values: bytes that are no text, odd
+dates, kinds of cells that Arrow cannot convert."""
 
 
 def is_made_by_datasets(file: BinaryIO, name: str) -> bool:

@@ -73,9 +73,15 @@ def separator_hint(names: Sequence[str], separator: str = ",") -> str | None:
     found = max(";\t|,", key=only.count)
     if found == separator or found not in only:
         return None
-    shown = {"\t": "a tab", "|": "'|'"}.get(found, repr(found))
     written = json.dumps(found)
-    return f"its columns seem to be parted by {shown}: separator: {written}, beside the path"
+    return (
+        f"its columns seem to be parted by {in_words(found)}: separator: {written}, beside the path"
+    )
+
+
+def in_words(separator: str) -> str:
+    """Return a separator as a message names it."""
+    return "a tab" if separator == "\t" else repr(separator)
 
 
 class _Lines(Iterator[str]):

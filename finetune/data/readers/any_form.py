@@ -8,7 +8,13 @@ from finetune.data.readers.chunks import Chunk, Reading
 from finetune.data.readers.documents import document_chunks, looks_like_json
 from finetune.data.readers.forms import Content, content_of_bytes, head_of, text_of
 from finetune.data.readers.parquet import cannot_read, parquet_chunks
-from finetune.data.readers.separated import SEPARATORS, found_separator, header_of, separated_chunks
+from finetune.data.readers.separated import (
+    SEPARATORS,
+    found_separator,
+    header_of,
+    in_words,
+    separated_chunks,
+)
 from finetune.errors import DataError
 
 Form = Literal["separated", "json", "parquet"]
@@ -16,7 +22,6 @@ KNOWN_FORMS = (
     "read are csv, tsv, JSON lines, a JSON array of objects and Parquet, also packed by gzip"
 )
 _IN_WORDS = {"separated": "separated values", "json": "JSON", "parquet": "Parquet"}
-_SHOWN = {"\t": "a tab", "|": "a bar"}
 _BEGINNING = 4096
 
 
@@ -109,8 +114,7 @@ def with_separator_of(file: BinaryIO, reading: Reading, first: str | None = None
     if found is None or found == known:
         return reading
     if known is not None:
-        shown = _SHOWN.get(found, repr(found))
-        reading.notes.append(f"{reading.name} is read with {shown} as its separator")
+        reading.notes.append(f"{reading.name} is read with {in_words(found)} as its separator")
     return replace(reading, dialect=replace(reading.dialect, separator=found))
 
 
