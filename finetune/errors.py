@@ -16,6 +16,8 @@ _NAMED = 3
 """Names in a message; the rest are counted."""
 _NAME_LENGTH = 80
 """Characters of a name in a message: a stranger's may be as long as the file."""
+_LINE_LENGTH = 600
+"""Characters of a line of an error: a place, a cause or a remedy that a person still reads."""
 
 
 class FinetuneError(Exception):
@@ -187,7 +189,15 @@ class ConfigError(FinetuneError):
 def _told(text: str, *more: str | None) -> str:
     """Put a line and the indented lines below it together; no text of others adds a line."""
     lines = [text, *(line for line in more if line is not None)]
-    return "\n    ".join(one_line(line) for line in lines)
+    return "\n    ".join(_cut(one_line(line)) for line in lines)
+
+
+def _cut(line: str) -> str:
+    """Return a line without its middle where it is too long: a stranger's key may be in it."""
+    if len(line) <= _LINE_LENGTH:
+        return line
+    half = (_LINE_LENGTH - 3) // 2
+    return f"{line[:half]} … {line[-half:]}"
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str | None:
