@@ -1,15 +1,13 @@
 """The one way through: sources → columns and target → parts → transforms → samples to fetch."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from finetune.config.data import DataConfig, SplitConfig, Transform
-from finetune.config.task import ClassificationTask, ImportTask, Task
-from finetune.data.class_counts import notes_on_classes
+from finetune.config.data import DataConfig, Transform
+from finetune.config.task import ImportTask, Task
 from finetune.data.columns import (
     Kind,
     choose_columns,
@@ -20,18 +18,23 @@ from finetune.data.columns import (
     settle_columns,
 )
 from finetune.data.contents import KnownFiles
-from finetune.data.identity import DataIdentity, RowHashes, hash_rows, identified, identity_of
+from finetune.data.identity import DataIdentity, identified, identity_of
 from finetune.data.image_headers import read_alike
 from finetune.data.joined import join_targets
-from finetune.data.labels import LabelRules
 from finetune.data.loader import Samples
+from finetune.data.parting import (
+    RawPart,
+    labelled,
+    notes_on_copies,
+    notes_on_parts,
+    parted,
+    refuse_unseen_labels,
+)
 from finetune.data.pipeline import run_steps
 from finetune.data.readers.chunks import shown_names
 from finetune.data.readers.row_places import THE_INPUT, Places
 from finetune.data.sources import open_source, sources_of
-from finetune.data.splits import first_copies, split_samples
-from finetune.data.table import Numbers, Table, refuse_gaps
-from finetune.data.targets import Target, encode_target, refuse_unseen
+from finetune.data.table import Table
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
 from finetune.data.transforms import PlannedStep, plan_steps, usual_steps
@@ -39,8 +42,6 @@ from finetune.errors import DataError
 from finetune.models.declared import TensorSpec
 from finetune.models.preprocessing import Preprocessing
 from finetune.redaction import redacted
-
-_KEEP_APART = "; split.copies: together or drop keeps them apart"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,20 +63,6 @@ class DataFacts:
     notes: tuple[str, ...]
     sizes: dict[str, int]
     kinds: dict[str, Kind] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class RawPart:
-    """The raw inputs of one part, its targets `(N, ...)`, and hashes of its rows."""
-
-    table: Table
-    target: Tensor | None
-    hashes: RowHashes
-
-    def take(self, rows: Tensor) -> "RawPart":
-        """Return the samples at `rows`."""
-        target = None if self.target is None else self.target[rows]
-        return RawPart(self.table.take(rows), target, self.hashes.take(rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,16 +133,16 @@ def open_data(
         tables[part] = identified(settled, files)
     tables, on_images = read_alike(tables, seed)
     on_sources = [note for table in tables.values() for note in table.notes]
-    parts, classes, on_labels = _labelled(tables, inputs, target, task, rules)
+    parts, classes, on_labels = labelled(tables, inputs, target, task, rules)
     kinds = {
         name: kind_of(column, name, config) for name, column in parts["train"].table.columns.items()
     }
     if config.split is None:
-        notes = _notes_on_copies(list(parts.values()))
-        _refuse_unseen(parts, classes, None)
+        notes = notes_on_copies(list(parts.values()))
+        refuse_unseen_labels(parts, classes, None)
     else:
-        parts, notes = _parted(parts["train"], config.split, task, classes, seed)
-    notes = (*on_sources, *on_images, *notes, *on_labels, *_notes_on_parts(parts, classes, task))
+        parts, notes = parted(parts["train"], config.split, task, classes, seed)
+    notes = (*on_sources, *on_images, *notes, *on_labels, *notes_on_parts(parts, classes, task))
     sizes = {part: len(raw.table) for part, raw in parts.items()}
     facts = DataFacts(inputs, target, classes, tuple(map(redacted, notes)), sizes, kinds)
     identity = DataIdentity.of({name: raw.hashes for name, raw in parts.items()}, classes)
@@ -282,119 +269,6 @@ def _read_tables(config: DataConfig, trust: Collection[str]) -> dict[str, Table]
         part: open_source(source, trust, key, wanted)
         for part, (source, key) in sources_of(config).items()
     }
-
-
-def _labelled(
-    tables: Mapping[str, Table],
-    inputs: Sequence[str],
-    target: str | None,
-    task: Task,
-    rules: LabelRules,
-) -> tuple[dict[str, RawPart], tuple[str, ...] | None, list[str]]:
-    """Part inputs from targets; return with them the classes of training, and notes on labels."""
-    parts: dict[str, RawPart] = {}
-    classes: tuple[str, ...] | None = None
-    notes: list[str] = []
-    for part, table in tables.items():
-        encoded = _encoded_target(table, target, task, classes, part, rules)
-        if encoded is not None:
-            classes, notes = encoded.classes, [*notes, *encoded.notes]
-        parts[part] = _part(table, inputs, encoded)
-    return parts, classes, notes
-
-
-def _notes_on_parts(
-    parts: Mapping[str, RawPart], classes: tuple[str, ...] | None, task: Task
-) -> list[str]:
-    """Tell what the parts hold of each class, where it is worth a note."""
-    targets = {name: part.target for name, part in parts.items() if part.target is not None}
-    return [] if classes is None else notes_on_classes(targets, classes, task)
-
-
-def _encoded_target(
-    table: Table,
-    target: str | None,
-    task: Task,
-    classes: tuple[str, ...] | None,
-    part: str,
-    rules: LabelRules,
-) -> Target | None:
-    """Return the target of a part, numbered by `classes` if there are any."""
-    if target is None:
-        return None
-    about = f"the {part} part"
-    return encode_target(table, target, task, classes=classes, part=about, rules=rules)
-
-
-def _part(table: Table, inputs: Sequence[str], target: Target | None) -> RawPart:
-    """Part inputs from target."""
-    columns = {name: table.columns[name] for name in inputs}
-    for name, column in columns.items():
-        if isinstance(column, Numbers):
-            refuse_gaps(name, column, table)
-    hashes = hash_rows(table.columns, inputs)
-    values = None if target is None else target.values
-    return RawPart(replace(table, columns=columns), values, hashes)
-
-
-def _parted(
-    whole: RawPart,
-    split: SplitConfig,
-    task: Task,
-    classes: tuple[str, ...] | None,
-    seed: int,
-) -> tuple[dict[str, RawPart], tuple[str, ...]]:
-    """Part one source; return the parts and notes on copies."""
-    first = first_copies(whole.hashes.inputs)
-    is_copy = first != torch.arange(len(first))
-    num_copies = int(is_copy.sum())
-    if split.copies == "drop":
-        whole = whole.take((~is_copy).nonzero().squeeze(1))
-    if split.stratify and not isinstance(task, ClassificationTask):
-        raise DataError(
-            f"stratify needs classes, the task is {task.type!r}", key=("data", "split", "stratify")
-        )
-    positions = split_samples(
-        split,
-        seed if split.seed is None else split.seed,
-        first if split.copies == "together" else torch.arange(len(whole.table)),
-        strata=whole.target if split.stratify else None,
-        names=classes if split.stratify and classes else (),
-    )
-    parts = {name: whole.take(rows) for name, rows in positions.items()}
-    _refuse_unseen(parts, classes, "split: {stratify: true} gives every part some of every class")
-    copies = "1 exact copy" if num_copies == 1 else f"{num_copies} exact copies"
-    match split.copies:
-        case "leave":
-            return parts, _notes_on_copies(list(parts.values()), _KEEP_APART)
-        case "together" if num_copies:
-            return parts, (f"{copies} in one part with their originals",)
-        case "drop" if num_copies:
-            return parts, (f"{copies} left out",)
-    return parts, ()
-
-
-def _refuse_unseen(
-    parts: Mapping[str, RawPart], classes: tuple[str, ...] | None, hint: str | None
-) -> None:
-    trained = parts["train"].target
-    for name, part in parts.items():
-        if classes is not None and trained is not None and part.target is not None:
-            refuse_unseen(trained, part.target, classes, f"the {name} part", hint)
-
-
-def _notes_on_copies(parts: Sequence[RawPart], remedy: str = "") -> tuple[str, ...]:
-    """Say how many samples are exact copies, and how many of those lie in different parts."""
-    if len(parts) == 1:
-        return ()
-    first = first_copies(torch.cat([part.hashes.inputs for part in parts]))
-    owner = torch.cat([torch.full((len(p.table),), n) for n, p in enumerate(parts)])
-    copies = int((first != torch.arange(len(first))).sum())
-    across = int((owner[first] != owner).sum())
-    if copies == 0:
-        return ()
-    note = f"{copies} of {len(first)} samples are exact copies, {across} of them across parts"
-    return (note + (remedy if across else ""),)
 
 
 def _plans(
