@@ -64,29 +64,56 @@ def train_command(
 
 def eval_command(
     run: Run,
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="INPUT", help="Other data to evaluate, all of it: a file, a folder, or -."
+        ),
+    ] = None,
     split: Annotated[
-        Literal["train", "validation", "test"], typer.Option(help="Which samples.")
-    ] = "test",
+        Literal["train", "validation", "test"] | None,
+        typer.Option(help="Which part of the run's own data; the test part if left out."),
+    ] = None,
     override: Overrides = None,
+    data_changed: Annotated[
+        bool,
+        typer.Option(
+            "--data-changed",
+            help="Evaluate the run's own data although it has changed; old rows keep their part.",
+        ),
+    ] = False,
     trust: Trust = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a trained run on one part of its data."""
+    """Evaluate a trained run on one part of its data, or on all of other data.
+
+    Other data is named by INPUT or by -o data.source.path=FILE. It is read with the columns and
+    classes of the run; how many of its rows were trained on is told.
+    """
     with results() as out:
         with loading():
             from finetune.cli.tables import metrics_table
-            from finetune.train.trained import evaluate_run
+            from finetune.train.trained import evaluated, load_run
 
-        left_out: dict[str, str] = {}
-        figures = evaluate_run(
-            run, split, trust=trust or (), overrides=override or (), left_out=left_out
+        overrides, note = override or (), partial(tell, file=sys.stderr)
+        found = evaluated(
+            load_run(run, trust=trust or (), overrides=overrides),
+            split,
+            source=source,
+            overrides=overrides,
+            data_changed=data_changed,
+            tell=note,
         )
-        for name, reason in left_out.items():
-            tell(f"{split}/{name} is left out: {reason}", file=sys.stderr)
+        data = found.data
+        prefix = f"{data.part}/" if data.part else ""
+        for name, reason in found.left_out.items():
+            note(f"{prefix}{name} is left out: {reason}")
         if as_json:
-            tell_json({"run": str(run), "split": split, "metrics": figures}, out)
+            named = {"input": data.name, "rows": len(data.samples), "trained_on": data.num_trained}
+            about = {"run": str(run), "split": data.part, **(named if data.name else {})}
+            tell_json({**about, "metrics": found.figures}, out)
         else:
-            metrics_table({f"{split}/{name}": value for name, value in figures.items()}, out)
+            metrics_table({f"{prefix}{name}": value for name, value in found.figures.items()}, out)
 
 
 def predict_command(

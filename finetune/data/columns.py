@@ -262,22 +262,48 @@ def column_of(
         mode: Mode = "L" if kind == "grey image" else "RGB"
         return images_of(named_files(values, Path()), mode, PixelRules.of(trained_on))
     column = settle(name, values, places)
+    if kind in ("image", "grey image"):
+        numbers = _as_numbers(name, column, places).values
+        channels = channels_of(_in_range(numbers), named_channels(trained_on), is_image=True)
+        return Numbers(channels_first(_in_range(numbers), channels))
+    return as_kind(name, column, kind, places)
+
+
+def as_kind(name: str, column: Column, kind: Kind, places: Places) -> Column:
+    """Return a settled column as one of the kind that training had.
+
+    Args:
+        name: The column.
+        column: What it holds.
+        kind: What it held in training.
+        places: Where the rows stand, for messages.
+
+    Raises:
+        DataError: a value is of another kind.
+    """
+    if isinstance(column, Images):
+        if kind not in ("image", "grey image"):
+            raise DataError(f"column {name!r} holds images where training had a {kind}")
+        return replace(column, mode="L" if kind == "grey image" else "RGB", is_found=False)
+    if kind == "thing":
+        return column
     if kind == "text":
-        if isinstance(column, Listed) and column.kind == "text":
-            return column
-        raise DataError(
-            f"column {name!r} needs text, got {in_short(values[0])} in {places.told(0)}"
-        )
+        if isinstance(column, Listed) and column.kind != "things":
+            return replace(column, kind="text")
+        cell = in_short(_cell(column, 0))
+        raise DataError(f"column {name!r} needs text, got {cell} in {places.told(0)}")
     numbers = _as_numbers(name, column, places)
     if kind == "whole number":
-        return Numbers(_whole(name, numbers, values, places))
-    return _numbers(numbers, kind, trained_on)
+        return Numbers(_whole(name, numbers, column, places))
+    return Numbers(_in_range(numbers.values))
 
 
 def _as_numbers(name: str, column: Column, places: Places) -> Numbers:
     """Return the numbers that cells stand for."""
     if isinstance(column, Listed) and column.kind == "text":
-        column = infer(Listed(column.values, "cells"))
+        column = replace(column, kind="cells")
+    if isinstance(column, Listed) and column.kind == "cells":
+        column = infer(column)
     if isinstance(column, Listed) and column.kind == "text":
         raise no_number(name, column, places.told)
     if not isinstance(column, Numbers):
@@ -285,26 +311,28 @@ def _as_numbers(name: str, column: Column, places: Places) -> Numbers:
     return column
 
 
-def _numbers(column: Numbers, kind: Kind, trained_on: Source | None) -> Numbers:
-    """Return numbers that are no whole ones in the dtype, and the axes, that training had."""
-    numbers = column.values if column.values.dtype == torch.uint8 else column.values.float()
-    if kind in ("image", "grey image"):
-        channels = channels_of(numbers, named_channels(trained_on), is_image=True)
-        numbers = channels_first(numbers, channels)
-    return Numbers(numbers)
+def _in_range(numbers: torch.Tensor) -> torch.Tensor:
+    """Return numbers that are no whole ones in the dtype that training had."""
+    return numbers if numbers.dtype == torch.uint8 else numbers.float()
 
 
-def _whole(name: str, column: Numbers, values: Sequence[Any], places: Places) -> torch.Tensor:
+def _whole(name: str, column: Numbers, raw: Column, places: Places) -> torch.Tensor:
     whole = column.values.long()
     differs = whole.to(column.values.dtype) != column.values
     if bool(differs.any()):
-        row = int(differs.reshape(len(values), -1).any(dim=1).nonzero()[0])
-        cell = values[row]
+        row = int(differs.reshape(len(column), -1).any(dim=1).nonzero()[0])
+        cell = _cell(raw, row)
         raise DataError(
             f"column {name!r} needs whole numbers, as training had; it holds "
             f"{in_short(cell) if cell != '' else 'an empty cell'} in {places.told(row)}"
         )
     return whole
+
+
+def _cell(column: Column, row: int) -> Any:
+    """Return a cell of a column for a message, numbers as those of Python."""
+    cell = column[row]
+    return cell.tolist() if isinstance(cell, torch.Tensor) else cell
 
 
 def _usual(candidates: Sequence[str], known: Collection[str]) -> str | None:

@@ -5,29 +5,22 @@ Letters: N samples.
 
 import base64
 import binascii
-import json
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeGuard
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.config.data import Transform
+from finetune.data.cells import read_cells
 from finetune.data.contents import HASH_BYTES, KnownFiles, as_hashes
 from finetune.data.images import Images, missing_file
-from finetune.data.table import Column, Table
-from finetune.data.tokenizing import Tokenize
-from finetune.data.tokens import tokenizer_facts
-from finetune.data.transforms import Imported, Step
-from finetune.data.vision import Vision
+from finetune.data.table import Column, Numbers, Table
 from finetune.errors import DataError
-from finetune.importing import code_of
 
 _VERSION = 1
 _MAX_ROWS = 2_000_000
@@ -47,12 +40,16 @@ class RowHashes(NamedTuple):
     """Of what the network is fed from, (N, 16) uint8: only exact copies share it."""
     rows: Hashes
     """Of inputs and target, (N,). 0 where nobody can tell."""
+    read: Hashes
+    """Of what the network is fed from, as it reads that, (N,): the same number written otherwise,
+    or in a file of another form, has the same one. 0 where nobody can tell."""
     columns: Mapping[str, str]
     """Of each whole column."""
 
     def take(self, rows: Tensor) -> "RowHashes":
         """Return the samples at `rows`; the columns stay those of the whole table."""
-        return self._replace(inputs=self.inputs[rows], rows=self.rows[rows.numpy()])
+        some = rows.numpy()
+        return self._replace(inputs=self.inputs[rows], rows=self.rows[some], read=self.read[some])
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,35 +62,75 @@ class DataIdentity:
         parts: For each part the hashes of its rows in order; a single one of all where the part
             has too many.
         sizes: How many rows each part has.
+        inputs: For each part the hashes of its inputs in order, as the network reads them; none
+            where there are too many, or an older version has kept none.
+        former: The same of rows that were trained on and are no longer there.
+        is_kept: Whether the data has changed since the run began, and rows kept their part.
     """
 
     columns: Mapping[str, str]
     classes: tuple[str, ...] | None
     parts: Mapping[str, Hashes]
     sizes: Mapping[str, int]
+    inputs: Mapping[str, Hashes] = field(default_factory=dict)
+    former: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))
+    is_kept: bool = False
 
     @classmethod
     def of(cls, parts: Mapping[str, RowHashes], classes: tuple[str, ...] | None) -> Self:
         """Return the identity of parts."""
         columns = {
-            name: _hash(part.columns[name].encode() for part in parts.values()).hex()
+            # parts of one source have the same hash: that of its whole column
+            name: _hash(dict.fromkeys(part.columns[name].encode() for part in parts.values())).hex()
             for name in next(iter(parts.values())).columns
         }
         rows = {name: _shortened(part.rows) for name, part in parts.items()}
-        return cls(columns, classes, rows, {name: len(part.rows) for name, part in parts.items()})
+        sizes = {name: len(part.rows) for name, part in parts.items()}
+        is_short = any(len(rows[name]) != size for name, size in sizes.items())
+        inputs = {} if is_short else {name: part.read for name, part in parts.items()}
+        return cls(columns, classes, rows, sizes, inputs)
+
+    def after(self, before: "DataIdentity") -> "DataIdentity":
+        """Return the same for a run that was trained on other data before, and remembers that.
+
+        Args:
+            before: The data until now.
+        """
+        trained, here = before.trained, self.inputs.get("train")
+        former = before.former if trained is None or here is None else np.setdiff1d(trained, here)
+        return replace(self, former=former, is_kept=True)
+
+    @property
+    def trained(self) -> Hashes | None:
+        """Hashes of the inputs of all rows ever trained on; None where that is not known."""
+        here = self.inputs.get("train")
+        return None if here is None else np.concatenate([here, self.former])
 
     @property
     def num_unknown(self) -> int:
         """How many rows hold something of which nobody can tell the contents."""
         return sum(int((rows == _NOBODY_KNOWS).sum()) for rows in self.parts.values())
 
+    @property
+    def is_short(self) -> bool:
+        """Whether there are so many rows that one hash of all is kept."""
+        return any(len(rows) != self.sizes[name] for name, rows in self.parts.items())
+
     def as_document(self) -> dict[str, Any]:
         """Return plain data, as JSON can hold it."""
         parts = {
             name: {"size": self.sizes[name], "rows": _as_text(rows)}
+            | ({"inputs": _as_text(self.inputs[name])} if name in self.inputs else {})
             for name, rows in self.parts.items()
         }
-        return {"version": _VERSION, "columns": dict(self.columns), "parts": parts}
+        document: dict[str, Any] = {
+            "version": _VERSION,
+            "columns": dict(self.columns),
+            "parts": parts,
+        }
+        if self.is_kept:
+            document |= {"former": _as_text(self.former), "kept": True}
+        return document
 
     @classmethod
     def read(cls, document: Any, classes: Any) -> Self:
@@ -109,22 +146,33 @@ class DataIdentity:
             sizes = {str(name): part["size"] for name, part in parts.items()}
             if not sizes or not all(type(size) is int and size >= 0 for size in sizes.values()):
                 raise ValueError(f"sizes {sizes}")
+            inputs = {
+                n: _from_text(part["inputs"]) for n, part in parts.items() if "inputs" in part
+            }
+            if any(len(hashes) != sizes[name] for name, hashes in inputs.items()):
+                raise ValueError("hashes of inputs for another number of rows")
             return cls(
                 {str(name): str(value) for name, value in document["columns"].items()},
                 None if classes is None else tuple(map(str, classes)),
                 {str(name): _from_text(part["rows"]) for name, part in parts.items()},
                 sizes,
+                inputs,
+                _from_text(document.get("former", "")),
+                document.get("kept") is True,
             )
         except (KeyError, TypeError, AttributeError, binascii.Error) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
-def hash_rows(columns: Mapping[str, Column], inputs: Sequence[str]) -> RowHashes:
+def hash_rows(
+    columns: Mapping[str, Column], inputs: Sequence[str], texts: Collection[str] = ()
+) -> RowHashes:
     """Hash the raw cells of every row.
 
     Args:
         columns: The columns in use.
         inputs: Names of those that the network is fed from.
+        texts: Those of them that are text, whatever their cells look like.
     """
     digests = {name: column.digests() for name, column in columns.items()}
     of_inputs = _joined([digests[name] for name in inputs])
@@ -133,7 +181,39 @@ def hash_rows(columns: Mapping[str, Column], inputs: Sequence[str]) -> RowHashes
     fed = as_hashes([digest or os.urandom(HASH_BYTES) for digest in of_inputs])
     rows = np.frombuffer(b"".join(d[:8] if d else bytes(8) for d in of_rows), np.uint64)
     whole = {name: _hash(d or b"?" for d in column).hex() for name, column in digests.items()}
-    return RowHashes(fed, rows, whole)
+    read = hash_inputs({n: read_cells(columns[n], as_text=n in texts) for n in inputs}, digests)
+    return RowHashes(fed, rows, read, whole)
+
+
+def hash_inputs(
+    columns: Mapping[str, Column], known: Mapping[str, Sequence[bytes | None]] | None = None
+) -> Hashes:
+    """Hash what the network is fed from, as it reads that, (N,).
+
+    Args:
+        columns: The inputs, cells of tables as the numbers or texts that they stand for.
+        known: Digests of raw columns; those of a column that is the same when read are reused.
+    """
+    numbers = [c.values.double() for c in columns.values() if _is_plain_numbers(c)]
+    others = [
+        (known or {}).get(name) or column.digests()
+        for name, column in columns.items()
+        if not _is_plain_numbers(column)
+    ]
+    block = torch.stack(numbers, dim=1).numpy() if numbers else None
+    count = len(next(iter(columns.values())))
+    found = np.zeros(count, np.uint64)
+    for row in range(count):
+        digests = [column[row] for column in others]
+        if None not in digests:
+            told = b"" if block is None else block[row].tobytes()
+            found[row] = int.from_bytes(_hash([told, *filter(None, digests)])[:8], "little")
+    return found
+
+
+def _is_plain_numbers(column: Column) -> TypeGuard[Numbers]:
+    """Tell whether a column is one number a row, whatever kind of number it is kept as."""
+    return isinstance(column, Numbers) and column.values.ndim == 1
 
 
 def identified(table: Table, files: KnownFiles | None) -> Table:
@@ -163,50 +243,18 @@ def _identified(column: Images, table: Table, files: KnownFiles | None) -> Image
         raise
 
 
-def identity_of(
-    steps: Sequence[Step], nodes: Sequence[Transform], seed: int, trust: Collection[str]
-) -> str:
-    """Return a text that differs where `steps` may make other samples of the same columns.
-
-    Args:
-        steps: What is left to be done at every fetch.
-        nodes: The config nodes that they were made from.
-        seed: Where their randomness begins.
-        trust: Packages whose code they may call.
-    """
-    if not steps:
-        return ""
-    about = [node.model_dump(mode="json") for node in nodes]
-    found = [_inner_facts(step) for step in steps]
-    return json.dumps([seed, about, found, code_of(trust), _versions()])
-
-
 def differences(there: DataIdentity, now: DataIdentity) -> list[str]:
     """Return what differs between the data of a run and the data at hand, a line each."""
     lines = [*_columns(there, now), *_classes(there.classes, now.classes)]
+    return lines + (_rows(there, now) or _places(there, now))
+
+
+def differences_of_contents(there: DataIdentity, now: DataIdentity) -> list[str]:
+    """Return the same before rows are parted, where not even the classes may be known."""
+    lines = _columns(there, now)
+    if now.classes is not None:
+        lines += _classes(there.classes, now.classes)
     return lines + _rows(there, now)
-
-
-def _inner_facts(step: Step) -> str:
-    """Return what a step rests on besides its config: what the network was pretrained with."""
-    match step:
-        case Vision():
-            return repr(step.transform)
-        case Tokenize():
-            # Of a tokenizer that nobody can tell about, no two are equal.
-            return tokenizer_facts(step.tokenizer) or os.urandom(16).hex()
-        case Imported():
-            return ""
-    return repr(step)
-
-
-def _versions() -> list[str]:
-    """Return the versions of the libraries that decode and change images."""
-    found = []
-    for package in ("pillow", "torchvision", "torch"):
-        with suppress(PackageNotFoundError):
-            found.append(f"{package} {version(package)}")
-    return found
 
 
 def _columns(there: DataIdentity, now: DataIdentity) -> list[str]:
@@ -230,21 +278,28 @@ def _classes(old: tuple[str, ...] | None, new: tuple[str, ...] | None) -> list[s
 
 
 def _rows(there: DataIdentity, now: DataIdentity) -> list[str]:
-    """Compare rows, wherever they lie; where all are the same, how they are parted."""
-    if _is_short(there) or _is_short(now):
-        is_same = there.sizes == now.sizes and _alike(there, now)
-        size, other = sum(there.sizes.values()), sum(now.sizes.values())
-        return [] if is_same else [f"rows: other ones, {size} there, {other} now"]
+    """Compare rows, wherever they lie."""
+    size, other = sum(there.sizes.values()), sum(now.sizes.values())
+    if there.is_short or now.is_short:
+        return [] if size == other else [f"rows: other ones, {size} there, {other} now"]
     old, new = np.concatenate([*there.parts.values()]), np.concatenate([*now.parts.values()])
     num_gone, num_new = _num_lacking(old, new), _num_lacking(new, old)
-    if num_gone or num_new:
-        changed = min(num_gone, num_new)
-        return [
-            f"rows: {changed} changed, {num_new - changed} added, {num_gone - changed} removed, "
-            f"of {len(old)}"
-        ]
-    if _alike(there, now):
+    if not num_gone and not num_new:
         return []
+    changed = min(num_gone, num_new)
+    return [
+        f"rows: {changed} changed, {num_new - changed} added, {num_gone - changed} removed, "
+        f"of {len(old)}"
+    ]
+
+
+def _places(there: DataIdentity, now: DataIdentity) -> list[str]:
+    """Compare how rows lie that are the same on both sides: in which part, and in which order."""
+    if there.sizes == now.sizes and _alike(there, now):
+        return []
+    if there.is_short or now.is_short:
+        size, other = sum(there.sizes.values()), sum(now.sizes.values())
+        return [f"rows: other ones, {size} there, {other} now"]
     none = np.empty(0, np.uint64)
     moved = sum(_num_lacking(rows, now.parts.get(name, none)) for name, rows in there.parts.items())
     return [f"rows: {moved} in another part" if moved else "rows: in another order"]
@@ -263,10 +318,6 @@ def _num_lacking(some: Hashes, others: Hashes) -> int:
     other_values, other_counts = np.unique(others, return_counts=True)
     _, here, there = np.intersect1d(values, other_values, assume_unique=True, return_indices=True)
     return len(some) - int(np.minimum(counts[here], other_counts[there]).sum())
-
-
-def _is_short(identity: DataIdentity) -> bool:
-    return any(len(rows) != identity.sizes[name] for name, rows in identity.parts.items())
 
 
 def _shortened(rows: Hashes) -> Hashes:

@@ -9,10 +9,11 @@ from torch import Tensor
 from finetune.config.data import SplitConfig
 from finetune.config.task import ClassificationTask, Task
 from finetune.data.class_counts import notes_on_classes
-from finetune.data.identity import RowHashes, hash_rows
-from finetune.data.labels import LabelRules
+from finetune.data.identity import DataIdentity, RowHashes
+from finetune.data.membership import keep_parts, never_trained
+from finetune.data.raw_data import RawData
 from finetune.data.splits import first_copies, split_samples
-from finetune.data.table import Numbers, Table, refuse_gaps
+from finetune.data.table import Table
 from finetune.data.targets import Target, encode_target, refuse_unseen
 from finetune.errors import DataError
 
@@ -34,22 +35,39 @@ class RawPart:
 
 
 def labelled(
-    tables: Mapping[str, Table],
-    inputs: Sequence[str],
-    target: str | None,
-    task: Task,
-    rules: LabelRules,
+    raw: RawData, task: Task, classes: tuple[str, ...] | None = None
 ) -> tuple[dict[str, RawPart], tuple[str, ...] | None, list[str]]:
-    """Part inputs from targets; return with them the classes of training, and notes on labels."""
+    """Part inputs from targets; return with them the classes, and notes on labels.
+
+    Args:
+        raw: What the sources hold.
+        task: Says what the target means.
+        classes: Those of the run; None to take those of the training part.
+
+    Raises:
+        DataError: a value is missing, means nothing to the task, or is no known label.
+    """
     parts: dict[str, RawPart] = {}
-    classes: tuple[str, ...] | None = None
     notes: list[str] = []
-    for part, table in tables.items():
-        encoded = _encoded_target(table, target, task, classes, part, rules)
-        if encoded is not None:
+    for part, table in raw.tables.items():
+        encoded = None
+        if raw.target is not None:
+            about = f"the {part} part"
+            encoded = encode_target(
+                table, raw.target, task, classes=classes, part=about, rules=raw.rules
+            )
             classes, notes = encoded.classes, [*notes, *encoded.notes]
-        parts[part] = _part(table, inputs, encoded)
+        parts[part] = part_of(table, raw.inputs, encoded, raw.hashes[part])
     return parts, classes, notes
+
+
+def part_of(
+    table: Table, inputs: Sequence[str], target: Target | None, hashes: RowHashes
+) -> RawPart:
+    """Part inputs from target."""
+    columns = {name: table.columns[name] for name in inputs}
+    values = None if target is None else target.values
+    return RawPart(replace(table, columns=columns), values, hashes)
 
 
 def notes_on_parts(
@@ -60,32 +78,6 @@ def notes_on_parts(
     return [] if classes is None else notes_on_classes(targets, classes, task)
 
 
-def _encoded_target(
-    table: Table,
-    target: str | None,
-    task: Task,
-    classes: tuple[str, ...] | None,
-    part: str,
-    rules: LabelRules,
-) -> Target | None:
-    """Return the target of a part, numbered by `classes` if there are any."""
-    if target is None:
-        return None
-    about = f"the {part} part"
-    return encode_target(table, target, task, classes=classes, part=about, rules=rules)
-
-
-def _part(table: Table, inputs: Sequence[str], target: Target | None) -> RawPart:
-    """Part inputs from target."""
-    columns = {name: table.columns[name] for name in inputs}
-    for name, column in columns.items():
-        if isinstance(column, Numbers):
-            refuse_gaps(name, column, table)
-    hashes = hash_rows(table.columns, inputs)
-    values = None if target is None else target.values
-    return RawPart(replace(table, columns=columns), values, hashes)
-
-
 def parted(
     whole: RawPart,
     split: SplitConfig,
@@ -94,26 +86,21 @@ def parted(
     seed: int,
 ) -> tuple[dict[str, RawPart], tuple[str, ...]]:
     """Part one source; return the parts and notes on copies."""
-    first = first_copies(whole.hashes.inputs)
-    is_copy = first != torch.arange(len(first))
-    num_copies = int(is_copy.sum())
-    if split.copies == "drop":
-        whole = whole.take((~is_copy).nonzero().squeeze(1))
+    whole, first, num_copies = _without_copies(whole, split)
     if split.stratify and not isinstance(task, ClassificationTask):
         raise DataError(
             f"stratify needs classes, the task is {task.type!r}", key=("data", "split", "stratify")
         )
     positions = split_samples(
         split,
-        seed if split.seed is None else split.seed,
+        _seed_of(split, seed),
         first if split.copies == "together" else torch.arange(len(whole.table)),
         strata=whole.target if split.stratify else None,
         names=classes if split.stratify and classes else (),
     )
     parts = {name: whole.take(rows) for name, rows in positions.items()}
-    refuse_unseen_labels(
-        parts, classes, "split: {stratify: true} gives every part some of every class"
-    )
+    hint = "split: {stratify: true} gives every part some of every class"
+    refuse_unseen_labels(parts, classes, hint)
     copies = "1 exact copy" if num_copies == 1 else f"{num_copies} exact copies"
     match split.copies:
         case "leave":
@@ -123,6 +110,52 @@ def parted(
         case "drop" if num_copies:
             return parts, (f"{copies} left out",)
     return parts, ()
+
+
+def parted_as_before(
+    parts: Mapping[str, RawPart], split: SplitConfig | None, identity: DataIdentity, seed: int
+) -> tuple[dict[str, RawPart], list[str]]:
+    """Return parts in which every row of a run has its place again; a line for each change.
+
+    Args:
+        parts: One source, or those of each part.
+        split: How the one source is parted.
+        identity: The data of the run.
+        seed: The run's.
+
+    Raises:
+        DataError: no row is left for training, or for a part that has a source of its own.
+    """
+    lines: list[str] = []
+    if split is not None:
+        whole, _, _ = _without_copies(parts["train"], split)
+        shares = {"validation": split.validation, "test": split.test}
+        rows, lines = keep_parts(identity, whole.hashes, shares, _seed_of(split, seed))
+        return {part: whole.take(some) for part, some in rows.items()}, lines
+    kept = dict(parts)
+    for part in ("validation", "test"):
+        if part in parts:
+            some, told = never_trained(identity, part, parts[part].hashes)
+            kept[part], lines = parts[part].take(some), [*lines, *told]
+    return kept, lines
+
+
+def _without_copies(whole: RawPart, split: SplitConfig) -> tuple[RawPart, Tensor, int]:
+    """Leave exact copies out if the config wants that.
+
+    Returns:
+        The samples, the position of the first copy of each before any was left out, and how many
+        copies there are.
+    """
+    first = first_copies(whole.hashes.inputs)
+    is_copy = first != torch.arange(len(first))
+    if split.copies == "drop":
+        whole = whole.take((~is_copy).nonzero().squeeze(1))
+    return whole, first, int(is_copy.sum())
+
+
+def _seed_of(split: SplitConfig, seed: int) -> int:
+    return seed if split.seed is None else split.seed
 
 
 def refuse_unseen_labels(

@@ -1,39 +1,21 @@
-"""The one way through: sources → columns and target → parts → transforms → samples to fetch."""
+"""The way from parts to samples that can be fetched: transforms are done, or left for the fetch."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from finetune.config.data import DataConfig, Transform
-from finetune.config.task import ImportTask, Task
-from finetune.data.columns import (
-    Kind,
-    choose_columns,
-    column_of,
-    columns_in_use,
-    image_columns,
-    kind_of,
-    settle_columns,
-)
-from finetune.data.contents import KnownFiles
-from finetune.data.identity import DataIdentity, identified, identity_of
-from finetune.data.image_headers import read_alike
-from finetune.data.joined import join_targets
+from finetune.data.columns import column_of
+from finetune.data.identity import DataIdentity
 from finetune.data.loader import Samples
-from finetune.data.parting import (
-    RawPart,
-    labelled,
-    notes_on_copies,
-    notes_on_parts,
-    parted,
-    refuse_unseen_labels,
-)
+from finetune.data.opening import DataFacts, OpenedData, open_data as open_data
+from finetune.data.parting import RawPart
 from finetune.data.pipeline import run_steps
 from finetune.data.readers.chunks import shown_names
 from finetune.data.readers.row_places import THE_INPUT, Places
-from finetune.data.sources import open_source, sources_of
+from finetune.data.step_facts import identity_of
 from finetune.data.table import Table
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
@@ -41,39 +23,6 @@ from finetune.data.transforms import PlannedStep, plan_steps, usual_steps
 from finetune.errors import DataError
 from finetune.models.declared import TensorSpec
 from finetune.models.preprocessing import Preprocessing
-from finetune.redaction import redacted
-
-
-@dataclass(frozen=True, slots=True)
-class DataFacts:
-    """What the data says about itself, as plain data.
-
-    Args:
-        inputs: The raw columns that the network is fed from.
-        target: The column it learns to give; None where an imported task needs none.
-        classes: Names of the classes, each the place of its number; None where there are none.
-        notes: What the user should know, a sentence each.
-        sizes: Number of samples of each part.
-        kinds: What each input column holds.
-    """
-
-    inputs: tuple[str, ...]
-    target: str | None
-    classes: tuple[str, ...] | None
-    notes: tuple[str, ...]
-    sizes: dict[str, int]
-    kinds: dict[str, Kind] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class OpenedData:
-    """Every part with its targets, before any transform."""
-
-    train: RawPart
-    validation: RawPart | None
-    test: RawPart | None
-    facts: DataFacts
-    identity: DataIdentity
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +34,8 @@ class PreparedData:
     test: Samples | None
     facts: DataFacts
     identity: DataIdentity
+    changes: tuple[str, ...] = ()
+    """See `OpenedData`."""
     notes: tuple[str, ...] = ()
     """Notes on stored tokens and hashes of files, a line each."""
 
@@ -99,54 +50,41 @@ class PreparedData:
         return self.train.specs
 
 
-def open_data(
+def evaluation_samples(
+    part: RawPart,
     config: DataConfig,
-    task: Task,
+    preprocessing: Preprocessing,
     *,
     seed: int,
     trust: Collection[str],
-    files: KnownFiles | None = None,
-    head: Sequence[str] = (),
-) -> OpenedData:
-    """Read the sources, part them, and turn the targets into numbers.
+) -> tuple[Samples, list[str]]:
+    """Do to the samples of one part what evaluation does; return them with notes on cut texts.
 
     Args:
+        part: Raw inputs and targets.
         config: `data:` of the config.
-        task: Says what the target means.
-        seed: The run's seed, by which samples are parted unless `split.seed` is given.
+        preprocessing: What the network was pretrained with.
+        seed: The run's seed.
         trust: Names of packages whose code may be imported.
-        files: Knows what image files hold from earlier runs; None to read all of them.
-        head: Names that the network's pretrained head gives its outputs, in their order.
 
     Raises:
-        DataError: a source, a column or a value is not what the config says.
+        DataError: a transform fails, or samples end as something that no batch can hold.
     """
-    config, tables, rules = join_targets(config, _read_tables(config, trust), tuple(head))
-    inputs, target = choose_columns(
-        config, tables["train"].columns, needs_target=not isinstance(task, ImportTask)
-    )
-    named = config.model_copy(update={"inputs": inputs, "target": target})
-    sources, is_image = sources_of(config), image_columns(config, inputs)
-    for part, (source, key) in sources.items():
-        choose_columns(named, tables[part].columns, needs_target=target is not None)
-        settled = settle_columns(tables[part], inputs, target, is_image, source, key)
-        tables[part] = identified(settled, files)
-    tables, on_images = read_alike(tables, seed)
-    on_sources = [note for table in tables.values() for note in table.notes]
-    parts, classes, on_labels = labelled(tables, inputs, target, task, rules)
-    kinds = {
-        name: kind_of(column, name, config) for name, column in parts["train"].table.columns.items()
-    }
-    if config.split is None:
-        notes = notes_on_copies(list(parts.values()))
-        refuse_unseen_labels(parts, classes, None)
-    else:
-        parts, notes = parted(parts["train"], config.split, task, classes, seed)
-    notes = (*on_sources, *on_images, *notes, *on_labels, *notes_on_parts(parts, classes, task))
-    sizes = {part: len(raw.table) for part, raw in parts.items()}
-    facts = DataFacts(inputs, target, classes, tuple(map(redacted, notes)), sizes, kinds)
-    identity = DataIdentity.of({name: raw.hashes for name, raw in parts.items()}, classes)
-    return OpenedData(parts["train"], parts.get("validation"), parts.get("test"), facts, identity)
+    _, steps = _plans(config, part.table, preprocessing, trust)
+    return _evaluated(part, steps, config, seed, trust), _notes_on_cut(steps)
+
+
+def _evaluated(
+    part: RawPart,
+    steps: Sequence[PlannedStep],
+    config: DataConfig,
+    seed: int,
+    trust: Collection[str],
+    tokens: TokenStore | None = None,
+) -> Samples:
+    columns, later = run_steps(part.table, steps, tokens)
+    told = identity_of(later, config.evaluation_transforms or (), seed, trust)
+    return Samples(columns, part.target, later=later, identity=told, seed=seed, views=1)
 
 
 def prepare_data(
@@ -182,9 +120,7 @@ def prepare_data(
     def evaluated(part: RawPart | None) -> Samples | None:
         if part is None:
             return None
-        columns, later = run_steps(part.table, other_steps, tokens)
-        told = identity_of(later, config.evaluation_transforms or (), seed, trust)
-        return Samples(columns, part.target, later=later, identity=told, seed=seed, views=1)
+        return _evaluated(part, other_steps, config, seed, trust, tokens)
 
     columns, later = run_steps(train.table, train_steps, tokens)
     if views is not None and not later:
@@ -209,6 +145,7 @@ def prepare_data(
         evaluated(opened.test),
         opened.facts,
         opened.identity,
+        opened.changes,
         (*(tokens.notes if tokens is not None else ()), *_notes_on_cut(train_steps, other_steps)),
     )
 
@@ -261,14 +198,6 @@ def prepare_inputs(
     _, steps = _plans(config, table, preprocessing, trust)
     finished, later = run_steps(table, steps)
     return Samples(finished, None, later=later)
-
-
-def _read_tables(config: DataConfig, trust: Collection[str]) -> dict[str, Table]:
-    wanted = columns_in_use(config)
-    return {
-        part: open_source(source, trust, key, wanted)
-        for part, (source, key) in sources_of(config).items()
-    }
 
 
 def _plans(

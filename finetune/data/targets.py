@@ -24,7 +24,7 @@ from finetune.data.images import Images
 from finetune.data.label_lists import LabelList, read_lists, refuse_other_separator
 from finetune.data.labels import LabelRules, Ordered, notes_on_spelling, ordered, twin_of
 from finetune.data.table import Column, Listed, Numbers, Table, refuse_gaps
-from finetune.errors import DataError
+from finetune.errors import DataError, named
 
 _KEY = ("data", "target")
 
@@ -54,11 +54,16 @@ class _Labels:
         """Return class numbers `(N,)` of the samples' labels; see `settled`."""
         order = self.settled(spellings, found)
         number = {label: position for position, label in enumerate(order.classes)}
-        unseen = next((label for label in labels if label not in number), None)
-        if unseen is not None:
-            raise _unseen(unseen, self.part, order.classes, None)
+        if not set(labels) <= number.keys():
+            raise self.unseen(found, order.classes)
         values = torch.tensor([number[label] for label in labels])
         return Target(values, order.classes, order.notes)
+
+    def unseen(self, found: Sequence[str], classes: Sequence[str]) -> DataError:
+        """Return the error over labels that are no classes; it lists both."""
+        label = next(label for label in found if label not in classes)
+        both = f": its labels are {named(found)}, those of training {named(classes)}"
+        return _unseen(label, self.part, classes, None, both)
 
     def settled(self, spellings: set[str], found: Sequence[str]) -> Ordered:
         """Return the classes, and notes on them where they are found here.
@@ -134,11 +139,13 @@ def refuse_unseen(
         raise _unseen(label, part, [name for name in classes if name != label], hint)
 
 
-def _unseen(label: str, part: str, classes: Sequence[str], hint: str | None) -> DataError:
+def _unseen(
+    label: str, part: str, classes: Sequence[str], hint: str | None, both: str = ""
+) -> DataError:
     if (twin := twin_of(label, classes)) is not None:
         hint = f"training has {twin!r}; data.labels: {{fold: true}} makes them one label"
     return DataError(
-        f"label {shown(label)} of {part} is never seen in training", hint=hint, key=_KEY
+        f"label {shown(label)} of {part} is never seen in training{both}", hint=hint, key=_KEY
     )
 
 
@@ -223,15 +230,16 @@ def _indicators(sets: Sequence[set[str]], about: _Labels) -> Target:
     """Return rows of 0 and 1 `(N, C)` for sets of labels."""
     spellings = {label for labels in sets for label in labels}
     sets = [{about.rules.spelt(label) for label in labels} for labels in sets]
-    order = about.settled(spellings, sorted({label for labels in sets for label in labels}))
+    found = sorted({label for labels in sets for label in labels})
+    order = about.settled(spellings, found)
     if not order.classes:
         raise DataError(f"column {about.name!r} holds no label", key=_KEY)
     number = {label: position for position, label in enumerate(order.classes)}
+    if not set(found) <= number.keys():
+        raise about.unseen(found, order.classes)
     values = torch.zeros(len(sets), len(order.classes))
     for row, labels in enumerate(sets):
         for label in labels:
-            if label not in number:
-                raise _unseen(label, about.part, order.classes, None)
             values[row, number[label]] = 1
     return Target(values, order.classes, order.notes)
 

@@ -7,7 +7,7 @@ from typing import Any, get_args
 import torch
 
 from finetune.data.columns import Kind
-from finetune.data.prepare import DataFacts
+from finetune.data.opening import DataFacts
 from finetune.errors import CheckpointError
 from finetune.models.declared import TensorSpec
 

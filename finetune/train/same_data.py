@@ -1,59 +1,91 @@
-"""Compare the data of a resumed run with that of its start; refuse or accept the differences."""
+"""The data at hand held against what a run has kept of its own: refused, or accepted and told."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_args
 
-from finetune.data.identity import DataIdentity, differences
+from finetune.data.columns import Kind
+from finetune.data.identity import DataIdentity
+from finetune.data.opening import Record
 from finetune.errors import CheckpointError
 from finetune.train.folder import RunFolder
 from finetune.train.kept import Checkpoints
 
 
-def compare_data(folder: RunFolder, now: DataIdentity, *, accepts_changes: bool) -> list[str]:
-    """Compare the data at hand with that of the run which goes on; return a line for each change.
+def record_to_go_on(folder: RunFolder, *, accepts_changes: bool) -> tuple[Record | None, list[str]]:
+    """Return what the run that goes on has kept of its data, and a line if that is not known.
 
     Args:
         folder: The run's folder.
-        now: The data at hand.
         accepts_changes: Whether the user wants to go on with other data.
-
-    Raises:
-        CheckpointError: the data differs, and no change was asked for.
     """
     run = folder.origin or folder
     begins_anew = folder.is_fresh and folder.origin is None
     if begins_anew or not Checkpoints(run.checkpoints, keep_last=1).all():
-        return []
+        return None, []
+    hint = "--data-changed goes on with the data as it is now, --fresh begins anew"
     try:
-        there = _identity(run)
+        return read_record(run, accepts_changes=accepts_changes, trains=True, hint=hint), []
     except ValueError as error:
-        return [f"goes on with data that cannot be compared: {run.path / 'data.json'} {error}"]
-    changes = differences(there, now)
-    if changes and not accepts_changes:
-        raise CheckpointError(
-            f"the data is not that of the run: {'; '.join(changes)}",
-            where=str(run.path),
-            hint="--data-changed goes on with the data as it is now, --fresh begins anew",
-        )
+        return None, [f"goes on with data that cannot be compared: {error}"]
+
+
+def lines_on_going_on(
+    record: Record | None, changes: Sequence[str], now: DataIdentity
+) -> list[str]:
+    """Return a line for each change of the data of a run that goes on.
+
+    Args:
+        record: What it has kept of its data.
+        changes: What differs.
+        now: The data at hand.
+    """
     lines = [f"goes on with changed data: {line}" for line in changes]
-    if now.num_unknown:
+    if record is not None and now.num_unknown:
         rows = "1 row" if now.num_unknown == 1 else f"{now.num_unknown} rows"
         lines.append(f"goes on with {rows} of objects that cannot be compared")
     return lines
 
 
-def _identity(run: RunFolder) -> DataIdentity:
+def read_record(run: RunFolder, *, accepts_changes: bool, trains: bool, hint: str) -> Record:
     """Return the data that a run has kept a record of.
+
+    Args:
+        run: Its folder.
+        accepts_changes: Whether the user has accepted other data.
+        trains: Whether the run goes on with the data.
+        hint: What to do about other data.
 
     Raises:
         ValueError: there is none, or it is damaged. The message says which.
     """
+
+    def accept(changes: Sequence[str]) -> None:
+        if not accepts_changes:
+            raise CheckpointError(
+                f"the data is not that of the run: {'; '.join(changes)}",
+                where=str(run.path),
+                hint=hint,
+            )
+
+    path = run.path / "data.json"
     try:
         document: Any = run.read_json("data.json")
     except CheckpointError as error:
-        raise ValueError(f"is {error.message}") from error
+        raise ValueError(f"{path} is {error.message}") from error
     if not isinstance(document, dict) or "identity" not in document:
-        raise ValueError("holds no hashes of rows: an older version wrote it")
+        raise ValueError(f"{path} holds no hashes of rows: an older version wrote it")
     try:
-        return DataIdentity.read(document["identity"], document.get("classes"))
+        identity = DataIdentity.read(document["identity"], document.get("classes"))
     except ValueError as error:
-        raise ValueError("holds hashes of rows that are damaged") from error
+        raise ValueError(f"{path} holds hashes of rows that are damaged") from error
+    return Record(identity, _kinds(document.get("kinds")), accept, trains)
+
+
+def _kinds(value: Any) -> dict[str, Kind]:
+    """Return the kinds of columns that a document holds; what is none is left out."""
+    known: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
+    return {
+        str(name): known[kind]
+        for name, kind in (value.items() if isinstance(value, dict) else ())
+        if isinstance(kind, str) and kind in known
+    }

@@ -13,7 +13,8 @@ from finetune.config.loader import as_plain, dump_config
 from finetune.config.run import RunConfig
 from finetune.config.task import ImportLoss, ImportTask, Task as TaskConfig
 from finetune.data.contents import KnownFiles
-from finetune.data.prepare import DataFacts, PreparedData, open_data, prepare_data
+from finetune.data.opening import DataFacts, Record, open_data
+from finetune.data.prepare import PreparedData, prepare_data
 from finetune.data.tokens import TokenStore
 from finetune.errors import DataError, Faults, FinetuneError
 from finetune.freezing.apply import refuse_inexact
@@ -59,7 +60,7 @@ from finetune.train.resuming import (
     without_known_origin,
 )
 from finetune.train.room import Room
-from finetune.train.same_data import compare_data
+from finetune.train.same_data import lines_on_going_on, record_to_go_on
 from finetune.train.sizes import checkpoint_bytes, optimizer_state
 from finetune.train.stopping import Stop
 from finetune.train.tasks import Task, build_task
@@ -80,17 +81,21 @@ class Parts:
     """Optimizer steps of the whole run."""
 
 
-def build_parts(config: RunConfig) -> Parts:
+def build_parts(config: RunConfig, record: Record | None = None) -> Parts:
     """Open the data, build the model, resolve the plan.
 
     The order is one way: raw data gives facts (columns, classes), the model's description gives
     preprocessing facts (tokenizer, image size), both give batches, whose shapes give the model.
 
+    Args:
+        config: The run's.
+        record: What the run has kept of its data, if it has begun.
+
     Raises:
         FinetuneError: something in the config does not fit the data or the model.
     """
     with located(config):
-        data = open_samples(config)
+        data = open_samples(config, record)
         device = pick_device(config.train.device)
         model, task = build_model_and_task(config, data.facts, data.specs, device)
         total = _total_steps(config, len(data.train))
@@ -169,8 +174,10 @@ def build_trainer(
             notes.append(f"goes on with the run that began from {resume} already")
         if config.train.compile:
             refuse_uncompilable(pick_device(config.train.device))
-        parts = build_parts(config)
-        notes += compare_data(folder, parts.data.identity, accepts_changes=data_changed)
+        record, unknown = record_to_go_on(folder, accepts_changes=data_changed)
+        parts = build_parts(config, record)
+        notes += unknown
+        notes += lines_on_going_on(record, parts.data.changes, parts.data.identity)
         trainer = _wire(config, parts, folder, tracker)
         reports = parts.model.weights_reports
         on_weights = lines_on_weights(reports)
@@ -222,8 +229,13 @@ def evaluation_batch_size(config: RunConfig) -> int:
     return config.inference.batch_size or config.train.pass_size
 
 
-def open_samples(config: RunConfig) -> PreparedData:
-    """Open the data of a config: raw data first, then what the model wants done to it."""
+def open_samples(config: RunConfig, record: Record | None = None) -> PreparedData:
+    """Open the data of a config: raw data first, then what the model wants done to it.
+
+    Args:
+        config: The run's.
+        record: What the run has kept of its data, if it has begun.
+    """
     keeps = config.prefix.use == "auto"
     files = KnownFiles(config.prefix.disk_gb) if keeps else None
     preprocessing = read_preprocessing(config.model)
@@ -234,6 +246,7 @@ def open_samples(config: RunConfig) -> PreparedData:
         trust=config.trust,
         files=files,
         head=preprocessing.head,
+        record=record,
     )
     prepared = prepare_data(
         opened,

@@ -1,6 +1,6 @@
 """A run read back from its folder: its network with its weights, and its figures."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +9,14 @@ import torch
 from finetune.config.loader import load_config
 from finetune.config.run import RunConfig
 from finetune.data.loader import Samples
-from finetune.data.prepare import DataFacts
-from finetune.errors import CheckpointError, DataError, named
+from finetune.data.opening import DataFacts
+from finetune.errors import CheckpointError, named
 from finetune.models.declared import Network
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
 from finetune.prefix.whole import NoPrefix
 from finetune.train.checkpoint import load_weights_delta
 from finetune.train.delta import Base
+from finetune.train.eval_data import EvalData, Part, RunData, open_eval_data
 from finetune.train.evaluation import evaluate
 from finetune.train.facts import read_facts
 from finetune.train.folder import RunFolder, saved_config
@@ -25,7 +26,6 @@ from finetune.train.setup import (
     build_model_and_task,
     evaluation_batch_size,
     located,
-    open_samples,
     pick_device,
     plan_of,
 )
@@ -91,41 +91,97 @@ def load_run(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """Figures of a trained run.
+
+    Args:
+        figures: Loss and metrics.
+        left_out: By name, why a metric is not defined on these samples.
+        data: What they are of.
+    """
+
+    figures: dict[str, float]
+    left_out: dict[str, str]
+    data: EvalData
+
+
 def evaluate_run(
     run_dir: str | Path,
-    split: str,
+    split: Part | None = None,
     *,
+    source: str | None = None,
     trust: Sequence[str] = (),
     overrides: Sequence[str] = (),
+    data_changed: bool = False,
     left_out: dict[str, str] | None = None,
 ) -> dict[str, float]:
-    """Return loss and metrics of a trained run over one part of its data.
+    """Return loss and metrics of a trained run.
 
     Args:
         run_dir: The run's folder.
-        split: `train`, `validation` or `test`.
-        trust: Packages whose code its config may import.
-        overrides: `key=value` each, for what the saved config has masked.
+        split: As for `evaluated`.
+        source: As for `evaluated`.
+        trust: Packages whose code the run's config may import.
+        overrides: `key=value` each, for what the saved config has masked, or to name other data.
+        data_changed: As for `evaluated`.
         left_out: Receives, by name, why a metric is not defined on these samples.
 
     Raises:
-        CheckpointError: the folder holds no usable run.
-        DataError: the run has no such part.
+        CheckpointError: the folder holds no usable run, or its data has changed.
+        DataError: the data cannot be read, or the run has no such part.
     """
     run = load_run(run_dir, trust=trust, overrides=overrides)
+    found = evaluated(run, split, source=source, overrides=overrides, data_changed=data_changed)
+    if left_out is not None:
+        left_out |= found.left_out
+    return found.figures
+
+
+def evaluated(
+    run: TrainedRun,
+    split: Part | None = None,
+    *,
+    source: str | None = None,
+    overrides: Sequence[str] = (),
+    data_changed: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Evaluated:
+    """Evaluate a trained run over one part of its data, or over all of what is named.
+
+    Named data is evaluated with the columns and classes of the run.
+
+    Args:
+        run: The run.
+        split: `train`, `validation` or `test`; the last if left out.
+        source: Data to evaluate in place of the run's own: a file, a folder or `-`.
+        overrides: `key=value` each, as the run was loaded with. Those that name another source are
+            data that is named, too.
+        data_changed: Whether the run's own data may differ from what it was trained on.
+        tell: Receives what the user should know of the data, a line each.
+
+    Raises:
+        CheckpointError: the run's own data has changed, and that is not accepted.
+        DataError: the data cannot be read, or the run has no such part.
+    """
     config = run.config
     with located(config):
-        data = open_samples(config)
-        samples = {"train": data.train, "validation": data.validation, "test": data.test}[split]
-        if samples is None:
-            raise DataError(f"this run has no {split} samples", where=str(run_dir))
-        run.refuse_misfit(samples)
-        precision = Precision(config.train.precision, run.device)
-        return evaluate(
+        data = open_eval_data(
+            RunData(config, run.folder, run.facts, run.preprocessing),
+            split,
+            source,
+            overrides=overrides,
+            accepts_changes=data_changed,
+            tell=tell,
+        )
+        run.refuse_misfit(data.samples)
+        left_out: dict[str, str] = {}
+        figures = evaluate(
             NoPrefix(run.model, run=run.model),
             run.task,
-            samples,
-            precision=precision,
+            data.samples,
+            precision=Precision(config.train.precision, run.device),
             batch_size=evaluation_batch_size(config),
             left_out=left_out,
         )
+        return Evaluated(figures, left_out, data)

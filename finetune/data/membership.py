@@ -1,0 +1,154 @@
+"""Which part of a run each row belongs to, told by its hash, where the data has changed since."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.data.identity import DataIdentity, Hashes, RowHashes
+from finetune.errors import DataError
+
+PARTS = ("train", "validation", "test")
+
+
+class KnownRows:
+    """Assigns rows to the parts of a run: known ones stay where they were.
+
+    A row is known if inputs and target are those of a row of the run, each of which stands for one
+    row. Others go by their inputs: what was trained on belongs to training, also with another
+    target and as a further copy. Whose contents nobody can tell may have been trained on, too.
+
+    Args:
+        identity: The data of the run.
+
+    Raises:
+        DataError: the run has so many rows that it has kept no hashes of them.
+    """
+
+    def __init__(self, identity: DataIdentity) -> None:
+        if identity.is_short:
+            raise DataError(
+                f"which of {sum(identity.sizes.values()):,} rows were trained on is not known: of "
+                "so many a run keeps one hash alone",
+                hint="`finetune eval RUN FILE` evaluates a file whole",
+            )
+        self._left = {
+            part: Counter(identity.parts[part].tolist()) for part in PARTS if part in identity.parts
+        }
+        inputs = {part: hashes.tolist() for part, hashes in identity.inputs.items()}
+        self._has_inputs = bool(inputs)
+        self._part_of: dict[int, str] = {}
+        # the last one stays: of rows in several parts, that of training
+        for part in reversed(PARTS):
+            self._part_of |= dict.fromkeys(inputs.get(part, ()), part)
+        self._part_of |= dict.fromkeys(identity.former.tolist(), "train")
+
+    def parts_of(self, hashes: RowHashes, prefers: str | None = None) -> list[str | None]:
+        """Return for each row the part that it belongs to; None for a new row.
+
+        Args:
+            hashes: Those of the rows.
+            prefers: The part in which a row is looked for first.
+        """
+        order = sorted(self._left, key=lambda part: (part != prefers, PARTS.index(part)))
+        return [
+            self._part(whole, read, order)
+            for whole, read in zip(hashes.rows.tolist(), hashes.read.tolist(), strict=True)
+        ]
+
+    def _part(self, whole: int, read: int, order: Sequence[str]) -> str | None:
+        part = next((part for part in order if whole and self._left[part][whole] > 0), None)
+        if part is not None:
+            self._left[part][whole] -= 1
+            return part
+        if not read or not self._has_inputs:
+            return "train"
+        return self._part_of.get(read)
+
+
+def keep_parts(
+    identity: DataIdentity, hashes: RowHashes, shares: Mapping[str, float], seed: int
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Part rows as the run did; new ones are drawn by a hash of their inputs.
+
+    So a new row comes into the same part whatever rows come after it.
+
+    Args:
+        identity: The data of the run.
+        hashes: Those of the rows at hand.
+        shares: Of validation and test, for new rows.
+        seed: Of the drawing.
+
+    Returns:
+        Positions of the rows of each part that has some, and a line on new rows.
+
+    Raises:
+        DataError: the run has kept no hashes of rows, or no row is left to train on.
+    """
+    taken: dict[str, list[int]] = {part: [] for part in PARTS}
+    new: Counter[str] = Counter()
+    for row, known in enumerate(KnownRows(identity).parts_of(hashes)):
+        part = known or _drawn(int(hashes.read[row]), shares, seed)
+        new[part] += known is None
+        taken[part].append(row)
+    if not taken["train"]:
+        raise DataError("none of the rows that the run was trained on is left")
+    parts = {part: torch.tensor(rows) for part, rows in taken.items() if rows}
+    if not (count := new.total()):
+        return parts, []
+    places = ", ".join(f"{new[part]} in {part}" for part in PARTS if new[part])
+    return parts, [
+        f"rows that the run does not know: {count}, {places}; all others keep their part"
+    ]
+
+
+def never_trained(identity: DataIdentity, part: str, hashes: RowHashes) -> tuple[Tensor, list[str]]:
+    """Leave rows out of a part that has a source of its own, where the run was trained on them.
+
+    Those that were in the part before, too, stay in it.
+
+    Args:
+        identity: The data of the run.
+        part: Validation or test.
+        hashes: Those of the rows of its source.
+
+    Returns:
+        Positions of the rows that are left, and a line on those that are not.
+
+    Raises:
+        DataError: the run has kept no hashes of rows, or none is left.
+    """
+    parts = KnownRows(identity).parts_of(hashes, prefers=part)
+    left = [row for row, known in enumerate(parts) if known != "train"]
+    if len(left) == len(parts):
+        return torch.arange(len(parts)), []
+    unknown = " or cannot be told apart" if (hashes.read == 0).any() else ""
+    count = f"{len(parts) - len(left)} of {len(parts)} rows"
+    told = f"{count} of the {part} part were trained on{unknown}"
+    if not left:
+        raise DataError(f"{told}: none is left to be evaluated")
+    return torch.tensor(left), [f"{told}: they are left out"]
+
+
+def count_trained(identity: DataIdentity, inputs: Hashes) -> int | None:
+    """Return how many rows the run was trained on; None where that is not known.
+
+    Args:
+        identity: The data of the run.
+        inputs: Hashes of the inputs of the rows, as the network reads them.
+    """
+    trained = identity.trained
+    return None if trained is None else int(np.isin(inputs[inputs != 0], trained).sum())
+
+
+def _drawn(inputs: int, shares: Mapping[str, float], seed: int) -> str:
+    digest = blake2b(f"{seed} {inputs}".encode(), digest_size=8).digest()
+    at = int.from_bytes(digest, "little") / 2**64
+    for part in ("test", "validation"):
+        at -= shares.get(part, 0.0)
+        if at < 0:
+            return part
+    return "train"

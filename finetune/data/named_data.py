@@ -1,0 +1,212 @@
+"""Data that a command line names: all of it, in the words of a run that has not seen it.
+
+Columns, their kinds and the classes are those of the run. The data says nothing of them itself.
+"""
+
+import sys
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+
+from finetune.config.data import (
+    ArraysSource,
+    DataConfig,
+    HuggingFaceSource,
+    ImageFolderSource,
+    Source,
+    TextFolderSource,
+)
+from finetune.config.task import Task
+from finetune.data.columns import Kind, choose_columns, column_of, image_columns, settle_columns
+from finetune.data.identity import hash_rows, identified
+from finetune.data.image_headers import look_at, notes_on
+from finetune.data.images import Images
+from finetune.data.incoming import Incoming, read_incoming
+from finetune.data.joined import join_targets
+from finetune.data.labels import LabelRules
+from finetune.data.opening import DataFacts
+from finetune.data.parting import RawPart, part_of
+from finetune.data.raw_data import refuse_gaps_in, table_of_kinds, texts_of
+from finetune.data.readers.row_places import Places
+from finetune.data.sources import open_source
+from finetune.data.table import Column, Listed, Table, settle
+from finetune.data.targets import encode_target
+from finetune.errors import DataError, Key
+
+
+@dataclass(frozen=True, slots=True)
+class NamedData:
+    """All samples of what was named.
+
+    Args:
+        part: Raw inputs and targets.
+        name: What was named, in the user's words.
+        notes: What the user should know of how it was read, a line each.
+    """
+
+    part: RawPart
+    name: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DataReader:
+    """Reads data as the samples of a run.
+
+    Args:
+        config: `data:` of the run's config.
+        facts: What its training data said about itself.
+        task: Says what the target means.
+        seed: Draws the images whose headers are read, where there are many.
+        trust: Names of packages whose code may be imported.
+    """
+
+    config: DataConfig
+    facts: DataFacts
+    task: Task
+    seed: int
+    trust: Collection[str]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The columns that the target is made from."""
+        if isinstance(self.config.target, tuple):
+            return self.config.target
+        return () if self.facts.target is None else (self.facts.target,)
+
+    def read_source(self, source: Source, key: Key) -> NamedData:
+        """Read a source of the config.
+
+        Args:
+            source: The config node.
+            key: Where it stands in the config.
+
+        Raises:
+            DataError: it cannot be read, lacks a column, or has a label that the run does not know.
+        """
+        inputs = self.facts.inputs
+        table = open_source(source, self.trust, key, {*inputs, *self.targets})
+        with _naming(table.name):
+            table, target, rules = self._with_one_target(table)
+            if isinstance(source, ArraysSource):
+                listed = set[str]()
+            else:
+                listed = {n for n, kind in self.facts.kinds.items() if "image" in kind}
+            images = image_columns(self.config, inputs) | listed
+            table = settle_columns(table, inputs, target, images, source, key)
+            table = table_of_kinds(identified(table, None), self._kinds)
+            return self._whole(table, target, rules)
+
+    def read_input(self, place: str) -> NamedData:
+        """Read a file, a folder or (`-`) standard input, as prediction does; with the target.
+
+        Raises:
+            DataError: as `read_source`.
+        """
+        if (source := self._source_at(place)) is not None:
+            return self.read_source(source, ())
+        targets: dict[str, Kind] = dict.fromkeys(self.targets, "thing")
+        parts = read_incoming(place, self.config, {**self._kinds, **targets}, sys.stdin)
+        name = "standard input" if place == "-" else place
+        places = _places(parts)
+        own = self.config.source or self.config.train
+        with _naming(name):
+            columns: dict[str, Column] = {
+                column: column_of(column, _values(parts, column), kind, places, own)
+                for column, kind in self._kinds.items()
+            }
+            for column in self.targets:
+                values = _values(parts, column)
+                is_text = all(isinstance(value, str) for value in values)
+                columns[column] = Listed(values, "cells" if is_text else "things")
+            count = sum(len(part.names) for part in parts)
+            notes = tuple(note for part in parts for note in part.notes)
+            table = Table(columns, torch.arange(count), name, places=places, notes=notes)
+            table, target, rules = self._with_one_target(table)
+            return self._whole(_with_settled(identified(table, None), target), target, rules)
+
+    @property
+    def _kinds(self) -> dict[str, Kind]:
+        return {name: self.facts.kinds[name] for name in self.facts.inputs}
+
+    def _source_at(self, place: str) -> Source | None:
+        """Return the run's own source at another place, where its form is no table."""
+        own, is_folder = self.config.source or self.config.train, Path(place).is_dir()
+        match own:
+            case ArraysSource() if place != "-":
+                return own.model_copy(update={"path": place})
+            case ImageFolderSource() | TextFolderSource() | HuggingFaceSource() if is_folder:
+                return own.model_copy(update={"path": place, "within": None})
+            case _:
+                return None
+
+    def _with_one_target(self, table: Table) -> tuple[Table, str | None, LabelRules]:
+        """Return the table with a single target column, its name, and the rules for its labels.
+
+        Raises:
+            DataError: a column is not there.
+        """
+        facts = self.facts
+        target = self.config.target if isinstance(self.config.target, tuple) else facts.target
+        named = self.config.model_copy(update={"inputs": facts.inputs, "target": target})
+        named, tables, rules = join_targets(named, {"train": table}, ())
+        needs_target = facts.target is not None
+        choose_columns(named, tables["train"].columns, needs_target=needs_target)
+        return tables["train"], facts.target, rules
+
+    def _whole(self, table: Table, target: str | None, rules: LabelRules) -> NamedData:
+        inputs, classes = self.facts.inputs, self.facts.classes
+        refuse_gaps_in(table, inputs)
+        encoded = None
+        if target is not None:
+            encoded = encode_target(
+                table, target, self.task, classes=classes, part=table.name, rules=rules
+            )
+        hashes = hash_rows(table.columns, inputs, texts_of(self.config))
+        notes = (*table.notes, *(line for name in inputs for line in self._on_pixels(table, name)))
+        return NamedData(part_of(table, inputs, encoded, hashes), table.name, notes)
+
+    def _on_pixels(self, table: Table, name: str) -> list[str]:
+        column = table.columns[name]
+        return notes_on(name, [look_at(column, self.seed)]) if isinstance(column, Images) else []
+
+
+def _with_settled(table: Table, target: str | None) -> Table:
+    """Return a table whose target is of a known kind."""
+    if target is None:
+        return table
+    column = table.columns[target]
+    if isinstance(column, Listed) and column.kind == "things":
+        column = settle(target, column.values, table.told)
+    return replace(table, columns={**table.columns, target: column})
+
+
+def _values(parts: Sequence[Incoming], column: str) -> list[object]:
+    return [value for part in parts for value in part.columns[column]]
+
+
+def _places(parts: Sequence[Incoming]) -> Places:
+    """Return where the rows of all parts stand, one part after the other."""
+    sizes = [len(part.names) for part in parts]
+    starts: list[int] = []
+    lines: list[int] = []
+    for part, size, before in zip(parts, sizes, accumulate([0, *sizes]), strict=False):
+        starts += [before + start for start in part.places.starts]
+        lines += [*part.places.lines] or [0] * size
+    files = [file for part in parts for file in part.places.files]
+    return Places(tuple(files), tuple(starts), lines)
+
+
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Have errors over the data name it, and not the config, which knows other data."""
+    try:
+        yield
+    except DataError as error:
+        if error.where is None:
+            error.key, error.where = (), name
+        raise

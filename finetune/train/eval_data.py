@@ -1,0 +1,187 @@
+"""Which samples an evaluation of a run sees: a part of its own data, or all that was named."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from finetune.config.loader import as_plain, load_saved
+from finetune.config.run import RunConfig
+from finetune.config.secrets import MASK
+from finetune.data.loader import Samples
+from finetune.data.membership import count_trained
+from finetune.data.named_data import DataReader, NamedData
+from finetune.data.opening import DataFacts, Record
+from finetune.data.prepare import evaluation_samples
+from finetune.data.sources import sources_of
+from finetune.errors import DataError, Key
+from finetune.models.preprocessing import Preprocessing
+from finetune.train.folder import RunFolder, saved_config
+from finetune.train.same_data import read_record
+from finetune.train.setup import open_samples
+
+Part = Literal["train", "validation", "test"]
+_SOURCES = ("source", "train", "validation", "test")
+_HOW_IT_IS_READ = {
+    *("separator", "quote", "encoding", "errors", "missing"),
+    *("mode", "background", "range", "channels", "within"),
+}
+"""Keys of a source that do not say which data it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """What a trained run says of its data."""
+
+    config: RunConfig
+    folder: RunFolder
+    facts: DataFacts
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True, slots=True)
+class EvalData:
+    """What an evaluation sees.
+
+    Args:
+        samples: The samples.
+        part: The part of the run's own data that they are; None for data that was named.
+        name: The data that was named, in the user's words.
+        num_trained: How many of its rows were trained on; None where that is not known.
+    """
+
+    samples: Samples
+    part: Part | None
+    name: str | None = None
+    num_trained: int | None = None
+
+
+def open_eval_data(
+    run: RunData,
+    split: Part | None,
+    source: str | None,
+    *,
+    overrides: Sequence[str],
+    accepts_changes: bool,
+    tell: Callable[[str], None],
+) -> EvalData:
+    """Open the data that a run is evaluated on.
+
+    Args:
+        run: The run.
+        split: The part of its data; `test` if None.
+        source: A file, a folder or `-`; None for the run's own data, or what `overrides` name.
+        overrides: Those of the command line, `key=value` each.
+        accepts_changes: Whether the run's own data may differ from what it was trained on.
+        tell: Receives what the user should know, a line each.
+
+    Raises:
+        CheckpointError: the run's own data has changed, and that is not accepted.
+        DataError: the data cannot be read, or there is no such part.
+    """
+    keys = _named_keys(run, overrides)
+    if source is None and not (keys := _chosen(keys, split)):
+        return _own(run, split or "test", accepts_changes=accepts_changes, tell=tell)
+    if split is not None and (source is not None or keys[0] == ("data", "source")):
+        tell(f"--split {split} is not used: data that is named is evaluated whole")
+    if accepts_changes:
+        tell("--data-changed is not used: data that is named is not compared with the run's")
+    config = run.config
+    reader = DataReader(config.data, run.facts, config.task, config.seed, config.trust)
+    if source is not None:
+        return _whole(run, reader.read_input(source), tell)
+    nodes = {key: node for node, key in sources_of(config.data).values()}
+    return _whole(run, reader.read_source(nodes[keys[0]], keys[0]), tell)
+
+
+def _own(
+    run: RunData, split: Part, *, accepts_changes: bool, tell: Callable[[str], None]
+) -> EvalData:
+    record = _record(run, tell, accepts_changes=accepts_changes)
+    data = open_samples(run.config, record)
+    for line in data.changes:
+        tell(f"evaluates changed data: {line}")
+    samples = {"train": data.train, "validation": data.validation, "test": data.test}[split]
+    if samples is None:
+        raise DataError(f"this run has no {split} samples", where=str(run.folder.path))
+    return EvalData(samples, split)
+
+
+def _record(run: RunData, tell: Callable[[str], None], *, accepts_changes: bool) -> Record | None:
+    hint = (
+        "--data-changed takes it as it is now, every row in its old part; "
+        f"`finetune eval {run.folder.path} FILE` evaluates a file whole"
+    )
+    try:
+        return read_record(run.folder, accepts_changes=accepts_changes, trains=False, hint=hint)
+    except ValueError as error:
+        tell(f"evaluates data that cannot be compared with the run's: {error}")
+        return None
+
+
+def _whole(run: RunData, data: NamedData, tell: Callable[[str], None]) -> EvalData:
+    config = run.config
+    for note in data.notes:
+        tell(f"note: {note}")
+    try:
+        record = read_record(run.folder, accepts_changes=True, trains=False, hint="")
+        num_trained = count_trained(record.identity, data.part.hashes.read)
+    except ValueError:
+        num_trained = None
+    size = len(data.part.table)
+    all_rows = "its 1 row is" if size == 1 else f"all {size} rows are"
+    tell(f"{data.name}: {all_rows} evaluated; {_told(num_trained, size)}")
+    samples, on_cut = evaluation_samples(
+        data.part, config.data, run.preprocessing, seed=config.seed, trust=config.trust
+    )
+    for note in on_cut:
+        tell(f"note: {note}")
+    return EvalData(samples, None, data.name, num_trained)
+
+
+def _told(num_trained: int | None, size: int) -> str:
+    match num_trained:
+        case None:
+            return "the run has kept no hashes of inputs that tell which of them were trained on"
+        case 0:
+            return "none of them was trained on"
+        case 1:
+            return "1 of them was trained on"
+    return f"{'all' if num_trained == size else num_trained} of them were trained on"
+
+
+def _named_keys(run: RunData, overrides: Sequence[str]) -> list[Key]:
+    """Return the sources of the config for which a command line names other data.
+
+    How a source is read is no other data, nor is a secret that the run's config has masked.
+    """
+    keys = [tuple(override.partition("=")[0].strip().split(".")) for override in overrides]
+    saved = as_plain(load_saved(saved_config(run.folder.path)))
+    found: dict[Key, None] = {}
+    for key in keys:
+        if key[0] != "data" or (len(key) > 1 and key[1] not in _SOURCES):
+            continue
+        if len(key) > 2 and (key[2] in _HOW_IT_IS_READ or _value_at(saved, key) == MASK):
+            continue
+        known = [here for _, here in sources_of(run.config.data).values()]
+        found |= dict.fromkeys([key[:2]] if len(key) > 1 else known)
+    return list(found)
+
+
+def _chosen(keys: Sequence[Key], split: Part | None) -> list[Key]:
+    """Return the named source that is evaluated, if any: that of the part which is asked for.
+
+    Raises:
+        DataError: several are named, and it is not plain which is meant.
+    """
+    wanted = ("data", split or "test")
+    if ("data", "source") in keys:
+        return [("data", "source")]
+    if wanted in keys or split is not None or len(keys) < 2:
+        return [wanted] if wanted in keys else [] if split is not None else list(keys)
+    raise DataError("data of several parts is named", hint="--split says which is evaluated")
+
+
+def _value_at(value: Any, key: Key) -> Any:
+    for step in key:
+        value = value.get(step) if isinstance(value, dict) else None
+    return value
