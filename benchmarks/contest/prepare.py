@@ -102,9 +102,8 @@ def _options(case: Case, config: RunConfig) -> dict[str, object]:
 def _stretches(trainer: Trainer) -> Iterator[Stretch]:
     began = 0
     for number, phase in enumerate(trainer.plan.phases):
-        ends = latest_end(
-            phase.until, began, trainer.course.steps_per_epoch, trainer.course.total_steps
-        )
+        epochs = trainer.course.epochs(trainer.progress)
+        ends = latest_end(phase.until, began, epochs, trainer.course.total_steps)
         yield Stretch(number, began, ends, phase.restarts_schedule)
         began = ends
 

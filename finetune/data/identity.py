@@ -112,6 +112,11 @@ class DataIdentity:
         return sum(int((rows == _NOBODY_KNOWS).sum()) for rows in self.parts.values())
 
     @property
+    def training_digest(self) -> str:
+        """A digest of the training samples in their order."""
+        return _hash([self.parts["train"].tobytes()]).hex()
+
+    @property
     def is_short(self) -> bool:
         """Whether there are so many rows that one hash of all is kept."""
         return any(len(rows) != self.sizes[name] for name, rows in self.parts.items())

@@ -18,6 +18,7 @@ from finetune.errors import CheckpointError, named
 from finetune.train.checkpoint import read_state, read_weights
 from finetune.train.course import Course
 from finetune.train.delta import Base, fingerprint_with
+from finetune.train.epochs import Epochs
 from finetune.train.kept import read_document, read_progress
 from finetune.train.progress import Progress
 from finetune.train.sizes import Entry
@@ -98,9 +99,11 @@ def _of_progress(progress: Progress, course: Course) -> Iterator[str]:
     phases, settings = course.plan.phases, course.settings
     if progress.phase >= len(phases):
         yield f"phase {progress.phase} is none of the {len(phases)} of the plan"
+    if progress.data == course.data and progress.epoch_steps != course.steps_per_epoch:
+        yield f"its epochs have {progress.epoch_steps} steps, not {course.steps_per_epoch}"
     ends = [0, *progress.transitions, progress.step]
     for number, (began, ended) in enumerate(pairwise(ends)):
-        lasts = _duration(phases[number].until, course.steps_per_epoch)
+        lasts = _duration(phases[number].until, began, course.epochs(progress))
         is_shorter_by_rule = number == progress.phase or isinstance(phases[number].until, OnPlateau)
         is_wrong = lasts is not None and (
             ended - began > lasts or (ended - began < lasts and not is_shorter_by_rule)
@@ -122,15 +125,15 @@ def _of_progress(progress: Progress, course: Course) -> Iterator[str]:
         yield f"micro_batch {progress.micro_batch} is more than {settings.pass_size} of the config"
 
 
-def _duration(until: Trigger | None, steps_per_epoch: int) -> int | None:
+def _duration(until: Trigger | None, began: int, epochs: Epochs) -> int | None:
     """Return the most steps of a phase; None where they hang on the length of the run."""
     match until:
         case AfterSteps(steps=steps):
             return steps
-        case AfterEpochs(epochs=epochs):
-            return epochs * steps_per_epoch
+        case AfterEpochs(epochs=count):
+            return epochs.after(began, count) - began
         case OnPlateau(at_most=at_most):
-            return _duration(at_most, steps_per_epoch)
+            return _duration(at_most, began, epochs)
         case AtFraction() | None:
             return None
         case _:

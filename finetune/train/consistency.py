@@ -79,6 +79,10 @@ def _of_counts(progress: Progress) -> Iterator[tuple[bool, str]]:
     size, lines = progress.micro_batch, progress.lines
     yield size is None or size >= 1, f"micro_batch is {size}"
     yield lines is None or lines >= 0, f"lines is {lines}"
+    lengths = [progress.epoch_steps or 1, *(length for _, length in progress.past_epochs)]
+    ends = [0, *(end for end, _ in progress.past_epochs), progress.step]
+    are_epochs = min(lengths) >= 1 and ends == sorted(ends)
+    yield are_epochs, "its epochs cannot have been of these lengths"
     for activity, spent in progress.seconds.items():
         yield math.isfinite(spent) and spent >= 0, f"{spent} seconds of {activity[:40]!r}"
 

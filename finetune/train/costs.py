@@ -14,6 +14,7 @@ from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.rows import rows_of
 from finetune.redaction import redacted
 from finetune.train.course import latest_end, steps_of_epoch
+from finetune.train.epochs import Epochs
 from finetune.train.meter import Measured, Meter
 from finetune.train.setup import Parts
 from finetune.train.sizes import Entry, file_bytes, optimizer_state
@@ -258,7 +259,7 @@ def _spans(plan: Plan, steps_per_epoch: int, total: int) -> tuple[Span, ...]:
     began, is_certain = 0, True
     for phase in plan.phases:
         is_certain = is_certain and not isinstance(phase.until, OnPlateau)
-        ends = latest_end(phase.until, began, steps_per_epoch, total)
+        ends = latest_end(phase.until, began, Epochs((steps_per_epoch,)), total)
         spans.append(Span(began, ends, is_certain))
         began = ends
     return tuple(spans)

@@ -14,22 +14,23 @@ from finetune.data.loader import sample_order, windows
 from finetune.freezing.plan import Phase, Plan
 from finetune.optim.rates import Stretch
 from finetune.prefix.prospect import Coming
+from finetune.train.epochs import Epochs
 from finetune.train.progress import Progress
 
 
-def latest_end(until: Trigger | None, began: int, steps_per_epoch: int, total: int) -> int:
+def latest_end(until: Trigger | None, began: int, epochs: Epochs, total: int) -> int:
     """Return the step at which a phase that began at `began` ends at the latest."""
     match until:
         case None:
             return total
-        case AfterEpochs(epochs=epochs):
-            return min(total, began + epochs * steps_per_epoch)
+        case AfterEpochs(epochs=count):
+            return min(total, epochs.after(began, count))
         case AfterSteps(steps=steps):
             return min(total, began + steps)
         case AtFraction(fraction=fraction):
             return min(total, max(began, round(fraction * total)))
         case OnPlateau(at_most=at_most):
-            return latest_end(at_most, began, steps_per_epoch, total)
+            return latest_end(at_most, began, epochs, total)
         case _:
             assert_never(until)
 
@@ -50,6 +51,8 @@ class Course:
     """Training samples."""
     total_steps: int
     """Optimizer steps of the whole run."""
+    data: str = ""
+    """Digest of the training samples in their order."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -58,14 +61,37 @@ class Course:
 
     def epoch(self, progress: Progress) -> int:
         """Return the number of the pass over the samples that the next step belongs to."""
-        return progress.step // self.steps_per_epoch
+        return self.epochs(progress).place(progress.step)[0]
+
+    def epochs(self, progress: Progress) -> Epochs:
+        """Return where the epochs of the run begin."""
+        return Epochs.of(progress.past_epochs, progress.epoch_steps or self.steps_per_epoch)
+
+    def total(self, progress: Progress) -> int:
+        """Return the optimizer steps of the whole run, with what it had of other data."""
+        return self.settings.steps or self.epochs(progress).after(0, self.settings.epochs or 1)
+
+    def go_on_from(self, progress: Progress) -> str | None:
+        """Have a progress go on with the present data; return a line if it had other data before.
+
+        The order of the samples is another one then: the epoch that was begun is cut short.
+        """
+        line = None
+        if progress.data not in (None, self.data):
+            length = progress.epoch_steps or self.steps_per_epoch
+            number, done = Epochs.of(progress.past_epochs, length).place(progress.step)
+            progress.past_epochs = [*progress.past_epochs, (progress.step, length)]
+            rest = f": the rest of epoch {number + 1} is left out" if done else ""
+            line = f"goes on at the start of epoch {number + 1 + (done > 0)} with other data{rest}"
+        progress.data, progress.epoch_steps = self.data, self.steps_per_epoch
+        return line
 
     def windows(self, progress: Progress) -> list[Tensor]:
         """Return the samples of each step that is left of the present phase and epoch.
 
         Both follow from the step, so a run that goes on draws what it would have drawn.
         """
-        epoch, done = divmod(progress.step, self.steps_per_epoch)
+        epoch, done = self.epochs(progress).place(progress.step)
         order = sample_order(self.num_samples, self.seed, epoch)
         cut = windows(order, self.settings.batch_size, drop_last=self.settings.drop_last)
         return cut[done:][: self.stretch(progress).ends - progress.step]
@@ -81,7 +107,7 @@ class Course:
     def stretch(self, progress: Progress) -> Stretch:
         """Return where the present phase lies in the run."""
         phase, began = self.phase(progress), progress.phase_began
-        ends = latest_end(phase.until, began, self.steps_per_epoch, self.total_steps)
+        ends = latest_end(phase.until, began, self.epochs(progress), self.total_steps)
         return Stretch(progress.phase, began, ends, phase.restarts_schedule)
 
     def thaws_ahead(self, progress: Progress) -> list[Coming]:
@@ -92,7 +118,7 @@ class Course:
         for phase in self.plan.phases[progress.phase + 1 :]:
             if not phase.frozen <= frozen:
                 break
-            ends = latest_end(phase.until, began, self.steps_per_epoch, self.total_steps)
+            ends = latest_end(phase.until, began, self.epochs(progress), self.total_steps)
             is_certain = is_certain and not _waits_for_metric(phase.until)
             lasts = (ends - began) / self.steps_per_epoch if is_certain else None
             found.append(Coming(phase, (began - progress.step) / self.steps_per_epoch, lasts))
@@ -123,7 +149,10 @@ class Course:
         return progress.plateau_reached or progress.step >= self.stretch(progress).ends
 
     def _is_due(self, every: Every, progress: Progress) -> bool:
-        return progress.step % interval_of(every, self.steps_per_epoch) == 0
+        if every.steps:
+            return progress.step % every.steps == 0
+        epoch, done = self.epochs(progress).place(progress.step)
+        return done == 0 and epoch % (every.epochs or 1) == 0
 
 
 def interval_of(every: Every, steps_per_epoch: int) -> int:

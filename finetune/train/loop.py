@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +130,14 @@ class Trainer:
             return False
         self.progress, scaler = load_checkpoint(newest, self.model, self.optimizer, self.base)
         self.precision.load_state(scaler)
+        if (change := self.course.go_on_from(self.progress)) is not None:
+            self.reporter.message(change)
+        if self.progress.past_epochs:
+            # epochs of other lengths lie behind it: the run is over at another step
+            total, epochs = self.course.total(self.progress), self.course.epochs(self.progress)
+            self.course = replace(self.course, total_steps=total)
+            self.rates = replace(self.rates, total_steps=total)
+            self.reporter = replace(self.reporter, total_steps=total, epochs=epochs)
         return True
 
     def train_step(self, window: Sequence[Batch]) -> StepStats:

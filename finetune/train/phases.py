@@ -7,6 +7,7 @@ from finetune.config.train import CheckpointConfig, TrainConfig
 from finetune.errors import FinetuneError, Key
 from finetune.freezing.plan import Plan
 from finetune.train.course import latest_end
+from finetune.train.epochs import Epochs
 from finetune.train.metrics import Directions
 from finetune.train.progress import Progress, improves
 
@@ -122,7 +123,7 @@ def refuse_impossible(
             found.append(FinetuneError(message, hint="lengthen train.epochs", key=key))
             break
         found += _wrong_metrics(phase, directions, key)
-        end = latest_end(phase.until, began, steps_per_epoch, total)
+        end = latest_end(phase.until, began, Epochs((steps_per_epoch,)), total)
         if isinstance(phase.until, AtFraction) and is_certain and end <= began:
             message = f"phase {phase.name!r} is over before it begins, at step {began}"
             found.append(FinetuneError(message, key=(*key, "until")))

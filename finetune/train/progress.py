@@ -57,6 +57,12 @@ class Progress:
     """Steps, counted from 0, whose windows made no update: loss or gradient was not finite."""
     micro_batch: int | None = None
     """Samples of one pass, where memory did not hold as many as the config says."""
+    data: str | None = None
+    """Digest of the training samples in their order; None in checkpoints that did not keep it."""
+    epoch_steps: int | None = None
+    """Steps of an epoch of these samples."""
+    past_epochs: list[tuple[int, int]] = field(default_factory=list)
+    """For each data that the run had before: the step of its end, and the steps of its epochs."""
     lines: int | None = 0
     """Lines that `metrics.jsonl` has by now; None in checkpoints that did not count them."""
 
@@ -132,6 +138,7 @@ class Progress:
         best = progress.best_step, progress.best
         known = values.get("ranking", [best] if None not in best else [])
         progress.ranking = [(step, float(value)) for step, value in known]
+        progress.past_epochs = [(end, length) for end, length in progress.past_epochs]
         return progress
 
 

@@ -13,6 +13,7 @@ from finetune.freezing.plan import Plan
 from finetune.freezing.report import mask_as_text
 from finetune.optim.groups import Group
 from finetune.tracking.tracker import Tracker
+from finetune.train.epochs import Epochs
 from finetune.train.progress import Progress
 from finetune.train.summary import peak_memory_gib
 
@@ -39,7 +40,7 @@ class Reporter:
     plan: Plan
     groups: tuple[Group, ...]
     log_every: int
-    steps_per_epoch: int
+    epochs: Epochs
     total_steps: int
     device: torch.device
     hparams: Mapping[str, str | int | float | bool]
@@ -122,4 +123,4 @@ class Reporter:
 
     def _where(self, progress: Progress) -> dict[str, float | str]:
         phase = self.plan.phases[progress.phase].name
-        return {"epoch": progress.step / self.steps_per_epoch, "phase": phase}
+        return {"epoch": self.epochs.count(progress.step), "phase": phase}

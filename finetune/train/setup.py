@@ -278,8 +278,9 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
     groups = make_groups(plan.ever_trained, [phase.rates for phase in plan.phases], plan.undecayed)
     rows = RowSlices.of(parts.model, plan.ever_trained)
     base = Base.of(parts.model, plan)
-    course = Course(plan, settings, config.seed, len(data.train), parts.total_steps)
-    steps_per_epoch = steps_of_epoch(len(data.train), settings)
+    digest = data.identity.training_digest
+    course = Course(plan, settings, config.seed, len(data.train), parts.total_steps, digest)
+    progress = Progress(data=digest, epoch_steps=course.steps_per_epoch)
     parameters = dict(parts.model.named_parameters()) | rows.slices
     folder = replace(folder, documents=_documents(config, parts, folder))
     precision = Precision(settings.precision, device)
@@ -306,7 +307,7 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
         plan=plan,
         groups=groups,
         log_every=settings.log_every,
-        steps_per_epoch=steps_per_epoch,
+        epochs=course.epochs(progress),
         total_steps=parts.total_steps,
         device=device,
         hparams=flattened(as_plain(config)),
@@ -315,7 +316,7 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
         model=parts.model,
         plan=plan,
         optimizer=build_optimizer(config.optimizer, groups, parameters),
-        progress=Progress(),
+        progress=progress,
         task=parts.task,
         splits=Splits(data.train, data.validation, data.test),
         rows=rows,

@@ -8,6 +8,7 @@ from finetune.errors import Key
 from finetune.freezing.lints import Lint
 from finetune.freezing.plan import Phase, Plan
 from finetune.train.course import interval_of, latest_end, steps_of_epoch
+from finetune.train.epochs import Epochs
 
 
 def without_effect(
@@ -97,7 +98,7 @@ def _triggers(config: RunConfig, plan: Plan, per_epoch: int, total: int) -> Iter
     began = 0
     for number, phase in enumerate(plan.phases):
         key: Key = ("freeze", "phases", number, "until")
-        ends = latest_end(phase.until, began, per_epoch, total)
+        ends = latest_end(phase.until, began, Epochs((per_epoch,)), total)
         due = _due(phase.until, began, per_epoch)
         if due is not None and due > total:
             limit = "at_most" if isinstance(phase.until, OnPlateau) else "until"
