@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO, assert_never
 
@@ -23,16 +24,14 @@ from finetune.config.freeze import (
 )
 from finetune.config.loader import dump_config
 from finetune.config.run import RunConfig
-from finetune.freezing.lints import Lint, find_lints
-from finetune.freezing.origins import frozen_by_chance, lines_on_weights
+from finetune.freezing.lints import Lint
+from finetune.freezing.origins import lines_on_weights
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.report import PlanRow, changed_rows, joined_rows, plan_as_data, plan_rows
 from finetune.outfile import write_new
 from finetune.terminal import Terminal
 from finetune.train.costs import Costs, PlanCosts, Span, predict_costs, weight_decay_of
-from finetune.train.setup import Parts, build_parts, located, phases_of
-from finetune.train.small_batches import lone_samples
-from finetune.train.without_effect import without_effect
+from finetune.train.setup import Parts, build_parts, lints_of, located, phases_of
 from finetune.visible import one_line
 
 
@@ -55,13 +54,8 @@ def preview(config: RunConfig) -> Preview:
     parts = build_parts(config)
     with located(config):
         costs = predict_costs(parts, config)
-    lints = find_lints(config.freeze, parts.plan)
-    lints += lone_samples(parts.plan, config.train, len(parts.data.train))
-    lints += without_effect(
-        config, parts.plan, num_samples=len(parts.data.train), total=parts.total_steps
-    )
-    lints += frozen_by_chance(parts.model.weights_reports, parts.plan)
-    return Preview(config, parts, costs, lints)
+        lints = lints_of(config, parts)
+    return Preview(config, parts, costs, tuple(chain.from_iterable(lints.values())))
 
 
 def preview_as_data(preview: Preview) -> dict[str, Any]:

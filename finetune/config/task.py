@@ -62,7 +62,7 @@ class ImportLoss(_Loss):
     type: Literal["import"]
     """Discriminator."""
     path: Annotated[str, PUBLIC]
-    """`my_pkg.losses:make`: called with `args`, it returns a callable `(outputs, batch)` to per-sample losses `(B,)`."""
+    """`my_pkg.losses:make`: called with `args`, it returns a callable `(outputs, batch)` to per-sample losses `(B,)`. With the attribute `whole_window = True`, one that compares samples (a contrastive one, say) may give one number, and no window is ever cut into micro-batches."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the call."""
 
@@ -180,7 +180,7 @@ class ImportTask(_Task):
     type: Literal["import"]
     """Discriminator."""
     path: Annotated[str, PUBLIC]
-    """`my_pkg.tasks:make`: returns an object with `loss(outputs, batch)` to per-sample losses `(B,)` and `metrics`, a mapping of name to a `torchmetrics.Metric` fed with `(outputs, target)`, or with `(outputs, batch)` where the data has no target."""
+    """`my_pkg.tasks:make`: returns an object with `loss(outputs, batch)` to per-sample losses `(B,)`, or with `whole_window = True` to one number as for an imported loss, and `metrics`, a mapping of name to a `torchmetrics.Metric` fed with `(outputs, target)`, or with `(outputs, batch)` where the data has no target."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Keyword arguments of the call."""
     better: dict[str, Better] = Field(default_factory=dict)

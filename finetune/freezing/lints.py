@@ -5,13 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from finetune.config.freeze import Freeze, FreezeConfig
-from finetune.config.selectors import All, ByName, ByRegex, Not, Selector
+from finetune.config.freeze import Freeze, FreezeConfig, Gradual, Method, Ulmfit
+from finetune.config.selectors import All, ByDepth, ByName, ByRegex, Not, Selector
 from finetune.errors import Key, SelectorError
 from finetune.freezing.plan import Plan
-from finetune.freezing.select import describe, select
-from finetune.models.inventory import ParamInfo
-from finetune.redaction import redacted
+from finetune.freezing.select import below_globbed_modules, describe, select
+from finetune.models.inventory import ParamInfo, num_blocks
 
 _INDEX_AND_STAR = re.compile(r"\d(\*)")
 _INDEX_AND_ANY = re.compile(r"\d(\.[*+])")
@@ -32,10 +31,11 @@ def find_lints(freeze: Freeze | None, plan: Plan) -> tuple[Lint, ...]:
     """Return notes on the selectors and rates that a person wrote.
 
     Told are: a pattern that takes block 10 next to block 1, a selector that later ones overrule
-    wholly, a pattern by part of a name that leaves out like parts of other blocks, a tied tensor
-    taken by one of its names, a rate that nothing uses, and batch norms that a later phase thaws,
-    so that the features move under what was trained on them. What is refused anyway (a selector
-    that takes nothing, a rate for what is frozen) is not told again.
+    wholly, a pattern by part of a name that leaves out like parts of other blocks, a glob that
+    names modules and takes nothing below them, a depth beyond the blocks, a tied tensor taken by
+    one of its names, a rate that nothing uses, and batch norms that a later phase thaws, so that
+    the features move under what was trained on them. What is refused anyway (a selector that takes
+    nothing, a rate for what is frozen) is not told again.
 
     Args:
         freeze: As in the config: of a method only the head was written by a person.
@@ -43,15 +43,13 @@ def find_lints(freeze: Freeze | None, plan: Plan) -> tuple[Lint, ...]:
     """
     if isinstance(freeze, FreezeConfig):
         found = list(_lints_of_phases(freeze, plan))
-    elif freeze is not None and freeze.head is not None:
-        found = list(_lints_of(freeze.head, plan.inventory, ("freeze", "head")))
+    elif freeze is not None:
+        found = list(_lints_of(freeze.head or (), plan.inventory, ("freeze", "head")))
+        found += _all_at_once(freeze, num_blocks(plan.inventory))
     else:
         found = []
     found += _thawed_statistics(freeze, plan)
-    return tuple(
-        replace(lint, message=redacted(lint.message), hint=redacted(lint.hint))
-        for lint in dict.fromkeys(found)
-    )
+    return tuple(dict.fromkeys(found))
 
 
 def _lints_of_phases(freeze: FreezeConfig, plan: Plan) -> Iterator[Lint]:
@@ -61,8 +59,9 @@ def _lints_of_phases(freeze: FreezeConfig, plan: Plan) -> Iterator[Lint]:
         field = "freeze" if phase.train is None else "train"
         yield from _lints_of(getattr(phase, field) or (), plan.inventory, (*key, field))
         for pattern in phase.lr:
-            here = (*key, "lr", pattern)
-            yield from _takes_longer_index(ByName(name=pattern), plan.inventory, here)
+            here, node = (*key, "lr", pattern), ByName(name=pattern)
+            yield from _takes_longer_index(node, plan.inventory, here)
+            yield from _stops_at_modules(node, plan.inventory, frozenset(), here)
         frozen = plan.phases[number].frozen
         taken = {name: select([name], plan.inventory) - frozen for name in phase.lr}
         yield from _unused_rates(taken, (*key, "lr"))
@@ -76,6 +75,17 @@ def _lints_of_phases(freeze: FreezeConfig, plan: Plan) -> Iterator[Lint]:
         )
 
 
+def _all_at_once(method: Method, blocks: int) -> Iterator[Lint]:
+    """A step of more blocks than there are thaws all of them."""
+    if isinstance(method, Gradual | Ulmfit) and method.blocks_per_phase > max(1, blocks):
+        yield Lint(
+            ("freeze", "blocks_per_phase"),
+            f"blocks_per_phase {method.blocks_per_phase} is more than the {blocks} blocks of the "
+            "network: all of them are thawed at once",
+            "a smaller one thaws them one after the other",
+        )
+
+
 def _lints_of(
     nodes: Sequence[Selector], inventory: Sequence[ParamInfo], key: Key
 ) -> Iterator[Lint]:
@@ -85,6 +95,8 @@ def _lints_of(
     for number, node in enumerate(nodes):
         here, positive = (*key, number), node.not_ if isinstance(node, Not) else node
         yield from _takes_longer_index(positive, inventory, here)
+        yield from _stops_at_modules(positive, inventory, every, here)
+        yield from _beyond_the_blocks(positive, inventory, here)
         yield from _misses_siblings(positive, inventory, every, here)
         yield from _one_name_of_tied(positive, inventory, every, here)
 
@@ -113,6 +125,43 @@ def _takes_longer_index(node: Selector, inventory: Sequence[ParamInfo], key: Key
             f"{text!r} takes {_up_to(before, one)}, but {_blocks(before, longer)} as well",
             f"{as_one!r} takes only the first; {{depth: ...}} counts blocks",
         )
+
+
+def _stops_at_modules(
+    node: Selector, inventory: Sequence[ParamInfo], every: frozenset[str], key: Key
+) -> Iterator[Lint]:
+    """A glob takes names of parameters: of a module that it names it takes nothing.
+
+    What another entry speaks of is not missed.
+    """
+    if not isinstance(node, ByName):
+        return
+    missed = below_globbed_modules(node.name, inventory) - every
+    if missed:
+        yield Lint(
+            key,
+            f"{node.name!r} takes {len(_taken(node, inventory))} parameters, and none of the "
+            f"{len(missed)} below modules of such names, as {min(missed)}",
+            f"{f'{node.name}.*'!r} takes these: a glob stands for parameters, a name without "
+            "wildcards for a whole module",
+        )
+
+
+def _beyond_the_blocks(node: Selector, inventory: Sequence[ParamInfo], key: Key) -> Iterator[Lint]:
+    """A slice is cut at the ends, as in Python, so one that is too long takes what there is."""
+    if not isinstance(node, ByDepth) or ":" not in node.depth:
+        return
+    blocks = num_blocks(inventory)
+    start, stop = (int(part) if part else 0 for part in node.depth.split(":"))
+    if max(start, stop) <= blocks and min(start, stop) >= -blocks:
+        return
+    taken = node.depths(blocks)
+    yield Lint(
+        key,
+        f"{describe(node)} goes beyond the {blocks} blocks of the network, 0 to {blocks - 1}: "
+        f"it takes {len(taken)} of them",
+        f'write the depth that is meant, as {{depth: "{taken.start}:{taken.stop}"}}',
+    )
 
 
 def _overruled(

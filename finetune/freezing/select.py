@@ -173,6 +173,15 @@ def _name_takes(pattern: str, name: str) -> bool:
     return name == pattern or name.startswith(f"{pattern}.")
 
 
+def below_globbed_modules(pattern: str, inventory: Sequence[ParamInfo]) -> frozenset[str]:
+    """Return the parameters of modules whose names a glob fits, as far as it does not take them."""
+    if not any(sign in pattern for sign in "*?["):
+        return frozenset()
+    names = {label.name for label in _labels(inventory)}
+    taken = {name for name in names if _name_takes(pattern, name)}
+    return frozenset(name for name in names - taken if _name_takes(f"{pattern}.*", name))
+
+
 def _rows_take(selector: ByRows, label: _Label) -> bool:
     """Tell whether a slice lies in the rows taken; a slice is wholly inside or wholly outside."""
     name, rows = rows_of(label.name)
@@ -206,6 +215,11 @@ def _refuse_conflicts(wishes: Mapping[_Label, int], nodes: Sequence[Selector], k
 
 def _nearest(selector: Selector, inventory: Sequence[ParamInfo], blocks: int) -> str | None:
     match selector:
+        case ByName(name=name) if below := below_globbed_modules(name, inventory):
+            return (
+                f"a glob takes names of parameters: {f'{name}.*'!r} takes the {len(below)} below "
+                "modules of such names"
+            )
         case ByName(name=name):
             return did_you_mean(name, _all_names(inventory)) or (
                 f"names begin with {', '.join(_first_segments(inventory))}"

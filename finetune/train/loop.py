@@ -41,6 +41,7 @@ from finetune.train.reporting import Reporter, StepStats
 from finetune.train.stopping import Stop, StopRequest
 from finetune.train.summary import summarise
 from finetune.train.tasks import Task, add_up
+from finetune.train.whole_windows import memory_for_whole_windows
 from finetune.watchdog import Watchdog
 
 
@@ -438,10 +439,12 @@ class Trainer:
         """Answer a lack of memory: cut the same window, and all after it, into smaller passes.
 
         Raises:
-            FinetuneError: a single sample is too much.
+            FinetuneError: a single sample is too much, or a loss needs whole windows.
         """
         self.guard.undo_step(self.optimizer)
         size = min(self.course.pass_size(self.progress), samples)
+        if self.task.whole_window_losses:
+            raise memory_for_whole_windows(self.task, size)
         if size == 1:
             raise FinetuneError(
                 "memory does not hold a single sample", key=("train", "micro_batch")

@@ -18,8 +18,9 @@ from finetune.data.prepare import PreparedData, prepare_data
 from finetune.data.tokens import TokenStore
 from finetune.errors import DataError, Faults, FinetuneError
 from finetune.freezing.apply import refuse_inexact
+from finetune.freezing.lints import Lint
 from finetune.freezing.methods import written_out
-from finetune.freezing.origins import Sources, frozen_by_chance, lines_on_weights
+from finetune.freezing.origins import Sources, lines_on_weights
 from finetune.freezing.plan import Plan, make_plan
 from finetune.freezing.proof import fingerprints
 from finetune.freezing.report import plan_as_data
@@ -36,6 +37,7 @@ from finetune.redaction import causes_withheld
 from finetune.tracking.json_lines import JsonLines
 from finetune.tracking.tensorboard import TensorBoard
 from finetune.tracking.tracker import Tracker, Trackers
+from finetune.train.all_lints import all_lints
 from finetune.train.background import Worker
 from finetune.train.compatibility import Compatibility
 from finetune.train.compiling import refuse_uncompilable
@@ -64,7 +66,7 @@ from finetune.train.same_data import lines_on_going_on, record_to_go_on
 from finetune.train.sizes import checkpoint_bytes, optimizer_state
 from finetune.train.stopping import Stop
 from finetune.train.tasks import Task, build_task
-from finetune.train.without_effect import without_effect
+from finetune.train.whole_windows import refuse_cut_windows
 from finetune.watchdog import Watchdog
 
 
@@ -104,6 +106,8 @@ def build_parts(config: RunConfig, record: Record | None = None) -> Parts:
         with faults.noted():
             plan = plan_of(config, model)
         faults.add(_wrong_triggers(config, phases, data, task, total))
+        with faults.noted():
+            refuse_cut_windows(task, config.train)
         precision = Precision(config.train.precision, device)
         with faults.noted():
             rehearse(model, task, data.train, precision=precision)
@@ -179,21 +183,32 @@ def build_trainer(
         notes += unknown
         notes += lines_on_going_on(record, parts.data.changes, parts.data.identity)
         trainer = _wire(config, parts, folder, tracker)
-        reports = parts.model.weights_reports
-        on_weights = lines_on_weights(reports)
-        on_weights += [lint.message for lint in frozen_by_chance(reports, parts.plan)]
-        lints = without_effect(
-            config, parts.plan, num_samples=len(parts.data.train), total=parts.total_steps
-        )
-        idle = [f"{lint.message}; {lint.hint}" for lint in lints]
-        told = {"data": parts.data.notes_on_all, "weights": on_weights, "run": idle}
         notes += [place.note for place in config.places if place.note is not None]
-        notes += [f"{about}: {note}" for about, some in told.items() for note in some]
+        notes += [f"data: {note}" for note in parts.data.notes_on_all]
+        notes += [f"weights: {line}" for line in lines_on_weights(parts.model.weights_reports)]
+        notes += [
+            f"{about}: {lint.message}; {lint.hint}"
+            for about, lints in lints_of(config, parts).items()
+            for lint in lints
+        ]
         for note in notes:
             trainer.reporter.message(note)
         if not fresh or folder.origin is not None:
             take_up(trainer)
         return trainer
+
+
+def lints_of(config: RunConfig, parts: Parts) -> dict[str, tuple[Lint, ...]]:
+    """Return all notes on what a config describes, by what they are about."""
+    return all_lints(
+        config,
+        parts.model,
+        parts.plan,
+        parts.task,
+        parts.data.train,
+        device=parts.device,
+        total=parts.total_steps,
+    )
 
 
 def pick_device(wish: str) -> torch.device:

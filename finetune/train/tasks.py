@@ -51,9 +51,13 @@ class WeightedLoss:
     name: str
     weight: float
     function: LossFunction
+    whole_window: bool = False
+    """Whether it compares the samples of a window, so that no window may be cut."""
 
     def __call__(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the weighted losses of the samples, `(B,)`.
+
+        One number for a whole window is the loss of each of its samples: their mean is that number.
 
         Raises:
             ModelError: the network's outputs do not fit the targets, or the loss is not one
@@ -63,13 +67,24 @@ class WeightedLoss:
             losses = self.function(outputs, batch)
         except (RuntimeError, IndexError, ValueError) as error:
             raise misfit(f"loss {self.name!r}", outputs, batch.target, error) from error
+        is_one = isinstance(losses, Tensor) and losses.numel() == 1
+        if is_one and self.whole_window:
+            losses = losses.reshape(1).expand(len(batch))
         if not isinstance(losses, Tensor) or losses.shape != (len(batch),):
             raise ModelError(
                 f"loss {self.name!r} gives {describe(losses)}, needs one number per sample "
                 f"({len(batch)},)",
+                hint=_ONE_NUMBER if is_one else None,
                 key=("task",),
             )
         return losses if self.weight == 1 else losses * self.weight
+
+
+_ONE_NUMBER = (
+    "a mean over the samples is taken here, so give each its own (reduction='none'); a loss that "
+    "compares samples has the attribute whole_window = True, and gives one number"
+)
+"""Hint for a loss that is one number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +114,11 @@ class Task:
     def directions(self) -> Directions:
         """Which way the figures of the validation samples improve."""
         return Directions.of(self.metrics)
+
+    @property
+    def whole_window_losses(self) -> tuple[str, ...]:
+        """Names of the losses that need whole windows."""
+        return tuple(loss.name for loss in self.losses if loss.whole_window)
 
     def parts(self, outputs: Any, batch: Batch) -> list[Tensor]:
         """Return the weighted losses of the samples `(B,)`, one tensor for each loss."""
@@ -173,9 +193,7 @@ def build_task(
     if isinstance(config, ImportTask):
         return _imported_task(config, names, trust, device)
     losses = tuple(
-        WeightedLoss(
-            loss.name or loss.type, loss.weight, _loss_function(loss, number, names, trust)
-        )
+        _weighted(loss, _loss_function(loss, number, names, trust))
         for number, loss in enumerate(config.losses or (_usual_loss(config),))
     )
     readout: Callable[[Any], list[Prediction]]
@@ -192,6 +210,16 @@ def build_task(
             assert_never(config)
     metrics = build_measures(config, names=names, feed=feed, trust=trust, device=device)
     return Task(losses, metrics, names, readout)
+
+
+def _weighted(config: Loss, function: LossFunction) -> WeightedLoss:
+    is_whole = isinstance(config, ImportLoss) and _needs_whole_windows(function)
+    return WeightedLoss(config.name or config.type, config.weight, function, is_whole)
+
+
+def _needs_whole_windows(*own: object) -> bool:
+    """Tell whether the user's own code says that it must see the samples of a window together."""
+    return any(bool(getattr(one, "whole_window", False)) for one in own)
 
 
 def _usual_loss(config: ClassificationTask | MultilabelTask | RegressionTask) -> Loss:
@@ -362,7 +390,7 @@ def _imported_task(
             f"the task has no metric {strange[0]!r}; there are: {known}", key=("task", "better")
         )
     return Task(
-        losses=(WeightedLoss("loss", 1.0, function),),
+        losses=(WeightedLoss("loss", 1.0, function, _needs_whole_windows(made, function)),),
         metrics=tuple(
             Measure(
                 name,

@@ -1,0 +1,55 @@
+"""All notes on a run before it begins, in one list: `plan` shows them, `train` says them."""
+
+from dataclasses import replace
+
+import torch
+
+from finetune.config.run import RunConfig
+from finetune.data.loader import Samples
+from finetune.freezing.lints import Lint, find_lints
+from finetune.freezing.origins import frozen_by_chance
+from finetune.freezing.plan import Plan
+from finetune.models.declared import Network
+from finetune.redaction import redacted
+from finetune.train.network_lints import lints_of_network
+from finetune.train.small_batches import lone_samples
+from finetune.train.tasks import Task
+from finetune.train.without_effect import without_effect
+
+
+def all_lints(
+    config: RunConfig,
+    model: Network,
+    plan: Plan,
+    task: Task,
+    samples: Samples,
+    *,
+    device: torch.device,
+    total: int,
+) -> dict[str, tuple[Lint, ...]]:
+    """Return the notes by what they are about: `freeze`, `run`, `weights`, `network`.
+
+    Args:
+        config: The run's.
+        model: Its network, which is run on a few samples, and left as it was.
+        plan: Its phases.
+        task: Its task.
+        samples: The training samples.
+        device: Where the network is.
+        total: Optimizer steps of the run.
+    """
+    count = len(samples)
+    found = {
+        "freeze": find_lints(config.freeze, plan),
+        "run": (
+            *lone_samples(plan, config.train, count),
+            *without_effect(config, plan, num_samples=count, total=total),
+        ),
+        "weights": frozen_by_chance(model.weights_reports, plan),
+        "network": lints_of_network(config, model, task, samples, device),
+    }
+    return {about: tuple(map(_without_secrets, lints)) for about, lints in found.items()}
+
+
+def _without_secrets(lint: Lint) -> Lint:
+    return replace(lint, message=redacted(lint.message), hint=redacted(lint.hint))

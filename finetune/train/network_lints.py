@@ -1,0 +1,282 @@
+"""Notes on a network that does not suit its task or its data, found by running it on a few samples.
+
+None of them is an error: what is told here runs, and learns less than it could.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.config.freeze import ChainThaw, FreezeConfig, Freezeout, Gradual, TopK, Ulmfit
+from finetune.config.model import Layer, TransformersLayer
+from finetune.config.run import RunConfig
+from finetune.config.selectors import ByDepth, Not, Selector
+from finetune.config.task import (
+    BinaryCrossEntropyLoss,
+    ClassificationTask,
+    CrossEntropyLoss,
+    ImportLoss,
+    ImportTask,
+    MultilabelTask,
+)
+from finetune.data.loader import Batch, Samples
+from finetune.errors import Key
+from finetune.freezing.lints import Lint
+from finetune.models.declared import Network
+from finetune.prefix.state import undisturbed
+from finetune.train.last_operation import LastOperation, Squashing, last_operation
+from finetune.train.precision import Precision
+from finetune.train.repeated_blocks import repeated_blocks
+from finetune.train.tasks import Task, WeightedLoss
+from finetune.train.unseen_tokens import blind_first_tokens, seen_padding
+
+_BY_DEPTH = (Gradual, Ulmfit, ChainThaw, TopK, Freezeout)
+"""Methods that go through the blocks of a network."""
+_FEW = 4
+"""Samples of a batch on which losses are tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """What is looked at, the network in evaluation mode."""
+
+    config: RunConfig
+    model: Network
+    task: Task
+    samples: Samples
+    device: torch.device
+
+    def batch(self, count: int, length: int | None = None) -> Batch:
+        """Return the first samples, or all if there are fewer."""
+        rows = torch.arange(min(count, len(self.samples)))
+        return self.samples.fetch(rows, length=length).to(self.device)
+
+    def placed(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Bring columns to where the network is."""
+        return {name: values.to(self.device) for name, values in inputs.items()}
+
+    def label(self, module: str) -> str:
+        """Return how a module is told to the user."""
+        return f"layer {module!r} ({type(self.model.get_submodule(module)).__name__})"
+
+    def layer(self, module: str) -> tuple[Key, Layer | None]:
+        """Return where in the config the layer stands that a module lies in."""
+        child = module.partition(".")[0]
+        for position, node in enumerate(self.config.model.layers):
+            name = node.name or str(position)
+            pooling = f"{name}_{node.output}" if isinstance(node, TransformersLayer) else name
+            if child in (name, pooling):
+                return ("model", "layers", position), node
+        return ("model", "layers"), None
+
+
+def lints_of_network(
+    config: RunConfig, model: Network, task: Task, samples: Samples, device: torch.device
+) -> tuple[Lint, ...]:
+    """Return notes on a network against its task, its data and what is frozen of it.
+
+    Told are: a function before a loss on logits that does not give every number, a layer that sees
+    padding, a first token that sees no other token, blocks that share their weights where depth
+    counts, and a loss that compares the samples of a pass without saying so.
+
+    Everything is left as it was: buffers, attributes, random state and mode of the network.
+
+    Args:
+        config: The run's.
+        model: Its network.
+        task: Its task.
+        samples: The training samples.
+        device: Where the network is.
+    """
+    subject = _Subject(config, model, task, samples, device)
+    precision, was_training = Precision("float32", device), model.training
+    with undisturbed(model, config.seed), torch.no_grad(), precision.autocast():
+        model.eval()
+        try:
+            found = [*_squashed_logits(subject), *_padding(subject), *_blind_tokens(subject)]
+            found += [*_shared_depth(subject), *_losses_in_company(subject)]
+        finally:
+            model.train(was_training)
+    return tuple(found)
+
+
+_RANGES: dict[Squashing, str] = {
+    "softmax": "probabilities, by a softmax",
+    "log-softmax": "logarithms of probabilities, by a log-softmax",
+    "sigmoid": "values between 0 and 1, by a sigmoid",
+    "log-sigmoid": "values below 0, by a log-sigmoid",
+    "ReLU": "values that are never below 0",
+    "tanh": "values between -1 and 1, by a tanh",
+}
+
+
+def _squashed_logits(subject: _Subject) -> Iterator[Lint]:
+    """A loss on logits wants any numbers; a softmax before it is a second one."""
+    reader = _reader_of_logits(subject.config)
+    if reader is None or len(subject.samples) < 2:
+        return
+    last = last_operation(subject.model, subject.batch(2).inputs)
+    if last is None or (last.squashing == "log-softmax" and reader == _PREDICTIONS):
+        return
+    key, _ = subject.layer(last.module)
+    yield Lint(
+        key,
+        f"{subject.label(last.module)} gives {_RANGES[last.squashing]}, and {reader} logits: "
+        f"{_effect(last, subject.config)}",
+        "end the network with the layer before it: predictions are turned into probabilities "
+        "anyway",
+    )
+
+
+_PREDICTIONS = "predictions are read from"
+
+
+def _reader_of_logits(config: RunConfig) -> str | None:
+    """Return, as a subject and a verb, what takes the outputs for logits; None if nothing does."""
+    task = config.task
+    if isinstance(task, ImportTask):
+        return None
+    losses = task.losses or ()
+    for loss in losses:
+        if isinstance(loss, CrossEntropyLoss | BinaryCrossEntropyLoss):
+            return f"loss {loss.name or loss.type!r} takes"
+    if losses:
+        is_read = isinstance(task, ClassificationTask | MultilabelTask)
+        return _PREDICTIONS if is_read else None
+    usual = {"classification": "cross_entropy", "multilabel": "binary_cross_entropy"}
+    return f"loss {usual[task.type]!r} takes" if task.type in usual else None
+
+
+def _effect(last: LastOperation, config: RunConfig) -> str:
+    """Say what comes of it."""
+    if last.squashing == "log-softmax" and isinstance(config.task, ClassificationTask):
+        return "the second one changes nothing"
+    if isinstance(config.task, MultilabelTask):
+        effects: dict[Squashing, str] = {
+            "softmax": "every label has a probability from 0.5 to 0.73",
+            "sigmoid": "every label has a probability from 0.5 to 0.73",
+            "ReLU": "no label ever has a probability below 0.5",
+            "log-softmax": "no label ever has a probability above 0.5",
+            "log-sigmoid": "no label ever has a probability above 0.5",
+        }
+        return effects.get(last.squashing, "probabilities never come near 0 or 1")
+    if last.squashing == "ReLU":
+        return "a class at 0 learns nothing, and none can be ruled out"
+    return "probabilities never come near 0 or 1, and the network learns slowly"
+
+
+def _padding(subject: _Subject) -> Iterator[Lint]:
+    """What a network gives for a sample must not change with the longest sample beside it."""
+    if not _may_see_padding(subject.config.model.layers):
+        return
+    seen = seen_padding(subject.model, subject.samples, subject.placed)
+    if seen is None:
+        return
+    key, _ = subject.layer(seen.module)
+    has_mask = "attention_mask" in subject.samples.inputs
+    yield Lint(
+        key,
+        f"{subject.label(seen.module)} sees padding: the output for a sample of {seen.tokens} "
+        f"tokens changes by {seen.change:.1%} where it is filled up to {seen.filled_up_to}",
+        "a layer of your own (type: import) that takes "
+        f"{'attention_mask' if has_mask else 'the lengths'} can leave padding out: by "
+        "pack_padded_sequence, by key_padding_mask, or by zeros in its place",
+    )
+
+
+def _may_see_padding(layers: Sequence[Layer]) -> bool:
+    """Tell whether tokens reach a layer that may not know of padding.
+
+    Networks of `transformers` mask it themselves, and what is behind a pooled one sees no tokens.
+    """
+    first = layers[0]
+    if not isinstance(first, TransformersLayer):
+        return True
+    return any(
+        isinstance(layer, TransformersLayer) and layer.output == "hidden" for layer in layers
+    )
+
+
+def _blind_tokens(subject: _Subject) -> Iterator[Lint]:
+    """The first token of a decoder sees nothing but itself."""
+    for module in blind_first_tokens(subject.model, subject.batch(2).inputs):
+        key, node = subject.layer(module)
+        name = module.removesuffix("_cls")
+        yield Lint(
+            (*key, "output") if node is not None else key,
+            f"output: cls takes the first token of {subject.label(name)}, which sees no token "
+            "after it: texts that begin alike are all the same to the network",
+            "output: mean takes all tokens",
+        )
+
+
+def _shared_depth(subject: _Subject) -> Iterator[Lint]:
+    """Depth counts blocks by their weights: one that runs twelve times is one."""
+    uses = list(_uses_of_depth(subject.config))
+    if not uses:
+        return
+    for module, count in repeated_blocks(subject.model, subject.batch(2).inputs).items():
+        key, what = uses[0]
+        yield Lint(
+            key,
+            f"{what} goes by depth, and {subject.label(module)} runs {count} times in a row with "
+            "the same weights: depth counts it once, and these runs cannot be told apart",
+            f"freeze and thaw it as a whole: {module!r}",
+        )
+
+
+def _uses_of_depth(config: RunConfig) -> Iterator[tuple[Key, str]]:
+    """Yield where a config goes by depth, and what does."""
+    freeze = config.freeze
+    if isinstance(freeze, FreezeConfig):
+        for number, phase in enumerate(freeze.phases):
+            for field in ("freeze", "train"):
+                for place, node in enumerate(getattr(phase, field) or ()):
+                    if _is_by_depth(node):
+                        yield ("freeze", "phases", number, field, place), "a selector"
+    elif isinstance(freeze, _BY_DEPTH):
+        yield ("freeze", "method"), f"method {freeze.method!r}"
+    if config.optimizer.layer_decay is not None:
+        yield ("optimizer", "layer_decay"), "layer_decay"
+
+
+def _is_by_depth(node: Selector) -> bool:
+    return isinstance(node.not_ if isinstance(node, Not) else node, ByDepth)
+
+
+def _losses_in_company(subject: _Subject) -> Iterator[Lint]:
+    """A loss that compares samples sees fewer of them where a window is cut into passes."""
+    own = [(n, loss) for n, loss in enumerate(subject.task.losses) if _is_undeclared(subject, n)]
+    if not own or len(subject.samples) < _FEW:
+        return
+    extent = subject.samples.extent(torch.arange(_FEW))
+    length = None if extent is None else extent.width
+    few, fewer = (subject.batch(count, length) for count in (_FEW, _FEW // 2))
+    outputs, alone = (subject.model(**batch.inputs) for batch in (few, fewer))
+    for number, loss in own:
+        if not _changes(loss, outputs, few, alone, fewer):
+            continue
+        is_task = isinstance(subject.config.task, ImportTask)
+        yield Lint(
+            ("task", "path") if is_task else ("task", "losses", number, "path"),
+            f"loss {loss.name!r} of a sample changes with the others of its pass, and windows are "
+            "cut into passes by train.micro_batch, or where memory runs out",
+            "set the attribute whole_window = True on the loss: then no window is ever cut",
+        )
+
+
+def _is_undeclared(subject: _Subject, number: int) -> bool:
+    """Tell whether a loss is the user's own, and has not said that it needs whole windows."""
+    task = subject.config.task
+    losses = task.losses or ()
+    is_own = number < len(losses) and isinstance(losses[number], ImportLoss)
+    declared = subject.task.losses[number].whole_window
+    return (is_own or isinstance(task, ImportTask)) and not declared
+
+
+def _changes(loss: WeightedLoss, outputs: Any, few: Batch, alone: Any, fewer: Batch) -> bool:
+    together, apart = loss(outputs, few)[: len(fewer)], loss(alone, fewer)
+    return not torch.allclose(together, apart, rtol=1e-3, atol=1e-5)

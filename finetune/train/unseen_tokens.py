@@ -1,0 +1,142 @@
+"""What a network makes of tokens it should not see, and of those it should: found by running it.
+
+Letters: B samples, T tokens.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from finetune.data.loader import Samples
+from finetune.models.parts import FirstToken
+from finetune.prefix.outputs import tensors_in
+from finetune.prefix.trace import Call, watched
+
+Inputs = dict[str, Tensor]
+
+_LOOKED_AT = 256
+"""Samples among which one with padding is looked for."""
+_MOST_PADDING = 64
+"""Tokens of padding that are tried."""
+_TOLERANCE = 1e-3
+"""Change of an output, by its greatest value, that rounding does not explain."""
+
+
+class SeenPadding(NamedTuple):
+    """A module whose output for a sample changes with the padding behind it."""
+
+    module: str
+    tokens: int
+    """How many the sample has."""
+    filled_up_to: int
+    change: float
+    """Of the network's output, by its greatest value."""
+
+
+def seen_padding(
+    model: nn.Module, samples: Samples, placed: Callable[[Inputs], Inputs]
+) -> SeenPadding | None:
+    """Return the first module that sees padding; None where the network's output does not change.
+
+    Args:
+        model: The network, in evaluation mode.
+        samples: The training samples.
+        placed: Brings a batch to where the network is.
+    """
+    found = _short_sample(samples)
+    if found is None:
+        return None
+    row, tokens, width = found
+    rows = torch.tensor([row, row])  # one sample alone may run by other kernels
+    alone, padded = (
+        placed(samples.fetch(rows, length=length).inputs) for length in (tokens, width)
+    )
+    with watched(model) as calls:
+        one = model(**alone)
+    with watched(model) as calls_padded:
+        other = model(**padded)
+    change = max(map(_change, tensors_in(one), tensors_in(other)), default=0.0)
+    if change <= _TOLERANCE:
+        return None
+    module = _first_changed(calls[0], calls_padded[0], tokens, width)
+    return SeenPadding(module, tokens, width, change)
+
+
+def _short_sample(samples: Samples) -> tuple[int, int, int] | None:
+    """Return the row of a short sample, its tokens, and how far to fill it up; None without one."""
+    extents = [samples.extent(torch.tensor([r])) for r in range(min(len(samples), _LOOKED_AT))]
+    known = [(extent.longest, row) for row, extent in enumerate(extents) if extent is not None]
+    if not known or not samples.has_shorter:
+        return None
+    tokens, row = min(each for each in known if each[0] > 0)
+    width = min(max(known)[0], tokens + _MOST_PADDING)
+    return (row, tokens, width) if width > tokens else None
+
+
+def _first_changed(alone: Call, padded: Call, tokens: int, width: int) -> str:
+    """Return the module that gave other values first, of those that were called in both passes."""
+    for one, other in zip(_by_end(alone), _by_end(padded), strict=False):
+        if one.module != other.module:
+            break
+        pairs = zip(one.tensors, other.tensors, strict=False)
+        if any(
+            _change(mine, _cut(theirs, mine, tokens, width)) > _TOLERANCE for mine, theirs in pairs
+        ):
+            return one.module
+    return ""
+
+
+def _by_end(call: Call) -> list[Call]:
+    """Return the calls below one and itself, in the order in which they ended."""
+    return [*(inner for child in call.children for inner in _by_end(child)), call]
+
+
+def _cut(padded: Tensor, alone: Tensor, tokens: int, width: int) -> Tensor:
+    """Return an output without what belongs to padding: axes as long as the padded sample."""
+    if padded.ndim != alone.ndim:
+        return padded
+    for axis, (long, short) in enumerate(zip(padded.shape, alone.shape, strict=True)):
+        if (long, short) == (width, tokens):
+            padded = padded.narrow(axis, 0, tokens)
+    return padded
+
+
+def _change(one: Tensor, other: Tensor) -> float:
+    """Return the greatest difference, by the greatest value; 0 for what cannot be compared."""
+    if one.shape != other.shape or not one.is_floating_point() or not one.numel():
+        return 0.0
+    difference = (one.double() - other.double()).abs().max()
+    return float(difference / one.double().abs().max().clamp(min=1e-12))
+
+
+def blind_first_tokens(model: nn.Module, inputs: Inputs) -> list[str]:
+    """Return the pooling modules that take a first token which sees no token behind it.
+
+    Tried by changing all tokens of a sample but the first one: the state of the first token of an
+    encoder follows them, that of a decoder does not.
+
+    Args:
+        model: The network, in evaluation mode.
+        inputs: A batch.
+    """
+    pooling = [name for name, module in model.named_modules() if isinstance(module, FirstToken)]
+    ids = inputs.get("input_ids")
+    if not pooling or ids is None or ids.ndim != 2 or ids.shape[1] < 2:
+        return []
+    changed = ids.clone()
+    # The id of the first token, or zero where that one is there already: every table has both.
+    changed[:, 1:] = torch.where(ids[:, 1:] != ids[:, :1], ids[:, :1], 0)
+    mask = {} if "attention_mask" not in inputs else {"attention_mask": torch.ones_like(ids)}
+    states = [
+        _states(model, pooling, inputs | mask | {"input_ids": tokens}) for tokens in (ids, changed)
+    ]
+    return [name for name in pooling if _change(states[0][name], states[1][name]) == 0]
+
+
+def _states(model: nn.Module, names: list[str], inputs: Inputs) -> dict[str, Tensor]:
+    with watched(model) as roots:
+        model(**inputs)
+    calls = [call for root in roots for call in root.walk() if call.module in names]
+    return {call.module: call.tensors[0].clone() for call in calls}
