@@ -1,4 +1,4 @@
-"""Standard output for results alone, and figures as people read them."""
+"""Standard output for results alone, and sizes as people read them."""
 
 import sys
 from collections.abc import Iterator
@@ -16,11 +16,6 @@ def results() -> Iterator[TextIO]:
     out = sys.stdout
     with redirect_stdout(sys.stderr):
         yield out
-
-
-def figure(value: float) -> str:
-    """Return a metric with four decimals, or in powers of ten where those would say nothing."""
-    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.4g}"
 
 
 def size(num_bytes: int) -> str:

@@ -1,37 +1,27 @@
 """How a plan looks on a terminal and as JSON: phases, what trains in them, what they cost."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, TextIO, assert_never
+from typing import Any, TextIO
 
 from rich.table import Table
-from rich.text import Text
 
 from finetune.cli.output import size
-from finetune.cli.tables import STYLES, console_for, new_table, print_lines
-from finetune.config.freeze import (
-    AfterEpochs,
-    AfterSteps,
-    AtFraction,
-    FreezeConfig,
-    OnPlateau,
-    PhaseConfig,
-    RateConfig,
-    Trigger,
-)
+from finetune.config.freeze import FreezeConfig, PhaseConfig
 from finetune.config.loader import dump_config
 from finetune.config.run import RunConfig
 from finetune.freezing.lints import Lint
 from finetune.freezing.origins import lines_on_weights
-from finetune.freezing.plan import Phase, Plan
-from finetune.freezing.report import PlanRow, changed_rows, joined_rows, plan_as_data, plan_rows
+from finetune.freezing.report import plan_as_data
 from finetune.outfile import write_new
-from finetune.terminal import Terminal
-from finetune.train.costs import Costs, PlanCosts, Span, predict_costs, weight_decay_of
-from finetune.train.setup import Parts, build_parts, lints_of, located, phases_of
+from finetune.terminal import Terminal, console_for, new_table, print_lines
+from finetune.train.built import Parts
+from finetune.train.costs import Costs, PlanCosts, predict_costs, weight_decay_of
+from finetune.train.phase_table import print_phases
+from finetune.train.setup import build_parts, lints_of, located, phases_of
+from finetune.train.start_lines import on_choice, on_classes, on_sizes, on_transforms
 from finetune.visible import one_line
 
 
@@ -69,6 +59,9 @@ def preview_as_data(preview: Preview) -> dict[str, Any]:
             phase["costs"]["storing"].pop("pays")
     return document | {
         "notes": list(preview.parts.data.notes_on_all),
+        "automatic_transforms": [
+            node.model_dump(mode="json", exclude_none=True) for node in preview.parts.data.automatic
+        ],
         "weights": lines_on_weights(preview.parts.model.weights_reports),
         "total_steps": preview.parts.total_steps,
         "weight_decay": weight_decay_of(preview.config.optimizer),
@@ -86,31 +79,28 @@ def plan_table(preview: Preview, file: TextIO, *, full: bool) -> None:
     """Print facts of the data, every phase with the state of its parameters, costs and notes."""
     console, parts = console_for(file), preview.parts
     facts = parts.data.facts
-    lines = [("data", ", ".join(f"{count:,} {split}" for split, count in facts.sizes.items()))]
+    lines = [("data", on_sizes(facts))]
     if facts.classes is not None:
-        shown = ", ".join(facts.classes[:10]) + (", ..." if len(facts.classes) > 10 else "")
-        lines.append(("classes", f"{len(facts.classes)}: {shown}"))
+        lines.append(("classes", on_classes(facts.classes)))
     found = [place.note for place in preview.config.places if place.note is not None]
     lines += [("note", note) for note in (*found, *parts.data.notes_on_all)]
+    if parts.data.automatic:
+        lines.append(("note", f"transforms: {on_transforms(parts.data.automatic)}"))
     lines += [("weights", line) for line in lines_on_weights(parts.model.weights_reports)]
     ties = [param for param in parts.plan.inventory if param.aliases]
     lines += [("tied", f"{tie.name} is also {', '.join(tie.aliases)}") for tie in ties]
     lines.append(("run", _run(preview)))
+    lines.append(("used", on_choice(parts.training.checkpoint.best, facts)))
     if (method := getattr(preview.config.freeze, "method", None)) is not None:
         lines.append(("method", f"{method}: {type(preview.config.freeze).__doc__}"))
     print_lines(lines, console)
     decay = weight_decay_of(preview.config.optimizer)
-    _print_phases(parts.plan, console, full=full, decay=decay, spans=preview.costs.spans)
+    print_phases(parts.plan, console, full=full, decay=decay, spans=preview.costs.spans)
     _print_costs(preview, console)
     for lint in preview.lints:
         console.tell()
         console.tell(f"note  {_where(lint, preview.config)}: {lint.message}")
         console.tell(f"      {lint.hint}")
-
-
-def phases_table(plan: Plan, file: TextIO) -> None:
-    """Print every phase with the state of its parameters, folded by block."""
-    _print_phases(plan, console_for(file), full=False, decay=None, spans=None)
 
 
 def write_long_form(config: RunConfig, parts: Parts, path: Path) -> None:
@@ -121,96 +111,12 @@ def write_long_form(config: RunConfig, parts: Parts, path: Path) -> None:
     """
     phases = phases_of(config, parts.model)
     everything = FreezeConfig(phases=(PhaseConfig(name="all", freeze=()),))
-    text = dump_config(config.model_copy(update={"freeze": phases or everything}), path.parent)
+    changes: dict[str, Any] = {"freeze": phases or everything}
+    if parts.data.automatic:
+        changes["data"] = config.data.model_copy(update={"transforms": parts.data.automatic})
+    text = dump_config(config.model_copy(update=changes), path.parent)
     source = one_line(config.path.name) if config.path is not None else "a config"
     write_new(path, f"# {source} with its phases written out.\n{text}")
-
-
-def _print_phases(
-    plan: Plan,
-    console: Terminal,
-    *,
-    full: bool,
-    decay: float | None,
-    spans: Sequence[Span] | None,
-) -> None:
-    """Print the first phase wholly, and of each later one what it changes."""
-    total, before = sum(param.numel for param in plan.inventory), None
-    for number, phase in enumerate(plan.phases):
-        rows = plan_rows(plan, number, full=full)
-        changed = rows if before is None else changed_rows(before, rows)
-        span = spans[number] if spans is not None else None
-        console.tell()
-        console.tell(f"phase {number}: {phase.name}")
-        console.tell(_about(phase, number, span))
-        if changed:
-            shown = changed if full else joined_rows(changed)
-            console.print(_phase_table(shown, decay, console.width))
-        if not changed or len(changed) < len(rows):
-            console.print(f"all else as in phase {number - 1}" if changed else "all as before")
-        trained = sum(row.trained for row in rows)
-        console.print(f"trained {trained:,} of {total:,} parameters ({trained / total:.2%})")
-        before = rows
-
-
-def _phase_table(rows: Sequence[PlanRow], decay: float | None, width: int) -> Table:
-    """Lay out a phase; where `width` characters do not hold it all, tensors are not counted."""
-    left = ["state", "rate", *(["decay"] if decay is not None else []), "modules"]
-    right = ["tensors", "parameters"]
-    cells = [_cells(row, decay) for row in rows]
-    longest = max(len(row.name) for row in rows)
-    if longest > width - _taken([*left, *right], cells):
-        right.remove("tensors")
-        cells = [[*row[:-2], row[-1]] for row in cells]
-    room = max(_FEWEST, width - _taken([*left, *right], cells))
-    table = new_table(["parameters of", *left], right)
-    for row, others in zip(rows, cells, strict=True):
-        table.add_row(_broken(row.name, room), *others, style=STYLES[row.state])
-    return table
-
-
-_GAP, _FEWEST = 3, 13
-"""Characters between columns, and of the column of names at the least."""
-
-
-def _cells(row: PlanRow, decay: float | None) -> list[str]:
-    """Return the cells of a row but for its name."""
-    count = f"{row.parameters:,}"
-    if row.state == "mixed":
-        count = f"{row.trained:,} of {count}"
-    cells = [row.state, _rates(row.rates)]
-    if decay is not None:
-        shown = {"yes": f"{decay:g}", "mixed": f"{decay:g} or none"}
-        cells.append(shown.get(row.decay, row.decay))
-    return [*cells, row.modules, str(row.tensors), count]
-
-
-def _taken(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    """Return how wide columns are together, with the gaps before them."""
-    columns = zip(headings, *rows, strict=True)
-    return sum(_GAP + max(map(len, column)) for column in columns)
-
-
-def _broken(name: str, room: int) -> Text:
-    """Break a name before its dots into lines of `room` characters, where that can be."""
-    lines = [""]
-    for part in re.split(r"(?=\.)", one_line(name)):
-        if lines[-1] and len(lines[-1]) + len(part) > room:
-            lines.append("")
-        lines[-1] += part
-    return Text("\n".join(lines))
-
-
-def _rates(rates: Sequence[RateConfig]) -> str:
-    """Write a peak rate, or from which to which they go."""
-    if not rates:
-        return ""
-    if len(rates) > 1:
-        return f"{rates[0].lr:.3g} to {rates[-1].lr:.3g}"
-    rate = rates[0]
-    if rate.schedule is None:
-        return f"{rate.lr:.3g}"
-    return f"{rate.lr:.3g} ({rate.schedule.type} over {rate.over:.0%})"
 
 
 def _run(preview: Preview) -> str:
@@ -223,47 +129,6 @@ def _run(preview: Preview) -> str:
         f"rate {optimizer.lr:g}, weight decay {f'{decay:g}' if decay else 'none'}, "
         f"schedule {config.schedule.type}"
     )
-
-
-def _about(phase: Phase, number: int, span: Span | None) -> str:
-    """Say in a line how a phase ends and what becomes of schedule and momentum."""
-    ends = f"lasts {_until(phase.until)}"
-    if span is not None and span.is_certain:
-        ends = f"steps {span.began:,} to {span.ends:,}: {ends}"
-    elif span is not None:
-        ends = f"over by step {span.ends:,}: {ends}"
-    said = [ends, "schedule anew" if phase.restarts_schedule else "schedule of the whole run"]
-    if number:
-        said.append(_MOMENTUM[phase.optimizer_state])
-    if phase.restores_best:
-        said.append("goes back to its best weights")
-    return "; ".join(said)
-
-
-_MOMENTUM = {
-    "reset": "momentum of what is thawed begins anew",
-    "keep": "momentum kept",
-    "fresh": "all momentum begins anew",
-}
-
-
-def _until(until: Trigger | None) -> str:
-    """Say in words what ends a phase."""
-    match until:
-        case None:
-            return "to the end of the run"
-        case AfterEpochs(epochs=epochs):
-            return f"{epochs} {'epoch' if epochs == 1 else 'epochs'}"
-        case AfterSteps(steps=steps):
-            return f"{steps:,} {'step' if steps == 1 else 'steps'}"
-        case AtFraction(fraction=fraction):
-            return f"until {fraction:.3g} of the run is done"
-        case OnPlateau(plateau=metric, patience=patience, min_delta=delta, at_most=at_most):
-            gain = f" by {delta:g}" if delta else ""
-            text = f"until {metric} has not improved{gain} in {patience} evaluations"
-            return text if at_most is None else f"{text}, at most {_until(at_most)}"
-        case _:
-            assert_never(until)
 
 
 def _print_costs(preview: Preview, console: Terminal) -> None:

@@ -40,26 +40,20 @@ def train_command(
     with results():
         # torch takes seconds to load: a config that is wrong does not wait for it
         with loading():
-            from finetune.cli.plans import phases_table
-            from finetune.cli.tables import outcome
-            from finetune.tracking.console import Console
+            from finetune.train.resuming import can_go_on
             from finetune.train.setup import build_trainer, located
             from finetune.train.stopping import leaving_at_once
 
-        with leaving_at_once():
+        with leaving_at_once(partial(can_go_on, loaded, run, fresh=fresh, resume=resume)):
             trainer = build_trainer(
                 loaded,
                 run,
                 fresh=fresh,
                 resume=resume,
                 data_changed=data_changed,
-                tracker=Console(sys.stderr),
             )
-            phases_table(trainer.plan, sys.stderr)
         with located(loaded):
-            progress = trainer.fit()
-        origins = trainer.prover.origins(progress)
-        outcome(progress, origins, trainer.folder.path, sys.stderr)
+            trainer.fit()
 
 
 def eval_command(

@@ -1,53 +1,13 @@
-"""How inspections and outcomes look on a terminal, and in a pipe."""
+"""How inspections and metrics look on a terminal, and in a pipe."""
 
 from collections.abc import Sequence
 from itertools import groupby
-from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from rich import box
-from rich.console import RenderableType
 from rich.table import Table
 
-from finetune.cli.output import figure
-from finetune.freezing.origins import Origins, sum_of
-from finetune.terminal import Terminal
+from finetune.terminal import STYLES, console_for, figure, new_table, print_lines
 from finetune.train.inspection import Call, Inspection, Leaf
-from finetune.train.progress import Progress
-from finetune.visible import one_line
-
-STYLES = {"trained": "green", "frozen": "dim", "mixed": "yellow", "unreached": "red"}
-_WIDTH_OF_A_PIPE = 400
-"""Characters; no table is cut short where no terminal has to show it."""
-
-
-def console_for(file: TextIO) -> Terminal:
-    """Return a console whose tables are not cut short in a pipe."""
-    return Terminal(file, width=None if file.isatty() else _WIDTH_OF_A_PIPE)
-
-
-def print_lines(lines: Sequence[tuple[str, str]], console: Terminal) -> None:
-    """Print texts with their labels before them, one below the other."""
-    width = max((len(label) for label, _ in lines), default=0)
-    for label, text in lines:
-        console.tell(f"{label:<{width}}  {text}")
-
-
-class _Table(Table):
-    def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
-        """Add a row. A string is shown on one line; `Text` may hold several."""
-        shown = (one_line(cell) if isinstance(cell, str) else cell for cell in cells)
-        super().add_row(*shown, **options)
-
-
-def new_table(left: Sequence[str], right: Sequence[str]) -> Table:
-    """Return an empty table; its figures stand to the right."""
-    table = _Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for heading in left:
-        table.add_column(heading, overflow="fold")
-    for heading in right:
-        table.add_column(heading, justify="right", no_wrap=True)
-    return table
 
 
 def inspection_table(
@@ -77,32 +37,6 @@ def inspection_table(
 def metrics_table(figures: dict[str, float], file: TextIO) -> None:
     """Print one figure a line."""
     print_lines([(tag, figure(value)) for tag, value in figures.items()], console_for(file))
-
-
-def outcome(progress: Progress, origins: Sequence[Origins], run: Path, file: TextIO) -> None:
-    """Print what a run has reached, its proof, and where to look next.
-
-    Args:
-        progress: Where the run ended.
-        origins: Where the values come from that each of its proofs covers.
-        run: Its folder.
-        file: Receives the lines.
-    """
-    lines = [(tag, figure(value)) for tag, value in progress.metrics.items()]
-    if progress.stopped_early:
-        lines.append(("stopped", f"early, at step {progress.step}"))
-    if progress.best_step is not None:
-        lines.append(("best", f"step {progress.best_step}"))
-    tensors = sum(proof["tensors"] for proof in progress.proofs)
-    proof = f"{tensors} frozen tensors are bit-identical" if tensors else "nothing was frozen"
-    lines.append(("proof", proof))
-    if tensors:
-        lines.append(("weights", str(sum_of(origins))))
-    lines += [
-        ("run", str(run)),
-        ("curves", f"finetune tensorboard {run.parent}"),
-    ]
-    print_lines(lines, console_for(file))
 
 
 def _leaves_table(leaves: Sequence[Leaf], *, full: bool) -> Table:

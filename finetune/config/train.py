@@ -43,8 +43,8 @@ class CheckpointConfig(Node):
     """How often. The end of the run is always saved."""
     keep_last: Count = 2
     """How many of the newest are kept."""
-    best: Annotated[str | None, PUBLIC] = None
-    """Tag of the metric, such as `validation/loss`, by which the best one is chosen, kept and used for test and prediction; the last one is used if left out."""
+    best: Annotated[str | None, PUBLIC] = "auto"
+    """Tag of the metric, such as `validation/loss`, by which the best one is chosen, kept and used for test and prediction. `auto` takes the first metric of the task that says which way it improves, else the loss, where there are validation samples. The last one is used for null, and without validation samples."""
     keep_best: Count | None = None
     """How many of the best by `best` are kept; one if left out."""
     path: str | None = None

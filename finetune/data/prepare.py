@@ -20,6 +20,7 @@ from finetune.data.table import Table
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
 from finetune.data.transforms import PlannedStep, plan_steps, usual_steps
+from finetune.data.written_steps import as_transforms
 from finetune.errors import DataError
 from finetune.models.declared import TensorSpec
 from finetune.models.preprocessing import Preprocessing
@@ -38,6 +39,8 @@ class PreparedData:
     """See `OpenedData`."""
     notes: tuple[str, ...] = ()
     """Notes on stored tokens and hashes of files, a line each."""
+    automatic: tuple[Transform, ...] = ()
+    """What the network calls for, as nodes of `data.transforms`, where the config names none."""
 
     @property
     def notes_on_all(self) -> tuple[str, ...]:
@@ -147,6 +150,7 @@ def prepare_data(
         opened.identity,
         opened.changes,
         (*(tokens.notes if tokens is not None else ()), *_notes_on_cut(train_steps, other_steps)),
+        as_transforms(train_steps) if config.transforms is None else (),
     )
 
 

@@ -1,6 +1,6 @@
 """The freeze map: which parameters are frozen, folded by block, as plain rows and as text."""
 
-from collections.abc import Sequence, Set as AbstractSet
+from collections.abc import Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -71,9 +71,7 @@ def fold(inventory: Sequence[ParamInfo], frozen: AbstractSet[str]) -> list[MapRo
 
     A row whose parameters differ in state is told as `mixed`.
     """
-    folded: dict[str, list[ParamInfo]] = {}
-    for param in inventory:
-        folded.setdefault(_fold_name(param), []).append(param)
+    folded = _folded(inventory)
     return [_row(name, params, frozen) for name, params in folded.items()]
 
 
@@ -84,9 +82,7 @@ def unfold(inventory: Sequence[ParamInfo], frozen: AbstractSet[str]) -> list[Map
 
 def plan_rows(plan: Plan, number: int, *, full: bool = False) -> list[PlanRow]:
     """Return what becomes of the parameters in a phase: a row per block, or per parameter."""
-    groups: dict[str, list[ParamInfo]] = {}
-    for param in plan.inventory:
-        groups.setdefault(param.name if full else _fold_name(param), []).append(param)
+    groups = {p.name: [p] for p in plan.inventory} if full else _folded(plan.inventory)
     phase = plan.phases[number]
     return [_plan_row(name, params, phase, plan.undecayed) for name, params in groups.items()]
 
@@ -163,13 +159,35 @@ def _state_as_data(param: ParamInfo, phase: Phase, undecayed: AbstractSet[str]) 
     }
 
 
-def _fold_name(param: ParamInfo) -> str:
-    """Name a block by its path up to the index that counts it; else the first two segments."""
+def _folded(inventory: Sequence[ParamInfo]) -> dict[str, list[ParamInfo]]:
+    """Group parameters by block, or by the first two segments of their names outside the blocks."""
+    depths: dict[str, set[int]] = {}
+    for param in inventory:
+        for path in _numbered(param.name):
+            depths.setdefault(path, set()).update([] if param.depth is None else [param.depth])
+    folded: dict[str, list[ParamInfo]] = {}
+    for param in inventory:
+        folded.setdefault(_fold_name(param, depths), []).append(param)
+    return folded
+
+
+def _fold_name(param: ParamInfo, depths: Mapping[str, AbstractSet[int]]) -> str:
+    """Name a block by its path up to the index that counts it; else the first two segments.
+
+    That index is the first one below which all lies in one block: a layer without a name is called
+    by its number, and a stage has a number too.
+    """
+    if param.depth is not None and (paths := _numbered(param.name)):
+        return next((path for path in paths if len(depths[path]) == 1), paths[-1])
     segments = param.name.split(".")
-    numbers = [place for place, segment in enumerate(segments) if segment.isdigit()]
-    if param.depth is not None and numbers:
-        return ".".join(segments[: numbers[0] + 1])
     return ".".join(segments[: min(2, len(segments) - 1)])
+
+
+def _numbered(name: str) -> list[str]:
+    """Return the beginnings of a name that end with a number, the shortest first."""
+    segments = name.split(".")
+    places = [place for place, segment in enumerate(segments) if segment.isdigit()]
+    return [".".join(segments[: place + 1]) for place in places]
 
 
 def _row(name: str, params: Sequence[ParamInfo], frozen: AbstractSet[str]) -> MapRow:

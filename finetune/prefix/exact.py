@@ -63,7 +63,9 @@ class Trials:
         fault = self._verdicts[name]
         if fault is not None and (name, fault) not in self._told:
             self._told.add((name, fault))
-            self._tell(f"prefix: batches of {shape} {fault}; they run whole")
+            self._tell(
+                f"prefix: batches of {shape} run all layers, none is read from the store: {fault}"
+            )
         return Judgement(fault is None, rows)
 
     def _tried(self, batch: Batch, shape: Shape) -> "_Finding":
@@ -72,7 +74,7 @@ class Trials:
         A step may do with less.
         """
         if len(batch) > self.passes.size:
-            return _Finding("are larger than those that rows are taken from")
+            return _Finding("they are larger than those whose rows are stored")
         is_like_a_step = torch.is_grad_enabled() == self.passes.have_gradients
         try:
             with self.passes.under_way():
@@ -81,19 +83,17 @@ class Trials:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        return _Finding("cannot be tried: memory is short", is_lasting=False)
+        return _Finding("memory is too short to compare the two ways", is_lasting=False)
 
     def _compared(self, batch: Batch, shape: Shape) -> "_Finding":
         """Run a batch whole, in other company, and answered: all must have the same bits."""
         with self.passes.recording(shape) as recorded:
             whole = self._outcome(batch.inputs)
         if not recorded:
-            return _Finding("make other calls than the batch that was tried")
+            return _Finding("the network calls other layers for them")
         rows = self.passes.as_stored(recorded, batch.inputs)
         if not self.passes.in_order and not self._agrees_elsewhere(batch, rows):
-            return _Finding(
-                "are computed with other bits than in other company, or in other places"
-            )
+            return _Finding("this machine rounds a sample otherwise there than in a full batch")
         answered = self._answered(batch.inputs, rows, shape)
         if isinstance(answered, str):
             return _Finding(answered, is_lasting=False)
@@ -119,7 +119,7 @@ class Trials:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            return f"cannot be answered ({type(error).__name__}: {error})"
+            return f"the network does not run on stored rows ({type(error).__name__}: {error})"
 
     def _outcome(self, inputs: Mapping[str, Tensor]) -> "_Outcome":
         with undisturbed(self._model, seed=0):
@@ -184,11 +184,11 @@ class _Outcome:
     def difference(self, answered: "_Outcome") -> str | None:
         """Return what differs where frozen calls are answered, or None."""
         if not _all_same(self.outputs, answered.outputs):
-            return "end in other outputs when frozen calls are answered"
+            return "the outputs would be others"
         if not _all_same(self.gradients, answered.gradients):
-            return "give other gradients when frozen calls are answered"
+            return "the gradients would be others"
         if not equal(self.random_state, answered.random_state):
-            return "draw random numbers in frozen calls"
+            return "frozen layers draw random numbers"
         return None
 
 

@@ -73,10 +73,10 @@ class Shape(NamedTuple):
         """Return the shape in words."""
         if self.length is None:
             return f"{self.size} samples"
-        words = f"{self.size} samples and {self.length} tokens"
         if self.longest is not None:
-            return f"{words}, at most {self.longest} of them a sample's"
-        return f"{words}, some shorter" if self.is_padded else words
+            each = f"each of at most {self.longest}"
+            return f"{self.size} samples padded to {self.length} tokens, {each}"
+        return f"{self.size} samples {'padded to' if self.is_padded else 'of'} {self.length} tokens"
 
 
 def mask_of(inputs: Mapping[str, Tensor]) -> Tensor | None:

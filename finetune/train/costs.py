@@ -13,10 +13,10 @@ from finetune.config.run import RunConfig
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.rows import rows_of
 from finetune.redaction import redacted
-from finetune.train.course import latest_end, steps_of_epoch
+from finetune.train.built import Parts
+from finetune.train.course import Span, latest_end, steps_of_epoch
 from finetune.train.epochs import Epochs
 from finetune.train.meter import Measured, Meter
-from finetune.train.setup import Parts
 from finetune.train.sizes import Entry, file_bytes, optimizer_state
 
 _SEPARATOR = "//"
@@ -67,17 +67,6 @@ class Costs:
     """What a store of the frozen prefix saves; None where nothing can be stored."""
     not_stored: str | None
     """Why nothing can be stored; None where it can."""
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Where a phase lies in the run."""
-
-    began: int
-    ends: int
-    """Step at which it ends at the latest."""
-    is_certain: bool
-    """Whether no phase up to its end waits for a metric."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,17 @@ from finetune.train.epochs import Epochs
 from finetune.train.progress import Progress
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where a phase lies in the run."""
+
+    began: int
+    ends: int
+    """Step at which it ends at the latest."""
+    is_certain: bool
+    """Whether no phase up to its end waits for a metric."""
+
+
 def latest_end(until: Trigger | None, began: int, epochs: Epochs, total: int) -> int:
     """Return the step at which a phase that began at `began` ends at the latest."""
     match until:

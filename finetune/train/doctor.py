@@ -3,7 +3,7 @@
 No network is built and no torch loaded, so a sick run can be looked at anywhere.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from finetune.errors import CheckpointError, FinetuneError
 from finetune.tracking.json_lines import has_torn_line, read_metrics
 from finetune.train.folder import RunFolder, saved_folder
 from finetune.train.headers import SavedPlan
-from finetune.train.kept import Checkpoints, fits_anything
+from finetune.train.kept import Checkpoints, fits_anything, step_of
 from finetune.train.lock import holder_of
 
 
@@ -72,6 +72,7 @@ def examine(run: Path) -> Diagnosis:
     chosen, predicting = _predicting(checkpoints)
     findings = (
         *_documents(folder),
+        _status(folder, states),
         *(_of_checkpoint(state) for state in states),
         *(
             Finding("orphan", f"{path.name}: the next start removes it")
@@ -94,7 +95,7 @@ def _plan(folder: RunFolder) -> SavedPlan | None:
 
 
 def _documents(folder: RunFolder) -> list[Finding]:
-    """Look at what describes the run and how it ended."""
+    """Look at what describes the run."""
     found = []
     try:
         load_config(folder.path / "config.yaml")
@@ -107,8 +108,16 @@ def _documents(folder: RunFolder) -> list[Finding]:
                 SavedPlan.read(document)
         except (CheckpointError, ValueError) as error:
             found.append(Finding(name, getattr(error, "message", str(error)), is_damage=True))
+    return found
+
+
+def _status(folder: RunFolder, states: Sequence[State]) -> Finding:
+    """Tell how the run has ended, or how far it had come; a summary may be older than that."""
+    whole = [state.path for state in states if state.fault is None]
+    newest = whole[-1] if whole else None
     if not (folder.path / "summary.json").is_file():
-        return [*found, Finding("status", "not at its end")]
+        so_far = "" if newest is None else f"; {_name(newest)} is its newest whole checkpoint"
+        return Finding("status", f"not at its end{so_far}")
     try:
         summary = folder.read_json("summary.json")
         status, steps = summary["status"], summary["steps"]
@@ -116,12 +125,20 @@ def _documents(folder: RunFolder) -> list[Finding]:
     except (CheckpointError, TypeError, KeyError):
         is_ours = False
     if not is_ours:
-        return [*found, Finding("status", "summary.json is damaged", is_damage=True)]
-    return [*found, Finding("status", f"{status} at step {steps}")]
+        return Finding("status", "summary.json is damaged", is_damage=True)
+    ended = f"{status} at step {steps}"
+    if newest is None or (step_of(newest) or 0) <= steps:
+        return Finding("status", ended)
+    text = f"not at its end; {_name(newest)} is its newest whole checkpoint, and newer than"
+    return Finding("status", f"{text} summary.json ({ended})")
+
+
+def _name(checkpoint: Path) -> str:
+    return checkpoint.name.removeprefix(".old-")
 
 
 def _of_checkpoint(state: State) -> Finding:
-    label = state.path.name.removeprefix(".old-")
+    label = _name(state.path)
     return Finding(label, state.fault or "whole", is_damage=state.fault is not None)
 
 
@@ -142,7 +159,7 @@ def _going_on(checkpoints: Checkpoints) -> tuple[Path | None, Finding]:
     lost = checkpoints.lost_with(start)
     if lost:
         why = f"the newest whole one, without its best weights: {lost[0]}"
-    text = f"from {start.name.removeprefix('.old-')}: {why}"
+    text = f"from {_name(start)}: {why}"
     return start, Finding("go on", text, is_damage=bool(passed or lost))
 
 
@@ -155,7 +172,7 @@ def _predicting(checkpoints: Checkpoints) -> tuple[Path | None, Finding]:
     except CheckpointError as error:
         where = Path(error.where or "").name
         return None, Finding("predict", f"refused: {where}: {error.message}", is_damage=True)
-    return chosen, Finding("predict", f"with {chosen.name.removeprefix('.old-')}")
+    return chosen, Finding("predict", f"with {_name(chosen)}")
 
 
 def _proof(folder: RunFolder) -> Finding:

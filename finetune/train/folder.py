@@ -262,6 +262,11 @@ def _naming(run: Path) -> str:
     return json.dumps({"run": str(run.resolve())}) + "\n"
 
 
+def usual_folder(config: RunConfig) -> Path:
+    """Return the folder of a run for which nobody names one."""
+    return Path("runs") / config.run_name
+
+
 def saved_config(path: Path) -> Path:
     """Return the config file of a run that was trained, where the run may be read.
 

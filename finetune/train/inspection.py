@@ -12,7 +12,7 @@ from finetune.errors import FinetuneError
 from finetune.freezing.apply import apply_mask, hold_modes
 from finetune.freezing.report import fold
 from finetune.models.inventory import ParamInfo, take_inventory
-from finetune.train.setup import Parts
+from finetune.train.built import Parts
 from finetune.train.tasks import add_up
 
 

@@ -131,7 +131,7 @@ class Checkpoints:
         if not disk.is_folder(self.folder):
             return []
         kinds = (stat.S_IFDIR, stat.S_IFLNK)  # a link is told, and never followed
-        steps = {_step_of(p) for p in self.folder.iterdir() if disk.kind_of(p) in kinds}
+        steps = {step_of(p) for p in self.folder.iterdir() if disk.kind_of(p) in kinds}
         return [self.path_of(step) for step in sorted(step for step in steps if step is not None)]
 
     def fault(self, path: Path) -> str | None:
@@ -267,12 +267,12 @@ class Checkpoints:
         A damaged one does not count, so it never pushes out a whole one. What bears no readable
         manifest is not ours to remove, and a fault in removing is left to the next time.
         """
-        older = [path for path in reversed(self.all()) if (_step_of(path) or 0) <= step]
+        older = [path for path in reversed(self.all()) if (step_of(path) or 0) <= step]
         num_whole = 0
         for path in older:
             if num_whole < self.keep_last:
                 num_whole += self.fault(path) is None
-            elif _step_of(path) not in wanted and _is_ours(path):
+            elif step_of(path) not in wanted and _is_ours(path):
                 with suppress(OSError):
                     disk.remove_at_once(path, NAMES_OF_FILES)
 
@@ -287,6 +287,16 @@ def read_progress(path: Path) -> Progress:
     if (fault := contradiction(progress)) is not None:
         raise CheckpointError(f"progress.json: {fault}", where=str(path))
     return progress
+
+
+def validated_at(path: Path) -> dict[str, float]:
+    """Return the figures that the validation samples had at a checkpoint.
+
+    Raises:
+        CheckpointError: `progress.json` is not what this release writes.
+    """
+    metrics = read_progress(path).metrics
+    return {tag: value for tag, value in metrics.items() if tag.startswith("validation/")}
 
 
 def read_document(path: Path) -> dict[str, dict[str, object]]:
@@ -314,7 +324,7 @@ def _fault(path: Path) -> str | None:
         progress, manifest = _read_unjudged(path), read_manifest(path)
     except CheckpointError as error:
         return error.message
-    if not progress.step == manifest.step == _step_of(path):
+    if not progress.step == manifest.step == step_of(path):
         return f"holds step {progress.step}, and its manifest says {manifest.step}"
     if progress.phase != manifest.phase:
         return f"holds phase {progress.phase}, and its manifest says {manifest.phase}"
@@ -347,7 +357,8 @@ def _is_ours(path: Path) -> bool:
     return True
 
 
-def _step_of(path: Path) -> int | None:
+def step_of(path: Path) -> int | None:
+    """Return the step of a checkpoint by its name; None if that is no name of a checkpoint."""
     match = _NAME.fullmatch(path.name)
     return int(match[2]) if match else None
 

@@ -32,7 +32,7 @@ from finetune.train.evaluation import evaluate
 from finetune.train.folder import RunFolder
 from finetune.train.gradients import LossNorms, clip_gradients
 from finetune.train.guard import StepGuard
-from finetune.train.kept import Checkpoints
+from finetune.train.kept import Checkpoints, validated_at
 from finetune.train.phases import judge, watches
 from finetune.train.precision import Precision
 from finetune.train.progress import Progress
@@ -41,6 +41,7 @@ from finetune.train.reporting import Reporter, StepStats
 from finetune.train.stopping import Stop, StopRequest
 from finetune.train.summary import summarise
 from finetune.train.tasks import Task, add_up
+from finetune.train.telling import Telling
 from finetune.train.whole_windows import memory_for_whole_windows
 from finetune.watchdog import Watchdog
 
@@ -81,12 +82,16 @@ class Trainer:
     guard: StepGuard
     watchdog: Watchdog
     stop: Stop
+    telling: Telling
 
-    def fit(self) -> Progress:
+    def fit(self, *, quiet: bool = False) -> Progress:
         """Train to the end of the last phase, from wherever `progress` stands.
 
-        Afterwards `model` holds the weights of the best checkpoint where the config asks for the
-        best one, and the last weights otherwise.
+        Afterwards `model` holds the weights of the best checkpoint where one is chosen by a
+        validation metric, and the last weights otherwise.
+
+        Args:
+            quiet: Say nothing on standard error, where what the command says is said else.
 
         Raises:
             FrozenWeightError: a frozen tensor has changed. Nothing is saved after the last good
@@ -94,12 +99,23 @@ class Trainer:
             NonFiniteError: loss or gradient is infinite or NaN, and the config says to stop.
             StoppedError: a signal asked for it. All is saved.
         """
+        if not quiet:
+            self.telling.speak(self.plan)
+        self._run()
+        if not quiet:
+            origins, best = self.prover.origins(self.progress), self.settings.checkpoint.best
+            figures = self._figures()
+            self.telling.end(self.progress, figures, origins, self.folder.path, best=best)
+        return self.progress
+
+    def _run(self) -> None:
+        """Train, evaluate and sum up; do nothing where that is done already."""
         metrics = self.folder.metrics_of_end(self.progress.step) if self._run_is_over() else None
         if metrics is not None:
             self.reporter.message(f"{self.folder.path}: already done; --fresh begins anew")
             self.progress.metrics = metrics
             self._take_best()
-            return self.progress
+            return
         with ExitStack() as open_parts:
             open_parts.enter_context(self.stop.listening())
             open_parts.enter_context(self.folder.held())
@@ -112,7 +128,6 @@ class Trainer:
                 self._finish()
             except StopRequest:
                 raise self._stopped() from None
-        return self.progress
 
     def take_up(self, checkpoints: Checkpoints) -> bool:
         """Stand where the newest checkpoint that can be gone on from stands; False without one.
@@ -378,6 +393,12 @@ class Trainer:
             self.prefixes.leave()
         load_weights_delta(self.checkpoints.whole(best), self.model, self.base)
 
+    def _figures(self) -> dict[str, float]:
+        """Return the figures of the weights in use: the last evaluation may be of later ones."""
+        best = self.progress.best_step
+        validated = {} if best is None else validated_at(self.checkpoints.whole(best))
+        return self.progress.metrics | validated
+
     def _stopped(self) -> StoppedError:
         """Sum up a run that was asked to stop."""
         self._sum_up("stopped")
@@ -397,6 +418,7 @@ class Trainer:
                 self.precision.device,
                 statistics,
                 status=status,
+                metrics=self._figures() if status == "done" else self.progress.metrics,
                 never_moved=never_moved,
                 never_ran=self.plan.after(self.progress.phase),
             )

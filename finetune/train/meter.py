@@ -19,8 +19,9 @@ from finetune.freezing.plan import Phase
 from finetune.prefix.probe import Border
 from finetune.prefix.prospect import TOO_FEW, Prospect, Use, find_prospect, too_few_come
 from finetune.prefix.state import undisturbed
+from finetune.train.built import Parts
 from finetune.train.precision import Precision
-from finetune.train.setup import Parts, prefix_use
+from finetune.train.setup import prefix_use
 from finetune.train.tasks import Task
 
 _FEW, _MORE = 2, 3

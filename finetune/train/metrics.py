@@ -244,6 +244,15 @@ class Directions:
         """Tell whether lower figures are the better ones."""
         return self.by_tag[tag] == "lower"
 
+    def main(self) -> str | None:
+        """Return the metric by which weights are compared where nobody names one.
+
+        The first one of the task whose direction is known, else the loss; None where nothing is
+        ever evaluated.
+        """
+        loss_first = [tag for tag, better in self.by_tag.items() if better is not None]
+        return next(iter([*loss_first[1:], *loss_first[:1]]), None)
+
     def fault(self, tag: str, key: Key) -> FinetuneError | None:
         """Return why a metric cannot be watched; None if it can.
 

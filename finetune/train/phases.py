@@ -136,6 +136,19 @@ def refuse_impossible(
     return found
 
 
+def with_main_metric(settings: TrainConfig, directions: Directions) -> TrainConfig:
+    """Return the settings with the metric that `checkpoint: {best: auto}` stands for.
+
+    Args:
+        settings: `train:` of the config.
+        directions: What evaluation will write, and which way each figure improves.
+    """
+    if settings.checkpoint.best != "auto":
+        return settings
+    checkpoint = settings.checkpoint.model_copy(update={"best": directions.main()})
+    return settings.model_copy(update={"checkpoint": checkpoint})
+
+
 def wrong_rules(settings: TrainConfig, directions: Directions) -> list[FinetuneError]:
     """Return which rules of `train:` cannot watch their metric: not written, or no direction.
 
@@ -146,9 +159,15 @@ def wrong_rules(settings: TrainConfig, directions: Directions) -> list[FinetuneE
     asked: dict[Key, str] = {}
     if settings.early_stopping is not None:
         asked["train", "early_stopping", "metric"] = settings.early_stopping.metric
-    if settings.checkpoint.best is not None:
-        asked["train", "checkpoint", "best"] = settings.checkpoint.best
-    return _faults(asked, directions)
+    checkpoint = settings.checkpoint
+    if checkpoint.best is not None:
+        asked["train", "checkpoint", "best"] = checkpoint.best
+    found = _faults(asked, directions)
+    if checkpoint.best is None and checkpoint.keep_best is not None:
+        message = f"keeps {checkpoint.keep_best} best of none: there are no validation samples"
+        key = ("train", "checkpoint", "keep_best")
+        found.append(FinetuneError(message, hint="leave it out, or set some aside", key=key))
+    return found
 
 
 def _wrong_metrics(phase: PhaseConfig, directions: Directions, key: Key) -> list[FinetuneError]:

@@ -10,7 +10,7 @@ from finetune.config.loader import as_plain, load_saved
 from finetune.config.places import absolute_places
 from finetune.config.run import RunConfig
 from finetune.errors import CheckpointError
-from finetune.train.folder import RunFolder, saved_config, saved_folder
+from finetune.train.folder import RunFolder, saved_config, saved_folder, usual_folder
 from finetune.train.kept import Checkpoints
 from finetune.train.loop import Trainer
 
@@ -116,8 +116,16 @@ def _changes(run: Path, config: RunConfig) -> list[str]:
     return [f"goes on with a changed config: {line}" for line in lines.values()]
 
 
-def take_up(trainer: Trainer) -> None:
-    """Continue from the newest checkpoint that is whole, if there is one.
+def can_go_on(
+    config: RunConfig, run_dir: str | Path | None, *, fresh: bool, resume: Path | None
+) -> bool:
+    """Tell whether a command would go on from a checkpoint; its arguments are not checked."""
+    folder = RunFolder.of(Path(run_dir or usual_folder(config)), config)
+    return resume is not None or (not fresh and _holds_run(folder))
+
+
+def take_up(trainer: Trainer) -> Path | None:
+    """Continue from the newest checkpoint that is whole; return it, or None if there is none.
 
     Raises:
         CheckpointError: another run's folder was named to go on from, and has none.
@@ -129,9 +137,10 @@ def take_up(trainer: Trainer) -> None:
     if not trainer.take_up(checkpoints):
         if origin is not None:
             raise CheckpointError("no whole checkpoint", where=str(checkpoints.folder))
-        return
+        return None
     for line in checkpoints.forget_lost(trainer.progress):
         trainer.reporter.message(line)
+    return checkpoints.path_of(trainer.progress.step)
 
 
 def flattened(value: Any, prefix: str = "") -> dict[str, str | int | float | bool]:

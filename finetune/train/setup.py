@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from finetune.config.freeze import FreezeConfig
 from finetune.config.loader import as_plain, dump_config
 from finetune.config.run import RunConfig
 from finetune.config.task import ImportLoss, ImportTask, Task as TaskConfig
+from finetune.config.train import CheckpointConfig, TrainConfig
 from finetune.data.contents import KnownFiles
 from finetune.data.opening import DataFacts, Record, open_data
 from finetune.data.prepare import PreparedData, prepare_data
@@ -20,7 +21,7 @@ from finetune.errors import DataError, Faults, FinetuneError
 from finetune.freezing.apply import refuse_inexact
 from finetune.freezing.lints import Lint
 from finetune.freezing.methods import written_out
-from finetune.freezing.origins import Sources, lines_on_weights
+from finetune.freezing.origins import Sources
 from finetune.freezing.plan import Plan, make_plan
 from finetune.freezing.proof import fingerprints
 from finetune.freezing.report import plan_as_data
@@ -33,24 +34,25 @@ from finetune.optim.groups import build_optimizer, make_groups
 from finetune.optim.rates import Rates
 from finetune.prefix.choose import Prefixes
 from finetune.prefix.prospect import Use
-from finetune.redaction import causes_withheld
+from finetune.redaction import causes_withheld, redacted
 from finetune.tracking.json_lines import JsonLines
 from finetune.tracking.tensorboard import TensorBoard
 from finetune.tracking.tracker import Tracker, Trackers
 from finetune.train.all_lints import all_lints
 from finetune.train.background import Worker
+from finetune.train.built import Parts
 from finetune.train.compatibility import Compatibility
 from finetune.train.compiling import refuse_uncompilable
 from finetune.train.course import Course, steps_of_epoch
 from finetune.train.delta import Base
 from finetune.train.evaluation import rehearse
-from finetune.train.folder import RunFolder, saved_folder
+from finetune.train.folder import RunFolder, saved_folder, usual_folder
 from finetune.train.guard import StepGuard
 from finetune.train.kept import Checkpoints
 from finetune.train.lock import refuse_if_held
 from finetune.train.loop import Splits, Trainer
 from finetune.train.metrics import Directions
-from finetune.train.phases import refuse_impossible, wrong_rules
+from finetune.train.phases import refuse_impossible, with_main_metric, wrong_rules
 from finetune.train.precision import Precision
 from finetune.train.progress import Progress
 from finetune.train.proving import Prover
@@ -64,23 +66,12 @@ from finetune.train.resuming import (
 from finetune.train.room import Room
 from finetune.train.same_data import lines_on_going_on, record_to_go_on
 from finetune.train.sizes import checkpoint_bytes, optimizer_state
+from finetune.train.start_lines import facts_of, notes_of, on_place
 from finetune.train.stopping import Stop
 from finetune.train.tasks import Task, build_task
+from finetune.train.telling import Telling
 from finetune.train.whole_windows import refuse_cut_windows
 from finetune.watchdog import Watchdog
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What a config describes, built but not yet trained."""
-
-    data: PreparedData
-    model: Network
-    plan: Plan
-    task: Task
-    device: torch.device
-    total_steps: int
-    """Optimizer steps of the whole run."""
 
 
 def build_parts(config: RunConfig, record: Record | None = None) -> Parts:
@@ -105,14 +96,17 @@ def build_parts(config: RunConfig, record: Record | None = None) -> Parts:
         faults = Faults()
         with faults.noted():
             plan = plan_of(config, model)
-        faults.add(_wrong_triggers(config, phases, data, task, total))
+        directions = Directions({}) if data.validation is None else task.directions
+        training = with_main_metric(config.train, directions)
+        faults.add(wrong_rules(training, directions))
+        faults.add(_wrong_triggers(training, phases, data, directions, total))
         with faults.noted():
             refuse_cut_windows(task, config.train)
         precision = Precision(config.train.precision, device)
         with faults.noted():
             rehearse(model, task, data.train, precision=precision)
         faults.raise_if_any()
-        return Parts(data, model, plan, task, device, total)
+        return Parts(data, model, plan, task, device, training, total)
 
 
 def phases_of(config: RunConfig, model: Network) -> FreezeConfig | None:
@@ -159,13 +153,13 @@ def build_trainer(
         resume: Another run's folder: take up from its newest whole checkpoint instead, and leave
             it as it is.
         data_changed: Go on also where the data is not that which the run began with.
-        tracker: Receives what is logged beside `metrics.jsonl` and TensorBoard.
+        tracker: Receives what is logged beside `metrics.jsonl`, TensorBoard and what `fit` says.
 
     Raises:
         FinetuneError: something in the config does not fit the data, the model or the run that
             the folder holds.
     """
-    folder = RunFolder.of(Path(run_dir or Path("runs") / config.run_name), config)
+    folder = RunFolder.of(Path(run_dir or usual_folder(config)), config)
     folder = replace(folder, is_fresh=fresh)
     with located(config):
         if resume is not None:
@@ -183,18 +177,14 @@ def build_trainer(
         notes += unknown
         notes += lines_on_going_on(record, parts.data.changes, parts.data.identity)
         trainer = _wire(config, parts, folder, tracker)
-        notes += [place.note for place in config.places if place.note is not None]
-        notes += [f"data: {note}" for note in parts.data.notes_on_all]
-        notes += [f"weights: {line}" for line in lines_on_weights(parts.model.weights_reports)]
-        notes += [
-            f"{about}: {lint.message}; {lint.hint}"
-            for about, lints in lints_of(config, parts).items()
-            for lint in lints
-        ]
-        for note in notes:
-            trainer.reporter.message(note)
-        if not fresh or folder.origin is not None:
-            take_up(trainer)
+        notes += notes_of(config, parts, lints_of(config, parts))
+        goes_on = not fresh or folder.origin is not None
+        checkpoint = take_up(trainer) if goes_on else None
+        place = on_place(folder.path, trainer.progress.step, parts.total_steps, checkpoint)
+        for line in (f"run: {place}", *facts_of(config, parts)):
+            trainer.telling.message(redacted(line))
+        for line in notes:
+            trainer.reporter.message(line)
         return trainer
 
 
@@ -289,7 +279,7 @@ def build_model_and_task(
 
 
 def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker | None) -> Trainer:
-    settings, data, plan, device = config.train, parts.data, parts.plan, parts.device
+    settings, data, plan, device = parts.training, parts.data, parts.plan, parts.device
     groups = make_groups(plan.ever_trained, [phase.rates for phase in plan.phases], plan.undecayed)
     rows = RowSlices.of(parts.model, plan.ever_trained)
     base = Base.of(parts.model, plan)
@@ -316,7 +306,8 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
         proven=prover.names,
         loss_scale=precision.state(),
     )
-    trackers = [JsonLines(folder.metrics), TensorBoard(folder.tensorboard)]
+    telling = Telling()
+    trackers = [JsonLines(folder.metrics), TensorBoard(folder.tensorboard), telling]
     reporter = Reporter(
         tracker=Trackers([*trackers, *([tracker] if tracker else [])]),
         plan=plan,
@@ -339,7 +330,8 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
         precision=precision,
         reporter=reporter,
         folder=folder,
-        checkpoints=_checkpoints(config, plan, folder, compatibility),
+        telling=telling,
+        checkpoints=_checkpoints(settings.checkpoint, plan, folder, compatibility),
         base=base,
         settings=settings,
         seed=config.seed,
@@ -361,9 +353,8 @@ def _watchdog(config: RunConfig) -> Watchdog:
 
 
 def _checkpoints(
-    config: RunConfig, plan: Plan, folder: RunFolder, compatibility: Compatibility
+    settings: CheckpointConfig, plan: Plan, folder: RunFolder, compatibility: Compatibility
 ) -> Checkpoints:
-    settings = config.train.checkpoint
     num_best = (settings.keep_best or 1) if settings.best is not None else 0
     num_best += any(phase.restores_best for phase in plan.phases)
     size = checkpoint_bytes(plan, compatibility.expected)
@@ -431,17 +422,16 @@ def _total_steps(config: RunConfig, samples: int) -> int:
 
 
 def _wrong_triggers(
-    config: RunConfig,
+    training: TrainConfig,
     written: FreezeConfig | None,
     data: PreparedData,
-    task: Task,
+    directions: Directions,
     total: int,
 ) -> list[FinetuneError]:
-    """Return what is wrong with the triggers of the phases, and with metrics that rules watch."""
-    directions = Directions({}) if data.validation is None else task.directions
-    return wrong_rules(config.train, directions) + refuse_impossible(
+    """Return what is wrong with the triggers of the phases."""
+    return refuse_impossible(
         written.phases if written is not None else (),
-        steps_per_epoch=steps_of_epoch(len(data.train), config.train),
+        steps_per_epoch=steps_of_epoch(len(data.train), training),
         total=total,
         directions=directions,
     )

@@ -2,12 +2,12 @@
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from finetune.errors import StoppedError
-from finetune.process import STOP_SIGNALS, handled_by
+from finetune.process import STOP_SIGNALS, Interrupted, handled_by
 
 
 class StopRequest(BaseException):
@@ -52,10 +52,17 @@ class Stop:
 
 
 @contextmanager
-def leaving_at_once() -> Iterator[None]:
-    """Leave the block with `StoppedError` on a signal: there is nothing to save yet.
+def leaving_at_once(can_go_on: Callable[[], bool]) -> Iterator[None]:
+    """Leave the block on a signal: there is nothing to save yet.
 
     A second signal ends the process at once: what is being imported may have caught the first one.
+
+    Args:
+        can_go_on: Tells whether the same command would go on from a checkpoint.
+
+    Raises:
+        StoppedError: a signal came, and the same command goes on.
+        Interrupted: a signal came, and there is nothing to go on from.
     """
     pid = os.getpid()
 
@@ -65,12 +72,15 @@ def leaving_at_once() -> Iterator[None]:
         if os.getpid() != pid:
             os.kill(os.getpid(), number)
         # No `Exception`: libraries that try one import after another would pass over it.
-        raise StopRequest(signal.Signals(number).name)
+        raise Interrupted(number)
 
     try:
         with handled_by(leave):
             yield
-    except StopRequest as request:
+    except Interrupted as end:
+        if not can_go_on():
+            raise
         raise StoppedError(
-            f"stopped by {request} before the first step; nothing was written"
+            f"{end} before the first step; nothing was written",
+            hint="the same command goes on from the newest checkpoint",
         ) from None

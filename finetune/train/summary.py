@@ -3,7 +3,7 @@
 import platform
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -19,6 +19,7 @@ def summarise(
     prefix: Statistics,
     *,
     status: str,
+    metrics: Mapping[str, float],
     never_moved: Sequence[str] | None,
     never_ran: Sequence[str],
 ) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def summarise(
         device: Where it ran.
         prefix: What stores of frozen prefixes have done.
         status: `done` or why it ended before.
+        metrics: The figures of the weights in use.
         never_moved: Trained tensors that are as they were built; None where the run is not over.
         never_ran: Phases that have not begun.
     """
@@ -37,7 +39,7 @@ def summarise(
         "steps": progress.step,
         "stopped_early": progress.stopped_early,
         "never_ran": list(never_ran),
-        "metrics": progress.metrics,
+        "metrics": dict(metrics),
         "best": {"value": progress.best, "step": progress.best_step},
         "proof_intact": all(proof["intact"] for proof in progress.proofs),
         "never_moved": None if never_moved is None else list(never_moved),

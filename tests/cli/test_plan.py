@@ -9,9 +9,9 @@ import pytest
 import yaml
 from rich.console import Console
 
-from finetune.cli.plans import _phase_table
 from finetune.config.freeze import RateConfig
 from finetune.freezing.report import PlanRow
+from finetune.train.phase_table import _phase_table
 
 BLOCKS = {
     "model": {

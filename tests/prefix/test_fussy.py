@@ -24,7 +24,7 @@ def test_a_loss_of_ones_own_is_given_the_inputs_in_every_epoch(runs, tmp_path):
 def test_a_column_that_is_read_in_evaluation_alone_is_there(runs, tmp_path):
     stored, _, said = pair(runs, tmp_path, "ReadInEvaluation", epochs=4)
     assert stored.prefixes.statistics.answered >= 3 * len(stored.splits.train)
-    assert any("end in other outputs when frozen calls are answered" in line for line in said)
+    assert any("read from the store: the outputs would be others" in line for line in said)
 
 
 def test_what_is_not_quite_the_same_in_every_batch_is_found_out(runs, tmp_path):
@@ -48,7 +48,9 @@ def test_what_cannot_be_made_anew_runs_and_what_lies_within_is_answered(runs, tm
 
 def test_short_memory_in_trials_alone_cuts_no_step(runs, tmp_path):
     stored, _, said = pair(runs, tmp_path, "ShortOfMemory")
-    assert any("cannot be tried: memory is short; they run whole" in line for line in said), said
+    assert any(
+        "run all layers, none is read from the store: memory is too short" in line for line in said
+    ), said
     assert not any("from now on" in line for line in said)
     assert stored.prefixes.statistics.answered == 0
 

@@ -91,7 +91,7 @@ def test_a_shape_that_was_found_inexact_is_told_again_by_a_warm_run(runs, tmp_pa
             verdicts.add(shape, "are made up")
     warm, said = runs.trained(config, tmp_path / "warm")
     assert warm.prefixes.statistics.answered == 0
-    assert any("are made up; they run whole" in line for line in said)
+    assert any("the store: are made up" in line for line in said)
 
 
 def test_what_may_have_passed_is_not_kept_for_the_next_process(path):

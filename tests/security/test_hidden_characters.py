@@ -12,10 +12,9 @@ import sys
 
 import pytest
 
-from finetune.cli.tables import new_table
 from finetune.errors import FinetuneError
 from finetune.predict import spreadsheet_text, write_rows
-from finetune.terminal import Terminal
+from finetune.terminal import Terminal, new_table
 from finetune.tracking.console import Console
 from finetune.tracking.tensorboard import TensorBoard
 from finetune.visible import VisibleStream, json_text, one_line, visible, visible_streams

@@ -81,8 +81,8 @@ def test_a_signal_before_training_leaves_nothing_behind(tmp_path, written, start
     wait_for(tmp_path / "started", process)
     process.send_signal(signal.SIGTERM)
     code, _, err = ended(process)
-    assert code == 75, err
-    assert "stopped by SIGTERM before the first step" in err
+    assert code == 130, err
+    assert "interrupted by SIGTERM" in err
     assert "Traceback" not in err
     assert not (tmp_path / "run").exists()
 

@@ -248,7 +248,7 @@ def test_a_metric_that_should_rise_is_ranked_the_other_way(make):
 
 def test_keeping_best_ones_needs_a_metric():
     with pytest.raises(ValueError, match=r"keep_best \(2\) needs a metric in 'best'"):
-        CheckpointConfig(keep_best=2)
+        CheckpointConfig(keep_best=2, best=None)
 
 
 @pytest.fixture

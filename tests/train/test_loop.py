@@ -113,7 +113,7 @@ def test_what_is_frozen_ends_bit_identical_and_the_proof_says_so(make_trainer):
 def test_a_frozen_tensor_that_moves_fails_the_proof_and_is_never_saved(make_trainer):
     trainer = make_trainer(
         freeze={"phases": [{"name": "all", "freeze": ["body"]}]},
-        train={"checkpoint": {"every": {"steps": 100}}},
+        train={"checkpoint": {"every": {"steps": 100}, "best": None}},
     )
 
     def nudge(module, inputs, output):

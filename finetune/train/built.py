@@ -1,0 +1,26 @@
+"""The parts of a run, built from its config and not yet trained."""
+
+from dataclasses import dataclass
+
+import torch
+
+from finetune.config.train import TrainConfig
+from finetune.data.prepare import PreparedData
+from finetune.freezing.plan import Plan
+from finetune.models.declared import Network
+from finetune.train.tasks import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a config describes, built but not yet trained."""
+
+    data: PreparedData
+    model: Network
+    plan: Plan
+    task: Task
+    device: torch.device
+    training: TrainConfig
+    """`train:` of the config, with the metric that `checkpoint: {best: auto}` stands for."""
+    total_steps: int
+    """Optimizer steps of the whole run."""

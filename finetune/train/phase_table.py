@@ -1,0 +1,150 @@
+"""How phases look on a terminal: what trains in each, at which rates, and what ends it."""
+
+import re
+from collections.abc import Sequence
+from typing import assert_never
+
+from rich.table import Table
+from rich.text import Text
+
+from finetune.config.freeze import (
+    AfterEpochs,
+    AfterSteps,
+    AtFraction,
+    OnPlateau,
+    RateConfig,
+    Trigger,
+)
+from finetune.freezing.plan import Phase, Plan
+from finetune.freezing.report import PlanRow, changed_rows, joined_rows, plan_rows
+from finetune.terminal import STYLES, Terminal, new_table
+from finetune.train.course import Span
+from finetune.visible import one_line
+
+
+def print_phases(
+    plan: Plan,
+    console: Terminal,
+    *,
+    full: bool,
+    decay: float | None,
+    spans: Sequence[Span] | None,
+) -> None:
+    """Print the first phase wholly, and of each later one what it changes."""
+    total, before = sum(param.numel for param in plan.inventory), None
+    for number, phase in enumerate(plan.phases):
+        rows = plan_rows(plan, number, full=full)
+        changed = rows if before is None else changed_rows(before, rows)
+        span = spans[number] if spans is not None else None
+        console.tell()
+        console.tell(f"phase {number}: {phase.name}")
+        console.tell(_about(phase, number, span))
+        if changed:
+            shown = changed if full else joined_rows(changed)
+            console.print(_phase_table(shown, decay, console.width))
+        if not changed or len(changed) < len(rows):
+            console.print(f"all else as in phase {number - 1}" if changed else "all as before")
+        trained = sum(row.trained for row in rows)
+        console.print(f"trained {trained:,} of {total:,} parameters ({trained / total:.2%})")
+        before = rows
+
+
+def _phase_table(rows: Sequence[PlanRow], decay: float | None, width: int) -> Table:
+    """Lay out a phase; where `width` characters do not hold it all, tensors are not counted."""
+    left = ["state", "rate", *(["decay"] if decay is not None else []), "modules"]
+    right = ["tensors", "parameters"]
+    cells = [_cells(row, decay) for row in rows]
+    longest = max(len(row.name) for row in rows)
+    if longest > width - _taken([*left, *right], cells):
+        right.remove("tensors")
+        cells = [[*row[:-2], row[-1]] for row in cells]
+    room = max(_FEWEST, width - _taken([*left, *right], cells))
+    table = new_table(["parameters of", *left], right)
+    for row, others in zip(rows, cells, strict=True):
+        table.add_row(_broken(row.name, room), *others, style=STYLES[row.state])
+    return table
+
+
+_GAP, _FEWEST = 3, 13
+"""Characters between columns, and of the column of names at the least."""
+
+
+def _cells(row: PlanRow, decay: float | None) -> list[str]:
+    """Return the cells of a row but for its name."""
+    count = f"{row.parameters:,}"
+    if row.state == "mixed":
+        count = f"{row.trained:,} of {count}"
+    cells = [row.state, _rates(row.rates)]
+    if decay is not None:
+        shown = {"yes": f"{decay:g}", "mixed": f"{decay:g} or none"}
+        cells.append(shown.get(row.decay, row.decay))
+    return [*cells, row.modules, str(row.tensors), count]
+
+
+def _taken(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Return how wide columns are together, with the gaps before them."""
+    columns = zip(headings, *rows, strict=True)
+    return sum(_GAP + max(map(len, column)) for column in columns)
+
+
+def _broken(name: str, room: int) -> Text:
+    """Break a name before its dots into lines of `room` characters, where that can be."""
+    lines = [""]
+    for part in re.split(r"(?=\.)", one_line(name)):
+        if lines[-1] and len(lines[-1]) + len(part) > room:
+            lines.append("")
+        lines[-1] += part
+    return Text("\n".join(lines))
+
+
+def _rates(rates: Sequence[RateConfig]) -> str:
+    """Write a peak rate, or from which to which they go."""
+    if not rates:
+        return ""
+    if len(rates) > 1:
+        return f"{rates[0].lr:.3g} to {rates[-1].lr:.3g}"
+    rate = rates[0]
+    if rate.schedule is None:
+        return f"{rate.lr:.3g}"
+    return f"{rate.lr:.3g} ({rate.schedule.type} over {rate.over:.0%})"
+
+
+def _about(phase: Phase, number: int, span: Span | None) -> str:
+    """Say in a line how a phase ends and what becomes of schedule and momentum."""
+    ends = f"lasts {_until(phase.until)}"
+    if span is not None and span.is_certain:
+        ends = f"steps {span.began:,} to {span.ends:,}: {ends}"
+    elif span is not None:
+        ends = f"over by step {span.ends:,}: {ends}"
+    said = [ends, "schedule anew" if phase.restarts_schedule else "schedule of the whole run"]
+    if number:
+        said.append(_MOMENTUM[phase.optimizer_state])
+    if phase.restores_best:
+        said.append("goes back to its best weights")
+    return "; ".join(said)
+
+
+_MOMENTUM = {
+    "reset": "momentum of what is thawed begins anew",
+    "keep": "momentum kept",
+    "fresh": "all momentum begins anew",
+}
+
+
+def _until(until: Trigger | None) -> str:
+    """Say in words what ends a phase."""
+    match until:
+        case None:
+            return "to the end of the run"
+        case AfterEpochs(epochs=epochs):
+            return f"{epochs} {'epoch' if epochs == 1 else 'epochs'}"
+        case AfterSteps(steps=steps):
+            return f"{steps:,} {'step' if steps == 1 else 'steps'}"
+        case AtFraction(fraction=fraction):
+            return f"until {fraction:.3g} of the run is done"
+        case OnPlateau(plateau=metric, patience=patience, min_delta=delta, at_most=at_most):
+            gain = f" by {delta:g}" if delta else ""
+            text = f"until {metric} has not improved{gain} in {patience} evaluations"
+            return text if at_most is None else f"{text}, at most {_until(at_most)}"
+        case _:
+            assert_never(until)
