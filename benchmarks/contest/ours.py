@@ -15,7 +15,9 @@ def ours(job: Job, folder: Path, overrides: tuple[str, ...]) -> Outcome:
         folder: Where the run goes.
         overrides: Further changes to the config.
     """
-    config = load_config(job.config, overrides=[*job.overrides, *overrides], trust=job.trust)
+    # The others end with their last weights: so do we, or the bits could not be compared.
+    last = "train.checkpoint.best=null"
+    config = load_config(job.config, overrides=[*job.overrides, last, *overrides], trust=job.trust)
     trainer = build_trainer(config, folder)
     progress = trainer.fit()
     parameters = dict(trainer.model.named_parameters())
