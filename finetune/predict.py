@@ -11,6 +11,7 @@ from torch import Tensor
 
 from finetune.data.images import in_short
 from finetune.data.incoming import Incoming
+from finetune.data.new_labels import notes_on_new_labels
 from finetune.data.prepare import prepare_inputs
 from finetune.data.readers.row_places import THE_INPUT, Places
 from finetune.errors import DataError
@@ -55,12 +56,14 @@ class Predictor:
         inputs: Sequence[Any] | Mapping[str, Sequence[Any]] | Tensor,
         *,
         places: Places = THE_INPUT,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> Iterator[Prediction]:
         """Yield predictions batch by batch, so that outputs never pile up.
 
         Args:
             inputs: As for a call.
             places: Where each sample stands, for messages.
+            tell: Receives what was converted or cut of the samples, a line each.
 
         Raises:
             DataError: a column is missing, or a value cannot be read.
@@ -77,6 +80,7 @@ class Predictor:
                 run.preprocessing,
                 trust=run.config.trust,
                 places=places,
+                tell=tell,
             )
         run.refuse_misfit(samples)
         is_strict = run.config.inference.mode == "inference_mode"
@@ -88,16 +92,36 @@ class Predictor:
                 outputs = run.model(**batch.inputs)
             yield from run.task.readout(outputs)
 
-    def rows(self, parts: Iterable[Incoming]) -> Iterator[dict[str, Any]]:
+    def rows(
+        self, parts: Iterable[Incoming], tell: Callable[[str], None] = lambda _: None
+    ) -> Iterator[dict[str, Any]]:
         """Yield one plain row for each sample of files: its name and its prediction.
+
+        Args:
+            parts: The samples.
+            tell: Receives what was converted or cut of them, a line each.
 
         Raises:
             DataError: a value cannot be read.
         """
         for part in parts:
-            predictions = self.stream(part.columns, places=part.places)
+            predictions = self.stream(part.columns, places=part.places, tell=tell)
             for name, prediction in zip(part.names, predictions, strict=True):
                 yield as_row(name, prediction)
+
+    def notes_on(self, parts: Sequence[Incoming]) -> list[str]:
+        """Return what a user should know of new samples: how they are read, how they are labelled.
+
+        Args:
+            parts: The samples, with the column of the target where they have it.
+        """
+        facts, config = self.run.facts, self.run.config
+        notes = [note for part in parts for note in part.notes]
+        if facts.target is None or facts.classes is None or config.task.type != "classification":
+            return notes
+        labels = [label for part in parts for label in part.columns.get(facts.target, ())]
+        fold = config.data.labels.fold
+        return [*notes, *notes_on_new_labels(labels, facts.target, facts.classes, fold=fold)]
 
 
 def load_predictor(

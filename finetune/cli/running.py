@@ -142,11 +142,16 @@ def predict_command(
             run, trust=trust or (), batch_size=batch_size, overrides=override or ()
         )
         about = predictor.run
-        parts = read_incoming(source, about.config.data, about.facts.kinds, sys.stdin)
+        data, facts = about.config.data, about.facts
+        parts = read_incoming(source, data, facts.kinds, sys.stdin, target=facts.target)
         note = partial(tell, file=sys.stderr)
-        for line in (line for part in parts for line in part.notes):
+
+        def told(line: str) -> None:
             note(f"note: {line}")
-        rows = predictor.rows(parts)
+
+        for line in predictor.notes_on(parts):
+            told(line)
+        rows = predictor.rows(parts, told)
         if out is None:
             write_rows(rows, stdout, as_csv=False)
             return

@@ -44,6 +44,17 @@ def read_alike(tables: Mapping[str, Table], seed: int) -> tuple[dict[str, Table]
     return {part: replace(table, columns=columns[part]) for part, table in tables.items()}, notes
 
 
+def notes_on_new(columns: Mapping[str, object]) -> list[str]:
+    """Return what is told of the images that a trained network is given.
+
+    Raises:
+        DataError: an image is missing, or none. The message names it.
+    """
+    found = {name: column for name, column in columns.items() if isinstance(column, Images)}
+    looked = {name: [look_at(images, seed=0)] for name, images in found.items()}
+    return [note for name in looked for note in notes_on(name, looked[name], is_trained=True)]
+
+
 def look_at(images: Images, seed: int) -> Looked:
     """Read the headers of a column, of `MOST_LOOKED_AT` images drawn by `seed` if it has more.
 
@@ -75,8 +86,14 @@ def in_one_mode(parts: Sequence[Looked]) -> list[Looked]:
     ]
 
 
-def notes_on(column: str, parts: Sequence[Looked]) -> list[str]:
-    """Say how many images of a column are not read as plain pixels of its mode, a line for each."""
+def notes_on(column: str, parts: Sequence[Looked], *, is_trained: bool = False) -> list[str]:
+    """Say how many images of a column are not read as plain pixels of its mode, a line for each.
+
+    Args:
+        column: Its name.
+        parts: The images of each part.
+        is_trained: Whether a trained network fixes the mode: no key of the config is named then.
+    """
     total = sum(len(part.images) for part in parts)
     every = [
         (header, part.images.name(index))
@@ -85,7 +102,7 @@ def notes_on(column: str, parts: Sequence[Looked]) -> list[str]:
     ]
     among = f"{total:,}" if len(every) == total else f"{len(every):,} looked at of {total:,}"
     images, notes = parts[0].images, []
-    for is_so, said in _kinds(images):
+    for is_so, said in _kinds(images, is_trained=is_trained):
         names = [name for header, name in every if is_so(header)]
         if names:
             example = f", such as {names[0]!r}"
@@ -95,7 +112,7 @@ def notes_on(column: str, parts: Sequence[Looked]) -> list[str]:
     return notes
 
 
-def _kinds(images: Images) -> list[tuple[Callable[[Header], bool], str]]:
+def _kinds(images: Images, *, is_trained: bool) -> list[tuple[Callable[[Header], bool], str]]:
     """Return the kinds of image that are told, and what is done with each."""
     colour = "#{:02x}{:02x}{:02x}".format(*images.rules.background)
     kinds: list[tuple[Callable[[Header], bool], str]] = [
@@ -106,10 +123,10 @@ def _kinds(images: Images) -> list[tuple[Callable[[Header], bool], str]]:
         (lambda h: h.has_frames, "have several frames or pages, the first one is read"),
         (lambda h: h.mode == "CMYK", "are CMYK, read as RGB without their colour profile"),
     ]
-    if images.mode == "RGB":
-        said = "are grey, read as RGB (channels: grey reads all as grey)"
-        kinds.insert(0, (lambda h: not h.is_colour, said))
-    return kinds
+    if images.mode == "L":
+        return [(lambda h: h.is_colour, "have colour, read as grey"), *kinds]
+    advice = "" if is_trained else " (channels: grey reads all as grey)"
+    return [(lambda h: not h.is_colour, f"are grey, read as RGB{advice}"), *kinds]
 
 
 def _by(rules: PixelRules) -> str:

@@ -24,6 +24,7 @@ from finetune.data.readers.forms import (
     unpacked,
 )
 from finetune.data.readers.row_places import Places
+from finetune.data.table import Column, Listed, Unread
 from finetune.data.tabular import dialect_of, read_table
 from finetune.errors import DataError
 from finetune.reading import first_outside, limited_lines
@@ -46,7 +47,12 @@ class Incoming:
 
 
 def read_incoming(
-    source: str, config: DataConfig, kinds: Mapping[str, Kind], stdin: TextIO
+    source: str,
+    config: DataConfig,
+    kinds: Mapping[str, Kind],
+    stdin: TextIO,
+    *,
+    target: str | None = None,
 ) -> list[Incoming]:
     """Read the samples of a file, a folder or (`-`) standard input.
 
@@ -61,14 +67,15 @@ def read_incoming(
         config: `data:` of the config that the network was trained with.
         kinds: What each input column holds.
         stdin: Read for `-`.
+        target: The column that the network gives, which is read as well where a table has it.
 
     Raises:
         DataError: there is no such file, it cannot be read, or it lacks a column.
     """
     if source == "-":
-        parts = [_read_stream(stdin, config, kinds)]
+        parts = [_read_stream(stdin, config, kinds, target)]
     else:
-        parts = list(_read_path(Path(source), config, kinds))
+        parts = list(_read_path(Path(source), config, kinds, target))
     for part in parts:
         _refuse_missing_columns(part, kinds)
     if not any(part.names for part in parts):
@@ -76,7 +83,9 @@ def read_incoming(
     return parts
 
 
-def _read_path(path: Path, config: DataConfig, kinds: Mapping[str, Kind]) -> Iterator[Incoming]:
+def _read_path(
+    path: Path, config: DataConfig, kinds: Mapping[str, Kind], target: str | None
+) -> Iterator[Incoming]:
     if not path.exists():
         raise DataError("no such file or folder", where=str(path))
     files = _files_below(path) if path.is_dir() else [path]
@@ -95,7 +104,8 @@ def _read_path(path: Path, config: DataConfig, kinds: Mapping[str, Kind]) -> Ite
         yield Incoming(str(path), names, {column: values}, places, notes)
         notes = ()
     for file in tables:
-        yield _read_rows(file, dialect, kinds, notes)
+        reading = Reading(str(file), dialect, kinds.keys(), list(notes), target)
+        yield _read_rows(file, reading, kinds)
         notes = ()
 
 
@@ -145,11 +155,8 @@ def _one_of_many_lines(name: str, value: Any) -> tuple[str, ...]:
     return (f"{name} is read as one text of {count} lines; `predict RUN -` takes each line",)
 
 
-def _read_rows(
-    file: Path, dialect: Dialect, kinds: Mapping[str, Kind], notes: tuple[str, ...]
-) -> Incoming:
+def _read_rows(file: Path, reading: Reading, kinds: Mapping[str, Kind]) -> Incoming:
     """Read a table as the training data was; paths in it are relative to it."""
-    reading = Reading(str(file), dialect, kinds.keys(), list(notes))
     with opened_bytes(file) as opened:
         part = _rows_of(opened, reading, _declared(file), file.parent)
     wheres = part.names
@@ -168,11 +175,15 @@ def _rows_of(file: BinaryIO, reading: Reading, declared: Form | None, folder: Pa
         reading = with_separator_of(file, reading)
     read = read_table(file, reading, declared, folder)
     columns = {
-        name: [column[row] for row in range(len(column))] if reading.wants(name) else []
+        name: [] if _is_unread(column) else [column[row] for row in range(len(column))]
         for name, column in read.columns.items()
     }
     names = [f"{reading.name}:{number}" for number in range(1, read.count + 1)]
     return Incoming(reading.name, names, columns, read.places, read.notes)
+
+
+def _is_unread(column: Column) -> bool:
+    return isinstance(column, Listed) and isinstance(column.values, Unread)
 
 
 def _declared(file: Path) -> Form | None:
@@ -216,7 +227,9 @@ def _image_files(values: Sequence[Any], folder: Path, wheres: Sequence[str]) -> 
     return files
 
 
-def _read_stream(stdin: TextIO, config: DataConfig, kinds: Mapping[str, Kind]) -> Incoming:
+def _read_stream(
+    stdin: TextIO, config: DataConfig, kinds: Mapping[str, Kind], target: str | None
+) -> Incoming:
     """Read a table by its content, or one sample a line."""
     name = "standard input"
     raw = getattr(stdin, "buffer", None)
@@ -228,7 +241,7 @@ def _read_stream(stdin: TextIO, config: DataConfig, kinds: Mapping[str, Kind]) -
     # whoever types or pipes text means UTF-8, whatever the files of the training data are in
     if _is_utf8(file):
         dialect = replace(dialect, encoding="utf-8")
-    reading = Reading(name, dialect, kinds.keys())
+    reading = Reading(name, dialect, kinds.keys(), also=target)
     if names_columns(file, reading):
         part = _rows_of(file, reading, None, Path())
         lines = part.places.lines

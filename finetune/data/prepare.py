@@ -1,6 +1,6 @@
 """The way from parts to samples that can be fetched: transforms are done, or left for the fetch."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from finetune.config.data import DataConfig, Transform
 from finetune.data.columns import column_of
 from finetune.data.identity import DataIdentity
+from finetune.data.image_headers import notes_on_new
 from finetune.data.loader import Samples
 from finetune.data.opening import DataFacts, OpenedData, open_data as open_data
 from finetune.data.parting import RawPart
@@ -24,6 +25,7 @@ from finetune.data.written_steps import as_transforms
 from finetune.errors import DataError
 from finetune.models.declared import TensorSpec
 from finetune.models.preprocessing import Preprocessing
+from finetune.redaction import redacted
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,7 @@ def prepare_inputs(
     *,
     trust: Collection[str],
     places: Places = THE_INPUT,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> Samples:
     """Bring raw values to what the network takes, as evaluation does; there is no target.
 
@@ -184,6 +187,7 @@ def prepare_inputs(
         preprocessing: What the network was pretrained with.
         trust: Names of packages whose code may be imported.
         places: Where the rows stand, for messages.
+        tell: Receives what was converted or cut, a line each.
 
     Raises:
         DataError: a column is missing, or a value is not of the kind that training had.
@@ -201,6 +205,8 @@ def prepare_inputs(
     table = Table(columns, torch.arange(lengths.pop()), places.files[0], places=places)
     _, steps = _plans(config, table, preprocessing, trust)
     finished, later = run_steps(table, steps)
+    for note in (*notes_on_new(columns), *_notes_on_cut(steps)):
+        tell(redacted(note))
     return Samples(finished, None, later=later)
 
 

@@ -56,16 +56,22 @@ class Reading:
         dialect: How it is written.
         wanted: Columns to be read; None for all.
         notes: What was found while reading that the user should know, a line each.
+        also: A column that is read as well where the file has it once.
     """
 
     name: str
     dialect: Dialect
     wanted: Collection[str] | None = None
     notes: list[str] = field(default_factory=list)
+    also: str | None = None
+
+    def needs(self, column: str) -> bool:
+        """Tell whether a file without a column, or with two of its name, is of no use."""
+        return self.wanted is None or column in self.wanted
 
     def wants(self, column: str) -> bool:
         """Tell whether a column is to be read."""
-        return self.wanted is None or column in self.wanted
+        return self.needs(column) or column == self.also
 
     def filled(self, cell: Any) -> Any:
         """Return a cell of JSON or Parquet; None for one that stands for no value."""

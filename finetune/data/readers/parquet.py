@@ -66,9 +66,9 @@ def _wanted(names: list[str], reading: Reading) -> list[str]:
     twice = [name for name in names if names.count(name) > 1]
     if reading.wanted is None:
         return [name for name in names if name not in twice]
-    if wrong := next((name for name in twice if reading.wants(name)), None):
+    if wrong := next((name for name in twice if reading.needs(name)), None):
         raise DataError(f"two columns are named {wrong!r}", where=reading.name)
-    return [name for name in names if reading.wants(name)]
+    return [name for name in names if reading.wants(name) and name not in twice]
 
 
 def _cells(batch: Any, name: str, reading: Reading) -> list[Any]:

@@ -185,9 +185,10 @@ def _places(names: Sequence[str], reading: Reading) -> dict[str, int]:
     if reading.wanted is None:
         return {name: place for place, name in enumerate(names) if name and counts[name] == 1}
     for name in names:
-        if counts[name] > 1 and name and reading.wants(name):
+        if counts[name] > 1 and name and reading.needs(name):
             raise DataError(f"two columns are named {name!r}", where=f"{reading.name}:1")
-    return {name: place for place, name in enumerate(names) if name and reading.wants(name)}
+    read = {name for name, count in counts.items() if name and count == 1 and reading.wants(name)}
+    return {name: place for place, name in enumerate(names) if name in read}
 
 
 def _wrong_width(row: Sequence[str], width: int, where: str, hint: str | None) -> DataError:

