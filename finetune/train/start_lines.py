@@ -77,8 +77,7 @@ def on_device(device: torch.device, precision: str) -> str:
     name = str(device)
     if device.type == "cuda":
         name = f"{device} ({torch.cuda.get_device_name(device)})"
-    threads = torch.get_num_threads()
-    return f"{name}, {'1 thread' if threads == 1 else f'{threads} threads'}, {precision}"
+    return f"{name}, {precision}, threads: {torch.get_num_threads()}"
 
 
 def on_samples(facts: DataFacts) -> str:
