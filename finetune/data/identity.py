@@ -6,7 +6,7 @@ Letters: N samples.
 import base64
 import binascii
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, NamedTuple, Self, TypeGuard
@@ -170,14 +170,16 @@ class DataIdentity:
 
 
 def hash_rows(
-    columns: Mapping[str, Column], inputs: Sequence[str], texts: Collection[str] = ()
+    columns: Mapping[str, Column],
+    inputs: Sequence[str],
+    read: Mapping[str, Column] | None = None,
 ) -> RowHashes:
     """Hash the raw cells of every row.
 
     Args:
         columns: The columns in use.
         inputs: Names of those that the network is fed from.
-        texts: Those of them that are text, whatever their cells look like.
+        read: These as numbers or texts; None to take cells for what they look like.
     """
     digests = {name: column.digests() for name, column in columns.items()}
     of_inputs = _joined([digests[name] for name in inputs])
@@ -186,8 +188,9 @@ def hash_rows(
     fed = as_hashes([digest or os.urandom(HASH_BYTES) for digest in of_inputs])
     rows = np.frombuffer(b"".join(d[:8] if d else bytes(8) for d in of_rows), np.uint64)
     whole = {name: _hash(d or b"?" for d in column).hex() for name, column in digests.items()}
-    read = hash_inputs({n: read_cells(columns[n], as_text=n in texts) for n in inputs}, digests)
-    return RowHashes(fed, rows, read, whole)
+    if read is None:
+        read = {name: read_cells(columns[name], as_text=False) for name in inputs}
+    return RowHashes(fed, rows, hash_inputs(read, digests), whole)
 
 
 def hash_inputs(

@@ -303,7 +303,7 @@ def _value(file: Path, config: DataConfig, kind: Kind) -> Any:
         raise DataError(
             f"the network takes a {kind}, not {other or 'a file'}",
             where=str(file),
-            hint=_FILES_WITH_COLUMNS,
+            hint=FILES_WITH_COLUMNS,
         )
     if other is not None:
         raise DataError(f"is {other}, no text", where=str(file), hint=KNOWN_FORMS)
@@ -323,7 +323,7 @@ def _the_column(kinds: Mapping[str, Kind], where: object) -> str:
     if len(kinds) > 1:
         wanted = ", ".join(map(repr, kinds))
         raise DataError(
-            f"the network takes the columns {wanted}", where=str(where), hint=_FILES_WITH_COLUMNS
+            f"the network takes the columns {wanted}", where=str(where), hint=FILES_WITH_COLUMNS
         )
     return next(iter(kinds))
 
@@ -349,6 +349,6 @@ def _shown(source: str) -> str:
     return "standard input" if source == "-" else source
 
 
-_FILES_WITH_COLUMNS = (
+FILES_WITH_COLUMNS = (
     "give them as a table (.csv, .tsv, .jsonl, .parquet), or as JSON objects, one a line"
 )

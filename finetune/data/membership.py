@@ -141,7 +141,9 @@ def count_trained(identity: DataIdentity, inputs: Hashes) -> int | None:
         inputs: Hashes of the inputs of the rows, as the network reads them.
     """
     trained = identity.trained
-    return None if trained is None else int(np.isin(inputs[inputs != 0], trained).sum())
+    if trained is None or not inputs.all():
+        return None
+    return int(np.isin(inputs, trained).sum())
 
 
 def _drawn(inputs: int, shares: Mapping[str, float], seed: int) -> str:

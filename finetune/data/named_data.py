@@ -25,17 +25,17 @@ from finetune.data.columns import Kind, choose_columns, column_of, image_columns
 from finetune.data.identity import hash_rows, identified
 from finetune.data.image_headers import look_at, notes_on
 from finetune.data.images import Images
-from finetune.data.incoming import Incoming, read_incoming
+from finetune.data.incoming import FILES_WITH_COLUMNS, Incoming, read_incoming
 from finetune.data.joined import join_targets
 from finetune.data.labels import LabelRules
 from finetune.data.opening import DataFacts
 from finetune.data.parting import RawPart, part_of
-from finetune.data.raw_data import refuse_gaps_in, table_of_kinds, texts_of
+from finetune.data.raw_data import refuse_gaps_in, table_of_kinds
 from finetune.data.readers.row_places import Places
 from finetune.data.sources import open_source
 from finetune.data.table import Column, Listed, Table, settle
 from finetune.data.targets import encode_target
-from finetune.errors import DataError, Key
+from finetune.errors import DataError, Key, named
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +108,9 @@ class DataReader:
             DataError: as `read_source`.
         """
         if (source := self._source_at(place)) is not None:
-            return self.read_source(source, ())
-        targets: dict[str, Kind] = dict.fromkeys(self.targets, "thing")
-        parts = read_incoming(place, self.config, {**self._kinds, **targets}, sys.stdin)
+            with _naming(place):
+                return self.read_source(source, ())
+        parts = self._read_tables(place)
         name = "standard input" if place == "-" else place
         places = _places(parts)
         own = self.config.source or self.config.train
@@ -128,6 +128,16 @@ class DataReader:
             table = Table(columns, torch.arange(count), name, places=places, notes=notes)
             table, target, rules = self._with_one_target(table)
             return self._whole(_with_settled(identified(table, None), target), target, rules)
+
+    def _read_tables(self, place: str) -> list[Incoming]:
+        targets: dict[str, Kind] = dict.fromkeys(self.targets, "thing")
+        try:
+            return read_incoming(place, self.config, {**self._kinds, **targets}, sys.stdin)
+        except DataError as error:
+            if error.hint == FILES_WITH_COLUMNS:
+                needed = named([*self._kinds, *targets])
+                error.message = f"is no table; an evaluation needs the columns {needed}"
+            raise
 
     @property
     def _kinds(self) -> dict[str, Kind]:
@@ -166,7 +176,7 @@ class DataReader:
             encoded = encode_target(
                 table, target, self.task, classes=classes, part=table.name, rules=rules
             )
-        hashes = hash_rows(table.columns, inputs, texts_of(self.config))
+        hashes = hash_rows(table.columns, inputs)
         notes = (*table.notes, *(line for name in inputs for line in self._on_pixels(table, name)))
         return NamedData(part_of(table, inputs, encoded, hashes), table.name, notes)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from finetune.config.data import DataConfig, TokenizeTransform
 from finetune.config.task import ImportTask, Task
+from finetune.data.cells import read_cells
 from finetune.data.columns import (
     Kind,
     as_kind,
@@ -20,7 +21,7 @@ from finetune.data.image_headers import read_alike
 from finetune.data.joined import join_targets
 from finetune.data.labels import LabelRules
 from finetune.data.sources import open_source, sources_of
-from finetune.data.table import Numbers, Table, refuse_gaps
+from finetune.data.table import Column, Numbers, Table, refuse_gaps
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +100,9 @@ def read_data(
     notes = (*(note for table in tables.values() for note in table.notes), *on_images)
     for table in tables.values():
         refuse_gaps_in(table, inputs)
-    texts = texts_of(config)
-    hashes = {part: hash_rows(table.columns, inputs, texts) for part, table in tables.items()}
-    kinds = {name: kind_of(tables["train"].columns[name], name, config) for name in inputs}
+    read = {part: _read_cells(table, inputs, config) for part, table in tables.items()}
+    hashes = {part: hash_rows(t.columns, inputs, read[part]) for part, t in tables.items()}
+    kinds = {name: kind_of(column, name, config) for name, column in read["train"].items()}
     return RawData(config, tables, hashes, inputs, target, kinds, rules, notes)
 
 
@@ -124,10 +125,11 @@ def refuse_gaps_in(table: Table, inputs: Sequence[str]) -> None:
             refuse_gaps(name, column, table)
 
 
-def texts_of(config: DataConfig) -> set[str]:
-    """Return the columns that transforms take for text, whatever their cells look like."""
+def _read_cells(table: Table, inputs: Sequence[str], config: DataConfig) -> dict[str, Column]:
+    """Return the inputs as the numbers or texts that their cells stand for."""
     nodes = [node for node in config.transforms or () if isinstance(node, TokenizeTransform)]
-    return {text for node in nodes for text in node.columns or (node.column,) if text is not None}
+    texts = {text for node in nodes for text in node.columns or (node.column,)}
+    return {name: read_cells(table.columns[name], as_text=name in texts) for name in inputs}
 
 
 def _read_tables(config: DataConfig, trust: Collection[str]) -> dict[str, Table]:

@@ -128,8 +128,7 @@ def _whole(run: RunData, data: NamedData, tell: Callable[[str], None]) -> EvalDa
     except ValueError:
         num_trained = None
     size = len(data.part.table)
-    all_rows = "its 1 row is" if size == 1 else f"all {size} rows are"
-    tell(f"{data.name}: {all_rows} evaluated; {_told(num_trained, size)}")
+    tell(f"{data.name}: {_told(num_trained, size)}")
     samples, on_cut = evaluation_samples(
         data.part, config.data, run.preprocessing, seed=config.seed, trust=config.trust
     )
@@ -139,14 +138,16 @@ def _whole(run: RunData, data: NamedData, tell: Callable[[str], None]) -> EvalDa
 
 
 def _told(num_trained: int | None, size: int) -> str:
+    """Say how many rows are evaluated, and how many of them were trained on."""
+    rows = "its 1 row is evaluated" if size == 1 else f"all {size} rows are evaluated"
     match num_trained:
         case None:
-            return "the run has kept no hashes of inputs that tell which of them were trained on"
+            return f"{rows}; the run has kept no hashes that tell which of them were trained on"
         case 0:
-            return "none of them was trained on"
+            return f"{rows}; {'it was not' if size == 1 else 'none of them was'} trained on"
         case 1:
-            return "1 of them was trained on"
-    return f"{'all' if num_trained == size else num_trained} of them were trained on"
+            return f"{rows}; {'it' if size == 1 else '1 of them'} was trained on"
+    return f"{rows}; {'all' if num_trained == size else num_trained} of them were trained on"
 
 
 def _named_keys(run: RunData, overrides: Sequence[str]) -> list[Key]:

@@ -14,7 +14,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from finetune.cli import main
-from finetune.config.run import RunConfig
+from finetune.config.run import Provenance, RunConfig
 from finetune.errors import CheckpointError, DataError
 from finetune.train.setup import build_trainer
 from finetune.train.trained import evaluate_run, evaluated, load_run
@@ -291,7 +291,7 @@ def test_named_data_of_one_row_and_in_any_order_of_columns_is_evaluated(run, tmp
     write(tmp_path / "new.csv", [f"{word},x,{b},{a}"], "word,more,b,a")
     found, lines = told(run, source=str(tmp_path / "new.csv"))
     assert found.figures["accuracy"] == 1.0
-    assert "its 1 row is evaluated" in lines
+    assert "its 1 row is evaluated; it was not trained on" in lines
 
 
 FAULTS = {
@@ -365,7 +365,7 @@ def test_a_record_of_an_older_version_says_that_trained_rows_cannot_be_told(run,
     path = write(tmp_path / "new.csv", UPPER)
     found, lines = told(tmp_path / "run", source=str(path))
     assert found.data.num_trained is None
-    assert "has kept no hashes of inputs" in lines
+    assert "has kept no hashes that tell" in lines
     del document["identity"]
     (tmp_path / "run" / "data.json").write_text(json.dumps(document))
     figures, lines = told(tmp_path / "run")
@@ -456,3 +456,60 @@ def test_other_tasks_evaluate_named_data_as_well(tmp_path, task, data, header, r
     assert found.data.num_trained == 0
     assert torch.tensor(found.figures["loss"]).isfinite()
     assert found.figures["loss"] < whole["loss"] + 0.5
+
+
+@pytest.mark.parametrize("header", ["word,b,a", "b,more,a,more"])
+def test_predict_takes_columns_by_name_in_any_order_and_names_one_that_lacks(
+    run, tmp_path, monkeypatch, capsys, header
+):
+    cells = {"a": "2", "b": "2", "word": "up", "more": "x"}
+    write(tmp_path / "new.csv", [",".join(cells[name] for name in header.split(","))], header)
+    code, out, _ = command(monkeypatch, capsys, "predict", run, tmp_path / "new.csv")
+    assert (code, json.loads(out)["label"]) == (0, "up")
+    write(tmp_path / "new.csv", ["2,up"], "a,word")
+    code, out, err = command(monkeypatch, capsys, "predict", run, tmp_path / "new.csv")
+    assert (code, out) == (2, "")
+    assert "no column 'b'" in err
+
+
+def test_objects_that_nobody_can_compare_are_not_said_to_be_new(tmp_path, monkeypatch):
+    (tmp_path / "objects_at_the_door.py").write_text(OBJECTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    source = {"type": "import", "path": "objects_at_the_door:make"}
+    data = {
+        "source": source,
+        "inputs": ["x"],
+        "target": "y",
+        "transforms": [{"type": "import", "path": "objects_at_the_door:unpack"}],
+        "split": {"test": 0.3},
+    }
+    trust = ["objects_at_the_door"]
+    config = points_config("", data=data)
+    config = config.with_provenance(Provenance(trust=frozenset(trust)), {})
+    build_trainer(config, tmp_path / "run").fit()
+    more = ["data.source.args={count: 30}"]
+    lines = []
+    loaded = load_run(tmp_path / "run", trust=trust, overrides=more)
+    found = evaluated(loaded, overrides=more, tell=lines.append)
+    assert found.data.num_trained is None
+    assert "no hashes that tell which" in lines[-1]
+
+
+OBJECTS = """
+import numpy as np
+import torch
+
+
+class Held:
+    def __init__(self, value):
+        self.value = value
+
+
+def make(count=20):
+    values = np.random.default_rng(0).normal(size=(count, 3)).astype("float32")
+    return {"x": [Held(value) for value in values], "y": (values[:, 0] > 0).astype(int)}
+
+
+def unpack():
+    return lambda sample: {**sample, "x": torch.tensor(sample["x"].value)}
+"""
