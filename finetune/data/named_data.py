@@ -181,8 +181,19 @@ class DataReader:
         return NamedData(part_of(table, inputs, encoded, hashes), table.name, notes)
 
     def _on_pixels(self, table: Table, name: str) -> list[str]:
+        """Say how many images are not read as they are, a line each."""
         column = table.columns[name]
-        return notes_on(name, [look_at(column, self.seed)]) if isinstance(column, Images) else []
+        if not isinstance(column, Images):
+            return []
+        looked = look_at(column, self.seed)
+        notes = notes_on(name, [looked])
+        coloured = sum(header.is_colour for header in looked.headers.values())
+        if coloured and column.mode == "L":
+            of = len(looked.headers)
+            notes.append(
+                f"column {name!r}: {coloured:,} of {of:,} images have colour, read as grey"
+            )
+        return notes
 
 
 def _with_settled(table: Table, target: str | None) -> Table:

@@ -417,11 +417,26 @@ def test_a_folder_of_one_class_is_evaluated_with_the_classes_of_the_run(tmp_path
     assert found.figures["accuracy"] == 1.0
     assert "all 9 rows are evaluated" in lines
     assert found.data.num_trained >= 1
-    # a colour among new images does not make a network of grey ones take three channels
-    Image.new("RGB", (4, 4), (10, 20, 30)).save(tmp_path / "new/dark/colour.png")
-    found, lines = told(tmp_path / "run", source=str(tmp_path / "new"))
-    assert "note: " in lines
-    assert found.figures["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize("by", ["input", "override"])
+def test_a_colour_among_new_images_makes_no_network_of_grey_ones_take_three_channels(tmp_path, by):
+    paint(tmp_path / "images", {"bright": (200, 255), "dark": (0, 50)})
+    names = [f"images/{word}/{n}.png,{word}" for word in ("bright", "dark") for n in range(6)]
+    table = write(tmp_path / "d.csv", names, "image,label")
+    config = points_config(
+        "",
+        model={"layers": [{"name": "flat", "type": "Flatten"}, *LAYERS]},
+        data={"source": {"type": "csv", "path": str(table)}},
+    )
+    build_trainer(config, tmp_path / "run").fit()
+    Image.new("RGB", (4, 4), (10, 20, 30)).save(tmp_path / "images" / "colour.png")
+    path = write(tmp_path / "new.csv", ["images/colour.png,dark", names[0]], "image,label")
+    named = {"source": str(path)} if by == "input" else {"overrides": [f"data.source.path={path}"]}
+    found, lines = told(tmp_path / "run", **named)
+    assert found.data.samples.specs["image"].shape == (1, 4, 4)
+    assert "note: column 'image': 1 of 2 images have colour, read as grey" in lines
+    assert "1 of them was trained on" in lines
 
 
 OTHER_TASKS = {
