@@ -1,5 +1,6 @@
 """The errors a user can cause: the place, what is wrong there, and often the remedy."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,6 +19,16 @@ _NAME_LENGTH = 80
 """Characters of a name in a message: a stranger's may be as long as the file."""
 _LINE_LENGTH = 600
 """Characters of a line of an error: a place, a cause or a remedy that a person still reads."""
+
+
+_DOTTED = r"(?:[\w<>]{1,80}\.){0,20}(\w{1,80})"
+_CLASS = re.compile(rf"<(?:class|function|method|bound method) '?{_DOTTED}'?(?: at 0x\w+)?>")
+_OBJECT = re.compile(rf"<{_DOTTED} object at 0x\w+>")
+_VALUES = [("b'", "'", "bytes"), ('b"', '"', "bytes")]
+_VALUES += [("tensor([", ")", "a tensor"), ("array([", ")", "an array")]
+"""How Python prints values that may be a whole sample: beginning, end, and the word for them."""
+_SHORT = 40
+"""Characters of such a value that may stay."""
 
 
 class FinetuneError(Exception):
@@ -44,10 +55,10 @@ class FinetuneError(Exception):
         key: Key = (),
         where: str | None = None,
     ) -> None:
-        self.message = redacted(message)
+        self.message = redacted(in_words(message))
         super().__init__(self.message)
-        self.details = tuple(map(redacted, details))
-        self.hint = None if hint is None else redacted(hint)
+        self.details = tuple(redacted(in_words(line)) for line in details)
+        self.hint = None if hint is None else redacted(in_words(hint))
         self.key = key
         self.where = None if where is None else redacted(where)
 
@@ -106,6 +117,9 @@ class Faults:
 
 class ModelError(FinetuneError):
     """A layer cannot be built, or does not fit what comes into it."""
+
+    sample: int | None = None
+    """Place in the batch of the sample at fault, where there is one."""
 
 
 class DataError(FinetuneError):
@@ -176,14 +190,45 @@ class ConfigError(FinetuneError):
         self.problems = tuple(
             replace(
                 problem,
-                message=redacted(problem.message),
-                hint=None if problem.hint is None else redacted(problem.hint),
+                message=redacted(in_words(problem.message)),
+                hint=None if problem.hint is None else redacted(in_words(problem.hint)),
             )
             for problem in problems
         )
 
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)
+
+
+def in_words(text: str) -> str:
+    """Return a message without what Python prints of objects: libraries put it into theirs.
+
+    A class is told by its name, as `ViTConfig`; an object as `a ViTModel`; long bytes, tensors and
+    arrays in a word.
+    """
+    text = _CLASS.sub(r"\1", text)
+    text = _OBJECT.sub(r"a \1", text)
+    for begin, end, word in _VALUES:
+        text = _without(text, begin, end, word)
+    return text
+
+
+def _without(text: str, begin: str, end: str, word: str) -> str:
+    """Return a text with `word` in place of what begins and ends so, where it is long."""
+    parts, at = list[str](), 0
+    while (start := text.find(begin, at)) >= 0:
+        stop = text.find(end, start + len(begin))
+        while stop > 0 and text[stop - 1] == "\\":  # a quotation mark inside bytes
+            stop = text.find(end, stop + 1)
+        stop = len(text) if stop < 0 else stop + len(end)
+        before = text[start - 1 : start]
+        is_word = before.isalnum() or before in ("'", '"')  # as in "Bob's" or "column 'b'"
+        if is_word:
+            stop = start + len(begin)
+        is_long = stop - start > _SHORT
+        parts += [text[at:start], word if is_long else text[start:stop]]
+        at = stop
+    return "".join([*parts, text[at:]])
 
 
 def _told(text: str, *more: str | None) -> str:

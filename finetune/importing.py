@@ -240,7 +240,30 @@ class _Beside:
         """Return how to load a module; None for what is not trusted, or lies inside a package."""
         if path is not None or name not in self.names:
             return None
-        return PathFinder.find_spec(name, [str(self.folder)])
+        spec = PathFinder.find_spec(name, [str(self.folder)])
+        if spec is not None:
+            spec.loader_state = _FoundIn(self.folder)
+        return spec
+
+
+@dataclass(frozen=True, slots=True)
+class _FoundIn:
+    """Mark of a module that was found beside a config."""
+
+    folder: Path
+
+
+def _forget_others(trust: Trust) -> None:
+    """Forget trusted modules that were found beside a config of another folder.
+
+    Python keeps modules by name: a second config would get the `mynet` of the first one.
+    """
+    for root in {name.partition(".")[0] for name in trust}:
+        spec = getattr(sys.modules.get(root), "__spec__", None)
+        found = getattr(spec, "loader_state", None)
+        if isinstance(found, _FoundIn) and found.folder != trust.folder:
+            for name in [name for name in sys.modules if _is_inside(name, root)]:
+                del sys.modules[name]
 
 
 @contextmanager
@@ -249,6 +272,7 @@ def _found_beside_the_config(trust: Trust) -> Iterator[None]:
 
     So nothing that is installed, and nothing of Python, can be replaced by a file that lies there.
     """
+    _forget_others(trust)
     if trust.folder is None:
         yield
         return

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from finetune.data.images import in_short
 from finetune.data.incoming import Incoming
+from finetune.data.named_rows import rows_named
 from finetune.data.new_labels import notes_on_new_labels
 from finetune.data.prepare import prepare_inputs
 from finetune.data.readers.row_places import THE_INPUT, Places
@@ -88,7 +89,7 @@ class Predictor:
         precision = Precision(run.config.train.precision, run.device)
         for indices in torch.arange(len(samples)).split(self.batch_size):
             batch = samples.fetch(indices).to(run.device)
-            with quiet(), precision.autocast():
+            with quiet(), precision.autocast(), rows_named(samples, batch):
                 outputs = run.model(**batch.inputs)
             yield from run.task.readout(outputs)
 

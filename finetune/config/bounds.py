@@ -7,7 +7,7 @@ would turn into an overflow, an endless loop or zero. They are wide: none should
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 MAX_COUNT = 10**9
 """Most of anything that is counted: steps, samples, units of a layer."""
@@ -35,6 +35,8 @@ MAX_DIGITS = 18
 """Most digits of a number inside a text, such as a slice: any such number is below 2^63."""
 MAX_NAME_BYTES = 200
 """Most bytes of a name that becomes the name of a folder, for which file systems take 255."""
+MAX_ARGUMENTS = 100_000
+"""Most numbers in an argument of a user's own code: as many values as a config may have."""
 _MAX_ENTRIES = 1000
 """Most entries of a list among the arguments of a class."""
 
@@ -80,6 +82,9 @@ _OWN = {
 """Bounds of the arguments whose number says how often something is done, or how large a picture is."""
 
 
+_OF_OWN_CODE = Bounds(-1e30, 1e30)
+
+
 def bounds_of(section: str, argument: str, kind: str) -> Bounds:
     """Return the bounds of the numbers that an argument takes.
 
@@ -91,17 +96,29 @@ def bounds_of(section: str, argument: str, kind: str) -> Bounds:
     return _OWN[section].get(argument) or _USUAL[section]["int" if kind == "int" else "float"]
 
 
-def beyond(value: Any, bounds: Bounds) -> str | None:
+def beyond(value: Any, bounds: Bounds, most: int = _MAX_ENTRIES) -> str | None:
     """Return what is wrong with the numbers of an argument: itself, and those in its lists."""
     numbers = list(_numbers(value))
-    if len(numbers) > _MAX_ENTRIES:
-        return f"takes at most {_MAX_ENTRIES} numbers"
+    if len(numbers) > most:
+        return f"takes at most {most} numbers"
     for number in numbers:
         # Not `or`: NaN is neither smaller nor larger than anything.
         if not bounds.least <= number <= bounds.most:
             wish = f"must be between {bounds.least:g} and {bounds.most:g}"
             return f"{number} {wish}" if isinstance(value, list | tuple | Mapping) else wish
     return None
+
+
+def _bounded(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments of a user's own code, none of whose numbers is beyond all reason."""
+    for name, value in arguments.items():
+        if fault := beyond(value, _OF_OWN_CODE, most=MAX_ARGUMENTS):
+            raise ValueError(f"{name!r}: {fault}")
+    return arguments
+
+
+Arguments = Annotated[dict[str, Any], AfterValidator(_bounded)]
+"""Keyword arguments of a user's own code: numbers are bounded, and finite."""
 
 
 def _numbers(value: Any) -> Iterator[int | float]:

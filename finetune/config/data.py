@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from finetune.config.base import PLACE, PUBLIC, Node, OpenNode, refuse
-from finetune.config.bounds import MAX_DIGITS, Count, Seed
+from finetune.config.bounds import MAX_DIGITS, Arguments, Count, Seed
 from finetune.config.catalogue import TRANSFORMS, Complaint, check_arguments
 from finetune.config.image_keys import ImageKeys
 
@@ -210,7 +210,7 @@ class ImportSource(ImageKeys):
     """`my_pkg.data:make`: returns a mapping of column to array with samples first, a `datasets.Dataset` or a map-style torch `Dataset`."""
     within: str | None = None
     """Folder that files which the data names may not leave, symbolic links followed; the current folder, which their names are relative to, if left out."""
-    args: dict[str, Any] = Field(default={})
+    args: Arguments = Field(default={})
     """Keyword arguments of the call."""
 
 
@@ -298,7 +298,7 @@ class ImportTransform(Node):
     """Discriminator."""
     path: Annotated[str, PUBLIC]
     """`my_pkg.data:make`: called with `args`, it returns a callable from sample (a dict) to sample."""
-    args: dict[str, Any] = Field(default={})
+    args: Arguments = Field(default={})
     """Keyword arguments of the call."""
     random: bool = False
     """Whether two calls on one sample may differ. Random transforms run anew in every epoch, for training only."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from finetune.config.base import PLACE, PUBLIC, Node, OpenNode
-from finetune.config.bounds import MAX_NAME_BYTES, Bounds, beyond
+from finetune.config.bounds import MAX_NAME_BYTES, Arguments, Bounds, beyond
 from finetune.config.catalogue import LAYERS, Complaint, check_arguments
 from finetune.config.messages import is_meant, shown
 
@@ -130,7 +130,7 @@ class ImportLayer(_Layer):
     """Discriminator."""
     path: Annotated[str, PUBLIC]
     """`my_pkg.nets:make_net`: a class or function that returns an `nn.Module`."""
-    args: dict[str, Any] = Field(default_factory=dict)
+    args: Arguments = Field(default_factory=dict)
     """Keyword arguments of the call. The value `classes` becomes the number of classes; text that begins with `package:` becomes a path."""
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from finetune.config.base import PUBLIC, Node
-from finetune.config.bounds import MAX_NAME_BYTES, Positive
+from finetune.config.bounds import MAX_NAME_BYTES, Arguments, Positive
 
 
 class _Loss(Node):
@@ -63,7 +63,7 @@ class ImportLoss(_Loss):
     """Discriminator."""
     path: Annotated[str, PUBLIC]
     """`my_pkg.losses:make`: called with `args`, it returns a callable `(outputs, batch)` to per-sample losses `(B,)`. With the attribute `whole_window = True`, one that compares samples (a contrastive one, say) may give one number, and no window is ever cut into micro-batches."""
-    args: dict[str, Any] = Field(default_factory=dict)
+    args: Arguments = Field(default_factory=dict)
     """Keyword arguments of the call."""
 
 
@@ -84,7 +84,7 @@ class ImportMetric(Node):
     """Discriminator."""
     path: Annotated[str, PUBLIC]
     """`my_pkg.metrics:make`: called with `args`, it returns a `torchmetrics.Metric` fed with what the built-in ones are fed with."""
-    args: dict[str, Any] = Field(default_factory=dict)
+    args: Arguments = Field(default_factory=dict)
     """Keyword arguments of the call."""
     name: Annotated[str | None, PUBLIC] = Field(default=None, pattern=r"^[A-Za-z_0-9]+$")
     """Name in the logs; what stands behind the colon of `path` if left out."""
@@ -181,7 +181,7 @@ class ImportTask(_Task):
     """Discriminator."""
     path: Annotated[str, PUBLIC]
     """`my_pkg.tasks:make`: returns an object with `loss(outputs, batch)` to per-sample losses `(B,)`, or with `whole_window = True` to one number as for an imported loss, and `metrics`, a mapping of name to a `torchmetrics.Metric` fed with `(outputs, target)`, or with `(outputs, batch)` where the data has no target."""
-    args: dict[str, Any] = Field(default_factory=dict)
+    args: Arguments = Field(default_factory=dict)
     """Keyword arguments of the call."""
     better: dict[str, Better] = Field(default_factory=dict)
     """Which way its metrics improve, by name; what their classes say (`higher_is_better`) if left out."""

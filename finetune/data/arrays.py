@@ -9,7 +9,7 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tokenize import TokenError  # a header as of Python 2 is parsed by tokens
@@ -47,6 +47,29 @@ def read_arrays(path: Path, source: ArraysSource, key: Key) -> dict[str, Column]
     return {
         name: _cut(name, column, arrays, (*key, "columns", name))
         for name, column in columns.items()
+    }
+
+
+def rows_of_arrays(
+    path: Path, source: ArraysSource, wanted: Collection[str]
+) -> dict[str, list[Any]]:
+    """Read the `wanted` columns of a file of arrays as those of training were, for prediction.
+
+    Raises:
+        DataError: as for `read_arrays`, or a column is not there.
+    """
+    if source.columns is not None:
+        cuts = {name: cut for name, cut in source.columns.items() if name in wanted}
+        source = source.model_copy(update={"columns": cuts})
+    read = read_arrays(path, source, ())
+    for name in wanted:
+        if name not in read:
+            known = ", ".join(map(repr, read))
+            raise DataError(f"no array {name!r}; there are: {known}", where=str(path))
+    return {
+        name: list(column.values.numpy() if isinstance(column, Numbers) else column.values)
+        for name, column in read.items()
+        if name in wanted and isinstance(column, Numbers | Listed)
     }
 
 

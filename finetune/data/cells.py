@@ -68,6 +68,13 @@ def no_number(column: str, cells: Column, place: Callable[[int], str], key: Key 
         return DataError(f"column {column!r} holds images where numbers are needed", key=key)
     others = [row for row, cell in enumerate(cells.values) if not _may_be_number(cell)]
     row = others[0] if others else 0
+    if (uneven := _of_another_shape(cells)) is not None:
+        return DataError(
+            f"lists of column {column!r} differ in shape: {_shape(cells[0])} in {place(0)}, "
+            f"{_shape(cells[uneven])} in {place(uneven)}",
+            hint="bring them to one shape: no batch can hold them otherwise",
+            key=key,
+        )
     told = f"column {column!r} holds {shown(cells[row])} in {place(row)}"
     more = f"; {len(others)} of {len(cells)} cells are no numbers" if len(others) > 1 else ""
     return DataError(
@@ -75,6 +82,24 @@ def no_number(column: str, cells: Column, place: Callable[[int], str], key: Key 
         hint=_remedy(cells[row], is_odd=len(others) * 2 <= len(cells)),
         key=key,
     )
+
+
+def _of_another_shape(cells: Listed) -> int | None:
+    """Return the first row whose list has another shape than that of the first row."""
+    if not all(isinstance(cell, list | tuple) for cell in cells.values):
+        return None
+    shapes = (_shape(cell) for cell in cells.values)
+    first = next(shapes, ())
+    return next((row for row, shape in enumerate(shapes, 1) if shape != first), None)
+
+
+def _shape(cell: Any) -> tuple[int, ...]:
+    """Return the lengths of nested lists, by the first of each."""
+    lengths: list[int] = []
+    while isinstance(cell, list | tuple):
+        lengths.append(len(cell))
+        cell = cell[0] if cell else None
+    return tuple(lengths)
 
 
 def _may_be_number(cell: Any) -> bool:

@@ -1,5 +1,6 @@
 """Images as files, encoded bytes or PIL images, decoded one at a time as they are read."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -169,7 +170,13 @@ def leaves(where: str, item: Any, folder: Path, within: Path) -> DataError:
     name = str(item["path"] if isinstance(item, dict) else item)
     hint = "name a folder that holds all files: within: DIR, beside the path of the source"
     if folder != within and (within / name).exists():
-        hint = f"names are relative to the folder {str(folder)!r}, also where within is named"
+        written = os.path.relpath(within / name, folder)
+        return DataError(
+            f"{where} names {name!r}, which is looked for in the folder {str(folder)!r}, and lies "
+            f"in {str(within)!r}",
+            hint=f"within only bounds where files may lie: write {written!r}, the way from the "
+            "folder of the table",
+        )
     return DataError(
         f"{where} names {name!r}, which leaves the folder {str(within)!r}: it is "
         f"{str(folder / name)!r}",

@@ -6,7 +6,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from finetune.config.data import CsvSource, DataConfig, Source, TextFolderSource
+from finetune.config.data import ArraysSource, CsvSource, DataConfig, Source, TextFolderSource
+from finetune.data.arrays import rows_of_arrays
 from finetune.data.columns import Kind
 from finetune.data.files import read_text
 from finetune.data.folders import IMAGE_ENDINGS, is_image_file, passed_over
@@ -26,7 +27,7 @@ from finetune.data.readers.forms import (
 from finetune.data.readers.row_places import Places
 from finetune.data.table import Column, Listed, Unread
 from finetune.data.tabular import dialect_of, read_table
-from finetune.errors import DataError
+from finetune.errors import DataError, named
 from finetune.reading import first_outside, limited_lines
 
 
@@ -90,12 +91,14 @@ def _read_path(
         raise DataError("no such file or folder", where=str(path))
     files = _files_below(path) if path.is_dir() else [path]
     dialect = dialect_of(_trained_on(config))
-    tables = [file for file in files if _holds_table(file, dialect, kinds)]
-    others = sorted(set(files) - set(tables))
+    arrays = [file for file in files if _holds_arrays(file, config)]
+    rest = sorted(set(files) - set(arrays))
+    tables = [file for file in rest if _holds_table(file, dialect, kinds)]
+    others = sorted(set(rest) - set(tables))
     plain = [f for f in others if _is_sample(f, path, kinds)] if path.is_dir() else others
     notes = tuple(passed_over(sorted(set(others) - set(plain)), path))
     if plain:
-        column = _the_column(kinds, plain[0])
+        column = _the_column(kinds, plain[0], _no_text(plain[0]))
         values = [_value(file, config, kinds[column]) for file in plain]
         names = [str(file) for file in plain]
         if len(values) == 1 and not path.is_dir():
@@ -106,6 +109,9 @@ def _read_path(
     for file in tables:
         reading = Reading(str(file), dialect, kinds.keys(), list(notes), target)
         yield _read_rows(file, reading, kinds)
+        notes = ()
+    for file in arrays:
+        yield replace(_read_arrays(file, _trained_on(config), kinds), notes=notes)
         notes = ()
 
 
@@ -130,6 +136,20 @@ def _holds_table(file: Path, dialect: Dialect, kinds: Mapping[str, Kind]) -> boo
     reading = Reading(str(file), dialect, kinds.keys())
     with opened_bytes(file) as opened:
         return names_columns(opened, reading)
+
+
+def _holds_arrays(file: Path, config: DataConfig) -> bool:
+    """Tell whether a file is read as arrays: as it ends, where the training data were arrays."""
+    is_named_so = file.suffix.lower() in (".npy", ".npz")
+    return is_named_so and isinstance(_trained_on(config), ArraysSource)
+
+
+def _read_arrays(file: Path, source: Source | None, kinds: Mapping[str, Kind]) -> Incoming:
+    """Read the input columns of arrays as those of training were cut out of theirs."""
+    assert isinstance(source, ArraysSource)
+    columns = rows_of_arrays(file, source, kinds)
+    names = [f"{file}:{row}" for row in range(1, max(map(len, columns.values()), default=0) + 1)]
+    return Incoming(str(file), names, columns, Places.of(str(file)))
 
 
 def _is_sample(file: Path, folder: Path, kinds: Mapping[str, Kind]) -> bool:
@@ -318,12 +338,20 @@ def _trained_on(config: DataConfig) -> Source | None:
     return config.source or config.train
 
 
-def _the_column(kinds: Mapping[str, Kind], where: object) -> str:
-    """Return the one input column, which a value without a name can only belong to."""
+def _the_column(kinds: Mapping[str, Kind], where: object, other: str | None = None) -> str:
+    """Return the one input column, which a value without a name can only belong to.
+
+    Args:
+        kinds: What each input column holds.
+        where: Where the value stands, for messages.
+        other: What it is in words, where it is a file that is no text.
+    """
     if len(kinds) > 1:
-        wanted = ", ".join(map(repr, kinds))
+        found = "" if other is None else f"is {other}, and "
         raise DataError(
-            f"the network takes the columns {wanted}", where=str(where), hint=FILES_WITH_COLUMNS
+            f"{found}the network takes the columns {named(kinds)}",
+            where=str(where),
+            hint=FILES_WITH_COLUMNS,
         )
     return next(iter(kinds))
 
@@ -336,8 +364,9 @@ def _refuse_missing_columns(part: Incoming, wanted: Mapping[str, Kind]) -> None:
         if values is None:
             known = shown_names(part.columns, quoted=True)
             raise DataError(f"no column {name!r}; there are: {known}", where=part.source)
-        if None in values:
-            number = next(n for n, value in enumerate(values) if value is None)
+        # not `None in values`: an array does not compare as a whole
+        number = next((n for n, value in enumerate(values) if value is None), None)
+        if number is not None:
             raise DataError(f"no value for {name!r}", where=part.names[number])
 
 

@@ -5,7 +5,7 @@ Letters: N samples of the split, B samples of a batch, C classes.
 
 import os
 import signal
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -102,6 +102,7 @@ class Samples:
         workers: Processes that do `later`; 0 does it in this one.
         hang_timeout_s: Seconds after which one of these processes prints its stack and ends, if
             it has not finished a batch.
+        place: Names a sample for a message: its row and file.
     """
 
     def __init__(
@@ -115,7 +116,10 @@ class Samples:
         views: int | None = None,
         workers: int = 0,
         hang_timeout_s: float | None = None,
+        place: Callable[[int], str] | None = None,
     ) -> None:
+        self.place = place
+        """Names a sample for a message; None where nobody knows where it stands."""
         self.views = views if later else 1
         """How many views of a sample there are; None where every epoch has a new one."""
         self._columns = dict(columns)

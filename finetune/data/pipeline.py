@@ -18,6 +18,7 @@ from torch import Tensor
 from finetune.data.cells import no_number, read_cells
 from finetune.data.decoding import image_tensor, is_image
 from finetune.data.images import Images, refuse_unreadable
+from finetune.data.named_images import no_such_image
 from finetune.data.samples import Columns, Sample
 from finetune.data.table import (
     Listed,
@@ -200,7 +201,8 @@ def _finished(name: str, column: Prepared, table: Table) -> Numbers | Ragged:
         values = (column[row] for row in range(len(column)))
         column = build_columns(({name: as_value(value)} for value in values), len(column))[name]
     if isinstance(column, Images | Listed):
-        raise no_number(name, column, table.place, ("data", "inputs"))
+        key = ("data", "inputs")
+        raise no_such_image(name, column, table, key) or no_number(name, column, table.place, key)
     if isinstance(column, Numbers):
         column = Numbers(_final(column.values, axes=column.values.ndim - 1))
         refuse_gaps(name, column, table)
@@ -230,9 +232,7 @@ def _put(store: Tensor | list[Any], position: int, name: str, value: Any) -> Non
         raise UnequalShapesError(
             f"samples of column {name!r} differ in shape: {tuple(store.shape[1:])} and "
             f"{tuple(value.shape)}",
-            hint="bring them to one shape, as {type: Resize, size: [224, 224]} does for images; "
-            "random ones, such as RandomResizedCrop, do not run in evaluation: give that its own "
-            "evaluation_transforms",
+            hint="bring them to one shape, as {type: Resize, size: [224, 224]} does for images",
             key=("data", "transforms"),
         )
     store[position] = value

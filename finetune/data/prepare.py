@@ -1,8 +1,8 @@
 """The way from parts to samples that can be fetched: transforms are done, or left for the fetch."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,6 +14,7 @@ from finetune.data.loader import Samples
 from finetune.data.opening import DataFacts, OpenedData, open_data as open_data
 from finetune.data.parting import RawPart
 from finetune.data.pipeline import run_steps
+from finetune.data.random_steps import note_on_other_shapes, run_other_steps
 from finetune.data.readers.chunks import shown_names
 from finetune.data.readers.row_places import THE_INPUT, Places
 from finetune.data.step_facts import identity_of
@@ -55,6 +56,16 @@ class PreparedData:
         return self.train.specs
 
 
+class _Steps(NamedTuple):
+    """What is done to samples."""
+
+    train: list[PlannedStep]
+    other: list[PlannedStep]
+    """In evaluation and prediction."""
+    left_out: list[PlannedStep]
+    """Those of training that these leave out as they are random, without being told to."""
+
+
 def evaluation_samples(
     part: RawPart,
     config: DataConfig,
@@ -75,21 +86,24 @@ def evaluation_samples(
     Raises:
         DataError: a transform fails, or samples end as something that no batch can hold.
     """
-    _, steps = _plans(config, part.table, preprocessing, trust)
-    return _evaluated(part, steps, config, seed, trust), _notes_on_cut(steps)
+    steps = _plans(config, part.table, preprocessing, trust)
+    return _evaluated(part, steps, config, seed, trust), _notes_on_cut(steps.other)
 
 
 def _evaluated(
     part: RawPart,
-    steps: Sequence[PlannedStep],
+    steps: _Steps,
     config: DataConfig,
     seed: int,
     trust: Collection[str],
     tokens: TokenStore | None = None,
 ) -> Samples:
-    columns, later = run_steps(part.table, steps, tokens)
+    columns, later = run_other_steps(part.table, steps.other, steps.left_out, tokens)
     told = identity_of(later, config.evaluation_transforms or (), seed, trust)
-    return Samples(columns, part.target, later=later, identity=told, seed=seed, views=1)
+    place = _place_of(part.table)
+    return Samples(
+        columns, part.target, later=later, identity=told, seed=seed, views=1, place=place
+    )
 
 
 def prepare_data(
@@ -119,15 +133,15 @@ def prepare_data(
     Raises:
         DataError: a transform fails, or samples end as something that no batch can hold.
     """
-    train_steps, other_steps = _plans(config, opened.train.table, preprocessing, trust)
+    steps = _plans(config, opened.train.table, preprocessing, trust)
     train = opened.train
 
     def evaluated(part: RawPart | None) -> Samples | None:
         if part is None:
             return None
-        return _evaluated(part, other_steps, config, seed, trust, tokens)
+        return _evaluated(part, steps, config, seed, trust, tokens)
 
-    columns, later = run_steps(train.table, train_steps, tokens)
+    columns, later = run_steps(train.table, steps.train, tokens)
     if views is not None and not later:
         raise DataError(
             "no transform is random: every sample has one view",
@@ -143,6 +157,7 @@ def prepare_data(
         views=views,
         workers=config.workers,
         hang_timeout_s=hang_timeout_s,
+        place=_place_of(train.table),
     )
     return PreparedData(
         samples,
@@ -151,8 +166,12 @@ def prepare_data(
         opened.facts,
         opened.identity,
         opened.changes,
-        (*(tokens.notes if tokens is not None else ()), *_notes_on_cut(train_steps, other_steps)),
-        as_transforms(train_steps) if config.transforms is None else (),
+        (
+            *(tokens.notes if tokens is not None else ()),
+            *_notes_on_cut(steps.train, steps.other),
+            *note_on_other_shapes(samples, train.table, steps.other, steps.left_out),
+        ),
+        as_transforms(steps.train) if config.transforms is None else (),
     )
 
 
@@ -203,16 +222,21 @@ def prepare_inputs(
         for name in facts.inputs
     }
     table = Table(columns, torch.arange(lengths.pop()), places.files[0], places=places)
-    _, steps = _plans(config, table, preprocessing, trust)
-    finished, later = run_steps(table, steps)
-    for note in (*notes_on_new(columns), *_notes_on_cut(steps)):
+    steps = _plans(config, table, preprocessing, trust)
+    finished, later = run_other_steps(table, steps.other, steps.left_out)
+    for note in (*notes_on_new(columns), *_notes_on_cut(steps.other)):
         tell(redacted(note))
-    return Samples(finished, None, later=later)
+    return Samples(finished, None, later=later, place=_place_of(table))
+
+
+def _place_of(table: Table) -> Callable[[int], str]:
+    """Return what names the samples of a table, without holding what the table holds."""
+    return replace(table, columns={}).place
 
 
 def _plans(
     config: DataConfig, table: Table, preprocessing: Preprocessing, trust: Collection[str]
-) -> tuple[list[PlannedStep], list[PlannedStep]]:
+) -> _Steps:
     """Return the steps of training, and those of evaluation and prediction."""
 
     def planned(nodes: Sequence[Transform], key: str) -> list[PlannedStep]:
@@ -223,5 +247,6 @@ def _plans(
     else:
         train = planned(config.transforms, "transforms")
     if config.evaluation_transforms is None:
-        return train, [step for step in train if not step.random]
-    return train, planned(config.evaluation_transforms, "evaluation_transforms")
+        random = [step for step in train if step.random]
+        return _Steps(train, [step for step in train if not step.random], random)
+    return _Steps(train, planned(config.evaluation_transforms, "evaluation_transforms"), [])

@@ -30,6 +30,7 @@ from finetune.data.table import Column, Listed, Numbers, Table, as_tensor
 from finetune.data.tabular import FORM_OF, dialect_of, read_tables, tables_below
 from finetune.errors import DataError, Key
 from finetune.importing import call_trusted, package_path, require
+from finetune.models.shapes import first_line
 
 _OtherSource = (
     TextFolderSource
@@ -178,6 +179,9 @@ def _folder_of(source: HuggingFaceSource, key: Key) -> Path:
     return Path(require("datasets", extra="data").config.HF_CACHE_HOME)
 
 
+_OFFLINE = "offline, give a folder made by save_to_disk, or a file: {type: parquet, ...}"
+
+
 def _hub_columns(
     source: HuggingFaceSource, folder: Path, within: Path | None, key: Key
 ) -> dict[str, Column]:
@@ -186,8 +190,11 @@ def _hub_columns(
         try:
             dataset = _load(datasets, source, key)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            reason = str(error).partition("\n")[0]
-            raise DataError(f"cannot load {source.path!r}: {reason}", key=(*key, "path")) from error
+            raise DataError(
+                f"cannot load {source.path!r}: {first_line(error)}",
+                hint=None if Path(source.path).exists() else _OFFLINE,
+                key=(*key, "path"),
+            ) from error
         return dataset_columns(dataset, folder, within or folder)
 
 

@@ -15,6 +15,7 @@ from finetune.data.table import Listed, Numbers, Prepared, Ragged, Tokens
 from finetune.data.tokens import CUT, Tokenizing, TokenStore, tokenizer_facts
 from finetune.errors import DataError, Key
 from finetune.importing import package_path, require
+from finetune.models.shapes import first_line
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -144,5 +145,8 @@ def load_tokenizer(name: str, key: Key) -> Any:
             name, use_fast=True, trust_remote_code=False
         )
     except Exception as error:  # `tokenizers` raises it bare over a damaged file
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise DataError(f"cannot load the tokenizer {name!r}: {reason}", key=key) from error
+        raise DataError(
+            f"cannot load the tokenizer {name!r}: {first_line(error)}",
+            hint="a folder with its files (tokenizer.json or vocab.txt) works offline as well",
+            key=key,
+        ) from error

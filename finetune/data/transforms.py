@@ -143,7 +143,8 @@ def usual_steps(columns: Mapping[str, Prepared], preprocessing: Preprocessing) -
     """
     key = ("data", "inputs")
     steps: list[Step] = []
-    if preprocessing.tokenizer and (texts := [n for n, c in columns.items() if _is_text(c)]):
+    texts = [name for name, column in columns.items() if _is_text(column)]
+    if texts and (preprocessing.tokenizer or preprocessing.no_tokenizer):
         node = TokenizeTransform(type="tokenize")
         steps.append(_tokenize(node, _text_or_pair(texts, key), preprocessing, key))
     for name, column in columns.items():
@@ -280,9 +281,12 @@ def _tokenize(
 ) -> Tokenize:
     name = node.tokenizer or preprocessing.tokenizer
     if name is None:
+        place = preprocessing.no_tokenizer
+        cause = "no transformers layer to take the tokenizer from"
         raise DataError(
-            "no transformers layer to take the tokenizer from",
-            hint="name one: {type: tokenize, tokenizer: ...}",
+            cause if place is None else f"{place!r} holds no tokenizer for {named(columns)}",
+            hint="name one: data.transforms: [{type: tokenize, tokenizer: ...}], a folder or an id "
+            "of the hub",
             key=key,
         )
     tokenizer = load_tokenizer(name, key)

@@ -28,6 +28,16 @@ _LIBRARIES = ("torch", "transformers", "timm", "torchvision")
 """Packages whose own checks (`raise ValueError`) are about what came in."""
 
 
+def name_sample(error: ModelError, place: str) -> None:
+    """Tell where the sample at fault stands in the data, in place of where in the batch."""
+    if error.sample is not None:
+        error.message = error.message.replace(_in_batch(error.sample), place)
+
+
+def _in_batch(sample: int) -> str:
+    return f"sample {sample + 1} of the batch"
+
+
 class _Call(NamedTuple):
     """The innermost module that was running, and the tensors it was given."""
 
@@ -60,7 +70,9 @@ def misfit(error: Exception, model: nn.Module, columns: Mapping[str, object]) ->
     key = ("model", "layers")
     found = _beyond(call.module, call.tensors, columns)
     if found is not None:
-        return ModelError(f"{label}: {found}", hint=_EMBEDDING, key=key)
+        told = ModelError(f"{label}: {found.message}", hint=_EMBEDDING, key=key)
+        told.sample = found.sample
+        return told
     if isinstance(call.module, _BatchNorm) and "value per channel" in text:
         message = f"{label}: a batch of one sample has no statistics to train by"
         return ModelError(f"{message}, got {describe(*call.tensors)}", hint=DROP_LAST, key=key)
@@ -74,9 +86,17 @@ DROP_LAST = "train.drop_last: true leaves out the last, smaller batch; micro_bat
 _EMBEDDING = "a larger num_embeddings, the tokenizer that belongs to the network, or other values"
 
 
+class _Beyond(NamedTuple):
+    """A value that is no row of a table."""
+
+    message: str
+    sample: int | None
+    """Place in the batch, where the value is one of a column."""
+
+
 def _beyond(
     table: nn.Module, given: tuple[Tensor, ...], columns: Mapping[str, object]
-) -> str | None:
+) -> _Beyond | None:
     """Return which value is no row of a table, and in which column it came."""
     ids = next((one for one in given if not one.is_floating_point()), None)
     if not isinstance(table, nn.Embedding | nn.EmbeddingBag):
@@ -86,12 +106,14 @@ def _beyond(
         return None
     place = wrong.nonzero()[0]
     value = int(ids[tuple(place)])
-    where = ""
+    where, sample = "", None
     for name, column in columns.items():
         is_it = isinstance(column, Tensor) and column.shape == ids.shape
         if is_it and torch.equal(torch.as_tensor(column), ids):
-            where = f" of column {name!r}, sample {int(place[0]) + 1} of the batch,"
-    return f"value {value}{where} is beyond its table of {size} rows (0 to {size - 1})"
+            sample = int(place[0])
+            where = f" of column {name!r}, {_in_batch(sample)},"
+    message = f"value {value}{where} is beyond its table of {size} rows (0 to {size - 1})"
+    return _Beyond(message, sample)
 
 
 def _innermost_call(error: Exception, model: nn.Module) -> _Call | None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class Preprocessing:
     head: tuple[str, ...] = ()
     """Names that the pretrained head at the network's end gives its outputs, in their order; none
     where there is no such head, or nobody has named them."""
+    no_tokenizer: str | None = field(default=None, compare=False)
+    """Folder or hub id of the first network of `transformers`, where none brings a tokenizer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ def read_preprocessing(config: ModelConfig) -> Preprocessing:
             cannot be reached.
     """
     tokenizer: str | None = None
+    places: list[str] = []
     image: ImagePreprocessing | None = None
     head: tuple[str, ...] = ()
     for layer, key in _walk(config.layers, ("model", "layers")):
@@ -79,6 +82,7 @@ def read_preprocessing(config: ModelConfig) -> Preprocessing:
                 place = pretrained_place(layer.path, label=label, key=(*key, "path"))
                 _check_place(place, label=label, key=(*key, "path"))
                 find = file_finder(place)
+                places.append(place.name)
                 tokenizer = tokenizer or _tokenizer(place, find)
                 if layer is config.layers[-1] and layer.output == "logits" and layer.pretrained:
                     head = _names_of_head(find("config.json"), (*key, "path"))
@@ -91,7 +95,8 @@ def read_preprocessing(config: ModelConfig) -> Preprocessing:
                 image = image or _of_torchvision(layer, key)
             case _:
                 continue
-    return Preprocessing(tokenizer, image, head)
+    lacking = places[0] if places and tokenizer is None else None
+    return Preprocessing(tokenizer, image, head, lacking)
 
 
 def pretrained_place(path: str, *, label: str, key: Key) -> PretrainedPlace:
@@ -174,14 +179,20 @@ def file_finder(place: PretrainedPlace) -> Callable[[str], Path | None]:
 
 
 def _check_place(place: PretrainedPlace, *, label: str, key: Key) -> None:
-    """Ask the hub for the config of a network, which none is without.
+    """Look for the config of a network, which none is without.
 
     Without this, a tokenizer or an image size that nobody can find would be told in its place.
 
     Raises:
-        ModelError: the hub cannot be reached, or has no such network.
+        ModelError: it is not there, or the hub cannot be reached.
     """
     if place.local:
+        if not Path(place.name, "config.json").is_file():
+            raise ModelError(
+                f"{label}: the folder {place.name!r} holds no config.json",
+                hint="a network of transformers is a folder made by save_pretrained",
+                key=key,
+            )
         return
     hub = require("transformers.utils", extra="text")
     try:
@@ -189,7 +200,8 @@ def _check_place(place: PretrainedPlace, *, label: str, key: Key) -> None:
     except (OSError, ValueError) as error:
         raise ModelError(
             f"{label}: cannot load {place.name!r} from the hub: {first_line(error)}",
-            hint="offline, give a folder that holds config.json and the weights",
+            hint="offline, give a folder that holds config.json and the weights; with "
+            "pretrained: false config.json is enough",
             key=key,
         ) from error
 

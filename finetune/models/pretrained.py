@@ -98,8 +98,10 @@ def build_torchvision(
 
 
 def _cannot_load(error: Exception, name: str, label: str, key: Key) -> ModelError:
-    hint = _OFFLINE if isinstance(error, OSError) else None
-    return ModelError(f"{label}: {name}: {first_line(error)}", hint=hint, key=key)
+    if isinstance(error, OSError):
+        message = f"{label}: cannot download the weights of {name!r}: {first_line(error)}"
+        return ModelError(message, hint=_OFFLINE, key=key)
+    return ModelError(f"{label}: {name}: {first_line(error)}", key=key)
 
 
 def _report(model: nn.Module, name: str, new: Iterable[str], key: Key) -> WeightsReport:

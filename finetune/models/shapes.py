@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.errors import Key, ModelError, is_out_of_memory
+from finetune.errors import Key, ModelError, in_words, is_out_of_memory
 from finetune.redaction import redacted
 
 # N is the samples, C channels, L, D, H and W length, depth, height and width, T tokens.
@@ -30,7 +30,6 @@ _SIZE_AXES = {
 _FORMS = {"1d": "(N, C, L)", "2d": "(N, C, H, W)", "3d": "(N, C, D, H, W)"}
 _SEQUENCES = ("RNN", "LSTM", "GRU", "MultiheadAttention", "TransformerEncoderLayer")
 _TWO_FORMS = {"BatchNorm1d": "(N, C) or (N, C, L)"}
-_CLASS = re.compile(r"<class '(?:[\w<>]+\.)*(\w+)'>")
 _SHAPE_FAULTS = (
     RuntimeError,
     ValueError,
@@ -213,9 +212,9 @@ def first_line(error: BaseException) -> str:
     next one.
     """
     lines = redacted(str(error)).strip().splitlines() or [type(error).__name__]
-    if lines[0].endswith(":"):
+    if lines[0].rstrip().endswith(":"):
         lines[0] = " ".join(line.strip() for line in lines[:2])
-    return _CLASS.sub(r"\1", lines[0]).rstrip(". ")[:200]
+    return in_words(lines[0]).rstrip(". ")[:200]
 
 
 def _place(error: BaseException) -> str:

@@ -90,7 +90,7 @@ def load_weights(module: nn.Module, config: WeightsConfig, *, key: Key) -> Weigh
         ModelError: the file cannot be read as plain tensors, nothing of it fits, or it does not fit
             without a remainder and `strict` is set.
     """
-    path = package_path(config.path, key=(*key, "path"))
+    path = weights_file(config, key=key)
     found = read_tensors(path, config.rename, (*key, "path"))
     own = module.state_dict(keep_vars=True)
     if found.must_be_chosen:
@@ -113,6 +113,17 @@ def load_weights(module: nn.Module, config: WeightsConfig, *, key: Key) -> Weigh
         shapes = {n: (tuple(tensors[n].shape), tuple(own[n].shape)) for n in mismatched}
         raise misfit(report, shapes, _hint(report, own, found.tensors, config), key=key)
     return report
+
+
+def weights_file(config: WeightsConfig, *, key: Key) -> Path:
+    """Return the file that a config names.
+
+    Raises:
+        ModelError: there is none.
+    """
+    path = package_path(config.path, key=(*key, "path"))
+    _refuse_missing_file(path, (*key, "path"))
+    return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +152,7 @@ def read_tensors(
     Raises:
         ModelError: there is no such file, or it holds more than tensors.
     """
-    if not path.is_file():
-        raise ModelError(f"no weights file {str(path)!r}", key=key)
+    _refuse_missing_file(path, key)
     if path.suffix != ".safetensors":
         refuse_old_torch(torch.__version__, path, key=key)
     try:
@@ -169,6 +179,11 @@ def read_tensors(
     if not isinstance(content, Mapping) or any(isinstance(t, Tensor) for t in content.values()):
         return FoundTensors(_only_tensors(content, path, key))
     return _opened(content, path, rename, key, unasked)
+
+
+def _refuse_missing_file(path: Path, key: Key) -> None:
+    if not path.is_file():
+        raise ModelError(f"no weights file {str(path)!r}", key=key)
 
 
 def refuse_old_torch(version: str, path: Path, *, key: Key) -> None:

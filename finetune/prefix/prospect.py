@@ -18,7 +18,7 @@ from finetune.prefix.witness import Witness, take_witness
 from finetune.store.layout import Layout
 from finetune.store.store import StoreError
 
-TOO_FEW = "too few samples come before the mask changes to try it out"
+TOO_FEW = "too few samples are seen in this phase to try it out"
 """Why there is no prospect, where few samples are all that speaks against one."""
 _TRIAL = 4
 """Samples of a trial batch."""

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from finetune.data.loader import Samples, windows
+from finetune.data.named_rows import rows_named
 from finetune.prefix.whole import Prefix
 from finetune.train.precision import Precision
 from finetune.train.tasks import Task
@@ -46,7 +47,7 @@ def evaluate(
             for batch in prefix.fetches(samples, cuts, epoch=0):
                 between()
                 placed = batch.to(precision.device)
-                with precision.autocast():
+                with precision.autocast(), rows_named(samples, batch):
                     outputs = prefix.forward(placed, samples)
                     losses = task.loss(outputs, placed)
                 task.update_metrics(outputs, placed)
@@ -73,7 +74,8 @@ def rehearse(model: nn.Module, task: Task, samples: Samples, *, precision: Preci
     model.eval()
     with torch.no_grad(), torch.random.fork_rng(), precision.autocast():
         batch = samples.fetch(torch.arange(min(2, len(samples)))).to(precision.device)
-        outputs = model(**batch.inputs)
+        with rows_named(samples, batch):
+            outputs = model(**batch.inputs)
         task.parts(outputs, batch)
         task.update_metrics(outputs, batch)
     task.reset_metrics()

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from finetune.config.train import TrainConfig
 from finetune.data.loader import Batch, Samples, seed_for
+from finetune.data.named_rows import rows_named
 from finetune.errors import (
     CheckpointError,
     FinetuneError,
@@ -176,7 +177,8 @@ class Trainer:
         self._zero_gradients()
         for batch in window:
             with self.precision.autocast():
-                outputs = self.prefixes.now.forward(batch, self.splits.train)
+                with rows_named(self.splits.train, batch):
+                    outputs = self.prefixes.now.forward(batch, self.splits.train)
                 parts = self.task.parts(outputs, batch)
                 micro_loss = add_up(parts).sum() / samples
             loss_norms.add(parts, samples)

@@ -311,9 +311,23 @@ def misfit(name: str, outputs: Any, target: Any, error: Exception) -> ModelError
     return ModelError(
         f"{name} cannot take {describe(outputs)} with targets {describe(target)}: "
         f"{first_line(error)}",
-        hint="the last layer must give what the task learns",
+        hint=_remedy(outputs, target),
         key=("model", "layers"),
     )
+
+
+def _remedy(outputs: Any, target: Any) -> str:
+    """Say what the network must end with to give what the targets are."""
+    if not isinstance(outputs, Tensor) or not isinstance(target, Tensor):
+        return "the last layer must give what the task learns"
+    if not target.is_floating_point():
+        width = "classes"
+    else:
+        width = str(target.shape[1]) if target.ndim == 2 else "1"
+    last = f"{{name: head, type: Linear, out_features: {width}}}"
+    if outputs.ndim > 2 and target.ndim <= 2:
+        return f"give one row a sample: pool over the other axes first, then end with {last}"
+    return f"the last layer must give what the task learns: end the network with {last}"
 
 
 def refuse_no_metric(name: str, metric: object, key: Key) -> None:

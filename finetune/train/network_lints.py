@@ -3,7 +3,7 @@
 None of them is an error: what is told here runs, and learns less than it could.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,6 @@ from finetune.freezing.lints import Lint
 from finetune.models.declared import Network
 from finetune.prefix.state import undisturbed
 from finetune.train.last_operation import LastOperation, Squashing, last_operation
-from finetune.train.precision import Precision
 from finetune.train.repeated_blocks import repeated_blocks
 from finetune.train.tasks import Task, WeightedLoss
 from finetune.train.unseen_tokens import blind_first_tokens, seen_padding
@@ -92,15 +91,19 @@ def lints_of_network(
         device: Where the network is.
     """
     subject = _Subject(config, model, task, samples, device)
-    precision, was_training = Precision("float32", device), model.training
-    with undisturbed(model, config.seed), torch.no_grad(), precision.autocast():
+    with undisturbed(model, config.seed), torch.no_grad():
         model.eval()
-        try:
-            found = [*_squashed_logits(subject), *_padding(subject), *_blind_tokens(subject)]
-            found += [*_shared_depth(subject), *_losses_in_company(subject)]
-        finally:
-            model.train(was_training)
-    return tuple(found)
+        return tuple(lint for look in _LOOKS for lint in _found_by(look, subject))
+
+
+def _found_by(look: Callable[[_Subject], Iterator[Lint]], subject: _Subject) -> list[Lint]:
+    """Return the notes of one look at the network; none where it cannot be had."""
+    try:
+        return list(look(subject))
+    except Exception:  # noqa: BLE001 - code of the user's own may make anything of such a batch
+        # The network is run otherwise than training runs it: padded further, with other tokens,
+        # with zeros in between. What it makes of that is no fault of the run.
+        return []
 
 
 _RANGES: dict[Squashing, str] = {
@@ -266,6 +269,9 @@ def _losses_in_company(subject: _Subject) -> Iterator[Lint]:
             "cut into passes by train.micro_batch, or where memory runs out",
             "set the attribute whole_window = True on the loss: then no window is ever cut",
         )
+
+
+_LOOKS = (_squashed_logits, _padding, _blind_tokens, _shared_depth, _losses_in_company)
 
 
 def _is_undeclared(subject: _Subject, number: int) -> bool:

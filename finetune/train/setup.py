@@ -46,6 +46,7 @@ from finetune.train.compiling import refuse_uncompilable
 from finetune.train.course import Course, steps_of_epoch
 from finetune.train.delta import Base
 from finetune.train.evaluation import rehearse
+from finetune.train.first_look import refuse_missing
 from finetune.train.folder import RunFolder, saved_folder, usual_folder
 from finetune.train.guard import StepGuard
 from finetune.train.kept import Checkpoints
@@ -88,8 +89,9 @@ def build_parts(config: RunConfig, record: Record | None = None) -> Parts:
         FinetuneError: something in the config does not fit the data or the model.
     """
     with located(config):
-        data = open_samples(config, record)
         device = pick_device(config.train.device)
+        refuse_missing(config)
+        data = open_samples(config, record)
         model, task = build_model_and_task(config, data.facts, data.specs, device)
         total = _total_steps(config, len(data.train))
         phases = phases_of(config, model)

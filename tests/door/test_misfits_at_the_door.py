@@ -75,7 +75,7 @@ def test_an_id_beyond_a_table_is_one_line_in_evaluation(small_run, tmp_path):
     new.write_text("item,label\n3,odd\n77,odd\n2,even\n")
     data = {"inputs": ["item"], "target": "label"}
     data |= {"train": known["source"], "validation": {"type": "csv", "path": str(new)}}
-    with pytest.raises(ModelError, match="value 77 of column 'item', sample 2 of the batch"):
+    with pytest.raises(ModelError, match=r"value 77 of column 'item', row 2 of .*new\.csv, is"):
         small_run(model=table(50), data=data, task=CLASSIFY).fit()
 
 

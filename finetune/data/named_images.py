@@ -1,0 +1,55 @@
+"""Texts that name image files which cannot be read: not there, without ending, no images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune.data.folders import IMAGE_ENDINGS
+from finetune.data.table import Listed, Prepared, Table
+from finetune.errors import DataError, Key
+
+_ENDING = 6
+"""Most characters of the ending of a file, its dot among them."""
+
+
+def no_such_image(name: str, column: Prepared, table: Table, key: Key) -> DataError | None:
+    """Return the error over a column of texts that were meant as images; None for other columns.
+
+    Args:
+        name: The column.
+        column: What is left of it where numbers are needed.
+        table: Where it comes from; names are relative to its folder.
+        key: The config key at fault.
+    """
+    if table.folder is None or not isinstance(column, Listed) or column.kind == "things":
+        return None
+    texts = [str(text) for text in column.values]
+    folder = str(table.folder.resolve())
+    told = f"column {name!r} holds {texts[0]!r} in {table.place(0)}" if texts else ""
+    if texts and all(text.lower().endswith(tuple(IMAGE_ENDINGS)) for text in texts):
+        lacking = next((r for r, t in enumerate(texts) if not Path(table.folder, t).is_file()), 0)
+        return DataError(
+            f"no such image file {texts[lacking]!r}, which column {name!r} names in "
+            f"{table.place(lacking)}",
+            hint=f"names are relative to the folder {folder!r}",
+            key=key,
+        )
+    if (whole := _with_ending(texts[:1], table.folder)) is not None:
+        message = f"{told}, which is no file; {whole!r} is one"
+        return DataError(message, hint="name image files with their endings", key=key)
+    if (
+        texts
+        and 1 < len(Path(texts[0]).suffix) < _ENDING
+        and Path(table.folder, texts[0]).is_file()
+    ):
+        known = ", ".join(sorted(IMAGE_ENDINGS))
+        return DataError(
+            f"{told}, a file that is not read as an image", hint=f"read are {known}", key=key
+        )
+    return None
+
+
+def _with_ending(texts: Sequence[str], folder: Path) -> str | None:
+    """Return a text with the ending of an image file that is there."""
+    endings = sorted(IMAGE_ENDINGS)
+    named = (f"{text}{ending}" for text in texts if len(text) < 200 for ending in endings)
+    return next((name for name in named if Path(folder, name).is_file()), None)
