@@ -3,13 +3,13 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from finetune.disk import open_to_read, reason_of
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, named
 
 MAX_JSON_BYTES = 64 * 2**20
 """Most bytes of a JSON document, or characters of one line of a file of JSON lines."""
@@ -18,9 +18,29 @@ MAX_JSON_DEPTH = 64
 MAX_HEADER_BYTES = 16 * 2**20
 """Most bytes of the header of a safetensors file. Its own library reads up to 100 MB."""
 
-_DECODER = json.JSONDecoder()
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]')
 """Strings whole, so that brackets inside them do not count. For JSON that is known to be right."""
+
+
+class _TwiceError(ValueError):
+    """An object of JSON has two values for one key. Python's own reader keeps the last one."""
+
+
+def _keys_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of these keys and values.
+
+    Raises:
+        _TwiceError: a key is there twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
+_OF_DATA = json.JSONDecoder(object_pairs_hook=_keys_once)
+"""Reads what people want to learn from: which of two values is meant, nobody can tell."""
 
 
 def read_json(path: Path) -> Any:
@@ -73,12 +93,13 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return _object(read_json(path), str(path))
 
 
-def parse_json(text: str | bytes, where: str) -> Any:
+def parse_json(text: str | bytes, where: str, *, is_data: bool = False) -> Any:
     """Return what a JSON text says.
 
     Args:
         text: The text, as characters or as UTF-8.
         where: Where it comes from, for messages.
+        is_data: Whether a key that an object has twice is refused.
 
     Raises:
         FinetuneError: it is no JSON, or exceeds a limit.
@@ -87,7 +108,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
         raise FinetuneError(f"holds more than {MAX_JSON_BYTES >> 20} MiB of JSON", where=where)
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
-        value = json.loads(text)
+        value = _OF_DATA.decode(text) if is_data else json.loads(text)
     except RecursionError as error:
         raise _too_deep(where) from error
     except ValueError as error:
@@ -109,7 +130,7 @@ def parse_json_at(text: str, start: int, where: str) -> tuple[Any, int]:
         FinetuneError: it is no JSON, or exceeds a limit.
     """
     try:
-        value, end = _DECODER.raw_decode(text, start)
+        value, end = _OF_DATA.raw_decode(text, start)
     except RecursionError as error:
         raise _too_deep(where) from error
     except ValueError as error:
@@ -127,7 +148,7 @@ def parse_json_object(text: str | bytes, where: str) -> dict[str, Any]:
     Raises:
         FinetuneError: it holds something else, or exceeds a limit.
     """
-    return _object(parse_json(text, where), where)
+    return _object(parse_json(text, where, is_data=True), where)
 
 
 def limited_lines(file: TextIO, name: str) -> Iterator[tuple[int, str]]:
@@ -216,6 +237,8 @@ def _object(value: Any, where: str) -> dict[str, Any]:
 
 
 def _no_json(error: ValueError, where: str) -> FinetuneError:
+    if isinstance(error, _TwiceError):
+        return FinetuneError(f"has the key {named([str(error)])} twice", where=where)
     reason = str(error).partition(":")[0].lower()
     return FinetuneError(f"not JSON: {reason}", where=where)
 

@@ -155,16 +155,46 @@ class _Swallowed:
         reading.notes.append(f"{reading.name}:{line}: {message}; {_NO_QUOTES}")
 
 
+@dataclass(slots=True)
+class _Blanks:
+    """Counts blank lines before a row; those at the end of a file say nothing."""
+
+    count: int = 0
+    first: int = 0
+    num_at_end: int = 0
+
+    def add(self, line: int) -> None:
+        """Count one."""
+        self.first = self.first or line
+        self.num_at_end += 1
+
+    def row_follows(self) -> None:
+        """Note that those counted so far do not end the file."""
+        self.count, self.num_at_end = self.count + self.num_at_end, 0
+
+    def told(self, reading: Reading) -> None:
+        """Tell by a note that they were passed over: of a single column each may be a cell."""
+        if self.count:
+            lines = "1 blank line is" if self.count == 1 else f"{self.count:,} blank lines are"
+            reading.notes.append(
+                f'{reading.name}:{self.first}: {lines} passed over; an empty cell is written as ""'
+            )
+
+
 def _rows(lines: _Lines, reading: Reading, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that are not empty, with the line on which each begins."""
     reader = csv.reader(lines, **_format(separator, reading.dialect.quote))
-    begins = 1
+    blanks, begins = _Blanks(), 1
     try:
         for row in reader:
             if row:
+                blanks.row_follows()
                 yield begins, row
+            else:
+                blanks.add(begins)
             begins = reader.line_num + 1
             lines.taken.clear()
+        blanks.told(reading)
     except csv.Error as error:
         hint = None if reading.dialect.quote is None else _NO_QUOTES
         told = str(error).replace("\t", "\\t")
