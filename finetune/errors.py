@@ -17,6 +17,8 @@ _NAMED = 3
 """Names in a message; the rest are counted."""
 _NAME_LENGTH = 80
 """Characters of a name in a message: a stranger's may be as long as the file."""
+_COMPARED = 200
+"""Characters of a name that is compared with others."""
 _LINE_LENGTH = 600
 """Characters of a line of an error: a place, a cause or a remedy that a person still reads."""
 
@@ -247,7 +249,10 @@ def _cut(line: str) -> str:
 
 def did_you_mean(given: str, known: Iterable[str]) -> str | None:
     """Return a hint that names the known words nearest to `given` but for capitals, or None."""
-    words = {word.casefold(): word for word in known}
+    if len(given) > _COMPARED:
+        return None
+    # comparing takes as long as both are long, multiplied: a stranger's name may be a whole file
+    words = {word.casefold(): word for word in known if len(word) <= _COMPARED}
     near = get_close_matches(given.casefold(), words, n=3, cutoff=0.6)
     return f"did you mean {' or '.join(repr(words[word]) for word in near)}?" if near else None
 
