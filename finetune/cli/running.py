@@ -29,7 +29,10 @@ def train_command(
         typer.Option(metavar="DIR", help="Go on from another run's newest checkpoint."),
     ] = None,
     data_changed: Annotated[
-        bool, typer.Option("--data-changed", help="Go on although the data has changed.")
+        bool,
+        typer.Option(
+            "--data-changed", help="Go on although the data has changed; old rows keep their part."
+        ),
     ] = False,
     trust: Trust = None,
 ) -> None:

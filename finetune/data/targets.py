@@ -27,6 +27,8 @@ from finetune.data.table import Column, Listed, Numbers, Table, refuse_gaps
 from finetune.errors import DataError, named
 
 _KEY = ("data", "target")
+_LONG = 300
+"""Characters of two lists of labels from which on their numbers are told instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class _Labels:
         """Return the error over labels that are no classes; it lists both."""
         label = next(label for label in found if label not in classes)
         both = f": its labels are {named(found)}, those of training {named(classes)}"
+        if len(both) > _LONG:
+            both = f": it has {len(found)} labels, training {len(classes)}"
         return _unseen(label, self.part, classes, None, both)
 
     def settled(self, spellings: set[str], found: Sequence[str]) -> Ordered:

@@ -317,6 +317,13 @@ def test_named_data_that_the_run_cannot_take_is_one_line_that_names_it(
     assert len(first) <= 500
 
 
+def test_very_long_labels_leave_the_error_short(run, tmp_path):
+    rows = [f"1,1,{letter * 5000}" for letter in "stuv"]
+    with pytest.raises(DataError, match="it has 4 labels, training 2") as caught:
+        told(run, source=str(write(tmp_path / "new.csv", rows)))
+    assert max(map(len, str(caught.value).splitlines())) <= 500
+
+
 def command(monkeypatch, capsys, *arguments):
     monkeypatch.setattr("sys.argv", ["finetune", *map(str, arguments)])
     capsys.readouterr()
