@@ -35,7 +35,8 @@ def odd_config(
             "task": {"type": "classification", "losses": losses},
             "freeze": freeze,
             "optimizer": {"type": "AdamW", "lr": 1e-2},
-            "train": {"epochs": epochs, "batch_size": 32} | train,
+            # last weights: going back to better ones of an earlier phase leaves its store
+            "train": {"epochs": epochs, "batch_size": 32, "checkpoint": {"best": None}} | train,
             "prefix": prefix,
         }
     )

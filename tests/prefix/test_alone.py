@@ -219,7 +219,7 @@ def test_a_larger_batch_than_the_first_runs_whole_and_ends_nothing():
             assert torch.equal(prefix(indices, inputs[indices]), model(inputs[indices]))
     assert prefix.statistics.whole == 32
     assert prefix.statistics.recorded == prefix.statistics.answered == 32
-    assert any("are larger than those that rows" in reason for reason in prefix.reasons)
+    assert any("are larger than those whose rows" in reason for reason in prefix.reasons)
 
 
 class Scaled(Net):

@@ -40,8 +40,8 @@ def test_difficult_networks_are_answered_with_the_same_bits(odd_runs, net, freez
         ("ShiftingNumber", "net.body.0 (Linear) depends on 'net.mean' outside of it, which moves"),
         ("ShiftingAttribute", "net.body.0 (Linear) is random"),
         ("Recurrent", "net.body (GRU) gives a sample other values in other company, or samples"),
-        ("SelfDrawing", "draw random numbers in frozen calls"),
-        ("Sized", "make other calls than the batch that was tried"),
+        ("SelfDrawing", "frozen layers draw random numbers"),
+        ("Sized", "the network calls other layers for them"),
     ],
     ids=str,
 )
