@@ -107,7 +107,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             here = build(Path(folder, "ours"), args.epochs)
             stack.enter_context(here.reporter.running(here.progress))
-            stack.callback(here.prefixes.close)
+            stack.callback(here.cache.close)
             there = build(Path(folder, "theirs"), args.epochs)
             steps = here.course.total_steps
             rounds.append(compared(ours(here), by_hand(there, args.epochs), steps))

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.store.shelf import entries
+from finetune.store.directory import entries
 from finetune.store.store import RowSpec, Store
 
 BATCH = 32

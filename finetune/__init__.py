@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 # file runs while Python still looks for modules in the current folder.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from finetune.activations.standalone import cached_prefix as cached_prefix
     from finetune.config.loader import load_config as load_config
     from finetune.errors import FinetuneError as FinetuneError
     from finetune.freezing.apply import freeze as freeze, thaw as thaw
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from finetune.freezing.select import select as select
     from finetune.models.inventory import take_inventory as take_inventory
     from finetune.predict import load_predictor as load_predictor
-    from finetune.prefix.alone import frozen_prefix as frozen_prefix
     from finetune.train.setup import build_trainer as build_trainer
 
 # Each name is imported when first asked for: `finetune --help` must not wait for torch.
@@ -32,7 +32,7 @@ _HOMES = {
     "take_inventory": "models.inventory",
     "load_predictor": "predict",
     "build_trainer": "train.setup",
-    "frozen_prefix": "prefix.alone",
+    "cached_prefix": "activations.standalone",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - the names are those of _HOMES

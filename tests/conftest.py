@@ -25,7 +25,7 @@ _SMALL = {
     "optimizer": {"type": "SGD", "lr": 0.05, "momentum": 0.9},
     "train": {"steps": 6, "batch_size": 8, "log_every": 1},
     # What tests count are the calls of the run itself, not those that look for a prefix.
-    "prefix": "off",
+    "cache": "off",
 }
 
 

@@ -28,7 +28,7 @@ LAYERS = {
     **dict.fromkeys(["config", "importing"], 2),
     **dict.fromkeys(["models", "distributed", "store"], 3),
     **dict.fromkeys(["freezing", "optim", "data", "tracking"], 4),
-    **dict.fromkeys(["prefix"], 5),
+    **dict.fromkeys(["activations"], 5),
     **dict.fromkeys(["train"], 6),
     **dict.fromkeys(["predict", "export", "sweep"], 7),
     **dict.fromkeys(["cli"], 8),
@@ -209,7 +209,7 @@ def only_disk_touches_files_of_runs_and_stores(tree: ast.Module, path: str) -> I
         owner, _, verb = name.rpartition(".")
         is_path_replace = verb == "replace" and len(call.args) == 1 and not call.keywords
         # a parameter store and the prefixes of a run are opened by methods of that name
-        is_open = verb == "open" and owner not in ("Store", "self.prefixes")
+        is_open = verb == "open" and owner not in ("Store", "self.cache")
         is_remove = name in ("os.remove", "os.truncate", "os.replace")
         if owner != "disk" and (verb in _ON_FILES or is_path_replace or is_open or is_remove):
             yield f"calls {name}"
@@ -296,8 +296,8 @@ def test_the_house_rules_hold(path):
         (only_disk_touches_files_of_runs_and_stores, "train/kept.py", "path.open('rb')"),
         (only_disk_touches_files_of_runs_and_stores, "train/kept.py", "open(path)"),
         (only_disk_touches_files_of_runs_and_stores, "train/kept.py", "os.open(path, 0)"),
-        (only_disk_touches_files_of_runs_and_stores, "store/shelf.py", "shutil.rmtree(path)"),
-        (only_disk_touches_files_of_runs_and_stores, "store/shelf.py", "aside.replace(path)"),
+        (only_disk_touches_files_of_runs_and_stores, "store/directory.py", "shutil.rmtree(path)"),
+        (only_disk_touches_files_of_runs_and_stores, "store/directory.py", "aside.replace(path)"),
         (only_disk_touches_files_of_runs_and_stores, "tracking/json_lines.py", "p.read_bytes()"),
         (it_says_what_it_is_for, "data/files.py", "x = 1"),
     ],

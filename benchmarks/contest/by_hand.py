@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from contest.cases import Border
+from contest.cases import Boundary
 from contest.inputs import Split, read_splits
 from contest.job import Job, enter, evaluating, optimizer_for
 from contest.networks import Digits, Image, Text, build
 
-Forward = Callable[[str, Tensor, Border], Tensor]
+Forward = Callable[[str, Tensor, Boundary], Tensor]
 """From the name of a split, positions in it and the border of the phase to the outputs."""
 
 
@@ -44,12 +44,12 @@ def limit(job: Job, epochs: int) -> Outcome:
     splits, model = read_splits(job), build(job)
     if isinstance(model, Digits):
         return _train(job, model, splits, lambda s, r, _: model(**splits[s].batch(r)), epochs)
-    borders = list(dict.fromkeys(phase.border for phase in job.phases))
+    boundaries = list(dict.fromkeys(phase.border for phase in job.phases))
     model.eval()
-    stored = {name: _stored(job, model, split, borders) for name, split in splits.items()}
-    suffixes = {border: model.suffix(border) for border in borders}
+    stored = {name: _stored(job, model, split, boundaries) for name, split in splits.items()}
+    suffixes = {border: model.suffix(border) for border in boundaries}
 
-    def forward(name: str, rows: Tensor, border: Border) -> Tensor:
+    def forward(name: str, rows: Tensor, border: Boundary) -> Tensor:
         split, values = splits[name], stored[name][border]
         if border == "pooled" or split.lengths is None:
             return suffixes[border](values[rows], {})
@@ -61,14 +61,14 @@ def limit(job: Job, epochs: int) -> Outcome:
 
 
 def _stored(
-    job: Job, model: Text | Image, split: Split, borders: list[Border]
-) -> dict[Border, Tensor]:
+    job: Job, model: Text | Image, split: Split, boundaries: list[Boundary]
+) -> dict[Boundary, Tensor]:
     """Return what the network holds at each border, for every sample of a split."""
-    stored: dict[Border, Tensor] = {}
+    stored: dict[Boundary, Tensor] = {}
     with torch.inference_mode():
         for rows in torch.arange(len(split)).split(job.batch_size):
-            found = model.at_borders(split.batch(rows), borders)
-            for border, values in zip(borders, found, strict=True):
+            found = model.at_borders(split.batch(rows), boundaries)
+            for border, values in zip(boundaries, found, strict=True):
                 if split.lengths is None or border == "pooled":
                     room = stored.setdefault(border, torch.zeros(len(split), *values.shape[1:]))
                     room[rows] = values
@@ -109,7 +109,7 @@ def _train(
 
 
 def _evaluate(
-    job: Job, splits: dict[str, Split], forward: Forward, name: str, border: Border
+    job: Job, splits: dict[str, Split], forward: Forward, name: str, border: Boundary
 ) -> float:
     """Return the accuracy on a split; the mean loss is computed as well."""
     target, right, loss = splits[name].target, 0, 0.0

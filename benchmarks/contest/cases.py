@@ -6,7 +6,7 @@ from typing import Literal
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
-Border = int | Literal["pooled"] | None
+Boundary = int | Literal["pooled"] | None
 """Where the frozen beginning of a network ends: before a block of that number, before the head,
 or nowhere."""
 
@@ -17,7 +17,7 @@ class Case:
 
     name: str
     network: Literal["text", "image", "digits"]
-    borders: tuple[Border, ...]
+    boundaries: tuple[Boundary, ...]
     """Where the frozen beginning ends, one for each phase."""
     other_rate: float
     """Learning rate of the run that begins with a warm store."""

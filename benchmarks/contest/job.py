@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from contest.cases import Border
+from contest.cases import Boundary
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Phase:
     """Names of the parameters that train."""
     held: tuple[str, ...]
     """Names of the modules that stay in evaluation mode."""
-    border: Border
+    border: Boundary
 
 
 @dataclass(frozen=True, slots=True)

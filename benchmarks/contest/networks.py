@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from contest.cases import Border
+from contest.cases import Boundary
 from contest.job import Job
 
 Inputs = Mapping[str, Tensor]
@@ -30,10 +30,10 @@ class Text(nn.Module):
         outputs: Tensor = self.head(_mean(hidden, inputs["attention_mask"]))
         return outputs
 
-    def at_borders(self, inputs: Inputs, borders: Sequence[Border]) -> list[Tensor]:
+    def at_borders(self, inputs: Inputs, boundaries: Sequence[Boundary]) -> list[Tensor]:
         """Return what the network holds at each border."""
         blocks, found = self.encoder.encoder.layer, []
-        for border in borders:
+        for border in boundaries:
             below = blocks if border == "pooled" else blocks[:border]
             self.encoder.encoder.layer = below
             hidden = self.encoder(**inputs).last_hidden_state
@@ -42,7 +42,7 @@ class Text(nn.Module):
         self.encoder.encoder.layer = blocks
         return found
 
-    def suffix(self, border: Border) -> Suffix:
+    def suffix(self, border: Boundary) -> Suffix:
         """Return what follows a border."""
         if border == "pooled":
             return lambda stored, inputs: self.head(stored)
@@ -81,21 +81,21 @@ class Image(nn.Module):
         outputs: Tensor = self.network(image)
         return outputs
 
-    def at_borders(self, inputs: Inputs, borders: Sequence[Border]) -> list[Tensor]:
+    def at_borders(self, inputs: Inputs, boundaries: Sequence[Boundary]) -> list[Tensor]:
         """Return what the network holds at each border, in one pass."""
-        network, found = self.network, dict[Border, Tensor]()
-        numbers = [border for border in borders if isinstance(border, int)]
-        last = len(network._blocks) if "pooled" in borders else max(numbers)
+        network, found = self.network, dict[Boundary, Tensor]()
+        numbers = [border for border in boundaries if isinstance(border, int)]
+        last = len(network._blocks) if "pooled" in boundaries else max(numbers)
         x = network._swish(network._bn0(network._conv_stem(inputs["image"])))
         for number in range(last):
             found[number] = x
             x = self._block(x, number)
         found[last] = x
-        if "pooled" in borders:
+        if "pooled" in boundaries:
             found["pooled"] = self._pooled(x)
-        return [found[border] for border in borders]
+        return [found[border] for border in boundaries]
 
-    def suffix(self, border: Border) -> Suffix:
+    def suffix(self, border: Boundary) -> Suffix:
         """Return what follows a border."""
 
         def run(stored: Tensor, inputs: Inputs) -> Tensor:

@@ -111,7 +111,7 @@ def _stretches(trainer: Trainer) -> Iterator[Stretch]:
 def _phases(trainer: Trainer, case: Case) -> Iterator[Phase]:
     names = [name for name, _ in trainer.model.named_parameters()]
     stretches = _stretches(trainer)
-    for phase, stretch, border in zip(trainer.plan.phases, stretches, case.borders, strict=True):
+    for phase, stretch, border in zip(trainer.plan.phases, stretches, case.boundaries, strict=True):
         first_epoch, rest = divmod(stretch.began, trainer.course.steps_per_epoch)
         assert rest == 0, "phases of the contest begin with an epoch"
         yield Phase(

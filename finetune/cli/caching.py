@@ -13,13 +13,13 @@ from finetune.errors import FinetuneError
 from finetune.visible import tell, tell_json
 
 if TYPE_CHECKING:
-    from finetune.store.shelf import Entry
+    from finetune.store.directory import Entry
 
 
 def cache_command(
     action: Annotated[
         Literal["ls", "verify", "clear"],
-        typer.Argument(help="List stores, compare all their rows with their seals, or remove."),
+        typer.Argument(help="List stores, verify all their rows, or remove them."),
     ] = "ls",
     keys: Annotated[
         list[str] | None,
@@ -27,9 +27,9 @@ def cache_command(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Look after what frozen prefixes and tokenizers gave, kept for the next run."""
+    """Show, verify or clear the activation cache, and the token ids kept beside it."""
     # numpy takes a while to load: help does not wait for it
-    from finetune.store.shelf import cache_root, entries
+    from finetune.store.directory import cache_root, entries
 
     root = cache_root()
     with results() as out:
@@ -62,7 +62,7 @@ def _acted(action: Literal["ls", "verify", "clear"], root: Path, entry: "Entry")
             counts = {"whole": found.whole, "damaged": found.damaged}
             return row | counts | {"notes": list(found.notes)}
         case "clear":
-            from finetune.store.shelf import remove_store
+            from finetune.store.directory import remove_store
 
             return row | {"removed": remove_store(root, entry.key)}
         case _:

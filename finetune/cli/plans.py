@@ -82,8 +82,7 @@ def plan_table(preview: Preview, file: TextIO, *, full: bool) -> None:
     lines = [("data", on_sizes(facts))]
     if facts.classes is not None:
         lines.append(("classes", on_classes(facts.classes)))
-    found = [place.note for place in preview.config.places if place.note is not None]
-    lines += [("note", note) for note in (*found, *parts.data.notes_on_all)]
+    lines += [("note", note) for note in (*preview.config.notes, *parts.data.notes_on_all)]
     if parts.data.automatic:
         lines.append(("note", f"transforms: {on_transforms(parts.data.automatic)}"))
     lines += [("weights", line) for line in lines_on_weights(parts.model.weights_reports)]
@@ -136,7 +135,7 @@ def _print_costs(preview: Preview, console: Terminal) -> None:
     costs = preview.costs
     names = [f"{number}: {phase.name}" for number, phase in enumerate(preview.parts.plan.phases)]
     named = list(zip([*names, "full training"], [*costs.phases, costs.full], strict=True))
-    console.print("\ncosts: FLOPs of a step, also with its frozen prefix in a store")
+    console.print("\ncosts: FLOPs of a step, without and with the activation cache")
     console.print(_flops_table(named, costs.full.flops_per_step))
     for line in _notes_on_stores(named[:-1]):
         console.tell(line)
@@ -197,7 +196,7 @@ def _whole_run(costs: PlanCosts) -> str | None:
     text = f"the whole run takes {costs.share_of_flops:.1%} of the FLOPs of full training"
     if costs.share_with_stores == costs.share_of_flops:
         return text
-    return f"{text}, {costs.share_with_stores:.1%} with its prefixes stored as it goes"
+    return f"{text}, {costs.share_with_stores:.1%} with the activation cache"
 
 
 def _memory(cost: Costs) -> tuple[int, ...]:

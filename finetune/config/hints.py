@@ -18,6 +18,7 @@ _TOO_COMMON = 4
 """A name that stands in more places than this (`type`, `path`) tells nothing."""
 
 OTHER_WORDS = {
+    "prefix": "cache",
     **dict.fromkeys(("learning_rate", "learningrate", "base_lr", "max_lr", "eta"), "lr"),
     **dict.fromkeys(
         ("max_epochs", "num_epochs", "n_epochs", "num_train_epochs", "total_epochs", "epoch",

@@ -35,6 +35,8 @@ MAX_FILES = 64
 """How many files one config may be made of."""
 
 _FIRST = ("name", "type")
+_OLD_NAMES = {"prefix": "cache"}
+"""Keys of older versions, with their present names: configs of old runs have them."""
 
 
 def load_config(
@@ -70,7 +72,7 @@ def load_config(
             root = sources.override(root, override)
         sources.problems.extend(masks(root))
         trusted = check_trust(trust, code_folder(Path(path), root, is_run=is_run))
-        return _finished(Path(path), root, sources, trusted)
+        return _finished(Path(path), root, sources, trusted, notes=() if is_run else sources.notes)
 
 
 def load_saved(path: Path) -> RunConfig:
@@ -122,10 +124,12 @@ class _Sources:
     Args:
         environment: Fills in `${env:NAME}`.
         read_already: Files by path. None marks one whose bases are being read.
+        notes: What the person who wrote it should know.
     """
 
     environment: Environment = field(default_factory=Environment)
     read_already: dict[Path, Written | None] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def problems(self) -> list[Problem]:
@@ -145,17 +149,34 @@ class _Sources:
         root = self.environment.filled_in(root)
         assert isinstance(root.value, dict)
         self.read_already[_real(path)] = None
-        own = {key: item for key, item in root.value.items() if key != "extends"}
-        top = Written(own, root.file, root.line)
+        top = self._with_new_names(root)
         for base in reversed(self._bases(root, path)):
             top = merge(base, top)
         self.read_already[_real(path)] = top
         return top
 
+    def _with_new_names(self, root: Written) -> Written:
+        """Return a document without `extends`, its keys under their present names."""
+        assert isinstance(root.value, dict)
+        own: dict[str, Written] = {}
+        for key, item in root.value.items():
+            name = _OLD_NAMES.get(key, key)
+            if name != key and name in root.value:
+                message = f"{key!r} is the old name of {name!r}, and both are given"
+                self.problems.append(Problem(item.origin((key,)), message))
+            elif name != key:
+                self.notes.append(f"{item.origin((key,))} is called {name!r} now")
+            if key != "extends" and not (name != key and name in root.value):
+                own[name] = item
+        return Written(own, root.file, root.line)
+
     def override(self, root: Written, override: str) -> Written:
         """Return `root` with one `key=value` put in."""
         name, equals, text = override.partition("=")
         key = tuple(name.strip().split("."))
+        if (new := _OLD_NAMES.get(key[0])) is not None:
+            self.notes.append(f"-o {name.strip()}: {key[0]!r} is called {new!r} now")
+            key = (new, *key[1:])
         if not equals or not all(key) or len(key) > MAX_DEPTH:
             message = f"needs the form 'key=value', got {shown(override)}"
             self.problems.append(Problem(Origin(None, None, shown(name).strip("'")), message))
@@ -206,14 +227,17 @@ class _Sources:
         raise ConfigError([*self.problems, Problem(origin, message)])
 
 
-def _finished(path: Path, root: Written, sources: _Sources, trust: Trust) -> RunConfig:
+def _finished(
+    path: Path, root: Written, sources: _Sources, trust: Trust, notes: Sequence[str] = ()
+) -> RunConfig:
     """Return the config that was read, named and knowing where it comes from."""
     root, places = find_places(root, RunConfig)
     config = _validated(root, sources.problems)
     name = config.name or re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "run"
     # the folder has done its work: where paths begin is no part of what they lead to
     values = {"name": name, "folder": None}
-    return config.with_provenance(Provenance(path, root, trust, places), values)
+    found = Provenance(path, root, trust, places, tuple(notes))
+    return config.with_provenance(found, values)
 
 
 def _is_pipe_or_device(path: Path) -> bool:

@@ -10,13 +10,13 @@ from pydantic import Field, PrivateAttr, field_validator
 
 from finetune.config.base import PUBLIC, Node
 from finetune.config.bounds import MAX_NAME_BYTES, Count, Seed
+from finetune.config.cache import Cache, CacheConfig
 from finetune.config.data import DataConfig
 from finetune.config.freeze import ShortFreeze
 from finetune.config.messages import shown
 from finetune.config.model import ModelConfig
 from finetune.config.optim import ConstantSchedule, OptimizerConfig, Schedule
 from finetune.config.places import Place
-from finetune.config.prefix import Prefix, PrefixConfig
 from finetune.config.task import Task
 from finetune.config.train import TrainConfig
 from finetune.config.written import Written, dotted, locate
@@ -34,12 +34,14 @@ class Provenance:
         written: Its values with the lines they stand on.
         trust: Packages that the user, never the config, allows it to import.
         places: Its relative paths, and where they were found.
+        notes: What the person who wrote it should know of its keys.
     """
 
     path: Path | None = field(default=None, compare=False)
     written: Written | None = field(default=None, compare=False, repr=False)
     trust: Trust = field(default_factory=Trust, compare=False)
     places: tuple[Place, ...] = field(default=(), compare=False, repr=False)
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
 
 class InferenceConfig(Node):
@@ -74,8 +76,8 @@ class RunConfig(Node):
     """How the rate changes over the run."""
     train: TrainConfig
     """How training proceeds."""
-    prefix: Prefix = PrefixConfig()
-    """Whether the frozen beginning of the network runs once per sample, or every time."""
+    cache: Cache = CacheConfig()
+    """The activation cache: the frozen prefix runs once per sample."""
     inference: InferenceConfig = InferenceConfig()
     """How the trained network is run."""
 
@@ -131,6 +133,12 @@ class RunConfig(Node):
     def places(self) -> tuple[Place, ...]:
         """The relative paths, and where they were found; none in a config made in Python."""
         return self._provenance.places
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the person who wrote it should know: old names of keys, where files were found."""
+        on_places = (place.note for place in self.places if place.note is not None)
+        return (*self._provenance.notes, *on_places)
 
     def _searched(self, key: Key) -> str | None:
         """Return where a path was looked for that was not found."""

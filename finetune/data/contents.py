@@ -19,8 +19,8 @@ from torch import Tensor
 
 from finetune.bits import fingerprint
 from finetune.errors import DataError
+from finetune.store.directory import cache_root, key_of
 from finetune.store.layout import RowSpec, StoreError
-from finetune.store.shelf import cache_root, key_of
 from finetune.store.store import Store
 
 HASH_BYTES = 16

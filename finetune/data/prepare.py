@@ -146,7 +146,7 @@ def prepare_data(
         raise DataError(
             "no transform is random: every sample has one view",
             hint="leave it out",
-            key=("prefix", "views"),
+            key=("cache", "views"),
         )
     samples = Samples(
         columns,

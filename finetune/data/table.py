@@ -137,7 +137,7 @@ class Ragged:
         return self.values[positions].masked_fill_(steps >= lengths.unsqueeze(1), self.pad)
 
     def fingerprint(self) -> bytes:
-        """Hash contents, borders and padding."""
+        """Hash contents, boundaries and padding."""
         digest = blake2b(f"{self.pad} {self.length}".encode(), digest_size=16)
         digest.update(self.values.numpy().data)
         digest.update(self.offsets.numpy().data)

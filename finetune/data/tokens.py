@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from finetune.data.table import Listed
+from finetune.store.directory import cache_root, key_of, remove_store
 from finetune.store.layout import RowSpec, StoreError
-from finetune.store.shelf import cache_root, key_of, remove_store
 from finetune.store.store import Store
 
 Encoded = Mapping[str, Sequence[Any]]

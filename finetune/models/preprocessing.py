@@ -21,7 +21,7 @@ from finetune.reading import read_json_object
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _ELSEWHERE = ("hf-hub:", "local-dir:")
-"""Prefixes of names of networks that timm loads from elsewhere than its own tables."""
+"""ActivationCache of names of networks that timm loads from elsewhere than its own tables."""
 _UNNAMED = re.compile(r"LABEL_\d+")
 """What `transformers` calls the outputs of a head that nobody has given names."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")

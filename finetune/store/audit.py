@@ -1,4 +1,4 @@
-"""Every row of a store compared with its seal, for people who want to know."""
+"""Verify every row of a store, for `finetune cache verify`."""
 
 from contextlib import closing
 from dataclasses import dataclass
@@ -7,25 +7,25 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from finetune.store.directory import Entry, claim_as_it_is
 from finetune.store.layout import StoreError
-from finetune.store.shelf import Entry, claim_as_it_is
 from finetune.store.store import Store
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What a look at every row has found."""
+    """Result of verifying a store."""
 
     whole: int
-    """Rows that are as they were written."""
+    """Number of undamaged rows."""
     damaged: int
-    """Rows that are not. They were given up, and are recomputed when next needed."""
+    """Number of damaged rows. They are marked as not written, and recomputed when needed."""
     notes: tuple[str, ...]
-    """What else is wrong, a line each."""
+    """Other problems, one line each."""
 
 
 def audit(root: Path, entry: Entry) -> Audit:
-    """Compare every row of a store with its seal, and give up those that are damaged."""
+    """Verify every row of a store, and mark damaged ones as not written."""
     meta = entry.meta
     if meta is None:
         return Audit(0, 0, ("meta.json cannot be read",))
@@ -39,5 +39,5 @@ def audit(root: Path, entry: Entry) -> Audit:
     except StoreError as error:
         return Audit(0, 0, (error.in_one_line,))
     with closing(store):
-        whole = int(store.has(store.sealed()).sum())
+        whole = int(store.has(store.written()).sum())
         return Audit(whole, store.num_damaged, tuple(store.take_notes()))

@@ -1,4 +1,4 @@
-"""What a store holds: its outputs, how they lie in files, and the `meta.json` that says so."""
+"""Layout of a store: its outputs, its files, and `meta.json`, which records both."""
 
 import json
 import math
@@ -18,7 +18,7 @@ _IN_FILES = {
     name: np.dtype("int16" if name == "bfloat16" else name)
     for name in (*_INTEGERS, *_FLOATS, "complex64")
 }
-"""What values of a dtype are to numpy, which knows no bfloat16."""
+"""numpy dtype of the values in files. numpy has no bfloat16: its bits are kept as int16."""
 
 Block = NDArray[Any]
 """Units of a file, (P, ...)."""
@@ -28,50 +28,50 @@ Labels = Mapping[str, str | int | float | bool]
 
 
 class StoreError(FinetuneError):
-    """Rows cannot be kept. Training can go on without them."""
+    """Rows cannot be stored. Training can go on without a store."""
 
 
 class StoreFullError(StoreError):
-    """There is no room: the budget or the disk is used up. Training can go on without a store."""
+    """The budget or the disk is full. Training can go on without a store."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowSpec:
-    """One output that is kept: what it is for one sample."""
+    """Shape and dtype of one stored output for one sample."""
 
     shape: tuple[int, ...]
-    """Without the batch. Where `ragged`, the first axis is the longest that is expected."""
+    """Without the batch axis. If `ragged`, the first axis has the largest expected length."""
     dtype: str
     """Of the values handed out, such as `float32`."""
     ragged: bool = False
-    """Whether the first axis, of tokens, differs between samples."""
+    """Whether the first axis (tokens) has another length for each sample."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What a file holds many of, end to end."""
+    """Fixed-size element of a file: dtype and shape. A file is an array of units."""
 
     dtype: "np.dtype[Any]"
     shape: tuple[int, ...]
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of one."""
+        """Bytes of one unit."""
         return self.dtype.itemsize * math.prod(self.shape)
 
     def zeros(self, count: int) -> Block:
-        """Return so many of them, all zero."""
+        """Return `count` units of zeros."""
         return np.zeros((count, *self.shape), self.dtype)
 
 
-SEAL = Unit(np.dtype("uint64"), ())
+CHECKSUM = Unit(np.dtype("uint64"), ())
 PLACE = Unit(np.dtype("int64"), (2,))
-"""Where a row begins in ragged files, and how long it is."""
+"""First unit of a row in ragged files, and its number of units."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """An output as it lies in its file: a unit for each sample, or for each token."""
+    """One output in its file: a unit per sample, or per token if ragged."""
 
     name: str
     spec: RowSpec
@@ -80,24 +80,24 @@ class Column:
 
     @property
     def unit(self) -> Unit:
-        """What its file holds: samples, or tokens where samples are ragged."""
+        """The unit of its file: a sample, or a token if ragged."""
         shape = self.spec.shape[1:] if self.spec.ragged else self.spec.shape
         return Unit(_IN_FILES[self.stored], shape)
 
     @property
     def units_per_row(self) -> int:
-        """Units of one sample, of the longest that is expected."""
+        """Units of the longest expected sample."""
         return self.spec.shape[0] if self.spec.ragged else 1
 
     @property
     def row_bytes(self) -> int:
-        """Size of one sample, of the longest that is expected."""
+        """Bytes of the longest expected sample."""
         return self.unit.num_bytes * self.units_per_row
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """All outputs of a store, and for how many samples."""
+    """All outputs of a store, and its number of rows."""
 
     columns: tuple[Column, ...]
     num_rows: int
@@ -137,16 +137,19 @@ class Layout:
     @property
     def size_bytes(self) -> int:
         """Size when every row is there, each as long as the longest that is expected."""
-        in_books = sum(unit.num_bytes for unit in self.books().values())
+        in_books = sum(unit.num_bytes for unit in self.index_files().values())
         return self.num_rows * (self.row_bytes + in_books)
 
-    def books(self) -> dict[str, Unit]:
-        """Return what the files of the book hold for each row, by their names, see `book.py`."""
-        return {"seals": SEAL} | ({"index": PLACE} if self.ragged else {})
+    def index_files(self) -> dict[str, Unit]:
+        """Return the unit of each index file by its name, see `row_index.py`.
+
+        The file of checksums is named `seals`, as in stores of earlier versions.
+        """
+        return {"seals": CHECKSUM} | ({"index": PLACE} if self.ragged else {})
 
     def files(self) -> dict[str, int]:
         """Return the size of every file when the store is new. Ragged ones grow by what comes."""
-        sizes = {name: unit.num_bytes * self.num_rows for name, unit in self.books().items()}
+        sizes = {name: unit.num_bytes * self.num_rows for name, unit in self.index_files().items()}
         for number, column in enumerate(self.columns):
             fixed = 0 if column.spec.ragged else column.unit.num_bytes * self.num_rows
             sizes[rows_file(number)] = fixed

@@ -1,9 +1,9 @@
-"""A store keeps rows that are computed once for each sample, and read ever after.
+"""A store: rows that are computed once per sample and read many times.
 
-Rows lie on disk in a file for each output, and also in memory where all fit. A row counts only
-by its seal, written after its bytes (`seals.py`). A process trusts no seal of another one, nor
-of its own past, before it has compared it with the bytes, once for each row. So a process or a
-machine that stops at any moment leaves nothing to repair, and a flipped bit is found when met.
+Each output has a file on disk; rows are also kept in memory if all of them fit. A row counts as
+written once it has a checksum, which is written after its bytes (`row_checksums.py`). Each process
+compares a row with its checksum before it uses the row for the first time. So a process or machine
+may stop at any moment without a repair afterwards, and a flipped bit is detected when it is read.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.store.book import Book
-from finetune.store.columns import Spans, to_block
+from finetune.store.directory import Claim, claim_store
 from finetune.store.layout import (
     Block,
     Labels,
@@ -28,29 +27,30 @@ from finetune.store.layout import (
     StoreError,
     StoreFullError,
 )
-from finetune.store.seals import EMPTY, Sealer
-from finetune.store.shelf import Claim, claim_store
+from finetune.store.ragged_rows import Spans, to_block
+from finetune.store.row_checksums import EMPTY, Checksummer
+from finetune.store.row_index import RowIndex
 from finetune.store.tier import Tier
 from finetune.store.verdicts import Verdicts
 
 __all__ = ["RowSpec", "Store", "StoreError", "StoreFullError"]
 
 _AT_ONCE = 64 << 20
-"""Bytes of rows that are compared with their seals at once."""
+"""Bytes of rows that are verified in one pass."""
 _GIB = 1 << 30
 
 
 class Store:
     """The rows of one key, made by `Store.open`. Indices are numbers of samples, (B,).
 
-    Other processes may have the same store open, each by an object of its own. One object serves
-    one thread at a time, and none of the processes that are forked from its own.
+    Several processes may open the same store, each with its own object. An object is not
+    thread-safe, and must not be used in a forked process.
 
     Args:
         meta: What it holds.
-        claim: Its folder, which this process has open; None keeps rows in memory alone.
-        memory_bytes: All rows are also kept in memory if they fit; else they are read through a
-            map of their files.
+        claim: Its folder, locked by this process; None keeps rows in memory only.
+        memory_bytes: All rows are also kept in memory if they fit; else they are read from
+            memory-mapped files.
         disk_bytes: How large the files may grow.
     """
 
@@ -63,12 +63,12 @@ class Store:
         self._memory_bytes, self._disk_bytes = memory_bytes, disk_bytes
         self._notes = list(claim.notes) if claim else []
         self._num_damaged = self._num_told = 0
-        self._sealer = Sealer.of(
+        self._checksummer = Checksummer.of(
             meta.key,
             [column.unit.num_bytes for column in layout.columns],
             [column.spec.ragged for column in layout.columns],
         )
-        self._book = Book(layout, claim.folder if claim else None)
+        self._index = RowIndex(layout, claim.folder if claim else None)
         self._disk = Tier.on_disk(layout, claim.folder, memory_bytes) if claim else None
         self._memory: Tier | None = None
         if layout.size_bytes <= memory_bytes:
@@ -89,23 +89,23 @@ class Store:
         facts: Labels | None = None,
         evicts: bool = True,
     ) -> Self:
-        """Open the store of `key` below `folder`, with what rows it has, or make it.
+        """Open the store of `key` below `folder` with the rows it has, or create it.
 
         Args:
             folder: Where all stores are, see `cache_root`.
-            key: Name of the store: stands for all that the rows depend on.
-            specs: What is kept for each sample, by name of the output.
+            key: Name of the store: a hash of all that the rows depend on.
+            specs: Shape and dtype of each output for one sample, by name.
             num_rows: Number of samples.
             memory_gb: GiB of memory; see `Store`.
-            disk_gb: GiB that all stores may take. Others go, the longest unused first, until
-                this one fits. With 0 it is kept in memory and ends with the process.
-            store_dtype: Floating point is stored as this; it comes back as it was given.
-            facts: What the key was made of, told to people by `finetune cache`.
-            evicts: Whether other stores go to make room for this one.
+            disk_gb: GiB that all stores together may take. Least recently used stores are removed
+                until this one fits. With 0 it is kept in memory and ends with the process.
+            store_dtype: Floating-point values are stored in this dtype and read in their own.
+            facts: A few inputs of the key, shown by `finetune cache`.
+            evicts: Whether other stores may be removed to make room.
 
         Raises:
-            StoreFullError: it fits neither the memory nor the disk.
-            StoreError: an output cannot be stored, or the folder not be used.
+            StoreFullError: it fits neither into memory nor on disk.
+            StoreError: an output cannot be stored, or the folder cannot be used.
         """
         created = datetime.now(UTC).isoformat(timespec="seconds")
         layout = Layout.of(specs, num_rows, store_dtype)
@@ -127,11 +127,11 @@ class Store:
 
     @classmethod
     def of(cls, meta: Meta, claim: Claim, *, memory_bytes: float, disk_bytes: float) -> Self:
-        """Open a store that is claimed; the claim is given up if that fails. See `Store`."""
+        """Open a store whose folder is locked; release the lock if that fails. See `Store`."""
         try:
             store = cls(meta, claim, memory_bytes=memory_bytes, disk_bytes=disk_bytes)
             if claim.is_damaged:
-                store.has(store.sealed())
+                store.has(store.written())
                 store._num_told = store.num_damaged
         except BaseException:
             claim.give_up()
@@ -139,17 +139,17 @@ class Store:
         return store
 
     def has(self, indices: Tensor) -> Tensor:
-        """Tell which rows are there and whole, (B,) bool.
+        """Tell which rows are written and undamaged, (B,) bool.
 
-        A row that this process sees for the first time is read, and compared with its seal: for
-        all rows at once this takes as long as reading the store. `num_valid` only counts seals.
+        A row that this process has not seen before is read and verified: for all rows at once this
+        takes as long as reading the store. `num_valid` only counts checksums.
         """
         rows = self._rows(indices)
-        known = self._book.is_known(rows)
+        known = self._index.is_known(rows)
         if not known.all():
-            new = rows[~known & (self._book.seals(rows) != EMPTY)]
+            new = rows[~known & (self._index.checksums(rows) != EMPTY)]
             self._examine(new)
-            known = self._book.is_known(rows)
+            known = self._index.is_known(rows)
         return torch.from_numpy(known)
 
     def read(self, indices: Tensor, length: int | None = None) -> dict[str, Tensor]:
@@ -158,16 +158,16 @@ class Store:
         Ragged ones are padded with zeros to the longest of them, or to `length` tokens.
 
         Raises:
-            KeyError: a row is not there; `has` tells which are. Those that were found whole stay
-                readable, should another process give them up.
+            KeyError: a row is not written; `has` tells which are. Rows that this process verified
+                stay readable if another process marks them as damaged.
         """
-        spans = self._known_spans(indices)  # may give up a tier
+        spans = self._known_spans(indices)  # before `_tier`: it may drop the rows in memory
         return self._tier.read(spans, length)
 
     def read_flat(self, indices: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Return copies of rows by name of the output, ragged ones end to end, (T, ...).
+        """Return copies of rows by name of the output, ragged ones concatenated (T, ...).
 
-        With them come the lengths of the ragged ones, (B,), or none where no output is ragged.
+        The second value holds the lengths of ragged rows (B,); it is empty if no output is ragged.
 
         Raises:
             KeyError: a row is not there; `has` tells which are.
@@ -196,7 +196,7 @@ class Store:
             if len(value) != len(rows):
                 raise ValueError(f"{name!r} has {len(value)} samples, not {len(rows)}")
         with self._tiers()[0].appending():
-            fresh = np.flatnonzero(self._book.seals(rows) == EMPTY)
+            fresh = np.flatnonzero(self._index.checksums(rows) == EMPTY)
             if not len(fresh):
                 return
             which = torch.from_numpy(fresh)
@@ -208,7 +208,9 @@ class Store:
             if self._disk is not None:
                 self._disk.put(spans, blocks)
             self._put_in_memory(spans, blocks)
-            self._book.record(spans, self._sealer.seals(spans.rows, spans.lengths, blocks))
+            self._index.record(
+                spans, self._checksummer.checksums(spans.rows, spans.lengths, blocks)
+            )
 
     def discard(self) -> None:
         """Give up every row; the store stays open, and can be filled again.
@@ -218,7 +220,7 @@ class Store:
         Raises:
             StoreFullError: rows were in memory alone, and memory is full.
         """
-        self._book.erase(np.arange(self.meta.layout.num_rows))
+        self._index.erase(np.arange(self.meta.layout.num_rows))
         if self._memory is not None and self._disk is None:
             self._memory.close()
             with self._may_lack_memory():
@@ -230,33 +232,33 @@ class Store:
             self._memory.close()
             self._memory = None
 
-    def sealed(self) -> Tensor:
-        """Return the rows that bear a seal, in order. `has` tells whether they are whole."""
-        return torch.from_numpy(self._book.sealed())
+    def written(self) -> Tensor:
+        """Return the numbers of written rows, ascending. `has` tells whether they are undamaged."""
+        return torch.from_numpy(self._index.written())
 
     def verdicts(self, network: str) -> Verdicts:
-        """Return what trials of batches of `network`, a key of it, have shown."""
+        """Return the results of trials for `network`, given by its key."""
         return Verdicts(self._claim.folder / "verdicts" if self._claim else None, network)
 
     @property
     def memory_bytes(self) -> int:
-        """Memory that its rows take when all are there; none if they are read from disk."""
+        """Bytes of memory that all rows will take; 0 if they are read from disk."""
         return max(self.meta.layout.size_bytes, self._memory.size_bytes) if self._memory else 0
 
     @property
     def num_valid(self) -> int:
-        """Number of rows that bear a seal."""
-        return len(self._book.sealed())
+        """Number of written rows."""
+        return len(self._index.written())
 
     @property
     def num_damaged(self) -> int:
-        """Rows that were found damaged, and given up, since the store was opened."""
+        """Number of rows that were found damaged since the store was opened."""
         return self._num_damaged
 
     def take_notes(self) -> list[str]:
-        """Return what a user should know and was not told yet, a line each.
+        """Return and clear the messages for the user, one line each.
 
-        That is damage, stores removed to make room, memory given up.
+        They tell of damage, of stores removed to make room, of rows moved out of memory.
         """
         notes, self._notes = self._notes, []
         if count := self._num_damaged - self._num_told:
@@ -266,9 +268,9 @@ class Store:
         return notes
 
     def close(self) -> None:
-        """Close the files, and let others remove them. Rows stay on disk."""
+        """Close the files and release the lock. Rows stay on disk."""
         if self._claim is not None:
-            self._book.close()
+            self._index.close()
             self._claim.give_up()
         for tier in self._tiers():
             tier.close()
@@ -284,13 +286,13 @@ class Store:
 
     def _known_spans(self, indices: Tensor) -> Spans:
         rows = _numbers(indices)
-        if not (self._book.were_known(rows) or self.has(indices).all()):
+        if not (self._index.were_known(rows) or self.has(indices).all()):
             raise KeyError(f"store {self.meta.key} lacks rows of {indices}")
-        return self._book.known_spans(rows)
+        return self._index.known_spans(rows)
 
     @property
     def _tier(self) -> Tier:
-        """Where rows are read: in memory if they are there."""
+        """Where rows are read from: memory if they are there, else disk."""
         tier = self._memory or self._disk
         assert tier is not None
         return tier
@@ -299,9 +301,9 @@ class Store:
         return [tier for tier in (self._disk, self._memory) if tier is not None]
 
     def _examine(self, rows: Rows) -> None:
-        """Compare rows with their seals: learn those that are whole, give up the others."""
+        """Verify rows: remember the undamaged ones, mark the others as not written."""
         tier = self._tiers()[0]
-        seals, spans = self._book.seals(rows), self._book.spans(rows)
+        checksums, spans = self._index.checksums(rows), self._index.spans(rows)
         whole = np.ones(len(rows), np.bool_)
         if self.meta.layout.ragged:
             count = tier.ragged_whole
@@ -310,29 +312,32 @@ class Store:
             whole &= (spans.starts <= count - spans.lengths) | (spans.lengths == 0)
         for part in _portions(np.flatnonzero(whole), self._row_bytes(spans)):
             blocks = self._gathered(tier, spans.some(part))
-            same = self._sealer.seals(rows[part], spans.lengths[part], blocks) == seals[part]
+            same = (
+                self._checksummer.checksums(rows[part], spans.lengths[part], blocks)
+                == checksums[part]
+            )
             whole[part] = same
             if self._memory is not None and not same.all():
                 self._put_in_memory(spans.some(part[same]), tier.gather(spans.some(part[same])))
             else:
                 self._put_in_memory(spans.some(part), blocks)
-        self._book.learn(spans.some(whole), seals[whole])
+        self._index.learn(spans.some(whole), checksums[whole])
         if len(damaged := rows[~whole]):
-            self._book.erase(damaged)
+            self._index.erase(damaged)
             self._num_damaged += len(np.unique(damaged))
 
     def _gathered(self, tier: Tier, spans: Spans) -> list[Block]:
-        """Return units of rows; where memory is full, the rows in memory make room for them."""
+        """Return units of rows; if memory is full, drop the rows kept in memory first."""
         if self._memory is not None:
             with self._may_lack_memory():
                 return tier.gather(spans)
         return tier.gather(spans)
 
     def _put_in_memory(self, spans: Spans, blocks: Sequence[Block]) -> None:
-        """Keep rows in memory as well, as long as its budget lasts.
+        """Keep rows in memory too, while the memory budget allows it.
 
         Raises:
-            StoreFullError: it does not, and there is no disk.
+            StoreFullError: the budget is used up and there is no disk.
         """
         if self._memory is None:
             return
@@ -348,10 +353,10 @@ class Store:
 
     @contextmanager
     def _may_lack_memory(self) -> Iterator[None]:
-        """Go on without the rows in memory if the block finds no more of it, where there is a disk.
+        """Drop the rows kept in memory if the block runs out of memory and there is a disk.
 
         Raises:
-            StoreFullError: there is none.
+            StoreFullError: there is no disk.
         """
         try:
             yield
@@ -362,7 +367,7 @@ class Store:
             self._notes.append(f"store {self.meta.key}: memory is full, rows are read from disk")
 
     def _free_spans(self, rows: Rows, lengths: Tensor | None) -> Spans:
-        """Return where new rows go: ragged ones behind all that are there."""
+        """Return positions for new rows: ragged ones are appended."""
         if not self.meta.layout.ragged:
             return Spans(rows, rows, np.ones_like(rows))
         if lengths is None:

@@ -1,4 +1,4 @@
-"""All rows of a store in one place, on disk or in memory."""
+"""The files (or arrays in memory) of all outputs of a store, read and written together."""
 
 import fcntl
 from collections.abc import Iterator, Sequence
@@ -9,28 +9,28 @@ from typing import Self
 
 from torch import Tensor
 
-from finetune.store.columns import Spans, read_padded, to_tensor
 from finetune.store.layout import Block, Column, Layout, rows_file
+from finetune.store.ragged_rows import Spans, read_padded, to_tensor
 from finetune.store.units import FileUnits, MemoryUnits, Units
 
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """The rows of a store in one place: on disk, or in memory."""
+    """All outputs of a store, either on disk or in memory."""
 
     outputs: Sequence[tuple[Column, Units]]
-    """Each with where its units lie."""
+    """Each output with its array of units."""
 
     @classmethod
     def in_memory(cls, layout: Layout) -> Self:
-        """Make room in memory for every row, each as long as the longest that is expected."""
+        """Allocate memory for every row at its largest expected length."""
         counts = [layout.num_rows * column.units_per_row for column in layout.columns]
         pairs = zip(layout.columns, counts, strict=True)
         return cls([(column, MemoryUnits(count, column.unit)) for column, count in pairs])
 
     @classmethod
     def on_disk(cls, layout: Layout, folder: Path, resident_bytes: float) -> Self:
-        """Open the files of rows, mapped as far as all of them together may be resident."""
+        """Open the files of all outputs, which share `resident_bytes` (see `FileUnits`)."""
         share = resident_bytes / len(layout.columns)
         paths = [folder / rows_file(number) for number in range(len(layout.columns))]
         pairs = zip(layout.columns, paths, strict=True)
@@ -38,11 +38,11 @@ class Tier:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes up to the last unit written, or laid out."""
+        """Bytes of all outputs up to the last written unit."""
         return sum(column.unit.num_bytes * units.end for column, units in self.outputs)
 
     def size_with(self, spans: Spans) -> int:
-        """Return the same if these rows were there as well."""
+        """Return `size_bytes` as it would be with these rows added."""
         return sum(
             column.unit.num_bytes * max(units.end, spans.end(column))
             for column, units in self.outputs
@@ -50,12 +50,12 @@ class Tier:
 
     @property
     def ragged_end(self) -> int:
-        """The first unit that is free in every ragged file."""
+        """Index of the first unit that is free in every ragged output."""
         return max(units.end for units in self._ragged())
 
     @property
     def ragged_whole(self) -> int:
-        """How many units every ragged file has."""
+        """Number of units that every ragged output has."""
         return min(len(units) for units in self._ragged())
 
     def gather(self, spans: Spans) -> list[Block]:

@@ -1,4 +1,4 @@
-"""Arrays of equal units, in a file or in memory, that are read and written by their numbers."""
+"""Arrays of fixed-size units, in a file or in memory, read and written by index."""
 
 import errno
 import mmap
@@ -17,19 +17,19 @@ from finetune.store.layout import Block, Rows, StoreError, StoreFullError, Unit
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _READ_AHEAD = 128 << 10
-"""Bytes that the system reads at once where nothing is said of how a file is read."""
+"""Bytes that Linux reads ahead by default."""
 
 
 class Units(Protocol):
-    """An array of units, grown by what is put behind its end."""
+    """An array of units that grows when units are written behind its end."""
 
     def __len__(self) -> int:
-        """Return how many whole units there are."""
+        """Return the number of complete units."""
         ...
 
     @property
     def end(self) -> int:
-        """The first unit that nothing was written to, not even in part."""
+        """Index of the first unit of which no byte is written."""
         ...
 
     def take(self, places: Rows) -> Block:
@@ -41,22 +41,22 @@ class Units(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what they hold."""
+        """Release file and memory."""
         ...
 
 
 class FileUnits:
-    """Units in a file: written by `pwrite`, read through a map, or without if there is no room.
+    """Units in a file: written by `pwrite`, read by a memory map, or by `pread` if it cannot map.
 
     Writing through a map would kill the process with SIGBUS when the disk of a sparse file is
-    full; `pwrite` answers with an error. Pages of the map count as resident memory while they are
-    there, but they are the file's own: the system takes them back whenever it needs room.
+    full; `pwrite` raises an error instead. Mapped pages count as resident memory, but they belong
+    to the file cache: the system takes them back when it needs memory.
 
     Args:
         path: An existing file.
-        unit: What it holds.
-        resident_bytes: Above this size the system is told not to read ahead: what it would read
-            besides small units drives out what is needed.
+        unit: Its element.
+        resident_bytes: For larger files the system is told not to read ahead: for scattered small
+            units, read-ahead would evict pages that are needed.
     """
 
     def __init__(self, path: Path, unit: Unit, resident_bytes: float) -> None:
@@ -73,7 +73,7 @@ class FileUnits:
 
     @property
     def end(self) -> int:
-        """The first unit that nothing was written to, not even in part."""
+        """Index of the first unit of which no byte is written."""
         return -(-os.fstat(self.descriptor).st_size // self._unit.num_bytes)
 
     def take(self, places: Rows) -> Block:
@@ -98,7 +98,7 @@ class FileUnits:
                 self._write_run(block[first:last], int(places[first]) * self._unit.num_bytes)
 
     def close(self) -> None:
-        """Give back the file and the memory."""
+        """Release the file and the memory."""
         self._cells = self._unit.zeros(0)
         self._close()
         self.descriptor = -1  # its number may soon be another file's

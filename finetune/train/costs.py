@@ -43,7 +43,7 @@ class Storing:
     """Whether a store, empty at first, is expected to save enough for a run to make one, in this
     phase or on the way before."""
     reasons: tuple[str, ...]
-    """Why frozen modules behind the border run every time, if there are any."""
+    """Why frozen modules behind the boundary run every time, if there are any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def _costs(
         measured = meter.measure(phase, visits[number])
         measured_before.append(measured)
         # of rounded values nothing is stored ahead
-        looks_ahead = config.prefix.store_dtype is None
+        looks_ahead = config.cache.store_dtype is None
         is_filled = looks_ahead and _is_filled_before(plan, measured_before, visits)
         storing = _storing(measured, is_filled=is_filled)
         held = {
@@ -199,7 +199,7 @@ def _only_thaws(phases: Sequence[Phase], measured: Sequence[Measured], number: i
     if isinstance(before, str) or isinstance(now, str):
         return False
     is_thaw = phases[number].frozen <= phases[number - 1].frozen
-    return is_thaw and before.border.encloses(now.border)
+    return is_thaw and before.boundary.encloses(now.boundary)
 
 
 def _storing(measured: Measured, *, is_filled: bool) -> Storing | str:
@@ -215,7 +215,7 @@ def _storing(measured: Measured, *, is_filled: bool) -> Storing | str:
         visits=prospect.visits,
         is_filled_before=is_filled,
         pays=prospect.pays or (is_filled and prospect.pays_ahead),
-        reasons=tuple(map(redacted, prospect.border.reasons)),
+        reasons=tuple(map(redacted, prospect.boundary.reasons)),
     )
 
 

@@ -8,12 +8,12 @@ from typing import assert_never
 
 from torch import Tensor
 
+from finetune.activations.estimate import Coming
 from finetune.config.freeze import AfterEpochs, AfterSteps, AtFraction, OnPlateau, Trigger
 from finetune.config.train import Every, TrainConfig
 from finetune.data.loader import sample_order, windows
 from finetune.freezing.plan import Phase, Plan
 from finetune.optim.rates import Stretch
-from finetune.prefix.prospect import Coming
 from finetune.train.epochs import Epochs
 from finetune.train.progress import Progress
 

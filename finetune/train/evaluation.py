@@ -6,15 +6,15 @@ from math import isfinite
 import torch
 from torch import nn
 
+from finetune.activations.forward import Forward
 from finetune.data.loader import Samples, windows
 from finetune.data.named_rows import rows_named
-from finetune.prefix.whole import Prefix
 from finetune.train.precision import Precision
 from finetune.train.tasks import Task
 
 
 def evaluate(
-    prefix: Prefix,
+    network: Forward,
     task: Task,
     samples: Samples,
     *,
@@ -29,7 +29,7 @@ def evaluate(
     is used up.
 
     Args:
-        prefix: Runs the network.
+        network: Runs the network.
         task: Its losses and metrics.
         samples: One split.
         precision: Number format of the forward pass, and the device.
@@ -37,18 +37,18 @@ def evaluate(
         between: Called before each of them. What it raises ends the evaluation.
         left_out: Receives, by name, why a metric is not defined on these samples. It has no figure.
     """
-    model = prefix.model
+    model = network.model
     was_training = model.training
     model.eval()
     total = 0.0
     try:
         with torch.no_grad():
             cuts = windows(torch.arange(len(samples)), batch_size, drop_last=False)
-            for batch in prefix.fetches(samples, cuts, epoch=0):
+            for batch in network.fetches(samples, cuts, epoch=0):
                 between()
                 placed = batch.to(precision.device)
                 with precision.autocast(), rows_named(samples, batch):
-                    outputs = prefix.forward(placed, samples)
+                    outputs = network.forward(placed, samples)
                     losses = task.loss(outputs, placed)
                 task.update_metrics(outputs, placed)
                 total += float(losses.sum())

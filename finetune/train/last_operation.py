@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from finetune.prefix.outputs import tensors_in
-from finetune.prefix.trace import Call, storage_of, watched
+from finetune.activations.find.trace import Call, storage_of, watched
+from finetune.activations.outputs import tensors_in
 
 Squashing = Literal["softmax", "log-softmax", "sigmoid", "log-sigmoid", "ReLU", "tanh"]
 """Functions that do not give every number, by the name of the best known of their kind."""

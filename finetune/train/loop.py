@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from finetune.activations.cache import ActivationCache
 from finetune.config.train import TrainConfig
 from finetune.data.loader import Batch, Samples, seed_for
 from finetune.data.named_rows import rows_named
@@ -25,7 +26,6 @@ from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import drop_state, reset_state, set_rates
 from finetune.optim.rates import Rates
-from finetune.prefix.choose import Prefixes
 from finetune.train.checkpoint import load_checkpoint, load_weights_delta, save_checkpoint
 from finetune.train.course import Course
 from finetune.train.delta import Base
@@ -78,7 +78,7 @@ class Trainer:
     course: Course
     evaluation_batch: int
     log_gradient_norms: bool
-    prefixes: Prefixes
+    cache: ActivationCache
     prover: Prover
     guard: StepGuard
     watchdog: Watchdog
@@ -123,7 +123,7 @@ class Trainer:
             open_parts.enter_context(self.checkpoints.in_use(self.reporter.message))
             open_parts.enter_context(self.watchdog.watching())
             open_parts.enter_context(self.reporter.running(self.progress))
-            open_parts.enter_context(closing(self.prefixes))
+            open_parts.enter_context(closing(self.cache))
             try:
                 self._train()
                 self._finish()
@@ -178,7 +178,7 @@ class Trainer:
         for batch in window:
             with self.precision.autocast():
                 with rows_named(self.splits.train, batch):
-                    outputs = self.prefixes.now.forward(batch, self.splits.train)
+                    outputs = self.cache.now.forward(batch, self.splits.train)
                 parts = self.task.parts(outputs, batch)
                 micro_loss = add_up(parts).sum() / samples
             loss_norms.add(parts, samples)
@@ -202,7 +202,7 @@ class Trainer:
         """
         with self._timed("evaluation"):
             return evaluate(
-                self.prefixes.now,
+                self.cache.now,
                 self.task,
                 samples,
                 precision=self.precision,
@@ -215,10 +215,10 @@ class Trainer:
         """Go through the phases that are left; on a request to stop, save and hand it on."""
         if self.settings.nan == "rollback" and not self.checkpoints.all():
             self._save()
-        if self._run_is_over() and self.prefixes.is_border_needed:
+        if self._run_is_over() and self.cache.is_boundary_needed:
             # only the test samples are left: they run as after the last step
             take_on(self.model, self._phase.frozen, self._phase.modules)
-            self.prefixes.open(visits=0)
+            self.cache.open(visits=0)
         try:
             while not self._run_is_over():
                 self._enter_phase()
@@ -266,7 +266,7 @@ class Trainer:
         while not self._phase_is_over():
             size = self.course.pass_size(self.progress)
             cuts = [window.split(size) for window in self.course.windows(self.progress)]
-            batches = self.prefixes.now.fetches(
+            batches = self.cache.now.fetches(
                 self.splits.train,
                 [cut for window in cuts for cut in window],
                 epoch=self.course.epoch(self.progress),
@@ -281,7 +281,7 @@ class Trainer:
     def _enter_phase(self) -> None:
         """Set mask, modes and optimizer state, and take the fingerprints for the proof."""
         progress = self.progress
-        self.prefixes.leave()
+        self.cache.leave()
         take_on(self.model, self._phase.frozen, self._phase.modules)
         if progress.step == progress.phase_began:
             left = self.plan.trained_from(progress.phase)
@@ -295,7 +295,7 @@ class Trainer:
         with self._timed("probe"):
             left_steps = self.course.stretch(progress).ends - progress.step
             visits = left_steps / self.course.steps_per_epoch
-            self.prefixes.open(visits, self.course.thaws_ahead(progress))
+            self.cache.open(visits, self.course.thaws_ahead(progress))
 
     def _leave_phase(self) -> None:
         """Take the proof, go back to the best weights if asked to, and save what holds."""
@@ -392,7 +392,7 @@ class Trainer:
             return
         if best <= self.progress.phase_began:
             # what is frozen now had other values then: the store must not be given what comes of it
-            self.prefixes.leave()
+            self.cache.leave()
         load_weights_delta(self.checkpoints.whole(best), self.model, self.base)
 
     def _figures(self) -> dict[str, float]:
@@ -412,7 +412,7 @@ class Trainer:
         )
 
     def _sum_up(self, status: str, never_moved: Sequence[str] | None = None) -> None:
-        statistics = self.prefixes.statistics
+        statistics = self.cache.statistics
         self.checkpoints.worker.wait()  # nothing is said before the last checkpoint is on disk
         self.folder.write_summary(
             summarise(

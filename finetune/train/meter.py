@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
 
+from finetune.activations.estimate import TOO_FEW, Estimate, Use, find_estimate, too_few_come
+from finetune.activations.find.boundary import Boundary
+from finetune.activations.preserved import undisturbed
 from finetune.bits import fingerprint
 from finetune.config.freeze import ModulesConfig
 from finetune.config.run import RunConfig
 from finetune.data.loader import Batch, sample_order, windows
 from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase
-from finetune.prefix.probe import Border
-from finetune.prefix.prospect import TOO_FEW, Prospect, Use, find_prospect, too_few_come
-from finetune.prefix.state import undisturbed
 from finetune.train.built import Parts
 from finetune.train.precision import Precision
-from finetune.train.setup import prefix_use
+from finetune.train.setup import cache_use
 from finetune.train.tasks import Task
 
 _FEW, _MORE = 2, 3
@@ -42,7 +42,7 @@ class Measured:
     """What autograd keeps of a forward pass over the largest micro-batch."""
     moved: frozenset[str]
     """Buffers that training moves."""
-    prospect: Prospect | str
+    prospect: Estimate | str
     """What storing the frozen prefix would mean, or why there is nothing to store."""
 
 
@@ -86,7 +86,7 @@ class Meter:
         batch = samples.fetch(cut[0]).to(parts.device)
         precision = Precision(settings.precision, parts.device)
         few, more = _rows(batch, _FEW), _rows(batch, _MORE)
-        use = prefix_use(config, parts) if config.prefix.use == "auto" else None
+        use = cache_use(config, parts) if config.cache.use == "auto" else None
         return cls(parts.model, parts.task, precision, few, more, tuple(map(len, cut)), use, {})
 
     def measure(self, phase: Phase, visits: float) -> Measured:
@@ -117,13 +117,13 @@ class Meter:
     def _of_step(self, few: int, more: int) -> int:
         return round(sum(self._at(size, few, more) for size in self.sizes))
 
-    def _prospect(self, phase: Phase) -> Prospect | str:
+    def _prospect(self, phase: Phase) -> Estimate | str:
         """Probe the network as the run does when the phase begins, were it to see samples once."""
         if self.use is None:
-            return "prefix: off"
+            return "cache: off"
         with _left_as_it_was(self.model):
             take_on(self.model, phase.frozen, phase.modules)
-            return find_prospect(self.model, self.use, visits=1.0, anyhow=True)
+            return find_estimate(self.model, self.use, visits=1.0, anyhow=True)
 
     def _at(self, size: int, few: int, more: int) -> float:
         """Read a size off the line through two measured points, or through one and the origin."""
@@ -132,10 +132,10 @@ class Meter:
             return few * size / len(self.few)
         return few + (more - few) * (size - len(self.few)) / gap
 
-    def _pass(self, phase: Phase, batch: Batch, prospect: Prospect | str) -> _Pass:
+    def _pass(self, phase: Phase, batch: Batch, prospect: Estimate | str) -> _Pass:
         """Run one batch forward and backward, and undo what it did."""
         model = self.model
-        border = prospect.border if isinstance(prospect, Prospect) else None
+        boundary = prospect.boundary if isinstance(prospect, Estimate) else None
         with _left_as_it_was(model), _every_operation_seen():
             take_on(model, phase.frozen, phase.modules)
             before, kept = _digests(model), _KeptForBackward(model)
@@ -143,7 +143,7 @@ class Meter:
                 with (
                     saved_tensors_hooks(kept.pack, _unpacked),
                     self.precision.autocast(),
-                    _flops_within(model, border, counter) as within,
+                    _flops_within(model, boundary, counter) as within,
                 ):
                     loss = self.task.loss(model(**batch.inputs), batch).sum() / len(batch)
                 forward = counter.get_total_flops()
@@ -155,16 +155,16 @@ class Meter:
 
 @contextmanager
 def _flops_within(
-    model: nn.Module, border: Border | None, counter: FlopCounterMode
+    model: nn.Module, boundary: Boundary | None, counter: FlopCounterMode
 ) -> Iterator[list[int]]:
-    """Note the FLOPs of each call that a border takes into the prefix."""
-    chosen = {(call.module, call.visit) for call in border.calls} if border else set()
+    """Note the FLOPs of each call that a boundary takes into the prefix."""
+    chosen = {(call.module, call.visit) for call in boundary.calls} if boundary else set()
     visits: dict[str, int] = {}
     inside: list[tuple[nn.Module, int]] = []
     found: list[int] = []
 
     def enter(name: str, module: nn.Module) -> None:
-        # calls inside a frozen one are not counted, as in the border
+        # calls inside a frozen one are not counted, as in the boundary
         if not inside:
             visit = visits.get(name, 0)
             visits[name] = visit + 1

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune.activations.preserved import undisturbed
 from finetune.config.freeze import ChainThaw, FreezeConfig, Freezeout, Gradual, TopK, Ulmfit
 from finetune.config.model import Layer, TransformersLayer
 from finetune.config.run import RunConfig
@@ -26,7 +27,6 @@ from finetune.data.loader import Batch, Samples
 from finetune.errors import Key
 from finetune.freezing.lints import Lint
 from finetune.models.declared import Network
-from finetune.prefix.state import undisturbed
 from finetune.train.last_operation import LastOperation, Squashing, last_operation
 from finetune.train.repeated_blocks import repeated_blocks
 from finetune.train.tasks import Task, WeightedLoss

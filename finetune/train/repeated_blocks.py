@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from finetune.activations.find.trace import Call, watched
+from finetune.activations.outputs import rebuilt, tensors_in
 from finetune.bits import same_bits
-from finetune.prefix.outputs import rebuilt, tensors_in
-from finetune.prefix.trace import Call, watched
 
 
 def repeated_blocks(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, int]:

@@ -17,9 +17,9 @@ from finetune.train.loop import Trainer
 _HARMLESS = {
     "data.workers",
     "inference",
-    "prefix.use",
-    "prefix.memory_gb",
-    "prefix.disk_gb",
+    "cache.use",
+    "cache.memory_gb",
+    "cache.disk_gb",
     "train.epochs",
     "train.steps",
     "train.log_every",

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from finetune.activations.cache import ActivationCache
+from finetune.activations.estimate import Use
 from finetune.config.freeze import FreezeConfig
 from finetune.config.loader import as_plain, dump_config
 from finetune.config.run import RunConfig
@@ -32,8 +34,6 @@ from finetune.models.inventory import take_inventory
 from finetune.models.preprocessing import read_preprocessing
 from finetune.optim.groups import build_optimizer, make_groups
 from finetune.optim.rates import Rates
-from finetune.prefix.choose import Prefixes
-from finetune.prefix.prospect import Use
 from finetune.redaction import causes_withheld, redacted
 from finetune.tracking.json_lines import JsonLines
 from finetune.tracking.tensorboard import TensorBoard
@@ -243,8 +243,8 @@ def open_samples(config: RunConfig, record: Record | None = None) -> PreparedDat
         config: The run's.
         record: What the run has kept of its data, if it has begun.
     """
-    keeps = config.prefix.use == "auto"
-    files = KnownFiles(config.prefix.disk_gb) if keeps else None
+    keeps = config.cache.use == "auto"
+    files = KnownFiles(config.cache.disk_gb) if keeps else None
     preprocessing = read_preprocessing(config.model)
     opened = open_data(
         config.data,
@@ -261,9 +261,9 @@ def open_samples(config: RunConfig, record: Record | None = None) -> PreparedDat
         preprocessing,
         seed=config.seed,
         trust=config.trust,
-        views=config.prefix.views,
+        views=config.cache.views,
         hang_timeout_s=config.train.hang_timeout_s,
-        tokens=TokenStore(config.prefix.disk_gb) if keeps else None,
+        tokens=TokenStore(config.cache.disk_gb) if keeps else None,
     )
     return replace(prepared, notes=(*prepared.notes, *(files.notes if files else ())))
 
@@ -340,7 +340,9 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
         course=course,
         evaluation_batch=evaluation_batch_size(config),
         log_gradient_norms=config.task.log_gradient_norms,
-        prefixes=Prefixes(config.prefix, parts.model, prefix_use(config, parts, reporter.message)),
+        cache=ActivationCache(
+            config.cache, parts.model, cache_use(config, parts, reporter.message)
+        ),
         prover=prover,
         guard=StepGuard(parts.model, checks_gradients=settings.precision != "float16"),
         watchdog=_watchdog(config),
@@ -369,7 +371,7 @@ def _checkpoints(
     )
 
 
-def prefix_use(
+def cache_use(
     config: RunConfig, parts: Parts, tell: Callable[[str], None] = lambda text: None
 ) -> Use:
     """Return how a run uses its network, for a store of the frozen prefix.
@@ -395,7 +397,7 @@ def prefix_use(
         },
         tell=tell,
         is_compiled=settings.compile,
-        store_dtype=config.prefix.store_dtype,
+        store_dtype=config.cache.store_dtype,
         reads_inputs=_reads_inputs(config.task),
     )
 

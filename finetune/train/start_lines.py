@@ -50,7 +50,7 @@ def notes_of(config: RunConfig, parts: Parts, lints: Mapping[str, Sequence[Lint]
         parts: What it describes.
         lints: Notes on it, by what they are about.
     """
-    notes = [place.note for place in config.places if place.note is not None]
+    notes = list(config.notes)
     notes += [f"data: {note}" for note in parts.data.notes_on_all]
     notes += [f"weights: {line}" for line in lines_on_weights(parts.model.weights_reports)]
     return notes + [

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from finetune.prefix.statistics import Statistics
+from finetune.activations.statistics import Statistics
 from finetune.train.progress import Progress
 
 
 def summarise(
     progress: Progress,
     device: torch.device,
-    prefix: Statistics,
+    cache: Statistics,
     *,
     status: str,
     metrics: Mapping[str, float],
@@ -28,7 +28,7 @@ def summarise(
     Args:
         progress: Where the run stands.
         device: Where it ran.
-        prefix: What stores of frozen prefixes have done.
+        cache: What the activation cache has done.
         status: `done` or why it ended before.
         metrics: The figures of the weights in use.
         never_moved: Trained tensors that are as they were built; None where the run is not over.
@@ -44,7 +44,7 @@ def summarise(
         "proof_intact": all(proof["intact"] for proof in progress.proofs),
         "never_moved": None if never_moved is None else list(never_moved),
         "seconds": {name: round(spent, 3) for name, spent in progress.seconds.items()},
-        "prefix": prefix.as_data(),
+        "activation_cache": cache.as_data(),
         "peak_memory_gib": round(peak_memory_gib(device), 3),
         "device": str(device),
         "versions": {

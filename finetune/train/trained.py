@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from finetune.activations.forward import UncachedForward
 from finetune.config.loader import load_config
 from finetune.config.run import RunConfig
 from finetune.data.loader import Samples
@@ -13,7 +14,6 @@ from finetune.data.opening import DataFacts
 from finetune.errors import CheckpointError, named
 from finetune.models.declared import Network
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
-from finetune.prefix.whole import NoPrefix
 from finetune.train.checkpoint import load_weights_delta
 from finetune.train.delta import Base
 from finetune.train.eval_data import EvalData, Part, RunData, open_eval_data
@@ -177,7 +177,7 @@ def evaluated(
         run.refuse_misfit(data.samples)
         left_out: dict[str, str] = {}
         figures = evaluate(
-            NoPrefix(run.model, run=run.model),
+            UncachedForward(run.model, run=run.model),
             run.task,
             data.samples,
             precision=Precision(config.train.precision, run.device),

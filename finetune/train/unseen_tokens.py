@@ -9,10 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from finetune.activations.find.trace import Call, watched
+from finetune.activations.outputs import tensors_in
 from finetune.data.loader import Samples
 from finetune.models.parts import FirstToken
-from finetune.prefix.outputs import tensors_in
-from finetune.prefix.trace import Call, watched
 
 Inputs = dict[str, Tensor]
 

@@ -95,7 +95,7 @@ def test_of_later_phases_a_plan_shows_how_they_end_and_what_they_change(finetune
 
 
 def test_a_plan_shows_costs_next_to_full_training(finetune, blocks, monkeypatch):
-    monkeypatch.setattr("finetune.prefix.prospect._WORTH_TRYING", 0)
+    monkeypatch.setattr("finetune.activations.estimate._WORTH_TRYING", 0)
     blocks(THREE)
     shown = lines(finetune("plan", "blocks.yaml"))
     full = [line for line in shown if line.startswith("full training ")]
@@ -110,7 +110,7 @@ def test_a_plan_shows_costs_next_to_full_training(finetune, blocks, monkeypatch)
 
 
 def test_a_plan_tells_what_storing_the_prefix_saves(finetune, blocks, monkeypatch):
-    monkeypatch.setattr("finetune.prefix.prospect._WORTH_TRYING", 0)
+    monkeypatch.setattr("finetune.activations.estimate._WORTH_TRYING", 0)
     blocks(THREE)
     shown = lines(finetune("plan", "blocks.yaml"))
     (probe,) = [line for line in shown if line.startswith("0: probe: ")]
@@ -123,9 +123,9 @@ def test_a_plan_tells_what_storing_the_prefix_saves(finetune, blocks, monkeypatc
 
 
 def test_a_plan_tells_which_prefixes_are_stored_on_the_way(finetune, blocks, monkeypatch):
-    monkeypatch.setattr("finetune.prefix.prospect._READ_BYTES_PER_S", 1e18)
+    monkeypatch.setattr("finetune.activations.estimate._READ_BYTES_PER_S", 1e18)
     for name in ("_READ_S_PER_SAMPLE", "_WORTH_TRYING", "_TRYING_PASSES", "_LEAST_SHARE"):
-        monkeypatch.setattr(f"finetune.prefix.prospect.{name}", 0)
+        monkeypatch.setattr(f"finetune.activations.estimate.{name}", 0)
     blocks(THREE)
     shown = lines(finetune("plan", "blocks.yaml"))
     notes = [line for line in shown if "the prefix ends with" in line]

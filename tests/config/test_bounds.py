@@ -73,7 +73,7 @@ train:
   evaluate_every: {steps: 5}
   early_stopping: {patience: 3, min_delta: 0.1}
   checkpoint: {every: {steps: 5}, keep_last: 2, best: validation/loss, keep_best: 1}
-prefix: {memory_gb: 1.0, disk_gb: 1.0}
+cache: {memory_gb: 1.0, disk_gb: 1.0}
 inference: {batch_size: 2}
 """
 
@@ -202,7 +202,7 @@ def test_no_extreme_number_in_any_field_is_a_traceback(tmp_path):
         ("data.workers=100000", "data.workers: must be at most 512"),
         ("train.batch_size=1000000000000", "train.batch_size: must be at most"),
         ("model.layers.0.out_features=10000000000000", "layers.0.out_features: must be between"),
-        ("prefix.disk_gb=1e308", "prefix.disk_gb: must be at most"),
+        ("cache.disk_gb=1e308", "cache.disk_gb: must be at most"),
         (f"name={'a' * 300}", "name: takes at most 200 bytes"),
         (f"name={'ä' * 101}", "name: takes at most 200 bytes"),
         (f"model.layers.0.name={'a' * 300}", "layers.0.name: takes at most 200 character(s)"),

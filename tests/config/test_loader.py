@@ -550,3 +550,39 @@ def test_loading_a_config_imports_neither_torch_nor_numpy_nor_transformers():
         check=True,
     )
     assert run.stdout == "[]\n"
+
+
+OLD_NAMED = """
+model: {layers: [{name: head, type: Linear, out_features: classes}]}
+data: {source: {type: sklearn, name: digits}}
+task: {type: classification}
+optimizer: {type: SGD, lr: 0.1}
+train: {epochs: 1, batch_size: 8}
+prefix: {use: "off", disk_gb: 3}
+"""
+
+
+def test_the_old_name_of_a_key_means_the_new_one_and_a_note_says_so(tmp_path):
+    path = tmp_path / "old.yaml"
+    path.write_text(OLD_NAMED)
+    config = load_config(path)
+    assert (config.cache.use, config.cache.disk_gb) == ("off", 3)
+    assert config.notes == (f"{path}:7: prefix is called 'cache' now",)
+    config = load_config(path, ["prefix.use=auto"])
+    assert config.cache.use == "auto"
+    assert "-o prefix.use: 'prefix' is called 'cache' now" in config.notes
+    assert load_config(path, is_run=True).notes == ()
+
+
+def test_an_old_name_merges_with_the_new_one_of_a_file_below(tmp_path):
+    (tmp_path / "old.yaml").write_text(OLD_NAMED)
+    path = tmp_path / "new.yaml"
+    path.write_text("extends: old.yaml\ncache: {disk_gb: 5}\n")
+    assert (load_config(path).cache.use, load_config(path).cache.disk_gb) == ("off", 5)
+
+
+def test_both_names_of_a_key_in_one_file_are_an_error(tmp_path):
+    path = tmp_path / "both.yaml"
+    path.write_text(OLD_NAMED + "cache: auto\n")
+    with pytest.raises(ConfigError, match=r"7: prefix: 'prefix' is the old name of 'cache'"):
+        load_config(path)

@@ -13,7 +13,7 @@ from finetune.data.table import Listed
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import Tokenizing, TokenStore
 from finetune.importing import package_path
-from finetune.store.shelf import entries
+from finetune.store.directory import entries
 from finetune.tracking.tracker import Tracker
 from finetune.train.setup import build_trainer, open_samples
 
@@ -345,7 +345,7 @@ def test_a_run_with_another_seed_tokenizes_nothing_again(config_of_texts, cache,
     assert made == 400 + 3 * NUM_FIRST
     again, made = opened(config_of_texts("seed=1"), monkeypatch)
     assert made == 3 * (NUM_FIRST + NUM_CHECKED)
-    whole, made = opened(config_of_texts("seed=1", "prefix=off"), monkeypatch)
+    whole, made = opened(config_of_texts("seed=1", "cache=off"), monkeypatch)
     assert made == 400
     assert len(entries(cache)) == 1
     for one, other in zip(*((d.train, d.validation, d.test) for d in (again, whole)), strict=True):
@@ -355,7 +355,7 @@ def test_a_run_with_another_seed_tokenizes_nothing_again(config_of_texts, cache,
 
 
 def test_without_prefixes_nothing_is_stored(config_of_texts, cache, monkeypatch):
-    opened(config_of_texts("prefix=off"), monkeypatch)
+    opened(config_of_texts("cache=off"), monkeypatch)
     assert entries(cache) == []
 
 

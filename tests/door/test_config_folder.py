@@ -29,7 +29,7 @@ CONFIG = {
     "task": {"type": "classification"},
     "optimizer": {"type": "SGD", "lr": 0.1},
     "train": {"epochs": 1},
-    "prefix": "off",
+    "cache": "off",
 }
 OWN = """
 from torch import nn

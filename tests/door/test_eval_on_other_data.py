@@ -60,7 +60,7 @@ def points_config(path, **changes):
             "task": {"type": "classification"},
             "optimizer": {"type": "Adam", "lr": 0.05},
             "train": {"epochs": 6, "batch_size": 8, "device": "cpu"},
-            "prefix": "off",
+            "cache": "off",
             **changes,
         }
     )

@@ -285,7 +285,7 @@ def test_a_name_that_lies_in_within_is_told_with_the_name_to_write(small_config,
 
 
 def test_a_prefix_too_short_to_try_is_told_without_phases_to_come(small_config):
-    config = small_config(freeze=["body"], prefix="auto", train={"steps": 1, "batch_size": 8})
+    config = small_config(freeze=["body"], cache="auto", train={"steps": 1, "batch_size": 8})
     [cost] = preview(config).costs.phases
     assert cost.not_stored == "too few samples are seen in this phase to try it out"
 

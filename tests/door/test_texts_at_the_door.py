@@ -130,7 +130,7 @@ def test_pairs_are_stored_as_they_are_made(config, bert, monkeypatch, tmp_path):
     monkeypatch.setattr("finetune.data.tokens._LEAST_CHARACTERS", 1)
     columns = {"a": ["the good film"] * 6, "b": [" ".join(["no"] * n) for n in range(1, 7)]}
     made = config(columns, split={"test": 0.5}, transforms=[TOKENIZE | {"max_length": 8}])
-    stored = made.model_copy(update={"prefix": made.prefix.model_copy(update={"use": "auto"})})
+    stored = made.model_copy(update={"cache": made.cache.model_copy(update={"use": "auto"})})
     first, again, without = map(open_samples, (stored, stored, made))
     assert list((tmp_path / "cache").iterdir())
     for part in ("train", "test"):

@@ -330,7 +330,7 @@ def config_of(*, layers, **changes):
         "task": {"type": "regression"},
         "optimizer": {"type": "SGD", "lr": 0.1},
         "train": {"steps": 2, "batch_size": 8},
-        "prefix": "off",
+        "cache": "off",
     }
     return RunConfig.model_validate(plain | changes).with_provenance(Provenance(), {})
 

@@ -65,7 +65,7 @@ RUN = {
         "checkpoint": {"every": {"steps": 1}, "keep_last": 9, "best": "validation/loss"},
         "device": "cpu",
     },
-    "prefix": {"use": "off"},
+    "cache": {"use": "off"},
 }
 ODD_VALUES = (
     *(None, True, False, 0, 1, 2, 3, -1, 1.5, -0.5, 2**31, 2**63, -(2**63), 10**400),

@@ -37,10 +37,10 @@ class Said(Tracker):
 def always(monkeypatch, tmp_path):
     """Let a store be used however little it would save, and files be known however small."""
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("finetune.prefix.prospect._READ_BYTES_PER_S", 1e18)
-    monkeypatch.setattr("finetune.prefix.prospect._READ_S_PER_SAMPLE", 0.0)
+    monkeypatch.setattr("finetune.activations.estimate._READ_BYTES_PER_S", 1e18)
+    monkeypatch.setattr("finetune.activations.estimate._READ_S_PER_SAMPLE", 0.0)
     for name in ("_WORTH_TRYING", "_TRYING_PASSES", "_LEAST_SHARE"):
-        monkeypatch.setattr(f"finetune.prefix.prospect.{name}", 0)
+        monkeypatch.setattr(f"finetune.activations.estimate.{name}", 0)
     monkeypatch.setattr("finetune.data.contents._LEAST_BYTES", 0)
     monkeypatch.setattr("finetune.data.contents._RACY_NS", -(10**12))
 
@@ -78,7 +78,7 @@ def train(small_config, tmp_path):
             task={"type": "classification"},
             freeze=["conv"],
             train=TRAIN,
-            prefix={"views": 2} | prefix,
+            cache={"views": 2} | prefix,
             trust=trust,
         )
         said = Said()
@@ -98,7 +98,7 @@ def assert_equal(one, other):
 
 
 def recorded(trainer):
-    return trainer.prefixes.statistics.recorded
+    return trainer.cache.statistics.recorded
 
 
 def test_unchanged_images_are_answered_from_what_is_stored(train, folder):

@@ -21,7 +21,7 @@ CONFIG = {
     "task": {"type": "classification"},
     "optimizer": {"type": "SGD", "lr": 0.1},
     "train": {"epochs": 1, "batch_size": 4, "device": "cpu"},
-    "prefix": "off",
+    "cache": "off",
 }
 OUTSIDE = ["../secret.png", "a/../../secret.png", "{folder}/secret.png", "link.png", "out/x.png"]
 SOURCE = """

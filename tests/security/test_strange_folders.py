@@ -8,8 +8,8 @@ import pytest
 
 from finetune import disk
 from finetune.errors import CheckpointError, FinetuneError
+from finetune.store.directory import entries, remove_store
 from finetune.store.layout import RowSpec, StoreError
-from finetune.store.shelf import entries, remove_store
 from finetune.store.store import Store
 from finetune.train.folder import RunFolder
 from finetune.train.lock import LOCK

@@ -75,14 +75,14 @@ def grows_without_disk(folder):
     leave_mib(64)
     with pytest.raises(StoreFullError, match="store k: memory is full"):
         write_eights(store)
-    kept = store.sealed()
+    kept = store.written()
     assert 0 < len(kept) < 16
     for row in kept:
         assert store.read(row[None])["x"][0, 0, 0] == 8 * row
 
 
 def examines(folder):
-    """Rows fit memory once, but not also as they are compared with their seals."""
+    """Rows fit memory once, but not also as they are compared with their checksums."""
     rows = torch.arange(60)
     store = opened(folder, SPECS, 60, memory_gb=0)
     for row in rows[:, None]:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from finetune.store.audit import audit
-from finetune.store.shelf import entries
+from finetune.store.directory import entries
 from finetune.store.store import RowSpec, StoreError, StoreFullError
 
 SCRIPT = Path(__file__).with_name("known_rows.py")

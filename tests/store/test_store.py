@@ -34,7 +34,7 @@ def test_exactly_the_rows_that_were_written_are_there(open_store, known, budgets
     known.fill(store, SOME)
     everything = torch.arange(known.NUM_ROWS)
     assert store.has(everything).nonzero().squeeze(1).tolist() == sorted(SOME.tolist())
-    assert store.sealed().tolist() == sorted(SOME.tolist())
+    assert store.written().tolist() == sorted(SOME.tolist())
     assert store.num_valid == len(SOME)
     for lacking in ([7, 1], [1], [6], [10], [249], [299]):
         with pytest.raises(KeyError):

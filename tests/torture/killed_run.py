@@ -12,8 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from finetune.activations import prospect
 from finetune.config.loader import load_config
-from finetune.prefix import prospect
 from finetune.train.kept import Checkpoints
 from finetune.train.setup import build_trainer
 

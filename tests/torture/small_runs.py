@@ -38,7 +38,7 @@ RUN = {
     "freeze": ["body"],
     "optimizer": {"type": "SGD", "lr": 0.05, "momentum": 0.9},
     "train": TRAIN,
-    "prefix": {"use": "off"},
+    "cache": {"use": "off"},
 }
 RUINOUS = {"type": "SGD", "lr": 3.0, "momentum": 0.9}
 """An optimizer that ruins the network: the first evaluation, at step 2, is the best one."""

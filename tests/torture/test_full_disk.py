@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from finetune.errors import CheckpointError, FinetuneError
-from finetune.store.shelf import cache_root, entries
+from finetune.store.directory import cache_root, entries
 from finetune.train.doctor import examine
 from finetune.train.kept import Checkpoints
 
@@ -121,7 +121,7 @@ STORING = {
     "data": {"source": {"type": "random", "samples": 400, "features": 512, "targets": 3}},
     "freeze": [f"body{n}" for n in range(6)],
     "train": {"epochs": 6, "batch_size": 40, "log_every": 1},
-    "prefix": {"use": "auto", "memory_gb": 1e-5},
+    "cache": {"use": "auto", "memory_gb": 1e-5},
 }
 
 
@@ -134,7 +134,7 @@ def test_a_store_that_cannot_grow_lets_the_run_go_on_without_it(command, tmp_pat
     assert full.returncode == 0, full.stderr
     assert "Traceback" not in full.stderr
     (line,) = [line for line in full.stderr.splitlines() if "too large" in line.lower()]
-    assert "prefix: not stored" in line
+    assert "activation cache: not stored" in line
     assert (
         last_weights(tmp_path / "run").read_bytes()
         == last_weights(tmp_path / "stored").read_bytes()
@@ -221,7 +221,7 @@ def test_a_store_on_a_disk_that_fills_up_keeps_its_rows_and_the_run_goes_on(
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
     stored = runs.build(tmp_path / "stored", **STORING)
     stored.fit()
-    assert stored.prefixes.statistics.answered
+    assert stored.cache.statistics.answered
     monkeypatch.setenv("FINETUNE_CACHE", str(small_disk.place))
     listener = runs.Listener()
     listener.at[5] = small_disk.fill
@@ -229,6 +229,6 @@ def test_a_store_on_a_disk_that_fills_up_keeps_its_rows_and_the_run_goes_on(
     trainer.fit()
     (line,) = [line for line in listener.lines if "nothing more is stored" in line]
     assert "No space left on device" in line
-    assert 0 < trainer.prefixes.statistics.recorded < 400
+    assert 0 < trainer.cache.statistics.recorded < 400
     assert len(entries(cache_root())) == 1
     runs.assert_same_end(runs.end_of(trainer), runs.end_of(stored))

@@ -60,7 +60,7 @@ def test_thirty_kills_at_random_moments_change_no_bit(tmp_path, written):
     assert seen["kills"] == ROUNDS
     assert seen["newest"] == sorted(seen["newest"]), "a good checkpoint was lost"
     whole, cut = tmp_path / "whole", tmp_path / "killed"
-    assert summary(whole)["prefix"]["answered"] > 0
+    assert summary(whole)["activation_cache"]["answered"] > 0
     assert list((tmp_path / "cache-killed").glob("*/seals")), "nothing was stored on the way"
     names = [path.name for path in sorted((whole / "checkpoints").iterdir())]
     assert [path.name for path in sorted((cut / "checkpoints").iterdir())] == names

@@ -79,7 +79,7 @@ def test_flops_of_a_frozen_prefix_are_saved_in_the_backward_pass(make_config, fr
 def test_flops_of_a_step_are_those_that_a_step_takes(make_config, make_trainer, micro_batch):
     config = make_config(freeze=BODY, train={"micro_batch": micro_batch})
     train = {"micro_batch": micro_batch, "steps": 1}
-    trainer = make_trainer(freeze=BODY, train=train, prefix="off")
+    trainer = make_trainer(freeze=BODY, train=train, cache="off")
     with FlopCounterMode(display=False) as counter:
         trainer._enter_phase()
         trainer.train_step(next(trainer._windows()))

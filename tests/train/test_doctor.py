@@ -20,7 +20,7 @@ SETTINGS = {
         "source": {"type": "random", "samples": 40, "features": 4, "targets": 3},
         "split": {"validation": 0.2},
     },
-    "prefix": {"use": "off"},
+    "cache": {"use": "off"},
     "train": {
         "steps": 6,
         "batch_size": 8,

@@ -24,10 +24,10 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def always(monkeypatch):
     """Let a store be used however little it would save."""
-    monkeypatch.setattr("finetune.prefix.prospect._READ_BYTES_PER_S", 1e18)
-    monkeypatch.setattr("finetune.prefix.prospect._READ_S_PER_SAMPLE", 0.0)
+    monkeypatch.setattr("finetune.activations.estimate._READ_BYTES_PER_S", 1e18)
+    monkeypatch.setattr("finetune.activations.estimate._READ_S_PER_SAMPLE", 0.0)
     for name in ("_TRYING_PASSES", "_LEAST_SHARE"):
-        monkeypatch.setattr(f"finetune.prefix.prospect.{name}", 0)
+        monkeypatch.setattr(f"finetune.activations.estimate.{name}", 0)
 
 
 class Stack(nn.Module):
@@ -51,7 +51,7 @@ class Stack(nn.Module):
 def test_with_its_prefix_stored_a_step_costs_the_rest_alone(make_config, frozen):
     """`3 (1 - r)` forward passes of 3, with a share `r` of the forward pass in the prefix."""
     below = {"phases": [{"name": "top", "freeze": ["embed", {"depth": f":{frozen}"}]}]}
-    config = make_config(freeze=below, prefix={"use": "auto"})
+    config = make_config(freeze=below, cache={"use": "auto"})
     model = Stack()
     parts = build_parts(config.model_copy(update={"freeze": None}))
     plan = make_plan(config.freeze, config.optimizer, take_inventory(model))
@@ -67,7 +67,7 @@ def test_with_its_prefix_stored_a_step_costs_the_rest_alone(make_config, frozen)
 def test_flops_and_store_of_a_run_are_those_that_the_plan_tells(
     make_config, make_trainer, always, tmp_path, micro_batch
 ):
-    changes = {"freeze": BELOW, "prefix": {"use": "auto"}}
+    changes = {"freeze": BELOW, "cache": {"use": "auto"}}
     changes["train"] = {"micro_batch": micro_batch, "steps": 1000}
     config = make_config(**changes)
     costs = predict_costs(build_parts(config), config).phases[0]
@@ -82,7 +82,7 @@ def test_flops_and_store_of_a_run_are_those_that_the_plan_tells(
             break
     for split in (trainer.splits.validation, trainer.splits.test):
         trainer.evaluate(split)
-    trainer.prefixes.close()
+    trainer.cache.close()
     assert taken[-1] == costs.storing.flops_per_step < costs.flops_per_step
     kept = [*tmp_path.glob("cache/*/rows-*"), *tmp_path.glob("cache/*/seals")]
     assert sum(path.stat().st_size for path in kept) == costs.storing.store_bytes
@@ -93,7 +93,7 @@ def test_a_thaw_finds_stored_what_it_needs_as_the_plan_tells(make_config, make_t
         {"name": "head", "freeze": ["body", "norm"], "until": {"epochs": 2}},
         {"name": "more", "freeze": ["body"]},
     ]
-    changes = {"freeze": {"phases": phases}, "prefix": {"use": "auto"}}
+    changes = {"freeze": {"phases": phases}, "cache": {"use": "auto"}}
     changes["train"] = {"steps": None, "epochs": 4}
     config = make_config(**changes)
     told = predict_costs(build_parts(config), config).phases[1]
@@ -107,7 +107,7 @@ def test_a_thaw_finds_stored_what_it_needs_as_the_plan_tells(make_config, make_t
     trainer.train_step(next(windows))  # tries out its shape
     with FlopCounterMode(display=False) as counter:
         trainer.train_step(next(windows))
-    trainer.prefixes.close()
+    trainer.cache.close()
     assert counter.get_total_flops() == told.storing.flops_per_step < told.flops_per_step
 
 
@@ -118,7 +118,7 @@ def test_a_phase_sees_a_sample_as_often_as_it_has_epochs(make_config):
         {"name": "all", "freeze": []},
     ]
     config = make_config(
-        freeze={"phases": phases}, train={"steps": None, "epochs": 8}, prefix={"use": "auto"}
+        freeze={"phases": phases}, train={"steps": None, "epochs": 8}, cache={"use": "auto"}
     )
     costs = predict_costs(build_parts(config), config)
     assert [cost.storing and cost.storing.visits for cost in costs.phases] == [2, 5, None]
@@ -137,14 +137,14 @@ def test_a_phase_sees_a_sample_as_often_as_it_has_epochs(make_config):
 
 
 def test_where_no_store_is_wanted_the_plan_says_so(make_config):
-    config = make_config(freeze=BELOW, prefix={"use": "off"})
+    config = make_config(freeze=BELOW, cache={"use": "off"})
     costs = predict_costs(build_parts(config), config)
-    assert (costs.phases[0].storing, costs.phases[0].not_stored) == (None, "prefix: off")
+    assert (costs.phases[0].storing, costs.phases[0].not_stored) == (None, "cache: off")
     assert costs.share_with_stores == costs.share_of_flops
 
 
 def test_looking_for_a_prefix_leaves_the_model_as_it_was(make_config):
-    config = make_config(freeze=BELOW, prefix={"use": "auto"})
+    config = make_config(freeze=BELOW, cache={"use": "auto"})
     parts = build_parts(config)
     before = copy.deepcopy(parts.model.state_dict())
     modes = [module.training for module in parts.model.modules()]

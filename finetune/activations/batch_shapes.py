@@ -1,0 +1,118 @@
+"""Batch shapes and padding.
+
+Letters: B samples of a batch, L tokens that it is padded to.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from finetune.data.loader import MASK, Batch, Extent
+
+
+class Split(Protocol):
+    """The part of `data.loader.Samples` that the cache uses."""
+
+    views: int | None
+    """Number of random views of each sample; None if every epoch draws a new one."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest sample; None if batches are not padded."""
+
+    @property
+    def has_shorter(self) -> bool:
+        """Whether some samples are shorter than the longest."""
+
+    def extent(self, indices: Tensor) -> Extent | None:
+        """Return the lengths of a batch of the samples at `indices`; None if not known."""
+
+    def fetch(
+        self,
+        indices: Tensor,
+        *,
+        epoch: int = 0,
+        blank: Collection[str] = (),
+        length: int | None = None,
+    ) -> Batch:
+        """Return a batch of the samples at `indices`."""
+
+
+class Shape(NamedTuple):
+    """Sizes and padding of a batch: kernels, and so bits, may depend on them."""
+
+    size: int
+    """Samples of the batch."""
+    length: int | None = None
+    """L; None without tokens."""
+    is_padded: bool = False
+    """Whether any sample is padded. If none is, networks may drop the mask."""
+    longest: int | None = None
+    """Tokens of the longest sample if all are padded: networks may cut off the rest."""
+
+    @classmethod
+    def of(cls, samples: Split, indices: Tensor, length: int | None = None) -> "Shape":
+        """Return the shape of a batch of the samples at `indices`.
+
+        It is padded to `length`, or if None to the longest of them.
+        """
+        extent = samples.extent(indices.cpu())
+        if extent is None:
+            return cls(len(indices))
+        width = length or extent.width
+        longest = extent.longest if extent.longest < extent.width else None
+        return cls(len(indices), width, extent.shortest < width, longest)
+
+    def __str__(self) -> str:
+        """Return the shape in words."""
+        if self.length is None:
+            return f"{self.size} samples"
+        if self.longest is not None:
+            each = f"each of at most {self.longest}"
+            return f"{self.size} samples padded to {self.length} tokens, {each}"
+        return f"{self.size} samples {'padded to' if self.is_padded else 'of'} {self.length} tokens"
+
+
+def mask_of(inputs: Mapping[str, Tensor]) -> Tensor | None:
+    """Return the attention mask `(B, L)`, if there is one."""
+    mask = inputs.get(MASK)
+    return mask if mask is not None and mask.ndim == 2 else None
+
+
+def shortened(batch: Batch, place: int) -> Batch:
+    """Return a copy of a batch in which the last token of the sample at `place` is masked."""
+    mask = mask_of(batch.inputs)
+    assert mask is not None
+    mask = mask.clone()
+    mask[place, -1] = 0
+    return replace(batch, inputs=batch.inputs | {MASK: mask})
+
+
+def is_right_padded(mask: Tensor) -> bool:
+    """Tell whether each row of a mask `(B, L)` is ones followed by zeros."""
+    ones = torch.arange(mask.shape[1], device=mask.device) < mask.sum(1, keepdim=True)
+    return torch.equal(mask.to(torch.float64), ones.to(torch.float64))
+
+
+def extent_of(mask: Tensor) -> Extent:
+    """Return the lengths of samples by their mask `(B, L)`; 0 is padding."""
+    shortest, longest = (mask != 0).sum(1).aminmax()
+    return Extent(mask.shape[1], int(shortest), int(longest))
+
+
+def lengths_of(inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return the number of tokens of each sample, `(B,)`, of right-padded inputs."""
+    return inputs[MASK].sum(1)
+
+
+def without_padding(row: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return a ragged `row` `(B, L, ...)` with zeros behind the end of each sample."""
+    mask = inputs[MASK]
+    ended = (mask == 0).reshape(*mask.shape, *[1] * (row.ndim - 2))
+    return row.masked_fill(ended, 0)

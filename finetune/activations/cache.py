@@ -1,0 +1,320 @@
+"""The activation cache of a run: opened when a phase begins, closed when it ends.
+
+For each phase it probes the network, estimates the saving, opens a store for each split, and
+installs the forward that answers from them; or it says why not. Stores of an earlier phase stay
+open while they help: a phase that freezes deeper computes its rows from theirs.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from finetune.activations.cached_forward import CachedForward
+from finetune.activations.estimate import (
+    Coming,
+    Estimate,
+    Use,
+    facts_at,
+    facts_of_split,
+    find_ahead,
+    find_estimate,
+)
+from finetune.activations.exact import Trials
+from finetune.activations.find.boundary import Boundary
+from finetune.activations.forward import Forward, UncachedForward
+from finetune.activations.key import Facts, network_key
+from finetune.activations.passes import Passes
+from finetune.activations.replay import Replay
+from finetune.activations.statistics import Statistics
+from finetune.config.cache import CacheConfig
+from finetune.freezing.apply import in_mode
+from finetune.store.directory import cache_root, key_of, num_written
+from finetune.store.store import Store, StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A boundary whose outputs will be cached."""
+
+    found: Estimate
+    facts: Facts
+    """What its rows depend on besides the data."""
+    phase: str | None = None
+    """The later phase that it is recorded for; None for the present phase."""
+
+
+class ActivationCache:
+    """Opens and closes what a phase caches; `now` is the forward that the loop calls.
+
+    Args:
+        config: The section `cache` of the config.
+        model: The network. While a store is open, `forward` of frozen modules is replaced.
+        use: How the run uses it.
+    """
+
+    def __init__(self, config: CacheConfig, model: nn.Module, use: Use) -> None:
+        # dynamic: one compiled code for all batch sizes, in whatever order they come
+        self._run = torch.compile(model, dynamic=True) if use.is_compiled else model
+        self.now: Forward = UncachedForward(model, self._run)
+        """Fetches batches and runs the network in the present phase."""
+        self.statistics = Statistics()
+        """What the cache did in the run so far."""
+        self._config, self._model, self._use = config, model, use
+        dtype = use.store_dtype if config.use == "auto" else None
+        self._rounds_to: torch.dtype | None = getattr(torch, dtype) if dtype else None
+        self._earlier: CachedForward | None = None
+        self._looks_ahead = True
+        """Whether looking for rows of later phases is worth it: False after it found none."""
+        self._fingerprints: dict[str, str] = {}
+
+    def open(self, visits: float, thaws: Sequence[Coming] = ()) -> None:
+        """Open the cache for the mask and the modes that the network has now.
+
+        Args:
+            visits: How often each training sample will be seen before the mask changes.
+            thaws: Later phases, each of which only thaws. Their rows are recorded now if that
+                saves time, so that no frozen layer runs again after thawing.
+        """
+        if self._use.is_compiled:
+            # other modules are frozen now; old compiled code counts towards a limit of torch
+            torch.compiler.reset()
+        is_off = self._config.use == "off"
+        if is_off and not self._use.is_compiled:
+            return
+        found = find_estimate(self._model, self._use, visits=visits)
+        if not is_off:
+            self._choose(found, thaws)
+        if isinstance(found, Estimate) and isinstance(self.now, UncachedForward):
+            self._install_at(found.boundary)
+
+    @property
+    def is_boundary_needed(self) -> bool:
+        """Whether the boundary affects bits even if nothing is cached."""
+        return self._use.is_boundary_needed
+
+    def _install_at(self, boundary: Boundary) -> None:
+        """Install a replay at an uncached boundary if the boundary affects bits."""
+        if self._use.is_boundary_needed:
+            replay = Replay(self._model, boundary, self._rounds_to)
+            replay.install()
+            self.now = UncachedForward(self._model, self._run, replay)
+
+    def leave(self) -> None:
+        """Run the whole network from now on; keep the stores for a phase that freezes more."""
+        if isinstance(self.now, CachedForward):
+            self.now.remove()
+            self._earlier = self.now
+            for store in self.now.stores:
+                store.leave_memory()  # the memory budget is for the next phase
+        else:
+            self.now.close()
+        self.now = UncachedForward(self._model, self._run)
+
+    def close(self) -> None:
+        """Close all stores."""
+        self.leave()
+        self._forget()
+
+    def _forget(self) -> None:
+        if self._earlier is not None:
+            self._earlier.close()
+        self._earlier = None
+
+    def _choose(self, found: Estimate | str, thaws: Sequence[Coming]) -> None:
+        if isinstance(found, str):
+            self._use.tell(f"activation cache: {found}")
+            return
+        try:
+            own = self._planned(found, facts_at(self._model, found.boundary, self._use))
+            planned = [own] if self._pays(own.found) else []
+            if thaws and self._may_look_ahead(own, is_stored=bool(planned)):
+                ahead = self._ahead(own, thaws, known=[one.facts for one in planned])
+                planned += ahead
+                self._looks_ahead = bool(ahead)
+            if planned:
+                self._store(planned)
+        except StoreError as error:
+            self._use.tell(f"activation cache: not stored: {error.in_one_line}")
+
+    def _planned(self, found: Estimate, facts: Facts, phase: str | None = None) -> _Planned:
+        there = num_written(cache_root(), key_of(self._about(facts, "train"))) / found.train_rows
+        return _Planned(replace(found, stored=min(1.0, there)), facts, phase)
+
+    def _may_look_ahead(self, own: _Planned, *, is_stored: bool) -> bool:
+        """Tell whether this phase may record rows of later ones without changing a bit."""
+        # from rounded rows a later phase would get other values than from its own recording
+        changes_no_bit = self._rounds_to is None and (is_stored or not self._use.is_boundary_needed)
+        return self._looks_ahead and changes_no_bit and own.found.stored < 1
+
+    def _ahead(
+        self, own: _Planned, thaws: Sequence[Coming], *, known: Sequence[Facts]
+    ) -> list[_Planned]:
+        """Return what is worth recording for later phases, each boundary within the one before.
+
+        Args:
+            own: The plan for the present phase.
+            thaws: The later phases.
+            known: Facts of what is cached already.
+        """
+        boundary, planned = own.found.boundary, list[_Planned]()
+        hashed = own.facts["tensors"]
+        for coming, found, facts in find_ahead(self._model, self._use, thaws, known=hashed):
+            if not boundary.encloses(found.boundary):
+                break
+            boundary, one = found.boundary, self._planned(found, facts, coming.phase.name)
+            is_known = facts in (*known, *(other.facts for other in planned))
+            # a batch is answered only if all of its rows are stored
+            comes_whole = one.found.stored + coming.seen / found.views >= 1
+            if not is_known and comes_whole and one.found.pays_ahead:
+                planned.append(one)
+        return planned
+
+    def _pays(self, found: Estimate) -> bool:
+        if found.pays:
+            return True
+        self._use.tell(
+            f"activation cache: not stored, it would not pay: up to {found.up_to} it runs in "
+            f"{found.pace.prefix * 1e6:.0f} us a sample, of {found.pace.whole * 1e6:.0f} for all; "
+            f"reading would take {found.reading * 1e6:.0f} us, each sample comes "
+            f"{_times(found.visits)}{found.not_further}"
+        )
+        return False
+
+    def _store(self, planned: Sequence[_Planned]) -> None:
+        """Open the stores of all plans and install them; the first boundary is the deepest."""
+        with ExitStack() as undo:
+            if (inner := self._take_earlier(planned[0])) is not None:
+                undo.callback(inner.close)
+                earlier = inner.boundary
+                planned = [one for one in planned if one.found.boundary.encloses(earlier)]
+            for one, stores in reversed(list(self._opened(planned, undo))):
+                inner = self._installed(one, inner)
+                undo.callback(inner.close)
+                self._give_stores(inner, one, stores)
+            undo.pop_all()
+        if inner is not None:
+            self.now = inner
+
+    def _take_earlier(self, own: _Planned) -> CachedForward | None:
+        """Return the cache of the phase before, installed, if it helps here; else close it."""
+        earlier, self._earlier = self._earlier, None
+        if earlier is None:
+            return None
+        if (
+            # rounded rows give other values than a run that begins in this phase would compute
+            self._rounds_to is not None
+            or not own.found.boundary.encloses(earlier.boundary)
+            or earlier.facts != facts_at(self._model, earlier.boundary, self._use)
+        ):
+            earlier.close()
+            return None
+        earlier.as_it_stands().install()
+        return earlier
+
+    def _opened(
+        self, planned: Sequence[_Planned], undo: ExitStack
+    ) -> Iterator[tuple[_Planned, dict[str, Store]]]:
+        """Yield the plans with their stores by split; skip later phases that do not fit."""
+        for one in planned:
+            with ExitStack() as close:
+                try:
+                    stores = {
+                        split: close.enter_context(closing(self._opened_store(one, split)))
+                        for split in self._use.splits
+                    }
+                except StoreError as error:
+                    if one.phase is None:
+                        raise
+                    why = f"nothing is stored for phase {one.phase!r}: {error.in_one_line}"
+                    self._use.tell(f"activation cache: {why}")
+                    continue
+                undo.push(close.pop_all())
+                yield one, stores
+
+    def _opened_store(self, planned: _Planned, split: str) -> Store:
+        samples, about = self._use.splits[split], self._about(planned.facts, split)
+        num_rows = len(samples) * (samples.views or 1)
+        share = num_rows / planned.found.layout.num_rows
+        store = Store.open(
+            cache_root(),
+            key_of(about),
+            planned.found.boundary.specs,
+            num_rows,
+            # rows of a later phase are hardly read before it begins: no memory for them
+            memory_gb=self._config.memory_gb * share if planned.phase is None else 0,
+            disk_gb=self._config.disk_gb,
+            store_dtype=self._use.store_dtype,
+            facts={"split": split, "up_to": planned.found.up_to, "data": about["data"]},
+        )
+        for note in store.take_notes():
+            self._use.tell(f"activation cache: {note}")
+        return store
+
+    def _about(self, facts: Facts, split: str) -> Facts:
+        """Return all that the rows of a split depend on: the store's key is its hash."""
+        if split not in self._fingerprints:
+            self._fingerprints[split] = self._use.splits[split].fingerprint()
+        return facts_of_split(facts, split) | {
+            "data": self._fingerprints[split],
+            "batch_size": self._use.batch_sizes[split],
+            "store_dtype": self._use.store_dtype,
+        }
+
+    def _installed(self, planned: _Planned, inner: CachedForward | None) -> CachedForward:
+        """Return an installed forward that has no stores yet."""
+        return CachedForward(
+            self._model,
+            Replay(self._model, planned.found.boundary, self._rounds_to),
+            planned.facts,
+            statistics=self.statistics,
+            seconds=planned.found.pace.prefix,
+            tell=self._use.tell,
+            run=self._run,
+            inner=inner,
+        )
+
+    def _give_stores(
+        self, forward: CachedForward, planned: _Planned, stores: Mapping[str, Store]
+    ) -> None:
+        """Add the stores of all splits to an installed forward."""
+        use, network = self._use, network_key(self._model, self._use.facts)
+        for split, store in stores.items():
+            passes = Passes(
+                self._model,
+                forward.replay,
+                use.splits[split],
+                size=use.batch_sizes[split],
+                in_order=split != "train",
+                autocast=use.autocast,
+                verdicts=store.verdicts(network),
+                run=self._run,
+            )
+            trials = Trials(passes, use.tell if planned.phase is None else _say_nothing)
+            with in_mode(self._model, is_training=split == "train"):
+                forward.add(use.splits[split], store, trials, store.written())
+        use.tell(f"activation cache: {_told(planned, forward)}")
+
+
+def _say_nothing(_: str) -> None:
+    """Drop messages about rows stored for a later phase."""
+
+
+def _told(planned: _Planned, forward: CachedForward) -> str:
+    """Return the line for the user about an opened cache."""
+    found, layout = planned.found, planned.found.layout
+    there = sum(store.num_valid for store in forward.stores)
+    size = layout.num_rows * layout.row_bytes / 2**20
+    of_size = f"{size:.0f} MiB, {there} of {layout.num_rows} stored already"
+    if planned.phase is not None:
+        return f"up to {found.up_to} is stored on the way for phase {planned.phase!r} ({of_size})"
+    return (
+        f"up to {found.up_to} runs once per sample ({of_size}); "
+        f"expected to save {found.saving:.0f} s{found.not_further}"
+    )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

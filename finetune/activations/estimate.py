@@ -1,0 +1,277 @@
+"""Predict what caching the frozen prefix of a phase costs and saves, or why it cannot be cached."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from finetune.activations.find.boundary import Boundary, Pace, probe
+from finetune.activations.find.snapshot import Snapshot, take_snapshot
+from finetune.activations.key import Facts, facts_of
+from finetune.activations.preserved import as_it_was
+from finetune.data.loader import Samples
+from finetune.freezing.apply import mask_given_back, take_on
+from finetune.freezing.plan import Phase
+from finetune.store.layout import Layout
+from finetune.store.store import StoreError
+
+TOO_FEW = "too few samples are seen in this phase to try it out"
+"""Reason for not caching when too few samples are the only objection."""
+_TRIAL = 4
+"""Samples of a trial batch."""
+_WITNESSES = 2
+"""Samples of each split whose frozen outputs become part of the key."""
+_PASSES = 6
+"""Forward passes over the trial batch that probing takes, about."""
+_WORTH_TRYING = 10
+"""Probing is worth its time if at least this many times its samples are still to come."""
+_TRYING_PASSES = 3
+"""Full batches that trials of batch shapes take besides recording, about."""
+_LEAST_SHARE = 0.02
+"""Smallest saving that is worth caching, as a share of the time of all forward passes."""
+_READ_BYTES_PER_S = 1e9
+_READ_S_PER_SAMPLE = 5e-6
+"""Cost of reading a row from a warm store, measured by `benchmarks/store_read.py`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How a run uses its network; the same in all phases."""
+
+    splits: Mapping[str, Samples]
+    """Samples by split. Those of `train` are shuffled; all others are always cut in order."""
+    batch_sizes: Mapping[str, int]
+    """Samples per forward pass, by split."""
+    autocast: Callable[[], AbstractContextManager[object]]
+    """Makes the autocast context of a forward pass."""
+    facts: Mapping[str, str]
+    """Further settings that the outputs depend on; part of the key."""
+    tell: Callable[[str], None]
+    """Receives lines for the user: what is cached or not, and why."""
+    store_dtype: str | None
+    """Dtype in which floating-point rows are stored; None to store them as computed."""
+    is_compiled: bool = False
+    """Whether what is not frozen is compiled."""
+    reads_inputs: bool = False
+    """Whether the loss may read input columns: an imported loss gets the whole batch."""
+
+    @property
+    def is_boundary_needed(self) -> bool:
+        """Whether the boundary affects bits even if nothing is cached.
+
+        Then it is probed always, so that a decision about speed changes no result.
+        """
+        return self.is_compiled or self.store_dtype is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Costs and savings of caching the frozen prefix of a phase."""
+
+    boundary: Boundary
+    pace: Pace
+    trying: float
+    """Seconds for trials of batch shapes, if no store has their results."""
+    views: int
+    """Random views of each sample that are cached; 1 without random transforms."""
+    visits: int
+    """Visits of each view of a training sample before the mask changes."""
+    layout: Layout
+    """Layout of a store with the rows of all splits."""
+    train_rows: int
+    stored: float = 0.0
+    """Share of the training rows that are stored already."""
+
+    @property
+    def reading(self) -> float:
+        """Seconds to read one row, or to write it."""
+        return _READ_S_PER_SAMPLE + self.layout.row_bytes / _READ_BYTES_PER_S
+
+    @property
+    def saving(self) -> float:
+        """Seconds that caching is expected to save; negative if it would cost time."""
+        new = 1 - self.stored
+        again = self.pace.prefix * (self.visits - new)
+        spared = self.train_rows * (again - self.reading * (self.visits + new))
+        return spared - self.trying * new
+
+    @property
+    def pays(self) -> bool:
+        """Whether the saving is worth caching."""
+        return self.saving > self._noticed
+
+    @property
+    def pays_ahead(self) -> bool:
+        """Whether passes of an earlier phase should fill the store already."""
+        answered = self.visits * (self.pace.prefix - self.reading)
+        # writing takes as long as reading; each of the two phases tries its batches
+        ahead = self.train_rows * (answered - self.reading) - 2 * self.trying
+        gain = ahead - max(0.0, replace(self, stored=0.0).saving)
+        return gain * (1 - self.stored) > self._noticed
+
+    @property
+    def _noticed(self) -> float:
+        """Smallest saving in seconds that is worth caching in this phase."""
+        return _LEAST_SHARE * self.pace.whole * self.train_rows * self.visits
+
+    def at(self, visits: float) -> Self:
+        """Return this estimate for another number of visits."""
+        return replace(self, visits=_of_each_view(visits, self.views))
+
+    @property
+    def not_further(self) -> str:
+        """Text with the reasons why frozen modules behind the boundary are not cached."""
+        reasons = self.boundary.reasons
+        return f"; not further: {'; '.join(reasons)}" if reasons else ""
+
+    @property
+    def up_to(self) -> str:
+        """Name of the last module of the frozen prefix."""
+        return self.boundary.modules[-1]
+
+
+def find_estimate(
+    model: nn.Module, use: Use, *, visits: float, anyhow: bool = False
+) -> Estimate | str:
+    """Probe `model` in its present mask and modes; return an estimate, or why nothing is cached.
+
+    Args:
+        model: The network; left as it was.
+        use: What a run does with it.
+        visits: How often each training sample will be seen before the mask changes.
+        anyhow: Probe also if too few samples are still to come.
+    """
+    train = use.splits["train"]
+    if all(parameter.requires_grad for parameter in model.parameters()):
+        return "nothing is frozen"
+    if not all(samples.is_even for samples in use.splits.values()):
+        return "not stored, how many tokens a sample has is not known beforehand from one column"
+    if train.views is None:
+        return "not stored, random transforms come before it (views: K would store K draws of each)"
+    if len(train) <= _TRIAL or (too_few_come(use, visits) and not anyhow):
+        return TOO_FEW
+    boundary, pace = _probed(model, train, use)
+    if not boundary.stored:
+        why = "; ".join(boundary.reasons)
+        return f"nothing to store{f' ({why})' if why else ''}"
+    num_rows = {name: len(samples) * (samples.views or 1) for name, samples in use.splits.items()}
+    try:
+        layout = Layout.of(boundary.specs, sum(num_rows.values()), use.store_dtype)
+    except StoreError as error:
+        return error.in_one_line
+    return Estimate(
+        boundary,
+        pace,
+        trying=_TRYING_PASSES * use.batch_sizes["train"] * pace.whole,
+        views=train.views,
+        visits=_of_each_view(visits, train.views),
+        layout=layout,
+        train_rows=num_rows["train"],
+    )
+
+
+def too_few_come(use: Use, visits: float) -> bool:
+    """Tell whether too few visits are left before the mask changes to pay for probing.
+
+    False if the boundary affects bits: then it is probed always.
+    """
+    seen = visits * len(use.splits["train"])
+    return seen < _WORTH_TRYING * _PASSES * _TRIAL and not use.is_boundary_needed
+
+
+def _of_each_view(visits: float, views: int) -> int:
+    return max(1, round(visits / views))
+
+
+class Coming(NamedTuple):
+    """A later phase."""
+
+    phase: Phase
+    seen: float
+    """Epochs from now until it begins: the upper limit."""
+    lasts: float | None
+    """Epochs that it lasts; None if a metric decides, its own or one of an earlier phase."""
+
+
+def facts_at(
+    model: nn.Module, boundary: Boundary, use: Use, *, known: Mapping[str, str] | None = None
+) -> Facts:
+    """Return all that rows at a boundary depend on besides the data, in the present modes.
+
+    Part of it is a snapshot: hashes of the frozen outputs of a few samples of each split, those of
+    `train` in training mode.
+
+    Args:
+        model: The network; left as it was.
+        boundary: Its boundary.
+        use: How the run uses it.
+        known: Fingerprints of parameters and buffers that were taken already.
+    """
+    seen: dict[str, Snapshot] = {}
+    with as_it_was(model), use.autocast():
+        for split, samples in use.splits.items():
+            few = _fetched(model, samples, torch.arange(min(_WITNESSES, len(samples))))
+            seen[split] = take_snapshot(model, boundary, few, is_training=split == "train")
+        # inside the block: modules have filled what they only keep to save time
+        return facts_of(model, boundary, use.facts, known=known) | {"witness": seen}
+
+
+def facts_of_split(facts: Facts, split: str) -> Facts:
+    """Return the part of `facts_at` that the rows of one split depend on."""
+    return facts | {"witness": facts["witness"][split], "split": split}
+
+
+def find_ahead(
+    model: nn.Module, use: Use, thaws: Iterable[Coming], *, known: Mapping[str, str]
+) -> Iterator[tuple[Coming, Estimate, Facts]]:
+    """Yield estimates for recording rows of later phases during passes of the present one.
+
+    Later phases here only thaw: whatever trains before such a phase trains in it as well. So the
+    frozen prefix of the later phase is frozen now too and gives the same values; whether it does
+    in the modes of both phases is checked.
+
+    Args:
+        model: The network; left as it was.
+        use: How the run uses it.
+        thaws: Later phases, each of which only thaws.
+        known: Fingerprints of parameters and buffers that were taken already.
+
+    Yields:
+        The phase, its estimate, and what its rows depend on.
+    """
+    for coming in thaws:
+        with mask_given_back(model):
+            take_on(model, coming.phase.frozen, coming.phase.modules)
+            found = find_estimate(model, use, visits=coming.lasts or 1.0, anyhow=True)
+            if isinstance(found, str):
+                return
+            then = facts_at(model, found.boundary, use, known=known)
+        known = {**known, **then["tensors"]}
+        if then == facts_at(model, found.boundary, use, known=known):
+            yield coming, found, then
+
+
+def _probed(model: nn.Module, samples: Samples, use: Use) -> tuple[Boundary, Pace]:
+    """Probe the network on the first samples; return its boundary and speed."""
+    batch = _fetched(model, samples, torch.arange(_TRIAL))
+    # the second batch has some of the same samples at other positions, among others
+    other = _fetched(model, samples, torch.tensor([2, _TRIAL, 0, 1]))
+    with use.autocast():
+        boundary, pace = probe(
+            model,
+            batch,
+            other,
+            ((2, 0), (0, 2), (1, 3)),
+            is_right_padded=all(split.is_right_padded for split in use.splits.values()),
+        )
+    if use.reads_inputs:
+        boundary = replace(boundary, unread=frozenset())
+    return boundary, pace
+
+
+def _fetched(model: nn.Module, samples: Samples, indices: Tensor) -> Mapping[str, Tensor]:
+    device = next(model.parameters()).device
+    return samples.fetch(indices, length=samples.longest).to(device).inputs

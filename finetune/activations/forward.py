@@ -1,0 +1,63 @@
+"""The forward interface that the loop calls, and its version without a cache."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from finetune.activations.batch_shapes import Shape, Split
+from finetune.activations.replay import Replay
+from finetune.data.loader import Batch, Samples
+
+
+class Forward(Protocol):
+    """Fetches batches and runs the network on them; frozen outputs may come from the cache."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+
+    def fetches(self, samples: Samples, cuts: Sequence[Tensor], *, epoch: int) -> Iterator[Batch]:
+        """Yield the batches at the indices of each cut."""
+
+    def forward(self, batch: Batch, samples: Samples) -> Any:
+        """Run the network on a batch of `samples`."""
+
+    def close(self) -> None:
+        """Close the stores and restore the network's own `forward` methods."""
+
+
+@dataclass(frozen=True, slots=True)
+class UncachedForward:
+    """Runs the whole network every time."""
+
+    model: nn.Module
+    run: Callable[..., Any]
+    """The network as it is called: itself, or compiled."""
+    replay: Replay | None = None
+    """Installed at the frozen calls, if given: keeps them out of `torch.compile`, and rounds their
+    outputs as a store with `store_dtype` would, so that caching changes no bit."""
+
+    def fetches(self, samples: Samples, cuts: Sequence[Tensor], *, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of `samples`."""
+        return samples.fetches(cuts, epoch=epoch)
+
+    def forward(self, batch: Batch, samples: Samples) -> Any:
+        """Run the network on the whole batch."""
+        if self.replay is None:
+            return self.run(**batch.inputs)
+        return run_whole(self.run, batch, self.replay, samples)
+
+    def close(self) -> None:
+        """Restore every module's own `forward`."""
+        if self.replay is not None:
+            self.replay.remove()
+
+
+def run_whole(run: Callable[..., Any], batch: Batch, replay: Replay, samples: Split) -> Any:
+    """Run the whole network; round frozen outputs if a store would round them."""
+    if not replay.rounds:
+        return run(**batch.inputs)
+    with replay.recording(Shape.of(samples, batch.indices)):
+        return run(**batch.inputs)

@@ -1,0 +1,190 @@
+"""Facts: all that rows depend on besides the data. The hash of them is the key of a store."""
+
+import inspect
+import json
+import platform
+import sys
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finetune.activations.find.boundary import Boundary
+from finetune.bits import fingerprint
+from finetune.freezing.proof import fingerprints
+from finetune.store.directory import key_of
+
+Facts = dict[str, Any]
+
+_DEFINITION = 3
+"""Version of the row definition (`passes.py`); bump it to invalidate old stores."""
+_LEFT_OUT = frozenset(vars(nn.Module())) | {"forward", "train", "name_or_path"}
+"""Attributes that say nothing: those of every module, our own, and where weights came from."""
+_PROCESSOR = ("model name", "CPU implementer", "CPU part")
+
+
+def facts_of(
+    model: nn.Module,
+    boundary: Boundary,
+    more: Mapping[str, str],
+    *,
+    known: Mapping[str, str] | None = None,
+) -> Facts:
+    """Return all that the outputs at a boundary depend on besides the data, as plain data.
+
+    These are parameters and buffers of the frozen modules, their structure, plain attributes,
+    modes and source code; frozen tensors that enter from outside; the frozen calls; and versions
+    and settings of torch that affect rounding.
+
+    Args:
+        model: The network, its mask and modes set.
+        boundary: Its boundary.
+        more: Further facts, such as the precision.
+        known: Fingerprints of parameters and buffers that were taken already.
+    """
+    tensors = [
+        name
+        for name, _ in (*model.named_parameters(), *model.named_buffers())
+        if name in boundary.added
+        or any(name == module or name.startswith(f"{module}.") for module in boundary.modules)
+    ]
+    below = {name: model.get_submodule(name) for name in boundary.modules}
+    return dict(more) | {
+        "rows": _DEFINITION,
+        "tensors": fingerprints(model, tensors, known=known),
+        "modules": {name: repr(module) for name, module in below.items()},
+        "modes": {name: [m.training for m in top.modules()] for name, top in below.items()},
+        "attributes": {name: _plain(module) for name, module in below.items()},
+        "source": _source(below.values()),
+        "calls": [f"{call.module}#{call.visit}" for call in boundary.calls],
+        "added": [
+            [*place, _as_data(getattr(model.get_submodule(place[0]), place[1], None))]
+            for place in sorted(name for name in boundary.added if isinstance(name, tuple))
+        ],
+        "computing": _computing(next(model.parameters()).device),
+    }
+
+
+def network_key(model: nn.Module, more: Mapping[str, str]) -> str:
+    """Return a hash of all that trials of `model` depend on besides the values of tensors."""
+    about = {
+        "module": repr(model),
+        "modes": [module.training for module in model.modules()],
+        "trained": [name for name, p in model.named_parameters() if p.requires_grad],
+        "attributes": _plain(model),
+        "hooks": [
+            _as_data(hook)
+            for module in model.modules()
+            for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        ],
+        "source": _source([model]),
+        "computing": _computing(next(model.parameters()).device),
+    }
+    return key_of(dict(more) | about)
+
+
+def _computing(device: torch.device) -> Facts:
+    """Return what affects rounding besides the network: torch's version, the machine, settings."""
+    facts: Facts = {
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cpu": [torch.backends.cpu.get_cpu_capability(), _processor()],
+        "mkldnn": torch.backends.mkldnn.enabled,
+        "matmul": torch.get_float32_matmul_precision(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+    if device.type != "cuda":
+        return facts
+    cudnn = torch.backends.cudnn
+    return facts | {
+        "gpu": torch.cuda.get_device_name(device),
+        "cudnn": [cudnn.version(), cudnn.enabled, cudnn.allow_tf32, cudnn.benchmark],
+    }
+
+
+@cache
+def _processor() -> str:
+    """Return the model of the CPU: libraries choose kernels by it."""
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
+        # the last two names are used on ARM
+        told = [line for line in lines if line.startswith(_PROCESSOR)]
+        if told:
+            return ", ".join(sorted({line.partition(":")[2].strip() for line in told}))
+    return platform.processor()
+
+
+def _plain(top: nn.Module) -> list[Facts]:
+    """Return the plain attributes of a module and its submodules, such as `config`."""
+    return [
+        {name: _as_data(value) for name, value in vars(module).items() if name not in _LEFT_OUT}
+        for module in top.modules()
+    ]
+
+
+def _as_data(value: Any, around: tuple[int, ...] = ()) -> Any:
+    """Return JSON data that differs when the value does, as far as its type is known.
+
+    Args:
+        value: Anything.
+        around: What it lies in, by identity: a list may hold itself.
+    """
+    inside = (*around, id(value))
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case _ if id(value) in around:
+            return "itself"
+        case Mapping():
+            return {str(key): _as_data(item, inside) for key, item in value.items()}
+        case list() | tuple() | deque():
+            return [_as_data(item, inside) for item in value]
+    return _thing_as_data(value)
+
+
+def _thing_as_data(value: Any) -> Any:
+    """Do the same for tensors, arrays, sets, configs, functions and other objects."""
+    match value:
+        case Tensor():
+            return fingerprint(value)
+        case np.ndarray():
+            return [value.dtype.str, value.shape, blake2b(value.tobytes()).hexdigest()]
+        case np.generic():
+            return _as_data(value.item())
+        case set() | frozenset():
+            return sorted(map(repr, value))
+        case nn.Module():
+            return None
+    if callable(to_dict := getattr(value, "to_dict", None)):
+        plain = json.loads(json.dumps(to_dict(), sort_keys=True, default=str))
+        # the path of a network does not matter; its attention kernel does, which `to_dict` lacks
+        told = {key: item for key, item in plain.items() if not key.endswith("name_or_path")}
+        return told | {"kernel": getattr(value, "_attn_implementation", None)}
+    # a function, or an object of an unknown type: only its name counts
+    named = (
+        value if hasattr(value, "__qualname__") and hasattr(value, "__module__") else type(value)
+    )
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _source(modules: Any) -> str:
+    """Return a hash of the source code of all classes in the frozen prefix, where available.
+
+    The whole file of a class is hashed: it also holds functions that its methods call, and
+    `inspect.getsource` of a class is slower than hashing its file.
+    """
+    classes = {type(inner) for module in modules for inner in module.modules()}
+    digest = blake2b(digest_size=16)
+    for kind in sorted(classes, key=lambda kind: f"{kind.__module__}.{kind.__qualname__}"):
+        digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
+    for name in sorted({kind.__module__ for kind in classes}):
+        with suppress(OSError, TypeError, KeyError):
+            digest.update(inspect.getsource(sys.modules[name]).encode())
+    return digest.hexdigest()

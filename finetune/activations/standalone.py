@@ -1,0 +1,349 @@
+"""The activation cache around a hand-written loop, without a config."""
+
+import inspect
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from finetune.activations.batch_shapes import extent_of, is_right_padded, mask_of
+from finetune.activations.cached_forward import CachedForward
+from finetune.activations.exact import Trials
+from finetune.activations.find.boundary import Boundary, Pace, probe
+from finetune.activations.key import facts_of, network_key
+from finetune.activations.passes import Passes
+from finetune.activations.replay import Replay
+from finetune.activations.statistics import Statistics
+from finetune.data.loader import Batch, Extent
+from finetune.errors import ModelError
+from finetune.store.directory import key_of
+from finetune.store.store import Store, StoreError
+
+_TRIAL = 8
+"""Most samples of a trial batch."""
+_FEWEST = 4
+"""With fewer samples nothing can be tried."""
+
+
+@contextmanager
+def cached_prefix(
+    model: nn.Module,
+    store: str | Path | None = None,
+    *,
+    num_samples: int,
+    data: str = "",
+    memory_gb: float = 2.0,
+    disk_gb: float = 20.0,
+) -> "Iterator[CachedPrefix]":
+    """Run the frozen prefix of `model` once per sample, in a loop of your own.
+
+        with finetune.cached_prefix(model, num_samples=len(dataset)) as prefix:
+            for indices, x, y in batches:
+                loss = criterion(prefix(indices, x), y)
+
+    Freeze before entering, and keep frozen batch norms and dropouts in evaluation mode, as
+    `finetune.freeze` does. Outputs and gradients are bit-identical to those of a loop without it.
+    What cannot be cached exactly runs every time, and `reasons` says why. Training mode,
+    evaluation mode and each precision have their own rows. While open, `forward` of frozen modules
+    is replaced.
+
+    Args:
+        model: The network. Its mask and modes are not changed.
+        store: Folder that keeps rows for later runs; rows are in memory only if left out.
+        num_samples: Number of samples; `indices` are below it.
+        data: Name and version of the data. Part of the key, so required with `store`.
+        memory_gb: GiB of rows kept in memory, over all modes.
+        disk_gb: GiB that all stores in the folder may take.
+
+    Raises:
+        ModelError: `store` is given without `data`.
+    """
+    if store is not None and not data:
+        raise ModelError("a store on disk needs data=: the name of the data and its version")
+    options = StoreOptions(
+        Path(store or "."), data, memory_gb, disk_gb if store is not None else 0.0
+    )
+    prefix = CachedPrefix(model, options, num_samples)
+    try:
+        yield prefix
+    finally:
+        prefix.close()
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """Where rows are kept, and the limits of their size."""
+
+    folder: Path
+    data: str
+    """Name of the data and its version."""
+    memory_gb: float
+    disk_gb: float
+
+
+class CachedPrefix:
+    """Called in place of the model; made by `cached_prefix`."""
+
+    def __init__(self, model: nn.Module, options: StoreOptions, num_samples: int) -> None:
+        self.statistics = Statistics()
+        """Counts of what was answered and recorded so far."""
+        self.reasons: tuple[str, ...] = ()
+        """Why frozen modules run nevertheless, one line each."""
+        self._model, self._options, self._num_samples = model, options, num_samples
+        self._opened: dict[_Mode, _AtWork | None] = {}
+        self._now: _AtWork | None = None
+        """What is installed now."""
+
+    def __call__(self, indices: Tensor, *args: Tensor, **inputs: Tensor) -> Any:
+        """Return the model's output for the inputs of the samples `indices`, `(B,)`.
+
+        Raises:
+            ModelError: an input is not a tensor with one row per index.
+        """
+        named = _by_name(self._model, args, inputs)
+        for name, value in named.items():
+            if not isinstance(value, Tensor) or len(value) != len(indices):
+                raise ModelError(f"input {name!r} is no tensor of {len(indices)} samples")
+        batch = Batch(named, None, indices.to(next(iter(named.values())).device))
+        at_work = self._at_work(batch)
+        if at_work is None:
+            return self._model(**named)
+        if (reason := at_work.samples.reason_against(batch)) is not None:
+            self._note(reason)
+            return self._model(**named)
+        at_work.samples.batch = batch
+        return at_work.network.forward(batch, at_work.samples)
+
+    def close(self) -> None:
+        """Restore the model's own `forward` methods, and close the stores."""
+        self._stand_before(None)
+        for at_work in self._opened.values():
+            if at_work is not None:
+                at_work.network.close()
+        self._opened = {}
+
+    def _at_work(self, batch: Batch) -> "_AtWork | None":
+        """Return the cache for the present mode of the network; None if nothing is cached in it."""
+        mode = _mode_of(self._model, batch.indices.device)
+        if mode not in self._opened:
+            self._stand_before(None)
+            if len(batch) < _FEWEST:
+                return None
+            self._opened[mode] = self._open(batch)
+        self._stand_before(self._opened[mode])
+        return self._now
+
+    def _stand_before(self, at_work: "_AtWork | None") -> None:
+        """Install one cache, or none, in place of the present one."""
+        if at_work is self._now:
+            return
+        if self._now is not None:
+            self._now.network.remove()
+        if at_work is not None:
+            at_work.network.install()
+        self._now = at_work
+
+    def _open(self, batch: Batch) -> "_AtWork | None":
+        """Find the frozen prefix in the present mode, and open its store."""
+        samples = _AtHand(self._num_samples, batch)
+        boundary, pace = self._probed(batch, is_right_padded=samples.longest is not None)
+        for reason in boundary.reasons:
+            self._note(reason)
+        if not boundary.stored:
+            return None
+        more = {"precision": _precision(batch.indices.device)}
+        facts, network = facts_of(self._model, boundary, more), network_key(self._model, more)
+        # no snapshot is taken here: the code and modes of all modules go into the key instead
+        about = {
+            "data": self._options.data,
+            "batch_size": len(batch),
+            "inputs": samples.kinds,
+            "filled_up": samples.has_shorter,
+            "network": network,
+        }
+        store = self._store(boundary, key_of(facts | about))
+        if store is None:
+            return None
+        with ExitStack() as undo:
+            undo.callback(store.close)
+            prefix = CachedForward(
+                self._model,
+                Replay(self._model, boundary),
+                facts,
+                statistics=self.statistics,
+                seconds=pace.prefix,
+                tell=self._note,
+                run=self._model,
+            )
+            undo.callback(prefix.remove)
+            passes = Passes(
+                self._model,
+                prefix.replay,
+                samples,
+                size=len(batch),
+                in_order=False,
+                autocast=nullcontext,
+                verdicts=store.verdicts(network),
+                run=self._model,
+            )
+            trials = Trials(passes, self._note)
+            written, here = store.written(), batch.indices.cpu()
+            prefix.add(samples, store, trials, written[torch.isin(written, here)])
+            prefix.remove()
+            undo.pop_all()
+        return _AtWork(prefix, samples)
+
+    def _store(self, boundary: Boundary, key: str) -> Store | None:
+        """Open the store of `key`, or note why it cannot be opened."""
+        try:
+            store = Store.open(
+                self._options.folder,
+                key,
+                boundary.specs,
+                self._num_samples,
+                memory_gb=self._options.memory_gb - self._memory_gb,
+                disk_gb=self._options.disk_gb,
+                facts={"data": self._options.data},
+            )
+        except StoreError as error:
+            self._note(f"not stored: {error.in_one_line}")
+            return None
+        for note in store.take_notes():
+            self._note(note)
+        return store
+
+    @property
+    def _memory_gb(self) -> float:
+        """GiB of memory that the stores of all modes take."""
+        works = [at_work for at_work in self._opened.values() if at_work is not None]
+        return sum(s.memory_bytes for work in works for s in work.network.stores) / (1 << 30)
+
+    def _probed(self, batch: Batch, *, is_right_padded: bool) -> tuple[Boundary, Pace]:
+        count = min(len(batch), _TRIAL)
+        first = {name: values[:count] for name, values in batch.inputs.items()}
+        # the same samples in reverse, and one of them a second time in place of another
+        order = torch.arange(count).flip(0)
+        order[1] = order[0]
+        mixed = {name: values[order] for name, values in first.items()}
+        pairs = [(row, place) for place, row in enumerate(order.tolist()) if place != 1]
+        # needed to see what is frozen, also if the loop evaluates first
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            return probe(self._model, first, mixed, pairs, is_right_padded=is_right_padded)
+
+    def _note(self, text: str) -> None:
+        if text not in self.reasons:
+            self.reasons = (*self.reasons, text)
+
+
+class _AtHand:
+    """The present batch as a `Split`: no other samples can be fetched from it.
+
+    Args:
+        num_samples: How many samples there are.
+        batch: The first batch.
+    """
+
+    def __init__(self, num_samples: int, batch: Batch) -> None:
+        self.views: int | None = 1
+        self.batch = batch
+        self.kinds = _kinds_of(batch)
+        mask = mask_of(batch.inputs)
+        self.longest = mask.shape[1] if mask is not None and is_right_padded(mask) else None
+        self.has_shorter = _has_shorter(batch)
+        self._num_samples = num_samples
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def reason_against(self, batch: Batch) -> str | None:
+        """Return why a batch of another kind than the first cannot be answered, or None."""
+        mask = mask_of(batch.inputs)
+        first = mask_of(self.batch.inputs)
+        if mask is not None and first is not None and mask.shape[1] != first.shape[1]:
+            width = first.shape[1]
+            return f"only batches of {width} tokens, as the first had, are answered: pad all"
+        if (kinds := _kinds_of(batch)) != self.kinds:
+            return f"only inputs like the first, {self.kinds}, are answered, not {kinds}"
+        if self.longest is not None and mask is not None and not is_right_padded(mask):
+            return "only batches that are filled up behind the end, as the first, are answered"
+        if _has_shorter(batch) != self.has_shorter:
+            some = "some samples" if self.has_shorter else "no sample"
+            return f"only batches with {some} filled up, as the first had, are answered"
+        return None
+
+    def extent(self, indices: Tensor) -> Extent | None:
+        """Return the lengths of some samples of the present batch."""
+        mask = mask_of(self.batch.inputs)
+        return None if mask is None else extent_of(mask[self._places(indices)])
+
+    def fetch(
+        self,
+        indices: Tensor,
+        *,
+        epoch: int = 0,
+        blank: Collection[str] = (),
+        length: int | None = None,
+    ) -> Batch:
+        """Return a batch of some samples of the present one, padded as it is."""
+        places = self._places(indices)
+        inputs = {name: values[places] for name, values in self.batch.inputs.items()}
+        return Batch(inputs, None, indices)
+
+    def _places(self, indices: Tensor) -> Tensor:
+        places = {index: place for place, index in enumerate(self.batch.indices.tolist())}
+        return torch.tensor([places[index] for index in indices.tolist()])
+
+
+def _kinds_of(batch: Batch) -> dict[str, str]:
+    """Return dtype and shape per sample of each input, by name."""
+    return {
+        name: f"{str(values.dtype).removeprefix('torch.')} {tuple(values.shape[1:])}"
+        for name, values in batch.inputs.items()
+    }
+
+
+def _has_shorter(batch: Batch) -> bool:
+    mask = mask_of(batch.inputs)
+    return mask is not None and bool((mask == 0).any())
+
+
+@dataclass(frozen=True, slots=True)
+class _AtWork:
+    """The cache of one mode of the network."""
+
+    network: CachedForward
+    samples: _AtHand
+
+
+class _Mode(NamedTuple):
+    """Training modes and precision: rows of one mode are not used in another."""
+
+    training: tuple[bool, ...]
+    """`training` of all modules."""
+    precision: str
+
+
+def _mode_of(model: nn.Module, device: torch.device) -> _Mode:
+    return _Mode(tuple(module.training for module in model.modules()), _precision(device))
+
+
+def _by_name(
+    model: nn.Module, args: tuple[Tensor, ...], inputs: dict[str, Tensor]
+) -> dict[str, Any]:
+    """Return the arguments of a call by name, including those of `**kwargs`."""
+    signature = inspect.signature(model.forward)
+    named = dict(signature.bind(*args, **inputs).arguments)
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            named |= named.pop(name, {})
+    return named
+
+
+def _precision(device: torch.device) -> str:
+    """Return the autocast dtype that is active now, or 'as given'."""
+    is_on = torch.is_autocast_enabled(device.type)
+    return str(torch.get_autocast_dtype(device.type)) if is_on else "as given"

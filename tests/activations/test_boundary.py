@@ -1,0 +1,50 @@
+"""Looking for the prefix holds as little as it can, and no longer than it must."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import nn
+
+from finetune.activations.find.boundary import probe
+from finetune.freezing.apply import apply_mask
+
+
+class Notes:
+    """How many tensors that a module ever returned were still there, at each call."""
+
+    def __init__(self):
+        self.returned, self.alive = [], []
+
+
+class Noted(nn.Module):
+    def __init__(self, notes):
+        super().__init__()
+        self.inner, self.notes = nn.Linear(4, 8), notes
+
+    def forward(self, input):
+        self.notes.alive.append(sum(ref() is not None for ref in self.notes.returned))
+        output = self.inner(input).tanh()
+        self.notes.returned.append(weakref.ref(output))
+        return output
+
+
+@pytest.fixture
+def no_garbage_collection():
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_garbage_collection")
+def test_at_most_two_passes_are_in_memory_and_none_afterwards():
+    notes = Notes()
+    model = nn.Sequential(Noted(notes), nn.Linear(8, 2))
+    apply_mask(model, frozenset({"0.inner.weight", "0.inner.bias"}))
+    batch = torch.randn(4, 4)
+    boundary, _ = probe(model, {"input": batch}, {"input": batch.flip(0)}, [(0, 3), (3, 0)])
+    assert boundary.modules == ("0",)
+    assert len(notes.alive) == 4
+    assert max(notes.alive) == 1  # and the one under way
+    assert not any(ref() is not None for ref in notes.returned)

@@ -1,0 +1,127 @@
+"""What the machinery of the prefix costs: nothing without frozen parts, no Python per sample."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import finetune.activations
+from finetune.activations.estimate import TOO_FEW, find_estimate
+from finetune.freezing.apply import apply_mask
+from finetune.train.costs import predict_costs
+from finetune.train.setup import build_parts, build_trainer, cache_use
+
+HOME = str(Path(finetune.activations.__file__).parent)
+
+
+def profiled(run):
+    """Run a function; return the calls made meanwhile: file and name of each."""
+    calls = []
+
+    def note(frame, event, argument):
+        if event == "call":
+            calls.append((frame.f_code.co_filename, frame.f_code.co_name))
+        elif event == "c_call":
+            calls.append(("", argument.__name__))
+
+    sys.setprofile(note)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.usefixtures("always")
+def test_where_nothing_is_frozen_nothing_is_tried_and_nothing_is_done_in_a_step(small_run):
+    trainer = small_run(cache="auto")
+    passes = []
+    trainer.model.body.register_forward_hook(lambda *_: passes.append(1))
+    calls = [name for file, name in profiled(trainer.fit) if file.startswith(HOME)]
+    assert len(passes) == trainer.progress.step == 6
+    once = {
+        "open",
+        "is_boundary_needed",
+        "_choose",
+        "find_estimate",
+        "leave",
+        "close",
+        "_forget",
+        "__init__",
+    }
+    in_steps = [name for name in calls if name not in once and not name.startswith("<")]
+    assert set(in_steps) <= {"forward", "fetches", "as_data", "seconds_saved"}
+    assert in_steps.count("forward") == 6
+
+
+def frozen_digits(runs, batch_size, folder):
+    config = runs.odd_config("UNet", freeze=["net.down1"], cache="auto", batch_size=batch_size)
+    trainer = build_trainer(config, folder)
+    trainer._enter_phase()
+    return trainer
+
+
+@pytest.mark.usefixtures("always")
+def test_a_batch_that_is_answered_takes_no_python_for_each_sample(runs, tmp_path):
+    counts = []
+    for size in (8, 64):
+        trainer = frozen_digits(runs, size, tmp_path / str(size))
+        prefix, samples = trainer.cache.now, trainer.splits.train
+        cuts = [torch.arange(size)]
+
+        def once_through(prefix=prefix, samples=samples, cuts=cuts):
+            for batch in prefix.fetches(samples, cuts, epoch=0):
+                prefix.forward(batch, samples)
+
+        once_through()
+        once_through()
+        before = trainer.cache.statistics.answered
+        counts.append(len(profiled(once_through)))
+        assert trainer.cache.statistics.answered == before + size
+        trainer.cache.close()
+    few, many = counts
+    assert abs(many - few) < 8, counts
+
+
+@pytest.mark.usefixtures("always")
+def test_the_summary_says_what_was_saved_and_a_line_what_is_expected(runs, tmp_path):
+    config = runs.odd_config("UNet", freeze=["net.down1", "net.down2"], cache="auto")
+    trainer, said = runs.trained(config, tmp_path / "run")
+    (line,) = [line for line in said if "activation cache:" in line]
+    assert "up to net.down2 runs once per sample" in line
+    assert "expected to save" in line
+    told = trainer.folder.read_json("summary.json")["activation_cache"]
+    assert told["answered"] == 2 * (264 + 33)
+    assert told["recorded"] == 330
+    assert told["whole"] == 0
+    spent = told["seconds_reading"] + told["seconds_writing"] + told["seconds_trying"]
+    assert told["seconds_saved"] == pytest.approx(told["seconds_avoided"] - spent, abs=0.01)
+
+
+def test_a_plan_tells_of_each_phase_what_its_own_length_lets_a_run_do(runs):
+    long, short = {"epochs": 2}, {"steps": 1}
+    body = {"freeze": ["net.down1"]}
+
+    def not_stored(*ends, **settings):
+        phases = [body | {"name": str(n), "until": end} for n, end in enumerate((*ends, short))]
+        freeze = {"phases": [*phases, body | {"name": "last"}]}
+        config = runs.odd_config("UNet", freeze=freeze, epochs=6, **{"cache": "auto"} | settings)
+        return [cost.not_stored for cost in predict_costs(build_parts(config), config).phases]
+
+    assert not_stored(long) == [None, TOO_FEW, None]
+    assert not_stored(short, long) == [TOO_FEW, None, TOO_FEW, None]
+    # rounded values are found in however short a phase, as bits depend on them
+    assert not_stored(short, cache={"store_dtype": "bfloat16"}) == [None] * 3
+
+
+def test_a_smaller_number_format_is_reckoned_with(runs):
+    def prospect(prefix):
+        config = runs.odd_config("UNet", freeze=["net.down1"], cache=prefix)
+        parts = build_parts(config)
+        apply_mask(parts.model, parts.plan.phases[0].frozen)
+        return find_estimate(parts.model, cache_use(config, parts), visits=20)
+
+    whole, half = prospect("auto"), prospect({"store_dtype": "float16"})
+    assert half.layout.row_bytes * 2 == whole.layout.row_bytes
+    assert half.reading < whole.reading

@@ -1,0 +1,54 @@
+"""Outputs of every kind are taken apart into tensors and put together again."""
+
+from collections import OrderedDict, UserDict, defaultdict, namedtuple
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import pytest
+import torch
+from transformers.modeling_outputs import BaseModelOutput
+
+from finetune.activations.outputs import rebuilt, tensors_in
+
+Pair = namedtuple("Pair", "one other")
+
+
+@dataclass(frozen=True)
+class Parts:
+    value: torch.Tensor
+    name: str = "x"
+
+
+def ones():
+    return torch.ones(2)
+
+
+KINDS = {
+    "nested": lambda: {"a": [ones(), (ones(), None)], 3: ones()},
+    "ordered": lambda: OrderedDict(b=ones(), a=ones()),
+    "with a default": lambda: defaultdict(list, a=ones()),
+    "user dict": lambda: UserDict(a=ones()),
+    "read only": lambda: MappingProxyType({"a": ones()}),
+    "model output": lambda: BaseModelOutput(last_hidden_state=ones(), hidden_states=(ones(),)),
+    "named tuple": lambda: Pair(ones(), "word"),
+    "of torch": lambda: torch.ones(2, 3).max(1),
+    "dataclass": lambda: Parts(ones()),
+}
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
+def test_an_output_is_made_anew_with_other_tensors(make):
+    output = make()
+    before = [tensor.clone() for tensor in tensors_in(output)]
+    again = rebuilt(output, lambda tensor: tensor + 1)
+    assert type(again) is type(output)
+    assert len(before) == len(tensors_in(again)) > 0
+    for old, was, new in zip(before, tensors_in(output), tensors_in(again), strict=True):
+        assert torch.equal(old, was)
+        assert torch.equal(old + 1, new)
+
+
+def test_what_a_mapping_has_besides_its_items_is_kept():
+    assert rebuilt(defaultdict(list, a=ones()), lambda tensor: tensor).default_factory is list
+    output = rebuilt(KINDS["model output"](), lambda tensor: tensor + 1)
+    assert torch.equal(output.last_hidden_state, output["last_hidden_state"])
