@@ -19,7 +19,7 @@ _NAME_LENGTH = 80
 """Characters of a name in a message: a stranger's may be as long as the file."""
 _COMPARED = 200
 """Characters of a name that is compared with others."""
-_LINE_LENGTH = 600
+_LINE_LENGTH = 490
 """Characters of a line of an error: a place, a cause or a remedy that a person still reads."""
 
 

@@ -22,7 +22,7 @@ TOO_FEW = "too few samples are seen in this phase to try it out"
 """Reason for not caching when too few samples are the only objection."""
 _TRIAL = 4
 """Samples of a trial batch."""
-_WITNESSES = 2
+_SNAPSHOT_SAMPLES = 2
 """Samples of each split whose frozen outputs become part of the key."""
 _PASSES = 6
 """Forward passes over the trial batch that probing takes, about."""
@@ -213,15 +213,15 @@ def facts_at(
     seen: dict[str, Snapshot] = {}
     with as_it_was(model), use.autocast():
         for split, samples in use.splits.items():
-            few = _fetched(model, samples, torch.arange(min(_WITNESSES, len(samples))))
+            few = _fetched(model, samples, torch.arange(min(_SNAPSHOT_SAMPLES, len(samples))))
             seen[split] = take_snapshot(model, boundary, few, is_training=split == "train")
         # inside the block: modules have filled what they only keep to save time
-        return facts_of(model, boundary, use.facts, known=known) | {"witness": seen}
+        return facts_of(model, boundary, use.facts, known=known) | {"snapshot": seen}
 
 
 def facts_of_split(facts: Facts, split: str) -> Facts:
     """Return the part of `facts_at` that the rows of one split depend on."""
-    return facts | {"witness": facts["witness"][split], "split": split}
+    return facts | {"snapshot": facts["snapshot"][split], "split": split}
 
 
 def find_ahead(

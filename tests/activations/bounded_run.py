@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from finetune.activations import prospect
+from finetune.activations import estimate
 from finetune.config.run import Provenance, RunConfig
 from finetune.freezing.proof import fingerprints
 from finetune.train.setup import build_trainer
@@ -50,7 +50,7 @@ def main(folder: Path, prefix: str) -> None:
         }
     ).with_provenance(Provenance(trust=frozenset({"bounded_run"})), {})
     # however little it would save
-    prospect._READ_BYTES_PER_S, prospect._TRYING_PASSES, prospect._LEAST_SHARE = 1e18, 0, 0.0
+    estimate._READ_BYTES_PER_S, estimate._TRYING_PASSES, estimate._LEAST_SHARE = 1e18, 0, 0.0
     trainer = build_trainer(config, folder)
     limit = round(_own_mib() + _LEFT) << 20
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

@@ -63,7 +63,7 @@ def assert_told(problems, *, with_overrides):
     for problem in problems:
         line, *hint = str(problem).split("\n")
         assert len(hint) <= 1
-        assert len(line) <= 600
+        assert len(line) <= 500
         origin = problem.origin
         if origin.file is None:
             assert with_overrides

@@ -118,10 +118,10 @@ def ended(child, outcome):
 
 def main():
     folder = Path(sys.argv[1])
-    import finetune.activations.estimate as prospect
+    from finetune.activations import estimate
 
-    prospect._READ_BYTES_PER_S, prospect._READ_S_PER_SAMPLE = 1e18, 0.0
-    prospect._WORTH_TRYING, prospect._TRYING_PASSES, prospect._LEAST_SHARE = 0, 0, 0.0
+    estimate._READ_BYTES_PER_S, estimate._READ_S_PER_SAMPLE = 1e18, 0.0
+    estimate._WORTH_TRYING, estimate._TRYING_PASSES, estimate._LEAST_SHARE = 0, 0, 0.0
     for line in sys.stdin:
         # the runs of one line go at the same time
         begun = [begin(folder, order) for order in json.loads(line)]

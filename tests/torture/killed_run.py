@@ -12,14 +12,14 @@ import sys
 import time
 from pathlib import Path
 
-from finetune.activations import prospect
+from finetune.activations import estimate
 from finetune.config.loader import load_config
 from finetune.train.kept import Checkpoints
 from finetune.train.setup import build_trainer
 
 # However little it saves: what is to be met is a kill while rows are written.
-prospect._READ_BYTES_PER_S, prospect._READ_S_PER_SAMPLE = 1e18, 0.0
-prospect._TRYING_PASSES, prospect._LEAST_SHARE = 0, 0.0
+estimate._READ_BYTES_PER_S, estimate._READ_S_PER_SAMPLE = 1e18, 0.0
+estimate._TRYING_PASSES, estimate._LEAST_SHARE = 0, 0.0
 
 
 def attempt(config: Path, run: Path) -> int:
