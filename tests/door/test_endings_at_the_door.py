@@ -38,7 +38,7 @@ data:
 task: {type: classification}
 optimizer: {type: SGD, lr: 0.3}
 train: {epochs: 2, batch_size: 8}
-prefix: off
+cache: off
 """
 HANGING = '''
 """A transform that never ends, and tells that it has begun."""

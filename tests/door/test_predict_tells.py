@@ -20,7 +20,7 @@ data:
 task: {type: classification}
 optimizer: {type: SGD, lr: 0.3}
 train: {steps: 1, batch_size: 8}
-prefix: off
+cache: off
 """
 IMAGES = """
 model: {layers: [{name: flat, type: Flatten}, {name: head, type: Linear, out_features: classes}]}
@@ -30,7 +30,7 @@ data:
 task: {type: classification}
 optimizer: {type: SGD, lr: 0.3}
 train: {steps: 1, batch_size: 8}
-prefix: off
+cache: off
 """
 TEXTS = """
 model:
@@ -46,7 +46,7 @@ task: {type: classification}
 freeze: [encoder]
 optimizer: {type: SGD, lr: 0.3}
 train: {steps: 1, batch_size: 4}
-prefix: off
+cache: off
 """
 
 
