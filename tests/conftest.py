@@ -68,6 +68,21 @@ def small_config():
 
 
 @pytest.fixture
+def heard():
+    """A tracker that keeps the lines that a run says, in `said`."""
+    from finetune.tracking.tracker import Tracker
+
+    class Heard(Tracker):
+        def __init__(self):
+            self.said = []
+
+        def message(self, text):
+            self.said.append(text)
+
+    return Heard()
+
+
+@pytest.fixture
 def small_run(small_config, tmp_path):
     """Build such a run; `run` names its folder below `tmp_path`."""
     from finetune.train.setup import build_trainer

@@ -29,7 +29,7 @@ from finetune.activations.key import Facts, network_key
 from finetune.activations.passes import Passes
 from finetune.activations.replay import Replay
 from finetune.activations.statistics import Statistics
-from finetune.config.cache import CacheConfig
+from finetune.config.activation_cache import CacheConfig
 from finetune.freezing.apply import in_mode
 from finetune.store.directory import cache_root, key_of, num_written
 from finetune.store.store import Store, StoreError

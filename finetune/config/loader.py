@@ -160,14 +160,16 @@ class _Sources:
         assert isinstance(root.value, dict)
         own: dict[str, Written] = {}
         for key, item in root.value.items():
-            name = _OLD_NAMES.get(key, key)
-            if name != key and name in root.value:
-                message = f"{key!r} is the old name of {name!r}, and both are given"
+            new = _OLD_NAMES.get(key)
+            if new is None:
+                own[key] = item
+            elif new in root.value:
+                message = f"{key!r} is the old name of {new!r}, and both are given"
                 self.problems.append(Problem(item.origin((key,)), message))
-            elif name != key:
-                self.notes.append(f"{item.origin((key,))} is called {name!r} now")
-            if key != "extends" and not (name != key and name in root.value):
-                own[name] = item
+            else:
+                self.notes.append(f"{item.origin((key,))} is called {new!r} now")
+                own[new] = item
+        own.pop("extends", None)
         return Written(own, root.file, root.line)
 
     def override(self, root: Written, override: str) -> Written:

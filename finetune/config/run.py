@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, field_validator
 
+from finetune.config.activation_cache import Cache, CacheConfig
 from finetune.config.base import PUBLIC, Node
 from finetune.config.bounds import MAX_NAME_BYTES, Count, Seed
-from finetune.config.cache import Cache, CacheConfig
 from finetune.config.data import DataConfig
 from finetune.config.freeze import ShortFreeze
 from finetune.config.messages import shown

@@ -185,7 +185,7 @@ def _is_filled_before(plan: Plan, measured: Sequence[Measured], visits: Sequence
     They do if it only thaws, as do those before it, and every sample was seen in them.
     """
     last = len(measured) - 1
-    there = measured[last].prospect
+    there = measured[last].estimate
     first = last
     while first and _only_thaws(plan.phases, measured, first):
         first -= 1
@@ -195,7 +195,7 @@ def _is_filled_before(plan: Plan, measured: Sequence[Measured], visits: Sequence
 
 def _only_thaws(phases: Sequence[Phase], measured: Sequence[Measured], number: int) -> bool:
     """Tell whether a phase only thaws, so that its prefix ends within that of the one before."""
-    before, now = measured[number - 1].prospect, measured[number].prospect
+    before, now = measured[number - 1].estimate, measured[number].estimate
     if isinstance(before, str) or isinstance(now, str):
         return False
     is_thaw = phases[number].frozen <= phases[number - 1].frozen
@@ -204,18 +204,18 @@ def _only_thaws(phases: Sequence[Phase], measured: Sequence[Measured], number: i
 
 def _storing(measured: Measured, *, is_filled: bool) -> Storing | str:
     """Return what a store means for a phase, or why there is none."""
-    prospect = measured.prospect
-    if isinstance(prospect, str):
-        return prospect
+    estimate = measured.estimate
+    if isinstance(estimate, str):
+        return estimate
     return Storing(
-        up_to=prospect.up_to,
+        up_to=estimate.up_to,
         share_of_forward=measured.prefix_flops_per_step / max(1, measured.forward_flops_per_step),
         flops_per_step=measured.flops_per_step - measured.prefix_flops_per_step,
-        store_bytes=prospect.layout.size_bytes,
-        visits=prospect.visits,
+        store_bytes=estimate.layout.size_bytes,
+        visits=estimate.visits,
         is_filled_before=is_filled,
-        pays=prospect.pays or (is_filled and prospect.pays_ahead),
-        reasons=tuple(map(redacted, prospect.boundary.reasons)),
+        pays=estimate.pays or (is_filled and estimate.pays_ahead),
+        reasons=tuple(map(redacted, estimate.boundary.reasons)),
     )
 
 

@@ -42,7 +42,7 @@ class Measured:
     """What autograd keeps of a forward pass over the largest micro-batch."""
     moved: frozenset[str]
     """Buffers that training moves."""
-    prospect: Estimate | str
+    estimate: Estimate | str
     """What storing the frozen prefix would mean, or why there is nothing to store."""
 
 
@@ -109,10 +109,10 @@ class Meter:
                 found,
             )
         known = self.known[key]
-        if isinstance(known.prospect, str) or self.use is None:
+        if isinstance(known.estimate, str) or self.use is None:
             return known
         too_few = too_few_come(self.use, visits)
-        return replace(known, prospect=TOO_FEW if too_few else known.prospect.at(visits))
+        return replace(known, estimate=TOO_FEW if too_few else known.estimate.at(visits))
 
     def _of_step(self, few: int, more: int) -> int:
         return round(sum(self._at(size, few, more) for size in self.sizes))
@@ -132,10 +132,10 @@ class Meter:
             return few * size / len(self.few)
         return few + (more - few) * (size - len(self.few)) / gap
 
-    def _pass(self, phase: Phase, batch: Batch, prospect: Estimate | str) -> _Pass:
+    def _pass(self, phase: Phase, batch: Batch, estimate: Estimate | str) -> _Pass:
         """Run one batch forward and backward, and undo what it did."""
         model = self.model
-        boundary = prospect.boundary if isinstance(prospect, Estimate) else None
+        boundary = estimate.boundary if isinstance(estimate, Estimate) else None
         with _left_as_it_was(model), _every_operation_seen():
             take_on(model, phase.frozen, phase.modules)
             before, kept = _digests(model), _KeptForBackward(model)

@@ -110,7 +110,8 @@ def on_network(config: RunConfig, plan: Plan) -> str:
     shown = ", ".join(map(_layer, layers[:_MOST_LAYERS]))
     more = f" and {len(layers) - _MOST_LAYERS} more" if len(layers) > _MOST_LAYERS else ""
     total = sum(param.numel for param in plan.inventory)
-    trained = sum(p.numel for p in plan.inventory if p.name in set(plan.ever_trained))
+    ever_trained = set(plan.ever_trained)
+    trained = sum(param.numel for param in plan.inventory if param.name in ever_trained)
     return f"{shown}{more}: {total:,} parameters, of which {trained:,} are trained"
 
 

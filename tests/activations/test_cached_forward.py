@@ -8,7 +8,7 @@ import torch
 from finetune.activations.cache import ActivationCache
 from finetune.activations.estimate import Use
 from finetune.activations.forward import UncachedForward
-from finetune.config.cache import CacheConfig
+from finetune.config.activation_cache import CacheConfig
 from finetune.config.run import RunConfig
 from finetune.train.setup import build_trainer
 

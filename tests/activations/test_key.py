@@ -133,7 +133,7 @@ def key_at(model):
     boundary, _ = probe(model, batch, {"input": batch["input"].flip(0)}, [(0, 3), (3, 0)])
     assert boundary.modules == ("one", "two")
     seen = [take_snapshot(model, boundary, batch, is_training=mode) for mode in (True, False)]
-    return key_of(facts_of(model, boundary, {}) | {"witness": seen})
+    return key_of(facts_of(model, boundary, {}) | {"snapshot": seen})
 
 
 @pytest.mark.parametrize("change", BETWEEN.values(), ids=BETWEEN.keys())
@@ -151,7 +151,7 @@ def test_the_key_of_the_same_network_is_the_same():
     assert key_at(model) == before
 
 
-def test_a_witness_leaves_the_network_as_it_was():
+def test_a_snapshot_leaves_the_network_as_it_was():
     model = Joined().train()
     model.one.eval()
     random = torch.random.get_rng_state()

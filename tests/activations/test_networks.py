@@ -171,5 +171,5 @@ def test_freezing_deeper_runs_only_what_lies_between_the_borders(runs, tmp_path)
     assert whole_calls == 2 * stored.course.steps_per_epoch
     probe, trial_of_the_batch_shape = 4, 3
     # a few samples of each split, at the old boundary and at the new one
-    witnesses = 2 * 3
-    assert stored_calls == probe + witnesses + trial_of_the_batch_shape
+    snapshots = 2 * 3
+    assert stored_calls == probe + snapshots + trial_of_the_batch_shape

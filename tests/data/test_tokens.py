@@ -14,7 +14,6 @@ from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import Tokenizing, TokenStore
 from finetune.importing import package_path
 from finetune.store.directory import entries
-from finetune.tracking.tracker import Tracker
 from finetune.train.setup import build_trainer, open_samples
 
 WORDS = ["the", "match", "was", "won", "by", "a", "late", "goal", "while", "shares", "fell", "£5m"]
@@ -72,16 +71,6 @@ class Halves(Counted):
     def __call__(self, texts, **settings):
         encoded = dict(super().__call__(texts, **settings))
         return encoded | {"attention_mask": [[0.5] * len(m) for m in encoded["attention_mask"]]}
-
-
-class Heard(Tracker):
-    """Keeps the lines that a run says."""
-
-    def __init__(self):
-        self.said = []
-
-    def message(self, text):
-        self.said.append(text)
 
 
 @pytest.fixture(scope="module")
@@ -359,9 +348,8 @@ def test_without_prefixes_nothing_is_stored(config_of_texts, cache, monkeypatch)
     assert entries(cache) == []
 
 
-def test_a_run_says_what_became_of_its_tokens(config_of_texts, tmp_path, monkeypatch):
+def test_a_run_says_what_became_of_its_tokens(config_of_texts, tmp_path, monkeypatch, heard):
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "texts" / "one" / "0.txt"))
-    heard = Heard()
     build_trainer(config_of_texts(), tmp_path / "run", tracker=heard)
     on_data = [text for text in heard.said if text.startswith("data: ")]
     assert [t.partition(": /")[0] for t in on_data if "cut" not in t] == [

@@ -301,24 +301,17 @@ def test_accuracy_that_guessing_reaches_is_told(write_csv, opened, task, labels,
     assert any("an accuracy of 0.900" in note for note in notes) == told
 
 
-def test_plan_and_train_tell_the_same_notes(write_csv, small_config, small_run):
+def test_plan_and_train_tell_the_same_notes(write_csv, small_config, small_run, heard):
     data = XY | {"source": write_csv(["a", "A", "b"] * 4), "transforms": [{"type": "stack"}]}
     sections = {"model": HEAD, "data": data, "task": CLASSIFY}
     notes = preview_as_data(preview(small_config(**sections)))["notes"]
-    heard = []
-
-    class Ear:
-        def message(self, text):
-            heard.append(text)
-
-        def __getattr__(self, name):
-            return lambda *args, **more: None
-
     from finetune.train.setup import build_trainer
 
-    build_trainer(small_config(**sections), small_run(**sections).folder.path, tracker=Ear())
+    build_trainer(small_config(**sections), small_run(**sections).folder.path, tracker=heard)
     assert notes[0].startswith("2 of 3 labels are equal")
-    assert [line for line in heard if line.startswith("data: ")] == [f"data: {n}" for n in notes]
+    assert [line for line in heard.said if line.startswith("data: ")] == [
+        f"data: {n}" for n in notes
+    ]
 
 
 def test_targets_that_were_read_right_before_are_as_they_were(write_csv, opened):

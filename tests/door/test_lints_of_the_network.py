@@ -200,19 +200,6 @@ def lints(small_config):
     return found
 
 
-class Ear:
-    """Keeps the lines that a run says."""
-
-    def __init__(self):
-        self.said = []
-
-    def message(self, text):
-        self.said.append(text)
-
-    def __getattr__(self, name):
-        return lambda *args, **more: None
-
-
 ENDS = [
     ([HEAD, {"name": "end", "type": "Softmax", "dim": 1}], "'end' (Softmax) gives probabilities"),
     ([HEAD, {"name": "end", "type": "Sigmoid"}], "'end' (Sigmoid) gives values between 0 and 1"),
@@ -280,17 +267,17 @@ def test_a_loss_of_ones_own_does_not_hide_that_predictions_are_read_from_logits(
 
 
 def test_train_says_what_plan_notes_and_leaves_the_network_as_it_was(
-    small_config, tmp_path, numbers
+    small_config, tmp_path, numbers, heard
 ):
     net = {"name": "net", "type": "import", "path": "door_lints:Ends", "args": {"by": "module"}}
     sections = {"model": {"layers": [net]}, "data": numbers, "task": CLASSIFY}
-    config, ear = small_config(trust=TRUST, **sections), Ear()
+    config = small_config(trust=TRUST, **sections)
     before = build_parts(config).model.state_dict()
     torch.manual_seed(3)
-    trainer = build_trainer(config, tmp_path / "run", tracker=ear)
+    trainer = build_trainer(config, tmp_path / "run", tracker=heard)
     assert any(
         line.startswith("network: layer 'net.soft' (Softmax) gives") and "end the network" in line
-        for line in ear.said
+        for line in heard.said
     )
     assert all(torch.equal(before[name], t) for name, t in trainer.model.state_dict().items())
     assert trainer.model.training

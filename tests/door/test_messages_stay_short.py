@@ -34,7 +34,7 @@ BYTES = bytes(range(256)) * 300
 def assert_short(error):
     text = str(error)
     for line in text.splitlines():
-        assert len(line) <= 600
+        assert len(line) <= 500
     for part in ("<class", "object at 0x", "b'\\x", "tensor([", LONG[:200]):
         assert part not in text
     assert len(text.splitlines()) <= 3

@@ -20,29 +20,15 @@ def phases(until, last=None):
     return {"phases": [first, second | ({} if last is None else {"until": last})]}
 
 
-class Ear:
-    """Keeps the lines that a run says."""
-
-    def __init__(self):
-        self.said = []
-
-    def message(self, text):
-        self.said.append(text)
-
-    def __getattr__(self, name):
-        return lambda *args, **more: None
-
-
 @pytest.fixture
-def run(small_config, tmp_path):
+def run(small_config, tmp_path, heard):
     """Train; return progress, lines said, and the summary."""
 
     def train(**sections):
         sections = {"data": SPLIT, "optimizer": STANDS} | sections
-        ear = Ear()
-        trainer = build_trainer(small_config(**sections), tmp_path / "run", tracker=ear)
+        trainer = build_trainer(small_config(**sections), tmp_path / "run", tracker=heard)
         progress = trainer.fit()
-        return progress, ear.said, json.loads((tmp_path / "run" / "summary.json").read_text())
+        return progress, heard.said, json.loads((tmp_path / "run" / "summary.json").read_text())
 
     return train
 
@@ -124,14 +110,13 @@ def test_patience_begins_anew_with_each_phase_unless_asked(run, across, epochs):
     ids=["unseen", "warmup", "one step", "patience", "both", "until", "plateau", "at most"],
 )
 def test_a_setting_that_never_takes_effect_is_told_by_plan_and_train(
-    small_config, tmp_path, sections, message
+    small_config, tmp_path, heard, sections, message
 ):
     sections = {"data": SPLIT, "train": {"epochs": 2, "batch_size": 8}} | sections
     lints = preview(small_config(**sections)).lints
     assert any(message in lint.message for lint in lints)
-    ear = Ear()
-    build_trainer(small_config(**sections), tmp_path / "run", tracker=ear)
-    assert any(line.startswith("run: ") and message in line for line in ear.said)
+    build_trainer(small_config(**sections), tmp_path / "run", tracker=heard)
+    assert any(line.startswith("run: ") and message in line for line in heard.said)
 
 
 def test_settings_that_take_effect_are_not_told(small_config):
