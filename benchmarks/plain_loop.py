@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional as F
 
 from finetune.config.loader import load_config
-from finetune.data.loader import sample_order, seed_for
+from finetune.data.batches import sample_order, seed_for
 from finetune.optim.rates import Stretch
 from finetune.train.loop import Trainer
 from finetune.train.setup import build_trainer

@@ -18,9 +18,9 @@ from finetune.data.readers.row_places import THE_INPUT, Places
 from finetune.errors import DataError
 from finetune.models.declared import Network
 from finetune.outfile import output_file
+from finetune.tasks.tasks import Prediction
 from finetune.train.precision import Precision
 from finetune.train.setup import evaluation_batch_size, located
-from finetune.train.tasks import Prediction
 from finetune.train.trained import TrainedRun, load_run
 from finetune.visible import json_text, one_line
 

@@ -12,7 +12,7 @@ from finetune.config.data import ArraysSource, SklearnSource, TextFolderSource
 from finetune.config.loader import load_config
 from finetune.config.model import ImportLayer, TransformersLayer
 from finetune.config.run import RunConfig
-from finetune.data.loader import sample_order, seed_for
+from finetune.data.batches import sample_order, seed_for
 from finetune.data.opening import open_data
 from finetune.freezing.apply import held_modules
 from finetune.importing import package_path

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from finetune.data.loader import MASK, Batch, Extent
+from finetune.data.batches import MASK, Batch, Extent
 
 
 class Split(Protocol):

@@ -22,7 +22,7 @@ from finetune.activations.passes import Passes, Recomputed
 from finetune.activations.replay import Replay
 from finetune.activations.statistics import Statistics
 from finetune.bits import same_bits
-from finetune.data.loader import Batch, Samples
+from finetune.data.batches import Batch, Samples
 from finetune.errors import is_out_of_memory
 from finetune.store.store import Store, StoreError
 

@@ -12,7 +12,7 @@ from finetune.activations.find.boundary import Boundary, Pace, probe
 from finetune.activations.find.snapshot import Snapshot, take_snapshot
 from finetune.activations.key import Facts, facts_of
 from finetune.activations.preserved import as_it_was
-from finetune.data.loader import Samples
+from finetune.data.batches import Samples
 from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase
 from finetune.store.layout import Layout

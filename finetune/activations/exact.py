@@ -17,7 +17,7 @@ from finetune.activations.outputs import tensors_in
 from finetune.activations.passes import Passes
 from finetune.activations.preserved import equal, random_state, undisturbed
 from finetune.bits import same_bits
-from finetune.data.loader import Batch
+from finetune.data.batches import Batch
 from finetune.errors import is_out_of_memory
 
 

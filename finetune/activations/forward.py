@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from finetune.activations.batch_shapes import Shape, Split
 from finetune.activations.replay import Replay
-from finetune.data.loader import Batch, Samples
+from finetune.data.batches import Batch, Samples
 
 
 class Forward(Protocol):

@@ -18,7 +18,7 @@ from finetune.activations.batch_shapes import Shape, Split, mask_of, shortened, 
 from finetune.activations.constants import Constants
 from finetune.activations.preserved import undisturbed
 from finetune.activations.replay import Replay
-from finetune.data.loader import Batch
+from finetune.data.batches import Batch
 from finetune.errors import is_out_of_memory
 from finetune.store.verdicts import Verdicts
 

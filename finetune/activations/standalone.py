@@ -18,7 +18,7 @@ from finetune.activations.key import facts_of, network_key
 from finetune.activations.passes import Passes
 from finetune.activations.replay import Replay
 from finetune.activations.statistics import Statistics
-from finetune.data.loader import Batch, Extent
+from finetune.data.batches import Batch, Extent
 from finetune.errors import ModelError
 from finetune.store.directory import key_of
 from finetune.store.store import Store, StoreError

@@ -89,7 +89,7 @@ def inspect_command(
     with results() as out:
         with loading():
             from finetune.cli.tables import inspection_table
-            from finetune.train.inspection import inspect_batch
+            from finetune.preview.inspection import inspect_batch
             from finetune.train.setup import build_parts, located
 
         parts = build_parts(loaded)

@@ -10,7 +10,7 @@ from finetune.errors import FinetuneError
 from finetune.visible import tell, tell_json
 
 if TYPE_CHECKING:
-    from finetune.train.doctor import Diagnosis
+    from finetune.runs.doctor import Diagnosis
 
 
 def doctor_command(run: Run, as_json: Json = False) -> None:
@@ -19,7 +19,7 @@ def doctor_command(run: Run, as_json: Json = False) -> None:
     Exit code 0 if nothing is damaged, 2 otherwise.
     """
     # numpy takes a while to load: help does not wait for it
-    from finetune.train.doctor import examine
+    from finetune.runs.doctor import examine
 
     with results() as out:
         diagnosis = examine(run)

@@ -6,8 +6,8 @@ from typing import TextIO
 
 from rich.table import Table
 
+from finetune.preview.inspection import CallInGraph, Inspection, ParameterGradient
 from finetune.terminal import STYLES, console_for, figure, new_table, print_lines
-from finetune.train.inspection import Call, Inspection, Leaf
 
 
 def inspection_table(
@@ -39,7 +39,7 @@ def metrics_table(figures: dict[str, float], file: TextIO) -> None:
     print_lines([(tag, figure(value)) for tag, value in figures.items()], console_for(file))
 
 
-def _leaves_table(leaves: Sequence[Leaf], *, full: bool) -> Table:
+def _leaves_table(leaves: Sequence[ParameterGradient], *, full: bool) -> Table:
     table = new_table(["parameter", "shape", "state"], ["gradient norm"])
     for block, together in groupby(leaves, lambda leaf: _fold(leaf.block, leaf.is_frozen, full)):
         group = list(together)
@@ -54,7 +54,7 @@ def _leaves_table(leaves: Sequence[Leaf], *, full: bool) -> Table:
     return table
 
 
-def _calls_table(calls: Sequence[Call], *, full: bool) -> Table:
+def _calls_table(calls: Sequence[CallInGraph], *, full: bool) -> Table:
     table = new_table(["module", "type", "shape", "grad_fn"], ["gradient norm"])
     for block, together in groupby(calls, lambda call: _fold(call.block, call.is_outside, full)):
         group = list(together)

@@ -55,7 +55,7 @@ class Argument:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class KnownClass:
     """One class that may be named as `type:`.
 
     Args:
@@ -75,7 +75,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Table(Mapping[str, Entry]):
+class KnownClasses(Mapping[str, KnownClass]):
     """The classes of one kind by name.
 
     Args:
@@ -86,7 +86,7 @@ class Table(Mapping[str, Entry]):
     section: str
     word: str | None = None
 
-    def __getitem__(self, name: str) -> Entry:
+    def __getitem__(self, name: str) -> KnownClass:
         return _read()[self.section][name]
 
     def __iter__(self) -> Iterator[str]:
@@ -96,16 +96,16 @@ class Table(Mapping[str, Entry]):
         return len(_read()[self.section])
 
 
-LAYERS = Table("layers", word="classes")
+LAYERS = KnownClasses("layers", word="classes")
 """Classes of `torch.nn` that take and give tensors."""
-TRANSFORMS = Table("transforms")
+TRANSFORMS = KnownClasses("transforms")
 """Classes of `torchvision.transforms.v2` that take and give one image."""
-OPTIMIZERS = Table("optimizers")
+OPTIMIZERS = KnownClasses("optimizers")
 """Dense optimizers of `torch.optim`."""
 
 
 def check_arguments(
-    table: Table,
+    table: KnownClasses,
     noun: str,
     type_name: str,
     arguments: Mapping[str, Any],
@@ -183,7 +183,7 @@ def _listing(type_name: str, arguments: Collection[str]) -> str:
 
 
 @cache
-def _read() -> dict[str, dict[str, Entry]]:
+def _read() -> dict[str, dict[str, KnownClass]]:
     text = Path(__file__).with_name("catalogue.json").read_text(encoding="utf-8")
     sections = json.loads(text)
     del sections["versions"]
@@ -193,7 +193,7 @@ def _read() -> dict[str, dict[str, Entry]]:
     }
 
 
-def _entry(section: str, entry: dict[str, Any]) -> Entry:
+def _entry(section: str, entry: dict[str, Any]) -> KnownClass:
     arguments = {
         name: Argument(
             frozenset(argument["kinds"]),
@@ -203,4 +203,4 @@ def _entry(section: str, entry: dict[str, Any]) -> Entry:
         )
         for name, argument in entry["arguments"].items()
     }
-    return Entry(arguments, entry.get("random", False), entry.get("drawn"))
+    return KnownClass(arguments, entry.get("random", False), entry.get("drawn"))

@@ -5,7 +5,14 @@ from typing import Any
 
 from finetune.config.base import Node
 from finetune.config.bounds import MAX_COUNT
-from finetune.config.catalogue import INFERRED, LAYERS, OPTIMIZERS, TRANSFORMS, Argument, Table
+from finetune.config.catalogue import (
+    INFERRED,
+    LAYERS,
+    OPTIMIZERS,
+    TRANSFORMS,
+    Argument,
+    KnownClasses,
+)
 from finetune.config.descriptions import descriptions
 from finetune.config.run import RunConfig
 
@@ -57,7 +64,7 @@ def _describe(schema: dict[str, Any], node: type[Node]) -> None:
         schema["properties"][node.model_fields[name].alias or name]["description"] = text
 
 
-def _list_classes(nodes: dict[str, Any], name: str, table: Table) -> None:
+def _list_classes(nodes: dict[str, Any], name: str, table: KnownClasses) -> None:
     """Put one node for each class of `table`, with its arguments, in place of the open node."""
     open_node = nodes[name]
     variants = []

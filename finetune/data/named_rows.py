@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from finetune.data.loader import Batch, Samples
+from finetune.data.batches import Batch, Samples
 from finetune.errors import ModelError
 from finetune.models.misfits import name_sample
 

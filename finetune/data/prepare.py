@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import torch
 
 from finetune.config.data import DataConfig, Transform
+from finetune.data.batches import Samples
 from finetune.data.columns import column_of
 from finetune.data.identity import DataIdentity
 from finetune.data.image_headers import notes_on_new
-from finetune.data.loader import Samples
 from finetune.data.opening import DataFacts, OpenedData, open_data as open_data
 from finetune.data.parting import RawPart
 from finetune.data.pipeline import run_steps

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from finetune.data.loader import Samples
+from finetune.data.batches import Samples
 from finetune.data.pipeline import UnequalShapesError, run_steps
 from finetune.data.samples import Columns
 from finetune.data.table import Table

@@ -27,7 +27,7 @@ from finetune.config.freeze import (
 from finetune.config.optim import CosineSchedule, OptimizerConfig
 from finetune.config.selectors import All, ByKind, ByName, Not, Selector
 from finetune.errors import SelectorError
-from finetune.freezing.rates import layer_ids
+from finetune.freezing.phase_rates import layer_ids
 from finetune.freezing.select import select
 from finetune.models.inventory import ParamInfo, num_blocks
 

@@ -8,7 +8,7 @@ from finetune.config.freeze import FreezeConfig, ModulesConfig, PhaseConfig, Rat
 from finetune.config.optim import OptimizerConfig
 from finetune.config.selectors import Selector
 from finetune.errors import Faults, Key, SelectorError
-from finetune.freezing.rates import layer_factors, phase_rates
+from finetune.freezing.phase_rates import layer_factors, phase_rates
 from finetune.freezing.rows import fits, split_inventory, whole_when_all_frozen
 from finetune.freezing.select import select
 from finetune.models.inventory import ParamInfo

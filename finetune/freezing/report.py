@@ -1,6 +1,6 @@
 """The freeze map: which parameters are frozen, folded by block, as plain rows and as text."""
 
-from collections.abc import Mapping, Sequence, Set as AbstractSet
+from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,6 +80,22 @@ def unfold(inventory: Sequence[ParamInfo], frozen: AbstractSet[str]) -> list[Map
     return [_row(param.name, [param], frozen) for param in inventory]
 
 
+def states_over_phases(plan: Plan, begun: int, *, at_most: int = 40) -> dict[str, list[str]]:
+    """Return the state of every block in each of the first phases, by the block's name.
+
+    Args:
+        plan: The phases.
+        begun: How many of them are asked for.
+        at_most: With more rows than this, neighbouring blocks that always fare alike share one.
+    """
+    maps = [fold(plan.inventory, phase.frozen) for phase in plan.phases[:begun]]
+    states = {cells[0].name: [cell.state for cell in cells] for cells in zip(*maps, strict=True)}
+    if len(states) <= at_most:
+        return states
+    alike = _runs_of_blocks(list(states), lambda one, other: states[one] == states[other])
+    return {_name_of_run(run): states[run[0]] for run in alike}
+
+
 def plan_rows(plan: Plan, number: int, *, full: bool = False) -> list[PlanRow]:
     """Return what becomes of the parameters in a phase: a row per block, or per parameter."""
     groups = {p.name: [p] for p in plan.inventory} if full else _folded(plan.inventory)
@@ -94,14 +110,27 @@ def changed_rows(before: Sequence[PlanRow], after: Sequence[PlanRow]) -> list[Pl
 
 def joined_rows(rows: Sequence[PlanRow]) -> list[PlanRow]:
     """Join neighbouring blocks that fare alike into one row, named `encoder.layer.0 to 5`."""
-    joined: list[list[PlanRow]] = []
-    for row in rows:
-        last = joined[-1][-1] if joined else None
-        if last and next_block(last.name, row.name) and _fate(last) == _fate(row):
-            joined[-1].append(row)
+    by_name = {row.name: row for row in rows}
+    runs = _runs_of_blocks(
+        list(by_name), lambda one, other: _fate(by_name[one]) == _fate(by_name[other])
+    )
+    return [_joined([by_name[name] for name in run]) for run in runs]
+
+
+def _runs_of_blocks(names: Sequence[str], alike: Callable[[str, str], bool]) -> list[list[str]]:
+    """Group names of blocks that follow one another in one list and are alike."""
+    runs: list[list[str]] = []
+    for name in names:
+        if runs and next_block(runs[-1][-1], name) and alike(runs[-1][-1], name):
+            runs[-1].append(name)
         else:
-            joined.append([row])
-    return [_joined(run) for run in joined]
+            runs.append([name])
+    return runs
+
+
+def _name_of_run(names: Sequence[str]) -> str:
+    """Return `encoder.layer.0 to 5` for the blocks of a run."""
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1].rpartition('.')[2]}"
 
 
 def next_block(before: str, name: str) -> bool:
@@ -239,12 +268,11 @@ def _fate(row: PlanRow) -> tuple[object, ...]:
 
 
 def _joined(run: Sequence[PlanRow]) -> PlanRow:
-    first, last = run[0], run[-1]
     if len(run) == 1:
-        return first
+        return run[0]
     return replace(
-        first,
-        name=f"{first.name} to {last.name.rpartition('.')[2]}",
+        run[0],
+        name=_name_of_run([row.name for row in run]),
         tensors=sum(row.tensors for row in run),
         trained=sum(row.trained for row in run),
         parameters=sum(row.parameters for row in run),

@@ -11,9 +11,9 @@ from finetune.config.model import ImportLayer, Layer, ModelConfig, TransformersL
 from finetune.errors import Key, ModelError, did_you_mean
 from finetune.models.layers import Surroundings, build_layer, layer_label
 from finetune.models.network import (
+    ChildCall,
     Network as Network,
     Source,
-    Step,
     TensorSpec as TensorSpec,
 )
 from finetune.models.parts import FirstToken, MeanPooling
@@ -74,7 +74,7 @@ class _Assembly:
             Source("column", name): spec.example(_EXAMPLES) for name, spec in inputs.items()
         }
         self.layers: dict[str, nn.Module] = {}
-        self.steps: list[Step] = []
+        self.steps: list[ChildCall] = []
         self.given_by: dict[str, Source] = {}
         self.last_is_foreign = False
 
@@ -89,7 +89,7 @@ class _Assembly:
         if isinstance(node, TransformersLayer):
             self._add_transformers(node, module, name, takes, label, key)
         else:
-            self._append(Step(name, takes, keywords), module, label, key)
+            self._append(ChildCall(name, takes, keywords), module, label, key)
         self.given_by[name] = Source("layer", self.steps[-1].child)
 
     def finished(self) -> Network:
@@ -111,7 +111,7 @@ class _Assembly:
         names = [column.name for column in self.columns]
         return Network(names, self.layers, self.steps, self.around.reports)
 
-    def _append(self, step: Step, module: nn.Module, label: str, key: Key) -> None:
+    def _append(self, step: ChildCall, module: nn.Module, label: str, key: Key) -> None:
         arguments, keywords = step.arguments(self.values)
         foreign = self.last_is_foreign
         output = try_out(module, arguments, keywords, label=label, key=key, foreign=foreign)
@@ -137,7 +137,7 @@ class _Assembly:
         """Add the bare network, and behind it the pooling as a child of its own."""
         named = _named_inputs(node, model, takes, label, key)
         part = "logits" if node.output == "logits" else "last_hidden_state"
-        step = Step(name, tuple(named.values()), tuple(named), part)
+        step = ChildCall(name, tuple(named.values()), tuple(named), part)
         self._append(step, model, label, key)
         if node.output not in ("mean", "cls"):
             return
@@ -149,7 +149,7 @@ class _Assembly:
         )
         mask = named.get("attention_mask") if node.output == "mean" else None
         pooled = (Source("layer", name),) if mask is None else (Source("layer", name), mask)
-        self._append(Step(child, pooled), pooling, label, key)
+        self._append(ChildCall(child, pooled), pooling, label, key)
 
     def _sources(self, node: Layer, key: Key) -> tuple[Source, ...]:
         """Return what a layer takes: what it names, else the layer before, else every column."""

@@ -34,7 +34,7 @@ class Source(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ChildCall:
     """One call of a child of the network."""
 
     child: str
@@ -76,7 +76,7 @@ class Network(nn.Module):
         self,
         columns: Sequence[str],
         layers: Mapping[str, nn.Module],
-        steps: Sequence[Step],
+        steps: Sequence[ChildCall],
         reports: Sequence[WeightsReport] = (),
     ) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Network(nn.Module):
         return {Source("column", name): tensor for name, tensor in given.items()}
 
 
-def _last_uses(steps: Sequence[Step]) -> tuple[tuple[Source, ...], ...]:
+def _last_uses(steps: Sequence[ChildCall]) -> tuple[tuple[Source, ...], ...]:
     """Return, for each step, the values that no later one takes: they can be let go."""
     last: dict[Source, int] = {}
     for position, step in enumerate(steps):

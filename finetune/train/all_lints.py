@@ -5,15 +5,15 @@ from dataclasses import replace
 import torch
 
 from finetune.config.run import RunConfig
-from finetune.data.loader import Samples
+from finetune.data.batches import Samples
 from finetune.freezing.lints import Lint, find_lints
 from finetune.freezing.origins import frozen_by_chance
 from finetune.freezing.plan import Plan
+from finetune.lints.network_lints import lints_of_network
+from finetune.lints.small_batches import lone_samples
 from finetune.models.declared import Network
 from finetune.redaction import redacted
-from finetune.train.network_lints import lints_of_network
-from finetune.train.small_batches import lone_samples
-from finetune.train.tasks import Task
+from finetune.tasks.tasks import Task
 from finetune.train.without_effect import without_effect
 
 

@@ -8,7 +8,7 @@ from finetune.config.train import TrainConfig
 from finetune.data.prepare import PreparedData
 from finetune.freezing.plan import Plan
 from finetune.models.declared import Network
-from finetune.train.tasks import Task
+from finetune.tasks.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,10 @@ from finetune.errors import CheckpointError, FinetuneError, NonFiniteError, name
 from finetune.freezing.rows import tensor_of
 from finetune.optim.groups import load_state_by_name, state_by_name
 from finetune.reading import check_safetensors
+from finetune.runs.kept import Checkpoints, read_document, read_progress
+from finetune.runs.manifest import MANIFEST, Manifest, read_manifest
+from finetune.runs.progress import Progress
 from finetune.train.delta import Base, buffers_of, fault_of_delta, tensors_of
-from finetune.train.kept import Checkpoints, read_document, read_progress
-from finetune.train.manifest import MANIFEST, Manifest, read_manifest
-from finetune.train.progress import Progress
 
 SEPARATOR = "//"
 """Stands between a parameter's name and the name of its state: names have no slash."""
@@ -31,7 +31,7 @@ _UNREADABLE = (SafetensorError, KeyError, OverflowError, RuntimeError, TypeError
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class CheckpointState:
     """All that one checkpoint holds, copied: what trains on cannot change it."""
 
     step: int
@@ -104,9 +104,9 @@ def save_checkpoint(
         CheckpointError: the disk refuses, now or for the save before.
         NonFiniteError: a weight or a buffer is infinite or NaN. Nothing is written.
     """
-    snapshot = Snapshot.of(model, optimizer, progress, base, scaler)
+    snapshot = CheckpointState.of(model, optimizer, progress, base, scaler)
     return checkpoints.add(
-        snapshot.step, partial(Snapshot.write, snapshot), progress.wanted_steps()
+        snapshot.step, partial(CheckpointState.write, snapshot), progress.wanted_steps()
     )
 
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from finetune.config.freeze import AfterEpochs, AfterSteps, AtFraction, OnPlateau, Trigger
 from finetune.errors import CheckpointError, named
+from finetune.runs.kept import read_document, read_progress
+from finetune.runs.progress import Progress
 from finetune.train.checkpoint import read_state, read_weights
 from finetune.train.course import Course
 from finetune.train.delta import Base, fingerprint_with
 from finetune.train.epochs import Epochs
-from finetune.train.kept import read_document, read_progress
-from finetune.train.progress import Progress
-from finetune.train.sizes import Entry
+from finetune.train.sizes import TensorSize
 
 _AT_MOST = {"mu": 1.0, "mu_product": 1.0}
 """Bounds of single numbers that an optimizer keeps: NAdam divides by one less the product."""
@@ -34,7 +34,7 @@ class Compatibility:
     model: nn.Module
     base: Base
     course: Course
-    expected: Mapping[str, Mapping[str, Entry]]
+    expected: Mapping[str, Mapping[str, TensorSize]]
     """What the optimizer keeps of each name that ever trains."""
     proven: Callable[[Progress], Sequence[str]]
     """Returns the tensors that the proof of the present phase covers."""
@@ -142,7 +142,7 @@ def _duration(until: Trigger | None, began: int, epochs: Epochs) -> int | None:
 
 def _of_state(
     state: Mapping[str, Mapping[str, Any]],
-    expected: Mapping[str, Mapping[str, Entry]],
+    expected: Mapping[str, Mapping[str, TensorSize]],
     step: int,
 ) -> Iterator[str]:
     """Compare the optimizer state with what this optimizer keeps.
@@ -162,7 +162,7 @@ def _of_state(
                 yield f"optimizer state {entry!r} of {named([name])} {fault}"
 
 
-def _fault_of_entry(name: str, value: object, wanted: Entry, step: int) -> str | None:
+def _fault_of_entry(name: str, value: object, wanted: TensorSize, step: int) -> str | None:
     """Return what is wrong with one tensor that an optimizer keeps, or None.
 
     Second moments may overflow to infinity while the weights stay finite; nothing else may.

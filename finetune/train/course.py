@@ -11,11 +11,11 @@ from torch import Tensor
 from finetune.activations.estimate import Coming
 from finetune.config.freeze import AfterEpochs, AfterSteps, AtFraction, OnPlateau, Trigger
 from finetune.config.train import Every, TrainConfig
-from finetune.data.loader import sample_order, windows
+from finetune.data.batches import sample_order, windows
 from finetune.freezing.plan import Phase, Plan
 from finetune.optim.rates import Stretch
+from finetune.runs.progress import Progress
 from finetune.train.epochs import Epochs
-from finetune.train.progress import Progress
 
 
 @dataclass(frozen=True, slots=True)

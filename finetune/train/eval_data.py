@@ -7,7 +7,7 @@ from typing import Any, Literal
 from finetune.config.loader import as_plain, load_saved
 from finetune.config.run import RunConfig
 from finetune.config.secrets import MASK
-from finetune.data.loader import Samples
+from finetune.data.batches import Samples
 from finetune.data.membership import count_trained
 from finetune.data.named_data import DataReader, NamedData
 from finetune.data.opening import DataFacts, Record
@@ -15,7 +15,7 @@ from finetune.data.prepare import evaluation_samples
 from finetune.data.sources import sources_of
 from finetune.errors import DataError, Key
 from finetune.models.preprocessing import Preprocessing
-from finetune.train.folder import RunFolder, saved_config
+from finetune.runs.folder import RunFolder, saved_config
 from finetune.train.same_data import read_record
 from finetune.train.setup import open_samples
 

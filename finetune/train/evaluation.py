@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from finetune.activations.forward import Forward
-from finetune.data.loader import Samples, windows
+from finetune.data.batches import Samples, windows
 from finetune.data.named_rows import rows_named
+from finetune.tasks.tasks import Task
 from finetune.train.precision import Precision
-from finetune.train.tasks import Task
 
 
 def evaluate(

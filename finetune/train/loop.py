@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from finetune.activations.cache import ActivationCache
 from finetune.config.train import TrainConfig
-from finetune.data.loader import Batch, Samples, seed_for
+from finetune.data.batches import Batch, Samples, seed_for
 from finetune.data.named_rows import rows_named
 from finetune.errors import (
     CheckpointError,
@@ -26,24 +26,24 @@ from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import drop_state, reset_state, set_rates
 from finetune.optim.rates import Rates
+from finetune.runs.folder import RunFolder
+from finetune.runs.kept import Checkpoints, validated_at
+from finetune.runs.progress import Progress
+from finetune.tasks.tasks import Task, add_up
+from finetune.tasks.whole_windows import memory_for_whole_windows
 from finetune.train.checkpoint import load_checkpoint, load_weights_delta, save_checkpoint
 from finetune.train.course import Course
 from finetune.train.delta import Base
 from finetune.train.evaluation import evaluate
-from finetune.train.folder import RunFolder
 from finetune.train.gradients import LossNorms, clip_gradients
 from finetune.train.guard import StepGuard
-from finetune.train.kept import Checkpoints, validated_at
 from finetune.train.phases import judge, watches
 from finetune.train.precision import Precision
-from finetune.train.progress import Progress
 from finetune.train.proving import Prover
 from finetune.train.reporting import Reporter, StepStats
 from finetune.train.stopping import Stop, StopRequest
 from finetune.train.summary import summarise
-from finetune.train.tasks import Task, add_up
 from finetune.train.telling import Telling
-from finetune.train.whole_windows import memory_for_whole_windows
 from finetune.watchdog import Watchdog
 
 

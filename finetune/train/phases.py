@@ -6,10 +6,10 @@ from finetune.config.freeze import AtFraction, OnPlateau, PhaseConfig, Trigger
 from finetune.config.train import CheckpointConfig, TrainConfig
 from finetune.errors import FinetuneError, Key
 from finetune.freezing.plan import Plan
+from finetune.runs.progress import Progress, improves
+from finetune.tasks.metrics import Directions
 from finetune.train.course import latest_end
 from finetune.train.epochs import Epochs
-from finetune.train.metrics import Directions
-from finetune.train.progress import Progress, improves
 
 
 def judge(plan: Plan, progress: Progress, settings: TrainConfig, directions: Directions) -> bool:

@@ -18,8 +18,8 @@ from finetune.freezing.proof import (
     moving_buffers,
     prove,
 )
-from finetune.train.folder import RunFolder
-from finetune.train.progress import Progress
+from finetune.runs.folder import RunFolder
+from finetune.runs.progress import Progress
 
 
 @dataclass(slots=True)

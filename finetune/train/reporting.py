@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from finetune.freezing.picture import freeze_picture
 from finetune.freezing.plan import Plan
-from finetune.freezing.report import mask_as_text
+from finetune.freezing.report import mask_as_text, states_over_phases
 from finetune.optim.groups import Group
+from finetune.pictures.freeze_map import FreezeMap, draw_freeze_map
+from finetune.runs.progress import Progress
 from finetune.tracking.tracker import Tracker
 from finetune.train.epochs import Epochs
-from finetune.train.progress import Progress
 from finetune.train.summary import peak_memory_gib
 
 
@@ -118,8 +118,14 @@ class Reporter:
 
     def _picture(self, progress: Progress) -> None:
         began = [0, *progress.transitions][: progress.phase + 1]
-        picture = freeze_picture(self.plan, began, self.total_steps, progress.step)
-        self.tracker.image("freeze/map", picture, progress.step)
+        shown = FreezeMap(
+            rows=states_over_phases(self.plan, len(began)),
+            phases=[phase.name for phase in self.plan.phases],
+            began=began,
+            total_steps=self.total_steps,
+            now=progress.step,
+        )
+        self.tracker.image("freeze/map", draw_freeze_map(shown), progress.step)
 
     def _where(self, progress: Progress) -> dict[str, float | str]:
         phase = self.plan.phases[progress.phase].name

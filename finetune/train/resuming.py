@@ -10,8 +10,8 @@ from finetune.config.loader import as_plain, load_saved
 from finetune.config.places import absolute_places
 from finetune.config.run import RunConfig
 from finetune.errors import CheckpointError
-from finetune.train.folder import RunFolder, saved_config, saved_folder, usual_folder
-from finetune.train.kept import Checkpoints
+from finetune.runs.folder import RunFolder, saved_config, saved_folder, usual_folder
+from finetune.runs.kept import Checkpoints
 from finetune.train.loop import Trainer
 
 _HARMLESS = {

@@ -7,8 +7,8 @@ from finetune.data.columns import Kind
 from finetune.data.identity import DataIdentity
 from finetune.data.opening import Record
 from finetune.errors import CheckpointError
-from finetune.train.folder import RunFolder
-from finetune.train.kept import Checkpoints
+from finetune.runs.folder import RunFolder
+from finetune.runs.kept import Checkpoints
 
 
 def record_to_go_on(folder: RunFolder, *, accepts_changes: bool) -> tuple[Record | None, list[str]]:

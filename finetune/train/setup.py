@@ -35,11 +35,19 @@ from finetune.models.preprocessing import read_preprocessing
 from finetune.optim.groups import build_optimizer, make_groups
 from finetune.optim.rates import Rates
 from finetune.redaction import causes_withheld, redacted
+from finetune.runs.background import Worker
+from finetune.runs.disk_space import Room
+from finetune.runs.folder import RunFolder, saved_folder, usual_folder
+from finetune.runs.kept import Checkpoints
+from finetune.runs.lock import refuse_if_held
+from finetune.runs.progress import Progress
+from finetune.tasks.metrics import Directions
+from finetune.tasks.tasks import Task, build_task
+from finetune.tasks.whole_windows import refuse_cut_windows
 from finetune.tracking.json_lines import JsonLines
 from finetune.tracking.tensorboard import TensorBoard
 from finetune.tracking.tracker import Tracker, Trackers
 from finetune.train.all_lints import all_lints
-from finetune.train.background import Worker
 from finetune.train.built import Parts
 from finetune.train.compatibility import Compatibility
 from finetune.train.compiling import refuse_uncompilable
@@ -47,15 +55,10 @@ from finetune.train.course import Course, steps_of_epoch
 from finetune.train.delta import Base
 from finetune.train.evaluation import rehearse
 from finetune.train.first_look import refuse_missing
-from finetune.train.folder import RunFolder, saved_folder, usual_folder
 from finetune.train.guard import StepGuard
-from finetune.train.kept import Checkpoints
-from finetune.train.lock import refuse_if_held
 from finetune.train.loop import Splits, Trainer
-from finetune.train.metrics import Directions
 from finetune.train.phases import refuse_impossible, with_main_metric, wrong_rules
 from finetune.train.precision import Precision
-from finetune.train.progress import Progress
 from finetune.train.proving import Prover
 from finetune.train.reporting import Reporter
 from finetune.train.resuming import (
@@ -64,14 +67,11 @@ from finetune.train.resuming import (
     take_up,
     without_known_origin,
 )
-from finetune.train.room import Room
 from finetune.train.same_data import lines_on_going_on, record_to_go_on
 from finetune.train.sizes import checkpoint_bytes, optimizer_state
 from finetune.train.start_lines import facts_of, notes_of, on_place
 from finetune.train.stopping import Stop
-from finetune.train.tasks import Task, build_task
 from finetune.train.telling import Telling
-from finetune.train.whole_windows import refuse_cut_windows
 from finetune.watchdog import Watchdog
 
 

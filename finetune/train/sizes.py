@@ -17,7 +17,7 @@ _CODES = {"bfloat": "BF", "float": "F", "uint": "U", "int": "I", "complex": "C"}
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TensorSize:
     """A tensor in a file."""
 
     shape: tuple[int, ...]
@@ -43,21 +43,21 @@ class Entry:
 
 def optimizer_state(
     plan: Plan, config: OptimizerConfig, device: torch.device
-) -> dict[str, dict[str, Entry]]:
+) -> dict[str, dict[str, TensorSize]]:
     """Return what the optimizer will keep of each name that ever trains, by the state's own name.
 
     Found out by a step over tiny parameters of like kind, rather than known for each optimizer:
     every axis is cut to a length of its own, by which the axes of the state are known again.
     """
-    tiny: dict[Entry, dict[str, Entry]] = {}
-    found: dict[str, dict[str, Entry]] = {}
+    tiny: dict[TensorSize, dict[str, TensorSize]] = {}
+    found: dict[str, dict[str, TensorSize]] = {}
     ever_trained = set(plan.ever_trained)
     for param in plan.inventory:
         if param.name not in ever_trained:
             continue
-        whole = Entry.of_param(param)
+        whole = TensorSize.of_param(param)
         cut = tuple(min(length, 2 + axis) for axis, length in enumerate(whole.shape))
-        kind = Entry(cut, whole.dtype)
+        kind = TensorSize(cut, whole.dtype)
         if kind not in tiny:
             tiny[kind] = _state_of(kind, config, device)
         found[param.name] = {
@@ -67,7 +67,7 @@ def optimizer_state(
     return found
 
 
-def file_bytes(tensors: Mapping[str, Entry]) -> int:
+def file_bytes(tensors: Mapping[str, TensorSize]) -> int:
     """Return the size of a safetensors file: 8 bytes, a JSON header filled up to eights, data."""
     header, end = {}, 0
     for name, entry in tensors.items():
@@ -81,7 +81,7 @@ def file_bytes(tensors: Mapping[str, Entry]) -> int:
     return 8 + -(-len(text) // 8) * 8 + end
 
 
-def checkpoint_bytes(plan: Plan, kept: Mapping[str, Mapping[str, Entry]]) -> int:
+def checkpoint_bytes(plan: Plan, kept: Mapping[str, Mapping[str, TensorSize]]) -> int:
     """Return about how large a checkpoint will be: what ever trains, and its optimizer state.
 
     Args:
@@ -89,19 +89,21 @@ def checkpoint_bytes(plan: Plan, kept: Mapping[str, Mapping[str, Entry]]) -> int
         kept: What the optimizer will keep, from `optimizer_state`.
     """
     trained = set(plan.ever_trained)
-    weights = {p.name: Entry.of_param(p) for p in plan.inventory if p.name in trained}
+    weights = {p.name: TensorSize.of_param(p) for p in plan.inventory if p.name in trained}
     state = {f"{name}//{part}": e for name, own in kept.items() for part, e in own.items()}
     return file_bytes(weights) + file_bytes(state)
 
 
-def _state_of(kind: Entry, config: OptimizerConfig, device: torch.device) -> dict[str, Entry]:
+def _state_of(
+    kind: TensorSize, config: OptimizerConfig, device: torch.device
+) -> dict[str, TensorSize]:
     """Return what one step of the optimizer makes for a parameter.
 
     What is not negative after steps up and down is so by its nature, as a second moment is.
     """
     up, down = (_stepped(kind, config, device, gradient) for gradient in (1.0, -1.0))
     return {
-        name: Entry(
+        name: TensorSize(
             tuple(value.shape),
             value.dtype,
             not value.is_complex() and not bool(((value < 0) | (down[name] < 0)).any()),
@@ -111,7 +113,7 @@ def _state_of(kind: Entry, config: OptimizerConfig, device: torch.device) -> dic
 
 
 def _stepped(
-    kind: Entry, config: OptimizerConfig, device: torch.device, gradient: float
+    kind: TensorSize, config: OptimizerConfig, device: torch.device, gradient: float
 ) -> dict[str, Tensor]:
     """Return the tensors that a step with gradients all alike leaves of a parameter."""
     parameter = nn.Parameter(torch.zeros(kind.shape, dtype=kind.dtype, device=device))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from finetune.activations.statistics import Statistics
-from finetune.train.progress import Progress
+from finetune.runs.progress import Progress
 
 
 def summarise(

@@ -7,12 +7,12 @@ from pathlib import Path
 from finetune.freezing.origins import Origins, sum_of
 from finetune.freezing.plan import Plan
 from finetune.redaction import redacted
+from finetune.runs.progress import Progress
 from finetune.streams import unfailing
 from finetune.terminal import console_for, figure, print_lines
 from finetune.tracking.console import Console
 from finetune.tracking.tracker import Tracker
 from finetune.train.phase_table import print_phases
-from finetune.train.progress import Progress
 
 
 class Telling(Tracker):

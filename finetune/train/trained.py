@@ -9,18 +9,19 @@ import torch
 from finetune.activations.forward import UncachedForward
 from finetune.config.loader import load_config
 from finetune.config.run import RunConfig
-from finetune.data.loader import Samples
+from finetune.data.batches import Samples
 from finetune.data.opening import DataFacts
 from finetune.errors import CheckpointError, named
 from finetune.models.declared import Network
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
+from finetune.runs.folder import RunFolder, saved_config
+from finetune.runs.kept import Checkpoints
+from finetune.tasks.tasks import Task
 from finetune.train.checkpoint import load_weights_delta
 from finetune.train.delta import Base
 from finetune.train.eval_data import EvalData, Part, RunData, open_eval_data
 from finetune.train.evaluation import evaluate
 from finetune.train.facts import read_facts
-from finetune.train.folder import RunFolder, saved_config
-from finetune.train.kept import Checkpoints
 from finetune.train.precision import Precision
 from finetune.train.setup import (
     build_model_and_task,
@@ -29,7 +30,6 @@ from finetune.train.setup import (
     pick_device,
     plan_of,
 )
-from finetune.train.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)

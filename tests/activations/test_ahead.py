@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from finetune.activations.passes import Passes
+from finetune.runs.progress import Progress
 from finetune.store.directory import cache_root, entries
-from finetune.train.progress import Progress
 from finetune.train.setup import build_trainer
 
 pytestmark = pytest.mark.usefixtures("always")

@@ -9,7 +9,7 @@ import torch
 import finetune.activations
 from finetune.activations.estimate import TOO_FEW, find_estimate
 from finetune.freezing.apply import apply_mask
-from finetune.train.costs import predict_costs
+from finetune.preview.costs import predict_costs
 from finetune.train.setup import build_parts, build_trainer, cache_use
 
 HOME = str(Path(finetune.activations.__file__).parent)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from finetune.config.data import DataConfig
-from finetune.data.loader import sample_order, windows
+from finetune.data.batches import sample_order, windows
 from finetune.data.prepare import prepare_inputs
 from finetune.errors import DataError
 from finetune.models.preprocessing import Preprocessing

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from finetune.data.batches import sample_order
 from finetune.data.identity import DataIdentity
-from finetune.data.loader import sample_order
 from finetune.errors import CheckpointError, DataError
 from finetune.tracking.tracker import Tracker
 from finetune.train.setup import build_trainer

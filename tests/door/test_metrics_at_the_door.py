@@ -8,9 +8,9 @@ import torch
 from pydantic import TypeAdapter
 
 from finetune.config.task import Task as TaskConfig
-from finetune.data.loader import Batch
+from finetune.data.batches import Batch
 from finetune.errors import ModelError, SeveralFaultsError
-from finetune.train.tasks import build_task
+from finetune.tasks.tasks import build_task
 
 CODE = """
 import torch, torchmetrics

@@ -16,7 +16,7 @@ from finetune.data.written_steps import _vision
 from finetune.errors import FinetuneError
 from finetune.freezing.report import freeze_map
 from finetune.models.preprocessing import ImagePreprocessing
-from finetune.train.doctor import examine
+from finetune.runs.doctor import examine
 from finetune.train.setup import build_trainer
 
 PARTS = {

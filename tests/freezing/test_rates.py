@@ -6,8 +6,8 @@ from torch import nn
 from finetune.config.freeze import FreezeConfig
 from finetune.config.optim import OptimizerConfig
 from finetune.errors import SelectorError, SeveralFaultsError
+from finetune.freezing.phase_rates import layer_factors, layer_ids
 from finetune.freezing.plan import make_plan
-from finetune.freezing.rates import layer_factors, layer_ids
 from finetune.models.inventory import take_inventory
 
 

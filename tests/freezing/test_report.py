@@ -9,10 +9,16 @@ from torch import nn
 
 from finetune.config.freeze import FreezeConfig
 from finetune.config.optim import OptimizerConfig
-from finetune.freezing.picture import COLOURS, freeze_picture
 from finetune.freezing.plan import make_plan
-from finetune.freezing.report import changed_rows, joined_rows, plan_as_data, plan_rows
+from finetune.freezing.report import (
+    changed_rows,
+    joined_rows,
+    plan_as_data,
+    plan_rows,
+    states_over_phases,
+)
 from finetune.models.inventory import take_inventory
+from finetune.pictures.freeze_map import COLOURS, FreezeMap, draw_freeze_map
 
 PHASES = [
     {"name": "head", "train": ["head"], "until": {"epochs": 1}},
@@ -106,6 +112,18 @@ def test_the_plan_as_data_holds_rates_triggers_and_modules_and_is_json():
     assert [phase["trained_parameters"] for phase in data["phases"]] == [10, 42, 150]
 
 
+def draw(plan, began, total_steps, now=None):
+    return draw_freeze_map(
+        FreezeMap(
+            rows=states_over_phases(plan, len(began)),
+            phases=[phase.name for phase in plan.phases],
+            began=began,
+            total_steps=total_steps,
+            now=total_steps if now is None else now,
+        )
+    )
+
+
 def colour_at(picture, plan_row, share):
     """Return the state whose colour the middle of a row has, at a share of the map's width."""
     found = {state: ImageColor.getrgb(colour) for state, colour in COLOURS.items()}
@@ -130,12 +148,12 @@ def map_left(picture):
     ],
 )  # fmt: skip
 def test_the_picture_has_the_colour_of_each_state_where_it_held(row, share, state):
-    picture = freeze_picture(make(), [0, 20, 60], 100)
+    picture = draw(make(), [0, 20, 60], 100)
     assert colour_at(picture, row, share) == state
 
 
 def test_what_is_not_yet_done_is_a_thin_line():
-    picture = freeze_picture(make(), [0, 20], 100, now=40)
+    picture = draw(make(), [0, 20], 100, now=40)
     left, edge = map_left(picture), 30 + 22 * 1 + 2
     assert tuple(picture[edge, left + round(0.3 * 400)]) == ImageColor.getrgb(COLOURS["mixed"])
     assert tuple(picture[edge, left + round(0.7 * 400)]) == (255, 255, 255)
@@ -143,16 +161,16 @@ def test_what_is_not_yet_done_is_a_thin_line():
 
 
 def test_a_picture_is_bytes_of_a_size_that_fits_rows_and_phases():
-    picture = freeze_picture(make(), [0], 100, now=0)
+    picture = draw(make(), [0], 100, now=0)
     assert picture.dtype == np.uint8
     assert picture.ndim == 3
     assert picture.shape[2] == 3
-    more = freeze_picture(make(blocks=8), [0], 100, now=0)
+    more = draw(make(blocks=8), [0], 100, now=0)
     assert more.shape[0] - picture.shape[0] == 4 * 22
 
 
 def test_very_many_blocks_that_fare_alike_share_rows_of_the_picture():
-    few, many = (freeze_picture(make(PHASES[2:], blocks=n), [0], 100) for n in (4, 200))
+    few, many = (draw(make(PHASES[2:], blocks=n), [0], 100) for n in (4, 200))
     assert many.shape[0] < few.shape[0]
 
 
@@ -160,7 +178,7 @@ def test_very_many_blocks_that_fare_alike_share_rows_of_the_picture():
 @pytest.mark.parametrize("total", [1, 100, 100_000])
 def test_phases_of_any_length_can_be_drawn(began, total):
     began = [min(step, total) for step in began]
-    assert freeze_picture(make(), began, total, began[-1]).size
+    assert draw(make(), began, total, began[-1]).size
 
 
 def test_a_long_name_loses_its_beginning_and_widens_the_picture_no_further():
@@ -168,4 +186,4 @@ def test_a_long_name_loses_its_beginning_and_widens_the_picture_no_further():
     outer.add_module("x" * 300, inner)
     config = FreezeConfig.model_validate({"phases": [{"name": "all", "freeze": []}]})
     plan = make_plan(config, OptimizerConfig(type="SGD", lr=1.0), take_inventory(outer))
-    assert freeze_picture(plan, [0], 100).shape[1] <= 400 + 220 + 40
+    assert draw(plan, [0], 100).shape[1] <= 400 + 220 + 40

@@ -20,10 +20,10 @@ from finetune.config.run import RunConfig
 from finetune.disk import digest_of
 from finetune.errors import FinetuneError
 from finetune.predict import load_predictor
+from finetune.runs.doctor import examine
+from finetune.runs.progress import Progress
 from finetune.tracking.tracker import Tracker
 from finetune.train.delta import tensors_of
-from finetune.train.doctor import examine
-from finetune.train.progress import Progress
 from finetune.train.resuming import take_up
 from finetune.train.setup import build_trainer
 from finetune.train.trained import evaluate_run

@@ -8,11 +8,11 @@ import pytest
 
 from finetune import disk
 from finetune.errors import CheckpointError, FinetuneError
+from finetune.runs.folder import RunFolder
+from finetune.runs.lock import LOCK
 from finetune.store.directory import entries, remove_store
 from finetune.store.layout import RowSpec, StoreError
 from finetune.store.store import Store
-from finetune.train.folder import RunFolder
-from finetune.train.lock import LOCK
 
 WORK = "work of a year\n"
 MORE = ("-o", "train.epochs=3")

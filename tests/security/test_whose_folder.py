@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from finetune.config.data import ArraysSource, CsvSource
 from finetune.data.sources import open_source
 from finetune.errors import CheckpointError, DataError
+from finetune.runs.headers import _stored
+from finetune.runs.lock import read_holder
+from finetune.runs.manifest import NAMES_OF_FILES
 from finetune.train.facts import read_facts
-from finetune.train.headers import _stored
-from finetune.train.lock import read_holder
-from finetune.train.manifest import NAMES_OF_FILES
 
 MORE = ("-o", "train.epochs=3")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from finetune.activations import estimate
 from finetune.config.loader import load_config
-from finetune.train.kept import Checkpoints
+from finetune.runs.kept import Checkpoints
 from finetune.train.setup import build_trainer
 
 # However little it saves: what is to be met is a kill while rows are written.

@@ -11,9 +11,9 @@ import torch
 
 from finetune.errors import CheckpointError
 from finetune.optim.groups import state_by_name
-from finetune.train.background import Worker
+from finetune.runs.background import Worker
+from finetune.runs.kept import Checkpoints
 from finetune.train.checkpoint import load_checkpoint, save_checkpoint
-from finetune.train.kept import Checkpoints
 
 HERE = Path(__file__).parent
 

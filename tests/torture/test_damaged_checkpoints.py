@@ -14,7 +14,7 @@ import pytest
 from finetune.disk import digest_of
 from finetune.errors import CheckpointError
 from finetune.predict import load_predictor
-from finetune.train.manifest import LARGEST_HEADER, find_fault
+from finetune.runs.manifest import LARGEST_HEADER, find_fault
 
 FILES = ["weights.safetensors", "optimizer.safetensors", "progress.json"]
 

@@ -15,8 +15,8 @@ import torch
 
 from finetune.config.loader import load_config
 from finetune.predict import load_predictor
-from finetune.train.doctor import examine
-from finetune.train.kept import Checkpoints
+from finetune.runs.doctor import examine
+from finetune.runs.kept import Checkpoints
 from finetune.train.setup import build_trainer
 
 CORPUS = Path(__file__).with_name("corpus")

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from finetune.errors import CheckpointError, FinetuneError
+from finetune.runs.doctor import examine
+from finetune.runs.kept import Checkpoints
 from finetune.store.directory import cache_root, entries
-from finetune.train.doctor import examine
-from finetune.train.kept import Checkpoints
 
 HERE = Path(__file__).parent
 WIDE = {

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 from finetune.errors import CheckpointError
-from finetune.train.lock import locked
+from finetune.runs.lock import locked
 
 FREEZE = {"phases": [{"name": "all", "freeze": ["body", "norm"]}]}
 SAVE_ALL = {"checkpoint": {"every": {"steps": 1}, "keep_last": 100}}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from finetune.data.loader import sample_order, seed_for
+from finetune.data.batches import sample_order, seed_for
 from finetune.errors import FinetuneError, FrozenWeightError, ModelError, NonFiniteError
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from finetune.errors import CheckpointError
-from finetune.train.lock import LOCK, Holder, holder_of, locked, refuse_if_held
+from finetune.runs.lock import LOCK, Holder, holder_of, locked, refuse_if_held
 
 ROOT = Path(__file__).parents[2]
 HOLDING = """
 import os, sys, time
 from pathlib import Path
-from finetune.train.lock import locked
+from finetune.runs.lock import locked
 folder, children = Path(sys.argv[1]), int(sys.argv[2])
 with locked(folder):
     for _ in range(children):
@@ -122,7 +122,7 @@ def test_beginning_anew_removes_nothing_of_a_run_that_is_at_work(make_trainer, t
 
 def test_reading_verbs_need_no_lock(make_trainer, tmp_path):
     from finetune.predict import load_predictor
-    from finetune.train.doctor import examine
+    from finetune.runs.doctor import examine
 
     make_trainer().fit()
     with locked(tmp_path / "run"):

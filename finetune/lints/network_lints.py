@@ -23,14 +23,14 @@ from finetune.config.task import (
     ImportTask,
     MultilabelTask,
 )
-from finetune.data.loader import Batch, Samples
+from finetune.data.batches import Batch, Samples
 from finetune.errors import Key
 from finetune.freezing.lints import Lint
+from finetune.lints.last_operation import LastOperation, Squashing, last_operation
+from finetune.lints.repeated_blocks import repeated_blocks
+from finetune.lints.unseen_tokens import blind_first_tokens, seen_padding
 from finetune.models.declared import Network
-from finetune.train.last_operation import LastOperation, Squashing, last_operation
-from finetune.train.repeated_blocks import repeated_blocks
-from finetune.train.tasks import Task, WeightedLoss
-from finetune.train.unseen_tokens import blind_first_tokens, seen_padding
+from finetune.tasks.tasks import Task, WeightedLoss
 
 _BY_DEPTH = (Gradual, Ulmfit, ChainThaw, TopK, Freezeout)
 """Methods that go through the blocks of a network."""

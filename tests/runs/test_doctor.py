@@ -10,8 +10,8 @@ import pytest
 
 from finetune.errors import CheckpointError
 from finetune.predict import load_predictor
-from finetune.train.doctor import examine
-from finetune.train.lock import locked
+from finetune.runs.doctor import examine
+from finetune.runs.lock import locked
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = {

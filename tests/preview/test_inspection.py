@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from finetune.config.run import RunConfig
 from finetune.errors import FinetuneError
-from finetune.train.inspection import inspect_batch
+from finetune.preview.inspection import inspect_batch
 from finetune.train.setup import build_parts
 
 LAYERS = [

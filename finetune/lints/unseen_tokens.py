@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from finetune.activations.find.trace import Call, watched
 from finetune.activations.outputs import tensors_in
-from finetune.data.loader import Samples
+from finetune.data.batches import Samples
 from finetune.models.parts import FirstToken
 
 Inputs = dict[str, Tensor]

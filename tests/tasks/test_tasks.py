@@ -11,9 +11,9 @@ from sklearn import metrics as sk
 from torch.nn import functional as F
 
 from finetune.config.task import Task as TaskConfig
-from finetune.data.loader import Batch
+from finetune.data.batches import Batch
 from finetune.errors import FinetuneError, ModelError, TrustError
-from finetune.train.tasks import build_task
+from finetune.tasks.tasks import build_task
 
 CLASSES = ("cat", "dog", "eel")
 CPU = torch.device("cpu")

@@ -14,8 +14,8 @@ import numpy as np
 from finetune.disk import open_to_read
 from finetune.errors import CheckpointError, FinetuneError, named
 from finetune.reading import check_safetensors, parse_json_object
-from finetune.train.kept import read_progress
-from finetune.train.manifest import read_manifest
+from finetune.runs.kept import read_progress
+from finetune.runs.manifest import read_manifest
 
 _EXPONENTS: dict[str, tuple[np.dtype[Any], int]] = {
     "F64": (np.dtype("<u8"), 0x7FF0_0000_0000_0000),

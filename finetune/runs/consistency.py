@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from finetune.train.progress import Progress
+from finetune.runs.progress import Progress
 
 _MOST_STEPS = 10**18
 """More steps than this no name of a checkpoint holds."""

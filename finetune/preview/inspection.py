@@ -12,12 +12,12 @@ from finetune.errors import FinetuneError
 from finetune.freezing.apply import apply_mask, hold_modes
 from finetune.freezing.report import fold
 from finetune.models.inventory import ParamInfo, take_inventory
+from finetune.tasks.tasks import add_up
 from finetune.train.built import Parts
-from finetune.train.tasks import add_up
 
 
 @dataclass(frozen=True, slots=True)
-class Leaf:
+class ParameterGradient:
     """A parameter after one backward pass."""
 
     name: str
@@ -36,7 +36,7 @@ class Leaf:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CallInGraph:
     """One call of a module without children, in the order of the forward pass."""
 
     module: str
@@ -64,11 +64,11 @@ class Inspection:
     loss: float
     loss_grad_fn: str | None
     output_grad_fn: str | None
-    leaves: tuple[Leaf, ...]
-    calls: tuple[Call, ...]
+    leaves: tuple[ParameterGradient, ...]
+    calls: tuple[CallInGraph, ...]
 
     @property
-    def cut(self) -> tuple[Call | None, Call | None]:
+    def cut(self) -> tuple[CallInGraph | None, CallInGraph | None]:
         """The last call outside the graph before the first one inside it, and that one."""
         inside = next((n for n, call in enumerate(self.calls) if call.grad_fn), len(self.calls))
         before = self.calls[inside - 1] if inside else None
@@ -118,7 +118,7 @@ def inspect_batch(parts: Parts, *, samples: int, activations: bool, phase: int =
         output_grad_fn=_node(outputs),
         leaves=tuple(_leaf(row, parameters[row.name], blocks) for row in inventory),
         calls=tuple(
-            Call(
+            CallInGraph(
                 module=name or "(the network)",
                 type=type(module).__name__,
                 shape=tuple(out.shape),
@@ -162,13 +162,13 @@ def _hook(
     return hook
 
 
-def _leaf(row: ParamInfo, parameter: nn.Parameter, blocks: Sequence[str]) -> Leaf:
+def _leaf(row: ParamInfo, parameter: nn.Parameter, blocks: Sequence[str]) -> ParameterGradient:
     if not parameter.requires_grad:
         state = "frozen"
     else:
         state = "unreached" if parameter.grad is None else "trained"
     norm = None if parameter.grad is None else float(parameter.grad.norm())
-    return Leaf(row.name, row.shape, state, norm, _block_of(row.name, blocks))
+    return ParameterGradient(row.name, row.shape, state, norm, _block_of(row.name, blocks))
 
 
 def _block_of(name: str, blocks: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ from finetune.config.task import (
     MultilabelTask,
     RegressionTask,
 )
-from finetune.data.loader import Batch
+from finetune.data.batches import Batch
 from finetune.errors import FinetuneError, Key, ModelError, did_you_mean, named
 from finetune.importing import call_trusted
 from finetune.models.shapes import describe, first_line

@@ -13,11 +13,11 @@ from finetune import disk
 from finetune.disk import REMOVED, REPLACED, TEMPORARY
 from finetune.errors import CheckpointError, FinetuneError
 from finetune.reading import read_own_json
-from finetune.train.background import Worker
-from finetune.train.consistency import contradiction
-from finetune.train.manifest import NAMES_OF_FILES, find_fault, read_manifest
-from finetune.train.progress import Progress
-from finetune.train.room import Room
+from finetune.runs.background import Worker
+from finetune.runs.consistency import contradiction
+from finetune.runs.manifest import NAMES_OF_FILES, find_fault, read_manifest
+from finetune.runs.progress import Progress
+from finetune.runs.disk_space import Room
 
 _NAME = re.compile(rf"({re.escape(REPLACED)})?step-(\d{{8,18}})")
 _LEAVING = re.compile(

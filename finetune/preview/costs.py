@@ -12,12 +12,12 @@ from finetune.config.optim import OptimizerConfig
 from finetune.config.run import RunConfig
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.rows import rows_of
+from finetune.preview.meter import Measured, Meter
 from finetune.redaction import redacted
 from finetune.train.built import Parts
 from finetune.train.course import Span, latest_end, steps_of_epoch
 from finetune.train.epochs import Epochs
-from finetune.train.meter import Measured, Meter
-from finetune.train.sizes import Entry, file_bytes, optimizer_state
+from finetune.train.sizes import TensorSize, file_bytes, optimizer_state
 
 _SEPARATOR = "//"
 """Stands between a parameter's name and the name of its state in the optimizer's file."""
@@ -146,7 +146,7 @@ def _costs(
 ) -> tuple[Costs, ...]:
     state = optimizer_state(plan, config.optimizer, parts.device)
     trained = set(plan.ever_trained)
-    delta = {p.name: Entry.of_param(p) for p in plan.inventory if p.name in trained}
+    delta = {p.name: TensorSize.of_param(p) for p in plan.inventory if p.name in trained}
     buffers = dict(parts.model.named_buffers(remove_duplicate=False))
     costs: list[Costs] = []
     measured_before: list[Measured] = []
@@ -162,7 +162,7 @@ def _costs(
             for name in _holding_state(plan, number)
             for part, entry in state[name].items()
         }
-        delta |= {name: Entry.of(buffers[name]) for name in sorted(measured.moved)}
+        delta |= {name: TensorSize.of(buffers[name]) for name in sorted(measured.moved)}
         costs.append(
             Costs(
                 flops_per_step=measured.flops_per_step,

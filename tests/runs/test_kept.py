@@ -9,13 +9,13 @@ import pytest
 
 from finetune.config.train import CheckpointConfig
 from finetune.errors import CheckpointError
-from finetune.train.background import Worker
-from finetune.train.kept import Checkpoints, read_progress
-from finetune.train.manifest import MANIFEST, Manifest
-from finetune.train.metrics import Directions
+from finetune.runs.background import Worker
+from finetune.runs.disk_space import Room
+from finetune.runs.kept import Checkpoints, read_progress
+from finetune.runs.manifest import MANIFEST, Manifest
+from finetune.runs.progress import Progress
+from finetune.tasks.metrics import Directions
 from finetune.train.phases import _judge_best
-from finetune.train.progress import Progress
-from finetune.train.room import Room
 
 
 @pytest.fixture

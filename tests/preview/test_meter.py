@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.freezing.plan import make_plan
 from finetune.models.inventory import take_inventory
-from finetune.train.costs import predict_costs
+from finetune.preview.costs import predict_costs
 from finetune.train.setup import build_parts
 
 BELOW = {"phases": [{"name": "head only", "freeze": ["body", "norm"]}]}

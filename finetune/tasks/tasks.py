@@ -26,11 +26,11 @@ from finetune.config.task import (
     RegressionTask,
     Task as TaskConfig,
 )
-from finetune.data.loader import Batch
+from finetune.data.batches import Batch
 from finetune.errors import FinetuneError, Key, ModelError
 from finetune.importing import call_trusted
 from finetune.models.shapes import describe
-from finetune.train.metrics import (
+from finetune.tasks.metrics import (
     Directions,
     Feed,
     Measure,

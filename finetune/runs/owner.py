@@ -9,8 +9,8 @@ from typing import Any
 from finetune import disk
 from finetune.errors import CheckpointError
 from finetune.reading import read_own_json
-from finetune.train.kept import is_checkpoint_name
-from finetune.train.lock import LOCK, read_holder
+from finetune.runs.kept import is_checkpoint_name
+from finetune.runs.lock import LOCK, read_holder
 
 ORIGIN = "origin.json"
 """Names the run that this one began from, where it began from another one."""

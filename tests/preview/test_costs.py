@@ -12,7 +12,7 @@ from finetune.freezing.apply import freeze
 from finetune.freezing.plan import make_plan
 from finetune.freezing.proof import fingerprints
 from finetune.models.inventory import take_inventory
-from finetune.train.costs import predict_costs, weight_decay_of
+from finetune.preview.costs import predict_costs, weight_decay_of
 from finetune.train.setup import build_parts, build_trainer
 
 BODY = {"phases": [{"name": "head only", "freeze": ["body", "norm"]}]}

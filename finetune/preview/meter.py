@@ -16,13 +16,13 @@ from finetune.activations.preserved import undisturbed
 from finetune.bits import fingerprint
 from finetune.config.freeze import ModulesConfig
 from finetune.config.run import RunConfig
-from finetune.data.loader import Batch, sample_order, windows
+from finetune.data.batches import Batch, sample_order, windows
 from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase
+from finetune.tasks.tasks import Task
 from finetune.train.built import Parts
 from finetune.train.precision import Precision
 from finetune.train.setup import cache_use
-from finetune.train.tasks import Task
 
 _FEW, _MORE = 2, 3
 """Samples of the two passes that are measured; a line through both gives all other sizes."""

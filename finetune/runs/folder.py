@@ -17,10 +17,10 @@ from finetune.config.loader import load_saved
 from finetune.config.run import RunConfig
 from finetune.errors import CheckpointError, ConfigError
 from finetune.reading import read_own_json
-from finetune.train.kept import Checkpoints, is_checkpoint_name
-from finetune.train.lock import LOCK, locked, read_holder
-from finetune.train.manifest import NAMES_OF_FILES
-from finetune.train.owner import ORIGIN, is_run, origin_of, refuse_foreign_place
+from finetune.runs.kept import Checkpoints, is_checkpoint_name
+from finetune.runs.lock import LOCK, locked, read_holder
+from finetune.runs.manifest import NAMES_OF_FILES
+from finetune.runs.owner import ORIGIN, is_run, origin_of, refuse_foreign_place
 
 _DOCUMENTS = ("config.yaml", "plan.json", "data.json")
 _RESULTS = ("metrics.jsonl", "summary.json", "freeze_proof.json", ORIGIN)

@@ -1,0 +1,1 @@
+"""Pure functions from plain data to an image: no run, no network, no torch."""
