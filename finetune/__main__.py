@@ -5,15 +5,18 @@ import sys
 
 
 def run() -> None:
-    """Run the command."""
+    """Set up the process, then run the command that the arguments name; exits with its code."""
     leave_out_current_folder()
     # Not at the top: what these import would be looked for in the current folder too.
     from finetune.process import for_one_task, interruptible, loading
     from finetune.streams import set_up_standard_streams
 
+    # First of all: libraries may print, or open files, while they are loaded.
     set_up_standard_streams()
     with interruptible(), for_one_task():
         with loading():
+            # torch and pydantic are loaded here, so that a signal meanwhile ends the process
+            # cleanly.
             from finetune.cli import main
             from finetune.redaction import redact_standard_error
         redact_standard_error()
@@ -21,7 +24,7 @@ def run() -> None:
 
 
 def leave_out_current_folder() -> None:
-    """Take the current folder off the import path, here and for every Python started from here.
+    """Remove the current folder from the import path of this process and of its Python children.
 
     `python -m` puts it there, and so does an empty entry of PYTHONPATH. An entry that the user has
     written out stays, also where it names the current folder.

@@ -1,4 +1,4 @@
-"""Tensors bit by bit, however they lie in memory: compared, and fingerprinted."""
+"""Compare tensors bit by bit and fingerprint them, whatever their layout in memory."""
 
 from hashlib import blake2b
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Tell whether two tensors are equal bit by bit, NaN included."""
+    # Equality by value would call NaN different from itself, and -0.0 the same as 0.0.
     if (one.shape, one.dtype, one.layout) != (other.shape, other.dtype, other.layout):
         return False
     return all(map(_same_words, _strided_parts(one), _strided_parts(other)))
@@ -17,6 +18,8 @@ def fingerprint(tensor: Tensor) -> str:
     """Hash dtype, shape and raw bytes. NaN payloads and signed zeros count as differences."""
     digest = blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=16)
     parts = _strided_parts(tensor)
+    # Strided tensors, which are nearly all, keep the short form: a layout would change every saved
+    # fingerprint.
     if tensor.layout != torch.strided:
         digest.update(f"{tensor.layout}{[tuple(part.shape) for part in parts]}".encode())
     for part in parts:
@@ -26,7 +29,7 @@ def fingerprint(tensor: Tensor) -> str:
 
 
 def _strided_parts(tensor: Tensor) -> list[Tensor]:
-    """Return tensors of plain layout that hold all of a tensor: itself, or those it is made of."""
+    """Return strided tensors that together hold all values: the tensor itself, or its parts."""
     match tensor.layout:
         case torch.strided:
             return [tensor]
@@ -40,6 +43,7 @@ def _strided_parts(tensor: Tensor) -> list[Tensor]:
 
 
 def _same_words(one: Tensor, other: Tensor) -> bool:
+    """Tell whether two strided tensors have the same shape and bytes."""
     if one.shape != other.shape:
         return False
     flat = [tensor.detach().contiguous().reshape(-1) for tensor in (one, other)]
@@ -50,5 +54,6 @@ def _same_words(one: Tensor, other: Tensor) -> bool:
 
 def _is_made_of_words(flat: Tensor) -> bool:
     """Tell whether a tensor of one axis begins and ends at a multiple of 8 bytes."""
+    # `view(torch.int64)` refuses an offset inside a word, as slices of float32 tensors have.
     size = flat.element_size()
     return flat.numel() * size % 8 == 0 and int(flat.storage_offset()) * size % 8 == 0

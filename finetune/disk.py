@@ -22,6 +22,7 @@ TEMPORARY, REPLACED, REMOVED = ".tmp-", ".old-", ".gone-"
 
 # O_NONBLOCK: to open a pipe without it waits until somebody writes
 _SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# Only a regular file is ever opened; these words say what bears the name instead.
 _KINDS = {
     stat.S_IFLNK: "is a link, which is not followed here",
     stat.S_IFIFO: "is a pipe, not a file",
@@ -33,19 +34,19 @@ _KINDS = {
 
 
 class NotOursError(OSError):
-    """A name of ours is taken by what we have not made: a link, a pipe, a device, a folder."""
+    """A name that finetune uses is taken by something else: a link, pipe, device or folder."""
 
     def __init__(self, path: Path, what: str) -> None:
         super().__init__(errno.EPERM, what, str(path))
 
 
 def reason_of(error: OSError) -> str:
-    """Return why the system refused, in its own words."""
+    """Return the operating system's text for an error, such as `No space left on device`."""
     return error.strerror or str(error)
 
 
 def kind_of(path: Path) -> int | None:
-    """Return the kind of file that bears a name (`stat.S_IFREG`, ...), or None for none."""
+    """Return the type of a file (`stat.S_IFREG`, ...) or link itself; None if there is none."""
     try:
         return stat.S_IFMT(path.lstat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -58,7 +59,8 @@ def is_file(path: Path) -> bool:
 
 
 def is_own_file(path: Path) -> bool:
-    """Tell whether a regular file bears this name and no other, so that it may be written."""
+    """Tell whether a regular file bears this name, and no hard link elsewhere shares it."""
+    # A write through a second name would change a file that somebody keeps outside the run folder.
     return is_file(path) and path.lstat().st_nlink == 1
 
 
@@ -92,7 +94,7 @@ def refuse_unless_folder(path: Path) -> None:
 
 
 def holds_only(folder: Path, names: re.Pattern[str]) -> bool:
-    """Tell whether a folder holds no folder, and nothing whose whole name does not match `names`.
+    """Tell whether a folder holds only non-folders whose whole names match `names`.
 
     What a program may remove without asking is known by its contents, not by its name alone: a
     folder of the same name with one foreign file in it belongs to somebody else. A link by one of
@@ -102,7 +104,7 @@ def holds_only(folder: Path, names: re.Pattern[str]) -> bool:
 
 
 def strange_below(folder: Path) -> Iterator[Path]:
-    """Yield all that is neither a file nor a folder, at any depth. Links are not followed."""
+    """Yield all paths below a folder that are neither regular file nor folder; follow no link."""
     for place, folders, files in os.walk(folder, followlinks=False):
         for name in sorted((*folders, *files)):
             path = Path(place, name)
@@ -128,6 +130,7 @@ def digest_of(path: Path) -> str:
     """
     digest = blake2b(digest_size=16)
     with open_to_read(path) as file:
+        # Blocks of 1 MiB: a checkpoint may be larger than memory.
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -164,6 +167,7 @@ def open_new(path: Path) -> BinaryIO:
     Raises:
         OSError: it cannot be made, or a folder bears the name.
     """
+    # O_EXCL then fails if somebody puts a link there in between, instead of writing through it.
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE
     return os.fdopen(os.open(path, flags, 0o666), "wb")
@@ -199,7 +203,8 @@ def replace_file(path: Path, content: bytes, tag: str = "") -> None:
 
 @contextmanager
 def _replacing(path: Path, tag: str = "") -> Iterator[Path]:
-    """Give the name of a new file; when the block has written it, put it in the place of `path`."""
+    """Yield a path beside `path` to write a new file to; then rename that file to `path`."""
+    # The rename below would replace a link or pipe without a word.
     refuse_unless_file(path)
     aside = path.with_name(f".{path.name}.tmp{tag and '-'}{tag}")
     try:
@@ -210,7 +215,7 @@ def _replacing(path: Path, tag: str = "") -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or folder has reached the disk.
+    """Block until a file or folder is on the disk (`fsync`).
 
     Raises:
         OSError: the path is a link, or the system cannot write it.
@@ -223,7 +228,7 @@ def sync(path: Path) -> None:
 
 
 def make_folder(path: Path, mode: int = 0o777) -> None:
-    """Make a folder, and those above it, unless it is there.
+    """Make a folder and its missing parents; do nothing if it is there.
 
     Raises:
         NotOursError: a link or a file bears the name.
@@ -234,7 +239,7 @@ def make_folder(path: Path, mode: int = 0o777) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link itself, or a folder with all in it; links in it are not followed.
+    """Remove a file, a link itself, or a folder with its contents; links in it are not followed.
 
     Raises:
         OSError: the system refuses.
@@ -246,7 +251,7 @@ def remove(path: Path) -> None:
 
 
 def rename(path: Path, to: Path) -> None:
-    """Give a file, a folder or a link itself another name, in the place of a file of that name.
+    """Rename a file, folder or link itself; a file that already has the new name is replaced.
 
     Raises:
         OSError: the system refuses.
@@ -255,13 +260,15 @@ def rename(path: Path, to: Path) -> None:
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copy a regular file to a name that is free or a file's.
+    """Copy a regular file to a free name, or over a regular file; the copy appears whole.
 
     Raises:
         NotOursError: one of the two names is a link, a pipe, a device or a folder, or the source
             bears another name elsewhere: a copy would carry off what may be somebody's own file.
         OSError: the system refuses.
     """
+    # The checks are made on the open descriptor: a name may be given to another file between check
+    # and use.
     descriptor = _alone(_opened(source, os.O_RDONLY), source)
     with os.fdopen(descriptor, "rb") as old, _replacing(target) as aside, open_new(aside) as new:
         shutil.copyfileobj(old, new, 1 << 20)
@@ -269,7 +276,7 @@ def copy_file(source: Path, target: Path) -> None:
 
 @contextmanager
 def placed(final: Path, names: re.Pattern[str]) -> Iterator[Path]:
-    """Give a temporary folder to fill; when the block is done, put it durably in its place.
+    """Yield a temporary folder to fill; when the block ends, put it durably in place of `final`.
 
     A folder of that name is moved aside just before and removed after, so that at any moment one
     of the two is there: `final`, or its name with `REPLACED` before it.
@@ -286,12 +293,17 @@ def placed(final: Path, names: re.Pattern[str]) -> Iterator[Path]:
     replaced = final.with_name(f"{REPLACED}{final.name}")
     for path in (final, temporary, replaced):
         refuse_foreign(path, names)
+    # Left by a process that was killed while it filled it.
     remove(temporary)
     if is_folder(final):
+        # Only if `final` is there: after a kill between the two renames `replaced` is the only
+        # whole copy.
         remove(replaced)
     temporary.mkdir()
     try:
         yield temporary
+        # The order counts: contents on the disk, then the names, then the folder that holds the
+        # names.
         sync(temporary)
         _swap(temporary, final, replaced)
         sync(final.parent)
@@ -301,7 +313,7 @@ def placed(final: Path, names: re.Pattern[str]) -> Iterator[Path]:
 
 
 def refuse_foreign(path: Path, names: re.Pattern[str]) -> None:
-    """Raise where a name is taken by anything but a folder of ours, see `holds_only`.
+    """Raise if a name is taken by anything but a folder that finetune made, see `holds_only`.
 
     Raises:
         NotOursError: a link or a file bears the name, or the folder holds something else.
@@ -313,7 +325,9 @@ def refuse_foreign(path: Path, names: re.Pattern[str]) -> None:
 
 
 def remove_at_once(path: Path, names: re.Pattern[str]) -> None:
-    """Remove a folder of ours in one go for all who look at it: its name, then its contents.
+    """Remove a folder that finetune made; others see it whole or not at all.
+
+    It is renamed first and then deleted: no reader finds a folder with half of its files.
 
     Raises:
         NotOursError: it holds something else.
@@ -328,6 +342,7 @@ def remove_at_once(path: Path, names: re.Pattern[str]) -> None:
 
 
 def _first_foreign(folder: Path, names: re.Pattern[str]) -> str | None:
+    """Return the name of something in a folder that `names` does not match; None if all match."""
     with os.scandir(folder) as entries:
         return next(
             (
@@ -340,12 +355,14 @@ def _first_foreign(folder: Path, names: re.Pattern[str]) -> str | None:
 
 
 def _opened(path: Path, flags: int) -> int:
-    """Open a regular file and return its descriptor."""
+    """Open a regular file and return its descriptor; raise `NotOursError` for anything else."""
     try:
         descriptor = os.open(path, flags | _SAFE, 0o666)
     except OSError:
         refuse_unless_file(path)  # says more than "too many levels of symbolic links"
         raise
+    # Asked of the descriptor, since the name may lead elsewhere by now. O_NOFOLLOW refuses links
+    # alone: pipes and devices get here.
     kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
     if kind != stat.S_IFREG:
         os.close(descriptor)
@@ -354,7 +371,7 @@ def _opened(path: Path, flags: int) -> int:
 
 
 def _alone(descriptor: int, path: Path) -> int:
-    """Return a descriptor that may be written: its file bears no name elsewhere."""
+    """Return the descriptor if its file has no second name (hard link); else close it and raise."""
     if os.fstat(descriptor).st_nlink > 1:
         os.close(descriptor)
         raise NotOursError(path, "bears another name elsewhere (a hard link)")
@@ -362,6 +379,8 @@ def _alone(descriptor: int, path: Path) -> int:
 
 
 def _swap(temporary: Path, final: Path, replaced: Path) -> None:
+    """Rename `final` to `replaced`, then `temporary` to `final`; on failure undo the first."""
+    # `rename` refuses a folder with contents as its target, so two renames are needed.
     if is_folder(final):
         final.rename(replaced)
     try:

@@ -1,4 +1,4 @@
-"""The errors a user can cause: the place, what is wrong there, and often the remedy."""
+"""Errors that a user can fix: each names the place, what is wrong there, and often the remedy."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,7 +11,7 @@ from finetune.redaction import redacted
 from finetune.visible import one_line
 
 Key = tuple[str | int, ...]
-"""Where a value stands in the config: `("model", "layers", 1, "type")`."""
+"""Position of a value in the config: `("model", "layers", 1, "type")`."""
 
 _NAMED = 3
 """Names in a message; the rest are counted."""
@@ -24,6 +24,7 @@ _LINE_LENGTH = 490
 
 
 _DOTTED = r"(?:[\w<>]{1,80}\.){0,20}(\w{1,80})"
+# Every repetition has a bound: the text may be a stranger's, and of any length.
 _CLASS = re.compile(rf"<(?:class|function|method|bound method) '?{_DOTTED}'?(?: at 0x\w+)?>")
 _OBJECT = re.compile(rf"<{_DOTTED} object at 0x\w+>")
 _VALUES = [("b'", "'", "bytes"), ('b"', '"', "bytes")]
@@ -34,9 +35,9 @@ _SHORT = 40
 
 
 class FinetuneError(Exception):
-    """Something the user can fix: told in one line and a hint, without a traceback, exit code 2.
+    """Something the user can fix: printed as one line and a hint, no traceback; exit code 2.
 
-    All its texts are redacted as it is made: whoever prints or logs it tells no secret.
+    All its texts are redacted when it is made, so printing or logging it reveals no secret.
 
     Args:
         message: What is wrong, with the value: lower-case start, no full stop.
@@ -70,12 +71,12 @@ class FinetuneError(Exception):
 
     @property
     def in_one_line(self) -> str:
-        """The same for a line of a log, where nothing ends because of it."""
+        """The whole text joined by semicolons, for a log where the program goes on."""
         return "; ".join(line.strip() for line in str(self).splitlines())
 
 
 class SeveralFaultsError(FinetuneError):
-    """Several faults that are told together, a line each."""
+    """Several errors reported together, one per line."""
 
     def __init__(self, errors: Sequence[FinetuneError]) -> None:
         super().__init__("")
@@ -86,18 +87,18 @@ class SeveralFaultsError(FinetuneError):
 
 
 class Faults:
-    """Collects what a user would otherwise mend one by one."""
+    """Collects errors, so that a user sees all of them at once instead of one per try."""
 
     def __init__(self) -> None:
         self._errors: list[FinetuneError] = []
 
     def add(self, errors: Iterable[FinetuneError]) -> None:
-        """Note faults that were found without raising."""
+        """Keep errors that were returned rather than raised."""
         self._errors += errors
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Note what the block raises, and go on."""
+        """Keep a `FinetuneError` that the block raises, and suppress it."""
         try:
             yield
         except SeveralFaultsError as several:
@@ -106,7 +107,7 @@ class Faults:
             self._errors.append(error)
 
     def raise_if_any(self) -> None:
-        """Raise what was noted.
+        """Raise what was kept; do nothing if there is none.
 
         Raises:
             FinetuneError: the one fault noted, or a `SeveralFaultsError` of all.
@@ -121,7 +122,7 @@ class ModelError(FinetuneError):
     """A layer cannot be built, or does not fit what comes into it."""
 
     sample: int | None = None
-    """Place in the batch of the sample at fault, where there is one."""
+    """Index in the batch of the sample at fault; None if no single sample is."""
 
 
 class DataError(FinetuneError):
@@ -129,11 +130,11 @@ class DataError(FinetuneError):
 
 
 class SelectorError(FinetuneError):
-    """A selector takes nothing, or selectors wish two things of one parameter."""
+    """A selector matches nothing, or two selectors demand different things of one parameter."""
 
 
 class TrustError(FinetuneError):
-    """Code was asked for that the command line does not trust."""
+    """The config asks for code that `--trust` does not allow."""
 
 
 class CheckpointError(FinetuneError):
@@ -147,7 +148,7 @@ class NonFiniteError(FinetuneError):
 
 
 class StoppedError(FinetuneError):
-    """The run was asked to stop, and can go on from where it stands."""
+    """The run stopped because it was asked to; the same command continues it. Exit code 75."""
 
     exit_code = 75
 
@@ -158,7 +159,7 @@ class FrozenWeightError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a config value was written: a line of a file, or an override of the command line."""
+    """Place where a config value was written: a line of a file, or a command-line override."""
 
     file: Path | None
     line: int | None
@@ -174,7 +175,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with a config, told in the file's own words."""
+    """One thing wrong with a config, with the place where it was written."""
 
     origin: Origin
     message: str
@@ -185,7 +186,7 @@ class Problem:
 
 
 class ConfigError(FinetuneError):
-    """A config breaks the schema. Holds every problem found, not just the first."""
+    """The config does not fit the schema; holds every problem found, not just the first."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("; ".join(problem.message for problem in problems))
@@ -203,7 +204,10 @@ class ConfigError(FinetuneError):
 
 
 def in_words(text: str) -> str:
-    """Return a message without what Python prints of objects: libraries put it into theirs.
+    """Return a message without Python's `repr` of objects, which library messages often quote.
+
+    A class becomes its name, as `ViTConfig`; an object becomes `a ViTModel`; long bytes, tensors
+    and arrays become one word.
 
     A class is told by its name, as `ViTConfig`; an object as `a ViTModel`; long bytes, tensors and
     arrays in a word.
@@ -216,7 +220,7 @@ def in_words(text: str) -> str:
 
 
 def _without(text: str, begin: str, end: str, word: str) -> str:
-    """Return a text with `word` in place of what begins and ends so, where it is long."""
+    """Replace by `word` every long part of a text that starts with `begin` and ends with `end`."""
     parts, at = list[str](), 0
     while (start := text.find(begin, at)) >= 0:
         stop = text.find(end, start + len(begin))
@@ -234,13 +238,14 @@ def _without(text: str, begin: str, end: str, word: str) -> str:
 
 
 def _told(text: str, *more: str | None) -> str:
-    """Put a line and the indented lines below it together; no text of others adds a line."""
+    """Join a line and its indented details; a line feed inside any of them is escaped."""
+    # A path or label may hold a line feed, by which a stranger would forge a line of ours.
     lines = [text, *(line for line in more if line is not None)]
     return "\n    ".join(_cut(one_line(line)) for line in lines)
 
 
 def _cut(line: str) -> str:
-    """Return a line without its middle where it is too long: a stranger's key may be in it."""
+    """Return a line with its middle cut out if it exceeds the limit: it may quote a whole file."""
     if len(line) <= _LINE_LENGTH:
         return line
     half = (_LINE_LENGTH - 3) // 2
@@ -248,17 +253,17 @@ def _cut(line: str) -> str:
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str | None:
-    """Return a hint that names the known words nearest to `given` but for capitals, or None."""
+    """Return a hint naming the known words most like `given`, ignoring case; None if none is."""
     if len(given) > _COMPARED:
         return None
-    # comparing takes as long as both are long, multiplied: a stranger's name may be a whole file
+        # the comparison costs the product of the lengths, and a stranger's name may be a whole file
     words = {word.casefold(): word for word in known if len(word) <= _COMPARED}
     near = get_close_matches(given.casefold(), words, n=3, cutoff=0.6)
     return f"did you mean {' or '.join(repr(words[word]) for word in near)}?" if near else None
 
 
 def named(names: Iterable[str]) -> str:
-    """Return the first few names for a message, cut and with odd characters made visible."""
+    """Return the first few names, quoted and cut, and the number of the others, for a message."""
     names = list(names)
     shown = [
         repr(name if len(name) <= _NAME_LENGTH else name[:_NAME_LENGTH] + "…") for name in names
@@ -268,7 +273,8 @@ def named(names: Iterable[str]) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether memory has run out: Python's, torch's on the CPU or on an accelerator."""
+    """Tell whether an error means that memory ran out: Python's, or torch's on any device."""
+    # By name, since this file must not import torch: it is loaded by verbs that do without.
     is_named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     # "can't allocate memory: ..." on Linux, "not enough memory: ..." elsewhere
     return is_named or "memory: you tried" in str(error)

@@ -1,4 +1,4 @@
-"""Dotted path to object: optional packages by name, a user's code only through what is trusted."""
+"""Import objects by dotted path: optional packages, and user code if it is trusted."""
 
 import importlib
 import importlib.util
@@ -18,7 +18,7 @@ from finetune.errors import FinetuneError, Key, TrustError
 from finetune.trust import Trust, check_trust, is_dotted_name, module_of_file
 
 _MAX_WRAPPERS = 100
-"""Decorators around one function, beyond which nobody has put them there by hand."""
+"""Most decorators on one function that are looked through; more mean a cycle."""
 
 
 def require(module: str, *, extra: str) -> ModuleType:
@@ -64,6 +64,7 @@ def import_trusted(path: str, trust: Collection[str], *, key: Key) -> Callable[.
             hint=_form_hint(module_name, qualname),
             key=(*key, "path"),
         )
+    # The names are checked before any import: to import a package already runs its code.
     trusted = check_trust(trust)
     package = _trusted_package(module_name, trusted, key)
     module = _module(module_name, trusted, key)
@@ -85,6 +86,7 @@ def call_trusted(path: str, args: Mapping[str, Any], trust: Collection[str], *, 
         FinetuneError: there is no such module or name, or it does not take the arguments.
     """
     function = import_trusted(path, trust, key=key)
+    # `ValueError`: a callable written in C may have no signature; then the call itself complains.
     with suppress(ValueError):
         signature = inspect.signature(function)
         try:
@@ -97,7 +99,9 @@ def call_trusted(path: str, args: Mapping[str, Any], trust: Collection[str], *, 
 
 
 def code_of(trust: Collection[str]) -> str:
-    """Return a hash of all code that is trusted, which differs where a line of it does.
+    """Return a hash of the source of all trusted packages; it changes when a file of them does.
+
+    All `.py` and `.so` files of a package count, since a function may call any of them.
 
     All files of a package count, as a function calls what it likes. Those are its `.py` and `.so`.
     """
@@ -115,7 +119,7 @@ def code_of(trust: Collection[str]) -> str:
 
 
 def package_path(text: str, *, key: Key) -> Path:
-    """Resolve `package:NAME/inner/path` to a path without importing NAME; other text is a path.
+    """Return the path that `package:NAME/inner` means, without importing NAME; else `text` as path.
 
     Raises:
         FinetuneError: no such package is installed, or the inner path leaves it.
@@ -132,6 +136,7 @@ def package_path(text: str, *, key: Key) -> Path:
             f"no installed package {name!r} in {text!r}", hint=f"pip install {name}", key=key
         )
     root = Path(spec.submodule_search_locations[0]).resolve()
+    # Resolved before the check: `..` and links in the inner path would lead out of the package.
     path = (root / inner).resolve()
     if not path.is_relative_to(root):
         raise FinetuneError(f"leaves the package: {text!r}", key=key)
@@ -139,7 +144,7 @@ def package_path(text: str, *, key: Key) -> Path:
 
 
 def _files_of(package: str) -> list[Path]:
-    """Return where the code of a trusted package lies."""
+    """Return the paths of the source files of a package; none if it is not found."""
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
@@ -154,6 +159,7 @@ def _files_of(package: str) -> list[Path]:
 
 
 def _trusted_package(module_name: str, trust: Collection[str], key: Key) -> str:
+    """Return the trusted package that holds a module; raise `TrustError` if there is none."""
     for package in trust:
         if _is_inside(module_name, package):
             return package
@@ -166,11 +172,12 @@ def _trusted_package(module_name: str, trust: Collection[str], key: Key) -> str:
 
 
 def _is_inside(module_name: str, package: str) -> bool:
+    # With the dot: `my_pkg_evil` is not inside `my_pkg`.
     return module_name == package or module_name.startswith(f"{package}.")
 
 
 def _foreign_home(found: Any, package: str) -> str | None:
-    """Return where `found` comes from if any part of it is not of `package`, else None.
+    """Return the module that `found` comes from if that is not inside `package`, else None.
 
     Partials, methods and decorated functions are taken apart. A decorator's own function may be of
     any library; what it says of itself (`__module__`, set by `functools.wraps`) and the function
@@ -179,8 +186,10 @@ def _foreign_home(found: Any, package: str) -> str | None:
     for _ in range(_MAX_WRAPPERS):
         while isinstance(found, partial | MethodType):
             found = found.func if isinstance(found, partial) else found.__func__
+        # A function written in C may have no `__module__`.
         homes = [getattr(found, "__module__", None) or type(found).__name__]
         inner = getattr(found, "__wrapped__", None)
+        # `__module__` can be assigned; the globals of a function name the module that defined it.
         if inner is None and isinstance(found, FunctionType):
             homes.append(str(found.__globals__.get("__name__")))
         for home in homes:
@@ -193,7 +202,7 @@ def _foreign_home(found: Any, package: str) -> str | None:
 
 
 def _form_hint(module: str, name: str) -> str:
-    """Say how a file is named as a module, where one was named."""
+    """Return a hint on how to write `path:`; a file name is turned into a module name."""
     dotted = module_of_file(module)
     if dotted is None:
         return f"such as {module if is_dotted_name(module) else 'my_pkg.nets'}:Net"
@@ -205,12 +214,15 @@ def _form_hint(module: str, name: str) -> str:
 
 
 def _module(name: str, trust: Trust, key: Key) -> ModuleType:
+    """Import a module, also from the folder of the config; raise if it does not exist."""
     if not is_dotted_name(name):
         raise FinetuneError(f"no module named {name!r}", key=(*key, "path"))
     try:
         with _found_beside_the_config(trust):
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
+        # A trusted module that exists but lacks one of its own dependencies: the traceback helps
+        # more.
         if error.name is None or not _is_inside(name, error.name):
             raise
         raise FinetuneError(
@@ -231,13 +243,13 @@ def _searched(trust: Trust) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Beside:
-    """Finds the packages that are trusted, and no other module, in the folder of a config."""
+    """Import hook that finds trusted packages, and no other module, in the folder of the config."""
 
     names: frozenset[str]
     folder: Path
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Return how to load a module; None for what is not trusted, or lies inside a package."""
+        """Return the spec of a trusted top-level module in the folder, or None."""
         if path is not None or name not in self.names:
             return None
         spec = PathFinder.find_spec(name, [str(self.folder)])
@@ -248,13 +260,13 @@ class _Beside:
 
 @dataclass(frozen=True, slots=True)
 class _FoundIn:
-    """Mark of a module that was found beside a config."""
+    """Marks a module that was imported from the folder of a config."""
 
     folder: Path
 
 
 def _forget_others(trust: Trust) -> None:
-    """Forget trusted modules that were found beside a config of another folder.
+    """Remove from `sys.modules` trusted modules imported from the folder of another config.
 
     Python keeps modules by name: a second config would get the `mynet` of the first one.
     """
@@ -268,7 +280,7 @@ def _forget_others(trust: Trust) -> None:
 
 @contextmanager
 def _found_beside_the_config(trust: Trust) -> Iterator[None]:
-    """Look for trusted packages in the folder of the config too, after all other places.
+    """Inside the block, look for trusted packages in the config's folder too, after all else.
 
     So nothing that is installed, and nothing of Python, can be replaced by a file that lies there.
     """
@@ -286,8 +298,10 @@ def _found_beside_the_config(trust: Trust) -> Iterator[None]:
 
 
 def _attribute(module: ModuleType, qualname: str, path: str, key: Key) -> Any:
+    """Return the attribute `Class.method` of a module; private names are refused."""
     found: Any = module
     for step in qualname.split("."):
+        # `my_pkg.nets:os.system` would reach any module that a trusted one has imported.
         if isinstance(found, ModuleType) and found is not module:
             raise TrustError(f"{path!r} walks through a module", key=(*key, "path"))
         if step.startswith("_") or not hasattr(found, step):

@@ -1,4 +1,4 @@
-"""Files that the user names to be written: what lies there keeps its kind, mode and owner."""
+"""Write files that the user names; an existing file keeps its kind, mode and owner."""
 
 import errno
 import os
@@ -17,16 +17,17 @@ from finetune.errors import FinetuneError
 from finetune.visible import tell
 
 _MOST_LINKS = 40
-"""As many links after each other as Linux follows."""
+"""Most symbolic links followed in a row; Linux has the same limit."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @contextmanager
 def output_file(path: Path) -> Iterator[TextIO]:
-    """Open a file to write text to, in UTF-8. Links are followed, and stay.
+    """Open a file to write UTF-8 text to. Symbolic links are followed, and stay links.
 
-    A regular file, new or not, is written aside and put in place when the block is done: it is
-    whole or as it was. A pipe, a device or an open file (`/dev/stdout`) is written as it comes.
+    A regular file, new or not, is written beside its place and moved there when the block ends:
+    it holds either all new text or the old. A pipe, a device or an open file (`/dev/stdout`) is
+    written directly.
 
     Raises:
         FinetuneError: it cannot be written.
@@ -39,7 +40,7 @@ def output_file(path: Path) -> Iterator[TextIO]:
 
 
 def write_new(path: Path, text: str) -> None:
-    """Write a text to a file that is not there yet, or to a pipe or device.
+    """Write a text to a file that does not exist yet, or to a pipe or device.
 
     Raises:
         FinetuneError: the file is there already, or cannot be written.
@@ -51,6 +52,8 @@ def write_new(path: Path, text: str) -> None:
                 file.write(text)
             return
         try:
+            # `_NEW` has O_EXCL: to look first and then open would let two commands write the same
+            # file.
             descriptor = os.open(target, _NEW, 0o666)
         except FileExistsError as error:
             hint = "remove it, or write to another file"
@@ -65,6 +68,7 @@ def write_new(path: Path, text: str) -> None:
 
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
+    """Turn an `OSError` of the block into a `FinetuneError` that names the path."""
     try:
         yield
     except OSError as error:
@@ -73,7 +77,7 @@ def _told(path: Path) -> Iterator[None]:
 
 
 def _regular_target(path: Path) -> Path | None:
-    """Return the regular file that a path leads to, there or not; None for anything else."""
+    """Return the regular file that a path leads to, existing or not; None for anything else."""
     if _is_an_open_file(path):
         return None
     with suppress(FileNotFoundError):
@@ -82,14 +86,15 @@ def _regular_target(path: Path) -> Path | None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(mode):
             return None
+    # Links are resolved here: the new file is moved over their target, not over the link.
     return Path(os.path.realpath(path))
 
 
 def _is_an_open_file(path: Path) -> bool:
-    """Tell whether a path is `/dev/stdout` or the like, or a link to it.
+    """Tell whether a path is `/dev/stdout` or the like, directly or by links.
 
-    Such a path leads to whatever the shell has opened there. To replace that would throw away what
-    `>> log` has before, and the shell would go on with the old file.
+    Such a path leads to whatever the shell opened there. Replacing that file would lose what
+    `>> log` held before, and the shell would go on writing to the old file.
     """
     for _ in range(_MOST_LINKS):
         folder = Path(os.path.realpath(path.parent))
@@ -103,7 +108,9 @@ def _is_an_open_file(path: Path) -> bool:
 
 @contextmanager
 def _written_through(path: Path) -> Iterator[TextIO]:
+    """Open a pipe, device or open file for writing; wait for a reader of a pipe, and say so."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_CLOEXEC
+    # Without O_NONBLOCK, to open a pipe that has no reader would wait without a word.
     try:
         descriptor = os.open(path, flags | os.O_NONBLOCK)
         os.set_blocking(descriptor, True)
@@ -119,8 +126,9 @@ def _written_through(path: Path) -> Iterator[TextIO]:
 
 @contextmanager
 def _written_aside(target: Path) -> Iterator[TextIO]:
-    """Give a new file beside the target; then put it in the target's place, or copy it there."""
+    """Yield a new file beside the target; at the end move it there, or copy its contents."""
     old = target.stat() if target.exists() else None
+    # A rename needs rights on the folder only: it would replace a file that is read-only.
     if old is not None and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     aside = target.with_name(f".finetune-{secrets.token_hex(8)}.tmp")
@@ -131,7 +139,7 @@ def _written_aside(target: Path) -> Iterator[TextIO]:
     except PermissionError:
         if old is None:
             raise
-        # a file that may be written in a folder that may not: its contents alone are replaced
+        # the file may be written but its folder may not: only its contents are replaced
         aside = Path(tempfile.gettempdir(), aside.name)
         descriptor = os.open(aside, _NEW, mode)
     try:
@@ -146,7 +154,7 @@ def _written_aside(target: Path) -> Iterator[TextIO]:
 
 
 def _put(aside: Path, target: Path, *, is_alike: bool) -> None:
-    """Put a file in the place of the target; or only its contents, where it may not be replaced."""
+    """Move a file to the target; or copy only its contents, if the target cannot be replaced."""
     if is_alike:
         try:
             aside.replace(target)
@@ -161,9 +169,9 @@ def _put(aside: Path, target: Path, *, is_alike: bool) -> None:
 
 
 def _is_made_alike(descriptor: int, target: Path, old: os.stat_result) -> bool:
-    """Give a file the owner, attributes and mode of the old one; False where that cannot be.
+    """Give a file the owner, attributes and mode of the old one; return False if that fails.
 
-    A file with several names (hard links) cannot be replaced under all of them.
+    Also False if the old file has several names (hard links): a move would replace only one.
     """
     try:
         now = os.fstat(descriptor)
@@ -172,6 +180,7 @@ def _is_made_alike(descriptor: int, target: Path, old: os.stat_result) -> bool:
         if sys.platform == "linux":  # among the attributes are access control lists
             for name in os.listxattr(target):
                 os.setxattr(descriptor, name, os.getxattr(target, name))
+        # Last, since `fchown` clears set-user-ID bits of the mode.
         os.fchmod(descriptor, stat.S_IMODE(old.st_mode))
     except OSError:
         return False

@@ -1,8 +1,8 @@
-"""Regular expressions of a config: the rules of `re`, run by an engine that can be stopped.
+"""Run regular expressions of a config with the rules of `re`, in an engine that can be stopped.
 
-Python's `re` cannot be interrupted, and `(a+)+b` keeps it busy for ever on a name of forty letters.
+Python's `re` cannot be interrupted, and `(a+)+b` keeps it busy forever on a name of forty letters.
 The package `regex` takes a time limit. It knows more syntax than `re`, so whatever the two read
-differently is refused here: what is left means the same to both.
+differently is refused here: what remains means the same to both.
 """
 
 import re
@@ -15,15 +15,15 @@ import regex  # type: ignore[import-untyped]
 from finetune.errors import Key, SelectorError
 
 MAX_CHARACTERS = 1000
-"""Most characters of an expression, or of a glob."""
+"""Most characters of a regular expression or glob."""
 MAX_REPEATS = 10_000
-"""Most that the smallest counts of all repetitions (`{3}`, `{3,}`) may multiply to.
+"""Upper bound on the product of the smallest counts of all repetitions (`{3}`, `{3,}`).
 
 `regex` writes them out as it compiles, and no time limit stops that: `(a?){1000000000}` took 28 s
 and 6 GB.
 """
 LIMIT_S = 1.0
-"""Most seconds of processor time for the expressions of one list of selectors, on all names."""
+"""Most seconds of processor time that one list of selectors may spend on its expressions."""
 
 _TOKEN = re.compile(
     r"""
@@ -40,7 +40,7 @@ _SET_OPERATION = re.compile(r"\\.|(--|&&|~~|\|\||\[)", re.DOTALL)
 
 
 def faults_of_expression(text: str) -> Iterator[str]:
-    """Yield what is wrong with a regular expression, if anything: at most one fault."""
+    """Yield what is wrong with a regular expression: one fault, or nothing if it may be used."""
     if len(text) > MAX_CHARACTERS:
         yield f"is longer than {MAX_CHARACTERS} characters"
     elif (foreign := _foreign(text)) is not None:
@@ -50,26 +50,29 @@ def faults_of_expression(text: str) -> Iterator[str]:
 
 
 class TimeLimit:
-    """Processor time that the regular expressions of one list of selectors may take together."""
+    """A budget of processor time, shared by the regular expressions of one list of selectors."""
 
     def __init__(self) -> None:
         self._left_s = LIMIT_S
 
     def full_matches(self, text: str, names: Iterable[str], *, key: Key = ()) -> frozenset[str]:
-        """Return those of `names` that a regular expression fits from end to end.
+        """Return those of `names` that a regular expression matches from end to end.
 
         Args:
-            text: The expression, of which `faults_of_expression` has nothing to say.
-            names: What it is tried on.
-            key: Where it stands in the config.
+            text: The expression; `faults_of_expression` must have found nothing in it.
+            names: The names to try it on.
+            key: Its position in the config.
 
         Raises:
-            SelectorError: the time is used up.
+            SelectorError: the budget is spent.
         """
         compiled = regex.compile(text)
         return frozenset(name for name in names if self._fits(compiled, name, key))
 
     def _fits(self, compiled: Any, name: str, key: Key) -> bool:
+        """Tell whether an expression matches a name; take the time it needs off the budget."""
+        # Of this thread: time that other threads or processes take is not the fault of the
+        # expression.
         began = time.thread_time()
         try:
             return compiled.fullmatch(name, timeout=self._left_s) is not None
@@ -86,7 +89,7 @@ class TimeLimit:
 
 
 def _compilation(text: str) -> Iterator[str]:
-    """Yield why neither engine, or only one of them, compiles an expression."""
+    """Yield why `re` or `regex` cannot compile an expression."""
     try:
         re.compile(text)
         regex.compile(text)
@@ -97,7 +100,7 @@ def _compilation(text: str) -> Iterator[str]:
 
 
 def _foreign(text: str) -> str | None:
-    """Return what in an expression is read differently by `re` and `regex`, or costs too much."""
+    """Return what `re` and `regex` would read differently in an expression, or what costs much."""
     repeats = 1
     for token in _TOKEN.finditer(text):
         if token["brace"] or token[0] == "{}":

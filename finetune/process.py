@@ -1,4 +1,4 @@
-"""How a process is set up that does one thing and ends."""
+"""Set up a process that does one task and ends: garbage collector, memory, signals."""
 
 import ctypes
 import gc
@@ -12,17 +12,17 @@ from types import FrameType
 STOP_SIGNALS = {
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
 }
-"""Signals that ask a command to end; a terminal or cluster sends them to all its processes."""
+"""Signals that ask a command to end; a terminal or cluster sends them to its whole group."""
 
 INTERRUPTED = 130
-"""Exit code of a command that was asked to end and leaves nothing to go on with."""
+"""Exit code of a command that was asked to end before there was anything to resume."""
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Names of settings of glibc's `mallopt`."""
+"""Numbers of two settings of glibc's `mallopt`, from its header `malloc.h`."""
 
 
 class Interrupted(BaseException):
-    """Raised by a signal that asks the command to end. No error: only its end answers it."""
+    """Raised by a signal that asks the command to end; not meant to be caught by `except`."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(number).name}")
@@ -30,28 +30,29 @@ class Interrupted(BaseException):
 
 @contextmanager
 def for_one_task() -> Iterator[None]:
-    """Set the process up as one should be that ends with the block.
+    """Tune garbage collector and memory for a process that ends with the block.
 
-    It looks for garbage rarely, and not once more at the end. And it keeps memory that it has
-    freed: a network on a CPU takes the same again at once, and to give it back in between costs a
-    tenth of a forward pass.
+    The collector runs rarely, and not once more at the end. Freed memory is kept: a network on a
+    CPU needs the same blocks again at once, and returning them in between costs a tenth of a
+    forward pass.
     """
     gc.set_threshold(50_000, 20, 20)
     _keep_freed_memory()
     try:
         yield
     finally:
+        # At exit Python collects once more; what is frozen here is not looked at.
         gc.freeze()
 
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Load libraries in the block: nobody looks for garbage meanwhile.
+    """Load libraries in the block, with the garbage collector off.
 
-    They make a million objects that stay. To look through them again and again takes a third of
-    the time that they take to load; nor are they looked through afterwards. A signal that asks a
-    command to end is answered by the system: a library may catch an exception that is raised in
-    the middle of its import, or abort.
+    They make a million objects that stay. Scanning those again and again takes a third of the
+    loading time, so they are left out of later scans too. A signal that asks the command to end
+    ends the process at once: raised as an exception, it might be caught in the middle of a
+    library's import, or make the library abort.
     """
     was_on = gc.isenabled()
     gc.disable()
@@ -67,10 +68,11 @@ def loading() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let a signal that asks the command to end raise `Interrupted` in the block.
+    """Make a signal that asks the command to end raise `Interrupted` in the block.
 
-    A second one ends the process at once. Processes that are forked have the system's own rule.
+    A second signal ends the process at once. Forked processes keep the system's own handling.
     """
+    # A forked worker should just end: raised in it, `Interrupted` would print a traceback.
     os.register_at_fork(after_in_child=_forget_handlers)
     with handled_by(_interrupt):
         yield
@@ -78,9 +80,9 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Let `handler` answer the signals that ask a command to end.
+    """Call `handler` for the signals that ask a command to end, while the block runs.
 
-    In the main thread alone: elsewhere Python sets no handlers.
+    Does nothing outside the main thread: Python lets no other thread set handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -94,18 +96,22 @@ def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[Non
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise `Interrupted`, and let the next signal end the process at once."""
     for one in STOP_SIGNALS:
         signal.signal(one, _leave)
     raise Interrupted(number)
 
 
 def _forget_handlers() -> None:
+    """Reset our handlers to the system's own; those of others stay."""
     for number in STOP_SIGNALS:
         if signal.getsignal(number) in (_interrupt, _leave):
             signal.signal(number, signal.SIG_DFL)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
+    """End the process at once, with a line on standard error."""
+    # By descriptor: `sys.stderr` may hold a lock that the interrupted code has taken.
     with suppress(OSError):
         os.write(2, f"{Interrupted(number)}\n".encode())
     os._exit(INTERRUPTED)
@@ -113,7 +119,8 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _leaving_at_a_signal() -> Iterator[None]:
-    """End the process at a signal, where it is a command's: other programs have their own way."""
+    """Let signals end the process at once in the block, if `interruptible` is active."""
+    # A Python program that imports finetune has handlers of its own, which must stay.
     if signal.getsignal(signal.SIGINT) is not _interrupt:
         yield
         return
@@ -122,7 +129,7 @@ def _leaving_at_a_signal() -> Iterator[None]:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc hold blocks up to 32 MiB, the most it takes, and 256 MiB at the end of the heap."""
+    """Let glibc keep freed blocks up to 32 MiB (its maximum), and 256 MiB at the heap's end."""
     with suppress(OSError, TypeError, AttributeError):  # another system, or another library of C
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, 32 << 20)

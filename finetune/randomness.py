@@ -1,4 +1,4 @@
-"""Random numbers of torch, numpy and Python: seeded together, and given back as they stood."""
+"""Seed the random numbers of torch, numpy and Python together; save and restore their states."""
 
 import random
 from collections.abc import Iterator
@@ -9,15 +9,17 @@ import torch
 
 
 def seed_all(seed: int) -> None:
-    """Seed what a program on a CPU draws from; generators of devices stay as they are."""
+    """Seed the CPU generators of torch, Python and numpy; leave those of accelerators alone."""
+    # `torch.manual_seed` would seed all devices too, and set up CUDA to do so later.
     torch.default_generator.manual_seed(seed)
     random.seed(seed)
+    # numpy takes no seed beyond 32 bits.
     np.random.seed(seed % 2**32)
 
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Give the same generators back as they stood before the block."""
+    """Restore the states of the same generators after the block."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield

@@ -1,4 +1,4 @@
-"""What comes from outside, read within limits: JSON, headers of safetensors, paths in a folder."""
+"""Read what comes from outside within limits: JSON, safetensors headers, paths in a folder."""
 
 import json
 import os
@@ -14,20 +14,20 @@ from finetune.errors import FinetuneError, named
 MAX_JSON_BYTES = 64 * 2**20
 """Most bytes of a JSON document, or characters of one line of a file of JSON lines."""
 MAX_JSON_DEPTH = 64
-"""Most lists and objects inside each other."""
+"""Most lists and objects nested in each other."""
 MAX_HEADER_BYTES = 16 * 2**20
 """Most bytes of the header of a safetensors file. Its own library reads up to 100 MB."""
 
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"|([\[{])|[\]}]')
-"""Strings whole, so that brackets inside them do not count. For JSON that is known to be right."""
+"""Matches whole strings, so that brackets inside them do not count. Needs valid JSON."""
 
 
 class _TwiceError(ValueError):
-    """An object of JSON has two values for one key. Python's own reader keeps the last one."""
+    """A JSON object has two values for one key. Python's own reader keeps the last one."""
 
 
 def _keys_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Return the object of these keys and values.
+    """Return a dict of these pairs.
 
     Raises:
         _TwiceError: a key is there twice.
@@ -40,7 +40,7 @@ def _keys_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _OF_DATA = json.JSONDecoder(object_pairs_hook=_keys_once)
-"""Reads what people want to learn from: which of two values is meant, nobody can tell."""
+"""Decoder for training data, where nobody can tell which of two values for a key is meant."""
 
 
 def read_json(path: Path) -> Any:
@@ -51,6 +51,7 @@ def read_json(path: Path) -> Any:
     """
     where = str(path)
     try:
+        # To open a pipe would wait for somebody who writes to it.
         if path.exists() and not path.is_file():
             raise FinetuneError("is no regular file", where=where)
         with path.open("rb") as file:
@@ -62,7 +63,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_own_json(path: Path) -> Any:
-    """Read a JSON document that a run has written. A link in its place is not followed.
+    """Read a JSON document that a run wrote. A link in its place is not followed.
 
     Raises:
         OSError: it is missing, no regular file, or cannot be read.
@@ -77,9 +78,9 @@ def read_own_json(path: Path) -> Any:
 
 
 def read_at_most(file: BinaryIO, limit: int) -> bytes:
-    """Return the bytes of a regular file, or one more than `limit` of a larger one.
+    """Return the contents of a regular file; if it is larger, `limit` + 1 bytes of it.
 
-    To ask for the limit itself would take that much memory, however small the file is.
+    To ask for `limit` bytes at once would allocate them, however small the file is.
     """
     return file.read(min(os.fstat(file.fileno()).st_size, limit) + 1)
 
@@ -94,12 +95,12 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes, where: str, *, is_data: bool = False) -> Any:
-    """Return what a JSON text says.
+    """Return the value that a JSON text holds.
 
     Args:
         text: The text, as characters or as UTF-8.
         where: Where it comes from, for messages.
-        is_data: Whether a key that an object has twice is refused.
+            is_data: Whether an object with the same key twice is refused.
 
     Raises:
         FinetuneError: it is no JSON, or exceeds a limit.
@@ -113,13 +114,14 @@ def parse_json(text: str | bytes, where: str, *, is_data: bool = False) -> Any:
         raise _too_deep(where) from error
     except ValueError as error:
         raise _no_json(error, where) from error
+    # After parsing: only valid JSON is known to have its brackets outside of strings in pairs.
     if _depth(text) > MAX_JSON_DEPTH:
         raise _too_deep(where)
     return value
 
 
 def parse_json_at(text: str, start: int, where: str) -> tuple[Any, int]:
-    """Return what the JSON that begins at a position says, and the position after it.
+    """Return the value of the JSON that begins at a position, and the position after it.
 
     Args:
         text: The text; anything may follow the JSON.
@@ -152,7 +154,7 @@ def parse_json_object(text: str | bytes, where: str) -> dict[str, Any]:
 
 
 def limited_lines(file: TextIO, name: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text file with their numbers, from 1; no line is read without end.
+    """Yield each line of a text file with its number, from 1; refuse lines over a limit.
 
     Args:
         file: The file.
@@ -171,7 +173,7 @@ def limited_lines(file: TextIO, name: str) -> Iterator[tuple[int, str]]:
 
 
 def check_safetensors(path: Path) -> None:
-    """Look at the length that a safetensors file gives its header, before anything parses it.
+    """Check the length of a safetensors header, before anything parses the file.
 
     Raises:
         FinetuneError: it cannot be read, is no regular file, or its header is longer than the
@@ -182,6 +184,7 @@ def check_safetensors(path: Path) -> None:
         if path.exists() and not path.is_file():
             raise FinetuneError("is no regular file", where=where)
         with path.open("rb") as file:
+            # The format begins with the header's length: 8 bytes, little-endian.
             length = int.from_bytes(file.read(8), "little")
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
@@ -195,9 +198,9 @@ def check_safetensors(path: Path) -> None:
 
 
 def first_outside(paths: Iterable[Path], folder: Path) -> int | None:
-    """Return the position of the first path that leaves `folder`, symbolic links followed; or None.
+    """Return the index of the first path that leads out of `folder` by `..` or links; or None.
 
-    A path that cannot be followed counts as leaving it.
+    A path that cannot be resolved counts as leading out.
     """
     home = os.path.realpath(folder)
     # Most files share their folders: each of those is followed only once.
@@ -210,6 +213,7 @@ def first_outside(paths: Iterable[Path], folder: Path) -> int | None:
 
 
 def _lies_inside(path: Path, home: str) -> bool:
+    """Tell whether a path, links resolved, lies in the folder `home`."""
     try:
         return Path(os.path.realpath(path)).is_relative_to(home)
     except (OSError, ValueError):
@@ -217,7 +221,7 @@ def _lies_inside(path: Path, home: str) -> bool:
 
 
 def _depth(text: str) -> int:
-    """Return how many brackets are open at most, in a text that is JSON."""
+    """Return how deep brackets are nested in valid JSON; 0 if there are too few to matter."""
     if text.count("[") + text.count("{") <= MAX_JSON_DEPTH:
         return 0
     deepest = depth = 0
@@ -231,12 +235,14 @@ def _depth(text: str) -> int:
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
+    """Return a value that is a dict; raise `FinetuneError` for any other."""
     if not isinstance(value, dict):
         raise FinetuneError(f"needs a JSON object, got {type(value).__name__}", where=where)
     return value
 
 
 def _no_json(error: ValueError, where: str) -> FinetuneError:
+    """Return the error to raise for text that is not JSON, or has a key twice."""
     if isinstance(error, _TwiceError):
         return FinetuneError(f"has the key {named([str(error)])} twice", where=where)
     reason = str(error).partition(":")[0].lower()

@@ -1,7 +1,8 @@
-"""Redaction: what a program prints or raises holds the words of the config, never a secret's value.
+"""Redaction: texts that a program prints or raises never contain the value of a secret.
 
 A secret is a value that a config reads from the environment (`${env:NAME}`), or one under a key
-that names a secret. `remember` is told of each as a config is read, `redacted` takes them out.
+that names a secret. `remember` registers each one when a config is read; `redacted` replaces its
+value by the words that the config has for it.
 """
 
 import html
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple, TextIO, cast
 from urllib.parse import quote, quote_plus
 
 MIN_LENGTH = 6
-"""Characters from which a value is replaced inside larger text; a shorter one only in quotes."""
+"""Shorter values are replaced only in quotes; from this length on anywhere in a text."""
 
 _MAX_PATH = 4096
 _WORDS = r"\$\{env:[^{}]*\}"
@@ -25,21 +26,21 @@ _UNNAMED = "***"
 
 
 class _Found(NamedTuple):
-    """One way to spell a secret, and the words of the config that stand for it."""
+    """One spelling of a secret, and the words of the config that replace it."""
 
     form: str
     words: str
 
 
 class _Secrets:
-    """Values of secrets in all their spellings."""
+    """The registered secrets, in all their spellings."""
 
     def __init__(self) -> None:
         self._long: dict[str, _Found] = {}
         self._short: dict[str, _Found] = {}
 
     def add(self, value: str, words: str) -> None:
-        """Take in one value; `words` replace it, and every other way in which it is spelt."""
+        """Register a value: `words` will replace each of its spellings."""
         for form in _forms(value):
             if len(form) >= MIN_LENGTH:
                 self._long[form.casefold()] = _Found(form, words)
@@ -48,15 +49,16 @@ class _Secrets:
                 self._short[form] = _Found(form, words)
 
     def taken_out_of(self, text: str) -> str:
-        """Return `text` with words in place of values."""
+        """Return `text` with the config's words in place of the values."""
         folded = text.casefold()
-        # To look for each costs less than to compile one expression of them all, by far.
+        # To search for each one is much cheaper than to compile one expression of all.
         long = {key: found for key, found in self._long.items() if key in folded}
         short = {key: found for key, found in self._short.items() if key in text}
         if not long and not short:
             return text
 
         def words_for(match: re.Match[str]) -> str:
+            # the words themselves, such as `${env:NAME}`: they may contain the value
             if re.fullmatch(_WORDS, match[0]):
                 return match[0]
             found = short.get(match[0]) or long.get(match[0].casefold())
@@ -66,11 +68,11 @@ class _Secrets:
 
 
 def _pattern(long: Iterable[_Found], short: Iterable[_Found]) -> str:
-    """Return an expression that matches secrets, and the words that stand in a text already.
+    """Return an expression that matches secrets, and words like `${env:NAME}`.
 
-    Words are matched to be passed over: a value that is its variable's own name is found in them.
+    The words are matched to be skipped: a value may equal its variable's name.
     """
-    # the longest comes first: one secret may begin like another
+    # The longest comes first: one secret may be the beginning of another.
     forms = sorted((found.form for found in long), key=len, reverse=True)
     inside = (f"(?i:{re.escape(form)})" for form in forms)
     quoted = (f"(?<=['\"`]){re.escape(found.form)}(?=['\"`])" for found in short)
@@ -83,23 +85,23 @@ _SECRETS = _Secrets()
 
 
 def remember(value: str, words: str) -> None:
-    """Have `value` replaced by `words` in all that is told from now on."""
+    """From now on replace `value` by `words` in all texts that are redacted."""
     _SECRETS.add(value, words)
 
 
 def redacted(text: str) -> str:
-    """Return `text` with the words of the config in place of every secret.
+    """Return `text` with the config's words in place of every secret's value.
 
-    A value of `MIN_LENGTH` characters is found anywhere, in capitals or not, as it is and as paths,
-    URLs, JSON and Python spell it. A shorter one is replaced only where it stands alone in quotes:
-    elsewhere, a value such as `1` would turn every message into nonsense.
+    A value of at least `MIN_LENGTH` characters is found anywhere, in any case, as written and as
+    paths, URLs, JSON and Python spell it. A shorter one is replaced only if it stands alone in
+    quotes: replacing a value such as `1` elsewhere would turn messages into nonsense.
     """
     return _SECRETS.taken_out_of(text)
 
 
 @contextmanager
 def causes_withheld() -> Iterator[None]:
-    """Cut the causes of what the block raises where the text of one holds a secret.
+    """Remove the causes of an exception that leaves the block, if the text of one holds a secret.
 
     The text of a library's own exception cannot be changed, and Python prints the whole chain.
     """
@@ -111,6 +113,7 @@ def causes_withheld() -> Iterator[None]:
 
 
 def _cut_causes(error: BaseException) -> None:
+    """Walk the chain of causes; cut it before the first one whose text holds a secret."""
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -123,19 +126,19 @@ def _cut_causes(error: BaseException) -> None:
 
 
 def redact_standard_error() -> None:
-    """Redact all that this process prints to standard error: libraries and tracebacks, too."""
+    """Redact all that this process prints to standard error, also by libraries and tracebacks."""
     if sys.stderr is not None:  # it is None where the stream was closed before the process began
         sys.stderr = cast("TextIO", _RedactedStream(sys.stderr))
 
 
 class _RedactedStream:
-    """A stream of text whose every write is redacted; in all else, the stream beneath it."""
+    """A text stream that redacts what is written; all else is passed to the stream below."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """Write `text` redacted; return how many characters it had before."""
+        """Write `text` redacted; return its length before redaction, as callers expect."""
         self._stream.write(redacted(text))
         return len(text)
 
@@ -149,12 +152,12 @@ class _RedactedStream:
 
 
 def _forms(value: str) -> set[str]:
-    """Return the ways in which messages may spell a value, itself among them."""
+    """Return all spellings of a value that messages may contain, itself included."""
     return {form for spelt in set(_spellings(value)) for form in _escaped(spelt) if form.strip()}
 
 
 def _spellings(value: str) -> Iterator[str]:
-    """Yield a value, its lines, and the same place spelt as other paths."""
+    """Yield a value, each of its lines, and other paths that mean the same place."""
     yield value
     yield value.strip()
     # file systems and libraries compose letters and their accents differently
@@ -168,13 +171,13 @@ def _spellings(value: str) -> Iterator[str]:
     with suppress(OSError, RuntimeError, ValueError):  # no such user, or no folder to stand in
         place, here = Path(value).expanduser(), Path(os.path.realpath(os.curdir))
         for form in (str(place), os.path.normpath(place.absolute()), os.path.realpath(place)):
-            # A folder around this one is part of every path that is told.
+            # A folder around the current one is part of every path that is printed.
             if not here.is_relative_to(form):
                 yield form
 
 
 def _escaped(text: str) -> Iterator[str]:
-    """Yield a text as Python, JSON, URLs, HTML and the folders of the hub write it."""
+    """Yield a text as Python, JSON, URLs, HTML and the hub's folder names write it."""
     inner = repr(text)[1:-1]
     yield from (text, inner, ascii(text)[1:-1], repr(inner)[1:-1])
     yield from (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])

@@ -1,4 +1,4 @@
-"""Standard streams that may be closed or full, or that nobody reads any more."""
+"""Wrap the standard streams, which may be closed or full, or whose reader may have gone."""
 
 import errno
 import io
@@ -11,11 +11,11 @@ from finetune.errors import FinetuneError
 
 
 class ReaderGone(BaseException):
-    """Raised when the reader of standard output has gone. Only the end of a command answers it."""
+    """Raised when nobody reads standard output any more; not meant to be caught by `except`."""
 
 
 class _Unfailing:
-    """A text stream that drops what cannot be written."""
+    """A text stream that silently drops what cannot be written."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream
@@ -51,11 +51,12 @@ class _Unfailing:
 
 
 class _Results(_Unfailing):
-    """Ends the command when its results cannot be written. That is told once."""
+    """Standard output of a command: a failed write ends the command, with one error."""
 
     _is_lost = False
 
     def _fail(self, error: OSError | ValueError) -> None:
+        # `print` and Python's own flush at exit try again; a second error would hide the first.
         if self._is_lost:
             return
         self._is_lost = True
@@ -66,15 +67,15 @@ class _Results(_Unfailing):
 
 
 def unfailing(stream: TextIO | None) -> TextIO:
-    """Return a stream for what is said on the side: a work goes on when nobody can be told."""
+    """Return a stream that drops what cannot be written, so that messages never end a run."""
     return stream if isinstance(stream, _Unfailing) else cast("TextIO", _Unfailing(stream))
 
 
 def set_up_standard_streams() -> None:
-    """Set the standard streams up for a command, until the process ends.
+    """Replace the standard streams of this process by ones that survive being closed or full.
 
-    What cannot be written to standard output ends the command, with `FinetuneError` or
-    `ReaderGone`; what cannot be written to standard error is dropped.
+    A failed write to standard output ends the command with `FinetuneError` or `ReaderGone`; what
+    cannot be written to standard error is dropped.
     """
     _fill_closed_descriptors()
     if sys.stdin is None:
@@ -84,7 +85,7 @@ def set_up_standard_streams() -> None:
 
 
 def _fill_closed_descriptors() -> None:
-    """Open what is closed of 0, 1 and 2: libraries would write into a file of that number."""
+    """Open /dev/null for each closed descriptor of 0, 1, 2: the next file would get its number."""
     for number in range(3):
         try:
             os.fstat(number)

@@ -1,4 +1,4 @@
-"""The console that shows lines and tables to people, with hidden characters made visible."""
+"""Consoles and tables for people, with hidden characters made visible."""
 
 from collections.abc import Sequence
 from typing import Any, TextIO
@@ -12,36 +12,36 @@ from finetune.visible import one_line, visible
 
 STYLES = {"trained": "green", "frozen": "dim", "mixed": "yellow", "unreached": "red"}
 _WIDTH_OF_A_PIPE = 400
-"""Characters; no table is cut short where no terminal has to show it."""
+"""Characters per line when output is no terminal, so that tables are not cut."""
 
 
 class Terminal(Console):
-    """A console that prints texts as they are: `[bold]` in a class name is no markup.
+    """A rich console that prints texts as they are: `[bold]` in a class name is not markup.
 
     Args:
-        file: Where to write.
-        width: Characters of a line; those of the terminal if left out.
+        file: The stream to write to.
+        width: Characters per line; the terminal's width if left out.
     """
 
     def __init__(self, file: TextIO, width: int | None = None) -> None:
         super().__init__(file=file, width=width, markup=False, highlight=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Make a text ready to be shown. All strings pass here, those in tables as well."""
+        """Return a string, or a table cell, as rich text with hidden characters escaped."""
         return super().render_str(visible(text), **options)
 
     def tell(self, text: str = "") -> None:
-        """Print a line that is not cut to the width of the terminal."""
+        """Print a line without wrapping it; line feeds in it are escaped."""
         self.print(one_line(text), soft_wrap=True)
 
 
 def console_for(file: TextIO) -> Terminal:
-    """Return a console whose tables are not cut short in a pipe."""
+    """Return a console for a stream; its tables are not cut if the stream is no terminal."""
     return Terminal(file, width=None if file.isatty() else _WIDTH_OF_A_PIPE)
 
 
 def print_lines(lines: Sequence[tuple[str, str]], console: Terminal) -> None:
-    """Print texts with their labels before them, one below the other."""
+    """Print pairs of label and text, one per line, with the texts aligned."""
     width = max((len(label) for label, _ in lines), default=0)
     for label, text in lines:
         console.tell(f"{label:<{width}}  {text}")
@@ -49,14 +49,15 @@ def print_lines(lines: Sequence[tuple[str, str]], console: Terminal) -> None:
 
 class _Table(Table):
     def add_row(self, *cells: RenderableType | None, **options: Any) -> None:
-        """Add a row. A string is shown on one line; `Text` may hold several."""
+        """Add a row. A string is escaped to one line; a rich `Text` may hold several lines."""
         shown = (one_line(cell) if isinstance(cell, str) else cell for cell in cells)
         super().add_row(*shown, **options)
 
 
 def new_table(left: Sequence[str], right: Sequence[str]) -> Table:
-    """Return an empty table; its figures stand to the right."""
+    """Return an empty table with columns aligned left, followed by columns aligned right."""
     table = _Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    # "fold" wraps long names: rich would cut them and put an ellipsis.
     for heading in left:
         table.add_column(heading, overflow="fold")
     for heading in right:
@@ -65,5 +66,5 @@ def new_table(left: Sequence[str], right: Sequence[str]) -> Table:
 
 
 def figure(value: float) -> str:
-    """Return a metric with four decimals, or in powers of ten where those would say nothing."""
+    """Return a metric as text: four decimals, or four significant digits if very small or large."""
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""Which packages a user may trust: those with a proper name, and never Python's own."""
+"""Which packages a user may trust: any with a proper name, except Python's own."""
 
 import sys
 from collections.abc import Collection, Iterator, Set
@@ -11,11 +11,11 @@ from finetune.errors import TrustError
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trust(Set[str]):
-    """The set of packages that the user trusts.
+    """The set of packages that the user trusts, as named by `--trust`.
 
     Args:
         names: Their dotted names.
-        folder: Where these packages, and no others, are looked for if they are not installed.
+        folder: Folder in which these packages, and no others, are searched if not installed.
     """
 
     names: frozenset[str] = frozenset()
@@ -35,21 +35,23 @@ class Trust(Set[str]):
 
 
 def check_trust(names: Collection[str], folder: Path | None = None) -> Trust:
-    """Return the names of `--trust`, if each can be the name of a package that may be trusted.
+    """Return the packages to trust, after checking each name.
 
-    The standard library is refused: with `os` or `subprocess` a config could name anything that a
-    computer does, and no network, source or loss is made by them.
+    The standard library is refused: through `os` or `subprocess` a config could do anything the
+    computer can, and no network, source or loss comes from there.
 
     Args:
-        names: The names. A `Trust` keeps its own folder.
-        folder: Where packages that are not installed are looked for.
+        names: Dotted names; a `Trust` is returned as it is, with its own folder.
+        folder: Folder in which packages that are not installed are searched.
 
     Raises:
-        TrustError: one is no dotted name, or belongs to the standard library.
+        TrustError: a name is not dotted identifiers, or belongs to the standard library.
     """
+    # A string is a collection of letters: each letter would be taken for a package.
     if isinstance(names, str):
         raise TrustError(f"needs a list of packages, got {names!r}", hint=f"trust=[{names!r}]")
     for name in names:
+        # `mynet.py` would pass as the module `py` of a package `mynet`.
         if not is_dotted_name(name) or name.endswith(".py"):
             raise TrustError(
                 f"needs the name of a package, got {name!r}",
@@ -66,17 +68,18 @@ def check_trust(names: Collection[str], folder: Path | None = None) -> Trust:
 
 
 def is_dotted_name(name: str) -> bool:
-    """Tell whether `name` can be the dotted name of a module."""
+    """Tell whether `name` has the form of a module's dotted name."""
     return all(part.isidentifier() and not iskeyword(part) for part in name.split("."))
 
 
 def module_of_file(name: str) -> str | None:
-    """Return the module that the name of a file means: `mynet` for `./mynet.py`; else None."""
+    """Return the module name that a file name stands for: `mynet` for `./mynet.py`; else None."""
     module = name.removeprefix("./").removesuffix(".py").strip("/").replace("/", ".")
     is_file = name.endswith(".py") or "/" in name
     return module if is_file and is_dotted_name(module) else None
 
 
 def _name_hint(name: str) -> str:
+    """Return a hint with the form of a right name, made from the given one if it is a file's."""
     module = module_of_file(name)
     return "such as my_pkg or my_pkg.nets" if module is None else f"--trust {module}"

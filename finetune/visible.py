@@ -1,8 +1,8 @@
-"""Text for people: characters that a terminal obeys or does not show are written as escapes.
+"""Text for people: characters that control a terminal or do not show are written as escapes.
 
-Labels, names of files and columns, samples and messages of libraries are other people's text. An
-escape sequence in them would colour, move or retitle the terminal, a line feed would forge a line
-of our own, and a lone surrogate cannot be encoded at all.
+Labels, file and column names, samples and library messages are other people's text. An escape
+sequence in them would colour, move or retitle the terminal, a line feed would forge a line of
+ours, and a lone surrogate cannot be encoded at all.
 """
 
 import json
@@ -15,10 +15,10 @@ from types import TracebackType
 from typing import Any, TextIO, cast
 
 _HIDDEN = (
-    # controls but for tab and line feed, among them ESC and C1; separators; what is no character
+    # controls except tab and line feed, among them ESC and C1; separators; non-characters
     "\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufff9-\ufffb\ufffe\uffff"
-    # Default_Ignorable_Code_Point of Unicode 17: zero width, bidi overrides, fillers, tags; but
-    # for U+FE0E and U+FE0F, which are part of many an honest emoji
+    # Default_Ignorable_Code_Point of Unicode 17: zero width, bidi overrides, fillers, tags;
+    # without U+FE0E and U+FE0F, which are part of many harmless emoji
     "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\u3164\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
     "\U000e0000-\U000e0fff"
@@ -26,11 +26,11 @@ _HIDDEN = (
 _IN_A_TEXT = re.compile(f"[{_HIDDEN}]")
 _IN_A_LINE = re.compile(f"[{_HIDDEN}\t\n]")
 _ON_A_STREAM = re.compile(f"(?!^\r|\r\n)[{_HIDDEN}]")
-"""Progress bars of libraries go back to the begin of their line with all that they write."""
+"""Spares carriage returns: progress bars of libraries use them to return to the line's start."""
 
 
 def visible(text: str) -> str:
-    r"""Return a text with `\x1b`, `\u202e`, ... for what is not seen; tabs and line feeds stay.
+    r"""Return a text with invisible characters as `\x1b`, `\u202e`, ...; tabs and line feeds stay.
 
     A second call changes nothing.
     """
@@ -43,40 +43,41 @@ def one_line(text: str) -> str:
 
 
 def tell(text: str, file: TextIO) -> None:
-    """Print one line for people."""
+    """Print a text as one line, with hidden characters and line feeds escaped."""
     print(one_line(text), file=file)
 
 
 def tell_error(error: Exception) -> None:
-    """Print an error on standard error: its own lines, as `FinetuneError` makes them."""
+    """Print an error on standard error, with hidden characters escaped but its lines kept."""
     print(visible(str(error)), file=sys.stderr)
 
 
 def tell_json(value: Any, file: TextIO, *, indent: int | None = None) -> None:
-    """Print a JSON document."""
+    """Print a JSON document, with hidden characters escaped."""
     print(json_text(value, file, indent=indent), file=file)
 
 
 def json_text(value: Any, file: TextIO | None = None, *, indent: int | None = None) -> str:
-    """Return JSON that is safe on a terminal: hidden characters are escaped, others readable.
+    """Return JSON that is safe to print: hidden characters are escaped, others stay readable.
 
     Args:
-        value: What JSON can hold.
-        file: Where it will be written: a stream that is not Unicode gets nothing but ASCII.
-        indent: As of `json.dumps`.
+        value: Anything that `json.dumps` takes.
+        file: The stream that will get it; a stream that is not Unicode gets only ASCII.
+        indent: As in `json.dumps`.
     """
     encoding = getattr(file, "encoding", None) or "utf-8"
     is_ascii = not encoding.lower().startswith("utf")
     text = json.dumps(value, indent=indent, ensure_ascii=is_ascii)
     # between values there are only spaces and line feeds, and those are not replaced
+    # JSON writes U+007F as it is, and `json.dumps` of one character does so too.
     return _IN_A_TEXT.sub(lambda found: json.dumps(found[0])[1:-1].replace("\x7f", "\\u007f"), text)
 
 
 class VisibleStream:
-    """A text stream on which hidden characters are visible. In all else it is the stream `raw`.
+    """A text stream that escapes hidden characters; all else is passed to the stream `raw`.
 
-    A console of rich writes past it, with its own colours: `finetune.terminal` makes visible what
-    our consoles show, and typer shows texts of ours and the command line (`finetune.cli`).
+    Consoles of rich bypass it, because of their colours: `finetune.terminal` escapes what our own
+    consoles show, and `finetune.cli` what typer shows.
     """
 
     def __init__(self, raw: TextIO) -> None:
@@ -84,16 +85,16 @@ class VisibleStream:
 
     @property
     def rich_proxied_file(self) -> TextIO:
-        """The stream below, by the name under which rich looks for it."""
+        """The stream below, under the name by which rich looks for it."""
         return self.raw
 
     def write(self, text: str) -> int:
-        """Write a text; return how many characters it had."""
+        """Write a text with hidden characters escaped; return the text's own length."""
         self.raw.write(_ON_A_STREAM.sub(_escape, text))
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
-        """Write several texts."""
+        """Write several texts, each as `write` does."""
         for line in lines:
             self.write(line)
 
@@ -103,10 +104,10 @@ class VisibleStream:
 
 @contextmanager
 def visible_streams() -> Iterator[None]:
-    """Make visible whatever is printed in the block, by us or by a library.
+    """Escape hidden characters in all that is printed in the block, by us or by a library.
 
-    Characters that the encoding of the terminal lacks are written as escapes, too. So is the
-    traceback of an exception that leaves the block.
+    Characters that the terminal's encoding lacks are escaped too, and so is the traceback of an
+    exception that leaves the block.
     """
     with ExitStack() as stack:
         for stream, redirect in ((sys.stdout, redirect_stdout), (sys.stderr, redirect_stderr)):
@@ -117,13 +118,14 @@ def visible_streams() -> Iterator[None]:
         try:
             yield
         except Exception:
+            # Python prints the traceback after the block, when the streams are the old ones again.
             sys.excepthook = _print_traceback
             raise
 
 
 @contextmanager
 def _lenient(stream: TextIO) -> Iterator[None]:
-    """Let a stream escape what it cannot encode, where it would raise."""
+    """Let a stream escape characters that it cannot encode, instead of raising."""
     errors, reconfigure = getattr(stream, "errors", None), getattr(stream, "reconfigure", None)
     if reconfigure is None:
         yield
