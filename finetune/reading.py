@@ -100,7 +100,7 @@ def parse_json(text: str | bytes, where: str, *, is_data: bool = False) -> Any:
     Args:
         text: The text, as characters or as UTF-8.
         where: Where it comes from, for messages.
-            is_data: Whether an object with the same key twice is refused.
+        is_data: Whether an object with the same key twice is refused.
 
     Raises:
         FinetuneError: it is no JSON, or exceeds a limit.

@@ -1,16 +1,16 @@
-"""One job at a time, here or in a thread, whose error reaches whoever asks for the next one."""
+"""Run one job at a time, in a thread if asked; its error is raised at the next call."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Worker:
-    """Runs jobs one after the other.
+    """Runs jobs one after another, at once or in a thread.
 
-    Python waits for a job that still runs when the process ends, unless the process is killed.
+    At the end of the process Python waits for a job that still runs, unless it is killed.
 
     Args:
-        in_thread: Whether `run` returns before its job is done.
+        in_thread: Whether `run` returns before the job is done.
     """
 
     def __init__(self, *, in_thread: bool = False) -> None:
@@ -19,34 +19,36 @@ class Worker:
         self._job: Future[None] | None = None
 
     def run(self, job: Callable[[], None]) -> None:
-        """Run a job, after the one before it is done.
+        """Wait for the job before, then run this one, or start it in the thread.
 
         Raises:
-            Exception: what the job before it has raised; or this one, where there is no thread.
+            Exception: the error of the job before; or of this one, if there is no thread.
         """
         self.wait()
         if not self._in_thread:
             job()
             return
         if self._pool is None:
+            # One worker: checkpoints must appear in the order in which they were saved.
             self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="saving")
         self._job = self._pool.submit(job)
 
     def wait(self) -> None:
-        """Wait until nothing runs.
+        """Wait until no job runs.
 
         Raises:
-            Exception: what the job has raised. It is raised once.
+            Exception: the error of the job. It is raised once.
         """
+        # Taken out first, so that a failed job does not raise again when the run closes.
         job, self._job = self._job, None
         if job is not None:
             job.result()
 
     def close(self) -> None:
-        """Wait, and end the thread. A later job gets a new one.
+        """Wait for the job, then end the thread; a later `run` starts a new one.
 
         Raises:
-            Exception: what the job has raised.
+            Exception: the error of the job.
         """
         try:
             self.wait()

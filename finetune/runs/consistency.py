@@ -1,4 +1,4 @@
-"""Check that the numbers of a progress agree with each other, without plan, network or torch."""
+"""Check that the numbers in a `Progress` agree with each other; needs no plan or network."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -7,7 +7,8 @@ from typing import Any
 from finetune.runs.progress import Progress
 
 _MOST_STEPS = 10**18
-"""More steps than this no name of a checkpoint holds."""
+"""First step that no longer fits into a checkpoint's name (18 digits)."""
+# Fields of a phase's proof with their types, written out since this room knows no torch.
 _PROOF = {
     "phase": str,
     "first_step": int,
@@ -23,12 +24,16 @@ _PROOF = {
 
 
 def contradiction(progress: Progress) -> str | None:
-    """Return what cannot be true of a progress, or None. Its fields have their types."""
+    """Return one line about what cannot be true in a progress, or None if nothing contradicts.
+
+    The fields must already have their types, as `Progress.from_json` checks.
+    """
+    # Stops at the first claim that is false: later claims may rely on the earlier ones.
     return next((text for is_true, text in _claims(progress) if not is_true), None)
 
 
 def _claims(progress: Progress) -> Iterator[tuple[bool, str]]:
-    """Yield what must hold, each with the words that tell it does not."""
+    """Yield each claim that must hold, with the text to show if it does not."""
     yield from _of_position(progress)
     yield from _of_best(progress)
     yield from _of_counts(progress)
@@ -36,6 +41,7 @@ def _claims(progress: Progress) -> Iterator[tuple[bool, str]]:
 
 
 def _of_position(progress: Progress) -> Iterator[tuple[bool, str]]:
+    """Yield claims about step, phase and the steps at which phases ended."""
     step, ends = progress.step, progress.transitions
     yield 0 <= step < _MOST_STEPS, f"step {step} is no step"
     yield progress.phase == len(ends), f"phase {progress.phase} comes after {len(ends)} phases"
@@ -49,6 +55,7 @@ def _of_position(progress: Progress) -> Iterator[tuple[bool, str]]:
 
 
 def _of_best(progress: Progress) -> Iterator[tuple[bool, str]]:
+    """Yield claims about the best values and the steps that reached them."""
     places = {
         "best": (progress.best, progress.best_step, 0),
         "phase_best": (progress.phase_best, progress.phase_best_step, progress.phase_began),
@@ -57,6 +64,7 @@ def _of_best(progress: Progress) -> Iterator[tuple[bool, str]]:
         yield (value is None) == (at is None), f"{name} and {name}_step do not go together"
         is_past = at is None or first <= at <= progress.step
         yield is_past, f"{name}_step {at} does not lie between steps {first} and {progress.step}"
+    # Nothing improves on NaN: a run with such a best value would never find a better one.
     for name in ("best", "phase_best", "plateau_best", "watched"):
         value = getattr(progress, name)
         yield value is None or not math.isnan(value), f"{name} is NaN"
@@ -70,6 +78,7 @@ def _of_best(progress: Progress) -> Iterator[tuple[bool, str]]:
 
 
 def _of_counts(progress: Progress) -> Iterator[tuple[bool, str]]:
+    """Yield claims about counters, left-out steps, epochs and seconds."""
     for name in ("stale", "plateau_stale"):
         count = getattr(progress, name)
         yield 0 <= count <= progress.step, f"{name} is {count} at step {progress.step}"
@@ -80,6 +89,7 @@ def _of_counts(progress: Progress) -> Iterator[tuple[bool, str]]:
     yield size is None or size >= 1, f"micro_batch is {size}"
     yield lines is None or lines >= 0, f"lines is {lines}"
     lengths = [progress.epoch_steps or 1, *(length for _, length in progress.past_epochs)]
+    # Epochs of earlier data ended in order, and before the present step.
     ends = [0, *(end for end, _ in progress.past_epochs), progress.step]
     are_epochs = min(lengths) >= 1 and ends == sorted(ends)
     yield are_epochs, "its epochs cannot have been of these lengths"
@@ -88,6 +98,8 @@ def _of_counts(progress: Progress) -> Iterator[tuple[bool, str]]:
 
 
 def _of_proofs(progress: Progress) -> Iterator[tuple[bool, str]]:
+    """Yield claims about the proofs of phases that are over."""
+    # A run stops at a proof that fails, so no honest checkpoint holds one.
     for number, proof in enumerate(progress.proofs):
         yield _is_proof(proof), f"proof {number} is not what a phase leaves"
         covers = 0 <= proof["first_step"] <= proof["last_step"] <= progress.step
@@ -100,7 +112,7 @@ def _of_proofs(progress: Progress) -> Iterator[tuple[bool, str]]:
 
 
 def _is_proof(proof: Mapping[str, Any]) -> bool:
-    """Tell whether plain data has the fields of a proof, each of its type."""
+    """Tell whether plain data has exactly the fields of a phase's proof, each of its type."""
     if {name: type(value) for name, value in proof.items()} != _PROOF:
         return False
     texts = [*proof["changed"], *proof["left_out"]]
@@ -114,4 +126,5 @@ def _is_proof(proof: Mapping[str, Any]) -> bool:
 
 
 def _shortened(steps: list[int]) -> str:
+    """Return a list as text, with only its first eight entries."""
     return str(steps) if len(steps) <= 8 else f"{str(steps[:8])[:-1]}, …]"

@@ -1,4 +1,4 @@
-"""Whether the disk will hold what a run is going to save, asked before its first step."""
+"""Estimate, before the first step, whether the disk can hold the checkpoints of a run."""
 
 import shutil
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ from finetune.errors import CheckpointError
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What the checkpoints of a run will take of the disk."""
+    """What a run's checkpoints will take on the disk."""
 
     checkpoint_bytes: int
-    """Expected size of one."""
+    """Expected size of one checkpoint."""
     num_kept: int
-    """How many there are at most, one being written not counted."""
+    """Most checkpoints at the same time, without the one being written."""
 
     def lack_in(self, folder: Path, num_there: int) -> str | None:
-        """Return a line where the disk cannot hold all that will be kept, None where it can.
+        """Return a warning if the disk cannot hold all checkpoints to be kept, else None.
 
         Args:
-            folder: Where they will be.
-            num_there: How many are there already.
+            folder: Folder of the checkpoints.
+            num_there: How many it holds already.
 
         Raises:
-            CheckpointError: it cannot hold a single one more.
+            CheckpointError: the disk cannot hold even one more.
         """
         size, free = self.checkpoint_bytes, _free_bytes(folder)
         if size > free:
@@ -33,7 +33,7 @@ class Room:
                 where=str(folder),
                 hint="make room, or choose another --run",
             )
-        # While the last one is written, the one that it replaces is still there.
+        # While the last one is written, the one it will replace is still there.
         to_come = max(1, self.num_kept + 1 - num_there)
         if size * to_come <= free:
             return None
@@ -44,9 +44,11 @@ class Room:
 
 
 def _free_bytes(folder: Path) -> int:
+    """Return the free bytes of the disk that a folder, made already or not, lies on."""
     there = next(path for path in (folder, *folder.parents) if path.is_dir())
     return shutil.disk_usage(there).free
 
 
 def _mib(num_bytes: int) -> str:
+    """Return a size as text in MiB."""
     return f"{num_bytes / (1 << 20):,.1f} MiB"

@@ -1,6 +1,6 @@
-"""What state a run folder is in: checkpoints, proof, metrics, lock. All is read, nothing loaded.
+"""Diagnose a run folder: checkpoints, proof, metrics, lock. It is only read.
 
-No network is built and no torch loaded, so a sick run can be looked at anywhere.
+Neither the network is built nor torch loaded, so a damaged run can be examined on any machine.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,17 +19,17 @@ from finetune.runs.lock import holder_of
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of a diagnosis."""
+    """One line of a diagnosis, with its label."""
 
     label: str
     text: str
     is_damage: bool = False
-    """Whether something that a run or its results need is not as it should be."""
+    """Whether something that the run or its results need is damaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """How one checkpoint is."""
+    """The state of one checkpoint: its fault, or None if it is whole."""
 
     path: Path
     fault: str | None
@@ -37,33 +37,34 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What `examine` has found out about a run folder."""
+    """What `examine` found out about a run folder."""
 
     run: Path
     checkpoints: tuple[State, ...]
     start: Path | None
-    """The checkpoint that a run would go on from."""
+    """The checkpoint from which the run would resume."""
     chosen: Path | None
-    """The checkpoint that predictions come from."""
+    """The checkpoint that predictions would use."""
     findings: tuple[Finding, ...]
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing is damaged: going on and predicting lose nothing."""
+        """Whether nothing is damaged, so that resuming and predicting lose nothing."""
         return not any(finding.is_damage for finding in self.findings)
 
 
 def examine(run: Path) -> Diagnosis:
-    """Verify every digest of a run, and tell what going on and predicting would start from.
+    """Verify all digests of a run; find the checkpoints that resuming and predicting would use.
 
     Args:
-        run: A run folder. It is only read; a process may be at work in it.
+        run: A run folder. It is only read, also while a process trains in it.
 
     Raises:
-        CheckpointError: it is no run folder.
+        CheckpointError: it is not a run folder.
     """
     folder = saved_folder(run)
     plan = _plan(folder)
+    # A damaged plan is a finding of its own, and must not make every checkpoint look damaged.
     checkpoints = Checkpoints(
         folder.checkpoints, 1, misfit=plan.misfit if plan is not None else fits_anything
     )
@@ -88,6 +89,7 @@ def examine(run: Path) -> Diagnosis:
 
 
 def _plan(folder: RunFolder) -> SavedPlan | None:
+    """Return the saved plan, or None if it is missing or damaged."""
     try:
         return SavedPlan.read(folder.read_json("plan.json"))
     except (CheckpointError, ValueError):
@@ -95,7 +97,7 @@ def _plan(folder: RunFolder) -> SavedPlan | None:
 
 
 def _documents(folder: RunFolder) -> list[Finding]:
-    """Look at what describes the run."""
+    """Return a finding for each damaged file of `config.yaml`, `data.json` and `plan.json`."""
     found = []
     try:
         load_config(folder.path / "config.yaml")
@@ -112,7 +114,10 @@ def _documents(folder: RunFolder) -> list[Finding]:
 
 
 def _status(folder: RunFolder, states: Sequence[State]) -> Finding:
-    """Tell how the run has ended, or how far it had come; a summary may be older than that."""
+    """Return how the run ended, or how far it is.
+
+    `summary.json` may be older than the newest checkpoint, if a finished run was made longer.
+    """
     whole = [state.path for state in states if state.fault is None]
     newest = whole[-1] if whole else None
     if not (folder.path / "summary.json").is_file():
@@ -134,20 +139,23 @@ def _status(folder: RunFolder, states: Sequence[State]) -> Finding:
 
 
 def _name(checkpoint: Path) -> str:
+    """Return a checkpoint's name, also where a killed save has left it renamed."""
     return checkpoint.name.removeprefix(".old-")
 
 
 def _of_checkpoint(state: State) -> Finding:
+    """Return the finding about one checkpoint: whole, or its fault."""
     label = _name(state.path)
     return Finding(label, state.fault or "whole", is_damage=state.fault is not None)
 
 
 def _orphans(folder: RunFolder) -> list[Path]:
+    """Return the folders that killed saves have left."""
     return Checkpoints(folder.checkpoints, keep_last=1).orphans()
 
 
 def _going_on(checkpoints: Checkpoints) -> tuple[Path | None, Finding]:
-    """Tell where a run would go on, and why there."""
+    """Return the checkpoint to resume from, or None, and a finding that tells why that one."""
     start, passed = checkpoints.start()
     if start is None and not passed:
         return None, Finding("go on", "from the beginning: nothing was saved yet")
@@ -164,7 +172,7 @@ def _going_on(checkpoints: Checkpoints) -> tuple[Path | None, Finding]:
 
 
 def _predicting(checkpoints: Checkpoints) -> tuple[Path | None, Finding]:
-    """Tell which weights predictions come from."""
+    """Return the checkpoint that predictions use, or None, with a finding about it."""
     if not checkpoints.all():
         return None, Finding("predict", "not yet: nothing was saved")
     try:
@@ -176,11 +184,13 @@ def _predicting(checkpoints: Checkpoints) -> tuple[Path | None, Finding]:
 
 
 def _proof(folder: RunFolder) -> Finding:
+    """Return whether the saved proof shows that no frozen tensor changed."""
     if not (folder.path / "freeze_proof.json").is_file():
         return Finding("proof", "not taken yet")
     try:
         proof = folder.read_json("freeze_proof.json")
         phases = [(phase["phase"], phase["digests"], phase["changed"]) for phase in proof["phases"]]
+        # Compared anew: the verdict in the file may have been edited.
         changed = {name: _changed(digests, told) for name, digests, told in phases}
         said = bool(proof["intact"])
     except (CheckpointError, TypeError, KeyError, ValueError, AttributeError):
@@ -198,11 +208,12 @@ def _proof(folder: RunFolder) -> Finding:
 
 
 def _changed(digests: Mapping[str, Any], told: list[str]) -> set[str]:
-    """Return the tensors whose fingerprints differ, whatever the verdict says."""
+    """Return names whose fingerprints differ, together with those that the proof itself names."""
     return {*told, *(name for name, (before, after) in digests.items() if before != after)}
 
 
 def _metrics(folder: RunFolder) -> Finding:
+    """Return how many whole lines `metrics.jsonl` has, and whether the last one is cut."""
     path = folder.metrics
     if not path.is_file():
         return Finding("metrics", "none yet")

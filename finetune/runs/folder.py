@@ -1,7 +1,7 @@
-"""The run folder: where everything lies, what a run may touch in it, what it writes at its start.
+"""The run folder: which files it has, what a run may touch in it, what is written at the start.
 
-A folder counts as a run's by the lock that a run makes there before anything else. Nothing is
-written into another folder that holds something, and only what runs write is ever removed.
+A folder is known as a run's by its lock file, which a run makes before anything else. A run never
+writes into another folder that is not empty, and only removes files that runs write.
 """
 
 import json
@@ -24,56 +24,57 @@ from finetune.runs.owner import ORIGIN, is_run, origin_of, refuse_foreign_place
 
 _DOCUMENTS = ("config.yaml", "plan.json", "data.json")
 _RESULTS = ("metrics.jsonl", "summary.json", "freeze_proof.json", ORIGIN)
-"""What a run writes besides its documents; a fresh run removes it."""
+"""What a run writes besides its documents; `--fresh` removes these."""
 _BEFORE_A_RUN = {LOCK, ".config.yaml.tmp"}
-"""What the folder may hold before it holds the config of a run."""
+"""What the folder may hold before it holds a run's config: a killed start leaves these."""
 _EVENTS = re.compile(r"events\.out\.tfevents\..+")
 _HINT = "choose another --run; --fresh clears only folders of runs"
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """`runs/<name>`: nothing is written before it is `held`."""
+    """The folder `runs/<name>`; nothing is written before `held` or `begin`."""
 
     path: Path
     documents: Mapping[str, str] = field(default_factory=dict)
-    """Files that describe the run, by name, written as it begins."""
+    """Files that describe the run, name to text; written when it begins."""
     is_fresh: bool = False
-    """Whether what an earlier run left here goes as this one begins."""
+    """Whether files of an earlier run are removed when this one begins."""
     origin: "RunFolder | None" = None
-    """Another run, whose checkpoints and curves are copied: this one goes on there."""
+    """Another run to continue from: its checkpoints and curves are copied here."""
     elsewhere: Path | None = None
-    """Where checkpoints lie, if not in the run folder."""
+    """Folder of the checkpoints, if they are not kept in the run folder."""
 
     @classmethod
     def of(cls, path: Path, config: RunConfig) -> Self:
-        """Return the folder of a run with the place of checkpoints that its config names."""
+        """Return the folder of a run, with the place for checkpoints that its config names."""
         named = config.train.checkpoint.path
         is_usual = named is None or (path / named).resolve() == path.resolve() / "checkpoints"
         return cls(path, elsewhere=None if named is None or is_usual else path / named)
 
     @property
     def checkpoints(self) -> Path:
-        """Folder of the checkpoints."""
+        """Folder of the checkpoints, in the run folder or elsewhere."""
         return self.elsewhere or self.path / "checkpoints"
 
     @property
     def metrics(self) -> Path:
-        """One JSON line per logged step."""
+        """Path of `metrics.jsonl`, which has one line per logged step."""
         return self.path / "metrics.jsonl"
 
     @property
     def tensorboard(self) -> Path:
-        """Folder of the event files."""
+        """Folder of TensorBoard's event files."""
         return self.path / "tensorboard"
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Make the folder, keep other processes out of it, and begin the run.
+        """Make the folder, lock it against other processes, and begin the run.
 
         Raises:
-            CheckpointError: another process holds it, it is not a run's, or cannot be written.
+            CheckpointError: another process holds it, it is no run's, or it cannot be written.
         """
+        # Before the lock is made: a lock file would turn a stranger's folder into a run's.
         self.refuse_foreign()
         with ExitStack() as stack:
             with self._writing():
@@ -88,7 +89,7 @@ class RunFolder:
             yield
 
     def begin(self) -> None:
-        """Copy what another run has left, if this one goes on there; write the documents.
+        """Copy checkpoints and curves of `origin`, if there is one; then write the documents.
 
         Raises:
             CheckpointError: the folder cannot be written.
@@ -96,18 +97,18 @@ class RunFolder:
         with self._writing():
             disk.make_folder(self.path)
             if self.origin is not None:
-                # Before the checkpoints: whoever finds them must find where they are from.
+                # Before the checkpoints: whoever finds them must find where they come from.
                 disk.replace_file(self.path / ORIGIN, _naming(self.origin.path).encode())
                 self._copy_from(self.origin)
             for name, text in self.documents.items():
                 disk.replace_file(self.path / name, text.encode())
 
     def refuse_foreign(self) -> None:
-        """Raise where the folder, or the one of checkpoints elsewhere, is not a run's to write.
+        """Raise unless a run may write this folder, and the one of checkpoints elsewhere.
 
         Raises:
-            CheckpointError: it holds something and no run, or a name of ours in it is a link, a
-                pipe or a device.
+            CheckpointError: it holds something but no run, or a name that runs use is taken by a
+                link, a pipe or a device.
         """
         self.refuse_links()
         if not self.is_empty() and not is_run(self.path):
@@ -116,10 +117,10 @@ class RunFolder:
             refuse_foreign_place(self.elsewhere, self.path)
 
     def refuse_links(self) -> None:
-        """Raise where a name that a run uses here is taken by a link, a pipe or a device.
+        """Raise if a name that runs use here is taken by a link, a pipe or a device.
 
         Raises:
-            CheckpointError: one is. The message names it.
+            CheckpointError: one is taken. The message names it.
         """
         try:
             for name in (*_DOCUMENTS, *_RESULTS, LOCK):
@@ -128,17 +129,19 @@ class RunFolder:
             for path in _entries(self.tensorboard):
                 if not disk.is_folder(path):
                     disk.refuse_unless_file(path)
+            # A place outside the run folder was named by the user, who may name a link.
             if self.elsewhere is None:
                 disk.refuse_unless_folder(self.checkpoints)
         except disk.NotOursError as error:
             raise _named(error, self.checkpoints) from error
 
     def refuse_links_anywhere(self) -> None:
-        """Raise where anything in the checkpoints or curves is a link, a pipe or a device.
+        """Raise if there is a link, pipe or device at any depth in the checkpoints or curves.
 
         Raises:
-            CheckpointError: something is. The message names it.
+            CheckpointError: there is one. The message names it.
         """
+        # A copied link would bring a private file into the new run, which may be given away.
         self.refuse_links()
         for top in (self.checkpoints, self.tensorboard):
             for path in disk.strange_below(top):
@@ -149,9 +152,9 @@ class RunFolder:
                 )
 
     def metrics_of_end(self, step: int) -> dict[str, float] | None:
-        """Return the metrics of a run that has ended here at that step, with nothing left to do.
+        """Return the last metrics, if the run here has ended at that step; else None.
 
-        None where it has not. A summary that is not what we write is one to be written anew.
+        Also None for a damaged summary, which is then written anew.
         """
         try:
             summary = self.read_json("summary.json")
@@ -162,22 +165,22 @@ class RunFolder:
         return metrics if is_done else None
 
     def began_from(self, run: Path) -> bool:
-        """Tell whether the run of this folder is `run`, or began from a checkpoint of it."""
+        """Tell whether this folder belongs to `run`, or continues a checkpoint copied from it."""
         if run.resolve() == self.path.resolve():
             return True
         return origin_of(self.path) == str(run.resolve())
 
     def is_empty(self) -> bool:
-        """Tell whether nothing lies here but what a kill leaves before a run has begun."""
+        """Tell whether the folder is missing, or holds only what a killed start leaves."""
         if not self.path.is_dir():
             return True
         holder = read_holder(self.path)
         if holder is not None and holder.run:
-            return False  # another run's place of checkpoints, which has none yet
+            return False  # it is reserved for another run's checkpoints, of which there is none yet
         return {path.name for path in self.path.iterdir()} <= _BEFORE_A_RUN
 
     def write_proof(self, proofs: Sequence[Mapping[str, Any]]) -> None:
-        """Write `freeze_proof.json`: every phase so far, and whether all are intact.
+        """Write `freeze_proof.json`: the proof of each phase so far, and whether all are intact.
 
         Raises:
             CheckpointError: the folder cannot be written.
@@ -194,7 +197,7 @@ class RunFolder:
         self._write_json("summary.json", summary)
 
     def read_json(self, name: str) -> Any:
-        """Read one of the folder's JSON files.
+        """Return the contents of a JSON file in this folder.
 
         Raises:
             CheckpointError: it is missing or no JSON.
@@ -207,9 +210,9 @@ class RunFolder:
             ) from error
 
     def _copy_from(self, origin: "RunFolder") -> None:
-        """Copy another run's checkpoints and curves, unless that is done.
+        """Copy another run's checkpoints and curves, unless that was done before.
 
-        The documents are written after it, so a folder without them was killed in between.
+        The documents are written last: if they are missing, an earlier copy was interrupted.
         """
         if not self.is_fresh and disk.is_file(self.path / "config.yaml"):
             return
@@ -226,13 +229,14 @@ class RunFolder:
                 self._copy_checkpoint(path)
 
     def _copy_checkpoint(self, path: Path) -> None:
+        """Copy one checkpoint; it appears here whole, under its usual name."""
         final = self.checkpoints / path.name.removeprefix(disk.REPLACED)
         with disk.placed(final, NAMES_OF_FILES) as temporary:
             for file in _entries(path):
                 disk.copy_file(file, temporary / file.name)
 
     def _clear(self) -> None:
-        """Remove what runs write, and nothing else: the folder may hold a user's own files."""
+        """Remove files and checkpoints that runs write; a user's own files in the folder stay."""
         for path in _entries(self.checkpoints):
             if is_checkpoint_name(path) and disk.holds_only(path, NAMES_OF_FILES):
                 disk.remove(path)
@@ -243,11 +247,13 @@ class RunFolder:
             disk.remove(self.path / name)
 
     def _write_json(self, name: str, document: Mapping[str, Any]) -> None:
-        with self._writing():  # a folder that was removed meanwhile is not made again
+        """Replace a JSON file of this folder durably."""
+        with self._writing():  # a folder that was removed meanwhile is not created again
             disk.replace_file(self.path / name, f"{json.dumps(document, indent=1)}\n".encode())
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
+        """Turn an `OSError` of the block into a `CheckpointError` that names the folder."""
         try:
             yield
         except disk.NotOursError as error:
@@ -259,19 +265,20 @@ class RunFolder:
 
 
 def _naming(run: Path) -> str:
+    """Return the text of `origin.json` for a run folder."""
     return json.dumps({"run": str(run.resolve())}) + "\n"
 
 
 def usual_folder(config: RunConfig) -> Path:
-    """Return the folder of a run for which nobody names one."""
+    """Return the default run folder, `runs/<name>`, for when `--run` is left out."""
     return Path("runs") / config.run_name
 
 
 def saved_config(path: Path) -> Path:
-    """Return the config file of a run that was trained, where the run may be read.
+    """Return the path of a trained run's config, after checking that the run may be read.
 
     Raises:
-        CheckpointError: it holds no run, or a name of ours in it is a link, a pipe or a device.
+        CheckpointError: there is no run, or a name that runs use is a link, a pipe or a device.
     """
     RunFolder(path).refuse_links()
     config = path / "config.yaml"
@@ -281,7 +288,7 @@ def saved_config(path: Path) -> Path:
 
 
 def saved_folder(path: Path) -> RunFolder:
-    """Return the folder of a run that was trained, with the place of its checkpoints.
+    """Return the folder of a trained run, with the place of its checkpoints.
 
     Raises:
         CheckpointError: as `saved_config`.
@@ -290,16 +297,16 @@ def saved_folder(path: Path) -> RunFolder:
     try:
         return RunFolder.of(path, load_saved(config))
     except ConfigError:
-        return RunFolder(path)  # whoever needs the config tells what is wrong with it
+        return RunFolder(path)  # whoever needs the config will report its faults
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Return what lies in a folder, sorted by name; nothing where there is none."""
+    """Return the paths in a folder, sorted by name; none if there is no folder."""
     return sorted(folder.iterdir()) if disk.is_folder(folder) else []
 
 
 def _named(error: disk.NotOursError, checkpoints: Path) -> CheckpointError:
-    """Return the error of a name that is taken, with what to do instead."""
+    """Return the error for a name that is taken, with a hint on what to do."""
     where = Path(error.filename)
     hint = "remove it, or choose another --run"
     if where == checkpoints and where.is_symlink():

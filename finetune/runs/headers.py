@@ -1,6 +1,6 @@
-"""A checkpoint compared with `plan.json`, by the headers of its tensors: no network, no torch.
+"""Compare a checkpoint with `plan.json` by its tensor headers; needs neither network nor torch.
 
-It is what can be told of a sick run anywhere. Going on with a run compares with the network.
+This works on any machine. Resuming a run compares the checkpoint with the network itself.
 """
 
 import math
@@ -23,33 +23,33 @@ _EXPONENTS: dict[str, tuple[np.dtype[Any], int]] = {
     "F16": (np.dtype("<u2"), 0x7C00),
     "BF16": (np.dtype("<u2"), 0x7F80),
 }
-"""Bits of the exponent of each number format: all are set in infinity and NaN, and only there."""
+"""Exponent bits per number format: all are set in infinity and NaN, and in no other number."""
 
 _MAX_AXES, _MAX_NUMBERS = 64, 2**63 - 1
-"""Most axes of a tensor and longest axis, as torch has them."""
+"""Most axes of a tensor, and the longest axis, that torch allows."""
 
 
 class _Stored(NamedTuple):
-    """Where a tensor lies in a safetensors file, and what it is."""
+    """Type, shape and position of a tensor in a safetensors file."""
 
     dtype: str
     shape: tuple[int, ...]
     begins: int
-    """Byte of the file."""
+    """Offset of its first byte in the file."""
     ends: int
 
 
 @dataclass(frozen=True, slots=True)
 class SavedPlan:
-    """What `plan.json` says of the tensors of a checkpoint."""
+    """What `plan.json` says about a checkpoint's tensors."""
 
     num_phases: int
     shapes: Mapping[str, tuple[int, ...]]
-    """Shape of everything that ever trains, by name."""
+    """Shape of each tensor that is trained in any phase, by name."""
 
     @classmethod
     def read(cls, document: Any) -> Self:
-        """Read it from the document.
+        """Return the plan that a parsed `plan.json` holds.
 
         Raises:
             ValueError: the document is not what a run writes.
@@ -66,7 +66,7 @@ class SavedPlan:
         return cls(num_phases, shapes)
 
     def misfit(self, checkpoint: Path) -> str | None:
-        """Return why a checkpoint that is whole does not fit the plan, or None if it fits."""
+        """Return why a whole checkpoint does not fit the plan, or None if it fits."""
         try:
             phase, moved = read_progress(checkpoint).phase, read_manifest(checkpoint).moved_buffers
             weights = _stored(checkpoint / "weights.safetensors")
@@ -81,18 +81,20 @@ class SavedPlan:
             return f"{named(odd)} has another shape than in the plan"
         if odd := [n for n, one in weights.items() if not _is_finite(checkpoint, one)]:
             return f"{named(odd)} is infinite or NaN"
+        # Labels of optimizer state are `parameter//field`.
         if odd := sorted({label.partition("//")[0] for label in state} - self.shapes.keys()):
             return f"it has optimizer state of {named(odd)}, which never trains"
         return None
 
 
 def _stored(path: Path) -> dict[str, _Stored]:
-    """Return what the header of a safetensors file says of each tensor.
+    """Return type, shape and position of each tensor, from the header of a safetensors file.
 
     Raises:
-        CheckpointError: it is not what safetensors writes.
+        CheckpointError: the header is damaged.
     """
     try:
+        # First, since a header may claim any length, and all of it would be read.
         check_safetensors(path)
         with open_to_read(path) as file:
             length = int.from_bytes(file.read(8), "little")
@@ -105,23 +107,26 @@ def _stored(path: Path) -> dict[str, _Stored]:
 
 
 def _read_entry(entry: Any, data_begins: int, size: int) -> _Stored:
+    """Return one header entry, after checking that it lies inside the file and fits its size."""
     begins, ends = entry["data_offsets"]
     dtype, shape = entry["dtype"], tuple(entry["shape"])
     numbers = (begins, ends, *shape)
     if not all(type(number) is int and number >= 0 for number in numbers) or ends > size:
         raise ValueError("a tensor outside the file")
     if len(shape) > _MAX_AXES or max(shape, default=0) > _MAX_NUMBERS:
-        raise ValueError("a tensor of no shape that torch has")  # its product may take for ever
+            raise ValueError("a tensor of no shape that torch has")  # its product might never end
     if dtype in _EXPONENTS and ends - begins != math.prod(shape) * _EXPONENTS[dtype][0].itemsize:
         raise ValueError("a tensor of another size")
     return _Stored(str(dtype), shape, data_begins + begins, data_begins + ends)
 
 
 def _is_finite(checkpoint: Path, one: _Stored) -> bool:
+    """Tell whether a stored tensor has neither infinity nor NaN; integers always pass."""
     if one.dtype not in _EXPONENTS or one.begins == one.ends:
         return True
     word, exponent = _EXPONENTS[one.dtype]
     with open_to_read(checkpoint / "weights.safetensors") as file:
         count = (one.ends - one.begins) // word.itemsize
         bits = np.fromfile(file, word, count, offset=one.begins)
+    # On bits, since numpy has no bfloat16.
     return not bool(((bits & exponent) == exponent).any())

@@ -1,4 +1,4 @@
-"""The checkpoints that a run keeps: which are whole, which one is taken up, which may go."""
+"""The checkpoints of a run: which are whole, which one a run resumes from, which are removed."""
 
 import itertools
 import os
@@ -23,29 +23,29 @@ _NAME = re.compile(rf"({re.escape(REPLACED)})?step-(\d{{8,18}})")
 _LEAVING = re.compile(
     rf"({'|'.join(map(re.escape, (TEMPORARY, REMOVED, REPLACED)))})step-\d{{8,18}}(-\d+)?"
 )
-"""Names of folders that a killed save or removal leaves."""
+"""Names of temporary folders that a killed save or removal leaves."""
 _GO_ON = "the same command again goes on from the newest checkpoint that can be used"
 _HINT_MISFIT = "restore the files that `model:` names, or start afresh with --fresh"
 
 Signature = tuple[tuple[str, int, int, int], ...]
-"""Name, inode, size and time of change of a checkpoint and of each file in it."""
+"""Name, inode, size and modification time of a checkpoint and of each of its files."""
 
 
 def fits_anything(path: Path) -> str | None:
-    """Return None: where the run is not known, every checkpoint fits it."""
+    """Return None, for any checkpoint; the default where the run's network is not known."""
     return None
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoints:
-    """The folder of a run's checkpoints. Folders in it of other names are left alone.
+    """The folder of a run's checkpoints. Folders with other names in it are left alone.
 
     Args:
         folder: `runs/<name>/checkpoints`.
-        keep_last: How many of the newest survive.
-        room: What they will take; unknown where nothing is going to be saved.
-        worker: Writes them.
-        misfit: Returns why a checkpoint that is whole does not fit the run, or None if it fits.
+        keep_last: How many of the newest are kept.
+        room: What they will take on the disk; None if nothing will be saved.
+        worker: Runs the saves, maybe in a thread.
+        misfit: Returns why a whole checkpoint does not fit the run, or None if it fits.
     """
 
     folder: Path
@@ -54,20 +54,21 @@ class Checkpoints:
     worker: Worker = field(default_factory=Worker)
     misfit: Callable[[Path], str | None] = fits_anything
     _set_aside: list[str] = field(default_factory=list, repr=False)
-    """A line for each folder that got another name, as a checkpoint took its place."""
+    """One line for each foreign folder that was renamed to make room for a checkpoint."""
+    # Digests are computed over all bytes: results are kept until a file changes.
     _judged: dict[Path, tuple[Signature, str | None]] = field(default_factory=dict, repr=False)
 
     @contextmanager
     def in_use(self, tell: Callable[[str], None]) -> Iterator[None]:
-        """Make ready for a run that will save here, and wait for the last save at its end.
+        """Prepare the folder for a run that saves here; at the end wait for the last save.
 
-        What killed saves have left goes. The caller holds the lock of the run folder.
+        Leftovers of killed saves are removed. The caller must hold the lock of the run folder.
 
         Args:
-            tell: Receives a line where room will be short.
+            tell: Receives a line if the disk may not hold all checkpoints.
 
         Raises:
-            CheckpointError: the disk cannot hold a single checkpoint; or a save fails.
+            CheckpointError: the disk cannot hold even one checkpoint, or a save failed.
         """
         self.sweep()
         line = self.room.lack_in(self.folder, len(self.all())) if self.room is not None else None
@@ -76,7 +77,7 @@ class Checkpoints:
         try:
             yield
         except BaseException:
-            # What ended the run comes first, a save that failed meanwhile is told beside it.
+            # The error that ended the run matters more; that of a save is only reported.
             try:
                 self.worker.close()
             except FinetuneError as error:
@@ -87,18 +88,19 @@ class Checkpoints:
             tell(note)
 
     def add(self, step: int, fill: Callable[[Path], None], wanted: Collection[int] = ()) -> Path:
-        """Write one checkpoint, under its own name only when it is whole; then prune.
+        """Write a checkpoint, which gets its name only when it is whole; then remove old ones.
 
-        A kill at any point leaves the others usable, and the one of this step if there was one.
+        If killed at any point, all other checkpoints stay usable, and so does an older one of this
+        step.
 
         Args:
-            step: Its step.
-            fill: Writes its files, each durably, into the folder it is given.
-            wanted: Steps whose checkpoints survive whatever their age.
+            step: Step of the run.
+            fill: Writes the files, each durably, into the folder that it gets.
+            wanted: Steps whose checkpoints are kept whatever their age.
 
         Raises:
-            CheckpointError: the disk refuses; or it has refused the save before, which ran in
-                the background.
+            CheckpointError: the disk refused this save; or the save before, if saves run in a
+                thread.
         """
         final = self.folder / f"step-{step:08d}"
 
@@ -113,6 +115,7 @@ class Checkpoints:
                 raise CheckpointError(
                     f"cannot save: {disk.reason_of(error)}", hint=_GO_ON, where=str(final)
                 ) from error
+            # It was written just now: to read it back would only cost time.
             self._judged[final] = _signature(final), None
             self._prune(step, {step, *wanted})
 
@@ -120,24 +123,26 @@ class Checkpoints:
         return final
 
     def path_of(self, step: int) -> Path:
-        """Return the folder of the checkpoint of a step, whether there is one or not."""
+        """Return the path of a step's checkpoint, whether it exists or not."""
         final = self.folder / f"step-{step:08d}"
         replaced = final.with_name(f"{REPLACED}{final.name}")
+        # A save of the same step was killed between its two renames: the old one is still the only
+        # one.
         is_aside = disk.is_folder(replaced) and disk.kind_of(final) is None
         return replaced if is_aside else final
 
     def all(self) -> list[Path]:
-        """Return the folders of all checkpoints, oldest first."""
+        """Return the paths of all checkpoints, oldest first."""
         if not disk.is_folder(self.folder):
             return []
-        kinds = (stat.S_IFDIR, stat.S_IFLNK)  # a link is told, and never followed
+        kinds = (stat.S_IFDIR, stat.S_IFLNK)  # a link is listed, so that its fault is reported
         steps = {step_of(p) for p in self.folder.iterdir() if disk.kind_of(p) in kinds}
         return [self.path_of(step) for step in sorted(step for step in steps if step is not None)]
 
     def fault(self, path: Path) -> str | None:
         """Return what is wrong with a checkpoint, or None if it is whole and fits the run.
 
-        All of it is read, unless no file has been written since it was last judged.
+        All its bytes are read, unless no file has changed since the last call.
         """
         signature = _signature(path)
         known = self._judged.get(path)
@@ -146,10 +151,10 @@ class Checkpoints:
         return known[1]
 
     def whole(self, step: int) -> Path:
-        """Return the checkpoint of a step, after the save that may still run.
+        """Return the path of a step's checkpoint, after waiting for a save that runs.
 
         Raises:
-            CheckpointError: it is damaged or gone.
+            CheckpointError: it is damaged or missing.
         """
         self.worker.wait()
         path = self.path_of(step)
@@ -158,7 +163,7 @@ class Checkpoints:
         return path
 
     def newest_valid(self) -> tuple[Path | None, list[str]]:
-        """Return the newest checkpoint that is whole, and a line for each damaged one passed."""
+        """Return the newest whole checkpoint, or None, and a line for each damaged one skipped."""
         self.worker.wait()
         damaged: list[str] = []
         for path in reversed(self.all()):
@@ -168,10 +173,10 @@ class Checkpoints:
         return None, damaged
 
     def start(self) -> tuple[Path | None, list[str]]:
-        """Return the checkpoint from which a run goes on, and a line for each one passed over.
+        """Return the checkpoint to resume from, or None, and a line for each one skipped.
 
-        It is the newest that is whole and whose best checkpoints are: from it the run ends as if
-        nothing had happened. Where there is none such, the newest that is whole.
+        Preferred is the newest whole one whose best checkpoints are whole too: from there the run
+        ends as if it was never stopped. If there is none, it is the newest whole one.
         """
         self.worker.wait()
         lines: list[str] = []
@@ -191,34 +196,36 @@ class Checkpoints:
         return path, lines[:place]
 
     def refuse_misfits(self) -> None:
-        """Refuse to begin anew where checkpoints are whole and only do not fit the run.
+        """Raise if a checkpoint is whole but does not fit the run: it must not be trained anew.
 
         Raises:
-            CheckpointError: there is one such; the newest is told.
+            CheckpointError: there is one; the message is about the newest.
         """
+        # A whole checkpoint that does not fit means that the config's files changed, not that the
+        # disk failed.
         for path in reversed(self.all()):
             if _fault(path) is None and (why := self.misfit(path)) is not None:
                 raise CheckpointError(why, hint=_HINT_MISFIT, where=str(path))
 
     def lost_with(self, path: Path) -> list[str]:
-        """Return a line for each best checkpoint that a whole one needs and that is not whole."""
+        """Return a line for each damaged or missing best checkpoint that a whole one refers to."""
         return self._lost(read_progress(path))
 
     def forget_lost(self, progress: Progress) -> list[str]:
-        """Forget in `progress` the best checkpoints that are damaged or gone; a line for each.
+        """Remove from `progress` best checkpoints that are damaged or missing; a line for each.
 
-        The next best one that is left takes the place of the best.
+        The next best one that is left becomes the best.
         """
         lost = self._lost(progress)
         progress.forget_best(lambda step: self.fault(self.path_of(step)) is None)
         return [f"{line}: another one will be the best" for line in lost]
 
     def chosen(self) -> Path:
-        """Return the checkpoint with the weights of the run: the best one, or the last one.
+        """Return the checkpoint with the run's final weights: the best one, or the last one.
 
         Raises:
-            CheckpointError: there is none, or it is damaged: another one would give other
-                predictions than the run has reported.
+            CheckpointError: there is none, or it is damaged. Another one would predict otherwise
+                than the run has reported, so none is taken in its place.
         """
         paths = self.all()
         if not paths:
@@ -230,7 +237,7 @@ class Checkpoints:
         return newest if best is None else self._usable(self.path_of(best))
 
     def orphans(self) -> list[Path]:
-        """Return what killed saves have left, and the next run here will remove."""
+        """Return the folders that killed saves have left; the next run here removes them."""
         if not disk.is_folder(self.folder):
             return []
         named = sorted(path for path in self.folder.iterdir() if _LEAVING.fullmatch(path.name))
@@ -238,9 +245,9 @@ class Checkpoints:
         return [p for p in named if p not in kept and disk.holds_only(p, NAMES_OF_FILES)]
 
     def sweep(self) -> None:
-        """Remove what killed saves have left; a checkpoint moved aside gets its name back.
+        """Remove what killed saves left; rename a checkpoint that they moved aside back.
 
-        What cannot be removed or renamed stays: it takes room, and the next save tries again.
+        Failures are ignored: what stays only takes space, and the next run tries again.
         """
         for path in self.all():
             if path.name.startswith(REPLACED):
@@ -251,22 +258,26 @@ class Checkpoints:
                 disk.remove(path)
 
     def _usable(self, path: Path) -> Path:
+        """Return the path of a checkpoint; raise if it has a fault."""
         if (fault := self.fault(path)) is not None:
             hint = "`finetune train` goes on from the newest whole one, and writes it anew"
             raise CheckpointError(fault, hint=hint, where=str(path))
         return path
 
     def _lost(self, progress: Progress) -> list[str]:
+        """Return a line for each best checkpoint named by `progress` that has a fault."""
         wanted = {progress.best_step, progress.phase_best_step}
         paths = [self.path_of(step) for step in sorted(step for step in wanted if step is not None)]
         return [f"{p}: {fault}" for p in paths if (fault := self.fault(p)) is not None]
 
     def _prune(self, step: int, wanted: Collection[int]) -> None:
-        """Remove what is older than the last `keep_last` whole ones up to `step`.
+        """Remove checkpoints older than the last `keep_last` whole ones up to `step`.
 
-        A damaged one does not count, so it never pushes out a whole one. What bears no readable
-        manifest is not ours to remove, and a fault in removing is left to the next time.
+        A damaged one does not count, so it never pushes out a whole one. A folder without a
+        readable manifest may be somebody else's and stays; so does one that cannot be removed.
         """
+        # Later steps are of a run that went further before it was continued from here; they are not
+        # touched.
         older = [path for path in reversed(self.all()) if (step_of(path) or 0) <= step]
         num_whole = 0
         for path in older:
@@ -278,7 +289,7 @@ class Checkpoints:
 
 
 def read_progress(path: Path) -> Progress:
-    """Read where the run stood at a checkpoint.
+    """Return the position that a checkpoint holds, after checking that it can be true.
 
     Raises:
         CheckpointError: `progress.json` is not what this release writes.
@@ -290,7 +301,7 @@ def read_progress(path: Path) -> Progress:
 
 
 def validated_at(path: Path) -> dict[str, float]:
-    """Return the figures that the validation samples had at a checkpoint.
+    """Return the validation metrics that a checkpoint holds, by tag.
 
     Raises:
         CheckpointError: `progress.json` is not what this release writes.
@@ -300,7 +311,7 @@ def validated_at(path: Path) -> dict[str, float]:
 
 
 def read_document(path: Path) -> dict[str, dict[str, object]]:
-    """Read `progress.json`: progress, plain numbers of the optimizer, loss scale.
+    """Return the contents of `progress.json`: progress, optimizer numbers, loss scale.
 
     Raises:
         CheckpointError: it is not what this release writes.
@@ -318,12 +329,14 @@ def read_document(path: Path) -> dict[str, dict[str, object]]:
 
 
 def _fault(path: Path) -> str | None:
+    """Return what is wrong with a checkpoint in itself, whatever the run; None if nothing."""
     if (fault := find_fault(path)) is not None:
         return fault
     try:
         progress, manifest = _read_unjudged(path), read_manifest(path)
     except CheckpointError as error:
         return error.message
+    # Digests only show that files are as the manifest says; these must agree as well.
     if not progress.step == manifest.step == step_of(path):
         return f"holds step {progress.step}, and its manifest says {manifest.step}"
     if progress.phase != manifest.phase:
@@ -333,11 +346,12 @@ def _fault(path: Path) -> str | None:
 
 
 def _read_unjudged(path: Path) -> Progress:
+    """Return the position that a checkpoint holds; only its types are checked."""
     return Progress.from_json(read_document(path)["progress"])
 
 
 def _set_aside(path: Path) -> str:
-    """Give what is no checkpoint of ours another name; return the line that tells it."""
+    """Rename a foreign folder or file to a free name; return the line to report it."""
     names = (path.with_name(f"foreign-{number}-{path.name}") for number in itertools.count(1))
     aside = next(name for name in names if disk.kind_of(name) is None)
     disk.rename(path, aside)
@@ -345,11 +359,12 @@ def _set_aside(path: Path) -> str:
 
 
 def is_checkpoint_name(path: Path) -> bool:
-    """Tell whether a path bears the name of a checkpoint, or of what a killed save leaves."""
+    """Tell whether a path has the name of a checkpoint, or of a leftover of a killed save."""
     return bool(_NAME.fullmatch(path.name) or _LEAVING.fullmatch(path.name))
 
 
 def _is_ours(path: Path) -> bool:
+    """Tell whether a folder has a readable manifest."""
     try:
         read_manifest(path)
     except CheckpointError:
@@ -358,12 +373,13 @@ def _is_ours(path: Path) -> bool:
 
 
 def step_of(path: Path) -> int | None:
-    """Return the step of a checkpoint by its name; None if that is no name of a checkpoint."""
+    """Return the step in a checkpoint's name, or None if the name is not a checkpoint's."""
     match = _NAME.fullmatch(path.name)
     return int(match[2]) if match else None
 
 
 def _signature(path: Path) -> Signature:
+    """Return what changes whenever a file of a checkpoint is written; () if it cannot be read."""
     if not disk.is_folder(path):
         return ()
     try:

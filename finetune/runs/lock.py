@@ -1,4 +1,4 @@
-"""One process at a time in a run folder: a lock that the system frees when its holder dies."""
+"""Lock a run folder for one process; the operating system frees the lock if the process dies."""
 
 import fcntl
 import json
@@ -18,28 +18,29 @@ from finetune.reading import read_own_json
 LOCK = ".run.lock"
 _LARGEST_PID = 2**31
 _LONGEST_WAIT_S = 15.0
-"""For how long processes of a dead holder, such as those of its loader, may still hold on."""
+"""How long children of a dead process, such as data workers, may still hold its lock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds a run folder."""
+    """The process that holds a run folder, as the lock file names it."""
 
     pid: int
     host: str
     since: str
-    """Local date and time."""
+    """Local date and time at which it took the lock."""
     run: str = ""
-    """The run folder, where only its checkpoints lie in the folder held."""
+    """The run folder, if the locked folder holds only its checkpoints; else empty."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} since {self.since}"
 
     def is_dead(self) -> bool:
-        """Tell whether it was a process of this machine that has ended."""
+        """Tell whether it was a process of this machine and has ended."""
         if self.host != socket.gethostname():
             return False
         try:
+            # Signal 0 is not sent; the system only says whether there is such a process.
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return True
@@ -50,13 +51,13 @@ class Holder:
 
 @contextmanager
 def locked(folder: Path, run: Path | None = None) -> Iterator[None]:
-    """Hold the folder of a run; one that a dead process held is taken over.
+    """Hold the lock of a folder during the block; the lock of a dead process is taken over.
 
-    A file system that knows no locks is used without one.
+    On a file system that has no locks, the block runs without one.
 
     Args:
-        folder: The folder.
-        run: The run folder, where `folder` is another one that holds its checkpoints.
+        folder: The folder to lock.
+        run: The run folder, if `folder` is another one that holds its checkpoints.
 
     Raises:
         CheckpointError: another process holds it.
@@ -68,25 +69,28 @@ def locked(folder: Path, run: Path | None = None) -> Iterator[None]:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, _about_us(run).encode(), 0)
         yield
+    # The file stays: removed, it would let two processes lock two files of the same name. It also
+    # tells later that the folder is a run's.
     finally:
         os.close(descriptor)
 
 
 def holder_of(folder: Path) -> Holder | None:
-    """Return who holds the folder of a run now; None if nobody does. Nothing is changed."""
+    """Return the process that holds a folder now, or None. Nothing is changed."""
     try:
         lock = open_to_read(folder / LOCK)
     except OSError:
         return None
     with lock:
+        # shared, so that two commands that look at the same time do not see each other
         return None if _is_free(lock.fileno(), fcntl.LOCK_SH) else _present_holder(folder)
 
 
 def refuse_if_held(folder: Path) -> None:
-    """Raise where another process holds the folder of a run.
+    """Raise if a living process holds a run folder.
 
     Raises:
-        CheckpointError: it does. The message says which one.
+        CheckpointError: one does. The message names it.
     """
     holder = holder_of(folder)
     if holder is not None and not holder.is_dead():
@@ -94,6 +98,7 @@ def refuse_if_held(folder: Path) -> None:
 
 
 def _acquire(descriptor: int, folder: Path) -> None:
+    """Take the lock; wait a while if its holder is dead but children still have the file open."""
     until = time.monotonic() + _LONGEST_WAIT_S
     while not _is_free(descriptor, fcntl.LOCK_EX):
         holder = _present_holder(folder)
@@ -103,18 +108,18 @@ def _acquire(descriptor: int, folder: Path) -> None:
 
 
 def _is_free(descriptor: int, kind: int) -> bool:
-    """Take the lock if nobody has it; say whether that went well."""
+    """Try to take a lock without waiting; return whether it was free."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:
-        return True  # no locks here at all
+            return True  # this file system has no locks
     return True
 
 
 def read_holder(folder: Path) -> Holder | None:
-    """Return who held the folder of a run last; None where no lock of a run says so."""
+    """Return the process that held a folder last, or None if the lock file names none."""
     try:
         said = read_own_json(folder / LOCK)
         pid, run = said["pid"], str(said.get("run", ""))
@@ -125,17 +130,19 @@ def read_holder(folder: Path) -> Holder | None:
 
 
 def _about_us(run: Path | None) -> str:
+    """Return the text of the lock file for this process."""
     since = datetime.now().astimezone().isoformat(" ", "seconds")
     where = "" if run is None else str(run.resolve())
     return json.dumps(asdict(Holder(os.getpid(), socket.gethostname(), since, where))) + "\n"
 
 
 def _present_holder(folder: Path) -> Holder:
-    """Return what the lock says of its holder, who may be about to write it."""
+    """Return the holder that the lock file names; it may hold the lock but not have written yet."""
     return read_holder(folder) or Holder(-1, "an unknown machine", "just now")
 
 
 def _held(folder: Path, holder: Holder) -> CheckpointError:
+    """Return the error for a folder that another process holds."""
     return CheckpointError(
         f"in use by {holder}",
         hint="wait for it, end it, or choose another --run",

@@ -1,7 +1,7 @@
-"""`MANIFEST.json` of a checkpoint: which files it has, and whether they are as they were written.
+"""`MANIFEST.json` of a checkpoint: names its files, and verifies that they are as written.
 
-A checkpoint may come from a stranger, or from a disk that fails. So everything is judged before
-anything is loaded, and nothing outside its folder is ever read.
+A checkpoint may come from a stranger or a failing disk. So everything is checked before anything
+is loaded, and nothing outside its folder is ever read.
 """
 
 import json
@@ -23,14 +23,14 @@ MANIFEST = "MANIFEST.json"
 FILES = ("weights.safetensors", "optimizer.safetensors", "progress.json")
 """What every checkpoint holds beside its manifest."""
 NAMES_OF_FILES = re.compile("|".join([*map(re.escape, (*FILES, MANIFEST)), r"\.tmp[0-9A-Za-z]{6}"]))
-"""Matches the names of all files of a checkpoint, with those that safetensors writes aside: a kill
-leaves such a one."""
+"""Matches all file names of a checkpoint, also of temporary files that a kill of safetensors'
+writer leaves."""
 LARGEST_HEADER = MAX_HEADER_BYTES
-"""Bytes of the header of a safetensors file that is still opened."""
+"""Longest header of a safetensors file, in bytes, that is accepted."""
 
 
 class FileFacts(NamedTuple):
-    """What a manifest says of a file."""
+    """Size and digest of a file, as its manifest says."""
 
     size_bytes: int
     blake2b: str
@@ -38,25 +38,25 @@ class FileFacts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a checkpoint is, and what its files must be."""
+    """What a checkpoint is, and the size and digest of each of its files."""
 
     step: int
     phase: int
     base: str
-    """Fingerprint of all tensors that the delta leaves out."""
+    """Fingerprint of all tensors of the base, which are not in the checkpoint."""
     moved_buffers: tuple[str, ...]
-    """Buffers in the delta."""
+    """Names of frozen buffers that changed, and so are in the checkpoint."""
     files: Mapping[str, FileFacts]
     version: int = FORMAT_VERSION
 
     @classmethod
     def of(cls, folder: Path, step: int, phase: int, base: str, moved: frozenset[str]) -> Self:
-        """Describe the files that a folder holds now."""
+        """Return the manifest of the files that a folder holds now."""
         files = {name: _facts_of(folder / name) for name in FILES}
         return cls(step, phase, base, tuple(sorted(moved)), files)
 
     def to_json(self) -> str:
-        """Return the text of `MANIFEST.json`, with a digest over all that it says."""
+        """Return the text of `MANIFEST.json`; it ends with a digest of its own contents."""
         document: dict[str, Any] = {
             "version": self.version,
             "step": self.step,
@@ -70,10 +70,10 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of a checkpoint.
+    """Return the manifest of a checkpoint.
 
     Raises:
-        CheckpointError: there is none, it is damaged, or another release wrote it.
+        CheckpointError: it is missing, damaged, or of another release.
     """
     try:
         document = read_own_json(folder / MANIFEST)
@@ -91,9 +91,9 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def find_fault(folder: Path) -> str | None:
-    """Return what is wrong with a checkpoint, or None if all is as its manifest says.
+    """Return what is wrong with a checkpoint, or None if it is as its manifest says.
 
-    Every byte of it is read.
+    All its bytes are read.
     """
     if folder.is_symlink():
         return "is a link, not a folder"
@@ -112,6 +112,7 @@ def find_fault(folder: Path) -> str | None:
 
 
 def _refuse_other_versions(version: object, folder: Path) -> None:
+    """Raise `CheckpointError` unless a manifest has the format version of this release."""
     if not isinstance(version, int) or isinstance(version, bool):
         raise CheckpointError(f"{MANIFEST} has no format version", where=str(folder))
     if version > FORMAT_VERSION:
@@ -127,8 +128,9 @@ def _refuse_other_versions(version: object, folder: Path) -> None:
 
 
 def _as_manifest(document: dict[str, Any]) -> Manifest:
+    """Return the manifest that a JSON object holds, after checking digest and types."""
     digest = document.pop("blake2b", None)
-    # Manifests of the first days have no digest of their own.
+    # The first releases wrote manifests without a digest of their own.
     if digest is not None and digest != _digest(document):
         raise ValueError("the manifest is not as it was written")
     if not isinstance(document["files"], dict):
@@ -145,10 +147,11 @@ def _as_manifest(document: dict[str, Any]) -> Manifest:
 
 
 def _fault_of_names(manifest: Manifest, folder: Path) -> str | None:
-    """Tell names that reach outside, files that lack a name, and names that lack a file."""
+    """Return a fault if files and names do not match one to one, or a name is a path."""
     for name in manifest.files:
         if name != os.path.basename(name) or name in ("", ".", "..", MANIFEST) or "\0" in name:  # noqa: PTH119
             return f"{MANIFEST} names {named([name])}, which is no plain file name"
+    # Only now: a name that leaves the folder is worth telling before one that is missing.
     if missing := [name for name in FILES if name not in manifest.files]:
         return f"{MANIFEST} does not name {missing[0]}"
     extra = sorted(e.name for e in os.scandir(folder) if e.name not in {*manifest.files, MANIFEST})
@@ -158,30 +161,36 @@ def _fault_of_names(manifest: Manifest, folder: Path) -> str | None:
 
 
 def _fault_of(path: Path, facts: FileFacts) -> str | None:
+    """Return what is wrong with one file, or None; all its bytes are read."""
     try:
         found = path.lstat()
     except FileNotFoundError:
         return f"{path.name} is missing"
     if not stat.S_ISREG(found.st_mode):
         return f"{path.name} is a link or a device, not a file"
+    # The size first: a file that was cut short is found without reading it.
     if found.st_size != facts.size_bytes:
         return f"{path.name} has {found.st_size} bytes, needs {facts.size_bytes}"
     if digest_of(path) != facts.blake2b:
         return f"{path.name} does not match its digest"
+    # Digests can be forged with the header: its length must be checked before it is parsed.
     if path.suffix == ".safetensors" and (header := _header_bytes(path)) > LARGEST_HEADER:
         return f"{path.name} has a header of {header} bytes, the most is {LARGEST_HEADER}"
     return None
 
 
 def _header_bytes(path: Path) -> int:
+    """Return the header length that a safetensors file claims, in bytes."""
     with open_to_read(path) as file:
         return int.from_bytes(file.read(8), "little")
 
 
 def _facts_of(path: Path) -> FileFacts:
+    """Return size and digest of a file as it is now."""
     return FileFacts(path.stat().st_size, digest_of(path))
 
 
 def _digest(document: Mapping[str, Any]) -> str:
+    """Return a digest of a JSON object that does not depend on layout or order of keys."""
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return blake2b(text.encode(), digest_size=16).hexdigest()

@@ -1,6 +1,6 @@
-"""Whose a folder is: a run's, the place of a run's checkpoints, or somebody else's.
+"""Decide whose a folder is: a run's, a place for a run's checkpoints, or somebody else's.
 
-A lock says it: one that names a run lies where only that run's checkpoints are.
+The lock file decides: one that names a run marks a place where only that run keeps checkpoints.
 """
 
 from pathlib import Path
@@ -13,14 +13,14 @@ from finetune.runs.kept import is_checkpoint_name
 from finetune.runs.lock import LOCK, read_holder
 
 ORIGIN = "origin.json"
-"""Names the run that this one began from, where it began from another one."""
+"""File that names the run which this one continues, if it began from another run's folder."""
 _OF_ITS_OWN = "let train.checkpoint.path name a folder of this run's own"
 
 
 def is_run(folder: Path) -> bool:
-    """Tell whether a run was here: by its lock, or by its documents where that is gone.
+    """Tell whether a folder is a run's: by its lock file, or by its documents without one.
 
-    `cp run/* elsewhere` leaves the lock behind.
+    `cp run/* elsewhere` copies no hidden files, so the lock file may be missing.
     """
     holder = read_holder(folder)
     if holder is not None:
@@ -29,27 +29,28 @@ def is_run(folder: Path) -> bool:
 
 
 def origin_of(folder: Path) -> str | None:
-    """Return the folder of the run that this one began from, where it began from one."""
+    """Return the run folder that this run was continued from, or None."""
     found = _json(folder / ORIGIN)
     run = found.get("run") if isinstance(found, dict) else None
     return run if isinstance(run, str) else None
 
 
 def refuse_foreign_place(place: Path, run: Path) -> None:
-    """Raise where a run may not keep its checkpoints in a folder outside its own.
+    """Raise if a run may not keep its checkpoints in a folder outside its own.
 
-    The folder is empty, or its lock names the run. Without a lock it may hold what the run's
-    owner has moved there: checkpoints alone, of a run that has begun, outside any run's folder.
+    Allowed are an empty folder and one whose lock names the run. Without a lock, the user may have
+    moved checkpoints there: allowed if there is nothing else, the run exists, and it is no run's
+    folder.
 
     Args:
-        place: The folder that `train.checkpoint.path` names; it need not be there.
+        place: The folder that `train.checkpoint.path` names; it need not exist.
         run: The run folder.
 
     Raises:
-        CheckpointError: it is the run folder, lies around or in it, holds other things, or is
-            another run's.
+        CheckpointError: it is, contains or lies in the run folder, holds other things, or belongs
+            to another run.
     """
-    # resolved, for a name that leads through a folder which is not there yet finds nothing
+    # resolved: a path that passes through a missing folder and back by `..` would not be found
     here, home = place.resolve(), run.resolve()
     if here.is_relative_to(home) or home.is_relative_to(here):
         raise _refused("is the run folder itself, or lies in or around it", place)
@@ -62,6 +63,7 @@ def refuse_foreign_place(place: Path, run: Path) -> None:
     owner = _owner(here)
     if owner == home:
         return
+    # A run that was removed or moved leaves its lock behind; its checkpoints may be taken over.
     if owner is not None and disk.is_folder(owner):
         raise _refused(f"holds the checkpoints of {owner}", place)
     if entries and not disk.is_file(run / "config.yaml"):
@@ -69,11 +71,13 @@ def refuse_foreign_place(place: Path, run: Path) -> None:
 
 
 def _owner(place: Path) -> Path | None:
+    """Return the run folder that the lock of a place names, or None."""
     holder = read_holder(place)
     return Path(holder.run).resolve() if holder is not None and holder.run else None
 
 
 def _has_documents(folder: Path) -> bool:
+    """Tell whether a folder holds the three documents that a run writes."""
     plan, data = _json(folder / "plan.json"), _json(folder / "data.json")
     is_plan = isinstance(plan, dict) and plan.keys() >= {"ever_trained", "phases"}
     is_data = isinstance(data, dict) and data.keys() >= {"inputs", "specs", "classes"}
@@ -81,7 +85,7 @@ def _has_documents(folder: Path) -> bool:
 
 
 def _json(path: Path) -> Any:
-    """Return what a JSON file of ours holds; None where there is none, or a damaged one."""
+    """Return the contents of a JSON file, or None if it is missing or damaged."""
     try:
         return read_own_json(path)
     except (OSError, ValueError):

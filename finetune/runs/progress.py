@@ -1,4 +1,4 @@
-"""Where a run stands. With the config and the weights, all that resuming needs."""
+"""The position of a run; with config and weights it is all that resuming needs."""
 
 import sys
 from collections.abc import Callable
@@ -11,32 +11,32 @@ from finetune.errors import CheckpointError, named
 
 @dataclass(slots=True)
 class Progress:
-    """Position of a run, in optimizer steps. Epoch and place in it follow from the step."""
+    """Position of a run, in optimizer steps. Epoch and place in the epoch follow from the step."""
 
     step: int = 0
     """Optimizer steps done."""
     phase: int = 0
-    """Number of the phase that the next step belongs to."""
+    """Index of the phase that the next step belongs to."""
     phase_began: int = 0
     """Step at which that phase began."""
     transitions: list[int] = field(default_factory=list)
-    """Steps at which phases have ended, in order."""
+    """Steps at which phases ended, in order."""
     plateau_best: float | None = None
-    """Best value in this phase of the metric whose plateau ends it."""
+    """Best value in this phase of the metric whose plateau ends the phase."""
     plateau_stale: int = 0
-    """Evaluations in a row in which it has not improved."""
+    """Evaluations in a row in which that metric has not improved."""
     plateau_reached: bool = False
-    """Whether the plateau has come."""
+    """Whether the plateau is reached, so that the phase ends."""
     phase_best: float | None = None
-    """Best value in this phase of the metric by which it finds its best weights."""
+    """Best value in this phase of the metric by which its best weights are chosen."""
     phase_best_step: int | None = None
-    """Step at which it was reached."""
+    """Step at which that value was reached."""
     best: float | None = None
     """Best value so far of the metric by which checkpoints are chosen."""
     best_step: int | None = None
-    """Step at which it was reached."""
+    """Step at which that value was reached."""
     ranking: list[tuple[int, float]] = field(default_factory=list)
-    """Step and figure of the best evaluations so far, best first: their checkpoints are kept."""
+    """Step and value of the best evaluations so far, best first; their checkpoints are kept."""
     stale: int = 0
     """Evaluations in a row in which the metric of early stopping has not improved."""
     watched: float | None = None
@@ -44,33 +44,33 @@ class Progress:
     stopped_early: bool = False
     """Whether early stopping has ended the run."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Latest figure of every metric of an evaluation."""
+    """Latest value of each evaluation metric."""
     proofs: list[dict[str, Any]] = field(default_factory=list)
-    """Proofs of the phases that are over."""
+    """Proofs of the phases that have ended."""
     fingerprints: dict[str, str] = field(default_factory=dict)
-    """Fingerprints of the frozen tensors at the beginning of the present phase."""
+    """Fingerprints of the frozen tensors at the start of the present phase."""
     seconds: dict[str, float] = field(default_factory=dict)
     """Seconds spent so far, by activity."""
     owes_evaluation: bool = False
-    """Whether the evaluation due at this step is still to come: a stop has broken it off."""
+    """Whether the evaluation due at this step must still be done: a stop interrupted it."""
     left_out: list[int] = field(default_factory=list)
-    """Steps, counted from 0, whose windows made no update: loss or gradient was not finite."""
+    """Steps, counted from 0, that made no update because loss or gradient was not finite."""
     micro_batch: int | None = None
-    """Samples of one pass, where memory did not hold as many as the config says."""
+    """Samples per pass, if memory forced fewer than the config says; else None."""
     data: str | None = None
     """Digest of the training samples in their order; None in checkpoints that did not keep it."""
     epoch_steps: int | None = None
-    """Steps of an epoch of these samples."""
+    """Steps per epoch of these samples."""
     past_epochs: list[tuple[int, int]] = field(default_factory=list)
-    """For each data that the run had before: the step of its end, and the steps of its epochs."""
+    """For each earlier data of the run: the step at which it ended, and its steps per epoch."""
     lines: int | None = 0
-    """Lines that `metrics.jsonl` has by now; None in checkpoints that did not count them."""
+    """Lines in `metrics.jsonl` so far; None in checkpoints that did not count them."""
 
     def next_phase(self, *, keeps_patience: bool) -> None:
-        """Stand at the beginning of the phase after this one.
+        """Move to the start of the next phase; mutates phase, transitions and per-phase values.
 
         Args:
-            keeps_patience: Whether early stopping goes on counting where it was.
+            keeps_patience: Whether early stopping counts on across phases.
         """
         if not keeps_patience:
             self.stale, self.watched = 0, None
@@ -80,13 +80,15 @@ class Progress:
         self.phase_best, self.phase_best_step = None, None
 
     def rank(self, value: float, num_kept: int, *, falls: bool) -> bool:
-        """Take up an evaluation of this step; return whether it is one of the `num_kept` best.
+        """Enter the value of this step's evaluation; return whether it is among the best kept.
 
-        Of two that are equal the earlier one is the better. NaN never is.
+        Of two equal values the earlier is better. NaN never is among them.
         """
+        # NaN is the only value that differs from itself.
         if value != value:
             return False
         sign = 1 if falls else -1
+        # After a stop this step may be evaluated again; it must not count twice.
         others = [entry for entry in self.ranking if entry[0] != self.step]
         ranked = sorted(
             [*others, (self.step, value)], key=lambda entry: (sign * entry[1], entry[0])
@@ -95,7 +97,7 @@ class Progress:
         return self.is_ranked()
 
     def is_ranked(self) -> bool:
-        """Tell whether this step is one of those whose checkpoints are kept as the best."""
+        """Tell whether this step's checkpoint is kept as one of the best."""
         return any(step == self.step for step, _ in self.ranking)
 
     def wanted_steps(self) -> set[int]:
@@ -104,7 +106,7 @@ class Progress:
         return {step for step in steps if step is not None}
 
     def forget_best(self, is_there: Callable[[int], bool]) -> None:
-        """Forget the best steps whose checkpoints are gone; the next one takes the first place."""
+        """Remove best steps whose checkpoints are gone; the next best one becomes the best."""
         self.ranking = [entry for entry in self.ranking if is_there(entry[0])]
         if self.best_step is not None and not is_there(self.best_step):
             self.best_step, self.best = self.ranking[0] if self.ranking else (None, None)
@@ -112,18 +114,18 @@ class Progress:
             self.phase_best_step, self.phase_best = None, None
 
     def add_seconds(self, activity: str, seconds: float) -> None:
-        """Count time spent."""
+        """Add time spent to an activity's total."""
         self.seconds[activity] = self.seconds.get(activity, 0.0) + seconds
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain data for `progress.json`."""
+        """Return this progress as plain data for `progress.json`."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Rebuild the progress that `to_json` wrote, now or in an earlier release.
+        """Return the progress that `to_json` of this or an earlier release wrote.
 
-        A field that an earlier release did not know has its value of the first step.
+        A field that the earlier release did not have gets its default.
 
         Raises:
             CheckpointError: a field is unknown or of another type.
@@ -134,6 +136,7 @@ class Progress:
             raise CheckpointError(
                 f"progress.json: {named(wrong[:1])} is unknown or of another type"
             )
+        # `lines` is 0 in a new run; in an old checkpoint that lacks it, the number is unknown.
         progress = cls(**{"lines": None} | values)
         best = progress.best_step, progress.best
         known = values.get("ranking", [best] if None not in best else [])
@@ -143,15 +146,16 @@ class Progress:
 
 
 def _is_a(value: Any, kind: Any) -> bool:
-    """Tell whether plain data may stand in a field of a type, down to the innermost value."""
+    """Tell whether plain data fits a field's type, down to the innermost value."""
     if isinstance(kind, UnionType):
         return any(_is_a(value, one) for one in get_args(kind))
     outer, inner = get_origin(kind) or kind, get_args(kind)
     if outer is float:
         return _is_number(value)
     if outer is tuple:
-        # JSON has lists alone
+        # JSON has lists only
         return _is_a(value, list) and len(value) == len(inner) and all(map(_is_a, value, inner))
+    # `isinstance` would accept True as an int.
     if type(value) is not outer:
         return outer is object or kind is Any
     if isinstance(value, dict) and inner:
@@ -160,7 +164,7 @@ def _is_a(value: Any, kind: Any) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    """Tell whether a value is a number that a float can hold: JSON has one kind of number."""
+    """Tell whether a value is a number that a float can hold; JSON does not part int from float."""
     if type(value) is int:
         return abs(value) <= sys.float_info.max
     return type(value) is float
@@ -169,11 +173,10 @@ def _is_number(value: object) -> bool:
 def improves(value: float, best: float | None, *, falls: bool, min_delta: float = 0.0) -> bool:
     """Tell whether `value` is better than `best` by more than `min_delta`. NaN never is.
 
-    Args:
-        value: The new figure.
-        best: The best so far; None if there is none yet.
+        value: The new value.
+        best: The best so far; None if there is none.
         falls: Whether lower is better.
-        min_delta: The least gain that counts.
+        min_delta: Smallest improvement that counts.
     """
     if best is None:
         return value == value

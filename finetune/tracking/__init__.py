@@ -1,1 +1,1 @@
-"""Where figures go: TensorBoard, JSON lines, the console."""
+"""Trackers, which receive the figures of a run: TensorBoard, JSON lines, the console."""

@@ -1,4 +1,4 @@
-"""The console: a progress bar on a terminal, plain lines elsewhere, all on standard error."""
+"""Show progress on standard error: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -27,15 +27,15 @@ _WIDTH_OF_PLAIN_TABLES = 120
 
 
 class Console(Tracker):
-    """Shows how far a run is: `begin`, then `scalars` at every logged step, then `close`.
+    """Shows how far a run is: call `begin`, then `scalars` at each logged step, then `close`.
 
-    On a terminal a bar is drawn a few times a second, with evaluations as lines above it.
-    Elsewhere every evaluation is a line, and so is every tenth of the run and every 30 s. A step
-    between them costs a look at the clock.
+    On a terminal it draws a bar a few times a second, with evaluations as lines above it.
+    Elsewhere it prints a line for each evaluation, each tenth of the run, and every 30 s. Other
+    steps cost one look at the clock.
 
     Args:
-        stream: Where to write; standard error if left out. A run goes on when it is closed, full or
-            not read any more.
+        stream: Stream to write to; standard error if left out. If it is closed, full or no longer
+            read, the run goes on.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -50,7 +50,7 @@ class Console(Tracker):
         self._latest: tuple[int, Mapping[str, float | str]] | None = None
 
     def begin(self, step: int, total_steps: int, *, lines: int | None = None) -> None:
-        """Begin a run of `total_steps` optimizer steps, of which `step` are behind it."""
+        """Start showing a run of `total_steps` optimizer steps, `step` of which are done."""
         self.close()
         self._total = total_steps
         self._tenth = _tenths(step, total_steps)
@@ -62,7 +62,7 @@ class Console(Tracker):
             self._bar.start()
 
     def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
-        """Show the figures of one step, if it is time to."""
+        """Show the figures of one step if a new line or drawing is due."""
         if any(tag.startswith("freeze/") for tag in values):
             return
         if not any(tag.startswith("train/") for tag in values):
@@ -80,15 +80,15 @@ class Console(Tracker):
             self._line(step, _summary(values))
 
     def message(self, text: str) -> None:
-        """Print plain text on a line of its own, above the bar if there is one."""
+        """Print a line, above the bar if there is one."""
         self._console.tell(text)
 
     def table(self, renderable: rich.console.RenderableType) -> None:
-        """Print a table, or anything else that rich can render."""
+        """Print a table or anything else that rich renders."""
         self._console.print(renderable)
 
     def close(self) -> None:
-        """Draw the bar a last time and leave it there."""
+        """Draw the bar a last time and stop it; it stays on the screen."""
         if self._bar is None:
             return
         if self._latest is not None:
@@ -97,20 +97,23 @@ class Console(Tracker):
         self._bar = None
 
     def _draw(self, bar: Progress, step: int, values: Mapping[str, float | str]) -> None:
+        """Draw the bar with the figures of a step."""
         bar.update(self._task, completed=step, description=one_line(_summary(values)))
         bar.refresh()
 
     def _line(self, step: int, *parts: str) -> None:
+        """Print a line that begins with the step."""
         place = f"step {step}/{self._total}" if self._total else f"step {step}"
         self.message("  ".join(part for part in (place, *parts) if part))
 
     def _tenth_is_over(self, step: int) -> bool:
+        """Tell whether the run has passed another tenth since the last call."""
         before, self._tenth = self._tenth, _tenths(step, self._total)
         return self._tenth > before
 
 
 def _bar(console: rich.console.Console) -> Progress:
-    """Make a bar that draws only when told to: a thread of its own would slow the loop."""
+    """Return a bar that is drawn only on demand: rich's own drawing thread would slow the loop."""
     return Progress(
         MofNCompleteColumn(),
         BarColumn(bar_width=None),
@@ -119,11 +122,13 @@ def _bar(console: rich.console.Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
         auto_refresh=False,
+        # redirected, standard output would appear on standard error, with the bar
         redirect_stdout=False,
     )
 
 
 def _place(values: Mapping[str, float | str]) -> str:
+    """Return phase and epoch as text, as far as they are given."""
     parts = [str(values["phase"])] if "phase" in values else []
     if "epoch" in values:
         parts.append(f"epoch {_figure(values['epoch'])}")
@@ -131,7 +136,7 @@ def _place(values: Mapping[str, float | str]) -> str:
 
 
 def _summary(values: Mapping[str, float | str]) -> str:
-    """Put what a bar has room for into a few words: place, loss and the first rate."""
+    """Return what fits beside a bar as text: phase, epoch, loss and the first learning rate."""
     parts = [_place(values)]
     if "train/loss" in values:
         parts.append(f"loss {_figure(values['train/loss'])}")
@@ -142,8 +147,10 @@ def _summary(values: Mapping[str, float | str]) -> str:
 
 
 def _figure(value: float | str) -> str:
+    """Return a value as text with four significant digits."""
     return value if isinstance(value, str) else f"{value:.4g}"
 
 
 def _tenths(step: int, total: int) -> int:
+    """Return how many tenths of the run are over at a step."""
     return 10 * step // total if total else 0

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: the figures of a run, one line per logged step, readable while it runs."""
+"""`metrics.jsonl`: the figures of a run, one JSON line per logged step, readable meanwhile."""
 
 import json
 import math
@@ -13,13 +13,13 @@ from finetune.tracking.tracker import Tracker
 
 
 class JsonLines(Tracker):
-    """Appends to a file of JSON lines: `{"step": 12, "epoch": 0.4, "train/loss": 0.31}`.
+    """Appends lines such as `{"step": 12, "epoch": 0.4, "train/loss": 0.31}` to a file.
 
-    Every line is handed to the system whole and at once, so that a killed run loses none, and the
-    file is closed in between. Any call raises `FinetuneError` if it cannot be written.
+    Each line is written whole in one call, and the file is closed in between, so a kill loses no
+    line. Every method raises `FinetuneError` if the file cannot be written.
 
     Args:
-        path: The file. Its folder is made if need be.
+        path: The file. Its folder is made if it is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,17 +27,17 @@ class JsonLines(Tracker):
         self._is_ready = False
 
     def begin(self, step: int, total_steps: int, *, lines: int | None = None) -> None:
-        """Drop the lines after `step`, and of that step those after the first `lines` of all.
+        """Drop lines of steps after `step`, and all lines beyond the first `lines`.
 
-        All of them go where a run begins anew.
+        All lines are dropped if the run starts from step 0.
         """
         cut_back(self._path, step or -1, lines)
 
     def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
         """Append one line.
 
-        JSON has no infinity and no NaN: such a figure becomes null, and its tag stands in the
-        list `non_finite`.
+        JSON has neither infinity nor NaN: such a value becomes null, and its tag is added to the
+        list `non_finite` of the line.
         """
         try:
             if not self._is_ready:
@@ -50,16 +50,16 @@ class JsonLines(Tracker):
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read a file of JSON lines, without a last line that a kill cut short.
+    """Return the lines of a metrics file as dicts; a last line cut short by a kill is left out.
 
     Raises:
-        FinetuneError: the file cannot be read, or a line of it is not a JSON object with a step.
+        FinetuneError: the file cannot be read, or a line is not a JSON object with a step.
     """
     return [entry for _, entry in _entries(path)]
 
 
 def has_torn_line(path: Path) -> bool:
-    """Tell whether a kill has cut short the last line of a file.
+    """Tell whether the last line of a file has no line end, because a kill cut it short.
 
     Raises:
         FinetuneError: the file cannot be read.
@@ -74,12 +74,12 @@ def has_torn_line(path: Path) -> bool:
 
 
 def cut_back(path: Path, step: int, lines: int | None = None) -> None:
-    """Drop the lines after `step`, so that a run resumed there writes none twice.
+    """Drop lines of steps after `step`, so that a run resumed there writes none twice.
 
-    Of a step that was evaluated after its checkpoint, only the first `lines` lines of the file
-    tell which are from before.
+    `lines` limits the number kept: an evaluation made after the checkpoint has the same step, and
+    will be made again.
 
-    The file is replaced in one move. A file that does not exist is left so.
+    The file is replaced in one move. A missing file stays missing.
 
     Raises:
         FinetuneError: the file cannot be read or written, or a line of it is damaged.
@@ -94,6 +94,7 @@ def cut_back(path: Path, step: int, lines: int | None = None) -> None:
 
 
 def _line(step: int, values: Mapping[str, float | str]) -> bytes:
+    """Return one line of the file; values that JSON lacks become null."""
     entry: dict[str, Any] = {"step": step}
     non_finite = []
     for tag, value in values.items():
@@ -107,13 +108,14 @@ def _line(step: int, values: Mapping[str, float | str]) -> bytes:
 
 
 def _entries(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Yield each whole line and what it says."""
+    """Yield each complete line of a metrics file with its parsed object."""
     try:
         with disk.open_to_read(path) as file:
             lines = file.read().splitlines(keepends=True)
     except OSError as error:
         raise _cannot("read", path, error) from error
     for number, line in enumerate(lines, start=1):
+        # The last line of a killed run, or one that is being written right now.
         if not line.endswith(b"\n"):
             return
         try:

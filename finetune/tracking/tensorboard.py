@@ -1,4 +1,4 @@
-"""TensorBoard: curves over optimizer steps, text, pictures, and settings beside their results."""
+"""TensorBoard: curves over optimizer steps, text, images, and settings beside their results."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,12 +19,12 @@ from finetune.visible import one_line, visible
 class TensorBoard(Tracker):
     """Writes event files into one folder, which TensorBoard shows as one run.
 
-    They are opened at the first use; any call raises `FinetuneError` if they cannot be written.
+    The first call opens a file; each call raises `FinetuneError` if it cannot be written.
 
     Args:
-        folder: Where the event files go. Made if need be.
-        purge_step: For a resumed run, its first step to come: what an earlier process wrote for
-            that step and later ones is no longer shown. `begin` sets it as well.
+        folder: Folder for the event files; made if it is missing.
+        purge_step: For a resumed run, its next step: what an earlier process wrote for that step
+            and later ones is no longer shown. `begin` sets it too.
     """
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
@@ -35,15 +35,17 @@ class TensorBoard(Tracker):
         self._seen: set[str] = set()
 
     def begin(self, step: int, total_steps: int, *, lines: int | None = None) -> None:
-        """Open a new event file, from which on points after `step` count."""
+        """Open a new event file; points after `step` in earlier files are no longer shown."""
         self.close()
         self._last_step = step
         self._purge_step = step + 1 if step else None
+        # Entering the block opens the file: a folder that cannot be written fails now, not at a
+        # later step.
         with self._writing():
             pass
 
     def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
-        """Add a point to the curve of each tag. Text and the entries of `PLACE` are no curves."""
+        """Add a point to each tag's curve. Text and the entries of `PLACE` get no curve."""
         # One event for all tags costs a fraction of the event per tag that `add_scalar` writes.
         points = [
             Summary.Value(tag=one_line(tag), simple_value=float(value))
@@ -55,22 +57,22 @@ class TensorBoard(Tracker):
         self._last_step = step
 
     def text(self, tag: str, text: str, step: int) -> None:
-        """Show text in Markdown."""
+        """Add a text in Markdown."""
         with self._writing() as writer:
             writer.add_text(one_line(tag), visible(text), step)
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Show a picture of `(H, W, 3)` bytes."""
+        """Add an image of shape `(H, W, 3)`, bytes."""
         with self._writing() as writer:
             writer.add_image(one_line(tag), image, step, dataformats="HWC")
 
     def hparams(
         self, values: Mapping[str, str | float | int | bool], metrics: Mapping[str, float]
     ) -> None:
-        """Put the settings beside the results, in the run's own folder.
+        """Show the settings of the run beside its results.
 
-        `SummaryWriter.add_hparams` would make a second run below this one. TensorBoard takes each
-        metric from the end of the curve of that tag; one without a curve gets a single point.
+        `SummaryWriter.add_hparams` would make a second run below this one. TensorBoard reads each
+        metric from the end of its curve; a metric without a curve gets a single point.
         """
         settings = {one_line(key): _setting(value) for key, value in values.items()}
         figures = {one_line(tag): value for tag, value in metrics.items()}
@@ -81,23 +83,24 @@ class TensorBoard(Tracker):
             self.scalars(self._last_step, unseen)
 
     def close(self) -> None:
-        """Write out the queue and close the event file."""
+        """Write what is queued and close the event file."""
         if self._writer is not None:
             with self._writing() as writer:
                 writer.close()
             self._writer = None
 
     def _add(self, summary: Any, step: int) -> None:
+        """Queue one event."""
         with self._writing() as writer:
             writer.file_writer.add_summary(summary, step)
 
     @contextmanager
     def _writing(self) -> Iterator[Any]:
-        """Give the writer, opened if need be; tell its faults in the user's words."""
+        """Yield the writer, opened if it is not; turn `OSError` into a `FinetuneError`."""
         try:
             if self._writer is None:
-                # It opens a file by a name of its own making. That no link bears it is looked
-                # at before, where the run folder is.
+                # It makes up the file's name by itself. That no link has such a name is checked
+                # earlier, by the run folder.
                 disk.make_folder(self._folder)
                 # A queue of torch's default length, 10, makes training wait for the disk.
                 self._writer = SummaryWriter(
@@ -114,13 +117,15 @@ class TensorBoard(Tracker):
 
 
 def _setting(value: str | float | bool) -> str | float:
+    """Return a setting in a form that TensorBoard shows."""
     if isinstance(value, bool):
         return str(value).lower()
     return one_line(value) if isinstance(value, str) else value
 
 
 def _quieten(writer: SummaryWriter) -> None:
-    """Keep the thread that writes from printing a traceback: the next call raises its fault."""
+    """Keep the writer's thread from printing a traceback: the next call raises the same fault."""
+    # There is no public way. Where a later release renames these, only the traceback comes back.
     files: Any = writer.file_writer
     with suppress(AttributeError):
         files.event_writer._async_writer._worker._invoke_excepthook = _do_nothing
