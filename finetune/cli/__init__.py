@@ -1,4 +1,4 @@
-"""The command line: one thin function per verb."""
+"""The command line: one thin function per verb, put together here."""
 
 import typer
 
@@ -34,7 +34,8 @@ app.command("tensorboard")(tensorboard_command)
 
 
 def main() -> None:
-    """Run one command, and exit."""
+    """Run the command that the arguments name; a failure exits with its code."""
+    # The streams come first: whatever `told` prints about an error must be made visible too.
     with visible_streams(), told():
         refuse_removed_folder()
         app()

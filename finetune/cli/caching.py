@@ -1,4 +1,4 @@
-"""The verb that looks after what was computed once and kept: ls, verify, clear."""
+"""The verb `cache`: list, verify or remove what is stored of the frozen prefix."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -28,7 +28,7 @@ def cache_command(
     as_json: Json = False,
 ) -> None:
     """Show, verify or clear the activation cache, and the token ids kept beside it."""
-    # numpy takes a while to load: help does not wait for it
+    # numpy takes a while to load: `--help` must not wait for it
     from finetune.store.directory import cache_root, entries
 
     root = cache_root()
@@ -41,6 +41,7 @@ def cache_command(
 
 
 def _chosen(found: "Sequence[Entry]", beginnings: Sequence[str]) -> "list[Entry]":
+    """Return the stores whose keys begin as given, or all; raise if a beginning matches none."""
     for beginning in beginnings:
         if not any(entry.key.startswith(beginning) for entry in found):
             raise FinetuneError(
@@ -50,12 +51,13 @@ def _chosen(found: "Sequence[Entry]", beginnings: Sequence[str]) -> "list[Entry]
 
 
 def _acted(action: Literal["ls", "verify", "clear"], root: Path, entry: "Entry") -> dict[str, Any]:
+    """Apply an action to one store; return its result as plain data."""
     row: dict[str, Any] = {"key": entry.key, "size_bytes": entry.size_bytes}
     match action:
         case "ls":
             return row | _facts(entry)
         case "verify":
-            # torch takes seconds to load: to list and to remove stores does not wait for it
+            # torch takes seconds to load, and only this action needs it
             from finetune.store.audit import audit
 
             found = audit(root, entry)
@@ -70,8 +72,10 @@ def _acted(action: Literal["ls", "verify", "clear"], root: Path, entry: "Entry")
 
 
 def _facts(entry: "Entry") -> dict[str, Any]:
+    """Return what is known about a store, as plain data."""
     used = datetime.fromtimestamp(entry.last_used).astimezone().isoformat(" ", "minutes")
     about: dict[str, Any] = {"last_used": used, "in_use": entry.in_use, "readable": False}
+    # A store of another version, or a damaged one, is listed too: it takes space that can be freed.
     if entry.meta is None:
         return about
     about |= {"readable": True, "samples": entry.meta.layout.num_rows, "torch": entry.meta.torch}
@@ -79,6 +83,7 @@ def _facts(entry: "Entry") -> dict[str, Any]:
 
 
 def _print_rows(rows: Sequence[dict[str, Any]], root: Path, out: TextIO) -> None:
+    """Print one line per store, and a line with their number and total size."""
     for row in rows:
         tell(f"{row['key']}  {size(row['size_bytes']):>9}  {_told(row)}", out)
     total = size(sum(row["size_bytes"] for row in rows))
@@ -87,6 +92,7 @@ def _print_rows(rows: Sequence[dict[str, Any]], root: Path, out: TextIO) -> None
 
 
 def _told(row: dict[str, Any]) -> str:
+    """Return the result for one store as text."""
     match row:
         case {"removed": removed}:
             return "removed" if removed else "kept: a process has it open"

@@ -1,4 +1,4 @@
-"""Verbs that look at a config without training: validate, schema, plan, inspect."""
+"""The verbs that check a config without training: validate, schema, plan, inspect."""
 
 import sys
 from pathlib import Path
@@ -18,8 +18,8 @@ def validate_command(
     override: Overrides = None,
 ) -> None:
     """Check configs against the schema alone, without loading torch, data or weights."""
-    # the schema takes longer to load than `--help` may take, torch takes seconds: each verb
-    # imports what it needs
+    # the schema takes longer to load than `--help` may take, and torch takes seconds: each verb
+    # imports only what it needs
     from finetune.config.loader import load_config
 
     faults = 0
@@ -31,6 +31,7 @@ def validate_command(
             tell_error(error)
         else:
             tell(f"{path}: valid", sys.stdout)
+    # After all files: each one's problems are told in one call.
     raise typer.Exit(2 if faults else 0)
 
 
@@ -57,7 +58,7 @@ def plan_command(
 
     loaded = load_config(config, overrides=override or (), trust=trust or ())
     with results() as out:
-        # torch takes seconds to load: a config that is wrong does not wait for it
+        # torch takes seconds to load: a config that is wrong fails before that
         with loading():
             from finetune.cli.plans import plan_table, preview, preview_as_data, write_long_form
 

@@ -1,4 +1,4 @@
-"""The verb that looks a run over: doctor."""
+"""The verb `doctor`, which diagnoses a run folder."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def doctor_command(run: Run, as_json: Json = False) -> None:
-    """Verify a run folder: what is whole, what a run would go on from, whether the proof holds.
+    """Verify a run folder: what is whole, where a run would resume, whether the proof holds.
 
     Exit code 0 if nothing is damaged, 2 otherwise.
     """
-    # numpy takes a while to load: help does not wait for it
+    # numpy takes a while to load: `--help` must not wait for it
     from finetune.runs.doctor import examine
 
     with results() as out:
@@ -34,6 +34,7 @@ def doctor_command(run: Run, as_json: Json = False) -> None:
 
 
 def _as_json(diagnosis: "Diagnosis") -> dict[str, Any]:
+    """Return a diagnosis as plain data, for `--json`."""
     return {
         "run": str(diagnosis.run),
         "sound": diagnosis.is_sound,

@@ -1,4 +1,4 @@
-"""Turn whatever ends a command into a line and an exit code, in one place."""
+"""Turn whatever ends a command into a line on standard error and an exit code, in one place."""
 
 import errno
 import re
@@ -18,21 +18,23 @@ _READER_GONE = 141
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Exit as the contract says, with a line on standard error, whatever ends the block.
+    """Report whatever ends the block on standard error, and exit with the documented code.
 
-    0 done, 1 a bug (its traceback stays), 2 the user can fix it, or another code of a
-    `FinetuneError`, 130 interrupted, 141 the reader of standard output has gone.
+    0 done, 1 a bug (with its traceback), 2 or another code of a `FinetuneError`, 130 interrupted,
+    141 nobody reads standard output any more.
     """
     try:
         try:
             yield
         finally:
-            sys.stdout.flush()  # what cannot be written is to be told while that is possible
+            sys.stdout.flush()  # Python would flush after this, where a failure is not reported
     except ReaderGone:
         sys.exit(_READER_GONE)
     except Interrupted as end:
         tell(str(end), sys.stderr)
         sys.exit(INTERRUPTED)
+    # No `FinetuneError`: the user can do nothing about it, and it must not look like a wrong
+    # config.
     except FrozenWeightError as error:
         tell(f"proof failed: {error}", sys.stderr)
         sys.exit(1)
@@ -45,10 +47,10 @@ def told() -> Iterator[None]:
 
 
 def refuse_removed_folder() -> None:
-    """Raise where the current folder was removed: libraries of C end the process without a word.
+    """Raise if the current folder was removed: C libraries would end the process without a word.
 
     Raises:
-        FinetuneError: it was.
+        FinetuneError: it was removed.
     """
     try:
         Path.cwd()
@@ -57,9 +59,10 @@ def refuse_removed_folder() -> None:
 
 
 def fault_of_the_system(error: BaseException) -> FinetuneError | None:
-    """Return what the system has refused, where that is what `error` comes from; else None.
+    """Return the error that tells what the system refused, if that caused `error`; else None.
 
-    A system call that fails, memory or threads that have run out, a library that cannot be loaded.
+    That is a failed system call, memory or threads that ran out, or a library that cannot be
+    loaded.
     """
     if is_out_of_memory(error):
         return FinetuneError("memory has run out", hint="free some, or lift the limit (ulimit -v)")
@@ -75,12 +78,13 @@ def fault_of_the_system(error: BaseException) -> FinetuneError | None:
             )
         case RuntimeError() if "can't start new thread" in str(error):
             return FinetuneError("the system starts no more threads", hint="see ulimit -u and -v")
-        # One that exits by itself is a bug, or hung: its own lines tell which
+        # A worker that exits by itself is a bug, or hung: its own lines tell which.
         case RuntimeError() if re.match(r"DataLoader worker .* is killed by signal", str(error)):
             return FinetuneError(
                 f"a process that prepares batches has ended: {error}",
                 hint="data.workers: 0 prepares them in the process of the run",
             )
+    # Libraries wrap the system's error in one of their own.
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None if cause is None else fault_of_the_system(cause)
 

@@ -1,4 +1,4 @@
-"""Arguments that several verbs share."""
+"""Arguments and options that several verbs share."""
 
 import sys
 from importlib.metadata import version as version_of
@@ -23,6 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and 
 
 
 def _tell_version(asked: bool) -> None:
+    """Print the version and exit, if `--version` is given."""
     if asked:
         tell(f"finetune {version_of('finetune')}", sys.stdout)
         raise typer.Exit

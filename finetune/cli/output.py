@@ -1,4 +1,4 @@
-"""Standard output for results alone, and sizes as people read them."""
+"""Keep standard output for results, and write sizes as people read them."""
 
 import sys
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ from typing import TextIO
 
 @contextmanager
 def results() -> Iterator[TextIO]:
-    """Yield standard output for the verb's own results.
+    """Yield standard output for a verb's own results.
 
-    Meanwhile everything else that prints, a library or the user's network, goes to standard
-    error: what a program reads from a pipe holds nothing but the answer.
+    In the block, whatever else prints to it, such as a library or the user's network, goes to
+    standard error: a program that reads a pipe gets only the result.
     """
     out = sys.stdout
     with redirect_stdout(sys.stderr):
@@ -19,7 +19,7 @@ def results() -> Iterator[TextIO]:
 
 
 def size(num_bytes: int) -> str:
-    """Return a number of bytes in the unit that fits."""
+    """Return a number of bytes as text, in the unit that fits."""
     if num_bytes < 1024:
         return f"{num_bytes} B"
     amount, unit = num_bytes / 1024, "KiB"

@@ -1,4 +1,4 @@
-"""How a plan looks on a terminal and as JSON: phases, what trains in them, what they cost."""
+"""Print a plan as tables or JSON: phases, what each trains, what it costs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ from finetune.visible import one_line
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """All that is known of a run before it begins."""
+    """All that is known about a run before its first step."""
 
     config: RunConfig
     parts: Parts
@@ -36,7 +36,7 @@ class Preview:
 
 
 def preview(config: RunConfig) -> Preview:
-    """Build what a config describes and look at it, without taking a step.
+    """Build what a config describes and compute its costs and lints, without training.
 
     Raises:
         FinetuneError: something in the config does not fit the data or the model.
@@ -55,7 +55,7 @@ def preview_as_data(preview: Preview) -> dict[str, Any]:
     for phase, cost, span in zip(document["phases"], costs.phases, costs.spans, strict=True):
         phase |= {"span": asdict(span), "costs": asdict(cost)}
         if cost.storing is not None:
-            # seconds differ from one call to the next; a plan is the same every time
+            # measured in seconds, which differ between calls; a plan must be the same every time
             phase["costs"]["storing"].pop("pays")
     return document | {
         "notes": list(preview.parts.data.notes_on_all),
@@ -76,7 +76,7 @@ def preview_as_data(preview: Preview) -> dict[str, Any]:
 
 
 def plan_table(preview: Preview, file: TextIO, *, full: bool) -> None:
-    """Print facts of the data, every phase with the state of its parameters, costs and notes."""
+    """Print facts about the data, each phase with the state of its parameters, costs and notes."""
     console, parts = console_for(file), preview.parts
     facts = parts.data.facts
     lines = [("data", on_sizes(facts))]
@@ -86,6 +86,7 @@ def plan_table(preview: Preview, file: TextIO, *, full: bool) -> None:
     if parts.data.automatic:
         lines.append(("note", f"transforms: {on_transforms(parts.data.automatic)}"))
     lines += [("weights", line) for line in lines_on_weights(parts.model.weights_reports)]
+    # A tied parameter has two names, and freezing either freezes both: surprising unless told.
     ties = [param for param in parts.plan.inventory if param.aliases]
     lines += [("tied", f"{tie.name} is also {', '.join(tie.aliases)}") for tie in ties]
     lines.append(("run", _run(preview)))
@@ -103,10 +104,10 @@ def plan_table(preview: Preview, file: TextIO, *, full: bool) -> None:
 
 
 def write_long_form(config: RunConfig, parts: Parts, path: Path) -> None:
-    """Write the whole config, with its phases written out, as a file to edit.
+    """Write the whole config, with its phases and automatic transforms spelled out, to a new file.
 
     Raises:
-        FinetuneError: a regular file is there already, or it cannot be written.
+        FinetuneError: the file exists already, or cannot be written.
     """
     phases = phases_of(config, parts.model)
     everything = FreezeConfig(phases=(PhaseConfig(name="all", freeze=()),))
@@ -119,7 +120,7 @@ def write_long_form(config: RunConfig, parts: Parts, path: Path) -> None:
 
 
 def _run(preview: Preview) -> str:
-    """Say how long the run is and how its rates go."""
+    """Return the length of the run, its optimizer and learning rate as one line."""
     config, total = preview.config, preview.parts.total_steps
     optimizer = config.optimizer
     decay = weight_decay_of(optimizer)
@@ -131,7 +132,7 @@ def _run(preview: Preview) -> str:
 
 
 def _print_costs(preview: Preview, console: Terminal) -> None:
-    """Print what phases compute, what a store of their prefix would save, what they keep."""
+    """Print FLOPs, savings by the activation cache, memory and file sizes per phase."""
     costs = preview.costs
     names = [f"{number}: {phase.name}" for number, phase in enumerate(preview.parts.plan.phases)]
     named = list(zip([*names, "full training"], [*costs.phases, costs.full], strict=True))
@@ -154,7 +155,7 @@ def _print_costs(preview: Preview, console: Terminal) -> None:
 
 
 def _flops_table(named: Sequence[tuple[str, Costs]], full: int) -> Table:
-    """Lay out FLOPs; the columns of a store only where some phase has one."""
+    """Return a table of FLOPs; it has columns on stores only if some phase is cached."""
     has_stores = any(cost.storing is not None for _, cost in named)
     more = ["with store", "of full", "store"] if has_stores else []
     table = new_table(["phase"], ["FLOPs", "of full", *more])
@@ -169,7 +170,7 @@ def _flops_table(named: Sequence[tuple[str, Costs]], full: int) -> Table:
 
 
 def _notes_on_stores(named: Sequence[tuple[str, Costs]]) -> Iterator[str]:
-    """Say of each phase where its prefix ends, or why it has none."""
+    """Yield a line for each phase: where its frozen prefix ends, or why it is not cached."""
     for name, cost in named:
         storing = cost.storing
         if storing is None:
@@ -190,7 +191,7 @@ def _notes_on_stores(named: Sequence[tuple[str, Costs]]) -> Iterator[str]:
 
 
 def _whole_run(costs: PlanCosts) -> str | None:
-    """Say what the whole run takes; None where metrics decide on its course."""
+    """Return the cost of the whole run as text, or None if metrics decide how long phases last."""
     if costs.share_of_flops is None or costs.share_with_stores is None:
         return None
     text = f"the whole run takes {costs.share_of_flops:.1%} of the FLOPs of full training"
@@ -200,6 +201,7 @@ def _whole_run(costs: PlanCosts) -> str | None:
 
 
 def _memory(cost: Costs) -> tuple[int, ...]:
+    """Return the sizes of one row of the table, in bytes."""
     return (
         cost.gradients_bytes,
         cost.optimizer_bytes,
@@ -210,7 +212,7 @@ def _memory(cost: Costs) -> tuple[int, ...]:
 
 
 def _flops(count: int) -> str:
-    """Write a number of operations with the prefix that fits."""
+    """Return a number of operations as text, with the prefix that fits."""
     amount, prefix = float(count), ""
     for larger in ("k", "M", "G", "T", "P", "E"):
         if amount < 1000:
@@ -220,5 +222,6 @@ def _flops(count: int) -> str:
 
 
 def _where(lint: Lint, config: RunConfig) -> str:
+    """Return the file and line that a lint is about, or its key if the config has no file."""
     origin = config.locate(lint.key)
     return str(origin) if origin is not None else ".".join(map(str, lint.key))

@@ -1,4 +1,4 @@
-"""Verbs that run a network: train, eval, predict; and the TensorBoard that shows it."""
+"""The verbs that run a network, train, eval and predict; and `tensorboard`."""
 
 import os
 import socket
@@ -14,7 +14,7 @@ from finetune.cli.options import Config, Json, Overrides, Run, Trust
 from finetune.cli.output import results
 from finetune.errors import FinetuneError
 from finetune.process import loading
-from finetune.visible import tell, tell_json
+from finetune.visible import tell
 
 
 def train_command(
@@ -41,12 +41,14 @@ def train_command(
 
     loaded = load_config(config, overrides=override or (), trust=trust or ())
     with results():
-        # torch takes seconds to load: a config that is wrong does not wait for it
+        # torch takes seconds to load: a config that is wrong fails before that
         with loading():
             from finetune.train.resuming import can_go_on
             from finetune.train.setup import build_trainer, located
             from finetune.train.stopping import leaving_at_once
 
+        # While it is built there is nothing to save: a signal ends it at once, with a code that
+        # tells whether a checkpoint is there to resume from.
         with leaving_at_once(partial(can_go_on, loaded, run, fresh=fresh, resume=resume)):
             trainer = build_trainer(
                 loaded,
@@ -85,11 +87,11 @@ def eval_command(
     """Evaluate a trained run on one part of its data, or on all of other data.
 
     Other data is named by INPUT or by -o data.source.path=FILE. It is read with the columns and
-    classes of the run; how many of its rows were trained on is told.
+    classes of the run; the number of its rows that were trained on is reported.
     """
     with results() as out:
         with loading():
-            from finetune.cli.tables import metrics_table
+            from finetune.cli.tables import print_evaluation
             from finetune.train.trained import evaluated, load_run
 
         overrides, note = override or (), partial(tell, file=sys.stderr)
@@ -101,16 +103,7 @@ def eval_command(
             data_changed=data_changed,
             tell=note,
         )
-        data = found.data
-        prefix = f"{data.part}/" if data.part else ""
-        for name, reason in found.left_out.items():
-            note(f"{prefix}{name} is left out: {reason}")
-        if as_json:
-            named = {"input": data.name, "rows": len(data.samples), "trained_on": data.num_trained}
-            about = {"run": str(run), "split": data.part, **(named if data.name else {})}
-            tell_json({**about, "metrics": found.figures}, out)
-        else:
-            metrics_table({f"{prefix}{name}": value for name, value in found.figures.items()}, out)
+        print_evaluation(run, found, out, as_json=as_json, note=note)
 
 
 def predict_command(
@@ -133,8 +126,8 @@ def predict_command(
 ) -> None:
     """Run a trained network on new inputs; one line for each, JSON on standard output.
 
-    In CSV, a text that begins with = + - @ gets an apostrophe before it, and hidden characters are
-    written as escapes, for spreadsheets run formulas; --raw writes all as it is.
+    In CSV, a text that begins with = + - @ gets an apostrophe before it, since spreadsheets run
+    formulas, and hidden characters become escapes; --raw writes all texts as they are.
     """
     with results() as stdout:
         with loading():
@@ -171,21 +164,21 @@ def tensorboard_command(
         raise FinetuneError("no such folder", where=str(runs), hint="train a run first")
     _refuse_links_out_of(runs)
     _refuse_used_port(port)
-    # TensorBoard has no authentication: it is never bound to an address others can reach. Without
-    # -P, `python -m` would look for it, and for all that it imports, in the current folder first
+    # TensorBoard has no authentication, so it is never bound to an address that others can reach.
+    # Without -P, `python -m` would search it and all that it imports in the current folder first.
     command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(runs)]
-    # In our own place, so that whoever ends this process ends the server
+    # It replaces this process, so whoever ends this process ends the server.
     os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])
 
 
 def _refuse_used_port(port: int) -> None:
-    """Raise where another process listens: TensorBoard tells it by a warning of its own.
+    """Raise if another process listens on a port: TensorBoard would only print a warning.
 
     Raises:
-        FinetuneError: the port cannot be listened on.
+        FinetuneError: the port cannot be used.
     """
     with socket.socket() as probe:
-        # as servers do: connections of a server that has ended do not hold its port
+        # as servers do: closed connections of an earlier server do not keep its port in use
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
@@ -198,12 +191,12 @@ def _refuse_used_port(port: int) -> None:
 
 
 def _refuse_links_out_of(runs: Path) -> None:
-    """Raise where TensorBoard, which follows every link, would read elsewhere or never end.
+    """Raise if a link leads out of a folder: TensorBoard follows links, maybe without end.
 
-    A link to another run of the same folder, such as `best`, is all that may be there.
+    The only links allowed are those to another run in the same folder, such as `best`.
 
     Raises:
-        FinetuneError: there is another link, a pipe or a device.
+        FinetuneError: there is any other link, a pipe or a device.
     """
     home = runs.resolve()
     for path in disk.strange_below(runs):

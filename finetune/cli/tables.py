@@ -1,21 +1,24 @@
-"""How inspections and metrics look on a terminal, and in a pipe."""
+"""Print inspections and metrics as tables, on a terminal or into a pipe."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import TextIO
 
 from rich.table import Table
 
 from finetune.preview.inspection import CallInGraph, Inspection, ParameterGradient
 from finetune.terminal import STYLES, console_for, figure, new_table, print_lines
+from finetune.train.trained import Evaluated
+from finetune.visible import tell_json
 
 
 def inspection_table(
     inspection: Inspection, file: TextIO, *, activations: bool, full: bool
 ) -> None:
-    """Print leaves, graph nodes and the place where the graph is cut.
+    """Print parameters, outputs of modules, and the place where the autograd graph is cut.
 
-    What lies outside the graph is folded into one line per block unless `full`.
+    What lies outside the graph is folded into one line per block, unless `full`.
     """
     console = console_for(file)
     console.print("leaves: parameters after one forward and backward pass")
@@ -34,12 +37,33 @@ def inspection_table(
     )
 
 
-def metrics_table(figures: dict[str, float], file: TextIO) -> None:
-    """Print one figure a line."""
-    print_lines([(tag, figure(value)) for tag, value in figures.items()], console_for(file))
+def print_evaluation(
+    run: Path, found: Evaluated, file: TextIO, *, as_json: bool, note: Callable[[str], None]
+) -> None:
+    """Print the metrics of an evaluation, one per line or as a JSON document.
+
+    Args:
+        run: The run folder.
+        found: The evaluation.
+        file: The stream for the metrics.
+        as_json: Whether to print JSON.
+        note: Receives a line for each metric that is left out, with the reason.
+    """
+    data = found.data
+    prefix = f"{data.part}/" if data.part else ""
+    for name, reason in found.left_out.items():
+        note(f"{prefix}{name} is left out: {reason}")
+    if as_json:
+        named = {"input": data.name, "rows": len(data.samples), "trained_on": data.num_trained}
+        about = {"run": str(run), "split": data.part, **(named if data.name else {})}
+        tell_json({**about, "metrics": found.figures}, file)
+        return
+    lines = [(f"{prefix}{name}", figure(value)) for name, value in found.figures.items()]
+    print_lines(lines, console_for(file))
 
 
 def _leaves_table(leaves: Sequence[ParameterGradient], *, full: bool) -> Table:
+    """Return a table of parameters with their state and gradient norm."""
     table = new_table(["parameter", "shape", "state"], ["gradient norm"])
     for block, together in groupby(leaves, lambda leaf: _fold(leaf.block, leaf.is_frozen, full)):
         group = list(together)
@@ -55,6 +79,7 @@ def _leaves_table(leaves: Sequence[ParameterGradient], *, full: bool) -> Table:
 
 
 def _calls_table(calls: Sequence[CallInGraph], *, full: bool) -> Table:
+    """Return a table of module outputs with their `grad_fn` and gradient norm."""
     table = new_table(["module", "type", "shape", "grad_fn"], ["gradient norm"])
     for block, together in groupby(calls, lambda call: _fold(call.block, call.is_outside, full)):
         group = list(together)
@@ -70,11 +95,12 @@ def _calls_table(calls: Sequence[CallInGraph], *, full: bool) -> Table:
 
 
 def _fold(block: str, is_outside_the_graph: bool, full: bool) -> str | None:
-    """Return the block to fold a row into; None for a row that stands for itself."""
+    """Return the block into whose line a row is folded; None for a row with its own line."""
     return block if is_outside_the_graph and not full else None
 
 
 def _cut(inspection: Inspection) -> str:
+    """Return a text that names the modules on both sides of the cut."""
     before, after = inspection.cut
     if after is None:
         return "no module's output is in the graph: nothing would be learned"

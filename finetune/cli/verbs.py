@@ -1,4 +1,4 @@
-"""The command line as typer reads it, with hidden characters of a wrong one made visible."""
+"""Typer's group of verbs, with hidden characters in its error messages made visible."""
 
 import re
 from collections.abc import Iterator
@@ -13,31 +13,32 @@ _OVERRIDE = re.compile(r"unexpected extra argument(?:s|\(s\))? \(([\w.]+=[^ )]*)
 
 
 class Verbs(TyperGroup):
-    """All verbs. Of a wrong command line, typer itself escapes control characters and no more."""
+    """All verbs. Typer itself escapes only control characters when a command line is wrong."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
-        """Read what stands before the verb."""
+        """Parse the arguments before the verb."""
         with _visible_mistakes():
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
-        """Read the verb and what stands after it, and run it."""
+        """Parse the verb and its arguments, and run it."""
         with _visible_mistakes():
             return super().invoke(ctx)
 
 
 @contextmanager
 def _visible_mistakes() -> Iterator[None]:
+    """Escape hidden characters in the message of a wrong command line; add a hint if one fits."""
     try:
         yield
     except Exception as error:
-        # the class of such a mistake has no public name
+        # the class of these errors has no public name
         if hasattr(error, "format_message") and hasattr(error, "message"):
             error.message = one_line(error.message) + _override_hint(error.message)
         raise
 
 
 def _override_hint(message: str) -> str:
-    """Return what to add where `key=value` stands without its `-o`, else nothing."""
+    """Return a hint if an argument `key=value` lacks its `-o`; else an empty text."""
     found = _OVERRIDE.search(message)
     return f"; to set a key of the config, write -o {one_line(found[1])}" if found else ""
