@@ -35,7 +35,7 @@ def contradiction(progress: Progress) -> str | None:
 def _claims(progress: Progress) -> Iterator[tuple[bool, str]]:
     """Yield each claim that must hold, with the text to show if it does not."""
     yield from _of_position(progress)
-    yield from _of_best(progress)
+    yield from _of_watches(progress)
     yield from _of_counts(progress)
     yield from _of_proofs(progress)
 
@@ -54,21 +54,17 @@ def _of_position(progress: Progress) -> Iterator[tuple[bool, str]]:
     )
 
 
-def _of_best(progress: Progress) -> Iterator[tuple[bool, str]]:
-    """Yield claims about the best values and the steps that reached them."""
-    places = {
-        "best": (progress.best, progress.best_step, 0),
-        "phase_best": (progress.phase_best, progress.phase_best_step, progress.phase_began),
-    }
-    for name, (value, at, first) in places.items():
-        yield (value is None) == (at is None), f"{name} and {name}_step do not go together"
-        is_past = at is None or first <= at <= progress.step
-        yield is_past, f"{name}_step {at} does not lie between steps {first} and {progress.step}"
-    # Nothing improves on NaN: a run with such a best value would never find a better one.
-    for name in ("best", "phase_best", "plateau_best", "watched"):
-        value = getattr(progress, name)
-        yield value is None or not math.isnan(value), f"{name} is NaN"
-    best = progress.best_step, progress.best
+def _of_watches(progress: Progress) -> Iterator[tuple[bool, str]]:
+    """Yield claims about the best values, and the steps that reached them."""
+    step, began = progress.step, progress.phase_began
+    yield from progress.best.claims("best", 0, step)
+    yield from progress.stopping.claims("stopping", 0, step)
+    yield from progress.plateau.claims("plateau", began, step)
+    yield from progress.phase_best.claims("phase_best", began, step)
+    for name in ("best", "phase_best"):
+        watch = getattr(progress, name)
+        yield (watch.value is None) == (watch.step is None), f"{name} has a value and no step"
+    best = progress.best.step, progress.best.value
     yield progress.ranking[:1] in ([], [best]), "best is not the first of the ranking"
     steps = [step for step, _ in progress.ranking]
     yield len(set(steps)) == len(steps), "the ranking holds a step twice"
@@ -78,10 +74,7 @@ def _of_best(progress: Progress) -> Iterator[tuple[bool, str]]:
 
 
 def _of_counts(progress: Progress) -> Iterator[tuple[bool, str]]:
-    """Yield claims about counters, left-out steps, epochs and seconds."""
-    for name in ("stale", "plateau_stale"):
-        count = getattr(progress, name)
-        yield 0 <= count <= progress.step, f"{name} is {count} at step {progress.step}"
+    """Yield claims about left-out steps, epochs and seconds."""
     left_out = progress.left_out
     are_steps = all(0 <= step < _MOST_STEPS for step in left_out)
     yield are_steps and len(set(left_out)) == len(left_out), "left_out holds what are no steps"

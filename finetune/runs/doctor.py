@@ -10,11 +10,11 @@ from typing import Any
 
 from finetune.config.loader import load_config
 from finetune.errors import CheckpointError, FinetuneError
-from finetune.tracking.json_lines import has_torn_line, read_metrics
 from finetune.runs.folder import RunFolder, saved_folder
 from finetune.runs.headers import SavedPlan
 from finetune.runs.kept import Checkpoints, fits_anything, step_of
 from finetune.runs.lock import holder_of
+from finetune.tracking.json_lines import has_torn_line, read_metrics
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,7 +114,7 @@ def _read_entry(entry: Any, data_begins: int, size: int) -> _Stored:
     if not all(type(number) is int and number >= 0 for number in numbers) or ends > size:
         raise ValueError("a tensor outside the file")
     if len(shape) > _MAX_AXES or max(shape, default=0) > _MAX_NUMBERS:
-            raise ValueError("a tensor of no shape that torch has")  # its product might never end
+        raise ValueError("a tensor of no shape that torch has")  # its product might never end
     if dtype in _EXPONENTS and ends - begins != math.prod(shape) * _EXPONENTS[dtype][0].itemsize:
         raise ValueError("a tensor of another size")
     return _Stored(str(dtype), shape, data_begins + begins, data_begins + ends)

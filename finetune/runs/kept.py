@@ -15,9 +15,9 @@ from finetune.errors import CheckpointError, FinetuneError
 from finetune.reading import read_own_json
 from finetune.runs.background import Worker
 from finetune.runs.consistency import contradiction
+from finetune.runs.disk_space import Room
 from finetune.runs.manifest import NAMES_OF_FILES, find_fault, read_manifest
 from finetune.runs.progress import Progress
-from finetune.runs.disk_space import Room
 
 _NAME = re.compile(rf"({re.escape(REPLACED)})?step-(\d{{8,18}})")
 _LEAVING = re.compile(
@@ -233,7 +233,7 @@ class Checkpoints:
                 "no checkpoint", where=str(self.folder), hint="train the run first"
             )
         newest = self._usable(paths[-1])
-        best = read_progress(newest).best_step
+        best = read_progress(newest).best.step
         return newest if best is None else self._usable(self.path_of(best))
 
     def orphans(self) -> list[Path]:
@@ -266,7 +266,7 @@ class Checkpoints:
 
     def _lost(self, progress: Progress) -> list[str]:
         """Return a line for each best checkpoint named by `progress` that has a fault."""
-        wanted = {progress.best_step, progress.phase_best_step}
+        wanted = {progress.best.step, progress.phase_best.step}
         paths = [self.path_of(step) for step in sorted(step for step in wanted if step is not None)]
         return [f"{p}: {fault}" for p in paths if (fault := self.fault(p)) is not None]
 

@@ -114,7 +114,7 @@ def _is_free(descriptor: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-            return True  # this file system has no locks
+        return True  # this file system has no locks
     return True
 
 

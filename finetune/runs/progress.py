@@ -7,6 +7,7 @@ from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from finetune.errors import CheckpointError, named
+from finetune.runs.watch import Watch
 
 
 @dataclass(slots=True)
@@ -21,28 +22,16 @@ class Progress:
     """Step at which that phase began."""
     transitions: list[int] = field(default_factory=list)
     """Steps at which phases ended, in order."""
-    plateau_best: float | None = None
-    """Best value in this phase of the metric whose plateau ends the phase."""
-    plateau_stale: int = 0
-    """Evaluations in a row in which that metric has not improved."""
-    plateau_reached: bool = False
-    """Whether the plateau is reached, so that the phase ends."""
-    phase_best: float | None = None
-    """Best value in this phase of the metric by which its best weights are chosen."""
-    phase_best_step: int | None = None
-    """Step at which that value was reached."""
-    best: float | None = None
-    """Best value so far of the metric by which checkpoints are chosen."""
-    best_step: int | None = None
-    """Step at which that value was reached."""
+    best: Watch = field(default_factory=Watch)
+    """Watch over the metric by which checkpoints are chosen."""
     ranking: list[tuple[int, float]] = field(default_factory=list)
     """Step and value of the best evaluations so far, best first; their checkpoints are kept."""
-    stale: int = 0
-    """Evaluations in a row in which the metric of early stopping has not improved."""
-    watched: float | None = None
-    """Best value so far of the metric of early stopping, in this phase unless it counts across."""
-    stopped_early: bool = False
-    """Whether early stopping has ended the run."""
+    stopping: Watch = field(default_factory=Watch)
+    """Watch of early stopping, over this phase unless it counts across phases."""
+    plateau: Watch = field(default_factory=Watch)
+    """Watch over the metric whose plateau ends this phase."""
+    phase_best: Watch = field(default_factory=Watch)
+    """Watch over the metric by which this phase finds its best weights."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Latest value of each evaluation metric."""
     proofs: list[dict[str, Any]] = field(default_factory=list)
@@ -66,6 +55,11 @@ class Progress:
     lines: int | None = 0
     """Lines in `metrics.jsonl` so far; None in checkpoints that did not count them."""
 
+    @property
+    def stopped_early(self) -> bool:
+        """Whether early stopping has ended the run."""
+        return self.stopping.is_over
+
     def next_phase(self, *, keeps_patience: bool) -> None:
         """Move to the start of the next phase; mutates phase, transitions and per-phase values.
 
@@ -73,11 +67,11 @@ class Progress:
             keeps_patience: Whether early stopping counts on across phases.
         """
         if not keeps_patience:
-            self.stale, self.watched = 0, None
+            self.stopping.restart()
         self.transitions.append(self.step)
         self.phase, self.phase_began = self.phase + 1, self.step
-        self.plateau_best, self.plateau_stale, self.plateau_reached = None, 0, False
-        self.phase_best, self.phase_best_step = None, None
+        self.plateau.restart()
+        self.phase_best.restart()
 
     def rank(self, value: float, num_kept: int, *, falls: bool) -> bool:
         """Enter the value of this step's evaluation; return whether it is among the best kept.
@@ -102,16 +96,16 @@ class Progress:
 
     def wanted_steps(self) -> set[int]:
         """Return the steps whose checkpoints are kept whatever their age."""
-        steps = {self.best_step, self.phase_best_step, *(step for step, _ in self.ranking)}
+        steps = {self.best.step, self.phase_best.step, *(step for step, _ in self.ranking)}
         return {step for step in steps if step is not None}
 
     def forget_best(self, is_there: Callable[[int], bool]) -> None:
         """Remove best steps whose checkpoints are gone; the next best one becomes the best."""
         self.ranking = [entry for entry in self.ranking if is_there(entry[0])]
-        if self.best_step is not None and not is_there(self.best_step):
-            self.best_step, self.best = self.ranking[0] if self.ranking else (None, None)
-        if self.phase_best_step is not None and not is_there(self.phase_best_step):
-            self.phase_best_step, self.phase_best = None, None
+        if self.best.step is not None and not is_there(self.best.step):
+            self.best.step, self.best.value = self.ranking[0] if self.ranking else (None, None)
+        if self.phase_best.step is not None and not is_there(self.phase_best.step):
+            self.phase_best.restart()
 
     def add_seconds(self, activity: str, seconds: float) -> None:
         """Add time spent to an activity's total."""
@@ -130,19 +124,57 @@ class Progress:
         Raises:
             CheckpointError: a field is unknown or of another type.
         """
-        kinds = get_type_hints(cls)
-        wrong = [n for n, v in values.items() if n not in kinds or not _is_a(v, kinds[n])]
-        if wrong:
-            raise CheckpointError(
-                f"progress.json: {named(wrong[:1])} is unknown or of another type"
-            )
+        values = _of_this_release(values)
+        _refuse_unknown(cls, values)
+        watches = {name: Watch(**values[name]) for name in _WATCHES if name in values}
         # `lines` is 0 in a new run; in an old checkpoint that lacks it, the number is unknown.
-        progress = cls(**{"lines": None} | values)
-        best = progress.best_step, progress.best
+        progress = cls(**{"lines": None} | values | watches)
+        best = progress.best.step, progress.best.value
         known = values.get("ranking", [best] if None not in best else [])
         progress.ranking = [(step, float(value)) for step, value in known]
         progress.past_epochs = [(end, length) for end, length in progress.past_epochs]
         return progress
+
+
+_WATCHES = ("best", "stopping", "plateau", "phase_best")
+_EARLIER = {
+    "best": {"value": "best", "step": "best_step"},
+    "stopping": {"value": "watched", "stale": "stale", "is_over": "stopped_early"},
+    "plateau": {
+        "value": "plateau_best",
+        "stale": "plateau_stale",
+        "is_over": "plateau_reached",
+    },
+    "phase_best": {"value": "phase_best", "step": "phase_best_step"},
+}
+"""Fields that earlier releases had in place of each watch."""
+
+
+def _of_this_release(values: dict[str, Any]) -> dict[str, Any]:
+    """Return plain data with its watches together, where an earlier release kept them apart.
+
+    Two names are the same in both: they hold a number or None there, and an object here.
+    """
+    if any(isinstance(values.get(name), dict) for name in _WATCHES):
+        return values
+    old = {field for fields in _EARLIER.values() for field in fields.values()}
+    together = {
+        name: {part: values[field] for part, field in fields.items() if field in values}
+        for name, fields in _EARLIER.items()
+    }
+    return {name: value for name, value in values.items() if name not in old} | together
+
+
+def _refuse_unknown(kind: type, values: dict[str, Any], place: str = "") -> None:
+    """Raise where plain data has a field that a record lacks, or has with another type."""
+    kinds = get_type_hints(kind)
+    for name, value in values.items():
+        known = kinds.get(name)
+        if known is Watch and isinstance(value, dict):
+            _refuse_unknown(Watch, value, f"{name}.")
+        elif known is None or not _is_a(value, known):
+            message = f"progress.json: {named([place + name])} is unknown or of another type"
+            raise CheckpointError(message)
 
 
 def _is_a(value: Any, kind: Any) -> bool:
@@ -168,16 +200,3 @@ def _is_number(value: object) -> bool:
     if type(value) is int:
         return abs(value) <= sys.float_info.max
     return type(value) is float
-
-
-def improves(value: float, best: float | None, *, falls: bool, min_delta: float = 0.0) -> bool:
-    """Tell whether `value` is better than `best` by more than `min_delta`. NaN never is.
-
-        value: The new value.
-        best: The best so far; None if there is none.
-        falls: Whether lower is better.
-        min_delta: Smallest improvement that counts.
-    """
-    if best is None:
-        return value == value
-    return value < best - min_delta if falls else value > best + min_delta

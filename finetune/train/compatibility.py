@@ -17,6 +17,7 @@ from finetune.config.freeze import AfterEpochs, AfterSteps, AtFraction, OnPlatea
 from finetune.errors import CheckpointError, named
 from finetune.runs.kept import read_document, read_progress
 from finetune.runs.progress import Progress
+from finetune.runs.watch import Watch
 from finetune.train.checkpoint import read_state, read_weights
 from finetune.train.course import Course
 from finetune.train.delta import Base, fingerprint_with
@@ -112,11 +113,11 @@ def _of_progress(progress: Progress, course: Course) -> Iterator[str]:
             yield f"phase {number} lasts {lasts} steps, not from {began} to {ended}"
     phase = phases[progress.phase]
     rules = {
-        "plateau_reached": (progress.plateau_reached, isinstance(phase.until, OnPlateau)),
-        "phase_best_step": (progress.phase_best_step is not None, phase.restores_best),
-        "best_step": (progress.best_step is not None, settings.checkpoint.best is not None),
+        "plateau": (progress.plateau != Watch(), isinstance(phase.until, OnPlateau)),
+        "phase_best": (progress.phase_best != Watch(), phase.restores_best),
+        "best": (progress.best != Watch(), settings.checkpoint.best is not None),
         "ranking": (bool(progress.ranking), settings.checkpoint.best is not None),
-        "stopped_early": (progress.stopped_early, settings.early_stopping is not None),
+        "stopping": (progress.stopping != Watch(), settings.early_stopping is not None),
     }
     for name, (is_set, has_rule) in rules.items():
         if is_set and not has_rule:

@@ -157,7 +157,7 @@ class Course:
         return self._is_due(self.settings.checkpoint.every, progress)
 
     def _trigger_came(self, progress: Progress) -> bool:
-        return progress.plateau_reached or progress.step >= self.stretch(progress).ends
+        return progress.plateau.is_over or progress.step >= self.stretch(progress).ends
 
     def _is_due(self, every: Every, progress: Progress) -> bool:
         if every.steps:

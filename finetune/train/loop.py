@@ -37,10 +37,10 @@ from finetune.train.delta import Base
 from finetune.train.evaluation import evaluate
 from finetune.train.gradients import LossNorms, clip_gradients
 from finetune.train.guard import StepGuard
-from finetune.train.phases import judge, watches
 from finetune.train.precision import Precision
 from finetune.train.proving import Prover
 from finetune.train.reporting import Reporter, StepStats
+from finetune.train.rules import Rules, judge
 from finetune.train.stopping import Stop, StopRequest
 from finetune.train.summary import summarise
 from finetune.train.telling import Telling
@@ -301,7 +301,7 @@ class Trainer:
         """Take the proof, go back to the best weights if asked to, and save what holds."""
         if self.plan.verify in ("phase", "checkpoint") or self._run_is_over():
             self._prove()
-        step, best = self.progress.step, self.progress.phase_best_step
+        step, best = self.progress.step, self.progress.phase_best.step
         goes_back = self._phase.restores_best and best not in (None, step)
         # By another metric these weights may be the best of the run: then this step's checkpoint
         # is theirs, and a run that goes on from it leaves the phase once more.
@@ -349,7 +349,11 @@ class Trainer:
         if self.splits.validation is None:
             return False
         self._evaluate_split("validation", self.splits.validation)
-        return judge(self.plan, self.progress, self.settings, self.task.directions)
+        num_kept = self.settings.checkpoint.keep_best or 1
+        return judge(self._rules(), self.progress, num_kept=num_kept)
+
+    def _rules(self) -> Rules:
+        return Rules.of(self._phase, self.settings, self.task.directions)
 
     def _evaluate_split(self, split: str, samples: Samples) -> None:
         """Evaluate a split and tell its figures; also, once, which metrics have none, and why."""
@@ -357,7 +361,7 @@ class Trainer:
         self.reporter.evaluated(self.progress, split, self.evaluate(samples, left_out))
         for name, reason in left_out.items():
             tag = f"{split}/{name}"
-            rules = watches(self.plan, self.progress, self.settings, tag)
+            rules = self._rules().watching(tag)
             not_counted = f"; not counted by {' and '.join(rules)}" if rules else ""
             self.reporter.message_once(f"{tag} is left out: {reason}{not_counted}")
 
@@ -387,7 +391,7 @@ class Trainer:
 
     def _take_best(self) -> None:
         """Go back to the best weights, if one was found to be best."""
-        best = self.progress.best_step
+        best = self.progress.best.step
         if best is None:
             return
         if best <= self.progress.phase_began:
@@ -397,7 +401,7 @@ class Trainer:
 
     def _figures(self) -> dict[str, float]:
         """Return the figures of the weights in use: the last evaluation may be of later ones."""
-        best = self.progress.best_step
+        best = self.progress.best.step
         validated = {} if best is None else validated_at(self.checkpoints.whole(best))
         return self.progress.metrics | validated
 

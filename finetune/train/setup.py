@@ -57,7 +57,7 @@ from finetune.train.evaluation import rehearse
 from finetune.train.first_look import refuse_missing
 from finetune.train.guard import StepGuard
 from finetune.train.loop import Splits, Trainer
-from finetune.train.phases import refuse_impossible, with_main_metric, wrong_rules
+from finetune.train.phases import refuse_impossible
 from finetune.train.precision import Precision
 from finetune.train.proving import Prover
 from finetune.train.reporting import Reporter
@@ -67,6 +67,7 @@ from finetune.train.resuming import (
     take_up,
     without_known_origin,
 )
+from finetune.train.rules import with_main_metric, wrong_rules
 from finetune.train.same_data import lines_on_going_on, record_to_go_on
 from finetune.train.sizes import checkpoint_bytes, optimizer_state
 from finetune.train.start_lines import facts_of, notes_of, on_place

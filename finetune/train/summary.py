@@ -40,7 +40,7 @@ def summarise(
         "stopped_early": progress.stopped_early,
         "never_ran": list(never_ran),
         "metrics": dict(metrics),
-        "best": {"value": progress.best, "step": progress.best_step},
+        "best": {"value": progress.best.value, "step": progress.best.step},
         "proof_intact": all(proof["intact"] for proof in progress.proofs),
         "never_moved": None if never_moved is None else list(never_moved),
         "seconds": {name: round(spent, 3) for name, spent in progress.seconds.items()},

@@ -91,8 +91,8 @@ class Telling(Tracker):
 
 def _weights_used(progress: Progress, best: str | None) -> str:
     """Say which weights were tested and are used to predict, and what makes them the best."""
-    if progress.best_step is None or progress.best is None:
+    if progress.best.step is None or progress.best.value is None:
         why = "" if best is None else f": {best} was never defined"
         return f"the last weights, of step {progress.step}{why}"
-    value = figure(progress.best)
-    return f"the weights of step {progress.best_step}, the best by {best}: {value}"
+    value = figure(progress.best.value)
+    return f"the weights of step {progress.best.step}, the best by {best}: {value}"

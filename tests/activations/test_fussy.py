@@ -63,7 +63,7 @@ def test_a_store_is_not_given_what_the_best_weights_of_an_earlier_phase_give(run
     settings = {"freeze": {"phases": phases}, "epochs": 5}
     best = {"checkpoint": {"best": "validation/loss"}}
     stored, _, _ = pair(runs, tmp_path / "best", "EvaluatedOtherwise", **settings, **best)
-    assert stored.progress.best_step <= stored.progress.phase_began
+    assert stored.progress.best.step <= stored.progress.phase_began
     last = {"checkpoint": {"best": None}}
     stored, _, said = pair(runs, tmp_path / "last", "EvaluatedOtherwise", **settings, **last)
     assert not any("are wrong" in line for line in said), said

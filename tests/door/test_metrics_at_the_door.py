@@ -114,7 +114,7 @@ def test_the_best_checkpoint_follows_the_declared_direction(watched_run, task, f
     progress = trainer.fit()
     seen = figures(trainer, "validation/mistakes")
     assert len(set(seen)) > 1
-    assert progress.best == (min(seen) if falls else max(seen))
+    assert progress.best.value == (min(seen) if falls else max(seen))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_the_direction_is_not_taken_from_the_name(watched_run):
     """A metric of the user's own that is called `loss` or `accuracy` may go either way."""
     named = AMONG | {"name": "accuracy", "better": "lower"}
     trainer = watched_run({"type": "regression", "metrics": [named]}, "accuracy")
-    assert trainer.fit().best == min(figures(trainer, "validation/accuracy"))
+    assert trainer.fit().best.value == min(figures(trainer, "validation/accuracy"))
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_an_undefined_metric_is_told_once_and_not_counted(watched_run, tmp_path,
     ]
     assert figures(trainer, f"validation/{name}") == []
     assert len(figures(trainer, "validation/mae")) == 4
-    assert (progress.best, progress.best_step, progress.stopped_early) == (None, None, False)
+    assert (progress.best.value, progress.best.step, progress.stopped_early) == (None, None, False)
 
 
 class Told:

@@ -164,7 +164,7 @@ def test_what_it_foretells_of_a_damaged_checkpoint_comes_true(done, small_run):
 
 def test_lost_best_weights_are_told(small_run):
     trainer = small_run(**BEST)
-    best = trainer.fit().best_step
+    best = trainer.fit().best.step
     assert best == 2
     shutil.rmtree(trainer.checkpoints.path_of(best))
     diagnosis = examine(trainer.folder.path)

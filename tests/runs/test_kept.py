@@ -14,8 +14,9 @@ from finetune.runs.disk_space import Room
 from finetune.runs.kept import Checkpoints, read_progress
 from finetune.runs.manifest import MANIFEST, Manifest
 from finetune.runs.progress import Progress
+from finetune.runs.watch import Rule, Watch
 from finetune.tasks.metrics import Directions
-from finetune.train.phases import _judge_best
+from finetune.train.rules import Rules, judge
 
 
 @pytest.fixture
@@ -195,7 +196,7 @@ def test_a_checkpoint_is_judged_anew_once_a_file_of_it_was_written(make):
 
 def test_a_progress_of_an_earlier_release_without_the_ranking_knows_its_best(make, tmp_path):
     checkpoints = make()
-    path = add(checkpoints, 4, best=0.5, best_step=2)
+    path = add(checkpoints, 4, best=Watch(0.5, 2))
     document = json.loads((path / "progress.json").read_text())
     del document["progress"]["ranking"]
     (path / "progress.json").write_text(json.dumps(document))
@@ -207,12 +208,13 @@ DIRECTIONS = Directions({"validation/loss": "lower", "validation/accuracy": "hig
 
 def evaluated(values, keep_best, metric="validation/loss"):
     """Return the progress of a run of these evaluations, and the steps that were to be saved."""
-    progress, rule = Progress(), CheckpointConfig(best=metric, keep_best=keep_best)
+    progress, rule = Progress(), Rule("best", metric, falls=DIRECTIONS.falls(metric))
+    rules = Rules(best=rule, stopping=None, plateau=None, phase_best=None)
     saved = []
     for value in values:
         progress.step += 1
         progress.metrics = {metric: value}
-        if _judge_best(progress, rule, DIRECTIONS):
+        if judge(rules, progress, num_kept=keep_best or 1):
             saved.append(progress.step)
     return progress, saved
 
@@ -237,7 +239,7 @@ def test_the_best_are_kept_the_earlier_of_two_that_are_equal_and_never_nan(
     progress, to_save = evaluated(values, keep_best)
     assert [step for step, _ in progress.ranking] == ranked
     assert to_save == saved
-    assert progress.best_step == (ranked[0] if ranked else None)
+    assert progress.best.step == (ranked[0] if ranked else None)
     assert progress.wanted_steps() == set(ranked)
 
 

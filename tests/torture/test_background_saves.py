@@ -13,6 +13,7 @@ from finetune.errors import CheckpointError
 from finetune.optim.groups import state_by_name
 from finetune.runs.background import Worker
 from finetune.runs.kept import Checkpoints
+from finetune.runs.watch import Watch
 from finetune.train.checkpoint import load_checkpoint, save_checkpoint
 
 HERE = Path(__file__).parent
@@ -54,7 +55,7 @@ def test_what_changes_right_after_a_save_is_not_in_it(runs, tmp_path, gate):
     trainer.model.train()
     trainer.train_step(window)
     trainer.progress.ranking = [(1, 0.5)]
-    trainer.progress.best_step, trainer.progress.best = 1, 0.5
+    trainer.progress.best = Watch(0.5, 1)
     weights = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     state = momenta(trainer)
     assert len(state) == 4

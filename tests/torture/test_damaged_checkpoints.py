@@ -313,7 +313,7 @@ def test_a_best_checkpoint_lost_is_made_again_from_one_before_it(
     assert any("it needs the best checkpoint" in line for line in listener.lines)
     third.fit()
     runs.assert_same_end(runs.end_of(third), runs.end_of(whole))
-    assert third.progress.best_step == whole.progress.best_step
+    assert third.progress.best.step == whole.progress.best.step
 
 
 def test_a_best_checkpoint_lost_for_good_gives_its_place_to_the_next(runs, again, tmp_path):
@@ -325,7 +325,7 @@ def test_a_best_checkpoint_lost_for_good_gives_its_place_to_the_next(runs, again
     (first.folder.path / "summary.json").unlink()
     shutil.rmtree(first.checkpoints.path_of(2))
     second, listener = again(tmp_path / "run", **changes)
-    assert (second.progress.step, second.progress.best_step) == (6, 4)
+    assert (second.progress.step, second.progress.best.step) == (6, 4)
     (line,) = listener.lines
     assert "step-00000002: is missing: another one will be the best" in line
     second.fit()

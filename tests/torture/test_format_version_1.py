@@ -43,7 +43,7 @@ def test_it_is_whole(old):
 def test_a_run_goes_on_from_it_and_ends_as_it_did_then(old, expected):
     trainer = build_trainer(load_config(old / "config.yaml"), old)
     assert trainer.progress.step == 3
-    assert (trainer.progress.best_step, len(trainer.progress.ranking)) == (2, 1)
+    assert (trainer.progress.best.step, len(trainer.progress.ranking)) == (2, 1)
     assert len(trainer.optimizer.state) == 4
     progress = trainer.fit()
     assert progress.step == 6

@@ -181,9 +181,9 @@ def test_the_best_checkpoint_is_kept_and_used(make_trainer):
     )
     progress = trainer.fit()
     names = [path.name for path in trainer.checkpoints.all()]
-    assert names == sorted({f"step-{progress.best_step:08d}", "step-00000020"})
+    assert names == sorted({f"step-{progress.best.step:08d}", "step-00000020"})
     figures = trainer.evaluate(trainer.splits.validation)
-    assert figures["loss"] == progress.best
+    assert figures["loss"] == progress.best.value
 
 
 def test_clipping_bounds_the_norm_of_the_update(make_trainer):

@@ -260,9 +260,9 @@ def test_the_best_weights_of_the_run_survive_a_phase_that_goes_back_by_another_m
     trainer = small_run(**TWO_BESTS)
     progress = trainer.fit()
     losses = {entry["step"]: entry["validation/loss"] for entry in lines(trainer, tag="validation")}
-    assert min(losses, key=losses.get) == progress.best_step == 15
+    assert min(losses, key=losses.get) == progress.best.step == 15
     assert losses[18] > losses[15], "the phase has gone back"
-    assert trainer.evaluate(trainer.splits.validation)["loss"] == progress.best == losses[15]
+    assert trainer.evaluate(trainer.splits.validation)["loss"] == progress.best.value == losses[15]
     assert_equal(load_run(trainer.folder.path).model.state_dict(), weights(trainer))
 
 
