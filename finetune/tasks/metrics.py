@@ -6,12 +6,11 @@ Letters: B samples, C classes or labels.
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
 import torch
-import torchmetrics
 from torch import Tensor
-from torchmetrics import classification as of_classes, regression as of_numbers
 
 from finetune.config.task import (
     Better,
@@ -21,119 +20,38 @@ from finetune.config.task import (
     RegressionTask,
 )
 from finetune.data.batches import Batch
-from finetune.errors import FinetuneError, Key, ModelError, did_you_mean, named
+from finetune.errors import FinetuneError, Key, ModelError, did_you_mean
 from finetune.importing import call_trusted
 from finetune.models.shapes import describe, first_line
+from finetune.tasks.conditions import Condition, condition_of
+from finetune.tasks.running_metrics import (
+    RunningMetric,
+    metric_of_classes,
+    metric_of_labels,
+    metric_of_numbers,
+)
+
+if TYPE_CHECKING:
+    import torchmetrics
 
 Feed = Callable[[Any, Tensor], tuple[Any, Tensor]]
 """Outputs and target to both as the metrics take them."""
 
-_SPREAD = (
-    of_numbers.R2Score,
-    of_numbers.ExplainedVariance,
-    of_numbers.PearsonCorrCoef,
-    of_numbers.SpearmanCorrCoef,
-    of_numbers.ConcordanceCorrCoef,
-    of_numbers.KendallRankCorrCoef,
-)
-"""Metrics that compare with the spread of the targets: not defined where there is none."""
-_BY_CLASS = (
-    of_classes.MulticlassF1Score,
-    of_classes.MulticlassPrecision,
-    of_classes.MulticlassRecall,
-    of_classes.MultilabelF1Score,
-    of_classes.MultilabelPrecision,
-    of_classes.MultilabelRecall,
-    of_classes.BinaryF1Score,
-    of_classes.BinaryPrecision,
-    of_classes.BinaryRecall,
-)
-"""Metrics that need samples of every class where they are means over classes."""
-_RANKINGS = (
-    of_classes.MulticlassAUROC,
-    of_classes.MultilabelAUROC,
-    of_classes.BinaryAUROC,
-)
-"""Metrics that need, for every class, samples of it and samples of others."""
+
+_Measured = ClassificationTask | MultilabelTask | RegressionTask
 
 
-class _Condition(Protocol):
-    """Collects what decides whether a metric is defined, beside the metric itself."""
+class Metric(Protocol):
+    """What collects batches and gives one figure: a `RunningMetric`, or one of torchmetrics."""
 
-    def add(self, target: Tensor) -> None:
-        """Take up the targets of a batch."""
+    def update(self, outputs: Any, target: Any) -> None:
+        """Add a batch."""
 
-    def fault(self) -> str | None:
-        """Return why the metric is not defined on these targets; None if it is."""
+    def compute(self) -> Any:
+        """Return the figure of all batches."""
 
-
-class _Always:
-    """The condition of a metric that is defined on every target."""
-
-    def add(self, target: Tensor) -> None:
-        """Take up nothing."""
-
-    def fault(self) -> str | None:
-        """Return None."""
-        return None
-
-
-class _Spread:
-    """Two targets or more, and not all of them equal."""
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._bounds: tuple[Tensor, Tensor] | None = None
-
-    def add(self, target: Tensor) -> None:
-        """Take up the least and the greatest target."""
-        low, high = target.detach().flatten().aminmax()
-        if self._bounds is not None:
-            low, high = torch.minimum(self._bounds[0], low), torch.maximum(self._bounds[1], high)
-        self._count, self._bounds = self._count + target.numel(), (low, high)
-
-    def fault(self) -> str | None:
-        """Return what is missing."""
-        if self._count < 2 or self._bounds is None:
-            return f"it needs two targets or more, got {self._count}"
-        low, high = (float(bound) for bound in self._bounds)
-        return f"every target is {low:g}" if low == high else None
-
-
-class _EveryClass:
-    """Samples of every class; for rankings also samples without it.
-
-    Args:
-        names: The classes or labels, in the order of their numbers.
-        needs_others: Whether a class that all samples have is a fault as well.
-    """
-
-    def __init__(self, names: Sequence[str], *, needs_others: bool) -> None:
-        self._names, self._needs_others = names, needs_others
-        self._count = 0
-        self._present: Tensor | None = None
-
-    def add(self, target: Tensor) -> None:
-        """Count the samples of each class, on the device."""
-        size = len(self._names)
-        if target.ndim == 2 and target.shape[1] == size:
-            present = target.long().sum(dim=0)
-        else:
-            present = torch.bincount(target.long().flatten(), minlength=size)[:size]
-        self._count += len(target)
-        self._present = present if self._present is None else self._present + present
-
-    def fault(self) -> str | None:
-        """Return which classes have no sample, or no other beside them."""
-        counts = [0] * len(self._names) if self._present is None else self._present.tolist()
-        absent = [name for name, count in zip(self._names, counts, strict=True) if not count]
-        if absent:
-            noun = "class" if len(absent) == 1 else "classes"
-            return f"none of {self._count} samples is of {noun} {named(absent)}"
-        whole = [n for n, count in zip(self._names, counts, strict=True) if count == self._count]
-        if whole and self._needs_others:
-            return f"all {self._count} samples are of class {named(whole)}"
-        return None
+    def reset(self) -> None:
+        """Forget the batches."""
 
 
 class Measure:
@@ -143,22 +61,22 @@ class Measure:
         name: Its name in the logs.
         metric: What computes it.
         better: Which way it improves; None where nobody has said.
-        names: Classes or labels of the task, if it has any.
+        new_condition: Makes what decides whether it is defined.
         feed: How it takes outputs and target.
     """
 
     def __init__(
         self,
         name: str,
-        metric: torchmetrics.Metric,
+        metric: Metric,
         *,
         better: Better | None,
-        names: Sequence[str] | None,
+        new_condition: Callable[[], Condition],
         feed: Feed,
     ) -> None:
         self.name, self.metric, self.better = name, metric, better
-        self._names, self._feed = names, feed
-        self._condition = _condition(metric, names)
+        self._new_condition, self._feed = new_condition, feed
+        self._condition = new_condition()
 
     def update(self, outputs: Any, batch: Batch) -> None:
         """Add a batch. A task without target hands its metrics the batch itself.
@@ -201,7 +119,7 @@ class Measure:
     def reset(self) -> None:
         """Forget the batches."""
         self.metric.reset()
-        self._condition = _condition(self.metric, self._names)
+        self._condition = self._new_condition()
 
     def _update_without_target(self, outputs: Any, batch: Batch) -> None:
         """Feed a metric whose `update` takes outputs and batch, or outputs alone.
@@ -279,7 +197,7 @@ class Directions:
 
 
 def build_measures(
-    config: ClassificationTask | MultilabelTask | RegressionTask,
+    config: _Measured,
     *,
     names: Sequence[str] | None,
     feed: Feed,
@@ -293,16 +211,19 @@ def build_measures(
     """
     made: list[Measure] = []
     for number, entry in enumerate(config.metrics):
-        better: Better | None = None
         if isinstance(entry, ImportMetric):
             key: Key = ("task", "metrics", number)
-            name, better = entry.label, entry.better
-            metric = call_trusted(entry.path, entry.args, trust, key=key)
-            refuse_no_metric(name, metric, key)
+            own = call_trusted(entry.path, entry.args, trust, key=key)
+            found = imported_metric(entry.label, own, key)
+            better = entry.better
+            made.append(
+                measure_of(entry.label, found, better, names=names, feed=feed, device=device)
+            )
+        elif entry == "auroc":
+            ranking = _auroc(config, names or ())
+            made.append(measure_of(entry, ranking, None, names=names, feed=feed, device=device))
         else:
-            name, metric = entry, _built_in(config, entry, names or ())
-        better = better or declared_direction(metric)
-        made.append(Measure(name, metric.to(device), better=better, names=names, feed=feed))
+            made.append(_measure_of_ours(entry, _built_in(config, entry, names or ()), feed))
     return tuple(made)
 
 
@@ -330,100 +251,72 @@ def _remedy(outputs: Any, target: Any) -> str:
     return f"the last layer must give what the task learns: end the network with {last}"
 
 
-def refuse_no_metric(name: str, metric: object, key: Key) -> None:
-    """Refuse a metric of the user's own that is none of torchmetrics.
+def imported_metric(name: str, metric: object, key: Key) -> "torchmetrics.Metric":
+    """Return a metric of the user's own, which must be one of torchmetrics.
 
     Raises:
         FinetuneError: it is something else.
     """
+    # it takes longer to load than torch: only who has such a metric waits for it
+    import torchmetrics
+
     if not isinstance(metric, torchmetrics.Metric):
         raise FinetuneError(
             f"metric {name!r} is {type(metric).__name__}, needs a torchmetrics.Metric",
             key=(*key, "path"),
         )
+    return metric
 
 
-def declared_direction(metric: torchmetrics.Metric) -> Better | None:
-    """Return which way a metric says that it improves, if it does."""
-    if metric.higher_is_better is None:
-        return None
-    return "higher" if metric.higher_is_better else "lower"
+def measure_of(
+    name: str,
+    metric: "torchmetrics.Metric",
+    better: Better | None,
+    *,
+    names: Sequence[str] | None,
+    feed: Feed,
+    device: torch.device,
+) -> Measure:
+    """Return a metric of torchmetrics as a task has it.
 
-
-def _built_in(
-    config: ClassificationTask | MultilabelTask | RegressionTask, name: str, names: Sequence[str]
-) -> torchmetrics.Metric:
-    if isinstance(config, RegressionTask):
-        return _of_numbers(name)
-    kinds: dict[str, Callable[..., Any]] = {
-        "accuracy": torchmetrics.Accuracy,
-        "f1": torchmetrics.F1Score,
-        "precision": torchmetrics.Precision,
-        "recall": torchmetrics.Recall,
-        "auroc": torchmetrics.AUROC,
-    }
-    settings: dict[str, Any]
-    if isinstance(config, MultilabelTask):
-        # torchmetrics refuses one label among "multilabel": the mean over one is that of "binary"
-        settings = {"task": "multilabel", "num_labels": len(names), "average": "macro"}
-        if len(names) == 1:
-            settings = {"task": "binary"}
-        if name != "auroc":
-            settings["threshold"] = config.threshold
-    else:
-        average = "micro" if name == "accuracy" else "macro"
-        settings = {"task": "multiclass", "num_classes": len(names), "average": average}
-    made: torchmetrics.Metric = kinds[name](**settings)
-    return made
-
-
-def _of_numbers(name: str) -> torchmetrics.Metric:
-    match name:
-        case "mse":
-            return of_numbers.MeanSquaredError()
-        case "rmse":
-            return of_numbers.MeanSquaredError(squared=False)
-        case "mae":
-            return of_numbers.MeanAbsoluteError()
-        case _:
-            return of_numbers.R2Score()
-
-
-def _condition(metric: torchmetrics.Metric, names: Sequence[str] | None) -> _Condition:
-    """Return what a metric needs to be defined, judged by the targets alone.
-
-    Predictions have no say, so that all evaluations of one split have the same metrics. A class
-    that is there and never predicted has precision 0, as everywhere.
+    Args:
+        name: Its name in the logs.
+        metric: The metric.
+        better: Which way it improves; what its class says if None.
+        names: Classes or labels of the task, if it has any.
+        feed: How it takes outputs and target.
+        device: Where these will be.
     """
-    if isinstance(metric, _SPREAD):
-        return _Spread()
-    is_ranking = isinstance(metric, _RANKINGS)
-    is_mean = is_ranking or getattr(metric, "average", "macro") in ("macro", "weighted")
-    if not (is_ranking or isinstance(metric, _BY_CLASS)) or not is_mean:
-        return _Always()
-    if isinstance(metric, of_classes.BinaryAUROC):
-        return _EveryClass(("0", "1"), needs_others=False)
-    if type(metric).__name__.startswith("Binary"):
-        return _Positive()
-    count: int = getattr(metric, "num_classes", None) or getattr(metric, "num_labels", 0) or 0
-    known = names if names is not None and len(names) == count else tuple(map(str, range(count)))
-    return _EveryClass(known, needs_others=is_ranking)
+    if better is None and metric.higher_is_better is not None:
+        better = "higher" if metric.higher_is_better else "lower"
+    condition = partial(condition_of, metric, names)
+    return Measure(name, metric.to(device), better=better, new_condition=condition, feed=feed)
 
 
-class _Positive:
-    """Samples of the one class that a binary metric is about."""
+def _measure_of_ours(name: str, metric: RunningMetric, feed: Feed) -> Measure:
+    better: Better = "higher" if metric.higher_is_better else "lower"
+    return Measure(name, metric, better=better, new_condition=metric.new_condition, feed=feed)
 
-    def __init__(self) -> None:
-        self._count = 0
-        self._positive: Tensor | None = None
 
-    def add(self, target: Tensor) -> None:
-        """Count the positive samples, on the device."""
-        found = target.long().sum()
-        self._positive = found if self._positive is None else self._positive + found
-        self._count += target.numel()
+def _built_in(config: _Measured, name: Any, names: Sequence[str]) -> RunningMetric:
+    match config:
+        case ClassificationTask():
+            return metric_of_classes(name, names)
+        case MultilabelTask(threshold=threshold):
+            return metric_of_labels(name, names, threshold)
+        case RegressionTask():
+            return metric_of_numbers(name)
+        case _:
+            assert_never(config)
 
-    def fault(self) -> str | None:
-        """Return that there is none."""
-        has_one = self._positive is not None and bool(self._positive)
-        return None if has_one else f"none of {self._count} samples is positive"
+
+def _auroc(config: _Measured, names: Sequence[str]) -> "torchmetrics.Metric":
+    """Return the area under the ROC curve, a mean over classes or labels."""
+    from torchmetrics import classification  # see `imported_metric`
+
+    if not isinstance(config, MultilabelTask):
+        return classification.MulticlassAUROC(num_classes=len(names), average="macro")
+    # torchmetrics refuses one label among "multilabel": the mean over one is that of "binary"
+    if len(names) == 1:
+        return classification.BinaryAUROC()
+    return classification.MultilabelAUROC(num_labels=len(names), average="macro")

@@ -35,9 +35,9 @@ from finetune.tasks.metrics import (
     Feed,
     Measure,
     build_measures,
-    declared_direction,
+    imported_metric,
+    measure_of,
     misfit,
-    refuse_no_metric,
 )
 
 LossFunction = Callable[[Any, Batch], Tensor]
@@ -382,8 +382,7 @@ def _imported_task(
             "'loss(outputs, batch)' and a mapping 'metrics'",
             key=("task", "path"),
         )
-    for name, metric in metrics.items():
-        refuse_no_metric(name, metric, ("task",))
+    own = {name: imported_metric(name, metric, ("task",)) for name, metric in metrics.items()}
     if strange := sorted(set(config.better) - set(metrics)):
         known = ", ".join(repr(name) for name in metrics) or "none"
         raise FinetuneError(
@@ -392,14 +391,15 @@ def _imported_task(
     return Task(
         losses=(WeightedLoss("loss", 1.0, function, _needs_whole_windows(made, function)),),
         metrics=tuple(
-            Measure(
+            measure_of(
                 name,
-                metric.to(device),
-                better=config.better.get(name) or declared_direction(metric),
+                metric,
+                config.better.get(name),
                 names=classes,
                 feed=lambda outputs, target: (outputs, target),
+                device=device,
             )
-            for name, metric in metrics.items()
+            for name, metric in own.items()
         ),
         classes=classes,
         readout=partial(_read_class, classes) if classes else _read_numbers,

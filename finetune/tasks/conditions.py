@@ -1,0 +1,161 @@
+"""When a metric is defined, judged by the targets that it has seen.
+
+Predictions have no say, so that all evaluations of one split have the same metrics. A class that
+is there and never predicted has precision 0, as everywhere.
+
+Letters: B samples, C classes or labels.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from finetune.errors import named
+
+if TYPE_CHECKING:
+    import torchmetrics
+
+
+class Condition(Protocol):
+    """Collects what decides whether a metric is defined, beside the metric itself."""
+
+    def add(self, target: Tensor) -> None:
+        """Take up the targets of a batch."""
+
+    def fault(self) -> str | None:
+        """Return why the metric is not defined on these targets; None if it is."""
+
+
+class Always:
+    """The condition of a metric that is defined on every target."""
+
+    def add(self, target: Tensor) -> None:
+        """Take up nothing."""
+
+    def fault(self) -> str | None:
+        """Return None."""
+        return None
+
+
+class Spread:
+    """Two targets or more, and not all of them equal."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._bounds: tuple[Tensor, Tensor] | None = None
+
+    def add(self, target: Tensor) -> None:
+        """Take up the least and the greatest target."""
+        low, high = target.detach().flatten().aminmax()
+        if self._bounds is not None:
+            low, high = torch.minimum(self._bounds[0], low), torch.maximum(self._bounds[1], high)
+        self._count, self._bounds = self._count + target.numel(), (low, high)
+
+    def fault(self) -> str | None:
+        """Return what is missing."""
+        if self._count < 2 or self._bounds is None:
+            return f"it needs two targets or more, got {self._count}"
+        low, high = (float(bound) for bound in self._bounds)
+        return f"every target is {low:g}" if low == high else None
+
+
+class EveryClass:
+    """Samples of every class; for rankings also samples without it.
+
+    Args:
+        names: The classes or labels, in the order of their numbers.
+        needs_others: Whether a class that all samples have is a fault as well.
+    """
+
+    def __init__(self, names: Sequence[str], *, needs_others: bool) -> None:
+        self._names, self._needs_others = names, needs_others
+        self._count = 0
+        self._present: Tensor | None = None
+
+    def add(self, target: Tensor) -> None:
+        """Count the samples of each class, on the device."""
+        size = len(self._names)
+        if target.ndim == 2 and target.shape[1] == size:
+            present = target.long().sum(dim=0)
+        else:
+            present = torch.bincount(target.long().flatten(), minlength=size)[:size]
+        self._count += len(target)
+        self._present = present if self._present is None else self._present + present
+
+    def fault(self) -> str | None:
+        """Return which classes have no sample, or no other beside them."""
+        counts = [0] * len(self._names) if self._present is None else self._present.tolist()
+        absent = [name for name, count in zip(self._names, counts, strict=True) if not count]
+        if absent:
+            noun = "class" if len(absent) == 1 else "classes"
+            return f"none of {self._count} samples is of {noun} {named(absent)}"
+        whole = [n for n, count in zip(self._names, counts, strict=True) if count == self._count]
+        if whole and self._needs_others:
+            return f"all {self._count} samples are of class {named(whole)}"
+        return None
+
+
+class OnePositive:
+    """A sample or more of the one class that a binary metric is about."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._positive: Tensor | None = None
+
+    def add(self, target: Tensor) -> None:
+        """Count the positive samples, on the device."""
+        found = target.long().sum()
+        self._positive = found if self._positive is None else self._positive + found
+        self._count += target.numel()
+
+    def fault(self) -> str | None:
+        """Return that there is none."""
+        has_one = self._positive is not None and bool(self._positive)
+        return None if has_one else f"none of {self._count} samples is positive"
+
+
+def condition_of(metric: "torchmetrics.Metric", names: Sequence[str] | None) -> Condition:
+    """Return what a metric of torchmetrics needs to be defined.
+
+    Args:
+        metric: The metric.
+        names: Classes or labels of the task, if it has any.
+    """
+    # torchmetrics takes longer to load than torch: only who has such a metric has loaded it
+    from torchmetrics import classification as of_classes, regression as of_numbers
+
+    compares_with_spread = (
+        of_numbers.R2Score,
+        of_numbers.ExplainedVariance,
+        of_numbers.PearsonCorrCoef,
+        of_numbers.SpearmanCorrCoef,
+        of_numbers.ConcordanceCorrCoef,
+        of_numbers.KendallRankCorrCoef,
+    )
+    is_mean_over_classes = (
+        of_classes.MulticlassF1Score,
+        of_classes.MulticlassPrecision,
+        of_classes.MulticlassRecall,
+        of_classes.MultilabelF1Score,
+        of_classes.MultilabelPrecision,
+        of_classes.MultilabelRecall,
+        of_classes.BinaryF1Score,
+        of_classes.BinaryPrecision,
+        of_classes.BinaryRecall,
+    )
+    ranks = (of_classes.MulticlassAUROC, of_classes.MultilabelAUROC, of_classes.BinaryAUROC)
+    if isinstance(metric, compares_with_spread):
+        return Spread()
+    is_ranking = isinstance(metric, ranks)
+    is_mean = is_ranking or getattr(metric, "average", "macro") in ("macro", "weighted")
+    if not (is_ranking or isinstance(metric, is_mean_over_classes)) or not is_mean:
+        return Always()
+    if isinstance(metric, of_classes.BinaryAUROC):
+        return EveryClass(("0", "1"), needs_others=False)
+    if type(metric).__name__.startswith("Binary"):
+        return OnePositive()
+    count: int = getattr(metric, "num_classes", None) or getattr(metric, "num_labels", 0) or 0
+    known = names if names is not None and len(names) == count else tuple(map(str, range(count)))
+    return EveryClass(known, needs_others=is_ranking)

@@ -1,0 +1,253 @@
+"""Metrics that need no more than running counts or sums: accuracy to F1, mean errors, R².
+
+torchmetrics has them all, but takes longer to load than torch: it loads scipy, torchvision,
+matplotlib and torch's compiler. These metrics give the same figures to the last bit. Where they
+differ on purpose, the docstring says so.
+
+Letters: B samples, C classes or labels.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple, assert_never
+
+import torch
+from torch import Tensor
+
+from finetune.tasks.conditions import Always, Condition, EveryClass, OnePositive, Spread
+
+ClassScore = Literal["accuracy", "f1", "precision", "recall"]
+NumberScore = Literal["mse", "rmse", "mae", "r2"]
+
+
+@dataclass(slots=True)
+class RunningMetric:
+    """A metric whose figure follows from sums over all samples.
+
+    Args:
+        sums: Makes the sums of a batch from outputs and targets. Raises `ValueError` where these
+            do not fit.
+        figure: Makes the figure from the sums over all batches and the number of targets.
+        new_condition: Makes what decides whether the metric is defined.
+        higher_is_better: Which way it improves.
+    """
+
+    sums: Callable[[Tensor, Tensor], Tensor]
+    figure: Callable[[Tensor, int], Tensor]
+    new_condition: Callable[[], Condition]
+    higher_is_better: bool
+    _total: Tensor | None = None
+    _count: int = 0
+
+    def update(self, outputs: Tensor, target: Tensor) -> None:
+        """Add a batch.
+
+        Raises:
+            ValueError: outputs and targets do not fit.
+        """
+        sums = self.sums(outputs.detach(), target)
+        self._total = sums if self._total is None else self._total + sums
+        self._count += target.numel()
+
+    def compute(self) -> Tensor:
+        """Return the figure of all batches.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self._total is None:
+            raise ValueError("it has seen no sample")
+        return self.figure(self._total, self._count)
+
+    def reset(self) -> None:
+        """Forget the batches."""
+        self._total, self._count = None, 0
+
+
+def metric_of_classes(score: ClassScore, classes: Sequence[str]) -> RunningMetric:
+    """Return a metric fed with logits (B, C) and class numbers (B,).
+
+    Accuracy is the share of right samples; the others are means over classes.
+    """
+    counts = partial(_counts_of_classes, len(classes))
+    if score == "accuracy":
+        return RunningMetric(counts, _share_of_right_samples, Always, higher_is_better=True)
+    condition = partial(EveryClass, classes, needs_others=False)
+    figure = partial(_mean_over_classes, _SCORES[score])
+    return RunningMetric(counts, figure, condition, higher_is_better=True)
+
+
+def metric_of_labels(score: ClassScore, labels: Sequence[str], threshold: float) -> RunningMetric:
+    """Return a metric fed with logits and targets of 0 and 1, both (B, C); a mean over labels.
+
+    Of a single label they may be (B,) as well. A label is said where its probability is at least
+    `threshold`, as in a prediction. torchmetrics differs twice: it does not count a probability
+    that equals the threshold, and it takes a batch of logits that all lie between 0 and 1 for
+    probabilities.
+    """
+    condition: Callable[[], Condition] = partial(EveryClass, labels, needs_others=False)
+    if score == "accuracy":
+        condition = Always
+    elif len(labels) == 1:
+        condition = OnePositive
+    counts = partial(_counts_of_labels, len(labels), threshold)
+    figure = partial(_mean_over_labels, _SCORES[score])
+    return RunningMetric(counts, figure, condition, higher_is_better=True)
+
+
+def metric_of_numbers(score: NumberScore) -> RunningMetric:
+    """Return a metric fed with numbers and targets of one shape."""
+    match score:
+        case "mse":
+            return RunningMetric(_squared_errors, _mean, Always, higher_is_better=False)
+        case "rmse":
+            return RunningMetric(_squared_errors, _root_of_mean, Always, higher_is_better=False)
+        case "mae":
+            return RunningMetric(_absolute_errors, _mean, Always, higher_is_better=False)
+        case "r2":
+            return RunningMetric(_sums_of_r2, _r2, Spread, higher_is_better=True)
+        case _:
+            assert_never(score)
+
+
+class _Counts(NamedTuple):
+    """How often each class or label was said, rightly or wrongly, (C,) int64 each."""
+
+    hits: Tensor
+    """True positives."""
+    false: Tensor
+    """False positives."""
+    missed: Tensor
+    """False negatives."""
+    rest: Tensor
+    """True negatives."""
+
+
+def _counts_of_classes(size: int, outputs: Tensor, target: Tensor) -> Tensor:
+    """Count each class in logits (B, C, ...) and class numbers (B, ...); return (4, C) int64."""
+    if outputs.shape[1:2] != (size,) or outputs[:, 0].shape != target.shape:
+        raise ValueError(f"{size} classes need as many outputs")
+    said, so = outputs.argmax(dim=1).flatten(), target.long().flatten()
+    if len(so) and not 0 <= int(so.min()) <= int(so.max()) < size:
+        raise ValueError(f"a target is none of the {size} classes")
+    hits, num_said, num_so = (
+        torch.bincount(classes, minlength=size) for classes in (so[said == so], said, so)
+    )
+    missed = num_so - hits
+    return torch.stack([hits, num_said - hits, missed, len(so) - num_said - missed])
+
+
+def _counts_of_labels(size: int, threshold: float, outputs: Tensor, target: Tensor) -> Tensor:
+    """Count each label in logits and targets, (B, C, ...) or (B,) each; return (4, C) int64."""
+    _refuse_other_shapes(outputs, target)
+    if outputs.shape[1:2] != (size,) and (size > 1 or outputs.ndim > 1):
+        raise ValueError(f"{size} labels need as many outputs")
+    if bool(((target != 0) & (target != 1)).any()):
+        raise ValueError("a target is neither 0 nor 1")
+    shape = (*target.shape, 1, 1)[: max(3, target.ndim)]
+    said, so = (outputs.sigmoid() >= threshold).reshape(shape), target.bool().reshape(shape)
+    kinds = (said & so, said & ~so, ~said & so, ~said & ~so)
+    return torch.stack([kind.flatten(2).sum(dim=(0, 2)) for kind in kinds])
+
+
+def _squared_errors(outputs: Tensor, target: Tensor) -> Tensor:
+    _refuse_other_shapes(outputs, target)
+    error = (outputs - target).flatten()
+    return (error * error).sum()
+
+
+def _absolute_errors(outputs: Tensor, target: Tensor) -> Tensor:
+    _refuse_other_shapes(outputs, target)
+    return (outputs - target).flatten().abs().sum()
+
+
+def _sums_of_r2(outputs: Tensor, target: Tensor) -> Tensor:
+    """Return the sums of squared errors, of targets, and of squared targets, (3,) float64."""
+    _refuse_other_shapes(outputs, target)
+    # not every device has float64
+    said, so = (values.cpu().double().flatten() for values in (outputs, target))
+    error = so - said
+    return torch.stack([(error * error).sum(), so.sum(), (so * so).sum()])
+
+
+def _refuse_other_shapes(outputs: Tensor, target: Tensor) -> None:
+    if outputs.shape != target.shape:
+        raise ValueError("outputs and targets differ in shape")
+
+
+def _mean(total: Tensor, count: int) -> Tensor:
+    # both are tensors: on a GPU torch divides by a number by multiplying with its rounded inverse
+    return total / torch.tensor(count, device=total.device)
+
+
+def _root_of_mean(total: Tensor, count: int) -> Tensor:
+    return _mean(total, count).sqrt()
+
+
+def _r2(total: Tensor, count: int) -> Tensor:
+    """Return the share of the variance of targets y that outputs f explain.
+
+    R² = 1 - sum (y - f)² / sum (y - mean)², where the second sum is sum y² - (sum y)² / n.
+
+    torchmetrics takes the difference of these in float32, where nothing is left of targets that
+    lie far from zero (years, say), and returns 0 or 1 where either sum is below 0.0001.
+
+    Raises:
+        ValueError: the targets are so close together that their variance is lost.
+    """
+    errors, targets, squares = total.unbind()
+    variance = squares - targets * targets / count
+    if variance <= 0:
+        raise ValueError("the targets hardly differ")
+    return 1 - errors / variance
+
+
+def _share_of_right_samples(total: Tensor, _: int) -> Tensor:
+    counts = _Counts(*total)
+    return _share(counts.hits.sum(), (counts.hits + counts.missed).sum())
+
+
+def _mean_over_classes(score: Callable[[_Counts], Tensor], total: Tensor, _: int) -> Tensor:
+    """Return the mean score of the classes that were there or said; that of others is 0."""
+    counts = _Counts(*total)
+    num_known = (counts.hits + counts.false + counts.missed > 0).sum()
+    return _share(score(counts), num_known).sum()
+
+
+def _mean_over_labels(score: Callable[[_Counts], Tensor], total: Tensor, _: int) -> Tensor:
+    scores = score(_Counts(*total))
+    return (scores / torch.ones_like(scores).sum()).sum()
+
+
+def _accuracy(counts: _Counts) -> Tensor:
+    right = counts.hits + counts.rest
+    return _share(right, right + counts.false + counts.missed)
+
+
+def _precision(counts: _Counts) -> Tensor:
+    return _share(counts.hits, counts.hits + counts.false)
+
+
+def _recall(counts: _Counts) -> Tensor:
+    return _share(counts.hits, counts.hits + counts.missed)
+
+
+def _f1(counts: _Counts) -> Tensor:
+    """Return 2 TP / (2 TP + FP + FN): the harmonic mean of precision and recall."""
+    return _share(2 * counts.hits, 2 * counts.hits + counts.missed + counts.false)
+
+
+_SCORES: dict[ClassScore, Callable[[_Counts], Tensor]] = {
+    "accuracy": _accuracy,
+    "f1": _f1,
+    "precision": _precision,
+    "recall": _recall,
+}
+"""The score of each class or label, (C,) float32."""
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """Divide in float32; 0 where there is nothing to divide by."""
+    part, whole = part.float(), whole.float()
+    return torch.where(whole != 0, part / whole, torch.zeros_like(part))
