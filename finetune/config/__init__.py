@@ -1,1 +1,1 @@
-"""What a config may say: closed, documented nodes. Never imports torch, nor any other room."""
+"""The nodes of a config: closed and documented. Imports neither torch nor another room."""

@@ -1,4 +1,4 @@
-"""`cache:` the activation cache, which keeps what the frozen prefix gives for each sample."""
+"""`cache:` settings of the activation cache, which stores outputs of the frozen prefix per sample."""
 
 from typing import Annotated, Any, Literal
 
@@ -11,12 +11,13 @@ from finetune.config.bounds import Gigabytes
 class CacheConfig(Node):
     """The activation cache: outputs of the frozen prefix are stored at a sample's first visit and read at later ones."""
 
+    # Every default but `store_dtype` keeps results bit-identical to a run without the cache.
     use: Literal["auto", "off"] = "auto"
-    """`auto` caches where that is exact and saves time, and says why where it does not; it keeps the token ids of texts too. `off` caches nothing."""
+    """`auto` caches where that is exact and saves time, and reports why where it does not; it stores the token ids of texts too. `off` caches nothing."""
     views: int | None = Field(default=None, gt=0, le=10_000)
-    """Number of random augmentations of each sample. All are cached, and epochs take turns. If left out, every epoch draws a new one, and nothing behind a random transform is cached."""
+    """Number of random augmentations per sample. All are cached, and epochs take turns. If left out, every epoch draws a new one, and nothing behind a random transform is cached."""
     memory_gb: Gigabytes = 2.0
-    """Rows of all splits together are kept in memory up to this size; larger caches are read from disk."""
+    """Up to this size, rows of all splits together are kept in memory; larger caches are read from disk."""
     disk_gb: Gigabytes = 20.0
     """Upper limit of the cache on disk, over all runs. The least recently used stores are removed first."""
     store_dtype: Literal["float16", "bfloat16"] | None = None
@@ -24,8 +25,9 @@ class CacheConfig(Node):
 
 
 def _word_is_the_use(value: Any) -> Any:
+    """Turn the short form `off` or `auto` into a mapping."""
     return {"use": value} if isinstance(value, str) else value
 
 
 Cache = Annotated[CacheConfig, BeforeValidator(_word_is_the_use)]
-"""`off`, `auto`, or the settings."""
+"""The settings as a mapping, or one of the words `off` and `auto`."""

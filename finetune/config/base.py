@@ -1,4 +1,4 @@
-"""The base class of every config node, and how a validator refuses a single key."""
+"""The base class of all config nodes, and how a validator reports a fault of a single key."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Self
@@ -16,50 +16,57 @@ from finetune.config.catalogue import Complaint
 from finetune.config.messages import Fault, explain, is_echo, is_meant
 
 PUBLIC = "public"
-"""Marks a field, by `Annotated`, whose value becomes a name: of a layer, a column, a phase, a metric.
+"""Mark for a field, by `Annotated`: its value becomes a name, as of a layer, column, phase or metric.
 
-Files of the run, checkpoints and curves hold it, so it cannot be a secret, see `secrets.py`.
+Run files, checkpoints and curves contain such names, so they must not be secrets; see `secrets.py`.
 """
 
 PLACE = "place"
-"""Marks a field, by `Annotated`, whose value names a file or a folder, see `places.py`."""
+"""Mark for a field, by `Annotated`: its value is the path of a file or folder, see `places.py`."""
 
 
 class Node(BaseModel):
     """A config node: immutable, closed to unknown keys, documented field by field.
 
-    The string under a field is its description, read by `descriptions.py`. `finetune schema`
-    prints it, so a field without one fails a test.
+    The string under a field is its description, read by `descriptions.py` and printed by
+    `finetune schema`; a test fails for a field without one.
     """
 
-    # Most nodes are only ever validated as a part of `RunConfig`: none is built before it is asked.
+    # `defer_build`: most nodes are only validated as parts of `RunConfig`, and to build a validator
+    # for each of them as well would slow every start.
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
+        # JSON, and so every file of a run, has neither infinity nor NaN.
         allow_inf_nan=False,
         defer_build=True,
     )
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> Sequence[Complaint]:
-        """Return what is wrong with `value` beyond its single keys, whether or not those are right.
+        """Return what is wrong with `value` beyond single keys; none by default.
 
-        A node overrides this for what pydantic cannot know, so that such faults are told together
-        with all others. `value` is as written: nothing about it has been checked.
+        A node overrides this for rules that pydantic does not know, so that their faults are
+        reported together with all others. `value` is as written: none of its keys is checked yet.
         """
         return ()
 
     @model_validator(mode="wrap")
     @classmethod
     def _tell_all_faults(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Validate a node; raise the faults that pydantic and `complaints` find, all at once."""
         faults = []
         if isinstance(value, Mapping):
+            # Asked before pydantic, whose first fault would otherwise hide those that concern
+            # several keys.
             faults = [Fault(*complaint, absent=True) for complaint in cls.complaints(value)]
         try:
             node = handler(value)
         except ValidationError as error:
-            # what a node says of a key replaces what pydantic says of it
+            # what a node says about a key replaces what pydantic says about it
             told = {fault.key for fault in faults if fault.key}
+            # A key that `complaints` calls unknown may be a required one, misspelt: not missing as
+            # well.
             strange = [str(key[0]) for key in told if len(key) == 1]
             others = [one for one in faults_of(error, cls) if one.key not in told]
             faults = [*(one for one in others if not _is_misnamed(one, strange)), *faults]
@@ -69,16 +76,16 @@ class Node(BaseModel):
 
 
 class OpenNode(Node):
-    """A node whose further keys are the arguments of a class that a library offers by name.
+    """A node whose further keys are arguments of a library's class, chosen by name.
 
-    Its subclass checks those keys against `catalogue.py`, so they are closed as well.
+    Its subclass checks these keys against `catalogue.py`, so unknown ones are refused as well.
     """
 
     model_config = ConfigDict(extra="allow")
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The keys that are not the node's own, as keyword arguments of the class it names."""
+        """The keys that are not fields of the node: keyword arguments of the class it names."""
         return dict(self.__pydantic_extra__ or {})
 
     def with_arguments(self, **changes: Any) -> Self:
@@ -87,35 +94,37 @@ class OpenNode(Node):
 
     @classmethod
     def arguments_in(cls, value: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the keys of `value` that are not the node's own."""
+        """Return the keys of `value` that are not fields of the node."""
         return {key: item for key, item in value.items() if key not in cls.model_fields}
 
 
 def refuse(title: str, *problems: Complaint) -> NoReturn:
-    """Raise a pydantic error that stands at the given keys below the node being validated.
+    """Raise a pydantic error about keys below the node that is being validated.
 
     Args:
-        title: Name of the node.
-        problems: Key below the node, message and hint of each fault.
+        title: Class name of the node.
+        problems: For each fault the key below the node, message and hint.
     """
     raise _error(title, [Fault(*problem, absent=True) for problem in problems])
 
 
 def faults_of(error: ValidationError, node: type[Node]) -> list[Fault]:
-    """Return all that a validation of `node` found, in the words of the house."""
+    """Return all faults that a validation of `node` found, in plain words."""
     details = error.errors(include_url=False)
     unknown = [str(one["loc"][-1]) for one in details if one["type"] == "extra_forbidden"]
+    # An unknown key makes pydantic report the one that was meant as missing, too: one mistake, one
+    # line.
     return [explain(one, node.model_fields) for one in details if not is_echo(one, unknown)]
 
 
 def _is_misnamed(fault: Fault, strange: Sequence[str]) -> bool:
-    """Tell whether a key is missing since it is among the `strange` ones, under another name."""
+    """Tell whether a key is reported missing only because it is misspelt as a `strange` one."""
     is_missing = fault.absent and len(fault.key) == 1 and fault.message.startswith("missing")
     return is_missing and is_meant(str(fault.key[0]), strange)
 
 
 def _error(title: str, faults: Sequence[Fault]) -> ValidationError:
-    """Return an error of pydantic that `explain` turns into the same faults again."""
+    """Return a pydantic error that `explain` turns back into the same faults."""
     details = [
         InitErrorDetails(
             type=PydanticCustomError(

@@ -1,6 +1,6 @@
-"""What torch and torchvision offer by name, known without importing either.
+"""Classes of torch and torchvision that a config may name, known without importing either.
 
-`catalogue.json` is made by `scripts/make_catalogue.py` and read when first asked for.
+`catalogue.json` is made by `scripts/make_catalogue.py` and read at the first use.
 """
 
 import json
@@ -16,7 +16,7 @@ from finetune.config.messages import is_meant, shown
 from finetune.errors import Key, did_you_mean
 
 Complaint = tuple[Key, str, str | None]
-"""Key below a node, what is wrong there, and a hint."""
+"""A fault: key below a node, what is wrong there, and a hint."""
 
 INFERRED = frozenset(
     {
@@ -25,7 +25,7 @@ INFERRED = frozenset(
         *("mean", "std"),
     }
 )
-"""Required arguments that may be left out: input sizes are read off what comes into a layer, mean and std of `Normalize` off what the model was pretrained with."""
+"""Required arguments that may be left out: input sizes are taken from a layer's input, mean and std of `Normalize` from what the model was pretrained with."""
 
 _WANTED = {
     "bool": "true or false",
@@ -39,13 +39,13 @@ _WANTED = {
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument of a constructor.
+    """One argument of a class's constructor.
 
     Args:
-        kinds: What YAML may give it: `bool`, `int`, `float`, `str`, `list`, `null`.
-        choices: The words that a text is confined to; any text if empty.
+        kinds: Kinds of YAML value it takes: `bool`, `int`, `float`, `str`, `list`, `null`.
+        choices: The only texts it takes; any text if empty.
         required: Whether it has no default.
-        bounds: The smallest and the largest number that it, or an entry of its list, may be.
+        bounds: Bounds for a number given to it, also inside a list.
     """
 
     kinds: frozenset[str]
@@ -56,12 +56,12 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class KnownClass:
-    """One class that may be named as `type:`.
+    """One class that a config may name by `type:`.
 
     Args:
         arguments: Arguments of its constructor by name.
         random: Whether two calls on one sample may differ.
-        drawn: The argument whose range is drawn from, where a single number leaves nothing random.
+        drawn: An argument that is a range to draw from; given one number, nothing is random.
     """
 
     arguments: Mapping[str, Argument]
@@ -76,11 +76,11 @@ class KnownClass:
 
 @dataclass(frozen=True, slots=True)
 class KnownClasses(Mapping[str, KnownClass]):
-    """The classes of one kind by name.
+    """The classes of one kind, by name; a read-only mapping.
 
     Args:
-        section: Where they stand in the file.
-        word: A text that may stand for any whole number among their arguments.
+        section: Their section in `catalogue.json`.
+        word: A text that may be given to them in place of a whole number.
     """
 
     section: str
@@ -97,11 +97,11 @@ class KnownClasses(Mapping[str, KnownClass]):
 
 
 LAYERS = KnownClasses("layers", word="classes")
-"""Classes of `torch.nn` that take and give tensors."""
+"""Classes of `torch.nn` that map tensors to tensors."""
 TRANSFORMS = KnownClasses("transforms")
-"""Classes of `torchvision.transforms.v2` that take and give one image."""
+"""Classes of `torchvision.transforms.v2` that map one image to one image."""
 OPTIMIZERS = KnownClasses("optimizers")
-"""Dense optimizers of `torch.optim`."""
+"""Optimizers of `torch.optim` for dense gradients."""
 
 
 def check_arguments(
@@ -114,16 +114,16 @@ def check_arguments(
     own: Collection[str] = (),
     otherwise: str | None = None,
 ) -> list[Complaint]:
-    """Return what is wrong with naming the class `type_name` and giving it `arguments`.
+    """Return what is wrong with a class name and the arguments given to it; nothing if all fits.
 
     Args:
-        table: The classes known.
-        noun: What they are, for the message.
-        type_name: The class named.
-        arguments: Its arguments, some of which finetune fills in later (`INFERRED`).
-        also: Types that are known beside the table, to be suggested as well.
-        own: Keys of the node beside the arguments, to be suggested as well.
-        otherwise: The hint on a class that resembles none of the table.
+        table: The known classes.
+        noun: What they are called in the message, such as `layer`.
+        type_name: Name of the class.
+        arguments: The arguments given; finetune fills in some later (`INFERRED`).
+        also: Types known in addition to the table; suggested as well.
+        own: Keys of the node that are not arguments; suggested as well.
+        otherwise: The hint for a name that resembles no known class.
     """
     if type_name not in table:
         known = [*table, *also]
@@ -153,15 +153,18 @@ def check_arguments(
 
 
 def _fits(value: Any, argument: Argument, word: str | None) -> bool:
+    """Tell whether an argument takes a value of this kind."""
     kind, kinds = _kind(value), argument.kinds
     if kind == "str":
         is_word = value == word and "int" in kinds
         return is_word or ("str" in kinds and (not argument.choices or value in argument.choices))
+    # YAML has `1` for 1.0; the other way round a number with a fraction would be cut.
     return kind in kinds or (kind == "int" and "float" in kinds)
 
 
 def _misfit(value: Any, argument: Argument, word: str | None) -> tuple[str, str | None]:
-    """Say what the argument needs instead of `value`, and which word may have been meant."""
+    """Return what an argument takes instead of `value`, and a hint if a word is misspelt."""
+    # "a number" says it all: no "a whole number or a number".
     kinds = argument.kinds - ({"int"} if "float" in argument.kinds else set())
     wanted = [_WANTED[kind] for kind in _WANTED if kind in kinds]
     words = argument.choices or ((word,) if word and "int" in kinds else ())
@@ -172,18 +175,22 @@ def _misfit(value: Any, argument: Argument, word: str | None) -> tuple[str, str 
 
 
 def _kind(value: Any) -> str:
+    """Return the kind of a value as the catalogue names it."""
     if value is None:
         return "null"
+    # Not `isinstance`: True is no number here.
     return "list" if isinstance(value, tuple) else type(value).__name__
 
 
 def _listing(type_name: str, arguments: Collection[str]) -> str:
+    """Return a hint that lists all arguments of a class."""
     names = ", ".join(sorted(arguments))
     return f"{type_name} takes {names}" if names else f"{type_name} takes no arguments"
 
 
 @cache
 def _read() -> dict[str, dict[str, KnownClass]]:
+    """Return the classes of `catalogue.json` by section and name."""
     text = Path(__file__).with_name("catalogue.json").read_text(encoding="utf-8")
     sections = json.loads(text)
     del sections["versions"]
@@ -194,6 +201,7 @@ def _read() -> dict[str, dict[str, KnownClass]]:
 
 
 def _entry(section: str, entry: dict[str, Any]) -> KnownClass:
+    """Return the class that an entry of the file describes."""
     arguments = {
         name: Argument(
             frozenset(argument["kinds"]),

@@ -1,4 +1,4 @@
-"""`data:` where samples come from, how they are split, and what is done to each."""
+"""`data:` where samples come from, how they are split, and what is done to each sample."""
 
 import math
 from collections.abc import Mapping
@@ -24,17 +24,19 @@ class _FileSource(Node):
 
 
 class NamingSource(_FileSource):
-    """A source whose files name or link to others."""
+    """A source whose files name or link to other files."""
 
+    # A table from a stranger could otherwise name any file that the user can read, and the run
+    # would keep its contents.
     within: Annotated[str | None, PLACE] = None
-    """Folder that the files it names or links to may not leave, symbolic links followed; that of the data itself if left out. Paths in a table are relative to the table in any case."""
+    """Folder that files which it names or links to must not leave, symbolic links resolved; the folder of the data if left out. Paths in a table are always relative to the table."""
 
 
 class TableSource(NamingSource, ImageKeys):
-    """A table, or a folder of tables. Its form is told by its content: separated values, JSON or Parquet, also packed by gzip."""
+    """A table, or a folder of tables. The format is recognised by content: separated values, JSON or Parquet, also compressed by gzip."""
 
     missing: tuple[str, ...] = ()
-    """Cells that stand for no value, such as `["?", "NA"]`; they are read as empty ones. An empty cell is no number and no label in any case."""
+    """Cells that mean no value, such as `["?", "NA"]`; they are read as empty ones. An empty cell is never a number or a label."""
 
     @field_validator("missing", mode="before")
     @classmethod
@@ -42,6 +44,7 @@ class TableSource(NamingSource, ImageKeys):
         if not isinstance(value, list | tuple):
             return value
         return tuple(
+            # YAML reads an unquoted -999 as a number, and cells are compared as text.
             str(cell) if isinstance(cell, int | float) and not isinstance(cell, bool) else cell
             for cell in value
         )
@@ -53,15 +56,15 @@ class CsvSource(TableSource):
     type: Literal["csv"]
     """Discriminator."""
     separator: str = Field(default=",", min_length=1, max_length=1)
-    """The one character between two values."""
+    """The character between two values."""
     quote: Literal['"', "'", "none"] = '"'
-    """The character around a value that holds separators or line breaks; `none` takes every such character as text."""
+    """The character around values that contain separators or line breaks; `none` treats it as ordinary text."""
     encoding: str = "utf-8"
-    """Character encoding of the file, where it has no byte order mark that tells it."""
+    """Character encoding of the file, if it has no byte order mark."""
 
 
 class JsonlSource(TableSource):
-    """JSON objects, one a line, over several lines or in an array."""
+    """JSON objects: one per line, over several lines, or in an array."""
 
     type: Literal["jsonl"]
     """Discriminator."""
@@ -82,7 +85,7 @@ class TextFolderSource(NamingSource):
     encoding: str = "utf-8"
     """Character encoding of the files."""
     errors: Literal["strict", "replace", "ignore"] = "strict"
-    """What to do with bytes that the encoding does not know: an error, a mark, or nothing."""
+    """What happens to bytes that the encoding lacks: an error, a replacement character, or removal."""
 
 
 _CHANNELS_OF = {"RGB": "rgb", "L": "grey"}
@@ -94,11 +97,13 @@ class ImageFolderSource(NamingSource, ImageKeys):
     type: Literal["imagefolder"]
     """Discriminator."""
     mode: Literal["RGB", "L"] | None = None
-    """Colour mode that every image is brought to, `RGB` if left out. The same as `channels: rgb` and `channels: grey`."""
+    """Colour mode that every image is converted to; `RGB` if left out. Same as `channels: rgb` and `channels: grey`."""
 
     @property
     def colour_mode(self) -> Literal["RGB", "L"]:
-        """The colour mode that every image is brought to."""
+        """The colour mode that every image is converted to."""
+        # Not decided by the images, as for other sources: runs from before `channels` have always
+        # had RGB.
         return self.mode or ("L" if self.channels == "grey" else "RGB")
 
     @model_validator(mode="after")
@@ -118,16 +123,16 @@ Shape = Annotated[tuple[Count, ...], Field(max_length=16)]
 
 
 class ArrayColumn(Node):
-    """One column cut out of an array."""
+    """One column, cut out of an array."""
 
     array: str | None = None
-    """Name of the array in an `.npz`; left out where the file holds a single one."""
+    """Name of the array in an `.npz`; may be left out if the file holds only one."""
     take: str | None = Field(default=None, pattern=_SLICE)
     """Part of the second axis, by Python's slice rules: `:-1` for all but the last, `-1` for the last one alone."""
     shape: Shape | None = None
-    """Shape of one sample, where it differs from the file's."""
+    """Shape of one sample, if it differs from the file's."""
     dtype: Literal["uint8", "int64", "float32"] | None = None
-    """Kind of number. `uint8` with two axes or more is an image whose 0..255 becomes 0..1. If left out, uint8 stays, other whole numbers become int64, the rest float32."""
+    """Number type. `uint8` with two axes or more is an image whose 0..255 becomes 0..1. If left out, uint8 stays, other whole numbers become int64, and the rest float32."""
 
     @field_validator("take", mode="before")
     @classmethod
@@ -141,9 +146,9 @@ class ArraysSource(_FileSource):
     type: Literal["arrays"]
     """Discriminator."""
     columns: dict[str, ArrayColumn] | None = None
-    """The columns by name. Every array of an `.npz` under its own name if left out."""
+    """The columns by name. If left out, every array of an `.npz` under its own name."""
     channels: Literal["first", "last"] | None = None
-    """Where images have their channels: `(C, H, W)` or `(H, W, C)`. If left out, `last` where the shape makes that plain."""
+    """Position of the channels of images: `(C, H, W)` or `(H, W, C)`. If left out, `last` where the shape is unambiguous."""
 
 
 class SklearnSource(Node):
@@ -152,11 +157,11 @@ class SklearnSource(Node):
     type: Literal["sklearn"]
     """Discriminator."""
     name: Literal["digits", "iris", "wine", "breast_cancer", "diabetes", "linnerud"]
-    """Which one."""
+    """Name of the data set."""
 
 
 _MAX_DRAWN = 2**28
-"""Most numbers of a column that is drawn: 1 GiB of them."""
+"""Most numbers of a random column: 1 GiB as float32."""
 
 
 class RandomSource(Node):
@@ -181,6 +186,7 @@ class RandomSource(Node):
     @model_validator(mode="after")
     def _the_numbers_can_be_drawn(self) -> Self:
         for name in ("features", "targets"):
+            # Each dimension has bounds of its own, but their product may still exceed all memory.
             count = self.samples * math.prod(getattr(self, name))
             if count > _MAX_DRAWN:
                 message = f"gives {count} numbers with {name}, at most {_MAX_DRAWN} are drawn"
@@ -196,7 +202,7 @@ class HuggingFaceSource(NamingSource, ImageKeys):
     config: str | None = None
     """Configuration of the data set, where it has several."""
     part: str = "train"
-    """Split of the data set to read."""
+    """Split of the data set to read, by its own name."""
     revision: str | None = None
     """Commit, tag or branch on the hub."""
 
@@ -207,9 +213,9 @@ class ImportSource(ImageKeys):
     type: Literal["import"]
     """Discriminator."""
     path: Annotated[str, PUBLIC]
-    """`my_pkg.data:make`: returns a mapping of column to array with samples first, a `datasets.Dataset` or a map-style torch `Dataset`."""
+    """`my_pkg.data:make`: returns a mapping of column to array with samples first, a `datasets.Dataset`, or a map-style torch `Dataset`."""
     within: str | None = None
-    """Folder that files which the data names may not leave, symbolic links followed; the current folder, which their names are relative to, if left out."""
+    """Folder that files named in the data must not leave, symbolic links resolved; the current folder if left out, to which their names are relative."""
     args: Arguments = Field(default={})
     """Keyword arguments of the call."""
 
@@ -230,18 +236,18 @@ Source = Annotated[
 
 
 class SplitConfig(Node):
-    """How one source is parted into training, validation and test samples."""
+    """How one source is split into training, validation and test samples."""
 
     validation: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the samples that evaluation during training sees."""
+    """Share of the samples used for evaluation during training."""
     test: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the samples kept for the test."""
+    """Share of the samples kept for the final test."""
     stratify: bool = False
     """Whether every class keeps its share in each part."""
     copies: Literal["leave", "together", "drop"] = "leave"
-    """What to do with samples whose inputs are exact copies: leave them where they fall (their number is told), keep them in one part, or keep only the first."""
+    """What happens to samples whose inputs are exact copies: they stay where they fall (their number is reported), are kept in one part, or all but the first are dropped."""
     seed: Seed | None = None
-    """Seed of the parting; the run's seed if left out."""
+    """Seed of the split; the run's seed if left out."""
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> Self:
@@ -254,22 +260,22 @@ class SplitConfig(Node):
 
 
 class TokenizeTransform(Node):
-    """Turn text into the token ids that a `transformers` layer takes."""
+    """Turn text into token ids for a `transformers` layer."""
 
     type: Literal["tokenize"]
     """Discriminator."""
     column: Annotated[str | None, PUBLIC] = None
-    """Column of text; the one that holds text, or the two as a pair, if left out."""
+    """Column of text. If left out, the only text column, or the only two as a pair."""
     columns: Annotated[tuple[str, ...] | None, PUBLIC] = Field(
         default=None, min_length=1, max_length=2
     )
-    """In place of `column`: two columns of text, which the tokenizer encodes as a pair."""
+    """In place of `column`: two text columns, encoded as a pair."""
     max_length: int = Field(default=128, gt=0, le=10**6)
-    """Longest sequence in tokens; what is beyond is cut off."""
+    """Longest sequence in tokens; longer ones are cut."""
     tokenizer: Annotated[str | None, PLACE] = None
     """Folder or hub id of the tokenizer; that of the first transformers layer if left out."""
     padding: Literal["longest", "max_length"] = "longest"
-    """Fill every batch up to its longest sequence, or to `max_length`."""
+    """Pad each batch to its longest sequence, or always to `max_length`."""
 
     @model_validator(mode="after")
     def _one_way_to_name_columns(self) -> Self:
@@ -288,7 +294,7 @@ class StackTransform(Node):
     columns: Annotated[tuple[str, ...] | None, PUBLIC] = None
     """The columns, in order; all of `data.inputs` if left out."""
     name: Annotated[str, PUBLIC] = "features"
-    """Name of the new column, which takes their place among the inputs."""
+    """Name of the new column, which replaces them among the inputs."""
 
 
 class ImportTransform(Node):
@@ -301,7 +307,7 @@ class ImportTransform(Node):
     args: Arguments = Field(default={})
     """Keyword arguments of the call."""
     random: bool = False
-    """Whether two calls on one sample may differ. Random transforms run anew in every epoch, for training only."""
+    """Whether two calls on one sample may differ. Random transforms run anew in each epoch, and only in training."""
 
 
 class VisionTransform(OpenNode):
@@ -314,8 +320,9 @@ class VisionTransform(OpenNode):
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
-        """Refuse a class that torchvision does not have, and arguments that it does not take."""
+        """Return a complaint for an unknown class, and for each argument that does not fit."""
         type_, own = value.get("type"), sorted(_OWN_TYPES)
+        # A type that is no text is reported by pydantic already.
         if not isinstance(type_, str):
             return []
         return check_arguments(TRANSFORMS, "transform", type_, cls.arguments_in(value), also=own)
@@ -325,6 +332,7 @@ _OWN_TYPES = {"tokenize", "stack", "import"}
 
 
 def _kind_of_transform(value: Any) -> str:
+    """Return the tag of the node that a transform, written or built, is validated by."""
     type_ = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
     return type_ if isinstance(type_, str) and type_ in _OWN_TYPES else "vision"
 
@@ -346,39 +354,39 @@ def is_random(transform: Transform) -> bool:
 
 
 class LabelsConfig(Node):
-    """How the labels of the target become classes."""
+    """How labels become classes."""
 
     fold: bool = False
-    """Whether labels that differ only in case, blanks or invisible characters are one, in small letters."""
+    """Whether labels that differ only in case, blanks or invisible characters are one class, in lower case."""
     order: Literal["head", "sorted"] = "head"
-    """Order of the classes: that of the pretrained head that gives the outputs, where it has names for them (`id2label`) that match, or sorted."""
+    """Order of the classes: that of the pretrained head which produces the outputs, if its names (`id2label`) match the labels; or sorted."""
 
 
 class DataConfig(Node):
     """Samples: one source that is split, or one source for each part."""
 
     source: Source | None = None
-    """The one source, parted by `split`."""
+    """The one source, divided by `split`."""
     split: SplitConfig | None = None
-    """How `source` is parted; all of it trains if left out."""
+    """How `source` is split; if left out, all of it is for training."""
     train: Source | None = None
     """Source of the training samples, in place of `source`."""
     validation: Source | None = None
-    """Source of the validation samples, beside `train`."""
+    """Source of the validation samples, with `train`."""
     test: Source | None = None
-    """Source of the test samples, beside `train`."""
+    """Source of the test samples, with `train`."""
     inputs: Annotated[tuple[str, ...] | None, PUBLIC] = None
-    """Columns that the network takes. Needed where the source does not make it plain."""
+    """Columns that the network takes. Needed where the source leaves it open."""
     target: Annotated[str | tuple[str, ...] | None, PUBLIC] = None
-    """Column that the network learns to give; a list of columns of numbers where it learns several, such as one of 0 and 1 for each label of a multilabel task."""
+    """Column that the network learns to predict; or a list of columns of numbers, such as one of 0 and 1 for each label of a multilabel task."""
     labels: LabelsConfig = LabelsConfig()
     """How labels become classes."""
     transforms: tuple[Transform, ...] | None = None
-    """What is done to each sample, in order. What the model was pretrained with if left out. Random ones run in training only."""
+    """Steps applied to each sample, in order; those of the model's pretraining if left out. Random ones run in training only."""
     evaluation_transforms: tuple[Transform, ...] | None = None
-    """In place of `transforms` for validation, test and prediction; the deterministic ones of `transforms` if left out."""
+    """Used in place of `transforms` for validation, test and prediction; the deterministic ones of `transforms` if left out."""
     workers: int = Field(default=0, ge=0, le=512)
-    """Processes that prepare batches where transforms are random; 0 prepares them in the training process."""
+    """Processes that prepare batches if transforms are random; 0 prepares them in the training process."""
 
     @model_validator(mode="after")
     def _one_source_or_one_for_each_part(self) -> Self:
@@ -399,6 +407,8 @@ class DataConfig(Node):
 
     @model_validator(mode="after")
     def _evaluation_is_deterministic(self) -> Self:
+        # Two evaluations of one checkpoint must agree, and so must a resumed run and one never
+        # stopped.
         for position, transform in enumerate(self.evaluation_transforms or ()):
             if is_random(transform):
                 message = f"{transform.type!r} is random, and evaluation must give the same twice"

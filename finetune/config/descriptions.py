@@ -1,4 +1,4 @@
-"""What the strings under the fields of a node say: the descriptions of the schema."""
+"""Read the strings under a node's fields: the descriptions in the schema."""
 
 import ast
 import inspect
@@ -9,11 +9,12 @@ from finetune.config.base import Node
 
 
 def descriptions(node: type[Node]) -> dict[str, str]:
-    """Return the description of every field of a node, its inherited ones too.
+    """Return the description of each field of a node by name, inherited fields included.
 
-    pydantic can read these strings itself, but does so for every class at every start.
+    pydantic can read these strings too, but would do so for every class at every start.
     """
     found: dict[str, str] = {}
+    # From the base down: a subclass may describe an inherited field anew.
     for kind in reversed(node.__mro__):
         if issubclass(kind, Node):
             found |= _own_descriptions(kind)
@@ -21,6 +22,7 @@ def descriptions(node: type[Node]) -> dict[str, str]:
 
 
 def _own_descriptions(kind: type[Node]) -> dict[str, str]:
+    """Return the strings that directly follow a field in the source of a class."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(body, ast.ClassDef)
     return {

@@ -1,4 +1,4 @@
-"""`freeze:` which parameters are frozen, in which phases, and what else each phase settles."""
+"""`freeze:` which parameters are frozen, in which phases, and further settings of each phase."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -19,31 +19,32 @@ from finetune.config.selectors import Selectors
 
 
 class AfterEpochs(Node):
-    """The phase ends when it has lasted so many epochs."""
+    """The phase ends after a number of epochs."""
 
     epochs: Count
-    """Epochs since the phase began."""
+    """Epochs since the start of the phase."""
 
 
 class AfterSteps(Node):
-    """The phase ends when it has lasted so many steps."""
+    """The phase ends after a number of steps."""
 
     steps: Count
-    """Optimizer steps since the phase began."""
+    """Optimizer steps since the start of the phase."""
 
 
 class AtFraction(Node):
-    """The phase ends when a share of the whole run is done."""
+    """The phase ends when a share of the run is done."""
 
     fraction: float = Field(gt=0, lt=1)
-    """Share of all optimizer steps of the run, counted from its beginning."""
+    """Share of all optimizer steps of the run, counted from the start of the run."""
 
 
 _TRIGGERS = ("epochs", "steps", "fraction", "plateau")
 
 
 def _kind_of_trigger(value: Any) -> str | None:
-    """Return the one key that says which trigger is meant, or None."""
+    """Return the one key that names a trigger; None if there are none or several."""
+    # A dict as written, or a node built in Python; both are validated.
     if isinstance(value, Mapping):
         given = [key for key in _TRIGGERS if key in value]
     else:
@@ -64,7 +65,7 @@ Length = Annotated[
 
 
 class OnPlateau(Node):
-    """The phase ends when a metric of the evaluation has stopped improving."""
+    """The phase ends when a metric of the evaluation no longer improves."""
 
     plateau: Annotated[str, PUBLIC]
     """Tag of the metric, such as `validation/loss`."""
@@ -73,7 +74,7 @@ class OnPlateau(Node):
     min_delta: NotNegative = 0.0
     """Smallest change that counts as improvement, in the metric's own unit."""
     at_most: Length | None = None
-    """Where the phase ends at the latest."""
+    """Latest end of the phase."""
 
 
 Trigger = Annotated[
@@ -90,28 +91,30 @@ Trigger = Annotated[
 
 
 class ModulesConfig(Node):
-    """How wholly frozen modules behave while the rest trains."""
+    """How wholly frozen modules behave while other modules train."""
 
     norm: Literal["eval", "train"] = "eval"
-    """`eval` keeps running statistics as they are; `train` normalises by the batch and lets them move, and the proof leaves them out."""
+    """`eval` leaves running statistics unchanged; `train` normalises by batch statistics and updates them, and the proof leaves them out."""
     dropout: Literal["eval", "train"] = "eval"
-    """`eval` lets everything through; `train` goes on dropping, by modules and by functions such as those of attention: all modules train but norms, and those that hold buffers and are no dropout."""
+    """`eval` switches dropout off; `train` keeps it on, in modules and in functions such as attention's: all frozen modules are in training mode except norms, and those that hold buffers and are not dropout."""
 
 
 class RateConfig(Node):
-    """The learning rate of some parameters, where it is more than a number."""
+    """Learning rate of some parameters, with further settings."""
 
     lr: LearningRate
     """Peak learning rate."""
     schedule: Schedule | None = None
-    """Their own schedule over the run, in place of the run's."""
+    """Schedule of their own over the run, in place of the run's."""
     over: float = Field(default=1.0, gt=0, le=1)
-    """Share of the run after which their own schedule has come to its end."""
+    """Share of the run after which that schedule is complete."""
     layer_decay: bool = False
-    """Whether `optimizer.layer_decay` makes the rate smaller by depth; a rate that is only a number is taken as it stands."""
+    """Whether `optimizer.layer_decay` lowers this rate by depth; it never does for a rate given as a plain number."""
 
 
 def _number_is_a_rate(value: Any) -> Any:
+    """Turn a plain number into the mapping that it is short for."""
+    # A bool is left as it is, to be refused: for Python it is a number.
     is_written_out = isinstance(value, Mapping | RateConfig | bool)
     return value if is_written_out else {"lr": value}
 
@@ -123,27 +126,27 @@ class PhaseConfig(Node):
     """One stretch of training during which the set of frozen parameters stays the same."""
 
     name: Annotated[str, PUBLIC] = Field(min_length=1)
-    """Name shown in logs, checkpoints and the plan."""
+    """Name in logs, checkpoints and the plan."""
     freeze: Selectors | None = None
-    """Parameters held frozen; every other one trains."""
+    """Frozen parameters; all others are trained."""
     train: Selectors | None = None
-    """Parameters that train, in place of `freeze`; every other one is frozen."""
+    """Trained parameters, in place of `freeze`; all others are frozen."""
     until: Trigger | None = None
-    """What ends the phase, and with the last one the run. Only the last one may leave it out: it lasts as long as `train` says."""
+    """What ends the phase; the end of the last phase ends the run. Only the last one may leave it out: it lasts as long as `train` says."""
     lr: dict[str, Rate] = Field(default={})
-    """Learning rates by name or glob, later entries overruling earlier ones, as they stand; `optimizer.lr`, times `optimizer.layer_decay` by depth, for what none of them takes."""
+    """Learning rates by name or glob, used as given; later entries override earlier ones. Parameters that no entry matches get `optimizer.lr`, times `optimizer.layer_decay` by depth."""
     schedule: Literal["whole_run", "per_phase"] = "whole_run"
-    """Whether the schedule goes on over the whole run, or begins anew and is over with this phase."""
+    """Whether the schedule runs over the whole run, or starts anew and completes in this phase."""
     optimizer_state: Literal["reset", "keep", "fresh"] = "reset"
-    """What becomes of momentum as the phase begins: `reset` forgets that of parameters thawed again, `keep` keeps all, `fresh` forgets that of every parameter."""
+    """What happens to optimizer state at the start of the phase: `reset` drops it for parameters that are thawed again, `keep` keeps all, `fresh` drops it for every parameter."""
     restore_best: bool = False
-    """Whether the phase, when it ends, goes back to the weights of its best evaluation."""
+    """Whether the weights of the phase's best evaluation are restored at its end."""
     modules: ModulesConfig | None = None
-    """How wholly frozen modules behave in this phase; `freeze.modules` if left out."""
+    """How wholly frozen modules behave in this phase; as `freeze.modules` says if left out."""
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
-        """Refuse a phase that says both what is frozen and what trains, or neither."""
+        """Return a complaint unless exactly one of `freeze` and `train` is given."""
         given = [key for key in ("freeze", "train") if value.get(key) is not None]
         if len(given) == 1:
             return []
@@ -153,26 +156,27 @@ class PhaseConfig(Node):
 
 class _Freeze(Node):
     verify: Literal["phase", "checkpoint", "end", "off"] = "phase"
-    """When the proof is taken: as each phase ends, also before each checkpoint, only at the end of the run over what was frozen throughout, or never."""
+    """When the proof is taken: at the end of each phase; also before each checkpoint; only at the end of the run, over what was frozen throughout; or never."""
     modules: ModulesConfig = ModulesConfig()
     """How wholly frozen modules behave in training."""
 
 
 class FreezeConfig(_Freeze):
-    """What is frozen, phase by phase. The short form is a bare list of selectors."""
+    """What is frozen in each phase. The short form is a plain list of selectors."""
 
     phases: tuple[PhaseConfig, ...] = Field(min_length=1)
     """The phases in order."""
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
-        """Refuse phases that share a name, and phases but the last that never end."""
+        """Return a complaint for each repeated name, and for each phase but the last without end."""
         phases = value.get("phases")
         if not isinstance(phases, list | tuple):
             return []
         found: list[Complaint] = []
         names = [phase.get("name") if isinstance(phase, Mapping) else None for phase in phases]
         for number, phase in enumerate(phases):
+            # Metrics, proofs and checkpoints refer to a phase by its name.
             if names[number] is not None and names[number] in names[:number]:
                 message = f"a second phase named {names[number]!r}"
                 found.append((("phases", number, "name"), message, None))
@@ -187,9 +191,9 @@ class FreezeConfig(_Freeze):
 
 class _Method(_Freeze):
     head: Selectors | None = None
-    """The new part of the network, trained from the first phase on; its last module with parameters if left out."""
+    """The new part of the network, trained from the first phase on; the last module that has parameters if left out."""
     keep_frozen: Selectors = ()
-    """What stays frozen in every phase, such as `[{kind: norm}]`."""
+    """Parameters that stay frozen in every phase, such as `[{kind: norm}]`."""
 
 
 class LinearProbe(_Method):
@@ -200,48 +204,48 @@ class LinearProbe(_Method):
 
 
 class LpFt(_Method):
-    """First the head alone, then everything from there (Kumar et al. 2022, arXiv 2202.10054)."""
+    """First the head alone, then all parameters (Kumar et al. 2022, arXiv 2202.10054)."""
 
     method: Literal["lp_ft"]
     """Discriminator."""
     probe: Trigger
-    """What ends the training of the head alone."""
+    """What ends the first phase, in which only the head is trained."""
     lr: LearningRate | None = None
-    """Learning rate of the second phase, usually a smaller one; a tenth of `optimizer.lr` if left out."""
+    """Learning rate of the second phase, usually a lower one; a tenth of `optimizer.lr` if left out."""
 
 
 class _Stepwise(_Method):
     epochs_per_phase: Count = 1
-    """Epochs of every phase but the last, which lasts to the end of the run."""
+    """Epochs of each phase but the last, which lasts to the end of the run."""
     blocks_per_phase: Count = 1
-    """Blocks thawed as each phase begins."""
+    """Blocks thawed at the start of each phase."""
 
 
 class Gradual(_Stepwise):
-    """Blocks are thawed from the output down, some with every phase."""
+    """Blocks are thawed from the output down, some in each phase."""
 
     method: Literal["gradual"]
     """Discriminator."""
 
 
 class Ulmfit(_Stepwise):
-    """Gradual thawing, each group with a lower rate than the one above, the schedule anew in each phase (Howard and Ruder 2018, arXiv 1801.06146)."""
+    """Gradual thawing; each group has a lower rate than the one above, and the schedule starts anew in each phase (Howard and Ruder 2018, arXiv 1801.06146)."""
 
     method: Literal["ulmfit"]
     """Discriminator."""
     rate_decay: Ratio = 2.6
-    """How many times smaller the rate of a group is than that of the group above."""
+    """Factor between the rates of two neighbouring groups."""
 
 
 class ChainThaw(_Method):
-    """Each group alone, the head first and then from the input up, at last all (Felbo et al. 2017)."""
+    """Each group alone, first the head and then from the input up; at last all together (Felbo et al. 2017)."""
 
     method: Literal["chain_thaw"]
     """Discriminator."""
     until: Trigger = OnPlateau(plateau="validation/loss", patience=2)
-    """What ends each phase; each goes back to its best weights if this is a plateau."""
+    """What ends each phase; if it is a plateau, each phase ends with its best weights."""
     next_lr: LearningRate | None = None
-    """Rate of all phases but the first; a tenth of `optimizer.lr` if left out."""
+    """Learning rate of all phases but the first; a tenth of `optimizer.lr` if left out."""
 
 
 class Bitfit(_Method):
@@ -259,25 +263,25 @@ class NormOnly(_Method):
 
 
 class TopK(_Method):
-    """Only the last blocks and what comes after them train."""
+    """Only the last blocks and what comes after them is trained."""
 
     method: Literal["top_k"]
     """Discriminator."""
     blocks: Count
-    """How many blocks train."""
+    """Number of blocks that are trained."""
 
 
 class Freezeout(_Method):
-    """Groups are frozen from the input up, each annealed to nothing first (Brock et al. 2017, arXiv 1706.04983)."""
+    """Groups are frozen from the input up, after their rates have fallen to zero (Brock et al. 2017, arXiv 1706.04983)."""
 
     method: Literal["freezeout"]
     """Discriminator."""
     first: float = Field(default=0.8, gt=0, lt=1)
-    """Share of the run after which the first group is frozen, `t_0` of the paper."""
+    """Share of the run after which the first group is frozen; `t_0` in the paper."""
     spacing: Literal["linear", "squared", "cubic"] = "cubic"
-    """How the times of the other groups are spread between the first one's and the end."""
+    """How the freezing times of the other groups are spread between the first one's and the end."""
     scale_lr: bool = True
-    """Whether a group that is frozen earlier starts with a rate as much higher."""
+    """Whether a group that is frozen earlier starts with a proportionally higher rate."""
 
 
 Method = LinearProbe | LpFt | Gradual | Ulmfit | ChainThaw | Bitfit | NormOnly | TopK | Freezeout
@@ -292,18 +296,21 @@ METHODS: dict[str, type[Method]] = {
     "top_k": TopK,
     "freezeout": Freezeout,
 }
-"""The named methods."""
+"""The methods by name."""
 
 
 def _form_of_freeze(value: Any) -> str:
+    """Return the tag of the form that `freeze` has: a method, or phases written out."""
     if isinstance(value, Mapping):
         return "by method" if "method" in value else "written out"
     return "by method" if isinstance(value, _Method) else "written out"
 
 
 def _short_form(value: Any) -> Any:
-    """A bare list of selectors is one phase that lasts the whole run."""
+    """Turn a plain list of selectors into one phase over the whole run; refuse other short forms."""
     if isinstance(value, str):
+        # `freeze: ulmfit` and `freeze: head` are both written; the hint shows the form that was
+        # meant.
         hint = f"freeze: {{method: {value}}}" if value in METHODS else f"freeze: [{shown(value)}]"
         refuse("Freeze", ((), f"needs a list of selectors, got {shown(value)}", hint))
     if isinstance(value, Mapping) and not value.keys() & {"phases", "method"}:
@@ -313,7 +320,7 @@ def _short_form(value: Any) -> Any:
 
 
 def _refuse_bare(value: Mapping[str, Any]) -> None:
-    """Refuse what belongs into a phase, or is a selector, where it stands below `freeze` itself."""
+    """Refuse keys of a phase, or of a selector, that are written directly below `freeze`."""
     of_phase = {key: value[key] for key in PhaseConfig.model_fields if key in value}
     if value.keys() & {"train", "freeze", "until"}:
         hint = f"phases: [{shown({'name': 'all', **of_phase})}]"
@@ -327,7 +334,7 @@ Freeze = Annotated[
     | Annotated[Annotated[Method, Field(discriminator="method")], Tag("by method")],
     Discriminator(_form_of_freeze),
 ]
-"""Phases written out, or a method that makes them."""
+"""Phases, or a method that creates them."""
 
 ShortFreeze = Annotated[Freeze, BeforeValidator(_short_form)]
-"""The same, or a bare list of selectors."""
+"""Phases, a method, or a plain list of selectors."""

@@ -1,6 +1,6 @@
 """Hints for unknown keys: the right place of a misplaced key, our word for another tool's.
 
-The keys are read off the schema; only the words of other tools are a table.
+Keys are taken from the schema; only the words of other tools are a table here.
 """
 
 import typing
@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from finetune.errors import Key
 
 _NEAREST = 3
-"""Places in one hint."""
+"""Most places named in one hint."""
 _TOO_COMMON = 4
-"""A name that stands in more places than this (`type`, `path`) tells nothing."""
+"""A name with more places than this (`type`, `path`) gets no hint: it could be meant anywhere."""
 
 OTHER_WORDS = {
     "prefix": "cache",
@@ -61,42 +61,45 @@ OTHER_WORDS = {
     **dict.fromkeys(("dataset", "datasets"), "data"),
     **dict.fromkeys(("network", "net"), "model"),
 }  # fmt: skip
-"""Words of other tools, and those of ours."""
+"""Words of other tools, each with ours. `prefix` was our own word in earlier versions."""
 
 
 def word_here(given: str, known: typing.Collection[str]) -> str | None:
-    """Return the key among `known` that another tool calls `given`, or None."""
+    """Return the key among `known` that another tool calls `given`; None if there is none."""
     word = OTHER_WORDS.get(_plain(given))
     return word if word in known else None
 
 
 def places_of(given: str, config: type[BaseModel], near: Key = ()) -> list[str]:
-    """Return the full keys that have the name `given`, or that another tool calls so.
+    """Return full keys that end in the name `given`, or in our word for it; the likeliest first.
 
     Args:
-        given: A key that is unknown where it stands.
-        config: The whole schema.
-        near: The key that it stands below; places in the same section come first.
+        given: A key that is unknown at its place.
+        config: The root node of the schema.
+        near: The key above it; places in the same section are preferred.
     """
     word = OTHER_WORDS.get(_plain(given), given)
     found = _by_name(config).get(given) or _by_name(config).get(word)
     if found is None:
         return [word] if "." in word else []
     section = [key for key in found if near and key.split(".")[0] == near[0]]
-    # those of `freeze` belong to one method or phase, and are seldom meant
+    # keys below `freeze` belong to single methods or phases, and are seldom meant
     elsewhere = [key for key in found if not key.startswith("freeze.")]
     chosen = section or elsewhere or found
+    # Of the rest only those as high up as the first: a deeper key of the same name is rarely the
+    # one.
     chosen = [key for key in chosen if key.count(".") == chosen[0].count(".")]
     return chosen[:_NEAREST] if len(chosen) <= _TOO_COMMON else []
 
 
 def _plain(word: str) -> str:
+    """Return a word in the form that `OTHER_WORDS` has: lower case with underscores."""
     return word.casefold().replace("-", "_")
 
 
 @cache
 def _by_name(config: type[BaseModel]) -> dict[str, list[str]]:
-    """Return all full keys of the schema by their last step, the shortest first."""
+    """Return all full keys of the schema by their last part, the shortest first."""
     found: dict[str, list[str]] = {}
     for key in sorted(set(_keys(config, ())), key=lambda key: (len(key), key)):
         found.setdefault(key[-1], []).append(".".join(key))
@@ -104,13 +107,14 @@ def _by_name(config: type[BaseModel]) -> dict[str, list[str]]:
 
 
 def _keys(hint: Any, above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Yield every key below a type; lists add no step, and a node inside itself is left out."""
+    """Yield every key below a type; lists add no part to a key."""
     if not (isinstance(hint, type) and issubclass(hint, BaseModel)):
         for part in typing.get_args(hint):
             yield from _keys(part, above)
         return
     for name, info in hint.model_fields.items():
         key = (*above, info.alias or name)
+        # A node may contain itself (`sequential`, `not`): without this there would be no end.
         if key[-1] not in above:
             yield key
             yield from _keys(info.annotation, key)

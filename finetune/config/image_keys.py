@@ -1,4 +1,4 @@
-"""Keys of a source that say how its images are read: background, range, channels."""
+"""Keys of a source on how its images are read: background, range, channels."""
 
 import re
 from typing import Annotated, Literal
@@ -29,21 +29,21 @@ _COLOURS = {
     "fuchsia": (255, 0, 255),
     "purple": (128, 0, 128),
 }
-"""Colours of HTML by name."""
+"""Colours by their HTML names."""
 _HEX_COLOUR = re.compile("#[0-9a-fA-F]{6}")
 _Value = Annotated[float, Field(ge=-1e30, le=1e30)]
 _Byte = Annotated[int, Field(ge=0, le=255)]
 
 
 class ImageKeys(Node):
-    """What a source says of its images."""
+    """How a source's images are read."""
 
     background: str | tuple[_Byte, _Byte, _Byte] = "white"
-    """Colour that images with transparency are laid on: a name such as `black`, `"#rrggbb"`, or `[red, green, blue]` of 0 to 255."""
+    """Colour laid behind transparent images: a name such as `black`, `"#rrggbb"`, or `[red, green, blue]` from 0 to 255."""
     range: tuple[_Value, _Value] | None = None
-    """The two values that become black and white in images of more than 8 bits; what lies beyond is cut off. If left out, the range of their type: 0 to 65535 for 16 bits, 0 to 1 for floats that lie within it; others are refused. Images of 8 bits keep their values."""
+    """The two values that become black and white in images of more than 8 bits; values beyond are clipped. If left out, the range of their type: 0 to 65535 for 16 bits, 0 to 1 for floats that lie within it; others are refused. Images of 8 bits keep their values."""
     channels: Literal["grey", "rgb", "first", "last"] | None = None
-    """`grey` or `rgb`: what every image file is brought to; if left out, colour where any image has colour. `first` or `last`: where arrays of images have their channels, as `(C, H, W)` or `(H, W, C)`; if left out, `last` where the shape makes that plain."""
+    """`grey` or `rgb`: what every image file is converted to; if left out, colour if any image has colour. `first` or `last`: position of the channels in arrays of images, as `(C, H, W)` or `(H, W, C)`; if left out, `last` where the shape is unambiguous."""
 
     @field_validator("background", mode="after")
     @classmethod
@@ -55,18 +55,19 @@ class ImageKeys(Node):
     @field_validator("range", mode="after")
     @classmethod
     def _goes_up(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        # `not <` also refuses two equal values, by whose difference images would be divided.
         if value is not None and not value[0] < value[1]:
             raise ValueError(f"needs the smaller value first, got [{value[0]}, {value[1]}]")
         return value
 
     @property
     def colour_mode(self) -> Literal["RGB", "L"] | None:
-        """The colour mode that every image is brought to; None for that of the images."""
+        """The colour mode that every image is converted to; None keeps that of the images."""
         return {"rgb": "RGB", "grey": "L"}.get(self.channels or "")  # type: ignore[return-value]
 
     @property
     def background_rgb(self) -> tuple[int, int, int]:
-        """Red, green and blue of `background`."""
+        """Red, green and blue of `background`, each from 0 to 255."""
         if not isinstance(self.background, str):
             return self.background
         if self.background in _COLOURS:

@@ -1,4 +1,4 @@
-"""A YAML file to a `RunConfig`, every problem told at once with its line; and back to YAML."""
+"""Load a YAML file as a `RunConfig`, reporting all problems with their lines; write it back."""
 
 import os
 import re
@@ -32,11 +32,12 @@ from finetune.redaction import causes_withheld
 from finetune.trust import Trust, check_trust
 
 MAX_FILES = 64
-"""How many files one config may be made of."""
+"""Most files that one config may be made of."""
 
+# Written first, since a reader looks for them first.
 _FIRST = ("name", "type")
 _OLD_NAMES = {"prefix": "cache"}
-"""Keys of older versions, with their present names: configs of old runs have them."""
+"""Old names of keys, with the present ones: configs of earlier runs have them."""
 
 
 def load_config(
@@ -46,24 +47,25 @@ def load_config(
     *,
     is_run: bool = False,
 ) -> RunConfig:
-    """Read a config, with the files it extends below it and `overrides` on top.
+    """Return the config in a file, laid over the files that it extends, with `overrides` applied.
 
-    `${env:NAME}` in a text becomes that variable of the environment.
+    `${env:NAME}` in a text is replaced by that environment variable.
 
     Args:
         path: A YAML file.
-        overrides: `key=value` each, as in `train.epochs=3` or `model.layers.1.out_features=10`.
+        overrides: `key=value` each, such as `train.epochs=3` or `model.layers.1.out_features=10`.
             The value is read as YAML.
         trust: Packages that the config may import code from. Those that are not installed are
-            looked for in the config's folder.
-        is_run: Whether a run has saved the config: no code is looked for in a run's folder.
+            searched in the config's folder.
+        is_run: Whether a run saved the config; then its folder is not searched for code.
 
     Raises:
-        ConfigError: something is wrong with it. Every problem found is listed as
+        ConfigError: something is wrong with it. It lists each problem as
             `file:line: key: what is wrong`, or as `-o key: what is wrong`.
-        TrustError: a name in `trust` is no package that can be trusted.
-        FinetuneError: there is no such file, or it cannot be read.
+        TrustError: a name in `trust` is not a package that can be trusted.
+        FinetuneError: the file does not exist or cannot be read.
     """
+    # Once before the file is read, for a wrong name; once after, when its folder for code is known.
     check_trust(trust)
     sources = _Sources()
     with causes_withheld():
@@ -76,13 +78,13 @@ def load_config(
 
 
 def load_saved(path: Path) -> RunConfig:
-    """Read the config that a run has saved, only to look at it.
+    """Return the config that a run saved, for looking at it only.
 
-    What is masked stays so, and variables that are not set stay as their words.
+    Masked secrets stay masked, and variables that are not set stay as their references.
 
     Raises:
         ConfigError: something is wrong with it.
-        FinetuneError: there is no such file, or it cannot be read.
+        FinetuneError: the file does not exist or cannot be read.
     """
     sources = _Sources(Environment(lenient=True))
     with causes_withheld():
@@ -90,14 +92,14 @@ def load_saved(path: Path) -> RunConfig:
 
 
 def dump_config(config: RunConfig, into: Path | None = None) -> str:
-    """Return the config as YAML that loads again to an equal one: complete, secrets masked.
+    """Return the config as YAML that loads to an equal one: complete, with secrets masked.
 
-    What stands under a key that names a secret (`hf_token`, `password`), in `args` or in a node,
-    becomes `***`; what came from the environment is written as `${env:NAME}` again.
+    Values under a key that names a secret (`hf_token`, `password`), in `args` or in a node, become
+    `***`; values from the environment are written as `${env:NAME}` again.
 
     Args:
         config: The config.
-        into: The folder that it will lie in. Its paths will lead to the same files from there.
+        into: The folder that the text will be saved in; its paths are adapted to that.
     """
     plain = as_plain(config)
     named = named_folder(config.written or Written(None))
@@ -111,7 +113,7 @@ def dump_config(config: RunConfig, into: Path | None = None) -> str:
 
 
 def as_plain(config: RunConfig) -> dict[str, Any]:
-    """Return the config as dicts, lists and scalars, secrets masked: what `dump_config` writes."""
+    """Return the config as dicts, lists and scalars, with secrets masked."""
     written = config.written or Written(None)
     plain: dict[str, Any] = with_references(_plain(config), written, type(config))
     return plain
@@ -119,12 +121,12 @@ def as_plain(config: RunConfig) -> dict[str, Any]:
 
 @dataclass(slots=True)
 class _Sources:
-    """Reads all that makes up one config, and collects what is wrong with it.
+    """Reads all files and overrides of one config, and collects what is wrong with them.
 
     Args:
-        environment: Fills in `${env:NAME}`.
-        read_already: Files by path. None marks one whose bases are being read.
-        notes: What the person who wrote it should know.
+        environment: Replaces `${env:NAME}`.
+        read_already: Contents of files by path; None for a file whose bases are being read.
+        notes: Lines to report to the user, such as on old names of keys.
     """
 
     environment: Environment = field(default_factory=Environment)
@@ -133,11 +135,11 @@ class _Sources:
 
     @property
     def problems(self) -> list[Problem]:
-        """What is wrong so far."""
+        """Problems found so far."""
         return self.environment.problems
 
     def read(self, path: Path) -> Written:
-        """Return the document at `path`, laid over those it extends."""
+        """Return the document at `path`, laid over the ones it extends."""
         document = read_file(path)
         self.problems.extend(document.problems)
         root = document.root
@@ -148,6 +150,8 @@ class _Sources:
             raise ConfigError([*self.problems, Problem(root.origin(()), message)])
         root = self.environment.filled_in(root)
         assert isinstance(root.value, dict)
+        # None marks it as being read: a base that extends this file in turn finds the mark, not an
+        # endless loop.
         self.read_already[_real(path)] = None
         top = self._with_new_names(root)
         for base in reversed(self._bases(root, path)):
@@ -156,7 +160,7 @@ class _Sources:
         return top
 
     def _with_new_names(self, root: Written) -> Written:
-        """Return a document without `extends`, its keys under their present names."""
+        """Return a document without its key `extends`, and with old keys renamed."""
         assert isinstance(root.value, dict)
         own: dict[str, Written] = {}
         for key, item in root.value.items():
@@ -173,7 +177,7 @@ class _Sources:
         return Written(own, root.file, root.line)
 
     def override(self, root: Written, override: str) -> Written:
-        """Return `root` with one `key=value` put in."""
+        """Return `root` with one `key=value` applied; on a fault, `root` itself."""
         name, equals, text = override.partition("=")
         key = tuple(name.strip().split("."))
         if (new := _OLD_NAMES.get(key[0])) is not None:
@@ -196,7 +200,7 @@ class _Sources:
         return changed
 
     def _bases(self, root: Written, path: Path) -> list[Written]:
-        """Return what the document extends, the first at the bottom."""
+        """Return the documents that this one extends; later ones override earlier ones."""
         extends = root.entry("extends")
         if extends is None:
             return []
@@ -204,6 +208,7 @@ class _Sources:
         return [self._base(name, path) for name in names]
 
     def _base(self, name: Written, path: Path) -> Written:
+        """Return one document that the file at `path` extends; stop on a fault."""
         origin = name.origin(("extends",))
         if not isinstance(name.value, str):
             self._stop(origin, f"needs the name of a file, got {_noun(name)}")
@@ -220,30 +225,31 @@ class _Sources:
         try:
             return self.read(base)
         except ConfigError:
+            # It names its own file and line already.
             raise
         except FinetuneError as error:
             self._stop(origin, f"{shown_path(base)}: {error.message}")
 
     def _stop(self, origin: Origin, message: str) -> NoReturn:
-        """Raise all problems so far and one more: without a base, too much would be missing."""
+        """Raise all problems found so far and one more: without a base, others would be misleading."""
         raise ConfigError([*self.problems, Problem(origin, message)])
 
 
 def _finished(
     path: Path, root: Written, sources: _Sources, trust: Trust, notes: Sequence[str] = ()
 ) -> RunConfig:
-    """Return the config that was read, named and knowing where it comes from."""
+    """Return the validated config with its name, places and origin."""
     root, places = find_places(root, RunConfig)
     config = _validated(root, sources.problems)
     name = config.name or re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "run"
-    # the folder has done its work: where paths begin is no part of what they lead to
+    # `folder` has been applied to all paths, and is no part of the config's value any more
     values = {"name": name, "folder": None}
     found = Provenance(path, root, trust, places, tuple(notes))
     return config.with_provenance(found, values)
 
 
 def _is_pipe_or_device(path: Path) -> bool:
-    """Tell whether reading might never end."""
+    """Tell whether a path is neither a file nor a folder, so that reading it might never end."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
@@ -252,20 +258,24 @@ def _is_pipe_or_device(path: Path) -> bool:
 
 
 def _real(path: Path) -> Path:
-    """Return the file behind symbolic links, without an error where they go round in circles."""
+    """Return a path with symbolic links resolved; a cycle of links raises nothing."""
     return Path(os.path.realpath(path))
 
 
 def _validated(root: Written, problems: Iterable[Problem]) -> RunConfig:
-    """Return the config that `root` holds, or raise all that is wrong with it."""
+    """Return the config that `root` holds, or raise all problems at once."""
     known = [*problems, *remembered(root), *public_secrets(root, RunConfig)]
     config = None
     try:
+        # `strict`: else pydantic would take "3" for 3 and 1 for true, and a mistake would pass
+        # unseen.
         config = RunConfig.model_validate(root.plain(), strict=True)
     except ValidationError as error:
         told = {problem.origin.key for problem in known}
         for fault in faults_of(error, RunConfig):
             origin = locate_fault(root, fault.key, absent=fault.absent)
+            # The first fault of a place is the cause; pydantic's on the same key only follows from
+            # it.
             if origin.key not in told:
                 known.append(Problem(origin, fault.message, _hint(fault, origin)))
     if config is None or known:
@@ -274,7 +284,7 @@ def _validated(root: Written, problems: Iterable[Problem]) -> RunConfig:
 
 
 def _hint(fault: Fault, origin: Origin) -> str | None:
-    """Return the hint of a fault; for a key that is unknown in its place, where it belongs."""
+    """Return the hint of a fault; for an unknown key that belongs elsewhere, where."""
     is_strange = fault.message == UNKNOWN_KEY or " has no argument " in fault.message
     if not is_strange or "did you mean" in (fault.hint or ""):
         return fault.hint
@@ -284,19 +294,20 @@ def _hint(fault: Fault, origin: Origin) -> str | None:
 
 
 def _place(problem: Problem) -> tuple[bool, str, int]:
-    """Sort by file and line, overrides last."""
+    """Return a sort key: by file and line, overrides last."""
     origin = problem.origin
     return origin.file is None, str(origin.file), origin.line or 0
 
 
 def _noun(written: Written) -> str:
+    """Return what kind of value was written, for a message."""
     if isinstance(written.value, dict):
         return "a mapping"
     return "a list" if isinstance(written.value, list) else shown(written.value)
 
 
 def _plain(value: Any) -> Any:
-    """Return a config value as dicts, lists and scalars, without what is None by default."""
+    """Return a config value as dicts, lists and scalars, leaving out None where it is the default."""
     if isinstance(value, Node):
         fields = sorted(type(value).model_fields.items(), key=lambda one: one[0] not in _FIRST)
         written = {
@@ -313,21 +324,23 @@ def _plain(value: Any) -> Any:
 
 
 def _plain_field(name: str, value: Any) -> Any:
-    """Mask the secrets of a field. Below `args` all keys are names of arguments, and may be such."""
+    """Return a field's plain value with secrets masked; below `args` any key may name a secret."""
     plain = _plain(value)
     return masked(plain, name) if name == "args" or not isinstance(plain, dict | list) else plain
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes YAML that the rules of 1.2 and of 1.1 read alike."""
+    """Writes YAML that readers of versions 1.1 and 1.2 understand alike."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write equal values out, instead of as aliases."""
+        """Return True, so that equal values are written out and not as aliases."""
         return True
 
 
 def _text(dumper: _Dumper, value: str) -> yaml.ScalarNode:
+    """Return a text as a YAML scalar, quoted where it could be read as another type."""
     is_plain = isinstance(resolve(value), str) and value.isprintable()
+    # None lets PyYAML decide, which quotes what YAML 1.1 would not read as text (`no`, `on`).
     style = None if is_plain else '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 

@@ -1,4 +1,4 @@
-"""Which keys of a config have a field with a mark, such as `PUBLIC`: read off the schema."""
+"""Find the config keys whose field has a mark, such as `PUBLIC`, by the schema."""
 
 import typing
 from functools import cache
@@ -11,19 +11,20 @@ from finetune.errors import Key
 
 
 def is_marked(mark: str, hint: Any, key: Key, here: Written | None) -> bool:
-    """Tell whether a key below a node, a union of nodes or a container has a field with `mark`.
+    """Tell whether a key, looked up below a type of the schema, leads to a field with `mark`.
 
     Args:
-        mark: What the field is annotated with.
-        hint: The type of what is there, by the schema.
+        mark: The mark, as given in `Annotated`.
+        hint: Type of the value at the present place, by the schema.
         key: The rest of the key.
-        here: What is written there; it tells which node of a union is meant.
+        here: The value written there; it decides which node of a union is meant.
     """
     if key and isinstance(key[0], int):
         return is_marked(mark, hint, key[1:], here and here.entry(key[0]))
     if not (isinstance(hint, type) and issubclass(hint, BaseModel)):
         if mark in getattr(hint, "__metadata__", ()) and not key:
             return True
+        # The names of entries in a dict are the user's, so that step of the key has no field.
         if typing.get_origin(hint) is dict:
             key = key[1:]
         return any(is_marked(mark, part, key, here) for part in typing.get_args(hint))
@@ -38,7 +39,7 @@ def is_marked(mark: str, hint: Any, key: Key, here: Written | None) -> bool:
 
 @cache
 def names_of_marked(mark: str, node: type[BaseModel]) -> frozenset[str]:
-    """Return the names of all fields with `mark`, in subclasses of `node`."""
+    """Return the names of all fields with `mark`, in `node` and its subclasses."""
     own = {info.alias or name for name, info in node.model_fields.items() if mark in info.metadata}
     return frozenset(own).union(*(names_of_marked(mark, kind) for kind in node.__subclasses__()))
 
@@ -49,7 +50,7 @@ def _hints(node: type[BaseModel]) -> dict[str, Any]:
 
 
 def _is_meant(node: type[BaseModel], written: Written | None) -> bool:
-    """Tell whether a mapping has the `type:` of a node, where one is given and the node has one."""
+    """Tell whether a mapping is of a node's type; true if it or the node has no `type`."""
     info = node.model_fields.get("type")
     words = typing.get_args(info.annotation) if info is not None else ()
     given = written and written.entry("type")

@@ -1,4 +1,4 @@
-"""What is wrong with a config, in the words of the house instead of pydantic's."""
+"""Turn pydantic's errors about a config into plain messages with hints."""
 
 import typing
 from collections.abc import Collection, Iterator, Mapping
@@ -15,17 +15,17 @@ from finetune.redaction import redacted
 
 UNKNOWN_KEY = "unknown key"
 KNOWN_HERE = "known here: "
-"""Begins the hint on an unknown key that resembles none of its place."""
+"""Begins the hint for an unknown key that resembles no known one."""
 
 
 class Fault(NamedTuple):
-    """One thing wrong with a node.
+    """One fault of a node.
 
     Args:
-        key: Where, below the node. May hold the tags that pydantic adds for unions.
+        key: Position below the node; may contain tags that pydantic adds for unions.
         message: What is wrong.
         hint: The remedy.
-        absent: Whether the last step of `key` names something that the file lacks.
+        absent: Whether the last part of `key` is missing in the file.
     """
 
     key: Key
@@ -65,7 +65,7 @@ _BOUNDS = {
 
 
 def explain(details: ErrorDetails, fields: Mapping[str, FieldInfo]) -> Fault:
-    """Turn an error of pydantic into a fault.
+    """Return the fault that an error of pydantic reports.
 
     Args:
         details: One of `ValidationError.errors()`.
@@ -91,10 +91,10 @@ def explain(details: ErrorDetails, fields: Mapping[str, FieldInfo]) -> Fault:
 
 
 def is_echo(details: ErrorDetails, unknown: Collection[str]) -> bool:
-    """Tell whether an error only follows from others.
+    """Tell whether an error only follows from another one.
 
-    A list is short for want of valid entries, or a key is missing since it is among the `unknown`
-    ones, misspelt.
+    A list is too short because its entries are invalid, or a key is missing because it is
+    misspelt, as one of the `unknown` ones.
     """
     given = details["input"]
     if details["type"] == "missing":
@@ -104,25 +104,27 @@ def is_echo(details: ErrorDetails, unknown: Collection[str]) -> bool:
 
 
 def shown(value: Any) -> str:
-    """Return a value much as the file would write it, cut to a length that fits a line."""
+    """Return a value as the config would write it, cut to 80 characters and redacted."""
     match value:
         case None:
             text = "null"
         case bool():
             text = str(value).lower()
         case tuple() | list():
+            # Cut here already: the text of a list of a million entries would be built to be thrown
+            # away.
             text = f"[{', '.join(shown(item) for item in value[:20])}]"
         case Mapping():
             entries = (f"{key}: {shown(item)}" for key, item in list(value.items())[:20])
             text = f"{{{', '.join(entries)}}}"
         case _:
-            # before it is cut: a part of a secret would not be found
+            # redacted before it is cut: half of a secret would not be recognised
             text = redacted(repr(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def shown_path(path: Path) -> str:
-    """Return a path much as the file would write it; a long one loses its beginning."""
+    """Return a path as the config would write it, redacted; a long one is cut at its beginning."""
     text = redacted(repr(str(path)))
     return text if len(text) <= 80 else f"{text[0]}...{text[-76:]}"
 
@@ -133,6 +135,7 @@ def is_meant(missing: str, unknown: Collection[str]) -> bool:
 
 
 def _wish(details: ErrorDetails) -> str:
+    """Return what the value should have been, as a part of the message."""
     kind, message = details["type"], details["msg"]
     if kind in _NEEDS:
         return f"needs {_NEEDS[kind]}"
@@ -142,6 +145,7 @@ def _wish(details: ErrorDetails) -> str:
 
 
 def _nearest_field(given: str, fields: Mapping[str, FieldInfo]) -> str | None:
+    """Return a hint for an unknown key: the nearest known one, or a list of all."""
     known = [field.alias or name for name, field in fields.items()]
     word = word_here(given, known)
     near = did_you_mean(given, known) if word is None else f"did you mean {word!r}?"
@@ -149,7 +153,7 @@ def _nearest_field(given: str, fields: Mapping[str, FieldInfo]) -> str | None:
 
 
 def _wrong_type(key: Key, given: Any, fields: Mapping[str, FieldInfo], sort: str) -> Fault:
-    """Tell which words `type:`, or what `sort` names, may be, read off the nodes of the field."""
+    """Return the fault of a node whose `type`, or other key `sort`, is missing or unknown."""
     if not isinstance(given, Mapping):
         hint = _form("model_type", key, given, fields)
         return Fault(key, f"needs a mapping, got {shown(given)}", hint)
@@ -163,7 +167,7 @@ def _wrong_type(key: Key, given: Any, fields: Mapping[str, FieldInfo], sort: str
 
 
 def _types(annotation: Any, sort: str) -> Iterator[str]:
-    """Yield the words by which the nodes below a union tell themselves apart."""
+    """Yield the words that the key `sort` may have in the nodes of a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         if sort in annotation.model_fields:
             yield from typing.get_args(annotation.model_fields[sort].annotation)
@@ -173,6 +177,7 @@ def _types(annotation: Any, sort: str) -> Iterator[str]:
 
 
 def _wrong_word(key: Key, given: Any, expected: str) -> Fault:
+    """Return the fault of a value that is none of the words pydantic lists in `expected`."""
     words = expected.replace(" or ", ", ").split(", ")
     known = [word.strip("'") for word in words]
     hint = did_you_mean(given, known) if isinstance(given, str) else None
@@ -181,7 +186,7 @@ def _wrong_word(key: Key, given: Any, expected: str) -> Fault:
 
 
 def _form(kind: str, key: Key, given: Any, fields: Mapping[str, FieldInfo]) -> str | None:
-    """Show how a single value is written where a list, or a mapping with a type, is needed."""
+    """Return a hint that shows how one value is written as a list, or as a mapping with a type."""
     step = key[-1] if key else ""
     if kind in ("tuple_type", "list_type") and not isinstance(given, Mapping) and given is not None:
         return f"a list, also of one: {step}: [{shown(given)}]"
@@ -195,15 +200,17 @@ def _form(kind: str, key: Key, given: Any, fields: Mapping[str, FieldInfo]) -> s
 
 
 def _names_below(annotation: Any) -> set[str]:
-    """Return the names of all fields of the nodes below a union."""
+    """Return the names of all fields of the nodes in a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return set(annotation.model_fields)
     return {name for part in typing.get_args(annotation) for name in _names_below(part)}
 
 
 def _quoting(kind: str, given: Any) -> str | None:
+    """Return a hint if a value has the wrong type only for want of quotes, or by YAML 1.1."""
     if kind == "string_type" and isinstance(given, bool | int | float):
         return "put it in quotes to make it text"
+    # People write `yes` and `no` as in YAML 1.1, where these are booleans.
     if kind == "bool_type" and isinstance(given, str) and given.lower() in _YAML_1_1:
         return f"by the rules of YAML 1.2, {given} is text: write {_YAML_1_1[given.lower()]}"
     return None

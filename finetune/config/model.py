@@ -1,4 +1,4 @@
-"""`model:` a network as a list of named layers, and pretrained weights for any of it."""
+"""`model:` a network as a list of named layers, and pretrained weights for it or for a layer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -15,26 +15,29 @@ class WeightsConfig(Node):
     """Pretrained tensors to load into the model or into one layer."""
 
     path: Annotated[str, PLACE]
-    """A `.safetensors` file, or a foreign `.pt`, `.pth` or `.bin` that holds tensors only. May begin with `package:NAME/`."""
+    """A `.safetensors` file, or a `.pt`, `.pth` or `.bin` of others that holds only tensors. May begin with `package:NAME/`."""
     rename: dict[str, str] = Field(default_factory=dict)
-    """Beginnings of names in the file and what each becomes in the model: `{"old.": "new."}`. The first that fits is used; `""` fits every name."""
+    """Beginnings of names in the file, each with its replacement in the model: `{"old.": "new."}`. The first that matches is used; `""` matches every name."""
     strict: bool = True
-    """Whether it is an error when a tensor of the file has no place, has another shape, or a parameter gets none."""
+    """Whether it is an error if a tensor of the file has no place or another shape, or a parameter gets no tensor."""
 
 
 class _Placed(Node):
-    """What everything in a list of layers has."""
+    """Keys of everything in a list of layers."""
 
     name: Annotated[str | None, PUBLIC] = Field(
-        default=None, pattern=r"^[A-Za-z_0-9]+$", max_length=MAX_NAME_BYTES
+        # Names become parts of parameter names, in which a dot separates modules.
+        default=None,
+        pattern=r"^[A-Za-z_0-9]+$",
+        max_length=MAX_NAME_BYTES,
     )
-    """Begins the names of the layer's parameters. The layer's position if left out."""
+    """Prefix of the names of its parameters; the layer's position in the list if left out."""
     inputs: Annotated[tuple[str, ...] | None, PUBLIC] = None
-    """Names of earlier layers, or of input columns, whose outputs this layer takes. The previous layer's output if left out."""
+    """Names of earlier layers or input columns whose outputs this layer takes; the previous layer if left out."""
 
 
 class _Layer(_Placed):
-    """What every layer that has parameters has."""
+    """Keys of every layer that has parameters."""
 
     weights: WeightsConfig | None = None
     """Pretrained tensors for this layer alone."""
@@ -48,17 +51,17 @@ class TransformersLayer(_Layer):
     path: Annotated[str, PLACE]
     """A folder, a hub id, or a folder inside an installed package (`package:NAME/folder`)."""
     output: Literal["mean", "cls", "hidden", "logits"] = "mean"
-    """What the layer gives: the mean of the last hidden states over real tokens `(B, D)`, the state of the first token `(B, D)`, all last hidden states `(B, T, D)`, or the logits of a classification head `(B, classes)`, new unless the weights hold one of that width."""
+    """Output of the layer: the mean of the last hidden states over real tokens `(B, D)`, the state of the first token `(B, D)`, all last hidden states `(B, T, D)`, or the logits of a classification head `(B, classes)`, which is new unless the weights hold one of that width."""
     pretrained: bool = True
-    """Load the weights found at `path`, or start the same architecture from random ones."""
+    """Whether the weights at `path` are loaded; else the same architecture starts from random ones."""
     rename: dict[str, str] = Field(default_factory=dict)
-    """Beginnings of names in the files at `path` and what each becomes in the network, as in `model.weights`."""
+    """Beginnings of names in the files at `path`, each with its replacement in the network, as in `model.weights`."""
     strict: bool = True
-    """Whether it is an error when a tensor of the network is missing at `path` or has another shape there. A new head for `logits` is none."""
+    """Whether it is an error if a tensor of the network is missing at `path` or has another shape there. A new head for `logits` is no error."""
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
-        """Refuse keys on how weights are loaded where none are."""
+        """Return a complaint for each key on loading weights, if no weights are loaded."""
         if value.get("pretrained") is not False:
             return []
         given = [("rename", value.get("rename")), ("strict", value.get("strict") is False)]
@@ -79,13 +82,13 @@ class TimmLayer(_Layer):
     output: Literal["features", "logits"] = "features"
     """Pooled features `(B, D)`, or the logits of a new classification head `(B, classes)`."""
     pretrained: bool = True
-    """Load the weights that timm knows for this name (from the hub), or start from random ones."""
+    """Whether the weights that timm has for this name are loaded (from the hub); else they are random."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of `timm.create_model`, such as `img_size`."""
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
-        """Refuse arguments that keys of the layer say already, and files of weights among them."""
+        """Return a complaint for arguments that have a key of their own, and for weight files."""
         args = value.get("args")
         said_by = {
             "pretrained": "pretrained",
@@ -93,6 +96,7 @@ class TimmLayer(_Layer):
             "checkpoint_path": "weights",
         }
         problems = [*_name_for_architecture(value), *_faulty_arguments(args, said_by)]
+        # timm would open such a file by itself, without our checks of untrusted weights.
         for name in ("pretrained_cfg", "pretrained_cfg_overlay"):
             settings = args.get(name) if isinstance(args, Mapping) else None
             if isinstance(settings, Mapping) and "file" in settings:
@@ -111,13 +115,13 @@ class TorchvisionLayer(_Layer):
     output: Literal["features", "logits"] = "features"
     """Pooled features `(B, D)`, or the logits of a new classification head `(B, classes)`."""
     pretrained: bool = True
-    """Load the default weights (a download), or start from random ones."""
+    """Whether the default weights are loaded (a download); else they are random."""
     args: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the model's constructor."""
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
-        """Refuse arguments that keys of the layer say already."""
+        """Return a complaint for each argument that has a key of its own."""
         said_by = {"weights": "pretrained", "num_classes": "output"}
         problems = _faulty_arguments(value.get("args"), said_by)
         return [*_name_for_architecture(value), *problems]
@@ -131,7 +135,7 @@ class ImportLayer(_Layer):
     path: Annotated[str, PUBLIC]
     """`my_pkg.nets:make_net`: a class or function that returns an `nn.Module`."""
     args: Arguments = Field(default_factory=dict)
-    """Keyword arguments of the call. The value `classes` becomes the number of classes; text that begins with `package:` becomes a path."""
+    """Keyword arguments of the call. The text `classes` becomes the number of classes; text that begins with `package:` becomes a path."""
 
 
 class SequentialLayer(_Layer):
@@ -140,11 +144,11 @@ class SequentialLayer(_Layer):
     type: Literal["sequential"]
     """Discriminator."""
     layers: tuple["Layer", ...] = Field(min_length=1)
-    """The layers, each taking the output of the one before."""
+    """The layers; each takes the output of the one before."""
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
-        """Refuse what is no plain row of layers, and a name used twice."""
+        """Return a complaint for names used twice, and for layers that do not fit into a sequence."""
         layers = _list(value.get("layers"))
         problems = _repeated_names(layers)
         for position, layer in enumerate(layers):
@@ -157,11 +161,11 @@ class SequentialLayer(_Layer):
 
 
 class _Merge(_Placed):
-    """What takes several inputs."""
+    """Keys of a layer that takes several inputs."""
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
-        """Refuse to merge fewer than two."""
+        """Return a complaint if there are fewer than two inputs."""
         inputs = value.get("inputs") or ()
         if not isinstance(inputs, list | tuple) or len(inputs) >= 2:
             return []
@@ -169,26 +173,26 @@ class _Merge(_Placed):
 
 
 class AddLayer(_Merge):
-    """The sum of its inputs."""
+    """The sum of the inputs."""
 
     type: Literal["add"]
     """Discriminator."""
 
 
 class ConcatLayer(_Merge):
-    """Its inputs side by side."""
+    """The inputs joined along one axis."""
 
     type: Literal["concat"]
     """Discriminator."""
     dim: int = Field(default=1, ge=-64, le=63)
-    """Axis along which they are joined, 0 being the samples."""
+    """Axis along which they are joined; 0 is the samples."""
 
 
 class TorchLayer(_Layer, OpenNode):
     """A class of `torch.nn` by its own name, with its own arguments beside `type`.
 
-    Input sizes (`in_features`, `in_channels`, `num_features`, ...) may be left out: they are
-    read off what comes in. The value `classes` stands for the number of classes of the data.
+    Input sizes (`in_features`, `in_channels`, `num_features`, ...) may be left out: they are taken
+    from the input. The text `classes` stands for the number of classes of the data.
     """
 
     type: str
@@ -196,8 +200,10 @@ class TorchLayer(_Layer, OpenNode):
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
-        """Refuse a class that torch does not have, and arguments that it does not take."""
+        """Return a complaint for an unknown class, and for each argument that does not fit."""
         type_, own = value.get("type"), sorted(_OWN_TYPES)
+        # The most common mistake: a whole network is named by `architecture` or `path`, with no
+        # `type`.
         if type_ is None:
             said = value.get("architecture") or value.get("path") or value.get("name")
             message = "missing, and it has no default"
@@ -223,7 +229,7 @@ _OWN_TYPES = {"transformers", "timm", "torchvision", "import", "sequential", "ad
 
 
 def _whole_network(said: Any, value: Mapping[str, Any]) -> str:
-    """Show how a whole network is named, where `said` may be meant as one."""
+    """Return a hint on how to write a whole network that `said` may be the name of."""
     if value.get("path") is not None or "/" in str(said):
         return f"a network of transformers is {{type: transformers, path: {shown(said)}}}"
     return (
@@ -234,6 +240,7 @@ def _whole_network(said: Any, value: Mapping[str, Any]) -> str:
 
 
 def _kind_of_layer(value: Any) -> str:
+    """Return the tag of the node that a layer, written or built, is validated by."""
     type_ = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
     return type_ if isinstance(type_, str) and type_ in _OWN_TYPES else "torch"
 
@@ -252,17 +259,18 @@ Layer = Annotated[
 
 
 class ModelConfig(Node):
-    """A network: named layers, each taking what the one before it gives."""
+    """A network of named layers; each takes the output of the one before it."""
 
     layers: tuple[Layer, ...] = Field(min_length=1)
-    """The layers in order. The last one's output is the network's."""
+    """The layers in order. The output of the last one is the network's."""
     weights: WeightsConfig | None = None
     """Pretrained tensors for the whole model, loaded after it is built."""
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
-        """Refuse a name used twice, and a layer that takes what comes after it."""
+        """Return a complaint for a name used twice, and for an input that comes later."""
         if "layers" not in value:
+            # Written without `layers:`, as if the model were a single layer.
             said = {
                 key: value[key] for key in ("name", "type", "architecture", "path") if key in value
             }
@@ -273,7 +281,7 @@ class ModelConfig(Node):
 
 
 def _late_inputs(layers: Sequence[Any]) -> list[Complaint]:
-    """Complain of inputs that are no earlier layer. Names of no layer may be columns of the data."""
+    """Return a complaint for each input that is a later layer. Unknown names may be data columns."""
     names = [str(_said(layer, "name") or position) for position, layer in enumerate(layers)]
     known, before = set(names), set[str]()
     problems: list[Complaint] = []
@@ -288,7 +296,7 @@ def _late_inputs(layers: Sequence[Any]) -> list[Complaint]:
 
 
 def _name_for_architecture(value: Mapping[str, Any]) -> list[Complaint]:
-    """Complain of a network that is only named as a layer, where its name is its architecture."""
+    """Return a complaint if the architecture is missing and probably given as `name`."""
     name, others = value.get("name"), value.keys() - {"name", "type"}
     if name is None or "architecture" in value or is_meant("architecture", others):
         return []
@@ -297,7 +305,7 @@ def _name_for_architecture(value: Mapping[str, Any]) -> list[Complaint]:
 
 
 def _repeated_names(layers: Sequence[Any]) -> list[Complaint]:
-    """Complain of every name that a layer before has already, positions counting as names."""
+    """Return a complaint for each name that an earlier layer has; a position counts as a name."""
     problems: list[Complaint] = []
     seen: set[str] = set()
     for position, layer in enumerate(layers):
@@ -309,11 +317,11 @@ def _repeated_names(layers: Sequence[Any]) -> list[Complaint]:
 
 
 _OF_ARGUMENTS = Bounds(-1e6, 1e6)
-"""Bounds of the numbers that are handed on to `timm` and `torchvision`."""
+"""Bounds for numbers that are passed to `timm` and `torchvision`."""
 
 
 def _faulty_arguments(args: Any, said_by: Mapping[str, str]) -> list[Complaint]:
-    """Complain of arguments that a key of the layer says already, and of odd numbers."""
+    """Return a complaint for arguments that have a key of their own, and for numbers out of bounds."""
     given = args if isinstance(args, Mapping) else {}
     repeated: list[Complaint] = [
         (("args", name), f"{name!r} is said by the key {key!r}", None)
@@ -329,9 +337,10 @@ def _faulty_arguments(args: Any, said_by: Mapping[str, str]) -> list[Complaint]:
 
 
 def _said(layer: Any, key: str) -> Any:
-    """Return what a layer says under `key`, be it as written or a node already."""
+    """Return a layer's value under `key`, whether the layer is as written or already a node."""
     return layer.get(key) if isinstance(layer, Mapping) else getattr(layer, key, None)
 
 
 def _list(value: Any) -> Sequence[Any]:
+    """Return a value that is a list, and an empty one for anything else."""
     return value if isinstance(value, list | tuple) else ()

@@ -1,4 +1,4 @@
-"""`optimizer:` and `schedule:` how parameters move, and how fast at which step."""
+"""`optimizer:` and `schedule:` how parameters are updated, and with which rate at each step."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -23,17 +23,17 @@ class OptimizerConfig(OpenNode):
     type: str
     """Name of the class, such as `AdamW`."""
     lr: Rate
-    """Peak learning rate; the schedule multiplies it."""
+    """Peak learning rate, which the schedule multiplies by its factor."""
     no_decay: Selectors = ()
     """Parameters without weight decay, such as `[{kind: norm}, {kind: bias}]`."""
     layer_decay: float | None = Field(default=None, gt=0, le=1)
-    """Factor on `lr` from each block to the one below it (ELECTRA, BEiT); none if left out. A rate that a phase gives stands as given."""
+    """Factor on `lr` from each block to the one below it (ELECTRA, BEiT); none if left out. Rates given in a phase are not changed by it."""
     freeze_below: float | None = Field(default=None, gt=0, lt=1)
-    """Parameters whose factor by `layer_decay` is smaller than this are frozen."""
+    """Parameters whose factor from `layer_decay` is smaller than this are frozen."""
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
-        """Refuse a class that torch does not have, and arguments that it does not take."""
+        """Return a complaint for an unknown class, and for each argument that does not fit."""
         type_ = value.get("type")
         found: list[Complaint] = []
         if value.get("freeze_below") is not None and value.get("layer_decay") is None:
@@ -48,18 +48,18 @@ class OptimizerConfig(OpenNode):
 
 class _Warm(Node):
     warmup: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the run during which the rate rises in a straight line from near 0."""
+    """Share of the run during which the rate rises linearly from near 0."""
 
 
 class ConstantSchedule(_Warm):
-    """The rate stays where it is."""
+    """The rate stays constant."""
 
     type: Literal["constant"] = "constant"
     """Discriminator."""
 
 
 class LinearSchedule(_Warm):
-    """The rate falls in a straight line."""
+    """The rate falls linearly."""
 
     type: Literal["linear"]
     """Discriminator."""
@@ -86,18 +86,18 @@ class OneCycleSchedule(Node):
     start_divisor: Divisor = 25.0
     """The rate begins at the peak divided by this."""
     end_divisor: Divisor = 1e4
-    """The rate ends at its beginning divided by this."""
+    """The rate ends at its starting value divided by this."""
 
 
 class SlantedTriangularSchedule(Node):
-    """The rate rises steeply and falls slowly, both in straight lines (ULMFiT)."""
+    """The rate rises steeply and falls slowly, both linearly (ULMFiT)."""
 
     type: Literal["slanted_triangular"]
     """Discriminator."""
     cut_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of the run during which the rate rises."""
     ratio: Ratio = 32.0
-    """How many times smaller the lowest rate is than the peak."""
+    """Factor between the peak rate and the lowest one."""
 
 
 Schedule = Annotated[

@@ -1,9 +1,9 @@
-"""Search for the files and folders that a config names.
+"""Find the files and folders that a config names.
 
-A relative path begins in the folder of the file that it is written in, as `extends` does; if
-nothing is there, in the current folder. The key `folder` replaces the former: the config that a
-run saves has it, so that its paths lead to the same files from wherever they are read. A path
-given by `-o` begins in the current folder. `package:` paths, absolute ones and `~` are left alone.
+A relative path starts at the folder of the file that contains it, as in `extends`; if nothing is
+there, at the current folder. The key `folder` replaces the former: the config that a run saves has
+it, so that its paths work from anywhere. A path given by `-o` starts at the current folder.
+`package:` paths, absolute ones and `~` are left alone.
 """
 
 import os
@@ -21,14 +21,14 @@ from finetune.errors import Key
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A relative path of a config.
+    """A relative path in a config, and where it was found.
 
     Args:
-        key: Where it stands.
+        key: Its position in the config.
         text: The path as written.
-        found: The folder that it was found in; None if it was found nowhere.
-        searched: The folders in which it was looked for, in words.
-        note: What the user should know about it.
+        found: The folder that it was found in, or None.
+        searched: The folders that were searched, as text for a message.
+        note: A line to report to the user, or None.
     """
 
     key: Key
@@ -39,17 +39,19 @@ class Place:
 
     @property
     def name(self) -> str:
-        """The key as the file has it."""
+        """The key as a text with dots."""
         return dotted(self.key)
 
 
 def find_places(root: Written, config: type[Node]) -> tuple[Written, tuple[Place, ...]]:
-    """Return `root` with its relative paths as the current folder needs them, and these paths."""
+    """Return `root` with its relative paths resolved for the current folder, and these paths."""
     folder = named_folder(root)
     names = names_of_marked(PLACE, Node)
     places: list[Place] = []
     for key, written in _texts(root):
         text = str(written.value)
+        # The name of the key is checked first: to follow the schema for every text takes far
+        # longer.
         if key[-1] not in names or not _is_relative(text):
             continue
         if is_marked(PLACE, config, key, root):
@@ -63,7 +65,7 @@ def find_places(root: Written, config: type[Node]) -> tuple[Written, tuple[Place
 
 
 def named_folder(root: Written) -> Path | None:
-    """Return the folder that the config names by its key `folder`; None if it names none."""
+    """Return the folder that the key `folder` names, or None."""
     written = root.entry("folder")
     if written is None or not isinstance(written.value, str):
         return None
@@ -72,27 +74,29 @@ def named_folder(root: Written) -> Path | None:
 
 
 def code_folder(path: Path, root: Written, *, is_run: bool) -> Path | None:
-    """Return the folder in which trusted packages are looked for last; None if there is none.
+    """Return the folder in which trusted packages are searched last, or None.
 
-    It is that of the config, or one above it. A run's folder is never it: what comes with a run is
-    data, and not code.
+    It is the config's folder or one above it, but never a run's folder: what comes with a run is
+    data, not code.
 
     Args:
-        path: The file of the config.
+        path: File of the config.
         root: The config as written.
-        is_run: Whether a run has saved it.
+        is_run: Whether a run saved it.
     """
     here = Path(os.path.realpath(path.parent))
     folder = Path(os.path.realpath(named_folder(root) or here))
+    # The config may move the start of its paths by `folder:`, but must not choose where code comes
+    # from.
     if not here.is_relative_to(folder) or (is_run and folder == here):
         return None
     return folder
 
 
 def keep_places(plain: dict[str, Any], places: Sequence[Place], folder: Path) -> None:
-    """Change the relative paths of a config, as plain data, that do not begin in `folder`.
+    """Make those paths of `plain` absolute that were not found in `folder`; mutates `plain`.
 
-    They become absolute, so that they lead to the same files from wherever they are read.
+    They then lead to the same files from anywhere.
     """
     for place in places:
         if place.found is None or os.path.realpath(place.found) == os.path.realpath(folder):
@@ -104,7 +108,7 @@ def keep_places(plain: dict[str, Any], places: Sequence[Place], folder: Path) ->
 
 
 def absolute_places(places: Sequence[Place]) -> dict[str, str]:
-    """Return by key where each path that was found leads to."""
+    """Return the real path of each place that was found, by key."""
     return {
         place.name: os.path.realpath(place.found / place.text)
         for place in places
@@ -113,7 +117,7 @@ def absolute_places(places: Sequence[Place]) -> dict[str, str]:
 
 
 def _find(key: Key, written: Written, folder: Path | None) -> Place:
-    """Look for a relative path beside the config, then in the current folder."""
+    """Search a relative path beside the config, then in the current folder."""
     text, here = written.raw or str(written.value), Path()
     if written.file is None:
         found = here if _exists(Path(str(written.value))) else None
@@ -133,7 +137,7 @@ def _find(key: Key, written: Written, folder: Path | None) -> Place:
 
 
 def _texts(written: Written, key: Key = ()) -> Iterator[tuple[Key, Written]]:
-    """Yield every text below a key."""
+    """Yield each text below a value, with its key."""
     if isinstance(written.value, dict):
         for name, item in written.value.items():
             yield from _texts(item, (*key, name))
@@ -145,10 +149,12 @@ def _texts(written: Written, key: Key = ()) -> Iterator[tuple[Key, Written]]:
 
 
 def _is_relative(text: str) -> bool:
+    """Tell whether a text is a path that depends on the current folder."""
     return bool(text) and not text.startswith(("package:", "~")) and not Path(text).is_absolute()
 
 
 def _exists(path: Path) -> bool:
+    """Tell whether a path exists; False for a text that cannot be a path."""
     try:
         return path.exists()
     except (OSError, ValueError):  # a name that is too long, or none at all
@@ -156,4 +162,5 @@ def _exists(path: Path) -> bool:
 
 
 def _is_same(one: Path, other: Path) -> bool:
+    """Tell whether two paths lead to the same place, links resolved."""
     return os.path.realpath(one) == os.path.realpath(other)

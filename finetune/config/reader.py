@@ -1,7 +1,7 @@
-"""YAML text to written values: YAML 1.2 scalars, no tags, no duplicate keys, limits on everything.
+"""Read YAML into values with their lines: YAML 1.2 scalars, no tags, no repeated keys, limits.
 
-Values are built straight from the parser's events, so nothing that a text asks for is ever
-constructed, and a text that is nested too deeply is refused before anything recurses.
+Values are built from the parser's events, so no object that a text asks for is ever constructed,
+and a text that is nested too deeply is refused before anything recurses.
 """
 
 import re
@@ -32,17 +32,17 @@ _BASED = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(
     r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 )
-# What no file name and no column can hold. Quoted text may spell it out as an escape.
+# What no file name and no column name can hold. Quoted text may contain it as an escape.
 UNUSABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text that was read.
+    """The contents of a YAML text.
 
     Args:
         root: Its value.
-        problems: What is wrong with it as YAML, where reading could go on.
+        problems: Faults after which reading could go on.
     """
 
     root: Written
@@ -50,10 +50,10 @@ class Document:
 
 
 def read_file(path: Path) -> Document:
-    """Read a YAML file.
+    """Return the contents of a YAML file.
 
     Raises:
-        FinetuneError: there is no such file, or it cannot be read.
+        FinetuneError: the file does not exist or cannot be read.
         ConfigError: it is not YAML in UTF-8, or exceeds a limit.
     """
     try:
@@ -70,6 +70,7 @@ def read_file(path: Path) -> Document:
     if len(raw) > MAX_BYTES:
         _fail(Origin(path, 1, ""), f"is larger than {MAX_BYTES // 1024} KiB")
     try:
+        # `-sig`: editors on Windows put a byte order mark before the text.
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
@@ -78,17 +79,18 @@ def read_file(path: Path) -> Document:
 
 
 def read_text(text: str, file: Path | None, key: Key = ()) -> Document:
-    """Read a YAML text.
+    """Return the contents of a YAML text.
 
     Args:
         text: The YAML.
-        file: Where it comes from; None for an override.
+        file: The file it comes from; None for an override.
         key: The key that an override is for.
 
     Raises:
         ConfigError: it is not YAML, or exceeds a limit.
     """
     reader = _Reader(file)
+    # The parser's own error for this has no line.
     if odd := yaml.reader.Reader.NON_PRINTABLE.search(text):
         line = text.count("\n", 0, odd.start()) + 1
         _fail(reader.origin(key, line), f"holds a character that YAML does not allow: {odd[0]!r}")
@@ -103,9 +105,9 @@ def read_text(text: str, file: Path | None, key: Key = ()) -> Document:
 
 
 def resolve(text: str) -> Scalar:
-    """Return what an unquoted scalar means by the core schema of YAML 1.2.
+    """Return the value of an unquoted scalar by the core schema of YAML 1.2.
 
-    Numbers of more than a thousand characters stay text: Python takes long over them, or refuses.
+    Numbers of more than a thousand characters stay text: Python is slow on them, or refuses.
     """
     if _NULL.fullmatch(text):
         return None
@@ -123,7 +125,7 @@ def resolve(text: str) -> Scalar:
 
 
 class _Anchored(NamedTuple):
-    """A value that aliases may stand for, how many values it holds, and how deep it is."""
+    """A value with an anchor, its number of values, and its depth: what an alias to it adds."""
 
     written: Written
     values: int
@@ -132,13 +134,13 @@ class _Anchored(NamedTuple):
 
 @dataclass(slots=True)
 class _Reader:
-    """Builds the value of one document.
+    """Builds the value of one YAML document.
 
     Args:
-        file: Where the text comes from; None for an override.
-        problems: Collects what is wrong without stopping the reading.
-        values: How many values there are so far, aliases counted as what they stand for.
-        deepest: Depth of the deepest value so far, aliases counted likewise.
+        file: The file it comes from; None for an override.
+        problems: Faults after which reading goes on.
+        values: Number of values so far; an alias counts as all values it stands for.
+        deepest: Greatest depth so far, aliases included.
     """
 
     file: Path | None
@@ -149,8 +151,9 @@ class _Reader:
     _anchors: dict[str, _Anchored | None] = field(default_factory=dict)
 
     def document(self, events: Iterator[yaml.Event], key: Key) -> Written:
-        """Return the value of the one document that `events` hold."""
+        """Return the value of the only document that `events` hold."""
         self._events = events
+        # Events come as: stream start, document start, the value, document end, stream end.
         next(events)
         event = next(events)
         if isinstance(event, yaml.StreamEndEvent):
@@ -163,10 +166,11 @@ class _Reader:
         return root
 
     def origin(self, key: Key, line: int) -> Origin:
-        """Return the place of a key in this text."""
+        """Return the origin of a key in this text."""
         return Origin(self.file, None if self.file is None else line, dotted(key))
 
     def _value(self, event: yaml.Event, key: Key, depth: int) -> Written:
+        """Return the value that begins with an event; remember it if it has an anchor."""
         if isinstance(event, yaml.AliasEvent):
             return self._aliased(event, key, depth)
         assert isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
@@ -177,7 +181,9 @@ class _Reader:
             self._complain(event, key, f"tags are not allowed, got {shown(tag)}", hint)
         if event.anchor is None:
             return self._written(event, key, depth)
+        # The depth is counted anew from here on, to learn how high this value alone is.
         before, deepest, self.deepest = self.values, self.deepest, depth
+        # None marks it as being read, so that an alias inside it is found out.
         self._anchors[event.anchor] = None
         written = self._written(event, key, depth)
         anchored = _Anchored(written, self.values - before + 1, self.deepest - depth)
@@ -186,6 +192,7 @@ class _Reader:
         return written
 
     def _written(self, event: yaml.NodeEvent, key: Key, depth: int) -> Written:
+        """Return the scalar, mapping or list that begins with an event."""
         if isinstance(event, yaml.ScalarEvent):
             return self._at(event, self._scalar(event, key))
         if isinstance(event, yaml.MappingStartEvent):
@@ -193,24 +200,29 @@ class _Reader:
         return self._at(event, self._sequence(key, depth))
 
     def _at(self, event: yaml.Event, value: Scalar | dict[str, Written] | list[Written]) -> Written:
+        """Return a value with the line of an event."""
         return Written(value, self.file, None if self.file is None else _line(event))
 
     def _scalar(self, event: yaml.ScalarEvent, key: Key) -> Scalar:
+        """Return the value of a scalar; a quoted one is always text."""
         if UNUSABLE.search(event.value):
             self._complain(event, key, f"holds a character that is none: {shown(event.value)}")
         return event.value if event.style else resolve(event.value)
 
     def _sequence(self, key: Key, depth: int) -> list[Written]:
+        """Return the entries up to the end of a list."""
         entries: list[Written] = []
         while not isinstance(event := next(self._events), yaml.SequenceEndEvent):
             entries.append(self._value(event, (*key, len(entries)), depth + 1))
         return entries
 
     def _mapping(self, key: Key, depth: int) -> dict[str, Written]:
+        """Return the entries up to the end of a mapping; a repeated key is a problem."""
         entries: dict[str, Written] = {}
         while not isinstance(event := next(self._events), yaml.MappingEndEvent):
             name = self._name(event, key)
             line = self._at(event, None).line
+            # The line of the key, not of its value: that is where a reader looks for it.
             value = replace(self._value(next(self._events), (*key, name), depth + 1), line=line)
             if name in entries:
                 first = entries[name].line
@@ -220,7 +232,7 @@ class _Reader:
         return entries
 
     def _name(self, event: yaml.Event, key: Key) -> str:
-        """Return a key as it is written: `1`, `no` and `null` are text where they are keys."""
+        """Return a key as written: `1`, `no` and `null` are text if they are keys."""
         if not isinstance(event, yaml.ScalarEvent):
             _fail(self.origin(key, _line(event)), "a key must be plain text")
         if event.value == "<<" and not event.style:
@@ -232,6 +244,7 @@ class _Reader:
         return event.value
 
     def _aliased(self, event: yaml.AliasEvent, key: Key, depth: int) -> Written:
+        """Return the value that an alias stands for."""
         if event.anchor not in self._anchors:
             self._complain(event, key, f"no anchor {shown(event.anchor)} before this alias")
             return self._at(event, None)
@@ -241,14 +254,17 @@ class _Reader:
                 event, key, f"the alias {shown(event.anchor)} stands inside its own value"
             )
             return self._at(event, None)
+        # Nine aliases of nine aliases and so on ("billion laughs") are few events and very many
+        # values.
         self._count(event, key, values=anchored.values, depth=depth + anchored.height)
         return anchored.written
 
     def _count(self, event: yaml.Event, key: Key, *, values: int, depth: int) -> None:
-        """Add to what was read so far, and refuse more than the limits."""
+        """Add to the numbers of values and depth; fail if a limit is exceeded."""
         self.values += values
         self.deepest = max(self.deepest, depth)
         if depth > MAX_DEPTH:
+            # The key is cut: at this depth it would fill the screen.
             _fail(self.origin(key[:8], _line(event)), f"is nested deeper than {MAX_DEPTH} levels")
         if self.values > MAX_VALUES:
             message = f"holds more than {MAX_VALUES} values, aliases included"
@@ -259,8 +275,10 @@ class _Reader:
 
 
 def _line(event: yaml.Event) -> int:
+    """Return the line of an event, from 1."""
     return 1 if event.start_mark is None else event.start_mark.line + 1
 
 
 def _fail(origin: Origin, message: str) -> NoReturn:
+    """Raise a `ConfigError` with one problem."""
     raise ConfigError([Problem(origin, message)])

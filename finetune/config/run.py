@@ -27,14 +27,16 @@ from finetune.trust import Trust
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a config comes from and what it may import. No part of its value: all are equal.
+    """Where a config comes from and what it may import; no part of its value.
+
+    All provenances are equal, so that two configs with the same values are.
 
     Args:
-        path: Its file; None for one made in Python.
-        written: Its values with the lines they stand on.
-        trust: Packages that the user, never the config, allows it to import.
+        path: Its file; None if it was made in Python.
+        written: Its values with their lines.
+        trust: Packages that it may import; set by the user, never by the config.
         places: Its relative paths, and where they were found.
-        notes: What the person who wrote it should know of its keys.
+        notes: Lines to report to the user about its keys.
     """
 
     path: Path | None = field(default=None, compare=False)
@@ -48,20 +50,20 @@ class InferenceConfig(Node):
     """How the trained network is run."""
 
     mode: Literal["inference_mode", "no_grad"] = "inference_mode"
-    """Which of torch's two ways to leave gradients out. Outputs of `no_grad` may enter a later graph."""
+    """Which of torch's two modes without gradients is used. Outputs of `no_grad` may enter a later graph."""
     batch_size: Count | None = None
-    """Samples of one forward pass; as many as training takes if left out."""
+    """Samples per forward pass; as many as in training if left out."""
 
 
 class RunConfig(Node):
     """One fine-tuning run."""
 
     name: Annotated[str | None, PUBLIC] = Field(default=None, pattern=r"^\w[\w.-]*$")
-    """Name of the run and of its folder below `runs/`; the file's name if left out."""
+    """Name of the run and of its folder below `runs/`; the name of the file if left out."""
     folder: str | None = None
-    """Folder in which relative paths begin, in place of that of this file. A run keeps it in its `config.yaml`. What is not found there is looked for in the current folder."""
+    """Folder that relative paths start from, in place of this file's folder. A run saves it in its `config.yaml`. What is not found there is searched in the current folder."""
     seed: Seed = 0
-    """Where all randomness begins: initial weights, order of samples, dropout, augmentation."""
+    """Seed of all randomness: initial weights, order of samples, dropout, augmentation."""
     model: ModelConfig
     """The network."""
     data: DataConfig
@@ -71,13 +73,13 @@ class RunConfig(Node):
     freeze: ShortFreeze | None = None
     """What is frozen; nothing if left out."""
     optimizer: OptimizerConfig
-    """How parameters move."""
+    """How parameters are updated."""
     schedule: Schedule = ConstantSchedule()
-    """How the rate changes over the run."""
+    """How the learning rate changes over the run."""
     train: TrainConfig
     """How training proceeds."""
     cache: Cache = CacheConfig()
-    """The activation cache: the frozen prefix runs once per sample."""
+    """The activation cache, by which the frozen prefix runs only once per sample."""
     inference: InferenceConfig = InferenceConfig()
     """How the trained network is run."""
 
@@ -88,37 +90,38 @@ class RunConfig(Node):
             raise ValueError(f"takes at most {MAX_NAME_BYTES} bytes, got {shown(name)}")
         return name
 
+    # Private, so that it is neither a key of the config nor compared nor written.
     _provenance: Provenance = PrivateAttr(default=Provenance())
 
     @property
     def trust(self) -> Trust:
-        """Packages that the user allows this run to import code from."""
+        """Packages that this run may import code from."""
         return self._provenance.trust
 
     @property
     def path(self) -> Path | None:
-        """The file this config was read from, or None."""
+        """The file that this config was read from, or None."""
         return self._provenance.path
 
     @property
     def written(self) -> Written | None:
-        """The values as written, with their lines; None if made in Python."""
+        """The values as written, with their lines; None if the config was made in Python."""
         return self._provenance.written
 
     @property
     def run_name(self) -> str:
-        """Name of the run; `load_config` takes it from the file where the config has none."""
+        """Name of the run; `load_config` takes it from the file's name if the config has none."""
         return self.name or "run"
 
     def locate(self, key: Key) -> Origin | None:
-        """Return where `key`, or the nearest key above it, was written; None if made in Python."""
+        """Return the origin of `key` or of the nearest key above it; None if made in Python."""
         written = self._provenance.written
         return None if written is None else locate(written, key)
 
     def located(self, error: FinetuneError) -> FinetuneError:
-        """Add to `error` the place of the config value at fault, if it names one; return `error`.
+        """Add to `error` the origin of the config value it is about, if any; return `error`.
 
-        Several faults are put in the order of their lines.
+        The errors in a `SeveralFaultsError` are sorted by line.
         """
         if isinstance(error, SeveralFaultsError):
             for one in error.errors:
@@ -131,26 +134,27 @@ class RunConfig(Node):
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """The relative paths, and where they were found; none in a config made in Python."""
+        """The relative paths with the folders they were found in; none if made in Python."""
         return self._provenance.places
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the person who wrote it should know: old names of keys, where files were found."""
+        """Lines to report to the user: old names of keys, and where files were found."""
         on_places = (place.note for place in self.places if place.note is not None)
         return (*self._provenance.notes, *on_places)
 
     def _searched(self, key: Key) -> str | None:
-        """Return where a path was looked for that was not found."""
+        """Return where a path was searched, as a hint, if it was not found."""
         lost = (place for place in self.places if place.key == key and place.found is None)
         return next((redacted(place.searched) for place in lost), None)
 
     def _line_of(self, error: FinetuneError) -> float:
+        """Return the line of an error, as a sort key; unknown lines come last."""
         origin = self.locate(error.key) if error.key else None
         return math.inf if origin is None or origin.line is None else origin.line
 
     def with_provenance(self, provenance: Provenance, values: Mapping[str, Any]) -> "RunConfig":
-        """Return a copy that knows where it comes from, with some `values` replaced."""
+        """Return a copy with this provenance, and with some `values` replaced."""
         copy = self.model_copy(update=values)
         copy._provenance = provenance
         return copy

@@ -1,4 +1,4 @@
-"""The JSON Schema of a config: completion and checks in editors, short forms included."""
+"""The JSON Schema of a config, for completion and checks in editors; it knows short forms too."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -33,7 +33,7 @@ _TASKS = ("ClassificationTask", "MultilabelTask", "RegressionTask")
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON Schema (draft 2020-12) of a config file."""
+    """Return the JSON Schema (draft 2020-12) of a config file as plain data."""
     root = RunConfig.model_json_schema(by_alias=True)
     nodes = root["$defs"]
     _describe(root, RunConfig)
@@ -46,26 +46,27 @@ def schema() -> dict[str, Any]:
     _list_classes(nodes, "OptimizerConfig", OPTIMIZERS)
     _allow_short_selectors(root)
     _allow_short_forms(nodes)
-    # A file that extends another need not hold what that one does.
+    # A file that extends another one may leave out what that one has.
     required = {"required": root.pop("required")}
     return {"$schema": _DRAFT, **root, "anyOf": [required, {"required": ["extends"]}]}
 
 
 def _nodes_below(node: type[Node]) -> Iterator[type[Node]]:
-    """Yield every class that derives from `node`."""
+    """Yield every subclass of `node`, at any depth."""
     for kind in node.__subclasses__():
         yield kind
         yield from _nodes_below(kind)
 
 
 def _describe(schema: dict[str, Any], node: type[Node]) -> None:
-    """Put the strings under the fields of a node into its schema."""
+    """Put the descriptions of a node's fields into its schema; mutates `schema`."""
     for name, text in descriptions(node).items():
         schema["properties"][node.model_fields[name].alias or name]["description"] = text
 
 
 def _list_classes(nodes: dict[str, Any], name: str, table: KnownClasses) -> None:
-    """Put one node for each class of `table`, with its arguments, in place of the open node."""
+    """Replace the open node `name` by one node per class of `table`; mutates `nodes`."""
+    # The node itself allows any further key; for an editor each class has its own list.
     open_node = nodes[name]
     variants = []
     for type_name, entry in table.items():
@@ -85,6 +86,7 @@ def _list_classes(nodes: dict[str, Any], name: str, table: KnownClasses) -> None
 
 
 def _argument(argument: Argument, word: str | None) -> dict[str, Any]:
+    """Return the schema of one argument."""
     kinds = [_TYPES[kind] for kind in _TYPES if kind in argument.kinds]
     if argument.choices:
         return {"enum": list(argument.choices)}
@@ -97,10 +99,11 @@ def _argument(argument: Argument, word: str | None) -> dict[str, Any]:
 
 
 def _allow_short_selectors(root: dict[str, Any]) -> None:
-    """Let a text stand for a selector, and a list of them for the whole of `freeze`."""
+    """Allow a text as a selector, and a list of selectors as `freeze`; mutates `root`."""
     nodes = root["$defs"]
     short = {"type": "string", "description": "A name, or a glob over names; `!` takes out again."}
     long = nodes["Not"]["properties"]["not"]["oneOf"]
+    # pydantic writes the union out wherever it is used; one definition keeps the schema readable.
     _replace(root, "oneOf", long, {"$ref": "#/$defs/Selector"})
     nodes["Selector"] = {"anyOf": [short, *long]}
     freeze = root["properties"]["freeze"]
@@ -108,7 +111,7 @@ def _allow_short_selectors(root: dict[str, Any]) -> None:
 
 
 def _replace(node: Any, key: str, value: Any, by: dict[str, Any]) -> None:
-    """Replace every mapping below `node` that holds `value` at `key`, keeping its description."""
+    """Replace each mapping below `node` that has `value` at `key`; its description stays."""
     for child in node.values() if isinstance(node, dict) else node:
         if isinstance(child, dict) and child.get(key) == value:
             description = {k: v for k, v in child.items() if k == "description"}
@@ -119,7 +122,7 @@ def _replace(node: Any, key: str, value: Any, by: dict[str, Any]) -> None:
 
 
 def _allow_short_forms(nodes: Mapping[str, Any]) -> None:
-    """Let a number or a single entry stand for a list of one, and a number for a slice."""
+    """Allow one entry for a list of one, and a number for a slice; mutates `nodes`."""
     for task in _TASKS:
         losses = nodes[task]["properties"]["losses"]
         losses["anyOf"].append(losses["anyOf"][0]["items"])
@@ -133,6 +136,7 @@ def _allow_short_forms(nodes: Mapping[str, Any]) -> None:
 
 
 def _also_a_number(values: Iterable[dict[str, Any]], *, least: int) -> None:
+    """Allow a whole number from `least` on beside the type of each schema; mutates them."""
     for value in values:
         value |= {
             "type": [value["type"], "integer"], "minimum": least, "maximum": MAX_COUNT,

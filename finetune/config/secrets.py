@@ -1,9 +1,9 @@
-"""Secrets: taken from the environment as a config is read, and kept out of what is saved.
+"""Secrets: read from the environment with the config, and kept out of everything that is saved.
 
-`${env:NAME}` in a text stands for a variable of the environment. What is saved holds those words
+`${env:NAME}` in a text stands for an environment variable. What is saved contains these words
 again, never the variable's value. A secret written into the config itself is masked by its key.
-Names that a run writes everywhere (of a layer, a column, a metric: fields marked `PUBLIC`) cannot
-come from the environment. What is told of a config is redacted, see `finetune/redaction.py`.
+Names that a run writes into many files (of layers, columns, metrics: fields marked `PUBLIC`) must
+not come from the environment. Messages about a config are redacted, see `finetune/redaction.py`.
 """
 
 import os
@@ -22,33 +22,35 @@ from finetune.errors import Key, Problem
 from finetune.redaction import remember
 
 MASK = "***"
-"""What a saved config holds in place of a secret."""
+"""What a saved config has in place of a secret."""
 MAX_REFERENCES = 200
-"""Most secrets of one config: every message is searched for each."""
+"""Most secrets of one config: every message is searched for each of them."""
 
 _REFERENCE = re.compile(r"\$(\$?)\{env:([^{}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 _GIVE = "-o KEY=VALUE gives it; with '${env:NAME}' in the config it need not be given again"
 
+# `apiKey` and `api-key` name a secret as `api_key` does.
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _SECRET = re.compile(
     r"(^|_)(passwords?|passwd|passphrase|secrets?|credentials?"
     r"|(api|access|private|secret|auth)_?keys?)($|_)"
 )
 _TOKEN = re.compile(r"(^|_)token$")
+# Tokens of a vocabulary are no secrets, and arguments of tokenizers and networks are called so.
 _WORD_OF_A_VOCABULARY = re.compile(
     r"(^|_)(pad|cls|class|mask|sep|bos|eos|sos|unk|start|end|image|special|dist)_token$"
 )
 
 
 class Reference(NamedTuple):
-    """A text of the config in which variables of the environment stand.
+    """A text of the config that contained environment variables.
 
     Args:
-        key: Where it stands, in the words of the file.
-        raw: The text as written, `${env:NAME}`.
-        value: What it has become.
+        key: Its position, as the file knows it.
+        raw: The text as written, with `${env:NAME}`.
+        value: The text with the variables' values.
     """
 
     key: Key
@@ -58,13 +60,13 @@ class Reference(NamedTuple):
 
 @dataclass(slots=True)
 class Environment:
-    """Puts variables of the environment into texts.
+    """Replaces references to environment variables in texts.
 
     Args:
         problems: Collects what is wrong.
-        lenient: Whether a variable that is not set is left as its words, without a problem.
-        characters: How many characters have been put in so far.
-        texts: How many texts they have been put into.
+        lenient: Whether a variable that is not set keeps its reference and is no problem.
+        characters: Total length of all values inserted so far.
+        texts: Number of texts with references so far.
     """
 
     problems: list[Problem] = field(default_factory=list)
@@ -73,7 +75,7 @@ class Environment:
     texts: int = 0
 
     def filled_in(self, written: Written, key: Key = ()) -> Written:
-        """Return `written` with every `${env:NAME}` in its texts replaced; `$${` stands for `${`."""
+        """Return `written` with every `${env:NAME}` replaced; `$${` stands for a plain `${`."""
         value = written.value
         if isinstance(value, str):
             return self._text(written, value, key) if "{env:" in value else written
@@ -86,11 +88,13 @@ class Environment:
         return written
 
     def _text(self, written: Written, text: str, key: Key) -> Written:
+        """Return one text with its references replaced, and register it as a secret."""
         if not _REFERENCE.search(text):
             return written
         self.texts += 1
         if self.texts > MAX_REFERENCES:
             fault = f"is one of more than {MAX_REFERENCES} texts that take variables"
+            # Reported once, not for each text beyond the limit.
             if self.texts == MAX_REFERENCES + 1:
                 self.problems.append(Problem(written.origin(key), fault))
             return written
@@ -100,6 +104,7 @@ class Environment:
         return replace(written, value=filled, raw=text)
 
     def _variable(self, match: re.Match[str], written: Written, key: Key) -> str:
+        """Return the value for one reference; on a problem, the reference itself."""
         words, name = match[0], match[2]
         if match[1]:
             return words[1:]
@@ -123,7 +128,7 @@ class Environment:
 
 
 def references(written: Written, key: Key = ()) -> Iterator[Reference]:
-    """Yield every text into which variables were put."""
+    """Yield each text below a value that contained environment variables."""
     value = written.value
     if written.raw is not None and isinstance(value, str):
         yield Reference(key, written.raw, value)
@@ -136,7 +141,7 @@ def references(written: Written, key: Key = ()) -> Iterator[Reference]:
 
 
 def public_secrets(root: Written, config: type[BaseModel]) -> Iterator[Problem]:
-    """Yield a problem for each name that is taken from the environment: names are no secrets."""
+    """Yield a problem for each public name that comes from the environment."""
     for key, raw, _ in references(root):
         if _takes_a_variable(raw) and is_marked(PUBLIC, config, key, root):
             yield Problem(
@@ -154,7 +159,7 @@ def masks(root: Written) -> Iterator[Problem]:
 
 
 def remembered(root: Written) -> Iterator[Problem]:
-    """Have what stands under keys that name secrets redacted; yield a problem if it is too much."""
+    """Register values under keys that name secrets; yield a problem if they are too many."""
     texts = ((key, one) for key, one in _under_secret_keys(root) if isinstance(one.value, str))
     for count, (key, written) in enumerate(texts):
         if count == MAX_REFERENCES:
@@ -166,7 +171,7 @@ def remembered(root: Written) -> Iterator[Problem]:
 
 
 def escaped(text: str) -> str:
-    """Return a text in which nothing is taken for a variable of the environment."""
+    """Return a text in which `${env:...}` is escaped, so that it is not replaced on loading."""
     return _REFERENCE.sub(r"$\g<0>", text)
 
 
@@ -178,10 +183,11 @@ def _takes_a_variable(raw: str) -> bool:
 def _under_secret_keys(
     written: Written, key: Key = (), *, is_secret: bool = False
 ) -> Iterator[tuple[Key, Written]]:
-    """Yield the scalars below keys that name a secret."""
+    """Yield the scalars below keys that name a secret, with their keys."""
     value = written.value
     if isinstance(value, dict):
         for name, item in value.items():
+            # Any value that is neither None nor a number counts here: only the key decides.
             inside = is_secret or _is_secret(name, MASK)
             yield from _under_secret_keys(item, (*key, name), is_secret=inside)
     elif isinstance(value, list):
@@ -192,7 +198,7 @@ def _under_secret_keys(
 
 
 def masked(value: Any, key: str) -> Any:
-    """Return plain data with `***` for what stands under a key that names a secret, at any depth."""
+    """Return plain data with `***` for every value under a key that names a secret, at any depth."""
     if isinstance(value, dict):
         return {
             name: masked(item, key if _is_secret(key, item) else name)
@@ -204,15 +210,16 @@ def masked(value: Any, key: str) -> Any:
 
 
 def with_references(plain: Any, root: Written, config: type[BaseModel]) -> Any:
-    """Return a config as plain data, in which `${env:NAME}` stands again where it was written.
+    """Return a config's plain data with `${env:NAME}` again where it was written.
 
-    A text that only looks like such a reference is marked as none.
+    A text that only looks like such a reference is escaped.
     """
     found = list(references(root))
     at = {reference.key: reference for reference in found}
-    # A short form has another key once it is written out, in the same section of the config. A
-    # name there that only equals the value was not taken from the environment, and stays.
+    # A short form changes its key when it is spelled out, within the same section. A name there
+    # that only equals the value did not come from the environment, and stays.
     elsewhere = {(ref.key[0], ref.value): ref.raw for ref in found if not _holds(plain, ref)}
+    # `!name` becomes `not: name`.
     elsewhere |= {
         (section, value.removeprefix("!")): raw.removeprefix("!")
         for (section, value), raw in elsewhere.items()
@@ -235,7 +242,7 @@ def with_references(plain: Any, root: Written, config: type[BaseModel]) -> Any:
 
 
 def _holds(plain: Any, reference: Reference) -> bool:
-    """Tell whether plain data has the text of a reference, or its mask, at the same key."""
+    """Tell whether plain data has a reference's value, or its mask, at the same key."""
     for step in reference.key:
         try:
             plain = plain[step]
@@ -245,7 +252,7 @@ def _holds(plain: Any, reference: Reference) -> bool:
 
 
 def _is_secret(key: str, value: Any) -> bool:
-    """Tell whether a value is a secret by its key. A token that is a number is one of a text."""
+    """Tell whether a key makes its value a secret. A token that is a number is a token id."""
     if value is None or isinstance(value, bool):
         return False
     name = _CAMEL.sub("_", key).lower().replace("-", "_")

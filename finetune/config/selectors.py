@@ -1,4 +1,4 @@
-"""Selectors: how a config says which parameters it means."""
+"""Selectors: how a config says which parameters are meant."""
 
 from typing import Annotated, Any, Literal
 
@@ -10,17 +10,17 @@ from finetune.patterns import MAX_CHARACTERS, faults_of_expression
 
 
 class ByName(Node):
-    """Parameters by full name: a glob in which `*` also crosses dots, or a module's whole subtree."""
+    """Parameters by full name: a glob in which `*` also matches dots, or a module's whole subtree."""
 
     name: str = Field(min_length=1, max_length=MAX_CHARACTERS)
-    """A name without wildcards is that parameter, or everything below that module."""
+    """Without wildcards it is one parameter, or everything below one module."""
 
 
 class ByRegex(Node):
     """Parameters whose full name matches a regular expression from end to end."""
 
     regex: str
-    """The expression, by the rules of Python's `re`, at most 1000 characters. The expressions of one list may take one second on all names together. What the package `regex`, which runs it, reads differently is refused: comments, braces that are no repetition, operations of sets."""
+    """The expression, by the rules of Python's `re`, at most 1000 characters. All expressions of one list may take one second together. What the package `regex`, which runs it, reads differently is refused: comments, braces that are no repetition, set operations."""
 
     @field_validator("regex")
     @classmethod
@@ -31,24 +31,24 @@ class ByRegex(Node):
 
 
 class ByType(Node):
-    """Parameters of modules of a class or one of its subclasses, and of all modules below them."""
+    """Parameters of modules of a class or its subclasses, and of all modules below them."""
 
     type: str = Field(min_length=1)
     """Name of the class, such as `LayerNorm`."""
 
 
 class ByKind(Node):
-    """Parameters by what they are for. A norm's bias is both `norm` and `bias`."""
+    """Parameters by role. The bias of a norm is both `norm` and `bias`."""
 
     kind: Literal["bias", "weight", "norm", "embedding"]
-    """`weight` is everything that is not a bias."""
+    """`weight` means every parameter that is not a bias."""
 
 
 class ByDepth(Node):
-    """Parameters of the blocks in a range of depths, 0 being the block nearest the input."""
+    """Parameters of the blocks in a range of depths; 0 is the block nearest to the input."""
 
     depth: str = Field(pattern=r"^-?\d{1,9}$|^(-?\d{1,9})?:(-?\d{1,9})?$")
-    """`0:6`, `-2:` or `3`, by Python's slice rules; negatives count from the output."""
+    """`0:6`, `-2:` or `3`, by Python's slice rules; negative numbers count from the output."""
 
     @field_validator("depth", mode="before")
     @classmethod
@@ -56,16 +56,17 @@ class ByDepth(Node):
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     def depths(self, num_blocks: int) -> range:
-        """Return the depths taken in a model of `num_blocks` blocks."""
+        """Return the selected depths for a model with `num_blocks` blocks."""
         if ":" not in self.depth:
             depth = int(self.depth)
+            # `or None`: for -1 the end would be 0, and the range empty.
             return range(num_blocks)[depth : depth + 1 or None]
         start, stop = (int(part) if part else None for part in self.depth.split(":"))
         return range(num_blocks)[start:stop]
 
 
 class ByRows(Node):
-    """Some rows of one parameter: a slice along its first axis."""
+    """Some rows of one parameter, as a slice along its first axis."""
 
     rows: str = Field(
         pattern=r"^[^\[\]]+\[-?\d{0,18}(:-?\d{0,18}){1,2}\]$|^[^\[\]]+\[-?\d{1,18}\]$",
@@ -79,7 +80,7 @@ class ByRows(Node):
         return self.rows.partition("[")[0]
 
     def indices(self, num_rows: int) -> range:
-        """Return the rows taken of a parameter that has `num_rows`.
+        """Return the selected rows of a parameter that has `num_rows` rows.
 
         Raises:
             ValueError: the stride is 0 or negative.
@@ -103,13 +104,14 @@ class All(Node):
 
 
 class Not(Node):
-    """Takes names out again that entries before it took."""
+    """Removes parameters that earlier entries selected."""
 
     not_: "Selector" = Field(alias="not")
-    """What to take out."""
+    """What to remove."""
 
 
 def _kind_of_selector(value: Any) -> str | None:
+    """Return the tag of a selector, written or built; None if it has no known key."""
     if isinstance(value, dict):
         return next(
             (key for key in _NODES if key in value),
@@ -147,7 +149,7 @@ _NODES: dict[str, type[Node]] = {
 
 
 def normalise_selector(value: Any) -> Any:
-    """Turn the short form of a selector into its long form; leave anything else alone.
+    """Return the long form of a selector given in short form; anything else unchanged.
 
     `"encoder"` becomes `{name: encoder}`, and `"!encoder"` becomes `{not: {name: encoder}}`.
     """
@@ -160,7 +162,7 @@ def normalise_selector(value: Any) -> Any:
 
 
 def normalise_selectors(value: Any) -> Any:
-    """Turn the short forms in a list of selectors into long ones; leave anything else alone."""
+    """Return a list of selectors in long form; anything else unchanged."""
     is_list = isinstance(value, list | tuple)
     return tuple(normalise_selector(item) for item in value) if is_list else value
 

@@ -1,4 +1,4 @@
-"""`task:` what the network learns: its losses, its metrics, the meaning of its outputs."""
+"""`task:` what the network learns: losses, metrics, and the meaning of its outputs."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -10,7 +10,7 @@ from finetune.config.bounds import MAX_NAME_BYTES, Arguments, Positive
 
 class _Loss(Node):
     weight: Positive = 1.0
-    """Factor on this loss in the sum."""
+    """Factor of this loss in the weighted sum."""
     name: Annotated[str | None, PUBLIC] = Field(
         default=None, pattern=r"^[A-Za-z_0-9]+$", max_length=MAX_NAME_BYTES
     )
@@ -23,7 +23,7 @@ class CrossEntropyLoss(_Loss):
     type: Literal["cross_entropy"]
     """Discriminator."""
     label_smoothing: float = Field(default=0.0, ge=0, le=1)
-    """Share of the target spread evenly over all classes."""
+    """Share of the target that is spread evenly over all classes."""
 
 
 class BinaryCrossEntropyLoss(_Loss):
@@ -53,7 +53,7 @@ class HuberLoss(_Loss):
     type: Literal["huber"]
     """Discriminator."""
     delta: Positive = 1.0
-    """Error at which it turns from squared to absolute."""
+    """Error at which the loss turns from squared to absolute."""
 
 
 class ImportLoss(_Loss):
@@ -62,7 +62,7 @@ class ImportLoss(_Loss):
     type: Literal["import"]
     """Discriminator."""
     path: Annotated[str, PUBLIC]
-    """`my_pkg.losses:make`: called with `args`, it returns a callable `(outputs, batch)` to per-sample losses `(B,)`. With the attribute `whole_window = True`, one that compares samples (a contrastive one, say) may give one number, and no window is ever cut into micro-batches."""
+    """`my_pkg.losses:make`: called with `args`, it returns a callable from `(outputs, batch)` to per-sample losses `(B,)`. With the attribute `whole_window = True`, a loss that compares samples (such as a contrastive one) may return one number, and no window is ever split into micro-batches."""
     args: Arguments = Field(default_factory=dict)
     """Keyword arguments of the call."""
 
@@ -83,21 +83,22 @@ class ImportMetric(Node):
     type: Literal["import"]
     """Discriminator."""
     path: Annotated[str, PUBLIC]
-    """`my_pkg.metrics:make`: called with `args`, it returns a `torchmetrics.Metric` fed with what the built-in ones are fed with."""
+    """`my_pkg.metrics:make`: called with `args`, it returns a `torchmetrics.Metric`, which gets the same inputs as the built-in ones."""
     args: Arguments = Field(default_factory=dict)
     """Keyword arguments of the call."""
     name: Annotated[str | None, PUBLIC] = Field(default=None, pattern=r"^[A-Za-z_0-9]+$")
-    """Name in the logs; what stands behind the colon of `path` if left out."""
+    """Name in the logs; the part of `path` behind the colon if left out."""
     better: Better | None = None
-    """Which way it improves; what its class says (`higher_is_better`) if left out. Needed only where a rule watches it."""
+    """Direction in which it improves; as its class says (`higher_is_better`) if left out. Needed only if a rule watches the metric."""
 
     @property
     def label(self) -> str:
-        """Its name in the logs."""
+        """Name of the metric in the logs."""
         return self.name or self.path.rpartition(":")[2].rpartition(".")[2]
 
 
 def _form_of_metric(value: Any) -> str:
+    """Return the tag of a metric: imported, or built in and given by name."""
     return "import" if isinstance(value, dict | ImportMetric) else "name"
 
 
@@ -107,9 +108,9 @@ _Imported = Annotated[ImportMetric, Tag("import")]
 
 class _Task(Node):
     losses: tuple[Loss, ...] | None = None
-    """Losses whose weighted sum is trained on; the task's usual one if left out."""
+    """Losses, whose weighted sum is minimised; the task's usual loss if left out."""
     log_gradient_norms: bool = False
-    """Log `train/grad_norm/<loss>` for each of several losses. Costs one more backward pass per loss on logged steps."""
+    """Whether `train/grad_norm/<loss>` is logged for each of several losses. Costs one more backward pass per loss on logged steps."""
 
     @field_validator("losses", mode="before")
     @classmethod
@@ -138,40 +139,40 @@ class _MeasuredTask(_Task):
 
 
 class ClassificationTask(_MeasuredTask):
-    """One class out of several for each sample; outputs are logits `(B, C)`, or one logit `(B, 1)` for the second of two classes."""
+    """One of several classes per sample; outputs are logits `(B, C)`, or one logit `(B, 1)` for the second of two classes."""
 
     type: Literal["classification"]
     """Discriminator."""
     metrics: tuple[
         Annotated[Annotated[ClassificationMetric, Tag("name")] | _Imported, _Metric], ...
     ] = ("accuracy",)
-    """Figures of every evaluation beside the loss. `f1`, `precision` and `recall` are means over classes. A metric is left out where it is not defined: where a class of such a mean has no sample."""
+    """Metrics of every evaluation in addition to the loss. `f1`, `precision` and `recall` are means over classes. A metric that is not defined is left out, such as such a mean if a class has no sample."""
 
 
 class MultilabelTask(_MeasuredTask):
-    """Any number of labels for each sample; outputs are logits `(B, C)`."""
+    """Any number of labels per sample; outputs are logits `(B, C)`."""
 
     type: Literal["multilabel"]
     """Discriminator."""
     metrics: tuple[
         Annotated[Annotated[ClassificationMetric, Tag("name")] | _Imported, _Metric], ...
     ] = ("f1",)
-    """Figures of every evaluation beside the loss, as means over labels. All but `accuracy` are left out where a label has no sample."""
+    """Metrics of every evaluation in addition to the loss, as means over labels. All but `accuracy` are left out if a label has no sample."""
     threshold: float = Field(default=0.5, gt=0, lt=1)
-    """Probability from which on a label is given."""
+    """Probability from which on a label is predicted."""
     separator: str = Field(default=",", min_length=1)
-    """What stands between two labels where the target is text."""
+    """Separator between two labels, if the target is text."""
 
 
 class RegressionTask(_MeasuredTask):
-    """Numbers for each sample; outputs and targets have one shape. `(B, 1)` is that of `(B,)`."""
+    """One or more numbers per sample; outputs and targets have the same shape. `(B, 1)` counts as `(B,)`."""
 
     type: Literal["regression"]
     """Discriminator."""
     metrics: tuple[
         Annotated[Annotated[RegressionMetric, Tag("name")] | _Imported, _Metric], ...
     ] = ("mae",)
-    """Figures of every evaluation beside the loss. `r2` is left out where all targets are equal."""
+    """Metrics of every evaluation in addition to the loss. `r2` is left out if all targets are equal."""
 
 
 class ImportTask(_Task):
@@ -180,11 +181,11 @@ class ImportTask(_Task):
     type: Literal["import"]
     """Discriminator."""
     path: Annotated[str, PUBLIC]
-    """`my_pkg.tasks:make`: returns an object with `loss(outputs, batch)` to per-sample losses `(B,)`, or with `whole_window = True` to one number as for an imported loss, and `metrics`, a mapping of name to a `torchmetrics.Metric` fed with `(outputs, target)`, or with `(outputs, batch)` where the data has no target."""
+    """`my_pkg.tasks:make`: returns an object with `loss(outputs, batch)` and `metrics`. `loss` returns per-sample losses `(B,)`, or one number with `whole_window = True`, as for an imported loss. `metrics` maps names to a `torchmetrics.Metric` that gets `(outputs, target)`, or `(outputs, batch)` if the data has no target."""
     args: Arguments = Field(default_factory=dict)
     """Keyword arguments of the call."""
     better: dict[str, Better] = Field(default_factory=dict)
-    """Which way its metrics improve, by name; what their classes say (`higher_is_better`) if left out."""
+    """Direction in which its metrics improve, by name; as their classes say (`higher_is_better`) if left out."""
 
     @model_validator(mode="after")
     def _brings_its_own_loss(self) -> Self:

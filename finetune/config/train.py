@@ -1,4 +1,4 @@
-"""`train:` how long, in what portions, how often something else happens."""
+"""`train:` length of training, batch sizes, and how often to log, evaluate and save."""
 
 from typing import Annotated, Literal, Self
 
@@ -9,12 +9,12 @@ from finetune.config.bounds import Count, NotNegative, Positive, Seconds
 
 
 class Every(Node):
-    """How often something happens: after so many epochs, or after so many steps."""
+    """How often something happens: every so many epochs, or every so many steps."""
 
     epochs: Count | None = None
-    """Number of epochs between two times."""
+    """Number of epochs in between."""
     steps: Count | None = None
-    """Number of optimizer steps between two times."""
+    """Number of optimizer steps in between."""
 
     @model_validator(mode="after")
     def _one_of_the_two(self) -> Self:
@@ -27,30 +27,30 @@ class EarlyStoppingConfig(Node):
     """End the run when a metric of the evaluation no longer improves."""
 
     metric: Annotated[str, PUBLIC] = "validation/loss"
-    """Tag of the metric watched."""
+    """Tag of the metric that is watched."""
     patience: Count = 3
-    """Evaluations in a row without improvement after which the run ends."""
+    """Number of evaluations in a row without improvement that ends the run."""
     min_delta: NotNegative = 0.0
     """Smallest change that counts as improvement, in the metric's own unit."""
     across_phases: bool = False
-    """Whether best figure and patience are carried over from one phase to the next; both begin anew with each phase if not."""
+    """Whether best value and patience carry over from phase to phase; if not, both start anew with each phase."""
 
 
 class CheckpointConfig(Node):
-    """When the run is saved, and what is kept."""
+    """When the run is saved, and which checkpoints are kept."""
 
     every: Every = Every(epochs=1)
     """How often. The end of the run is always saved."""
     keep_last: Count = 2
-    """How many of the newest are kept."""
+    """Number of newest checkpoints that are kept."""
     best: Annotated[str | None, PUBLIC] = "auto"
-    """Tag of the metric, such as `validation/loss`, by which the best one is chosen, kept and used for test and prediction. `auto` takes the first metric of the task that says which way it improves, else the loss, where there are validation samples. The last one is used for null, and without validation samples."""
+    """Tag of the metric, such as `validation/loss`, by which the best checkpoint is chosen, kept, and used for test and prediction. `auto` means the first metric of the task whose direction is known, else the loss, if there are validation samples. With `null`, and without validation samples, the last checkpoint is used."""
     keep_best: Count | None = None
-    """How many of the best by `best` are kept; one if left out."""
+    """Number of best checkpoints, by `best`, that are kept; one if left out."""
     path: str | None = None
-    """Folder of this run's checkpoints, such as one on a larger disk, absolute or relative to the run folder; `checkpoints` in the run folder if left out."""
+    """Folder for this run's checkpoints, such as one on a larger disk, absolute or relative to the run folder; `checkpoints` in the run folder if left out."""
     background: bool = False
-    """Whether training goes on while a checkpoint is written. What is saved is copied first, so it takes memory once more."""
+    """Whether training goes on while a checkpoint is written. What is saved is copied first, so memory for one more copy is needed."""
 
     @model_validator(mode="after")
     def _best_by_some_metric(self) -> Self:
@@ -67,25 +67,25 @@ class TrainConfig(Node):
     steps: Count | None = None
     """Optimizer steps, in place of `epochs`."""
     batch_size: Count = 32
-    """Samples of one optimizer step."""
+    """Samples per optimizer step."""
     micro_batch: Count | Literal["auto"] = "auto"
-    """Samples of one forward and backward pass; a step adds up as many as it needs. `auto` takes all at once. Either is halved whenever memory runs out: window, loss and rates stay the same."""
+    """Samples per forward and backward pass; a step adds up as many passes as it needs. `auto` takes all samples at once. Either number is halved whenever memory runs out; window, loss and rates stay the same."""
     drop_last: bool = False
-    """Whether an epoch's last step is left out when it has fewer samples."""
+    """Whether the last step of an epoch is skipped if it has fewer samples."""
     max_grad_norm: Positive | None = None
-    """Gradients are scaled down to this norm over all of them; never if left out."""
+    """Largest norm over all gradients; larger ones are scaled down to it. No limit if left out."""
     nan: Literal["stop", "skip", "rollback"] = "stop"
-    """What follows a loss or gradient that is infinite or NaN, always before its update: `stop` ends the run, `skip` leaves the window out, `rollback` goes back to the last good checkpoint and leaves the window out when it comes again."""
+    """What happens if a loss or gradient is infinite or NaN, always before the update: `stop` ends the run, `skip` skips the window, `rollback` returns to the last good checkpoint and skips the window when it comes again."""
     nan_limit: Count = 10
-    """How many windows may be left out in a run; one more ends it."""
+    """Number of windows that may be skipped in a run; one more ends it."""
     hang_timeout_s: Seconds | None = None
-    """Seconds without progress after which a hung run prints its stacks and ends; it waits forever if left out."""
+    """Seconds without progress after which a hung run prints its stacks and ends; no limit if left out."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the forward pass. The weights stay in float32; `float16` needs a GPU and scales the loss."""
+    """Number format of the forward pass. Weights stay in float32; `float16` needs a GPU and scales the loss."""
     compile: bool = False
-    """Whether `torch.compile` translates the network behind the frozen prefix. The prefix itself stays out of it, stored or not. A resumed run meets other shapes first, for which other code may be made: its last bits may differ. Needs a C++ compiler."""
+    """Whether `torch.compile` compiles the network behind the frozen prefix. The prefix itself is not compiled, cached or not. A resumed run meets other shapes first, for which other code may be generated, so its last bits may differ. Needs a C++ compiler."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")
-    """`cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the fastest one here."""
+    """`cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the fastest one available."""
     evaluate_every: Every = Every(epochs=1)
     """How often the validation samples are evaluated."""
     log_every: Count = 10
@@ -93,7 +93,7 @@ class TrainConfig(Node):
     early_stopping: EarlyStoppingConfig | None = None
     """When to end early; never if left out."""
     checkpoint: CheckpointConfig = CheckpointConfig()
-    """When the run is saved, and what is kept."""
+    """When the run is saved, and which checkpoints are kept."""
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:
@@ -107,5 +107,5 @@ class TrainConfig(Node):
 
     @property
     def pass_size(self) -> int:
-        """Samples of one forward and backward pass, as long as memory holds them."""
+        """Samples per forward and backward pass, as long as memory allows."""
         return self.batch_size if self.micro_batch == "auto" else self.micro_batch

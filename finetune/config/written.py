@@ -1,4 +1,4 @@
-"""A config as it was written: values that remember their file and line, merged and overridden."""
+"""A config as written: values that know their file and line; merging, overriding, locating."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,22 +11,22 @@ from finetune.errors import Key, Origin, Problem
 Scalar = str | int | float | bool | None
 
 FORMS_OF_FREEZE = ("written out", "by method")
-"""Tags that pydantic puts behind `freeze`; no file has them."""
+"""Tags that pydantic adds behind `freeze`; no file contains them."""
 
 _SAY_THE_KIND = ("type", "method")
 _ALTERNATIVES = frozenset({"epochs", "steps", "fraction", "plateau"})
-"""Keys of which a mapping has one: how long something lasts, or how often it happens."""
+"""Keys of which a mapping has exactly one: how long something lasts, or how often it happens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A value and where it stands.
+    """A value, with the file and line it was written at.
 
     Args:
         value: A scalar, or entries that are `Written` themselves.
         file: The file; None for an override.
-        line: Line of the value, or of its key where it has one, from 1; None for an override.
-        raw: A text as written, where variables of the environment were put into it.
+        line: Line of the value, or of its key if it has one, from 1; None for an override.
+        raw: The text as written, if environment variables were put into it.
     """
 
     value: "Scalar | dict[str, Written] | list[Written]"
@@ -35,7 +35,7 @@ class Written:
     raw: str | None = None
 
     def entry(self, step: str | int) -> "Written | None":
-        """Return what stands at a key of a mapping or a position of a list, or None."""
+        """Return the value at a key of a mapping or a position of a list, or None."""
         if isinstance(self.value, dict):
             return self.value.get(step) if isinstance(step, str) else None
         if isinstance(self.value, list) and isinstance(step, int):
@@ -43,7 +43,7 @@ class Written:
         return None
 
     def plain(self) -> Any:
-        """Return the value as dicts, tuples and scalars."""
+        """Return the value without lines, as dicts, tuples and scalars."""
         if isinstance(self.value, dict):
             return {key: item.plain() for key, item in self.value.items()}
         if isinstance(self.value, list):
@@ -51,28 +51,29 @@ class Written:
         return self.value
 
     def origin(self, key: Key) -> Origin:
-        """Return where this value stands, under the name `key`."""
+        """Return the origin of this value, under the name `key`."""
         return Origin(self.file, self.line, dotted(key))
 
 
 def dotted(key: Key) -> str:
-    """Return a key as `model.layers.1.type`, on one line whatever a file has for keys."""
+    """Return a key as `model.layers.1.type`, on one line whatever characters a file has in keys."""
     return ".".join(_readable(str(step)) for step in key)
 
 
 def _readable(step: str) -> str:
+    """Return one part of a key, escaped and cut for a message."""
     if not step.isprintable():
         step = repr(step)[1:-1]
     return step if len(step) <= 80 else f"{step[:77]}..."
 
 
 def merge(below: Written, above: Written) -> Written:
-    """Lay one document over another: mappings are merged, all else is replaced.
+    """Return one document laid over another: mappings are merged, all else is replaced.
 
-    A mapping of another kind is replaced as well, for the keys of one kind do not fit another: its
-    `type` or `method` changes, or `phases` give way to a `method` or the other way round. Of keys
-    that exclude each other (`epochs`, `steps`) only those above stay. Below `args` all keys are
-    names of arguments, which say nothing of a kind.
+    A mapping of another kind is replaced too, since its keys do not fit: `type` or `method`
+    differs, or `phases` replace a `method` or the other way round. Of keys that exclude each other
+    (`epochs`, `steps`) only those in `above` are kept. Below `args`, keys are names of arguments,
+    which do not make a kind.
     """
     if not isinstance(below.value, dict) or not isinstance(above.value, dict):
         return above
@@ -87,7 +88,7 @@ def merge(below: Written, above: Written) -> Written:
 
 
 def _merge_arguments(below: Written, above: Written) -> Written:
-    """Lay arguments over arguments, whatever their names."""
+    """Return arguments laid over arguments; a key such as `type` has no special meaning here."""
     if not isinstance(below.value, dict) or not isinstance(above.value, dict):
         return above
     merged = dict(below.value)
@@ -97,7 +98,7 @@ def _merge_arguments(below: Written, above: Written) -> Written:
 
 
 def _is_another_kind(below: Written, above: Written) -> bool:
-    """Tell whether two mappings say that they are of different kinds."""
+    """Tell whether two mappings describe different kinds of node."""
     for key in _SAY_THE_KIND:
         old, new = below.entry(key), above.entry(key)
         if old is not None and new is not None and old.value != new.value:
@@ -107,21 +108,22 @@ def _is_another_kind(below: Written, above: Written) -> bool:
 
 
 def _excluded_by(above: Mapping[str, Written]) -> frozenset[str]:
-    """Return the keys that may not stand beside those of `above`."""
+    """Return the keys that must not be kept beside those of `above`."""
     if len(said := _ALTERNATIVES & above.keys()) != 1:
         return frozenset()
     return _ALTERNATIVES - said
 
 
 def put(root: Written, key: Sequence[str], item: Written) -> Written | Problem:
-    """Return `root` with `item` at `key`, or what stops it from getting there.
+    """Return `root` with `item` at `key`, or the problem that prevents it. Nothing is mutated.
 
-    Mappings on the way that do not exist are made. Nothing is mutated.
+    Missing mappings on the way are made.
     """
     return _put(root, tuple(key), 0, item)
 
 
 def _put(here: Written, key: tuple[str, ...], depth: int, item: Written) -> Written | Problem:
+    """Return `here` with `item` at the part of the key from `depth` on, or the problem."""
     if depth == len(key):
         return item
     step = key[depth]
@@ -141,7 +143,9 @@ def _put(here: Written, key: tuple[str, ...], depth: int, item: Written) -> Writ
 def _put_in_list(
     here: Written, entries: list[Written], key: tuple[str, ...], depth: int, item: Written
 ) -> Written | Problem:
+    """Return a list with `item` at the part of the key from `depth` on, or the problem."""
     step = key[depth]
+    # Compared as text: `int` would also take "-1", "1_0" and digits of other scripts.
     position = next((n for n in range(len(entries)) if str(n) == step), None)
     if position is None:
         message = f"{dotted(key[:depth])} is a list of {len(entries)}; no position {step!r} in it"
@@ -153,7 +157,7 @@ def _put_in_list(
 
 
 def replaced_at(root: Written, key: Key, item: Written) -> Written:
-    """Return `root` with `item` in place of what stands at `key`. Nothing is mutated."""
+    """Return `root` with `item` in place of the value at `key`. Nothing is mutated."""
     if not key:
         return item
     step, here = key[0], root.entry(key[0])
@@ -168,24 +172,25 @@ def replaced_at(root: Written, key: Key, item: Written) -> Written:
 
 
 def locate(root: Written, key: Key) -> Origin:
-    """Return where a key of the config stands: its own place, or that of its nearest ancestor."""
+    """Return the origin of a key: its own place, or that of its nearest ancestor."""
     key = as_written(root, key)
     here = root
     for step in key:
         entry = here.entry(step)
         if entry is not None:
             here = entry
+        # A position where the file has no list: the short form of a list of one.
         elif not (isinstance(step, int) and isinstance(here.value, dict)):
             break
     return here.origin(key)
 
 
 def locate_fault(root: Written, key: Key, *, absent: bool) -> Origin:
-    """Return where a fault stands, given the key that pydantic reports for it.
+    """Return the origin of a fault, given the key that pydantic reports for it.
 
-    Pydantic puts the tags of unions into the key (`layers.1.torch.x`), and short forms are told
-    by the key of their long form. What the file does not have is passed over, except for the last
-    step where it names something that is `absent`.
+    Pydantic adds tags of unions to the key (`layers.1.torch.x`), and reports short forms by the
+    key of their long form. Parts that the file does not have are skipped, except for the last one
+    if it names something that is `absent`.
     """
     key = as_written(root, key)
     here, entry, found = root, None, list[str | int]()
@@ -200,7 +205,7 @@ def locate_fault(root: Written, key: Key, *, absent: bool) -> Origin:
 
 
 def as_written(root: Written, key: Key) -> Key:
-    """Return the key by which the file knows a value, where `freeze` has its short form."""
+    """Return the key as the file has it, if `freeze` is in its short form."""
     key = tuple(step for step in key if step not in FORMS_OF_FREEZE)
     long_form = ("freeze", "phases", 0, "freeze")
     freeze = root.entry("freeze")
