@@ -1,1 +1,1 @@
-"""Networks: declared in YAML or pretrained, and what they are made of."""
+"""Networks: declared in YAML or pretrained, and the inventory of their parameters."""

@@ -1,4 +1,4 @@
-"""A network declared as a list of named layers → one `nn.Module`, shapes checked as it builds."""
+"""Build a network from a list of named layers, checking shapes layer by layer."""
 
 import inspect
 from collections.abc import Collection, Mapping
@@ -22,9 +22,9 @@ from finetune.models.weights import load_weights
 from finetune.randomness import random_state_kept, seed_all
 
 _EXAMPLES = 2
-"""Samples of the batch by which shapes are found. One alone would hide what mixes up samples."""
+"""Samples in the example batch: with only one, a layer that mixes up samples goes unnoticed."""
 _TOKENIZER_EXTRAS = frozenset({"attention_mask", "token_type_ids", "special_tokens_mask"})
-"""Columns that come with the tokens, and that a network may leave unread."""
+"""Columns that a tokenizer produces and that a network need not use."""
 
 
 def build_network(
@@ -35,21 +35,21 @@ def build_network(
     seed: int,
     trust: Collection[str],
 ) -> Network:
-    """Build the network that `config` declares, in training mode, on the CPU.
+    """Return the network that `config` declares, in training mode, on the CPU.
 
-    Each layer runs once on an example batch as soon as it is built, so that the next one can read
-    its input sizes and a misfit is told at the layer where it arises. Initial weights depend on
-    `seed` alone; the caller's random state is left as it was.
+    Each layer runs once on an example batch as soon as it is built, so that the next layer can
+    take its input sizes from it, and a misfit is reported at the layer that causes it. Initial
+    weights depend only on `seed`; the random state of the caller is unchanged.
 
     Args:
         config: The layers.
         inputs: Input columns of the data, in the order of positional arguments of `forward`.
-        classes: What the value `classes` stands for; None if the data has none.
-        seed: Where the initial weights begin.
+        classes: Number that the text `classes` stands for; None if the data has none.
+        seed: Seed of the initial weights.
         trust: Packages whose code may be imported.
 
     Raises:
-        ModelError: a layer cannot be built, or does not fit what comes into it.
+        ModelError: a layer cannot be built, or cannot take its input.
         TrustError: a layer asks for code that is not trusted.
     """
     with random_state_kept():
@@ -58,6 +58,7 @@ def build_network(
         for position, node in enumerate(config.layers):
             assembly.add(node, node.name or str(position), ("model", "layers", position))
         network = assembly.finished()
+    # After the layers' own weights, which it may replace.
     if config.weights is not None:
         report = load_weights(network, config.weights, key=("model", "weights"))
         network.weights_reports += (report,)
@@ -65,7 +66,7 @@ def build_network(
 
 
 class _Assembly:
-    """A network under construction: its layers so far and what each gives for the example."""
+    """A network under construction: its layers so far, and their outputs for the example batch."""
 
     def __init__(self, inputs: Mapping[str, TensorSpec], around: Surroundings) -> None:
         self.around = around
@@ -79,7 +80,7 @@ class _Assembly:
         self.last_is_foreign = False
 
     def add(self, node: Layer, name: str, key: Key) -> None:
-        """Build the next layer and run it on the example."""
+        """Build the next layer, run it on the example batch, and keep its output."""
         self._refuse_taken(name, key)
         takes, label = self._sources(node, key), layer_label(name, node)
         keywords = self._keywords(node, takes, label, key)
@@ -90,13 +91,14 @@ class _Assembly:
             self._add_transformers(node, module, name, takes, label, key)
         else:
             self._append(ChildCall(name, takes, keywords), module, label, key)
+        # Not `name`: a transformers layer is two children, and others read from the pooling.
         self.given_by[name] = Source("layer", self.steps[-1].child)
 
     def finished(self) -> Network:
-        """Return the network.
+        """Return the network made of all layers added.
 
         Raises:
-            ModelError: an input column goes into no layer.
+            ModelError: an input column is used by no layer.
         """
         used = {source for step in self.steps for source in step.takes}
         for column in self.columns:
@@ -106,15 +108,18 @@ class _Assembly:
                     hint="name it in the inputs of a layer, or leave it out of data.inputs",
                     key=("model", "layers"),
                 )
+        # What the user's own code returns last may be a tuple that the user's own loss wants whole.
         if self.last_is_foreign:
             self.steps[-1] = replace(self.steps[-1], unpack=False)
         names = [column.name for column in self.columns]
         return Network(names, self.layers, self.steps, self.around.reports)
 
     def _append(self, step: ChildCall, module: nn.Module, label: str, key: Key) -> None:
+        """Run a module on the example batch; add it with its call and its output."""
         arguments, keywords = step.arguments(self.values)
         foreign = self.last_is_foreign
         output = try_out(module, arguments, keywords, label=label, key=key, foreign=foreign)
+        # Some classes of transformers return no hidden states, or only if asked by their config.
         if step.part is not None and getattr(output, step.part, None) is None:
             raise ModelError(f"{label}: its output has no {step.part!r}", key=(*key, "output"))
         self.layers[step.child] = module
@@ -122,6 +127,7 @@ class _Assembly:
         self.values[Source("layer", step.child)] = step.part_of(output)
 
     def _refuse_taken(self, name: str, key: Key) -> None:
+        """Raise if a name is a layer's already, or an attribute of every `Network`."""
         if name in self.layers or hasattr(Network((), {}, ()), name):
             raise ModelError(f"layer name {name!r} is taken", key=(*key, "name"))
 
@@ -134,11 +140,12 @@ class _Assembly:
         label: str,
         key: Key,
     ) -> None:
-        """Add the bare network, and behind it the pooling as a child of its own."""
+        """Add a network of transformers, and its pooling as a child of its own."""
         named = _named_inputs(node, model, takes, label, key)
         part = "logits" if node.output == "logits" else "last_hidden_state"
         step = ChildCall(name, tuple(named.values()), tuple(named), part)
         self._append(step, model, label, key)
+        # A child of its own: pooling has no parameters, so the frozen prefix can end behind it.
         if node.output not in ("mean", "cls"):
             return
         self._refuse_taken(f"{name}_{node.output}", key)
@@ -152,7 +159,7 @@ class _Assembly:
         self._append(ChildCall(child, pooled), pooling, label, key)
 
     def _sources(self, node: Layer, key: Key) -> tuple[Source, ...]:
-        """Return what a layer takes: what it names, else the layer before, else every column."""
+        """Return the sources that a layer names, else the layer before, else all columns."""
         if node.inputs is not None:
             return tuple(
                 self._source(name, (*key, "inputs", position))
@@ -161,7 +168,9 @@ class _Assembly:
         return (Source("layer", self.steps[-1].child),) if self.steps else self.columns
 
     def _source(self, name: str, key: Key) -> Source:
+        """Return the earlier layer or input column of that name."""
         column = Source("column", name)
+        # A layer wins over a column of the same name: it is the one declared in the config.
         if name in self.given_by:
             return self.given_by[name]
         if column in self.values:
@@ -177,11 +186,12 @@ class _Assembly:
     def _keywords(
         self, node: Layer, takes: tuple[Source, ...], label: str, key: Key
     ) -> tuple[str, ...]:
-        """Return the argument names of a layer that takes all columns, if there are several."""
+        """Return the argument names of a layer that takes several columns; else nothing."""
         settled = node.inputs is not None or bool(self.steps) or len(takes) == 1
         if settled or isinstance(node, TransformersLayer):
             return ()
         names = tuple(source.name for source in takes)
+        # Only code of the user's own can be expected to know the names of the columns.
         if not isinstance(node, ImportLayer):
             known = ", ".join(repr(name) for name in names)
             raise ModelError(
@@ -198,9 +208,10 @@ class _Assembly:
 def _named_inputs(
     node: TransformersLayer, model: nn.Module, takes: tuple[Source, ...], label: str, key: Key
 ) -> dict[str, Source]:
-    """Return what a network of `transformers` takes, by the names of its own arguments.
+    """Return the inputs of a network of `transformers`, by the names of its own arguments.
 
-    A single column or layer that has another name is its main input (`input_ids`, `pixel_values`).
+    A single column or layer of any other name becomes its main input (`input_ids`,
+    `pixel_values`).
     """
     accepted = inspect.signature(model.forward).parameters
     named = {
@@ -210,6 +221,7 @@ def _named_inputs(
     }
     if not named and len(takes) == 1:
         return {str(model.main_input_name): takes[0]}
+    # Columns that the network does not know are left out only if the config did not ask for them.
     strange = [source.name for source in takes if source not in named.values()]
     if strange and (node.inputs is not None or not named):
         raise ModelError(

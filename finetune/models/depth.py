@@ -1,4 +1,4 @@
-"""Which block of a network each parameter lies in, counted from the input."""
+"""Find the block of a network that each parameter belongs to, counted from the input."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -9,32 +9,34 @@ from torch import nn
 from finetune.importing import require
 
 _OUTSIDE = "\0"
-"""A name that no parameter has and no matcher takes: its group is that of names left over."""
+"""A name that no parameter has: timm puts it into the group of names that no matcher takes."""
 
 
 class _BlockList(NamedTuple):
-    """The like children of one module list."""
+    """The children of one class in a module list."""
 
     rank: int
-    """How much they are like blocks: a class of its own 2, a plain container 1, a bare layer 0."""
+    """How likely they are blocks: 2 is a class of its own, 1 a container, 0 a bare layer."""
     type: type[nn.Module]
     blocks: list[tuple[str, nn.Module]]
-    """Full names and modules."""
+    """Full names and modules of the children."""
 
 
 def block_depths(model: nn.Module) -> dict[str, int]:
-    """Return the block index of every parameter that lies in a block, 0 nearest the input.
+    """Return the block index of each parameter that lies in a block, 0 nearest to the input.
 
-    The first of these that applies to any part of the model counts:
+    The first rule that applies to any part of the model decides:
 
-    1. A timm network: timm's own grouping. What timm counts to the last block (a norm after it)
-       is counted so here; its stem and head lie in no block.
-    2. The longest `ModuleList` or `Sequential` of two or more children of one class, and every
-       other list that holds the same class: a network in stages counts through them. What lies
-       beside the blocks (embeddings, heads) lies in no block.
+    1. A timm network: timm's own grouping. A norm that timm counts with the last block counts
+       with it here too; stem and head are in no block.
+    2. The longest `ModuleList` or `Sequential` with two or more children of one class, and all
+       other lists of that class, so that stages are counted through. What lies beside the blocks
+       (embeddings, heads) is in no block.
+    3. The children that have parameters, in order.
     3. The children that have parameters, in order.
     """
     for prefix, module in model.named_modules():
+        # The first part that timm knows: a head declared around it adds no blocks.
         depths = _timm_depths(module)
         if depths:
             dot = f"{prefix}." if prefix else ""
@@ -47,8 +49,9 @@ def block_depths(model: nn.Module) -> dict[str, int]:
 
 
 def _timm_depths(module: nn.Module) -> dict[str, int]:
-    """Return timm's block index of the module's parameters; nothing if it is not a timm network."""
+    """Return timm's block index by parameter name; empty if the module is not a timm network."""
     matcher = getattr(module, "group_matcher", None)
+    # Classes of other libraries may have a method of this name that means something else.
     if matcher is None or not any(cls.__module__.startswith("timm.") for cls in type(module).mro()):
         return {}
     groups = matcher()
@@ -63,14 +66,16 @@ def _timm_depths(module: nn.Module) -> dict[str, int]:
 
 
 def _blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the blocks of the longest list and of every list of the same class, in order."""
+    """Return the blocks of the best list and of all lists of the same class, in order."""
     lists = [found for prefix, module in _lists(model) if (found := _like_children(prefix, module))]
     long = [found for found in lists if len(found.blocks) > 1]
     if not long:
         return []
+    # The kind counts before the length: twelve attention blocks beat a list of twenty convolutions.
     best = max(long, key=lambda found: (found.rank, len(found.blocks)))
     blocks: list[tuple[str, nn.Module]] = []
     for found in lists:
+        # A block may hold a list of its own class (nested stages): its parts are no blocks again.
         inside = any(found.blocks[0][0].startswith(f"{name}.") for name, _ in blocks)
         if (found.rank, found.type) == (best.rank, best.type) and not inside:
             blocks += found.blocks
@@ -78,16 +83,17 @@ def _blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _lists(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield each module list and sequential, with its name."""
     for prefix, module in model.named_modules():
         if isinstance(module, nn.ModuleList | nn.Sequential):
             yield prefix, module
 
 
 def _like_children(prefix: str, module: nn.Module) -> _BlockList | None:
-    """Return the children of the commonest class that is like a block, if there is any.
+    """Return the children of the commonest block-like class of a list, or None if there are none.
 
-    In a list of several classes a bare layer is no block: the convolutions of a
-    `Sequential(Conv2d, ReLU, Conv2d)` are not what a user counts.
+    In a list of several classes a bare layer is no block: nobody would count the convolutions of
+    `Sequential(Conv2d, ReLU, Conv2d)` as blocks.
     """
     children = list(module.named_children())
     pure = len({type(child) for _, child in children}) == 1
@@ -103,7 +109,7 @@ def _like_children(prefix: str, module: nn.Module) -> _BlockList | None:
 
 
 def _children(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Return the children that have parameters, from the first level that has several."""
+    """Return the children that have parameters, at the first level with more than one of them."""
     prefix, module = "", model
     while True:
         dot = f"{prefix}." if prefix else ""
@@ -112,15 +118,17 @@ def _children(model: nn.Module) -> list[tuple[str, nn.Module]]:
             for name, child in module.named_children()
             if _has_parameters(child)
         ]
+        # A wrapper of one child says nothing about blocks; look inside it.
         if len(children) != 1 or not _parts(children[0][1]):
             return children
         prefix, module = children[0]
 
 
 def _has_parameters(module: nn.Module) -> bool:
+    """Tell whether a module or anything below it has parameters."""
     return next(module.parameters(), None) is not None
 
 
 def _parts(module: nn.Module) -> bool:
-    """Whether some child of the module has parameters."""
+    """Tell whether a child of the module has parameters."""
     return any(_has_parameters(child) for child in module.children())

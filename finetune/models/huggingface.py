@@ -1,4 +1,4 @@
-"""Networks of `transformers` as layers, and what of their weights was loaded."""
+"""Load networks of `transformers` as layers, and report which weights were loaded."""
 
 import inspect
 import warnings
@@ -25,36 +25,39 @@ _FAULTS_OF_FILES = (
     OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError,
     UnpicklingError, SafetensorError,
 )  # fmt: skip
-"""Exceptions that `transformers` raises for damaged or hostile files."""
+"""Exceptions that `transformers` raises on damaged or malicious files."""
 
 _FILES_OF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""Files of weights that `transformers` tries, in order; `.index.json` after either lists parts."""
+"""Weight files that `transformers` tries, in order; `.index.json` after the name lists parts."""
 
 
 def build_transformers(
     node: TransformersLayer, classes: int | None, *, label: str, key: Key
 ) -> tuple[nn.Module, WeightsReport | None]:
-    """Return the bare network of `transformers` and a report of what was loaded into it.
+    """Return a network of `transformers` and a report of what was loaded into it, or None.
 
-    Tensors are float32 whatever the file holds. The network has no pooler where its class lets us
-    leave it out: nobody would read it, so it would be trained without ever getting a gradient.
+    All tensors are float32, whatever the file holds. The pooler is left out where the class allows
+    it: its output is not used, so its parameters would be trained without ever getting a gradient.
 
     Args:
-        node: Which network, and which of its outputs.
-        classes: Width of the head when the output is `logits`, which then is not None.
-        label: How the layer is told to the user.
-        key: Where it stands in the config.
+        node: Names the network and its output.
+        classes: Width of the head; not None if the output is `logits`.
+        label: The layer's name in messages.
+        key: Position of the layer in the config.
 
     Raises:
-        ModelError: there is no such network, or its weights do not fit and `strict` is set.
+        ModelError: the network does not exist, or its weights do not fit and `strict` is set.
     """
     place = pretrained_place(node.path, label=label, key=(*key, "path"))
+    # Before transformers opens any of them: it reads pickles and follows indexes by itself.
     if place.local and node.pretrained:
         _check_files(Path(place.name), label=label, key=(*key, "path"))
     transformers = require("transformers", extra="text")
     logits = node.output == "logits"
     auto = transformers.AutoModelForSequenceClassification if logits else transformers.AutoModel
     options: dict[str, Any] = {"num_labels": classes} if logits else {}
+    # Code that comes with a network is never run; asked about on a terminal, somebody would say
+    # yes.
     where = {"local_files_only": place.local, "trust_remote_code": False}
     with _quiet_transformers(transformers), _faults_told(node, label, key):
         config = transformers.AutoConfig.from_pretrained(place.name, **where, **options)
@@ -62,13 +65,15 @@ def build_transformers(
         poolerless = _without_pooler(model_class)
         if not node.pretrained:
             return auto.from_config(config, dtype=torch.float32, **poolerless), None
-        # Whatever does not fit is judged below, in words of ours and all at once.
+        # With `ignore_mismatched_sizes`, what does not fit is reported below, all at once.
         settings = {"dtype": torch.float32, "ignore_mismatched_sizes": True, **poolerless}
         settings |= {"config": config, "output_loading_info": True}
         if node.rename:
             tensors = _renamed_tensors(node, place, key)
             model, info = model_class.from_pretrained(None, state_dict=tensors, **settings)
         else:
+            # From the hub only safetensors: its files may be changed by others, and a pickle can
+            # run code.
             safe = None if place.local else True
             settings |= {"use_safetensors": safe, **where}
             model, info = auto.from_pretrained(place.name, **settings)
@@ -77,7 +82,7 @@ def build_transformers(
 
 @contextmanager
 def _faults_told(node: TransformersLayer, label: str, key: Key) -> Iterator[None]:
-    """Turn what `transformers` raises over files into one line that names the layer."""
+    """Turn exceptions of `transformers` about files into a `ModelError` that names the layer."""
     try:
         yield
     except _FAULTS_OF_FILES as error:
@@ -86,10 +91,10 @@ def _faults_told(node: TransformersLayer, label: str, key: Key) -> Iterator[None
 
 
 def _class_of(config: Any, auto: Any, node: TransformersLayer, *, label: str, key: Key) -> Any:
-    """Return the class of network that `auto` makes of a config.
+    """Return the class of network that `auto` creates for a config.
 
     Raises:
-        ModelError: it makes none of this kind.
+        ModelError: it has none for this architecture.
     """
     if type(config) not in auto._model_mapping:
         what = "head for output 'logits'" if node.output == "logits" else "bare network"
@@ -104,6 +109,7 @@ def _class_of(config: Any, auto: Any, node: TransformersLayer, *, label: str, ke
     if not isinstance(found, tuple | list):
         return found
     named = {one.__name__: one for one in found}
+    # Several classes for one config: the file says which of them was saved.
     wanted = (name for name in config.architectures or () if name in named)
     return named[next(wanted, found[0].__name__)]
 
@@ -115,10 +121,10 @@ def _judged(
     info: Mapping[str, Any],
     key: Key,
 ) -> WeightsReport:
-    """Report what was loaded, by the word of `transformers`, which renames much by itself.
+    """Return a report of what was loaded, as `transformers`, which renames much itself, tells it.
 
     Raises:
-        ModelError: nothing was loaded, or something but a new head is missing and `strict` is set.
+        ModelError: nothing was loaded, or `strict` is set and more than a new head is missing.
     """
     shapes = {str(name): (tuple(file), tuple(own)) for name, file, own in info["mismatched_keys"]}
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
@@ -130,6 +136,8 @@ def _judged(
         missing=tuple(missing),
         unexpected=tuple(unexpected) if faults else (),
         mismatched=tuple(sorted(shapes)),
+        # Without a fault, what the file has beyond the network is a pooler or head that is not
+        # used.
         unread=() if faults else tuple(unexpected),
         key=(*key, "path"),
     )
@@ -139,7 +147,7 @@ def _judged(
 
 
 def _is_of_head(name: str, model: nn.Module, node: TransformersLayer) -> bool:
-    """Tell whether a tensor is of the classification head, or of the pooler that feeds it.
+    """Tell whether a tensor belongs to the classification head, or to the pooler in front of it.
 
     The head is new unless the weights hold one of that width, and few networks are published with
     a pooler.
@@ -153,8 +161,9 @@ def _is_of_head(name: str, model: nn.Module, node: TransformersLayer) -> bool:
 def _hint(
     node: TransformersLayer, place: PretrainedPlace, report: WeightsReport, key: Key
 ) -> str | None:
-    """Name the rename that makes more of the weights fit, else how to load what fits already."""
+    """Return a hint: the rename that makes more of the weights fit, else how to load what fits."""
     theirs = report.unexpected
+    # A `.bin` may hold its tensors in a container, of which transformers reports only the name.
     if place.local and not node.rename and Path(place.name, _FILES_OF_WEIGHTS[1]).is_file():
         theirs = tuple(_tensors(place, {}, key))
     entries = {} if node.rename else mending(report.not_loaded, theirs)
@@ -166,25 +175,26 @@ def _hint(
 def _renamed_tensors(
     node: TransformersLayer, place: PretrainedPlace, key: Key
 ) -> dict[str, Tensor]:
-    """Return the tensors of a folder or of the hub under the names that `rename` gives them."""
+    """Return the tensors of a folder or of the hub, with the names that `rename` gives them."""
     return renamed(_tensors(place, node.rename, key), node.rename, (*key, "rename"))
 
 
 def _tensors(place: PretrainedPlace, rename: Mapping[str, str], key: Key) -> dict[str, Tensor]:
-    """Read the tensors that `transformers` would read, from one file or several.
+    """Return the tensors that `transformers` would read, from one file or several parts.
 
     Raises:
         ModelError: there are none, or a file holds more than tensors.
     """
     find, tensors = file_finder(place), dict[str, Tensor]()
     for name in _FILES_OF_WEIGHTS if place.local else _FILES_OF_WEIGHTS[:1]:
+        # In the order of transformers: a single file is preferred to parts.
         if (index := find(f"{name}.index.json")) is not None and find(name) is None:
             _check_index(index, label=place.name, key=(*key, "path"))
             parts = sorted(set(read_json_object(index)["weight_map"].values()))
         else:
             parts = [name]
         for path in filter(None, map(find, parts)):
-            # To transformers a container is one strange name: none is opened unasked.
+            # Like transformers, which sees a container as one strange name: none is opened here.
             tensors |= read_tensors(path, rename, (*key, "path"), unasked=()).tensors
         if tensors:
             return tensors
@@ -192,10 +202,10 @@ def _tensors(place: PretrainedPlace, rename: Mapping[str, str], key: Key) -> dic
 
 
 def _check_files(folder: Path, *, label: str, key: Key) -> None:
-    """Look at the weights in a folder before `transformers` opens them.
+    """Check the weight files of a folder before `transformers` opens them.
 
     Raises:
-        ModelError: one is made to do harm, or an index names files outside the folder.
+        ModelError: one could do harm, or an index names files outside the folder.
     """
     for path in sorted(folder.glob("*.safetensors")):
         try:
@@ -209,7 +219,7 @@ def _check_files(folder: Path, *, label: str, key: Key) -> None:
 
 
 def _check_index(path: Path, *, label: str, key: Key) -> None:
-    """Refuse an index of several files that is none, or that names anything but files beside it."""
+    """Raise unless an index of several files names only files beside it."""
     try:
         names = read_json_object(path).get("weight_map")
     except FinetuneError as error:
@@ -226,15 +236,17 @@ def _check_index(path: Path, *, label: str, key: Key) -> None:
 
 
 def _without_pooler(model_class: type[nn.Module]) -> dict[str, bool]:
+    """Return the argument that leaves the pooler out, if the class has it."""
     accepted = inspect.signature(model_class).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
 
 
 @contextmanager
 def _quiet_transformers(transformers: Any) -> Iterator[None]:
-    """Keep the progress bar, the loading report and torch's advice off the terminal."""
+    """Silence progress bar, loading report and torch's advice on pickles during the block."""
     logging = transformers.utils.logging
     verbosity, shows_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    # Global settings of the library: a program that uses it beside us gets them back.
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:

@@ -1,4 +1,4 @@
-"""One layer of the config → one `nn.Module`, its input sizes read off what comes in."""
+"""Build one layer of the config as an `nn.Module`, with sizes taken from its input."""
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -43,39 +43,39 @@ _CONSTRUCTOR_FAULTS = (
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What building a layer needs beside its own node."""
+    """What is needed to build a layer, besides its node in the config."""
 
     classes: int | None
-    """What the value `classes` stands for; None if the data has none."""
+    """Number that the text `classes` stands for; None if the data has none."""
     trust: Collection[str]
     """Packages whose code may be imported."""
     reports: list[WeightsReport] = field(default_factory=list)
-    """Grows by a report for every layer that loads weights."""
+    """Gets a report for each layer that loads weights."""
 
     def note(self, report: WeightsReport | None, name: str) -> None:
-        """Keep the report on the layer `name`, if there is one."""
+        """Add the report on layer `name`, if there is one."""
         self.reports.extend([] if report is None else [replace(report, module=name)])
 
 
 def layer_label(name: str, node: Layer) -> str:
-    """Return how a layer is told to the user: `layer 'head' (Linear)`."""
+    """Return a layer's name in messages: `layer 'head' (Linear)`."""
     return f"layer {name!r} ({node.type})"
 
 
 def build_layer(
     node: Layer, name: str, incoming: Sequence[object], around: Surroundings, *, key: Key
 ) -> nn.Module:
-    """Build the module of one layer and load the layer's own weights into it.
+    """Return the module of one layer, with the layer's own weights loaded into it.
 
     Args:
         node: The layer.
         name: Its full name, for messages.
-        incoming: What comes in, for an example batch: tensors, unless foreign code gave it.
-        around: What the values in the node stand for.
-        key: Where it stands in the config.
+        incoming: Its input for an example batch: tensors, or anything if user code made it.
+        around: Values that the node refers to; receives reports.
+        key: Its position in the config.
 
     Raises:
-        ModelError: it cannot be built, or cannot take what comes in.
+        ModelError: it cannot be built, or cannot take its input.
     """
     label = layer_label(name, node)
     module = _build(node, name, label, incoming, around, key)
@@ -92,6 +92,7 @@ def _build(
     around: Surroundings,
     key: Key,
 ) -> nn.Module:
+    """Return the module of one layer; only whole networks have pretrained weights already."""
     match node:
         case TransformersLayer() | TimmLayer() | TorchvisionLayer():
             module, report = _build_whole(node, _head_width(node, around, label, key), label, key)
@@ -118,7 +119,7 @@ def _build_whole(
     label: str,
     key: Key,
 ) -> tuple[nn.Module, WeightsReport | None]:
-    """Build a whole network of a library, with a report if weights were loaded into it."""
+    """Return a whole network of a library, and a report if weights were loaded into it."""
     match node:
         case TransformersLayer():
             return build_transformers(node, classes, label=label, key=key)
@@ -133,7 +134,7 @@ def _build_whole(
 def _build_torch(
     node: TorchLayer, label: str, incoming: Sequence[object], around: Surroundings, key: Key
 ) -> nn.Module:
-    """Build a class of `torch.nn`, with the input sizes that its arguments leave out."""
+    """Return a module of `torch.nn`, with the input sizes that its arguments leave out."""
     cls: type[nn.Module] = getattr(nn, node.type)
     arguments = {
         name: _filled_in(value, around, label, (*key, name))
@@ -143,6 +144,7 @@ def _build_torch(
     check_form(node.type, tensors, label=label, key=key)
     _check_samples_first(cls, arguments, label, key)
     arguments |= infer_sizes(cls, arguments, tensors, label=label, key=key)
+    # Only the attempt tells whether memory suffices.
     try:
         return cls(**arguments)
     except _CONSTRUCTOR_FAULTS as error:
@@ -155,22 +157,23 @@ def _build_torch(
 
 
 def _largest(arguments: Mapping[str, Any]) -> str:
-    """Return the name of the argument with the largest number; `type` where none has one."""
+    """Return the name of the argument with the largest number; `type` if there is no number."""
     sizes = {name: value for name, value in arguments.items() if type(value) is int}
     return max(sizes, key=lambda name: sizes[name], default="type")
 
 
 def _sizes(arguments: Mapping[str, Any]) -> str:
+    """Return arguments as text for a message."""
     return ", ".join(f"{name}: {value}" for name, value in arguments.items())
 
 
 def _check_samples_first(
     cls: type[nn.Module], arguments: dict[str, Any], label: str, key: Key
 ) -> None:
-    """Refuse torch's silent default by which the second axis is the samples.
+    """Raise if torch's default would take the second axis for the samples.
 
-    A batch has its samples on the first axis. With `batch_first` left at False the layer would take
-    them for the steps of one sequence, and samples would see each other without any error.
+    A batch has its samples on the first axis. With `batch_first` left at False, the layer would
+    take them for steps of one sequence, and samples would influence each other without an error.
     """
     default = constructor_parameters(cls).get("batch_first")
     if default is not None and "batch_first" not in arguments:
@@ -182,13 +185,15 @@ def _check_samples_first(
 
 
 def _build_import(node: ImportLayer, label: str, around: Surroundings, key: Key) -> nn.Module:
-    """Call the user's own function. What it prints goes to standard error."""
+    """Return the module that the user's function makes; what it prints goes to standard error."""
     arguments = {
         name: _filled_in(value, around, label, (*key, "args", name), paths=True)
         for name, value in node.args.items()
     }
+    # Standard output is for results: a program may be reading JSON from it.
     with redirect_stdout(sys.stderr):
         function = import_trusted(node.path, around.trust, key=key)
+        # Checked before the call: a class of another kind may do anything when it is made.
         if isinstance(function, type) and not issubclass(function, nn.Module):
             raise ModelError(
                 f"{label}: {node.path!r} is a class, but no nn.Module", key=(*key, "path")
@@ -206,7 +211,7 @@ def _build_import(node: ImportLayer, label: str, around: Surroundings, key: Key)
 def _build_chain(
     node: SequentialLayer, name: str, incoming: Sequence[object], around: Surroundings, key: Key
 ) -> nn.Module:
-    """Build layers one after another, each with the output of the one before as its input."""
+    """Return layers in sequence, each built for the output of the one before."""
     chain = Chain()
     for position, inner in enumerate(node.layers):
         inner_name = inner.name or str(position)
@@ -227,6 +232,7 @@ def _head_width(
     label: str,
     key: Key,
 ) -> int | None:
+    """Return the number of classes; raise if the output is `logits` and there is none."""
     if node.output == "logits" and around.classes is None:
         raise ModelError(
             f"{label}: output 'logits' needs a number of classes, and the data has none",
@@ -238,7 +244,7 @@ def _head_width(
 def _filled_in(
     value: Any, around: Surroundings, label: str, key: Key, *, paths: bool = False
 ) -> Any:
-    """Return an argument as the constructor takes it: `classes` a number, a list a tuple."""
+    """Return an argument for the constructor: `classes` as a number, a list as a tuple."""
     match value:
         case "classes" if around.classes is None:
             raise ModelError(
@@ -250,6 +256,7 @@ def _filled_in(
             return around.classes
         case str() if paths and value.startswith("package:"):
             return str(package_path(value, key=key))
+        # torch wants tuples for sizes such as `kernel_size`, and YAML has only lists.
         case list() | tuple():
             return tuple(_filled_in(item, around, label, key, paths=paths) for item in value)
         case dict():

@@ -1,6 +1,6 @@
-"""Turn torch's errors about shapes and values in a forward pass into one line on layer and data.
+"""Turn torch's errors about shapes and values in a forward pass into one line about layer and data.
 
-Nothing here runs before an exception has come.
+Nothing here runs unless an exception was raised.
 """
 
 import dis
@@ -21,25 +21,26 @@ _ABOUT_DATA = re.compile(
     r"|scalar type|channels?\b|value per channel|expected input|spatial element",
     re.IGNORECASE,
 )
-"""Words by which torch speaks of shapes, types and values of tensors."""
+"""Words in torch's messages about shapes, types and values of tensors."""
 _OF_PYTHON = ("list ", "tuple ", "string ", "range ", "pop ")
-"""Beginnings of Python's own index errors: these are bugs, not misfits."""
+"""Beginnings of Python's own index errors: these are bugs, not a misfit of data."""
 _LIBRARIES = ("torch", "transformers", "timm", "torchvision")
-"""Packages whose own checks (`raise ValueError`) are about what came in."""
+"""Packages whose own checks (`raise ValueError`) are about their input."""
 
 
 def name_sample(error: ModelError, place: str) -> None:
-    """Tell where the sample at fault stands in the data, in place of where in the batch."""
+    """Replace in an error's message the sample's position in the batch by its place in the data."""
     if error.sample is not None:
         error.message = error.message.replace(_in_batch(error.sample), place)
 
 
 def _in_batch(sample: int) -> str:
+    """Return a sample's position in the batch, counted from 1, as text."""
     return f"sample {sample + 1} of the batch"
 
 
 class _Call(NamedTuple):
-    """The innermost module that was running, and the tensors it was given."""
+    """The innermost module that was running, with its input tensors."""
 
     name: str
     module: nn.Module
@@ -47,16 +48,17 @@ class _Call(NamedTuple):
 
 
 def misfit(error: Exception, model: nn.Module, columns: Mapping[str, object]) -> ModelError | None:
-    """Return what an exception of a forward pass says of layer and data; None for a bug.
+    """Return an error about layer and data for an exception of a forward pass; None for a bug.
 
-    A bug is all that is not about shapes, types and values of tensors, and all that code outside
-    the known libraries raises by itself.
+    A bug is anything that is not about shapes, types and values of tensors, and anything that code
+    outside the known libraries raises itself.
 
     Args:
-        error: What was raised below `model`.
+        error: The exception, raised below `model`.
         model: The network.
-        columns: What it was given.
+        columns: Its input, by column.
     """
+    # Exactly these types: a subclass is somebody's own error, and more telling as it is.
     if type(error) not in (RuntimeError, IndexError, ValueError) or is_out_of_memory(error):
         return None
     text = str(error)
@@ -82,22 +84,22 @@ def misfit(error: Exception, model: nn.Module, columns: Mapping[str, object]) ->
 
 
 DROP_LAST = "train.drop_last: true leaves out the last, smaller batch; micro_batch must be above 1"
-"""Remedy for a batch of one sample under a trained batch norm."""
+"""Remedy for a batch of one sample in front of a trained batch norm."""
 _EMBEDDING = "a larger num_embeddings, the tokenizer that belongs to the network, or other values"
 
 
 class _Beyond(NamedTuple):
-    """A value that is no row of a table."""
+    """A value that is not a row of an embedding table."""
 
     message: str
     sample: int | None
-    """Place in the batch, where the value is one of a column."""
+    """Index in the batch, if the value is in an input column."""
 
 
 def _beyond(
     table: nn.Module, given: tuple[Tensor, ...], columns: Mapping[str, object]
 ) -> _Beyond | None:
-    """Return which value is no row of a table, and in which column it came."""
+    """Return the value that is no row of an embedding table, and its column; or None."""
     ids = next((one for one in given if not one.is_floating_point()), None)
     if not isinstance(table, nn.Embedding | nn.EmbeddingBag):
         return None
@@ -109,6 +111,7 @@ def _beyond(
     where, sample = "", None
     for name, column in columns.items():
         is_it = isinstance(column, Tensor) and column.shape == ids.shape
+        # By value: the table may get a copy of the column, or what a layer before made of it.
         if is_it and torch.equal(torch.as_tensor(column), ids):
             sample = int(place[0])
             where = f" of column {name!r}, {_in_batch(sample)},"
@@ -117,7 +120,7 @@ def _beyond(
 
 
 def _innermost_call(error: Exception, model: nn.Module) -> _Call | None:
-    """Find the module in whose `forward` the exception arose, by the frames of its traceback."""
+    """Return the innermost module of the network whose `forward` is in the traceback, or None."""
     names = {id(module): name for name, module in model.named_modules()}
     found: _Call | None = None
     trace: TracebackType | None = error.__traceback__
@@ -125,6 +128,8 @@ def _innermost_call(error: Exception, model: nn.Module) -> _Call | None:
         frame, trace = trace.tb_frame, trace.tb_next
         code, values = frame.f_code, frame.f_locals
         module = values.get("self")
+        # Hooks and `__call__` of torch have a `self` as well; only `forward` has the layer's own
+        # arguments.
         if code.co_name != "forward" or not isinstance(module, nn.Module):
             continue
         if id(module) in names:
@@ -136,7 +141,7 @@ def _innermost_call(error: Exception, model: nn.Module) -> _Call | None:
 
 
 def _is_raised_by_others(error: Exception) -> bool:
-    """Tell whether a `raise` outside the known libraries made it, and no operation of torch."""
+    """Tell whether a `raise` outside the known libraries raised it, not an operation of torch."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -145,6 +150,8 @@ def _is_raised_by_others(error: Exception) -> bool:
     package = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
     if package in _LIBRARIES:
         return False
+    # An operation in C raises from a call instruction, a line `raise` from its own: the bytecode
+    # tells.
     instructions = dis.get_instructions(trace.tb_frame.f_code)
     last = next((one for one in instructions if one.offset == trace.tb_lasti), None)
     return last is not None and last.opname in ("RAISE_VARARGS", "RERAISE")

@@ -1,4 +1,4 @@
-"""How a pretrained network wants its input: read from its files or tables, no model is built."""
+"""Read how a pretrained network wants its input from files and tables; no model is built."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,54 +21,54 @@ from finetune.reading import read_json_object
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _ELSEWHERE = ("hf-hub:", "local-dir:")
-"""ActivationCache of names of networks that timm loads from elsewhere than its own tables."""
+"""Beginnings of the names of networks that timm loads from outside its own tables."""
 _UNNAMED = re.compile(r"LABEL_\d+")
-"""What `transformers` calls the outputs of a head that nobody has given names."""
+"""Names that `transformers` gives to the outputs of a head if nobody has named them."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")
 
 
 @dataclass(frozen=True, slots=True)
 class ImagePreprocessing:
-    """Size and normalisation of the images that a network was pretrained on."""
+    """Size and normalisation of the images a network was pretrained with."""
 
     height: int
     width: int
     mean: tuple[float, ...]
-    """Per channel, of values in [0, 1]."""
+    """One value per channel, for pixel values in [0, 1]."""
     std: tuple[float, ...]
-    """Per channel."""
+    """One value per channel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What the pretrained layers of a model were pretrained with."""
+    """Tokenizer, image settings and class names of a model's pretrained layers."""
 
     tokenizer: str | None
-    """Folder or hub id of the tokenizer."""
+    """Folder or hub id of the tokenizer; None if no layer has one."""
     image: ImagePreprocessing | None
-    """Of the first layer that takes images."""
+    """Image settings of the first layer that takes images."""
     head: tuple[str, ...] = ()
-    """Names that the pretrained head at the network's end gives its outputs, in their order; none
-    where there is no such head, or nobody has named them."""
+    """Names of the outputs of the pretrained head at the end of the network, in order; empty if
+    there is no such head or its outputs are not named."""
     no_tokenizer: str | None = field(default=None, compare=False)
-    """Folder or hub id of the first network of `transformers`, where none brings a tokenizer."""
+    """Folder or hub id of the first network of `transformers`, if none of them has a tokenizer."""
 
 
 @dataclass(frozen=True, slots=True)
 class PretrainedPlace:
-    """Where a pretrained network lies."""
+    """Where a pretrained network is."""
 
     name: str
-    """A folder, or a hub id."""
+    """Path of the folder, or hub id."""
     local: bool
-    """Whether it is a folder, so that nothing is asked of the hub."""
+    """Whether it is a folder, so that the hub is not asked for anything."""
 
 
 def read_preprocessing(config: ModelConfig) -> Preprocessing:
-    """Return tokenizer and image settings of the first layers that have them.
+    """Return tokenizer, image settings and head names of the first layers that have them.
 
     Raises:
-        ModelError: a folder or an architecture named by the config does not exist, or the hub
+        ModelError: a folder or architecture that the config names does not exist, or the hub
             cannot be reached.
     """
     tokenizer: str | None = None
@@ -84,6 +84,8 @@ def read_preprocessing(config: ModelConfig) -> Preprocessing:
                 find = file_finder(place)
                 places.append(place.name)
                 tokenizer = tokenizer or _tokenizer(place, find)
+                # Names of a head further inside, or of a new one, say nothing about the network's
+                # outputs.
                 if layer is config.layers[-1] and layer.output == "logits" and layer.pretrained:
                     head = _names_of_head(find("config.json"), (*key, "path"))
                 image = image or _from_processor_file(
@@ -100,21 +102,22 @@ def read_preprocessing(config: ModelConfig) -> Preprocessing:
 
 
 def pretrained_place(path: str, *, label: str, key: Key) -> PretrainedPlace:
-    """Tell a folder from a hub id.
+    """Return where a network is, by its path: a folder, or a hub id.
 
     Raises:
-        ModelError: it can only be a folder, and there is none.
+        ModelError: the path can only be a folder, and there is none.
     """
     folder = package_path(path, key=key)
     if folder.is_dir():
         return PretrainedPlace(str(folder), local=True)
+    # A hub id looks like a relative path: only what cannot be one is refused here.
     if path.startswith(("package:", "~")) or not _HUB_ID.fullmatch(path) or folder.exists():
         raise ModelError(f"{label}: no folder {str(folder)!r}", key=key)
     return PretrainedPlace(path, local=False)
 
 
 def _walk(layers: Sequence[Layer], key: Key) -> Iterator[tuple[Layer, Key]]:
-    """Yield every layer, also those inside `sequential`."""
+    """Yield every layer with its key, also those inside `sequential`."""
     for position, layer in enumerate(layers):
         yield layer, (*key, position)
         if isinstance(layer, SequentialLayer):
@@ -122,10 +125,10 @@ def _walk(layers: Sequence[Layer], key: Key) -> Iterator[tuple[Layer, Key]]:
 
 
 def check_timm(node: TimmLayer, *, label: str, key: Key) -> None:
-    """Check that timm knows an architecture.
+    """Raise unless timm knows an architecture.
 
     Raises:
-        ModelError: there is none of that name, or no weights of that tag.
+        ModelError: there is none of that name, or it has no weights of that tag.
     """
     timm, name = require("timm", extra="vision"), node.architecture
     if name.startswith(_ELSEWHERE):
@@ -136,13 +139,13 @@ def check_timm(node: TimmLayer, *, label: str, key: Key) -> None:
         raise ModelError(f"{label}: timm has no architecture {name!r}", hint=hint, key=key)
     try:
         timm.get_pretrained_cfg(name)
-    except RuntimeError as error:  # of an architecture that it has, it does not know the tag
+    except RuntimeError as error:  # timm knows the architecture, but not the tag behind its dot
         hint = did_you_mean(name, timm.list_pretrained(f"{name.partition('.')[0]}.*"))
         raise ModelError(f"{label}: timm has no weights {name!r}", hint=hint, key=key) from error
 
 
 def check_torchvision(node: TorchvisionLayer, *, label: str, key: Key) -> None:
-    """Check that torchvision knows an architecture.
+    """Raise unless torchvision knows an architecture.
 
     Raises:
         ModelError: there is no classification network of that name.
@@ -158,7 +161,7 @@ def check_torchvision(node: TorchvisionLayer, *, label: str, key: Key) -> None:
 
 
 def file_finder(place: PretrainedPlace) -> Callable[[str], Path | None]:
-    """Return a function that finds a file of the network by name, on the hub if it is not local."""
+    """Return a function that gives the path of a file by name, or None; it may download it."""
 
     def in_folder(name: str) -> Path | None:
         path = Path(place.name, name)
@@ -166,6 +169,7 @@ def file_finder(place: PretrainedPlace) -> Callable[[str], Path | None]:
 
     def on_hub(name: str) -> Path | None:
         hub = require("transformers.utils", extra="text")
+        # The three flags are transformers' own way to ask for a file that may be missing.
         found = hub.cached_file(
             place.name,
             name,
@@ -179,9 +183,9 @@ def file_finder(place: PretrainedPlace) -> Callable[[str], Path | None]:
 
 
 def _check_place(place: PretrainedPlace, *, label: str, key: Key) -> None:
-    """Look for the config of a network, which none is without.
+    """Raise unless a network's `config.json` is found; each network has one.
 
-    Without this, a tokenizer or an image size that nobody can find would be told in its place.
+    Otherwise a missing tokenizer or image size would be reported in its place.
 
     Raises:
         ModelError: it is not there, or the hub cannot be reached.
@@ -207,11 +211,12 @@ def _check_place(place: PretrainedPlace, *, label: str, key: Key) -> None:
 
 
 def _tokenizer(place: PretrainedPlace, find: Callable[[str], Path | None]) -> str | None:
+    """Return the name of the place if it has a tokenizer's files, else None."""
     return place.name if any(find(name) for name in _TOKENIZER_FILES) else None
 
 
 def _names_of_head(path: Path | None, key: Key) -> tuple[str, ...]:
-    """Return the names of a head's outputs in their order; none where nobody has named them.
+    """Return the names of a head's outputs in order; empty if they are not named.
 
     Raises:
         ModelError: the file cannot be read.
@@ -226,15 +231,16 @@ def _names_of_head(path: Path | None, key: Key) -> tuple[str, ...]:
         return ()
     names = [id2label.get(str(place)) for place in range(len(id2label))]
     texts = tuple(name for name in names if isinstance(name, str))
+    # Only distinct names: two outputs of one name could not be matched with labels.
     is_named = len(set(texts)) == len(names) and not all(map(_UNNAMED.fullmatch, texts))
     return texts if is_named else ()
 
 
 def _from_processor_file(path: Path | None, key: Key) -> ImagePreprocessing | None:
-    """Read the image processor settings of `transformers`, which have several forms of a size.
+    """Return the image settings in a processor file of `transformers`, or None without a file.
 
     Raises:
-        ModelError: the file does not hold such settings.
+        ModelError: the file has no such settings.
     """
     if path is None:
         return None
@@ -247,6 +253,8 @@ def _from_processor_file(path: Path | None, key: Key) -> ImagePreprocessing | No
 
 
 def _image_settings(settings: dict[str, Any]) -> ImagePreprocessing | None:
+    """Return the settings of an image processor, which writes a size in several forms; or None."""
+    # What the network sees is the crop; `size` is that of the image before it.
     size = settings.get("crop_size") or settings.get("size")
     if not size or "image_mean" not in settings or "image_std" not in settings:
         return None
@@ -261,10 +269,12 @@ def _image_settings(settings: dict[str, Any]) -> ImagePreprocessing | None:
 
 
 def _floats(values: Any) -> tuple[float, ...]:
+    """Return values as floats."""
     return tuple(float(value) for value in values)
 
 
 def _of_timm(layer: TimmLayer, key: Key) -> ImagePreprocessing | None:
+    """Return the image settings of a timm network, changed as the layer's arguments say."""
     timm = require("timm", extra="vision")
     label = _label(layer, key)
     check_timm(layer, label=label, key=key)
@@ -283,10 +293,10 @@ def _of_timm(layer: TimmLayer, key: Key) -> ImagePreprocessing | None:
 def _pretrained_config_of_timm(
     timm: Any, name: str, label: str, key: Key
 ) -> Mapping[str, Any] | None:
-    """Return what timm knows of the images of a network, from its tables or from the hub.
+    """Return what timm knows about a network's images, from its tables or the hub, or None.
 
     Raises:
-        ModelError: the hub cannot be reached, or has no such network.
+        ModelError: the hub cannot be reached or has no such network.
     """
     if not name.startswith(_ELSEWHERE):
         found = timm.get_pretrained_cfg(name, allow_unregistered=True)
@@ -305,12 +315,13 @@ def _pretrained_config_of_timm(
 
 
 def _per_channel(values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Return one value per channel: their mean for another number of channels than was trained."""
+    """Return one value per channel; their mean for each if the number of channels differs."""
     same = len(values) == channels
     return tuple(values) if same else (sum(values) / len(values),) * channels
 
 
 def _of_torchvision(layer: TorchvisionLayer, key: Key) -> ImagePreprocessing | None:
+    """Return the image settings of a torchvision network's default weights."""
     models = require("torchvision.models", extra="vision")
     check_torchvision(layer, label=_label(layer, key), key=key)
     transforms = models.get_model_weights(layer.architecture).DEFAULT.transforms()
@@ -319,5 +330,5 @@ def _of_torchvision(layer: TorchvisionLayer, key: Key) -> ImagePreprocessing | N
 
 
 def _label(layer: TransformersLayer | TimmLayer | TorchvisionLayer, key: Key) -> str:
-    """Return how a layer is told to the user, as `layer_label` tells it."""
+    """Return a layer's name in messages, as `layer_label` does."""
     return f"layer {layer.name or str(key[-1])!r} ({layer.type})"

@@ -1,4 +1,4 @@
-"""Networks of timm and torchvision as layers, and what of their weights was loaded."""
+"""Build networks of timm and torchvision as layers, and report which weights were loaded."""
 
 import logging
 import re
@@ -29,24 +29,24 @@ _FAULTS_OF_BUILDERS = (
     OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, AssertionError,
     MemoryError, ArithmeticError,
 )  # fmt: skip
-"""Exceptions that `timm` and `torchvision` raise for arguments that make no network."""
+"""Exceptions that `timm` and `torchvision` raise for arguments that do not make a network."""
 
 _OFFLINE = "pretrained: false starts from random weights, and weights: {path: ...} takes a file"
 _MISSING = re.compile(r"Missing keys \((.*?)\)")
 _HEADS = ("fc", "classifier", "heads", "head")
-"""Where the networks of torchvision keep their classification head."""
+"""Attribute names of the classification head in networks of torchvision."""
 
 
 def build_timm(
     node: TimmLayer, classes: int | None, *, label: str, key: Key
 ) -> tuple[nn.Module, WeightsReport | None]:
-    """Return a network of `timm` without its head, or with a new one of `classes` outputs.
+    """Return a network of `timm`, headless or with a head of `classes` outputs, and a report.
 
-    With it comes a report of what was loaded, None where nothing was to be.
+    The report tells what was loaded; it is None if no weights were asked for.
 
     Raises:
-        ModelError: there is no such architecture, it does not take the arguments, or the weights
-            known for it do not fit.
+        ModelError: there is no such architecture, it does not take the arguments, or its weights
+            do not fit.
     """
     timm = require("timm", extra="vision")
     name, width = node.architecture, 0 if node.output == "features" else classes
@@ -60,6 +60,7 @@ def build_timm(
             raise _cannot_load(error, name, label, key) from error
     if not node.pretrained:
         return model, None
+    # A new head is always missing among the weights, and the only thing that may be.
     classifier = model.pretrained_cfg.get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     new = tuple(one for one in missing if one.startswith(tuple(f"{head}." for head in heads)))
@@ -73,9 +74,9 @@ def build_timm(
 def build_torchvision(
     node: TorchvisionLayer, classes: int | None, *, label: str, key: Key
 ) -> tuple[nn.Module, WeightsReport | None]:
-    """Return a network of `torchvision` without its last linear map, or with a new one.
+    """Return a network of `torchvision`, without last linear map or with a new one, and a report.
 
-    With it comes a report of what was loaded, None where nothing was to be.
+    The report tells what was loaded; it is None if no weights were asked for.
 
     Raises:
         ModelError: there is no such classification network, it does not take the arguments, or its
@@ -92,12 +93,14 @@ def build_torchvision(
     head = _replace_head(model, None if node.output == "features" else classes)
     if not node.pretrained:
         return model, None
-    # torchvision loads all tensors or none: only what replaced the head is new.
+    # torchvision loads all tensors or none: only the replaced head is new.
     new = [name for name in model.state_dict() if name.startswith(f"{head}.")]
     return model, _report(model, node.architecture, new, key)
 
 
 def _cannot_load(error: Exception, name: str, label: str, key: Key) -> ModelError:
+    """Return the error for a network that a library did not build."""
+    # Both libraries raise it only for downloads; all else is about the arguments.
     if isinstance(error, OSError):
         message = f"{label}: cannot download the weights of {name!r}: {first_line(error)}"
         return ModelError(message, hint=_OFFLINE, key=key)
@@ -105,6 +108,7 @@ def _cannot_load(error: Exception, name: str, label: str, key: Key) -> ModelErro
 
 
 def _report(model: nn.Module, name: str, new: Iterable[str], key: Key) -> WeightsReport:
+    """Return a report by which all tensors but `new` were loaded."""
     lacking = set(new)
     return WeightsReport(
         path=name,
@@ -118,7 +122,7 @@ def _report(model: nn.Module, name: str, new: Iterable[str], key: Key) -> Weight
 
 @contextmanager
 def _told_missing() -> Iterator[list[str]]:
-    """Collect the names that timm logs as missing: it loads what fits, and returns no list."""
+    """Yield a list that collects missing names from timm's log; timm returns no such list."""
     names, logger = list[str](), logging.getLogger("timm.models._builder")
 
     def note(record: logging.LogRecord) -> bool:
@@ -127,6 +131,8 @@ def _told_missing() -> Iterator[list[str]]:
         return record.levelno >= level
 
     level, own = logger.getEffectiveLevel(), logger.level
+    # Missing names are logged at level INFO, which nobody shows by default; `note` hides them
+    # again.
     logger.setLevel(min(level, logging.INFO))
     logger.addFilter(note)
     try:
@@ -137,13 +143,14 @@ def _told_missing() -> Iterator[list[str]]:
 
 
 def _replace_head(model: nn.Module, classes: int | None) -> str:
-    """Put a new last map of `classes` outputs into the head, or the identity; return its name."""
+    """Replace the last linear map of the head by a new one or the identity; return its name."""
     root = next(name for name in _HEADS if hasattr(model, name))
     maps = [
         (name, module)
         for name, module in model.named_modules()
         if name.partition(".")[0] == root and isinstance(module, nn.Linear | nn.Conv2d)
     ]
+    # The heads of some networks have several layers; the classes are the outputs of the last one.
     name, last = maps[-1]
     new: nn.Module = nn.Identity()
     if classes is not None and isinstance(last, nn.Linear):
@@ -156,7 +163,7 @@ def _replace_head(model: nn.Module, classes: int | None) -> str:
 
 
 def _drop_auxiliary_heads(model: nn.Module) -> None:
-    """Drop the second classifiers of Inception and GoogLeNet, whose outputs nobody reads."""
+    """Remove the auxiliary classifiers of Inception and GoogLeNet, whose outputs are not used."""
     if getattr(model, "aux_logits", False):
         setattr(model, "aux_logits", False)  # noqa: B010 - a plain flag, which nn.Module's types deny
         for name in ("AuxLogits", "aux1", "aux2"):

@@ -1,4 +1,4 @@
-"""What comes into a layer: read sizes off it, and say plainly when it does not fit."""
+"""Take sizes from the input of a layer, and report plainly if it does not fit."""
 
 import inspect
 import re
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from finetune.errors import Key, ModelError, in_words, is_out_of_memory
 from finetune.redaction import redacted
 
-# N is the samples, C channels, L, D, H and W length, depth, height and width, T tokens.
+# Letters: N samples, C channels, L, D, H and W length, depth, height and width, T tokens. The axis
+# of its input that each argument of a constructor gives the size of:
 _SIZE_AXES = {
     "in_features": -1,
     "in_channels": 1,
@@ -44,11 +45,12 @@ _SHAPE_FAULTS = (
 
 
 def describe(*values: object) -> str:
-    """Return the shapes of `values` as `(2, 8) and (2, 4) of int64`; float32 goes unsaid."""
+    """Return shapes as text, `(2, 8) and (2, 4) of int64`; the type float32 is left out."""
     return " and ".join(_one(value) for value in values) or "nothing"
 
 
 def _one(value: object) -> str:
+    """Return the shape and type of one value as text."""
     if value is None:
         return "none"
     if not isinstance(value, Tensor):
@@ -58,16 +60,16 @@ def _one(value: object) -> str:
 
 
 def check_tensors(incoming: Sequence[object], *, label: str, key: Key) -> tuple[Tensor, ...]:
-    """Return what comes in, known to be tensors."""
+    """Return the inputs of a layer; raise `ModelError` unless all are tensors."""
     if not all(isinstance(value, Tensor) for value in incoming):
         raise ModelError(f"{label}: takes tensors, got {describe(*incoming)}", key=key)
     return tuple(value for value in incoming if isinstance(value, Tensor))
 
 
 def check_form(class_name: str, incoming: Sequence[Tensor], *, label: str, key: Key) -> None:
-    """Refuse a number of axes that a class of `torch.nn` would misread as one sample alone.
+    """Raise if a class of `torch.nn` would take an input, by its number of axes, for one sample.
 
-    torch takes `(N, H, W)` for one image of N channels. Here the first axis is always the samples.
+    torch takes `(N, H, W)` for one image with N channels. Here the first axis is always samples.
     """
     form = _TWO_FORMS.get(class_name) or _FORMS.get(class_name[-2:])
     if class_name in _SEQUENCES:
@@ -88,14 +90,15 @@ def infer_sizes(
     label: str,
     key: Key,
 ) -> dict[str, int]:
-    """Read the input sizes that `arguments` leaves out off the tensors that come in.
+    """Return the input sizes that `arguments` leaves out, taken from the layer's input.
 
     Raises:
-        ModelError: a size that is given is not the one that comes in.
+        ModelError: a size that is given differs from the input's.
     """
     sizes: dict[str, int] = {}
     for name, parameter in constructor_parameters(cls).items():
         axis = _SIZE_AXES.get(name)
+        # A bilinear layer is the only one with two inputs.
         position = 1 if name == "in2_features" else 0
         if axis is None or position >= len(incoming):
             continue
@@ -124,7 +127,7 @@ def infer_sizes(
 def constructor_parameters(cls: type[nn.Module]) -> Mapping[str, inspect.Parameter]:
     """Return the named parameters of a class's constructor.
 
-    `LSTM.__init__` takes `*args, **kwargs` and hands them on: then the base class tells them.
+    `LSTM.__init__` takes only `*args, **kwargs`; then those of its base class are returned.
     """
     for base in cls.__mro__:
         parameters = dict(inspect.signature(base).parameters)
@@ -142,24 +145,25 @@ def try_out(
     key: Key,
     foreign: bool = False,
 ) -> Any:
-    """Run `module` once without a graph and return what it gives.
+    """Return the output of `module` for an example, without a graph.
 
-    The module is left in evaluation mode, so that no statistics move; torch's random state is not
-    changed.
+    The module is left in evaluation mode, so that no statistics change; torch's random state is
+    restored.
 
     Args:
         module: The layer.
-        arguments: What comes in by position.
-        keywords: What comes in by name.
-        label: How the layer is told to the user.
-        key: Where it stands in the config.
-        foreign: Whether it is the user's own code. Then only torch's own complaints and a wrong
-            call become a `ModelError`; any other exception flies, with its traceback.
+        arguments: Inputs by position.
+        keywords: Inputs by name.
+        label: The layer's name in messages.
+        key: Its position in the config.
+        foreign: Whether it is the user's code. Then only torch's own errors and a wrong call become
+            a `ModelError`; any other exception keeps its traceback.
 
     Raises:
-        ModelError: it cannot take what comes in.
+        ModelError: it cannot take its input.
     """
     keywords = keywords or {}
+    # From torch's classes any of these is about sizes; from the user's code most of them are bugs.
     faults = (RuntimeError,) if foreign else _SHAPE_FAULTS
     if foreign:
         check_call(module.forward, arguments, keywords, label=label, key=key)
@@ -184,10 +188,11 @@ def check_call(
     label: str,
     key: Key,
 ) -> None:
-    """Refuse a call that does not fit the signature of `function`, without making it."""
+    """Raise `ModelError` if a call does not fit the signature of `function`; do not call it."""
     try:
         signature = inspect.signature(function)
     except ValueError:
+        # Functions written in C may have no signature.
         return
     try:
         signature.bind(*arguments, **keywords)
@@ -196,7 +201,7 @@ def check_call(
 
 
 def is_too_large(error: BaseException) -> bool:
-    """Tell whether torch was asked for more numbers than memory holds, or than it can count."""
+    """Tell whether an error means that a tensor exceeds memory, or the sizes torch can count."""
     told = str(error)
     return (
         is_out_of_memory(error)
@@ -206,9 +211,9 @@ def is_too_large(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of the error's message that says something, at most 200 characters.
+    """Return the first telling line of an error's message, redacted, at most 200 characters.
 
-    Classes are told by their names, as `ViTConfig`. A line that ends with a colon announces the
+    Classes are written by name, as `ViTConfig`. A line that ends with a colon is joined with the
     next one.
     """
     lines = redacted(str(error)).strip().splitlines() or [type(error).__name__]
@@ -218,7 +223,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """Return file and line of the innermost frame outside torch."""
+    """Return file and line of the innermost frame outside torch, as text."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if "/torch/" not in frame.filename.replace("\\", "/")]
     frame = (own or frames)[-1]

@@ -1,4 +1,4 @@
-"""Pretrained tensors from a file into any module, with a report of what found no place."""
+"""Load pretrained tensors from a file into a module, and report which did not fit."""
 
 import re
 import warnings
@@ -20,49 +20,50 @@ from finetune.reading import check_safetensors
 from finetune.visible import one_line
 
 _NESTED_UNDER = ("state_dict", "model")
-"""Containers that are opened unasked."""
+"""Names of containers in a file that are opened without being asked for."""
 _MOST_NESTED = 2
-"""Containers around a container."""
+"""Most containers around a container."""
+# State of an optimizer lies beside the weights in many files and has tensors of the same shapes.
 _OF_OPTIMIZERS = frozenset({"exp_avg", "exp_avg_sq", "momentum_buffer"})
 _TORCH_FLOOR = (2, 10)
-"""First release whose `weights_only=True` has no known hole."""
+"""First release of torch whose `weights_only=True` has no known hole."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightsReport:
-    """Which tensors of a file found their place in a module."""
+    """Which tensors of a file were loaded into a module, and which did not fit."""
 
     path: str
-    """Where the tensors came from."""
+    """File, folder or name that the tensors came from."""
     loaded: tuple[str, ...]
-    """Names now holding the file's values."""
+    """Names that now have the file's values."""
     missing: tuple[str, ...]
-    """Names of the module that the file has nothing for."""
+    """Names of the module that the file lacks."""
     unexpected: tuple[str, ...]
-    """Names of the file, after renaming, that the module does not have."""
+    """Names of the file, after renaming, that the module lacks."""
     mismatched: tuple[str, ...]
-    """Names that both have, in different shapes."""
+    """Names that both have, with different shapes."""
     unread: tuple[str, ...] = ()
-    """Names of the file that the chosen output of the module never reads, such as a pooler's."""
+    """Names of the file that the chosen output does not need, such as a pooler's."""
     remark: str = ""
-    """Which of the file's networks was taken, where it could hold several."""
+    """Text on which of several networks in the file was taken; else empty."""
     module: str = ""
-    """Name of the module in the network; empty for the network itself."""
+    """Name of the module inside the network; empty for the network itself."""
     key: Key = ()
-    """The config value that asked for it."""
+    """Position of the config value that asked for it."""
 
     @property
     def complete(self) -> bool:
-        """Whether module and file fit without a remainder."""
+        """Whether all tensors of module and file fit."""
         return not (self.missing or self.unexpected or self.mismatched)
 
     @property
     def not_loaded(self) -> tuple[str, ...]:
-        """Names of the module that were to be loaded and are as initialised."""
+        """Names of the module that should have been loaded and keep their initial values."""
         return (*self.missing, *self.mismatched)
 
     def full_names(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return names of the module's tensors as the network has them."""
+        """Return names of the module's tensors as full names of the network."""
         return tuple(f"{self.module}.{name}" if self.module else name for name in names)
 
     def __str__(self) -> str:
@@ -76,19 +77,20 @@ class WeightsReport:
 
 
 def load_weights(module: nn.Module, config: WeightsConfig, *, key: Key) -> WeightsReport:
-    """Copy the tensors of a file into `module`, which keeps its own dtypes and devices.
+    """Copy the tensors of a file into `module`, which keeps its dtypes and devices.
 
-    A tied tensor is missing only if the file has none of its names. torch itself makes up for the
-    step counter of a batch norm, which old files lack. On an error the module may be partly filled.
+    A tied tensor counts as missing only if the file has none of its names. torch itself supplies
+    the step counter of a batch norm, which old files lack. On an error the module may be partly
+    loaded.
 
     Args:
-        module: Receives the tensors.
-        config: The file and how its names become those of the module.
-        key: The config value that asks for it.
+        module: Receives the tensors; mutated.
+        config: Names the file, and the rename of its tensors.
+        key: Position of the config value that asks for it.
 
     Raises:
-        ModelError: the file cannot be read as plain tensors, nothing of it fits, or it does not fit
-            without a remainder and `strict` is set.
+        ModelError: the file is not plain tensors, nothing of it fits, or something does not and
+            `strict` is set.
     """
     path = weights_file(config, key=key)
     found = read_tensors(path, config.rename, (*key, "path"))
@@ -97,6 +99,8 @@ def load_weights(module: nn.Module, config: WeightsConfig, *, key: Key) -> Weigh
         raise _not_chosen(path, found, own, key)
     tensors = renamed(found.tensors, config.rename, (*key, "rename"))
     mismatched = {n for n, t in tensors.items() if n in own and own[n].shape != t.shape}
+    # torch raises on a shape that differs, `strict=False` or not; all faults are to be told at
+    # once.
     fitting = {name: tensor for name, tensor in tensors.items() if name not in mismatched}
     result = module.load_state_dict(fitting, strict=False)
     unexpected = set(result.unexpected_keys)
@@ -116,10 +120,10 @@ def load_weights(module: nn.Module, config: WeightsConfig, *, key: Key) -> Weigh
 
 
 def weights_file(config: WeightsConfig, *, key: Key) -> Path:
-    """Return the file that a config names.
+    """Return the path of the file that a config names.
 
     Raises:
-        ModelError: there is none.
+        ModelError: it does not exist.
     """
     path = package_path(config.path, key=(*key, "path"))
     _refuse_missing_file(path, (*key, "path"))
@@ -128,29 +132,29 @@ def weights_file(config: WeightsConfig, *, key: Key) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class FoundTensors:
-    """What a file of weights holds."""
+    """The tensors of a weight file."""
 
     tensors: Mapping[str, Tensor]
-    """By name. Names begin with that of their container where one is to be chosen by `rename`."""
+    """Tensors by name; names begin with that of their container if `rename` has to choose one."""
     remark: str = ""
-    """Which container was taken."""
+    """Text on which container was taken."""
     must_be_chosen: bool = False
-    """Whether all tensors lie in containers of which none is taken unasked."""
+    """Whether all tensors are in containers that must be chosen by `rename`."""
 
 
 def read_tensors(
     path: Path, rename: Mapping[str, str], key: Key, *, unasked: Sequence[str] = _NESTED_UNDER
 ) -> FoundTensors:
-    """Return the tensors of a file, without ever running code that stands in it.
+    """Return the tensors of a file, without ever running code that is in it.
 
     Args:
-        path: A `.safetensors` file, or a foreign one that torch can read.
-        rename: Beginnings of names that the config gives: they choose among containers.
-        key: The config value that names the file.
-        unasked: Containers that are opened although `rename` does not name them.
+        path: A `.safetensors` file, or one of others that torch can read.
+        rename: Beginnings of names in the config, which also choose among containers.
+        key: Position of the config value that names the file.
+        unasked: Containers that are opened even if `rename` does not name them.
 
     Raises:
-        ModelError: there is no such file, or it holds more than tensors.
+        ModelError: the file does not exist, or holds more than tensors.
     """
     _refuse_missing_file(path, key)
     if path.suffix != ".safetensors":
@@ -182,12 +186,13 @@ def read_tensors(
 
 
 def _refuse_missing_file(path: Path, key: Key) -> None:
+    """Raise `ModelError` unless a weight file exists."""
     if not path.is_file():
         raise ModelError(f"no weights file {str(path)!r}", key=key)
 
 
 def refuse_old_torch(version: str, path: Path, *, key: Key) -> None:
-    """Refuse to unpickle a foreign file, however restricted, with a torch that can be overrun.
+    """Raise if the installed torch has a known hole in unpickling, even of restricted files.
 
     Up to 2.5 `weights_only=True` could be made to run code (CVE-2025-32434), and up to 2.9 its
     unpickler could be made to write beyond its memory (CVE-2026-24747).
@@ -211,7 +216,9 @@ def _opened(
     key: Key,
     unasked: Sequence[str],
 ) -> FoundTensors:
-    """Find the containers of tensors in a foreign file, and open those that are meant."""
+    """Return the tensors of those containers in a file that `rename` or `unasked` names."""
+    # A training checkpoint may hold several networks (`model`, `ema`): which one is meant must be
+    # certain.
     containers = dict(_containers(content))
     usual = next((name for name in unasked if name in containers), None)
     others = {name: one for name, one in containers.items() if name != usual}
@@ -229,7 +236,7 @@ def _opened(
 
 
 def _containers(content: object, name: str = "") -> Iterator[tuple[str, Mapping[str, Tensor]]]:
-    """Yield the mappings inside a file that hold nothing but tensors by name."""
+    """Yield the mappings in a file, at any depth, that hold only tensors by name."""
     if not isinstance(content, Mapping) or name.count(".") > _MOST_NESTED:
         return
     for inner, value in content.items():
@@ -241,7 +248,7 @@ def _containers(content: object, name: str = "") -> Iterator[tuple[str, Mapping[
 
 
 def _is_container(value: object) -> bool:
-    """Tell whether a value is a module's state; that of an optimizer has numbers for names."""
+    """Tell whether a value is a module's state; that of an optimizer has numbers as names."""
     return (
         isinstance(value, Mapping)
         and any(isinstance(tensor, Tensor) and tensor.ndim > 0 for tensor in value.values())
@@ -251,6 +258,7 @@ def _is_container(value: object) -> bool:
 
 
 def _flat(containers: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of all containers, with the container's name before theirs."""
     return {
         f"{container}.{name}": tensor
         for container, tensors in containers.items()
@@ -259,7 +267,7 @@ def _flat(containers: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _only_tensors(content: object, path: Path, key: Key) -> Mapping[str, Tensor]:
-    """Check that the content of a foreign file maps names to tensors."""
+    """Return a file's content; raise `ModelError` unless it maps names to tensors."""
     if not isinstance(content, Mapping):
         raise ModelError(
             f"{str(path)!r} holds a {type(content).__name__}, not tensors by name", key=key
@@ -278,7 +286,7 @@ def _only_tensors(content: object, path: Path, key: Key) -> Mapping[str, Tensor]
 def _really_missing(
     missing: Sequence[str], own: Mapping[str, Tensor], mismatched: Collection[str]
 ) -> tuple[str, ...]:
-    """Drop names that are told as mismatched, or that are filled through a tie."""
+    """Return the missing names without those that are mismatched, or loaded through a tie."""
     absent = {*missing, *mismatched}
     filled = {id(tensor) for name, tensor in own.items() if name not in absent}
     return tuple(
@@ -293,13 +301,13 @@ def misfit(
     *,
     key: Key,
 ) -> ModelError:
-    """Return the error that tells what of a file and a module does not fit.
+    """Return the error that tells what does not fit between a file and a module.
 
     Args:
-        report: What was compared.
+        report: The report on loading.
         shapes: Shape in the file and in the module of each mismatched tensor.
         hint: The remedy.
-        key: The config value that asked for the file.
+        key: Position of the config value that asked for the file.
     """
     faults = []
     for word in ("missing", "unexpected", "mismatched"):
@@ -315,7 +323,7 @@ def misfit(
 
 
 def _not_chosen(path: Path, found: FoundTensors, own: Collection[str], key: Key) -> ModelError:
-    """Return the error over a file whose containers are for the user to choose from."""
+    """Return the error for a file whose containers the user must choose from."""
     containers = dict.fromkeys(name.partition(".")[0] for name in found.tensors)
     listed = ", ".join(map(repr, containers))
     entries = mending(own, found.tensors)
@@ -332,7 +340,7 @@ def _hint(
     theirs: Collection[str],
     config: WeightsConfig,
 ) -> str | None:
-    """Name the rename that makes more of a file fit, else how to load what fits already."""
+    """Return a hint: the rename that makes more of a file fit, else how to load what fits."""
     entries = {} if config.rename else mending(own, theirs)
     if not entries:
         return "strict: false loads what fits" if report.loaded else None
