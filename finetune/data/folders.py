@@ -1,7 +1,7 @@
 """Folders of classes: which files are samples, and what is told of the others."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,6 +84,15 @@ def files_by_class(path: Path, within: Path, key: Key, *, images: bool) -> Class
     return ClassFiles(labels, files, tuple(notes))
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Return every file below a folder in order; hidden ones, and those of hidden folders, not."""
+    return [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and not any(p.startswith(".") for p in file.relative_to(folder).parts)
+    ]
+
+
 def is_image_file(file: Path, within: Path) -> bool:
     """Tell whether a file is an image: by its ending, or where that says nothing by its content.
 
@@ -151,15 +160,31 @@ def _without(names: Sequence[str], path: Path) -> list[str]:
 
 def _parts(names: Iterable[str], path: Path, *, images: bool) -> list[str]:
     """Return a note where the subfolders look like parts of the data, not like classes."""
-    parts = {name: _PARTS.get(name.lower()) for name in names}
+    entries = {name: path / name for name in names}
+    kind = "imagefolder" if images else "textfolder"
+    return notes_on_parts_in(entries, path, kind, "folders", "classes")
+
+
+def notes_on_parts_in(
+    entries: Mapping[str, Path], path: Path, kind: str, what: str, read_as: str
+) -> list[str]:
+    """Return a note where all that a folder holds is called like a part of the data.
+
+    Args:
+        entries: What is in it, by name.
+        path: The folder.
+        kind: The type of the source.
+        what: What the entries are, in words.
+        read_as: What they are read as, in words.
+    """
+    parts = {name: _PARTS.get(name.lower()) for name in entries}
     if None in parts.values():
         return []
-    type_ = "imagefolder" if images else "textfolder"
     written = ", ".join(
-        f"{part}: {{type: {type_}, path: {path / name}}}" for name, part in parts.items()
+        f"{part}: {{type: {kind}, path: {entries[name]}}}" for name, part in parts.items()
     )
     shown = ", ".join(map(repr, parts))
     return [
-        f"the folders {shown} of {str(path)!r} are read as classes; if they are parts, write "
+        f"the {what} {shown} of {str(path)!r} are read as {read_as}; if they are parts, write "
         f"data: {{{written}}} in place of source and split"
     ]

@@ -1,5 +1,6 @@
 """New samples for a trained network: files, folders and standard input as raw columns."""
 
+import codecs
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -10,7 +11,7 @@ from finetune.config.data import ArraysSource, CsvSource, DataConfig, Source, Te
 from finetune.data.arrays import rows_of_arrays
 from finetune.data.columns import Kind
 from finetune.data.files import read_text
-from finetune.data.folders import IMAGE_ENDINGS, is_image_file, passed_over
+from finetune.data.folders import IMAGE_ENDINGS, files_below, is_image_file, passed_over
 from finetune.data.images import first_leaving, named_files
 from finetune.data.readers.any_form import KNOWN_FORMS, Form, names_columns, with_separator_of
 from finetune.data.readers.chunks import Dialect, Reading, shown_names
@@ -29,6 +30,8 @@ from finetune.data.table import Column, Listed, Unread
 from finetune.data.tabular import dialect_of, read_table
 from finetune.errors import DataError, named
 from finetune.reading import first_outside, limited_lines
+
+_READ_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,13 +119,12 @@ def _read_path(
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """Return the files of a folder in order."""
-    files = [
-        file
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    ]
+    """Return the files of a folder in order.
+
+    Raises:
+        DataError: one is a link that leaves the folder.
+    """
+    files = files_below(folder)
     if (position := first_outside(files, folder)) is not None:
         raise DataError("is a link that leaves the folder", where=str(files[position]))
     return files
@@ -258,8 +260,9 @@ def _read_stream(
     )
     file = unpacked(whole, name)
     dialect = dialect_of(_trained_on(config))
-    # whoever types or pipes text means UTF-8, whatever the files of the training data are in
-    if _is_utf8(file):
+    # whoever types or pipes text means UTF-8, whatever the files of the training data are in;
+    # only where these are in another encoding does somebody have to look which of the two it is
+    if not _is_called_utf8(dialect.encoding) and _is_utf8(file):
         dialect = replace(dialect, encoding="utf-8")
     reading = Reading(name, dialect, kinds.keys(), also=target)
     if names_columns(file, reading):
@@ -277,13 +280,24 @@ def _read_stream(
     return replace(part, columns=columns)
 
 
-def _is_utf8(file: BinaryIO) -> bool:
-    raw = file.read()
-    file.seek(0)
+def _is_called_utf8(encoding: str) -> bool:
     try:
-        raw.decode("utf-8")
+        return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+    except LookupError:  # told where the text is read
+        return False
+
+
+def _is_utf8(file: BinaryIO) -> bool:
+    """Tell whether all bytes of a file are UTF-8, which keeps none of them."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        while part := file.read(_READ_AT_ONCE):
+            decoder.decode(part)
+        decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         return False
+    finally:
+        file.seek(0)
     return True
 
 

@@ -91,9 +91,9 @@ def _opened_tables(
     wanted: Collection[str] | None,
 ) -> Table:
     path = package_path(source.path, key=(*key, "path"))
-    paths = tables_below(path, within, (*key, "path"))
+    found = tables_below(path, within, (*key, "path"), source.type)
     try:
-        read = read_tables(paths, dialect_of(source), FORM_OF[source.type], wanted)
+        read = read_tables(found.paths, dialect_of(source), FORM_OF[source.type], wanted)
     except DataError as error:
         error.key = error.key or (*key, "path")
         raise
@@ -101,7 +101,8 @@ def _opened_tables(
         raise DataError(f"no samples in {path}", key=key)
     folder = path if path.is_dir() else path.parent
     rows = torch.arange(read.count)
-    return Table(read.columns, rows, str(path), folder, within, read.places, read.notes)
+    notes = (*found.notes, *read.notes)
+    return Table(read.columns, rows, str(path), folder, within, read.places, notes)
 
 
 def _within(source: Source, key: Key) -> Path | None:

@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from finetune.config.data import (
     CsvSource,
@@ -12,7 +12,13 @@ from finetune.config.data import (
     TableSource,
     TextFolderSource,
 )
-from finetune.data.folders import refuse_endless, refuse_leaving
+from finetune.data.folders import (
+    files_below,
+    notes_on_parts_in,
+    passed_over,
+    refuse_endless,
+    refuse_leaving,
+)
 from finetune.data.hub import parquet_columns
 from finetune.data.readers.any_form import Form, chunks_of, form_of
 from finetune.data.readers.chunks import Chunk, Dialect, Reading
@@ -24,6 +30,13 @@ from finetune.errors import DataError, Key
 
 FORM_OF: dict[str, Form] = {"csv": "separated", "jsonl": "json", "parquet": "parquet"}
 """The form that the type of a source declares."""
+
+
+class TableFiles(NamedTuple):
+    """The tables of a source, in order, and what the user should know of how they were found."""
+
+    paths: list[Path]
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +65,14 @@ def dialect_of(source: Source | None) -> Dialect:
             return Dialect()
 
 
-def tables_below(path: Path, within: Path | None, key: Key) -> list[Path]:
-    """Return the file itself, or the tables in a folder, in order; those below are left out.
+def tables_below(path: Path, within: Path | None, key: Key, kind: str) -> TableFiles:
+    """Return the file itself, or every table below a folder, as prediction takes them.
+
+    Args:
+        path: The file, or the folder.
+        within: Folder that no link may leave; None for the folder itself.
+        key: Where the path stands in the config.
+        kind: The type of the source.
 
     Raises:
         DataError: there is none, or a link leaves the folder.
@@ -62,10 +81,10 @@ def tables_below(path: Path, within: Path | None, key: Key) -> list[Path]:
         raise DataError(f"no such file {str(path)!r}", key=key)
     if not path.is_dir():
         refuse_endless(path, key)
-        return [path]
+        return TableFiles([path], ())
     known = ", ".join(TABLE_ENDINGS)
-    visible = [file for file in sorted(path.iterdir()) if not file.name.startswith(".")]
-    files = [file for file in visible if file.is_file() and has_table_ending(file)]
+    found = files_below(path)
+    files = [file for file in found if has_table_ending(file)]
     if not files:
         raise DataError(
             f"needs a file, or a folder of tables; {str(path)!r} is a folder and holds none",
@@ -73,7 +92,24 @@ def tables_below(path: Path, within: Path | None, key: Key) -> list[Path]:
             key=key,
         )
     refuse_leaving(files, within or path, key=key)
-    return files
+    others = sorted(set(found) - set(files))
+    return TableFiles(files, (*passed_over(others, path), *_notes_on_place(files, path, kind)))
+
+
+def _notes_on_place(files: Sequence[Path], folder: Path, kind: str) -> list[str]:
+    """Tell of tables that lie deeper than in the folder, and of those that look like parts."""
+    notes = []
+    if below := [file for file in files if file.parent != folder]:
+        example = f", such as {str(below[0])!r}"
+        notes.append(
+            f"{len(below):,} of {len(files):,} tables of {str(folder)!r} are read from folders "
+            f"below it{example}"
+        )
+    names = [file.relative_to(folder).parts[0] for file in files]
+    entries = {name.partition(".")[0]: folder / name for name in names}
+    if len(entries) > 1:
+        notes += notes_on_parts_in(entries, folder, kind, "tables", "one")
+    return notes
 
 
 def read_tables(
