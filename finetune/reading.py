@@ -153,17 +153,18 @@ def parse_json_object(text: str | bytes, where: str) -> dict[str, Any]:
     return _object(parse_json(text, where, is_data=True), where)
 
 
-def limited_lines(file: TextIO, name: str) -> Iterator[tuple[int, str]]:
+def limited_lines(file: TextIO, name: str, before: int = 0) -> Iterator[tuple[int, str]]:
     """Yield each line of a text file with its number, from 1; refuse lines over a limit.
 
     Args:
         file: The file.
         name: What it is called in messages.
+        before: How many of its lines were read already.
 
     Raises:
         FinetuneError: a line is too long.
     """
-    number = 0
+    number = before
     while line := file.readline(MAX_JSON_BYTES + 1):
         number += 1
         if len(line) > MAX_JSON_BYTES:

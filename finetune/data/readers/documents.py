@@ -7,8 +7,10 @@ from typing import Any, TextIO
 
 from finetune.data.readers.chunks import ROWS_AT_ONCE, Chunk, Reading
 from finetune.errors import DataError, FinetuneError
-from finetune.reading import limited_lines, parse_json_at, parse_json_object
+from finetune.reading import MAX_JSON_BYTES, limited_lines, parse_json_at, parse_json_object
 
+_READ_AT_ONCE = 1 << 20
+"""Characters of a text that are read at once, at least."""
 _BLANK = re.compile(r"[ \t\r\n]*")
 _BEGINS_AN_OBJECT = re.compile(r'\s*\{\s*(["}]|\Z)')
 _BEGINS_AN_ARRAY = re.compile(r"\s*\[\s*([{\]]|\Z)")
@@ -62,14 +64,14 @@ def _chunk(rows: list[dict[str, Any]], lines: list[int], reading: Reading) -> Ch
 def _objects(file: TextIO, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the objects with the line on which each begins."""
     try:
-        numbered = limited_lines(file, name)
-        first = next(((n, line) for n, line in numbered if line.strip()), None)
-        if first is None:
+        blank, first = _first_line(file)
+        if not first:
             return
-        if not _is_whole(first[1]):
-            yield from _of_document(first[1] + file.read(), name, first[0])
+        if not _is_whole(first):
+            yield from _of_document(_Text(file, name, first, blank + 1))
             return
-        for number, line in chain([first], numbered):
+        rest = limited_lines(file, name, before=blank + 1)
+        for number, line in chain([(blank + 1, first)], rest):
             if line.strip():
                 yield number, json_object(line, f"{name}:{number}")
     except FinetuneError as error:
@@ -78,55 +80,133 @@ def _objects(file: TextIO, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(error.message, where=error.where) from error
 
 
+def _first_line(file: TextIO) -> tuple[int, str]:
+    """Return how many blank lines a text begins with, and the line after them, or its beginning.
+
+    An array that was written without line breaks may be longer than any line that is read whole.
+    """
+    blank = 0
+    while line := file.readline(MAX_JSON_BYTES + 1):
+        if line.strip():
+            return blank, line
+        blank += 1
+    return blank, ""
+
+
 def _is_whole(line: str) -> bool:
     """Tell whether a line alone is to be read as JSON, and not with those after it."""
+    if _BEGINS_AN_ARRAY.match(line) is not None:
+        return False
     try:
         _, end = parse_json_at(line, _after_blanks(line, 0), "")
     except FinetuneError:
         return False
-    is_array = _BEGINS_AN_ARRAY.match(line) is not None
-    return not is_array and _after_blanks(line, end) == len(line)
+    return _after_blanks(line, end) == len(line)
 
 
-def _of_document(text: str, name: str, line: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the objects of a text that is an array of them, or one after the other.
+class _Text:
+    """A text of JSON that is read only as far as the next value reaches, however long it is.
 
     Args:
-        text: The text.
-        name: The file.
-        line: The line on which the text begins.
+        file: Where it goes on.
+        name: The file, for messages.
+        begins: What was read of it already.
+        line: The line on which that begins.
     """
-    counted = position = _after_blanks(text, 0)
-    line += text.count("\n", 0, position)
-    is_array = text[position] == "["
-    position = _after_blanks(text, position + 1) if is_array else position
-    ends = is_array and text.startswith("]", position)
-    while not ends and position < len(text):
-        line, counted = line + text.count("\n", counted, position), position
-        where = f"{name}:{line}"
-        value, position = parse_json_at(text, position, where)
+
+    def __init__(self, file: TextIO, name: str, begins: str, line: int) -> None:
+        self._file = file
+        self._name = name
+        self._text = begins
+        self._position = self._counted = 0
+        self._line = line
+
+    @property
+    def line(self) -> int:
+        """The line of the next character."""
+        self._line += self._text.count("\n", self._counted, self._position)
+        self._counted = self._position
+        return self._line
+
+    @property
+    def where(self) -> str:
+        """The next character, for messages."""
+        return f"{self._name}:{self.line}"
+
+    def next(self) -> str:
+        """Return the next character that is no blank, and go to it; nothing at the end."""
+        while True:
+            self._position = _after_blanks(self._text, self._position)
+            if self._position < len(self._text):
+                return self._text[self._position]
+            if not self._read_on():
+                return ""
+
+    def skip(self) -> None:
+        """Go behind the next character."""
+        self._position += 1
+
+    def value(self) -> Any:
+        """Return the value that begins here, and go behind it.
+
+        Raises:
+            FinetuneError: it is no JSON, or exceeds a limit.
+        """
+        while True:
+            try:
+                value, end = parse_json_at(self._text, self._position, self.where)
+            except FinetuneError:
+                # more of a value that is longer than the limit would be refused just the same
+                if len(self._text) - self._position > MAX_JSON_BYTES:
+                    raise FinetuneError(
+                        f"holds no JSON value within {MAX_JSON_BYTES >> 20} MiB", where=self.where
+                    ) from None
+                if not self._read_on():
+                    raise
+            else:
+                self._position = end
+                return value
+
+    def _read_on(self) -> bool:
+        """Read as much again as is still ahead, so that no value is tried often."""
+        ahead, line = self._text[self._position :], self.line
+        more = self._file.read(max(_READ_AT_ONCE, len(ahead)))
+        self._text, self._line, self._position, self._counted = ahead + more, line, 0, 0
+        return more != ""
+
+
+def _of_document(text: _Text) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects of a text that is an array of them, or one after the other."""
+    if is_array := text.next() == "[":
+        text.skip()
+    ends = is_array and text.next() == "]"
+    while not ends and text.next():
+        line, where = text.line, text.where
+        value = text.value()
         if not isinstance(value, dict):
             raise DataError(f"needs a JSON object, got {type(value).__name__}", where=where)
         yield line, value
-        position = _after_blanks(text, position)
         if is_array:
-            ends = text.startswith("]", position)
-            if not ends and not text.startswith(",", position):
-                raise DataError("not JSON: expecting ',' or ']' after this object", where=where)
-            position = position if ends else _after_blanks(text, position + 1)
-    _refuse_unfinished(text, position, name, line, is_array=is_array, ends=ends)
+            ends = text.next() == "]"
+            if not ends:
+                _pass_comma(text, where)
+    if is_array:
+        _refuse_unfinished(text)
 
 
-def _refuse_unfinished(
-    text: str, position: int, name: str, line: int, *, is_array: bool, ends: bool
-) -> None:
+def _pass_comma(text: _Text, where: str) -> None:
+    if text.next() != ",":
+        raise DataError("not JSON: expecting ',' or ']' after this object", where=where)
+    text.skip()
+
+
+def _refuse_unfinished(text: _Text) -> None:
     """Refuse an array that does not end, and what stands after one."""
-    if not is_array:
-        return
-    if not ends:
-        raise DataError("not JSON: its array does not end", where=f"{name}:{line}")
-    if _after_blanks(text, position + 1) < len(text):
-        raise DataError("not JSON: something stands after its array", where=name)
+    if not text.next():
+        raise DataError("not JSON: its array does not end", where=text.where)
+    text.skip()
+    if text.next():
+        raise DataError("not JSON: something stands after its array", where=text.where)
 
 
 def _after_blanks(text: str, position: int) -> int:
