@@ -9,10 +9,11 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
+from finetune.config.task import ClassificationTask, MultilabelTask
 from finetune.data.images import in_short
 from finetune.data.incoming import Incoming
 from finetune.data.named_rows import rows_named
-from finetune.data.new_labels import notes_on_new_labels
+from finetune.data.new_labels import notes_on_new_labels, notes_on_new_sets
 from finetune.data.prepare import prepare_inputs
 from finetune.data.readers.row_places import THE_INPUT, Places
 from finetune.errors import DataError
@@ -118,11 +119,16 @@ class Predictor:
         """
         facts, config = self.run.facts, self.run.config
         notes = [note for part in parts for note in part.notes]
-        if facts.target is None or facts.classes is None or config.task.type != "classification":
+        if facts.target is None or facts.classes is None:
             return notes
         labels = [label for part in parts for label in part.columns.get(facts.target, ())]
-        fold = config.data.labels.fold
-        return [*notes, *notes_on_new_labels(labels, facts.target, facts.classes, fold=fold)]
+        about, fold = (labels, facts.target, facts.classes), config.data.labels.fold
+        match config.task:
+            case ClassificationTask():
+                notes += notes_on_new_labels(*about, fold=fold)
+            case MultilabelTask() as task:
+                notes += notes_on_new_sets(*about, task, fold=fold)
+        return notes
 
 
 def load_predictor(

@@ -3,8 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.data.labels import folded, twin_of
-from finetune.errors import named
+import torch
+
+from finetune.config.task import MultilabelTask
+from finetune.data.labels import LabelRules, folded, twin_of
+from finetune.data.table import Listed, Table, settle
+from finetune.data.targets import Target, encode_target
+from finetune.errors import DataError, named
 
 
 def notes_on_new_labels(
@@ -36,6 +41,48 @@ def notes_on_new_labels(
         count = f"{len(absent)} of {len(classes)} classes of the run"
         notes.append(f"{count} are no label of {column!r}: {named(absent)}")
     return notes
+
+
+def notes_on_new_sets(
+    cells: Sequence[Any],
+    column: str,
+    classes: Sequence[str],
+    task: MultilabelTask,
+    *,
+    fold: bool,
+) -> list[str]:
+    """Tell the same of cells that hold several labels each; they are read as training reads them.
+
+    Args:
+        cells: Those of the column; none where the samples have no such column.
+        column: Its name.
+        classes: What the run tells apart.
+        task: Says how labels are written in a cell.
+        fold: As for `notes_on_new_labels`.
+    """
+    filled = [n for n, cell in enumerate(cells) if cell is not None and str(cell).strip()]
+    if not filled:
+        return []
+    try:
+        found = _sets(cells, filled, column, task, fold=fold)
+    except DataError as error:
+        return [f"the labels of the input are not compared with those of the run: {error.message}"]
+    names = found.classes or ()
+    labels = [names[place] for place in found.values.nonzero()[:, 1].tolist()]
+    return notes_on_new_labels(labels, column, classes, fold=fold)
+
+
+def _sets(
+    cells: Sequence[Any], filled: Sequence[int], column: str, task: MultilabelTask, *, fold: bool
+) -> Target:
+    """Read cells as sets of labels. Those that are not filled stand for no label at all."""
+    given = [cells[row] for row in filled]
+    rows = Table({}, torch.tensor(filled), "the input")
+    is_text = all(isinstance(cell, str) for cell in given)
+    values = Listed(given, "cells") if is_text else settle(column, given, rows.told)
+    table = Table({column: values}, rows.rows, rows.name)
+    rules = LabelRules(fold=fold, order="sorted")
+    return encode_target(table, column, task, classes=None, part="the input", rules=rules)
 
 
 def _as_text(label: Any) -> str:

@@ -1,5 +1,6 @@
 """What `predict` converts, cuts or is given beside its inputs is told on standard error."""
 
+import io
 import sys
 
 import numpy as np
@@ -128,6 +129,57 @@ def test_folded_labels_are_compared_as_they_were_learned(tmp_path, trained, note
     trained(TABLE.replace("target: label", "target: label\n  labels: {fold: true}"))
     (tmp_path / "n.csv").write_text("u,v,label\n" + rows("RED ", "Green"))
     assert notes("n.csv") == []
+
+
+SETS = TABLE.replace("{type: classification}", "{type: multilabel}")
+
+
+@pytest.mark.parametrize("train", [
+    ("red|blue", "green", "blue|green"),
+    ("\"['red', 'blue']\"", "['green']", "\"['blue', 'green']\""),
+], ids=["cut", "lists"])  # fmt: skip
+def test_labels_of_a_row_with_several_are_compared_one_by_one(tmp_path, trained, notes, train):
+    (tmp_path / "t.csv").write_text("u,v,label\n" + rows(*train))
+    trained(SETS if "[" in train[0] else SETS.replace("multilabel", 'multilabel, separator: "|"'))
+    new = [label.replace("red", "pink") for label in train]
+    (tmp_path / "n.csv").write_text("u,v,label\n" + rows(*new))
+    strange, absent = notes("n.csv")
+    assert strange == "1 of 5 labels of 'label' are no class of the run: 'pink'"
+    assert absent == "1 of 3 classes of the run are no label of 'label': 'red'"
+
+
+@pytest.fixture
+def sets(tmp_path, trained):
+    (tmp_path / "t.csv").write_text("u,v,label\n" + rows("red;blue", "green", "blue;green"))
+    return trained(SETS.replace("multilabel", 'multilabel, separator: ";"'))
+
+
+@pytest.mark.parametrize("text", [
+    "u,v,label\n" + rows("green;red", "blue"),
+    "u,v\n1,2\n",
+    "u,v,label\n1,2,\n",
+    "u,v,label\n1,2,\n3,4,red;green;blue\n",
+], ids=["the same labels", "no such column", "no label", "a row without one"])  # fmt: skip
+def test_sets_of_known_labels_leave_nothing_to_tell(sets, notes, text):
+    (sets / "n.csv").write_text(text)
+    assert notes("n.csv") == []
+
+
+def test_sets_of_json_and_on_standard_input_are_compared_as_well(sets, notes, monkeypatch):
+    lines = "".join(
+        f'{{"u": 1, "v": 2, "label": {label}}}\n' for label in ('["red", "Blue"]', "[]", "null")
+    )
+    (sets / "n.jsonl").write_text(lines)
+    told = notes("n.jsonl")
+    assert "1 of 2 labels of 'label' are no class of the run: 'Blue'; the run knows 'blue'" in told
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
+    assert notes("-") == told
+
+
+def test_sets_that_cannot_be_read_are_told_and_prediction_goes_on(sets, notes):
+    (sets / "n.jsonl").write_text('{"u": 1, "v": 2, "label": {"red": 1}}\n')
+    (note,) = notes("n.jsonl")
+    assert note.startswith("the labels of the input are not compared with those of the run: column")
 
 
 def test_whole_numbers_are_the_same_labels_with_and_without_a_point(tmp_path, trained, notes):
