@@ -23,8 +23,9 @@ from finetune.data.table import Column, Numbers, Table
 from finetune.errors import DataError
 
 _VERSION = 1
-_MAX_ROWS = 2_000_000
-"""Of more rows than this a document holds one hash of all, or it would be too long to be read."""
+MOST_HASHED_ROWS = 2_000_000
+"""Rows of a part whose hashes are kept: of more rows a document holds one hash of all of them, or
+it would be longer than any JSON document that is read (`reading.MAX_JSON_BYTES`)."""
 _SHOWN = 5
 _NOBODY_KNOWS = 0
 """In place of the hash of a row whose contents nobody can tell."""
@@ -329,7 +330,11 @@ def _num_lacking(some: Hashes, others: Hashes) -> int:
 
 
 def _shortened(rows: Hashes) -> Hashes:
-    return rows if len(rows) <= _MAX_ROWS else np.frombuffer(_hash([rows.tobytes()])[:8], np.uint64)
+    return (
+        rows
+        if len(rows) <= MOST_HASHED_ROWS
+        else np.frombuffer(_hash([rows.tobytes()])[:8], np.uint64)
+    )
 
 
 def _joined(columns: Sequence[Sequence[bytes | None]]) -> list[bytes | None]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.data.identity import DataIdentity, Hashes, RowHashes
+from finetune.data.identity import MOST_HASHED_ROWS, DataIdentity, Hashes, RowHashes
 from finetune.errors import DataError
 
 PARTS = ("train", "validation", "test")
@@ -31,9 +31,11 @@ class KnownRows:
     def __init__(self, identity: DataIdentity) -> None:
         if identity.is_short:
             raise DataError(
-                f"which of {sum(identity.sizes.values()):,} rows were trained on is not known: of "
-                "so many a run keeps one hash alone",
-                hint="`finetune eval RUN FILE` evaluates a file whole",
+                f"which of {sum(identity.sizes.values()):,} rows were trained on is not known, so "
+                "none can keep its part: a run keeps hashes of rows for parts of at most "
+                f"{MOST_HASHED_ROWS:,} rows",
+                hint="`finetune eval RUN FILE` evaluates a file whole, `finetune train CONFIG "
+                "--fresh` trains anew on the data as it is now",
             )
         self._left = {
             part: Counter(identity.parts[part].tolist()) for part in PARTS if part in identity.parts

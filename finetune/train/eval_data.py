@@ -26,6 +26,7 @@ _HOW_IT_IS_READ = {
     *("mode", "background", "range", "channels", "within"),
 }
 """Keys of a source that do not say which data it is."""
+_HOW_IT_IS_PARTED = ("seed", "data.split")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,8 @@ def open_eval_data(
     """
     keys = _named_keys(run, overrides)
     if source is None and not (keys := _chosen(keys, split)):
-        return _own(run, split or "test", accepts_changes=accepts_changes, tell=tell)
+        split = split or "test"
+        return _own(run, split, overrides, accepts_changes=accepts_changes, tell=tell)
     if split is not None and (source is not None or keys[0] == ("data", "source")):
         tell(f"--split {split} is not used: data that is named is evaluated whole")
     if accepts_changes:
@@ -94,16 +96,36 @@ def open_eval_data(
 
 
 def _own(
-    run: RunData, split: Part, *, accepts_changes: bool, tell: Callable[[str], None]
+    run: RunData,
+    split: Part,
+    overrides: Sequence[str],
+    *,
+    accepts_changes: bool,
+    tell: Callable[[str], None],
 ) -> EvalData:
     record = _record(run, tell, accepts_changes=accepts_changes)
     data = open_samples(run.config, record)
     for line in data.changes:
         tell(f"evaluates changed data: {line}")
+    if data.identity.is_kept:
+        for line in _without_effect(overrides):
+            tell(line)
     samples = {"train": data.train, "validation": data.validation, "test": data.test}[split]
     if samples is None:
         raise DataError(f"this run has no {split} samples", where=str(run.folder.path))
     return EvalData(samples, split)
+
+
+def _without_effect(overrides: Sequence[str]) -> list[str]:
+    """Tell that rows which have kept their part over a change of the data are not parted anew."""
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    given = [key for key in keys if key in _HOW_IT_IS_PARTED or key.startswith("data.split.")]
+    if not given:
+        return []
+    return [
+        f"{', '.join(given)} moves no row that the run knows: since its data has changed, such "
+        "rows keep their part, and new ones alone are drawn"
+    ]
 
 
 def _record(run: RunData, tell: Callable[[str], None], *, accepts_changes: bool) -> Record | None:

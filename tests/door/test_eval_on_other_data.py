@@ -15,6 +15,7 @@ from pyarrow import parquet
 
 from finetune.cli import main
 from finetune.config.run import Provenance, RunConfig
+from finetune.data import identity, membership
 from finetune.errors import CheckpointError, DataError
 from finetune.train.setup import build_trainer
 from finetune.train.trained import evaluate_run, evaluated, load_run
@@ -214,6 +215,46 @@ def test_a_row_more_that_trains_changes_no_bit_of_the_test(run):
             assert found.figures == before
             return
     pytest.fail("every new row became a test row")
+
+
+@pytest.mark.parametrize("key", ["data.split.test=0.5", "data.split.seed=7", "seed=7"])
+def test_a_split_that_moves_no_known_row_is_told(run, key):
+    write(run.parent / "d.csv", [*ROWS, NEW[0]])
+    before, quiet = told(run, "test", data_changed=True)
+    found, lines = told(run, "test", data_changed=True, overrides=[key])
+    assert len(found.data.samples) in (len(before.data.samples), len(before.data.samples) + 1)
+    assert f"{key.partition('=')[0]} moves no row that the run knows" in lines
+    assert "moves no row" not in quiet
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_split_is_told_also_after_a_change_that_was_accepted_before(tmp_path, goes_on):
+    write(tmp_path / "d.csv", ROWS)
+    build_trainer(points_config(tmp_path / "d.csv"), tmp_path / "run").fit()
+    if goes_on:
+        write(tmp_path / "d.csv", [*ROWS, *NEW])
+        train = {"epochs": 7, "batch_size": 8, "device": "cpu"}
+        config = points_config(tmp_path / "d.csv", train=train)
+        build_trainer(config, tmp_path / "run", data_changed=True).fit()
+        _, lines = told(tmp_path / "run", "test", overrides=["data.split.test=0.5"])
+        assert "data.split.test moves no row that the run knows" in lines
+    else:
+        with pytest.raises(CheckpointError, match="in another part"):
+            evaluate_run(tmp_path / "run", "test", overrides=["data.split.test=0.5"])
+
+
+def test_a_part_of_too_many_rows_says_why_none_can_keep_its_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "MOST_HASHED_ROWS", 30)
+    monkeypatch.setattr(membership, "MOST_HASHED_ROWS", 30)
+    write(tmp_path / "d.csv", ROWS)
+    build_trainer(points_config(tmp_path / "d.csv"), tmp_path / "run").fit()
+    assert told(tmp_path / "run", "test")[1] == ""
+    write(tmp_path / "d.csv", [*ROWS, *NEW])
+    with pytest.raises(DataError, match="which of 80 rows were trained on is not known") as caught:
+        told(tmp_path / "run", "test", data_changed=True)
+    assert "parts of at most 30 rows" in caught.value.message
+    assert "--fresh" in caught.value.hint
+    assert "all 100 rows are evaluated" in told(tmp_path / "run", source=str(tmp_path / "d.csv"))[1]
 
 
 @pytest.mark.parametrize("accepts", [False, True])
