@@ -31,6 +31,16 @@ _OPERATIONS: dict[str, Squashing] = {
     "tanh_": "tanh",
 }
 """Operations of torch below its modules and functions, by name."""
+_SQUASHING_PARTS = frozenset(
+    {*_OPERATIONS, "exp", "exp2", "expm1", "clamp", "clamp_max", "hardtanh", "special_ndtr", "erf"}
+)
+"""Operations of which a sigmoid or a softmax may be written out, or cut to 0..1."""
+_ELEMENTWISE = frozenset({
+    "add", "sub", "rsub", "mul", "div", "true_divide", "reciprocal", "neg", "pow", "sqrt",
+    "sum", "clamp", "clamp_min", "clamp_max", "hardtanh", "maximum", "minimum", "where", "cat",
+    "stack", "_to_copy", "clone", "copy", "exp", "exp2", "expm1", "log", "log1p",
+})  # fmt: skip
+"""Operations that leave an output what the operations before it have made of it."""
 _COPIES = frozenset({"clone", "_to_copy", "copy", "alias_copy"})
 """Operations whose outcome holds the values of what they take."""
 _TOLERANCE = 1e-4
@@ -42,6 +52,8 @@ class LastOperation(NamedTuple):
     squashing: Squashing
     module: str
     """Full name of the innermost module that gave it."""
+    is_guess: bool = False
+    """Whether values alone tell it, on the few samples that were tried."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +69,10 @@ class _Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.made: dict[int, _Made] = {}
+        self.squashed: dict[int, int] = {}
+        """Storages whose values come, element by element, from a part of a squashing function, and
+        how many numbers that gave: less than a sample has of them is a scale, and no function of
+        it."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -64,9 +80,24 @@ class _Watch(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         given = [storage_of(tensor) for tensor in tensors_in(list(args))]
+        is_written = func._schema.is_mutable
         for tensor in tensors_in(result):
-            self._note(name, storage_of(tensor), given, is_written=func._schema.is_mutable)
+            storage = storage_of(tensor)
+            self._note(name, storage, given, is_written=is_written)
+            if storage not in given or is_written:
+                self._note_parts(name.rstrip("_"), tensor, given)
         return result
+
+    def _note_parts(self, name: str, result: Tensor, given: list[int]) -> None:
+        sizes = [self.squashed[storage] for storage in given if storage in self.squashed]
+        if name not in _ELEMENTWISE:
+            sizes = []
+        if name in _SQUASHING_PARTS:
+            sizes.append(result.numel())
+        if sizes:
+            self.squashed[storage_of(result)] = max(sizes)
+        else:
+            self.squashed.pop(storage_of(result), None)
 
     def _note(self, name: str, storage: int, given: list[int], *, is_written: bool) -> None:
         if name in _OPERATIONS:
@@ -82,11 +113,13 @@ def last_operation(model: nn.Module, inputs: dict[str, Tensor]) -> LastOperation
     """Return the squashing function that the output of a network comes from; None without one.
 
     What only copies or reshapes does not count, nor does dropout, which does nothing in evaluation.
-    Functions are found as well as modules. A softmax written out by hand is known by its values.
+    Functions are found as well as modules. A softmax written out by hand is known by its values; a
+    sigmoid by values between 0 and 1 that come from an exponential or the like, with nothing
+    behind it that mixes samples or features.
 
     Args:
         model: The network, in evaluation mode.
-        inputs: A batch of two samples or more.
+        inputs: A batch of two samples or more; a sigmoid by hand is found from three on.
     """
     watch = _Watch()
     seen: list[tuple[str, _Made]] = []
@@ -104,7 +137,19 @@ def last_operation(model: nn.Module, inputs: dict[str, Tensor]) -> LastOperation
         names = [name for name, one in seen if one is made]
         return LastOperation(made.squashing, names[0] if names else "")
     squashing = _by_values(output)
+    if squashing is None and _looks_cut(output, watch.squashed.get(storage_of(output), 0)):
+        return LastOperation("sigmoid", _last_module(roots), is_guess=True)
     return None if squashing is None else LastOperation(squashing, _last_module(roots))
+
+
+def _looks_cut(output: Tensor, num_squashed: int) -> bool:
+    """Tell whether every output is between 0 and 1, and such a function may have made it so.
+
+    A softmax of two classes may be made from one number a sample: half as many as the outputs. A
+    parameter of a number for each class, such as a scale, is less than that of three samples.
+    """
+    is_made = len(output) > 2 and 2 * num_squashed >= output.numel() > 0
+    return is_made and bool(((output >= 0) & (output <= 1)).all())
 
 
 def _by_values(output: Tensor) -> Squashing | None:

@@ -24,18 +24,19 @@ from finetune.config.task import (
     MultilabelTask,
 )
 from finetune.data.batches import Batch, Samples
-from finetune.errors import Key
+from finetune.errors import FinetuneError, Key
 from finetune.freezing.lints import Lint
 from finetune.lints.last_operation import LastOperation, Squashing, last_operation
 from finetune.lints.repeated_blocks import repeated_blocks
 from finetune.lints.unseen_tokens import blind_first_tokens, seen_padding
 from finetune.models.declared import Network
+from finetune.models.shapes import first_line
 from finetune.tasks.tasks import Task, WeightedLoss
 
 _BY_DEPTH = (Gradual, Ulmfit, ChainThaw, TopK, Freezeout)
 """Methods that go through the blocks of a network."""
 _FEW = 4
-"""Samples of a batch on which losses are tried."""
+"""Samples of a batch on which outputs are looked at, and losses tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +94,27 @@ def lints_of_network(
     subject = _Subject(config, model, task, samples, device)
     with undisturbed(model, config.seed), torch.no_grad():
         model.eval()
-        return tuple(lint for look in _LOOKS for lint in _found_by(look, subject))
+        return tuple(lint for what in _LOOKS for lint in _found_by(what, subject))
 
 
-def _found_by(look: Callable[[_Subject], Iterator[Lint]], subject: _Subject) -> list[Lint]:
-    """Return the notes of one look at the network; none where it cannot be had."""
+def _found_by(what: str, subject: _Subject) -> list[Lint]:
+    """Return the notes of one look at the network, or one that it could not be had."""
     try:
-        return list(look(subject))
-    except Exception:  # noqa: BLE001 - code of the user's own may make anything of such a batch
+        return list(_LOOKS[what](subject))
+    except Exception as error:  # noqa: BLE001 - the user's own code may make anything of such a batch
         # The network is run otherwise than training runs it: padded further, with other tokens,
         # with zeros in between. What it makes of that is no fault of the run.
-        return []
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        if isinstance(error, FinetuneError):
+            reason = error.message
+        return [
+            Lint(
+                ("model", "layers"),
+                f"not looked at: {what}; the network, run otherwise than in training, raises "
+                f"{reason}",
+                "the run itself is not concerned: training and evaluation do not run it so",
+            )
+        ]
 
 
 _RANGES: dict[Squashing, str] = {
@@ -121,16 +132,25 @@ def _squashed_logits(subject: _Subject) -> Iterator[Lint]:
     reader = _reader_of_logits(subject.config)
     if reader is None or len(subject.samples) < 2:
         return
-    last = last_operation(subject.model, subject.batch(2).inputs)
+    last = last_operation(subject.model, subject.batch(_FEW).inputs)
     if last is None or (last.squashing == "log-softmax" and reader == _PREDICTIONS):
         return
     key, _ = subject.layer(last.module)
     yield Lint(
         key,
-        f"{subject.label(last.module)} gives {_RANGES[last.squashing]}, and {reader} logits: "
+        f"{subject.label(last.module)} gives {_range(last)}, and {reader} logits: "
         f"{_effect(last, subject.config)}",
         "end the network with the layer before it: predictions are turned into probabilities "
         "anyway",
+    )
+
+
+def _range(last: LastOperation) -> str:
+    if not last.is_guess:
+        return _RANGES[last.squashing]
+    return (
+        f"values between 0 and 1 for all of {_FEW} samples tried, as a sigmoid written out by hand "
+        "does"
     )
 
 
@@ -271,7 +291,14 @@ def _losses_in_company(subject: _Subject) -> Iterator[Lint]:
         )
 
 
-_LOOKS = (_squashed_logits, _padding, _blind_tokens, _shared_depth, _losses_in_company)
+_LOOKS: dict[str, Callable[[_Subject], Iterator[Lint]]] = {
+    "whether outputs are logits": _squashed_logits,
+    "whether layers see padding": _padding,
+    "whether a first token sees the others": _blind_tokens,
+    "whether blocks share their weights": _shared_depth,
+    "whether a loss compares samples": _losses_in_company,
+}
+"""Each look at the network, by what it is to show."""
 
 
 def _is_undeclared(subject: _Subject, number: int) -> bool:

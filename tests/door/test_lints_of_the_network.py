@@ -31,6 +31,7 @@ class Ends(nn.Module):
         super().__init__()
         self.by, self.map, self.soft = by, nn.LazyLinear(classes), nn.Softmax(1)
         self.register_buffer("calls", torch.zeros(()))
+        self.scale, self.head = nn.Parameter(torch.zeros(classes)), nn.Linear(classes, classes)
     def forward(self, x):
         self.calls += 1
         x = self.map(x)
@@ -38,6 +39,15 @@ class Ends(nn.Module):
         if self.by == "function": return F.softmax(x, dim=1)
         if self.by == "hand": return x.exp() / x.exp().sum(1, keepdim=True)
         if self.by == "copied": return torch.sigmoid(x).clone().view(len(x), -1)
+        if self.by == "sigmoid": return 1 / (1 + torch.exp(-x))
+        if self.by == "logistic": return x.exp() / (x.exp() + 1)
+        if self.by == "clamped": return torch.sigmoid(x).clamp(1e-6, 1 - 1e-6)
+        if self.by == "by tanh": return (torch.tanh(x) + 1) * 0.5
+        if self.by == "cut": return x.clamp(0, 1)
+        if self.by == "complement": return 1 - torch.sigmoid(x) ** 2
+        if self.by == "scaled": return x.abs().clamp_min(0) / 99 * self.scale.exp()
+        if self.by == "behind": return self.head(1 / (1 + torch.exp(-x))).abs() / 99
+        if self.by == "small": return x.abs() / 99
         if self.by == "inside": return x * self.soft(x) - 0.5
         return x
 
@@ -89,6 +99,11 @@ class Looped(nn.Module):
 def near(outputs, batch):
     return ((outputs - outputs.mean(0)) ** 2).mean(1)
 
+def fussy(outputs, batch):
+    if len(outputs) == 4 and not outputs.requires_grad:
+        raise ValueError("wants 3 samples\\nor more")
+    return (outputs ** 2).mean(1)
+
 def mean(outputs, batch):
     return (outputs ** 2).mean()
 
@@ -102,7 +117,8 @@ class Contrast:
         return F.cross_entropy(outputs @ outputs.T, torch.arange(len(outputs)))
 
 def make(name):
-    return {"near": near, "alone": alone, "contrast": Contrast(), "mean": mean}[name]
+    return {"near": near, "alone": alone, "contrast": Contrast(), "mean": mean,
+            "fussy": fussy}[name]
 
 class Own:
     metrics = {}
@@ -227,12 +243,18 @@ ENDS += [
         ("module", "'net.soft' (Softmax)", "probabilities"),
         ("function", "'net' (Ends)", "probabilities"),
         ("hand", "'net' (Ends)", "probabilities"),
-        ("copied", "'net' (Ends)", "values between 0 and 1"),
+        ("copied", "'net' (Ends)", "values between 0 and 1, by a sigmoid"),
+        *(
+            (by, "'net' (Ends)", "values between 0 and 1 for all of 4 samples tried, as a sigmoid")
+            for by in ("sigmoid", "logistic", "clamped", "by tanh", "cut", "complement")
+        ),
     ]
 ]
 
 
-@pytest.mark.parametrize(("layers", "told"), ENDS, ids=[told for _, told in ENDS])
+@pytest.mark.parametrize(
+    ("layers", "told"), ENDS, ids=[f"{n} {told}" for n, (_, told) in enumerate(ENDS)]
+)
 def test_a_network_that_gives_no_logits_is_told_where_the_loss_takes_them(
     lints, numbers, layers, told
 ):
@@ -255,8 +277,9 @@ def test_logits_numbers_and_losses_of_ones_own_are_not_told(lints, numbers):
     assert lints({"type": "Linear", "out_features": 3}, softmax) == []  # regression
     logs = {"type": "LogSoftmax", "dim": 1}  # what NLL takes
     assert lints(HEAD, logs, data=numbers, task=CLASSIFY | {"losses": own}) == []
-    inside = {"type": "import", "path": "door_lints:Ends", "args": {"by": "inside"}}
-    assert lints(inside, data=numbers, task=CLASSIFY) == []
+    for by in ("inside", "scaled", "behind", "small"):
+        net = {"type": "import", "path": "door_lints:Ends", "args": {"by": by}}
+        assert lints(net, data=numbers, task=CLASSIFY) == [], by
 
 
 def test_a_loss_of_ones_own_does_not_hide_that_predictions_are_read_from_logits(lints, numbers):
@@ -356,9 +379,20 @@ def test_a_block_in_a_loop_is_told_and_one_for_two_inputs_is_not(lints):
     assert lints(net("twins"), freeze=[{"depth": 0}]) == []
 
 
-def test_a_network_that_cannot_be_tried_out_is_not_refused(lints):
+def test_a_network_that_cannot_be_tried_out_is_told_and_not_refused(lints):
     net = {"name": "net", "type": "import", "path": "door_lints:Looped"}
-    assert lints(net | {"args": {"by": "strict"}}, freeze=[{"depth": 0}]) == []
+    [line] = lints(net | {"args": {"by": "strict"}}, freeze=[{"depth": 0}])
+    assert "not looked at: whether blocks share their weights; the network, run otherwise" in line
+    assert "raises AssertionError" in line
+
+
+def test_a_loss_that_refuses_fewer_samples_is_told_in_one_line(lints):
+    own = {"type": "import", "path": "door_lints:make", "args": {"name": "fussy"}}
+    task = {"type": "regression", "losses": own}
+    [line] = lints({"type": "Linear", "out_features": 3}, task=task)
+    assert "not looked at: whether a loss compares samples" in line
+    assert "loss 'import' cannot take (4, 3) with targets (4, 3): wants 3 samples; " in line
+    assert "\n" not in line
 
 
 def phases(*selectors, **more):
