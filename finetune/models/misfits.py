@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from finetune.errors import ModelError, is_out_of_memory
-from finetune.models.shapes import describe, first_line
+from finetune.models.shapes import beyond_positions, describe, first_line
 
 _ABOUT_DATA = re.compile(
     r"\bsizes?\b|\bshapes?\b|dimension|\bdims?\b|must match|out of (range|bounds)|\bdtypes?\b"
@@ -70,6 +70,11 @@ def misfit(error: Exception, model: nn.Module, columns: Mapping[str, object]) ->
         return None
     label = f"layer {call.name or 'network'!r} ({type(call.module).__name__})"
     key = ("model", "layers")
+    for name, module in model.named_modules():
+        whole = f"layer {name!r} ({type(module).__name__})"
+        is_around = name and f"{call.name}.".startswith(f"{name}.")
+        if is_around and (long := beyond_positions(module, columns.values(), whole, key)):
+            return long
     found = _beyond(call.module, call.tensors, columns)
     if found is not None:
         told = ModelError(f"{label}: {found.message}", hint=_EMBEDDING, key=key)

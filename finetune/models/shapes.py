@@ -4,7 +4,7 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -172,12 +172,37 @@ def try_out(
             return module.eval()(*arguments, **keywords)
     except faults as error:
         too_large = "its output needs more memory than there is" if is_too_large(error) else None
+        given = (*arguments, *keywords.values())
+        if (told := beyond_positions(module, given, label, key)) is not None:
+            raise told from error
         raise ModelError(
-            f"{label}: cannot take {describe(*arguments, *keywords.values())}: "
-            f"{too_large or first_line(error)}",
+            f"{label}: cannot take {describe(*given)}: {too_large or first_line(error)}",
             hint=f"raised at {_place(error)}" if foreign else None,
             key=key,
         ) from error
+
+
+def beyond_positions(
+    module: nn.Module, given: Iterable[object], label: str, key: Key
+) -> ModelError | None:
+    """Return the error over samples of more tokens than a network has positions for, if it is that.
+
+    Args:
+        module: A network of `transformers`, which says how many positions it has; others do not.
+        given: What it could not take.
+        label: How it is told to the user.
+        key: Where it stands in the config.
+    """
+    most = getattr(getattr(module, "config", None), "max_position_embeddings", None)
+    ids = [one for one in given if isinstance(one, Tensor) and not one.is_floating_point()]
+    widths = [one.shape[1] for one in ids if one.ndim == 2]
+    if not isinstance(most, int) or max(widths, default=0) <= most:
+        return None
+    return ModelError(
+        f"{label}: has positions for {most} tokens, a sample has {max(widths)}",
+        hint=f"data.transforms: [{{type: tokenize, max_length: {most}}}] cuts texts to as many",
+        key=key,
+    )
 
 
 def check_call(

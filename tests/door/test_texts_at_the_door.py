@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokeniz
 
 from finetune.cli.plans import preview, preview_as_data
 from finetune.data.prepare import prepare_inputs
-from finetune.errors import ConfigError, DataError
+from finetune.errors import ConfigError, DataError, ModelError
 from finetune.models.preprocessing import Preprocessing
 from finetune.predict import load_predictor
 from finetune.train.setup import build_trainer, open_samples
@@ -226,3 +226,16 @@ def test_a_pair_that_is_cut_on_both_sides_counts_each_token_once(config):
 def test_texts_that_fit_are_not_told(config):
     made = config({"text": ["yes " * 6, "no"]}, transforms=[TOKENIZE | {"max_length": 8}])
     assert open_samples(made).notes == ()
+
+
+@pytest.mark.parametrize("long_row", [0, 9], ids=["in the first batch", "in the last one"])
+def test_more_tokens_than_the_network_has_positions_for_are_told_with_the_remedy(
+    config, tmp_path, long_row
+):
+    texts = ["good film"] * 10
+    texts[long_row] = "good " * 80
+    built = config({"text": texts}, transforms=[TOKENIZE | {"max_length": 100}])
+    with pytest.raises(ModelError, match="has positions for 64 tokens, a sample has 82") as caught:
+        build_trainer(built, tmp_path / "run").fit(quiet=True)
+    assert "max_length: 64" in caught.value.hint
+    assert "size of tensor" not in str(caught.value)
