@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
 
 import torch
@@ -57,6 +57,12 @@ class Use:
     """Whether what is not frozen is compiled."""
     reads_inputs: bool = False
     """Whether the loss may read input columns: an imported loss gets the whole batch."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Samples of each split in the run, where `splits` holds only some of them."""
+
+    def size(self, split: str) -> int:
+        """Return how many samples of a split the run has."""
+        return self.sizes.get(split, len(self.splits[split]))
 
     @property
     def is_boundary_needed(self) -> bool:
@@ -157,7 +163,7 @@ def find_estimate(
     if not boundary.stored:
         why = "; ".join(boundary.reasons)
         return f"nothing to store{f' ({why})' if why else ''}"
-    num_rows = {name: len(samples) * (samples.views or 1) for name, samples in use.splits.items()}
+    num_rows = {name: use.size(name) * (split.views or 1) for name, split in use.splits.items()}
     try:
         layout = Layout.of(boundary.specs, sum(num_rows.values()), use.store_dtype)
     except StoreError as error:
@@ -178,7 +184,7 @@ def too_few_come(use: Use, visits: float) -> bool:
 
     False if the boundary affects bits: then it is probed always.
     """
-    seen = visits * len(use.splits["train"])
+    seen = visits * use.size("train")
     return seen < _WORTH_TRYING * _PASSES * _TRIAL and not use.is_boundary_needed
 
 

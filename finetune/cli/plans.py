@@ -12,6 +12,7 @@ from finetune.cli.output import size
 from finetune.config.freeze import FreezeConfig, PhaseConfig
 from finetune.config.loader import dump_config
 from finetune.config.run import RunConfig
+from finetune.data.drawn import MOST_PREPARED
 from finetune.freezing.lints import Lint
 from finetune.freezing.origins import lines_on_weights
 from finetune.freezing.report import plan_as_data
@@ -38,10 +39,12 @@ class Preview:
 def preview(config: RunConfig) -> Preview:
     """Build what a config describes and compute its costs and lints, without training.
 
+    Of large data only some samples are prepared: see `drawn`.
+
     Raises:
         FinetuneError: something in the config does not fit the data or the model.
     """
-    parts = build_parts(config)
+    parts = build_parts(config, most=MOST_PREPARED)
     with located(config):
         costs = predict_costs(parts, config)
         lints = lints_of(config, parts)

@@ -119,7 +119,7 @@ def predict_costs(parts: Parts, config: RunConfig) -> PlanCosts:
         ModelError: in some phase the loss depends on no trained parameter.
     """
     plan, meter = parts.plan, Meter.of(parts, config)
-    steps_per_epoch = steps_of_epoch(len(parts.data.train), config.train)
+    steps_per_epoch = steps_of_epoch(parts.data.facts.sizes["train"], config.train)
     spans = _spans(plan, steps_per_epoch, parts.total_steps)
     visits = [(span.ends - span.began) / steps_per_epoch for span in spans]
     everything = replace(

@@ -24,6 +24,7 @@ def all_lints(
     task: Task,
     samples: Samples,
     *,
+    num_samples: int,
     device: torch.device,
     total: int,
 ) -> dict[str, tuple[Lint, ...]]:
@@ -34,16 +35,16 @@ def all_lints(
         model: Its network, which is run on a few samples, and left as it was.
         plan: Its phases.
         task: Its task.
-        samples: The training samples.
+        samples: The training samples, or some of them.
+        num_samples: How many the run trains on.
         device: Where the network is.
         total: Optimizer steps of the run.
     """
-    count = len(samples)
     found = {
         "freeze": find_lints(config.freeze, plan),
         "run": (
-            *lone_samples(plan, config.train, count),
-            *without_effect(config, plan, num_samples=count, total=total),
+            *lone_samples(plan, config.train, num_samples),
+            *without_effect(config, plan, num_samples=num_samples, total=total),
         ),
         "weights": frozen_by_chance(model.weights_reports, plan),
         "network": lints_of_network(config, model, task, samples, device),

@@ -16,6 +16,7 @@ from finetune.config.run import RunConfig
 from finetune.config.task import ImportLoss, ImportTask, Task as TaskConfig
 from finetune.config.train import CheckpointConfig, TrainConfig
 from finetune.data.contents import KnownFiles
+from finetune.data.drawn import drawn
 from finetune.data.opening import DataFacts, Record, open_data
 from finetune.data.prepare import PreparedData, prepare_data
 from finetune.data.tokens import TokenStore
@@ -76,7 +77,9 @@ from finetune.train.telling import Telling
 from finetune.watchdog import Watchdog
 
 
-def build_parts(config: RunConfig, record: Record | None = None) -> Parts:
+def build_parts(
+    config: RunConfig, record: Record | None = None, *, most: int | None = None
+) -> Parts:
     """Open the data, build the model, resolve the plan.
 
     The order is one way: raw data gives facts (columns, classes), the model's description gives
@@ -85,6 +88,7 @@ def build_parts(config: RunConfig, record: Record | None = None) -> Parts:
     Args:
         config: The run's.
         record: What the run has kept of its data, if it has begun.
+        most: Samples of a part that are prepared, to look at them; None for all.
 
     Raises:
         FinetuneError: something in the config does not fit the data or the model.
@@ -92,9 +96,9 @@ def build_parts(config: RunConfig, record: Record | None = None) -> Parts:
     with located(config):
         device = pick_device(config.train.device)
         refuse_missing(config)
-        data = open_samples(config, record)
+        data = open_samples(config, record, most)
         model, task = build_model_and_task(config, data.facts, data.specs, device)
-        total = _total_steps(config, len(data.train))
+        total = _total_steps(config, data.facts.sizes["train"])
         phases = phases_of(config, model)
         faults = Faults()
         with faults.noted():
@@ -199,6 +203,7 @@ def lints_of(config: RunConfig, parts: Parts) -> dict[str, tuple[Lint, ...]]:
         parts.plan,
         parts.task,
         parts.data.train,
+        num_samples=parts.data.facts.sizes["train"],
         device=parts.device,
         total=parts.total_steps,
     )
@@ -237,12 +242,15 @@ def evaluation_batch_size(config: RunConfig) -> int:
     return config.inference.batch_size or config.train.pass_size
 
 
-def open_samples(config: RunConfig, record: Record | None = None) -> PreparedData:
+def open_samples(
+    config: RunConfig, record: Record | None = None, most: int | None = None
+) -> PreparedData:
     """Open the data of a config: raw data first, then what the model wants done to it.
 
     Args:
         config: The run's.
         record: What the run has kept of its data, if it has begun.
+        most: Samples of a part that are prepared; None for all.
     """
     keeps = config.cache.use == "auto"
     files = KnownFiles(config.cache.disk_gb) if keeps else None
@@ -257,7 +265,7 @@ def open_samples(config: RunConfig, record: Record | None = None) -> PreparedDat
         record=record,
     )
     prepared = prepare_data(
-        opened,
+        opened if most is None else drawn(opened, most, config.seed),
         config.data,
         preprocessing,
         seed=config.seed,
@@ -388,6 +396,7 @@ def cache_use(
     sizes["train"] = settings.pass_size
     return Use(
         splits={name: samples for name, samples in splits.items() if samples is not None},
+        sizes=data.facts.sizes,
         batch_sizes=sizes,
         autocast=Precision(settings.precision, parts.device).autocast,
         facts={
@@ -436,7 +445,7 @@ def _wrong_triggers(
     """Return what is wrong with the triggers of the phases."""
     return refuse_impossible(
         written.phases if written is not None else (),
-        steps_per_epoch=steps_of_epoch(len(data.train), training),
+        steps_per_epoch=steps_of_epoch(data.facts.sizes["train"], training),
         total=total,
         directions=directions,
     )

@@ -213,7 +213,7 @@ def test_image_paths_in_a_csv_are_relative_to_it(tmp_path, write_images, write_c
 WRONG = [
     ("no such file", {"type": "csv", "path": "missing.csv"}, "no such file 'missing.csv'"),
     ("no such folder", {"type": "textfolder", "path": "nowhere"}, "no such folder 'nowhere'"),
-    ("a folder for a file", {"type": "csv", "path": "."}, "needs a file"),
+    ("a folder for a file", {"type": "csv", "path": "{tmp}"}, "needs a file"),
     ("no such package", {"type": "csv", "path": "package:nope/a.csv"}, "no installed package"),
     ("no subfolders", {"type": "textfolder", "path": "{tmp}"}, "has no subfolders"),
     ("header only", "text,label\n", "no samples"),

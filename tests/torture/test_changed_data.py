@@ -187,7 +187,7 @@ def test_a_record_comes_back_as_it_was_written():
 
 
 def test_of_very_many_rows_one_hash_is_kept(monkeypatch):
-    monkeypatch.setattr("finetune.data.identity._MAX_ROWS", 2)
+    monkeypatch.setattr("finetune.data.identity.MOST_HASHED_ROWS", 2)
     one = identity(["x", "y", "y"])
     assert len(one.parts["train"]) == 1
     assert differences(one, identity(["x", "y", "y"])) == []
