@@ -25,6 +25,7 @@ LAYERS = {
     **dict.fromkeys(["redaction", "visible"], -1),
     **dict.fromkeys(["disk", "errors"], 0),
     **dict.fromkeys(["bits", "outfile", "patterns", "process", "randomness", "reading"], 1),
+    **dict.fromkeys(["structure"], 1),
     **dict.fromkeys(["streams", "terminal", "trust", "watchdog"], 1),
     **dict.fromkeys(["config", "importing", "pictures"], 2),
     **dict.fromkeys(["models", "distributed", "store"], 3),

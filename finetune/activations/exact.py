@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from finetune.activations.batch_shapes import Shape
-from finetune.activations.outputs import tensors_in
 from finetune.activations.passes import Passes
 from finetune.activations.preserved import equal, random_state, undisturbed
 from finetune.bits import same_bits
 from finetune.data.batches import Batch
 from finetune.errors import is_out_of_memory
+from finetune.structure import tensors_in
 
 
 @dataclass(frozen=True, slots=True)

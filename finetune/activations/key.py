@@ -4,8 +4,7 @@ import inspect
 import json
 import platform
 import sys
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from hashlib import blake2b
@@ -20,6 +19,7 @@ from finetune.activations.find.boundary import Boundary
 from finetune.bits import fingerprint
 from finetune.freezing.proof import fingerprints
 from finetune.store.directory import key_of
+from finetune.structure import DATA, folded
 
 Facts = dict[str, Any]
 
@@ -129,35 +129,29 @@ def _plain(top: nn.Module) -> list[Facts]:
     ]
 
 
-def _as_data(value: Any, around: tuple[int, ...] = ()) -> Any:
-    """Return JSON data that differs when the value does, as far as its type is known.
+def _as_data(value: Any) -> Any:
+    """Return JSON data that differs when the value does, as far as its type is known."""
+    # a list may hold itself
+    return folded(value, _leaf_as_data, _joined, into=DATA, again=lambda _: "itself")
 
-    Args:
-        value: Anything.
-        around: What it lies in, by identity: a list may hold itself.
-    """
-    inside = (*around, id(value))
+
+def _joined(container: Any, parts: Sequence[Any]) -> Any:
+    if isinstance(container, Mapping):
+        return {str(key): part for key, part in zip(container, parts, strict=True)}
+    return list(parts)
+
+
+def _leaf_as_data(value: Any) -> Any:
+    """Do the same for plain values, tensors, arrays, sets, configs, functions, other objects."""
     match value:
         case None | bool() | int() | float() | str():
             return value
-        case _ if id(value) in around:
-            return "itself"
-        case Mapping():
-            return {str(key): _as_data(item, inside) for key, item in value.items()}
-        case list() | tuple() | deque():
-            return [_as_data(item, inside) for item in value]
-    return _thing_as_data(value)
-
-
-def _thing_as_data(value: Any) -> Any:
-    """Do the same for tensors, arrays, sets, configs, functions and other objects."""
-    match value:
         case Tensor():
             return fingerprint(value)
         case np.ndarray():
             return [value.dtype.str, value.shape, blake2b(value.tobytes()).hexdigest()]
         case np.generic():
-            return _as_data(value.item())
+            return value.item()
         case set() | frozenset():
             return sorted(map(repr, value))
         case nn.Module():

@@ -6,9 +6,10 @@ have an effect. Also used to find modules that keep state between calls, which c
 
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,14 @@ from torch import Tensor, nn
 
 from finetune.bits import same_bits
 from finetune.randomness import random_state_kept, seed_all
+from finetune.structure import ATTRIBUTES, folded, values_in
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
 """Attributes that torch has in every module, such as hooks and the table of parameters."""
 _CONTAINERS = (list, dict, set, deque)
 """Types that hold other values and may be changed in place."""
+_COPIED = (dict, list, tuple, deque)
+"""Containers whose values are copied too. Sets are not among them: they have no order."""
 _PLAIN = (
     *(type(None), bool, int, float, complex, str, bytes),
     *(torch.dtype, torch.device, np.generic),
@@ -39,7 +43,7 @@ def attributes(model: nn.Module) -> dict[AttributeName, Any]:
     """
     found: dict[AttributeName, Any] = {}
     for place, value in _attributes(model):
-        copied = _copied(value, ())
+        copied = _copied(value)
         if copied is not _OTHER:
             found[place] = copied
     return found
@@ -96,10 +100,8 @@ def random_as_it_was(seed: int) -> Iterator[None]:
 
 def random_state() -> list[Any]:
     """Return the random states of torch, numpy and `random`, to be compared by `equal`."""
-    stands: list[Any] = _copied(
-        [torch.get_rng_state(), np.random.get_state(), random.getstate()], ()
-    )
-    return stands
+    now: list[Any] = _copied([torch.get_rng_state(), np.random.get_state(), random.getstate()])
+    return now
 
 
 @contextmanager
@@ -193,48 +195,41 @@ def _attributes(model: nn.Module) -> Iterator[tuple[AttributeName, Any]]:
 def _held_in(values: Iterable[Any]) -> Iterator[Any]:
     """Yield all objects in some values, nested ones too, that are not plain; each once."""
     seen: set[int] = set()
-    left = list(values)
-    while left:
-        value = left.pop()
-        if isinstance(value, _PLAIN) or id(value) in seen:
-            continue
-        seen.add(id(value))
-        yield value
-        if isinstance(value, dict):
-            left += value.values()
-        elif isinstance(value, list | tuple | set | deque):
-            left += value
+    for inner in chain.from_iterable(values_in(value, ATTRIBUTES) for value in values):
+        if not isinstance(inner, _PLAIN) and id(inner) not in seen:
+            seen.add(id(inner))
+            yield inner
 
 
 _OTHER = object()
 """Marks a value that cannot be copied."""
 
 
-def _copied(value: Any, around: tuple[int, ...]) -> Any:
-    """Return a copy of plain values, tensors, arrays, lists, dicts and sets, else `_OTHER`.
+def _copied(value: Any) -> Any:
+    """Return a copy of plain values, tensors, arrays, lists, dicts and sets, else `_OTHER`."""
+    return folded(value, _copied_leaf, _joined, into=_COPIED, again=lambda _: _OTHER)
 
-    Args:
-        value: Anything.
-        around: What it lies in, by identity: a list may hold itself.
-    """
-    if isinstance(value, nn.Parameter) or id(value) in around:
+
+def _copied_leaf(value: Any) -> Any:
+    if isinstance(value, nn.Parameter):
         return _OTHER
     if isinstance(value, _PLAIN):
         return value
-    inside = (*around, id(value))
     match value:
         case Tensor():
             return value.detach().clone()
         case np.ndarray():
             return value.copy()
-        case dict():
-            return {key: _copied(item, inside) for key, item in value.items()}
-        case list() | tuple() | deque():
-            return [_copied(item, inside) for item in value]
         case set() | frozenset():
             return set(value)
     state = _state_of(value)
-    return _OTHER if state is None else _copied(state, inside)
+    return _OTHER if state is None else _copied(state)
+
+
+def _joined(container: Any, parts: Sequence[Any]) -> Any:
+    if isinstance(container, dict):
+        return dict(zip(container, parts, strict=True))
+    return list(parts)
 
 
 def equal(one: Any, other: Any) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from finetune.activations.batch_shapes import Shape
 from finetune.activations.constants import Constants
 from finetune.activations.find.boundary import Boundary, FrozenCall, Leaf, leaf_name
-from finetune.activations.outputs import apart_from_tensors, rebuilt, tensors_in
+from finetune.structure import apart_from_tensors, rebuilt, tensors_in
 
 
 @dataclass(slots=True)

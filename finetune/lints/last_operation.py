@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from finetune.activations.find.trace import Call, storage_of, watched
-from finetune.activations.outputs import tensors_in
+from finetune.structure import tensors_in
 
 Squashing = Literal["softmax", "log-softmax", "sigmoid", "log-sigmoid", "ReLU", "tanh"]
 """Functions that do not give every number, by the name of the best known of their kind."""

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from finetune.activations.find.trace import Call, watched
-from finetune.activations.outputs import rebuilt, tensors_in
 from finetune.bits import same_bits
+from finetune.structure import rebuilt, tensors_in
 
 
 def repeated_blocks(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, int]:

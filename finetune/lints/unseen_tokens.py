@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from finetune.activations.find.trace import Call, watched
-from finetune.activations.outputs import tensors_in
 from finetune.data.batches import Samples
 from finetune.models.parts import FirstToken
+from finetune.structure import tensors_in
 
 Inputs = dict[str, Tensor]
 

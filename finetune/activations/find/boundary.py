@@ -17,9 +17,9 @@ from finetune.activations.find.checks import Findings, Inputs, Place, Trial, mak
 from finetune.activations.find.flow import follow_values
 from finetune.activations.find.surroundings import Held
 from finetune.activations.find.trace import Call, storage_of
-from finetune.activations.outputs import rebuilt
 from finetune.activations.preserved import as_it_was
 from finetune.store.layout import RowSpec
+from finetune.structure import rebuilt
 
 
 @dataclass(frozen=True, slots=True)

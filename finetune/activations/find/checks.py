@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from finetune.activations.find.trace import Call, watched
-from finetune.activations.outputs import apart_from_tensors
 from finetune.activations.preserved import (
     attributes,
     buffers,
@@ -24,6 +23,7 @@ from finetune.activations.preserved import (
     random_as_it_was,
 )
 from finetune.bits import same_bits
+from finetune.structure import apart_from_tensors
 
 Inputs = Mapping[str, Tensor]
 Place = tuple[str, int]

@@ -13,6 +13,7 @@ from finetune.activations.find.surroundings import watch_around
 from finetune.activations.find.trace import Operation
 from finetune.freezing.apply import in_mode
 from finetune.freezing.proof import hashed
+from finetune.structure import folded
 
 
 class Snapshot(NamedTuple):
@@ -64,6 +65,10 @@ def take_snapshot(
 
 def _in_words(value: Any) -> str:
     """Return arguments as text: values of numbers and strings, else the type."""
+    return folded(value, _leaf_in_words, _joined, into=(Mapping, list, tuple))
+
+
+def _leaf_in_words(value: Any) -> str:
     match value:
         case np.generic():
             return repr(value.item())
@@ -73,8 +78,11 @@ def _in_words(value: Any) -> str:
             return repr(value)
         case slice():
             return _in_words([value.start, value.stop, value.step])
-        case Mapping():
-            return _in_words(list(value.items()))
-        case list() | tuple():
-            return f"[{', '.join(map(_in_words, value))}]"
     return type(value).__name__
+
+
+def _joined(container: Any, parts: Sequence[str]) -> str:
+    if isinstance(container, Mapping):
+        keys = map(_in_words, container)
+        parts = [f"[{key}, {part}]" for key, part in zip(keys, parts, strict=True)]
+    return f"[{', '.join(parts)}]"

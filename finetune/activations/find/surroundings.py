@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from finetune.activations.find.checks import Inputs, Place
 from finetune.activations.find.trace import Call, Operation, Operations, storage_of, watched
-from finetune.activations.outputs import tensors_in
 from finetune.activations.preserved import (
     AttributeName,
     attributes,
@@ -19,6 +18,7 @@ from finetune.activations.preserved import (
     moved_buffers,
     random_as_it_was,
 )
+from finetune.structure import tensors_in
 
 Held = str | AttributeName
 """A tensor that a network holds: name of a parameter or buffer, or module and attribute."""

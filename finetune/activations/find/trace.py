@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from finetune.activations.outputs import is_opaque, tensors_in
+from finetune.structure import is_opaque, tensors_in
 
 _READS_OF_SHAPE = {
     "__get__", "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset",

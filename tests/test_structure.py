@@ -1,6 +1,6 @@
 """Outputs of every kind are taken apart into tensors and put together again."""
 
-from collections import OrderedDict, UserDict, defaultdict, namedtuple
+from collections import OrderedDict, UserDict, defaultdict, deque, namedtuple
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -8,7 +8,14 @@ import pytest
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
-from finetune.activations.outputs import rebuilt, tensors_in
+from finetune.structure import (
+    apart_from_tensors,
+    folded,
+    is_opaque,
+    rebuilt,
+    tensors_in,
+    values_in,
+)
 
 Pair = namedtuple("Pair", "one other")
 
@@ -52,3 +59,24 @@ def test_what_a_mapping_has_besides_its_items_is_kept():
     assert rebuilt(defaultdict(list, a=ones()), lambda tensor: tensor).default_factory is list
     output = rebuilt(KINDS["model output"](), lambda tensor: tensor + 1)
     assert torch.equal(output.last_hidden_state, output["last_hidden_state"])
+
+
+def test_a_container_inside_itself_ends_the_walk():
+    ring = [1, {"a": 2}]
+    ring.append(ring)
+    assert len([inner for inner in values_in(ring) if inner is ring]) == 2
+    joined = folded(ring, str, lambda _, parts: "+".join(parts), again=lambda _: "itself")
+    assert joined == "1+2+itself"
+
+
+@pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
+def test_outputs_are_compared_without_their_tensors(make):
+    output = make()
+    assert not is_opaque(output)
+    assert apart_from_tensors(output) == apart_from_tensors(rebuilt(output, torch.zeros_like))
+    assert apart_from_tensors(output) != apart_from_tensors([output, 1])
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, deque([1]), [Parts], {"a": (object(),)}])
+def test_an_object_of_an_unknown_type_is_told(value):
+    assert is_opaque(value)
