@@ -16,14 +16,14 @@ T = TypeVar("T")
 
 
 @runtime_checkable
-class Record(Protocol):
+class DataclassObject(Protocol):
     """An object of a dataclass. The class itself is one too for `isinstance`, but has no parts."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 Kinds = tuple[type, ...]
-OUTPUTS: Kinds = (Mapping, tuple, list, Record)
+OUTPUTS: Kinds = (Mapping, tuple, list, DataclassObject)
 """Containers in arguments and outputs of modules; outputs of `transformers` are among them."""
 ATTRIBUTES: Kinds = (dict, list, tuple, set, frozenset, deque)
 """Containers in attributes of modules. Objects that users define are left alone."""
