@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from finetune.activations.find.boundary import Boundary, Pace, probe
 from finetune.activations.find.snapshot import Snapshot, take_snapshot
 from finetune.activations.key import Facts, facts_of
-from finetune.activations.preserved import as_it_was
 from finetune.data.batches import Samples
 from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase
+from finetune.preserved import preserved
 from finetune.store.layout import Layout
 from finetune.store.store import StoreError
 
@@ -217,7 +217,7 @@ def facts_at(
         known: Fingerprints of parameters and buffers that were taken already.
     """
     seen: dict[str, Snapshot] = {}
-    with as_it_was(model), use.autocast():
+    with preserved(model, attributes=True), use.autocast():
         for split, samples in use.splits.items():
             few = _fetched(model, samples, torch.arange(min(_SNAPSHOT_SAMPLES, len(samples))))
             seen[split] = take_snapshot(model, boundary, few, is_training=split == "train")

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from finetune.activations.batch_shapes import Shape
 from finetune.activations.passes import Passes
-from finetune.activations.preserved import equal, random_state, undisturbed
 from finetune.bits import same_bits
 from finetune.data.batches import Batch
 from finetune.errors import is_out_of_memory
+from finetune.preserved import equal, preserved, random_state
 from finetune.structure import tensors_in
 
 
@@ -124,7 +124,7 @@ class Trials:
             return f"the network does not run on stored rows ({type(error).__name__}: {error})"
 
     def _outcome(self, inputs: Mapping[str, Tensor]) -> "_Outcome":
-        with undisturbed(self._model, seed=0):
+        with preserved(self._model, buffers=True, attributes=True, random=0):
             outputs = tensors_in(self.passes.run(inputs))
             return _Outcome(outputs, self._gradients(outputs), random_state())
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from finetune.activations.batch_shapes import Shape, Split, mask_of, shortened, without_padding
 from finetune.activations.constants import Constants
-from finetune.activations.preserved import undisturbed
 from finetune.activations.replay import Replay
 from finetune.data.batches import Batch
 from finetune.errors import is_out_of_memory
+from finetune.preserved import preserved
 from finetune.store.verdicts import Verdicts
 
 _FEW = 4
@@ -219,6 +219,7 @@ class Passes:
         return Recomputed(numbers, values, length)
 
     def _rows_of(self, batch: Batch, shape: Shape) -> dict[str, Tensor]:
-        with self.recording(shape) as rows, undisturbed(self.model, seed=0):
+        as_before = preserved(self.model, buffers=True, attributes=True, random=0)
+        with self.recording(shape) as rows, as_before:
             self.run(batch.inputs)
         return dict(rows)

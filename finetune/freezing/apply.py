@@ -13,6 +13,7 @@ from finetune.errors import Key, SelectorError
 from finetune.freezing.rows import rows_of
 from finetune.freezing.select import select
 from finetune.models.inventory import is_dropout, is_norm, take_inventory
+from finetune.preserved import preserved
 
 _ALL_HELD = ModulesConfig()
 
@@ -107,16 +108,11 @@ def release_modes(model: nn.Module) -> None:
 def mask_given_back(model: nn.Module) -> Iterator[None]:
     """Give `requires_grad` and the modes of modules back as they were, whatever the block does."""
     frozen = frozen_now(model)
-    modes = [(module, module.training, vars(module).get("train")) for module in model.modules()]
-    try:
-        yield
-    finally:
-        apply_mask(model, frozen)
-        release_modes(model)
-        for module, mode, hold in modes:
-            module.training = mode
-            if hold is not None:
-                vars(module)["train"] = hold
+    with preserved(model, modes=True):
+        try:
+            yield
+        finally:
+            apply_mask(model, frozen)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.activations.preserved import undisturbed
 from finetune.config.freeze import ChainThaw, FreezeConfig, Freezeout, Gradual, TopK, Ulmfit
 from finetune.config.model import Layer, TransformersLayer
 from finetune.config.run import RunConfig
@@ -31,6 +30,7 @@ from finetune.lints.repeated_blocks import repeated_blocks
 from finetune.lints.unseen_tokens import blind_first_tokens, seen_padding
 from finetune.models.declared import Network
 from finetune.models.shapes import first_line
+from finetune.preserved import preserved
 from finetune.tasks.tasks import Task, WeightedLoss
 
 _BY_DEPTH = (Gradual, Ulmfit, ChainThaw, TopK, Freezeout)
@@ -92,7 +92,7 @@ def lints_of_network(
         device: Where the network is.
     """
     subject = _Subject(config, model, task, samples, device)
-    with undisturbed(model, config.seed), torch.no_grad():
+    with preserved(model, buffers=True, attributes=True, random=config.seed), torch.no_grad():
         model.eval()
         return tuple(lint for what in _LOOKS for lint in _found_by(what, subject))
 

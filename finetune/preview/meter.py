@@ -12,13 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop
 
 from finetune.activations.estimate import TOO_FEW, Estimate, Use, find_estimate, too_few_come
 from finetune.activations.find.boundary import Boundary
-from finetune.activations.preserved import undisturbed
 from finetune.bits import fingerprint
 from finetune.config.freeze import ModulesConfig
 from finetune.config.run import RunConfig
 from finetune.data.batches import Batch, sample_order, windows
 from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase
+from finetune.preserved import preserved
 from finetune.tasks.tasks import Task
 from finetune.train.built import Parts
 from finetune.train.precision import Precision
@@ -266,12 +266,13 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
     """
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     rescaled = [
-        (parameter, parameter.detach().clone())
+        parameter
         for module in model.modules()
         if getattr(module, "max_norm", None) is not None
         for parameter in module.parameters(recurse=False)
     ]
-    with undisturbed(model, seed=0), mask_given_back(model):
+    as_before = preserved(model, buffers=True, attributes=True, random=0, weights=rescaled)
+    with as_before, mask_given_back(model):
         for parameter, _ in gradients:
             parameter.grad = None
         try:
@@ -279,9 +280,6 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
         finally:
             for parameter, gradient in gradients:
                 parameter.grad = gradient
-            with torch.no_grad():
-                for weight, value in rescaled:
-                    weight.copy_(value)
 
 
 def _rows(batch: Batch, count: int) -> Batch:

@@ -17,7 +17,7 @@ from finetune.activations.find.checks import Findings, Inputs, Place, Trial, mak
 from finetune.activations.find.flow import follow_values
 from finetune.activations.find.surroundings import Held
 from finetune.activations.find.trace import Call, storage_of
-from finetune.activations.preserved import as_it_was
+from finetune.preserved import preserved
 from finetune.store.layout import RowSpec
 from finetune.structure import rebuilt
 
@@ -135,7 +135,7 @@ def probe(
     Returns:
         The boundary, and the speed of the network in its fastest pass.
     """
-    with as_it_was(model):
+    with preserved(model, attributes=True):
         first, findings = make_trials(model, batch, mixed, shared)
         if reason := findings.other_calls:
             return Boundary((), frozenset(), (reason,), frozenset(), frozenset()), Pace(0.0, 0.0)

@@ -5,7 +5,8 @@ batch, the values of trained parameters. A call whose outputs change, or that ch
 buffers or attributes, cannot be answered from a store.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -13,16 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from finetune.activations.find.trace import Call, watched
-from finetune.activations.preserved import (
+from finetune.bits import same_bits
+from finetune.preserved import (
     attributes,
     buffers,
-    buffers_as_they_were,
     moved_attributes,
     moved_buffers,
-    other_weights,
-    random_as_it_was,
+    preserved,
 )
-from finetune.bits import same_bits
 from finetune.structure import apart_from_tensors
 
 Inputs = Mapping[str, Tensor]
@@ -94,7 +93,7 @@ def make_trials(
 
 def _comes_to_the_same(model: nn.Module, batch: Inputs, first: Trial, findings: Findings) -> bool:
     """Tell whether changing seed and weights together leaves all frozen outputs unchanged."""
-    with other_weights(model):
+    with _other_weights(model):
         other = _watched_pass(model, batch, seed=2)
     findings.times.append(other.times)
     tried = Findings()
@@ -109,17 +108,33 @@ def _find_causes(
     by_seed = partial(_fault_by_seed, findings)
     _compare(findings, first, _watched_pass(model, batch, seed=2), by_seed, by_data)
     by_weights = "control flow depends on trained weights: other weights make different calls"
-    with other_weights(model):
+    with _other_weights(model):
         _compare(
             findings, first, _watched_pass(model, batch, seed=1), _fault_by_weights, by_weights
         )
+
+
+@contextmanager
+def _other_weights(model: nn.Module) -> Iterator[None]:
+    """Change the values of trained parameters while the block runs, mostly keeping their signs.
+
+    The change is large enough to alter branches that depend on them.
+    """
+    trained = [p for p in model.parameters() if p.requires_grad]
+    draw = torch.Generator().manual_seed(0)
+    with preserved(model, weights=trained):
+        with torch.no_grad():
+            for parameter in trained:
+                factor, shift = (torch.randn(parameter.shape, generator=draw) for _ in range(2))
+                parameter.mul_(factor.exp().to(parameter)).add_(1e-3 * shift.to(parameter))
+        yield
 
 
 def _watched_pass(model: nn.Module, inputs: Inputs, *, seed: int) -> Trial:
     tensors, plain = buffers(model), attributes(model)
     # the network may change its inputs in place
     copies = {name: values.clone() for name, values in inputs.items()}
-    with buffers_as_they_were(model), random_as_it_was(seed), watched(model) as roots:
+    with preserved(model, buffers=True, random=seed), watched(model) as roots:
         model(**copies)
         moved = moved_buffers(model, tensors)
     calls = {(call.module, call.visit): call for root in roots for call in root.walk()}

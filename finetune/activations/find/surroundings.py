@@ -8,15 +8,14 @@ from torch import Tensor, nn
 
 from finetune.activations.find.checks import Inputs, Place
 from finetune.activations.find.trace import Call, Operation, Operations, storage_of, watched
-from finetune.activations.preserved import (
+from finetune.preserved import (
     AttributeName,
     attributes,
     buffers,
-    buffers_as_they_were,
     loose_tensors,
     moved_attributes,
     moved_buffers,
-    random_as_it_was,
+    preserved,
 )
 from finetune.structure import tensors_in
 
@@ -113,7 +112,7 @@ def watch_around(model: nn.Module, inputs: Inputs, chosen: Collection[Place]) ->
             operations.note(call.module, arguments[id(call)], call.output)
 
     before, plain = buffers(model), attributes(model)
-    with buffers_as_they_were(model), random_as_it_was(seed=1):
+    with preserved(model, buffers=True, random=1):
         with watched(model, entered, left) as seen.roots, operations:
             model(**columns)
         seen.moved |= moved_buffers(model, before)

@@ -1,13 +1,14 @@
-"""Save and restore what a forward pass may change: buffers, plain attributes, random state.
+"""Save and restore what running a network may change, and tell what it has changed.
 
-The cache runs the network more often than training alone would, and none of these extra passes may
-have an effect. Also used to find modules that keep state between calls, which cannot be cached.
+The activation cache, `plan` and the lints run the network more often than training alone would,
+and none of these extra passes may have an effect. The activation cache also finds modules that keep
+state between calls here: they cannot be cached.
 """
 
 import random
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -83,15 +84,74 @@ def moved_buffers(model: nn.Module, before: dict[str, Tensor]) -> set[str]:
 
 
 @contextmanager
-def undisturbed(model: nn.Module, seed: int) -> Iterator[None]:
-    """Run the block with `seed`, then restore buffers, attributes and random state."""
-    with as_it_was(model), buffers_as_they_were(model), random_as_it_was(seed):
+def preserved(
+    model: nn.Module,
+    *,
+    buffers: bool = False,
+    modes: bool = False,
+    attributes: bool = False,
+    random: int | None = None,
+    weights: Iterable[nn.Parameter] = (),
+) -> Iterator[None]:
+    """Run the block, then restore the chosen parts of `model` and of the process.
+
+    Args:
+        model: The network.
+        buffers: Restore the values of its buffers.
+        modes: Restore `training` of its modules, and the holds of `freezing/apply.py` on it.
+        attributes: Restore plain attributes of its modules, and remove attributes and buffers that
+            were added. Modes are among them.
+        random: Run the block with this seed, then restore torch, numpy and `random`.
+        weights: Parameters whose values are restored.
+    """
+    with ExitStack() as restored:
+        # undone in reverse: the table of buffers is restored after their values
+        if attributes:
+            _restore_attributes(model, restored)
+        if modes:
+            _restore_modes(model, restored)
+        if buffers:
+            _restore_buffers(model, restored)
+        for parameter in weights:
+            restored.callback(_copy_into, parameter, parameter.detach().clone())
+        if random is not None:
+            restored.enter_context(_seeded(random))
         yield
 
 
+def _restore_attributes(model: nn.Module, restored: ExitStack) -> None:
+    for module in model.modules():
+        restored.callback(_Held.of(module).give_back, module)
+
+
+def _restore_modes(model: nn.Module, restored: ExitStack) -> None:
+    def give_back(module: nn.Module, names: dict[str, object]) -> None:
+        vars(module).pop("train", None)
+        vars(module).update(names)
+
+    for module in model.modules():
+        names = vars(module).keys() & {"training", "train"}
+        restored.callback(give_back, module, {name: vars(module)[name] for name in names})
+
+
+def _restore_buffers(model: nn.Module, restored: ExitStack) -> None:
+    def give_back(module: nn.Module, name: str, buffer: Tensor, bits: Tensor) -> None:
+        _copy_into(buffer, bits)
+        module._buffers[name] = buffer
+
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                restored.callback(give_back, module, name, buffer, buffer.clone())
+
+
+def _copy_into(tensor: Tensor, bits: Tensor) -> None:
+    with torch.no_grad():
+        tensor.copy_(bits)
+
+
 @contextmanager
-def random_as_it_was(seed: int) -> Iterator[None]:
-    """Seed torch, numpy and `random` in the block, then restore their states."""
+def _seeded(seed: int) -> Iterator[None]:
     with random_state_kept(), torch.random.fork_rng():
         torch.manual_seed(seed)  # those of devices, too
         seed_all(seed)
@@ -104,56 +164,6 @@ def random_state() -> list[Any]:
     return now
 
 
-@contextmanager
-def buffers_as_they_were(model: nn.Module) -> Iterator[None]:
-    """Restore all buffers after the block."""
-    held = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for module, name, buffer, bits in held:
-                buffer.copy_(bits)
-                module._buffers[name] = buffer
-
-
-@contextmanager
-def as_it_was(model: nn.Module) -> Iterator[None]:
-    """Restore plain attributes after the block; remove attributes and buffers that it added."""
-    held = [(module, _Held.of(module)) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, before in held:
-            before.give_back(module)
-
-
-@contextmanager
-def other_weights(model: nn.Module) -> Iterator[None]:
-    """Change the values of trained parameters while the block runs, mostly keeping their signs.
-
-    The change is large enough to alter branches that depend on them.
-    """
-    trained = [p for p in model.parameters() if p.requires_grad]
-    bits = [parameter.detach().clone() for parameter in trained]
-    draw = torch.Generator().manual_seed(0)
-    try:
-        with torch.no_grad():
-            for parameter in trained:
-                factor, shift = (torch.randn(parameter.shape, generator=draw) for _ in range(2))
-                parameter.mul_(factor.exp().to(parameter)).add_(1e-3 * shift.to(parameter))
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter, before in zip(trained, bits, strict=True):
-                parameter.copy_(before)
-
-
 @dataclass(frozen=True, slots=True)
 class _Held:
     """The plain attributes of one module: the objects, and copies of their contents."""
@@ -162,7 +172,7 @@ class _Held:
     contents: list[tuple[Any, Any]]
     """All mutable objects in these, each with a copy of its content."""
     buffers: dict[str, Tensor | None]
-    """Its table of buffers. Their values are saved by `buffers_as_they_were`."""
+    """Its table of buffers. Their values are restored apart."""
     not_saved: set[str]
     """Names of its non-persistent buffers."""
 
