@@ -4,14 +4,13 @@ Three questions, each answered in one run on the machine at hand:
 
 1. ratio: reading shuffled batches over a gather of the same rows from a plain `numpy.memmap`.
 2. level: seconds per sample from a thousand to a hundred thousand samples.
-3. bounded: memory of its own while a store ten times its budget of it is filled and read.
+3. bounded: memory of its own while a store is filled and read.
 
 Run: `python benchmarks/store_read.py`.
 """
 
 import argparse
 import json
-import math
 import statistics
 import subprocess
 import sys
@@ -30,9 +29,9 @@ from finetune.store.store import RowSpec, Store
 BATCH = 32
 
 
-def filled(folder: Path, spec: RowSpec, num_rows: int, memory_gb: float) -> Store:
+def filled(folder: Path, spec: RowSpec, num_rows: int) -> Store:
     """Make a store of one output and fill it with noise, shuffled as training meets samples."""
-    store = Store.open(folder, "bench", {"x": spec}, num_rows, memory_gb=memory_gb, disk_gb=1e3)
+    store = Store.open(folder, "bench", {"x": spec}, num_rows, memory_gb=0, disk_gb=1e3)
     generator = torch.Generator().manual_seed(0)
     for indices in torch.randperm(num_rows, generator=generator).split(BATCH):
         values = torch.randn(len(indices), *spec.shape, generator=generator)
@@ -77,17 +76,13 @@ def plain(folder: Path, spec: RowSpec, num_rows: int) -> Callable[[Tensor], obje
     return gather
 
 
-def ratio(spec: RowSpec, num_rows: int, share: float, rounds: int) -> dict[str, float | str]:
-    """Compare reading with a plain gather, turn by turn; first reads are timed apart.
-
-    `share` is the budget of memory as a part of the store: from 1 on it is kept in memory.
-    """
-    memory_gb = share * num_rows * (math.prod(spec.shape) * 4 + 24) / (1 << 30)
+def ratio(spec: RowSpec, num_rows: int, rounds: int) -> dict[str, float | str]:
+    """Compare reading with a plain gather, turn by turn; first reads are timed apart."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        filled(folder, spec, num_rows, memory_gb).close()
+        filled(folder, spec, num_rows).close()
         specs = {"x": spec}
-        store = Store.open(folder, "bench", specs, num_rows, memory_gb=memory_gb, disk_gb=1e3)
+        store = Store.open(folder, "bench", specs, num_rows, memory_gb=0, disk_gb=1e3)
         by_hand = plain(folder, spec, num_rows)
         every = list(torch.randperm(num_rows).split(BATCH))
         seconds(by_hand, every)
@@ -100,7 +95,6 @@ def ratio(spec: RowSpec, num_rows: int, share: float, rounds: int) -> dict[str, 
         store.close()
     return {
         "rows": f"{num_rows} x {spec.shape}{' ragged' if spec.ragged else ''}",
-        "memory": f"{share:.0%} of the store",
         "speed_to_plain_gather": round(statistics.median(s for s, _ in speeds), 2),
         "speed_of_first_read": round(first, 2),
         "us_per_sample": round(statistics.median(s for _, s in speeds) * 1e6, 2),
@@ -113,7 +107,7 @@ def level(rounds: int) -> Iterator[dict[str, float]]:
     Rows that lie further apart take longer to reach by any way: the plain gather tells how much.
     """
     for num_rows in (1_000, 10_000, 100_000):
-        figures = ratio(RowSpec((384,), "float32"), num_rows, 1.0, rounds)
+        figures = ratio(RowSpec((384,), "float32"), num_rows, rounds)
         told = ("us_per_sample", "speed_to_plain_gather")
         yield {"samples": num_rows} | {name: float(figures[name]) for name in told}
 
@@ -140,10 +134,10 @@ def peak_of(memory_mb: int) -> dict[str, float]:
     spec = RowSpec((64, 384), "float32")
     num_rows = 10 * (memory_mb << 20) // (64 * 384 * 4)
     with tempfile.TemporaryDirectory() as name:
-        warm = filled(Path(name, "small"), spec, 512, 0)
+        warm = filled(Path(name, "small"), spec, 512)
         warm.read(torch.arange(BATCH))
         before = most = own_mib()
-        store = filled(Path(name), spec, num_rows, memory_mb / 1024)
+        store = filled(Path(name), spec, num_rows)
         for indices in batches(num_rows, num_rows) * 2:
             store.read(indices)
             most = max(most, own_mib())
@@ -177,7 +171,7 @@ def main() -> None:
         (RowSpec((128, 384), "float32", ragged=True), 2_000),
     ]
     result = {
-        "ratio": [ratio(*case, share, args.rounds) for share in (1.0, 0.1) for case in cases],
+        "ratio": [ratio(*case, args.rounds) for case in cases],
         "level": list(level(args.rounds)),
         "bounded": bounded(args.memory_mb),
     }

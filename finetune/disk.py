@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -159,6 +160,17 @@ def descriptor_to_change(path: Path, *, make: bool = False) -> int:
         OSError: it cannot be opened.
     """
     return _alone(_opened(path, os.O_RDWR | (os.O_CREAT if make else 0)), path)
+
+
+def nameless_file() -> int:
+    """Return the descriptor of a new file without a name, which ends with its last descriptor.
+
+    It is in memory where the system has such files, else in the folder for temporary files.
+    """
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("finetune")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
 
 
 def open_new(path: Path) -> BinaryIO:

@@ -34,6 +34,9 @@ from finetune.freezing.apply import in_mode
 from finetune.store.directory import cache_root, key_of, num_written
 from finetune.store.store import Store, StoreError
 
+_MEMORY_GB = 2.0
+"""Most that rows of a phase take in memory where the disk cannot be used."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
@@ -107,8 +110,6 @@ class ActivationCache:
         if isinstance(self.now, CachedForward):
             self.now.remove()
             self._earlier = self.now
-            for store in self.now.stores:
-                store.leave_memory()  # the memory budget is for the next phase
         else:
             self.now.close()
         self.now = UncachedForward(self._model, self._run)
@@ -238,13 +239,14 @@ class ActivationCache:
         samples, about = self._use.splits[split], self._about(planned.facts, split)
         num_rows = len(samples) * (samples.views or 1)
         share = num_rows / planned.found.layout.num_rows
+        memory_gb = min(_MEMORY_GB, self._config.disk_gb)
         store = Store.open(
             cache_root(),
             key_of(about),
             planned.found.boundary.specs,
             num_rows,
             # rows of a later phase are hardly read before it begins: no memory for them
-            memory_gb=self._config.memory_gb * share if planned.phase is None else 0,
+            memory_gb=memory_gb * share if planned.phase is None else 0,
             disk_gb=self._config.disk_gb,
             store_dtype=self._use.store_dtype,
             facts={"split": split, "up_to": planned.found.up_to, "data": about["data"]},

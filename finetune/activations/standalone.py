@@ -53,10 +53,11 @@ def cached_prefix(
 
     Args:
         model: The network. Its mask and modes are not changed.
-        store: Folder that keeps rows for later runs; rows are in memory only if left out.
+        store: Folder that keeps rows for later runs; rows end with the block if left out.
         num_samples: Number of samples; `indices` are below it.
         data: Name and version of the data. Part of the key, so required with `store`.
-        memory_gb: GiB of rows kept in memory, over all modes.
+        memory_gb: GiB that rows of all modes may take in memory: without `store`, or where its
+            disk cannot be used.
         disk_gb: GiB that all stores in the folder may take.
 
     Raises:

@@ -58,7 +58,7 @@ def _acted(action: Literal["ls", "verify", "clear"], root: Path, entry: "Entry")
             return row | _facts(entry)
         case "verify":
             # torch takes seconds to load, and only this action needs it
-            from finetune.store.audit import audit
+            from finetune.store.store import audit
 
             found = audit(root, entry)
             counts = {"whole": found.whole, "damaged": found.damaged}

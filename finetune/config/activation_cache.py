@@ -16,10 +16,8 @@ class CacheConfig(Node):
     """`auto` caches where that is exact and saves time, and reports why where it does not; it stores the token ids of texts too. `off` caches nothing."""
     views: int | None = Field(default=None, gt=0, le=10_000)
     """Number of random augmentations per sample. All are cached, and epochs take turns. If left out, every epoch draws a new one, and nothing behind a random transform is cached."""
-    memory_gb: Gigabytes = 2.0
-    """Up to this size, rows of all splits together are kept in memory; larger caches are read from disk."""
     disk_gb: Gigabytes = 20.0
-    """Upper limit of the cache on disk, over all runs. The least recently used stores are removed first."""
+    """Upper limit of the cache on disk, over all runs. The least recently used stores are removed first. Where the disk cannot be used, rows are kept in memory, up to this size and at most 2 GiB."""
     store_dtype: Literal["float16", "bfloat16"] | None = None
     """Number format of cached values: half the size, but training is then not bit-identical to training without the cache. If left out, values are stored as computed."""
 

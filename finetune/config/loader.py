@@ -38,6 +38,10 @@ MAX_FILES = 64
 _FIRST = ("name", "type")
 _OLD_NAMES = {"prefix": "cache"}
 """Old names of keys, with the present ones: configs of earlier runs have them."""
+_GONE: dict[tuple[str, str], str] = {
+    ("cache", "memory_gb"): "rows are read through a memory map, which needs no budget"
+}
+"""Keys that have no effect any more, with the reason: configs of earlier runs have them."""
 
 
 def load_config(
@@ -174,6 +178,11 @@ class _Sources:
                 self.notes.append(f"{item.origin((key,))} is called {new!r} now")
                 own[new] = item
         own.pop("extends", None)
+        for place, reason in _GONE.items():
+            section, name = place
+            if section in own and (found := own[section].entry(name)) is not None:
+                self.notes.append(f"{found.origin(place)} has no effect, remove it: {reason}")
+                own[section] = own[section].without(name)
         return Written(own, root.file, root.line)
 
     def override(self, root: Written, override: str) -> Written:
@@ -183,6 +192,9 @@ class _Sources:
         if (new := _OLD_NAMES.get(key[0])) is not None:
             self.notes.append(f"-o {name.strip()}: {key[0]!r} is called {new!r} now")
             key = (new, *key[1:])
+        if (reason := _GONE.get((key[0], ".".join(key[1:])))) is not None:
+            self.notes.append(f"-o {name.strip()} has no effect, remove it: {reason}")
+            return root
         if not equals or not all(key) or len(key) > MAX_DEPTH:
             message = f"needs the form 'key=value', got {shown(override)}"
             self.problems.append(Problem(Origin(None, None, shown(name).strip("'")), message))

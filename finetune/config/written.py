@@ -42,6 +42,12 @@ class Written:
             return self.value[step] if 0 <= step < len(self.value) else None
         return None
 
+    def without(self, name: str) -> "Written":
+        """Return a mapping without one of its keys."""
+        assert isinstance(self.value, dict)
+        rest = {key: item for key, item in self.value.items() if key != name}
+        return Written(rest, self.file, self.line)
+
     def plain(self) -> Any:
         """Return the value without lines, as dicts, tuples and scalars."""
         if isinstance(self.value, dict):

@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.store.layout import Layout, Rows
-from finetune.store.ragged_rows import Spans
 from finetune.store.row_checksums import EMPTY, Checksums
-from finetune.store.units import FileUnits, MemoryUnits, Units
+from finetune.store.units import FileUnits, Spans
 
 
 class RowIndex:
@@ -16,14 +15,12 @@ class RowIndex:
 
     Args:
         layout: What the store holds.
-        folder: Where its files are; None keeps it in memory.
+        folder: Where its files are; None keeps it in files without names.
     """
 
     def __init__(self, layout: Layout, folder: Path | None) -> None:
-        self._units: dict[str, Units] = {
-            name: MemoryUnits(layout.num_rows, unit)
-            if folder is None
-            else FileUnits(folder / name, unit, np.inf)
+        self._units = {
+            name: FileUnits(folder and folder / name, unit, layout.num_rows * unit.num_bytes)
             for name, unit in layout.index_files().items()
         }
         self._num_rows = layout.num_rows

@@ -1,13 +1,14 @@
 """A store: rows that are computed once per sample and read many times.
 
-Each output has a file on disk; rows are also kept in memory if all of them fit. A row counts as
-written once it has a checksum, which is written after its bytes (`row_checksums.py`). Each process
-compares a row with its checksum before it uses the row for the first time. So a process or machine
-may stop at any moment without a repair afterwards, and a flipped bit is detected when it is read.
+Each output has a file, read through a memory map. A row counts as written once it has a checksum,
+which is written after its bytes (`row_checksums.py`). Each process compares a row with its checksum
+before it uses the row for the first time. So a process or machine may stop at any moment without a
+repair afterwards, and a flipped bit is detected when it is read.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
@@ -16,9 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.store.directory import Claim, claim_store
+from finetune.store.directory import Claim, Entry, claim_as_it_is, claim_store
 from finetune.store.layout import (
-    Block,
     Labels,
     Layout,
     Meta,
@@ -27,10 +27,9 @@ from finetune.store.layout import (
     StoreError,
     StoreFullError,
 )
-from finetune.store.ragged_rows import Spans, to_block
 from finetune.store.row_checksums import EMPTY, Checksummer
 from finetune.store.row_index import RowIndex
-from finetune.store.tier import Tier
+from finetune.store.units import RowFiles, Spans, to_block
 from finetune.store.verdicts import Verdicts
 
 __all__ = ["RowSpec", "Store", "StoreError", "StoreFullError"]
@@ -48,19 +47,15 @@ class Store:
 
     Args:
         meta: What it holds.
-        claim: Its folder, locked by this process; None keeps rows in memory only.
-        memory_bytes: All rows are also kept in memory if they fit; else they are read from
-            memory-mapped files.
-        disk_bytes: How large the files may grow.
+        claim: Its folder, locked by this process; None keeps rows in files without names, which
+            end with this object.
+        limit_bytes: How large the files may grow.
     """
 
-    def __init__(
-        self, meta: Meta, claim: Claim | None, *, memory_bytes: float, disk_bytes: float
-    ) -> None:
-        layout = meta.layout
+    def __init__(self, meta: Meta, claim: Claim | None, *, limit_bytes: float) -> None:
+        layout, folder = meta.layout, claim.folder if claim else None
         self.meta = meta
-        self._claim = claim
-        self._memory_bytes, self._disk_bytes = memory_bytes, disk_bytes
+        self._claim, self._limit_bytes = claim, limit_bytes
         self._notes = list(claim.notes) if claim else []
         self._num_damaged = self._num_told = 0
         self._checksummer = Checksummer.of(
@@ -68,12 +63,8 @@ class Store:
             [column.unit.num_bytes for column in layout.columns],
             [column.spec.ragged for column in layout.columns],
         )
-        self._index = RowIndex(layout, claim.folder if claim else None)
-        self._disk = Tier.on_disk(layout, claim.folder, memory_bytes) if claim else None
-        self._memory: Tier | None = None
-        if layout.size_bytes <= memory_bytes:
-            with self._may_lack_memory():
-                self._memory = Tier.in_memory(layout)
+        self._index = RowIndex(layout, folder)
+        self._files = RowFiles.open(layout, folder)
 
     @classmethod
     def open(
@@ -96,40 +87,39 @@ class Store:
             key: Name of the store: a hash of all that the rows depend on.
             specs: Shape and dtype of each output for one sample, by name.
             num_rows: Number of samples.
-            memory_gb: GiB of memory; see `Store`.
-            disk_gb: GiB that all stores together may take. Least recently used stores are removed
-                until this one fits. With 0 it is kept in memory and ends with the process.
+            memory_gb: GiB that the rows may take in memory if no disk takes them; such rows end
+                with the process. 0 raises instead.
+            disk_gb: GiB that all stores together may take on disk. Least recently used stores are
+                removed until this one fits. 0 uses no disk.
             store_dtype: Floating-point values are stored in this dtype and read in their own.
             facts: A few inputs of the key, shown by `finetune cache`.
             evicts: Whether other stores may be removed to make room.
 
         Raises:
-            StoreFullError: it fits neither into memory nor on disk.
+            StoreFullError: it fits neither on disk nor into memory.
             StoreError: an output cannot be stored, or the folder cannot be used.
         """
         created = datetime.now(UTC).isoformat(timespec="seconds")
         layout = Layout.of(specs, num_rows, store_dtype)
         meta = Meta(key, torch.__version__, layout, dict(facts or {}), created)
-        limits = {"memory_bytes": memory_gb * _GIB, "disk_bytes": disk_gb * _GIB}
         try:
             if disk_gb <= 0:
                 raise StoreFullError("outgrows its memory, and may not use the disk")
-            return cls.of(
-                meta, claim_store(folder, meta, limits["disk_bytes"], evicts=evicts), **limits
-            )
+            claim = claim_store(folder, meta, disk_gb * _GIB, evicts=evicts)
+            return cls.of(meta, claim, limit_bytes=disk_gb * _GIB)
         except StoreError as error:
-            if layout.size_bytes > limits["memory_bytes"]:
+            if layout.size_bytes > memory_gb * _GIB:
                 raise
-            store = cls(meta, None, **limits)
+            store = cls(meta, None, limit_bytes=memory_gb * _GIB)
             if disk_gb > 0:
                 store._notes.append(f"store {key}: kept in memory only: {error.in_one_line}")
             return store
 
     @classmethod
-    def of(cls, meta: Meta, claim: Claim, *, memory_bytes: float, disk_bytes: float) -> Self:
+    def of(cls, meta: Meta, claim: Claim, *, limit_bytes: float) -> Self:
         """Open a store whose folder is locked; release the lock if that fails. See `Store`."""
         try:
-            store = cls(meta, claim, memory_bytes=memory_bytes, disk_bytes=disk_bytes)
+            store = cls(meta, claim, limit_bytes=limit_bytes)
             if claim.is_damaged:
                 store.has(store.written())
                 store._num_told = store.num_damaged
@@ -161,8 +151,7 @@ class Store:
             KeyError: a row is not written; `has` tells which are. Rows that this process verified
                 stay readable if another process marks them as damaged.
         """
-        spans = self._known_spans(indices)  # before `_tier`: it may drop the rows in memory
-        return self._tier.read(spans, length)
+        return self._files.read(self._known_spans(indices), length)
 
     def read_flat(self, indices: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Return copies of rows by name of the output, ragged ones concatenated (T, ...).
@@ -173,7 +162,7 @@ class Store:
             KeyError: a row is not there; `has` tells which are.
         """
         spans = self._known_spans(indices)
-        return self._tier.read_flat(spans), torch.from_numpy(spans.lengths)
+        return self._files.read_flat(spans), torch.from_numpy(spans.lengths)
 
     def write(
         self, indices: Tensor, values: Mapping[str, Tensor], lengths: Tensor | None = None
@@ -195,7 +184,7 @@ class Store:
         for name, value in given.items():
             if len(value) != len(rows):
                 raise ValueError(f"{name!r} has {len(value)} samples, not {len(rows)}")
-        with self._tiers()[0].appending():
+        with self._files.appending():
             fresh = np.flatnonzero(self._index.checksums(rows) == EMPTY)
             if not len(fresh):
                 return
@@ -205,9 +194,8 @@ class Store:
                 to_block(column, values[column.name].detach().cpu()[which], spans.lengths)
                 for column in self.meta.layout.columns
             ]
-            if self._disk is not None:
-                self._disk.put(spans, blocks)
-            self._put_in_memory(spans, blocks)
+            self._files.put(spans, blocks)
+            # last: a row counts as written from now on, also after a kill
             self._index.record(
                 spans, self._checksummer.checksums(spans.rows, spans.lengths, blocks)
             )
@@ -216,21 +204,10 @@ class Store:
         """Give up every row; the store stays open, and can be filled again.
 
         Room that ragged rows have taken on disk is free once nobody has the store open.
-
-        Raises:
-            StoreFullError: rows were in memory alone, and memory is full.
         """
         self._index.erase(np.arange(self.meta.layout.num_rows))
-        if self._memory is not None and self._disk is None:
-            self._memory.close()
-            with self._may_lack_memory():
-                self._memory = Tier.in_memory(self.meta.layout)
-
-    def leave_memory(self) -> None:
-        """Let go of the rows that are in memory, where they are on disk as well."""
-        if self._disk is not None and self._memory is not None:
-            self._memory.close()
-            self._memory = None
+        if self._claim is None:
+            self._files.empty_ragged()
 
     def written(self) -> Tensor:
         """Return the numbers of written rows, ascending. `has` tells whether they are undamaged."""
@@ -242,8 +219,8 @@ class Store:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of memory that all rows will take; 0 if they are read from disk."""
-        return max(self.meta.layout.size_bytes, self._memory.size_bytes) if self._memory else 0
+        """Bytes of memory that all rows will take; 0 if they are on disk."""
+        return 0 if self._claim else max(self.meta.layout.size_bytes, self._files.size_bytes)
 
     @property
     def num_valid(self) -> int:
@@ -258,7 +235,7 @@ class Store:
     def take_notes(self) -> list[str]:
         """Return and clear the messages for the user, one line each.
 
-        They tell of damage, of stores removed to make room, of rows moved out of memory.
+        They tell of damage, and of stores removed to make room.
         """
         notes, self._notes = self._notes, []
         if count := self._num_damaged - self._num_told:
@@ -269,12 +246,11 @@ class Store:
 
     def close(self) -> None:
         """Close the files and release the lock. Rows stay on disk."""
+        self._index.close()
+        self._files.close()
         if self._claim is not None:
-            self._index.close()
             self._claim.give_up()
-        for tier in self._tiers():
-            tier.close()
-        self._claim = self._disk = self._memory = None
+        self._claim = None
 
     def _rows(self, indices: Tensor) -> Rows:
         rows = _numbers(indices)
@@ -290,81 +266,23 @@ class Store:
             raise KeyError(f"store {self.meta.key} lacks rows of {indices}")
         return self._index.known_spans(rows)
 
-    @property
-    def _tier(self) -> Tier:
-        """Where rows are read from: memory if they are there, else disk."""
-        tier = self._memory or self._disk
-        assert tier is not None
-        return tier
-
-    def _tiers(self) -> list[Tier]:
-        return [tier for tier in (self._disk, self._memory) if tier is not None]
-
     def _examine(self, rows: Rows) -> None:
         """Verify rows: remember the undamaged ones, mark the others as not written."""
-        tier = self._tiers()[0]
         checksums, spans = self._index.checksums(rows), self._index.spans(rows)
         whole = np.ones(len(rows), np.bool_)
         if self.meta.layout.ragged:
-            count = tier.ragged_whole
+            count = self._files.ragged_whole
             # in this order no sum of damaged numbers can overflow
             whole = (spans.lengths >= 0) & (spans.lengths <= count) & (spans.starts >= 0)
             whole &= (spans.starts <= count - spans.lengths) | (spans.lengths == 0)
         for part in _portions(np.flatnonzero(whole), self._row_bytes(spans)):
-            blocks = self._gathered(tier, spans.some(part))
-            same = (
-                self._checksummer.checksums(rows[part], spans.lengths[part], blocks)
-                == checksums[part]
-            )
-            whole[part] = same
-            if self._memory is not None and not same.all():
-                self._put_in_memory(spans.some(part[same]), tier.gather(spans.some(part[same])))
-            else:
-                self._put_in_memory(spans.some(part), blocks)
+            blocks = self._files.gather(spans.some(part))
+            found = self._checksummer.checksums(rows[part], spans.lengths[part], blocks)
+            whole[part] = found == checksums[part]
         self._index.learn(spans.some(whole), checksums[whole])
         if len(damaged := rows[~whole]):
             self._index.erase(damaged)
             self._num_damaged += len(np.unique(damaged))
-
-    def _gathered(self, tier: Tier, spans: Spans) -> list[Block]:
-        """Return units of rows; if memory is full, drop the rows kept in memory first."""
-        if self._memory is not None:
-            with self._may_lack_memory():
-                return tier.gather(spans)
-        return tier.gather(spans)
-
-    def _put_in_memory(self, spans: Spans, blocks: Sequence[Block]) -> None:
-        """Keep rows in memory too, while the memory budget allows it.
-
-        Raises:
-            StoreFullError: the budget is used up and there is no disk.
-        """
-        if self._memory is None:
-            return
-        if self._memory.size_with(spans) <= self._memory_bytes:
-            with self._may_lack_memory():
-                self._memory.put(spans, blocks)
-        elif self._disk is None:
-            raise StoreFullError(
-                f"store {self.meta.key} outgrows its memory", hint="memory_gb is its budget"
-            )
-        else:
-            self.leave_memory()
-
-    @contextmanager
-    def _may_lack_memory(self) -> Iterator[None]:
-        """Drop the rows kept in memory if the block runs out of memory and there is a disk.
-
-        Raises:
-            StoreFullError: there is no disk.
-        """
-        try:
-            yield
-        except MemoryError as error:
-            if self._disk is None:
-                raise StoreFullError(f"store {self.meta.key}: memory is full") from error
-            self.leave_memory()
-            self._notes.append(f"store {self.meta.key}: memory is full, rows are read from disk")
 
     def _free_spans(self, rows: Rows, lengths: Tensor | None) -> Spans:
         """Return positions for new rows: ragged ones are appended."""
@@ -373,19 +291,54 @@ class Store:
         if lengths is None:
             raise ValueError("ragged rows need their lengths")
         counts = lengths.detach().cpu().numpy().astype(np.int64)
-        start = self._tiers()[0].ragged_end
+        start = self._files.ragged_end
         spans = Spans(rows, start + np.cumsum(counts) - counts, counts)
-        if self._disk and self._disk.size_with(spans) > self._disk_bytes:
-            raise StoreFullError(
-                f"store {self.meta.key} outgrows its disk", hint="disk_gb is its budget"
-            )
+        if self._files.size_with(spans) > self._limit_bytes:
+            raise self._outgrown()
         return spans
+
+    def _outgrown(self) -> StoreFullError:
+        if self._claim is None:
+            return StoreFullError(f"store {self.meta.key} outgrows its memory")
+        hint = "disk_gb is its budget"
+        return StoreFullError(f"store {self.meta.key} outgrows its disk", hint=hint)
 
     def _row_bytes(self, spans: Spans) -> Rows:
         columns = self.meta.layout.columns
         fixed = sum(column.unit.num_bytes for column in columns if not column.spec.ragged)
         token = sum(column.unit.num_bytes for column in columns if column.spec.ragged)
         return fixed + token * spans.lengths
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Result of verifying a store."""
+
+    whole: int
+    """Number of undamaged rows."""
+    damaged: int
+    """Number of damaged rows. They are marked as not written, and recomputed when needed."""
+    notes: tuple[str, ...]
+    """Other problems, one line each."""
+
+
+def audit(root: Path, entry: Entry) -> Audit:
+    """Verify every row of a store, and mark damaged ones as not written."""
+    meta = entry.meta
+    if meta is None:
+        return Audit(0, 0, ("meta.json cannot be read",))
+    if meta.key != entry.key:
+        return Audit(0, 0, (f"meta.json is that of store {meta.key}",))
+    if meta.torch != torch.__version__:
+        return Audit(0, 0, (f"made by torch {meta.torch}, this is {torch.__version__}",))
+    try:
+        claim = claim_as_it_is(root, meta)
+        store = Store.of(meta, claim, limit_bytes=np.inf)
+    except StoreError as error:
+        return Audit(0, 0, (error.in_one_line,))
+    with closing(store):
+        whole = int(store.has(store.written()).sum())
+        return Audit(whole, store.num_damaged, tuple(store.take_notes()))
 
 
 def _numbers(indices: Tensor) -> Rows:

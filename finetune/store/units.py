@@ -1,48 +1,46 @@
-"""Arrays of fixed-size units, in a file or in memory, read and written by index."""
+"""Files of rows: arrays of fixed-size units, and the outputs of samples in them.
+
+A unit is a sample, or for ragged outputs a token. Each output has a file of its own, in the store's
+folder or without a name where no folder can be used.
+
+Letters: B samples, P units, T tokens of all samples, L tokens of the longest.
+"""
 
 import errno
+import fcntl
 import mmap
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Self
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from finetune.disk import descriptor_to_change, reason_of
-from finetune.store.layout import Block, Rows, StoreError, StoreFullError, Unit
+from finetune.disk import descriptor_to_change, nameless_file, reason_of
+from finetune.store.layout import (
+    Block,
+    Column,
+    Layout,
+    Rows,
+    StoreError,
+    StoreFullError,
+    Unit,
+    rows_file,
+)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _READ_AHEAD = 128 << 10
 """Bytes that Linux reads ahead by default."""
-
-
-class Units(Protocol):
-    """An array of units that grows when units are written behind its end."""
-
-    def __len__(self) -> int:
-        """Return the number of complete units."""
-        ...
-
-    @property
-    def end(self) -> int:
-        """Index of the first unit of which no byte is written."""
-        ...
-
-    def take(self, places: Rows) -> Block:
-        """Return copies of the units at `places`, (P,), as (P, ...). Past the end, anything."""
-        ...
-
-    def put(self, places: Rows, block: Block) -> None:
-        """Write `block`, (P, ...) and contiguous, to `places`, (P,)."""
-        ...
-
-    def close(self) -> None:
-        """Release file and memory."""
-        ...
+_WITHOUT_NAME = Path("rows in memory")
+"""Stands for the path of a file that has none, in messages."""
 
 
 class FileUnits:
@@ -50,22 +48,23 @@ class FileUnits:
 
     Writing through a map would kill the process with SIGBUS when the disk of a sparse file is
     full; `pwrite` raises an error instead. Mapped pages count as resident memory, but they belong
-    to the file cache: the system takes them back when it needs memory.
+    to the file cache: the system takes them back when it needs memory. Copying rows into memory of
+    our own would not be faster: a map of cached pages is read at the same speed.
 
     Args:
-        path: An existing file.
+        path: An existing file; None makes one without a name, which ends with this object.
         unit: Its element.
-        resident_bytes: For larger files the system is told not to read ahead: for scattered small
-            units, read-ahead would evict pages that are needed.
+        size: Bytes of a file without a name at the beginning.
     """
 
-    def __init__(self, path: Path, unit: Unit, resident_bytes: float) -> None:
-        self._path = path
+    def __init__(self, path: Path | None, unit: Unit, size: int = 0) -> None:
+        self._path = path or _WITHOUT_NAME
         self._unit = unit
-        self._resident_bytes = resident_bytes
-        with os_errors_named(path):
-            self.descriptor = descriptor_to_change(path)
-        self._close = weakref.finalize(self, os.close, self.descriptor)  # at the latest
+        with os_errors_named(self._path):
+            self.descriptor = nameless_file() if path is None else descriptor_to_change(path)
+            self._close = weakref.finalize(self, os.close, self.descriptor)  # at the latest
+            if path is None:
+                os.ftruncate(self.descriptor, size)
         self._cells = self._unit.zeros(0)
 
     def __len__(self) -> int:
@@ -97,6 +96,12 @@ class FileUnits:
             for first, last in _runs(places):
                 self._write_run(block[first:last], int(places[first]) * self._unit.num_bytes)
 
+    def empty(self) -> None:
+        """Remove all units. Only for files that no other process has open."""
+        # a map of bytes that are gone would kill the process with SIGBUS
+        self._cells = self._unit.zeros(0)
+        os.ftruncate(self.descriptor, 0)
+
     def close(self) -> None:
         """Release the file and the memory."""
         self._cells = self._unit.zeros(0)
@@ -106,7 +111,7 @@ class FileUnits:
     def _map(self) -> bool:
         """Map the file as long as it is now; return False if this process may not map as much.
 
-        A map goes with the last array of it.
+        A map is released with the last array of it.
         """
         count = len(self)
         if count == len(self._cells):
@@ -122,7 +127,8 @@ class FileUnits:
                 if error.errno != errno.ENOMEM:
                     raise
                 return False
-        if size > self._resident_bytes and self._unit.num_bytes < _READ_AHEAD:
+        if size > _half_of_memory() and self._unit.num_bytes < _READ_AHEAD:
+            # for scattered small units, read-ahead would evict pages that are needed
             pages.madvise(mmap.MADV_RANDOM)
         self._cells = np.frombuffer(pages, self._unit.dtype).reshape(count, *self._unit.shape)
         return True
@@ -146,47 +152,195 @@ class FileUnits:
             rest, offset = rest[count:], offset + count
 
 
-class MemoryUnits:
-    """Units in memory, of which only what was written takes room.
+class Spans(NamedTuple):
+    """Positions of rows: the row number, or for ragged outputs a run of units from `starts` on."""
 
-    Args:
-        count: How many are expected.
-        unit: What they are.
-    """
+    rows: Rows
+    """(B,)"""
+    starts: Rows
+    """First unit of each row in every ragged file, (B,)."""
+    lengths: Rows
+    """Number of units of each row in ragged files, (B,)."""
 
-    def __init__(self, count: int, unit: Unit) -> None:
-        self._unit = unit
-        self._cells = unit.zeros(count)
-        self._end = 0
+    def places(self, column: Column) -> Rows:
+        """Return the indices of these rows' units, (B,), or (T,) if `column` is ragged."""
+        if not column.spec.ragged:
+            return self.rows
+        before = np.cumsum(self.lengths) - self.lengths
+        places: Rows = np.arange(self.lengths.sum())
+        places += np.repeat(self.starts - before, self.lengths)
+        return places
 
-    def __len__(self) -> int:
-        return self._end
+    def padded_places(self, length: int) -> Rows:
+        """Return `length` unit indices for each row, (B, L); the last one is repeated as padding.
+
+        Repeating it is cheap: it was read just before. The caller overwrites the padding.
+        """
+        last = np.maximum(self.lengths - 1, 0)
+        places: Rows = self.starts[:, None] + np.minimum(np.arange(length), last[:, None])
+        return places
+
+    def end(self, column: Column) -> int:
+        """Return the first unit behind these rows."""
+        last = self.starts + self.lengths if column.spec.ragged else self.rows + 1
+        return int(last.max(initial=0))
+
+    def some(self, which: NDArray[np.bool_] | Rows) -> "Spans":
+        """Return the spans of some of the rows."""
+        return Spans(self.rows[which], self.starts[which], self.lengths[which])
+
+
+@dataclass(frozen=True, slots=True)
+class RowFiles:
+    """The files of all outputs of a store."""
+
+    outputs: Sequence[tuple[Column, FileUnits]]
+    """Each output with its array of units."""
+
+    @classmethod
+    def open(cls, layout: Layout, folder: Path | None) -> Self:
+        """Open the files of all outputs in `folder`; without one, make files without names."""
+        sizes = layout.files()
+        names = [rows_file(number) for number in range(len(layout.columns))]
+        return cls(
+            [
+                (column, FileUnits(folder and folder / name, column.unit, sizes[name]))
+                for column, name in zip(layout.columns, names, strict=True)
+            ]
+        )
 
     @property
-    def end(self) -> int:
-        """The first unit behind all that were written."""
-        return self._end
+    def size_bytes(self) -> int:
+        """Bytes of all outputs up to the last written unit."""
+        return sum(column.unit.num_bytes * units.end for column, units in self.outputs)
 
-    def take(self, places: Rows) -> Block:
-        """Return copies of the units at `places`, (P,), as (P, ...). Past the end, anything."""
-        if not len(self._cells):
-            return self._unit.zeros(len(places))
-        return self._cells.take(places, axis=0, mode="clip")
+    def size_with(self, spans: Spans) -> int:
+        """Return `size_bytes` as it would be with these rows added."""
+        return sum(
+            column.unit.num_bytes * max(units.end, spans.end(column))
+            for column, units in self.outputs
+        )
 
-    def put(self, places: Rows, block: Block) -> None:
-        """Write `block`, (P, ...) and contiguous, to `places`, (P,)."""
-        if len(places) == 0:
+    @property
+    def ragged_end(self) -> int:
+        """Index of the first unit that is free in every ragged output."""
+        return max(units.end for units in self._ragged())
+
+    @property
+    def ragged_whole(self) -> int:
+        """Number of units that every ragged output has."""
+        return min(len(units) for units in self._ragged())
+
+    def gather(self, spans: Spans) -> list[Block]:
+        """Return the units of rows: for each output, (B, ...), or (T, ...) where it is ragged."""
+        return [units.take(spans.places(column)) for column, units in self.outputs]
+
+    def put(self, spans: Spans, blocks: Sequence[Block]) -> None:
+        """Write the units of rows, as `gather` returns them.
+
+        Raises:
+            StoreFullError: the disk is full. Part may have been written.
+        """
+        for (column, units), block in zip(self.outputs, blocks, strict=True):
+            units.put(spans.places(column), block)
+
+    def read(self, spans: Spans, length: int | None) -> dict[str, Tensor]:
+        """Return the tensors of rows, (B, ...), or (B, L, ...) where they are ragged.
+
+        These are padded with zeros, to L = `length` or the longest of them.
+        """
+        return {
+            column.name: _read_padded(column, units, spans, length)
+            if column.spec.ragged
+            else _to_tensor(column, units.take(spans.rows))
+            for column, units in self.outputs
+        }
+
+    def read_flat(self, spans: Spans) -> dict[str, Tensor]:
+        """Return the tensors of rows, (B, ...), or (T, ...) where they are ragged: end to end."""
+        pairs = zip(self.outputs, self.gather(spans), strict=True)
+        return {column.name: _to_tensor(column, block) for (column, _), block in pairs}
+
+    @contextmanager
+    def appending(self) -> Iterator[None]:
+        """Keep other processes from appending to the same ragged files meanwhile."""
+        if not self._ragged():
+            yield
             return
-        self._end = max(self._end, int(places.max()) + 1)
-        if self._end > len(self._cells):
-            grown = self._unit.zeros(max(self._end, 2 * len(self._cells)))
-            grown[: len(self._cells)] = self._cells
-            self._cells = grown
-        self._cells[places] = block
+        _, first = self.outputs[0]
+        fcntl.flock(first.descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(first.descriptor, fcntl.LOCK_UN)
+
+    def empty_ragged(self) -> None:
+        """Remove the units of ragged outputs, if no other process has the files open."""
+        for units in self._ragged():
+            units.empty()
 
     def close(self) -> None:
-        """Give back the memory."""
-        self._cells, self._end = self._unit.zeros(0), 0
+        """Release files and memory."""
+        for _, units in self.outputs:
+            units.close()
+
+    def _ragged(self) -> list[FileUnits]:
+        return [units for column, units in self.outputs if column.spec.ragged]
+
+
+def to_block(column: Column, value: Tensor, lengths: Rows) -> Block:
+    """Return the units of an output: `value` is (B, ...), or (B, L, ...) where ragged.
+
+    Raises:
+        StoreError: a value is too large for the dtype that it is to be stored in.
+    """
+    expected = (column.spec.dtype, column.unit.shape)
+    unit_axis = 2 if column.spec.ragged else 1
+    actual = (str(value.dtype).removeprefix("torch."), tuple(value.shape[unit_axis:]))
+    if actual != expected:
+        raise ValueError(f"{column.name!r}: {actual}, not {expected}")
+    value = value.detach().cpu()
+    if column.spec.ragged:
+        if len(lengths) and lengths.max() > value.shape[1]:
+            raise ValueError(f"{column.name!r}: lengths go beyond {value.shape[1]}")
+        value = value[torch.arange(value.shape[1]) < torch.from_numpy(lengths)[:, None]]
+    stored = value.to(_dtype(column.stored)).contiguous()
+    if column.stored != column.spec.dtype and bool((stored.isinf() & value.isfinite()).any()):
+        raise StoreError(f"{column.name!r} has values too large for {column.stored}")
+    return (stored.view(torch.int16) if stored.dtype == torch.bfloat16 else stored).numpy()
+
+
+def _read_padded(column: Column, units: FileUnits, spans: Spans, length: int | None) -> Tensor:
+    """Return a ragged output of rows, (B, L, ...), zeros behind the end of each."""
+    longest = int(spans.lengths.max(initial=0))
+    length = longest if length is None else length
+    if length < longest:
+        raise ValueError(f"{column.name!r}: {length} tokens are fewer than the {longest} stored")
+    block = units.take(spans.padded_places(length).reshape(-1))
+    padding = np.arange(length) >= spans.lengths[:, None]
+    block[padding.reshape(-1)] = 0
+    return _to_tensor(column, block.reshape(*padding.shape, *block.shape[1:]))
+
+
+def _to_tensor(column: Column, block: Block) -> Tensor:
+    """Return the tensor whose units are `block`, in as many axes. It shares their memory."""
+    tensor = torch.from_numpy(block)
+    if column.stored == "bfloat16":
+        tensor = tensor.view(torch.bfloat16)
+    return tensor if column.stored == column.spec.dtype else tensor.to(_dtype(column.spec.dtype))
+
+
+@cache
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name)
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+@cache
+def _half_of_memory() -> int:
+    """Return half the machine's memory in bytes: cached pages hardly have more."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _in_bytes(block: Block) -> memoryview:

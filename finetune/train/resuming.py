@@ -18,7 +18,6 @@ _HARMLESS = {
     "data.workers",
     "inference",
     "cache.use",
-    "cache.memory_gb",
     "cache.disk_gb",
     "train.epochs",
     "train.steps",

@@ -108,7 +108,7 @@ def test_without_room_for_more_only_the_present_phase_is_stored(runs, tmp_path):
     needed = sum(entry.meta.layout.size_bytes for entry in entries(cache_root()))
     shutil.rmtree(cache_root())
     config = {"freeze": thawing(2, frozen=THAW[:2]), "epochs": 4}
-    small = {"disk_gb": (needed + 4096) / 2**30, "memory_gb": 1e-9}
+    small = {"disk_gb": (needed + 4096) / 2**30}
     stored, said = runs.trained(runs.odd_config("UNet", cache=small, **config), tmp_path / "small")
     whole, _ = runs.trained(runs.odd_config("UNet", cache="off", **config), tmp_path / "whole")
     runs.assert_same_run(stored, whole)

@@ -71,16 +71,17 @@ def test_a_store_is_not_given_what_the_best_weights_of_an_earlier_phase_give(run
     assert stored.cache.statistics.recorded == len(stored.splits.test)
 
 
-def test_memory_is_shared_by_the_splits(runs, tmp_path):
+def test_without_a_disk_memory_is_shared_by_the_splits(runs, tmp_path, monkeypatch):
     settings = {"freeze": BODY, "module": "fussy_nets"}
     runs.trained(runs.odd_config("EvaluatedOtherwise", cache="auto", **settings), tmp_path / "1")
     needed = sum(entry.meta.layout.size_bytes for entry in entries(cache_root()))
 
+    (tmp_path / "a file").touch()
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "a file"))
+
     def all_in_memory(factor):
-        gib = needed * factor / 2**30
-        config = runs.odd_config(
-            "EvaluatedOtherwise", cache={"memory_gb": gib, "disk_gb": 1e-9}, **settings
-        )
+        room = {"disk_gb": needed * factor / 2**30}
+        config = runs.odd_config("EvaluatedOtherwise", cache=room, **settings)
         trainer, _ = runs.trained(config, tmp_path / str(factor))
         return trainer.cache.statistics.answered > 0
 

@@ -135,7 +135,7 @@ def test_views_without_a_random_transform_are_refused(small_config):
 
 
 def test_a_budget_that_is_too_small_is_told_and_training_goes_on(runs, tmp_path):
-    freeze, small = ["net.down1", "net.down2"], {"memory_gb": 1e-6, "disk_gb": 1e-6}
+    freeze, small = ["net.down1", "net.down2"], {"disk_gb": 1e-6}
     stored, said = runs.trained(
         runs.odd_config("UNet", freeze=freeze, cache=small), tmp_path / "run"
     )

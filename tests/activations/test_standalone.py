@@ -207,7 +207,8 @@ def test_all_modes_share_the_budget_of_memory(tmp_path, on_disk):
             [] if on_disk else ["not stored"]
         )
         stores = [s for work in prefix._opened.values() if work for s in work.network.stores]
-        assert [s.memory_bytes for s in stores] == [NUM_SAMPLES * row_bytes, 0][: 1 + on_disk]
+        in_memory = [0, 0] if on_disk else [NUM_SAMPLES * row_bytes]
+        assert [s.memory_bytes for s in stores] == in_memory
 
 
 def test_a_larger_batch_than_the_first_runs_whole_and_ends_nothing():

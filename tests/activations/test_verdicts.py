@@ -116,7 +116,7 @@ def test_where_rows_turn_out_wrong_verdicts_go_too(runs, tmp_path):
     cold, _ = runs.trained(config, tmp_path / "cold")
     for entry in entries(cache_root()):
         claim = claim_as_it_is(cache_root(), entry.meta)
-        store = Store.of(entry.meta, claim, memory_bytes=0, disk_bytes=float("inf"))
+        store = Store.of(entry.meta, claim, limit_bytes=float("inf"))
         sealed = store.written()
         wrong = {name: values + 1 for name, values in store.read(sealed).items()}
         store.discard()

@@ -73,7 +73,7 @@ train:
   evaluate_every: {steps: 5}
   early_stopping: {patience: 3, min_delta: 0.1}
   checkpoint: {every: {steps: 5}, keep_last: 2, best: validation/loss, keep_best: 1}
-cache: {memory_gb: 1.0, disk_gb: 1.0}
+cache: {disk_gb: 1.0}
 inference: {batch_size: 2}
 """
 

@@ -574,6 +574,21 @@ def test_the_old_name_of_a_key_means_the_new_one_and_a_note_says_so(tmp_path):
     assert load_config(path, is_run=True).notes == ()
 
 
+@pytest.mark.parametrize("section", ["cache", "prefix"])
+def test_a_key_without_effect_any_more_is_told_and_left_out(tmp_path, section):
+    path = tmp_path / "old.yaml"
+    gone = "{memory_gb: 3, disk_gb: 4}"
+    path.write_text(OLD_NAMED.replace('prefix: {use: "off", disk_gb: 3}', f"{section}: {gone}"))
+    config = load_config(path, [f"{section}.memory_gb=5"])
+    assert config.cache.disk_gb == 4
+    why = "has no effect, remove it: rows are read through a memory map, which needs no budget"
+    assert [note for note in config.notes if why in note] == [
+        f"{path}:7: cache.memory_gb {why}",
+        f"-o {section}.memory_gb {why}",
+    ]
+    assert load_config(path, is_run=True).notes == ()
+
+
 def test_an_old_name_merges_with_the_new_one_of_a_file_below(tmp_path):
     (tmp_path / "old.yaml").write_text(OLD_NAMED)
     path = tmp_path / "new.yaml"

@@ -1,6 +1,6 @@
 """Rows of every kind whose right values are known; as a script, a process that fills a store.
 
-`python known_rows.py FOLDER SEED [MEMORY_GB]` fills the store in an order of its own, for ever
+`python known_rows.py FOLDER SEED` fills the store in an order of its own, for ever
 anew until it is full, and prints a line when it starts to write.
 """
 
@@ -62,18 +62,9 @@ def assert_right(store, indices):
         assert torch.equal(row, right[name]), name
 
 
-def is_read_from_memory(store, folder, index):
-    """Tell whether a row that was read before is read from memory: its bytes on disk are zeroed."""
-    before = store.read(torch.tensor([index]))
-    for path in folder.glob("rows-*"):
-        path.write_bytes(b"\0" * path.stat().st_size)
-    after = store.read(torch.tensor([index]))
-    return all(torch.equal(after[name], row) for name, row in before.items())
-
-
 def main():
-    folder, seed, memory_gb = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    store = Store.open(folder, "k", SPECS, NUM_ROWS, memory_gb=memory_gb, disk_gb=1)
+    folder, seed = Path(sys.argv[1]), int(sys.argv[2])
+    store = Store.open(folder, "k", SPECS, NUM_ROWS, memory_gb=0, disk_gb=1)
     generator = torch.Generator().manual_seed(seed)
     print("writing", flush=True)
     while store.num_valid < NUM_ROWS:

@@ -1,4 +1,4 @@
-"""A process that has little memory left and a store that wants more: `short_of_memory.py CASE DIR`.
+"""A process with little memory and a larger store: `short_of_memory.py CASE DIR DISK_GB`.
 
 What it may take of its own is counted by the system (`RLIMIT_DATA`), or what it may map of files
 too (`RLIMIT_AS`). Each case checks itself.
@@ -9,10 +9,9 @@ import resource
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 
-from finetune.store.store import RowSpec, Store, StoreFullError
+from finetune.store.store import RowSpec, Store
 
 SPECS = {"x": RowSpec((1 << 18,), "float32")}
 """A row is 1 MiB."""
@@ -28,9 +27,8 @@ def leave_mib(count, *, with_maps=False):
     resource.setrlimit(kind, (limit, limit))
 
 
-def opened(folder, specs, num_rows, *, memory_gb=1, disk_gb=1):
-    budgets = {"memory_gb": memory_gb, "disk_gb": disk_gb}
-    return Store.open(folder, "k", specs, num_rows, **budgets)
+def opened(folder, specs, num_rows):
+    return Store.open(folder, "k", specs, num_rows, memory_gb=1, disk_gb=int(sys.argv[3]))
 
 
 def write_eights(store):
@@ -40,24 +38,11 @@ def write_eights(store):
         store.write(torch.tensor([row]), {"x": values + 8 * row}, torch.tensor([8]))
 
 
-def assert_told(store):
-    assert store._memory is None
-    (note,) = store.take_notes()
-    assert note.startswith("store k: memory is full"), note
-
-
 def opens(folder):
     leave_mib(64)
     store, value = opened(folder, SPECS, 256), torch.randn(1, 1 << 18)
     store.write(torch.tensor([5]), {"x": value})
     assert torch.equal(store.read(torch.tensor([5]))["x"], value)
-    assert_told(store)
-
-
-def opens_without_disk(folder):
-    leave_mib(64)
-    with pytest.raises(StoreFullError, match="store k: memory is full"):
-        opened(folder, SPECS, 256, disk_gb=0)
 
 
 def grows(folder):
@@ -67,33 +52,20 @@ def grows(folder):
     for row in range(16):
         first = store.read(torch.tensor([row]))["x"][0, :, 0]
         assert first.tolist() == list(range(8 * row, 8 * row + 8))
-    assert_told(store)
-
-
-def grows_without_disk(folder):
-    store = opened(folder, TOKENS, 16, disk_gb=0)
-    leave_mib(64)
-    with pytest.raises(StoreFullError, match="store k: memory is full"):
-        write_eights(store)
-    kept = store.written()
-    assert 0 < len(kept) < 16
-    for row in kept:
-        assert store.read(row[None])["x"][0, 0, 0] == 8 * row
 
 
 def examines(folder):
-    """Rows fit memory once, but not also as they are compared with their checksums."""
+    """Rows are compared with their checksums in portions that memory holds."""
     rows = torch.arange(60)
-    store = opened(folder, SPECS, 60, memory_gb=0)
+    store = opened(folder, SPECS, 60)
     for row in rows[:, None]:
         store.write(row, {"x": row.float().expand(1, 1 << 18)})
-    store.close()
     leave_mib(90)
-    store = opened(folder, SPECS, 60)
-    assert store._memory is not None
+    if int(sys.argv[3]):
+        store.close()
+        store = opened(folder, SPECS, 60)
     assert store.has(rows).all()
     assert store.read(torch.tensor([7]))["x"].eq(7).all()
-    assert_told(store)
 
 
 def maps(folder):
@@ -104,7 +76,6 @@ def maps(folder):
         store = opened(folder, SPECS, 256)
         store.write(rows, {"x": values})
         assert torch.equal(store.read(rows)["x"], values)
-        assert_told(store)
         store.close()
 
 

@@ -6,9 +6,8 @@ import shutil
 import pytest
 import torch
 
-from finetune.store.audit import Audit, audit
 from finetune.store.directory import cache_root, entries, remove_store
-from finetune.store.store import RowSpec, StoreError, StoreFullError
+from finetune.store.store import Audit, RowSpec, StoreError, StoreFullError, audit
 
 MIB = 1 / 1024
 ROW = {"x": RowSpec((1 << 18,), "float32")}

@@ -10,9 +10,8 @@ from finetune.store.layout import Layout
 from finetune.store.store import RowSpec, StoreError, StoreFullError
 
 KEPT = {
-    "in memory": {"memory_gb": 1.0},
     "on disk": {"memory_gb": 0.0},
-    "in memory alone": {"memory_gb": 1.0, "disk_gb": 0.0},
+    "in memory": {"memory_gb": 1.0, "disk_gb": 0.0},
 }
 kept = pytest.mark.parametrize("budgets", KEPT.values(), ids=KEPT)
 INTEGERS = ["bool", "uint8", "int8", "int16", "int32", "int64"]
@@ -84,38 +83,16 @@ def test_rows_given_up_are_gone_and_can_be_written_again(open_store, known, budg
     known.assert_right(store, SOME)
 
 
-@pytest.mark.parametrize("later", [1.0, 0.0], ids=["in memory", "on disk"])
-@pytest.mark.parametrize("first", [1.0, 0.0], ids=["from memory", "from disk"])
-def test_the_next_opening_starts_with_the_rows_of_the_last(
-    open_store, known, tmp_path, first, later
-):
-    store = open_store(memory_gb=first)
+def test_the_next_opening_starts_with_the_rows_of_the_last(open_store, known):
+    store = open_store()
     known.fill(store, SOME)
     store.close()
-    again = open_store(memory_gb=later)
+    again = open_store()
     assert again.take_notes() == []
     assert again.num_valid == len(SOME)
     known.assert_right(again, SOME)
     known.fill(again, torch.arange(known.NUM_ROWS))
     known.assert_right(again, torch.arange(known.NUM_ROWS))
-    assert known.is_read_from_memory(again, tmp_path / "k", 1) == bool(later)
-
-
-def test_rows_that_leave_memory_are_read_from_disk(open_store, known, tmp_path):
-    store = open_store(memory_gb=1.0)
-    known.fill(store, SOME)
-    store.leave_memory()
-    known.assert_right(store, SOME)
-    known.fill(store, torch.arange(known.NUM_ROWS))
-    known.assert_right(store, torch.arange(known.NUM_ROWS))
-    assert not known.is_read_from_memory(store, tmp_path / "k", 1)
-
-
-def test_rows_that_are_nowhere_else_stay_in_memory(open_store, known):
-    store = open_store(memory_gb=1.0, disk_gb=0.0)
-    known.fill(store, SOME)
-    store.leave_memory()
-    known.assert_right(store, SOME)
 
 
 def test_a_file_too_large_for_memory_is_read_all_the_same(open_store, tmp_path):
@@ -141,7 +118,7 @@ def test_values_of_every_dtype_come_back_with_the_same_bits(open_store, dtype):
     store = open_store(specs=specs, num_rows=6)
     store.write(torch.arange(6), values, torch.full((6,), 4))
     store.close()
-    rows = open_store(specs=specs, num_rows=6, memory_gb=1).read(torch.arange(6))
+    rows = open_store(specs=specs, num_rows=6).read(torch.arange(6))
     for name, value in values.items():
         assert (rows[name].dtype, rows[name].shape) == (value.dtype, value.shape)
         assert torch.equal(_bits(rows[name]), _bits(value))
@@ -224,21 +201,18 @@ def test_a_budget_of_just_what_is_laid_out_suffices_in_any_order(open_store, dis
         store.discard()
 
 
-def test_rows_met_on_disk_leave_memory_when_they_outgrow_it(open_store, known, tmp_path):
+def test_a_store_in_memory_outgrows_its_budget_and_keeps_what_it_has(open_store):
     specs = {"t": RowSpec((1, 256), "float32", ragged=True)}
-    values, fifty = torch.randn(100, 50, 256), torch.full((100,), 50)
-    first = open_store(specs=specs, num_rows=100)
-    first.write(torch.arange(100), {"t": values}, fifty)
-    budget = 200 / (1 << 20)
-    store = open_store(specs=specs, num_rows=100, memory_gb=budget)
-    assert 0 < store.memory_bytes <= budget * (1 << 30)
-    for part in torch.arange(100).split(10):
-        assert torch.equal(store.read(part)["t"], values[part])
-        assert store.memory_bytes <= budget * (1 << 30)
-    roomy = open_store(specs=specs, num_rows=100, memory_gb=1)
-    roomy.read(torch.arange(100))
-    assert roomy.memory_bytes == values.nbytes
-    assert not known.is_read_from_memory(store, tmp_path / "k", 1)
+    store = open_store(specs=specs, num_rows=100, memory_gb=200 / (1 << 20), disk_gb=0)
+    values, four = {"t": torch.randn(100, 4, 256)}, torch.full((100,), 4)
+    store.write(torch.arange(40), {"t": values["t"][:40]}, four[:40])
+    with pytest.raises(StoreFullError, match="outgrows its memory"):
+        store.write(torch.arange(100), values, four)
+    assert torch.equal(store.read(torch.arange(40))["t"], values["t"][:40])
+    assert 0 < store.memory_bytes <= 200 << 10
+    for _ in range(3):
+        store.discard()
+        store.write(torch.arange(40), {"t": values["t"][:40]}, four[:40])
 
 
 def test_a_closed_store_touches_no_file(open_store, known, tmp_path):
@@ -346,16 +320,6 @@ def test_the_budget_of_disk_is_used_to_the_last_token(open_store):
         store.write(torch.tensor([3]), value, torch.tensor([1]))
     store.write(torch.tensor([3]), value, torch.tensor([0]))
     assert store.num_valid == 4
-
-
-def test_ragged_rows_that_outgrow_memory_are_read_from_disk(open_store, known, tmp_path):
-    specs = {"t": RowSpec((1, 256), "float32", ragged=True)}
-    store = open_store(specs=specs, num_rows=100, memory_gb=200 / (1 << 20))
-    values, four = torch.randn(100, 4, 256), torch.full((100,), 4)
-    for part in torch.arange(100).split(10):
-        store.write(part, {"t": values[part]}, four[part])
-    assert torch.equal(store.read(torch.arange(100))["t"], values)
-    assert not known.is_read_from_memory(store, tmp_path / "k", 1)
 
 
 def test_meta_tells_people_what_the_store_is_of(open_store, known, tmp_path):

@@ -121,7 +121,7 @@ STORING = {
     "data": {"source": {"type": "random", "samples": 400, "features": 512, "targets": 3}},
     "freeze": [f"body{n}" for n in range(6)],
     "train": {"epochs": 6, "batch_size": 40, "log_every": 1},
-    "cache": {"use": "auto", "memory_gb": 1e-5},
+    "cache": "auto",
 }
 
 
