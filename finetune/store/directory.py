@@ -21,8 +21,7 @@ import numpy as np
 
 from finetune import disk
 from finetune.reading import read_at_most
-from finetune.store.layout import Meta, StoreError, StoreFullError
-from finetune.store.units import os_errors_named
+from finetune.store.layout import Meta, StoreError, StoreFullError, os_errors_named
 
 _KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 _ASIDE = re.compile(rf"\.(?:new|old)-\d+-{_KEY.pattern}")

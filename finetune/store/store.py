@@ -64,7 +64,7 @@ class Store:
             [column.spec.ragged for column in layout.columns],
         )
         self._index = RowIndex(layout, folder)
-        self._files = RowFiles.open(layout, folder)
+        self._files = RowFiles.at(layout, folder)
 
     @classmethod
     def open(

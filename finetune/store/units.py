@@ -24,19 +24,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finetune.disk import descriptor_to_change, nameless_file, reason_of
+from finetune.disk import descriptor_to_change, nameless_file
 from finetune.store.layout import (
     Block,
     Column,
     Layout,
     Rows,
     StoreError,
-    StoreFullError,
     Unit,
+    os_errors_named,
     rows_file,
 )
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _READ_AHEAD = 128 << 10
 """Bytes that Linux reads ahead by default."""
 _WITHOUT_NAME = Path("rows in memory")
@@ -198,7 +197,7 @@ class RowFiles:
     """Each output with its array of units."""
 
     @classmethod
-    def open(cls, layout: Layout, folder: Path | None) -> Self:
+    def at(cls, layout: Layout, folder: Path | None) -> Self:
         """Open the files of all outputs in `folder`; without one, make files without names."""
         sizes = layout.files()
         names = [rows_file(number) for number in range(len(layout.columns))]
@@ -352,18 +351,3 @@ def _runs(places: Rows) -> Iterator[tuple[int, int]]:
     if len(places):
         cuts = np.flatnonzero(np.diff(places) != 1) + 1
         yield from pairwise([0, *cuts.tolist(), len(places)])
-
-
-@contextmanager
-def os_errors_named(path: Path) -> Iterator[None]:
-    """Turn what the system answers into an error that names the file.
-
-    Raises:
-        StoreFullError: there is no room.
-        StoreError: the system refuses for another reason.
-    """
-    try:
-        yield
-    except OSError as error:
-        kind = StoreFullError if error.errno in _FULL else StoreError
-        raise kind(reason_of(error), where=str(path)) from error
