@@ -16,6 +16,8 @@ from finetune.data.batches import MASK, Batch, Extent
 class Split(Protocol):
     """The part of `data.loader.Samples` that the cache uses."""
 
+    name: str
+    """Name of the split: key of its cache."""
     views: int | None
     """Number of random views of each sample; None if every epoch draws a new one."""
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from finetune.activations.cached_forward import CachedForward
 from finetune.activations.estimate import (
     Coming,
     Estimate,
@@ -22,13 +21,11 @@ from finetune.activations.estimate import (
     find_ahead,
     find_estimate,
 )
-from finetune.activations.exact import Trials
 from finetune.activations.find.boundary import Boundary
-from finetune.activations.forward import Forward, UncachedForward
+from finetune.activations.forward import CachedForward, Forward, Statistics, UncachedForward
 from finetune.activations.key import Facts, network_key
-from finetune.activations.passes import Passes
 from finetune.activations.replay import Replay
-from finetune.activations.statistics import Statistics
+from finetune.activations.split_cache import Room, Runner, open_store
 from finetune.config.activation_cache import CacheConfig
 from finetune.freezing.apply import in_mode
 from finetune.store.directory import cache_root, key_of, num_written
@@ -239,21 +236,16 @@ class ActivationCache:
         samples, about = self._use.splits[split], self._about(planned.facts, split)
         num_rows = len(samples) * (samples.views or 1)
         share = num_rows / planned.found.layout.num_rows
-        memory_gb = min(_MEMORY_GB, self._config.disk_gb)
-        store = Store.open(
-            cache_root(),
+        # rows of a later phase are hardly read before it begins: no memory for them
+        memory_gb = min(_MEMORY_GB, self._config.disk_gb) if planned.phase is None else 0.0
+        return open_store(
+            Room(cache_root(), self._config.disk_gb, memory_gb * share, self._use.store_dtype),
             key_of(about),
             planned.found.boundary.specs,
             num_rows,
-            # rows of a later phase are hardly read before it begins: no memory for them
-            memory_gb=memory_gb * share if planned.phase is None else 0,
-            disk_gb=self._config.disk_gb,
-            store_dtype=self._use.store_dtype,
             facts={"split": split, "up_to": planned.found.up_to, "data": about["data"]},
+            tell=lambda note: self._use.tell(f"activation cache: {note}"),
         )
-        for note in store.take_notes():
-            self._use.tell(f"activation cache: {note}")
-        return store
 
     def _about(self, facts: Facts, split: str) -> Facts:
         """Return all that the rows of a split depend on: the store's key is its hash."""
@@ -268,13 +260,12 @@ class ActivationCache:
     def _installed(self, planned: _Planned, inner: CachedForward | None) -> CachedForward:
         """Return an installed forward that has no stores yet."""
         return CachedForward(
-            self._model,
+            Runner(self._model, self._run, self._use.autocast),
             Replay(self._model, planned.found.boundary, self._rounds_to),
             planned.facts,
             statistics=self.statistics,
             seconds=planned.found.pace.prefix,
             tell=self._use.tell,
-            run=self._run,
             inner=inner,
         )
 
@@ -284,19 +275,16 @@ class ActivationCache:
         """Add the stores of all splits to an installed forward."""
         use, network = self._use, network_key(self._model, self._use.facts)
         for split, store in stores.items():
-            passes = Passes(
-                self._model,
-                forward.replay,
-                use.splits[split],
-                size=use.batch_sizes[split],
-                in_order=split != "train",
-                autocast=use.autocast,
-                verdicts=store.verdicts(network),
-                run=self._run,
-            )
-            trials = Trials(passes, use.tell if planned.phase is None else _say_nothing)
             with in_mode(self._model, is_training=split == "train"):
-                forward.add(use.splits[split], store, trials, store.written())
+                forward.add(
+                    use.splits[split],
+                    store,
+                    size=use.batch_sizes[split],
+                    in_order=split != "train",
+                    network=network,
+                    tell=use.tell if planned.phase is None else _say_nothing,
+                    checked=store.written(),
+                )
         use.tell(f"activation cache: {_told(planned, forward)}")
 
 

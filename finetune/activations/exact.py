@@ -5,7 +5,7 @@ recorded and used only for *exact* shapes: those in which every sample gets the 
 full batch that is padded to the longest sample.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from finetune.activations.batch_shapes import Shape
-from finetune.activations.passes import Passes
+from finetune.activations.passes import as_stored, full_rows
+from finetune.activations.split_cache import SplitCache
 from finetune.bits import same_bits
 from finetune.data.batches import Batch
 from finetune.errors import is_out_of_memory
@@ -30,137 +31,122 @@ class Judgement:
     """Its rows `(B, ...)` by name of the output, if a trial has just computed them; else empty."""
 
 
-class Trials:
-    """Tries the batch shapes of one split when they first occur.
+def judge(split: SplitCache, batch: Batch) -> Judgement:
+    """Decide whether the shape of a batch is exact; run the batch a few times if unknown."""
+    shape, rows = split.shape(batch.indices), dict[str, Tensor]()
+    name = split.name_of(shape)
+    if name not in split.verdicts:
+        found = _tried(split, batch, shape)
+        split.verdicts.add(name, found.fault, is_lasting=found.is_lasting)
+        rows = found.rows
+    fault = split.verdicts[name]
+    if fault is not None and (name, fault) not in split.told:
+        split.told.add((name, fault))
+        split.tell(
+            f"activation cache: batches of {shape} run all layers, none is read from the "
+            f"store: {fault}"
+        )
+    return Judgement(fault is None, rows)
 
-    Args:
-        passes: Forward passes of the split.
-        tell: Receives a line for each shape that is not exact.
+
+def _tried(split: SplitCache, batch: Batch, shape: Shape) -> "_Finding":
+    """Try a batch.
+
+    A trial that runs out of memory must not make training halve its micro-batches: a step
+    needs less memory. So the shape only counts as not tried.
     """
+    if len(batch) > split.size:
+        return _Finding("they are larger than those whose rows are stored")
+    is_like_a_step = torch.is_grad_enabled() == split.have_gradients
+    try:
+        with split.under_way():
+            found = _compared(split, batch, shape)
+        return found if is_like_a_step else replace(found, rows={})
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    return _Finding("memory is too short to compare the two ways", is_lasting=False)
 
-    def __init__(self, passes: Passes, tell: Callable[[str], None]) -> None:
-        self.passes = passes
-        self._model, self._replay, self._verdicts = passes.model, passes.replay, passes.verdicts
-        self._tell = tell
-        self._told: set[tuple[str, str]] = set()
-        self._has_met_others = False
-        """Whether a full batch with other neighbours was tried."""
 
-    def passed(self, shape: Shape) -> bool:
-        """Tell whether a shape is known to be exact and its constants are known."""
-        name = self.passes.name_of(shape)
-        is_exact = name in self._verdicts and self._verdicts[name] is None
-        return is_exact and self._replay.can_answer(self.passes.constants(shape))
+def _compared(split: SplitCache, batch: Batch, shape: Shape) -> "_Finding":
+    """Run a batch whole, with other neighbours, and answered: all must give the same bits."""
+    with split.recording(shape) as recorded:
+        whole = _outcome(split, batch.inputs)
+    if not recorded:
+        return _Finding("the network calls other layers for them")
+    rows = as_stored(split, recorded, batch.inputs)
+    if not split.in_order and not _agrees_elsewhere(split, batch, rows):
+        return _Finding("this machine rounds a sample otherwise there than in a full batch")
+    answered = _answered(split, batch.inputs, rows, shape)
+    if isinstance(answered, str):
+        return _Finding(answered, is_lasting=False)
+    fault = whole.difference(answered)
+    return _Finding(fault, rows if fault is None else {})
 
-    def judge(self, batch: Batch) -> Judgement:
-        """Decide whether the shape of a batch is exact; run the batch a few times if unknown."""
-        shape, rows = self.passes.shape(batch.indices), dict[str, Tensor]()
-        name = self.passes.name_of(shape)
-        if name not in self._verdicts:
-            found = self._tried(batch, shape)
-            self._verdicts.add(name, found.fault, is_lasting=found.is_lasting)
-            rows = found.rows
-        fault = self._verdicts[name]
-        if fault is not None and (name, fault) not in self._told:
-            self._told.add((name, fault))
-            self._tell(
-                f"activation cache: batches of {shape} run all layers, none is read from the "
-                f"store: {fault}"
-            )
-        return Judgement(fault is None, rows)
 
-    def _tried(self, batch: Batch, shape: Shape) -> "_Finding":
-        """Try a batch.
+def _answered(
+    split: SplitCache, inputs: Mapping[str, Tensor], rows: Mapping[str, Tensor], shape: Shape
+) -> "_Outcome | str":
+    """Run the network with its frozen calls answered; return the outcome, or an error text."""
+    # the network may change the answers in place
+    copies = {name: row.clone() for name, row in rows.items()}
+    # blank as in training steps: a column unread in one mode may be read in another
+    unread = split.replay.boundary.unread
+    fetched = {
+        name: values.new_zeros(values.shape) if name in unread else values
+        for name, values in inputs.items()
+    }
+    try:
+        with split.answering(copies, shape):
+            return _outcome(split, fetched)
+    # the user's code may raise anything for an unfit answer; the batch then runs whole
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return f"the network does not run on stored rows ({type(error).__name__}: {error})"
 
-        A trial that runs out of memory must not make training halve its micro-batches: a step
-        needs less memory. So the shape only counts as not tried.
-        """
-        if len(batch) > self.passes.size:
-            return _Finding("they are larger than those whose rows are stored")
-        is_like_a_step = torch.is_grad_enabled() == self.passes.have_gradients
-        try:
-            with self.passes.under_way():
-                found = self._compared(batch, shape)
-            return found if is_like_a_step else replace(found, rows={})
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        return _Finding("memory is too short to compare the two ways", is_lasting=False)
 
-    def _compared(self, batch: Batch, shape: Shape) -> "_Finding":
-        """Run a batch whole, with other neighbours, and answered: all must give the same bits."""
-        with self.passes.recording(shape) as recorded:
-            whole = self._outcome(batch.inputs)
-        if not recorded:
-            return _Finding("the network calls other layers for them")
-        rows = self.passes.as_stored(recorded, batch.inputs)
-        if not self.passes.in_order and not self._agrees_elsewhere(batch, rows):
-            return _Finding("this machine rounds a sample otherwise there than in a full batch")
-        answered = self._answered(batch.inputs, rows, shape)
-        if isinstance(answered, str):
-            return _Finding(answered, is_lasting=False)
-        fault = whole.difference(answered)
-        return _Finding(fault, rows if fault is None else {})
+def _outcome(split: SplitCache, inputs: Mapping[str, Tensor]) -> "_Outcome":
+    with preserved(split.runner.model, buffers=True, attributes=True, random=0):
+        outputs = tensors_in(split.run(inputs))
+        return _Outcome(outputs, _gradients(split, outputs), random_state())
 
-    def _answered(
-        self, inputs: Mapping[str, Tensor], rows: Mapping[str, Tensor], shape: Shape
-    ) -> "_Outcome | str":
-        """Run the network with its frozen calls answered; return the outcome, or an error text."""
-        # the network may change the answers in place
-        copies = {name: row.clone() for name, row in rows.items()}
-        # blank as in training steps: a column unread in one mode may be read in another
-        unread = self._replay.boundary.unread
-        fetched = {
-            name: values.new_zeros(values.shape) if name in unread else values
-            for name, values in inputs.items()
-        }
-        try:
-            with self.passes.answering(copies, shape):
-                return self._outcome(fetched)
-        # the user's code may raise anything for an unfit answer; the batch then runs whole
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            return f"the network does not run on stored rows ({type(error).__name__}: {error})"
 
-    def _outcome(self, inputs: Mapping[str, Tensor]) -> "_Outcome":
-        with preserved(self._model, buffers=True, attributes=True, random=0):
-            outputs = tensors_in(self.passes.run(inputs))
-            return _Outcome(outputs, self._gradients(outputs), random_state())
+def _gradients(split: SplitCache, outputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return the gradients of trained parameters for fixed gradients of the outputs."""
+    trained = [p for p in split.runner.model.parameters() if p.requires_grad]
+    tops = [output for output in outputs if output.requires_grad]
+    if not tops:
+        return []
+    slopes = [torch.linspace(-1, 1, top.numel()).to(top).view_as(top) for top in tops]
+    found = torch.autograd.grad(tops, trained, slopes, allow_unused=True)
+    return [gradient.to_dense() for gradient in found if gradient is not None]
 
-    def _gradients(self, outputs: Sequence[Tensor]) -> list[Tensor]:
-        """Return the gradients of trained parameters for fixed gradients of the outputs."""
-        trained = [p for p in self._model.parameters() if p.requires_grad]
-        tops = [output for output in outputs if output.requires_grad]
-        if not tops:
-            return []
-        slopes = [torch.linspace(-1, 1, top.numel()).to(top).view_as(top) for top in tops]
-        found = torch.autograd.grad(tops, trained, slopes, allow_unused=True)
-        return [gradient.to_dense() for gradient in found if gradient is not None]
 
-    def _agrees_elsewhere(self, batch: Batch, rows: Mapping[str, Tensor]) -> bool:
-        """Tell whether full batches give these bits at other positions, with other neighbours."""
-        kept, size = torch.arange(len(batch)), self.passes.size
-        places = kept.repeat(-(-size // len(batch)))[:size].flip(0)
-        if not self._gives(batch, rows, kept, places):
-            return False
-        if self._has_met_others or len(batch) < max(2, size):
-            return True
-        # replace every second sample by a copy of its neighbour
-        self._has_met_others = self._gives(batch, rows, kept[::2], places - places % 2)
-        return self._has_met_others
+def _agrees_elsewhere(split: SplitCache, batch: Batch, rows: Mapping[str, Tensor]) -> bool:
+    """Tell whether full batches give these bits at other positions, with other neighbours."""
+    kept, size = torch.arange(len(batch)), split.size
+    places = kept.repeat(-(-size // len(batch)))[:size].flip(0)
+    if not _gives(split, batch, rows, kept, places):
+        return False
+    if split.has_met_others or len(batch) < max(2, size):
+        return True
+    # replace every second sample by a copy of its neighbour
+    split.has_met_others = _gives(split, batch, rows, kept[::2], places - places % 2)
+    return split.has_met_others
 
-    def _gives(
-        self, batch: Batch, rows: Mapping[str, Tensor], kept: Tensor, places: Tensor
-    ) -> bool:
-        """Tell whether a full batch of the samples at `places` gives those `kept` these rows."""
-        found = torch.stack([(places == place).nonzero()[0, 0] for place in kept])
-        _, full = self.passes.full_rows(batch.indices.cpu()[places], batch.view)
-        if full.keys() != rows.keys():
-            return False
-        inputs = {name: values[kept] for name, values in batch.inputs.items()}
-        theirs = self.passes.as_stored({name: row[found] for name, row in full.items()}, inputs)
-        return all(same_bits(row[kept], theirs[name]) for name, row in rows.items())
+
+def _gives(
+    split: SplitCache, batch: Batch, rows: Mapping[str, Tensor], kept: Tensor, places: Tensor
+) -> bool:
+    """Tell whether a full batch of the samples at `places` gives those `kept` these rows."""
+    found = torch.stack([(places == place).nonzero()[0, 0] for place in kept])
+    _, full = full_rows(split, batch.indices.cpu()[places], batch.view)
+    if full.keys() != rows.keys():
+        return False
+    inputs = {name: values[kept] for name, values in batch.inputs.items()}
+    theirs = as_stored(split, {name: row[found] for name, row in full.items()}, inputs)
+    return all(same_bits(row[kept], theirs[name]) for name, row in rows.items())
 
 
 @dataclass(frozen=True, slots=True)

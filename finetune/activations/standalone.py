@@ -11,13 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from finetune.activations.batch_shapes import extent_of, is_right_padded, mask_of
-from finetune.activations.cached_forward import CachedForward
-from finetune.activations.exact import Trials
 from finetune.activations.find.boundary import Boundary, Pace, probe
+from finetune.activations.forward import CachedForward, Statistics
 from finetune.activations.key import facts_of, network_key
-from finetune.activations.passes import Passes
 from finetune.activations.replay import Replay
-from finetune.activations.statistics import Statistics
+from finetune.activations.split_cache import Room, Runner, open_store
 from finetune.data.batches import Batch, Extent
 from finetune.errors import ModelError
 from finetune.store.directory import key_of
@@ -117,7 +115,8 @@ class CachedPrefix:
             self._note(reason)
             return self._model(**named)
         at_work.samples.batch = batch
-        return at_work.network.forward(batch, at_work.samples)
+        decided = at_work.network.decided(batch, at_work.samples)
+        return at_work.network.forward(decided, at_work.samples)
 
     def close(self) -> None:
         """Restore the model's own `forward` methods, and close the stores."""
@@ -172,50 +171,44 @@ class CachedPrefix:
         with ExitStack() as undo:
             undo.callback(store.close)
             prefix = CachedForward(
-                self._model,
+                Runner(self._model, self._model, nullcontext),
                 Replay(self._model, boundary),
                 facts,
                 statistics=self.statistics,
                 seconds=pace.prefix,
                 tell=self._note,
-                run=self._model,
             )
             undo.callback(prefix.remove)
-            passes = Passes(
-                self._model,
-                prefix.replay,
+            written, here = store.written(), batch.indices.cpu()
+            prefix.add(
                 samples,
+                store,
                 size=len(batch),
                 in_order=False,
-                autocast=nullcontext,
-                verdicts=store.verdicts(network),
-                run=self._model,
+                network=network,
+                tell=self._note,
+                checked=written[torch.isin(written, here)],
             )
-            trials = Trials(passes, self._note)
-            written, here = store.written(), batch.indices.cpu()
-            prefix.add(samples, store, trials, written[torch.isin(written, here)])
             prefix.remove()
             undo.pop_all()
         return _AtWork(prefix, samples)
 
     def _store(self, boundary: Boundary, key: str) -> Store | None:
         """Open the store of `key`, or note why it cannot be opened."""
+        options = self._options
+        memory_gb = options.memory_gb - self._memory_gb
         try:
-            store = Store.open(
-                self._options.folder,
+            return open_store(
+                Room(options.folder, options.disk_gb, memory_gb),
                 key,
                 boundary.specs,
                 self._num_samples,
-                memory_gb=self._options.memory_gb - self._memory_gb,
-                disk_gb=self._options.disk_gb,
-                facts={"data": self._options.data},
+                facts={"data": options.data},
+                tell=self._note,
             )
         except StoreError as error:
             self._note(f"not stored: {error.in_one_line}")
             return None
-        for note in store.take_notes():
-            self._note(note)
-        return store
 
     @property
     def _memory_gb(self) -> float:
@@ -249,6 +242,7 @@ class _AtHand:
     """
 
     def __init__(self, num_samples: int, batch: Batch) -> None:
+        self.name = "samples"
         self.views: int | None = 1
         self.batch = batch
         self.kinds = _kinds_of(batch)

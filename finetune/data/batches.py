@@ -50,12 +50,15 @@ class Batch:
             float32, as the task has it; None for prediction.
         indices: Positions of the samples in their split `(B,)`.
         view: Which draw of the random transforms this is, where their number is limited.
+        rows: Numbers of its rows in the activation cache, if its frozen calls will be answered with
+            them; None if the network runs.
     """
 
     inputs: dict[str, Tensor]
     target: Tensor | None
     indices: Tensor
     view: int = 0
+    rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -64,7 +67,7 @@ class Batch:
         """Return the batch with its tensors on `device`."""
         inputs = {name: values.to(device) for name, values in self.inputs.items()}
         target = None if self.target is None else self.target.to(device)
-        return Batch(inputs, target, self.indices.to(device), self.view)
+        return Batch(inputs, target, self.indices.to(device), self.view, self.rows)
 
 
 def seed_for(*parts: str | int) -> int:
@@ -103,6 +106,7 @@ class Samples:
         hang_timeout_s: Seconds after which one of these processes prints its stack and ends, if
             it has not finished a batch.
         place: Names a sample for a message: its row and file.
+        name: `train`, `validation` or `test`; empty for samples that are no split of a run.
     """
 
     def __init__(
@@ -117,7 +121,10 @@ class Samples:
         workers: int = 0,
         hang_timeout_s: float | None = None,
         place: Callable[[int], str] | None = None,
+        name: str = "",
     ) -> None:
+        self.name = name
+        """Which split of the run it is; empty for other samples."""
         self.place = place
         """Names a sample for a message; None where nobody knows where it stands."""
         self.views = views if later else 1

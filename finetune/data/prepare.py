@@ -97,12 +97,21 @@ def _evaluated(
     seed: int,
     trust: Collection[str],
     tokens: TokenStore | None = None,
+    *,
+    name: str = "",
 ) -> Samples:
     columns, later = run_other_steps(part.table, steps.other, steps.left_out, tokens)
     told = identity_of(later, config.evaluation_transforms or (), seed, trust)
     place = _place_of(part.table)
     return Samples(
-        columns, part.target, later=later, identity=told, seed=seed, views=1, place=place
+        columns,
+        part.target,
+        later=later,
+        identity=told,
+        seed=seed,
+        views=1,
+        place=place,
+        name=name,
     )
 
 
@@ -136,10 +145,10 @@ def prepare_data(
     steps = _plans(config, opened.train.table, preprocessing, trust)
     train = opened.train
 
-    def evaluated(part: RawPart | None) -> Samples | None:
+    def evaluated(part: RawPart | None, name: str) -> Samples | None:
         if part is None:
             return None
-        return _evaluated(part, steps, config, seed, trust, tokens)
+        return _evaluated(part, steps, config, seed, trust, tokens, name=name)
 
     columns, later = run_steps(train.table, steps.train, tokens)
     if views is not None and not later:
@@ -158,11 +167,12 @@ def prepare_data(
         workers=config.workers,
         hang_timeout_s=hang_timeout_s,
         place=_place_of(train.table),
+        name="train",
     )
     return PreparedData(
         samples,
-        evaluated(opened.validation),
-        evaluated(opened.test),
+        evaluated(opened.validation, "validation"),
+        evaluated(opened.test, "test"),
         opened.facts,
         opened.identity,
         opened.changes,

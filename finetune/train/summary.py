@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from finetune.activations.statistics import Statistics
+from finetune.activations.forward import Statistics
 from finetune.runs.progress import Progress
 
 
