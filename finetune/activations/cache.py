@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from finetune.activations.cached_forward import CachedForward
 from finetune.activations.estimate import (
     Coming,
     Estimate,
@@ -22,7 +23,7 @@ from finetune.activations.estimate import (
     find_estimate,
 )
 from finetune.activations.find.boundary import Boundary
-from finetune.activations.forward import CachedForward, Forward, Statistics, UncachedForward
+from finetune.activations.forward import Forward, Statistics, UncachedForward
 from finetune.activations.key import Facts, network_key
 from finetune.activations.replay import Replay
 from finetune.activations.split_cache import Room, Runner, open_store

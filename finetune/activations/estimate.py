@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.activations.find.boundary import Boundary, Pace, probe
-from finetune.activations.find.snapshot import Snapshot, take_snapshot
-from finetune.activations.key import Facts, facts_of
+from finetune.activations.key import Facts, Snapshot, facts_of, take_snapshot
 from finetune.data.batches import Samples
 from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase

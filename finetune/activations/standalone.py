@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from finetune.activations.batch_shapes import extent_of, is_right_padded, mask_of
+from finetune.activations.cached_forward import CachedForward
 from finetune.activations.find.boundary import Boundary, Pace, probe
-from finetune.activations.forward import CachedForward, Statistics
+from finetune.activations.forward import Statistics
 from finetune.activations.key import facts_of, network_key
 from finetune.activations.replay import Replay
 from finetune.activations.split_cache import Room, Runner, open_store

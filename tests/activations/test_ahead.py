@@ -4,7 +4,6 @@ import shutil
 
 import pytest
 
-from finetune.activations.passes import Passes
 from finetune.runs.progress import Progress
 from finetune.store.directory import cache_root, entries
 from finetune.train.setup import build_trainer
@@ -17,7 +16,7 @@ NUM_SAMPLES = 330
 ON_THE_WAY = "is stored on the way for phase"
 
 
-def _run_again(passes, batch):
+def _run_again(split, batch):
     raise AssertionError("a batch runs once more for the sake of a store")
 
 
@@ -36,7 +35,7 @@ def test_a_thaw_runs_the_prefix_once_per_sample_over_all_phases(
     runs, tmp_path, monkeypatch, lengths
 ):
     """Also where a phase is so short that a store would do nothing for itself."""
-    monkeypatch.setattr(Passes, "in_full_batch", _run_again)
+    monkeypatch.setattr("finetune.activations.cached_forward.in_full_batch", _run_again)
     epochs = sum(lengths) + 2
     stored, whole, said = runs.pair(tmp_path, "UNet", freeze=thawing(*lengths), epochs=epochs)
     runs.assert_same_run(stored, whole)

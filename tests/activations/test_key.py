@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from finetune.activations.find.boundary import probe
-from finetune.activations.find.snapshot import take_snapshot
-from finetune.activations.key import facts_of
+from finetune.activations.key import facts_of, take_snapshot
 from finetune.config.run import RunConfig
 from finetune.store.directory import cache_root, entries, key_of
 from finetune.train.setup import build_trainer

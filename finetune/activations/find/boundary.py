@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from finetune.activations.batch_shapes import mask_of
 from finetune.activations.find.checks import Findings, Inputs, Place, Trial, make_trials
-from finetune.activations.find.flow import follow_values
-from finetune.activations.find.surroundings import Held
+from finetune.activations.find.flow import Held, follow_values
 from finetune.activations.find.trace import Call, storage_of
 from finetune.preserved import preserved
 from finetune.store.layout import RowSpec

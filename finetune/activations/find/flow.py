@@ -1,13 +1,144 @@
-"""Follow values between the chosen calls and the code around them."""
+"""Follow values between the chosen calls and the code around them.
+
+The network runs once with the chosen calls as black boxes: their arguments and outputs are noted,
+and all operations outside them. Walking these backwards tells which outputs of the calls are
+needed, and which tensors of the network enter a call from outside.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from finetune.activations.find.checks import Inputs, Place
-from finetune.activations.find.surroundings import Around, Held, watch_around
-from finetune.activations.find.trace import storage_of
+from finetune.activations.find.trace import Call, Operation, Operations, storage_of, watched
+from finetune.preserved import (
+    AttributeName,
+    attributes,
+    buffers,
+    loose_tensors,
+    moved_attributes,
+    moved_buffers,
+    preserved,
+)
+from finetune.structure import tensors_in
+
+Held = str | AttributeName
+"""A tensor that a network holds: name of a parameter or buffer, or module and attribute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """State at the beginning of a chosen call."""
+
+    arguments: Sequence[Any]
+    num_operations: int
+    """Number of operations outside chosen calls that ran before it."""
+
+
+@dataclass(slots=True)
+class Around:
+    """Operations outside the chosen calls of a pass, and arguments and outputs of these calls."""
+
+    columns: dict[str, Tensor]
+    held: list[tuple[Held, Tensor]]
+    """Tensors of the network, by name."""
+    operations: Operations
+    entrances: dict[Place, Entrance] = field(default_factory=dict)
+    given: dict[Place, Call] = field(default_factory=dict)
+    """The chosen calls, with their outputs."""
+    roots: list[Call] = field(default_factory=list)
+    moved: set[Held] = field(default_factory=set)
+    """Tensors of the network that the pass changed."""
+
+    def leading_to(self, place: Place) -> tuple[set[int], list[Operation]]:
+        """Return what the arguments of a chosen call depend on: storages, operations in order."""
+        entrance = self.entrances[place]
+        return _leading_to(
+            {
+                storage_of(tensor)
+                for tensor in tensors_in(list(entrance.arguments))
+                if not tensor.requires_grad
+            },
+            self.operations.found[: entrance.num_operations],
+        )
+
+    def moving_into_python(self) -> list[tuple[int, set[Held]]]:
+        """Return the changed tensors that Python reads as numbers, by `item()` for example.
+
+        Each with the number of operations that ran before.
+        """
+        if not self.moved:
+            return []
+        found = self.operations.found
+        return [
+            (number, self.names_of(_leading_to(set(one.reads), found[:number])[0]) & self.moved)
+            for number, one in enumerate(found)
+            if one.escapes
+        ]
+
+    def names_of(self, storages: Collection[int]) -> set[Held]:
+        """Return the names of the network's frozen tensors in these storages."""
+        return {
+            name
+            for name, tensor in self.held
+            if not tensor.requires_grad and storage_of(tensor) in storages
+        }
+
+
+def watch_around(model: nn.Module, inputs: Inputs, chosen: Collection[Place]) -> Around:
+    """Run the network and record what happens outside the chosen calls.
+
+    Buffers and random state are restored afterwards, plain attributes are not.
+    """
+    # the network may change its inputs in place
+    columns = {name: tensor.clone() for name, tensor in inputs.items()}
+    own = (*model.named_parameters(), *model.named_buffers())
+    held: list[tuple[Held, Tensor]] = [*own, *loose_tensors(model)]
+    operations = Operations([*(tensor for _, tensor in held), *columns.values()])
+    seen = Around(columns, held, operations)
+    arguments: dict[int, list[Any]] = {}
+
+    def entered(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        place = (call.module, call.visit)
+        arguments[id(call)] = [*args, *kwargs.values()]
+        if place in chosen:
+            seen.entrances[place] = Entrance(arguments[id(call)], len(operations.found))
+            operations.close(place, arguments[id(call)])
+
+    def left(call: Call) -> None:
+        place = (call.module, call.visit)
+        if place in chosen:
+            operations.reopen(call.output)
+            seen.given[place] = call
+        elif not call.children and not operations.is_closed:
+            # compiled or custom functions show no operation to torch: treat the module call as one
+            operations.note(call.module, arguments[id(call)], call.output)
+
+    before, plain = buffers(model), attributes(model)
+    with preserved(model, buffers=True, random=1):
+        with watched(model, entered, left) as seen.roots, operations:
+            model(**columns)
+        seen.moved |= moved_buffers(model, before)
+    seen.moved |= moved_attributes(plain, attributes(model))
+    return seen
+
+
+def _leading_to(
+    storages: set[int], operations: Sequence[Operation]
+) -> tuple[set[int], list[Operation]]:
+    """Walk operations backwards from storages; skip those that depend on trained parameters.
+
+    Such operations may contribute a shape only: `checks.py` has shown that changing trained values
+    has no effect on the call.
+    """
+    wanted, kept = set(storages), list[Operation]()
+    for operation in reversed(operations):
+        if not operation.trains and operation.writes & wanted:
+            wanted |= operation.reads
+            kept.append(operation)
+    return wanted, kept[::-1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,327 @@
+"""Run batches with the activation cache: rows are recorded first and answered later.
+
+The life of a batch. `fetches` decides once whether a batch is answered from the cache: if its shape
+is exact (see `exact.py`) and all its rows are stored, the batch carries the numbers of its rows,
+and input columns that only frozen calls read are left out. `forward` then *answers* a batch that
+carries rows: frozen calls return what is stored. Else it *records* (frozen calls run and their
+outputs become rows), or runs the network *whole* if the shape is not exact.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from finetune.activations.batch_shapes import Split, lengths_of
+from finetune.activations.exact import Judgement, fault_of_rows, in_full_batch, judge
+from finetune.activations.forward import Statistics, run_whole
+from finetune.activations.key import Facts
+from finetune.activations.replay import Replay
+from finetune.activations.split_cache import Runner, SplitCache
+from finetune.data.batches import Batch, Samples
+from finetune.data.named_rows import rows_named
+from finetune.store.store import Store, StoreError
+
+
+class CachedForward:
+    """Answers frozen calls from stores, one per split, and fills them at first visits.
+
+    Args:
+        runner: The network, its mask and modes set.
+        replay: Records and answers its frozen calls.
+        facts: What the rows depend on besides the data.
+        statistics: Counts what was answered and recorded; mutated.
+        seconds: Seconds of the frozen prefix for one sample, as probed.
+        tell: Receives a line for the user if something is not cached.
+        inner: The cache of a boundary closer to the input. If it has the rows of a batch, only the
+            modules between the two boundaries run; else its rows are recorded too. It is removed
+            and closed with this one.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        replay: Replay,
+        facts: Facts,
+        *,
+        statistics: Statistics,
+        seconds: float,
+        tell: Callable[[str], None],
+        inner: "CachedForward | None" = None,
+    ) -> None:
+        self.model, self.replay, self.facts = runner.model, replay, facts
+        self.boundary, self._runner, self._run = replay.boundary, runner, runner.run
+        self._statistics, self._seconds, self._tell = statistics, seconds, tell
+        self._inner = inner
+        self._splits: dict[str, SplitCache] = {}
+        self._seconds_recording, self._num_recorded = 0.0, 0
+        self._is_ragged = any(leaf.ragged for leaf in self.boundary.stored.values())
+        self.install()
+
+    def install(self) -> None:
+        """Replace the `forward` of the frozen modules."""
+        self.replay.install()
+
+    def remove(self) -> None:
+        """Restore every module's own `forward`; the stores stay open."""
+        self.replay.remove()
+        if self._inner is not None:
+            self._inner.remove()
+
+    def add(
+        self,
+        samples: Split,
+        store: Store,
+        *,
+        size: int,
+        in_order: bool,
+        network: str,
+        tell: Callable[[str], None],
+        checked: Tensor,
+    ) -> None:
+        """Add a split with its store; recompute a few of its rows, drop all if one differs.
+
+        Args:
+            samples: The split.
+            store: Its rows.
+            size: Samples of a full batch.
+            in_order: Whether it is always cut in the same way.
+            network: Key of all that trials of batch shapes depend on besides the rows.
+            tell: Receives a line for each shape of which no batch is answered.
+            checked: Numbers of the rows of which some are recomputed.
+        """
+        split = self._splits[samples.name] = SplitCache(
+            samples=samples,
+            store=store,
+            verdicts=store.verdicts(network),
+            replay=self.replay,
+            runner=self._runner,
+            size=size,
+            in_order=in_order,
+            tell=tell,
+        )
+        fault = fault_of_rows(split, checked) if len(checked) else None
+        if fault is not None:
+            split.forget()
+            self._tell(
+                f"activation cache: the rows of store {store.meta.key} {fault}: all recomputed"
+            )
+
+    def as_it_stands(self) -> "CachedForward":
+        """Stop recording and close the inner cache; return self, which only answers from now on."""
+        for split in self._splits.values():
+            split.is_full = True
+        self._let_inner_go()
+        return self
+
+    def _let_inner_go(self) -> None:
+        if self._inner is not None:
+            self._inner.close()
+        self._inner = None
+
+    @property
+    def stores(self) -> list[Store]:
+        """The stores of all splits."""
+        return [split.store for split in self._splits.values()]
+
+    def close(self) -> None:
+        """Close the stores, and restore every module's own `forward`."""
+        self.remove()
+        for store in self.stores:
+            store.close()
+        self._let_inner_go()
+
+    def fetches(self, samples: Samples, cuts: Sequence[Tensor], *, epoch: int) -> Iterator[Batch]:
+        """Yield the batches; those that will be answered carry the numbers of their rows."""
+        split = self._splits.get(samples.name)
+        if split is None:
+            yield from samples.fetches(cuts, epoch=epoch)
+            return
+        view = epoch % samples.views if samples.views else 0
+        # for all cuts at once: processes that prepare batches must know beforehand which to make
+        is_there = [split.has(cut, view) for cut in cuts]
+        self._tell_notes(split)
+        missing = [cut for cut, is_stored in zip(cuts, is_there, strict=True) if not is_stored]
+        made = samples.fetches(missing, epoch=epoch)
+        for cut, is_stored in zip(cuts, is_there, strict=True):
+            if is_stored and (rows := split.rows_of(cut, view)) is not None:
+                self._statistics.answered += len(cut)
+                batch = samples.fetch(cut, epoch=epoch, blank=self.boundary.unread)
+                yield replace(batch, rows=rows)
+                continue
+            batch = samples.fetch(cut, epoch=epoch) if is_stored else next(made)
+            with rows_named(samples, batch):
+                batch = self.decided(batch, samples)
+            yield batch
+
+    def decided(self, batch: Batch, samples: Split) -> Batch:
+        """Return a whole batch with the numbers of its rows if it will be answered, else as it is.
+
+        A batch of a shape that was never tried is tried now. Its rows are stored at once then, so
+        that the trial is not wasted; unless an inner cache lacks them too, which only records them
+        if the network runs.
+        """
+        split = self._splits[samples.name]
+        indices, was_there = batch.indices, split.has(batch.indices, batch.view)
+        rows = split.rows_of(indices, batch.view) if was_there else None
+        if rows is None and not split.was_tried(indices):
+            batch = batch.to(next(self.model.parameters()).device)
+            judgement = self._judged(batch, split)
+            if judgement.rows and self._inner is None:
+                self._write(batch, split, judgement.rows)
+            rows = split.rows_of(indices, batch.view)
+        if rows is None:
+            return batch
+        if was_there:
+            self._statistics.answered += len(batch)
+        else:
+            self._statistics.recorded += len(batch)
+        return replace(batch, rows=rows)
+
+    def forward(self, batch: Batch, samples: Split) -> Any:
+        """Run the network on a batch; frozen calls are answered if it carries rows."""
+        split = self._splits.get(samples.name)
+        if split is None:
+            return self._run(**batch.inputs)
+        if batch.rows is not None:
+            with self._answering(batch, split, batch.rows):
+                return self._run(**batch.inputs)
+        if not self._judged(batch, split).is_exact:
+            return self._whole(batch, split)
+        with self._recording(batch, split) as (rows, _):
+            outputs = self._run(**batch.inputs)
+        self._count(batch, split, rows)
+        return outputs
+
+    @contextmanager
+    def _answering(self, batch: Batch, split: SplitCache, numbers: Tensor) -> Iterator[None]:
+        """Answer the frozen calls in the block with the stored rows of a batch."""
+        began, shape = time.perf_counter(), split.shape(batch.indices)
+        found = split.store.read(numbers, shape.length if self._is_ragged else None)
+        rows = {name: row.to(batch.indices.device) for name, row in found.items()}
+        self._statistics.seconds_reading += time.perf_counter() - began
+        self._statistics.seconds_avoided += self._seconds_per_sample * len(batch)
+        with split.answering(rows, shape):
+            yield
+
+    @property
+    def _seconds_per_sample(self) -> float:
+        """Seconds of the frozen prefix for one sample, measured in recording, else as probed."""
+        if self._num_recorded == 0:
+            return self._seconds
+        return self._seconds_recording / self._num_recorded
+
+    @contextmanager
+    def _timed(self, split: SplitCache) -> Iterator[None]:
+        before = split.seconds
+        yield
+        self._statistics.seconds_trying += split.seconds - before
+
+    def _judged(self, batch: Batch, split: SplitCache) -> Judgement:
+        with self._timed(split):
+            return judge(split, batch)
+
+    def _whole(self, batch: Batch, split: SplitCache) -> Any:
+        """Run the whole network on a batch whose shape is not exact."""
+        self._statistics.whole += len(batch)
+        if rows := self._written_from_full_batch(batch, split):
+            self._count(batch, split, rows)
+        with self._with_inner(batch, split.samples):
+            return run_whole(self._run, batch, self.replay, split.samples)
+
+    def _written_from_full_batch(self, batch: Batch, split: SplitCache) -> Mapping[str, Tensor]:
+        """Compute and write the rows of an inexact batch from a full batch; return them."""
+        # rows of a split that is always cut in order come from its own batches, not from full ones
+        is_open = not split.is_full and not split.in_order
+        if not is_open or len(batch) > split.size or split.has(batch.indices, batch.view):
+            return {}
+        with self._timed(split):
+            rows = in_full_batch(split, batch)
+        if rows:
+            self._write(batch, split, rows)
+        else:
+            split.is_full = True
+            why = "a full batch makes other calls than the batch that was tried, or lacks memory"
+            self._tell(f"activation cache: nothing more is stored: {why}")
+        return rows
+
+    def _tell_notes(self, split: SplitCache) -> None:
+        """Tell the user the new messages of a store."""
+        for note in split.store.take_notes():
+            self._tell(f"activation cache: {note}")
+
+    @contextmanager
+    def _recording(
+        self, batch: Batch, split: SplitCache
+    ) -> Iterator[tuple[Mapping[str, Tensor], bool]]:
+        """Record and store the outputs of frozen calls in the block.
+
+        Yields the mapping of rows, filled when the block ends, and whether an inner cache answered
+        some calls.
+        """
+        recording = split.recording(split.shape(batch.indices))
+        before = self.replay.seconds
+        with self._with_inner(batch, split.samples) as is_helped, recording as rows:
+            yield rows, is_helped
+        if not is_helped:
+            self._seconds_recording += self.replay.seconds - before
+            self._num_recorded += len(batch)
+        self._write(batch, split, rows)
+
+    def _write(self, batch: Batch, split: SplitCache, rows: Mapping[str, Tensor]) -> None:
+        if split.is_full or not rows:
+            return
+        began = time.perf_counter()
+        try:
+            split.store.write(
+                split.numbers(batch.indices, batch.view),
+                {name: row.cpu() for name, row in rows.items()},
+                lengths_of(batch.inputs).cpu() if self._is_ragged else None,
+            )
+        except StoreError as error:
+            # Only speed is lost: stored rows are still used, all other samples run.
+            split.is_full = True
+            self._tell(f"activation cache: nothing more is stored: {error.in_one_line}")
+        self._tell_notes(split)
+        self._statistics.seconds_writing += time.perf_counter() - began
+
+    def _count(self, batch: Batch, split: SplitCache, rows: Mapping[str, Tensor]) -> None:
+        """Count a batch that was not answered."""
+        if not rows:
+            self._statistics.whole += len(batch)
+        elif not split.is_full:
+            self._statistics.recorded += len(batch)
+
+    @contextmanager
+    def _with_inner(self, batch: Batch, samples: Split) -> Iterator[bool]:
+        """Let the inner cache, if any, answer or record in the block; yield whether it answers."""
+        if self._inner is None:
+            yield False
+        else:
+            with self._inner.taking_part(batch, samples) as answers:
+                yield answers
+
+    @contextmanager
+    def taking_part(self, batch: Batch, samples: Split) -> Iterator[bool]:
+        """Answer or record in the block, in which a cache with a deeper boundary runs the network.
+
+        Yields whether anything is answered.
+        """
+        split = self._splits.get(samples.name)
+        if split is None:
+            yield False
+            return
+        is_exact = not split.is_full and self._judged(batch, split).is_exact
+        if (numbers := split.rows_of(batch.indices, batch.view)) is not None:
+            with self._answering(batch, split, numbers):
+                yield True
+        elif is_exact:
+            with self._recording(batch, split) as (_, is_helped):
+                yield is_helped
+        else:
+            self._written_from_full_batch(batch, split)
+            with self._with_inner(batch, samples) as is_helped:
+                yield is_helped
