@@ -26,7 +26,7 @@ from finetune.activations.find.boundary import Boundary
 from finetune.activations.forward import Forward, Statistics, UncachedForward
 from finetune.activations.key import Facts, network_key
 from finetune.activations.replay import Replay
-from finetune.activations.split_cache import Room, Runner, open_store
+from finetune.activations.split_cache import StoreOptions, Runner, open_store
 from finetune.config.activation_cache import CacheConfig
 from finetune.freezing.apply import in_mode
 from finetune.store.directory import cache_root, key_of, num_written
@@ -240,7 +240,9 @@ class ActivationCache:
         # rows of a later phase are hardly read before it begins: no memory for them
         memory_gb = min(_MEMORY_GB, self._config.disk_gb) if planned.phase is None else 0.0
         return open_store(
-            Room(cache_root(), self._config.disk_gb, memory_gb * share, self._use.store_dtype),
+            StoreOptions(
+                cache_root(), self._config.disk_gb, memory_gb * share, self._use.store_dtype
+            ),
             key_of(about),
             planned.found.boundary.specs,
             num_rows,

@@ -4,7 +4,7 @@ import inspect
 import json
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from hashlib import blake2b
@@ -133,10 +133,10 @@ def _plain(top: nn.Module) -> list[Facts]:
     ]
 
 
-def _as_data(value: Any) -> Any:
+def _as_data(value: Any, leaf: Callable[[Any], Any] | None = None) -> Any:
     """Return JSON data that differs when the value does, as far as its type is known."""
     # a list may hold itself
-    return folded(value, _leaf_as_data, _joined, into=DATA, again=lambda _: "itself")
+    return folded(value, leaf or _leaf_as_data, _joined, into=DATA, again=lambda _: "itself")
 
 
 def _joined(container: Any, parts: Sequence[Any]) -> Any:
@@ -146,26 +146,33 @@ def _joined(container: Any, parts: Sequence[Any]) -> Any:
 
 
 def _leaf_as_data(value: Any) -> Any:
-    """Do the same for plain values, tensors, arrays, sets, configs, functions, other objects."""
+    """Do the same for anything that is no container of plain data."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float | complex | torch.dtype | torch.device | slice):
+        # as text: NaN is not equal to itself
+        return repr(value)
     match value:
-        case None | bool() | int() | float() | str():
-            return value
         case Tensor():
             return fingerprint(value)
         case np.ndarray():
             return [value.dtype.str, value.shape, blake2b(value.tobytes()).hexdigest()]
         case np.generic():
-            return value.item()
+            return _leaf_as_data(value.item())
         case set() | frozenset():
             return sorted(map(repr, value))
         case nn.Module():
             return None
+    return _object_as_data(value)
+
+
+def _object_as_data(value: Any) -> Any:
+    """Return the settings of a config; the name of a function, or of the type of other objects."""
     if callable(to_dict := getattr(value, "to_dict", None)):
         plain = json.loads(json.dumps(to_dict(), sort_keys=True, default=str))
         # the path of a network does not matter; its attention kernel does, which `to_dict` lacks
         told = {key: item for key, item in plain.items() if not key.endswith("name_or_path")}
         return told | {"kernel": getattr(value, "_attn_implementation", None)}
-    # a function, or an object of an unknown type: only its name counts
     named = (
         value if hasattr(value, "__qualname__") and hasattr(value, "__module__") else type(value)
     )
@@ -198,7 +205,7 @@ class Snapshot(NamedTuple):
     values: Mapping[str, str]
     """Fingerprints of the outputs of frozen calls. Empty on other devices than a CPU, where two
     passes may differ in bits."""
-    steps: Sequence[str]
+    steps: Sequence[Any]
     """Functions that lead to the frozen calls, then these calls, with their plain arguments."""
 
 
@@ -231,30 +238,12 @@ def take_snapshot(
             if on_cpu
             else {}
         ),
-        [f"{name} {_in_words(list(arguments))}" for name, arguments in done],
+        [[name, _without_values(list(arguments))] for name, arguments in done],
     )
 
 
-def _in_words(value: Any) -> str:
-    """Return arguments as text: values of numbers and strings, else the type."""
-    return folded(value, _leaf_in_words, _words_joined, into=(Mapping, list, tuple))
-
-
-def _leaf_in_words(value: Any) -> str:
-    match value:
-        case np.generic():
-            return repr(value.item())
-        case Tensor():
-            return "Tensor"
-        case None | bool() | int() | float() | complex() | str() | torch.dtype():
-            return repr(value)
-        case slice():
-            return _in_words([value.start, value.stop, value.step])
-    return type(value).__name__
-
-
-def _words_joined(container: Any, parts: Sequence[str]) -> str:
-    if isinstance(container, Mapping):
-        keys = map(_in_words, container)
-        parts = [f"[{key}, {part}]" for key, part in zip(keys, parts, strict=True)]
-    return f"[{', '.join(parts)}]"
+def _without_values(arguments: Any) -> Any:
+    """Return arguments as JSON data, without the values of tensors: those depend on the samples."""
+    return _as_data(
+        arguments, lambda leaf: "Tensor" if isinstance(leaf, Tensor) else _leaf_as_data(leaf)
+    )

@@ -27,7 +27,7 @@ class Runner(NamedTuple):
     """Makes the autocast context of a forward pass."""
 
 
-class Room(NamedTuple):
+class StoreOptions(NamedTuple):
     """Where rows are kept, and how much room they may take."""
 
     folder: Path
@@ -40,7 +40,7 @@ class Room(NamedTuple):
 
 
 def open_store(
-    room: Room,
+    room: StoreOptions,
     key: str,
     specs: Mapping[str, RowSpec],
     num_rows: int,

@@ -16,7 +16,7 @@ from finetune.activations.find.boundary import Boundary, Pace, probe
 from finetune.activations.forward import Statistics
 from finetune.activations.key import facts_of, network_key
 from finetune.activations.replay import Replay
-from finetune.activations.split_cache import Room, Runner, open_store
+from finetune.activations.split_cache import StoreOptions, Runner, open_store
 from finetune.data.batches import Batch, Extent
 from finetune.errors import ModelError
 from finetune.store.directory import key_of
@@ -64,36 +64,24 @@ def cached_prefix(
     """
     if store is not None and not data:
         raise ModelError("a store on disk needs data=: the name of the data and its version")
-    options = StoreOptions(
-        Path(store or "."), data, memory_gb, disk_gb if store is not None else 0.0
-    )
-    prefix = CachedPrefix(model, options, num_samples)
+    room = StoreOptions(Path(store or "."), disk_gb if store is not None else 0.0, memory_gb)
+    prefix = CachedPrefix(model, room, data, num_samples)
     try:
         yield prefix
     finally:
         prefix.close()
 
 
-@dataclass(frozen=True, slots=True)
-class StoreOptions:
-    """Where rows are kept, and the limits of their size."""
-
-    folder: Path
-    data: str
-    """Name of the data and its version."""
-    memory_gb: float
-    disk_gb: float
-
-
 class CachedPrefix:
     """Called in place of the model; made by `cached_prefix`."""
 
-    def __init__(self, model: nn.Module, options: StoreOptions, num_samples: int) -> None:
+    def __init__(self, model: nn.Module, room: StoreOptions, data: str, num_samples: int) -> None:
         self.statistics = Statistics()
         """Counts of what was answered and recorded so far."""
         self.reasons: tuple[str, ...] = ()
         """Why frozen modules run nevertheless, one line each."""
-        self._model, self._options, self._num_samples = model, options, num_samples
+        self._model, self._room, self._data = model, room, data
+        self._num_samples = num_samples
         self._opened: dict[_Mode, _AtWork | None] = {}
         self._now: _AtWork | None = None
         """What is installed now."""
@@ -160,7 +148,7 @@ class CachedPrefix:
         facts, network = facts_of(self._model, boundary, more), network_key(self._model, more)
         # no snapshot is taken here: the code and modes of all modules go into the key instead
         about = {
-            "data": self._options.data,
+            "data": self._data,
             "batch_size": len(batch),
             "inputs": samples.kinds,
             "filled_up": samples.has_shorter,
@@ -196,15 +184,14 @@ class CachedPrefix:
 
     def _store(self, boundary: Boundary, key: str) -> Store | None:
         """Open the store of `key`, or note why it cannot be opened."""
-        options = self._options
-        memory_gb = options.memory_gb - self._memory_gb
+        memory_gb = self._room.memory_gb - self._memory_gb
         try:
             return open_store(
-                Room(options.folder, options.disk_gb, memory_gb),
+                self._room._replace(memory_gb=memory_gb),
                 key,
                 boundary.specs,
                 self._num_samples,
-                facts={"data": options.data},
+                facts={"data": self._data},
                 tell=self._note,
             )
         except StoreError as error:

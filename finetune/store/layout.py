@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -202,13 +202,7 @@ class Meta:
     def to_json(self) -> str:
         """Return the document."""
         columns = [
-            {
-                "name": column.name,
-                "shape": column.spec.shape,
-                "dtype": column.spec.dtype,
-                "ragged": column.spec.ragged,
-                "stored": column.stored,
-            }
+            {"name": column.name, **asdict(column.spec), "stored": column.stored}
             for column in self.layout.columns
         ]
         document = {

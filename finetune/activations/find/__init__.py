@@ -2,7 +2,6 @@
 
 `trace.py` records one forward pass: every module call and every operation between calls.
 `checks.py` runs it again under other conditions and disqualifies calls that cannot be cached.
-`surroundings.py` and `flow.py` follow values outside the frozen calls to see which of their
-outputs the rest of the network reads. `boundary.py` puts it together. `snapshot.py` hashes what a
-few samples give, as part of the cache key.
+`flow.py` follows values outside the frozen calls to see which of their outputs the rest of the
+network reads. `boundary.py` puts it together.
 """
