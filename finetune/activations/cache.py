@@ -26,7 +26,7 @@ from finetune.activations.find.boundary import Boundary
 from finetune.activations.forward import Forward, Statistics, UncachedForward
 from finetune.activations.key import Facts, network_key
 from finetune.activations.replay import Replay
-from finetune.activations.split_cache import StoreOptions, Runner, open_store
+from finetune.activations.split_cache import Runner, StoreOptions, open_store
 from finetune.config.activation_cache import CacheConfig
 from finetune.freezing.apply import in_mode
 from finetune.store.directory import cache_root, key_of, num_written

@@ -27,7 +27,7 @@ from finetune.structure import DATA, folded
 
 Facts = dict[str, Any]
 
-_DEFINITION = 3
+_DEFINITION = 4
 """Version of the row definition (`passes.py`); bump it to invalidate old stores."""
 _LEFT_OUT = frozenset(vars(nn.Module())) | {"forward", "train", "name_or_path"}
 """Attributes that say nothing: those of every module, our own, and where weights came from."""

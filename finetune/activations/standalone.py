@@ -16,7 +16,7 @@ from finetune.activations.find.boundary import Boundary, Pace, probe
 from finetune.activations.forward import Statistics
 from finetune.activations.key import facts_of, network_key
 from finetune.activations.replay import Replay
-from finetune.activations.split_cache import StoreOptions, Runner, open_store
+from finetune.activations.split_cache import Runner, StoreOptions, open_store
 from finetune.data.batches import Batch, Extent
 from finetune.errors import ModelError
 from finetune.store.directory import key_of

@@ -1,9 +1,9 @@
 """Rows on disk under a key: one row per sample, checked, within a budget, shared by processes.
 
-Nothing here knows of networks. Five words: a *store* is a folder of rows, named by its *key*, a hash
-of all that the rows depend on; a *unit* is a fixed-size element of a file, a sample or a token; a
-*row checksum* says that a row is written and verifies its bytes; a *claim* is the lock of a process
-on a store, which keeps it from being removed.
+Nothing here knows of networks. Five words: a *store* is a folder of rows, named by its *key*, a
+hash of all that the rows depend on; a *unit* is a fixed-size element of a file, a sample or a
+token; a *row checksum* says that a row is written and verifies its bytes; a *claim* is the lock of
+a process on a store, which keeps it from being removed.
 
 Read in this order. `layout.py` describes files and `meta.json`. `store.py` opens a store, reads and
 writes rows, and verifies all of them. `row_index.py` knows which rows are written and where,
