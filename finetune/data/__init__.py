@@ -1,1 +1,1 @@
-"""Samples: from any source to batches of tensors."""
+"""Samples: from sources of any kind to batches of tensors."""

@@ -1,7 +1,7 @@
-"""Arrays of numbers from `.npy`, `.npz` and headless `.csv`, whose headers are not believed.
+"""Read arrays of numbers from `.npy`, `.npz` and headless `.csv`, without trusting their headers.
 
-A header of a hundred bytes can promise a terabyte, for which numpy asks before it reads. So what a
-header says is compared with what the file holds, before anything is allocated.
+A header of a hundred bytes can promise a terabyte, which numpy allocates before it reads. So each
+header is compared with what the file holds before anything is allocated.
 """
 
 import math
@@ -26,21 +26,21 @@ from finetune.errors import DataError, Key, did_you_mean
 Array = np.ndarray[Any, Any]
 
 _MAX_EMPTY = 1 << 31
-"""Most that the other axes may multiply to where one is 0, and the file need hold nothing."""
+"""Largest product of the other axes if one axis is 0: such an array needs no bytes in the file."""
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _FAULTS = (
     OSError, ValueError, EOFError, TypeError, OverflowError, MemoryError, LookupError,
     RuntimeError, SyntaxError, TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
-"""Exceptions that numpy and `zipfile` raise for damaged or hostile files."""
+"""Exceptions that numpy and `zipfile` raise for damaged or malicious files."""
 
 
 def read_arrays(path: Path, source: ArraysSource, key: Key) -> dict[str, Column]:
-    """Read arrays of numbers and cut the columns out of them.
+    """Return the columns of a file of arrays, cut out as the source says.
 
     Raises:
         DataError: an array is missing, holds Python objects, promises more than the file holds, or
-            does not have the shape named.
+            does not have the shape that the source names.
     """
     arrays = _load_arrays(path, key)
     columns = source.columns or {name: ArrayColumn(array=name) for name in arrays}
@@ -53,12 +53,13 @@ def read_arrays(path: Path, source: ArraysSource, key: Key) -> dict[str, Column]
 def rows_of_arrays(
     path: Path, source: ArraysSource, wanted: Collection[str]
 ) -> dict[str, list[Any]]:
-    """Read the `wanted` columns of a file of arrays as those of training were, for prediction.
+    """Return the `wanted` columns of a file of arrays for prediction, each a list of samples.
 
     Raises:
-        DataError: as for `read_arrays`, or a column is not there.
+        DataError: as for `read_arrays`, or a column is missing.
     """
     if source.columns is not None:
+        # Other columns, such as the target, may be missing in data for prediction.
         cuts = {name: cut for name, cut in source.columns.items() if name in wanted}
         source = source.model_copy(update={"columns": cuts})
     read = read_arrays(path, source, ())
@@ -74,12 +75,12 @@ def rows_of_arrays(
 
 
 def _load_arrays(path: Path, key: Key) -> dict[str, Array]:
-    """Load every array of the file; a single one without a name is called `features`."""
+    """Return all arrays of a file by name; a single one without a name is called `features`."""
     with _readable(path, key):
         if path.name.endswith((".csv", ".csv.gz")):
             return {"features": _load_matrix(path)}
         with path.open("rb") as file:
-            # By how it begins, as numpy does: an array may end like an archive.
+            # By its first bytes, as numpy does: the name's ending may be wrong.
             if file.read(4) in (b"PK\3\4", b"PK\5\6"):
                 return _load_archive(path)
             file.seek(0)
@@ -88,7 +89,7 @@ def _load_arrays(path: Path, key: Key) -> dict[str, Array]:
 
 @contextmanager
 def _readable(path: Path, key: Key) -> Iterator[None]:
-    """Turn what numpy and `zipfile` raise into an error that names the file."""
+    """Turn exceptions of numpy and `zipfile` into a `DataError` that names the file."""
     try:
         yield
     except DataError as error:
@@ -105,7 +106,7 @@ def _readable(path: Path, key: Key) -> Iterator[None]:
 
 
 def _load_archive(path: Path) -> dict[str, Array]:
-    """Load every array of an `.npz`, none of which is unpacked to disk."""
+    """Return all arrays of an `.npz`; nothing is unpacked to disk."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         _check_members(members, path.stat().st_size)
@@ -118,11 +119,12 @@ def _load_archive(path: Path) -> dict[str, Array]:
 
 
 def _check_members(members: list[zipfile.ZipInfo], size_bytes: int) -> None:
-    """Refuse an archive that numpy did not write, or that is far larger than its file."""
+    """Raise if an archive was not written by numpy, or unpacks to far more than its size."""
     count = Counter(member.filename.removesuffix(".npy") for member in members)
     for member in members:
         shown = repr(member.filename)
         if member.flag_bits & 1:
+            # zipfile's own error for this would ask for a password.
             raise DataError(f"{shown} in it is encrypted")
         if member.compress_type not in _COMPRESSIONS:
             raise DataError(f"{shown} in it is packed by method {member.compress_type}")
@@ -135,23 +137,24 @@ def _check_members(members: list[zipfile.ZipInfo], size_bytes: int) -> None:
 
 
 def _load_array(file: IO[bytes], size_bytes: int, name: str | None) -> Array:
-    """Load one array after a look at its header.
+    """Return one array, after its header was checked.
 
     Args:
-        file: Where the array begins.
-        size_bytes: How many bytes there are.
-        name: Its name in an archive, for messages; None for a file of its own.
+        file: The file, at the beginning of the array.
+        size_bytes: Number of bytes that it has.
+        name: Name of the array in an archive, for messages; None for a file of its own.
     """
     where = "it" if name is None else f"{name!r} in it"
     shape, dtype, header_bytes = _header(file, where)
     _check_promise(shape, dtype, size_bytes - header_bytes, where)
     file.seek(0)
+    # With `allow_pickle` an array of objects would run code that is in the file.
     array: Array = np.lib.format.read_array(file, allow_pickle=False)
     return array
 
 
 def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[Any], int]:
-    """Return shape and dtype of an array, and where its numbers begin."""
+    """Return shape and dtype of an array, and the position where its numbers begin."""
     if file.read(6) != np.lib.format.MAGIC_PREFIX:
         raise DataError(f"{where} is no array of numpy")
     version = tuple(file.read(2))
@@ -160,20 +163,21 @@ def _header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], np.dtype[Any]
         (2, 0): np.lib.format.read_array_header_2_0,
     }
     if version not in readers:
-        # 3.0 differs only in the names of the fields of records.
+        # 3.0 only differs in the field names of records, which are not read here.
         raise DataError(f"{where} holds records, or is of an unknown version {version}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a header that Python 2 wrote
+        warnings.simplefilter("ignore")  # about headers written by Python 2
         shape, _, dtype = readers[version](file)
     return shape, dtype, file.tell()
 
 
 def _check_promise(shape: tuple[int, ...], dtype: np.dtype[Any], held: int, where: str) -> None:
-    """Compare what a header says with the number of bytes that follow it."""
+    """Raise if a header promises more bytes than follow it, or an impossible shape or type."""
     if dtype.hasobject:
         raise DataError(f"{where} holds Python objects")
     if dtype.itemsize == 0:
         raise DataError(f"{where} holds {dtype}, values of no bytes")
+    # For Python True is 1, and a negative length makes the product look small.
     if any(isinstance(length, bool) or length < 0 for length in shape):
         raise DataError(f"{where} has the impossible shape {shape}")
     promised = math.prod(shape) * dtype.itemsize
@@ -187,11 +191,13 @@ def _check_promise(shape: tuple[int, ...], dtype: np.dtype[Any], held: int, wher
 
 
 def _short(value: object) -> str:
+    """Return a value as text, cut for a message."""
     text = str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _load_matrix(path: Path) -> Array:
+    """Return the numbers of a csv file without header, `(N, ...)`: int64 if all are whole."""
     if path.name.endswith(".gz"):
         with path.open("rb") as file:
             refuse_gzip_bomb(file)
@@ -204,6 +210,7 @@ def _load_matrix(path: Path) -> Array:
 
 
 def _cut(name: str, column: ArrayColumn, arrays: dict[str, Array], key: Key) -> Column:
+    """Return one column, cut, reshaped and converted as the config says."""
     values = _array(column, arrays, key)
     if values.dtype.kind in "US":
         return Listed(_texts(values, name, key), "text")
@@ -224,9 +231,10 @@ def _cut(name: str, column: ArrayColumn, arrays: dict[str, Array], key: Key) -> 
 
 
 def _texts(values: Array, name: str, key: Key) -> list[str]:
+    """Return an array of text or bytes as a list of texts."""
     try:
         return [str(text) for text in values.astype(str).tolist()]
-    except (ValueError, SystemError) as error:  # bytes over 127, or no character at all
+    except (ValueError, SystemError) as error:  # bytes over 127, or a number that is no character
         raise DataError(
             f"column {name!r} holds text that cannot be read: its bytes are not ASCII, or a "
             "number in it is no character",
@@ -236,6 +244,7 @@ def _texts(values: Array, name: str, key: Key) -> list[str]:
 
 
 def _array(column: ArrayColumn, arrays: dict[str, Array], key: Key) -> Array:
+    """Return the array that a column names; the only one if it names none."""
     if column.array is None and len(arrays) == 1:
         return next(iter(arrays.values()))
     if column.array is None:
@@ -250,6 +259,7 @@ def _array(column: ArrayColumn, arrays: dict[str, Array], key: Key) -> Array:
 
 
 def _take(values: Array, text: str, key: Key) -> Array:
+    """Return the part of the second axis that `take` names."""
     if values.ndim < 2:
         raise DataError("the array has a single axis, there is nothing to take from", key=key)
     if ":" in text:
@@ -261,8 +271,10 @@ def _take(values: Array, text: str, key: Key) -> Array:
 
 
 def _cast(values: Array, dtype: str | None, key: Key) -> Array:
+    """Return numbers as another type; raise if a whole number would change."""
     if dtype is None:
         return values
+    # Numbers that do not fit are found below, and told better than by numpy's warning.
     with np.errstate(invalid="ignore", over="ignore"):
         cast = values.astype(dtype)
     if dtype != "float32" and not np.array_equal(cast, values):

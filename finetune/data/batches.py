@@ -1,6 +1,6 @@
-"""Batches: sample order as a pure function of seed and epoch, columns gathered by index.
+"""Batches: the order of samples depends only on seed and epoch; columns are gathered by index.
 
-Letters: N samples of the split, B samples of a batch, C classes.
+Letters: N samples of a split, B samples of a batch, C classes, L tokens of the longest sample.
 """
 
 import os
@@ -26,30 +26,30 @@ from finetune.randomness import random_state_kept, seed_all
 from finetune.watchdog import Watchdog
 
 MASK = "attention_mask"
-"""The column that tells tokens from padding, as `transformers` calls it."""
+"""Name of the column that is 1 for tokens and 0 for padding, as in `transformers`."""
 
 
 class Extent(NamedTuple):
-    """How long the samples of a batch are, in tokens."""
+    """How many tokens the samples of a batch have."""
 
     width: int
-    """What all of them are filled up to."""
+    """Number of tokens that all of them are padded to."""
     shortest: int
-    """What the shortest of them has."""
+    """Number of tokens of the shortest one."""
     longest: int
-    """What the longest of them has."""
+    """Number of tokens of the longest one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Some samples, as tensors.
+    """Some samples of a split, as tensors.
 
     Args:
         inputs: The network's input columns by name, each `(B, ...)`.
         target: Class numbers `(B,)` int64, label sets `(B, C)` float32, or numbers `(B, ...)`
-            float32, as the task has it; None for prediction.
-        indices: Positions of the samples in their split `(B,)`.
-        view: Which draw of the random transforms this is, where their number is limited.
+            float32, depending on the task; None for prediction.
+        indices: Positions of the samples in the split, `(B,)`.
+        view: Number of the draw of the random transforms, if their number is limited.
         rows: Numbers of its rows in the activation cache, if its frozen calls will be answered with
             them; None if the network runs.
     """
@@ -71,7 +71,8 @@ class Batch:
 
 
 def seed_for(*parts: str | int) -> int:
-    """Return a seed of 63 bits that depends on every one of `parts`, and on nothing else."""
+    """Return a seed of 63 bits that depends on all of `parts` and nothing else."""
+    # Not `hash`, which differs from process to process.
     text = "\0".join(str(part) for part in parts)
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
@@ -79,33 +80,33 @@ def seed_for(*parts: str | int) -> int:
 def sample_order(num_samples: int, seed: int, epoch: int) -> Tensor:
     """Return the order of samples in an epoch, a permutation `(N,)`.
 
-    A pure function of its arguments: the global random state is neither read nor moved.
+    It depends only on the arguments; the global random state is neither used nor changed.
     """
     draw = torch.Generator().manual_seed(seed_for("order", seed, epoch))
     return torch.randperm(num_samples, generator=draw)
 
 
 def windows(order: Tensor, size: int, *, drop_last: bool) -> list[Tensor]:
-    """Cut `order` into windows of `size` samples; leave out a shorter last one if asked to."""
+    """Return `order` in windows of `size` samples; a shorter last one is dropped if asked."""
     cut = list(order.split(size))
     return cut[:-1] if drop_last and cut and len(cut[-1]) < size else cut
 
 
 class Samples:
-    """One split, ready to be fetched: everything deterministic has been done.
+    """One split of which batches can be fetched; deterministic steps are done already.
 
     Args:
-        columns: The columns, finished where no step is left.
+        columns: The columns; final ones if no step is left.
         target: Targets `(N, ...)`, or None.
-        later: Steps done at every fetch, at least one of them random.
-        identity: What the steps are, for the fingerprint.
-        seed: Where the randomness of `later` begins.
-        views: How many draws of `later` a sample has: epochs take turns. None for a new one in
-            every epoch.
-        workers: Processes that do `later`; 0 does it in this one.
-        hang_timeout_s: Seconds after which one of these processes prints its stack and ends, if
-            it has not finished a batch.
-        place: Names a sample for a message: its row and file.
+        later: Steps done at each fetch; at least one of them is random.
+        identity: Text on what the steps are, for the fingerprint.
+        seed: Seed of the random steps in `later`.
+        views: Number of draws of `later` per sample, which epochs take in turn; None draws a new
+            one in every epoch.
+        workers: Number of processes that run `later`; 0 runs it in this process.
+        hang_timeout_s: Seconds after which such a process prints its stack and ends, if it has not
+            finished a batch.
+        place: Returns row and file of a sample, for messages.
         name: `train`, `validation` or `test`; empty for samples that are no split of a run.
     """
 
@@ -126,9 +127,9 @@ class Samples:
         self.name = name
         """Which split of the run it is; empty for other samples."""
         self.place = place
-        """Names a sample for a message; None where nobody knows where it stands."""
+        """Returns the place of a sample for messages; None if it is not known."""
         self.views = views if later else 1
-        """How many views of a sample there are; None where every epoch has a new one."""
+        """Number of views per sample; None if every epoch has a new one."""
         self._columns = dict(columns)
         self._target = target
         self._later = tuple(later)
@@ -136,13 +137,14 @@ class Samples:
         self._seed = seed
         self._workers = workers
         self._hang_timeout_s = hang_timeout_s
+        # Random steps decide shapes and types: only a sample that went through them tells.
         first = self._transformed(torch.tensor([0]), 0) if later else []
         self.specs: dict[str, TensorSpec] = self._find_specs(first)
         ragged = self._ragged()
         self.longest = max((column.longest for column in ragged), default=None)
-        """Tokens of the longest sample; None where no column is filled up."""
+        """Number of tokens of the longest sample; None if no column is padded."""
         self.is_even = self._find_evenness(ragged, first)
-        """Whether it is known beforehand, and from one column, how many tokens a sample has."""
+        """Whether the number of tokens of each sample is known beforehand, from one column."""
         self._widths, self._lengths = self._find_widths(ragged), self._find_lengths(ragged)
 
     def __len__(self) -> int:
@@ -150,26 +152,26 @@ class Samples:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of a batch's columns, in order."""
+        """Names of a batch's input columns, in order."""
         return tuple(self.specs)
 
     @property
     def is_right_padded(self) -> bool:
-        """Whether the mask of every batch is ones up to the end of a sample, then zeros."""
+        """Whether the mask of each batch is ones up to the end of a sample and then zeros."""
         mask = self._columns.get(MASK)
         return not self._later and isinstance(mask, Ragged) and mask.is_mask
 
     @property
     def has_shorter(self) -> bool:
-        """Whether some samples end before the end of a batch that is as long as they get."""
+        """Whether some samples are shorter than a batch that is padded to the longest of all."""
         if self._widths is None or self._lengths is None:
             return False
         return bool(self._lengths.min() < self._widths.max())
 
     def extent(self, indices: Tensor) -> Extent | None:
-        """Return how long a batch of the samples at `indices` is.
+        """Return how many tokens a batch of the samples at `indices` has.
 
-        None where there are no tokens, or where a transform that is still to come may change it.
+        None if there are no tokens, or if steps still to come may change their number.
         """
         if self._widths is None or self._lengths is None:
             return None
@@ -184,16 +186,16 @@ class Samples:
         blank: Collection[str] = (),
         length: int | None = None,
     ) -> Batch:
-        """Gather the samples at `indices` `(B,)`.
+        """Return the batch of the samples at `indices`, `(B,)`.
 
-        Random transforms are seeded by run, epoch and sample alone: neither the rest of the batch
-        nor the number of workers has a say, and the global random state is left as it was.
+        Random transforms are seeded by run, view and sample only: neither the rest of the batch nor
+        the number of workers matters, and the global random state is unchanged.
 
         Args:
             indices: Positions in the split.
-            epoch: Which draw of the random transforms.
-            blank: Columns whose values nobody will read: zeros of the usual shape are given.
-            length: Tokens to fill ragged columns up to, in place of the longest sample's.
+            epoch: Selects the draw of the random transforms.
+            blank: Columns whose values are not needed: they are zeros of the usual shape.
+            length: Number of tokens to pad to, instead of the longest sample's.
         """
         rows = torch.as_tensor(indices, dtype=torch.int64)
         view = epoch % self.views if self.views else epoch
@@ -202,6 +204,8 @@ class Samples:
                 name: self._gathered(name, column, rows, length, is_blank=name in blank)
                 for name, column in self._finished()
             }
+        # Every column is blank: the batch comes from the activation cache, and no image need be
+        # decoded.
         elif set(blank) >= set(self.specs):
             inputs = {name: self._blank(name, len(rows)) for name in self.specs}
         else:
@@ -210,7 +214,7 @@ class Samples:
         return Batch(inputs, target, rows, view if self.views else 0)
 
     def fetches(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
-        """Fetch one batch after another, prepared by processes where transforms are random."""
+        """Yield one batch after another; worker processes prepare them if transforms are random."""
         if not self._later or self._workers == 0:
             yield from (self.fetch(rows, epoch=epoch) for rows in batches)
             return
@@ -220,7 +224,7 @@ class Samples:
             num_workers=self._workers,
             collate_fn=_as_it_is,
             worker_init_fn=_begin_worker,
-            # Without one of its own, the loader would draw from the global generator.
+            # Without a generator of its own, the loader would draw from the global one.
             generator=torch.Generator(),
         )
         with _signals_held():
@@ -231,9 +235,9 @@ class Samples:
             yield outcome
 
     def fingerprint(self) -> str:
-        """Hash the contents of all columns, targets too, and the steps done at every fetch.
+        """Return a hash of all columns, the targets, and the steps done at each fetch.
 
-        Image files that are decoded at every fetch count by name, size and time of change.
+        Images count by the hashes of their files, not by their decoded pixels.
         """
         digest = blake2b(self._identity.encode(), digest_size=16)
         for name, column in self._columns.items():
@@ -251,7 +255,7 @@ class Samples:
         *,
         is_blank: bool,
     ) -> Tensor:
-        """Return the rows of a column, or zeros of the same shape where nobody reads the values."""
+        """Return the rows of a column, or zeros of the same shape if its values are not needed."""
         if isinstance(column, Numbers):
             return self._blank(name, len(rows)) if is_blank else column.gather(rows)
         if is_blank:
@@ -259,11 +263,12 @@ class Samples:
         return column.gather(rows, length)
 
     def _blank(self, name: str, size: int) -> Tensor:
+        """Return zeros in the shape of a column's batch."""
         spec = self.specs[name]
         return torch.zeros(size, *spec.shape, dtype=getattr(torch, spec.dtype))
 
     def _find_evenness(self, ragged: Sequence[Ragged], first: Sequence[Sample]) -> bool:
-        """Judge by the columns, or by the first sample where steps are left to do."""
+        """Return `is_even`, by the columns, or by the first sample if steps are left."""
         if first:
             return MASK not in first[0] and not any(
                 isinstance(value, Tokens) for value in first[0].values()
@@ -271,21 +276,21 @@ class Samples:
         return len(ragged) + (self._plain_mask() is not None) <= 1
 
     def _find_widths(self, ragged: Sequence[Ragged]) -> Tensor | None:
-        """Return what each sample alone is filled up to `(N,)`; None where there are no tokens."""
+        """Return the padded length of each sample alone, `(N,)`; None without tokens."""
         if (mask := self._plain_mask()) is not None:
             return torch.full((len(self),), mask.shape[1])
         widths = [column.widths for column in ragged]
         return torch.stack(widths).amax(0) if widths else None
 
     def _find_lengths(self, ragged: Sequence[Ragged]) -> Tensor | None:
-        """Return how many tokens each sample has `(N,)`; None where there are none."""
+        """Return the number of tokens of each sample, `(N,)`; None without tokens."""
         if (mask := self._plain_mask()) is not None:
             return mask.ne(0).sum(1)
         lengths = [column.lengths for column in ragged]
         return torch.stack(lengths).amin(0) if lengths else None
 
     def _ragged(self) -> list[Ragged]:
-        """Return the columns that batches fill up, one of all those of the same lengths."""
+        """Return the columns of tokens; of several with the same lengths only one."""
         columns = () if self._later else self._columns.values()
         ragged = [column for column in columns if isinstance(column, Ragged)]
         return [
@@ -295,18 +300,20 @@ class Samples:
         ]
 
     def _plain_mask(self) -> Tensor | None:
-        """Return a mask that came as numbers, all samples of one width, `(N, L)`."""
+        """Return a mask that is a plain column of numbers `(N, L)`, or None."""
         mask = self._columns.get(MASK)
         if self._later or not isinstance(mask, Numbers) or mask.values.ndim != 2:
             return None
         return mask.values
 
     def _finished(self) -> Iterator[tuple[str, Numbers | Ragged]]:
+        """Yield the columns by name; only valid if no step is left."""
         for name, column in self._columns.items():
             assert isinstance(column, Numbers | Ragged)
             yield name, column
 
     def _transformed(self, rows: Tensor, view: int) -> list[Sample]:
+        """Return samples after all remaining steps, each with random numbers of its own seed."""
         samples = []
         with random_state_kept():
             for row in rows.tolist():
@@ -318,6 +325,7 @@ class Samples:
         return samples
 
     def _find_specs(self, first: Sequence[Sample]) -> dict[str, TensorSpec]:
+        """Return shape and type of each column of a batch, without the batch axis."""
         if first:
             return {name: _spec(values[0]) for name, values in collate(first).items()}
         return {
@@ -329,7 +337,7 @@ class Samples:
 
 
 class _Fetches(Dataset[Batch | FinetuneError]):
-    """Batches as a torch `Dataset`, for the processes of a `DataLoader`."""
+    """Batches as a torch `Dataset`, for the worker processes of a `DataLoader`."""
 
     def __init__(
         self, samples: Samples, batches: Sequence[Tensor], epoch: int, watchdog: Watchdog
@@ -347,19 +355,21 @@ class _Fetches(Dataset[Batch | FinetuneError]):
             with self._watchdog.watching():
                 return self._samples.fetch(self._batches[index], epoch=self._epoch)
         except FinetuneError as error:
-            return error  # Raised in the worker, it would lose its hint and gain a traceback.
+            return error  # Raised in a worker, it would lose its hint and gain a traceback.
 
 
 def _as_it_is(batch: Any) -> Any:
+    """Return the batch: it is complete, and the loader must not collate it again."""
     return batch
 
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Hold back signals while processes start, which begin with them held back as well."""
+    """Block signals while worker processes start; they start with the signals blocked too."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    # A signal that reaches a worker before `_begin_worker` is done would end it with a traceback.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
@@ -368,18 +378,19 @@ def _signals_held() -> Iterator[None]:
 
 
 def _begin_worker(number: int) -> None:
-    """Let signals to the whole group of processes pass by: the run itself answers them.
+    """Make a worker process ignore signals that are sent to the whole group of processes.
 
-    It ends the step that is under way, for which it still needs its workers.
+    The run itself answers them: it finishes the present step, for which it needs its workers.
     """
     if not hasattr(signal, "pthread_sigmask"):
         return
     os.setpgid(0, 0)
     for one in STOP_SIGNALS:
-        signal.signal(one, signal.SIG_IGN)  # also drops one that came in the meantime
+        signal.signal(one, signal.SIG_IGN)  # also drops one that came while it was blocked
         signal.signal(one, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _spec(sample: Tensor) -> TensorSpec:
+    """Return shape and type of one sample's tensor."""
     return TensorSpec(tuple(sample.shape), str(sample.dtype).removeprefix("torch."))

@@ -1,4 +1,4 @@
-"""Cells of tables as numbers: what reads as one, and what to say of a cell that does not."""
+"""Read table cells as numbers, and say what is wrong with a cell that is not one."""
 
 import json
 import re
@@ -15,27 +15,28 @@ from finetune.errors import DataError, Key
 
 _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+# These never become numbers; they only choose the hint.
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}([,.' \u00a0\u202f])[0-9]{3}(\1[0-9]{3})*([.,][0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+([eE][+-]?[0-9]+)?")
 NOT_A_NUMBER = (
     "words for categories: write a column of 0 and 1 for each word into the file, or leave the "
     "column out of data.inputs; other text: {type: tokenize}"
 )
-"""Hint for a column of text where the network takes numbers."""
+"""Hint for a text column where numbers are needed."""
 
 
 def read_cells(column: Column, *, as_text: bool) -> Column:
-    """Return `column`; cells of a csv file become numbers or texts."""
+    """Return cells of a csv file as numbers or texts; any other column unchanged."""
     if not isinstance(column, Listed) or column.kind != "cells":
         return column
     return replace(column, kind="text") if as_text else infer(column)
 
 
 def infer(cells: Listed) -> Numbers | Listed:
-    """Read cells as numbers where every filled one is a number, else as text.
+    """Return cells as numbers if every non-empty one is a number, else as text.
 
-    A number with leading zeros (`007`) or over 18 digits is a name, and makes its column text.
-    Empty cells among numbers become NaN, which the caller refuses by row.
+    A number with leading zeros (`007`) or over 18 digits is a name, which makes its column text.
+    Empty cells among numbers become NaN, which callers refuse with the row.
     """
     filled = [cell for cell in cells.values if cell]
     if filled and len(filled) == len(cells) and all(_WHOLE.fullmatch(cell) for cell in filled):
@@ -46,7 +47,7 @@ def infer(cells: Listed) -> Numbers | Listed:
 
 
 def reads_as_number(cell: object) -> bool:
-    """Tell whether a cell of a csv file can be read as a number."""
+    """Tell whether a cell of a csv file is read as a number."""
     if not isinstance(cell, str):
         return False
     digits = cell.lstrip("+-")
@@ -56,13 +57,13 @@ def reads_as_number(cell: object) -> bool:
 
 
 def no_number(column: str, cells: Column, place: Callable[[int], str], key: Key = ()) -> DataError:
-    """Return the error over a column in which numbers are needed; it names the first other cell.
+    """Return the error for a column that should be numbers; it names the first cell that is not.
 
     Args:
-        column: Its name.
-        cells: What it holds.
-        place: Names a row for a message.
-        key: The config key that is at fault.
+        column: Name of the column.
+        cells: Its contents.
+        place: Returns the place of a row, for messages.
+        key: Position of the config key at fault.
     """
     if not isinstance(cells, Listed):
         return DataError(f"column {column!r} holds images where numbers are needed", key=key)
@@ -85,7 +86,7 @@ def no_number(column: str, cells: Column, place: Callable[[int], str], key: Key 
 
 
 def _of_another_shape(cells: Listed) -> int | None:
-    """Return the first row whose list has another shape than that of the first row."""
+    """Return the first row whose list differs in shape from that of the first row, or None."""
     if not all(isinstance(cell, list | tuple) for cell in cells.values):
         return None
     shapes = (_shape(cell) for cell in cells.values)
@@ -94,7 +95,7 @@ def _of_another_shape(cells: Listed) -> int | None:
 
 
 def _shape(cell: Any) -> tuple[int, ...]:
-    """Return the lengths of nested lists, by the first of each."""
+    """Return the shape of nested lists, by the first entry at each level."""
     lengths: list[int] = []
     while isinstance(cell, list | tuple):
         lengths.append(len(cell))
@@ -103,14 +104,14 @@ def _shape(cell: Any) -> tuple[int, ...]:
 
 
 def _may_be_number(cell: Any) -> bool:
-    """Tell whether a cell does not stop its column from being numbers; an empty one does not."""
+    """Tell whether a cell allows its column to be numbers; an empty cell does."""
     if isinstance(cell, str):
         return not cell or reads_as_number(cell)
     return is_number(cell)
 
 
 def _remedy(cell: Any, *, is_odd: bool) -> str:
-    """Return what to do about a cell that is no number, an odd one among numbers or one of many."""
+    """Return a hint for a cell that is no number; `is_odd` if most other cells are numbers."""
     text = cell.strip() if isinstance(cell, str) else ""
     if text != cell and reads_as_number(text):
         return "take out the blanks around the number"

@@ -1,4 +1,4 @@
-"""Where arrays of images have their channels: brought to the front, as networks take them.
+"""Find the channels of image arrays, and move them to the front, where networks take them.
 
 Letters: N samples, H height, W width, C channels.
 """
@@ -12,21 +12,21 @@ from finetune.errors import DataError, Key
 
 Channels = Literal["first", "last"]
 _COLOURS = (3, 4)
-"""Channels of colour images, without and with transparency."""
+"""Numbers of channels of colour images, without and with transparency."""
 _LEAST_SIDE = 5
-"""Sides shorter than this may as well be channels."""
+"""Shorter sides could be channels as well."""
 
 
 def channels_of(values: Tensor, named: Channels | None, *, is_image: bool) -> Channels:
     """Return where a column of arrays has its channels.
 
-    It is plain where `(N, H, W, C)` can be nothing else: 3 or 4 channels, and sides that are too
-    long to be channels; or a single one, in a column that must hold images.
+    They are last if `(N, H, W, C)` is the only sensible reading: 3 or 4 channels and sides too long
+    to be channels; also a single channel, in a column that must hold images.
 
     Args:
         values: The column, of any shape.
-        named: What the config says; None to tell it by the shape.
-        is_image: Whether the column is known to hold images.
+        named: What the config says; None to decide by the shape.
+        is_image: Whether the column must hold images.
     """
     if named is not None or values.ndim != 4:
         return named if named is not None and values.ndim == 4 else "first"
@@ -37,15 +37,15 @@ def channels_of(values: Tensor, named: Channels | None, *, is_image: bool) -> Ch
 
 
 def channels_first(values: Tensor, channels: Channels) -> Tensor:
-    """Return a column `(N, C, H, W)` that has its channels as said."""
+    """Return a column as `(N, C, H, W)`; `channels` says where it has its channels."""
     return values.permute(0, 3, 1, 2).contiguous() if channels == "last" else values
 
 
 def refuse_scrambling(old: tuple[int, ...], new: tuple[int, ...], key: Key) -> None:
-    """Refuse a shape that would cut `(H, W, C)` into channels: each would hold some of every one.
+    """Raise if `shape` would cut `(H, W, C)` into `(C, H, W)`, mixing all channels into each.
 
     Raises:
-        DataError: it is such a shape.
+        DataError: the shape does so.
     """
     if len(old) == 3 and 1 < old[2] < min(old[:2]) and new == (old[2], *old[:2]):
         raise DataError(

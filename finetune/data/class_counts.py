@@ -1,4 +1,4 @@
-"""Counts of the samples of each class in each part, and the notes on them.
+"""Count the samples per class in each part, and write notes on classes that are rare or missing.
 
 Letters: N samples, C classes.
 """
@@ -12,11 +12,11 @@ from finetune.config.task import ClassificationTask, MultilabelTask, Task
 from finetune.errors import named
 
 _STRONG = 0.8
-"""Share of the samples that always guessing the same gets right, from which on it is told."""
+"""Share of samples that one constant answer gets right, from which on a note is given."""
 
 
 def class_counts(target: Tensor, num_classes: int) -> Tensor:
-    """Return how many samples are of each class, `(C,)`.
+    """Return the number of samples of each class, `(C,)`.
 
     Args:
         target: Class numbers `(N,)`, or rows of 0 and 1 `(N, C)`.
@@ -30,12 +30,12 @@ def class_counts(target: Tensor, num_classes: int) -> Tensor:
 def notes_on_classes(
     targets: Mapping[str, Tensor], classes: Sequence[str], task: Task
 ) -> list[str]:
-    """Tell of classes that a part has no sample of, and of accuracy that guessing reaches.
+    """Return notes on classes that a part lacks, and on accuracy that a constant answer reaches.
 
     Args:
-        targets: Those of each part.
+        targets: The targets of each part.
         classes: Names of the classes.
-        task: Which metrics are looked at.
+        task: The task, whose metrics decide whether accuracy needs a note.
     """
     notes = []
     for part, target in targets.items():
@@ -52,7 +52,8 @@ def notes_on_classes(
 
 
 def _notes_on_guessing(target: Tensor, classes: Sequence[str], task: Task) -> list[str]:
-    """Tell what accuracy the most frequent answer has, where no metric shows more than that."""
+    """Return a note if a constant answer has high accuracy and no other metric would show that."""
+    # Any further metric, such as f1, shows a constant answer by itself.
     if not isinstance(task, ClassificationTask | MultilabelTask) or task.metrics != ("accuracy",):
         return []
     counts = class_counts(target, len(classes))

@@ -1,4 +1,4 @@
-"""Which columns of a source are the inputs and the target, and what kind each is."""
+"""Choose the columns that are inputs and target, and find the kind of each."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -36,14 +36,14 @@ from finetune.data.transforms import is_image_column
 from finetune.errors import DataError, Key, did_you_mean
 
 Kind = Literal["text", "image", "grey image", "number", "whole number", "thing"]
-"""What an input column holds, so that prediction can read raw values as training did."""
+"""Kind of an input column; prediction reads raw values as the kind that training had."""
 
 _USUAL_INPUTS = ("text", "image", "features", "x")
 _USUAL_TARGETS = ("label", "target", "y")
 
 
 def columns_in_use(config: DataConfig) -> set[str]:
-    """Return all columns that `choose_columns` may choose; the cells of others are not read."""
+    """Return all columns that `choose_columns` may choose; the cells of others need not be read."""
     inputs = _USUAL_INPUTS if config.inputs is None else config.inputs
     named = (config.target,) if isinstance(config.target, str) else config.target
     return {*inputs, *(_USUAL_TARGETS if named is None else named)}
@@ -52,12 +52,12 @@ def columns_in_use(config: DataConfig) -> set[str]:
 def choose_columns(
     config: DataConfig, known: Collection[str], *, needs_target: bool
 ) -> tuple[tuple[str, ...], str | None]:
-    """Return the input columns and the target: those named, else the usual ones if plain.
+    """Return input columns and target: those the config names, else the usual names if unambiguous.
 
     Raises:
-        DataError: a named column is not there, or it is not plain which ones are meant.
+        DataError: a named column is missing, or it is unclear which ones are meant.
     """
-    # several target columns were joined to one before
+    # several target columns were joined to one before this
     given = config.target if isinstance(config.target, str) else None
     target = given or _usual(_USUAL_TARGETS, known)
     if config.inputs is not None:
@@ -92,26 +92,27 @@ def settle_columns(
     source: Source,
     key: Key,
 ) -> Table:
-    """Return only the columns in use, each of a known kind.
+    """Return a table with only the columns in use, each of a definite kind.
 
-    Text in a column of `images` is taken for paths, relative to the folder of the source.
+    Text in a column of `images` is read as paths, relative to the source's folder.
 
     Args:
         table: All columns of a source.
-        inputs: Names of those that the network is fed from.
-        target: Name of the one that it learns to give; None without one.
+        inputs: Names of the input columns.
+        target: Name of the target column, or None.
         images: Inputs that must be images.
-        source: The config node.
-        key: Where the node stands in the config.
+        source: The config node of the source.
+        key: Position of the node in the config.
 
     Raises:
         DataError: a value is missing or of another kind, a path leaves the folder, or a key for
-            images concerns no column.
+            images applies to no column.
     """
     columns: dict[str, Column] = {}
     notes = list(table.notes)
     for name in (*inputs, *([] if target is None else [target])):
         column = table.columns[name]
+        # Left open until here: only a column in use may be refused for what its cells hold.
         if isinstance(column, Listed) and column.kind == "things" and not _are_images(column):
             column = settle(name, column.values, table.told)
         is_named = name != target and name not in images and _names_images(column, table)
@@ -132,9 +133,10 @@ def settle_columns(
 
 
 def _names_images(column: Column, table: Table) -> bool:
-    """Tell whether all texts of a column end as images do, and the first of them names a file."""
+    """Tell whether all texts of a column end like image files, and the first names one."""
     if not isinstance(column, Listed) or column.kind == "things" or table.folder is None:
         return False
+    # The first alone is looked up: to look up a million names takes longer than to train.
     endings = tuple(IMAGE_ENDINGS)
     if not all(isinstance(text, str) and text.lower().endswith(endings) for text in column.values):
         return False
@@ -142,7 +144,7 @@ def _names_images(column: Column, table: Table) -> bool:
 
 
 def ruled(images: Images, source: Source) -> Images:
-    """Return images that are read as the keys of their source say."""
+    """Return images with the reading rules that the keys of their source give."""
     if not isinstance(source, ImageKeys):
         return images
     mode = source.colour_mode
@@ -151,10 +153,10 @@ def ruled(images: Images, source: Source) -> Images:
 
 
 def refuse_idle_keys(inputs: Sequence[Column], source: Source, key: Key) -> None:
-    """Refuse keys for images that concern no input column.
+    """Raise if a key for images applies to no input column.
 
     Raises:
-        DataError: there is one.
+        DataError: there is such a key.
     """
     has_images = any(isinstance(column, Images) for column in inputs)
     has_arrays = any(isinstance(c, Numbers) and c.values.ndim == 4 for c in inputs)
@@ -163,6 +165,7 @@ def refuse_idle_keys(inputs: Sequence[Column], source: Source, key: Key) -> None
         raise DataError("no input column holds arrays of images", key=(*key, "channels"))
     if has_images or not isinstance(source, ImageKeys):
         return
+    # `background` has a default, so only a value that differs was written.
     idle = {"background": source.background_rgb != PLAIN_RULES.background}
     idle |= {"range": source.range is not None, "channels": channels in ("grey", "rgb")}
     for name in filter(idle.get, idle):
@@ -172,7 +175,7 @@ def refuse_idle_keys(inputs: Sequence[Column], source: Source, key: Key) -> None
 def _arranged(
     name: str, column: Numbers, source: Source, *, is_image: bool
 ) -> tuple[Numbers, list[str]]:
-    """Return a column of arrays with its channels in front, and what is told of that."""
+    """Return a column of arrays with its channels first, and notes if they were moved."""
     if isinstance(source, RandomSource):
         return column, []
     named = named_channels(source)
@@ -186,16 +189,16 @@ def _arranged(
 
 
 def named_channels(source: Source | None) -> Channels | None:
-    """Return where a source says that arrays have their channels; None where it does not."""
+    """Return where a source says that arrays have their channels, or None."""
     named = getattr(source, "channels", None)
     return named if named in ("first", "last") else None
 
 
 def _image_files(column: str, items: Sequence[Any], table: Table) -> list[Any]:
-    """Return the images of a column, names among them as files that may not leave the data.
+    """Return the images of a column, with names among them as paths inside the data's folder.
 
     Raises:
-        DataError: a name leaves the folder of the data, or an item is no image.
+        DataError: a name leads out of the folder, or an item is no image.
     """
     folder = table.folder or Path()
     try:
@@ -210,18 +213,19 @@ def _image_files(column: str, items: Sequence[Any], table: Table) -> list[Any]:
 
 
 def _are_images(column: Listed) -> bool:
+    """Tell whether a column is not empty and all its values are images."""
     return len(column) > 0 and all(map(is_image, column.values))
 
 
 def image_columns(config: DataConfig, inputs: Sequence[str]) -> set[str]:
-    """Return the inputs that must be images: those named so, or given a vision transform."""
+    """Return the inputs that must be images: those called `image`, or with an image transform."""
     nodes = config.transforms or ()
     named = {node.column or inputs[0] for node in nodes if isinstance(node, VisionTransform)}
     return (named | {"image"}) & set(inputs)
 
 
 def kind_of(column: Column, name: str, config: DataConfig) -> Kind:
-    """Return what a settled input column holds."""
+    """Return the kind of an input column that is settled."""
     nodes = [n for n in config.transforms or () if isinstance(n, TokenizeTransform)]
     texts = {text for node in nodes for text in node.columns or (node.column,)}
     column = read_cells(column, as_text=name in texts)
@@ -242,14 +246,14 @@ def column_of(
     places: Places,
     trained_on: Source | None = None,
 ) -> Column:
-    """Read raw values for prediction as a column of the kind that training had.
+    """Return raw values for prediction as a column of the kind that training had.
 
     Args:
-        name: The column.
-        values: One for each row.
-        kind: What the column held in training.
-        places: Where the rows stand, for messages.
-        trained_on: The source of the training samples, whose keys say how images are read.
+        name: Name of the column.
+        values: One value per row.
+        kind: Kind of the column in training.
+        places: Places of the rows, for messages.
+        trained_on: Source of the training samples, whose keys say how images are read.
 
     Raises:
         DataError: a value is missing or of another kind.
@@ -258,7 +262,7 @@ def column_of(
     if kind == "thing":
         return Listed(values, "things")
     if kind in ("image", "grey image") and not _are_arrays(values):
-        # Names are the caller's own here; those of files were looked at where these were read.
+        # Here names are the caller's own; names in files were checked where the files were read.
         mode: Mode = "L" if kind == "grey image" else "RGB"
         return images_of(named_files(values, Path()), mode, PixelRules.of(trained_on))
     column = settle(name, values, places)
@@ -273,10 +277,10 @@ def as_kind(name: str, column: Column, kind: Kind, places: Places) -> Column:
     """Return a settled column as one of the kind that training had.
 
     Args:
-        name: The column.
-        column: What it holds.
-        kind: What it held in training.
-        places: Where the rows stand, for messages.
+        name: Name of the column.
+        column: The column.
+        kind: Its kind in training.
+        places: Places of the rows, for messages.
 
     Raises:
         DataError: a value is of another kind.
@@ -299,7 +303,8 @@ def as_kind(name: str, column: Column, kind: Kind, places: Places) -> Column:
 
 
 def _as_numbers(name: str, column: Column, places: Places) -> Numbers:
-    """Return the numbers that cells stand for."""
+    """Return the numbers that cells hold; raise if they hold anything else."""
+    # What a text is was decided for this data alone; training decided that the column is numbers.
     if isinstance(column, Listed) and column.kind == "text":
         column = replace(column, kind="cells")
     if isinstance(column, Listed) and column.kind == "cells":
@@ -312,11 +317,12 @@ def _as_numbers(name: str, column: Column, places: Places) -> Numbers:
 
 
 def _in_range(numbers: torch.Tensor) -> torch.Tensor:
-    """Return numbers that are no whole ones in the dtype that training had."""
+    """Return numbers that are not whole as training had them: uint8 unchanged, others float32."""
     return numbers if numbers.dtype == torch.uint8 else numbers.float()
 
 
 def _whole(name: str, column: Numbers, raw: Column, places: Places) -> torch.Tensor:
+    """Return numbers as int64; raise if one has a fraction."""
     whole = column.values.long()
     differs = whole.to(column.values.dtype) != column.values
     if bool(differs.any()):
@@ -330,16 +336,17 @@ def _whole(name: str, column: Numbers, raw: Column, places: Places) -> torch.Ten
 
 
 def _cell(column: Column, row: int) -> Any:
-    """Return a cell of a column for a message, numbers as those of Python."""
+    """Return a cell for a message; tensors become Python numbers."""
     cell = column[row]
     return cell.tolist() if isinstance(cell, torch.Tensor) else cell
 
 
 def _usual(candidates: Sequence[str], known: Collection[str]) -> str | None:
-    """Return the one candidate that is there; None if there is none, or more."""
+    """Return the only candidate among the known names; None if there are none or several."""
     found = [name for name in candidates if name in known]
     return found[0] if len(found) == 1 else None
 
 
 def _are_arrays(values: Sequence[Any]) -> bool:
+    """Tell whether all values are arrays or lists."""
     return all(hasattr(value, "shape") or isinstance(value, list | tuple) for value in values)

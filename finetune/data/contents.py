@@ -1,4 +1,4 @@
-"""Content hashes of files and values; a file is read again only if it may have changed.
+"""Hash the contents of files and values; a file is read again only if it may have changed.
 
 Letters: N files or items of a column.
 """
@@ -25,54 +25,54 @@ from finetune.store.store import Store
 
 HASH_BYTES = 16
 _LEAST_BYTES = 32 << 20
-"""Files that take less than this to read are read at every start: it takes some 50 ms."""
+"""Files that take less than this in all are read at every start, which takes some 50 ms."""
 _OPENING_BYTES = 16 << 10
-"""To open a file takes as long as to read this much."""
+"""Cost of opening a file, as a number of bytes that take as long to read."""
 _LEAST_CHECKED, _SHARE_CHECKED = 8, 0.01
-"""Share of the known files that are drawn at random and read again at every opening."""
+"""Number and share of the known files that are drawn at random and read again at each opening."""
 _RACY_NS = 2 * 10**9
-"""A change so soon after the last one may leave the times as they are: clocks of files tick."""
+"""A change this soon after another may leave the times unchanged: file clocks advance in ticks."""
 _TICK_NS = 10**7
-"""Times of change in whole hundredths of a second come from file systems that keep no fine ones."""
+"""Times in whole hundredths of a second come from file systems without fine times."""
 _TRIES = 3
 _EXACT_BY_REPR = {"datetime", "decimal", "fractions", "uuid", "pathlib", "pathlib._local"}
-"""Modules of the standard library whose values tell all of themselves by `repr`."""
+"""Modules of the standard library whose values are fully described by their `repr`."""
 _SPECS = {"state": RowSpec((4,), "int64"), "hash": RowSpec((HASH_BYTES,), "uint8")}
 
 State = tuple[int, int, int, int]
-"""What tells that a file may have changed: size, time of change, time of change of the entry
-(which no program can set), number of the entry."""
+"""Values that differ if a file may have changed: size, modification time, change time of the inode
+(which no program can set), number of the inode."""
 UNKNOWN: State = (0, 0, 0, 0)
-"""In place of a state that tells nothing."""
+"""Stands for a state that proves nothing."""
 
 
 class Contents(NamedTuple):
-    """What the items of a column hold."""
+    """Content hashes of a column's items."""
 
     hashes: Tensor
     """(N, 16) uint8"""
     states: Tensor
-    """State of each file as it was hashed, (N, 4) int64; `UNKNOWN` where that tells nothing."""
+    """State of each file when it was hashed, (N, 4) int64; `UNKNOWN` if it proves nothing."""
 
 
 class KnownFiles:
-    """Hashes of files, kept from run to run beside the state that each file had.
+    """Hashes of files, stored from run to run with the state that each file had.
 
     Args:
-        disk_gb: GiB that all stores together may take. None is removed to make room for hashes.
+        disk_gb: GiB that all stores together may take; none is removed to make room for hashes.
         root: The folder of all stores; the user's if left out.
     """
 
     def __init__(self, disk_gb: float, root: Path | None = None) -> None:
         self.notes: list[str] = []
-        """What a user should know, a line each."""
+        """Lines to report to the user."""
         self._disk_gb, self._root = disk_gb, root
 
     def contents(self, paths: Sequence[Path]) -> Contents:
-        """Return what files hold. Those whose state is as it was are not read, but for a few.
+        """Return the hashes of files. Those with an unchanged state are not read, except for a few.
 
         Raises:
-            DataError: a file is missing, cannot be read or is being written.
+            DataError: a file is missing, cannot be read, or is being written.
         """
         states = torch.tensor([_state_at(path) for path in paths]).reshape(-1, 4)
         if int(states[:, 0].sum()) + len(paths) * _OPENING_BYTES < _LEAST_BYTES:
@@ -84,6 +84,7 @@ class KnownFiles:
             return read_contents(paths)
 
     def _stored(self, paths: Sequence[Path], states: Tensor) -> Contents:
+        """Return the hashes of files, from the store as far as it has them; complete the store."""
         names = b"\0".join(os.path.abspath(os.fsencode(path)) for path in paths)  # noqa: PTH100
         data = blake2b(names, digest_size=HASH_BYTES).hexdigest()
         key = key_of({"files": data})
@@ -98,6 +99,8 @@ class KnownFiles:
             evicts=False,
         )
         with closing(store):
+            # Times can be set back and hashes in a store forged: a random share is read to notice
+            # either.
             known = _known(store, states)
             if not _are_right(store, known, paths):
                 self.notes.append(f"the hashes of files in store {key} are wrong: all are read")
@@ -109,10 +112,10 @@ class KnownFiles:
 
 
 def read_contents(paths: Sequence[Path]) -> Contents:
-    """Read all of some files, and return what they hold.
+    """Return the hashes of files after reading all of them.
 
     Raises:
-        DataError: a file is missing, cannot be read or is being written.
+        DataError: a file is missing, cannot be read, or is being written.
     """
     found = [_read(path) for path in paths]
     return Contents(
@@ -122,15 +125,15 @@ def read_contents(paths: Sequence[Path]) -> Contents:
 
 
 def as_hashes(digests: Sequence[bytes]) -> Tensor:
-    """Return hashes of 16 bytes as numbers (N, 16)."""
+    """Return hashes of 16 bytes as a tensor (N, 16) uint8."""
     flat = np.frombuffer(bytearray(b"".join(digests)), np.uint8)
     return torch.from_numpy(flat.reshape(-1, HASH_BYTES))
 
 
 def is_unchanged(file: BinaryIO, state: State, digest: bytes) -> bool:
-    """Tell whether an open file holds what was hashed.
+    """Tell whether an open file still has the contents that were hashed.
 
-    Where its state differs it is read, which moves the position in it.
+    If its state differs, the file is read, which moves the position in it.
 
     Raises:
         OSError: it cannot be read.
@@ -140,13 +143,15 @@ def is_unchanged(file: BinaryIO, state: State, digest: bytes) -> bool:
 
 @contextmanager
 def opened_regular(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that data names. A pipe would keep us waiting, a device never end.
+    """Open a regular file that the data names; refuse pipes and devices, which may never end.
 
     Raises:
-        DataError: it is missing, no regular file, or cannot be read.
+        DataError: it is missing, not a regular file, or cannot be read.
     """
     with naming(str(path)):
         try:
+            # Without O_NONBLOCK, opening a pipe would wait for a writer before its kind can be
+            # checked.
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except ValueError as error:
             raise DataError(f"cannot read the image {str(path)!r}: {error}") from error
@@ -158,10 +163,10 @@ def opened_regular(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def naming(name: str) -> Iterator[None]:
-    """Turn errors of the system into ones that name the image.
+    """Turn an `OSError` of the block into a `DataError` that names the image.
 
     Raises:
-        DataError: the block raises an OSError.
+        DataError: the block raised an `OSError`.
     """
     try:
         yield
@@ -173,7 +178,7 @@ def naming(name: str) -> Iterator[None]:
 
 
 def content_of(value: Any) -> bytes | None:
-    """Return bytes that only equal values share; None for an object of which nobody can tell."""
+    """Return bytes that only equal values share; None for an object that cannot be compared."""
     match value:
         case str():
             return value.encode("utf-8", "surrogatepass")
@@ -189,6 +194,7 @@ def content_of(value: Any) -> bytes | None:
 
 
 def _of_numbers(value: Any) -> bytes | None:
+    """Return the same for a tensor, an array or a number of numpy."""
     if isinstance(value, Tensor):
         return fingerprint(value).encode()
     if value.dtype.hasobject:
@@ -197,7 +203,7 @@ def _of_numbers(value: Any) -> bytes | None:
 
 
 def _of_many(kind: str, values: Sequence[Any]) -> bytes | None:
-    """Return the same for values in each other; each is hashed, so that none runs into the next."""
+    """Return the same for a container; each value is hashed, so that none runs into the next."""
     try:
         parts = [content_of(value) for value in values]
     except RecursionError:  # a list that holds itself
@@ -210,7 +216,7 @@ def _of_many(kind: str, values: Sequence[Any]) -> bytes | None:
 
 
 def _known(store: Store, states: Tensor) -> Tensor:
-    """Return which files are in a store with the state they have now (N,)."""
+    """Return which files are in a store with the state they have now, (N,) bool."""
     rows = torch.arange(len(states))
     known = store.has(rows)
     known[known.clone()] = (store.read(rows[known])["state"] == states[known]).all(1)
@@ -218,9 +224,10 @@ def _known(store: Store, states: Tensor) -> Tensor:
 
 
 def _are_right(store: Store, known: Tensor, paths: Sequence[Path]) -> bool:
-    """Read a random share of the files that are known, and compare."""
+    """Tell whether a random share of the stored hashes is right, by reading those files."""
     rows = known.nonzero().squeeze(1).tolist()
     count = min(len(rows), max(_LEAST_CHECKED, round(_SHARE_CHECKED * len(rows))))
+    # `SystemRandom`: with a seed, a forger would know which files are never looked at.
     checked = sorted(SystemRandom().sample(rows, count))
     if not checked:
         return True
@@ -229,7 +236,7 @@ def _are_right(store: Store, known: Tensor, paths: Sequence[Path]) -> bool:
 
 
 def _completed(store: Store, known: Tensor, paths: Sequence[Path]) -> Contents:
-    """Return what all files hold: as the store has it, the others as they are read now."""
+    """Return the hashes of all files: stored ones, and the others by reading them now."""
     contents = Contents(
         torch.zeros(len(paths), HASH_BYTES, dtype=torch.uint8),
         torch.zeros(len(paths), 4, dtype=torch.int64),
@@ -245,10 +252,10 @@ def _completed(store: Store, known: Tensor, paths: Sequence[Path]) -> Contents:
 
 
 def _write(store: Store, known: Tensor, contents: Contents) -> None:
-    """Keep what was read of files whose state tells something."""
+    """Store hashes of files whose state proves that they stay as they are."""
     told = (contents.states != 0).any(1)
     if bool((store.has(torch.arange(len(known))) & ~known).any()):
-        store.discard()  # a row that is there stays: those of changed files have to go first
+        store.discard()  # rows are never overwritten, so those of changed files must go first
         known = torch.zeros_like(known)
     rows = (told & ~known).nonzero().squeeze(1)
     if len(rows):
@@ -256,8 +263,9 @@ def _write(store: Store, known: Tensor, contents: Contents) -> None:
 
 
 def _read(path: Path) -> tuple[bytes, State]:
-    """Hash a file; return with it its state, `UNKNOWN` where that tells nothing."""
+    """Return hash and state of a file; the state is `UNKNOWN` if it proves nothing."""
     with opened_regular(path) as file:
+        # The same state before and after shows that nobody wrote to the file while it was read.
         for _ in range(_TRIES):
             before, digest = _state(file), _hashed(file)
             if _state(file) == before:
@@ -266,30 +274,34 @@ def _read(path: Path) -> tuple[bytes, State]:
 
 
 def _hashed(file: BinaryIO) -> bytes:
+    """Return the hash of a whole file."""
     file.seek(0)
     return file_digest(file, lambda: blake2b(digest_size=HASH_BYTES)).digest()  # type: ignore[arg-type]
 
 
 def _is_telling(state: State) -> bool:
-    """Tell whether a file that has this state later on holds what it holds now.
+    """Tell whether an unchanged state proves unchanged contents.
 
-    Not where it has just changed (what is written within one tick of the clock has one time), nor
-    where the file system keeps no fine time of change that no program can set: such as FAT, and
-    images of disks that were made to be alike.
+    Not if the file has just changed (writes within one tick of the clock have the same time), nor
+    if the file system has no fine change time that programs cannot set, such as FAT and images of
+    disks that were made reproducible.
     """
     _, modified, changed, _ = state
     return max(modified, changed) < time.time_ns() - _RACY_NS and changed % _TICK_NS != 0
 
 
 def _state_at(path: Path) -> State:
+    """Return the state of the file at a path."""
     with naming(str(path)):
         return _as_state(path.stat())
 
 
 def _state(file: BinaryIO) -> State:
+    """Return the state of an open file."""
     return _as_state(os.fstat(file.fileno()))
 
 
 def _as_state(found: os.stat_result) -> State:
-    # numbers of entries may need the sign
+    """Return the state that the system's answer holds."""
+    # inode numbers may use the highest bit, which int64 has for the sign
     return (found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino & (2**63 - 1))

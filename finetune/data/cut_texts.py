@@ -1,4 +1,4 @@
-"""How many texts, and tokens of them, a tokenizer has cut off: counted as texts are tokenized."""
+"""Count the texts, and their tokens, that a tokenizer cuts off."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from finetune.errors import named
 
 @dataclass(slots=True)
 class CutTexts:
-    """A running count. It grows with every text that is tokenized."""
+    """A running count that grows with each text tokenized."""
 
     num_texts: int = 0
     num_cut: int = 0
     tokens: int = 0
-    """Of all texts, with those cut off."""
+    """Tokens of all texts, including those cut off."""
     tokens_cut: int = 0
     longest: int = 0
-    """Tokens of the longest text, with those cut off."""
+    """Tokens of the longest text, including those cut off."""
 
     def add(self, lengths: Tensor, cut: Tensor) -> None:
-        """Count some texts.
+        """Add some texts to the count.
 
         Args:
-            lengths: Tokens that each has, (N,).
-            cut: Tokens that were cut off each, (N,).
+            lengths: Tokens kept of each text, (N,).
+            cut: Tokens cut off each text, (N,).
         """
         if len(lengths) == 0:
             return
@@ -38,7 +38,7 @@ class CutTexts:
         self.longest = max(self.longest, int(whole.max()))
 
     def note(self, columns: Sequence[str], max_length: int) -> str | None:
-        """Return a line for people on what was cut; None if nothing was."""
+        """Return a line on what was cut, or None if nothing was."""
         if not self.num_cut:
             return None
         what = "pairs" if len(columns) > 1 else "texts"
@@ -53,13 +53,13 @@ class CutTexts:
 def tokens_cut(
     encodings: Sequence[Any] | None, lengths: Sequence[int], max_length: int
 ) -> list[int]:
-    """Return how many tokens a fast tokenizer has cut off each text or pair.
+    """Return how many tokens a fast tokenizer cut off each text or pair.
 
     Args:
-        encodings: What `tokenizers` made of them; None of a tokenizer in Python, which does not
-            tell: nothing is counted.
-        lengths: Tokens that each has.
-        max_length: Only what is that long can have been cut.
+        encodings: Results of `tokenizers`; None for a tokenizer in Python, which does not tell how
+            much it cut: nothing is counted then.
+        lengths: Tokens kept of each text.
+        max_length: The limit; only texts of that length can have been cut.
     """
     if encodings is None:
         return [0] * len(lengths)
@@ -68,17 +68,17 @@ def tokens_cut(
 
 
 def _num_lost(encoding: Any) -> int:
-    """Return how many tokens lie in the overflow alone.
+    """Return how many tokens are only in the overflow, that is, were cut off.
 
-    The overflow of a pair holds each piece of the one text beside each of the other: pieces are
-    told apart by where they stand, and each counts once.
+    The overflow of a pair repeats each piece of one text beside each piece of the other: pieces are
+    told apart by their position, and each counts once.
     """
     overflow = set().union(*map(_pieces, encoding.overflowing))
     return sum(size for *_, size in overflow - _pieces(encoding))
 
 
 def _pieces(encoding: Any) -> set[tuple[int, int, int, int]]:
-    """Return for each text its number, where its tokens begin and end, and how many they are."""
+    """Return, for each text: its number, first and last position of its tokens, their number."""
     places: dict[int, list[tuple[int, int]]] = {}
     for text, place in zip(encoding.sequence_ids, encoding.offsets, strict=True):
         if text is not None:

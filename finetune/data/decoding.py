@@ -1,4 +1,4 @@
-"""One image of a file, encoded bytes or Pillow: its header, its pixels, its hash."""
+"""Decode one image, from a file, bytes or Pillow: header, pixels, hash."""
 
 import logging
 import warnings
@@ -42,32 +42,32 @@ from finetune.errors import DataError
 from finetune.importing import require
 
 _FAULTS = (*FAULTS, StructError, ZlibError)
-"""Exceptions that Pillow raises for damaged or hostile files."""
+"""Exceptions that Pillow raises for damaged or malicious files."""
 _READ_AT_ONCE = 1 << 20
 
-# Pillow logs what it then raises. Without a handler, Python would print that as a second line.
+# Pillow logs an error before it raises it. Without a handler, Python would print the log too.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class Header(NamedTuple):
-    """What the header of an image says of its pixels."""
+    """What an image's header says about its pixels."""
 
     mode: str
-    """Colour mode, in the words of Pillow."""
+    """Colour mode, as Pillow names it."""
     is_colour: bool
     is_deep: bool
-    """Whether it has more than 8 bits for each pixel, grey or floats."""
+    """Whether it has more than 8 bits per pixel, grey or floats."""
     is_wide: bool
-    """Whether it has 16 bits for each colour."""
+    """Whether it has 16 bits per colour."""
     is_transparent: bool
     is_turned: bool
-    """Whether EXIF says that it is to be turned or mirrored."""
+    """Whether EXIF says that it must be rotated or mirrored."""
     has_frames: bool
     """Whether it has several frames or pages."""
 
 
 def is_image(value: object) -> bool:
-    """Tell whether `value` is a PIL image, or an image as `datasets` stores it."""
+    """Tell whether a value is a PIL image, or an image as `datasets` stores it."""
     if isinstance(value, dict):
         return value.keys() == {"bytes", "path"}
     return type(value).__module__.startswith("PIL.") and hasattr(value, "convert")
@@ -80,16 +80,16 @@ def open_image(
     *,
     rules: PixelRules | None = None,
 ) -> Any:
-    """Decode one image to a `PIL.Image` in `mode`, upright, opaque, each channel of 8 bits.
+    """Return one image as a `PIL.Image` in `mode`, upright and opaque, 8 bits per channel.
 
     Args:
         item: A path, encoded bytes, `{"bytes", "path"}` with bytes, or a PIL image.
         mode: The colour mode.
-        known: State and hash of what the item must hold.
-        rules: What the source says of its images.
+        known: State and hash that the item must have; None to accept any contents.
+        rules: Reading rules of the source; None for the default ones.
 
     Raises:
-        DataError: the file is missing, not a whole image, or another one. The message names it.
+        DataError: the file is missing, incomplete, or has changed. The message names it.
     """
     pil, rules = require("PIL.Image", extra="vision"), rules or PLAIN_RULES
     if _is_decoded(item):
@@ -100,7 +100,7 @@ def open_image(
             decoded = as_pixels(image, mode, rules)
             if image.format == "PNG":
                 _refuse_broken_chunks(file)
-        # Looked at afterwards: what is written into it from here on is not in what was decoded.
+        # Checked after decoding: what is written to the file from now on is not in the result.
         if known is not None and not _holds(file, *known):
             raise DataError(
                 f"the image {name!r} is another one than when the data was opened",
@@ -110,10 +110,10 @@ def open_image(
 
 
 def read_header(item: Any) -> Header:
-    """Look at the header of one image; no pixel is decoded.
+    """Return the header of one image; no pixel is decoded.
 
     Raises:
-        DataError: the file is missing, or no image. The message names it.
+        DataError: the file is missing or no image. The message names it.
     """
     pil = require("PIL.Image", extra="vision")
     if _is_decoded(item):
@@ -132,7 +132,7 @@ def name_of(item: Any) -> str:
 
 
 def _header(image: Any) -> Header:
-    # A PNG may keep its EXIF data behind its pixels, and would decode these to look for them.
+    # A PNG may have its EXIF data behind the pixels, which would be decoded to reach them.
     has_exif = image.format != "PNG" or "exif" in image.info
     return Header(
         image.mode,
@@ -146,11 +146,12 @@ def _header(image: Any) -> Header:
 
 
 def _is_decoded(item: Any) -> bool:
+    """Tell whether an item is a PIL image, not encoded bytes or a file."""
     return is_image(item) and not isinstance(item, dict)
 
 
 def verify_image(item: Any) -> None:
-    """Check an encoded image without decoding it.
+    """Check an encoded image without decoding it; do nothing for a PIL image.
 
     Raises:
         DataError: a file is missing or no image. The message names it.
@@ -162,18 +163,18 @@ def verify_image(item: Any) -> None:
 
 
 def image_tensor(image: Any) -> Tensor:
-    """Turn a `PIL.Image` into `(C, H, W)`, uint8 for the usual modes."""
+    """Return a `PIL.Image` as a tensor `(C, H, W)`, uint8 for the usual modes."""
     values = torch.from_numpy(np.array(image))
     return values.unsqueeze(0) if values.ndim == 2 else values.permute(2, 0, 1).contiguous()
 
 
 def digest_of(item: Any) -> bytes:
-    """Return a hash of what one item of a column of images holds."""
+    """Return a hash of the contents of one item of an image column."""
     if isinstance(item, Path):
         return read_contents([item]).hashes[0].numpy().tobytes()
     if _is_decoded(item):
         with naming(name_of(item)):
-            # All that the pixels mean rests on these as well.
+            # The same bytes mean other pixels with another mode, size or palette.
             more = (item.mode, item.size, item.getpalette(), item.info.get("transparency"))
             return hash_bytes(repr(more).encode() + bytes(item.tobytes()))
     with _opened(item) as (file, _):
@@ -181,13 +182,13 @@ def digest_of(item: Any) -> bytes:
 
 
 def hash_bytes(raw: bytes) -> bytes:
-    """Return the hash of some bytes."""
+    """Return a hash of bytes, of 16 bytes."""
     return blake2b(raw, digest_size=HASH_BYTES).digest()
 
 
 @contextmanager
 def _pictured(source: BinaryIO, pil: ModuleType) -> Iterator[Any]:
-    """Open an image of a known format, unless it is so large that Pillow warns of it."""
+    """Open an image of a known format; refuse one with so many pixels that Pillow would warn."""
     try:
         opened = pil.open(source, formats=_formats())
     except pil.UnidentifiedImageError as error:
@@ -202,11 +203,12 @@ def _pictured(source: BinaryIO, pil: ModuleType) -> Iterator[Any]:
 
 
 def _refuse_broken_chunks(file: BinaryIO) -> None:
-    """Check the checksums of a PNG: of small files Pillow leaves those of the pixels unread.
+    """Verify the checksums of a PNG: in small files Pillow does not check those of the pixels.
 
     Raises:
-        PixelError: one is wrong. A file that only ends too early is left to Pillow.
+        PixelError: a checksum is wrong. Files that end too early are left to Pillow.
     """
+    # Chunks follow the 8 bytes of the signature: length, type, data, CRC over type and data.
     file.seek(8)
     while len(head := file.read(8)) == 8:
         left, checksum = int.from_bytes(head[:4]), crc32(head[4:])
@@ -221,9 +223,9 @@ def _refuse_broken_chunks(file: BinaryIO) -> None:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Return the formats that are read: pictures of pixels, decoded by Pillow itself.
+    """Return the formats that are read: bitmaps that Pillow itself decodes.
 
-    Others are left alone: for EPS Pillow starts Ghostscript, which runs the program in the file.
+    Others are refused: for EPS, Pillow starts Ghostscript, which runs the program in the file.
     The first six are those that Pillow knows before it loads all its readers.
     """
     usual = ("PNG", "JPEG", "GIF", "BMP", "DIB", "PPM", "TIFF", "WEBP", "JPEG2000")
@@ -232,10 +234,10 @@ def _formats() -> tuple[str, ...]:
 
 @contextmanager
 def _readable(name: str, pil: ModuleType) -> Iterator[None]:
-    """Turn what Pillow raises into an error that names the image."""
+    """Turn exceptions of Pillow into a `DataError` that names the image."""
     try:
         with naming(name), warnings.catch_warnings():
-            # Told by the errors below, or of no consequence for the pixels.
+            # Warnings are either followed by an error, or do not concern the pixels.
             warnings.simplefilter("ignore")
             yield
     except PixelError as error:
@@ -247,7 +249,7 @@ def _readable(name: str, pil: ModuleType) -> Iterator[None]:
 
 @contextmanager
 def _opened(item: Any) -> Iterator[tuple[BinaryIO, str]]:
-    """Open an encoded image; give with it its name for messages."""
+    """Yield an encoded image as an open file, and its name for messages."""
     if isinstance(item, Path):
         with opened_regular(item) as file:
             yield file, str(item)
@@ -260,7 +262,7 @@ def _opened(item: Any) -> Iterator[tuple[BinaryIO, str]]:
 
 
 def _holds(file: BinaryIO, state: State, digest: bytes) -> bool:
-    """Tell whether an encoded image is the one that was identified."""
+    """Tell whether an encoded image still has the state or hash it had when it was identified."""
     if isinstance(file, BytesIO):
         return hash_bytes(file.getvalue()) == digest
     return is_unchanged(file, state, digest)

@@ -1,4 +1,4 @@
-"""Readers of folders of classes, texts and images; of one file as a text; of one csv file."""
+"""Read folders of classes, texts and images; one file as text; one csv file."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from finetune.importing import package_path
 
 
 def existing(text: str, key: Key, *, folder: bool) -> Path:
-    """Resolve a path of the config to the file, or the folder, that must be there.
+    """Return the path of a file or folder that the config names, which must exist.
 
     Raises:
-        DataError: it is not there, is the other of the two, or a pipe or a device.
+        DataError: it does not exist, is the other of the two, or is a pipe or device.
     """
     path = package_path(text, key=key)
     wanted, other = ("folder", "file") if folder else ("file", "folder")
@@ -30,7 +30,7 @@ def existing(text: str, key: Key, *, folder: bool) -> Path:
 
 
 def read_csv(path: Path, source: CsvSource, key: Key) -> dict[str, Column]:
-    """Read one file alone as a source says, all its columns.
+    """Return all columns of one csv file, read as the source says.
 
     Raises:
         DataError: it cannot be read.
@@ -45,9 +45,9 @@ def read_csv(path: Path, source: CsvSource, key: Key) -> dict[str, Column]:
 def read_text_folder(
     path: Path, source: TextFolderSource, within: Path, key: Key
 ) -> tuple[dict[str, Column], tuple[str, ...]]:
-    """Read every file of every subfolder as `text`, in sorted order, the subfolder as `label`.
+    """Return the texts of all subfolders, in sorted order, as `text` and `label`, and notes.
 
-    Returns with the columns what is told of them.
+    The label of a text is the name of its subfolder.
 
     Raises:
         DataError: a file is not valid in the encoding, or a symbolic link leaves `within`.
@@ -60,9 +60,9 @@ def read_text_folder(
 def read_image_folder(
     path: Path, within: Path, key: Key
 ) -> tuple[dict[str, Column], tuple[str, ...]]:
-    """List every image of every subfolder as `image`, in sorted order, the subfolder as `label`.
+    """Return the images of all subfolders, in sorted order, as `image` and `label`, and notes.
 
-    Returns with the columns what is told of them.
+    The label of an image is the name of its subfolder.
 
     Raises:
         DataError: a symbolic link leaves `within`.
@@ -72,7 +72,7 @@ def read_image_folder(
 
 
 def read_text(file: Path, source: TextFolderSource, key: Key) -> str:
-    """Read a whole file as text, in the encoding of `source`.
+    """Return the contents of a file as text, in the encoding of `source`.
 
     Raises:
         DataError: it cannot be read, or is not valid in that encoding.
@@ -80,6 +80,7 @@ def read_text(file: Path, source: TextFolderSource, key: Key) -> str:
     try:
         raw = file.read_bytes()
         content = content_of_bytes(raw[:4096], source.encoding)
+        # A byte order mark in the file wins over the config: it is about this very file.
         encoding = content.encoding if content.is_told and content.encoding else source.encoding
         return raw.decode(encoding, source.errors)
     except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""Folders of classes: which files are samples, and what is told of the others."""
+"""Find the samples in a folder of classes, and report the files that are none."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,24 +19,24 @@ _OTHER_ENDINGS = frozenset({
     ".py", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml", ".zip",
 })
 # fmt: on
-"""Endings of files that are not opened to see whether they are images."""
+"""Endings of files that are known not to be images, without opening them."""
 _PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval"), "test"),
 }
-"""Names that folders of a part of the data usually have."""
+"""Usual names of folders that hold a part of the data."""
 _SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
 class ClassFiles:
-    """The samples of a folder of classes.
+    """The samples in a folder of classes.
 
     Args:
         labels: The class of each sample.
         files: The file of each sample.
-        notes: What the user should know, a line each.
+        notes: Lines to report to the user.
     """
 
     labels: list[str]
@@ -45,17 +45,18 @@ class ClassFiles:
 
 
 def files_by_class(path: Path, within: Path, key: Key, *, images: bool) -> ClassFiles:
-    """List the files of every subfolder in sorted order; hidden ones are left out.
+    """Return the files of each subfolder in sorted order; hidden files are left out.
 
     Args:
-        path: The folder of the classes.
+        path: The folder with one subfolder per class.
         within: Folder that no link may leave.
-        key: Where the source stands in the config.
-        images: Whether the samples are images; other files are then passed over, and told.
+        key: Position of the source in the config.
+        images: Whether the samples are images; other files are then skipped, with a note.
 
     Raises:
         DataError: there are no subfolders, or a symbolic link leaves `within`.
     """
+    # Sorted, since the order of a folder's entries differs between file systems.
     here = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
     classes = [entry for entry in here if entry.is_dir()]
     if not classes:
@@ -94,11 +95,11 @@ def files_below(folder: Path) -> list[Path]:
 
 
 def is_image_file(file: Path, within: Path) -> bool:
-    """Tell whether a file is an image: by its ending, or where that says nothing by its content.
+    """Tell whether a file is an image: by its ending, or by its content if that is unknown.
 
     Args:
         file: The file.
-        within: Folder outside which no file is opened.
+        within: Folder; no file outside of it is opened.
     """
     ending = file.suffix.lower()
     if ending in IMAGE_ENDINGS or ending in _OTHER_ENDINGS:
@@ -113,7 +114,7 @@ def is_image_file(file: Path, within: Path) -> bool:
 
 
 def passed_over(files: Sequence[Path], folder: Path) -> list[str]:
-    """Return a note on files of a folder that are no samples, counted by ending."""
+    """Return a note on files in a folder that are no samples, counted by ending; or nothing."""
     if not files:
         return []
     counts = Counter(file.suffix.lower() or "without an ending" for file in files).most_common()
@@ -126,7 +127,7 @@ def passed_over(files: Sequence[Path], folder: Path) -> list[str]:
 
 
 def refuse_endless(path: Path, key: Key) -> None:
-    """Raise where a path is no regular file: a pipe may wait for ever, a device has no end.
+    """Raise unless a path is a regular file: a pipe may block forever, a device may have no end.
 
     Raises:
         DataError: it is a pipe, a device or a socket.
@@ -136,7 +137,7 @@ def refuse_endless(path: Path, key: Key) -> None:
 
 
 def refuse_leaving(paths: Sequence[Path], within: Path, *, key: Key = ()) -> None:
-    """Refuse files that lie, symbolic links followed, outside a folder.
+    """Raise if a file, links resolved, is outside a folder.
 
     Raises:
         DataError: one does.
@@ -150,7 +151,7 @@ def refuse_leaving(paths: Sequence[Path], within: Path, *, key: Key = ()) -> Non
 
 
 def _without(names: Sequence[str], path: Path) -> list[str]:
-    """Return a note on folders that hold no sample, of which no class is made."""
+    """Return a note on folders without samples, which do not become classes; or nothing."""
     if not names:
         return []
     shown = ", ".join(map(repr, names[:_SHOWN])) + (", ..." if len(names) > _SHOWN else "")
@@ -159,7 +160,7 @@ def _without(names: Sequence[str], path: Path) -> list[str]:
 
 
 def _parts(names: Iterable[str], path: Path, *, images: bool) -> list[str]:
-    """Return a note where the subfolders look like parts of the data, not like classes."""
+    """Return a note if all subfolders have names of parts of the data, not of classes."""
     entries = {name: path / name for name in names}
     kind = "imagefolder" if images else "textfolder"
     return notes_on_parts_in(entries, path, kind, "folders", "classes")
@@ -168,14 +169,14 @@ def _parts(names: Iterable[str], path: Path, *, images: bool) -> list[str]:
 def notes_on_parts_in(
     entries: Mapping[str, Path], path: Path, kind: str, what: str, read_as: str
 ) -> list[str]:
-    """Return a note where all that a folder holds is called like a part of the data.
+    """Return a note if all entries of a folder have names of parts of the data; or nothing.
 
     Args:
-        entries: What is in it, by name.
+        entries: Paths of the entries, by name.
         path: The folder.
-        kind: The type of the source.
-        what: What the entries are, in words.
-        read_as: What they are read as, in words.
+        kind: Type of the source.
+        what: What the entries are, for the note.
+        read_as: What they are read as, for the note.
     """
     parts = {name: _PARTS.get(name.lower()) for name in entries}
     if None in parts.values():

@@ -1,4 +1,4 @@
-"""Columns of data sets of the `datasets` library, and of the Parquet files that it writes."""
+"""Read columns from data sets of the `datasets` library, and from Parquet files it wrote."""
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,18 +16,18 @@ from finetune.importing import require
 def parquet_columns(
     file: BinaryIO, name: str, folder: Path, wanted: Collection[str] | None
 ) -> dict[str, Column]:
-    """Read a Parquet file that `datasets` has written, with its images and names of classes.
+    """Return the columns of a Parquet file that `datasets` wrote, with images and class names.
 
-    The whole file comes into memory; `datasets` would first write a copy into its cache.
+    The whole file is read into memory; `datasets` would first write a copy into its cache.
 
     Args:
         file: The file.
-        name: What it is called in messages.
-        folder: What names in it are relative to.
-        wanted: The columns to be read; None for all.
+        name: Its name in messages.
+        folder: Folder that names in it are relative to.
+        wanted: The columns to read; None for all.
 
     Raises:
-        DataError: it cannot be read, or names an image that it does not hold.
+        DataError: it cannot be read, or names an image that it does not contain.
     """
     datasets = require("datasets", extra="data")
     parquet, arrow = (
@@ -47,7 +47,7 @@ def parquet_columns(
 
 
 def _refuse_names_of_images(dataset: Any, name: str) -> None:
-    """Refuse an image that the file does not hold but only names, wherever that may be."""
+    """Raise if the file only names an image, which could be anywhere, instead of containing it."""
     datasets = require("datasets", extra="data")
     for column, feature in dataset.features.items():
         if isinstance(feature, datasets.Image) and (named := _named_by(dataset, column)):
@@ -59,7 +59,8 @@ def _refuse_names_of_images(dataset: Any, name: str) -> None:
 
 
 def _named_by(dataset: Any, column: str) -> dict[int, str]:
-    """Return by row the names of images that a column does not hold."""
+    """Return the names of images that a column does not contain, by row."""
+    # In Arrow: through `datasets` each image would be decoded, or read from where it is named.
     cells = dataset.select_columns([column]).with_format("arrow")[:].column(column)
     parts = cells.combine_chunks()
     lacking = parts.field("bytes").is_null().to_pylist()
@@ -71,7 +72,7 @@ def _named_by(dataset: Any, column: str) -> dict[int, str]:
 
 @contextmanager
 def quiet(datasets: Any) -> Iterator[None]:
-    """Keep the progress bars of `datasets` off the terminal."""
+    """Switch off progress bars of `datasets` during the block."""
     were_off = datasets.utils.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
@@ -82,20 +83,20 @@ def quiet(datasets: Any) -> Iterator[None]:
 
 
 def dataset_columns(dataset: Any, folder: Path, within: Path) -> dict[str, Column]:
-    """Turn the columns of a `datasets.Dataset` into ours.
+    """Return the columns of a `datasets.Dataset` as ours, by name.
 
     Raises:
-        DataError: an image is named, and lies outside `within`.
+        DataError: a named image is outside of `within`.
     """
     names = dataset.column_names
     return {name: _dataset_column(dataset, name, folder, within) for name in names}
 
 
 def _dataset_column(dataset: Any, name: str, folder: Path, within: Path) -> Column:
-    """Turn a column of a `datasets.Dataset` into ours: classes by name, images undecoded.
+    """Return one column of a `datasets.Dataset`: classes by name, images not decoded.
 
     Raises:
-        DataError: an image is named, and lies outside `within`.
+        DataError: a named image is outside of `within`.
     """
     datasets = require("datasets", extra="data")
     feature, dataset = dataset.features[name], dataset.select_columns([name])
@@ -110,6 +111,7 @@ def _dataset_column(dataset: Any, name: str, folder: Path, within: Path) -> Colu
     column = dataset.with_format("arrow")[:].column(name)
     values = column.to_pylist()
     if isinstance(feature, datasets.ClassLabel):
+        # -1 is how `datasets` marks a missing label.
         known = [None if value in (None, -1) else feature.int2str(value) for value in values]
         return Listed(known, "things")
     return Listed(values, "things")
@@ -117,12 +119,12 @@ def _dataset_column(dataset: Any, name: str, folder: Path, within: Path) -> Colu
 
 @dataclass(frozen=True, slots=True)
 class _Rows(Sequence[Any]):
-    """One column of a `datasets.Dataset`, read from its memory-mapped file row by row."""
+    """A column of a `datasets.Dataset`, read row by row from its memory-mapped file."""
 
     dataset: Any
     name: str
     folder: Path
-    """Folder that relative names of images start from."""
+    """Folder that names of images are relative to."""
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -1,4 +1,4 @@
-"""Fingerprint of a run's data: hashes of rows and columns, classes, parts; and its differences.
+"""Identify a run's data by hashes of rows and columns, classes and parts; tell what differs.
 
 Letters: N samples.
 """
@@ -24,49 +24,49 @@ from finetune.errors import DataError
 
 _VERSION = 1
 MOST_HASHED_ROWS = 2_000_000
-"""Rows of a part whose hashes are kept: of more rows a document holds one hash of all of them, or
-it would be longer than any JSON document that is read (`reading.MAX_JSON_BYTES`)."""
+"""Most rows of a part whose hashes are kept; of more only one hash over all, or the document would
+be longer than any JSON document that is read (`reading.MAX_JSON_BYTES`)."""
 _SHOWN = 5
 _NOBODY_KNOWS = 0
-"""In place of the hash of a row whose contents nobody can tell."""
+"""Stands for the hash of a row whose contents cannot be compared."""
 
 Hashes = NDArray[np.uint64]
-"""Hashes of rows, (N,)."""
+"""Hashes of rows, (N,) uint64."""
 
 
 class RowHashes(NamedTuple):
-    """What tells the samples of a table apart."""
+    """Hashes that identify the samples of a table."""
 
     inputs: Tensor
-    """Of what the network is fed from, (N, 16) uint8: only exact copies share it."""
+    """Hash of each row's raw inputs, (N, 16) uint8; only exact copies share it."""
     rows: Hashes
-    """Of inputs and target, (N,). 0 where nobody can tell."""
+    """Hash of each row's inputs and target, (N,); 0 if the contents cannot be compared."""
     read: Hashes
-    """Of what the network is fed from, as it reads that, (N,): the same number written otherwise,
-    or in a file of another form, has the same one. 0 where nobody can tell."""
+    """Hash of each row's inputs as the network reads them, (N,): the same for a number in another
+    notation, or in a file of another format. 0 if the contents cannot be compared."""
     columns: Mapping[str, str]
-    """Of each whole column."""
+    """Hash of each whole column."""
 
     def take(self, rows: Tensor) -> "RowHashes":
-        """Return the samples at `rows`; the columns stay those of the whole table."""
+        """Return the hashes of the samples at `rows`; those of columns stay for the whole table."""
         some = rows.numpy()
         return self._replace(inputs=self.inputs[rows], rows=self.rows[some], read=self.read[some])
 
 
 @dataclass(frozen=True, slots=True)
 class DataIdentity:
-    """The data of a run, as it is kept in the run's folder.
+    """The data of a run, as hashes that are kept in the run folder.
 
     Args:
-        columns: For each column in use a hash of the whole of it, over all sources.
+        columns: Hash of each column in use, over all sources.
         classes: Names of the classes.
-        parts: For each part the hashes of its rows in order; a single one of all where the part
-            has too many.
-        sizes: How many rows each part has.
-        inputs: For each part the hashes of its inputs in order, as the network reads them; none
-            where there are too many, or an older version has kept none.
-        former: The same of rows that were trained on and are no longer there.
-        is_kept: Whether the data has changed since the run began, and rows kept their part.
+        parts: Hashes of the rows of each part, in order; only one over all rows if there are too
+            many.
+        sizes: Number of rows of each part.
+        inputs: Hashes of the inputs of each part as the network reads them, in order; empty if
+            there are too many, or an older version kept none.
+        former: Such hashes of rows that were trained on and are no longer in the data.
+        is_kept: Whether the data changed since the run began, and known rows kept their part.
     """
 
     columns: Mapping[str, str]
@@ -79,9 +79,9 @@ class DataIdentity:
 
     @classmethod
     def of(cls, parts: Mapping[str, RowHashes], classes: tuple[str, ...] | None) -> Self:
-        """Return the identity of parts."""
+        """Return the identity of data in parts."""
         columns = {
-            # parts of one source have the same hash: that of its whole column
+            # parts of one source share the hash of the whole column, which must count once
             name: _hash(dict.fromkeys(part.columns[name].encode() for part in parts.values())).hex()
             for name in next(iter(parts.values())).columns
         }
@@ -92,10 +92,10 @@ class DataIdentity:
         return cls(columns, classes, rows, sizes, inputs)
 
     def after(self, before: "DataIdentity") -> "DataIdentity":
-        """Return the same for a run that was trained on other data before, and remembers that.
+        """Return this identity for a run that was trained on other data before.
 
         Args:
-            before: The data until now.
+            before: Identity of the data until now; its trained rows are remembered.
         """
         trained, here = before.trained, self.inputs.get("train")
         former = before.former if trained is None or here is None else np.setdiff1d(trained, here)
@@ -103,27 +103,27 @@ class DataIdentity:
 
     @property
     def trained(self) -> Hashes | None:
-        """Hashes of the inputs of all rows ever trained on; None where that is not known."""
+        """Hashes of the inputs of all rows ever trained on; None if that is not known."""
         here = self.inputs.get("train")
         return None if here is None else np.concatenate([here, self.former])
 
     @property
     def num_unknown(self) -> int:
-        """How many rows hold something of which nobody can tell the contents."""
+        """Number of rows whose contents cannot be compared."""
         return sum(int((rows == _NOBODY_KNOWS).sum()) for rows in self.parts.values())
 
     @property
     def training_digest(self) -> str:
-        """A digest of the training samples in their order."""
+        """Hash of the training samples in their order."""
         return _hash([self.parts["train"].tobytes()]).hex()
 
     @property
     def is_short(self) -> bool:
-        """Whether there are so many rows that one hash of all is kept."""
+        """Whether there are so many rows that only one hash of all is kept."""
         return any(len(rows) != self.sizes[name] for name, rows in self.parts.items())
 
     def as_document(self) -> dict[str, Any]:
-        """Return plain data, as JSON can hold it."""
+        """Return the identity as plain data for JSON."""
         parts = {
             name: {"size": self.sizes[name], "rows": _as_text(rows)}
             | ({"inputs": _as_text(self.inputs[name])} if name in self.inputs else {})
@@ -140,16 +140,17 @@ class DataIdentity:
 
     @classmethod
     def read(cls, document: Any, classes: Any) -> Self:
-        """Read back what `as_document` gave.
+        """Return the identity that `as_document` wrote.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the document is something else.
         """
         try:
             if document["version"] != _VERSION:
                 raise ValueError(f"version {document['version']!r}")
             parts = document["parts"]
             sizes = {str(name): part["size"] for name, part in parts.items()}
+            # From a run folder, which may be damaged or a stranger's: nothing is taken on trust.
             if not sizes or not all(type(size) is int and size >= 0 for size in sizes.values()):
                 raise ValueError(f"sizes {sizes}")
             inputs = {
@@ -175,17 +176,17 @@ def hash_rows(
     inputs: Sequence[str],
     read: Mapping[str, Column] | None = None,
 ) -> RowHashes:
-    """Hash the raw cells of every row.
+    """Return hashes of the raw cells of every row.
 
     Args:
         columns: The columns in use.
-        inputs: Names of those that the network is fed from.
-        read: These as numbers or texts; None to take cells for what they look like.
+        inputs: Names of the input columns.
+        read: The inputs as numbers or texts; None to read cells as what they look like.
     """
     digests = {name: column.digests() for name, column in columns.items()}
     of_inputs = _joined([digests[name] for name in inputs])
     of_rows = _joined([digests[name] for name in columns])
-    # what nobody can tell the contents of is no copy of anything
+    # random: a row that cannot be compared must not be taken for a copy of another
     fed = as_hashes([digest or os.urandom(HASH_BYTES) for digest in of_inputs])
     rows = np.frombuffer(b"".join(d[:8] if d else bytes(8) for d in of_rows), np.uint64)
     whole = {name: _hash(d or b"?" for d in column).hex() for name, column in digests.items()}
@@ -197,12 +198,13 @@ def hash_rows(
 def hash_inputs(
     columns: Mapping[str, Column], known: Mapping[str, Sequence[bytes | None]] | None = None
 ) -> Hashes:
-    """Hash what the network is fed from, as it reads that, (N,).
+    """Return a hash of each row's inputs as the network reads them, (N,).
 
     Args:
-        columns: The inputs, cells of tables as the numbers or texts that they stand for.
-        known: Digests of raw columns; those of a column that is the same when read are reused.
+        columns: The inputs, with cells of tables read as numbers or texts.
+        known: Digests of raw columns, reused for a column that reading does not change.
     """
+    # As doubles: 1 in one file and 1.0 in another are the same to the network.
     numbers = [c.values.double() for c in columns.values() if _is_plain_numbers(c)]
     others = [
         (known or {}).get(name) or column.digests()
@@ -221,16 +223,16 @@ def hash_inputs(
 
 
 def _is_plain_numbers(column: Column) -> TypeGuard[Numbers]:
-    """Tell whether a column is one number a row, whatever kind of number it is kept as."""
+    """Tell whether a column is one number per row, of whatever type."""
     return isinstance(column, Numbers) and column.values.ndim == 1
 
 
 def identified(table: Table, files: KnownFiles | None) -> Table:
-    """Return a table whose images are hashed: one that becomes another is refused when read.
+    """Return a table with the hashes of its images, so that a changed image is refused on reading.
 
     Args:
         table: The columns in use.
-        files: Knows the hashes of files from earlier runs; None reads all.
+        files: Hashes of files from earlier runs; None to read all files.
 
     Raises:
         DataError: an image is missing or cannot be read.
@@ -243,6 +245,7 @@ def identified(table: Table, files: KnownFiles | None) -> Table:
 
 
 def _identified(column: Images, table: Table, files: KnownFiles | None) -> Images:
+    """Return a column of images with their hashes; name the row of one that is missing."""
     try:
         return column.identified(files)
     except DataError:
@@ -253,13 +256,13 @@ def _identified(column: Images, table: Table, files: KnownFiles | None) -> Image
 
 
 def differences(there: DataIdentity, now: DataIdentity) -> list[str]:
-    """Return what differs between the data of a run and the data at hand, a line each."""
+    """Return one line per difference between a run's data and the data at hand."""
     lines = [*_columns(there, now), *_classes(there.classes, now.classes)]
     return lines + (_rows(there, now) or _places(there, now))
 
 
 def differences_of_contents(there: DataIdentity, now: DataIdentity) -> list[str]:
-    """Return the same before rows are parted, where not even the classes may be known."""
+    """Return the same before rows are assigned to parts; the classes may be unknown then."""
     lines = _columns(there, now)
     if now.classes is not None:
         lines += _classes(there.classes, now.classes)
@@ -267,6 +270,7 @@ def differences_of_contents(there: DataIdentity, now: DataIdentity) -> list[str]
 
 
 def _columns(there: DataIdentity, now: DataIdentity) -> list[str]:
+    """Return lines on columns that are gone, new, or exchanged."""
     old, new = there.columns, now.columns
     lines = [f"column {name!r} is gone" for name in old if name not in new]
     lines += [f"column {name!r} is new" for name in new if name not in old]
@@ -278,6 +282,7 @@ def _columns(there: DataIdentity, now: DataIdentity) -> list[str]:
 
 
 def _classes(old: tuple[str, ...] | None, new: tuple[str, ...] | None) -> list[str]:
+    """Return a line on classes that are gone, new, or in another order."""
     if old == new:
         return []
     gone = [name for name in old or () if name not in (new or ())]
@@ -287,7 +292,7 @@ def _classes(old: tuple[str, ...] | None, new: tuple[str, ...] | None) -> list[s
 
 
 def _rows(there: DataIdentity, now: DataIdentity) -> list[str]:
-    """Compare rows, wherever they lie."""
+    """Return a line on rows that changed, were added or removed, whatever their order."""
     size, other = sum(there.sizes.values()), sum(now.sizes.values())
     if there.is_short or now.is_short:
         return [] if size == other else [f"rows: other ones, {size} there, {other} now"]
@@ -303,7 +308,7 @@ def _rows(there: DataIdentity, now: DataIdentity) -> list[str]:
 
 
 def _places(there: DataIdentity, now: DataIdentity) -> list[str]:
-    """Compare how rows lie that are the same on both sides: in which part, and in which order."""
+    """Return a line on how equal rows moved between parts or in order."""
     if there.sizes == now.sizes and _alike(there, now):
         return []
     if there.is_short or now.is_short:
@@ -315,14 +320,14 @@ def _places(there: DataIdentity, now: DataIdentity) -> list[str]:
 
 
 def _alike(there: DataIdentity, now: DataIdentity) -> bool:
-    """Tell whether all parts hold the same rows in the same order."""
+    """Tell whether all parts have the same rows in the same order."""
     return there.parts.keys() == now.parts.keys() and all(
         np.array_equal(rows, now.parts[name]) for name, rows in there.parts.items()
     )
 
 
 def _num_lacking(some: Hashes, others: Hashes) -> int:
-    """Return how many of some rows are not among others, where one row stands for one."""
+    """Return how many of some rows are not among others; each row matches only one."""
     values, counts = np.unique(some, return_counts=True)
     other_values, other_counts = np.unique(others, return_counts=True)
     _, here, there = np.intersect1d(values, other_values, assume_unique=True, return_indices=True)
@@ -330,6 +335,7 @@ def _num_lacking(some: Hashes, others: Hashes) -> int:
 
 
 def _shortened(rows: Hashes) -> Hashes:
+    """Return the hashes of rows, or a single one over all if there are too many."""
     return (
         rows
         if len(rows) <= MOST_HASHED_ROWS
@@ -338,24 +344,28 @@ def _shortened(rows: Hashes) -> Hashes:
 
 
 def _joined(columns: Sequence[Sequence[bytes | None]]) -> list[bytes | None]:
-    """Return a hash for each row of columns; None where one cannot be told."""
+    """Return one hash per row over several columns; None if a cell cannot be compared."""
     if len(columns) == 1:
         return list(columns[0])
     return [None if None in row else _hash(filter(None, row)) for row in zip(*columns, strict=True)]
 
 
 def _hash(parts: Iterable[bytes]) -> bytes:
+    """Return a hash over bytes."""
     return blake2b(b"".join(parts), digest_size=HASH_BYTES).digest()
 
 
 def _as_text(rows: Hashes) -> str:
+    """Return hashes as base64 text, the same on machines of any byte order."""
     return base64.b64encode(rows.astype("<u8").tobytes()).decode("ascii")
 
 
 def _from_text(text: str) -> Hashes:
+    """Return the hashes in a base64 text."""
     return np.frombuffer(base64.b64decode(text, validate=True), "<u8")
 
 
 def _shown(names: Sequence[str]) -> str:
+    """Return the first few names as text, and the number of the others."""
     more = len(names) - _SHOWN
     return ", ".join(map(repr, names[:_SHOWN])) + (f" and {more} more" if more > 0 else "")

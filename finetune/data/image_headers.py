@@ -1,4 +1,4 @@
-"""What the headers of images say of a column: whether it has colour, and what is told of it."""
+"""Look at image headers of a column: decide on colour or grey, and note what is converted."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,26 +10,26 @@ from finetune.data.pixels import Mode, PixelRules
 from finetune.data.table import Table
 
 MOST_LOOKED_AT = 2000
-"""Headers that are read of a column: to open a file takes some 0.1 ms, and more over a network."""
+"""Most headers read per column: opening a file takes some 0.1 ms, and more over a network."""
 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """A column of images with the headers of all or some of its images, by position."""
+    """A column of images, with the headers of all or some of them by position."""
 
     images: Images
     headers: Mapping[int, Header]
 
 
 def read_alike(tables: Mapping[str, Table], seed: int) -> tuple[dict[str, Table], list[str]]:
-    """Return the tables of all parts with each column of images in one mode, and what is told.
+    """Return the tables of all parts with each image column in one colour mode, and notes.
 
     Args:
-        tables: The columns in use, by part; that of training first.
-        seed: Draws the images whose headers are read, where there are many.
+        tables: The columns in use by part, the training part first.
+        seed: Seed for drawing images whose headers are read, if there are many.
 
     Raises:
-        DataError: an image is missing, or none. The message names it.
+        DataError: an image is missing, or a file is no image. The message names it.
     """
     columns = {part: dict(table.columns) for part, table in tables.items()}
     notes: list[str] = []
@@ -45,10 +45,10 @@ def read_alike(tables: Mapping[str, Table], seed: int) -> tuple[dict[str, Table]
 
 
 def notes_on_new(columns: Mapping[str, object]) -> list[str]:
-    """Return what is told of the images that a trained network is given.
+    """Return notes on the images that a trained network is given.
 
     Raises:
-        DataError: an image is missing, or none. The message names it.
+        DataError: an image is missing, or a file is no image. The message names it.
     """
     found = {name: column for name, column in columns.items() if isinstance(column, Images)}
     looked = {name: [look_at(images, seed=0)] for name, images in found.items()}
@@ -56,10 +56,10 @@ def notes_on_new(columns: Mapping[str, object]) -> list[str]:
 
 
 def look_at(images: Images, seed: int) -> Looked:
-    """Read the headers of a column, of `MOST_LOOKED_AT` images drawn by `seed` if it has more.
+    """Return a column with its headers; of many images only `MOST_LOOKED_AT`, drawn by `seed`.
 
     Raises:
-        DataError: an image is missing, or none. The message names it.
+        DataError: an image is missing, or a file is no image. The message names it.
     """
     chosen: Sequence[int] = range(len(images))
     if len(images) > MOST_LOOKED_AT:
@@ -70,13 +70,14 @@ def look_at(images: Images, seed: int) -> Looked:
 def in_one_mode(parts: Sequence[Looked]) -> list[Looked]:
     """Return the same column of all parts in one colour mode.
 
-    A mode that the config names stays. Else it is that of the first part, where the config names
-    one; else RGB if any image of any part has colour.
+    A mode that the config names is kept. Otherwise it is RGB if any image of any part has colour,
+    unless the config names a mode for the first part, which then holds for all.
     """
     headers = [header for part in parts for header in part.headers.values()]
     has_colour = any(header.is_colour for header in headers)
     found: Mode = "RGB" if has_colour else "L"
     mode = found if parts[0].images.is_found else parts[0].images.mode
+    # Not every header was read: an image in colour may still come, and must not lose it unnoticed.
     is_guess = mode == "L" and len(headers) < sum(len(part.images) for part in parts)
     return [
         replace(part, images=replace(part.images, mode=mode, refuses_colour=is_guess))
@@ -87,12 +88,12 @@ def in_one_mode(parts: Sequence[Looked]) -> list[Looked]:
 
 
 def notes_on(column: str, parts: Sequence[Looked], *, is_trained: bool = False) -> list[str]:
-    """Say how many images of a column are not read as plain pixels of its mode, a line for each.
+    """Return notes on how many images of a column are converted, one line per kind.
 
     Args:
-        column: Its name.
+        column: Name of the column.
         parts: The images of each part.
-        is_trained: Whether a trained network fixes the mode: no key of the config is named then.
+        is_trained: Whether a trained network fixes the mode; then no config key is suggested.
     """
     total = sum(len(part.images) for part in parts)
     every = [
@@ -113,7 +114,7 @@ def notes_on(column: str, parts: Sequence[Looked], *, is_trained: bool = False) 
 
 
 def _kinds(images: Images, *, is_trained: bool) -> list[tuple[Callable[[Header], bool], str]]:
-    """Return the kinds of image that are told, and what is done with each."""
+    """Return the kinds of image that need a note, each with what is done to it."""
     colour = "#{:02x}{:02x}{:02x}".format(*images.rules.background)
     kinds: list[tuple[Callable[[Header], bool], str]] = [
         (lambda h: h.is_deep, f"have more than 8 bits, brought to 8 {_by(images.rules)}"),
@@ -130,6 +131,7 @@ def _kinds(images: Images, *, is_trained: bool) -> list[tuple[Callable[[Header],
 
 
 def _by(rules: PixelRules) -> str:
+    """Return the range by which deep images are scaled, as text."""
     if rules.range is None:
         return "by the range of their type (key: range)"
     low, high = rules.range

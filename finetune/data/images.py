@@ -1,4 +1,4 @@
-"""Images as files, encoded bytes or PIL images, decoded one at a time as they are read."""
+"""A column of images: files, encoded bytes or PIL images, each decoded when it is read."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -27,23 +27,24 @@ from finetune.reading import first_outside
 from finetune.redaction import redacted
 
 _VERSION = 2
-"""Of what the pixels of an image are: rows stored of older ones are not used."""
+"""Version of how pixels are decoded; bump it so that rows stored by older code are not used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """A column of images, none of which is decoded before it is asked for.
+    """A column of images, each of which is decoded only when it is read.
 
     Args:
-        items: Each the path of a file, a PIL image, encoded bytes, or the `{"bytes", "path"}` of
-            `datasets` with its bytes. A name that data gives is no path yet: see `named_files`.
-        mode: `RGB` or `L`; every image is brought to it.
+        items: For each image the path of a file, a PIL image, encoded bytes, or the
+            `{"bytes", "path"}` of `datasets` with bytes. Names in the data become paths only
+            through `named_files`.
+        mode: `RGB` or `L`; every image is converted to it.
         order: Positions in `items` of this column's samples.
-        contents: What the items hold, once they were identified.
-        rules: What the source says of its images.
-        is_found: Whether the mode was found in the headers of images, not named by the config.
-        refuses_colour: Whether colours are an error: of a grey column whose headers were not all
-            looked at.
+        contents: Hashes of the items, once they were identified.
+        rules: Reading rules of the source.
+        is_found: Whether the mode was found from image headers, not named by the config.
+        refuses_colour: Whether an image in colour is an error, since the column counts as grey but
+            not all headers were read.
     """
 
     items: Sequence[Any]
@@ -58,10 +59,10 @@ class Images:
         return len(self.order)
 
     def __getitem__(self, index: int) -> Any:
-        """Decode one image to a `PIL.Image` in the column's mode.
+        """Return one image as a `PIL.Image` in the column's mode.
 
         Raises:
-            DataError: it is missing, no whole image, or another one than was identified.
+            DataError: it is missing, incomplete, or differs from the one that was identified.
         """
         position = self.order[index]
         known = None
@@ -74,6 +75,7 @@ class Images:
         return open_image(item, self.mode, known, rules=self.rules)
 
     def _refuse_colour(self, item: Any) -> None:
+        """Raise if an image has colour."""
         if read_header(item).is_colour:
             raise DataError(
                 f"the image {name_of(item)!r} has colour, all that were looked at before are grey",
@@ -81,7 +83,7 @@ class Images:
             )
 
     def header(self, index: int) -> Header:
-        """Return what the header of one image says.
+        """Return the header of one image.
 
         Raises:
             DataError: it is missing, or no image.
@@ -89,20 +91,20 @@ class Images:
         return read_header(self.items[self.order[index]])
 
     def name(self, index: int) -> str:
-        """Return the name of one image for messages."""
+        """Return the name of one image, for messages."""
         return name_of(self.items[self.order[index]])
 
     def take(self, rows: Tensor) -> "Images":
-        """Return the samples at `rows`, still undecoded."""
+        """Return the samples at `rows`, not decoded."""
         return replace(self, order=[self.order[row] for row in rows.tolist()])
 
     def identified(self, files: KnownFiles | None) -> "Images":
-        """Return the column with the hashes of what all its items hold.
+        """Return the column with the content hashes of all its items.
 
-        From here on an image that turns out to be another one is refused as it is read.
+        From then on, an image that has changed is refused when it is read.
 
         Args:
-            files: Knows the hashes of files from earlier runs; None reads every file.
+            files: Hashes of files from earlier runs; None to read every file.
 
         Raises:
             DataError: an item is missing or cannot be read. The message names it.
@@ -114,17 +116,18 @@ class Images:
         return replace(self, contents=Contents(hashes, torch.zeros(len(hashes), 4).long()))
 
     def digests(self) -> list[bytes]:
-        """Return for each sample a value that only exact copies share."""
+        """Return bytes for each sample that only exact copies share."""
         contents = (self if self.contents is not None else self.identified(None)).contents
         assert contents is not None
         hashes = [_bytes(contents.hashes[position]) for position in self.order]
+        # With the default rules the hash of the file alone identifies the pixels.
         if self.rules == PLAIN_RULES:
             return hashes
         rules = repr(self.rules).encode()
         return [hash_bytes(rules + hashed) for hashed in hashes]
 
     def fingerprint(self) -> bytes:
-        """Hash the contents, and how they are read."""
+        """Return a hash of the contents and of how they are read."""
         read_as = f"{_VERSION} {self.mode} {self.rules}"
         return blake2b(read_as.encode() + b"".join(self.digests()), digest_size=16).digest()
 
@@ -132,7 +135,7 @@ class Images:
 def images_of(
     items: Sequence[Any], mode: Mode | None = None, rules: PixelRules | None = None
 ) -> Images:
-    """Return a column of `items`; if no mode is given, it has yet to be found in their headers."""
+    """Return a column of `items`; without `mode` the mode is still to be found from headers."""
     found = mode is None
     return Images(
         items, mode or "RGB", range(len(items)), rules=rules or PLAIN_RULES, is_found=found
@@ -140,9 +143,9 @@ def images_of(
 
 
 def named_files(items: Sequence[Any], folder: Path) -> list[Any]:
-    """Return items with a path in place of each name of a file, relative to `folder`.
+    """Return items with each file name replaced by its path, relative to `folder`.
 
-    This is the only way from a name to something that is opened: `open_image` takes no names.
+    Only here does a name become something that can be opened: `open_image` takes no names.
     A name is a text, or `{"bytes", "path"}` without bytes.
 
     Raises:
@@ -152,20 +155,20 @@ def named_files(items: Sequence[Any], folder: Path) -> list[Any]:
 
 
 def first_leaving(items: Sequence[Any], within: Path) -> int | None:
-    """Return the position of the first path among items that leaves `within`; None without one."""
+    """Return the position of the first path among items that is outside `within`, or None."""
     paths = [(position, item) for position, item in enumerate(items) if isinstance(item, Path)]
     outside = first_outside([path for _, path in paths], within)
     return None if outside is None else paths[outside][0]
 
 
 def leaves(where: str, item: Any, folder: Path, within: Path) -> DataError:
-    """Return the error over a name, or `{"bytes", "path"}`, that leads out of a folder.
+    """Return the error for a name, or a `{"bytes", "path"}`, that leads out of a folder.
 
     Args:
-        where: Where the name stands.
-        item: What names the file.
-        folder: What names are relative to.
-        within: The folder that no name may leave.
+        where: Place of the name, for messages.
+        item: The name.
+        folder: Folder that names are relative to.
+        within: Folder that names must not leave.
     """
     name = str(item["path"] if isinstance(item, dict) else item)
     hint = "name a folder that holds all files: within: DIR, beside the path of the source"
@@ -185,12 +188,12 @@ def leaves(where: str, item: Any, folder: Path, within: Path) -> DataError:
 
 
 def missing_file(images: Images, place: Callable[[int], str], folder: Path) -> DataError | None:
-    """Return the error over the first image file that is not there; None if all are.
+    """Return the error for the first image file that does not exist, or None if all do.
 
     Args:
         images: The column.
-        place: Names a sample for a message.
-        folder: What names of files are relative to.
+        place: Returns the place of a sample, for messages.
+        folder: Folder that file names are relative to.
     """
     for index, position in enumerate(images.order):
         item = images.items[position]
@@ -203,7 +206,7 @@ def missing_file(images: Images, place: Callable[[int], str], folder: Path) -> D
 
 
 def in_short(value: Any) -> str:
-    """Return a value of data as a message shows it: never a whole sample, nor bytes."""
+    """Return a value of the data as a short text for messages, never a whole sample or bytes."""
     match value:
         case bytes() | bytearray():
             return f"{len(value):,} bytes"
@@ -212,6 +215,7 @@ def in_short(value: Any) -> str:
         case dict():
             return f"a mapping of {', '.join(repr(str(key)[:20]) for key in list(value)[:5])}"
         case str() | int() | float() | None:
+            # Cut before `repr`: a text may be a whole book.
             text = redacted(repr(value[:1000] if isinstance(value, str) else value))
         case list() | tuple() if len(value) <= 4 and all(type(v) in (int, float) for v in value):
             text = repr(value)
@@ -225,7 +229,7 @@ def in_short(value: Any) -> str:
 
 
 def refuse_unreadable(images: Images) -> None:
-    """Look at every image without decoding it, where decoding is left for later.
+    """Check every image without decoding it; used if decoding happens only later.
 
     Raises:
         DataError: a file is missing or no image. The message names it.
@@ -235,6 +239,7 @@ def refuse_unreadable(images: Images) -> None:
 
 
 def _named_file(item: Any, folder: Path) -> Any:
+    """Return one item, with a name replaced by its path; raise if it is neither image nor name."""
     is_dict = isinstance(item, dict) and is_image(item)
     if isinstance(item, bytes) or (is_image(item) and not is_dict):
         return item
@@ -247,9 +252,11 @@ def _named_file(item: Any, folder: Path) -> Any:
 
 
 def _bytes(hashed: Tensor) -> bytes:
+    """Return a hash as bytes."""
     return hashed.numpy().tobytes()
 
 
 def _state(state: Tensor) -> State:
+    """Return a file's state as a tuple."""
     size, modified, changed, entry = state.tolist()
     return size, modified, changed, entry

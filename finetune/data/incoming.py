@@ -1,4 +1,4 @@
-"""New samples for a trained network: files, folders and standard input as raw columns."""
+"""Read new samples for a trained network from a file, a folder or standard input."""
 
 import codecs
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,18 +36,18 @@ _READ_AT_ONCE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """Samples of one file, of the plain files of a folder, or of standard input."""
+    """Samples of one table, of the plain files of a folder, or of standard input."""
 
     source: str
-    """Where they come from, for messages."""
+    """Name of where they come from, for messages."""
     names: list[str]
     """A name for each sample."""
     columns: Mapping[str, Sequence[Any]]
-    """The raw values of each input column."""
+    """Raw values of each input column."""
     places: Places
-    """Where each sample stands, for messages."""
+    """Place of each sample, for messages."""
     notes: tuple[str, ...] = ()
-    """What the user should know of how they were read, a line each."""
+    """Lines to report to the user on how they were read."""
 
 
 def read_incoming(
@@ -58,23 +58,22 @@ def read_incoming(
     *,
     target: str | None = None,
 ) -> list[Incoming]:
-    """Read the samples of a file, a folder or (`-`) standard input.
+    """Return the samples of a file, of a folder, or of standard input (`-`).
 
-    A table of any form gives rows, read as the training data was. Which file is one, its content
-    tells: Parquet, JSON objects, or a first line that names the input columns; a file that ends
-    as a table does is one in any case. Any other text file is one text, an image file one image, a
-    folder all files below it but hidden ones. Standard input that is no table gives one sample a
-    line: a JSON object, or a text.
+    A table of any format gives rows, read as the training data was. A file counts as a table by its
+    content (Parquet, JSON objects, or a first line that names the input columns) or by its ending.
+    Any other text file is one text, an image file one image, a folder all files below it except
+    hidden ones. Standard input that is no table gives one sample per line: a JSON object or a text.
 
     Args:
         source: The path, or `-`.
         config: `data:` of the config that the network was trained with.
-        kinds: What each input column holds.
-        stdin: Read for `-`.
-        target: The column that the network gives, which is read as well where a table has it.
+        kinds: Kind of each input column.
+        stdin: Stream that is read for `-`.
+        target: Column that the network predicts; read too if a table has it.
 
     Raises:
-        DataError: there is no such file, it cannot be read, or it lacks a column.
+        DataError: the file does not exist, cannot be read, or lacks a column.
     """
     if source == "-":
         parts = [_read_stream(stdin, config, kinds, target)]
@@ -90,6 +89,7 @@ def read_incoming(
 def _read_path(
     path: Path, config: DataConfig, kinds: Mapping[str, Kind], target: str | None
 ) -> Iterator[Incoming]:
+    """Yield the samples of a path: first plain files, then each table, then each array file."""
     if not path.exists():
         raise DataError("no such file or folder", where=str(path))
     files = _files_below(path) if path.is_dir() else [path]
@@ -99,6 +99,7 @@ def _read_path(
     tables = [file for file in rest if _holds_table(file, dialect, kinds)]
     others = sorted(set(rest) - set(tables))
     plain = [f for f in others if _is_sample(f, path, kinds)] if path.is_dir() else others
+    # Notes are given once, with the first part.
     notes = tuple(passed_over(sorted(set(others) - set(plain)), path))
     if plain:
         column = _the_column(kinds, plain[0], _no_text(plain[0]))
@@ -131,6 +132,7 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _holds_table(file: Path, dialect: Dialect, kinds: Mapping[str, Kind]) -> bool:
+    """Tell whether a file is a table, by its ending or its content."""
     if has_table_ending(file):
         return True
     if file.suffix.lower() in IMAGE_ENDINGS:
@@ -141,13 +143,13 @@ def _holds_table(file: Path, dialect: Dialect, kinds: Mapping[str, Kind]) -> boo
 
 
 def _holds_arrays(file: Path, config: DataConfig) -> bool:
-    """Tell whether a file is read as arrays: as it ends, where the training data were arrays."""
+    """Tell whether a file is read as arrays: by its ending, if the training data were arrays."""
     is_named_so = file.suffix.lower() in (".npy", ".npz")
     return is_named_so and isinstance(_trained_on(config), ArraysSource)
 
 
 def _read_arrays(file: Path, source: Source | None, kinds: Mapping[str, Kind]) -> Incoming:
-    """Read the input columns of arrays as those of training were cut out of theirs."""
+    """Return the input columns of an array file, cut out as those of the training data were."""
     assert isinstance(source, ArraysSource)
     columns = rows_of_arrays(file, source, kinds)
     names = [f"{file}:{row}" for row in range(1, max(map(len, columns.values()), default=0) + 1)]
@@ -162,7 +164,7 @@ def _is_sample(file: Path, folder: Path, kinds: Mapping[str, Kind]) -> bool:
 
 
 def _no_text(file: Path) -> str | None:
-    """Return what a file is in words, where it is no text."""
+    """Return what a file is, in words, if it is not text; else None."""
     with opened_bytes(file) as opened:
         head = head_of(opened)
     content = content_of_bytes(head, "utf-8")
@@ -172,13 +174,14 @@ def _no_text(file: Path) -> str | None:
 
 
 def _one_of_many_lines(name: str, value: Any) -> tuple[str, ...]:
+    """Return a note if one file of several lines is read as a single text."""
     if not isinstance(value, str) or (count := len(value.splitlines())) < 2:
         return ()
     return (f"{name} is read as one text of {count} lines; `predict RUN -` takes each line",)
 
 
 def _read_rows(file: Path, reading: Reading, kinds: Mapping[str, Kind]) -> Incoming:
-    """Read a table as the training data was; paths in it are relative to it."""
+    """Return the rows of a table, read as the training data; paths are relative to the table."""
     with opened_bytes(file) as opened:
         part = _rows_of(opened, reading, _declared(file), file.parent)
     wheres = part.names
@@ -190,7 +193,7 @@ def _read_rows(file: Path, reading: Reading, kinds: Mapping[str, Kind]) -> Incom
 
 
 def _rows_of(file: BinaryIO, reading: Reading, declared: Form | None, folder: Path) -> Incoming:
-    """Read a table that is open; its samples are named by their rows."""
+    """Return the rows of an open table, each named by its number."""
     if reading.name.lower().removesuffix(".gz").endswith(".tsv"):
         reading = with_separator_of(file, reading, first="\t")
     else:
@@ -205,11 +208,12 @@ def _rows_of(file: BinaryIO, reading: Reading, declared: Form | None, folder: Pa
 
 
 def _is_unread(column: Column) -> bool:
+    """Tell whether a column's cells were not read."""
     return isinstance(column, Listed) and isinstance(column.values, Unread)
 
 
 def _declared(file: Path) -> Form | None:
-    """Return the form that the name of a file says."""
+    """Return the format that a file's name tells, or None."""
     ending = Path(file.name.lower().removesuffix(".gz")).suffix
     match ending:
         case ".csv" | ".tsv":
@@ -223,12 +227,12 @@ def _declared(file: Path) -> Form | None:
 
 
 def _image_files(values: Sequence[Any], folder: Path, wheres: Sequence[str]) -> list[Any]:
-    """Return images, names among them as files none of which may leave `folder`.
+    """Return images, with names among them as paths that must not leave `folder`.
 
     Args:
-        values: What rows or lines hold; None where one holds nothing.
-        folder: What names are relative to.
-        wheres: Where each value stands, for messages.
+        values: Values of rows or lines; None for a missing one.
+        folder: Folder that names are relative to.
+        wheres: Place of each value, for messages.
     """
     files: list[Any] = []
     for value, where in zip(values, wheres, strict=True):
@@ -252,7 +256,7 @@ def _image_files(values: Sequence[Any], folder: Path, wheres: Sequence[str]) -> 
 def _read_stream(
     stdin: TextIO, config: DataConfig, kinds: Mapping[str, Kind], target: str | None
 ) -> Incoming:
-    """Read a table by its content, or one sample a line."""
+    """Return the samples of standard input: rows of a table, or one sample per line."""
     name = "standard input"
     raw = getattr(stdin, "buffer", None)
     whole = (
@@ -260,8 +264,8 @@ def _read_stream(
     )
     file = unpacked(whole, name)
     dialect = dialect_of(_trained_on(config))
-    # whoever types or pipes text means UTF-8, whatever the files of the training data are in;
-    # only where these are in another encoding does somebody have to look which of the two it is
+    # who types or pipes text means UTF-8, whatever encoding the training files have; only if that
+    # is another one must the text be read to know which of the two it is
     if not _is_called_utf8(dialect.encoding) and _is_utf8(file):
         dialect = replace(dialect, encoding="utf-8")
     reading = Reading(name, dialect, kinds.keys(), also=target)
@@ -281,6 +285,7 @@ def _read_stream(
 
 
 def _is_called_utf8(encoding: str) -> bool:
+    """Tell whether the name of an encoding means UTF-8."""
     try:
         return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
     except LookupError:  # told where the text is read
@@ -302,7 +307,7 @@ def _is_utf8(file: BinaryIO) -> bool:
 
 
 def _read_lines(file: BinaryIO, reading: Reading, kinds: Mapping[str, Kind]) -> Incoming:
-    """Read one sample a line; where the network takes several columns, JSON objects alone."""
+    """Return one sample per line: a text, or a JSON object, the only form for several columns."""
     content = content_of_bytes(head_of(file), reading.dialect.encoding)
     if content.encoding is None:
         raise DataError(f"is {content.other}, no text", where=reading.name, hint=KNOWN_FORMS)
@@ -313,6 +318,7 @@ def _read_lines(file: BinaryIO, reading: Reading, kinds: Mapping[str, Kind]) -> 
             if not line.strip():
                 continue
             where = f"{reading.name}:{number}"
+            # A text may begin with a brace as well, but then it is no JSON, and the error says so.
             if line.lstrip().startswith("{"):
                 rows.append(json_object(line, where))
             else:
@@ -327,7 +333,7 @@ def _read_lines(file: BinaryIO, reading: Reading, kinds: Mapping[str, Kind]) -> 
 
 
 def _value(file: Path, config: DataConfig, kind: Kind) -> Any:
-    """Return what a plain file stands for: an image by its path, a text by its contents."""
+    """Return the value of a plain file: its path for an image, its contents for a text."""
     other = _no_text(file)
     if _is_image(kind):
         if other is not None and "image" not in other and file.suffix.lower() not in IMAGE_ENDINGS:
@@ -349,16 +355,17 @@ def _value(file: Path, config: DataConfig, kind: Kind) -> Any:
 
 
 def _trained_on(config: DataConfig) -> Source | None:
+    """Return the source of the training samples."""
     return config.source or config.train
 
 
 def _the_column(kinds: Mapping[str, Kind], where: object, other: str | None = None) -> str:
-    """Return the one input column, which a value without a name can only belong to.
+    """Return the only input column; raise if there are several, as the value has no name.
 
     Args:
-        kinds: What each input column holds.
-        where: Where the value stands, for messages.
-        other: What it is in words, where it is a file that is no text.
+        kinds: Kind of each input column.
+        where: Place of the value, for messages.
+        other: What the value is, in words, if it is a file that is not text.
     """
     if len(kinds) > 1:
         found = "" if other is None else f"is {other}, and "
@@ -371,6 +378,7 @@ def _the_column(kinds: Mapping[str, Kind], where: object, other: str | None = No
 
 
 def _refuse_missing_columns(part: Incoming, wanted: Mapping[str, Kind]) -> None:
+    """Raise if a part lacks an input column, or a value of one."""
     if not part.names:
         return
     for name in wanted:
@@ -378,17 +386,19 @@ def _refuse_missing_columns(part: Incoming, wanted: Mapping[str, Kind]) -> None:
         if values is None:
             known = shown_names(part.columns, quoted=True)
             raise DataError(f"no column {name!r}; there are: {known}", where=part.source)
-        # not `None in values`: an array does not compare as a whole
+        # not `None in values`: comparing an array gives an array, not a truth value
         number = next((n for n, value in enumerate(values) if value is None), None)
         if number is not None:
             raise DataError(f"no value for {name!r}", where=part.names[number])
 
 
 def _is_image(kind: Kind | None) -> bool:
+    """Tell whether a kind is one of images."""
     return kind in ("image", "grey image")
 
 
 def _shown(source: str) -> str:
+    """Return the name of a source for messages."""
     return "standard input" if source == "-" else source
 
 

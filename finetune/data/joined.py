@@ -1,4 +1,4 @@
-"""Several target columns as one: `target: [first, second]`."""
+"""Join several target columns into one: `target: [first, second]`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from finetune.errors import DataError, did_you_mean
 
 _KEY = ("data", "target")
 _TRUTHS = {"true": 1.0, "false": 0.0}
-"""Words that stand for 0 and 1 in columns of labels."""
+"""Words for 1 and 0 in label columns."""
 
 
 def join_targets(
@@ -24,16 +24,16 @@ def join_targets(
 ) -> tuple[DataConfig, dict[str, Table], LabelRules]:
     """Return config and tables with a single target column, and the rules for its labels.
 
-    Several columns become one of rows of numbers, whose name lists theirs.
+    Several columns become one column of rows of numbers; its name lists theirs.
 
     Args:
         config: `data:` of the config.
         tables: The table of each part.
-        head: Names that the network's pretrained head gives its outputs.
+        head: Names of the outputs of the network's pretrained head.
 
     Raises:
-        DataError: one of several target columns is not there, is an input too, or holds something
-            that is no number.
+        DataError: one of several target columns is missing, is an input too, or holds something
+            that is not a number.
     """
     names = config.target if isinstance(config.target, tuple) else ()
     rules = LabelRules(config.labels.fold, config.labels.order, head, names)
@@ -47,7 +47,7 @@ def join_targets(
 
 
 def _joined(table: Table, names: Sequence[str], whole: str) -> Table:
-    """Return a table with a column of rows of numbers `(N, C)` in the place of C columns."""
+    """Return a table with one column of rows `(N, C)` in place of C columns of numbers."""
     for name in names:
         if name not in table.columns:
             raise DataError(
@@ -64,7 +64,7 @@ def _values(name: str, column: Column, table: Table) -> Tensor:
     """Return a column as numbers `(N,)`.
 
     Raises:
-        DataError: it holds a value that is none.
+        DataError: it holds a value that is not a number.
     """
     if isinstance(column, Listed):
         if column.kind == "things":
@@ -86,6 +86,7 @@ def _values(name: str, column: Column, table: Table) -> Tensor:
 
 
 def _no_number(name: str, value: object, place: str) -> DataError:
+    """Return the error for a value that is not a number."""
     return DataError(
         f"column {name!r} holds {shown(value)} in {place} where a number is needed", key=_KEY
     )

@@ -1,4 +1,4 @@
-"""Several labels in one cell: lists written as text, and text with something between the labels."""
+"""Read several labels from one cell: a list written as text, or labels with a separator."""
 
 import ast
 import json
@@ -13,20 +13,20 @@ from finetune.errors import DataError, Key
 _CALL = re.compile(
     r"(?:np\.|numpy\.)?(?:array|set|frozenset|tuple|list)\((.*?)(?:,\s*dtype=[^,()]*)?\)", re.DOTALL
 )
-"""What numpy and Python write around a list; what stands in it is the group."""
+"""Matches what numpy and Python write around a list; the group is the list itself."""
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _ITEM = re.compile(
     r"(?:np\.\w+\()?('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|-?\d{1,18}(?:\.0*)?)\)?", re.DOTALL
 )
-"""A text in quotes, or a whole number; numpy 2 writes `np.str_('a')`."""
+"""Matches a quoted text or a whole number; numpy 2 writes `np.str_('a')`."""
 _BETWEEN = re.compile(r"\s*,\s*|\s+")
 _OTHER_SEPARATORS = ("|", ";", "\t", "/", " ")
 _TELLING = ("|", ";", "\t")
-"""Separators that hardly ever are part of a label."""
+"""Separators that are hardly ever part of a label."""
 
 
 class LabelList(NamedTuple):
-    """The labels of one cell, as text, and whether all of them are the numbers 0 and 1."""
+    """The labels of one cell, and whether all of them are the numbers 0 and 1."""
 
     labels: list[str]
     is_binary: bool
@@ -35,19 +35,19 @@ class LabelList(NamedTuple):
 def read_lists(
     cells: Sequence[str], name: str, place: Callable[[int], str], *, is_lenient: bool
 ) -> list[LabelList] | None:
-    """Read cells that hold lists as Python, JSON and numpy write them; None if they hold none.
+    """Return the labels of cells that hold lists as Python, JSON and numpy write them, or None.
 
-    Nothing is evaluated but quoted texts: what is neither a quoted text nor a whole number, such
-    as a word without quotes, makes a list no plain one.
+    Only quoted texts and whole numbers are read, and nothing is evaluated: anything else, such as a
+    word without quotes, means that a cell is not a plain list.
 
     Args:
-        cells: A column of text.
-        name: The column, for messages.
-        place: Where a row stands, for messages.
-        is_lenient: Whether lists that are no plain ones are text like any other.
+        cells: A text column.
+        name: Name of the column, for messages.
+        place: Returns the place of a row, for messages.
+        is_lenient: Whether cells that are not plain lists make the whole column ordinary text.
 
     Raises:
-        DataError: some cells are plain lists, or look like lists, and one is not.
+        DataError: some cells are, or look like, plain lists, and one is not.
     """
     if not any(_body(cell) is not None for cell in cells):
         return None
@@ -70,19 +70,19 @@ def read_lists(
 def refuse_other_separator(
     cells: Sequence[str], separator: str, name: str, place: Callable[[int], str]
 ) -> None:
-    """Refuse cells that are plainly cut by another separator than the usual one.
+    """Raise if cells are clearly separated by something else than the usual separator.
 
-    Told is a bar, a semicolon or a tab anywhere; a slash or a blank only where cutting there
-    leaves fewer labels, so that `science fiction` is one label and `drama action` are two.
+    A bar, semicolon or tab anywhere is clear; a slash or blank only if separating by it leaves
+    fewer distinct labels: `drama action` are then two labels, and `science fiction` is one.
 
     Args:
-        cells: A column of text.
-        separator: The usual one; where a cell holds it, it is right.
-        name: The column, for messages.
-        place: Where a row stands, for messages.
+        cells: A text column.
+        separator: The usual separator; if any cell contains it, it is right.
+        name: Name of the column, for messages.
+        place: Returns the place of a row, for messages.
 
     Raises:
-        DataError: another separator is meant.
+        DataError: another separator is clearly meant.
     """
     if any(separator in cell for cell in cells):
         return
@@ -106,7 +106,7 @@ _SEPARATOR_KEY: Key = ("task", "separator")
 
 
 def _body(cell: str) -> str | None:
-    """Return what stands between the brackets of a list; None for a cell that is none."""
+    """Return the text between a list's brackets; None if a cell is no list."""
     text = cell.strip()
     if (called := _CALL.fullmatch(text)) is not None:
         text = called.group(1).strip() or "[]"
@@ -115,7 +115,7 @@ def _body(cell: str) -> str | None:
 
 
 def _read_list(cell: str) -> LabelList | None:
-    """Return the labels of a plain list; None if it is none."""
+    """Return the labels of a plain list; None if a cell is none."""
     if (body := _body(cell)) is None:
         return None
     labels: list[str] = []
@@ -136,17 +136,18 @@ def _read_list(cell: str) -> LabelList | None:
 
 
 def _label(item: str) -> str | None:
-    """Return the text in quotes, or the whole number as text."""
+    """Return the label that an item means: the text in quotes, or the number as text; or None."""
     if item[0] not in "'\"":
         return str(int(item.partition(".")[0]))
     try:
+        # JSON first: Python reads `"\/"` and pairs of surrogates in another way.
         if item[0] == '"':
             return str(json.loads(item))
     except ValueError:
         pass
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a backslash that escapes nothing
+            warnings.simplefilter("ignore")  # about a backslash that escapes nothing
             return str(ast.literal_eval(item))
     except (ValueError, SyntaxError):
         return None

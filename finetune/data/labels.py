@@ -1,4 +1,4 @@
-"""Labels as people write them: their spelling, and the order that a pretrained head gives them."""
+"""Compare labels as people write them, and order classes as a pretrained head does."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from finetune.errors import DataError, named
 
 _KEY = ("data", "target")
 _INVISIBLE = "Cf"
-"""Unicode's category of characters that nobody sees, such as a byte order mark."""
+"""Unicode category of invisible characters, such as a byte order mark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +17,10 @@ class LabelRules:
     """How the labels of a target become classes.
 
     Args:
-        fold: Whether spellings that differ in case and blanks alone are one label.
+        fold: Whether labels that differ only in case and blanks are one.
         order: Where the order of the classes comes from.
-        head: Names that a pretrained head gives its outputs, in their order; empty if there are
-            none.
-        names: Labels that the columns of a row of 0 and 1 stand for; empty for their positions.
+        head: Names of the outputs of a pretrained head, in order; empty if there are none.
+        names: Labels that the columns of rows of 0 and 1 stand for; empty to use positions.
     """
 
     fold: bool = False
@@ -30,21 +29,21 @@ class LabelRules:
     names: tuple[str, ...] = ()
 
     def spelt(self, label: str) -> str:
-        """Return a label as it is compared with others."""
+        """Return a label in the form in which it is compared with others."""
         return folded(label) if self.fold else label
 
 
 class Ordered(NamedTuple):
-    """The classes, each the place of its number, and what a user should know of the order."""
+    """The classes in the order of their numbers, and notes for the user on that order."""
 
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
 
 def folded(label: str) -> str:
-    """Return a label without what people rarely mean: its case, blanks, and invisible characters.
+    """Return a label without what people rarely intend: case, extra blanks, hidden characters.
 
-    Characters that Unicode holds to be the same (NFKC) become one, also blanks of other widths.
+    Characters that Unicode treats as equivalent (NFKC) become one, including blanks of any width.
     """
     text = unicodedata.normalize("NFKC", label).casefold()
     seen = (character for character in text if unicodedata.category(character) != _INVISIBLE)
@@ -52,11 +51,11 @@ def folded(label: str) -> str:
 
 
 def notes_on_spelling(labels: Sequence[str], rules: LabelRules) -> list[str]:
-    """Tell which labels are equal but for case and blanks, or that such ones became one.
+    """Return a note on labels that differ only in case and blanks, or were made one; or nothing.
 
     Args:
-        labels: Each label of the training samples once, as they hold it.
-        rules: Whether such labels are one.
+        labels: Each distinct label of the training samples, as written.
+        rules: Say whether such labels are one.
     """
     spellings: dict[str, list[str]] = {}
     for label in sorted(labels):
@@ -74,23 +73,23 @@ def notes_on_spelling(labels: Sequence[str], rules: LabelRules) -> list[str]:
 
 
 def twin_of(label: str, classes: Sequence[str]) -> str | None:
-    """Return the class that a label equals but for case and blanks; None if there is none."""
+    """Return the class that equals a label except for case and blanks, or None."""
     return next((name for name in classes if folded(name) == folded(label)), None)
 
 
 def ordered(found: Sequence[str], rules: LabelRules) -> Ordered:
-    """Return the classes in the order of a pretrained head that knows them, else as they are.
+    """Return the classes in the order of a pretrained head that has them; else in their own.
 
-    Names match if they are equal, or equal but for case and blanks where that leaves no doubt. A
-    head that knows more classes than the data holds keeps all of them. Labels 0, 1, ... are its
-    places. A head of another width will be a new one, and orders nothing.
+    Names match if they are equal, or equal except for case and blanks if that is unambiguous. A
+    head with more classes than the data keeps all of them. Labels 0, 1, ... are positions in the
+    head. A head of another width will be replaced, so its order does not matter.
 
     Args:
-        found: The labels of the training samples, each once, sorted.
-        rules: Names of the head, and whether it is asked.
+        found: The distinct labels of the training samples, sorted.
+        rules: Names of the head's outputs, and whether to use them.
 
     Raises:
-        DataError: the head has as many outputs as there are labels, but other names for them.
+        DataError: the head has as many outputs as there are labels, but with other names.
     """
     head, classes = rules.head, tuple(found)
     if not head or rules.order == "sorted" or not classes:
@@ -103,6 +102,8 @@ def ordered(found: Sequence[str], rules: LabelRules) -> Ordered:
     if places is None:
         if len(classes) != len(head):
             return Ordered(classes)
+        # In the sorted order each output would silently stand for another class than it was trained
+        # for.
         raise DataError(
             f"the labels are {named(classes)}, the outputs of the pretrained head are "
             f"{named(head)}",
@@ -121,7 +122,8 @@ def ordered(found: Sequence[str], rules: LabelRules) -> Ordered:
 
 
 def _places(found: Sequence[str], head: Sequence[str]) -> dict[int, str] | None:
-    """Return each label by its place in the head; None if some are not there, or there twice."""
+    """Return each label by its position in the head; None if one is missing or ambiguous."""
+    # Equal names first: folded ones are only a guess at what is meant.
     for spelt in (str, folded):
         place = {spelt(name): number for number, name in enumerate(head)}
         matched = {place[spelt(label)]: label for label in found if spelt(label) in place}

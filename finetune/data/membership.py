@@ -1,4 +1,4 @@
-"""Which part of a run each row belongs to, told by its hash, where the data has changed since."""
+"""Assign rows to the parts of a run by their hashes, after the data has changed."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,18 @@ PARTS = ("train", "validation", "test")
 
 
 class KnownRows:
-    """Assigns rows to the parts of a run: known ones stay where they were.
+    """Assigns rows to the parts of a run: known rows stay where they were.
 
-    A row is known if inputs and target are those of a row of the run, each of which stands for one
-    row. Others go by their inputs: what was trained on belongs to training, also with another
-    target and as a further copy. Whose contents nobody can tell may have been trained on, too.
+    A row is known if inputs and target equal those of a row of the run; each row of the run matches
+    only one. Other rows are judged by their inputs: what was trained on belongs to training, also
+    with another target, or as one more copy. A row that cannot be compared may have been trained
+    on, so it belongs there too.
 
     Args:
         identity: The data of the run.
 
     Raises:
-        DataError: the run has so many rows that it has kept no hashes of them.
+        DataError: the run has so many rows that it kept no hashes of them.
     """
 
     def __init__(self, identity: DataIdentity) -> None:
@@ -43,17 +44,17 @@ class KnownRows:
         inputs = {part: hashes.tolist() for part, hashes in identity.inputs.items()}
         self._has_inputs = bool(inputs)
         self._part_of: dict[int, str] = {}
-        # the last one stays: of rows in several parts, that of training
+        # training comes last, so it wins for rows that were in several parts
         for part in reversed(PARTS):
             self._part_of |= dict.fromkeys(inputs.get(part, ()), part)
         self._part_of |= dict.fromkeys(identity.former.tolist(), "train")
 
     def parts_of(self, hashes: RowHashes, prefers: str | None = None) -> list[str | None]:
-        """Return for each row the part that it belongs to; None for a new row.
+        """Return the part of each row; None for a new row.
 
         Args:
-            hashes: Those of the rows.
-            prefers: The part in which a row is looked for first.
+            hashes: Hashes of the rows.
+            prefers: Part that is tried first for each row.
         """
         order = sorted(self._left, key=lambda part: (part != prefers, PARTS.index(part)))
         return [
@@ -62,6 +63,7 @@ class KnownRows:
         ]
 
     def _part(self, whole: int, read: int, order: Sequence[str]) -> str | None:
+        """Return the part of one row, by its hashes with and without the target."""
         part = next((part for part in order if whole and self._left[part][whole] > 0), None)
         if part is not None:
             self._left[part][whole] -= 1
@@ -74,21 +76,21 @@ class KnownRows:
 def keep_parts(
     identity: DataIdentity, hashes: RowHashes, shares: Mapping[str, float], seed: int
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Part rows as the run did; new ones are drawn by a hash of their inputs.
+    """Return the rows of each part as in the run, and lines on new rows.
 
-    So a new row comes into the same part whatever rows come after it.
+    New rows are assigned by a hash of their inputs, so more rows never change the part of one.
 
     Args:
         identity: The data of the run.
-        hashes: Those of the rows at hand.
-        shares: Of validation and test, for new rows.
-        seed: Of the drawing.
+        hashes: Hashes of the rows at hand.
+        shares: Shares of validation and test for new rows.
+        seed: Seed for assigning new rows.
 
     Returns:
-        Positions of the rows of each part that has some, and a line on new rows.
+        Positions of the rows of each part that has any, and a line on new rows if there are some.
 
     Raises:
-        DataError: the run has kept no hashes of rows, or no row is left to train on.
+        DataError: the run kept no hashes of rows, or none of its training rows is left.
     """
     taken: dict[str, list[int]] = {part: [] for part in PARTS}
     new: Counter[str] = Counter()
@@ -108,20 +110,20 @@ def keep_parts(
 
 
 def never_trained(identity: DataIdentity, part: str, hashes: RowHashes) -> tuple[Tensor, list[str]]:
-    """Leave rows out of a part that has a source of its own, where the run was trained on them.
+    """Return the rows of a part with its own source, without those that the run was trained on.
 
-    Those that were in the part before, too, stay in it.
+    A row that was in the part before as well stays in it.
 
     Args:
         identity: The data of the run.
-        part: Validation or test.
-        hashes: Those of the rows of its source.
+        part: `validation` or `test`.
+        hashes: Hashes of the rows in its source.
 
     Returns:
-        Positions of the rows that are left, and a line on those that are not.
+        Positions of the rows that stay, and a line on those left out.
 
     Raises:
-        DataError: the run has kept no hashes of rows, or none is left.
+        DataError: the run kept no hashes of rows, or no row is left.
     """
     parts = KnownRows(identity).parts_of(hashes, prefers=part)
     left = [row for row, known in enumerate(parts) if known != "train"]
@@ -136,11 +138,11 @@ def never_trained(identity: DataIdentity, part: str, hashes: RowHashes) -> tuple
 
 
 def count_trained(identity: DataIdentity, inputs: Hashes) -> int | None:
-    """Return how many rows the run was trained on; None where that is not known.
+    """Return how many rows the run was trained on; None if that is not known.
 
     Args:
         identity: The data of the run.
-        inputs: Hashes of the inputs of the rows, as the network reads them.
+        inputs: Hashes of the rows' inputs, as the network reads them.
     """
     trained = identity.trained
     if trained is None or not inputs.all():
@@ -149,6 +151,7 @@ def count_trained(identity: DataIdentity, inputs: Hashes) -> int | None:
 
 
 def _drawn(inputs: int, shares: Mapping[str, float], seed: int) -> str:
+    """Return the part of a new row, drawn by the hash of its inputs."""
     digest = blake2b(f"{seed} {inputs}".encode(), digest_size=8).digest()
     at = int.from_bytes(digest, "little") / 2**64
     for part in ("test", "validation"):

@@ -1,6 +1,6 @@
-"""Data that a command line names: all of it, in the words of a run that has not seen it.
+"""Read data that the command line names, all of it, as samples of a run.
 
-Columns, their kinds and the classes are those of the run. The data says nothing of them itself.
+Columns, their kinds and the classes are the run's; the data itself decides nothing.
 """
 
 import sys
@@ -40,12 +40,12 @@ from finetune.errors import DataError, Key, named
 
 @dataclass(frozen=True, slots=True)
 class NamedData:
-    """All samples of what was named.
+    """All samples of the data that was named.
 
     Args:
-        part: Raw inputs and targets.
-        name: What was named, in the user's words.
-        notes: What the user should know of how it was read, a line each.
+        part: Inputs and targets, before any transform.
+        name: What was named, for messages.
+        notes: Lines to report to the user on how it was read.
     """
 
     part: RawPart
@@ -55,13 +55,13 @@ class NamedData:
 
 @dataclass(frozen=True, slots=True)
 class DataReader:
-    """Reads data as the samples of a run.
+    """Reads data as samples of a run.
 
     Args:
         config: `data:` of the run's config.
-        facts: What its training data said about itself.
-        task: Says what the target means.
-        seed: Draws the images whose headers are read, where there are many.
+        facts: Facts of the run's training data.
+        task: Decides what the target means.
+        seed: Seed for drawing images whose headers are read, if there are many.
         trust: Names of packages whose code may be imported.
     """
 
@@ -73,20 +73,20 @@ class DataReader:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The columns that the target is made from."""
+        """The columns from which the target is made."""
         if isinstance(self.config.target, tuple):
             return self.config.target
         return () if self.facts.target is None else (self.facts.target,)
 
     def read_source(self, source: Source, key: Key) -> NamedData:
-        """Read a source of the config.
+        """Return all samples of a source.
 
         Args:
             source: The config node.
-            key: Where it stands in the config.
+            key: Position of the node in the config.
 
         Raises:
-            DataError: it cannot be read, lacks a column, or has a label that the run does not know.
+            DataError: it cannot be read, lacks a column, or has a label unknown to the run.
         """
         inputs = self.facts.inputs
         table = open_source(source, self.trust, key, {*inputs, *self.targets})
@@ -102,11 +102,12 @@ class DataReader:
             return self._whole(table, target, rules)
 
     def read_input(self, place: str) -> NamedData:
-        """Read a file, a folder or (`-`) standard input, as prediction does; with the target.
+        """Return the samples of a file, folder or standard input (`-`), with their targets.
 
         Raises:
             DataError: as `read_source`.
         """
+        # Kinds of data that are no tables are read by the reader that training used.
         if (source := self._source_at(place)) is not None:
             with _naming(place):
                 return self.read_source(source, ())
@@ -130,6 +131,7 @@ class DataReader:
             return self._whole(_with_settled(identified(table, None), target), target, rules)
 
     def _read_tables(self, place: str) -> list[Incoming]:
+        """Return the samples of a place as prediction reads them, with the target columns."""
         targets: dict[str, Kind] = dict.fromkeys(self.targets, "thing")
         try:
             return read_incoming(place, self.config, {**self._kinds, **targets}, sys.stdin)
@@ -141,10 +143,11 @@ class DataReader:
 
     @property
     def _kinds(self) -> dict[str, Kind]:
+        """The kind of each input column in training."""
         return {name: self.facts.kinds[name] for name in self.facts.inputs}
 
     def _source_at(self, place: str) -> Source | None:
-        """Return the run's own source at another place, where its form is no table."""
+        """Return the run's own source with another path, if it is no kind of table; else None."""
         own, is_folder = self.config.source or self.config.train, Path(place).is_dir()
         match own:
             case ArraysSource() if place != "-":
@@ -169,6 +172,7 @@ class DataReader:
         return tables["train"], facts.target, rules
 
     def _whole(self, table: Table, target: str | None, rules: LabelRules) -> NamedData:
+        """Return a table as samples: targets encoded, rows hashed, notes collected."""
         inputs, classes = self.facts.inputs, self.facts.classes
         refuse_gaps_in(table, inputs)
         encoded = None
@@ -181,7 +185,7 @@ class DataReader:
         return NamedData(part_of(table, inputs, encoded, hashes), table.name, notes)
 
     def _on_pixels(self, table: Table, name: str) -> list[str]:
-        """Say how many images are not read as they are, a line each."""
+        """Return notes on images that are converted when they are read."""
         column = table.columns[name]
         if not isinstance(column, Images):
             return []
@@ -197,7 +201,7 @@ class DataReader:
 
 
 def _with_settled(table: Table, target: str | None) -> Table:
-    """Return a table whose target is of a known kind."""
+    """Return a table in which the kind of the target is decided."""
     if target is None:
         return table
     column = table.columns[target]
@@ -207,11 +211,12 @@ def _with_settled(table: Table, target: str | None) -> Table:
 
 
 def _values(parts: Sequence[Incoming], column: str) -> list[object]:
+    """Return the values of a column over all parts."""
     return [value for part in parts for value in part.columns[column]]
 
 
 def _places(parts: Sequence[Incoming]) -> Places:
-    """Return where the rows of all parts stand, one part after the other."""
+    """Return the places of all rows, one part after the other."""
     sizes = [len(part.names) for part in parts]
     starts: list[int] = []
     lines: list[int] = []
@@ -224,7 +229,7 @@ def _places(parts: Sequence[Incoming]) -> Places:
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Have errors over the data name it, and not the config, which knows other data."""
+    """Make errors name the data, and not a config key: the config is about the run's own data."""
     try:
         yield
     except DataError as error:

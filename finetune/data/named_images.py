@@ -1,4 +1,4 @@
-"""Texts that name image files which cannot be read: not there, without ending, no images."""
+"""Errors for texts that should name images: missing files, no ending, not an image."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,17 +8,17 @@ from finetune.data.table import Listed, Prepared, Table
 from finetune.errors import DataError, Key
 
 _ENDING = 6
-"""Most characters of the ending of a file, its dot among them."""
+"""Most characters of a file's ending, with its dot."""
 
 
 def no_such_image(name: str, column: Prepared, table: Table, key: Key) -> DataError | None:
-    """Return the error over a column of texts that were meant as images; None for other columns.
+    """Return the error for a text column that seems meant as images; None for other columns.
 
     Args:
-        name: The column.
-        column: What is left of it where numbers are needed.
-        table: Where it comes from; names are relative to its folder.
-        key: The config key at fault.
+        name: Name of the column.
+        column: The column, where numbers are needed.
+        table: Table it comes from; names are relative to the table's folder.
+        key: Position of the config key at fault.
     """
     if table.folder is None or not isinstance(column, Listed) or column.kind == "things":
         return None
@@ -49,7 +49,7 @@ def no_such_image(name: str, column: Prepared, table: Table, key: Key) -> DataEr
 
 
 def _with_ending(texts: Sequence[str], folder: Path) -> str | None:
-    """Return a text with the ending of an image file that is there."""
+    """Return a name plus the ending of an image file that exists, or None."""
     endings = sorted(IMAGE_ENDINGS)
     named = (f"{text}{ending}" for text in texts if len(text) < 200 for ending in endings)
     return next((name for name in named if Path(folder, name).is_file()), None)

@@ -1,4 +1,4 @@
-"""Errors over a sample of a batch, told with the row and the file that the sample comes from."""
+"""Name row and file of the sample at fault when a batch raises an error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,14 +10,14 @@ from finetune.models.misfits import name_sample
 
 @contextmanager
 def rows_named(samples: Samples, batch: Batch) -> Iterator[None]:
-    """Name the row of the sample at fault where the block raises over one.
+    """In errors that the block raises about a sample, name its row instead of its batch position.
 
     Args:
-        samples: What the batch was fetched from.
-        batch: What the network is run on.
+        samples: The samples that the batch was fetched from.
+        batch: The batch that the network runs on.
 
     Raises:
-        ModelError: as the block raised it, with the place of the sample in the data.
+        ModelError: as raised in the block, with the sample's place in the data.
     """
     try:
         yield

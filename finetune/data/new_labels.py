@@ -1,4 +1,4 @@
-"""Labels that new samples bring along, beside those that a run has learned."""
+"""Compare labels that new samples bring along with the classes of a run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,13 +15,13 @@ from finetune.errors import DataError, named
 def notes_on_new_labels(
     labels: Sequence[Any], column: str, classes: Sequence[str], *, fold: bool
 ) -> list[str]:
-    """Tell which labels a run does not know, and which of its classes no sample has.
+    """Return notes on labels that a run does not know, and on classes that no sample has.
 
     Args:
-        labels: The cells of the column; none where the samples have no such column.
-        column: Its name.
-        classes: What the run tells apart.
-        fold: Whether spellings that differ in case and blanks alone are one label.
+        labels: Cells of the label column; empty if the samples have none.
+        column: Name of the column.
+        classes: Classes of the run.
+        fold: Whether labels that differ only in case and blanks are one.
     """
     found = [_as_text(label) for label in labels if label is not None and label != ""]
     if not found:
@@ -86,6 +86,6 @@ def _sets(
 
 
 def _as_text(label: Any) -> str:
-    """Return a label as training names it: whole numbers without a point."""
+    """Return a label as training writes it: whole numbers without a point."""
     is_whole = isinstance(label, float) and label.is_integer()
     return str(int(label) if is_whole else label)

@@ -1,4 +1,4 @@
-"""The way from sources to parts: raw columns, targets as numbers, one source parted."""
+"""Open data: from sources to parts with raw columns and encoded targets."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
@@ -28,12 +28,12 @@ class DataFacts:
     """What the data says about itself, as plain data.
 
     Args:
-        inputs: The raw columns that the network is fed from.
-        target: The column it learns to give; None where an imported task needs none.
-        classes: Names of the classes, each the place of its number; None where there are none.
-        notes: What the user should know, a sentence each.
+        inputs: Names of the raw input columns.
+        target: Name of the target column; None if an imported task needs none.
+        classes: Names of the classes, in the order of their numbers; None if there are none.
+        notes: Lines to report to the user.
         sizes: Number of samples of each part.
-        kinds: What each input column holds.
+        kinds: Kind of each input column.
     """
 
     inputs: tuple[str, ...]
@@ -46,15 +46,15 @@ class DataFacts:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a run has kept of its data.
+    """What a run kept about its data, to compare with the data at hand.
 
     Args:
-        identity: Hashes of its rows, its classes.
-        kinds: What each input column holds.
-        accept: Called with what differs from the data at hand, a line each, if anything does.
-            Raises where the user has not accepted that.
-        trains: Whether the run goes on with the data. Then as many classes of other names may take
-            the places of its own.
+        identity: Hashes of its rows, and its classes.
+        kinds: Kind of each input column.
+        accept: Called with one line per difference if there is any; raises if the user has not
+            accepted changed data.
+        trains: Whether the run continues on the data; then classes of other names may take the
+            places of its own, if there are as many.
     """
 
     identity: DataIdentity
@@ -65,7 +65,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class OpenedData:
-    """Every part with its targets, before any transform."""
+    """Every part with inputs and targets, before any transform."""
 
     train: RawPart
     validation: RawPart | None
@@ -73,7 +73,7 @@ class OpenedData:
     facts: DataFacts
     identity: DataIdentity
     changes: tuple[str, ...] = ()
-    """What differs from the data that the run had before, and what became of it, a line each."""
+    """Lines on how the data differs from what the run had before, and what follows from that."""
 
 
 def open_data(
@@ -86,26 +86,27 @@ def open_data(
     head: Sequence[str] = (),
     record: Record | None = None,
 ) -> OpenedData:
-    """Read the sources, part them, and turn the targets into numbers.
+    """Return all parts of the data, with targets as numbers.
 
     Args:
         config: `data:` of the config.
-        task: Says what the target means.
-        seed: The run's seed, by which samples are parted unless `split.seed` is given.
+        task: Decides what the target means.
+        seed: The run's seed, used for the split unless `split.seed` is given.
         trust: Names of packages whose code may be imported.
-        files: Knows what image files hold from earlier runs; None to read all of them.
-        head: Names that the network's pretrained head gives its outputs, in their order.
-        record: What a run that has begun has kept of its data; None where none has.
+        files: Hashes of image files from earlier runs; None to read all files.
+        head: Names of the outputs of the network's pretrained head, in order.
+        record: What a run that has begun kept about its data; None for a new run.
 
     Raises:
         DataError: a source, a column or a value is not what the config says.
-        FinetuneError: it is not the data of the run, and that was not accepted.
+        FinetuneError: it is not the data of the run, and changed data was not accepted.
     """
     raw = read_data(config, task, seed=seed, trust=trust, files=files, head=head)
     return _opened(raw, task, seed) if record is None else _opened_again(raw, task, seed, record)
 
 
 def _opened(raw: RawData, task: Task, seed: int) -> OpenedData:
+    """Return the parts of the data, split as the config says."""
     parts, classes, on_labels = labelled(raw, task)
     if raw.config.split is None:
         notes = notes_on_copies(list(parts.values()))
@@ -116,7 +117,7 @@ def _opened(raw: RawData, task: Task, seed: int) -> OpenedData:
 
 
 def _opened_again(raw: RawData, task: Task, seed: int, record: Record) -> OpenedData:
-    """Open the data of a run that has begun. Where it has changed, rows keep their part."""
+    """Return the data of a run that has begun; if it changed, known rows keep their part."""
     before = record.identity
     try:
         if before.is_kept:
@@ -125,7 +126,7 @@ def _opened_again(raw: RawData, task: Task, seed: int, record: Record) -> Opened
             opened = _opened(raw, task, seed)
         changes = differences(before, opened.identity)
     except DataError:
-        # other rows are the first cause of labels that nobody knows
+        # if rows differ, that is the first cause of labels that nobody knows
         now = replace(raw.identity, classes=_found_classes(raw, task))
         changes = differences_of_contents(before, now)
         if not changes:
@@ -143,7 +144,7 @@ def _opened_again(raw: RawData, task: Task, seed: int, record: Record) -> Opened
 def _opened_as_before(
     raw: RawData, task: Task, seed: int, record: Record
 ) -> tuple[OpenedData, list[str]]:
-    """Open data with kinds, classes and parts of a run; return a line for each row that is new."""
+    """Return data with kinds, classes and parts of a run, and lines on what is new."""
     raw = raw.of_kinds(record.kinds)
     known, renamed = record.identity.classes, list[str]()
     if record.trains and known is not None:
@@ -155,7 +156,7 @@ def _opened_as_before(
 
 
 def _renamed(known: tuple[str, ...], raw: RawData, task: Task) -> tuple[tuple[str, ...], list[str]]:
-    """Return the classes that a run goes on with, and a line where others took their places."""
+    """Return the classes that a run continues with, and a line if others took their places."""
     found = _found_classes(raw, task)
     if found is None or len(found) != len(known) or set(found) <= set(known):
         return known, []
@@ -164,7 +165,7 @@ def _renamed(known: tuple[str, ...], raw: RawData, task: Task) -> tuple[tuple[st
 
 
 def _found_classes(raw: RawData, task: Task) -> tuple[str, ...] | None:
-    """Return the classes that the data itself shows; None without any, or if its parts differ."""
+    """Return the classes that the data itself has; None if it has none, or its parts differ."""
     with suppress(DataError):
         return labelled(raw, task)[1]
     return None
@@ -177,8 +178,10 @@ def _with_facts(
     task: Task,
     notes: Sequence[str],
 ) -> OpenedData:
+    """Return the parts with facts, identity and all notes."""
     notes = (*raw.notes, *notes, *notes_on_parts(parts, classes, task))
     sizes = {name: len(part.table) for name, part in parts.items()}
+    # Redacted here, since facts are saved in the run folder.
     told = tuple(map(redacted, notes))
     facts = DataFacts(raw.inputs, raw.target, classes, told, sizes, dict(raw.kinds))
     identity = DataIdentity.of({name: part.hashes for name, part in parts.items()}, classes)

@@ -1,4 +1,4 @@
-"""Samples before any transform: targets as numbers, one source parted, and what is told of both."""
+"""Split samples before any transform; encode their targets; write notes on both."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ _KEEP_APART = "; split.copies: together or drop keeps them apart"
 
 @dataclass(frozen=True, slots=True)
 class RawPart:
-    """The raw inputs of one part, its targets `(N, ...)`, and hashes of its rows."""
+    """Inputs of one part, its targets `(N, ...)`, and the hashes of its rows."""
 
     table: Table
     target: Tensor | None
@@ -37,15 +37,15 @@ class RawPart:
 def labelled(
     raw: RawData, task: Task, classes: tuple[str, ...] | None = None
 ) -> tuple[dict[str, RawPart], tuple[str, ...] | None, list[str]]:
-    """Part inputs from targets; return with them the classes, and notes on labels.
+    """Return each part with inputs and encoded targets, the classes, and notes on labels.
 
     Args:
-        raw: What the sources hold.
-        task: Says what the target means.
-        classes: Those of the run; None to take those of the training part.
+        raw: The columns of all sources.
+        task: Decides what the target means.
+        classes: Classes of the run; None to take those of the training part.
 
     Raises:
-        DataError: a value is missing, means nothing to the task, or is no known label.
+        DataError: a value is missing, means nothing to the task, or is an unknown label.
     """
     parts: dict[str, RawPart] = {}
     notes: list[str] = []
@@ -56,6 +56,7 @@ def labelled(
             encoded = encode_target(
                 table, raw.target, task, classes=classes, part=about, rules=raw.rules
             )
+            # Training comes first, so its classes hold for the parts that follow.
             classes, notes = encoded.classes, [*notes, *encoded.notes]
         parts[part] = part_of(table, raw.inputs, encoded, raw.hashes[part])
     return parts, classes, notes
@@ -64,7 +65,7 @@ def labelled(
 def part_of(
     table: Table, inputs: Sequence[str], target: Target | None, hashes: RowHashes
 ) -> RawPart:
-    """Part inputs from target."""
+    """Return a part made of the input columns of a table and its encoded target."""
     columns = {name: table.columns[name] for name in inputs}
     values = None if target is None else target.values
     return RawPart(replace(table, columns=columns), values, hashes)
@@ -73,7 +74,7 @@ def part_of(
 def notes_on_parts(
     parts: Mapping[str, RawPart], classes: tuple[str, ...] | None, task: Task
 ) -> list[str]:
-    """Tell what the parts hold of each class, where it is worth a note."""
+    """Return notes on the classes in each part, where there is something to note."""
     targets = {name: part.target for name, part in parts.items() if part.target is not None}
     return [] if classes is None else notes_on_classes(targets, classes, task)
 
@@ -85,7 +86,7 @@ def parted(
     classes: tuple[str, ...] | None,
     seed: int,
 ) -> tuple[dict[str, RawPart], tuple[str, ...]]:
-    """Part one source; return the parts and notes on copies."""
+    """Return the parts of one source, split as the config says, and notes on copies."""
     whole, first, num_copies = _without_copies(whole, split)
     if split.stratify and not isinstance(task, ClassificationTask):
         raise DataError(
@@ -115,16 +116,16 @@ def parted(
 def parted_as_before(
     parts: Mapping[str, RawPart], split: SplitConfig | None, identity: DataIdentity, seed: int
 ) -> tuple[dict[str, RawPart], list[str]]:
-    """Return parts in which every row of a run has its place again; a line for each change.
+    """Return parts in which each row of a run has its place again, and a line per change.
 
     Args:
-        parts: One source, or those of each part.
-        split: How the one source is parted.
+        parts: One source, or a source for each part.
+        split: How the one source is split; None if each part has its own.
         identity: The data of the run.
-        seed: The run's.
+        seed: The run's seed.
 
     Raises:
-        DataError: no row is left for training, or for a part that has a source of its own.
+        DataError: no row is left for training, or for a part with its own source.
     """
     lines: list[str] = []
     if split is not None:
@@ -141,11 +142,11 @@ def parted_as_before(
 
 
 def _without_copies(whole: RawPart, split: SplitConfig) -> tuple[RawPart, Tensor, int]:
-    """Leave exact copies out if the config wants that.
+    """Drop exact copies if the config says so.
 
     Returns:
-        The samples, the position of the first copy of each before any was left out, and how many
-        copies there are.
+        The samples; for each sample before dropping, the position of its first copy; the number of
+        copies.
     """
     first = first_copies(whole.hashes.inputs)
     is_copy = first != torch.arange(len(first))
@@ -155,13 +156,14 @@ def _without_copies(whole: RawPart, split: SplitConfig) -> tuple[RawPart, Tensor
 
 
 def _seed_of(split: SplitConfig, seed: int) -> int:
+    """Return the seed of the split, which is the run's if it has none."""
     return seed if split.seed is None else split.seed
 
 
 def refuse_unseen_labels(
     parts: Mapping[str, RawPart], classes: tuple[str, ...] | None, hint: str | None
 ) -> None:
-    """Raise a DataError if a part holds a class that the training part never does."""
+    """Raise `DataError` if a part holds a class that the training part lacks."""
     trained = parts["train"].target
     for name, part in parts.items():
         if classes is not None and trained is not None and part.target is not None:
@@ -169,7 +171,7 @@ def refuse_unseen_labels(
 
 
 def notes_on_copies(parts: Sequence[RawPart], remedy: str = "") -> tuple[str, ...]:
-    """Say how many samples are exact copies, and how many of those lie in different parts."""
+    """Return a note on how many samples are exact copies, and how many of those across parts."""
     if len(parts) == 1:
         return ()
     first = first_copies(torch.cat([part.hashes.inputs for part in parts]))

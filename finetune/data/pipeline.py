@@ -1,4 +1,4 @@
-"""The way from raw columns to tensors: what is deterministic once and for all, the rest per fetch.
+"""Turn raw columns into tensors: deterministic steps now, random ones at each fetch.
 
 Letters: N samples.
 """
@@ -37,7 +37,7 @@ from finetune.data.vision import Vision, transform_all
 from finetune.errors import DataError
 
 IN_MEMORY_BYTES = 2 * 1024**3
-"""Columns larger than this are kept in a file instead of in memory."""
+"""Larger columns are kept in a file instead of in memory."""
 
 
 class UnequalShapesError(DataError):
@@ -47,19 +47,19 @@ class UnequalShapesError(DataError):
 def run_steps(
     table: Table, planned: Sequence[PlannedStep], tokens: TokenStore | None = None
 ) -> tuple[Columns, list[Step]]:
-    """Do all that is deterministic; return its outcome and the steps left for every fetch.
+    """Run all deterministic steps; return the columns, and the steps left for each fetch.
 
-    With no step left the columns are what the network takes. Where a random step follows and the
-    deterministic part before it ends in unequal shapes (images of different sizes), that part is
-    left for every fetch as well.
+    If no step is left, the columns are what the network takes. If the deterministic steps end with
+    unequal shapes (images of different sizes) and a random step follows, they too run at each
+    fetch.
 
     Args:
         table: The raw samples.
         planned: The steps.
-        tokens: Where tokens are kept from run to run; None for nowhere.
+        tokens: Store that keeps tokens from run to run; None for no store.
 
     Raises:
-        DataError: a step fails on a sample, or the outcome is not finite numbers of one shape.
+        DataError: a step fails on a sample, or the result is not finite numbers of one shape.
     """
     now = list(takewhile(lambda step: not step.random, planned))
     later = [each.step for each in planned[len(now) :]]
@@ -80,6 +80,7 @@ def run_steps(
         left = left[len(run) :]
     if not later:
         return {name: _finished(name, column, table) for name, column in columns.items()}, []
+    # Missing files are told now, not after hours of training.
     for column in columns.values():
         if isinstance(column, Images):
             refuse_unreadable(column)
@@ -87,7 +88,7 @@ def run_steps(
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Tensor]:
-    """Bring samples into one tensor a column: ragged ones filled up, images scaled to 0..1."""
+    """Return samples as one tensor per column: tokens padded, images of bytes scaled to 0..1."""
     rows = torch.arange(len(samples))
     values = ({name: as_value(value) for name, value in sample.items()} for sample in samples)
     table = Table({}, rows, "the batch")
@@ -96,7 +97,7 @@ def collate(samples: Sequence[Sample]) -> dict[str, Tensor]:
 
 
 def as_value(value: Any) -> Any:
-    """Turn arrays, numbers and PIL images into plain tensors; leave everything else."""
+    """Return arrays, numbers and PIL images as plain tensors; anything else unchanged."""
     if isinstance(value, Tensor):
         return value.as_subclass(Tensor)
     if is_image(value):
@@ -109,15 +110,16 @@ def as_value(value: Any) -> Any:
 
 
 def build_columns(samples: Iterable[Sample], count: int) -> Columns:
-    """Bring `count` samples into columns: tensors stacked, sequences laid end to end.
+    """Return `count` samples as columns: tensors stacked, sequences laid end to end.
 
     Raises:
         UnequalShapesError: tensors of one column differ in shape.
-        DataError: samples have different columns, or different kinds of value in one.
+        DataError: samples differ in their columns, or in the kind of value in one.
     """
     stores: dict[str, Tensor | list[Any]] = {}
     for position, sample in enumerate(samples):
         if position == 0:
+            # Allocated once: a list of tensors and its stack would take twice the memory.
             stores = {name: _store(value, count) for name, value in sample.items()}
         if sample.keys() != stores.keys():
             raise DataError(f"samples of different columns: {list(stores)} and {list(sample)}")
@@ -127,7 +129,7 @@ def build_columns(samples: Iterable[Sample], count: int) -> Columns:
 
 
 def _typed(table: Table, steps: Sequence[Step]) -> Columns:
-    """Read cells of a csv file as numbers, but where they are tokenized; refuse gaps in numbers."""
+    """Return the columns with csv cells as numbers, unless they are tokenized; refuse gaps."""
     texts = {name for step in steps if isinstance(step, Tokenize) for name in step.columns}
     columns: Columns = {}
     for name, column in table.columns.items():
@@ -140,7 +142,7 @@ def _typed(table: Table, steps: Sequence[Step]) -> Columns:
 def _at_once(
     table: Table, columns: Columns, steps: Sequence[Step], tokens: TokenStore | None
 ) -> tuple[Columns, int]:
-    """Run the first of `steps` that take a whole column; return with it how many they were."""
+    """Run the first of `steps` that take whole columns; return the columns and their number."""
     if isinstance(step := steps[0], Tokenize):
         return step.whole(columns, tokens), 1
     if isinstance(step, Stack):
@@ -154,7 +156,7 @@ def _at_once(
 
 
 def _steps_of_batches(columns: Columns, steps: Sequence[Step]) -> list[Vision]:
-    """Return the steps at the beginning of `steps` that can take all images of a column at once."""
+    """Return the leading steps that can take all images of one column at once."""
     whole: list[Vision] = []
     for step in steps:
         if not isinstance(step, Vision) or not step.takes_batches:
@@ -168,7 +170,7 @@ def _steps_of_batches(columns: Columns, steps: Sequence[Step]) -> list[Vision]:
 
 
 def _transformed(table: Table, columns: Columns, steps: Sequence[Vision]) -> Numbers:
-    """Run `steps` over all images of a column of arrays."""
+    """Return a column of arrays after `steps` on all its images."""
     column = columns[steps[0].column]
     assert isinstance(column, Numbers)
     try:
@@ -179,7 +181,7 @@ def _transformed(table: Table, columns: Columns, steps: Sequence[Vision]) -> Num
 
 
 def _mapped(table: Table, columns: Columns, steps: Sequence[Step]) -> Columns:
-    """Run `steps` over every sample."""
+    """Return the columns after `steps` on each sample."""
 
     def samples() -> Iterator[Sample]:
         for row in range(len(table)):
@@ -196,7 +198,7 @@ def _mapped(table: Table, columns: Columns, steps: Sequence[Step]) -> Columns:
 
 
 def _finished(name: str, column: Prepared, table: Table) -> Numbers | Ragged:
-    """Turn a column into what a batch holds, all its floats finite."""
+    """Return a column as a batch holds it; raise if a float is not finite."""
     if isinstance(column, Images | Listed):
         values = (column[row] for row in range(len(column)))
         column = build_columns(({name: as_value(value)} for value in values), len(column))[name]
@@ -210,7 +212,7 @@ def _finished(name: str, column: Prepared, table: Table) -> Numbers | Ragged:
 
 
 def _final(values: Tensor, *, axes: int) -> Tensor:
-    """Convert numbers of `axes` axes a sample to float32 or int64."""
+    """Return numbers as float32 or int64; images of bytes (`axes` per sample) become 0..1."""
     if values.dtype == torch.uint8 and axes >= 2:
         scaled = allocate(tuple(values.shape), torch.float32)
         return torch.div(values, 255, out=scaled)
@@ -218,10 +220,12 @@ def _final(values: Tensor, *, axes: int) -> Tensor:
 
 
 def _store(value: Any, count: int) -> Tensor | list[Any]:
+    """Return an empty container for a column whose first value is given."""
     return allocate((count, *value.shape), value.dtype) if isinstance(value, Tensor) else []
 
 
 def _put(store: Tensor | list[Any], position: int, name: str, value: Any) -> None:
+    """Put a value into a container; raise if it does not match the first one."""
     if isinstance(store, list):
         store.append(value)
         return
@@ -239,6 +243,7 @@ def _put(store: Tensor | list[Any], position: int, name: str, value: Any) -> Non
 
 
 def _column(store: Tensor | list[Any]) -> Prepared:
+    """Return the column that a filled container holds."""
     if isinstance(store, Tensor):
         return Numbers(store)
     first = store[0] if store else None
@@ -248,12 +253,12 @@ def _column(store: Tensor | list[Any]) -> Prepared:
 
 
 def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return an uninitialised tensor, in memory or, beyond `IN_MEMORY_BYTES`, in a file.
+    """Return an uninitialised tensor: in memory, or in a file if larger than `IN_MEMORY_BYTES`.
 
-    The file is removed at once where the system allows it: its space lives as long as the tensor.
+    The file is unlinked at once if the system allows that; its space lasts as long as the tensor.
 
     Raises:
-        DataError: there is no room for the file.
+        DataError: the disk has no room for the file.
     """
     size = prod(shape) * dtype.itemsize
     if size <= IN_MEMORY_BYTES:
@@ -274,7 +279,7 @@ def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def _reserve(file: int, size: int) -> None:
-    """Claim the space now: writing to a mapped file on a full disk would kill the process."""
+    """Reserve the space now: writing to a mapped file on a full disk would kill the process."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file, 0, size)
     else:

@@ -1,4 +1,4 @@
-"""How any image becomes grey or RGB pixels of 8 bits: decided here alone, for every use of it.
+"""Turn any image into grey or RGB pixels of 8 bits; the only place that decides how.
 
 Images of 8 bits without transparency keep their values. Letters: H height, W width.
 """
@@ -14,28 +14,28 @@ from finetune.config.image_keys import ImageKeys
 from finetune.importing import require
 
 Mode = Literal["RGB", "L"]
-"""Colour mode of a column, in the words of Pillow: colour or grey."""
+"""Colour mode of a column, as Pillow names it: colour or grey."""
 Rgb = tuple[int, int, int]
 
 FAULTS = (
     OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, MemoryError,
     RuntimeError, AttributeError, ArithmeticError,
 )  # fmt: skip
-"""Exceptions that Pillow raises for damaged or hostile files, beside those of `struct`, `zlib`."""
+"""Exceptions that Pillow raises for damaged or malicious files, besides `struct` and `zlib`."""
 
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
-"""Grey modes of more than 8 bits. Pillow brings colours of 16 bits to 8 by itself."""
+"""Grey modes of more than 8 bits. Pillow itself reduces colours of 16 bits to 8."""
 _KNOWN_MODES = GREY_MODES | {"P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV"}
 
 _ORIENTATION, _BITS, _SAMPLE_FORMAT = 0x0112, 258, 339
-"""Numbers of tags of EXIF and TIFF."""
+"""Numbers of EXIF and TIFF tags."""
 _SIGNED = 2
 _RANGE_HINT = "say which are black and white, beside the path of the source: range: [{low}, {high}]"
 
 
 class PixelError(ValueError):
-    """An image whose values cannot be read as pixels; `hint` names the remedy."""
+    """An image's values cannot be read as pixels; `hint` names the remedy."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -44,12 +44,12 @@ class PixelError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class PixelRules:
-    """What a source says of its images.
+    """How a source wants its images to be read.
 
     Args:
-        background: The colour that transparent images are laid on.
-        range: The values that become black and white where images have more than 8 bits; None for
-            the range of their type.
+        background: Colour behind transparent images.
+        range: The values that become black and white in images of more than 8 bits; None for the
+            range of their type.
     """
 
     background: Rgb = (255, 255, 255)
@@ -57,26 +57,26 @@ class PixelRules:
 
     @classmethod
     def of(cls, source: object) -> "PixelRules":
-        """Return the rules that a source names; the usual ones where it has no such keys."""
+        """Return the rules in a source's keys; the default ones if it has no such keys."""
         if not isinstance(source, ImageKeys):
             return cls()
         return cls(source.background_rgb, source.range)
 
 
 PLAIN_RULES = PixelRules()
-"""Those of a source that says nothing of its images."""
+"""Rules of a source that says nothing about its images."""
 
 
 def as_pixels(image: Any, mode: Mode, rules: PixelRules) -> Any:
-    """Return a `PIL.Image` upright, opaque, and in `mode`, each channel of 8 bits.
+    """Return a `PIL.Image` that is upright, opaque and in `mode`, with 8 bits per channel.
 
     Raises:
-        PixelError: its values have no known range, or its colours are of an unknown kind.
+        PixelError: its values have no known range, or its colour mode is unknown.
     """
     pil = require("PIL.Image", extra="vision")
     if rules.range is not None and has_wide_colours(image):
         raise PixelError("range is for grey images, and it has 16 bits for each colour")
-    image.load()  # first, as some formats keep what turns an image behind its pixels
+    image.load()  # first, since some formats store the orientation behind the pixels
     if image.mode not in _KNOWN_MODES:
         raise PixelError(f"its colour mode {image.mode!r} is not known", "save it as RGB")
     if image.mode in DEEP_MODES:
@@ -88,13 +88,14 @@ def as_pixels(image: Any, mode: Mode, rules: PixelRules) -> Any:
     turn = _TURNS.get(orientation_of(image))
     if turn is not None:
         opaque = opaque.transpose(pil.Transpose[turn])
+    # `convert` also copies: what is returned must not share pixels with the caller's image.
     return opaque if opaque.mode == mode and opaque is not image else opaque.convert(mode)
 
 
 def orientation_of(image: Any) -> int:
-    """Return how EXIF says an image has to be turned, 1 to 8; 1 is as it is.
+    """Return how EXIF says an image must be turned, from 1 (as it is) to 8.
 
-    EXIF data that cannot be read turn nothing, as in any viewer.
+    EXIF data that cannot be read turn nothing, as in image viewers.
     """
     with suppress(*FAULTS):
         value = image.getexif().get(_ORIENTATION, 1)
@@ -111,16 +112,16 @@ _TURNS = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-"""What brings an image upright, by the orientation of EXIF 2.3 (section 4.6.4)."""
+"""Operation that brings an image upright, by the orientation of EXIF 2.3 (section 4.6.4)."""
 
 
 def is_colour(image: Any) -> bool:
-    """Tell by its header whether an image may hold colours."""
+    """Tell by its header whether an image may have colours."""
     return image.mode not in GREY_MODES
 
 
 def has_wide_colours(image: Any) -> bool:
-    """Tell by its header whether an image has 16 bits for each colour: Pillow reads the upper 8."""
+    """Tell by its header whether an image has 16 bits per colour; Pillow reads the upper 8."""
     if image.mode in DEEP_MODES or not getattr(image, "tile", None):
         return False
     how = image.tile[0][3]  # of the decoder, such as "RGB;16B"
@@ -129,12 +130,12 @@ def has_wide_colours(image: Any) -> bool:
 
 
 def _laid_on(rgba: Any, background: Rgb, pil: ModuleType) -> Any:
-    """Lay an image with alpha on a colour: what no viewer shows, the network does not see."""
+    """Return an image with alpha laid on a colour: the network sees what a viewer shows."""
     return pil.alpha_composite(pil.new("RGBA", rgba.size, background), rgba).convert("RGB")
 
 
 def _scaled(image: Any, rules: PixelRules, pil: ModuleType) -> Any:
-    """Bring a grey image of more than 8 bits to 8, its range to 0..255."""
+    """Return a grey image of more than 8 bits reduced to 8, its range scaled to 0..255."""
     values = np.asarray(image)
     low, high = rules.range or _range_of_type(image, values)
     if values.dtype.kind == "u":  # 16 bits: a table of all their values takes less memory
@@ -152,20 +153,21 @@ def _scaled(image: Any, rules: PixelRules, pil: ModuleType) -> Any:
 
 
 def _as_bytes(shares: Any) -> Any:
-    """Turn shares of the range, those beyond it cut off, into the nearest of 0..255."""
+    """Return shares of a range as the nearest of 0..255, clipped to it."""
     return np.rint(shares.clip(0, 1) * 255).astype(np.uint8)
 
 
 def _range_of_type(image: Any, values: Any) -> tuple[float, float]:
-    """Return the smallest and the largest value of the kind of number that an image holds.
+    """Return the values that are black and white for the number type of an image.
 
     Raises:
-        PixelError: the kind is so wide that what is white cannot be told from it.
+        PixelError: the type is so wide that it does not tell which value is white.
     """
     if values.dtype.kind == "u":
         return 0, 2 ** min(16, _tag(image, _BITS, 16)) - 1
     low, high = (values.min().item(), values.max().item()) if values.size else (0, 0)
     if values.dtype.kind == "f":
+        # Floats have no largest value; 0 to 1 is the only range that is common.
         if low >= 0 and high <= 1:
             return 0, 1
         raise _no_range("floats", low, high)
@@ -178,13 +180,14 @@ def _range_of_type(image: Any, values: Any) -> tuple[float, float]:
 
 
 def _no_range(kind: str, low: float, high: float) -> PixelError:
+    """Return the error for an image whose type does not tell its range."""
     found = f"its values are {kind} from {low:.6g} to {high:.6g}"
     hint = _RANGE_HINT.format(low=f"{low:.6g}", high=f"{max(high, low + 1):.6g}")
     return PixelError(f"{found}, and no type says which are black and white", hint)
 
 
 def _tag(image: Any, number: int, default: int) -> int:
-    """Return the first value of a tag of a TIFF file."""
+    """Return the first value of a TIFF tag, or `default` if there is none."""
     value = getattr(image, "tag_v2", {}).get(number, default)
     first = value[0] if isinstance(value, tuple) and value else value
     return first if isinstance(first, int) else default

@@ -1,4 +1,4 @@
-"""The way from parts to samples that can be fetched: transforms are done, or left for the fetch."""
+"""Turn parts into samples that can be fetched; transforms are done now, or left for then."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ from finetune.redaction import redacted
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
-    """Every part, ready to be fetched."""
+    """Every part as samples that can be fetched."""
 
     train: Samples
     validation: Samples | None
@@ -41,13 +41,13 @@ class PreparedData:
     changes: tuple[str, ...] = ()
     """See `OpenedData`."""
     notes: tuple[str, ...] = ()
-    """Notes on stored tokens and hashes of files, a line each."""
+    """Lines to report to the user on stored tokens, cut texts and unequal shapes."""
     automatic: tuple[Transform, ...] = ()
-    """What the network calls for, as nodes of `data.transforms`, where the config names none."""
+    """Steps that the network's pretraining asks for, as config nodes, if the config names none."""
 
     @property
     def notes_on_all(self) -> tuple[str, ...]:
-        """What a user should know of the data, a line each: `plan` and `train` tell all of it."""
+        """Lines to report to the user about the data; `plan` and `train` print all of them."""
         return (*self.facts.notes, *self.notes)
 
     @property
@@ -57,13 +57,13 @@ class PreparedData:
 
 
 class _Steps(NamedTuple):
-    """What is done to samples."""
+    """The steps that are applied to samples."""
 
     train: list[PlannedStep]
     other: list[PlannedStep]
-    """In evaluation and prediction."""
+    """Steps of evaluation and prediction."""
     left_out: list[PlannedStep]
-    """Those of training that these leave out as they are random, without being told to."""
+    """Training steps left out of `other` because they are random, without the config saying so."""
 
 
 def evaluation_samples(
@@ -74,7 +74,7 @@ def evaluation_samples(
     seed: int,
     trust: Collection[str],
 ) -> tuple[Samples, list[str]]:
-    """Do to the samples of one part what evaluation does; return them with notes on cut texts.
+    """Return the samples of one part as evaluation sees them, and notes on cut texts.
 
     Args:
         part: Raw inputs and targets.
@@ -84,7 +84,7 @@ def evaluation_samples(
         trust: Names of packages whose code may be imported.
 
     Raises:
-        DataError: a transform fails, or samples end as something that no batch can hold.
+        DataError: a transform fails, or no batch can hold the resulting samples.
     """
     steps = _plans(config, part.table, preprocessing, trust)
     return _evaluated(part, steps, config, seed, trust), _notes_on_cut(steps.other)
@@ -100,6 +100,7 @@ def _evaluated(
     *,
     name: str = "",
 ) -> Samples:
+    """Return the samples of one part as evaluation sees them."""
     columns, later = run_other_steps(part.table, steps.other, steps.left_out, tokens)
     told = identity_of(later, config.evaluation_transforms or (), seed, trust)
     place = _place_of(part.table)
@@ -126,48 +127,38 @@ def prepare_data(
     hang_timeout_s: float | None = None,
     tokens: TokenStore | None = None,
 ) -> PreparedData:
-    """Do what is deterministic to every sample, and leave the rest for the fetch.
+    """Return all parts as samples: deterministic steps are done, the others left for each fetch.
 
     Args:
         opened: The raw parts.
         config: `data:` of the config.
         preprocessing: What the network was pretrained with.
-        seed: The run's seed, where random transforms begin.
+        seed: The run's seed, also for random transforms.
         trust: Names of packages whose code may be imported.
-        views: How many draws of the random transforms a training sample has; None for a new one
+        views: Number of draws of the random transforms per training sample; None draws a new one
             in every epoch.
         hang_timeout_s: Seconds after which a process that prepares batches counts as hung.
-        tokens: Where tokens are kept from run to run; None for nowhere.
+        tokens: Store that keeps tokens from run to run; None for no store.
 
     Raises:
-        DataError: a transform fails, or samples end as something that no batch can hold.
+        DataError: a transform fails, or no batch can hold the resulting samples.
     """
     steps = _plans(config, opened.train.table, preprocessing, trust)
-    train = opened.train
 
     def evaluated(part: RawPart | None, name: str) -> Samples | None:
         if part is None:
             return None
         return _evaluated(part, steps, config, seed, trust, tokens, name=name)
 
-    columns, later = run_steps(train.table, steps.train, tokens)
-    if views is not None and not later:
-        raise DataError(
-            "no transform is random: every sample has one view",
-            hint="leave it out",
-            key=("cache", "views"),
-        )
-    samples = Samples(
-        columns,
-        train.target,
-        later=later,
-        identity=identity_of(later, config.transforms or (), seed, trust),
+    samples = _trained(
+        opened.train,
+        steps,
+        config,
         seed=seed,
+        trust=trust,
         views=views,
-        workers=config.workers,
         hang_timeout_s=hang_timeout_s,
-        place=_place_of(train.table),
-        name="train",
+        tokens=tokens,
     )
     return PreparedData(
         samples,
@@ -179,14 +170,48 @@ def prepare_data(
         (
             *(tokens.notes if tokens is not None else ()),
             *_notes_on_cut(steps.train, steps.other),
-            *note_on_other_shapes(samples, train.table, steps.other, steps.left_out),
+            *note_on_other_shapes(samples, opened.train.table, steps.other, steps.left_out),
         ),
         as_transforms(steps.train) if config.transforms is None else (),
     )
 
 
+def _trained(
+    part: RawPart,
+    steps: _Steps,
+    config: DataConfig,
+    *,
+    seed: int,
+    trust: Collection[str],
+    views: int | None,
+    hang_timeout_s: float | None,
+    tokens: TokenStore | None,
+) -> Samples:
+    """Return the samples of the training part, as `prepare_data` says."""
+    columns, later = run_steps(part.table, steps.train, tokens)
+    if views is not None and not later:
+        raise DataError(
+            "no transform is random: every sample has one view",
+            hint="leave it out",
+            key=("cache", "views"),
+        )
+    return Samples(
+        columns,
+        part.target,
+        later=later,
+        identity=identity_of(later, config.transforms or (), seed, trust),
+        seed=seed,
+        views=views,
+        workers=config.workers,
+        hang_timeout_s=hang_timeout_s,
+        place=_place_of(part.table),
+        name="train",
+    )
+
+
 def _notes_on_cut(*plans: Sequence[PlannedStep]) -> list[str]:
-    """Tell how many texts were cut, a line for each step that cuts."""
+    """Return a note on cut texts for each step that cuts any."""
+    # By identity: training and evaluation share steps, and each must be reported once.
     steps = {id(each.step): each.step for plan in plans for each in plan}
     found = [
         step.cut.note(step.columns, step.max_length)
@@ -206,17 +231,17 @@ def prepare_inputs(
     places: Places = THE_INPUT,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Samples:
-    """Bring raw values to what the network takes, as evaluation does; there is no target.
+    """Return raw values as samples for prediction, as evaluation sees them; without target.
 
     Args:
-        rows: For each of `facts.inputs` its values: texts, numbers or arrays, images as paths,
-            encoded bytes or PIL images. Other columns are passed over.
+        rows: Values of each of `facts.inputs`: texts, numbers or arrays, images as paths, encoded
+            bytes or PIL images. Other columns are ignored.
         config: `data:` of the config that the network was trained with.
-        facts: What the training data said about itself.
+        facts: Facts of the training data.
         preprocessing: What the network was pretrained with.
         trust: Names of packages whose code may be imported.
-        places: Where the rows stand, for messages.
-        tell: Receives what was converted or cut, a line each.
+        places: Places of the rows, for messages.
+        tell: Receives a line for each thing that was converted or cut.
 
     Raises:
         DataError: a column is missing, or a value is not of the kind that training had.
@@ -240,7 +265,7 @@ def prepare_inputs(
 
 
 def _place_of(table: Table) -> Callable[[int], str]:
-    """Return what names the samples of a table, without holding what the table holds."""
+    """Return a function that names samples of a table, without keeping the columns in memory."""
     return replace(table, columns={}).place
 
 

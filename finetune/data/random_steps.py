@@ -1,4 +1,4 @@
-"""Transforms that are random run in training alone: what evaluation and prediction see without."""
+"""Run the steps of evaluation and prediction, where random transforms of training are left out."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,16 +21,16 @@ def run_other_steps(
     left_out: Sequence[PlannedStep],
     tokens: TokenStore | None = None,
 ) -> tuple[Columns, list[Step]]:
-    """Do what evaluation and prediction do to samples; return what is left for every fetch.
+    """Return the columns after the steps of evaluation, and the steps left for each fetch.
 
     Args:
         table: The raw samples.
         steps: The steps of evaluation.
-        left_out: The steps of training that are left out as they are random.
-        tokens: Where tokens are kept from run to run.
+        left_out: Steps of training that are left out because they are random.
+        tokens: Store that keeps tokens from run to run; None for no store.
 
     Raises:
-        DataError: a step fails, or samples differ in shape without those that are left out.
+        DataError: a step fails, or samples differ in shape without the steps left out.
     """
     try:
         return run_steps(table, steps, tokens)
@@ -51,16 +51,17 @@ def note_on_other_shapes(
     steps: Sequence[PlannedStep],
     left_out: Sequence[PlannedStep],
 ) -> list[str]:
-    """Tell where evaluation and prediction see samples of another shape than training does.
+    """Return a note if evaluation and prediction see samples of another shape than training.
 
-    Judged by the first sample of training.
+    Only the first training sample is compared.
 
     Args:
-        samples: Those of training, as they are fetched.
-        table: The same, raw.
+        samples: The training samples as they are fetched.
+        table: The same samples before any step.
         steps: The steps of evaluation.
-        left_out: The steps of training that are left out as they are random.
+        left_out: Steps of training that are left out because they are random.
     """
+    # With `evaluation_transforms` in the config, another shape is what the user asked for.
     if not left_out:
         return []
     first = table.take(torch.tensor([0]))
@@ -77,7 +78,7 @@ def note_on_other_shapes(
 
 
 def _remedy(left_out: Sequence[PlannedStep]) -> str:
-    """Show the key, with the size that the last of the steps with one gives."""
+    """Return a hint with the config key and the size that the last random step with one gives."""
     sizes = [_size(step.step.transform) for step in left_out if isinstance(step.step, Vision)]
     known = [size for size in sizes if size is not None]
     size = known[-1] if known else [224, 224]
@@ -88,15 +89,17 @@ def _remedy(left_out: Sequence[PlannedStep]) -> str:
 
 
 def _size(transform: Any) -> list[int] | None:
-    """Return height and width that a transform of torchvision gives, where it names both."""
+    """Return height and width that a transform of torchvision gives; None if it lacks either."""
     size = getattr(transform, "size", None)
     return [int(side) for side in size] if isinstance(size, list | tuple) and size else None
 
 
 def _names(left_out: Sequence[PlannedStep]) -> str:
+    """Return the names of steps as text."""
     steps = (each.step for each in left_out)
     return named(s.name if isinstance(s, Vision) else "a transform of your own" for s in steps)
 
 
 def _is(left_out: Sequence[PlannedStep]) -> str:
+    """Return the verb that goes with the number of steps."""
     return "is" if len(left_out) == 1 else "are"

@@ -1,4 +1,4 @@
-"""Sources read into the columns in use, before targets are numbered and rows are parted."""
+"""Read sources into the columns in use, before targets are encoded and rows are split."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,13 +30,13 @@ class RawData:
 
     Args:
         config: `data:` of the config, with one target column.
-        tables: By part; a single source, parted later, counts as that of training.
-        hashes: Those of the rows of each.
-        inputs: Names of the columns that the network is fed from.
-        target: Name of the column that it learns to give; None without one.
-        kinds: What each input holds.
+        tables: Tables by part; one source that is split later counts as training.
+        hashes: Hashes of the rows of each table.
+        inputs: Names of the input columns.
+        target: Name of the target column; None if there is none.
+        kinds: Kind of each input column.
         rules: How labels become classes.
-        notes: What the user should know of how they were read, a line each.
+        notes: Lines to report to the user on how the columns were read.
     """
 
     config: DataConfig
@@ -50,11 +50,11 @@ class RawData:
 
     @property
     def identity(self) -> DataIdentity:
-        """The rows as they lie in the sources, and no classes: those are not known yet."""
+        """Identity of the rows as they are in the sources; without classes, not known yet."""
         return DataIdentity.of(self.hashes, None)
 
     def of_kinds(self, kinds: Mapping[str, Kind]) -> "RawData":
-        """Return the same with inputs of the kinds that training had.
+        """Return this data with its inputs as the kinds that training had.
 
         Raises:
             DataError: a value is of another kind.
@@ -73,15 +73,15 @@ def read_data(
     files: KnownFiles | None,
     head: Sequence[str],
 ) -> RawData:
-    """Read the sources.
+    """Return the columns in use of all sources, with hashes of their rows.
 
     Args:
         config: `data:` of the config.
-        task: Says whether a target is needed.
-        seed: Draws the images whose headers are read, where there are many.
+        task: Decides whether a target is needed.
+        seed: Seed for drawing images whose headers are read, if there are many.
         trust: Names of packages whose code may be imported.
-        files: Knows what image files hold from earlier runs; None to read all of them.
-        head: Names that the network's pretrained head gives its outputs, in their order.
+        files: Hashes of image files from earlier runs; None to read all files.
+        head: Names of the outputs of the network's pretrained head, in order.
 
     Raises:
         DataError: a source or a column is not what the config says.
@@ -93,6 +93,7 @@ def read_data(
     named = config.model_copy(update={"inputs": inputs, "target": target})
     sources, is_image = sources_of(config), image_columns(config, inputs)
     for part, (source, key) in sources.items():
+        # Columns are chosen by the training part; every other part must have the same ones.
         choose_columns(named, tables[part].columns, needs_target=target is not None)
         settled = settle_columns(tables[part], inputs, target, is_image, source, key)
         tables[part] = identified(settled, files)
@@ -107,7 +108,7 @@ def read_data(
 
 
 def table_of_kinds(table: Table, kinds: Mapping[str, Kind]) -> Table:
-    """Return a table with its inputs of the kinds that training had.
+    """Return a table with its inputs as the kinds that training had.
 
     Raises:
         DataError: a value is of another kind.
@@ -119,20 +120,21 @@ def table_of_kinds(table: Table, kinds: Mapping[str, Kind]) -> Table:
 
 
 def refuse_gaps_in(table: Table, inputs: Sequence[str]) -> None:
-    """Raise a DataError that names the first NaN or infinite number of the inputs."""
+    """Raise `DataError` for the first NaN or infinite number in the inputs."""
     for name in inputs:
         if isinstance(column := table.columns[name], Numbers):
             refuse_gaps(name, column, table)
 
 
 def _read_cells(table: Table, inputs: Sequence[str], config: DataConfig) -> dict[str, Column]:
-    """Return the inputs as the numbers or texts that their cells stand for."""
+    """Return the inputs with table cells read as numbers or texts."""
     nodes = [node for node in config.transforms or () if isinstance(node, TokenizeTransform)]
     texts = {text for node in nodes for text in node.columns or (node.column,)}
     return {name: read_cells(table.columns[name], as_text=name in texts) for name in inputs}
 
 
 def _read_tables(config: DataConfig, trust: Collection[str]) -> dict[str, Table]:
+    """Return the table of each source, by part."""
     wanted = columns_in_use(config)
     return {
         part: open_source(source, trust, key, wanted)

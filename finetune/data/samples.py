@@ -1,4 +1,4 @@
-"""Samples and columns as steps hand them on: by name, one replaced by what is made of it."""
+"""Samples and columns as steps pass them on: dicts by name, in which steps replace entries."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -13,10 +13,10 @@ Columns = dict[str, Prepared]
 def replaced(
     old: Mapping[str, Any], names: Collection[str], new: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return `old` with `new` in the place of the first of `names`, and without the others.
+    """Return `old` with `new` in place of the first of `names`, and without the other `names`.
 
     Raises:
-        DataError: another column of `old` has a name of `new`.
+        DataError: another column of `old` has a name in `new`.
     """
     kept = old.keys() - set(names)
     if taken := next((name for name in new if name in kept), None):

@@ -1,4 +1,4 @@
-"""Every kind of source read into one table of columns."""
+"""Open a source of any kind as one table of columns."""
 
 from collections.abc import Collection, Mapping, Sized
 from pathlib import Path
@@ -44,9 +44,9 @@ _OtherSource = (
 
 
 def sources_of(config: DataConfig) -> dict[str, tuple[Source, Key]]:
-    """Return the source of each part, and where it stands in the config; the training part first.
+    """Return the source of each part with its position in the config, the training part first.
 
-    A single source, parted later, counts as that of training.
+    One source that is split later counts as the training part.
     """
     if config.source is not None:
         return {"train": (config.source, ("data", "source"))}
@@ -59,12 +59,12 @@ def sources_of(config: DataConfig) -> dict[str, tuple[Source, Key]]:
 def open_source(
     source: Source, trust: Collection[str], key: Key, wanted: Collection[str] | None = None
 ) -> Table:
-    """Read `source` into columns whose kind is settled only where they are used.
+    """Return the table of a source; the kinds of its columns are decided where they are used.
 
     Args:
         source: The config node.
         trust: Names of packages whose code may be imported.
-        key: Where the node stands in the config.
+        key: Position of the node in the config.
         wanted: The columns of a table whose cells are read; None for all.
 
     Raises:
@@ -90,6 +90,7 @@ def _opened_tables(
     key: Key,
     wanted: Collection[str] | None,
 ) -> Table:
+    """Return the rows of a table file, or of all tables in a folder."""
     path = package_path(source.path, key=(*key, "path"))
     found = tables_below(path, within, (*key, "path"), source.type)
     try:
@@ -106,7 +107,7 @@ def _opened_tables(
 
 
 def _within(source: Source, key: Key) -> Path | None:
-    """Return the folder that files named by the data may not leave, where the config says one."""
+    """Return the folder that files named in the data must not leave, if the config names one."""
     if not isinstance(source, NamingSource | ImportSource) or source.within is None:
         return None
     return files.existing(source.within, (*key, "within"), folder=True)
@@ -115,9 +116,9 @@ def _within(source: Source, key: Key) -> Path | None:
 def _read(
     source: _OtherSource, within: Path | None, trust: Collection[str], key: Key, notes: list[str]
 ) -> tuple[dict[str, Column], str, Path | None]:
-    """Return the columns, the source in the user's words, and what paths in it are relative to.
+    """Return the columns of a source, its name for messages, and the folder for names in it.
 
-    What the user should know is added to `notes`.
+    Lines for the user are added to `notes`.
     """
     match source:
         case ArraysSource():
@@ -136,7 +137,7 @@ def _read(
             folder = _folder_of(source, key)
             return _hub_columns(source, folder, within, key), source.path, folder
         case ImportSource():
-            # Names in the data are relative to the current folder, as for the user's own code.
+            # Names in the data are relative to the current folder, as in the user's own code.
             columns = _imported(source, within, trust, key)
             return columns, source.path, Path()
         case _:
@@ -146,6 +147,7 @@ def _read(
 def _read_folder(
     source: TextFolderSource | ImageFolderSource, path: Path, within: Path | None, key: Key
 ) -> tuple[dict[str, Column], tuple[str, ...]]:
+    """Return the columns of a folder of classes, and notes."""
     within = within or path
     if isinstance(source, TextFolderSource):
         return files.read_text_folder(path, source, within, key)
@@ -153,9 +155,11 @@ def _read_folder(
 
 
 def _bundled(source: SklearnSource) -> dict[str, Column]:
+    """Return the columns of a data set that scikit-learn contains."""
     bunch = getattr(require("sklearn.datasets", extra="data"), f"load_{source.name}")()
     target = Numbers(as_tensor(bunch.target, "target"))
     if source.name == "digits":
+        # Pixels of `digits` are 0 to 16.
         images = as_tensor(bunch.images, "image").unsqueeze(1) / 16
         return {"image": Numbers(images), "label": target}
     named = "target" if source.name in {"diabetes", "linnerud"} else "label"
@@ -163,6 +167,7 @@ def _bundled(source: SklearnSource) -> dict[str, Column]:
 
 
 def _drawn(source: RandomSource, key: Key) -> dict[str, Column]:
+    """Return columns of random numbers."""
     draw = torch.Generator().manual_seed(source.seed)
     try:
         features = torch.randn(source.samples, *source.features, generator=draw)
@@ -173,7 +178,7 @@ def _drawn(source: RandomSource, key: Key) -> dict[str, Column]:
 
 
 def _folder_of(source: HuggingFaceSource, key: Key) -> Path:
-    """Return what names in a data set are relative to: its folder, or that of what was loaded."""
+    """Return the folder that names in a data set are relative to: its own, or the hub's cache."""
     path = package_path(source.path, key=(*key, "path"))
     if path.exists():
         return path if path.is_dir() else path.parent
@@ -186,6 +191,7 @@ _OFFLINE = "offline, give a folder made by save_to_disk, or a file: {type: parqu
 def _hub_columns(
     source: HuggingFaceSource, folder: Path, within: Path | None, key: Key
 ) -> dict[str, Column]:
+    """Return the columns of a data set loaded by `datasets`; turn its errors into `DataError`."""
     datasets = require("datasets", extra="data")
     with quiet(datasets):
         try:
@@ -200,6 +206,7 @@ def _hub_columns(
 
 
 def _load(datasets: Any, source: HuggingFaceSource, key: Key) -> Any:
+    """Return a data set from a folder of `save_to_disk`, or else as `datasets` loads it."""
     path = package_path(source.path, key=(*key, "path"))
     is_saved = (path / "state.json").is_file()
     is_saved_dict = (path / "dataset_dict.json").is_file()
@@ -222,6 +229,7 @@ def _load(datasets: Any, source: HuggingFaceSource, key: Key) -> Any:
 def _imported(
     source: ImportSource, within: Path | None, trust: Collection[str], key: Key
 ) -> dict[str, Column]:
+    """Return the columns that the user's own code gives."""
     data = call_trusted(source.path, source.args, trust, key=key)
     if isinstance(data, Mapping):
         return {str(name): _column(str(name), values, key) for name, values in data.items()}
@@ -238,6 +246,7 @@ def _imported(
 
 
 def _column(name: str, values: Any, key: Key) -> Column:
+    """Return the values of one column from user code as a column."""
     if isinstance(values, np.ndarray | Tensor) and np.asarray(values).dtype.kind in "biuf":
         return Numbers(as_tensor(values, name))
     if not hasattr(values, "__len__") or isinstance(values, str):
@@ -246,7 +255,8 @@ def _column(name: str, values: Any, key: Key) -> Column:
 
 
 def _items_by_column(data: Any, source: ImportSource, key: Key) -> dict[str, Column]:
-    """Read every sample once; tuples become the columns `x` and `y`."""
+    """Return the samples of a torch `Dataset` as columns; tuples give the columns `x` and `y`."""
+    # Each sample once: to fetch one may be slow, or random.
     samples = [data[position] for position in range(len(data))]
     if all(isinstance(sample, tuple | list) and len(sample) == 2 for sample in samples):
         samples = [{"x": sample[0], "y": sample[1]} for sample in samples]

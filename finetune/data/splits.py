@@ -1,4 +1,4 @@
-"""One source parted into training, validation and test samples, with exact sizes.
+"""Split one source into training, validation and test samples of exact sizes.
 
 Letters: N samples.
 """
@@ -17,17 +17,17 @@ _KEY = ("data", "split")
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """Samples that must stay in one part: a single one, or all copies of it."""
+    """Samples that must stay in one part: a single one, or all its copies."""
 
     samples: list[int]
     stratum: int
 
 
 def first_copies(hashes: Tensor) -> Tensor:
-    """Return for each sample the first one whose inputs are exactly the same `(N,)`.
+    """Return for each sample the position of the first sample with exactly equal inputs, `(N,)`.
 
     Args:
-        hashes: Of the inputs of each, `(N, 16)`.
+        hashes: Hashes of the inputs, `(N, 16)`.
     """
     first: dict[bytes, int] = {}
     return torch.tensor(
@@ -43,24 +43,24 @@ def split_samples(
     strata: Tensor | None = None,
     names: Sequence[str] = (),
 ) -> dict[str, Tensor]:
-    """Part N samples at random, the same way for the same arguments.
+    """Return the positions of each part's samples, drawn at random from the seed alone.
 
-    The sizes are the shares of N, rounded. They are met exactly unless groups of copies stand in
-    the way; under stratification every stratum is in every part.
+    Sizes are the shares of N, rounded. They are met exactly unless groups of copies prevent it;
+    with strata, each part has samples of every stratum.
 
     Args:
         config: The shares.
-        seed: Where the randomness begins.
-        groups: For each sample a number that those share which must not be parted `(N,)`.
-        strata: For each sample the number of its class `(N,)`, to give each its share of each part.
-        names: Names of the strata, for messages.
+        seed: Seed of the draw.
+        groups: A number for each sample; samples with the same number stay together, `(N,)`.
+        strata: Class of each sample `(N,)`, if each class should keep its share in each part.
+        names: Names of the classes, for messages.
 
     Returns:
-        Positions of the samples of `train`, and of `validation` and `test` if they have a share,
-        in ascending order.
+        Positions in ascending order for `train`, and for `validation` and `test` if they have a
+        share.
 
     Raises:
-        DataError: a part would be empty, or a stratum has fewer samples than there are parts.
+        DataError: a part would be empty, or a class has fewer samples than there are parts.
     """
     units = _units(groups, strata)
     sizes = _sizes(len(groups), config)
@@ -82,6 +82,7 @@ def split_samples(
 
 
 def _units(groups: Tensor, strata: Tensor | None) -> list[_Unit]:
+    """Return the groups of samples that must stay together, in order of their first sample."""
     units: dict[int, _Unit] = {}
     of_sample = [0] * len(groups) if strata is None else strata.tolist()
     for sample, group in enumerate(groups.tolist()):
@@ -91,7 +92,7 @@ def _units(groups: Tensor, strata: Tensor | None) -> list[_Unit]:
 
 
 def _sizes(num_samples: int, config: SplitConfig) -> dict[str, int]:
-    """Return how many samples each part but training takes."""
+    """Return the number of samples of each part except training."""
     shares = {"test": config.test, "validation": config.validation}
     sizes = {part: round(num_samples * share) for part, share in shares.items() if share > 0}
     for part, size in sizes.items():
@@ -103,6 +104,7 @@ def _sizes(num_samples: int, config: SplitConfig) -> dict[str, int]:
 
 
 def _weights(units: Sequence[_Unit], num_strata: int) -> list[int]:
+    """Return the number of samples in each stratum."""
     weights = [0] * num_strata
     for unit in units:
         weights[unit.stratum] += len(unit.samples)
@@ -110,6 +112,7 @@ def _weights(units: Sequence[_Unit], num_strata: int) -> list[int]:
 
 
 def _refuse_small_strata(weights: Sequence[int], names: Sequence[str], num_parts: int) -> None:
+    """Raise if a class has fewer samples than there are parts."""
     for name, weight in zip(names, weights, strict=True):
         if weight < num_parts:
             raise DataError(
@@ -121,11 +124,12 @@ def _refuse_small_strata(weights: Sequence[int], names: Sequence[str], num_parts
 
 
 def _quotas(weights: Sequence[int], sizes: dict[str, int]) -> dict[str, list[int]]:
-    """Share out each part's size among the strata, leaving each stratum one for training."""
+    """Return how many samples of each stratum each part takes; one of each is left for training."""
     left = list(weights)
     quotas: dict[str, list[int]] = {}
     for number, (part, size) in enumerate(sizes.items(), start=1):
         still_needed = len(sizes) + 1 - number
+        # Each part that is still to come needs a sample of every stratum.
         most = [weight - still_needed for weight in left] if len(weights) > 1 else left
         least = [1] * len(weights)
         if not sum(least) <= size <= sum(most):
@@ -143,7 +147,7 @@ def _quotas(weights: Sequence[int], sizes: dict[str, int]) -> dict[str, list[int
 def _apportion(
     shares: Sequence[float], total: int, least: Sequence[int], most: Sequence[int]
 ) -> list[int]:
-    """Round `shares` to whole numbers that add up to `total`, largest remainders first."""
+    """Return `shares` rounded to whole numbers with sum `total`, largest remainders rounded up."""
     places = range(len(shares))
     counts = [min(max(int(shares[i]), least[i]), most[i]) for i in places]
     while sum(counts) < total:

@@ -1,4 +1,4 @@
-"""Facts about the steps that are done at every fetch: what tells that they make other samples."""
+"""Describe the steps done at each fetch, so that cached rows of other steps are not used."""
 
 import json
 import os
@@ -17,12 +17,12 @@ from finetune.importing import code_of
 def identity_of(
     steps: Sequence[Step], nodes: Sequence[Transform], seed: int, trust: Collection[str]
 ) -> str:
-    """Return a text that differs where `steps` may make other samples of the same columns.
+    """Return a text that differs if `steps` may make other samples from the same columns.
 
     Args:
-        steps: What is left to be done at every fetch.
+        steps: The steps that are left for each fetch.
         nodes: The config nodes that they were made from.
-        seed: Where their randomness begins.
+        seed: Seed of their random numbers.
         trust: Packages whose code they may call.
     """
     if not steps:
@@ -33,12 +33,12 @@ def identity_of(
 
 
 def _inner_facts(step: Step) -> str:
-    """Return what a step rests on besides its config: what the network was pretrained with."""
+    """Return what a step depends on besides its config, such as the tokenizer."""
     match step:
         case Vision():
             return repr(step.transform)
         case Tokenize():
-            # Of a tokenizer that nobody can tell about, no two are equal.
+            # A tokenizer that cannot be described is never equal to another one.
             return tokenizer_facts(step.tokenizer) or os.urandom(16).hex()
         case Imported():
             return ""
@@ -46,7 +46,7 @@ def _inner_facts(step: Step) -> str:
 
 
 def _versions() -> list[str]:
-    """Return the versions of the libraries that decode and change images."""
+    """Return the versions of the libraries that decode and transform images."""
     found = []
     for package in ("pillow", "torchvision", "torch"):
         with suppress(PackageNotFoundError):

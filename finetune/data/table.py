@@ -1,4 +1,4 @@
-"""Columns of samples: what every source gives, and what transforms and batches are made from.
+"""Columns of samples: what sources give, and what transforms and batches are made from.
 
 Letters: N samples, B samples of a batch, T tokens.
 """
@@ -26,7 +26,7 @@ _ROWS_AT_ONCE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """A column of numbers `(N, ...)`, every sample of one shape."""
+    """A column of numbers `(N, ...)`; all samples have one shape."""
 
     values: Tensor
 
@@ -34,7 +34,7 @@ class Numbers:
         return len(self.values)
 
     def __getitem__(self, index: int) -> Tensor:
-        # A copy: the user's transform may change it in place.
+        # A copy, since the user's transform may change it in place.
         return self.values[index].clone()
 
     def take(self, rows: Tensor) -> "Numbers":
@@ -42,16 +42,16 @@ class Numbers:
         return Numbers(self.values[rows])
 
     def gather(self, rows: Tensor) -> Tensor:
-        """Return the samples at `rows` as one tensor `(B, ...)`, a copy."""
+        """Return the samples at `rows` as a new tensor `(B, ...)`."""
         return self.values[rows]
 
     def digests(self) -> Sequence[bytes | None]:
-        """Return for each sample a value that only exact copies share."""
+        """Return bytes for each sample that only exact copies share."""
         values = self.values.contiguous().numpy()
         return [blake2b(row.tobytes(), digest_size=16).digest() for row in values]
 
     def fingerprint(self) -> bytes:
-        """Hash dtype, shape and contents."""
+        """Return a hash of dtype, shape and contents."""
         digest = blake2b(f"{self.values.dtype}{tuple(self.values.shape)}".encode(), digest_size=16)
         digest.update(self.values.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         return digest.digest()
@@ -59,7 +59,7 @@ class Numbers:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """One sample of a ragged column: `values` `(T,)`, and how a batch of such is filled up."""
+    """One sample of a ragged column: `values` `(T,)`, and how a batch pads it."""
 
     values: Tensor
     pad: int
@@ -68,13 +68,13 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """A column of sequences of different lengths, laid end to end.
+    """A column of sequences of different lengths, stored end to end.
 
     Args:
-        values: All sequences `(sum T + 1,)`, then one number that no sequence owns.
-        offsets: Where each sequence begins and the last one ends `(N + 1,)`.
-        pad: What a batch is filled up with.
-        length: Length that every batch is filled up to; None for that of its longest sequence.
+        values: All sequences `(sum T + 1,)`, followed by one number that belongs to none.
+        offsets: Start of each sequence, and end of the last one, `(N + 1,)`.
+        pad: Number that batches are padded with.
+        length: Length that each batch is padded to; None pads to its longest sequence.
     """
 
     values: Tensor
@@ -84,14 +84,15 @@ class Ragged:
 
     @classmethod
     def of(cls, sequences: Sequence[Sequence[int]], *, pad: int, length: int | None) -> "Ragged":
-        """Lay `sequences` end to end."""
+        """Return a column of these sequences."""
         flat = [number for sequence in sequences for number in sequence]
         offsets = [0, *accumulate(len(sequence) for sequence in sequences)]
+        # The number behind the end gives `gather` a position to read for samples that are padded.
         return cls(torch.tensor([*flat, pad]), torch.tensor(offsets), pad, length)
 
     @classmethod
     def flat(cls, values: Tensor, lengths: Tensor, *, pad: int, length: int | None) -> "Ragged":
-        """Take sequences that lie end to end already, `values` `(sum T,)`, `lengths` `(N,)`."""
+        """Return a column of sequences that are end to end already: `(sum T,)` and `(N,)`."""
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
         return cls(torch.cat([values, torch.tensor([pad])]), offsets, pad, length)
 
@@ -104,32 +105,32 @@ class Ragged:
 
     @property
     def widths(self) -> Tensor:
-        """What each sequence alone is filled up to `(N,)`; a batch, to its widest one."""
+        """Padded length of each sequence alone, `(N,)`; a batch has that of its widest."""
         if self.length is not None:
             return torch.full((len(self),), self.length)
         return self.lengths.clamp_(min=1)
 
     @property
     def lengths(self) -> Tensor:
-        """How long each sequence is `(N,)`."""
+        """Length of each sequence, `(N,)`."""
         return self.offsets[1:] - self.offsets[:-1]
 
     @property
     def is_mask(self) -> bool:
-        """Whether it tells what is filled up: ones, then zeros."""
+        """Whether the column marks padding: ones for tokens, padded with zeros."""
         return self.pad == 0 and bool((self.values[:-1] == 1).all())
 
     @property
     def longest(self) -> int:
-        """The width of a batch that holds the longest sequence."""
+        """Padded length of a batch that holds the longest sequence."""
         return int(self.widths.max())
 
     def width(self, rows: Tensor) -> int:
-        """Return the length that the sequences at `rows` are filled up to."""
+        """Return the length that the sequences at `rows` are padded to."""
         return self.length or max(int((self.offsets[rows + 1] - self.offsets[rows]).max()), 1)
 
     def gather(self, rows: Tensor, length: int | None = None) -> Tensor:
-        """Return the sequences at `rows` filled up to one length, `(B, T)`: theirs, or `length`."""
+        """Return the sequences at `rows` padded to one length, `(B, T)`: theirs, or `length`."""
         starts = self.offsets[rows]
         lengths = self.offsets[rows + 1] - starts
         steps = torch.arange(length or self.width(rows))
@@ -137,7 +138,7 @@ class Ragged:
         return self.values[positions].masked_fill_(steps >= lengths.unsqueeze(1), self.pad)
 
     def fingerprint(self) -> bytes:
-        """Hash contents, boundaries and padding."""
+        """Return a hash of contents, boundaries and padding."""
         digest = blake2b(f"{self.pad} {self.length}".encode(), digest_size=16)
         digest.update(self.values.numpy().data)
         digest.update(self.offsets.numpy().data)
@@ -146,13 +147,13 @@ class Ragged:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A column that is a list.
+    """A column whose samples are in a list.
 
     Args:
         values: The samples.
-        kind: `text`; `cells` of a csv file, which may stand for numbers as their use decides; or
+        kind: `text`; `cells` of a csv file, which their use decides to read as numbers or text; or
             `things`, which is anything else.
-        taken: The column that these samples were taken from and where they stand in it `(N,)`;
+        taken: The column that these samples were taken from, and their positions in it `(N,)`;
             None for a whole column.
     """
 
@@ -174,29 +175,29 @@ class Listed:
 
     @property
     def source(self) -> "tuple[Listed, Tensor]":
-        """The whole column, and where these samples stand in it `(N,)`."""
+        """The whole column, and the positions of these samples in it, `(N,)`."""
         return self.taken or (self, torch.arange(len(self)))
 
     def digests(self) -> list[bytes | None]:
-        """Return for each sample a value that only exact copies share; None if none can be told."""
+        """Return bytes for each sample that only exact copies share, or None if there are none."""
         contents = map(content_of, self.values)
         return [c if c is None else blake2b(c, digest_size=16).digest() for c in contents]
 
     def fingerprint(self) -> bytes:
-        """Hash the contents. Of what nobody can tell the contents of, no two hashes are equal."""
+        """Return a hash of the contents; random if some value cannot be compared."""
         digests = (digest or os.urandom(16) for digest in self.digests())
         return blake2b(b"".join(digests), digest_size=16).digest()
 
 
 class Unread(Sequence[Any]):
-    """In place of the cells of a column that nobody uses; only their number is known."""
+    """Stands for the cells of a column that is not used; only their number is known."""
 
     def __init__(self, count: int) -> None:
         self._count = count
 
     @classmethod
     def column(cls, count: int) -> Listed:
-        """Return a column of such cells."""
+        """Return a column of `count` such cells."""
         return Listed(cls(count), "things")
 
     def __len__(self) -> int:
@@ -207,9 +208,9 @@ class Unread(Sequence[Any]):
 
 
 Column = Numbers | Listed | Images
-"""What a source gives."""
+"""What sources give."""
 Prepared = Column | Ragged
-"""What transforms make of it."""
+"""What transforms turn columns into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,11 +219,11 @@ class Table:
 
     Args:
         columns: The columns by name.
-        rows: Position of each sample in its source `(N,)`, for messages.
-        name: The source in the user's own words, for messages.
-        folder: What paths found in the table are relative to.
-        within: Folder that such paths may not leave; None for `folder`.
-        notes: What a user should know of how it was read, a line each.
+        rows: Position of each sample in its source, `(N,)`, for messages.
+        name: Name of the source, for messages.
+        folder: Folder that paths in the table are relative to.
+        within: Folder that such paths must not leave; None for `folder`.
+        notes: Lines to report to the user on how it was read.
     """
 
     columns: Mapping[str, Column]
@@ -231,9 +232,9 @@ class Table:
     folder: Path | None = None
     within: Path | None = None
     places: Places | None = None
-    """Where each row of the source stands; None where it is one thing without lines."""
+    """Place of each row of the source; None if the source has no lines."""
     notes: tuple[str, ...] = ()
-    """What was found while reading that the user should know, a line each."""
+    """Lines to report to the user, found while reading."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -244,25 +245,25 @@ class Table:
         return replace(self, columns=columns, rows=self.rows[rows])
 
     def place(self, index: int) -> str:
-        """Name one sample for a message; rows are counted from 1, without a header."""
+        """Return the place of one sample for messages; rows count from 1, without a header."""
         return self.told.told(int(self.rows[index]))
 
     @property
     def told(self) -> Places:
-        """Where the rows of the whole source stand."""
+        """The places of the rows of the whole source."""
         return self.places or Places.of(self.name)
 
 
 def settle(column: str, values: Sequence[Any], places: Places) -> Column:
-    """Find the kind of column that raw `values` are.
+    """Return raw values as a column of the kind that they all are.
 
     Args:
-        column: Its name.
-        values: One for each row.
-        places: Where the rows stand, for messages.
+        column: Name of the column.
+        values: One value per row.
+        places: Places of the rows, for messages.
 
     Raises:
-        DataError: one is missing, or they are partly numbers and partly something else.
+        DataError: a value is missing, or some are numbers and others text.
     """
     for row, value in enumerate(values):
         if value is None:
@@ -277,10 +278,10 @@ def settle(column: str, values: Sequence[Any], places: Places) -> Column:
 
 
 def as_tensor(values: Any, column: str) -> Tensor:
-    """Turn an array into a tensor: uint8 stays, other whole numbers become int64, others float32.
+    """Return an array as a tensor: uint8 unchanged, other whole numbers as int64, others float32.
 
     Raises:
-        DataError: the array holds something that is not a real number.
+        DataError: the array holds something other than real numbers.
     """
     if isinstance(values, Tensor):
         values = values.detach().cpu()
@@ -288,6 +289,7 @@ def as_tensor(values: Any, column: str) -> Tensor:
         values = values.numpy()
     kind = values.dtype.kind
     if values.dtype == np.uint8 or values.dtype == np.int64 or values.dtype == np.float32:
+        # torch cannot take negative strides, and warns about read-only memory.
         return torch.from_numpy(np.require(values, requirements=["C", "W"]))
     if kind in "biu" and not (kind == "u" and values.size and values.max() > 2**63 - 1):
         return torch.from_numpy(values.astype(np.int64))
@@ -298,16 +300,17 @@ def as_tensor(values: Any, column: str) -> Tensor:
 
 
 def refuse_gaps(column: str, numbers: Numbers, table: Table, raw: Column | None = None) -> None:
-    """Raise a DataError that names the first row of `column` with NaN or an infinite number.
+    """Raise `DataError` for the first row of a column with NaN or an infinite number.
 
     Args:
-        column: Its name.
-        numbers: What its cells stand for.
-        table: Where the rows stand.
-        raw: The cells as they were read.
+        column: Name of the column.
+        numbers: The numbers of the column.
+        table: Table that the rows belong to.
+        raw: The cells as they were read, quoted in the message if given.
     """
     if not numbers.values.is_floating_point():
         return
+    # In portions: the mask of a column as large as memory would not fit beside it.
     for start in range(0, len(numbers), _ROWS_AT_ONCE):
         values = numbers.values[start : start + _ROWS_AT_ONCE]
         finite = torch.isfinite(values)
@@ -326,7 +329,7 @@ def is_number(value: Any) -> bool:
 
 
 def _refuse_over_64_bits(column: str, values: Sequence[Any], places: Places) -> None:
-    """Refuse whole numbers that no tensor holds; numpy would make objects of them, or fractions."""
+    """Raise for whole numbers beyond int64, which numpy would turn into objects or floats."""
     for row, value in enumerate(values):
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             told = (
@@ -336,6 +339,7 @@ def _refuse_over_64_bits(column: str, values: Sequence[Any], places: Places) -> 
 
 
 def _refuse_a_mixture(column: str, values: Sequence[Any], places: Places) -> None:
+    """Raise if a column has both text and numbers."""
     texts = [row for row, value in enumerate(values) if isinstance(value, str)]
     numbers = [row for row, value in enumerate(values) if is_number(value)]
     if texts and numbers:
@@ -347,6 +351,7 @@ def _refuse_a_mixture(column: str, values: Sequence[Any], places: Places) -> Non
 
 
 def _stacked(column: str, values: Sequence[Any]) -> Numbers | None:
+    """Return arrays or lists of one shape as numbers; None for anything else."""
     if not all(isinstance(value, np.ndarray | Tensor | list | tuple) for value in values):
         return None
     try:

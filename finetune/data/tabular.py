@@ -1,4 +1,4 @@
-"""Tables as columns, for training and for prediction: files of any form, or a folder of them."""
+"""Read tables as columns, for training and prediction: one file of any format, or a folder."""
 
 from array import array
 from collections.abc import Collection, Sequence
@@ -29,7 +29,7 @@ from finetune.data.table import Column, Listed, Unread
 from finetune.errors import DataError, Key
 
 FORM_OF: dict[str, Form] = {"csv": "separated", "jsonl": "json", "parquet": "parquet"}
-"""The form that the type of a source declares."""
+"""Format that a source's type declares."""
 
 
 class TableFiles(NamedTuple):
@@ -41,7 +41,7 @@ class TableFiles(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ReadTables:
-    """The rows of one table or of several, one after the other."""
+    """The rows of one table, or of several one after another."""
 
     columns: dict[str, Column]
     count: int
@@ -50,7 +50,7 @@ class ReadTables:
 
 
 def dialect_of(source: Source | None) -> Dialect:
-    """Return how tables are written, as a source says it; None and other sources say nothing."""
+    """Return how tables are written, by the keys of their source; defaults for other sources."""
     match source:
         case CsvSource():
             quote = None if source.quote == "none" else source.quote
@@ -66,16 +66,16 @@ def dialect_of(source: Source | None) -> Dialect:
 
 
 def tables_below(path: Path, within: Path | None, key: Key, kind: str) -> TableFiles:
-    """Return the file itself, or every table below a folder, as prediction takes them.
+    """Return a file itself, or every table below a folder, in order.
 
     Args:
         path: The file, or the folder.
         within: Folder that no link may leave; None for the folder itself.
-        key: Where the path stands in the config.
-        kind: The type of the source.
+        key: Position of the path in the config.
+        kind: Type of the source.
 
     Raises:
-        DataError: there is none, or a link leaves the folder.
+        DataError: there is no table, or a link leaves the folder.
     """
     if not path.exists():
         raise DataError(f"no such file {str(path)!r}", key=key)
@@ -118,16 +118,16 @@ def read_tables(
     declared: Form | None,
     wanted: Collection[str] | None,
 ) -> ReadTables:
-    """Read tables one after the other.
+    """Return the rows of all tables, one table after another.
 
     Args:
         paths: The files.
         dialect: How they are written.
-        declared: The form that the config or the name of the file says.
+        declared: Format that the config or the file's name says.
         wanted: The columns whose cells are read; None for all.
 
     Raises:
-        DataError: one cannot be read, or has no such column as the others have.
+        DataError: a table cannot be read, or its columns differ from those of the first.
     """
     tables = _Builder()
     for path in paths:
@@ -137,13 +137,13 @@ def read_tables(
 
 
 def read_table(file: BinaryIO, reading: Reading, declared: Form | None, folder: Path) -> ReadTables:
-    """Read one table that is open.
+    """Return the rows of one open table.
 
     Args:
-        file: At its beginning.
-        reading: What is known and wanted of it.
-        declared: The form that its name says; None if it says none.
-        folder: What names in it are relative to.
+        file: The table, at its beginning.
+        reading: What is known about it and wanted of it.
+        declared: Format that its name says; None if it says none.
+        folder: Folder that names in it are relative to.
 
     Raises:
         DataError: it cannot be read.
@@ -154,12 +154,12 @@ def read_table(file: BinaryIO, reading: Reading, declared: Form | None, folder: 
 
 
 class _Builder:
-    """Joins chunks of one table, or of several, to whole columns."""
+    """Joins chunks of one or several tables into whole columns."""
 
     def __init__(self) -> None:
         self._cells: dict[str, list[Any]] = {}
         self._made: dict[str, Column] = {}
-        """Columns that a library has made."""
+        """Columns that a library has made, which are not lists."""
         self._names: dict[str, None] = {}
         self._lines = array("Q")
         self._files: list[str] = []
@@ -169,7 +169,7 @@ class _Builder:
         self._notes: list[str] = []
 
     def add(self, file: BinaryIO, reading: Reading, declared: Form | None, folder: Path) -> None:
-        """Read a table to its end, and put its rows after those of the ones before."""
+        """Read a table to its end and append its rows."""
         form = form_of(file, reading, declared)
         self._refuse_another(form, reading.name)
         self._files.append(reading.name)
@@ -193,7 +193,7 @@ class _Builder:
         return ReadTables(columns, self._count, places, tuple(self._notes))
 
     def _put(self, chunk: Chunk) -> None:
-        """Add a chunk; a column that it lacks, or that is new in it, is None where it is not."""
+        """Append a chunk; a column missing in it, or new in it, is None where it has no cell."""
         for name in chunk.columns:
             if name not in self._cells:
                 self._cells[name] = [None] * self._count
@@ -204,7 +204,7 @@ class _Builder:
         self._count += chunk.count
 
     def _take(self, columns: dict[str, Column]) -> None:
-        """Add columns that a library has made: lists are joined, images cannot be."""
+        """Append columns that a library has made; only lists can be joined with earlier ones."""
         count = max(map(len, columns.values()), default=0)
         lists = {
             name: list(column.values)
@@ -222,6 +222,9 @@ class _Builder:
         self._put(Chunk(lists, tuple(columns), (), count))
 
     def _refuse_another(self, form: Form, name: str) -> None:
+        """Raise if a table has separated values and the ones before do not, or vice versa."""
+        # Cells of separated values are text that is read as numbers later; JSON and Parquet have
+        # types.
         if self._form is not None and (form == "separated") is not (self._form == "separated"):
             raise DataError(
                 f"is of another form than {self._files[0]}: one holds separated values",
@@ -231,7 +234,7 @@ class _Builder:
         self._form = form
 
     def _refuse_other_columns(self, known: set[str], chunk: Chunk, name: str) -> None:
-        """Refuse a table that lacks a column of the ones before, or has one that they lack."""
+        """Raise if the columns of a table differ from those of the first one."""
         if len(self._files) > 1 and (differing := sorted(known ^ set(chunk.columns))):
             has, lacks = name, self._files[0]
             if differing[0] in known:

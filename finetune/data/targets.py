@@ -1,4 +1,4 @@
-"""What the network learns, as tensors: class numbers, label sets, numbers.
+"""Encode the target column as a tensor: class numbers, label sets, numbers.
 
 Letters: N samples, C classes.
 """
@@ -28,32 +28,32 @@ from finetune.errors import DataError, named
 
 _KEY = ("data", "target")
 _LONG = 300
-"""Characters of two lists of labels from which on their numbers are told instead."""
+"""Most characters of two lists of labels in a message; longer ones are given as counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Targets as a tensor `(N, ...)`, and the names of the classes where there are any."""
+    """Targets as a tensor `(N, ...)`, and the names of the classes if there are any."""
 
     values: Tensor
     classes: tuple[str, ...] | None
     notes: tuple[str, ...] = ()
-    """What a user should know of the labels, a line each."""
+    """Lines to report to the user about the labels."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Labels:
-    """What is known of the labels of a part before they are numbered."""
+    """What is known about a part's labels before they become numbers."""
 
     name: str
-    """The column."""
+    """Name of the column."""
     part: str
     rules: LabelRules
     classes: tuple[str, ...] | None
-    """Those of training; None to find them."""
+    """Classes of the training part; None to find them in this part."""
 
     def numbered(self, labels: Sequence[str], spellings: set[str], found: Sequence[str]) -> Target:
-        """Return class numbers `(N,)` of the samples' labels; see `settled`."""
+        """Return the class numbers `(N,)` of labels; for the other arguments see `settled`."""
         order = self.settled(spellings, found)
         number = {label: position for position, label in enumerate(order.classes)}
         if not set(labels) <= number.keys():
@@ -62,7 +62,7 @@ class _Labels:
         return Target(values, order.classes, order.notes)
 
     def unseen(self, found: Sequence[str], classes: Sequence[str]) -> DataError:
-        """Return the error over labels that are no classes; it lists both."""
+        """Return the error for labels that are no classes; it lists both."""
         label = next(label for label in found if label not in classes)
         both = f": its labels are {named(found)}, those of training {named(classes)}"
         if len(both) > _LONG:
@@ -70,11 +70,11 @@ class _Labels:
         return _unseen(label, self.part, classes, None, both)
 
     def settled(self, spellings: set[str], found: Sequence[str]) -> Ordered:
-        """Return the classes, and notes on them where they are found here.
+        """Return the classes; with notes if they are found here.
 
         Args:
-            spellings: Each label once, as the data holds it.
-            found: Each label once, as it is compared, sorted.
+            spellings: Each distinct label as written.
+            found: Each distinct label as it is compared, sorted.
         """
         if self.classes is not None:
             return Ordered(self.classes)
@@ -92,18 +92,18 @@ def encode_target(
     part: str,
     rules: LabelRules,
 ) -> Target:
-    """Turn the column `name` into what the losses of `task` take.
+    """Return the column `name` as what the losses of `task` take.
 
     Args:
         table: The samples.
         name: The column.
-        task: Says what the column means.
-        classes: Names known from training, each the place of its number; None to find them here.
+        task: Decides what the column means.
+        classes: Classes of the training part, in the order of their numbers; None to find them.
         part: Name of the part, for messages.
         rules: How labels become classes.
 
     Raises:
-        DataError: a value is missing, means nothing to the task, or is a label not among `classes`.
+        DataError: a value is missing, means nothing to the task, or is a label not in `classes`.
     """
     labels = _Labels(name, part, rules, classes)
     column = read_cells(table.columns[name], as_text=isinstance(task, MultilabelTask))
@@ -127,14 +127,14 @@ def encode_target(
 def refuse_unseen(
     trained: Tensor, target: Tensor, classes: tuple[str, ...], part: str, hint: str | None
 ) -> None:
-    """Raise a DataError if `target` holds a class that `trained` never does.
+    """Raise `DataError` if `target` has a class that `trained` never has.
 
     Args:
         trained: Targets of the training samples, `(N,)` or `(N, C)`.
         target: Targets of another part.
         classes: Names of the classes.
         part: Name of that other part.
-        hint: What to do about it.
+        hint: The remedy.
     """
     num_trained, num_here = (class_counts(each, len(classes)) for each in (trained, target))
     missing = (num_here > 0) & (num_trained == 0)
@@ -146,6 +146,7 @@ def refuse_unseen(
 def _unseen(
     label: str, part: str, classes: Sequence[str], hint: str | None, both: str = ""
 ) -> DataError:
+    """Return the error for a label that training never sees; the hint names a similar one."""
     if (twin := twin_of(label, classes)) is not None:
         hint = f"training has {twin!r}; data.labels: {{fold: true}} makes them one label"
     return DataError(
@@ -154,8 +155,10 @@ def _unseen(
 
 
 def _classes(column: Column, table: Table, about: _Labels) -> Target:
+    """Return class numbers `(N,)` for a column of whole numbers or texts."""
     if isinstance(column, Numbers):
         labels = [str(number) for number in _whole(column, table, about.name).tolist()]
+        # By value: as texts, class 10 would come before class 2.
         spellings, found = set(labels), tuple(sorted(set(labels), key=int))
     else:
         texts = _texts(column, table, about.name)
@@ -165,6 +168,7 @@ def _classes(column: Column, table: Table, about: _Labels) -> Target:
 
 
 def _whole(column: Numbers, table: Table, name: str) -> Tensor:
+    """Return numbers as int64 `(N,)`; raise if one has a fraction or a sample has several."""
     values = column.values
     if values.ndim == 2 and values.shape[1] == 1:
         values = values.squeeze(1)
@@ -187,6 +191,7 @@ def _whole(column: Numbers, table: Table, name: str) -> Tensor:
 
 
 def _texts(column: Column, table: Table, name: str) -> list[str]:
+    """Return a column of text; raise if it is something else or a cell is empty."""
     if isinstance(column, Images) or not isinstance(column, Listed) or column.kind != "text":
         raise DataError(f"column {name!r} holds neither text nor whole numbers", key=_KEY)
     labels = list(column.values)
@@ -197,6 +202,7 @@ def _texts(column: Column, table: Table, name: str) -> list[str]:
 
 
 def _label_sets(column: Column, table: Table, task: MultilabelTask, about: _Labels) -> Target:
+    """Return rows of 0 and 1 `(N, C)` for a column in any form that label sets have."""
     if isinstance(column, Numbers):
         return _matrix(column.values, about)
     texts = [column[row] for row in range(len(column))]
@@ -207,6 +213,7 @@ def _label_sets(column: Column, table: Table, task: MultilabelTask, about: _Labe
             for row, value in enumerate(texts)
         ]
         return _indicators(sets, about)
+    # A separator that the user wrote decides; the default one only if nothing speaks against it.
     is_chosen = "separator" in task.model_fields_set
     lists = read_lists(texts, about.name, table.place, is_lenient=is_chosen)
     if lists is None:
@@ -217,10 +224,11 @@ def _label_sets(column: Column, table: Table, task: MultilabelTask, about: _Labe
 
 
 def _of_lists(lists: Sequence[LabelList], texts: Sequence[str], about: _Labels) -> Target:
-    """Return the target of lists that were written as text, and tell that they were."""
+    """Return the target for lists that were written as text, with a note that they are read so."""
     first = next(text for text in texts if text.strip())
     note = f"cells of {about.name!r} are read as lists, such as {shown(first)}"
     widths = {len(each.labels) for each in lists}
+    # Lists of 0 and 1, all of one length: positions are the labels, not the numbers.
     if len(widths) == 1 and max(widths) > 1 and all(each.is_binary for each in lists):
         rows = torch.tensor([[int(label) for label in each.labels] for each in lists])
         target = _matrix(rows, about)
@@ -249,6 +257,7 @@ def _indicators(sets: Sequence[set[str]], about: _Labels) -> Target:
 
 
 def _matrix(values: Tensor, about: _Labels) -> Target:
+    """Return rows of 0 and 1 with their columns in the order of the classes."""
     if values.ndim != 2 or not bool(((values == 0) | (values == 1)).all()):
         raise DataError(
             f"column {about.name!r} must hold a row of 0 and 1 a sample, or label names",
@@ -270,11 +279,12 @@ def _matrix(values: Tensor, about: _Labels) -> Target:
 
 
 def _cut(text: str, separator: str) -> set[str]:
+    """Return the labels in a text."""
     return {label.strip() for label in text.split(separator) if label.strip()}
 
 
 def _label_set(value: Any, separator: str, name: str, place: str) -> set[str]:
-    """Return the labels of a cell of JSON or Parquet: a list, or a text as elsewhere."""
+    """Return the labels in a cell of JSON or Parquet: a list, or a text with separators."""
     if isinstance(value, str):
         return _cut(value, separator)
     if hasattr(value, "tolist"):
@@ -287,6 +297,7 @@ def _label_set(value: Any, separator: str, name: str, place: str) -> set[str]:
 
 
 def _numbers(column: Column, table: Table, name: str) -> Tensor:
+    """Return a column of numbers; raise for anything else, with a hint for the target."""
     if isinstance(column, Numbers):
         return column.values
     error = no_number(name, column, table.place, _KEY)

@@ -1,4 +1,4 @@
-"""The step from text, or a pair of texts, to tokens."""
+"""The step from a text, or a pair of texts, to tokens."""
 
 import re
 from collections.abc import Sequence
@@ -22,19 +22,19 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Tokenize:
-    """Text, or a pair of texts, to `input_ids`, `attention_mask` and what else there is."""
+    """Turns a text, or a pair of texts, into `input_ids`, `attention_mask` and further outputs."""
 
     columns: tuple[str, ...]
-    """One, or the two of a pair."""
+    """Name of the text column, or of both columns of a pair."""
     max_length: int
     pad_to_max: bool
     tokenizer: Any
     key: Key
     cut: CutTexts = field(default_factory=CutTexts, compare=False)
-    """Counts what is cut off. Grows."""
+    """Counts texts that are cut; mutated by each call."""
 
     def __call__(self, sample: Sample) -> Sample:
-        """Tokenize the text or the pair of one sample."""
+        """Return one sample with its text or pair replaced by tokens."""
         texts = tuple(sample[name] for name in self.columns)
         for name, text in zip(self.columns, texts, strict=True):
             if not isinstance(text, str):
@@ -45,18 +45,20 @@ class Tokenize:
         return replaced(sample, self.columns, tokens)
 
     def whole(self, columns: Columns, store: TokenStore | None) -> Columns:
-        """Tokenize every text of the column, or pair, but for those that `store` knows."""
+        """Return the columns with all texts replaced by tokens, stored ones as far as possible."""
         texts = [self._text(name, columns[name]) for name in self.columns]
         column = texts[0] if len(texts) == 1 else paired(texts)
         made = self._stored(column, store) or self._made(column)
         return replaced(columns, self.columns, made)
 
     def _text(self, name: str, column: Prepared) -> Listed:
+        """Return a column of text; raise for anything else."""
         if not isinstance(column, Listed) or column.kind == "things":
             raise self._no_text(name, "numbers" if isinstance(column, Numbers) else "no text")
         return column
 
     def _stored(self, column: Listed, store: TokenStore | None) -> dict[str, Ragged] | None:
+        """Return tokens from the store, which is completed; None if they cannot be stored."""
         if store is None:
             return None
         tokenizing = Tokenizing(
@@ -72,6 +74,7 @@ class Tokenize:
         }
 
     def _made(self, column: Listed) -> dict[str, Ragged]:
+        """Return tokens of all texts, by tokenizing them now."""
         encoded = dict(self._encode(list(column.values)))
         cut = torch.tensor(encoded.pop(CUT, [0] * len(column)))
         made = {
@@ -82,20 +85,23 @@ class Tokenize:
         return made
 
     def _count(self, lengths: Tensor, cut: Tensor) -> None:
+        """Add texts to the count of what was cut."""
         self.cut.add(lengths, cut)
 
     @property
     def _length(self) -> int | None:
+        """Length that each batch is padded to; None for its longest sequence."""
         return self.max_length if self.pad_to_max else None
 
     def _encode(self, texts: list[Any]) -> dict[str, Any]:
+        """Return the tokenizer's outputs for some texts, and how many tokens each lost (`CUT`)."""
         sides = [texts]
         if len(self.columns) > 1:
             sides = [[text[side] for text in texts] for side in range(len(self.columns))]
         try:
             encoded = self.tokenizer(*sides, truncation=True, max_length=self.max_length)
         except (TypeError, UnicodeEncodeError) as error:
-            # JSON may hold half of a pair of surrogates, which is no text in any encoding
+            # JSON may contain half of a surrogate pair, which no encoding has
             for name, side in zip(self.columns, sides, strict=True):
                 if (broken := next(filter(_SURROGATE.search, side), None)) is not None:
                     found = f"{shown(broken)}, which holds half a character"
@@ -107,21 +113,23 @@ class Tokenize:
         return outputs | {CUT: tokens_cut(encodings, lengths, self.max_length)}
 
     def _tokens(self, name: str, ids: list[int]) -> Tokens:
+        """Return one sample of an output."""
         return Tokens(torch.tensor(ids, dtype=torch.int64), self._pad(name), self._length)
 
     def _pad(self, name: str) -> int:
-        """Return what fills up the output `name`. The mask hides it where there is no own token."""
+        """Return the number that pads an output; if it is a real token, the mask hides it."""
         if name == "input_ids":
             known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
             return int(next(number for number in known if number is not None))
         return int(self.tokenizer.pad_token_type_id) if name == "token_type_ids" else 0
 
     def _no_text(self, name: str, found: str) -> DataError:
+        """Return the error for a column or value that is not text."""
         return DataError(f"tokenize needs text, column {name!r} holds {found}", key=self.key)
 
 
 def paired(columns: Sequence[Listed]) -> Listed:
-    """Return columns of text side by side, each sample a tuple; parts of them stay such."""
+    """Return text columns side by side, each sample a tuple; `taken` keeps their origin."""
 
     def zipped(some: Sequence[Listed]) -> Listed:
         return Listed(list(zip(*(column.values for column in some), strict=True)), "text")
@@ -132,7 +140,7 @@ def paired(columns: Sequence[Listed]) -> Listed:
 
 
 def load_tokenizer(name: str, key: Key) -> Any:
-    """Return the tokenizer of a folder, of a folder inside a package, or of the hub.
+    """Return the tokenizer from a folder, from a folder inside a package, or from the hub.
 
     Raises:
         DataError: there is none, or its files are damaged.
@@ -142,9 +150,12 @@ def load_tokenizer(name: str, key: Key) -> Any:
     transformers = require("transformers", extra="text")
     try:
         return transformers.AutoTokenizer.from_pretrained(
-            name, use_fast=True, trust_remote_code=False
+            # Code that comes with a tokenizer is never run, and nobody is asked whether to.
+            name,
+            use_fast=True,
+            trust_remote_code=False,
         )
-    except Exception as error:  # `tokenizers` raises it bare over a damaged file
+    except Exception as error:  # `tokenizers` raises `Exception` itself for a damaged file
         raise DataError(
             f"cannot load the tokenizer {name!r}: {first_line(error)}",
             hint="a folder with its files (tokenizer.json or vocab.txt) works offline as well",

@@ -1,4 +1,4 @@
-"""Tokens of texts, stored on disk: a text is tokenized once, not anew in every run.
+"""Store tokens on disk, so that a text is tokenized once and not in every run.
 
 Letters: N texts, B of them at once, L tokens of the longest, T of all.
 """
@@ -21,24 +21,24 @@ from finetune.store.layout import RowSpec, StoreError
 from finetune.store.store import Store
 
 Encoded = Mapping[str, Sequence[Any]]
-"""What a tokenizer gives for some texts: by name of the output, the tokens of each; and `CUT`."""
+"""Outputs of a tokenizer for some texts: tokens of each text by name of the output, and `CUT`."""
 
 CUT = "tokens cut"
-"""Beside the outputs: how many tokens of each text were cut off. No output has such a name."""
+"""Key, besides the outputs, for the number of tokens cut off each text. No output is called so."""
 
 _LEAST_CHARACTERS = 500_000
-"""Fewer are tokenized in a tenth of a second."""
+"""Fewer characters are tokenized in a tenth of a second, so they are not stored."""
 _TOKENS_AT_ONCE = 4 << 20
 _NUM_CHECKED = 4
 
 
 class Sequences(NamedTuple):
-    """Tokens of several texts, end to end."""
+    """Tokens of several texts, stored end to end."""
 
     values: Tensor
     """(T,) int64"""
     lengths: Tensor
-    """How many each text has, (N,) int64."""
+    """Number of tokens of each text, (N,) int64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,9 @@ class Tokenizing:
 
     Args:
         encode: Tokenizes some texts, or pairs of texts.
-        longest: More tokens than this no text has.
-        facts: Tells what the tokens of a text depend on besides it, as things are after a call of
-            `encode`; None if nobody can.
+        longest: Upper bound on the tokens of a text.
+        facts: Returns what the tokens of a text depend on besides the text, valid after a call of
+            `encode`; None if that cannot be told.
     """
 
     encode: Callable[[list[Any]], Encoded]
@@ -58,32 +58,32 @@ class Tokenizing:
 
 
 class TokenStore:
-    """Keeps the tokens of whole sources, so that it does not matter how these are parted.
+    """Stores the tokens of whole sources, so that it does not matter how a source is split.
 
     Args:
-        disk_gb: GiB that all stores together may take. None is removed to make room for tokens,
-            which are soon made again.
-        root: The folder of all stores; the user's if left out.
+        disk_gb: GiB that all stores together may take; none is removed to make room for tokens,
+            which are quickly made again.
+        root: Folder of all stores; the user's one if left out.
     """
 
     def __init__(self, disk_gb: float, root: Path | None = None) -> None:
         self.notes: list[str] = []
-        """What a user should know, a line each."""
+        """Lines to report to the user."""
         self._disk_gb, self._root = disk_gb, root
         self._fingerprint: tuple[Listed, str] | None = None
 
     def sequences(self, texts: Listed, tokenizing: Tokenizing) -> dict[str, Sequences] | None:
-        """Return the tokens of `texts` by name of the output, as stored before or now.
+        """Return the tokens of `texts` by output, stored earlier or now.
 
-        Among them, as `CUT`, is how many tokens of each text were cut off. Some of those that were
-        stored before are made anew and compared. None is returned for what is too little to be
-        stored, or cannot be.
+        The number of tokens cut off each text is among them as `CUT`. A few of the stored texts are
+        tokenized again for comparison. Returns None if the texts are too short to be stored, or
+        cannot be.
         """
         whole, rows = texts.source
         if sum(map(num_characters, whole.values)) < _LEAST_CHARACTERS:
             return None
         try:
-            # before anything is stored: outputs of another kind are refused here
+            # before anything is stored: outputs of an unknown kind are refused here
             outputs = tuple(_padded(tokenizing.encode(list(whole.values[:1])))[0])[1:]
             if (facts := tokenizing.facts()) is None:
                 return None
@@ -100,6 +100,7 @@ class TokenStore:
         outputs: Sequence[str],
         facts: str,
     ) -> dict[str, Sequences]:
+        """Return the tokens from the store of a source; a store that is wrong is made anew."""
         root, longest = self._root or cache_root(), tokenizing.longest
         data = self._fingerprint_of(whole)
         key = key_of({"texts": data, "longest": longest, "tokenizer": facts, "counts": [CUT]})
@@ -130,7 +131,8 @@ class TokenStore:
     def _filled(
         self, store: Store, whole: Listed, rows: Tensor, tokenizing: Tokenizing
     ) -> dict[str, Sequences]:
-        """Tokenize what the store lacks of `rows`; return the tokens of all."""
+        """Tokenize those of `rows` that the store lacks; return the tokens of all `rows`."""
+        # In portions, so that padding short texts to a long one does not take all memory.
         at_once = max(1, _TOKENS_AT_ONCE // tokenizing.longest)
         missing = rows[~store.has(rows)]
         for some in missing.split(at_once) if len(missing) else ():
@@ -149,20 +151,21 @@ class TokenStore:
         }
 
     def _fingerprint_of(self, whole: Listed) -> str:
-        """Return the hash of a source; it is asked for again for every part of it."""
+        """Return the hash of a source; it is kept, as each part of the source asks for it."""
         if self._fingerprint is None or self._fingerprint[0] is not whole:
             self._fingerprint = whole, whole.fingerprint().hex()
         return self._fingerprint[1]
 
     def _note(self, text: str) -> None:
+        """Add a line for the user, once."""
         if text not in self.notes:
             self.notes.append(text)
 
 
 def tokenizer_facts(tokenizer: Any) -> str | None:
-    """Return a name for all that the tokens of a text depend on, as the tokenizer is set now.
+    """Return a text that identifies all that tokens depend on, as the tokenizer is set now.
 
-    None for a tokenizer in Python, whose code may do anything, and for one that draws lots.
+    None for a tokenizer in Python, whose code may do anything, and for one with random dropout.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or getattr(backend.model, "dropout", None):
@@ -170,7 +173,7 @@ def tokenizer_facts(tokenizer: Any) -> str | None:
     given = {
         name: str(value)
         for name, value in tokenizer.init_kwargs.items()
-        # where it was read from says nothing
+        # where it was loaded from does not matter
         if not name.endswith(("_file", "name_or_path", "local_files_only"))
     }
     return key_of(
@@ -185,23 +188,23 @@ def tokenizer_facts(tokenizer: Any) -> str | None:
 
 
 def _expected(whole: Listed, longest: int) -> int:
-    """Return how many tokens a text may have on the average: hardly more than characters."""
+    """Return the expected mean number of tokens per text: hardly more than its characters."""
     lengths = map(num_characters, whole.values)
     return max(1, sum(min(longest, length) for length in lengths) // len(whole))
 
 
 def num_characters(text: str | tuple[str, ...]) -> int:
-    """Return the length of a text, or of both texts of a pair."""
+    """Return the number of characters of a text, or of both texts of a pair."""
     return len(text) if isinstance(text, str) else sum(map(len, text))
 
 
 def _padded(encoded: Encoded) -> tuple[dict[str, Tensor], Tensor]:
-    """Return each output (B, L) int32, zeros behind the end of each, and the lengths (B,).
+    """Return each output (B, L) int32, with zeros behind the end of each text, and lengths (B,).
 
-    The first entry is `CUT`, (B, 1).
+    The first output is `CUT`, (B, 1).
 
     Raises:
-        StoreError: these are not whole numbers, as many for a text in every output.
+        StoreError: outputs are not whole numbers, or differ in length for one text.
     """
     given, encoded = encoded, {name: each for name, each in encoded.items() if name != CUT}
     try:
@@ -227,8 +230,9 @@ def _padded(encoded: Encoded) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def _is_right(store: Store, whole: Listed, rows: Tensor, tokenizing: Tokenizing) -> bool:
-    """Tokenize some texts that are stored, and compare."""
+    """Tell whether some stored texts, drawn at random, have the tokens that they get now."""
     stored = rows[store.has(rows)].tolist()
+    # A store may be damaged, or made by a tokenizer that only looks the same.
     checked = SystemRandom().sample(stored, min(_NUM_CHECKED, len(stored)))
     if not checked:
         return True

@@ -1,7 +1,7 @@
-"""What is done to each sample: the steps of `data.transforms`, or those the model calls for.
+"""Steps that are applied to samples: those of `data.transforms`, or those of the pretraining.
 
 A step maps a sample (a dict of column to value) to a sample. In a sample numbers are tensors, text
-is `str`, an image from a file is a `PIL.Image`.
+is `str`, and an image from a file is a `PIL.Image`.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -30,20 +30,20 @@ from finetune.importing import call_trusted
 from finetune.models.preprocessing import Preprocessing
 
 Origins = dict[str, str]
-"""Names of columns, and in words where each comes from."""
+"""Names of columns, each with words on where it comes from."""
 
 
 class Step(Protocol):
-    """One step of the way from a raw sample to what the network takes."""
+    """One step from a raw sample towards what the network takes."""
 
     def __call__(self, sample: Sample) -> Sample:
-        """Return the transformed sample; the given one is left as it is."""
+        """Return the transformed sample; `sample` itself is not changed."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
-    """A step, and whether two calls on one sample may differ."""
+    """A step, with whether two calls on one sample may differ."""
 
     step: Step
     random: bool
@@ -51,19 +51,19 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Columns of numbers side by side in one column of float32 vectors."""
+    """Joins columns of numbers into one column of float32 vectors."""
 
     columns: tuple[str, ...]
     name: str
     key: Key
 
     def __call__(self, sample: Sample) -> Sample:
-        """Join the numbers of one sample to `(D,)`."""
+        """Return one sample with its numbers joined to `(D,)`."""
         parts = [self._flat(name, sample[name]).reshape(-1) for name in self.columns]
         return replaced(sample, self.columns, {self.name: torch.cat(parts)})
 
     def whole(self, columns: Columns) -> Columns:
-        """Join whole columns `(N,)` or `(N, ...)` to `(N, D)`."""
+        """Return the columns, `(N,)` or `(N, ...)` each, joined to `(N, D)`."""
         parts = [
             self._flat(name, numbers_of(columns[name])).reshape(len(columns[name]), -1)
             for name in self.columns
@@ -71,6 +71,7 @@ class Stack:
         return replaced(columns, self.columns, {self.name: Numbers(torch.cat(parts, dim=1))})
 
     def _flat(self, name: str, values: object) -> Tensor:
+        """Return numbers as float32; raise for anything else."""
         if not isinstance(values, Tensor):
             raise DataError(
                 f"stack needs numbers, column {name!r} holds none",
@@ -88,7 +89,7 @@ class Imported:
     key: Key
 
     def __call__(self, sample: Sample) -> Sample:
-        """Call the function with a copy of the sample."""
+        """Return what the function makes of a copy of the sample."""
         result = self.function(dict(sample))
         if not isinstance(result, Mapping):
             raise DataError(
@@ -106,18 +107,18 @@ def plan_steps(
     trust: Collection[str],
     key: Key,
 ) -> list[PlannedStep]:
-    """Make the steps that `transforms` name.
+    """Return the steps that config nodes name.
 
     Args:
         transforms: The config nodes, in order.
         inputs: The raw columns.
-        preprocessing: What the pretrained network was fed with: its tokenizer, image mean and std.
+        preprocessing: Tokenizer, image mean and std that the network was pretrained with.
         trust: Names of packages whose code may be imported.
-        key: Where the nodes stand in the config.
+        key: Position of the nodes in the config.
 
     Raises:
-        DataError: a column is not there, an argument makes no sense to the class it is for, or a
-            step would put its outcome in the place of a column in use.
+        DataError: a column is missing, a class does not accept an argument, or a step would
+            replace a column that is in use.
     """
     planned: list[PlannedStep] = []
     texts = [name for name, column in inputs.items() if _is_text(column)]
@@ -125,7 +126,7 @@ def plan_steps(
     for position, node in enumerate(transforms):
         here = (*key, position)
         known = tuple(inputs if columns is None else columns)
-        # What a step made out of the texts is no text any more.
+        # What a step made from a text is not text any more.
         left = texts if columns is None else [n for n in texts if columns.get(n) == "an input"]
         step = _step(node, known, left, preprocessing, trust, here)
         columns = _columns_after(step, columns, here)
@@ -134,12 +135,12 @@ def plan_steps(
 
 
 def usual_steps(columns: Mapping[str, Prepared], preprocessing: Preprocessing) -> list[PlannedStep]:
-    """Return the steps where the config names none: those the network was pretrained with.
+    """Return the steps of the network's pretraining, for a config without transforms.
 
-    Two columns of text are a pair.
+    Two text columns are a pair.
 
     Raises:
-        DataError: there are more columns of text, or an outcome would replace another column.
+        DataError: there are more text columns, or a result would replace another column.
     """
     key = ("data", "inputs")
     steps: list[Step] = []
@@ -164,10 +165,10 @@ def _is_text(column: Prepared) -> bool:
 
 
 def _text_or_pair(texts: Sequence[str], key: Key) -> tuple[str, ...]:
-    """Return the one column of text, or the two of a pair.
+    """Return the only text column, or both of a pair.
 
     Raises:
-        DataError: there are more.
+        DataError: there are more than two.
     """
     if len(texts) > 2:
         raise DataError(
@@ -180,7 +181,7 @@ def _text_or_pair(texts: Sequence[str], key: Key) -> tuple[str, ...]:
 
 
 def is_image_column(column: Prepared) -> bool:
-    """Tell whether a column holds images: from files, or arrays `(C, H, W)`, or uint8 `(H, W)`."""
+    """Tell whether a column holds images: files, arrays `(C, H, W)`, or uint8 arrays `(H, W)`."""
     if isinstance(column, Numbers):
         shape = column.values.shape[1:]
         is_grey = len(shape) == 2 and column.values.dtype == torch.uint8
@@ -189,7 +190,7 @@ def is_image_column(column: Prepared) -> bool:
 
 
 def numbers_of(column: Prepared) -> Tensor | None:
-    """Return the tensor of a column of numbers, None for another column."""
+    """Return the tensor of a column of numbers; None for any other column."""
     return column.values if isinstance(column, Numbers) else None
 
 
@@ -201,6 +202,7 @@ def _step(
     trust: Collection[str],
     key: Key,
 ) -> Step:
+    """Return the step that one config node names."""
     match node:
         case TokenizeTransform():
             return _tokenize(node, _to_tokenize(node, columns, texts, key), preprocessing, key)
@@ -217,7 +219,7 @@ def _step(
 def _to_tokenize(
     node: TokenizeTransform, columns: Sequence[str], texts: Sequence[str], key: Key
 ) -> tuple[str, ...]:
-    """Return the column or the pair that is named, else the texts there are, else the first."""
+    """Return the columns that a node names; else the text columns; else the first column."""
     if node.columns is not None:
         return node.columns
     if node.column is not None:
@@ -238,10 +240,12 @@ def _imported(node: ImportTransform, trust: Collection[str], key: Key) -> Callab
 
 
 def _columns_after(step: Step, columns: Origins | None, key: Key) -> Origins | None:
-    """Check the columns a step takes and return those it leaves; None once nobody can know.
+    """Return the columns that a step leaves, after checking those it takes; None if unknown.
+
+    They are unknown from the first step of the user's own code on.
 
     Raises:
-        DataError: one is not there, or the step would replace another that is.
+        DataError: a column is missing, or the step would replace another one.
     """
     if columns is None:
         return None
@@ -279,6 +283,7 @@ def _columns_after(step: Step, columns: Origins | None, key: Key) -> Origins | N
 def _tokenize(
     node: TokenizeTransform, columns: tuple[str, ...], preprocessing: Preprocessing, key: Key
 ) -> Tokenize:
+    """Return the step that tokenizes columns, with the tokenizer that config or network names."""
     name = node.tokenizer or preprocessing.tokenizer
     if name is None:
         place = preprocessing.no_tokenizer

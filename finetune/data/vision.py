@@ -1,4 +1,4 @@
-"""Steps on images: classes of `torchvision.transforms.v2`, and what a network was pretrained with.
+"""Steps on images: classes of `torchvision.transforms.v2`, and a network's pretraining.
 
 Letters: C channels, H height, W width.
 """
@@ -19,14 +19,14 @@ from finetune.models.preprocessing import ImagePreprocessing
 Room = Callable[[tuple[int, ...], torch.dtype], Tensor]
 
 _ALIKE = frozenset({"CenterCrop", "Grayscale", "Normalize", "Pad", "RGB", "Resize", "ToDtype"})
-"""Transforms that give each image of a batch the bits that they give it alone."""
+"""Transforms whose result for an image in a batch has the same bits as for the image alone."""
 _AT_ONCE_BYTES = 16 << 20
-"""How much of a column is transformed at once: little enough to stay in the processor's cache."""
+"""Bytes of a column that are transformed at once: few enough to stay in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vision:
-    """One transform of torchvision on one column."""
+    """One transform of torchvision, applied to one column."""
 
     column: str
     transform: Any
@@ -35,11 +35,11 @@ class Vision:
 
     @property
     def takes_batches(self) -> bool:
-        """Whether many images at once come out as each would alone."""
+        """Whether a batch of images gives the same bits as each image alone."""
         return self.name in _ALIKE
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Transform the image of one sample."""
+        """Return one sample with its image transformed."""
         image = as_image(sample[self.column], self.column, self.key)
         try:
             return {**sample, self.column: self.transform(image)}
@@ -54,13 +54,13 @@ class Vision:
 
 @dataclass(frozen=True, slots=True)
 class PretrainedImage:
-    """Size, number of channels, mean and standard deviation as the network was pretrained with."""
+    """Brings images to the size, channels, mean and deviation of the network's pretraining."""
 
     column: str
     image: ImagePreprocessing
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Bring the image of one sample to `(C, H, W)` float32, normalised."""
+        """Return one sample with its image as `(C, H, W)` float32, normalised."""
         functional = require("torchvision.transforms.v2.functional", extra="vision")
         image = as_image(sample[self.column], self.column, ("data", "inputs"))
         if len(self.image.mean) == 3 and image.shape[0] == 1:
@@ -74,12 +74,12 @@ class PretrainedImage:
 def vision_step(
     node: VisionTransform, column: str, image: ImagePreprocessing | None, key: Key
 ) -> Vision:
-    """Make the transform that `node` names.
+    """Return the transform that a config node names.
 
-    `Normalize` without `mean` and `std` takes those the network was pretrained with.
+    `Normalize` without `mean` and `std` uses those of the network's pretraining.
 
     Raises:
-        DataError: an argument makes no sense to the class.
+        DataError: the class does not accept an argument.
     """
     v2 = require("torchvision.transforms.v2", extra="vision")
     arguments = {name: _argument(name, value) for name, value in node.arguments.items()}
@@ -100,12 +100,13 @@ def transform_all(images: Tensor, steps: Sequence[Vision], room: Room) -> Tensor
 
     Args:
         images: The column, at least one image.
-        steps: One after another, all of the same column and with `takes_batches`.
-        room: Gives an uninitialised tensor of a shape and a dtype.
+        steps: The transforms in order, all on the same column and with `takes_batches`.
+        room: Returns an uninitialised tensor for a shape and a dtype.
 
     Raises:
-        DataError: a step fails on the first image. Then it fails on all of them.
+        DataError: a step fails on the first image, and so on all of them.
     """
+    # The first image alone tells shape and type of the result, for which memory is taken once.
     sample = {steps[0].column: images[0]}
     for step in steps:
         sample = step(sample)
@@ -119,6 +120,7 @@ def transform_all(images: Tensor, steps: Sequence[Vision], room: Room) -> Tensor
 
 
 def _batch(images: Tensor, steps: Sequence[Vision]) -> Tensor:
+    """Return a batch of images after `steps`."""
     tv_tensors = require("torchvision.tv_tensors", extra="vision")
     batch: Tensor = images.unsqueeze(1) if images.ndim == 3 else images
     for step in steps:
@@ -127,10 +129,10 @@ def _batch(images: Tensor, steps: Sequence[Vision]) -> Tensor:
 
 
 def as_image(value: Any, column: str, key: Key) -> Any:
-    """Return a sample's value as torchvision's image tensor `(C, H, W)`.
+    """Return a sample's value as an image tensor of torchvision, `(C, H, W)`.
 
     Raises:
-        DataError: it is no image, or its whole numbers are not uint8.
+        DataError: it is not an image, or has whole numbers other than uint8.
     """
     tv_tensors = require("torchvision.tv_tensors", extra="vision")
     if isinstance(value, tv_tensors.Image):
@@ -150,7 +152,7 @@ def as_image(value: Any, column: str, key: Key) -> Any:
 
 
 def _argument(name: str, value: Any) -> Any:
-    """Turn text into the object that torchvision wants, as in `interpolation: bilinear`."""
+    """Return the object that torchvision wants for a text, as in `interpolation: bilinear`."""
     if name == "dtype" and isinstance(value, str):
         return getattr(torch, value, value)
     if name == "interpolation" and isinstance(value, str):
@@ -162,4 +164,5 @@ def _argument(name: str, value: Any) -> Any:
 
 
 def _dtype(values: Tensor) -> str:
+    """Return the name of a tensor's type, without `torch.`."""
     return str(values.dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""The steps that a pretrained network calls for, as the nodes of a config that do the same."""
+"""Write the steps of a network's pretraining as config nodes that do the same."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from finetune.data.vision import PretrainedImage
 
 
 def as_transforms(planned: Sequence[PlannedStep]) -> tuple[Transform, ...]:
-    """Return nodes of `data.transforms` that give what `usual_steps` gives, to the bit."""
+    """Return nodes of `data.transforms` that do what `usual_steps` does, with the same bits."""
     nodes: list[Transform] = []
     for each in planned:
         match each.step:
@@ -22,11 +22,12 @@ def as_transforms(planned: Sequence[PlannedStep]) -> tuple[Transform, ...]:
 
 
 def in_words(nodes: Sequence[Transform]) -> str:
-    """Write nodes as a config has them, on one line."""
+    """Return nodes as text, as a config has them on one line."""
     return ", ".join(_flow(node.model_dump(mode="json", exclude_none=True)) for node in nodes)
 
 
 def _tokenize(step: Tokenize) -> TokenizeTransform:
+    """Return the config node of a tokenize step."""
     one, *others = step.columns
     columns = {"columns": [one, *others]} if others else {"column": one}
     values = {"type": "tokenize", **columns, "max_length": step.max_length}
@@ -34,6 +35,7 @@ def _tokenize(step: Tokenize) -> TokenizeTransform:
 
 
 def _vision(step: PretrainedImage) -> list[VisionTransform]:
+    """Return the config nodes that do what the image step does."""
     image = step.image
     written: list[dict[str, Any]] = [
         {"type": "Resize", "size": [image.height, image.width]},
@@ -46,6 +48,7 @@ def _vision(step: PretrainedImage) -> list[VisionTransform]:
 
 
 def _flow(value: Any) -> str:
+    """Return a value in YAML's flow style."""
     if isinstance(value, dict):
         return f"{{{', '.join(f'{key}: {_flow(item)}' for key, item in value.items())}}}"
     if isinstance(value, list):
