@@ -144,13 +144,7 @@ def prepare_data(
         DataError: a transform fails, or no batch can hold the resulting samples.
     """
     steps = _plans(config, opened.train.table, preprocessing, trust)
-
-    def evaluated(part: RawPart | None, name: str) -> Samples | None:
-        if part is None:
-            return None
-        return _evaluated(part, steps, config, seed, trust, tokens, name=name)
-
-    samples = _trained(
+    train = _trained(
         opened.train,
         steps,
         config,
@@ -160,19 +154,14 @@ def prepare_data(
         hang_timeout_s=hang_timeout_s,
         tokens=tokens,
     )
+    validation, test = (
+        None if part is None else _evaluated(part, steps, config, seed, trust, tokens, name=name)
+        for name, part in (("validation", opened.validation), ("test", opened.test))
+    )
+    notes = _notes_on_all(train, opened.train.table, steps, tokens)
+    automatic = as_transforms(steps.train) if config.transforms is None else ()
     return PreparedData(
-        samples,
-        evaluated(opened.validation, "validation"),
-        evaluated(opened.test, "test"),
-        opened.facts,
-        opened.identity,
-        opened.changes,
-        (
-            *(tokens.notes if tokens is not None else ()),
-            *_notes_on_cut(steps.train, steps.other),
-            *note_on_other_shapes(samples, opened.train.table, steps.other, steps.left_out),
-        ),
-        as_transforms(steps.train) if config.transforms is None else (),
+        train, validation, test, opened.facts, opened.identity, opened.changes, notes, automatic
     )
 
 
@@ -206,6 +195,17 @@ def _trained(
         hang_timeout_s=hang_timeout_s,
         place=_place_of(part.table),
         name="train",
+    )
+
+
+def _notes_on_all(
+    train: Samples, table: Table, steps: _Steps, tokens: TokenStore | None
+) -> tuple[str, ...]:
+    """Return the notes on stored tokens, cut texts and unequal shapes, once all steps are done."""
+    return (
+        *(tokens.notes if tokens is not None else ()),
+        *_notes_on_cut(steps.train, steps.other),
+        *note_on_other_shapes(train, table, steps.other, steps.left_out),
     )
 
 

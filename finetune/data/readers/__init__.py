@@ -1,5 +1,5 @@
-"""Readers of tables: what a file is, told by its content, and its rows as chunks of columns.
+"""Readers of tables: recognise a file by its content, and yield its rows as chunks of columns.
 
-`forms` looks at the first bytes, `separated`, `documents` and `parquet` each read one form, `rows`
-is the one way in. Nothing here knows torch: a chunk is plain Python values with their places.
+`forms` looks at the first bytes; `separated`, `documents` and `parquet` each read one format;
+`any_form` is the only entry. Nothing here imports torch: a chunk holds plain Python values.
 """

@@ -1,4 +1,4 @@
-"""The one way into a table: its form is told by its content, its rows come as chunks."""
+"""The only entry to tables: the format is recognised by content, rows are yielded as chunks."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -26,15 +26,15 @@ _BEGINNING = 4096
 
 
 def form_of(file: BinaryIO, reading: Reading, declared: Form | None) -> Form:
-    """Tell the form of a table by its content; tell by a note where it is not the declared one.
+    """Return the format of a table by its content; add a note if it is not the declared one.
 
     Args:
-        file: At its beginning, where it stays.
-        reading: What is known of the file.
-        declared: The form that config or name of the file say; None if they say none.
+        file: The file, at its beginning; its position is restored.
+        reading: What is known about the file; receives the note.
+        declared: Format that the config or the file's name says; None if neither does.
 
     Raises:
-        DataError: it is no table.
+        DataError: the file is no table.
     """
     content = _content(file, reading)
     found: Form = "parquet" if content.is_parquet else _form_of_text(file, reading, declared)
@@ -47,12 +47,12 @@ def chunks_of(file: BinaryIO, reading: Reading, form: Form) -> Iterator[Chunk]:
     """Yield the rows of a table as chunks of columns.
 
     Args:
-        file: At its beginning.
-        reading: What is known and wanted of the file; takes notes.
-        form: What `form_of` has told.
+        file: The file, at its beginning.
+        reading: What is known about the file and wanted of it; receives notes.
+        form: Format that `form_of` returned.
 
     Raises:
-        DataError: a row, or the file, is not as its form demands.
+        DataError: a row, or the file, does not have the form of its format.
     """
     if form == "parquet":
         yield from parquet_chunks(file, reading)
@@ -67,10 +67,10 @@ def chunks_of(file: BinaryIO, reading: Reading, form: Form) -> Iterator[Chunk]:
 
 
 def beginning_of(file: BinaryIO, reading: Reading) -> str:
-    """Return the first characters of a text, the file staying at its beginning.
+    """Return the first characters of a text file; its position is restored.
 
     Raises:
-        DataError: it is no text.
+        DataError: the file is not text.
     """
     encoding = _content(file, reading).encoding or reading.dialect.encoding
     with text_of(file, encoding, reading.name) as text:
@@ -80,11 +80,11 @@ def beginning_of(file: BinaryIO, reading: Reading) -> str:
 
 
 def names_columns(file: BinaryIO, reading: Reading) -> bool:
-    """Tell whether a file is a table by its content: it names all columns that are wanted.
+    """Tell whether a file is a table by its content: its first line names all wanted columns.
 
     Args:
-        file: At its beginning, where it stays.
-        reading: What is known and wanted of it.
+        file: The file, at its beginning; its position is restored.
+        reading: What is known about the file and wanted of it.
     """
     content = content_of_bytes(head_of(file), reading.dialect.encoding)
     if content.encoding is None:
@@ -96,15 +96,14 @@ def names_columns(file: BinaryIO, reading: Reading) -> bool:
 
 
 def with_separator_of(file: BinaryIO, reading: Reading, first: str | None = None) -> Reading:
-    """Return the reading with the separator by which the first line names the wanted columns.
+    """Return the reading with the separator by which the first line names all wanted columns.
 
-    A file that is no separated text, or whose first line lacks a column by any separator, leaves
-    the reading as it is.
+    If the file is not separated text, or no separator gives all columns, the reading is unchanged.
 
     Args:
-        file: At its beginning, where it stays.
-        reading: What is known and wanted of it; takes a note if another separator is used.
-        first: The separator to be tried before the known one.
+        file: The file, at its beginning; its position is restored.
+        reading: What is known about the file; receives a note if the separator is another one.
+        first: Separator to try before the known one.
     """
     content = content_of_bytes(head_of(file), reading.dialect.encoding)
     if content.encoding is None:
@@ -119,7 +118,7 @@ def with_separator_of(file: BinaryIO, reading: Reading, first: str | None = None
 
 
 def _separator_for(beginning: str, reading: Reading, first: str | None = None) -> str | None:
-    """Return the separator by which the first line names all wanted columns; None without one."""
+    """Return the separator by which the first line names all wanted columns, or None."""
     own = [each for each in (first, reading.dialect.separator) if each is not None]
     for separator in dict.fromkeys((*own, *SEPARATORS)):
         names = header_of(beginning, separator, reading.dialect.quote)
@@ -129,6 +128,7 @@ def _separator_for(beginning: str, reading: Reading, first: str | None = None) -
 
 
 def _content(file: BinaryIO, reading: Reading) -> Content:
+    """Return what a file contains; raise if it cannot be a table."""
     content = content_of_bytes(head_of(file), reading.dialect.encoding)
     if content.other is not None:
         raise DataError(f"is {content.other}, no table", where=reading.name, hint=KNOWN_FORMS)
@@ -136,14 +136,16 @@ def _content(file: BinaryIO, reading: Reading) -> Content:
 
 
 def _form_of_text(file: BinaryIO, reading: Reading, declared: Form | None) -> Form:
+    """Return the format of a text file, JSON or separated values."""
     beginning = beginning_of(file, reading)
+    # Content first: a file that is called .csv and holds JSON objects is read as what it is.
     if looks_like_json(beginning):
         return "json"
     if declared == "parquet" and _separator_for(beginning, reading) is None:
         raise cannot_read(reading.name, ValueError("it is no Parquet file"))
     if declared != "json":
         return "separated"
-    # a file that calls itself JSON is separated values only where its first line names a column
+    # a file that is declared as JSON is separated values only if its first line names a column
     separator = reading.dialect.separator or found_separator(beginning.partition("\n")[0])
     names = header_of(beginning, separator, reading.dialect.quote)
     is_header = any(reading.wanted is not None and name in reading.wanted for name in names)

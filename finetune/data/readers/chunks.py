@@ -1,11 +1,11 @@
-"""What every reader of tables yields, what it is told, and how messages list its columns."""
+"""Types that all readers of tables share: dialect, chunk, reading; and lists of names."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 ROWS_AT_ONCE = 4096
-"""Rows of one chunk."""
+"""Most rows in one chunk."""
 _NAME_LENGTH = 80
 _NAMES_LENGTH = 240
 
@@ -15,12 +15,12 @@ class Dialect:
     """How the tables of a source are written.
 
     Args:
-        separator: The character between two values; None to take the one of the first line.
-        quote: The character around a value that holds separators or line breaks; None if the file
-            has no such character.
-        encoding: Character encoding of files that do not tell theirs by a mark.
-        missing: Cells that stand for no value.
-        is_sure: Whether somebody has said that `quote` is right, whatever the rows look like.
+        separator: The character between values; None to find it in the first line.
+        quote: The character around values that contain separators or line breaks; None if the file
+            has none.
+        encoding: Character encoding of files without a byte order mark.
+        missing: Cells that mean no value.
+        is_sure: Whether the user has named `quote`, so that odd rows do not question it.
     """
 
     separator: str | None = None
@@ -35,10 +35,10 @@ class Chunk:
     """Some rows of one file, as columns.
 
     Args:
-        columns: The cells of each column that was asked for.
-        names: Names of all columns, also of those that nobody asked for.
-        lines: The line on which each row begins, from 1; empty where the file has no lines.
-        count: How many rows.
+        columns: Cells of each column that is wanted.
+        names: Names of all columns in the file.
+        lines: Line at which each row begins, from 1; empty if the file has no lines.
+        count: Number of rows.
     """
 
     columns: dict[str, list[Any]]
@@ -49,14 +49,14 @@ class Chunk:
 
 @dataclass(slots=True)
 class Reading:
-    """One file while it is read: its name, its dialect, what is wanted of it, notes on it.
+    """One file while it is read: name, dialect, wanted columns, notes.
 
     Args:
-        name: The file, for messages.
-        dialect: How it is written.
-        wanted: Columns to be read; None for all.
-        notes: What was found while reading that the user should know, a line each.
-        also: A column that is read as well where the file has it once.
+        name: Name of the file, for messages.
+        dialect: How the file is written.
+        wanted: Columns to read; None for all.
+        notes: Lines to report to the user, added while reading.
+        also: A column that is read too if the file has exactly one of that name.
     """
 
     name: str
@@ -66,24 +66,26 @@ class Reading:
     also: str | None = None
 
     def needs(self, column: str) -> bool:
-        """Tell whether a file without a column, or with two of its name, is of no use."""
+        """Tell whether the file must have a column, and only one of that name."""
         return self.wanted is None or column in self.wanted
 
     def wants(self, column: str) -> bool:
-        """Tell whether a column is to be read."""
+        """Tell whether a column is read."""
         return self.needs(column) or column == self.also
 
     def filled(self, cell: Any) -> Any:
-        """Return a cell of JSON or Parquet; None for one that stands for no value."""
+        """Return a cell of JSON or Parquet, or None if it means no value."""
         if not self.dialect.missing or not isinstance(cell, str | int | float):
             return cell
+        # As text: the config lists what a person sees in the file.
         return None if str(cell) in self.dialect.missing else cell
 
 
 def shown_names(names: Collection[str], *, quoted: bool = False) -> str:
-    """Return the names of columns as a message lists them; of very many or long ones the first."""
+    """Return names of columns as text for a message; only the first if they are many or long."""
     length = 0
     shown: list[str] = []
+    # Names are a stranger's, and a file may have a million of them.
     for name in names:
         text = repr(name) if quoted else name
         text = text if len(text) <= _NAME_LENGTH else f"{text[:_NAME_LENGTH]}..."

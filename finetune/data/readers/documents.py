@@ -1,4 +1,4 @@
-"""Rows of JSON: one object a line, objects over several lines, or an array of them."""
+"""Read rows of JSON: one object per line, objects over several lines, or an array of objects."""
 
 import re
 from collections.abc import Iterator
@@ -17,16 +17,16 @@ _BEGINS_AN_ARRAY = re.compile(r"\s*\[\s*([{\]]|\Z)")
 
 
 def looks_like_json(beginning: str) -> bool:
-    """Tell whether a text begins as an object of JSON, or as an array of objects."""
+    """Tell whether a text begins like a JSON object, or like an array of objects."""
     is_object = _BEGINS_AN_OBJECT.match(beginning) is not None
     return is_object or _BEGINS_AN_ARRAY.match(beginning) is not None
 
 
 def document_chunks(file: TextIO, reading: Reading) -> Iterator[Chunk]:
-    """Read objects of JSON as rows. A name that an object lacks is None there.
+    """Yield JSON objects as rows; a name that an object lacks is None there.
 
     Raises:
-        DataError: something is no JSON object, or exceeds a limit.
+        DataError: something is not a JSON object, or exceeds a limit.
     """
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
@@ -40,10 +40,10 @@ def document_chunks(file: TextIO, reading: Reading) -> Iterator[Chunk]:
 
 
 def json_object(line: str, where: str) -> dict[str, Any]:
-    """Read a line that holds one JSON object.
+    """Return the JSON object in a line.
 
     Raises:
-        DataError: it is something else, or exceeds a limit.
+        DataError: the line is something else, or exceeds a limit.
     """
     try:
         return parse_json_object(line, where)
@@ -52,6 +52,7 @@ def json_object(line: str, where: str) -> dict[str, Any]:
 
 
 def _chunk(rows: list[dict[str, Any]], lines: list[int], reading: Reading) -> Chunk:
+    """Return objects as a chunk of columns."""
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {
         name: [reading.filled(row.get(name)) for row in rows]
@@ -62,11 +63,12 @@ def _chunk(rows: list[dict[str, Any]], lines: list[int], reading: Reading) -> Ch
 
 
 def _objects(file: TextIO, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the objects with the line on which each begins."""
+    """Yield each object, with the line at which it begins."""
     try:
         blank, first = _first_line(file)
         if not first:
             return
+        # One object per line needs only a line in memory; any other layout is read value by value.
         if not _is_whole(first):
             yield from _of_document(_Text(file, name, first, blank + 1))
             return
@@ -94,7 +96,7 @@ def _first_line(file: TextIO) -> tuple[int, str]:
 
 
 def _is_whole(line: str) -> bool:
-    """Tell whether a line alone is to be read as JSON, and not with those after it."""
+    """Tell whether a line is one complete JSON object by itself, and no part of an array."""
     if _BEGINS_AN_ARRAY.match(line) is not None:
         return False
     try:
@@ -105,13 +107,13 @@ def _is_whole(line: str) -> bool:
 
 
 class _Text:
-    """A text of JSON that is read only as far as the next value reaches, however long it is.
+    """A JSON text of any length, read from its file only as far as the next value reaches.
 
     Args:
-        file: Where it goes on.
-        name: The file, for messages.
-        begins: What was read of it already.
-        line: The line on which that begins.
+        file: The file, behind `begins`.
+        name: Name of the file, for messages.
+        begins: The text that was read already.
+        line: Number of the line on which that begins.
     """
 
     def __init__(self, file: TextIO, name: str, begins: str, line: int) -> None:
@@ -123,18 +125,19 @@ class _Text:
 
     @property
     def line(self) -> int:
-        """The line of the next character."""
+        """Number of the line of the next character."""
+        # Only from the last call on: from the beginning, the count would take quadratic time.
         self._line += self._text.count("\n", self._counted, self._position)
         self._counted = self._position
         return self._line
 
     @property
     def where(self) -> str:
-        """The next character, for messages."""
+        """Place of the next character, for messages."""
         return f"{self._name}:{self.line}"
 
     def next(self) -> str:
-        """Return the next character that is no blank, and go to it; nothing at the end."""
+        """Move to the next character that is not blank and return it; "" at the end."""
         while True:
             self._position = _after_blanks(self._text, self._position)
             if self._position < len(self._text):
@@ -143,14 +146,14 @@ class _Text:
                 return ""
 
     def skip(self) -> None:
-        """Go behind the next character."""
+        """Move behind the next character."""
         self._position += 1
 
     def value(self) -> Any:
-        """Return the value that begins here, and go behind it.
+        """Return the value that begins here, and move behind it.
 
         Raises:
-            FinetuneError: it is no JSON, or exceeds a limit.
+            FinetuneError: it is not JSON, or exceeds a limit.
         """
         while True:
             try:
@@ -168,7 +171,8 @@ class _Text:
                 return value
 
     def _read_on(self) -> bool:
-        """Read as much again as is still ahead, so that no value is tried often."""
+        """Read as much again as is still ahead; return False at the end of the file."""
+        # Doubling keeps the number of attempts to parse one long value small.
         ahead, line = self._text[self._position :], self.line
         more = self._file.read(max(_READ_AT_ONCE, len(ahead)))
         self._text, self._line, self._position, self._counted = ahead + more, line, 0, 0
@@ -176,7 +180,7 @@ class _Text:
 
 
 def _of_document(text: _Text) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the objects of a text that is an array of them, or one after the other."""
+    """Yield each object of a text that is an array, or objects one after another."""
     if is_array := text.next() == "[":
         text.skip()
     ends = is_array and text.next() == "]"
@@ -195,13 +199,14 @@ def _of_document(text: _Text) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _pass_comma(text: _Text, where: str) -> None:
+    """Move behind a comma; raise if there is none."""
     if text.next() != ",":
         raise DataError("not JSON: expecting ',' or ']' after this object", where=where)
     text.skip()
 
 
 def _refuse_unfinished(text: _Text) -> None:
-    """Refuse an array that does not end, and what stands after one."""
+    """Raise if an array does not end, or is followed by something."""
     if not text.next():
         raise DataError("not JSON: its array does not end", where=text.where)
     text.skip()
@@ -210,5 +215,6 @@ def _refuse_unfinished(text: _Text) -> None:
 
 
 def _after_blanks(text: str, position: int) -> int:
+    """Return the position of the next character that is not blank."""
     found = _BLANK.match(text, position)
     return found.end() if found else position

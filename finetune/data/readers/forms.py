@@ -1,4 +1,4 @@
-"""What a file is, told by its first bytes: gzip, Parquet, an encoding of text, or no table."""
+"""Recognise a file by its first bytes: gzip, Parquet, text in some encoding, or no table."""
 
 import codecs
 import gzip
@@ -14,16 +14,16 @@ from finetune.errors import DataError
 from finetune.reading import MAX_JSON_BYTES
 
 TABLE_ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
-"""Names of files that are tables whatever they hold; each may have `.gz` after it."""
+"""Endings of files that count as tables whatever they contain; each may be followed by `.gz`."""
 _HEAD_BYTES = 4096
 _READ_AT_ONCE = 1 << 20
 _LARGE_BYTES = 1 << 30
 _MAX_RATIO = 200
-"""Most times that packed data may grow by, once it is `_LARGE_BYTES`. Zip and gzip reach 1032."""
+"""Most times that compressed data may grow, from `_LARGE_BYTES` on. Zip and gzip reach 1032."""
 _GZIP = b"\x1f\x8b"
 _PARQUET = b"PAR1"
 _MARKS = (
-    # the mark of UTF-32 begins like that of UTF-16
+    # UTF-32 first, since its mark begins like that of UTF-16
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -57,14 +57,13 @@ _RIFF = {b"WAVE": "sound (WAV)", b"WEBP": "a WebP image", b"AVI ": "a film (AVI)
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file holds.
+    """What a file contains.
 
     Args:
-        encoding: How its text is encoded, a mark at its beginning told by the name; None where it
-            is no text.
+        encoding: Encoding of its text, including a byte order mark; None if it is not text.
         is_parquet: Whether it is a Parquet file.
-        other: What it is in words, where it is neither.
-        is_told: Whether the file itself tells the encoding.
+        other: What it is, in words, if it is neither.
+        is_told: Whether the file itself shows the encoding.
     """
 
     encoding: str | None
@@ -74,16 +73,16 @@ class Content:
 
 
 def has_table_ending(path: Path) -> bool:
-    """Tell whether a file calls itself a table."""
+    """Tell whether a file's name is that of a table."""
     return path.name.lower().removesuffix(".gz").endswith(TABLE_ENDINGS)
 
 
 def content_of_bytes(head: bytes, encoding: str) -> Content:
-    """Tell what a file holds by its first bytes.
+    """Return what a file contains, by its first bytes.
 
     Args:
         head: The first bytes.
-        encoding: How text is encoded that does not tell.
+        encoding: Encoding of text that does not show its own.
     """
     if head.startswith(_PARQUET):
         return Content(None, is_parquet=True)
@@ -93,7 +92,7 @@ def content_of_bytes(head: bytes, encoding: str) -> Content:
     if head[:4] == b"RIFF" and head[8:12] in _RIFF:
         return Content(None, other=_RIFF[head[8:12]])
     for magic, words in _KNOWN:
-        # text may begin like some of these; what is no text has bytes that no text has
+        # text may begin like some of these, but only other files have bytes that text never has
         if head.startswith(magic) and (not magic.isascii() or _has_binary(head)):
             return Content(None, other=words)
     if wide := _wide(head):
@@ -103,10 +102,10 @@ def content_of_bytes(head: bytes, encoding: str) -> Content:
 
 @contextmanager
 def opened_bytes(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that can be read twice, unpacked where it is packed by gzip.
+    """Open a file so that it can be read twice; decompress it if it is gzip.
 
     Raises:
-        DataError: it cannot be read or unpacked, or would unpack to far more than its size.
+        DataError: it cannot be read or decompressed, or grows to far more than its size.
     """
     try:
         with path.open("rb") as raw:
@@ -118,10 +117,10 @@ def opened_bytes(path: Path) -> Iterator[BinaryIO]:
 
 
 def unpacked(file: BinaryIO, name: str) -> BinaryIO:
-    """Return a file, or what it unpacks to where it is packed by gzip.
+    """Return a file, or its decompressed contents if it is gzip.
 
     Raises:
-        DataError: it cannot be unpacked, or unpacks to far more than its size.
+        DataError: it cannot be decompressed, or grows to far more than its size.
     """
     begins = file.read(2)
     file.seek(0)
@@ -130,26 +129,27 @@ def unpacked(file: BinaryIO, name: str) -> BinaryIO:
     try:
         refuse_gzip_bomb(file)
         packed = cast("BinaryIO", gzip.GzipFile(fileobj=file, mode="rb"))
-        head_of(packed)  # a file that is no gzip but for its first bytes is told here
+        head_of(packed)  # a file that only begins like gzip fails here, with its name
         return packed
     except (OSError, EOFError, zlib.error) as error:
         raise damaged_gzip(name, error) from error
 
 
 def damaged_gzip(name: str, error: Exception) -> DataError:
-    """Return the error over a file that cannot be unpacked."""
+    """Return the error for a file that cannot be decompressed."""
     return DataError(f"is packed by gzip and damaged: {error}", where=name)
 
 
 def refuse_gzip_bomb(file: BinaryIO) -> None:
-    """Unpack a gzip file without keeping it, and go back to its beginning.
+    """Decompress a gzip file without keeping the data, then move back to its beginning.
 
     Raises:
-        DataError: it unpacks to far more than its size.
+        DataError: it grows to far more than its size.
         OSError, EOFError, zlib.error: it is damaged.
     """
     size_bytes = file.seek(0, io.SEEK_END)
     file.seek(0)
+    # gzip grows by at most 1032: a small file can do no harm, and need not be read twice.
     if size_bytes * 1032 <= _LARGE_BYTES:
         return
     unpacked_bytes = 0
@@ -161,7 +161,7 @@ def refuse_gzip_bomb(file: BinaryIO) -> None:
 
 
 def refuse_bomb(unpacked_bytes: int, size_bytes: int) -> None:
-    """Raise a DataError if something unpacks to far more than its size."""
+    """Raise `DataError` if decompressed data is far larger than the file."""
     if unpacked_bytes > max(_LARGE_BYTES, _MAX_RATIO * size_bytes):
         raise DataError(
             f"its {size_bytes} bytes unpack to {unpacked_bytes} or more, over {_MAX_RATIO} times "
@@ -171,13 +171,14 @@ def refuse_bomb(unpacked_bytes: int, size_bytes: int) -> None:
 
 
 def kept(stream: Any, name: str) -> BinaryIO:
-    """Read a stream that can be read only once into memory.
+    """Return the contents of a stream that can be read only once, kept in memory.
 
     Raises:
-        DataError: a line has no end.
+        DataError: a line is too long.
     """
     parts: list[bytes] = []
     line, length = 1, 0
+    # In portions, so that a line without an end is noticed before memory is full.
     while part := stream.read(_READ_AT_ONCE):
         parts.append(part)
         line += part.count(b"\n")
@@ -188,7 +189,7 @@ def kept(stream: Any, name: str) -> BinaryIO:
 
 
 def head_of(file: BinaryIO) -> bytes:
-    """Return the first bytes of a file, which stays at its beginning."""
+    """Return the first bytes of a file; its position is restored."""
     head = file.read(_HEAD_BYTES)
     file.seek(0)
     return head
@@ -196,7 +197,7 @@ def head_of(file: BinaryIO) -> bytes:
 
 @contextmanager
 def text_of(file: BinaryIO, encoding: str, name: str) -> Iterator[io.TextIOWrapper]:
-    """Give the text of a file, line breaks as they stand.
+    """Yield a file as text, with its line breaks unchanged.
 
     Raises:
         DataError: it is not valid in the encoding; the message names line and byte.
@@ -206,10 +207,11 @@ def text_of(file: BinaryIO, encoding: str, name: str) -> Iterator[io.TextIOWrapp
         try:
             yield text
         finally:
+            # Detached, not closed: the caller reads the file again.
             text.detach()
     except UnicodeDecodeError as error:
         raise _not_valid(file, encoding, name) from error
-    except UnicodeError as error:  # of the codec itself: a mark of UTF-16 that is not there
+    except UnicodeError as error:  # from the codec itself, such as a missing mark of UTF-16
         raise DataError(f"is not valid {encoding}: {error}", where=name) from error
     except LookupError as error:
         raise DataError(f"no encoding {encoding!r}") from error
@@ -218,7 +220,8 @@ def text_of(file: BinaryIO, encoding: str, name: str) -> Iterator[io.TextIOWrapp
 
 
 def _not_valid(file: BinaryIO, encoding: str, name: str) -> DataError:
-    """Find the first byte that is wrong."""
+    """Return the error that names the first invalid byte and its line."""
+    # The decoder works in portions and counts from the beginning of one: the place is found anew.
     file.seek(0)
     raw = file.read()
     where, told = name, ""
@@ -236,7 +239,7 @@ def _not_valid(file: BinaryIO, encoding: str, name: str) -> DataError:
 
 
 def _wide(head: bytes) -> str | None:
-    """Return the UTF-16 that a text without a mark is in: every second byte of it is zero."""
+    """Return the UTF-16 encoding of text without a mark, by its zero bytes; None for other text."""
     even, odd = head[0::2], head[1::2]
     if len(head) < 4 or b"\0" not in head:
         return None
@@ -247,5 +250,5 @@ def _wide(head: bytes) -> str | None:
 
 
 def _has_binary(head: bytes) -> bool:
-    """Tell whether bytes are no text: a zero byte, or control characters."""
+    """Tell whether bytes are not text: control characters, or bytes over 127."""
     return any(byte < 9 or 13 < byte < 27 for byte in head) or any(byte > 127 for byte in head)

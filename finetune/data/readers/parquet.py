@@ -1,4 +1,4 @@
-"""Rows of a Parquet file, read column by column: what nobody asks for is not converted."""
+"""Read rows of a Parquet file by columns: those that are not wanted are not converted."""
 
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -7,12 +7,12 @@ from finetune.data.readers.chunks import ROWS_AT_ONCE, Chunk, Reading
 from finetune.errors import DataError
 
 _FAULTS = (ValueError, ArithmeticError, TypeError, LookupError, NotImplementedError)
-"""Exceptions of Python while cells become Python values: bytes that are no text, odd
-dates, kinds of cells that Arrow cannot convert."""
+"""Exceptions of Python when cells become Python values: bytes that are not text, odd dates, types
+that Arrow cannot convert."""
 
 
 def is_made_by_datasets(file: BinaryIO, name: str) -> bool:
-    """Tell whether a Parquet file names the features of a data set of the `datasets` library.
+    """Tell whether a Parquet file was written by the `datasets` library, by its metadata.
 
     Raises:
         DataError: it cannot be read.
@@ -23,10 +23,10 @@ def is_made_by_datasets(file: BinaryIO, name: str) -> bool:
 
 
 def parquet_chunks(file: BinaryIO, reading: Reading) -> Iterator[Chunk]:
-    """Read the wanted columns of a Parquet file.
+    """Yield the wanted columns of a Parquet file in chunks.
 
     Raises:
-        DataError: it cannot be read, or a wanted name is there twice.
+        DataError: it cannot be read, or has two columns of a wanted name.
     """
     import pyarrow  # takes a third of a second, which other runs need not spend
 
@@ -46,12 +46,13 @@ def parquet_chunks(file: BinaryIO, reading: Reading) -> Iterator[Chunk]:
 
 
 def cannot_read(name: str, error: Exception) -> DataError:
-    """Return the error over a Parquet file that Arrow refuses."""
+    """Return the error for a Parquet file that Arrow refuses."""
     reason = str(error).partition("\n")[0][:200]
     return DataError(f"cannot read {name!r}: {reason}")
 
 
 def _opened(file: BinaryIO, name: str) -> Any:
+    """Return an open Parquet file; only its metadata is read."""
     import pyarrow
     from pyarrow import parquet
 
@@ -62,7 +63,7 @@ def _opened(file: BinaryIO, name: str) -> Any:
 
 
 def _wanted(names: list[str], reading: Reading) -> list[str]:
-    """Return the columns to be read, in the order of the file."""
+    """Return the columns to read, in the order of the file."""
     twice = [name for name in names if names.count(name) > 1]
     if reading.wanted is None:
         return [name for name in names if name not in twice]
@@ -72,6 +73,7 @@ def _wanted(names: list[str], reading: Reading) -> list[str]:
 
 
 def _cells(batch: Any, name: str, reading: Reading) -> list[Any]:
+    """Return the cells of a column as Python values."""
     try:
         return [reading.filled(cell) for cell in batch.column(name).to_pylist()]
     except _FAULTS as error:

@@ -1,4 +1,4 @@
-"""Where the rows of a table were read: file, row and line, for messages."""
+"""Places of table rows for messages: file, row and line."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where each row of a table stands.
+    """File, row number and line of each row of a table.
 
     Args:
-        files: The files, in the user's words.
-        starts: The number of rows before each file.
-        lines: The line on which each row begins, from 1; 0 where the file has no lines, and empty
-            where no file has any.
+        files: Names of the files.
+        starts: Number of rows before each file.
+        lines: Line at which each row begins, from 1; 0 if the file has no lines, and empty if no
+            file has any.
     """
 
     files: tuple[str, ...]
@@ -22,14 +22,14 @@ class Places:
 
     @classmethod
     def of(cls, name: str) -> "Places":
-        """Return the places of rows that come from one thing without lines."""
+        """Return the places of rows from one source without lines."""
         return cls((name,))
 
     def told(self, row: int) -> str:
-        """Name one row, counted from 0: `row 3 of data.csv`, or `row 3 of data.csv (line 7)`.
+        """Return the place of a row, counted from 0, as `row 3 of data.csv (line 7)`.
 
-        Rows are told from 1 and without a header. A line is named where it cannot be told from
-        the row: where rows before take several lines, or lines are empty.
+        Rows count from 1, without the header. The line is added if it does not follow from the row,
+        because earlier rows have several lines, or lines are empty.
         """
         file = bisect_right(self.starts, row) - 1
         number = row - self.starts[file] + 1
@@ -39,4 +39,4 @@ class Places:
 
 
 THE_INPUT = Places.of("the input")
-"""Where samples stand that are handed over in Python."""
+"""Places of samples that are passed in from Python."""

@@ -1,4 +1,4 @@
-"""Rows of text whose values are parted by a separator: csv, tsv and their kin."""
+"""Read rows of text with a separator between values: csv, tsv and similar formats."""
 
 import csv
 import json
@@ -18,13 +18,13 @@ _NO_QUOTES = "if quotation marks are part of the texts, write quote: none, besid
 
 
 def separated_chunks(file: TextIO, reading: Reading) -> Iterator[Chunk]:
-    """Read a table whose first line names the columns. A value is its text, "" for a missing one.
+    """Yield the rows of a table whose first line names the columns. A missing value is "".
 
-    Columns without a name and columns of one name are passed over where nobody asks for them.
+    Columns without a name, and columns that share one, are ignored unless they are wanted.
 
     Raises:
-        DataError: a row has more or fewer values than the first line has names, or a wanted name
-            is there twice.
+        DataError: a row does not have as many values as the first line has names, or two columns
+            have a wanted name.
     """
     separator = reading.dialect.separator
     lines = _Lines(file)
@@ -55,7 +55,7 @@ def separated_chunks(file: TextIO, reading: Reading) -> Iterator[Chunk]:
 
 
 def header_of(text: str, separator: str, quote: str | None) -> list[str]:
-    """Return the names in the first line of a table; none where it is no such line."""
+    """Return the names in the first line of a table; empty if the line cannot be parsed."""
     try:
         return next(csv.reader(text.splitlines()[:1], **_format(separator, quote)), [])
     except csv.Error:
@@ -63,12 +63,12 @@ def header_of(text: str, separator: str, quote: str | None) -> list[str]:
 
 
 def found_separator(line: str) -> str:
-    """Return the separator that a line holds most often; a comma if it holds none."""
+    """Return the separator that occurs most often in a line; a comma if there is none."""
     return max(SEPARATORS, key=line.count)
 
 
 def separator_hint(names: Sequence[str], separator: str = ",") -> str | None:
-    """Return which separator to name, where the only column of a table looks like several."""
+    """Return a hint on the separator if a table's only column looks like several, or None."""
     only = names[0] if len(names) == 1 else ""
     found = max(";\t|,", key=only.count)
     if found == separator or found not in only:
@@ -80,12 +80,12 @@ def separator_hint(names: Sequence[str], separator: str = ",") -> str | None:
 
 
 def in_words(separator: str) -> str:
-    """Return a separator as a message names it."""
+    """Return a separator as text for a message."""
     return "a tab" if separator == "\t" else repr(separator)
 
 
 class _Lines(Iterator[str]):
-    """The lines of a file, with those that the last row was made of."""
+    """The lines of a file; remembers those that the present row was made of."""
 
     def __init__(self, file: TextIO) -> None:
         self.taken: list[str] = []
@@ -93,7 +93,8 @@ class _Lines(Iterator[str]):
         self._first: str | None = None
 
     def peek(self) -> str:
-        """Return the first line, which is still to come."""
+        """Return the first line without consuming it."""
+        # A pipe cannot be moved back to its beginning.
         self._first = self._file.readline()
         return self._first
 
@@ -108,22 +109,22 @@ class _Lines(Iterator[str]):
 
 @dataclass(slots=True)
 class _Swallowed:
-    """Counts rows of several lines each of which looks like a whole row.
+    """Counts rows of several lines of which each looks like a complete row.
 
-    That is what a quotation mark does that belongs to a text: it takes in the rows up to the next
-    one. Honest texts with line breaks look so now and then, but not every time.
+    A quotation mark that is part of a text has this effect: it joins all rows up to the next one.
+    Real texts with line breaks look like this now and then, but not every time.
     """
 
     separator: str
     count: int = 0
     num_lines: int = 0
     num_honest: int = 0
-    """Rows of several lines that do not look so."""
+    """Number of rows of several lines that do not look like this."""
     first: tuple[int, int] = field(default=(0, 0))
-    """Row and line of the first one."""
+    """Row and line of the first such row."""
 
     def look(self, row: Sequence[str], lines: Sequence[str], line: int, row_before: int) -> None:
-        """Look at one row and at the lines that it was made of."""
+        """Count one row, given the lines that it was made of."""
         if len(lines) == 1:
             return
         if any(text.count(self.separator) != len(row) - 1 for text in lines):
@@ -135,10 +136,10 @@ class _Swallowed:
             self.first = row_before + 1, line
 
     def told(self, reading: Reading, *, width: int) -> None:
-        """Tell of such rows by a note, or refuse them.
+        """Add a note on such rows, or raise.
 
         Raises:
-            DataError: they cannot be honest: there are several, or they hold tabs.
+            DataError: they must be a mistake: there are several, or the table has tabs.
         """
         if not self.count:
             return
@@ -157,23 +158,23 @@ class _Swallowed:
 
 @dataclass(slots=True)
 class _Blanks:
-    """Counts blank lines before a row; those at the end of a file say nothing."""
+    """Counts blank lines between rows; those at the end of a file do not matter."""
 
     count: int = 0
     first: int = 0
     num_at_end: int = 0
 
     def add(self, line: int) -> None:
-        """Count one."""
+        """Count one blank line."""
         self.first = self.first or line
         self.num_at_end += 1
 
     def row_follows(self) -> None:
-        """Note that those counted so far do not end the file."""
+        """Note that the blank lines so far are not at the end of the file."""
         self.count, self.num_at_end = self.count + self.num_at_end, 0
 
     def told(self, reading: Reading) -> None:
-        """Tell by a note that they were passed over: of a single column each may be a cell."""
+        """Add a note that blank lines were skipped: in a single column each may be a cell."""
         if self.count:
             lines = "1 blank line is" if self.count == 1 else f"{self.count:,} blank lines are"
             reading.notes.append(
@@ -182,7 +183,7 @@ class _Blanks:
 
 
 def _rows(lines: _Lines, reading: Reading, separator: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows that are not empty, with the line on which each begins."""
+    """Yield each row that is not empty, with the line at which it begins."""
     reader = csv.reader(lines, **_format(separator, reading.dialect.quote))
     blanks, begins = _Blanks(), 1
     try:
@@ -204,13 +205,16 @@ def _rows(lines: _Lines, reading: Reading, separator: str) -> Iterator[tuple[int
 
 
 def _format(separator: str, quote: str | None) -> dict[str, Any]:
+    """Return the arguments of `csv.reader`."""
     if quote is None:
         return {"delimiter": separator, "quoting": csv.QUOTE_NONE, "quotechar": None}
+    # `strict`: else a quotation mark that is not closed takes in the rest of the file without an
+    # error.
     return {"delimiter": separator, "quotechar": quote, "strict": True}
 
 
 def _places(names: Sequence[str], reading: Reading) -> dict[str, int]:
-    """Return where each column stands that is to be read."""
+    """Return the position of each column to read, by name."""
     counts = Counter(names)
     if reading.wanted is None:
         return {name: place for place, name in enumerate(names) if name and counts[name] == 1}
@@ -222,6 +226,7 @@ def _places(names: Sequence[str], reading: Reading) -> dict[str, int]:
 
 
 def _wrong_width(row: Sequence[str], width: int, where: str, hint: str | None) -> DataError:
+    """Return the error for a row with too many or too few values."""
     return DataError(
         f"holds {len(row)} values where the first line names {width} columns",
         hint=hint,
@@ -231,7 +236,7 @@ def _wrong_width(row: Sequence[str], width: int, where: str, hint: str | None) -
 
 @contextmanager
 def _unlimited_fields() -> Iterator[None]:
-    """Lift the `csv` module's limit of 128 KiB a value, which is global."""
+    """Lift the limit of 128 KiB per value during the block; it is global in the `csv` module."""
     before = csv.field_size_limit(sys.maxsize)
     try:
         yield
