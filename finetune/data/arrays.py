@@ -78,6 +78,7 @@ def _load_arrays(path: Path, key: Key) -> dict[str, Array]:
     """Return all arrays of a file by name; a single one without a name is called `features`."""
     with _readable(path, key):
         if path.name.endswith((".csv", ".csv.gz")):
+            # By its name, since headless numbers have no first bytes that tell.
             return {"features": _load_matrix(path)}
         with path.open("rb") as file:
             # By its first bytes, as numpy does: the name's ending may be wrong.
@@ -133,6 +134,7 @@ def _check_members(members: list[zipfile.ZipInfo], size_bytes: int) -> None:
         path = PurePosixPath(member.filename.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
             raise DataError(f"{shown} in it is the name of a file elsewhere")
+    # The sizes in the directory are claims; zipfile stops reading a member at the size it claims.
     refuse_bomb(sum(member.file_size for member in members), size_bytes)
 
 
@@ -212,12 +214,15 @@ def _load_matrix(path: Path) -> Array:
 def _cut(name: str, column: ArrayColumn, arrays: dict[str, Array], key: Key) -> Column:
     """Return one column, cut, reshaped and converted as the config says."""
     values = _array(column, arrays, key)
+    # Text is left whole: `take`, `shape` and `dtype` are about numbers.
     if values.dtype.kind in "US":
         return Listed(_texts(values, name, key), "text")
     if values.ndim == 0:
         raise DataError(f"column {name!r} is a single number, needs samples first", key=key)
     if column.take is not None:
         values = _take(values, column.take, (*key, "take"))
+    # numpy would also reshape `(H, W, C)` to `(C, H, W)`, which mixes up the channels without an
+    # error.
     if column.shape is not None:
         refuse_scrambling(values.shape[1:], column.shape, (*key, "shape"))
         try:

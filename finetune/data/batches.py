@@ -74,6 +74,7 @@ def seed_for(*parts: str | int) -> int:
     """Return a seed of 63 bits that depends on all of `parts` and nothing else."""
     # Not `hash`, which differs from process to process.
     text = "\0".join(str(part) for part in parts)
+    # 63 bits, so that the number is positive where seeds are signed.
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
@@ -128,6 +129,7 @@ class Samples:
         """Which split of the run it is; empty for other samples."""
         self.place = place
         """Returns the place of a sample for messages; None if it is not known."""
+        # Without a random step all epochs see the same sample, so one view is all there is.
         self.views = views if later else 1
         """Number of views per sample; None if every epoch has a new one."""
         self._columns = dict(columns)
@@ -218,6 +220,7 @@ class Samples:
         if not self._later or self._workers == 0:
             yield from (self.fetch(rows, epoch=epoch) for rows in batches)
             return
+        # `batch_size=None`: batches are chosen here, and the loader only carries out their numbers.
         loader = DataLoader(
             _Fetches(self, batches, epoch, Watchdog(self._hang_timeout_s)),
             batch_size=None,
@@ -315,6 +318,8 @@ class Samples:
     def _transformed(self, rows: Tensor, view: int) -> list[Sample]:
         """Return samples after all remaining steps, each with random numbers of its own seed."""
         samples = []
+        # The user's own transform may use any of the global generators; all are seeded, and
+        # restored.
         with random_state_kept():
             for row in rows.tolist():
                 seed_all(seed_for("sample", self._seed, view, row))
@@ -384,6 +389,8 @@ def _begin_worker(number: int) -> None:
     """
     if not hasattr(signal, "pthread_sigmask"):
         return
+    # Ctrl-C is sent to a terminal's whole group of processes: in a group of its own a worker gets
+    # none.
     os.setpgid(0, 0)
     for one in STOP_SIGNALS:
         signal.signal(one, signal.SIG_IGN)  # also drops one that came while it was blocked

@@ -13,6 +13,7 @@ from finetune.config.messages import shown
 from finetune.data.table import Column, Listed, Numbers, as_tensor, is_number
 from finetune.errors import DataError, Key
 
+# A first digit 0 is only allowed alone: `007` is a name. 18 digits always fit into int64.
 _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # These never become numbers; they only choose the hint.
@@ -52,6 +53,7 @@ def reads_as_number(cell: object) -> bool:
         return False
     digits = cell.lstrip("+-")
     is_name = digits.isdigit() and (len(digits) > 18 or (len(digits) > 1 and digits[0] == "0"))
+    # As numpy and pandas write them; they are refused later, with their row.
     is_word = digits.lower() in {"nan", "inf"}
     return is_word or (not is_name and _NUMBER.fullmatch(cell) is not None)
 
@@ -67,6 +69,7 @@ def no_number(column: str, cells: Column, place: Callable[[int], str], key: Key 
     """
     if not isinstance(cells, Listed):
         return DataError(f"column {column!r} holds images where numbers are needed", key=key)
+    # The first cell that is at fault, not the first of the column: that one may well be a number.
     others = [row for row, cell in enumerate(cells.values) if not _may_be_number(cell)]
     row = others[0] if others else 0
     if (uneven := _of_another_shape(cells)) is not None:

@@ -59,6 +59,7 @@ def choose_columns(
     """
     # several target columns were joined to one before this
     given = config.target if isinstance(config.target, str) else None
+    # A guess is made only if it cannot be wrong: exactly one of the usual names is there.
     target = given or _usual(_USUAL_TARGETS, known)
     if config.inputs is not None:
         inputs: tuple[str, ...] | None = config.inputs
@@ -121,6 +122,8 @@ def settle_columns(
         if isinstance(column, Listed) and (
             _are_images(column) or is_named or (name in images and column.kind != "things")
         ):
+            # Checked as a whole before anything is opened: a single name may lead out of the
+            # folder.
             column = images_of(_image_files(name, column.values, table))
         if isinstance(column, Images):
             column = ruled(column, source)
@@ -160,6 +163,7 @@ def refuse_idle_keys(inputs: Sequence[Column], source: Source, key: Key) -> None
     """
     has_images = any(isinstance(column, Images) for column in inputs)
     has_arrays = any(isinstance(c, Numbers) and c.values.ndim == 4 for c in inputs)
+    # An idle key is refused: somebody expects an effect that it does not have.
     channels = getattr(source, "channels", None)
     if channels in ("first", "last") and not has_arrays:
         raise DataError("no input column holds arrays of images", key=(*key, "channels"))
@@ -227,6 +231,7 @@ def image_columns(config: DataConfig, inputs: Sequence[str]) -> set[str]:
 def kind_of(column: Column, name: str, config: DataConfig) -> Kind:
     """Return the kind of an input column that is settled."""
     nodes = [n for n in config.transforms or () if isinstance(n, TokenizeTransform)]
+    # A column of digits that is tokenized is text, such as numbers of telephones.
     texts = {text for node in nodes for text in node.columns or (node.column,)}
     column = read_cells(column, as_text=name in texts)
     if isinstance(column, Images):
@@ -268,6 +273,7 @@ def column_of(
     column = settle(name, values, places)
     if kind in ("image", "grey image"):
         numbers = _as_numbers(name, column, places).values
+        # By the same rule as in training, or the network would see other pixels.
         channels = channels_of(_in_range(numbers), named_channels(trained_on), is_image=True)
         return Numbers(channels_first(_in_range(numbers), channels))
     return as_kind(name, column, kind, places)

@@ -75,6 +75,7 @@ class KnownFiles:
             DataError: a file is missing, cannot be read, or is being written.
         """
         states = torch.tensor([_state_at(path) for path in paths]).reshape(-1, 4)
+        # A store costs more than to read so little, and what is read needs no trust in times.
         if int(states[:, 0].sum()) + len(paths) * _OPENING_BYTES < _LEAST_BYTES:
             return read_contents(paths)
         try:
@@ -96,6 +97,7 @@ class KnownFiles:
             memory_gb=0,
             disk_gb=self._disk_gb,
             facts={"hashes": "of files", "data": data},
+            # Hashes are quickly made again: no rows of the activation cache are removed for them.
             evicts=False,
         )
         with closing(store):
@@ -138,6 +140,7 @@ def is_unchanged(file: BinaryIO, state: State, digest: bytes) -> bool:
     Raises:
         OSError: it cannot be read.
     """
+    # The state first, which costs one call of the system instead of reading the file.
     return (state != UNKNOWN and _state(file) == state) or _hashed(file) == digest
 
 
@@ -181,6 +184,7 @@ def content_of(value: Any) -> bytes | None:
     """Return bytes that only equal values share; None for an object that cannot be compared."""
     match value:
         case str():
+            # A lone surrogate may be in JSON, and must not end the run here.
             return value.encode("utf-8", "surrogatepass")
         case np.generic() | np.ndarray() | Tensor():
             return _of_numbers(value)

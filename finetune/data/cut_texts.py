@@ -63,6 +63,8 @@ def tokens_cut(
     """
     if encodings is None:
         return [0] * len(lengths)
+    # The overflow is kept by `tokenizers` anyway; to tokenize without a limit would take twice the
+    # time.
     pairs = zip(encodings, lengths, strict=True)
     return [_num_lost(one) if length >= max_length else 0 for one, length in pairs]
 

@@ -95,6 +95,7 @@ def open_image(
     if _is_decoded(item):
         with _readable(name_of(item), pil):
             return as_pixels(item, mode, rules)
+    # The file stays open over decoding and the check: a path could lead to another file in between.
     with _opened(item) as (file, name):
         with _readable(name, pil), _pictured(file, pil) as image:
             decoded = as_pixels(image, mode, rules)
@@ -164,6 +165,7 @@ def verify_image(item: Any) -> None:
 
 def image_tensor(image: Any) -> Tensor:
     """Return a `PIL.Image` as a tensor `(C, H, W)`, uint8 for the usual modes."""
+    # `np.array` copies: the tensor must not share memory with an image that Pillow may close.
     values = torch.from_numpy(np.array(image))
     return values.unsqueeze(0) if values.ndim == 2 else values.permute(2, 0, 1).contiguous()
 
@@ -195,6 +197,7 @@ def _pictured(source: BinaryIO, pil: ModuleType) -> Iterator[Any]:
         raise PixelError("it is in no known format of images") from error
     with opened as image:
         width, height = image.size
+        # Pillow itself only warns at this size, and raises at twice of it.
         if pil.MAX_IMAGE_PIXELS is not None and width * height > pil.MAX_IMAGE_PIXELS:
             raise ValueError(
                 f"{width} x {height} are more than {pil.MAX_IMAGE_PIXELS} pixels; make it smaller"

@@ -75,6 +75,7 @@ def files_by_class(path: Path, within: Path, key: Key, *, images: bool) -> Class
         labels += [folder.name] * len(taken)
         if not taken:
             without.append(folder.name)
+    # All at once: each folder on the way is then resolved only once.
     refuse_leaving(files, within, key=(*key, "path"))
     names = [folder.name for folder in classes]
     notes = [
@@ -104,6 +105,7 @@ def is_image_file(file: Path, within: Path) -> bool:
     ending = file.suffix.lower()
     if ending in IMAGE_ENDINGS or ending in _OTHER_ENDINGS:
         return ending in IMAGE_ENDINGS
+    # A link may lead to any file of the system: it is not opened even to see what it is.
     if first_outside([file], within) is not None:
         return False
     try:
@@ -178,6 +180,7 @@ def notes_on_parts_in(
         what: What the entries are, for the note.
         read_as: What they are read as, for the note.
     """
+    # A common mistake, by which the network would learn to tell the parts apart.
     parts = {name: _PARTS.get(name.lower()) for name in entries}
     if None in parts.values():
         return []

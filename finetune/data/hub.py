@@ -40,6 +40,7 @@ def parquet_columns(
             others = [] if wanted is None else sorted({*dataset.column_names} - {*wanted})
             unread = Unread.column(len(dataset))
             dataset = dataset.remove_columns(others)
+            # `datasets` would open whatever path the file names.
             _refuse_names_of_images(dataset, name)
             return dataset_columns(dataset, folder, folder) | dict.fromkeys(others, unread)
     except (arrow.ArrowException, OSError) as error:
@@ -101,6 +102,7 @@ def _dataset_column(dataset: Any, name: str, folder: Path, within: Path) -> Colu
     datasets = require("datasets", extra="data")
     feature, dataset = dataset.features[name], dataset.select_columns([name])
     if isinstance(feature, datasets.Image):
+        # Not decoded: images are decoded by `decoding.py` alone, by its rules and limits.
         encoded = dataset.cast_column(name, datasets.Image(decode=False)).with_format(None)
         named = _named_by(encoded, name)
         files = named_files(list(named.values()), folder)

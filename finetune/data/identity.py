@@ -88,6 +88,7 @@ class DataIdentity:
         rows = {name: _shortened(part.rows) for name, part in parts.items()}
         sizes = {name: len(part.rows) for name, part in parts.items()}
         is_short = any(len(rows[name]) != size for name, size in sizes.items())
+        # One hash over all rows of a part cannot tell which row was trained on.
         inputs = {} if is_short else {name: part.read for name, part in parts.items()}
         return cls(columns, classes, rows, sizes, inputs)
 
@@ -218,6 +219,7 @@ def hash_inputs(
         digests = [column[row] for column in others]
         if None not in digests:
             told = b"" if block is None else block[row].tobytes()
+            # 64 bits: two of a million different rows share one with a chance of 3 in 10^8.
             found[row] = int.from_bytes(_hash([told, *filter(None, digests)])[:8], "little")
     return found
 
@@ -249,6 +251,7 @@ def _identified(column: Images, table: Table, files: KnownFiles | None) -> Image
     try:
         return column.identified(files)
     except DataError:
+        # Which row names the file helps more than the path alone.
         named = table.folder and missing_file(column, table.place, table.folder)
         if named:
             raise named from None

@@ -63,6 +63,7 @@ def look_at(images: Images, seed: int) -> Looked:
     """
     chosen: Sequence[int] = range(len(images))
     if len(images) > MOST_LOOKED_AT:
+        # At random: the first images of a folder are often all of one class or one source.
         chosen = sorted(Random(seed).sample(chosen, MOST_LOOKED_AT))
     return Looked(images, {index: images.header(index) for index in chosen})
 
@@ -108,6 +109,7 @@ def notes_on(column: str, parts: Sequence[Looked], *, is_trained: bool = False) 
         if names:
             example = f", such as {names[0]!r}"
             notes.append(f"column {column!r}: {len(names):,} of {among} images {said}{example}")
+    # A key without effect is told, though not refused: headers of some images were not read.
     if images.rules.range is not None and not any(header.is_deep for header, _ in every):
         notes.append(f"column {column!r}: range changes no image, all {among} images have 8 bits")
     return notes

@@ -112,6 +112,8 @@ class Images:
         if all(isinstance(item, Path) for item in self.items):
             found = read_contents(self.items) if files is None else files.contents(self.items)
             return replace(self, contents=found)
+        # Items in memory have no state that could tell of a change; their hash is compared when
+        # read.
         hashes = as_hashes([digest_of(item) for item in self.items])
         return replace(self, contents=Contents(hashes, torch.zeros(len(hashes), 4).long()))
 
@@ -240,6 +242,7 @@ def refuse_unreadable(images: Images) -> None:
 
 def _named_file(item: Any, folder: Path) -> Any:
     """Return one item, with a name replaced by its path; raise if it is neither image nor name."""
+    # `datasets` keeps an image as bytes, or as nothing but a path; only the former is whole.
     is_dict = isinstance(item, dict) and is_image(item)
     if isinstance(item, bytes) or (is_image(item) and not is_dict):
         return item

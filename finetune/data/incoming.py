@@ -94,6 +94,7 @@ def _read_path(
         raise DataError("no such file or folder", where=str(path))
     files = _files_below(path) if path.is_dir() else [path]
     dialect = dialect_of(_trained_on(config))
+    # Arrays before tables: their endings are certain, while a table may be recognised by content.
     arrays = [file for file in files if _holds_arrays(file, config)]
     rest = sorted(set(files) - set(arrays))
     tables = [file for file in rest if _holds_table(file, dialect, kinds)]
@@ -272,6 +273,7 @@ def _read_stream(
     if names_columns(file, reading):
         part = _rows_of(file, reading, None, Path())
         lines = part.places.lines
+        # Rows of a csv begin in line 2, behind the names; JSON has no such line.
         is_json = any(lines) and lines[0] != 2
         numbers = lines if is_json else range(1, len(part.names) + 1)
         part = replace(part, names=[f"-:{number}" for number in numbers])
@@ -367,6 +369,7 @@ def _the_column(kinds: Mapping[str, Kind], where: object, other: str | None = No
         where: Place of the value, for messages.
         other: What the value is, in words, if it is a file that is not text.
     """
+    # Which column a bare value belongs to would be a guess.
     if len(kinds) > 1:
         found = "" if other is None else f"is {other}, and "
         raise DataError(

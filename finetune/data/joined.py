@@ -78,6 +78,7 @@ def _values(name: str, column: Column, table: Table) -> Tensor:
         raise _no_number(name, column[row], table.place(row))
     if not isinstance(column, Numbers) or column.values.ndim != 1:
         raise DataError(f"column {name!r} must hold one number a row", key=_KEY)
+    # float32, as the losses of these targets are computed.
     values = column.values.float()
     if not bool(torch.isfinite(values).all()):
         row = int((~torch.isfinite(values)).nonzero()[0])

@@ -45,6 +45,7 @@ def folded(label: str) -> str:
 
     Characters that Unicode treats as equivalent (NFKC) become one, including blanks of any width.
     """
+    # `casefold`, not `lower`: it also makes `ß` and `ss` the same.
     text = unicodedata.normalize("NFKC", label).casefold()
     seen = (character for character in text if unicodedata.category(character) != _INVISIBLE)
     return " ".join("".join(seen).split())
@@ -94,6 +95,7 @@ def ordered(found: Sequence[str], rules: LabelRules) -> Ordered:
     head, classes = rules.head, tuple(found)
     if not head or rules.order == "sorted" or not classes:
         return Ordered(classes)
+    # Whole numbers from 0 on are what a head's outputs are counted by, whatever its names are.
     if set(classes) == {str(place) for place in range(len(head))}:
         pairs = ", ".join(f"{place} is {named([name])}" for place, name in enumerate(head[:5]))
         more = ", ..." if len(head) > 5 else ""

@@ -38,6 +38,7 @@ class KnownRows:
                 hint="`finetune eval RUN FILE` evaluates a file whole, `finetune train CONFIG "
                 "--fresh` trains anew on the data as it is now",
             )
+        # Counts, not sets: of five equal rows, four may have been in training and one in test.
         self._left = {
             part: Counter(identity.parts[part].tolist()) for part in PARTS if part in identity.parts
         }
@@ -95,6 +96,7 @@ def keep_parts(
     taken: dict[str, list[int]] = {part: [] for part in PARTS}
     new: Counter[str] = Counter()
     for row, known in enumerate(KnownRows(identity).parts_of(hashes)):
+        # By its own hash: to draw by position would move all rows behind an inserted one.
         part = known or _drawn(int(hashes.read[row]), shares, seed)
         new[part] += known is None
         taken[part].append(row)

@@ -132,6 +132,7 @@ class DataReader:
 
     def _read_tables(self, place: str) -> list[Incoming]:
         """Return the samples of a place as prediction reads them, with the target columns."""
+        # As things, of any kind: what the target means is the task's business.
         targets: dict[str, Kind] = dict.fromkeys(self.targets, "thing")
         try:
             return read_incoming(place, self.config, {**self._kinds, **targets}, sys.stdin)

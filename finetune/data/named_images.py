@@ -51,5 +51,6 @@ def no_such_image(name: str, column: Prepared, table: Table, key: Key) -> DataEr
 def _with_ending(texts: Sequence[str], folder: Path) -> str | None:
     """Return a name plus the ending of an image file that exists, or None."""
     endings = sorted(IMAGE_ENDINGS)
+    # A longer text is no name, and most file systems would raise an error for it.
     named = (f"{text}{ending}" for text in texts if len(text) < 200 for ending in endings)
     return next((name for name in named if Path(folder, name).is_file()), None)

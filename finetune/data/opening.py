@@ -120,6 +120,7 @@ def _opened_again(raw: RawData, task: Task, seed: int, record: Record) -> Opened
     """Return the data of a run that has begun; if it changed, known rows keep their part."""
     before = record.identity
     try:
+        # Rows have kept their part once: drawn anew, those of the test could now be trained on.
         if before.is_kept:
             opened, _ = _opened_as_before(raw, task, seed, record)
         else:
@@ -135,6 +136,7 @@ def _opened_again(raw: RawData, task: Task, seed: int, record: Record) -> Opened
         if not changes:
             identity = replace(opened.identity, former=before.former, is_kept=before.is_kept)
             return replace(opened, identity=identity)
+    # Nothing has been trained on the changed data yet: a refusal leaves the run as it was.
     record.accept(changes)
     opened, lines = _opened_as_before(raw, task, seed, record)
     identity = opened.identity.after(before)

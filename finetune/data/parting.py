@@ -87,6 +87,8 @@ def parted(
     seed: int,
 ) -> tuple[dict[str, RawPart], tuple[str, ...]]:
     """Return the parts of one source, split as the config says, and notes on copies."""
+    # Before the split: a copy in another part would let the network be tested on what it was
+    # trained on.
     whole, first, num_copies = _without_copies(whole, split)
     if split.stratify and not isinstance(task, ClassificationTask):
         raise DataError(

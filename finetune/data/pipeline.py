@@ -61,6 +61,7 @@ def run_steps(
     Raises:
         DataError: a step fails on a sample, or the result is not finite numbers of one shape.
     """
+    # A deterministic step behind a random one depends on its result, and cannot run now.
     now = list(takewhile(lambda step: not step.random, planned))
     later = [each.step for each in planned[len(now) :]]
     columns = _typed(table, [each.step for each in planned])
@@ -70,6 +71,8 @@ def run_steps(
         if done:
             left = left[done:]
             continue
+        # Steps on single samples run together, so that a decoded image is not stored between two of
+        # them.
         run = list(takewhile(lambda step: not isinstance(step, Tokenize | Stack), left))
         try:
             columns = _mapped(table, columns, run)
@@ -214,6 +217,7 @@ def _finished(name: str, column: Prepared, table: Table) -> Numbers | Ragged:
 def _final(values: Tensor, *, axes: int) -> Tensor:
     """Return numbers as float32 or int64; images of bytes (`axes` per sample) become 0..1."""
     if values.dtype == torch.uint8 and axes >= 2:
+        # Written straight into its place: four times the bytes of the images, maybe beyond memory.
         scaled = allocate(tuple(values.shape), torch.float32)
         return torch.div(values, 255, out=scaled)
     return values.float() if values.is_floating_point() else values.long()
@@ -274,6 +278,7 @@ def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
                 f"{error.strerror}",
                 hint="set TMPDIR to a folder with more room",
             ) from error
+        # Shared with the file, so that the system can write pages out when memory is short.
         flat = torch.from_file(str(path), shared=True, size=prod(shape), dtype=dtype)
     return flat.reshape(shape)
 

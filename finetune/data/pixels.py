@@ -77,6 +77,7 @@ def as_pixels(image: Any, mode: Mode, rules: PixelRules) -> Any:
     if rules.range is not None and has_wide_colours(image):
         raise PixelError("range is for grey images, and it has 16 bits for each colour")
     image.load()  # first, since some formats store the orientation behind the pixels
+    # `convert` of a mode that is new to us might do anything to the values.
     if image.mode not in _KNOWN_MODES:
         raise PixelError(f"its colour mode {image.mode!r} is not known", "save it as RGB")
     if image.mode in DEEP_MODES:
@@ -165,6 +166,7 @@ def _range_of_type(image: Any, values: Any) -> tuple[float, float]:
     """
     if values.dtype.kind == "u":
         return 0, 2 ** min(16, _tag(image, _BITS, 16)) - 1
+    # Only for the message: a range by what one image holds would differ from image to image.
     low, high = (values.min().item(), values.max().item()) if values.size else (0, 0)
     if values.dtype.kind == "f":
         # Floats have no largest value; 0 to 1 is the only range that is common.

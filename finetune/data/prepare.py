@@ -282,6 +282,7 @@ def _plans(
     else:
         train = planned(config.transforms, "transforms")
     if config.evaluation_transforms is None:
+        # A random evaluation would give another figure at every call.
         random = [step for step in train if step.random]
         return _Steps(train, [step for step in train if not step.random], random)
     return _Steps(train, planned(config.evaluation_transforms, "evaluation_transforms"), [])

@@ -64,6 +64,7 @@ def note_on_other_shapes(
     # With `evaluation_transforms` in the config, another shape is what the user asked for.
     if not left_out:
         return []
+    # One sample: to prepare all of them twice for a note would take as long as the run's start.
     first = table.take(torch.tensor([0]))
     columns, later = run_steps(first, steps)
     other = Samples(columns, None, later=later).specs

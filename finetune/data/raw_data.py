@@ -96,6 +96,7 @@ def read_data(
         # Columns are chosen by the training part; every other part must have the same ones.
         choose_columns(named, tables[part].columns, needs_target=target is not None)
         settled = settle_columns(tables[part], inputs, target, is_image, source, key)
+        # Hashed before headers are read: from here on an image that is replaced is noticed.
         tables[part] = identified(settled, files)
     tables, on_images = read_alike(tables, seed)
     notes = (*(note for table in tables.values() for note in table.notes), *on_images)
@@ -103,6 +104,7 @@ def read_data(
         refuse_gaps_in(table, inputs)
     read = {part: _read_cells(table, inputs, config) for part, table in tables.items()}
     hashes = {part: hash_rows(t.columns, inputs, read[part]) for part, t in tables.items()}
+    # Of the training part alone: prediction must read what training read, not what validation held.
     kinds = {name: kind_of(column, name, config) for name, column in read["train"].items()}
     return RawData(config, tables, hashes, inputs, target, kinds, rules, notes)
 

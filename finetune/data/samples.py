@@ -18,6 +18,7 @@ def replaced(
     Raises:
         DataError: another column of `old` has a name in `new`.
     """
+    # To lose a column because of an equal name would pass unseen until a network misses it.
     kept = old.keys() - set(names)
     if taken := next((name for name in new if name in kept), None):
         raise DataError(

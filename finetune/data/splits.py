@@ -68,6 +68,7 @@ def split_samples(
     if strata is not None:
         _refuse_small_strata(weights, names, len(sizes) + 1)
     quotas = _quotas(weights, sizes)
+    # A generator of its own, so that the split depends on nothing that was drawn before.
     order = torch.randperm(len(units), generator=torch.Generator().manual_seed(seed)).tolist()
     taken: dict[str, list[int]] = {part: [] for part in ("train", *sizes)}
     for unit in (units[position] for position in order):
@@ -149,6 +150,7 @@ def _apportion(
 ) -> list[int]:
     """Return `shares` rounded to whole numbers with sum `total`, largest remainders rounded up."""
     places = range(len(shares))
+    # Floors first; what is missing then goes to the largest remainders.
     counts = [min(max(int(shares[i]), least[i]), most[i]) for i in places]
     while sum(counts) < total:
         counts[

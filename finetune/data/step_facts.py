@@ -29,6 +29,7 @@ def identity_of(
         return ""
     about = [node.model_dump(mode="json") for node in nodes]
     found = [_inner_facts(step) for step in steps]
+    # Versions count: a newer Pillow or torchvision may give other pixels for the same step.
     return json.dumps([seed, about, found, code_of(trust), _versions()])
 
 

@@ -134,6 +134,8 @@ class Ragged:
         starts = self.offsets[rows]
         lengths = self.offsets[rows + 1] - starts
         steps = torch.arange(length or self.width(rows))
+        # One gather for the whole batch, and then the mask: a loop over samples is several times
+        # slower.
         positions = (starts.unsqueeze(1) + steps).clamp_(max=len(self.values) - 1)
         return self.values[positions].masked_fill_(steps >= lengths.unsqueeze(1), self.pad)
 
@@ -169,6 +171,8 @@ class Listed:
 
     def take(self, rows: Tensor) -> "Listed":
         """Return the samples at `rows`."""
+        # Where samples came from is kept through every split, so that stored tokens of the whole
+        # column serve all parts.
         whole, places = self.source
         taken = whole, places[rows]
         return Listed([self.values[row] for row in rows.tolist()], self.kind, taken)
@@ -291,6 +295,7 @@ def as_tensor(values: Any, column: str) -> Tensor:
     if values.dtype == np.uint8 or values.dtype == np.int64 or values.dtype == np.float32:
         # torch cannot take negative strides, and warns about read-only memory.
         return torch.from_numpy(np.require(values, requirements=["C", "W"]))
+    # uint64 beyond 2^63 would become negative.
     if kind in "biu" and not (kind == "u" and values.size and values.max() > 2**63 - 1):
         return torch.from_numpy(values.astype(np.int64))
     if kind == "f":

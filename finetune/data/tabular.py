@@ -161,6 +161,7 @@ class _Builder:
         self._made: dict[str, Column] = {}
         """Columns that a library has made, which are not lists."""
         self._names: dict[str, None] = {}
+        # 8 bytes per row, where a list of Python numbers takes 36.
         self._lines = array("Q")
         self._files: list[str] = []
         self._starts: list[int] = []
@@ -174,6 +175,7 @@ class _Builder:
         self._refuse_another(form, reading.name)
         self._files.append(reading.name)
         self._starts.append(self._count)
+        # Its images and names of classes are in metadata that only that library understands.
         if form == "parquet" and is_made_by_datasets(file, reading.name):
             self._take(parquet_columns(file, reading.name, folder, reading.wanted))
         else:

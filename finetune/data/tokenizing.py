@@ -119,6 +119,7 @@ class Tokenize:
     def _pad(self, name: str) -> int:
         """Return the number that pads an output; if it is a real token, the mask hides it."""
         if name == "input_ids":
+            # Decoders such as GPT-2 have no padding token.
             known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
             return int(next(number for number in known if number is not None))
         return int(self.tokenizer.pad_token_type_id) if name == "token_type_ids" else 0

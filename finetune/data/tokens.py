@@ -139,6 +139,7 @@ class TokenStore:
             store.write(some, *_padded(tokenizing.encode([whole[row] for row in some.tolist()])))
         for note in store.take_notes():
             self._note(note)
+        # Another process may have discarded rows of a store that it found damaged.
         if not store.has(rows).all():
             raise StoreError(f"another process has given up rows of store {store.meta.key}")
         parts = [store.read_flat(some) for some in rows.split(at_once)]
@@ -158,6 +159,7 @@ class TokenStore:
 
     def _note(self, text: str) -> None:
         """Add a line for the user, once."""
+        # Each part of a source would give the same note again.
         if text not in self.notes:
             self.notes.append(text)
 

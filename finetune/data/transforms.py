@@ -90,6 +90,7 @@ class Imported:
 
     def __call__(self, sample: Sample) -> Sample:
         """Return what the function makes of a copy of the sample."""
+        # A copy, since the function may add or remove columns.
         result = self.function(dict(sample))
         if not isinstance(result, Mapping):
             raise DataError(
@@ -122,6 +123,8 @@ def plan_steps(
     """
     planned: list[PlannedStep] = []
     texts = [name for name, column in inputs.items() if _is_text(column)]
+    # Followed through all steps before any runs: a missing column is told in a second, not after an
+    # hour.
     columns: Origins | None = dict.fromkeys(inputs, "an input")
     for position, node in enumerate(transforms):
         here = (*key, position)

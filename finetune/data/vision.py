@@ -65,6 +65,7 @@ class PretrainedImage:
         image = as_image(sample[self.column], self.column, ("data", "inputs"))
         if len(self.image.mean) == 3 and image.shape[0] == 1:
             image = functional.grayscale_to_rgb(image)
+        # `antialias` as Pillow does, by which the networks were pretrained.
         image = functional.resize(image, [self.image.height, self.image.width], antialias=True)
         image = functional.to_dtype(image, torch.float32, scale=True)
         image = functional.normalize(image, list(self.image.mean), list(self.image.std))
@@ -114,6 +115,7 @@ def transform_all(images: Tensor, steps: Sequence[Vision], room: Room) -> Tensor
     result = room((len(images), *first.shape), first.dtype)
     per_image = max(value.numel() * value.element_size() for value in (images[0], first))
     size = max(1, _AT_ONCE_BYTES // max(1, per_image))
+    # In portions that stay in the processor's cache, which is faster than all at once.
     for part, whole in zip(images.split(size), result.split(size), strict=True):
         whole.copy_(_batch(part, steps))
     return result
@@ -124,6 +126,7 @@ def _batch(images: Tensor, steps: Sequence[Vision]) -> Tensor:
     tv_tensors = require("torchvision.tv_tensors", extra="vision")
     batch: Tensor = images.unsqueeze(1) if images.ndim == 3 else images
     for step in steps:
+        # As `Image`, like a single one, so that each transform treats both alike.
         batch = step({step.column: tv_tensors.Image(batch)})[step.column]
     return batch
 

@@ -43,6 +43,7 @@ def _vision(step: PretrainedImage) -> list[VisionTransform]:
         {"type": "Normalize", "mean": list(image.mean), "std": list(image.std)},
     ]
     if len(image.mean) == 3:
+        # First, as `PretrainedImage` does it: grey is widened before it is resized.
         written.insert(0, {"type": "RGB"})
     return [VisionTransform.model_validate({**node, "column": step.column}) for node in written]
 
