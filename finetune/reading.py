@@ -208,6 +208,8 @@ def first_outside(paths: Iterable[Path], folder: Path) -> int | None:
     lies_inside = cache(lambda path: _lies_inside(path, home))
     for position, path in enumerate(paths):
         is_own_end = path.is_symlink() or path.name == ".."
+        # A link as the last step leads elsewhere by itself; any other file lies where its folder
+        # does.
         if not lies_inside(path if is_own_end else path.parent):
             return position
     return None
@@ -223,6 +225,7 @@ def _lies_inside(path: Path, home: str) -> bool:
 
 def _depth(text: str) -> int:
     """Return how deep brackets are nested in valid JSON; 0 if there are too few to matter."""
+    # Counting characters is far faster than to look at each bracket, and enough for most texts.
     if text.count("[") + text.count("{") <= MAX_JSON_DEPTH:
         return 0
     deepest = depth = 0

@@ -60,6 +60,7 @@ class _Results(_Unfailing):
         if self._is_lost:
             return
         self._is_lost = True
+        # `| head` has read enough: no fault, and no message.
         if isinstance(error, BrokenPipeError):
             raise ReaderGone from error
         reason = getattr(error, "strerror", None) or str(error)

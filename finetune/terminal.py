@@ -32,6 +32,7 @@ class Terminal(Console):
 
     def tell(self, text: str = "") -> None:
         """Print a line without wrapping it; line feeds in it are escaped."""
+        # Wrapped by the terminal, not by rich: a line copied from it then has no breaks.
         self.print(one_line(text), soft_wrap=True)
 
 

@@ -31,6 +31,7 @@ class Trust(Set[str]):
         return len(self.names)
 
     def __hash__(self) -> int:
+        # Equality of sets compares the names alone, so the folder must not count here.
         return hash(self.names)
 
 

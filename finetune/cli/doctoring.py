@@ -29,6 +29,7 @@ def doctor_command(run: Run, as_json: Json = False) -> None:
             width = max(len(finding.label) for finding in diagnosis.findings)
             for finding in diagnosis.findings:
                 tell(f"{finding.label:{width}}  {finding.text}", out)
+    # After the output: a script sees the code, and a person all of the findings.
     if not diagnosis.is_sound:
         raise typer.Exit(FinetuneError.exit_code)
 

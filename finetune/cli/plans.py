@@ -116,6 +116,8 @@ def write_long_form(config: RunConfig, parts: Parts, path: Path) -> None:
     everything = FreezeConfig(phases=(PhaseConfig(name="all", freeze=()),))
     changes: dict[str, Any] = {"freeze": phases or everything}
     if parts.data.automatic:
+        # What the network's pretraining asks for is written out too: who edits the file shall see
+        # it.
         changes["data"] = config.data.model_copy(update={"transforms": parts.data.automatic})
     text = dump_config(config.model_copy(update=changes), path.parent)
     source = one_line(config.path.name) if config.path is not None else "a config"

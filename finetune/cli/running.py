@@ -94,6 +94,7 @@ def eval_command(
             from finetune.cli.tables import print_evaluation
             from finetune.train.trained import evaluated, load_run
 
+        # Notes go to standard error: standard output holds the metrics alone, for programs to read.
         overrides, note = override or (), partial(tell, file=sys.stderr)
         found = evaluated(
             load_run(run, trust=trust or (), overrides=overrides),
@@ -162,6 +163,7 @@ def tensorboard_command(
     """Show the curves of all runs below a folder on http://127.0.0.1."""
     if not runs.is_dir():
         raise FinetuneError("no such folder", where=str(runs), hint="train a run first")
+    # Before the server starts: it would serve whatever it reads to any local user.
     _refuse_links_out_of(runs)
     _refuse_used_port(port)
     # TensorBoard has no authentication, so it is never bound to an address that others can reach.

@@ -9,6 +9,7 @@ from typer.core import TyperGroup
 
 from finetune.visible import one_line
 
+# Typer's message for an argument too many, as several versions word it.
 _OVERRIDE = re.compile(r"unexpected extra argument(?:s|\(s\))? \(([\w.]+=[^ )]*)")
 
 

@@ -55,6 +55,7 @@ _USUAL = {
 }
 """Bounds for arguments that `_OWN` does not name, by section of the catalogue and kind of number."""
 
+# An image of 30,000 x 30,000 in float32 takes 10 GB; negative values occur as paddings.
 _PIXELS = Bounds(-30_000, 30_000)
 _SHARE = Bounds(0, 1)
 _ROUNDS = Bounds(0, 99)

@@ -138,6 +138,7 @@ def check_arguments(
             near = (
                 did_you_mean(name, known_arguments) if word is None else f"did you mean {word!r}?"
             )
+            # A list of all is the last resort: some constructors take twenty.
             hint = near or _listing(type_name, known_arguments)
             complaints.append(((name,), f"{type_name} has no argument {name!r}", hint))
         elif not _fits(value, known_arguments[name], table.word):
@@ -146,6 +147,7 @@ def check_arguments(
             complaints.append(((name,), f"{fault}, got {shown(value)}", None))
     unknown = arguments.keys() - known_arguments.keys()
     for name, argument in known_arguments.items():
+        # A misspelt argument is told as unknown; that the right one is missing is the same mistake.
         is_missing = argument.required and name not in arguments and name not in INFERRED
         if is_missing and not is_meant(name, unknown):
             complaints.append(((name,), f"missing, and {type_name} needs it", None))
@@ -193,6 +195,7 @@ def _read() -> dict[str, dict[str, KnownClass]]:
     """Return the classes of `catalogue.json` by section and name."""
     text = Path(__file__).with_name("catalogue.json").read_text(encoding="utf-8")
     sections = json.loads(text)
+    # The versions that the file was made from are for its test, not for configs.
     del sections["versions"]
     return {
         section: {name: _entry(section, entry) for name, entry in entries.items()}

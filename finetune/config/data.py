@@ -118,6 +118,7 @@ class ImageFolderSource(NamingSource, ImageKeys):
 
 
 _NUMBER = rf"-?\d{{1,{MAX_DIGITS}}}"
+# As text, since YAML knows no slices; checked here, so that a wrong one is told with its line.
 _SLICE = rf"^({_NUMBER}|({_NUMBER})?:({_NUMBER})?(:-?[1-9]\d{{0,{MAX_DIGITS - 1}}})?)$"
 Shape = Annotated[tuple[Count, ...], Field(max_length=16)]
 
@@ -136,6 +137,7 @@ class ArrayColumn(Node):
 
     @field_validator("take", mode="before")
     @classmethod
+    # YAML reads an unquoted -1 as a number.
     def _a_number_is_one_position(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
@@ -328,6 +330,7 @@ class VisionTransform(OpenNode):
         return check_arguments(TRANSFORMS, "transform", type_, cls.arguments_in(value), also=own)
 
 
+# All other types are names of torchvision's classes.
 _OWN_TYPES = {"tokenize", "stack", "import"}
 
 
@@ -390,6 +393,7 @@ class DataConfig(Node):
 
     @model_validator(mode="after")
     def _one_source_or_one_for_each_part(self) -> Self:
+        # Both at once would leave open which of them the validation samples come from.
         if (self.source is None) == (self.train is None):
             raise ValueError("needs exactly one of 'source' and 'train'")
         if self.source is not None and (self.validation or self.test):

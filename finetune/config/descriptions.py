@@ -23,6 +23,7 @@ def descriptions(node: type[Node]) -> dict[str, str]:
 
 def _own_descriptions(kind: type[Node]) -> dict[str, str]:
     """Return the strings that directly follow a field in the source of a class."""
+    # Python keeps no strings under fields; only the source has them.
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(body, ast.ClassDef)
     return {

@@ -39,6 +39,7 @@ class AtFraction(Node):
     """Share of all optimizer steps of the run, counted from the start of the run."""
 
 
+# Which trigger is meant shows in the key alone, as people write it; there is no `type`.
 _TRIGGERS = ("epochs", "steps", "fraction", "plateau")
 
 
@@ -242,6 +243,7 @@ class ChainThaw(_Method):
 
     method: Literal["chain_thaw"]
     """Discriminator."""
+    # The paper trains each group until the validation loss stops improving.
     until: Trigger = OnPlateau(plateau="validation/loss", patience=2)
     """What ends each phase; if it is a plateau, each phase ends with its best weights."""
     next_lr: LearningRate | None = None

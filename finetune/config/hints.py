@@ -66,6 +66,7 @@ OTHER_WORDS = {
 
 def word_here(given: str, known: typing.Collection[str]) -> str | None:
     """Return the key among `known` that another tool calls `given`; None if there is none."""
+    # Before the nearest spelling: `wd` is nearer to many a key than to `weight_decay`.
     word = OTHER_WORDS.get(_plain(given))
     return word if word in known else None
 
@@ -101,6 +102,7 @@ def _plain(word: str) -> str:
 def _by_name(config: type[BaseModel]) -> dict[str, list[str]]:
     """Return all full keys of the schema by their last part, the shortest first."""
     found: dict[str, list[str]] = {}
+    # Nodes of a union share keys; each is named once.
     for key in sorted(set(_keys(config, ())), key=lambda key: (len(key), key)):
         found.setdefault(key[-1], []).append(".".join(key))
     return found

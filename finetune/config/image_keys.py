@@ -30,6 +30,7 @@ _COLOURS = {
     "purple": (128, 0, 128),
 }
 """Colours by their HTML names."""
+# In quotes in the file: YAML takes what follows a bare # for a comment.
 _HEX_COLOUR = re.compile("#[0-9a-fA-F]{6}")
 _Value = Annotated[float, Field(ge=-1e30, le=1e30)]
 _Byte = Annotated[int, Field(ge=0, le=255)]

@@ -31,6 +31,7 @@ from finetune.errors import ConfigError, FinetuneError, Origin, Problem
 from finetune.redaction import causes_withheld
 from finetune.trust import Trust, check_trust
 
+# Each may hold 1 MiB, and every override is laid over all of them.
 MAX_FILES = 64
 """Most files that one config may be made of."""
 
@@ -112,6 +113,7 @@ def dump_config(config: RunConfig, into: Path | None = None) -> str:
         keep_places(plain, config.places, folder)
         if into is None or os.path.realpath(folder) != os.path.realpath(into):
             name = {"name": plain["name"]} if "name" in plain else {}
+            # Near the top, where somebody who moves the file will see it.
             plain = name | {"folder": escaped(str(folder.resolve()))} | plain
     return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
@@ -225,6 +227,7 @@ class _Sources:
         if not isinstance(name.value, str):
             self._stop(origin, f"needs the name of a file, got {_noun(name)}")
         base = path.parent / name.value
+        # Before it is opened: to read a pipe would wait for ever.
         if UNUSABLE.search(name.value) or _is_pipe_or_device(base):
             self._stop(origin, f"{shown_path(base)} is no file")
         if (home := _real(base)) in self.read_already:

@@ -54,4 +54,5 @@ def _is_meant(node: type[BaseModel], written: Written | None) -> bool:
     info = node.model_fields.get("type")
     words = typing.get_args(info.annotation) if info is not None else ()
     given = written and written.entry("type")
+    # Without a `type` the value is wrong anyway; until that is told it counts as any of the nodes.
     return not words or given is None or given.value in words

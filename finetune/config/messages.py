@@ -34,6 +34,7 @@ class Fault(NamedTuple):
     absent: bool = False
 
 
+# pydantic speaks of "valid integers" and "instances"; these are words for those who write YAML.
 _NEEDS = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
@@ -84,6 +85,7 @@ def explain(details: ErrorDetails, fields: Mapping[str, FieldInfo]) -> Fault:
             return _wrong_type(key, given, fields, context["discriminator"].strip("'"))
         case "literal_error":
             return _wrong_word(key, given, context["expected"])
+        # Raised by a validator of ours, in words that need no change.
         case "value_error":
             return Fault(key, str(context["error"]))
     hint = _quoting(kind, given) or _form(kind, key, given, fields)

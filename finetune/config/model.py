@@ -223,6 +223,7 @@ class TorchLayer(_Layer, OpenNode):
         )
 
 
+# A sequential layer passes one value on; these take several, or are two children of the network.
 _WITH_INPUTS = {"transformers", "add", "concat"}
 _MOVE_OUT = "put it among the model's own layers"
 _OWN_TYPES = {"transformers", "timm", "torchvision", "import", "sequential", "add", "concat"}

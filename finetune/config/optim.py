@@ -40,6 +40,7 @@ class OptimizerConfig(OpenNode):
             found.append((("freeze_below",), "goes with 'layer_decay'", None))
         if not isinstance(type_, str):
             return found
+        # They exist in torch, so "no such optimizer" would send people looking for a misspelling.
         if type_ in _REFUSED:
             return [*found, (("type",), f"{type_} {_REFUSED[type_]}", "AdamW is a safe choice")]
         given, own = cls.arguments_in(value), list(cls.model_fields)

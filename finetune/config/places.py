@@ -122,12 +122,15 @@ def _find(key: Key, written: Written, folder: Path | None) -> Place:
     if written.file is None:
         found = here if _exists(Path(str(written.value))) else None
         return Place(key, text, found, f"looked in the current folder {str(Path.cwd())!r}")
+    # The file that holds the path, not the first one: each file of an `extends` may lie elsewhere.
     beside = folder or written.file.parent
     folders = [place for place in (beside, here) if _exists(place / str(written.value))]
     searched = f"looked in the current folder {str(Path.cwd())!r}"
     if not _is_same(beside, here):
         searched = f"looked in {str(beside)!r}, where the config is, and in the current folder"
     note = None
+    # A path that is found twice is told: people who start from two folders would get different
+    # data.
     if len(folders) == 2 and not _is_same(*(place / str(written.value) for place in folders)):
         note = (
             f"{written.origin(key)}: {str(beside / text)!r} is taken, beside the config; there is "

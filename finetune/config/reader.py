@@ -16,6 +16,7 @@ from finetune.config.messages import shown
 from finetune.config.written import Scalar, Written, dotted
 from finetune.errors import ConfigError, FinetuneError, Key, Origin, Problem
 
+# Far beyond any config that people write, and little enough to be parsed in a moment.
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
@@ -175,6 +176,7 @@ class _Reader:
             return self._aliased(event, key, depth)
         assert isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
         self._count(event, key, values=1, depth=depth)
+        # `!!python/object` and the like have run code in many a program; no tag is of use here.
         if event.tag is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
             hint = "quote a value to make it text"
@@ -228,13 +230,16 @@ class _Reader:
                 first = entries[name].line
                 where = "" if first is None else f"; line {first} has the first one"
                 self._complain(event, (*key, name), f"a second key {shown(name)}{where}")
+            # The first one stays, so that what is wrong inside it is told as well.
             entries.setdefault(name, value)
         return entries
 
     def _name(self, event: yaml.Event, key: Key) -> str:
         """Return a key as written: `1`, `no` and `null` are text if they are keys."""
         if not isinstance(event, yaml.ScalarEvent):
+            # A list or mapping as a key has no name that the rest of the program could use.
             _fail(self.origin(key, _line(event)), "a key must be plain text")
+        # YAML 1.2 has no merge keys, and readers of 1.1 disagree on which value wins.
         if event.value == "<<" and not event.style:
             hint = "use 'extends', or an alias for the whole mapping"
             self._complain(event, (*key, "<<"), "merge keys are not allowed", hint)

@@ -86,6 +86,7 @@ class RunConfig(Node):
     @field_validator("name")
     @classmethod
     def _a_folder_can_have_the_name(cls, name: str | None) -> str | None:
+        # In bytes, as file systems count: a letter may take up to four.
         if name is not None and len(name.encode()) > MAX_NAME_BYTES:
             raise ValueError(f"takes at most {MAX_NAME_BYTES} bytes, got {shown(name)}")
         return name

@@ -40,6 +40,7 @@ def schema() -> dict[str, Any]:
     for node in _nodes_below(Node):
         if node.__name__ in nodes:
             _describe(nodes[node.__name__], node)
+    # No field of `RunConfig`: it is gone once the files are merged.
     root["properties"]["extends"] = _EXTENDS
     _list_classes(nodes, "TorchLayer", LAYERS)
     _list_classes(nodes, "VisionTransform", TRANSFORMS)
@@ -93,6 +94,7 @@ def _argument(argument: Argument, word: str | None) -> dict[str, Any]:
     plain: dict[str, Any] = {"type": kinds}
     if argument.kinds & {"int", "float"}:
         plain |= {"minimum": argument.bounds.least, "maximum": argument.bounds.most}
+    # `classes` stands for a number that only the data knows.
     if word is not None and "int" in argument.kinds and "str" not in argument.kinds:
         return {"anyOf": [plain, {"const": word}]}
     return plain

@@ -99,6 +99,7 @@ class Environment:
                 self.problems.append(Problem(written.origin(key), fault))
             return written
         filled = _REFERENCE.sub(lambda match: self._variable(match, written, key), text)
+        # The whole text too: a message may quote a password inside a URL only together with it.
         if _takes_a_variable(text):
             remember(filled, text)
         return replace(written, value=filled, raw=text)
@@ -115,6 +116,7 @@ class Environment:
             fault = f"needs the name of a variable, got {words!r}"
         elif name not in os.environ:
             fault = None if self.lenient else f"the environment has no variable {name!r}"
+        # Such bytes in the environment become surrogates, which no file can be written with.
         elif UNUSABLE.search(value):
             fault = f"the variable {name!r} is not text in UTF-8"
         elif self.characters > MAX_BYTES:

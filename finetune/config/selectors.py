@@ -25,6 +25,7 @@ class ByRegex(Node):
     @field_validator("regex")
     @classmethod
     def _compiles(cls, value: str) -> str:
+        # Now, with its line, and not when the network is there.
         for fault in faults_of_expression(value):
             raise ValueError(f"{fault}, got {shown(value)}")
         return value
@@ -91,6 +92,8 @@ class ByRows(Node):
             return range(num_rows)[place : place + 1 or None]
         parts = [int(part) if part else None for part in text.split(":")]
         cut = slice(*parts)
+        # Rows are kept as increasing ranges: a negative stride would take the same rows in another
+        # order.
         if cut.step is not None and cut.step < 1:
             raise ValueError(f"needs a positive stride, got {self.rows!r}")
         return range(num_rows)[cut]

@@ -130,6 +130,7 @@ class _MeasuredTask(_Task):
     def _metrics_have_distinct_names(self) -> Self:
         metrics = getattr(self, "metrics", ())
         names = [one.label if isinstance(one, ImportMetric) else one for one in metrics]
+        # Metrics become tags: of two with one name, the second would overwrite the first.
         if "loss" in names or len(set(names)) < len(names):
             raise ValueError(
                 f"two figures share a name, and one is always 'loss': {names!r}; "

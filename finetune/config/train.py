@@ -99,6 +99,7 @@ class TrainConfig(Node):
     def _one_length(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("needs exactly one of 'epochs' and 'steps'")
+        # It would never be filled; whoever writes it expects something else of the key.
         if self.micro_batch != "auto" and self.micro_batch > self.batch_size:
             raise ValueError(
                 f"micro_batch ({self.micro_batch}) must not exceed batch_size ({self.batch_size})"

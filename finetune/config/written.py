@@ -85,9 +85,11 @@ def merge(below: Written, above: Written) -> Written:
         return above
     if _is_another_kind(below, above):
         return above
+    # A base that says `epochs` and a file that says `steps` would contradict each other.
     given_up = _excluded_by(above.value)
     merged = {key: item for key, item in below.value.items() if key not in given_up}
     for key, item in above.value.items():
+        # An argument may itself be called `type`, and changing it does not make the others void.
         lay = _merge_arguments if key == "args" else merge
         merged[key] = lay(merged[key], item) if key in merged else item
     return replace(above, value=merged)

@@ -103,6 +103,7 @@ def check_merge(module: Add | Concat, tensors: Sequence[Tensor], *, label: str, 
             raise ModelError(f"{label}: takes {wish}, got {describe(*tensors)}", key=(*key, "dim"))
         wish = f"inputs equal in every axis but {dim}"
         for shape in shapes:
+            # The one axis in which they may differ.
             shape[dim] = 0
     if any(shape != shapes[0] for shape in shapes):
         raise ModelError(f"{label}: takes {wish}, got {describe(*tensors)}", key=key)

@@ -168,6 +168,7 @@ def try_out(
     if foreign:
         check_call(module.forward, arguments, keywords, label=label, key=key)
     try:
+        # Dropout in user code may draw without a module: initial weights must not depend on it.
         with torch.no_grad(), torch.random.fork_rng(devices=[]), redirect_stdout(sys.stderr):
             return module.eval()(*arguments, **keywords)
     except faults as error:

@@ -68,6 +68,7 @@ def examine(run: Path) -> Diagnosis:
     checkpoints = Checkpoints(
         folder.checkpoints, 1, misfit=plan.misfit if plan is not None else fits_anything
     )
+    # Every checkpoint, not only the newest: older ones are what a run falls back on.
     states = tuple(State(path, checkpoints.fault(path)) for path in checkpoints.all())
     start, going_on = _going_on(checkpoints)
     chosen, predicting = _predicting(checkpoints)

@@ -49,6 +49,7 @@ class RunFolder:
     def of(cls, path: Path, config: RunConfig) -> Self:
         """Return the folder of a run, with the place for checkpoints that its config names."""
         named = config.train.checkpoint.path
+        # Written out, the usual place must not be locked twice.
         is_usual = named is None or (path / named).resolve() == path.resolve() / "checkpoints"
         return cls(path, elsewhere=None if named is None or is_usual else path / named)
 
@@ -82,6 +83,8 @@ class RunFolder:
                 stack.enter_context(locked(self.path))
                 if self.elsewhere is not None:
                     disk.make_folder(self.elsewhere)
+                    # A second lock: two runs that name one place would remove each other's
+                    # checkpoints.
                     stack.enter_context(locked(self.elsewhere, run=self.path))
                 if self.is_fresh:
                     self._clear()

@@ -100,6 +100,7 @@ def _stored(path: Path) -> dict[str, _Stored]:
             length = int.from_bytes(file.read(8), "little")
             header = parse_json_object(file.read(length), path.name)
         size = path.stat().st_size - 8 - length
+        # The one entry that is no tensor.
         header.pop("__metadata__", None)
         return {name: _read_entry(entry, 8 + length, size) for name, entry in header.items()}
     except (FinetuneError, OSError, KeyError, TypeError, ValueError) as error:

@@ -16,6 +16,7 @@ from finetune.errors import CheckpointError
 from finetune.reading import read_own_json
 
 LOCK = ".run.lock"
+# `os.kill` raises an OverflowError beyond it.
 _LARGEST_PID = 2**31
 _LONGEST_WAIT_S = 15.0
 """How long children of a dead process, such as data workers, may still hold its lock."""
@@ -121,6 +122,7 @@ def _is_free(descriptor: int, kind: int) -> bool:
 def read_holder(folder: Path) -> Holder | None:
     """Return the process that held a folder last, or None if the lock file names none."""
     try:
+        # A lock file may be damaged, or not be written yet; neither must stop a command.
         said = read_own_json(folder / LOCK)
         pid, run = said["pid"], str(said.get("run", ""))
         is_pid = type(pid) is int and 0 < pid < _LARGEST_PID

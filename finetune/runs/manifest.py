@@ -115,6 +115,7 @@ def _refuse_other_versions(version: object, folder: Path) -> None:
     """Raise `CheckpointError` unless a manifest has the format version of this release."""
     if not isinstance(version, int) or isinstance(version, bool):
         raise CheckpointError(f"{MANIFEST} has no format version", where=str(folder))
+    # Told apart, as the remedy differs: a newer release of finetune, or a new run.
     if version > FORMAT_VERSION:
         raise CheckpointError(
             f"was written by a newer release: format version {version}, "

@@ -63,6 +63,7 @@ class Console(Tracker):
 
     def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
         """Show the figures of one step if a new line or drawing is due."""
+        # The start of a phase is told by a line of its own.
         if any(tag.startswith("freeze/") for tag in values):
             return
         if not any(tag.startswith("train/") for tag in values):
@@ -75,6 +76,7 @@ class Console(Tracker):
             if now - self._shown_at >= _BAR_INTERVAL_S:
                 self._shown_at = now
                 self._draw(self._bar, step, values)
+        # In a log file a line per step would hide what matters.
         elif now - self._shown_at >= _LINE_INTERVAL_S or self._tenth_is_over(step):
             self._shown_at = now
             self._line(step, _summary(values))

@@ -44,6 +44,7 @@ class JsonLines(Tracker):
                 _make_ready(self._path)
                 self._is_ready = True
             with disk.open_to_append(self._path) as file:
+                # One call: lines of a reader that looks in between are never half.
                 file.write(_line(step, values))
         except OSError as error:
             raise _cannot("write", self._path, error) from error

@@ -78,6 +78,7 @@ class TensorBoard(Tracker):
         figures = {one_line(tag): value for tag, value in metrics.items()}
         for summary in hparams_summaries(settings, figures):
             self._add(summary, self._last_step)
+        # Without any point, TensorBoard shows no value for a metric beside the settings.
         unseen = {tag: value for tag, value in figures.items() if tag not in self._seen}
         if unseen:
             self.scalars(self._last_step, unseen)
