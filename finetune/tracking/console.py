@@ -63,7 +63,7 @@ class Console(Tracker):
 
     def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
         """Show the figures of one step if a new line or drawing is due."""
-        # The start of a phase is told by a line of its own.
+        # The number of a phase says little to a person; its name is in the lines that follow.
         if any(tag.startswith("freeze/") for tag in values):
             return
         if not any(tag.startswith("train/") for tag in values):
