@@ -129,5 +129,5 @@ def _remedy(cell: Any, *, is_odd: bool) -> str:
     written = json.dumps(text[:20], ensure_ascii=False)
     return (
         f"write a number there, or leave such rows out; missing: [{written}], beside the path, "
-        "says that such cells stand for no value"
+        "says that such cells stand for no value, which an input or a target needs all the same"
     )

@@ -91,7 +91,7 @@ def _read_path(
 ) -> Iterator[Incoming]:
     """Yield the samples of a path: first plain files, then each table, then each array file."""
     if not path.exists():
-        raise DataError("no such file or folder", where=str(path))
+        raise DataError("no such file or folder", where=str(path), hint=_if_text(path, kinds))
     files = _files_below(path) if path.is_dir() else [path]
     dialect = dialect_of(_trained_on(config))
     # Arrays before tables: their endings are certain, while a table may be recognised by content.
@@ -118,6 +118,16 @@ def _read_path(
     for file in arrays:
         yield replace(_read_arrays(file, _trained_on(config), kinds), notes=notes)
         notes = ()
+
+
+def _if_text(path: Path, kinds: Mapping[str, Kind]) -> str | None:
+    """Return how a text is given, where what is no path may be meant for one."""
+    is_meant = list(kinds.values()) == ["text"] and " " in str(path).strip()
+    return (
+        'a text comes by standard input: echo "a text" | finetune predict RUN -'
+        if is_meant
+        else None
+    )
 
 
 def _files_below(folder: Path) -> list[Path]:

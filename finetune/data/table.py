@@ -324,8 +324,8 @@ def refuse_gaps(column: str, numbers: Numbers, table: Table, raw: Column | None 
             worst = values[row][~finite[row]].reshape(-1)[0].item()
             told = f"column {column!r} holds {worst} in {table.place(start + row)}"
             if isinstance(raw, Listed) and isinstance(cell := raw[start + row], str):
-                told += f": its cell is {shown(cell) if cell else 'empty'}"
-            raise DataError(told, hint="fill in a number, or leave such rows out")
+                told += f": its cell is {shown(cell) if cell else 'empty, or named by missing'}"
+            raise DataError(told, hint="fill in a number, or leave such rows out of the file")
 
 
 def is_number(value: Any) -> bool:

@@ -286,7 +286,10 @@ def saved_config(path: Path) -> Path:
     RunFolder(path).refuse_links()
     config = path / "config.yaml"
     if not disk.is_file(config):
-        raise CheckpointError("no run here: there is no config.yaml", where=str(path))
+        usual = Path("runs") / path
+        is_there = not path.is_absolute() and disk.is_file(usual / "config.yaml")
+        hint = f"{usual} is one" if is_there else None
+        raise CheckpointError("no run here: there is no config.yaml", where=str(path), hint=hint)
     return config
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from finetune.cli import main
 from finetune.config.loader import load_config
+from finetune.errors import DataError
 from finetune.train.setup import build_trainer
 
 TABLE = """
@@ -236,3 +237,40 @@ def test_texts_that_are_cut_are_counted(tmp_path, trained, notes):
     (tmp_path / "n.csv").write_text("text\nshort\n" + "word " * 30 + "\n")
     [told] = notes("n.csv")
     assert told.startswith("1 of 2 texts of 'text' are cut to max_length 8: ")
+
+
+def refused(*words):
+    """Run a verb that ends with 2."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["finetune", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+    assert end.value.code == 2
+
+
+def test_a_text_in_place_of_a_file_is_told_how_it_is_given(tmp_path, trained, capsys):
+    (tmp_path / "t.csv").write_text("text,label\na film,x\nno film,y\n")
+    trained(TEXTS)
+    refused("predict", "run", "The striker scored twice.")
+    told = capsys.readouterr().err
+    assert "no such file or folder" in told
+    assert 'echo "a text" | finetune predict RUN -' in told
+    refused("predict", "run", "missing.csv")
+    assert "echo" not in capsys.readouterr().err
+
+
+def test_a_run_named_without_its_folder_is_pointed_out(table, capsys):
+    (table / "runs").mkdir()
+    (table / "run").rename(table / "runs" / "mine")
+    refused("predict", "mine", "t.csv")
+    assert "mine: no run here: there is no config.yaml\n    runs/mine is one" in (
+        capsys.readouterr().err
+    )
+    refused("predict", "other", "t.csv")
+    assert "is one" not in capsys.readouterr().err
+
+
+def test_a_cell_named_by_missing_is_not_said_to_be_empty(tmp_path, trained):
+    (tmp_path / "t.csv").write_text("u,v,label\n1,2,a\n?,2,b\n")
+    with pytest.raises(DataError, match="its cell is empty, or named by missing"):
+        trained(TABLE.replace("path: t.csv", 'path: t.csv, missing: ["?"]'))
