@@ -27,7 +27,7 @@ def leave_out_current_folder() -> None:
     """Remove the current folder from the import path of this process and of its Python children.
 
     `python -m` puts it there, and so does an empty entry of PYTHONPATH. An entry that the user has
-    written out stays, also where it names the current folder.
+    written out stays, even if it names the current folder.
     """
     try:
         here = os.getcwd()  # noqa: PTH109 - `pathlib` might be the folder's

@@ -97,9 +97,9 @@ def refuse_unless_folder(path: Path) -> None:
 def holds_only(folder: Path, names: re.Pattern[str]) -> bool:
     """Tell whether a folder holds only non-folders whose whole names match `names`.
 
-    What a program may remove without asking is known by its contents, not by its name alone: a
-    folder of the same name with one foreign file in it belongs to somebody else. A link by one of
-    our names counts as ours: to remove it leaves what it points to as it is.
+    Only such a folder may be removed without asking: one with the right name but a foreign file in
+    it belongs to somebody else. A link with a name of ours counts as ours, since removing it does
+    not touch its target.
     """
     return is_folder(folder) and _first_foreign(folder, names) is None
 
@@ -163,9 +163,9 @@ def descriptor_to_change(path: Path, *, make: bool = False) -> int:
 
 
 def nameless_file() -> int:
-    """Return the descriptor of a new file without a name, which ends with its last descriptor.
+    """Return the descriptor of a new file without a name; it vanishes with its last descriptor.
 
-    It is in memory where the system has such files, else in the folder for temporary files.
+    It is in memory if the system has such files, else in the folder for temporary files.
     """
     if hasattr(os, "memfd_create"):
         return os.memfd_create("finetune")
@@ -206,7 +206,7 @@ def replace_file(path: Path, content: bytes, tag: str = "") -> None:
         tag: Tells apart the temporary files of processes that replace the same file.
 
     Raises:
-        NotOursError: the name is taken by what is no regular file.
+        NotOursError: the name is taken by something other than a regular file.
         OSError: the system refuses; `path` is as it was.
     """
     with _replacing(path, tag) as aside:
@@ -276,7 +276,7 @@ def copy_file(source: Path, target: Path) -> None:
 
     Raises:
         NotOursError: one of the two names is a link, a pipe, a device or a folder, or the source
-            bears another name elsewhere: a copy would carry off what may be somebody's own file.
+            has another name elsewhere: a copy would give away what may be a private file.
         OSError: the system refuses.
     """
     # The checks are made on the open descriptor: a name may be given to another file between check

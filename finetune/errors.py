@@ -208,9 +208,6 @@ def in_words(text: str) -> str:
 
     A class becomes its name, as `ViTConfig`; an object becomes `a ViTModel`; long bytes, tensors
     and arrays become one word.
-
-    A class is told by its name, as `ViTConfig`; an object as `a ViTModel`; long bytes, tensors and
-    arrays in a word.
     """
     text = _CLASS.sub(r"\1", text)
     text = _OBJECT.sub(r"a \1", text)

@@ -102,8 +102,6 @@ def code_of(trust: Collection[str]) -> str:
     """Return a hash of the source of all trusted packages; it changes when a file of them does.
 
     All `.py` and `.so` files of a package count, since a function may call any of them.
-
-    All files of a package count, as a function calls what it likes. Those are its `.py` and `.so`.
     """
     digest = blake2b(digest_size=16)
     packages = sorted({name.partition(".")[0] for name in trust})
@@ -179,9 +177,9 @@ def _is_inside(module_name: str, package: str) -> bool:
 def _foreign_home(found: Any, package: str) -> str | None:
     """Return the module that `found` comes from if that is not inside `package`, else None.
 
-    Partials, methods and decorated functions are taken apart. A decorator's own function may be of
-    any library; what it says of itself (`__module__`, set by `functools.wraps`) and the function
-    at the core may not.
+    Partials, methods and decorated functions are unwrapped. The function that a decorator returns
+    may be of any library; its `__module__` (set by `functools.wraps`) and the innermost function
+    may not.
     """
     for _ in range(_MAX_WRAPPERS):
         while isinstance(found, partial | MethodType):
@@ -282,7 +280,7 @@ def _forget_others(trust: Trust) -> None:
 def _found_beside_the_config(trust: Trust) -> Iterator[None]:
     """Inside the block, look for trusted packages in the config's folder too, after all else.
 
-    So nothing that is installed, and nothing of Python, can be replaced by a file that lies there.
+    So a file in that folder cannot replace an installed package or a module of Python.
     """
     _forget_others(trust)
     if trust.folder is None:

@@ -94,7 +94,7 @@ def _is_an_open_file(path: Path) -> bool:
     """Tell whether a path is `/dev/stdout` or the like, directly or by links.
 
     Such a path leads to whatever the shell opened there. Replacing that file would lose what
-    `>> log` held before, and the shell would go on writing to the old file.
+    `>> log` held before, and the shell would continue to write to the old file.
     """
     for _ in range(_MOST_LINKS):
         folder = Path(os.path.realpath(path.parent))

@@ -121,11 +121,15 @@ def preserved(
 
 def _restore_attributes(model: nn.Module, restored: ExitStack) -> None:
     for module in model.modules():
+        # Callbacks hold the module itself: its place in the network may be taken by another one
+        # meanwhile.
         restored.callback(_Held.of(module).give_back, module)
 
 
 def _restore_modes(model: nn.Module, restored: ExitStack) -> None:
     def give_back(module: nn.Module, names: dict[str, object]) -> None:
+        # Written past `nn.Module.__setattr__`: a held module has a `train` of its own that refuses
+        # changes.
         vars(module).pop("train", None)
         vars(module).update(names)
 
@@ -137,6 +141,7 @@ def _restore_modes(model: nn.Module, restored: ExitStack) -> None:
 def _restore_buffers(model: nn.Module, restored: ExitStack) -> None:
     def give_back(module: nn.Module, name: str, buffer: Tensor, bits: Tensor) -> None:
         _copy_into(buffer, bits)
+        # The object too, not only its bits: the optimizer, proofs and the cache refer to it.
         module._buffers[name] = buffer
 
     for module in model.modules():
@@ -248,6 +253,7 @@ def equal(one: Any, other: Any) -> bool:
         case (Tensor(), Tensor()):
             return same_bits(one, other)
         case (np.ndarray(), np.ndarray()):
+            # By bytes: NaN differs from itself as a value.
             is_alike = (one.shape, one.dtype) == (other.shape, other.dtype)
             return is_alike and one.tobytes() == other.tobytes()
         case (dict(), dict()):
@@ -288,6 +294,7 @@ def _refill(value: Any, content: Any) -> None:
     match value:
         case Tensor() if content is not None and not same_bits(value, content):
             with torch.no_grad():
+                # In place where possible, since other objects may share the storage.
                 value.copy_(content) if value.shape == content.shape else value.set_(content)
         case np.ndarray():
             if content is not None and not equal(value, content):

@@ -58,6 +58,7 @@ def values_in(value: Any, into: Kinds = OUTPUTS) -> Iterator[Any]:
 def _values_in(value: Any, into: Kinds, entered: set[int]) -> Iterator[Any]:
     yield value
     parts = parts_of(value, into)
+    # By identity, since values need not be comparable; and a list may contain itself.
     if parts is None or id(value) in entered:
         return
     entered.add(id(value))
@@ -105,6 +106,7 @@ def _folded(
         return leaf(value)
     around.add(id(value))
     done = [_folded(part, leaf, join, into, again, around) for part in parts]
+    # A container that occurs twice beside itself is no cycle.
     around.discard(id(value))
     return join(value, done)
 

@@ -36,7 +36,7 @@ def train_command(
     ] = False,
     trust: Trust = None,
 ) -> None:
-    """Train; where the run's folder holds a checkpoint, go on from there."""
+    """Train; if the run's folder holds a checkpoint, continue from it."""
     from finetune.config.loader import load_config
 
     loaded = load_config(config, overrides=override or (), trust=trust or ())

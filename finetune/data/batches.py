@@ -126,7 +126,7 @@ class Samples:
         name: str = "",
     ) -> None:
         self.name = name
-        """Which split of the run it is; empty for other samples."""
+        """Name of the split of a run; empty for other samples."""
         self.place = place
         """Returns the place of a sample for messages; None if it is not known."""
         # Without a random step all epochs see the same sample, so one view is all there is.

@@ -28,10 +28,12 @@ def channels_of(values: Tensor, named: Channels | None, *, is_image: bool) -> Ch
         named: What the config says; None to decide by the shape.
         is_image: Whether the column must hold images.
     """
+    # Other numbers of axes are no images with channels, whatever the config says of the source.
     if named is not None or values.ndim != 4:
         return named if named is not None and values.ndim == 4 else "first"
     _, height, width, last = values.shape
     few = (*_COLOURS, 1) if is_image or values.dtype == torch.uint8 else _COLOURS
+    # `(N, 3, 32, 3)` could be read either way.
     has_sides = min(height, width) >= _LEAST_SIDE
     return "last" if last in few and has_sides else "first"
 

@@ -63,6 +63,7 @@ def _notes_on_guessing(target: Tensor, classes: Sequence[str], task: Task) -> li
     else:
         share = int(counts.max()) / len(target)
         what = f"training samples are of class {named([classes[int(counts.argmax())]])}"
+    # Below that, accuracy itself shows that nothing was learned.
     if share < _STRONG:
         return []
     return [

@@ -38,6 +38,7 @@ def read_csv(path: Path, source: CsvSource, key: Key) -> dict[str, Column]:
     try:
         return read_tables([path], dialect_of(source), FORM_OF[source.type], None).columns
     except DataError as error:
+        # A reader knows files and not the config; the key leads to the line that names the file.
         error.key = error.key or (*key, "path")
         raise
 

@@ -87,7 +87,7 @@ def files_by_class(path: Path, within: Path, key: Key, *, images: bool) -> Class
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Return every file below a folder in order; hidden ones, and those of hidden folders, not."""
+    """Return every file below a folder in order, except hidden files and folders."""
     return [
         file
         for file in sorted(folder.rglob("*"))

@@ -278,6 +278,7 @@ def _columns(there: DataIdentity, now: DataIdentity) -> list[str]:
     lines = [f"column {name!r} is gone" for name in old if name not in new]
     lines += [f"column {name!r} is new" for name in new if name not in old]
     for name, value in old.items():
+        # Columns that were exchanged would otherwise be reported as rows that all changed.
         other = next((each for each in new if new[each] == value), None)
         if new.get(name, value) != value and other is not None:
             lines.append(f"column {other!r} holds what column {name!r} held")
@@ -303,6 +304,8 @@ def _rows(there: DataIdentity, now: DataIdentity) -> list[str]:
     num_gone, num_new = _num_lacking(old, new), _num_lacking(new, old)
     if not num_gone and not num_new:
         return []
+    # A row that changed is one that is gone and one that is new; which of them belong together is
+    # unknown.
     changed = min(num_gone, num_new)
     return [
         f"rows: {changed} changed, {num_new - changed} added, {num_gone - changed} removed, "
@@ -331,6 +334,7 @@ def _alike(there: DataIdentity, now: DataIdentity) -> bool:
 
 def _num_lacking(some: Hashes, others: Hashes) -> int:
     """Return how many of some rows are not among others; each row matches only one."""
+    # Sorted once instead of looked up one by one: there may be millions.
     values, counts = np.unique(some, return_counts=True)
     other_values, other_counts = np.unique(others, return_counts=True)
     _, here, there = np.intersect1d(values, other_values, assume_unique=True, return_indices=True)
@@ -360,6 +364,7 @@ def _hash(parts: Iterable[bytes]) -> bytes:
 
 def _as_text(rows: Hashes) -> str:
     """Return hashes as base64 text, the same on machines of any byte order."""
+    # As numbers in JSON the hashes would take twice the space.
     return base64.b64encode(rows.astype("<u8").tobytes()).decode("ascii")
 
 

@@ -66,6 +66,7 @@ class Images:
         """
         position = self.order[index]
         known = None
+        # Without hashes, as for prediction, an image is read as it is now.
         if self.contents is not None:
             hashed, state = (part[position] for part in self.contents)
             known = _state(state), _bytes(hashed)
@@ -174,6 +175,7 @@ def leaves(where: str, item: Any, folder: Path, within: Path) -> DataError:
     """
     name = str(item["path"] if isinstance(item, dict) else item)
     hint = "name a folder that holds all files: within: DIR, beside the path of the source"
+    # A frequent misunderstanding: `within` sets a bound, and is not where names start.
     if folder != within and (within / name).exists():
         written = os.path.relpath(within / name, folder)
         return DataError(

@@ -107,6 +107,7 @@ def _read_path(
         values = [_value(file, config, kinds[column]) for file in plain]
         names = [str(file) for file in plain]
         if len(values) == 1 and not path.is_dir():
+            # Somebody may have meant each line as a sample.
             notes += _one_of_many_lines(names[0], values[0])
         places = Places(tuple(names), tuple(range(len(names))))
         yield Incoming(str(path), names, {column: values}, places, notes)
@@ -257,6 +258,7 @@ def _image_files(values: Sequence[Any], folder: Path, wheres: Sequence[str]) -> 
             f"names {str(files[position])!r}, which leaves the folder of the file",
             where=wheres[position],
         )
+    # Looked up before the network runs: half of the predictions would be written otherwise.
     for file, where in zip(files, wheres, strict=True):
         if isinstance(file, Path) and not file.exists():
             hint = f"names are relative to the folder {str(folder.resolve())!r}"
@@ -362,6 +364,7 @@ def _value(file: Path, config: DataConfig, kind: Kind) -> Any:
     source = _trained_on(config)
     if not isinstance(source, TextFolderSource):
         encoding = source.encoding if isinstance(source, CsvSource) else "utf-8"
+        # Only its encoding is used.
         source = TextFolderSource(type="textfolder", path="", encoding=encoding)
     return read_text(file, source, ())
 

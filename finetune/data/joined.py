@@ -39,6 +39,7 @@ def join_targets(
     rules = LabelRules(config.labels.fold, config.labels.order, head, names)
     if not names:
         return config, dict(tables), rules
+    # The network would learn to copy its input.
     if fed := set(names) & set(config.inputs or ()):
         raise DataError(f"column {min(fed)!r} is both input and target", key=_KEY)
     whole = ", ".join(names)

@@ -92,6 +92,7 @@ def refuse_other_separator(
         if row is None:
             continue
         parts = {part.strip() for cell in whole for part in cell.split(other) if part.strip()}
+        # Splitting at the right separator shows labels again and again, at a wrong one new words.
         if other in _TELLING or len(parts) < len(whole):
             raise DataError(
                 f"column {name!r} holds {shown(cells[row])} in {place(row)}, and no cell holds "
@@ -125,6 +126,7 @@ def _read_list(cell: str) -> LabelList | None:
         if item is None or (label := _label(item.group(1))) is None:
             return None
         labels.append(label)
+        # Quoted digits are labels that are called so, not marks for yes and no.
         is_binary = is_binary and item.group(1)[0] not in "'\"" and label in ("0", "1")
         position = item.end()
         if position < len(text):

@@ -69,6 +69,7 @@ class KnownRows:
         if part is not None:
             self._left[part][whole] -= 1
             return part
+        # On the safe side: it may have been trained on, and must not be tested on.
         if not read or not self._has_inputs:
             return "train"
         return self._part_of.get(read)

@@ -92,12 +92,14 @@ class DataReader:
         table = open_source(source, self.trust, key, {*inputs, *self.targets})
         with _naming(table.name):
             table, target, rules = self._with_one_target(table)
+            # Arrays are images by their shape; other sources hold names that must be read as such.
             if isinstance(source, ArraysSource):
                 listed = set[str]()
             else:
                 listed = {n for n, kind in self.facts.kinds.items() if "image" in kind}
             images = image_columns(self.config, inputs) | listed
             table = settle_columns(table, inputs, target, images, source, key)
+            # Hashes tell which rows the run was trained on.
             table = table_of_kinds(identified(table, None), self._kinds)
             return self._whole(table, target, rules)
 
@@ -154,6 +156,7 @@ class DataReader:
             case ArraysSource() if place != "-":
                 return own.model_copy(update={"path": place})
             case ImageFolderSource() | TextFolderSource() | HuggingFaceSource() if is_folder:
+                # The bound of the run's own data says nothing about another folder.
                 return own.model_copy(update={"path": place, "within": None})
             case _:
                 return None
@@ -162,7 +165,7 @@ class DataReader:
         """Return the table with a single target column, its name, and the rules for its labels.
 
         Raises:
-            DataError: a column is not there.
+            DataError: a column is missing.
         """
         facts = self.facts
         target = self.config.target if isinstance(self.config.target, tuple) else facts.target

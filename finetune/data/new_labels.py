@@ -32,6 +32,7 @@ def notes_on_new_labels(
     absent = [name for name in classes if spelt(name) not in here]
     notes = []
     if strange:
+        # The usual reason is a spelling that differs.
         twin = twin_of(strange[0], classes)
         more = "" if twin is None else f"; the run knows {named([twin])}"
         which = named(list(dict.fromkeys(strange)))
@@ -51,13 +52,13 @@ def notes_on_new_sets(
     *,
     fold: bool,
 ) -> list[str]:
-    """Tell the same of cells that hold several labels each; they are read as training reads them.
+    """Return the same notes for cells with several labels each, read as training reads them.
 
     Args:
-        cells: Those of the column; none where the samples have no such column.
-        column: Its name.
-        classes: What the run tells apart.
-        task: Says how labels are written in a cell.
+        cells: Cells of the label column; empty if the samples have none.
+        column: Name of the column.
+        classes: Classes of the run.
+        task: Decides how labels are separated in a cell.
         fold: As for `notes_on_new_labels`.
     """
     filled = [n for n, cell in enumerate(cells) if cell is not None and str(cell).strip()]
@@ -66,6 +67,7 @@ def notes_on_new_sets(
     try:
         found = _sets(cells, filled, column, task, fold=fold)
     except DataError as error:
+        # Labels are a by-product of prediction: cells that cannot be read must not stop it.
         return [f"the labels of the input are not compared with those of the run: {error.message}"]
     names = found.classes or ()
     labels = [names[place] for place in found.values.nonzero()[:, 1].tolist()]
@@ -75,7 +77,7 @@ def notes_on_new_sets(
 def _sets(
     cells: Sequence[Any], filled: Sequence[int], column: str, task: MultilabelTask, *, fold: bool
 ) -> Target:
-    """Read cells as sets of labels. Those that are not filled stand for no label at all."""
+    """Return the filled cells as sets of labels; an empty cell means no label."""
     given = [cells[row] for row in filled]
     rows = Table({}, torch.tensor(filled), "the input")
     is_text = all(isinstance(cell, str) for cell in given)

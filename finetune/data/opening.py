@@ -134,6 +134,7 @@ def _opened_again(raw: RawData, task: Task, seed: int, record: Record) -> Opened
             raise
     else:
         if not changes:
+            # What was trained on before an earlier change must stay known.
             identity = replace(opened.identity, former=before.former, is_kept=before.is_kept)
             return replace(opened, identity=identity)
     # Nothing has been trained on the changed data yet: a refusal leaves the run as it was.

@@ -174,6 +174,7 @@ def refuse_unseen_labels(
 
 def notes_on_copies(parts: Sequence[RawPart], remedy: str = "") -> tuple[str, ...]:
     """Return a note on how many samples are exact copies, and how many of those across parts."""
+    # Copies only matter where one may be trained on and another one tested.
     if len(parts) == 1:
         return ()
     first = first_copies(torch.cat([part.hashes.inputs for part in parts]))

@@ -102,6 +102,7 @@ def collate(samples: Sequence[Sample]) -> dict[str, Tensor]:
 def as_value(value: Any) -> Any:
     """Return arrays, numbers and PIL images as plain tensors; anything else unchanged."""
     if isinstance(value, Tensor):
+        # torchvision's own classes of tensor slow every operation down.
         return value.as_subclass(Tensor)
     if is_image(value):
         return image_tensor(value)
@@ -124,6 +125,7 @@ def build_columns(samples: Iterable[Sample], count: int) -> Columns:
         if position == 0:
             # Allocated once: a list of tensors and its stack would take twice the memory.
             stores = {name: _store(value, count) for name, value in sample.items()}
+        # The user's own transform may forget a column in some samples.
         if sample.keys() != stores.keys():
             raise DataError(f"samples of different columns: {list(stores)} and {list(sample)}")
         for name, value in sample.items():
@@ -207,6 +209,7 @@ def _finished(name: str, column: Prepared, table: Table) -> Numbers | Ragged:
         column = build_columns(({name: as_value(value)} for value in values), len(column))[name]
     if isinstance(column, Images | Listed):
         key = ("data", "inputs")
+        # A text that cannot be a number is most often the name of a file.
         raise no_such_image(name, column, table, key) or no_number(name, column, table.place, key)
     if isinstance(column, Numbers):
         column = Numbers(_final(column.values, axes=column.values.ndim - 1))

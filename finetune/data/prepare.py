@@ -188,6 +188,8 @@ def _trained(
         columns,
         part.target,
         later=later,
+        # Rows of random views are cached too: those of other steps or another seed must not be
+        # taken.
         identity=identity_of(later, config.transforms or (), seed, trust),
         seed=seed,
         views=views,
@@ -259,6 +261,7 @@ def prepare_inputs(
     table = Table(columns, torch.arange(lengths.pop()), places.files[0], places=places)
     steps = _plans(config, table, preprocessing, trust)
     finished, later = run_other_steps(table, steps.other, steps.left_out)
+    # Redacted: a path or a label in them may be a secret of the config.
     for note in (*notes_on_new(columns), *_notes_on_cut(steps.other)):
         tell(redacted(note))
     return Samples(finished, None, later=later, place=_place_of(table))

@@ -34,6 +34,7 @@ def run_other_steps(
     """
     try:
         return run_steps(table, steps, tokens)
+    # Often a RandomResizedCrop alone brings images to one size, and evaluation does without it.
     except UnequalShapesError as error:
         if not left_out:
             raise

@@ -80,6 +80,7 @@ def open_source(
         raise DataError(f"columns of different lengths: {lengths}", key=key)
     count = next(iter(lengths.values()), 0)
     if count == 0:
+        # Files that were skipped are the likely reason.
         raise DataError(f"no samples in {name}", hint=notes[0] if notes else None, key=key)
     return Table(columns, torch.arange(count), name, folder, within, notes=tuple(notes))
 
@@ -172,6 +173,7 @@ def _drawn(source: RandomSource, key: Key) -> dict[str, Column]:
     try:
         features = torch.randn(source.samples, *source.features, generator=draw)
         targets = torch.randn(source.samples, *source.targets, generator=draw)
+    # torch raises a RuntimeError where Python would raise a MemoryError.
     except (RuntimeError, MemoryError) as error:
         raise DataError("more numbers than memory holds", key=(*key, "samples")) from error
     return {"features": Numbers(features), "target": Numbers(targets)}
@@ -209,6 +211,7 @@ def _load(datasets: Any, source: HuggingFaceSource, key: Key) -> Any:
     """Return a data set from a folder of `save_to_disk`, or else as `datasets` loads it."""
     path = package_path(source.path, key=(*key, "path"))
     is_saved = (path / "state.json").is_file()
+    # `load_dataset` does not read these folders, and `load_from_disk` reads no others.
     is_saved_dict = (path / "dataset_dict.json").is_file()
     if not is_saved and not is_saved_dict:
         return datasets.load_dataset(

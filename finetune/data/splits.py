@@ -66,6 +66,7 @@ def split_samples(
     sizes = _sizes(len(groups), config)
     weights = _weights(units, max(len(names), 1))
     if strata is not None:
+        # A class that a part lacks would have no metric there.
         _refuse_small_strata(weights, names, len(sizes) + 1)
     quotas = _quotas(weights, sizes)
     # A generator of its own, so that the split depends on nothing that was drawn before.
@@ -99,6 +100,7 @@ def _sizes(num_samples: int, config: SplitConfig) -> dict[str, int]:
     for part, size in sizes.items():
         if size == 0:
             raise DataError(f"{shares[part]} of {num_samples} samples is none", key=(*_KEY, part))
+    # Rounding may take the last sample of a tiny data set.
     if sum(sizes.values()) >= num_samples:
         raise DataError(f"leaves none of {num_samples} samples to train on", key=_KEY)
     return sizes

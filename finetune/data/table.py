@@ -277,6 +277,7 @@ def settle(column: str, values: Sequence[Any], places: Places) -> Column:
     if all(is_number(value) for value in values):
         _refuse_over_64_bits(column, values, places)
         return Numbers(as_tensor(np.asarray(values), column))
+    # Read as text, the numbers would be labels or tokens that nobody meant.
     _refuse_a_mixture(column, values, places)
     return _stacked(column, values) or Listed(values, "things")
 

@@ -33,7 +33,7 @@ FORM_OF: dict[str, Form] = {"csv": "separated", "jsonl": "json", "parquet": "par
 
 
 class TableFiles(NamedTuple):
-    """The tables of a source, in order, and what the user should know of how they were found."""
+    """The table files of a source, in order, and notes for the user on how they were found."""
 
     paths: list[Path]
     notes: tuple[str, ...]
@@ -97,7 +97,7 @@ def tables_below(path: Path, within: Path | None, key: Key, kind: str) -> TableF
 
 
 def _notes_on_place(files: Sequence[Path], folder: Path, kind: str) -> list[str]:
-    """Tell of tables that lie deeper than in the folder, and of those that look like parts."""
+    """Return notes on tables in subfolders, and on names that look like parts of the data."""
     notes = []
     if below := [file for file in files if file.parent != folder]:
         example = f", such as {str(below[0])!r}"
@@ -182,6 +182,8 @@ class _Builder:
             known = set(self._cells)
             for chunk in chunks_of(file, reading, form):
                 self._put(chunk)
+                # Objects of JSON may leave out a key that has no value; a csv without a column is
+                # another table.
                 if form != "json":
                     self._refuse_other_columns(known, chunk, reading.name)
         self._notes += reading.notes

@@ -65,6 +65,7 @@ class _Labels:
         """Return the error for labels that are no classes; it lists both."""
         label = next(label for label in found if label not in classes)
         both = f": its labels are {named(found)}, those of training {named(classes)}"
+        # A message with hundreds of labels hides the one that matters.
         if len(both) > _LONG:
             both = f": it has {len(found)} labels, training {len(classes)}"
         return _unseen(label, self.part, classes, None, both)
@@ -117,6 +118,7 @@ def encode_target(
         case RegressionTask():
             return Target(_numbers(column, table, name).float(), None)
         case ImportTask():
+            # Words become classes even for an imported task: tensors hold no text.
             if isinstance(column, Listed) and column.kind == "text":
                 return _classes(column, table, labels)
             return Target(_numbers(column, table, name), None)
@@ -266,6 +268,7 @@ def _matrix(values: Tensor, about: _Labels) -> Target:
         )
     names = about.rules.names or tuple(str(position) for position in range(values.shape[1]))
     order = ordered(names, about.rules) if about.classes is None else Ordered(about.classes)
+    # A head may have more outputs than the data has labels; without one they must be equally many.
     is_whole = len(names) == len(order.classes) or bool(about.rules.head)
     if not set(names) <= set(order.classes) or not is_whole:
         raise DataError(

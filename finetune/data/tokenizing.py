@@ -99,6 +99,7 @@ class Tokenize:
         if len(self.columns) > 1:
             sides = [[text[side] for text in texts] for side in range(len(self.columns))]
         try:
+            # Without padding: batches pad, each only as far as it needs.
             encoded = self.tokenizer(*sides, truncation=True, max_length=self.max_length)
         except (TypeError, UnicodeEncodeError) as error:
             # JSON may contain half of a surrogate pair, which no encoding has

@@ -170,6 +170,7 @@ def tokenizer_facts(tokenizer: Any) -> str | None:
     None for a tokenizer in Python, whose code may do anything, and for one with random dropout.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
+    # BPE with dropout splits words at random, so stored tokens would be those of one draw.
     if backend is None or getattr(backend.model, "dropout", None):
         return None
     given = {

@@ -257,6 +257,7 @@ def _columns_after(step: Step, columns: Origins | None, key: Key) -> Origins | N
             taken, given, about = step.columns, (step.name,), "stack"
         case Tokenize():
             taken, about = step.columns, "tokenize"
+            # Which outputs there are is the tokenizer's own matter.
             given = tuple(step.tokenizer.model_input_names)
         case Vision():
             taken = given = (step.column,)

@@ -63,6 +63,7 @@ class PretrainedImage:
         """Return one sample with its image as `(C, H, W)` float32, normalised."""
         functional = require("torchvision.transforms.v2.functional", extra="vision")
         image = as_image(sample[self.column], self.column, ("data", "inputs"))
+        # A network for colour takes grey images as three equal channels.
         if len(self.image.mean) == 3 and image.shape[0] == 1:
             image = functional.grayscale_to_rgb(image)
         # `antialias` as Pillow does, by which the networks were pretrained.
@@ -145,6 +146,7 @@ def as_image(value: Any, column: str, key: Key) -> Any:
     if not isinstance(value, Tensor) or value.ndim not in (2, 3):
         found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise DataError(f"column {column!r} holds no image, but {found}", key=key)
+    # torchvision scales int64 by 2^63, and an image would become black.
     if not value.is_floating_point() and value.dtype != torch.uint8:
         raise DataError(
             f"column {column!r} holds images of {_dtype(value)}; uint8 or float32 are known",

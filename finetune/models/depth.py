@@ -30,7 +30,7 @@ def block_depths(model: nn.Module) -> dict[str, int]:
     1. A timm network: timm's own grouping. A norm that timm counts with the last block counts
        with it here too; stem and head are in no block.
     2. The longest `ModuleList` or `Sequential` with two or more children of one class, and all
-       other lists of that class, so that stages are counted through. What lies beside the blocks
+       other lists of that class, so that stages are counted through. What is beside the blocks
        (embeddings, heads) is in no block.
     3. The children that have parameters, in order.
     3. The children that have parameters, in order.

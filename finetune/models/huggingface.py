@@ -121,7 +121,7 @@ def _judged(
     info: Mapping[str, Any],
     key: Key,
 ) -> WeightsReport:
-    """Return a report of what was loaded, as `transformers`, which renames much itself, tells it.
+    """Return a report of what was loaded, from the lists of `transformers`, which renames much.
 
     Raises:
         ModelError: nothing was loaded, or `strict` is set and more than a new head is missing.

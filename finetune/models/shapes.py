@@ -186,13 +186,13 @@ def try_out(
 def beyond_positions(
     module: nn.Module, given: Iterable[object], label: str, key: Key
 ) -> ModelError | None:
-    """Return the error over samples of more tokens than a network has positions for, if it is that.
+    """Return an error if samples have more tokens than a network has positions; else None.
 
     Args:
-        module: A network of `transformers`, which says how many positions it has; others do not.
-        given: What it could not take.
-        label: How it is told to the user.
-        key: Where it stands in the config.
+        module: The network; only those of `transformers` say how many positions they have.
+        given: Its inputs.
+        label: The layer's name in messages.
+        key: Its position in the config.
     """
     most = getattr(getattr(module, "config", None), "max_position_embeddings", None)
     ids = [one for one in given if isinstance(one, Tensor) and not one.is_floating_point()]

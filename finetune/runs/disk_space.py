@@ -44,7 +44,7 @@ class Room:
 
 
 def _free_bytes(folder: Path) -> int:
-    """Return the free bytes of the disk that a folder, made already or not, lies on."""
+    """Return the free bytes on the disk of a folder, which need not exist yet."""
     # The folder may not be made yet; the disk is that of the nearest one above.
     there = next(path for path in (folder, *folder.parents) if path.is_dir())
     return shutil.disk_usage(there).free

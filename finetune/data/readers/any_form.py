@@ -59,6 +59,7 @@ def chunks_of(file: BinaryIO, reading: Reading, form: Form) -> Iterator[Chunk]:
         return
     content = _content(file, reading)
     encoding = content.encoding or reading.dialect.encoding
+    # A mark of UTF-8 changes nothing that anybody would want to know.
     if content.is_told and encoding != "utf-8-sig":
         reading.notes.append(f"{reading.name} is read as {encoding}, which its first bytes tell")
     with text_of(file, encoding, reading.name) as text:
@@ -122,6 +123,7 @@ def _separator_for(beginning: str, reading: Reading, first: str | None = None) -
     own = [each for each in (first, reading.dialect.separator) if each is not None]
     for separator in dict.fromkeys((*own, *SEPARATORS)):
         names = header_of(beginning, separator, reading.dialect.quote)
+        # With no column to look for, any separator would do.
         if reading.wanted and all(name in names for name in reading.wanted):
             return str(separator)
     return None

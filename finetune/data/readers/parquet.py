@@ -64,6 +64,7 @@ def _opened(file: BinaryIO, name: str) -> Any:
 
 def _wanted(names: list[str], reading: Reading) -> list[str]:
     """Return the columns to read, in the order of the file."""
+    # Arrow reads both under one name, and which is meant nobody can tell.
     twice = [name for name in names if names.count(name) > 1]
     if reading.wanted is None:
         return [name for name in names if name not in twice]

@@ -34,6 +34,7 @@ class Places:
         file = bisect_right(self.starts, row) - 1
         number = row - self.starts[file] + 1
         line = self.lines[row] if row < len(self.lines) else 0
+        # Line 1 holds the names, so row n is expected in line n + 1; in JSON in line n.
         more = f" (line {line})" if line not in (0, number, number + 1) else ""
         return f"row {number} of {self.files[file]}{more}"
 

@@ -51,6 +51,7 @@ def separated_chunks(file: TextIO, reading: Reading) -> Iterator[Chunk]:
                 yield Chunk(cells, known, starts, len(starts))
                 cells, starts = {name: [] for name in places}, []
         yield Chunk(cells, known, starts, len(starts))
+        # At the end, when it is known whether honest rows of several lines are among them.
         swallowed.told(reading, width=width)
 
 
@@ -149,6 +150,7 @@ class _Swallowed:
             f"{rows} made of {self.num_lines} lines that look like whole rows: a quoted cell holds "
             f"the line breaks, the first in row {row}"
         )
+        # Texts with tabs inside are rare, so one such row in a tsv is enough.
         is_plain = self.count >= _MANY or self.separator == "\t"
         if is_plain and width > 1 and not self.num_honest and not reading.dialect.is_sure:
             hint = f"{_NO_QUOTES}; if the cells are right, write quote: '\"'"
