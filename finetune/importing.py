@@ -170,6 +170,7 @@ def _trusted_package(module_name: str, trust: Collection[str], key: Key) -> str:
 
 
 def _is_inside(module_name: str, package: str) -> bool:
+    """Tell whether a module is a package or a part of it."""
     # With the dot: `my_pkg_evil` is not inside `my_pkg`.
     return module_name == package or module_name.startswith(f"{package}.")
 
@@ -232,6 +233,7 @@ def _module(name: str, trust: Trust, key: Key) -> ModuleType:
 
 
 def _searched(trust: Trust) -> str:
+    """Return the folder that was searched, as a part of a message; "" if there is none."""
     return (
         ""
         if trust.folder is None

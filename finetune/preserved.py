@@ -120,6 +120,7 @@ def preserved(
 
 
 def _restore_attributes(model: nn.Module, restored: ExitStack) -> None:
+    """Have plain attributes and tables of buffers restored when `restored` is closed."""
     for module in model.modules():
         # Callbacks hold the module itself: its place in the network may be taken by another one
         # meanwhile.
@@ -127,6 +128,8 @@ def _restore_attributes(model: nn.Module, restored: ExitStack) -> None:
 
 
 def _restore_modes(model: nn.Module, restored: ExitStack) -> None:
+    """Have training modes, and holds on them, restored when `restored` is closed."""
+
     def give_back(module: nn.Module, names: dict[str, object]) -> None:
         # Written past `nn.Module.__setattr__`: a held module has a `train` of its own that refuses
         # changes.
@@ -139,6 +142,8 @@ def _restore_modes(model: nn.Module, restored: ExitStack) -> None:
 
 
 def _restore_buffers(model: nn.Module, restored: ExitStack) -> None:
+    """Have buffers and their values restored when `restored` is closed."""
+
     def give_back(module: nn.Module, name: str, buffer: Tensor, bits: Tensor) -> None:
         _copy_into(buffer, bits)
         # The object too, not only its bits: the optimizer, proofs and the cache refer to it.
@@ -157,6 +162,7 @@ def _copy_into(tensor: Tensor, bits: Tensor) -> None:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
+    """Seed all generators for the block, then restore their states."""
     with random_state_kept(), torch.random.fork_rng():
         torch.manual_seed(seed)  # those of devices, too
         seed_all(seed)
@@ -183,6 +189,7 @@ class _Held:
 
     @classmethod
     def of(cls, module: nn.Module) -> "_Held":
+        """Return the attributes that a module has now."""
         own = vars(module).keys() - _OF_EVERY_MODULE
         values = {name: vars(module)[name] for name in own}
         contents = [(held, _content(held)) for held in _held_in(values.values())]
@@ -191,6 +198,8 @@ class _Held:
         )
 
     def give_back(self, module: nn.Module) -> None:
+        """Restore these attributes, and delete those that were added since."""
+        # The objects keep their identity: other modules may refer to the same list or tensor.
         for held, content in self.contents:
             _refill(held, content)
         for name in vars(module).keys() - _OF_EVERY_MODULE - self.values.keys():
@@ -201,6 +210,7 @@ class _Held:
 
 
 def _attributes(model: nn.Module) -> Iterator[tuple[AttributeName, Any]]:
+    """Yield the plain attributes of all modules, except `training`."""
     for module_name, module in model.named_modules():
         for name, value in vars(module).items():
             if name not in _OF_EVERY_MODULE and name != "training":
@@ -291,6 +301,7 @@ def _content(value: Any) -> Any:
 
 
 def _refill(value: Any, content: Any) -> None:
+    """Restore the content of a mutable object in place."""
     match value:
         case Tensor() if content is not None and not same_bits(value, content):
             with torch.no_grad():

@@ -203,6 +203,7 @@ def first_outside(paths: Iterable[Path], folder: Path) -> int | None:
 
     A path that cannot be resolved counts as leading out.
     """
+    # Both sides are resolved: the folder may be reached by a link itself.
     home = os.path.realpath(folder)
     # Most files share their folders: each of those is followed only once.
     lies_inside = cache(lambda path: _lies_inside(path, home))

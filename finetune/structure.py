@@ -56,6 +56,7 @@ def values_in(value: Any, into: Kinds = OUTPUTS) -> Iterator[Any]:
 
 
 def _values_in(value: Any, into: Kinds, entered: set[int]) -> Iterator[Any]:
+    """Yield a value and all values inside it; `entered` grows by the containers."""
     yield value
     parts = parts_of(value, into)
     # By identity, since values need not be comparable; and a list may contain itself.
@@ -94,7 +95,7 @@ def _folded(
     again: Callable[[Any], T] | None,
     around: set[int],
 ) -> T:
-    """Do it, inside the containers `around`.
+    """Return the result of `folded` for a value inside the containers `around`.
 
     Not a closure that calls itself: such a cycle would keep all tensors of a pass in memory until
     the next garbage collection.
@@ -162,6 +163,7 @@ def _remade(container: Any, parts: Sequence[Any]) -> Any:
             return copied
         case Mapping():
             return type(container)(dict(zip(container, parts, strict=True)))  # type: ignore[call-arg]
+        # A named tuple takes its parts as arguments, not as one sequence.
         case tuple() if hasattr(container, "_fields"):
             return type(container)(*parts)
         case tuple() | list():

@@ -63,6 +63,7 @@ def plan_command(
             from finetune.cli.plans import plan_table, preview, preview_as_data, write_long_form
 
         seen = preview(loaded)
+        # First the file: a reader of the table that leaves early must not prevent it.
         if write is not None:
             write_long_form(loaded, seen.parts, write)
             tell(f"{write}: the config with its phases written out", sys.stderr)

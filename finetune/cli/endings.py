@@ -76,6 +76,7 @@ def fault_of_the_system(error: BaseException) -> FinetuneError | None:
             return FinetuneError(
                 f"cannot be loaded: {error}", where=error.name, hint="is there enough memory?"
             )
+        # Python gives this fault no type or number of its own.
         case RuntimeError() if "can't start new thread" in str(error):
             return FinetuneError("the system starts no more threads", hint="see ulimit -u and -v")
         # A worker that exits by itself is a bug, or hung: its own lines tell which.

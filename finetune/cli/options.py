@@ -11,6 +11,7 @@ from finetune.visible import tell
 
 Config = Annotated[Path, typer.Argument(help="YAML file of the run.", metavar="CONFIG")]
 Run = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]
+# None, not a list: typer would share one mutable default between calls.
 Overrides = Annotated[
     list[str] | None,
     typer.Option("-o", "--override", metavar="KEY=VALUE", help="Set a key of the config."),

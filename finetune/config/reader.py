@@ -208,7 +208,9 @@ class _Reader:
     def _scalar(self, event: yaml.ScalarEvent, key: Key) -> Scalar:
         """Return the value of a scalar; a quoted one is always text."""
         if UNUSABLE.search(event.value):
-            self._complain(event, key, f"holds a character that is none: {shown(event.value)}")
+            self._complain(
+                event, key, f"holds a character that no text may contain: {shown(event.value)}"
+            )
         return event.value if event.style else resolve(event.value)
 
     def _sequence(self, key: Key, depth: int) -> list[Written]:

@@ -33,6 +33,7 @@ def read_alike(tables: Mapping[str, Table], seed: int) -> tuple[dict[str, Table]
     """
     columns = {part: dict(table.columns) for part, table in tables.items()}
     notes: list[str] = []
+    # The mode is one for all parts: a network takes images of one kind.
     for name in next(iter(columns.values())):
         values = {part: of[name] for part, of in columns.items()}
         found = {part: column for part, column in values.items() if isinstance(column, Images)}

@@ -110,6 +110,7 @@ def _body(cell: str) -> str | None:
     """Return the text between a list's brackets; None if a cell is no list."""
     text = cell.strip()
     if (called := _CALL.fullmatch(text)) is not None:
+        # `set()` and `tuple()` are empty lists.
         text = called.group(1).strip() or "[]"
     is_list = len(text) >= 2 and _BRACKETS.get(text[0]) == text[-1]
     return text[1:-1] if is_list else None

@@ -22,6 +22,7 @@ def rows_named(samples: Samples, batch: Batch) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
+        # A position in a shuffled batch says nothing to a person.
         if error.sample is not None and samples.place is not None:
             name_sample(error, samples.place(int(batch.indices[error.sample])))
         raise

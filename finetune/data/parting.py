@@ -102,6 +102,7 @@ def parted(
         names=classes if split.stratify and classes else (),
     )
     parts = {name: whole.take(rows) for name, rows in positions.items()}
+    # By chance alone a rare class may have all its samples in another part.
     hint = "split: {stratify: true} gives every part some of every class"
     refuse_unseen_labels(parts, classes, hint)
     copies = "1 exact copy" if num_copies == 1 else f"{num_copies} exact copies"

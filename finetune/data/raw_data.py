@@ -101,6 +101,7 @@ def read_data(
     tables, on_images = read_alike(tables, seed)
     notes = (*(note for table in tables.values() for note in table.notes), *on_images)
     for table in tables.values():
+        # Before rows are hashed: NaN in an input would become part of the run's identity.
         refuse_gaps_in(table, inputs)
     read = {part: _read_cells(table, inputs, config) for part, table in tables.items()}
     hashes = {part: hash_rows(t.columns, inputs, read[part]) for part, t in tables.items()}

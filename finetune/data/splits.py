@@ -72,6 +72,7 @@ def split_samples(
     # A generator of its own, so that the split depends on nothing that was drawn before.
     order = torch.randperm(len(units), generator=torch.Generator().manual_seed(seed)).tolist()
     taken: dict[str, list[int]] = {part: [] for part in ("train", *sizes)}
+    # Test is filled first, then validation; what is left trains.
     for unit in (units[position] for position in order):
         part = next(
             (part for part in sizes if len(unit.samples) <= quotas[part][unit.stratum]), "train"

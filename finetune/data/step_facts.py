@@ -37,6 +37,7 @@ def _inner_facts(step: Step) -> str:
     """Return what a step depends on besides its config, such as the tokenizer."""
     match step:
         case Vision():
+            # The transform made, not the node: mean and std may come from the pretrained network.
             return repr(step.transform)
         case Tokenize():
             # A tokenizer that cannot be described is never equal to another one.

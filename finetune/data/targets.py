@@ -274,6 +274,7 @@ def _matrix(values: Tensor, about: _Labels) -> Target:
         raise DataError(
             f"column {about.name!r} has {len(names)} labels, not {len(order.classes)}", key=_KEY
         )
+    # Outputs of the head that no column is about are never the right answer here.
     rows = torch.zeros(len(values), len(order.classes))
     for place, name in enumerate(order.classes):
         if name in names:

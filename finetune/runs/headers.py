@@ -73,6 +73,7 @@ class SavedPlan:
             state = _stored(checkpoint / "optimizer.safetensors")
         except CheckpointError as error:
             return error.message
+        # First what is cheap to see; the values of all tensors are read last.
         if phase >= self.num_phases:
             return f"phase {phase} is none of the {self.num_phases} of the plan"
         if odd := sorted(weights.keys() ^ {*self.shapes, *moved}):

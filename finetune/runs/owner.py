@@ -58,6 +58,7 @@ def refuse_foreign_place(place: Path, run: Path) -> None:
     foreign = [path.name for path in sorted(entries) if not is_checkpoint_name(path)]
     if foreign:
         raise _refused(f"holds {foreign[0]!r}, which is no checkpoint", place)
+    # `checkpoints/` of another run has no lock of its own; the run's is in the folder above.
     if is_run(here) or (entries and is_run(here.parent)):
         raise _refused("is the folder of another run", place)
     owner = _owner(here)

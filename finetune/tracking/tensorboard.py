@@ -120,6 +120,7 @@ class TensorBoard(Tracker):
 def _setting(value: str | float | bool) -> str | float:
     """Return a setting in a form that TensorBoard shows."""
     if isinstance(value, bool):
+        # As YAML writes it.
         return str(value).lower()
     return one_line(value) if isinstance(value, str) else value
 

@@ -93,4 +93,6 @@ class Trackers(Tracker):
         """Close every tracker, the last one first, also when one of them fails."""
         with ExitStack() as stack:
             for tracker in self._trackers:
+                # `ExitStack` closes all of them even if one raises, and raises that error at the
+                # end.
                 stack.callback(tracker.close)

@@ -120,7 +120,7 @@ def test_an_alias_stands_for_its_value_and_keeps_its_own_line(tmp_path):
         ("%YAML 9.9\n%YAML 9.9\n---\na: 1", "not YAML"),
         ("a: \x07", "does not allow: '\\x07'"),
         ("a: \ud800", "does not allow"),
-        ('a: "\\0"', "a character that is none"),
+        ('a: "\\0"', "a character that no text may contain"),
     ],
 )
 def test_what_is_not_read_is_a_problem_told_in_one_line(text, words):

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+# Enough that the cost of a chunk does not matter, and few enough to stay in memory with long texts.
 ROWS_AT_ONCE = 4096
 """Most rows in one chunk."""
 _NAME_LENGTH = 80

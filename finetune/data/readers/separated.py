@@ -75,9 +75,8 @@ def separator_hint(names: Sequence[str], separator: str = ",") -> str | None:
     if found == separator or found not in only:
         return None
     written = json.dumps(found)
-    return (
-        f"its columns seem to be parted by {in_words(found)}: separator: {written}, beside the path"
-    )
+    found_by = f"its columns seem to be separated by {in_words(found)}"
+    return f"{found_by}: separator: {written}, beside the path"
 
 
 def in_words(separator: str) -> str:
