@@ -1,5 +1,7 @@
 """The Python API, as the README shows it."""
 
+import ast
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import torch
 from torch import nn
 
 import finetune
-from finetune.errors import FrozenWeightError
+from finetune import errors
 
 CONFIG = Path(__file__).parents[1] / "configs" / "digits_freeze.yaml"
 
@@ -35,6 +37,39 @@ def test_every_public_name_can_be_had_and_no_other():
         _ = finetune.finetune_everything
 
 
+def test_every_public_name_is_listed_and_says_what_it_is():
+    assert dir(finetune) == finetune.__all__
+    for name in finetune.__all__:
+        assert len(inspect.getdoc(getattr(finetune, name)) or "") > 20, name
+
+
+def test_every_error_that_a_user_may_catch_is_public():
+    kinds = {
+        name: kind
+        for name, kind in vars(errors).items()
+        if inspect.isclass(kind)
+        and issubclass(kind, Exception)
+        and kind.__module__ == "finetune.errors"
+    }
+    assert len(kinds) > 8
+    for name, kind in kinds.items():
+        assert name in dir(finetune)
+        assert getattr(finetune, name) is kind
+
+
+def test_type_checkers_see_the_names_that_there_are():
+    """They read the imports that never run."""
+    tree = ast.parse(Path(finetune.__file__).read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    seen = {
+        alias.asname: getattr(sys.modules[node.module], alias.name)
+        for node in imports
+        for alias in node.names
+        if alias.asname and getattr(finetune, alias.asname)
+    }
+    assert seen == {name: getattr(finetune, name) for name in finetune.__all__}
+
+
 def test_a_config_is_trained_and_used_from_python(tmp_path):
     overrides = ["train.steps=3", "train.epochs=null"]
     config = finetune.load_config(CONFIG, overrides=overrides, trust=["my_pkg"])
@@ -53,6 +88,11 @@ def test_a_config_is_trained_and_used_from_python(tmp_path):
     assert not predictor.model.training
     images = torch.rand(2, 1, 8, 8)
     outputs = predictor(images)
+    figures = finetune.evaluate(tmp_path / "digits", "validation")
+    measured = trainer.progress.metrics
+    assert figures.keys() >= {"loss", "accuracy"}
+    for name, figure in figures.items():
+        assert figure == pytest.approx(measured[f"validation/{name}"])
     assert [prediction.label in config_classes() for prediction in outputs] == [True, True]
     with torch.no_grad():
         raw = predictor.model(image=images)
@@ -98,7 +138,7 @@ def test_fingerprints_prove_what_a_hand_written_loop_left_alone(model):
         model(torch.randn(8, 4)).square().sum().backward()
         optimizer.step()
     finetune.verify(model, before)
-    with pytest.raises(FrozenWeightError, match=r"3\.weight"):
+    with pytest.raises(finetune.FrozenWeightError, match=r"3\.weight"):
         finetune.verify(model, before | trained)
 
 

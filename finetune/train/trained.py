@@ -116,15 +116,15 @@ def evaluate_run(
     data_changed: bool = False,
     left_out: dict[str, str] | None = None,
 ) -> dict[str, float]:
-    """Return loss and metrics of a trained run.
+    """Return loss and metrics of a trained run. As `finetune.evaluate` it is public.
 
     Args:
         run_dir: The run's folder.
-        split: As for `evaluated`.
-        source: As for `evaluated`.
+        split: `train`, `validation` or `test`; the last if left out.
+        source: Data to evaluate in place of the run's own: a file or a folder.
         trust: Packages whose code the run's config may import.
         overrides: `key=value` each, for what the saved config has masked, or to name other data.
-        data_changed: As for `evaluated`.
+        data_changed: Whether the run's own data may differ from what it was trained on.
         left_out: Receives, by name, why a metric is not defined on these samples.
 
     Raises:
