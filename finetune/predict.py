@@ -14,7 +14,7 @@ from finetune.data.images import in_short
 from finetune.data.incoming import Incoming
 from finetune.data.named_rows import rows_named
 from finetune.data.new_labels import notes_on_new_labels, notes_on_new_sets
-from finetune.data.prepare import prepare_inputs
+from finetune.data.prepare import SampleSteps, plan_input_steps, prepare_inputs
 from finetune.data.readers.row_places import THE_INPUT, Places
 from finetune.errors import DataError
 from finetune.models.declared import Network
@@ -33,6 +33,8 @@ class Predictor:
     run: TrainedRun
     batch_size: int
     """Samples of one forward pass."""
+    steps: SampleSteps
+    """What is done to samples; its tokenizer is loaded once for all calls."""
 
     @property
     def model(self) -> Network:
@@ -81,6 +83,7 @@ class Predictor:
                 run.facts,
                 run.preprocessing,
                 trust=run.config.trust,
+                steps=self.steps,
                 places=places,
                 tell=tell,
             )
@@ -149,9 +152,13 @@ def load_predictor(
     Raises:
         CheckpointError: the folder holds no usable run.
         TrustError: its config imports code that `trust` does not name.
+        DataError: its tokenizer, or a transform, cannot be loaded.
     """
     run = load_run(run_dir, trust=trust, overrides=overrides)
-    return Predictor(run, batch_size or evaluation_batch_size(run.config))
+    config = run.config
+    with located(config):
+        steps = plan_input_steps(config.data, run.facts, run.preprocessing, trust=config.trust)
+    return Predictor(run, batch_size or evaluation_batch_size(config), steps)
 
 
 def as_row(name: str, prediction: Prediction) -> dict[str, Any]:

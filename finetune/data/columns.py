@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 import torch
 
@@ -277,6 +277,21 @@ def column_of(
         channels = channels_of(_in_range(numbers), named_channels(trained_on), is_image=True)
         return Numbers(channels_first(_in_range(numbers), channels))
     return as_kind(name, column, kind, places)
+
+
+def empty_column(kind: Kind) -> Column:
+    """Return a column of a kind without a value: what is done to a column depends on its kind."""
+    match kind:
+        case "text":
+            return Listed([], "text")
+        case "thing":
+            return Listed([], "things")
+        case "image" | "grey image":
+            return Images([], "L" if kind == "grey image" else "RGB", [])
+        case "number" | "whole number":
+            return Numbers(torch.empty(0))
+        case _:
+            assert_never(kind)
 
 
 def as_kind(name: str, column: Column, kind: Kind, places: Places) -> Column:

@@ -8,7 +8,8 @@ import torch
 
 from finetune.config.data import DataConfig, Transform
 from finetune.data.batches import Samples
-from finetune.data.columns import column_of
+from finetune.data.columns import column_of, empty_column
+from finetune.data.cut_texts import CutTexts
 from finetune.data.identity import DataIdentity
 from finetune.data.image_headers import notes_on_new
 from finetune.data.opening import DataFacts, OpenedData, open_data as open_data
@@ -18,7 +19,7 @@ from finetune.data.random_steps import note_on_other_shapes, run_other_steps
 from finetune.data.readers.chunks import shown_names
 from finetune.data.readers.row_places import THE_INPUT, Places
 from finetune.data.step_facts import identity_of
-from finetune.data.table import Table
+from finetune.data.table import Prepared, Table
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
 from finetune.data.transforms import PlannedStep, plan_steps, usual_steps
@@ -56,7 +57,7 @@ class PreparedData:
         return self.train.specs
 
 
-class _Steps(NamedTuple):
+class SampleSteps(NamedTuple):
     """The steps that are applied to samples."""
 
     train: list[PlannedStep]
@@ -86,13 +87,13 @@ def evaluation_samples(
     Raises:
         DataError: a transform fails, or no batch can hold the resulting samples.
     """
-    steps = _plans(config, part.table, preprocessing, trust)
+    steps = _plans(config, part.table.columns, preprocessing, trust)
     return _evaluated(part, steps, config, seed, trust), _notes_on_cut(steps.other)
 
 
 def _evaluated(
     part: RawPart,
-    steps: _Steps,
+    steps: SampleSteps,
     config: DataConfig,
     seed: int,
     trust: Collection[str],
@@ -143,7 +144,7 @@ def prepare_data(
     Raises:
         DataError: a transform fails, or no batch can hold the resulting samples.
     """
-    steps = _plans(config, opened.train.table, preprocessing, trust)
+    steps = _plans(config, opened.train.table.columns, preprocessing, trust)
     train = _trained(
         opened.train,
         steps,
@@ -167,7 +168,7 @@ def prepare_data(
 
 def _trained(
     part: RawPart,
-    steps: _Steps,
+    steps: SampleSteps,
     config: DataConfig,
     *,
     seed: int,
@@ -201,7 +202,7 @@ def _trained(
 
 
 def _notes_on_all(
-    train: Samples, table: Table, steps: _Steps, tokens: TokenStore | None
+    train: Samples, table: Table, steps: SampleSteps, tokens: TokenStore | None
 ) -> tuple[str, ...]:
     """Return the notes on stored tokens, cut texts and unequal shapes, once all steps are done."""
     return (
@@ -223,6 +224,28 @@ def _notes_on_cut(*plans: Sequence[PlannedStep]) -> list[str]:
     return [note for note in found if note is not None]
 
 
+def plan_input_steps(
+    config: DataConfig,
+    facts: DataFacts,
+    preprocessing: Preprocessing,
+    *,
+    trust: Collection[str],
+) -> SampleSteps:
+    """Make the steps of prediction: load tokenizers, make transforms. They serve many calls.
+
+    Args:
+        config: `data:` of the config that the network was trained with.
+        facts: Facts of the training data.
+        preprocessing: What the network was pretrained with.
+        trust: Names of packages whose code may be imported.
+
+    Raises:
+        DataError: a step cannot be made.
+    """
+    columns = {name: empty_column(facts.kinds[name]) for name in facts.inputs}
+    return _plans(config, columns, preprocessing, trust)
+
+
 def prepare_inputs(
     rows: Mapping[str, Sequence[Any]],
     config: DataConfig,
@@ -230,6 +253,7 @@ def prepare_inputs(
     preprocessing: Preprocessing,
     *,
     trust: Collection[str],
+    steps: SampleSteps | None = None,
     places: Places = THE_INPUT,
     tell: Callable[[str], None] = lambda _: None,
 ) -> Samples:
@@ -242,6 +266,7 @@ def prepare_inputs(
         facts: Facts of the training data.
         preprocessing: What the network was pretrained with.
         trust: Names of packages whose code may be imported.
+        steps: Result of `plan_input_steps`; made anew if left out.
         places: Places of the rows, for messages.
         tell: Receives a line for each thing that was converted or cut.
 
@@ -259,10 +284,11 @@ def prepare_inputs(
         for name in facts.inputs
     }
     table = Table(columns, torch.arange(lengths.pop()), places.files[0], places=places)
-    steps = _plans(config, table, preprocessing, trust)
-    finished, later = run_other_steps(table, steps.other, steps.left_out)
+    steps = steps or plan_input_steps(config, facts, preprocessing, trust=trust)
+    other = _counting_anew(steps.other)
+    finished, later = run_other_steps(table, other, steps.left_out)
     # Redacted: a path or a label in them may be a secret of the config.
-    for note in (*notes_on_new(columns), *_notes_on_cut(steps.other)):
+    for note in (*notes_on_new(columns), *_notes_on_cut(other)):
         tell(redacted(note))
     return Samples(finished, None, later=later, place=_place_of(table))
 
@@ -272,20 +298,33 @@ def _place_of(table: Table) -> Callable[[int], str]:
     return replace(table, columns={}).place
 
 
+def _counting_anew(steps: Sequence[PlannedStep]) -> list[PlannedStep]:
+    """Return steps that count cut texts from zero: those of a predictor serve many calls."""
+    return [
+        replace(each, step=replace(each.step, cut=CutTexts()))
+        if isinstance(each.step, Tokenize)
+        else each
+        for each in steps
+    ]
+
+
 def _plans(
-    config: DataConfig, table: Table, preprocessing: Preprocessing, trust: Collection[str]
-) -> _Steps:
+    config: DataConfig,
+    columns: Mapping[str, Prepared],
+    preprocessing: Preprocessing,
+    trust: Collection[str],
+) -> SampleSteps:
     """Return the steps of training, and those of evaluation and prediction."""
 
     def planned(nodes: Sequence[Transform], key: str) -> list[PlannedStep]:
-        return plan_steps(nodes, table.columns, preprocessing, trust=trust, key=("data", key))
+        return plan_steps(nodes, columns, preprocessing, trust=trust, key=("data", key))
 
     if config.transforms is None:
-        train = usual_steps(table.columns, preprocessing)
+        train = usual_steps(columns, preprocessing)
     else:
         train = planned(config.transforms, "transforms")
     if config.evaluation_transforms is None:
         # A random evaluation would give another figure at every call.
         random = [step for step in train if step.random]
-        return _Steps(train, [step for step in train if not step.random], random)
-    return _Steps(train, planned(config.evaluation_transforms, "evaluation_transforms"), [])
+        return SampleSteps(train, [step for step in train if not step.random], random)
+    return SampleSteps(train, planned(config.evaluation_transforms, "evaluation_transforms"), [])
