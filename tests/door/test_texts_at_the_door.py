@@ -9,6 +9,8 @@ from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokeniz
 
 from finetune.cli.plans import preview, preview_as_data
 from finetune.data.prepare import prepare_inputs
+from finetune.data.table import Listed
+from finetune.data.tokenizing import Tokenize, load_tokenizer
 from finetune.errors import ConfigError, DataError, ModelError
 from finetune.models.preprocessing import Preprocessing
 from finetune.predict import load_predictor
@@ -90,6 +92,15 @@ def test_two_texts_are_encoded_as_the_tokenizer_encodes_pairs(config, bert, data
     expected = encoded(bert, "the good film", "yes")
     assert {name: values[0].tolist() for name, values in batch.inputs.items()} == dict(expected)
     assert 1 in batch.inputs["token_type_ids"]
+
+
+def test_a_pair_of_one_sample_is_encoded_as_those_of_whole_columns_are(bert):
+    step = Tokenize(("a", "b"), 32, pad_to_max=False, tokenizer=load_tokenizer(bert, ()), key=())
+    one = step({"a": "good film", "b": "the bad"})
+    columns = {"a": Listed(["good film"], "text"), "b": Listed(["the bad"], "text")}
+    whole = step.whole(columns, None)
+    assert one.keys() == whole.keys() > {"token_type_ids"}
+    assert all(torch.equal(one[name].values, whole[name][0].values) for name in one)
 
 
 def test_the_order_of_a_pair_is_that_of_its_columns(config, bert):
