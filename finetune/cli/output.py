@@ -20,7 +20,6 @@ def results() -> Iterator[TextIO]:
 
 def size(num_bytes: int) -> str:
     """Return a number of bytes as text, in the unit that fits."""
-    # Whole bytes have no decimals.
     if num_bytes < 1024:
         return f"{num_bytes} B"
     amount, unit = num_bytes / 1024, "KiB"

@@ -91,7 +91,8 @@ class RunConfig(Node):
             raise ValueError(f"takes at most {MAX_NAME_BYTES} bytes, got {shown(name)}")
         return name
 
-    # Private, so that it is neither a key of the config nor compared nor written.
+    # Private, so that it is neither a key of the config nor written. Two configs still compare as
+    # equal, since all provenances are equal.
     _provenance: Provenance = PrivateAttr(default=Provenance())
 
     @property

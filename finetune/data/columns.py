@@ -231,7 +231,7 @@ def image_columns(config: DataConfig, inputs: Sequence[str]) -> set[str]:
 def kind_of(column: Column, name: str, config: DataConfig) -> Kind:
     """Return the kind of an input column that is settled."""
     nodes = [n for n in config.transforms or () if isinstance(n, TokenizeTransform)]
-    # A column of digits that is tokenized is text, such as numbers of telephones.
+    # A column of digits that is tokenized is text, such as telephone numbers.
     texts = {text for node in nodes for text in node.columns or (node.column,)}
     column = read_cells(column, as_text=name in texts)
     if isinstance(column, Images):

@@ -169,7 +169,7 @@ def _renamed(known: tuple[str, ...], raw: RawData, task: Task) -> tuple[tuple[st
 
 def _found_classes(raw: RawData, task: Task) -> tuple[str, ...] | None:
     """Return the classes that the data itself has; None if it has none, or its parts differ."""
-    # It is told by the caller, where it is the first cause.
+    # The caller reports the error, if it is the first cause of a fault.
     with suppress(DataError):
         return labelled(raw, task)[1]
     return None

@@ -59,7 +59,7 @@ def chunks_of(file: BinaryIO, reading: Reading, form: Form) -> Iterator[Chunk]:
         return
     content = _content(file, reading)
     encoding = content.encoding or reading.dialect.encoding
-    # A mark of UTF-8 changes nothing that anybody would want to know.
+    # A mark of UTF-8 is removed, and changes nothing else.
     if content.is_told and encoding != "utf-8-sig":
         reading.notes.append(f"{reading.name} is read as {encoding}, which its first bytes tell")
     with text_of(file, encoding, reading.name) as text:
