@@ -22,7 +22,6 @@ from torch.nn import functional as F
 
 from finetune.config.loader import load_config
 from finetune.data.batches import sample_order, seed_for
-from finetune.optim.rates import Stretch
 from finetune.train.loop import Trainer
 from finetune.train.setup import build_trainer
 
@@ -53,7 +52,8 @@ def by_hand(trainer: Trainer, epochs: int) -> Iterator[None]:
     """Train the model of a freshly built trainer as a careful person would."""
     model, samples = trainer.model, trainer.splits.train
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
-    whole_run = Stretch(0, 0, trainer.course.total_steps, False)
+    timeline = trainer.timeline
+    total, peaks = timeline.total_steps, timeline.phase.rates
     model.train()
     step = 0
     for epoch in range(epochs):
@@ -61,7 +61,7 @@ def by_hand(trainer: Trainer, epochs: int) -> Iterator[None]:
             batch = samples.fetch(indices)
             torch.manual_seed(seed_for("step", 0, step))
             for group in optimizer.param_groups:
-                group["lr"] = trainer.rates.at(step, whole_run)[0]
+                group["lr"] = timeline.rates.at(step, peaks, (0, total), total)[0]
             optimizer.zero_grad()
             assert batch.target is not None
             F.cross_entropy(model(**batch.inputs), batch.target).backward()
@@ -106,10 +106,10 @@ def main() -> None:
     for _ in range(args.rounds):
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             here = build(Path(folder, "ours"), args.epochs)
-            stack.enter_context(here.reporter.running(here.progress))
+            stack.enter_context(here.reporter.running())
             stack.callback(here.cache.close)
             there = build(Path(folder, "theirs"), args.epochs)
-            steps = here.course.total_steps
+            steps = here.timeline.total_steps
             rounds.append(compared(ours(here), by_hand(there, args.epochs), steps))
             other = there.model.state_dict()
             is_equal &= all(torch.equal(t, other[n]) for n, t in here.model.state_dict().items())

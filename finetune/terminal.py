@@ -10,7 +10,13 @@ from rich.text import Text
 
 from finetune.visible import one_line, visible
 
-STYLES = {"trained": "green", "frozen": "dim", "mixed": "yellow", "unreached": "red"}
+STYLES = {
+    "trained": "green",
+    "frozen": "dim",
+    "mixed": "yellow",
+    "drawn": "yellow",
+    "unreached": "red",
+}
 # rich would assume 80 columns there, and cut names.
 _WIDTH_OF_A_PIPE = 400
 """Characters per line when output is no terminal, so that tables are not cut."""

@@ -16,6 +16,7 @@ SHORT_TEXTS = ["data.transforms.0.max_length=8"]
 FEW_TO_TRAIN_ON = ["data.split.validation=0.05", "data.split.test=0.9"]
 SMALLER = {
     "bbc_news": [*TWO_STEPS, *SHORT_TEXTS],
+    "bbc_news_lisa": [*TWO_STEPS, *SHORT_TEXTS],
     # phases last whole epochs, so these keep their epochs and get few steps in each
     "bbc_news_ulmfit": [*SHORT_TEXTS, *FEW_TO_TRAIN_ON],
     "mnist_efficientnet_lpft": FEW_TO_TRAIN_ON,
@@ -52,13 +53,13 @@ def test_configs_ship():
 
 def test_it_trains_and_leaves_a_whole_run_folder(run):
     _, trainer, folder = run
-    assert trainer.progress.step == trainer.course.total_steps
+    assert trainer.progress.step == trainer.timeline.total_steps
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["status"], summary["proof_intact"]) == ("done", True)
     assert json.loads((folder / "freeze_proof.json").read_text())["intact"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step"] for line in lines if "train/loss" in line]
-    assert steps[-1] == trainer.course.total_steps
+    assert steps[-1] == trainer.timeline.total_steps
     assert list((folder / "tensorboard").glob("events.*"))
 
 

@@ -16,10 +16,9 @@ from finetune.data.batches import sample_order, seed_for
 from finetune.data.opening import open_data
 from finetune.freezing.apply import held_modules
 from finetune.importing import package_path
-from finetune.optim.rates import Stretch
-from finetune.train.course import latest_end
 from finetune.train.loop import Trainer
 from finetune.train.setup import build_trainer
+from finetune.train.spans import Span, walk
 
 _AT_ONCE = 256
 
@@ -38,8 +37,8 @@ def prepare(case: Case, folder: Path, *, overrides: tuple[str, ...], check: bool
     trainer = build_trainer(config, folder / "never-written")
     opened = open_data(config.data, config.task, seed=config.seed, trust=config.trust)
     parts = {"train": opened.train, "validation": opened.validation, "test": opened.test}
-    course = trainer.course
-    epochs = -(-course.total_steps // course.steps_per_epoch)
+    timeline = trainer.timeline
+    epochs = -(-timeline.total_steps // timeline.steps_per_epoch)
     num_samples = len(trainer.splits.train)
     job = Job(
         network=case.network,
@@ -56,7 +55,7 @@ def prepare(case: Case, folder: Path, *, overrides: tuple[str, ...], check: bool
         orders=torch.stack([sample_order(num_samples, config.seed, e) for e in range(epochs)]),
         rates=_rates(trainer),
         seeds=torch.tensor(
-            [seed_for("step", config.seed, s) for s in range(trainer.course.total_steps)]
+            [seed_for("step", config.seed, s) for s in range(trainer.timeline.total_steps)]
         ),
         start={
             name: parameter.detach().clone()
@@ -99,20 +98,16 @@ def _options(case: Case, config: RunConfig) -> dict[str, object]:
     raise ValueError(f"{case.name}: no hand-written reader for {source}")
 
 
-def _stretches(trainer: Trainer) -> Iterator[Stretch]:
-    began = 0
-    for number, phase in enumerate(trainer.plan.phases):
-        epochs = trainer.course.epochs(trainer.progress)
-        ends = latest_end(phase.until, began, epochs, trainer.course.total_steps)
-        yield Stretch(number, began, ends, phase.restarts_schedule)
-        began = ends
+def _spans(trainer: Trainer) -> Iterator[Span]:
+    timeline, phases = trainer.timeline, trainer.plan.phases
+    return walk((phase.until for phase in phases), timeline.epochs, timeline.total_steps)
 
 
 def _phases(trainer: Trainer, case: Case) -> Iterator[Phase]:
     names = [name for name, _ in trainer.model.named_parameters()]
-    stretches = _stretches(trainer)
-    for phase, stretch, border in zip(trainer.plan.phases, stretches, case.boundaries, strict=True):
-        first_epoch, rest = divmod(stretch.began, trainer.course.steps_per_epoch)
+    spans = _spans(trainer)
+    for phase, span, border in zip(trainer.plan.phases, spans, case.boundaries, strict=True):
+        first_epoch, rest = divmod(span.began, trainer.timeline.steps_per_epoch)
         assert rest == 0, "phases of the contest begin with an epoch"
         yield Phase(
             first_epoch=first_epoch,
@@ -134,10 +129,16 @@ def _groups(trainer: Trainer) -> tuple[Group, ...]:
 
 
 def _rates(trainer: Trainer) -> torch.Tensor:
+    timeline, total = trainer.timeline, trainer.timeline.total_steps
     rates = [
-        trainer.rates.at(step, stretch)
-        for stretch in _stretches(trainer)
-        for step in range(stretch.began, stretch.ends)
+        timeline.rates.at(
+            step,
+            phase.rates,
+            (span.began, span.ends) if phase.restarts_schedule else (0, total),
+            total,
+        )
+        for phase, span in zip(trainer.plan.phases, _spans(trainer), strict=True)
+        for step in range(span.began, span.ends)
     ]
     return torch.tensor(rates, dtype=torch.float64)
 

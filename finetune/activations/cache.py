@@ -69,6 +69,7 @@ class ActivationCache:
         self._earlier: CachedForward | None = None
         self._looks_ahead = True
         """Whether looking for rows of later phases is worth it: False after it found none."""
+        self._has_said_why = False
         self._fingerprints: dict[str, str] = {}
 
     def open(self, visits: float, thaws: Sequence[Coming] = ()) -> None:
@@ -82,7 +83,7 @@ class ActivationCache:
         if self._use.is_compiled:
             # other modules are frozen now; old compiled code counts towards a limit of torch
             torch.compiler.reset()
-        is_off = self._config.use == "off"
+        is_off = self._config.use == "off" or self._is_told_off()
         if is_off and not self._use.is_compiled:
             return
         found = find_estimate(self._model, self._use, visits=visits)
@@ -90,6 +91,15 @@ class ActivationCache:
             self._choose(found, thaws)
         if isinstance(found, Estimate) and isinstance(self.now, UncachedForward):
             self._install_at(found.boundary)
+
+    def _is_told_off(self) -> bool:
+        """Tell whether nothing is ever cached; the first time say why: masks may change often."""
+        if self._use.not_cached is None:
+            return False
+        if self._config.use != "off" and not self._has_said_why:
+            self._use.tell(f"activation cache: {self._use.not_cached}")
+        self._has_said_why = True
+        return True
 
     @property
     def is_boundary_needed(self) -> bool:

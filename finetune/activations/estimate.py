@@ -54,6 +54,8 @@ class Use:
     """Dtype in which floating-point rows are stored; None to store them as computed."""
     is_compiled: bool = False
     """Whether what is not frozen is compiled."""
+    not_cached: str | None = None
+    """Why nothing is cached, whatever is frozen; None if it may be."""
     reads_inputs: bool = False
     """Whether the loss may read input columns: an imported loss gets the whole batch."""
     sizes: Mapping[str, int] = field(default_factory=dict)
@@ -150,6 +152,8 @@ def find_estimate(
         anyhow: Probe also if too few samples are still to come.
     """
     train = use.splits["train"]
+    if use.not_cached is not None:
+        return use.not_cached
     if all(parameter.requires_grad for parameter in model.parameters()):
         return "nothing is frozen"
     if not all(samples.is_even for samples in use.splits.values()):

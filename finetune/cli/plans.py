@@ -69,6 +69,7 @@ def preview_as_data(preview: Preview) -> dict[str, Any]:
         "total_steps": preview.parts.total_steps,
         "weight_decay": weight_decay_of(preview.config.optimizer),
         "full_training": {"costs": asdict(costs.full)},
+        "costs_are_of_blocks": costs.drawn,
         "share_of_flops": costs.share_of_flops,
         "share_of_flops_with_stores": costs.share_with_stores,
         "lints": [
@@ -114,14 +115,17 @@ def write_long_form(config: RunConfig, parts: Parts, path: Path) -> None:
     """
     phases = phases_of(config, parts.model)
     everything = FreezeConfig(phases=(PhaseConfig(name="all", freeze=()),))
-    changes: dict[str, Any] = {"freeze": phases or everything}
+    # a policy makes its phases as training goes: there is no longer form of it
+    is_listed = parts.plan.policy is None
+    changes: dict[str, Any] = {"freeze": phases or everything} if is_listed else {}
     if parts.data.automatic:
         # What the network's pretraining asks for is written out too: who edits the file shall see
         # it.
         changes["data"] = config.data.model_copy(update={"transforms": parts.data.automatic})
     text = dump_config(config.model_copy(update=changes), path.parent)
     source = one_line(config.path.name) if config.path is not None else "a config"
-    write_new(path, f"# {source} with its phases written out.\n{text}")
+    what = "with its phases written out" if is_listed else "with what it leaves out"
+    write_new(path, f"# {source} {what}.\n{text}")
 
 
 def _run(preview: Preview) -> str:
@@ -145,6 +149,9 @@ def _print_costs(preview: Preview, console: Terminal) -> None:
     console.print(_flops_table(named, costs.full.flops_per_step))
     for line in _notes_on_stores(named[:-1]):
         console.tell(line)
+    if costs.drawn is not None:
+        blocks = ", ".join(map(str, costs.drawn))
+        console.tell(f"the costs are those of the first draw, blocks {blocks}; others may differ")
     if (text := _whole_run(costs)) is not None:
         console.tell(text)
     console.print("\nsizes: memory of a step, files of a checkpoint")

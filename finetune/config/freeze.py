@@ -286,7 +286,33 @@ class Freezeout(_Method):
     """Whether a group that is frozen earlier starts with a proportionally higher rate."""
 
 
-Method = LinearProbe | LpFt | Gradual | Ulmfit | ChainThaw | Bitfit | NormOnly | TopK | Freezeout
+class Lisa(_Method):
+    """Every few steps other blocks, drawn at random, train; embeddings, last norm and head train always (Pan et al. 2024, arXiv 2403.17919)."""
+
+    method: Literal["lisa"]
+    """Discriminator."""
+    period: Count = 20
+    """Steps after which other blocks are drawn."""
+    blocks: Count = 2
+    """How many blocks train at a time."""
+    optimizer_state: Literal["reset", "keep"] = "keep"
+    """What becomes of the momentum of a block that is drawn again: `keep` goes on with that of its last steps, `reset` forgets it."""
+
+
+PolicyMethod = Lisa
+"""Methods that decide masks while training goes on; all others make phases before step 0."""
+Method = (
+    LinearProbe
+    | LpFt
+    | Gradual
+    | Ulmfit
+    | ChainThaw
+    | Bitfit
+    | NormOnly
+    | TopK
+    | Freezeout
+    | PolicyMethod
+)
 METHODS: dict[str, type[Method]] = {
     "linear_probe": LinearProbe,
     "lp_ft": LpFt,
@@ -297,6 +323,7 @@ METHODS: dict[str, type[Method]] = {
     "norm_only": NormOnly,
     "top_k": TopK,
     "freezeout": Freezeout,
+    "lisa": Lisa,
 }
 """The methods by name."""
 

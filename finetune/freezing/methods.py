@@ -20,6 +20,7 @@ from finetune.config.freeze import (
     NormOnly,
     OnPlateau,
     PhaseConfig,
+    PolicyMethod,
     RateConfig,
     TopK,
     Ulmfit,
@@ -84,8 +85,17 @@ def _without(
 def _phases(  # noqa: C901 - one case for each method
     method: Method, optimizer: OptimizerConfig, inventory: Sequence[ParamInfo]
 ) -> tuple[PhaseConfig, ...]:
-    head = _head(method, inventory)
+    head = head_of(method, inventory)
     match method:
+        case PolicyMethod():
+            # all that may ever train: the policy freezes more of it as training goes
+            return (
+                PhaseConfig(
+                    name=method.method,
+                    train=(All(all=True),),
+                    optimizer_state=method.optimizer_state,
+                ),
+            )
         case LinearProbe():
             return (PhaseConfig(name="probe", train=head),)
         case LpFt():
@@ -263,7 +273,7 @@ def _freezeout(
     return tuple(phases)
 
 
-def _head(method: Method, inventory: Sequence[ParamInfo]) -> tuple[Selector, ...]:
+def head_of(method: Method, inventory: Sequence[ParamInfo]) -> tuple[Selector, ...]:
     """Return the head as selectors: as given, or the last module that holds parameters."""
     if method.head is not None:
         select(method.head, inventory, key=(*_KEY, "head"))

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from finetune.errors import named
 from finetune.freezing.lints import Lint
-from finetune.freezing.plan import Plan
+from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.rows import rows_of
+from finetune.models.inventory import ParamInfo
 from finetune.models.weights import WeightsReport
 
 
@@ -89,21 +90,21 @@ class Sources:
 
 
 def moved_before(
-    digests: Mapping[str, str], phase: int, plan: Plan, as_built: Mapping[str, str]
+    digests: Mapping[str, str],
+    earlier: Sequence[Phase],
+    inventory: Sequence[ParamInfo],
+    as_built: Mapping[str, str],
 ) -> frozenset[str]:
     """Return the tensors of a proof that earlier phases have changed, or were free to change.
 
     Args:
         digests: Fingerprints as the phase began, by name.
-        phase: Number of the phase.
-        plan: All phases.
+        earlier: The phases before that one.
+        inventory: The parameters.
         as_built: Fingerprints from before the run of what never trains, and of buffers.
     """
     trained = {
-        param.name
-        for param in plan.inventory
-        for earlier in plan.phases[:phase]
-        if param.name not in earlier.frozen
+        param.name for param in inventory for phase in earlier if param.name not in phase.frozen
     }
     return frozenset(
         name

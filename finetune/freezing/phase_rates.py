@@ -7,6 +7,7 @@ from finetune.config.optim import OptimizerConfig
 from finetune.errors import Faults, Key, SelectorError
 from finetune.freezing.select import select
 from finetune.models.inventory import ParamInfo, num_blocks
+from finetune.optim.rates import PeakRate
 
 
 def phase_rates(
@@ -17,7 +18,7 @@ def phase_rates(
     factors: Mapping[str, float],
     *,
     key: Key,
-) -> dict[str, RateConfig]:
+) -> dict[str, PeakRate]:
     """Return the rate of every parameter that a phase trains, before the schedule.
 
     Args:
@@ -77,8 +78,7 @@ def layer_ids(inventory: Sequence[ParamInfo]) -> list[int]:
     ]
 
 
-def _scaled(rate: RateConfig, factor: float) -> RateConfig:
-    """Return the rate of one depth; a factor is in it, so it asks for none any more."""
-    if not rate.layer_decay:
-        return rate
-    return rate.model_copy(update={"lr": rate.lr * factor, "layer_decay": False})
+def _scaled(rate: RateConfig, factor: float) -> PeakRate:
+    """Return the rate at one depth."""
+    lr = rate.lr * factor if rate.layer_decay else rate.lr
+    return PeakRate(lr, rate.schedule, rate.over)

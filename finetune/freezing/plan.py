@@ -1,17 +1,28 @@
 """Every phase resolved to names and checked, before a step is taken."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, assert_never
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from finetune.config.freeze import FreezeConfig, ModulesConfig, PhaseConfig, RateConfig, Trigger
+from finetune.config.freeze import (
+    Freeze,
+    FreezeConfig,
+    ModulesConfig,
+    PhaseConfig,
+    PolicyMethod,
+    Trigger,
+)
 from finetune.config.optim import OptimizerConfig
 from finetune.config.selectors import Selector
 from finetune.errors import Faults, Key, SelectorError
+from finetune.freezing.methods import written_out
 from finetune.freezing.phase_rates import layer_factors, phase_rates
+from finetune.freezing.policies.choose import make_policy
+from finetune.freezing.policies.policy import Mask, Policy
 from finetune.freezing.rows import fits, split_inventory, whole_when_all_frozen
 from finetune.freezing.select import select
 from finetune.models.inventory import ParamInfo
+from finetune.optim.rates import PeakRate
 
 WHOLE_RUN = FreezeConfig.model_construct(
     phases=(PhaseConfig.model_construct(name="all", freeze=(), train=None),)
@@ -26,7 +37,7 @@ class Phase:
     name: str
     frozen: frozenset[str]
     """Names of the parameters, and of the row slices, held frozen; every other one is trained."""
-    rates: dict[str, RateConfig]
+    rates: dict[str, PeakRate]
     """Rate of every trained name."""
     until: Trigger | None
     """What ends the phase; None for the end of the run."""
@@ -45,12 +56,16 @@ class Plan:
     """All phases of a run, over the parameters of one model."""
 
     phases: tuple[Phase, ...]
+    """The phases known before step 0. With a policy there is one, of all that it may ever train;
+    each phase of the run freezes more than that one."""
     inventory: tuple[ParamInfo, ...]
     """The parameters, one of which only some rows are meant replaced by its row slices."""
     undecayed: frozenset[str]
     """Names without weight decay."""
     verify: str
     """When the proof is taken: `phase`, `checkpoint`, `end` or `off`."""
+    policy: Policy | None = None
+    """What makes the phases as training goes; None where all are known."""
 
     @property
     def ever_trained(self) -> tuple[str, ...]:
@@ -61,22 +76,58 @@ class Plan:
             if any(param.name not in phase.frozen for phase in self.phases)
         )
 
-    def begin_anew(self, phase: int) -> frozenset[str]:
-        """Return the names trained in `phase` whose optimizer state begins anew with it."""
-        frozen, wish = self.phases[phase].frozen, self.phases[phase].optimizer_state
-        match wish:
-            case "keep":
-                return frozenset()
-            case "reset":
-                return (self.phases[phase - 1].frozen if phase else frozenset()) - frozen
-            case "fresh":
-                return frozenset(self.ever_trained) - frozen
-            case _:
-                assert_never(wish)
+    @property
+    def fates(self) -> dict[str, object]:
+        """For each name that ever trains, its rates in all phases and the block that it lies in.
 
-    def after(self, phase: int) -> tuple[str, ...]:
-        """Return the names of the phases after one."""
-        return tuple(later.name for later in self.phases[phase + 1 :])
+        Names of one fate are always frozen or trained together, at one rate.
+        """
+        block = {name: depth for depth, own in self._blocks.items() for name in own}
+        return {
+            name: (block.get(name), *(phase.rates.get(name) for phase in self.phases))
+            for name in self.ever_trained
+        }
+
+    @property
+    def drawn(self) -> frozenset[str]:
+        """Names that a policy freezes and thaws as training goes."""
+        return frozenset[str]().union(*self._blocks.values())
+
+    @property
+    def narrowest(self) -> tuple[Phase, ...]:
+        """The known phases, that of a policy with all frozen that it may freeze."""
+        if self.policy is None:
+            return self.phases
+        return (self.made(0, ()),)
+
+    @property
+    def examples(self) -> tuple[Phase, ...]:
+        """The known phases, that of a policy with the mask that the run begins with."""
+        if self.policy is None:
+            return self.phases
+        return (self.made(0, self.policy.first({})),)
+
+    def made(self, number: int, mask: Mask) -> Phase:
+        """Return a phase that the policy makes.
+
+        Args:
+            number: Which one of the run, counted from 0.
+            mask: The blocks that train.
+        """
+        assert self.policy is not None
+        (widest,) = self.phases
+        shut = [own for depth, own in self._blocks.items() if depth not in mask]
+        frozen = widest.frozen.union(*shut)
+        return replace(
+            widest,
+            name=f"{self.policy.name} {number}",
+            frozen=whole_when_all_frozen(self.inventory, frozen),
+            rates={name: rate for name, rate in widest.rates.items() if name not in frozen},
+        )
+
+    @property
+    def _blocks(self) -> Mapping[int, frozenset[str]]:
+        return {} if self.policy is None else self.policy.blocks
 
     def trained_from(self, phase: int) -> frozenset[str]:
         """Return the names trained in `phase` or a later one."""
@@ -88,17 +139,37 @@ class Plan:
 
 
 def make_plan(
-    config: FreezeConfig | None, optimizer: OptimizerConfig, inventory: Sequence[ParamInfo]
+    freeze: Freeze | None,
+    optimizer: OptimizerConfig,
+    inventory: Sequence[ParamInfo],
+    *,
+    seed: int = 0,
 ) -> Plan:
-    """Resolve the phases of a config over a model's parameters.
+    """Resolve `freeze` of a config over a model's parameters: its phases, or those of its method.
 
     Parameters that hold no floating-point numbers cannot have a gradient and are always frozen,
     and so are those whose rate `optimizer.freeze_below` finds too small.
+
+    Args:
+        freeze: From the config.
+        optimizer: Rates of what no phase has others for.
+        inventory: The parameters.
+        seed: The run's, for a method that draws.
 
     Raises:
         FinetuneError: a selector takes nothing, wishes conflict on a tied tensor, a phase trains
             nothing, or a rate is meant for what is frozen. All faults are told at once.
     """
+    plan = _listed(written_out(freeze, optimizer, inventory), optimizer, inventory)
+    if not isinstance(freeze, PolicyMethod):
+        return plan
+    policy = make_policy(freeze, plan.inventory, plan.phases[0].frozen, seed=seed)
+    return replace(plan, policy=policy)
+
+
+def _listed(
+    config: FreezeConfig | None, optimizer: OptimizerConfig, inventory: Sequence[ParamInfo]
+) -> Plan:
     config = config or WHOLE_RUN
     # what does not fit is told by `select`, which knows where it stands
     cuts = [one for one in _all_selectors(config, optimizer) if fits(one, inventory)]
@@ -129,7 +200,7 @@ def _resolve(
     *,
     key: Key,
 ) -> Phase:
-    frozen, rates = never, dict[str, RateConfig]()
+    frozen, rates = never, dict[str, PeakRate]()
     faults = Faults()
     with faults.noted():
         frozen = _frozen_in(phase, inventory, never, key=key)

@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from finetune.config.freeze import RateConfig
 from finetune.freezing.apply import frozen_now
 from finetune.freezing.plan import Phase, Plan
+from finetune.freezing.policies.policy import Policy
 from finetune.models.inventory import ParamInfo, take_inventory
+from finetune.optim.rates import PeakRate
 from finetune.visible import one_line
 
 
@@ -32,8 +33,8 @@ class PlanRow:
 
     name: str
     state: str
-    """`frozen`, `trained` or `mixed`."""
-    rates: tuple[RateConfig, ...]
+    """`frozen`, `trained`, `mixed`, or `drawn` where a policy decides as training goes."""
+    rates: tuple[PeakRate, ...]
     """The different rates of what trains, the lowest first; empty where nothing does."""
     decay: str
     """Whether weight decay acts on what trains: `yes`, `none` or `mixed`; empty where frozen."""
@@ -80,15 +81,17 @@ def unfold(inventory: Sequence[ParamInfo], frozen: AbstractSet[str]) -> list[Map
     return [_row(param.name, [param], frozen) for param in inventory]
 
 
-def states_over_phases(plan: Plan, begun: int, *, at_most: int = 40) -> dict[str, list[str]]:
-    """Return the state of every block in each of the first phases, by the block's name.
+def states_over_phases(
+    inventory: Sequence[ParamInfo], phases: Sequence[Phase], *, at_most: int = 40
+) -> dict[str, list[str]]:
+    """Return the state of every block in each of some phases, by the block's name.
 
     Args:
-        plan: The phases.
-        begun: How many of them are asked for.
+        inventory: The parameters.
+        phases: The phases, in order.
         at_most: With more rows than this, neighbouring blocks that always fare alike share one.
     """
-    maps = [fold(plan.inventory, phase.frozen) for phase in plan.phases[:begun]]
+    maps = [fold(inventory, phase.frozen) for phase in phases]
     states = {cells[0].name: [cell.state for cell in cells] for cells in zip(*maps, strict=True)}
     if len(states) <= at_most:
         return states
@@ -100,7 +103,12 @@ def plan_rows(plan: Plan, number: int, *, full: bool = False) -> list[PlanRow]:
     """Return what becomes of the parameters in a phase: a row per block, or per parameter."""
     groups = {p.name: [p] for p in plan.inventory} if full else _folded(plan.inventory)
     phase = plan.phases[number]
-    return [_plan_row(name, params, phase, plan.undecayed) for name, params in groups.items()]
+    rows = [_plan_row(name, params, phase, plan.undecayed) for name, params in groups.items()]
+    is_drawn = [any(p.name in plan.drawn for p in params) for params in groups.values()]
+    return [
+        replace(row, state="drawn", modules="as drawn") if drawn else row
+        for row, drawn in zip(rows, is_drawn, strict=True)
+    ]
 
 
 def changed_rows(before: Sequence[PlanRow], after: Sequence[PlanRow]) -> list[PlanRow]:
@@ -149,7 +157,13 @@ def plan_as_data(plan: Plan) -> dict[str, Any]:
         "parameters": total,
         "ever_trained": list(plan.ever_trained),
         "phases": [_phase_as_data(plan, phase) for phase in plan.phases],
-    }
+    } | (policy_as_data(plan.policy) if plan.policy is not None else {})
+
+
+def policy_as_data(policy: Policy) -> dict[str, Any]:
+    """Return what is certain of a policy: its only phase holds all that it may ever train."""
+    blocks = {str(depth): sorted(names) for depth, names in policy.blocks.items()}
+    return {"policy": {"name": policy.name, "says": policy.says, "blocks": blocks}}
 
 
 _SIGNS = {"frozen": "░", "trained": "█", "mixed": "▒"}
@@ -178,7 +192,7 @@ def _state_as_data(param: ParamInfo, phase: Phase, undecayed: AbstractSet[str]) 
     return {
         "name": param.name,
         "state": "frozen" if param.name in phase.frozen else "trained",
-        "rate": rate and rate.model_dump(mode="json", exclude_none=True, exclude_defaults=True),
+        "rate": rate and _rate_as_data(rate),
         "decays": None if rate is None else param.name not in undecayed,
         "shape": list(param.shape),
         "parameters": param.numel,
@@ -186,6 +200,15 @@ def _state_as_data(param: ParamInfo, phase: Phase, undecayed: AbstractSet[str]) 
         "depth": param.depth,
         "aliases": list(param.aliases),
     }
+
+
+def _rate_as_data(rate: PeakRate) -> dict[str, Any]:
+    """Return a rate as plain data, without what is usual."""
+    own: dict[str, Any] = {"lr": rate.lr}
+    if rate.schedule is not None:
+        dumped = rate.schedule.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        own["schedule"] = dumped
+    return own if rate.over == 1.0 else own | {"over": rate.over}
 
 
 def _folded(inventory: Sequence[ParamInfo]) -> dict[str, list[ParamInfo]]:

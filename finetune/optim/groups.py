@@ -1,6 +1,6 @@
 """The optimizer and its parameter groups: one layout for the whole run, known by name."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,45 +8,44 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from finetune.config.freeze import RateConfig
 from finetune.config.optim import OptimizerConfig
 from finetune.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Parameters that share rate and decay in every phase."""
+    """Parameters that share rate and decay, and are frozen or trained together, all the time."""
 
     name: str
     names: tuple[str, ...]
-    rates: tuple[RateConfig | None, ...]
-    """Their rate in each phase; None where they are frozen."""
     decays: bool
     """Whether the optimizer's weight decay acts on them."""
+
+    def is_trained(self, trained: Container[str]) -> bool:
+        """Tell whether a phase trains the group, given all names that it trains."""
+        return self.names[0] in trained
 
 
 def make_groups(
     names: Sequence[str],
-    rates: Sequence[Mapping[str, RateConfig]],
+    fates: Mapping[str, object],
     undecayed: Collection[str] = (),
 ) -> tuple[Group, ...]:
     """Sort the parameters that ever train into groups.
 
     Args:
         names: Their names, in the model's order.
-        rates: For each phase, the rate of each name that it trains.
+        fates: For each name, what tells it from names that ever train otherwise: its rates in all
+            phases, say. Equal ones have an equal `repr`.
         undecayed: Names without weight decay.
     """
     sorted_: dict[tuple[bool, str], list[str]] = {}
-    by_key: dict[tuple[bool, str], tuple[RateConfig | None, ...]] = {}
     for name in names:
-        own = tuple(phase.get(name) for phase in rates)
-        key = name not in undecayed, repr(own)
+        key = name not in undecayed, repr(fates.get(name))
         sorted_.setdefault(key, []).append(name)
-        by_key[key] = own
     labels = _labels(list(sorted_.values()))
     return tuple(
-        Group(label, tuple(members), by_key[key], key[0])
+        Group(label, tuple(members), key[0])
         for label, (key, members) in zip(labels, sorted_.items(), strict=True)
     )
 

@@ -1,27 +1,23 @@
-"""The rate of every group at every step: a pure function of the step and of where phases began."""
+"""The rate of every group at every step: a pure function of the step and of the phase's span."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from finetune.config.freeze import RateConfig
 from finetune.config.optim import Schedule
 from finetune.optim.groups import Group
 from finetune.optim.schedules import Factor, make_schedule
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
-    """Where a phase lies in the run."""
+class PeakRate:
+    """The rate of a parameter in a phase, before its schedule."""
 
-    phase: int
-    """Its number."""
-    began: int
-    """Its first step."""
-    ends: int
-    """Step at which it ends at the latest."""
-    restarts: bool
-    """Whether the schedule begins anew with it, and is over when it is."""
+    lr: float
+    schedule: Schedule | None = None
+    """Its own schedule over the run, in place of the run's."""
+    over: float = 1.0
+    """Share of the run after which its own schedule has come to its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,26 +26,29 @@ class Rates:
 
     schedule: Schedule
     groups: tuple[Group, ...]
-    total_steps: int
 
-    def at(self, step: int, stretch: Stretch) -> list[float]:
-        """Return the rate of each group for the step after `step` steps; 0 where it is frozen."""
-        if stretch.restarts:
-            factor = self._factor(self.schedule, stretch.ends - stretch.began)(step - stretch.began)
-        else:
-            factor = self._factor(self.schedule, self.total_steps)(step)
-        return [self._rate(group.rates[stretch.phase], step, factor) for group in self.groups]
+    def at(
+        self, step: int, peaks: Mapping[str, PeakRate], cycle: tuple[int, int], total_steps: int
+    ) -> list[float]:
+        """Return the rate of each group for the step after `step` steps; 0 where it is frozen.
 
-    def _rate(self, rate: RateConfig | None, step: int, factor: float) -> float:
-        if rate is None:
-            return 0.0
-        if rate.schedule is not None:
-            factor = self._factor(rate.schedule, round(rate.over * self.total_steps))(step)
-        return rate.lr * factor
+        Args:
+            step: Optimizer steps done.
+            peaks: Rate of each parameter that the present phase trains.
+            cycle: First step and end of the run's schedule: of the run, or of the present phase
+                where the schedule begins anew with it.
+            total_steps: Steps of the run.
+        """
+        began, ends = cycle
+        factor = _factor(self.schedule, ends - began)(step - began)
+        own = (peaks.get(group.names[0]) for group in self.groups)
+        return [0.0 if peak is None else _rate(peak, step, factor, total_steps) for peak in own]
 
-    @staticmethod
-    def _factor(schedule: Schedule, length: int) -> Factor:
-        return _schedule(schedule, max(1, length))
+
+def _rate(peak: PeakRate, step: int, factor: float, total_steps: int) -> float:
+    if peak.schedule is not None:
+        factor = _factor(peak.schedule, round(peak.over * total_steps))(step)
+    return peak.lr * factor
 
 
 @lru_cache(maxsize=256)
@@ -58,10 +57,5 @@ def _schedule(schedule: Schedule, length: int) -> Factor:
     return make_schedule(schedule, length)
 
 
-def trained_rates(groups: Sequence[Group], rates: Sequence[float], phase: int) -> dict[str, float]:
-    """Return the rates of the groups that a phase trains, by the group's name."""
-    return {
-        group.name: rate
-        for group, rate in zip(groups, rates, strict=True)
-        if group.rates[phase] is not None
-    }
+def _factor(schedule: Schedule, length: int) -> Factor:
+    return _schedule(schedule, max(1, length))

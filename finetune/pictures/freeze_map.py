@@ -17,6 +17,9 @@ _FONT_SIZE, _MAP_WIDTH, _ROW_HEIGHT, _LINE_HEIGHT, _MARGIN = 16, 400, 22, 22, 8
 _MOST_LABEL = 220
 """Pixels; a longer name loses its beginning."""
 
+_MOST_LISTED = 40
+"""Phases named below the map; the rest is counted, since a policy may make hundreds."""
+
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
@@ -76,7 +79,7 @@ def draw_freeze_map(shown: FreezeMap) -> np.ndarray:
     left = 2 * _MARGIN + max(int(font.getlength(name)) for name in names)
     top = _MARGIN + _LINE_HEIGHT
     bottom = top + _ROW_HEIGHT * len(names)
-    lines = 3 + len(shown.phases)
+    lines = 3 + min(len(shown.phases), _MOST_LISTED + 1)
     size = (left + _MAP_WIDTH + 2 * _MARGIN, bottom + _LINE_HEIGHT * lines + _MARGIN)
     image = Image.new("RGB", size, "white")
     sheet = _Sheet(ImageDraw.Draw(image), font, left, top, bottom, shown.total_steps)
@@ -131,6 +134,9 @@ def _draw_legend(sheet: _Sheet, shown: FreezeMap) -> None:
     ends = [*began[1:], now]
     for number, name in enumerate(shown.phases):
         y += _LINE_HEIGHT
+        if number == _MOST_LISTED:
+            sheet.text(_MARGIN, y, f"and {len(shown.phases) - number} more")
+            break
         when = "not begun"
         if number < len(began):
             when = f"steps {began[number]} to {ends[number]}"

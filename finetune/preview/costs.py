@@ -7,17 +7,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from finetune.config.freeze import OnPlateau
 from finetune.config.optim import OptimizerConfig
 from finetune.config.run import RunConfig
 from finetune.freezing.plan import Phase, Plan
+from finetune.freezing.policies.policy import Mask
 from finetune.freezing.rows import rows_of
 from finetune.preview.meter import Measured, Meter
 from finetune.redaction import redacted
 from finetune.train.built import Parts
-from finetune.train.course import Span, latest_end, steps_of_epoch
 from finetune.train.epochs import Epochs
 from finetune.train.sizes import TensorSize, file_bytes, optimizer_state
+from finetune.train.spans import Span, walk
+from finetune.train.timeline import steps_of_epoch
 
 _SEPARATOR = "//"
 """Stands between a parameter's name and the name of its state in the optimizer's file."""
@@ -76,10 +77,15 @@ class PlanCosts:
     phases: tuple[Costs, ...]
     full: Costs
     spans: tuple[Span, ...]
+    drawn: Mask | None = None
+    """With a policy: the mask that the costs are those of, which the run begins with."""
 
     @property
     def share_of_flops(self) -> float | None:
-        """FLOPs of the run as a share of full training; None where metrics decide on its course."""
+        """FLOPs of the run as a share of full training.
+
+        None where metrics decide on its course, or a policy on masks of other costs.
+        """
         return self._share([cost.flops_per_step * n for cost, n in self._with_steps()])
 
     @property
@@ -88,7 +94,7 @@ class PlanCosts:
         return self._share([self._flops_with_store(cost, n) for cost, n in self._with_steps()])
 
     def _share(self, spent: list[int]) -> float | None:
-        if not all(span.is_certain for span in self.spans):
+        if self.drawn is not None or not all(span.is_certain for span in self.spans):
             return None
         steps = sum(span.ends - span.began for span in self.spans)
         return sum(spent) / max(1, self.full.flops_per_step * steps)
@@ -107,6 +113,23 @@ class PlanCosts:
         return cost.flops_per_step * filling + cost.storing.flops_per_step * reading
 
 
+@dataclass(frozen=True, slots=True)
+class _Visits:
+    """How often a phase sees each sample."""
+
+    at_most: float
+    is_certain: bool
+
+    @property
+    def counted_on(self) -> float:
+        """Visits on which a run counts while an earlier phase is under way."""
+        return self.at_most if self.is_certain else 1.0
+
+
+def _whole(visits: Sequence[_Visits]) -> _Visits:
+    return _Visits(sum(one.at_most for one in visits), all(one.is_certain for one in visits))
+
+
 def predict_costs(parts: Parts, config: RunConfig) -> PlanCosts:
     """Predict what every phase costs, from passes over 2 and 3 samples in each.
 
@@ -120,18 +143,23 @@ def predict_costs(parts: Parts, config: RunConfig) -> PlanCosts:
     """
     plan, meter = parts.plan, Meter.of(parts, config)
     steps_per_epoch = steps_of_epoch(parts.data.facts.sizes["train"], config.train)
-    spans = _spans(plan, steps_per_epoch, parts.total_steps)
-    visits = [(span.ends - span.began) / steps_per_epoch for span in spans]
+    untils = (phase.until for phase in plan.phases)
+    spans = tuple(walk(untils, Epochs((steps_per_epoch,)), parts.total_steps))
+    visits = [
+        _Visits((span.ends - span.began) / steps_per_epoch, is_certain=span.is_certain)
+        for span in spans
+    ]
     everything = replace(
         plan.phases[0],
         frozen=frozenset(p.name for p in plan.inventory if not p.floating),
         until=None,
     )
-    full = replace(plan, phases=(everything,))
+    full = replace(plan, phases=(everything,), policy=None)
     return PlanCosts(
         phases=_costs(plan, parts, config, meter, visits),
-        full=_costs(full, parts, config, meter, [sum(visits)])[0],
+        full=_costs(full, parts, config, meter, [_whole(visits)])[0],
         spans=spans,
+        drawn=None if plan.policy is None else plan.policy.first({}),
     )
 
 
@@ -142,7 +170,7 @@ def weight_decay_of(config: OptimizerConfig) -> float:
 
 
 def _costs(
-    plan: Plan, parts: Parts, config: RunConfig, meter: Meter, visits: Sequence[float]
+    plan: Plan, parts: Parts, config: RunConfig, meter: Meter, visits: Sequence[_Visits]
 ) -> tuple[Costs, ...]:
     state = optimizer_state(plan, config.optimizer, parts.device)
     trained = set(plan.ever_trained)
@@ -150,13 +178,13 @@ def _costs(
     buffers = dict(parts.model.named_buffers(remove_duplicate=False))
     costs: list[Costs] = []
     measured_before: list[Measured] = []
-    for number, phase in enumerate(plan.phases):
-        measured = meter.measure(phase, visits[number])
+    for number, phase in enumerate(plan.examples):
+        measured = meter.measure(phase, visits[number].at_most)
         measured_before.append(measured)
         # of rounded values nothing is stored ahead
         looks_ahead = config.cache.store_dtype is None
         is_filled = looks_ahead and _is_filled_before(plan, measured_before, visits)
-        storing = _storing(measured, is_filled=is_filled)
+        storing = _storing(measured, visits[number].counted_on, is_filled=is_filled)
         held = {
             f"{name}{_SEPARATOR}{part}": entry
             for name in _holding_state(plan, number)
@@ -179,7 +207,7 @@ def _costs(
     return tuple(costs)
 
 
-def _is_filled_before(plan: Plan, measured: Sequence[Measured], visits: Sequence[float]) -> bool:
+def _is_filled_before(plan: Plan, measured: Sequence[Measured], visits: Sequence[_Visits]) -> bool:
     """Tell whether passes before the last phase measured store what it needs.
 
     They do if it only thaws, as do those before it, and every sample was seen in them.
@@ -190,7 +218,7 @@ def _is_filled_before(plan: Plan, measured: Sequence[Measured], visits: Sequence
     while first and _only_thaws(plan.phases, measured, first):
         first -= 1
     views = 1 if isinstance(there, str) else there.views
-    return first < last and sum(visits[first:last]) >= views
+    return first < last and sum(one.at_most for one in visits[first:last]) >= views
 
 
 def _only_thaws(phases: Sequence[Phase], measured: Sequence[Measured], number: int) -> bool:
@@ -202,8 +230,14 @@ def _only_thaws(phases: Sequence[Phase], measured: Sequence[Measured], number: i
     return is_thaw and before.boundary.encloses(now.boundary)
 
 
-def _storing(measured: Measured, *, is_filled: bool) -> Storing | str:
-    """Return what a store means for a phase, or why there is none."""
+def _storing(measured: Measured, counted_on: float, *, is_filled: bool) -> Storing | str:
+    """Return what a store means for a phase, or why there is none.
+
+    Args:
+        measured: What its passes take.
+        counted_on: Visits on which a run counts before the phase has begun.
+        is_filled: Whether passes of phases before it fill the store.
+    """
     estimate = measured.estimate
     if isinstance(estimate, str):
         return estimate
@@ -214,7 +248,7 @@ def _storing(measured: Measured, *, is_filled: bool) -> Storing | str:
         store_bytes=estimate.layout.size_bytes,
         visits=estimate.visits,
         is_filled_before=is_filled,
-        pays=estimate.pays or (is_filled and estimate.pays_ahead),
+        pays=estimate.pays or (is_filled and estimate.at(counted_on).pays_ahead),
         reasons=tuple(map(redacted, estimate.boundary.reasons)),
     )
 
@@ -241,14 +275,3 @@ def _weights_bytes(model: nn.Module) -> int:
 
 def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def _spans(plan: Plan, steps_per_epoch: int, total: int) -> tuple[Span, ...]:
-    spans: list[Span] = []
-    began, is_certain = 0, True
-    for phase in plan.phases:
-        is_certain = is_certain and not isinstance(phase.until, OnPlateau)
-        ends = latest_end(phase.until, began, Epochs((steps_per_epoch,)), total)
-        spans.append(Span(began, ends, is_certain))
-        began = ends
-    return tuple(spans)

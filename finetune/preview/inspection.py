@@ -98,9 +98,10 @@ def inspect_batch(parts: Parts, *, samples: int, activations: bool, phase: int =
     if phase >= len(parts.plan.phases):
         last = len(parts.plan.phases) - 1
         raise FinetuneError(f"no phase {phase}, the last one is phase {last}")
-    model, frozen = parts.model, parts.plan.phases[phase].frozen
+    example = parts.plan.examples[phase]
+    model, frozen = parts.model, example.frozen
     apply_mask(model, frozen)
-    hold_modes(model, frozen, parts.plan.phases[phase].modules)
+    hold_modes(model, frozen, example.modules)
     model.train()
     count = min(samples, len(parts.data.train))
     batch = parts.data.train.fetch(torch.arange(count)).to(parts.device)

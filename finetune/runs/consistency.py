@@ -48,6 +48,10 @@ def _of_position(progress: Progress) -> Iterator[tuple[bool, str]]:
     ordered = sorted(ends) == ends and all(0 <= end <= step for end in ends)
     yield ordered, f"phases cannot have ended at steps {_shortened(ends)} by step {step}"
     began = ends[-1] if ends else 0
+    # a policy has decided on the mask of each phase that has begun; without one there is none
+    num_masks = len(progress.masks)
+    yield num_masks in (0, len(ends) + 1), f"{num_masks} masks are not those of {len(ends)} phases"
+    yield progress.next_mask is None or num_masks > 0, "a next mask comes after none"
     yield (
         progress.phase_began == began,
         f"its phase cannot have begun at step {progress.phase_began}, but {began}",

@@ -43,7 +43,8 @@ class _Stored(NamedTuple):
 class SavedPlan:
     """What `plan.json` says about a checkpoint's tensors."""
 
-    num_phases: int
+    num_phases: int | None
+    """How many phases there are; None where a policy makes them as training goes."""
     shapes: Mapping[str, tuple[int, ...]]
     """Shape of each tensor that is trained in any phase, by name."""
 
@@ -58,7 +59,7 @@ class SavedPlan:
             trained = set(document["ever_trained"])
             states = document["phases"][0]["states"]
             shapes = {str(s["name"]): tuple(s["shape"]) for s in states if s["name"] in trained}
-            num_phases = len(document["phases"])
+            num_phases = None if "policy" in document else len(document["phases"])
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise ValueError("is not what a run writes") from error
         if shapes.keys() != trained:
@@ -74,7 +75,7 @@ class SavedPlan:
         except CheckpointError as error:
             return error.message
         # First what is cheap to see; the values of all tensors are read last.
-        if phase >= self.num_phases:
+        if self.num_phases is not None and phase >= self.num_phases:
             return f"phase {phase} is none of the {self.num_phases} of the plan"
         if odd := sorted(weights.keys() ^ {*self.shapes, *moved}):
             return f"weights.safetensors does not hold what the plan trains: {named(odd)}"

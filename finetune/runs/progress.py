@@ -32,6 +32,12 @@ class Progress:
     """Watch over the metric whose plateau ends this phase."""
     phase_best: Watch = field(default_factory=Watch)
     """Watch over the metric by which this phase finds its best weights."""
+    masks: list[list[int]] = field(default_factory=list)
+    """With a policy: the blocks that train in each phase that has begun, by depth; else empty."""
+    next_mask: list[int] | None = None
+    """The blocks of the next phase, where the policy has decided on it: the present one is over."""
+    memory: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What each policy remembers, by its name."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Latest value of each evaluation metric."""
     proofs: list[dict[str, Any]] = field(default_factory=list)
@@ -72,6 +78,13 @@ class Progress:
         self.phase, self.phase_began = self.phase + 1, self.step
         self.plateau.restart()
         self.phase_best.restart()
+        if self.next_mask is not None:
+            self.masks.append(self.next_mask)
+            self.next_mask = None
+
+    def memory_of(self, policy: str) -> dict[str, Any]:
+        """Return what a policy remembers; changes of it are saved with the run."""
+        return self.memory.setdefault(policy, {})
 
     def rank(self, value: float, num_kept: int, *, falls: bool) -> bool:
         """Enter the value of this step's evaluation; return whether it is among the best kept.

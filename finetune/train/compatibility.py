@@ -6,7 +6,7 @@ number in it is compared with plan, network and optimizer. Nothing is changed by
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, assert_never
@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from finetune.config.freeze import AfterEpochs, AfterSteps, AtFraction, OnPlateau, Trigger
 from finetune.errors import CheckpointError, named
+from finetune.freezing.plan import Phase
+from finetune.freezing.policies.policy import Policy
 from finetune.runs.kept import read_document, read_progress
 from finetune.runs.progress import Progress
 from finetune.runs.watch import Watch
 from finetune.train.checkpoint import read_state, read_weights
-from finetune.train.course import Course
 from finetune.train.delta import Base, fingerprint_with
 from finetune.train.epochs import Epochs
 from finetune.train.sizes import TensorSize
+from finetune.train.timeline import Timeline
 
 _AT_MOST = {"mu": 1.0, "mu_product": 1.0}
 """Bounds of single numbers that an optimizer keeps: NAdam divides by one less the product."""
@@ -34,11 +36,12 @@ class Compatibility:
 
     model: nn.Module
     base: Base
-    course: Course
+    timeline: Timeline
+    """That of the run which would go on."""
     expected: Mapping[str, Mapping[str, TensorSize]]
     """What the optimizer keeps of each name that ever trains."""
-    proven: Callable[[Progress], Sequence[str]]
-    """Returns the tensors that the proof of the present phase covers."""
+    proven: Callable[[Phase], Sequence[str]]
+    """Returns the tensors that the proof of a phase covers."""
     loss_scale: Mapping[str, float]
     """The loss scale as a run begins; empty without one."""
 
@@ -50,38 +53,41 @@ class Compatibility:
             state = read_state(path)
         except CheckpointError as error:
             return error.message
+        timeline = self.timeline.at(progress)
         # Each part may rely on what the parts before it have found right.
         faults = chain(
-            _of_progress(progress, self.course),
-            self._of_proofs(progress),
-            self._of_fingerprints(progress, weights),
+            _of_phases(timeline),
+            _of_rules(timeline),
+            self._of_proofs(timeline),
+            self._of_fingerprints(timeline, weights),
             _of_state(state, self.expected, progress.step),
             _of_loss_scale(scale, self.loss_scale),
         )
         return next(faults, None)
 
-    def _of_proofs(self, progress: Progress) -> Iterator[str]:
+    def _of_proofs(self, timeline: Timeline) -> Iterator[str]:
         """Compare the proofs with the phases that are done and the tensors that these froze."""
-        numbers = {phase.name: n for n, phase in enumerate(self.course.plan.phases)}
-        if self.course.plan.verify == "end":
-            numbers = {"whole run": progress.phase}
+        verify = timeline.plan.verify
+        phases = {phase.name: phase for phase in timeline.begun}
+        if verify == "end":
+            phases = {"whole run": timeline.phase}
         known = self.base.never_trained
-        for proof in progress.proofs:
-            number = numbers.get(proof["phase"])
-            if self.course.plan.verify == "off" or number is None or number > progress.phase:
+        for proof in timeline.progress.proofs:
+            phase = phases.get(proof["phase"])
+            if verify == "off" or phase is None:
                 yield f"it has a proof of {named([proof['phase']])}, which is no phase done"
                 return
             digests = {name: before for name, (before, _) in proof["digests"].items()}
-            if digests.keys() != set(self.proven(replace(progress, phase=number))):
+            if digests.keys() != set(self.proven(phase)):
                 yield f"the proof of {named([proof['phase']])} covers other tensors than the plan"
             if wrong := sorted(n for n in digests.keys() & known.keys() if digests[n] != known[n]):
                 yield f"the proof of {named([proof['phase']])} has another {named(wrong)}"
 
-    def _of_fingerprints(self, progress: Progress, weights: Mapping[str, Tensor]) -> Iterator[str]:
+    def _of_fingerprints(self, timeline: Timeline, weights: Mapping[str, Tensor]) -> Iterator[str]:
         """Compare the fingerprints of the present phase with the tensors that it froze."""
-        wanted = set(self.proven(progress))
+        wanted, progress = set(self.proven(timeline.phase)), timeline.progress
         found = progress.fingerprints
-        began = 0 if self.course.plan.verify == "end" else progress.phase_began
+        began = 0 if timeline.plan.verify == "end" else progress.phase_began
         # They are taken as a phase begins, and go when it is proven.
         is_between = progress.step == began or any(
             proof["last_step"] == progress.step for proof in progress.proofs
@@ -95,23 +101,51 @@ class Compatibility:
                 yield f"{named([name])} is frozen, and not as it was when its phase began"
 
 
-def _of_progress(progress: Progress, course: Course) -> Iterator[str]:
-    """Compare the position with the phases of the plan, and the records with the rules."""
-    phases, settings = course.plan.phases, course.settings
-    if progress.phase >= len(phases):
-        yield f"phase {progress.phase} is none of the {len(phases)} of the plan"
-    if progress.data == course.data and progress.epoch_steps != course.steps_per_epoch:
-        yield f"its epochs have {progress.epoch_steps} steps, not {course.steps_per_epoch}"
+def _of_phases(timeline: Timeline) -> Iterator[str]:
+    """Compare the phases that have begun, and their steps, with the plan."""
+    plan, progress = timeline.plan, timeline.progress
+    if plan.policy is not None:
+        yield from _of_policy(plan.policy, progress)
+    elif progress.masks or progress.memory:
+        yield "its phases were made by a policy, and the config has none"
+    elif progress.phase >= len(plan.phases):
+        yield f"phase {progress.phase} is none of the {len(plan.phases)} of the plan"
+    if progress.data == timeline.data and progress.epoch_steps != timeline.steps_per_epoch:
+        yield f"its epochs have {progress.epoch_steps} steps, not {timeline.steps_per_epoch}"
     ends = [0, *progress.transitions, progress.step]
-    for number, (began, ended) in enumerate(pairwise(ends)):
-        lasts = _duration(phases[number].until, began, course.epochs(progress))
-        is_shorter_by_rule = number == progress.phase or isinstance(phases[number].until, OnPlateau)
+    for number, (phase, (began, ended)) in enumerate(
+        zip(timeline.begun, pairwise(ends), strict=True)
+    ):
+        lasts = _duration(phase.until, began, timeline.epochs)
+        is_shorter_by_rule = number == progress.phase or isinstance(phase.until, OnPlateau)
         is_wrong = lasts is not None and (
             ended - began > lasts or (ended - began < lasts and not is_shorter_by_rule)
         )
         if is_wrong:
             yield f"phase {number} lasts {lasts} steps, not from {began} to {ended}"
-    phase = phases[progress.phase]
+
+
+def _of_policy(policy: Policy, progress: Progress) -> Iterator[str]:
+    """Compare the masks with those that the policy has made, and their steps with its own."""
+    if progress.memory.keys() != {policy.name}:
+        yield f"it has the memory of {named([*progress.memory])}, not of {policy.name!r}"
+        return
+    decided = [] if progress.next_mask is None else [progress.next_mask]
+    masks = [tuple(mask) for mask in (*progress.masks, *decided)]
+    if (fault := policy.misfit(masks, progress.memory[policy.name])) is not None:
+        yield fault
+    ends = [0, *progress.transitions, *([progress.step] if decided else [])]
+    for number, (began, ended) in enumerate(pairwise(ends)):
+        if policy.ends_by(began) not in (None, ended):
+            yield f"phase {number} of {policy.name!r} cannot last from {began} to {ended}"
+    latest = policy.ends_by(progress.phase_began)
+    if latest is not None and progress.step > latest:
+        yield f"the phase since step {progress.phase_began} cannot last to step {progress.step}"
+
+
+def _of_rules(timeline: Timeline) -> Iterator[str]:
+    """Compare the records of watches with the rules of the config."""
+    progress, phase, settings = timeline.progress, timeline.phase, timeline.settings
     rules = {
         "plateau": (progress.plateau != Watch(), isinstance(phase.until, OnPlateau)),
         "phase_best": (progress.phase_best != Watch(), phase.restores_best),

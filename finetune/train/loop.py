@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +25,12 @@ from finetune.freezing.apply import take_on
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import drop_state, reset_state, set_rates
-from finetune.optim.rates import Rates
 from finetune.runs.folder import RunFolder
 from finetune.runs.kept import Checkpoints, validated_at
 from finetune.runs.progress import Progress
 from finetune.tasks.tasks import Task, add_up
 from finetune.tasks.whole_windows import memory_for_whole_windows
 from finetune.train.checkpoint import load_checkpoint, load_weights_delta, save_checkpoint
-from finetune.train.course import Course
 from finetune.train.delta import Base
 from finetune.train.evaluation import evaluate
 from finetune.train.gradients import LossNorms, clip_gradients
@@ -44,6 +42,7 @@ from finetune.train.rules import Rules, judge
 from finetune.train.stopping import Stop, StopRequest
 from finetune.train.summary import summarise
 from finetune.train.telling import Telling
+from finetune.train.timeline import Timeline
 from finetune.watchdog import Watchdog
 
 
@@ -61,13 +60,11 @@ class Trainer:
     """One run: the model and all it needs to be trained, handed in ready."""
 
     model: nn.Module
-    plan: Plan
     optimizer: Optimizer
-    progress: Progress
+    timeline: Timeline
     task: Task
     splits: Splits
     rows: RowSlices
-    rates: Rates
     precision: Precision
     reporter: Reporter
     folder: RunFolder
@@ -75,7 +72,6 @@ class Trainer:
     base: Base
     settings: TrainConfig
     seed: int
-    course: Course
     evaluation_batch: int
     log_gradient_norms: bool
     cache: ActivationCache
@@ -84,6 +80,16 @@ class Trainer:
     watchdog: Watchdog
     stop: Stop
     telling: Telling
+
+    @property
+    def plan(self) -> Plan:
+        """The phases, or the policy that makes them."""
+        return self.timeline.plan
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run is."""
+        return self.timeline.progress
 
     def fit(self, *, quiet: bool = False) -> Progress:
         """Train to the end of the last phase, from wherever `progress` stands.
@@ -104,14 +110,17 @@ class Trainer:
             self.telling.speak(self.plan)
         self._run()
         if not quiet:
-            origins, best = self.prover.origins(self.progress), self.settings.checkpoint.best
+            origins = self.prover.origins(self.timeline)
+            best = self.settings.checkpoint.best
             figures = self._figures()
             self.telling.end(self.progress, figures, origins, self.folder.path, best=best)
         return self.progress
 
     def _run(self) -> None:
         """Train, evaluate and sum up; do nothing where that is done already."""
-        metrics = self.folder.metrics_of_end(self.progress.step) if self._run_is_over() else None
+        metrics = (
+            self.folder.metrics_of_end(self.progress.step) if self.timeline.run_is_over else None
+        )
         if metrics is not None:
             self.reporter.message(f"{self.folder.path}: already done; --fresh begins anew")
             self.progress.metrics = metrics
@@ -122,7 +131,7 @@ class Trainer:
             open_parts.enter_context(self.folder.held())
             open_parts.enter_context(self.checkpoints.in_use(self.reporter.message))
             open_parts.enter_context(self.watchdog.watching())
-            open_parts.enter_context(self.reporter.running(self.progress))
+            open_parts.enter_context(self.reporter.running())
             open_parts.enter_context(closing(self.cache))
             try:
                 self._train()
@@ -145,16 +154,10 @@ class Trainer:
             self.reporter.message(line)
         if newest is None:
             return False
-        self.progress, scaler = load_checkpoint(newest, self.model, self.optimizer, self.base)
+        progress, scaler = load_checkpoint(newest, self.model, self.optimizer, self.base)
         self.precision.load_state(scaler)
-        if (change := self.course.go_on_from(self.progress)) is not None:
+        if (change := self.timeline.go_on_from(progress)) is not None:
             self.reporter.message(change)
-        if self.progress.past_epochs:
-            # epochs of other lengths lie behind it: the run is over at another step
-            total, epochs = self.course.total(self.progress), self.course.epochs(self.progress)
-            self.course = replace(self.course, total_steps=total)
-            self.rates = replace(self.rates, total_steps=total)
-            self.reporter = replace(self.reporter, total_steps=total, epochs=epochs)
         return True
 
     def train_step(self, window: Sequence[Batch]) -> StepStats:
@@ -172,8 +175,7 @@ class Trainer:
         self.watchdog.beat()
         self.guard.begin_step()
         self.precision.seed(seed_for("step", self.seed, self.progress.step))
-        stretch = self.course.stretch(self.progress)
-        set_rates(self.optimizer, self.rates.at(self.progress.step, stretch))
+        set_rates(self.optimizer, self.timeline.rates_now())
         self._zero_gradients()
         for batch in window:
             with self.precision.autocast():
@@ -215,12 +217,12 @@ class Trainer:
         """Go through the phases that are left; on a request to stop, save and hand it on."""
         if self.settings.nan == "rollback" and not self.checkpoints.all():
             self._save()
-        if self._run_is_over() and self.cache.is_boundary_needed:
+        if self.timeline.run_is_over and self.cache.is_boundary_needed:
             # only the test samples are left: they run as after the last step
             take_on(self.model, self._phase.frozen, self._phase.modules)
             self.cache.open(visits=0)
         try:
-            while not self._run_is_over():
+            while not self.timeline.run_is_over:
                 self._enter_phase()
                 if self._take_steps():
                     self._leave_phase()
@@ -253,29 +255,23 @@ class Trainer:
 
     @property
     def _phase(self) -> Phase:
-        return self.course.phase(self.progress)
-
-    def _run_is_over(self) -> bool:
-        return self.course.run_is_over(self.progress)
-
-    def _phase_is_over(self) -> bool:
-        return self.course.phase_is_over(self.progress)
+        return self.timeline.phase
 
     def _windows(self) -> Iterator[list[Batch]]:
         """Yield the windows that are left of the phase, each as its micro-batches."""
-        while not self._phase_is_over():
-            size = self.course.pass_size(self.progress)
-            cuts = [window.split(size) for window in self.course.windows(self.progress)]
+        while not self.timeline.phase_is_over:
+            size = self.timeline.pass_size
+            cuts = [window.split(size) for window in self.timeline.windows()]
             batches = self.cache.now.fetches(
                 self.splits.train,
                 [cut for window in cuts for cut in window],
-                epoch=self.course.epoch(self.progress),
+                epoch=self.timeline.epoch,
             )
             for window in cuts:
                 yield [next(batches).to(self.precision.device) for _ in window]
-                if self._phase_is_over():
+                if self.timeline.phase_is_over:
                     return
-                if size != self.course.pass_size(self.progress):
+                if size != self.timeline.pass_size:
                     break
 
     def _enter_phase(self) -> None:
@@ -284,50 +280,50 @@ class Trainer:
         self.cache.leave()
         take_on(self.model, self._phase.frozen, self._phase.modules)
         if progress.step == progress.phase_began:
-            left = self.plan.trained_from(progress.phase)
-            drop_state(self.optimizer, set(self.plan.ever_trained) - left)
-            reset_state(self.optimizer, self.plan.begin_anew(progress.phase))
+            drop_state(self.optimizer, set(self.plan.ever_trained) - self.timeline.can_change)
+            reset_state(self.optimizer, self.timeline.loses_state)
         if progress.step == 0:
-            self.reporter.phase_begins(progress)
+            self.reporter.phase_begins()
         self.guard.begin_phase()
         with self._timed("proof"):
-            self.prover.begin_phase(progress)
+            self.prover.begin_phase(self.timeline)
         with self._timed("probe"):
-            left_steps = self.course.stretch(progress).ends - progress.step
-            visits = left_steps / self.course.steps_per_epoch
-            self.cache.open(visits, self.course.thaws_ahead(progress))
+            left_steps = self.timeline.span.ends - progress.step
+            visits = left_steps / self.timeline.steps_per_epoch
+            self.cache.open(visits, self.timeline.thaws_ahead())
 
     def _leave_phase(self) -> None:
         """Take the proof, go back to the best weights if asked to, and save what holds."""
-        if self.plan.verify in ("phase", "checkpoint") or self._run_is_over():
+        if self.plan.verify in ("phase", "checkpoint") or self.timeline.run_is_over:
             self._prove()
         step, best = self.progress.step, self.progress.phase_best.step
         goes_back = self._phase.restores_best and best not in (None, step)
         # By another metric these weights may be the best of the run: then this step's checkpoint
         # is theirs, and a run that goes on from it leaves the phase once more.
         is_theirs = goes_back and self.progress.is_ranked()
+        is_saved = self.timeline.phase_end_is_saved or self.stop.requested is not None
         if is_theirs:
             self._save()
         self.prover.end_phase(self.progress)
         if goes_back and best is not None:
             load_checkpoint(self.checkpoints.whole(best), self.model, self.optimizer, self.base)
-        if not self._run_is_over():
-            rule = self.settings.early_stopping
-            self.progress.next_phase(keeps_patience=rule is not None and rule.across_phases)
-            self.reporter.phase_begins(self.progress)
-        if not is_theirs:
+        if not self.timeline.run_is_over:
+            self.timeline.next_phase()
+            self.reporter.phase_begins()
+        if is_saved and not is_theirs:
             self._save()
 
     def _prove(self) -> None:
         with self._timed("proof"):
-            self.prover.prove(self.progress)
+            self.prover.prove(self.timeline)
 
     def _after_step(self, stats: StepStats | None) -> None:
         """Log what a step tells; None where its window was left out. Then settle what is due."""
         if stats is not None:
             self.progress.add_seconds("training", stats.seconds)
-            self.reporter.step_is_done(self.progress, stats, self.optimizer)
-        self.progress.owes_evaluation = self.course.evaluation_is_due(self.progress)
+            self.reporter.step_is_done(stats, self.optimizer)
+        self.timeline.observe(is_evaluation=False)
+        self.progress.owes_evaluation = self.timeline.evaluation_is_due
         self._settle()
 
     def _settle(self) -> None:
@@ -335,11 +331,12 @@ class Trainer:
         is_new_best = False
         if self.progress.owes_evaluation:
             is_new_best = self._evaluate_and_judge()
+            self.timeline.observe(is_evaluation=True)
             self.progress.owes_evaluation = False
-        if self._phase_is_over():
+        if self.timeline.phase_is_over:
             return
         is_asked = self.stop.requested is not None
-        if is_new_best or is_asked or self.course.checkpoint_is_due(self.progress):
+        if is_new_best or is_asked or self.timeline.checkpoint_is_due:
             self._save()
         if is_asked:
             raise StopRequest
@@ -358,7 +355,7 @@ class Trainer:
     def _evaluate_split(self, split: str, samples: Samples) -> None:
         """Evaluate a split and tell its figures; also, once, which metrics have none, and why."""
         left_out: dict[str, str] = {}
-        self.reporter.evaluated(self.progress, split, self.evaluate(samples, left_out))
+        self.reporter.evaluated(split, self.evaluate(samples, left_out))
         for name, reason in left_out.items():
             tag = f"{split}/{name}"
             rules = self._rules().watching(tag)
@@ -369,7 +366,7 @@ class Trainer:
         """Take the best weights if they are wanted, evaluate the test samples, sum up."""
         with self._timed("proof"):
             # Before going back: the best weights may be older than what was trained last.
-            never_moved = self.prover.never_moved(self.progress)
+            never_moved = self.prover.never_moved(self.timeline)
         if never_moved:
             count = f"{len(never_moved)} trained tensors never moved"
             self.reporter.message(f"{count} in the whole run: {named(never_moved)}")
@@ -380,7 +377,7 @@ class Trainer:
         self._sum_up("done", never_moved)
 
     def _tell_phases_that_never_ran(self) -> None:
-        names, progress = self.plan.after(self.progress.phase), self.progress
+        names, progress = self._never_ran(), self.progress
         if names:
             noun = "phase" if len(names) == 1 else f"{len(names)} phases,"
             why = "early stopping ended the run" if progress.stopped_early else "the run ended"
@@ -388,6 +385,9 @@ class Trainer:
                 f"{noun} {named(names)} never ran: {why} in phase {self._phase.name!r}, at step "
                 f"{progress.step}"
             )
+
+    def _never_ran(self) -> list[str]:
+        return [phase.name for phase in self.timeline.following]
 
     def _take_best(self) -> None:
         """Go back to the best weights, if one was found to be best."""
@@ -426,7 +426,7 @@ class Trainer:
                 status=status,
                 metrics=self._figures() if status == "done" else self.progress.metrics,
                 never_moved=never_moved,
-                never_ran=self.plan.after(self.progress.phase),
+                never_ran=self._never_ran(),
             )
         )
 
@@ -460,7 +460,7 @@ class Trainer:
             ) from error
         self.progress.left_out = left_out
         self.reporter.message(f"{error.message}: back to step {self.progress.step}")
-        self.reporter.begin(self.progress)
+        self.reporter.begin()
         return True
 
     def _halve_passes(self, samples: int) -> None:
@@ -470,7 +470,7 @@ class Trainer:
             FinetuneError: a single sample is too much, or a loss needs whole windows.
         """
         self.guard.undo_step(self.optimizer)
-        size = min(self.course.pass_size(self.progress), samples)
+        size = min(self.timeline.pass_size, samples)
         if self.task.whole_window_losses:
             raise memory_for_whole_windows(self.task, size)
         if size == 1:

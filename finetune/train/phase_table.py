@@ -12,13 +12,13 @@ from finetune.config.freeze import (
     AfterSteps,
     AtFraction,
     OnPlateau,
-    RateConfig,
     Trigger,
 )
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.report import PlanRow, changed_rows, joined_rows, plan_rows
+from finetune.optim.rates import PeakRate
 from finetune.terminal import STYLES, Terminal, new_table
-from finetune.train.course import Span
+from finetune.train.spans import Span
 from finetune.visible import one_line
 
 
@@ -39,13 +39,16 @@ def print_phases(
         console.tell()
         console.tell(f"phase {number}: {phase.name}")
         console.tell(_about(phase, number, span))
+        if plan.policy is not None:
+            console.tell(plan.policy.says)
         if changed:
             shown = changed if full else joined_rows(changed)
             console.print(_phase_table(shown, decay, console.width))
         if not changed or len(changed) < len(rows):
             console.print(f"all else as in phase {number - 1}" if changed else "all as before")
         trained = sum(row.trained for row in rows)
-        console.print(f"trained {trained:,} of {total:,} parameters ({trained / total:.2%})")
+        word = "trained" if plan.policy is None else "trained at some time"
+        console.print(f"{word} {trained:,} of {total:,} parameters ({trained / total:.2%})")
         before = rows
 
 
@@ -97,7 +100,7 @@ def _broken(name: str, room: int) -> Text:
     return Text("\n".join(lines))
 
 
-def _rates(rates: Sequence[RateConfig]) -> str:
+def _rates(rates: Sequence[PeakRate]) -> str:
     """Write a peak rate, or from which to which they go."""
     if not rates:
         return ""

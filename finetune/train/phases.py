@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from finetune.config.freeze import AtFraction, OnPlateau, PhaseConfig
 from finetune.errors import FinetuneError, Key
 from finetune.tasks.metrics import Directions
-from finetune.train.course import latest_end
 from finetune.train.epochs import Epochs
 from finetune.train.rules import faults_of, watched_metric
+from finetune.train.spans import walk
 
 
 def refuse_impossible(
@@ -26,24 +26,23 @@ def refuse_impossible(
         directions: What evaluation will write, and which way each figure improves.
     """
     found: list[FinetuneError] = []
-    began, is_certain = 0, True
-    for number, phase in enumerate(phases):
+    is_due = True
+    spans = walk((phase.until for phase in phases), Epochs((steps_per_epoch,)), total)
+    for number, (phase, span) in enumerate(zip(phases, spans, strict=True)):
         key = ("freeze", "phases", number)
-        if is_certain and began >= total:
+        if is_due and span.began >= total:
             message = f"phase {phase.name!r} never begins: the run is over after {total} steps"
             found.append(FinetuneError(message, hint="lengthen train.epochs", key=key))
             break
         found += _wrong_metrics(phase, directions, key)
-        end = latest_end(phase.until, began, Epochs((steps_per_epoch,)), total)
-        if isinstance(phase.until, AtFraction) and is_certain and end <= began:
-            message = f"phase {phase.name!r} is over before it begins, at step {began}"
+        if isinstance(phase.until, AtFraction) and span.is_certain and span.ends <= span.began:
+            message = f"phase {phase.name!r} is over before it begins, at step {span.began}"
             found.append(FinetuneError(message, key=(*key, "until")))
-        if isinstance(phase.until, OnPlateau):
-            is_certain = False
-            if phase.schedule == "per_phase" and phase.until.at_most is None:
-                message = "a schedule of its own needs a length: add 'at_most' to the plateau"
-                found.append(FinetuneError(message, key=(*key, "until")))
-        began = end
+        is_endless = isinstance(phase.until, OnPlateau) and phase.until.at_most is None
+        if is_endless and phase.schedule == "per_phase":
+            message = "a schedule of its own needs a length: add 'at_most' to the plateau"
+            found.append(FinetuneError(message, key=(*key, "until")))
+        is_due = span.is_certain
     return found
 
 

@@ -1,6 +1,6 @@
 """The proof of a run: fingerprints as a phase begins, compared when the plan says so."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from finetune.freezing.proof import (
 )
 from finetune.runs.folder import RunFolder
 from finetune.runs.progress import Progress
+from finetune.train.timeline import Timeline
 
 
 @dataclass(slots=True)
@@ -44,15 +45,15 @@ class Prover:
     copies: dict[str, Tensor] = field(default_factory=dict)
     """Frozen tensors as they were when the phase began, where they are not too large to keep."""
 
-    def begin_phase(self, progress: Progress) -> None:
+    def begin_phase(self, timeline: Timeline) -> None:
         """Take the fingerprints of what the phase freezes, unless a checkpoint brought them."""
-        names = self.names(progress)
+        names, progress = self.names(timeline.phase), timeline.progress
         self.copies = copies_of(self.model, names)
         progress.fingerprints = progress.fingerprints or fingerprints(
             self.model, names, known=self.never_trained
         )
 
-    def prove(self, progress: Progress) -> None:
+    def prove(self, timeline: Timeline) -> None:
         """Compare what is frozen with its fingerprints, and write `freeze_proof.json`.
 
         Raises:
@@ -60,70 +61,76 @@ class Prover:
         """
         if self.plan.verify == "off":
             return
+        progress, phase = timeline.progress, timeline.phase
         moving = [
-            moving_buffers(self.model, phase.frozen, phase.modules)
-            for phase in self._phases(progress)
+            moving_buffers(self.model, one.frozen, one.modules) for one in self._phases(phase)
         ]
         is_whole = self.plan.verify == "end"
         proof = prove(
             self.model,
             progress.fingerprints,
             copies=self.copies,
-            phase="whole run" if is_whole else self.plan.phases[progress.phase].name,
+            phase="whole run" if is_whole else phase.name,
             first_step=0 if is_whole else progress.phase_began,
             last_step=progress.step,
             left_out=tuple(dict.fromkeys(name for names in moving for name in names)),
         )
-        self._record(progress, proof)
+        self._record(timeline, proof)
 
     def end_phase(self, progress: Progress) -> None:
         """Forget the fingerprints of the phase; the next one begins with its own."""
         if self.plan.verify != "end":
             progress.fingerprints = {}
 
-    def origins(self, progress: Progress) -> list[Origins]:
+    def origins(self, timeline: Timeline) -> list[Origins]:
         """Count, for each proof so far, where the values that it covers come from."""
-        return [self._origins(proof) for proof in progress.proofs]
+        begun = timeline.begun
+        return [self._origins(proof, begun) for proof in timeline.progress.proofs]
 
-    def never_moved(self, progress: Progress) -> list[str]:
+    def never_moved(self, timeline: Timeline) -> list[str]:
         """Return what was trained in a phase so far and is bit by bit as it was built."""
+        progress = timeline.progress
         had_steps = progress.step > progress.phase_began
         trained = {
             param.name
             for param in self.plan.inventory
-            for phase in self.plan.phases[: progress.phase + had_steps]
+            for phase in timeline.begun[: progress.phase + had_steps]
             if param.name not in phase.frozen
         }
         now = fingerprints(self.model, trained)
         return sorted(name for name in trained if now[name] == self.trained_as_built[name])
 
-    def names(self, progress: Progress) -> list[str]:
-        """Return the tensors that stay frozen for as long as a proof spans."""
+    def names(self, phase: Phase) -> list[str]:
+        """Return the tensors that stay frozen for as long as a proof spans.
+
+        Args:
+            phase: The phase that is proven, unless the proof is one of the whole run.
+        """
         if self.plan.verify == "off":
             return []
         first, *others = (
-            frozen_tensors(self.model, phase.frozen, phase.modules)
-            for phase in self._phases(progress)
+            frozen_tensors(self.model, one.frozen, one.modules) for one in self._phases(phase)
         )
         return [name for name in first if all(name in other for other in map(set, others))]
 
-    def _phases(self, progress: Progress) -> tuple[Phase, ...]:
-        is_whole = self.plan.verify == "end"
-        return self.plan.phases if is_whole else (self.plan.phases[progress.phase],)
+    def _phases(self, phase: Phase) -> tuple[Phase, ...]:
+        """Return the phases that a proof spans: of a policy, the one that freezes least."""
+        return self.plan.phases if self.plan.verify == "end" else (phase,)
 
-    def _record(self, progress: Progress, proof: PhaseProof) -> None:
+    def _record(self, timeline: Timeline, proof: PhaseProof) -> None:
+        progress = timeline.progress
         earlier = [old for old in progress.proofs if old["phase"] != proof.phase]
         progress.proofs = [*earlier, asdict(proof)]
-        counts = map(asdict, self.origins(progress))
+        counts = map(asdict, self.origins(timeline))
         self.folder.write_proof(
             [proof | count for proof, count in zip(progress.proofs, counts, strict=True)]
         )
         if proof.changed:
             raise FrozenWeightError(in_words(proof))
 
-    def _origins(self, proof: Mapping[str, Any]) -> Origins:
-        numbers = {phase.name: number for number, phase in enumerate(self.plan.phases)}
+    def _origins(self, proof: Mapping[str, Any], begun: Sequence[Phase]) -> Origins:
+        numbers = {phase.name: number for number, phase in enumerate(begun)}
         number = 0 if self.plan.verify == "end" else numbers.get(proof["phase"], 0)
         before = {name: digest for name, (digest, _) in proof["digests"].items()}
-        moved = moved_before(before, number, self.plan, self.as_built)
+        moved = moved_before(before, begun[:number], self.plan.inventory, self.as_built)
         return self.sources.count(before, moved)

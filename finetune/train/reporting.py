@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from finetune.freezing.plan import Plan
 from finetune.freezing.report import mask_as_text, states_over_phases
 from finetune.optim.groups import Group
 from finetune.pictures.freeze_map import FreezeMap, draw_freeze_map
 from finetune.runs.progress import Progress
 from finetune.tracking.tracker import Tracker
-from finetune.train.epochs import Epochs
 from finetune.train.summary import peak_memory_gib
+from finetune.train.timeline import Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +36,29 @@ class Reporter:
     """Turns what happens into tagged figures for the trackers. Changes nothing in a run."""
 
     tracker: Tracker
-    plan: Plan
+    timeline: Timeline
     groups: tuple[Group, ...]
     log_every: int
-    epochs: Epochs
-    total_steps: int
     device: torch.device
     hparams: Mapping[str, str | int | float | bool]
     told: set[str] = field(default_factory=set)
     """Lines that are told once."""
 
     @contextmanager
-    def running(self, progress: Progress) -> Iterator[None]:
-        """Open the trackers for a run that stands at `progress`, and close them after it."""
-        self.begin(progress)
+    def running(self) -> Iterator[None]:
+        """Open the trackers for a run that stands where the timeline is; close them after it."""
+        self.begin()
         try:
             yield
-            self._picture(progress)
-            self.tracker.hparams(self.hparams, progress.metrics)
+            self._picture()
+            self.tracker.hparams(self.hparams, self._progress.metrics)
         finally:
             self.tracker.close()
 
-    def begin(self, progress: Progress) -> None:
-        """Let the trackers go on from `progress`: what was told of later steps is void."""
-        self.tracker.begin(progress.step, self.total_steps, lines=progress.lines)
+    def begin(self) -> None:
+        """Let the trackers go on from the present step: what was told of later ones is void."""
+        progress, total = self._progress, self.timeline.total_steps
+        self.tracker.begin(progress.step, total, lines=progress.lines)
 
     def message(self, text: str) -> None:
         """Tell the person who watches one line."""
@@ -74,20 +72,23 @@ class Reporter:
 
     def logs(self, step: int) -> bool:
         """Tell whether the figures of a step are logged: every so many, the first and the last."""
-        return step == 1 or step % self.log_every == 0 or step == self.total_steps
+        return step == 1 or step % self.log_every == 0 or step == self.timeline.total_steps
 
-    def phase_begins(self, progress: Progress) -> None:
+    def phase_begins(self) -> None:
         """Tell which phase begins, and what it trains."""
-        frozen = self.plan.phases[progress.phase].frozen
-        trained = sum(param.numel for param in self.plan.inventory if param.name not in frozen)
-        figures = {"freeze/phase": progress.phase, "freeze/trained_parameters": trained}
-        self._tell(progress, figures)
-        text = mask_as_text(self.plan.inventory, frozen)
+        progress, plan = self._progress, self.timeline.plan
+        frozen = self.timeline.phase.frozen
+        trained = sum(param.numel for param in plan.inventory if param.name not in frozen)
+        self._tell({"freeze/phase": progress.phase, "freeze/trained_parameters": trained})
+        text = mask_as_text(plan.inventory, frozen)
         self.tracker.text("freeze/map", f"```\n{text}\n```", progress.step)
-        self._picture(progress)
+        # a policy may make hundreds of phases: their picture is drawn once, as the run ends
+        if plan.policy is None:
+            self._picture()
 
-    def step_is_done(self, progress: Progress, stats: StepStats, optimizer: Optimizer) -> None:
+    def step_is_done(self, stats: StepStats, optimizer: Optimizer) -> None:
         """Tell the figures of a step, if it is one that is logged."""
+        progress, trained = self._progress, self.timeline.phase.rates
         if not self.logs(progress.step):
             return
         figures = {"train/loss": float(stats.loss), "time/step_seconds": stats.seconds}
@@ -96,37 +97,40 @@ class Reporter:
         for name, norm in stats.loss_norms.items():
             figures[f"train/grad_norm/{name}"] = float(norm)
         for group, slot in zip(self.groups, optimizer.param_groups, strict=True):
-            if group.rates[progress.phase] is not None:
+            if group.is_trained(trained):
                 figures[f"train/lr/{group.name}"] = float(slot["lr"])
         figures["memory/peak_gib"] = peak_memory_gib(self.device)
-        self._tell(progress, figures)
+        self._tell(figures)
 
-    def evaluated(self, progress: Progress, split: str, figures: Mapping[str, float]) -> None:
-        """Tell the figures of an evaluation; `progress` keeps the latest ones."""
+    def evaluated(self, split: str, figures: Mapping[str, float]) -> None:
+        """Tell the figures of an evaluation; the progress keeps the latest ones."""
+        progress = self._progress
         tagged = {f"{split}/{name}": value for name, value in figures.items()}
         # A metric that is not defined this time must not keep its figure of last time.
         for tag in [tag for tag in progress.metrics if tag.partition("/")[0] == split]:
             if tag not in tagged:
                 del progress.metrics[tag]
         progress.metrics |= tagged
-        self._tell(progress, tagged)
+        self._tell(tagged)
 
-    def _tell(self, progress: Progress, figures: Mapping[str, float]) -> None:
-        self.tracker.scalars(progress.step, {**self._where(progress), **figures})
+    @property
+    def _progress(self) -> Progress:
+        return self.timeline.progress
+
+    def _tell(self, figures: Mapping[str, float]) -> None:
+        progress, phase = self._progress, self.timeline.phase.name
+        epoch = self.timeline.epochs.count(progress.step)
+        self.tracker.scalars(progress.step, {"epoch": epoch, "phase": phase, **figures})
         if progress.lines is not None:
             progress.lines += 1
 
-    def _picture(self, progress: Progress) -> None:
-        began = [0, *progress.transitions][: progress.phase + 1]
+    def _picture(self) -> None:
+        progress, timeline = self._progress, self.timeline
         shown = FreezeMap(
-            rows=states_over_phases(self.plan, len(began)),
-            phases=[phase.name for phase in self.plan.phases],
-            began=began,
-            total_steps=self.total_steps,
+            rows=states_over_phases(timeline.plan.inventory, timeline.begun),
+            phases=timeline.names,
+            began=[0, *progress.transitions],
+            total_steps=timeline.total_steps,
             now=progress.step,
         )
         self.tracker.image("freeze/map", draw_freeze_map(shown), progress.step)
-
-    def _where(self, progress: Progress) -> dict[str, float | str]:
-        phase = self.plan.phases[progress.phase].name
-        return {"epoch": self.epochs.count(progress.step), "phase": phase}

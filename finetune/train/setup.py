@@ -52,7 +52,6 @@ from finetune.train.all_lints import all_lints
 from finetune.train.built import Parts
 from finetune.train.compatibility import Compatibility
 from finetune.train.compiling import refuse_uncompilable
-from finetune.train.course import Course, steps_of_epoch
 from finetune.train.delta import Base
 from finetune.train.evaluation import rehearse
 from finetune.train.first_look import refuse_missing
@@ -74,6 +73,7 @@ from finetune.train.sizes import checkpoint_bytes, optimizer_state
 from finetune.train.start_lines import facts_of, notes_of, on_place
 from finetune.train.stopping import Stop
 from finetune.train.telling import Telling
+from finetune.train.timeline import Timeline, steps_of_epoch
 from finetune.watchdog import Watchdog
 
 
@@ -131,9 +131,9 @@ def plan_of(config: RunConfig, model: Network) -> Plan:
     Raises:
         FinetuneError: they do not fit the model. All faults are told at once.
     """
-    plan = make_plan(phases_of(config, model), config.optimizer, take_inventory(model))
+    plan = make_plan(config.freeze, config.optimizer, take_inventory(model), seed=config.seed)
     faults = Faults()
-    for number, phase in enumerate(plan.phases):
+    for number, phase in enumerate(plan.narrowest):
         with faults.noted():
             refuse_inexact(model, phase.frozen, key=("freeze", "phases", number))
     faults.raise_if_any()
@@ -291,12 +291,19 @@ def build_model_and_task(
 
 def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker | None) -> Trainer:
     settings, data, plan, device = parts.training, parts.data, parts.plan, parts.device
-    groups = make_groups(plan.ever_trained, [phase.rates for phase in plan.phases], plan.undecayed)
+    groups = make_groups(plan.ever_trained, plan.fates, plan.undecayed)
     rows = RowSlices.of(parts.model, plan.ever_trained)
     base = Base.of(parts.model, plan)
     digest = data.identity.training_digest
-    course = Course(plan, settings, config.seed, len(data.train), parts.total_steps, digest)
-    progress = Progress(data=digest, epoch_steps=course.steps_per_epoch)
+    timeline = Timeline(
+        plan=plan,
+        settings=settings,
+        seed=config.seed,
+        num_samples=len(data.train),
+        data=digest,
+        rates=Rates(config.schedule, groups),
+        progress=Progress(data=digest, epoch_steps=steps_of_epoch(len(data.train), settings)),
+    )
     parameters = dict(parts.model.named_parameters()) | rows.slices
     folder = replace(folder, documents=_documents(config, parts, folder))
     precision = Precision(settings.precision, device)
@@ -312,7 +319,7 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
     compatibility = Compatibility(
         parts.model,
         base,
-        course,
+        timeline,
         expected=optimizer_state(plan, config.optimizer, device),
         proven=prover.names,
         loss_scale=precision.state(),
@@ -321,23 +328,19 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
     trackers = [JsonLines(folder.metrics), TensorBoard(folder.tensorboard), telling]
     reporter = Reporter(
         tracker=Trackers([*trackers, *([tracker] if tracker else [])]),
-        plan=plan,
+        timeline=timeline,
         groups=groups,
         log_every=settings.log_every,
-        epochs=course.epochs(progress),
-        total_steps=parts.total_steps,
         device=device,
         hparams=flattened(as_plain(config)),
     )
     return Trainer(
         model=parts.model,
-        plan=plan,
         optimizer=build_optimizer(config.optimizer, groups, parameters),
-        progress=progress,
+        timeline=timeline,
         task=parts.task,
         splits=Splits(data.train, data.validation, data.test),
         rows=rows,
-        rates=Rates(config.schedule, groups, parts.total_steps),
         precision=precision,
         reporter=reporter,
         folder=folder,
@@ -346,7 +349,6 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
         base=base,
         settings=settings,
         seed=config.seed,
-        course=course,
         evaluation_batch=evaluation_batch_size(config),
         log_gradient_norms=config.task.log_gradient_norms,
         cache=ActivationCache(
@@ -407,6 +409,7 @@ def cache_use(
         },
         tell=tell,
         is_compiled=settings.compile,
+        not_cached=None if parts.plan.policy is None else parts.plan.policy.not_cached,
         store_dtype=config.cache.store_dtype,
         reads_inputs=_reads_inputs(config.task),
     )

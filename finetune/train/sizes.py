@@ -118,7 +118,7 @@ def _stepped(
     """Return the tensors that a step with gradients all alike leaves of a parameter."""
     parameter = nn.Parameter(torch.zeros(kind.shape, dtype=kind.dtype, device=device))
     parameter.grad = torch.full_like(parameter, gradient)
-    probe = build_optimizer(config, [Group("tiny", ("tiny",), (), True)], {"tiny": parameter})
+    probe = build_optimizer(config, [Group("tiny", ("tiny",), decays=True)], {"tiny": parameter})
     try:
         probe.step()
     except (OverflowError, RuntimeError) as error:

@@ -7,8 +7,9 @@ from finetune.config.run import RunConfig
 from finetune.errors import Key
 from finetune.freezing.lints import Lint
 from finetune.freezing.plan import Phase, Plan
-from finetune.train.course import interval_of, latest_end, steps_of_epoch
 from finetune.train.epochs import Epochs
+from finetune.train.spans import walk
+from finetune.train.timeline import interval_of, steps_of_epoch
 
 
 def without_effect(
@@ -95,11 +96,10 @@ def _early_stopping(config: RunConfig, plan: Plan, per_epoch: int, total: int) -
 
 def _triggers(config: RunConfig, plan: Plan, per_epoch: int, total: int) -> Iterator[Lint]:
     """A trigger takes no effect where the run is over, or too little evaluated, before it comes."""
-    began = 0
-    for number, phase in enumerate(plan.phases):
+    spans = walk((phase.until for phase in plan.phases), Epochs((per_epoch,)), total)
+    for number, (phase, span) in enumerate(zip(plan.phases, spans, strict=True)):
         key: Key = ("freeze", "phases", number, "until")
-        ends = latest_end(phase.until, began, Epochs((per_epoch,)), total)
-        due = _due(phase.until, began, per_epoch)
+        due = _due(phase.until, span.began, per_epoch)
         if due is not None and due > total:
             limit = "at_most" if isinstance(phase.until, OnPlateau) else "until"
             yield Lint(
@@ -108,9 +108,9 @@ def _triggers(config: RunConfig, plan: Plan, per_epoch: int, total: int) -> Iter
                 f"{due:,}, and the run is over after {total:,}",
                 "lengthen train.epochs, or leave it out",
             )
-        yield from _plateaus(config, phase, key, _num_evaluations(config, per_epoch, began, ends))
-        began = ends
-        if isinstance(phase.until, OnPlateau):
+        count = _num_evaluations(config, per_epoch, span.began, span.ends)
+        yield from _plateaus(config, phase, key, count)
+        if not span.is_certain:
             return  # where the phases after it begin is open
 
 

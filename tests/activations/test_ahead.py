@@ -131,22 +131,23 @@ def test_rows_that_another_mode_makes_different_are_never_shared(runs, tmp_path,
 def test_only_phases_that_thaw_more_than_all_before_them_count_as_thaws(runs, tmp_path):
     freeze = thawing(1, 1, 1, frozen=(THAW[0], THAW[2], THAW[3], THAW[1]))
     config = runs.odd_config("UNet", freeze=freeze, cache="off", epochs=5)
-    course, progress = (build_trainer(config, tmp_path / "run").course, Progress())
-    coming = course.thaws_ahead(progress)
+    timeline = build_trainer(config, tmp_path / "run").timeline
+    coming = timeline.thaws_ahead()
     assert [(one.phase.name, one.seen, one.lasts) for one in coming] == [
         ("p1", 1.0, 1.0),
         ("p2", 2.0, 1.0),
     ]
     freeze["phases"][1]["until"] = {"plateau": "validation/loss"}
     config = runs.odd_config("UNet", freeze=freeze, cache="off", epochs=5)
-    waiting = build_trainer(config, tmp_path / "waiting").course
-    assert [one.lasts for one in waiting.thaws_ahead(progress)] == [None, None]
+    waiting = build_trainer(config, tmp_path / "waiting").timeline
+    assert [one.lasts for one in waiting.thaws_ahead()] == [None, None]
     freeze["phases"][1]["until"]["at_most"] = {"epochs": 2}
     config = runs.odd_config("UNet", freeze=freeze, cache="off", epochs=5)
-    bounded = build_trainer(config, tmp_path / "bounded").course
-    assert [one.lasts for one in bounded.thaws_ahead(progress)] == [2.0, 1.0]
-    progress.phase, progress.step, progress.phase_began = 2, 18, 18
-    assert course.thaws_ahead(progress) == []
+    bounded = build_trainer(config, tmp_path / "bounded").timeline
+    # a plateau may come before its bound: neither phase has a certain length
+    assert [one.lasts for one in bounded.thaws_ahead()] == [None, None]
+    progress = Progress(phase=2, step=18, phase_began=18)
+    assert timeline.at(progress).thaws_ahead() == []
 
 
 def test_a_thaw_after_other_phases_is_looked_ahead_to(runs, tmp_path):

@@ -111,7 +111,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(runs, tmp_path, sto
     }
     config = runs.odd_config("UNet", cache="auto", **settings)
     unbroken, _ = runs.trained(config, tmp_path / "run")
-    assert unbroken.course.steps_per_epoch == 9
+    assert unbroken.timeline.steps_per_epoch == 9
     expected = {name: tensor.clone() for name, tensor in unbroken.model.state_dict().items()}
     metrics = unbroken.progress.metrics
     cut_to(unbroken, stop)

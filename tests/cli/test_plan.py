@@ -9,8 +9,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from finetune.config.freeze import RateConfig
 from finetune.freezing.report import PlanRow
+from finetune.optim.rates import PeakRate
 from finetune.train.phase_table import _phase_table
 
 BLOCKS = {
@@ -146,7 +146,7 @@ def test_a_plan_of_a_method_names_it(finetune, blocks):
     ],
 )
 def test_a_table_fits_a_narrow_terminal_and_breaks_names_at_their_dots_alone(width, tensors, names):
-    rate = (RateConfig(lr=3.85e-4),)
+    rate = (PeakRate(3.85e-4),)
     rows = [
         PlanRow("encoder.encoder.layer.0 to 5", "trained", rate, "yes", "train", 96, 10**7, 10**7),
         PlanRow("head", "trained", rate, "yes", "train", 2, 1925, 1925),

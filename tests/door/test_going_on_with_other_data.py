@@ -123,10 +123,10 @@ def test_a_run_goes_on_at_the_start_of_the_next_epoch(build, table):
     assert count > 28
     assert trainer.progress.step == 15  # one step into the third epoch
     assert "goes on at the start of epoch 4 with other data: the rest of epoch 3" in said.text
-    first = torch.cat(trainer.course.windows(trainer.progress))
+    first = torch.cat(trainer.timeline.windows())
     assert torch.equal(first, sample_order(count, trainer.seed, 3))
     progress = trainer.fit()
-    assert progress.step == 15 + trainer.course.steps_per_epoch
+    assert progress.step == 15 + trainer.timeline.steps_per_epoch
     line = json.loads((trainer.folder.metrics).read_text().splitlines()[-1])
     assert line["epoch"] == 4.0
     assert build().fit().step == progress.step  # done, and it stays so
@@ -142,7 +142,7 @@ def test_at_the_end_of_an_epoch_nothing_is_left_out(build, table):
     assert trainer.progress.step == 14
     assert "goes on at the start of epoch 3 with other data" in said.text
     assert "is left out" not in said.text
-    assert trainer.course.total_steps == 14 + 2 * trainer.course.steps_per_epoch
+    assert trainer.timeline.total_steps == 14 + 2 * trainer.timeline.steps_per_epoch
 
 
 @pytest.mark.parametrize("again", [15, 16, 20, 22])
@@ -241,10 +241,10 @@ def test_phases_count_their_epochs_over_a_change(build, table):
     trainer = build(freeze=freeze, data_changed=True)
     # two epochs and a piece, which counts as one: the first phase is over
     assert trainer.progress.step == 15
-    assert trainer.course.stretch(trainer.progress).ends == 15
+    assert trainer.timeline.span.ends == 15
     progress = trainer.fit()
     assert progress.transitions == [15]
-    assert progress.step == 15 + trainer.course.steps_per_epoch
+    assert progress.step == 15 + trainer.timeline.steps_per_epoch
     assert build(freeze=freeze).fit().transitions == [15]
 
 

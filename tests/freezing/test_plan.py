@@ -62,20 +62,6 @@ def test_ever_trained_is_what_some_phase_trains_in_the_models_order():
     assert plan.trained_from(1) == set(plan.ever_trained) - HEAD
 
 
-@pytest.mark.parametrize(
-    ("wish", "expected"),
-    [("reset", {"layer.3.weight", "layer.3.bias"}), ("keep", set()),
-     ("fresh", HEAD | {"layer.3.weight", "layer.3.bias"})],
-)  # fmt: skip
-def test_what_begins_anew_with_a_phase(wish, expected):
-    plan = plan_for(
-        {"name": "one", "train": ["head", "layer.0"], "until": {"steps": 1}},
-        {"name": "two", "train": ["head", "layer.3"], "optimizer_state": wish},
-    )
-    assert plan.begin_anew(0) == frozenset()
-    assert plan.begin_anew(1) == expected
-
-
 def test_parameters_of_whole_numbers_are_frozen_in_every_phase():
     model = make_net()
     codes = torch.zeros(3, dtype=torch.int8)

@@ -115,7 +115,7 @@ def test_the_plan_as_data_holds_rates_triggers_and_modules_and_is_json():
 def draw(plan, began, total_steps, now=None):
     return draw_freeze_map(
         FreezeMap(
-            rows=states_over_phases(plan, len(began)),
+            rows=states_over_phases(plan.inventory, plan.phases[: len(began)]),
             phases=[phase.name for phase in plan.phases],
             began=began,
             total_steps=total_steps,

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from finetune.config.freeze import RateConfig
 from finetune.config.optim import OptimizerConfig
 from finetune.errors import ModelError
 from finetune.optim.groups import (
@@ -18,14 +17,15 @@ from finetune.optim.groups import (
     set_rates,
     state_by_name,
 )
+from finetune.optim.rates import PeakRate
 
-SLOW, FAST = RateConfig(lr=0.1), RateConfig(lr=0.5)
+SLOW, FAST = PeakRate(0.1), PeakRate(0.5)
 
 
 def make(config, model, groups=None):
     node = OptimizerConfig.model_validate(config)
     names = [name for name, _ in model.named_parameters()]
-    groups = groups or make_groups(names, [dict.fromkeys(names, RateConfig(lr=node.lr))])
+    groups = groups or make_groups(names, {})
     return build_optimizer(node, groups, dict(model.named_parameters())), groups
 
 
@@ -41,25 +41,26 @@ def step(model, optimizer):
 
 
 def test_parameters_of_one_rate_and_decay_share_a_group():
-    rates = [{"a.w": SLOW, "a.b": SLOW, "b.w": FAST}, {"a.w": SLOW, "b.w": FAST, "b.b": FAST}]
-    groups = make_groups(["a.w", "a.b", "b.w", "b.b"], rates)
-    assert [(g.names, g.rates) for g in groups] == [
-        (("a.w",), (SLOW, SLOW)),
-        (("a.b",), (SLOW, None)),
-        (("b.w",), (FAST, FAST)),
-        (("b.b",), (None, FAST)),
-    ]
+    fates = {
+        "a.w": (SLOW, SLOW),
+        "a.v": (SLOW, SLOW),
+        "a.b": (SLOW, None),
+        "b.w": (FAST, FAST),
+        "b.b": (None, FAST),
+    }
+    groups = make_groups([*fates], fates)
+    assert [g.names for g in groups] == [("a.w", "a.v"), ("a.b",), ("b.w",), ("b.b",)]
     assert len({group.name for group in groups}) == 4
 
 
 def test_a_single_group_is_called_all():
-    assert [g.name for g in make_groups(["a", "b"], [{"a": SLOW, "b": SLOW}])] == ["all"]
+    assert [g.name for g in make_groups(["a", "b"], {"a": (SLOW,), "b": (SLOW,)})] == ["all"]
 
 
 def test_what_is_not_decayed_has_no_decay_and_the_rest_has_the_optimizers():
     model = make_net()
     names = [name for name, _ in model.named_parameters()]
-    groups = make_groups(names, [dict.fromkeys(names, SLOW)], {"0.bias", "1.bias"})
+    groups = make_groups(names, {}, {"0.bias", "1.bias"})
     optimizer, _ = make({"type": "AdamW", "lr": 0.1, "weight_decay": 0.3}, model, groups)
     decay = {g["param_names"][0].split(".")[1]: g["weight_decay"] for g in optimizer.param_groups}
     assert decay == {"weight": 0.3, "bias": 0.0}
@@ -89,7 +90,7 @@ def test_state_goes_by_name_where_parameters_have_changed_places():
     step(model, optimizer)
     saved = state_by_name(optimizer)
     names = list(reversed(groups[0].names))
-    turned = make_groups(names, [dict.fromkeys(names, SLOW)])
+    turned = make_groups(names, {})
     other, _ = make({"type": "Adam", "lr": 0.1}, model, turned)
     load_state_by_name(other, saved)
     for name, parameter in model.named_parameters():

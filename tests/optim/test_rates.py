@@ -5,23 +5,25 @@ import math
 import pytest
 from pydantic import TypeAdapter
 
-from finetune.config.freeze import RateConfig
 from finetune.config.optim import Schedule
 from finetune.optim.groups import Group
-from finetune.optim.rates import Rates, Stretch, trained_rates
+from finetune.optim.rates import PeakRate, Rates
 
 COSINE = {"type": "cosine"}
 TRIANGLE = {"type": "slanted_triangular", "cut_fraction": 0.2, "ratio": 4}
 
 
-def rate(lr, **more):
-    return RateConfig.model_validate({"lr": lr} | more)
+TOTAL = 20
+WHOLE_RUN = 0, TOTAL
 
 
-def make_rates(schedule, *groups, total=20):
-    node = TypeAdapter(Schedule).validate_python(schedule)
-    named = [Group(f"g{n}", (f"p{n}",), tuple(own), True) for n, own in enumerate(groups)]
-    return Rates(node, tuple(named), total)
+def node(schedule):
+    return TypeAdapter(Schedule).validate_python(schedule)
+
+
+def make_rates(schedule, num_groups=2):
+    named = [Group(f"g{n}", (f"p{n}",), decays=True) for n in range(num_groups)]
+    return Rates(node(schedule), tuple(named))
 
 
 def cosine(share):
@@ -30,37 +32,38 @@ def cosine(share):
 
 @pytest.mark.parametrize("step", range(20))
 def test_a_schedule_over_the_whole_run_takes_no_notice_of_phases(step):
-    rates = make_rates(COSINE, [rate(0.1), rate(0.2)], [None, rate(3.0)])
-    first, second = Stretch(0, 0, 8, False), Stretch(1, 8, 20, False)
-    stretch = first if step < 8 else second
+    first, second = {"p0": PeakRate(0.1)}, {"p0": PeakRate(0.2), "p1": PeakRate(3.0)}
+    peaks = first if step < 8 else second
     expected = [0.1, 0.0] if step < 8 else [0.2, 3.0]
-    assert rates.at(step, stretch) == pytest.approx([lr * cosine(step / 20) for lr in expected])
+    assert make_rates(COSINE).at(step, peaks, WHOLE_RUN, TOTAL) == pytest.approx(
+        [lr * cosine(step / 20) for lr in expected]
+    )
 
 
 @pytest.mark.parametrize("step", range(20))
 def test_a_schedule_of_each_phase_begins_anew_and_is_over_when_the_phase_is(step):
-    rates = make_rates(TRIANGLE, [rate(1.0), rate(0.5)])
-    began, ends, number = (0, 10, 0) if step < 10 else (10, 20, 1)
+    rates = make_rates(TRIANGLE, num_groups=1)
+    began, ends, peak = (0, 10, 1.0) if step < 10 else (10, 20, 0.5)
     here, cut = step - began, 2  # a fifth of ten steps
     share = here / cut if here < cut else 1 - (here - cut) / (cut * 4)
-    expected = (1.0, 0.5)[number] * (1 + share * 3) / 4
-    assert rates.at(step, Stretch(number, began, ends, True)) == pytest.approx([expected])
+    expected = peak * (1 + share * 3) / 4
+    at = rates.at(step, {"p0": PeakRate(peak)}, (began, ends), TOTAL)
+    assert at == pytest.approx([expected])
 
 
-@pytest.mark.parametrize("restarts", [True, False])
+@pytest.mark.parametrize("cycle", [WHOLE_RUN, (0, 16)])
 @pytest.mark.parametrize("step", [0, 5, 9, 10, 15])
-def test_a_rate_with_its_own_schedule_follows_that_one_over_its_share_of_the_run(step, restarts):
-    own = rate(0.4, schedule=COSINE, over=0.5)
-    rates = make_rates({"type": "constant"}, [own], [rate(0.7)])
+def test_a_rate_with_its_own_schedule_follows_that_one_over_its_share_of_the_run(step, cycle):
+    peaks = {"p0": PeakRate(0.4, node(COSINE), over=0.5), "p1": PeakRate(0.7)}
+    rates = make_rates({"type": "constant"})
     expected = [0.4 * cosine(min(1.0, step / 10)), 0.7]
-    assert rates.at(step, Stretch(0, 0, 20, restarts)) == pytest.approx(expected)
+    assert rates.at(step, peaks, cycle, TOTAL) == pytest.approx(expected)
 
 
-def test_frozen_groups_have_rate_0_and_are_not_told():
-    rates = make_rates({"type": "constant"}, [None, rate(0.1)], [rate(0.2), None])
-    at = rates.at(0, Stretch(0, 0, 5, False))
-    assert at == [0.0, 0.2]
-    assert trained_rates(rates.groups, at, 0) == {"g1": 0.2}
+def test_frozen_groups_have_rate_0_and_are_known_to_be_frozen():
+    rates, peaks = make_rates({"type": "constant"}), {"p1": PeakRate(0.2)}
+    assert rates.at(0, peaks, WHOLE_RUN, TOTAL) == [0.0, 0.2]
+    assert [group.is_trained(peaks) for group in rates.groups] == [False, True]
 
 
 def test_each_step_of_a_run_has_the_rates_that_the_plan_says(small_run):

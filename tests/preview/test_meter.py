@@ -78,7 +78,7 @@ def test_flops_and_store_of_a_run_are_those_that_the_plan_tells(
         with FlopCounterMode(display=False) as counter:
             trainer.train_step(window)
         taken.append(counter.get_total_flops())
-        if trainer.progress.step > trainer.course.steps_per_epoch:
+        if trainer.progress.step > trainer.timeline.steps_per_epoch:
             break
     for split in (trainer.splits.validation, trainer.splits.test):
         trainer.evaluate(split)

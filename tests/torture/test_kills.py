@@ -52,16 +52,8 @@ def summary(run):
     return json.loads((run / "summary.json").read_text())
 
 
-def test_thirty_kills_at_random_moments_change_no_bit(tmp_path, written):
-    train = {"steps": 200, "checkpoint": {"every": {"steps": 1}, "best": "validation/loss"}}
-    config = written(freeze={"phases": PHASES}, train=train, seed=3)
-    assert killed(config, "whole", 0, tmp_path) == {"kills": 0, "newest": [-1], "status": 0}
-    seen = killed(config, "killed", ROUNDS, tmp_path)
-    assert seen["kills"] == ROUNDS
-    assert seen["newest"] == sorted(seen["newest"]), "a good checkpoint was lost"
-    whole, cut = tmp_path / "whole", tmp_path / "killed"
-    assert summary(whole)["activation_cache"]["answered"] > 0
-    assert list((tmp_path / "cache-killed").glob("*/seals")), "nothing was stored on the way"
+def assert_same_run(cut, whole):
+    """Compare checkpoints, figures and proof of two runs, bit by bit."""
     names = [path.name for path in sorted((whole / "checkpoints").iterdir())]
     assert [path.name for path in sorted((cut / "checkpoints").iterdir())] == names
     for name in names:
@@ -73,3 +65,60 @@ def test_thirty_kills_at_random_moments_change_no_bit(tmp_path, written):
     proofs = [(run / "freeze_proof.json").read_bytes() for run in (whole, cut)]
     assert proofs[0] == proofs[1]
     assert summary(cut)["metrics"] == summary(whole)["metrics"]
+
+
+LISA = {
+    "freeze": {"method": "lisa", "period": 6, "blocks": 1, "verify": "checkpoint"},
+    "model": {
+        "layers": [
+            {"name": "one", "type": "Linear", "out_features": 6},
+            {"name": "norm", "type": "BatchNorm1d"},
+            {"name": "drop", "type": "Dropout", "p": 0.2},
+            {"name": "two", "type": "Linear", "out_features": 6},
+            {"name": "head", "type": "Linear", "out_features": 3},
+        ]
+    },
+    "optimizer": {"type": "AdamW", "lr": 0.03, "weight_decay": 0.1},
+    "schedule": {"type": "cosine", "warmup": 0.1},
+}
+FORTY = {"steps": 40, "evaluate_every": {"steps": 4}}
+
+
+def test_thirty_kills_at_random_moments_change_no_bit(tmp_path, written):
+    train = {"steps": 200, "checkpoint": {"every": {"steps": 1}, "best": "validation/loss"}}
+    config = written(freeze={"phases": PHASES}, train=train, seed=3)
+    assert killed(config, "whole", 0, tmp_path) == {"kills": 0, "newest": [-1], "status": 0}
+    seen = killed(config, "killed", ROUNDS, tmp_path)
+    assert seen["kills"] == ROUNDS
+    assert seen["newest"] == sorted(seen["newest"]), "a good checkpoint was lost"
+    whole, cut = tmp_path / "whole", tmp_path / "killed"
+    assert summary(whole)["activation_cache"]["answered"] > 0
+    assert list((tmp_path / "cache-killed").glob("*/seals")), "nothing was stored on the way"
+    assert_same_run(cut, whole)
+
+
+def test_three_kills_change_no_bit_of_a_run_whose_masks_are_drawn(tmp_path, written):
+    saves = {"checkpoint": {"every": {"steps": 1}, "best": "validation/loss"}}
+    config = written(**LISA, train=FORTY | saves)
+    killed(config, "whole", 0, tmp_path)
+    assert killed(config, "killed", 3, tmp_path, seed=2)["kills"] == 3
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_a_run_whose_masks_are_drawn_goes_on_exactly_from_each_of_forty_steps(tmp_path, written):
+    saves = {"checkpoint": {"every": {"steps": 1}, "keep_last": 100, "best": None}}
+    config = written(**LISA, train=FORTY | saves)
+    paths = os.pathsep.join([str(HERE), str(HERE.parent.parent)])
+    done = subprocess.run(
+        [sys.executable, HERE / "forked_stops.py", config, tmp_path],
+        env=os.environ | {"PYTHONPATH": paths},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["steps"] == list(range(1, 41))
+    assert seen["otherwise"] == []
+    assert len({tuple(mask) for mask in seen["masks"]}) > 1

@@ -33,7 +33,7 @@ def test_training_is_bit_equal_to_the_same_loop_written_by_hand(make_trainer):
     step = 0
     model.train()
     while step < 20:
-        order = sample_order(len(samples), seed=0, epoch=step // twin.course.steps_per_epoch)
+        order = sample_order(len(samples), seed=0, epoch=step // twin.timeline.steps_per_epoch)
         for indices in order.split(32)[: 20 - step]:
             batch = samples.fetch(indices)
             torch.manual_seed(seed_for("step", 0, step))
@@ -246,5 +246,5 @@ def test_a_loss_outside_the_graph_is_explained(make_trainer):
 def test_drop_last_leaves_the_short_window_out(make_trainer):
     with_rest = make_trainer("a")
     without = make_trainer("b", train={"drop_last": True})
-    assert with_rest.course.steps_per_epoch == math.ceil(len(with_rest.splits.train) / 32)
-    assert without.course.steps_per_epoch == len(with_rest.splits.train) // 32
+    assert with_rest.timeline.steps_per_epoch == math.ceil(len(with_rest.splits.train) / 32)
+    assert without.timeline.steps_per_epoch == len(with_rest.splits.train) // 32

@@ -1,0 +1,276 @@
+"""Where a run is: its present phase with span and rates, what comes next, what is due.
+
+The phases come from a list that is known before step 0, or a policy makes them as training goes.
+Whoever needs a phase asks here, so nobody else knows which of the two it is.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Self, assert_never
+
+from torch import Tensor
+
+from finetune.activations.estimate import Coming
+from finetune.config.train import Every, TrainConfig
+from finetune.data.batches import sample_order, windows
+from finetune.freezing.plan import Phase, Plan
+from finetune.freezing.policies.policy import Facts, Mask
+from finetune.optim.rates import Rates
+from finetune.runs.progress import Progress
+from finetune.train.epochs import Epochs
+from finetune.train.spans import Span, walk
+
+
+@dataclass(slots=True, kw_only=True)
+class Timeline:
+    """Answers all questions about the course of a run from plan, settings and progress."""
+
+    plan: Plan
+    settings: TrainConfig
+    seed: int
+    num_samples: int
+    """Training samples."""
+    data: str = ""
+    """Digest of the training samples in their order."""
+    rates: Rates
+    progress: Progress = field(default_factory=Progress)
+    total_steps: int = field(init=False)
+    """Optimizer steps of the whole run, with what it had of other data."""
+    _made: dict[tuple[int, Mask], Phase] = field(default_factory=dict, init=False, repr=False)
+    """Phases that the policy has made, by number and mask."""
+
+    def __post_init__(self) -> None:
+        self.total_steps = self._total()
+        policy, progress = self.plan.policy, self.progress
+        if policy is not None and not progress.masks:
+            progress.masks = [list(policy.first(progress.memory_of(policy.name)))]
+
+    # --- phases -------------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> Phase:
+        """The present phase."""
+        return self._phase(self.progress.phase)
+
+    @property
+    def begun(self) -> list[Phase]:
+        """The phases that have begun, the present one last."""
+        return [self._phase(number) for number in range(self.progress.phase + 1)]
+
+    @property
+    def following(self) -> tuple[Phase, ...]:
+        """The phases that are known to come after the present one."""
+        return () if self.plan.policy else self.plan.phases[self.progress.phase + 1 :]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no phase can come after the present one."""
+        return self.plan.policy is None and not self.following
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all phases that have begun or are known to come."""
+        return [phase.name for phase in (*self.begun, *self.following)]
+
+    @property
+    def can_change(self) -> frozenset[str]:
+        """Names that train in the present phase or may train in a later one."""
+        if self.plan.policy is not None:
+            return frozenset(self.plan.ever_trained)
+        return self.plan.trained_from(self.progress.phase)
+
+    @property
+    def loses_state(self) -> frozenset[str]:
+        """Names trained in the present phase whose optimizer state begins anew with it."""
+        number, phase = self.progress.phase, self.phase
+        match phase.optimizer_state:
+            case "keep":
+                return frozenset()
+            case "reset":
+                return (self._phase(number - 1).frozen if number else frozenset()) - phase.frozen
+            case "fresh":
+                return frozenset(self.plan.ever_trained) - phase.frozen
+            case _:
+                assert_never(phase.optimizer_state)
+
+    def next_phase(self) -> None:
+        """Go to the beginning of the next phase."""
+        rule = self.settings.early_stopping
+        self.progress.next_phase(keeps_patience=rule is not None and rule.across_phases)
+
+    def observe(self, *, is_evaluation: bool) -> None:
+        """Tell the policy, if there is one, of the step or the evaluation that was just done."""
+        policy, progress = self.plan.policy, self.progress
+        if policy is None or progress.next_mask is not None:
+            return
+        metrics = progress.metrics if is_evaluation else None
+        facts = Facts(progress.step, progress.phase_began, metrics)
+        mask = policy.observe(facts, progress.memory_of(policy.name))
+        progress.next_mask = None if mask is None else list(mask)
+
+    # --- steps --------------------------------------------------------------------------------
+
+    @property
+    def span(self) -> Span:
+        """Where the present phase lies in the run."""
+        # only its own: this is asked several times a step
+        return next(self._spans())
+
+    def rates_now(self) -> list[float]:
+        """Return the rate of each group of the optimizer for the next step."""
+        phase, cycle = self.phase, (0, self.total_steps)
+        if phase.restarts_schedule:
+            span = self.span
+            cycle = (span.began, span.ends)
+        return self.rates.at(self.progress.step, phase.rates, cycle, self.total_steps)
+
+    def thaws_ahead(self) -> list[Coming]:
+        """Return the phases to come, as long as each only thaws more than the one before."""
+        spans, frozen, found = self._spans(), self.phase.frozen, list[Coming]()
+        next(spans)
+        for phase, span in zip(self.following, spans, strict=True):
+            if not phase.frozen <= frozen:
+                break
+            lasts = (span.ends - span.began) / self.steps_per_epoch if span.is_certain else None
+            seen = (span.began - self.progress.step) / self.steps_per_epoch
+            found.append(Coming(phase, seen, lasts))
+            frozen = phase.frozen
+        return found
+
+    @property
+    def run_is_over(self) -> bool:
+        """Whether nothing is left to train or to evaluate on the way."""
+        progress = self.progress
+        if progress.owes_evaluation:
+            return False
+        is_done = progress.step >= self.total_steps or (self.is_last and self._trigger_came)
+        return progress.stopped_early or is_done
+
+    @property
+    def phase_is_over(self) -> bool:
+        """Whether the present phase, or the run with it, has taken its last step."""
+        return self.run_is_over or self._trigger_came
+
+    @property
+    def evaluation_is_due(self) -> bool:
+        """Whether the weights of this step are to be evaluated."""
+        return self._is_due(self.settings.evaluate_every) or self.run_is_over
+
+    @property
+    def checkpoint_is_due(self) -> bool:
+        """Whether the config wants this step saved."""
+        return self._is_due(self.settings.checkpoint.every)
+
+    @property
+    def phase_end_is_saved(self) -> bool:
+        """Whether the end of the present phase is saved.
+
+        Phases of a list are few, and each end is a point to go back to. A policy may make a phase
+        every few steps: its ends are saved only where this step would be saved anyway.
+        """
+        is_best = self.progress.is_ranked()
+        return self.plan.policy is None or self.run_is_over or self.checkpoint_is_due or is_best
+
+    # --- samples ------------------------------------------------------------------------------
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the training samples."""
+        return steps_of_epoch(self.num_samples, self.settings)
+
+    @property
+    def epochs(self) -> Epochs:
+        """Where the epochs of the run begin."""
+        progress = self.progress
+        return Epochs.of(progress.past_epochs, progress.epoch_steps or self.steps_per_epoch)
+
+    @property
+    def epoch(self) -> int:
+        """Number of the pass over the samples that the next step belongs to."""
+        return self.epochs.place(self.progress.step)[0]
+
+    def windows(self) -> list[Tensor]:
+        """Return the samples of each step that is left of the present phase and epoch.
+
+        Both follow from the step, so a run that goes on draws what it would have drawn.
+        """
+        epoch, done = self.epochs.place(self.progress.step)
+        order = sample_order(self.num_samples, self.seed, epoch)
+        cut = windows(order, self.settings.batch_size, drop_last=self.settings.drop_last)
+        return cut[done:][: self.span.ends - self.progress.step]
+
+    @property
+    def pass_size(self) -> int:
+        """Samples of one forward and backward pass."""
+        return self.progress.micro_batch or self.settings.pass_size
+
+    # --- another progress ---------------------------------------------------------------------
+
+    def at(self, progress: Progress) -> Self:
+        """Return the timeline of a run that stands elsewhere."""
+        return replace(self, progress=progress)
+
+    def go_on_from(self, progress: Progress) -> str | None:
+        """Go on from a saved progress; return a line if it had other data before.
+
+        The order of the samples is another one then: the epoch that was begun is cut short.
+        """
+        line = None
+        if progress.data not in (None, self.data):
+            length = progress.epoch_steps or self.steps_per_epoch
+            number, done = Epochs.of(progress.past_epochs, length).place(progress.step)
+            progress.past_epochs = [*progress.past_epochs, (progress.step, length)]
+            rest = f": the rest of epoch {number + 1} is left out" if done else ""
+            line = f"goes on at the start of epoch {number + 1 + (done > 0)} with other data{rest}"
+        progress.data, progress.epoch_steps = self.data, self.steps_per_epoch
+        self.progress = progress
+        # epochs of other lengths lie behind it: the run is over at another step
+        self.total_steps = self._total()
+        return line
+
+    def _total(self) -> int:
+        return self.settings.steps or self.epochs.after(0, self.settings.epochs or 1)
+
+    def _phase(self, number: int) -> Phase:
+        """Return a phase that has begun."""
+        if self.plan.policy is None:
+            return self.plan.phases[number]
+        mask = tuple(self.progress.masks[number])
+        if (number, mask) not in self._made:
+            self._made[number, mask] = self.plan.made(number, mask)
+        return self._made[number, mask]
+
+    def _spans(self) -> Iterator[Span]:
+        """Yield the spans of the present phase and of those known to come."""
+        began, policy = self.progress.phase_began, self.plan.policy
+        if policy is None:
+            untils = (phase.until for phase in (self.phase, *self.following))
+            yield from walk(untils, self.epochs, self.total_steps, began=began)
+        else:
+            ends = policy.ends_by(began)
+            latest = self.total_steps if ends is None else min(ends, self.total_steps)
+            yield Span(began, latest, is_certain=ends is not None)
+
+    @property
+    def _trigger_came(self) -> bool:
+        progress = self.progress
+        if self.plan.policy is not None:
+            return progress.next_mask is not None
+        return progress.plateau.is_over or progress.step >= self.span.ends
+
+    def _is_due(self, every: Every) -> bool:
+        if every.steps:
+            return self.progress.step % every.steps == 0
+        epoch, done = self.epochs.place(self.progress.step)
+        return done == 0 and epoch % (every.epochs or 1) == 0
+
+
+def interval_of(every: Every, steps_per_epoch: int) -> int:
+    """Return the optimizer steps from one time to the next."""
+    return every.steps or (every.epochs or 1) * steps_per_epoch
+
+
+def steps_of_epoch(samples: int, settings: TrainConfig) -> int:
+    """Return the optimizer steps of one pass over `samples` samples."""
+    whole, rest = divmod(samples, settings.batch_size)
+    return whole + (rest > 0 and not settings.drop_last)

@@ -1,0 +1,92 @@
+"""Stop a run at every step, and go on from each stop in a fork of its own.
+
+python forked_stops.py CONFIG FOLDER: trains one unbroken run that keeps a checkpoint of every step,
+then for each of its steps a copy that was stopped there. Prints a JSON line with the steps at which
+the copy ended otherwise. Each attempt is a fork of this process, which never runs torch itself.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+import traceback
+from pathlib import Path
+
+from finetune.bits import fingerprint
+from finetune.config.loader import load_config
+from finetune.optim.groups import state_by_name
+from finetune.tracking.json_lines import read_metrics
+from finetune.train.setup import build_trainer
+
+_HIDDEN = ("time/", "memory/")
+
+
+def end_of(config: Path, run: Path) -> dict[str, object]:
+    """Go on with a run to its end; return all that it leaves, times left out."""
+    trainer = build_trainer(load_config(config), run)
+    began = trainer.progress.step
+    progress = trainer.fit(quiet=True)
+    state = state_by_name(trainer.optimizer)
+    lines = [
+        {key: value for key, value in line.items() if not key.startswith(_HIDDEN)}
+        for line in read_metrics(run / "metrics.jsonl")
+    ]
+    return {
+        "began": began,
+        "weights": {n: fingerprint(t) for n, t in trainer.model.state_dict().items()},
+        "optimizer": {n: {k: fingerprint(t) for k, t in own.items()} for n, own in state.items()},
+        "lines": lines,
+        "masks": progress.masks,
+        "memory": progress.memory,
+        "transitions": progress.transitions,
+        "proof": hashlib.sha256((run / "freeze_proof.json").read_bytes()).hexdigest(),
+    }
+
+
+def in_a_fork(config: Path, run: Path) -> dict[str, object]:
+    """Do the same in a process of its own."""
+    reading, writing = os.pipe()
+    if (pid := os.fork()) == 0:
+        os.close(reading)
+        try:
+            with os.fdopen(writing, "w") as pipe:
+                json.dump(end_of(config, run), pipe)
+        except BaseException:  # noqa: BLE001 - the process ends with it
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        told = pipe.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, f"{run} did not end"
+    return dict(json.loads(told))
+
+
+def stopped_at(step: int, unbroken: Path, run: Path) -> None:
+    """Copy a run as it was when it had just saved a step."""
+    later = {
+        path.name for path in (unbroken / "checkpoints").iterdir() if path.name > f"step-{step:08d}"
+    }
+    shutil.copytree(
+        unbroken, run, ignore=lambda _, names: later.intersection(names) | {"summary.json"}
+    )
+
+
+def main(config: Path, folder: Path) -> None:
+    """Compare the end of every stopped run with that of the unbroken one."""
+    unbroken = folder / "unbroken"
+    expected = in_a_fork(config, unbroken)
+    steps = [int(path.name[5:]) for path in sorted((unbroken / "checkpoints").iterdir())]
+    others = []
+    for step in steps[:-1]:
+        run = folder / "stopped"
+        stopped_at(step, unbroken, run)
+        if in_a_fork(config, run) != expected | {"began": step}:
+            others.append(step)
+        shutil.rmtree(run)
+    print(json.dumps({"steps": steps, "otherwise": others, "masks": expected["masks"]}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
