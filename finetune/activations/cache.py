@@ -29,7 +29,7 @@ from finetune.activations.replay import Replay
 from finetune.activations.split_cache import Runner, StoreOptions, open_store
 from finetune.config.activation_cache import CacheConfig
 from finetune.freezing.apply import in_mode
-from finetune.store.directory import cache_root, key_of, num_written
+from finetune.store.directory import cache_root, folder_of, key_of, num_written
 from finetune.store.store import Store, StoreError
 
 _MEMORY_GB = 2.0
@@ -89,6 +89,7 @@ class ActivationCache:
         found = find_estimate(self._model, self._use, visits=visits)
         if not is_off:
             self._choose(found, thaws)
+        # also where caching does not pay: speed must not decide over bits
         if isinstance(found, Estimate) and isinstance(self.now, UncachedForward):
             self._install_at(found.boundary)
 
@@ -149,8 +150,9 @@ class ActivationCache:
             self._use.tell(f"activation cache: not stored: {error.in_one_line}")
 
     def _planned(self, found: Estimate, facts: Facts, phase: str | None = None) -> _Planned:
-        there = num_written(cache_root(), key_of(self._about(facts, "train"))) / found.train_rows
-        return _Planned(replace(found, stored=min(1.0, there)), facts, phase)
+        folder = folder_of(cache_root(), key_of(self._about(facts, "train")))
+        stored = min(1.0, num_written(folder) / found.train_rows)
+        return _Planned(replace(found, stored=stored), facts, phase)
 
     def _may_look_ahead(self, own: _Planned, *, is_stored: bool) -> bool:
         """Tell whether this phase may record rows of later ones without changing a bit."""
@@ -194,11 +196,13 @@ class ActivationCache:
 
     def _store(self, planned: Sequence[_Planned]) -> None:
         """Open the stores of all plans and install them; the first boundary is the deepest."""
+        # whatever fails on the way, modules get their own `forward` back and locks are released
         with ExitStack() as undo:
             if (inner := self._take_earlier(planned[0])) is not None:
                 undo.callback(inner.close)
                 earlier = inner.boundary
                 planned = [one for one in planned if one.found.boundary.encloses(earlier)]
+            # from the input on: a cache is installed around the one that is inside it
             for one, stores in reversed(list(self._opened(planned, undo))):
                 inner = self._installed(one, inner)
                 undo.callback(inner.close)

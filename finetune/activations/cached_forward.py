@@ -9,7 +9,7 @@ outputs become rows), or runs the network *whole* if the shape is not exact.
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from finetune.activations.batch_shapes import Split, lengths_of
 from finetune.activations.exact import Judgement, fault_of_rows, in_full_batch, judge
-from finetune.activations.forward import Statistics, run_whole
+from finetune.activations.forward import Statistics
 from finetune.activations.key import Facts
 from finetune.activations.replay import Replay
 from finetune.activations.split_cache import Runner, SplitCache
@@ -57,6 +57,7 @@ class CachedForward:
         self._statistics, self._seconds, self._tell = statistics, seconds, tell
         self._inner = inner
         self._splits: dict[str, SplitCache] = {}
+        # measured in the run itself: the probe ran a small batch, which is slower per sample
         self._seconds_recording, self._num_recorded = 0.0, 0
         self._is_ragged = any(leaf.ragged for leaf in self.boundary.stored.values())
         self.install()
@@ -87,10 +88,10 @@ class CachedForward:
         Args:
             samples: The split.
             store: Its rows.
-            size: Samples of a full batch.
-            in_order: Whether it is always cut in the same way.
+            size: See `SplitCache`, as for `in_order` and `tell`.
+            in_order: See there.
             network: Key of all that trials of batch shapes depend on besides the rows.
-            tell: Receives a line for each shape of which no batch is answered.
+            tell: See there.
             checked: Numbers of the rows of which some are recomputed.
         """
         split = self._splits[samples.name] = SplitCache(
@@ -112,6 +113,7 @@ class CachedForward:
 
     def as_it_stands(self) -> "CachedForward":
         """Stop recording and close the inner cache; return self, which only answers from now on."""
+        # its phase is over: what it lacks is recorded by the cache of the next one
         for split in self._splits.values():
             split.is_full = True
         self._let_inner_go()
@@ -147,12 +149,14 @@ class CachedForward:
         missing = [cut for cut, is_stored in zip(cuts, is_there, strict=True) if not is_stored]
         made = samples.fetches(missing, epoch=epoch)
         for cut, is_stored in zip(cuts, is_there, strict=True):
+            # asked again now: another process may have found a row damaged since
             if is_stored and (rows := split.rows_of(cut, view)) is not None:
                 self._statistics.answered += len(cut)
                 batch = samples.fetch(cut, epoch=epoch, blank=self.boundary.unread)
                 yield replace(batch, rows=rows)
                 continue
             batch = samples.fetch(cut, epoch=epoch) if is_stored else next(made)
+            # a trial runs the network, which may fail over a sample
             with rows_named(samples, batch):
                 batch = self.decided(batch, samples)
             yield batch
@@ -186,20 +190,40 @@ class CachedForward:
         split = self._splits.get(samples.name)
         if split is None:
             return self._run(**batch.inputs)
-        if batch.rows is not None:
-            with self._answering(batch, split, batch.rows):
-                return self._run(**batch.inputs)
-        if not self._judged(batch, split).is_exact:
-            return self._whole(batch, split)
-        with self._recording(batch, split) as (rows, _):
+        is_exact = batch.rows is not None or self._judged(batch, split).is_exact
+        with self._around(batch, split, batch.rows, is_exact=is_exact) as (rows, _):
             outputs = self._run(**batch.inputs)
-        self._count(batch, split, rows)
+        if batch.rows is None and not (is_exact and rows):
+            self._statistics.whole += len(batch)
+        if rows and not split.is_full:
+            self._statistics.recorded += len(batch)
         return outputs
+
+    @contextmanager
+    def _around(
+        self, batch: Batch, split: SplitCache, numbers: Tensor | None, *, is_exact: bool
+    ) -> Iterator[tuple[Mapping[str, Tensor], bool]]:
+        """Answer the frozen calls in the block, record them, or let them run.
+
+        Yields the mapping of rows that are stored, filled when the block ends, and whether any call
+        was answered, also by an inner cache.
+        """
+        if numbers is not None:
+            with self._answering(batch, split, numbers):
+                yield {}, True
+        elif is_exact:
+            with self._recording(batch, split) as found:
+                yield found
+        else:
+            rows = self._written_from_full_batch(batch, split)
+            with self._with_inner(batch, split.samples) as is_helped, self._rounding(batch, split):
+                yield rows, is_helped
 
     @contextmanager
     def _answering(self, batch: Batch, split: SplitCache, numbers: Tensor) -> Iterator[None]:
         """Answer the frozen calls in the block with the stored rows of a batch."""
         began, shape = time.perf_counter(), split.shape(batch.indices)
+        # rows that were verified when the batch was fetched stay readable whatever happened since
         found = split.store.read(numbers, shape.length if self._is_ragged else None)
         rows = {name: row.to(batch.indices.device) for name, row in found.items()}
         self._statistics.seconds_reading += time.perf_counter() - began
@@ -224,13 +248,11 @@ class CachedForward:
         with self._timed(split):
             return judge(split, batch)
 
-    def _whole(self, batch: Batch, split: SplitCache) -> Any:
-        """Run the whole network on a batch whose shape is not exact."""
-        self._statistics.whole += len(batch)
-        if rows := self._written_from_full_batch(batch, split):
-            self._count(batch, split, rows)
-        with self._with_inner(batch, split.samples):
-            return run_whole(self._run, batch, self.replay, split.samples)
+    def _rounding(self, batch: Batch, split: SplitCache) -> AbstractContextManager[object]:
+        """Round frozen outputs in the block if a store would round them; record nothing."""
+        if not self.replay.rounds:
+            return nullcontext()
+        return self.replay.recording(split.shape(batch.indices))
 
     def _written_from_full_batch(self, batch: Batch, split: SplitCache) -> Mapping[str, Tensor]:
         """Compute and write the rows of an inexact batch from a full batch; return them."""
@@ -266,6 +288,7 @@ class CachedForward:
         before = self.replay.seconds
         with self._with_inner(batch, split.samples) as is_helped, recording as rows:
             yield rows, is_helped
+        # time of a prefix that an inner cache answered in part says nothing about the whole
         if not is_helped:
             self._seconds_recording += self.replay.seconds - before
             self._num_recorded += len(batch)
@@ -288,13 +311,6 @@ class CachedForward:
         self._tell_notes(split)
         self._statistics.seconds_writing += time.perf_counter() - began
 
-    def _count(self, batch: Batch, split: SplitCache, rows: Mapping[str, Tensor]) -> None:
-        """Count a batch that was not answered."""
-        if not rows:
-            self._statistics.whole += len(batch)
-        elif not split.is_full:
-            self._statistics.recorded += len(batch)
-
     @contextmanager
     def _with_inner(self, batch: Batch, samples: Split) -> Iterator[bool]:
         """Let the inner cache, if any, answer or record in the block; yield whether it answers."""
@@ -314,14 +330,8 @@ class CachedForward:
         if split is None:
             yield False
             return
+        # a cache of an earlier phase is full: no trial is worth its time for it
         is_exact = not split.is_full and self._judged(batch, split).is_exact
-        if (numbers := split.rows_of(batch.indices, batch.view)) is not None:
-            with self._answering(batch, split, numbers):
-                yield True
-        elif is_exact:
-            with self._recording(batch, split) as (_, is_helped):
-                yield is_helped
-        else:
-            self._written_from_full_batch(batch, split)
-            with self._with_inner(batch, samples) as is_helped:
-                yield is_helped
+        numbers = split.rows_of(batch.indices, batch.view)
+        with self._around(batch, split, numbers, is_exact=is_exact) as (_, is_helped):
+            yield is_helped

@@ -160,6 +160,7 @@ def find_estimate(
         return "not stored, how many tokens a sample has is not known beforehand from one column"
     if train.views is None:
         return "not stored, random transforms come before it (views: K would store K draws of each)"
+    # the second trial batch needs a sample that the first one lacks
     if len(train) <= _TRIAL or (too_few_come(use, visits) and not anyhow):
         return TOO_FEW
     boundary, pace = _probed(model, train, use)
@@ -251,6 +252,7 @@ def find_ahead(
     Yields:
         The phase, its estimate, and what its rows depend on.
     """
+    # one after the other: a phase that cannot be cached hides those behind it
     for coming in thaws:
         with mask_given_back(model):
             take_on(model, coming.phase.frozen, coming.phase.modules)

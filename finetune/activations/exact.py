@@ -62,8 +62,10 @@ def _tried(split: SplitCache, batch: Batch, shape: Shape) -> "_Finding":
     A trial that runs out of memory must not make training halve its micro-batches: a step
     needs less memory. So the shape only counts as not tried.
     """
+    # a full batch, which defines rows, could not hold these samples
     if len(batch) > split.size:
         return _Finding("they are larger than those whose rows are stored")
+    # rows computed without gradients may have other bits than a step would give
     is_like_a_step = torch.is_grad_enabled() == split.have_gradients
     try:
         with split.under_way():
@@ -81,6 +83,7 @@ def _compared(split: SplitCache, batch: Batch, shape: Shape) -> "_Finding":
         whole = _outcome(split, batch.inputs)
     if not recorded:
         return _Finding("the network calls other layers for them")
+    # from here on as a store would give them: what lies behind the end of a sample is lost there
     rows = _as_stored(split, recorded, batch.inputs)
     if not split.in_order and not _agrees_elsewhere(split, batch, rows):
         return _Finding("this machine rounds a sample otherwise there than in a full batch")
@@ -125,6 +128,7 @@ def _gradients(split: SplitCache, outputs: Sequence[Tensor]) -> list[Tensor]:
     tops = [output for output in outputs if output.requires_grad]
     if not tops:
         return []
+    # unlike each other, so that swapped samples show; the loss itself is not known here
     slopes = [torch.linspace(-1, 1, top.numel()).to(top).view_as(top) for top in tops]
     found = torch.autograd.grad(tops, trained, slopes, allow_unused=True)
     return [gradient.to_dense() for gradient in found if gradient is not None]
@@ -132,10 +136,12 @@ def _gradients(split: SplitCache, outputs: Sequence[Tensor]) -> list[Tensor]:
 
 def _agrees_elsewhere(split: SplitCache, batch: Batch, rows: Mapping[str, Tensor]) -> bool:
     """Tell whether full batches give these bits at other positions, with other neighbours."""
+    # in reverse order, so that each sample stands at another position
     kept, size = torch.arange(len(batch)), split.size
     places = kept.repeat(-(-size // len(batch)))[:size].flip(0)
     if not _gives(split, batch, rows, kept, places):
         return False
+    # once per split: kernels do not look at values, so more passes would tell nothing new
     if split.has_met_others or len(batch) < max(2, size):
         return True
     # replace every second sample by a copy of its neighbour
@@ -290,6 +296,7 @@ def _some_recomputed(split: SplitCache, written: Tensor) -> Iterator[_Recomputed
     The first attempt is a small batch, which mostly gives the same bits. The second is a batch
     of the kind that defines rows.
     """
+    # drawn by the system: generators of the run must not move, nor give the same rows every time
     first = written[SystemRandom().randrange(len(written))]
     view, index = divmod(int(first), len(split.samples))
     of_view = written[written // len(split.samples) == view] % len(split.samples)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from finetune.activations.batch_shapes import Shape, Split
+from finetune.activations.batch_shapes import Shape
 from finetune.activations.replay import Replay
 from finetune.data.batches import Batch, Samples
 
@@ -45,9 +45,10 @@ class UncachedForward:
 
     def forward(self, batch: Batch, samples: Samples) -> Any:
         """Run the network on the whole batch."""
-        if self.replay is None:
+        if self.replay is None or not self.replay.rounds:
             return self.run(**batch.inputs)
-        return run_whole(self.run, batch, self.replay, samples)
+        with self.replay.recording(Shape.of(samples, batch.indices)):
+            return self.run(**batch.inputs)
 
     def close(self) -> None:
         """Restore every module's own `forward`."""
@@ -82,11 +83,3 @@ class Statistics:
         """Return all of it as plain data, times rounded to milliseconds."""
         rounded = {name: round(value, 3) for name, value in asdict(self).items()}
         return rounded | {"seconds_saved": round(self.seconds_saved, 3)}
-
-
-def run_whole(run: Callable[..., Any], batch: Batch, replay: Replay, samples: Split) -> Any:
-    """Run the whole network; round frozen outputs if a store would round them."""
-    if not replay.rounds:
-        return run(**batch.inputs)
-    with replay.recording(Shape.of(samples, batch.indices)):
-        return run(**batch.inputs)

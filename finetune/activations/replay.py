@@ -171,11 +171,13 @@ class Replay:
             self._session = None
 
     def _forward(self, name: str, original: Any, *args: Any, **kwargs: Any) -> Any:
+        # outside a session modules run as they are, as in probes and in code of the user's own
         session = self._session
         if session is None:
             return original(*args, **kwargs)
         visit = session.visits.get(name, 0)
         session.visits[name] = visit + 1
+        # a frozen module may be called again where its output is no part of the prefix
         call = self._calls.get((name, visit))
         if call is None:
             return original(*args, **kwargs)
@@ -211,6 +213,7 @@ class Replay:
             handed.append(tensor)
         if self._store_dtype is None:
             return output
+        # the rest of the network gets the rounded values, as it will when they are answered
         rest = iter(handed)
         return rebuilt(output, lambda _: next(rest))
 
@@ -226,6 +229,7 @@ class Replay:
 
         def leaf_for(hollow: Tensor) -> Tensor:
             leaf, name = call.leaves[len(given)], leaf_name(call, len(given))
+            # one tensor under two names stays one: the network may change it in place
             if leaf.twin is not None:
                 answer = given[leaf.twin]
             elif not leaf.needed:
@@ -287,6 +291,7 @@ def _fits_rows(tensor: Tensor, leaf: Leaf, shape: Shape) -> bool:
 
 def _laid_out(row: Tensor, leaf: Leaf) -> Tensor:
     """Return the same values in the memory layout of the call's own output."""
+    # `channels_last`, for example: kernels choose their way, and so round, by the layout
     if leaf.order == tuple(range(row.ndim)):
         return row
     back = [leaf.order.index(axis) for axis in range(row.ndim)]

@@ -121,6 +121,7 @@ class SplitCache:
 
     def name_of(self, shape: Shape) -> str:
         """Return the name of a shape in the present mode of the network: the key of its verdict."""
+        # kernels may differ with the mode and with gradients, so each has a verdict of its own
         mode = "training" if self.runner.model.training else "evaluation"
         gradients = "gradients" if torch.is_grad_enabled() else "no gradients"
         return f"{shape}, {mode}, {gradients}"
@@ -153,6 +154,7 @@ class SplitCache:
     @property
     def have_gradients(self) -> bool:
         """Whether trials compare gradients: only on a CPU are their bits reproducible."""
+        # splits cut in order are only evaluated
         on_cpu = next(self.runner.model.parameters()).device.type == "cpu"
         return torch.is_grad_enabled() and on_cpu and not self.in_order
 

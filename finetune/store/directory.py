@@ -165,12 +165,8 @@ def _claimed(folder: Path, wanted: Meta, notes: Sequence[str], *, is_use: bool =
     return Claim(folder, lock, (*notes, *resized), bool(resized), is_use)
 
 
-def num_written(root: Path, key: str) -> int:
+def num_written(folder: Path) -> int:
     """Return the number of written rows, damaged or not; 0 if there is no such store."""
-    return _num_written(folder_of(root, key))
-
-
-def _num_written(folder: Path) -> int:
     count = 0
     try:
         with disk.open_to_read(folder / "seals") as file:
@@ -180,11 +176,6 @@ def _num_written(folder: Path) -> int:
     except OSError:
         return 0
     return count
-
-
-def _read(path: Path) -> bytes:
-    with disk.open_to_read(path) as file:
-        return file.read()
 
 
 def remove_store(root: Path, key: str) -> bool:
@@ -245,7 +236,7 @@ def _entry(folder: Path) -> Entry:
     except StoreError:
         meta = None
     used = (folder / "lock").stat().st_mtime
-    sealed = _num_written(folder)
+    sealed = num_written(folder)
     return Entry(folder.name, folder, size_of(folder), used, _in_use(folder), meta, sealed)
 
 
@@ -292,8 +283,11 @@ def _drop_leavings(folder: Path, wanted: Meta) -> None:
         return
     for path in (*folder.glob("verdicts-*"), *folder.glob(".verdicts.tmp-*")):
         disk.remove(path)
-    if not wanted.layout.ragged or any(_read(folder / "seals")):
+    if not wanted.layout.ragged:
         return
+    with disk.open_to_read(folder / "seals") as file:
+        if any(file.read()):
+            return
     for name, size in wanted.layout.files().items():
         if size == 0:
             _resize(folder / name, 0)
@@ -362,6 +356,7 @@ def _gib(num_bytes: float) -> str:
 
 def _make(folder: Path, meta: Meta) -> None:
     """Create an empty store under a temporary name, then rename it."""
+    # under its own name only when whole: a kill leaves no half-made store
     aside = folder.with_name(f".new-{os.getpid()}-{folder.name}")
     disk.refuse_foreign(aside, _FILES)
     disk.remove(aside)
@@ -391,6 +386,7 @@ def _remove(folder: Path) -> bool:
 def _in_use(folder: Path) -> bool:
     if not disk.is_own_file(folder / "lock"):
         return False
+    # every user holds a shared lock, which the system drops when its process ends
     lock = _open_lock(folder)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -413,6 +409,7 @@ def _directory_locked(root: Path) -> Iterator[None]:
     lock = disk.descriptor_to_change(root / ".lock", make=True)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        # left by killed processes; nobody else can be at work under this lock
         for path in root.iterdir():
             if _ASIDE.fullmatch(path.name) and disk.holds_only(path, _FILES):
                 with suppress(OSError):

@@ -172,6 +172,7 @@ class Layout:
         """Return the size of every file when the store is new. Ragged ones grow by what comes."""
         sizes = {name: unit.num_bytes * self.num_rows for name, unit in self.index_files().items()}
         for number, column in enumerate(self.columns):
+            # fixed sizes from the start: the file is sparse, and a truncated one shows
             fixed = 0 if column.spec.ragged else column.unit.num_bytes * self.num_rows
             sizes[rows_file(number)] = fixed
         return sizes
@@ -193,6 +194,7 @@ class Meta:
 
     def difference(self, wanted: "Meta") -> str | None:
         """Return why rows kept under this are not those that are wanted, or None if they are."""
+        # kernels of another version may round differently
         if self.torch != wanted.torch:
             return f"made by torch {self.torch}, this is {wanted.torch}"
         if (self.key, self.layout) != (wanted.key, wanted.layout):

@@ -58,7 +58,7 @@ class Checksummer:
         for keys, ragged, block in zip(self.keys, self.ragged, units, strict=True):
             hashes = np.einsum("bi,i->b", _words(block), keys, dtype=np.uint64, casting="safe")
             total += _folded(hashes, lengths) if ragged else hashes
-        total[total == EMPTY] = 1
+        total[total == EMPTY] = 1  # zero stands for a row that is not written
         return total
 
 

@@ -49,6 +49,7 @@ class RowIndex:
     def is_known(self, rows: Rows) -> NDArray[np.bool_]:
         """Tell which rows this process has verified and whose checksum is still the same."""
         known = self._known[rows]
+        # another checksum than the verified one: another process has erased or rewritten the row
         same: NDArray[np.bool_] = (known != EMPTY) & (known == self.checksums(rows))
         return same
 
@@ -78,6 +79,7 @@ class RowIndex:
 
     def record(self, spans: Spans, checksums: Checksums) -> None:
         """Mark rows as written: first their positions, then the checksums that make them valid."""
+        # a kill in between leaves a position without a checksum: a row that is not written
         if "index" in self._units:
             places = np.stack([spans.starts, spans.lengths], axis=1)
             self._units["index"].put(spans.rows, places)

@@ -120,6 +120,7 @@ class Store:
         """Open a store whose folder is locked; release the lock if that fails. See `Store`."""
         try:
             store = cls(meta, claim, limit_bytes=limit_bytes)
+            # a file was too short: look at all rows now, so that the user is told once
             if claim.is_damaged:
                 store.has(store.written())
                 store._num_told = store.num_damaged
@@ -135,6 +136,7 @@ class Store:
         takes as long as reading the store. `num_valid` only counts checksums.
         """
         rows = self._rows(indices)
+        # verified once by each process: checksums at every read would take as long as reading
         known = self._index.is_known(rows)
         if not known.all():
             new = rows[~known & (self._index.checksums(rows) != EMPTY)]
@@ -185,6 +187,7 @@ class Store:
             if len(value) != len(rows):
                 raise ValueError(f"{name!r} has {len(value)} samples, not {len(rows)}")
         with self._files.appending():
+            # rows of another process are kept: both computed the same bits
             fresh = np.flatnonzero(self._index.checksums(rows) == EMPTY)
             if not len(fresh):
                 return
@@ -220,7 +223,7 @@ class Store:
     @property
     def memory_bytes(self) -> int:
         """Bytes of memory that all rows will take; 0 if they are on disk."""
-        return 0 if self._claim else max(self.meta.layout.size_bytes, self._files.size_bytes)
+        return 0 if self._claim else max(self.meta.layout.size_bytes, self._files.size_bytes())
 
     @property
     def num_valid(self) -> int:
@@ -269,6 +272,7 @@ class Store:
     def _examine(self, rows: Rows) -> None:
         """Verify rows: remember the undamaged ones, mark the others as not written."""
         checksums, spans = self._index.checksums(rows), self._index.spans(rows)
+        # positions come from a file, which may be damaged: they must not lead out of the rows
         whole = np.ones(len(rows), np.bool_)
         if self.meta.layout.ragged:
             count = self._files.ragged_whole
@@ -291,9 +295,10 @@ class Store:
         if lengths is None:
             raise ValueError("ragged rows need their lengths")
         counts = lengths.detach().cpu().numpy().astype(np.int64)
+        # behind all units that any process has appended; its lock is held
         start = self._files.ragged_end
         spans = Spans(rows, start + np.cumsum(counts) - counts, counts)
-        if self._files.size_with(spans) > self._limit_bytes:
+        if self._files.size_bytes(spans) > self._limit_bytes:
             raise self._outgrown()
         return spans
 

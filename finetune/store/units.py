@@ -76,6 +76,7 @@ class FileUnits:
 
     def take(self, places: Rows) -> Block:
         """Return copies of the units at `places`, (P,), as (P, ...). Past the end, anything."""
+        # the file may have grown since it was mapped: tried first, as it hardly ever has
         try:
             return self._cells.take(places, axis=0)
         except IndexError:
@@ -208,15 +209,10 @@ class RowFiles:
             ]
         )
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of all outputs up to the last written unit."""
-        return sum(column.unit.num_bytes * units.end for column, units in self.outputs)
-
-    def size_with(self, spans: Spans) -> int:
-        """Return `size_bytes` as it would be with these rows added."""
+    def size_bytes(self, more: Spans | None = None) -> int:
+        """Return the bytes of all outputs up to the last written unit, with `more` rows."""
         return sum(
-            column.unit.num_bytes * max(units.end, spans.end(column))
+            column.unit.num_bytes * max(units.end, more.end(column) if more else 0)
             for column, units in self.outputs
         )
 
@@ -266,6 +262,7 @@ class RowFiles:
         if not self._ragged():
             yield
             return
+        # one lock for all files of a store: rows must lie at the same units in each
         _, first = self.outputs[0]
         fcntl.flock(first.descriptor, fcntl.LOCK_EX)
         try:
@@ -298,6 +295,7 @@ def to_block(column: Column, value: Tensor, lengths: Rows) -> Block:
     actual = (str(value.dtype).removeprefix("torch."), tuple(value.shape[unit_axis:]))
     if actual != expected:
         raise ValueError(f"{column.name!r}: {actual}, not {expected}")
+    # padding is not stored: it is zeros again when it is read
     value = value.detach().cpu()
     if column.spec.ragged:
         if len(lengths) and lengths.max() > value.shape[1]:

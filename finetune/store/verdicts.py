@@ -50,6 +50,7 @@ class Verdicts:
         self._known[shape] = fault
         if self._path is None or not is_lasting:
             return
+        # read anew: other processes add to the same file
         everything = _read(self._path)
         known = everything.pop(self._network, {}) | {shape: fault}
         everything = dict([*everything.items(), (self._network, known)][-_MOST_NETWORKS:])

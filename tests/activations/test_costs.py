@@ -10,6 +10,8 @@ import finetune.activations
 from finetune.activations.estimate import TOO_FEW, find_estimate
 from finetune.freezing.apply import apply_mask
 from finetune.preview.costs import predict_costs
+from finetune.store.directory import cache_root, claim_as_it_is
+from finetune.store.store import Store
 from finetune.train.setup import build_parts, build_trainer, cache_use
 
 HOME = str(Path(finetune.activations.__file__).parent)
@@ -82,6 +84,49 @@ def test_a_batch_that_is_answered_takes_no_python_for_each_sample(runs, tmp_path
         trainer.cache.close()
     few, many = counts
     assert abs(many - few) < 8, counts
+
+
+def decided(trainer):
+    """Fetch a first batch of training twice; return the fetched ones after running each."""
+    cache, samples, found = trainer.cache.now, trainer.splits.train, []
+    for _ in range(2):
+        fetched = cache.fetches(samples, [torch.arange(8)], epoch=0)
+        found += [(batch, cache.forward(batch, samples)) for batch in fetched]
+    return found
+
+
+@pytest.mark.usefixtures("always")
+def test_a_fetched_batch_carries_its_rows_and_lacks_only_what_nobody_reads(runs, tmp_path):
+    trainer = frozen_digits(runs, 8, tmp_path)
+    batches = decided(trainer)
+    assert [batch.rows.tolist() for batch, _ in batches] == [list(range(8))] * 2
+    assert trainer.cache.now.boundary.unread == {"image"}
+    assert [bool(batch.inputs["image"].any()) for batch, _ in batches] == [True, False]
+    assert torch.equal(*(outputs for _, outputs in batches))
+    assert trainer.cache.statistics.recorded == trainer.cache.statistics.answered == 8
+    trainer.cache.close()
+
+
+@pytest.mark.usefixtures("always")
+def test_a_fetched_batch_is_answered_also_if_its_rows_are_given_up_meanwhile(runs, tmp_path):
+    """Another process may find a row damaged after the batch was fetched: bytes stay readable."""
+    trainer = frozen_digits(runs, 8, tmp_path)
+    decided(trainer)
+    cache, samples = trainer.cache.now, trainer.splits.train
+    (store,) = [one for one in cache.stores if one.meta.facts["split"] == "train"]
+    for batch in cache.fetches(samples, [torch.arange(8)], epoch=0):
+        before = cache.forward(batch, samples)
+        other = Store.of(
+            store.meta, claim_as_it_is(cache_root(), store.meta), limit_bytes=float("inf")
+        )
+        other.discard()
+        other.close()
+        assert torch.equal(cache.forward(batch, samples), before)
+    (batch,) = cache.fetches(samples, [torch.arange(8)], epoch=0)
+    assert batch.rows is None
+    assert batch.inputs["image"].any()
+    assert torch.equal(cache.forward(batch, samples), before)
+    trainer.cache.close()
 
 
 @pytest.mark.usefixtures("always")

@@ -142,6 +142,7 @@ def probe(
         boundary, chosen = _boundary(model, batch, first, findings, mask)
     size = len(next(iter(batch.values())))
     roots = [(root.module, root.visit) for root in first.roots]
+    # the fastest pass: the others had to wait for memory or for other programs
     prefix, whole = (
         min(sum(times[place] for place in places) for times in findings.times)
         for places in (chosen, roots)
@@ -164,6 +165,7 @@ def _maximal(roots: Sequence[Call], findings: Findings, given: set[int]) -> list
         storages = {storage_of(tensor) for tensor in call.tensors}
         place = (call.module, call.visit)
         is_fit = call.is_frozen and place not in findings.faults
+        # the network itself is never taken: nothing would be left to run
         if not is_fit or call.is_outermost:
             found += _maximal(call.children, findings, given)
         elif not storages <= given | call.taken:
@@ -180,6 +182,7 @@ def _boundary(
     These are calls with effects besides their output, calls that read changing values, and calls
     whose output cannot be rebuilt. Dropping one may make its nested calls outermost: so a loop.
     """
+    # each round adds faults, so it ends
     while True:
         chosen = _maximal(trial.roots, findings, set())
         flow = follow_values(model, batch, chosen)
@@ -231,6 +234,7 @@ def _outside_calls(call: Call, chosen: Collection[Place]) -> Iterator[tuple[Call
 def _leaves(
     call: Call, needed: Sequence[bool], constant: Sequence[bool], mask: Tensor | None
 ) -> tuple[Leaf, ...]:
+    # two outputs at one place in memory are the same tensor: changed in place, both change
     places = [_place_in_memory(tensor) for tensor in call.tensors]
     return tuple(
         Leaf(

@@ -81,6 +81,7 @@ def make_trials(
         mixed: Some of the same samples at other positions, among others.
         shared: Pairs of rows, in `batch` and in `mixed`, that hold the same sample.
     """
+    # seed 1 every time but where the seed is what is changed
     first, findings = _watched_pass(model, batch, seed=1), Findings()
     findings.times.append(first.times)
     by_data = "control flow depends on the data: two batches make different calls"
@@ -194,6 +195,7 @@ def _fault_in_company(
     mixed = other.calls[place]
     if any(tensor.layout != torch.strided for tensor in call.tensors):
         return "returns a sparse tensor, which no row can hold"
+    # the samples differ: sizes and plain values that follow them cannot be answered from rows
     pairs = list(zip(call.tensors, mixed.tensors, strict=False))
     if len(call.tensors) != len(mixed.tensors) or any(_differs_in_kind(*pair) for pair in pairs):
         return "returns other shapes for other samples"
@@ -230,6 +232,7 @@ def _rows_agree(one: Tensor, two: Tensor, shared: Sequence[tuple[int, int]]) -> 
         return True
     if not ours.is_floating_point() or ours.numel() == 0:
         return False
+    # half the digits: rounding of a few layers, but no other sample's values
     formats = [ours.dtype, *_autocast_formats(ours.device.type)]
     rounding = max(torch.finfo(dtype).eps for dtype in formats) ** 0.5
     largest = float(ours.abs().nan_to_num(0, 0, 0).max())

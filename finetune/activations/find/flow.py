@@ -94,6 +94,7 @@ def watch_around(model: nn.Module, inputs: Inputs, chosen: Collection[Place]) ->
     """
     # the network may change its inputs in place
     columns = {name: tensor.clone() for name, tensor in inputs.items()}
+    # held by name, since a store's key needs the names of tensors that enter calls
     own = (*model.named_parameters(), *model.named_buffers())
     held: list[tuple[Held, Tensor]] = [*own, *loose_tensors(model)]
     operations = Operations([*(tensor for _, tensor in held), *columns.values()])
@@ -166,6 +167,7 @@ def follow_values(model: nn.Module, batch: Inputs, chosen: Collection[Place]) ->
     read = set(reached)
     for operation in reversed(seen.operations.found):
         read |= operation.reads
+        # backwards: what reaches something trained, Python or the output hands that on
         if operation.trains or operation.escapes or operation.writes & reached:
             reached |= operation.reads
     added, faults = _what_is_added(seen)

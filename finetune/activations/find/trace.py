@@ -96,6 +96,7 @@ def watched(
             left(call)
 
     handles = []
+    # first of all hooks on entry, last on leaving: those of the user's own count to the call
     for name, module in model.named_modules():
         handles.append(
             module.register_forward_pre_hook(enter(name), with_kwargs=True, prepend=True)
@@ -183,6 +184,7 @@ class Operations(TorchFunctionMode):
         self._hand_out(given)
         if not given and (not taken or name.partition(" ")[0] in _READS_OF_SHAPE):
             return
+        # assignments return nothing; torch's names of in-place functions end in `_`
         in_place = not given and (name.endswith("_") or name in ("__setitem__", "backward"))
         written = given or (taken if in_place else [])
         reads, writes = (frozenset(map(storage_of, some)) for some in (taken, written))
