@@ -80,3 +80,9 @@ def test_outputs_are_compared_without_their_tensors(make):
 @pytest.mark.parametrize("value", [object(), {1, 2}, deque([1]), [Parts], {"a": (object(),)}])
 def test_an_object_of_an_unknown_type_is_told(value):
     assert is_opaque(value)
+
+
+def test_a_container_that_occurs_twice_is_not_taken_for_one_inside_itself():
+    twin = [1]
+    joined = folded([twin, twin], str, lambda _, parts: "+".join(parts), again=lambda _: "itself")
+    assert joined == "1+1"
