@@ -216,6 +216,7 @@ class ActivationCache:
         earlier, self._earlier = self._earlier, None
         if earlier is None:
             return None
+        # its rows must be those that this phase would compute, in modes that may have changed
         if (
             # rounded rows give other values than a run that begins in this phase would compute
             self._rounds_to is not None
@@ -239,6 +240,7 @@ class ActivationCache:
                         for split in self._use.splits
                     }
                 except StoreError as error:
+                    # the present phase can do without rows of a later one, not the reverse
                     if one.phase is None:
                         raise
                     why = f"nothing is stored for phase {one.phase!r}: {error.in_one_line}"
@@ -266,6 +268,7 @@ class ActivationCache:
 
     def _about(self, facts: Facts, split: str) -> Facts:
         """Return all that the rows of a split depend on: the store's key is its hash."""
+        # the data does not change within a run, and hashing it takes a while
         if split not in self._fingerprints:
             self._fingerprints[split] = self._use.splits[split].fingerprint()
         return facts_of_split(facts, split) | {
@@ -292,6 +295,7 @@ class ActivationCache:
         """Add the stores of all splits to an installed forward."""
         use, network = self._use, network_key(self._model, self._use.facts)
         for split, store in stores.items():
+            # rows are looked over in the mode in which they will be used
             with in_mode(self._model, is_training=split == "train"):
                 forward.add(
                     use.splits[split],

@@ -104,6 +104,7 @@ class CachedForward:
             in_order=in_order,
             tell=tell,
         )
+        # the key cannot hold all that rows depend on: code of libraries, for example
         fault = fault_of_rows(split, checked) if len(checked) else None
         if fault is not None:
             split.forget()
@@ -171,6 +172,7 @@ class CachedForward:
         split = self._splits[samples.name]
         indices, was_there = batch.indices, split.has(batch.indices, batch.view)
         rows = split.rows_of(indices, batch.view) if was_there else None
+        # here and not in `forward`, so that also this batch is answered
         if rows is None and not split.was_tried(indices):
             batch = batch.to(next(self.model.parameters()).device)
             judgement = self._judged(batch, split)

@@ -100,6 +100,7 @@ class Estimate:
     @property
     def saving(self) -> float:
         """Seconds that caching is expected to save; negative if it would cost time."""
+        # the first visit of a new row runs the prefix and writes it; all others read it
         new = 1 - self.stored
         again = self.pace.prefix * (self.visits - new)
         spared = self.train_rows * (again - self.reading * (self.visits + new))
@@ -116,6 +117,7 @@ class Estimate:
         answered = self.visits * (self.pace.prefix - self.reading)
         # writing takes as long as reading; each of the two phases tries its batches
         ahead = self.train_rows * (answered - self.reading) - 2 * self.trying
+        # the later phase would fill its store by itself if that pays: only the rest is gained
         gain = ahead - max(0.0, replace(self, stored=0.0).saving)
         return gain * (1 - self.stored) > self._noticed
 
@@ -193,6 +195,7 @@ def too_few_come(use: Use, visits: float) -> bool:
 
 
 def _of_each_view(visits: float, views: int) -> int:
+    # epochs take turns over the views
     return max(1, round(visits / views))
 
 
@@ -260,6 +263,7 @@ def find_ahead(
             if isinstance(found, str):
                 return
             then = facts_at(model, found.boundary, use, known=known)
+        # hashing all weights takes long, and what is frozen twice has the same hash
         known = {**known, **then["tensors"]}
         if then == facts_at(model, found.boundary, use, known=known):
             yield coming, found, then
@@ -278,6 +282,7 @@ def _probed(model: nn.Module, samples: Samples, use: Use) -> tuple[Boundary, Pac
             ((2, 0), (0, 2), (1, 3)),
             is_right_padded=all(split.is_right_padded for split in use.splits.values()),
         )
+    # what no module reads may still be read by the loss
     if use.reads_inputs:
         boundary = replace(boundary, unread=frozenset())
     return boundary, pace

@@ -215,6 +215,7 @@ def in_full_batch(split: SplitCache, batch: Batch) -> dict[str, Tensor]:
     Empty if the network makes other calls than in the trial batch, or if a full batch does not
     fit into memory.
     """
+    # the same samples again and again, until the batch is full
     indices = batch.indices.cpu()[torch.arange(split.size) % len(batch)]
     try:
         with split.under_way():
@@ -241,6 +242,7 @@ def _full_rows(split: SplitCache, indices: Tensor, view: int) -> tuple[Batch, di
     shape = shape._replace(is_padded=True)
     rows = _rows_of(split, shortened(batch, -1), shape)
     last = _rows_of(split, shortened(batch, 0), shape)
+    # two passes: in the first the last sample is the shortened one, in the second another
     if rows.keys() != last.keys():
         return batch, {}
     return batch, {name: torch.cat([row[:-1], last[name][-1:]]) for name, row in rows.items()}
@@ -283,6 +285,7 @@ def fault_of_rows(split: SplitCache, checked: Tensor) -> str | None:
 
 def _is_stored(split: SplitCache, now: "_Recomputed") -> bool:
     """Tell whether the rows that a store has of these are equal to them, bit by bit."""
+    # a few of the full batch may not be stored yet
     there = split.store.has(now.rows)
     then = split.store.read(now.rows[there], now.length)
     return now.values.keys() == then.keys() and all(

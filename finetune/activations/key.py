@@ -28,7 +28,7 @@ from finetune.structure import DATA, folded
 Facts = dict[str, Any]
 
 _DEFINITION = 4
-"""Version of the row definition (`passes.py`); bump it to invalidate old stores."""
+"""Version of the row definition (`exact.py`); bump it to invalidate old stores."""
 _LEFT_OUT = frozenset(vars(nn.Module())) | {"forward", "train", "name_or_path"}
 """Attributes that say nothing: those of every module, our own, and where weights came from."""
 _PROCESSOR = ("model name", "CPU implementer", "CPU part")
@@ -53,6 +53,7 @@ def facts_of(
         more: Further facts, such as the precision.
         known: Fingerprints of parameters and buffers that were taken already.
     """
+    # those of the frozen modules, and those that enter them from outside, such as embeddings
     tensors = [
         name
         for name, _ in (*model.named_parameters(), *model.named_buffers())
@@ -78,6 +79,7 @@ def facts_of(
 
 def network_key(model: nn.Module, more: Mapping[str, str]) -> str:
     """Return a hash of all that trials of `model` depend on besides the values of tensors."""
+    # trials run the whole network, and so depend on what is trained too, but not on its values
     about = {
         "module": repr(model),
         "modes": [module.training for module in model.modules()],
@@ -98,6 +100,7 @@ def _computing(device: torch.device) -> Facts:
     """Return what affects rounding besides the network: torch's version, the machine, settings."""
     facts: Facts = {
         "torch": torch.__version__,
+        # sums are split among threads, so their number decides how they are rounded
         "threads": torch.get_num_threads(),
         "cpu": [torch.backends.cpu.get_cpu_capability(), _processor()],
         "mkldnn": torch.backends.mkldnn.enabled,
@@ -161,6 +164,7 @@ def _leaf_as_data(value: Any) -> Any:
             return _leaf_as_data(value.item())
         case set() | frozenset():
             return sorted(map(repr, value))
+        # modules are described by `repr`, source and tensors already
         case nn.Module():
             return None
     return _object_as_data(value)
@@ -168,6 +172,7 @@ def _leaf_as_data(value: Any) -> Any:
 
 def _object_as_data(value: Any) -> Any:
     """Return the settings of a config; the name of a function, or of the type of other objects."""
+    # configs of `transformers`
     if callable(to_dict := getattr(value, "to_dict", None)):
         plain = json.loads(json.dumps(to_dict(), sort_keys=True, default=str))
         # the path of a network does not matter; its attention kernel does, which `to_dict` lacks
@@ -190,6 +195,7 @@ def _source(modules: Any) -> str:
     for kind in sorted(classes, key=lambda kind: f"{kind.__module__}.{kind.__qualname__}"):
         digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
     for name in sorted({kind.__module__ for kind in classes}):
+        # classes typed into a notebook have no file
         with suppress(OSError, TypeError, KeyError):
             digest.update(inspect.getsource(sys.modules[name]).encode())
     return digest.hexdigest()

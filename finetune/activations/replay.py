@@ -116,6 +116,7 @@ class Replay:
         """Replace `forward` of the modules."""
         for name in self._modules:
             module = self._model.get_submodule(name)
+            # on the object, not the class: other objects of it may not be frozen
             self._own[name] = vars(module).get("forward")
             forward = partial(self._forward, name, module.forward)
             vars(module)["forward"] = _uncompiled(forward)

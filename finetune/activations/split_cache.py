@@ -63,6 +63,7 @@ def open_store(
         store_dtype=room.dtype,
         facts=facts,
     )
+    # at once: stores that were removed to make room would else be told much later
     for note in store.take_notes():
         tell(note)
     return store
@@ -148,6 +149,7 @@ class SplitCache:
     def forget(self) -> None:
         """Discard all rows that turned out wrong, and the results of trials with them."""
         self.store.discard()
+        # wrong rows mean that something changed which trials depend on as well
         self.verdicts.forget()
         self.constants.clear()
 

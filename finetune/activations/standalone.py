@@ -117,9 +117,11 @@ class CachedPrefix:
 
     def _at_work(self, batch: Batch) -> "_AtWork | None":
         """Return the cache for the present mode of the network; None if nothing is cached in it."""
+        # looked at in every call: a loop may evaluate in between, or change the precision
         mode = _mode_of(self._model, batch.indices.device)
         if mode not in self._opened:
             self._stand_before(None)
+            # nothing is noted: the next batch may be large enough
             if len(batch) < _FEWEST:
                 return None
             self._opened[mode] = self._open(batch)
@@ -168,6 +170,7 @@ class CachedPrefix:
                 tell=self._note,
             )
             undo.callback(prefix.remove)
+            # only samples at hand can be recomputed: there is no data set to fetch others from
             written, here = store.written(), batch.indices.cpu()
             prefix.add(
                 samples,
@@ -178,6 +181,7 @@ class CachedPrefix:
                 tell=self._note,
                 checked=written[torch.isin(written, here)],
             )
+            # installed by the next call, since another mode may be installed now
             prefix.remove()
             undo.pop_all()
         return _AtWork(prefix, samples)

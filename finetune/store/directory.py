@@ -235,6 +235,7 @@ def _entry(folder: Path) -> Entry:
         meta = read_meta(folder)
     except StoreError:
         meta = None
+    # set when a store is opened and closed: other files change only when rows are written
     used = (folder / "lock").stat().st_mtime
     sealed = num_written(folder)
     return Entry(folder.name, folder, size_of(folder), used, _in_use(folder), meta, sealed)

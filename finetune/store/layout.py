@@ -227,6 +227,7 @@ class Meta:
         """
         try:
             document = json.loads(text)
+            # rows are never converted: to compute them again is safer, and hardly slower
             if document["version"] != FORMAT_VERSION:
                 raise StoreError(f"format version {document['version']!r}, not {FORMAT_VERSION}")
             layout = Layout(tuple(map(_column, document["columns"])), _count(document["num_rows"]))
@@ -259,6 +260,7 @@ def _column(entry: Any) -> Column:
 
 
 def _count(value: Any) -> int:
+    # not `isinstance`: JSON's true would pass for 1
     if type(value) is not int or value < 0:
         raise ValueError(value)
     return value

@@ -355,5 +355,6 @@ def _portions(which: Rows, row_bytes: Rows) -> list[Rows]:
     """Cut numbers of rows into parts of about `_AT_ONCE` bytes."""
     if not len(which):
         return []
+    # a whole store may be larger than memory
     portion = np.cumsum(row_bytes[which]) // _AT_ONCE
     return np.split(which, np.flatnonzero(np.diff(portion)) + 1)

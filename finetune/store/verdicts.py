@@ -66,6 +66,7 @@ class Verdicts:
 
 
 def _with_digest(everything: dict[str, dict[str, str | None]]) -> str:
+    # a flipped bit could turn a reason into "exact"
     text = json.dumps(everything)
     return f"{_digest(text)}\n{text}"
 

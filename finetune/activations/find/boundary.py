@@ -195,6 +195,7 @@ def _boundary(
     visits: dict[str, int] = {}
     for root in trial.roots:
         for call, is_outside in _outside_calls(root, chosen):
+            # counted as `replay.py` meets them: an answered call makes no calls inside
             visit = visits.get(call.module, 0)
             visits[call.module] = visit + 1
             if not is_outside:

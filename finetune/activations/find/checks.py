@@ -94,6 +94,7 @@ def make_trials(
 
 def _comes_to_the_same(model: nn.Module, batch: Inputs, first: Trial, findings: Findings) -> bool:
     """Tell whether changing seed and weights together leaves all frozen outputs unchanged."""
+    # both at once, since mostly neither has an effect: a pass is saved
     with _other_weights(model):
         other = _watched_pass(model, batch, seed=2)
     findings.times.append(other.times)
@@ -225,6 +226,7 @@ def _rows_agree(one: Tensor, two: Tensor, shared: Sequence[tuple[int, int]]) -> 
     the training size are bit-identical is tried later, see `exact.py`.
     """
     left, right = [row for row, _ in shared], [row for _, row in shared]
+    # no batch axis, so the same for all samples, or not what it seems
     if one.ndim == 0 or one.shape[0] <= max(*left, *right):
         return False
     ours, theirs = one[left], two[right]

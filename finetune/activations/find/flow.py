@@ -113,6 +113,7 @@ def watch_around(model: nn.Module, inputs: Inputs, chosen: Collection[Place]) ->
         if place in chosen:
             operations.reopen(call.output)
             seen.given[place] = call
+        # only innermost ones: what others do is seen in their parts
         elif not call.children and not operations.is_closed:
             # compiled or custom functions show no operation to torch: treat the module call as one
             operations.note(call.module, arguments[id(call)], call.output)

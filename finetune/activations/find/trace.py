@@ -200,6 +200,7 @@ class Operations(TorchFunctionMode):
     def _keep(self, result: Any, place: tuple[str, int]) -> None:
         given = tensors_in(result)
         self._alive.append(given)
+        # what came in from outside and is handed on is not kept by the call
         for storage in set(map(storage_of, given)) - self._outside:
             self._inside.setdefault(storage, place)
 
@@ -213,6 +214,7 @@ def _name_of(func: Callable[..., Any]) -> str:
 
 def storage_of(tensor: Tensor) -> int:
     """Return an identifier of the tensor's storage; sparse tensors have their own."""
+    # a sparse tensor has no storage of its own to compare
     if tensor.layout != torch.strided:
         return id(tensor)
     address: int = tensor.untyped_storage()._cdata
