@@ -46,7 +46,6 @@ from finetune.tasks.metrics import Directions
 from finetune.tasks.tasks import Task, build_task
 from finetune.tasks.whole_windows import refuse_cut_windows
 from finetune.tracking.json_lines import JsonLines
-from finetune.tracking.tensorboard import TensorBoard
 from finetune.tracking.tracker import Tracker, Trackers
 from finetune.train.all_lints import all_lints
 from finetune.train.built import Parts
@@ -324,6 +323,9 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
         proven=prover.names,
         loss_scale=precision.state(),
     )
+    # TensorBoard's writer is slow to load: only a run that trains waits for it.
+    from finetune.tracking.tensorboard import TensorBoard
+
     telling = Telling()
     trackers = [JsonLines(folder.metrics), TensorBoard(folder.tensorboard), telling]
     reporter = Reporter(
