@@ -257,3 +257,13 @@ def test_a_message_never_lists_all_of_very_many_columns(tmp_path):
         with pytest.raises(DataError) as caught:
             read(tmp_path / "x.csv")
         assert max(map(len, str(caught.value).splitlines())) < 500 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+@pytest.mark.parametrize("text", ["Zoë läuft\n", "text\nZoë läuft\n"], ids=["lines", "table"])
+def test_standard_input_is_utf_8_or_else_as_the_training_data_was(encoding, text):
+    source = {"type": "csv", "path": "x.csv", "encoding": "latin-1"}
+    config = DataConfig.model_validate({"source": source})
+    stdin = io.TextIOWrapper(io.BytesIO(text.encode(encoding)), encoding="utf-8")
+    (part,) = read_incoming("-", config, KINDS, stdin)
+    assert list(part.columns["text"]) == ["Zoë läuft"]

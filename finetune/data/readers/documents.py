@@ -127,8 +127,7 @@ class _Text:
     def line(self) -> int:
         """Number of the line of the next character."""
         # Only from the last call on: from the beginning, the count would take quadratic time.
-        self._line += self._text.count("\n", self._counted, self._position)
-        self._counted = self._position
+        self._count_lines()
         return self._line
 
     @property
@@ -173,10 +172,16 @@ class _Text:
     def _read_on(self) -> bool:
         """Read as much again as is still ahead; return False at the end of the file."""
         # Doubling keeps the number of attempts to parse one long value small.
-        ahead, line = self._text[self._position :], self.line
+        self._count_lines()
+        ahead = self._text[self._position :]
         more = self._file.read(max(_READ_AT_ONCE, len(ahead)))
-        self._text, self._line, self._position, self._counted = ahead + more, line, 0, 0
+        self._text, self._position, self._counted = ahead + more, 0, 0
         return more != ""
+
+    def _count_lines(self) -> None:
+        """Count the line breaks up to here, once each."""
+        self._line += self._text.count("\n", self._counted, self._position)
+        self._counted = self._position
 
 
 def _of_document(text: _Text) -> Iterator[tuple[int, dict[str, Any]]]:
