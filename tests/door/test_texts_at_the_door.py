@@ -250,3 +250,13 @@ def test_more_tokens_than_the_network_has_positions_for_are_told_with_the_remedy
         build_trainer(built, tmp_path / "run").fit(quiet=True)
     assert "max_length: 64" in caught.value.hint
     assert "size of tensor" not in str(caught.value)
+
+
+def test_a_new_text_longer_than_the_network_has_positions_for_names_the_remedy(config, tmp_path):
+    built = config({"text": ["good film"] * 10}, transforms=[TOKENIZE | {"max_length": 100}])
+    build_trainer(built, tmp_path / "run").fit(quiet=True)
+    with pytest.raises(
+        ModelError, match=r"layer 'encoder' .*has positions for 64 tokens"
+    ) as caught:
+        load_predictor(tmp_path / "run")(["film", "good " * 80])
+    assert "max_length: 64" in caught.value.hint
