@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from finetune.config.loader import load_config
 from finetune.data.batches import sample_order, seed_for
 from finetune.train.loop import Trainer
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 CONFIG = Path(__file__).parent.parent / "configs" / "digits.yaml"
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -20,7 +21,7 @@ from torch.optim import Optimizer
 from finetune.config.loader import load_config
 from finetune.train.guard import StepGuard
 from finetune.train.loop import Trainer
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 CONFIG = Path(__file__).parent.parent / "configs" / "digits.yaml"
 
@@ -39,7 +40,8 @@ def build(folder: Path, *, with_checks: bool) -> Trainer:
     """Build a run of digits, at its beginning."""
     trainer = build_trainer(load_config(CONFIG), folder)
     if not with_checks:
-        trainer.guard = NoGuard(trainer.model, checks_gradients=False)
+        guard = NoGuard(trainer.model, checks_gradients=False)
+        trainer.stepper = replace(trainer.stepper, guard=guard)
     trainer._enter_phase()
     return trainer
 
@@ -49,7 +51,7 @@ def steps(trainer: Trainer) -> Iterator[float]:
     for window in trainer._windows():
         began = time.process_time()
         trainer.train_step(window)
-        trainer._between_passes()
+        trainer.evaluator.between_passes()
         yield time.process_time() - began
 
 

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from finetune.freezing.select import select as select
     from finetune.models.inventory import take_inventory as take_inventory
     from finetune.predict import load_predictor as load_predictor
-    from finetune.train.setup import build_trainer as build_trainer
     from finetune.train.trained import evaluate_run as evaluate  # noqa: F401 - has another name there
+    from finetune.train.wire import build_trainer as build_trainer
 
 # Each name is imported when first asked for: `finetune --help` must not wait for torch.
 _HOMES = {
     "load_config": "config.loader",
-    "build_trainer": "train.setup",
+    "build_trainer": "train.wire",
     "evaluate": "train.trained:evaluate_run",
     "load_predictor": "predict",
     "take_inventory": "models.inventory",

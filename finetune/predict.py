@@ -20,8 +20,8 @@ from finetune.errors import DataError
 from finetune.models.declared import Network
 from finetune.outfile import output_file
 from finetune.tasks.tasks import Prediction
+from finetune.train.build import evaluation_batch_size, located
 from finetune.train.precision import Precision
-from finetune.train.setup import evaluation_batch_size, located
 from finetune.train.trained import TrainedRun, load_run
 from finetune.visible import json_text, one_line
 

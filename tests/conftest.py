@@ -86,7 +86,7 @@ def heard():
 @pytest.fixture
 def small_run(small_config, tmp_path):
     """Build such a run; `run` names its folder below `tmp_path`."""
-    from finetune.train.setup import build_trainer
+    from finetune.train.wire import build_trainer
 
     def build(run="run", *, fresh=False, **changes):
         return build_trainer(small_config(**changes), tmp_path / run, fresh=fresh)
@@ -138,7 +138,7 @@ def make_config():
 @pytest.fixture
 def make_trainer(make_config, tmp_path):
     """Build a trainer; `run` names its folder below `tmp_path`."""
-    from finetune.train.setup import build_trainer
+    from finetune.train.wire import build_trainer
 
     def make(run="run", fresh=False, **changes):
         return build_trainer(make_config(**changes), tmp_path / run, fresh=fresh)

@@ -124,12 +124,20 @@ def only_apply_writes_requires_grad(tree: ast.Module, path: str) -> Iterator[str
                 yield "assigns requires_grad"
 
 
-def only_the_loop_steps_the_optimizer(tree: ast.Module, path: str) -> Iterator[str]:
-    if path in ("train/loop.py", "train/precision.py"):
+def only_the_stepper_steps_the_optimizer(tree: ast.Module, path: str) -> Iterator[str]:
+    if path in ("train/stepper.py", "train/precision.py"):
         return
     for name, call in calls(tree):
         subjects = [name.removesuffix(".step"), *map(dotted, call.args)]
         if name.endswith(".step") and any("optim" in s.lower() for s in subjects):
+            yield f"calls {name}"
+
+
+def only_the_saver_saves_and_loads_checkpoints(tree: ast.Module, path: str) -> Iterator[str]:
+    if path in ("train/saver.py", "train/checkpoint.py"):
+        return
+    for name, _ in calls(tree):
+        if name.endswith(("save_checkpoint", "load_checkpoint")):
             yield f"calls {name}"
 
 
@@ -228,7 +236,8 @@ RULES: list[Rule] = [
     imports_point_down,
     config_is_light,
     only_apply_writes_requires_grad,
-    only_the_loop_steps_the_optimizer,
+    only_the_stepper_steps_the_optimizer,
+    only_the_saver_saves_and_loads_checkpoints,
     only_checkpoint_and_export_write_tensors,
     only_distributed_imports_torch_distributed,
     nothing_is_unpickled,
@@ -268,9 +277,12 @@ def test_the_house_rules_hold(path):
         (only_apply_writes_requires_grad, "train/loop.py", "p.requires_grad: bool = False"),
         (only_apply_writes_requires_grad, "train/loop.py", "a, p.requires_grad = 1, False"),
         (only_apply_writes_requires_grad, "train/loop.py", "setattr(p, 'requires_grad', False)"),
-        (only_the_loop_steps_the_optimizer, "predict.py", "optimizer.step()"),
-        (only_the_loop_steps_the_optimizer, "predict.py", "self.optimizer.step(closure)"),
-        (only_the_loop_steps_the_optimizer, "predict.py", "scaler.step(self.optimizer)"),
+        (only_the_stepper_steps_the_optimizer, "predict.py", "optimizer.step()"),
+        (only_the_stepper_steps_the_optimizer, "predict.py", "self.optimizer.step(closure)"),
+        (only_the_stepper_steps_the_optimizer, "predict.py", "scaler.step(self.optimizer)"),
+        (only_the_stepper_steps_the_optimizer, "train/loop.py", "self.optimizer.step()"),
+        (only_the_saver_saves_and_loads_checkpoints, "train/loop.py", "save_checkpoint(x)"),
+        (only_the_saver_saves_and_loads_checkpoints, "predict.py", "checkpoint.load_checkpoint(x)"),
         (only_checkpoint_and_export_write_tensors, "predict.py", "save_file(tensors, path)"),
         (only_checkpoint_and_export_write_tensors, "predict.py", "st.save_file(tensors, path)"),
         (only_checkpoint_and_export_write_tensors, "train/checkpoint.py", "torch.save(x, path)"),
@@ -312,14 +324,14 @@ def test_a_rule_sees_what_breaks_it(rule, path, source):
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("train/setup.py", "from finetune.freezing.plan import Plan"),
-        ("train/setup.py", "from finetune.train.loop import Trainer"),
-        ("cli/train.py", "def f():\n    from finetune.train.setup import build_trainer"),
-        ("__init__.py", "from finetune.train.setup import build_trainer"),
+        ("train/wire.py", "from finetune.freezing.plan import Plan"),
+        ("train/wire.py", "from finetune.train.loop import Trainer"),
+        ("cli/train.py", "def f():\n    from finetune.train.wire import build_trainer"),
+        ("__init__.py", "from finetune.train.wire import build_trainer"),
         ("config/run.py", "from pydantic import BaseModel\nimport yaml, re"),
         ("freezing/apply.py", "p.requires_grad_(False)"),
         ("freezing/select.py", "frozen = not p.requires_grad"),
-        ("train/loop.py", "self.precision.step(self.optimizer)"),
+        ("train/stepper.py", "self.precision.step(self.optimizer)"),
         ("train/loop.py", "self.progress.step += 1"),
         ("cli/train.py", "progress.step(3)"),
         ("train/checkpoint.py", "save_file(tensors, path)"),

@@ -24,7 +24,7 @@ _NETWORK_MODULES = {
     "digits": ("sklearn.datasets",),
 }
 _OWN_MODULES = {
-    "ours": ("finetune.train.setup", "contest.ours"),
+    "ours": ("finetune.train.wire", "contest.ours"),
     "lightning": ("contest.by_lightning",),
     "trainer": ("contest.by_trainer", "transformers.trainer", "accelerate"),
 }

@@ -17,8 +17,8 @@ from finetune.data.opening import open_data
 from finetune.freezing.apply import held_modules
 from finetune.importing import package_path
 from finetune.train.loop import Trainer
-from finetune.train.setup import build_trainer
 from finetune.train.spans import Span, walk
+from finetune.train.wire import build_trainer
 
 _AT_ONCE = 256
 

@@ -83,7 +83,10 @@ class ActivationCache:
         if self._use.is_compiled:
             # other modules are frozen now; old compiled code counts towards a limit of torch
             torch.compiler.reset()
-        is_off = self._config.use == "off" or self._is_told_off()
+        is_off = self._config.use == "off"
+        if self._use.not_cached is not None:
+            self._say_once(self._use.not_cached, is_news=not is_off)
+            is_off = True
         if is_off and not self._use.is_compiled:
             return
         found = find_estimate(self._model, self._use, visits=visits)
@@ -93,14 +96,11 @@ class ActivationCache:
         if isinstance(found, Estimate) and isinstance(self.now, UncachedForward):
             self._install_at(found.boundary)
 
-    def _is_told_off(self) -> bool:
-        """Tell whether nothing is ever cached; the first time say why: masks may change often."""
-        if self._use.not_cached is None:
-            return False
-        if self._config.use != "off" and not self._has_said_why:
-            self._use.tell(f"activation cache: {self._use.not_cached}")
+    def _say_once(self, why: str, *, is_news: bool) -> None:
+        """Say why nothing is ever cached, the first time: masks may change every few steps."""
+        if is_news and not self._has_said_why:
+            self._use.tell(f"activation cache: {why}")
         self._has_said_why = True
-        return True
 
     @property
     def is_boundary_needed(self) -> bool:

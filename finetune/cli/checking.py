@@ -92,7 +92,7 @@ def inspect_command(
         with loading():
             from finetune.cli.tables import inspection_table
             from finetune.preview.inspection import inspect_batch
-            from finetune.train.setup import build_parts, located
+            from finetune.train.build import build_parts, located
 
         parts = build_parts(loaded)
         with located(loaded):

@@ -19,9 +19,9 @@ from finetune.freezing.report import plan_as_data
 from finetune.outfile import write_new
 from finetune.preview.costs import Costs, PlanCosts, predict_costs, weight_decay_of
 from finetune.terminal import Terminal, console_for, new_table, print_lines
+from finetune.train.build import build_parts, lints_of, located, phases_of
 from finetune.train.built import Parts
 from finetune.train.phase_table import print_phases
-from finetune.train.setup import build_parts, lints_of, located, phases_of
 from finetune.train.start_lines import on_choice, on_classes, on_sizes, on_transforms
 from finetune.visible import one_line
 

@@ -43,9 +43,10 @@ def train_command(
     with results():
         # torch takes seconds to load: a config that is wrong fails before that
         with loading():
+            from finetune.train.build import located
             from finetune.train.resuming import can_go_on
-            from finetune.train.setup import build_trainer, located
             from finetune.train.stopping import leaving_at_once
+            from finetune.train.wire import build_trainer
 
         # While it is built there is nothing to save: a signal ends it at once, with a code that
         # tells whether a checkpoint is there to resume from.

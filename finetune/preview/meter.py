@@ -20,9 +20,9 @@ from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase
 from finetune.preserved import preserved
 from finetune.tasks.tasks import Task
+from finetune.train.build import cache_use
 from finetune.train.built import Parts
 from finetune.train.precision import Precision
-from finetune.train.setup import cache_use
 
 _FEW, _MORE = 2, 3
 """Samples of the two passes that are measured; a line through both gives all other sizes."""

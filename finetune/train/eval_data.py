@@ -16,8 +16,8 @@ from finetune.data.sources import sources_of
 from finetune.errors import DataError, Key
 from finetune.models.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder, saved_config
+from finetune.train.build import open_samples
 from finetune.train.same_data import read_record
-from finetune.train.setup import open_samples
 
 Part = Literal["train", "validation", "test"]
 _SOURCES = ("source", "train", "validation", "test")

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from finetune.errors import named
 from finetune.freezing.report import mask_as_text, states_over_phases
 from finetune.optim.groups import Group
 from finetune.pictures.freeze_map import FreezeMap, draw_freeze_map
 from finetune.runs.progress import Progress
 from finetune.tracking.tracker import Tracker
 from finetune.train.summary import peak_memory_gib
+from finetune.train.telling import Telling
 from finetune.train.timeline import Timeline
 
 
@@ -36,6 +38,8 @@ class Reporter:
     """Turns what happens into tagged figures for the trackers. Changes nothing in a run."""
 
     tracker: Tracker
+    telling: Telling
+    """Speaks to the person who started the run; one of the trackers."""
     timeline: Timeline
     groups: tuple[Group, ...]
     log_every: int
@@ -85,6 +89,17 @@ class Reporter:
         # a policy may make hundreds of phases: their picture is drawn once, as the run ends
         if plan.policy is None:
             self._picture()
+
+    def never_ran(self) -> None:
+        """Tell which phases the run has not come to, if there are any."""
+        names, progress = [phase.name for phase in self.timeline.following], self._progress
+        if names:
+            noun = "phase" if len(names) == 1 else f"{len(names)} phases,"
+            why = "early stopping ended the run" if progress.stopped_early else "the run ended"
+            self.message(
+                f"{noun} {named(names)} never ran: {why} in phase {self.timeline.phase.name!r}, "
+                f"at step {progress.step}"
+            )
 
     def step_is_done(self, stats: StepStats, optimizer: Optimizer) -> None:
         """Tell the figures of a step, if it is one that is logged."""

@@ -130,10 +130,10 @@ def take_up(trainer: Trainer) -> Path | None:
         CheckpointError: another run's folder was named to go on from, and has none.
     """
     origin = trainer.folder.origin
-    checkpoints = trainer.checkpoints
+    checkpoints = trainer.saver.checkpoints
     if origin is not None:
         checkpoints = replace(checkpoints, folder=origin.checkpoints)
-    if not trainer.take_up(checkpoints):
+    if not trainer.saver.load_newest(checkpoints):
         if origin is not None:
             raise CheckpointError("no whole checkpoint", where=str(checkpoints.folder))
         return None

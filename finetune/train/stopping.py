@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from finetune.errors import StoppedError
@@ -41,6 +42,15 @@ class Stop:
         """Raise `StopRequest` if a signal has come. Called where the run could go on from."""
         if self.requested is not None:
             raise StopRequest
+
+    def error(self, step: int, run: Path) -> StoppedError:
+        """Return what tells that a run was stopped after a step."""
+        assert self.requested is not None
+        return StoppedError(
+            f"stopped by {self.requested.name} after step {step}",
+            hint="the same command goes on from there",
+            where=str(run),
+        )
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._pid:

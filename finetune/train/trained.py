@@ -17,19 +17,19 @@ from finetune.models.preprocessing import Preprocessing, read_preprocessing
 from finetune.runs.folder import RunFolder, saved_config
 from finetune.runs.kept import Checkpoints
 from finetune.tasks.tasks import Task
-from finetune.train.checkpoint import load_weights_delta
-from finetune.train.delta import Base
-from finetune.train.eval_data import EvalData, Part, RunData, open_eval_data
-from finetune.train.evaluation import evaluate
-from finetune.train.facts import read_facts
-from finetune.train.precision import Precision
-from finetune.train.setup import (
+from finetune.train.build import (
     build_model_and_task,
     evaluation_batch_size,
     located,
     pick_device,
     plan_of,
 )
+from finetune.train.checkpoint import load_weights_delta
+from finetune.train.delta import Base
+from finetune.train.eval_data import EvalData, Part, RunData, open_eval_data
+from finetune.train.evaluation import evaluate
+from finetune.train.facts import read_facts
+from finetune.train.precision import Precision
 
 
 @dataclass(frozen=True, slots=True)

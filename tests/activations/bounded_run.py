@@ -18,7 +18,7 @@ from torch import nn
 from finetune.activations import estimate
 from finetune.config.run import Provenance, RunConfig
 from finetune.freezing.proof import fingerprints
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 _LEFT = 110
 """MiB; the rows of 1797 digits take 225 MiB."""

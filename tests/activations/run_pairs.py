@@ -3,7 +3,7 @@
 import torch
 
 from finetune.config.run import Provenance, RunConfig
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 DIGITS = {
     "source": {"type": "import", "path": "cached_nets:some_digits", "args": {}},

@@ -6,7 +6,7 @@ import pytest
 
 from finetune.runs.progress import Progress
 from finetune.store.directory import cache_root, entries
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 pytestmark = pytest.mark.usefixtures("always")
 
@@ -185,7 +185,7 @@ def test_a_resumed_thaw_ends_with_the_bits_of_an_unbroken_one(runs, tmp_path, st
     )
     unbroken, _ = runs.trained(config, tmp_path / "run")
     expected = {name: tensor.clone() for name, tensor in unbroken.model.state_dict().items()}
-    for path in unbroken.checkpoints.all():
+    for path in unbroken.saver.checkpoints.all():
         if path.name > f"step-{stop:08d}":
             shutil.rmtree(path)
     (unbroken.folder.path / "summary.json").unlink()

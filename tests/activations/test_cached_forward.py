@@ -10,7 +10,7 @@ from finetune.activations.estimate import Use
 from finetune.activations.forward import UncachedForward
 from finetune.config.activation_cache import CacheConfig
 from finetune.config.run import RunConfig
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 CONV = [
     {"name": "conv1", "type": "Conv2d", "out_channels": 16, "kernel_size": 3, "padding": 1},

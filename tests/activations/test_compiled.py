@@ -8,7 +8,7 @@ from torch._dynamo.utils import counters
 
 from finetune.errors import FinetuneError
 from finetune.predict import load_predictor
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 # the compiler hides warnings that it expects, which does not keep them from being errors here
 pytestmark = pytest.mark.filterwarnings("ignore")

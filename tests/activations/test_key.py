@@ -11,7 +11,7 @@ from finetune.activations.find.boundary import probe
 from finetune.activations.key import facts_of, take_snapshot
 from finetune.config.run import RunConfig
 from finetune.store.directory import cache_root, entries, key_of
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 
 class Power(nn.Module):

@@ -7,7 +7,7 @@ import torch
 
 from finetune.config.loader import load_config
 from finetune.errors import FinetuneError
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -6,7 +6,7 @@ import pytest
 
 from finetune.config.run import Provenance, RunConfig
 from finetune.store.directory import cache_root, entries
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 pytestmark = pytest.mark.usefixtures("always")
 
@@ -93,7 +93,7 @@ def test_processes_that_draw_views_change_no_bit(runs, tmp_path):
 
 def cut_to(trainer, step):
     """Leave the run as if it had been killed right after the checkpoint of `step`."""
-    for path in trainer.checkpoints.all():
+    for path in trainer.saver.checkpoints.all():
         if path.name > f"step-{step:08d}":
             shutil.rmtree(path)
     (trainer.folder.path / "summary.json").unlink()

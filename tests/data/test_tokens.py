@@ -14,7 +14,8 @@ from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import Tokenizing, TokenStore
 from finetune.importing import package_path
 from finetune.store.directory import entries
-from finetune.train.setup import build_trainer, open_samples
+from finetune.train.build import open_samples
+from finetune.train.wire import build_trainer
 
 WORDS = ["the", "match", "was", "won", "by", "a", "late", "goal", "while", "shares", "fell", "£5m"]
 MAX_LENGTH = 48

@@ -12,8 +12,8 @@ import finetune
 from finetune.config.loader import dump_config, load_config
 from finetune.errors import FinetuneError, TrustError
 from finetune.importing import code_of, import_trusted
-from finetune.train.setup import build_trainer
 from finetune.train.trained import evaluate_run
+from finetune.train.wire import build_trainer
 from finetune.trust import Trust, check_trust
 
 TABLE = "u,v,label\n" + "".join(f"{i},{i % 3},{'ab'[i % 2]}\n" for i in range(20))

@@ -14,7 +14,7 @@ import typer
 
 from finetune.cli import app, main
 from finetune.config.loader import load_config
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 FULL = Path("/dev/full")
 needs_full = pytest.mark.skipif(not FULL.exists(), reason="no such device here")

@@ -17,8 +17,8 @@ from finetune.cli import main
 from finetune.config.run import Provenance, RunConfig
 from finetune.data import identity, membership
 from finetune.errors import CheckpointError, DataError
-from finetune.train.setup import build_trainer
 from finetune.train.trained import evaluate_run, evaluated, load_run
+from finetune.train.wire import build_trainer
 
 HEADER = "a,b,word"
 LAYERS = [

@@ -12,7 +12,7 @@ from finetune.cli.plans import preview
 from finetune.config.loader import load_config
 from finetune.errors import FinetuneError, SeveralFaultsError
 from finetune.predict import load_predictor
-from finetune.train.setup import build_parts
+from finetune.train.build import build_parts
 
 CLASSIFY = {"type": "classification"}
 HEAD = {"name": "head", "type": "Linear", "out_features": "classes"}

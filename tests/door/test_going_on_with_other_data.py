@@ -11,7 +11,7 @@ from finetune.data.batches import sample_order
 from finetune.data.identity import DataIdentity
 from finetune.errors import CheckpointError, DataError
 from finetune.tracking.tracker import Tracker
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 HEADER = "a,b,y"
 MODEL = {"layers": [{"name": "linear", "type": "Linear", "out_features": "classes"}]}
@@ -124,7 +124,7 @@ def test_a_run_goes_on_at_the_start_of_the_next_epoch(build, table):
     assert trainer.progress.step == 15  # one step into the third epoch
     assert "goes on at the start of epoch 4 with other data: the rest of epoch 3" in said.text
     first = torch.cat(trainer.timeline.windows())
-    assert torch.equal(first, sample_order(count, trainer.seed, 3))
+    assert torch.equal(first, sample_order(count, trainer.timeline.seed, 3))
     progress = trainer.fit()
     assert progress.step == 15 + trainer.timeline.steps_per_epoch
     line = json.loads((trainer.folder.metrics).read_text().splitlines()[-1])
@@ -291,7 +291,7 @@ def test_epochs_that_a_forged_checkpoint_counts_wrongly_are_refused(build, table
     assert (progress["epoch_steps"], progress["past_epochs"]) == (7, [])
     trainer = build()
     for fault in ({"epoch_steps": 3}, {"past_epochs": [(99, 3)]}, {"past_epochs": [(3, 0)]}):
-        changed = trainer.checkpoints.misfit
+        changed = trainer.saver.checkpoints.misfit
         assert changed(newest) is None
         document = json.loads((newest / "progress.json").read_text())
         kept = json.dumps(document)

@@ -305,7 +305,7 @@ def test_plan_and_train_tell_the_same_notes(write_csv, small_config, small_run, 
     data = XY | {"source": write_csv(["a", "A", "b"] * 4), "transforms": [{"type": "stack"}]}
     sections = {"model": HEAD, "data": data, "task": CLASSIFY}
     notes = preview_as_data(preview(small_config(**sections)))["notes"]
-    from finetune.train.setup import build_trainer
+    from finetune.train.wire import build_trainer
 
     build_trainer(small_config(**sections), small_run(**sections).folder.path, tracker=heard)
     assert notes[0].startswith("2 of 3 labels are equal")

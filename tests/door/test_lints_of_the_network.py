@@ -18,7 +18,8 @@ from transformers import (
 
 from finetune.cli.plans import preview
 from finetune.errors import FinetuneError, ModelError, SelectorError
-from finetune.train.setup import build_parts, build_trainer
+from finetune.train.build import build_parts
+from finetune.train.wire import build_trainer
 
 OWN = """
 import torch
@@ -486,7 +487,7 @@ def test_a_loss_of_a_whole_window_is_trained_as_the_one_number_that_it_is(small_
     batch = trainer.splits.train.fetch(rows)
     outputs = trainer.model(**batch.inputs)
     whole = torch.nn.functional.cross_entropy(outputs @ outputs.T, rows)
-    losses = trainer.task.loss(outputs, batch)
+    losses = trainer.stepper.task.loss(outputs, batch)
     assert losses.shape == (8,)
     assert torch.equal(losses.mean(), whole)
     torch.use_deterministic_algorithms(False)

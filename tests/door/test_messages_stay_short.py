@@ -17,7 +17,7 @@ from finetune.cli import main
 from finetune.cli.plans import preview
 from finetune.errors import ConfigError, DataError, FinetuneError, Origin, Problem
 from finetune.predict import load_predictor
-from finetune.train.setup import build_parts
+from finetune.train.build import build_parts
 
 CLASSIFY = {"type": "classification"}
 HEAD = {"name": "head", "type": "Linear", "out_features": "classes"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from finetune.cli.plans import preview, preview_as_data
-from finetune.train.setup import build_parts, open_samples
+from finetune.train.build import build_parts, open_samples
 
 ROWS = 90
 HEAD = {"name": "head", "type": "Linear", "out_features": "classes"}

@@ -10,7 +10,7 @@ from PIL import Image
 from finetune.cli import main
 from finetune.config.loader import load_config
 from finetune.errors import DataError
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 TABLE = """
 model: {layers: [{name: head, type: Linear, out_features: classes}]}

@@ -17,7 +17,7 @@ from finetune.errors import FinetuneError
 from finetune.freezing.report import freeze_map
 from finetune.models.preprocessing import ImagePreprocessing
 from finetune.runs.doctor import examine
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 PARTS = {
     "source": {"type": "random", "samples": 40, "features": 4, "targets": 3},

@@ -14,7 +14,8 @@ from finetune.data.tokenizing import Tokenize, load_tokenizer
 from finetune.errors import ConfigError, DataError, ModelError
 from finetune.models.preprocessing import Preprocessing
 from finetune.predict import load_predictor
-from finetune.train.setup import build_trainer, open_samples
+from finetune.train.build import open_samples
+from finetune.train.wire import build_trainer
 
 WORDS = ["the", "good", "bad", "film", "yes", "no"]
 TOKENIZE = {"type": "tokenize"}

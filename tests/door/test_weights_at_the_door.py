@@ -25,7 +25,7 @@ from finetune.config.run import Provenance, RunConfig
 from finetune.errors import FinetuneError, ModelError
 from finetune.freezing.origins import Sources
 from finetune.models.declared import TensorSpec, build_network
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 SIZES = {
     "vocab_size": 20,

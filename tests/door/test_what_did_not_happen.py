@@ -5,7 +5,7 @@ import json
 import pytest
 
 from finetune.cli.plans import preview
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 SPLIT = {
     "source": {"type": "random", "samples": 40, "features": 4, "targets": 3},

@@ -6,7 +6,7 @@ import pytest
 
 from finetune.config.loader import load_config
 from finetune.errors import ConfigError, SeveralFaultsError
-from finetune.train.setup import build_parts
+from finetune.train.build import build_parts
 
 REST = """\
 model:

@@ -94,7 +94,7 @@ def test_every_optimizer_goes_on_after_a_stop_as_if_there_had_been_none(small_ru
     unbroken = small_run(**changes)
     unbroken.fit()
     expected = {n: t.clone() for n, t in unbroken.model.state_dict().items()}
-    for path in unbroken.checkpoints.all()[4:]:
+    for path in unbroken.saver.checkpoints.all()[4:]:
         shutil.rmtree(path)
     resumed = small_run(**changes)
     assert resumed.progress.step == 4

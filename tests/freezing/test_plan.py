@@ -10,7 +10,7 @@ from finetune.config.optim import OptimizerConfig
 from finetune.errors import ConfigError, FinetuneError, SeveralFaultsError
 from finetune.freezing.plan import make_plan
 from finetune.models.inventory import take_inventory
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 
 def make_net():

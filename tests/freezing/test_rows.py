@@ -161,7 +161,7 @@ def test_trained_rows_move_as_a_parameter_of_their_own_would(small_run):
 def test_the_delta_holds_the_trained_rows_alone_and_gives_the_whole_network_back(small_run):
     trainer = small_run(freeze=FROZEN_TOP, train=SAVED_OFTEN)
     trainer.fit()
-    newest = trainer.checkpoints.all()[-1]
+    newest = trainer.saver.checkpoints.all()[-1]
     with safe_open(newest / "weights.safetensors", framework="pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in list(file.keys())}
     assert shapes == {
@@ -179,7 +179,9 @@ def test_rows_that_train_in_some_phase_are_in_the_delta_and_no_others(small_run)
     ]
     trainer = small_run(freeze={"phases": phases})
     trainer.fit()
-    with safe_open(trainer.checkpoints.all()[-1] / "weights.safetensors", framework="pt") as file:
+    with safe_open(
+        trainer.saver.checkpoints.all()[-1] / "weights.safetensors", framework="pt"
+    ) as file:
         assert set(file.keys()) == {"body.weight[0:2]", "body.weight[2:4]"}
     assert set(state_by_name(trainer.optimizer)) == {"body.weight[2:4]"}
 

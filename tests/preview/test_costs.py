@@ -13,7 +13,8 @@ from finetune.freezing.plan import make_plan
 from finetune.freezing.proof import fingerprints
 from finetune.models.inventory import take_inventory
 from finetune.preview.costs import predict_costs, weight_decay_of
-from finetune.train.setup import build_parts, build_trainer
+from finetune.train.build import build_parts
+from finetune.train.wire import build_trainer
 
 BODY = {"phases": [{"name": "head only", "freeze": ["body", "norm"]}]}
 TWICE = {
@@ -142,7 +143,11 @@ def files_of(config, make_trainer, step=None):
     """Train, and return the sizes of the files of one checkpoint, the last one if not told."""
     trainer = build_trainer(config, make_trainer().folder.path.parent / "sized")
     trainer.fit()
-    folder = trainer.checkpoints.all()[-1] if step is None else trainer.checkpoints.path_of(step)
+    folder = (
+        trainer.saver.checkpoints.all()[-1]
+        if step is None
+        else trainer.saver.checkpoints.path_of(step)
+    )
     return {path.name: path.stat().st_size for path in folder.iterdir()}
 
 

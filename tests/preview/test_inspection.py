@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from finetune.config.run import RunConfig
 from finetune.errors import FinetuneError
 from finetune.preview.inspection import inspect_batch
-from finetune.train.setup import build_parts
+from finetune.train.build import build_parts
 
 LAYERS = [
     {"name": "flat", "type": "Flatten"},

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from finetune.freezing.plan import make_plan
 from finetune.models.inventory import take_inventory
 from finetune.preview.costs import predict_costs
-from finetune.train.setup import build_parts
+from finetune.train.build import build_parts
 
 BELOW = {"phases": [{"name": "head only", "freeze": ["body", "norm"]}]}
 

@@ -166,7 +166,7 @@ def test_lost_best_weights_are_told(small_run):
     trainer = small_run(**BEST)
     best = trainer.fit().best.step
     assert best == 2
-    shutil.rmtree(trainer.checkpoints.path_of(best))
+    shutil.rmtree(trainer.saver.checkpoints.path_of(best))
     diagnosis = examine(trainer.folder.path)
     assert damaged(diagnosis) == {"go on", "predict"}
     assert "without its best weights" in said(diagnosis)["go on"]

@@ -145,7 +145,7 @@ def read_only(tmp_path):
 
 
 def test_a_run_folder_that_cannot_be_written_is_told_in_one_line(make_config, read_only):
-    from finetune.train.setup import build_trainer
+    from finetune.train.wire import build_trainer
 
     trainer = build_trainer(make_config(), read_only / "run")
     with pytest.raises(CheckpointError) as caught:

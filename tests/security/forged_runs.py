@@ -25,8 +25,8 @@ from finetune.runs.progress import Progress
 from finetune.tracking.tracker import Tracker
 from finetune.train.delta import tensors_of
 from finetune.train.resuming import take_up
-from finetune.train.setup import build_trainer
 from finetune.train.trained import evaluate_run
+from finetune.train.wire import build_trainer
 
 STEPS = 5
 RUN = {
@@ -108,7 +108,7 @@ class Forgery:
         self.frozen = frozen_of(trainer.model)
         trainer.fit()
         shutil.copytree(self._origin, self._finished)
-        shutil.rmtree(trainer.checkpoints.path_of(STEPS))
+        shutil.rmtree(trainer.saver.checkpoints.path_of(STEPS))
         (self._origin / "summary.json").unlink()
         shutil.copytree(self._origin, self.folder)
         self.listener = Listener()
@@ -133,7 +133,7 @@ class Forgery:
                 tensor.copy_(self._begun[name])
         trainer.optimizer.state.clear()
         trainer.progress = Progress()
-        trainer.checkpoints = replace(trainer.checkpoints, _judged={})
+        trainer.saver.checkpoints = replace(trainer.saver.checkpoints, _judged={})
         self.listener.lines.clear()
         take_up(trainer)
         assert_frozen(trainer.model, self.frozen)

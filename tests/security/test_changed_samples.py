@@ -10,7 +10,7 @@ from PIL import Image
 
 from finetune.importing import code_of
 from finetune.tracking.tracker import Tracker
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 LONG_AGO = 1_600_000_000
 MODEL = {

@@ -158,7 +158,7 @@ def moved_too(buffer, forgery):
 
     def change(manifest):
         manifest["moved_buffers"].append(buffer)
-        base = forgery.waiting.base
+        base = forgery.waiting.saver.base
         manifest["base"] = base.fingerprint(frozenset(manifest["moved_buffers"]))
 
     return change
@@ -220,7 +220,7 @@ def test_what_is_wrong_is_found_before_anything_is_changed(adam):
     forge(adam.newest, "weights.safetensors", poke("mid.weight", 0.5))
     forge(adam.newest, "optimizer.safetensors", STATE["state of what never trains"])
     with pytest.raises(CheckpointError, match="which never trains"):
-        load_checkpoint(adam.newest, trainer.model, trainer.optimizer, trainer.base)
+        load_checkpoint(adam.newest, trainer.model, trainer.optimizer, trainer.saver.base)
     assert all(torch.equal(t, before[name]) for name, t in tensors_of(trainer.model).items())
     assert trainer.optimizer.state == state
 

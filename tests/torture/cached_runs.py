@@ -16,7 +16,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from finetune.config.run import RunConfig
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 LAYERS = [
     {"name": "low", "type": "Linear", "out_features": 48},

@@ -17,7 +17,7 @@ from finetune.bits import fingerprint
 from finetune.config.loader import load_config
 from finetune.optim.groups import state_by_name
 from finetune.tracking.json_lines import read_metrics
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 _HIDDEN = ("time/", "memory/")
 

@@ -114,7 +114,7 @@ class Scenario:
         else:
             raise AssertionError("the run was not stopped")
         if self.name == "damaged":
-            runs.flip(trainer.checkpoints.path_of(4) / "progress.json")
+            runs.flip(trainer.saver.checkpoints.path_of(4) / "progress.json")
 
     def go_on(self, folder, nth):
         """Go on to the end, or save once more what is there, and die on the way."""
@@ -122,11 +122,11 @@ class Scenario:
         if self.name == "again":
             Killer(nth).install()
             writing.save_checkpoint(
-                trainer.checkpoints,
+                trainer.saver.checkpoints,
                 trainer.model,
                 trainer.optimizer,
                 trainer.progress,
-                trainer.base,
+                trainer.saver.base,
                 scaler={},
             )
             return
@@ -138,8 +138,8 @@ class Scenario:
         trainer = self.build(folder)
         trainer.fit()
         runs.assert_same_end(runs.end_of(trainer), expected)
-        assert trainer.checkpoints.orphans() == []
-        names = sorted(path.name for path in trainer.checkpoints.folder.iterdir())
+        assert trainer.saver.checkpoints.orphans() == []
+        names = sorted(path.name for path in trainer.saver.checkpoints.folder.iterdir())
         assert all(name.startswith("step-") for name in names), names
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from finetune.activations import estimate
 from finetune.config.loader import load_config
 from finetune.runs.kept import Checkpoints
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 # However little it saves: what is to be met is a kill while rows are written.
 estimate._READ_BYTES_PER_S, estimate._READ_S_PER_SAMPLE = 1e18, 0.0

@@ -10,7 +10,7 @@ import torch
 
 from finetune.config.run import RunConfig
 from finetune.tracking.tracker import Tracker
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 TRAIN = {
     "steps": 6,

@@ -35,11 +35,11 @@ def gate(monkeypatch):
 
 def save(trainer):
     return save_checkpoint(
-        trainer.checkpoints,
+        trainer.saver.checkpoints,
         trainer.model,
         trainer.optimizer,
         trainer.progress,
-        trainer.base,
+        trainer.saver.base,
         scaler={},
     )
 
@@ -67,15 +67,15 @@ def test_what_changes_right_after_a_save_is_not_in_it(runs, tmp_path, gate):
             entries["momentum_buffer"].fill_(7)
     trainer.progress.step, trainer.progress.ranking[0] = 5, (5, 7.0)
     gate.set()
-    path = trainer.checkpoints.whole(1)
+    path = trainer.saver.checkpoints.whole(1)
     twin = runs.build(tmp_path / "twin")
-    progress, _ = load_checkpoint(path, twin.model, twin.optimizer, twin.base)
+    progress, _ = load_checkpoint(path, twin.model, twin.optimizer, twin.saver.base)
     assert (progress.step, progress.ranking) == (1, [(1, 0.5)])
     for name, tensor in twin.model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
     for name, tensor in momenta(twin).items():
         assert torch.equal(tensor, state[name]), name
-    trainer.checkpoints.worker.close()
+    trainer.saver.checkpoints.worker.close()
 
 
 def test_a_checkpoint_is_seen_only_when_it_is_durable(runs, tmp_path, gate):
@@ -86,16 +86,16 @@ def test_a_checkpoint_is_seen_only_when_it_is_durable(runs, tmp_path, gate):
     assert Checkpoints(final.parent, keep_last=1).newest_valid() == (None, [])
     assert not final.exists()
     gate.set()
-    trainer.checkpoints.worker.wait()
-    assert trainer.checkpoints.newest_valid() == (final, [])
-    trainer.checkpoints.worker.close()
+    trainer.saver.checkpoints.worker.wait()
+    assert trainer.saver.checkpoints.newest_valid() == (final, [])
+    trainer.saver.checkpoints.worker.close()
 
 
 def test_a_run_with_saves_in_the_background_ends_as_without(runs, unbroken, tmp_path):
     trainer = runs.build(tmp_path / "run", train=runs.saving(background=True))
     trainer.fit()
     runs.assert_same_end(runs.end_of(trainer), unbroken[1])
-    for path in trainer.checkpoints.all():
+    for path in trainer.saver.checkpoints.all():
         for name in ("weights.safetensors", "optimizer.safetensors"):
             twin = unbroken[0] / "checkpoints" / path.name / name
             assert (path / name).read_bytes() == twin.read_bytes()
@@ -152,10 +152,10 @@ from pathlib import Path
 trainer = runs.build(Path(sys.argv[2]), train=runs.saving(background=True))
 def save(step):
     trainer.progress.step = step
-    save_checkpoint(trainer.checkpoints, trainer.model, trainer.optimizer, trainer.progress,
-                    trainer.base, scaler={})
+    save_checkpoint(trainer.saver.checkpoints, trainer.model, trainer.optimizer, trainer.progress,
+                    trainer.saver.base, scaler={})
 save(1)
-trainer.checkpoints.worker.wait()
+trainer.saver.checkpoints.worker.wait()
 fsync = os.fsync
 def slow(descriptor):
     time.sleep(0.2)

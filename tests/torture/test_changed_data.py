@@ -11,7 +11,7 @@ from finetune.data.identity import DataIdentity, differences, hash_rows
 from finetune.data.table import Listed
 from finetune.errors import CheckpointError
 from finetune.tracking.tracker import Tracker
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 MODEL = {"layers": [{"name": "linear", "type": "Linear", "out_features": "classes"}]}
 TASK = {"type": "classification"}

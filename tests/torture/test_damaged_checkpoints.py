@@ -234,7 +234,7 @@ def test_the_run_goes_on_from_the_checkpoint_before_and_ends_the_same(
     trainer.fit()
     runs.assert_same_end(runs.end_of(trainer), unbroken[1])
     assert not newest.is_symlink()
-    assert trainer.checkpoints.fault(newest) is None
+    assert trainer.saver.checkpoints.fault(newest) is None
     load_predictor(copied)
 
 
@@ -304,9 +304,9 @@ def test_a_best_checkpoint_lost_is_made_again_from_one_before_it(
     if "freeze" in wanting:
         # as if killed in the first phase, after step 3
         for step in (4, 5, 6):
-            shutil.rmtree(broken.checkpoints.path_of(step))
+            shutil.rmtree(broken.saver.checkpoints.path_of(step))
     (broken.folder.path / "summary.json").unlink()
-    best = broken.checkpoints.path_of(2)
+    best = broken.saver.checkpoints.path_of(2)
     flip(best / "weights.safetensors") if damage else shutil.rmtree(best)
     third, listener = again(tmp_path / "run", **wanting)
     assert third.progress.step == 1
@@ -323,7 +323,7 @@ def test_a_best_checkpoint_lost_for_good_gives_its_place_to_the_next(runs, again
     ranking = first.fit().ranking
     assert [step for step, _ in ranking] == [2, 4]
     (first.folder.path / "summary.json").unlink()
-    shutil.rmtree(first.checkpoints.path_of(2))
+    shutil.rmtree(first.saver.checkpoints.path_of(2))
     second, listener = again(tmp_path / "run", **changes)
     assert (second.progress.step, second.progress.best.step) == (6, 4)
     (line,) = listener.lines
@@ -336,7 +336,7 @@ def test_a_best_checkpoint_damaged_while_the_run_goes_on_ends_it_with_a_line(
     runs, again, tmp_path, wanting
 ):
     trainer, listener = again(tmp_path / "run", **wanting)
-    best = trainer.checkpoints.path_of(2) / "weights.safetensors"
+    best = trainer.saver.checkpoints.path_of(2) / "weights.safetensors"
     listener.at[4] = lambda: flip(best)
     with pytest.raises(CheckpointError) as caught:
         trainer.fit()

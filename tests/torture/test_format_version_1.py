@@ -17,7 +17,7 @@ from finetune.config.loader import load_config
 from finetune.predict import load_predictor
 from finetune.runs.doctor import examine
 from finetune.runs.kept import Checkpoints
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 CORPUS = Path(__file__).with_name("corpus")
 

@@ -10,11 +10,11 @@ from finetune.train.checkpoint import save_checkpoint
 def save(trainer, step):
     trainer.progress.step = step
     return save_checkpoint(
-        trainer.checkpoints,
+        trainer.saver.checkpoints,
         trainer.model,
         trainer.optimizer,
         trainer.progress,
-        trainer.base,
+        trainer.saver.base,
         scaler={},
     )
 
@@ -25,13 +25,13 @@ def save(trainer, step):
 def test_it_is_refused_by_name_and_nothing_is_written(runs, tmp_path, name, value, background):
     trainer = runs.build(tmp_path / "run", train=runs.saving(background=background))
     save(trainer, 1)
-    trainer.checkpoints.worker.wait()
+    trainer.saver.checkpoints.worker.wait()
     trainer.model.state_dict()[name].view(-1)[1] = value
     with pytest.raises(NonFiniteError, match=f"not saved: infinite or NaN in {name}") as caught:
         save(trainer, 2)
     assert caught.value.exit_code == 3
-    trainer.checkpoints.worker.close()
-    assert [path.name for path in trainer.checkpoints.folder.iterdir()] == ["step-00000001"]
+    trainer.saver.checkpoints.worker.close()
+    assert [path.name for path in trainer.saver.checkpoints.folder.iterdir()] == ["step-00000001"]
 
 
 def test_what_is_frozen_and_never_saved_may_be_what_it_is(runs, tmp_path):

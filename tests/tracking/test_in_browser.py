@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from finetune.config.loader import load_config
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

@@ -25,7 +25,7 @@ def names_in(path):
 
 def cut_to(trainer, step):
     """Leave the run as if it had been killed right after the checkpoint of `step`."""
-    for path in trainer.checkpoints.all():
+    for path in trainer.saver.checkpoints.all():
         if path.name > f"step-{step:08d}":
             shutil.rmtree(path)
     (trainer.folder.path / "summary.json").unlink()
@@ -61,12 +61,12 @@ def without_times(line):
 def test_the_delta_holds_what_was_trained_and_what_moved(make_trainer):
     frozen = make_trainer("frozen", freeze=FREEZE)
     frozen.fit()
-    assert names_in(frozen.checkpoints.all()[-1] / "weights.safetensors") == {
+    assert names_in(frozen.saver.checkpoints.all()[-1] / "weights.safetensors") == {
         "head.weight", "head.bias",
     }  # fmt: skip
     trained = make_trainer("trained")
     trained.fit()
-    assert names_in(trained.checkpoints.all()[-1] / "weights.safetensors") == set(
+    assert names_in(trained.saver.checkpoints.all()[-1] / "weights.safetensors") == set(
         trained.model.state_dict()
     )
 
@@ -146,14 +146,14 @@ def truncate(path):
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(make_trainer, damage, name):
     trainer = make_trainer(train=SAVE_ALL)
     trainer.fit()
-    damage(trainer.checkpoints.path_of(20) / name)
+    damage(trainer.saver.checkpoints.path_of(20) / name)
     assert make_trainer(train=SAVE_ALL).progress.step == 19
 
 
 def test_a_checkpoint_without_manifest_is_passed_over(make_trainer):
     trainer = make_trainer(train=SAVE_ALL)
     trainer.fit()
-    (trainer.checkpoints.path_of(20) / "MANIFEST.json").unlink()
+    (trainer.saver.checkpoints.path_of(20) / "MANIFEST.json").unlink()
     assert make_trainer(train=SAVE_ALL).progress.step == 19
 
 
@@ -161,7 +161,7 @@ def test_a_base_that_is_not_the_runs_own_is_refused(make_trainer):
     trainer = make_trainer(freeze=FREEZE)
     trainer.fit()
     other = make_trainer("other", freeze=FREEZE, seed=1)
-    shutil.copytree(trainer.checkpoints.folder, other.checkpoints.folder)
+    shutil.copytree(trainer.saver.checkpoints.folder, other.saver.checkpoints.folder)
     other.folder.begin()
     with pytest.raises(CheckpointError, match="not those that this run began with"):
         make_trainer("other", freeze=FREEZE, seed=1)
@@ -174,10 +174,13 @@ def test_nothing_is_written_before_fit(make_trainer, tmp_path):
 
 def test_older_checkpoints_are_pruned_and_orphans_swept(make_trainer):
     trainer = make_trainer(train={"checkpoint": {"every": {"steps": 4}, "keep_last": 2}})
-    orphan = trainer.checkpoints.folder / ".tmp-step-00000003-1"
+    orphan = trainer.saver.checkpoints.folder / ".tmp-step-00000003-1"
     orphan.mkdir(parents=True)
     with locked(trainer.folder.path):  # a run was here before
         pass
     trainer.fit()
-    assert [path.name for path in trainer.checkpoints.all()] == ["step-00000016", "step-00000020"]
+    assert [path.name for path in trainer.saver.checkpoints.all()] == [
+        "step-00000016",
+        "step-00000020",
+    ]
     assert not orphan.exists()

@@ -60,7 +60,7 @@ def told(trainer):
 
 
 def assert_all_on_disk_are_finite(trainer):
-    for path in trainer.checkpoints.all():
+    for path in trainer.saver.checkpoints.all():
         for name, tensor in load_file(path / "weights.safetensors").items():
             assert not tensor.is_floating_point() or tensor.isfinite().all(), (path.name, name)
 
@@ -75,7 +75,9 @@ def test_what_is_not_finite_ends_the_run_before_its_update(run_of, limit, fault,
         trainer.fit()
     kept = state(trainer)
     assert all(tensor.isfinite().all() for tensor in kept.values())
-    assert trainer.checkpoints.all()[-1] == trainer.checkpoints.path_of(trainer.progress.step)
+    assert trainer.saver.checkpoints.all()[-1] == trainer.saver.checkpoints.path_of(
+        trainer.progress.step
+    )
     assert_all_on_disk_are_finite(trainer)
     again = run_of("Poisoned", args={"limit": limit, "fault": fault})
     assert_equal(state(again), kept)
@@ -102,7 +104,7 @@ def test_skip_leaves_out_the_windows_that_are_not_finite_and_nothing_else(run_of
     assert len(progress.left_out) == 3  # one sample, in each of three epochs
     assert_all_on_disk_are_finite(trainer)
     for step in progress.left_out:
-        before, after = (trainer.checkpoints.path_of(s) for s in (step, step + 1))
+        before, after = (trainer.saver.checkpoints.path_of(s) for s in (step, step + 1))
         if step:
             assert_equal(*(load_file(path / "weights.safetensors") for path in (before, after)))
 

@@ -122,7 +122,7 @@ def test_a_frozen_tensor_that_moves_fails_the_proof_and_is_never_saved(make_trai
     trainer.model.get_submodule("body").register_forward_hook(nudge)
     with pytest.raises(FrozenWeightError, match=r"1 of 2 .*body\.bias"):
         trainer.fit()
-    assert trainer.checkpoints.all() == []
+    assert trainer.saver.checkpoints.all() == []
     assert not json.loads((trainer.folder.path / "freeze_proof.json").read_text())["intact"]
 
 
@@ -144,7 +144,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_exit_code_3(make_trainer):
     with pytest.raises(NonFiniteError) as caught:
         trainer.fit()
     assert caught.value.exit_code == 3
-    assert trainer.checkpoints.all() == []
+    assert trainer.saver.checkpoints.all() == []
 
 
 def test_early_stopping_ends_the_run_when_the_metric_no_longer_improves(make_trainer):
@@ -180,7 +180,7 @@ def test_the_best_checkpoint_is_kept_and_used(make_trainer):
         train={"checkpoint": {"best": "validation/loss", "keep_last": 1}},
     )
     progress = trainer.fit()
-    names = [path.name for path in trainer.checkpoints.all()]
+    names = [path.name for path in trainer.saver.checkpoints.all()]
     assert names == sorted({f"step-{progress.best.step:08d}", "step-00000020"})
     figures = trainer.evaluate(trainer.splits.validation)
     assert figures["loss"] == progress.best.value

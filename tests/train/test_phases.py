@@ -166,7 +166,7 @@ def test_a_run_stopped_at_any_step_ends_bit_identical_to_an_unbroken_one(small_r
     first, *_, last = progress.transitions
     chosen = (last + 1, last, first + 3, first - 1) if stops != "everywhere" else range(39, 0, -1)
     for stop in chosen:
-        for path in unbroken.checkpoints.all():
+        for path in unbroken.saver.checkpoints.all():
             if path.name > f"step-{stop:08d}":
                 shutil.rmtree(path)
         (unbroken.folder.path / "summary.json").unlink()
@@ -191,7 +191,7 @@ def test_a_stop_between_the_last_step_of_a_phase_and_the_next_phase_adds_no_step
     stopped._enter_phase()
     for window in stopped._windows():
         stopped._after_step(stopped.train_step(window))
-    stopped._save()
+    stopped.saver.save()
     resumed = small_run("stopped", **changes)
     assert (resumed.progress.step, resumed.progress.phase) == (4, 0)
     assert resumed.fit().transitions == [4]
@@ -273,8 +273,8 @@ def test_a_phase_that_is_left_twice_is_said_to_begin_once(small_run):
     unbroken = small_run(**changes)
     unbroken.fit()
     expected = lines(unbroken)
-    for path in unbroken.checkpoints.all():
-        if path > unbroken.checkpoints.path_of(15):
+    for path in unbroken.saver.checkpoints.all():
+        if path > unbroken.saver.checkpoints.path_of(15):
             shutil.rmtree(path)
     (unbroken.folder.path / "summary.json").unlink()
     resumed = small_run(**changes)
@@ -402,7 +402,7 @@ def test_a_failed_proof_in_a_middle_phase_names_tensor_and_change_and_saves_noth
     assert changes["net.inner.bias"] / 0.25 == pytest.approx(
         round(changes["net.inner.bias"] / 0.25)
     )
-    assert trainer.checkpoints.all()[-1].name == "step-00000007"
+    assert trainer.saver.checkpoints.all()[-1].name == "step-00000007"
     assert [proof["intact"] for proof in proofs(trainer)["phases"]] == [True, False]
 
 
@@ -413,7 +413,7 @@ def test_verify_checkpoint_stops_at_the_first_checkpoint_that_would_hold_a_chang
     with pytest.raises(FrozenWeightError, match=r"net\.inner\.bias \(by up to 0\.\d+\)"):
         trainer.fit()
     assert trainer.progress.step < 12
-    assert trainer.checkpoints.all()[-1].name == f"step-{trainer.progress.step - 2:08d}"
+    assert trainer.saver.checkpoints.all()[-1].name == f"step-{trainer.progress.step - 2:08d}"
 
 
 @pytest.mark.parametrize("verify", ["phase", "end"])
@@ -422,7 +422,7 @@ def test_a_change_after_a_stop_is_found_by_the_proof_that_began_before_it(creepi
                "train": train(5, **EVERY_STEP)}  # fmt: skip
     whole = creeping_run(**changes)
     whole.fit()
-    for path in whole.checkpoints.all()[3:]:
+    for path in whole.saver.checkpoints.all()[3:]:
         shutil.rmtree(path)
     resumed = creeping_run(**changes)
     assert resumed.progress.step == 3

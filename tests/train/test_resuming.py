@@ -9,7 +9,7 @@ import torch
 from finetune.errors import CheckpointError, FinetuneError
 from finetune.tracking.json_lines import read_metrics
 from finetune.tracking.tracker import Tracker
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 DATA = {
     "source": {"type": "random", "samples": 60, "features": 4, "targets": 3},
@@ -81,7 +81,7 @@ def test_more_epochs_extend_the_schedule_from_where_the_run_stands(run_of, step)
     """The rates of steps to come are those of the longer run; those behind stay as they were."""
     run_of("run").fit()
     longer = run_of("run", train=TRAIN | {"epochs": 3})
-    for path in longer.checkpoints.all()[step:]:
+    for path in longer.saver.checkpoints.all()[step:]:
         shutil.rmtree(path)
     longer = run_of("run", train=TRAIN | {"epochs": 3})
     longer.fit()
@@ -101,7 +101,7 @@ def test_a_run_goes_on_in_a_folder_of_its_own_from_anothers_checkpoint(run_of, t
     whole = run_of("whole")
     whole.fit()
     shutil.copytree(tmp_path / "whole", tmp_path / "origin")
-    for path in run_of("origin").checkpoints.all()[step:]:
+    for path in run_of("origin").saver.checkpoints.all()[step:]:
         shutil.rmtree(path)
     before = sorted(path.name for path in (tmp_path / "origin" / "checkpoints").iterdir())
     branch = run_of("branch", resume=tmp_path / "origin")
@@ -216,7 +216,7 @@ def test_the_number_of_workers_changes_nothing_not_even_in_the_middle(run_of, st
     whole = run_of("whole", data=data(0), more=more)
     whole.fit()
     run_of("cut", data=data(step % 3), more=more).fit()
-    for path in run_of("cut", data=data(0), more=more).checkpoints.all()[step:]:
+    for path in run_of("cut", data=data(0), more=more).saver.checkpoints.all()[step:]:
         shutil.rmtree(path)
     resumed = run_of("cut", data=data((step + 1) % 3), more=more)
     assert resumed.progress.step == step

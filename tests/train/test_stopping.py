@@ -10,7 +10,7 @@ import torch
 
 from finetune.errors import StoppedError
 from finetune.tracking.json_lines import read_metrics
-from finetune.train.setup import build_trainer
+from finetune.train.wire import build_trainer
 
 PHASES = {
     "phases": [
@@ -121,8 +121,8 @@ def test_a_signal_while_saving_lets_the_checkpoint_become_whole(
     with pytest.raises(StoppedError):
         first.fit()
     monkeypatch.undo()
-    assert first.checkpoints.newest_valid() == (
-        first.checkpoints.path_of(first.progress.step),
+    assert first.saver.checkpoints.newest_valid() == (
+        first.saver.checkpoints.path_of(first.progress.step),
         [],
     )
     resumed = run_of("cut")

@@ -1,0 +1,75 @@
+"""Evaluates the splits of a run while it trains, and judges what their figures mean."""
+
+from dataclasses import dataclass
+
+from finetune.activations.cache import ActivationCache
+from finetune.data.batches import Samples
+from finetune.tasks.tasks import Task
+from finetune.train.clock import Clock
+from finetune.train.evaluation import evaluate
+from finetune.train.precision import Precision
+from finetune.train.reporting import Reporter
+from finetune.train.rules import Rules, judge
+from finetune.train.stopping import Stop
+from finetune.train.timeline import Timeline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluator:
+    """Evaluates the splits of a run, tells their figures, and judges what they mean."""
+
+    cache: ActivationCache
+    task: Task
+    precision: Precision
+    batch_size: int
+    timeline: Timeline
+    reporter: Reporter
+    clock: Clock
+    stop: Stop
+
+    def figures(self, samples: Samples, left_out: dict[str, str] | None = None) -> dict[str, float]:
+        """Return the mean loss and every metric over one split, in evaluation mode.
+
+        Args:
+            samples: The split.
+            left_out: Receives, by name, why a metric is not defined on them.
+        """
+        with self.clock.timed("evaluation"):
+            return evaluate(
+                self.cache.now,
+                self.task,
+                samples,
+                precision=self.precision,
+                batch_size=self.batch_size,
+                between=self.between_passes,
+                left_out=left_out,
+            )
+
+    def report(self, split: str, samples: Samples) -> None:
+        """Evaluate a split and tell its figures; also, once, which metrics have none, and why."""
+        left_out: dict[str, str] = {}
+        self.reporter.evaluated(split, self.figures(samples, left_out))
+        for name, reason in left_out.items():
+            tag = f"{split}/{name}"
+            rules = self._rules().watching(tag)
+            not_counted = f"; not counted by {' and '.join(rules)}" if rules else ""
+            self.reporter.message_once(f"{tag} is left out: {reason}{not_counted}")
+
+    def validate(self, samples: Samples | None) -> bool:
+        """Evaluate the validation samples; return whether these weights are to be kept."""
+        if samples is None:
+            return False
+        self.report("validation", samples)
+        timeline = self.timeline
+        num_kept = timeline.settings.checkpoint.keep_best or 1
+        is_kept = judge(self._rules(), timeline.progress, num_kept=num_kept)
+        timeline.observe(is_evaluation=True)
+        return is_kept
+
+    def _rules(self) -> Rules:
+        return Rules.of(self.timeline.phase, self.timeline.settings, self.task.directions)
+
+    def between_passes(self) -> None:
+        """Let a stop or a sign of life through while an evaluation runs."""
+        self.clock.watchdog.beat()
+        self.stop.answer()

@@ -1,0 +1,100 @@
+"""What a run saves, and how it gets back to what it has saved."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from torch.optim import Optimizer
+
+from finetune.activations.cache import ActivationCache
+from finetune.runs.kept import Checkpoints, validated_at
+from finetune.train.checkpoint import load_checkpoint, load_weights_delta, save_checkpoint
+from finetune.train.clock import Clock
+from finetune.train.delta import Base
+from finetune.train.precision import Precision
+from finetune.train.proving import Prover
+from finetune.train.reporting import Reporter
+from finetune.train.timeline import Timeline
+
+
+@dataclass(slots=True, kw_only=True)
+class Saver:
+    """The only one to save checkpoints and to load them into the network."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    timeline: Timeline
+    checkpoints: Checkpoints
+    base: Base
+    precision: Precision
+    prover: Prover
+    clock: Clock
+    reporter: Reporter
+
+    def save(self) -> None:
+        """Save the run as it stands, after its proof if the config wants one each time."""
+        if self.timeline.plan.verify == "checkpoint" and self.timeline.progress.fingerprints:
+            self.prove()
+        with self.clock.timed("saving"):
+            save_checkpoint(
+                self.checkpoints,
+                self.model,
+                self.optimizer,
+                self.timeline.progress,
+                self.base,
+                scaler=self.precision.state(),
+            )
+
+    def prove(self) -> None:
+        """Compare what is frozen with its fingerprints.
+
+        Raises:
+            FrozenWeightError: something has changed.
+        """
+        with self.clock.timed("proof"):
+            self.prover.prove(self.timeline)
+
+    def load_newest(self, checkpoints: Checkpoints | None = None) -> bool:
+        """Load the newest usable checkpoint; return False if there is none.
+
+        A line tells of each that is passed over.
+
+        Args:
+            checkpoints: Those to load from; the run's own if left out.
+
+        Raises:
+            CheckpointError: some are whole, and none of them fits the network.
+        """
+        checkpoints = checkpoints or self.checkpoints
+        newest, damaged = checkpoints.start()
+        if newest is None:
+            checkpoints.refuse_misfits()
+        for line in damaged:
+            self.reporter.message(line)
+        if newest is None:
+            return False
+        progress, scaler = load_checkpoint(newest, self.model, self.optimizer, self.base)
+        self.precision.load_state(scaler)
+        if (change := self.timeline.go_on_from(progress)) is not None:
+            self.reporter.message(change)
+        return True
+
+    def restore(self, step: int) -> None:
+        """Go back to weights and optimizer state of a step; the progress stays."""
+        load_checkpoint(self.checkpoints.whole(step), self.model, self.optimizer, self.base)
+
+    def take_best(self, cache: ActivationCache) -> None:
+        """Put the best weights of the run into the network, if one was found to be best."""
+        best = self.timeline.progress.best.step
+        if best is None:
+            return
+        if best <= self.timeline.progress.phase_began:
+            # what is frozen now had other values then: the store must not be given what comes of it
+            cache.leave()
+        load_weights_delta(self.checkpoints.whole(best), self.model, self.base)
+
+    def figures(self) -> dict[str, float]:
+        """Return the figures of the weights in use: the last evaluation may be of later ones."""
+        progress = self.timeline.progress
+        best = progress.best.step
+        validated = {} if best is None else validated_at(self.checkpoints.whole(best))
+        return progress.metrics | validated

@@ -1,0 +1,102 @@
+"""One optimizer step: rates, zero, forward, backward, clip, step, in that order."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from finetune.activations.cache import ActivationCache
+from finetune.data.batches import Batch, Samples, seed_for
+from finetune.data.named_rows import rows_named
+from finetune.freezing.rows import RowSlices
+from finetune.optim.groups import set_rates
+from finetune.tasks.tasks import Task, add_up
+from finetune.train.clock import Clock
+from finetune.train.gradients import LossNorms, clip_gradients
+from finetune.train.guard import StepGuard
+from finetune.train.precision import Precision
+from finetune.train.reporting import Reporter, StepStats
+from finetune.train.timeline import Timeline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stepper:
+    """The only one to step the optimizer; whatever is off is a collaborator that does nothing."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    task: Task
+    samples: Samples
+    """Those of training."""
+    timeline: Timeline
+    cache: ActivationCache
+    precision: Precision
+    rows: RowSlices
+    guard: StepGuard
+    clock: Clock
+    reporter: Reporter
+    max_grad_norm: float | None
+    log_gradient_norms: bool
+
+    def step(self, window: Sequence[Batch]) -> StepStats:
+        """Make one optimizer step over a window, given as its micro-batches.
+
+        The loss is the mean over all samples of the window. Dividing by the samples of the window,
+        rather than averaging the means of its micro-batches, keeps the gradient the same however
+        the window is cut, also when the last micro-batch is short.
+
+        Raises:
+            NonFiniteError: loss or gradient is infinite or NaN. Nothing was updated.
+        """
+        progress = self.timeline.progress
+        began, samples = time.perf_counter(), sum(len(batch) for batch in window)
+        loss, loss_norms = torch.zeros((), device=self.precision.device), self._loss_norms()
+        self.clock.watchdog.beat()
+        self.guard.begin_step()
+        # every step has a seed of its own: a run that goes on draws what it would have drawn
+        self.precision.seed(seed_for("step", self.timeline.seed, progress.step))
+        set_rates(self.optimizer, self.timeline.rates_now())
+        self._zero_gradients()
+        for batch in window:
+            with self.precision.autocast():
+                with rows_named(self.samples, batch):
+                    outputs = self.cache.now.forward(batch, self.samples)
+                parts = self.task.parts(outputs, batch)
+                micro_loss = add_up(parts).sum() / samples
+            loss_norms.add(parts, samples)
+            self.precision.backward(micro_loss)
+            loss += micro_loss.detach()
+        self.rows.hand_over_gradients(self.timeline.phase.frozen)
+        self.guard.refuse_non_finite(progress.step, loss, self.optimizer)
+        grad_norm = self._clip_gradients()
+        self.precision.step(self.optimizer)
+        progress.step += 1
+        return StepStats(loss, grad_norm, loss_norms.result(), time.perf_counter() - began)
+
+    def undo(self) -> None:
+        """Bring back the buffers that a broken-off step may have moved, and drop its gradients."""
+        self.guard.undo_step(self.optimizer)
+
+    def _zero_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.rows.clear_gradients()
+
+    def _clip_gradients(self) -> Tensor | None:
+        """Clip where the config says so; else measure the norm only where it will be logged."""
+        if self.max_grad_norm is None and not self._is_logged():
+            return None
+        self.precision.unscale(self.optimizer)
+        return clip_gradients(self.optimizer, self.max_grad_norm)
+
+    def _loss_norms(self) -> LossNorms:
+        """Return what measures each loss's gradient in this step; it does nothing when off."""
+        is_on = self.log_gradient_norms and self._is_logged()
+        names = [loss.name for loss in self.task.losses]
+        parameters = [p for p in self.model.parameters() if p.requires_grad] if is_on else []
+        return LossNorms(names, parameters)
+
+    def _is_logged(self) -> bool:
+        return self.reporter.logs(self.timeline.progress.step + 1)

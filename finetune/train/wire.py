@@ -1,0 +1,275 @@
+"""The only wiring: the parts of a run become its trainer, each handed in ready."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from finetune.activations.cache import ActivationCache
+from finetune.config.loader import as_plain, dump_config
+from finetune.config.run import RunConfig
+from finetune.config.train import CheckpointConfig
+from finetune.freezing.origins import Sources
+from finetune.freezing.plan import Plan
+from finetune.freezing.proof import fingerprints
+from finetune.freezing.report import plan_as_data
+from finetune.freezing.rows import RowSlices
+from finetune.optim.groups import Group, build_optimizer, make_groups
+from finetune.optim.rates import Rates
+from finetune.redaction import redacted
+from finetune.runs.background import Worker
+from finetune.runs.disk_space import Room
+from finetune.runs.folder import RunFolder, saved_folder, usual_folder
+from finetune.runs.kept import Checkpoints
+from finetune.runs.lock import refuse_if_held
+from finetune.runs.progress import Progress
+from finetune.tracking.json_lines import JsonLines
+from finetune.tracking.tracker import Tracker, Trackers
+from finetune.train.build import (
+    build_parts,
+    cache_use,
+    evaluation_batch_size,
+    lints_of,
+    located,
+    pick_device,
+)
+from finetune.train.built import Parts
+from finetune.train.clock import Clock
+from finetune.train.compatibility import Compatibility
+from finetune.train.compiling import refuse_uncompilable
+from finetune.train.delta import Base
+from finetune.train.evaluator import Evaluator
+from finetune.train.guard import StepGuard
+from finetune.train.loop import Splits, Trainer
+from finetune.train.precision import Precision
+from finetune.train.proving import Prover
+from finetune.train.recovery import Recovery
+from finetune.train.reporting import Reporter
+from finetune.train.resuming import (
+    compare_with_saved,
+    flattened,
+    take_up,
+    without_known_origin,
+)
+from finetune.train.same_data import lines_on_going_on, record_to_go_on
+from finetune.train.saver import Saver
+from finetune.train.sizes import checkpoint_bytes, optimizer_state
+from finetune.train.start_lines import facts_of, notes_of, on_place
+from finetune.train.stepper import Stepper
+from finetune.train.stopping import Stop
+from finetune.train.telling import Telling
+from finetune.train.timeline import Timeline, steps_of_epoch
+from finetune.watchdog import Watchdog
+
+
+def build_trainer(
+    config: RunConfig,
+    run_dir: str | Path | None = None,
+    *,
+    fresh: bool = False,
+    resume: str | Path | None = None,
+    data_changed: bool = False,
+    tracker: Tracker | None = None,
+) -> Trainer:
+    """Build all that a run needs. Where its folder holds a checkpoint, take up from there.
+
+    Nothing is written into the folder before `fit`.
+
+    Args:
+        config: From `load_config`.
+        run_dir: The run's folder; `runs/<name>` if left out.
+        fresh: Begin at step 0 whatever the folder holds; its contents go when `fit` begins.
+        resume: Another run's folder: take up from its newest whole checkpoint instead, and leave
+            it as it is.
+        data_changed: Go on also where the data is not that which the run began with.
+        tracker: Receives what is logged beside `metrics.jsonl`, TensorBoard and what `fit` says.
+
+    Raises:
+        FinetuneError: something in the config does not fit the data, the model or the run that
+            the folder holds.
+    """
+    folder = RunFolder.of(Path(run_dir or usual_folder(config)), config)
+    folder = replace(folder, is_fresh=fresh)
+    with located(config):
+        if resume is not None:
+            folder = replace(folder, origin=saved_folder(Path(resume)))
+        refuse_if_held(folder.path)
+        folder.refuse_foreign()
+        folder = without_known_origin(folder)
+        notes = compare_with_saved(folder, config)
+        if resume is not None and folder.origin is None:
+            notes.append(f"goes on with the run that began from {resume} already")
+        if config.train.compile:
+            refuse_uncompilable(pick_device(config.train.device))
+        record, unknown = record_to_go_on(folder, accepts_changes=data_changed)
+        parts = build_parts(config, record)
+        notes += unknown
+        notes += lines_on_going_on(record, parts.data.changes, parts.data.identity)
+        trainer = _wire(config, parts, folder, tracker)
+        notes += notes_of(config, parts, lints_of(config, parts))
+        goes_on = not fresh or folder.origin is not None
+        checkpoint = take_up(trainer) if goes_on else None
+        place = on_place(folder.path, trainer.progress.step, parts.total_steps, checkpoint)
+        for line in (f"run: {place}", *facts_of(config, parts)):
+            trainer.reporter.telling.message(redacted(line))
+        for line in notes:
+            trainer.reporter.message(line)
+        return trainer
+
+
+def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker | None) -> Trainer:
+    """Hand each part of a run to those that need it, from the ground up."""
+    data, plan, model = parts.data, parts.plan, parts.model
+    groups = make_groups(plan.ever_trained, plan.fates, plan.undecayed)
+    rows = RowSlices.of(model, plan.ever_trained)
+    optimizer = build_optimizer(
+        config.optimizer, groups, dict(model.named_parameters()) | rows.slices
+    )
+    base, timeline = Base.of(model, plan), _timeline(config, parts, groups)
+    folder = replace(folder, documents=_documents(config, parts, folder))
+    precision = Precision(parts.training.precision, parts.device)
+    reporter = _reporter(config, parts, folder, tracker, groups, timeline)
+    clock, stop = Clock(timeline, _watchdog(config)), Stop()
+    cache = ActivationCache(config.cache, model, cache_use(config, parts, reporter.message))
+    prover = Prover(
+        model,
+        plan,
+        folder,
+        sources=Sources.of(model, model.weights_reports),
+        as_built=base.digests,
+        never_trained=base.never_trained,
+        trained_as_built=fingerprints(model, plan.ever_trained),
+    )
+    compatibility = Compatibility(
+        model,
+        base,
+        timeline,
+        expected=optimizer_state(plan, config.optimizer, parts.device),
+        proven=prover.names,
+        loss_scale=precision.state(),
+    )
+    stepper = Stepper(
+        model=model,
+        optimizer=optimizer,
+        task=parts.task,
+        samples=data.train,
+        timeline=timeline,
+        cache=cache,
+        precision=precision,
+        rows=rows,
+        guard=StepGuard(model, checks_gradients=parts.training.precision != "float16"),
+        clock=clock,
+        reporter=reporter,
+        max_grad_norm=parts.training.max_grad_norm,
+        log_gradient_norms=config.task.log_gradient_norms,
+    )
+    saver = Saver(
+        model=model,
+        optimizer=optimizer,
+        timeline=timeline,
+        checkpoints=_checkpoints(parts.training.checkpoint, plan, folder, compatibility),
+        base=base,
+        precision=precision,
+        prover=prover,
+        clock=clock,
+        reporter=reporter,
+    )
+    evaluator = Evaluator(
+        cache=cache,
+        task=parts.task,
+        precision=precision,
+        batch_size=evaluation_batch_size(config),
+        timeline=timeline,
+        reporter=reporter,
+        clock=clock,
+        stop=stop,
+    )
+    return Trainer(
+        model=model,
+        optimizer=optimizer,
+        timeline=timeline,
+        splits=Splits(data.train, data.validation, data.test),
+        cache=cache,
+        stepper=stepper,
+        evaluator=evaluator,
+        prover=prover,
+        saver=saver,
+        recovery=Recovery(timeline=timeline, stepper=stepper, saver=saver, reporter=reporter),
+        reporter=reporter,
+        folder=folder,
+        clock=clock,
+        stop=stop,
+    )
+
+
+def _timeline(config: RunConfig, parts: Parts, groups: tuple[Group, ...]) -> Timeline:
+    """Return the timeline of a run that has not begun."""
+    num_samples = len(parts.data.train)
+    digest = parts.data.identity.training_digest
+    epoch_steps = steps_of_epoch(num_samples, parts.training)
+    return Timeline(
+        plan=parts.plan,
+        settings=parts.training,
+        seed=config.seed,
+        num_samples=num_samples,
+        data=digest,
+        rates=Rates(config.schedule, groups),
+        progress=Progress(data=digest, epoch_steps=epoch_steps),
+    )
+
+
+def _reporter(
+    config: RunConfig,
+    parts: Parts,
+    folder: RunFolder,
+    tracker: Tracker | None,
+    groups: tuple[Group, ...],
+    timeline: Timeline,
+) -> Reporter:
+    """Return what tells all trackers: two in the folder, the terminal, and one more if given."""
+    # TensorBoard's writer is slow to load: only a run that trains waits for it.
+    from finetune.tracking.tensorboard import TensorBoard
+
+    telling = Telling()
+    trackers = [JsonLines(folder.metrics), TensorBoard(folder.tensorboard), telling]
+    return Reporter(
+        tracker=Trackers([*trackers, *([tracker] if tracker else [])]),
+        telling=telling,
+        timeline=timeline,
+        groups=groups,
+        log_every=parts.training.log_every,
+        device=parts.device,
+        hparams=flattened(as_plain(config)),
+    )
+
+
+def _watchdog(config: RunConfig) -> Watchdog:
+    """Return what watches over the run: more patient than what watches over its loader."""
+    timeout_s = config.train.hang_timeout_s
+    return Watchdog(2 * timeout_s if timeout_s and config.data.workers else timeout_s)
+
+
+def _checkpoints(
+    settings: CheckpointConfig, plan: Plan, folder: RunFolder, compatibility: Compatibility
+) -> Checkpoints:
+    num_best = (settings.keep_best or 1) if settings.best is not None else 0
+    num_best += any(phase.restores_best for phase in plan.phases)
+    size = checkpoint_bytes(plan, compatibility.expected)
+    return Checkpoints(
+        folder.checkpoints,
+        settings.keep_last,
+        room=Room(size, settings.keep_last + num_best),
+        worker=Worker(in_thread=settings.background),
+        misfit=compatibility.misfit,
+    )
+
+
+def _documents(config: RunConfig, parts: Parts, folder: RunFolder) -> dict[str, str]:
+    facts = asdict(parts.data.facts) | {
+        "specs": {name: asdict(spec) for name, spec in parts.data.specs.items()},
+        "identity": parts.data.identity.as_document(),
+    }
+    return {
+        "config.yaml": dump_config(config, folder.path),
+        "plan.json": json.dumps(plan_as_data(parts.plan), indent=1) + "\n",
+        "data.json": json.dumps(facts, indent=1) + "\n",
+    }
