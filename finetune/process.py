@@ -1,4 +1,4 @@
-"""Set up a process that does one task and ends: garbage collector, memory, signals."""
+"""Set up a process that does one task and ends, and its helpers: memory, signals, garbage."""
 
 import ctypes
 import gc
@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 
 STOP_SIGNALS = {
@@ -93,6 +94,63 @@ def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[Non
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def available_memory_bytes() -> int:
+    """Return how much memory new things may take: of the machine, or of the group of processes.
+
+    Linux tells what it could free as well; elsewhere a quarter of all memory is taken for free.
+    """
+    found = [_of_machine(), _of_group()]
+    return max(0, min(size for size in found if size is not None))
+
+
+def _of_machine() -> int:
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        told = next(line for line in lines if line.startswith("MemAvailable"))
+        return int(told.split()[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+
+
+def _of_group() -> int | None:
+    """Return what a container may still take; None where nothing bounds it."""
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):
+        most = int((group / "memory.max").read_text(encoding="ascii"))
+        return most - int((group / "memory.current").read_text(encoding="ascii"))
+    return None
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold back signals while processes start, which begin with them held back as well."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def begin_worker(number: int) -> None:
+    """Let signals to the whole group of processes pass by: the run itself answers them.
+
+    It ends the step that is under way, for which it still needs its workers. To be called in a
+    process that `signals_held` has held signals back for.
+
+    Args:
+        number: Which worker it is; all do the same.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        return
+    os.setpgid(0, 0)
+    for one in STOP_SIGNALS:
+        signal.signal(one, signal.SIG_IGN)  # also drops one that came in the meantime
+        signal.signal(one, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import nn, optim
-from torchvision.transforms import v2  # type: ignore[import-untyped]
+from torchvision.transforms import v2
 
 TARGET = Path(__file__).parents[1] / "finetune" / "config" / "catalogue.json"
 

@@ -76,7 +76,7 @@ def _read_texts(options: Mapping[str, Any]) -> Read:
 
 
 def _read_images(options: Mapping[str, Any]) -> Read:
-    from torchvision.transforms.v2 import functional  # type: ignore[import-untyped]
+    from torchvision.transforms.v2 import functional
 
     table = np.loadtxt(options["data"], delimiter=",", dtype=np.float32)
     grey = torch.from_numpy(table[:, :-1].astype(np.uint8)).reshape(-1, 1, 28, 28)
@@ -87,7 +87,7 @@ def _read_images(options: Mapping[str, Any]) -> Read:
 
 
 def _read_digits(options: Mapping[str, Any]) -> Read:
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
 
     bunch = load_digits()
     images = torch.from_numpy(bunch.images).float().unsqueeze(1) / options["scale"]

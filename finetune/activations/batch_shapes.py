@@ -14,12 +14,15 @@ from finetune.data.batches import MASK, Batch, Extent
 
 
 class Split(Protocol):
-    """The part of `data.loader.Samples` that the cache uses."""
+    """The part of `data.batches.Samples` that the cache uses."""
 
-    name: str
-    """Name of the split: key of its cache."""
-    views: int | None
-    """Number of random views of each sample; None if every epoch draws a new one."""
+    @property
+    def name(self) -> str:
+        """Return the name of the split: key of its cache."""
+
+    @property
+    def views(self) -> int | None:
+        """Return how many random views a sample has; None if every epoch draws a new one."""
 
     def __len__(self) -> int:
         """Return the number of samples."""

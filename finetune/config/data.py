@@ -388,8 +388,10 @@ class DataConfig(Node):
     """Steps applied to each sample, in order; those of the model's pretraining if left out. Random ones run in training only."""
     evaluation_transforms: tuple[Transform, ...] | None = None
     """Used in place of `transforms` for validation, test and prediction; the deterministic ones of `transforms` if left out."""
-    workers: int = Field(default=0, ge=0, le=512)
-    """Processes that prepare batches if transforms are random; 0 prepares them in the training process."""
+    workers: Annotated[int, Field(ge=0, le=512)] | Literal["auto"] = "auto"
+    """Processes that read, decode and transform samples; 0 does it in the training process, `auto` takes as many as pay. Their number changes no bit."""
+    memory_gb: Annotated[float, Field(ge=0, le=1e6)] | Literal["auto"] = "auto"
+    """GiB that samples may take after the transforms that give the same every time; `auto` for a quarter of the free memory. Beyond it they are made again in every epoch."""
 
     @model_validator(mode="after")
     def _one_source_or_one_for_each_part(self) -> Self:

@@ -64,6 +64,8 @@ class Header(NamedTuple):
     """Whether EXIF says that it must be rotated or mirrored."""
     has_frames: bool
     """Whether it has several frames or pages."""
+    size: tuple[int, int]
+    """Width and height in pixels, before it is turned."""
 
 
 def is_image(value: object) -> bool:
@@ -143,24 +145,13 @@ def _header(image: Any) -> Header:
         bool(image.has_transparency_data),
         has_exif and orientation_of(image) in range(2, 9),
         bool(getattr(image, "is_animated", False)),
+        image.size,
     )
 
 
 def _is_decoded(item: Any) -> bool:
     """Tell whether an item is a PIL image, not encoded bytes or a file."""
     return is_image(item) and not isinstance(item, dict)
-
-
-def verify_image(item: Any) -> None:
-    """Check an encoded image without decoding it; do nothing for a PIL image.
-
-    Raises:
-        DataError: a file is missing or no image. The message names it.
-    """
-    pil = require("PIL.Image", extra="vision")
-    if isinstance(item, dict | bytes | Path):
-        with _opened(item) as (file, name), _readable(name, pil), _pictured(file, pil) as image:
-            image.verify()
 
 
 def image_tensor(image: Any) -> Tensor:

@@ -19,7 +19,6 @@ from finetune.data.decoding import (
     name_of,
     open_image,
     read_header,
-    verify_image,
 )
 from finetune.data.pixels import PLAIN_RULES, Mode, PixelRules
 from finetune.errors import DataError
@@ -230,16 +229,6 @@ def in_short(value: Any) -> str:
             name = type(value).__name__
             return name if shape is None else f"{name} of shape {tuple(shape)}"
     return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def refuse_unreadable(images: Images) -> None:
-    """Check every image without decoding it; used if decoding happens only later.
-
-    Raises:
-        DataError: a file is missing or no image. The message names it.
-    """
-    for position in images.order:
-        verify_image(images.items[position])
 
 
 def _named_file(item: Any, folder: Path) -> Any:

@@ -3,13 +3,12 @@
 Letters: N samples.
 """
 
-import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from finetune.data.cells import no_number, read_cells
 from finetune.data.decoding import image_tensor, is_image
-from finetune.data.images import Images, refuse_unreadable
+from finetune.data.images import Images
+from finetune.data.kept_samples import reserve
 from finetune.data.named_images import no_such_image
 from finetune.data.samples import Columns, Sample
 from finetune.data.table import (
@@ -33,7 +33,7 @@ from finetune.data.table import (
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
 from finetune.data.transforms import PlannedStep, Stack, Step
-from finetune.data.vision import Vision, transform_all
+from finetune.data.vision import Vision, transform_all, transform_batch
 from finetune.errors import DataError
 
 IN_MEMORY_BYTES = 2 * 1024**3
@@ -44,14 +44,29 @@ class UnequalShapesError(DataError):
     """Samples of one column differ in shape, so that no batch can hold them."""
 
 
+class Outcome(NamedTuple):
+    """What steps have made of whole columns, and those that are left for every fetch."""
+
+    columns: Columns
+    once: list[Step]
+    """Steps left that make the same of a sample every time."""
+    drawn: list[Step]
+    """Steps left from the first random one on."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the columns are what the network takes: nothing is left to do."""
+        has_images = any(isinstance(column, Images) for column in self.columns.values())
+        return not (self.once or self.drawn or has_images)
+
+
 def run_steps(
     table: Table, planned: Sequence[PlannedStep], tokens: TokenStore | None = None
-) -> tuple[Columns, list[Step]]:
-    """Run all deterministic steps; return the columns, and the steps left for each fetch.
+) -> Outcome:
+    """Do what can be done to whole columns; leave the rest for every fetch.
 
-    If no step is left, the columns are what the network takes. If the deterministic steps end with
-    unequal shapes (images of different sizes) and a random step follows, they too run at each
-    fetch.
+    Left are random steps and all after them; what is done to images of files, which may not fit
+    into memory; and deterministic steps before a random one whose outcome has unequal shapes.
 
     Args:
         table: The raw samples.
@@ -63,7 +78,7 @@ def run_steps(
     """
     # A deterministic step behind a random one depends on its result, and cannot run now.
     now = list(takewhile(lambda step: not step.random, planned))
-    later = [each.step for each in planned[len(now) :]]
+    drawn = [each.step for each in planned[len(now) :]]
     columns = _typed(table, [each.step for each in planned])
     left = [each.step for each in now]
     while left:
@@ -71,32 +86,69 @@ def run_steps(
         if done:
             left = left[done:]
             continue
-        # Steps on single samples run together, so that a decoded image is not stored between two of
-        # them.
+        if any(isinstance(column, Images) for column in columns.values()):
+            columns, left = _texts_first(table, columns, left, tokens)
+            return Outcome(columns, left, drawn)
+        # Steps on single samples run together: nothing is stored between two of them.
         run = list(takewhile(lambda step: not isinstance(step, Tokenize | Stack), left))
         try:
             columns = _mapped(table, columns, run)
         except UnequalShapesError:
-            if not later:
+            if not drawn:
                 raise
-            return columns, [*left, *later]
+            return Outcome(columns, left, drawn)
         left = left[len(run) :]
-    if not later:
-        return {name: _finished(name, column, table) for name, column in columns.items()}, []
-    # Missing files are told now, not after hours of training.
-    for column in columns.values():
-        if isinstance(column, Images):
-            refuse_unreadable(column)
-    return columns, later
+    outcome = Outcome(columns, [], drawn)
+    if not outcome.is_finished:
+        return outcome
+    finished = {name: _finished(name, column, table) for name, column in columns.items()}
+    return outcome._replace(columns=dict(finished))
 
 
-def collate(samples: Sequence[Sample]) -> dict[str, Tensor]:
-    """Return samples as one tensor per column: tokens padded, images of bytes scaled to 0..1."""
+def _texts_first(
+    table: Table, columns: Columns, steps: Sequence[Step], tokens: TokenStore | None
+) -> tuple[Columns, list[Step]]:
+    """Do those of `steps` that take whole columns and come after steps on other columns alone."""
+    left: list[Step] = []
+    touched: set[str] = set()
+    for number, step in enumerate(steps):
+        if isinstance(step, Tokenize | Stack) and touched.isdisjoint(step.columns):
+            columns, _ = _at_once(table, columns, [step], tokens)
+        elif isinstance(step, Vision):
+            touched.add(step.column)
+            left.append(step)
+        else:
+            # a step of the user's own may read and write any column
+            return columns, [*left, *steps[number:]]
+    return columns, left
+
+
+def collate(
+    samples: Sequence[Sample],
+    batched: Sequence[Vision] = (),
+    place: Callable[[int], str] | None = None,
+) -> dict[str, Tensor]:
+    """Bring samples into one tensor a column: ragged ones padded, images scaled to 0..1.
+
+    Args:
+        samples: At least one.
+        batched: Steps that are done on the whole batch.
+        place: Names a sample for a message, by its position among `samples`.
+
+    Raises:
+        DataError: samples differ in shape, or hold something else than finite numbers.
+    """
     rows = torch.arange(len(samples))
     values = ({name: as_value(value) for name, value in sample.items()} for sample in samples)
     table = Table({}, rows, "the batch")
     columns = build_columns(values, len(samples))
-    return {name: _finished(name, column, table).gather(rows) for name, column in columns.items()}
+    for step in batched:
+        column = columns[step.column]
+        assert isinstance(column, Numbers)  # the step before has made an image of it
+        columns[step.column] = Numbers(transform_batch(column.values, [step]))
+    return {
+        name: _finished(name, column, table, place).gather(rows) for name, column in columns.items()
+    }
 
 
 def as_value(value: Any) -> Any:
@@ -140,7 +192,7 @@ def _typed(table: Table, steps: Sequence[Step]) -> Columns:
     for name, column in table.columns.items():
         columns[name] = typed = read_cells(column, as_text=name in texts)
         if isinstance(typed, Numbers):
-            refuse_gaps(name, typed, table, column)
+            refuse_gaps(name, typed, table.place, column)
     return columns
 
 
@@ -202,8 +254,13 @@ def _mapped(table: Table, columns: Columns, steps: Sequence[Step]) -> Columns:
     return build_columns(samples(), len(table))
 
 
-def _finished(name: str, column: Prepared, table: Table) -> Numbers | Ragged:
-    """Return a column as a batch holds it; raise if a float is not finite."""
+def _finished(
+    name: str,
+    column: Prepared,
+    table: Table,
+    place: Callable[[int], str] | None = None,
+) -> Numbers | Ragged:
+    """Turn a column into what a batch holds, all its floats finite."""
     if isinstance(column, Images | Listed):
         values = (column[row] for row in range(len(column)))
         column = build_columns(({name: as_value(value)} for value in values), len(column))[name]
@@ -213,7 +270,7 @@ def _finished(name: str, column: Prepared, table: Table) -> Numbers | Ragged:
         raise no_such_image(name, column, table, key) or no_number(name, column, table.place, key)
     if isinstance(column, Numbers):
         column = Numbers(_final(column.values, axes=column.values.ndim - 1))
-        refuse_gaps(name, column, table)
+        refuse_gaps(name, column, place or table.place)
     return column
 
 
@@ -272,23 +329,8 @@ def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype)
     with tempfile.TemporaryDirectory(prefix="finetune-", ignore_cleanup_errors=True) as folder:
         path = Path(folder) / "column"
-        try:
-            with path.open("wb") as file:
-                _reserve(file.fileno(), size)
-        except OSError as error:
-            raise DataError(
-                f"no room for {size / 1024**3:.1f} GiB of prepared samples in {folder!r}: "
-                f"{error.strerror}",
-                hint="set TMPDIR to a folder with more room",
-            ) from error
+        with path.open("wb") as file:
+            reserve(file.fileno(), size)
         # Shared with the file, so that the system can write pages out when memory is short.
         flat = torch.from_file(str(path), shared=True, size=prod(shape), dtype=dtype)
     return flat.reshape(shape)
-
-
-def _reserve(file: int, size: int) -> None:
-    """Reserve the space now: writing to a mapped file on a full disk would kill the process."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, size)
-    else:
-        os.truncate(file, size)

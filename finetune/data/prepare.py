@@ -14,17 +14,17 @@ from finetune.data.identity import DataIdentity
 from finetune.data.image_headers import notes_on_new
 from finetune.data.opening import DataFacts, OpenedData, open_data as open_data
 from finetune.data.parting import RawPart
-from finetune.data.pipeline import run_steps
-from finetune.data.random_steps import note_on_other_shapes, run_other_steps
+from finetune.data.pipeline import Outcome, run_steps
+from finetune.data.random_steps import naming_left_out, note_on_other_shapes
 from finetune.data.readers.chunks import shown_names
 from finetune.data.readers.row_places import THE_INPUT, Places
+from finetune.data.ready import Fetching, MemoryBudget, samples_from
 from finetune.data.step_facts import identity_of
 from finetune.data.table import Prepared, Table
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
-from finetune.data.transforms import PlannedStep, plan_steps, usual_steps
-from finetune.data.written_steps import as_transforms
-from finetune.errors import DataError
+from finetune.data.transforms import PlannedStep, plan_steps, usual_transforms
+from finetune.errors import DataError, Key
 from finetune.models.declared import TensorSpec
 from finetune.models.preprocessing import Preprocessing
 from finetune.redaction import redacted
@@ -88,33 +88,45 @@ def evaluation_samples(
         DataError: a transform fails, or no batch can hold the resulting samples.
     """
     steps = _plans(config, part.table.columns, preprocessing, trust)
-    return _evaluated(part, steps, config, seed, trust), _notes_on_cut(steps.other)
+    notes: list[str] = []
+    making = _Making(steps, Fetching(config.workers), trust, notes.append)
+    return _samples(part, making), [*notes, *_notes_on_cut(steps.other)]
 
 
-def _evaluated(
-    part: RawPart,
-    steps: SampleSteps,
-    config: DataConfig,
-    seed: int,
-    trust: Collection[str],
-    tokens: TokenStore | None = None,
-    *,
-    name: str = "",
-) -> Samples:
-    """Return the samples of one part as evaluation sees them."""
-    columns, later = run_other_steps(part.table, steps.other, steps.left_out, tokens)
-    told = identity_of(later, config.evaluation_transforms or (), seed, trust)
-    place = _place_of(part.table)
-    return Samples(
-        columns,
-        part.target,
-        later=later,
-        identity=told,
-        seed=seed,
-        views=1,
-        place=place,
-        name=name,
-    )
+class _Making(NamedTuple):
+    """What is common to the samples of all parts."""
+
+    steps: SampleSteps
+    fetching: Fetching
+    trust: Collection[str]
+    tell: Callable[[str], None]
+    tokens: TokenStore | None = None
+
+
+def _samples(part: RawPart, making: _Making, name: str = "") -> Samples:
+    """Return the samples of one part; those of training see random steps, all others do not."""
+    steps = making.steps
+    planned, left_out = (steps.train, []) if name == "train" else (steps.other, steps.left_out)
+    with naming_left_out(left_out):
+        outcome = run_steps(part.table, planned, making.tokens)
+        return samples_from(
+            outcome,
+            part.target,
+            fetching=making.fetching,
+            identity=_identity(outcome, planned, making.trust, making.fetching.seed),
+            place=_place_of(part.table),
+            name=name,
+            tell=making.tell,
+        )
+
+
+def _identity(
+    outcome: Outcome, planned: Sequence[PlannedStep], trust: Collection[str], seed: int
+) -> str:
+    """Return what tells the steps of every fetch from others; the seed counts if they draw."""
+    nodes = [each.node for each in planned]
+    left = [*outcome.once, *outcome.drawn]
+    return identity_of(left, nodes, seed if outcome.drawn else None, trust)
 
 
 def prepare_data(
@@ -125,6 +137,7 @@ def prepare_data(
     seed: int,
     trust: Collection[str],
     views: int | None = None,
+    batch_size: int = 32,
     hang_timeout_s: float | None = None,
     tokens: TokenStore | None = None,
 ) -> PreparedData:
@@ -138,6 +151,7 @@ def prepare_data(
         trust: Names of packages whose code may be imported.
         views: Number of draws of the random transforms per training sample; None draws a new one
             in every epoch.
+        batch_size: Samples of a batch.
         hang_timeout_s: Seconds after which a process that prepares batches counts as hung.
         tokens: Store that keeps tokens from run to run; None for no store.
 
@@ -145,70 +159,36 @@ def prepare_data(
         DataError: a transform fails, or no batch can hold the resulting samples.
     """
     steps = _plans(config, opened.train.table.columns, preprocessing, trust)
-    train = _trained(
-        opened.train,
-        steps,
-        config,
-        seed=seed,
-        trust=trust,
-        views=views,
-        hang_timeout_s=hang_timeout_s,
-        tokens=tokens,
-    )
-    validation, test = (
-        None if part is None else _evaluated(part, steps, config, seed, trust, tokens, name=name)
-        for name, part in (("validation", opened.validation), ("test", opened.test))
-    )
-    notes = _notes_on_all(train, opened.train.table, steps, tokens)
-    automatic = as_transforms(steps.train) if config.transforms is None else ()
-    return PreparedData(
-        train, validation, test, opened.facts, opened.identity, opened.changes, notes, automatic
-    )
-
-
-def _trained(
-    part: RawPart,
-    steps: SampleSteps,
-    config: DataConfig,
-    *,
-    seed: int,
-    trust: Collection[str],
-    views: int | None,
-    hang_timeout_s: float | None,
-    tokens: TokenStore | None,
-) -> Samples:
-    """Return the samples of the training part, as `prepare_data` says."""
-    columns, later = run_steps(part.table, steps.train, tokens)
-    if views is not None and not later:
+    if views is not None and not any(each.random for each in steps.train):
         raise DataError(
             "no transform is random: every sample has one view",
             hint="leave it out",
             key=("cache", "views"),
         )
-    return Samples(
-        columns,
-        part.target,
-        later=later,
-        # Rows of random views are cached too: those of other steps or another seed must not be
-        # taken.
-        identity=identity_of(later, config.transforms or (), seed, trust),
-        seed=seed,
-        views=views,
-        workers=config.workers,
-        hang_timeout_s=hang_timeout_s,
-        place=_place_of(part.table),
-        name="train",
+    notes: list[str] = []
+    # `0` says that nothing is to be kept, which then needs no line of its own
+    budget = MemoryBudget.of(config.memory_gb) if config.memory_gb else None
+    fetching = Fetching(config.workers, budget, batch_size, hang_timeout_s, seed, views)
+    making = _Making(steps, fetching, trust, notes.append, tokens)
+    train = _samples(opened.train, making, "train")
+    validation, test = (
+        None if part is None else _samples(part, making, name)
+        for name, part in (("validation", opened.validation), ("test", opened.test))
     )
-
-
-def _notes_on_all(
-    train: Samples, table: Table, steps: SampleSteps, tokens: TokenStore | None
-) -> tuple[str, ...]:
-    """Return the notes on stored tokens, cut texts and unequal shapes, once all steps are done."""
-    return (
+    on_steps = (
         *(tokens.notes if tokens is not None else ()),
         *_notes_on_cut(steps.train, steps.other),
-        *note_on_other_shapes(train, table, steps.other, steps.left_out),
+        *note_on_other_shapes(train, opened.train.table, steps.other, steps.left_out),
+    )
+    return PreparedData(
+        train,
+        validation,
+        test,
+        opened.facts,
+        opened.identity,
+        opened.changes,
+        (*on_steps, *dict.fromkeys(notes)),
+        tuple(each.node for each in steps.train) if config.transforms is None else (),
     )
 
 
@@ -286,11 +266,15 @@ def prepare_inputs(
     table = Table(columns, torch.arange(lengths.pop()), places.files[0], places=places)
     steps = steps or plan_input_steps(config, facts, preprocessing, trust=trust)
     other = _counting_anew(steps.other)
-    finished, later = run_other_steps(table, other, steps.left_out)
+    with naming_left_out(steps.left_out):
+        outcome = run_steps(table, other)
+        samples = samples_from(
+            outcome, None, fetching=Fetching(config.workers), place=_place_of(table), tell=tell
+        )
     # Redacted: a path or a label in them may be a secret of the config.
     for note in (*notes_on_new(columns), *_notes_on_cut(other)):
         tell(redacted(note))
-    return Samples(finished, None, later=later, place=_place_of(table))
+    return samples
 
 
 def _place_of(table: Table) -> Callable[[int], str]:
@@ -316,15 +300,19 @@ def _plans(
 ) -> SampleSteps:
     """Return the steps of training, and those of evaluation and prediction."""
 
-    def planned(nodes: Sequence[Transform], key: str) -> list[PlannedStep]:
-        return plan_steps(nodes, columns, preprocessing, trust=trust, key=("data", key))
+    def planned(nodes: Sequence[Transform], keys: Sequence[Key]) -> list[PlannedStep]:
+        return plan_steps(nodes, columns, preprocessing, trust=trust, keys=keys)
+
+    def keys_below(key: str, nodes: Sequence[Transform]) -> list[Key]:
+        return [("data", key, position) for position in range(len(nodes))]
 
     if config.transforms is None:
-        train = usual_steps(columns, preprocessing)
+        usual = usual_transforms(columns, preprocessing)
+        train = planned(usual, [("data", "inputs")] * len(usual))
     else:
-        train = planned(config.transforms, "transforms")
-    if config.evaluation_transforms is None:
+        train = planned(config.transforms, keys_below("transforms", config.transforms))
+    if (own := config.evaluation_transforms) is None:
         # A random evaluation would give another figure at every call.
         random = [step for step in train if step.random]
         return SampleSteps(train, [step for step in train if not step.random], random)
-    return SampleSteps(train, planned(config.evaluation_transforms, "evaluation_transforms"), [])
+    return SampleSteps(train, planned(own, keys_below("evaluation_transforms", own)), [])

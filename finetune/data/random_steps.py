@@ -1,40 +1,32 @@
 """Run the steps of evaluation and prediction, where random transforms of training are left out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from finetune.data.batches import Samples
 from finetune.data.pipeline import UnequalShapesError, run_steps
-from finetune.data.samples import Columns
+from finetune.data.ready import samples_from
 from finetune.data.table import Table
-from finetune.data.tokens import TokenStore
-from finetune.data.transforms import PlannedStep, Step
+from finetune.data.transforms import PlannedStep
 from finetune.data.vision import Vision
 from finetune.errors import DataError, named
 
 
-def run_other_steps(
-    table: Table,
-    steps: Sequence[PlannedStep],
-    left_out: Sequence[PlannedStep],
-    tokens: TokenStore | None = None,
-) -> tuple[Columns, list[Step]]:
-    """Return the columns after the steps of evaluation, and the steps left for each fetch.
+@contextmanager
+def naming_left_out(left_out: Sequence[PlannedStep]) -> Iterator[None]:
+    """Name the random steps where samples differ in shape without them.
 
     Args:
-        table: The raw samples.
-        steps: The steps of evaluation.
-        left_out: Steps of training that are left out because they are random.
-        tokens: Store that keeps tokens from run to run; None for no store.
+        left_out: The steps of training that evaluation and prediction do without.
 
     Raises:
-        DataError: a step fails, or samples differ in shape without the steps left out.
+        DataError: the block raises an `UnequalShapesError`, and steps are left out.
     """
     try:
-        return run_steps(table, steps, tokens)
-    # Often a RandomResizedCrop alone brings images to one size, and evaluation does without it.
+        yield
     except UnequalShapesError as error:
         if not left_out:
             raise
@@ -67,8 +59,7 @@ def note_on_other_shapes(
         return []
     # One sample: to prepare all of them twice for a note would take as long as the run's start.
     first = table.take(torch.tensor([0]))
-    columns, later = run_steps(first, steps)
-    other = Samples(columns, None, later=later).specs
+    other = samples_from(run_steps(first, steps), None).specs
     for name, spec in samples.specs.items():
         if name in other and other[name].shape != spec.shape:
             return [

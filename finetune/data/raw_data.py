@@ -126,7 +126,7 @@ def refuse_gaps_in(table: Table, inputs: Sequence[str]) -> None:
     """Raise `DataError` for the first NaN or infinite number in the inputs."""
     for name in inputs:
         if isinstance(column := table.columns[name], Numbers):
-            refuse_gaps(name, column, table)
+            refuse_gaps(name, column, table.place)
 
 
 def _read_cells(table: Table, inputs: Sequence[str], config: DataConfig) -> dict[str, Column]:

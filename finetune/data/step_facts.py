@@ -15,14 +15,14 @@ from finetune.importing import code_of
 
 
 def identity_of(
-    steps: Sequence[Step], nodes: Sequence[Transform], seed: int, trust: Collection[str]
+    steps: Sequence[Step], nodes: Sequence[Transform], seed: int | None, trust: Collection[str]
 ) -> str:
     """Return a text that differs if `steps` may make other samples from the same columns.
 
     Args:
         steps: The steps that are left for each fetch.
         nodes: The config nodes that they were made from.
-        seed: Seed of their random numbers.
+        seed: Where their randomness begins; None where they draw nothing.
         trust: Packages whose code they may call.
     """
     if not steps:

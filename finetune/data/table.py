@@ -4,7 +4,7 @@ Letters: N samples, B samples of a batch, T tokens.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import accumulate
@@ -305,13 +305,15 @@ def as_tensor(values: Any, column: str) -> Tensor:
     raise DataError(f"column {column!r} holds {values.dtype}, which is not numbers")
 
 
-def refuse_gaps(column: str, numbers: Numbers, table: Table, raw: Column | None = None) -> None:
+def refuse_gaps(
+    column: str, numbers: Numbers, place: Callable[[int], str], raw: Column | None = None
+) -> None:
     """Raise `DataError` for the first row of a column with NaN or an infinite number.
 
     Args:
         column: Name of the column.
         numbers: The numbers of the column.
-        table: Table that the rows belong to.
+        place: Names a row for a message.
         raw: The cells as they were read, quoted in the message if given.
     """
     if not numbers.values.is_floating_point():
@@ -323,7 +325,7 @@ def refuse_gaps(column: str, numbers: Numbers, table: Table, raw: Column | None 
         if not bool(finite.all()):
             row = int((~finite).reshape(len(values), -1).any(dim=1).nonzero()[0])
             worst = values[row][~finite[row]].reshape(-1)[0].item()
-            told = f"column {column!r} holds {worst} in {table.place(start + row)}"
+            told = f"column {column!r} holds {worst} in {place(start + row)}"
             if isinstance(raw, Listed) and isinstance(cell := raw[start + row], str):
                 told += f": its cell is {shown(cell) if cell else 'empty, or named by missing'}"
             raise DataError(told, hint="fill in a number, or leave such rows out of the file")

@@ -109,7 +109,7 @@ def encode_target(
     labels = _Labels(name, part, rules, classes)
     column = read_cells(table.columns[name], as_text=isinstance(task, MultilabelTask))
     if isinstance(column, Numbers):
-        refuse_gaps(name, column, table, table.columns[name])
+        refuse_gaps(name, column, table.place, table.columns[name])
     match task:
         case ClassificationTask():
             return _classes(column, table, labels)

@@ -24,10 +24,10 @@ from finetune.data.images import Images
 from finetune.data.samples import Columns, Sample, replaced
 from finetune.data.table import Listed, Numbers, Prepared
 from finetune.data.tokenizing import Tokenize, load_tokenizer
-from finetune.data.vision import PretrainedImage, Vision, vision_step
+from finetune.data.vision import Vision, vision_step
 from finetune.errors import DataError, Key, did_you_mean, named
 from finetune.importing import call_trusted
-from finetune.models.preprocessing import Preprocessing
+from finetune.models.preprocessing import ImagePreprocessing, Preprocessing
 
 Origins = dict[str, str]
 """Names of columns, each with words on where it comes from."""
@@ -43,10 +43,11 @@ class Step(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
-    """A step, with whether two calls on one sample may differ."""
+    """A step, whether two calls on one sample may differ, and what it was made from."""
 
     step: Step
     random: bool
+    node: Transform
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ def plan_steps(
     preprocessing: Preprocessing,
     *,
     trust: Collection[str],
-    key: Key,
+    keys: Sequence[Key],
 ) -> list[PlannedStep]:
     """Return the steps that config nodes name.
 
@@ -115,7 +116,7 @@ def plan_steps(
         inputs: The raw columns.
         preprocessing: Tokenizer, image mean and std that the network was pretrained with.
         trust: Names of packages whose code may be imported.
-        key: Position of the nodes in the config.
+        keys: Where each node stands in the config.
 
     Raises:
         DataError: a column is missing, a class does not accept an argument, or a step would
@@ -126,38 +127,49 @@ def plan_steps(
     # Followed through all steps before any runs: a missing column is told in a second, not after an
     # hour.
     columns: Origins | None = dict.fromkeys(inputs, "an input")
-    for position, node in enumerate(transforms):
-        here = (*key, position)
+    for node, here in zip(transforms, keys, strict=True):
         known = tuple(inputs if columns is None else columns)
         # What a step made from a text is not text any more.
         left = texts if columns is None else [n for n in texts if columns.get(n) == "an input"]
         step = _step(node, known, left, preprocessing, trust, here)
         columns = _columns_after(step, columns, here)
-        planned.append(PlannedStep(step, is_random(node)))
+        planned.append(PlannedStep(step, is_random(node), node))
     return planned
 
 
-def usual_steps(columns: Mapping[str, Prepared], preprocessing: Preprocessing) -> list[PlannedStep]:
-    """Return the steps of the network's pretraining, for a config without transforms.
+def usual_transforms(
+    columns: Mapping[str, Prepared], preprocessing: Preprocessing
+) -> tuple[Transform, ...]:
+    """Return the transforms where the config names none: those the network was pretrained with.
 
     Two text columns are a pair.
 
     Raises:
-        DataError: there are more text columns, or a result would replace another column.
+        DataError: there are more columns of text.
     """
-    key = ("data", "inputs")
-    steps: list[Step] = []
+    nodes: list[Transform] = []
     texts = [name for name, column in columns.items() if _is_text(column)]
     if texts and (preprocessing.tokenizer or preprocessing.no_tokenizer):
-        node = TokenizeTransform(type="tokenize")
-        steps.append(_tokenize(node, _text_or_pair(texts, key), preprocessing, key))
+        one, *others = _text_or_pair(texts, ("data", "inputs"))
+        named_columns = {"columns": [one, *others]} if others else {"column": one}
+        nodes.append(TokenizeTransform.model_validate({"type": "tokenize", **named_columns}))
     for name, column in columns.items():
         if preprocessing.image is not None and is_image_column(column):
-            steps.append(PretrainedImage(name, preprocessing.image))
-    known: Origins | None = dict.fromkeys(columns, "an input")
-    for step in steps:
-        known = _columns_after(step, known, key)
-    return [PlannedStep(step, random=False) for step in steps]
+            nodes += _usual_of_images(name, preprocessing.image)
+    return tuple(nodes)
+
+
+def _usual_of_images(column: str, image: ImagePreprocessing) -> list[VisionTransform]:
+    """Return size, channels, mean and standard deviation as the network was pretrained with."""
+    written: list[dict[str, Any]] = [
+        {"type": "Resize", "size": [image.height, image.width]},
+        {"type": "ToDtype", "dtype": "float32", "scale": True},
+        {"type": "Normalize", "mean": list(image.mean), "std": list(image.std)},
+    ]
+    if len(image.mean) == 3:
+        # First: grey is widened before it is resized, which gives all three the same bits.
+        written.insert(0, {"type": "RGB"})
+    return [VisionTransform.model_validate({**node, "column": column}) for node in written]
 
 
 def _is_text(column: Prepared) -> bool:

@@ -19,7 +19,9 @@ from finetune.models.preprocessing import ImagePreprocessing
 Room = Callable[[tuple[int, ...], torch.dtype], Tensor]
 
 _ALIKE = frozenset({"CenterCrop", "Grayscale", "Normalize", "Pad", "RGB", "Resize", "ToDtype"})
-"""Transforms whose result for an image in a batch has the same bits as for the image alone."""
+"""Transforms that give each image of a batch the bits that they give it alone."""
+_OF_ONE_SHAPE = frozenset({"Normalize", "ToDtype"})
+"""Those of them that change no shape: they are left for the whole batch."""
 _AT_ONCE_BYTES = 16 << 20
 """Bytes of a column that are transformed at once: few enough to stay in the processor's cache."""
 
@@ -38,6 +40,11 @@ class Vision:
         """Whether a batch of images gives the same bits as each image alone."""
         return self.name in _ALIKE
 
+    @property
+    def waits_for_batch(self) -> bool:
+        """Whether it is done on whole batches: before it an image takes a quarter of the bytes."""
+        return self.name in _OF_ONE_SHAPE
+
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Return one sample with its image transformed."""
         image = as_image(sample[self.column], self.column, self.key)
@@ -50,27 +57,6 @@ class Vision:
                 f"{reason}",
                 key=self.key,
             ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class PretrainedImage:
-    """Brings images to the size, channels, mean and deviation of the network's pretraining."""
-
-    column: str
-    image: ImagePreprocessing
-
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Return one sample with its image as `(C, H, W)` float32, normalised."""
-        functional = require("torchvision.transforms.v2.functional", extra="vision")
-        image = as_image(sample[self.column], self.column, ("data", "inputs"))
-        # A network for colour takes grey images as three equal channels.
-        if len(self.image.mean) == 3 and image.shape[0] == 1:
-            image = functional.grayscale_to_rgb(image)
-        # `antialias` as Pillow does, by which the networks were pretrained.
-        image = functional.resize(image, [self.image.height, self.image.width], antialias=True)
-        image = functional.to_dtype(image, torch.float32, scale=True)
-        image = functional.normalize(image, list(self.image.mean), list(self.image.std))
-        return {**sample, self.column: image}
 
 
 def vision_step(
@@ -118,12 +104,16 @@ def transform_all(images: Tensor, steps: Sequence[Vision], room: Room) -> Tensor
     size = max(1, _AT_ONCE_BYTES // max(1, per_image))
     # In portions that stay in the processor's cache, which is faster than all at once.
     for part, whole in zip(images.split(size), result.split(size), strict=True):
-        whole.copy_(_batch(part, steps))
+        whole.copy_(transform_batch(part, steps))
     return result
 
 
-def _batch(images: Tensor, steps: Sequence[Vision]) -> Tensor:
-    """Return a batch of images after `steps`."""
+def transform_batch(images: Tensor, steps: Sequence[Vision]) -> Tensor:
+    """Return the images of a batch, `(B, C, H, W)` or `(B, H, W)`, transformed by `steps`.
+
+    Raises:
+        DataError: a step fails.
+    """
     tv_tensors = require("torchvision.tv_tensors", extra="vision")
     batch: Tensor = images.unsqueeze(1) if images.ndim == 3 else images
     for step in steps:

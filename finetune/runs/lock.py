@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -73,6 +73,9 @@ def locked(folder: Path, run: Path | None = None) -> Iterator[None]:
     # The file stays: removed, it would let two processes lock two files of the same name. It also
     # tells later that the folder is a run's.
     finally:
+        # A data worker that is still ending has the file open as well: closing would not free it.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 

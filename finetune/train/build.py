@@ -131,6 +131,7 @@ def open_samples(
         seed=config.seed,
         trust=config.trust,
         views=config.cache.views,
+        batch_size=config.train.pass_size,
         hang_timeout_s=config.train.hang_timeout_s,
         tokens=TokenStore(config.cache.disk_gb) if keeps else None,
     )

@@ -35,6 +35,12 @@ class Splits:
     validation: Samples | None
     test: Samples | None
 
+    def close(self) -> None:
+        """End the processes that make batches."""
+        for samples in (self.train, self.validation, self.test):
+            if samples is not None:
+                samples.close()
+
 
 @dataclass(slots=True, kw_only=True)
 class Trainer:
@@ -118,6 +124,7 @@ class Trainer:
             open_parts.enter_context(self.clock.watchdog.watching())
             open_parts.enter_context(self.reporter.running())
             open_parts.enter_context(closing(self.cache))
+            open_parts.callback(self.splits.close)
             try:
                 self._train()
                 self._finish()

@@ -7,15 +7,16 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torchvision.transforms.v2 import functional
 
 import finetune
 from finetune.cli.plans import preview, preview_as_data, write_long_form
 from finetune.config.loader import load_config
-from finetune.data.vision import PretrainedImage, vision_step
-from finetune.data.written_steps import _vision
+from finetune.data.table import Numbers
+from finetune.data.transforms import plan_steps, usual_transforms
 from finetune.errors import FinetuneError
 from finetune.freezing.report import freeze_map
-from finetune.models.preprocessing import ImagePreprocessing
+from finetune.models.preprocessing import ImagePreprocessing, Preprocessing
 from finetune.runs.doctor import examine
 from finetune.train.wire import build_trainer
 
@@ -256,14 +257,20 @@ def test_transforms_that_nobody_named_are_shown_and_written_out(tmp_path):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_written_out_transforms_of_images_give_the_same_bits(channels, dtype):
-    image = torch.randint(0, 256, (channels, 37, 51)).to(dtype)
-    image = image if dtype == torch.uint8 else image / 255
-    usual = PretrainedImage("x", ImagePreprocessing(24, 32, (0.5, 0.4, 0.3), (0.2, 0.2, 0.3)))
-    sample = {"x": image}
-    for node in _vision(usual):
-        sample = vision_step(node, node.column, None, ())(sample)
-    assert torch.equal(sample["x"], usual({"x": image})["x"])
+def test_the_transforms_of_images_do_what_the_network_was_pretrained_with(channels, dtype):
+    values = torch.randint(0, 256, (2, channels, 37, 51)).to(dtype)
+    values = values if dtype == torch.uint8 else values / 255
+    columns = {"x": Numbers(values)}
+    pretrained = Preprocessing(None, ImagePreprocessing(24, 32, (0.5, 0.4, 0.3), (0.2, 0.2, 0.3)))
+    nodes = usual_transforms(columns, pretrained)
+    keys = [("data", "inputs")] * len(nodes)
+    sample = {"x": values[0]}
+    for planned in plan_steps(nodes, columns, pretrained, trust=(), keys=keys):
+        sample = planned.step(sample)
+    image = functional.resize(values[0], [24, 32], antialias=True)
+    image = functional.to_dtype(image, torch.float32, scale=True).expand(3, -1, -1)
+    expected = functional.normalize(image, [0.5, 0.4, 0.3], [0.2, 0.2, 0.3])
+    assert torch.equal(sample["x"], expected)
 
 
 # What doctor says of a run that was killed

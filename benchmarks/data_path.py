@@ -1,0 +1,213 @@
+"""How fast samples reach the network, and what they take: photographs, against a plain DataLoader.
+
+    python benchmarks/data_path.py [--images 4000] [--workers 1] [--rounds 3]
+
+Photographs of 500 x 375 pixels are drawn and saved as JPEG. Then, each in a process of its own:
+
+- *start*: CPU seconds from the imports to the first optimizer step, and the memory of all processes
+  of the run above that of the imported libraries (proportional set size: what processes share
+  counts once);
+- *throughput*: samples per second of this project's samples and of torch's `DataLoader` over
+  torchvision's `ImageFolder`, with the same transforms and as many worker processes, in turns.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+_SIZE = (500, 375)
+_TICK = os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--part", choices=["start", "throughput"], help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.part is not None:
+        part = {"start": start, "throughput": throughput}[given.part]
+        print(json.dumps(part(given.folder, given.workers, given.rounds)))
+        return
+    with tempfile.TemporaryDirectory(prefix="photographs-") as name:
+        folder = Path(name)
+        draw(folder, given.images)
+        for part_name in ("start", "throughput"):
+            command = [sys.executable, __file__, "--part", part_name, "--folder", name]
+            command += ["--workers", str(given.workers), "--rounds", str(given.rounds)]
+            environment = {**os.environ, "FINETUNE_CACHE": str(folder / "cache")}
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment)
+            for figure, value in json.loads(done.stdout.splitlines()[-1]).items():
+                print(f"{figure:<52} {value}")
+
+
+def draw(folder: Path, count: int) -> None:
+    """Save photographs of two classes: smooth colours with some grain, as a camera gives."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        coarse = random.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        image = np.asarray(Image.fromarray(coarse).resize(_SIZE, Image.Resampling.BICUBIC))
+        grain = random.normal(0, 8, image.shape)
+        place = folder / "photographs" / str(number % 2) / f"{number:06}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.clip(image + grain, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(place, quality=85)
+
+
+def config_of(folder: Path, workers: int) -> Any:
+    """Return a run on the photographs, with a network that takes no time."""
+    from finetune.config.run import RunConfig
+
+    transforms = [
+        {"type": "Resize", "size": [224, 224]},
+        {"type": "RandomHorizontalFlip"},
+        {"type": "ToDtype", "dtype": "float32", "scale": True},
+        {"type": "Normalize", "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]},
+    ]
+    layers = [
+        {"name": "pool", "type": "AdaptiveAvgPool2d", "output_size": 4},
+        {"name": "flat", "type": "Flatten"},
+        {"name": "head", "type": "Linear", "out_features": "classes"},
+    ]
+    return RunConfig.model_validate(
+        {
+            "model": {"layers": layers},
+            "data": {
+                "source": {"type": "imagefolder", "path": str(folder / "photographs")},
+                "transforms": transforms,
+                "workers": workers,
+            },
+            "task": {"type": "classification"},
+            "optimizer": {"type": "SGD", "lr": 0.1},
+            "train": {"steps": 2, "batch_size": 32},
+        }
+    )
+
+
+def start(folder: Path, workers: int, rounds: int) -> dict[str, float]:
+    """Measure from the imports to the first step."""
+    import torchvision  # noqa: F401
+
+    import finetune
+
+    memory, began = proportional_bytes(), cpu_seconds()
+    trainer = finetune.build_trainer(config_of(folder, workers), folder / "run")
+    found: dict[str, float] = {}
+    step = trainer.train_step
+
+    def measured(window: Any) -> Any:
+        if not found:
+            found["CPU seconds from the imports to the first step"] = round(
+                cpu_seconds() - began, 2
+            )
+            found["MiB above the imported libraries"] = (proportional_bytes() - memory) >> 20
+        return step(window)
+
+    type(trainer).train_step = lambda self, window: measured(window)  # type: ignore[method-assign]
+    trainer.fit(quiet=True)
+    return found
+
+
+def throughput(folder: Path, workers: int, rounds: int) -> dict[str, str]:
+    """Measure whole passes over all samples, ours and those of a plain loader in turns."""
+    import torch
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    from finetune.train.setup import build_parts
+
+    samples = build_parts(config_of(folder, workers)).data.train
+    transform = v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.Resize([224, 224]),
+            v2.RandomHorizontalFlip(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([0.5] * 3, [0.2] * 3),
+        ]
+    )
+    plain = DataLoader(
+        ImageFolder(str(folder / "photographs"), transform),
+        batch_size=32,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        multiprocessing_context="fork" if workers else None,
+    )
+    order = torch.arange(len(samples)).split(32)
+    passes: dict[str, Callable[[int], Iterable[Any]]] = {
+        "first": lambda epoch: samples.fetches(order, epoch),
+        "plain": lambda epoch: iter(plain),
+    }
+    seconds: dict[str, list[float]] = {"first": [], "kept": [], "plain": []}
+    for number in range(rounds):
+        for name, batches in passes.items():
+            label = "kept" if name == "first" and number else name
+            seconds[label].append(timed(batches(number)))
+    per_second = {name: len(samples) / median(spent) for name, spent in seconds.items() if spent}
+    told = {f"samples per second, {name}": f"{speed:.0f}" for name, speed in per_second.items()}
+    for name in ("first", "kept"):
+        if name in per_second:
+            ratio = per_second[name] / per_second["plain"]
+            told[f"{name} pass against DataLoader"] = f"{ratio:.2f}"
+    return told
+
+
+def timed(batches: Iterable[Any]) -> float:
+    """Return the seconds that it takes to go through batches."""
+    began = time.perf_counter()
+    for _ in batches:
+        pass
+    return time.perf_counter() - began
+
+
+def family() -> Iterator[Path]:
+    """Yield the folders in /proc of this process and of all below it."""
+    parents: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            after_name = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents.setdefault(int(after_name[1]), []).append(int(folder.name))
+    left = [os.getpid()]
+    while left:
+        process = left.pop()
+        left += parents.get(process, [])
+        yield Path("/proc") / str(process)
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of all below it so far."""
+    ticks = 0
+    for process in family():
+        times = (process / "stat").read_text().rpartition(")")[2].split()[11:15]
+        ticks += sum(map(int, times))
+    return ticks / _TICK
+
+
+def proportional_bytes() -> int:
+    """Return the memory of this process and of all below it; what they share counts once."""
+    total = 0
+    for process in family():
+        lines = (process / "smaps_rollup").read_text().splitlines()
+        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
+    return total
+
+
+if __name__ == "__main__":
+    main()

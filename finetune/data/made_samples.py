@@ -1,0 +1,227 @@
+"""Samples that are made as they are fetched: raw values, then the steps of `data.transforms`.
+
+What is deterministic may be kept, see `kept_samples.py`. Letters: N samples, B samples of a batch.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.data.batches import (
+    MASK,
+    Batch,
+    Extent,
+    blank_column,
+    fingerprint_of,
+    seed_for,
+    spec_of,
+)
+from finetune.data.images import Images
+from finetune.data.kept_samples import KeptSamples
+from finetune.data.pipeline import as_value, collate
+from finetune.data.samples import Sample
+from finetune.data.table import Prepared, Tokens
+from finetune.data.transforms import Step
+from finetune.data.vision import Vision
+from finetune.data.workers import Workers
+from finetune.errors import DataError
+from finetune.models.declared import TensorSpec
+from finetune.randomness import random_state_kept, seed_all
+
+_SIZES_READ = 200
+"""Images whose headers are read for their sizes: to open a file takes some 0.1 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Making:
+    """How samples are made, in this order.
+
+    Args:
+        once: Steps that make the same of a sample every time.
+        drawn: Steps from the first random one on.
+        batched: Steps at the end that give each image of a batch the bits that they give it alone;
+            they are done on whole batches.
+        identity: Tells what the steps are, for the fingerprint of the data.
+        seed: Where the randomness of `drawn` begins.
+    """
+
+    once: Sequence[Step] = ()
+    drawn: Sequence[Step] = ()
+    batched: Sequence[Vision] = ()
+    identity: str = ""
+    seed: int = 0
+
+
+class MadeSamples:
+    """One split whose samples are made at every fetch.
+
+    Args:
+        columns: The raw columns.
+        target: Targets `(N, ...)`, or None.
+        making: The steps.
+        views: How many draws of the random steps a sample has: epochs take turns. None for a new
+            one in every epoch.
+        workers: Processes that make batches.
+        kept: Where samples are kept after the steps that are done once; None for nowhere.
+        place: Names a sample for a message: its row and file.
+        name: `train`, `validation` or `test`; empty for samples that are no split of a run.
+
+    Raises:
+        DataError: the first sample cannot be made.
+        UnequalShapesError: two samples end in different shapes.
+    """
+
+    longest = None
+    is_right_padded = False
+    has_shorter = False
+
+    def __init__(
+        self,
+        columns: Mapping[str, Prepared],
+        target: Tensor | None,
+        making: Making,
+        *,
+        views: int | None = None,
+        workers: Workers | None = None,
+        kept: KeptSamples | None = None,
+        place: Callable[[int], str] | None = None,
+        name: str = "",
+    ) -> None:
+        self.name = name
+        self.place = place
+        self.views = views if making.drawn else 1
+        self._columns = dict(columns)
+        self._target = target
+        self._making = making
+        self._workers = workers
+        self._kept = kept
+        first = self._samples(torch.tensor([0, *self._of_other_sizes()]), 0)
+        # of images that begin with different sizes, so that steps which leave them so are told now
+        self.specs: dict[str, TensorSpec] = {
+            name: spec_of(values[0]) for name, values in collate(first, making.batched).items()
+        }
+        self.is_even = MASK not in first[0] and not any(
+            isinstance(value, Tokens) for value in first[0].values()
+        )
+
+    def __len__(self) -> int:
+        return len(next(iter(self._columns.values())))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of a batch's columns, in order."""
+        return tuple(self.specs)
+
+    def extent(self, indices: Tensor) -> Extent | None:
+        """Return None: how long a sample is is known once it is made."""
+        return None
+
+    def fetch(
+        self,
+        indices: Tensor | Sequence[int],
+        *,
+        epoch: int = 0,
+        blank: Collection[str] = (),
+        length: int | None = None,
+    ) -> Batch:
+        """Make the samples at `indices` `(B,)`; see `Samples.fetch`."""
+        rows = torch.as_tensor(indices, dtype=torch.int64)
+        view = epoch % self.views if self.views else epoch
+        if set(blank) >= set(self.specs):
+            inputs = {name: blank_column(spec, len(rows)) for name, spec in self.specs.items()}
+        else:
+            inputs = collate(self._samples(rows, view), self._making.batched, self._told(rows))
+        target = None if self._target is None else self._target[rows]
+        return Batch(inputs, target, rows, view if self.views else 0)
+
+    def fetches(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
+        """Make one batch after another, by processes where there are any."""
+        if self._workers is None:
+            yield from (self.fetch(rows, epoch=epoch) for rows in batches)
+        else:
+            yield from self._workers.fetches(self.fetch, batches, epoch)
+
+    def close(self) -> None:
+        """End the processes that make batches, if any; the next fetch starts them again."""
+        if self._workers is not None:
+            self._workers.close()
+
+    def fingerprint(self) -> str:
+        """Hash the raw contents of all columns, targets too, and what the steps are."""
+        return fingerprint_of(self._columns, self._target, self._making.identity)
+
+    def _of_other_sizes(self) -> list[int]:
+        """Return for each column of images the first one that differs in size from the first."""
+        found = []
+        for column in self._columns.values():
+            if isinstance(column, Images):
+                sizes = (column.header(row).size for row in range(min(len(column), _SIZES_READ)))
+                first = next(sizes)
+                found += [row for row, size in enumerate(sizes, start=1) if size != first][:1]
+        return found
+
+    def _told(self, rows: Tensor) -> Callable[[int], str] | None:
+        """Return what names the samples of a batch by their position in it."""
+        place = self.place
+        return None if place is None else lambda position: place(int(rows[position]))
+
+    def _samples(self, rows: Tensor, view: int) -> list[Sample]:
+        if not self._making.drawn:
+            return [self.made_once(row) for row in rows.tolist()]
+        samples = []
+        with random_state_kept():
+            for row in rows.tolist():
+                # Before all steps: what a sample draws depends on nothing that came before it.
+                seed_all(seed_for("sample", self._making.seed, view, row))
+                sample = self.made_once(row)
+                samples.append(self._after(sample, self._making.drawn, row))
+        return samples
+
+    @property
+    def is_made_once(self) -> bool:
+        """Whether a sample may be kept: as the steps that are done once, or decoding, leave it.
+
+        Not where a step of the user's own comes next that takes the image as Pillow gives it.
+        """
+        if self._making.once:
+            return True
+        has_images = any(isinstance(column, Images) for column in self._columns.values())
+        following = self._making.drawn[:1]
+        return has_images and all(isinstance(step, Vision) for step in following)
+
+    def made_once(self, row: int) -> Sample:
+        """Return a sample after the steps that make the same every time, as it was kept or anew.
+
+        Raises:
+            DataError: it cannot be made.
+        """
+        if self._kept is not None and (kept := self._kept.get(row)) is not None:
+            return kept
+        sample: dict[str, Any] = {}
+        try:
+            sample = {name: column[row] for name, column in self._columns.items()}
+        except DataError as error:
+            raise self._placed(error, row) from error
+        sample = self._after(sample, self._making.once, row)
+        if self.is_made_once:
+            # the same kind of value whether it was kept or not
+            sample = {name: as_value(value) for name, value in sample.items()}
+        if self._kept is not None:
+            self._kept.put(row, sample)
+        return sample
+
+    def _after(self, sample: Sample, steps: Sequence[Step], row: int) -> Sample:
+        try:
+            for step in steps:
+                sample = step(sample)
+        except DataError as error:
+            raise self._placed(error, row) from error
+        return sample
+
+    def _placed(self, error: DataError, row: int) -> DataError:
+        if self.place is not None:
+            error.message += f", in {self.place(row)}"
+        return error

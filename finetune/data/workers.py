@@ -1,0 +1,119 @@
+"""Processes that make batches, by torch's `DataLoader`.
+
+They are forked: a process that is started anew would import torch once more, for seconds and some
+200 MiB. A forked one shares what is in memory, and what it makes depends on seed, epoch and row
+alone, so their number changes no bit.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from finetune.data.batches import Batch
+from finetune.errors import FinetuneError
+from finetune.process import begin_worker, signals_held
+from finetune.watchdog import Watchdog
+
+Fetch = Callable[..., Batch]
+"""`fetch(rows, epoch=...)` of a split."""
+
+
+class _Wanted(NamedTuple):
+    """One batch that a process is asked for."""
+
+    rows: Tensor
+    epoch: int
+
+
+class Workers:
+    """The processes of one split; they are started at its first fetch.
+
+    Args:
+        count: How many.
+        hang_timeout_s: Seconds after which one prints its stacks and ends, if it has not finished a
+            batch; None for never.
+        stays: Whether they stay between two calls of `fetches`. Those of a split that is read
+            rarely and whole end after it, and take no memory meanwhile.
+    """
+
+    def __init__(self, count: int, hang_timeout_s: float | None, *, stays: bool) -> None:
+        self._count = count
+        self._watchdog = Watchdog(hang_timeout_s)
+        self._stays = stays
+        self._order = _Order()
+        self._loader: DataLoader[Batch | FinetuneError] | None = None
+
+    def fetches(self, fetch: Fetch, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
+        """Yield the batches in order.
+
+        Raises:
+            FinetuneError: what `fetch` has raised in a process.
+        """
+        self._order.wanted = [_Wanted(rows, epoch) for rows in batches]
+        with signals_held(), warnings.catch_warnings():
+            # torch warns of more processes than cores; `plan` and `train` tell it in one line
+            warnings.simplefilter("ignore")
+            if self._loader is None:
+                self._loader = self._loader_of(fetch)
+            outcomes = iter(self._loader)
+        for outcome in outcomes:
+            if isinstance(outcome, FinetuneError):
+                raise outcome
+            yield outcome
+
+    def close(self) -> None:
+        """End the processes; the next fetch starts them again."""
+        loader, self._loader = self._loader, None
+        if loader is not None and (passes := loader._iterator) is not None:
+            # The loader has no public way: it ends its processes when garbage is collected, and
+            # who still holds one of its batches would keep them.
+            passes._shutdown_workers()  # type: ignore[attr-defined]
+
+    def _loader_of(self, fetch: Fetch) -> "DataLoader[Batch | FinetuneError]":
+        return DataLoader(
+            _Fetches(fetch, self._watchdog),
+            batch_size=None,
+            sampler=self._order,
+            num_workers=self._count,
+            persistent_workers=self._stays,
+            multiprocessing_context="fork",
+            collate_fn=_as_it_is,
+            worker_init_fn=begin_worker,
+            # Without one of its own, the loader would draw from the global generator.
+            generator=torch.Generator(),
+        )
+
+
+class _Order(Sampler[_Wanted]):
+    """The batches of the next pass, in order. The loader asks for them anew at every pass."""
+
+    def __init__(self) -> None:
+        self.wanted: Sequence[_Wanted] = ()
+
+    def __iter__(self) -> Iterator[_Wanted]:
+        return iter(self.wanted)
+
+    def __len__(self) -> int:
+        return len(self.wanted)
+
+
+class _Fetches(Dataset[Batch | FinetuneError]):
+    """Batches by what is wanted, made in a process of the loader."""
+
+    def __init__(self, fetch: Fetch, watchdog: Watchdog) -> None:
+        self._fetch, self._watchdog = fetch, watchdog
+
+    def __getitem__(self, wanted: _Wanted) -> Batch | FinetuneError:
+        try:
+            with self._watchdog.watching():
+                return self._fetch(wanted.rows, epoch=wanted.epoch)
+        except FinetuneError as error:
+            return error  # Raised in the process, it would lose its hint and gain a traceback.
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
