@@ -129,7 +129,7 @@ def throughput(folder: Path, workers: int, rounds: int) -> dict[str, str]:
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
-    from finetune.train.setup import build_parts
+    from finetune.train.build import build_parts
 
     samples = build_parts(config_of(folder, workers)).data.train
     transform = v2.Compose(
