@@ -1,4 +1,4 @@
-"""What the README says is so: configs load, commands parse, snippets run, outputs are real."""
+"""What README and docs say is so: configs load, commands parse, snippets run, outputs are real."""
 
 import re
 import shlex
@@ -13,11 +13,13 @@ from finetune.cli import app
 from finetune.config.loader import load_config
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
 def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
 CONFIGS = {block.splitlines()[0].removeprefix("# "): block for block in blocks("yaml")}
@@ -57,7 +59,20 @@ def session(verb):
     return command, SESSIONS[command]
 
 
-def test_the_readme_has_what_these_tests_look_for():
+def test_the_readme_is_short_and_names_every_room():
+    text = README.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 200
+    rooms = [path.parent.name for path in (ROOT / "finetune").glob("*/__init__.py")]
+    assert [room for room in rooms if f"`{room}/`" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_pages_have_what_these_tests_look_for():
     assert len(CONFIGS) >= 3
     assert len(blocks("python")) >= 2
     assert len(COMMANDS) >= 8
@@ -119,3 +134,13 @@ def test_its_training_is_what_train_prints_but_for_the_figures(folder):
     assert float(figures["test/accuracy"]) >= 0.95
     [tensors] = [int(line.split()[1]) for line in lines if line.startswith("proof ")]
     assert tensors > 100
+
+
+def test_files_that_the_pages_name_are_there():
+    text = "\n".join(
+        page.read_text(encoding="utf-8") for page in [*PAGES, ROOT / "CONTRIBUTING.md"]
+    )
+    rooms = "|".join(path.parent.name for path in (ROOT / "finetune").glob("*/__init__.py"))
+    named = set(re.findall(rf"`((?:{rooms})/[\w/]+\.py)`", text))
+    assert len(named) > 30
+    assert [name for name in sorted(named) if not (ROOT / "finetune" / name).is_file()] == []
