@@ -132,7 +132,7 @@ class Forgery:
             for name, tensor in tensors_of(trainer.model).items():
                 tensor.copy_(self._begun[name])
         trainer.optimizer.state.clear()
-        trainer.progress = Progress()
+        trainer.timeline.progress = Progress()
         trainer.saver.checkpoints = replace(trainer.saver.checkpoints, _judged={})
         self.listener.lines.clear()
         take_up(trainer)
