@@ -1,1 +1,1 @@
-"""What is frozen: chosen, planned, applied and proven."""
+"""Freezing: select parameters, plan phases, apply the mask, prove it."""

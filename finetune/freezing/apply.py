@@ -53,7 +53,7 @@ def frozen_now(model: nn.Module) -> frozenset[str]:
 
 
 def can_train(parameter: Tensor) -> bool:
-    """Tell whether a parameter can have a gradient at all; one of whole numbers cannot."""
+    """Tell whether a parameter can have a gradient at all; one of integers cannot."""
     return parameter.is_floating_point() or parameter.is_complex()
 
 
@@ -64,6 +64,7 @@ def apply_mask(model: nn.Module, frozen: AbstractSet[str]) -> None:
     whose gradient is None, so neither weight decay nor leftover momentum can move it.
     """
     for name, parameter in model.named_parameters():
+        # torch raises where a parameter of integers is asked for a gradient.
         parameter.requires_grad_(can_train(parameter) and name not in frozen)
         if name in frozen:
             parameter.grad = None
@@ -79,36 +80,39 @@ def hold_modes(
     because `model.train()` is called by loops that know nothing of freezing.
 
     Args:
-        model: Any module. The attribute `train` of its modules is set or taken away.
+        model: Any module. The attribute `train` of its modules is set or removed.
         frozen: Names of the frozen parameters.
-        modules: Which of them are to behave as in training all the same.
+        modules: Kinds of frozen modules that keep training mode.
     """
     held = {id(module) for module in held_modules(model, frozen, modules).values()}
     for module in model.modules():
+        # A hold is an attribute that hides the method of the class; that of an earlier mask goes.
         module.__dict__.pop("train", None)
         if id(module) in held:
             module.__dict__["train"] = _StayInEvaluation(module)
+    # Only now do the modes follow the holds.
     model.train(model.training)
 
 
 def take_on(model: nn.Module, frozen: AbstractSet[str], modules: ModulesConfig = _ALL_HELD) -> None:
-    """Put a model into the state of a phase: freeze exactly `frozen`, hold modes, else train."""
+    """Freeze exactly `frozen`, hold wholly frozen modules, put the rest into training mode."""
     apply_mask(model, frozen)
     hold_modes(model, frozen, modules)
     model.train()
 
 
 def release_modes(model: nn.Module) -> None:
-    """Take every hold off again; modes themselves stay as they are until the next `train()`."""
+    """Remove all holds; the modes stay as they are until the next `train()`."""
     for module in model.modules():
         module.__dict__.pop("train", None)
 
 
 @contextmanager
 def mask_given_back(model: nn.Module) -> Iterator[None]:
-    """Give `requires_grad` and the modes of modules back as they were, whatever the block does."""
+    """Restore `requires_grad` and all modes after the block, also if it raises."""
     frozen = frozen_now(model)
     with preserved(model, modes=True):
+        # The mask is restored before the modes, which `preserved` gives back.
         try:
             yield
         finally:
@@ -117,14 +121,14 @@ def mask_given_back(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def in_mode(model: nn.Module, *, is_training: bool) -> Iterator[None]:
-    """Run the block in training or in evaluation mode; give modes and `requires_grad` back."""
+    """Run the block in training or evaluation mode; restore modes and `requires_grad` after it."""
     was_training = model.training
     with mask_given_back(model):
         model.train(is_training)
         try:
             yield
         finally:
-            # some networks do more then than to set a flag
+            # Some networks override `train()` to do more than set flags, so it is called as well.
             model.train(was_training)
 
 
@@ -140,10 +144,11 @@ def held_modules(
 
 
 def _is_held(module: nn.Module, modules: ModulesConfig) -> bool:
+    """Tell whether a wholly frozen module stays in evaluation mode."""
     if is_norm(module):
         return modules.norm == "eval"
     # Attention and many networks drop by a function that asks the mode of the module around it.
-    # What holds buffers (power iterations, counters) stays: it might move them in training.
+    # A module with buffers (power iteration, counters) is held: training mode may move them.
     has_buffers = any(True for _ in module.buffers(recurse=False))
     return modules.dropout == "eval" or (has_buffers and not is_dropout(module))
 
@@ -154,10 +159,12 @@ def frozen_modules(model: nn.Module, frozen: AbstractSet[str]) -> dict[str, nn.M
     A module without parameters counts where it lies below a wholly frozen one: the Dropout of a
     frozen block is frozen, one between the blocks is not.
     """
+    # By identity: a tied parameter is listed under one of its names only.
     thawed = {id(param) for name, param in model.named_parameters() if name not in frozen}
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         parameters = list(module.parameters())
+        # `named_modules` gives a parent before its children.
         has_frozen_parent = bool(name) and name.rpartition(".")[0] in found
         if has_frozen_parent or (parameters and not any(id(p) in thawed for p in parameters)):
             found[name] = module
@@ -165,12 +172,12 @@ def frozen_modules(model: nn.Module, frozen: AbstractSet[str]) -> dict[str, nn.M
 
 
 def refuse_inexact(model: nn.Module, frozen: AbstractSet[str], *, key: Key = ()) -> None:
-    """Raise where a parameter that is frozen, or some rows of it, would change all the same.
+    """Raise if a parameter that is frozen, wholly or in rows, would change nevertheless.
 
     Args:
         model: Any module.
         frozen: Names of the frozen parameters and row slices.
-        key: Where freezing them stands in the config.
+        key: The config key that freezes them.
 
     Raises:
         SelectorError: an embedding with `max_norm` rescales its weight in every forward pass, in
@@ -179,6 +186,7 @@ def refuse_inexact(model: nn.Module, frozen: AbstractSet[str], *, key: Key = ())
     whole = {rows_of(name)[0] for name in frozen}
     held = {id(parameter) for name, parameter in model.named_parameters() if name in whole}
     for name, module in model.named_modules():
+        # Embedding and EmbeddingBag both have these two attributes.
         weight = getattr(module, "weight", None)
         if getattr(module, "max_norm", None) is not None and id(weight) in held:
             raise SelectorError(
@@ -190,6 +198,7 @@ def refuse_inexact(model: nn.Module, frozen: AbstractSet[str], *, key: Key = ())
 
 
 def _refuse_lazy(model: nn.Module) -> None:
+    """Raise if a parameter has no shape yet, as those of lazy modules."""
     for name, parameter in model.named_parameters():
         if isinstance(parameter, UninitializedParameter):
             raise SelectorError(
@@ -199,7 +208,10 @@ def _refuse_lazy(model: nn.Module) -> None:
 
 
 def _apply(model: nn.Module, frozen: AbstractSet[str]) -> list[str]:
+    """Apply a mask and hold modes; return the frozen names in the model's order."""
+    # Parameters of integers never train, so they are named among the frozen ones.
     frozen = frozen | {n for n, parameter in model.named_parameters() if not can_train(parameter)}
+    # `requires_grad` holds for a whole tensor: rows need an optimizer over slices.
     if any(rows_of(name)[1] is not None for name in frozen):
         raise SelectorError(
             "rows cannot be frozen by a flag on the parameter",
@@ -212,7 +224,7 @@ def _apply(model: nn.Module, frozen: AbstractSet[str]) -> list[str]:
 
 
 class _StayInEvaluation:
-    """Takes the place of `train()` on a held module; its children decide for themselves.
+    """Replaces `train()` of a held module; each child has a hold of its own or none.
 
     A class rather than a closure, so that a model that holds it can be copied and pickled.
     """

@@ -1,4 +1,4 @@
-"""Notes on a config that is valid, but may not mean what it says. None of them is an error."""
+"""Notes on freezing that is valid, but may not do what the user means. None is an error."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,8 +13,11 @@ from finetune.freezing.select import below_globbed_modules, describe, select
 from finetune.models.inventory import ParamInfo, num_blocks
 
 _INDEX_AND_STAR = re.compile(r"\d(\*)")
+"""A star right behind a number, which also takes longer numbers."""
 _INDEX_AND_ANY = re.compile(r"\d(\.[*+])")
+"""The same in a regular expression."""
 _LOOSE_WORD = re.compile(r"\*([A-Za-z_]{3,})\*")
+"""A word between stars, which is a part of a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class Lint:
     """One note."""
 
     key: Key
-    """The config value it is about."""
+    """Key of the config value that the note is about."""
     message: str
     hint: str
 
@@ -30,16 +33,16 @@ class Lint:
 def find_lints(freeze: Freeze | None, plan: Plan) -> tuple[Lint, ...]:
     """Return notes on the selectors and rates that a person wrote.
 
-    Told are: a pattern that takes block 10 next to block 1, a selector that later ones overrule
-    wholly, a pattern by part of a name that leaves out like parts of other blocks, a glob that
-    names modules and takes nothing below them, a depth beyond the blocks, a tied tensor taken by
-    one of its names, a rate that nothing uses, and batch norms that a later phase thaws, so that
-    the features move under what was trained on them. What is refused anyway (a selector that takes
-    nothing, a rate for what is frozen) is not told again.
+    They are about: a pattern that takes block 10 beside block 1, a selector that later ones
+    overrule wholly, a part of a name that misses similar modules of other blocks, a glob that names
+    modules and takes nothing below them, a depth beyond the blocks, a tied tensor taken by one of
+    its names, a rate that nothing uses, and batch norms that a later phase thaws, which changes the
+    features for all layers behind them. Errors of the plan (a selector that takes nothing, a rate
+    for a frozen parameter) are not repeated here.
 
     Args:
-        freeze: As in the config: of a method only the head was written by a person.
-        plan: The same, resolved.
+        freeze: From the config. Of a method, only the head was written by a person.
+        plan: The resolved phases.
     """
     if isinstance(freeze, FreezeConfig):
         found = list(_lints_of_phases(freeze, plan))
@@ -53,6 +56,7 @@ def find_lints(freeze: Freeze | None, plan: Plan) -> tuple[Lint, ...]:
 
 
 def _lints_of_phases(freeze: FreezeConfig, plan: Plan) -> Iterator[Lint]:
+    """Yield the notes on selectors and rates of written phases."""
     usual = False
     for number, phase in enumerate(freeze.phases):
         key = ("freeze", "phases", number)
@@ -61,11 +65,13 @@ def _lints_of_phases(freeze: FreezeConfig, plan: Plan) -> Iterator[Lint]:
         for pattern in phase.lr:
             here, node = (*key, "lr", pattern), ByName(name=pattern)
             yield from _takes_longer_index(node, plan.inventory, here)
+            # A rate for some parameters of a module says nothing of the others, so none is excused.
             yield from _stops_at_modules(node, plan.inventory, frozenset(), here)
         frozen = plan.phases[number].frozen
         taken = {name: select([name], plan.inventory) - frozen for name in phase.lr}
         yield from _unused_rates(taken, (*key, "lr"))
         every = {param.name for param in plan.inventory}
+        # Whether some parameter trains at `optimizer.lr`, by no rate of the phase.
         usual = usual or bool(every - frozen - frozenset().union(*taken.values()))
     if not usual:
         yield Lint(
@@ -76,7 +82,8 @@ def _lints_of_phases(freeze: FreezeConfig, plan: Plan) -> Iterator[Lint]:
 
 
 def _all_at_once(method: Method, blocks: int) -> Iterator[Lint]:
-    """A step of more blocks than there are thaws all of them."""
+    """Yield a note if one phase thaws more blocks than the network has."""
+    # A network without blocks counts as one.
     if isinstance(method, Gradual | Ulmfit) and method.blocks_per_phase > max(1, blocks):
         yield Lint(
             ("freeze", "blocks_per_phase"),
@@ -102,7 +109,7 @@ def _lints_of(
 
 
 def _takes_longer_index(node: Selector, inventory: Sequence[ParamInfo], key: Key) -> Iterator[Lint]:
-    """`layer.1*` takes `layer.1`, but `layer.10` as well."""
+    """Yield a note on a pattern such as `layer.1*`, which takes `layer.10` as well."""
     match node:
         case ByName(name=text):
             found, as_one, as_longer = _INDEX_AND_STAR.search(text), ".*", "[0-9]*"
@@ -112,7 +119,9 @@ def _takes_longer_index(node: Selector, inventory: Sequence[ParamInfo], key: Key
             return
     if found is None:
         return
+    # The pattern is tried twice: with the number as it is, and with a digit behind it.
     before, behind = text[: found.start(1)], text[found.end(1) :]
+    # Before a dot the number has ended: the first reading then needs no pattern of its own.
     ends_there = behind.startswith((".", r"\."))
     as_one = before + ("" if ends_there else as_one) + behind
     one, longer = (
@@ -130,9 +139,9 @@ def _takes_longer_index(node: Selector, inventory: Sequence[ParamInfo], key: Key
 def _stops_at_modules(
     node: Selector, inventory: Sequence[ParamInfo], every: frozenset[str], key: Key
 ) -> Iterator[Lint]:
-    """A glob takes names of parameters: of a module that it names it takes nothing.
+    """Yield a note on a glob that names modules, but takes no parameter below them.
 
-    What another entry speaks of is not missed.
+    Parameters that another entry names are not counted.
     """
     if not isinstance(node, ByName):
         return
@@ -148,7 +157,8 @@ def _stops_at_modules(
 
 
 def _beyond_the_blocks(node: Selector, inventory: Sequence[ParamInfo], key: Key) -> Iterator[Lint]:
-    """A slice is cut at the ends, as in Python, so one that is too long takes what there is."""
+    """Yield a note on a slice of depths that goes beyond the blocks: it is cut, as in Python."""
+    # A single depth beyond the blocks takes nothing, which is an error already.
     if not isinstance(node, ByDepth) or ":" not in node.depth:
         return
     blocks = num_blocks(inventory)
@@ -167,7 +177,7 @@ def _beyond_the_blocks(node: Selector, inventory: Sequence[ParamInfo], key: Key)
 def _overruled(
     nodes: Sequence[Selector], inventory: Sequence[ParamInfo], key: Key
 ) -> Iterator[Lint]:
-    """An entry says nothing where entries after it speak of all it takes."""
+    """Yield a note on each entry whose parameters are all decided by later entries."""
     taken = [_spoken_of(node, inventory) for node in nodes]
     for number, node in enumerate(nodes):
         later = [n for n in range(number + 1, len(nodes)) if taken[n] & taken[number]]
@@ -183,14 +193,15 @@ def _overruled(
 def _misses_siblings(
     node: Selector, inventory: Sequence[ParamInfo], every: frozenset[str], key: Key
 ) -> Iterator[Lint]:
-    """`*attn*` takes the attention of some blocks, and misses what others call `attention`.
+    """Yield a note if `*attn*` takes some blocks and misses what others call `attention`.
 
-    Modest on purpose: told only for a glob with a bare word between stars, and only of names of
-    which the word is an abbreviation, or the other way round.
+    Only for a glob with one word between stars, and only for names that the word abbreviates or
+    that abbreviate the word: a wider rule would give false notes.
     """
     if not isinstance(node, ByName) or (found := _LOOSE_WORD.search(node.name)) is None:
         return
     word, taken = found.group(1).strip("_").lower(), _taken(node, inventory)
+    # A name that some other entry names is left out on purpose.
     known = {segment for name in every for segment in name.split(".")}
     missed: dict[str, str] = {}
     for label in _labels(inventory):
@@ -209,7 +220,8 @@ def _misses_siblings(
 def _one_name_of_tied(
     node: Selector, inventory: Sequence[ParamInfo], every: frozenset[str], key: Key
 ) -> Iterator[Lint]:
-    """A tied tensor taken by one of its names is taken under all of them."""
+    """Yield a note on a tied tensor that an entry takes by only one of its names."""
+    # `all` takes every name of a tied tensor.
     if isinstance(node, All):
         return
     taken = _taken(node, inventory)
@@ -227,7 +239,7 @@ def _one_name_of_tied(
 
 
 def _unused_rates(taken: Mapping[str, frozenset[str]], key: Key) -> Iterator[Lint]:
-    """A rate is used by nothing where later ones overrule it for all that trains."""
+    """Yield a note on each rate that later entries overrule for every trained parameter."""
     patterns = list(taken)
     for place, pattern in enumerate(patterns):
         later = frozenset().union(*(taken[other] for other in patterns[place + 1 :]))
@@ -240,10 +252,12 @@ def _unused_rates(taken: Mapping[str, frozenset[str]], key: Key) -> Iterator[Lin
 
 
 def _thawed_statistics(freeze: Freeze | None, plan: Plan) -> Iterator[Lint]:
-    """A thawed batch norm normalises by the batch, no longer by its running statistics."""
+    """Yield a note on the first phase that thaws batch norms: they then normalise by the batch."""
+    # `types` holds base classes, too, so this finds batch norms of every kind.
     norms = {param.name for param in plan.inventory if "_BatchNorm" in param.types}
     for number, (before, now) in enumerate(pairwise(plan.phases), start=1):
         thawed = (norms & before.frozen) - now.frozen
+        # With `norm: train` they have normalised by the batch before, too.
         if thawed and before.modules.norm == "eval":
             has_phases = isinstance(freeze, FreezeConfig)
             yield Lint(
@@ -260,7 +274,7 @@ def _thawed_statistics(freeze: Freeze | None, plan: Plan) -> Iterator[Lint]:
 
 
 def _labels(inventory: Sequence[ParamInfo]) -> list[ParamInfo]:
-    """Return every name of every parameter as a row of its own, tied ones apart."""
+    """Return one inventory row per name: a tied parameter has several."""
     return [
         replace(param, name=name, aliases=())
         for param in inventory
@@ -269,37 +283,39 @@ def _labels(inventory: Sequence[ParamInfo]) -> list[ParamInfo]:
 
 
 def _taken(node: Selector, inventory: Sequence[ParamInfo]) -> frozenset[str]:
-    """Return the names that one entry takes by itself, each name of a tied tensor apart."""
+    """Return the names that one entry takes by itself; names of a tied tensor count singly."""
     try:
         return select([node], _labels(inventory))
+    # A selector that takes nothing is an error of the plan, not a note.
     except SelectorError:
         return frozenset()
 
 
 def _spoken_of(node: Selector, inventory: Sequence[ParamInfo]) -> frozenset[str]:
-    """Return the names that an entry takes, or takes out."""
+    """Return the names that an entry takes or, with `not`, takes out."""
     return _taken(node.not_ if isinstance(node, Not) else node, inventory)
 
 
 def _up_to(before: str, names: frozenset[str]) -> str:
-    """Return the module that the text before the star ends at, as the names have it."""
+    """Return the module of the first name, cut to as many segments as `before` has."""
     name = min(names)
     depth = before.replace("\\.", ".").count(".")
     return ".".join(name.split(".")[: depth + 1])
 
 
 def _blocks(before: str, names: frozenset[str]) -> str:
-    """Return the same of all names, each once, in the order of their numbers."""
+    """Return such modules of all names, each once, in numeric order, the middle ones elided."""
     found = {_up_to(before, frozenset({name})) for name in names}
+    # By length first, so that block 10 comes after block 9.
     ordered = sorted(found, key=lambda name: (len(name), name))
     shown = ordered if len(ordered) <= 3 else [ordered[0], "...", ordered[-1]]
     return ", ".join(shown)
 
 
 def _is_short_for(short: str, word: str) -> bool:
-    """Tell whether `short` has letters of `word` in their order, as `attn` of `attention`.
+    """Tell whether `short` abbreviates `word`: letters in their order, as `attn` of `attention`.
 
-    It must begin like the word, but not be its beginning: `layer` is not short for `layernorm`.
+    It must share the first two letters, but not be a prefix: `layer` does not mean `layernorm`.
     """
     if len(short) < 3 or word.startswith(short) or word[:2] != short[:2]:
         return False

@@ -1,4 +1,4 @@
-"""The named methods: phases made from published recipes, for `plan --write` to show."""
+"""Named methods: make phases from published recipes, which `plan --write` can write out."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, assert_never
@@ -38,7 +38,7 @@ _KEY = ("freeze",)
 def written_out(
     freeze: Freeze | None, optimizer: OptimizerConfig, inventory: Sequence[ParamInfo]
 ) -> FreezeConfig | None:
-    """Return the phases that `freeze` stands for: as they are, or as its method makes them.
+    """Return the phases of `freeze`: as written, or made by its method; None without any.
 
     Raises:
         SelectorError: the method does not fit the model, or makes rates or spans that no phase
@@ -48,6 +48,7 @@ def written_out(
         return freeze
     try:
         phases = _phases(freeze, optimizer, inventory)
+    # A method computes rates from numbers of the config; the result may leave the bounds of a rate.
     except (ValidationError, ArithmeticError) as error:
         reason = "a number overflows"
         if isinstance(error, ValidationError):
@@ -65,7 +66,7 @@ def written_out(
 def _without(
     kept: Sequence[Selector], phases: Sequence[PhaseConfig], inventory: Sequence[ParamInfo]
 ) -> Iterator[PhaseConfig]:
-    """Yield the phases without `kept`, its rates, and the phases in which nothing else trains."""
+    """Yield the phases without training `kept`; leave out phases that would train nothing."""
     names = select(kept, inventory, key=(*_KEY, "keep_frozen"))
     trained = [select(phase.train or (), inventory) for phase in phases]
     if frozenset().union(*trained) <= names:
@@ -73,11 +74,13 @@ def _without(
     for phase, own in zip(phases, trained, strict=True):
         if own <= names:
             continue
+        # A `not` that takes nothing out is an error, so each phase gets only those that it needs.
         taken_out = (
             Not.model_validate({"not": selector})
             for selector in kept
             if select([selector], inventory) & own
         )
+        # A rate for a parameter that stays frozen would be refused as well.
         rates = {name: r for name, r in phase.lr.items() if not select([name], inventory) <= names}
         yield phase.model_copy(update={"train": (*(phase.train or ()), *taken_out), "lr": rates})
 
@@ -85,10 +88,11 @@ def _without(
 def _phases(  # noqa: C901 - one case for each method
     method: Method, optimizer: OptimizerConfig, inventory: Sequence[ParamInfo]
 ) -> tuple[PhaseConfig, ...]:
+    """Return the phases of a method, before `keep_frozen` is applied."""
     head = head_of(method, inventory)
     match method:
         case PolicyMethod():
-            # all that may ever train: the policy freezes more of it as training goes
+            # All that may ever train: the policy freezes changing parts of it in the run.
             return (
                 PhaseConfig(
                     name=method.method,
@@ -127,6 +131,7 @@ def _lp_ft(
     section 4. The second phase begins with the head of the first phase's best evaluation where
     that phase ends on a plateau.
     """
+    # Said here, since a rate of a phase is not scaled by depth unless it asks for it.
     rate = RateConfig(lr=method.lr or optimizer.lr / 10, layer_decay=True)
     is_plateau = isinstance(method.probe, OnPlateau)
     probe = PhaseConfig(
@@ -145,7 +150,7 @@ def _lp_ft(
 def _gradual(
     method: Gradual, groups: Sequence[tuple[str, ...]], head: tuple[Selector, ...]
 ) -> tuple[PhaseConfig, ...]:
-    """Thaw some blocks with every phase, from the output down."""
+    """Thaw some blocks with every phase, from the output to the input."""
     stages = _stages(groups, method.blocks_per_phase)
     return tuple(
         PhaseConfig(
@@ -202,6 +207,7 @@ def _chain_thaw(
     first has the rate of the optimizer, all later ones a smaller one. Source: Felbo et al.,
     arXiv 1708.00524, section 3.2, and their code (`train_by_chain_thaw`).
     """
+    # Best weights need evaluations, and only a plateau is sure to have some.
     restore = isinstance(method.until, OnPlateau)
     later = RateConfig(lr=method.next_lr or optimizer.lr / 10, layer_decay=True)
     settings: dict[str, Any] = {
@@ -210,6 +216,7 @@ def _chain_thaw(
         "optimizer_state": "fresh",
     }
     phases = [PhaseConfig(name="head", train=head, **settings)]
+    # The groups come from the output down; this method goes up from the input.
     for number, group in enumerate(reversed(groups)):
         phases.append(
             PhaseConfig(name=f"group {number}", train=_by_name(group), lr={"*": later}, **settings)
@@ -221,7 +228,7 @@ def _chain_thaw(
 def _top_k(
     method: TopK, groups: Sequence[tuple[str, ...]], head: tuple[Selector, ...]
 ) -> PhaseConfig:
-    """Train the last blocks and what comes behind them."""
+    """Return the phase that trains the last blocks and all parameters behind them."""
     if method.blocks > len(groups):
         raise SelectorError(
             f"the model has {len(groups)} groups below the head, got {method.blocks}",
@@ -247,6 +254,7 @@ def _freezeout(
     spacing is applied to the whole of the bracket, so the first group ends at s(t_0).
     """
     power = {"linear": 1, "squared": 2, "cubic": 3}[method.spacing]
+    # None is the head, the last layer: it is given by selectors, not by module names.
     rising = [*reversed(groups), None]
     ends = [
         (method.first + (1 - method.first) * i / max(1, len(rising) - 1)) ** power
@@ -261,6 +269,7 @@ def _freezeout(
     for number, end in enumerate(ends):
         kept = tuple(name for group in rising[number:-1] for name in group or ())
         trained = (*kept, *_names(head))
+        # The head ends at s(1) = 1, which is the end of the run.
         is_last = number == len(ends) - 1
         phases.append(
             PhaseConfig(
@@ -276,6 +285,7 @@ def _freezeout(
 def head_of(method: Method, inventory: Sequence[ParamInfo]) -> tuple[Selector, ...]:
     """Return the head as selectors: as given, or the last module that holds parameters."""
     if method.head is not None:
+        # Only to refuse a head that takes nothing, with its own key.
         select(method.head, inventory, key=(*_KEY, "head"))
         return method.head
     return (ByName(name=inventory[-1].module or inventory[-1].name),)
@@ -284,14 +294,15 @@ def head_of(method: Method, inventory: Sequence[ParamInfo]) -> tuple[Selector, .
 def _groups(inventory: Sequence[ParamInfo], head: Sequence[Selector]) -> list[tuple[str, ...]]:
     """Return the groups below the head, the nearest to the output first, as module names.
 
-    A group is a block; what comes behind the last block belongs to it, and what comes before the
-    first one is a group of its own.
+    A group is a block. Parameters behind the last block belong to it, those before the first block
+    are a group of their own.
     """
     in_head = select(head, inventory)
     blocks = num_blocks(inventory)
     groups: dict[int, list[str]] = {}
     for param, place in zip(inventory, layer_ids(inventory), strict=True):
         if param.name not in in_head:
+            # Place `blocks` is the last block, and the place behind it is joined to it.
             groups.setdefault(min(place, blocks), []).append(param.name)
     if not groups:
         raise SelectorError("the head is all there is: nothing is below it", key=_KEY)
@@ -302,6 +313,7 @@ def _shortest(names: Sequence[str], inventory: Sequence[ParamInfo]) -> tuple[str
     """Return the fewest modules that hold exactly `names`."""
     wanted, every = set(names), [param.name for param in inventory]
     found: dict[str, None] = {}
+    # The shortest prefix that holds nothing else: `plan --write` shows these names to a person.
     for name in names:
         parts = name.split(".")
         for end in range(1, len(parts) + 1):
@@ -314,7 +326,7 @@ def _shortest(names: Sequence[str], inventory: Sequence[ParamInfo]) -> tuple[str
 
 
 def _stages(groups: Sequence[tuple[str, ...]], size: int) -> list[tuple[str, ...]]:
-    """Return what is thawed beside the head in each phase: nothing first, everything at last."""
+    """Return the names to train beside the head in each phase: none at first, all at last."""
     counts = [*range(0, len(groups), size), len(groups)]
     return [tuple(name for group in groups[:count] for name in group) for count in counts]
 
@@ -324,7 +336,7 @@ def _by_name(names: Sequence[str]) -> tuple[Selector, ...]:
 
 
 def _names(head: Sequence[Selector]) -> tuple[str, ...]:
-    """Return the names in a head made of names: rates go by name."""
+    """Return the names in a head that is given by names only; its rates need names."""
     if not all(isinstance(selector, ByName) for selector in head):
         raise SelectorError("freezeout needs a head given by names", key=(*_KEY, "head"))
     return tuple(selector.name for selector in head if isinstance(selector, ByName))

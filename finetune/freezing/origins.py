@@ -15,16 +15,16 @@ from finetune.models.weights import WeightsReport
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """How many of the tensors that a proof covers have their values from where."""
+    """Counts of the tensors in a proof, by the origin of their values."""
 
     loaded: int
-    """From files of weights."""
+    """Loaded from weight files."""
     as_initialised: int
-    """From chance, or from the code that made the network."""
+    """Random, or set by the code that built the network."""
     trained_before: int
-    """From a phase before, in which they were trained or moved."""
+    """Trained or moved in an earlier phase."""
     constants: int
-    """From the network's own arithmetic: buffers that no file of weights holds."""
+    """Computed by the network: non-persistent buffers, which no weight file holds."""
 
     def __str__(self) -> str:
         counted = [
@@ -44,25 +44,27 @@ def sum_of(several: Sequence[Origins]) -> Origins:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Which tensors of a network come from files, and which no file holds."""
+    """Which tensors of a network were loaded from files, and which no file can hold."""
 
     loaded: frozenset[str]
-    """Parameters and buffers that were filled from a file, under all their names."""
+    """All names of parameters and buffers that were loaded from a file."""
     constants: frozenset[str]
-    """Buffers outside the network's state."""
+    """Names of non-persistent buffers."""
 
     @classmethod
     def of(cls, model: nn.Module, reports: Sequence[WeightsReport]) -> "Sources":
-        """Look through a network that was just built.
+        """Return the sources of a network that was just built.
 
         Args:
             model: The network.
-            reports: What was loaded into it.
+            reports: What was loaded into the network.
         """
         tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
         tensors |= dict(model.named_buffers(remove_duplicate=False))
         named_so = {name for report in reports for name in report.full_names(report.loaded)}
+        # By identity: a tied tensor is loaded under one name, and counts under all of them.
         filled = {id(tensor) for name, tensor in tensors.items() if name in named_so}
+        # torch keeps these names in a private attribute and has no public list of them.
         constants = {
             f"{prefix}.{name}" if prefix else name
             for prefix, module in model.named_modules(remove_duplicate=False)
@@ -72,13 +74,14 @@ class Sources:
         return cls(frozenset(loaded), frozenset(constants))
 
     def count(self, names: Collection[str], moved_before: Collection[str]) -> Origins:
-        """Count tensors by where their values come from.
+        """Return the counts for the tensors of a proof.
 
         Args:
             names: Parameters, row slices and buffers, as a proof has them.
-            moved_before: Those of them that a phase before has changed.
+            moved_before: The names among them that an earlier phase has changed.
         """
         rest = [name for name in names if name not in moved_before]
+        # Weight files hold whole parameters; a proof may cover rows of one.
         loaded = sum(rows_of(name)[0] in self.loaded for name in rest)
         constants = sum(name in self.constants for name in rest)
         return Origins(
@@ -95,13 +98,13 @@ def moved_before(
     inventory: Sequence[ParamInfo],
     as_built: Mapping[str, str],
 ) -> frozenset[str]:
-    """Return the tensors of a proof that earlier phases have changed, or were free to change.
+    """Return the names in a proof that earlier phases have changed, or trained.
 
     Args:
         digests: Fingerprints as the phase began, by name.
         earlier: The phases before that one.
         inventory: The parameters.
-        as_built: Fingerprints from before the run of what never trains, and of buffers.
+        as_built: Fingerprints of never trained parameters and of buffers, before training.
     """
     trained = {
         param.name for param in inventory for phase in earlier if param.name not in phase.frozen
@@ -109,26 +112,28 @@ def moved_before(
     return frozenset(
         name
         for name, digest in digests.items()
+        # A name without a first fingerprint trains in some phase, which `trained` answers for.
         if name in trained or as_built.get(name, digest) != digest
     )
 
 
 def lines_on_weights(reports: Sequence[WeightsReport]) -> list[str]:
-    """Return a line for each file of weights: what was loaded, and what found no place."""
+    """Return a line for each weight file: how much was loaded, and what was left over."""
     return [f"{report.module}: {report}" if report.module else str(report) for report in reports]
 
 
 def frozen_by_chance(reports: Sequence[WeightsReport], plan: Plan) -> tuple[Lint, ...]:
-    """Return a note for each file that left something random which the first phase freezes.
+    """Return a note for each weight file that leaves tensors random which the first phase freezes.
 
-    A network of which weights were asked for is not meant to be random where it is frozen.
+    Who asks for weights does not mean to freeze random values.
 
     Args:
         reports: What was loaded into the network.
-        plan: The phases over it.
+        plan: The phases of the run.
     """
     filled = {name for report in reports for name in report.full_names(report.loaded)}
     parameters = {rows_of(param.name)[0]: param.name for param in plan.inventory}
+    # Only the first phase: a tensor that it trains is not random when a later one freezes it.
     first, found = plan.phases[0], list[Lint]()
     for report in reports:
         names = [

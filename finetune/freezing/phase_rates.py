@@ -1,4 +1,4 @@
-"""Rates of parameters: by selector, and by depth."""
+"""Peak rates of parameters in a phase: by name or glob, and by depth."""
 
 from collections.abc import Mapping, Sequence, Set as AbstractSet
 
@@ -22,16 +22,17 @@ def phase_rates(
     """Return the rate of every parameter that a phase trains, before the schedule.
 
     Args:
-        phase: Its `lr` holds rates by name or glob; a later entry overrules an earlier one. They
-            stand as given, but for one that asks for `layer_decay`.
-        optimizer: Its `lr` is the rate of all others, by depth.
+        phase: Its `lr` holds rates by name or glob; a later entry overrules an earlier one. A rate
+            is scaled by depth only if it asks for `layer_decay`.
+        optimizer: Its `lr`, scaled by depth, is the rate of all other parameters.
         inventory: The parameters.
-        frozen: Names that the phase holds frozen.
+        frozen: Names that the phase freezes.
         factors: Factor of each name by its depth.
-        key: Where `lr` stands in the config.
+        key: Config key of `lr`.
 
     Raises:
-        SelectorError: an entry takes nothing, or nothing that the phase trains. All are told.
+        SelectorError: an entry takes nothing, or nothing that the phase trains. All such entries
+            are reported at once.
     """
     usual = RateConfig(lr=optimizer.lr, layer_decay=True)
     wished = {param.name: usual for param in inventory if param.name not in frozen}
@@ -39,6 +40,7 @@ def phase_rates(
     for pattern, rate in phase.lr.items():
         with faults.noted():
             taken = select([pattern], inventory, key=(*key, pattern)) - frozen
+            # Such a rate would take no effect, so it is an error.
             if not taken:
                 message = f"a rate for {pattern!r}, which phase {phase.name!r} holds frozen"
                 raise SelectorError(message, key=(*key, pattern))
@@ -68,9 +70,10 @@ def layer_factors(optimizer: OptimizerConfig, inventory: Sequence[ParamInfo]) ->
 
 
 def layer_ids(inventory: Sequence[ParamInfo]) -> list[int]:
-    """Return 0 for parameters before the blocks, i + 1 in block i, one more behind the last."""
+    """Return for each parameter: 0 before the blocks, i + 1 in block i, L + 1 behind them."""
     blocks = num_blocks(inventory)
     inside = [place for place, param in enumerate(inventory) if param.depth is not None]
+    # A parameter outside the blocks is before or behind them by its place in the model's order.
     first = inside[0] if inside else 0
     return [
         param.depth + 1 if param.depth is not None else (0 if place < first else blocks + 1)
@@ -79,6 +82,6 @@ def layer_ids(inventory: Sequence[ParamInfo]) -> list[int]:
 
 
 def _scaled(rate: RateConfig, factor: float) -> PeakRate:
-    """Return the rate at one depth."""
+    """Return the peak rate of a parameter with this factor."""
     lr = rate.lr * factor if rate.layer_decay else rate.lr
     return PeakRate(lr, rate.schedule, rate.over)

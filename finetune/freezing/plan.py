@@ -1,4 +1,4 @@
-"""Every phase resolved to names and checked, before a step is taken."""
+"""Resolve every phase to parameter names, rates and modes, with checks, before step 0."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from finetune.optim.rates import PeakRate
 WHOLE_RUN = FreezeConfig.model_construct(
     phases=(PhaseConfig.model_construct(name="all", freeze=(), train=None),)
 )
-"""What leaving `freeze` out stands for: one phase in which everything trains."""
+"""The phases without `freeze` in the config: one, in which everything trains."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,19 @@ class Phase:
 
     name: str
     frozen: frozenset[str]
-    """Names of the parameters, and of the row slices, held frozen; every other one is trained."""
+    """Names of the frozen parameters and row slices; all others are trained."""
     rates: dict[str, PeakRate]
     """Rate of every trained name."""
     until: Trigger | None
     """What ends the phase; None for the end of the run."""
     modules: ModulesConfig
-    """How wholly frozen modules behave."""
+    """Mode of wholly frozen modules."""
     restarts_schedule: bool
-    """Whether the schedule begins anew with the phase, and is over when the phase is."""
+    """Whether the schedule spans the phase, not the run."""
     optimizer_state: Literal["reset", "keep", "fresh"]
-    """Whose momentum is lost as the phase begins."""
+    """Which optimizer state is reset when the phase begins: of thawed names, none, or all."""
     restores_best: bool
-    """Whether the phase goes back to the weights of its best evaluation as it ends."""
+    """Whether the weights of the phase's best evaluation are restored at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +56,20 @@ class Plan:
     """All phases of a run, over the parameters of one model."""
 
     phases: tuple[Phase, ...]
-    """The phases known before step 0. With a policy there is one, of all that it may ever train;
-    each phase of the run freezes more than that one."""
+    """The phases known before step 0. With a policy there is one, which trains all that the policy
+    may ever train; each phase of the run freezes more."""
     inventory: tuple[ParamInfo, ...]
-    """The parameters, one of which only some rows are meant replaced by its row slices."""
+    """The parameters; one that is selected by rows is replaced by its row slices."""
     undecayed: frozenset[str]
     """Names without weight decay."""
     verify: str
-    """When the proof is taken: `phase`, `checkpoint`, `end` or `off`."""
+    """When frozen tensors are proven: `phase`, `checkpoint`, `end` or `off`."""
     policy: Policy | None = None
-    """What makes the phases as training goes; None where all are known."""
+    """Makes the phases during training; None if all are known before step 0."""
 
     @property
     def ever_trained(self) -> tuple[str, ...]:
-        """Names trained in some phase, in the model's order: what optimizer and delta hold."""
+        """Names trained in some phase, in the model's order. Optimizer and delta hold these."""
         return tuple(
             param.name
             for param in self.inventory
@@ -78,9 +78,9 @@ class Plan:
 
     @property
     def fates(self) -> dict[str, object]:
-        """For each name that ever trains, its rates in all phases and the block that it lies in.
+        """For each name that ever trains, its rates in all phases and the block of a policy.
 
-        Names of one fate are always frozen or trained together, at one rate.
+        Names with equal values are always frozen or trained together, at one rate.
         """
         block = {name: depth for depth, own in self._blocks.items() for name in own}
         return {
@@ -90,19 +90,19 @@ class Plan:
 
     @property
     def drawn(self) -> frozenset[str]:
-        """Names that a policy freezes and thaws as training goes."""
+        """Names that a policy freezes and thaws during training."""
         return frozenset[str]().union(*self._blocks.values())
 
     @property
     def narrowest(self) -> tuple[Phase, ...]:
-        """The known phases, that of a policy with all frozen that it may freeze."""
+        """The known phases; that of a policy with all blocks frozen."""
         if self.policy is None:
             return self.phases
         return (self.made(0, ()),)
 
     @property
     def examples(self) -> tuple[Phase, ...]:
-        """The known phases, that of a policy with the mask that the run begins with."""
+        """The known phases; that of a policy with its first mask."""
         if self.policy is None:
             return self.phases
         return (self.made(0, self.policy.first({})),)
@@ -111,7 +111,7 @@ class Plan:
         """Return a phase that the policy makes.
 
         Args:
-            number: Which one of the run, counted from 0.
+            number: Number of the phase, from 0.
             mask: The blocks that train.
         """
         assert self.policy is not None
@@ -122,6 +122,7 @@ class Plan:
             widest,
             name=f"{self.policy.name} {number}",
             frozen=whole_when_all_frozen(self.inventory, frozen),
+            # Only trained names have a rate: by that a group counts as trained.
             rates={name: rate for name, rate in widest.rates.items() if name not in frozen},
         )
 
@@ -147,22 +148,23 @@ def make_plan(
 ) -> Plan:
     """Resolve `freeze` of a config over a model's parameters: its phases, or those of its method.
 
-    Parameters that hold no floating-point numbers cannot have a gradient and are always frozen,
-    and so are those whose rate `optimizer.freeze_below` finds too small.
+    Always frozen are parameters that are not floating-point, as they cannot have a gradient, and
+    those whose factor by depth is below `optimizer.freeze_below`.
 
     Args:
         freeze: From the config.
-        optimizer: Rates of what no phase has others for.
+        optimizer: Rate of parameters for which a phase gives none, and weight decay.
         inventory: The parameters.
-        seed: The run's, for a method that draws.
+        seed: Seed of the run, for a method that draws.
 
     Raises:
         FinetuneError: a selector takes nothing, wishes conflict on a tied tensor, a phase trains
-            nothing, or a rate is meant for what is frozen. All faults are told at once.
+            nothing, or a rate is given for a frozen parameter. All faults are reported at once.
     """
     plan = _listed(written_out(freeze, optimizer, inventory), optimizer, inventory)
     if not isinstance(freeze, PolicyMethod):
         return plan
+    # Over the inventory of the plan, in which parameters are cut into slices.
     policy = make_policy(freeze, plan.inventory, plan.phases[0].frozen, seed=seed)
     return replace(plan, policy=policy)
 
@@ -170,9 +172,11 @@ def make_plan(
 def _listed(
     config: FreezeConfig | None, optimizer: OptimizerConfig, inventory: Sequence[ParamInfo]
 ) -> Plan:
+    """Resolve written phases; a policy is added by the caller."""
     config = config or WHOLE_RUN
-    # what does not fit is told by `select`, which knows where it stands
+    # A rows selector that does not fit is reported below by `select`, which knows its key.
     cuts = [one for one in _all_selectors(config, optimizer) if fits(one, inventory)]
+    # Cut once, for the selectors of all phases: the optimizer holds the slices for the whole run.
     rows = split_inventory(inventory, cuts, key=("freeze",))
     factors = layer_factors(optimizer, rows)
     limit = optimizer.freeze_below or 0.0
@@ -200,6 +204,7 @@ def _resolve(
     *,
     key: Key,
 ) -> Phase:
+    """Resolve one phase; report the faults of its selectors and of its rates together."""
     frozen, rates = never, dict[str, PeakRate]()
     faults = Faults()
     with faults.noted():
@@ -222,11 +227,13 @@ def _resolve(
 def _frozen_in(
     phase: PhaseConfig, inventory: Sequence[ParamInfo], never: frozenset[str], *, key: Key
 ) -> frozenset[str]:
+    """Return the names that a phase freezes; raise if nothing is left to train."""
     every = frozenset(param.name for param in inventory)
     if phase.train is not None:
         frozen = (every - select(phase.train, inventory, key=(*key, "train"))) | never
     else:
         frozen = select(phase.freeze or (), inventory, key=(*key, "freeze")) | never
+    # Names that never train count, too: a phase of these alone has no step to take.
     if frozen >= every:
         raise SelectorError(
             f"phase {phase.name!r} trains nothing: all {len(inventory)} parameters are frozen",
@@ -237,6 +244,7 @@ def _frozen_in(
 
 
 def _all_selectors(config: FreezeConfig, optimizer: OptimizerConfig) -> Iterator[Selector]:
+    """Yield the selectors of all phases and of weight decay."""
     yield from optimizer.no_decay
     for phase in config.phases:
         yield from phase.train or phase.freeze or ()

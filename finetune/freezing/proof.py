@@ -20,22 +20,22 @@ _MOST_COPIED_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class PhaseProof:
-    """What was compared over one phase, and how it came out."""
+    """Result of comparing the frozen tensors of one phase."""
 
     phase: str
     first_step: int
     last_step: int
     tensors: int
     parameters: int
-    """How many numbers the frozen parameters hold."""
+    """Number of elements in the frozen parameters."""
     intact: bool
     changed: tuple[str, ...]
     digests: dict[str, tuple[str, str]]
     """Fingerprint of each tensor before and after."""
     left_out: tuple[str, ...]
-    """Buffers of frozen modules that were meant to move."""
+    """Buffers of frozen modules that the config lets move."""
     largest_change: dict[str, float]
-    """Largest difference in a number of each changed tensor, where it could be measured."""
+    """Largest difference of an element, by changed tensor, where it could be measured."""
 
 
 def fingerprints(
@@ -50,7 +50,7 @@ def fingerprints(
         model: Any module.
         names: The tensors to hash; those that are frozen now if left out (parameters that do not
             require a gradient, and the buffers of wholly frozen modules).
-        known: Fingerprints taken before that are to stand for what the tensors hold now.
+        known: Fingerprints that are returned as they are, without hashing the tensors.
 
     Raises:
         KeyError: the model has no tensor of that name.
@@ -66,7 +66,7 @@ def fingerprints(
 
 def hashed(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Return the fingerprint of each tensor, hashed by as many threads as torch may use."""
-    # hashlib lets other threads run while it hashes
+    # hashlib releases the GIL while it hashes, so threads run in parallel.
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         return dict(zip(tensors, threads.map(fingerprint, tensors.values()), strict=True))
 
@@ -87,27 +87,28 @@ def verify(model: nn.Module, before: Mapping[str, str]) -> None:
 def frozen_tensors(
     model: nn.Module, frozen: AbstractSet[str], modules: ModulesConfig = _ALL_HELD
 ) -> list[str]:
-    """Return what the proof covers: `frozen`, and all buffers of held modules.
+    """Return the names that a proof covers: `frozen`, and all buffers of held modules.
 
-    Of a parameter that is frozen in part, the frozen row slices are covered.
+    For a parameter that is frozen in part, these are its frozen row slices.
     """
     parameters = [name for name, _ in model.named_parameters() if name in frozen]
+    # Sorted, as a set has no order and the proof is written to a file.
     slices = sorted(n for n in frozen if rows_of(n)[1] is not None and rows_of(n)[0] not in frozen)
     buffers = _buffers_of(held_modules(model, frozen, modules))
     return list(dict.fromkeys([*parameters, *slices, *buffers]))
 
 
 def moving_buffers(model: nn.Module, frozen: AbstractSet[str], modules: ModulesConfig) -> list[str]:
-    """Return the buffers of wholly frozen modules that move on purpose, so are not proven."""
+    """Return the buffers of wholly frozen modules in training mode, which are not proven."""
     held = held_modules(model, frozen, modules)
     free = {n: m for n, m in frozen_modules(model, frozen).items() if n not in held}
     return _buffers_of(free)
 
 
 def copies_of(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
-    """Return copies of the named tensors; none where they hold more than 256 MiB together.
+    """Return copies of the named tensors; an empty dict if they take more than 256 MiB.
 
-    The proof does without them. They are there for one that fails, to tell how far a tensor moved.
+    A proof works without them. They only measure how far a tensor moved if the proof fails.
     """
     tensors = _tensors(model)
     named = {name: tensor_of(tensors, name).detach() for name in names}
@@ -116,7 +117,7 @@ def copies_of(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
 
 
 def changed_tensors(before: Mapping[str, str], after: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names whose fingerprint is another one or missing in `after`."""
+    """Return the names whose fingerprint in `after` differs or is missing."""
     return tuple(name for name, digest in before.items() if after.get(name) != digest)
 
 
@@ -133,17 +134,18 @@ def prove(
     """Compare the frozen tensors with their fingerprints of `first_step`.
 
     Args:
-        model: The model, or what has become of it.
+        model: The model. It may have lost a tensor, which counts as changed.
         before: The fingerprints.
         phase: Name of the phase.
-        first_step: Step at which they were taken.
+        first_step: Step at which the fingerprints were taken.
         last_step: The present step.
-        left_out: Buffers that were meant to move.
-        copies: The tensors as they were, as far as they are known.
+        left_out: Buffers that the config lets move.
+        copies: Copies of the tensors from `first_step`, as far as there are any.
     """
     after = _fingerprints_present(model, before)
     changed = changed_tensors(before, after)
     tensors = dict(model.named_parameters())
+    # Buffers are proven as well, and are not counted as parameters.
     parameters = {name for name in before if rows_of(name)[0] in tensors}
     return PhaseProof(
         phase=phase,
@@ -160,7 +162,7 @@ def prove(
 
 
 def in_words(proof: PhaseProof) -> str:
-    """Return which frozen tensors have changed, and how far."""
+    """Return the words for a failed proof: which frozen tensors changed, and how far."""
     far = proof.largest_change
     changed = [f"{n} (by up to {far[n]:.3g})" if n in far else n for n in proof.changed]
     return (
@@ -175,32 +177,37 @@ def _largest_changes(
     changed: Sequence[str],
     copies: Mapping[str, Tensor],
 ) -> dict[str, float]:
-    """Return what is finite; a copy of other bits than the fingerprint's tells nothing."""
+    """Return the largest difference by changed tensor, where it is finite and can be measured."""
     tensors, found = _tensors(model), dict[str, float]()
     for name in changed:
         now = tensor_of(tensors, name) if rows_of(name)[0] in tensors else None
         then = copies.get(name)
         if now is None or then is None or then.shape != now.shape:
             continue
+        # On the CPU, as not every device has float64.
         distance = float((now.detach().cpu().double() - then.cpu().double()).abs().max())
+        # After a resume the copy may be of the changed tensor: then it is no measure.
         if fingerprint(then) == before[name] and math.isfinite(distance):
             found[name] = distance
     return found
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and buffers under all their names, tied ones included."""
     return dict(model.named_parameters(remove_duplicate=False)) | dict(
         model.named_buffers(remove_duplicate=False)
     )
 
 
 def _fingerprints_present(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """Return the fingerprints of the named tensors that the model still has."""
     tensors = _tensors(model)
     present = [name for name in names if rows_of(name)[0] in tensors]
     return hashed({name: tensor_of(tensors, name) for name in present})
 
 
 def _buffers_of(modules: Mapping[str, nn.Module]) -> list[str]:
+    """Return the names of the modules' own buffers, without those of their children."""
     return [
         f"{prefix}.{name}" if prefix else name
         for prefix, module in modules.items()

@@ -1,4 +1,4 @@
-"""The freeze map: which parameters are frozen, folded by block, as plain rows and as text."""
+"""The freeze map: rows that fold parameters by block, with state and rates, and as text."""
 
 from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -23,28 +23,28 @@ class MapRow:
     """`frozen`, `trained`, or `mixed` where a folded module holds both."""
     tensors: int
     parameters: int
-    """How many numbers they hold."""
+    """Number of their elements."""
     size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class PlanRow:
-    """What a phase makes of a parameter, of a block, or of several blocks that fare alike."""
+    """State of a parameter, a block, or several equal blocks in one phase."""
 
     name: str
     state: str
-    """`frozen`, `trained`, `mixed`, or `drawn` where a policy decides as training goes."""
+    """`frozen`, `trained`, `mixed`, or `drawn` if a policy decides during training."""
     rates: tuple[PeakRate, ...]
-    """The different rates of what trains, the lowest first; empty where nothing does."""
+    """The different rates of trained parameters, the lowest first; empty if none trains."""
     decay: str
-    """Whether weight decay acts on what trains: `yes`, `none` or `mixed`; empty where frozen."""
+    """Weight decay of trained parameters: `yes`, `none` or `mixed`; empty if none trains."""
     modules: str
     """Mode of its modules, with the exceptions that the phase makes for wholly frozen ones."""
     tensors: int
     trained: int
-    """How many numbers train."""
+    """Number of trained elements."""
     parameters: int
-    """How many numbers there are."""
+    """Number of all elements."""
 
 
 def freeze_map(model: nn.Module) -> str:
@@ -55,6 +55,7 @@ def freeze_map(model: nn.Module) -> str:
 def mask_as_text(inventory: Sequence[ParamInfo], frozen: AbstractSet[str]) -> str:
     """Return a mask as a text with one line per block and a line of totals."""
     rows = fold(inventory, frozen)
+    # Names may come from somebody else's network: characters that steer a terminal are escaped.
     names = [one_line(row.name) for row in rows]
     width = max(map(len, names))
     lines = [
@@ -70,7 +71,7 @@ def mask_as_text(inventory: Sequence[ParamInfo], frozen: AbstractSet[str]) -> st
 def fold(inventory: Sequence[ParamInfo], frozen: AbstractSet[str]) -> list[MapRow]:
     """Fold parameters into one row per block, or per child module outside the blocks.
 
-    A row whose parameters differ in state is told as `mixed`.
+    A row whose parameters differ in state is `mixed`.
     """
     folded = _folded(inventory)
     return [_row(name, params, frozen) for name, params in folded.items()]
@@ -84,12 +85,12 @@ def unfold(inventory: Sequence[ParamInfo], frozen: AbstractSet[str]) -> list[Map
 def states_over_phases(
     inventory: Sequence[ParamInfo], phases: Sequence[Phase], *, at_most: int = 40
 ) -> dict[str, list[str]]:
-    """Return the state of every block in each of some phases, by the block's name.
+    """Return for each block its state in every given phase.
 
     Args:
         inventory: The parameters.
         phases: The phases, in order.
-        at_most: With more rows than this, neighbouring blocks that always fare alike share one.
+        at_most: With more rows than this, neighbouring blocks with equal states share one.
     """
     maps = [fold(inventory, phase.frozen) for phase in phases]
     states = {cells[0].name: [cell.state for cell in cells] for cells in zip(*maps, strict=True)}
@@ -100,12 +101,13 @@ def states_over_phases(
 
 
 def plan_rows(plan: Plan, number: int, *, full: bool = False) -> list[PlanRow]:
-    """Return what becomes of the parameters in a phase: a row per block, or per parameter."""
+    """Return the rows of a phase: one per block, or one per parameter if `full`."""
     groups = {p.name: [p] for p in plan.inventory} if full else _folded(plan.inventory)
     phase = plan.phases[number]
     rows = [_plan_row(name, params, phase, plan.undecayed) for name, params in groups.items()]
     is_drawn = [any(p.name in plan.drawn for p in params) for params in groups.values()]
     return [
+        # The policy decides on these blocks, so state and mode of the widest phase mean nothing.
         replace(row, state="drawn", modules="as drawn") if drawn else row
         for row, drawn in zip(rows, is_drawn, strict=True)
     ]
@@ -117,7 +119,7 @@ def changed_rows(before: Sequence[PlanRow], after: Sequence[PlanRow]) -> list[Pl
 
 
 def joined_rows(rows: Sequence[PlanRow]) -> list[PlanRow]:
-    """Join neighbouring blocks that fare alike into one row, named `encoder.layer.0 to 5`."""
+    """Join neighbouring blocks with equal values into one row, named `encoder.layer.0 to 5`."""
     by_name = {row.name: row for row in rows}
     runs = _runs_of_blocks(
         list(by_name), lambda one, other: _fate(by_name[one]) == _fate(by_name[other])
@@ -126,7 +128,7 @@ def joined_rows(rows: Sequence[PlanRow]) -> list[PlanRow]:
 
 
 def _runs_of_blocks(names: Sequence[str], alike: Callable[[str, str], bool]) -> list[list[str]]:
-    """Group names of blocks that follow one another in one list and are alike."""
+    """Group the names of blocks that follow one another in one list and are alike."""
     runs: list[list[str]] = []
     for name in names:
         if runs and next_block(runs[-1][-1], name) and alike(runs[-1][-1], name):
@@ -161,7 +163,7 @@ def plan_as_data(plan: Plan) -> dict[str, Any]:
 
 
 def policy_as_data(policy: Policy) -> dict[str, Any]:
-    """Return what is certain of a policy: its only phase holds all that it may ever train."""
+    """Return name, words and blocks of a policy as plain data."""
     blocks = {str(depth): sorted(names) for depth, names in policy.blocks.items()}
     return {"policy": {"name": policy.name, "says": policy.says, "blocks": blocks}}
 
@@ -170,6 +172,7 @@ _SIGNS = {"frozen": "░", "trained": "█", "mixed": "▒"}
 
 
 def _phase_as_data(plan: Plan, phase: Phase) -> dict[str, Any]:
+    """Return a phase with the state of every parameter as plain data."""
     counts = dict.fromkeys(("trained", "frozen"), 0)
     for param in plan.inventory:
         counts["frozen" if param.name in phase.frozen else "trained"] += param.numel
@@ -188,6 +191,7 @@ def _phase_as_data(plan: Plan, phase: Phase) -> dict[str, Any]:
 
 
 def _state_as_data(param: ParamInfo, phase: Phase, undecayed: AbstractSet[str]) -> dict[str, Any]:
+    """Return state, rate and size of one parameter in a phase as plain data."""
     rate = phase.rates.get(param.name)
     return {
         "name": param.name,
@@ -203,7 +207,7 @@ def _state_as_data(param: ParamInfo, phase: Phase, undecayed: AbstractSet[str]) 
 
 
 def _rate_as_data(rate: PeakRate) -> dict[str, Any]:
-    """Return a rate as plain data, without what is usual."""
+    """Return a rate as plain data, without defaults."""
     own: dict[str, Any] = {"lr": rate.lr}
     if rate.schedule is not None:
         dumped = rate.schedule.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
@@ -213,6 +217,7 @@ def _rate_as_data(rate: PeakRate) -> dict[str, Any]:
 
 def _folded(inventory: Sequence[ParamInfo]) -> dict[str, list[ParamInfo]]:
     """Group parameters by block, or by the first two segments of their names outside the blocks."""
+    # Which numbered path counts blocks is seen from the depths below it, see `_fold_name`.
     depths: dict[str, set[int]] = {}
     for param in inventory:
         for path in _numbered(param.name):
@@ -224,25 +229,27 @@ def _folded(inventory: Sequence[ParamInfo]) -> dict[str, list[ParamInfo]]:
 
 
 def _fold_name(param: ParamInfo, depths: Mapping[str, AbstractSet[int]]) -> str:
-    """Name a block by its path up to the index that counts it; else the first two segments.
+    """Return the name of a block: its path up to the block's index; else the first two segments.
 
-    That index is the first one below which all lies in one block: a layer without a name is called
-    by its number, and a stage has a number too.
+    The block's index is the first one with a single depth below it. Earlier numbers are those of
+    layers without a name, or of stages.
     """
     if param.depth is not None and (paths := _numbered(param.name)):
         return next((path for path in paths if len(depths[path]) == 1), paths[-1])
     segments = param.name.split(".")
+    # The last segment is the parameter itself, not a module.
     return ".".join(segments[: min(2, len(segments) - 1)])
 
 
 def _numbered(name: str) -> list[str]:
-    """Return the beginnings of a name that end with a number, the shortest first."""
+    """Return the prefixes of a name that end with a number, the shortest first."""
     segments = name.split(".")
     places = [place for place, segment in enumerate(segments) if segment.isdigit()]
     return [".".join(segments[: place + 1]) for place in places]
 
 
 def _row(name: str, params: Sequence[ParamInfo], frozen: AbstractSet[str]) -> MapRow:
+    """Fold parameters into a row of the freeze map."""
     states = {"frozen" if param.name in frozen else "trained" for param in params}
     return MapRow(
         name=name,
@@ -256,8 +263,10 @@ def _row(name: str, params: Sequence[ParamInfo], frozen: AbstractSet[str]) -> Ma
 def _plan_row(
     name: str, params: Sequence[ParamInfo], phase: Phase, undecayed: AbstractSet[str]
 ) -> PlanRow:
+    """Fold parameters into a row of a plan."""
     row = _row(name, params, phase.frozen)
     trained = [param for param in params if param.name not in phase.frozen]
+    # Equal rates are shown once.
     rates = {repr(phase.rates[param.name]): phase.rates[param.name] for param in trained}
     decays = {param.name not in undecayed for param in trained}
     decay = ("yes" if decays.pop() else "none") if len(decays) == 1 else "mixed"
@@ -274,7 +283,8 @@ def _plan_row(
 
 
 def _modes(params: Sequence[ParamInfo], phase: Phase) -> str:
-    """Tell the modes of the modules that own `params`; one is held when all it owns is frozen."""
+    """Return the modes of the modules that own `params`: `eval`, `part eval` or `train`."""
+    # A module counts as held if all parameters among `params` that it owns are frozen.
     held = {param.module: True for param in params}
     for param in params:
         held[param.module] &= param.name in phase.frozen
@@ -287,10 +297,12 @@ def _modes(params: Sequence[ParamInfo], phase: Phase) -> str:
 
 
 def _fate(row: PlanRow) -> tuple[object, ...]:
+    """Return what rows must have in common to be joined."""
     return row.state, repr(row.rates), row.decay, row.modules
 
 
 def _joined(run: Sequence[PlanRow]) -> PlanRow:
+    """Return one row for several neighbouring blocks, with their sums."""
     if len(run) == 1:
         return run[0]
     return replace(

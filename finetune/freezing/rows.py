@@ -17,18 +17,19 @@ from finetune.errors import Faults, Key, SelectorError, did_you_mean
 from finetune.models.inventory import ParamInfo
 
 _MOST_SLICES = 64
+"""Upper bound on the slices of a parameter: each is a tensor that the optimizer steps."""
 
 
 def split_inventory(
     inventory: Sequence[ParamInfo], selectors: Iterable[Selector], *, key: Key = ()
 ) -> tuple[ParamInfo, ...]:
-    """Cut every parameter that a rows selector names into slices, so that each is wholly in or out.
+    """Cut each parameter with a rows selector into slices that are wholly selected or not.
 
     Args:
         inventory: The model's parameters.
-        selectors: All selectors of a run, those of later phases too: slices never change, and
-            what is cut already stays as it is.
-        key: Where the list of selectors stands in the config, for error messages.
+        selectors: All selectors of a run, those of later phases too, as slices never change. What
+            is cut already stays as it is.
+        key: Config key of the list of selectors, for error messages.
 
     Returns:
         The rows of `inventory`, a cut parameter replaced by its slices, named
@@ -55,7 +56,7 @@ def split_inventory(
 
 
 def fits(selector: Selector, inventory: Sequence[ParamInfo]) -> bool:
-    """Tell whether a selector, if it is one of rows, means rows that are there."""
+    """Tell whether the rows of a selector exist; True for a selector that is not of rows."""
     try:
         split_inventory(inventory, [selector])
     except SelectorError:
@@ -92,15 +93,16 @@ class RowSlices:
 
     @classmethod
     def of(cls, model: nn.Module, names: Collection[str]) -> "RowSlices":
-        """Make the slices among `names`. Moving the model to another device would part them."""
+        """Make the slices among `names`. Moving the model to another device would detach them."""
         parameters = dict(model.named_parameters())
         cut = [name for name in names if rows_of(name)[1] is not None]
         wholes = {rows_of(name)[0]: parameters[rows_of(name)[0]] for name in cut}
+        # A view shares the memory: an update of the slice is one of the parameter's rows.
         views = {name: tensor_of(parameters, name).detach() for name in cut}
         return cls(wholes, {name: nn.Parameter(view) for name, view in views.items()})
 
     def clear_gradients(self) -> None:
-        """Drop the gradients of the cut parameters, which no optimizer holds."""
+        """Drop the gradients of the cut parameters: `zero_grad` of the optimizer misses them."""
         for whole in self.wholes.values():
             whole.grad = None
 
@@ -109,14 +111,18 @@ class RowSlices:
         for name, part in self.slices.items():
             parameter, rows = rows_of(name)
             gradient = self.wholes[parameter].grad
+            # None, not zeros: the optimizer skips such a slice, so decay and momentum cannot move
+            # it.
             part.grad = None if gradient is None or name in frozen else gradient[rows]
 
 
 def _positive(selector: Selector) -> Selector:
+    """Return the selector below any number of `not`."""
     return _positive(selector.not_) if isinstance(selector, Not) else selector
 
 
 def _find(selector: ByRows, inventory: Sequence[ParamInfo], *, key: Key) -> ParamInfo:
+    """Return the parameter of a rows selector; raise if there is none."""
     for param in inventory:
         if selector.name in {rows_of(name)[0] for name in (param.name, *param.aliases)}:
             return param
@@ -129,6 +135,7 @@ def _find(selector: ByRows, inventory: Sequence[ParamInfo], *, key: Key) -> Para
 
 
 def _indices(selector: ByRows, param: ParamInfo, *, key: Key) -> range:
+    """Return the rows that a selector takes of a parameter; raise if there are none."""
     try:
         taken = selector.indices(param.shape[0] if param.shape else 0)
     except ValueError as error:
@@ -140,8 +147,9 @@ def _indices(selector: ByRows, param: ParamInfo, *, key: Key) -> range:
 
 
 def _slices(param: ParamInfo, cuts: Sequence[range], *, key: Key) -> list[ParamInfo]:
-    """Part the rows by which of `cuts` they belong to, and each part into even slices."""
+    """Cut a parameter into slices, none of which lies partly inside one of `cuts`."""
     pieces = [np.arange(param.shape[0])]
+    # Each cut splits every piece in two: the rows inside it, and the rest.
     for cut in cuts:
         inside = np.zeros(param.shape[0], dtype=bool)
         inside[np.asarray(cut)] = True
@@ -158,15 +166,18 @@ def _slices(param: ParamInfo, cuts: Sequence[range], *, key: Key) -> list[ParamI
 
 def _even_runs(rows: np.ndarray) -> list[range]:
     """Return evenly spaced rows as one range, others as ranges of neighbours."""
+    # Rows at an even distance are one strided view, so every second row needs one slice only.
     steps = np.diff(rows)
     if len(steps) == 0 or (steps == steps[0]).all():
         step = int(steps[0]) if len(steps) else 1
         return [range(int(rows[0]), int(rows[-1]) + 1, step)]
+    # Each run of neighbours is a slice of its own; one tensor cannot skip rows unevenly.
     runs = np.split(rows, np.flatnonzero(steps != 1) + 1)
     return [range(int(run[0]), int(run[-1]) + 1) for run in runs]
 
 
 def _as_slice(param: ParamInfo, part: range) -> ParamInfo:
+    """Return the inventory row of a slice, named `weight[start:stop:step]`."""
     stride = f":{part.step}" if part.step > 1 else ""
     label = f"[{part.start}:{part.stop}{stride}]"
     return replace(
@@ -183,6 +194,7 @@ def whole_when_all_frozen(
     inventory: Sequence[ParamInfo], frozen: AbstractSet[str]
 ) -> frozenset[str]:
     """Add to `frozen` the name of every cut parameter whose slices are all in it."""
+    # `apply_mask` goes by names of parameters, and knows no slices.
     trained = {rows_of(param.name)[0] for param in inventory if param.name not in frozen}
     cut = {rows_of(param.name)[0] for param in inventory}
     return frozenset(frozen) | (cut - trained)

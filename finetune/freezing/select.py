@@ -42,7 +42,7 @@ def select(
     Args:
         selectors: Nodes, or their short forms as in YAML.
         inventory: The parameters to choose from.
-        key: Where the selectors stand in the config, for error messages.
+        key: Config key of the selectors, for error messages.
 
     Raises:
         SelectorError: some selector takes nothing (a typo far more often than a wish, which would
@@ -50,13 +50,16 @@ def select(
             tensor under its different names.
     """
     nodes = [parse_selector(selector, key=(*key, n)) for n, selector in enumerate(selectors)]
+    # Cut first, so that a rows selector takes each name wholly or not at all.
     inventory = split_inventory(inventory, nodes, key=key)
     wishes: dict[_Label, int] = {}
+    # One time limit for the list: many slow expressions share one second.
     faults, limit = Faults(), TimeLimit()
     for number, node in enumerate(nodes):
         with faults.noted():
             taken = _labels_taken(node, inventory, limit, key=(*key, number))
             _refuse_idle_not(node, taken, wishes, nodes, key=(*key, number))
+            # The last entry that names a label decides on it.
             wishes |= dict.fromkeys(taken, number)
     with faults.noted():
         _refuse_conflicts(wishes, nodes, key)
@@ -65,10 +68,10 @@ def select(
 
 
 def parse_selector(selector: Selector | str | Mapping[str, Any], *, key: Key = ()) -> Selector:
-    """Return the node that a selector written as in YAML stands for.
+    """Return the node of a selector that is written as in YAML.
 
     Raises:
-        SelectorError: it is no selector.
+        SelectorError: it is not a selector.
     """
     try:
         return _ADAPTER.validate_python(normalise_selector(selector))
@@ -78,7 +81,7 @@ def parse_selector(selector: Selector | str | Mapping[str, Any], *, key: Key = (
 
 
 def describe(selector: Selector) -> str:
-    """Write a selector as a person would in YAML."""
+    """Return a selector as a person would write it in YAML."""
     match selector:
         case ByName(name=name):
             return repr(name)
@@ -98,6 +101,7 @@ class _Label:
 
 
 def _labels(inventory: Sequence[ParamInfo]) -> Iterator[_Label]:
+    """Yield all names of all parameters."""
     for param in inventory:
         for name in (param.name, *param.aliases):
             yield _Label(name, param)
@@ -111,7 +115,7 @@ def _refuse_idle_not(
     *,
     key: Key,
 ) -> None:
-    """Refuse an entry that takes out names which no entry before it takes."""
+    """Raise if a `not` entry takes out names that no entry before it takes."""
     held = {label.param.name for label in before if _is_taken(before, label, nodes)}
     if isinstance(node, Not) and not any(label.param.name in held for label in taken):
         raise SelectorError(
@@ -124,7 +128,7 @@ def _refuse_idle_not(
 def _labels_taken(
     node: Selector, inventory: Sequence[ParamInfo], limit: TimeLimit, *, key: Key
 ) -> tuple[_Label, ...]:
-    """Return the names that one entry takes, or takes out."""
+    """Return the names that one entry takes or, with `not`, takes out."""
     positive = node.not_ if isinstance(node, Not) else node
     blocks = num_blocks(inventory)
     takes = _test_of(positive, tuple(_labels(inventory)), blocks, limit, key)
@@ -141,7 +145,7 @@ def _labels_taken(
 def _test_of(  # noqa: C901 - one case for each selector
     selector: Selector, labels: Sequence[_Label], blocks: int, limit: TimeLimit, key: Key
 ) -> Callable[[_Label], bool]:
-    """Return what tells whether a selector takes one of `labels`."""
+    """Return a function that tells whether a selector takes one of `labels`."""
     match selector:
         case ByName(name=name):
             return lambda label: _name_takes(name, label.name)
@@ -167,14 +171,17 @@ def _test_of(  # noqa: C901 - one case for each selector
 
 
 def _name_takes(pattern: str, name: str) -> bool:
+    """Tell whether a name, module name or glob takes a parameter or row slice."""
+    # All slices of a parameter go by its name.
     name, _ = rows_of(name)
     if any(sign in pattern for sign in "*?["):
+        # Not `fnmatch`, which ignores case on Windows.
         return fnmatchcase(name, pattern)
     return name == pattern or name.startswith(f"{pattern}.")
 
 
 def below_globbed_modules(pattern: str, inventory: Sequence[ParamInfo]) -> frozenset[str]:
-    """Return the parameters of modules whose names a glob fits, as far as it does not take them."""
+    """Return the parameters below modules that a glob names, without those that it takes."""
     if not any(sign in pattern for sign in "*?["):
         return frozenset()
     names = {label.name for label in _labels(inventory)}
@@ -191,15 +198,18 @@ def _rows_take(selector: ByRows, label: _Label) -> bool:
 
 
 def _is_taken(wishes: Mapping[_Label, int], label: _Label, nodes: Sequence[Selector]) -> bool:
+    """Tell whether the last entry that names a label takes it."""
     return label in wishes and not isinstance(nodes[wishes[label]], Not)
 
 
 def _refuse_conflicts(wishes: Mapping[_Label, int], nodes: Sequence[Selector], key: Key) -> None:
+    """Raise if entries take a tied tensor by one name and take it out by another."""
     verdicts: dict[str, dict[bool, _Label]] = {}
     for label in wishes:
         verdicts.setdefault(label.param.name, {})[_is_taken(wishes, label, nodes)] = label
     faults = Faults()
     for verdict in verdicts.values():
+        # One tensor cannot be both: to follow either wish would break the other silently.
         if len(verdict) == 2:
             taken, left = verdict[True], verdict[False]
             message = (
@@ -214,6 +224,7 @@ def _refuse_conflicts(wishes: Mapping[_Label, int], nodes: Sequence[Selector], k
 
 
 def _nearest(selector: Selector, inventory: Sequence[ParamInfo], blocks: int) -> str | None:
+    """Return a hint for a selector that takes nothing; None if there is nothing to say."""
     match selector:
         case ByName(name=name) if below := below_globbed_modules(name, inventory):
             return (

@@ -1,4 +1,4 @@
-"""The optimizer and its parameter groups: one layout for the whole run, known by name."""
+"""The optimizer and its parameter groups: one layout for the whole run, state by name."""
 
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from finetune.errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Parameters that share rate and decay, and are frozen or trained together, all the time."""
+    """Parameters that share rate and weight decay, and are always frozen or trained together."""
 
     name: str
     names: tuple[str, ...]
@@ -34,9 +34,9 @@ def make_groups(
     """Sort the parameters that ever train into groups.
 
     Args:
-        names: Their names, in the model's order.
-        fates: For each name, what tells it from names that ever train otherwise: its rates in all
-            phases, say. Equal ones have an equal `repr`.
+        names: Names of the parameters, in the model's order.
+        fates: For each name, a value that names of one group share: its rates in all phases, say.
+            Values are compared by `repr`.
         undecayed: Names without weight decay.
     """
     sorted_: dict[tuple[bool, str], list[str]] = {}
@@ -59,9 +59,9 @@ def build_optimizer(
     which torch's optimizers skip, and gets its state only when it is first trained.
 
     Args:
-        config: Which optimizer.
+        config: Type and arguments of the optimizer.
         groups: Its layout.
-        parameters: The parameters, and the row slices, by name.
+        parameters: The parameters and the row slices, by name.
 
     Raises:
         ModelError: the optimizer does not take these parameters or arguments.
@@ -73,16 +73,18 @@ def build_optimizer(
     kind = getattr(torch.optim, config.type)
     try:
         optimizer: Optimizer = kind(layout, lr=config.lr, **_tuples(config.arguments))
+    # torch's optimizers check arguments as they are built, and raise any of these.
     except (ValueError, TypeError, RuntimeError, ArithmeticError) as error:
         raise ModelError(f"{config.type} refuses: {error}", key=("optimizer",)) from error
     return optimizer
 
 
 def explained_step(optimizer: Optimizer, error: Exception) -> Exception:
-    """Return what a step of the optimizer raised, in words where a number became too large.
+    """Return an error that names the rate if a step overflowed; else return `error`.
 
-    Python raises over a power beyond a double, torch over a factor beyond float32.
+    Python raises for a power beyond float64, torch for a factor beyond float32.
     """
+    # torch raises a plain RuntimeError, which is known by its text only.
     if not isinstance(error, OverflowError) and "without overflow" not in str(error):
         return error
     rate = max(group["lr"] for group in optimizer.param_groups)
@@ -111,29 +113,30 @@ def state_by_name(optimizer: Optimizer) -> dict[str, dict[str, Any]]:
 def load_state_by_name(optimizer: Optimizer, state: Mapping[str, Mapping[str, Any]]) -> None:
     """Put each parameter's state in place by name; a parameter without one starts afresh.
 
-    torch's own `load_state_dict` goes by position: it would swap the state of two parameters that
-    changed places without a word.
+    torch's own `load_state_dict` goes by position: it would silently swap the state of two
+    parameters that changed places.
 
     Raises:
         KeyError: `state` names a parameter that the optimizer does not hold.
     """
     parameters = _named(optimizer)
+    # A parameter without state in the checkpoint must not keep the state of a later step.
     optimizer.state.clear()
     for name, values in state.items():
         optimizer.state[parameters[name]] = dict(values)
 
 
 def drop_state(optimizer: Optimizer, names: Collection[str]) -> None:
-    """Forget momentum and all other state of parameters that never train again; free its memory."""
+    """Delete the state of the named parameters, which frees its memory."""
     for name, parameter in _named(optimizer).items():
         if name in names:
             optimizer.state.pop(parameter, None)
 
 
 def reset_state(optimizer: Optimizer, names: Collection[str]) -> None:
-    """Begin the state of the named parameters anew.
+    """Reset the state of the named parameters to that of a new optimizer.
 
-    Most optimizers make it at a parameter's first step; Adagrad makes it as it is built.
+    Most optimizers make it in a parameter's first step; Adagrad makes it when it is built.
     """
     drop_state(optimizer, names)
     make: Callable[..., Optimizer] = type(optimizer)
@@ -141,11 +144,14 @@ def reset_state(optimizer: Optimizer, names: Collection[str]) -> None:
         settings = {k: v for k, v in group.items() if k not in ("params", "param_names")}
         for name, parameter in zip(group["param_names"], group["params"], strict=True):
             if name in names:
+                # A second optimizer over this parameter alone makes the state as the constructor
+                # does.
                 twin = make([settings | {"params": [parameter]}])
                 optimizer.state.update(twin.state)
 
 
 def _named(optimizer: Optimizer) -> dict[str, nn.Parameter]:
+    """Return all parameters of the optimizer by name."""
     return {
         name: parameter
         for group in optimizer.param_groups
@@ -160,6 +166,7 @@ def _labels(members: Sequence[Sequence[str]]) -> list[str]:
     labels: list[str] = []
     for names in members:
         label = _common_prefix(names) or "rest"
+        # Groups that differ in rate or decay only may share a prefix; a number tells them apart.
         twins = sum(1 for other in labels if other == label or other.startswith(f"{label}."))
         labels.append(f"{label}.{twins}" if label in labels else label)
     return labels
@@ -176,5 +183,5 @@ def _common_prefix(names: Sequence[str]) -> str:
 
 
 def _tuples(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """YAML has lists where torch wants tuples, as in `betas`."""
+    """Turn lists of YAML into the tuples that torch wants, as in `betas`."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in arguments.items()}

@@ -15,9 +15,9 @@ class PeakRate:
 
     lr: float
     schedule: Schedule | None = None
-    """Its own schedule over the run, in place of the run's."""
+    """A schedule of its own, in place of the run's."""
     over: float = 1.0
-    """Share of the run after which its own schedule has come to its end."""
+    """Share of the run that its own schedule spans."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,19 @@ class Rates:
         Args:
             step: Optimizer steps done.
             peaks: Rate of each parameter that the present phase trains.
-            cycle: First step and end of the run's schedule: of the run, or of the present phase
-                where the schedule begins anew with it.
+            cycle: First step and end of the run's schedule: those of the run, or of the present
+                phase if the schedule restarts with it.
             total_steps: Steps of the run.
         """
         began, ends = cycle
         factor = _factor(self.schedule, ends - began)(step - began)
+        # All names of a group have one rate: they are grouped by it, see `Plan.fates`.
         own = (peaks.get(group.names[0]) for group in self.groups)
         return [0.0 if peak is None else _rate(peak, step, factor, total_steps) for peak in own]
 
 
 def _rate(peak: PeakRate, step: int, factor: float, total_steps: int) -> float:
+    """Return the rate at a step; a schedule of its own goes by the run, not by the phase."""
     if peak.schedule is not None:
         factor = _factor(peak.schedule, round(peak.over * total_steps))(step)
     return peak.lr * factor
@@ -53,9 +55,11 @@ def _rate(peak: PeakRate, step: int, factor: float, total_steps: int) -> float:
 
 @lru_cache(maxsize=256)
 def _schedule(schedule: Schedule, length: int) -> Factor:
-    """Make each schedule once: it is asked for at every step."""
+    """Return a schedule, made once: it is needed in every step."""
     return make_schedule(schedule, length)
 
 
 def _factor(schedule: Schedule, length: int) -> Factor:
+    """Return the factor of a schedule by step."""
+    # A phase may have no step at all, and a schedule needs one.
     return _schedule(schedule, max(1, length))

@@ -18,10 +18,10 @@ Factor = Callable[[int], float]
 
 
 def make_schedule(config: Schedule, total: int) -> Factor:
-    """Return the factor of each step of a run of `total` steps. Later steps stay at the last one.
+    """Return the factor by step for a run of `total` steps. Later steps keep the last factor.
 
     Args:
-        config: The schedule wished for.
+        config: The schedule.
         total: Steps of the whole schedule, at least 1.
     """
     match config:
@@ -57,7 +57,9 @@ def _warm(fall: Callable[[float], float], *, warmup: float, total: int) -> Facto
 
     def factor(step: int) -> float:
         if step < rise:
+            # Not `step / rise`: at rate 0 the first step would change nothing.
             return (step + 1) / rise
+        # A warmup over the whole run leaves no step to fall.
         return fall(min(1.0, (step - rise) / max(1, total - rise)))
 
     return factor
@@ -76,6 +78,7 @@ def _one_cycle(config: OneCycleSchedule, total: int) -> Factor:
     def factor(step: int) -> float:
         if step < peak:
             return 1 - (1 - low) * _half_cosine(step / peak)
+        # The last step, number total - 1, has the lowest rate, as in `OneCycleLR`.
         progress = min(1.0, (step - peak) / max(1, total - 1 - peak))
         return lowest + (1 - lowest) * _half_cosine(progress)
 
@@ -92,6 +95,7 @@ def _slanted_triangle(config: SlantedTriangularSchedule, total: int) -> Factor:
 
     Source: Howard and Ruder, "Universal Language Model Fine-tuning", arXiv 1801.06146, eq. 3.
     """
+    # Rounded down it is 0 in a short run, and the formula divides by it.
     cut = max(1, math.floor(total * config.cut_fraction))
     fall = cut * (1 / config.cut_fraction - 1)
 
@@ -103,4 +107,5 @@ def _slanted_triangle(config: SlantedTriangularSchedule, total: int) -> Factor:
 
 
 def _half_cosine(progress: float) -> float:
+    """Return 1 at progress 0, falling to 0 at progress 1 along a half cosine."""
     return (1 + math.cos(math.pi * progress)) / 2

@@ -1,1 +1,1 @@
-"""The visible loop, and the only place where all parts are joined."""
+"""The training loop, and the wiring that builds a run from its config."""

@@ -1,4 +1,4 @@
-"""All notes on a run before it begins, in one list: `plan` shows them, `train` says them."""
+"""Collect all notes on a run before it begins: `plan` and `train` show the same list."""
 
 from dataclasses import replace
 
@@ -31,12 +31,12 @@ def all_lints(
     """Return the notes by what they are about: `freeze`, `run`, `weights`, `network`.
 
     Args:
-        config: The run's.
-        model: Its network, which is run on a few samples, and left as it was.
-        plan: Its phases.
-        task: Its task.
+        config: The run config.
+        model: The network. It is run on a few samples and left as it was.
+        plan: The phases of the run.
+        task: The task of the run.
         samples: The training samples, or some of them.
-        num_samples: How many the run trains on.
+        num_samples: Number of samples that the run trains on.
         device: Where the network is.
         total: Optimizer steps of the run.
     """
@@ -53,4 +53,7 @@ def all_lints(
 
 
 def _without_secrets(lint: Lint) -> Lint:
+    """Return a note with secrets redacted from its message and hint."""
+    # A note may quote the config, or what the user's own code raised: both may hold a value of
+    # `${env:NAME}`.
     return replace(lint, message=redacted(lint.message), hint=redacted(lint.hint))

@@ -1,4 +1,4 @@
-"""A config becomes data, network, plan and task: parts that know nothing of each other."""
+"""Build the parts of a run from its config: data, network, plan, task. None knows another."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,24 +48,30 @@ def build_parts(
     preprocessing facts (tokenizer, image size), both give batches, whose shapes give the model.
 
     Args:
-        config: The run's.
-        record: What the run has kept of its data, if it has begun.
-        most: Samples of a part that are prepared, to look at them; None for all.
+        config: The run config.
+        record: The run's record of its data, if it has begun.
+        most: Upper bound on the samples prepared per split, for a preview; None for all.
 
     Raises:
         FinetuneError: something in the config does not fit the data or the model.
     """
     with located(config):
         device = pick_device(config.train.device)
+        # Before any data is read: the layer of a package that is not trusted would else show as
+        # samples of unequal shapes.
         refuse_missing(config)
         data = open_samples(config, record, most)
         model, task = build_model_and_task(config, data.facts, data.specs, device)
         total = _total_steps(config, data.facts.sizes["train"])
         phases = phases_of(config, model)
+        # The checks from here on do not depend on each other, so their faults are reported
+        # together.
         faults = Faults()
         with faults.noted():
             plan = plan_of(config, model)
+        # Nothing is evaluated without validation samples, so no rule can watch a metric.
         directions = Directions({}) if data.validation is None else task.directions
+        # Resolved here, once: `checkpoint: {best: auto}` depends on the metrics of the task.
         training = with_main_metric(config.train, directions)
         faults.add(wrong_rules(training, directions))
         faults.add(_wrong_triggers(training, phases, data, directions, total))
@@ -79,10 +85,10 @@ def build_parts(
 
 
 def phases_of(config: RunConfig, model: Network) -> FreezeConfig | None:
-    """Return the phases of a config written out; None where nothing is ever frozen.
+    """Return the phases of a config, those of a method written out; None if nothing is frozen.
 
     Raises:
-        FinetuneError: its method does not fit the model.
+        FinetuneError: the method does not fit the model.
     """
     return written_out(config.freeze, config.optimizer, take_inventory(model))
 
@@ -91,10 +97,11 @@ def plan_of(config: RunConfig, model: Network) -> Plan:
     """Resolve the phases of a config over a model.
 
     Raises:
-        FinetuneError: they do not fit the model. All faults are told at once.
+        FinetuneError: the phases do not fit the model. All faults are reported at once.
     """
     plan = make_plan(config.freeze, config.optimizer, take_inventory(model), seed=config.seed)
     faults = Faults()
+    # A policy freezes different blocks over time: its phase with all of them frozen is checked.
     for number, phase in enumerate(plan.narrowest):
         with faults.noted():
             refuse_inexact(model, phase.frozen, key=("freeze", "phases", number))
@@ -105,12 +112,15 @@ def plan_of(config: RunConfig, model: Network) -> Plan:
 def open_samples(
     config: RunConfig, record: Record | None = None, most: int | None = None
 ) -> PreparedData:
-    """Open the data of a config: raw data first, then what the model wants done to it.
+    """Open the data of a config and prepare it as the model needs it.
 
     Args:
-        config: The run's.
-        record: What the run has kept of its data, if it has begun.
-        most: Samples of a part that are prepared; None for all.
+        config: The run config.
+        record: The run's record of its data, if it has begun.
+        most: Upper bound on the samples prepared per split; None for all.
+
+    Raises:
+        DataError: the data cannot be read, or does not fit the config.
     """
     keeps = config.cache.use == "auto"
     files = KnownFiles(config.cache.disk_gb) if keeps else None
@@ -125,6 +135,7 @@ def open_samples(
         record=record,
     )
     prepared = prepare_data(
+        # Drawn after opening: the facts keep the sizes of all samples, by which steps and costs go.
         opened if most is None else drawn(opened, most, config.seed),
         config.data,
         preprocessing,
@@ -141,7 +152,7 @@ def open_samples(
 def build_model_and_task(
     config: RunConfig, facts: DataFacts, specs: Mapping[str, TensorSpec], device: torch.device
 ) -> tuple[Network, Task]:
-    """Build the untrained network and its task from facts and shapes of the data."""
+    """Build the network before training, and its task, from facts and shapes of the data."""
     num_classes = len(facts.classes) if facts.classes is not None else None
     model = build_network(
         config.model, specs, classes=num_classes, seed=config.seed, trust=config.trust
@@ -151,11 +162,12 @@ def build_model_and_task(
 
 
 def pick_device(wish: str) -> torch.device:
-    """Return the device wished for; `auto` is the fastest one here.
+    """Return the device that a config names; `auto` is the fastest one of this machine.
 
     Raises:
-        FinetuneError: there is no such device.
+        FinetuneError: the machine has no such device.
     """
+    # The order is that of `auto`, which takes the first device that is there.
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -170,21 +182,23 @@ def pick_device(wish: str) -> torch.device:
 
 @contextmanager
 def located(config: RunConfig) -> Iterator[None]:
-    """Give every error that names a config key the file and line where that key stands."""
+    """Add file and line to every `FinetuneError` of the block that names a config key."""
     try:
         with causes_withheld():
             yield
     except FinetuneError as error:
+        # The located error replaces the first one, so a traceback shows it once, with its own
+        # cause.
         raise config.located(error) from error.__cause__
 
 
 def evaluation_batch_size(config: RunConfig) -> int:
-    """Return the samples of one forward pass without gradients."""
+    """Return the number of samples in a forward pass without gradients."""
     return config.inference.batch_size or config.train.pass_size
 
 
 def lints_of(config: RunConfig, parts: Parts) -> dict[str, tuple[Lint, ...]]:
-    """Return all notes on what a config describes, by what they are about."""
+    """Return all notes on a run, grouped by subject as in `all_lints`."""
     return all_lints(
         config,
         parts.model,
@@ -200,15 +214,17 @@ def lints_of(config: RunConfig, parts: Parts) -> dict[str, tuple[Lint, ...]]:
 def cache_use(
     config: RunConfig, parts: Parts, tell: Callable[[str], None] = lambda text: None
 ) -> Use:
-    """Return how a run uses its network, for a store of the frozen prefix.
+    """Return what the activation cache must know of a run: splits, batch sizes, precision, code.
 
     Args:
-        config: The run's.
-        parts: Data and network.
-        tell: Receives what is decided, a line each.
+        config: The run config.
+        parts: Data and network of the run.
+        tell: Receives one line per decision of the cache.
     """
     data, settings = parts.data, config.train
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
+    # Stored rows are exact only for batch shapes that were tried, so the cache gets the sizes of
+    # all passes.
     sizes = dict.fromkeys(splits, evaluation_batch_size(config))
     sizes["train"] = settings.pass_size
     return Use(
@@ -220,6 +236,7 @@ def cache_use(
             "precision": settings.precision,
             "device": str(parts.device),
             "compiled": str(settings.compile),
+            # Rows may depend on any code of the user: after a change of it another store is used.
             **({"code": code_of(config.trust)} if config.trust else {}),
         },
         tell=tell,
@@ -231,7 +248,7 @@ def cache_use(
 
 
 def _reads_inputs(task: TaskConfig) -> bool:
-    """Tell whether losses are given whole batches: those of the user's own."""
+    """Tell whether a loss may read the inputs of a batch: imported losses and tasks may."""
     losses = task.losses or ()
     return isinstance(task, ImportTask) or any(isinstance(one, ImportLoss) for one in losses)
 
@@ -240,7 +257,7 @@ def _total_steps(config: RunConfig, samples: int) -> int:
     """Return the optimizer steps of the run.
 
     Raises:
-        DataError: there is not a single one.
+        DataError: an epoch is shorter than one step.
     """
     settings = config.train
     total = settings.steps or (settings.epochs or 1) * steps_of_epoch(samples, settings)

@@ -13,7 +13,7 @@ from finetune.tasks.tasks import Task
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a config describes, built but not yet trained."""
+    """Data, network, plan and task of one run, before step 0."""
 
     data: PreparedData
     model: Network
@@ -21,6 +21,6 @@ class Parts:
     task: Task
     device: torch.device
     training: TrainConfig
-    """`train:` of the config, with the metric that `checkpoint: {best: auto}` stands for."""
+    """`train:` of the config, with `checkpoint: {best: auto}` replaced by the metric it means."""
     total_steps: int
     """Optimizer steps of the whole run."""

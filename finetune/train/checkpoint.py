@@ -25,21 +25,21 @@ from finetune.runs.progress import Progress
 from finetune.train.delta import Base, buffers_of, fault_of_delta, tensors_of
 
 SEPARATOR = "//"
-"""Stands between a parameter's name and the name of its state: names have no slash."""
+"""Separator of parameter name and state name in a label; parameter names have no slash."""
 _UNREADABLE = (SafetensorError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
 """Exceptions that safetensors and torch raise for headers of odd types, shapes and offsets."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointState:
-    """All that one checkpoint holds, copied: what trains on cannot change it."""
+    """Contents of one checkpoint, copied so that further training does not change them."""
 
     step: int
     phase: int
     base: str
-    """Fingerprint of what the delta leaves out."""
+    """Fingerprint of the tensors that the delta leaves out."""
     moved: frozenset[str]
-    """Buffers in the delta."""
+    """Names of the buffers in the delta."""
     weights: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     document: str
@@ -54,7 +54,7 @@ class CheckpointState:
         base: Base,
         scaler: Mapping[str, float],
     ) -> Self:
-        """Copy a run as it stands.
+        """Copy the present state of a run.
 
         Raises:
             NonFiniteError: a weight or a buffer of the delta is infinite or NaN.
@@ -81,6 +81,7 @@ class CheckpointState:
         _save_tensors(folder / "weights.safetensors", self.weights)
         _save_tensors(folder / "optimizer.safetensors", self.optimizer)
         write_new(folder / "progress.json", self.document.encode())
+        # Last: it holds digests of the other files, and a folder without it is no checkpoint.
         manifest = Manifest.of(folder, self.step, self.phase, self.base, self.moved)
         write_new(folder / MANIFEST, manifest.to_json().encode())
 
@@ -111,28 +112,30 @@ def save_checkpoint(
 
 
 def load_weights_delta(path: Path, model: nn.Module, base: Base) -> None:
-    """Put the delta of a checkpoint into a freshly built model.
+    """Write the delta of a checkpoint into a model, in place.
 
     Args:
         path: A checkpoint that was found whole.
-        model: The model.
-        base: What it was when it was built.
+        model: The model, built from the config of the run.
+        base: State of the model before training.
 
     Raises:
-        CheckpointError: the model is built on another base than the checkpoint was, or the
-            delta does not fit it.
+        CheckpointError: the checkpoint was made over another base, or its delta does not fit the
+            model.
     """
     _put_in_place(read_weights(path, model, base), model, base)
 
 
 def read_weights(path: Path, model: nn.Module, base: Base) -> dict[str, Tensor]:
-    """Return the delta of a checkpoint, judged by the model that it is meant for.
+    """Read the delta of a checkpoint and check that it fits the model, which is not changed.
 
     Raises:
         CheckpointError: as `load_weights_delta`.
     """
     manifest, delta = read_manifest(path), read_tensors(path / "weights.safetensors")
+    # Any module may write to its buffers in a forward pass, so they are compared one by one.
     moved = frozenset(manifest.moved_buffers)
+    # Checked first: only buffers that a run may move can be left out of the base's fingerprint.
     if (fault := fault_of_delta(delta, moved, model, base)) is not None:
         raise CheckpointError(fault, where=str(path))
     base.refuse_another(manifest.base, moved, where=str(path))
@@ -142,16 +145,17 @@ def read_weights(path: Path, model: nn.Module, base: Base) -> dict[str, Tensor]:
 def load_checkpoint(
     path: Path, model: nn.Module, optimizer: Optimizer, base: Base
 ) -> tuple[Progress, dict[str, Any]]:
-    """Take up a checkpoint: weights and optimizer state in place; progress and loss scale back.
+    """Load weights and optimizer state in place; return the progress and the loss scale.
 
     Raises:
-        CheckpointError: it does not fit the model that the config builds.
+        CheckpointError: the checkpoint does not fit the model that the config builds.
     """
     delta, state = read_weights(path, model, base), read_state(path)
     if strange := sorted(state.keys() - set(base.trained)):
         message = f"has optimizer state of {named(strange)}, which never trains"
         raise CheckpointError(message, where=str(path))
     progress, scaler = read_progress(path), dict(read_document(path)["scaler"])
+    # Only now, when all is read and checked: an error before leaves model and optimizer unchanged.
     _put_in_place(delta, model, base)
     device = next(model.parameters()).device
     load_state_by_name(
@@ -165,9 +169,10 @@ def read_state(path: Path) -> dict[str, dict[str, Any]]:
     """Return the optimizer state of a checkpoint by parameter and by the state's own name.
 
     Raises:
-        CheckpointError: it is not what this release writes.
+        CheckpointError: the files are not what this release writes.
     """
     state: dict[str, dict[str, Any]] = {}
+    # A safetensors file holds tensors only: plain numbers of the state are in progress.json.
     for name, entries in read_document(path)["optimizer"].items():
         if not isinstance(entries, dict):
             message = f"progress.json: optimizer state of {named([name])} is no object"
@@ -183,15 +188,16 @@ def read_state(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _put_in_place(delta: Mapping[str, Tensor], model: nn.Module, base: Base) -> None:
-    """Write a delta that fits into a model; buffers that it leaves out are as they began."""
+    """Write a fitting delta into a model; buffers that it lacks get their first values."""
     tensors = tensors_of(model)
     with torch.no_grad():
+        # When a run goes back, a buffer may have moved that had not moved at the checkpoint's step.
         for name, tensor in (base.buffers | dict(delta)).items():
             tensor_of(tensors, name).copy_(tensor)
 
 
 def _delta(model: nn.Module, base: Base) -> tuple[frozenset[str], dict[str, Tensor]]:
-    """Return the names of the buffers that have moved, and copies of all that differs."""
+    """Return the names of the buffers that have moved, and copies of the delta's tensors."""
     moved = frozenset(
         n for n, b in buffers_of(model).items() if fingerprint(b) != base.digests.get(n)
     )
@@ -199,6 +205,7 @@ def _delta(model: nn.Module, base: Base) -> tuple[frozenset[str], dict[str, Tens
     names = (*base.trained, *sorted(moved))
     delta = {name: _portable(tensor_of(tensors, name)) for name in names}
     broken = [name for name, tensor in delta.items() if not bool(tensor.isfinite().all())]
+    # Saved, it would be the newest checkpoint, from which the run resumes, and push out a good one.
     if broken:
         shown = ", ".join(broken[:5]) + (f" and {len(broken) - 5} more" if broken[5:] else "")
         raise NonFiniteError(
@@ -229,10 +236,11 @@ def _placed(value: Any, device: torch.device) -> Any:
 
 
 def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors to a safetensors file, durably; raise OSError if the disk refuses."""
     try:
         save_file(dict(tensors), path)
     except SafetensorError as error:
-        # It tells a full disk by an error of its own.
+        # safetensors reports a full disk by its own exception, not by OSError.
         raise OSError(str(error)) from error
     # safetensors makes files that only their owner may read
     path.chmod(0o644)
@@ -243,9 +251,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file whose header is of moderate length.
 
     Raises:
-        CheckpointError: it is not what safetensors writes.
+        CheckpointError: the file is not what safetensors writes.
     """
     try:
+        # `load_file` reads a header of any length and depth, so its limits are checked before.
         check_safetensors(path)
         tensors: dict[str, Tensor] = load_file(path)
     except FinetuneError as error:

@@ -1,7 +1,7 @@
 """Check that a whole checkpoint fits the run, before it is loaded.
 
 A checkpoint may come from a stranger who made its digests fit. So each name, shape, type and
-number in it is compared with plan, network and optimizer. Nothing is changed by that.
+number in it is compared with plan, network and optimizer. Neither of them is changed.
 """
 
 import math
@@ -27,23 +27,23 @@ from finetune.train.sizes import TensorSize
 from finetune.train.timeline import Timeline
 
 _AT_MOST = {"mu": 1.0, "mu_product": 1.0}
-"""Bounds of single numbers that an optimizer keeps: NAdam divides by one less the product."""
+"""Upper bounds of scalar optimizer states. NAdam divides by `1 - mu_product`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compatibility:
-    """Judges checkpoints by the run that would go on from them."""
+    """Checks whether a run can resume from a checkpoint."""
 
     model: nn.Module
     base: Base
     timeline: Timeline
-    """That of the run which would go on."""
+    """Timeline of the run that would resume."""
     expected: Mapping[str, Mapping[str, TensorSize]]
-    """What the optimizer keeps of each name that ever trains."""
+    """Sizes of the optimizer state, by parameter name and state name."""
     proven: Callable[[Phase], Sequence[str]]
     """Returns the tensors that the proof of a phase covers."""
     loss_scale: Mapping[str, float]
-    """The loss scale as a run begins; empty without one."""
+    """State of the loss scale at step 0; empty without one."""
 
     def misfit(self, path: Path) -> str | None:
         """Return why a checkpoint that is whole does not fit, or None if it fits."""
@@ -54,7 +54,8 @@ class Compatibility:
         except CheckpointError as error:
             return error.message
         timeline = self.timeline.at(progress)
-        # Each part may rely on what the parts before it have found right.
+        # Only the first fault is asked for. So each check may rely on those before it, and within a
+        # generator the code after a `yield` on what was just compared.
         faults = chain(
             _of_phases(timeline),
             _of_rules(timeline),
@@ -66,11 +67,13 @@ class Compatibility:
         return next(faults, None)
 
     def _of_proofs(self, timeline: Timeline) -> Iterator[str]:
-        """Compare the proofs with the phases that are done and the tensors that these froze."""
+        """Yield the faults of the proofs: phases not done, other tensors, other fingerprints."""
         verify = timeline.plan.verify
         phases = {phase.name: phase for phase in timeline.begun}
         if verify == "end":
+            # One proof covers all phases then, under this name.
             phases = {"whole run": timeline.phase}
+        # A parameter that never trains still has its first value, whatever the checkpoint claims.
         known = self.base.never_trained
         for proof in timeline.progress.proofs:
             phase = phases.get(proof["phase"])
@@ -84,11 +87,12 @@ class Compatibility:
                 yield f"the proof of {named([proof['phase']])} has another {named(wrong)}"
 
     def _of_fingerprints(self, timeline: Timeline, weights: Mapping[str, Tensor]) -> Iterator[str]:
-        """Compare the fingerprints of the present phase with the tensors that it froze."""
+        """Yield the faults of the fingerprints of the present phase."""
         wanted, progress = set(self.proven(timeline.phase)), timeline.progress
         found = progress.fingerprints
         began = 0 if timeline.plan.verify == "end" else progress.phase_began
-        # They are taken as a phase begins, and go when it is proven.
+        # Fingerprints are taken when a phase begins, and dropped when it is proven: at both steps a
+        # checkpoint may lack them.
         is_between = progress.step == began or any(
             proof["last_step"] == progress.step for proof in progress.proofs
         )
@@ -102,7 +106,7 @@ class Compatibility:
 
 
 def _of_phases(timeline: Timeline) -> Iterator[str]:
-    """Compare the phases that have begun, and their steps, with the plan."""
+    """Yield the faults of the phases that have begun: their number and their steps."""
     plan, progress = timeline.plan, timeline.progress
     if plan.policy is not None:
         yield from _of_policy(plan.policy, progress)
@@ -110,6 +114,7 @@ def _of_phases(timeline: Timeline) -> Iterator[str]:
         yield "its phases were made by a policy, and the config has none"
     elif progress.phase >= len(plan.phases):
         yield f"phase {progress.phase} is none of the {len(plan.phases)} of the plan"
+    # Other data may have another number of samples; `Timeline.go_on_from` handles that.
     if progress.data == timeline.data and progress.epoch_steps != timeline.steps_per_epoch:
         yield f"its epochs have {progress.epoch_steps} steps, not {timeline.steps_per_epoch}"
     ends = [0, *progress.transitions, progress.step]
@@ -118,6 +123,7 @@ def _of_phases(timeline: Timeline) -> Iterator[str]:
     ):
         lasts = _duration(phase.until, began, timeline.epochs)
         is_shorter_by_rule = number == progress.phase or isinstance(phase.until, OnPlateau)
+        # The present phase is under way, and a plateau may end one early. None may last longer.
         is_wrong = lasts is not None and (
             ended - began > lasts or (ended - began < lasts and not is_shorter_by_rule)
         )
@@ -126,10 +132,11 @@ def _of_phases(timeline: Timeline) -> Iterator[str]:
 
 
 def _of_policy(policy: Policy, progress: Progress) -> Iterator[str]:
-    """Compare the masks with those that the policy has made, and their steps with its own."""
+    """Yield the faults of a policy's masks, memory and steps."""
     if progress.memory.keys() != {policy.name}:
         yield f"it has the memory of {named([*progress.memory])}, not of {policy.name!r}"
         return
+    # The next mask may be decided already while its phase has not begun.
     decided = [] if progress.next_mask is None else [progress.next_mask]
     masks = [tuple(mask) for mask in (*progress.masks, *decided)]
     if (fault := policy.misfit(masks, progress.memory[policy.name])) is not None:
@@ -144,7 +151,7 @@ def _of_policy(policy: Policy, progress: Progress) -> Iterator[str]:
 
 
 def _of_rules(timeline: Timeline) -> Iterator[str]:
-    """Compare the records of watches with the rules of the config."""
+    """Yield the records of watches for which the config has no rule."""
     progress, phase, settings = timeline.progress, timeline.phase, timeline.settings
     rules = {
         "plateau": (progress.plateau != Watch(), isinstance(phase.until, OnPlateau)),
@@ -154,14 +161,16 @@ def _of_rules(timeline: Timeline) -> Iterator[str]:
         "stopping": (progress.stopping != Watch(), settings.early_stopping is not None),
     }
     for name, (is_set, has_rule) in rules.items():
+        # A resumed run cannot change its rules, so no run of this config has written such a record.
         if is_set and not has_rule:
             yield f"progress.json: {name!r} is set, and the config has no rule for it"
+    # A lack of memory only ever halves passes.
     if (progress.micro_batch or 0) > settings.pass_size:
         yield f"micro_batch {progress.micro_batch} is more than {settings.pass_size} of the config"
 
 
 def _duration(until: Trigger | None, began: int, epochs: Epochs) -> int | None:
-    """Return the most steps of a phase; None where they hang on the length of the run."""
+    """Return the longest duration of a phase in steps; None if the run's length decides it."""
     match until:
         case AfterSteps(steps=steps):
             return steps
@@ -180,7 +189,7 @@ def _of_state(
     expected: Mapping[str, Mapping[str, TensorSize]],
     step: int,
 ) -> Iterator[str]:
-    """Compare the optimizer state with what this optimizer keeps.
+    """Yield the faults of the optimizer state, compared with what this optimizer keeps.
 
     A parameter without state had no gradient yet.
     """
@@ -198,7 +207,7 @@ def _of_state(
 
 
 def _fault_of_entry(name: str, value: object, wanted: TensorSize, step: int) -> str | None:
-    """Return what is wrong with one tensor that an optimizer keeps, or None.
+    """Return what is wrong with one tensor of the optimizer state, or None.
 
     Second moments may overflow to infinity while the weights stay finite; nothing else may.
     """
@@ -211,6 +220,7 @@ def _fault_of_entry(name: str, value: object, wanted: TensorSize, step: int) -> 
         return "is infinite or NaN"
     if wanted.is_not_negative and bool((value < 0).any()):
         return "is negative"
+    # A parameter has at most one update per step of the run, and fewer where it was frozen.
     if name == "step" and not (value.item() <= step and value.item() % 1 == 0):
         return f"is {value.item()} at step {step}"
     if name in _AT_MOST and bool((value > _AT_MOST[name]).any()):
@@ -219,7 +229,7 @@ def _fault_of_entry(name: str, value: object, wanted: TensorSize, step: int) -> 
 
 
 def _of_loss_scale(found: Mapping[str, object], wanted: Mapping[str, float]) -> Iterator[str]:
-    """Compare the loss scale with how one begins: all but two of its numbers never change."""
+    """Yield the faults of a loss scale: all but two of its numbers never change in a run."""
     if found.keys() != wanted.keys():
         yield f"its loss scale is of another precision: {named(found.keys() ^ wanted.keys())}"
     for name, own in wanted.items():
@@ -231,5 +241,6 @@ def _of_loss_scale(found: Mapping[str, object], wanted: Mapping[str, float]) -> 
                 fits = 0 <= value <= wanted["growth_interval"]
             case _:
                 fits = value == own
+        # `True` equals 1 and is an int, so it would pass the comparisons above.
         if not fits or isinstance(value, bool):
             yield f"its loss scale has {value!r} as {name!r}"

@@ -1,4 +1,4 @@
-"""`train.compile`: whether this machine can translate a network at all."""
+"""Check for `train.compile` that this machine can compile a network."""
 
 import os
 import shlex
@@ -10,16 +10,17 @@ import torch
 from finetune.errors import FinetuneError
 
 _COMPILERS = {"darwin": "clang++", "win32": "cl"}
-"""What torch calls where `CXX` names no other; `g++` elsewhere."""
+"""Compiler that torch calls if `CXX` is not set, by `sys.platform`; `g++` on all others."""
 
 
 def refuse_uncompilable(device: torch.device) -> None:
-    """Refuse to compile for the CPU without a C++ compiler; torch would at the first step.
+    """Refuse to compile for the CPU without a C++ compiler: torch would raise at the first step.
 
     Raises:
         FinetuneError: there is none.
     """
     command = os.environ.get("CXX") or _COMPILERS.get(sys.platform, "g++")
+    # CXX may hold arguments as well, as in `ccache g++`.
     if device.type == "cpu" and shutil.which(shlex.split(command)[0]) is None:
         raise FinetuneError(
             f"needs a C++ compiler; {command} not found",

@@ -1,4 +1,4 @@
-"""The weights delta: what a model was before training, and whether a delta may change it so."""
+"""The weights delta of a checkpoint: the base it differs from, and checks that it fits."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,22 +19,23 @@ _HINT_BASE = "restore the files that `model:` names, or start afresh with --fres
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What a model was before training: a checkpoint holds only what differs from it."""
+    """State of a model before training. A checkpoint holds only the difference to it."""
 
     trained: tuple[str, ...]
-    """Parameters that ever train. They are in every delta."""
+    """Names that train in some phase. They are in every delta."""
     digests: dict[str, str]
     """Fingerprints of all other parameters and of all buffers."""
     buffers: dict[str, Tensor]
-    """Copies of all buffers, for deltas from before a buffer moved."""
+    """Copies of all buffers: a delta holds a buffer only after it has moved."""
     movable: frozenset[str]
-    """Buffers that a run may move: no phase of the plan proves them constant."""
+    """Names of buffers that may change in a run: not all phases prove them constant."""
 
     @classmethod
     def of(cls, model: nn.Module, plan: Plan) -> Self:
         """Take fingerprints and copies from a freshly built model."""
         trained, names = plan.ever_trained, [param.name for param in plan.inventory]
         tensors = tensors_of(model)
+        # Of a parameter that trains in part the frozen row slices are in the base, not the whole.
         rest = (set(tensors) | set(names)) - set(trained) - {rows_of(n)[0] for n in trained}
         return cls(
             trained=trained,
@@ -65,7 +66,7 @@ class Base:
             where: The checkpoint, for the message.
 
         Raises:
-            CheckpointError: the model is built from other weights than the run began with.
+            CheckpointError: the model was built from other weights than the run began with.
         """
         if self.fingerprint(moved) != other:
             message = "the pretrained weights are not those that this run began with"
@@ -77,14 +78,14 @@ def fault_of_delta(
 ) -> str | None:
     """Return why a delta may not be put into a model, or None if it may.
 
-    It must hold what ever trains and the buffers that moved, of their shape and type, and nothing
-    else: so it cannot change what never trains. The model is not changed.
+    A delta must hold every name that trains and every moved buffer, with their shape and dtype, and
+    nothing else. So it cannot change a tensor that never trains. The model is not changed.
 
     Args:
         delta: The tensors of a checkpoint, by name.
         moved: Buffers that its manifest names.
-        model: The model.
-        base: What it was when it was built.
+        model: The model that the delta is compared with.
+        base: State of the model before training.
     """
     if fixed := sorted(moved - base.movable):
         return f"{named(fixed)} is no buffer that this run moves"
@@ -113,14 +114,15 @@ def fingerprint_with(
 
     Args:
         delta: A delta that fits the model.
-        name: A parameter, rows of one, or a buffer. None is returned if there is none such.
+        name: A parameter, rows of one, or a buffer. None is returned if there is no such tensor.
         model: The model. It is not changed.
-        base: What it was when it was built.
+        base: State of the model before training.
     """
     parameter = rows_of(name)[0]
     parts = {one: tensor for one, tensor in delta.items() if rows_of(one)[0] == parameter}
     if not parts:
         return base.digests.get(name)
+    # The name's rows may lie partly in the delta and partly in the base: they are put together.
     whole = {parameter: tensors_of(model)[parameter].detach().clone()}
     for one, tensor in parts.items():
         tensor_of(whole, one).copy_(tensor)
@@ -138,9 +140,9 @@ def buffers_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _movable(model: nn.Module, plan: Plan) -> frozenset[str]:
-    """Return the buffers that share no memory with what stays frozen throughout the run.
+    """Return the names of buffers that share no memory with a tensor frozen in the whole run.
 
-    Without a proof nobody knows which buffers stay as they are, only which parameters do.
+    With `verify: off` only parameters count as frozen: nothing proves that a buffer stays.
     """
     tensors = tensors_of(model)
     fixed = {param.name for param in plan.inventory} - set(plan.ever_trained)
@@ -149,6 +151,7 @@ def _movable(model: nn.Module, plan: Plan) -> frozenset[str]:
             set(frozen_tensors(model, phase.frozen, phase.modules)) for phase in plan.phases
         )
         fixed |= first.intersection(*others)
+    # A buffer may be a view of a frozen tensor: a delta that wrote the one would change the other.
     places = [place for name in fixed if (place := _place(tensor_of(tensors, name)))]
     return frozenset(
         name
@@ -158,19 +161,22 @@ def _movable(model: nn.Module, plan: Plan) -> frozenset[str]:
 
 
 def _place(tensor: Tensor) -> tuple[int, int] | None:
-    """Return the addresses between which a tensor lies; None where it has no memory of its own."""
+    """Return first and last address of a tensor; None for one that is sparse or empty."""
     if tensor.layout != torch.strided or tensor.numel() == 0:
         return None
+    # Addresses, not storages: row slices share a storage and do not overlap.
     reach = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True))
     begins = tensor.data_ptr()
     return begins, begins + (reach + 1) * tensor.element_size()
 
 
 def _overlaps(place: tuple[int, int] | None, others: Iterable[tuple[int, int]]) -> bool:
+    """Tell whether a range of addresses overlaps one of `others`."""
     if place is None:
         return False
     return any(begins < place[1] and place[0] < ends for begins, ends in others)
 
 
 def _kind_of(tensor: Tensor) -> str:
+    """Describe dtype and shape of a tensor, such as `float32[3, 4]`."""
     return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"

@@ -1,6 +1,6 @@
-"""Where epochs begin, counted in optimizer steps, also where a run has gone on with other data.
+"""Convert between steps and epochs, also for a run that was continued with other data.
 
-Letters: S steps of an epoch.
+Letters: S steps per epoch.
 """
 
 from bisect import bisect_right
@@ -13,13 +13,13 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Epochs:
-    """Epochs of one length, or of another one from each change of the data on.
+    """The epochs of a run. Their length changes with the data.
 
-    A change cuts the epoch in which it falls short: the next one begins there.
+    A change of the data cuts the epoch short in which it falls: the next one begins there.
 
     Args:
-        lengths: S of each data, in order.
-        begins: The step from which on each of them is trained on; the first is 0.
+        lengths: S of each data set, in order.
+        begins: First step on each data set; 0 for the first.
     """
 
     lengths: tuple[int, ...]
@@ -30,36 +30,41 @@ class Epochs:
         """Return the epochs of a run.
 
         Args:
-            past: For each data that the run had before, the step of its end and S.
-            length: S of the present data.
+            past: For each earlier data set, the step at which it ended, and S.
+            length: S of the present data set.
         """
         lengths = (*(length for _, length in past), length)
         return cls(lengths, (0, *(end for end, _ in past)))
 
     def place(self, step: int) -> tuple[int, int]:
-        """Return which epoch the step after `step` steps belongs to, and the steps done of it."""
+        """Return the epoch of the next step when `step` steps are done, and its steps done."""
         data = self._data_at(step)
         whole, done = divmod(step - self.begins[data], self.lengths[data])
         return self._numbers()[data] + whole, done
 
     def count(self, step: int) -> float:
-        """Return how many epochs `step` steps are."""
+        """Return how many epochs the first `step` steps are, as a fraction."""
         data = self._data_at(step)
         return self._numbers()[data] + (step - self.begins[data]) / self.lengths[data]
 
     def after(self, began: int, epochs: int) -> int:
-        """Return the step at which so many epochs have passed since the step `began`."""
+        """Return the step at which `epochs` epochs have passed since the step `began`."""
         data, numbers = self._data_at(began), self._numbers()
+        # Exact fractions: a float would put the end of an epoch one step off.
         position = numbers[data] + Fraction(began - self.begins[data], self.lengths[data]) + epochs
         data = max(bisect_right(numbers, position) - 1, data)
+        # Rounded up: an epoch is over when its last step is done.
         step = self.begins[data] + -(-(position - numbers[data]) * self.lengths[data] // 1)
         # an epoch that was cut short is over where the next data begins
         return int(min([step, *self.begins[data + 1 : data + 2]]))
 
     def _data_at(self, step: int) -> int:
+        """Return the index of the data set that the step after `step` steps is trained on."""
         return bisect_right(self.begins, step) - 1
 
     def _numbers(self) -> list[int]:
-        """Return the number of the epoch that begins with each data."""
+        """Return the number of the first epoch on each data set."""
+        # Not strict: the present data set has a length and no end yet.
         spans = zip(pairwise(self.begins), self.lengths, strict=False)
+        # Rounded up: an epoch that was cut short counts as one.
         return [0, *accumulate(-(-(end - begin) // length) for (begin, end), length in spans)]

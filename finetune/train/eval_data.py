@@ -1,4 +1,4 @@
-"""Which samples an evaluation of a run sees: a part of its own data, or all that was named."""
+"""Choose the samples of an evaluation: a part of the run's own data, or a whole named source."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,13 +25,14 @@ _HOW_IT_IS_READ = {
     *("separator", "quote", "encoding", "errors", "missing"),
     *("mode", "background", "range", "channels", "within"),
 }
-"""Keys of a source that do not say which data it is."""
+"""Keys of a source that say how it is read, not which data it is."""
 _HOW_IT_IS_PARTED = ("seed", "data.split")
+"""Config keys that decide which rows are in which part."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """What a trained run says of its data."""
+    """What is needed of a trained run to read data for its network."""
 
     config: RunConfig
     folder: RunFolder
@@ -41,13 +42,13 @@ class RunData:
 
 @dataclass(frozen=True, slots=True)
 class EvalData:
-    """What an evaluation sees.
+    """The samples of an evaluation, and where they come from.
 
     Args:
         samples: The samples.
-        part: The part of the run's own data that they are; None for data that was named.
-        name: The data that was named, in the user's words.
-        num_trained: How many of its rows were trained on; None where that is not known.
+        part: The part of the run's own data; None for a named source.
+        name: The named source, in the user's words.
+        num_trained: Number of its rows that were trained on; None if that is not known.
     """
 
     samples: Samples
@@ -68,12 +69,12 @@ def open_eval_data(
     """Open the data that a run is evaluated on.
 
     Args:
-        run: The run.
+        run: The trained run.
         split: The part of its data; `test` if None.
         source: A file, a folder or `-`; None for the run's own data, or what `overrides` name.
-        overrides: Those of the command line, `key=value` each.
+        overrides: Overrides of the command line, `key=value` each.
         accepts_changes: Whether the run's own data may differ from what it was trained on.
-        tell: Receives what the user should know, a line each.
+        tell: Receives lines for the user.
 
     Raises:
         CheckpointError: the run's own data has changed, and that is not accepted.
@@ -103,11 +104,13 @@ def _own(
     accepts_changes: bool,
     tell: Callable[[str], None],
 ) -> EvalData:
+    """Return a part of the run's own data, after comparing it with the run's record."""
     record = _record(run, tell, accepts_changes=accepts_changes)
     data = open_samples(run.config, record)
     for line in data.changes:
         tell(f"evaluates changed data: {line}")
     if data.identity.is_kept:
+        # Here rows keep the parts of the record, so split keys of the command line change nothing.
         for line in _without_effect(overrides):
             tell(line)
     samples = {"train": data.train, "validation": data.validation, "test": data.test}[split]
@@ -117,7 +120,7 @@ def _own(
 
 
 def _without_effect(overrides: Sequence[str]) -> list[str]:
-    """Tell that rows which have kept their part over a change of the data are not parted anew."""
+    """Return a line if overrides change the split: rows that the run knows keep their part."""
     keys = [override.partition("=")[0].strip() for override in overrides]
     given = [key for key in keys if key in _HOW_IT_IS_PARTED or key.startswith("data.split.")]
     if not given:
@@ -129,6 +132,7 @@ def _without_effect(overrides: Sequence[str]) -> list[str]:
 
 
 def _record(run: RunData, tell: Callable[[str], None], *, accepts_changes: bool) -> Record | None:
+    """Return the run's record of its data, or None, after a line that says why."""
     hint = (
         "--data-changed takes it as it is now, every row in its old part; "
         f"`finetune eval {run.folder.path} FILE` evaluates a file whole"
@@ -141,10 +145,12 @@ def _record(run: RunData, tell: Callable[[str], None], *, accepts_changes: bool)
 
 
 def _whole(run: RunData, data: NamedData, tell: Callable[[str], None]) -> EvalData:
+    """Return all samples of a named source, and report how many the run was trained on."""
     config = run.config
     for note in data.notes:
         tell(f"note: {note}")
     try:
+        # Only to count rows that were trained on. Named data may differ from the run's in any way.
         record = read_record(run.folder, accepts_changes=True, trains=False, hint="")
         num_trained = count_trained(record.identity, data.part.hashes.read)
     except ValueError:
@@ -160,7 +166,7 @@ def _whole(run: RunData, data: NamedData, tell: Callable[[str], None]) -> EvalDa
 
 
 def _told(num_trained: int | None, size: int) -> str:
-    """Say how many rows are evaluated, and how many of them were trained on."""
+    """Return the words for how many rows are evaluated, and how many of these were trained on."""
     rows = "its 1 row is evaluated" if size == 1 else f"all {size} rows are evaluated"
     match num_trained:
         case None:
@@ -173,9 +179,9 @@ def _told(num_trained: int | None, size: int) -> str:
 
 
 def _named_keys(run: RunData, overrides: Sequence[str]) -> list[Key]:
-    """Return the sources of the config for which a command line names other data.
+    """Return the keys of the config's sources for which overrides name other data.
 
-    How a source is read is no other data, nor is a secret that the run's config has masked.
+    Keys that say how a source is read do not count, nor do secrets that the saved config masks.
     """
     keys = [tuple(override.partition("=")[0].strip().split(".")) for override in overrides]
     saved = as_plain(load_saved(saved_config(run.folder.path)))
@@ -185,16 +191,17 @@ def _named_keys(run: RunData, overrides: Sequence[str]) -> list[Key]:
             continue
         if len(key) > 2 and (key[2] in _HOW_IT_IS_READ or _value_at(saved, key) == MASK):
             continue
+        # An override of `data` itself replaces every source of the config.
         known = [here for _, here in sources_of(run.config.data).values()]
         found |= dict.fromkeys([key[:2]] if len(key) > 1 else known)
     return list(found)
 
 
 def _chosen(keys: Sequence[Key], split: Part | None) -> list[Key]:
-    """Return the named source that is evaluated, if any: that of the part which is asked for.
+    """Return the key of the named source to evaluate; empty for the run's own data.
 
     Raises:
-        DataError: several are named, and it is not plain which is meant.
+        DataError: several are named, and `split` does not say which is meant.
     """
     wanted = ("data", split or "test")
     if ("data", "source") in keys:
@@ -205,6 +212,7 @@ def _chosen(keys: Sequence[Key], split: Part | None) -> list[Key]:
 
 
 def _value_at(value: Any, key: Key) -> Any:
+    """Return the value at a path of keys in nested dicts; None if there is none."""
     for step in key:
         value = value.get(step) if isinstance(value, dict) else None
     return value

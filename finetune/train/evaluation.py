@@ -25,8 +25,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Return the mean loss and every metric of `task` over `samples`.
 
-    The model is in evaluation mode meanwhile and in its former mode afterwards; no random state
-    is used up.
+    The model is in evaluation mode meanwhile and in its former mode afterwards. No random numbers
+    are drawn.
 
     Args:
         network: Runs the network.
@@ -34,8 +34,8 @@ def evaluate(
         samples: One split.
         precision: Number format of the forward pass, and the device.
         batch_size: Samples of one forward pass.
-        between: Called before each of them. What it raises ends the evaluation.
-        left_out: Receives, by name, why a metric is not defined on these samples. It has no figure.
+        between: Called before each forward pass. What it raises ends the evaluation.
+        left_out: Receives, by metric, why it is not defined on these samples and has no figure.
     """
     model = network.model
     was_training = model.training
@@ -51,8 +51,10 @@ def evaluate(
                     outputs = network.forward(placed, samples)
                     losses = task.loss(outputs, placed)
                 task.update_metrics(outputs, placed)
+                # A sum over samples: a mean of batch means would weigh a short last batch too much.
                 total += float(losses.sum())
     except BaseException:
+        # A stop half-way would leave these batches in the figures of the next evaluation.
         task.reset_metrics()
         raise
     finally:
@@ -62,7 +64,7 @@ def evaluate(
 
 
 def rehearse(model: nn.Module, task: Task, samples: Samples, *, precision: Precision) -> None:
-    """Run two samples through network, losses and metrics, so that a misfit is told at once.
+    """Run two samples through network, losses and metrics, to report a misfit before training.
 
     The model is in evaluation mode meanwhile and in its former mode afterwards; nothing else
     changes.
@@ -72,6 +74,7 @@ def rehearse(model: nn.Module, task: Task, samples: Samples, *, precision: Preci
     """
     was_training = model.training
     model.eval()
+    # A loss may draw random numbers: the run begins with the same ones whether it was rehearsed.
     with torch.no_grad(), torch.random.fork_rng(), precision.autocast():
         batch = samples.fetch(torch.arange(min(2, len(samples)))).to(precision.device)
         with rows_named(samples, batch):

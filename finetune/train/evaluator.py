@@ -1,4 +1,4 @@
-"""Evaluates the splits of a run while it trains, and judges what their figures mean."""
+"""Evaluate the splits of a run while it trains, and apply the rules that watch metrics."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from finetune.train.timeline import Timeline
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluator:
-    """Evaluates the splits of a run, tells their figures, and judges what they mean."""
+    """Evaluates splits, reports their figures, and applies the rules of the present phase."""
 
     cache: ActivationCache
     task: Task
@@ -32,7 +32,7 @@ class Evaluator:
 
         Args:
             samples: The split.
-            left_out: Receives, by name, why a metric is not defined on them.
+            left_out: Receives, by metric, why it is not defined on these samples.
         """
         with self.clock.timed("evaluation"):
             return evaluate(
@@ -46,7 +46,7 @@ class Evaluator:
             )
 
     def report(self, split: str, samples: Samples) -> None:
-        """Evaluate a split and tell its figures; also, once, which metrics have none, and why."""
+        """Evaluate a split and report its figures, and once why a metric has none."""
         left_out: dict[str, str] = {}
         self.reporter.evaluated(split, self.figures(samples, left_out))
         for name, reason in left_out.items():
@@ -56,7 +56,7 @@ class Evaluator:
             self.reporter.message_once(f"{tag} is left out: {reason}{not_counted}")
 
     def validate(self, samples: Samples | None) -> bool:
-        """Evaluate the validation samples; return whether these weights are to be kept."""
+        """Evaluate the validation samples; return whether these weights are worth a checkpoint."""
         if samples is None:
             return False
         self.report("validation", samples)
@@ -67,9 +67,10 @@ class Evaluator:
         return is_kept
 
     def _rules(self) -> Rules:
+        """Return the rules of the present phase: its plateau and best weights are its own."""
         return Rules.of(self.timeline.phase, self.timeline.settings, self.task.directions)
 
     def between_passes(self) -> None:
-        """Let a stop or a sign of life through while an evaluation runs."""
+        """Show the watchdog that the run is alive; raise `StopRequest` if a signal has come."""
         self.clock.watchdog.beat()
         self.stop.answer()

@@ -1,4 +1,4 @@
-"""`data.json` of a run read back: what the network was told of its data, checked before use."""
+"""Read `data.json` of a run: columns, classes and sample shapes, checked before use."""
 
 from math import prod
 from pathlib import Path
@@ -12,18 +12,18 @@ from finetune.errors import CheckpointError
 from finetune.models.declared import TensorSpec
 
 _MAX_NUMBERS = 2**31
-"""Most numbers of one sample: a network is built around an example of it."""
+"""Upper bound on the numbers of one sample: the network is built with an example of it."""
 
 
 def read_facts(document: dict[str, Any], path: Path) -> tuple[DataFacts, dict[str, TensorSpec]]:
-    """Return the facts and the shapes of a sample that a document holds.
+    """Return the facts about the data and the shapes of a sample.
 
     Args:
         document: The JSON object.
-        path: Where it was read, for messages.
+        path: Its file, for messages.
 
     Raises:
-        CheckpointError: it is not what a run writes.
+        CheckpointError: the document is not what a run writes.
     """
     try:
         specs = {str(name): _spec(spec) for name, spec in document["specs"].items()}
@@ -40,6 +40,7 @@ def read_facts(document: dict[str, Any], path: Path) -> tuple[DataFacts, dict[st
             raise ValueError(f"inputs {facts.inputs}, of which known: {[*facts.kinds]}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
+            # Cut: a forged file can make the text of the error as long as it likes.
             f"does not describe the data of a run: {type(error).__name__}: {str(error)[:200]}",
             where=str(path),
             hint="train the run anew with --fresh",
@@ -50,6 +51,7 @@ def read_facts(document: dict[str, Any], path: Path) -> tuple[DataFacts, dict[st
 def _spec(entry: Any) -> TensorSpec:
     shape = tuple(_count(size) for size in entry["shape"])
     dtype = _text(entry["dtype"])
+    # The name is looked up in torch, which has more than dtypes.
     if not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise ValueError(f"no kind of number {dtype!r}")
     if prod(shape) > _MAX_NUMBERS:
@@ -77,6 +79,7 @@ def _text(value: Any) -> str:
 
 
 def _count(value: Any) -> int:
+    # `isinstance` would take true and false of JSON for counts.
     if type(value) is not int or value < 0:
         raise ValueError(f"needs a whole number, got {value!r}")
     return value

@@ -1,7 +1,7 @@
-"""Code and files that a config names, looked for before any data is read.
+"""Check that the code and the files named by a config exist, before any data is read.
 
-Without this, what comes of a package that is not trusted or of a missing file would be told in its
-place: samples of unequal shapes, say, which the missing layer was to take.
+Otherwise the user would see the error of a consequence: samples of unequal shapes, say, because the
+layer that takes them lies in a package that is not trusted.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,10 +19,10 @@ _IMPORTS = (ImportLayer, ImportSource, ImportTransform, ImportLoss, ImportMetric
 
 
 def refuse_missing(config: RunConfig) -> None:
-    """Import all code that a config names, and look for its files of weights.
+    """Import all code that a config names, and check that its weight files exist.
 
     Raises:
-        FinetuneError: something is not there, or not trusted. All that is wrong is told.
+        FinetuneError: something is missing, or not trusted. All faults are reported at once.
     """
     faults = Faults()
     for key, node in _nodes(config, ()):
@@ -35,7 +35,7 @@ def refuse_missing(config: RunConfig) -> None:
 
 
 def _nodes(value: object, key: Key) -> Iterator[tuple[Key, Node]]:
-    """Yield a node and all below it, with where each stands."""
+    """Yield all config nodes in a value, outer ones first, each with its key."""
     match value:
         case Node():
             yield key, value

@@ -10,9 +10,10 @@ from finetune.errors import ModelError
 
 
 def clip_gradients(optimizer: Optimizer, limit: float | None) -> Tensor:
-    """Return the norm over all gradients; scale them down to `limit` if they exceed it."""
+    """Return the norm over all gradients; scale them in place to `limit` if they exceed it."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    # The two halves of `clip_grad_norm_`: without a limit the norm alone is wanted, for the logs.
     norm = torch.nn.utils.get_total_norm(gradients)
     if limit is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
@@ -22,7 +23,7 @@ def clip_gradients(optimizer: Optimizer, limit: float | None) -> Tensor:
 class LossNorms:
     """Adds up each loss's own gradient over the micro-batches of one step.
 
-    The graph is retained for this alone: the step's own backward pass comes after and frees it.
+    Call `add` before the backward pass of the step: the graph is retained for that pass.
 
     Args:
         names: Names of the losses.
@@ -37,7 +38,7 @@ class LossNorms:
         self._sums: list[list[Tensor]] = []
 
     def add(self, parts: Sequence[Tensor], samples: int) -> None:
-        """Add the gradients of the losses of one micro-batch, each `(B,)`, over `samples`."""
+        """Add the gradients of one micro-batch's losses, `(B,)` each, divided by `samples`."""
         if not self._parameters:
             return
         found = [self._gradients(part.sum() / samples) for part in parts]
@@ -48,11 +49,13 @@ class LossNorms:
         ]
 
     def result(self) -> dict[str, Tensor]:
-        """Return the norm over all parameters for each loss; empty when nothing was measured."""
+        """Return for each loss the norm over all parameters; empty if nothing was measured."""
         norms = [torch.nn.utils.get_total_norm(sums) for sums in self._sums]
+        # Not strict: there are names and no norms where nothing was measured.
         return dict(zip(self._names, norms, strict=False))
 
     def _gradients(self, loss: Tensor) -> list[Tensor]:
+        """Return the gradient of a loss for each parameter; zeros for one it does not reach."""
         try:
             gradients = torch.autograd.grad(
                 loss, self._parameters, retain_graph=True, allow_unused=True

@@ -1,4 +1,4 @@
-"""What is checked in every step: that loss and gradients are finite; and how a step is undone."""
+"""Check in every step that loss and gradients are finite; undo a step that failed."""
 
 from collections.abc import Iterable
 
@@ -13,12 +13,12 @@ _NAMED = 3
 
 
 class StepGuard:
-    """Stands before the update of a step.
+    """Checks a step before its update, and keeps copies to undo it.
 
     Args:
         model: The network; its mask and modes may change between steps.
-        checks_gradients: Whether gradients must be finite. In float16 they may overflow, and the
-            loss scale answers it.
+        checks_gradients: Whether gradients must be finite. In float16 they may overflow: the loss
+            scaler skips such an update and lowers its scale.
     """
 
     __slots__ = ("_buffers", "_checks_gradients", "_copies", "_found", "_model", "_one")
@@ -33,6 +33,7 @@ class StepGuard:
 
     def begin_phase(self) -> None:
         """Find the buffers that a forward pass may move: those of modules in training mode."""
+        # By identity: a buffer may be registered in several modules.
         moving = {
             id(buffer): buffer
             for module in self._model.modules()
@@ -43,12 +44,13 @@ class StepGuard:
         self._copies = [buffer.clone() for buffer in self._buffers]
 
     def begin_step(self) -> None:
-        """Remember the buffers, so that the step can be undone."""
+        """Copy the buffers that the step may change, so that it can be undone."""
         if self._buffers:
+            # One call for all buffers: this is part of every step.
             torch._foreach_copy_(self._copies, self._buffers)
 
     def undo_step(self, optimizer: Optimizer) -> None:
-        """Bring back the buffers as they were before the step, and drop its gradients."""
+        """Restore the buffers to what they were before the step, and drop its gradients."""
         if self._buffers:
             torch._foreach_copy_(self._buffers, self._copies)
         optimizer.zero_grad(set_to_none=True)
@@ -65,6 +67,7 @@ class StepGuard:
             tensors += [p.grad for group in groups for p in group["params"] if p.grad is not None]
         if self._all_finite(tensors):
             return
+        # Only now one by one, to name them: each check waits for the device.
         gradients = _gradients(optimizer) if self._checks_gradients else ()
         wrong = [name for name, gradient in gradients if not gradient.isfinite().all()]
         if not loss.isfinite():
@@ -79,15 +82,16 @@ class StepGuard:
         )
 
     def _all_finite(self, tensors: list[Tensor]) -> bool:
-        """Read one flag for all tensors: the only value that leaves the device in a step.
+        """Tell whether all tensors are finite, by one flag that is read from the device.
 
-        The kernel is the one with which torch's GradScaler looks for overflow. It also multiplies
-        by one, which changes no bit.
+        It is the only value that leaves the device in a step. The kernel is that of torch's
+        GradScaler. It also multiplies by one, which changes no bit.
         """
         for alike in _by_format(tensors):
             torch._amp_foreach_non_finite_check_and_unscale_(alike, self._found, self._one)
         if self._found.item() == 0:
             return True
+        # The kernel sets the flag and never clears it.
         self._found.zero_()
         return False
 
@@ -101,8 +105,9 @@ def _gradients(optimizer: Optimizer) -> Iterable[tuple[str, Tensor]]:
 
 
 def _by_format(tensors: list[Tensor]) -> list[list[Tensor]]:
-    """Part tensors by number format, as the kernel wants them; complex ones as pairs."""
+    """Group tensors by dtype, as the kernel needs them; complex ones as pairs of reals."""
     first = tensors[0].dtype
+    # The usual case is cheap, as this is part of every step.
     if not first.is_complex and all(tensor.dtype is first for tensor in tensors):
         return [tensors]
     parts: dict[torch.dtype, list[Tensor]] = {}

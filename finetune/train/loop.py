@@ -1,4 +1,4 @@
-"""The visible loop: phases outside, steps inside, everything else called by name in between."""
+"""The training loop: phases outside, steps inside, collaborators called by name in between."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -44,7 +44,7 @@ class Splits:
 
 @dataclass(slots=True, kw_only=True)
 class Trainer:
-    """One run: the model and all it needs to be trained, handed in ready."""
+    """One run: the model and the collaborators that train it, all built by the caller."""
 
     model: nn.Module
     optimizer: Optimizer
@@ -72,19 +72,18 @@ class Trainer:
         return self.timeline.progress
 
     def fit(self, *, quiet: bool = False) -> Progress:
-        """Train to the end of the last phase, from wherever `progress` stands.
+        """Train from the present step to the end of the last phase.
 
         Afterwards `model` holds the weights of the best checkpoint where one is chosen by a
         validation metric, and the last weights otherwise.
 
         Args:
-            quiet: Say nothing on standard error, where what the command says is said else.
+            quiet: Whether to write nothing on standard error. Else it gets what the command shows.
 
         Raises:
-            FrozenWeightError: a frozen tensor has changed. Nothing is saved after the last good
-                checkpoint.
+            FrozenWeightError: a frozen tensor has changed. No checkpoint is saved afterwards.
             NonFiniteError: loss or gradient is infinite or NaN, and the config says to stop.
-            StoppedError: a signal asked for it. All is saved.
+            StoppedError: a signal came. A checkpoint holds the last step.
         """
         telling = self.reporter.telling
         if not quiet:
@@ -109,15 +108,19 @@ class Trainer:
         return self.evaluator.figures(samples)
 
     def _run(self) -> None:
-        """Train, evaluate and sum up; do nothing where that is done already."""
+        """Train, evaluate and write the summary; do nothing if the run is done already."""
         is_over = self.timeline.run_is_over
+        # A run that was killed after its last step lacks the summary: test and summary are made up.
         metrics = self.folder.metrics_of_end(self.progress.step) if is_over else None
         if metrics is not None:
             self.reporter.message(f"{self.folder.path}: already done; --fresh begins anew")
             self.progress.metrics = metrics
+            # `fit` leaves the best weights in the model, also when there is nothing to train.
             self.saver.take_best(self.cache)
             return
         with ExitStack() as open_parts:
+            # Closed in reverse order. Signals are caught before the first byte is written, and the
+            # lock of the folder is taken before the checkpoints are touched.
             open_parts.enter_context(self.stop.listening())
             open_parts.enter_context(self.folder.held())
             open_parts.enter_context(self.saver.checkpoints.in_use(self.reporter.message))
@@ -133,7 +136,7 @@ class Trainer:
                 raise self.stop.error(self.progress.step, self.folder.path) from None
 
     def _train(self) -> None:
-        """Go through the phases that are left; on a request to stop, save and hand it on."""
+        """Train the phases that are left; on a request to stop, save and raise it again."""
         self.recovery.begin()
         if self.timeline.run_is_over and self.cache.is_boundary_needed:
             # only the test samples are left: they run as after the last step
@@ -146,6 +149,8 @@ class Trainer:
                     self._leave_phase()
                     self.stop.answer()
         except StopRequest:
+            # The signal came during an evaluation. This step is saved without it, and the resumed
+            # run evaluates first.
             if self.progress.owes_evaluation:
                 self.saver.save()
             raise
@@ -153,13 +158,17 @@ class Trainer:
     def _enter_phase(self) -> None:
         """Set mask, modes and optimizer state, take the fingerprints, open the activation cache."""
         progress, timeline, phase = self.progress, self.timeline, self.timeline.phase
+        # Before the mask changes: stored rows belong to the frozen prefix of the phase before.
         self.cache.leave()
         take_on(self.model, phase.frozen, phase.modules)
+        # Not after a resume inside the phase: the loaded optimizer state is that of the phase.
         if progress.step == progress.phase_began:
             drop_state(self.optimizer, set(self.plan.ever_trained) - timeline.can_change)
             reset_state(self.optimizer, timeline.loses_state)
+        # All later phases are reported when the phase before them ends.
         if progress.step == 0:
             self.reporter.phase_begins()
+        # After `take_on`: the guard reads the modes of the modules.
         self.stepper.guard.begin_phase()
         with self.clock.timed("proof"):
             self.prover.begin_phase(timeline)
@@ -168,7 +177,7 @@ class Trainer:
             self.cache.open(left_steps / timeline.steps_per_epoch, timeline.thaws_ahead())
 
     def _take_steps(self) -> bool:
-        """Take the steps that are left of the phase; return False after going back in time."""
+        """Take the steps that are left of the phase; return False if the run went back in time."""
         if self.progress.owes_evaluation:
             self._settle()
         for window in self._windows():
@@ -184,6 +193,8 @@ class Trainer:
                 self.recovery.halve_passes(sum(map(len, window)))
                 continue
             if stats is None:
+                # A window that is left out counts as a step, so that later steps keep their
+                # windows.
                 self.progress.step += 1
             self._after_step(stats)
         return True
@@ -202,20 +213,21 @@ class Trainer:
                 if timeline.phase_is_over:
                     return
                 if size != timeline.pass_size:
-                    # memory did not hold them: the same window comes again, in smaller passes
+                    # Out of memory: the same window is fetched again, in smaller passes.
                     break
 
     def _after_step(self, stats: StepStats | None) -> None:
-        """Log what a step tells; None where its window was left out. Then settle what is due."""
+        """Log a step, None if its window was left out; then evaluate and save where it is due."""
         if stats is not None:
             self.progress.add_seconds("training", stats.seconds)
             self.reporter.step_is_done(stats, self.optimizer)
         self.timeline.observe(is_evaluation=False)
+        # Noted before the evaluation: a run that is stopped in it makes it up.
         self.progress.owes_evaluation = self.timeline.evaluation_is_due
         self._settle()
 
     def _settle(self) -> None:
-        """Evaluate and save where it is due. What ends a phase is saved after its proof."""
+        """Evaluate and save where it is due; the end of a phase is saved by `_leave_phase`."""
         is_new_best = False
         if self.progress.owes_evaluation:
             is_new_best = self.evaluator.validate(self.splits.validation)
@@ -229,12 +241,12 @@ class Trainer:
             raise StopRequest
 
     def _leave_phase(self) -> None:
-        """Prove, go back to the best weights if asked to, go to the next phase, save: in order.
+        """Prove, restore the best weights if the phase asks for it, go to the next phase, save.
 
-        A save comes after going back, so that a run goes on from the weights that the next phase
-        begins with. One case turns it round: these weights are among the best of the run, and the
-        phase goes back to others. Then the checkpoint of this step is theirs, so it is written
-        first, and a run that goes on from it leaves the phase once more.
+        The checkpoint is saved after restoring, so that a resumed run has the weights that the next
+        phase begins with. Exception: the present weights are among the best of the run, and the
+        phase restores others. Then the checkpoint of this step must hold the present weights. It is
+        saved first, and a run that resumes from it leaves the phase once more.
         """
         timeline, progress = self.timeline, self.progress
         if self.plan.verify in ("phase", "checkpoint") or timeline.run_is_over:
@@ -255,7 +267,7 @@ class Trainer:
             self.saver.save()
 
     def _finish(self) -> None:
-        """Take the best weights if they are wanted, evaluate the test samples, sum up."""
+        """Load the best weights if the config chooses them, run the test, write the summary."""
         with self.clock.timed("proof"):
             # Before going back: the best weights may be older than what was trained last.
             never_moved = self.prover.never_moved(self.timeline)
@@ -269,7 +281,8 @@ class Trainer:
         self._sum_up("done", never_moved)
 
     def _sum_up(self, status: str, never_moved: Sequence[str] | None = None) -> None:
-        # nothing is said before the last checkpoint is on disk
+        """Write `summary.json`, after the last checkpoint is on disk."""
+        # A summary of a run whose last checkpoint fails to be written would be false.
         self.saver.checkpoints.worker.wait()
         figures = self.saver.figures() if status == "done" else self.progress.metrics
         self.folder.write_summary(

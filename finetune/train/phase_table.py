@@ -1,4 +1,4 @@
-"""How phases look on a terminal: what trains in each, at which rates, and what ends it."""
+"""Print phases on a terminal: what trains in each, at which rates, and what ends it."""
 
 import re
 from collections.abc import Sequence
@@ -30,7 +30,15 @@ def print_phases(
     decay: float | None,
     spans: Sequence[Span] | None,
 ) -> None:
-    """Print the first phase wholly, and of each later one what it changes."""
+    """Print all rows of the first phase, and the changed rows of each later one.
+
+    Args:
+        plan: The phases.
+        console: Where to print.
+        full: Whether to print a row per parameter in place of one per block.
+        decay: Weight decay of the optimizer, for a column of its own; None for no such column.
+        spans: Span of each phase in steps; None if not known.
+    """
     total, before = sum(param.numel for param in plan.inventory), None
     for number, phase in enumerate(plan.phases):
         rows = plan_rows(plan, number, full=full)
@@ -53,7 +61,7 @@ def print_phases(
 
 
 def _phase_table(rows: Sequence[PlanRow], decay: float | None, width: int) -> Table:
-    """Lay out a phase; where `width` characters do not hold it all, tensors are not counted."""
+    """Lay out the rows of a phase; leave out the count of tensors if `width` is too small."""
     left = ["state", "rate", *(["decay"] if decay is not None else []), "modules"]
     right = ["tensors", "parameters"]
     cells = [_cells(row, decay) for row in rows]
@@ -61,6 +69,7 @@ def _phase_table(rows: Sequence[PlanRow], decay: float | None, width: int) -> Ta
     if longest > width - _taken([*left, *right], cells):
         right.remove("tensors")
         cells = [[*row[:-2], row[-1]] for row in cells]
+    # Only names may be broken into lines: a broken number would be misread.
     room = max(_FEWEST, width - _taken([*left, *right], cells))
     table = new_table(["parameters of", *left], right)
     for row, others in zip(rows, cells, strict=True):
@@ -69,11 +78,11 @@ def _phase_table(rows: Sequence[PlanRow], decay: float | None, width: int) -> Ta
 
 
 _GAP, _FEWEST = 3, 13
-"""Characters between columns, and of the column of names at the least."""
+"""Characters: gap between columns, and least width of the column of names."""
 
 
 def _cells(row: PlanRow, decay: float | None) -> list[str]:
-    """Return the cells of a row but for its name."""
+    """Return the cells of a row without its name."""
     count = f"{row.parameters:,}"
     if row.state == "mixed":
         count = f"{row.trained:,} of {count}"
@@ -85,13 +94,13 @@ def _cells(row: PlanRow, decay: float | None) -> list[str]:
 
 
 def _taken(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    """Return how wide columns are together, with the gaps before them."""
+    """Return the width of columns in characters, with the gaps before them."""
     columns = zip(headings, *rows, strict=True)
     return sum(_GAP + max(map(len, column)) for column in columns)
 
 
 def _broken(name: str, room: int) -> Text:
-    """Break a name before its dots into lines of `room` characters, where that can be."""
+    """Break a name before dots into lines of at most `room` characters, where that is possible."""
     lines = [""]
     for part in re.split(r"(?=\.)", one_line(name)):
         if lines[-1] and len(lines[-1]) + len(part) > room:
@@ -101,7 +110,7 @@ def _broken(name: str, room: int) -> Text:
 
 
 def _rates(rates: Sequence[PeakRate]) -> str:
-    """Write a peak rate, or from which to which they go."""
+    """Return the text of a peak rate with its schedule, or of the range of several."""
     if not rates:
         return ""
     if len(rates) > 1:
@@ -113,13 +122,14 @@ def _rates(rates: Sequence[PeakRate]) -> str:
 
 
 def _about(phase: Phase, number: int, span: Span | None) -> str:
-    """Say in a line how a phase ends and what becomes of schedule and momentum."""
+    """Return a line on the end of a phase, its schedule, and the momentum that it keeps."""
     ends = f"lasts {_until(phase.until)}"
     if span is not None and span.is_certain:
         ends = f"steps {span.began:,} to {span.ends:,}: {ends}"
     elif span is not None:
         ends = f"over by step {span.ends:,}: {ends}"
     said = [ends, "schedule anew" if phase.restarts_schedule else "schedule of the whole run"]
+    # The first phase has no momentum to keep or lose.
     if number:
         said.append(_MOMENTUM[phase.optimizer_state])
     if phase.restores_best:
@@ -135,7 +145,7 @@ _MOMENTUM = {
 
 
 def _until(until: Trigger | None) -> str:
-    """Say in words what ends a phase."""
+    """Return the words for the trigger of a phase."""
     match until:
         case None:
             return "to the end of the run"

@@ -23,7 +23,7 @@ def refuse_impossible(
         phases: The phases, those of a method written out.
         steps_per_epoch: Optimizer steps of one pass over the samples.
         total: Optimizer steps of the run.
-        directions: What evaluation will write, and which way each figure improves.
+        directions: The figures of an evaluation, and which way each improves.
     """
     found: list[FinetuneError] = []
     is_due = True
@@ -33,6 +33,7 @@ def refuse_impossible(
         if is_due and span.began >= total:
             message = f"phase {phase.name!r} never begins: the run is over after {total} steps"
             found.append(FinetuneError(message, hint="lengthen train.epochs", key=key))
+            # Every phase after it would get the same message.
             break
         found += _wrong_metrics(phase, directions, key)
         if isinstance(phase.until, AtFraction) and span.is_certain and span.ends <= span.began:
@@ -42,14 +43,17 @@ def refuse_impossible(
         if is_endless and phase.schedule == "per_phase":
             message = "a schedule of its own needs a length: add 'at_most' to the plateau"
             found.append(FinetuneError(message, key=(*key, "until")))
+        # Behind a plateau nobody knows where a phase begins, so none is refused for that.
         is_due = span.is_certain
     return found
 
 
 def _wrong_metrics(phase: PhaseConfig, directions: Directions, key: Key) -> list[FinetuneError]:
+    """Return what is wrong with the metrics that a phase watches."""
     asked: dict[Key, str] = {}
     if isinstance(phase.until, OnPlateau):
         asked[*key, "until"] = phase.until.plateau
+    # With a plateau, best weights are chosen by its metric, which is asked for already.
     elif phase.restore_best:
         asked[*key, "restore_best"] = watched_metric(phase.until)
     return faults_of(asked, directions)

@@ -1,4 +1,4 @@
-"""Number formats of the forward pass. In float32 everything here is a plain pass-through."""
+"""Number formats of the forward pass. In float32 every method just passes through."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
@@ -16,7 +16,7 @@ _DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class Precision:
-    """Runs forward, backward, clipping and the optimizer's step in the wished number format.
+    """Runs forward, backward, clipping and the optimizer's step in one number format.
 
     Args:
         kind: Format of the forward pass; weights and optimizer state stay in float32.
@@ -39,6 +39,7 @@ class Precision:
             )
         self.device = device
         self._dtype = _DTYPES.get(kind)
+        # A scaler that is not enabled passes everything through, so the step needs no `if`.
         self._scaler = GradScaler(device.type, enabled=kind == "float16")
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -48,10 +49,10 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self._dtype)
 
     def seed(self, seed: int) -> None:
-        """Seed all that a step may draw from: torch's generators, numpy's and Python's own.
+        """Seed the generators that a step may use: those of torch, numpy and Python.
 
-        Of torch's the CPU's and the device's: `torch.manual_seed` seeds every kind of device there
-        is, at a twentieth of the cost of a small step.
+        Of torch, only those of the CPU and of this device. `torch.manual_seed` seeds every kind of
+        device, which takes a twentieth of the time of a small step.
         """
         seed_all(seed)
         if self.device.type == "cuda":
@@ -63,8 +64,8 @@ class Precision:
         """Add the gradients of a scalar loss to the trained parameters.
 
         Raises:
-            ModelError: the graph of the loss was freed by an earlier backward pass, or no trained
-                parameter has a part in it.
+            ModelError: an earlier backward pass has freed the graph of the loss, or the loss
+                depends on no trained parameter.
         """
         try:
             self._scaler.scale(loss).backward()
@@ -72,15 +73,15 @@ class Precision:
             raise _explained(error) from error
 
     def unscale(self, optimizer: Optimizer) -> None:
-        """Bring the gradients from the scale of the loss back to their own."""
+        """Divide the gradients by the loss scale, in place; do nothing without one."""
         if self._scaler.is_enabled():
             self._scaler.unscale_(optimizer)
 
     def step(self, optimizer: Optimizer) -> None:
-        """Make the optimizer's step; in float16, leave it out when a gradient overflowed.
+        """Make the optimizer's step; in float16, skip it if a gradient overflowed.
 
         Raises:
-            FinetuneError: its settings give a number that float32, or Python, cannot hold. Some
+            FinetuneError: its settings give a number too large for float32 or Python. Some
                 parameters may be updated already.
         """
         try:
@@ -90,17 +91,18 @@ class Precision:
         self._scaler.update()
 
     def state(self) -> dict[str, float]:
-        """Return what a checkpoint must hold of the loss scale; empty when there is none."""
+        """Return the state of the loss scale for a checkpoint; empty without one."""
         return dict(self._scaler.state_dict())
 
     def load_state(self, state: dict[str, float]) -> None:
-        """Take up the loss scale of a checkpoint."""
+        """Load the state of the loss scale from a checkpoint."""
         if state:
             self._scaler.load_state_dict(state)
 
 
 def _explained(error: RuntimeError) -> Exception:
-    """Return torch's two commonest complaints about a graph in words that name the remedy."""
+    """Return an error that names the remedy for two common errors of autograd; else `error`."""
+    # autograd raises a plain RuntimeError for both, so they are told apart by its text.
     text = str(error)
     if "backward through the graph a second time" in text:
         return ModelError(

@@ -1,4 +1,4 @@
-"""How a run goes on after a broken-off step: loss or gradient not finite, or no memory left."""
+"""Continue after a step that failed: loss or gradient not finite, or out of memory."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from finetune.train.timeline import Timeline
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovery:
-    """Undoes a broken-off step, and does what `train.nan` says or takes smaller passes."""
+    """Undoes a failed step, then does what `train.nan` says, or halves the passes."""
 
     timeline: Timeline
     stepper: Stepper
@@ -20,21 +20,22 @@ class Recovery:
     reporter: Reporter
 
     def begin(self) -> None:
-        """Save the first step if the run may have to go back before it saves another one."""
+        """Save a checkpoint at the start if `nan: rollback` would have none to go back to."""
         if self.timeline.settings.nan == "rollback" and not self.saver.checkpoints.all():
             self.saver.save()
 
     @property
     def is_left_out(self) -> bool:
-        """Whether the next window was found bad before the run went back in time."""
+        """Whether the next window is one that the run leaves out since it went back."""
         progress = self.timeline.progress
         return progress.step in progress.left_out
 
     def goes_back(self, error: NonFiniteError) -> bool:
-        """Leave a window out, or go back to the last good checkpoint; return whether it did.
+        """Leave the window out, or load the last good checkpoint; return whether it was loaded.
 
         Raises:
-            NonFiniteError: the config says to stop, or too many windows are left out already.
+            NonFiniteError: the config says to stop, or too many windows were left out.
+            CheckpointError: there is no whole checkpoint.
         """
         progress, settings = self.timeline.progress, self.timeline.settings
         self.stepper.undo()
@@ -53,22 +54,24 @@ class Recovery:
         if not self.saver.load_newest():
             folder = str(self.saver.checkpoints.folder)
             raise CheckpointError("no whole checkpoint to go back to", where=folder) from error
-        # the checkpoint does not know of it: it is older than the window
+        # The loaded progress is older than the window, so its list lacks it.
         self.timeline.progress.left_out = left_out
         self.reporter.message(f"{error.message}: back to step {self.timeline.progress.step}")
+        # The trackers discard the lines of steps that will be taken again.
         self.reporter.begin()
         return True
 
     def halve_passes(self, samples: int) -> None:
-        """Answer a lack of memory: cut the same window, and all after it, into smaller passes.
+        """Undo a step that ran out of memory; cut its window and all later ones into halves.
 
         Args:
-            samples: Those of the window.
+            samples: Number of samples in the window.
 
         Raises:
             FinetuneError: a single sample is too much, or a loss needs whole windows.
         """
         self.stepper.undo()
+        # A last window may be smaller than a pass: halving the limit alone might not cut it.
         size, task = min(self.timeline.pass_size, samples), self.stepper.task
         if task.whole_window_losses:
             raise memory_for_whole_windows(task, size)
@@ -76,6 +79,7 @@ class Recovery:
             raise FinetuneError(
                 "memory does not hold a single sample", key=("train", "micro_batch")
             )
+        # Part of the progress, so that a resumed run does not run out of memory again.
         self.timeline.progress.micro_batch = size // 2
         self.reporter.message(
             f"out of memory with {size} samples in a pass: {size // 2} from now on"

@@ -1,4 +1,4 @@
-"""What the loop tells the trackers: figures of steps, phases and evaluations, by tag."""
+"""Report figures of steps, phases and evaluations to the trackers, by tag."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,65 +21,66 @@ from finetune.train.timeline import Timeline
 
 @dataclass(frozen=True, slots=True)
 class StepStats:
-    """What one optimizer step tells."""
+    """Figures of one optimizer step."""
 
     loss: Tensor
     """Mean loss of the window's samples, a scalar on the device."""
     grad_norm: Tensor | None
-    """Norm over all gradients before clipping; None where nobody asked."""
+    """Norm over all gradients before clipping; None if it was not measured."""
     loss_norms: dict[str, Tensor]
     """Gradient norm of each loss alone, where the config asks for it."""
     seconds: float
-    """How long the step took."""
+    """Wall time of the step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reporter:
-    """Turns what happens into tagged figures for the trackers. Changes nothing in a run."""
+    """Sends figures and messages to the trackers; keeps the latest figures in the progress."""
 
     tracker: Tracker
     telling: Telling
-    """Speaks to the person who started the run; one of the trackers."""
+    """Writes to the terminal; one of the trackers."""
     timeline: Timeline
     groups: tuple[Group, ...]
     log_every: int
     device: torch.device
     hparams: Mapping[str, str | int | float | bool]
     told: set[str] = field(default_factory=set)
-    """Lines that are told once."""
+    """Lines sent by `message_once`."""
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Open the trackers for a run that stands where the timeline is; close them after it."""
+        """Open the trackers at the present step of the timeline; close them after the block."""
         self.begin()
         try:
             yield
+            # Only for a run that ended well; the trackers are closed in any case.
             self._picture()
             self.tracker.hparams(self.hparams, self._progress.metrics)
         finally:
             self.tracker.close()
 
     def begin(self) -> None:
-        """Let the trackers go on from the present step: what was told of later ones is void."""
+        """Start the trackers at the present step: they discard lines of later steps."""
         progress, total = self._progress, self.timeline.total_steps
         self.tracker.begin(progress.step, total, lines=progress.lines)
 
     def message(self, text: str) -> None:
-        """Tell the person who watches one line."""
+        """Send one line to the trackers."""
         self.tracker.message(text)
 
     def message_once(self, text: str) -> None:
-        """Tell one line, unless it was told before."""
+        """Send one line, unless it was sent before."""
         if text not in self.told:
             self.told.add(text)
             self.message(text)
 
     def logs(self, step: int) -> bool:
-        """Tell whether the figures of a step are logged: every so many, the first and the last."""
+        """Tell whether a step is logged: the first, the last and every `log_every`-th."""
         return step == 1 or step % self.log_every == 0 or step == self.timeline.total_steps
 
     def phase_begins(self) -> None:
-        """Tell which phase begins, and what it trains."""
+        """Report which phase begins, and what it trains."""
         progress, plan = self._progress, self.timeline.plan
         frozen = self.timeline.phase.frozen
         trained = sum(param.numel for param in plan.inventory if param.name not in frozen)
@@ -91,7 +92,7 @@ class Reporter:
             self._picture()
 
     def never_ran(self) -> None:
-        """Tell which phases the run has not come to, if there are any."""
+        """Report the phases that never began, if there are any."""
         names, progress = [phase.name for phase in self.timeline.following], self._progress
         if names:
             noun = "phase" if len(names) == 1 else f"{len(names)} phases,"
@@ -102,10 +103,11 @@ class Reporter:
             )
 
     def step_is_done(self, stats: StepStats, optimizer: Optimizer) -> None:
-        """Tell the figures of a step, if it is one that is logged."""
+        """Report the figures of a step, if it is one that is logged."""
         progress, trained = self._progress, self.timeline.phase.rates
         if not self.logs(progress.step):
             return
+        # Reading a tensor waits for the device, so it is done only for steps that are logged.
         figures = {"train/loss": float(stats.loss), "time/step_seconds": stats.seconds}
         if stats.grad_norm is not None:
             figures["train/grad_norm"] = float(stats.grad_norm)
@@ -118,7 +120,7 @@ class Reporter:
         self._tell(figures)
 
     def evaluated(self, split: str, figures: Mapping[str, float]) -> None:
-        """Tell the figures of an evaluation; the progress keeps the latest ones."""
+        """Report the figures of an evaluation, and keep them in the progress."""
         progress = self._progress
         tagged = {f"{split}/{name}": value for name, value in figures.items()}
         # A metric that is not defined this time must not keep its figure of last time.
@@ -133,13 +135,16 @@ class Reporter:
         return self.timeline.progress
 
     def _tell(self, figures: Mapping[str, float]) -> None:
+        """Send figures of the present step to the trackers, with epoch and phase."""
         progress, phase = self._progress, self.timeline.phase.name
         epoch = self.timeline.epochs.count(progress.step)
         self.tracker.scalars(progress.step, {"epoch": epoch, "phase": phase, **figures})
+        # A checkpoint keeps the count: a resumed run cuts the log back to it.
         if progress.lines is not None:
             progress.lines += 1
 
     def _picture(self) -> None:
+        """Draw the freeze map of the run so far."""
         progress, timeline = self._progress, self.timeline
         shown = FreezeMap(
             rows=states_over_phases(timeline.plan.inventory, timeline.begun),

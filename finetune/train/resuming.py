@@ -1,4 +1,4 @@
-"""Going on with a run: which changes of its config it bears, and where it stands."""
+"""Resume a run: which changes of its config are allowed, and which checkpoint is loaded."""
 
 import os
 from dataclasses import replace
@@ -29,11 +29,11 @@ _HARMLESS = {
     "train.checkpoint.keep_last",
     "train.checkpoint.path",
 }
-"""Keys that a continued run may change: none of them alters a step that is done."""
+"""Keys that may change when a run is resumed: none of them alters a step that is done."""
 
 
 def without_known_origin(folder: RunFolder) -> RunFolder:
-    """Return the folder, which goes on with its own run if that began from its origin already.
+    """Return the folder, without its origin if the run in it has begun from that origin.
 
     So a command with `resume` that was killed, or is done, can be given again.
     """
@@ -44,7 +44,7 @@ def without_known_origin(folder: RunFolder) -> RunFolder:
 
 
 def compare_with_saved(folder: RunFolder, config: RunConfig) -> list[str]:
-    """Compare a config with that of the run it goes on with; return a line for each change.
+    """Compare a config with that of the run to resume; return a line for each change.
 
     Raises:
         CheckpointError: a change would alter steps that are done, or the folder holds no run.
@@ -75,10 +75,10 @@ def compare_with_saved(folder: RunFolder, config: RunConfig) -> list[str]:
 
 
 def _refuse_left_checkpoints(folder: RunFolder) -> None:
-    """Raise where the checkpoints of a run lie in another place than the config now says.
+    """Raise if the checkpoints of a run lie elsewhere than the config now says.
 
     Raises:
-        CheckpointError: they do: the run would begin anew, and both would be kept.
+        CheckpointError: they do. The run would start at step 0 and keep both.
     """
     before = saved_folder(folder.path).checkpoints
     is_moved = os.path.realpath(before) != os.path.realpath(folder.checkpoints)
@@ -95,11 +95,12 @@ def _holds_run(folder: RunFolder) -> bool:
 
 
 def _changes(run: Path, config: RunConfig) -> list[str]:
-    """Tell what differs from the config of a run; raise where that would alter steps done."""
+    """Return a line per change of a run's config; raise if one would alter steps that are done."""
     before = load_saved(saved_config(run))
     old, new = flattened(as_plain(before)), flattened(as_plain(config))
     # a path is the same if it reads the same, or if it leads to the same file from here
     there, now = old | absolute_places(before.places), new | absolute_places(config.places)
+    # These two say where a run lies, not what it computes.
     keys = (old.keys() | new.keys()) - {"name", "folder"}
     changed = sorted(
         key for key in keys if old.get(key) != new.get(key) and there.get(key) != now.get(key)
@@ -118,20 +119,21 @@ def _changes(run: Path, config: RunConfig) -> list[str]:
 def can_go_on(
     config: RunConfig, run_dir: str | Path | None, *, fresh: bool, resume: Path | None
 ) -> bool:
-    """Tell whether a command would go on from a checkpoint; its arguments are not checked."""
+    """Tell whether a command would resume from a checkpoint; its arguments are not checked."""
     folder = RunFolder.of(Path(run_dir or usual_folder(config)), config)
     return resume is not None or (not fresh and _holds_run(folder))
 
 
 def take_up(trainer: Trainer) -> Path | None:
-    """Continue from the newest checkpoint that is whole; return it, or None if there is none.
+    """Load the newest checkpoint that can be used; return its path, or None if there is none.
 
     Raises:
-        CheckpointError: another run's folder was named to go on from, and has none.
+        CheckpointError: another run was named to resume from, and it has none.
     """
     origin = trainer.folder.origin
     checkpoints = trainer.saver.checkpoints
     if origin is not None:
+        # They lie in the other run's folder, and must fit this run's network.
         checkpoints = replace(checkpoints, folder=origin.checkpoints)
     if not trainer.saver.load_newest(checkpoints):
         if origin is not None:

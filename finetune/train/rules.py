@@ -1,4 +1,4 @@
-"""Which watches a run has, what an evaluation means for each, and which can never come true."""
+"""Rules that watch metrics: make those of a phase, apply them, find those that cannot work."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -61,19 +61,20 @@ class Rules(NamedTuple):
 
 
 def judge(rules: Rules, progress: Progress, *, num_kept: int) -> bool:
-    """Record in `progress` what the latest evaluation means; return whether to keep its weights.
+    """Apply the rules to the latest evaluation; return whether to keep its weights.
 
     A rule does not count an evaluation in which its metric was not defined.
 
     Args:
-        rules: Those of the present phase.
-        progress: Holds the figures of the evaluation. Changed.
-        num_kept: How many of the best checkpoints are kept.
+        rules: Rules of the present phase.
+        progress: Holds the figures of the evaluation; its watches and ranking are updated.
+        num_kept: Number of best checkpoints to keep.
     """
     _see(progress.stopping, rules.stopping, progress)
     _see(progress.plateau, rules.plateau, progress)
     is_best_of_phase = _see(progress.phase_best, rules.phase_best, progress)
     _see(progress.best, rules.best, progress)
+    # Ranking comes first: it changes the progress, so `or` must not skip it.
     return _is_among_best(rules.best, progress, num_kept) or is_best_of_phase
 
 
@@ -86,7 +87,7 @@ def _see(watch: Watch, rule: Rule | None, progress: Progress) -> bool:
 
 
 def _is_among_best(rule: Rule | None, progress: Progress, num_kept: int) -> bool:
-    """Rank these weights, and tell whether they are among the best of the run."""
+    """Add these weights to the ranking; tell whether they are among the best of the run."""
     value = None if rule is None else progress.metrics.get(rule.metric)
     if rule is None or value is None:
         return False
@@ -101,13 +102,14 @@ def _rule(
     min_delta: float = 0.0,
     patience: int | None = None,
 ) -> Rule | None:
+    """Return the rule that watches a metric; None without a metric."""
     if metric is None:
         return None
     return Rule(key, metric, directions.falls(metric), min_delta, patience)
 
 
 def watched_metric(until: Trigger | None) -> str:
-    """Return the metric by which a phase finds its best weights: of its plateau, or the loss."""
+    """Return the metric that chooses a phase's best weights: its plateau's, or the loss."""
     return until.plateau if isinstance(until, OnPlateau) else "validation/loss"
 
 
@@ -116,7 +118,7 @@ def with_main_metric(settings: TrainConfig, directions: Directions) -> TrainConf
 
     Args:
         settings: `train:` of the config.
-        directions: What evaluation will write, and which way each figure improves.
+        directions: The figures of an evaluation, and which way each improves.
     """
     if settings.checkpoint.best != "auto":
         return settings
@@ -125,11 +127,11 @@ def with_main_metric(settings: TrainConfig, directions: Directions) -> TrainConf
 
 
 def wrong_rules(settings: TrainConfig, directions: Directions) -> list[FinetuneError]:
-    """Return which rules of `train:` cannot watch their metric: not written, or no direction.
+    """Return the faults of rules in `train:`: their metric is never logged, or has no direction.
 
     Args:
         settings: Early stopping, and the choice of the best checkpoint.
-        directions: What evaluation will write, and which way each figure improves.
+        directions: The figures of an evaluation, and which way each improves.
     """
     asked: dict[Key, str] = {}
     if settings.early_stopping is not None:
@@ -146,7 +148,8 @@ def wrong_rules(settings: TrainConfig, directions: Directions) -> list[FinetuneE
 
 
 def faults_of(asked: Mapping[Key, str], directions: Directions) -> list[FinetuneError]:
-    """Return what is wrong with the metrics that rules ask for, each told once."""
+    """Return what is wrong with the metrics that rules watch, one error per metric."""
+    # Reversed, so that the error names the first of several rules with one metric.
     keys = {tag: key for key, tag in reversed(list(asked.items()))}
     found = [directions.fault(tag, key) for tag, key in keys.items()]
     return [fault for fault in found if fault is not None]

@@ -1,4 +1,4 @@
-"""The data at hand held against what a run has kept of its own: refused, or accepted and told."""
+"""Compare the present data with the record of a run: refuse or report a difference."""
 
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -12,14 +12,15 @@ from finetune.runs.kept import Checkpoints
 
 
 def record_to_go_on(folder: RunFolder, *, accepts_changes: bool) -> tuple[Record | None, list[str]]:
-    """Return what the run that goes on has kept of its data, and a line if that is not known.
+    """Return the data record of the run to resume, and a line if it cannot be compared.
 
     Args:
         folder: The run's folder.
-        accepts_changes: Whether the user wants to go on with other data.
+        accepts_changes: Whether the user accepts other data.
     """
     run = folder.origin or folder
     begins_anew = folder.is_fresh and folder.origin is None
+    # Without a checkpoint no step was trained on the old data, so any data will do.
     if begins_anew or not Checkpoints(run.checkpoints, keep_last=1).all():
         return None, []
     hint = "--data-changed goes on with the data as it is now, --fresh begins anew"
@@ -32,12 +33,12 @@ def record_to_go_on(folder: RunFolder, *, accepts_changes: bool) -> tuple[Record
 def lines_on_going_on(
     record: Record | None, changes: Sequence[str], now: DataIdentity
 ) -> list[str]:
-    """Return a line for each change of the data of a run that goes on.
+    """Return a line for each change in the data of a resumed run.
 
     Args:
-        record: What it has kept of its data.
-        changes: What differs.
-        now: The data at hand.
+        record: The run's record of its data.
+        changes: The differences.
+        now: Identity of the present data.
     """
     lines = [f"goes on with changed data: {line}" for line in changes]
     if record is not None and now.num_unknown:
@@ -47,18 +48,22 @@ def lines_on_going_on(
 
 
 def read_record(run: RunFolder, *, accepts_changes: bool, trains: bool, hint: str) -> Record:
-    """Return the data that a run has kept a record of.
+    """Read the record that a run keeps of its data.
 
     Args:
-        run: Its folder.
-        accepts_changes: Whether the user has accepted other data.
-        trains: Whether the run goes on with the data.
-        hint: What to do about other data.
+        run: Folder of the run.
+        accepts_changes: Whether the user accepts other data.
+        trains: Whether the data will be trained on.
+        hint: The remedy for other data.
+
+    Returns:
+        The record. Opening data with it raises `CheckpointError` for changes that are not accepted.
 
     Raises:
-        ValueError: there is none, or it is damaged. The message says which.
+        ValueError: there is no record, or it is damaged. The message says which.
     """
 
+    # Called before the data is split: split anew, rows trained on might be tested.
     def accept(changes: Sequence[str]) -> None:
         if not accepts_changes:
             raise CheckpointError(
@@ -82,7 +87,7 @@ def read_record(run: RunFolder, *, accepts_changes: bool, trains: bool, hint: st
 
 
 def _kinds(value: Any) -> dict[str, Kind]:
-    """Return the kinds of columns that a document holds; what is none is left out."""
+    """Return the kinds of columns in a document, without values that are not a kind."""
     known: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
     return {
         str(name): known[kind]

@@ -1,4 +1,4 @@
-"""What a run saves, and how it gets back to what it has saved."""
+"""Save checkpoints of a run, and load them into its network."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from finetune.train.timeline import Timeline
 
 @dataclass(slots=True, kw_only=True)
 class Saver:
-    """The only one to save checkpoints and to load them into the network."""
+    """Saves checkpoints and loads them into the network; nothing else of a run does."""
 
     model: nn.Module
     optimizer: Optimizer
@@ -31,7 +31,7 @@ class Saver:
     reporter: Reporter
 
     def save(self) -> None:
-        """Save the run as it stands, after its proof if the config wants one each time."""
+        """Save a checkpoint of the present step, after a proof with `verify: checkpoint`."""
         if self.timeline.plan.verify == "checkpoint" and self.timeline.progress.fingerprints:
             self.prove()
         with self.clock.timed("saving"):
@@ -45,10 +45,10 @@ class Saver:
             )
 
     def prove(self) -> None:
-        """Compare what is frozen with its fingerprints.
+        """Compare the frozen tensors with their fingerprints.
 
         Raises:
-            FrozenWeightError: something has changed.
+            FrozenWeightError: a tensor has changed.
         """
         with self.clock.timed("proof"):
             self.prover.prove(self.timeline)
@@ -56,10 +56,10 @@ class Saver:
     def load_newest(self, checkpoints: Checkpoints | None = None) -> bool:
         """Load the newest usable checkpoint; return False if there is none.
 
-        A line tells of each that is passed over.
+        Each checkpoint that is passed over is reported.
 
         Args:
-            checkpoints: Those to load from; the run's own if left out.
+            checkpoints: Where to look; the run's own if left out.
 
         Raises:
             CheckpointError: some are whole, and none of them fits the network.
@@ -67,6 +67,8 @@ class Saver:
         checkpoints = checkpoints or self.checkpoints
         newest, damaged = checkpoints.start()
         if newest is None:
+            # Whole checkpoints that do not fit mean that files of the config changed. Starting at
+            # step 0 beside them would prune them.
             checkpoints.refuse_misfits()
         for line in damaged:
             self.reporter.message(line)
@@ -79,21 +81,21 @@ class Saver:
         return True
 
     def restore(self, step: int) -> None:
-        """Go back to weights and optimizer state of a step; the progress stays."""
+        """Load weights and optimizer state of a step; the progress is not changed."""
         load_checkpoint(self.checkpoints.whole(step), self.model, self.optimizer, self.base)
 
     def take_best(self, cache: ActivationCache) -> None:
-        """Put the best weights of the run into the network, if one was found to be best."""
+        """Load the best weights of the run into the network, if an evaluation has ranked any."""
         best = self.timeline.progress.best.step
         if best is None:
             return
         if best <= self.timeline.progress.phase_began:
-            # what is frozen now had other values then: the store must not be given what comes of it
+            # Tensors that are frozen now had other values then: their rows must not be stored.
             cache.leave()
         load_weights_delta(self.checkpoints.whole(best), self.model, self.base)
 
     def figures(self) -> dict[str, float]:
-        """Return the figures of the weights in use: the last evaluation may be of later ones."""
+        """Return the figures of the weights in use; the last evaluation may be of later ones."""
         progress = self.timeline.progress
         best = progress.best.step
         validated = {} if best is None else validated_at(self.checkpoints.whole(best))

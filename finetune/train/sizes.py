@@ -1,4 +1,4 @@
-"""How large the files of a checkpoint will be: tensors by shape and type, before they exist."""
+"""Predict the size of checkpoint files from the shapes and dtypes of their tensors."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ _CODES = {"bfloat": "BF", "float": "F", "uint": "U", "int": "I", "complex": "C"}
 
 @dataclass(frozen=True, slots=True)
 class TensorSize:
-    """A tensor in a file."""
+    """Shape and dtype of a tensor."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     is_not_negative: bool = False
-    """Whether none of its numbers is below zero, whatever the gradients."""
+    """Whether its elements are never below zero, whatever the gradients."""
 
     @classmethod
     def of(cls, tensor: Tensor) -> Self:
@@ -44,10 +44,10 @@ class TensorSize:
 def optimizer_state(
     plan: Plan, config: OptimizerConfig, device: torch.device
 ) -> dict[str, dict[str, TensorSize]]:
-    """Return what the optimizer will keep of each name that ever trains, by the state's own name.
+    """Return the sizes of the optimizer state, by parameter name and state name.
 
-    Found out by a step over tiny parameters of like kind, rather than known for each optimizer:
-    every axis is cut to a length of its own, by which the axes of the state are known again.
+    They are measured by a step over tiny parameters, so that any optimizer works. Each axis is cut
+    to a length of its own, by which the axes of the state are recognised.
     """
     tiny: dict[TensorSize, dict[str, TensorSize]] = {}
     found: dict[str, dict[str, TensorSize]] = {}
@@ -56,6 +56,7 @@ def optimizer_state(
         if param.name not in ever_trained:
             continue
         whole = TensorSize.of_param(param)
+        # Adafactor keeps (R, 1) and (1, C) of a matrix (R, C): lengths must tell R, C and 1 apart.
         cut = tuple(min(length, 2 + axis) for axis, length in enumerate(whole.shape))
         kind = TensorSize(cut, whole.dtype)
         if kind not in tiny:
@@ -68,7 +69,7 @@ def optimizer_state(
 
 
 def file_bytes(tensors: Mapping[str, TensorSize]) -> int:
-    """Return the size of a safetensors file: 8 bytes, a JSON header filled up to eights, data."""
+    """Return the size of a safetensors file: 8 bytes, JSON header padded to eights, data."""
     header, end = {}, 0
     for name, entry in tensors.items():
         start, end = end, end + entry.size_bytes
@@ -77,16 +78,17 @@ def file_bytes(tensors: Mapping[str, TensorSize]) -> int:
             "shape": entry.shape,
             "data_offsets": (start, end),
         }
+    # Written as safetensors does: no spaces, and other letters than ASCII not escaped.
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     return 8 + -(-len(text) // 8) * 8 + end
 
 
 def checkpoint_bytes(plan: Plan, kept: Mapping[str, Mapping[str, TensorSize]]) -> int:
-    """Return about how large a checkpoint will be: what ever trains, and its optimizer state.
+    """Return the approximate size of a checkpoint: trained weights and optimizer state.
 
     Args:
         plan: The phases.
-        kept: What the optimizer will keep, from `optimizer_state`.
+        kept: Sizes of the optimizer state, from `optimizer_state`.
     """
     trained = set(plan.ever_trained)
     weights = {p.name: TensorSize.of_param(p) for p in plan.inventory if p.name in trained}
@@ -97,9 +99,9 @@ def checkpoint_bytes(plan: Plan, kept: Mapping[str, Mapping[str, TensorSize]]) -
 def _state_of(
     kind: TensorSize, config: OptimizerConfig, device: torch.device
 ) -> dict[str, TensorSize]:
-    """Return what one step of the optimizer makes for a parameter.
+    """Return the sizes of the state that one optimizer step makes for a parameter.
 
-    What is not negative after steps up and down is so by its nature, as a second moment is.
+    An entry that is negative after neither gradient, 1 nor -1, never is: a second moment, say.
     """
     up, down = (_stepped(kind, config, device, gradient) for gradient in (1.0, -1.0))
     return {
@@ -115,7 +117,7 @@ def _state_of(
 def _stepped(
     kind: TensorSize, config: OptimizerConfig, device: torch.device, gradient: float
 ) -> dict[str, Tensor]:
-    """Return the tensors that a step with gradients all alike leaves of a parameter."""
+    """Return the state tensors of a tiny parameter after one step with a constant gradient."""
     parameter = nn.Parameter(torch.zeros(kind.shape, dtype=kind.dtype, device=device))
     parameter.grad = torch.full_like(parameter, gradient)
     probe = build_optimizer(config, [Group("tiny", ("tiny",), decays=True)], {"tiny": parameter})
@@ -136,7 +138,7 @@ def _grown(shape: Sequence[int], cut: Sequence[int], whole: Sequence[int]) -> tu
 
 
 def _code(dtype: torch.dtype) -> str:
-    """Return what safetensors calls a type: `F32`, `BF16`, `I64`, `BOOL`."""
+    """Return the name of a dtype in safetensors: `F32`, `BF16`, `I64`, `BOOL`."""
     name = str(dtype).removeprefix("torch.")
     kind = name.rstrip("0123456789")
     return f"{_CODES.get(kind, kind.upper())}{name.removeprefix(kind)}"

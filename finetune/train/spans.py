@@ -1,4 +1,4 @@
-"""Where phases lie in a run: the one walk over their triggers, and what is certain of it."""
+"""Compute the span of each phase in steps, by the only walk over triggers."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from finetune.train.epochs import Epochs
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where a phase lies in the run."""
+    """The steps of a phase."""
 
     began: int
     ends: int
-    """Step at which it ends at the latest."""
+    """Latest step at which the phase ends."""
     is_certain: bool
-    """Whether no phase up to its end waits for a metric, even one that is bounded otherwise."""
+    """Whether neither this phase nor one before it ends on a plateau, not even a bounded one."""
 
 
 def walk(
@@ -24,8 +24,8 @@ def walk(
 ) -> Iterator[Span]:
     """Yield the span of each phase, as if every plateau came as late as it may.
 
-    All that looks ahead goes by this walk: `plan`, notes on triggers, the loop and the activation
-    cache. So a span is certain for all of them or for none.
+    `plan`, the notes on triggers, the loop and the activation cache all use this walk, so a span is
+    certain for all of them or for none.
 
     Args:
         untils: What ends each phase, in order.
@@ -42,7 +42,7 @@ def walk(
 
 
 def latest_end(until: Trigger | None, began: int, epochs: Epochs, total: int) -> int:
-    """Return the step at which a phase that began at `began` ends at the latest."""
+    """Return the latest step at which a phase that began at `began` ends."""
     match until:
         case None:
             return total
@@ -51,6 +51,7 @@ def latest_end(until: Trigger | None, began: int, epochs: Epochs, total: int) ->
         case AfterSteps(steps=steps):
             return min(total, began + steps)
         case AtFraction(fraction=fraction):
+            # That share of the run may be done before the phase begins: then it has no step.
             return min(total, max(began, round(fraction * total)))
         case OnPlateau(at_most=at_most):
             return latest_end(at_most, began, epochs, total)

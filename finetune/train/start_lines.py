@@ -1,4 +1,4 @@
-"""What is said of a run before its first step: where it runs, on what, from where it goes on."""
+"""Lines about a run before its first step: device, data, network, checkpoint, notes."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,17 +16,17 @@ from finetune.freezing.plan import Plan
 from finetune.train.built import Parts
 
 _MOST_LAYERS = 6
-"""Layers that are named; the rest are counted."""
+"""Number of layers to name; the rest are counted."""
 _MOST_CLASSES = 10
-"""Classes that are named; the rest are counted."""
+"""Number of classes to name; the rest are not shown."""
 
 
 def facts_of(config: RunConfig, parts: Parts) -> list[str]:
-    """Return what a run is about, a line each, for the person who starts it.
+    """Return lines on the device, data, network and weights of a run.
 
     Args:
-        config: The run's.
-        parts: What it describes.
+        config: The run config.
+        parts: The parts built from it.
     """
     data, training = parts.data, parts.training
     facts = [
@@ -43,12 +43,12 @@ def facts_of(config: RunConfig, parts: Parts) -> list[str]:
 
 
 def notes_of(config: RunConfig, parts: Parts, lints: Mapping[str, Sequence[Lint]]) -> list[str]:
-    """Return what was guessed, ignored or left out before the first step, a line each.
+    """Return lines on what was guessed, ignored or left out before the first step.
 
     Args:
-        config: The run's.
-        parts: What it describes.
-        lints: Notes on it, by what they are about.
+        config: The run config.
+        parts: The parts built from it.
+        lints: Notes on the run, by subject.
     """
     notes = list(config.notes)
     notes += [f"data: {note}" for note in parts.data.notes_on_all]
@@ -59,13 +59,13 @@ def notes_of(config: RunConfig, parts: Parts, lints: Mapping[str, Sequence[Lint]
 
 
 def on_place(run: Path, step: int, total: int, checkpoint: Path | None) -> str:
-    """Say where a run lies and where it goes on.
+    """Return the line on the folder of a run and the step at which it starts.
 
     Args:
-        run: Its folder.
-        step: Optimizer steps that are done.
-        total: Those of the whole run.
-        checkpoint: What it goes on from; None if it begins.
+        run: Folder of the run.
+        step: Optimizer steps done.
+        total: Optimizer steps of the whole run.
+        checkpoint: The checkpoint that was loaded; None at step 0.
     """
     if checkpoint is None:
         return f"{run} begins at step 0 of {total:,}"
@@ -73,7 +73,7 @@ def on_place(run: Path, step: int, total: int, checkpoint: Path | None) -> str:
 
 
 def on_device(device: torch.device, precision: str) -> str:
-    """Say what computes, and in which number format."""
+    """Return the words for device, number format and threads."""
     name = str(device)
     if device.type == "cuda":
         name = f"{device} ({torch.cuda.get_device_name(device)})"
@@ -81,7 +81,7 @@ def on_device(device: torch.device, precision: str) -> str:
 
 
 def on_samples(facts: DataFacts) -> str:
-    """Say how many samples and classes there are."""
+    """Return the words for the numbers of samples and classes."""
     samples = f"{on_sizes(facts)} samples"
     if facts.classes is None:
         return samples
@@ -89,23 +89,23 @@ def on_samples(facts: DataFacts) -> str:
 
 
 def on_sizes(facts: DataFacts) -> str:
-    """Say how many samples each part has."""
+    """Return the words for the number of samples in each split."""
     return ", ".join(f"{count:,} {part}" for part, count in facts.sizes.items())
 
 
 def on_classes(classes: tuple[str, ...]) -> str:
-    """Say how many classes there are, and name them."""
+    """Return the number of classes and the first names."""
     more = ", ..." if len(classes) > _MOST_CLASSES else ""
     return f"{len(classes)}: {', '.join(classes[:_MOST_CLASSES])}{more}"
 
 
 def on_transforms(automatic: Sequence[Transform]) -> str:
-    """Say what is done to each sample because the network calls for it, and nobody else does."""
+    """Return the words for transforms that the network needs and the config leaves out."""
     return f"the config names none, the network calls for {in_words(automatic)}"
 
 
 def on_network(config: RunConfig, plan: Plan) -> str:
-    """Say which layers a network has, and how many of its parameters ever train."""
+    """Return the words for the layers of a network and the number of its trained parameters."""
     layers = config.model.layers
     shown = ", ".join(map(_layer, layers[:_MOST_LAYERS]))
     more = f" and {len(layers) - _MOST_LAYERS} more" if len(layers) > _MOST_LAYERS else ""
@@ -116,19 +116,22 @@ def on_network(config: RunConfig, plan: Plan) -> str:
 
 
 def _layer(layer: Layer) -> str:
+    """Return a layer's type, with its architecture or path, and its name."""
     what = getattr(layer, "architecture", None) or getattr(layer, "path", None)
     kind = layer.type if what is None else f"{layer.type} {what}"
     return kind if layer.name is None else f"{layer.name} ({kind})"
 
 
 def _no_weights(config: RunConfig) -> str:
+    """Return the line for a network into which no weights were loaded."""
+    # The user's own code may have loaded weights by itself, which nobody can see.
     if any(isinstance(layer, ImportLayer) for layer in config.model.layers):
         return "none loaded: all values are as the code that made the network left them, or random"
     return "none loaded: all values are random"
 
 
 def on_choice(best: str | None, facts: DataFacts) -> str:
-    """Say which weights a run tests and predicts with."""
+    """Return the words for the weights that a run tests and predicts with."""
     if best is not None:
         return f"the weights with the best {best}"
     if "validation" in facts.sizes:

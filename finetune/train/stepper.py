@@ -24,13 +24,13 @@ from finetune.train.timeline import Timeline
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stepper:
-    """The only one to step the optimizer; whatever is off is a collaborator that does nothing."""
+    """Makes optimizer steps; nothing else does. What is off is a collaborator that does nothing."""
 
     model: nn.Module
     optimizer: Optimizer
     task: Task
     samples: Samples
-    """Those of training."""
+    """The training samples."""
     timeline: Timeline
     cache: ActivationCache
     precision: Precision
@@ -55,8 +55,9 @@ class Stepper:
         began, samples = time.perf_counter(), sum(len(batch) for batch in window)
         loss, loss_norms = torch.zeros((), device=self.precision.device), self._loss_norms()
         self.clock.watchdog.beat()
+        # Before the forward pass, which may move buffers such as running statistics.
         self.guard.begin_step()
-        # every step has a seed of its own: a run that goes on draws what it would have drawn
+        # Each step has its own seed, so that a resumed run draws what it would have drawn.
         self.precision.seed(seed_for("step", self.timeline.seed, progress.step))
         set_rates(self.optimizer, self.timeline.rates_now())
         self._zero_gradients()
@@ -69,15 +70,19 @@ class Stepper:
             loss_norms.add(parts, samples)
             self.precision.backward(micro_loss)
             loss += micro_loss.detach()
+        # autograd fills the gradient of a cut parameter; the optimizer holds its row slices.
         self.rows.hand_over_gradients(self.timeline.phase.frozen)
+        # Before clipping: with an infinite norm it would turn the infinite gradient into NaN and
+        # all others into zero.
         self.guard.refuse_non_finite(progress.step, loss, self.optimizer)
         grad_norm = self._clip_gradients()
         self.precision.step(self.optimizer)
+        # Not before the update: whatever raises above leaves the progress at the last whole step.
         progress.step += 1
         return StepStats(loss, grad_norm, loss_norms.result(), time.perf_counter() - began)
 
     def undo(self) -> None:
-        """Bring back the buffers that a broken-off step may have moved, and drop its gradients."""
+        """Restore the buffers that a failed step may have moved, and drop its gradients."""
         self.guard.undo_step(self.optimizer)
 
     def _zero_gradients(self) -> None:
@@ -85,18 +90,20 @@ class Stepper:
         self.rows.clear_gradients()
 
     def _clip_gradients(self) -> Tensor | None:
-        """Clip where the config says so; else measure the norm only where it will be logged."""
+        """Clip if the config says so; else measure the norm only for a step that is logged."""
         if self.max_grad_norm is None and not self._is_logged():
             return None
+        # The limit and the logged norm are of true gradients, without the loss scale of float16.
         self.precision.unscale(self.optimizer)
         return clip_gradients(self.optimizer, self.max_grad_norm)
 
     def _loss_norms(self) -> LossNorms:
-        """Return what measures each loss's gradient in this step; it does nothing when off."""
+        """Return the sums of each loss's gradient for this step; without parameters it is off."""
         is_on = self.log_gradient_norms and self._is_logged()
         names = [loss.name for loss in self.task.losses]
         parameters = [p for p in self.model.parameters() if p.requires_grad] if is_on else []
         return LossNorms(names, parameters)
 
     def _is_logged(self) -> bool:
+        """Tell whether the step under way is logged; it has the next number."""
         return self.reporter.logs(self.timeline.progress.step + 1)

@@ -1,4 +1,4 @@
-"""Stops on request: a signal ends a run at a point from which it can go on."""
+"""Stop a run on a signal, at a point from which it can be resumed."""
 
 import os
 import signal
@@ -12,39 +12,39 @@ from finetune.process import STOP_SIGNALS, Interrupted, handled_by
 
 
 class StopRequest(BaseException):
-    """Raised at a safe point after a signal. No error: nobody but the loop answers it."""
+    """Raised at a safe point after a signal. It is no `Exception`, so only the loop catches it."""
 
 
 class Stop:
     """Remembers that a signal has asked the run to stop.
 
-    Only the process and the thread that listen answer: processes of a loader inherit the handler.
+    Only the process that listens takes notice: worker processes inherit its handler.
     """
 
     __slots__ = ("_pid", "requested")
 
     def __init__(self) -> None:
         self.requested: signal.Signals | None = None
-        """The signal that came, if one has."""
+        """The first signal; None before it."""
         self._pid = 0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take the first signal as a request; let a second one end the process at once.
 
-        Handlers are set in the main thread alone: elsewhere Python allows none.
+        Handlers are set in the main thread only: Python allows none in others.
         """
         self.requested, self._pid = None, os.getpid()
         with handled_by(self._note):
             yield
 
     def answer(self) -> None:
-        """Raise `StopRequest` if a signal has come. Called where the run could go on from."""
+        """Raise `StopRequest` if a signal has come. Call it where a resumed run could continue."""
         if self.requested is not None:
             raise StopRequest
 
     def error(self, step: int, run: Path) -> StoppedError:
-        """Return what tells that a run was stopped after a step."""
+        """Return the error for a run that a signal has stopped after a step."""
         assert self.requested is not None
         return StoppedError(
             f"stopped by {self.requested.name} after step {step}",
@@ -53,6 +53,7 @@ class Stop:
         )
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal: remember the first one, let a second one end the process."""
         if os.getpid() != self._pid:
             return
         if self.requested is not None:
@@ -65,20 +66,21 @@ class Stop:
 def leaving_at_once(can_go_on: Callable[[], bool]) -> Iterator[None]:
     """Leave the block on a signal: there is nothing to save yet.
 
-    A second signal ends the process at once: what is being imported may have caught the first one.
+    A second signal ends the process at once: a library under import may have caught the first one.
 
     Args:
-        can_go_on: Tells whether the same command would go on from a checkpoint.
+        can_go_on: Tells whether the same command would resume from a checkpoint.
 
     Raises:
-        StoppedError: a signal came, and the same command goes on.
-        Interrupted: a signal came, and there is nothing to go on from.
+        StoppedError: a signal came, and the same command resumes from a checkpoint.
+        Interrupted: a signal came, and there is no checkpoint.
     """
     pid = os.getpid()
 
     def leave(number: int, frame: FrameType | None) -> None:
         for one in STOP_SIGNALS:
             signal.signal(one, signal.SIG_DFL)
+        # A process that was forked meanwhile simply ends.
         if os.getpid() != pid:
             os.kill(os.getpid(), number)
         # No `Exception`: libraries that try one import after another would pass over it.

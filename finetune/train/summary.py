@@ -1,4 +1,4 @@
-"""`summary.json`: how a run ended, what it reached, what it cost."""
+"""`summary.json`: how a run ended, its figures, time and memory."""
 
 import platform
 import resource
@@ -26,13 +26,13 @@ def summarise(
     """Return the summary of a run as plain data.
 
     Args:
-        progress: Where the run stands.
-        device: Where it ran.
-        cache: What the activation cache has done.
-        status: `done` or why it ended before.
-        metrics: The figures of the weights in use.
-        never_moved: Trained tensors that are as they were built; None where the run is not over.
-        never_ran: Phases that have not begun.
+        progress: Position of the run.
+        device: The device that it ran on.
+        cache: Counts of the activation cache.
+        status: `done`, or why the run ended before.
+        metrics: Figures of the weights in use.
+        never_moved: Trained tensors that still have their first values; None before the end.
+        never_ran: Names of the phases that never began.
     """
     return {
         "status": status,
@@ -56,7 +56,7 @@ def summarise(
 
 
 def peak_memory_gib(device: torch.device) -> float:
-    """Return the most memory held so far: on an accelerator by torch, else by the process."""
+    """Return the peak of memory: on a CUDA device that of torch, else that of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     # Linux counts in KiB, macOS in bytes

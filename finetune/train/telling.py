@@ -1,4 +1,4 @@
-"""What a run tells the person who started it, on standard error: its lines, its phases, its end."""
+"""Terminal output of a run, on standard error: messages, phases, progress bar, end."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ from finetune.train.phase_table import print_phases
 
 
 class Telling(Tracker):
-    """Says nothing before it is to speak, and then what it was told until then as well.
+    """A tracker that writes to the terminal. Before `speak` it only collects messages.
 
-    A run is built before anyone knows whether its `fit` is to be quiet.
+    A run is built, with messages, before anyone knows whether its `fit` is to be quiet.
     """
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Telling(Tracker):
         self._console: Console | None = None
 
     def speak(self, plan: Plan) -> None:
-        """Say all that waits, then the phases; from now on everything at once."""
+        """Print the collected messages and the phases; from now on print everything at once."""
         self._console = Console(sys.stderr)
         for line in self._waiting:
             self._console.message(line)
@@ -34,24 +34,24 @@ class Telling(Tracker):
         print_phases(plan, console_for(unfailing(sys.stderr)), full=False, decay=None, spans=None)
 
     def begin(self, step: int, total_steps: int, *, lines: int | None = None) -> None:
-        """Show where the run stands."""
+        """Show the present step on the progress bar."""
         if self._console is not None:
             self._console.begin(step, total_steps, lines=lines)
 
     def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
-        """Show the figures of a step, if it is time to."""
+        """Show the figures of a step."""
         if self._console is not None:
             self._console.scalars(step, values)
 
     def message(self, text: str) -> None:
-        """Say one line, or let it wait."""
+        """Print one line, or keep it until `speak`."""
         if self._console is None:
             self._waiting.append(text)
         else:
             self._console.message(text)
 
     def close(self) -> None:
-        """Draw the bar a last time, if there is one."""
+        """Draw the progress bar a last time, if there is one."""
         if self._console is not None:
             self._console.close()
 
@@ -64,14 +64,14 @@ class Telling(Tracker):
         *,
         best: str | None,
     ) -> None:
-        """Say what a run has reached, its proof, where to look next, and which weights it uses.
+        """Print the figures of a run, its proof, its folder, and which weights it uses.
 
         Args:
-            progress: Where the run ended.
-            figures: What its weights have reached, by tag.
-            origins: Where the values come from that each of its proofs covers.
-            run: Its folder.
-            best: The metric by which its best weights were chosen; None if the last ones are used.
+            progress: Position at the end of the run.
+            figures: Figures of the weights in use, by tag.
+            origins: For each proof, where the values of its tensors come from.
+            run: Folder of the run.
+            best: The metric that chose the best weights; None if the last ones are used.
         """
         lines = [(tag, figure(value)) for tag, value in figures.items()]
         if progress.stopped_early:
@@ -90,7 +90,7 @@ class Telling(Tracker):
 
 
 def _weights_used(progress: Progress, best: str | None) -> str:
-    """Say which weights were tested and are used to predict, and what makes them the best."""
+    """Return the words for the weights that are tested and used, and why these."""
     if progress.best.step is None or progress.best.value is None:
         why = "" if best is None else f": {best} was never defined"
         return f"the last weights, of step {progress.step}{why}"

@@ -1,7 +1,7 @@
-"""Where a run is: its present phase with span and rates, what comes next, what is due.
+"""Where a run is: the present phase with its span and rates, what comes next, what is due.
 
 The phases come from a list that is known before step 0, or a policy makes them as training goes.
-Whoever needs a phase asks here, so nobody else knows which of the two it is.
+Every other part asks the timeline for a phase, and does not know which of the two it is.
 """
 
 from collections.abc import Iterator
@@ -23,25 +23,26 @@ from finetune.train.spans import Span, walk
 
 @dataclass(slots=True, kw_only=True)
 class Timeline:
-    """Answers all questions about the course of a run from plan, settings and progress."""
+    """Tells phases, steps and samples of a run, from plan, settings and progress."""
 
     plan: Plan
     settings: TrainConfig
     seed: int
     num_samples: int
-    """Training samples."""
+    """Number of training samples."""
     data: str = ""
     """Digest of the training samples in their order."""
     rates: Rates
     progress: Progress = field(default_factory=Progress)
     total_steps: int = field(init=False)
-    """Optimizer steps of the whole run, with what it had of other data."""
+    """Optimizer steps of the whole run, those on earlier data included."""
     _made: dict[tuple[int, Mask], Phase] = field(default_factory=dict, init=False, repr=False)
-    """Phases that the policy has made, by number and mask."""
+    """Phases that the policy has made, by number and mask. `phase` is read several times a step."""
 
     def __post_init__(self) -> None:
         self.total_steps = self._total()
         policy, progress = self.plan.policy, self.progress
+        # A new run has no mask yet; a resumed one has those of its progress.
         if policy is not None and not progress.masks:
             progress.masks = [list(policy.first(progress.memory_of(policy.name)))]
 
@@ -94,13 +95,14 @@ class Timeline:
                 assert_never(phase.optimizer_state)
 
     def next_phase(self) -> None:
-        """Go to the beginning of the next phase."""
+        """Begin the next phase: update the progress."""
         rule = self.settings.early_stopping
         self.progress.next_phase(keeps_patience=rule is not None and rule.across_phases)
 
     def observe(self, *, is_evaluation: bool) -> None:
-        """Tell the policy, if there is one, of the step or the evaluation that was just done."""
+        """Report a step or an evaluation to the policy, if there is one; keep its next mask."""
         policy, progress = self.plan.policy, self.progress
+        # After a decision the evaluation of the same step must not lead to a second one.
         if policy is None or progress.next_mask is not None:
             return
         metrics = progress.metrics if is_evaluation else None
@@ -112,8 +114,8 @@ class Timeline:
 
     @property
     def span(self) -> Span:
-        """Where the present phase lies in the run."""
-        # only its own: this is asked several times a step
+        """The steps of the present phase."""
+        # Only the first one: this is read several times a step.
         return next(self._spans())
 
     def rates_now(self) -> list[float]:
@@ -125,10 +127,12 @@ class Timeline:
         return self.rates.at(self.progress.step, phase.rates, cycle, self.total_steps)
 
     def thaws_ahead(self) -> list[Coming]:
-        """Return the phases to come, as long as each only thaws more than the one before."""
+        """Return the phases that follow, up to the first that freezes a tensor again."""
         spans, frozen, found = self._spans(), self.phase.frozen, list[Coming]()
         next(spans)
         for phase, span in zip(self.following, spans, strict=True):
+            # What stays frozen keeps its values, so rows stored now are valid then. After a thaw
+            # they are not.
             if not phase.frozen <= frozen:
                 break
             lasts = (span.ends - span.began) / self.steps_per_epoch if span.is_certain else None
@@ -139,8 +143,9 @@ class Timeline:
 
     @property
     def run_is_over(self) -> bool:
-        """Whether nothing is left to train or to evaluate on the way."""
+        """Whether no step and no evaluation of a step is left; the test may be."""
         progress = self.progress
+        # The evaluation of the last step may find the best weights.
         if progress.owes_evaluation:
             return False
         is_done = progress.step >= self.total_steps or (self.is_last and self._trigger_came)
@@ -148,22 +153,22 @@ class Timeline:
 
     @property
     def phase_is_over(self) -> bool:
-        """Whether the present phase, or the run with it, has taken its last step."""
+        """Whether the present phase has taken its last step, or the run has."""
         return self.run_is_over or self._trigger_came
 
     @property
     def evaluation_is_due(self) -> bool:
-        """Whether the weights of this step are to be evaluated."""
+        """Whether to evaluate after this step."""
         return self._is_due(self.settings.evaluate_every) or self.run_is_over
 
     @property
     def checkpoint_is_due(self) -> bool:
-        """Whether the config wants this step saved."""
+        """Whether the config asks for a checkpoint of this step."""
         return self._is_due(self.settings.checkpoint.every)
 
     @property
     def phase_end_is_saved(self) -> bool:
-        """Whether the end of the present phase is saved.
+        """Whether to save a checkpoint at the end of the present phase.
 
         Phases of a list are few, and each end is a point to go back to. A policy may make a phase
         every few steps: its ends are saved only where this step would be saved anyway.
@@ -180,19 +185,19 @@ class Timeline:
 
     @property
     def epochs(self) -> Epochs:
-        """Where the epochs of the run begin."""
+        """The epochs of the run, those on earlier data included."""
         progress = self.progress
         return Epochs.of(progress.past_epochs, progress.epoch_steps or self.steps_per_epoch)
 
     @property
     def epoch(self) -> int:
-        """Number of the pass over the samples that the next step belongs to."""
+        """Number of the epoch that the next step belongs to, from 0."""
         return self.epochs.place(self.progress.step)[0]
 
     def windows(self) -> list[Tensor]:
-        """Return the samples of each step that is left of the present phase and epoch.
+        """Return sample indices of each step that is left in the present phase and epoch.
 
-        Both follow from the step, so a run that goes on draws what it would have drawn.
+        They follow from seed and step alone, so a resumed run sees what it would have seen.
         """
         epoch, done = self.epochs.place(self.progress.step)
         order = sample_order(self.num_samples, self.seed, epoch)
@@ -201,19 +206,19 @@ class Timeline:
 
     @property
     def pass_size(self) -> int:
-        """Samples of one forward and backward pass."""
+        """Samples per forward and backward pass: as configured, or fewer after a lack of memory."""
         return self.progress.micro_batch or self.settings.pass_size
 
     # --- another progress ---------------------------------------------------------------------
 
     def at(self, progress: Progress) -> Self:
-        """Return the timeline of a run that stands elsewhere."""
+        """Return this timeline with another progress; its length in steps is computed anew."""
         return replace(self, progress=progress)
 
     def go_on_from(self, progress: Progress) -> str | None:
-        """Go on from a saved progress; return a line if it had other data before.
+        """Continue from a saved progress; return a line for the user if its data was other data.
 
-        The order of the samples is another one then: the epoch that was begun is cut short.
+        Other data has another order of samples, so the epoch that was begun is cut short.
         """
         line = None
         if progress.data not in (None, self.data):
@@ -224,11 +229,12 @@ class Timeline:
             line = f"goes on at the start of epoch {number + 1 + (done > 0)} with other data{rest}"
         progress.data, progress.epoch_steps = self.data, self.steps_per_epoch
         self.progress = progress
-        # epochs of other lengths lie behind it: the run is over at another step
+        # Epochs of other lengths lie behind it, so the run ends at another step.
         self.total_steps = self._total()
         return line
 
     def _total(self) -> int:
+        """Return the optimizer steps of the run: as configured, or those of its epochs."""
         return self.settings.steps or self.epochs.after(0, self.settings.epochs or 1)
 
     def _phase(self, number: int) -> Phase:
@@ -253,12 +259,14 @@ class Timeline:
 
     @property
     def _trigger_came(self) -> bool:
+        """Whether the trigger of the present phase has fired."""
         progress = self.progress
         if self.plan.policy is not None:
             return progress.next_mask is not None
         return progress.plateau.is_over or progress.step >= self.span.ends
 
     def _is_due(self, every: Every) -> bool:
+        """Tell whether the present step completes an interval of `every`."""
         if every.steps:
             return self.progress.step % every.steps == 0
         epoch, done = self.epochs.place(self.progress.step)
@@ -266,7 +274,7 @@ class Timeline:
 
 
 def interval_of(every: Every, steps_per_epoch: int) -> int:
-    """Return the optimizer steps from one time to the next."""
+    """Return the number of optimizer steps in an interval."""
     return every.steps or (every.epochs or 1) * steps_per_epoch
 
 

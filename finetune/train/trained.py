@@ -1,4 +1,4 @@
-"""A run read back from its folder: its network with its weights, and its figures."""
+"""Load a trained run from its folder, and evaluate it."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -40,17 +40,17 @@ class TrainedRun:
     folder: RunFolder
     facts: DataFacts
     columns: tuple[str, ...]
-    """What the network was built to take, of a batch."""
+    """Names of the batch columns that the network was built for."""
     preprocessing: Preprocessing
     model: Network
     task: Task
     device: torch.device
 
     def refuse_misfit(self, samples: Samples) -> None:
-        """Raise where samples have other columns than the network was built for.
+        """Raise if samples have other columns than the network was built for.
 
         Raises:
-            CheckpointError: the run's folder says other things of its data than the data does.
+            CheckpointError: they have. The run folder does not fit the data that it names.
         """
         if set(samples.inputs) != set(self.columns):
             raise CheckpointError(
@@ -68,8 +68,8 @@ def load_run(
 
     Args:
         run_dir: The run's folder.
-        trust: Packages whose code its config may import: the folder itself brings no trust.
-        overrides: `key=value` each, for what the saved config has masked.
+        trust: Packages whose code its config may import; the folder itself is not trusted.
+        overrides: `key=value` each, for secrets that the saved config masks.
 
     Raises:
         CheckpointError: the folder holds no usable run.
@@ -84,6 +84,7 @@ def load_run(
         model, task = build_model_and_task(config, facts, specs, device)
         plan = plan_of(config, model)
         chosen = Checkpoints(folder.checkpoints, keep_last=1).chosen()
+        # The base is of the network as built. With it the delta is checked before it is written.
         load_weights_delta(chosen, model, Base.of(model, plan))
         preprocessing = read_preprocessing(config.model)
     return TrainedRun(
@@ -97,8 +98,8 @@ class Evaluated:
 
     Args:
         figures: Loss and metrics.
-        left_out: By name, why a metric is not defined on these samples.
-        data: What they are of.
+        left_out: By metric, why it is not defined on these samples.
+        data: The samples that were evaluated.
     """
 
     figures: dict[str, float]
@@ -116,16 +117,16 @@ def evaluate_run(
     data_changed: bool = False,
     left_out: dict[str, str] | None = None,
 ) -> dict[str, float]:
-    """Return loss and metrics of a trained run. As `finetune.evaluate` it is public.
+    """Return loss and metrics of a trained run. It is public as `finetune.evaluate`.
 
     Args:
         run_dir: The run's folder.
-        split: `train`, `validation` or `test`; the last if left out.
+        split: `train`, `validation` or `test`, which is the default.
         source: Data to evaluate in place of the run's own: a file or a folder.
         trust: Packages whose code the run's config may import.
-        overrides: `key=value` each, for what the saved config has masked, or to name other data.
+        overrides: `key=value` each, for secrets that the saved config masks, or to name other data.
         data_changed: Whether the run's own data may differ from what it was trained on.
-        left_out: Receives, by name, why a metric is not defined on these samples.
+        left_out: Receives, by metric, why it is not defined on these samples.
 
     Raises:
         CheckpointError: the folder holds no usable run, or its data has changed.
@@ -147,18 +148,17 @@ def evaluated(
     data_changed: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> Evaluated:
-    """Evaluate a trained run over one part of its data, or over all of what is named.
+    """Evaluate a trained run on one part of its data, or on a whole named source.
 
     Named data is evaluated with the columns and classes of the run.
 
     Args:
-        run: The run.
-        split: `train`, `validation` or `test`; the last if left out.
+        run: The trained run.
+        split: `train`, `validation` or `test`, which is the default.
         source: Data to evaluate in place of the run's own: a file, a folder or `-`.
-        overrides: `key=value` each, as the run was loaded with. Those that name another source are
-            data that is named, too.
+        overrides: `key=value` each, as the run was loaded with. They may name another source, too.
         data_changed: Whether the run's own data may differ from what it was trained on.
-        tell: Receives what the user should know of the data, a line each.
+        tell: Receives lines for the user about the data.
 
     Raises:
         CheckpointError: the run's own data has changed, and that is not accepted.

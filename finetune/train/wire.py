@@ -1,4 +1,4 @@
-"""The only wiring: the parts of a run become its trainer, each handed in ready."""
+"""Wire the parts of a run into its trainer; nothing else builds one."""
 
 import json
 from dataclasses import asdict, replace
@@ -70,18 +70,18 @@ def build_trainer(
     data_changed: bool = False,
     tracker: Tracker | None = None,
 ) -> Trainer:
-    """Build all that a run needs. Where its folder holds a checkpoint, take up from there.
+    """Build the trainer of a run; load the newest checkpoint of its folder if there is one.
 
     Nothing is written into the folder before `fit`.
 
     Args:
         config: From `load_config`.
         run_dir: The run's folder; `runs/<name>` if left out.
-        fresh: Begin at step 0 whatever the folder holds; its contents go when `fit` begins.
-        resume: Another run's folder: take up from its newest whole checkpoint instead, and leave
-            it as it is.
-        data_changed: Go on also where the data is not that which the run began with.
-        tracker: Receives what is logged beside `metrics.jsonl`, TensorBoard and what `fit` says.
+        fresh: Start at step 0 whatever the folder holds; its contents are removed by `fit`.
+        resume: Folder of another run, whose newest usable checkpoint is loaded instead. It is not
+            changed.
+        data_changed: Resume also if the data differs from that of the run.
+        tracker: Receives all logs, beside `metrics.jsonl`, TensorBoard and the terminal.
 
     Raises:
         FinetuneError: something in the config does not fit the data, the model or the run that
@@ -92,6 +92,8 @@ def build_trainer(
     with located(config):
         if resume is not None:
             folder = replace(folder, origin=saved_folder(Path(resume)))
+        # These checks come before the work of building. The lock itself is taken by `fit`, which is
+        # the first to write.
         refuse_if_held(folder.path)
         folder.refuse_foreign()
         folder = without_known_origin(folder)
@@ -100,6 +102,7 @@ def build_trainer(
             notes.append(f"goes on with the run that began from {resume} already")
         if config.train.compile:
             refuse_uncompilable(pick_device(config.train.device))
+        # Before the data is opened: the record decides which part each row is in.
         record, unknown = record_to_go_on(folder, accepts_changes=data_changed)
         parts = build_parts(config, record)
         notes += unknown
@@ -117,13 +120,15 @@ def build_trainer(
 
 
 def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker | None) -> Trainer:
-    """Hand each part of a run to those that need it, from the ground up."""
+    """Build the collaborators of a run, each after those that it needs."""
     data, plan, model = parts.data, parts.plan, parts.model
+    # One layout for the whole run: phases freeze by dropping gradients, not by regrouping.
     groups = make_groups(plan.ever_trained, plan.fates, plan.undecayed)
     rows = RowSlices.of(model, plan.ever_trained)
     optimizer = build_optimizer(
         config.optimizer, groups, dict(model.named_parameters()) | rows.slices
     )
+    # Base and fingerprints are taken here, before a checkpoint is loaded into the network.
     base, timeline = Base.of(model, plan), _timeline(config, parts, groups)
     folder = replace(folder, documents=_documents(config, parts, folder))
     precision = Precision(parts.training.precision, parts.device)
@@ -225,7 +230,7 @@ def _reporter(
     groups: tuple[Group, ...],
     timeline: Timeline,
 ) -> Reporter:
-    """Return what tells all trackers: two in the folder, the terminal, and one more if given."""
+    """Return the reporter of a run: two trackers in its folder, the terminal, and `tracker`."""
     # TensorBoard's writer is slow to load: only a run that trains waits for it.
     from finetune.tracking.tensorboard import TensorBoard
 
@@ -243,7 +248,8 @@ def _reporter(
 
 
 def _watchdog(config: RunConfig) -> Watchdog:
-    """Return what watches over the run: more patient than what watches over its loader."""
+    """Return the watchdog of the run, with twice the timeout if worker processes have their own."""
+    # A batch that hangs must end by the watchdog of its worker, which prints where it hangs.
     timeout_s = config.train.hang_timeout_s
     return Watchdog(2 * timeout_s if timeout_s and config.data.workers else timeout_s)
 
@@ -251,6 +257,8 @@ def _watchdog(config: RunConfig) -> Watchdog:
 def _checkpoints(
     settings: CheckpointConfig, plan: Plan, folder: RunFolder, compatibility: Compatibility
 ) -> Checkpoints:
+    """Return the checkpoints of a run, with the room that they take on the disk."""
+    # They are kept beside the last `keep_last`; a phase that restores its best needs one more.
     num_best = (settings.keep_best or 1) if settings.best is not None else 0
     num_best += any(phase.restores_best for phase in plan.phases)
     size = checkpoint_bytes(plan, compatibility.expected)
@@ -264,6 +272,7 @@ def _checkpoints(
 
 
 def _documents(config: RunConfig, parts: Parts, folder: RunFolder) -> dict[str, str]:
+    """Return the text of the files that a run folder begins with, by file name."""
     facts = asdict(parts.data.facts) | {
         "specs": {name: asdict(spec) for name, spec in parts.data.specs.items()},
         "identity": parts.data.identity.as_document(),

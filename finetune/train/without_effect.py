@@ -15,16 +15,16 @@ from finetune.train.timeline import interval_of, steps_of_epoch
 def without_effect(
     config: RunConfig, plan: Plan, *, num_samples: int, total: int
 ) -> tuple[Lint, ...]:
-    """Return notes on what will not happen in a run.
+    """Return notes on settings that take no effect in this run.
 
-    Told are: samples that no step sees, a warmup or schedule of less than a step, early stopping
-    whose patience is longer than the run or shorter than that of a phase it watches, and triggers
-    of phases that the run, or a lack of evaluations, never lets come.
+    They are about: samples that no step sees, a warmup or schedule of less than a step, early
+    stopping whose patience is longer than the run or shorter than that of a phase with the same
+    metric, and triggers that never fire: the run is too short or has too few evaluations.
 
     Args:
-        config: The run's.
-        plan: Its phases.
-        num_samples: Samples of training.
+        config: The run config.
+        plan: The phases.
+        num_samples: Number of training samples.
         total: Optimizer steps of the run.
     """
     per_epoch = steps_of_epoch(num_samples, config.train)
@@ -34,7 +34,7 @@ def without_effect(
 
 
 def _unseen(config: RunConfig, num_samples: int, per_epoch: int, total: int) -> Iterator[Lint]:
-    """A run of less than an epoch leaves samples unseen."""
+    """Yield a note if the run is shorter than an epoch, so that samples are never seen."""
     if total < per_epoch:
         seen = min(num_samples, total * config.train.batch_size)
         yield Lint(
@@ -46,6 +46,7 @@ def _unseen(config: RunConfig, num_samples: int, per_epoch: int, total: int) -> 
 
 
 def _schedule(config: RunConfig, plan: Plan, total: int) -> Iterator[Lint]:
+    """Yield notes on a warmup or a schedule that changes no rate."""
     schedule, key = config.schedule, ("schedule",)
     warmup = getattr(schedule, "warmup", 0.0)
     if warmup and not any(p.restarts_schedule for p in plan.phases) and not round(warmup * total):
@@ -68,10 +69,12 @@ def _schedule(config: RunConfig, plan: Plan, total: int) -> Iterator[Lint]:
 
 
 def _early_stopping(config: RunConfig, plan: Plan, per_epoch: int, total: int) -> Iterator[Lint]:
+    """Yield notes on early stopping that never fires, or that fires before a plateau."""
     rule, key = config.train.early_stopping, ("train", "early_stopping", "patience")
     if rule is None:
         return
     count = _num_evaluations(config, per_epoch, 0, total)
+    # The first evaluation sets the value to beat: patience counts those after it.
     if count <= rule.patience:
         yield Lint(
             key,
@@ -79,6 +82,7 @@ def _early_stopping(config: RunConfig, plan: Plan, per_epoch: int, total: int) -
             f"than {rule.patience}",
             "a smaller patience, or train.evaluate_every: {steps: ...}",
         )
+    # In the last phase it is right that early stopping ends the run.
     for phase in plan.phases[:-1]:
         until = phase.until
         if not isinstance(until, OnPlateau) or until.plateau != rule.metric:
@@ -95,7 +99,7 @@ def _early_stopping(config: RunConfig, plan: Plan, per_epoch: int, total: int) -
 
 
 def _triggers(config: RunConfig, plan: Plan, per_epoch: int, total: int) -> Iterator[Lint]:
-    """A trigger takes no effect where the run is over, or too little evaluated, before it comes."""
+    """Yield notes on triggers that the end of the run, or too few evaluations, never let fire."""
     spans = walk((phase.until for phase in plan.phases), Epochs((per_epoch,)), total)
     for number, (phase, span) in enumerate(zip(plan.phases, spans, strict=True)):
         key: Key = ("freeze", "phases", number, "until")
@@ -111,11 +115,11 @@ def _triggers(config: RunConfig, plan: Plan, per_epoch: int, total: int) -> Iter
         count = _num_evaluations(config, per_epoch, span.began, span.ends)
         yield from _plateaus(config, phase, key, count)
         if not span.is_certain:
-            return  # where the phases after it begin is open
+            return  # the later phases begin at unknown steps
 
 
 def _due(until: Trigger | None, began: int, per_epoch: int) -> int | None:
-    """Return the step after which a count of epochs or steps ends a phase, however long the run."""
+    """Return the step at which a count of epochs or steps ends a phase; the run may be shorter."""
     match until:
         case AfterEpochs(epochs=epochs):
             return began + epochs * per_epoch
@@ -127,6 +131,7 @@ def _due(until: Trigger | None, began: int, per_epoch: int) -> int | None:
 
 
 def _plateaus(config: RunConfig, phase: Phase, key: Key, count: int) -> Iterator[Lint]:
+    """Yield a note if a phase has too few evaluations for its plateau."""
     until = phase.until
     if isinstance(until, OnPlateau) and count <= until.patience:
         yield Lint(
@@ -138,7 +143,7 @@ def _plateaus(config: RunConfig, phase: Phase, key: Key, count: int) -> Iterator
 
 
 def _num_evaluations(config: RunConfig, per_epoch: int, began: int, ends: int) -> int:
-    """Return how many evaluations the steps after `began` up to `ends` have."""
+    """Return the number of evaluations after step `began` and up to step `ends`."""
     interval = interval_of(config.train.evaluate_every, per_epoch)
     return ends // interval - began // interval
 

@@ -25,7 +25,7 @@ def make_policy(
         method: From the config.
         inventory: The parameters of the network.
         never: Names that stay frozen throughout.
-        seed: The run's.
+        seed: Seed of the run.
 
     Raises:
         SelectorError: the network has fewer blocks than the method wants.
@@ -47,10 +47,10 @@ def make_policy(
 def _blocks(
     method: PolicyMethod, inventory: Sequence[ParamInfo], never: AbstractSet[str]
 ) -> dict[int, frozenset[str]]:
-    """Return what a policy may freeze, by depth.
+    """Return the names that a policy may freeze, by depth of their block.
 
-    Head and embeddings are left out: in a network without repeated blocks each of its layers
-    counts as one, these too.
+    Head and embeddings are left out. They have a depth, too, in a network without repeated blocks,
+    where each layer counts as a block.
     """
     always = select(head_of(method, inventory), inventory) | never
     blocks: dict[int, set[str]] = {}

@@ -57,8 +57,9 @@ class LisaDraws:
         return began + self.period
 
     def misfit(self, masks: Sequence[Mask], memory: Memory) -> str | None:
-        """Compare with the draws of this seed: each follows from its number."""
+        """Return why these are not the draws of this seed, or None. Draws follow from numbers."""
         if memory != {"draws": len(masks)}:
+            # Cut: a forged file may hold a text of any length.
             return f"lisa remembers {str(memory)[:80]}, not {len(masks)} draws"
         for number, mask in enumerate(masks):
             if mask != self._drawn(number):
@@ -66,11 +67,14 @@ class LisaDraws:
         return None
 
     def _draw(self, memory: Memory) -> Mask:
+        """Return the next draw, and count it in `memory`."""
         number: int = memory.get("draws", 0)
         memory["draws"] = number + 1
         return self._drawn(number)
 
     def _drawn(self, number: int) -> Mask:
-        """Return a draw by its number: a pure function, whatever else draws random numbers."""
+        """Return a draw: a pure function of seed and number, whatever else draws random numbers."""
+        # Python seeds by a hash of the text that is the same in every process and on every machine.
         draw = random.Random(f"lisa {self.seed} {number}")
+        # Sorted before the draw as well, so that it does not depend on the order of a dict.
         return tuple(sorted(draw.sample(sorted(self.blocks), self.num_drawn)))

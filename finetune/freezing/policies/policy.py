@@ -1,9 +1,9 @@
-"""What a policy is: it is told of every step and evaluation, and answers with the next mask.
+"""Protocol of policies: a policy sees every step and evaluation, and answers with the next mask.
 
 A mask of a policy is the tuple of blocks that train, by depth. Parameters outside `blocks` are in
 the same state all the time. A policy keeps nothing between two calls: all that it must remember
-is plain data in `memory`, which the run saves in `progress.json`. So a run that goes on after a
-stop, or goes back to a checkpoint, needs no code of the policy's own.
+is plain data in `memory`, which the run saves in `progress.json`. So resuming a run, or going back
+to a checkpoint, needs no code in the policy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,12 +13,12 @@ from typing import Any, Protocol
 Mask = tuple[int, ...]
 """The blocks that train, by depth, in rising order."""
 Memory = dict[str, Any]
-"""What a policy remembers, as JSON holds it."""
+"""Memory of a policy, as plain JSON data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a policy is told, after each step and once more after each evaluation."""
+    """What a policy sees, after each step and once more after each evaluation."""
 
     step: int
     """Optimizer steps done."""
