@@ -1,4 +1,4 @@
-"""The trained network on new inputs, from Python or from files."""
+"""Predict with a trained network on new inputs, from Python or from files."""
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
@@ -28,23 +28,23 @@ from finetune.visible import json_text, one_line
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """A trained network with all that its inputs need. Call it with samples."""
+    """A trained network with the steps that prepare its inputs. Call it with samples."""
 
     run: TrainedRun
     batch_size: int
     """Samples of one forward pass."""
     steps: SampleSteps
-    """What is done to samples; its tokenizer is loaded once for all calls."""
+    """Steps that prepare samples, with a tokenizer that is loaded once for all calls."""
 
     @property
     def model(self) -> Network:
-        """The merged network, in evaluation mode."""
+        """The network with its trained weights, in evaluation mode."""
         return self.run.model
 
     def __call__(
         self, inputs: Sequence[Any] | Mapping[str, Sequence[Any]] | Tensor
     ) -> list[Prediction]:
-        """Return what the network says of each sample, in order.
+        """Return the prediction for each sample, in order.
 
         Args:
             inputs: Texts, image paths, or an array with samples first for a network of one input
@@ -66,14 +66,15 @@ class Predictor:
 
         Args:
             inputs: As for a call.
-            places: Where each sample stands, for messages.
-            tell: Receives what was converted or cut of the samples, a line each.
+            places: Row and file of each sample, for messages.
+            tell: Receives lines on values that were converted or cut.
 
         Raises:
             DataError: a column is missing, or a value cannot be read.
         """
         run = self.run
         columns = _columns(inputs, run.facts.inputs)
+        # Steps and shapes are found with the first sample, which must be there.
         if not any(len(values) for values in columns.values()):
             return
         with located(run.config):
@@ -88,6 +89,7 @@ class Predictor:
                 tell=tell,
             )
         run.refuse_misfit(samples)
+        # Outputs of inference mode can never enter a graph, which code of the user may need.
         is_strict = run.config.inference.mode == "inference_mode"
         quiet = torch.inference_mode if is_strict else torch.no_grad
         precision = Precision(run.config.train.precision, run.device)
@@ -95,6 +97,8 @@ class Predictor:
             batch = samples.fetch(indices).to(run.device)
             with quiet(), precision.autocast(), rows_named(samples, batch):
                 outputs = run.model(**batch.inputs)
+            # Outside of the block above: between two predictions the caller's code runs, and
+            # autograd must be as the caller has it.
             yield from run.task.readout(outputs)
 
     def rows(
@@ -104,7 +108,7 @@ class Predictor:
 
         Args:
             parts: The samples.
-            tell: Receives what was converted or cut of them, a line each.
+            tell: Receives lines on values that were converted or cut.
 
         Raises:
             DataError: a value cannot be read.
@@ -115,7 +119,7 @@ class Predictor:
                 yield as_row(name, prediction)
 
     def notes_on(self, parts: Sequence[Incoming]) -> list[str]:
-        """Return what a user should know of new samples: how they are read, how they are labelled.
+        """Return notes on new samples: how they were read, and how their labels differ.
 
         Args:
             parts: The samples, with the column of the target where they have it.
@@ -147,7 +151,7 @@ def load_predictor(
         run_dir: The run's folder.
         trust: Packages whose code its config may import.
         batch_size: Samples of one forward pass; that of the config if left out.
-        overrides: `key=value` each, for what the saved config has masked.
+        overrides: `key=value` each, for secrets that the saved config masks.
 
     Raises:
         CheckpointError: the folder holds no usable run.
@@ -157,12 +161,13 @@ def load_predictor(
     run = load_run(run_dir, trust=trust, overrides=overrides)
     config = run.config
     with located(config):
+        # Once for all calls: to load a tokenizer takes about 30 ms.
         steps = plan_input_steps(config.data, run.facts, run.preprocessing, trust=config.trust)
     return Predictor(run, batch_size or evaluation_batch_size(config), steps)
 
 
 def as_row(name: str, prediction: Prediction) -> dict[str, Any]:
-    """Return a prediction as the row that is written for it."""
+    """Return a prediction as a plain row, the form in which it is written."""
     row: dict[str, Any] = {"input": name}
     if prediction.label is None:
         return row | {"values": list(prediction.values)}
@@ -183,14 +188,14 @@ def write_rows(
 ) -> int:
     """Write rows as JSON lines, or as CSV with a column for each class; return how many.
 
-    A text in CSV is written as `spreadsheet_text` makes it; `note` is told if that has changed one.
+    Texts in CSV go through `spreadsheet_text`; `note` receives a line if that changed any.
 
     Args:
-        rows: What `as_row` gives.
+        rows: Rows made by `as_row`.
         file: Where to write.
         as_csv: Whether to write CSV.
-        raw: Whether texts in CSV are written as they are.
-        note: Takes a line for people.
+        raw: Whether to write texts in CSV as they are.
+        note: Receives a line for the user.
     """
     cells = _Cells(is_raw=raw)
     count = 0
@@ -202,6 +207,7 @@ def write_rows(
         flat = _flat_row(row)
         if writer is None:
             writer = csv.DictWriter(file, list(flat))
+            # Not `writeheader`: names of classes are texts that a spreadsheet would compute, too.
             writer.writer.writerow(map(cells.shown, flat))
         writer.writerow({name: cells.shown(value) for name, value in flat.items()})
     if cells.num_changed:
@@ -218,7 +224,7 @@ def write_file(
 ) -> int:
     """Write rows to a file, `.csv` or else JSON lines; return how many.
 
-    A regular file is whole or as it was. See `output_file` for others, and `write_rows`.
+    A regular file is written completely or not changed. See `output_file` for others.
 
     Raises:
         FinetuneError: the file cannot be written.
@@ -229,7 +235,7 @@ def write_file(
 
 
 def spreadsheet_text(text: str) -> str:
-    r"""Return a text as a cell of CSV that a spreadsheet shows, and does not compute.
+    r"""Return a text as a CSV cell that a spreadsheet shows and does not compute.
 
     The rule of OWASP ("CSV Injection"): a cell that begins with `=`, `+`, `-`, `@`, a tab, a
     carriage return or a line feed gets an apostrophe before it. Then hidden characters are written
@@ -240,7 +246,7 @@ def spreadsheet_text(text: str) -> str:
 
 
 _BEGINNINGS_OF_FORMULAS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
-"""The last four are those of fonts of full width, which spreadsheets take for the same."""
+"""The last four are the full-width forms, which spreadsheets treat like the others."""
 
 _CHANGED = (
     "texts were changed for spreadsheets: an apostrophe before = + - @, escapes for hidden "
@@ -250,13 +256,14 @@ _CHANGED = (
 
 @dataclass(slots=True)
 class _Cells:
-    """Makes texts into cells of CSV, and counts those that were changed."""
+    """Turns texts into CSV cells, and counts those that it changed."""
 
     is_raw: bool
     num_changed: int = 0
 
     def shown(self, value: Any) -> Any:
-        """Return the cell for a value. Numbers are ours, and no formula."""
+        """Return the cell for a value; numbers stay as they are."""
+        # Numbers are computed here: with a minus in front they are still no formula.
         if self.is_raw or not isinstance(value, str):
             return value
         shown = spreadsheet_text(value)
@@ -267,7 +274,8 @@ class _Cells:
 def _columns(
     inputs: Sequence[Any] | Mapping[str, Sequence[Any]] | Tensor, names: tuple[str, ...]
 ) -> Mapping[str, Sequence[Any]]:
-    """Bring every way to hand in samples to whole columns by name."""
+    """Return the samples as columns by name, in whatever form they were given."""
+    # A text is a sequence, too: each letter would be taken for a sample.
     if isinstance(inputs, str | bytes):
         raise DataError("needs a list of samples, got a single text", hint="put it in a list")
     if isinstance(inputs, Mapping):
@@ -288,6 +296,7 @@ def _columns(
 
 
 def _cell(row: Any, name: str, number: int) -> Any:
+    """Return the value of a column in one sample; raise if the sample has none."""
     if isinstance(row, Mapping) and name in row:
         return row[name]
     found = ", ".join(map(in_short, row)) if isinstance(row, Mapping) else in_short(row)
@@ -295,6 +304,7 @@ def _cell(row: Any, name: str, number: int) -> Any:
 
 
 def _flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with one column per class or output, for CSV."""
     flat = {k: v for k, v in row.items() if not isinstance(v, dict | list)}
     if isinstance(row.get("label"), list):
         flat["label"] = "|".join(row["label"])

@@ -1,6 +1,6 @@
-"""Samples whose columns are finished tensors: a batch is gathered from them by index.
+"""Samples with finished columns: a batch is gathered from tensors by index.
 
-Letters: N samples, B samples of a batch, L tokens.
+Letters: N samples, B in a batch, L tokens.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from finetune.models.declared import TensorSpec
 
 
 class GatheredSamples:
-    """One split on which everything has been done that is done to samples.
+    """A split for which all steps are done.
 
     Args:
         columns: The finished columns.
@@ -30,6 +30,7 @@ class GatheredSamples:
         name: `train`, `validation` or `test`; empty for samples that are no split of a run.
     """
 
+    # No random step is left, so every epoch sees the same samples.
     views = 1
 
     def __init__(
@@ -52,6 +53,7 @@ class GatheredSamples:
         }
         ragged = self._ragged()
         self.longest = max((column.longest for column in ragged), default=None)
+        # Columns of different lengths, or a mask beside them, would disagree on the length.
         self.is_even = len(ragged) + (self._plain_mask() is not None) <= 1
         self._widths, self._lengths = self._find_widths(ragged), self._find_lengths(ragged)
 
@@ -71,13 +73,13 @@ class GatheredSamples:
 
     @property
     def has_shorter(self) -> bool:
-        """Whether some samples end before the end of a batch that is as long as they get."""
+        """Whether some samples have fewer tokens than the longest batch."""
         if self._widths is None or self._lengths is None:
             return False
         return bool(self._lengths.min() < self._widths.max())
 
     def extent(self, indices: Tensor) -> Extent | None:
-        """Return how long a batch of the samples at `indices` is; None without tokens."""
+        """Return the width of a batch and its shortest and longest sample; None without tokens."""
         if self._widths is None or self._lengths is None:
             return None
         shortest, longest = self._lengths[indices].aminmax()
@@ -119,7 +121,7 @@ class GatheredSamples:
         *,
         is_blank: bool,
     ) -> Tensor:
-        """Return the rows of a column, or zeros of the same shape where nobody reads the values."""
+        """Return the rows of a column, or zeros of the same shape if it is blank."""
         if isinstance(column, Numbers):
             return blank_column(self.specs[name], len(rows)) if is_blank else column.gather(rows)
         if is_blank:
@@ -127,21 +129,24 @@ class GatheredSamples:
         return column.gather(rows, length)
 
     def _find_widths(self, ragged: Sequence[Ragged]) -> Tensor | None:
-        """Return the length that each sample alone is padded to `(N,)`; None without tokens."""
+        """Return the width of each sample in a batch of its own, `(N,)`; None without tokens."""
         if (mask := self._plain_mask()) is not None:
             return torch.full((len(self),), mask.shape[1])
         widths = [column.widths for column in ragged]
+        # A batch is as wide as its widest column.
         return torch.stack(widths).amax(0) if widths else None
 
     def _find_lengths(self, ragged: Sequence[Ragged]) -> Tensor | None:
-        """Return how many tokens each sample has `(N,)`; None without tokens."""
+        """Return the number of tokens of each sample, `(N,)`; None without tokens."""
         if (mask := self._plain_mask()) is not None:
             return mask.ne(0).sum(1)
         lengths = [column.lengths for column in ragged]
+        # A sample counts as short if any of its columns is padded.
         return torch.stack(lengths).amin(0) if lengths else None
 
     def _ragged(self) -> list[Ragged]:
-        """Return the columns that batches pad, one of all those of the same lengths."""
+        """Return one padded column for each set of lengths."""
+        # All outputs of a tokenizer have the same lengths: one stands for them.
         ragged = [column for column in self._columns.values() if isinstance(column, Ragged)]
         return [
             column
@@ -150,7 +155,7 @@ class GatheredSamples:
         ]
 
     def _plain_mask(self) -> Tensor | None:
-        """Return a mask that came as numbers, all samples of one width, `(N, L)`."""
+        """Return a mask `(N, L)` that was given as numbers, all samples of one width; else None."""
         mask = self._columns.get(MASK)
         if not isinstance(mask, Numbers) or mask.values.ndim != 2:
             return None

@@ -19,10 +19,10 @@ from finetune.errors import DataError
 
 
 class KeptSamples:
-    """Samples of one split after the steps that make the same of them every time.
+    """Samples of one split, after the deterministic steps.
 
-    Every sample takes the same room: that of the first one. A sample of other columns, shapes or
-    dtypes is not kept, and made anew each time. A copy in a forked process shares what is kept.
+    Every sample takes the same number of bytes as the first one. A sample with other columns,
+    shapes or dtypes is not kept, but made each time. A copy in a forked process shares the samples.
 
     Args:
         first: A sample; its values are tensors.
@@ -52,7 +52,7 @@ class KeptSamples:
         for name, shape, dtype in self._layout:
             size = prod(shape) * dtype.itemsize
             flat = torch.frombuffer(raw, dtype=torch.uint8, count=size, offset=start)
-            # a copy: the next column may not begin where its dtype wants
+            # A copy, as the column may not begin at an address that its dtype needs.
             sample[name] = flat.clone().view(dtype).reshape(shape)
             start += size
         return sample
@@ -78,12 +78,12 @@ def is_of_tensors(sample: Sample) -> bool:
 
 
 def row_bytes(sample: Mapping[str, Tensor]) -> int:
-    """Return how many bytes a sample takes."""
+    """Return the number of bytes of a sample."""
     return sum(value.numel() * value.element_size() for value in sample.values())
 
 
 def reserve(file: int, size: int) -> None:
-    """Claim the space of a file now: later there may be none, and a mapped file kills its process.
+    """Allocate the space of a file now: on a full disk a mapped file would kill its process.
 
     Raises:
         DataError: there is no room.

@@ -1,6 +1,7 @@
 """Samples that are made as they are fetched: raw values, then the steps of `data.transforms`.
 
-What is deterministic may be kept, see `kept_samples.py`. Letters: N samples, B samples of a batch.
+Results of deterministic steps may be kept, see `kept_samples.py`.
+Letters: N samples, B in a batch.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -32,20 +33,19 @@ from finetune.models.declared import TensorSpec
 from finetune.randomness import random_state_kept, seed_all
 
 _SIZES_READ = 200
-"""Images whose headers are read for their sizes: to open a file takes some 0.1 ms."""
+"""Number of image headers to read for their sizes: opening a file takes some 0.1 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Making:
-    """How samples are made, in this order.
+    """The steps that make samples, in this order.
 
     Args:
-        once: Steps that make the same of a sample every time.
+        once: Deterministic steps before the first random one.
         drawn: Steps from the first random one on.
-        batched: Steps at the end that give each image of a batch the bits that they give it alone;
-            they are done on whole batches.
-        identity: Tells what the steps are, for the fingerprint of the data.
-        seed: Where the randomness of `drawn` begins.
+        batched: Last steps, which run on whole batches and give each image the same bits as alone.
+        identity: Text that identifies the steps, for the fingerprint of the data.
+        seed: Seed of the random steps.
     """
 
     once: Sequence[Step] = ()
@@ -56,16 +56,16 @@ class Making:
 
 
 class MadeSamples:
-    """One split whose samples are made at every fetch.
+    """A split whose samples are made at every fetch.
 
     Args:
         columns: The raw columns.
         target: Targets `(N, ...)`, or None.
         making: The steps.
-        views: How many draws of the random steps a sample has: epochs take turns. None for a new
-            one in every epoch.
+        views: Number of draws of the random steps per sample, by which epochs take turns. None for
+            a new draw in every epoch.
         workers: Processes that make batches.
-        kept: Where samples are kept after the steps that are done once; None for nowhere.
+        kept: Place for samples after the `once` steps; None to keep no samples.
         place: Names a sample for a message: its row and file.
         name: `train`, `validation` or `test`; empty for samples that are no split of a run.
 
@@ -74,6 +74,7 @@ class MadeSamples:
         UnequalShapesError: two samples end in different shapes.
     """
 
+    # Lengths are not known before samples are made.
     longest = None
     is_right_padded = False
     has_shorter = False
@@ -92,6 +93,7 @@ class MadeSamples:
     ) -> None:
         self.name = name
         self.place = place
+        # Without random steps all draws are the same.
         self.views = views if making.drawn else 1
         self._columns = dict(columns)
         self._target = target
@@ -99,7 +101,7 @@ class MadeSamples:
         self._workers = workers
         self._kept = kept
         first = self._samples(torch.tensor([0, *self._of_other_sizes()]), 0)
-        # of images that begin with different sizes, so that steps which leave them so are told now
+        # Made of images of different sizes too, so that steps which leave them unequal raise now.
         self.specs: dict[str, TensorSpec] = {
             name: spec_of(values[0]) for name, values in collate(first, making.batched).items()
         }
@@ -116,7 +118,7 @@ class MadeSamples:
         return tuple(self.specs)
 
     def extent(self, indices: Tensor) -> Extent | None:
-        """Return None: how long a sample is is known once it is made."""
+        """Return None: the length of a sample is known only when it is made."""
         return None
 
     def fetch(
@@ -130,6 +132,7 @@ class MadeSamples:
         """Make the samples at `indices` `(B,)`; see `Samples.fetch`."""
         rows = torch.as_tensor(indices, dtype=torch.int64)
         view = epoch % self.views if self.views else epoch
+        # All columns or none: steps take whole samples, so one column is not made without others.
         if set(blank) >= set(self.specs):
             inputs = {name: blank_column(spec, len(rows)) for name, spec in self.specs.items()}
         else:
@@ -150,11 +153,11 @@ class MadeSamples:
             self._workers.close()
 
     def fingerprint(self) -> str:
-        """Hash the raw contents of all columns, targets too, and what the steps are."""
+        """Hash the raw contents of all columns and targets, and the identity of the steps."""
         return fingerprint_of(self._columns, self._target, self._making.identity)
 
     def _of_other_sizes(self) -> list[int]:
-        """Return for each column of images the first one that differs in size from the first."""
+        """Return for each column of images the first row whose size differs from row 0."""
         found = []
         for column in self._columns.values():
             if isinstance(column, Images):
@@ -164,11 +167,12 @@ class MadeSamples:
         return found
 
     def _told(self, rows: Tensor) -> Callable[[int], str] | None:
-        """Return what names the samples of a batch by their position in it."""
+        """Return a function that names a sample by its position in the batch; None without one."""
         place = self.place
         return None if place is None else lambda position: place(int(rows[position]))
 
     def _samples(self, rows: Tensor, view: int) -> list[Sample]:
+        """Make the samples at `rows`, all with the draw `view` of the random steps."""
         if not self._making.drawn:
             return [self.made_once(row) for row in rows.tolist()]
         samples = []
@@ -182,9 +186,9 @@ class MadeSamples:
 
     @property
     def is_made_once(self) -> bool:
-        """Whether a sample may be kept: as the steps that are done once, or decoding, leave it.
+        """Whether a sample may be kept, after the `once` steps or after decoding.
 
-        Not where a step of the user's own comes next that takes the image as Pillow gives it.
+        Not if a step of the user comes next, which takes images of Pillow.
         """
         if self._making.once:
             return True
@@ -193,10 +197,10 @@ class MadeSamples:
         return has_images and all(isinstance(step, Vision) for step in following)
 
     def made_once(self, row: int) -> Sample:
-        """Return a sample after the steps that make the same every time, as it was kept or anew.
+        """Return a sample after the `once` steps, kept or made anew.
 
         Raises:
-            DataError: it cannot be made.
+            DataError: the sample cannot be made.
         """
         if self._kept is not None and (kept := self._kept.get(row)) is not None:
             return kept
@@ -207,13 +211,14 @@ class MadeSamples:
             raise self._placed(error, row) from error
         sample = self._after(sample, self._making.once, row)
         if self.is_made_once:
-            # the same kind of value whether it was kept or not
+            # Later steps must see the same types, whether the sample was kept or not.
             sample = {name: as_value(value) for name, value in sample.items()}
         if self._kept is not None:
             self._kept.put(row, sample)
         return sample
 
     def _after(self, sample: Sample, steps: Sequence[Step], row: int) -> Sample:
+        """Return a sample after some steps; errors name its row and file."""
         try:
             for step in steps:
                 sample = step(sample)
@@ -222,6 +227,7 @@ class MadeSamples:
         return sample
 
     def _placed(self, error: DataError, row: int) -> DataError:
+        """Return an error of the data with row and file of the sample."""
         if self.place is not None:
             error.message += f", in {self.place(row)}"
         return error

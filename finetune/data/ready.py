@@ -1,7 +1,7 @@
-"""From what steps have made of columns to samples that can be fetched.
+"""Make samples that can be fetched from columns and the steps that are left.
 
-Decided here: what is done at every fetch and what on whole batches, how many processes make
-batches, and whether prepared samples are kept.
+This file decides which steps run at every fetch and which on whole batches, how many processes
+make batches, and whether prepared samples are kept.
 """
 
 import os
@@ -26,9 +26,10 @@ from finetune.errors import DataError
 from finetune.process import available_memory_bytes
 
 _SHARE_OF_MEMORY = 0.25
+"""Share of the free memory that prepared samples may take with `data.memory_gb: auto`."""
 _QUICK_S = 0.02
-"""CPU seconds: a batch that is made in less is made by the run's own process. To hand it over from
-another one costs about as much."""
+"""CPU seconds. A batch that takes less is made by the run's own process: to hand it over from
+another process costs about as much."""
 _SAMPLES_TIMED = 4
 _MOST_WORKERS = 8
 
@@ -53,10 +54,10 @@ class Fetching:
 
     Args:
         workers: Processes that make batches; `auto` for as many as pay.
-        budget: Where prepared samples are kept as long as there is some; None keeps none.
+        budget: Memory for prepared samples, which all splits share; None to keep no samples.
         batch_size: Samples of a batch.
         hang_timeout_s: Seconds after which a process counts as hung.
-        seed: Where random steps begin.
+        seed: Seed of the random steps.
         views: How many draws of the random steps a training sample has.
     """
 
@@ -83,11 +84,11 @@ def samples_from(
     Args:
         outcome: The columns, and the steps that are left.
         target: Targets `(N, ...)`, or None.
-        fetching: How they are made and kept.
-        identity: Tells what the steps are, for the fingerprint.
+        fetching: How samples are made and kept.
+        identity: Text that identifies the steps, for the fingerprint.
         place: Names a sample for a message.
         name: `train`, `validation` or `test`; empty for samples that are no split of a run.
-        tell: Receives what the user should know, a line each.
+        tell: Receives lines for the user.
 
     Raises:
         DataError: the first sample cannot be made.
@@ -99,8 +100,10 @@ def samples_from(
     once, drawn, batched = _parted(outcome.once, outcome.drawn)
     making = Making(once, drawn, batched, identity, fetching.seed)
     views = fetching.views if name == "train" else 1
+    # Without processes and kept samples: size and time of its samples decide about these.
     plain = MadeSamples(outcome.columns, target, making, views=views, place=place)
     kept = _kept(plain, fetching, tell)
+    # Cores that this process may use: in a container fewer than the machine has.
     count, cores = _num_workers(plain, fetching), len(os.sched_getaffinity(0))
     if count > cores:
         tell(f"data.workers: {count} processes share {cores} cores")
@@ -120,11 +123,11 @@ def samples_from(
 def _parted(
     once: Sequence[Step], drawn: Sequence[Step]
 ) -> tuple[Sequence[Step], Sequence[Step], Sequence[Vision]]:
-    """Take from the end of the steps those that wait for the whole batch, of one column."""
+    """Split off the last steps on one column of images that can run on whole batches."""
     steps = [*once, *drawn]
     batched: list[Vision] = []
     while steps and isinstance(last := steps[-1], Vision) and last.waits_for_batch:
-        # the step before must be one on the same images, so that a batch of images comes of it
+        # The step before must work on the same column, so that its outputs make one batch.
         before = steps[-2] if len(steps) > 1 else None
         if not isinstance(before, Vision) or before.column != last.column:
             break
@@ -136,7 +139,7 @@ def _parted(
 def _kept(
     samples: MadeSamples, fetching: Fetching, tell: Callable[[str], None]
 ) -> KeptSamples | None:
-    """Return where prepared samples are kept; None where they do not fit, or gain nothing."""
+    """Return the place for prepared samples; None if they do not fit, or keeping gains nothing."""
     first, budget = samples.made_once(0), fetching.budget
     if budget is None or not samples.is_made_once or not is_of_tensors(first):
         return None
@@ -158,14 +161,15 @@ def _kept(
 
 
 def _num_workers(samples: MadeSamples, fetching: Fetching) -> int:
-    """Return how many processes make batches: as many as are named, or as pay."""
+    """Return the number of worker processes: as configured, or as many as are worth it."""
     if fetching.workers != "auto":
         return fetching.workers
     timed = torch.arange(min(len(samples), _SAMPLES_TIMED))
-    # CPU seconds: on a busy machine the same data would else be made by processes, and once not
+    # CPU seconds, not wall time: the choice must not depend on how busy the machine is.
     began = time.process_time()
     samples.fetch(timed)
     seconds = (time.process_time() - began) * fetching.batch_size / len(timed)
     if seconds < _QUICK_S:
         return 0
+    # One core is left for the run's own process.
     return max(1, min(_MOST_WORKERS, len(os.sched_getaffinity(0)) - 1))

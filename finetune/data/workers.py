@@ -1,8 +1,8 @@
-"""Processes that make batches, by torch's `DataLoader`.
+"""Worker processes that make batches, by torch's `DataLoader`.
 
-They are forked: a process that is started anew would import torch once more, for seconds and some
-200 MiB. A forked one shares what is in memory, and what it makes depends on seed, epoch and row
-alone, so their number changes no bit.
+They are forked: a new process would import torch once more, which takes seconds and some 200 MiB.
+A forked one shares the memory. Batches depend on seed, epoch and row alone, so the number of
+processes changes no bit.
 """
 
 import warnings
@@ -23,21 +23,21 @@ Fetch = Callable[..., Batch]
 
 
 class _Wanted(NamedTuple):
-    """One batch that a process is asked for."""
+    """A batch to make."""
 
     rows: Tensor
     epoch: int
 
 
 class Workers:
-    """The processes of one split; they are started at its first fetch.
+    """The worker processes of one split, started at its first fetch.
 
     Args:
-        count: How many.
-        hang_timeout_s: Seconds after which one prints its stacks and ends, if it has not finished a
-            batch; None for never.
-        stays: Whether they stay between two calls of `fetches`. Those of a split that is read
-            rarely and whole end after it, and take no memory meanwhile.
+        count: Number of processes.
+        hang_timeout_s: Seconds for a batch, after which a process prints its stacks and ends; None
+            for no limit.
+        stays: Whether they stay between two calls of `fetches`. For a split that is read rarely
+            they end after each, and take no memory meanwhile.
     """
 
     def __init__(self, count: int, hang_timeout_s: float | None, *, stays: bool) -> None:
@@ -51,11 +51,11 @@ class Workers:
         """Yield the batches in order.
 
         Raises:
-            FinetuneError: what `fetch` has raised in a process.
+            FinetuneError: `fetch` raised it in a process.
         """
         self._order.wanted = [_Wanted(rows, epoch) for rows in batches]
         with signals_held(), warnings.catch_warnings():
-            # torch warns of more processes than cores; `plan` and `train` tell it in one line
+            # torch warns of more processes than cores; `plan` and `train` have a line for that.
             warnings.simplefilter("ignore")
             if self._loader is None:
                 self._loader = self._loader_of(fetch)
@@ -69,8 +69,8 @@ class Workers:
         """End the processes; the next fetch starts them again."""
         loader, self._loader = self._loader, None
         if loader is not None and (passes := loader._iterator) is not None:
-            # The loader has no public way: it ends its processes when garbage is collected, and
-            # who still holds one of its batches would keep them.
+            # The loader has no public method for this. It ends its processes when it is garbage
+            # collected, and a batch that is still held would keep it.
             passes._shutdown_workers()  # type: ignore[attr-defined]
 
     def _loader_of(self, fetch: Fetch) -> "DataLoader[Batch | FinetuneError]":
@@ -102,7 +102,7 @@ class _Order(Sampler[_Wanted]):
 
 
 class _Fetches(Dataset[Batch | FinetuneError]):
-    """Batches by what is wanted, made in a process of the loader."""
+    """Dataset whose items are batches, made in a worker process."""
 
     def __init__(self, fetch: Fetch, watchdog: Watchdog) -> None:
         self._fetch, self._watchdog = fetch, watchdog
@@ -116,4 +116,5 @@ class _Fetches(Dataset[Batch | FinetuneError]):
 
 
 def _as_it_is(batch: Any) -> Any:
+    """Return a batch as it is: `fetch` has collated it."""
     return batch

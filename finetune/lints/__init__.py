@@ -1,1 +1,1 @@
-"""Notes on a network that does not suit its task or data, found by running it on a few samples."""
+"""Notes on networks that do not suit their task or data, found by running a few samples."""

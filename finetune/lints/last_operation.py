@@ -1,4 +1,4 @@
-"""Which operation gave the output of a network, found by running it.
+"""Find which squashing function made the output of a network, by running it.
 
 Letters: B samples, C outputs of a sample.
 """
@@ -14,7 +14,7 @@ from finetune.activations.find.trace import Call, storage_of, watched
 from finetune.structure import tensors_in
 
 Squashing = Literal["softmax", "log-softmax", "sigmoid", "log-sigmoid", "ReLU", "tanh"]
-"""Functions that do not give every number, by the name of the best known of their kind."""
+"""Functions with a limited range, by the name of the best known of their kind."""
 
 _OPERATIONS: dict[str, Squashing] = {
     "_softmax": "softmax",
@@ -30,49 +30,49 @@ _OPERATIONS: dict[str, Squashing] = {
     "tanh": "tanh",
     "tanh_": "tanh",
 }
-"""Operations of torch below its modules and functions, by name."""
+"""Names of ATen operations, to which modules and functions of torch lead."""
 _SQUASHING_PARTS = frozenset(
     {*_OPERATIONS, "exp", "exp2", "expm1", "clamp", "clamp_max", "hardtanh", "special_ndtr", "erf"}
 )
-"""Operations of which a sigmoid or a softmax may be written out, or cut to 0..1."""
+"""Operations that a sigmoid or softmax may be written out with, or that cut to 0..1."""
 _ELEMENTWISE = frozenset({
     "add", "sub", "rsub", "mul", "div", "true_divide", "reciprocal", "neg", "pow", "sqrt",
     "sum", "clamp", "clamp_min", "clamp_max", "hardtanh", "maximum", "minimum", "where", "cat",
     "stack", "_to_copy", "clone", "copy", "exp", "exp2", "expm1", "log", "log1p",
 })  # fmt: skip
-"""Operations that leave an output what the operations before it have made of it."""
+"""Operations behind which values still count as made by a squashing part before them."""
 _COPIES = frozenset({"clone", "_to_copy", "copy", "alias_copy"})
-"""Operations whose outcome holds the values of what they take."""
+"""Operations whose result holds the values of their first argument."""
 _TOLERANCE = 1e-4
 
 
 class LastOperation(NamedTuple):
-    """What gave the output of a network."""
+    """The squashing function that made the output of a network."""
 
     squashing: Squashing
     module: str
-    """Full name of the innermost module that gave it."""
+    """Full name of the innermost module that returned it."""
     is_guess: bool = False
-    """Whether values alone tell it, on the few samples that were tried."""
+    """Whether only the values of a few samples suggest it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Made:
-    """One application of a squashing function; told apart by identity."""
+    """One call of a squashing function; compared by identity."""
 
     squashing: Squashing
 
 
 class _Watch(TorchDispatchMode):
-    """Knows of each storage by which squashing function its values were made last."""
+    """Records for each storage which squashing function made its values last."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.made: dict[int, _Made] = {}
         self.squashed: dict[int, int] = {}
         """Storages whose values come, element by element, from a part of a squashing function, and
-        how many numbers that gave: less than a sample has of them is a scale, and no function of
-        it."""
+        the number of elements of that part. Few elements are a scale, not a function of the
+        samples."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -89,6 +89,7 @@ class _Watch(TorchDispatchMode):
         return result
 
     def _note_parts(self, name: str, result: Tensor, given: list[int]) -> None:
+        """Update `squashed` for the result of one operation."""
         sizes = [self.squashed[storage] for storage in given if storage in self.squashed]
         if name not in _ELEMENTWISE:
             sizes = []
@@ -100,26 +101,27 @@ class _Watch(TorchDispatchMode):
             self.squashed.pop(storage_of(result), None)
 
     def _note(self, name: str, storage: int, given: list[int], *, is_written: bool) -> None:
+        """Update `made` for the result of one operation."""
         if name in _OPERATIONS:
             self.made[storage] = _Made(_OPERATIONS[name])
         elif name in _COPIES and given and given[0] in self.made:
             self.made[storage] = self.made[given[0]]
-        elif storage not in given or is_written:  # a view has the values of what it looks at
-            # also where the memory of a tensor that is gone was given to this one
+        elif storage not in given or is_written:  # a view shares its values
+            # Also drops the entry of a freed tensor whose address was given to this one.
             self.made.pop(storage, None)
 
 
 def last_operation(model: nn.Module, inputs: dict[str, Tensor]) -> LastOperation | None:
-    """Return the squashing function that the output of a network comes from; None without one.
+    """Return the squashing function that made the output of a network; None without one.
 
-    What only copies or reshapes does not count, nor does dropout, which does nothing in evaluation.
-    Functions are found as well as modules. A softmax written out by hand is known by its values; a
-    sigmoid by values between 0 and 1 that come from an exponential or the like, with nothing
-    behind it that mixes samples or features.
+    Copies and reshapes behind it do not matter, nor does dropout, which is off in evaluation mode.
+    Functions are found as well as modules. A softmax written out by hand is recognised by its
+    values; a sigmoid by values between 0 and 1 that come from an exponential or the like, with
+    nothing behind it that mixes samples or features.
 
     Args:
         model: The network, in evaluation mode.
-        inputs: A batch of two samples or more; a sigmoid by hand is found from three on.
+        inputs: A batch of at least two samples, or three to find a sigmoid by hand.
     """
     watch = _Watch()
     seen: list[tuple[str, _Made]] = []
@@ -132,6 +134,7 @@ def last_operation(model: nn.Module, inputs: dict[str, Tensor]) -> LastOperation
         output = model(**inputs)
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return None
+    # From certain to guessed: the operation itself, sums that hardly come by chance, a range.
     made = watch.made.get(storage_of(output))
     if made is not None:
         names = [name for name, one in seen if one is made]
@@ -143,19 +146,20 @@ def last_operation(model: nn.Module, inputs: dict[str, Tensor]) -> LastOperation
 
 
 def _looks_cut(output: Tensor, num_squashed: int) -> bool:
-    """Tell whether every output is between 0 and 1, and such a function may have made it so.
+    """Tell whether all outputs are between 0 and 1, and a squashing part may have made them so.
 
-    A softmax of two classes may be made from one number a sample: half as many as the outputs. A
-    parameter of a number for each class, such as a scale, is less than that of three samples.
+    A softmax of two classes may be made from one number per sample: half as many as the outputs. A
+    parameter with one number per class, such as a scale, is less than that from three samples on.
     """
     is_made = len(output) > 2 and 2 * num_squashed >= output.numel() > 0
     return is_made and bool(((output >= 0) & (output <= 1)).all())
 
 
 def _by_values(output: Tensor) -> Squashing | None:
-    """Tell probabilities, and their logarithms, by what each row adds up to."""
+    """Recognise probabilities, or their logarithms, by the sum of each row."""
     if output.ndim != 2 or output.shape[1] < 2 or len(output) < 2:
         return None
+    # In float64, so that only the rounding of the network itself is left to tolerate.
     rows = output.double()
     one = torch.ones(len(rows), dtype=rows.dtype, device=rows.device)
     if bool((rows >= 0).all()) and torch.allclose(rows.sum(1), one, rtol=0, atol=_TOLERANCE):
@@ -166,6 +170,6 @@ def _by_values(output: Tensor) -> Squashing | None:
 
 
 def _last_module(roots: list[Call]) -> str:
-    """Return the layer that was called last."""
+    """Return the name of the layer that was called last."""
     children = roots[-1].children if roots else []
     return children[-1].module if children else ""

@@ -1,6 +1,6 @@
-"""Notes on a network that does not suit its task or its data, found by running it on a few samples.
+"""Notes on a network that does not suit its task or data, found by running a few samples.
 
-None of them is an error: what is told here runs, and learns less than it could.
+None of them is an error: such a network runs, but learns less than it could.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,14 +34,14 @@ from finetune.preserved import preserved
 from finetune.tasks.tasks import Task, WeightedLoss
 
 _BY_DEPTH = (Gradual, Ulmfit, ChainThaw, TopK, Freezeout)
-"""Methods that go through the blocks of a network."""
+"""Methods that freeze by the depth of blocks."""
 _FEW = 4
-"""Samples of a batch on which outputs are looked at, and losses tried."""
+"""Samples in the batch for which outputs and losses are examined."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What is looked at, the network in evaluation mode."""
+    """The network under examination, in evaluation mode, with its task and data."""
 
     config: RunConfig
     model: Network
@@ -50,23 +50,24 @@ class _Subject:
     device: torch.device
 
     def batch(self, count: int, length: int | None = None) -> Batch:
-        """Return the first samples, or all if there are fewer."""
+        """Return the first `count` samples, or all if there are fewer."""
         rows = torch.arange(min(count, len(self.samples)))
         return self.samples.fetch(rows, length=length).to(self.device)
 
     def placed(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Bring columns to where the network is."""
+        """Return the columns on the device of the network."""
         return {name: values.to(self.device) for name, values in inputs.items()}
 
     def label(self, module: str) -> str:
-        """Return how a module is told to the user."""
+        """Return the words for a module in a message."""
         return f"layer {module!r} ({type(self.model.get_submodule(module)).__name__})"
 
     def layer(self, module: str) -> tuple[Key, Layer | None]:
-        """Return where in the config the layer stands that a module lies in."""
+        """Return key and node of the config's layer that a module lies in."""
         child = module.partition(".")[0]
         for position, node in enumerate(self.config.model.layers):
             name = node.name or str(position)
+            # The pooling of a pretrained layer is a module of its own beside it.
             pooling = f"{name}_{node.output}" if isinstance(node, TransformersLayer) else name
             if child in (name, pooling):
                 return ("model", "layers", position), node
@@ -76,20 +77,20 @@ class _Subject:
 def lints_of_network(
     config: RunConfig, model: Network, task: Task, samples: Samples, device: torch.device
 ) -> tuple[Lint, ...]:
-    """Return notes on a network against its task, its data and what is frozen of it.
+    """Return notes on a network that does not suit its task, its data or its freezing.
 
-    Told are: a function before a loss on logits that does not give every number, a layer that sees
-    padding, a first token that sees no other token, blocks that share their weights where depth
-    counts, and a loss that compares the samples of a pass without saying so.
+    They are about: a squashing function before a loss on logits, a layer that sees padding, a first
+    token that sees no other token, blocks with shared weights where the config counts depth, and a
+    loss that compares the samples of a pass without `whole_window = True`.
 
-    Everything is left as it was: buffers, attributes, random state and mode of the network.
+    Buffers, attributes, random state and mode of the network are restored.
 
     Args:
-        config: The run's.
-        model: Its network.
-        task: Its task.
+        config: The run config.
+        model: The network.
+        task: The task.
         samples: The training samples.
-        device: Where the network is.
+        device: Device of the network.
     """
     subject = _Subject(config, model, task, samples, device)
     with preserved(model, buffers=True, attributes=True, random=config.seed), torch.no_grad():
@@ -98,12 +99,12 @@ def lints_of_network(
 
 
 def _found_by(what: str, subject: _Subject) -> list[Lint]:
-    """Return the notes of one look at the network, or one that it could not be had."""
+    """Return the notes of one examination, or a note that the network raised in it."""
     try:
         return list(_LOOKS[what](subject))
     except Exception as error:  # noqa: BLE001 - the user's own code may make anything of such a batch
-        # The network is run otherwise than training runs it: padded further, with other tokens,
-        # with zeros in between. What it makes of that is no fault of the run.
+        # The network does not run as in training here: more padding, other tokens, zeros in
+        # between. An error over these is no fault of the run.
         reason = f"{type(error).__name__}: {first_line(error)}"
         if isinstance(error, FinetuneError):
             reason = error.message
@@ -128,11 +129,12 @@ _RANGES: dict[Squashing, str] = {
 
 
 def _squashed_logits(subject: _Subject) -> Iterator[Lint]:
-    """A loss on logits wants any numbers; a softmax before it is a second one."""
+    """Yield a note if a squashing function comes before a loss, or a readout, of logits."""
     reader = _reader_of_logits(subject.config)
     if reader is None or len(subject.samples) < 2:
         return
     last = last_operation(subject.model, subject.batch(_FEW).inputs)
+    # The softmax of predictions leaves the values of a log-softmax what they are.
     if last is None or (last.squashing == "log-softmax" and reader == _PREDICTIONS):
         return
     key, _ = subject.layer(last.module)
@@ -146,6 +148,7 @@ def _squashed_logits(subject: _Subject) -> Iterator[Lint]:
 
 
 def _range(last: LastOperation) -> str:
+    """Return the words for the range of outputs."""
     if not last.is_guess:
         return _RANGES[last.squashing]
     return (
@@ -158,7 +161,7 @@ _PREDICTIONS = "predictions are read from"
 
 
 def _reader_of_logits(config: RunConfig) -> str | None:
-    """Return, as a subject and a verb, what takes the outputs for logits; None if nothing does."""
+    """Return subject and verb for what takes the outputs as logits; None if nothing does."""
     task = config.task
     if isinstance(task, ImportTask):
         return None
@@ -174,10 +177,11 @@ def _reader_of_logits(config: RunConfig) -> str | None:
 
 
 def _effect(last: LastOperation, config: RunConfig) -> str:
-    """Say what comes of it."""
+    """Return the words for the consequence of a squashing function before logits."""
     if last.squashing == "log-softmax" and isinstance(config.task, ClassificationTask):
         return "the second one changes nothing"
     if isinstance(config.task, MultilabelTask):
+        # sigmoid(0) = 0.5 and sigmoid(1) = 0.73: the range of a second sigmoid.
         effects: dict[Squashing, str] = {
             "softmax": "every label has a probability from 0.5 to 0.73",
             "sigmoid": "every label has a probability from 0.5 to 0.73",
@@ -192,7 +196,7 @@ def _effect(last: LastOperation, config: RunConfig) -> str:
 
 
 def _padding(subject: _Subject) -> Iterator[Lint]:
-    """What a network gives for a sample must not change with the longest sample beside it."""
+    """Yield a note if the output for a sample changes with the padding behind it."""
     if not _may_see_padding(subject.config.model.layers):
         return
     seen = seen_padding(subject.model, subject.samples, subject.placed)
@@ -211,9 +215,9 @@ def _padding(subject: _Subject) -> Iterator[Lint]:
 
 
 def _may_see_padding(layers: Sequence[Layer]) -> bool:
-    """Tell whether tokens reach a layer that may not know of padding.
+    """Tell whether tokens reach a layer that may ignore padding.
 
-    Networks of `transformers` mask it themselves, and what is behind a pooled one sees no tokens.
+    Networks of `transformers` mask padding themselves; layers behind a pooled one see no tokens.
     """
     first = layers[0]
     if not isinstance(first, TransformersLayer):
@@ -224,7 +228,7 @@ def _may_see_padding(layers: Sequence[Layer]) -> bool:
 
 
 def _blind_tokens(subject: _Subject) -> Iterator[Lint]:
-    """The first token of a decoder sees nothing but itself."""
+    """Yield a note if `output: cls` takes the first token of a decoder, which sees only itself."""
     for module in blind_first_tokens(subject.model, subject.batch(2).inputs):
         key, node = subject.layer(module)
         name = module.removesuffix("_cls")
@@ -237,11 +241,12 @@ def _blind_tokens(subject: _Subject) -> Iterator[Lint]:
 
 
 def _shared_depth(subject: _Subject) -> Iterator[Lint]:
-    """Depth counts blocks by their weights: one that runs twelve times is one."""
+    """Yield a note if the config counts depth, and a block with shared weights runs repeatedly."""
     uses = list(_uses_of_depth(subject.config))
     if not uses:
         return
     for module, count in repeated_blocks(subject.model, subject.batch(2).inputs).items():
+        # One note is enough, at the first key that counts depth.
         key, what = uses[0]
         yield Lint(
             key,
@@ -252,7 +257,7 @@ def _shared_depth(subject: _Subject) -> Iterator[Lint]:
 
 
 def _uses_of_depth(config: RunConfig) -> Iterator[tuple[Key, str]]:
-    """Yield where a config goes by depth, and what does."""
+    """Yield the config keys that count depth, with the words for them."""
     freeze = config.freeze
     if isinstance(freeze, FreezeConfig):
         for number, phase in enumerate(freeze.phases):
@@ -267,14 +272,16 @@ def _uses_of_depth(config: RunConfig) -> Iterator[tuple[Key, str]]:
 
 
 def _is_by_depth(node: Selector) -> bool:
+    """Tell whether a selector, or what is below its `not`, selects by depth."""
     return isinstance(node.not_ if isinstance(node, Not) else node, ByDepth)
 
 
 def _losses_in_company(subject: _Subject) -> Iterator[Lint]:
-    """A loss that compares samples sees fewer of them where a window is cut into passes."""
+    """Yield a note if the loss of a sample changes with the other samples of its pass."""
     own = [(n, loss) for n, loss in enumerate(subject.task.losses) if _is_undeclared(subject, n)]
     if not own or len(subject.samples) < _FEW:
         return
+    # Both batches are padded alike: else the outputs may differ by their padding.
     extent = subject.samples.extent(torch.arange(_FEW))
     length = None if extent is None else extent.width
     few, fewer = (subject.batch(count, length) for count in (_FEW, _FEW // 2))
@@ -298,11 +305,11 @@ _LOOKS: dict[str, Callable[[_Subject], Iterator[Lint]]] = {
     "whether blocks share their weights": _shared_depth,
     "whether a loss compares samples": _losses_in_company,
 }
-"""Each look at the network, by what it is to show."""
+"""The examinations of a network, each by the question that it answers."""
 
 
 def _is_undeclared(subject: _Subject, number: int) -> bool:
-    """Tell whether a loss is the user's own, and has not said that it needs whole windows."""
+    """Tell whether a loss is imported and has no `whole_window = True`."""
     task = subject.config.task
     losses = task.losses or ()
     is_own = number < len(losses) and isinstance(losses[number], ImportLoss)
@@ -311,5 +318,7 @@ def _is_undeclared(subject: _Subject, number: int) -> bool:
 
 
 def _changes(loss: WeightedLoss, outputs: Any, few: Batch, alone: Any, fewer: Batch) -> bool:
+    """Tell whether the loss of the same samples differs between two batches."""
     together, apart = loss(outputs, few)[: len(fewer)], loss(alone, fewer)
+    # Batches of another size may run by other kernels, which round otherwise.
     return not torch.allclose(together, apart, rtol=1e-3, atol=1e-5)

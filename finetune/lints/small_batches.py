@@ -1,4 +1,4 @@
-"""A note on batches of one sample, by which a trained batch norm cannot normalise."""
+"""Note on batches of one sample, with which a trained batch norm cannot normalise."""
 
 from finetune.config.train import TrainConfig
 from finetune.freezing.lints import Lint
@@ -6,17 +6,18 @@ from finetune.freezing.plan import Plan
 
 
 def lone_samples(plan: Plan, settings: TrainConfig, num_samples: int) -> tuple[Lint, ...]:
-    """Return a note where a trained batch norm sees a single sample in some forward pass.
+    """Return a note if a trained batch norm sees a single sample in some forward pass.
 
     Args:
-        plan: The phases: a batch norm is trained where one of them does not freeze it.
-        settings: How epochs are cut into windows, and these into passes.
-        num_samples: Samples of training.
+        plan: The phases. A batch norm counts as trained if one of them does not freeze it.
+        settings: Sizes of windows and passes.
+        num_samples: Number of training samples.
     """
     norms = {param.name for param in plan.inventory if "_BatchNorm" in param.types}
     trained = [
         phase
         for phase in plan.phases
+        # In training mode a frozen batch norm normalises by the batch as well.
         if norms - phase.frozen or (norms and phase.modules.norm == "train")
     ]
     whole, rest = divmod(num_samples, settings.batch_size)

@@ -1,4 +1,4 @@
-"""What a network makes of tokens it should not see, and of those it should: found by running it.
+"""Find by running a network whether layers see padding, and a first token the others.
 
 Letters: B samples, T tokens.
 """
@@ -17,11 +17,11 @@ from finetune.structure import tensors_in
 Inputs = dict[str, Tensor]
 
 _LOOKED_AT = 256
-"""Samples among which one with padding is looked for."""
+"""Number of samples to search for one that is padded."""
 _MOST_PADDING = 64
-"""Tokens of padding that are tried."""
+"""Upper bound on the padding that is tried, in tokens."""
 _TOLERANCE = 1e-3
-"""Change of an output, by its greatest value, that rounding does not explain."""
+"""Relative change of an output, by its largest value, that is more than rounding."""
 
 
 class SeenPadding(NamedTuple):
@@ -29,21 +29,22 @@ class SeenPadding(NamedTuple):
 
     module: str
     tokens: int
-    """How many the sample has."""
+    """Number of tokens of the sample."""
     filled_up_to: int
+    """Number of tokens with padding."""
     change: float
-    """Of the network's output, by its greatest value."""
+    """Relative change of the network's output, by its largest value."""
 
 
 def seen_padding(
     model: nn.Module, samples: Samples, placed: Callable[[Inputs], Inputs]
 ) -> SeenPadding | None:
-    """Return the first module that sees padding; None where the network's output does not change.
+    """Return the first module that sees padding; None if the network's output does not change.
 
     Args:
         model: The network, in evaluation mode.
         samples: The training samples.
-        placed: Brings a batch to where the network is.
+        placed: Moves the inputs of a batch to the device of the network.
     """
     found = _short_sample(samples)
     if found is None:
@@ -65,20 +66,22 @@ def seen_padding(
 
 
 def _short_sample(samples: Samples) -> tuple[int, int, int] | None:
-    """Return the row of a short sample, its tokens, and how far to fill it up; None without one."""
+    """Return row and tokens of a short sample, and the length to pad it to; None without one."""
     extents = [samples.extent(torch.tensor([r])) for r in range(min(len(samples), _LOOKED_AT))]
     known = [(extent.longest, row) for row, extent in enumerate(extents) if extent is not None]
     if not known or not samples.has_shorter:
         return None
+    # A sample without tokens has no output to compare.
     tokens, row = min(each for each in known if each[0] > 0)
     width = min(max(known)[0], tokens + _MOST_PADDING)
     return (row, tokens, width) if width > tokens else None
 
 
 def _first_changed(alone: Call, padded: Call, tokens: int, width: int) -> str:
-    """Return the module that gave other values first, of those that were called in both passes."""
+    """Return the first module whose outputs differ between both passes; empty if there is none."""
     for one, other in zip(_by_end(alone), _by_end(padded), strict=False):
         if one.module != other.module:
+            # From here on the passes call different modules, so outputs cannot be compared.
             break
         pairs = zip(one.tensors, other.tensors, strict=False)
         if any(
@@ -89,12 +92,12 @@ def _first_changed(alone: Call, padded: Call, tokens: int, width: int) -> str:
 
 
 def _by_end(call: Call) -> list[Call]:
-    """Return the calls below one and itself, in the order in which they ended."""
+    """Return a call and all calls below it, in the order in which they ended."""
     return [*(inner for child in call.children for inner in _by_end(child)), call]
 
 
 def _cut(padded: Tensor, alone: Tensor, tokens: int, width: int) -> Tensor:
-    """Return an output without what belongs to padding: axes as long as the padded sample."""
+    """Return an output without padding: axes of the padded length are cut to the sample's."""
     if padded.ndim != alone.ndim:
         return padded
     for axis, (long, short) in enumerate(zip(padded.shape, alone.shape, strict=True)):
@@ -104,7 +107,7 @@ def _cut(padded: Tensor, alone: Tensor, tokens: int, width: int) -> Tensor:
 
 
 def _change(one: Tensor, other: Tensor) -> float:
-    """Return the greatest difference, by the greatest value; 0 for what cannot be compared."""
+    """Return the largest difference by the largest value; 0 for what cannot be compared."""
     if one.shape != other.shape or not one.is_floating_point() or not one.numel():
         return 0.0
     difference = (one.double() - other.double()).abs().max()
@@ -112,10 +115,10 @@ def _change(one: Tensor, other: Tensor) -> float:
 
 
 def blind_first_tokens(model: nn.Module, inputs: Inputs) -> list[str]:
-    """Return the pooling modules that take a first token which sees no token behind it.
+    """Return the names of pooling modules whose first token sees no token behind it.
 
-    Tried by changing all tokens of a sample but the first one: the state of the first token of an
-    encoder follows them, that of a decoder does not.
+    All tokens of a sample but the first are changed: the state of the first token changes in an
+    encoder, and stays the same in a decoder.
 
     Args:
         model: The network, in evaluation mode.
@@ -128,6 +131,7 @@ def blind_first_tokens(model: nn.Module, inputs: Inputs) -> list[str]:
     changed = ids.clone()
     # The id of the first token, or zero where that one is there already: every table has both.
     changed[:, 1:] = torch.where(ids[:, 1:] != ids[:, :1], ids[:, :1], 0)
+    # All ones: a masked token could not reach the first one in an encoder either.
     mask = {} if "attention_mask" not in inputs else {"attention_mask": torch.ones_like(ids)}
     states = [
         _states(model, pooling, inputs | mask | {"input_ids": tokens}) for tokens in (ids, changed)
@@ -136,6 +140,7 @@ def blind_first_tokens(model: nn.Module, inputs: Inputs) -> list[str]:
 
 
 def _states(model: nn.Module, names: list[str], inputs: Inputs) -> dict[str, Tensor]:
+    """Run the network; return copies of the first outputs of the named modules."""
     with watched(model) as roots:
         model(**inputs)
     calls = [call for root in roots for call in root.walk() if call.module in names]

@@ -1,1 +1,1 @@
-"""Pure functions from plain data to an image: no run, no network, no torch."""
+"""Draw images from plain data: pure functions that need no run, no network and no torch."""

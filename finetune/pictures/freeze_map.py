@@ -1,4 +1,4 @@
-"""The freeze map: a row per block, optimizer steps from left to right."""
+"""Draw the freeze map: a row per block, optimizer steps from left to right."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from PIL import Image, ImageDraw, ImageFont
 from finetune.visible import one_line
 
 COLOURS = {"frozen": "#c3d2e6", "trained": "#dd7128", "mixed": "#edb68c"}
-"""Colour of each state, told apart in grey as well."""
+"""Colour of each state; they differ in grey as well."""
 _WORDS = {"frozen": "frozen", "trained": "trained", "mixed": "trained in part"}
 _FONT_SIZE, _MAP_WIDTH, _ROW_HEIGHT, _LINE_HEIGHT, _MARGIN = 16, 400, 22, 22, 8
-"""Pixels. TensorBoard shows a picture 340 wide until one clicks on it: letters must be large."""
+"""Pixels. TensorBoard first shows a picture 340 pixels wide, so letters must be large."""
 _MOST_LABEL = 220
-"""Pixels; a longer name loses its beginning."""
+"""Pixels; of a longer name the beginning is cut off."""
 
 _MOST_LISTED = 40
-"""Phases named below the map; the rest is counted, since a policy may make hundreds."""
+"""Number of phases to name below the map; the rest are counted, as a policy may make hundreds."""
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True, slots=True)
 class FreezeMap:
-    """What the picture shows, as plain data."""
+    """Content of the picture, as plain data."""
 
     rows: Mapping[str, Sequence[str]]
     """For each row, by name: its state in each phase that has begun. States are the keys of
@@ -37,13 +37,13 @@ class FreezeMap:
     total_steps: int
     """Steps of the whole run, the width of the map."""
     now: int
-    """Steps done. What comes after them is drawn as a thin line, as it will be if the present
-    phase lasts to the end."""
+    """Steps done. Later steps are drawn as a thin line, as if the present phase lasted to the
+    end."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Sheet:
-    """Where things stand on the picture."""
+    """The picture with the position of the map in it."""
 
     draw: ImageDraw.ImageDraw
     font: _Font
@@ -61,7 +61,7 @@ class _Sheet:
         self.draw.text((x, y), one_line(text), "black", self.font, anchor=anchor)
 
     def bar(self, first: int, stop: int, y: int, height: int, colour: str) -> None:
-        """Fill a stretch of steps, by a pixel at least; one that is empty is left out."""
+        """Fill a range of steps, at least one pixel wide; draw nothing for an empty range."""
         if first < stop:
             left = self.x(first)
             box = (left, y, max(left, self.x(stop) - 1), y + height - 1)
@@ -69,16 +69,18 @@ class _Sheet:
 
 
 def draw_freeze_map(shown: FreezeMap) -> np.ndarray:
-    """Draw what was frozen and what trained at which step.
+    """Draw which blocks were frozen and which trained, by step.
 
     Returns:
-        Pixels `(H, W, 3)`, bytes.
+        Pixels `(H, W, 3)`, uint8.
     """
     font = ImageFont.load_default(_FONT_SIZE)
+    # Names may be other people's text: hidden characters are escaped in pictures, too.
     names = [_fitting(one_line(name), _MOST_LABEL, font) for name in shown.rows]
     left = 2 * _MARGIN + max(int(font.getlength(name)) for name in names)
     top = _MARGIN + _LINE_HEIGHT
     bottom = top + _ROW_HEIGHT * len(names)
+    # One line more than phases are named: it counts the rest.
     lines = 3 + min(len(shown.phases), _MOST_LISTED + 1)
     size = (left + _MAP_WIDTH + 2 * _MARGIN, bottom + _LINE_HEIGHT * lines + _MARGIN)
     image = Image.new("RGB", size, "white")
@@ -91,7 +93,7 @@ def draw_freeze_map(shown: FreezeMap) -> np.ndarray:
 
 
 def _draw_map(sheet: _Sheet, shown: FreezeMap) -> None:
-    """Draw the cells, and above and below them where each phase begins."""
+    """Draw the cells, with marks above and below them where each phase begins."""
     for number, (start, end) in enumerate(pairwise((*shown.began, sheet.total_steps))):
         for place, states in enumerate(shown.rows.values()):
             y, colour = sheet.top + _ROW_HEIGHT * place, COLOURS[states[number]]
@@ -101,6 +103,7 @@ def _draw_map(sheet: _Sheet, shown: FreezeMap) -> None:
         sheet.draw.line((x, sheet.top - 6, x, sheet.top - 1), fill="black")
         sheet.draw.line((x, sheet.bottom, x, sheet.bottom + 3), fill="black")
         name = one_line(shown.phases[number])
+        # A number is enough: the legend below gives its name.
         label = name if sheet.font.getlength(name) <= width else str(number)
         if sheet.font.getlength(label) <= width:
             sheet.text(x + 3, _MARGIN, label)
@@ -108,8 +111,9 @@ def _draw_map(sheet: _Sheet, shown: FreezeMap) -> None:
 
 
 def _draw_steps(sheet: _Sheet, began: Sequence[int]) -> None:
-    """Write the steps at which phases began, those that do not run into one another."""
+    """Write the steps at which phases began, without those that would overlap."""
     end = sheet.left + _MAP_WIDTH
+    # The last step is always shown, so its room is taken first.
     sheet.text(end, sheet.bottom + 2, str(sheet.total_steps), "ra")
     limit = end - sheet.font.getlength(str(sheet.total_steps)) - 8
     free = 0.0
@@ -122,7 +126,7 @@ def _draw_steps(sheet: _Sheet, began: Sequence[int]) -> None:
 
 
 def _draw_legend(sheet: _Sheet, shown: FreezeMap) -> None:
-    """Explain the colours, and name every phase with its steps."""
+    """Draw the legend: colours, and the phases with their steps."""
     began, now = shown.began, shown.now
     x, y = _MARGIN, sheet.bottom + _LINE_HEIGHT + 8
     for state, colour in COLOURS.items():
@@ -146,9 +150,10 @@ def _draw_legend(sheet: _Sheet, shown: FreezeMap) -> None:
 
 
 def _fitting(text: str, width: int, font: _Font) -> str:
-    """Return a name, without its beginning where it is too long: its end tells blocks apart."""
+    """Return a name that fits the width, cut at its beginning: blocks differ in the end."""
     if font.getlength(text) <= width:
         return text
+    # Not cut right before a dot, which would read as a fourth one.
     while text and (font.getlength(f"...{text}") > width or text[0] == "."):
         text = text[1:]
     return f"...{text}"

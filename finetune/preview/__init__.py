@@ -1,1 +1,1 @@
-"""What `plan` and `inspect` show before a run: costs, sizes, where the graph is cut."""
+"""Previews for `plan` and `inspect`: costs, sizes, gradients, where the graph is cut."""

@@ -1,4 +1,4 @@
-"""What each phase costs, told before a step is taken: FLOPs, memory, sizes on disk."""
+"""Predict what each phase costs: FLOPs, memory, sizes of files."""
 
 import inspect
 from collections.abc import Sequence
@@ -21,35 +21,35 @@ from finetune.train.spans import Span, walk
 from finetune.train.timeline import steps_of_epoch
 
 _SEPARATOR = "//"
-"""Stands between a parameter's name and the name of its state in the optimizer's file."""
+"""Separator of parameter name and state name in the optimizer's file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Storing:
-    """What a store of the frozen prefix means for a phase."""
+    """Costs and savings of the activation cache in a phase."""
 
     up_to: str
-    """The last module whose output is stored."""
+    """The last module whose outputs are stored."""
     share_of_forward: float
     """FLOPs of the prefix as a share of a forward pass, `r`."""
     flops_per_step: int
-    """FLOPs of a step whose samples are all in the store."""
+    """FLOPs of a step whose samples all have stored rows."""
     store_bytes: int
-    """Disk for the samples of all splits, each as long as the longest."""
+    """Bytes on disk for the rows of all splits, each as long as the longest."""
     visits: int
-    """How often the phase sees each sample; in all but the first time the store answers."""
+    """How often the phase sees each sample; rows are read at all visits but the first."""
     is_filled_before: bool
-    """Whether passes of phases before it fill the store: then it answers the first time too."""
+    """Whether earlier phases store the rows already, so that the first visit reads them, too."""
     pays: bool
-    """Whether a store, empty at first, is expected to save enough for a run to make one, in this
-    phase or on the way before."""
+    """Whether a store that is empty at first is expected to save enough, so that a run makes one in
+    this phase or an earlier one."""
     reasons: tuple[str, ...]
-    """Why frozen modules behind the boundary run every time, if there are any."""
+    """Why frozen modules behind the boundary run in every pass, if there are any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What training takes in one phase."""
+    """Costs of training in one phase."""
 
     flops_per_step: int
     """Floating-point operations of an optimizer step, forward and backward."""
@@ -59,55 +59,58 @@ class Costs:
     optimizer_bytes: int
     """State of every parameter trained so far that trains in this phase or a later one."""
     activations_bytes: int
-    """What autograd keeps of a forward pass over one micro-batch."""
+    """Tensors that autograd keeps from the forward pass of one micro-batch."""
     delta_file_bytes: int
     """Size of `weights.safetensors` in a checkpoint at the end of the phase."""
     optimizer_file_bytes: int
     """Size of `optimizer.safetensors` there."""
     storing: Storing | None
-    """What a store of the frozen prefix saves; None where nothing can be stored."""
+    """Costs and savings of the activation cache; None if nothing can be stored."""
     not_stored: str | None
-    """Why nothing can be stored; None where it can."""
+    """Why nothing can be stored; None if something can."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlanCosts:
-    """What a plan costs, next to training everything from the first step to the last."""
+    """Costs of a plan, and of training everything in every step for comparison."""
 
     phases: tuple[Costs, ...]
     full: Costs
     spans: tuple[Span, ...]
     drawn: Mask | None = None
-    """With a policy: the mask that the costs are those of, which the run begins with."""
+    """With a policy: its first mask, for which the costs are computed."""
 
     @property
     def share_of_flops(self) -> float | None:
         """FLOPs of the run as a share of full training.
 
-        None where metrics decide on its course, or a policy on masks of other costs.
+        None if plateaus decide on the length of phases, or a policy on masks of other costs.
         """
         return self._share([cost.flops_per_step * n for cost, n in self._with_steps()])
 
     @property
     def share_with_stores(self) -> float | None:
-        """The same where every prefix is stored, beginning with empty stores."""
+        """The same share if every frozen prefix is stored, starting with empty stores."""
         return self._share([self._flops_with_store(cost, n) for cost, n in self._with_steps()])
 
     def _share(self, spent: list[int]) -> float | None:
+        """Return FLOPs spent as a share of full training; None if they are not certain."""
         if self.drawn is not None or not all(span.is_certain for span in self.spans):
             return None
         steps = sum(span.ends - span.began for span in self.spans)
         return sum(spent) / max(1, self.full.flops_per_step * steps)
 
     def _with_steps(self) -> list[tuple[Costs, int]]:
+        """Return the costs of each phase with its number of steps."""
         lengths = [span.ends - span.began for span in self.spans]
         return list(zip(self.phases, lengths, strict=True))
 
     def _flops_with_store(self, cost: Costs, steps: int) -> int:
-        """Add up a phase: its first steps fill the store if need be, the others read it."""
+        """Return the FLOPs of a phase whose first steps fill the store, if it is empty."""
         if cost.storing is None:
             return cost.flops_per_step * steps
         is_empty = not cost.storing.is_filled_before
+        # At its first visit a sample is computed and stored, at all later ones its row is read.
         filling = min(steps, round(steps / cost.storing.visits)) if is_empty else 0
         reading = steps - filling
         return cost.flops_per_step * filling + cost.storing.flops_per_step * reading
@@ -122,21 +125,22 @@ class _Visits:
 
     @property
     def counted_on(self) -> float:
-        """Visits on which a run counts while an earlier phase is under way."""
+        """Visits that a run expects during an earlier phase: of an uncertain phase only one."""
         return self.at_most if self.is_certain else 1.0
 
 
 def _whole(visits: Sequence[_Visits]) -> _Visits:
+    """Add up the visits of all phases."""
     return _Visits(sum(one.at_most for one in visits), all(one.is_certain for one in visits))
 
 
 def predict_costs(parts: Parts, config: RunConfig) -> PlanCosts:
     """Predict what every phase costs, from passes over 2 and 3 samples in each.
 
-    FLOPs and activations grow in a straight line with the samples of a micro-batch, so two passes
-    give those of any size; the samples are cut from the first micro-batch of the run, padded as
-    there. FLOPs are those that torch's `FlopCounterMode` knows: matrix products, convolutions and
-    attention. The model is left as it was: parameters, buffers, gradients, modes, random state.
+    FLOPs and activations are linear in the size of a micro-batch, so two passes give those of any
+    size. The samples are cut from the first micro-batch of the run, with its padding. FLOPs are
+    those that torch's `FlopCounterMode` knows: matrix products, convolutions and attention. The
+    model is left as it was: parameters, buffers, gradients, modes, random state.
 
     Raises:
         ModelError: in some phase the loss depends on no trained parameter.
@@ -144,6 +148,7 @@ def predict_costs(parts: Parts, config: RunConfig) -> PlanCosts:
     plan, meter = parts.plan, Meter.of(parts, config)
     steps_per_epoch = steps_of_epoch(parts.data.facts.sizes["train"], config.train)
     untils = (phase.until for phase in plan.phases)
+    # A plan is of a run from step 0, so there is one data set and one length of epochs.
     spans = tuple(walk(untils, Epochs((steps_per_epoch,)), parts.total_steps))
     visits = [
         _Visits((span.ends - span.began) / steps_per_epoch, is_certain=span.is_certain)
@@ -151,6 +156,7 @@ def predict_costs(parts: Parts, config: RunConfig) -> PlanCosts:
     ]
     everything = replace(
         plan.phases[0],
+        # Full training has to freeze these, too: integers cannot have a gradient.
         frozen=frozenset(p.name for p in plan.inventory if not p.floating),
         until=None,
     )
@@ -164,7 +170,8 @@ def predict_costs(parts: Parts, config: RunConfig) -> PlanCosts:
 
 
 def weight_decay_of(config: OptimizerConfig) -> float:
-    """Return the weight decay of an optimizer: as given, or its own default; 0 if it knows none."""
+    """Return the weight decay of an optimizer: as given, or its default; 0 if it has none."""
+    # Defaults differ from optimizer to optimizer, so they are read off the class.
     known = inspect.signature(getattr(torch.optim, config.type)).parameters.get("weight_decay")
     return float(config.arguments.get("weight_decay", known.default if known else 0.0))
 
@@ -172,6 +179,7 @@ def weight_decay_of(config: OptimizerConfig) -> float:
 def _costs(
     plan: Plan, parts: Parts, config: RunConfig, meter: Meter, visits: Sequence[_Visits]
 ) -> tuple[Costs, ...]:
+    """Return the costs of each phase, measured one after the other."""
     state = optimizer_state(plan, config.optimizer, parts.device)
     trained = set(plan.ever_trained)
     delta = {p.name: TensorSize.of_param(p) for p in plan.inventory if p.name in trained}
@@ -181,7 +189,7 @@ def _costs(
     for number, phase in enumerate(plan.examples):
         measured = meter.measure(phase, visits[number].at_most)
         measured_before.append(measured)
-        # of rounded values nothing is stored ahead
+        # With a `store_dtype` rows are rounded, and nothing is stored for later phases.
         looks_ahead = config.cache.store_dtype is None
         is_filled = looks_ahead and _is_filled_before(plan, measured_before, visits)
         storing = _storing(measured, visits[number].counted_on, is_filled=is_filled)
@@ -190,6 +198,7 @@ def _costs(
             for name in _holding_state(plan, number)
             for part, entry in state[name].items()
         }
+        # A buffer that has moved is in the delta of all later checkpoints, too.
         delta |= {name: TensorSize.of(buffers[name]) for name in sorted(measured.moved)}
         costs.append(
             Costs(
@@ -208,21 +217,23 @@ def _costs(
 
 
 def _is_filled_before(plan: Plan, measured: Sequence[Measured], visits: Sequence[_Visits]) -> bool:
-    """Tell whether passes before the last phase measured store what it needs.
+    """Tell whether earlier phases store all rows of the phase that was measured last.
 
-    They do if it only thaws, as do those before it, and every sample was seen in them.
+    They do if that phase and some before it only thaw, and every sample was seen in these.
     """
     last = len(measured) - 1
     there = measured[last].estimate
     first = last
+    # Rows stay valid over a chain of phases that only thaw: what stays frozen keeps its values.
     while first and _only_thaws(plan.phases, measured, first):
         first -= 1
+    # With random transforms a sample has a row for each of its views.
     views = 1 if isinstance(there, str) else there.views
     return first < last and sum(one.at_most for one in visits[first:last]) >= views
 
 
 def _only_thaws(phases: Sequence[Phase], measured: Sequence[Measured], number: int) -> bool:
-    """Tell whether a phase only thaws, so that its prefix ends within that of the one before."""
+    """Tell whether a phase only thaws, so that its prefix lies inside that of the phase before."""
     before, now = measured[number - 1].estimate, measured[number].estimate
     if isinstance(before, str) or isinstance(now, str):
         return False
@@ -231,12 +242,12 @@ def _only_thaws(phases: Sequence[Phase], measured: Sequence[Measured], number: i
 
 
 def _storing(measured: Measured, counted_on: float, *, is_filled: bool) -> Storing | str:
-    """Return what a store means for a phase, or why there is none.
+    """Return costs and savings of the activation cache, or why nothing can be stored.
 
     Args:
-        measured: What its passes take.
-        counted_on: Visits on which a run counts before the phase has begun.
-        is_filled: Whether passes of phases before it fill the store.
+        measured: Measurements of the phase.
+        counted_on: Visits that a run expects before the phase has begun.
+        is_filled: Whether earlier phases store the rows already.
     """
     estimate = measured.estimate
     if isinstance(estimate, str):
@@ -255,6 +266,7 @@ def _storing(measured: Measured, counted_on: float, *, is_filled: bool) -> Stori
 
 def _holding_state(plan: Plan, number: int) -> list[str]:
     """Return the names that have optimizer state in a phase, in the model's order."""
+    # State is made at a parameter's first step, and deleted when it will not train again.
     ahead, so_far = plan.trained_from(number), plan.phases[: number + 1]
     return [
         name
@@ -264,7 +276,8 @@ def _holding_state(plan: Plan, number: int) -> list[str]:
 
 
 def _gradients_bytes(model: nn.Module, plan: Plan, phase: Phase) -> int:
-    """Add up the gradients; a parameter of which some rows train has one as large as itself."""
+    """Return the bytes of all gradients; autograd makes a whole one if some rows train."""
+    # By the name of the parameter: its slices are views, and take no memory of their own.
     trained = {rows_of(p.name)[0] for p in plan.inventory if p.name not in phase.frozen}
     return sum(_bytes(tensor) for name, tensor in model.named_parameters() if name in trained)
 

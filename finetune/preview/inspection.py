@@ -1,4 +1,4 @@
-"""The autograd side of a config: for one batch, what gets a gradient and where the graph is cut."""
+"""Run one batch and report what autograd did: gradients, and where the graph is cut."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,13 +25,13 @@ class ParameterGradient:
     state: str
     """`trained`, `frozen`, or `unreached` where it trains but the loss does not depend on it."""
     norm: float | None
-    """Norm of its gradient; None where it has none."""
+    """Norm of its gradient; None if it has none."""
     block: str
     """The block, or the module outside blocks, that it lies in."""
 
     @property
     def is_frozen(self) -> bool:
-        """Whether no gradient is asked for."""
+        """Whether it is frozen in the phase."""
         return self.state == "frozen"
 
 
@@ -43,21 +43,21 @@ class CallInGraph:
     type: str
     shape: tuple[int, ...]
     grad_fn: str | None
-    """Node of the graph that made its output; None where the output is outside the graph."""
+    """Type of the output's `grad_fn`; None if the output is outside the graph."""
     gradient_norm: float | None
-    """Norm of the gradient that came back to its output, where activations were asked for."""
+    """Norm of its output's gradient; None if activations were not asked for."""
     block: str
     """The block, or the module outside blocks, that it lies in."""
 
     @property
     def is_outside(self) -> bool:
-        """Whether its output is no part of the graph."""
+        """Whether its output is outside the graph."""
         return self.grad_fn is None
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What autograd made of one batch."""
+    """What autograd did for one batch."""
 
     samples: int
     """Size of the batch."""
@@ -69,7 +69,7 @@ class Inspection:
 
     @property
     def cut(self) -> tuple[CallInGraph | None, CallInGraph | None]:
-        """The last call outside the graph before the first one inside it, and that one."""
+        """The first call inside the graph, and the one before it; None for one that is missing."""
         inside = next((n for n, call in enumerate(self.calls) if call.grad_fn), len(self.calls))
         before = self.calls[inside - 1] if inside else None
         return before, self.calls[inside] if inside < len(self.calls) else None
@@ -77,20 +77,22 @@ class Inspection:
 
 @dataclass(slots=True)
 class _Recorder:
+    """Calls of modules, filled by forward hooks."""
+
     calls: list[tuple[str, nn.Module, Tensor, str | None]] = field(default_factory=list)
     """Name, module, output, and the output's node before anything changed it in place."""
 
 
 def inspect_batch(parts: Parts, *, samples: int, activations: bool, phase: int = 0) -> Inspection:
-    """Run one batch forward and backward in one phase and tell what autograd did.
+    """Run one batch forward and backward in one phase and report what autograd did.
 
     Mutates the gradients, modes and `requires_grad` of the model; takes no optimizer step.
 
     Args:
         parts: From `build_parts`.
-        samples: Size of the batch; fewer when the data has fewer.
-        activations: Whether to keep the gradients of the outputs of modules, too.
-        phase: Its number, counted from 0.
+        samples: Size of the batch, at most the number of training samples.
+        activations: Whether to keep gradients of module outputs, too.
+        phase: Number of the phase, from 0.
 
     Raises:
         FinetuneError: there is no such phase.
@@ -103,11 +105,13 @@ def inspect_batch(parts: Parts, *, samples: int, activations: bool, phase: int =
     apply_mask(model, frozen)
     hold_modes(model, frozen, example.modules)
     model.train()
+    # The first samples, not shuffled, so that two looks see the same batch.
     count = min(samples, len(parts.data.train))
     batch = parts.data.train.fetch(torch.arange(count)).to(parts.device)
     with _recorded(model, activations=activations) as recorder:
         outputs = model(**batch.inputs)
     loss = add_up(parts.task.parts(outputs, batch)).sum() / count
+    # A graph that is cut everywhere is what the user looks for: shown, not raised.
     if loss.requires_grad:
         loss.backward()
     inventory, parameters = take_inventory(model), dict(model.named_parameters())
@@ -134,7 +138,7 @@ def inspect_batch(parts: Parts, *, samples: int, activations: bool, phase: int =
 
 @contextmanager
 def _recorded(model: nn.Module, *, activations: bool) -> Iterator[_Recorder]:
-    """Note every call of a module without children, and keep its output."""
+    """Record every call of a module without children in the block, with its output."""
     recorder = _Recorder()
     handles = [
         module.register_forward_hook(_hook(recorder, name, activations=activations))
@@ -151,12 +155,16 @@ def _recorded(model: nn.Module, *, activations: bool) -> Iterator[_Recorder]:
 def _hook(
     recorder: _Recorder, name: str, *, activations: bool
 ) -> Callable[[nn.Module, Any, Any], None]:
+    """Return the forward hook of one module."""
+
     def hook(module: nn.Module, _: Any, output: Any) -> None:
+        # Recurrent and attention layers return more than their output, which comes first.
         if isinstance(output, tuple):
             output = output[0]
         if not isinstance(output, Tensor):
             return
         if activations and output.requires_grad:
+            # autograd drops the gradients of tensors that are not leaves.
             output.retain_grad()
         recorder.calls.append((name, module, output, _node(output)))
 
@@ -164,6 +172,7 @@ def _hook(
 
 
 def _leaf(row: ParamInfo, parameter: nn.Parameter, blocks: Sequence[str]) -> ParameterGradient:
+    """Return state and gradient norm of a parameter after the backward pass."""
     if not parameter.requires_grad:
         state = "frozen"
     else:
@@ -174,16 +183,19 @@ def _leaf(row: ParamInfo, parameter: nn.Parameter, blocks: Sequence[str]) -> Par
 
 def _block_of(name: str, blocks: Sequence[str]) -> str:
     """Return the innermost of `blocks` that a parameter or module lies in, else its own name."""
+    # With a dot, so that `layer.1` does not count as above `layer.10`.
     above = [block for block in blocks if f"{name}.".startswith(f"{block}.")]
     return max(above, key=len, default=name)
 
 
 def _node(value: Any) -> str | None:
+    """Return the type of a tensor's `grad_fn`; None if there is none."""
     if not isinstance(value, Tensor) or value.grad_fn is None:
         return None
     return type(value.grad_fn).__name__
 
 
 def _norm(output: Tensor) -> float | None:
+    """Return the norm of a gradient that was kept by `retain_grad`, else None."""
     kept = output.retains_grad and output.grad is not None
     return float(output.grad.norm()) if kept and output.grad is not None else None

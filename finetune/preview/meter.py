@@ -1,4 +1,4 @@
-"""What forward and backward passes of a phase take, measured over a few samples without a trace."""
+"""Measure FLOPs and memory of a phase with a few samples, and leave the model as it was."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,30 +25,30 @@ from finetune.train.built import Parts
 from finetune.train.precision import Precision
 
 _FEW, _MORE = 2, 3
-"""Samples of the two passes that are measured; a line through both gives all other sizes."""
+"""Samples in the two measured passes; a line through both gives all other sizes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What forward and backward passes of a phase take."""
+    """Measurements of the forward and backward passes of a phase."""
 
     flops_per_step: int
     """Floating-point operations of an optimizer step, forward and backward."""
     forward_flops_per_step: int
-    """Those of its forward passes."""
+    """FLOPs of its forward passes."""
     prefix_flops_per_step: int
-    """Those that answers from a store would save."""
+    """FLOPs that stored rows would save."""
     activations_bytes: int
-    """What autograd keeps of a forward pass over the largest micro-batch."""
+    """Tensors that autograd keeps from the forward pass of the largest micro-batch."""
     moved: frozenset[str]
     """Buffers that training moves."""
     estimate: Estimate | str
-    """What storing the frozen prefix would mean, or why there is nothing to store."""
+    """Estimate for the activation cache, or why there is nothing to store."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """One forward and backward pass."""
+    """Counts of one forward and backward pass."""
 
     flops: int
     forward: int
@@ -70,11 +70,11 @@ class Meter:
     few: Batch
     more: Batch
     sizes: tuple[int, ...]
-    """Sizes of the micro-batches of a whole step."""
+    """Sizes of the micro-batches in a whole step."""
     use: Use | None
-    """How the run would use a store; None where it is to use none."""
+    """How the run would use the activation cache; None if the cache is off."""
     known: dict[tuple[frozenset[str], ModulesConfig], Measured]
-    """What was measured before, by all that it depends on; on the number of visits it does not."""
+    """Measurements by mask and modes. They do not depend on the number of visits."""
 
     @classmethod
     def of(cls, parts: Parts, config: RunConfig) -> Self:
@@ -90,11 +90,11 @@ class Meter:
         return cls(parts.model, parts.task, precision, few, more, tuple(map(len, cut)), use, {})
 
     def measure(self, phase: Phase, visits: float) -> Measured:
-        """Return what the passes of a phase take.
+        """Return the measurements of a phase, made once per mask and modes.
 
         Args:
             phase: Its mask and modes.
-            visits: How often it sees each training sample.
+            visits: How often the phase sees each training sample.
         """
         key = phase.frozen, phase.modules
         if key not in self.known:
@@ -111,14 +111,16 @@ class Meter:
         known = self.known[key]
         if isinstance(known.estimate, str) or self.use is None:
             return known
+        # Only the estimate depends on the visits, so phases of one mask share the passes.
         too_few = too_few_come(self.use, visits)
         return replace(known, estimate=TOO_FEW if too_few else known.estimate.at(visits))
 
     def _of_step(self, few: int, more: int) -> int:
+        """Return the FLOPs of a step, given those of the two measured passes."""
         return round(sum(self._at(size, few, more) for size in self.sizes))
 
     def _prospect(self, phase: Phase) -> Estimate | str:
-        """Probe the network as the run does when the phase begins, were it to see samples once."""
+        """Probe the network as the run does at the start of the phase, for a single visit."""
         if self.use is None:
             return "cache: off"
         with _left_as_it_was(self.model):
@@ -126,8 +128,9 @@ class Meter:
             return find_estimate(self.model, self.use, visits=1.0, anyhow=True)
 
     def _at(self, size: int, few: int, more: int) -> float:
-        """Read a size off the line through two measured points, or through one and the origin."""
+        """Return the value for a batch size, on a line through both points or point and origin."""
         gap = len(self.more) - len(self.few)
+        # Data of fewer than three samples gives one point only.
         if not gap:
             return few * size / len(self.few)
         return few + (more - few) * (size - len(self.few)) / gap
@@ -138,6 +141,7 @@ class Meter:
         boundary = estimate.boundary if isinstance(estimate, Estimate) else None
         with _left_as_it_was(model), _every_operation_seen():
             take_on(model, phase.frozen, phase.modules)
+            # Any module may move a buffer in training mode: only a pass shows which.
             before, kept = _digests(model), _KeptForBackward(model)
             with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
                 with (
@@ -146,6 +150,7 @@ class Meter:
                     _flops_within(model, boundary, counter) as within,
                 ):
                     loss = self.task.loss(model(**batch.inputs), batch).sum() / len(batch)
+                # Read here: the backward pass adds to the same counter.
                 forward = counter.get_total_flops()
                 self.precision.backward(loss)
             after = _digests(model)
@@ -157,14 +162,14 @@ class Meter:
 def _flops_within(
     model: nn.Module, boundary: Boundary | None, counter: FlopCounterMode
 ) -> Iterator[list[int]]:
-    """Note the FLOPs of each call that a boundary takes into the prefix."""
+    """Yield a list that receives the FLOPs of each call in the prefix of a boundary."""
     chosen = {(call.module, call.visit) for call in boundary.calls} if boundary else set()
     visits: dict[str, int] = {}
     inside: list[tuple[nn.Module, int]] = []
     found: list[int] = []
 
     def enter(name: str, module: nn.Module) -> None:
-        # calls inside a frozen one are not counted, as in the boundary
+        # Calls inside a frozen call are part of it, and have no number in the boundary.
         if not inside:
             visit = visits.get(name, 0)
             visits[name] = visit + 1
@@ -178,6 +183,7 @@ def _flops_within(
     handles = []
     for name in {module for module, _ in chosen}:
         module = model.get_submodule(name)
+        # First of all hooks, so that operations of others count as well.
         hook = module.register_forward_pre_hook(lambda m, _, n=name: enter(n, m), prepend=True)
         handles += [hook, module.register_forward_hook(leave)]
     try:
@@ -201,6 +207,7 @@ def _convolution_backward(
 
 
 def _attention(query: list[int], key: list[int], value: list[int], *_: Any, **__: Any) -> int:
+    """Count the forward pass of attention, with torch's own formula."""
     once: int = sdpa_flop_count(query, key, value)
     return once
 
@@ -208,12 +215,13 @@ def _attention(query: list[int], key: list[int], value: list[int], *_: Any, **__
 def _attention_backward(
     _: list[int], query: list[int], key: list[int], value: list[int], *__: Any, **___: Any
 ) -> int:
+    """Count two gradients for each of the two matrix products of attention."""
     return 2 * _attention(query, key, value)
 
 
 _FORMULAS = {
     torch.ops.aten.convolution_backward: _convolution_backward,
-    # torch counts the attention of GPUs, not the one of the CPU
+    # torch has formulas for the attention kernels of GPUs, and none for that of the CPU.
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
@@ -230,11 +238,12 @@ class _KeptForBackward:
         self._sizes: dict[int, int] = {}
 
     def pack(self, tensor: Tensor) -> Tensor:
-        """Note one tensor; a view keeps the whole storage that it looks at."""
+        """Add the storage of a saved tensor once; a view keeps its whole storage alive."""
         if tensor.layout is torch.strided:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in self._own:
                 self._sizes[storage.data_ptr()] = storage.nbytes()
+        # Detached: a saved output that is not would keep alive the graph that holds it.
         return tensor.detach()
 
     @property
@@ -244,12 +253,13 @@ class _KeptForBackward:
 
 
 def _unpacked(tensor: Tensor) -> Tensor:
+    """Return a saved tensor as it was packed."""
     return tensor
 
 
 @contextmanager
 def _every_operation_seen() -> Iterator[None]:
-    """Keep frozen transformer layers of torch from a fused operation that nobody counts."""
+    """Switch off the fused operation of torch's transformer layers, which is not counted."""
     was_enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -260,7 +270,7 @@ def _every_operation_seen() -> Iterator[None]:
 
 @contextmanager
 def _left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Put back flags, gradients, modes, buffers, attributes and random state after the block.
+    """Restore flags, gradients, modes, buffers, attributes and random state after the block.
 
     Weights need no copy, but for an embedding with `max_norm`: no other changes them in forward.
     """
@@ -273,6 +283,7 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
     ]
     as_before = preserved(model, buffers=True, attributes=True, random=0, weights=rescaled)
     with as_before, mask_given_back(model):
+        # A backward pass would add to them in place, and to what a caller holds.
         for parameter, _ in gradients:
             parameter.grad = None
         try:
@@ -283,11 +294,13 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
 
 
 def _rows(batch: Batch, count: int) -> Batch:
+    """Return the first samples of a batch, with its padding."""
     inputs = {name: values[:count] for name, values in batch.inputs.items()}
     target = None if batch.target is None else batch.target[:count]
     return Batch(inputs, target, batch.indices[:count])
 
 
 def _digests(model: nn.Module) -> dict[str, str]:
+    """Return the fingerprint of every buffer by name."""
     buffers = model.named_buffers(remove_duplicate=False)
     return {name: fingerprint(buffer) for name, buffer in buffers}

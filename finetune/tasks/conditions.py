@@ -1,7 +1,7 @@
-"""When a metric is defined, judged by the targets that it has seen.
+"""Conditions: whether a metric is defined on the targets that it has seen.
 
-Predictions have no say, so that all evaluations of one split have the same metrics. A class that
-is there and never predicted has precision 0, as everywhere.
+Predictions do not matter, so all evaluations of one split have the same metrics. A class that has
+samples and is never predicted has precision 0, as usual.
 
 Letters: B samples, C classes or labels.
 """
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Condition(Protocol):
-    """Collects what decides whether a metric is defined, beside the metric itself."""
+    """Collects targets beside a metric, and tells whether it is defined on them."""
 
     def add(self, target: Tensor) -> None:
-        """Take up the targets of a batch."""
+        """Add the targets of a batch."""
 
     def fault(self) -> str | None:
         """Return why the metric is not defined on these targets; None if it is."""
@@ -32,7 +32,7 @@ class Always:
     """The condition of a metric that is defined on every target."""
 
     def add(self, target: Tensor) -> None:
-        """Take up nothing."""
+        """Do nothing."""
 
     def fault(self) -> str | None:
         """Return None."""
@@ -40,21 +40,22 @@ class Always:
 
 
 class Spread:
-    """Two targets or more, and not all of them equal."""
+    """The condition of a metric that needs two targets or more, not all of them equal."""
 
     def __init__(self) -> None:
         self._count = 0
         self._bounds: tuple[Tensor, Tensor] | None = None
 
     def add(self, target: Tensor) -> None:
-        """Take up the least and the greatest target."""
+        """Add the least and the greatest target of a batch."""
+        # Kept as tensors: reading them would wait for the device in every batch.
         low, high = target.detach().flatten().aminmax()
         if self._bounds is not None:
             low, high = torch.minimum(self._bounds[0], low), torch.maximum(self._bounds[1], high)
         self._count, self._bounds = self._count + target.numel(), (low, high)
 
     def fault(self) -> str | None:
-        """Return what is missing."""
+        """Return why targets differ too little; None if they do not."""
         if self._count < 2 or self._bounds is None:
             return f"it needs two targets or more, got {self._count}"
         low, high = (float(bound) for bound in self._bounds)
@@ -62,11 +63,11 @@ class Spread:
 
 
 class EveryClass:
-    """Samples of every class; for rankings also samples without it.
+    """The condition of a metric that needs samples of every class.
 
     Args:
         names: The classes or labels, in the order of their numbers.
-        needs_others: Whether a class that all samples have is a fault as well.
+        needs_others: Whether it also needs samples without each class, as a ranking does.
     """
 
     def __init__(self, names: Sequence[str], *, needs_others: bool) -> None:
@@ -75,17 +76,18 @@ class EveryClass:
         self._present: Tensor | None = None
 
     def add(self, target: Tensor) -> None:
-        """Count the samples of each class, on the device."""
+        """Add the number of samples per class, from multi-hot targets or class numbers."""
         size = len(self._names)
         if target.ndim == 2 and target.shape[1] == size:
             present = target.long().sum(dim=0)
         else:
+            # A number beyond the classes is refused by the metric, which sees the targets first.
             present = torch.bincount(target.long().flatten(), minlength=size)[:size]
         self._count += len(target)
         self._present = present if self._present is None else self._present + present
 
     def fault(self) -> str | None:
-        """Return which classes have no sample, or no other beside them."""
+        """Return which classes have no sample, or all of them; None if the metric is defined."""
         counts = [0] * len(self._names) if self._present is None else self._present.tolist()
         absent = [name for name, count in zip(self._names, counts, strict=True) if not count]
         if absent:
@@ -98,34 +100,35 @@ class EveryClass:
 
 
 class OnePositive:
-    """A sample or more of the one class that a binary metric is about."""
+    """The condition of a binary metric: at least one positive sample."""
 
     def __init__(self) -> None:
         self._count = 0
         self._positive: Tensor | None = None
 
     def add(self, target: Tensor) -> None:
-        """Count the positive samples, on the device."""
+        """Add the number of positive samples."""
         found = target.long().sum()
         self._positive = found if self._positive is None else self._positive + found
         self._count += target.numel()
 
     def fault(self) -> str | None:
-        """Return that there is none."""
+        """Return that no sample is positive; None if one is."""
         has_one = self._positive is not None and bool(self._positive)
         return None if has_one else f"none of {self._count} samples is positive"
 
 
 def condition_of(metric: "torchmetrics.Metric", names: Sequence[str] | None) -> Condition:
-    """Return what a metric of torchmetrics needs to be defined.
+    """Return the condition of a metric of torchmetrics.
 
     Args:
         metric: The metric.
         names: Classes or labels of the task, if it has any.
     """
-    # torchmetrics takes longer to load than torch: only who has such a metric has loaded it
+    # torchmetrics takes longer to load than torch. Who has such a metric has loaded it already.
     from torchmetrics import classification as of_classes, regression as of_numbers
 
+    # These divide by the variance of the targets, or rank them.
     compares_with_spread = (
         of_numbers.R2Score,
         of_numbers.ExplainedVariance,
@@ -149,13 +152,16 @@ def condition_of(metric: "torchmetrics.Metric", names: Sequence[str] | None) -> 
     if isinstance(metric, compares_with_spread):
         return Spread()
     is_ranking = isinstance(metric, ranks)
+    # The average `micro` pools all classes, so a class without samples is no fault.
     is_mean = is_ranking or getattr(metric, "average", "macro") in ("macro", "weighted")
     if not (is_ranking or isinstance(metric, is_mean_over_classes)) or not is_mean:
         return Always()
+    # A ranking compares positive with negative samples, so it needs both.
     if isinstance(metric, of_classes.BinaryAUROC):
         return EveryClass(("0", "1"), needs_others=False)
     if type(metric).__name__.startswith("Binary"):
         return OnePositive()
     count: int = getattr(metric, "num_classes", None) or getattr(metric, "num_labels", 0) or 0
+    # A metric of the user's own may count other classes than the task has.
     known = names if names is not None and len(names) == count else tuple(map(str, range(count)))
     return EveryClass(known, needs_others=is_ranking)

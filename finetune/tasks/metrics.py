@@ -1,4 +1,4 @@
-"""Metrics of a task: how each is fed, which way it improves, and where it is not defined.
+"""Metrics of a task: what each takes, which way it improves, and when it is not defined.
 
 Letters: B samples, C classes or labels.
 """
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     import torchmetrics
 
 Feed = Callable[[Any, Tensor], tuple[Any, Tensor]]
-"""Outputs and target to both as the metrics take them."""
+"""Function that turns outputs and target into what a metric takes."""
 
 
 _Measured = ClassificationTask | MultilabelTask | RegressionTask
 
 
 class Metric(Protocol):
-    """What collects batches and gives one figure: a `RunningMetric`, or one of torchmetrics."""
+    """A metric that collects batches: a `RunningMetric`, or one of torchmetrics."""
 
     def update(self, outputs: Any, target: Any) -> None:
         """Add a batch."""
@@ -55,14 +55,14 @@ class Metric(Protocol):
 
 
 class Measure:
-    """One metric: it collects batches and gives one figure, or says why there is none.
+    """A metric of a task: it collects batches and gives one figure, or the reason for none.
 
     Args:
         name: Its name in the logs.
-        metric: What computes it.
-        better: Which way it improves; None where nobody has said.
-        new_condition: Makes what decides whether it is defined.
-        feed: How it takes outputs and target.
+        metric: Computes the figure.
+        better: Which way it improves; None if unknown.
+        new_condition: Makes the condition that decides whether it is defined.
+        feed: Turns outputs and target into what `metric` takes.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class Measure:
         fed, target = self._feed(outputs, batch.target)
         try:
             self.metric.update(fed, target)
+            # After the metric, which refuses targets that a condition could not count.
             self._condition.add(target)
         except (ValueError, RuntimeError, IndexError) as error:
             raise misfit(f"metric {self.name!r}", fed, target, error) from error
@@ -98,20 +99,22 @@ class Measure:
         """Return the figure, or None and the reason why it is not defined.
 
         Args:
-            is_finite: Whether the network's outputs were. Then NaN comes from the metric.
+            is_finite: Whether the outputs were finite, so that NaN comes from the metric.
         """
+        # Asked first: torchmetrics gives a number for some metrics that are not defined.
         fault = self._condition.fault()
         if fault is not None:
             return None, fault
         try:
             computed = self.metric.compute()
-        except ValueError as error:  # how torchmetrics says that it has seen too little
+        except ValueError as error:  # torchmetrics has seen too few samples
             return None, first_line(error)
         if isinstance(computed, Tensor) and computed.numel() != 1:
             raise ModelError(
                 f"metric {self.name!r} gives {describe(computed)}, needs one number", key=("task",)
             )
         figure = float(computed)
+        # NaN of a network that diverged is a figure to show, and no reason to leave it out.
         if figure != figure and is_finite:
             return None, "it gives NaN"
         return figure, None
@@ -130,6 +133,8 @@ class Measure:
         signature = inspect.signature(type(self.metric).update)
         for given in ((outputs, batch), (outputs,)):
             try:
+                # Bound before the call, so that a TypeError inside the metric is not taken for a
+                # wrong call.
                 signature.bind(self.metric, *given)
             except TypeError:
                 continue
@@ -144,17 +149,17 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Directions:
-    """Which way every figure of an evaluation improves: the only place that knows.
+    """Which way every figure of an evaluation improves; nothing else decides this.
 
     Args:
-        by_tag: The direction by tag (`validation/loss`); None where nobody has said.
+        by_tag: The direction by tag (`validation/loss`); None if unknown.
     """
 
     by_tag: Mapping[str, Better | None]
 
     @classmethod
     def of(cls, measures: Sequence[Measure], split: str = "validation") -> "Directions":
-        """Return the directions of the metrics of a task. The loss falls."""
+        """Return the directions of a task's metrics and of the loss, which comes first."""
         declared: dict[str, Better | None] = {f"{split}/loss": "lower"}
         return cls(declared | {f"{split}/{one.name}": one.better for one in measures})
 
@@ -163,12 +168,13 @@ class Directions:
         return self.by_tag[tag] == "lower"
 
     def main(self) -> str | None:
-        """Return the metric by which weights are compared where nobody names one.
+        """Return the tag that `checkpoint: {best: auto}` means.
 
-        The first one of the task whose direction is known, else the loss; None where nothing is
-        ever evaluated.
+        It is the first metric of the task whose direction is known, else the loss. None if nothing
+        is evaluated.
         """
         loss_first = [tag for tag, better in self.by_tag.items() if better is not None]
+        # The loss comes first in the mapping, and is the last choice.
         return next(iter([*loss_first[1:], *loss_first[:1]]), None)
 
     def fault(self, tag: str, key: Key) -> FinetuneError | None:
@@ -204,10 +210,10 @@ def build_measures(
     trust: Collection[str],
     device: torch.device,
 ) -> tuple[Measure, ...]:
-    """Build the metrics that a task of ours names.
+    """Build the metrics of a built-in task.
 
     Raises:
-        FinetuneError: one of the user's own is not what it must be.
+        FinetuneError: an imported metric is not one of torchmetrics, or cannot be built.
     """
     made: list[Measure] = []
     for number, entry in enumerate(config.metrics):
@@ -219,6 +225,7 @@ def build_measures(
             made.append(
                 measure_of(entry.label, found, better, names=names, feed=feed, device=device)
             )
+        # A ranking needs all outputs at once, so it has no running sums of our own.
         elif entry == "auroc":
             ranking = _auroc(config, names or ())
             made.append(measure_of(entry, ranking, None, names=names, feed=feed, device=device))
@@ -238,7 +245,7 @@ def misfit(name: str, outputs: Any, target: Any, error: Exception) -> ModelError
 
 
 def _remedy(outputs: Any, target: Any) -> str:
-    """Say what the network must end with to give what the targets are."""
+    """Return a hint: with which layer the network gives outputs that fit the targets."""
     if not isinstance(outputs, Tensor) or not isinstance(target, Tensor):
         return "the last layer must give what the task learns"
     if not target.is_floating_point():
@@ -252,12 +259,12 @@ def _remedy(outputs: Any, target: Any) -> str:
 
 
 def imported_metric(name: str, metric: object, key: Key) -> "torchmetrics.Metric":
-    """Return a metric of the user's own, which must be one of torchmetrics.
+    """Return an imported metric, which must be one of torchmetrics.
 
     Raises:
-        FinetuneError: it is something else.
+        FinetuneError: it is not one.
     """
-    # it takes longer to load than torch: only who has such a metric waits for it
+    # It takes longer to load than torch, so only runs with such a metric load it.
     import torchmetrics
 
     if not isinstance(metric, torchmetrics.Metric):
@@ -277,15 +284,15 @@ def measure_of(
     feed: Feed,
     device: torch.device,
 ) -> Measure:
-    """Return a metric of torchmetrics as a task has it.
+    """Return a metric of torchmetrics as a metric of a task.
 
     Args:
         name: Its name in the logs.
         metric: The metric.
-        better: Which way it improves; what its class says if None.
+        better: Which way it improves; None to ask its `higher_is_better`.
         names: Classes or labels of the task, if it has any.
-        feed: How it takes outputs and target.
-        device: Where these will be.
+        feed: Turns outputs and target into what the metric takes.
+        device: Device of outputs and targets, where the metric is kept.
     """
     if better is None and metric.higher_is_better is not None:
         better = "higher" if metric.higher_is_better else "lower"
@@ -294,11 +301,13 @@ def measure_of(
 
 
 def _measure_of_ours(name: str, metric: RunningMetric, feed: Feed) -> Measure:
+    """Return a running metric as a metric of a task."""
     better: Better = "higher" if metric.higher_is_better else "lower"
     return Measure(name, metric, better=better, new_condition=metric.new_condition, feed=feed)
 
 
 def _built_in(config: _Measured, name: Any, names: Sequence[str]) -> RunningMetric:
+    """Return the running metric that a config names."""
     match config:
         case ClassificationTask():
             return metric_of_classes(name, names)

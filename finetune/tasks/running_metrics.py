@@ -1,4 +1,4 @@
-"""Metrics that need no more than running counts or sums: accuracy to F1, mean errors, R².
+"""Metrics that are computed from running counts or sums: accuracy, F1, mean errors, R².
 
 torchmetrics has them all, but takes longer to load than torch: it loads scipy, torchvision,
 matplotlib and torch's compiler. These metrics give the same figures to the last bit. Where they
@@ -23,13 +23,13 @@ NumberScore = Literal["mse", "rmse", "mae", "r2"]
 
 @dataclass(slots=True)
 class RunningMetric:
-    """A metric whose figure follows from sums over all samples.
+    """A metric that is a function of sums over all samples.
 
     Args:
-        sums: Makes the sums of a batch from outputs and targets. Raises `ValueError` where these
+        sums: Returns the sums of a batch, given outputs and targets. Raises `ValueError` if these
             do not fit.
-        figure: Makes the figure from the sums over all batches and the number of targets.
-        new_condition: Makes what decides whether the metric is defined.
+        figure: Returns the figure, given the sums over all batches and the number of targets.
+        new_condition: Makes the condition that decides whether the metric is defined.
         higher_is_better: Which way it improves.
     """
 
@@ -46,6 +46,7 @@ class RunningMetric:
         Raises:
             ValueError: outputs and targets do not fit.
         """
+        # Sums stay on the device: reading them would wait for it in every batch.
         sums = self.sums(outputs.detach(), target)
         self._total = sums if self._total is None else self._total + sums
         self._count += target.numel()
@@ -54,7 +55,7 @@ class RunningMetric:
         """Return the figure of all batches.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there was no batch.
         """
         if self._total is None:
             raise ValueError("it has seen no sample")
@@ -81,14 +82,15 @@ def metric_of_classes(score: ClassScore, classes: Sequence[str]) -> RunningMetri
 def metric_of_labels(score: ClassScore, labels: Sequence[str], threshold: float) -> RunningMetric:
     """Return a metric fed with logits and targets of 0 and 1, both (B, C); a mean over labels.
 
-    Of a single label they may be (B,) as well. A label is said where its probability is at least
-    `threshold`, as in a prediction. torchmetrics differs twice: it does not count a probability
-    that equals the threshold, and it takes a batch of logits that all lie between 0 and 1 for
-    probabilities.
+    With a single label they may be (B,) as well. A label counts as predicted if its probability is
+    at least `threshold`, as in `Prediction`. torchmetrics differs twice: it does not count a
+    probability that equals the threshold, and it takes a batch of logits that all lie between 0 and
+    1 for probabilities.
     """
     condition: Callable[[], Condition] = partial(EveryClass, labels, needs_others=False)
     if score == "accuracy":
         condition = Always
+    # One label is a binary metric: without it a sample is of no other class.
     elif len(labels) == 1:
         condition = OnePositive
     counts = partial(_counts_of_labels, len(labels), threshold)
@@ -112,7 +114,7 @@ def metric_of_numbers(score: NumberScore) -> RunningMetric:
 
 
 class _Counts(NamedTuple):
-    """How often each class or label was said, rightly or wrongly, (C,) int64 each."""
+    """How often each class or label was predicted, rightly or wrongly; (C,) int64 each."""
 
     hits: Tensor
     """True positives."""
@@ -128,7 +130,9 @@ def _counts_of_classes(size: int, outputs: Tensor, target: Tensor) -> Tensor:
     """Count each class in logits (B, C, ...) and class numbers (B, ...); return (4, C) int64."""
     if outputs.shape[1:2] != (size,) or outputs[:, 0].shape != target.shape:
         raise ValueError(f"{size} classes need as many outputs")
+    # `said` is what was predicted, `so` what is true.
     said, so = outputs.argmax(dim=1).flatten(), target.long().flatten()
+    # `bincount` would count a class too many without an error.
     if len(so) and not 0 <= int(so.min()) <= int(so.max()) < size:
         raise ValueError(f"a target is none of the {size} classes")
     hits, num_said, num_so = (
@@ -145,6 +149,7 @@ def _counts_of_labels(size: int, threshold: float, outputs: Tensor, target: Tens
         raise ValueError(f"{size} labels need as many outputs")
     if bool(((target != 0) & (target != 1)).any()):
         raise ValueError("a target is neither 0 nor 1")
+    # At least (B, C, 1): a single label may come as (B,).
     shape = (*target.shape, 1, 1)[: max(3, target.ndim)]
     said, so = (outputs.sigmoid() >= threshold).reshape(shape), target.bool().reshape(shape)
     kinds = (said & so, said & ~so, ~said & so, ~said & ~so)
@@ -165,7 +170,7 @@ def _absolute_errors(outputs: Tensor, target: Tensor) -> Tensor:
 def _sums_of_r2(outputs: Tensor, target: Tensor) -> Tensor:
     """Return the sums of squared errors, of targets, and of squared targets, (3,) float64."""
     _refuse_other_shapes(outputs, target)
-    # not every device has float64
+    # On the CPU, as not every device has float64.
     said, so = (values.cpu().double().flatten() for values in (outputs, target))
     error = so - said
     return torch.stack([(error * error).sum(), so.sum(), (so * so).sum()])
@@ -209,14 +214,16 @@ def _share_of_right_samples(total: Tensor, _: int) -> Tensor:
 
 
 def _mean_over_classes(score: Callable[[_Counts], Tensor], total: Tensor, _: int) -> Tensor:
-    """Return the mean score of the classes that were there or said; that of others is 0."""
+    """Return the mean score of the classes that have a sample or were predicted."""
     counts = _Counts(*total)
     num_known = (counts.hits + counts.false + counts.missed > 0).sum()
+    # Divided before the sum, as in torchmetrics: the other order may round otherwise.
     return _share(score(counts), num_known).sum()
 
 
 def _mean_over_labels(score: Callable[[_Counts], Tensor], total: Tensor, _: int) -> Tensor:
     scores = score(_Counts(*total))
+    # Divided by a tensor and before the sum, see `_mean` and `_mean_over_classes`.
     return (scores / torch.ones_like(scores).sum()).sum()
 
 
@@ -248,6 +255,6 @@ _SCORES: dict[ClassScore, Callable[[_Counts], Tensor]] = {
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
-    """Divide in float32; 0 where there is nothing to divide by."""
+    """Divide elementwise in float32; 0 where `whole` is 0."""
     part, whole = part.float(), whole.float()
     return torch.where(whole != 0, part / whole, torch.zeros_like(part))

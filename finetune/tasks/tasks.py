@@ -1,4 +1,4 @@
-"""Tasks: per-sample losses, metrics, and what the network's outputs mean.
+"""Tasks: losses per sample, metrics, and how outputs become predictions.
 
 Shapes: B samples, C classes or labels.
 """
@@ -41,12 +41,12 @@ from finetune.tasks.metrics import (
 )
 
 LossFunction = Callable[[Any, Batch], Tensor]
-"""Outputs and batch to per-sample losses `(B,)`."""
+"""Function of outputs and batch that returns the loss of each sample, `(B,)`."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightedLoss:
-    """One of the losses whose sum is trained on."""
+    """One of the losses of a task, with its weight in their sum."""
 
     name: str
     weight: float
@@ -57,7 +57,7 @@ class WeightedLoss:
     def __call__(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the weighted losses of the samples, `(B,)`.
 
-        One number for a whole window is the loss of each of its samples: their mean is that number.
+        A loss with `whole_window` may give one number: each sample gets it, so their mean is it.
 
         Raises:
             ModelError: the network's outputs do not fit the targets, or the loss is not one
@@ -89,12 +89,12 @@ _ONE_NUMBER = (
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the network says of one sample."""
+    """The prediction for one sample."""
 
     label: str | tuple[str, ...] | None
-    """The class, or all labels given; None for numbers."""
+    """The class, or all labels predicted; None for numbers."""
     probability: float | None
-    """Probability of the class; None where there is not exactly one."""
+    """Probability of the class; None for labels and numbers."""
     probabilities: dict[str, float]
     """Probability of every class or label; empty for numbers."""
     values: tuple[float, ...]
@@ -103,7 +103,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is learned: losses, metrics, and how outputs are read."""
+    """Losses and metrics of a run, and the function that reads predictions from outputs."""
 
     losses: tuple[WeightedLoss, ...]
     metrics: tuple[Measure, ...]
@@ -140,11 +140,11 @@ class Task:
     def compute_metrics(
         self, left_out: dict[str, str] | None = None, *, is_finite: bool = True
     ) -> dict[str, float]:
-        """Return every metric that is defined on what it was fed, and start afresh.
+        """Return every metric that is defined on its batches, and reset all of them.
 
         Args:
-            left_out: Receives, by name, why a metric is not defined.
-            is_finite: Whether the network's outputs were. Then NaN comes from the metric.
+            left_out: Receives, by metric, why it is not defined.
+            is_finite: Whether the outputs were finite, so that NaN comes from a metric.
         """
         figures: dict[str, float] = {}
         for metric in self.metrics:
@@ -157,13 +157,14 @@ class Task:
         return figures
 
     def reset_metrics(self) -> None:
-        """Forget what the metrics were fed."""
+        """Reset all metrics."""
         for metric in self.metrics:
             metric.reset()
 
 
 def add_up(parts: Sequence[Tensor]) -> Tensor:
     """Return the sum of the parts of a loss, all of one shape."""
+    # Not from 0, which `sum` begins with: that is one more operation in the graph.
     return sum(parts[1:], start=parts[0])
 
 
@@ -180,10 +181,10 @@ def build_task(
         config: The task's node.
         classes: Names of classes or labels, in the order of the outputs.
         trust: Packages whose code may be imported.
-        device: Where outputs and targets will be; the metrics are kept there.
+        device: Device of outputs and targets; the metrics are kept there.
 
     Raises:
-        FinetuneError: an imported task or loss is not what it must be.
+        FinetuneError: an imported task or loss has the wrong type, or all samples have one class.
     """
     names = tuple(classes) if classes is not None else None
     if isinstance(config, ClassificationTask) and names is not None and len(names) < 2:
@@ -213,16 +214,18 @@ def build_task(
 
 
 def _weighted(config: Loss, function: LossFunction) -> WeightedLoss:
+    """Return a loss with name and weight of its config."""
     is_whole = isinstance(config, ImportLoss) and _needs_whole_windows(function)
     return WeightedLoss(config.name or config.type, config.weight, function, is_whole)
 
 
 def _needs_whole_windows(*own: object) -> bool:
-    """Tell whether the user's own code says that it must see the samples of a window together."""
+    """Tell whether a loss or task of the user has `whole_window = True`."""
     return any(bool(getattr(one, "whole_window", False)) for one in own)
 
 
 def _usual_loss(config: ClassificationTask | MultilabelTask | RegressionTask) -> Loss:
+    """Return the loss of a task whose config names none."""
     match config:
         case ClassificationTask():
             return CrossEntropyLoss(type="cross_entropy")
@@ -237,6 +240,7 @@ def _usual_loss(config: ClassificationTask | MultilabelTask | RegressionTask) ->
 def _loss_function(
     config: Loss, number: int, names: tuple[str, ...] | None, trust: Collection[str]
 ) -> LossFunction:
+    """Return the function of a loss; `number` is its place in the config."""
     match config:
         case CrossEntropyLoss(label_smoothing=smoothing):
             return _against_target(partial(_cross_entropy, names or (), smoothing))
@@ -257,6 +261,7 @@ def _loss_function(
 def _imported_loss(
     path: str, args: Mapping[str, Any], trust: Collection[str], key: Key
 ) -> LossFunction:
+    """Build a loss of the user; raise if it cannot be called."""
     made = call_trusted(path, args, trust, key=key)
     if not callable(made):
         raise FinetuneError(
@@ -268,7 +273,7 @@ def _imported_loss(
 
 
 def _against_target(function: Callable[[Tensor, Tensor], Tensor]) -> LossFunction:
-    """Hand a function of outputs and targets the target of the batch."""
+    """Return a loss that calls `function` with the outputs and the target of the batch."""
 
     def losses(outputs: Tensor, batch: Batch) -> Tensor:
         if batch.target is None:
@@ -281,19 +286,21 @@ def _against_target(function: Callable[[Tensor, Tensor], Tensor]) -> LossFunctio
 def _cross_entropy(
     classes: Sequence[str], smoothing: float, outputs: Tensor, target: Tensor
 ) -> Tensor:
-    """Return the cross entropy of each sample, of logits as many as there are classes."""
+    """Return the cross entropy of each sample; raise if there are not as many logits as classes."""
     logits = _class_logits(outputs, classes)
+    # torch would take more outputs than classes without an error.
     if classes and logits.ndim > 1 and logits.shape[1] != len(classes):
         raise ValueError(f"{len(classes)} classes need as many outputs")
     return F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
 
 
 def _per_sample(function: Callable[[Tensor, Tensor], Tensor]) -> LossFunction:
-    """Take the mean over all but the first axis."""
+    """Return a loss that takes the mean of `function` over all axes but the first."""
 
     def losses(outputs: Tensor, target: Tensor) -> Tensor:
         if {*outputs.shape[1:], *target.shape[1:]} <= {1}:
-            # (B,) and (B, 1) are both one number a sample; class numbers become floats
+            # (B,) and (B, 1) are both one number per sample: torch would broadcast them to (B, B).
+            # Class numbers become floats.
             outputs, target = outputs.flatten(), target.flatten().to(outputs.dtype)
         if outputs.shape != target.shape:
             raise ValueError("outputs and targets differ in shape")
@@ -319,23 +326,28 @@ def _class_logits(outputs: Tensor, classes: Sequence[str]) -> Tensor:
 
 
 def _as_classes(classes: Sequence[str], outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits and class numbers as a metric of classes takes them."""
+    # Outputs may be of half precision, in which a figure would be rounded.
     return _class_logits(outputs, classes).float(), target
 
 
 def _as_labels(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits and multi-hot targets as a metric of labels takes them."""
     return outputs.float(), target.long()
 
 
 def _as_one_label(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits and targets of a single label, both `(B,)`."""
     return outputs.float().flatten(), target.long().flatten()
 
 
 def _as_columns(outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return numbers and targets, both flattened."""
     return outputs.float().flatten(), target.float().flatten()
 
 
 def _read_class(classes: Sequence[str], outputs: Tensor) -> list[Prediction]:
-    """Read logits `(B, C)`, or one logit for two classes, as one class each."""
+    """Return the class of each sample, from logits `(B, C)` or one logit for two classes."""
     rows = _class_logits(outputs, classes).float().softmax(-1).tolist()
     read = []
     for row, values in zip(rows, outputs.reshape(len(outputs), -1).tolist(), strict=True):
@@ -346,19 +358,21 @@ def _read_class(classes: Sequence[str], outputs: Tensor) -> list[Prediction]:
 
 
 def _read_labels(classes: Sequence[str], threshold: float, outputs: Tensor) -> list[Prediction]:
-    """Read logits `(B, C)` as any number of labels each."""
+    """Return the labels of each sample, from logits `(B, C)`."""
     outputs = outputs.reshape(len(outputs), -1)
     rows = outputs.float().sigmoid().tolist()
     read = []
     for row, values in zip(rows, outputs.tolist(), strict=True):
         by_class = dict(zip(classes, row, strict=True))
+        # The same comparison as in the metrics, so that both agree on a probability at the
+        # threshold.
         given = tuple(name for name, share in by_class.items() if share >= threshold)
         read.append(Prediction(given, None, by_class, tuple(values)))
     return read
 
 
 def _read_numbers(outputs: Any) -> list[Prediction]:
-    """Read outputs `(B, ...)` as plain numbers."""
+    """Return outputs `(B, ...)` as plain numbers per sample."""
     if not isinstance(outputs, Tensor):
         raise ModelError(
             f"the network gives {describe(outputs)}, which cannot be read as numbers",
@@ -374,6 +388,7 @@ def _imported_task(
     trust: Collection[str],
     device: torch.device,
 ) -> Task:
+    """Build a task of the user: an object with `loss`, and `metrics` if it has any."""
     made = call_trusted(config.path, config.args, trust, key=("task",))
     function, metrics = getattr(made, "loss", None), getattr(made, "metrics", {})
     if not callable(function) or not isinstance(metrics, Mapping):
@@ -383,12 +398,14 @@ def _imported_task(
             key=("task", "path"),
         )
     own = {name: imported_metric(name, metric, ("task",)) for name, metric in metrics.items()}
+    # A direction without its metric would take no effect, so it is an error.
     if strange := sorted(set(config.better) - set(metrics)):
         known = ", ".join(repr(name) for name in metrics) or "none"
         raise FinetuneError(
             f"the task has no metric {strange[0]!r}; there are: {known}", key=("task", "better")
         )
     return Task(
+        # The task or its loss may say so.
         losses=(WeightedLoss("loss", 1.0, function, _needs_whole_windows(made, function)),),
         metrics=tuple(
             measure_of(
@@ -396,6 +413,7 @@ def _imported_task(
                 metric,
                 config.better.get(name),
                 names=classes,
+                # The user's metrics take what the network gives as it is.
                 feed=lambda outputs, target: (outputs, target),
                 device=device,
             )

@@ -1,4 +1,4 @@
-"""Losses that compare the samples of a window: no window of theirs is cut into micro-batches."""
+"""Errors for losses that need whole windows: these must not be cut into micro-batches."""
 
 from finetune.config.train import TrainConfig
 from finetune.errors import FinetuneError, named
@@ -6,7 +6,7 @@ from finetune.tasks.tasks import Task
 
 
 def refuse_cut_windows(task: Task, settings: TrainConfig) -> None:
-    """Refuse micro-batches where a loss has said `whole_window = True`.
+    """Raise if micro-batches are smaller than the window of a loss with `whole_window = True`.
 
     Raises:
         FinetuneError: windows would be cut.
@@ -21,11 +21,11 @@ def refuse_cut_windows(task: Task, settings: TrainConfig) -> None:
 
 
 def memory_for_whole_windows(task: Task, size: int) -> FinetuneError:
-    """Return the error over a window that memory does not hold, and that must not be cut.
+    """Return the error for a window that does not fit the memory and must not be cut.
 
     Args:
-        task: Its losses.
-        size: Samples of the window.
+        task: The task, with its losses.
+        size: Number of samples in the window.
     """
     return FinetuneError(
         f"memory does not hold a window of {size} samples, which {_needed_by(task)} whole "
@@ -36,5 +36,6 @@ def memory_for_whole_windows(task: Task, size: int) -> FinetuneError:
 
 
 def _needed_by(task: Task) -> str:
+    """Return the losses that need whole windows, with their verb."""
     names = task.whole_window_losses
     return f"loss {named(names)} needs" if len(names) == 1 else f"losses {named(names)} need"
