@@ -86,7 +86,7 @@ def hold_modes(
     """
     held = {id(module) for module in held_modules(model, frozen, modules).values()}
     for module in model.modules():
-        # A hold is an attribute that hides the method of the class; that of an earlier mask goes.
+        # A hold is an attribute that hides the class's method; that of an earlier mask is removed.
         module.__dict__.pop("train", None)
         if id(module) in held:
             module.__dict__["train"] = _StayInEvaluation(module)
@@ -112,7 +112,6 @@ def mask_given_back(model: nn.Module) -> Iterator[None]:
     """Restore `requires_grad` and all modes after the block, also if it raises."""
     frozen = frozen_now(model)
     with preserved(model, modes=True):
-        # The mask is restored before the modes, which `preserved` gives back.
         try:
             yield
         finally:

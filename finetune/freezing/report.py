@@ -266,7 +266,7 @@ def _plan_row(
     """Fold parameters into a row of a plan."""
     row = _row(name, params, phase.frozen)
     trained = [param for param in params if param.name not in phase.frozen]
-    # Equal rates are shown once.
+    # By their text, so that equal rates are shown once.
     rates = {repr(phase.rates[param.name]): phase.rates[param.name] for param in trained}
     decays = {param.name not in undecayed for param in trained}
     decay = ("yes" if decays.pop() else "none") if len(decays) == 1 else "mixed"

@@ -130,7 +130,7 @@ class Meter:
     def _at(self, size: int, few: int, more: int) -> float:
         """Return the value for a batch size, on a line through both points or point and origin."""
         gap = len(self.more) - len(self.few)
-        # Data of fewer than three samples gives one point only.
+        # A micro-batch of fewer than three samples gives one point only.
         if not gap:
             return few * size / len(self.few)
         return few + (more - few) * (size - len(self.few)) / gap

@@ -57,8 +57,8 @@ def build_parts(
     """
     with located(config):
         device = pick_device(config.train.device)
-        # Before any data is read: the layer of a package that is not trusted would else show as
-        # samples of unequal shapes.
+        # Before any data is read: otherwise a layer from a package that is not trusted would show
+        # as samples of unequal shapes.
         refuse_missing(config)
         data = open_samples(config, record, most)
         model, task = build_model_and_task(config, data.facts, data.specs, device)

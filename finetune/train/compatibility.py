@@ -1,7 +1,7 @@
 """Check that a whole checkpoint fits the run, before it is loaded.
 
 A checkpoint may come from a stranger who made its digests fit. So each name, shape, type and
-number in it is compared with plan, network and optimizer. Neither of them is changed.
+number in it is compared with plan, network and optimizer. None of them is changed.
 """
 
 import math

@@ -161,7 +161,7 @@ def _movable(model: nn.Module, plan: Plan) -> frozenset[str]:
 
 
 def _place(tensor: Tensor) -> tuple[int, int] | None:
-    """Return first and last address of a tensor; None for one that is sparse or empty."""
+    """Return where a tensor begins and ends in memory; None if it is sparse or empty."""
     if tensor.layout != torch.strided or tensor.numel() == 0:
         return None
     # Addresses, not storages: row slices share a storage and do not overlap.

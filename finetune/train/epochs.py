@@ -50,7 +50,7 @@ class Epochs:
     def after(self, began: int, epochs: int) -> int:
         """Return the step at which `epochs` epochs have passed since the step `began`."""
         data, numbers = self._data_at(began), self._numbers()
-        # Exact fractions: a float would put the end of an epoch one step off.
+        # Exact fractions: a rounded float could move the end of an epoch by a step.
         position = numbers[data] + Fraction(began - self.begins[data], self.lengths[data]) + epochs
         data = max(bisect_right(numbers, position) - 1, data)
         # Rounded up: an epoch is over when its last step is done.

@@ -198,7 +198,7 @@ def _named_keys(run: RunData, overrides: Sequence[str]) -> list[Key]:
 
 
 def _chosen(keys: Sequence[Key], split: Part | None) -> list[Key]:
-    """Return the key of the named source to evaluate; empty for the run's own data.
+    """Return the named source to evaluate as a list of one key; empty for the run's own data.
 
     Raises:
         DataError: several are named, and `split` does not say which is meant.

@@ -110,7 +110,7 @@ class Trainer:
     def _run(self) -> None:
         """Train, evaluate and write the summary; do nothing if the run is done already."""
         is_over = self.timeline.run_is_over
-        # A run that was killed after its last step lacks the summary: test and summary are made up.
+        # A run that was killed after its last step lacks the summary: test and summary follow now.
         metrics = self.folder.metrics_of_end(self.progress.step) if is_over else None
         if metrics is not None:
             self.reporter.message(f"{self.folder.path}: already done; --fresh begins anew")
@@ -177,7 +177,7 @@ class Trainer:
             self.cache.open(left_steps / timeline.steps_per_epoch, timeline.thaws_ahead())
 
     def _take_steps(self) -> bool:
-        """Take the steps that are left of the phase; return False if the run went back in time."""
+        """Take the remaining steps of the phase; return False if a checkpoint was loaded instead."""
         if self.progress.owes_evaluation:
             self._settle()
         for window in self._windows():
@@ -222,7 +222,7 @@ class Trainer:
             self.progress.add_seconds("training", stats.seconds)
             self.reporter.step_is_done(stats, self.optimizer)
         self.timeline.observe(is_evaluation=False)
-        # Noted before the evaluation: a run that is stopped in it makes it up.
+        # Noted before the evaluation: a run that is stopped in it evaluates after the resume.
         self.progress.owes_evaluation = self.timeline.evaluation_is_due
         self._settle()
 

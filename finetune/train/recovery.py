@@ -26,7 +26,7 @@ class Recovery:
 
     @property
     def is_left_out(self) -> bool:
-        """Whether the next window is one that the run leaves out since it went back."""
+        """Whether the next window is to be left out: it was found bad before the run went back."""
         progress = self.timeline.progress
         return progress.step in progress.left_out
 
