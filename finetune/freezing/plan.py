@@ -128,6 +128,7 @@ class Plan:
 
     @property
     def _blocks(self) -> Mapping[int, frozenset[str]]:
+        """The names that a policy may freeze, by depth; empty without a policy."""
         return {} if self.policy is None else self.policy.blocks
 
     def trained_from(self, phase: int) -> frozenset[str]:

@@ -182,6 +182,7 @@ def _largest_changes(
     for name in changed:
         now = tensor_of(tensors, name) if rows_of(name)[0] in tensors else None
         then = copies.get(name)
+        # A network may have lost or replaced a tensor: that counts as changed and has no distance.
         if now is None or then is None or then.shape != now.shape:
             continue
         # On the CPU, as not every device has float64.

@@ -156,6 +156,7 @@ def _slices(param: ParamInfo, cuts: Sequence[range], *, key: Key) -> list[ParamI
         halves = [half for p in pieces for half in (p[inside[p]], p[~inside[p]])]
         pieces = [half for half in halves if len(half)]
     parts = [run for piece in pieces for run in _even_runs(piece)]
+    # Scattered rows would make thousands of tensors, each with its own state and update.
     if len(parts) > _MOST_SLICES:
         message = (
             f"the rows of {param.name} fall into {len(parts)} pieces, more than {_MOST_SLICES}"

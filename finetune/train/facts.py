@@ -49,6 +49,7 @@ def read_facts(document: dict[str, Any], path: Path) -> tuple[DataFacts, dict[st
 
 
 def _spec(entry: Any) -> TensorSpec:
+    """Return shape and dtype of an input column from JSON; raise ValueError if they are none."""
     shape = tuple(_count(size) for size in entry["shape"])
     dtype = _text(entry["dtype"])
     # The name is looked up in torch, which has more than dtypes.

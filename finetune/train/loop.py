@@ -177,7 +177,7 @@ class Trainer:
             self.cache.open(left_steps / timeline.steps_per_epoch, timeline.thaws_ahead())
 
     def _take_steps(self) -> bool:
-        """Take the remaining steps of the phase; return False if a checkpoint was loaded instead."""
+        """Take the remaining steps of the phase; return False after going back to a checkpoint."""
         if self.progress.owes_evaluation:
             self._settle()
         for window in self._windows():

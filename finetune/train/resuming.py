@@ -91,6 +91,7 @@ def _refuse_left_checkpoints(folder: RunFolder) -> None:
 
 
 def _holds_run(folder: RunFolder) -> bool:
+    """Tell whether a folder has checkpoints; without them a run begins at step 0."""
     return bool(Checkpoints(folder.checkpoints, keep_last=1).all())
 
 
@@ -159,4 +160,5 @@ def flattened(value: Any, prefix: str = "") -> dict[str, str | int | float | boo
 
 
 def _is_harmless(key: str) -> bool:
+    """Tell whether a key, or one above it, may change when a run is resumed."""
     return any(key == harmless or key.startswith(f"{harmless}.") for harmless in _HARMLESS)

@@ -87,6 +87,7 @@ class Stepper:
 
     def _zero_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
+        # The optimizer holds slices in place of cut parameters, so it does not clear these.
         self.rows.clear_gradients()
 
     def _clip_gradients(self) -> Tensor | None:
