@@ -222,7 +222,7 @@ def _mean_over_classes(score: Callable[[_Counts], Tensor], total: Tensor, _: int
 
 
 def _mean_over_labels(score: Callable[[_Counts], Tensor], total: Tensor, _: int) -> Tensor:
-    """Return the mean score of all labels; one without a sample has score 0."""
+    """Return the mean score over all labels."""
     scores = score(_Counts(*total))
     # Divided by a tensor and before the sum, see `_mean` and `_mean_over_classes`.
     return (scores / torch.ones_like(scores).sum()).sum()
