@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -96,29 +97,52 @@ def handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[Non
             signal.signal(number, old)
 
 
-def available_memory_bytes() -> int:
-    """Return how much memory new things may take: of the machine, or of the group of processes.
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS binds no process to cores
 
-    Linux tells what it could free as well; elsewhere a quarter of all memory is taken for free.
+
+def available_memory_bytes() -> int:
+    """Return how many bytes of memory this process may still take.
+
+    The smaller of two figures: what the machine has left, and what the process's container
+    (cgroup) allows. Memory that the system can reclaim, such as its file cache, counts as left.
     """
-    found = [_of_machine(), _of_group()]
+    found = [_left_on_machine(), _left_in_container()]
     return max(0, min(size for size in found if size is not None))
 
 
-def _of_machine() -> int:
-    with suppress(OSError, ValueError, IndexError):
+def shared_memory_bytes() -> int | None:
+    """Return how many bytes are free where processes share tensors; None if that is not known.
+
+    Containers often have 64 MiB there, and a process that writes beyond it is killed.
+    """
+    with suppress(OSError):
+        return shutil.disk_usage("/dev/shm").free
+    return None
+
+
+def _left_on_machine() -> int:
+    """Return what the machine has left; without Linux's figure, a quarter of all memory."""
+    with suppress(OSError, ValueError, IndexError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         told = next(line for line in lines if line.startswith("MemAvailable"))
         return int(told.split()[1]) * 1024
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
 
-def _of_group() -> int | None:
-    """Return what a container may still take; None where nothing bounds it."""
+def _left_in_container() -> int | None:
+    """Return what a container may still take; None if nothing limits it."""
     group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, KeyError):
         most = int((group / "memory.max").read_text(encoding="ascii"))
-        return most - int((group / "memory.current").read_text(encoding="ascii"))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        pairs = (group / "memory.stat").read_text(encoding="ascii").split()
+        figures = dict(zip(pairs[::2], pairs[1::2], strict=False))
+        # the cache of files that were read counts as used, and goes when memory is needed
+        return most - used + int(figures["inactive_file"])
     return None
 
 

@@ -244,12 +244,34 @@ class SplitConfig(Node):
     """Share of the samples used for evaluation during training."""
     test: float = Field(default=0.0, ge=0, lt=1)
     """Share of the samples kept for the final test."""
+    by: Annotated[str | None, PUBLIC] = None
+    """Column that names the part of each sample: train, validation or test; or true where a sample is for validation."""
+    group: Annotated[str | None, PUBLIC] = None
+    """Column whose equal values stay in one part, such as the author of a text."""
+    folds: int | None = Field(default=None, ge=2, le=1000)
+    """Number of folds for cross-validation: one of them is for validation, the others train."""
+    fold: int | None = Field(default=None, ge=0, le=1000)
+    """Which fold is for validation, from 0; the first if left out."""
+    per_class: int | None = Field(default=None, ge=1, le=10**9)
+    """Training samples kept of each class, drawn by the seed; the others are left out."""
     stratify: bool = False
     """Whether every class keeps its share in each part."""
     copies: Literal["leave", "together", "drop"] = "leave"
     """What happens to samples whose inputs are exact copies: they stay where they fall (their number is reported), are kept in one part, or all but the first are dropped."""
     seed: Seed | None = None
     """Seed of the split; the run's seed if left out."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that say where a sample goes."""
+        return tuple(name for name in (self.by, self.group) if name is not None)
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Shares of validation and test, also where folds make the validation part."""
+        if self.folds is None:
+            return {"validation": self.validation, "test": self.test}
+        return {"validation": (1 - self.test) / self.folds, "test": self.test}
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> Self:
@@ -258,6 +280,22 @@ class SplitConfig(Node):
                 f"leaves nothing to train on: validation ({self.validation}) and test "
                 f"({self.test}) must add up to less than 1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _there_is_one_way_to_split(self) -> Self:
+        if self.by is not None:
+            # By value: a run's own config names every key, also those that have no effect.
+            drawn = {name: getattr(self, name) for name in ("validation", "test", "group", "folds")}
+            drawn |= {"stratify": self.stratify, "copies": self.copies != "leave"}
+            if (other := next((name for name, value in drawn.items() if value), None)) is not None:
+                raise ValueError(f"'by' names the part of each sample, {other!r} draws it")
+        if self.folds is not None and self.validation:
+            raise ValueError("'folds' makes the validation part, so 'validation' has no effect")
+        if self.folds is None and self.fold is not None:
+            raise ValueError("'fold' needs 'folds'")
+        if self.folds is not None and self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"fold ({self.fold}) counts from 0 to {self.folds - 1}")
         return self
 
 

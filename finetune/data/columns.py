@@ -46,7 +46,8 @@ def columns_in_use(config: DataConfig) -> set[str]:
     """Return all columns that `choose_columns` may choose; the cells of others need not be read."""
     inputs = _USUAL_INPUTS if config.inputs is None else config.inputs
     named = (config.target,) if isinstance(config.target, str) else config.target
-    return {*inputs, *(_USUAL_TARGETS if named is None else named)}
+    places = () if config.split is None else config.split.columns
+    return {*inputs, *(_USUAL_TARGETS if named is None else named), *places}
 
 
 def choose_columns(

@@ -33,7 +33,7 @@ class KeptSamples:
     """
 
     def __init__(self, first: Mapping[str, Tensor], count: int) -> None:
-        self._layout = [(n, tuple(v.shape), v.dtype) for n, v in first.items()]
+        self._layout = shapes_of(first)
         self._row_bytes = row_bytes(first)
         # A forked process must see what another has written: this memory is shared, and has no
         # name that a killed run would leave behind.
@@ -59,9 +59,7 @@ class KeptSamples:
 
     def put(self, row: int, sample: Sample) -> None:
         """Keep a sample if it has columns, shapes and dtypes of the first one."""
-        if not is_of_tensors(sample) or self._layout != [
-            (name, tuple(value.shape), value.dtype) for name, value in sample.items()
-        ]:
+        if not is_of_tensors(sample) or self._layout != shapes_of(sample):
             return
         raw = b"".join(
             value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
@@ -75,6 +73,11 @@ class KeptSamples:
 def is_of_tensors(sample: Sample) -> bool:
     """Tell whether all values of a sample are tensors, so that it can be kept."""
     return bool(sample) and all(isinstance(value, Tensor) for value in sample.values())
+
+
+def shapes_of(sample: Mapping[str, Tensor]) -> list[tuple[str, tuple[int, ...], torch.dtype]]:
+    """Return name, shape and dtype of each value of a sample."""
+    return [(name, tuple(value.shape), value.dtype) for name, value in sample.items()]
 
 
 def row_bytes(sample: Mapping[str, Tensor]) -> int:

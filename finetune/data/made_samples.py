@@ -20,6 +20,7 @@ from finetune.data.batches import (
     seed_for,
     spec_of,
 )
+from finetune.data.gathered_samples import GatheredSamples
 from finetune.data.images import Images
 from finetune.data.kept_samples import KeptSamples
 from finetune.data.pipeline import as_value, collate
@@ -56,58 +57,46 @@ class Making:
 
 
 class MadeSamples:
-    """A split whose samples are made at every fetch.
+    """One split whose samples are made at every fetch, all columns or some of them.
 
     Args:
-        columns: The raw columns.
-        target: Targets `(N, ...)`, or None.
+        columns: The raw columns of what is made.
+        plain: The other columns, which are finished, with the targets.
         making: The steps.
-        views: Number of draws of the random steps per sample, by which epochs take turns. None for
-            a new draw in every epoch.
-        workers: Processes that make batches.
-        kept: Place for samples after the `once` steps; None to keep no samples.
-        place: Names a sample for a message: its row and file.
-        name: `train`, `validation` or `test`; empty for samples that are no split of a run.
+        names: Names of all columns, in the order in which the network takes them; empty where
+            only the steps tell what they make.
+        views: How many draws of the random steps a sample has: epochs take turns. None for a new
+            one in every epoch.
 
     Raises:
         DataError: the first sample cannot be made.
         UnequalShapesError: two samples end in different shapes.
     """
 
-    # Lengths are not known before samples are made.
-    longest = None
-    is_right_padded = False
-    has_shorter = False
-
     def __init__(
         self,
         columns: Mapping[str, Prepared],
-        target: Tensor | None,
+        plain: GatheredSamples,
         making: Making,
         *,
+        names: Sequence[str] = (),
         views: int | None = None,
-        workers: Workers | None = None,
-        kept: KeptSamples | None = None,
-        place: Callable[[int], str] | None = None,
-        name: str = "",
     ) -> None:
-        self.name = name
-        self.place = place
-        # Without random steps all draws are the same.
+        self.name, self.place = plain.name, plain.place
         self.views = views if making.drawn else 1
         self._columns = dict(columns)
-        self._target = target
+        self._plain = plain
         self._making = making
-        self._workers = workers
-        self._kept = kept
-        first = self._samples(torch.tensor([0, *self._of_other_sizes()]), 0)
-        # Made of images of different sizes too, so that steps which leave them unequal raise now.
-        self.specs: dict[str, TensorSpec] = {
-            name: spec_of(values[0]) for name, values in collate(first, making.batched).items()
-        }
-        self.is_even = MASK not in first[0] and not any(
-            isinstance(value, Tokens) for value in first[0].values()
-        )
+        self._workers: Workers | None = None
+        self._kept: KeptSamples | None = None
+        # of images that begin with different sizes, so that steps which leave them so are told now
+        first = self._samples(torch.tensor([0, *self.of_other_sizes()]), 0)
+        made = {n: spec_of(values[0]) for n, values in collate(first, making.batched).items()}
+        both = plain.specs | made
+        self.specs: dict[str, TensorSpec] = {name: both[name] for name in names or made}
+        self._makes_tokens = MASK in made or any(isinstance(v, Tokens) for v in first[0].values())
+        self.longest = None if self._makes_tokens else plain.longest
+        self.is_even = not self._makes_tokens and plain.is_even
 
     def __len__(self) -> int:
         return len(next(iter(self._columns.values())))
@@ -117,9 +106,26 @@ class MadeSamples:
         """Names of a batch's columns, in order."""
         return tuple(self.specs)
 
+    @property
+    def is_right_padded(self) -> bool:
+        """Whether the mask of every batch is ones up to the end of a sample, then zeros."""
+        return not self._makes_tokens and self._plain.is_right_padded
+
+    @property
+    def has_shorter(self) -> bool:
+        """Whether some samples end before the end of a batch that is as long as they get."""
+        return not self._makes_tokens and self._plain.has_shorter
+
     def extent(self, indices: Tensor) -> Extent | None:
-        """Return None: the length of a sample is known only when it is made."""
-        return None
+        """Return how long a batch of the samples at `indices` is.
+
+        None without tokens, and where a step that is done at every fetch makes them.
+        """
+        return None if self._makes_tokens else self._plain.extent(indices)
+
+    def use(self, workers: Workers | None, kept: KeptSamples | None) -> None:
+        """Take processes that make batches, and a place for samples after the steps done once."""
+        self._workers, self._kept = workers, kept
 
     def fetch(
         self,
@@ -132,13 +138,15 @@ class MadeSamples:
         """Make the samples at `indices` `(B,)`; see `Samples.fetch`."""
         rows = torch.as_tensor(indices, dtype=torch.int64)
         view = epoch % self.views if self.views else epoch
-        # All columns or none: steps take whole samples, so one column is not made without others.
-        if set(blank) >= set(self.specs):
-            inputs = {name: blank_column(spec, len(rows)) for name, spec in self.specs.items()}
+        plain = self._plain.fetch(rows, blank=blank, length=length)
+        made = self.specs.keys() - plain.inputs
+        if made <= set(blank):
+            found = {name: blank_column(self.specs[name], len(rows)) for name in made}
         else:
-            inputs = collate(self._samples(rows, view), self._making.batched, self._told(rows))
-        target = None if self._target is None else self._target[rows]
-        return Batch(inputs, target, rows, view if self.views else 0)
+            found = collate(self._samples(rows, view), self._making.batched, self._told(rows))
+        found |= plain.inputs
+        inputs = {name: found[name] for name in self.specs}
+        return Batch(inputs, plain.target, rows, view if self.views else 0)
 
     def fetches(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
         """Make one batch after another, by processes where there are any."""
@@ -153,11 +161,12 @@ class MadeSamples:
             self._workers.close()
 
     def fingerprint(self) -> str:
-        """Hash the raw contents of all columns and targets, and the identity of the steps."""
-        return fingerprint_of(self._columns, self._target, self._making.identity)
+        """Hash the raw contents of all columns, targets too, and what the steps are."""
+        told = f"{self._plain.fingerprint()} {self._making.identity}"
+        return fingerprint_of(self._columns, None, told)
 
-    def _of_other_sizes(self) -> list[int]:
-        """Return for each column of images the first row whose size differs from row 0."""
+    def of_other_sizes(self) -> list[int]:
+        """Return for each column of images the first one that differs in size from the first."""
         found = []
         for column in self._columns.values():
             if isinstance(column, Images):

@@ -1,7 +1,7 @@
 """Assign rows to the parts of a run by their hashes, after the data has changed."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -12,6 +12,7 @@ from finetune.data.identity import MOST_HASHED_ROWS, DataIdentity, Hashes, RowHa
 from finetune.errors import DataError
 
 PARTS = ("train", "validation", "test")
+_LEFT_OUT = "left out"
 
 
 class KnownRows:
@@ -75,18 +76,19 @@ class KnownRows:
         return self._part_of.get(read)
 
 
+Newcomers = Callable[[Sequence[str | None]], Sequence[str | None]]
+"""Takes the part of each row, None for a new one; returns each part, None to leave the row out."""
+
+
 def keep_parts(
-    identity: DataIdentity, hashes: RowHashes, shares: Mapping[str, float], seed: int
+    identity: DataIdentity, hashes: RowHashes, newcomers: Newcomers
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return the rows of each part as in the run, and lines on new rows.
-
-    New rows are assigned by a hash of their inputs, so more rows never change the part of one.
 
     Args:
         identity: The data of the run.
         hashes: Hashes of the rows at hand.
-        shares: Shares of validation and test for new rows.
-        seed: Seed for assigning new rows.
+        newcomers: Assigns the new rows.
 
     Returns:
         Positions of the rows of each part that has any, and a line on new rows if there are some.
@@ -96,20 +98,92 @@ def keep_parts(
     """
     taken: dict[str, list[int]] = {part: [] for part in PARTS}
     new: Counter[str] = Counter()
-    for row, known in enumerate(KnownRows(identity).parts_of(hashes)):
-        # By its own hash: to draw by position would move all rows behind an inserted one.
-        part = known or _drawn(int(hashes.read[row]), shares, seed)
-        new[part] += known is None
-        taken[part].append(row)
+    before = KnownRows(identity).parts_of(hashes)
+    for row, (known, part) in enumerate(zip(before, newcomers(before), strict=True)):
+        new[part or _LEFT_OUT] += known is None
+        if part is not None:
+            taken[part].append(row)
     if not taken["train"]:
         raise DataError("none of the rows that the run was trained on is left")
     parts = {part: torch.tensor(rows) for part, rows in taken.items() if rows}
     if not (count := new.total()):
         return parts, []
-    places = ", ".join(f"{new[part]} in {part}" for part in PARTS if new[part])
+    places = ", ".join(
+        f"{new[part]} {part if part == _LEFT_OUT else f'in {part}'}"
+        for part in (*PARTS, _LEFT_OUT)
+        if new[part]
+    )
     return parts, [
         f"rows that the run does not know: {count}, {places}; all others keep their part"
     ]
+
+
+def drawn_parts(hashes: RowHashes, shares: Mapping[str, float], seed: int) -> Newcomers:
+    """Return what draws the part of a new row by a hash of its inputs.
+
+    So more rows never change the part of one: to draw by position would move all rows behind an
+    inserted one.
+
+    Args:
+        hashes: Hashes of the rows at hand.
+        shares: Shares of validation and test.
+        seed: Seed of the draw.
+    """
+    return lambda known: [
+        part or _drawn(int(hashes.read[row]), shares, seed) for row, part in enumerate(known)
+    ]
+
+
+def named_parts(parts: Mapping[str, Tensor], count: int) -> Newcomers:
+    """Return what gives a new row the part that a column names.
+
+    Args:
+        parts: Positions of the samples of each part, as the column names them.
+        count: How many samples there are.
+    """
+    named: list[str | None] = [None] * count
+    for part, rows in parts.items():
+        for row in rows.tolist():
+            named[row] = part
+    return lambda known: [part or named[row] for row, part in enumerate(known)]
+
+
+def parts_of_groups(values: Sequence[str], shares: Mapping[str, float], seed: int) -> Newcomers:
+    """Return what gives a new row the part of the known rows of its group.
+
+    A group of which rows were trained on belongs to training, whatever the others are. The part of
+    a new group is drawn by a hash of its value.
+
+    Args:
+        values: The value of each row that rows of a group share.
+        shares: Shares of validation and test.
+        seed: Seed of the draw.
+    """
+
+    def assigned(known: Sequence[str | None]) -> list[str | None]:
+        of_group: dict[str, str] = {}
+        for value, part in zip(values, known, strict=True):
+            if part is not None and of_group.get(value) != "train":
+                of_group[value] = part
+        for value in values:
+            if value not in of_group:
+                digest = blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+                of_group[value] = _drawn(int.from_bytes(digest, "little"), shares, seed)
+        return [part or of_group[value] for value, part in zip(values, known, strict=True)]
+
+    return assigned
+
+
+def untrained(newcomers: Newcomers) -> Newcomers:
+    """Return the same, but new rows that would train are left out."""
+
+    def assigned(known: Sequence[str | None]) -> list[str | None]:
+        return [
+            None if before is None and part == "train" else part
+            for before, part in zip(known, newcomers(known), strict=True)
+        ]
+
+    return assigned
 
 
 def never_trained(identity: DataIdentity, part: str, hashes: RowHashes) -> tuple[Tensor, list[str]]:

@@ -1,18 +1,29 @@
 """Split samples before any transform; encode their targets; write notes on both."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from finetune.config.data import SplitConfig
-from finetune.config.task import ClassificationTask, Task
+from finetune.config.task import ClassificationTask, MultilabelTask, Task
 from finetune.data.class_counts import notes_on_classes
 from finetune.data.identity import DataIdentity, RowHashes
-from finetune.data.membership import keep_parts, never_trained
+from finetune.data.membership import (
+    Newcomers,
+    drawn_parts,
+    keep_parts,
+    named_parts,
+    never_trained,
+    parts_of_groups,
+    untrained,
+)
 from finetune.data.raw_data import RawData
+from finetune.data.split_columns import joined_groups, parts_by, values_of
 from finetune.data.splits import first_copies, split_samples
+from finetune.data.spread import few_of_each, note_on_sizes, spread
 from finetune.data.table import Table
 from finetune.data.targets import Target, encode_target, refuse_unseen
 from finetune.errors import DataError
@@ -27,11 +38,15 @@ class RawPart:
     table: Table
     target: Tensor | None
     hashes: RowHashes
+    places: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Values of the columns that say where samples go, by key of `data.split`."""
 
     def take(self, rows: Tensor) -> "RawPart":
         """Return the samples at `rows`."""
         target = None if self.target is None else self.target[rows]
-        return RawPart(self.table.take(rows), target, self.hashes.take(rows))
+        order = rows.tolist()
+        places = {key: [values[row] for row in order] for key, values in self.places.items()}
+        return RawPart(self.table.take(rows), target, self.hashes.take(rows), places)
 
 
 def labelled(
@@ -59,6 +74,11 @@ def labelled(
             # Training comes first, so its classes hold for the parts that follow.
             classes, notes = encoded.classes, [*notes, *encoded.notes]
         parts[part] = part_of(table, raw.inputs, encoded, raw.hashes[part])
+    if (split := raw.config.split) is not None:
+        named = {"by": split.by, "group": split.group}
+        table = raw.tables["train"]
+        places = {key: values_of(table, name, key) for key, name in named.items() if name}
+        parts["train"] = replace(parts["train"], places=places)
     return parts, classes, notes
 
 
@@ -86,34 +106,138 @@ def parted(
     classes: tuple[str, ...] | None,
     seed: int,
 ) -> tuple[dict[str, RawPart], tuple[str, ...]]:
-    """Return the parts of one source, split as the config says, and notes on copies."""
-    # Before the split: a copy in another part would let the network be tested on what it was
-    # trained on.
-    whole, first, num_copies = _without_copies(whole, split)
-    if split.stratify and not isinstance(task, ClassificationTask):
+    """Return the parts of one source, split as the config says, and notes on how.
+
+    Raises:
+        DataError: a part would be empty, or the split does not suit task or data.
+    """
+    if (named := whole.places.get("by")) is not None and split.by is not None:
+        positions, notes = parts_by(named, whole.table, split.by), list[str]()
+        notes += notes_on_copies([whole.take(rows) for rows in positions.values()])
+    else:
+        # Before the split: a copy in another part would let the network be tested on what it was
+        # trained on.
+        whole, first, num_copies = _without_copies(whole, split)
+        positions, notes = _drawn(whole, split, task, classes, seed, first)
+        notes = [*_on_copies(whole, split, positions, num_copies), *notes]
+    if split.per_class is not None:
+        positions, more = _with_few(positions, whole, split, task, classes, seed)
+        notes += more
+    parts = {name: whole.take(rows) for name, rows in positions.items()}
+    # By chance alone a rare class may have all its samples in another part.
+    hint = None if split.by else "split: {stratify: true} gives every part some of every class"
+    refuse_unseen_labels(parts, classes, hint)
+    return parts, tuple(notes)
+
+
+def _drawn(
+    whole: RawPart,
+    split: SplitConfig,
+    task: Task,
+    classes: tuple[str, ...] | None,
+    seed: int,
+    first: Tensor,
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the positions of each part, drawn at random, and notes on their sizes.
+
+    Args:
+        whole: All samples.
+        split: How they are split.
+        task: Decides what the target means.
+        classes: Names of the classes.
+        seed: The run's seed.
+        first: Position of each sample's first exact copy, `(N,)`.
+    """
+    labels = _labels(whole, task, classes) if split.stratify else None
+    seed, count = _seed_of(split, seed), len(whole.table)
+    groups = first if split.copies == "together" else torch.arange(count)
+    group = whole.places.get("group")
+    if group is None and split.folds is None and not isinstance(task, MultilabelTask):
+        # exact sizes: nothing but copies has to stay together, and every sample has one class
+        strata = whole.target if split.stratify else None
+        names = classes if split.stratify and classes else ()
+        return split_samples(split, seed, groups, strata=strata, names=names), []
+    if group is not None:
+        groups = joined_groups(groups, group)
+    shares = {part: share for part, share in split.shares.items() if share > 0}
+    if split.folds is None:
+        parts = spread(groups, labels, {"train": 1 - sum(shares.values()), **shares}, seed)
+        return parts, note_on_sizes(parts, shares)
+    return _folded(groups, labels, split, seed)
+
+
+def _folded(
+    groups: Tensor, labels: Tensor | None, split: SplitConfig, seed: int
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the test part, which all folds share, one fold for validation, and the rest."""
+    assert split.folds is not None
+    rest, parts = torch.arange(len(groups)), dict[str, Tensor]()
+    if split.test:
+        cut = spread(groups, labels, {"rest": 1 - split.test, "test": split.test}, seed)
+        rest, parts["test"] = cut["rest"], cut["test"]
+    names = [f"fold {number}" for number in range(split.folds)]
+    of_rest = None if labels is None else labels[rest]
+    folds = spread(groups[rest], of_rest, dict.fromkeys(names, 1 / split.folds), seed)
+    held = folds.pop(names[split.fold or 0])
+    parts |= {"train": rest[torch.cat([*folds.values()]).sort().values], "validation": rest[held]}
+    shares = {part: share for part, share in split.shares.items() if share > 0}
+    return parts, note_on_sizes(parts, shares)
+
+
+def _labels(whole: RawPart, task: Task, classes: tuple[str, ...] | None) -> Tensor:
+    """Return 1 where a sample has a label, `(N, C)`.
+
+    Raises:
+        DataError: the task has no classes.
+    """
+    if (
+        whole.target is None
+        or classes is None
+        or whole.target.is_floating_point() is not (isinstance(task, MultilabelTask))
+    ):
         raise DataError(
             f"stratify needs classes, the task is {task.type!r}", key=("data", "split", "stratify")
         )
-    positions = split_samples(
-        split,
-        _seed_of(split, seed),
-        first if split.copies == "together" else torch.arange(len(whole.table)),
-        strata=whole.target if split.stratify else None,
-        names=classes if split.stratify and classes else (),
+    if isinstance(task, MultilabelTask):
+        return whole.target
+    return functional.one_hot(whole.target, len(classes)).float()
+
+
+def _with_few(
+    positions: Mapping[str, Tensor],
+    whole: RawPart,
+    split: SplitConfig,
+    task: Task,
+    classes: tuple[str, ...] | None,
+    seed: int,
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the parts with a few training samples of each class, and notes on it."""
+    if not isinstance(task, ClassificationTask) or whole.target is None or classes is None:
+        raise DataError(
+            f"per_class needs classes, the task is {task.type!r}",
+            key=("data", "split", "per_class"),
+        )
+    assert split.per_class is not None
+    kept, notes = few_of_each(
+        positions["train"], whole.target, classes, split.per_class, _seed_of(split, seed)
     )
-    parts = {name: whole.take(rows) for name, rows in positions.items()}
-    # By chance alone a rare class may have all its samples in another part.
-    hint = "split: {stratify: true} gives every part some of every class"
-    refuse_unseen_labels(parts, classes, hint)
+    return {**positions, "train": kept}, notes
+
+
+def _on_copies(
+    whole: RawPart, split: SplitConfig, positions: Mapping[str, Tensor], num_copies: int
+) -> tuple[str, ...]:
+    """Return a note on exact copies, if there are some."""
     copies = "1 exact copy" if num_copies == 1 else f"{num_copies} exact copies"
     match split.copies:
         case "leave":
-            return parts, notes_on_copies(list(parts.values()), _KEEP_APART)
+            parts = [whole.take(rows) for rows in positions.values()]
+            return notes_on_copies(parts, _KEEP_APART)
         case "together" if num_copies:
-            return parts, (f"{copies} in one part with their originals",)
+            return (f"{copies} in one part with their originals",)
         case "drop" if num_copies:
-            return parts, (f"{copies} left out",)
-    return parts, ()
+            return (f"{copies} left out",)
+    return ()
 
 
 def parted_as_before(
@@ -133,8 +257,7 @@ def parted_as_before(
     lines: list[str] = []
     if split is not None:
         whole, _, _ = _without_copies(parts["train"], split)
-        shares = {"validation": split.validation, "test": split.test}
-        rows, lines = keep_parts(identity, whole.hashes, shares, _seed_of(split, seed))
+        rows, lines = keep_parts(identity, whole.hashes, _newcomers(whole, split, seed))
         return {part: whole.take(some) for part, some in rows.items()}, lines
     kept = dict(parts)
     for part in ("validation", "test"):
@@ -142,6 +265,19 @@ def parted_as_before(
             some, told = never_trained(identity, part, parts[part].hashes)
             kept[part], lines = parts[part].take(some), [*lines, *told]
     return kept, lines
+
+
+def _newcomers(whole: RawPart, split: SplitConfig, seed: int) -> Newcomers:
+    """Return what assigns rows that a run does not know: as its split would have done."""
+    seed = _seed_of(split, seed)
+    if (named := whole.places.get("by")) is not None and split.by is not None:
+        newcomers = named_parts(parts_by(named, whole.table, split.by), len(named))
+    elif (group := whole.places.get("group")) is not None:
+        newcomers = parts_of_groups(group, split.shares, seed)
+    else:
+        newcomers = drawn_parts(whole.hashes, split.shares, seed)
+    # Otherwise the samples that were left out would now train.
+    return newcomers if split.per_class is None else untrained(newcomers)
 
 
 def _without_copies(whole: RawPart, split: SplitConfig) -> tuple[RawPart, Tensor, int]:

@@ -48,16 +48,21 @@ class Outcome(NamedTuple):
     """What steps have made of whole columns, and those that are left for every fetch."""
 
     columns: Columns
+    """Those that no step left touches are finished: what the network takes."""
     once: list[Step]
     """Steps left that make the same of a sample every time."""
     drawn: list[Step]
     """Steps left from the first random one on."""
 
     @property
-    def is_finished(self) -> bool:
-        """Whether the columns are what the network takes: nothing is left to do."""
-        has_images = any(isinstance(column, Images) for column in self.columns.values())
-        return not (self.once or self.drawn or has_images)
+    def made(self) -> set[str]:
+        """Columns that are made at every fetch: images of files, and what steps left touch."""
+        steps = [*self.once, *self.drawn]
+        if not all(isinstance(step, Vision) for step in steps):
+            # a step of the user's own may read and write any column
+            return set(self.columns)
+        touched = {step.column for step in steps if isinstance(step, Vision)}
+        return touched | {n for n, c in self.columns.items() if isinstance(c, Images)}
 
 
 def run_steps(
@@ -88,7 +93,7 @@ def run_steps(
             continue
         if any(isinstance(column, Images) for column in columns.values()):
             columns, left = _texts_first(table, columns, left, tokens)
-            return Outcome(columns, left, drawn)
+            return _with_finished(Outcome(columns, left, drawn), table)
         # Steps on single samples run together: nothing is stored between two of them.
         run = list(takewhile(lambda step: not isinstance(step, Tokenize | Stack), left))
         try:
@@ -96,13 +101,19 @@ def run_steps(
         except UnequalShapesError:
             if not drawn:
                 raise
-            return Outcome(columns, left, drawn)
+            return _with_finished(Outcome(columns, left, drawn), table)
         left = left[len(run) :]
-    outcome = Outcome(columns, [], drawn)
-    if not outcome.is_finished:
-        return outcome
-    finished = {name: _finished(name, column, table) for name, column in columns.items()}
-    return outcome._replace(columns=dict(finished))
+    return _with_finished(Outcome(columns, [], drawn), table)
+
+
+def _with_finished(outcome: Outcome, table: Table) -> Outcome:
+    """Return an outcome whose columns are finished, but for those that are made at every fetch."""
+    made = outcome.made
+    finished = {
+        name: column if name in made else _finished(name, column, table)
+        for name, column in outcome.columns.items()
+    }
+    return outcome._replace(columns=finished)
 
 
 def _texts_first(

@@ -74,6 +74,8 @@ def evaluation_samples(
     *,
     seed: int,
     trust: Collection[str],
+    batch_size: int,
+    hang_timeout_s: float | None,
 ) -> tuple[Samples, list[str]]:
     """Return the samples of one part as evaluation sees them, and notes on cut texts.
 
@@ -83,13 +85,16 @@ def evaluation_samples(
         preprocessing: What the network was pretrained with.
         seed: The run's seed.
         trust: Names of packages whose code may be imported.
+        batch_size: Samples of a batch.
+        hang_timeout_s: Seconds after which a process that makes batches counts as hung.
 
     Raises:
         DataError: a transform fails, or no batch can hold the resulting samples.
     """
     steps = _plans(config, part.table.columns, preprocessing, trust)
     notes: list[str] = []
-    making = _Making(steps, Fetching(config.workers), trust, notes.append)
+    fetching = Fetching(config.workers, None, batch_size, hang_timeout_s, seed)
+    making = _Making(steps, fetching, trust, notes.append)
     return _samples(part, making), [*notes, *_notes_on_cut(steps.other)]
 
 
@@ -124,6 +129,8 @@ def _identity(
     outcome: Outcome, planned: Sequence[PlannedStep], trust: Collection[str], seed: int
 ) -> str:
     """Return what tells the steps of every fetch from others; the seed counts if they draw."""
+    if not outcome.made:
+        return ""
     nodes = [each.node for each in planned]
     left = [*outcome.once, *outcome.drawn]
     return identity_of(left, nodes, seed if outcome.drawn else None, trust)
@@ -268,9 +275,8 @@ def prepare_inputs(
     other = _counting_anew(steps.other)
     with naming_left_out(steps.left_out):
         outcome = run_steps(table, other)
-        samples = samples_from(
-            outcome, None, fetching=Fetching(config.workers), place=_place_of(table), tell=tell
-        )
+        # each sample is seen once, by the process that predicts
+        samples = samples_from(outcome, None, place=_place_of(table), tell=tell)
     # Redacted: a path or a label in them may be a secret of the config.
     for note in (*notes_on_new(columns), *_notes_on_cut(other)):
         tell(redacted(note))

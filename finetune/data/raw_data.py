@@ -20,8 +20,10 @@ from finetune.data.identity import DataIdentity, RowHashes, hash_rows, identifie
 from finetune.data.image_headers import read_alike
 from finetune.data.joined import join_targets
 from finetune.data.labels import LabelRules
+from finetune.data.readers.chunks import shown_names
 from finetune.data.sources import open_source, sources_of
 from finetune.data.table import Column, Numbers, Table, refuse_gaps
+from finetune.errors import DataError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +92,14 @@ def read_data(
     inputs, target = choose_columns(
         config, tables["train"].columns, needs_target=not isinstance(task, ImportTask)
     )
+    _refuse_missing_places(config, tables["train"])
     named = config.model_copy(update={"inputs": inputs, "target": target})
     sources, is_image = sources_of(config), image_columns(config, inputs)
     for part, (source, key) in sources.items():
         # Columns are chosen by the training part; every other part must have the same ones.
         choose_columns(named, tables[part].columns, needs_target=target is not None)
         settled = settle_columns(tables[part], inputs, target, is_image, source, key)
+        settled = _with_places(settled, tables[part], config)
         # Hashed before headers are read: from here on an image that is replaced is noticed.
         tables[part] = identified(settled, files)
     tables, on_images = read_alike(tables, seed)
@@ -108,6 +112,25 @@ def read_data(
     # Of the training part alone: prediction must read what training read, not what validation held.
     kinds = {name: kind_of(column, name, config) for name, column in read["train"].items()}
     return RawData(config, tables, hashes, inputs, target, kinds, rules, notes)
+
+
+def _refuse_missing_places(config: DataConfig, table: Table) -> None:
+    """Raise `DataError` if a column that says where samples go is not there."""
+    split = config.split
+    for key, name in () if split is None else (("by", split.by), ("group", split.group)):
+        if name is not None and name not in table.columns:
+            raise DataError(
+                f"no column {name!r}; there are: {shown_names(table.columns)}",
+                hint=did_you_mean(name, table.columns),
+                key=("data", "split", key),
+            )
+
+
+def _with_places(settled: Table, raw: Table, config: DataConfig) -> Table:
+    """Return settled columns with those that say where samples go, as they were read."""
+    names = () if config.split is None else config.split.columns
+    places = {name: raw.columns[name] for name in names if name not in settled.columns}
+    return replace(settled, columns={**settled.columns, **places})
 
 
 def table_of_kinds(table: Table, kinds: Mapping[str, Kind]) -> Table:

@@ -4,10 +4,11 @@ This file decides which steps run at every fetch and which on whole batches, how
 make batches, and whether prepared samples are kept.
 """
 
-import os
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import current_process
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from finetune.data.batches import Samples
 from finetune.data.gathered_samples import GatheredSamples
-from finetune.data.kept_samples import KeptSamples, is_of_tensors, row_bytes
+from finetune.data.kept_samples import KeptSamples, is_of_tensors, row_bytes, shapes_of
 from finetune.data.made_samples import MadeSamples, Making
 from finetune.data.pipeline import Outcome
 from finetune.data.table import Numbers, Ragged
@@ -23,7 +24,7 @@ from finetune.data.transforms import Step
 from finetune.data.vision import Vision
 from finetune.data.workers import Workers
 from finetune.errors import DataError
-from finetune.process import available_memory_bytes
+from finetune.process import available_memory_bytes, shared_memory_bytes, usable_cores
 
 _SHARE_OF_MEMORY = 0.25
 """Share of the free memory that prepared samples may take with `data.memory_gb: auto`."""
@@ -32,6 +33,10 @@ _QUICK_S = 0.02
 another process costs about as much."""
 _SAMPLES_TIMED = 4
 _MOST_WORKERS = 8
+_BATCHES_HELD = 3
+"""Batches of a process that are in shared memory at once: two are made ahead, one is in use."""
+_SHARE_OF_SHARED = 0.5
+"""Share of the free shared memory that the processes of a split may take."""
 
 
 @dataclass(slots=True)
@@ -93,31 +98,29 @@ def samples_from(
     Raises:
         DataError: the first sample cannot be made.
     """
-    if outcome.is_finished:
-        finished = {n: c for n, c in outcome.columns.items() if isinstance(c, Numbers | Ragged)}
-        return GatheredSamples(finished, target, place=place, name=name)
+    made = outcome.made
+    finished = {
+        each: column
+        for each, column in outcome.columns.items()
+        if each not in made and isinstance(column, Numbers | Ragged)
+    }
+    plain = GatheredSamples(finished, target, place=place, name=name)
+    if not made:
+        return plain
     fetching = fetching or Fetching()
     once, drawn, batched = _parted(outcome.once, outcome.drawn)
-    making = Making(once, drawn, batched, identity, fetching.seed)
-    views = fetching.views if name == "train" else 1
-    # Without processes and kept samples: size and time of its samples decide about these.
-    plain = MadeSamples(outcome.columns, target, making, views=views, place=place)
-    kept = _kept(plain, fetching, tell)
-    # Cores that this process may use: in a container fewer than the machine has.
-    count, cores = _num_workers(plain, fetching), len(os.sched_getaffinity(0))
-    if count > cores:
-        tell(f"data.workers: {count} processes share {cores} cores")
-    workers = Workers(count, fetching.hang_timeout_s, stays=name == "train") if count else None
-    return MadeSamples(
-        outcome.columns,
-        target,
-        making,
-        views=views,
-        workers=workers,
-        kept=kept,
-        place=place,
-        name=name,
+    samples = MadeSamples(
+        # In their order, which is that of the network's inputs.
+        {each: column for each, column in outcome.columns.items() if each in made},
+        plain,
+        Making(once, drawn, batched, identity, fetching.seed),
+        names=tuple(outcome.columns) if finished else (),
+        views=fetching.views if name == "train" else 1,
     )
+    count = _num_workers(samples, fetching, tell)
+    workers = Workers(count, fetching.hang_timeout_s, stays=name == "train") if count else None
+    samples.use(workers, _kept(samples, fetching, tell))
+    return samples
 
 
 def _parted(
@@ -139,9 +142,16 @@ def _parted(
 def _kept(
     samples: MadeSamples, fetching: Fetching, tell: Callable[[str], None]
 ) -> KeptSamples | None:
-    """Return the place for prepared samples; None if they do not fit, or keeping gains nothing."""
-    first, budget = samples.made_once(0), fetching.budget
-    if budget is None or not samples.is_made_once or not is_of_tensors(first):
+    """Return where prepared samples are kept; None where they do not fit, or gain nothing."""
+    budget = fetching.budget
+    if budget is None or not samples.is_made_once:
+        return None
+    first, *others = (samples.made_once(row) for row in (0, *samples.of_other_sizes()))
+    if not is_of_tensors(first):
+        return None
+    if any(shapes_of(other) != shapes_of(first) for other in others):
+        # a place is as large as the first sample: hardly any other would fit
+        tell("samples differ in size before they are cropped: they are made again in every epoch")
         return None
     size = row_bytes(first) * len(samples)
     if size > budget.left_bytes:
@@ -160,16 +170,32 @@ def _kept(
     return kept
 
 
-def _num_workers(samples: MadeSamples, fetching: Fetching) -> int:
-    """Return the number of worker processes: as configured, or as many as are worth it."""
+def _num_workers(samples: MadeSamples, fetching: Fetching, tell: Callable[[str], None]) -> int:
+    """Return how many processes make batches: as many as are named, or as pay."""
+    cores = usable_cores()
     if fetching.workers != "auto":
+        if fetching.workers > cores:
+            tell(f"data.workers: {fetching.workers} processes share {cores} cores")
         return fetching.workers
+    if current_process().daemon:
+        return 0  # such a process may not start others
     timed = torch.arange(min(len(samples), _SAMPLES_TIMED))
     # CPU seconds, not wall time: the choice must not depend on how busy the machine is.
     began = time.process_time()
-    samples.fetch(timed)
+    batch = samples.fetch(timed)
     seconds = (time.process_time() - began) * fetching.batch_size / len(timed)
     if seconds < _QUICK_S:
         return 0
-    # One core is left for the run's own process.
-    return max(1, min(_MOST_WORKERS, len(os.sched_getaffinity(0)) - 1))
+    most = min(_MOST_WORKERS, cores - 1, math.ceil(len(samples) / fetching.batch_size))
+    size = sum(v.numel() * v.element_size() for v in batch.inputs.values()) / len(timed)
+    if (free := shared_memory_bytes()) is not None:
+        held = _BATCHES_HELD * fetching.batch_size * size
+        fitting = int(_SHARE_OF_SHARED * free / max(1.0, held))
+        if fitting < 1:
+            tell(
+                f"data.workers: none, {free / 2**20:.0f} MiB of shared memory (/dev/shm) do not "
+                "hold the batches of a process"
+            )
+            return 0
+        most = min(most, fitting)
+    return max(1, most)

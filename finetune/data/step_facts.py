@@ -25,8 +25,6 @@ def identity_of(
         seed: Where their randomness begins; None where they draw nothing.
         trust: Packages whose code they may call.
     """
-    if not steps:
-        return ""
     about = [node.model_dump(mode="json") for node in nodes]
     found = [_inner_facts(step) for step in steps]
     # Versions count: a newer Pillow or torchvision may give other pixels for the same step.

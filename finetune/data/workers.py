@@ -5,7 +5,9 @@ A forked one shares the memory. Batches depend on seed, epoch and row alone, so 
 processes changes no bit.
 """
 
+import atexit
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -59,19 +61,26 @@ class Workers:
             warnings.simplefilter("ignore")
             if self._loader is None:
                 self._loader = self._loader_of(fetch)
+                # Before Python's own end of processes, which was registered earlier: that would
+                # meet them half way, and torch prints a traceback of a process that has ended.
+                atexit.register(_close, weakref.ref(self))
             outcomes = iter(self._loader)
-        for outcome in outcomes:
-            if isinstance(outcome, FinetuneError):
-                raise outcome
-            yield outcome
+        try:
+            for outcome in outcomes:
+                if isinstance(outcome, FinetuneError):
+                    raise outcome
+                yield outcome
+        finally:
+            if not self._stays:
+                # also where the pass is broken off: a traceback may keep this frame for long
+                _end(outcomes)
+                self._loader = None
 
     def close(self) -> None:
         """End the processes; the next fetch starts them again."""
         loader, self._loader = self._loader, None
-        if loader is not None and (passes := loader._iterator) is not None:
-            # The loader has no public method for this. It ends its processes when it is garbage
-            # collected, and a batch that is still held would keep it.
-            passes._shutdown_workers()  # type: ignore[attr-defined]
+        if loader is not None and loader._iterator is not None:
+            _end(loader._iterator)
 
     def _loader_of(self, fetch: Fetch) -> "DataLoader[Batch | FinetuneError]":
         return DataLoader(
@@ -113,6 +122,21 @@ class _Fetches(Dataset[Batch | FinetuneError]):
                 return self._fetch(wanted.rows, epoch=wanted.epoch)
         except FinetuneError as error:
             return error  # Raised in the process, it would lose its hint and gain a traceback.
+
+
+def _close(workers: "weakref.ref[Workers]") -> None:
+    """End processes that are still there as Python ends."""
+    if (found := workers()) is not None:
+        found.close()
+
+
+def _end(outcomes: Any) -> None:
+    """End the processes behind an iterator of a loader.
+
+    The loader has no public way: it ends them when garbage is collected, and whoever still holds
+    one of its batches would keep them.
+    """
+    outcomes._shutdown_workers()
 
 
 def _as_it_is(batch: Any) -> Any:

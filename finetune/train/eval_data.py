@@ -16,7 +16,7 @@ from finetune.data.sources import sources_of
 from finetune.errors import DataError, Key
 from finetune.models.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder, saved_config
-from finetune.train.build import open_samples
+from finetune.train.build import evaluation_batch_size, open_samples
 from finetune.train.same_data import read_record
 
 Part = Literal["train", "validation", "test"]
@@ -158,7 +158,13 @@ def _whole(run: RunData, data: NamedData, tell: Callable[[str], None]) -> EvalDa
     size = len(data.part.table)
     tell(f"{data.name}: {_told(num_trained, size)}")
     samples, on_cut = evaluation_samples(
-        data.part, config.data, run.preprocessing, seed=config.seed, trust=config.trust
+        data.part,
+        config.data,
+        run.preprocessing,
+        seed=config.seed,
+        trust=config.trust,
+        batch_size=evaluation_batch_size(config),
+        hang_timeout_s=config.train.hang_timeout_s,
     )
     for note in on_cut:
         tell(f"note: {note}")

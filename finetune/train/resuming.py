@@ -16,6 +16,7 @@ from finetune.train.loop import Trainer
 
 _HARMLESS = {
     "data.workers",
+    "data.memory_gb",
     "inference",
     "cache.use",
     "cache.disk_gb",

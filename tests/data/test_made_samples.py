@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -178,3 +180,61 @@ def test_a_run_that_has_ended_leaves_no_process_and_no_lock(small_run, write_ima
     assert set(multiprocessing.active_children()) <= set(others)
     # also where the trainer, and with it the samples, is still there
     assert trainer.splits.train is not None
+
+
+def test_columns_that_no_step_touches_are_gathered_and_tell_their_lengths(
+    tmp_path, write_images, prepared, minilm
+):
+    """A text beside an image: its tokens are known before any image is decoded."""
+    write_images({"a": [(20, 30), (25, 21), (9, 9)], "b": [(31, 33)]})
+    rows = ["image,text,label", "a/0.png,one,x", "a/1.png,one two three,y", "a/2.png,four,x",
+            "b/0.png,five six,y"]  # fmt: skip
+    (tmp_path / "images" / "t.csv").write_text("\n".join(rows) + "\n")
+    source = {"type": "csv", "path": str(tmp_path / "images" / "t.csv")}
+    steps = [{"type": "tokenize", "tokenizer": minilm}, *({**s, "column": "image"} for s in PLAIN)]
+    data = {"source": source, "inputs": ["image", "text"], "target": "label"}
+    samples = prepared(data | {"transforms": steps, "workers": 0}).train
+    assert samples.extent(torch.tensor([0, 1])) == (5, 3, 5)
+    assert samples.longest == 5
+    batch = samples.fetch([1, 3])
+    assert list(batch.inputs) == list(samples.inputs)
+    assert batch.inputs["input_ids"].shape == (2, 5)
+    for path in (tmp_path / "images").glob("*/*.png"):
+        path.unlink()
+    blank = samples.fetch([1, 3], blank=["image"])
+    assert torch.equal(blank.inputs["input_ids"], batch.inputs["input_ids"])
+    assert not blank.inputs["image"].any()
+
+
+def test_images_that_differ_in_size_before_they_are_cropped_are_not_kept(images):
+    crop = [{"type": "RandomResizedCrop", "size": [8, 8]}]
+    notes = images(crop, memory_gb=1, evaluation_transforms=PLAIN[:1]).notes
+    told = "samples differ in size before they are cropped: they are made again in every epoch"
+    assert told in notes
+
+
+LEFT_OPEN = """
+import sys, torch
+from finetune.config.data import DataConfig
+from finetune.config.task import ClassificationTask
+from finetune.data.prepare import open_data, prepare_data
+from finetune.models.preprocessing import Preprocessing
+resize = {"type": "Resize", "size": [8, 8]}
+source = {"type": "imagefolder", "path": sys.argv[1]}
+config = DataConfig.model_validate({"source": source, "transforms": [resize], "workers": 2})
+opened = open_data(config, ClassificationTask(type="classification"), seed=0, trust=())
+data = prepare_data(opened, config, Preprocessing(None, None), seed=0, trust=())
+for epoch in range(2):
+    for batch in data.train.fetches(list(torch.arange(5).split(1)), epoch):
+        assert batch.inputs["image"].shape == (1, 3, 8, 8)
+"""
+
+
+def test_a_program_that_never_closes_its_samples_ends_in_silence(write_images):
+    folder = write_images(SIZES)["path"]
+    for _ in range(3):  # it was a race
+        done = subprocess.run(
+            [sys.executable, "-c", LEFT_OPEN, folder],
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, "")

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from finetune.data.identity import DataIdentity, hash_rows
-from finetune.data.membership import keep_parts, never_trained
+from finetune.data.membership import (
+    drawn_parts,
+    keep_parts,
+    never_trained,
+    parts_of_groups,
+    untrained,
+)
 from finetune.data.table import Listed
 from finetune.errors import DataError
 
@@ -25,7 +31,8 @@ def identity(**parts):
 
 
 def kept(before, rows):
-    parts, lines = keep_parts(before, hashes(rows), SHARES, seed=0)
+    now = hashes(rows)
+    parts, lines = keep_parts(before, now, drawn_parts(now, SHARES, seed=0))
     return {part: [rows[row] for row in taken] for part, taken in parts.items()}, lines
 
 
@@ -72,7 +79,7 @@ def test_objects_that_cannot_be_compared_are_not_tested():
     things = Listed([object(), "a"], "things")
     before = DataIdentity.of({"train": hash_rows({"input": things}, ["input"])}, None)
     now = hash_rows({"input": Listed([object() for _ in range(9)], "things")}, ["input"])
-    parts, _ = keep_parts(before, now, {"test": 0.9}, seed=0)
+    parts, _ = keep_parts(before, now, drawn_parts(now, {"test": 0.9}, seed=0))
     assert torch.equal(parts["train"], torch.arange(9))
 
 
@@ -85,3 +92,25 @@ def test_where_nothing_is_left_of_a_part_or_too_much_was_there_it_is_an_error(mo
     monkeypatch.setattr("finetune.data.identity.MOST_HASHED_ROWS", 1)
     with pytest.raises(DataError, match="which of 3 rows were trained on is not known"):
         kept(identity(train=["a1", "b1"], test=["c1"]), ["a1"])
+
+
+def test_new_rows_of_a_known_group_have_its_part_and_those_of_a_trained_group_train():
+    before = identity(train=["a1", "b1"], validation=["c1"], test=["d1"])
+    rows, groups = ["a1", "b1", "c1", "d1", "e1", "f1", "g1"], ["x", "y", "z", "w", "x", "z", "w"]
+    now = hashes(rows)
+    parts, lines = keep_parts(before, now, parts_of_groups(groups, SHARES, 0))
+    assert {name: some.tolist() for name, some in parts.items()} == {
+        "train": [0, 1, 4], "validation": [2, 5], "test": [3, 6]
+    }  # fmt: skip
+    assert lines == [
+        "rows that the run does not know: 3, 1 in train, 1 in validation, 1 in test; all others "
+        "keep their part"
+    ]
+
+
+def test_new_rows_that_would_train_may_be_left_out():
+    before = identity(train=["a1"], test=["b1"])
+    now = hashes(["a1", "b1", "c1", "d1"])
+    parts, lines = keep_parts(before, now, untrained(drawn_parts(now, {}, 0)))
+    assert {name: some.tolist() for name, some in parts.items()} == {"train": [0], "test": [1]}
+    assert lines == ["rows that the run does not know: 2, 2 left out; all others keep their part"]
