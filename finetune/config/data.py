@@ -268,10 +268,10 @@ class SplitConfig(Node):
 
     @property
     def shares(self) -> dict[str, float]:
-        """Shares of validation and test, also where folds make the validation part."""
-        if self.folds is None:
-            return {"validation": self.validation, "test": self.test}
-        return {"validation": (1 - self.test) / self.folds, "test": self.test}
+        """Shares of validation and test that are not 0; folds make the validation part too."""
+        held = self.validation if self.folds is None else (1 - self.test) / self.folds
+        shares = {"validation": held, "test": self.test}
+        return {part: share for part, share in shares.items() if share > 0}
 
     @model_validator(mode="after")
     def _something_is_left_to_train_on(self) -> Self:

@@ -89,8 +89,10 @@ class MadeSamples:
         self._making = making
         self._workers: Workers | None = None
         self._kept: KeptSamples | None = None
-        # of images that begin with different sizes, so that steps which leave them so are told now
-        first = self._samples(torch.tensor([0, *self.of_other_sizes()]), 0)
+        self.first_rows = (0, *self._of_other_sizes())
+        """The first sample, and for each column of images one of another size, if there is one."""
+        # Steps that leave images of different sizes so are told now.
+        first = self._samples(torch.tensor(self.first_rows), 0)
         made = {n: spec_of(values[0]) for n, values in collate(first, making.batched).items()}
         both = plain.specs | made
         self.specs: dict[str, TensorSpec] = {name: both[name] for name in names or made}
@@ -165,7 +167,7 @@ class MadeSamples:
         told = f"{self._plain.fingerprint()} {self._making.identity}"
         return fingerprint_of(self._columns, None, told)
 
-    def of_other_sizes(self) -> list[int]:
+    def _of_other_sizes(self) -> list[int]:
         """Return for each column of images the first one that differs in size from the first."""
         found = []
         for column in self._columns.values():

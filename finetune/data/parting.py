@@ -111,9 +111,9 @@ def parted(
     Raises:
         DataError: a part would be empty, or the split does not suit task or data.
     """
-    if (named := whole.places.get("by")) is not None and split.by is not None:
-        positions, notes = parts_by(named, whole.table, split.by), list[str]()
-        notes += notes_on_copies([whole.take(rows) for rows in positions.values()])
+    if split.by is not None:
+        positions = parts_by(whole.places["by"], whole.table, split.by)
+        notes = [*notes_on_copies([whole.take(rows) for rows in positions.values()])]
     else:
         # Before the split: a copy in another part would let the network be tested on what it was
         # trained on.
@@ -152,36 +152,36 @@ def _drawn(
     seed, count = _seed_of(split, seed), len(whole.table)
     groups = first if split.copies == "together" else torch.arange(count)
     group = whole.places.get("group")
-    if group is None and split.folds is None and not isinstance(task, MultilabelTask):
-        # exact sizes: nothing but copies has to stay together, and every sample has one class
+    has_several = split.stratify and isinstance(task, MultilabelTask)
+    if group is None and split.folds is None and not has_several:
+        # exact sizes: nothing but copies has to stay together, and every sample has one stratum
         strata = whole.target if split.stratify else None
         names = classes if split.stratify and classes else ()
         return split_samples(split, seed, groups, strata=strata, names=names), []
     if group is not None:
         groups = joined_groups(groups, group)
-    shares = {part: share for part, share in split.shares.items() if share > 0}
     if split.folds is None:
-        parts = spread(groups, labels, {"train": 1 - sum(shares.values()), **shares}, seed)
-        return parts, note_on_sizes(parts, shares)
-    return _folded(groups, labels, split, seed)
+        shares = {"train": 1 - sum(split.shares.values()), **split.shares}
+        parts = spread(groups, labels, shares, seed)
+    else:
+        parts = _folded(groups, labels, split, split.folds, seed)
+    return parts, note_on_sizes(parts, split.shares)
 
 
 def _folded(
-    groups: Tensor, labels: Tensor | None, split: SplitConfig, seed: int
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the test part, which all folds share, one fold for validation, and the rest."""
-    assert split.folds is not None
+    groups: Tensor, labels: Tensor | None, split: SplitConfig, count: int, seed: int
+) -> dict[str, Tensor]:
+    """Return the test part, which all folds share, one of `count` folds held out, and the rest."""
     rest, parts = torch.arange(len(groups)), dict[str, Tensor]()
     if split.test:
         cut = spread(groups, labels, {"rest": 1 - split.test, "test": split.test}, seed)
         rest, parts["test"] = cut["rest"], cut["test"]
-    names = [f"fold {number}" for number in range(split.folds)]
+    names = [f"fold {number}" for number in range(count)]
     of_rest = None if labels is None else labels[rest]
-    folds = spread(groups[rest], of_rest, dict.fromkeys(names, 1 / split.folds), seed)
+    folds = spread(groups[rest], of_rest, dict.fromkeys(names, 1 / count), seed)
     held = folds.pop(names[split.fold or 0])
-    parts |= {"train": rest[torch.cat([*folds.values()]).sort().values], "validation": rest[held]}
-    shares = {part: share for part, share in split.shares.items() if share > 0}
-    return parts, note_on_sizes(parts, shares)
+    train = rest[torch.cat([*folds.values()]).sort().values]
+    return parts | {"train": train, "validation": rest[held]}
 
 
 def _labels(whole: RawPart, task: Task, classes: tuple[str, ...] | None) -> Tensor:
@@ -190,11 +190,8 @@ def _labels(whole: RawPart, task: Task, classes: tuple[str, ...] | None) -> Tens
     Raises:
         DataError: the task has no classes.
     """
-    if (
-        whole.target is None
-        or classes is None
-        or whole.target.is_floating_point() is not (isinstance(task, MultilabelTask))
-    ):
+    has_classes = isinstance(task, ClassificationTask | MultilabelTask)
+    if not has_classes or whole.target is None or classes is None:
         raise DataError(
             f"stratify needs classes, the task is {task.type!r}", key=("data", "split", "stratify")
         )
@@ -270,8 +267,9 @@ def parted_as_before(
 def _newcomers(whole: RawPart, split: SplitConfig, seed: int) -> Newcomers:
     """Return what assigns rows that a run does not know: as its split would have done."""
     seed = _seed_of(split, seed)
-    if (named := whole.places.get("by")) is not None and split.by is not None:
-        newcomers = named_parts(parts_by(named, whole.table, split.by), len(named))
+    if split.by is not None:
+        parts = parts_by(whole.places["by"], whole.table, split.by)
+        newcomers = named_parts(parts, len(whole.table))
     elif (group := whole.places.get("group")) is not None:
         newcomers = parts_of_groups(group, split.shares, seed)
     else:

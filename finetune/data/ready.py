@@ -146,7 +146,7 @@ def _kept(
     budget = fetching.budget
     if budget is None or not samples.is_made_once:
         return None
-    first, *others = (samples.made_once(row) for row in (0, *samples.of_other_sizes()))
+    first, *others = (samples.made_once(row) for row in samples.first_rows)
     if not is_of_tensors(first):
         return None
     if any(shapes_of(other) != shapes_of(first) for other in others):

@@ -35,6 +35,18 @@ def first_copies(hashes: Tensor) -> Tensor:
     )
 
 
+def samples_of_groups(groups: Tensor) -> list[list[int]]:
+    """Return the positions of each group's samples, in order of the groups' first samples.
+
+    Args:
+        groups: A number for each sample, which samples of a group share, `(N,)`.
+    """
+    found: dict[int, list[int]] = {}
+    for sample, group in enumerate(groups.tolist()):
+        found.setdefault(group, []).append(sample)
+    return list(found.values())
+
+
 def split_samples(
     config: SplitConfig,
     seed: int,
@@ -86,12 +98,8 @@ def split_samples(
 
 def _units(groups: Tensor, strata: Tensor | None) -> list[_Unit]:
     """Return the groups of samples that must stay together, in order of their first sample."""
-    units: dict[int, _Unit] = {}
     of_sample = [0] * len(groups) if strata is None else strata.tolist()
-    for sample, group in enumerate(groups.tolist()):
-        unit = units.setdefault(group, _Unit([], of_sample[sample]))
-        unit.samples.append(sample)
-    return list(units.values())
+    return [_Unit(samples, of_sample[samples[0]]) for samples in samples_of_groups(groups)]
 
 
 def _sizes(num_samples: int, config: SplitConfig) -> dict[str, int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from finetune.data.splits import samples_of_groups
 from finetune.errors import DataError
 
 _KEY = ("data", "split")
@@ -46,7 +47,7 @@ def spread(
     """
     if labels is None:
         labels = torch.zeros(len(groups), 0)
-    units = _units(groups)
+    units = samples_of_groups(groups)
     weights = torch.stack([labels[unit].sum(0) for unit in units])
     wishes = {
         part: _Wish(share * len(groups), share * labels.sum(0)) for part, share in shares.items()
@@ -56,7 +57,7 @@ def spread(
         part = max(wishes, key=lambda name: _need(wishes[name], label))
         wishes[part].samples -= len(units[number])
         wishes[part].labels -= weights[number]
-        taken[part] += units[number].tolist()
+        taken[part] += units[number]
     for part, rows in taken.items():
         if not rows:
             raise DataError(
@@ -103,15 +104,9 @@ def few_of_each(
     return kept, notes
 
 
-def _units(groups: Tensor) -> list[Tensor]:
-    """Return the samples of each group, in order of their first sample."""
-    found: dict[int, list[int]] = {}
-    for sample, group in enumerate(groups.tolist()):
-        found.setdefault(group, []).append(sample)
-    return [torch.tensor(samples) for samples in found.values()]
-
-
-def _in_turn(units: Sequence[Tensor], weights: Tensor, seed: int) -> list[tuple[int, int | None]]:
+def _in_turn(
+    units: Sequence[Sequence[int]], weights: Tensor, seed: int
+) -> list[tuple[int, int | None]]:
     """Return the units in the order in which they are assigned, each with the label that it is for.
 
     Units of the rarest label come first. Of one label the largest come first, since small ones

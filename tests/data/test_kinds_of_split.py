@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from finetune.config.data import SplitConfig
+from finetune.data.splits import split_samples
 from finetune.data.spread import spread
 from finetune.errors import DataError
 
@@ -185,3 +186,11 @@ def test_the_spread_depends_on_its_seed_alone():
     assert all(torch.equal(first[part], again[part]) for part in SHARES)
     assert not torch.equal(first["test"], other["test"])
     assert [len(first[part]) for part in SHARES] == [30, 10, 10]
+
+
+def test_several_labels_without_strata_are_split_as_ever(split):
+    rows = [["x", "label"], *([n, ("a", "b", "a,b")[n % 3]] for n in range(60))]
+    shares = {"validation": 0.2, "test": 0.2}
+    parts, _ = split(rows, shares, task="multilabel")
+    expected = split_samples(SplitConfig(**shares), 0, torch.arange(60))
+    assert parts == {name: some.tolist() for name, some in expected.items()}
