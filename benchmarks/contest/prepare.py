@@ -8,10 +8,10 @@ import torch
 from contest.cases import Case
 from contest.inputs import read_splits
 from contest.job import Group, Job, Phase
-from finetune.config.data import ArraysSource, SklearnSource, TextFolderSource
 from finetune.config.loader import load_config
 from finetune.config.model import ImportLayer, TransformersLayer
 from finetune.config.run import RunConfig
+from finetune.config.source_keys import ArraysSource, SklearnSource, TextFolderSource
 from finetune.data.batches import sample_order, seed_for
 from finetune.data.opening import open_data
 from finetune.freezing.apply import held_modules

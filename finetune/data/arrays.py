@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from finetune.config.data import ArrayColumn, ArraysSource
+from finetune.config.source_keys import ArrayColumn, ArraysSource
 from finetune.data.channels import refuse_scrambling
 from finetune.data.readers.forms import refuse_bomb, refuse_gzip_bomb
 from finetune.data.table import Column, Listed, Numbers, as_tensor

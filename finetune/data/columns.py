@@ -7,14 +7,10 @@ from typing import Any, Literal, assert_never
 
 import torch
 
-from finetune.config.data import (
-    DataConfig,
-    RandomSource,
-    Source,
-    TokenizeTransform,
-    VisionTransform,
-)
+from finetune.config.data import DataConfig
 from finetune.config.image_keys import ImageKeys
+from finetune.config.source_keys import RandomSource, Source
+from finetune.config.transform_keys import TokenizeTransform, VisionTransform
 from finetune.data.cells import infer, no_number, read_cells
 from finetune.data.channels import Channels, channels_first, channels_of
 from finetune.data.decoding import is_image

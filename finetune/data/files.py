@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from finetune.config.data import CsvSource, TextFolderSource
+from finetune.config.source_keys import CsvSource, TextFolderSource
 from finetune.data.folders import files_by_class, refuse_endless
 from finetune.data.images import images_of
 from finetune.data.readers.forms import content_of_bytes

@@ -7,7 +7,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from finetune.config.data import ArraysSource, CsvSource, DataConfig, Source, TextFolderSource
+from finetune.config.data import DataConfig
+from finetune.config.source_keys import ArraysSource, CsvSource, Source, TextFolderSource
 from finetune.data.arrays import rows_of_arrays
 from finetune.data.columns import Kind
 from finetune.data.files import read_text

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from finetune.config.data import (
+from finetune.config.data import DataConfig
+from finetune.config.source_keys import (
     ArraysSource,
-    DataConfig,
     HuggingFaceSource,
     ImageFolderSource,
     Source,

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from finetune.config.data import DataConfig, Transform
+from finetune.config.data import DataConfig
+from finetune.config.transform_keys import Transform
 from finetune.data.batches import Samples
 from finetune.data.columns import column_of, empty_column
 from finetune.data.cut_texts import CutTexts

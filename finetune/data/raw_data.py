@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from finetune.config.data import DataConfig, TokenizeTransform
+from finetune.config.data import DataConfig
 from finetune.config.task import ImportTask, Task
+from finetune.config.transform_keys import TokenizeTransform
 from finetune.data.cells import read_cells
 from finetune.data.columns import (
     Kind,

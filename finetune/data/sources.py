@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.config.data import (
+from finetune.config.data import DataConfig
+from finetune.config.source_keys import (
     ArraysSource,
     CsvSource,
-    DataConfig,
     HuggingFaceSource,
     ImageFolderSource,
     ImportSource,

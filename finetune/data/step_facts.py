@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
-from finetune.config.data import Transform
+from finetune.config.transform_keys import Transform
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import tokenizer_facts
 from finetune.data.transforms import Imported, Step

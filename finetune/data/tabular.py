@@ -6,12 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-from finetune.config.data import (
-    CsvSource,
-    Source,
-    TableSource,
-    TextFolderSource,
-)
+from finetune.config.source_keys import CsvSource, Source, TableSource, TextFolderSource
 from finetune.data.folders import (
     files_below,
     notes_on_parts_in,

@@ -11,7 +11,7 @@ from typing import Any, Protocol, assert_never
 import torch
 from torch import Tensor
 
-from finetune.config.data import (
+from finetune.config.transform_keys import (
     ImportTransform,
     StackTransform,
     TokenizeTransform,

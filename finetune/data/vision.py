@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.config.data import VisionTransform
+from finetune.config.transform_keys import VisionTransform
 from finetune.data.decoding import image_tensor, is_image
 from finetune.errors import DataError, Key
 from finetune.importing import require

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.config.data import Transform
+from finetune.config.transform_keys import Transform
 
 
 def in_words(nodes: Sequence[Transform]) -> str:

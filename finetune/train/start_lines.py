@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from finetune.config.data import Transform
 from finetune.config.model import ImportLayer, Layer
 from finetune.config.run import RunConfig
+from finetune.config.transform_keys import Transform
 from finetune.data.opening import DataFacts
 from finetune.data.written_steps import in_words
 from finetune.freezing.lints import Lint

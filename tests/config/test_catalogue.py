@@ -10,7 +10,7 @@ from torch import nn, optim
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from finetune.config import data, model
+from finetune.config import model, transform_keys
 from finetune.config.catalogue import INFERRED, LAYERS, OPTIMIZERS, TRANSFORMS, check_arguments
 from finetune.config.optim import OptimizerConfig
 
@@ -62,7 +62,7 @@ def test_the_tables_hold_what_yaml_can_name_and_nothing_else(table, present, abs
 def test_no_argument_shares_its_name_with_a_key_of_the_node():
     for table, node in (
         (LAYERS, model.TorchLayer),
-        (TRANSFORMS, data.VisionTransform),
+        (TRANSFORMS, transform_keys.VisionTransform),
         (OPTIMIZERS, OptimizerConfig),
     ):
         for name, entry in table.items():

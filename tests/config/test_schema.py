@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from finetune.config import data, freeze, model, optim, run, task, train
+from finetune.config import (
+    data,
+    freeze,
+    model,
+    optim,
+    run,
+    source_keys,
+    task,
+    train,
+    transform_keys,
+)
 from finetune.config.base import Node
 from finetune.config.descriptions import descriptions
 from finetune.config.loader import dump_config, load_config
@@ -120,7 +130,8 @@ def test_every_class_with_its_arguments_is_in_the_schema(root):
 
 
 def nodes():
-    for module in (data, freeze, model, optim, run, task, train):
+    modules = (data, source_keys, transform_keys, freeze, model, optim, run, task, train)
+    for module in modules:
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, Node):
                 yield value

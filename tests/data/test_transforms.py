@@ -7,7 +7,7 @@ import torch
 from pydantic import TypeAdapter
 from torchvision.transforms import v2
 
-from finetune.config.data import VisionTransform
+from finetune.config.transform_keys import VisionTransform
 from finetune.data import pipeline, vision
 from finetune.data.vision import transform_all, vision_step
 from finetune.errors import DataError

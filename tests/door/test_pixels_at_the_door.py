@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from finetune.config.data import DataConfig, Source
+from finetune.config.data import DataConfig
+from finetune.config.source_keys import Source
 from finetune.config.task import Task
 from finetune.data.decoding import open_image
 from finetune.data.image_headers import MOST_LOOKED_AT, in_one_mode, look_at, notes_on

@@ -9,7 +9,8 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from finetune.config.data import CsvSource, DataConfig, TextFolderSource
+from finetune.config.data import DataConfig
+from finetune.config.source_keys import CsvSource, TextFolderSource
 from finetune.config.task import ClassificationTask
 from finetune.data.files import read_csv, read_text
 from finetune.data.incoming import read_incoming

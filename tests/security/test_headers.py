@@ -20,8 +20,8 @@ from PIL import Image
 from safetensors.torch import save
 from torch import nn
 
-from finetune.config.data import ArraysSource, JsonlSource, ParquetSource
 from finetune.config.model import WeightsConfig
+from finetune.config.source_keys import ArraysSource, JsonlSource, ParquetSource
 from finetune.data.images import images_of, open_image
 from finetune.data.sources import open_source
 from finetune.data.table import settle

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from finetune.config.data import ArraysSource, CsvSource
+from finetune.config.source_keys import ArraysSource, CsvSource
 from finetune.data.sources import open_source
 from finetune.errors import CheckpointError, DataError
 from finetune.runs.headers import _stored

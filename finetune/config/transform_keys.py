@@ -1,0 +1,105 @@
+"""`data.transforms`: what is done to each sample."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from finetune.config.base import PLACE, PUBLIC, Node, OpenNode
+from finetune.config.bounds import Arguments
+from finetune.config.catalogue import TRANSFORMS, Complaint, check_arguments
+
+
+class TokenizeTransform(Node):
+    """Turn text into token ids for a `transformers` layer."""
+
+    type: Literal["tokenize"]
+    """Discriminator."""
+    column: Annotated[str | None, PUBLIC] = None
+    """Column of text. If left out, the only text column, or the only two as a pair."""
+    columns: Annotated[tuple[str, ...] | None, PUBLIC] = Field(
+        default=None, min_length=1, max_length=2
+    )
+    """In place of `column`: two text columns, encoded as a pair."""
+    max_length: int = Field(default=128, gt=0, le=10**6)
+    """Longest sequence in tokens; longer ones are cut."""
+    tokenizer: Annotated[str | None, PLACE] = None
+    """Folder or hub id of the tokenizer; that of the first transformers layer if left out."""
+    padding: Literal["longest", "max_length"] = "longest"
+    """Pad each batch to its longest sequence, or always to `max_length`."""
+
+    @model_validator(mode="after")
+    def _one_way_to_name_columns(self) -> Self:
+        if self.columns is not None and self.column is not None:
+            raise ValueError("'column' and 'columns' exclude each other")
+        if self.columns is not None and len(set(self.columns)) < len(self.columns):
+            raise ValueError(f"a text makes no pair with itself: {list(self.columns)!r}")
+        return self
+
+
+class StackTransform(Node):
+    """Join columns of numbers into one column of vectors."""
+
+    type: Literal["stack"]
+    """Discriminator."""
+    columns: Annotated[tuple[str, ...] | None, PUBLIC] = None
+    """The columns, in order; all of `data.inputs` if left out."""
+    name: Annotated[str, PUBLIC] = "features"
+    """Name of the new column, which replaces them among the inputs."""
+
+
+class ImportTransform(Node):
+    """The user's own transform, from a package named by `--trust`."""
+
+    type: Literal["import"]
+    """Discriminator."""
+    path: Annotated[str, PUBLIC]
+    """`my_pkg.data:make`: called with `args`, it returns a callable from sample (a dict) to sample."""
+    args: Arguments = Field(default={})
+    """Keyword arguments of the call."""
+    random: bool = False
+    """Whether two calls on one sample may differ. Random transforms run anew in each epoch, and only in training."""
+
+
+class VisionTransform(OpenNode):
+    """A class of `torchvision.transforms.v2` by its own name, with its own arguments."""
+
+    type: str
+    """Name of the class, such as `Resize`."""
+    column: Annotated[str | None, PUBLIC] = None
+    """Column of images; the first of `data.inputs` if left out."""
+
+    @classmethod
+    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
+        """Return a complaint for an unknown class, and for each argument that does not fit."""
+        type_, own = value.get("type"), sorted(_OWN_TYPES)
+        # A type that is no text is reported by pydantic already.
+        if not isinstance(type_, str):
+            return []
+        return check_arguments(TRANSFORMS, "transform", type_, cls.arguments_in(value), also=own)
+
+
+# All other types are names of torchvision's classes.
+_OWN_TYPES = {"tokenize", "stack", "import"}
+
+
+def _kind_of_transform(value: Any) -> str:
+    """Return the tag of the node that a transform, written or built, is validated by."""
+    type_ = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+    return type_ if isinstance(type_, str) and type_ in _OWN_TYPES else "vision"
+
+
+Transform = Annotated[
+    Annotated[TokenizeTransform, Tag("tokenize")]
+    | Annotated[StackTransform, Tag("stack")]
+    | Annotated[ImportTransform, Tag("import")]
+    | Annotated[VisionTransform, Tag("vision")],
+    Discriminator(_kind_of_transform),
+]
+
+
+def is_random(transform: Transform) -> bool:
+    """Tell whether two calls of `transform` on one sample may differ."""
+    if isinstance(transform, VisionTransform):
+        return TRANSFORMS[transform.type].is_random_with(transform.arguments)
+    return isinstance(transform, ImportTransform) and transform.random
