@@ -71,7 +71,7 @@ class Shape(NamedTuple):
         if extent is None:
             return cls(len(indices))
         width = length or extent.width
-        # networks such as packed LSTMs cut off what is padding for all samples
+        # Networks such as packed LSTMs cut off the positions that are padding in all samples.
         longest = extent.longest if extent.longest < extent.width else None
         return cls(len(indices), width, extent.shortest < width, longest)
 
@@ -95,7 +95,7 @@ def shortened(batch: Batch, place: int) -> Batch:
     """Return a copy of a batch in which the last token of the sample at `place` is masked."""
     mask = mask_of(batch.inputs)
     assert mask is not None
-    # the batch belongs to the caller
+    # Copied, since the batch belongs to the caller.
     mask = mask.clone()
     mask[place, -1] = 0
     return replace(batch, inputs=batch.inputs | {MASK: mask})
@@ -104,7 +104,7 @@ def shortened(batch: Batch, place: int) -> Batch:
 def is_right_padded(mask: Tensor) -> bool:
     """Tell whether each row of a mask `(B, L)` is ones followed by zeros."""
     ones = torch.arange(mask.shape[1], device=mask.device) < mask.sum(1, keepdim=True)
-    # as numbers: masks may be bool, integers or floats
+    # Compared as numbers: masks may be bool, integers or floats.
     return torch.equal(mask.to(torch.float64), ones.to(torch.float64))
 
 
@@ -122,6 +122,6 @@ def lengths_of(inputs: Mapping[str, Tensor]) -> Tensor:
 def without_padding(row: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
     """Return a ragged `row` `(B, L, ...)` with zeros behind the end of each sample."""
     mask = inputs[MASK]
-    # of as many axes as the row, so that it is spread over the rest
+    # With as many axes as the row, so that it is broadcast over the others.
     ended = (mask == 0).reshape(*mask.shape, *[1] * (row.ndim - 2))
     return row.masked_fill(ended, 0)

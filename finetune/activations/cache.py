@@ -57,7 +57,8 @@ class ActivationCache:
     """
 
     def __init__(self, config: CacheConfig, model: nn.Module, use: Use) -> None:
-        # dynamic: one compiled code for all batch sizes, in whatever order they come
+        # Dynamic shapes: the same compiled code for all batch sizes, whatever the order in which
+        # they occur.
         self._run = torch.compile(model, dynamic=True) if use.is_compiled else model
         self.now: Forward = UncachedForward(model, self._run)
         """Fetches batches and runs the network in the present phase."""
@@ -81,7 +82,8 @@ class ActivationCache:
                 saves time, so that no frozen layer runs again after thawing.
         """
         if self._use.is_compiled:
-            # other modules are frozen now; old compiled code counts towards a limit of torch
+            # Other modules are frozen now, so the code is compiled again. torch limits the number
+            # of compiled versions, and old ones would count.
             torch.compiler.reset()
         is_off = self._config.use == "off"
         if self._use.not_cached is not None:
@@ -92,7 +94,7 @@ class ActivationCache:
         found = find_estimate(self._model, self._use, visits=visits)
         if not is_off:
             self._choose(found, thaws)
-        # also where caching does not pay: speed must not decide over bits
+        # Also where caching does not pay: a decision about speed must not change bits.
         if isinstance(found, Estimate) and isinstance(self.now, UncachedForward):
             self._install_at(found.boundary)
 
@@ -156,7 +158,8 @@ class ActivationCache:
 
     def _may_look_ahead(self, own: _Planned, *, is_stored: bool) -> bool:
         """Tell whether this phase may record rows of later ones without changing a bit."""
-        # from rounded rows a later phase would get other values than from its own recording
+        # If rows are rounded, a later phase would compute other values from these rows than from
+        # its own.
         changes_no_bit = self._rounds_to is None and (is_stored or not self._use.is_boundary_needed)
         return self._looks_ahead and changes_no_bit and own.found.stored < 1
 
@@ -177,7 +180,8 @@ class ActivationCache:
                 break
             boundary, one = found.boundary, self._planned(found, facts, coming.phase.name)
             is_known = facts in (*known, *(other.facts for other in planned))
-            # a batch is answered only if all of its rows are stored
+            # A batch is answered only if all its rows are stored, so all of them must be recorded
+            # before.
             comes_whole = one.found.stored + coming.seen / found.views >= 1
             if not is_known and comes_whole and one.found.pays_ahead:
                 planned.append(one)
@@ -196,13 +200,14 @@ class ActivationCache:
 
     def _store(self, planned: Sequence[_Planned]) -> None:
         """Open the stores of all plans and install them; the first boundary is the deepest."""
-        # whatever fails on the way, modules get their own `forward` back and locks are released
+        # If anything fails, modules get their own `forward` back and locks are released.
         with ExitStack() as undo:
             if (inner := self._take_earlier(planned[0])) is not None:
                 undo.callback(inner.close)
                 earlier = inner.boundary
                 planned = [one for one in planned if one.found.boundary.encloses(earlier)]
-            # from the input on: a cache is installed around the one that is inside it
+            # In order from the input: each cache is installed around the one whose boundary lies
+            # before its own.
             for one, stores in reversed(list(self._opened(planned, undo))):
                 inner = self._installed(one, inner)
                 undo.callback(inner.close)
@@ -216,9 +221,9 @@ class ActivationCache:
         earlier, self._earlier = self._earlier, None
         if earlier is None:
             return None
-        # its rows must be those that this phase would compute, in modes that may have changed
+        # Its rows must be equal to those that this phase would compute; modes may have changed.
         if (
-            # rounded rows give other values than a run that begins in this phase would compute
+            # From rounded rows other values follow than in a run that begins in this phase.
             self._rounds_to is not None
             or not own.found.boundary.encloses(earlier.boundary)
             or earlier.facts != facts_at(self._model, earlier.boundary, self._use)
@@ -240,7 +245,7 @@ class ActivationCache:
                         for split in self._use.splits
                     }
                 except StoreError as error:
-                    # the present phase can do without rows of a later one, not the reverse
+                    # Rows of a later phase are optional; those of the present phase are not.
                     if one.phase is None:
                         raise
                     why = f"nothing is stored for phase {one.phase!r}: {error.in_one_line}"
@@ -253,7 +258,7 @@ class ActivationCache:
         samples, about = self._use.splits[split], self._about(planned.facts, split)
         num_rows = len(samples) * (samples.views or 1)
         share = num_rows / planned.found.layout.num_rows
-        # rows of a later phase are hardly read before it begins: no memory for them
+        # Rows of a later phase are hardly read before it begins, so they get no memory.
         memory_gb = min(_MEMORY_GB, self._config.disk_gb) if planned.phase is None else 0.0
         return open_store(
             StoreOptions(
@@ -268,7 +273,7 @@ class ActivationCache:
 
     def _about(self, facts: Facts, split: str) -> Facts:
         """Return all that the rows of a split depend on: the store's key is its hash."""
-        # the data does not change within a run, and hashing it takes a while
+        # Kept, since hashing the data takes long and it does not change within a run.
         if split not in self._fingerprints:
             self._fingerprints[split] = self._use.splits[split].fingerprint()
         return facts_of_split(facts, split) | {
@@ -295,7 +300,7 @@ class ActivationCache:
         """Add the stores of all splits to an installed forward."""
         use, network = self._use, network_key(self._model, self._use.facts)
         for split, store in stores.items():
-            # rows are looked over in the mode in which they will be used
+            # Some rows are recomputed in the mode in which they will be used.
             with in_mode(self._model, is_training=split == "train"):
                 forward.add(
                     use.splits[split],

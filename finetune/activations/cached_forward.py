@@ -1,4 +1,4 @@
-"""Run batches with the activation cache: rows are recorded first and answered later.
+"""Run batches with the activation cache: record rows at the first visit, answer from them later.
 
 The life of a batch. `fetches` decides once whether a batch is answered from the cache: if its shape
 is exact (see `exact.py`) and all its rows are stored, the batch carries the numbers of its rows,
@@ -57,7 +57,7 @@ class CachedForward:
         self._statistics, self._seconds, self._tell = statistics, seconds, tell
         self._inner = inner
         self._splits: dict[str, SplitCache] = {}
-        # measured in the run itself: the probe ran a small batch, which is slower per sample
+        # Measured during the run: the probe used a small batch, which is slower per sample.
         self._seconds_recording, self._num_recorded = 0.0, 0
         self._is_ragged = any(leaf.ragged for leaf in self.boundary.stored.values())
         self.install()
@@ -88,11 +88,11 @@ class CachedForward:
         Args:
             samples: The split.
             store: Its rows.
-            size: See `SplitCache`, as for `in_order` and `tell`.
-            in_order: See there.
+            size: Samples of a full batch.
+            in_order: Whether the split is always cut in the same way.
             network: Key of all that trials of batch shapes depend on besides the rows.
-            tell: See there.
-            checked: Numbers of the rows of which some are recomputed.
+            tell: Receives a line for each batch shape that is not exact.
+            checked: Row numbers, from which those to recompute are drawn.
         """
         split = self._splits[samples.name] = SplitCache(
             samples=samples,
@@ -104,7 +104,7 @@ class CachedForward:
             in_order=in_order,
             tell=tell,
         )
-        # the key cannot hold all that rows depend on: code of libraries, for example
+        # The key cannot contain everything that rows depend on: the code of libraries, for example.
         fault = fault_of_rows(split, checked) if len(checked) else None
         if fault is not None:
             split.forget()
@@ -114,7 +114,7 @@ class CachedForward:
 
     def as_it_stands(self) -> "CachedForward":
         """Stop recording and close the inner cache; return self, which only answers from now on."""
-        # its phase is over: what it lacks is recorded by the cache of the next one
+        # Its phase is over. Rows that it lacks are recorded by the cache of the next phase.
         for split in self._splits.values():
             split.is_full = True
         self._let_inner_go()
@@ -144,20 +144,20 @@ class CachedForward:
             yield from samples.fetches(cuts, epoch=epoch)
             return
         view = epoch % samples.views if samples.views else 0
-        # for all cuts at once: processes that prepare batches must know beforehand which to make
+        # For all cuts in advance: the processes that prepare batches must know which ones to make.
         is_there = [split.has(cut, view) for cut in cuts]
         self._tell_notes(split)
         missing = [cut for cut, is_stored in zip(cuts, is_there, strict=True) if not is_stored]
         made = samples.fetches(missing, epoch=epoch)
         for cut, is_stored in zip(cuts, is_there, strict=True):
-            # asked again now: another process may have found a row damaged since
+            # Checked again: another process may have found a row damaged in the meantime.
             if is_stored and (rows := split.rows_of(cut, view)) is not None:
                 self._statistics.answered += len(cut)
                 batch = samples.fetch(cut, epoch=epoch, blank=self.boundary.unread)
                 yield replace(batch, rows=rows)
                 continue
             batch = samples.fetch(cut, epoch=epoch) if is_stored else next(made)
-            # a trial runs the network, which may fail over a sample
+            # A trial runs the network, which may raise an error because of a sample.
             with rows_named(samples, batch):
                 batch = self.decided(batch, samples)
             yield batch
@@ -172,7 +172,7 @@ class CachedForward:
         split = self._splits[samples.name]
         indices, was_there = batch.indices, split.has(batch.indices, batch.view)
         rows = split.rows_of(indices, batch.view) if was_there else None
-        # here and not in `forward`, so that also this batch is answered
+        # Here and not in `forward`, so that this batch too is answered.
         if rows is None and not split.was_tried(indices):
             batch = batch.to(next(self.model.parameters()).device)
             judgement = self._judged(batch, split)
@@ -205,10 +205,20 @@ class CachedForward:
     def _around(
         self, batch: Batch, split: SplitCache, numbers: Tensor | None, *, is_exact: bool
     ) -> Iterator[tuple[Mapping[str, Tensor], bool]]:
-        """Answer the frozen calls in the block, record them, or let them run.
+        """Prepare the frozen calls of a batch, while the block runs the network on it.
 
-        Yields the mapping of rows that are stored, filled when the block ends, and whether any call
-        was answered, also by an inner cache.
+        They are answered from the store if the batch carries row numbers, recorded if its shape is
+        exact, and run normally otherwise.
+
+        Args:
+            batch: The batch.
+            split: The cache of its split.
+            numbers: Row numbers of the batch; None if it will not be answered.
+            is_exact: Whether the shape of the batch is exact.
+
+        Yields:
+            The rows that were written, by output, complete only after the block; and whether this
+            cache or an inner one answered any call.
         """
         if numbers is not None:
             with self._answering(batch, split, numbers):
@@ -225,7 +235,8 @@ class CachedForward:
     def _answering(self, batch: Batch, split: SplitCache, numbers: Tensor) -> Iterator[None]:
         """Answer the frozen calls in the block with the stored rows of a batch."""
         began, shape = time.perf_counter(), split.shape(batch.indices)
-        # rows that were verified when the batch was fetched stay readable whatever happened since
+        # Rows that were verified when the batch was fetched stay readable, whatever other processes
+        # do.
         found = split.store.read(numbers, shape.length if self._is_ragged else None)
         rows = {name: row.to(batch.indices.device) for name, row in found.items()}
         self._statistics.seconds_reading += time.perf_counter() - began
@@ -235,7 +246,7 @@ class CachedForward:
 
     @property
     def _seconds_per_sample(self) -> float:
-        """Seconds of the frozen prefix for one sample, measured in recording, else as probed."""
+        """Seconds of the frozen prefix per sample: measured while recording, else by the probe."""
         if self._num_recorded == 0:
             return self._seconds
         return self._seconds_recording / self._num_recorded
@@ -257,8 +268,9 @@ class CachedForward:
         return self.replay.recording(split.shape(batch.indices))
 
     def _written_from_full_batch(self, batch: Batch, split: SplitCache) -> Mapping[str, Tensor]:
-        """Compute and write the rows of an inexact batch from a full batch; return them."""
-        # rows of a split that is always cut in order come from its own batches, not from full ones
+        """Compute rows for a batch of an inexact shape by a full batch; write and return them."""
+        # If a split is always cut in order, its rows are defined by its own batches, not by full
+        # ones.
         is_open = not split.is_full and not split.in_order
         if not is_open or len(batch) > split.size or split.has(batch.indices, batch.view):
             return {}
@@ -290,7 +302,8 @@ class CachedForward:
         before = self.replay.seconds
         with self._with_inner(batch, split.samples) as is_helped, recording as rows:
             yield rows, is_helped
-        # time of a prefix that an inner cache answered in part says nothing about the whole
+        # If an inner cache answered a part of the prefix, the measured time is not that of the
+        # whole prefix.
         if not is_helped:
             self._seconds_recording += self.replay.seconds - before
             self._num_recorded += len(batch)
@@ -315,7 +328,7 @@ class CachedForward:
 
     @contextmanager
     def _with_inner(self, batch: Batch, samples: Split) -> Iterator[bool]:
-        """Let the inner cache, if any, answer or record in the block; yield whether it answers."""
+        """Let the inner cache, if there is one, serve the block; yield whether it answers calls."""
         if self._inner is None:
             yield False
         else:
@@ -324,15 +337,15 @@ class CachedForward:
 
     @contextmanager
     def taking_part(self, batch: Batch, samples: Split) -> Iterator[bool]:
-        """Answer or record in the block, in which a cache with a deeper boundary runs the network.
+        """Serve a cache with a deeper boundary while it runs the network on a batch in the block.
 
-        Yields whether anything is answered.
+        Frozen calls up to this boundary are answered or recorded. Yields whether any is answered.
         """
         split = self._splits.get(samples.name)
         if split is None:
             yield False
             return
-        # a cache of an earlier phase is full: no trial is worth its time for it
+        # A cache of an earlier phase writes no more rows, so a trial would not pay.
         is_exact = not split.is_full and self._judged(batch, split).is_exact
         numbers = split.rows_of(batch.indices, batch.view)
         with self._around(batch, split, numbers, is_exact=is_exact) as (_, is_helped):

@@ -24,11 +24,11 @@ _TRIAL = 4
 _SNAPSHOT_SAMPLES = 2
 """Samples of each split whose frozen outputs become part of the key."""
 _PASSES = 6
-"""Forward passes over the trial batch that probing takes, about."""
+"""Approximate number of forward passes over the trial batch that probing takes."""
 _WORTH_TRYING = 10
 """Probing is worth its time if at least this many times its samples are still to come."""
 _TRYING_PASSES = 3
-"""Full batches that trials of batch shapes take besides recording, about."""
+"""Approximate number of full batches that trials of batch shapes run besides recording."""
 _LEAST_SHARE = 0.02
 """Smallest saving that is worth caching, as a share of the time of all forward passes."""
 _READ_BYTES_PER_S = 1e9
@@ -100,7 +100,7 @@ class Estimate:
     @property
     def saving(self) -> float:
         """Seconds that caching is expected to save; negative if it would cost time."""
-        # the first visit of a new row runs the prefix and writes it; all others read it
+        # The first visit of a new row runs the prefix and writes the row; all later visits read it.
         new = 1 - self.stored
         again = self.pace.prefix * (self.visits - new)
         spared = self.train_rows * (again - self.reading * (self.visits + new))
@@ -113,11 +113,12 @@ class Estimate:
 
     @property
     def pays_ahead(self) -> bool:
-        """Whether passes of an earlier phase should fill the store already."""
+        """Whether it saves time to record these rows now, in a phase before their own."""
         answered = self.visits * (self.pace.prefix - self.reading)
-        # writing takes as long as reading; each of the two phases tries its batches
+        # Writing takes as long as reading. Each of the two phases tries the shapes of its batches.
         ahead = self.train_rows * (answered - self.reading) - 2 * self.trying
-        # the later phase would fill its store by itself if that pays: only the rest is gained
+        # If caching pays in the later phase alone, it would fill its store itself: only the
+        # difference is gained.
         gain = ahead - max(0.0, replace(self, stored=0.0).saving)
         return gain * (1 - self.stored) > self._noticed
 
@@ -132,7 +133,7 @@ class Estimate:
 
     @property
     def not_further(self) -> str:
-        """Text with the reasons why frozen modules behind the boundary are not cached."""
+        """Words for why frozen modules behind the boundary are not cached, if there are any."""
         reasons = self.boundary.reasons
         return f"; not further: {'; '.join(reasons)}" if reasons else ""
 
@@ -162,7 +163,7 @@ def find_estimate(
         return "not stored, how many tokens a sample has is not known beforehand from one column"
     if train.views is None:
         return "not stored, random transforms come before it (views: K would store K draws of each)"
-    # the second trial batch needs a sample that the first one lacks
+    # The second trial batch needs a sample that is not in the first.
     if len(train) <= _TRIAL or (too_few_come(use, visits) and not anyhow):
         return TOO_FEW
     boundary, pace = _probed(model, train, use)
@@ -195,7 +196,7 @@ def too_few_come(use: Use, visits: float) -> bool:
 
 
 def _of_each_view(visits: float, views: int) -> int:
-    # epochs take turns over the views
+    # Each epoch uses the next view of every sample.
     return max(1, round(visits / views))
 
 
@@ -228,7 +229,8 @@ def facts_at(
         for split, samples in use.splits.items():
             few = _fetched(model, samples, torch.arange(min(_SNAPSHOT_SAMPLES, len(samples))))
             seen[split] = take_snapshot(model, boundary, few, is_training=split == "train")
-        # inside the block: modules have filled what they only keep to save time
+        # Inside the block, after the pass: modules have filled the attributes that they keep only
+        # to save time.
         return facts_of(model, boundary, use.facts, known=known) | {"snapshot": seen}
 
 
@@ -255,7 +257,7 @@ def find_ahead(
     Yields:
         The phase, its estimate, and what its rows depend on.
     """
-    # one after the other: a phase that cannot be cached hides those behind it
+    # In order: where one phase cannot be cached, the phases behind it are not looked at.
     for coming in thaws:
         with mask_given_back(model):
             take_on(model, coming.phase.frozen, coming.phase.modules)
@@ -263,7 +265,7 @@ def find_ahead(
             if isinstance(found, str):
                 return
             then = facts_at(model, found.boundary, use, known=known)
-        # hashing all weights takes long, and what is frozen twice has the same hash
+        # Hashing all weights takes long. A tensor that is frozen in both phases has the same hash.
         known = {**known, **then["tensors"]}
         if then == facts_at(model, found.boundary, use, known=known):
             yield coming, found, then
@@ -272,7 +274,7 @@ def find_ahead(
 def _probed(model: nn.Module, samples: Samples, use: Use) -> tuple[Boundary, Pace]:
     """Probe the network on the first samples; return its boundary and speed."""
     batch = _fetched(model, samples, torch.arange(_TRIAL))
-    # the second batch has some of the same samples at other positions, among others
+    # The second batch holds some of the same samples at other positions, and some other samples.
     other = _fetched(model, samples, torch.tensor([2, _TRIAL, 0, 1]))
     with use.autocast():
         boundary, pace = probe(
@@ -282,7 +284,7 @@ def _probed(model: nn.Module, samples: Samples, use: Use) -> tuple[Boundary, Pac
             ((2, 0), (0, 2), (1, 3)),
             is_right_padded=all(split.is_right_padded for split in use.splits.values()),
         )
-    # what no module reads may still be read by the loss
+    # A column that no module reads may still be read by the loss.
     if use.reads_inputs:
         boundary = replace(boundary, unread=frozenset())
     return boundary, pace

@@ -62,10 +62,10 @@ def _tried(split: SplitCache, batch: Batch, shape: Shape) -> "_Finding":
     A trial that runs out of memory must not make training halve its micro-batches: a step
     needs less memory. So the shape only counts as not tried.
     """
-    # a full batch, which defines rows, could not hold these samples
+    # A full batch is the definition of rows, and could not hold so many samples.
     if len(batch) > split.size:
         return _Finding("they are larger than those whose rows are stored")
-    # rows computed without gradients may have other bits than a step would give
+    # Rows computed without gradients may differ in bits from those of a training step.
     is_like_a_step = torch.is_grad_enabled() == split.have_gradients
     try:
         with split.under_way():
@@ -78,12 +78,12 @@ def _tried(split: SplitCache, batch: Batch, shape: Shape) -> "_Finding":
 
 
 def _compared(split: SplitCache, batch: Batch, shape: Shape) -> "_Finding":
-    """Run a batch whole, with other neighbours, and answered: all must give the same bits."""
+    """Run a batch normally, among other samples, and answered; all must give the same bits."""
     with split.recording(shape) as recorded:
         whole = _outcome(split, batch.inputs)
     if not recorded:
         return _Finding("the network calls other layers for them")
-    # from here on as a store would give them: what lies behind the end of a sample is lost there
+    # From here on as read from a store, which does not keep the values behind the end of a sample.
     rows = _as_stored(split, recorded, batch.inputs)
     if not split.in_order and not _agrees_elsewhere(split, batch, rows):
         return _Finding("this machine rounds a sample otherwise there than in a full batch")
@@ -98,9 +98,10 @@ def _answered(
     split: SplitCache, inputs: Mapping[str, Tensor], rows: Mapping[str, Tensor], shape: Shape
 ) -> "_Outcome | str":
     """Run the network with its frozen calls answered; return the outcome, or an error text."""
-    # the network may change the answers in place
+    # Copies, since the network may change the answers in place.
     copies = {name: row.clone() for name, row in rows.items()}
-    # blank as in training steps: a column unread in one mode may be read in another
+    # Zeros, as in training steps. The trial shows it if a column that is unread in one mode is read
+    # in another.
     unread = split.replay.boundary.unread
     fetched = {
         name: values.new_zeros(values.shape) if name in unread else values
@@ -109,7 +110,7 @@ def _answered(
     try:
         with split.answering(copies, shape):
             return _outcome(split, fetched)
-    # the user's code may raise anything for an unfit answer; the batch then runs whole
+    # The user's code may raise any exception if answers do not fit. Such a batch then runs whole.
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -128,23 +129,26 @@ def _gradients(split: SplitCache, outputs: Sequence[Tensor]) -> list[Tensor]:
     tops = [output for output in outputs if output.requires_grad]
     if not tops:
         return []
-    # unlike each other, so that swapped samples show; the loss itself is not known here
+    # Different for each element, so that swapped samples are noticed. The loss is not known here.
     slopes = [torch.linspace(-1, 1, top.numel()).to(top).view_as(top) for top in tops]
     found = torch.autograd.grad(tops, trained, slopes, allow_unused=True)
     return [gradient.to_dense() for gradient in found if gradient is not None]
 
 
 def _agrees_elsewhere(split: SplitCache, batch: Batch, rows: Mapping[str, Tensor]) -> bool:
-    """Tell whether full batches give these bits at other positions, with other neighbours."""
-    # in reverse order, so that each sample stands at another position
+    """Tell whether samples keep the bits of `rows` at other positions of a full batch.
+
+    Once per split, also whether they keep them beside other samples.
+    """
+    # In reverse order, so that each sample is at another position.
     kept, size = torch.arange(len(batch)), split.size
     places = kept.repeat(-(-size // len(batch)))[:size].flip(0)
     if not _gives(split, batch, rows, kept, places):
         return False
-    # once per split: kernels do not look at values, so more passes would tell nothing new
+    # Once per split is enough: kernels do not depend on values.
     if split.has_met_others or len(batch) < max(2, size):
         return True
-    # replace every second sample by a copy of its neighbour
+    # Every second sample is replaced by a copy of its neighbour.
     split.has_met_others = _gives(split, batch, rows, kept[::2], places - places % 2)
     return split.has_met_others
 
@@ -152,7 +156,15 @@ def _agrees_elsewhere(split: SplitCache, batch: Batch, rows: Mapping[str, Tensor
 def _gives(
     split: SplitCache, batch: Batch, rows: Mapping[str, Tensor], kept: Tensor, places: Tensor
 ) -> bool:
-    """Tell whether a full batch of the samples at `places` gives those `kept` these rows."""
+    """Tell whether a full batch gives some samples of a batch the same rows, bit by bit.
+
+    Args:
+        split: The cache of the split.
+        batch: The batch.
+        rows: Rows of the batch, by name of the output.
+        kept: Positions in the batch of the samples that are compared.
+        places: Positions in the batch of the samples that fill the full batch.
+    """
     found = torch.stack([(places == place).nonzero()[0, 0] for place in kept])
     _, full = _full_rows(split, batch.indices.cpu()[places], batch.view)
     if full.keys() != rows.keys():
@@ -164,14 +176,14 @@ def _gives(
 
 @dataclass(frozen=True, slots=True)
 class _Finding:
-    """Result of the trial of a shape."""
+    """Result of trying a batch shape."""
 
     fault: str | None
     """Why its batches are not exact; None if they are."""
     rows: dict[str, Tensor] = field(default_factory=dict)
     """Rows of the tried batch, if a training step would compute the same."""
     is_lasting: bool = True
-    """Whether the next process would find the same."""
+    """Whether another process would get the same result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +227,7 @@ def in_full_batch(split: SplitCache, batch: Batch) -> dict[str, Tensor]:
     Empty if the network makes other calls than in the trial batch, or if a full batch does not
     fit into memory.
     """
-    # the same samples again and again, until the batch is full
+    # The samples are repeated until the batch is full.
     indices = batch.indices.cpu()[torch.arange(split.size) % len(batch)]
     try:
         with split.under_way():
@@ -242,7 +254,8 @@ def _full_rows(split: SplitCache, indices: Tensor, view: int) -> tuple[Batch, di
     shape = shape._replace(is_padded=True)
     rows = _rows_of(split, shortened(batch, -1), shape)
     last = _rows_of(split, shortened(batch, 0), shape)
-    # two passes: in the first the last sample is the shortened one, in the second another
+    # Two passes: the first shortens the last sample, the second shortens another one. The row of a
+    # sample is taken from the pass that leaves it whole.
     if rows.keys() != last.keys():
         return batch, {}
     return batch, {name: torch.cat([row[:-1], last[name][-1:]]) for name, row in rows.items()}
@@ -284,8 +297,8 @@ def fault_of_rows(split: SplitCache, checked: Tensor) -> str | None:
 
 
 def _is_stored(split: SplitCache, now: "_Recomputed") -> bool:
-    """Tell whether the rows that a store has of these are equal to them, bit by bit."""
-    # a few of the full batch may not be stored yet
+    """Tell whether recomputed rows are equal to those in the store, bit by bit."""
+    # Some rows of the full batch may not be stored yet.
     there = split.store.has(now.rows)
     then = split.store.read(now.rows[there], now.length)
     return now.values.keys() == then.keys() and all(
@@ -299,7 +312,8 @@ def _some_recomputed(split: SplitCache, written: Tensor) -> Iterator[_Recomputed
     The first attempt is a small batch, which mostly gives the same bits. The second is a batch
     of the kind that defines rows.
     """
-    # drawn by the system: generators of the run must not move, nor give the same rows every time
+    # Drawn by the system's generator: those of the run must not advance, and would choose the same
+    # rows in every run.
     first = written[SystemRandom().randrange(len(written))]
     view, index = divmod(int(first), len(split.samples))
     of_view = written[written // len(split.samples) == view] % len(split.samples)

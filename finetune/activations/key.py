@@ -53,7 +53,7 @@ def facts_of(
         more: Further facts, such as the precision.
         known: Fingerprints of parameters and buffers that were taken already.
     """
-    # those of the frozen modules, and those that enter them from outside, such as embeddings
+    # Tensors of the frozen modules, and tensors from outside that enter them, such as embeddings.
     tensors = [
         name
         for name, _ in (*model.named_parameters(), *model.named_buffers())
@@ -79,7 +79,7 @@ def facts_of(
 
 def network_key(model: nn.Module, more: Mapping[str, str]) -> str:
     """Return a hash of all that trials of `model` depend on besides the values of tensors."""
-    # trials run the whole network, and so depend on what is trained too, but not on its values
+    # Trials run the whole network. So they depend on its trained part too, but not on its values.
     about = {
         "module": repr(model),
         "modes": [module.training for module in model.modules()],
@@ -100,7 +100,7 @@ def _computing(device: torch.device) -> Facts:
     """Return what affects rounding besides the network: torch's version, the machine, settings."""
     facts: Facts = {
         "torch": torch.__version__,
-        # sums are split among threads, so their number decides how they are rounded
+        # Threads share the terms of a sum, so their number affects rounding.
         "threads": torch.get_num_threads(),
         "cpu": [torch.backends.cpu.get_cpu_capability(), _processor()],
         "mkldnn": torch.backends.mkldnn.enabled,
@@ -121,7 +121,7 @@ def _processor() -> str:
     """Return the model of the CPU: libraries choose kernels by it."""
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
-        # the last two names are used on ARM
+        # The last two fields exist on ARM.
         told = [line for line in lines if line.startswith(_PROCESSOR)]
         if told:
             return ", ".join(sorted({line.partition(":")[2].strip() for line in told}))
@@ -138,7 +138,7 @@ def _plain(top: nn.Module) -> list[Facts]:
 
 def _as_data(value: Any, leaf: Callable[[Any], Any] | None = None) -> Any:
     """Return JSON data that differs when the value does, as far as its type is known."""
-    # a list may hold itself
+    # A list may contain itself.
     return folded(value, leaf or _leaf_as_data, _joined, into=DATA, again=lambda _: "itself")
 
 
@@ -149,11 +149,11 @@ def _joined(container: Any, parts: Sequence[Any]) -> Any:
 
 
 def _leaf_as_data(value: Any) -> Any:
-    """Do the same for anything that is no container of plain data."""
+    """Return JSON data for a value that is no list, tuple, set or mapping; see `_as_data`."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float | complex | torch.dtype | torch.device | slice):
-        # as text: NaN is not equal to itself
+        # As text, since NaN is not equal to itself.
         return repr(value)
     match value:
         case Tensor():
@@ -164,7 +164,7 @@ def _leaf_as_data(value: Any) -> Any:
             return _leaf_as_data(value.item())
         case set() | frozenset():
             return sorted(map(repr, value))
-        # modules are described by `repr`, source and tensors already
+        # Modules are already described by `repr`, source and tensors.
         case nn.Module():
             return None
     return _object_as_data(value)
@@ -172,10 +172,10 @@ def _leaf_as_data(value: Any) -> Any:
 
 def _object_as_data(value: Any) -> Any:
     """Return the settings of a config; the name of a function, or of the type of other objects."""
-    # configs of `transformers`
+    # For configs of `transformers`.
     if callable(to_dict := getattr(value, "to_dict", None)):
         plain = json.loads(json.dumps(to_dict(), sort_keys=True, default=str))
-        # the path of a network does not matter; its attention kernel does, which `to_dict` lacks
+        # The path of a network does not matter. Its attention kernel does, and `to_dict` lacks it.
         told = {key: item for key, item in plain.items() if not key.endswith("name_or_path")}
         return told | {"kernel": getattr(value, "_attn_implementation", None)}
     named = (
@@ -195,7 +195,7 @@ def _source(modules: Any) -> str:
     for kind in sorted(classes, key=lambda kind: f"{kind.__module__}.{kind.__qualname__}"):
         digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
     for name in sorted({kind.__module__ for kind in classes}):
-        # classes typed into a notebook have no file
+        # Classes defined in a notebook have no file.
         with suppress(OSError, TypeError, KeyError):
             digest.update(inspect.getsource(sys.modules[name]).encode())
     return digest.hexdigest()

@@ -116,7 +116,7 @@ class Replay:
         """Replace `forward` of the modules."""
         for name in self._modules:
             module = self._model.get_submodule(name)
-            # on the object, not the class: other objects of it may not be frozen
+            # Set on the object, not on the class: other modules of that class may be trained.
             self._own[name] = vars(module).get("forward")
             forward = partial(self._forward, name, module.forward)
             vars(module)["forward"] = _uncompiled(forward)
@@ -172,13 +172,13 @@ class Replay:
             self._session = None
 
     def _forward(self, name: str, original: Any, *args: Any, **kwargs: Any) -> Any:
-        # outside a session modules run as they are, as in probes and in code of the user's own
+        # Outside a session modules run normally: in probes, and when the user's code calls them.
         session = self._session
         if session is None:
             return original(*args, **kwargs)
         visit = session.visits.get(name, 0)
         session.visits[name] = visit + 1
-        # a frozen module may be called again where its output is no part of the prefix
+        # One call of a module may belong to the prefix and another one not.
         call = self._calls.get((name, visit))
         if call is None:
             return original(*args, **kwargs)
@@ -187,7 +187,7 @@ class Replay:
         return self._record(call, session, partial(original, *args, **kwargs))
 
     def _record(self, call: FrozenCall, session: _Session, run: Any) -> Any:
-        # calls inside a frozen call are not counted, since an answered call makes none
+        # Calls inside a frozen call are not counted: when it is answered, they do not happen.
         self._session = None
         began = perf_counter()
         try:
@@ -206,7 +206,7 @@ class Replay:
                 continue
             if leaf.needed and leaf.per_sample:
                 handed.append(self._rounded(tensor))
-                # a copy: the rest of the forward pass may change it in place
+                # A copy, since the rest of the forward pass may change the tensor in place.
                 session.recorded[name] = handed[-1].detach().clone()
                 continue
             if leaf.needed:
@@ -214,7 +214,8 @@ class Replay:
             handed.append(tensor)
         if self._store_dtype is None:
             return output
-        # the rest of the network gets the rounded values, as it will when they are answered
+        # The rest of the network gets the rounded values now too, as it does when the call is
+        # answered.
         rest = iter(handed)
         return rebuilt(output, lambda _: next(rest))
 
@@ -230,7 +231,7 @@ class Replay:
 
         def leaf_for(hollow: Tensor) -> Tensor:
             leaf, name = call.leaves[len(given)], leaf_name(call, len(given))
-            # one tensor under two names stays one: the network may change it in place
+            # Two outputs that were one tensor stay one tensor: the network may change it in place.
             if leaf.twin is not None:
                 answer = given[leaf.twin]
             elif not leaf.needed:
@@ -253,9 +254,10 @@ class Replay:
         if leaf.ragged and session.shape.length is not None:
             shape[1] = session.shape.length
         blank = self._scratch.get((name, *shape))
-        # zeros changed in place are replaced: an index that counts up would leave its table
+        # If the network has changed the zeros in place, make new ones: an index that it counts up
+        # would exceed its table.
         if blank is None or blank._version:
-            # a tensor made in inference mode has no version counter and cannot enter autograd
+            # A tensor made in inference mode has no version counter and cannot be used by autograd.
             with torch.inference_mode(mode=False):
                 blank = torch.zeros(shape, dtype=leaf.dtype, device=hollow.device)
             self._scratch[name, *shape] = blank
@@ -265,7 +267,7 @@ class Replay:
 def _uncompiled(forward: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that `torch.compile` does not trace into."""
 
-    # it only takes functions, and `forward` is a `partial`
+    # `torch.compiler.disable` only takes functions, and `forward` is a `partial`.
     def plain(*args: Any, **kwargs: Any) -> Any:
         return forward(*args, **kwargs)
 
@@ -292,7 +294,8 @@ def _fits_rows(tensor: Tensor, leaf: Leaf, shape: Shape) -> bool:
 
 def _laid_out(row: Tensor, leaf: Leaf) -> Tensor:
     """Return the same values in the memory layout of the call's own output."""
-    # `channels_last`, for example: kernels choose their way, and so round, by the layout
+    # The layout matters (`channels_last`, for example): kernels are chosen by it, and round
+    # differently.
     if leaf.order == tuple(range(row.ndim)):
         return row
     back = [leaf.order.index(axis) for axis in range(row.ndim)]

@@ -63,7 +63,7 @@ def open_store(
         store_dtype=room.dtype,
         facts=facts,
     )
-    # at once: stores that were removed to make room would else be told much later
+    # Told now: otherwise the user would hear much later that stores were removed to make room.
     for note in store.take_notes():
         tell(note)
     return store
@@ -122,7 +122,8 @@ class SplitCache:
 
     def name_of(self, shape: Shape) -> str:
         """Return the name of a shape in the present mode of the network: the key of its verdict."""
-        # kernels may differ with the mode and with gradients, so each has a verdict of its own
+        # Kernels may differ by mode and with gradients on or off, so each combination has its own
+        # verdict.
         mode = "training" if self.runner.model.training else "evaluation"
         gradients = "gradients" if torch.is_grad_enabled() else "no gradients"
         return f"{shape}, {mode}, {gradients}"
@@ -149,14 +150,14 @@ class SplitCache:
     def forget(self) -> None:
         """Discard all rows that turned out wrong, and the results of trials with them."""
         self.store.discard()
-        # wrong rows mean that something changed which trials depend on as well
+        # Wrong rows mean that something has changed that the trials depend on too.
         self.verdicts.forget()
         self.constants.clear()
 
     @property
     def have_gradients(self) -> bool:
         """Whether trials compare gradients: only on a CPU are their bits reproducible."""
-        # splits cut in order are only evaluated
+        # Splits that are always cut in order are only evaluated, never trained on.
         on_cpu = next(self.runner.model.parameters()).device.type == "cpu"
         return torch.is_grad_enabled() and on_cpu and not self.in_order
 
@@ -165,7 +166,8 @@ class SplitCache:
         """Set gradients and autocast for passes of our own in the block, and measure its time."""
         began, caches = time.perf_counter(), torch.is_autocast_cache_enabled()
         with torch.set_grad_enabled(self.have_gradients), self.runner.autocast():
-            # weights that autocast has cast here must not be reused by the next forward pass
+            # Autocast keeps the weights that it has cast; the next forward pass must not reuse
+            # those of this pass.
             torch.set_autocast_cache_enabled(False)
             try:
                 yield

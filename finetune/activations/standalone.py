@@ -23,9 +23,9 @@ from finetune.store.directory import key_of
 from finetune.store.store import Store, StoreError
 
 _TRIAL = 8
-"""Most samples of a trial batch."""
+"""Upper bound on the samples of a trial batch."""
 _FEWEST = 4
-"""With fewer samples nothing can be tried."""
+"""Fewest samples with which the frozen prefix can be found."""
 
 
 @contextmanager
@@ -117,11 +117,11 @@ class CachedPrefix:
 
     def _at_work(self, batch: Batch) -> "_AtWork | None":
         """Return the cache for the present mode of the network; None if nothing is cached in it."""
-        # looked at in every call: a loop may evaluate in between, or change the precision
+        # Read at every call: a loop may evaluate in between, or change the precision.
         mode = _mode_of(self._model, batch.indices.device)
         if mode not in self._opened:
             self._stand_before(None)
-            # nothing is noted: the next batch may be large enough
+            # No reason is noted: the next batch may be large enough.
             if len(batch) < _FEWEST:
                 return None
             self._opened[mode] = self._open(batch)
@@ -148,7 +148,8 @@ class CachedPrefix:
             return None
         more = {"precision": _precision(batch.indices.device)}
         facts, network = facts_of(self._model, boundary, more), network_key(self._model, more)
-        # no snapshot is taken here: the code and modes of all modules go into the key instead
+        # No snapshot is taken here. The code and the modes of all modules are part of the key
+        # instead.
         about = {
             "data": self._data,
             "batch_size": len(batch),
@@ -170,7 +171,8 @@ class CachedPrefix:
                 tell=self._note,
             )
             undo.callback(prefix.remove)
-            # only samples at hand can be recomputed: there is no data set to fetch others from
+            # Only samples of the present batch can be recomputed: there is no data set to fetch
+            # others from.
             written, here = store.written(), batch.indices.cpu()
             prefix.add(
                 samples,
@@ -181,7 +183,8 @@ class CachedPrefix:
                 tell=self._note,
                 checked=written[torch.isin(written, here)],
             )
-            # installed by the next call, since another mode may be installed now
+            # Not installed here: the cache of another mode may be installed. The next call installs
+            # it.
             prefix.remove()
             undo.pop_all()
         return _AtWork(prefix, samples)
@@ -211,12 +214,12 @@ class CachedPrefix:
     def _probed(self, batch: Batch, *, is_right_padded: bool) -> tuple[Boundary, Pace]:
         count = min(len(batch), _TRIAL)
         first = {name: values[:count] for name, values in batch.inputs.items()}
-        # the same samples in reverse, and one of them a second time in place of another
+        # The same samples in reverse order, with one of them repeated in place of another.
         order = torch.arange(count).flip(0)
         order[1] = order[0]
         mixed = {name: values[order] for name, values in first.items()}
         pairs = [(row, place) for place, row in enumerate(order.tolist()) if place != 1]
-        # needed to see what is frozen, also if the loop evaluates first
+        # Gradients are on, since they show what is frozen, also if the loop evaluates first.
         with torch.inference_mode(mode=False), torch.enable_grad():
             return probe(self._model, first, mixed, pairs, is_right_padded=is_right_padded)
 

@@ -88,7 +88,7 @@ class TimmLayer(_Layer):
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
-        """Return a complaint for arguments that have a key of their own, and for weight files."""
+        """Return a complaint for each of `args` that the layer has a key for, or that names a file."""
         args = value.get("args")
         said_by = {
             "pretrained": "pretrained",
@@ -338,7 +338,7 @@ def _faulty_arguments(args: Any, said_by: Mapping[str, str]) -> list[Complaint]:
 
 
 def _said(layer: Any, key: str) -> Any:
-    """Return a layer's value under `key`, whether the layer is as written or already a node."""
+    """Return the value of a key of a layer, given as a mapping from YAML or as a config node."""
     return layer.get(key) if isinstance(layer, Mapping) else getattr(layer, key, None)
 
 

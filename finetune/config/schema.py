@@ -87,7 +87,12 @@ def _list_classes(nodes: dict[str, Any], name: str, table: KnownClasses) -> None
 
 
 def _argument(argument: Argument, word: str | None) -> dict[str, Any]:
-    """Return the schema of one argument."""
+    """Return the JSON Schema for the values that an argument of a layer or optimizer may have.
+
+    Args:
+        argument: Types, bounds and choices of the argument.
+        word: A word that is allowed in place of an integer, such as `classes`; None for none.
+    """
     kinds = [_TYPES[kind] for kind in _TYPES if kind in argument.kinds]
     if argument.choices:
         return {"enum": list(argument.choices)}

@@ -118,7 +118,7 @@ class Images:
         return replace(self, contents=Contents(hashes, torch.zeros(len(hashes), 4).long()))
 
     def digests(self) -> list[bytes]:
-        """Return bytes for each sample that only exact copies share."""
+        """Return a digest of each sample: equal for exact copies, and for nothing else."""
         contents = (self if self.contents is not None else self.identified(None)).contents
         assert contents is not None
         hashes = [_bytes(contents.hashes[position]) for position in self.order]

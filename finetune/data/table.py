@@ -46,7 +46,7 @@ class Numbers:
         return self.values[rows]
 
     def digests(self) -> Sequence[bytes | None]:
-        """Return bytes for each sample that only exact copies share."""
+        """Return a digest of each sample: equal for exact copies, and for nothing else."""
         values = self.values.contiguous().numpy()
         return [blake2b(row.tobytes(), digest_size=16).digest() for row in values]
 
@@ -183,7 +183,7 @@ class Listed:
         return self.taken or (self, torch.arange(len(self)))
 
     def digests(self) -> list[bytes | None]:
-        """Return bytes for each sample that only exact copies share, or None if there are none."""
+        """Return a digest of each sample, equal for exact copies only; None for unknown objects."""
         contents = map(content_of, self.values)
         return [c if c is None else blake2b(c, digest_size=16).digest() for c in contents]
 

@@ -104,7 +104,13 @@ class _Beyond(NamedTuple):
 def _beyond(
     table: nn.Module, given: tuple[Tensor, ...], columns: Mapping[str, object]
 ) -> _Beyond | None:
-    """Return the value that is no row of an embedding table, and its column; or None."""
+    """Return the first index that an embedding table has no row for, or None.
+
+    Args:
+        table: A module; anything but an embedding gives None.
+        given: Its arguments.
+        columns: The batch, in which the column with that index is looked for.
+    """
     ids = next((one for one in given if not one.is_floating_point()), None)
     if not isinstance(table, nn.Embedding | nn.EmbeddingBag):
         return None

@@ -172,7 +172,8 @@ class Layout:
         """Return the size of every file when the store is new. Ragged ones grow by what comes."""
         sizes = {name: unit.num_bytes * self.num_rows for name, unit in self.index_files().items()}
         for number, column in enumerate(self.columns):
-            # fixed sizes from the start: the file is sparse, and a truncated one shows
+            # The file has its full size from the start: it is sparse, and a truncated file is
+            # noticed.
             fixed = 0 if column.spec.ragged else column.unit.num_bytes * self.num_rows
             sizes[rows_file(number)] = fixed
         return sizes
@@ -194,7 +195,7 @@ class Meta:
 
     def difference(self, wanted: "Meta") -> str | None:
         """Return why rows kept under this are not those that are wanted, or None if they are."""
-        # kernels of another version may round differently
+        # Kernels of another version of torch may round differently.
         if self.torch != wanted.torch:
             return f"made by torch {self.torch}, this is {wanted.torch}"
         if (self.key, self.layout) != (wanted.key, wanted.layout):
@@ -227,7 +228,7 @@ class Meta:
         """
         try:
             document = json.loads(text)
-            # rows are never converted: to compute them again is safer, and hardly slower
+            # Rows are never converted: computing them again is safer, and hardly slower.
             if document["version"] != FORMAT_VERSION:
                 raise StoreError(f"format version {document['version']!r}, not {FORMAT_VERSION}")
             layout = Layout(tuple(map(_column, document["columns"])), _count(document["num_rows"]))
@@ -240,7 +241,12 @@ class Meta:
 
 
 def rows_file(number: int) -> str:
-    """Return the file of an output: names of outputs may hold anything, file names may not."""
+    """Return the file name for the rows of an output.
+
+    Args:
+        number: Position of the output in the layout. Its name may hold characters that a file name
+            must not have.
+    """
     return f"rows-{number}"
 
 
@@ -260,7 +266,7 @@ def _column(entry: Any) -> Column:
 
 
 def _count(value: Any) -> int:
-    # not `isinstance`: JSON's true would pass for 1
+    # Not `isinstance`, which would accept JSON's true as 1.
     if type(value) is not int or value < 0:
         raise ValueError(value)
     return value

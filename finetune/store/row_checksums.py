@@ -42,7 +42,7 @@ class Checksummer:
         """Derive the numbers `k` and `p` from `key`, for outputs with units of these sizes."""
         seed = np.frombuffer(blake2b(key.encode(), digest_size=8).digest(), np.uint64)
         counts = np.cumsum([0, *(-(-size // 4) for size in unit_bytes)])
-        # other numbers for every store: a file of another store matches no checksum
+        # Different numbers for every store, so that rows of another store match no checksum.
         drawn = _mixed(np.arange(counts[-1], dtype=np.uint64) + seed) | np.uint64(1)
         return cls(tuple(np.split(drawn, counts[1:-1])), tuple(ragged))
 
@@ -68,7 +68,7 @@ def _folded(hashes: Checksums, lengths: Rows) -> Checksums:
     ends = np.cumsum(lengths)
     place = np.arange(len(hashes)) - np.repeat(ends - lengths, lengths)
     weighted = hashes * (_mixed(place.astype(np.uint64)) | np.uint64(1))
-    # differences of running sums: exact, since all is modulo 2^64
+    # Differences of running sums are exact, since all sums are modulo 2^64.
     sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum(weighted, dtype=np.uint64)])
     folded: Checksums = sums[ends] - sums[ends - lengths]
     return folded

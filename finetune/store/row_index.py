@@ -24,7 +24,8 @@ class RowIndex:
             for name, unit in layout.index_files().items()
         }
         self._num_rows = layout.num_rows
-        # one more at either end, always EMPTY: `take` with mode "clip" maps other numbers to them
+        # One more element at each end, always EMPTY: `take` with mode "clip" maps numbers out of
+        # range to them.
         self._bordered: Checksums = np.zeros(layout.num_rows + 2, np.uint64)
         self._known = self._bordered[1:-1]
         self._known_places: NDArray[np.int64] = np.zeros(
@@ -49,7 +50,8 @@ class RowIndex:
     def is_known(self, rows: Rows) -> NDArray[np.bool_]:
         """Tell which rows this process has verified and whose checksum is still the same."""
         known = self._known[rows]
-        # another checksum than the verified one: another process has erased or rewritten the row
+        # If the checksum differs from the verified one, another process has erased or rewritten the
+        # row.
         same: NDArray[np.bool_] = (known != EMPTY) & (known == self.checksums(rows))
         return same
 
@@ -79,7 +81,7 @@ class RowIndex:
 
     def record(self, spans: Spans, checksums: Checksums) -> None:
         """Mark rows as written: first their positions, then the checksums that make them valid."""
-        # a kill in between leaves a position without a checksum: a row that is not written
+        # After a kill in between, the position has no checksum, so the row counts as not written.
         if "index" in self._units:
             places = np.stack([spans.starts, spans.lengths], axis=1)
             self._units["index"].put(spans.rows, places)

@@ -48,7 +48,7 @@ class Store:
     Args:
         meta: What it holds.
         claim: Its folder, locked by this process; None keeps rows in files without names, which
-            end with this object.
+            are gone when this object is.
         limit_bytes: How large the files may grow.
     """
 
@@ -120,7 +120,7 @@ class Store:
         """Open a store whose folder is locked; release the lock if that fails. See `Store`."""
         try:
             store = cls(meta, claim, limit_bytes=limit_bytes)
-            # a file was too short: look at all rows now, so that the user is told once
+            # A file was too short: verify all rows now, so that the user gets one message.
             if claim.is_damaged:
                 store.has(store.written())
                 store._num_told = store.num_damaged
@@ -136,7 +136,8 @@ class Store:
         takes as long as reading the store. `num_valid` only counts checksums.
         """
         rows = self._rows(indices)
-        # verified once by each process: checksums at every read would take as long as reading
+        # Each process verifies a row once: checksums at every read would take as long as the
+        # reading itself.
         known = self._index.is_known(rows)
         if not known.all():
             new = rows[~known & (self._index.checksums(rows) != EMPTY)]
@@ -161,7 +162,7 @@ class Store:
         The second value holds the lengths of ragged rows (B,); it is empty if no output is ragged.
 
         Raises:
-            KeyError: a row is not there; `has` tells which are.
+            KeyError: a row is not written; `has` tells which are.
         """
         spans = self._known_spans(indices)
         return self._files.read_flat(spans), torch.from_numpy(spans.lengths)
@@ -169,15 +170,16 @@ class Store:
     def write(
         self, indices: Tensor, values: Mapping[str, Tensor], lengths: Tensor | None = None
     ) -> None:
-        """Keep rows: `values` are (B, ...) by name of the output. Rows that are there stay.
+        """Write rows; those that are written already are left as they are.
 
         Args:
             indices: Numbers of the samples, (B,).
-            values: What was computed; ragged ones (B, L, ...), padded behind their end.
+            values: The rows by name of the output, (B, ...); ragged ones (B, L, ...), padded behind
+                their end.
             lengths: Tokens of each sample, (B,), needed where an output is ragged.
 
         Raises:
-            StoreFullError: the budget or the disk is full. Rows kept before are as they were.
+            StoreFullError: the budget or the disk is full. Rows written before are unchanged.
             StoreError: a value is too large for `store_dtype`, or the disk fails.
             ValueError: values are not those of as many samples, or not of their shape and dtype.
         """
@@ -187,7 +189,7 @@ class Store:
             if len(value) != len(rows):
                 raise ValueError(f"{name!r} has {len(value)} samples, not {len(rows)}")
         with self._files.appending():
-            # rows of another process are kept: both computed the same bits
+            # Rows that another process has written are kept: both computed the same bits.
             fresh = np.flatnonzero(self._index.checksums(rows) == EMPTY)
             if not len(fresh):
                 return
@@ -198,13 +200,13 @@ class Store:
                 for column in self.meta.layout.columns
             ]
             self._files.put(spans, blocks)
-            # last: a row counts as written from now on, also after a kill
+            # Checksums last: from now on the rows count as written, also after a kill.
             self._index.record(
                 spans, self._checksummer.checksums(spans.rows, spans.lengths, blocks)
             )
 
     def discard(self) -> None:
-        """Give up every row; the store stays open, and can be filled again.
+        """Mark every row as not written; the store stays open, and can be filled again.
 
         Room that ragged rows have taken on disk is free once nobody has the store open.
         """
@@ -258,7 +260,7 @@ class Store:
     def _rows(self, indices: Tensor) -> Rows:
         rows = _numbers(indices)
         num_rows = self.meta.layout.num_rows
-        # seen without its sign, a negative number is too large as well
+        # Read as unsigned, a negative number is too large too.
         if len(rows) and rows.view(np.uint64).max() >= num_rows:
             raise IndexError(f"store {self.meta.key} has {num_rows} rows, not all of {indices}")
         return rows
@@ -272,11 +274,11 @@ class Store:
     def _examine(self, rows: Rows) -> None:
         """Verify rows: remember the undamaged ones, mark the others as not written."""
         checksums, spans = self._index.checksums(rows), self._index.spans(rows)
-        # positions come from a file, which may be damaged: they must not lead out of the rows
+        # Positions come from a file that may be damaged: they must lie inside the rows.
         whole = np.ones(len(rows), np.bool_)
         if self.meta.layout.ragged:
             count = self._files.ragged_whole
-            # in this order no sum of damaged numbers can overflow
+            # In this order no sum overflows, whatever the damaged numbers are.
             whole = (spans.lengths >= 0) & (spans.lengths <= count) & (spans.starts >= 0)
             whole &= (spans.starts <= count - spans.lengths) | (spans.lengths == 0)
         for part in _portions(np.flatnonzero(whole), self._row_bytes(spans)):
@@ -295,7 +297,7 @@ class Store:
         if lengths is None:
             raise ValueError("ragged rows need their lengths")
         counts = lengths.detach().cpu().numpy().astype(np.int64)
-        # behind all units that any process has appended; its lock is held
+        # Behind all units that any process has appended. The lock for appending is held.
         start = self._files.ragged_end
         spans = Spans(rows, start + np.cumsum(counts) - counts, counts)
         if self._files.size_bytes(spans) > self._limit_bytes:
@@ -355,6 +357,6 @@ def _portions(which: Rows, row_bytes: Rows) -> list[Rows]:
     """Cut numbers of rows into parts of about `_AT_ONCE` bytes."""
     if not len(which):
         return []
-    # a whole store may be larger than memory
+    # In parts, since a store may be larger than memory.
     portion = np.cumsum(row_bytes[which]) // _AT_ONCE
     return np.split(which, np.flatnonzero(np.diff(portion)) + 1)

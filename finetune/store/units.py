@@ -39,7 +39,7 @@ from finetune.store.layout import (
 _READ_AHEAD = 128 << 10
 """Bytes that Linux reads ahead by default."""
 _WITHOUT_NAME = Path("rows in memory")
-"""Stands for the path of a file that has none, in messages."""
+"""Shown in messages in place of the path of a file without a name."""
 
 
 class FileUnits:
@@ -51,7 +51,7 @@ class FileUnits:
     our own would not be faster: a map of cached pages is read at the same speed.
 
     Args:
-        path: An existing file; None makes one without a name, which ends with this object.
+        path: An existing file; None makes one without a name, which is gone when this object is.
         unit: Its element.
         size: Bytes of a file without a name at the beginning.
     """
@@ -76,7 +76,7 @@ class FileUnits:
 
     def take(self, places: Rows) -> Block:
         """Return copies of the units at `places`, (P,), as (P, ...). Past the end, anything."""
-        # the file may have grown since it was mapped: tried first, as it hardly ever has
+        # The file may have grown since it was mapped, which is rare: so the map is tried first.
         try:
             return self._cells.take(places, axis=0)
         except IndexError:
@@ -98,7 +98,7 @@ class FileUnits:
 
     def empty(self) -> None:
         """Remove all units. Only for files that no other process has open."""
-        # a map of bytes that are gone would kill the process with SIGBUS
+        # Reading mapped bytes that are gone would kill the process with SIGBUS.
         self._cells = self._unit.zeros(0)
         os.ftruncate(self.descriptor, 0)
 
@@ -128,13 +128,14 @@ class FileUnits:
                     raise
                 return False
         if size > _half_of_memory() and self._unit.num_bytes < _READ_AHEAD:
-            # for scattered small units, read-ahead would evict pages that are needed
+            # When small units are read at random places, read-ahead would evict pages that are
+            # needed.
             pages.madvise(mmap.MADV_RANDOM)
         self._cells = np.frombuffer(pages, self._unit.dtype).reshape(count, *self._unit.shape)
         return True
 
     def _read(self, places: Rows) -> Block:
-        """Return what `take` does, by a call for each run of places: zeros past the end."""
+        """Do what `take` does without a map, by a system call for each run of places."""
         places, back = np.unique(places, return_inverse=True)
         block = self._unit.zeros(len(places))
         with os_errors_named(self._path):
@@ -262,7 +263,7 @@ class RowFiles:
         if not self._ragged():
             yield
             return
-        # one lock for all files of a store: rows must lie at the same units in each
+        # One lock for all files of a store: a row must begin at the same unit in each of them.
         _, first = self.outputs[0]
         fcntl.flock(first.descriptor, fcntl.LOCK_EX)
         try:
@@ -295,7 +296,7 @@ def to_block(column: Column, value: Tensor, lengths: Rows) -> Block:
     actual = (str(value.dtype).removeprefix("torch."), tuple(value.shape[unit_axis:]))
     if actual != expected:
         raise ValueError(f"{column.name!r}: {actual}, not {expected}")
-    # padding is not stored: it is zeros again when it is read
+    # Padding is not stored: it is read as zeros.
     value = value.detach().cpu()
     if column.spec.ragged:
         if len(lengths) and lengths.max() > value.shape[1]:
@@ -336,7 +337,7 @@ def _dtype(name: str) -> torch.dtype:
 
 @cache
 def _half_of_memory() -> int:
-    """Return half the machine's memory in bytes: cached pages hardly have more."""
+    """Return half the machine's memory in bytes: the file cache hardly gets more."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
@@ -345,7 +346,7 @@ def _in_bytes(block: Block) -> memoryview:
 
 
 def _runs(places: Rows) -> Iterator[tuple[int, int]]:
-    """Yield from where to where `places` go up by one."""
+    """Yield first and end position of each run in `places` whose numbers rise by one."""
     if len(places):
         cuts = np.flatnonzero(np.diff(places) != 1) + 1
         yield from pairwise([0, *cuts.tolist(), len(places)])

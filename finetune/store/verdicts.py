@@ -11,9 +11,9 @@ from finetune import disk
 from finetune.reading import read_at_most
 
 _LARGEST = 4 << 20
-"""Bytes; a file above it is none of ours."""
+"""Upper bound on the size of the file. A larger one is ignored: no process of ours wrote it."""
 _MOST_NETWORKS = 16
-"""The networks tried longest ago are dropped first."""
+"""Upper bound on the networks in a file; those tried longest ago are dropped."""
 
 
 class Verdicts:
@@ -50,7 +50,7 @@ class Verdicts:
         self._known[shape] = fault
         if self._path is None or not is_lasting:
             return
-        # read anew: other processes add to the same file
+        # Read again, since other processes add to the same file.
         everything = _read(self._path)
         known = everything.pop(self._network, {}) | {shape: fault}
         everything = dict([*everything.items(), (self._network, known)][-_MOST_NETWORKS:])
@@ -66,7 +66,7 @@ class Verdicts:
 
 
 def _with_digest(everything: dict[str, dict[str, str | None]]) -> str:
-    # a flipped bit could turn a reason into "exact"
+    # Without a digest a flipped bit could turn a reason into "exact".
     text = json.dumps(everything)
     return f"{_digest(text)}\n{text}"
 

@@ -142,7 +142,7 @@ def probe(
         boundary, chosen = _boundary(model, batch, first, findings, mask)
     size = len(next(iter(batch.values())))
     roots = [(root.module, root.visit) for root in first.roots]
-    # the fastest pass: the others had to wait for memory or for other programs
+    # The fastest pass: slower ones had to wait for memory or for other programs.
     prefix, whole = (
         min(sum(times[place] for place in places) for times in findings.times)
         for places in (chosen, roots)
@@ -165,7 +165,7 @@ def _maximal(roots: Sequence[Call], findings: Findings, given: set[int]) -> list
         storages = {storage_of(tensor) for tensor in call.tensors}
         place = (call.module, call.visit)
         is_fit = call.is_frozen and place not in findings.faults
-        # the network itself is never taken: nothing would be left to run
+        # The network itself is never chosen: nothing would be left to run.
         if not is_fit or call.is_outermost:
             found += _maximal(call.children, findings, given)
         elif not storages <= given | call.taken:
@@ -182,7 +182,7 @@ def _boundary(
     These are calls with effects besides their output, calls that read changing values, and calls
     whose output cannot be rebuilt. Dropping one may make its nested calls outermost: so a loop.
     """
-    # each round adds faults, so it ends
+    # Ends, since each round adds faults.
     while True:
         chosen = _maximal(trial.roots, findings, set())
         flow = follow_values(model, batch, chosen)
@@ -195,7 +195,7 @@ def _boundary(
     visits: dict[str, int] = {}
     for root in trial.roots:
         for call, is_outside in _outside_calls(root, chosen):
-            # counted as `replay.py` meets them: an answered call makes no calls inside
+            # Counted as `replay.py` sees them: when a call is answered, no calls happen inside it.
             visit = visits.get(call.module, 0)
             visits[call.module] = visit + 1
             if not is_outside:
@@ -235,7 +235,7 @@ def _outside_calls(call: Call, chosen: Collection[Place]) -> Iterator[tuple[Call
 def _leaves(
     call: Call, needed: Sequence[bool], constant: Sequence[bool], mask: Tensor | None
 ) -> tuple[Leaf, ...]:
-    # two outputs at one place in memory are the same tensor: changed in place, both change
+    # Two outputs at the same place in memory are one tensor: a change in place changes both.
     places = [_place_in_memory(tensor) for tensor in call.tensors]
     return tuple(
         Leaf(
@@ -263,7 +263,7 @@ def _place_in_memory(tensor: Tensor) -> tuple[object, ...]:
 
 
 def _hollowed(trial: Trial, chosen: Collection[Place]) -> tuple[dict[Place, Any], dict[Place, str]]:
-    """Return the outputs of chosen calls with empty tensors: only their structure is kept.
+    """Return the outputs of the chosen calls with empty tensors in place of their own.
 
     Also returns the calls whose output cannot be rebuilt, and why.
     """

@@ -47,7 +47,7 @@ class Trial:
 
 
 FaultOf = Callable[[Place, Call, Trial], str | None]
-"""Returns why a call cannot be cached, given the changed pass; None if it can."""
+"""Judges a call by a pass with something changed: returns why it cannot be cached, or None."""
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ def make_trials(
         mixed: Some of the same samples at other positions, among others.
         shared: Pairs of rows, in `batch` and in `mixed`, that hold the same sample.
     """
-    # seed 1 every time but where the seed is what is changed
+    # Always seed 1, unless the change is the seed.
     first, findings = _watched_pass(model, batch, seed=1), Findings()
     findings.times.append(first.times)
     by_data = "control flow depends on the data: two batches make different calls"
@@ -94,7 +94,7 @@ def make_trials(
 
 def _comes_to_the_same(model: nn.Module, batch: Inputs, first: Trial, findings: Findings) -> bool:
     """Tell whether changing seed and weights together leaves all frozen outputs unchanged."""
-    # both at once, since mostly neither has an effect: a pass is saved
+    # Both at once: mostly neither has an effect, and one pass is saved.
     with _other_weights(model):
         other = _watched_pass(model, batch, seed=2)
     findings.times.append(other.times)
@@ -134,7 +134,7 @@ def _other_weights(model: nn.Module) -> Iterator[None]:
 
 def _watched_pass(model: nn.Module, inputs: Inputs, *, seed: int) -> Trial:
     tensors, plain = buffers(model), attributes(model)
-    # the network may change its inputs in place
+    # Copies, since the network may change its inputs in place.
     copies = {name: values.clone() for name, values in inputs.items()}
     with preserved(model, buffers=True, random=seed), watched(model) as roots:
         model(**copies)
@@ -170,7 +170,7 @@ def _fault_by_seed(findings: Findings, place: Place, call: Call, other: Trial) -
     name = place[0]
     if any(_is_within(moved.rpartition(".")[0], name) for moved in other.moved):
         return "moves its buffers: modules.norm: eval holds them"
-    # of the second pass: the first one may fill plain caches, which is harmless
+    # Those of the second pass: the first one may fill plain caches, which is harmless.
     kept = sorted(attribute for module, attribute in other.kept if _is_within(module, name))
     if kept:
         findings.causes |= {place} if any(module == name for module, _ in other.kept) else set()
@@ -196,7 +196,7 @@ def _fault_in_company(
     mixed = other.calls[place]
     if any(tensor.layout != torch.strided for tensor in call.tensors):
         return "returns a sparse tensor, which no row can hold"
-    # the samples differ: sizes and plain values that follow them cannot be answered from rows
+    # The samples differ. If sizes or plain values differ too, rows cannot replace them.
     pairs = list(zip(call.tensors, mixed.tensors, strict=False))
     if len(call.tensors) != len(mixed.tensors) or any(_differs_in_kind(*pair) for pair in pairs):
         return "returns other shapes for other samples"
@@ -226,7 +226,7 @@ def _rows_agree(one: Tensor, two: Tensor, shared: Sequence[tuple[int, int]]) -> 
     the training size are bit-identical is tried later, see `exact.py`.
     """
     left, right = [row for row, _ in shared], [row for _, row in shared]
-    # no batch axis, so the same for all samples, or not what it seems
+    # Without a batch axis it must be the same for all samples.
     if one.ndim == 0 or one.shape[0] <= max(*left, *right):
         return False
     ours, theirs = one[left], two[right]
@@ -234,7 +234,7 @@ def _rows_agree(one: Tensor, two: Tensor, shared: Sequence[tuple[int, int]]) -> 
         return True
     if not ours.is_floating_point() or ours.numel() == 0:
         return False
-    # half the digits: rounding of a few layers, but no other sample's values
+    # Half the digits: allows the rounding of a few layers, but no influence of other samples.
     formats = [ours.dtype, *_autocast_formats(ours.device.type)]
     rounding = max(torch.finfo(dtype).eps for dtype in formats) ** 0.5
     largest = float(ours.abs().nan_to_num(0, 0, 0).max())

@@ -92,9 +92,9 @@ def watch_around(model: nn.Module, inputs: Inputs, chosen: Collection[Place]) ->
 
     Buffers and random state are restored afterwards, plain attributes are not.
     """
-    # the network may change its inputs in place
+    # Copies, since the network may change its inputs in place.
     columns = {name: tensor.clone() for name, tensor in inputs.items()}
-    # held by name, since a store's key needs the names of tensors that enter calls
+    # By name, since a store's key needs the names of the tensors that enter calls.
     own = (*model.named_parameters(), *model.named_buffers())
     held: list[tuple[Held, Tensor]] = [*own, *loose_tensors(model)]
     operations = Operations([*(tensor for _, tensor in held), *columns.values()])
@@ -113,9 +113,10 @@ def watch_around(model: nn.Module, inputs: Inputs, chosen: Collection[Place]) ->
         if place in chosen:
             operations.reopen(call.output)
             seen.given[place] = call
-        # only innermost ones: what others do is seen in their parts
+        # Only innermost calls: the work of the others is seen in their parts.
         elif not call.children and not operations.is_closed:
-            # compiled or custom functions show no operation to torch: treat the module call as one
+            # Compiled and custom functions show no operation to torch, so the module call counts as
+            # one operation.
             operations.note(call.module, arguments[id(call)], call.output)
 
     before, plain = buffers(model), attributes(model)
@@ -168,7 +169,7 @@ def follow_values(model: nn.Module, batch: Inputs, chosen: Collection[Place]) ->
     read = set(reached)
     for operation in reversed(seen.operations.found):
         read |= operation.reads
-        # backwards: what reaches something trained, Python or the output hands that on
+        # Backwards: if an operation's result is needed, its arguments are needed.
         if operation.trains or operation.escapes or operation.writes & reached:
             reached |= operation.reads
     added, faults = _what_is_added(seen)

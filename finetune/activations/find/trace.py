@@ -96,7 +96,8 @@ def watched(
             left(call)
 
     handles = []
-    # first of all hooks on entry, last on leaving: those of the user's own count to the call
+    # Ours is the first hook on entry and the last on exit, so that hooks of the user are part of
+    # the call.
     for name, module in model.named_modules():
         handles.append(
             module.register_forward_pre_hook(enter(name), with_kwargs=True, prepend=True)
@@ -184,7 +185,7 @@ class Operations(TorchFunctionMode):
         self._hand_out(given)
         if not given and (not taken or name.partition(" ")[0] in _READS_OF_SHAPE):
             return
-        # assignments return nothing; torch's names of in-place functions end in `_`
+        # Assignments return nothing. In torch, names of in-place functions end in `_`.
         in_place = not given and (name.endswith("_") or name in ("__setitem__", "backward"))
         written = given or (taken if in_place else [])
         reads, writes = (frozenset(map(storage_of, some)) for some in (taken, written))
@@ -200,7 +201,7 @@ class Operations(TorchFunctionMode):
     def _keep(self, result: Any, place: tuple[str, int]) -> None:
         given = tensors_in(result)
         self._alive.append(given)
-        # what came in from outside and is handed on is not kept by the call
+        # A tensor that came from outside and is passed on is not kept by the call.
         for storage in set(map(storage_of, given)) - self._outside:
             self._inside.setdefault(storage, place)
 
@@ -214,7 +215,7 @@ def _name_of(func: Callable[..., Any]) -> str:
 
 def storage_of(tensor: Tensor) -> int:
     """Return an identifier of the tensor's storage; sparse tensors have their own."""
-    # a sparse tensor has no storage of its own to compare
+    # A sparse tensor has no storage that could be compared.
     if tensor.layout != torch.strided:
         return id(tensor)
     address: int = tensor.untyped_storage()._cdata

@@ -41,7 +41,7 @@ class Policy(Protocol):
 
     @property
     def says(self) -> str:
-        """One line for `plan`: what is certain, and what is decided on the way."""
+        """The line that `plan` shows: which blocks may train, how they are chosen, and when."""
 
     @property
     def not_cached(self) -> str | None:
