@@ -10,9 +10,10 @@ from typing import Any
 
 from finetune.config.loader import load_config
 from finetune.errors import CheckpointError, FinetuneError
+from finetune.runs.checkpoint_folder import step_of
 from finetune.runs.folder import RunFolder, saved_folder
 from finetune.runs.headers import SavedPlan
-from finetune.runs.kept import Checkpoints, fits_anything, step_of
+from finetune.runs.kept import Checkpoints, fits_anything
 from finetune.runs.lock import holder_of
 from finetune.tracking.json_lines import has_torn_line, read_metrics
 

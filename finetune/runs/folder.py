@@ -17,7 +17,8 @@ from finetune.config.loader import load_saved
 from finetune.config.run import RunConfig
 from finetune.errors import CheckpointError, ConfigError
 from finetune.reading import read_own_json
-from finetune.runs.kept import Checkpoints, is_checkpoint_name
+from finetune.runs.checkpoint_folder import is_checkpoint_name
+from finetune.runs.kept import Checkpoints
 from finetune.runs.lock import LOCK, locked, read_holder
 from finetune.runs.manifest import NAMES_OF_FILES
 from finetune.runs.owner import ORIGIN, is_run, origin_of, refuse_foreign_place

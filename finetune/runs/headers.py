@@ -14,7 +14,7 @@ import numpy as np
 from finetune.disk import open_to_read
 from finetune.errors import CheckpointError, FinetuneError, named
 from finetune.reading import check_safetensors, parse_json_object
-from finetune.runs.kept import read_progress
+from finetune.runs.checkpoint_folder import read_progress
 from finetune.runs.manifest import read_manifest
 
 _EXPONENTS: dict[str, tuple[np.dtype[Any], int]] = {

@@ -1,8 +1,6 @@
 """The checkpoints of a run: which are whole, which one a run resumes from, which are removed."""
 
 import itertools
-import os
-import re
 import stat
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -10,25 +8,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune import disk
-from finetune.disk import REMOVED, REPLACED, TEMPORARY
+from finetune.disk import REPLACED
 from finetune.errors import CheckpointError, FinetuneError
-from finetune.reading import read_own_json
 from finetune.runs.background import Worker
-from finetune.runs.consistency import contradiction
+from finetune.runs.checkpoint_folder import (
+    Signature,
+    has_manifest,
+    is_leftover_name,
+    own_fault,
+    read_progress,
+    signature_of,
+    step_of,
+)
 from finetune.runs.disk_space import Room
-from finetune.runs.manifest import NAMES_OF_FILES, find_fault, read_manifest
+from finetune.runs.manifest import NAMES_OF_FILES
 from finetune.runs.progress import Progress
 
-_NAME = re.compile(rf"({re.escape(REPLACED)})?step-(\d{{8,18}})")
-_LEAVING = re.compile(
-    rf"({'|'.join(map(re.escape, (TEMPORARY, REMOVED, REPLACED)))})step-\d{{8,18}}(-\d+)?"
-)
-"""Names of temporary folders that a killed save or removal leaves."""
 _GO_ON = "the same command again goes on from the newest checkpoint that can be used"
 _HINT_MISFIT = "restore the files that `model:` names, or start afresh with --fresh"
-
-Signature = tuple[tuple[str, int, int, int], ...]
-"""Name, inode, size and modification time of a checkpoint and of each of its files."""
 
 
 def fits_anything(path: Path) -> str | None:
@@ -116,7 +113,7 @@ class Checkpoints:
                     f"cannot save: {disk.reason_of(error)}", hint=_GO_ON, where=str(final)
                 ) from error
             # It was written just now: to read it back would only cost time.
-            self._judged[final] = _signature(final), None
+            self._judged[final] = signature_of(final), None
             self._prune(step, {step, *wanted})
 
         self.worker.run(write)
@@ -144,10 +141,10 @@ class Checkpoints:
 
         All its bytes are read, unless no file has changed since the last call.
         """
-        signature = _signature(path)
+        signature = signature_of(path)
         known = self._judged.get(path)
         if known is None or known[0] != signature:
-            known = self._judged[path] = signature, _fault(path) or self.misfit(path)
+            known = self._judged[path] = signature, own_fault(path) or self.misfit(path)
         return known[1]
 
     def whole(self, step: int) -> Path:
@@ -204,7 +201,7 @@ class Checkpoints:
         # A whole checkpoint that does not fit means that the config's files changed, not that the
         # disk failed.
         for path in reversed(self.all()):
-            if _fault(path) is None and (why := self.misfit(path)) is not None:
+            if own_fault(path) is None and (why := self.misfit(path)) is not None:
                 raise CheckpointError(why, hint=_HINT_MISFIT, where=str(path))
 
     def lost_with(self, path: Path) -> list[str]:
@@ -240,7 +237,7 @@ class Checkpoints:
         """Return the folders that killed saves have left; the next run here removes them."""
         if not disk.is_folder(self.folder):
             return []
-        named = sorted(path for path in self.folder.iterdir() if _LEAVING.fullmatch(path.name))
+        named = sorted(path for path in self.folder.iterdir() if is_leftover_name(path))
         kept = self.all()
         return [p for p in named if p not in kept and disk.holds_only(p, NAMES_OF_FILES)]
 
@@ -283,71 +280,9 @@ class Checkpoints:
         for path in older:
             if num_whole < self.keep_last:
                 num_whole += self.fault(path) is None
-            elif step_of(path) not in wanted and _is_ours(path):
+            elif step_of(path) not in wanted and has_manifest(path):
                 with suppress(OSError):
                     disk.remove_at_once(path, NAMES_OF_FILES)
-
-
-def read_progress(path: Path) -> Progress:
-    """Return the position that a checkpoint holds, after checking that it can be true.
-
-    Raises:
-        CheckpointError: `progress.json` is not what this release writes.
-    """
-    progress = _read_unjudged(path)
-    if (fault := contradiction(progress)) is not None:
-        raise CheckpointError(f"progress.json: {fault}", where=str(path))
-    return progress
-
-
-def validated_at(path: Path) -> dict[str, float]:
-    """Return the validation metrics that a checkpoint holds, by tag.
-
-    Raises:
-        CheckpointError: `progress.json` is not what this release writes.
-    """
-    metrics = read_progress(path).metrics
-    return {tag: value for tag, value in metrics.items() if tag.startswith("validation/")}
-
-
-def read_document(path: Path) -> dict[str, dict[str, object]]:
-    """Return the contents of `progress.json`: progress, optimizer numbers, loss scale.
-
-    Raises:
-        CheckpointError: it is not what this release writes.
-    """
-    try:
-        document = read_own_json(path / "progress.json")
-    except (OSError, ValueError) as error:
-        raise CheckpointError("progress.json cannot be read", where=str(path)) from error
-    parts = ("progress", "optimizer", "scaler")
-    if not isinstance(document, dict) or not all(
-        isinstance(document.get(part), dict) for part in parts
-    ):
-        raise CheckpointError(f"progress.json lacks one of {parts}", where=str(path))
-    return document
-
-
-def _fault(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint in itself, whatever the run; None if nothing."""
-    if (fault := find_fault(path)) is not None:
-        return fault
-    try:
-        progress, manifest = _read_unjudged(path), read_manifest(path)
-    except CheckpointError as error:
-        return error.message
-    # Digests only show that files are as the manifest says; these must agree as well.
-    if not progress.step == manifest.step == step_of(path):
-        return f"holds step {progress.step}, and its manifest says {manifest.step}"
-    if progress.phase != manifest.phase:
-        return f"holds phase {progress.phase}, and its manifest says {manifest.phase}"
-    fault = contradiction(progress)
-    return None if fault is None else f"progress.json: {fault}"
-
-
-def _read_unjudged(path: Path) -> Progress:
-    """Return the position that a checkpoint holds; only its types are checked."""
-    return Progress.from_json(read_document(path)["progress"])
 
 
 def _set_aside(path: Path) -> str:
@@ -356,35 +291,3 @@ def _set_aside(path: Path) -> str:
     aside = next(name for name in names if disk.kind_of(name) is None)
     disk.rename(path, aside)
     return f"{path}: held something that no run has saved; it is {aside.name} now"
-
-
-def is_checkpoint_name(path: Path) -> bool:
-    """Tell whether a path has the name of a checkpoint, or of a leftover of a killed save."""
-    return bool(_NAME.fullmatch(path.name) or _LEAVING.fullmatch(path.name))
-
-
-def _is_ours(path: Path) -> bool:
-    """Tell whether a folder has a readable manifest."""
-    try:
-        read_manifest(path)
-    except CheckpointError:
-        return False
-    return True
-
-
-def step_of(path: Path) -> int | None:
-    """Return the step in a checkpoint's name, or None if the name is not a checkpoint's."""
-    match = _NAME.fullmatch(path.name)
-    return int(match[2]) if match else None
-
-
-def _signature(path: Path) -> Signature:
-    """Return what changes whenever a file of a checkpoint is written; () if it cannot be read."""
-    if not disk.is_folder(path):
-        return ()
-    try:
-        entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-        found = [("", path.lstat()), *((e.name, e.stat(follow_symlinks=False)) for e in entries)]
-        return tuple((name, s.st_ino, s.st_size, s.st_mtime_ns) for name, s in found)
-    except OSError:
-        return ()

@@ -9,7 +9,7 @@ from typing import Any
 from finetune import disk
 from finetune.errors import CheckpointError
 from finetune.reading import read_own_json
-from finetune.runs.kept import is_checkpoint_name
+from finetune.runs.checkpoint_folder import is_checkpoint_name
 from finetune.runs.lock import LOCK, read_holder
 
 ORIGIN = "origin.json"

@@ -19,7 +19,8 @@ from finetune.errors import CheckpointError, FinetuneError, NonFiniteError, name
 from finetune.freezing.rows import tensor_of
 from finetune.optim.groups import load_state_by_name, state_by_name
 from finetune.reading import check_safetensors
-from finetune.runs.kept import Checkpoints, read_document, read_progress
+from finetune.runs.checkpoint_folder import read_document, read_progress
+from finetune.runs.kept import Checkpoints
 from finetune.runs.manifest import MANIFEST, Manifest, read_manifest
 from finetune.runs.progress import Progress
 from finetune.train.delta import Base, buffers_of, fault_of_delta, tensors_of

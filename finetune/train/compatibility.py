@@ -17,7 +17,7 @@ from finetune.config.freeze import AfterEpochs, AfterSteps, AtFraction, OnPlatea
 from finetune.errors import CheckpointError, named
 from finetune.freezing.plan import Phase
 from finetune.freezing.policies.policy import Policy
-from finetune.runs.kept import read_document, read_progress
+from finetune.runs.checkpoint_folder import read_document, read_progress
 from finetune.runs.progress import Progress
 from finetune.runs.watch import Watch
 from finetune.train.checkpoint import read_state, read_weights

@@ -6,7 +6,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from finetune.activations.cache import ActivationCache
-from finetune.runs.kept import Checkpoints, validated_at
+from finetune.runs.checkpoint_folder import validated_at
+from finetune.runs.kept import Checkpoints
 from finetune.train.checkpoint import load_checkpoint, load_weights_delta, save_checkpoint
 from finetune.train.clock import Clock
 from finetune.train.delta import Base

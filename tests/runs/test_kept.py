@@ -10,8 +10,9 @@ import pytest
 from finetune.config.train import CheckpointConfig
 from finetune.errors import CheckpointError
 from finetune.runs.background import Worker
+from finetune.runs.checkpoint_folder import read_progress
 from finetune.runs.disk_space import Room
-from finetune.runs.kept import Checkpoints, read_progress
+from finetune.runs.kept import Checkpoints
 from finetune.runs.manifest import MANIFEST, Manifest
 from finetune.runs.progress import Progress
 from finetune.runs.watch import Rule, Watch
