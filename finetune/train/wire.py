@@ -1,8 +1,10 @@
 """Wire the parts of a run into its trainer; nothing else builds one."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from torch.optim import Optimizer
 
 from finetune.activations.cache import ActivationCache
 from finetune.config.loader import as_plain, dump_config
@@ -119,22 +121,83 @@ def build_trainer(
         return trainer
 
 
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What several collaborators of a run use; each of them gets only the fields that it needs."""
+
+    parts: Parts
+    optimizer: Optimizer
+    timeline: Timeline
+    precision: Precision
+    cache: ActivationCache
+    reporter: Reporter
+    clock: Clock
+    stop: Stop
+
+
 def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker | None) -> Trainer:
     """Build the collaborators of a run, each after those that it needs."""
     data, plan, model = parts.data, parts.plan, parts.model
     # One layout for the whole run: phases freeze by dropping gradients, not by regrouping.
     groups = make_groups(plan.ever_trained, plan.fates, plan.undecayed)
     rows = RowSlices.of(model, plan.ever_trained)
-    optimizer = build_optimizer(
-        config.optimizer, groups, dict(model.named_parameters()) | rows.slices
-    )
-    # Base and fingerprints are taken here, before a checkpoint is loaded into the network.
-    base, timeline = Base.of(model, plan), _timeline(config, parts, groups)
-    folder = replace(folder, documents=_documents(config, parts, folder))
-    precision = Precision(parts.training.precision, parts.device)
+    timeline = _timeline(config, parts, groups)
     reporter = _reporter(config, parts, folder, tracker, groups, timeline)
-    clock, stop = Clock(timeline, _watchdog(config)), Stop()
-    cache = ActivationCache(config.cache, model, cache_use(config, parts, reporter.message))
+    shared = _Shared(
+        parts,
+        build_optimizer(config.optimizer, groups, dict(model.named_parameters()) | rows.slices),
+        timeline,
+        Precision(parts.training.precision, parts.device),
+        ActivationCache(config.cache, model, cache_use(config, parts, reporter.message)),
+        reporter,
+        Clock(timeline, _watchdog(config)),
+        Stop(),
+    )
+    folder = replace(folder, documents=_documents(config, parts, folder))
+    stepper, saver = _stepper(config, shared, rows), _saver(config, shared, folder)
+    return Trainer(
+        model=model,
+        optimizer=shared.optimizer,
+        timeline=timeline,
+        splits=Splits(data.train, data.validation, data.test),
+        cache=shared.cache,
+        stepper=stepper,
+        evaluator=_evaluator(config, shared),
+        prover=saver.prover,
+        saver=saver,
+        recovery=Recovery(timeline=timeline, stepper=stepper, saver=saver, reporter=reporter),
+        reporter=reporter,
+        folder=folder,
+        clock=shared.clock,
+        stop=shared.stop,
+    )
+
+
+def _stepper(config: RunConfig, shared: _Shared, rows: RowSlices) -> Stepper:
+    """Return what makes the optimizer steps."""
+    parts = shared.parts
+    return Stepper(
+        model=parts.model,
+        optimizer=shared.optimizer,
+        task=parts.task,
+        samples=parts.data.train,
+        timeline=shared.timeline,
+        cache=shared.cache,
+        precision=shared.precision,
+        rows=rows,
+        guard=StepGuard(parts.model, checks_gradients=parts.training.precision != "float16"),
+        clock=shared.clock,
+        reporter=shared.reporter,
+        max_grad_norm=parts.training.max_grad_norm,
+        log_gradient_norms=config.task.log_gradient_norms,
+    )
+
+
+def _saver(config: RunConfig, shared: _Shared, folder: RunFolder) -> Saver:
+    """Return what saves and loads checkpoints. Call it before one is loaded into the network."""
+    plan, model = shared.parts.plan, shared.parts.model
+    # The base is the network as built: checkpoints and proofs are differences from it.
+    base = Base.of(model, plan)
     prover = Prover(
         model,
         plan,
@@ -147,62 +210,35 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
     compatibility = Compatibility(
         model,
         base,
-        timeline,
-        expected=optimizer_state(plan, config.optimizer, parts.device),
+        shared.timeline,
+        expected=optimizer_state(plan, config.optimizer, shared.parts.device),
         proven=prover.names,
-        loss_scale=precision.state(),
+        loss_scale=shared.precision.state(),
     )
-    stepper = Stepper(
+    return Saver(
         model=model,
-        optimizer=optimizer,
-        task=parts.task,
-        samples=data.train,
-        timeline=timeline,
-        cache=cache,
-        precision=precision,
-        rows=rows,
-        guard=StepGuard(model, checks_gradients=parts.training.precision != "float16"),
-        clock=clock,
-        reporter=reporter,
-        max_grad_norm=parts.training.max_grad_norm,
-        log_gradient_norms=config.task.log_gradient_norms,
-    )
-    saver = Saver(
-        model=model,
-        optimizer=optimizer,
-        timeline=timeline,
-        checkpoints=_checkpoints(parts.training.checkpoint, plan, folder, compatibility),
+        optimizer=shared.optimizer,
+        timeline=shared.timeline,
+        checkpoints=_checkpoints(shared.parts.training.checkpoint, plan, folder, compatibility),
         base=base,
-        precision=precision,
+        precision=shared.precision,
         prover=prover,
-        clock=clock,
-        reporter=reporter,
+        clock=shared.clock,
+        reporter=shared.reporter,
     )
-    evaluator = Evaluator(
-        cache=cache,
-        task=parts.task,
-        precision=precision,
+
+
+def _evaluator(config: RunConfig, shared: _Shared) -> Evaluator:
+    """Return what evaluates the splits."""
+    return Evaluator(
+        cache=shared.cache,
+        task=shared.parts.task,
+        precision=shared.precision,
         batch_size=evaluation_batch_size(config),
-        timeline=timeline,
-        reporter=reporter,
-        clock=clock,
-        stop=stop,
-    )
-    return Trainer(
-        model=model,
-        optimizer=optimizer,
-        timeline=timeline,
-        splits=Splits(data.train, data.validation, data.test),
-        cache=cache,
-        stepper=stepper,
-        evaluator=evaluator,
-        prover=prover,
-        saver=saver,
-        recovery=Recovery(timeline=timeline, stepper=stepper, saver=saver, reporter=reporter),
-        reporter=reporter,
-        folder=folder,
-        clock=clock,
-        stop=stop,
+        timeline=shared.timeline,
+        reporter=shared.reporter,
+        clock=shared.clock,
+        stop=shared.stop,
     )
 
 
