@@ -148,7 +148,7 @@ class Reporter:
         progress, timeline = self._progress, self.timeline
         shown = FreezeMap(
             rows=states_over_phases(timeline.plan.inventory, timeline.begun),
-            phases=timeline.names,
+            phases=[phase.name for phase in (*timeline.begun, *timeline.following)],
             began=[0, *progress.transitions],
             total_steps=timeline.total_steps,
             now=progress.step,

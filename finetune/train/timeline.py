@@ -64,16 +64,6 @@ class Timeline:
         return () if self.plan.policy else self.plan.phases[self.progress.phase + 1 :]
 
     @property
-    def is_last(self) -> bool:
-        """Whether no phase can come after the present one."""
-        return self.plan.policy is None and not self.following
-
-    @property
-    def names(self) -> list[str]:
-        """Names of all phases that have begun or are known to come."""
-        return [phase.name for phase in (*self.begun, *self.following)]
-
-    @property
     def can_change(self) -> frozenset[str]:
         """Names that train in the present phase or may train in a later one."""
         if self.plan.policy is not None:
@@ -148,7 +138,8 @@ class Timeline:
         # The evaluation of the last step may find the best weights.
         if progress.owes_evaluation:
             return False
-        is_done = progress.step >= self.total_steps or (self.is_last and self._trigger_came)
+        can_follow = self.plan.policy is not None or bool(self.following)
+        is_done = progress.step >= self.total_steps or (not can_follow and self._trigger_came)
         return progress.stopped_early or is_done
 
     @property
