@@ -37,7 +37,7 @@ class Origins:
 
 
 def sum_of(several: Sequence[Origins]) -> Origins:
-    """Add up the counts of several proofs."""
+    """Return one `Origins` whose counts are the sums over several proofs."""
     rows = zip(*map(astuple, several), strict=True)
     return Origins(*map(sum, rows))
 
@@ -92,6 +92,15 @@ class Sources:
         )
 
 
+def trained_in(phases: Sequence[Phase], inventory: Sequence[ParamInfo]) -> set[str]:
+    """Return the names of the parameters that train in at least one of the phases."""
+    if not phases:
+        return set()
+    # One intersection in place of a look into each of the hundreds of phases that a policy makes.
+    always_frozen = frozenset.intersection(*(phase.frozen for phase in phases))
+    return {param.name for param in inventory} - always_frozen
+
+
 def moved_before(
     digests: Mapping[str, str],
     earlier: Sequence[Phase],
@@ -106,9 +115,7 @@ def moved_before(
         inventory: The parameters.
         as_built: Fingerprints of never trained parameters and of buffers, before training.
     """
-    trained = {
-        param.name for param in inventory for phase in earlier if param.name not in phase.frozen
-    }
+    trained = trained_in(earlier, inventory)
     return frozenset(
         name
         for name, digest in digests.items()

@@ -21,6 +21,10 @@ _PROOF = {
     "left_out": list,
     "largest_change": dict,
 }
+_ORIGINS = dict.fromkeys(("loaded", "as_initialised", "trained_before", "constants"), int)
+"""Counts of a proof, which checkpoints of an earlier release lack."""
+_SHORTENED = {"digest_over_all": list}
+"""Field of a proof that names no tensor: a digest before and one after."""
 
 
 def contradiction(progress: Progress) -> str | None:
@@ -102,7 +106,7 @@ def _of_proofs(progress: Progress) -> Iterator[tuple[bool, str]]:
         covers = 0 <= proof["first_step"] <= proof["last_step"] <= progress.step
         yield covers, f"proof {number} spans steps that are not done"
         is_intact = proof["intact"] and not proof["changed"]
-        is_intact = is_intact and all(one == two for one, two in proof["digests"].values())
+        is_intact = is_intact and all(one == two for one, two in _pairs_of(proof))
         yield is_intact, f"proof {number} is of tensors that changed"
     phases = [proof["phase"] for proof in progress.proofs]
     yield len(set(phases)) == len(phases), "a phase has two proofs"
@@ -110,16 +114,35 @@ def _of_proofs(progress: Progress) -> Iterator[tuple[bool, str]]:
 
 def _is_proof(proof: Mapping[str, Any]) -> bool:
     """Tell whether plain data has exactly the fields of a phase's proof, each of its type."""
-    if {name: type(value) for name, value in proof.items()} != _PROOF:
+    is_short = "digest_over_all" in proof
+    wanted = _PROOF | (_SHORTENED if is_short else {})
+    wanted |= _ORIGINS if is_short or "loaded" in proof else {}
+    if {name: type(value) for name, value in proof.items()} != wanted:
         return False
     texts = [*proof["changed"], *proof["left_out"]]
-    for pair in proof["digests"].values():
+    for pair in _pairs_of(proof):
         if not isinstance(pair, list) or len(pair) != 2:
             return False
         texts += pair
-    counted = proof["tensors"] == len(proof["digests"]) and proof["parameters"] >= 0
     distances = all(type(change) in (int, float) for change in proof["largest_change"].values())
-    return counted and distances and all(isinstance(text, str) for text in texts)
+    return _is_counted(proof) and distances and all(isinstance(text, str) for text in texts)
+
+
+def _is_counted(proof: Mapping[str, Any]) -> bool:
+    """Tell whether the numbers of a proof can be those of its tensors."""
+    tensors, origins = proof["tensors"], [proof[name] for name in _ORIGINS if name in proof]
+    # A shortened proof names no tensor, and there would be none to shorten without tensors.
+    is_count = tensors == len(proof["digests"])
+    if "digest_over_all" in proof:
+        is_count = tensors > 0 and not proof["digests"]
+    are_origins = not origins or (min(origins) >= 0 and sum(origins) == tensors)
+    return is_count and are_origins and proof["parameters"] >= 0
+
+
+def _pairs_of(proof: Mapping[str, Any]) -> list[Any]:
+    """Return the fingerprints before and after of each tensor, or the one pair of a short proof."""
+    over_all = [proof["digest_over_all"]] if "digest_over_all" in proof else []
+    return [*proof["digests"].values(), *over_all]
 
 
 def _shortened(steps: list[int]) -> str:

@@ -191,9 +191,10 @@ def _proof(folder: RunFolder) -> Finding:
         return Finding("proof", "not taken yet")
     try:
         proof = folder.read_json("freeze_proof.json")
-        phases = [(phase["phase"], phase["digests"], phase["changed"]) for phase in proof["phases"]]
+        phases = proof["phases"]
         # Compared anew: the verdict in the file may have been edited.
-        changed = {name: _changed(digests, told) for name, digests, told in phases}
+        changed = {phase["phase"]: _changed(phase) for phase in phases}
+        tensors = sum(map(_num_tensors, phases))
         said = bool(proof["intact"])
     except (CheckpointError, TypeError, KeyError, ValueError, AttributeError):
         return Finding("proof", "freeze_proof.json is damaged", is_damage=True)
@@ -204,14 +205,23 @@ def _proof(folder: RunFolder) -> Finding:
         )
     if not said:
         return Finding("proof", "says that it failed, of nothing that it lists", is_damage=True)
-    tensors = sum(len(digests) for _, digests, _ in phases)
     over = "1 phase" if len(phases) == 1 else f"{len(phases)} phases"
     return Finding("proof", f"intact: {tensors} fingerprints equal over {over}")
 
 
-def _changed(digests: Mapping[str, Any], told: list[str]) -> set[str]:
+def _num_tensors(proof: Mapping[str, Any]) -> int:
+    """Return how many tensors a proof covers."""
+    named = len(proof["digests"])
+    # The proof of a policy's older phase has one digest over all tensors, and tells their number.
+    is_short = "digest_over_all" in proof and isinstance(proof["tensors"], int)
+    return proof["tensors"] if is_short else named
+
+
+def _changed(proof: Mapping[str, Any]) -> set[str]:
     """Return names whose fingerprints differ, together with those that the proof itself names."""
-    return {*told, *(name for name, (before, after) in digests.items() if before != after)}
+    changed = {name for name, (before, after) in proof["digests"].items() if before != after}
+    before, after = proof.get("digest_over_all", ("", ""))
+    return {*proof["changed"], *changed, *([] if before == after else ["one of all"])}
 
 
 def _metrics(folder: RunFolder) -> Finding:

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from torch import Tensor, nn
 
 from finetune.errors import FrozenWeightError
-from finetune.freezing.origins import Origins, Sources, moved_before
+from finetune.freezing.origins import Origins, Sources, moved_before, trained_in
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.proof import (
     PhaseProof,
@@ -18,6 +17,7 @@ from finetune.freezing.proof import (
     moving_buffers,
     prove,
 )
+from finetune.freezing.proof_records import as_record, origins_of, with_bounded_digests
 from finetune.runs.folder import RunFolder
 from finetune.runs.progress import Progress
 from finetune.train.timeline import Timeline
@@ -86,20 +86,18 @@ class Prover:
 
     def origins(self, timeline: Timeline) -> list[Origins]:
         """Return for each proof so far where the values of its tensors come from."""
-        begun = timeline.begun
-        return [self._origins(proof, begun) for proof in timeline.progress.proofs]
+        # An earlier release saved no counts: they are made now, from the fingerprints.
+        return [
+            origins_of(record) or self._origins(record["phase"], record["digests"], timeline.begun)
+            for record in timeline.progress.proofs
+        ]
 
     def never_moved(self, timeline: Timeline) -> list[str]:
         """Return the names that have been trained and still have their first bits."""
         progress = timeline.progress
         # A phase that has begun and taken no step has trained nothing.
         had_steps = progress.step > progress.phase_began
-        trained = {
-            param.name
-            for param in self.plan.inventory
-            for phase in timeline.begun[: progress.phase + had_steps]
-            if param.name not in phase.frozen
-        }
+        trained = trained_in(timeline.begun[: progress.phase + had_steps], self.plan.inventory)
         now = fingerprints(self.model, trained)
         return sorted(name for name in trained if now[name] == self.trained_as_built[name])
 
@@ -122,23 +120,35 @@ class Prover:
 
     def _record(self, timeline: Timeline, proof: PhaseProof) -> None:
         """Store a proof in the progress, write all proofs, then raise if this one failed."""
-        progress = timeline.progress
-        # With `verify: checkpoint` a phase is proven several times: the last proof counts.
-        earlier = [old for old in progress.proofs if old["phase"] != proof.phase]
-        progress.proofs = [*earlier, asdict(proof)]
-        counts = map(asdict, self.origins(timeline))
-        self.folder.write_proof(
-            [proof | count for proof, count in zip(progress.proofs, counts, strict=True)]
-        )
+        progress, origins = timeline.progress, self.origins(timeline)
+        records = [
+            record | asdict(counts)
+            for record, counts in zip(progress.proofs, origins, strict=True)
+            # With `verify: checkpoint` a phase is proven several times: the last proof counts.
+            if record["phase"] != proof.phase
+        ]
+        counts = self._origins(proof.phase, proof.digests, timeline.begun)
+        records.append(as_record(proof, counts))
+        # Phases of a list are few, and each one names all its tensors.
+        progress.proofs = records if self.plan.policy is None else with_bounded_digests(records)
+        self.folder.write_proof(progress.proofs)
         # Raised after writing: the file must show the proof that failed.
         if proof.changed:
             raise FrozenWeightError(in_words(proof))
 
-    def _origins(self, proof: Mapping[str, Any], begun: Sequence[Phase]) -> Origins:
-        """Return where the values of one proof's tensors come from."""
-        numbers = {phase.name: number for number, phase in enumerate(begun)}
+    def _origins(
+        self, phase: str, digests: Mapping[str, Sequence[str]], begun: Sequence[Phase]
+    ) -> Origins:
+        """Return where the values of a proof's tensors come from.
+
+        Args:
+            phase: Name of the phase that the proof is of.
+            digests: Fingerprint of each of its tensors before and after.
+            begun: The phases that have begun, in order.
+        """
+        numbers = {one.name: number for number, one in enumerate(begun)}
         # A proof of the whole run has no phase before it that could have moved a tensor.
-        number = 0 if self.plan.verify == "end" else numbers.get(proof["phase"], 0)
-        before = {name: digest for name, (digest, _) in proof["digests"].items()}
+        number = 0 if self.plan.verify == "end" else numbers.get(phase, 0)
+        before = {name: pair[0] for name, pair in digests.items()}
         moved = moved_before(before, begun[:number], self.plan.inventory, self.as_built)
         return self.sources.count(before, moved)
