@@ -130,13 +130,14 @@ def _is_proof(proof: Mapping[str, Any]) -> bool:
 
 def _is_counted(proof: Mapping[str, Any]) -> bool:
     """Tell whether the numbers of a proof can be those of its tensors."""
-    tensors, origins = proof["tensors"], [proof[name] for name in _ORIGINS if name in proof]
+    tensors: int = proof["tensors"]
+    origins: list[int] = [proof[name] for name in _ORIGINS if name in proof]
     # A shortened proof names no tensor, and there would be none to shorten without tensors.
     is_count = tensors == len(proof["digests"])
     if "digest_over_all" in proof:
         is_count = tensors > 0 and not proof["digests"]
     are_origins = not origins or (min(origins) >= 0 and sum(origins) == tensors)
-    return is_count and are_origins and proof["parameters"] >= 0
+    return is_count and are_origins and bool(proof["parameters"] >= 0)
 
 
 def _pairs_of(proof: Mapping[str, Any]) -> list[Any]:
