@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # These never become numbers; they only choose the hint.
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}([,.' \u00a0\u202f])[0-9]{3}(\1[0-9]{3})*([.,][0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+([eE][+-]?[0-9]+)?")
+_FIRST_CELLS = 100
 NOT_A_NUMBER = (
     "words for categories: write a column of 0 and 1 for each word into the file, or leave the "
     "column out of data.inputs; other text: {type: tokenize}"
@@ -39,12 +41,15 @@ def infer(cells: Listed) -> Numbers | Listed:
     A number with leading zeros (`007`) or over 18 digits is a name, which makes its column text.
     Empty cells among numbers become NaN, which callers refuse with the row.
     """
-    filled = [cell for cell in cells.values if cell]
-    if filled and len(filled) == len(cells) and all(_WHOLE.fullmatch(cell) for cell in filled):
-        return Numbers(as_tensor(np.asarray([int(cell) for cell in filled]), "cells"))
-    if filled and all(reads_as_number(cell) for cell in filled):
-        return Numbers(torch.tensor([float(cell or "nan") for cell in cells.values]))
-    return replace(cells, kind="text")
+    # Nearly always one of the first cells tells that a column is text.
+    if not all(map(_may_be_number, islice(cells.values, _FIRST_CELLS))):
+        return replace(cells, kind="text")
+    values, numbers = cells.distinct()
+    if not any(values) or not all(map(_may_be_number, values)):
+        return replace(cells, kind="text")
+    if all(cell and _WHOLE.fullmatch(cell) for cell in values):
+        return Numbers(as_tensor(np.asarray([int(cell) for cell in values])[numbers], "cells"))
+    return Numbers(torch.tensor([float(cell or "nan") for cell in values])[numbers])
 
 
 def reads_as_number(cell: object) -> bool:

@@ -68,6 +68,20 @@ class KnownFiles:
         """Lines to report to the user."""
         self._disk_gb, self._root = disk_gb, root
 
+    @property
+    def disk_bytes(self) -> float:
+        """Bytes that all stores together may take."""
+        return self._disk_gb * 2**30
+
+    @property
+    def root(self) -> Path:
+        """The folder of all stores.
+
+        Raises:
+            StoreError: the system knows of no such folder.
+        """
+        return self._root or cache_root()
+
     def contents(self, paths: Sequence[Path]) -> Contents:
         """Return the hashes of files. Those with an unchanged state are not read, except for a few.
 
@@ -90,7 +104,7 @@ class KnownFiles:
         data = blake2b(names, digest_size=HASH_BYTES).hexdigest()
         key = key_of({"files": data})
         store = Store.open(
-            self._root or cache_root(),
+            self.root,
             key,
             _SPECS,
             len(paths),
@@ -124,6 +138,15 @@ def read_contents(paths: Sequence[Path]) -> Contents:
         as_hashes([digest for digest, _ in found]),
         torch.tensor([state for _, state in found], dtype=torch.int64).reshape(-1, 4),
     )
+
+
+def states_of(paths: Sequence[Path]) -> list[State]:
+    """Return the present state of files, whatever it proves.
+
+    Raises:
+        OSError: a file is missing.
+    """
+    return [_as_state(path.stat()) for path in paths]
 
 
 def as_hashes(digests: Sequence[bytes]) -> Tensor:

@@ -6,9 +6,10 @@ Letters: N samples.
 import base64
 import binascii
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from itertools import islice
 from typing import Any, NamedTuple, Self, TypeGuard
 
 import numpy as np
@@ -26,6 +27,7 @@ _VERSION = 1
 MOST_HASHED_ROWS = 2_000_000
 """Most rows of a part whose hashes are kept; of more only one hash over all, or the document would
 be longer than any JSON document that is read (`reading.MAX_JSON_BYTES`)."""
+_ROWS_AT_ONCE = 4096
 _SHOWN = 5
 _NOBODY_KNOWS = 0
 """Stands for the hash of a row whose contents cannot be compared."""
@@ -46,6 +48,12 @@ class RowHashes(NamedTuple):
     notation, or in a file of another format. 0 if the contents cannot be compared."""
     columns: Mapping[str, str]
     """Hash of each whole column."""
+
+    @classmethod
+    def empty(cls, count: int) -> "RowHashes":
+        """Return zeros for so many rows, without columns."""
+        inputs = torch.zeros(count, HASH_BYTES, dtype=torch.uint8)
+        return cls(inputs, np.zeros(count, np.uint64), np.zeros(count, np.uint64), {})
 
     def take(self, rows: Tensor) -> "RowHashes":
         """Return the hashes of the samples at `rows`; those of columns stay for the whole table."""
@@ -184,43 +192,56 @@ def hash_rows(
         inputs: Names of the input columns.
         read: The inputs as numbers or texts; None to read cells as what they look like.
     """
-    digests = {name: column.digests() for name, column in columns.items()}
-    of_inputs = _joined([digests[name] for name in inputs])
-    of_rows = _joined([digests[name] for name in columns])
-    # random: a row that cannot be compared must not be taken for a copy of another
-    fed = as_hashes([digest or os.urandom(HASH_BYTES) for digest in of_inputs])
-    rows = np.frombuffer(b"".join(d[:8] if d else bytes(8) for d in of_rows), np.uint64)
-    whole = {name: _hash(d or b"?" for d in column).hex() for name, column in digests.items()}
-    if read is None:
-        read = {name: read_cells(columns[name], as_text=False) for name in inputs}
-    return RowHashes(fed, rows, hash_inputs(read, digests), whole)
+    read = read or {name: read_cells(columns[name], as_text=False) for name in inputs}
+    found = RowHashes.empty(len(next(iter(columns.values()))))
+    whole = {name: blake2b(digest_size=HASH_BYTES) for name in columns}
+    for some, digests in _portions(columns):
+        of_inputs = _joined([digests[name] for name in inputs])
+        # random: a row that cannot be compared must not be taken for a copy of another
+        found.inputs[some] = as_hashes([d or os.urandom(HASH_BYTES) for d in of_inputs])
+        of_rows = _joined([*digests.values()])
+        found.rows[some] = np.frombuffer(b"".join(d[:8] if d else bytes(8) for d in of_rows), "u8")
+        found.read[some] = _hash_read(read, some, digests)
+        for name, column in digests.items():
+            whole[name].update(b"".join(d or b"?" for d in column))
+    return found._replace(columns={name: digest.hexdigest() for name, digest in whole.items()})
 
 
-def hash_inputs(
-    columns: Mapping[str, Column], known: Mapping[str, Sequence[bytes | None]] | None = None
+def _portions(
+    columns: Mapping[str, Column],
+) -> Iterator[tuple[slice, dict[str, list[bytes | None]]]]:
+    """Yield some rows after the others, with the digests of their cells by column."""
+    count = len(next(iter(columns.values())))
+    digests = {name: iter(column.digests()) for name, column in columns.items()}
+    # In portions: an object for each cell of a large table takes more memory than its texts.
+    for start in range(0, count, _ROWS_AT_ONCE):
+        stop = min(start + _ROWS_AT_ONCE, count)
+        some = {name: list(islice(column, stop - start)) for name, column in digests.items()}
+        yield slice(start, stop), some
+
+
+def _hash_read(
+    columns: Mapping[str, Column], rows: slice, digests: Mapping[str, Sequence[bytes | None]]
 ) -> Hashes:
-    """Return a hash of each row's inputs as the network reads them, (N,).
+    """Return a hash of some rows' inputs as the network reads them.
 
     Args:
         columns: The inputs, with cells of tables read as numbers or texts.
-        known: Digests of raw columns, reused for a column that reading does not change.
+        rows: The rows.
+        digests: Digests of these rows by column; reading numbers from cells is all that changes
+            them.
     """
     # As doubles: 1 in one file and 1.0 in another are the same to the network.
-    numbers = [c.values.double() for c in columns.values() if _is_plain_numbers(c)]
-    others = [
-        (known or {}).get(name) or column.digests()
-        for name, column in columns.items()
-        if not _is_plain_numbers(column)
-    ]
+    numbers = [c.values[rows].double() for c in columns.values() if _is_plain_numbers(c)]
+    others = [digests[name] for name, column in columns.items() if not _is_plain_numbers(column)]
     block = torch.stack(numbers, dim=1).numpy() if numbers else None
-    count = len(next(iter(columns.values())))
-    found = np.zeros(count, np.uint64)
-    for row in range(count):
-        digests = [column[row] for column in others]
-        if None not in digests:
+    found = np.zeros(rows.stop - rows.start, np.uint64)
+    for row in range(len(found)):
+        cells = [column[row] for column in others]
+        if None not in cells:
             told = b"" if block is None else block[row].tobytes()
             # 64 bits: two of a million different rows share one with a chance of 3 in 10^8.
-            found[row] = int.from_bytes(_hash([told, *filter(None, digests)])[:8], "little")
+            found[row] = int.from_bytes(_hash([told, *filter(None, cells)])[:8], "little")
     return found
 
 

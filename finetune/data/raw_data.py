@@ -17,11 +17,12 @@ from finetune.data.columns import (
     settle_columns,
 )
 from finetune.data.contents import KnownFiles
-from finetune.data.identity import DataIdentity, RowHashes, hash_rows, identified
+from finetune.data.identity import DataIdentity, RowHashes, identified
 from finetune.data.image_headers import read_alike
 from finetune.data.joined import join_targets
 from finetune.data.labels import LabelRules
 from finetune.data.readers.chunks import shown_names
+from finetune.data.row_hashes import row_hashes
 from finetune.data.sources import open_source, sources_of
 from finetune.data.table import Column, Numbers, Table, refuse_gaps
 from finetune.errors import DataError, did_you_mean
@@ -89,7 +90,7 @@ def read_data(
     Raises:
         DataError: a source or a column is not what the config says.
     """
-    config, tables, rules = join_targets(config, _read_tables(config, trust), tuple(head))
+    config, tables, rules = join_targets(config, _read_tables(config, trust, files), tuple(head))
     inputs, target = choose_columns(
         config, tables["train"].columns, needs_target=not isinstance(task, ImportTask)
     )
@@ -109,7 +110,7 @@ def read_data(
         # Before rows are hashed: NaN in an input would become part of the run's identity.
         refuse_gaps_in(table, inputs)
     read = {part: _read_cells(table, inputs, config) for part, table in tables.items()}
-    hashes = {part: hash_rows(t.columns, inputs, read[part]) for part, t in tables.items()}
+    hashes = {part: row_hashes(t, inputs, read[part]) for part, t in tables.items()}
     # Of the training part alone: prediction must read what training read, not what validation held.
     kinds = {name: kind_of(column, name, config) for name, column in read["train"].items()}
     return RawData(config, tables, hashes, inputs, target, kinds, rules, notes)
@@ -160,10 +161,12 @@ def _read_cells(table: Table, inputs: Sequence[str], config: DataConfig) -> dict
     return {name: read_cells(table.columns[name], as_text=name in texts) for name in inputs}
 
 
-def _read_tables(config: DataConfig, trust: Collection[str]) -> dict[str, Table]:
+def _read_tables(
+    config: DataConfig, trust: Collection[str], files: KnownFiles | None
+) -> dict[str, Table]:
     """Return the table of each source, by part."""
     wanted = columns_in_use(config)
     return {
-        part: open_source(source, trust, key, wanted)
+        part: open_source(source, trust, key, wanted, files)
         for part, (source, key) in sources_of(config).items()
     }

@@ -25,9 +25,11 @@ from finetune.config.source_keys import (
 )
 from finetune.data import files
 from finetune.data.arrays import read_arrays
+from finetune.data.contents import KnownFiles
 from finetune.data.hub import dataset_columns, quiet
+from finetune.data.large_tables import read_large_tables
 from finetune.data.table import Column, Listed, Numbers, Table, as_tensor
-from finetune.data.tabular import FORM_OF, dialect_of, read_tables, tables_below
+from finetune.data.tabular import FORM_OF, dialect_of, tables_below
 from finetune.errors import DataError, Key
 from finetune.importing import call_trusted, package_path, require
 from finetune.models.shapes import first_line
@@ -57,7 +59,11 @@ def sources_of(config: DataConfig) -> dict[str, tuple[Source, Key]]:
 
 
 def open_source(
-    source: Source, trust: Collection[str], key: Key, wanted: Collection[str] | None = None
+    source: Source,
+    trust: Collection[str],
+    key: Key,
+    wanted: Collection[str] | None = None,
+    known: KnownFiles | None = None,
 ) -> Table:
     """Return the table of a source; the kinds of its columns are decided where they are used.
 
@@ -66,13 +72,14 @@ def open_source(
         trust: Names of packages whose code may be imported.
         key: Position of the node in the config.
         wanted: The columns of a table whose cells are read; None for all.
+        known: Says where large tables are kept, and receives notes; None to keep nothing.
 
     Raises:
         DataError: it is missing, unreadable or empty, or its columns differ in length.
     """
     within = _within(source, key)
     if isinstance(source, CsvSource | JsonlSource | ParquetSource):
-        return _opened_tables(source, within, key, wanted)
+        return _opened_tables(source, within, key, wanted, known)
     notes: list[str] = []
     columns, name, folder = _read(source, within, trust, key, notes)
     lengths = {column: len(values) for column, values in columns.items()}
@@ -90,12 +97,15 @@ def _opened_tables(
     within: Path | None,
     key: Key,
     wanted: Collection[str] | None,
+    known: KnownFiles | None,
 ) -> Table:
     """Return the rows of a table file, or of all tables in a folder."""
     path = package_path(source.path, key=(*key, "path"))
     found = tables_below(path, within, (*key, "path"), source.type)
     try:
-        read = read_tables(found.paths, dialect_of(source), FORM_OF[source.type], wanted)
+        read = read_large_tables(
+            found.paths, dialect_of(source), FORM_OF[source.type], wanted, known
+        )
     except DataError as error:
         error.key = error.key or (*key, "path")
         raise
@@ -104,7 +114,7 @@ def _opened_tables(
     folder = path if path.is_dir() else path.parent
     rows = torch.arange(read.count)
     notes = (*found.notes, *read.notes)
-    return Table(read.columns, rows, str(path), folder, within, read.places, notes)
+    return Table(read.columns, rows, str(path), folder, within, read.places, notes, read.kept)
 
 
 def _within(source: Source, key: Key) -> Path | None:

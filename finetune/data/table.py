@@ -4,7 +4,7 @@ Letters: N samples, B samples of a batch, T tokens.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import accumulate
@@ -18,6 +18,8 @@ from torch import Tensor
 from finetune.config.messages import shown
 from finetune.data.contents import content_of
 from finetune.data.images import Images
+from finetune.data.kept_table import KeptTable
+from finetune.data.readers.mapped import Distinct, MappedCells
 from finetune.data.readers.row_places import Places
 from finetune.errors import DataError
 
@@ -26,9 +28,15 @@ _ROWS_AT_ONCE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """A column of numbers `(N, ...)`; all samples have one shape."""
+    """A column of numbers `(N, ...)`; all samples have one shape.
+
+    Args:
+        values: The numbers.
+        is_cells: Whether they are all cells of one column of a mapped table, in their order.
+    """
 
     values: Tensor
+    is_cells: bool = field(default=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -45,10 +53,10 @@ class Numbers:
         """Return the samples at `rows` as a new tensor `(B, ...)`."""
         return self.values[rows]
 
-    def digests(self) -> Sequence[bytes | None]:
-        """Return a digest of each sample: equal for exact copies, and for nothing else."""
+    def digests(self) -> Iterator[bytes | None]:
+        """Yield a digest of each sample: equal for exact copies, and for nothing else."""
         values = self.values.contiguous().numpy()
-        return [blake2b(row.tobytes(), digest_size=16).digest() for row in values]
+        return (blake2b(row.tobytes(), digest_size=16).digest() for row in values)
 
     def fingerprint(self) -> bytes:
         """Return a hash of dtype, shape and contents."""
@@ -175,6 +183,8 @@ class Listed:
         # column serve all parts.
         whole, places = self.source
         taken = whole, places[rows]
+        if isinstance(self.values, MappedCells):
+            return Listed(self.values.take(rows.numpy()), self.kind, taken)
         return Listed([self.values[row] for row in rows.tolist()], self.kind, taken)
 
     @property
@@ -182,15 +192,25 @@ class Listed:
         """The whole column, and the positions of these samples in it, `(N,)`."""
         return self.taken or (self, torch.arange(len(self)))
 
-    def digests(self) -> list[bytes | None]:
-        """Return a digest of each sample, equal for exact copies only; None for unknown objects."""
-        contents = map(content_of, self.values)
-        return [c if c is None else blake2b(c, digest_size=16).digest() for c in contents]
+    def digests(self) -> Iterator[bytes | None]:
+        """Yield a digest of each sample, equal for exact copies only; None for unknown objects."""
+        for content in map(content_of, self.values):
+            yield None if content is None else blake2b(content, digest_size=16).digest()
 
     def fingerprint(self) -> bytes:
         """Return a hash of the contents; random if some value cannot be compared."""
-        digests = (digest or os.urandom(16) for digest in self.digests())
-        return blake2b(b"".join(digests), digest_size=16).digest()
+        whole = blake2b(digest_size=16)
+        for digest in self.digests():
+            whole.update(digest or os.urandom(16))
+        return whole.digest()
+
+    def distinct(self) -> Distinct:
+        """Return the different values, which must be hashable, and which one each sample has."""
+        if isinstance(self.values, MappedCells):
+            return self.values.distinct()
+        found: dict[Any, int] = {}
+        numbers = [found.setdefault(value, len(found)) for value in self.values]
+        return Distinct(list(found), np.asarray(numbers, np.int64))
 
 
 class Unread(Sequence[Any]):
@@ -239,6 +259,8 @@ class Table:
     """Place of each row of the source; None if the source has no lines."""
     notes: tuple[str, ...] = ()
     """Lines to report to the user, found while reading."""
+    kept: KeptTable | None = None
+    """Where hashes of all its rows are kept; None if they are not."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -246,7 +268,7 @@ class Table:
     def take(self, rows: Tensor) -> "Table":
         """Return the samples at `rows`."""
         columns = {name: column.take(rows) for name, column in self.columns.items()}
-        return replace(self, columns=columns, rows=self.rows[rows])
+        return replace(self, columns=columns, rows=self.rows[rows], kept=None)
 
     def place(self, index: int) -> str:
         """Return the place of one sample for messages; rows count from 1, without a header."""
@@ -269,9 +291,18 @@ def settle(column: str, values: Sequence[Any], places: Places) -> Column:
     Raises:
         DataError: a value is missing, or some are numbers and others text.
     """
-    for row, value in enumerate(values):
-        if value is None:
-            raise DataError(f"column {column!r} has no value in {places.told(row)}")
+    if isinstance(values, MappedCells):
+        gap = values.first_without_value
+    else:
+        gap = next((row for row, value in enumerate(values) if value is None), None)
+    if gap is not None:
+        raise DataError(f"column {column!r} has no value in {places.told(gap)}")
+    if isinstance(values, MappedCells):
+        # An Arrow file holds texts alone, or numbers of one type and of at most 64 bits.
+        if values.is_text:
+            return Listed(values, "text")
+        is_whole = values.rows is None
+        return Numbers(as_tensor(values.as_numbers(), column), is_cells=is_whole)
     if all(isinstance(value, str) for value in values):
         return Listed(values, "text")
     if all(is_number(value) for value in values):

@@ -1,7 +1,7 @@
 """Read tables as columns, for training and prediction: one file of any format, or a folder."""
 
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -15,14 +15,18 @@ from finetune.data.folders import (
     refuse_leaving,
 )
 from finetune.data.hub import parquet_columns
+from finetune.data.kept_table import KeptTable
 from finetune.data.readers.any_form import Form, chunks_of, form_of
 from finetune.data.readers.chunks import Chunk, Dialect, Reading
 from finetune.data.readers.forms import TABLE_ENDINGS, has_table_ending, opened_bytes
+from finetune.data.readers.mapped_file import ArrowFile, NotMappedError
 from finetune.data.readers.parquet import is_made_by_datasets
 from finetune.data.readers.row_places import Places
 from finetune.data.table import Column, Listed, Unread
 from finetune.errors import DataError, Key
 
+CellKind = Literal["cells", "things"]
+"""Of cells of a table: `cells` of separated values, which may be numbers, or things of any type."""
 FORM_OF: dict[str, Form] = {"csv": "separated", "jsonl": "json", "parquet": "parquet"}
 """Format that a source's type declares."""
 
@@ -42,6 +46,9 @@ class ReadTables:
     count: int
     places: Places
     notes: tuple[str, ...]
+    kind: CellKind = "things"
+    kept: KeptTable | None = None
+    """Its folder in the cache; None if it is not kept."""
 
 
 def dialect_of(source: Source | None) -> Dialect:
@@ -112,6 +119,7 @@ def read_tables(
     dialect: Dialect,
     declared: Form | None,
     wanted: Collection[str] | None,
+    arrow: ArrowFile | None = None,
 ) -> ReadTables:
     """Return the rows of all tables, one table after another.
 
@@ -120,11 +128,13 @@ def read_tables(
         dialect: How they are written.
         declared: Format that the config or the file's name says.
         wanted: The columns whose cells are read; None for all.
+        arrow: An empty Arrow file that cells are written to; None to keep them as Python objects.
 
     Raises:
         DataError: a table cannot be read, or its columns differ from those of the first.
+        NotMappedError: `arrow` cannot hold the cells.
     """
-    tables = _Builder()
+    tables = _Builder(arrow)
     for path in paths:
         with opened_bytes(path) as file:
             tables.add(file, Reading(str(path), dialect, wanted), declared, path.parent)
@@ -148,11 +158,42 @@ def read_table(file: BinaryIO, reading: Reading, declared: Form | None, folder: 
     return table.built()
 
 
-class _Builder:
-    """Joins chunks of one or several tables into whole columns."""
+def read_tables_of(
+    cells: Mapping[str, Sequence[Any]],
+    names: Sequence[str],
+    count: int,
+    places: Places,
+    notes: tuple[str, ...],
+    kind: CellKind,
+    made: Mapping[str, Column] | None = None,
+) -> ReadTables:
+    """Return tables whose cells were read.
 
-    def __init__(self) -> None:
+    Args:
+        cells: Cells of each column that is read.
+        names: Names of all columns.
+        count: Number of rows.
+        places: Places of the rows.
+        notes: Lines to report to the user.
+        kind: Kind of the cells.
+        made: Columns that a library has made.
+    """
+    columns: dict[str, Column] = dict.fromkeys(names, Unread.column(count))
+    columns |= {name: Listed(values, kind) for name, values in cells.items()}
+    return ReadTables(columns | dict(made or {}), count, places, notes, kind)
+
+
+class _Builder:
+    """Joins chunks of one or several tables into whole columns.
+
+    Args:
+        arrow: File that cells are written to; None to keep them in lists.
+    """
+
+    def __init__(self, arrow: ArrowFile | None = None) -> None:
+        self._arrow = arrow
         self._cells: dict[str, list[Any]] = {}
+        """Cells of each column; without any if a file takes them."""
         self._made: dict[str, Column] = {}
         """Columns that a library has made, which are not lists."""
         self._names: dict[str, None] = {}
@@ -172,6 +213,8 @@ class _Builder:
         self._starts.append(self._count)
         # Its images and names of classes are in metadata that only that library understands.
         if form == "parquet" and is_made_by_datasets(file, reading.name):
+            if self._arrow is not None:
+                raise NotMappedError("the library `datasets` has written it")
             self._take(parquet_columns(file, reading.name, folder, reading.wanted))
         else:
             known = set(self._cells)
@@ -185,19 +228,24 @@ class _Builder:
 
     def built(self) -> ReadTables:
         """Return all rows as columns."""
-        kind: Literal["cells", "things"] = "cells" if self._form == "separated" else "things"
-        columns: dict[str, Column] = dict.fromkeys(self._names, Unread.column(self._count))
-        columns |= {name: Listed(cells, kind) for name, cells in self._cells.items()} | self._made
+        kind: CellKind = "cells" if self._form == "separated" else "things"
         places = Places(tuple(self._files), tuple(self._starts), self._lines)
-        return ReadTables(columns, self._count, places, tuple(self._notes))
+        cells = self._cells if self._arrow is None else self._arrow.columns()
+        return read_tables_of(
+            cells, tuple(self._names), self._count, places, tuple(self._notes), kind, self._made
+        )
 
     def _put(self, chunk: Chunk) -> None:
         """Append a chunk; a column missing in it, or new in it, is None where it has no cell."""
-        for name in chunk.columns:
-            if name not in self._cells:
-                self._cells[name] = [None] * self._count
-        for name, cells in self._cells.items():
-            cells.extend(chunk.columns.get(name) or [None] * chunk.count)
+        if self._arrow is not None:
+            self._arrow.write(chunk)
+            self._cells |= {name: [] for name in chunk.columns}
+        else:
+            for name in chunk.columns:
+                if name not in self._cells:
+                    self._cells[name] = [None] * self._count
+            for name, cells in self._cells.items():
+                cells.extend(chunk.columns.get(name) or [None] * chunk.count)
         self._names |= dict.fromkeys(chunk.names)
         self._lines.extend(chunk.lines or [0] * chunk.count)
         self._count += chunk.count

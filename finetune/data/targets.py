@@ -23,6 +23,7 @@ from finetune.data.class_counts import class_counts
 from finetune.data.images import Images
 from finetune.data.label_lists import LabelList, read_lists, refuse_other_separator
 from finetune.data.labels import LabelRules, Ordered, notes_on_spelling, ordered, twin_of
+from finetune.data.readers.mapped import Distinct
 from finetune.data.table import Column, Listed, Numbers, Table, refuse_gaps
 from finetune.errors import DataError, named
 
@@ -52,14 +53,14 @@ class _Labels:
     classes: tuple[str, ...] | None
     """Classes of the training part; None to find them in this part."""
 
-    def numbered(self, labels: Sequence[str], spellings: set[str], found: Sequence[str]) -> Target:
+    def numbered(self, labels: Distinct, spellings: set[str], found: Sequence[str]) -> Target:
         """Return the class numbers `(N,)` of labels; for the other arguments see `settled`."""
         order = self.settled(spellings, found)
         number = {label: position for position, label in enumerate(order.classes)}
-        if not set(labels) <= number.keys():
+        if not set(labels.values) <= number.keys():
             raise self.unseen(found, order.classes)
-        values = torch.tensor([number[label] for label in labels])
-        return Target(values, order.classes, order.notes)
+        values = torch.tensor([number[label] for label in labels.values])
+        return Target(values[labels.numbers], order.classes, order.notes)
 
     def unseen(self, found: Sequence[str], classes: Sequence[str]) -> DataError:
         """Return the error for labels that are no classes; it lists both."""
@@ -159,13 +160,14 @@ def _unseen(
 def _classes(column: Column, table: Table, about: _Labels) -> Target:
     """Return class numbers `(N,)` for a column of whole numbers or texts."""
     if isinstance(column, Numbers):
-        labels = [str(number) for number in _whole(column, table, about.name).tolist()]
+        different, numbers = _whole(column, table, about.name).unique(return_inverse=True)
+        labels = Distinct([str(number) for number in different.tolist()], numbers.numpy())
         # By value: as texts, class 10 would come before class 2.
-        spellings, found = set(labels), tuple(sorted(set(labels), key=int))
+        spellings, found = set(labels.values), tuple(sorted(set(labels.values), key=int))
     else:
         texts = _texts(column, table, about.name)
-        labels, spellings = [about.rules.spelt(text) for text in texts], set(texts)
-        found = tuple(sorted(set(labels)))
+        labels = texts._replace(values=[about.rules.spelt(text) for text in texts.values])
+        spellings, found = set(texts.values), tuple(sorted(set(labels.values)))
     return about.numbered(labels, spellings, found)
 
 
@@ -192,15 +194,17 @@ def _whole(column: Numbers, table: Table, name: str) -> Tensor:
     return values.long()
 
 
-def _texts(column: Column, table: Table, name: str) -> list[str]:
-    """Return a column of text; raise if it is something else or a cell is empty."""
+def _texts(column: Column, table: Table, name: str) -> Distinct:
+    """Return the texts of a column; raise if it is something else or a cell is empty."""
     if isinstance(column, Images) or not isinstance(column, Listed) or column.kind != "text":
         raise DataError(f"column {name!r} holds neither text nor whole numbers", key=_KEY)
-    labels = list(column.values)
-    empty = next((row for row, label in enumerate(labels) if not label.strip()), None)
+    texts = column.distinct()
+    # In order of their first cells, so that the first row without a label is named.
+    empty = next((number for number, text in enumerate(texts.values) if not text.strip()), None)
     if empty is not None:
-        raise DataError(f"column {name!r} has no label in {table.place(empty)}", key=_KEY)
-    return labels
+        row = int((texts.numbers == empty).argmax())
+        raise DataError(f"column {name!r} has no label in {table.place(row)}", key=_KEY)
+    return texts
 
 
 def _label_sets(column: Column, table: Table, task: MultilabelTask, about: _Labels) -> Target:

@@ -26,8 +26,12 @@ from finetune.store.layout import Meta, StoreError, StoreFullError, os_errors_na
 _KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 _ASIDE = re.compile(rf"\.(?:new|old)-\d+-{_KEY.pattern}")
 """Temporary names of stores that are being created or removed."""
+_FILLED = re.compile(rf"\.filled-\d+-{_KEY.pattern}")
+"""Temporary names of tables that are being written; the process locks them meanwhile."""
 _FILES = re.compile(
     r"lock|seals|index|rows-\d+|meta\.json|verdicts|verdicts-\d+|\.verdicts\.tmp-\d+"
+    r"|table\.arrow|table\.json|\.table\.json\.tmp-\d+"
+    r"|hashes-[0-9a-f]{32}|\.hashes-[0-9a-f]{32}\.tmp-\d+"
 )
 """Names of all files of a store. A folder with any other file is not ours."""
 _LARGEST_META = 16 << 20
@@ -163,6 +167,62 @@ def _claimed(folder: Path, wanted: Meta, notes: Sequence[str], *, is_use: bool =
     lock = _open_lock(folder)
     fcntl.flock(lock, fcntl.LOCK_SH)
     return Claim(folder, lock, (*notes, *resized), bool(resized), is_use)
+
+
+@contextmanager
+def filled_aside(root: Path, key: str) -> Iterator[Path]:
+    """Yield a folder to fill with files of a table; it is removed afterwards if it is still there.
+
+    Nobody else sees it until `place_filled` gives it its name.
+
+    Raises:
+        StoreError: the folder cannot be made.
+    """
+    aside = root / f".filled-{os.getpid()}-{key}"
+    with os_errors_named(aside), _directory_locked(root):
+        disk.refuse_foreign(aside, _FILES)
+        disk.remove(aside)
+        disk.make_folder(aside, 0o700)
+        for name in ("lock", "seals"):
+            disk.write_new(aside / name, b"")
+        lock = _open_lock(aside)
+        # Tells other processes that its writer lives.
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    try:
+        yield aside
+    finally:
+        os.close(lock)
+        with suppress(OSError):
+            disk.remove(aside)
+
+
+def place_filled(aside: Path, meta: Meta, disk_bytes: float) -> Path:
+    """Give a filled folder the name of its key, durably; a folder of that name is removed.
+
+    Args:
+        aside: A folder of `filled_aside`; its files are on the disk.
+        meta: What is in it.
+        disk_bytes: Bytes that all stores together may take.
+
+    Raises:
+        StoreFullError: it does not fit; no store is removed for it.
+        StoreError: the folder cannot be placed.
+    """
+    folder = folder_of(aside.parent, meta.key)
+    with os_errors_named(folder), _directory_locked(aside.parent):
+        if folder.exists() and not (disk.holds_only(folder, _FILES) and _remove(folder)):
+            raise StoreError("is in use, or is no folder of ours", where=str(folder))
+        taken = sum(entry.size_bytes for entry in _entries(aside.parent))
+        if (needed := size_of(aside)) + taken > disk_bytes:
+            raise StoreFullError(
+                f"needs {_gib(needed)}, the budget has {_gib(disk_bytes - taken)} left",
+                hint="disk_gb is the budget of all stores, `finetune cache ls` lists them",
+            )
+        disk.write_new(aside / "meta.json", meta.to_json().encode())
+        disk.sync(aside)
+        disk.rename(aside, folder)
+        disk.sync(aside.parent)
+    return folder
 
 
 def num_written(folder: Path) -> int:
@@ -412,7 +472,10 @@ def _directory_locked(root: Path) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         # left by killed processes; nobody else can be at work under this lock
         for path in root.iterdir():
-            if _ASIDE.fullmatch(path.name) and disk.holds_only(path, _FILES):
+            is_left = _ASIDE.fullmatch(path.name) or (
+                _FILLED.fullmatch(path.name) and not _in_use(path)
+            )
+            if is_left and disk.holds_only(path, _FILES):
                 with suppress(OSError):
                     disk.remove(path)
         yield

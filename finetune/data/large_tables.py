@@ -1,0 +1,219 @@
+"""Read large tables as Arrow files in the cache: parsed once, mapped at every later start.
+
+A table has a folder of its own there, named by a hash of its paths and of all that decides how they
+are read. The folder holds `table.arrow` with the cells, `table.json` with the rest, and hashes of
+the rows. It counts only while the source is what it was: by the states of its files or, where these
+differ, by the hashes of their contents.
+"""
+
+import json
+import os
+import tempfile
+from array import array
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import torch
+
+from finetune import disk
+from finetune.data.contents import KnownFiles, read_contents, states_of
+from finetune.data.kept_table import KeptTable
+from finetune.data.readers.any_form import Form
+from finetune.data.readers.chunks import Dialect
+from finetune.data.readers.mapped import mapped_columns
+from finetune.data.readers.mapped_file import LINES, ArrowFile, NotMappedError
+from finetune.data.readers.row_places import Places
+from finetune.data.tabular import ReadTables, read_tables, read_tables_of
+from finetune.errors import DataError
+from finetune.reading import read_at_most
+from finetune.store.directory import filled_aside, folder_of, key_of, place_filled
+from finetune.store.layout import Layout, Meta, StoreError, os_errors_named
+
+LEAST_BYTES = 16 << 20
+"""Tables of fewer bytes are parsed at every start, which takes about a second."""
+_VERSION = 1
+"""Of the readers and of the files here; a higher one makes all tables anew."""
+_ARROW, _RECORD = "table.arrow", "table.json"
+_LARGEST_RECORD = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """The files of a table, and how they are read."""
+
+    paths: Sequence[Path]
+    dialect: Dialect
+    declared: Form | None
+    wanted: Collection[str] | None
+
+    @property
+    def key(self) -> str:
+        """Hash of all that decides what is read, besides the contents of the files."""
+        how = self.dialect
+        return key_of(
+            {
+                # As written, since messages quote them, and from the root.
+                "table": [[str(path), os.path.abspath(path)] for path in self.paths],  # noqa: PTH100
+                "dialect": [how.separator, how.quote, how.encoding, how.is_sure],
+                "missing": sorted(how.missing),
+                "declared": self.declared,
+                "wanted": None if self.wanted is None else sorted(self.wanted),
+                "version": _VERSION,
+            }
+        )
+
+    def read(self, arrow: ArrowFile | None) -> ReadTables:
+        """Parse the files; see `read_tables`."""
+        return read_tables(self.paths, self.dialect, self.declared, self.wanted, arrow)
+
+
+def read_large_tables(
+    paths: Sequence[Path],
+    dialect: Dialect,
+    declared: Form | None,
+    wanted: Collection[str] | None,
+    files: KnownFiles | None,
+) -> ReadTables:
+    """Return the rows of all tables; those of many bytes are mapped, and parsed once.
+
+    Args:
+        paths: The files.
+        dialect: How they are written.
+        declared: Format that the config or the file's name says.
+        wanted: The columns whose cells are read; None for all.
+        files: Says where tables are kept, and receives notes; None to keep nothing.
+
+    Raises:
+        DataError: a table cannot be read, or its columns differ from those of the first.
+    """
+    sources = _Sources(paths, dialect, declared, wanted)
+    if not all(path.is_file() for path in paths) or _num_bytes(paths) < LEAST_BYTES:
+        return sources.read(None)
+    notes: list[str] = [] if files is None else files.notes
+    try:
+        if files is not None and files.disk_bytes > 0:
+            try:
+                return _kept(sources, files) or _parsed(sources, files)
+            except StoreError as error:
+                notes.append(f"the table is parsed at every start: {error.in_one_line}")
+        with tempfile.TemporaryFile() as file:
+            return sources.read(ArrowFile(cast("BinaryIO", file)))
+    except NotMappedError as error:
+        notes.append(f"{paths[0]} is read into memory: {error}")
+    except OSError as error:
+        notes.append(f"{paths[0]} is read into memory: {disk.reason_of(error)}")
+    return sources.read(None)
+
+
+def _kept(sources: _Sources, files: KnownFiles) -> ReadTables | None:
+    """Return a table that was parsed earlier; None if there is none, or its source has changed."""
+    folder = folder_of(files.root, sources.key)
+    try:
+        record = _read_record(folder)
+        if not _is_unchanged(record, sources.paths, folder):
+            return None
+        with disk.open_to_read(folder / _ARROW) as file:
+            # A file that is where we left it needs no second look, which would read it whole.
+            is_known = [*states_of([folder / _ARROW])[0]] == record["arrow"]
+            if not is_known and disk.digest_of(folder / _ARROW) != record["digest"]:
+                return None
+            columns = mapped_columns(file, is_checked=not is_known)
+        lines = array("Q", columns.pop(LINES).as_numbers().tobytes())
+        places = Places(tuple(map(str, sources.paths)), tuple(record["starts"]), lines)
+        names, notes = record["names"], tuple(record["notes"])
+        read = read_tables_of(columns, names, len(lines), places, notes, record["kind"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return replace(read, kept=KeptTable(folder))
+
+
+def _parsed(sources: _Sources, files: KnownFiles) -> ReadTables:
+    """Parse a table into a folder of the cache; it stays there if its source is quiet meanwhile."""
+    before = states_of(sources.paths)
+    with filled_aside(files.root, sources.key) as aside:
+        path = aside / _ARROW
+        with os_errors_named(path):
+            file = os.fdopen(disk.descriptor_to_change(path, make=True), "r+b")
+            with file:
+                read = sources.read(ArrowFile(file))
+                os.fsync(file.fileno())
+        try:
+            contents = read_contents(sources.paths)
+            if states_of(sources.paths) != before:
+                raise DataError("is being written")
+            with os_errors_named(path):
+                record = {
+                    "names": [*read.columns],
+                    "kind": read.kind,
+                    "starts": [*read.places.starts],
+                    "notes": [*read.notes],
+                    "states": contents.states.tolist(),
+                    "hashes": contents.hashes.tolist(),
+                    "arrow": [*states_of([path])[0]],
+                    "digest": disk.digest_of(path),
+                }
+                disk.write_new(aside / _RECORD, _as_bytes(record))
+            created = datetime.now(UTC).isoformat(timespec="seconds")
+            facts = {"table": sources.paths[0].name}
+            layout = Layout((), read.count)
+            meta = Meta(sources.key, torch.__version__, layout, facts, created)
+            return replace(read, kept=KeptTable(place_filled(aside, meta, files.disk_bytes)))
+        except (StoreError, DataError) as error:
+            # The file has no name any more when this ends, and lasts as long as its columns.
+            files.notes.append(f"{sources.paths[0]} is parsed again next time: {error.in_one_line}")
+            return read
+
+
+def _is_unchanged(record: dict[str, Any], paths: Sequence[Path], folder: Path) -> bool:
+    """Tell whether files hold what they held; note their states if only those differ.
+
+    Raises:
+        OSError, ValueError: a file cannot be read, or is being written.
+    """
+    states = [[*state] for state in states_of(paths)]
+    if states == record["states"]:
+        return True
+    try:
+        contents = read_contents(paths)
+    except DataError as error:
+        raise ValueError(error.message) from error
+    if contents.hashes.tolist() != record["hashes"]:
+        return False
+    record["states"] = contents.states.tolist()
+    disk.replace_file(folder / _RECORD, _as_bytes(record), str(os.getpid()))
+    return True
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    """Return what is known about a kept table.
+
+    Raises:
+        OSError, ValueError: there is none, or it is damaged.
+    """
+    with disk.open_to_read(folder / _RECORD) as file:
+        digest, _, text = read_at_most(file, _LARGEST_RECORD).partition(b"\n")
+    if digest.decode("ascii") != _digest(text):
+        raise ValueError("damaged")
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("no record")
+    return found
+
+
+def _as_bytes(record: dict[str, Any]) -> bytes:
+    """Return a record with its digest before it: a flipped bit could make another table of it."""
+    text = json.dumps(record).encode()
+    return _digest(text).encode() + b"\n" + text
+
+
+def _digest(text: bytes) -> str:
+    return blake2b(text, digest_size=16).hexdigest()
+
+
+def _num_bytes(paths: Sequence[Path]) -> int:
+    """Return how many bytes files have."""
+    return sum(path.stat().st_size for path in paths)
