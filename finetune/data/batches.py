@@ -11,7 +11,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from finetune.data.table import Numbers, Prepared
+from finetune.data.samples import Prepared
+from finetune.data.table import Numbers
 from finetune.models.declared import TensorSpec
 
 MASK = "attention_mask"

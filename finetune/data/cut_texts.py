@@ -20,6 +20,8 @@ class CutTexts:
     tokens_cut: int = 0
     longest: int = 0
     """Tokens of the longest text, including those cut off."""
+    drawn_from: int = 0
+    """Texts of which those were drawn that are counted; 0 if all are counted."""
 
     def add(self, lengths: Tensor, cut: Tensor) -> None:
         """Add some texts to the count.
@@ -42,8 +44,9 @@ class CutTexts:
         if not self.num_cut:
             return None
         what = "pairs" if len(columns) > 1 else "texts"
+        drawn = f", drawn from {self.drawn_from:,}," if self.drawn_from else ""
         return (
-            f"{self.num_cut:,} of {self.num_texts:,} {what} of {named(columns)} are cut to "
+            f"{self.num_cut:,} of {self.num_texts:,} {what}{drawn} of {named(columns)} are cut to "
             f"max_length {max_length}: {self.tokens_cut / self.tokens:.1%} of all tokens are "
             f"lost, the longest has {self.longest:,}; {{type: tokenize, max_length: ...}} of "
             "data.transforms says how many are kept"

@@ -4,6 +4,7 @@ Letters: N samples, B in a batch, L tokens.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from finetune.data.batches import (
     fingerprint_of,
     spec_of,
 )
+from finetune.data.lazy_tokens import LazyColumn
 from finetune.data.table import Numbers, Ragged
 from finetune.models.declared import TensorSpec
 
@@ -35,7 +37,7 @@ class GatheredSamples:
 
     def __init__(
         self,
-        columns: Mapping[str, Numbers | Ragged],
+        columns: Mapping[str, Numbers | Ragged | LazyColumn],
         target: Tensor | None,
         *,
         place: Callable[[int], str] | None = None,
@@ -46,16 +48,14 @@ class GatheredSamples:
         self._columns = dict(columns)
         self._target = target
         self.specs: dict[str, TensorSpec] = {
-            name: TensorSpec((column.longest,), "int64")
-            if isinstance(column, Ragged)
+            name: TensorSpec((column.expected,), "int64")
+            if isinstance(column, Ragged | LazyColumn)
             else spec_of(column.values[0])
             for name, column in columns.items()
         }
-        ragged = self._ragged()
-        self.longest = max((column.longest for column in ragged), default=None)
+        self._tokens = self._of_tokens()
         # Columns of different lengths, or a mask beside them, would disagree on the length.
-        self.is_even = len(ragged) + (self._plain_mask() is not None) <= 1
-        self._widths, self._lengths = self._find_widths(ragged), self._find_lengths(ragged)
+        self.is_even = len(self._tokens) + (self._plain_mask() is not None) <= 1
 
     def __len__(self) -> int:
         return len(next(iter(self._columns.values())))
@@ -65,25 +65,42 @@ class GatheredSamples:
         """Names of a batch's columns, in order."""
         return tuple(self.specs)
 
+    @cached_property
+    def longest(self) -> int | None:
+        """Tokens of the longest sample; None where no column is padded."""
+        return max((column.whole.longest for column in self._tokens), default=None)
+
     @property
     def is_right_padded(self) -> bool:
         """Whether the mask of every batch is ones up to the end of a sample, then zeros."""
         mask = self._columns.get(MASK)
-        return isinstance(mask, Ragged) and mask.is_mask
+        return isinstance(mask, Ragged | LazyColumn) and mask.whole.is_mask
 
-    @property
+    @cached_property
     def has_shorter(self) -> bool:
         """Whether some samples have fewer tokens than the longest batch."""
-        if self._widths is None or self._lengths is None:
-            return False
-        return bool(self._lengths.min() < self._widths.max())
+        # Asked for of all samples at once, so that their tokens are made together.
+        whole = None if self.longest is None else [column.whole for column in self._tokens]
+        extent = self._extent(torch.arange(len(self)), whole or self._tokens)
+        return extent is not None and extent.shortest < extent.width
 
     def extent(self, indices: Tensor) -> Extent | None:
         """Return the width of a batch and its shortest and longest sample; None without tokens."""
-        if self._widths is None or self._lengths is None:
+        return self._extent(indices, self._tokens)
+
+    def _extent(self, indices: Tensor, tokens: Sequence[Ragged | LazyColumn]) -> Extent | None:
+        """Return the same, by the columns of tokens, or by a mask that was given as numbers."""
+        if (mask := self._plain_mask()) is not None:
+            shortest, longest = mask[indices].ne(0).sum(1).aminmax()
+            return Extent(mask.shape[1], int(shortest), int(longest))
+        if not tokens:
             return None
-        shortest, longest = self._lengths[indices].aminmax()
-        return Extent(int(self._widths[indices].max()), int(shortest), int(longest))
+        lengths = [column.lengths_of(indices) for column in tokens]
+        # A batch is as wide as its widest column, and a sample counts as short if any is padded.
+        pairs = zip(tokens, lengths, strict=True)
+        width = max(column.length or max(int(each.max()), 1) for column, each in pairs)
+        shortest, longest = torch.stack(lengths).amin(0).aminmax()
+        return Extent(width, int(shortest), int(longest))
 
     def fetch(
         self,
@@ -115,7 +132,7 @@ class GatheredSamples:
     def _gathered(
         self,
         name: str,
-        column: Numbers | Ragged,
+        column: Numbers | Ragged | LazyColumn,
         rows: Tensor,
         length: int | None,
         *,
@@ -128,31 +145,16 @@ class GatheredSamples:
             return torch.zeros(len(rows), length or column.width(rows), dtype=torch.int64)
         return column.gather(rows, length)
 
-    def _find_widths(self, ragged: Sequence[Ragged]) -> Tensor | None:
-        """Return the width of each sample in a batch of its own, `(N,)`; None without tokens."""
-        if (mask := self._plain_mask()) is not None:
-            return torch.full((len(self),), mask.shape[1])
-        widths = [column.widths for column in ragged]
-        # A batch is as wide as its widest column.
-        return torch.stack(widths).amax(0) if widths else None
-
-    def _find_lengths(self, ragged: Sequence[Ragged]) -> Tensor | None:
-        """Return the number of tokens of each sample, `(N,)`; None without tokens."""
-        if (mask := self._plain_mask()) is not None:
-            return mask.ne(0).sum(1)
-        lengths = [column.lengths for column in ragged]
-        # A sample counts as short if any of its columns is padded.
-        return torch.stack(lengths).amin(0) if lengths else None
-
-    def _ragged(self) -> list[Ragged]:
+    def _of_tokens(self) -> list[Ragged | LazyColumn]:
         """Return one padded column for each set of lengths."""
         # All outputs of a tokenizer have the same lengths: one stands for them.
-        ragged = [column for column in self._columns.values() if isinstance(column, Ragged)]
-        return [
-            column
-            for number, column in enumerate(ragged)
-            if not any(torch.equal(column.offsets, other.offsets) for other in ragged[:number])
-        ]
+        found: list[Ragged | LazyColumn] = []
+        for column in self._columns.values():
+            if isinstance(column, Numbers):
+                continue
+            if not any(column.has_lengths_of(other) for other in found):
+                found.append(column)
+        return found
 
     def _plain_mask(self) -> Tensor | None:
         """Return a mask `(N, L)` that was given as numbers, all samples of one width; else None."""

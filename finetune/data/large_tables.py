@@ -42,7 +42,7 @@ _LARGEST_RECORD = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class _Sources:
+class _TableSource:
     """The files of a table, and how they are read."""
 
     paths: Sequence[Path]
@@ -90,7 +90,7 @@ def read_large_tables(
     Raises:
         DataError: a table cannot be read, or its columns differ from those of the first.
     """
-    sources = _Sources(paths, dialect, declared, wanted)
+    sources = _TableSource(paths, dialect, declared, wanted)
     if not all(path.is_file() for path in paths) or _num_bytes(paths) < LEAST_BYTES:
         return sources.read(None)
     notes: list[str] = [] if files is None else files.notes
@@ -109,7 +109,7 @@ def read_large_tables(
     return sources.read(None)
 
 
-def _kept(sources: _Sources, files: KnownFiles) -> ReadTables | None:
+def _kept(sources: _TableSource, files: KnownFiles) -> ReadTables | None:
     """Return a table that was parsed earlier; None if there is none, or its source has changed."""
     folder = folder_of(files.root, sources.key)
     try:
@@ -131,7 +131,7 @@ def _kept(sources: _Sources, files: KnownFiles) -> ReadTables | None:
     return replace(read, kept=KeptTable(folder))
 
 
-def _parsed(sources: _Sources, files: KnownFiles) -> ReadTables:
+def _parsed(sources: _TableSource, files: KnownFiles) -> ReadTables:
     """Parse a table into a folder of the cache; it stays there if its source is quiet meanwhile."""
     before = states_of(sources.paths)
     with filled_aside(files.root, sources.key) as aside:

@@ -24,8 +24,8 @@ from finetune.data.gathered_samples import GatheredSamples
 from finetune.data.images import Images
 from finetune.data.kept_samples import KeptSamples
 from finetune.data.pipeline import as_value, collate
-from finetune.data.samples import Sample
-from finetune.data.table import Prepared, Tokens
+from finetune.data.samples import Prepared, Sample
+from finetune.data.table import Tokens
 from finetune.data.transforms import Step
 from finetune.data.vision import Vision
 from finetune.data.workers import Workers
@@ -97,7 +97,6 @@ class MadeSamples:
         both = plain.specs | made
         self.specs: dict[str, TensorSpec] = {name: both[name] for name in names or made}
         self._makes_tokens = MASK in made or any(isinstance(v, Tokens) for v in first[0].values())
-        self.longest = None if self._makes_tokens else plain.longest
         self.is_even = not self._makes_tokens and plain.is_even
 
     def __len__(self) -> int:
@@ -107,6 +106,11 @@ class MadeSamples:
     def inputs(self) -> tuple[str, ...]:
         """Names of a batch's columns, in order."""
         return tuple(self.specs)
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest sample; None where a step at every fetch makes them, or none."""
+        return None if self._makes_tokens else self._plain.longest
 
     @property
     def is_right_padded(self) -> bool:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetune.data.folders import IMAGE_ENDINGS
-from finetune.data.table import Listed, Prepared, Table
+from finetune.data.samples import Prepared
+from finetune.data.table import Listed, Table
 from finetune.errors import DataError, Key
 
 _ENDING = 6

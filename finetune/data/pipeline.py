@@ -18,18 +18,11 @@ from finetune.data.cells import no_number, read_cells
 from finetune.data.decoding import image_tensor, is_image
 from finetune.data.images import Images
 from finetune.data.kept_samples import reserve
+from finetune.data.lazy_tokens import LazyColumn
+from finetune.data.memory_budget import MemoryBudget
 from finetune.data.named_images import no_such_image
-from finetune.data.samples import Columns, Sample
-from finetune.data.table import (
-    Listed,
-    Numbers,
-    Prepared,
-    Ragged,
-    Table,
-    Tokens,
-    as_tensor,
-    refuse_gaps,
-)
+from finetune.data.samples import Columns, Prepared, Sample
+from finetune.data.table import Listed, Numbers, Ragged, Table, Tokens, as_tensor, refuse_gaps
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
 from finetune.data.transforms import PlannedStep, Stack, Step
@@ -42,6 +35,15 @@ IN_MEMORY_BYTES = 2 * 1024**3
 
 class UnequalShapesError(DataError):
     """Samples of one column differ in shape, so that no batch can hold them."""
+
+
+class TokenKeeping(NamedTuple):
+    """Where tokens are kept."""
+
+    store: TokenStore | None
+    """From run to run."""
+    budget: MemoryBudget | None
+    """During the run, if they are made as they are needed."""
 
 
 class Outcome(NamedTuple):
@@ -66,7 +68,10 @@ class Outcome(NamedTuple):
 
 
 def run_steps(
-    table: Table, planned: Sequence[PlannedStep], tokens: TokenStore | None = None
+    table: Table,
+    planned: Sequence[PlannedStep],
+    tokens: TokenStore | None = None,
+    budget: MemoryBudget | None = None,
 ) -> Outcome:
     """Do what can be done to whole columns; leave the rest for every fetch.
 
@@ -77,6 +82,7 @@ def run_steps(
         table: The raw samples.
         planned: The steps.
         tokens: Store that keeps tokens from run to run; None for no store.
+        budget: Memory for tokens that are made as they are needed; None to keep none.
 
     Raises:
         DataError: a step fails on a sample, or the result is not finite numbers of one shape.
@@ -86,13 +92,14 @@ def run_steps(
     drawn = [each.step for each in planned[len(now) :]]
     columns = _typed(table, [each.step for each in planned])
     left = [each.step for each in now]
+    keeping = TokenKeeping(tokens, budget)
     while left:
-        columns, done = _at_once(table, columns, left, tokens)
+        columns, done = _at_once(table, columns, left, keeping)
         if done:
             left = left[done:]
             continue
         if any(isinstance(column, Images) for column in columns.values()):
-            columns, left = _texts_first(table, columns, left, tokens)
+            columns, left = _texts_first(table, columns, left, keeping)
             return _with_finished(Outcome(columns, left, drawn), table)
         # Steps on single samples run together: nothing is stored between two of them.
         run = list(takewhile(lambda step: not isinstance(step, Tokenize | Stack), left))
@@ -117,14 +124,14 @@ def _with_finished(outcome: Outcome, table: Table) -> Outcome:
 
 
 def _texts_first(
-    table: Table, columns: Columns, steps: Sequence[Step], tokens: TokenStore | None
+    table: Table, columns: Columns, steps: Sequence[Step], keeping: TokenKeeping
 ) -> tuple[Columns, list[Step]]:
     """Do those of `steps` that take whole columns and come after steps on other columns alone."""
     left: list[Step] = []
     touched: set[str] = set()
     for number, step in enumerate(steps):
         if isinstance(step, Tokenize | Stack) and touched.isdisjoint(step.columns):
-            columns, _ = _at_once(table, columns, [step], tokens)
+            columns, _ = _at_once(table, columns, [step], keeping)
         elif isinstance(step, Vision):
             touched.add(step.column)
             left.append(step)
@@ -208,11 +215,11 @@ def _typed(table: Table, steps: Sequence[Step]) -> Columns:
 
 
 def _at_once(
-    table: Table, columns: Columns, steps: Sequence[Step], tokens: TokenStore | None
+    table: Table, columns: Columns, steps: Sequence[Step], keeping: TokenKeeping
 ) -> tuple[Columns, int]:
     """Run the first of `steps` that take whole columns; return the columns and their number."""
     if isinstance(step := steps[0], Tokenize):
-        return step.whole(columns, tokens), 1
+        return step.whole(columns, *keeping), 1
     if isinstance(step, Stack):
         for name in step.columns:
             if isinstance(column := columns[name], Images | Listed):
@@ -270,7 +277,7 @@ def _finished(
     column: Prepared,
     table: Table,
     place: Callable[[int], str] | None = None,
-) -> Numbers | Ragged:
+) -> Numbers | Ragged | LazyColumn:
     """Turn a column into what a batch holds, all its floats finite."""
     if isinstance(column, Images | Listed):
         values = (column[row] for row in range(len(column)))

@@ -13,15 +13,17 @@ from finetune.data.columns import column_of, empty_column
 from finetune.data.cut_texts import CutTexts
 from finetune.data.identity import DataIdentity
 from finetune.data.image_headers import notes_on_new
+from finetune.data.memory_budget import MemoryBudget
 from finetune.data.opening import DataFacts, OpenedData, open_data as open_data
 from finetune.data.parting import RawPart
 from finetune.data.pipeline import Outcome, run_steps
 from finetune.data.random_steps import naming_left_out, note_on_other_shapes
 from finetune.data.readers.chunks import shown_names
 from finetune.data.readers.row_places import THE_INPUT, Places
-from finetune.data.ready import Fetching, MemoryBudget, samples_from
+from finetune.data.ready import Fetching, samples_from
+from finetune.data.samples import Prepared
 from finetune.data.step_facts import identity_of
-from finetune.data.table import Prepared, Table
+from finetune.data.table import Table
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
 from finetune.data.transforms import PlannedStep, plan_steps, usual_transforms
@@ -114,7 +116,7 @@ def _samples(part: RawPart, making: _Making, name: str = "") -> Samples:
     steps = making.steps
     planned, left_out = (steps.train, []) if name == "train" else (steps.other, steps.left_out)
     with naming_left_out(left_out):
-        outcome = run_steps(part.table, planned, making.tokens)
+        outcome = run_steps(part.table, planned, making.tokens, making.fetching.budget)
         return samples_from(
             outcome,
             part.target,

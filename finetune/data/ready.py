@@ -17,17 +17,17 @@ from torch import Tensor
 from finetune.data.batches import Samples
 from finetune.data.gathered_samples import GatheredSamples
 from finetune.data.kept_samples import KeptSamples, is_of_tensors, row_bytes, shapes_of
+from finetune.data.lazy_tokens import LazyColumn
 from finetune.data.made_samples import MadeSamples, Making
+from finetune.data.memory_budget import MemoryBudget
 from finetune.data.pipeline import Outcome
 from finetune.data.table import Numbers, Ragged
 from finetune.data.transforms import Step
 from finetune.data.vision import Vision
 from finetune.data.workers import Workers
 from finetune.errors import DataError
-from finetune.process import available_memory_bytes, shared_memory_bytes, usable_cores
+from finetune.process import shared_memory_bytes, usable_cores
 
-_SHARE_OF_MEMORY = 0.25
-"""Share of the free memory that prepared samples may take with `data.memory_gb: auto`."""
 _QUICK_S = 0.02
 """CPU seconds. A batch that takes less is made by the run's own process: to hand it over from
 another process costs about as much."""
@@ -37,20 +37,6 @@ _BATCHES_HELD = 3
 """Batches of a process that are in shared memory at once: two are made ahead, one is in use."""
 _SHARE_OF_SHARED = 0.5
 """Share of the free shared memory that the processes of a split may take."""
-
-
-@dataclass(slots=True)
-class MemoryBudget:
-    """How many bytes the prepared samples of all splits may still take."""
-
-    left_bytes: float
-
-    @classmethod
-    def of(cls, memory_gb: float | Literal["auto"]) -> "MemoryBudget":
-        """Return the room of `data.memory_gb`; `auto` for a quarter of the free memory."""
-        if memory_gb == "auto":
-            return cls(_SHARE_OF_MEMORY * available_memory_bytes())
-        return cls(memory_gb * 2**30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +88,7 @@ def samples_from(
     finished = {
         each: column
         for each, column in outcome.columns.items()
-        if each not in made and isinstance(column, Numbers | Ragged)
+        if each not in made and isinstance(column, Numbers | Ragged | LazyColumn)
     }
     plain = GatheredSamples(finished, target, place=place, name=name)
     if not made:

@@ -3,9 +3,12 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from finetune.data.table import Prepared
+from finetune.data.lazy_tokens import LazyColumn
+from finetune.data.table import Column, Ragged
 from finetune.errors import DataError, named
 
+Prepared = Column | Ragged | LazyColumn
+"""What transforms turn columns into."""
 Sample = dict[str, Any]
 Columns = dict[str, Prepared]
 

@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +18,13 @@ from finetune.config.messages import shown
 from finetune.data.contents import content_of
 from finetune.data.images import Images
 from finetune.data.kept_table import KeptTable
-from finetune.data.readers.mapped import Distinct, MappedCells
+from finetune.data.readers.mapped import Distinct, MappedCells, ReadTogether
 from finetune.data.readers.row_places import Places
 from finetune.errors import DataError
 
 _ROWS_AT_ONCE = 4096
+_NUMBERS_AT_ONCE = 1 << 20
+_TYPES = (torch.uint8, torch.int16, torch.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,8 @@ class Ragged:
     """A column of sequences of different lengths, stored end to end.
 
     Args:
-        values: All sequences `(sum T + 1,)`, followed by one number that belongs to none.
+        values: All sequences `(sum T + 1,)`, followed by one number that belongs to none; whole
+            numbers of the smallest type that holds all of them.
         offsets: Start of each sequence, and end of the last one, `(N + 1,)`.
         pad: Number that batches are padded with.
         length: Length that each batch is padded to; None pads to its longest sequence.
@@ -93,23 +95,57 @@ class Ragged:
     @classmethod
     def of(cls, sequences: Sequence[Sequence[int]], *, pad: int, length: int | None) -> "Ragged":
         """Return a column of these sequences."""
-        flat = [number for sequence in sequences for number in sequence]
-        offsets = [0, *accumulate(len(sequence) for sequence in sequences)]
-        # The number behind the end gives `gather` a position to read for samples that are padded.
-        return cls(torch.tensor([*flat, pad]), torch.tensor(offsets), pad, length)
+        flat = torch.tensor([number for sequence in sequences for number in sequence])
+        lengths = torch.tensor([len(sequence) for sequence in sequences], dtype=torch.int64)
+        return cls.flat(flat, lengths, pad=pad, length=length)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        """Return a column of the sequences of several columns, one after another."""
+        first = parts[0]
+        values = torch.cat([part.values[:-1] for part in parts])
+        lengths = torch.cat([part.lengths for part in parts])
+        return cls.flat(values, lengths, pad=first.pad, length=first.length)
 
     @classmethod
     def flat(cls, values: Tensor, lengths: Tensor, *, pad: int, length: int | None) -> "Ragged":
         """Return a column of sequences that are end to end already: `(sum T,)` and `(N,)`."""
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
-        return cls(torch.cat([values, torch.tensor([pad])]), offsets, pad, length)
+        # The number behind the end gives `gather` a position to read for samples that are padded.
+        return cls(smallest(values, pad), offsets, pad, length)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def __getitem__(self, index: int) -> Tokens:
         start, stop = self.offsets[index], self.offsets[index + 1]
-        return Tokens(self.values[start:stop], self.pad, self.length)
+        return Tokens(_widened(self.values[start:stop]), self.pad, self.length)
+
+    def take(self, rows: Tensor) -> "Ragged":
+        """Return the sequences at `rows`."""
+        lengths = self.lengths_of(rows)
+        before = lengths.cumsum(0) - lengths
+        places = torch.arange(int(lengths.sum()))
+        places += (self.offsets[rows] - before).repeat_interleave(lengths)
+        return Ragged.flat(self.values[places], lengths, pad=self.pad, length=self.length)
+
+    def lengths_of(self, rows: Tensor) -> Tensor:
+        """Return the length of each sequence at `rows`, `(B,)`."""
+        return self.offsets[rows + 1] - self.offsets[rows]
+
+    def has_lengths_of(self, other: object) -> bool:
+        """Tell whether another column has sequences of the same lengths."""
+        return isinstance(other, Ragged) and torch.equal(self.offsets, other.offsets)
+
+    @property
+    def whole(self) -> "Ragged":
+        """This column: all its sequences are there."""
+        return self
+
+    @property
+    def expected(self) -> int:
+        """Padded length of a batch of all sequences."""
+        return self.longest
 
     @property
     def widths(self) -> Tensor:
@@ -145,14 +181,34 @@ class Ragged:
         # One gather for the whole batch, and then the mask: a loop over samples is several times
         # slower.
         positions = (starts.unsqueeze(1) + steps).clamp_(max=len(self.values) - 1)
-        return self.values[positions].masked_fill_(steps >= lengths.unsqueeze(1), self.pad)
+        tokens = _widened(self.values[positions])
+        return tokens.masked_fill_(steps >= lengths.unsqueeze(1), self.pad)
 
     def fingerprint(self) -> bytes:
         """Return a hash of contents, boundaries and padding."""
         digest = blake2b(f"{self.pad} {self.length}".encode(), digest_size=16)
-        digest.update(self.values.numpy().data)
+        for some in self.values.split(_NUMBERS_AT_ONCE):
+            digest.update(_widened(some).numpy().data)
         digest.update(self.offsets.numpy().data)
         return digest.digest()
+
+
+def smallest(values: Tensor, *more: int) -> Tensor:
+    """Return numbers `(T,)`, with `more` behind them, in the smallest type; floats as they are."""
+    if len(values) == 0:
+        return torch.tensor(more)
+    if values.is_floating_point():
+        return torch.cat([values, torch.tensor(more, dtype=values.dtype)])
+    low, high = (int(bound) for bound in values.aminmax())
+    low, high = min(low, *more), max(high, *more)
+    fitting = (t for t in _TYPES if torch.iinfo(t).min <= low and high <= torch.iinfo(t).max)
+    dtype = next(fitting, torch.int64)
+    return torch.cat([values.to(dtype), torch.tensor(more, dtype=dtype)])
+
+
+def _widened(values: Tensor) -> Tensor:
+    """Return whole numbers as int64, which networks take; floats as they are."""
+    return values if values.is_floating_point() else values.long()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +233,12 @@ class Listed:
     def __getitem__(self, index: int) -> Any:
         return self.values[index]
 
+    def at(self, rows: Tensor) -> list[Any]:
+        """Return the samples at `rows` in a list."""
+        if isinstance(self.values, ReadTogether):
+            return self.values.at(rows.numpy())
+        return [self.values[row] for row in rows.tolist()]
+
     def take(self, rows: Tensor) -> "Listed":
         """Return the samples at `rows`."""
         # Where samples came from is kept through every split, so that stored tokens of the whole
@@ -185,7 +247,7 @@ class Listed:
         taken = whole, places[rows]
         if isinstance(self.values, MappedCells):
             return Listed(self.values.take(rows.numpy()), self.kind, taken)
-        return Listed([self.values[row] for row in rows.tolist()], self.kind, taken)
+        return Listed(self.at(rows), self.kind, taken)
 
     @property
     def source(self) -> "tuple[Listed, Tensor]":
@@ -233,8 +295,6 @@ class Unread(Sequence[Any]):
 
 Column = Numbers | Listed | Images
 """What sources give."""
-Prepared = Column | Ragged
-"""What transforms turn columns into."""
 
 
 @dataclass(frozen=True, slots=True)

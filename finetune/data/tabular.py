@@ -1,12 +1,15 @@
 """Read tables as columns, for training and prediction: one file of any format, or a folder."""
 
+import os
 from array import array
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from gzip import GzipFile
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 from finetune.config.source_keys import CsvSource, Source, TableSource, TextFolderSource
+from finetune.counting import Counting
 from finetune.data.folders import (
     files_below,
     notes_on_parts_in,
@@ -158,6 +161,14 @@ def read_table(file: BinaryIO, reading: Reading, declared: Form | None, folder: 
     return table.built()
 
 
+def _num_bytes(file: BinaryIO) -> int | None:
+    """Return the size of a file; None if it is packed, or a stream."""
+    try:
+        return None if isinstance(file, GzipFile) else os.fstat(file.fileno()).st_size
+    except OSError:
+        return None
+
+
 def read_tables_of(
     cells: Mapping[str, Sequence[Any]],
     names: Sequence[str],
@@ -218,8 +229,10 @@ class _Builder:
             self._take(parquet_columns(file, reading.name, folder, reading.wanted))
         else:
             known = set(self._cells)
+            counting, size = Counting(f"reading {reading.name}", "rows"), _num_bytes(file)
             for chunk in chunks_of(file, reading, form):
                 self._put(chunk)
+                counting.at(self._count, file.tell() / size if size else None)
                 # Objects of JSON may leave out a key that has no value; a csv without a column is
                 # another table.
                 if form != "json":

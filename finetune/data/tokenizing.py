@@ -1,22 +1,31 @@
 """The step from a text, or a pair of texts, to tokens."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from finetune.config.messages import shown
+from finetune.counting import Counting
 from finetune.data.cut_texts import CutTexts, tokens_cut
-from finetune.data.samples import Columns, Sample, replaced
-from finetune.data.table import Listed, Numbers, Prepared, Ragged, Tokens
+from finetune.data.lazy_tokens import LazyColumn, LazyTokens
+from finetune.data.memory_budget import MemoryBudget
+from finetune.data.readers.mapped import MappedCells, Positions
+from finetune.data.samples import Columns, Prepared, Sample, replaced
+from finetune.data.table import Listed, Numbers, Ragged, Tokens
 from finetune.data.tokens import CUT, Tokenizing, TokenStore, tokenizer_facts
-from finetune.errors import DataError, Key
+from finetune.errors import DataError, Key, named
 from finetune.importing import package_path, require
 from finetune.models.shapes import first_line
 
+_NUM_DRAWN = 1000
+"""Texts that are tokenized at once, and texts of a large table that say how long they all are."""
+_MOST_AT_ONCE = 4000
+"""Texts of a large table of which more are tokenized as they are needed."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -44,12 +53,48 @@ class Tokenize:
         tokens = {name: self._tokens(name, ids[0]) for name, ids in encoded.items()}
         return replaced(sample, self.columns, tokens)
 
-    def whole(self, columns: Columns, store: TokenStore | None) -> Columns:
-        """Return the columns with all texts replaced by tokens, stored ones as far as possible."""
+    def whole(
+        self,
+        columns: Columns,
+        store: TokenStore | None = None,
+        budget: MemoryBudget | None = None,
+    ) -> Columns:
+        """Return the columns with all texts replaced by tokens, stored ones as far as possible.
+
+        Those of a large table's texts are made as they are needed.
+
+        Args:
+            columns: The columns.
+            store: Keeps tokens from run to run; None for no store.
+            budget: Memory for tokens that are made as they are needed; None to keep none.
+        """
         texts = [self._text(name, columns[name]) for name in self.columns]
         column = texts[0] if len(texts) == 1 else paired(texts)
-        made = self._stored(column, store) or self._made(column)
+        made: Mapping[str, Ragged | LazyColumn]
+        if not all(isinstance(each.values, MappedCells) for each in texts):
+            made = self._all(column, store)
+        elif len(column) <= _MOST_AT_ONCE:
+            # The whole table may be larger by far, and is not read for a few of its rows.
+            made = self._made(column)
+        else:
+            made = self._later(column, store, budget)
         return replaced(columns, self.columns, made)
+
+    def _all(self, column: Listed, store: TokenStore | None) -> dict[str, Ragged]:
+        """Return tokens of all texts."""
+        return self._stored(column, store) or self._made(column)
+
+    def _later(
+        self, column: Listed, store: TokenStore | None, budget: MemoryBudget | None
+    ) -> dict[str, LazyColumn]:
+        """Return tokens that are made as they are needed; count what is cut of some texts."""
+        drawn = torch.arange(0, len(column), -(-len(column) // _NUM_DRAWN))
+        self.cut.drawn_from += len(column)
+        first = self._encoded(column.at(drawn), counts=True)
+        uncounted = replace(self, cut=CutTexts())
+        return LazyTokens(
+            column, uncounted._encoded, lambda: uncounted._all(column, store), first, budget
+        ).columns
 
     def _text(self, name: str, column: Prepared) -> Listed:
         """Return a column of text; raise for anything else."""
@@ -75,13 +120,27 @@ class Tokenize:
 
     def _made(self, column: Listed) -> dict[str, Ragged]:
         """Return tokens of all texts, by tokenizing them now."""
-        encoded = dict(self._encode(list(column.values)))
-        cut = torch.tensor(encoded.pop(CUT, [0] * len(column)))
+        parts = []
+        counting = Counting(f"tokenizing {named(self.columns)}", "texts")
+        # A portion at a time: what a tokenizer returns for a text takes some 30 kB.
+        for rows in (
+            torch.arange(len(column)).split(_NUM_DRAWN) if len(column) else [torch.arange(0)]
+        ):
+            parts.append(self._encoded(column.at(rows), counts=True))
+            done = int(rows[-1]) + 1 if len(rows) else 0
+            counting.at(done, done / max(1, len(column)))
+        return {name: Ragged.joined([part[name] for part in parts]) for name in parts[0]}
+
+    def _encoded(self, texts: list[Any], *, counts: bool = False) -> dict[str, Ragged]:
+        """Return tokens of some texts; with `counts` they count among those that may be cut."""
+        encoded = dict(self._encode(texts))
+        cut = torch.tensor(encoded.pop(CUT, [0] * len(texts)))
         made = {
             name: Ragged.of(ids, pad=self._pad(name), length=self._length)
             for name, ids in encoded.items()
         }
-        self._count(next(iter(made.values())).lengths, cut)
+        if counts:
+            self._count(next(iter(made.values())).lengths, cut)
         return made
 
     def _count(self, lengths: Tensor, cut: Tensor) -> None:
@@ -130,11 +189,34 @@ class Tokenize:
         return DataError(f"tokenize needs text, column {name!r} holds {found}", key=self.key)
 
 
+@dataclass(frozen=True, slots=True)
+class _Pairs(Sequence[tuple[str, ...]]):
+    """Texts of several columns side by side; a tuple is made when it is read."""
+
+    sides: Sequence[Listed]
+
+    def __len__(self) -> int:
+        return len(self.sides[0])
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.at(np.arange(*index.indices(len(self))))
+        return tuple(side[index] for side in self.sides)
+
+    def __iter__(self) -> Iterator[tuple[str, ...]]:
+        return zip(*(side.values for side in self.sides), strict=True)
+
+    def at(self, positions: Positions) -> list[tuple[str, ...]]:
+        """Return the tuples at some positions."""
+        rows = torch.from_numpy(positions)
+        return list(zip(*(side.at(rows) for side in self.sides), strict=True))
+
+
 def paired(columns: Sequence[Listed]) -> Listed:
     """Return text columns side by side, each sample a tuple; `taken` keeps their origin."""
 
     def zipped(some: Sequence[Listed]) -> Listed:
-        return Listed(list(zip(*(column.values for column in some), strict=True)), "text")
+        return Listed(_Pairs(some), "text")
 
     both = zipped(columns)
     sources = [column.source for column in columns]

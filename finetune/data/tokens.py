@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from finetune.counting import Counting
 from finetune.data.table import Listed
 from finetune.store.directory import cache_root, key_of, remove_store
 from finetune.store.layout import RowSpec, StoreError
@@ -36,7 +37,7 @@ class Sequences(NamedTuple):
     """Tokens of several texts, stored end to end."""
 
     values: Tensor
-    """(T,) int64"""
+    """(T,) int32"""
     lengths: Tensor
     """Number of tokens of each text, (N,) int64."""
 
@@ -134,9 +135,12 @@ class TokenStore:
         """Tokenize those of `rows` that the store lacks; return the tokens of all `rows`."""
         # In portions, so that padding short texts to a long one does not take all memory.
         at_once = max(1, _TOKENS_AT_ONCE // tokenizing.longest)
-        missing = rows[~store.has(rows)]
+        missing, done = rows[~store.has(rows)], 0
+        counting = Counting("tokenizing", "texts")
         for some in missing.split(at_once) if len(missing) else ():
-            store.write(some, *_padded(tokenizing.encode([whole[row] for row in some.tolist()])))
+            store.write(some, *_padded(tokenizing.encode(whole.at(some))))
+            done += len(some)
+            counting.at(done, done / len(missing))
         for note in store.take_notes():
             self._note(note)
         # Another process may have discarded rows of a store that it found damaged.
@@ -147,7 +151,7 @@ class TokenStore:
         joined = {name: torch.cat([values[name] for values, _ in parts]) for name in parts[0][0]}
         one_each = torch.ones_like(lengths)
         return {
-            name: Sequences(values.long().flatten(), one_each if name == CUT else lengths)
+            name: Sequences(values.flatten(), one_each if name == CUT else lengths)
             for name, values in joined.items()
         }
 
@@ -239,6 +243,6 @@ def _is_right(store: Store, whole: Listed, rows: Tensor, tokenizing: Tokenizing)
     checked = SystemRandom().sample(stored, min(_NUM_CHECKED, len(stored)))
     if not checked:
         return True
-    now, _ = _padded(tokenizing.encode([whole[row] for row in checked]))
+    now, _ = _padded(tokenizing.encode(whole.at(torch.tensor(checked))))
     then = store.read(torch.tensor(checked))
     return now.keys() == then.keys() and all(torch.equal(now[name], then[name]) for name in now)

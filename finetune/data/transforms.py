@@ -21,8 +21,8 @@ from finetune.config.transform_keys import (
 )
 from finetune.data.cells import NOT_A_NUMBER, infer
 from finetune.data.images import Images
-from finetune.data.samples import Columns, Sample, replaced
-from finetune.data.table import Listed, Numbers, Prepared
+from finetune.data.samples import Columns, Prepared, Sample, replaced
+from finetune.data.table import Listed, Numbers
 from finetune.data.tokenizing import Tokenize, load_tokenizer
 from finetune.data.vision import Vision, vision_step
 from finetune.errors import DataError, Key, did_you_mean, named

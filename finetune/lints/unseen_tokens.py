@@ -69,7 +69,7 @@ def _short_sample(samples: Samples) -> tuple[int, int, int] | None:
     """Return row and tokens of a short sample, and the length to pad it to; None without one."""
     extents = [samples.extent(torch.tensor([r])) for r in range(min(len(samples), _LOOKED_AT))]
     known = [(extent.longest, row) for row, extent in enumerate(extents) if extent is not None]
-    if not known or not samples.has_shorter:
+    if not known:
         return None
     # A sample without tokens has no output to compare.
     tokens, row = min(each for each in known if each[0] > 0)

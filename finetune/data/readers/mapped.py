@@ -6,7 +6,7 @@ Letters: N cells of a column.
 import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,15 @@ from numpy.typing import NDArray
 _AT_ONCE = 4096
 
 Positions = NDArray[np.int64]
+
+
+@runtime_checkable
+class ReadTogether(Protocol):
+    """Values that are quicker read several at once than one by one."""
+
+    def at(self, positions: Positions) -> list[Any]:
+        """Return the values at some positions, in this order."""
+        ...
 
 
 class Distinct(NamedTuple):
@@ -44,10 +53,10 @@ class MappedCells(Sequence[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return self._at(np.arange(*index.indices(len(self))))
+            return self.at(np.arange(*index.indices(len(self))))
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        return self._at(np.asarray([index % len(self)]))[0]
+        return self.at(np.asarray([index % len(self)]))[0]
 
     def __iter__(self) -> Iterator[Any]:
         # A few at a time, so that a pass never holds all cells as objects.
@@ -57,7 +66,7 @@ class MappedCells(Sequence[Any]):
     def portions(self) -> Iterator[list[Any]]:
         """Yield all cells in lists of some thousand."""
         for start in range(0, len(self), _AT_ONCE):
-            yield self._at(np.arange(start, min(start + _AT_ONCE, len(self))))
+            yield self.at(np.arange(start, min(start + _AT_ONCE, len(self))))
 
     def take(self, rows: Positions) -> "MappedCells":
         """Return the cells at `rows`; none is read."""
@@ -105,7 +114,7 @@ class MappedCells(Sequence[Any]):
     def _type(self) -> Any:
         return self.chunks[0].type if self.chunks else None
 
-    def _at(self, positions: Positions) -> list[Any]:
+    def at(self, positions: Positions) -> list[Any]:
         """Return the cells at some positions as Python values."""
         rows = positions if self.rows is None else self.rows[positions]
         places = np.searchsorted(self.starts, rows, side="right") - 1
