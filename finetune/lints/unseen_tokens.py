@@ -67,7 +67,10 @@ def seen_padding(
 
 def _short_sample(samples: Samples) -> tuple[int, int, int] | None:
     """Return row and tokens of a short sample, and the length to pad it to; None without one."""
-    extents = [samples.extent(torch.tensor([r])) for r in range(min(len(samples), _LOOKED_AT))]
+    count = min(len(samples), _LOOKED_AT)
+    # All at once first: texts that are not tokenized yet are quicker done together.
+    samples.extent(torch.arange(count))
+    extents = [samples.extent(torch.tensor([row])) for row in range(count)]
     known = [(extent.longest, row) for row, extent in enumerate(extents) if extent is not None]
     if not known:
         return None
