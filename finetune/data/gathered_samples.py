@@ -18,7 +18,8 @@ from finetune.data.batches import (
     spec_of,
 )
 from finetune.data.lazy_tokens import LazyColumn
-from finetune.data.table import Numbers, Ragged
+from finetune.data.ragged import Ragged
+from finetune.data.table import Numbers
 from finetune.models.declared import TensorSpec
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.data.memory_budget import MemoryBudget
-from finetune.data.table import Listed, Ragged, Tokens
+from finetune.data.ragged import Ragged, Tokens
+from finetune.data.table import Listed
 
 _FIRST_ROOM = 1 << 16
 

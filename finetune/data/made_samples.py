@@ -24,8 +24,8 @@ from finetune.data.gathered_samples import GatheredSamples
 from finetune.data.images import Images
 from finetune.data.kept_samples import KeptSamples
 from finetune.data.pipeline import as_value, collate
+from finetune.data.ragged import Tokens
 from finetune.data.samples import Prepared, Sample
-from finetune.data.table import Tokens
 from finetune.data.transforms import Step
 from finetune.data.vision import Vision
 from finetune.data.workers import Workers

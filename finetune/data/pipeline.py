@@ -21,8 +21,9 @@ from finetune.data.kept_samples import reserve
 from finetune.data.lazy_tokens import LazyColumn
 from finetune.data.memory_budget import MemoryBudget
 from finetune.data.named_images import no_such_image
+from finetune.data.ragged import Ragged, Tokens
 from finetune.data.samples import Columns, Prepared, Sample
-from finetune.data.table import Listed, Numbers, Ragged, Table, Tokens, as_tensor, refuse_gaps
+from finetune.data.table import Listed, Numbers, Table, as_tensor, refuse_gaps
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
 from finetune.data.transforms import PlannedStep, Stack, Step

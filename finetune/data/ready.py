@@ -21,7 +21,8 @@ from finetune.data.lazy_tokens import LazyColumn
 from finetune.data.made_samples import MadeSamples, Making
 from finetune.data.memory_budget import MemoryBudget
 from finetune.data.pipeline import Outcome
-from finetune.data.table import Numbers, Ragged
+from finetune.data.ragged import Ragged
+from finetune.data.table import Numbers
 from finetune.data.transforms import Step
 from finetune.data.vision import Vision
 from finetune.data.workers import Workers

@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from finetune.data.lazy_tokens import LazyColumn
-from finetune.data.table import Column, Ragged
+from finetune.data.ragged import Ragged
+from finetune.data.table import Column
 from finetune.errors import DataError, named
 
 Prepared = Column | Ragged | LazyColumn

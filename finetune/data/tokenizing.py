@@ -14,9 +14,10 @@ from finetune.counting import Counting
 from finetune.data.cut_texts import CutTexts, tokens_cut
 from finetune.data.lazy_tokens import LazyColumn, LazyTokens
 from finetune.data.memory_budget import MemoryBudget
+from finetune.data.ragged import Ragged, Tokens
 from finetune.data.readers.mapped import MappedCells, Positions
 from finetune.data.samples import Columns, Prepared, Sample, replaced
-from finetune.data.table import Listed, Numbers, Ragged, Tokens
+from finetune.data.table import Listed, Numbers
 from finetune.data.tokens import CUT, Tokenizing, TokenStore, tokenizer_facts
 from finetune.errors import DataError, Key, named
 from finetune.importing import package_path, require

@@ -12,9 +12,10 @@ from finetune.data import large_tables, tokenizing
 from finetune.data.gathered_samples import GatheredSamples
 from finetune.data.lazy_tokens import LazyColumn
 from finetune.data.memory_budget import MemoryBudget
+from finetune.data.ragged import Ragged
 from finetune.data.readers.chunks import Chunk
 from finetune.data.readers.mapped_file import ArrowFile
-from finetune.data.table import Listed, Ragged
+from finetune.data.table import Listed
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
 from finetune.train.wire import build_trainer
