@@ -61,6 +61,11 @@ _RANGES = {"GaussianBlur": "sigma"}
 # What the signature of MultiheadAttention leaves unsaid.
 _UNANNOTATED = {"embed_dim": int, "num_heads": int, "kdim": int, "vdim": int}
 
+# What the annotation leaves out, and the code takes: see the class's own documentation.
+_MORE: dict[tuple[str, str], dict[str, Any]] = {
+    ("RandomErasing", "value"): {"kinds": ["float", "list", "str"], "choices": ["random"]},
+}
+
 _DTYPES = ("bfloat16", "float16", "float32", "float64", "int16", "int32", "int64", "uint8")
 _KINDS: dict[Any, str] = {
     bool: "bool",
@@ -120,7 +125,8 @@ def _arguments(name: str, cls: type, skip: set[str] = _NO_ARGUMENTS) -> dict[str
     for parameter in _parameters(name, cls):
         is_plain = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         if is_plain and parameter.name not in skip and not parameter.name.startswith("_"):
-            arguments[parameter.name] = _argument(parameter)
+            more = _MORE.get((name, parameter.name), {})
+            arguments[parameter.name] = _argument(parameter) | more
     return arguments
 
 

@@ -168,10 +168,11 @@ def _misfit(value: Any, argument: Argument, word: str | None) -> tuple[str, str 
     """Return what an argument takes instead of `value`, and a hint if a word is misspelt."""
     # "a number" says it all: no "a whole number or a number".
     kinds = argument.kinds - ({"int"} if "float" in argument.kinds else set())
+    kinds -= {"str"} if argument.choices else set()
     wanted = [_WANTED[kind] for kind in _WANTED if kind in kinds]
     words = argument.choices or ((word,) if word and "int" in kinds else ())
     if argument.choices:
-        wanted = [f"one of {', '.join(map(repr, words))}"]
+        wanted.append(f"one of {', '.join(map(repr, words))}")
     hint = did_you_mean(value, words) if isinstance(value, str) else None
     return f"needs {' or '.join(wanted)}, got {shown(value)}", hint
 

@@ -1,5 +1,6 @@
 """`data:` where samples come from, how they are split, and what is done to each sample."""
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -7,7 +8,7 @@ from pydantic import Field, model_validator
 from finetune.config.base import PUBLIC, Node, refuse
 from finetune.config.bounds import Seed
 from finetune.config.source_keys import Source
-from finetune.config.transform_keys import Transform, is_random
+from finetune.config.transform_keys import Mix, Transform, is_random
 
 
 class SplitConfig(Node):
@@ -33,11 +34,6 @@ class SplitConfig(Node):
     """What happens to samples whose inputs are exact copies: they stay where they fall (their number is reported), are kept in one part, or all but the first are dropped."""
     seed: Seed | None = None
     """Seed of the split; the run's seed if left out."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that say where a sample goes."""
-        return tuple(name for name in (self.by, self.group) if name is not None)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -81,6 +77,13 @@ class LabelsConfig(Node):
     """Order of the classes: that of the pretrained head which produces the outputs, if its names (`id2label`) match the labels; or sorted."""
 
 
+class SampleWeights(Node):
+    """Draw training samples by a column of weights."""
+
+    weights: Annotated[str, PUBLIC]
+    """Column of numbers from 0 on: a sample with twice the weight is drawn twice as often."""
+
+
 class DataConfig(Node):
     """Samples: one source that is split, or one source for each part."""
 
@@ -104,6 +107,8 @@ class DataConfig(Node):
     """Steps applied to each sample, in order; those of the model's pretraining if left out. Random ones run in training only."""
     evaluation_transforms: tuple[Transform, ...] | None = None
     """Used in place of `transforms` for validation, test and prediction; the deterministic ones of `transforms` if left out."""
+    balance: Literal["none", "oversample"] | SampleWeights = "none"
+    """How often an epoch draws each training sample: once; or so that every class comes as often as the largest one, with `oversample`; or by a column of weights, as often as there are samples."""
     workers: Annotated[int, Field(ge=0, le=512)] | Literal["auto"] = "auto"
     """Processes that read, decode and transform samples; 0 does it in the training process, `auto` takes as many as pay. Their number changes no bit."""
     memory_gb: Annotated[float, Field(ge=0, le=1e6)] | Literal["auto"] = "auto"
@@ -125,6 +130,16 @@ class DataConfig(Node):
         several = self.target if isinstance(self.target, tuple) else ("one",)
         if not several or len(set(several)) < len(several):
             raise ValueError(f"target needs columns, each once, got {list(several)!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _mixing_comes_last(self) -> Self:
+        nodes = self.transforms or ()
+        for position, (one, following) in enumerate(pairwise(nodes)):
+            if isinstance(one, Mix) and not isinstance(following, Mix):
+                # What comes after it would see a mixture, and works on single samples.
+                message = f"{one.type!r} mixes finished samples, so it comes after all other steps"
+                refuse("DataConfig", (("transforms", position), message, None))
         return self
 
     @model_validator(mode="after")

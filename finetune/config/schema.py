@@ -93,12 +93,15 @@ def _argument(argument: Argument, word: str | None) -> dict[str, Any]:
         argument: Types, bounds and choices of the argument.
         word: A word that is allowed in place of an integer, such as `classes`; None for none.
     """
-    kinds = [_TYPES[kind] for kind in _TYPES if kind in argument.kinds]
-    if argument.choices:
-        return {"enum": list(argument.choices)}
-    plain: dict[str, Any] = {"type": kinds}
+    words = {"enum": list(argument.choices)}
+    if argument.choices and argument.kinds == {"str"}:
+        return words
+    kinds = argument.kinds - ({"str"} if argument.choices else set())
+    plain: dict[str, Any] = {"type": [_TYPES[kind] for kind in _TYPES if kind in kinds]}
     if argument.kinds & {"int", "float"}:
         plain |= {"minimum": argument.bounds.least, "maximum": argument.bounds.most}
+    if argument.choices:
+        return {"anyOf": [plain, words]}
     # `classes` stands for a number that only the data knows.
     if word is not None and "int" in argument.kinds and "str" not in argument.kinds:
         return {"anyOf": [plain, {"const": word}]}

@@ -1,11 +1,11 @@
 """`train:` length of training, batch sizes, and how often to log, evaluate and save."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from finetune.config.base import PUBLIC, Node
-from finetune.config.bounds import Count, NotNegative, Positive, Seconds
+from finetune.config.bounds import MAX_COUNT, Count, NotNegative, Positive, Seconds
 
 
 class Every(Node):
@@ -70,6 +70,10 @@ class TrainConfig(Node):
     """Samples per optimizer step."""
     micro_batch: Count | Literal["auto"] = "auto"
     """Samples per forward and backward pass; a step adds up as many passes as it needs. `auto` takes all samples at once. Either number is halved whenever memory runs out; window, loss and rates stay the same."""
+    limit: (
+        Annotated[float, Field(gt=0, lt=1)] | Annotated[int, Field(gt=0, le=MAX_COUNT)] | None
+    ) = None
+    """For a quick look: share of the training samples, below 1, or their number. They are drawn by the seed, classes keep their shares, and a smaller limit takes a part of what a larger one takes. Validation and test samples stay, so that figures can be compared. All if left out."""
     drop_last: bool = False
     """Whether the last step of an epoch is skipped if it has fewer samples."""
     max_grad_norm: Positive | None = None
@@ -94,6 +98,17 @@ class TrainConfig(Node):
     """When to end early; never if left out."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """When the run is saved, and which checkpoints are kept."""
+
+    @field_validator("limit", mode="before")
+    @classmethod
+    def _a_share_is_below_one(cls, value: Any) -> Any:
+        # 1.0 would be read as one sample, and is most often meant as all of them.
+        if isinstance(value, bool) or (isinstance(value, float) and value >= 1):
+            raise ValueError(
+                f"a share is below 1 and a number of samples is whole, got {value!r}; "
+                "without the key all samples are used"
+            )
+        return value
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

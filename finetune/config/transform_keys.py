@@ -48,6 +48,58 @@ class StackTransform(Node):
     """Name of the new column, which replaces them among the inputs."""
 
 
+class MaskTokensTransform(Node):
+    """Replace random tokens by the tokenizer's mask token, in training only; special tokens stay."""
+
+    type: Literal["mask_tokens"]
+    """Discriminator."""
+    probability: float = Field(default=0.15, gt=0, lt=1)
+    """Probability with which a token is masked."""
+    column: Annotated[str, PUBLIC] = "input_ids"
+    """Column of tokens, which `tokenize` has made."""
+
+
+class SpecAugmentTransform(Node):
+    """Mask random bands of a spectrogram, frequencies before time, in training only."""
+
+    type: Literal["spec_augment"]
+    """Discriminator."""
+    column: Annotated[str | None, PUBLIC] = None
+    """Column of spectrograms `(..., F, T)`; the first of `data.inputs` if left out."""
+    frequency_masks: int = Field(default=2, ge=0, le=100)
+    """Number of bands of frequencies."""
+    frequency_width: int = Field(default=27, ge=0, le=10**6)
+    """Most frequencies of a band; each is of a random width up to it."""
+    time_masks: int = Field(default=2, ge=0, le=100)
+    """Number of bands of time."""
+    time_width: int = Field(default=100, ge=0, le=10**6)
+    """Most points in time of a band."""
+    fill: float = Field(default=0.0, ge=-1e6, le=1e6)
+    """Value of what is masked."""
+
+
+class MixupTransform(Node):
+    """Blend each training sample with another one of its step, and their targets alike. Comes last."""
+
+    type: Literal["mixup"]
+    """Discriminator."""
+    alpha: float = Field(default=0.2, gt=0, le=1000)
+    """Shares are drawn from Beta(alpha, alpha): near 0 samples hardly mix, at 1 all shares are alike."""
+
+
+class CutmixTransform(Node):
+    """Paste a box of another image of its step into each training image, and mix the targets by area. Comes last."""
+
+    type: Literal["cutmix"]
+    """Discriminator."""
+    alpha: float = Field(default=1.0, gt=0, le=1000)
+    """Shares of area are drawn from Beta(alpha, alpha)."""
+
+
+Mix = MixupTransform | CutmixTransform
+"""Transforms that work on the samples of a step together. Of several, each step draws one."""
+
+
 class ImportTransform(Node):
     """The user's own transform, from a package named by `--trust`."""
 
@@ -80,7 +132,7 @@ class VisionTransform(OpenNode):
 
 
 # All other types are names of torchvision's classes.
-_OWN_TYPES = {"tokenize", "stack", "import"}
+_OWN_TYPES = {"tokenize", "stack", "mask_tokens", "spec_augment", "mixup", "cutmix", "import"}
 
 
 def _kind_of_transform(value: Any) -> str:
@@ -92,6 +144,10 @@ def _kind_of_transform(value: Any) -> str:
 Transform = Annotated[
     Annotated[TokenizeTransform, Tag("tokenize")]
     | Annotated[StackTransform, Tag("stack")]
+    | Annotated[MaskTokensTransform, Tag("mask_tokens")]
+    | Annotated[SpecAugmentTransform, Tag("spec_augment")]
+    | Annotated[MixupTransform, Tag("mixup")]
+    | Annotated[CutmixTransform, Tag("cutmix")]
     | Annotated[ImportTransform, Tag("import")]
     | Annotated[VisionTransform, Tag("vision")],
     Discriminator(_kind_of_transform),
@@ -102,4 +158,6 @@ def is_random(transform: Transform) -> bool:
     """Tell whether two calls of `transform` on one sample may differ."""
     if isinstance(transform, VisionTransform):
         return TRANSFORMS[transform.type].is_random_with(transform.arguments)
-    return isinstance(transform, ImportTransform) and transform.random
+    if isinstance(transform, ImportTransform):
+        return transform.random
+    return isinstance(transform, MaskTokensTransform | SpecAugmentTransform | Mix)

@@ -7,7 +7,7 @@ from typing import Any, Literal, assert_never
 
 import torch
 
-from finetune.config.data import DataConfig
+from finetune.config.data import DataConfig, SampleWeights
 from finetune.config.image_keys import ImageKeys
 from finetune.config.source_keys import RandomSource, Source
 from finetune.config.transform_keys import TokenizeTransform, VisionTransform
@@ -42,8 +42,19 @@ def columns_in_use(config: DataConfig) -> set[str]:
     """Return all columns that `choose_columns` may choose; the cells of others need not be read."""
     inputs = _USUAL_INPUTS if config.inputs is None else config.inputs
     named = (config.target,) if isinstance(config.target, str) else config.target
-    places = () if config.split is None else config.split.columns
-    return {*inputs, *(_USUAL_TARGETS if named is None else named), *places}
+    placing = placing_columns(config).values()
+    return {*inputs, *(_USUAL_TARGETS if named is None else named), *placing}
+
+
+def placing_columns(config: DataConfig) -> dict[Key, str]:
+    """Return the columns that say where samples go or how often they are drawn, by config key."""
+    found: dict[Key, str] = {}
+    if config.split is not None:
+        of_split = {"by": config.split.by, "group": config.split.group}
+        found = {("data", "split", key): name for key, name in of_split.items() if name is not None}
+    if isinstance(config.balance, SampleWeights):
+        found["data", "balance", "weights"] = config.balance.weights
+    return found
 
 
 def choose_columns(

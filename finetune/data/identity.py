@@ -90,7 +90,11 @@ class DataIdentity:
         """Return the identity of data in parts."""
         columns = {
             # parts of one source share the hash of the whole column, which must count once
-            name: _hash(dict.fromkeys(part.columns[name].encode() for part in parts.values())).hex()
+            name: _hash(
+                dict.fromkeys(
+                    part.columns[name].encode() for part in parts.values() if name in part.columns
+                )
+            ).hex()
             for name in next(iter(parts.values())).columns
         }
         rows = {name: _shortened(part.rows) for name, part in parts.items()}

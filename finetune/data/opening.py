@@ -8,6 +8,7 @@ from finetune.config.data import DataConfig
 from finetune.config.task import Task
 from finetune.data.columns import Kind
 from finetune.data.contents import KnownFiles
+from finetune.data.epoch_order import EpochOrder, epoch_order
 from finetune.data.identity import DataIdentity, differences, differences_of_contents
 from finetune.data.parting import (
     RawPart,
@@ -72,6 +73,8 @@ class OpenedData:
     test: RawPart | None
     facts: DataFacts
     identity: DataIdentity
+    order: EpochOrder
+    """Which training samples every epoch draws."""
     changes: tuple[str, ...] = ()
     """Lines on how the data differs from what the run had before, and what follows from that."""
 
@@ -85,6 +88,7 @@ def open_data(
     files: KnownFiles | None = None,
     head: Sequence[str] = (),
     record: Record | None = None,
+    limit: float | None = None,
 ) -> OpenedData:
     """Return all parts of the data, with targets as numbers.
 
@@ -96,13 +100,20 @@ def open_data(
         files: Hashes of image files from earlier runs; None to read all files.
         head: Names of the outputs of the network's pretrained head, in order.
         record: What a run that has begun kept about its data; None for a new run.
+        limit: `train.limit`.
 
     Raises:
         DataError: a source, a column or a value is not what the config says.
         FinetuneError: it is not the data of the run, and changed data was not accepted.
     """
     raw = read_data(config, task, seed=seed, trust=trust, files=files, head=head)
-    return _opened(raw, task, seed) if record is None else _opened_again(raw, task, seed, record)
+    opened = _opened(raw, task, seed) if record is None else _opened_again(raw, task, seed, record)
+    classes = opened.facts.classes
+    order, notes = epoch_order(
+        opened.train, config.balance, limit, task=task, classes=classes, seed=seed
+    )
+    facts = replace(opened.facts, notes=(*opened.facts.notes, *map(redacted, notes)))
+    return replace(opened, order=order, facts=facts)
 
 
 def _opened(raw: RawData, task: Task, seed: int) -> OpenedData:
@@ -189,4 +200,6 @@ def _with_facts(
     told = tuple(map(redacted, notes))
     facts = DataFacts(raw.inputs, raw.target, classes, told, sizes, dict(raw.kinds))
     identity = DataIdentity.of({name: part.hashes for name, part in parts.items()}, classes)
-    return OpenedData(parts["train"], parts.get("validation"), parts.get("test"), facts, identity)
+    every = EpochOrder(sizes["train"])
+    validation, test = parts.get("validation"), parts.get("test")
+    return OpenedData(parts["train"], validation, test, facts, identity, every)

@@ -10,6 +10,7 @@ from torch.nn import functional
 from finetune.config.data import SplitConfig
 from finetune.config.task import ClassificationTask, MultilabelTask, Task
 from finetune.data.class_counts import notes_on_classes
+from finetune.data.columns import placing_columns
 from finetune.data.identity import DataIdentity, RowHashes
 from finetune.data.membership import (
     Newcomers,
@@ -39,7 +40,8 @@ class RawPart:
     target: Tensor | None
     hashes: RowHashes
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Values of the columns that say where samples go, by key of `data.split`."""
+    """Values of the columns that say where samples go and how often, by the key that names them:
+    `by`, `group`, `weights`."""
 
     def take(self, rows: Tensor) -> "RawPart":
         """Return the samples at `rows`."""
@@ -74,12 +76,14 @@ def labelled(
             # Training comes first, so its classes hold for the parts that follow.
             classes, notes = encoded.classes, [*notes, *encoded.notes]
         parts[part] = part_of(table, raw.inputs, encoded, raw.hashes[part])
-    if (split := raw.config.split) is not None:
-        named = {"by": split.by, "group": split.group}
-        table = raw.tables["train"]
-        places = {key: values_of(table, name, key) for key, name in named.items() if name}
-        parts["train"] = replace(parts["train"], places=places)
+    parts["train"] = replace(parts["train"], places=_places(raw))
     return parts, classes, notes
+
+
+def _places(raw: RawData) -> dict[str, list[str]]:
+    """Return the values of the columns that say where training samples go, and how often."""
+    table, placing = raw.tables["train"], placing_columns(raw.config)
+    return {str(key[-1]): values_of(table, name, key) for key, name in placing.items()}
 
 
 def part_of(

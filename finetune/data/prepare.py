@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import torch
 
 from finetune.config.data import DataConfig
-from finetune.config.transform_keys import Transform
+from finetune.config.transform_keys import Mix, Transform
 from finetune.data.batches import Samples
 from finetune.data.columns import column_of, empty_column
 from finetune.data.cut_texts import CutTexts
+from finetune.data.epoch_order import EpochOrder
 from finetune.data.identity import DataIdentity
 from finetune.data.image_headers import notes_on_new
 from finetune.data.memory_budget import MemoryBudget
@@ -42,6 +43,8 @@ class PreparedData:
     test: Samples | None
     facts: DataFacts
     identity: DataIdentity
+    order: EpochOrder
+    """Which training samples every epoch draws."""
     changes: tuple[str, ...] = ()
     """See `OpenedData`."""
     notes: tuple[str, ...] = ()
@@ -196,6 +199,7 @@ def prepare_data(
         test,
         opened.facts,
         opened.identity,
+        opened.order,
         opened.changes,
         (*on_steps, *dict.fromkeys(notes)),
         tuple(each.node for each in steps.train) if config.transforms is None else (),
@@ -310,6 +314,9 @@ def _plans(
     """Return the steps of training, and those of evaluation and prediction."""
 
     def planned(nodes: Sequence[Transform], keys: Sequence[Key]) -> list[PlannedStep]:
+        # The stepper mixes, after the samples are made.
+        alone = [(n, key) for n, key in zip(nodes, keys, strict=True) if not isinstance(n, Mix)]
+        nodes, keys = [node for node, _ in alone], [key for _, key in alone]
         return plan_steps(nodes, columns, preprocessing, trust=trust, keys=keys)
 
     def keys_below(key: str, nodes: Sequence[Transform]) -> list[Key]:

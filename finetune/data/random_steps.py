@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from finetune.data.augmenting import MaskTokens, SpecAugment
 from finetune.data.batches import Samples
 from finetune.data.pipeline import UnequalShapesError, run_steps
 from finetune.data.ready import samples_from
@@ -90,7 +91,8 @@ def _size(transform: Any) -> list[int] | None:
 def _names(left_out: Sequence[PlannedStep]) -> str:
     """Return the names of steps as text."""
     steps = (each.step for each in left_out)
-    return named(s.name if isinstance(s, Vision) else "a transform of your own" for s in steps)
+    of_own = (Vision, MaskTokens, SpecAugment)
+    return named(s.name if isinstance(s, of_own) else "a transform of your own" for s in steps)
 
 
 def _is(left_out: Sequence[PlannedStep]) -> str:

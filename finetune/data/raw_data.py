@@ -14,6 +14,7 @@ from finetune.data.columns import (
     columns_in_use,
     image_columns,
     kind_of,
+    placing_columns,
     settle_columns,
 )
 from finetune.data.contents import KnownFiles
@@ -101,7 +102,7 @@ def read_data(
         # Columns are chosen by the training part; every other part must have the same ones.
         choose_columns(named, tables[part].columns, needs_target=target is not None)
         settled = settle_columns(tables[part], inputs, target, is_image, source, key)
-        settled = _with_places(settled, tables[part], config)
+        settled = _with_places(settled, tables[part], config, part)
         # Hashed before headers are read: from here on an image that is replaced is noticed.
         tables[part] = identified(settled, files)
     tables, on_images = read_alike(tables, seed)
@@ -117,20 +118,20 @@ def read_data(
 
 
 def _refuse_missing_places(config: DataConfig, table: Table) -> None:
-    """Raise `DataError` if a column that says where samples go is not there."""
-    split = config.split
-    for key, name in () if split is None else (("by", split.by), ("group", split.group)):
-        if name is not None and name not in table.columns:
+    """Raise `DataError` if a column is not there that says where samples go, or how often."""
+    for key, name in placing_columns(config).items():
+        if name not in table.columns:
             raise DataError(
                 f"no column {name!r}; there are: {shown_names(table.columns)}",
                 hint=did_you_mean(name, table.columns),
-                key=("data", "split", key),
+                key=key,
             )
 
 
-def _with_places(settled: Table, raw: Table, config: DataConfig) -> Table:
-    """Return settled columns with those that say where samples go, as they were read."""
-    names = () if config.split is None else config.split.columns
+def _with_places(settled: Table, raw: Table, config: DataConfig, part: str) -> Table:
+    """Return settled columns with those that say where samples go, or how often they are drawn."""
+    # Only training samples are split and drawn by them.
+    names = placing_columns(config).values() if part == "train" else ()
     places = {name: raw.columns[name] for name in names if name not in settled.columns}
     return replace(settled, columns={**settled.columns, **places})
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from finetune.config.messages import shown
 from finetune.data.images import Images
 from finetune.data.table import Column, Numbers, Table
-from finetune.errors import DataError
+from finetune.errors import DataError, Key
 
 _KEY = ("data", "split")
 _NAMES: Mapping[str, str] = {
@@ -27,13 +27,13 @@ _IS_VALIDATION: Mapping[str, str] = {
 """A column such as `is_valid`."""
 
 
-def values_of(table: Table, name: str, key: str) -> list[str]:
-    """Return the values of a column of a split as texts.
+def values_of(table: Table, name: str, key: Key) -> list[str]:
+    """Return the values of a column as texts, such as one that a split goes by.
 
     Args:
         table: The samples.
         name: The column.
-        key: The key of `data.split` that names it.
+        key: The config key that names it.
 
     Raises:
         DataError: a value is missing, or the column holds more than one value a sample.
@@ -41,10 +41,10 @@ def values_of(table: Table, name: str, key: str) -> list[str]:
     column = table.columns[name]
     texts = _texts(column)
     if texts is None:
-        raise DataError(f"column {name!r} holds no plain values", key=(*_KEY, key))
+        raise DataError(f"column {name!r} holds no plain values", key=key)
     empty = next((row for row, text in enumerate(texts) if not text), None)
     if empty is not None:
-        raise DataError(f"column {name!r} has no value in {table.place(empty)}", key=(*_KEY, key))
+        raise DataError(f"column {name!r} has no value in {table.place(empty)}", key=key)
     return texts
 
 

@@ -12,13 +12,18 @@ import torch
 from torch import Tensor
 
 from finetune.config.transform_keys import (
+    CutmixTransform,
     ImportTransform,
+    MaskTokensTransform,
+    MixupTransform,
+    SpecAugmentTransform,
     StackTransform,
     TokenizeTransform,
     Transform,
     VisionTransform,
     is_random,
 )
+from finetune.data.augmenting import MaskTokens, SpecAugment, mask_tokens
 from finetune.data.cells import NOT_A_NUMBER, infer
 from finetune.data.images import Images
 from finetune.data.samples import Columns, Prepared, Sample, replaced
@@ -131,7 +136,8 @@ def plan_steps(
         known = tuple(inputs if columns is None else columns)
         # What a step made from a text is not text any more.
         left = texts if columns is None else [n for n in texts if columns.get(n) == "an input"]
-        step = _step(node, known, left, preprocessing, trust, here)
+        before = [each.step for each in planned]
+        step = _step(node, known, left, preprocessing, trust, here, before)
         columns = _columns_after(step, columns, here)
         planned.append(PlannedStep(step, is_random(node), node))
     return planned
@@ -216,8 +222,9 @@ def _step(
     preprocessing: Preprocessing,
     trust: Collection[str],
     key: Key,
+    before: Sequence[Step],
 ) -> Step:
-    """Return the step that one config node names."""
+    """Return the step that one config node names, after the steps `before`."""
     match node:
         case TokenizeTransform():
             return _tokenize(node, _to_tokenize(node, columns, texts, key), preprocessing, key)
@@ -227,8 +234,26 @@ def _step(
             return Imported(_imported(node, trust, key), key)
         case VisionTransform():
             return vision_step(node, node.column or columns[0], preprocessing.image, key)
+        case MaskTokensTransform():
+            return mask_tokens(node, _last_tokenizer(before, key), key)
+        case SpecAugmentTransform():
+            return SpecAugment(node.column or columns[0], node, key)
+        case MixupTransform() | CutmixTransform():
+            raise AssertionError("samples of a step are mixed by the stepper")
         case _:
             assert_never(node)
+
+
+def _last_tokenizer(before: Sequence[Step], key: Key) -> Any:
+    """Return the tokenizer of the last step that tokenizes.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = next((step for step in reversed(before) if isinstance(step, Tokenize)), None)
+    if found is None:
+        raise DataError("mask_tokens masks what tokenize has made, and comes after it", key=key)
+    return found.tokenizer
 
 
 def _to_tokenize(
@@ -271,9 +296,9 @@ def _columns_after(step: Step, columns: Origins | None, key: Key) -> Origins | N
             taken, about = step.columns, "tokenize"
             # Which outputs there are is the tokenizer's own matter.
             given = tuple(step.tokenizer.model_input_names)
-        case Vision():
+        case Vision() | MaskTokens() | SpecAugment():
             taken = given = (step.column,)
-            about = "images"
+            about = "images" if isinstance(step, Vision) else step.name
         case _:
             return None
     for name in taken:

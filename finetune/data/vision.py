@@ -48,6 +48,7 @@ class Vision:
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Return one sample with its image transformed."""
         image = as_image(sample[self.column], self.column, self.key)
+        self._refuse_noise_in_bytes(image)
         try:
             return {**sample, self.column: self.transform(image)}
         except (TypeError, ValueError, RuntimeError) as error:
@@ -57,6 +58,22 @@ class Vision:
                 f"{reason}",
                 key=self.key,
             ) from error
+
+    def _refuse_noise_in_bytes(self, image: Tensor) -> None:
+        """Raise if an erased box would be filled with what no byte holds.
+
+        torchvision draws the noise of `value: random` as floats around 0, which bytes wrap around.
+        """
+        if self.name != "RandomErasing" or image.is_floating_point():
+            return
+        value = self.transform.value
+        if value is None or not all(float(one).is_integer() and 0 <= one <= 255 for one in value):
+            raise DataError(
+                "RandomErasing fills images of bytes with whole numbers from 0 to 255, not with "
+                f"{'noise' if value is None else list(value)}",
+                hint="put {type: ToDtype, dtype: float32, scale: true} before it",
+                key=self.key,
+            )
 
 
 def vision_step(

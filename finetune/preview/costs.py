@@ -146,7 +146,7 @@ def predict_costs(parts: Parts, config: RunConfig) -> PlanCosts:
         ModelError: in some phase the loss depends on no trained parameter.
     """
     plan, meter = parts.plan, Meter.of(parts, config)
-    steps_per_epoch = steps_of_epoch(parts.data.facts.sizes["train"], config.train)
+    steps_per_epoch = steps_of_epoch(parts.data.order.count, config.train)
     untils = (phase.until for phase in plan.phases)
     # A plan is of a run from step 0, so there is one data set and one length of epochs.
     spans = tuple(walk(untils, Epochs((steps_per_epoch,)), parts.total_steps))

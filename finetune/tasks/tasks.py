@@ -53,6 +53,8 @@ class WeightedLoss:
     function: LossFunction
     whole_window: bool = False
     """Whether it compares the samples of a window, so that no window may be cut."""
+    takes_shares: bool = True
+    """Whether its targets may be shares of classes `(B, C)` in place of class numbers."""
 
     def __call__(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the weighted losses of the samples, `(B,)`.
@@ -119,6 +121,11 @@ class Task:
     def whole_window_losses(self) -> tuple[str, ...]:
         """Names of the losses that need whole windows."""
         return tuple(loss.name for loss in self.losses if loss.whole_window)
+
+    @property
+    def hard_losses(self) -> tuple[str, ...]:
+        """Names of the losses that may take class numbers only, no shares of classes."""
+        return tuple(loss.name for loss in self.losses if not loss.takes_shares)
 
     def parts(self, outputs: Any, batch: Batch) -> list[Tensor]:
         """Return the weighted losses of the samples `(B,)`, one tensor for each loss."""
@@ -215,13 +222,15 @@ def build_task(
 
 def _weighted(config: Loss, function: LossFunction) -> WeightedLoss:
     """Return a loss with name and weight of its config."""
-    is_whole = isinstance(config, ImportLoss) and _needs_whole_windows(function)
-    return WeightedLoss(config.name or config.type, config.weight, function, is_whole)
+    own = (function,) if isinstance(config, ImportLoss) else ()
+    takes_shares = not own or _says(own, "soft_targets")
+    name = config.name or config.type
+    return WeightedLoss(name, config.weight, function, _says(own, "whole_window"), takes_shares)
 
 
-def _needs_whole_windows(*own: object) -> bool:
-    """Tell whether a loss or task of the user has `whole_window = True`."""
-    return any(bool(getattr(one, "whole_window", False)) for one in own)
+def _says(own: Sequence[object], attribute: str) -> bool:
+    """Tell whether a loss or task of the user has an attribute that is true."""
+    return any(bool(getattr(one, attribute, False)) for one in own)
 
 
 def _usual_loss(config: ClassificationTask | MultilabelTask | RegressionTask) -> Loss:
@@ -404,9 +413,10 @@ def _imported_task(
         raise FinetuneError(
             f"the task has no metric {strange[0]!r}; there are: {known}", key=("task", "better")
         )
+    # The task or its loss may say so.
+    is_whole, takes_shares = (_says((made, function), n) for n in ("whole_window", "soft_targets"))
     return Task(
-        # The task or its loss may say so.
-        losses=(WeightedLoss("loss", 1.0, function, _needs_whole_windows(made, function)),),
+        losses=(WeightedLoss("loss", 1.0, function, is_whole, takes_shares),),
         metrics=tuple(
             measure_of(
                 name,

@@ -13,6 +13,7 @@ from finetune.config.task import ImportLoss, ImportTask, Task as TaskConfig
 from finetune.config.train import TrainConfig
 from finetune.data.contents import KnownFiles
 from finetune.data.drawn import drawn
+from finetune.data.mixing import Mixing, mixing_of
 from finetune.data.opening import DataFacts, Record, open_data
 from finetune.data.prepare import PreparedData, prepare_data
 from finetune.data.tokens import TokenStore
@@ -62,7 +63,7 @@ def build_parts(
         refuse_missing(config)
         data = open_samples(config, record, most)
         model, task = build_model_and_task(config, data.facts, data.specs, device)
-        total = _total_steps(config, data.facts.sizes["train"])
+        total = _total_steps(config, data.order.count)
         phases = phases_of(config, model)
         # The checks from here on do not depend on each other, so their faults are reported
         # together.
@@ -79,9 +80,10 @@ def build_parts(
             refuse_cut_windows(task, config.train)
         precision = Precision(config.train.precision, device)
         with faults.noted():
-            rehearse(model, task, data.train, precision=precision)
+            mixing = _mixing(config, data, task)
+            rehearse(model, task, data.train, precision=precision, mixing=mixing)
         faults.raise_if_any()
-        return Parts(data, model, plan, task, device, training, total)
+        return Parts(data, model, plan, task, device, training, total, mixing)
 
 
 def phases_of(config: RunConfig, model: Network) -> FreezeConfig | None:
@@ -133,6 +135,7 @@ def open_samples(
         files=files,
         head=preprocessing.head,
         record=record,
+        limit=config.train.limit,
     )
     prepared = prepare_data(
         # Drawn after opening: the facts keep the sizes of all samples, by which steps and costs go.
@@ -205,7 +208,7 @@ def lints_of(config: RunConfig, parts: Parts) -> dict[str, tuple[Lint, ...]]:
         parts.plan,
         parts.task,
         parts.data.train,
-        num_samples=parts.data.facts.sizes["train"],
+        num_samples=parts.data.order.count,
         device=parts.device,
         total=parts.total_steps,
     )
@@ -241,10 +244,32 @@ def cache_use(
         },
         tell=tell,
         is_compiled=settings.compile,
-        not_cached=None if parts.plan.policy is None else parts.plan.policy.not_cached,
+        not_cached=_not_cached(parts),
         store_dtype=config.cache.store_dtype,
         reads_inputs=_reads_inputs(config.task),
     )
+
+
+def _mixing(config: RunConfig, data: PreparedData, task: Task) -> Mixing:
+    """Return what the config mixes in every step.
+
+    Raises:
+        DataError: inputs, targets or losses do not suit it.
+    """
+    classes = None if data.facts.classes is None else len(data.facts.classes)
+    return mixing_of(
+        config.data.transforms or (),
+        data.train,
+        classes=classes,
+        seed=config.seed,
+        hard=task.hard_losses,
+    )
+
+
+def _not_cached(parts: Parts) -> str | None:
+    """Return why nothing of a run is cached, whatever is frozen; None if it may be."""
+    policy = parts.plan.policy
+    return parts.mixing.not_cached or (None if policy is None else policy.not_cached)
 
 
 def _reads_inputs(task: TaskConfig) -> bool:
@@ -280,7 +305,7 @@ def _wrong_triggers(
     """Return what is wrong with the triggers of the phases."""
     return refuse_impossible(
         written.phases if written is not None else (),
-        steps_per_epoch=steps_of_epoch(data.facts.sizes["train"], training),
+        steps_per_epoch=steps_of_epoch(data.order.count, training),
         total=total,
         directions=directions,
     )

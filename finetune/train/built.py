@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from finetune.config.train import TrainConfig
+from finetune.data.mixing import Mixing
 from finetune.data.prepare import PreparedData
 from finetune.freezing.plan import Plan
 from finetune.models.declared import Network
@@ -24,3 +25,5 @@ class Parts:
     """`train:` of the config, with `checkpoint: {best: auto}` replaced by the metric it means."""
     total_steps: int
     """Optimizer steps of the whole run."""
+    mixing: Mixing
+    """What is mixed in every step."""

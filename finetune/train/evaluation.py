@@ -8,6 +8,7 @@ from torch import nn
 
 from finetune.activations.forward import Forward
 from finetune.data.batches import Samples, windows
+from finetune.data.mixing import Mixing
 from finetune.data.named_rows import rows_named
 from finetune.tasks.tasks import Task
 from finetune.train.precision import Precision
@@ -63,8 +64,12 @@ def evaluate(
     return {"loss": mean} | task.compute_metrics(left_out, is_finite=isfinite(mean))
 
 
-def rehearse(model: nn.Module, task: Task, samples: Samples, *, precision: Precision) -> None:
+def rehearse(
+    model: nn.Module, task: Task, samples: Samples, *, precision: Precision, mixing: Mixing
+) -> None:
     """Run two samples through network, losses and metrics, to report a misfit before training.
+
+    Losses get the targets of training, which may be mixed.
 
     The model is in evaluation mode meanwhile and in its former mode afterwards; nothing else
     changes.
@@ -79,7 +84,7 @@ def rehearse(model: nn.Module, task: Task, samples: Samples, *, precision: Preci
         batch = samples.fetch(torch.arange(min(2, len(samples)))).to(precision.device)
         with rows_named(samples, batch):
             outputs = model(**batch.inputs)
-        task.parts(outputs, batch)
+        task.parts(outputs, *mixing.mixed([batch], 0))
         task.update_metrics(outputs, batch)
     task.reset_metrics()
     model.train(was_training)

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from finetune.activations.cache import ActivationCache
 from finetune.data.batches import Batch, Samples, seed_for
+from finetune.data.mixing import Mixing
 from finetune.data.named_rows import rows_named
 from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import set_rates
@@ -40,6 +41,7 @@ class Stepper:
     reporter: Reporter
     max_grad_norm: float | None
     log_gradient_norms: bool
+    mixing: Mixing
 
     def step(self, window: Sequence[Batch]) -> StepStats:
         """Make one optimizer step over a window, given as its micro-batches.
@@ -61,7 +63,7 @@ class Stepper:
         self.precision.seed(seed_for("step", self.timeline.seed, progress.step))
         set_rates(self.optimizer, self.timeline.rates_now())
         self._zero_gradients()
-        for batch in window:
+        for batch in self.mixing.mixed(window, progress.step):
             with self.precision.autocast():
                 with rows_named(self.samples, batch):
                     outputs = self.cache.now.forward(batch, self.samples)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from finetune.activations.estimate import Coming
 from finetune.config.train import Every, TrainConfig
-from finetune.data.batches import sample_order, windows
+from finetune.data.batches import windows
+from finetune.data.epoch_order import EpochOrder
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.policies.policy import Facts, Mask
 from finetune.optim.rates import Rates
@@ -28,8 +29,8 @@ class Timeline:
     plan: Plan
     settings: TrainConfig
     seed: int
-    num_samples: int
-    """Number of training samples."""
+    order: EpochOrder
+    """Which training samples every epoch draws."""
     data: str = ""
     """Digest of the training samples in their order."""
     rates: Rates
@@ -172,7 +173,7 @@ class Timeline:
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one pass over the training samples."""
-        return steps_of_epoch(self.num_samples, self.settings)
+        return steps_of_epoch(self.order.count, self.settings)
 
     @property
     def epochs(self) -> Epochs:
@@ -191,7 +192,7 @@ class Timeline:
         They follow from seed and step alone, so a resumed run sees what it would have seen.
         """
         epoch, done = self.epochs.place(self.progress.step)
-        order = sample_order(self.num_samples, self.seed, epoch)
+        order = self.order.of(self.seed, epoch)
         cut = windows(order, self.settings.batch_size, drop_last=self.settings.drop_last)
         return cut[done:][: self.span.ends - self.progress.step]
 

@@ -190,6 +190,7 @@ def _stepper(config: RunConfig, shared: _Shared, rows: RowSlices) -> Stepper:
         reporter=shared.reporter,
         max_grad_norm=parts.training.max_grad_norm,
         log_gradient_norms=config.task.log_gradient_norms,
+        mixing=parts.mixing,
     )
 
 
@@ -244,14 +245,14 @@ def _evaluator(config: RunConfig, shared: _Shared) -> Evaluator:
 
 def _timeline(config: RunConfig, parts: Parts, groups: tuple[Group, ...]) -> Timeline:
     """Return the timeline of a run that has not begun."""
-    num_samples = len(parts.data.train)
+    order = parts.data.order
     digest = parts.data.identity.training_digest
-    epoch_steps = steps_of_epoch(num_samples, parts.training)
+    epoch_steps = steps_of_epoch(order.count, parts.training)
     return Timeline(
         plan=parts.plan,
         settings=parts.training,
         seed=config.seed,
-        num_samples=num_samples,
+        order=order,
         data=digest,
         rates=Rates(config.schedule, groups),
         progress=Progress(data=digest, epoch_steps=epoch_steps),

@@ -30,10 +30,11 @@ MNIST = {
 def opened():
     """Open data from a plain dict of config."""
 
-    def open_(data, task="classification", *, seed=0, trust=()):
+    def open_(data, task="classification", *, seed=0, trust=(), limit=None):
         task = {"type": task} if isinstance(task, str) else task
         node = TypeAdapter(Task).validate_python(task)
-        return open_data(DataConfig.model_validate(data), node, seed=seed, trust=trust)
+        config = DataConfig.model_validate(data)
+        return open_data(config, node, seed=seed, trust=trust, limit=limit)
 
     return open_
 

@@ -6,6 +6,7 @@ from torch import nn
 from finetune.config.freeze import FreezeConfig, Lisa
 from finetune.config.optim import ConstantSchedule, OptimizerConfig
 from finetune.config.train import TrainConfig
+from finetune.data.epoch_order import EpochOrder
 from finetune.freezing.plan import make_plan
 from finetune.models.inventory import take_inventory
 from finetune.optim.rates import Rates
@@ -26,7 +27,7 @@ def timeline_of(freeze, steps=12, progress=None, **settings):
         plan=make_plan(freeze, optimizer, take_inventory(make_net())),
         settings=train,
         seed=0,
-        num_samples=12,
+        order=EpochOrder(12),
         rates=Rates(ConstantSchedule(type="constant"), ()),
         progress=progress or Progress(),
     )
