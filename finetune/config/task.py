@@ -62,7 +62,7 @@ class ImportLoss(_Loss):
     type: Literal["import"]
     """Discriminator."""
     path: Annotated[str, PUBLIC]
-    """`my_pkg.losses:make`: called with `args`, it returns a callable from `(outputs, batch)` to per-sample losses `(B,)`. With the attribute `whole_window = True`, a loss that compares samples (such as a contrastive one) may return one number, and no window is ever split into micro-batches."""
+    """`my_pkg.losses:make`: called with `args`, it returns a callable from `(outputs, batch)` to per-sample losses `(B,)`. With the attribute `whole_window = True`, a loss that compares samples (such as a contrastive one) may return one number, and no window is ever split into micro-batches. With `soft_targets = True` it gets shares of classes `(B, C)` where `mixup` or `cutmix` makes them."""
     args: Arguments = Field(default_factory=dict)
     """Keyword arguments of the call."""
 
@@ -182,7 +182,7 @@ class ImportTask(_Task):
     type: Literal["import"]
     """Discriminator."""
     path: Annotated[str, PUBLIC]
-    """`my_pkg.tasks:make`: returns an object with `loss(outputs, batch)` and `metrics`. `loss` returns per-sample losses `(B,)`, or one number with `whole_window = True`, as for an imported loss. `metrics` maps names to a `torchmetrics.Metric` that gets `(outputs, target)`, or `(outputs, batch)` if the data has no target."""
+    """`my_pkg.tasks:make`: returns an object with `loss(outputs, batch)` and `metrics`. `loss` returns per-sample losses `(B,)`, or one number with `whole_window = True`, as for an imported loss; so is `soft_targets = True`. `metrics` maps names to a `torchmetrics.Metric` that gets `(outputs, target)`, or `(outputs, batch)` if the data has no target."""
     args: Arguments = Field(default_factory=dict)
     """Keyword arguments of the call."""
     better: dict[str, Better] = Field(default_factory=dict)

@@ -53,16 +53,21 @@ def test_every_policy_works_on_images_of_every_form(prepared, source, policy):
 
 @pytest.mark.parametrize("arguments", ERASING, ids=str)
 def test_erasing_fills_images_of_bytes(prepared, source, arguments):
-    if isinstance(value := arguments.get("value"), list) and "grey" in source.get("mode", ""):
-        value = value[:1]
-    first, second = both_epochs(prepared, source, {"type": "RandomErasing", "p": 1.0} | arguments)
+    first, second = both_epochs(prepared, source, erasing(source, arguments))
     assert not torch.equal(first, second)
+
+
+def erasing(source, arguments):
+    """The step that erases, with one value for images of one channel."""
+    value = arguments.get("value")
+    if isinstance(value, list) and source.get("mode") == "L":
+        arguments = {"value": value[:1]}
+    return {"type": "RandomErasing", "p": 1.0} | arguments
 
 
 @pytest.mark.parametrize("arguments", OF_FLOATS, ids=str)
 def test_erasing_fills_images_of_floats_with_noise_and_fractions(prepared, source, arguments):
-    erase = {"type": "RandomErasing", "p": 1.0} | arguments
-    first, second = both_epochs(prepared, source, SCALED, erase)
+    first, second = both_epochs(prepared, source, SCALED, erasing(source, arguments))
     assert not torch.equal(first, second)
 
 

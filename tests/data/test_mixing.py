@@ -139,7 +139,11 @@ def mixed_config(write_images, small_config):
 
     def make(*mixes, task=None, trust=(), train=None, **changes):
         source = write_images({"a": [(9, 9)] * 10, "b": [(9, 9)] * 6})
-        steps = [{"type": "RandomHorizontalFlip"}, {"type": "ToDtype", "scale": True}, *mixes]
+        steps = [
+            {"type": "RandomHorizontalFlip"},
+            {"type": "ToDtype", "dtype": "float32", "scale": True},
+            *mixes,
+        ]
         return small_config(
             model={"layers": [
                 {"name": "flat", "type": "Flatten"},
