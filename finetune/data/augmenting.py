@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from finetune.config.transform_keys import MaskTokensTransform, SpecAugmentTransform
+from finetune.data.ragged import Tokens
 from finetune.data.samples import Sample
-from finetune.data.table import Tokens
 from finetune.errors import DataError, Key
 
 
