@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -80,11 +80,11 @@ class KnownClasses(Mapping[str, KnownClass]):
 
     Args:
         section: Their section in `catalogue.json`.
-        word: A text that may be given to them in place of a whole number.
+        words: Texts that may be given to them in place of a whole number.
     """
 
     section: str
-    word: str | None = None
+    words: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> KnownClass:
         return _read()[self.section][name]
@@ -96,7 +96,7 @@ class KnownClasses(Mapping[str, KnownClass]):
         return len(_read()[self.section])
 
 
-LAYERS = KnownClasses("layers", word="classes")
+LAYERS = KnownClasses("layers", words=("classes", "categories"))
 """Classes of `torch.nn` that map tensors to tensors."""
 TRANSFORMS = KnownClasses("transforms")
 """Classes of `torchvision.transforms.v2` that map one image to one image."""
@@ -141,8 +141,8 @@ def check_arguments(
             # A list of all is the last resort: some constructors take twenty.
             hint = near or _listing(type_name, known_arguments)
             complaints.append(((name,), f"{type_name} has no argument {name!r}", hint))
-        elif not _fits(value, known_arguments[name], table.word):
-            complaints.append(((name,), *_misfit(value, known_arguments[name], table.word)))
+        elif not _fits(value, known_arguments[name], table.words):
+            complaints.append(((name,), *_misfit(value, known_arguments[name], table.words)))
         elif (fault := beyond(value, known_arguments[name].bounds)) is not None:
             complaints.append(((name,), f"{fault}, got {shown(value)}", None))
     unknown = arguments.keys() - known_arguments.keys()
@@ -154,23 +154,23 @@ def check_arguments(
     return complaints
 
 
-def _fits(value: Any, argument: Argument, word: str | None) -> bool:
+def _fits(value: Any, argument: Argument, words: Sequence[str]) -> bool:
     """Tell whether an argument takes a value of this kind."""
     kind, kinds = _kind(value), argument.kinds
     if kind == "str":
-        is_word = value == word and "int" in kinds
+        is_word = value in words and "int" in kinds
         return is_word or ("str" in kinds and (not argument.choices or value in argument.choices))
     # YAML has `1` for 1.0; the other way round a number with a fraction would be cut.
     return kind in kinds or (kind == "int" and "float" in kinds)
 
 
-def _misfit(value: Any, argument: Argument, word: str | None) -> tuple[str, str | None]:
+def _misfit(value: Any, argument: Argument, known: Sequence[str]) -> tuple[str, str | None]:
     """Return what an argument takes instead of `value`, and a hint if a word is misspelt."""
     # "a number" says it all: no "a whole number or a number".
     kinds = argument.kinds - ({"int"} if "float" in argument.kinds else set())
     kinds -= {"str"} if argument.choices else set()
     wanted = [_WANTED[kind] for kind in _WANTED if kind in kinds]
-    words = argument.choices or ((word,) if word and "int" in kinds else ())
+    words = argument.choices or (known if "int" in kinds else ())
     if argument.choices:
         wanted.append(f"one of {', '.join(map(repr, words))}")
     hint = did_you_mean(value, words) if isinstance(value, str) else None

@@ -1,6 +1,6 @@
 """The JSON Schema of a config, for completion and checks in editors; it knows short forms too."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from finetune.config.base import Node
@@ -72,7 +72,7 @@ def _list_classes(nodes: dict[str, Any], name: str, table: KnownClasses) -> None
     variants = []
     for type_name, entry in table.items():
         needed = [n for n, one in entry.arguments.items() if one.required and n not in INFERRED]
-        arguments = {n: _argument(one, table.word) for n, one in entry.arguments.items()}
+        arguments = {n: _argument(one, table.words) for n, one in entry.arguments.items()}
         named = {"type": {"const": type_name}}
         variants.append(
             {
@@ -86,25 +86,25 @@ def _list_classes(nodes: dict[str, Any], name: str, table: KnownClasses) -> None
     nodes[name] = {"title": name, "description": open_node["description"], "oneOf": variants}
 
 
-def _argument(argument: Argument, word: str | None) -> dict[str, Any]:
+def _argument(argument: Argument, words: Sequence[str]) -> dict[str, Any]:
     """Return the JSON Schema for the values that an argument of a layer or optimizer may have.
 
     Args:
         argument: Types, bounds and choices of the argument.
-        word: A word that is allowed in place of an integer, such as `classes`; None for none.
+        words: Words that are allowed in place of an integer, such as `classes`.
     """
-    words = {"enum": list(argument.choices)}
+    choices = {"enum": list(argument.choices)}
     if argument.choices and argument.kinds == {"str"}:
-        return words
+        return choices
     kinds = argument.kinds - ({"str"} if argument.choices else set())
     plain: dict[str, Any] = {"type": [_TYPES[kind] for kind in _TYPES if kind in kinds]}
     if argument.kinds & {"int", "float"}:
         plain |= {"minimum": argument.bounds.least, "maximum": argument.bounds.most}
     if argument.choices:
-        return {"anyOf": [plain, words]}
-    # `classes` stands for a number that only the data knows.
-    if word is not None and "int" in argument.kinds and "str" not in argument.kinds:
-        return {"anyOf": [plain, {"const": word}]}
+        return {"anyOf": [plain, choices]}
+    # `classes` and `categories` stand for numbers that only the data knows.
+    if words and "int" in argument.kinds and "str" not in argument.kinds:
+        return {"anyOf": [plain, *({"const": word} for word in words)]}
     return plain
 
 

@@ -8,6 +8,12 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from finetune.config.base import PLACE, PUBLIC, Node, OpenNode
 from finetune.config.bounds import Arguments
 from finetune.config.catalogue import TRANSFORMS, Complaint, check_arguments
+from finetune.config.fitted_keys import (
+    CategoriesTransform,
+    ClipTransform,
+    FillTransform,
+    StandardizeTransform,
+)
 
 
 class TokenizeTransform(Node):
@@ -132,7 +138,10 @@ class VisionTransform(OpenNode):
 
 
 # All other types are names of torchvision's classes.
-_OWN_TYPES = {"tokenize", "stack", "mask_tokens", "spec_augment", "mixup", "cutmix", "import"}
+_OWN_TYPES = {
+    *("tokenize", "stack", "mask_tokens", "spec_augment", "mixup", "cutmix", "import"),
+    *("standardize", "fill", "categories", "clip"),
+}
 
 
 def _kind_of_transform(value: Any) -> str:
@@ -149,6 +158,10 @@ Transform = Annotated[
     | Annotated[MixupTransform, Tag("mixup")]
     | Annotated[CutmixTransform, Tag("cutmix")]
     | Annotated[ImportTransform, Tag("import")]
+    | Annotated[StandardizeTransform, Tag("standardize")]
+    | Annotated[FillTransform, Tag("fill")]
+    | Annotated[CategoriesTransform, Tag("categories")]
+    | Annotated[ClipTransform, Tag("clip")]
     | Annotated[VisionTransform, Tag("vision")],
     Discriminator(_kind_of_transform),
 ]

@@ -21,11 +21,6 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}([,.' \u00a0\u202f])[0-9]{3}(\1[0-9]{3})*([.,][0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+([eE][+-]?[0-9]+)?")
 _FIRST_CELLS = 100
-NOT_A_NUMBER = (
-    "words for categories: write a column of 0 and 1 for each word into the file, or leave the "
-    "column out of data.inputs; other text: {type: tokenize}"
-)
-"""Hint for a text column where numbers are needed."""
 
 
 def read_cells(column: Column, *, as_text: bool) -> Column:
@@ -88,7 +83,7 @@ def no_number(column: str, cells: Column, place: Callable[[int], str], key: Key 
     more = f"; {len(others)} of {len(cells)} cells are no numbers" if len(others) > 1 else ""
     return DataError(
         f"{told} where a number is needed{more}",
-        hint=_remedy(cells[row], is_odd=len(others) * 2 <= len(cells)),
+        hint=_remedy(column, cells[row], is_odd=len(others) * 2 <= len(cells)),
         key=key,
     )
 
@@ -118,7 +113,15 @@ def _may_be_number(cell: Any) -> bool:
     return is_number(cell)
 
 
-def _remedy(cell: Any, *, is_odd: bool) -> str:
+def words_as_numbers(column: str) -> str:
+    """Return a hint for a column of words where numbers are needed."""
+    return (
+        f"words for categories: data.transforms: [{{type: categories, columns: [{column}]}}], or "
+        "leave the column out of data.inputs; other text: {type: tokenize}"
+    )
+
+
+def _remedy(column: str, cell: Any, *, is_odd: bool) -> str:
     """Return a hint for a cell that is no number; `is_odd` if most other cells are numbers."""
     text = cell.strip() if isinstance(cell, str) else ""
     if text != cell and reads_as_number(text):
@@ -130,9 +133,9 @@ def _remedy(cell: Any, *, is_odd: bool) -> str:
     if _DECIMAL_COMMA.fullmatch(text):
         return "write a point before decimals: 3.5, not 3,5"
     if not is_odd or not text:
-        return NOT_A_NUMBER
+        return words_as_numbers(column)
     written = json.dumps(text[:20], ensure_ascii=False)
     return (
         f"write a number there, or leave such rows out; missing: [{written}], beside the path, "
-        "says that such cells stand for no value, which an input or a target needs all the same"
+        "says that such cells stand for no value, which {type: fill} among data.transforms fills in"
     )

@@ -15,6 +15,7 @@ from finetune.data.cells import infer, no_number, read_cells
 from finetune.data.channels import Channels, channels_first, channels_of
 from finetune.data.decoding import is_image
 from finetune.data.folders import IMAGE_ENDINGS
+from finetune.data.gaps import as_gaps, filled_columns, numbers_of_gaps
 from finetune.data.images import (
     Images,
     first_leaving,
@@ -31,8 +32,14 @@ from finetune.data.table import Column, Listed, Numbers, Table, settle
 from finetune.data.transforms import is_image_column
 from finetune.errors import DataError, Key, did_you_mean
 
-Kind = Literal["text", "image", "grey image", "number", "whole number", "thing"]
-"""Kind of an input column; prediction reads raw values as the kind that training had."""
+Kind = Literal[
+    *("text", "image", "grey image", "number", "whole number", "thing"),
+    *("text or nothing", "number or nothing"),
+]
+"""Kind of an input column; prediction reads raw values as the kind that training had.
+
+Where a step fills empty cells, nothing is a value as well.
+"""
 
 _USUAL_INPUTS = ("text", "image", "features", "x")
 _USUAL_TARGETS = ("label", "target", "y")
@@ -242,6 +249,8 @@ def kind_of(column: Column, name: str, config: DataConfig) -> Kind:
     # A column of digits that is tokenized is text, such as telephone numbers.
     texts = {text for node in nodes for text in node.columns or (node.column,)}
     column = read_cells(column, as_text=name in texts)
+    if name in filled_columns(config) and not isinstance(column, Images):
+        return "number or nothing" if isinstance(column, Numbers) else "text or nothing"
     if isinstance(column, Images):
         return "grey image" if column.mode == "L" else "image"
     if isinstance(column, Listed):
@@ -271,7 +280,7 @@ def column_of(
     Raises:
         DataError: a value is missing or of another kind.
     """
-    values = list(values)
+    values = list(as_gaps(values) if may_be_nothing(kind) else values)
     if kind == "thing":
         return Listed(values, "things")
     if kind in ("image", "grey image") and not _are_arrays(values):
@@ -287,16 +296,21 @@ def column_of(
     return as_kind(name, column, kind, places)
 
 
+def may_be_nothing(kind: Kind | None) -> bool:
+    """Tell whether a value of a kind may be missing."""
+    return kind in ("text or nothing", "number or nothing")
+
+
 def empty_column(kind: Kind) -> Column:
     """Return a column of a kind without a value: what is done to a column depends on its kind."""
     match kind:
-        case "text":
+        case "text" | "text or nothing":
             return Listed([], "text")
         case "thing":
             return Listed([], "things")
         case "image" | "grey image":
             return Images([], "L" if kind == "grey image" else "RGB", [])
-        case "number" | "whole number":
+        case "number" | "whole number" | "number or nothing":
             return Numbers(torch.empty(0))
         case _:
             assert_never(kind)
@@ -320,11 +334,13 @@ def as_kind(name: str, column: Column, kind: Kind, places: Places) -> Column:
         return replace(column, mode="L" if kind == "grey image" else "RGB", is_found=False)
     if kind == "thing":
         return column
-    if kind == "text":
+    if kind in ("text", "text or nothing"):
         if isinstance(column, Listed) and column.kind != "things":
             return replace(column, kind="text")
         cell = in_short(_cell(column, 0))
         raise DataError(f"column {name!r} needs text, got {cell} in {places.told(0)}")
+    if kind == "number or nothing" and isinstance(column, Listed):
+        column = numbers_of_gaps(column) or column
     numbers = _as_numbers(name, column, places)
     if kind == "whole number":
         return Numbers(_whole(name, numbers, column, places))

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, TextIO
 from finetune.config.data import DataConfig
 from finetune.config.source_keys import ArraysSource, CsvSource, Source, TextFolderSource
 from finetune.data.arrays import rows_of_arrays
-from finetune.data.columns import Kind
+from finetune.data.columns import Kind, may_be_nothing
 from finetune.data.files import read_text
 from finetune.data.folders import IMAGE_ENDINGS, files_below, is_image_file, passed_over
 from finetune.data.images import first_leaving, named_files
@@ -33,6 +33,7 @@ from finetune.errors import DataError, named
 from finetune.reading import first_outside, limited_lines
 
 _READ_AT_ONCE = 1 << 20
+_ONE_TEXT: tuple[list[Kind], ...] = (["text"], ["text or nothing"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ def _read_path(
 
 def _if_text(path: Path, kinds: Mapping[str, Kind]) -> str | None:
     """Return how a text is given, where what is no path may be meant for one."""
-    is_meant = list(kinds.values()) == ["text"] and " " in str(path).strip()
+    is_meant = [*kinds.values()] in _ONE_TEXT and " " in str(path).strip()
     return (
         'a text comes by standard input: echo "a text" | finetune predict RUN -'
         if is_meant
@@ -173,7 +174,7 @@ def _is_sample(file: Path, folder: Path, kinds: Mapping[str, Kind]) -> bool:
     """Tell whether a file of a folder can be a sample: an image, or a text."""
     if any(_is_image(kind) for kind in kinds.values()):
         return is_image_file(file, folder)
-    return list(kinds.values()) == ["text"] and _no_text(file) is None
+    return [*kinds.values()] in _ONE_TEXT and _no_text(file) is None
 
 
 def _no_text(file: Path) -> str | None:
@@ -405,7 +406,7 @@ def _refuse_missing_columns(part: Incoming, wanted: Mapping[str, Kind]) -> None:
             raise DataError(f"no column {name!r}; there are: {known}", where=part.source)
         # not `None in values`: comparing an array gives an array, not a truth value
         number = next((n for n, value in enumerate(values) if value is None), None)
-        if number is not None:
+        if number is not None and not may_be_nothing(wanted[name]):
             raise DataError(f"no value for {name!r}", where=part.names[number])
 
 

@@ -22,6 +22,7 @@ from finetune.config.source_keys import (
 )
 from finetune.config.task import Task
 from finetune.data.columns import Kind, choose_columns, column_of, image_columns, settle_columns
+from finetune.data.gaps import filled_columns, with_open_gaps
 from finetune.data.identity import hash_rows, identified
 from finetune.data.image_headers import look_at, notes_on
 from finetune.data.images import Images
@@ -98,6 +99,7 @@ class DataReader:
             else:
                 listed = {n for n, kind in self.facts.kinds.items() if "image" in kind}
             images = image_columns(self.config, inputs) | listed
+            table = with_open_gaps(table, filled_columns(self.config))
             table = settle_columns(table, inputs, target, images, source, key)
             # Hashes tell which rows the run was trained on.
             table = table_of_kinds(identified(table, None), self._kinds)
@@ -178,7 +180,7 @@ class DataReader:
     def _whole(self, table: Table, target: str | None, rules: LabelRules) -> NamedData:
         """Return a table as samples: targets encoded, rows hashed, notes collected."""
         inputs, classes = self.facts.inputs, self.facts.classes
-        refuse_gaps_in(table, inputs)
+        refuse_gaps_in(table, inputs, filled_columns(self.config))
         encoded = None
         if target is not None:
             encoded = encode_target(

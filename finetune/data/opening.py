@@ -10,6 +10,7 @@ from finetune.data.columns import Kind
 from finetune.data.contents import KnownFiles
 from finetune.data.epoch_order import EpochOrder, epoch_order
 from finetune.data.identity import DataIdentity, differences, differences_of_contents
+from finetune.data.learnt import Learnt
 from finetune.data.parting import (
     RawPart,
     labelled,
@@ -35,6 +36,7 @@ class DataFacts:
         notes: Lines to report to the user.
         sizes: Number of samples of each part.
         kinds: Kind of each input column.
+        fitted: What each fitted step has kept of the training samples, in their order.
     """
 
     inputs: tuple[str, ...]
@@ -43,6 +45,7 @@ class DataFacts:
     notes: tuple[str, ...]
     sizes: dict[str, int]
     kinds: dict[str, Kind] = field(default_factory=dict)
+    fitted: tuple[Learnt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,14 @@ class Record:
             accepted changed data.
         trains: Whether the run continues on the data; then classes of other names may take the
             places of its own, if there are as many.
+        fitted: What each fitted step has kept of the training samples.
     """
 
     identity: DataIdentity
     kinds: Mapping[str, Kind]
     accept: Callable[[Sequence[str]], None]
     trains: bool
+    fitted: tuple[Learnt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from finetune.data.cells import no_number, read_cells
 from finetune.data.decoding import image_tensor, is_image
+from finetune.data.fitted_steps import FittedStep
+from finetune.data.gaps import filled_by
 from finetune.data.images import Images
 from finetune.data.kept_samples import reserve
 from finetune.data.lazy_tokens import LazyColumn
@@ -32,6 +34,10 @@ from finetune.errors import DataError
 
 IN_MEMORY_BYTES = 2 * 1024**3
 """Larger columns are kept in a file instead of in memory."""
+
+
+_OF_COLUMNS = (Tokenize, Stack, FittedStep)
+"""Steps that take whole columns."""
 
 
 class UnequalShapesError(DataError):
@@ -91,11 +97,11 @@ def run_steps(
     # A deterministic step behind a random one depends on its result, and cannot run now.
     now = list(takewhile(lambda step: not step.random, planned))
     drawn = [each.step for each in planned[len(now) :]]
-    columns = _typed(table, [each.step for each in planned])
+    columns = typed_columns(table, [each.step for each in planned])
     left = [each.step for each in now]
     keeping = TokenKeeping(tokens, budget)
     while left:
-        columns, done = _at_once(table, columns, left, keeping)
+        columns, done = at_once(table, columns, left, keeping)
         if done:
             left = left[done:]
             continue
@@ -103,9 +109,9 @@ def run_steps(
             columns, left = _texts_first(table, columns, left, keeping)
             return _with_finished(Outcome(columns, left, drawn), table)
         # Steps on single samples run together: nothing is stored between two of them.
-        run = list(takewhile(lambda step: not isinstance(step, Tokenize | Stack), left))
+        run = list(takewhile(lambda step: not isinstance(step, _OF_COLUMNS), left))
         try:
-            columns = _mapped(table, columns, run)
+            columns = mapped(table, columns, run)
         except UnequalShapesError:
             if not drawn:
                 raise
@@ -131,8 +137,8 @@ def _texts_first(
     left: list[Step] = []
     touched: set[str] = set()
     for number, step in enumerate(steps):
-        if isinstance(step, Tokenize | Stack) and touched.isdisjoint(step.columns):
-            columns, _ = _at_once(table, columns, [step], keeping)
+        if isinstance(step, _OF_COLUMNS) and touched.isdisjoint(step.columns):
+            columns, _ = at_once(table, columns, [step], keeping)
         elif isinstance(step, Vision):
             touched.add(step.column)
             left.append(step)
@@ -204,18 +210,23 @@ def build_columns(samples: Iterable[Sample], count: int) -> Columns:
     return {name: _column(store) for name, store in stores.items()}
 
 
-def _typed(table: Table, steps: Sequence[Step]) -> Columns:
-    """Return the columns with csv cells as numbers, unless they are tokenized; refuse gaps."""
+def typed_columns(table: Table, steps: Sequence[Step]) -> Columns:
+    """Return the columns with csv cells as numbers, unless they are tokenized; refuse gaps.
+
+    Raises:
+        DataError: a cell is empty in a column that no step fills.
+    """
     texts = {name for step in steps if isinstance(step, Tokenize) for name in step.columns}
+    filled = filled_by(step.node for step in steps if isinstance(step, FittedStep))
     columns: Columns = {}
     for name, column in table.columns.items():
         columns[name] = typed = read_cells(column, as_text=name in texts)
         if isinstance(typed, Numbers):
-            refuse_gaps(name, typed, table.place, column)
+            refuse_gaps(name, typed, table.place, column, allows_empty=name in filled)
     return columns
 
 
-def _at_once(
+def at_once(
     table: Table, columns: Columns, steps: Sequence[Step], keeping: TokenKeeping
 ) -> tuple[Columns, int]:
     """Run the first of `steps` that take whole columns; return the columns and their number."""
@@ -226,6 +237,8 @@ def _at_once(
             if isinstance(column := columns[name], Images | Listed):
                 raise no_number(name, column, table.place, step.key)
         return step.whole(columns), 1
+    if isinstance(step, FittedStep):
+        return step.whole(columns, table.place), 1
     if whole := _steps_of_batches(columns, steps):
         return {**columns, whole[0].column: _transformed(table, columns, whole)}, len(whole)
     return columns, 0
@@ -256,7 +269,7 @@ def _transformed(table: Table, columns: Columns, steps: Sequence[Vision]) -> Num
         raise
 
 
-def _mapped(table: Table, columns: Columns, steps: Sequence[Step]) -> Columns:
+def mapped(table: Table, columns: Columns, steps: Sequence[Step]) -> Columns:
     """Return the columns after `steps` on each sample."""
 
     def samples() -> Iterator[Sample]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,8 +13,12 @@ from finetune.data.batches import Samples
 from finetune.data.columns import column_of, empty_column
 from finetune.data.cut_texts import CutTexts
 from finetune.data.epoch_order import EpochOrder
+from finetune.data.fitted_notes import fitted_of, notes_on_figures, notes_on_met
+from finetune.data.fitted_steps import FittedStep
+from finetune.data.fitting import as_in_training, fitted_on, with_kept
 from finetune.data.identity import DataIdentity
 from finetune.data.image_headers import notes_on_new
+from finetune.data.learnt import Learnt
 from finetune.data.memory_budget import MemoryBudget
 from finetune.data.opening import DataFacts, OpenedData, open_data as open_data
 from finetune.data.parting import RawPart
@@ -27,7 +32,7 @@ from finetune.data.step_facts import identity_of
 from finetune.data.table import Table
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
-from finetune.data.transforms import PlannedStep, plan_steps, usual_transforms
+from finetune.data.transforms import PlannedStep, Step, plan_steps, usual_transforms
 from finetune.errors import DataError, Key
 from finetune.models.declared import TensorSpec
 from finetune.models.preprocessing import Preprocessing
@@ -82,6 +87,7 @@ def evaluation_samples(
     trust: Collection[str],
     batch_size: int,
     hang_timeout_s: float | None,
+    fitted: Sequence[Learnt] = (),
 ) -> tuple[Samples, list[str]]:
     """Return the samples of one part as evaluation sees them, and notes on cut texts.
 
@@ -93,15 +99,20 @@ def evaluation_samples(
         trust: Names of packages whose code may be imported.
         batch_size: Samples of a batch.
         hang_timeout_s: Seconds after which a process that makes batches counts as hung.
+        fitted: What the fitted steps of the run have kept.
 
     Raises:
         DataError: a transform fails, or no batch can hold the resulting samples.
     """
-    steps = _plans(config, part.table.columns, preprocessing, trust)
+    steps = _plans(config, part.table.columns, preprocessing, trust, _kept(fitted))
     notes: list[str] = []
     fetching = Fetching(config.workers, None, batch_size, hang_timeout_s, seed)
     making = _Making(steps, fetching, trust, notes.append)
-    return _samples(part, making), [*notes, *_notes_on_cut(steps.other)]
+    return _samples(part, making), [
+        *notes,
+        *_notes_on_cut(steps.other),
+        *notes_on_met(steps.other),
+    ]
 
 
 class _Making(NamedTuple):
@@ -153,6 +164,8 @@ def prepare_data(
     batch_size: int = 32,
     hang_timeout_s: float | None = None,
     tokens: TokenStore | None = None,
+    fitted: Sequence[Learnt] = (),
+    fit_on: Table | None = None,
 ) -> PreparedData:
     """Return all parts as samples: deterministic steps are done, the others left for each fetch.
 
@@ -167,11 +180,15 @@ def prepare_data(
         batch_size: Samples of a batch.
         hang_timeout_s: Seconds after which a process that prepares batches counts as hung.
         tokens: Store that keeps tokens from run to run; None for no store.
+        fitted: What the fitted steps of the run have kept, if it has begun.
+        fit_on: The training samples that steps are fitted on; those of `opened` if left out.
 
     Raises:
         DataError: a transform fails, or no batch can hold the resulting samples.
     """
-    steps = _plans(config, opened.train.table.columns, preprocessing, trust)
+    table = opened.train.table if fit_on is None else fit_on
+    fit = _kept(fitted) if fitted else partial(fitted_on, table=table)
+    steps = _plans(config, opened.train.table.columns, preprocessing, trust, fit)
     if views is not None and not any(each.random for each in steps.train):
         raise DataError(
             "no transform is random: every sample has one view",
@@ -191,13 +208,15 @@ def prepare_data(
     on_steps = (
         *(tokens.notes if tokens is not None else ()),
         *_notes_on_cut(steps.train, steps.other),
+        *notes_on_figures(steps.train, None if fitted else len(table)),
+        *notes_on_met(steps.train, steps.other),
         *note_on_other_shapes(train, opened.train.table, steps.other, steps.left_out),
     )
     return PreparedData(
         train,
         validation,
         test,
-        opened.facts,
+        replace(opened.facts, fitted=tuple(one.learnt for one in fitted_of(steps.train))),
         opened.identity,
         opened.order,
         opened.changes,
@@ -237,7 +256,7 @@ def plan_input_steps(
         DataError: a step cannot be made.
     """
     columns = {name: empty_column(facts.kinds[name]) for name in facts.inputs}
-    return _plans(config, columns, preprocessing, trust)
+    return _plans(config, columns, preprocessing, trust, _kept(facts.fitted))
 
 
 def prepare_inputs(
@@ -285,7 +304,7 @@ def prepare_inputs(
         # each sample is seen once, by the process that predicts
         samples = samples_from(outcome, None, place=_place_of(table), tell=tell)
     # Redacted: a path or a label in them may be a secret of the config.
-    for note in (*notes_on_new(columns), *_notes_on_cut(other)):
+    for note in (*notes_on_new(columns), *_notes_on_cut(other), *notes_on_met(other)):
         tell(redacted(note))
     return samples
 
@@ -296,13 +315,18 @@ def _place_of(table: Table) -> Callable[[int], str]:
 
 
 def _counting_anew(steps: Sequence[PlannedStep]) -> list[PlannedStep]:
-    """Return steps that count cut texts from zero: those of a predictor serve many calls."""
-    return [
-        replace(each, step=replace(each.step, cut=CutTexts()))
-        if isinstance(each.step, Tokenize)
-        else each
-        for each in steps
-    ]
+    """Return steps that count from zero: those of a predictor serve many calls."""
+    return [replace(each, step=_counting(each.step)) for each in steps]
+
+
+def _counting(step: Step) -> Step:
+    """Return a step that counts from zero what it cuts, fills, or does not know."""
+    match step:
+        case Tokenize():
+            return replace(step, cut=CutTexts())
+        case FittedStep():
+            return step.with_figures(step.learnt)
+    return step
 
 
 def _plans(
@@ -310,8 +334,12 @@ def _plans(
     columns: Mapping[str, Prepared],
     preprocessing: Preprocessing,
     trust: Collection[str],
+    fit: Callable[[Sequence[PlannedStep]], list[PlannedStep]],
 ) -> SampleSteps:
-    """Return the steps of training, and those of evaluation and prediction."""
+    """Return the steps of training, and those of evaluation and prediction.
+
+    `fit` gives the steps of training what they keep of the training samples.
+    """
 
     def planned(nodes: Sequence[Transform], keys: Sequence[Key]) -> list[PlannedStep]:
         # The stepper mixes, after the samples are made.
@@ -327,8 +355,15 @@ def _plans(
         train = planned(usual, [("data", "inputs")] * len(usual))
     else:
         train = planned(config.transforms, keys_below("transforms", config.transforms))
+    train = fit(train)
     if (own := config.evaluation_transforms) is None:
         # A random evaluation would give another figure at every call.
         random = [step for step in train if step.random]
         return SampleSteps(train, [step for step in train if not step.random], random)
-    return SampleSteps(train, planned(own, keys_below("evaluation_transforms", own)), [])
+    other = planned(own, keys_below("evaluation_transforms", own))
+    return SampleSteps(train, as_in_training(other, train), [])
+
+
+def _kept(fitted: Sequence[Learnt]) -> Callable[[Sequence[PlannedStep]], list[PlannedStep]]:
+    """Return a function that gives steps what a run has kept of its training samples."""
+    return partial(with_kept, kept=fitted)

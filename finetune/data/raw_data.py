@@ -18,6 +18,7 @@ from finetune.data.columns import (
     settle_columns,
 )
 from finetune.data.contents import KnownFiles
+from finetune.data.gaps import filled_columns, with_open_gaps
 from finetune.data.identity import DataIdentity, RowHashes, identified
 from finetune.data.image_headers import read_alike
 from finetune.data.joined import join_targets
@@ -98,9 +99,11 @@ def read_data(
     _refuse_missing_places(config, tables["train"])
     named = config.model_copy(update={"inputs": inputs, "target": target})
     sources, is_image = sources_of(config), image_columns(config, inputs)
+    filled = filled_columns(config)
     for part, (source, key) in sources.items():
         # Columns are chosen by the training part; every other part must have the same ones.
         choose_columns(named, tables[part].columns, needs_target=target is not None)
+        tables[part] = with_open_gaps(tables[part], filled)
         settled = settle_columns(tables[part], inputs, target, is_image, source, key)
         settled = _with_places(settled, tables[part], config, part)
         # Hashed before headers are read: from here on an image that is replaced is noticed.
@@ -109,7 +112,7 @@ def read_data(
     notes = (*(note for table in tables.values() for note in table.notes), *on_images)
     for table in tables.values():
         # Before rows are hashed: NaN in an input would become part of the run's identity.
-        refuse_gaps_in(table, inputs)
+        refuse_gaps_in(table, inputs, filled)
     read = {part: _read_cells(table, inputs, config) for part, table in tables.items()}
     hashes = {part: row_hashes(t, inputs, read[part]) for part, t in tables.items()}
     # Of the training part alone: prediction must read what training read, not what validation held.
@@ -148,11 +151,11 @@ def table_of_kinds(table: Table, kinds: Mapping[str, Kind]) -> Table:
     return replace(table, columns={**table.columns, **inputs})
 
 
-def refuse_gaps_in(table: Table, inputs: Sequence[str]) -> None:
-    """Raise `DataError` for the first NaN or infinite number in the inputs."""
+def refuse_gaps_in(table: Table, inputs: Sequence[str], filled: Collection[str]) -> None:
+    """Raise `DataError` for the first infinite number in the inputs, or NaN if no step fills it."""
     for name in inputs:
         if isinstance(column := table.columns[name], Numbers):
-            refuse_gaps(name, column, table.place)
+            refuse_gaps(name, column, table.place, allows_empty=name in filled)
 
 
 def _read_cells(table: Table, inputs: Sequence[str], config: DataConfig) -> dict[str, Column]:

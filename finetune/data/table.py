@@ -3,6 +3,7 @@
 Letters: N samples, B samples of a batch, T tokens.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -250,7 +251,12 @@ def as_tensor(values: Any, column: str) -> Tensor:
 
 
 def refuse_gaps(
-    column: str, numbers: Numbers, place: Callable[[int], str], raw: Column | None = None
+    column: str,
+    numbers: Numbers,
+    place: Callable[[int], str],
+    raw: Column | None = None,
+    *,
+    allows_empty: bool = False,
 ) -> None:
     """Raise `DataError` for the first row of a column with NaN or an infinite number.
 
@@ -259,20 +265,24 @@ def refuse_gaps(
         numbers: The numbers of the column.
         place: Names a row for a message.
         raw: The cells as they were read, quoted in the message if given.
+        allows_empty: Whether NaN stands for an empty cell that a later step fills.
     """
     if not numbers.values.is_floating_point():
         return
     # In portions: the mask of a column as large as memory would not fit beside it.
     for start in range(0, len(numbers), _ROWS_AT_ONCE):
         values = numbers.values[start : start + _ROWS_AT_ONCE]
-        finite = torch.isfinite(values)
+        finite = ~values.isinf() if allows_empty else torch.isfinite(values)
         if not bool(finite.all()):
             row = int((~finite).reshape(len(values), -1).any(dim=1).nonzero()[0])
             worst = values[row][~finite[row]].reshape(-1)[0].item()
             told = f"column {column!r} holds {worst} in {place(start + row)}"
             if isinstance(raw, Listed) and isinstance(cell := raw[start + row], str):
                 told += f": its cell is {shown(cell) if cell else 'empty, or named by missing'}"
-            raise DataError(told, hint="fill in a number, or leave such rows out of the file")
+            hint = "fill in a number, or leave such rows out of the file"
+            if math.isnan(worst):
+                hint += f"; or data.transforms: [{{type: fill, columns: [{column}], with: median}}]"
+            raise DataError(told, hint=hint)
 
 
 def is_number(value: Any) -> bool:

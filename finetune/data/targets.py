@@ -18,7 +18,7 @@ from finetune.config.task import (
     RegressionTask,
     Task,
 )
-from finetune.data.cells import NOT_A_NUMBER, no_number, read_cells
+from finetune.data.cells import no_number, read_cells, words_as_numbers
 from finetune.data.class_counts import class_counts
 from finetune.data.images import Images
 from finetune.data.label_lists import LabelList, read_lists, refuse_other_separator
@@ -309,6 +309,6 @@ def _numbers(column: Column, table: Table, name: str) -> Tensor:
     if isinstance(column, Numbers):
         return column.values
     error = no_number(name, column, table.place, _KEY)
-    if error.hint == NOT_A_NUMBER:
+    if error.hint == words_as_numbers(name):
         error.hint = "task: {type: classification} learns words as classes"
     raise error

@@ -6,11 +6,17 @@ is `str`, and an image from a file is a `PIL.Image`.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, assert_never
+from typing import Any, NamedTuple, Protocol, assert_never
 
 import torch
 from torch import Tensor
 
+from finetune.config.fitted_keys import (
+    CategoriesTransform,
+    ClipTransform,
+    FillTransform,
+    StandardizeTransform,
+)
 from finetune.config.transform_keys import (
     CutmixTransform,
     ImportTransform,
@@ -24,7 +30,8 @@ from finetune.config.transform_keys import (
     is_random,
 )
 from finetune.data.augmenting import MaskTokens, SpecAugment, mask_tokens
-from finetune.data.cells import NOT_A_NUMBER, infer
+from finetune.data.cells import infer, words_as_numbers
+from finetune.data.fitted_steps import FittedStep
 from finetune.data.images import Images
 from finetune.data.samples import Columns, Prepared, Sample, replaced
 from finetune.data.table import Listed, Numbers
@@ -81,7 +88,7 @@ class Stack:
         if not isinstance(values, Tensor):
             raise DataError(
                 f"stack needs numbers, column {name!r} holds none",
-                hint=NOT_A_NUMBER,
+                hint=words_as_numbers(name),
                 key=self.key,
             )
         return values.float()
@@ -230,10 +237,24 @@ def _step(
             return _tokenize(node, _to_tokenize(node, columns, texts, key), preprocessing, key)
         case StackTransform():
             return Stack(node.columns or tuple(columns), node.name, key)
+        case StandardizeTransform() | FillTransform() | CategoriesTransform() | ClipTransform():
+            return FittedStep(node, key)
         case ImportTransform():
             return Imported(_imported(node, trust, key), key)
         case VisionTransform():
             return vision_step(node, node.column or columns[0], preprocessing.image, key)
+        case _:
+            return _augmenting(node, columns, before, key)
+
+
+def _augmenting(
+    node: MaskTokensTransform | SpecAugmentTransform | MixupTransform | CutmixTransform,
+    columns: Sequence[str],
+    before: Sequence[Step],
+    key: Key,
+) -> Step:
+    """Return a step that masks a part of each sample."""
+    match node:
         case MaskTokensTransform():
             return mask_tokens(node, _last_tokenizer(before, key), key)
         case SpecAugmentTransform():
@@ -279,6 +300,33 @@ def _imported(node: ImportTransform, trust: Collection[str], key: Key) -> Callab
     return function
 
 
+class _Effect(NamedTuple):
+    """What a step does to the names of columns."""
+
+    about: str
+    """What the step is called in messages."""
+    parts: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+    """Columns taken, each time with those that take their place."""
+
+
+def _effect(step: Step) -> _Effect | None:
+    """Return what a step does to the names of columns; None for a step of the user's own."""
+    match step:
+        case Stack():
+            return _Effect("stack", ((step.columns, (step.name,)),))
+        case Tokenize():
+            # Which outputs there are is the tokenizer's own matter.
+            return _Effect("tokenize", ((step.columns, tuple(step.tokenizer.model_input_names)),))
+        case Vision() | MaskTokens() | SpecAugment():
+            about = "images" if isinstance(step, Vision) else step.name
+            return _Effect(about, (((step.column,), (step.column,)),))
+        case FittedStep():
+            # Each column keeps its place: `stack` without names takes them in this order.
+            parts = tuple(((name,), step.given(name)) for name in step.columns)
+            return _Effect(step.node.type, parts)
+    return None
+
+
 def _columns_after(step: Step, columns: Origins | None, key: Key) -> Origins | None:
     """Return the columns that a step leaves, after checking those it takes; None if unknown.
 
@@ -287,38 +335,36 @@ def _columns_after(step: Step, columns: Origins | None, key: Key) -> Origins | N
     Raises:
         DataError: a column is missing, or the step would replace another one.
     """
-    if columns is None:
+    if columns is None or (effect := _effect(step)) is None:
         return None
-    match step:
-        case Stack():
-            taken, given, about = step.columns, (step.name,), "stack"
-        case Tokenize():
-            taken, about = step.columns, "tokenize"
-            # Which outputs there are is the tokenizer's own matter.
-            given = tuple(step.tokenizer.model_input_names)
-        case Vision() | MaskTokens() | SpecAugment():
-            taken = given = (step.column,)
-            about = "images" if isinstance(step, Vision) else step.name
-        case _:
-            return None
-    for name in taken:
+    for name in (name for taken, _ in effect.parts for name in taken):
         if name not in columns:
             raise DataError(
                 f"no input column {name!r} here; there are: {', '.join(columns)}",
                 hint=did_you_mean(name, columns),
                 key=key,
             )
-    about = f"{about} of {named(taken)}"
-    lost = next((name for name in given if name in columns and name not in taken), None)
-    if lost is not None:
-        raise DataError(
-            f"{about} gives {lost!r}, which would replace {lost!r}, {columns[lost]}",
-            hint="two texts are encoded as a pair: {type: tokenize, columns: [first, second]}"
-            if isinstance(step, Tokenize)
-            else "give it a name of its own: {type: stack, name: ...}",
-            key=key,
-        )
-    return replaced(columns, taken, dict.fromkeys(given, f"given by {about}"))
+    for taken, given in effect.parts:
+        about = f"{effect.about} of {named(taken)}"
+        lost = next((name for name in given if name in columns and name not in taken), None)
+        if lost is not None:
+            raise DataError(
+                f"{about} gives {lost!r}, which would replace {lost!r}, {columns[lost]}",
+                hint=_other_name(step),
+                key=key,
+            )
+        columns = replaced(columns, taken, dict.fromkeys(given, f"given by {about}"))
+    return columns
+
+
+def _other_name(step: Step) -> str:
+    """Return a hint on how the column that a step gives gets another name."""
+    match step:
+        case Tokenize():
+            return "two texts are encoded as a pair: {type: tokenize, columns: [first, second]}"
+        case FittedStep():
+            return "leave out flag, or that column"
+    return "give it a name of its own: {type: stack, name: ...}"
 
 
 def _tokenize(

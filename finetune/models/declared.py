@@ -1,7 +1,7 @@
 """Build a network from a list of named layers, checking shapes layer by layer."""
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +32,7 @@ def build_network(
     inputs: Mapping[str, TensorSpec],
     *,
     classes: int | None,
+    categories: Mapping[str, int] | None = None,
     seed: int,
     trust: Collection[str],
 ) -> Network:
@@ -45,6 +46,7 @@ def build_network(
         config: The layers.
         inputs: Input columns of the data, in the order of positional arguments of `forward`.
         classes: Number that the text `classes` stands for; None if the data has none.
+        categories: Number that the text `categories` stands for, by column of positions.
         seed: Seed of the initial weights.
         trust: Packages whose code may be imported.
 
@@ -54,7 +56,7 @@ def build_network(
     """
     with random_state_kept():
         seed_all(seed)
-        assembly = _Assembly(inputs, Surroundings(classes, trust))
+        assembly = _Assembly(inputs, Surroundings(classes, trust), categories or {})
         for position, node in enumerate(config.layers):
             assembly.add(node, node.name or str(position), ("model", "layers", position))
         network = assembly.finished()
@@ -68,8 +70,14 @@ def build_network(
 class _Assembly:
     """A network under construction: its layers so far, and their outputs for the example batch."""
 
-    def __init__(self, inputs: Mapping[str, TensorSpec], around: Surroundings) -> None:
+    def __init__(
+        self,
+        inputs: Mapping[str, TensorSpec],
+        around: Surroundings,
+        categories: Mapping[str, int],
+    ) -> None:
         self.around = around
+        self.categories = categories
         self.columns = tuple(Source("column", name) for name in inputs)
         self.values: dict[Source, Any] = {
             Source("column", name): spec.example(_EXAMPLES) for name, spec in inputs.items()
@@ -85,7 +93,8 @@ class _Assembly:
         takes, label = self._sources(node, key), layer_label(name, node)
         keywords = self._keywords(node, takes, label, key)
         incoming = [self.values[source] for source in takes]
-        module = build_layer(node, name, incoming, self.around, key=key)
+        around = replace(self.around, categories=self._num_categories(takes))
+        module = build_layer(node, name, incoming, around, key=key)
         self.last_is_foreign = isinstance(node, ImportLayer)
         if isinstance(node, TransformersLayer):
             self._add_transformers(node, module, name, takes, label, key)
@@ -113,6 +122,11 @@ class _Assembly:
             self.steps[-1] = replace(self.steps[-1], unpack=False)
         names = [column.name for column in self.columns]
         return Network(names, self.layers, self.steps, self.around.reports)
+
+    def _num_categories(self, takes: Sequence[Source]) -> int | None:
+        """Return the number of positions in the column that a layer takes, if it takes one."""
+        names = [source.name for source in takes if source.kind == "column"]
+        return self.categories.get(names[0]) if len(names) == 1 else None
 
     def _append(self, step: ChildCall, module: nn.Module, label: str, key: Key) -> None:
         """Run a module on the example batch; add it with its call and its output."""

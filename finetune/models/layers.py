@@ -51,6 +51,8 @@ class Surroundings:
     """Packages whose code may be imported."""
     reports: list[WeightsReport] = field(default_factory=list)
     """Gets a report for each layer that loads weights."""
+    categories: int | None = None
+    """Number that the text `categories` stands for; None if the layer takes no such column."""
 
     def note(self, report: WeightsReport | None, name: str) -> None:
         """Add the report on layer `name`, if there is one."""
@@ -254,6 +256,15 @@ def _filled_in(
             )
         case "classes":
             return around.classes
+        case "categories" if not paths and around.categories is None:
+            raise ModelError(
+                f"{label}: asks for the number of categories, and takes no column that has one",
+                hint="name one by its inputs: [...], and make it by data.transforms: "
+                "[{type: categories, columns: [...], as: index}]",
+                key=key,
+            )
+        case "categories" if not paths:
+            return around.categories
         case str() if paths and value.startswith("package:"):
             return str(package_path(value, key=key))
         # torch wants tuples for sizes such as `kernel_size`, and YAML has only lists.

@@ -13,6 +13,7 @@ from finetune.config.task import ImportLoss, ImportTask, Task as TaskConfig
 from finetune.config.train import TrainConfig
 from finetune.data.contents import KnownFiles
 from finetune.data.drawn import drawn
+from finetune.data.learnt import num_positions
 from finetune.data.mixing import Mixing, mixing_of
 from finetune.data.opening import DataFacts, Record, open_data
 from finetune.data.prepare import PreparedData, prepare_data
@@ -148,6 +149,9 @@ def open_samples(
         batch_size=config.train.pass_size,
         hang_timeout_s=config.train.hang_timeout_s,
         tokens=TokenStore(config.cache.disk_gb) if keeps else None,
+        fitted=() if record is None else record.fitted,
+        # Never on the few samples of a preview: it must show the network that will be trained.
+        fit_on=opened.train.table,
     )
     return replace(prepared, notes=(*prepared.notes, *(files.notes if files else ())))
 
@@ -158,7 +162,12 @@ def build_model_and_task(
     """Build the network before training, and its task, from facts and shapes of the data."""
     num_classes = len(facts.classes) if facts.classes is not None else None
     model = build_network(
-        config.model, specs, classes=num_classes, seed=config.seed, trust=config.trust
+        config.model,
+        specs,
+        classes=num_classes,
+        categories=num_positions(facts.fitted),
+        seed=config.seed,
+        trust=config.trust,
     ).to(device)
     task = build_task(config.task, classes=facts.classes, trust=config.trust, device=device)
     return model, task

@@ -165,6 +165,7 @@ def _whole(run: RunData, data: NamedData, tell: Callable[[str], None]) -> EvalDa
         trust=config.trust,
         batch_size=evaluation_batch_size(config),
         hang_timeout_s=config.train.hang_timeout_s,
+        fitted=run.facts.fitted,
     )
     for note in on_cut:
         tell(f"note: {note}")

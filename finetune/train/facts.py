@@ -7,6 +7,7 @@ from typing import Any, get_args
 import torch
 
 from finetune.data.columns import Kind
+from finetune.data.learnt import read_learnt
 from finetune.data.opening import DataFacts
 from finetune.errors import CheckpointError
 from finetune.models.declared import TensorSpec
@@ -35,6 +36,8 @@ def read_facts(document: dict[str, Any], path: Path) -> tuple[DataFacts, dict[st
             notes=_texts(document["notes"]),
             sizes={_text(part): _count(size) for part, size in document["sizes"].items()},
             kinds={_text(name): _kind(kind) for name, kind in document["kinds"].items()},
+            # Runs of earlier versions have none.
+            fitted=read_learnt(document.get("fitted", [])),
         )
         if not facts.inputs or not facts.kinds.keys() >= set(facts.inputs):
             raise ValueError(f"inputs {facts.inputs}, of which known: {[*facts.kinds]}")

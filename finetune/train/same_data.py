@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 from finetune.data.columns import Kind
 from finetune.data.identity import DataIdentity
+from finetune.data.learnt import read_learnt
 from finetune.data.opening import Record
 from finetune.errors import CheckpointError
 from finetune.runs.folder import RunFolder
@@ -83,7 +84,8 @@ def read_record(run: RunFolder, *, accepts_changes: bool, trains: bool, hint: st
         identity = DataIdentity.read(document["identity"], document.get("classes"))
     except ValueError as error:
         raise ValueError(f"{path} holds hashes of rows that are damaged") from error
-    return Record(identity, _kinds(document.get("kinds")), accept, trains)
+    fitted = read_learnt(document.get("fitted", []))
+    return Record(identity, _kinds(document.get("kinds")), accept, trains, fitted)
 
 
 def _kinds(value: Any) -> dict[str, Kind]:

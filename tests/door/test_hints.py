@@ -153,10 +153,10 @@ def test_a_decimal_comma_among_semicolons_is_told_with_the_separator(told, tmp_p
     ("override", "hint"),
     [
         ("data.transforms=[]", "{type: stack}"),
-        ("data.inputs=[u, v, sex]", "write a column of 0 and 1 for each word"),
+        ("data.inputs=[u, v, sex]", "{type: categories, columns: [sex]}"),
         (
             "data={source: {type: csv, path: d.csv}, inputs: [sex], target: label}",
-            "of 0 and 1 for each",
+            "{type: categories, columns: [sex]}",
         ),
     ],
     ids=["several columns", "a category among numbers", "a category alone"],

@@ -1,0 +1,339 @@
+"""Steps that are fitted on the training samples: standardize, fill, categories, clip.
+
+Letters: N samples, D numbers of a sample, K categories.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from finetune.config.fitted_keys import (
+    CategoriesTransform,
+    ClipTransform,
+    FillTransform,
+    FittedTransform,
+    StandardizeTransform,
+)
+from finetune.data.cells import no_number
+from finetune.data.gaps import numbers_of_gaps
+from finetune.data.images import in_short
+from finetune.data.learnt import Figures, Filling, Known, Learnt, Limits, Scale
+from finetune.data.samples import Columns, Prepared, Sample, replaced
+from finetune.data.table import Listed, Numbers
+from finetune.errors import DataError, Key
+
+Place = Callable[[int], str]
+Flat = NDArray[np.float64]
+
+_MOST_ONE_HOT = 1000
+"""Most categories of a one-hot column: each adds 4 bytes to every sample."""
+
+
+@dataclass(slots=True)
+class Met:
+    """A running count of what a step met in one column."""
+
+    num_cells: int = 0
+    num_empty: int = 0
+    num_unknown: int = 0
+    unknown: str = ""
+    """The first unknown category, with its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class FittedStep:
+    """One step and what it has kept of the training samples; not fitted yet without that."""
+
+    node: FittedTransform
+    key: Key
+    figures: Mapping[str, Figures] | None = None
+    met: dict[str, Met] = field(default_factory=dict, compare=False, repr=False)
+    """Counts by column; mutated by each call."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that it takes."""
+        return self.node.columns
+
+    @property
+    def learnt(self) -> Learnt:
+        """What a run keeps of the step."""
+        makes_positions = isinstance(self.node, CategoriesTransform) and self.node.as_ == "index"
+        return Learnt(self.node.type, self.figures or {}, makes_positions)
+
+    def given(self, name: str) -> tuple[str, ...]:
+        """Return the columns that take the place of one that it takes."""
+        is_flagged = isinstance(self.node, FillTransform) and self.node.flag
+        return (name, f"{name}_missing") if is_flagged else (name,)
+
+    def with_figures(self, learnt: Learnt) -> "FittedStep":
+        """Return the step with what a run has kept, counting from zero."""
+        return replace(self, figures=learnt.columns, met={})
+
+    def fitted(self, columns: Columns, place: Place) -> "FittedStep":
+        """Return the step fitted on the training samples.
+
+        Raises:
+            DataError: a column is of another kind, or has no value.
+        """
+        figures = {name: self._fitted(name, columns[name], place) for name in self.columns}
+        return replace(self, figures=figures, met={})
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Return one sample with its columns replaced."""
+        columns: Columns = {
+            name: Numbers(value.unsqueeze(0))
+            if isinstance(value, Tensor)
+            else Listed([value], "text")
+            for name, value in sample.items()
+            if name in self.columns
+        }
+        whole = self.whole(columns, lambda _: "this sample")
+        for name in self.columns:
+            new = {other: whole[other][0] for other in self.given(name)}
+            sample = replaced(sample, [name], new)
+        return sample
+
+    def whole(self, columns: Columns, place: Place) -> Columns:
+        """Return the columns with those of the step replaced.
+
+        Args:
+            columns: All columns.
+            place: Names a row for a message.
+
+        Raises:
+            DataError: the step was not fitted, or a column is of another kind.
+        """
+        for name in self.columns:
+            if self.figures is None or (figures := self.figures.get(name)) is None:
+                raise self._error(f"{self.node.type} of {name!r} was not fitted")
+            values = self._applied(name, columns[name], figures, place)
+            new = dict(zip(self.given(name), values, strict=True))
+            columns = replaced(columns, [name], new)
+        return columns
+
+    def _fitted(self, name: str, column: Prepared, place: Place) -> Figures:
+        """Return the figures of one column."""
+        match self.node:
+            case StandardizeTransform():
+                return self._scale(name, self._flat(name, column, place))
+            case ClipTransform() as node if node.quantiles is not None:
+                low, high = np.nanquantile(
+                    self._with_values(name, self._flat(name, column, place)), node.quantiles, axis=0
+                )
+                return Limits(tuple(low.tolist()), tuple(high.tolist()))
+            case ClipTransform() as node:
+                width = self._flat(name, column, place).shape[1]
+                ends = (None if end is None else (end,) * width for end in (node.low, node.high))
+                return Limits(*ends)
+            case FillTransform() as node:
+                return self._filling(node, name, column, place)
+            case CategoriesTransform() as node:
+                return self._known(node, name, self._words(name, column, place))
+            case _:
+                assert_never(self.node)
+
+    def _applied(
+        self, name: str, column: Prepared, figures: Figures, place: Place
+    ) -> Sequence[Numbers | Listed]:
+        """Return the columns that take the place of one, in the order of `given`."""
+        match figures:
+            case Filling(value=value):
+                return self._filled(name, column, value, place)
+            case Known(names=names):
+                return (self._coded(name, self._words(name, column, place), names, place),)
+        raw = self._numbers(name, column, place)
+        flat = self._flat(name, raw, place)
+        match figures:
+            case Scale(mean=mean, deviation=deviation):
+                # A constant becomes 0, and any other value keeps its distance from it.
+                divisor = [one or 1.0 for one in deviation]
+                self._refuse_width(name, flat, mean)
+                flat = (flat - np.asarray(mean)) / np.asarray(divisor)
+            case Limits(low=low, high=high):
+                for end in (low, high):
+                    self._refuse_width(name, flat, end or (0.0,) * flat.shape[1])
+                flat = np.clip(flat, low, high) if low or high else flat
+            case _:
+                assert_never(figures)
+        return (_as_column(flat, raw),)
+
+    def _scale(self, name: str, flat: Flat) -> Scale:
+        """Return mean and standard deviation (of the whole, as scikit-learn has it) per number."""
+        flat = self._with_values(name, flat)
+        mean, deviation = np.nanmean(flat, axis=0), np.nanstd(flat, axis=0)
+        # Compared, not computed: the mean of equal numbers may differ from them in the last bit,
+        # and to divide by that difference would make noise as large as a signal.
+        is_constant = np.nanmin(flat, axis=0) == np.nanmax(flat, axis=0)
+        return Scale(tuple(mean.tolist()), tuple(np.where(is_constant, 0.0, deviation).tolist()))
+
+    def _filling(self, node: FillTransform, name: str, column: Prepared, place: Place) -> Filling:
+        """Return what goes into the empty cells of one column."""
+        if isinstance(column, Listed) and numbers_of_gaps(column) is None:
+            return Filling(self._most_frequent_word(node, name, column, place))
+        flat = self._flat(name, column, place)
+        if isinstance(node.with_, float):
+            return Filling((float(node.with_),) * flat.shape[1])
+        flat = self._with_values(name, flat)
+        match node.with_:
+            case "mean":
+                return Filling(tuple(np.nanmean(flat, axis=0).tolist()))
+            case "median":
+                return Filling(tuple(np.nanmedian(flat, axis=0).tolist()))
+            case "most_frequent":
+                return Filling(tuple(_most_frequent(one) for one in flat.T))
+            case _:
+                assert_never(node.with_)
+
+    def _most_frequent_word(
+        self, node: FillTransform, name: str, column: Listed, place: Place
+    ) -> str:
+        """Return the most frequent text of a column, of equals the first in sorted order."""
+        words = self._words(name, column, place, allows_gaps=True)
+        if node.with_ != "most_frequent":
+            row = next(row for row, word in enumerate(words) if word)
+            what = "a number" if isinstance(node.with_, float) else f"a {node.with_}"
+            raise self._error(
+                f"column {name!r} holds words, such as {in_short(words[row])} in {place(row)}, "
+                f"and its cells cannot be filled with {what}",
+                "with: most_frequent",
+            )
+        found, counts = np.unique([word for word in words if word], return_counts=True)
+        return str(found[counts.argmax()])
+
+    def _known(self, node: CategoriesTransform, name: str, words: Sequence[str]) -> Known:
+        """Return the categories of one column, sorted."""
+        names = tuple(sorted(set(words)))
+        if node.as_ == "one_hot" and len(names) > _MOST_ONE_HOT:
+            raise self._error(
+                f"column {name!r} has {len(names):,} categories, at most {_MOST_ONE_HOT:,} make a "
+                "vector",
+                "as: index, for a layer {type: Embedding, num_embeddings: categories}",
+            )
+        return Known(names)
+
+    def _filled(
+        self, name: str, column: Prepared, value: str | tuple[float, ...], place: Place
+    ) -> Sequence[Numbers | Listed]:
+        """Return a column with its empty cells filled, and which cells they were if asked for."""
+        if isinstance(value, str):
+            words = self._words(name, column, place, allows_gaps=True)
+            empty = np.array([word == "" for word in words])
+            filled: Numbers | Listed = Listed([word or value for word in words], "text")
+            flags = Numbers(torch.from_numpy(empty.astype(np.float32)))
+        else:
+            raw = self._numbers(name, column, place)
+            flat = self._flat(name, raw, place)
+            self._refuse_width(name, flat, value)
+            empty = np.isnan(flat)
+            filled = _as_column(np.where(empty, np.asarray(value), flat), raw)
+            flags = _as_column(empty, raw)
+        met = self.met.setdefault(name, Met())
+        met.num_cells += empty.size
+        met.num_empty += int(empty.sum())
+        return (filled, flags) if len(self.given(name)) > 1 else (filled,)
+
+    def _coded(
+        self, name: str, words: Sequence[str], names: Sequence[str], place: Place
+    ) -> Numbers:
+        """Return categories as positions `(N,)`, or as vectors `(N, K)`."""
+        number = {word: position for position, word in enumerate(names, 1)}
+        positions = np.array([number.get(word, 0) for word in words], dtype=np.int64)
+        met, unknown = self.met.setdefault(name, Met()), np.flatnonzero(positions == 0)
+        if len(unknown) and not met.num_unknown:
+            met.unknown = f"{in_short(words[unknown[0]])} in {place(int(unknown[0]))}"
+        met.num_cells, met.num_unknown = met.num_cells + len(words), met.num_unknown + len(unknown)
+        if isinstance(self.node, CategoriesTransform) and self.node.as_ == "index":
+            return Numbers(torch.from_numpy(positions))
+        vectors = torch.zeros(len(words), len(names))
+        rows = np.flatnonzero(positions)
+        vectors[rows, positions[rows] - 1] = 1
+        return Numbers(vectors)
+
+    def _words(
+        self, name: str, column: Prepared, place: Place, *, allows_gaps: bool = False
+    ) -> list[str]:
+        """Return the cells of a column as words; numbers in their shortest form.
+
+        Raises:
+            DataError: a cell is empty, or no word.
+        """
+        if isinstance(column, Numbers) and column.values.ndim == 1:
+            words = [_word(value) for value in column.values.tolist()]
+        elif isinstance(column, Listed) and all(isinstance(cell, str) for cell in column.values):
+            words = list(column.values)
+        else:
+            raise self._error(f"{self.node.type} needs words, column {name!r} holds none")
+        if not allows_gaps and "" in words:
+            raise self._error(
+                f"column {name!r} has an empty cell in {place(words.index(''))}",
+                f"before this step: {{type: fill, columns: [{name}], with: most_frequent}}",
+            )
+        return words
+
+    def _numbers(self, name: str, column: Prepared, place: Place) -> Numbers:
+        """Return a column of numbers, `(N,)` or `(N, D)`; raise for anything else."""
+        if isinstance(column, Listed):
+            if (gaps := numbers_of_gaps(column)) is None:
+                raise no_number(name, column, place, self.key)
+            column = gaps
+        if not isinstance(column, Numbers) or column.values.ndim > 2:
+            raise self._error(
+                f"{self.node.type} needs a column of numbers, {name!r} holds none",
+                "images are scaled by {type: ToDtype} and {type: Normalize}",
+            )
+        return column
+
+    def _flat(self, name: str, column: Prepared, place: Place) -> Flat:
+        """Return a column of numbers as doubles `(N, D)`."""
+        values = self._numbers(name, column, place).values
+        flat: Flat = values.double().reshape(len(values), -1).numpy()
+        return flat
+
+    def _with_values(self, name: str, flat: Flat) -> Flat:
+        """Return numbers unchanged; raise if one of them is empty in every sample."""
+        if bool(np.isnan(flat).all(axis=0).any()):
+            raise self._error(
+                f"column {name!r} has no value in the training part",
+                f"leave it out, or give a number: {{type: fill, columns: [{name}], with: 0}}",
+            )
+        return flat
+
+    def _refuse_width(self, name: str, flat: Flat, figures: Sequence[float]) -> None:
+        """Raise if samples have another number of values than those that were fitted on."""
+        if flat.shape[1] != len(figures):
+            raise self._error(
+                f"column {name!r} has {flat.shape[1]} numbers a sample, training had {len(figures)}"
+            )
+
+    def _error(self, message: str, hint: str | None = None) -> DataError:
+        """Return an error at the place of the step."""
+        return DataError(message, hint=hint, key=self.key)
+
+
+def _most_frequent(numbers: Flat) -> float:
+    """Return the most frequent of some numbers, of equals the smallest; empty ones do not count."""
+    found, counts = np.unique(numbers[~np.isnan(numbers)], return_counts=True)
+    return float(found[counts.argmax()])
+
+
+def _as_column(flat: Flat, like: Numbers) -> Numbers:
+    """Return numbers `(N, D)` in float32, in the shape of the column that they came from."""
+    values = torch.from_numpy(flat.astype(np.float32))
+    return Numbers(values.reshape(like.values.shape))
+
+
+def _word(number: float) -> str:
+    """Return a number as the name of a category: 3 of one file and 3.0 of another are the same."""
+    if math.isnan(number):
+        return ""
+    if float(number).is_integer() and abs(number) < 2**63:
+        return str(int(number))
+    # As float32: such are the numbers of a column in which any has a fraction.
+    return str(np.float32(number))
