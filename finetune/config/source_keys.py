@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from finetune.config.audio_keys import AudioKeys
 from finetune.config.base import PLACE, PUBLIC, Node, refuse
 from finetune.config.bounds import MAX_DIGITS, Arguments, Count, Seed
 from finetune.config.image_keys import ImageKeys
@@ -24,7 +25,7 @@ class NamingSource(_FileSource):
     """Folder that files which it names or links to must not leave, symbolic links resolved; the folder of the data if left out. Paths in a table are always relative to the table."""
 
 
-class TableSource(NamingSource, ImageKeys):
+class TableSource(NamingSource, ImageKeys, AudioKeys):
     """A table, or a folder of tables. The format is recognised by content: separated values, JSON or Parquet, also compressed by gzip."""
 
     missing: tuple[str, ...] = ()
@@ -109,6 +110,13 @@ class ImageFolderSource(NamingSource, ImageKeys):
         return self
 
 
+class AudioFolderSource(NamingSource, AudioKeys):
+    """A folder of recordings in one subfolder per class: columns `audio` and `label`."""
+
+    type: Literal["audiofolder"]
+    """Discriminator."""
+
+
 _NUMBER = rf"-?\d{{1,{MAX_DIGITS}}}"
 # As text, since YAML knows no slices; checked here, so that a wrong one is told with its line.
 _SLICE = rf"^({_NUMBER}|({_NUMBER})?:({_NUMBER})?(:-?[1-9]\d{{0,{MAX_DIGITS - 1}}})?)$"
@@ -188,7 +196,7 @@ class RandomSource(Node):
         return self
 
 
-class HuggingFaceSource(NamingSource, ImageKeys):
+class HuggingFaceSource(NamingSource, ImageKeys, AudioKeys):
     """A data set of the `datasets` library: a hub id, or a folder made by `save_to_disk`."""
 
     type: Literal["huggingface"]
@@ -220,6 +228,7 @@ Source = Annotated[
     | ParquetSource
     | TextFolderSource
     | ImageFolderSource
+    | AudioFolderSource
     | ArraysSource
     | SklearnSource
     | RandomSource

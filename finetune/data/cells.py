@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from finetune.config.messages import shown
+from finetune.data.audio import Audio
 from finetune.data.table import Column, Listed, Numbers, as_tensor, is_number
 from finetune.errors import DataError, Key
 
@@ -68,7 +69,8 @@ def no_number(column: str, cells: Column, place: Callable[[int], str], key: Key 
         key: Position of the config key at fault.
     """
     if not isinstance(cells, Listed):
-        return DataError(f"column {column!r} holds images where numbers are needed", key=key)
+        what = "recordings" if isinstance(cells, Audio) else "images"
+        return DataError(f"column {column!r} holds {what} where numbers are needed", key=key)
     # The first cell that is at fault, not the first of the column: that one may well be a number.
     others = [row for row, cell in enumerate(cells.values) if not _may_be_number(cell)]
     row = others[0] if others else 0

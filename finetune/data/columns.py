@@ -11,6 +11,8 @@ from finetune.config.data import DataConfig, SampleWeights
 from finetune.config.image_keys import ImageKeys
 from finetune.config.source_keys import RandomSource, Source
 from finetune.config.transform_keys import TokenizeTransform, VisionTransform
+from finetune.data.audio import Audio, audio_of, named_recordings
+from finetune.data.audio_columns import as_audio, refuse_idle_audio_keys
 from finetune.data.cells import infer, no_number, read_cells
 from finetune.data.channels import Channels, channels_first, channels_of
 from finetune.data.decoding import is_image
@@ -30,11 +32,12 @@ from finetune.data.readers.row_places import Places
 from finetune.data.readers.separated import separator_hint
 from finetune.data.table import Column, Listed, Numbers, Table, settle
 from finetune.data.transforms import is_image_column
+from finetune.data.waveforms import SoundRules
 from finetune.errors import DataError, Key, did_you_mean
 
 Kind = Literal[
     *("text", "image", "grey image", "number", "whole number", "thing"),
-    *("text or nothing", "number or nothing"),
+    *("text or nothing", "number or nothing", "audio"),
 ]
 """Kind of an input column; prediction reads raw values as the kind that training had.
 
@@ -42,12 +45,15 @@ Where a step fills empty cells, nothing is a value as well.
 """
 
 _USUAL_INPUTS = ("text", "image", "features", "x")
+_AUDIO = "audio"
+"""The usual input of recordings, taken where none of the others is there: a table of texts may
+name the recordings that they were said in."""
 _USUAL_TARGETS = ("label", "target", "y")
 
 
 def columns_in_use(config: DataConfig) -> set[str]:
     """Return all columns that `choose_columns` may choose; the cells of others need not be read."""
-    inputs = _USUAL_INPUTS if config.inputs is None else config.inputs
+    inputs = (*_USUAL_INPUTS, _AUDIO) if config.inputs is None else config.inputs
     named = (config.target,) if isinstance(config.target, str) else config.target
     placing = placing_columns(config).values()
     return {*inputs, *(_USUAL_TARGETS if named is None else named), *placing}
@@ -79,7 +85,8 @@ def choose_columns(
     if config.inputs is not None:
         inputs: tuple[str, ...] | None = config.inputs
     else:
-        usual = _usual(_USUAL_INPUTS, known)
+        names = _USUAL_INPUTS if {*_USUAL_INPUTS} & {*known} else (_AUDIO,)
+        usual = _usual(names, known)
         inputs = None if usual is None else (usual,)
     if inputs is None or (target is None and needs_target):
         missing = "inputs" if inputs is None else "target"
@@ -140,6 +147,9 @@ def settle_columns(
             # Checked as a whole before anything is opened: a single name may lead out of the
             # folder.
             column = images_of(_image_files(name, column.values, table))
+        elif name != target and (heard := as_audio(name, column, table, source)):
+            column = heard[0]
+            notes += heard[1]
         if isinstance(column, Images):
             column = ruled(column, source)
         elif isinstance(column, Numbers) and name != target:
@@ -147,6 +157,7 @@ def settle_columns(
             notes += found
         columns[name] = column
     refuse_idle_keys([columns[name] for name in inputs], source, key)
+    refuse_idle_audio_keys([columns[name] for name in inputs], source, key)
     return replace(table, columns=columns, notes=tuple(notes))
 
 
@@ -249,6 +260,8 @@ def kind_of(column: Column, name: str, config: DataConfig) -> Kind:
     # A column of digits that is tokenized is text, such as telephone numbers.
     texts = {text for node in nodes for text in node.columns or (node.column,)}
     column = read_cells(column, as_text=name in texts)
+    if isinstance(column, Audio):
+        return "audio"
     if name in filled_columns(config) and not isinstance(column, Images):
         return "number or nothing" if isinstance(column, Numbers) else "text or nothing"
     if isinstance(column, Images):
@@ -283,6 +296,8 @@ def column_of(
     values = list(as_gaps(values) if may_be_nothing(kind) else values)
     if kind == "thing":
         return Listed(values, "things")
+    if kind == "audio":
+        return audio_of(named_recordings(values, Path()), SoundRules.of(trained_on))
     if kind in ("image", "grey image") and not _are_arrays(values):
         # Here names are the caller's own; names in files were checked where the files were read.
         mode: Mode = "L" if kind == "grey image" else "RGB"
@@ -310,6 +325,8 @@ def empty_column(kind: Kind) -> Column:
             return Listed([], "things")
         case "image" | "grey image":
             return Images([], "L" if kind == "grey image" else "RGB", [])
+        case "audio":
+            return audio_of([], SoundRules())
         case "number" | "whole number" | "number or nothing":
             return Numbers(torch.empty(0))
         case _:
@@ -328,10 +345,8 @@ def as_kind(name: str, column: Column, kind: Kind, places: Places) -> Column:
     Raises:
         DataError: a value is of another kind.
     """
-    if isinstance(column, Images):
-        if kind not in ("image", "grey image"):
-            raise DataError(f"column {name!r} holds images where training had a {kind}")
-        return replace(column, mode="L" if kind == "grey image" else "RGB", is_found=False)
+    if isinstance(column, Images | Audio) or kind == "audio":
+        return _as_files(name, column, kind)
     if kind == "thing":
         return column
     if kind in ("text", "text or nothing"):
@@ -345,6 +360,17 @@ def as_kind(name: str, column: Column, kind: Kind, places: Places) -> Column:
     if kind == "whole number":
         return Numbers(_whole(name, numbers, column, places))
     return Numbers(_in_range(numbers.values))
+
+
+def _as_files(name: str, column: Column, kind: Kind) -> Images | Audio:
+    """Return images or recordings as the kind that training had; raise if it is another kind."""
+    if isinstance(column, Images) and kind in ("image", "grey image"):
+        return replace(column, mode="L" if kind == "grey image" else "RGB", is_found=False)
+    if isinstance(column, Audio) and kind == "audio":
+        return column
+    found = {Images: "images", Audio: "recordings"}.get(type(column), "no recordings")
+    wanted = "recordings" if kind == "audio" else f"a {kind}"
+    raise DataError(f"column {name!r} holds {found} where training had {wanted}")
 
 
 def _as_numbers(name: str, column: Column, places: Places) -> Numbers:

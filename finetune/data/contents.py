@@ -127,13 +127,13 @@ class KnownFiles:
             return contents
 
 
-def read_contents(paths: Sequence[Path]) -> Contents:
-    """Return the hashes of files after reading all of them.
+def read_contents(paths: Sequence[Path], what: str = "image") -> Contents:
+    """Return the hashes of files after reading all of them; `what` they are, for messages.
 
     Raises:
         DataError: a file is missing, cannot be read, or is being written.
     """
-    found = [_read(path) for path in paths]
+    found = [_read(path, what) for path in paths]
     return Contents(
         as_hashes([digest for digest, _ in found]),
         torch.tensor([state for _, state in found], dtype=torch.int64).reshape(-1, 4),
@@ -168,28 +168,32 @@ def is_unchanged(file: BinaryIO, state: State, digest: bytes) -> bool:
 
 
 @contextmanager
-def opened_regular(path: Path) -> Iterator[BinaryIO]:
+def opened_regular(path: Path, what: str = "image") -> Iterator[BinaryIO]:
     """Open a regular file that the data names; refuse pipes and devices, which may never end.
+
+    Args:
+        path: The file.
+        what: What it is, for messages.
 
     Raises:
         DataError: it is missing, not a regular file, or cannot be read.
     """
-    with naming(str(path)):
+    with naming(str(path), what):
         try:
             # Without O_NONBLOCK, opening a pipe would wait for a writer before its kind can be
             # checked.
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except ValueError as error:
-            raise DataError(f"cannot read the image {str(path)!r}: {error}") from error
+            raise DataError(f"cannot read the {what} {str(path)!r}: {error}") from error
         with os.fdopen(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise DataError(f"cannot read the image {str(path)!r}: it is no regular file")
+                raise DataError(f"cannot read the {what} {str(path)!r}: it is no regular file")
             yield file
 
 
 @contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Turn an `OSError` of the block into a `DataError` that names the image.
+def naming(name: str, what: str = "image") -> Iterator[None]:
+    """Turn an `OSError` of the block into a `DataError` that names the image, or `what` it is.
 
     Raises:
         DataError: the block raised an `OSError`.
@@ -197,10 +201,10 @@ def naming(name: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise DataError(f"no such image file {name!r}") from error
+        raise DataError(f"no such {what} file {name!r}") from error
     except OSError as error:
         reason = error.strerror or str(error).partition("\n")[0]
-        raise DataError(f"cannot read the image {name!r}: {reason}") from error
+        raise DataError(f"cannot read the {what} {name!r}: {reason}") from error
 
 
 def content_of(value: Any) -> bytes | None:
@@ -289,15 +293,15 @@ def _write(store: Store, known: Tensor, contents: Contents) -> None:
         store.write(rows, {"state": contents.states[rows], "hash": contents.hashes[rows]})
 
 
-def _read(path: Path) -> tuple[bytes, State]:
+def _read(path: Path, what: str = "image") -> tuple[bytes, State]:
     """Return hash and state of a file; the state is `UNKNOWN` if it proves nothing."""
-    with opened_regular(path) as file:
+    with opened_regular(path, what) as file:
         # The same state before and after shows that nobody wrote to the file while it was read.
         for _ in range(_TRIES):
             before, digest = _state(file), _hashed(file)
             if _state(file) == before:
                 return digest, before if _is_telling(before) else UNKNOWN
-    raise DataError(f"the image {str(path)!r} is being written", hint="try again when it is done")
+    raise DataError(f"the {what} {str(path)!r} is being written", hint="try again when it is done")
 
 
 def _hashed(file: BinaryIO) -> bytes:

@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
-from finetune.config.source_keys import CsvSource, TextFolderSource
+from finetune.config.source_keys import AudioFolderSource, CsvSource, TextFolderSource
+from finetune.data.audio import audio_of
 from finetune.data.folders import files_by_class, refuse_endless
 from finetune.data.images import images_of
 from finetune.data.readers.forms import content_of_bytes
 from finetune.data.table import Column, Listed
 from finetune.data.tabular import FORM_OF, dialect_of, read_tables
+from finetune.data.waveforms import SoundRules
 from finetune.errors import DataError, Key
 from finetune.importing import package_path
 
@@ -53,7 +55,7 @@ def read_text_folder(
     Raises:
         DataError: a file is not valid in the encoding, or a symbolic link leaves `within`.
     """
-    found = files_by_class(path, within, key, images=False)
+    found = files_by_class(path, within, key, "textfolder")
     texts = [read_text(file, source, key) for file in found.files]
     return {"text": Listed(texts, "text"), "label": Listed(found.labels, "text")}, found.notes
 
@@ -68,8 +70,23 @@ def read_image_folder(
     Raises:
         DataError: a symbolic link leaves `within`.
     """
-    found = files_by_class(path, within, key, images=True)
+    found = files_by_class(path, within, key, "imagefolder")
     return {"image": images_of(found.files), "label": Listed(found.labels, "text")}, found.notes
+
+
+def read_audio_folder(
+    path: Path, source: AudioFolderSource, within: Path, key: Key
+) -> tuple[dict[str, Column], tuple[str, ...]]:
+    """Return the recordings of all subfolders, in sorted order, as `audio` and `label`, and notes.
+
+    The label of a recording is the name of its subfolder.
+
+    Raises:
+        DataError: a symbolic link leaves `within`.
+    """
+    found = files_by_class(path, within, key, "audiofolder")
+    audio = audio_of(found.files, SoundRules.of(source))
+    return {"audio": audio, "label": Listed(found.labels, "text")}, found.notes
 
 
 def read_text(file: Path, source: TextFolderSource, key: Key) -> str:

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from finetune.data.fitted_steps import FittedStep
-from finetune.data.images import Images
 from finetune.data.learnt import Learnt
 from finetune.data.pipeline import TokenKeeping, at_once, mapped, typed_columns
 from finetune.data.samples import Columns
-from finetune.data.table import Table
+from finetune.data.table import DECODED, Table
 from finetune.data.tokenizing import Tokenize
 from finetune.data.transforms import Imported, PlannedStep, Stack
 from finetune.data.vision import Vision
@@ -107,7 +106,7 @@ def _after(each: PlannedStep, columns: Columns, table: Table) -> Columns:
         return {name: column for name, column in columns.items() if name not in taken}
     # a step of the user's own may read and write any column
     is_whole = columns.keys() >= table.columns.keys()
-    if each.random or not is_whole or any(isinstance(c, Images) for c in columns.values()):
+    if each.random or not is_whole or any(isinstance(c, DECODED) for c in columns.values()):
         return {}
     return mapped(table, columns, [step])
 

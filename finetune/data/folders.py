@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from finetune.data.decoding import read_header
 from finetune.errors import DataError, Key
@@ -13,6 +14,9 @@ from finetune.reading import first_outside
 IMAGE_ENDINGS = frozenset({
     ".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
     ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
+})
+AUDIO_ENDINGS = frozenset({
+    ".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav",
 })
 _OTHER_ENDINGS = frozenset({
     ".csv", ".db", ".html", ".ini", ".json", ".jsonl", ".md", ".npy", ".npz", ".parquet", ".pdf",
@@ -27,6 +31,8 @@ _PARTS = {
 }
 """Usual names of folders that hold a part of the data."""
 _SHOWN = 5
+FolderKind = Literal["textfolder", "imagefolder", "audiofolder"]
+"""Type of a source that is a folder of classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +50,14 @@ class ClassFiles:
     notes: tuple[str, ...]
 
 
-def files_by_class(path: Path, within: Path, key: Key, *, images: bool) -> ClassFiles:
+def files_by_class(path: Path, within: Path, key: Key, kind: FolderKind) -> ClassFiles:
     """Return the files of each subfolder in sorted order; hidden files are left out.
 
     Args:
         path: The folder with one subfolder per class.
         within: Folder that no link may leave.
         key: Position of the source in the config.
-        images: Whether the samples are images; other files are then skipped, with a note.
+        kind: Type of the source; of images and recordings other files are skipped, with a note.
 
     Raises:
         DataError: there are no subfolders, or a symbolic link leaves `within`.
@@ -69,7 +75,7 @@ def files_by_class(path: Path, within: Path, key: Key, *, images: bool) -> Class
     without: list[str] = []
     for folder in classes:
         found = [f for f in sorted(folder.rglob("*")) if f.is_file() and f.name[0] != "."]
-        taken = [f for f in found if not images or is_image_file(f, within)]
+        taken = [f for f in found if _is_sample(f, within, kind)]
         others += sorted(set(found) - set(taken))
         files += taken
         labels += [folder.name] * len(taken)
@@ -81,9 +87,24 @@ def files_by_class(path: Path, within: Path, key: Key, *, images: bool) -> Class
     notes = [
         *passed_over(others, path),
         *_without(without, path),
-        *_parts(names, path, images=images),
+        *_parts(names, path, kind),
     ]
     return ClassFiles(labels, files, tuple(notes))
+
+
+def _is_sample(file: Path, within: Path, kind: FolderKind) -> bool:
+    """Tell whether a file of a folder of classes is a sample."""
+    match kind:
+        case "imagefolder":
+            return is_image_file(file, within)
+        case "audiofolder":
+            return is_audio_file(file)
+    return True
+
+
+def is_audio_file(file: Path) -> bool:
+    """Tell whether a file is a recording, by its ending."""
+    return file.suffix.lower() in AUDIO_ENDINGS
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -161,10 +182,9 @@ def _without(names: Sequence[str], path: Path) -> list[str]:
     return [f"{number} of {str(path)!r} without a sample, no class is made of it: {shown}"]
 
 
-def _parts(names: Iterable[str], path: Path, *, images: bool) -> list[str]:
+def _parts(names: Iterable[str], path: Path, kind: FolderKind) -> list[str]:
     """Return a note if all subfolders have names of parts of the data, not of classes."""
     entries = {name: path / name for name in names}
-    kind = "imagefolder" if images else "textfolder"
     return notes_on_parts_in(entries, path, kind, "folders", "classes")
 
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from finetune.data.audio import audio_of
 from finetune.data.images import first_leaving, images_of, leaves, named_files
 from finetune.data.readers.parquet import cannot_read
 from finetune.data.table import Column, Listed, Unread
+from finetune.data.waveforms import SoundRules
 from finetune.errors import DataError
 from finetune.importing import require
 
@@ -51,10 +53,12 @@ def _refuse_names_of_images(dataset: Any, name: str) -> None:
     """Raise if the file only names an image, which could be anywhere, instead of containing it."""
     datasets = require("datasets", extra="data")
     for column, feature in dataset.features.items():
-        if isinstance(feature, datasets.Image) and (named := _named_by(dataset, column)):
+        what = "image" if isinstance(feature, datasets.Image) else "recording"
+        is_file = isinstance(feature, datasets.Image | datasets.Audio)
+        if is_file and (named := _named_by(dataset, column)):
             raise DataError(
-                f"column {column!r} holds no image in row {next(iter(named)) + 1}",
-                hint="store the images themselves in the file, or name them in a csv file",
+                f"column {column!r} holds no {what} in row {next(iter(named)) + 1}",
+                hint=f"store the {what}s themselves in the file, or name them in a csv file",
                 where=name,
             )
 
@@ -101,15 +105,17 @@ def _dataset_column(dataset: Any, name: str, folder: Path, within: Path) -> Colu
     """
     datasets = require("datasets", extra="data")
     feature, dataset = dataset.features[name], dataset.select_columns([name])
-    if isinstance(feature, datasets.Image):
-        # Not decoded: images are decoded by `decoding.py` alone, by its rules and limits.
-        encoded = dataset.cast_column(name, datasets.Image(decode=False)).with_format(None)
+    if isinstance(feature, datasets.Image | datasets.Audio):
+        # Not decoded: that is done by `decoding.py` and `waveforms.py` alone, by their rules.
+        kind = datasets.Image if isinstance(feature, datasets.Image) else datasets.Audio
+        encoded = dataset.cast_column(name, kind(decode=False)).with_format(None)
         named = _named_by(encoded, name)
         files = named_files(list(named.values()), folder)
         if (position := first_leaving(files, within)) is not None:
             row = list(named)[position]
             raise leaves(f"row {row + 1} of column {name!r}", named[row], folder, within)
-        return images_of(_Rows(encoded, name, folder))
+        rows = _Rows(encoded, name, folder)
+        return images_of(rows) if kind is datasets.Image else audio_of(rows, SoundRules())
     column = dataset.with_format("arrow")[:].column(name)
     values = column.to_pylist()
     if isinstance(feature, datasets.ClassLabel):

@@ -10,9 +10,17 @@ from typing import Any, BinaryIO, TextIO
 from finetune.config.data import DataConfig
 from finetune.config.source_keys import ArraysSource, CsvSource, Source, TextFolderSource
 from finetune.data.arrays import rows_of_arrays
+from finetune.data.audio import named_recordings
 from finetune.data.columns import Kind, may_be_nothing
 from finetune.data.files import read_text
-from finetune.data.folders import IMAGE_ENDINGS, files_below, is_image_file, passed_over
+from finetune.data.folders import (
+    AUDIO_ENDINGS,
+    IMAGE_ENDINGS,
+    files_below,
+    is_audio_file,
+    is_image_file,
+    passed_over,
+)
 from finetune.data.images import first_leaving, named_files
 from finetune.data.readers.any_form import KNOWN_FORMS, Form, names_columns, with_separator_of
 from finetune.data.readers.chunks import Dialect, Reading, shown_names
@@ -149,7 +157,7 @@ def _holds_table(file: Path, dialect: Dialect, kinds: Mapping[str, Kind]) -> boo
     """Tell whether a file is a table, by its ending or its content."""
     if has_table_ending(file):
         return True
-    if file.suffix.lower() in IMAGE_ENDINGS:
+    if file.suffix.lower() in IMAGE_ENDINGS | AUDIO_ENDINGS:
         return False
     reading = Reading(str(file), dialect, kinds.keys())
     with opened_bytes(file) as opened:
@@ -174,6 +182,8 @@ def _is_sample(file: Path, folder: Path, kinds: Mapping[str, Kind]) -> bool:
     """Tell whether a file of a folder can be a sample: an image, or a text."""
     if any(_is_image(kind) for kind in kinds.values()):
         return is_image_file(file, folder)
+    if "audio" in kinds.values():
+        return is_audio_file(file)
     return [*kinds.values()] in _ONE_TEXT and _no_text(file) is None
 
 
@@ -200,7 +210,7 @@ def _read_rows(file: Path, reading: Reading, kinds: Mapping[str, Kind]) -> Incom
         part = _rows_of(opened, reading, _declared(file), file.parent)
     wheres = part.names
     columns = {
-        name: _image_files(values, file.parent, wheres) if _is_image(kinds.get(name)) else values
+        name: _files(values, file.parent, wheres, kinds.get(name))
         for name, values in part.columns.items()
     }
     return replace(part, columns=columns)
@@ -240,19 +250,27 @@ def _declared(file: Path) -> Form | None:
             return None
 
 
-def _image_files(values: Sequence[Any], folder: Path, wheres: Sequence[str]) -> list[Any]:
-    """Return images, with names among them as paths that must not leave `folder`.
+def _files(
+    values: Sequence[Any], folder: Path, wheres: Sequence[str], kind: Kind | None
+) -> Sequence[Any]:
+    """Return images or recordings, with names among them as paths that must not leave `folder`.
 
     Args:
         values: Values of rows or lines; None for a missing one.
         folder: Folder that names are relative to.
         wheres: Place of each value, for messages.
+        kind: Kind of the column; values of any other kind are returned as they are.
     """
+    if not _is_image(kind) and kind != "audio":
+        return values
+    as_paths, what = (
+        (named_recordings, "recording") if kind == "audio" else (named_files, "image file")
+    )
     files: list[Any] = []
     for value, where in zip(values, wheres, strict=True):
         is_plain = value is None or isinstance(value, list)  # nothing, or an array of numbers
         try:
-            files += [value] if is_plain else named_files([value], folder)
+            files += [value] if is_plain else as_paths([value], folder)
         except DataError as error:
             raise DataError(error.message, where=where) from error
     if (position := first_leaving(files, folder)) is not None:
@@ -264,7 +282,7 @@ def _image_files(values: Sequence[Any], folder: Path, wheres: Sequence[str]) -> 
     for file, where in zip(files, wheres, strict=True):
         if isinstance(file, Path) and not file.exists():
             hint = f"names are relative to the folder {str(folder.resolve())!r}"
-            raise DataError(f"no such image file {str(file)!r}", hint=hint, where=where)
+            raise DataError(f"no such {what} {str(file)!r}", hint=hint, where=where)
     return files
 
 
@@ -294,7 +312,7 @@ def _read_stream(
     else:
         part = _read_lines(file, reading, kinds)
     columns = {
-        name: _image_files(values, Path(), part.names) if _is_image(kinds.get(name)) else values
+        name: _files(values, Path(), part.names, kinds.get(name))
         for name, values in part.columns.items()
     }
     return replace(part, columns=columns)
@@ -355,7 +373,9 @@ def _value(file: Path, config: DataConfig, kind: Kind) -> Any:
         if other is not None and "image" not in other and file.suffix.lower() not in IMAGE_ENDINGS:
             raise DataError(f"is {other}, no image", where=str(file))
         return file
-    if kind != "text":
+    if kind == "audio":
+        return file
+    if kind not in ("text", "text or nothing"):
         raise DataError(
             f"the network takes a {kind}, not {other or 'a file'}",
             where=str(file),

@@ -26,6 +26,7 @@ from finetune.data.kept_samples import KeptSamples
 from finetune.data.pipeline import as_value, collate
 from finetune.data.ragged import Tokens
 from finetune.data.samples import Prepared, Sample
+from finetune.data.table import DECODED
 from finetune.data.transforms import Step
 from finetune.data.vision import Vision
 from finetune.data.workers import Workers
@@ -207,9 +208,9 @@ class MadeSamples:
         """
         if self._making.once:
             return True
-        has_images = any(isinstance(column, Images) for column in self._columns.values())
+        has_files = any(isinstance(column, DECODED) for column in self._columns.values())
         following = self._making.drawn[:1]
-        return has_images and all(isinstance(step, Vision) for step in following)
+        return has_files and all(isinstance(step, Vision) for step in following)
 
     def made_once(self, row: int) -> Sample:
         """Return a sample after the `once` steps, kept or made anew.

@@ -15,12 +15,14 @@ import torch
 from finetune.config.data import DataConfig
 from finetune.config.source_keys import (
     ArraysSource,
+    AudioFolderSource,
     HuggingFaceSource,
     ImageFolderSource,
     Source,
     TextFolderSource,
 )
 from finetune.config.task import Task
+from finetune.data.audio import notes_on_audio
 from finetune.data.columns import Kind, choose_columns, column_of, image_columns, settle_columns
 from finetune.data.gaps import filled_columns, with_open_gaps
 from finetune.data.identity import hash_rows, identified
@@ -157,7 +159,9 @@ class DataReader:
         match own:
             case ArraysSource() if place != "-":
                 return own.model_copy(update={"path": place})
-            case ImageFolderSource() | TextFolderSource() | HuggingFaceSource() if is_folder:
+            case (
+                ImageFolderSource() | TextFolderSource() | AudioFolderSource() | HuggingFaceSource()
+            ) if is_folder:
                 # The bound of the run's own data says nothing about another folder.
                 return own.model_copy(update={"path": place, "within": None})
             case _:
@@ -188,6 +192,7 @@ class DataReader:
             )
         hashes = hash_rows(table.columns, inputs)
         notes = (*table.notes, *(line for name in inputs for line in self._on_pixels(table, name)))
+        notes += tuple(notes_on_audio({name: [table.columns[name]] for name in inputs}, self.seed))
         return NamedData(part_of(table, inputs, encoded, hashes), table.name, notes)
 
     def _on_pixels(self, table: Table, name: str) -> list[str]:

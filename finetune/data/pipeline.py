@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from finetune.data.audio import Audio
 from finetune.data.cells import no_number, read_cells
 from finetune.data.decoding import image_tensor, is_image
 from finetune.data.fitted_steps import FittedStep
@@ -25,7 +26,7 @@ from finetune.data.memory_budget import MemoryBudget
 from finetune.data.named_images import no_such_image
 from finetune.data.ragged import Ragged, Tokens
 from finetune.data.samples import Columns, Prepared, Sample
-from finetune.data.table import Listed, Numbers, Table, as_tensor, refuse_gaps
+from finetune.data.table import DECODED, Listed, Numbers, Table, as_tensor, refuse_gaps
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
 from finetune.data.transforms import PlannedStep, Stack, Step
@@ -71,7 +72,7 @@ class Outcome(NamedTuple):
             # a step of the user's own may read and write any column
             return set(self.columns)
         touched = {step.column for step in steps if isinstance(step, Vision)}
-        return touched | {n for n, c in self.columns.items() if isinstance(c, Images)}
+        return touched | {n for n, c in self.columns.items() if isinstance(c, DECODED)}
 
 
 def run_steps(
@@ -82,7 +83,7 @@ def run_steps(
 ) -> Outcome:
     """Do what can be done to whole columns; leave the rest for every fetch.
 
-    Left are random steps and all after them; what is done to images of files, which may not fit
+    Left are random steps and all after them; what is done to decoded files, which may not fit
     into memory; and deterministic steps before a random one whose outcome has unequal shapes.
 
     Args:
@@ -105,7 +106,7 @@ def run_steps(
         if done:
             left = left[done:]
             continue
-        if any(isinstance(column, Images) for column in columns.values()):
+        if any(isinstance(column, DECODED) for column in columns.values()):
             columns, left = _texts_first(table, columns, left, keeping)
             return _with_finished(Outcome(columns, left, drawn), table)
         # Steps on single samples run together: nothing is stored between two of them.
@@ -234,7 +235,7 @@ def at_once(
         return step.whole(columns, *keeping), 1
     if isinstance(step, Stack):
         for name in step.columns:
-            if isinstance(column := columns[name], Images | Listed):
+            if isinstance(column := columns[name], Images | Audio | Listed):
                 raise no_number(name, column, table.place, step.key)
         return step.whole(columns), 1
     if isinstance(step, FittedStep):
@@ -293,10 +294,10 @@ def _finished(
     place: Callable[[int], str] | None = None,
 ) -> Numbers | Ragged | LazyColumn:
     """Turn a column into what a batch holds, all its floats finite."""
-    if isinstance(column, Images | Listed):
+    if isinstance(column, Images | Audio | Listed):
         values = (column[row] for row in range(len(column)))
         column = build_columns(({name: as_value(value)} for value in values), len(column))[name]
-    if isinstance(column, Images | Listed):
+    if isinstance(column, Images | Audio | Listed):
         key = ("data", "inputs")
         # A text that cannot be a number is most often the name of a file.
         raise no_such_image(name, column, table, key) or no_number(name, column, table.place, key)

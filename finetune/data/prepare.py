@@ -9,6 +9,7 @@ import torch
 
 from finetune.config.data import DataConfig
 from finetune.config.transform_keys import Mix, Transform
+from finetune.data.audio import notes_on_audio
 from finetune.data.batches import Samples
 from finetune.data.columns import column_of, empty_column
 from finetune.data.cut_texts import CutTexts
@@ -304,7 +305,8 @@ def prepare_inputs(
         # each sample is seen once, by the process that predicts
         samples = samples_from(outcome, None, place=_place_of(table), tell=tell)
     # Redacted: a path or a label in them may be a secret of the config.
-    for note in (*notes_on_new(columns), *_notes_on_cut(other), *notes_on_met(other)):
+    on_files = (*notes_on_new(columns), *notes_on_audio({n: [c] for n, c in columns.items()}, 0))
+    for note in (*on_files, *_notes_on_cut(other), *notes_on_met(other)):
         tell(redacted(note))
     return samples
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from finetune.config.data import DataConfig
 from finetune.config.task import ImportTask, Task
 from finetune.config.transform_keys import TokenizeTransform
+from finetune.data.audio import notes_on_audio
 from finetune.data.cells import read_cells
 from finetune.data.columns import (
     Kind,
@@ -109,6 +110,8 @@ def read_data(
         # Hashed before headers are read: from here on an image that is replaced is noticed.
         tables[part] = identified(settled, files)
     tables, on_images = read_alike(tables, seed)
+    recordings = {name: [table.columns[name] for table in tables.values()] for name in inputs}
+    on_images += notes_on_audio(recordings, seed)
     notes = (*(note for table in tables.values() for note in table.notes), *on_images)
     for table in tables.values():
         # Before rows are hashed: NaN in an input would become part of the run's identity.

@@ -11,6 +11,7 @@ from torch import Tensor
 from finetune.config.data import DataConfig
 from finetune.config.source_keys import (
     ArraysSource,
+    AudioFolderSource,
     CsvSource,
     HuggingFaceSource,
     ImageFolderSource,
@@ -37,6 +38,7 @@ from finetune.models.shapes import first_line
 _OtherSource = (
     TextFolderSource
     | ImageFolderSource
+    | AudioFolderSource
     | ArraysSource
     | SklearnSource
     | RandomSource
@@ -135,7 +137,7 @@ def _read(
         case ArraysSource():
             path = files.existing(source.path, (*key, "path"), folder=False)
             return read_arrays(path, source, key), str(path), path.parent
-        case TextFolderSource() | ImageFolderSource():
+        case TextFolderSource() | ImageFolderSource() | AudioFolderSource():
             path = files.existing(source.path, (*key, "path"), folder=True)
             columns, found = _read_folder(source, path, within, key)
             notes += found
@@ -156,12 +158,17 @@ def _read(
 
 
 def _read_folder(
-    source: TextFolderSource | ImageFolderSource, path: Path, within: Path | None, key: Key
+    source: TextFolderSource | ImageFolderSource | AudioFolderSource,
+    path: Path,
+    within: Path | None,
+    key: Key,
 ) -> tuple[dict[str, Column], tuple[str, ...]]:
     """Return the columns of a folder of classes, and notes."""
     within = within or path
     if isinstance(source, TextFolderSource):
         return files.read_text_folder(path, source, within, key)
+    if isinstance(source, AudioFolderSource):
+        return files.read_audio_folder(path, source, within, key)
     return files.read_image_folder(path, within, key)
 
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from finetune.config.messages import shown
-from finetune.data.images import Images
-from finetune.data.table import Column, Numbers, Table
+from finetune.data.table import DECODED, Column, Numbers, Table
 from finetune.errors import DataError, Key
 
 _KEY = ("data", "split")
@@ -106,7 +105,7 @@ def joined_groups(groups: Tensor, values: Sequence[str]) -> Tensor:
 
 def _texts(column: Column) -> list[str] | None:
     """Return values as texts; None if a sample has no plain one."""
-    if isinstance(column, Images):
+    if isinstance(column, DECODED):
         return None
     if isinstance(column, Numbers):
         return (

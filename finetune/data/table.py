@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from finetune.config.messages import shown
+from finetune.data.audio import Audio
 from finetune.data.contents import content_of
 from finetune.data.images import Images
 from finetune.data.kept_table import KeptTable
@@ -147,8 +148,10 @@ class Unread(Sequence[Any]):
         raise IndexError("the cells of a column that nobody uses were not read")
 
 
-Column = Numbers | Listed | Images
+Column = Numbers | Listed | Images | Audio
 """What sources give."""
+DECODED = (Images, Audio)
+"""Columns of files, each of which is decoded when it is read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,275 @@
+"""Recordings: folders of classes, tables that name them, a hub's data set; each also predicted."""
+
+import io
+import json
+import subprocess
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from scipy.signal import resample_poly
+
+from finetune import load_predictor
+from finetune.cli import main
+from finetune.config.data import DataConfig
+from finetune.config.task import ClassificationTask
+from finetune.data.prepare import open_data, prepare_data
+from finetune.data.waveforms import SoundRules, read_waveform
+from finetune.errors import DataError, FinetuneError
+from finetune.models.preprocessing import Preprocessing
+from finetune.train.trained import evaluate_run
+from finetune.train.wire import build_trainer
+
+RATE = 4000
+LAYERS = [
+    {"type": "Unflatten", "dim": 1, "unflattened_size": [1, -1]},
+    {"type": "Conv1d", "out_channels": 8, "kernel_size": 32, "stride": 4},
+    {"type": "ReLU"},
+    {"type": "AdaptiveMaxPool1d", "output_size": 1},
+    {"type": "Flatten"},
+    {"name": "head", "type": "Linear", "out_features": "classes"},
+]
+
+
+def tone(number, rate=RATE, seconds=0.25, channels=1):
+    """Return a low tone for even numbers, a high one for odd ones, with some noise."""
+    draw = np.random.default_rng(number)
+    time = np.arange(round(rate * seconds)) / rate
+    pitch = (200, 900)[number % 2] * draw.uniform(0.9, 1.1)
+    wave = 0.5 * np.sin(2 * np.pi * pitch * time + draw.uniform(0, 6))
+    return np.stack([wave + draw.normal(0, 0.02, len(wave))] * channels, axis=1)
+
+
+def encoded(number, form="wav", rate=RATE, **keywords):
+    file = io.BytesIO()
+    soundfile.write(file, tone(number, rate, **keywords), rate, format=form)
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Write 24 recordings of every form in two classes."""
+    root = tmp_path / "sounds"
+    for number in range(24):
+        form = ("wav", "flac", "ogg", "mp3")[number // 2 % 4]
+        place = root / ("low", "high")[number % 2] / f"{number}.{form}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # neither mp3 nor vorbis has a rate of 4 kHz in common with it
+        place.write_bytes(encoded(number, form, 8000))
+    return root
+
+
+def source(path, **keys):
+    return {"type": "audiofolder", "path": str(path), "sample_rate": RATE, "seconds": 0.25, **keys}
+
+
+def prepared(source, **keys):
+    config = DataConfig.model_validate({"source": source, **keys})
+    task = ClassificationTask(type="classification")
+    opened = open_data(config, task, seed=0, trust=())
+    return prepare_data(opened, config, Preprocessing(None, None), seed=0, trust=())
+
+
+@pytest.fixture
+def build(small_config, tmp_path):
+    def make(source, run="run", **keys):
+        config = small_config(
+            model={"layers": LAYERS},
+            data={"source": source, "split": {"validation": 0.25, "stratify": True}, **keys},
+            task={"type": "classification"},
+            optimizer={"type": "Adam", "lr": 0.02},
+            train={"epochs": 10, "batch_size": 6, "checkpoint": {"every": {"steps": 1}}},
+        )
+        return build_trainer(config, tmp_path / run)
+
+    return make
+
+
+@pytest.fixture
+def predict(monkeypatch, capsys, tmp_path):
+    """Call `predict`; return labels and what was told."""
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["finetune", "predict", str(tmp_path / "run"), *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        said = capsys.readouterr()
+        assert not end.value.code, said.err
+        return [json.loads(line)["label"] for line in said.out.splitlines()], said.err
+
+    return call
+
+
+def test_a_network_learns_from_a_folder_of_recordings_and_predicts_new_ones(
+    build, folder, predict, tmp_path
+):
+    trainer = build(source(folder))
+    trainer.fit()
+    assert trainer.progress.metrics["validation/accuracy"] > 0.8
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "a.wav").write_bytes(encoded(100))
+    (new / "b.flac").write_bytes(encoded(101, "flac"))
+    assert predict(str(new)) == (["low", "high"], "")
+    assert predict(str(new / "b.flac"))[0] == ["high"]
+    (tmp_path / "names.csv").write_text("audio\nnew/b.flac\nnew/a.wav\n")
+    assert predict(str(tmp_path / "names.csv"))[0] == ["high", "low"]
+    predictor = load_predictor(tmp_path / "run")
+    assert [one.label for one in predictor([new / "a.wav", encoded(101)])] == ["low", "high"]
+    assert evaluate_run(tmp_path / "run", source=str(folder))["accuracy"] > 0.8
+
+
+def test_a_table_may_name_recordings_in_a_column_of_any_name(build, folder, predict, tmp_path):
+    rows = [f"sounds/{f.parent.name}/{f.name},{f.parent.name}" for f in sorted(folder.rglob("*.*"))]
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(["clip,label", *rows]) + "\n")
+    csv = {"type": "csv", "path": str(table), "sample_rate": RATE, "seconds": 0.25}
+    trainer = build(csv, inputs=["clip"], target="label")
+    trainer.fit()
+    notes = json.loads((tmp_path / "run/data.json").read_text())["notes"]
+    assert any("its texts name recordings" in note for note in notes)
+    assert trainer.progress.metrics["validation/accuracy"] > 0.8
+    labels, _ = predict(str(table))
+    assert sum(a == row.rpartition(",")[2] for a, row in zip(labels, rows, strict=True)) > 20
+
+
+def test_recordings_of_a_data_set_of_the_hub_are_read(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = [{"audio": {"bytes": encoded(n), "path": "x"}, "label": "ab"[n % 2]} for n in range(4)]
+    plain = datasets.Dataset.from_list(rows)
+    plain.cast_column("audio", datasets.Audio()).save_to_disk(str(tmp_path / "hub"))
+    made = prepared({"type": "huggingface", "path": str(tmp_path / "hub"), "sample_rate": RATE})
+    batch = made.train.fetch([0, 3]).inputs["audio"]
+    assert torch.equal(batch[1], read_waveform(encoded(3), SoundRules(RATE)))
+
+
+def test_what_is_converted_is_told(folder, tmp_path):
+    (folder / "low/two.wav").write_bytes(encoded(0, channels=2, seconds=0.5))
+    notes = "\n".join(prepared(source(folder)).notes_on_all)
+    assert "24 of 25 recordings are resampled to 4000 Hz (key: sample_rate) from 8000 Hz" in notes
+    assert "1 of 25 recordings have several channels, their mean is read, such as " in notes
+    assert "1 of 25 recordings are cut to 0.25 seconds, the longest has 0.50" in notes
+
+
+def test_a_waveform_is_the_mean_of_channels_resampled_and_padded():
+    raw = encoded(1, rate=8000, channels=2, seconds=0.1)
+    frames = soundfile.read(io.BytesIO(raw), dtype="float32")[0].mean(axis=1)
+    expected = resample_poly(frames, 1, 2)
+    whole = read_waveform(raw, SoundRules(RATE))
+    assert torch.equal(whole, torch.from_numpy(expected))
+    padded = read_waveform(raw, SoundRules(RATE, 0.25))
+    assert padded.shape == (1000,)
+    assert not padded[len(expected) :].any()
+    assert read_waveform(raw, SoundRules(RATE, 0.05)).shape == (200,)
+
+
+def test_recordings_of_unequal_length_need_a_length(folder):
+    (folder / "low/long.wav").write_bytes(encoded(0, seconds=0.5))
+    with pytest.raises(
+        DataError, match=r"differ in length: 0\.25 seconds of .*, 0\.50 of"
+    ) as caught:
+        prepared(source(folder, seconds=None))
+    assert "seconds: 0.5" in caught.value.hint
+
+
+def test_a_file_that_changes_after_the_start_is_refused(folder):
+    made = prepared(source(folder))
+    first = sorted((folder / "high").iterdir())[0]
+    first.write_bytes(encoded(5, "wav", 8000))
+    with pytest.raises(DataError, match="is another one than when the data was opened"):
+        made.train.fetch([0])
+
+
+def test_other_files_are_counted_and_links_that_leave_are_refused(folder, tmp_path):
+    (folder / "low/readme.txt").write_text("hello")
+    notes = "\n".join(prepared(source(folder)).notes_on_all)
+    assert "1 file of" in notes
+    assert "passed over: 1 .txt" in notes
+    (tmp_path / "outside.wav").write_bytes(encoded(0))
+    (folder / "low/link.wav").symlink_to(tmp_path / "outside.wav")
+    with pytest.raises(DataError, match="leaves the folder"):
+        prepared(source(folder))
+    assert prepared(source(folder, within=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["../outside.wav", "/etc/passwd.wav"])
+def test_a_table_names_no_recording_outside_of_its_folder(tmp_path, name):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "outside.wav").write_bytes(encoded(0))
+    (tmp_path / "in/t.csv").write_text(f"audio,label\n{name},a\n{name},b\n")
+    with pytest.raises(DataError, match="leaves the folder"):
+        prepared({"type": "csv", "path": str(tmp_path / "in/t.csv")})
+
+
+def test_a_pipe_among_recordings_is_refused_at_once(folder):
+    subprocess.run(["mkfifo", folder / "low/pipe.wav"], check=True)
+    table = folder.parent / "t.csv"
+    table.write_text("audio,label\nsounds/low/pipe.wav,a\nsounds/low/0.wav,b\n")
+    with pytest.raises(DataError, match=r"recording .*pipe\.wav': it is no regular file"):
+        prepared({"type": "csv", "path": str(table)})
+
+
+def test_keys_for_recordings_without_recordings_are_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("x,label\n1,a\n2,b\n")
+    table = {"type": "csv", "path": str(tmp_path / "t.csv"), "seconds": 2}
+    with pytest.raises(DataError, match="no input column holds recordings"):
+        prepared(table, inputs=["x"], target="label")
+
+
+def test_number_of_processes_and_keeping_change_no_bit(folder):
+    batches = []
+    for workers, memory in ((0, "auto"), (1, "auto"), (2, 0)):
+        made = prepared(source(folder), workers=workers, memory_gb=memory)
+        rows = torch.arange(len(made.train)).split(5)
+        for epoch in (0, 1):
+            found = [batch.inputs["audio"] for batch in made.train.fetches(rows, epoch)]
+            batches.append(torch.cat(found))
+        made.train.close()
+    assert all(torch.equal(batch, batches[0]) for batch in batches)
+
+
+def damaged(number, draw):
+    """Return the bytes of a recording with a random damage, and the form it was."""
+    form = ("wav", "flac", "ogg", "mp3")[number % 4]
+    raw = bytearray(encoded(number, form, 8000, seconds=0.05))
+    match draw.integers(6):
+        case 0:
+            return bytes(raw[: draw.integers(len(raw))])
+        case 1:
+            for place in draw.integers(0, len(raw), 8):
+                raw[place] = draw.integers(256)
+        case 2:
+            start = draw.integers(min(64, len(raw)))
+            raw[start : start + 4] = draw.bytes(4)
+        case 3:
+            return draw.bytes(int(draw.integers(200)))
+        case 4:
+            place = int(draw.integers(len(raw)))
+            del raw[place : place + int(draw.integers(1, 50))]
+        case _:
+            raw[:0] = draw.bytes(int(draw.integers(1, 16)))
+    return bytes(raw)
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(1000, marks=pytest.mark.slow)])
+def test_damaged_recordings_are_read_or_refused_in_one_line(count, tmp_path, capfd):
+    draw = np.random.default_rng(7)
+    refused = []
+    for number in range(count):
+        path = tmp_path / f"{number}.wav"
+        path.write_bytes(damaged(number, draw))
+        try:
+            waveform = read_waveform(path, SoundRules(RATE, 0.05))
+        except FinetuneError as error:
+            refused.append((f"cannot read the recording {str(path)!r}: ", error.message))
+            continue
+        assert waveform.shape == (200,)
+        assert bool(torch.isfinite(waveform).all())
+    assert count / 4 < len(refused) < count
+    for told, message in refused:
+        assert message.startswith(told)
+        assert "\n" not in message.removeprefix(told)
+        assert "0x" not in message.removeprefix(told)
+        assert len(message) > len(told) + 4
