@@ -23,7 +23,7 @@ MAX_REPEATS = 10_000
 and 6 GB.
 """
 LIMIT_S = 1.0
-"""Most seconds of processor time that one list of selectors may spend on its expressions."""
+"""Seconds of processor time that one list of selectors may spend on its expressions."""
 
 _TOKEN = re.compile(
     r"""
@@ -50,10 +50,14 @@ def faults_of_expression(text: str) -> Iterator[str]:
 
 
 class TimeLimit:
-    """A budget of processor time, shared by the regular expressions of one list of selectors."""
+    """A budget of processor time, shared by the regular expressions of one list.
 
-    def __init__(self) -> None:
-        self._left_s = LIMIT_S
+    Args:
+        limit_s: Seconds in all.
+    """
+
+    def __init__(self, limit_s: float = LIMIT_S) -> None:
+        self._limit_s = self._left_s = limit_s
 
     def full_matches(self, text: str, names: Iterable[str], *, key: Key = ()) -> frozenset[str]:
         """Return those of `names` that a regular expression matches from end to end.
@@ -67,19 +71,36 @@ class TimeLimit:
             SelectorError: the budget is spent.
         """
         compiled = regex.compile(text)
-        return frozenset(name for name in names if self._fits(compiled, name, key))
+        return frozenset(n for n in names if self._match(compiled.fullmatch, compiled, n, key))
 
-    def _fits(self, compiled: Any, name: str, key: Key) -> bool:
-        """Tell whether an expression matches a name; take the time it needs off the budget."""
+    def first_groups(self, text: str, names: Iterable[str], *, key: Key = ()) -> list[str | None]:
+        """Return for each name what the first group matches where an expression is first found.
+
+        None stands for a name in which it is not found, or finds nothing for the group.
+
+        Args:
+            text: The expression; `faults_of_expression` must have found nothing in it.
+            names: The names to look into.
+            key: Its position in the config.
+
+        Raises:
+            SelectorError: the budget is spent.
+        """
+        compiled = regex.compile(text)
+        found = (self._match(compiled.search, compiled, name, key) for name in names)
+        return [None if match is None else match[1] for match in found]
+
+    def _match(self, function: Any, compiled: Any, name: str, key: Key) -> Any:
+        """Return the match of an expression in a name; take the time it needs off the budget."""
         # Of this thread: time that other threads or processes take is not the fault of the
         # expression.
         began = time.thread_time()
         try:
-            return compiled.fullmatch(name, timeout=self._left_s) is not None
+            return function(name, timeout=self._left_s)
         except (TimeoutError, MemoryError) as error:
             raise SelectorError(
-                f"regular expression {compiled.pattern!r} is too slow: {LIMIT_S:g} s are over at "
-                f"{_cut(name)!r}",
+                f"regular expression {compiled.pattern!r} is too slow: {self._limit_s:g} s are "
+                f"over at {_cut(name)!r}",
                 hint="repetitions inside repetitions, as in (a+)+, try every way to part a name",
                 key=key,
             ) from error

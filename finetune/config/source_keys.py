@@ -1,6 +1,7 @@
 """`data.source`: where samples come from."""
 
 import math
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -9,6 +10,8 @@ from finetune.config.audio_keys import AudioKeys
 from finetune.config.base import PLACE, PUBLIC, Node, refuse
 from finetune.config.bounds import MAX_DIGITS, Arguments, Count, Seed
 from finetune.config.image_keys import ImageKeys
+from finetune.config.messages import shown
+from finetune.patterns import faults_of_expression
 
 
 class _FileSource(Node):
@@ -22,12 +25,14 @@ class NamingSource(_FileSource):
     # A table from a stranger could otherwise name any file that the user can read, and the run
     # would keep its contents.
     within: Annotated[str | None, PLACE] = None
-    """Folder that files which it names or links to must not leave, symbolic links resolved; the folder of the data if left out. Paths in a table are always relative to the table."""
+    """Folder that files which it names or links to must not leave, symbolic links resolved; the folder of the data if left out. Paths in a table are relative to the table, or to its `folder`."""
 
 
 class TableSource(NamingSource, ImageKeys, AudioKeys):
-    """A table, or a folder of tables. The format is recognised by content: separated values, JSON or Parquet, also compressed by gzip."""
+    """A table, several by a pattern (`part-*.csv`), or a folder of tables. The format is recognised by content: separated values, JSON or Parquet, also compressed by gzip."""
 
+    folder: Annotated[str | None, PLACE] = None
+    """Folder that names of files in the table are relative to; that of the table if left out."""
     missing: tuple[str, ...] = ()
     """Cells that mean no value, such as `["?", "NA"]`; they are read as empty ones. An empty cell is never a number or a label."""
 
@@ -57,9 +62,9 @@ class CsvSource(TableSource):
 
 
 class JsonlSource(TableSource):
-    """JSON objects: one per line, over several lines, or in an array."""
+    """JSON objects: one per line, over several lines, or in an array; both names mean all of it."""
 
-    type: Literal["jsonl"]
+    type: Literal["jsonl", "json"]
     """Discriminator."""
 
 
@@ -70,7 +75,30 @@ class ParquetSource(TableSource):
     """Discriminator."""
 
 
-class TextFolderSource(NamingSource):
+class LabelOfName(Node):
+    """A label that is a part of the file's name."""
+
+    regex: str
+    """Expression that is looked for in the name of each file, with one group in parentheses, which is the label: `"(.+)_[0-9]+\\.jpg"`. By the rules of Python's `re`, in limited time."""
+
+    @field_validator("regex")
+    @classmethod
+    def _compiles_and_has_one_group(cls, value: str) -> str:
+        for fault in faults_of_expression(value):
+            raise ValueError(f"{fault}, got {shown(value)}")
+        if (count := re.compile(value).groups) != 1:
+            raise ValueError(f"needs one group in parentheses, the label; got {count}")
+        return value
+
+
+class FolderSource(NamingSource):
+    """A folder of files, in one subfolder per class unless their names tell the label."""
+
+    label: LabelOfName | None = None
+    """In place of subfolders: how the name of a file tells its label, `label: {regex: ...}`."""
+
+
+class TextFolderSource(FolderSource):
     """A folder of text files in one subfolder per class: columns `text` and `label`."""
 
     type: Literal["textfolder"]
@@ -84,7 +112,7 @@ class TextFolderSource(NamingSource):
 _CHANNELS_OF = {"RGB": "rgb", "L": "grey"}
 
 
-class ImageFolderSource(NamingSource, ImageKeys):
+class ImageFolderSource(FolderSource, ImageKeys):
     """A folder of images in one subfolder per class: columns `image` and `label`."""
 
     type: Literal["imagefolder"]
@@ -110,7 +138,7 @@ class ImageFolderSource(NamingSource, ImageKeys):
         return self
 
 
-class AudioFolderSource(NamingSource, AudioKeys):
+class AudioFolderSource(FolderSource, AudioKeys):
     """A folder of recordings in one subfolder per class: columns `audio` and `label`."""
 
     type: Literal["audiofolder"]

@@ -36,8 +36,15 @@ from finetune.data.waveforms import SoundRules
 from finetune.errors import DataError, Key, did_you_mean
 
 Kind = Literal[
-    *("text", "image", "grey image", "number", "whole number", "thing"),
-    *("text or nothing", "number or nothing", "audio"),
+    "text",
+    "image",
+    "grey image",
+    "number",
+    "whole number",
+    "thing",
+    "text or nothing",
+    "number or nothing",
+    "audio",
 ]
 """Kind of an input column; prediction reads raw values as the kind that training had.
 

@@ -2,9 +2,19 @@
 
 from pathlib import Path
 
-from finetune.config.source_keys import AudioFolderSource, CsvSource, TextFolderSource
+from finetune.config.source_keys import (
+    AudioFolderSource,
+    CsvSource,
+    ImageFolderSource,
+    TextFolderSource,
+)
 from finetune.data.audio import audio_of
-from finetune.data.folders import files_by_class, refuse_endless
+from finetune.data.folders import (
+    ClassFiles,
+    files_by_class,
+    files_with_labels,
+    refuse_endless,
+)
 from finetune.data.images import images_of
 from finetune.data.readers.forms import content_of_bytes
 from finetune.data.table import Column, Listed
@@ -50,27 +60,27 @@ def read_text_folder(
 ) -> tuple[dict[str, Column], tuple[str, ...]]:
     """Return the texts of all subfolders, in sorted order, as `text` and `label`, and notes.
 
-    The label of a text is the name of its subfolder.
+    The label of a text is the name of its subfolder, or is found in its own name.
 
     Raises:
         DataError: a file is not valid in the encoding, or a symbolic link leaves `within`.
     """
-    found = files_by_class(path, within, key, "textfolder")
+    found = _files_of(path, source, within, key)
     texts = [read_text(file, source, key) for file in found.files]
     return {"text": Listed(texts, "text"), "label": Listed(found.labels, "text")}, found.notes
 
 
 def read_image_folder(
-    path: Path, within: Path, key: Key
+    path: Path, source: ImageFolderSource, within: Path, key: Key
 ) -> tuple[dict[str, Column], tuple[str, ...]]:
     """Return the images of all subfolders, in sorted order, as `image` and `label`, and notes.
 
-    The label of an image is the name of its subfolder.
+    The label of an image is the name of its subfolder, or is found in its own name.
 
     Raises:
         DataError: a symbolic link leaves `within`.
     """
-    found = files_by_class(path, within, key, "imagefolder")
+    found = _files_of(path, source, within, key)
     return {"image": images_of(found.files), "label": Listed(found.labels, "text")}, found.notes
 
 
@@ -79,14 +89,26 @@ def read_audio_folder(
 ) -> tuple[dict[str, Column], tuple[str, ...]]:
     """Return the recordings of all subfolders, in sorted order, as `audio` and `label`, and notes.
 
-    The label of a recording is the name of its subfolder.
+    The label of a recording is the name of its subfolder, or is found in its own name.
 
     Raises:
         DataError: a symbolic link leaves `within`.
     """
-    found = files_by_class(path, within, key, "audiofolder")
+    found = _files_of(path, source, within, key)
     audio = audio_of(found.files, SoundRules.of(source))
     return {"audio": audio, "label": Listed(found.labels, "text")}, found.notes
+
+
+def _files_of(
+    path: Path,
+    source: TextFolderSource | ImageFolderSource | AudioFolderSource,
+    within: Path,
+    key: Key,
+) -> ClassFiles:
+    """Return the samples of a folder, with labels by subfolder or by name."""
+    if source.label is None:
+        return files_by_class(path, within, key, source.type)
+    return files_with_labels(path, within, key, source.type, source.label.regex)
 
 
 def read_text(file: Path, source: TextFolderSource, key: Key) -> str:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from finetune.data.decoding import read_header
 from finetune.errors import DataError, Key
+from finetune.patterns import LIMIT_S, TimeLimit
 from finetune.reading import first_outside
 
 # fmt: off
@@ -31,6 +32,8 @@ _PARTS = {
 }
 """Usual names of folders that hold a part of the data."""
 _SHOWN = 5
+_NAME_S = 1e-3
+"""Most seconds that a regular expression may take for a name, on average."""
 FolderKind = Literal["textfolder", "imagefolder", "audiofolder"]
 """Type of a source that is a folder of classes."""
 
@@ -50,6 +53,41 @@ class ClassFiles:
     notes: tuple[str, ...]
 
 
+def files_with_labels(
+    path: Path, within: Path, key: Key, kind: FolderKind, expression: str
+) -> ClassFiles:
+    """Return the files below a folder in sorted order, each with the label that its name tells.
+
+    Args:
+        path: The folder.
+        within: Folder that no link may leave.
+        key: Position of the source in the config.
+        kind: Type of the source; of images and recordings other files are skipped, with a note.
+        expression: Regular expression that is looked for in each name; its group is the label.
+
+    Raises:
+        DataError: it is not found in a name, or a symbolic link leaves `within`.
+        SelectorError: it takes too long.
+    """
+    found = files_below(path)
+    files = [file for file in found if _is_sample(file, within, kind)]
+    refuse_leaving(files, within, key=(*key, "path"))
+    here = (*key, "label", "regex")
+    limit = TimeLimit(max(LIMIT_S, _NAME_S * len(files)))
+    labels = limit.first_groups(expression, [file.name for file in files], key=here)
+    without = [file for file, label in zip(files, labels, strict=True) if not label]
+    if without:
+        raise DataError(
+            f"{expression!r} finds no label in {len(without):,} of {len(files):,} names, such as "
+            f"{without[0].name!r}",
+            hint="it is looked for in the name without its folder, and its group is the label",
+            key=here,
+        )
+    others = sorted(set(found) - set(files))
+    known = [label for label in labels if label]
+    return ClassFiles(known, files, tuple(passed_over(others, path)))
+
+
 def files_by_class(path: Path, within: Path, key: Key, kind: FolderKind) -> ClassFiles:
     """Return the files of each subfolder in sorted order; hidden files are left out.
 
@@ -67,7 +105,9 @@ def files_by_class(path: Path, within: Path, key: Key, kind: FolderKind) -> Clas
     classes = [entry for entry in here if entry.is_dir()]
     if not classes:
         raise DataError(
-            f"{str(path)!r} has no subfolders", hint="needs one per class", key=(*key, "path")
+            f"{str(path)!r} has no subfolders",
+            hint="needs one per class, or label: {regex: ...} that finds the label in each name",
+            key=(*key, "path"),
         )
     others = [entry for entry in here if entry.is_file()]
     labels: list[str] = []

@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from finetune.config.data import DataConfig
-from finetune.config.source_keys import ArraysSource, CsvSource, Source, TextFolderSource
+from finetune.config.source_keys import (
+    ArraysSource,
+    CsvSource,
+    Source,
+    TableSource,
+    TextFolderSource,
+)
 from finetune.data.arrays import rows_of_arrays
 from finetune.data.audio import named_recordings
 from finetune.data.columns import Kind, may_be_nothing
@@ -38,6 +44,7 @@ from finetune.data.readers.row_places import Places
 from finetune.data.table import Column, Listed, Unread
 from finetune.data.tabular import dialect_of, read_table
 from finetune.errors import DataError, named
+from finetune.importing import package_path
 from finetune.reading import first_outside, limited_lines
 
 _READ_AT_ONCE = 1 << 20
@@ -124,7 +131,7 @@ def _read_path(
         notes = ()
     for file in tables:
         reading = Reading(str(file), dialect, kinds.keys(), list(notes), target)
-        yield _read_rows(file, reading, kinds)
+        yield _read_rows(file, reading, kinds, _trained_on(config))
         notes = ()
     for file in arrays:
         yield replace(_read_arrays(file, _trained_on(config), kinds), notes=notes)
@@ -204,16 +211,38 @@ def _one_of_many_lines(name: str, value: Any) -> tuple[str, ...]:
     return (f"{name} is read as one text of {count} lines; `predict RUN -` takes each line",)
 
 
-def _read_rows(file: Path, reading: Reading, kinds: Mapping[str, Kind]) -> Incoming:
-    """Return the rows of a table, read as the training data; paths are relative to the table."""
+def _read_rows(
+    file: Path, reading: Reading, kinds: Mapping[str, Kind], trained_on: Source | None
+) -> Incoming:
+    """Return the rows of a table, read as the training data; names of files become paths."""
     with opened_bytes(file) as opened:
         part = _rows_of(opened, reading, _declared(file), file.parent)
-    wheres = part.names
+    wheres, files = (
+        part.names,
+        [n for n, kind in kinds.items() if kind == "audio" or _is_image(kind)],
+    )
+    folder = _folder_of_names(file, [part.columns.get(name, ()) for name in files], trained_on)
     columns = {
-        name: _files(values, file.parent, wheres, kinds.get(name))
+        name: _files(values, folder, wheres, kinds.get(name))
         for name, values in part.columns.items()
     }
     return replace(part, columns=columns)
+
+
+def _folder_of_names(
+    table: Path, columns: Sequence[Sequence[Any]], trained_on: Source | None
+) -> Path:
+    """Return the folder that names of files in a table are relative to.
+
+    That is the table's own folder, or the `folder` of the training data if the first name is not
+    there: new tables lie beside their files, or beside those of training.
+    """
+    if not isinstance(trained_on, TableSource) or trained_on.folder is None:
+        return table.parent
+    names = [column[0] for column in columns if column and isinstance(column[0], str)]
+    if any((table.parent / name).exists() for name in names):
+        return table.parent
+    return package_path(trained_on.folder, key=("data", "source", "folder"))
 
 
 def _rows_of(file: BinaryIO, reading: Reading, declared: Form | None, folder: Path) -> Incoming:

@@ -5,7 +5,7 @@ scikit-learn could only be kept pickled, and pickles are never read here.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,7 +87,7 @@ def _step(entry: Any) -> Learnt:
     """Return one step; raise ValueError if the entry is none."""
     if not isinstance(entry, dict) or not isinstance(entry.get("columns"), dict):
         raise ValueError("a fitted step has no columns")
-    kind, makes_positions = entry.get("type"), entry.get("makes_positions")
+    kind, makes_positions = str(entry.get("type")), entry.get("makes_positions")
     if not isinstance(makes_positions, bool) or kind not in _READERS:
         raise ValueError("a fitted step of no known type")
     columns = {str(name): _figures(kind, value) for name, value in entry["columns"].items()}
@@ -131,7 +131,12 @@ def _known(value: Mapping[str, Any]) -> Known:
     return Known(tuple(names))
 
 
-_READERS = {"standardize": _scale, "fill": _filling, "clip": _limits, "categories": _known}
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], Figures]] = {
+    "standardize": _scale,
+    "fill": _filling,
+    "clip": _limits,
+    "categories": _known,
+}
 
 
 def _numbers(value: Any) -> tuple[float, ...]:

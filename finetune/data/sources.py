@@ -113,7 +113,9 @@ def _opened_tables(
         raise
     if read.count == 0:
         raise DataError(f"no samples in {path}", key=key)
-    folder = path if path.is_dir() else path.parent
+    folder = found.paths[0].parent if not path.is_dir() else path
+    if source.folder is not None:
+        folder = files.existing(source.folder, (*key, "folder"), folder=True)
     rows = torch.arange(read.count)
     notes = (*found.notes, *read.notes)
     return Table(read.columns, rows, str(path), folder, within, read.places, notes, read.kept)
@@ -169,7 +171,7 @@ def _read_folder(
         return files.read_text_folder(path, source, within, key)
     if isinstance(source, AudioFolderSource):
         return files.read_audio_folder(path, source, within, key)
-    return files.read_image_folder(path, within, key)
+    return files.read_image_folder(path, source, within, key)
 
 
 def _bundled(source: SklearnSource) -> dict[str, Column]:

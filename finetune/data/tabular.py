@@ -1,6 +1,7 @@
 """Read tables as columns, for training and prediction: one file of any format, or a folder."""
 
 import os
+import re
 from array import array
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,8 +31,14 @@ from finetune.errors import DataError, Key
 
 CellKind = Literal["cells", "things"]
 """Of cells of a table: `cells` of separated values, which may be numbers, or things of any type."""
-FORM_OF: dict[str, Form] = {"csv": "separated", "jsonl": "json", "parquet": "parquet"}
+FORM_OF: dict[str, Form] = {
+    **{"csv": "separated", "jsonl": "json", "json": "json", "parquet": "parquet"},
+}
 """Format that a source's type declares."""
+
+
+_PATTERN = re.compile(r"[*?\[]")
+"""What makes a name a pattern; a file that is really called so is read as it is."""
 
 
 class TableFiles(NamedTuple):
@@ -71,7 +78,7 @@ def dialect_of(source: Source | None) -> Dialect:
 
 
 def tables_below(path: Path, within: Path | None, key: Key, kind: str) -> TableFiles:
-    """Return a file itself, or every table below a folder, in order.
+    """Return a file itself, files that a pattern names, or every table below a folder, in order.
 
     Args:
         path: The file, or the folder.
@@ -83,7 +90,7 @@ def tables_below(path: Path, within: Path | None, key: Key, kind: str) -> TableF
         DataError: there is no table, or a link leaves the folder.
     """
     if not path.exists():
-        raise DataError(f"no such file {str(path)!r}", key=key)
+        return _of_pattern(path, within, key)
     if not path.is_dir():
         refuse_endless(path, key)
         return TableFiles([path], ())
@@ -99,6 +106,23 @@ def tables_below(path: Path, within: Path | None, key: Key, kind: str) -> TableF
     refuse_leaving(files, within or path, key=key)
     others = sorted(set(found) - set(files))
     return TableFiles(files, (*passed_over(others, path), *_notes_on_place(files, path, kind)))
+
+
+def _of_pattern(path: Path, within: Path | None, key: Key) -> TableFiles:
+    """Return the files that a pattern such as `part-*.csv` names, sorted; raise without any."""
+    folder = path.parent
+    if not _PATTERN.search(path.name) or not folder.is_dir():
+        raise DataError(f"no such file {str(path)!r}", key=key)
+    found = sorted(file for file in folder.glob(path.name) if not file.name.startswith("."))
+    files = [file for file in found if not file.is_dir()]
+    if not files:
+        raise DataError(f"no file is called {path.name!r} in {str(folder)!r}", key=key)
+    for file in files:
+        refuse_endless(file, key)
+    refuse_leaving(files, within or folder, key=key)
+    shown = f"{files[0].name!r} to {files[-1].name!r}" if len(files) > 1 else f"{files[0].name!r}"
+    number = "1 file" if len(files) == 1 else f"{len(files):,} files"
+    return TableFiles(files, (f"{number} of {str(path)!r} read in sorted order: {shown}",))
 
 
 def _notes_on_place(files: Sequence[Path], folder: Path, kind: str) -> list[str]:

@@ -211,7 +211,7 @@ def _label_sets(column: Column, table: Table, task: MultilabelTask, about: _Labe
     """Return rows of 0 and 1 `(N, C)` for a column in any form that label sets have."""
     if isinstance(column, Numbers):
         return _matrix(column.values, about)
-    texts = [column[row] for row in range(len(column))]
+    texts: list[Any] = [column[row] for row in range(len(column))]
     if not all(isinstance(text, str) for text in texts):
         between = task.separator
         sets = [

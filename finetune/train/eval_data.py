@@ -24,6 +24,7 @@ _SOURCES = ("source", "train", "validation", "test")
 _HOW_IT_IS_READ = {
     *("separator", "quote", "encoding", "errors", "missing"),
     *("mode", "background", "range", "channels", "within", "sample_rate", "seconds"),
+    *("folder", "label"),
 }
 """Keys of a source that say how it is read, not which data it is."""
 _HOW_IT_IS_PARTED = ("seed", "data.split")
