@@ -8,6 +8,7 @@ import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from hashlib import blake2b, file_digest
 from pathlib import Path
 from random import SystemRandom
@@ -133,7 +134,8 @@ def read_contents(paths: Sequence[Path], what: str = "image") -> Contents:
     Raises:
         DataError: a file is missing, cannot be read, or is being written.
     """
-    found = [_read(path, what) for path in paths]
+    read = _read if what == "image" else partial(_read, what=what)
+    found = [read(path) for path in paths]
     return Contents(
         as_hashes([digest for digest, _ in found]),
         torch.tensor([state for _, state in found], dtype=torch.int64).reshape(-1, 4),
