@@ -29,8 +29,9 @@ from finetune.activations.replay import Replay
 from finetune.activations.split_cache import Runner, StoreOptions, open_store
 from finetune.config.activation_cache import CacheConfig
 from finetune.freezing.apply import in_mode
-from finetune.store.directory import cache_root, folder_of, key_of, num_written
+from finetune.store.directory import cache_root, key_of
 from finetune.store.store import Store, StoreError
+from finetune.store.store_folder import folder_of, num_written
 
 _MEMORY_GB = 2.0
 """Most that rows of a phase take in memory where the disk cannot be used."""

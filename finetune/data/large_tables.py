@@ -30,8 +30,9 @@ from finetune.data.readers.row_places import Places
 from finetune.data.tabular import ReadTables, read_tables, read_tables_of
 from finetune.errors import DataError
 from finetune.reading import read_at_most
-from finetune.store.directory import filled_aside, folder_of, key_of, place_filled
+from finetune.store.directory import filled_aside, key_of, place_filled
 from finetune.store.layout import Layout, Meta, StoreError, os_errors_named
+from finetune.store.store_folder import folder_of
 
 LEAST_BYTES = 16 << 20
 """Tables of fewer bytes are parsed at every start, which takes about a second."""

@@ -8,6 +8,7 @@ a process on a store, which keeps it from being removed.
 Read in this order. `layout.py` describes files and `meta.json`. `store.py` opens a store, reads and
 writes rows, and verifies all of them. `row_index.py` knows which rows are written and where,
 `row_checksums.py` computes the eight bytes of each. `units.py` reads and writes the files.
-`directory.py` manages the folder of all stores: locks, sizes, removal of the least recently used.
-`verdicts.py` keeps results of trials beside the rows.
+`store_folder.py` creates, checks and removes the folder of one store; `directory.py` manages the
+folder of all of them: locks, sizes, removal of the least recently used. `verdicts.py` keeps results
+of trials beside the rows.
 """
