@@ -92,16 +92,7 @@ def build_trainer(
     folder = RunFolder.of(Path(run_dir or usual_folder(config)), config)
     folder = replace(folder, is_fresh=fresh)
     with located(config):
-        if resume is not None:
-            folder = replace(folder, origin=saved_folder(Path(resume)))
-        # These checks come before the work of building. The lock itself is taken by `fit`, which is
-        # the first to write.
-        refuse_if_held(folder.path)
-        folder.refuse_foreign()
-        folder = without_known_origin(folder)
-        notes = compare_with_saved(folder, config)
-        if resume is not None and folder.origin is None:
-            notes.append(f"goes on with the run that began from {resume} already")
+        folder, notes = _checked(folder, config, resume)
         if config.train.compile:
             refuse_uncompilable(pick_device(config.train.device))
         # Before the data is opened: the record decides which part each row is in.
@@ -119,6 +110,27 @@ def build_trainer(
         for line in notes:
             trainer.reporter.message(line)
         return trainer
+
+
+def _checked(
+    folder: RunFolder, config: RunConfig, resume: str | Path | None
+) -> tuple[RunFolder, list[str]]:
+    """Return the folder with the run to continue from, and a line for each change of its config.
+
+    Raises:
+        FinetuneError: the folder is in use or foreign, or its run cannot go on with this config.
+    """
+    if resume is not None:
+        folder = replace(folder, origin=saved_folder(Path(resume)))
+    # These checks come before the work of building. The lock itself is taken by `fit`, which is the
+    # first to write.
+    refuse_if_held(folder.path)
+    folder.refuse_foreign()
+    folder = without_known_origin(folder)
+    notes = compare_with_saved(folder, config)
+    if resume is not None and folder.origin is None:
+        notes.append(f"goes on with the run that began from {resume} already")
+    return folder, notes
 
 
 @dataclass(frozen=True, slots=True)
