@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 from finetune.data.audio import audio_of
 from finetune.data.images import first_leaving, images_of, leaves, named_files
+from finetune.data.readers.mapped import LEAST_BYTES, TEXT_TYPES, mapped_cells
 from finetune.data.readers.parquet import cannot_read
 from finetune.data.table import Column, Listed, Unread
 from finetune.data.waveforms import SoundRules
@@ -117,6 +118,9 @@ def _dataset_column(dataset: Any, name: str, folder: Path, within: Path) -> Colu
         rows = _Rows(encoded, name, folder)
         return images_of(rows) if kind is datasets.Image else audio_of(rows, SoundRules())
     column = dataset.with_format("arrow")[:].column(name)
+    if str(column.type) in TEXT_TYPES and column.nbytes >= LEAST_BYTES:
+        # The library has mapped its file already: no text is an object before it is read.
+        return Listed(mapped_cells(column), "things")
     values = column.to_pylist()
     if isinstance(feature, datasets.ClassLabel):
         # -1 is how `datasets` marks a missing label.

@@ -24,7 +24,7 @@ from finetune.data.contents import KnownFiles, read_contents, states_of
 from finetune.data.kept_table import KeptTable
 from finetune.data.readers.any_form import Form
 from finetune.data.readers.chunks import Dialect
-from finetune.data.readers.mapped import mapped_columns
+from finetune.data.readers.mapped import LEAST_BYTES, mapped_columns
 from finetune.data.readers.mapped_file import LINES, ArrowFile, NotMappedError
 from finetune.data.readers.row_places import Places
 from finetune.data.tabular import ReadTables, read_tables, read_tables_of
@@ -34,8 +34,6 @@ from finetune.store.directory import filled_aside, key_of, place_filled
 from finetune.store.layout import Layout, Meta, StoreError, os_errors_named
 from finetune.store.store_folder import folder_of
 
-LEAST_BYTES = 16 << 20
-"""Tables of fewer bytes are parsed at every start, which takes about a second."""
 _VERSION = 1
 """Of the readers and of the files here; a higher one makes all tables anew."""
 _ARROW, _RECORD = "table.arrow", "table.json"

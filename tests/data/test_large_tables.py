@@ -8,6 +8,7 @@ import random
 import tempfile
 from pathlib import Path
 
+import datasets
 import pyarrow
 import pytest
 import torch
@@ -367,3 +368,30 @@ def test_cells_are_those_of_a_list_in_every_way_that_they_are_read():
         assert column.distinct().numbers.tolist() == plain.distinct().numbers.tolist()
     with pytest.raises(IndexError):
         mapped[len(cells)]
+
+
+def test_texts_of_a_saved_data_set_stay_in_its_file(tmp_path, opened, monkeypatch):
+    rows = [{**row, "label": row["label"] == "pos"} for row in rows_of()]
+    features = datasets.Features(
+        id=datasets.Value("int64"),
+        text=datasets.Value("string"),
+        label=datasets.ClassLabel(names=["no", "yes"]),
+    )
+    # Shuffled: its rows are then in another order than those of its file.
+    saved = datasets.Dataset.from_list(rows, features=features).shuffle(seed=0)
+    saved.save_to_disk(tmp_path / "saved")
+    source = {"type": "huggingface", "path": str(tmp_path / "saved")}
+    in_memory, _ = opened(source)
+    monkeypatch.setattr("finetune.data.hub.LEAST_BYTES", 0)
+    mapped, _ = opened(source)
+    assert isinstance(in_memory.train.table.columns["text"].values, list)
+    assert isinstance(mapped.train.table.columns["text"].values, MappedCells)
+    assert told(in_memory) == told(mapped)
+
+
+def test_a_text_without_value_in_a_saved_data_set_is_named(tmp_path, opened, monkeypatch):
+    monkeypatch.setattr("finetune.data.hub.LEAST_BYTES", 0)
+    rows = [{"text": "a" if row != 70 else None, "label": "xy"[row % 2]} for row in range(100)]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    with pytest.raises(DataError, match="column 'text' has no value in row 71 of"):
+        opened({"type": "huggingface", "path": str(tmp_path / "saved")})

@@ -11,6 +11,10 @@ from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+LEAST_BYTES = 16 << 20
+"""Tables of fewer bytes are read into lists at every start, which takes about a second."""
+TEXT_TYPES = ("string", "large_string")
+"""Names of Arrow's types of text."""
 _AT_ONCE = 4096
 
 Positions = NDArray[np.int64]
@@ -75,7 +79,7 @@ class MappedCells(Sequence[Any]):
     @property
     def is_text(self) -> bool:
         """Whether all cells are texts, or have no value."""
-        return str(self._type) == "large_string"
+        return str(self._type) in TEXT_TYPES
 
     @property
     def first_without_value(self) -> int | None:
@@ -189,10 +193,11 @@ def mapped_columns(file: BinaryIO, *, is_checked: bool = False) -> dict[str, Map
             table.validate(full=True)
     except (pyarrow.ArrowException, OSError) as error:
         raise ValueError(str(error)) from error
-    return {name: _column(table.column(name)) for name in table.column_names}
+    return {name: mapped_cells(table.column(name)) for name in table.column_names}
 
 
-def _column(column: Any) -> MappedCells:
+def mapped_cells(column: Any) -> MappedCells:
+    """Return the cells of an Arrow column, none of which is read."""
     chunks = tuple(chunk for chunk in column.chunks if len(chunk))
     lengths = np.asarray([len(chunk) for chunk in chunks], np.int64)
     return MappedCells(chunks, np.cumsum(lengths) - lengths)
