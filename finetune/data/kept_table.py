@@ -12,9 +12,15 @@ _DIGEST_BYTES = 16
 
 @dataclass(frozen=True, slots=True)
 class KeptTable:
-    """The folder of a table whose source has not changed."""
+    """A table whose source has not changed.
+
+    Args:
+        folder: Its folder. Another process may put a newer table there at any time.
+        contents: Digest of its cells, so that nothing made of them is taken for another table's.
+    """
 
     folder: Path
+    contents: str
 
     def get(self, key: str) -> bytes | None:
         """Return what was stored under a key; None if it is not there, or damaged."""

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from finetune import disk
-from finetune.data.contents import KnownFiles, read_contents, states_of
+from finetune.data.contents import Contents, KnownFiles, read_contents, states_of
 from finetune.data.kept_table import KeptTable
 from finetune.data.readers.any_form import Form
 from finetune.data.readers.chunks import Dialect
@@ -127,44 +127,50 @@ def _kept(sources: _TableSource, files: KnownFiles) -> ReadTables | None:
         read = read_tables_of(columns, names, len(lines), places, notes, record["kind"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return replace(read, kept=KeptTable(folder))
+    return replace(read, kept=KeptTable(folder, record["digest"]))
 
 
 def _parsed(sources: _TableSource, files: KnownFiles) -> ReadTables:
     """Parse a table into a folder of the cache; it stays there if its source is quiet meanwhile."""
     before = states_of(sources.paths)
     with filled_aside(files.root, sources.key) as aside:
-        path = aside / _ARROW
-        with os_errors_named(path):
-            file = os.fdopen(disk.descriptor_to_change(path, make=True), "r+b")
-            with file:
+        with os_errors_named(aside / _ARROW):
+            descriptor = disk.descriptor_to_change(aside / _ARROW, make=True)
+            with os.fdopen(descriptor, "r+b") as file:
                 read = sources.read(ArrowFile(file))
                 os.fsync(file.fileno())
         try:
             contents = read_contents(sources.paths)
             if states_of(sources.paths) != before:
                 raise DataError("is being written")
-            with os_errors_named(path):
-                record = {
-                    "names": [*read.columns],
-                    "kind": read.kind,
-                    "starts": [*read.places.starts],
-                    "notes": [*read.notes],
-                    "states": contents.states.tolist(),
-                    "hashes": contents.hashes.tolist(),
-                    "arrow": [*states_of([path])[0]],
-                    "digest": disk.digest_of(path),
-                }
-                disk.write_new(aside / _RECORD, _as_bytes(record))
-            created = datetime.now(UTC).isoformat(timespec="seconds")
-            facts = {"table": sources.paths[0].name}
-            layout = Layout((), read.count)
-            meta = Meta(sources.key, torch.__version__, layout, facts, created)
-            return replace(read, kept=KeptTable(place_filled(aside, meta, files.disk_bytes)))
+            return replace(read, kept=_placed(aside, sources, read, contents, files.disk_bytes))
         except (StoreError, DataError) as error:
             # The file has no name any more when this ends, and lasts as long as its columns.
             files.notes.append(f"{sources.paths[0]} is parsed again next time: {error.in_one_line}")
             return read
+
+
+def _placed(
+    aside: Path, sources: _TableSource, read: ReadTables, contents: Contents, disk_bytes: float
+) -> KeptTable:
+    """Give the folder of a parsed table its name."""
+    with os_errors_named(aside / _ARROW):
+        digest = disk.digest_of(aside / _ARROW)
+        record = {
+            "names": [*read.columns],
+            "kind": read.kind,
+            "starts": [*read.places.starts],
+            "notes": [*read.notes],
+            "states": contents.states.tolist(),
+            "hashes": contents.hashes.tolist(),
+            "arrow": [*states_of([aside / _ARROW])[0]],
+            "digest": digest,
+        }
+        disk.write_new(aside / _RECORD, _as_bytes(record))
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    facts = {"table": sources.paths[0].name}
+    meta = Meta(sources.key, torch.__version__, Layout((), read.count), facts, created)
+    return KeptTable(place_filled(aside, meta, disk_bytes), digest)
 
 
 def _is_unchanged(record: dict[str, Any], paths: Sequence[Path], folder: Path) -> bool:

@@ -29,6 +29,7 @@ def row_hashes(table: Table, inputs: Sequence[str], read: Mapping[str, Column]) 
         return hash_rows(table.columns, inputs, read)
     key = key_of(
         {
+            "table": table.kept.contents,
             "columns": [[name, _told(column)] for name, column in table.columns.items()],
             "inputs": [[name, _told(read[name])] for name in inputs],
             "version": _VERSION,

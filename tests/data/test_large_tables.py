@@ -211,6 +211,21 @@ def test_a_changed_file_is_parsed_again_though_size_and_time_are_as_before(
     assert len(entries(cache)) == 1
 
 
+def test_hashes_of_an_older_table_are_not_those_of_the_one_that_replaced_it(
+    csv_table, opened, cache
+):
+    path = Path(csv_table["path"])
+    opened(csv_table)
+    (hashes,) = entries(cache)[0].folder.glob("hashes-*")
+    name, content = hashes.name, hashes.read_bytes()
+    path.write_bytes(path.read_bytes().replace(b"word1 ", b"word2 "))
+    opened(csv_table)
+    # As a process would do that has the old table mapped and is slower.
+    (entries(cache)[0].folder / name).write_bytes(content)
+    (again, _), (in_memory, _) = opened(csv_table), opened(csv_table, least=1 << 40)
+    assert told(again) == told(in_memory)
+
+
 def test_a_file_that_was_only_touched_is_not_parsed_again(csv_table, opened, unparsed):
     first, _ = opened(csv_table)
     os.utime(csv_table["path"], (1, 1))
