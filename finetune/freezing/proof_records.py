@@ -16,8 +16,8 @@ from finetune.freezing.proof import PhaseProof
 Record = dict[str, Any]
 """A proof as it stands in `progress.json` and in `freeze_proof.json`."""
 
-_MOST_FINGERPRINTS = 1000
-"""Tensors that the proofs of a policy name together: about 150 KB in each of the two files."""
+_MOST_FINGERPRINTS = 4000
+"""Tensors that the proofs of a policy name together: about 600 KB in each of the two files."""
 _COUNTS = tuple(field.name for field in fields(Origins))
 
 

@@ -14,11 +14,11 @@ from finetune.runs.doctor import examine
 from finetune.runs.progress import Progress
 from finetune.train.wire import build_trainer
 
-BLOCKS, STEPS = 41, 20
+BLOCKS, STEPS = 161, 20
 TENSORS = 2 * (BLOCKS - 1)
 """Weight and bias of each block that is not drawn."""
-NAMED = 1000 // TENSORS
-"""Proofs that name their tensors: the newest ones, of a thousand tensors together."""
+NAMED = 4000 // TENSORS
+"""Proofs that name their tensors: the newest ones, of 4,000 tensors together."""
 NET = {
     "layers": [
         *({"name": f"b{n}", "type": "Linear", "out_features": 4} for n in range(BLOCKS)),
