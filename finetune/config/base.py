@@ -95,7 +95,8 @@ class OpenNode(Node):
     @classmethod
     def arguments_in(cls, value: Mapping[str, Any]) -> dict[str, Any]:
         """Return the keys of `value` that are not fields of the node."""
-        return {key: item for key, item in value.items() if key not in cls.model_fields}
+        fields = {info.alias or name for name, info in cls.model_fields.items()}
+        return {key: item for key, item in value.items() if key not in fields}
 
 
 def refuse(title: str, *problems: Complaint) -> NoReturn:

@@ -101,6 +101,8 @@ class DataConfig(Node):
     """Columns that the network takes. Needed where the source leaves it open."""
     target: Annotated[str | tuple[str, ...] | None, PUBLIC] = None
     """Column that the network learns to predict; or a list of columns of numbers, such as one of 0 and 1 for each label of a multilabel task."""
+    loss_columns: Annotated[tuple[str, ...], PUBLIC] = ()
+    """Columns that go to a loss or task of your own alone, as `batch.columns`: numbers, masks, lists of whole numbers. Prediction needs none of them."""
     labels: LabelsConfig = LabelsConfig()
     """How labels become classes."""
     transforms: tuple[Transform, ...] | None = None
@@ -130,6 +132,17 @@ class DataConfig(Node):
         several = self.target if isinstance(self.target, tuple) else ("one",)
         if not several or len(set(several)) < len(several):
             raise ValueError(f"target needs columns, each once, got {list(several)!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _loss_columns_are_further_ones(self) -> Self:
+        names = [*(self.inputs or ()), *self.loss_columns]
+        names += [self.target] if isinstance(self.target, str) else (self.target or ())
+        if (twice := next((n for n in self.loss_columns if names.count(n) > 1), None)) is not None:
+            message = (
+                f"{twice!r} is named twice; a loss finds inputs and target in its batch anyway"
+            )
+            refuse("DataConfig", (("loss_columns",), message, None))
         return self
 
     @model_validator(mode="after")

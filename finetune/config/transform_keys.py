@@ -126,6 +126,8 @@ class VisionTransform(OpenNode):
     """Name of the class, such as `Resize`."""
     column: Annotated[str | None, PUBLIC] = None
     """Column of images; the first of `data.inputs` if left out."""
+    with_: Annotated[tuple[str, ...] | None, PUBLIC] = Field(default=None, alias="with")
+    """Columns that move along with the image: masks, boxes `(K, 4)` as x1, y1, x2, y2 or points `(K, 2)` of the target or of `data.loss_columns`, or further images."""
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:

@@ -4,7 +4,7 @@ Letters: N samples of a split, B samples of a batch, C classes, L tokens of the 
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from finetune.data.samples import Prepared
-from finetune.data.table import Numbers
 from finetune.models.declared import TensorSpec
 
 MASK = "attention_mask"
@@ -37,11 +36,13 @@ class Batch:
     Args:
         inputs: The network's input columns by name, each `(B, ...)`.
         target: Class numbers `(B,)` int64, label sets `(B, C)` float32, or numbers `(B, ...)`
-            float32, depending on the task; None for prediction.
+            float32, depending on the task; masks `(B, H, W)` int64; tags `(B, L)` int64, padded
+            with -100. None for prediction.
         indices: Positions of the samples in the split, `(B,)`.
         view: Number of the draw of the random transforms, if their number is limited.
         rows: Numbers of its rows in the activation cache, if its frozen calls will be answered with
             them; None if the network runs.
+        columns: The columns of `data.loss_columns` by name, each `(B, ...)`.
     """
 
     inputs: dict[str, Tensor]
@@ -49,6 +50,7 @@ class Batch:
     indices: Tensor
     view: int = 0
     rows: Tensor | None = None
+    columns: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -57,7 +59,8 @@ class Batch:
         """Return the batch with its tensors on `device`."""
         inputs = {name: values.to(device) for name, values in self.inputs.items()}
         target = None if self.target is None else self.target.to(device)
-        return Batch(inputs, target, self.indices.to(device), self.view, self.rows)
+        columns = {name: values.to(device) for name, values in self.columns.items()}
+        return Batch(inputs, target, self.indices.to(device), self.view, self.rows, columns)
 
 
 def seed_for(*parts: str | int) -> int:
@@ -193,11 +196,11 @@ def spec_of(sample: Tensor) -> TensorSpec:
     return TensorSpec(tuple(sample.shape), str(sample.dtype).removeprefix("torch."))
 
 
-def fingerprint_of(columns: Mapping[str, Prepared], target: Tensor | None, identity: str) -> str:
+def fingerprint_of(columns: Mapping[str, Prepared], target: Prepared | None, identity: str) -> str:
     """Hash columns, targets and what is done to them, as `Samples.fingerprint` returns it."""
     digest = blake2b(identity.encode(), digest_size=16)
     for name, column in columns.items():
         digest.update(name.encode() + b"\0" + column.fingerprint())
     if target is not None:
-        digest.update(Numbers(target).fingerprint())
+        digest.update(target.fingerprint())
     return digest.hexdigest()

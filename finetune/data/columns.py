@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Any, Literal, TypeGuard, assert_never
 
 import torch
 
@@ -63,7 +63,8 @@ def columns_in_use(config: DataConfig) -> set[str]:
     inputs = (*_USUAL_INPUTS, _AUDIO) if config.inputs is None else config.inputs
     named = (config.target,) if isinstance(config.target, str) else config.target
     placing = placing_columns(config).values()
-    return {*inputs, *(_USUAL_TARGETS if named is None else named), *placing}
+    targets = _USUAL_TARGETS if named is None else named
+    return {*inputs, *targets, *config.loss_columns, *placing}
 
 
 def placing_columns(config: DataConfig) -> dict[Key, str]:
@@ -102,9 +103,8 @@ def choose_columns(
             hint=separator_hint(list(known)) or "name them: inputs: [...] and target: ...",
             key=("data", missing),
         )
-    for key, name in [(("data", "inputs"), name) for name in inputs] + [
-        (("data", "target"), target)
-    ]:
+    wanted = [(("data", "inputs"), name) for name in inputs] + [(("data", "target"), target)]
+    for key, name in [*wanted, *((("data", "loss_columns"), name) for name in config.loss_columns)]:
         if name is not None and name not in known:
             raise DataError(
                 f"no column {name!r}; there are: {shown_names(known)}",
@@ -117,8 +117,9 @@ def choose_columns(
 def settle_columns(
     table: Table,
     inputs: Sequence[str],
-    target: str | None,
+    for_loss: Sequence[str],
     images: Collection[str],
+    masks: Collection[str],
     source: Source,
     key: Key,
 ) -> Table:
@@ -129,8 +130,9 @@ def settle_columns(
     Args:
         table: All columns of a source.
         inputs: Names of the input columns.
-        target: Name of the target column, or None.
+        for_loss: Names of the target and of further columns for the loss.
         images: Inputs that must be images.
+        masks: Columns for the loss that are masks if they hold images, or names of images.
         source: The config node of the source.
         key: Position of the node in the config.
 
@@ -140,43 +142,66 @@ def settle_columns(
     """
     columns: dict[str, Column] = {}
     notes = list(table.notes)
-    for name in (*inputs, *([] if target is None else [target])):
-        column = table.columns[name]
-        # Left open until here: only a column in use may be refused for what its cells hold.
-        if isinstance(column, Listed) and column.kind == "things" and not _are_images(column):
-            column = settle(name, column.values, table.told)
-        is_named = name != target and name not in images and _names_images(column, table)
+    for name in inputs:
+        column = _of_some_kind(name, table)
+        is_named = name not in images and _names_images(column, table)
         if is_named:
             notes.append(f"column {name!r}: its texts name image files, which are read as images")
         if isinstance(column, Listed) and (
             _are_images(column) or is_named or (name in images and column.kind != "things")
         ):
-            # Checked as a whole before anything is opened: a single name may lead out of the
-            # folder.
             column = images_of(_image_files(name, column.values, table))
-        elif name != target and (heard := as_audio(name, column, table, source)):
+        elif heard := as_audio(name, column, table, source):
             column = heard[0]
             notes += heard[1]
         if isinstance(column, Images):
             column = ruled(column, source)
-        elif isinstance(column, Numbers) and name != target:
+        elif isinstance(column, Numbers):
             column, found = _arranged(name, column, source, is_image=name in images)
             notes += found
         columns[name] = column
+    for name in for_loss:
+        columns.setdefault(name, _settled_for_loss(name, table, is_mask=name in masks))
     refuse_idle_keys([columns[name] for name in inputs], source, key)
     refuse_idle_audio_keys([columns[name] for name in inputs], source, key)
     return replace(table, columns=columns, notes=tuple(notes))
 
 
+def _of_some_kind(name: str, table: Table) -> Column:
+    """Return a column of a definite kind.
+
+    Left open until here: only a column in use may be refused for what its cells hold.
+    """
+    column = table.columns[name]
+    if isinstance(column, Listed) and column.kind == "things" and not _are_images(column):
+        return settle(name, column.values, table.told)
+    return column
+
+
+def _settled_for_loss(name: str, table: Table, *, is_mask: bool) -> Column:
+    """Return a column that the loss takes, of a definite kind."""
+    column = _of_some_kind(name, table)
+    if not isinstance(column, Listed):
+        return replace(column, mode="mask") if is_mask and isinstance(column, Images) else column
+    if _are_images(column) or (is_mask and end_like_images(column)):
+        return images_of(_image_files(name, column.values, table), "mask" if is_mask else None)
+    return column
+
+
 def _names_images(column: Column, table: Table) -> bool:
     """Tell whether all texts of a column end like image files, and the first names one."""
-    if not isinstance(column, Listed) or column.kind == "things" or table.folder is None:
+    if table.folder is None or not end_like_images(column):
         return False
     # The first alone is looked up: to look up a million names takes longer than to train.
-    endings = tuple(IMAGE_ENDINGS)
-    if not all(isinstance(text, str) and text.lower().endswith(endings) for text in column.values):
+    return Path(table.folder, column[0]).is_file()
+
+
+def end_like_images(column: Column) -> TypeGuard[Listed]:
+    """Tell whether all texts of a column end like image files."""
+    if not isinstance(column, Listed) or column.kind == "things" or not len(column):
         return False
-    return Path(table.folder, column.values[0]).is_file()
+    endings = tuple(IMAGE_ENDINGS)
+    return all(isinstance(text, str) and text.lower().endswith(endings) for text in column.values)
 
 
 def ruled(images: Images, source: Source) -> Images:
@@ -244,6 +269,7 @@ def _image_files(column: str, items: Sequence[Any], table: Table) -> list[Any]:
         error.message = f"column {column!r} of {table.name}: {error.message}"
         raise
     within = table.within or folder
+    # Checked as a whole before anything is opened: a single name may lead out of the folder.
     if (row := first_leaving(files, within)) is not None:
         raise leaves(table.place(row), items[row], folder, within)
     return files

@@ -161,6 +161,14 @@ def image_tensor(image: Any) -> Tensor:
     return values.unsqueeze(0) if values.ndim == 2 else values.permute(2, 0, 1).contiguous()
 
 
+def mask_tensor(image: Any) -> Tensor:
+    """Return a mask that `open_image` has read as class numbers `(H, W)` in int16.
+
+    Not in bytes, which would count as pixels and be scaled to 0..1.
+    """
+    return torch.from_numpy(np.array(image).astype(np.int16))
+
+
 def digest_of(item: Any) -> bytes:
     """Return a hash of the contents of one item of an image column."""
     if isinstance(item, Path):

@@ -28,7 +28,8 @@ class GatheredSamples:
 
     Args:
         columns: The finished columns.
-        target: Targets `(N, ...)`, or None.
+        target: The targets, or None.
+        more: Further columns for the loss.
         place: Names a sample for a message: its row and file.
         name: `train`, `validation` or `test`; empty for samples that are no split of a run.
     """
@@ -39,15 +40,16 @@ class GatheredSamples:
     def __init__(
         self,
         columns: Mapping[str, Numbers | Ragged | LazyColumn],
-        target: Tensor | None,
+        target: Numbers | Ragged | None,
         *,
+        more: Mapping[str, Numbers | Ragged] | None = None,
         place: Callable[[int], str] | None = None,
         name: str = "",
     ) -> None:
         self.name = name
         self.place = place
         self._columns = dict(columns)
-        self._target = target
+        self._target, self._more = target, dict(more or {})
         self.specs: dict[str, TensorSpec] = {
             name: TensorSpec((column.expected,), "int64")
             if isinstance(column, Ragged | LazyColumn)
@@ -117,7 +119,9 @@ class GatheredSamples:
             name: self._gathered(name, column, rows, length, is_blank=name in blank)
             for name, column in self._columns.items()
         }
-        return Batch(inputs, None if self._target is None else self._target[rows], rows)
+        target = None if self._target is None else self._target.gather(rows)
+        more = {name: column.gather(rows) for name, column in self._more.items()}
+        return Batch(inputs, target, rows, columns=more)
 
     def fetches(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
         """Fetch one batch after another."""
@@ -128,7 +132,8 @@ class GatheredSamples:
 
     def fingerprint(self) -> str:
         """Hash the contents of all columns, targets too."""
-        return fingerprint_of(self._columns, self._target, "")
+        more = [(name, column.fingerprint().hex()) for name, column in self._more.items()]
+        return fingerprint_of(self._columns, self._target, repr(more) if more else "")
 
     def _gathered(
         self,

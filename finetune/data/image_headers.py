@@ -37,7 +37,7 @@ def read_alike(tables: Mapping[str, Table], seed: int) -> tuple[dict[str, Table]
     for name in next(iter(columns.values())):
         values = {part: of[name] for part, of in columns.items()}
         found = {part: column for part, column in values.items() if isinstance(column, Images)}
-        if found:
+        if found and all(column.mode != "mask" for column in found.values()):
             alike = in_one_mode([look_at(column, seed) for column in found.values()])
             notes += notes_on(name, alike)
             for part, looked in zip(found, alike, strict=True):

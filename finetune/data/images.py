@@ -16,6 +16,7 @@ from finetune.data.decoding import (
     digest_of,
     hash_bytes,
     is_image,
+    mask_tensor,
     name_of,
     open_image,
     read_header,
@@ -37,7 +38,7 @@ class Images:
         items: For each image the path of a file, a PIL image, encoded bytes, or the
             `{"bytes", "path"}` of `datasets` with bytes. Names in the data become paths only
             through `named_files`.
-        mode: `RGB` or `L`; every image is converted to it.
+        mode: `RGB` or `L`, to which every image is converted; or `mask` for classes of pixels.
         order: Positions in `items` of this column's samples.
         contents: Hashes of the items, once they were identified.
         rules: Reading rules of the source.
@@ -58,7 +59,7 @@ class Images:
         return len(self.order)
 
     def __getitem__(self, index: int) -> Any:
-        """Return one image as a `PIL.Image` in the column's mode.
+        """Return one image as a `PIL.Image` in the column's mode, a mask as a tensor `(H, W)`.
 
         Raises:
             DataError: it is missing, incomplete, or differs from the one that was identified.
@@ -72,7 +73,8 @@ class Images:
         item = self.items[position]
         if self.refuses_colour:
             self._refuse_colour(item)
-        return open_image(item, self.mode, known, rules=self.rules)
+        image = open_image(item, self.mode, known, rules=self.rules)
+        return mask_tensor(image) if self.mode == "mask" else image
 
     def _refuse_colour(self, item: Any) -> None:
         """Raise if an image has colour."""

@@ -5,7 +5,7 @@ Letters: N samples, B in a batch.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,6 +68,8 @@ class MadeSamples:
             only the steps tell what they make.
         views: How many draws of the random steps a sample has: epochs take turns. None for a new
             one in every epoch.
+        target: Name of the target; it matters only where the target is made.
+        for_loss: Columns among those that are made which the loss takes, and not the network.
 
     Raises:
         DataError: the first sample cannot be made.
@@ -82,12 +84,14 @@ class MadeSamples:
         *,
         names: Sequence[str] = (),
         views: int | None = None,
+        target: str | None = None,
+        for_loss: Collection[str] = (),
     ) -> None:
         self.name, self.place = plain.name, plain.place
         self.views = views if making.drawn else 1
         self._columns = dict(columns)
         self._plain = plain
-        self._making = making
+        self._making, self._target, self._for_loss = making, target, for_loss
         self._workers: Workers | None = None
         self._kept: KeptSamples | None = None
         self.first_rows = (0, *self._of_other_sizes())
@@ -96,7 +100,9 @@ class MadeSamples:
         first = self._samples(torch.tensor(self.first_rows), 0)
         made = {n: spec_of(values[0]) for n, values in collate(first, making.batched).items()}
         both = plain.specs | made
-        self.specs: dict[str, TensorSpec] = {name: both[name] for name in names or made}
+        self.specs: dict[str, TensorSpec] = {
+            name: both[name] for name in names or made if name not in for_loss
+        }
         self._makes_tokens = MASK in made or any(isinstance(v, Tokens) for v in first[0].values())
         self.is_even = not self._makes_tokens and plain.is_even
 
@@ -147,13 +153,33 @@ class MadeSamples:
         view = epoch % self.views if self.views else epoch
         plain = self._plain.fetch(rows, blank=blank, length=length)
         made = self.specs.keys() - plain.inputs
-        if made <= set(blank):
+        if made <= set(blank) and not self._for_loss:
             found = {name: blank_column(self.specs[name], len(rows)) for name in made}
         else:
             found = collate(self._samples(rows, view), self._making.batched, self._told(rows))
         found |= plain.inputs
         inputs = {name: found[name] for name in self.specs}
-        return Batch(inputs, plain.target, rows, view if self.views else 0)
+        target, more = self._made_for_loss(found)
+        return replace(
+            plain,
+            inputs=inputs,
+            target=plain.target if target is None else target,
+            view=view if self.views else 0,
+            columns=plain.columns | more,
+        )
+
+    def _made_for_loss(
+        self, found: Mapping[str, Tensor]
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """Return the target and the further columns for the loss among those that were made.
+
+        Raises:
+            DataError: a step of the user's own has left one out.
+        """
+        if lost := next((name for name in self._for_loss if name not in found), None):
+            raise DataError(f"a transform leaves out column {lost!r}, which the loss takes")
+        made = {name: found[name] for name in self._for_loss}
+        return made.pop(self._target or "", None), made
 
     def fetches(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
         """Make one batch after another, by processes where there are any."""

@@ -126,10 +126,13 @@ def mixing_of(
     nodes = {n: node for n, node in enumerate(transforms) if isinstance(node, Mix)}
     if not nodes:
         return Mixing()
-    target = samples.fetch([0]).target
+    first = samples.fetch([0])
+    target = first.target
     has_classes = classes is not None and target is not None and target.dtype == torch.int64
     for number, node in nodes.items():
         key: Key = ("data", "transforms", number)
+        if first.columns:
+            raise DataError(f"{node.type} does not mix the columns of data.loss_columns", key=key)
         _refuse_inputs(node, samples.specs, key)
         _refuse_target(node, target, key, hard if has_classes else (), has_classes=has_classes)
     return Mixing(tuple(nodes.values()), seed, classes if has_classes else None)

@@ -23,14 +23,22 @@ from finetune.config.source_keys import (
 )
 from finetune.config.task import Task
 from finetune.data.audio import notes_on_audio
-from finetune.data.columns import Kind, choose_columns, column_of, image_columns, settle_columns
+from finetune.data.columns import (
+    Kind,
+    choose_columns,
+    column_of,
+    end_like_images,
+    image_columns,
+    settle_columns,
+)
 from finetune.data.gaps import filled_columns, with_open_gaps
 from finetune.data.identity import hash_rows, identified
 from finetune.data.image_headers import look_at, notes_on
-from finetune.data.images import Images
+from finetune.data.images import Images, images_of, named_files
 from finetune.data.incoming import FILES_WITH_COLUMNS, Incoming, read_incoming
 from finetune.data.joined import join_targets
 from finetune.data.labels import LabelRules
+from finetune.data.loss_columns import mask_columns
 from finetune.data.opening import DataFacts
 from finetune.data.parting import RawPart, part_of
 from finetune.data.raw_data import refuse_gaps_in, table_of_kinds
@@ -91,8 +99,8 @@ class DataReader:
         Raises:
             DataError: it cannot be read, lacks a column, or has a label unknown to the run.
         """
-        inputs = self.facts.inputs
-        table = open_source(source, self.trust, key, {*inputs, *self.targets})
+        inputs, more = self.facts.inputs, self.config.loss_columns
+        table = open_source(source, self.trust, key, {*inputs, *self.targets, *more})
         with _naming(table.name):
             table, target, rules = self._with_one_target(table)
             # Arrays are images by their shape; other sources hold names that must be read as such.
@@ -102,7 +110,9 @@ class DataReader:
                 listed = {n for n, kind in self.facts.kinds.items() if "image" in kind}
             images = image_columns(self.config, inputs) | listed
             table = with_open_gaps(table, filled_columns(self.config))
-            table = settle_columns(table, inputs, target, images, source, key)
+            for_loss = [*([] if target is None else [target]), *more]
+            masks = mask_columns(self.config, self.task, target)
+            table = settle_columns(table, inputs, for_loss, images, masks, source, key)
             # Hashes tell which rows the run was trained on.
             table = table_of_kinds(identified(table, None), self._kinds)
             return self._whole(table, target, rules)
@@ -126,7 +136,7 @@ class DataReader:
                 column: column_of(column, _values(parts, column), kind, places, own)
                 for column, kind in self._kinds.items()
             }
-            for column in self.targets:
+            for column in (*self.targets, *self.config.loss_columns):
                 values = _values(parts, column)
                 is_text = all(isinstance(value, str) for value in values)
                 columns[column] = Listed(values, "cells" if is_text else "things")
@@ -134,12 +144,16 @@ class DataReader:
             notes = tuple(note for part in parts for note in part.notes)
             table = Table(columns, torch.arange(count), name, places=places, notes=notes)
             table, target, rules = self._with_one_target(table)
-            return self._whole(_with_settled(identified(table, None), target), target, rules)
+            for_loss = [*([] if target is None else [target]), *self.config.loss_columns]
+            masks = mask_columns(self.config, self.task, target)
+            table = _with_settled(table, for_loss, masks)
+            return self._whole(identified(table, None), target, rules)
 
     def _read_tables(self, place: str) -> list[Incoming]:
         """Return the samples of a place as prediction reads them, with the target columns."""
         # As things, of any kind: what the target means is the task's business.
-        targets: dict[str, Kind] = dict.fromkeys(self.targets, "thing")
+        for_loss = (*self.targets, *self.config.loss_columns)
+        targets: dict[str, Kind] = dict.fromkeys(for_loss, "thing")
         try:
             return read_incoming(place, self.config, {**self._kinds, **targets}, sys.stdin)
         except DataError as error:
@@ -193,7 +207,8 @@ class DataReader:
         hashes = hash_rows(table.columns, inputs)
         notes = (*table.notes, *(line for name in inputs for line in self._on_pixels(table, name)))
         notes += tuple(notes_on_audio({name: [table.columns[name]] for name in inputs}, self.seed))
-        return NamedData(part_of(table, inputs, encoded, hashes), table.name, notes)
+        part = part_of(table, self.config, inputs, target, encoded, hashes)
+        return NamedData(part, table.name, notes)
 
     def _on_pixels(self, table: Table, name: str) -> list[str]:
         """Return notes on images that are converted when they are read."""
@@ -211,14 +226,17 @@ class DataReader:
         return notes
 
 
-def _with_settled(table: Table, target: str | None) -> Table:
-    """Return a table in which the kind of the target is decided."""
-    if target is None:
-        return table
-    column = table.columns[target]
-    if isinstance(column, Listed) and column.kind == "things":
-        column = settle(target, column.values, table.told)
-    return replace(table, columns={**table.columns, target: column})
+def _with_settled(table: Table, for_loss: Sequence[str], masks: Collection[str]) -> Table:
+    """Return a table in which the kind of each column for the loss is decided."""
+    columns = dict(table.columns)
+    for name in for_loss:
+        column = columns[name]
+        if isinstance(column, Listed) and name in masks and end_like_images(column):
+            # Here names are the caller's own, as those of images that are inputs.
+            columns[name] = images_of(named_files(column.values, Path()), "mask")
+        elif isinstance(column, Listed) and column.kind == "things":
+            columns[name] = settle(name, column.values, table.told)
+    return replace(table, columns=columns)
 
 
 def _values(parts: Sequence[Incoming], column: str) -> list[object]:

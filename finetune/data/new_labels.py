@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from finetune.config.task import MultilabelTask
 from finetune.data.labels import LabelRules, folded, twin_of
@@ -70,6 +71,7 @@ def notes_on_new_sets(
         # Labels are a by-product of prediction: cells that cannot be read must not stop it.
         return [f"the labels of the input are not compared with those of the run: {error.message}"]
     names = found.classes or ()
+    assert isinstance(found.values, Tensor)  # rows of 0 and 1
     labels = [names[place] for place in found.values.nonzero()[:, 1].tolist()]
     return notes_on_new_labels(labels, column, classes, fold=fold)
 

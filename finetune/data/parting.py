@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from finetune.config.data import SplitConfig
+from finetune.config.data import DataConfig, SplitConfig
 from finetune.config.task import ClassificationTask, MultilabelTask, Task
 from finetune.data.class_counts import notes_on_classes
 from finetune.data.columns import placing_columns
 from finetune.data.identity import DataIdentity, RowHashes
+from finetune.data.images import Images
+from finetune.data.loss_columns import loss_column
 from finetune.data.membership import (
     Newcomers,
     drawn_parts,
@@ -21,11 +23,13 @@ from finetune.data.membership import (
     parts_of_groups,
     untrained,
 )
+from finetune.data.ragged import Ragged
 from finetune.data.raw_data import RawData
+from finetune.data.samples import ForLoss
 from finetune.data.split_columns import joined_groups, parts_by, values_of
 from finetune.data.splits import first_copies, split_samples
 from finetune.data.spread import few_of_each, note_on_sizes, spread
-from finetune.data.table import Table
+from finetune.data.table import Numbers, Table
 from finetune.data.targets import Target, encode_target, refuse_unseen
 from finetune.errors import DataError
 
@@ -34,21 +38,39 @@ _KEEP_APART = "; split.copies: together or drop keeps them apart"
 
 @dataclass(frozen=True, slots=True)
 class RawPart:
-    """Inputs of one part, its targets `(N, ...)`, and the hashes of its rows."""
+    """Inputs of one part, its targets, and the hashes of its rows."""
 
     table: Table
     target: Tensor | None
+    """Targets `(N, ...)`; None without any, and where they are masks or sequences."""
     hashes: RowHashes
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Values of the columns that say where samples go and how often, by the key that names them:
     `by`, `group`, `weights`."""
+    target_name: str | None = None
+    beside: Mapping[str, Numbers | Ragged | Images] = field(default_factory=dict)
+    """Columns for the loss that are no such tensor: masks, sequences, `data.loss_columns`."""
+
+    @property
+    def for_loss(self) -> ForLoss:
+        """All columns that the loss takes."""
+        if self.target is None or self.target_name is None:
+            return ForLoss(self.target_name, self.beside)
+        return ForLoss(self.target_name, {self.target_name: Numbers(self.target), **self.beside})
 
     def take(self, rows: Tensor) -> "RawPart":
         """Return the samples at `rows`."""
         target = None if self.target is None else self.target[rows]
         order = rows.tolist()
         places = {key: [values[row] for row in order] for key, values in self.places.items()}
-        return RawPart(self.table.take(rows), target, self.hashes.take(rows), places)
+        return replace(
+            self,
+            table=self.table.take(rows),
+            target=target,
+            hashes=self.hashes.take(rows),
+            places=places,
+            beside={name: column.take(rows) for name, column in self.beside.items()},
+        )
 
 
 def labelled(
@@ -75,7 +97,7 @@ def labelled(
             )
             # Training comes first, so its classes hold for the parts that follow.
             classes, notes = encoded.classes, [*notes, *encoded.notes]
-        parts[part] = part_of(table, raw.inputs, encoded, raw.hashes[part])
+        parts[part] = part_of(table, raw.config, raw.inputs, raw.target, encoded, raw.hashes[part])
     parts["train"] = replace(parts["train"], places=_places(raw))
     return parts, classes, notes
 
@@ -87,12 +109,30 @@ def _places(raw: RawData) -> dict[str, list[str]]:
 
 
 def part_of(
-    table: Table, inputs: Sequence[str], target: Target | None, hashes: RowHashes
+    table: Table,
+    config: DataConfig,
+    inputs: Sequence[str],
+    target: str | None,
+    encoded: Target | None,
+    hashes: RowHashes,
 ) -> RawPart:
-    """Return a part made of the input columns of a table and its encoded target."""
+    """Return a part made of the input columns of a table, its encoded target, and loss columns.
+
+    Args:
+        table: All columns in use.
+        config: `data:` of the config.
+        inputs: Names of the input columns.
+        target: Name of the target column; None without a target.
+        encoded: The target.
+        hashes: Hashes of the rows.
+    """
     columns = {name: table.columns[name] for name in inputs}
-    values = None if target is None else target.values
-    return RawPart(replace(table, columns=columns), values, hashes)
+    beside = {name: loss_column(name, table) for name in config.loss_columns}
+    values = None if encoded is None else encoded.values
+    alone = replace(table, columns=columns)
+    if target is None or values is None or isinstance(values, Tensor):
+        return RawPart(alone, values, hashes, target_name=target, beside=beside)
+    return RawPart(alone, None, hashes, target_name=target, beside={target: values, **beside})
 
 
 def notes_on_parts(
@@ -100,7 +140,7 @@ def notes_on_parts(
 ) -> list[str]:
     """Return notes on the classes in each part, where there is something to note."""
     targets = {name: part.target for name, part in parts.items() if part.target is not None}
-    return [] if classes is None else notes_on_classes(targets, classes, task)
+    return [] if classes is None or not targets else notes_on_classes(targets, classes, task)
 
 
 def parted(

@@ -71,7 +71,8 @@ class Outcome(NamedTuple):
         if not all(isinstance(step, Vision) for step in steps):
             # a step of the user's own may read and write any column
             return set(self.columns)
-        touched = {step.column for step in steps if isinstance(step, Vision)}
+        vision = [step for step in steps if isinstance(step, Vision)]
+        touched = {name for step in vision for name in (step.column, *step.along)}
         return touched | {n for n, c in self.columns.items() if isinstance(c, DECODED)}
 
 

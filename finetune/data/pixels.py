@@ -13,8 +13,8 @@ import numpy as np
 from finetune.config.image_keys import ImageKeys
 from finetune.importing import require
 
-Mode = Literal["RGB", "L"]
-"""Colour mode of a column, as Pillow names it: colour or grey."""
+Mode = Literal["RGB", "L", "mask"]
+"""Colour mode of a column, as Pillow names it: colour or grey; or `mask`: classes of pixels."""
 Rgb = tuple[int, int, int]
 
 FAULTS = (
@@ -31,6 +31,8 @@ _KNOWN_MODES = GREY_MODES | {"P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", 
 _ORIENTATION, _BITS, _SAMPLE_FORMAT = 0x0112, 258, 339
 """Numbers of EXIF and TIFF tags."""
 _SIGNED = 2
+_MAX_CLASS = 2**15 - 1
+"""Largest number in a mask: it is kept in 16 bits."""
 _RANGE_HINT = "say which are black and white, beside the path of the source: range: [{low}, {high}]"
 
 
@@ -70,10 +72,16 @@ PLAIN_RULES = PixelRules()
 def as_pixels(image: Any, mode: Mode, rules: PixelRules) -> Any:
     """Return a `PIL.Image` that is upright, opaque and in `mode`, with 8 bits per channel.
 
+    A mask keeps its values: numbers of classes, or of colours in a palette.
+
     Raises:
         PixelError: its values have no known range, or its colour mode is unknown.
     """
     pil = require("PIL.Image", extra="vision")
+    if mode == "mask":
+        turn = _TURNS.get(orientation_of(image))
+        classes = _classes_of_pixels(image, pil)
+        return classes if turn is None else classes.transpose(pil.Transpose[turn])
     if rules.range is not None and has_wide_colours(image):
         raise PixelError("range is for grey images, and it has 16 bits for each colour")
     image.load()  # first, since some formats store the orientation behind the pixels
@@ -128,6 +136,34 @@ def has_wide_colours(image: Any) -> bool:
     how = image.tile[0][3]  # of the decoder, such as "RGB;16B"
     packing = how[0] if isinstance(how, tuple) and how else how
     return isinstance(packing, str) and ";16" in packing
+
+
+def _classes_of_pixels(image: Any, pil: ModuleType) -> Any:
+    """Return a mask as a `PIL.Image` of its values.
+
+    Raises:
+        PixelError: pixels have colours or are blurred, so that no number of a class is certain.
+    """
+    if image.format == "JPEG":
+        raise PixelError("it is a JPEG, which blurs the classes of a mask", "save masks as PNG")
+    image.load()
+    values: Any = np.asarray(image)
+    if image.mode in ("RGB", "RGBA", "LA"):
+        # Many programs save grey as three equal channels.
+        channels = values[..., :3] if image.mode != "LA" else values[..., :1]
+        is_grey = (channels == channels[..., :1]).all()
+        is_opaque = image.mode == "RGB" or (values[..., -1] == 255).all()
+        values = channels[..., 0] if is_grey and is_opaque else None
+    elif image.mode not in ("1", "L", "P", "I", "I;16", "I;16L", "I;16B", "I;16N"):
+        values = None
+    if values is None:
+        raise PixelError(
+            f"its pixels are colours ({image.mode}), a mask has one whole number a pixel",
+            "save masks as PNG in grey or with a palette",
+        )
+    if values.size and (values.min() < 0 or values.max() > _MAX_CLASS):
+        raise PixelError(f"a mask has numbers from 0 to {_MAX_CLASS}, it has {values.max()}")
+    return pil.fromarray(values.astype(np.uint8 if values.max(initial=0) < 256 else np.uint16))
 
 
 def _laid_on(rgba: Any, background: Rgb, pil: ModuleType) -> Any:

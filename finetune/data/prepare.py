@@ -19,7 +19,9 @@ from finetune.data.fitted_steps import FittedStep
 from finetune.data.fitting import as_in_training, fitted_on, with_kept
 from finetune.data.identity import DataIdentity
 from finetune.data.image_headers import notes_on_new
+from finetune.data.images import Images
 from finetune.data.learnt import Learnt
+from finetune.data.loss_columns import as_numbers, refuse_unmoved_masks
 from finetune.data.memory_budget import MemoryBudget
 from finetune.data.opening import DataFacts, OpenedData, open_data as open_data
 from finetune.data.parting import RawPart
@@ -28,12 +30,13 @@ from finetune.data.random_steps import naming_left_out, note_on_other_shapes
 from finetune.data.readers.chunks import shown_names
 from finetune.data.readers.row_places import THE_INPUT, Places
 from finetune.data.ready import Fetching, samples_from
-from finetune.data.samples import Prepared
+from finetune.data.samples import ForLoss, Prepared
 from finetune.data.step_facts import identity_of
-from finetune.data.table import Table
+from finetune.data.table import Numbers, Table
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
 from finetune.data.transforms import PlannedStep, Step, plan_steps, usual_transforms
+from finetune.data.vision import Vision
 from finetune.errors import DataError, Key
 from finetune.models.declared import TensorSpec
 from finetune.models.preprocessing import Preprocessing
@@ -131,16 +134,37 @@ def _samples(part: RawPart, making: _Making, name: str = "") -> Samples:
     steps = making.steps
     planned, left_out = (steps.train, []) if name == "train" else (steps.other, steps.left_out)
     with naming_left_out(left_out):
-        outcome = run_steps(part.table, planned, making.tokens, making.fetching.budget)
+        for_loss = _for_loss(part, planned)
+        table = replace(part.table, columns={**part.table.columns, **for_loss.made})
+        outcome = run_steps(table, planned, making.tokens, making.fetching.budget)
         return samples_from(
             outcome,
-            part.target,
+            for_loss,
             fetching=making.fetching,
             identity=_identity(outcome, planned, making.trust, making.fetching.seed),
             place=_place_of(part.table),
             name=name,
             tell=making.tell,
         )
+
+
+def _for_loss(part: RawPart, planned: Sequence[PlannedStep]) -> ForLoss:
+    """Return the columns for the loss; those that steps move along are made with the inputs.
+
+    Raises:
+        DataError: a step moves sequences.
+    """
+    steps = [each.step for each in planned if isinstance(each.step, Vision)]
+    names = {name for step in steps for name in step.along}
+    made: dict[str, Numbers | Images] = {}
+    for name, column in part.for_loss.columns.items():
+        if isinstance(column, Images):
+            made[name] = column
+        elif name in names and isinstance(column, Numbers):
+            made[name] = as_numbers(column)
+        elif name in names:
+            raise DataError(f"column {name!r} holds lists, which do not move with an image")
+    return ForLoss(part.target_name, part.for_loss.columns, made)
 
 
 def _identity(
@@ -187,6 +211,8 @@ def prepare_data(
     Raises:
         DataError: a transform fails, or no batch can hold the resulting samples.
     """
+    beside = opened.train.beside
+    refuse_unmoved_masks(config, [n for n, c in beside.items() if isinstance(c, Images)])
     table = opened.train.table if fit_on is None else fit_on
     fit = _kept(fitted) if fitted else partial(fitted_on, table=table)
     steps = _plans(config, opened.train.table.columns, preprocessing, trust, fit)
@@ -303,7 +329,7 @@ def prepare_inputs(
     with naming_left_out(steps.left_out):
         outcome = run_steps(table, other)
         # each sample is seen once, by the process that predicts
-        samples = samples_from(outcome, None, place=_place_of(table), tell=tell)
+        samples = samples_from(outcome, place=_place_of(table), tell=tell)
     # Redacted: a path or a label in them may be a secret of the config.
     on_files = (*notes_on_new(columns), *notes_on_audio({n: [c] for n, c in columns.items()}, 0))
     for note in (*on_files, *_notes_on_cut(other), *notes_on_met(other)):

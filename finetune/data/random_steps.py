@@ -60,7 +60,7 @@ def note_on_other_shapes(
         return []
     # One sample: to prepare all of them twice for a note would take as long as the run's start.
     first = table.take(torch.tensor([0]))
-    other = samples_from(run_steps(first, steps), None).specs
+    other = samples_from(run_steps(first, steps)).specs
     for name, spec in samples.specs.items():
         if name in other and other[name].shape != spec.shape:
             return [

@@ -24,6 +24,11 @@ from finetune.data.identity import DataIdentity, RowHashes, identified
 from finetune.data.image_headers import read_alike
 from finetune.data.joined import join_targets
 from finetune.data.labels import LabelRules
+from finetune.data.loss_columns import (
+    mask_columns,
+    refuse_idle_loss_columns,
+    refuse_unknown_companions,
+)
 from finetune.data.readers.chunks import shown_names
 from finetune.data.row_hashes import row_hashes
 from finetune.data.sources import open_source, sources_of
@@ -99,13 +104,17 @@ def read_data(
     )
     _refuse_missing_places(config, tables["train"])
     named = config.model_copy(update={"inputs": inputs, "target": target})
+    refuse_unknown_companions(config, inputs, target)
+    refuse_idle_loss_columns(config, task)
+    for_loss = [*([] if target is None else [target]), *config.loss_columns]
+    masks = mask_columns(config, task, target)
     sources, is_image = sources_of(config), image_columns(config, inputs)
     filled = filled_columns(config)
     for part, (source, key) in sources.items():
         # Columns are chosen by the training part; every other part must have the same ones.
         choose_columns(named, tables[part].columns, needs_target=target is not None)
         tables[part] = with_open_gaps(tables[part], filled)
-        settled = settle_columns(tables[part], inputs, target, is_image, source, key)
+        settled = settle_columns(tables[part], inputs, for_loss, is_image, masks, source, key)
         settled = _with_places(settled, tables[part], config, part)
         # Hashed before headers are read: from here on an image that is replaced is noticed.
         tables[part] = identified(settled, files)

@@ -12,7 +12,6 @@ from multiprocessing import current_process
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from finetune.data.batches import Samples
 from finetune.data.gathered_samples import GatheredSamples
@@ -22,6 +21,7 @@ from finetune.data.made_samples import MadeSamples, Making
 from finetune.data.memory_budget import MemoryBudget
 from finetune.data.pipeline import Outcome
 from finetune.data.ragged import Ragged
+from finetune.data.samples import FOR_NO_LOSS, ForLoss
 from finetune.data.table import Numbers
 from finetune.data.transforms import Step
 from finetune.data.vision import Vision
@@ -63,7 +63,7 @@ class Fetching:
 
 def samples_from(
     outcome: Outcome,
-    target: Tensor | None,
+    for_loss: ForLoss = FOR_NO_LOSS,
     *,
     fetching: Fetching | None = None,
     identity: str = "",
@@ -75,7 +75,7 @@ def samples_from(
 
     Args:
         outcome: The columns, and the steps that are left.
-        target: Targets `(N, ...)`, or None.
+        for_loss: The columns that the loss takes: finished, or among those of the outcome.
         fetching: How samples are made and kept.
         identity: Text that identifies the steps, for the fingerprint.
         place: Names a sample for a message.
@@ -91,7 +91,15 @@ def samples_from(
         for each, column in outcome.columns.items()
         if each not in made and isinstance(column, Numbers | Ragged | LazyColumn)
     }
-    plain = GatheredSamples(finished, target, place=place, name=name)
+    left = for_loss.made.keys() & made
+    done = {
+        n: finished.pop(n) if n in for_loss.made else column
+        for n, column in for_loss.columns.items()
+        if n not in left
+    }
+    ready = {n: column for n, column in done.items() if isinstance(column, Numbers | Ragged)}
+    target = ready.pop(for_loss.target or "", None)
+    plain = GatheredSamples(finished, target, more=ready, place=place, name=name)
     if not made:
         return plain
     fetching = fetching or Fetching()
@@ -103,6 +111,8 @@ def samples_from(
         Making(once, drawn, batched, identity, fetching.seed),
         names=tuple(outcome.columns) if finished else (),
         views=fetching.views if name == "train" else 1,
+        target=for_loss.target,
+        for_loss=left,
     )
     count = _num_workers(samples, fetching, tell)
     workers = Workers(count, fetching.hang_timeout_s, stays=name == "train") if count else None

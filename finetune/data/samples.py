@@ -1,17 +1,41 @@
 """Samples and columns as steps pass them on: dicts by name, in which steps replace entries."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+from finetune.data.images import Images
 from finetune.data.lazy_tokens import LazyColumn
 from finetune.data.ragged import Ragged
-from finetune.data.table import Column
+from finetune.data.table import Column, Numbers
 from finetune.errors import DataError, named
 
 Prepared = Column | Ragged | LazyColumn
 """What transforms turn columns into."""
 Sample = dict[str, Any]
 Columns = dict[str, Prepared]
+
+IGNORED = -100
+"""Pads targets that are sequences: torch's cross entropy leaves it out, as in `transformers`."""
+
+
+class ForLoss(NamedTuple):
+    """The columns of a batch that the loss takes and the network does not.
+
+    Args:
+        target: Name of the target among them; None without a target.
+        columns: The columns by name, the target too.
+        made: Those that are columns of the sample, where steps move them along.
+    """
+
+    target: str | None = None
+    columns: Mapping[str, Prepared] = MappingProxyType({})
+
+    made: Mapping[str, Numbers | Images] = MappingProxyType({})
+
+
+FOR_NO_LOSS = ForLoss()
+"""Without targets, as in prediction."""
 
 
 def replaced(

@@ -5,6 +5,7 @@ import os
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from finetune.config.transform_keys import Transform
 from finetune.data.tokenizing import Tokenize
@@ -25,10 +26,17 @@ def identity_of(
         seed: Where their randomness begins; None where they draw nothing.
         trust: Packages whose code they may call.
     """
-    about = [node.model_dump(mode="json") for node in nodes]
+    about = [_facts_of(node) for node in nodes]
     found = [_inner_facts(step) for step in steps]
     # Versions count: a newer Pillow or torchvision may give other pixels for the same step.
     return json.dumps([seed, about, found, code_of(trust), _versions()])
+
+
+def _facts_of(node: Transform) -> dict[str, Any]:
+    """Return the keys of a node."""
+    facts = node.model_dump(mode="json", by_alias=True)
+    # Left out where it is not given: rows that were stored before there was such a key stay valid.
+    return {name: value for name, value in facts.items() if (name, value) != ("with", None)}
 
 
 def _inner_facts(step: Step) -> str:

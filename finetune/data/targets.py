@@ -23,7 +23,10 @@ from finetune.data.class_counts import class_counts
 from finetune.data.images import Images
 from finetune.data.label_lists import LabelList, read_lists, refuse_other_separator
 from finetune.data.labels import LabelRules, Ordered, notes_on_spelling, ordered, twin_of
+from finetune.data.loss_columns import holds_lists, sequence_of, whole_numbers
+from finetune.data.ragged import Ragged
 from finetune.data.readers.mapped import Distinct
+from finetune.data.samples import IGNORED
 from finetune.data.table import Column, Listed, Numbers, Table, refuse_gaps
 from finetune.errors import DataError, named
 
@@ -34,9 +37,12 @@ _LONG = 300
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Targets as a tensor `(N, ...)`, and the names of the classes if there are any."""
+    """Targets, and the names of the classes if there are any.
 
-    values: Tensor
+    They are a tensor `(N, ...)`, masks, or sequences such as the tags of a text's words.
+    """
+
+    values: Tensor | Images | Ragged
     classes: tuple[str, ...] | None
     notes: tuple[str, ...] = ()
     """Lines to report to the user about the labels."""
@@ -111,6 +117,8 @@ def encode_target(
     column = read_cells(table.columns[name], as_text=isinstance(task, MultilabelTask))
     if isinstance(column, Numbers):
         refuse_gaps(name, column, table.place, table.columns[name])
+    if isinstance(column, Images):
+        refuse_masks(name, column, task)
     match task:
         case ClassificationTask():
             return _classes(column, table, labels)
@@ -119,12 +127,31 @@ def encode_target(
         case RegressionTask():
             return Target(_numbers(column, table, name).float(), None)
         case ImportTask():
-            # Words become classes even for an imported task: tensors hold no text.
-            if isinstance(column, Listed) and column.kind == "text":
-                return _classes(column, table, labels)
-            return Target(_numbers(column, table, name), None)
+            return _of_own_task(column, table, labels)
         case _:
             assert_never(task)
+
+
+def refuse_masks(name: str, column: Images, task: Task) -> None:
+    """Raise `DataError` if a target holds masks and the task takes none."""
+    if column.mode == "mask" and not isinstance(task, ImportTask):
+        raise DataError(
+            f"column {name!r} holds masks, which task {task.type!r} does not take",
+            hint="a task of your own takes them: task: {type: import, path: ...}",
+            key=_KEY,
+        )
+
+
+def _of_own_task(column: Column, table: Table, about: _Labels) -> Target:
+    """Return the target of an imported task: masks, sequences, classes or numbers."""
+    if isinstance(column, Images) and column.mode == "mask":
+        return Target(column, None)
+    if holds_lists(column):
+        return _tags(column, table, about)
+    # Words become classes even for an imported task: tensors hold no text.
+    if isinstance(column, Listed) and column.kind == "text":
+        return _classes(column, table, about)
+    return Target(_numbers(column, table, about.name), None)
 
 
 def refuse_unseen(
@@ -169,6 +196,26 @@ def _classes(column: Column, table: Table, about: _Labels) -> Target:
         labels = texts._replace(values=[about.rules.spelt(text) for text in texts.values])
         spellings, found = set(texts.values), tuple(sorted(set(labels.values)))
     return about.numbered(labels, spellings, found)
+
+
+def _tags(column: Column, table: Table, about: _Labels) -> Target:
+    """Return sequences of whole numbers as they are, those of words as numbers of classes."""
+    rows = [
+        sequence_of(column[row], about.name, table.place(row), _KEY) for row in range(len(column))
+    ]
+    if (plain := whole_numbers(rows)) is not None:
+        return Target(Ragged.of(plain, pad=IGNORED, length=None), None)
+    words = {word for row in rows for word in row if isinstance(word, str)}
+    found = sorted({about.rules.spelt(word) for word in words})
+    order = about.settled(words, found)
+    number = {label: position for position, label in enumerate(order.classes)}
+    if not set(found) <= number.keys():
+        raise about.unseen(found, order.classes)
+    mixed = next((n for n, row in enumerate(rows) if row and type(row[0]) is int), None)
+    if mixed is not None:
+        raise DataError(f"column {about.name!r} mixes words and numbers, in {table.place(mixed)}")
+    numbers = [[number[about.rules.spelt(str(word))] for word in row] for row in rows]
+    return Target(Ragged.of(numbers, pad=IGNORED, length=None), order.classes, order.notes)
 
 
 def _whole(column: Numbers, table: Table, name: str) -> Tensor:

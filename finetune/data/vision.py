@@ -34,23 +34,30 @@ class Vision:
     transform: Any
     name: str
     key: Key
+    along: tuple[str, ...] = ()
+    """Columns that move with the image, where a sample has them."""
 
     @property
     def takes_batches(self) -> bool:
         """Whether a batch of images gives the same bits as each image alone."""
-        return self.name in _ALIKE
+        return self.name in _ALIKE and not self.along
 
     @property
     def waits_for_batch(self) -> bool:
         """Whether it is done on whole batches: before it an image takes a quarter of the bytes."""
-        return self.name in _OF_ONE_SHAPE
+        return self.name in _OF_ONE_SHAPE and not self.along
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """Return one sample with its image transformed."""
         image = as_image(sample[self.column], self.column, self.key)
         self._refuse_noise_in_bytes(image)
+        # In prediction there are none.
+        along = [name for name in self.along if name in sample]
+        others = [as_companion(sample[name], name, image, self.key) for name in along]
         try:
-            return {**sample, self.column: self.transform(image)}
+            # All in one call, so that all move by what is drawn once.
+            moved = self.transform(image, *others) if others else (self.transform(image),)
+            return {**sample, **dict(zip((self.column, *along), moved, strict=True))}
         except (TypeError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise DataError(
@@ -97,7 +104,7 @@ def vision_step(
     except (TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"{node.type} does not take these arguments: {reason}", key=key) from error
-    return Vision(column, transform, node.type, key)
+    return Vision(column, transform, node.type, key, node.with_ or ())
 
 
 def transform_all(images: Tensor, steps: Sequence[Vision], room: Room) -> Tensor:
@@ -161,6 +168,42 @@ def as_image(value: Any, column: str, key: Key) -> Any:
             key=key,
         )
     return tv_tensors.Image(value if value.ndim == 3 else value.unsqueeze(0))
+
+
+def as_companion(value: Any, column: str, image: Tensor, key: Key) -> Any:
+    """Return a value that moves along with an image, as torchvision's class for it.
+
+    Images are moved like the first one. Whole numbers `(H, W)` are a mask, which is never blended;
+    floats `(K, 4)` are boxes as x1, y1, x2, y2, and `(K, 2)` points.
+
+    Raises:
+        DataError: it is none of these, or a mask of another size than the image.
+    """
+    tv_tensors = require("torchvision.tv_tensors", extra="vision")
+    if isinstance(value, tv_tensors.TVTensor):
+        return value
+    if is_image(value) or (isinstance(value, Tensor) and value.ndim == 3):
+        return as_image(value, column, key)
+    size = tuple(image.shape[-2:])
+    is_matrix = isinstance(value, Tensor) and value.ndim == 2
+    if is_matrix and not value.is_floating_point():
+        if tuple(value.shape) != size:
+            raise DataError(
+                f"the mask in column {column!r} is of {tuple(value.shape)} pixels, its image of "
+                f"{size}",
+                key=key,
+            )
+        return tv_tensors.Mask(value)
+    if is_matrix and value.shape[1] == 4:
+        return tv_tensors.BoundingBoxes(value, format="XYXY", canvas_size=size)
+    if is_matrix and value.shape[1] == 2:
+        return tv_tensors.KeyPoints(value, canvas_size=size)
+    found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    raise DataError(
+        f"column {column!r} cannot move with an image: it holds {found}",
+        hint="masks are whole numbers (H, W), boxes floats (K, 4), points floats (K, 2)",
+        key=key,
+    )
 
 
 def _argument(name: str, value: Any) -> Any:

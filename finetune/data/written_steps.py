@@ -8,7 +8,8 @@ from finetune.config.transform_keys import Transform
 
 def in_words(nodes: Sequence[Transform]) -> str:
     """Return nodes as text, as a config has them on one line."""
-    return ", ".join(_flow(node.model_dump(mode="json", exclude_none=True)) for node in nodes)
+    dumped = (node.model_dump(mode="json", exclude_none=True, by_alias=True) for node in nodes)
+    return ", ".join(map(_flow, dumped))
 
 
 def _flow(value: Any) -> str:

@@ -1,0 +1,152 @@
+"""Columns that the loss takes and the network does not: masks, tags, further numbers.
+
+Letters: N samples, H height, W width.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from finetune.config.data import DataConfig
+from finetune.config.messages import shown
+from finetune.config.task import ImportLoss, ImportTask, Task
+from finetune.config.transform_keys import VisionTransform
+from finetune.data.cells import read_cells
+from finetune.data.images import Images
+from finetune.data.ragged import Ragged
+from finetune.data.samples import IGNORED
+from finetune.data.table import Column, Listed, Numbers, Table, refuse_gaps
+from finetune.errors import DataError, Key, did_you_mean
+
+_KEY: Key = ("data", "loss_columns")
+_MOVING = frozenset(
+    {
+        *("RandomHorizontalFlip", "RandomVerticalFlip", "RandomCrop", "RandomResizedCrop"),
+        *("RandomRotation", "RandomAffine", "RandomPerspective", "ElasticTransform"),
+        *("RandomZoomOut", "RandomResize", "RandomShortestSize", "ScaleJitter"),
+        *("CenterCrop", "Pad"),
+    }
+)
+"""Classes of torchvision that move pixels, so that a mask must move with the image."""
+
+
+def refuse_idle_loss_columns(config: DataConfig, task: Task) -> None:
+    """Raise `DataError` if no loss would read the columns of `data.loss_columns`."""
+    own = isinstance(task, ImportTask) or any(isinstance(x, ImportLoss) for x in task.losses or ())
+    if config.loss_columns and not own:
+        raise DataError(
+            "no loss reads them: a loss or task of your own does",
+            hint="task.losses: [{type: import, path: ...}], or leave them out",
+            key=_KEY,
+        )
+
+
+def mask_columns(config: DataConfig, task: Task, target: str | None) -> set[str]:
+    """Return the columns for the loss that are masks if they hold images, or names of images.
+
+    Texts of any other column are labels, also where they look like names of files.
+    """
+    moved = {name for _, node in _vision_nodes(config) for name in node.with_ or ()}
+    is_free = isinstance(task, ImportTask) or target in moved
+    return {*config.loss_columns, *([target] if target is not None and is_free else [])}
+
+
+def refuse_unknown_companions(
+    config: DataConfig, inputs: Sequence[str], target: str | None
+) -> None:
+    """Raise `DataError` if a transform moves a column along that is not there, or its own."""
+    known = [*inputs, *([] if target is None else [target]), *config.loss_columns]
+    for key, node in _vision_nodes(config):
+        for name in node.with_ or ():
+            if name not in known or name == (node.column or inputs[0]):
+                told = f"no column {name!r} to move along; there are: {', '.join(known)}"
+                own = f"column {name!r} is the image itself"
+                hint = did_you_mean(name, known)
+                raise DataError(told if name not in known else own, hint=hint, key=(*key, "with"))
+
+
+def refuse_unmoved_masks(config: DataConfig, masks: Sequence[str]) -> None:
+    """Raise `DataError` if a transform moves pixels of an image and not those of its mask."""
+    for key, node in _vision_nodes(config):
+        left = [name for name in masks if name not in (node.with_ or ())]
+        if node.type in _MOVING and left:
+            raise DataError(
+                f"{node.type} moves the pixels of the image and not those of its mask {left[0]!r}",
+                hint=f"{{type: {node.type}, with: [{', '.join(masks)}]}} moves both alike",
+                key=key,
+            )
+
+
+def _vision_nodes(config: DataConfig) -> Iterator[tuple[Key, VisionTransform]]:
+    """Yield the transforms of images with their places in the config."""
+    for name in ("transforms", "evaluation_transforms"):
+        for position, node in enumerate(getattr(config, name) or ()):
+            if isinstance(node, VisionTransform):
+                yield ("data", name, position), node
+
+
+def loss_column(name: str, table: Table) -> Numbers | Ragged | Images:
+    """Return a column of `data.loss_columns` as what a batch holds, or is made from.
+
+    Raises:
+        DataError: it holds something that no tensor does.
+    """
+    column = read_cells(table.columns[name], as_text=False)
+    if isinstance(column, Images):
+        return column
+    if isinstance(column, Numbers):
+        refuse_gaps(name, column, table.place, table.columns[name])
+        return as_numbers(column)
+    if holds_lists(column):
+        rows = [
+            sequence_of(column[row], name, table.place(row), _KEY) for row in range(len(column))
+        ]
+        if (numbers := whole_numbers(rows)) is not None:
+            return Ragged.of(numbers, pad=IGNORED, length=None)
+    raise DataError(
+        f"column {name!r} holds {shown(column[0])} in {table.place(0)}; a loss takes numbers, "
+        "masks, or lists of whole numbers",
+        key=_KEY,
+    )
+
+
+def as_numbers(column: Numbers) -> Numbers:
+    """Return numbers as float32 or int64, bytes too: those of a target are no pixels."""
+    values = column.values
+    return Numbers(values.float() if values.is_floating_point() else values.long())
+
+
+def holds_lists(column: Column) -> bool:
+    """Tell whether the samples of a column are sequences, as of the tags of a text's words."""
+    return (
+        isinstance(column, Listed)
+        and column.kind == "things"
+        and len(column) > 0
+        and isinstance(column[0], list | tuple | np.ndarray | Tensor)
+    )
+
+
+def whole_numbers(rows: Sequence[Sequence[object]]) -> list[list[int]] | None:
+    """Return sequences of whole numbers as such; None if one holds something else."""
+    numbers = [[value for value in row if isinstance(value, int)] for row in rows]
+    return numbers if [*map(len, numbers)] == [*map(len, rows)] else None
+
+
+def sequence_of(cell: Any, name: str, place: str, key: Key) -> list[int] | list[str]:
+    """Return a cell as a list of whole numbers or of words.
+
+    Raises:
+        DataError: it is something else.
+    """
+    values = cell.tolist() if isinstance(cell, np.ndarray | Tensor) else cell
+    if isinstance(values, list | tuple):
+        for kind in (int, str):
+            if all(type(value) is kind for value in values):
+                return list(values)
+    raise DataError(
+        f"column {name!r} holds {shown(cell)} in {place}, which is no list of whole numbers or "
+        "words",
+        key=key,
+    )
