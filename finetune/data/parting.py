@@ -130,8 +130,9 @@ def part_of(
     beside = {name: loss_column(name, table) for name in config.loss_columns}
     values = None if encoded is None else encoded.values
     alone = replace(table, columns=columns)
-    if target is None or values is None or isinstance(values, Tensor):
+    if values is None or isinstance(values, Tensor):
         return RawPart(alone, values, hashes, target_name=target, beside=beside)
+    assert target is not None  # what was encoded has a name
     return RawPart(alone, None, hashes, target_name=target, beside={target: values, **beside})
 
 
