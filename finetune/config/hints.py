@@ -50,6 +50,12 @@ OTHER_WORDS = {
     **dict.fromkeys(("model", "model_name", "arch", "backbone", "model_type"), "architecture"),
     **dict.fromkeys(("model_name_or_path", "pretrained_model", "checkpoint_path"), "path"),
     **dict.fromkeys(("delimiter", "sep"), "separator"),
+    # Of a data set of the hub; elsewhere `split` is a key of its own.
+    "split": "part",
+    **dict.fromkeys(("sampling_rate", "sr", "rate"), "sample_rate"),
+    "duration": "seconds",
+    **dict.fromkeys(("na_values", "null_values"), "missing"),
+    **dict.fromkeys(("image_folder", "img_dir", "base_dir"), "folder"),
     **dict.fromkeys(("augmentations", "augmentation", "transform", "preprocessing"), "transforms"),
     **dict.fromkeys(("early_stop", "earlystopping"), "early_stopping"),
     **dict.fromkeys(("logging_steps", "log_interval", "log_every_n_steps"), "log_every"),

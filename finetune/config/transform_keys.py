@@ -136,6 +136,8 @@ class VisionTransform(OpenNode):
         # A type that is no text is reported by pydantic already.
         if not isinstance(type_, str):
             return []
+        if (ours := _OTHER_NAMES.get(type_.casefold().replace("_", ""))) is not None:
+            return [(("type",), f"no transform {type_!r}", f"did you mean {ours!r}?")]
         return check_arguments(TRANSFORMS, "transform", type_, cls.arguments_in(value), also=own)
 
 
@@ -144,6 +146,20 @@ _OWN_TYPES = {
     *("tokenize", "stack", "mask_tokens", "spec_augment", "mixup", "cutmix", "import"),
     *("standardize", "fill", "categories", "clip"),
 }
+
+
+_OTHER_NAMES = {
+    **dict.fromkeys(("standardscaler", "scaler", "zscore", "scale"), "standardize"),
+    **dict.fromkeys(
+        ("impute", "imputer", "simpleimputer", "fillna", "fillmissing", "fillnull"), "fill"
+    ),
+    **dict.fromkeys(
+        ("onehot", "onehotencoder", "onehotencode", "ordinalencoder", "labelencoder", "categorify"),
+        "categories",
+    ),
+    **dict.fromkeys(("winsorize", "clamp"), "clip"),
+}
+"""What other tools call our steps, in small letters and without `_`."""
 
 
 def _kind_of_transform(value: Any) -> str:

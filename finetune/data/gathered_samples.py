@@ -82,6 +82,8 @@ class GatheredSamples:
     @cached_property
     def has_shorter(self) -> bool:
         """Whether some samples have fewer tokens than the longest batch."""
+        if not self._columns:
+            return False  # all columns are made at every fetch
         # Asked for of all samples at once, so that their tokens are made together.
         whole = None if self.longest is None else [column.whole for column in self._tokens]
         extent = self._extent(torch.arange(len(self)), whole or self._tokens)

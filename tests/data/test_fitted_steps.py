@@ -1,14 +1,17 @@
 """Steps fitted on the training samples: what each keeps, and what it does to other samples."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from sklearn.preprocessing import StandardScaler
 
 from finetune.config.data import DataConfig
 from finetune.data.learnt import Known, Scale, num_positions, read_learnt
 from finetune.data.prepare import prepare_inputs
-from finetune.errors import DataError
+from finetune.errors import DataError, FinetuneError
 from finetune.models.preprocessing import Preprocessing
 
 NOTHING = Preprocessing(None, None)
@@ -285,3 +288,75 @@ def test_figures_are_read_back_to_the_last_bit():
     first, second = read_learnt(document)
     assert first.columns == {"x": Scale((0.1, 1 / 3), (1e-300, 0.0))}
     assert (second.columns, num_positions([first, second])) == ({"y": Known(("a",))}, {"y": 2})
+
+
+@pytest.mark.parametrize(
+    ("type_", "ours"),
+    [("one_hot", "categories"), ("StandardScaler", "standardize"), ("SimpleImputer", "fill"),
+     ("fillna", "fill"), ("Categorify", "categories"), ("winsorize", "clip")],
+)  # fmt: skip
+def test_the_names_of_other_tools_lead_to_ours(type_, ours):
+    source = {"type": "random"}
+    with pytest.raises(ValidationError) as caught:
+        DataConfig.model_validate({"source": source, "transforms": [{"type": type_}]})
+    assert caught.value.errors()[0]["ctx"]["hint"] == f"did you mean {ours!r}?"
+
+
+CELLS = [
+    "",
+    "1",
+    "-2.5",
+    "3,5",
+    "NA",
+    "nan",
+    "inf",
+    "x",
+    "7e400",
+    "007",
+    " 4",
+    "1" * 400,
+    "\x1b",
+    "é",
+]
+STEPS = [
+    {"type": "fill", "with": "median"},
+    {"type": "fill", "with": "most_frequent", "flag": True},
+    {"type": "fill", "with": 0},
+    {"type": "standardize"},
+    {"type": "clip", "quantiles": [0.1, 0.9]},
+    {"type": "categories"},
+    {"type": "categories", "as": "index"},
+]
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_damaged_tables_are_fitted_or_refused_in_one_line(count, tmp_path, prepared):
+    """Random cells under random steps; what was fitted gives a row the same bits alone."""
+    draw = random.Random(5)
+    refused: list[str] = []
+    for number in range(count):
+        cells = [*draw.choices(CELLS, k=3), *draw.choices(["1", "2", "", "5"], k=5)]
+        path = tmp_path / f"{number}.csv"
+        path.write_text("x,y\n" + "".join(f'"{c}",{"ab"[n % 2]}\n' for n, c in enumerate(cells)))
+        steps = [{**step, "columns": ["x"]} for step in draw.sample(STEPS, draw.randint(1, 4))]
+        missing = draw.choice([[], ["NA"]])
+        data = {
+            "source": {"type": "csv", "path": str(path), "missing": missing},
+            "inputs": ["x"],
+            "target": "y",
+            "transforms": steps,
+        }
+        try:
+            made = prepared(data)
+        except FinetuneError as error:
+            refused.append(error.message)
+            continue
+        whole = made.train.fetch(range(8)).inputs
+        assert all(bool(torch.isfinite(values).all()) for values in whole.values())
+        row = draw.randrange(8)
+        cell = "" if cells[row] in missing else cells[row]
+        alone, _ = predicted(made, DataConfig.model_validate(data), x=[cell])
+        for name, values in alone.fetch([0]).inputs.items():
+            assert torch.equal(values[0], whole[name][row])
+    assert count / 10 < len(refused) < count
+    assert all(message and "\n" not in message for message in refused)

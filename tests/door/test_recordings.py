@@ -230,6 +230,33 @@ def test_number_of_processes_and_keeping_change_no_bit(folder):
     assert all(torch.equal(batch, batches[0]) for batch in batches)
 
 
+@pytest.mark.parametrize("form", ["wav", "flac", "ogg", "mp3"])
+def test_a_recording_that_was_cut_off_is_refused(form, tmp_path):
+    raw = encoded(1, form, 8000, seconds=1)
+    path = tmp_path / f"x.{form}"
+    path.write_bytes(raw[: len(raw) * 2 // 3])
+    with pytest.raises(DataError, match="cannot read the recording"):
+        read_waveform(path, SoundRules(8000))
+    path.write_bytes(raw)
+    assert len(read_waveform(path, SoundRules(8000))) == 8000
+
+
+def test_a_wav_of_unknown_size_that_came_through_a_pipe_is_read():
+    raw = bytearray(encoded(1))
+    raw[4:8] = raw[40:44] = b"\xff\xff\xff\xff"
+    assert torch.equal(
+        read_waveform(bytes(raw), SoundRules(RATE)), read_waveform(encoded(1), SoundRules(RATE))
+    )
+
+
+def test_values_that_are_not_finite_are_refused():
+    file = io.BytesIO()
+    wave = np.array([0.0, np.nan, 0.5], np.float32)
+    soundfile.write(file, wave, RATE, format="wav", subtype="FLOAT")
+    with pytest.raises(DataError, match="not finite"):
+        read_waveform(file.getvalue(), SoundRules(RATE))
+
+
 def damaged(number, draw):
     """Return the bytes of a recording with a random damage, and the form it was."""
     form = ("wav", "flac", "ogg", "mp3")[number % 4]
