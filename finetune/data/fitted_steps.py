@@ -168,10 +168,12 @@ class FittedStep:
         """Return mean and standard deviation (of the whole, as scikit-learn has it) per number."""
         flat = self._with_values(name, flat)
         mean, deviation = np.nanmean(flat, axis=0), np.nanstd(flat, axis=0)
-        # Compared, not computed: the mean of equal numbers may differ from them in the last bit,
+        # Compared, not computed: the mean of large equal numbers differs from them in the last bit,
         # and to divide by that difference would make noise as large as a signal.
-        is_constant = np.nanmin(flat, axis=0) == np.nanmax(flat, axis=0)
-        return Scale(tuple(mean.tolist()), tuple(np.where(is_constant, 0.0, deviation).tolist()))
+        least = np.nanmin(flat, axis=0)
+        is_constant = least == np.nanmax(flat, axis=0)
+        mean, deviation = np.where(is_constant, least, mean), np.where(is_constant, 0.0, deviation)
+        return Scale(tuple(mean.tolist()), tuple(deviation.tolist()))
 
     def _filling(self, node: FillTransform, name: str, column: Prepared, place: Place) -> Filling:
         """Return what goes into the empty cells of one column."""

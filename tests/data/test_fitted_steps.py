@@ -81,10 +81,12 @@ def test_each_number_of_a_vector_is_standardized_alone(prepared):
     torch.testing.assert_close(values.std(0, correction=0), torch.ones(13))
 
 
-def test_a_constant_column_becomes_zero_and_is_told(fed):
-    made, _ = fed(table([0.1] * 7, held=[0.3]), [{"type": "standardize", "columns": ["x"]}], ["x"])
+@pytest.mark.parametrize(("value", "other"), [(0.1, 0.3), (123456789012345677, 0)])
+def test_a_constant_column_becomes_zero_and_is_told(fed, value, other):
+    rows = table([value] * 7, held=[other])
+    made, _ = fed(rows, [{"type": "standardize", "columns": ["x"]}], ["x"])
     assert not column(made.train).any()
-    assert column(made.validation).tolist() == pytest.approx([0.2])
+    assert column(made.validation).tolist() == pytest.approx([other - value])
     assert any("constant in the training part and tell nothing: 'x'" in n for n in made.notes)
 
 
