@@ -128,6 +128,9 @@ class ModelError(FinetuneError):
 class DataError(FinetuneError):
     """A source, a column or a sample is not what the config says."""
 
+    unread: tuple[str, int] | None = None
+    """Part and position of the sample of a run that cannot be made; None for any other fault."""
+
 
 class SelectorError(FinetuneError):
     """A selector matches nothing, or two selectors demand different things of one parameter."""

@@ -94,7 +94,8 @@ class Predictor:
         quiet = torch.inference_mode if is_strict else torch.no_grad
         precision = Precision(run.config.train.precision, run.device)
         for indices in torch.arange(len(samples)).split(self.batch_size):
-            batch = samples.fetch(indices).to(run.device)
+            with located(run.config):
+                batch = samples.fetch(indices).to(run.device)
             with quiet(), precision.autocast(), rows_named(samples, batch):
                 outputs = run.model(**batch.inputs)
             # Outside of the block above: between two predictions the caller's code runs, and

@@ -153,6 +153,9 @@ class ActivationCache:
             self._use.tell(f"activation cache: not stored: {error.in_one_line}")
 
     def _planned(self, found: Estimate, facts: Facts, phase: str | None = None) -> _Planned:
+        if not (self._use.splits["train"].is_identified or found.pays):
+            # To know whether rows are stored, all files would be read.
+            return _Planned(found, facts, phase)
         folder = folder_of(cache_root(), key_of(self._about(facts, "train")))
         stored = min(1.0, num_written(folder) / found.train_rows)
         return _Planned(replace(found, stored=stored), facts, phase)
@@ -276,7 +279,10 @@ class ActivationCache:
         """Return all that the rows of a split depend on: the store's key is its hash."""
         # Kept, since hashing the data takes long and it does not change within a run.
         if split not in self._fingerprints:
-            self._fingerprints[split] = self._use.splits[split].fingerprint()
+            samples = self._use.splits[split]
+            # Contents decide which rows are used: every file is hashed, if none was before.
+            samples.identify(lambda line: self._use.tell(f"activation cache: {line}"))
+            self._fingerprints[split] = samples.fingerprint()
         return facts_of_split(facts, split) | {
             "data": self._fingerprints[split],
             "batch_size": self._use.batch_sizes[split],

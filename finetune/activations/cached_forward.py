@@ -17,7 +17,7 @@ from torch import Tensor
 
 from finetune.activations.batch_shapes import Split, lengths_of
 from finetune.activations.exact import Judgement, fault_of_rows, in_full_batch, judge
-from finetune.activations.forward import Statistics
+from finetune.activations.forward import Statistics, device_of
 from finetune.activations.key import Facts
 from finetune.activations.replay import Replay
 from finetune.activations.split_cache import Runner, SplitCache
@@ -139,16 +139,16 @@ class CachedForward:
 
     def fetches(self, samples: Samples, cuts: Sequence[Tensor], *, epoch: int) -> Iterator[Batch]:
         """Yield the batches; those that will be answered carry the numbers of their rows."""
-        split = self._splits.get(samples.name)
+        split, device = self._splits.get(samples.name), device_of(self.model)
         if split is None:
-            yield from samples.fetches(cuts, epoch=epoch)
+            yield from samples.fetches(cuts, epoch, device)
             return
         view = epoch % samples.views if samples.views else 0
         # For all cuts in advance: the processes that prepare batches must know which ones to make.
         is_there = [split.has(cut, view) for cut in cuts]
         self._tell_notes(split)
         missing = [cut for cut, is_stored in zip(cuts, is_there, strict=True) if not is_stored]
-        made = samples.fetches(missing, epoch=epoch)
+        made = samples.fetches(missing, epoch, device)
         for cut, is_stored in zip(cuts, is_there, strict=True):
             # Checked again: another process may have found a row damaged in the meantime.
             if is_stored and (rows := split.rows_of(cut, view)) is not None:
@@ -174,7 +174,7 @@ class CachedForward:
         rows = split.rows_of(indices, batch.view) if was_there else None
         # Here and not in `forward`, so that this batch too is answered.
         if rows is None and not split.was_tried(indices):
-            batch = batch.to(next(self.model.parameters()).device)
+            batch = batch.to(device_of(self.model))
             judgement = self._judged(batch, split)
             if judgement.rows and self._inner is None:
                 self._write(batch, split, judgement.rows)
@@ -195,9 +195,10 @@ class CachedForward:
         is_exact = batch.rows is not None or self._judged(batch, split).is_exact
         with self._around(batch, split, batch.rows, is_exact=is_exact) as (rows, _):
             outputs = self._run(**batch.inputs)
-        if batch.rows is None and not (is_exact and rows):
+        # A batch with a skipped sample runs every time: that one has no row.
+        if batch.skipped or (batch.rows is None and not (is_exact and rows)):
             self._statistics.whole += len(batch)
-        if rows and not split.is_full:
+        elif rows and not split.is_full:
             self._statistics.recorded += len(batch)
         return outputs
 
@@ -312,12 +313,17 @@ class CachedForward:
     def _write(self, batch: Batch, split: SplitCache, rows: Mapping[str, Tensor]) -> None:
         if split.is_full or not rows:
             return
+        # Splits that are cut in order have rows of whole batches only.
+        if batch.skipped and split.in_order:
+            return
+        # What stands in the place of a skipped sample is no row of it.
+        kept = batch.is_whole if batch.skipped else slice(None)
         began = time.perf_counter()
         try:
             split.store.write(
-                split.numbers(batch.indices, batch.view),
-                {name: row.cpu() for name, row in rows.items()},
-                lengths_of(batch.inputs).cpu() if self._is_ragged else None,
+                split.numbers(batch.indices, batch.view)[kept],
+                {name: row.cpu()[kept] for name, row in rows.items()},
+                lengths_of(batch.inputs).cpu()[kept] if self._is_ragged else None,
             )
         except StoreError as error:
             # Only speed is lost: stored rows are still used, all other samples run.

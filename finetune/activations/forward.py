@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from finetune.activations.batch_shapes import Shape
@@ -19,7 +20,7 @@ class Forward(Protocol):
         """The network."""
 
     def fetches(self, samples: Samples, cuts: Sequence[Tensor], *, epoch: int) -> Iterator[Batch]:
-        """Yield the batches at the indices of each cut."""
+        """Yield the batches at the indices of each cut, on the device of the network."""
 
     def forward(self, batch: Batch, samples: Samples) -> Any:
         """Run the network on a batch of `samples`."""
@@ -40,8 +41,8 @@ class UncachedForward:
     outputs as a store with `store_dtype` would, so that caching changes no bit."""
 
     def fetches(self, samples: Samples, cuts: Sequence[Tensor], *, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of `samples`."""
-        return samples.fetches(cuts, epoch=epoch)
+        """Yield the batches of `samples`, on the device of the network."""
+        return samples.fetches(cuts, epoch, device_of(self.model))
 
     def forward(self, batch: Batch, samples: Samples) -> Any:
         """Run the network on the whole batch."""
@@ -56,6 +57,12 @@ class UncachedForward:
             self.replay.remove()
 
 
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device that a network is on; the CPU for one without parameters."""
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
 @dataclass(slots=True)
 class Statistics:
     """What the activation cache did in a run so far, in training and evaluation."""
@@ -65,7 +72,8 @@ class Statistics:
     recorded: int = 0
     """Visits of samples whose frozen prefix ran and was stored."""
     whole: int = 0
-    """Visits of samples in batches of a shape that is not exact: they ran and were not read."""
+    """Visits of samples in batches that ran and were not read: of a shape that is not exact, or
+    with a sample that is skipped."""
     seconds_reading: float = 0.0
     seconds_writing: float = 0.0
     seconds_trying: float = 0.0

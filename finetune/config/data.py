@@ -115,6 +115,8 @@ class DataConfig(Node):
     """Processes that read, decode and transform samples; 0 does it in the training process, `auto` takes as many as pay. Their number changes no bit."""
     memory_gb: Annotated[float, Field(ge=0, le=1e6)] | Literal["auto"] = "auto"
     """GiB that samples may take after the transforms that give the same every time; `auto` for a quarter of the free memory. Beyond it they are made again in every epoch."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What happens when a sample of image files cannot be read: the run stops, or goes on without it. In training the next sample that can be read takes its place, in evaluation none does; how many are skipped is told."""
 
     @model_validator(mode="after")
     def _one_source_or_one_for_each_part(self) -> Self:

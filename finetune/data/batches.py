@@ -4,7 +4,7 @@ Letters: N samples of a split, B samples of a batch, C classes, L tokens of the 
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
@@ -43,6 +43,8 @@ class Batch:
         rows: Numbers of its rows in the activation cache, if its frozen calls will be answered with
             them; None if the network runs.
         columns: The columns of `data.loss_columns` by name, each `(B, ...)`.
+        skipped: Samples that cannot be made, with the reason, by position in the split; another
+            sample of the split stands in the place of each.
     """
 
     inputs: dict[str, Tensor]
@@ -51,6 +53,23 @@ class Batch:
     view: int = 0
     rows: Tensor | None = None
     columns: dict[str, Tensor] = field(default_factory=dict)
+    skipped: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> Tensor:
+        """Where a sample is the one that its index names, `(B,)` bool."""
+        return torch.tensor([row not in self.skipped for row in self.indices.tolist()])
+
+    def without_skipped(self) -> "Batch":
+        """Return the batch without what stands in the place of skipped samples."""
+        if not self.skipped:
+            return self
+        kept = self.is_whole.to(self.indices.device)
+        inputs = {name: values[kept] for name, values in self.inputs.items()}
+        target = None if self.target is None else self.target[kept]
+        columns = {name: values[kept] for name, values in self.columns.items()}
+        indices = self.indices[kept]
+        return replace(self, inputs=inputs, target=target, indices=indices, columns=columns)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -60,7 +79,8 @@ class Batch:
         inputs = {name: values.to(device) for name, values in self.inputs.items()}
         target = None if self.target is None else self.target.to(device)
         columns = {name: values.to(device) for name, values in self.columns.items()}
-        return Batch(inputs, target, self.indices.to(device), self.view, self.rows, columns)
+        indices = self.indices.to(device)
+        return replace(self, inputs=inputs, target=target, indices=indices, columns=columns)
 
 
 def seed_for(*parts: str | int) -> int:
@@ -173,12 +193,41 @@ class Samples(Protocol):
         """
         ...
 
-    def fetches(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
-        """Fetch one batch after another, by processes where there are any."""
+    def fetches(
+        self, batches: Sequence[Tensor], epoch: int, device: torch.device | str = "cpu"
+    ) -> Iterator[Batch]:
+        """Fetch one batch after another, by processes where there are any.
+
+        Steps that work on whole batches run on `device`, where the batch is.
+        """
         ...
 
     def close(self) -> None:
         """End the processes that make batches, if any; the next fetch starts them again."""
+        ...
+
+    @property
+    def first_row(self) -> int:
+        """Position of the first sample that can be made."""
+        ...
+
+    @property
+    def can_skip(self) -> bool:
+        """Whether a sample that cannot be made may be skipped: it is made when it is fetched."""
+        ...
+
+    @property
+    def skipped(self) -> Mapping[int, str]:
+        """Samples that could not be made until now, with the reason, by position."""
+        ...
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether the contents of all files are known, so that `fingerprint` reads none."""
+        ...
+
+    def identify(self, tell: Callable[[str], None]) -> None:
+        """Read all files whose contents are not known yet; `tell` receives lines for the user."""
         ...
 
     def fingerprint(self) -> str:

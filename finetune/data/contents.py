@@ -83,15 +83,20 @@ class KnownFiles:
         """
         return self._root or cache_root()
 
+    def take_notes(self) -> list[str]:
+        """Return the notes, and keep none of them."""
+        notes, self.notes = self.notes, []
+        return notes
+
     def contents(self, paths: Sequence[Path]) -> Contents:
         """Return the hashes of files. Those with an unchanged state are not read, except for a few.
 
         Raises:
             DataError: a file is missing, cannot be read, or is being written.
         """
-        states = torch.tensor([_state_at(path) for path in paths]).reshape(-1, 4)
+        states = file_states(paths)
         # A store costs more than to read so little, and what is read needs no trust in times.
-        if int(states[:, 0].sum()) + len(paths) * _OPENING_BYTES < _LEAST_BYTES:
+        if cost_of(states) < _LEAST_BYTES:
             return read_contents(paths)
         try:
             return self._stored(paths, states)
@@ -128,6 +133,17 @@ class KnownFiles:
             return contents
 
 
+def contents_if_readable(paths: Sequence[Path]) -> Contents:
+    """Return the hashes of files; a file that cannot be read has one that no contents have."""
+    found = []
+    for path in paths:
+        try:
+            found.append(_read(path))
+        except DataError:
+            found.append((blake2b(b"unread", digest_size=HASH_BYTES).digest(), UNKNOWN))
+    return _joined(found)
+
+
 def read_contents(paths: Sequence[Path], what: str = "image") -> Contents:
     """Return the hashes of files after reading all of them; `what` they are, for messages.
 
@@ -135,7 +151,11 @@ def read_contents(paths: Sequence[Path], what: str = "image") -> Contents:
         DataError: a file is missing, cannot be read, or is being written.
     """
     read = _read if what == "image" else partial(_read, what=what)
-    found = [read(path) for path in paths]
+    return _joined([read(path) for path in paths])
+
+
+def _joined(found: Sequence[tuple[bytes, State]]) -> Contents:
+    """Return the hashes and states of files as tensors."""
     return Contents(
         as_hashes([digest for digest, _ in found]),
         torch.tensor([state for _, state in found], dtype=torch.int64).reshape(-1, 4),
@@ -149,6 +169,28 @@ def states_of(paths: Sequence[Path]) -> list[State]:
         OSError: a file is missing.
     """
     return [_as_state(path.stat()) for path in paths]
+
+
+def file_states(paths: Sequence[Path], *, skips: bool = False) -> Tensor:
+    """Return the state of each file, (N, 4) int64; no file is opened.
+
+    Args:
+        paths: The files.
+        skips: Whether a file that has no state gets `UNKNOWN`.
+
+    Raises:
+        DataError: a file is missing, or its folder cannot be read.
+    """
+    try:
+        found = [_as_state(os.stat(path)) for path in paths]  # noqa: PTH116 (twice as fast)
+    except OSError:
+        found = [_state_or_unknown(path) if skips else _state_at(path) for path in paths]
+    return torch.tensor(found, dtype=torch.int64).reshape(-1, 4)
+
+
+def cost_of(states: Tensor) -> int:
+    """Return what it costs to read all files of these states, as a number of bytes."""
+    return int(states[:, 0].sum()) + len(states) * _OPENING_BYTES
 
 
 def as_hashes(digests: Sequence[bytes]) -> Tensor:
@@ -295,15 +337,25 @@ def _write(store: Store, known: Tensor, contents: Contents) -> None:
         store.write(rows, {"state": contents.states[rows], "hash": contents.hashes[rows]})
 
 
+def hash_file(file: BinaryIO, name: str, what: str = "image") -> tuple[bytes, State]:
+    """Return hash and state of an open file; the state is `UNKNOWN` if it proves nothing.
+
+    Raises:
+        DataError: it is being written.
+        OSError: it cannot be read.
+    """
+    # The same state before and after shows that nobody wrote to the file while it was read.
+    for _ in range(_TRIES):
+        before, digest = _state(file), _hashed(file)
+        if _state(file) == before:
+            return digest, before if _is_telling(before) else UNKNOWN
+    raise DataError(f"the {what} {name!r} is being written", hint="try again when it is done")
+
+
 def _read(path: Path, what: str = "image") -> tuple[bytes, State]:
-    """Return hash and state of a file; the state is `UNKNOWN` if it proves nothing."""
+    """Return hash and state of a file."""
     with opened_regular(path, what) as file:
-        # The same state before and after shows that nobody wrote to the file while it was read.
-        for _ in range(_TRIES):
-            before, digest = _state(file), _hashed(file)
-            if _state(file) == before:
-                return digest, before if _is_telling(before) else UNKNOWN
-    raise DataError(f"the {what} {str(path)!r} is being written", hint="try again when it is done")
+        return hash_file(file, str(path), what)
 
 
 def _hashed(file: BinaryIO) -> bytes:
@@ -327,6 +379,14 @@ def _state_at(path: Path) -> State:
     """Return the state of the file at a path."""
     with naming(str(path)):
         return _as_state(path.stat())
+
+
+def _state_or_unknown(path: Path) -> State:
+    """Return the state of the file at a path; `UNKNOWN` if it has none."""
+    try:
+        return _state_at(path)
+    except DataError:
+        return UNKNOWN
 
 
 def _state(file: BinaryIO) -> State:

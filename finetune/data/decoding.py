@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from hashlib import blake2b
@@ -26,6 +26,7 @@ from finetune.data.contents import (
     opened_regular,
     read_contents,
 )
+from finetune.data.item_contents import another_one
 from finetune.data.pixels import (
     DEEP_MODES,
     FAULTS,
@@ -47,6 +48,10 @@ _READ_AT_ONCE = 1 << 20
 
 # Pillow logs an error before it raises it. Without a handler, Python would print the log too.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+Known = Callable[[BinaryIO], tuple[State, bytes]]
+"""Returns state and hash that an open file must have."""
 
 
 class Header(NamedTuple):
@@ -78,7 +83,7 @@ def is_image(value: object) -> bool:
 def open_image(
     item: Any,
     mode: Mode,
-    known: tuple[State, bytes] | None = None,
+    known: Known | None = None,
     *,
     rules: PixelRules | None = None,
 ) -> Any:
@@ -87,7 +92,7 @@ def open_image(
     Args:
         item: A path, encoded bytes, `{"bytes", "path"}` with bytes, or a PIL image.
         mode: The colour mode.
-        known: State and hash that the item must have; None to accept any contents.
+        known: Returns state and hash that the item must have; None to accept any contents.
         rules: Reading rules of the source; None for the default ones.
 
     Raises:
@@ -99,16 +104,15 @@ def open_image(
             return as_pixels(item, mode, rules)
     # The file stays open over decoding and the check: a path could lead to another file in between.
     with _opened(item) as (file, name):
+        with naming(name):
+            expected = None if known is None else known(file)
         with _readable(name, pil), _pictured(file, pil) as image:
             decoded = as_pixels(image, mode, rules)
             if image.format == "PNG":
                 _refuse_broken_chunks(file)
         # Checked after decoding: what is written to the file from now on is not in the result.
-        if known is not None and not _holds(file, *known):
-            raise DataError(
-                f"the image {name!r} is another one than when the data was opened",
-                hint="start the command again; what was stored of the old one is not used",
-            )
+        if expected is not None and not _holds(file, *expected):
+            raise another_one(name)
     return decoded
 
 

@@ -5,6 +5,7 @@ Letters: N samples, B in a batch, L tokens.
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -125,12 +126,22 @@ class GatheredSamples:
         more = {name: column.gather(rows) for name, column in self._more.items()}
         return Batch(inputs, target, rows, columns=more)
 
-    def fetches(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
+    def fetches(
+        self, batches: Sequence[Tensor], epoch: int, device: torch.device | str = "cpu"
+    ) -> Iterator[Batch]:
         """Fetch one batch after another."""
-        yield from (self.fetch(rows, epoch=epoch) for rows in batches)
+        yield from (self.fetch(rows, epoch=epoch).to(device) for rows in batches)
 
     def close(self) -> None:
         """Do nothing: no process makes these batches."""
+
+    is_identified = True
+    skipped: Mapping[int, str] = MappingProxyType({})
+    first_row = 0
+    can_skip = False
+
+    def identify(self, tell: Callable[[str], None]) -> None:
+        """Do nothing: no column is a file."""
 
     def fingerprint(self) -> str:
         """Hash the contents of all columns, targets too."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import islice
-from typing import Any, NamedTuple, Self, TypeGuard
+from typing import Any, Literal, NamedTuple, Self, TypeGuard
 
 import numpy as np
 import torch
@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.data.cells import read_cells
-from finetune.data.contents import HASH_BYTES, KnownFiles, as_hashes
-from finetune.data.images import Images, missing_file
-from finetune.data.table import Column, Numbers, Table
-from finetune.errors import DataError
+from finetune.data.contents import HASH_BYTES, as_hashes
+from finetune.data.images import Images
+from finetune.data.table import Column, Numbers
 
 _VERSION = 1
 MOST_HASHED_ROWS = 2_000_000
@@ -34,6 +33,8 @@ _NOBODY_KNOWS = 0
 
 Hashes = NDArray[np.uint64]
 """Hashes of rows, (N,) uint64."""
+KnownBy = Literal["contents", "names"]
+"""Whether image files are identified by their contents, or by name and size."""
 
 
 class RowHashes(NamedTuple):
@@ -48,6 +49,7 @@ class RowHashes(NamedTuple):
     notation, or in a file of another format. 0 if the contents cannot be compared."""
     columns: Mapping[str, str]
     """Hash of each whole column."""
+    known_by: KnownBy = "contents"
 
     @classmethod
     def empty(cls, count: int) -> "RowHashes":
@@ -75,6 +77,11 @@ class DataIdentity:
             there are too many, or an older version kept none.
         former: Such hashes of rows that were trained on and are no longer in the data.
         is_kept: Whether the data changed since the run began, and known rows kept their part.
+        known_by: What identifies image files.
+        unread: Positions of the samples of each part that the run could not make: what was trained
+            does not depend on them.
+        digest: Hash of the training samples when the run began, if some of them were mended since;
+            None to take that of the samples here.
     """
 
     columns: Mapping[str, str]
@@ -84,6 +91,9 @@ class DataIdentity:
     inputs: Mapping[str, Hashes] = field(default_factory=dict)
     former: Hashes = field(default_factory=lambda: np.empty(0, np.uint64))
     is_kept: bool = False
+    known_by: KnownBy = "contents"
+    unread: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    digest: str | None = None
 
     @classmethod
     def of(cls, parts: Mapping[str, RowHashes], classes: tuple[str, ...] | None) -> Self:
@@ -102,7 +112,8 @@ class DataIdentity:
         is_short = any(len(rows[name]) != size for name, size in sizes.items())
         # One hash over all rows of a part cannot tell which row was trained on.
         inputs = {} if is_short else {name: part.read for name, part in parts.items()}
-        return cls(columns, classes, rows, sizes, inputs)
+        known_by = next(iter(parts.values())).known_by
+        return cls(columns, classes, rows, sizes, inputs, known_by=known_by)
 
     def after(self, before: "DataIdentity") -> "DataIdentity":
         """Return this identity for a run that was trained on other data before.
@@ -128,7 +139,7 @@ class DataIdentity:
     @property
     def training_digest(self) -> str:
         """Hash of the training samples in their order."""
-        return _hash([self.parts["train"].tobytes()]).hex()
+        return self.digest or _hash([self.parts["train"].tobytes()]).hex()
 
     @property
     def is_short(self) -> bool:
@@ -149,6 +160,12 @@ class DataIdentity:
         }
         if self.is_kept:
             document |= {"former": _as_text(self.former), "kept": True}
+        if self.known_by != "contents":
+            document["images"] = self.known_by
+        if self.unread:
+            document["unread"] = {part: list(rows) for part, rows in self.unread.items()}
+        if self.digest is not None:
+            document["digest"] = self.digest
         return document
 
     @classmethod
@@ -179,9 +196,49 @@ class DataIdentity:
                 inputs,
                 _from_text(document.get("former", "")),
                 document.get("kept") is True,
+                "names" if document.get("images") == "names" else "contents",
+                _unread(document.get("unread", {}), sizes),
+                _digest(document.get("digest")),
             )
         except (KeyError, TypeError, AttributeError, binascii.Error) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _unread(document: Any, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Return the positions that a document names, by part.
+
+    Raises:
+        ValueError: they are none of the part.
+    """
+    found = {str(part): tuple(rows) for part, rows in document.items()}
+    for part, rows in found.items():
+        if not all(type(row) is int and 0 <= row < sizes[part] for row in rows):
+            raise ValueError(f"positions of samples {rows[:_SHOWN]}")
+    return found
+
+
+def _digest(document: Any) -> str | None:
+    """Return the hash of training samples that a document names, or None."""
+    if document is None or (isinstance(document, str) and len(document) == 2 * HASH_BYTES):
+        return document
+    raise ValueError("a hash of training samples of another length")
+
+
+def mended(there: DataIdentity, now: DataIdentity) -> int:
+    """Return how many samples are others now because they were mended; 0 if anything else differs.
+
+    A sample counts as mended if the run could not make it: then nothing was trained on it.
+    """
+    is_alike = there.classes == now.classes and there.columns.keys() == now.columns.keys()
+    if not is_alike or there.sizes != now.sizes or there.is_short or now.is_short:
+        return 0
+    count = 0
+    for part, rows in there.parts.items():
+        changed = np.flatnonzero(rows != now.parts[part]).tolist()
+        if not set(changed) <= set(there.unread.get(part, ())):
+            return 0
+        count += len(changed)
+    return count
 
 
 def hash_rows(
@@ -208,7 +265,11 @@ def hash_rows(
         found.read[some] = _hash_read(read, some, digests)
         for name, column in digests.items():
             whole[name].update(b"".join(d or b"?" for d in column))
-    return found._replace(columns={name: digest.hexdigest() for name, digest in whole.items()})
+    has_names = any(isinstance(c, Images) and c.goes_by_names for c in columns.values())
+    known_by: KnownBy = "names" if has_names else "contents"
+    return found._replace(
+        columns={name: digest.hexdigest() for name, digest in whole.items()}, known_by=known_by
+    )
 
 
 def _portions(
@@ -252,35 +313,6 @@ def _hash_read(
 def _is_plain_numbers(column: Column) -> TypeGuard[Numbers]:
     """Tell whether a column is one number per row, of whatever type."""
     return isinstance(column, Numbers) and column.values.ndim == 1
-
-
-def identified(table: Table, files: KnownFiles | None) -> Table:
-    """Return a table with the hashes of its images, so that a changed image is refused on reading.
-
-    Args:
-        table: The columns in use.
-        files: Hashes of files from earlier runs; None to read all files.
-
-    Raises:
-        DataError: an image is missing or cannot be read.
-    """
-    columns = {
-        name: _identified(column, table, files) if isinstance(column, Images) else column
-        for name, column in table.columns.items()
-    }
-    return replace(table, columns=columns)
-
-
-def _identified(column: Images, table: Table, files: KnownFiles | None) -> Images:
-    """Return a column of images with their hashes; name the row of one that is missing."""
-    try:
-        return column.identified(files)
-    except DataError:
-        # Which row names the file helps more than the path alone.
-        named = table.folder and missing_file(column, table.place, table.folder)
-        if named:
-            raise named from None
-        raise
 
 
 def differences(there: DataIdentity, now: DataIdentity) -> list[str]:

@@ -8,6 +8,7 @@ from finetune.data.decoding import Header
 from finetune.data.images import Images
 from finetune.data.pixels import Mode, PixelRules
 from finetune.data.table import Table
+from finetune.errors import DataError
 
 MOST_LOOKED_AT = 2000
 """Most headers read per column: opening a file takes some 0.1 ms, and more over a network."""
@@ -21,12 +22,15 @@ class Looked:
     headers: Mapping[int, Header]
 
 
-def read_alike(tables: Mapping[str, Table], seed: int) -> tuple[dict[str, Table], list[str]]:
+def read_alike(
+    tables: Mapping[str, Table], seed: int, *, skips: bool = False
+) -> tuple[dict[str, Table], list[str]]:
     """Return the tables of all parts with each image column in one colour mode, and notes.
 
     Args:
         tables: The columns in use by part, the training part first.
         seed: Seed for drawing images whose headers are read, if there are many.
+        skips: Whether images whose header cannot be read are passed over.
 
     Raises:
         DataError: an image is missing, or a file is no image. The message names it.
@@ -38,7 +42,7 @@ def read_alike(tables: Mapping[str, Table], seed: int) -> tuple[dict[str, Table]
         values = {part: of[name] for part, of in columns.items()}
         found = {part: column for part, column in values.items() if isinstance(column, Images)}
         if found and all(column.mode != "mask" for column in found.values()):
-            alike = in_one_mode([look_at(column, seed) for column in found.values()])
+            alike = in_one_mode([look_at(column, seed, skips=skips) for column in found.values()])
             notes += notes_on(name, alike)
             for part, looked in zip(found, alike, strict=True):
                 columns[part][name] = looked.images
@@ -56,8 +60,13 @@ def notes_on_new(columns: Mapping[str, object]) -> list[str]:
     return [note for name in looked for note in notes_on(name, looked[name], is_trained=True)]
 
 
-def look_at(images: Images, seed: int) -> Looked:
+def look_at(images: Images, seed: int, *, skips: bool = False) -> Looked:
     """Return a column with its headers; of many images only `MOST_LOOKED_AT`, drawn by `seed`.
+
+    Args:
+        images: The column.
+        seed: Seed of the draw.
+        skips: Whether images whose header cannot be read are passed over.
 
     Raises:
         DataError: an image is missing, or a file is no image. The message names it.
@@ -66,7 +75,14 @@ def look_at(images: Images, seed: int) -> Looked:
     if len(images) > MOST_LOOKED_AT:
         # At random: the first images of a folder are often all of one class or one source.
         chosen = sorted(Random(seed).sample(chosen, MOST_LOOKED_AT))
-    return Looked(images, {index: images.header(index) for index in chosen})
+    headers = {}
+    for index in chosen:
+        try:
+            headers[index] = images.header(index)
+        except DataError:
+            if not skips:
+                raise
+    return Looked(images, headers)
 
 
 def in_one_mode(parts: Sequence[Looked]) -> list[Looked]:

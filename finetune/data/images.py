@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.data.contents import Contents, KnownFiles, State, as_hashes, read_contents
+from finetune.data.contents import Contents, KnownFiles, as_hashes, read_contents
 from finetune.data.decoding import (
     Header,
     digest_of,
@@ -21,6 +22,7 @@ from finetune.data.decoding import (
     open_image,
     read_header,
 )
+from finetune.data.item_contents import ItemContents
 from finetune.data.pixels import PLAIN_RULES, Mode, PixelRules
 from finetune.errors import DataError
 from finetune.reading import first_outside
@@ -40,7 +42,7 @@ class Images:
             through `named_files`.
         mode: `RGB` or `L`, to which every image is converted; or `mask` for classes of pixels.
         order: Positions in `items` of this column's samples.
-        contents: Hashes of the items, once they were identified.
+        contents: What is known of the contents of the items, once they were identified.
         rules: Reading rules of the source.
         is_found: Whether the mode was found from image headers, not named by the config.
         refuses_colour: Whether an image in colour is an error, since the column counts as grey but
@@ -50,7 +52,7 @@ class Images:
     items: Sequence[Any]
     mode: Mode
     order: Sequence[int]
-    contents: Contents | None = None
+    contents: ItemContents | None = None
     rules: PixelRules = PLAIN_RULES
     is_found: bool = False
     refuses_colour: bool = False
@@ -65,14 +67,11 @@ class Images:
             DataError: it is missing, incomplete, or differs from the one that was identified.
         """
         position = self.order[index]
-        known = None
-        # Without hashes, as for prediction, an image is read as it is now.
-        if self.contents is not None:
-            hashed, state = (part[position] for part in self.contents)
-            known = _state(state), _bytes(hashed)
         item = self.items[position]
         if self.refuses_colour:
             self._refuse_colour(item)
+        # Without hashes, as for prediction, an image is read as it is now.
+        known = None if self.contents is None else partial(self.contents.of_file, position)
         image = open_image(item, self.mode, known, rules=self.rules)
         return mask_tensor(image) if self.mode == "mask" else image
 
@@ -111,29 +110,75 @@ class Images:
         Raises:
             DataError: an item is missing or cannot be read. The message names it.
         """
-        if all(isinstance(item, Path) for item in self.items):
-            found = read_contents(self.items) if files is None else files.contents(self.items)
-            return replace(self, contents=found)
-        # Items in memory have no state that could tell of a change; their hash is compared when
-        # read.
-        hashes = as_hashes([digest_of(item) for item in self.items])
-        return replace(self, contents=Contents(hashes, torch.zeros(len(hashes), 4).long()))
+        return replace(self, contents=contents_of(self.items, files))
+
+    @property
+    def goes_by_names(self) -> bool:
+        """Whether name and size identify a sample, not its contents."""
+        return self.contents is not None and self.contents.names is not None
+
+    @property
+    def is_identified(self) -> bool:
+        """Whether the contents of all items are known."""
+        return self.contents is not None and self.contents.is_complete
+
+    def identify(self, tell: Callable[[str], None] = lambda _: None) -> None:
+        """Read all files whose contents are not known yet; `tell` receives lines for the user.
+
+        Raises:
+            DataError: a file cannot be read, or differs from when it was read before.
+        """
+        if self.contents is not None:
+            self.contents.complete(tell)
 
     def digests(self) -> list[bytes]:
-        """Return a digest of each sample: equal for exact copies, and for nothing else."""
-        contents = (self if self.contents is not None else self.identified(None)).contents
-        assert contents is not None
-        hashes = [_bytes(contents.hashes[position]) for position in self.order]
+        """Return a digest of each sample, which identifies it.
+
+        It is a hash of its contents, or of name and size where contents are read later.
+        """
+        contents = self.contents or contents_of(self.items)
+        if (names := contents.names) is not None:
+            return self._with_rules([names[position] for position in self.order])
+        return self._with_rules([contents.hash_of(position) for position in self.order])
+
+    def fingerprint(self) -> bytes:
+        """Return a hash of the contents and of how they are read; all files are read for it."""
+        contents = self.contents or contents_of(self.items)
+        contents.complete(lambda _: None)
+        hashes = self._with_rules([contents.hash_of(position) for position in self.order])
+        read_as = f"{_VERSION} {self.mode} {self.rules}"
+        return blake2b(read_as.encode() + b"".join(hashes), digest_size=16).digest()
+
+    def _with_rules(self, hashes: list[bytes]) -> list[bytes]:
+        """Return hashes that differ if other reading rules make other pixels."""
         # With the default rules the hash of the file alone identifies the pixels.
         if self.rules == PLAIN_RULES:
             return hashes
         rules = repr(self.rules).encode()
         return [hash_bytes(rules + hashed) for hashed in hashes]
 
-    def fingerprint(self) -> bytes:
-        """Return a hash of the contents and of how they are read."""
-        read_as = f"{_VERSION} {self.mode} {self.rules}"
-        return blake2b(read_as.encode() + b"".join(self.digests()), digest_size=16).digest()
+
+def contents_of(items: Sequence[Any], files: KnownFiles | None = None) -> ItemContents:
+    """Return the contents of all items, read now.
+
+    Args:
+        items: Paths, or images in memory.
+        files: Hashes of files from earlier runs; None to read every file.
+
+    Raises:
+        DataError: an item is missing or cannot be read. The message names it.
+    """
+    if is_of_files(items):
+        found = read_contents(items) if files is None else files.contents(items)
+        return ItemContents.of(found)
+    # Items in memory have no state that could tell of a change; their hash is compared when read.
+    hashes = as_hashes([digest_of(item) for item in items])
+    return ItemContents.of(Contents(hashes, torch.zeros(len(hashes), 4).long()))
+
+
+def is_of_files(items: Sequence[Any]) -> bool:
+    """Tell whether all items are paths of files."""
+    return all(isinstance(item, Path) for item in items)
 
 
 def images_of(
@@ -245,14 +290,3 @@ def _named_file(item: Any, folder: Path) -> Any:
     if isinstance(name, str | Path):
         return folder / name
     raise DataError(f"needs an image or the path of one, got {in_short(item)}")
-
-
-def _bytes(hashed: Tensor) -> bytes:
-    """Return a hash as bytes."""
-    return hashed.numpy().tobytes()
-
-
-def _state(state: Tensor) -> State:
-    """Return a file's state as a tuple."""
-    size, modified, changed, entry = state.tolist()
-    return size, modified, changed, entry

@@ -5,8 +5,8 @@ Letters: N samples, B in a batch.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from contextlib import closing
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,44 +17,17 @@ from finetune.data.batches import (
     Extent,
     blank_column,
     fingerprint_of,
-    seed_for,
     spec_of,
 )
 from finetune.data.gathered_samples import GatheredSamples
-from finetune.data.images import Images
 from finetune.data.kept_samples import KeptSamples
-from finetune.data.pipeline import as_value, collate
+from finetune.data.pipeline import finished_batch, stacked
 from finetune.data.ragged import Tokens
-from finetune.data.samples import Prepared, Sample
-from finetune.data.table import DECODED
-from finetune.data.transforms import Step
-from finetune.data.vision import Vision
+from finetune.data.sample_maker import Making, SampleMaker
+from finetune.data.samples import Prepared
 from finetune.data.workers import Workers
 from finetune.errors import DataError
 from finetune.models.declared import TensorSpec
-from finetune.randomness import random_state_kept, seed_all
-
-_SIZES_READ = 200
-"""Number of image headers to read for their sizes: opening a file takes some 0.1 ms."""
-
-
-@dataclass(frozen=True, slots=True)
-class Making:
-    """The steps that make samples, in this order.
-
-    Args:
-        once: Deterministic steps before the first random one.
-        drawn: Steps from the first random one on.
-        batched: Last steps, which run on whole batches and give each image the same bits as alone.
-        identity: Text that identifies the steps, for the fingerprint of the data.
-        seed: Seed of the random steps.
-    """
-
-    once: Sequence[Step] = ()
-    drawn: Sequence[Step] = ()
-    batched: Sequence[Vision] = ()
-    identity: str = ""
-    seed: int = 0
 
 
 class MadeSamples:
@@ -76,6 +49,8 @@ class MadeSamples:
         UnequalShapesError: two samples end in different shapes.
     """
 
+    can_skip = True
+
     def __init__(
         self,
         columns: Mapping[str, Prepared],
@@ -89,16 +64,17 @@ class MadeSamples:
     ) -> None:
         self.name, self.place = plain.name, plain.place
         self.views = views if making.drawn else 1
-        self._columns = dict(columns)
         self._plain = plain
         self._making, self._target, self._for_loss = making, target, for_loss
         self._workers: Workers | None = None
-        self._kept: KeptSamples | None = None
-        self.first_rows = (0, *self._of_other_sizes())
-        """The first sample, and for each column of images one of another size, if there is one."""
+        self.skipped: dict[int, str] = {}
+        self.maker = SampleMaker(columns, making, self.name, self.place)
         # Steps that leave images of different sizes so are told now.
-        first = self._samples(torch.tensor(self.first_rows), 0)
-        made = {n: spec_of(values[0]) for n, values in collate(first, making.batched).items()}
+        first = self.maker.made(torch.tensor(self.maker.first_rows), 0).samples
+        self._waiting = {step.column for step in making.batched}
+        """Columns that are finished on whole batches."""
+        stack = finished_batch(stacked(first, self._waiting), making.batched)
+        made = {name: spec_of(values[0]) for name, values in stack.items()}
         both = plain.specs | made
         self.specs: dict[str, TensorSpec] = {
             name: both[name] for name in names or made if name not in for_loss
@@ -107,7 +83,7 @@ class MadeSamples:
         self.is_even = not self._makes_tokens and plain.is_even
 
     def __len__(self) -> int:
-        return len(next(iter(self._columns.values())))
+        return len(self.maker)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -136,9 +112,15 @@ class MadeSamples:
         """
         return None if self._makes_tokens else self._plain.extent(indices)
 
+    @property
+    def first_row(self) -> int:
+        """Position of the first sample that can be made."""
+        return self.maker.first_rows[0]
+
     def use(self, workers: Workers | None, kept: KeptSamples | None) -> None:
         """Take processes that make batches, and a place for samples after the steps done once."""
-        self._workers, self._kept = workers, kept
+        self._workers = workers
+        self.maker.keep_in(kept)
 
     def fetch(
         self,
@@ -150,23 +132,13 @@ class MadeSamples:
     ) -> Batch:
         """Make the samples at `indices` `(B,)`; see `Samples.fetch`."""
         rows = torch.as_tensor(indices, dtype=torch.int64)
-        view = epoch % self.views if self.views else epoch
-        plain = self._plain.fetch(rows, blank=blank, length=length)
-        made = self.specs.keys() - plain.inputs
+        made = self.specs.keys() - set(self._plain.inputs)
         if made <= set(blank) and not self._for_loss:
+            plain = self._plain.fetch(rows, blank=blank, length=length)
             found = {name: blank_column(self.specs[name], len(rows)) for name in made}
-        else:
-            found = collate(self._samples(rows, view), self._making.batched, self._told(rows))
-        found |= plain.inputs
-        inputs = {name: found[name] for name in self.specs}
-        target, more = self._made_for_loss(found)
-        return replace(
-            plain,
-            inputs=inputs,
-            target=plain.target if target is None else target,
-            view=view if self.views else 0,
-            columns=plain.columns | more,
-        )
+            inputs = {name: (found | plain.inputs)[name] for name in self.specs}
+            return replace(plain, inputs=inputs, view=self._view(epoch) if self.views else 0)
+        return self._finished(self._made(rows, epoch, blank, length))
 
     def _made_for_loss(
         self, found: Mapping[str, Tensor]
@@ -181,95 +153,72 @@ class MadeSamples:
         made = {name: found[name] for name in self._for_loss}
         return made.pop(self._target or "", None), made
 
-    def fetches(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
+    def unfinished(self, rows: Tensor, *, epoch: int) -> Batch:
+        """Make a batch, but for the steps on whole batches: images are bytes, so it is small."""
+        return self._made(rows, epoch)
+
+    def fetches(
+        self, batches: Sequence[Tensor], epoch: int, device: torch.device | str = "cpu"
+    ) -> Iterator[Batch]:
         """Make one batch after another, by processes where there are any."""
         if self._workers is None:
-            yield from (self.fetch(rows, epoch=epoch) for rows in batches)
+            made = (self.unfinished(rows, epoch=epoch) for rows in batches)
         else:
-            yield from self._workers.fetches(self.fetch, batches, epoch)
+            made = self._workers.fetches(self.unfinished, batches, epoch)
+        # Bytes go to the device, a quarter of what floats would take; there the last steps run.
+        with closing(made):
+            for batch in made:
+                yield self._finished(batch.to(device))
+
+    def _made(
+        self, rows: Tensor, epoch: int, blank: Collection[str] = (), length: int | None = None
+    ) -> Batch:
+        """Return a batch before the steps on whole batches."""
+        view = self._view(epoch)
+        made = self.maker.made(rows, view)
+        # What stands in the place of another sample brings its own target and other columns.
+        plain = self._plain.fetch(made.rows, blank=blank, length=length)
+        inputs = stacked(made.samples, self._waiting, self._told(made.rows)) | plain.inputs
+        view = view if self.views else 0
+        return replace(plain, inputs=inputs, indices=rows, view=view, skipped=made.skipped)
+
+    def _finished(self, batch: Batch) -> Batch:
+        """Return a batch after the steps on whole batches, its columns in order."""
+        self.skipped.update(batch.skipped)
+        found = finished_batch(batch.inputs, self._making.batched)
+        target, more = self._made_for_loss(found)
+        return replace(
+            batch,
+            inputs={name: found[name] for name in self.specs},
+            target=batch.target if target is None else target,
+            columns=batch.columns | more,
+        )
+
+    def _view(self, epoch: int) -> int:
+        """Return the number of the draw that an epoch sees."""
+        return epoch % self.views if self.views else epoch
 
     def close(self) -> None:
         """End the processes that make batches, if any; the next fetch starts them again."""
         if self._workers is not None:
             self._workers.close()
 
+    @property
+    def is_identified(self) -> bool:
+        """Whether the contents of all files are known, so that `fingerprint` reads none."""
+        return all(column.is_identified for column in self.maker.images)
+
+    def identify(self, tell: Callable[[str], None]) -> None:
+        """Read all files whose contents are not known yet; `tell` receives lines for the user."""
+        for column in self.maker.images:
+            column.identify(tell)
+
     def fingerprint(self) -> str:
         """Hash the raw contents of all columns, targets too, and what the steps are."""
         told = f"{self._plain.fingerprint()} {self._making.identity}"
-        return fingerprint_of(self._columns, None, told)
-
-    def _of_other_sizes(self) -> list[int]:
-        """Return for each column of images the first one that differs in size from the first."""
-        found = []
-        for column in self._columns.values():
-            if isinstance(column, Images):
-                sizes = (column.header(row).size for row in range(min(len(column), _SIZES_READ)))
-                first = next(sizes)
-                found += [row for row, size in enumerate(sizes, start=1) if size != first][:1]
-        return found
+        return fingerprint_of(self.maker.columns, None, told)
 
     def _told(self, rows: Tensor) -> Callable[[int], str] | None:
         """Return a function that names a sample by its position in the batch; None without one."""
         place = self.place
         return None if place is None else lambda position: place(int(rows[position]))
-
-    def _samples(self, rows: Tensor, view: int) -> list[Sample]:
-        """Make the samples at `rows`, all with the draw `view` of the random steps."""
-        if not self._making.drawn:
-            return [self.made_once(row) for row in rows.tolist()]
-        samples = []
-        with random_state_kept():
-            for row in rows.tolist():
-                # Before all steps: what a sample draws depends on nothing that came before it.
-                seed_all(seed_for("sample", self._making.seed, view, row))
-                sample = self.made_once(row)
-                samples.append(self._after(sample, self._making.drawn, row))
-        return samples
-
-    @property
-    def is_made_once(self) -> bool:
-        """Whether a sample may be kept, after the `once` steps or after decoding.
-
-        Not if a step of the user comes next, which takes images of Pillow.
-        """
-        if self._making.once:
-            return True
-        has_files = any(isinstance(column, DECODED) for column in self._columns.values())
-        following = self._making.drawn[:1]
-        return has_files and all(isinstance(step, Vision) for step in following)
-
-    def made_once(self, row: int) -> Sample:
-        """Return a sample after the `once` steps, kept or made anew.
-
-        Raises:
-            DataError: the sample cannot be made.
-        """
-        if self._kept is not None and (kept := self._kept.get(row)) is not None:
-            return kept
-        sample: dict[str, Any] = {}
-        try:
-            sample = {name: column[row] for name, column in self._columns.items()}
-        except DataError as error:
-            raise self._placed(error, row) from error
-        sample = self._after(sample, self._making.once, row)
-        if self.is_made_once:
-            # Later steps must see the same types, whether the sample was kept or not.
-            sample = {name: as_value(value) for name, value in sample.items()}
-        if self._kept is not None:
-            self._kept.put(row, sample)
-        return sample
-
-    def _after(self, sample: Sample, steps: Sequence[Step], row: int) -> Sample:
-        """Return a sample after some steps; errors name its row and file."""
-        try:
-            for step in steps:
-                sample = step(sample)
-        except DataError as error:
-            raise self._placed(error, row) from error
-        return sample
-
-    def _placed(self, error: DataError, row: int) -> DataError:
-        """Return an error of the data with row and file of the sample."""
-        if self.place is not None:
-            error.message += f", in {self.place(row)}"
-        return error

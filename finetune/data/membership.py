@@ -222,7 +222,8 @@ def count_trained(identity: DataIdentity, inputs: Hashes) -> int | None:
         inputs: Hashes of the rows' inputs, as the network reads them.
     """
     trained = identity.trained
-    if trained is None or not inputs.all():
+    # Names of files say nothing about those of another folder.
+    if trained is None or not inputs.all() or identity.known_by == "names":
         return None
     return int(np.isin(inputs, trained).sum())
 

@@ -9,7 +9,12 @@ from finetune.config.task import Task
 from finetune.data.columns import Kind
 from finetune.data.contents import KnownFiles
 from finetune.data.epoch_order import EpochOrder, epoch_order
-from finetune.data.identity import DataIdentity, differences, differences_of_contents
+from finetune.data.identity import (
+    DataIdentity,
+    differences,
+    differences_of_contents,
+    mended,
+)
 from finetune.data.learnt import Learnt
 from finetune.data.parting import (
     RawPart,
@@ -111,7 +116,8 @@ def open_data(
         DataError: a source, a column or a value is not what the config says.
         FinetuneError: it is not the data of the run, and changed data was not accepted.
     """
-    raw = read_data(config, task, seed=seed, trust=trust, files=files, head=head)
+    known_by = None if record is None else record.identity.known_by
+    raw = read_data(config, task, seed=seed, trust=trust, files=files, head=head, known_by=known_by)
     opened = _opened(raw, task, seed) if record is None else _opened_again(raw, task, seed, record)
     classes = opened.facts.classes
     order, notes = epoch_order(
@@ -149,15 +155,30 @@ def _opened_again(raw: RawData, task: Task, seed: int, record: Record) -> Opened
         if not changes:
             raise
     else:
-        if not changes:
-            # What was trained on before an earlier change must stay known.
-            identity = replace(opened.identity, former=before.former, is_kept=before.is_kept)
-            return replace(opened, identity=identity)
+        count = mended(before, opened.identity)
+        if not changes or count:
+            return _as_recorded(opened, before, count)
     # Nothing has been trained on the changed data yet: a refusal leaves the run as it was.
     record.accept(changes)
     opened, lines = _opened_as_before(raw, task, seed, record)
     identity = opened.identity.after(before)
     return replace(opened, identity=identity, changes=(*changes, *lines))
+
+
+def _as_recorded(opened: OpenedData, before: DataIdentity, num_mended: int) -> OpenedData:
+    """Return data that a run has begun on, with a note on samples that were mended since."""
+    # What was trained on before an earlier change must stay known.
+    identity = replace(
+        opened.identity, former=before.former, is_kept=before.is_kept, digest=before.digest
+    )
+    if not num_mended:
+        return replace(opened, identity=replace(identity, unread=before.unread))
+    # The order of samples is as before, so the run goes on where it was, not at the next epoch.
+    identity = replace(identity, digest=before.training_digest)
+    rows = "1 sample" if num_mended == 1 else f"{num_mended} samples"
+    note = f"{rows} that the run could not read before are others now: they count as mended"
+    facts = replace(opened.facts, notes=(*opened.facts.notes, note))
+    return replace(opened, identity=identity, facts=facts)
 
 
 def _opened_as_before(

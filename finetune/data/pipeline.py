@@ -4,7 +4,7 @@ Letters: N samples.
 """
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from math import prod
 from pathlib import Path
@@ -35,6 +35,8 @@ from finetune.errors import DataError
 
 IN_MEMORY_BYTES = 2 * 1024**3
 """Larger columns are kept in a file instead of in memory."""
+_LEAST_IMAGE_AXES = 2
+"""Axes of an image without channels; fewer bytes are plain numbers."""
 
 
 _OF_COLUMNS = (Tokenize, Stack, FittedStep)
@@ -150,16 +152,19 @@ def _texts_first(
     return columns, left
 
 
-def collate(
+def stacked(
     samples: Sequence[Sample],
-    batched: Sequence[Vision] = (),
+    waiting: Collection[str] = (),
     place: Callable[[int], str] | None = None,
 ) -> dict[str, Tensor]:
-    """Bring samples into one tensor a column: ragged ones padded, images scaled to 0..1.
+    """Bring samples into one tensor a column, ragged ones padded.
+
+    Images of bytes stay bytes, and columns in `waiting` as they are: `finished_batch` does the rest
+    on whole batches.
 
     Args:
         samples: At least one.
-        batched: Steps that are done on the whole batch.
+        waiting: Columns for which steps on whole batches are left.
         place: Names a sample for a message, by its position among `samples`.
 
     Raises:
@@ -168,14 +173,34 @@ def collate(
     rows = torch.arange(len(samples))
     values = ({name: as_value(value) for name, value in sample.items()} for sample in samples)
     table = Table({}, rows, "the batch")
-    columns = build_columns(values, len(samples))
+    found: dict[str, Tensor] = {}
+    for name, column in build_columns(values, len(samples)).items():
+        if isinstance(column, Numbers) and (name in waiting or _is_image(column.values)):
+            refuse_gaps(name, column, place or table.place)
+            found[name] = column.values
+        else:
+            found[name] = _finished(name, column, table, place).gather(rows)
+    return found
+
+
+def finished_batch(
+    inputs: Mapping[str, Tensor], batched: Sequence[Vision] = ()
+) -> dict[str, Tensor]:
+    """Return stacked columns after the steps on whole batches, images of bytes scaled to 0..1.
+
+    The device of the columns does the work, and gives the same bits as any other.
+
+    Args:
+        inputs: What `stacked` returned, on any device.
+        batched: The steps.
+
+    Raises:
+        DataError: a step fails.
+    """
+    found = dict(inputs)
     for step in batched:
-        column = columns[step.column]
-        assert isinstance(column, Numbers)  # the step before has made an image of it
-        columns[step.column] = Numbers(transform_batch(column.values, [step]))
-    return {
-        name: _finished(name, column, table, place).gather(rows) for name, column in columns.items()
-    }
+        found[step.column] = transform_batch(found[step.column], [step])
+    return {name: _final_on_device(values) for name, values in found.items()}
 
 
 def as_value(value: Any) -> Any:
@@ -303,17 +328,30 @@ def _finished(
         # A text that cannot be a number is most often the name of a file.
         raise no_such_image(name, column, table, key) or no_number(name, column, table.place, key)
     if isinstance(column, Numbers):
-        column = Numbers(_final(column.values, axes=column.values.ndim - 1))
+        column = Numbers(_final(column.values))
         refuse_gaps(name, column, place or table.place)
     return column
 
 
-def _final(values: Tensor, *, axes: int) -> Tensor:
-    """Return numbers as float32 or int64; images of bytes (`axes` per sample) become 0..1."""
-    if values.dtype == torch.uint8 and axes >= 2:
+def _final(values: Tensor) -> Tensor:
+    """Return numbers as float32 or int64; images of bytes become 0..1."""
+    if _is_image(values):
         # Written straight into its place: four times the bytes of the images, maybe beyond memory.
         scaled = allocate(tuple(values.shape), torch.float32)
         return torch.div(values, 255, out=scaled)
+    return values.float() if values.is_floating_point() else values.long()
+
+
+def _is_image(values: Tensor) -> bool:
+    """Tell whether samples `(B, ...)` are images of bytes, which become 0..1."""
+    return values.dtype == torch.uint8 and values.ndim > _LEAST_IMAGE_AXES
+
+
+def _final_on_device(values: Tensor) -> Tensor:
+    """Do the same as `_final` to a batch, wherever it is."""
+    if _is_image(values):
+        # By a tensor: CUDA divides by a plain number as a product, which rounds otherwise.
+        return values.float().div_(torch.tensor(255.0, device=values.device))
     return values.float() if values.is_floating_point() else values.long()
 
 

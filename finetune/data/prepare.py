@@ -110,7 +110,8 @@ def evaluation_samples(
     """
     steps = _plans(config, part.table.columns, preprocessing, trust, _kept(fitted))
     notes: list[str] = []
-    fetching = Fetching(config.workers, None, batch_size, hang_timeout_s, seed)
+    skips = config.on_error == "skip"
+    fetching = Fetching(config.workers, None, batch_size, hang_timeout_s, seed, skips=skips)
     making = _Making(steps, fetching, trust, notes.append)
     return _samples(part, making), [
         *notes,
@@ -225,9 +226,16 @@ def prepare_data(
     notes: list[str] = []
     # `0` says that nothing is to be kept, which then needs no line of its own
     budget = MemoryBudget.of(config.memory_gb) if config.memory_gb else None
-    fetching = Fetching(config.workers, budget, batch_size, hang_timeout_s, seed, views)
+    skips = config.on_error == "skip"
+    fetching = Fetching(config.workers, budget, batch_size, hang_timeout_s, seed, views, skips)
     making = _Making(steps, fetching, trust, notes.append, tokens)
     train = _samples(opened.train, making, "train")
+    if skips and not train.can_skip:
+        raise DataError(
+            "has no effect: no sample is read after the start",
+            hint="leave it out; tables and arrays are read whole, and tell every fault at once",
+            key=("data", "on_error"),
+        )
     validation, test = (
         None if part is None else _samples(part, making, name)
         for name, part in (("validation", opened.validation), ("test", opened.test))
@@ -237,7 +245,9 @@ def prepare_data(
         *_notes_on_cut(steps.train, steps.other),
         *notes_on_figures(steps.train, None if fitted else len(table)),
         *notes_on_met(steps.train, steps.other),
-        *note_on_other_shapes(train, opened.train.table, steps.other, steps.left_out),
+        *note_on_other_shapes(
+            train, opened.train.table, steps.other, steps.left_out, row=train.first_row
+        ),
     )
     return PreparedData(
         train,

@@ -44,22 +44,25 @@ def note_on_other_shapes(
     table: Table,
     steps: Sequence[PlannedStep],
     left_out: Sequence[PlannedStep],
+    *,
+    row: int = 0,
 ) -> list[str]:
     """Return a note if evaluation and prediction see samples of another shape than training.
 
-    Only the first training sample is compared.
+    Only one training sample is compared.
 
     Args:
         samples: The training samples as they are fetched.
         table: The same samples before any step.
         steps: The steps of evaluation.
         left_out: Steps of training that are left out because they are random.
+        row: Position of the sample.
     """
     # With `evaluation_transforms` in the config, another shape is what the user asked for.
     if not left_out:
         return []
     # One sample: to prepare all of them twice for a note would take as long as the run's start.
-    first = table.take(torch.tensor([0]))
+    first = table.take(torch.tensor([row]))
     other = samples_from(run_steps(first, steps)).specs
     for name, spec in samples.specs.items():
         if name in other and other[name].shape != spec.shape:

@@ -20,7 +20,8 @@ from finetune.data.columns import (
 )
 from finetune.data.contents import KnownFiles
 from finetune.data.gaps import filled_columns, with_open_gaps
-from finetune.data.identity import DataIdentity, RowHashes, identified
+from finetune.data.identified_images import all_identified
+from finetune.data.identity import DataIdentity, KnownBy, RowHashes
 from finetune.data.image_headers import read_alike
 from finetune.data.joined import join_targets
 from finetune.data.labels import LabelRules
@@ -84,6 +85,7 @@ def read_data(
     trust: Collection[str],
     files: KnownFiles | None,
     head: Sequence[str],
+    known_by: KnownBy | None = None,
 ) -> RawData:
     """Return the columns in use of all sources, with hashes of their rows.
 
@@ -94,6 +96,7 @@ def read_data(
         trust: Names of packages whose code may be imported.
         files: Hashes of image files from earlier runs; None to read all files.
         head: Names of the outputs of the network's pretrained head, in order.
+        known_by: What identified images when the run began; None for a new run.
 
     Raises:
         DataError: a source or a column is not what the config says.
@@ -115,13 +118,18 @@ def read_data(
         choose_columns(named, tables[part].columns, needs_target=target is not None)
         tables[part] = with_open_gaps(tables[part], filled)
         settled = settle_columns(tables[part], inputs, for_loss, is_image, masks, source, key)
-        settled = _with_places(settled, tables[part], config, part)
-        # Hashed before headers are read: from here on an image that is replaced is noticed.
-        tables[part] = identified(settled, files)
-    tables, on_images = read_alike(tables, seed)
+        tables[part] = _with_places(settled, tables[part], config, part)
+    # Before headers are read: from here on an image that is replaced is noticed.
+    skips = config.on_error == "skip"
+    copies_matter = config.split is not None and config.split.copies != "leave"
+    tables, on_files = all_identified(
+        tables, files, known_by=known_by, copies_matter=copies_matter, skips=skips
+    )
+    tables, on_images = read_alike(tables, seed, skips=skips)
     recordings = {name: [table.columns[name] for table in tables.values()] for name in inputs}
     on_images += notes_on_audio(recordings, seed)
-    notes = (*(note for table in tables.values() for note in table.notes), *on_images)
+    of_tables = (note for table in tables.values() for note in table.notes)
+    notes = (*of_tables, *on_files, *on_images)
     for table in tables.values():
         # Before rows are hashed: NaN in an input would become part of the run's identity.
         refuse_gaps_in(table, inputs, filled)

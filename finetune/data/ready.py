@@ -17,10 +17,11 @@ from finetune.data.batches import Samples
 from finetune.data.gathered_samples import GatheredSamples
 from finetune.data.kept_samples import KeptSamples, is_of_tensors, row_bytes, shapes_of
 from finetune.data.lazy_tokens import LazyColumn
-from finetune.data.made_samples import MadeSamples, Making
+from finetune.data.made_samples import MadeSamples
 from finetune.data.memory_budget import MemoryBudget
 from finetune.data.pipeline import Outcome
 from finetune.data.ragged import Ragged
+from finetune.data.sample_maker import Making, SampleMaker
 from finetune.data.samples import FOR_NO_LOSS, ForLoss
 from finetune.data.table import Numbers
 from finetune.data.transforms import Step
@@ -51,6 +52,7 @@ class Fetching:
         hang_timeout_s: Seconds after which a process counts as hung.
         seed: Seed of the random steps.
         views: How many draws of the random steps a training sample has.
+        skips: Whether the next sample takes the place of one that cannot be made.
     """
 
     workers: int | Literal["auto"] = 0
@@ -59,6 +61,7 @@ class Fetching:
     hang_timeout_s: float | None = None
     seed: int = 0
     views: int | None = None
+    skips: bool = False
 
 
 def samples_from(
@@ -108,15 +111,18 @@ def samples_from(
         # In their order, which is that of the network's inputs.
         {each: column for each, column in outcome.columns.items() if each in made},
         plain,
-        Making(once, drawn, batched, identity, fetching.seed),
+        Making(once, drawn, batched, identity, fetching.seed, fetching.skips),
         names=tuple(outcome.columns) if finished else (),
         views=fetching.views if name == "train" else 1,
         target=for_loss.target,
         for_loss=left,
     )
+    kept = _kept(samples.maker, fetching, tell)
+    # Before their time is taken: what is made for that is kept as well.
+    samples.use(None, kept)
     count = _num_workers(samples, fetching, tell)
     workers = Workers(count, fetching.hang_timeout_s, stays=name == "train") if count else None
-    samples.use(workers, _kept(samples, fetching, tell))
+    samples.use(workers, kept)
     return samples
 
 
@@ -137,20 +143,20 @@ def _parted(
 
 
 def _kept(
-    samples: MadeSamples, fetching: Fetching, tell: Callable[[str], None]
+    maker: SampleMaker, fetching: Fetching, tell: Callable[[str], None]
 ) -> KeptSamples | None:
     """Return where prepared samples are kept; None where they do not fit, or gain nothing."""
     budget = fetching.budget
-    if budget is None or not samples.is_made_once:
+    if budget is None or not maker.is_made_once:
         return None
-    first, *others = (samples.made_once(row) for row in samples.first_rows)
+    first, *others = (maker.made_once(row) for row in maker.first_rows)
     if not is_of_tensors(first):
         return None
     if any(shapes_of(other) != shapes_of(first) for other in others):
         # a place is as large as the first sample: hardly any other would fit
         tell("samples differ in size before they are cropped: they are made again in every epoch")
         return None
-    size = row_bytes(first) * len(samples)
+    size = row_bytes(first) * len(maker)
     if size > budget.left_bytes:
         tell(
             f"prepared samples would take {size / 2**30:.2f} GiB, and "
@@ -159,7 +165,7 @@ def _kept(
         )
         return None
     try:
-        kept = KeptSamples(first, len(samples))
+        kept = KeptSamples(first, len(maker))
     except DataError as error:
         tell(f"{error.message}: they are made again in every epoch")
         return None
@@ -179,7 +185,7 @@ def _num_workers(samples: MadeSamples, fetching: Fetching, tell: Callable[[str],
     timed = torch.arange(min(len(samples), _SAMPLES_TIMED))
     # CPU seconds, not wall time: the choice must not depend on how busy the machine is.
     began = time.process_time()
-    batch = samples.fetch(timed)
+    batch = samples.unfinished(timed, epoch=0)
     seconds = (time.process_time() - began) * fetching.batch_size / len(timed)
     if seconds < _QUICK_S:
         return 0

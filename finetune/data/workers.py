@@ -8,7 +8,7 @@ processes changes no bit.
 import atexit
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -49,7 +49,9 @@ class Workers:
         self._order = _Order()
         self._loader: DataLoader[Batch | FinetuneError] | None = None
 
-    def fetches(self, fetch: Fetch, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
+    def fetches(
+        self, fetch: Fetch, batches: Sequence[Tensor], epoch: int
+    ) -> Generator[Batch, None, None]:
         """Yield the batches in order.
 
         Raises:

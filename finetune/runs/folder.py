@@ -200,6 +200,17 @@ class RunFolder:
         """
         self._write_json("summary.json", summary)
 
+    def note_unread(self, part: str, row: int) -> None:
+        """Note in `data.json` that a sample of a part could not be made: it may be mended later.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
+        document = self.read_json("data.json")
+        unread = document["identity"].setdefault("unread", {})
+        unread[part] = sorted({*unread.get(part, ()), row})
+        self._write_json("data.json", document)
+
     def read_json(self, name: str) -> Any:
         """Return the contents of a JSON file in this folder.
 

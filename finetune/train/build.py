@@ -153,7 +153,7 @@ def open_samples(
         # Never on the few samples of a preview: it must show the network that will be trained.
         fit_on=opened.train.table,
     )
-    return replace(prepared, notes=(*prepared.notes, *(files.notes if files else ())))
+    return replace(prepared, notes=(*prepared.notes, *(files.take_notes() if files else ())))
 
 
 def build_model_and_task(

@@ -10,6 +10,7 @@ from finetune.activations.forward import Forward
 from finetune.data.batches import Samples, windows
 from finetune.data.mixing import Mixing
 from finetune.data.named_rows import rows_named
+from finetune.errors import DataError
 from finetune.tasks.tasks import Task
 from finetune.train.precision import Precision
 
@@ -41,14 +42,17 @@ def evaluate(
     model = network.model
     was_training = model.training
     model.eval()
-    total = 0.0
+    total, count = 0.0, 0
     try:
         with torch.no_grad():
             cuts = windows(torch.arange(len(samples)), batch_size, drop_last=False)
             for batch in network.fetches(samples, cuts, epoch=0):
                 between()
-                placed = batch.to(precision.device)
-                with precision.autocast(), rows_named(samples, batch):
+                placed = batch.to(precision.device).without_skipped()
+                if not len(placed):
+                    continue
+                count += len(placed)
+                with precision.autocast(), rows_named(samples, placed):
                     outputs = network.forward(placed, samples)
                     losses = task.loss(outputs, placed)
                 task.update_metrics(outputs, placed)
@@ -60,7 +64,9 @@ def evaluate(
         raise
     finally:
         model.train(was_training)
-    mean = total / len(samples)
+    if not count:
+        raise DataError(f"no {samples.name} sample can be read, so there is nothing to evaluate")
+    mean = total / count
     return {"loss": mean} | task.compute_metrics(left_out, is_finite=isfinite(mean))
 
 

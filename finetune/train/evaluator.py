@@ -49,6 +49,7 @@ class Evaluator:
         """Evaluate a split and report its figures, and once why a metric has none."""
         left_out: dict[str, str] = {}
         self.reporter.evaluated(split, self.figures(samples, left_out))
+        self.reporter.skips(samples)
         for name, reason in left_out.items():
             tag = f"{split}/{name}"
             rules = self._rules().watching(tag)

@@ -9,7 +9,8 @@ from torch.optim import Optimizer
 
 from finetune.activations.cache import ActivationCache
 from finetune.data.batches import Batch, Samples
-from finetune.errors import NonFiniteError, is_out_of_memory, named
+from finetune.data.skipped import note_on_skipped
+from finetune.errors import DataError, NonFiniteError, is_out_of_memory, named
 from finetune.freezing.apply import take_on
 from finetune.freezing.plan import Plan
 from finetune.optim.groups import drop_state, reset_state
@@ -35,11 +36,15 @@ class Splits:
     validation: Samples | None
     test: Samples | None
 
+    @property
+    def all(self) -> list[Samples]:
+        """The splits that there are."""
+        return [each for each in (self.train, self.validation, self.test) if each is not None]
+
     def close(self) -> None:
         """End the processes that make batches."""
-        for samples in (self.train, self.validation, self.test):
-            if samples is not None:
-                samples.close()
+        for samples in self.all:
+            samples.close()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -134,6 +139,10 @@ class Trainer:
             except StopRequest:
                 self._sum_up("stopped")
                 raise self.stop.error(self.progress.step, self.folder.path) from None
+            except DataError as error:
+                if error.unread is not None:
+                    self.folder.note_unread(*error.unread)
+                raise
 
     def _train(self) -> None:
         """Train the phases that are left; on a request to stop, save and raise it again."""
@@ -153,6 +162,13 @@ class Trainer:
             # run evaluates first.
             if self.progress.owes_evaluation:
                 self.saver.save()
+            raise
+        except DataError as error:
+            # A sample cannot be read. Once it is mended, the run goes on from this step.
+            if error.unread is not None and self.progress.step > self.progress.phase_began:
+                self.saver.save()
+                goes_on = f"the same command goes on from step {self.progress.step}"
+                error.hint = error.hint or f"mend it or put another in its place: {goes_on}"
             raise
 
     def _enter_phase(self) -> None:
@@ -210,6 +226,7 @@ class Trainer:
             )
             for window in cuts:
                 yield [next(batches).to(self.stepper.precision.device) for _ in window]
+                self.reporter.skips(self.splits.train)
                 if timeline.phase_is_over:
                     return
                 if size != timeline.pass_size:
@@ -278,6 +295,9 @@ class Trainer:
         self.saver.take_best(self.cache)
         if self.splits.test is not None:
             self.evaluator.report("test", self.splits.test)
+        for note in map(note_on_skipped, self.splits.all):
+            if note is not None:
+                self.reporter.message(note)
         self._sum_up("done", never_moved)
 
     def _sum_up(self, status: str, never_moved: Sequence[str] | None = None) -> None:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from finetune.data.batches import Samples
+from finetune.data.skipped import first_skipped
 from finetune.errors import named
 from finetune.freezing.report import mask_as_text, states_over_phases
 from finetune.optim.groups import Group
@@ -74,6 +76,11 @@ class Reporter:
         if text not in self.told:
             self.told.add(text)
             self.message(text)
+
+    def skips(self, samples: Samples) -> None:
+        """Report the first sample of a split that is skipped, once."""
+        if (line := first_skipped(samples)) is not None:
+            self.message_once(line)
 
     def logs(self, step: int) -> bool:
         """Tell whether a step is logged: the first, the last and every `log_every`-th."""

@@ -17,6 +17,7 @@ from finetune.train.loop import Trainer
 _HARMLESS = {
     "data.workers",
     "data.memory_gb",
+    "data.on_error",
     "inference",
     "cache.use",
     "cache.disk_gb",

@@ -11,6 +11,7 @@ from finetune.config.loader import load_config
 from finetune.config.run import RunConfig
 from finetune.data.batches import Samples
 from finetune.data.opening import DataFacts
+from finetune.data.skipped import note_on_skipped
 from finetune.errors import CheckpointError, named
 from finetune.models.declared import Network
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
@@ -184,4 +185,6 @@ def evaluated(
             batch_size=evaluation_batch_size(config),
             left_out=left_out,
         )
+        if (note := note_on_skipped(data.samples)) is not None:
+            tell(note)
         return Evaluated(figures, left_out, data)

@@ -33,9 +33,11 @@ class Said(Tracker):
         self.lines.append(text)
 
 
-@pytest.fixture(autouse=True)
-def always(monkeypatch, tmp_path):
+@pytest.fixture(autouse=True, params=[512 << 20, 0], ids=["read at the start", "listed"])
+def always(monkeypatch, tmp_path, request):
     """Let a store be used however little it would save, and files be known however small."""
+    limit = "finetune.data.identified_images._READ_AT_START_BYTES"
+    monkeypatch.setattr(limit, request.param)
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("finetune.activations.estimate._READ_BYTES_PER_S", 1e18)
     monkeypatch.setattr("finetune.activations.estimate._READ_S_PER_SAMPLE", 0.0)
@@ -70,11 +72,11 @@ def put_in_place(path, seed):
 def train(small_config, tmp_path):
     """Train on the images; return the trainer, done."""
 
-    def run(name, transforms=({"type": "RandomHorizontalFlip"},), trust=(), **prefix):
+    def run(name, transforms=({"type": "RandomHorizontalFlip"},), trust=(), data=None, **prefix):
         source = {"type": "imagefolder", "path": str(tmp_path / "images")}
         config = small_config(
             model=MODEL,
-            data={"source": source, "transforms": list(transforms)},
+            data={"source": source, "transforms": list(transforms)} | (data or {}),
             task={"type": "classification"},
             freeze=["conv"],
             train=TRAIN,
@@ -138,6 +140,19 @@ def test_images_that_only_have_another_time_or_place_are_not_computed_again(
         path.with_suffix(".moved").write_bytes(path.read_bytes())
         path.with_suffix(".moved").replace(path)
     assert recorded(train("again")) == 0
+
+
+def test_no_row_is_stored_or_used_of_an_image_that_is_skipped(train, folder):
+    skip = {"on_error": "skip"}
+    folder[7].write_bytes(folder[7].read_bytes()[:50])
+    first, off = train("first", data=skip), train("off", data=skip, use="off")
+    again = train("again", data=skip)
+    assert recorded(first) > 0
+    assert recorded(again) == 0
+    assert_equal(first, off)
+    assert_equal(again, off)
+    paint(folder[7], 7)
+    assert_equal(train("mended", data=skip), train("mended off", data=skip, use="off"))
 
 
 CODE = """

@@ -1,0 +1,129 @@
+"""Identify the images of a run: by their contents, or by name and size where they are many.
+
+To read the contents of very many files takes longer than to begin with training. Such files are
+only listed, and each is hashed when it is first read.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from finetune.data.contents import KnownFiles, cost_of, file_states
+from finetune.data.decoding import hash_bytes
+from finetune.data.identity import KnownBy
+from finetune.data.images import Images, is_of_files, missing_file
+from finetune.data.item_contents import ItemContents
+from finetune.data.table import Table
+from finetune.errors import DataError
+
+_READ_AT_START_BYTES = 512 << 20
+"""Files that take less in all are read at the start, about a second; a file counts 16 KiB more."""
+
+
+def identified(table: Table, files: KnownFiles | None) -> Table:
+    """Return a table with the hashes of its images, so that a changed image is refused on reading.
+
+    Args:
+        table: The columns in use.
+        files: Hashes of files from earlier runs; None to read all files.
+
+    Raises:
+        DataError: an image is missing or cannot be read.
+    """
+    columns = dict(table.columns)
+    for name, column in _images(table):
+        try:
+            columns[name] = column.identified(files)
+        except DataError as error:
+            raise _with_row(error, column, table) from None
+    return replace(table, columns=columns)
+
+
+def all_identified(
+    tables: Mapping[str, Table],
+    files: KnownFiles | None,
+    *,
+    known_by: KnownBy | None,
+    copies_matter: bool,
+    skips: bool,
+) -> tuple[dict[str, Table], list[str]]:
+    """Return the tables of all parts with their images identified, all alike, and a note on how.
+
+    Args:
+        tables: The columns in use, by part.
+        files: Hashes of files from earlier runs; None to read all files.
+        known_by: What identified them when the run began; None for a new run.
+        copies_matter: Whether the config asks for exact copies, which only contents tell.
+        skips: Whether files that cannot be read are skipped: then none is read at the start.
+
+    Raises:
+        DataError: an image is missing or cannot be read.
+    """
+    if known_by == "contents":
+        return {part: identified(table, files) for part, table in tables.items()}, []
+    states = {part: _listed(table, skips=skips) for part, table in tables.items()}
+    found = [each for of_part in states.values() for each in of_part.values()]
+    is_quick = sum(map(cost_of, found)) < _READ_AT_START_BYTES and not skips
+    if known_by is None and (is_quick or copies_matter):
+        return {part: identified(table, files) for part, table in tables.items()}, []
+    by_names = {
+        part: _by_names(table, states[part], files, skips=skips) for part, table in tables.items()
+    }
+    count, size = sum(map(len, found)), sum(int(each[:, 0].sum()) for each in found)
+    note = (
+        f"{count:,} image files ({size / 2**30:.2f} GiB) are identified by name and size: their "
+        "contents are compared from the first reading on, exact copies are not looked for (split: "
+        "{copies: together} reads all files at the start)"
+    )
+    return by_names, [note] if count else []
+
+
+def _listed(table: Table, *, skips: bool) -> dict[str, Tensor]:
+    """Return the states of the files of each column that holds nothing but files."""
+    found = {}
+    for name, column in _images(table):
+        if is_of_files(column.items):
+            try:
+                found[name] = file_states(column.items, skips=skips)
+            except DataError as error:
+                raise _with_row(error, column, table) from None
+    return found
+
+
+def _by_names(
+    table: Table, states: Mapping[str, Tensor], files: KnownFiles | None, *, skips: bool
+) -> Table:
+    """Return a table whose image files are identified by name and size."""
+    columns = dict(table.columns)
+    for name, column in _images(table):
+        if name not in states:
+            columns[name] = column.identified(files)
+            continue
+        sizes = states[name][:, 0].tolist()
+        # Without the folder: a copy of the data in another place is the same data.
+        folder = f"{table.folder}{os.sep}" if table.folder else ""
+        told = (os.fsencode(_without(folder, path)) for path in column.items)
+        names = [hash_bytes(b"%b\0%d" % each) for each in zip(told, sizes, strict=True)]
+        contents = ItemContents.listed(column.items, sizes, names, files, skips=skips)
+        columns[name] = replace(column, contents=contents)
+    return replace(table, columns=columns)
+
+
+def _without(folder: str, path: Path) -> str:
+    """Return the text of a path, without the folder that it begins with."""
+    return str(path).removeprefix(folder)
+
+
+def _images(table: Table) -> Iterator[tuple[str, Images]]:
+    """Yield the columns of images by name."""
+    for name, column in table.columns.items():
+        if isinstance(column, Images):
+            yield name, column
+
+
+def _with_row(error: DataError, column: Images, table: Table) -> DataError:
+    """Return the error with the row of a missing file, which helps more than the path alone."""
+    return (table.folder and missing_file(column, table.place, table.folder)) or error

@@ -1,0 +1,171 @@
+"""Images of a large data set are only listed at the start; each is hashed at its first reading."""
+
+import os
+
+import pytest
+import torch
+from PIL import Image
+
+from finetune.data import contents
+from finetune.data.images import Images
+from finetune.data.item_contents import ItemContents
+from finetune.errors import DataError, FinetuneError
+
+SIZES = {"a": [(20, 30), (25, 21), (40, 18)], "b": [(31, 33), (9, 50)]}
+STEPS = [{"type": "Resize", "size": [12, 14]}, {"type": "RandomHorizontalFlip"}]
+LAYERS = [
+    {"name": "flat", "type": "Flatten"},
+    {"name": "head", "type": "Linear", "out_features": "classes"},
+]
+LIMIT = "finetune.data.identified_images._READ_AT_START_BYTES"
+
+
+@pytest.fixture
+def listed(monkeypatch):
+    """Let files be listed, however few they are."""
+    monkeypatch.setattr(LIMIT, 0)
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """A list of the names of files that are hashed in this process from here on."""
+    names = []
+    hash_file = contents.hash_file
+
+    def counted(file, name, *what):
+        names.append(name)
+        return hash_file(file, name, *what)
+
+    monkeypatch.setattr(contents, "hash_file", counted)
+    monkeypatch.setattr("finetune.data.item_contents.hash_file", counted)
+    return names
+
+
+@pytest.fixture
+def options(write_images):
+    source = write_images(SIZES)
+    data = {"source": source, "transforms": STEPS, "workers": 0, "memory_gb": 0}
+    task = {"type": "classification"}
+    return {"model": {"layers": LAYERS}, "data": data, "task": task}
+
+
+@pytest.fixture
+def column(tmp_path):
+    """A listed column of one red image."""
+    path = tmp_path / "a.bmp"
+    Image.new("RGB", (4, 4), "red").save(path)
+    seen = ItemContents.listed([path], [path.stat().st_size], [b"name"], None)
+    return Images([path], "RGB", [0], seen), path
+
+
+def weights(trainer):
+    return trainer.model.state_dict()
+
+
+def test_the_start_hashes_no_file_and_says_so(listed, hashed, write_images, prepared):
+    samples = prepared({"source": write_images(SIZES), "transforms": STEPS, "workers": 0})
+    first = set(hashed)
+    assert len(first) < 5  # those that tell shapes and time
+    [note] = [note for note in samples.notes_on_all if "identified by name" in note]
+    assert note.startswith("5 image files (0.00 GiB) are identified by name and size")
+    samples.train.fetch(range(5))
+    samples.train.fetch(range(5), epoch=1)
+    assert len(hashed) == len(set(hashed)) == 5
+
+
+def test_listed_and_hashed_images_end_with_the_same_weights(options, small_run, monkeypatch):
+    here = small_run("hashed", **options)
+    here.fit(quiet=True)
+    monkeypatch.setattr(LIMIT, 0)
+    there = small_run("listed", **options)
+    there.fit(quiet=True)
+    for name, tensor in weights(here).items():
+        assert torch.equal(tensor, weights(there)[name])
+
+
+def test_an_image_that_changes_after_its_first_reading_is_refused(column):
+    images, path = column
+    assert images[0].getpixel((0, 0)) == (255, 0, 0)
+    os.utime(path)  # another time, the same contents
+    assert images[0].getpixel((0, 0)) == (255, 0, 0)
+    Image.new("RGB", (4, 4), "blue").save(path)
+    with pytest.raises(DataError, match=r"a\.bmp' is another one than when the data was opened"):
+        images[0]
+
+
+def test_an_image_that_has_another_size_than_when_it_was_listed_is_refused(column):
+    images, path = column
+    Image.new("RGB", (9, 9), "red").save(path)
+    with pytest.raises(DataError, match="another one than when the data was opened"):
+        images[0]
+
+
+def test_what_a_process_reads_all_processes_know(column):
+    images, path = column
+    process = os.fork()
+    if process == 0:
+        _ = images[0]
+        os._exit(0)
+    assert os.waitpid(process, 0)[1] == 0
+    assert images.is_identified
+    Image.new("RGB", (4, 4), "blue").save(path)
+    with pytest.raises(DataError, match="another one"):
+        images[0]
+
+
+def test_a_fingerprint_is_that_of_the_contents(column):
+    images, path = column
+    known = Images([path], "RGB", [0]).identified(None)
+    assert images.digests() == [b"name"]
+    assert images.fingerprint() == known.fingerprint()
+
+
+def test_a_missing_file_is_told_with_its_row_at_the_start(listed, write_images, opened, write_csv):
+    write_images(SIZES)
+    source = write_csv([["image", "label"], ["images/a/0.png", "x"], ["images/a/9.png", "y"]])
+    with pytest.raises(DataError, match=r"no such image file .*9\.png', which row 2 of .*names"):
+        opened({"source": source, "inputs": ["image"], "target": "label"})
+
+
+def test_where_exact_copies_matter_all_files_are_read(listed, hashed, write_images, opened):
+    source = write_images(SIZES)
+    opened({"source": source, "split": {"validation": 0.4, "copies": "together"}})
+    assert len(hashed) == 5
+
+
+def started_and_stopped(small_run, options):
+    """Train for some steps, so that a checkpoint is there."""
+    trainer = small_run("run", **options, train={"steps": 3, "batch_size": 2})
+    trainer.fit(quiet=True)
+
+
+def longer(small_run, options):
+    return small_run("run", **options, train={"steps": 5, "batch_size": 2})
+
+
+def test_a_run_on_listed_images_goes_on_whatever_the_limit_is_now(
+    listed, small_run, options, monkeypatch
+):
+    started_and_stopped(small_run, options)
+    monkeypatch.setattr(LIMIT, 512 << 20)
+    assert longer(small_run, options).progress.step == 3
+
+
+def test_a_run_that_knows_contents_goes_on_by_contents(
+    small_run, options, monkeypatch, hashed, tmp_path
+):
+    started_and_stopped(small_run, options)
+    monkeypatch.setattr(LIMIT, 0)
+    hashed.clear()
+    assert longer(small_run, options).progress.step == 3
+    assert len(set(hashed)) == 5
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "images" / "a" / "0.png")
+    with pytest.raises(FinetuneError, match="rows: 1 changed"):
+        longer(small_run, options)
+
+
+def test_an_image_of_another_size_is_noticed_by_a_resumed_run(listed, small_run, options, tmp_path):
+    started_and_stopped(small_run, options)
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "images" / "a" / "0.png")
+    with pytest.raises(FinetuneError, match="rows: 1 changed"):
+        longer(small_run, options)
