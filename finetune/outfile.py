@@ -7,7 +7,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
@@ -18,6 +18,8 @@ from finetune.visible import tell
 
 _MOST_LINKS = 40
 """Most symbolic links followed in a row; Linux has the same limit."""
+_JSON_LINES = ("", ".jsonl", ".ndjson", ".json", ".txt", ".log")
+"""Endings of files that are written as JSON lines."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -64,6 +66,70 @@ def write_new(path: Path, text: str) -> None:
         except OSError:
             target.unlink(missing_ok=True)
             raise
+
+
+def check_place(path: Path) -> None:
+    """Raise if a path names a folder, or a file in a folder that is not there.
+
+    For commands that work long before they write: what is wrong with the path is told first.
+
+    Raises:
+        FinetuneError: it does.
+    """
+    with _told(path):
+        target = _regular_target(path)
+    if target is not None and not target.parent.is_dir():
+        raise FinetuneError(
+            f"cannot be written: there is no folder {str(target.parent)!r}",
+            where=str(path),
+            hint="make the folder first",
+        )
+
+
+def refuse_replacing(path: Path, read: Iterable[Path]) -> None:
+    """Raise if a file to be written is one of those that are read, by any of its names.
+
+    Pipes, devices and open files are written through, so nothing of them is replaced.
+
+    Args:
+        path: The file to be written.
+        read: The files that are read. Those that do not exist are no matter.
+
+    Raises:
+        FinetuneError: it is one of them.
+    """
+    with _told(path):
+        target = _regular_target(path)
+        if target is None or not target.exists():
+            return
+        own = target.stat()
+    for file in read:
+        with suppress(OSError):
+            # links and hard links are other names of the same file
+            if os.path.samestat(own, file.stat()):
+                raise FinetuneError(
+                    f"would replace {str(file)!r}, a file that this command reads",
+                    where=str(path),
+                    hint="name another file to write to",
+                )
+
+
+def is_written_as_csv(path: Path) -> bool:
+    """Tell by the ending of a file whether its rows are CSV; else they are JSON lines.
+
+    Raises:
+        FinetuneError: the ending is that of another format, or of none that is known.
+    """
+    ending = path.suffix.lower()
+    with _told(path):
+        is_file = _regular_target(path) is not None
+    if is_file and ending not in (".csv", *_JSON_LINES):
+        raise FinetuneError(
+            f"no output has the ending {ending!r}: .csv is written as CSV, .jsonl as JSON lines",
+            where=str(path),
+            hint=f"write {path.stem}.csv or {path.stem}.jsonl",
+        )
+    return ending == ".csv"
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from finetune.data.prepare import SampleSteps, plan_input_steps, prepare_inputs
 from finetune.data.readers.row_places import THE_INPUT, Places
 from finetune.errors import DataError
 from finetune.models.declared import Network
-from finetune.outfile import output_file
+from finetune.outfile import is_written_as_csv, output_file
 from finetune.tasks.tasks import Prediction
 from finetune.train.build import evaluation_batch_size, located
 from finetune.train.precision import Precision
@@ -223,15 +223,15 @@ def write_file(
     raw: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> int:
-    """Write rows to a file, `.csv` or else JSON lines; return how many.
+    """Write rows to a file, as CSV or JSON lines by its ending; return how many.
 
     A regular file is written completely or not changed. See `output_file` for others.
 
     Raises:
-        FinetuneError: the file cannot be written.
+        FinetuneError: the file cannot be written, or has another ending.
     """
+    as_csv = is_written_as_csv(out)
     with output_file(out) as file:
-        as_csv = out.suffix.lower() == ".csv"
         return write_rows(rows, file, as_csv=as_csv, raw=raw, note=note)
 
 

@@ -9,6 +9,7 @@ import typer
 from finetune.cli.options import Config, Json, Overrides, Trust
 from finetune.cli.output import results
 from finetune.errors import FinetuneError
+from finetune.outfile import check_place
 from finetune.process import loading
 from finetune.visible import tell, tell_error, tell_json
 
@@ -56,6 +57,8 @@ def plan_command(
     """Show what trains, what is frozen and what it costs, before a step is taken."""
     from finetune.config.loader import load_config
 
+    if write is not None:
+        check_place(write)
     loaded = load_config(config, overrides=override or (), trust=trust or ())
     with results() as out:
         # torch takes seconds to load: a config that is wrong fails before that

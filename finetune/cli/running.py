@@ -13,6 +13,7 @@ from finetune import disk
 from finetune.cli.options import Config, Json, Overrides, Run, Trust
 from finetune.cli.output import results
 from finetune.errors import FinetuneError
+from finetune.outfile import check_place, is_written_as_csv, refuse_replacing
 from finetune.process import loading
 from finetune.visible import tell
 
@@ -116,7 +117,10 @@ def predict_command(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Where to write: .csv for CSV, else JSON lines."),
+        typer.Option(
+            metavar="FILE",
+            help="Where to write: .csv as CSV, .jsonl as JSON lines.",
+        ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples of one pass.")] = None,
     raw: Annotated[
@@ -131,11 +135,19 @@ def predict_command(
     In CSV, a text that begins with = + - @ gets an apostrophe before it, since spreadsheets run
     formulas, and hidden characters become escapes; --raw writes all texts as they are.
     """
+    if out is not None:
+        # before torch is loaded, which takes seconds
+        check_place(out)
+        is_written_as_csv(out)
     with results() as stdout:
         with loading():
             from finetune.data.incoming import read_incoming
             from finetune.predict import load_predictor, write_file, write_rows
+            from finetune.runs.folder import saved_folder
 
+        if out is not None:
+            named = Path("/dev/stdin" if source == "-" else source)
+            refuse_replacing(out, (named, *saved_folder(run).files()))
         predictor = load_predictor(
             run, trust=trust or (), batch_size=batch_size, overrides=override or ()
         )
@@ -153,8 +165,14 @@ def predict_command(
         if out is None:
             write_rows(rows, stdout, as_csv=False)
             return
+        refuse_replacing(out, (file for part in parts for file in part.files()))
         count = write_file(rows, out, raw=raw, note=note)
-        note(f"{count} {'prediction' if count == 1 else 'predictions'} in {out}")
+        note(f"{count} {'prediction' if count == 1 else 'predictions'} in {out}{_form(out)}")
+
+
+def _form(out: Path) -> str:
+    """Return in which form a file is written, as words, where its ending does not tell."""
+    return "" if out.suffix.lower() in (".csv", ".jsonl", ".ndjson") else ", as JSON lines"
 
 
 def tensorboard_command(

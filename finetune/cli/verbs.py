@@ -1,15 +1,17 @@
 """Typer's group of verbs, with hidden characters in its error messages made visible."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from typer.core import TyperGroup
 
+from finetune.errors import FinetuneError
 from finetune.visible import one_line
 
 # Typer's message for an argument too many, as several versions word it.
+_EMPTY_OPTION = re.compile(r"(--[\w-]+)=")
 _OVERRIDE = re.compile(r"unexpected extra argument(?:s|\(s\))? \(([\w.]+=[^ )]*)")
 
 
@@ -21,10 +23,37 @@ class Verbs(TyperGroup):
         with _visible_mistakes():
             return super().make_context(*args, **options)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the verb; refuse arguments that are empty."""
+        found = super().resolve_command(ctx, args)
+        _refuse_empty(found[-1])
+        return found
+
     def invoke(self, ctx: Any) -> Any:
         """Parse the verb and its arguments, and run it."""
         with _visible_mistakes():
             return super().invoke(ctx)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Raise if an argument is empty, as a shell variable without a value gives it.
+
+    An empty path would be the current folder, and an empty key of a store every store.
+
+    Raises:
+        FinetuneError: one is empty.
+    """
+    for position, argument in enumerate(arguments):
+        before = arguments[position - 1] if position else ""
+        if option := _EMPTY_OPTION.fullmatch(argument):
+            where = option[1]
+        elif argument == "":
+            where = before if before.startswith("-") else f"argument {position + 1}"
+        else:
+            continue
+        raise FinetuneError(
+            "is empty", where=where, hint="a path, a name or a value is needed; . is this folder"
+        )
 
 
 @contextmanager

@@ -124,6 +124,11 @@ class TorchvisionLayer(_Layer):
         """Return a complaint for each argument that has a key of its own."""
         said_by = {"weights": "pretrained", "num_classes": "output"}
         problems = _faulty_arguments(value.get("args"), said_by)
+        # In torchvision itself `weights=None` means random ones. A saved config has both keys.
+        if "weights" in value and value["weights"] is None and "pretrained" not in value:
+            message = "null does not tell whether the weights are random"
+            hint = "pretrained: false for random ones, pretrained: true for those of torchvision"
+            problems.append((("weights",), message, hint))
         return [*_name_for_architecture(value), *problems]
 
 

@@ -10,7 +10,9 @@ from typing import Any, BinaryIO, TextIO
 from finetune.config.data import DataConfig
 from finetune.config.source_keys import (
     ArraysSource,
+    AudioFolderSource,
     CsvSource,
+    ImageFolderSource,
     Source,
     TableSource,
     TextFolderSource,
@@ -66,6 +68,13 @@ class Incoming:
     notes: tuple[str, ...] = ()
     """Lines to report to the user on how they were read."""
 
+    def files(self) -> Iterator[Path]:
+        """Yield the files that the samples are read from, with those that a table names."""
+        yield from map(Path, self.places.files)
+        for column in self.columns.values():
+            if isinstance(column, list):
+                yield from (value for value in column if isinstance(value, Path))
+
 
 def read_incoming(
     source: str,
@@ -110,15 +119,17 @@ def _read_path(
     if not path.exists():
         raise DataError("no such file or folder", where=str(path), hint=_if_text(path, kinds))
     files = _files_below(path) if path.is_dir() else [path]
-    dialect = dialect_of(_trained_on(config))
     # Arrays before tables: their endings are certain, while a table may be recognised by content.
     arrays = [file for file in files if _holds_arrays(file, config)]
     rest = sorted(set(files) - set(arrays))
-    tables = [file for file in rest if _holds_table(file, dialect, kinds)]
+    tables = _tables_among(rest, path, config, kinds)
     others = sorted(set(rest) - set(tables))
     plain = [f for f in others if _is_sample(f, path, kinds)] if path.is_dir() else others
     # Notes are given once, with the first part.
     notes = tuple(passed_over(sorted(set(others) - set(plain)), path))
+    if not plain and not tables and not arrays:
+        hint = notes[0] if notes else None
+        raise DataError(f"holds no sample: no {_samples(kinds)}", where=str(path), hint=hint)
     if plain:
         column = _the_column(kinds, plain[0], _no_text(plain[0]))
         values = [_value(file, config, kinds[column]) for file in plain]
@@ -130,6 +141,7 @@ def _read_path(
         yield Incoming(str(path), names, {column: values}, places, notes)
         notes = ()
     for file in tables:
+        dialect = dialect_of(_trained_on(config))
         reading = Reading(str(file), dialect, kinds.keys(), list(notes), target)
         yield _read_rows(file, reading, kinds, _trained_on(config))
         notes = ()
@@ -158,6 +170,33 @@ def _files_below(folder: Path) -> list[Path]:
     if (position := first_outside(files, folder)) is not None:
         raise DataError("is a link that leaves the folder", where=str(files[position]))
     return files
+
+
+def _tables_among(
+    files: Sequence[Path], path: Path, config: DataConfig, kinds: Mapping[str, Kind]
+) -> list[Path]:
+    """Return the files at a path, a folder or the file itself, that are read as tables."""
+    trained_on = _trained_on(config)
+    dialect = dialect_of(trained_on)
+    if not path.is_dir():
+        return [file for file in files if _holds_table(file, dialect, kinds)]
+    # Training on such a folder passes over its tables, so that they do not count here either. A
+    # folder with nothing but tables may name the samples.
+    is_of_files = isinstance(trained_on, ImageFolderSource | AudioFolderSource)
+    if is_of_files and any(_is_sample(file, path, kinds) for file in files):
+        return []
+    return [file for file in files if _is_table_of_folder(file, dialect, kinds)]
+
+
+def _is_table_of_folder(file: Path, dialect: Dialect, kinds: Mapping[str, Kind]) -> bool:
+    """Tell whether a file of a folder is a table; one that cannot be read as text is none."""
+    try:
+        return _holds_table(file, dialect, kinds)
+    except DataError:
+        # The text may be a sample, in another encoding than the one that is known.
+        if [*kinds.values()] in _ONE_TEXT and _no_text(file) is None:
+            raise
+        return False
 
 
 def _holds_table(file: Path, dialect: Dialect, kinds: Mapping[str, Kind]) -> bool:
@@ -192,6 +231,15 @@ def _is_sample(file: Path, folder: Path, kinds: Mapping[str, Kind]) -> bool:
     if "audio" in kinds.values():
         return is_audio_file(file)
     return [*kinds.values()] in _ONE_TEXT and _no_text(file) is None
+
+
+def _samples(kinds: Mapping[str, Kind]) -> str:
+    """Return what samples of a folder are, in words."""
+    if any(map(_is_image, kinds.values())):
+        return "image and no table"
+    if "audio" in kinds.values():
+        return "recording and no table"
+    return "text and no table" if [*kinds.values()] in _ONE_TEXT else "table"
 
 
 def _no_text(file: Path) -> str | None:

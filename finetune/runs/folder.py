@@ -69,6 +69,12 @@ class RunFolder:
         """Folder of TensorBoard's event files."""
         return self.path / "tensorboard"
 
+    def files(self) -> Iterator[Path]:
+        """Yield the paths that a run makes: documents, results, checkpoints and curves."""
+        yield from (self.path / name for name in (*_DOCUMENTS, *_RESULTS, LOCK))
+        for folder in (self.checkpoints, self.tensorboard):
+            yield from folder.rglob("*")
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Make the folder, lock it against other processes, and begin the run.

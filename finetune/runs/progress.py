@@ -66,6 +66,11 @@ class Progress:
         """Whether early stopping has ended the run."""
         return self.stopping.is_over
 
+    @property
+    def step_in_use(self) -> int:
+        """The step whose weights are tested and used: the best one, or the present one."""
+        return self.step if self.best.step is None else self.best.step
+
     def next_phase(self, *, keeps_patience: bool) -> None:
         """Move to the start of the next phase; mutates phase, transitions and per-phase values.
 

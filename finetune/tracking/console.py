@@ -18,7 +18,7 @@ from rich.progress import (
 
 from finetune.streams import unfailing
 from finetune.terminal import Terminal
-from finetune.tracking.tracker import PLACE, Tracker
+from finetune.tracking.tracker import PLACE, WEIGHTS_STEP, Tracker
 from finetune.visible import one_line
 
 _BAR_INTERVAL_S = 0.2
@@ -67,7 +67,12 @@ class Console(Tracker):
         if any(tag.startswith("freeze/") for tag in values):
             return
         if not any(tag.startswith("train/") for tag in values):
-            figures = (f"{tag} {_figure(values[tag])}" for tag in values if tag not in PLACE)
+            figures = [f"{tag} {_figure(values[tag])}" for tag in values if tag not in PLACE]
+            if WEIGHTS_STEP in values:
+                # They may be of an earlier step: the present one would mislead.
+                of = f"test, by the weights of step {values[WEIGHTS_STEP]}:"
+                self.message("  ".join((of, *figures)))
+                return
             self._line(step, _place(values), *figures)
             return
         self._latest = (step, values)

@@ -8,7 +8,9 @@ import numpy as np
 
 from finetune.redaction import redacted
 
-PLACE = ("epoch", "phase")
+WEIGHTS_STEP = "weights_step"
+"""Entry of `scalars`: the step whose weights were tested, which may be before the present one."""
+PLACE = ("epoch", "phase", WEIGHTS_STEP)
 """Entries of `scalars` that say where in the run a line belongs; they are not curves."""
 
 

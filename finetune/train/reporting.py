@@ -15,7 +15,7 @@ from finetune.freezing.report import mask_as_text, states_over_phases
 from finetune.optim.groups import Group
 from finetune.pictures.freeze_map import FreezeMap, draw_freeze_map
 from finetune.runs.progress import Progress
-from finetune.tracking.tracker import Tracker
+from finetune.tracking.tracker import WEIGHTS_STEP, Tracker
 from finetune.train.summary import peak_memory_gib
 from finetune.train.telling import Telling
 from finetune.train.timeline import Timeline
@@ -135,7 +135,9 @@ class Reporter:
             if tag not in tagged:
                 del progress.metrics[tag]
         progress.metrics |= tagged
-        self._tell(tagged)
+        # The test alone is by the weights in use; the line keeps the step at which it was made.
+        by = {WEIGHTS_STEP: progress.step_in_use} if split == "test" else {}
+        self._tell({**by, **tagged})
 
     @property
     def _progress(self) -> Progress:

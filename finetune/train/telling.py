@@ -74,6 +74,8 @@ class Telling(Tracker):
             best: The metric that chose the best weights; None if the last ones are used.
         """
         lines = [(tag, figure(value)) for tag, value in figures.items()]
+        if lines and progress.best.step is not None:
+            lines.insert(0, ("figures", f"by the weights of step {progress.best.step}"))
         if progress.stopped_early:
             lines.append(("stopped", f"early, at step {progress.step}"))
         tensors = sum(proof["tensors"] for proof in progress.proofs)
