@@ -193,7 +193,7 @@ def test_a_limit_that_may_mean_all_samples_or_one_is_refused(limit):
 def csv_config(write_csv, small_config):
     """The config of a run on a table with rare classes and a column of weights."""
 
-    def make(balance="none", limit=None, epochs=3, **changes):
+    def make(balance="none", limit=None, steps=11, **changes):
         draw = torch.Generator().manual_seed(0)
         numbers = torch.randn(len(LABELS), 4, generator=draw).tolist()
         rows = [[*numbers[n], label, 1 + n % 3] for n, label in enumerate(LABELS)]
@@ -205,7 +205,7 @@ def csv_config(write_csv, small_config):
             "transforms": [{"type": "stack"}],
             "balance": balance,
         }
-        train = {"epochs": epochs, "batch_size": 8, "log_every": 1} | {"limit": limit}
+        train = {"steps": steps, "batch_size": 8, "log_every": 1} | {"limit": limit}
         return small_config(data=data, task={"type": "classification"}, train=train, **changes)
 
     return make
@@ -219,8 +219,9 @@ CHOICES = [{"balance": "oversample"}, {"balance": {"weights": "w"}}, {"limit": 0
 def test_a_run_that_was_stopped_ends_with_the_same_bits(csv_config, tmp_path, choice):
     whole = finetune.build_trainer(csv_config(**choice), tmp_path / "whole")
     whole.fit(quiet=True)
-    assert whole.progress.step == 3 * -(-whole.timeline.order.count // 8)
-    finetune.build_trainer(csv_config(epochs=1, **choice), tmp_path / "cut").fit(quiet=True)
+    assert whole.timeline.steps_per_epoch == -(-whole.timeline.order.count // 8)
+    # In the middle of the second epoch, or of the fourth one.
+    finetune.build_trainer(csv_config(steps=7, **choice), tmp_path / "cut").fit(quiet=True)
     again = finetune.build_trainer(csv_config(**choice), tmp_path / "cut")
     again.fit(quiet=True)
     for name, value in whole.model.state_dict().items():
@@ -229,7 +230,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(csv_config, tmp_path, ch
 
 @pytest.mark.parametrize("choice", CHOICES[:2], ids=str)
 def test_another_balance_is_another_run(csv_config, tmp_path, choice):
-    finetune.build_trainer(csv_config(epochs=1), tmp_path / "run").fit(quiet=True)
+    finetune.build_trainer(csv_config(steps=2), tmp_path / "run").fit(quiet=True)
     with pytest.raises(CheckpointError, match="another config"):
         finetune.build_trainer(csv_config(**choice), tmp_path / "run")
 
@@ -241,7 +242,7 @@ def test_samples_that_come_several_times_are_answered_from_the_cache_with_the_sa
     freeze = {"phases": [{"name": "head", "train": ["head"]}]}
     runs = {}
     for use in ("off", "auto"):
-        config = csv_config("oversample", epochs=30, cache=use, freeze=freeze)
+        config = csv_config("oversample", steps=150, cache=use, freeze=freeze)
         runs[use] = finetune.build_trainer(config, tmp_path / use)
         runs[use].fit(quiet=True)
     for name, value in runs["off"].model.state_dict().items():

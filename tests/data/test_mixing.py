@@ -153,7 +153,8 @@ def mixed_config(write_images, small_config):
             ]},
             data={"source": source, "split": {"validation": 0.25}, "transforms": steps},
             task=task or {"type": "classification"},
-            train={"epochs": 2, "batch_size": 4, "log_every": 1} | (train or {}),
+            # The last weights: a run that ends early evaluates once more, which may be its best.
+            train={"steps": 6, "batch_size": 4, "checkpoint": {"best": None}} | (train or {}),
             trust=trust,
             **changes,
         )  # fmt: skip
@@ -175,7 +176,8 @@ def same(one, other):
 def test_a_run_mixes_in_training_alone_and_ends_alike_after_a_stop(mixed_config, tmp_path, mix):
     config = mixed_config({"type": mix})
     mixed, _ = weights_of(config, tmp_path / "whole")
-    cut = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 1})})
+    # In the middle of an epoch of three steps.
+    cut = config.model_copy(update={"train": config.train.model_copy(update={"steps": 2})})
     weights_of(cut, tmp_path / "cut")
     again, progress = weights_of(config, tmp_path / "cut")
     assert same(mixed, again)
