@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 import finetune
 from finetune.config.data import DataConfig
-from finetune.data.samples import IGNORED
 from finetune.errors import DataError
 
 OWN = """
@@ -275,7 +274,7 @@ def test_tags_are_classes_padded_with_what_a_loss_leaves_out(prepared, write_jso
     assert made.facts.classes == ("LOC", "O", "PER")
     batch = made.train.fetch([0, 1, 3])
     assert batch.target.tolist() == [
-        [2, 1, 2, IGNORED], [1, 0, IGNORED, IGNORED], [2, 1, 1, 0]
+        [2, 1, 2, -100], [1, 0, -100, -100], [2, 1, 1, 0]
     ]  # fmt: skip
     assert made.train.fetch([2]).target.tolist() == [[1]]
 
@@ -284,7 +283,7 @@ def test_numbers_are_tags_as_they_are(prepared, write_jsonl, own_task):
     rows = [{"tags": [3, 0]}, {"tags": []}, {"tags": [5, 5, 1]}]
     made = prepared(tagged(write_jsonl, rows), own_task, trust=("own_task",))
     assert made.facts.classes is None
-    assert made.train.fetch([1, 0]).target.tolist() == [[IGNORED, IGNORED], [3, 0]]
+    assert made.train.fetch([1, 0]).target.tolist() == [[-100, -100], [3, 0]]
 
 
 def test_a_tag_that_training_never_sees_is_told(prepared, write_jsonl, own_task):
