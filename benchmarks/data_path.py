@@ -4,7 +4,8 @@
 
 With `--rows` a csv file of so many generated texts with labels is written. Measured are the CPU
 seconds from the imports to the first optimizer step and the memory above that of the imported
-libraries, at the first start and at a second one, and what the cache folder takes afterwards.
+libraries, at the first start and at a second one, what the cache folder takes afterwards, and
+texts per second against a plain `DataLoader` that tokenizes each batch, in turns.
 
 Without it, photographs of 500 x 375 pixels are drawn and saved as JPEG. Then, each in a process of
 its own:
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -46,12 +47,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rows", type=int, default=0)
-    parser.add_argument("--part", choices=[*_PARTS, "text"], help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=_MEASURES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.part is not None:
-        parts = {"start": start, "listing": listing, "throughput": throughput}
-        part = (parts | {"text": start_on_text})[given.part]
+        part = _MEASURES[given.part]
         print(json.dumps(part(given.folder, given.workers, given.rounds)))
         return
     with tempfile.TemporaryDirectory(prefix="photographs-") as name:
@@ -61,7 +61,8 @@ def main() -> None:
         else:
             draw(folder, given.images)
         # The second start finds what the first one has left in the cache folder.
-        for part_name in ("text", "text") if given.rows else _PARTS:
+        on_texts = ("text", "text", "text_throughput")
+        for part_name in on_texts if given.rows else _PARTS:
             command = [sys.executable, __file__, "--part", part_name, "--folder", name]
             command += ["--workers", str(given.workers), "--rounds", str(given.rounds)]
             environment = {**os.environ, "FINETUNE_CACHE": str(folder / "cache")}
@@ -226,6 +227,50 @@ def listing(folder: Path, workers: int, rounds: int) -> dict[str, float]:
     return {f"seconds to start on {_LISTED:,} listed images": round(time.perf_counter() - began, 2)}
 
 
+def text_throughput(folder: Path, workers: int, rounds: int) -> dict[str, str]:
+    """Measure passes over some texts, ours and those of a plain loader in turns."""
+    import csv
+
+    from torch.utils.data import DataLoader
+    from transformers import AutoTokenizer
+
+    from finetune.importing import package_path
+    from finetune.train.build import build_parts
+
+    config = text_config_of(folder / "texts.csv")
+    tokenizer = AutoTokenizer.from_pretrained(
+        package_path(config.data.transforms[0].tokenizer, key=())
+    )
+    with (folder / "texts.csv").open(encoding="utf-8") as file:
+        texts = [row["text"] for row, _ in zip(csv.DictReader(file), range(6400), strict=False)]
+
+    def collated(some: list[str]) -> Any:
+        return tokenizer(some, truncation=True, max_length=128, padding=True, return_tensors="pt")
+
+    plain: Any = DataLoader(texts, batch_size=32, shuffle=True, collate_fn=collated)  # type: ignore[arg-type]
+    seconds: dict[str, list[float]] = {"first": [], "kept": [], "plain": []}
+    for _ in range(rounds):
+        samples = build_parts(config).data.train
+        order = torch_order(min(len(samples), len(texts)))
+        # One process does all of it, so its CPU seconds say more than a clock.
+        seconds["first"].append(timed(samples.fetches(order, 0), time.process_time))
+        seconds["plain"].append(timed(plain, time.process_time))
+        seconds["kept"].append(timed(samples.fetches(order, 1), time.process_time))
+    per_second = {name: len(texts) / median(spent) for name, spent in seconds.items()}
+    return {
+        f"texts per CPU second, {name} pass, and against DataLoader": f"{speed:.0f}, "
+        f"{speed / per_second['plain']:.2f}"
+        for name, speed in per_second.items()
+    }
+
+
+def torch_order(count: int) -> Any:
+    """Return batches of 32 positions in random order."""
+    import torch
+
+    return torch.randperm(count).split(32)
+
+
 def throughput(folder: Path, workers: int, rounds: int) -> dict[str, str]:
     """Measure whole passes over all samples, ours and those of a plain loader in turns.
 
@@ -275,12 +320,12 @@ def throughput(folder: Path, workers: int, rounds: int) -> dict[str, str]:
     return told | {name: f"{median(values):.2f}" for name, values in ratios.items()}
 
 
-def timed(batches: Iterable[Any]) -> float:
+def timed(batches: Iterable[Any], clock: Callable[[], float] = time.perf_counter) -> float:
     """Return the seconds that it takes to go through batches."""
-    began = time.perf_counter()
+    began = clock()
     for _ in batches:
         pass
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def family() -> Iterator[Path]:
@@ -321,6 +366,15 @@ def proportional_bytes() -> int:
         lines = (process / "smaps_rollup").read_text().splitlines()
         total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024
     return total
+
+
+_MEASURES: dict[str, Callable[[Path, int, int], Any]] = {
+    "start": start,
+    "listing": listing,
+    "throughput": throughput,
+    "text": start_on_text,
+    "text_throughput": text_throughput,
+}
 
 
 if __name__ == "__main__":

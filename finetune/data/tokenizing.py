@@ -18,7 +18,7 @@ from finetune.data.ragged import Ragged, Tokens
 from finetune.data.readers.mapped import MappedCells, Positions
 from finetune.data.samples import Columns, Prepared, Sample, replaced
 from finetune.data.table import Listed, Numbers
-from finetune.data.tokens import CUT, Tokenizing, TokenStore, tokenizer_facts
+from finetune.data.tokens import CUT, Encoded, Tokenizing, TokenStore, tokenizer_facts
 from finetune.errors import DataError, Key, named
 from finetune.importing import package_path, require
 from finetune.models.shapes import first_line
@@ -91,10 +91,15 @@ class Tokenize:
         """Return tokens that are made as they are needed; count what is cut of some texts."""
         drawn = torch.arange(0, len(column), -(-len(column) // _NUM_DRAWN))
         self.cut.drawn_from += len(column)
-        first = self._encoded(column.at(drawn), counts=True)
+        first = self._counted(column.at(drawn))
+        # What is cut was told by then.
         uncounted = replace(self, cut=CutTexts())
+
+        def make(texts: list[Any]) -> dict[str, Ragged]:
+            return self._ragged(dict(self._tokenized(texts)))
+
         return LazyTokens(
-            column, uncounted._encoded, lambda: uncounted._all(column, store), first, budget
+            column, make, lambda: uncounted._all(column, store), first, budget
         ).columns
 
     def _text(self, name: str, column: Prepared) -> Listed:
@@ -124,25 +129,26 @@ class Tokenize:
         parts = []
         counting = Counting(f"tokenizing {named(self.columns)}", "texts")
         # A portion at a time: what a tokenizer returns for a text takes some 30 kB.
-        for rows in (
-            torch.arange(len(column)).split(_NUM_DRAWN) if len(column) else [torch.arange(0)]
-        ):
-            parts.append(self._encoded(column.at(rows), counts=True))
-            done = int(rows[-1]) + 1 if len(rows) else 0
+        for number, rows in enumerate(torch.arange(len(column)).split(_NUM_DRAWN)):
+            parts.append(self._counted(column.at(rows)))
+            done = number * _NUM_DRAWN + len(rows)
             counting.at(done, done / max(1, len(column)))
         return {name: Ragged.joined([part[name] for part in parts]) for name in parts[0]}
 
-    def _encoded(self, texts: list[Any], *, counts: bool = False) -> dict[str, Ragged]:
-        """Return tokens of some texts; with `counts` they count among those that may be cut."""
+    def _counted(self, texts: list[Any]) -> dict[str, Ragged]:
+        """Return tokens of some texts, which count among those that may be cut."""
         encoded = dict(self._encode(texts))
         cut = torch.tensor(encoded.pop(CUT, [0] * len(texts)))
-        made = {
+        made = self._ragged(encoded)
+        self._count(next(iter(made.values())).lengths, cut)
+        return made
+
+    def _ragged(self, encoded: Encoded) -> dict[str, Ragged]:
+        """Return the outputs for some texts as columns."""
+        return {
             name: Ragged.of(ids, pad=self._pad(name), length=self._length)
             for name, ids in encoded.items()
         }
-        if counts:
-            self._count(next(iter(made.values())).lengths, cut)
-        return made
 
     def _count(self, lengths: Tensor, cut: Tensor) -> None:
         """Add texts to the count of what was cut."""
@@ -155,12 +161,20 @@ class Tokenize:
 
     def _encode(self, texts: list[Any]) -> dict[str, Any]:
         """Return the tokenizer's outputs for some texts, and how many tokens each lost (`CUT`)."""
+        encoded = self._tokenized(texts)
+        outputs: dict[str, Any] = dict(encoded)
+        lengths = [len(ids) for ids in next(iter(outputs.values()), ())]
+        encodings = getattr(encoded, "encodings", None)
+        return outputs | {CUT: tokens_cut(encodings, lengths, self.max_length)}
+
+    def _tokenized(self, texts: list[Any]) -> Any:
+        """Return what the tokenizer gives for some texts, or pairs of texts."""
         sides = [texts]
         if len(self.columns) > 1:
             sides = [[text[side] for text in texts] for side in range(len(self.columns))]
         try:
             # Without padding: batches pad, each only as far as it needs.
-            encoded = self.tokenizer(*sides, truncation=True, max_length=self.max_length)
+            return self.tokenizer(*sides, truncation=True, max_length=self.max_length)
         except (TypeError, UnicodeEncodeError) as error:
             # JSON may contain half of a surrogate pair, which no encoding has
             for name, side in zip(self.columns, sides, strict=True):
@@ -168,10 +182,6 @@ class Tokenize:
                     found = f"{shown(broken)}, which holds half a character"
                     raise self._no_text(name, found) from error
             raise
-        outputs: dict[str, Any] = dict(encoded)
-        lengths = [len(ids) for ids in next(iter(outputs.values()), ())]
-        encodings = getattr(encoded, "encodings", None)
-        return outputs | {CUT: tokens_cut(encodings, lengths, self.max_length)}
 
     def _tokens(self, name: str, ids: list[int]) -> Tokens:
         """Return one sample of an output."""
