@@ -96,9 +96,13 @@ class LazyTokens:
     def _kept(self, rows: Tensor) -> dict[str, Ragged]:
         """Return the tokens of some texts from those that are kept, after making what lacks."""
         wanted = rows.numpy()
-        lacking = np.unique(wanted[self._starts[wanted] < 0])
-        if len(lacking):
-            self._keep(lacking, self._make(self._texts.at(torch.from_numpy(lacking))))
+        is_lacking = self._starts[wanted] < 0
+        if is_lacking.any():
+            lacking = wanted[is_lacking]
+            made = self._make(self._texts.at(torch.from_numpy(lacking)))
+            self._keep(lacking, made)
+            if is_lacking.all():
+                return made
         starts, lengths = self._starts[wanted], self._lengths[wanted].astype(np.int64)
         before = np.cumsum(lengths) - lengths
         places = np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
