@@ -10,6 +10,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from finetune.config.catalogue import Complaint
@@ -115,7 +116,22 @@ def faults_of(error: ValidationError, node: type[Node]) -> list[Fault]:
     unknown = [str(one["loc"][-1]) for one in details if one["type"] == "extra_forbidden"]
     # An unknown key makes pydantic report the one that was meant as missing, too: one mistake, one
     # line.
-    return [explain(one, node.model_fields) for one in details if not is_echo(one, unknown)]
+    fields = _own_first(node)
+    return [explain(one, fields) for one in details if not is_echo(one, unknown)]
+
+
+def _own_first(node: type[Node]) -> dict[str, FieldInfo]:
+    """Return the fields of a node for a list of them: required ones, its own, then inherited ones.
+
+    What a class inherits suits many nodes, and is seldom what a person looks for in this one.
+    """
+    owners = [vars(base).get("__annotations__", {}) for base in node.__mro__]
+
+    def rank(field: tuple[str, FieldInfo]) -> tuple[bool, int]:
+        depth = next((n for n, own in enumerate(owners) if field[0] in own), len(owners))
+        return not field[1].is_required(), depth
+
+    return dict(sorted(node.model_fields.items(), key=rank))
 
 
 def _is_misnamed(fault: Fault, strange: Sequence[str]) -> bool:

@@ -42,7 +42,8 @@ OTHER_WORDS = {
     **dict.fromkeys(("val", "valid", "dev", "val_split", "validation_split"), "validation"),
     **dict.fromkeys(("test_split", "test_size"), "test"),
     **dict.fromkeys(("labels", "label", "y", "label_column", "target_column", "targets"), "target"),
-    **dict.fromkeys(("features", "input", "x", "columns", "text_column", "image_column"), "inputs"),
+    **dict.fromkeys(("features", "input", "x", "columns", "text_column", "image_column",
+                     "text", "texts"), "inputs"),
     **dict.fromkeys(("loss", "criterion", "loss_fn", "objective"), "losses"),
     **dict.fromkeys(("metric", "scores"), "metrics"),
     **dict.fromkeys(("scheduler", "lr_scheduler", "lr_schedule"), "schedule"),
@@ -86,7 +87,10 @@ def places_of(given: str, config: type[BaseModel], near: Key = ()) -> list[str]:
         near: The key above it; places in the same section are preferred.
     """
     word = OTHER_WORDS.get(_plain(given), given)
-    found = _by_name(config).get(given) or _by_name(config).get(word)
+    found = _by_name(config).get(given)
+    if found is None or ".".join([*map(str, near), given]) in found:
+        # A key of the very place, but of another type of node there, such as of another source.
+        found = _by_name(config).get(word) if word != given else None
     if found is None:
         return [word] if "." in word else []
     section = [key for key in found if near and key.split(".")[0] == near[0]]

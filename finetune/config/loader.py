@@ -292,20 +292,30 @@ def _validated(root: Written, problems: Iterable[Problem]) -> RunConfig:
             # The first fault of a place is the cause; pydantic's on the same key only follows from
             # it.
             if origin.key not in told:
-                known.append(Problem(origin, fault.message, _hint(fault, origin)))
+                known.append(Problem(origin, fault.message, _hint(fault, origin, root)))
     if config is None or known:
         raise ConfigError(sorted(known, key=_place))
     return config
 
 
-def _hint(fault: Fault, origin: Origin) -> str | None:
+def _hint(fault: Fault, origin: Origin, root: Written) -> str | None:
     """Return the hint of a fault; for an unknown key that belongs elsewhere, where."""
     is_strange = fault.message == UNKNOWN_KEY or " has no argument " in fault.message
     if not is_strange or "did you mean" in (fault.hint or ""):
         return fault.hint
     *above, name = origin.key.split(".")
     places = places_of(name, RunConfig, tuple(above))
+    if places == ["data.inputs"] and isinstance(column := _value_at(root, origin.key), str):
+        return f"the columns that the network takes are named by data.inputs: [{shown(column)}]"
     return f"it belongs to {' or '.join(map(repr, places))}" if places else fault.hint
+
+
+def _value_at(root: Written, key: str) -> Any:
+    """Return the plain value at a key below mappings; None if there is none."""
+    value = root.plain()
+    for step in key.split("."):
+        value = value.get(step) if isinstance(value, dict) else None
+    return value
 
 
 def _place(problem: Problem) -> tuple[bool, str, int]:

@@ -119,6 +119,14 @@ class ImportTransform(Node):
     """Whether two calls on one sample may differ. Random transforms run anew in each epoch, and only in training."""
 
 
+_NOT_NEEDED = ("ToTensor", "ToFloat", "ToFloat32", "Rescale")
+"""Steps of other tools that only scale bytes to 0..1."""
+_BY_ITSELF = (
+    "leave it out: images of bytes become float32 from 0 to 1 by themselves; "
+    "{type: ToDtype, dtype: float32, scale: true} does it at a place of the list"
+)
+
+
 class VisionTransform(OpenNode):
     """A class of `torchvision.transforms.v2` by its own name, with its own arguments."""
 
@@ -136,6 +144,8 @@ class VisionTransform(OpenNode):
         # A type that is no text is reported by pydantic already.
         if not isinstance(type_, str):
             return []
+        if type_ in _NOT_NEEDED:
+            return [(("type",), f"no transform {type_!r}", _BY_ITSELF)]
         if (ours := _OTHER_NAMES.get(type_.casefold().replace("_", ""))) is not None:
             return [(("type",), f"no transform {type_!r}", f"did you mean {ours!r}?")]
         return check_arguments(TRANSFORMS, "transform", type_, cls.arguments_in(value), also=own)

@@ -123,6 +123,15 @@ def words_as_numbers(column: str) -> str:
     )
 
 
+def _meanings(text: str, mark: str) -> str:
+    """Return what a number with separators `mark` between its digits may mean."""
+    whole = text.replace(mark, "").replace(",", ".")
+    # One comma with three digits behind it may be a decimal one; several marks cannot.
+    if mark == "," and text.count(mark) == 1 and "." not in text:
+        return f"{text} may mean {whole} or {text.replace(',', '.')}"
+    return f"{text} seems to mean {whole}"
+
+
 def _remedy(column: str, cell: Any, *, is_odd: bool) -> str:
     """Return a hint for a cell that is no number; `is_odd` if most other cells are numbers."""
     text = cell.strip() if isinstance(cell, str) else ""
@@ -130,10 +139,10 @@ def _remedy(column: str, cell: Any, *, is_odd: bool) -> str:
         return "take out the blanks around the number"
     if text.endswith("%") and reads_as_number(text[:-1].strip().replace(",", ".")):
         return "write it without the percent sign: 35% as 35 or as 0.35"
-    if _GROUPED.fullmatch(text):
-        return "1,200 may mean 1200 or 1.2: write no separators, and a point before decimals"
+    if (found := _GROUPED.fullmatch(text)) is not None:
+        return f"{_meanings(text, found[1])}: write no separators, and a point before decimals"
     if _DECIMAL_COMMA.fullmatch(text):
-        return "write a point before decimals: 3.5, not 3,5"
+        return f"write a point before decimals: {text.replace(',', '.')}, not {text}"
     if not is_odd or not text:
         return words_as_numbers(column)
     written = json.dumps(text[:20], ensure_ascii=False)

@@ -9,7 +9,7 @@ import torch
 
 from finetune.config.data import DataConfig, SampleWeights
 from finetune.config.image_keys import ImageKeys
-from finetune.config.source_keys import RandomSource, Source
+from finetune.config.source_keys import CsvSource, RandomSource, Source
 from finetune.config.transform_keys import TokenizeTransform, VisionTransform
 from finetune.data.audio import Audio, audio_of, named_recordings
 from finetune.data.audio_columns import as_audio, refuse_idle_audio_keys
@@ -108,10 +108,17 @@ def choose_columns(
         if name is not None and name not in known:
             raise DataError(
                 f"no column {name!r}; there are: {shown_names(known)}",
-                hint=separator_hint(list(known)) or did_you_mean(name, known),
+                hint=separator_hint(list(known)) or did_you_mean(name, known) or _on_header(config),
                 key=key,
             )
     return inputs, target
+
+
+def _on_header(config: DataConfig) -> str | None:
+    """Return a hint for a csv whose first line may be a row, or None for other data."""
+    if not isinstance(config.source or config.train, CsvSource):
+        return None
+    return "the first line of a csv names its columns; put such a line above the first row"
 
 
 def settle_columns(

@@ -106,7 +106,8 @@ def files_by_class(path: Path, within: Path, key: Key, kind: FolderKind) -> Clas
     if not classes:
         raise DataError(
             f"{str(path)!r} has no subfolders",
-            hint="needs one per class, or label: {regex: ...} that finds the label in each name",
+            hint="a subfolder for each class tells the labels, or label: {regex: ...} finds them "
+            "in the names",
             key=(*key, "path"),
         )
     others = [entry for entry in here if entry.is_file()]

@@ -78,6 +78,21 @@ def twin_of(label: str, classes: Sequence[str]) -> str | None:
     return next((name for name in classes if folded(name) == folded(label)), None)
 
 
+def remedy_for_rare(label: str, count: int, classes: Sequence[str]) -> str:
+    """Return a hint for a class with fewer samples than there are parts.
+
+    Args:
+        label: The class.
+        count: Number of its samples.
+        classes: All classes; one of them may be the same label in another spelling.
+    """
+    twin = twin_of(label, [name for name in classes if name != label])
+    if twin is not None:
+        return f"there is also {twin!r}; data.labels: {{fold: true}} makes them one label"
+    rows, them = ("its row", "it") if count == 1 else (f"its {count} rows", "them")
+    return f"leave {rows} out of the data, or give {them} the label of another class"
+
+
 def ordered(found: Sequence[str], rules: LabelRules) -> Ordered:
     """Return the classes in the order of a pretrained head that has them; else in their own.
 

@@ -265,4 +265,6 @@ def _naming(name: str) -> Iterator[None]:
     except DataError as error:
         if error.where is None:
             error.key, error.where = (), name
+            # The message need not name it once more.
+            error.message = error.message.removeprefix(f"{name!r} ")
         raise

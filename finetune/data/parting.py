@@ -171,7 +171,7 @@ def parted(
     parts = {name: whole.take(rows) for name, rows in positions.items()}
     # By chance alone a rare class may have all its samples in another part.
     hint = None if split.by else "split: {stratify: true} gives every part some of every class"
-    refuse_unseen_labels(parts, classes, hint)
+    refuse_unseen_labels(parts, classes, hint, is_split=True)
     return parts, tuple(notes)
 
 
@@ -343,13 +343,18 @@ def _seed_of(split: SplitConfig, seed: int) -> int:
 
 
 def refuse_unseen_labels(
-    parts: Mapping[str, RawPart], classes: tuple[str, ...] | None, hint: str | None
+    parts: Mapping[str, RawPart],
+    classes: tuple[str, ...] | None,
+    hint: str | None,
+    *,
+    is_split: bool = False,
 ) -> None:
     """Raise `DataError` if a part holds a class that the training part lacks."""
     trained = parts["train"].target
+    drawn = [part.target for part in parts.values() if part.target is not None and is_split]
     for name, part in parts.items():
         if classes is not None and trained is not None and part.target is not None:
-            refuse_unseen(trained, part.target, classes, f"the {name} part", hint)
+            refuse_unseen(trained, part.target, classes, f"the {name} part", hint, drawn=drawn)
 
 
 def notes_on_copies(parts: Sequence[RawPart], remedy: str = "") -> tuple[str, ...]:

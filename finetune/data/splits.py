@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from finetune.config.data import SplitConfig
+from finetune.data.labels import remedy_for_rare
 from finetune.errors import DataError
 
 _KEY = ("data", "split")
@@ -157,7 +158,8 @@ def _refuse_small_strata(weights: Sequence[int], names: Sequence[str], num_parts
             raise DataError(
                 f"class {name!r} has {weight} sample{'s' if weight > 1 else ''}, too few for "
                 f"{num_parts} parts",
-                hint="leave stratify out, or give the class more samples",
+                # Without stratify some part would have none of it either.
+                hint=remedy_for_rare(name, weight, names),
                 key=(*_KEY, "stratify"),
             )
 

@@ -213,7 +213,12 @@ def settle(column: str, values: Sequence[Any], places: Places) -> Column:
     else:
         gap = next((row for row, value in enumerate(values) if value is None), None)
     if gap is not None:
-        raise DataError(f"column {column!r} has no value in {places.told(gap)}")
+        others = sum(value is None for value in values) - 1
+        raise DataError(
+            f"column {column!r} has no value in {places.told(gap)}{and_more(others)}",
+            hint="fill in a value, or leave such rows out; {type: fill} among data.transforms "
+            "fills empty cells of inputs",
+        )
     if isinstance(values, MappedCells):
         # An Arrow file holds texts alone, or numbers of one type and of at most 64 bits.
         if values.is_text:
@@ -260,6 +265,7 @@ def refuse_gaps(
     raw: Column | None = None,
     *,
     allows_empty: bool = False,
+    is_target: bool = False,
 ) -> None:
     """Raise `DataError` for the first row of a column with NaN or an infinite number.
 
@@ -269,23 +275,44 @@ def refuse_gaps(
         place: Names a row for a message.
         raw: The cells as they were read, quoted in the message if given.
         allows_empty: Whether NaN stands for an empty cell that a later step fills.
+        is_target: Whether the column is the target, which no step fills.
     """
     if not numbers.values.is_floating_point():
         return
+    rows = _rows_not_finite(numbers.values, allows_empty=allows_empty)
+    if not rows:
+        return
+    values = numbers.values[rows[0]].reshape(-1)
+    bad = values.isinf() if allows_empty else ~values.isfinite()
+    worst = values[bad][0].item()
+    cell = raw[rows[0]] if isinstance(raw, Listed) else None
+    found = "has no number" if cell == "" else f"holds {worst}"
+    told = f"column {column!r} {found} in {place(rows[0])}{and_more(len(rows) - 1)}"
+    if isinstance(cell, str):
+        told += f": its cell is {shown(cell) if cell else 'empty, or named by missing'}"
+    hint = "fill in a number, or leave such rows out of the file"
+    if math.isnan(worst) and not is_target:
+        hint += f"; or data.transforms: [{{type: fill, columns: [{column}], with: median}}]"
+    raise DataError(told, hint=hint)
+
+
+def _rows_not_finite(values: Tensor, *, allows_empty: bool) -> list[int]:
+    """Return the rows with an infinite number or, unless it is allowed, with NaN."""
+    rows: list[int] = []
     # In portions: the mask of a column as large as memory would not fit beside it.
-    for start in range(0, len(numbers), _ROWS_AT_ONCE):
-        values = numbers.values[start : start + _ROWS_AT_ONCE]
-        finite = ~values.isinf() if allows_empty else torch.isfinite(values)
-        if not bool(finite.all()):
-            row = int((~finite).reshape(len(values), -1).any(dim=1).nonzero()[0])
-            worst = values[row][~finite[row]].reshape(-1)[0].item()
-            told = f"column {column!r} holds {worst} in {place(start + row)}"
-            if isinstance(raw, Listed) and isinstance(cell := raw[start + row], str):
-                told += f": its cell is {shown(cell) if cell else 'empty, or named by missing'}"
-            hint = "fill in a number, or leave such rows out of the file"
-            if math.isnan(worst):
-                hint += f"; or data.transforms: [{{type: fill, columns: [{column}], with: median}}]"
-            raise DataError(told, hint=hint)
+    for start in range(0, len(values), _ROWS_AT_ONCE):
+        some = values[start : start + _ROWS_AT_ONCE]
+        bad = some.isinf() if allows_empty else ~torch.isfinite(some)
+        if not bool(bad.any()):
+            continue
+        found = bad.reshape(len(some), -1).any(dim=1).nonzero().squeeze(1)
+        rows += (found + start).tolist()
+    return rows
+
+
+def and_more(others: int) -> str:
+    """Return the words for the rows beyond the one that a message names; empty for none."""
+    return f" and {others:,} more row{'s' if others > 1 else ''}" if others else ""
 
 
 def is_number(value: Any) -> bool:

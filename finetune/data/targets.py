@@ -3,7 +3,8 @@
 Letters: N samples, C classes.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
@@ -22,17 +23,26 @@ from finetune.data.cells import no_number, read_cells, words_as_numbers
 from finetune.data.class_counts import class_counts
 from finetune.data.images import Images
 from finetune.data.label_lists import LabelList, read_lists, refuse_other_separator
-from finetune.data.labels import LabelRules, Ordered, notes_on_spelling, ordered, twin_of
+from finetune.data.labels import (
+    LabelRules,
+    Ordered,
+    notes_on_spelling,
+    ordered,
+    remedy_for_rare,
+    twin_of,
+)
 from finetune.data.loss_columns import holds_lists, sequence_of, whole_numbers
 from finetune.data.ragged import Ragged
 from finetune.data.readers.mapped import Distinct
 from finetune.data.samples import IGNORED
-from finetune.data.table import Column, Listed, Numbers, Table, refuse_gaps
+from finetune.data.table import Column, Listed, Numbers, Table, and_more, refuse_gaps
 from finetune.errors import DataError, named
 
 _KEY = ("data", "target")
-_LONG = 300
-"""Most characters of two lists of labels in a message; longer ones are given as counts."""
+_LONG = 150
+"""Most characters of a list of labels in a message; a longer one is given as a count."""
+_MOST_NAMED = 3
+"""Number of unknown labels to name; the rest are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +68,46 @@ class _Labels:
     rules: LabelRules
     classes: tuple[str, ...] | None
     """Classes of the training part; None to find them in this part."""
+    place: Callable[[int], str]
+    """Returns the place of a row, for messages."""
 
     def numbered(self, labels: Distinct, spellings: set[str], found: Sequence[str]) -> Target:
         """Return the class numbers `(N,)` of labels; for the other arguments see `settled`."""
         order = self.settled(spellings, found)
         number = {label: position for position, label in enumerate(order.classes)}
         if not set(labels.values) <= number.keys():
-            raise self.unseen(found, order.classes)
+            which = [labels.values[place] for place in labels.numbers.tolist()]
+            raise self.unseen([{label} for label in which], order.classes)
         values = torch.tensor([number[label] for label in labels.values])
         return Target(values[labels.numbers], order.classes, order.notes)
 
-    def unseen(self, found: Sequence[str], classes: Sequence[str]) -> DataError:
-        """Return the error for labels that are no classes; it lists both."""
-        label = next(label for label in found if label not in classes)
-        both = f": its labels are {named(found)}, those of training {named(classes)}"
-        # A message with hundreds of labels hides the one that matters.
-        if len(both) > _LONG:
-            both = f": it has {len(found)} labels, training {len(classes)}"
-        return _unseen(label, self.part, classes, None, both)
+    def unseen(self, sets: Sequence[set[str]], classes: Sequence[str]) -> DataError:
+        """Return the error for labels that are no classes; it counts them and names a row of each.
+
+        Args:
+            sets: The labels of each sample.
+            classes: The classes of training.
+        """
+        known, count = set(classes), Counter[str]()
+        first: dict[str, int] = {}
+        for row, labels in enumerate(sets):
+            for label in sorted(labels - known):
+                count[label] += 1
+                first.setdefault(label, row)
+        each = [
+            f"{shown(label)} ({num}, {'in' if num == 1 else 'first in'} {self._row(first[label])})"
+            for label, num in count.most_common(_MOST_NAMED)
+        ]
+        more = f" and {len(count) - _MOST_NAMED} more" if len(count) > _MOST_NAMED else ""
+        there = named(classes)
+        # A message with hundreds of labels hides those that matter.
+        there = there if len(there) <= _LONG else f"{len(classes)} labels"
+        told = f": unknown are {', '.join(each)}{more}; training has {there}"
+        return _unseen(next(iter(first)), self.part, classes, None, told)
+
+    def _row(self, number: int) -> str:
+        """Return the place of a row, without the name of the part if the message has it already."""
+        return self.place(number).removesuffix(f" of {self.part}")
 
     def settled(self, spellings: set[str], found: Sequence[str]) -> Ordered:
         """Return the classes; with notes if they are found here.
@@ -113,10 +145,10 @@ def encode_target(
     Raises:
         DataError: a value is missing, means nothing to the task, or is a label not in `classes`.
     """
-    labels = _Labels(name, part, rules, classes)
+    labels = _Labels(name, part, rules, classes, table.place)
     column = read_cells(table.columns[name], as_text=isinstance(task, MultilabelTask))
     if isinstance(column, Numbers):
-        refuse_gaps(name, column, table.place, table.columns[name])
+        refuse_gaps(name, column, table.place, table.columns[name], is_target=True)
     if isinstance(column, Images):
         refuse_masks(name, column, task)
     match task:
@@ -155,7 +187,13 @@ def _of_own_task(column: Column, table: Table, about: _Labels) -> Target:
 
 
 def refuse_unseen(
-    trained: Tensor, target: Tensor, classes: tuple[str, ...], part: str, hint: str | None
+    trained: Tensor,
+    target: Tensor,
+    classes: tuple[str, ...],
+    part: str,
+    hint: str | None,
+    *,
+    drawn: Sequence[Tensor] = (),
 ) -> None:
     """Raise `DataError` if `target` has a class that `trained` never has.
 
@@ -165,12 +203,21 @@ def refuse_unseen(
         classes: Names of the classes.
         part: Name of that other part.
         hint: The remedy.
+        drawn: Targets of all parts of a source that was split; empty if each part has its own.
     """
     num_trained, num_here = (class_counts(each, len(classes)) for each in (trained, target))
     missing = (num_here > 0) & (num_trained == 0)
     if bool(missing.any()):
-        label = classes[int(missing.nonzero()[0])]
-        raise _unseen(label, part, [name for name in classes if name != label], hint)
+        number = int(missing.nonzero()[0])
+        label, rare = classes[number], ""
+        count = sum(int(class_counts(each, len(classes))[number]) for each in drawn)
+        if count < len(drawn):
+            # No split helps here, so that none is named.
+            rare = (
+                f": it has {count} sample{'s' if count > 1 else ''}, too few for {len(drawn)} parts"
+            )
+            hint = remedy_for_rare(label, count, classes)
+        raise _unseen(label, part, [name for name in classes if name != label], hint, rare)
 
 
 def _unseen(
@@ -210,7 +257,9 @@ def _tags(column: Column, table: Table, about: _Labels) -> Target:
     order = about.settled(words, found)
     number = {label: position for position, label in enumerate(order.classes)}
     if not set(found) <= number.keys():
-        raise about.unseen(found, order.classes)
+        raise about.unseen(
+            [{about.rules.spelt(str(word)) for word in row} for row in rows], order.classes
+        )
     mixed = next((n for n, row in enumerate(rows) if row and type(row[0]) is int), None)
     if mixed is not None:
         raise DataError(f"column {about.name!r} mixes words and numbers, in {table.place(mixed)}")
@@ -250,7 +299,12 @@ def _texts(column: Column, table: Table, name: str) -> Distinct:
     empty = next((number for number, text in enumerate(texts.values) if not text.strip()), None)
     if empty is not None:
         row = int((texts.numbers == empty).argmax())
-        raise DataError(f"column {name!r} has no label in {table.place(row)}", key=_KEY)
+        others = int((texts.numbers == empty).sum()) - 1
+        raise DataError(
+            f"column {name!r} has no label in {table.place(row)}{and_more(others)}",
+            hint="fill in the label, or leave such rows out",
+            key=_KEY,
+        )
     return texts
 
 
@@ -301,7 +355,7 @@ def _indicators(sets: Sequence[set[str]], about: _Labels) -> Target:
         raise DataError(f"column {about.name!r} holds no label", key=_KEY)
     number = {label: position for position, label in enumerate(order.classes)}
     if not set(found) <= number.keys():
-        raise about.unseen(found, order.classes)
+        raise about.unseen(sets, order.classes)
     values = torch.zeros(len(sets), len(order.classes))
     for row, labels in enumerate(sets):
         for label in labels:

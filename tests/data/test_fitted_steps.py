@@ -238,7 +238,7 @@ def test_what_cannot_be_fitted_is_refused_with_column_and_row(fed, cells, step, 
 
 
 def test_an_empty_cell_is_refused_as_before_where_no_step_fills_it(fed):
-    with pytest.raises(DataError, match="holds nan in row 2") as caught:
+    with pytest.raises(DataError, match="has no number in row 2") as caught:
         fed(table(["1", "", "2"]), [{"type": "standardize", "columns": ["x"]}], ["x"])
     assert "{type: fill, columns: [x], with: median}" in caught.value.hint
 

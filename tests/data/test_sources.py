@@ -225,7 +225,7 @@ WRONG = [
     ("other columns", "txt,label\na,b\n", "which columns are the inputs; there are: txt, label"),
     ("no label", "text,lable\na,b\n", "which columns are the target"),
     ("empty label", "text,label\na,b\nc,\n", "'label' has no label in row 2"),
-    ("gap in labels", "text,label\na,1\nc,\n", "'label' holds nan in row 2"),
+    ("gap in labels", "text,label\na,1\nc,\n", "'label' has no number in row 2"),
 ]
 
 

@@ -93,7 +93,7 @@ def test_whole_numbers_are_stacked_to_floats(write_csv, prepared):
 def test_an_empty_cell_among_numbers_is_told_by_its_own_column(write_csv, prepared):
     rows = [["a", "b", "label"], ["1", "2", "x"], ["3", "", "x"]]
     data = {"inputs": ["a", "b"], "transforms": [{"type": "stack"}]}
-    with pytest.raises(DataError, match="column 'b' holds nan in row 2 of"):
+    with pytest.raises(DataError, match="column 'b' has no number in row 2 of"):
         prepared(data | {"source": write_csv(rows)})
 
 

@@ -200,7 +200,7 @@ def test_listed_cells_are_gaps_like_empty_ones(tmp_path, prepared):
     for cell, missing in (("", []), ("?", ["?"]), ("-9", [-9])):
         path.write_text(f"u,label\n1,a\n{cell},b\n")
         source = {"type": "csv", "path": str(path), "missing": missing}
-        with pytest.raises(DataError, match=r"'u' holds nan in row 2 of .*: its cell is empty"):
+        with pytest.raises(DataError, match=r"'u' has no number in row 2 of .*: its cell is empty"):
             prepared({"source": source, "inputs": ["u"]})
 
 
