@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from importlib.metadata import version
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -103,8 +104,9 @@ class Audio:
 
     def fingerprint(self) -> bytes:
         """Return a hash of the contents and of how they are read."""
-        digests = b"".join(self.digests())
-        return blake2b(f"{_VERSION}".encode() + digests, digest_size=16).digest()
+        # A newer library may decode or resample to other numbers.
+        read_by = f"{_VERSION} {version('soundfile')} {version('scipy')}".encode()
+        return blake2b(read_by + b"".join(self.digests()), digest_size=16).digest()
 
     def _hash(self, position: int) -> bytes:
         """Return the hash of one item."""

@@ -58,7 +58,8 @@ def _opened(file: BinaryIO, name: str) -> Any:
 
     try:
         return parquet.ParquetFile(file)
-    except (pyarrow.ArrowException, OSError) as error:
+    # Arrow decodes the names of columns without checking that they are UTF-8.
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise cannot_read(name, error) from error
 
 
