@@ -23,6 +23,9 @@ from finetune.importing import require
 
 _MOST_NUMBERS = 2**28
 """Most numbers of a recording, over all channels: 1 GiB, or 70 minutes of stereo at 32 kHz."""
+_LEAST_RATE, _MOST_RATE = 100, 384_000
+"""Frames a second. The filter that resamples grows with the rate: that of a damaged header took all
+memory."""
 _SHORTER_THAN_SAID = re.compile(r"data : (\d+) \(should be (\d+)\)")
 _UNKNOWN_SIZE = 0x7FFF0000
 """A WAV that was written into a pipe gives a size above this one."""
@@ -160,6 +163,8 @@ def _header(sound: Any, name: str) -> SoundHeader:
     header = SoundHeader(int(sound.samplerate), int(sound.channels), int(sound.frames))
     if header.frames < 1 or header.rate < 1:
         raise _unreadable(name, "it is empty")
+    if not _LEAST_RATE <= header.rate <= _MOST_RATE:
+        raise _unreadable(name, f"it has {header.rate:,} frames a second")
     if header.frames * header.channels > _MOST_NUMBERS:
         raise _unreadable(name, f"it has {header.seconds:,.0f} seconds; cut it into pieces")
     # Of a WAV that was cut off, libsndfile reads what is there, and says so only in its log.

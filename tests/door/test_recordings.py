@@ -249,6 +249,13 @@ def test_a_wav_of_unknown_size_that_came_through_a_pipe_is_read():
     )
 
 
+def test_a_rate_that_no_recording_has_is_refused_before_memory_is_taken():
+    raw = bytearray(encoded(1))
+    raw[24:28] = (4_000_000_007).to_bytes(4, "little")
+    with pytest.raises(DataError, match=r"4,000,000,007 frames a second|cannot read"):
+        read_waveform(bytes(raw), SoundRules(RATE, 0.05))
+
+
 def test_values_that_are_not_finite_are_refused():
     file = io.BytesIO()
     wave = np.array([0.0, np.nan, 0.5], np.float32)
