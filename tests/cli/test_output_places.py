@@ -129,7 +129,8 @@ def test_a_missing_folder_is_told_before_anything_is_read(finetune, command, tmp
         (("inspect", ""), "argument 1"),
         (("doctor", ""), "argument 1"),
         (("cache", "clear", ""), "argument 2"),
-        (("tensorboard", ""), "argument 1"),
+        # a port that is refused: no server starts if the check is ever missing
+        (("tensorboard", "", "--port", "99999"), "argument 1"),
     ],
     ids=" ".join,
 )
