@@ -124,8 +124,8 @@ def text_config_of(table: Path) -> Any:
     )
 
 
-def config_of(folder: Path, workers: int) -> Any:
-    """Return a run on the photographs, with a network that takes no time."""
+def config_of(folder: Path, workers: int, **data: Any) -> Any:
+    """Return a run on the photographs, or on other `data`; its network takes no time."""
     from finetune.config.run import RunConfig
 
     transforms = [
@@ -146,7 +146,8 @@ def config_of(folder: Path, workers: int) -> Any:
                 "source": {"type": "imagefolder", "path": str(folder / "photographs")},
                 "transforms": transforms,
                 "workers": workers,
-            },
+            }
+            | data,
             "task": {"type": "classification"},
             "optimizer": {"type": "SGD", "lr": 0.1},
             "train": {"steps": 2, "batch_size": 32},
@@ -219,11 +220,10 @@ def listing(folder: Path, workers: int, rounds: int) -> dict[str, float]:
         (place / name).write_bytes(small)
         lines.append(f"{name},{'ab'[number % 2]}")
     (place / "table.csv").write_text("\n".join(lines) + "\n")
-    config = config_of(folder, workers).model_dump(mode="json")
-    config["data"]["source"] = {"type": "csv", "path": str(place / "table.csv")}
-    config["data"] |= {"inputs": ["image"], "target": "label"}
+    source = {"type": "csv", "path": str(place / "table.csv")}
+    config = config_of(folder, workers, source=source, inputs=["image"], target="label")
     began = time.perf_counter()
-    finetune.train.wire.build_trainer(type(config_of(folder, workers)).model_validate(config))
+    finetune.train.wire.build_trainer(config)
     return {f"seconds to start on {_LISTED:,} listed images": round(time.perf_counter() - began, 2)}
 
 
