@@ -11,6 +11,7 @@ from finetune.freezing.origins import frozen_by_chance
 from finetune.freezing.plan import Plan
 from finetune.lints.network_lints import lints_of_network
 from finetune.lints.small_batches import lone_samples
+from finetune.lints.unscaled_numbers import unscaled_numbers
 from finetune.models.declared import Network
 from finetune.redaction import redacted
 from finetune.tasks.tasks import Task
@@ -28,7 +29,7 @@ def all_lints(
     device: torch.device,
     total: int,
 ) -> dict[str, tuple[Lint, ...]]:
-    """Return the notes by what they are about: `freeze`, `run`, `weights`, `network`.
+    """Return the notes by subject: `freeze`, `run`, `weights`, `data`, `network`.
 
     Args:
         config: The run config.
@@ -47,6 +48,7 @@ def all_lints(
             *without_effect(config, plan, num_samples=num_samples, total=total),
         ),
         "weights": frozen_by_chance(model.weights_reports, plan),
+        "data": unscaled_numbers(config, samples),
         "network": lints_of_network(config, model, task, samples, device),
     }
     return {about: tuple(map(_without_secrets, lints)) for about, lints in found.items()}

@@ -107,7 +107,7 @@ def test_a_wrong_override_is_named_as_it_was_given(finetune, points, tmp_path, o
         ("", {}, r"x\.yaml:\d+: data\.source: no samples in x\.csv"),
         ("+0,0,middle\n", {}, r"x\.yaml:\d+: data\.split\.stratify: class 'middle' has 1 sample"),
         ("+nan,0,left\n", {}, r"column 'u' holds nan in row 41 of x\.csv"),
-        ("+,0,left\n", {}, r"column 'u' holds nan in row 41 of x\.csv"),
+        ("+,0,left\n", {}, r"column 'u' has no number in row 41 of x\.csv"),
         ("+inf,0,left\n", {}, r"column 'u' holds inf in row 41 of x\.csv"),
         ("+1,left\n", {}, r"x\.csv:42: holds 2 values where the first line names 3"),
         ("+\xff,0,left\n", {}, r"x\.csv:42: is not valid utf-8: byte 0xff"),

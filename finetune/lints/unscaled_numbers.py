@@ -1,0 +1,151 @@
+"""Note on numbers that reach a network, or a loss, far from the size that networks begin at.
+
+Letters: B samples, C numbers of a sample.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from finetune.config.model import Layer
+from finetune.config.run import RunConfig
+from finetune.config.task import ImportLoss, RegressionTask
+from finetune.config.transform_keys import ImportTransform, StackTransform
+from finetune.data.batches import Samples
+from finetune.freezing.lints import Lint
+
+_LOOKED_AT = 1000
+"""Number of samples whose numbers are measured."""
+_FAR = 100
+"""A mean or deviation beyond this is told. New layers give numbers around 1."""
+_SENSITIVE = frozenset({"Linear", "Bilinear", "Conv1d", "RNN", "LSTM", "GRU"})
+"""Layers that multiply what they are given; an embedding looks it up, a norm scales it."""
+_PASSING_ON = frozenset({"Flatten", "Identity", "Dropout"})
+"""Layers that leave the size of numbers as it is."""
+
+
+class _Size(NamedTuple):
+    """Mean and standard deviation of one number over some samples."""
+
+    column: str
+    place: int | None
+    """Position in a vector; None for a column of single numbers."""
+    mean: float
+    deviation: float
+
+    @property
+    def far(self) -> float:
+        """How far from 0 its values are."""
+        return max(abs(self.mean), self.deviation)
+
+
+def unscaled_numbers(config: RunConfig, samples: Samples) -> tuple[Lint, ...]:
+    """Return notes on input columns and a target of numbers whose usual size is far from 1.
+
+    They are measured as the network gets them: after all transforms. Images and other arrays are
+    left alone, and so is what a lookup, a norm, a whole network or a user's own layer takes.
+
+    Args:
+        config: The run config.
+        samples: The training samples, or some of them.
+    """
+    names = [name for name in samples.inputs if _is_multiplied(name, config.model.layers)]
+    is_asked = bool(names) or isinstance(config.task, RegressionTask)
+    # To make large samples, such as images, only to measure a target would take long.
+    is_large = any(len(spec.shape) > 1 for spec in samples.specs.values())
+    if len(samples) < 2 or is_large or not is_asked:
+        return ()
+    batch = samples.fetch(torch.arange(min(len(samples), _LOOKED_AT)))
+    sizes = [size for name in names for size in _sizes(name, batch.inputs[name])]
+    found = [] if batch.target is None else list(_of_target(config, batch.target))
+    far = [size for size in sizes if size.far > _FAR]
+    return (*_of_inputs(config, far), *found)
+
+
+def _of_inputs(config: RunConfig, far: list[_Size]) -> Iterator[Lint]:
+    """Yield a note that names the worst of some columns, if there are any."""
+    if not far:
+        return
+    worst = max(far, key=lambda size: size.far)
+    name = _name(config, worst)
+    others = f" and {len(far) - 1} more" if len(far) > 1 else ""
+    known = "..." if name is None else name
+    what = f"number {worst.place} of {worst.column!r}" if name is None else f"column {name!r}"
+    yield Lint(
+        ("data", "inputs"),
+        f"{what}{others}: numbers are far from 1 (mean {worst.mean:,.4g}, standard deviation "
+        f"{worst.deviation:,.4g}) and nothing scales them, which makes learning slow or unstable",
+        f"data.transforms: [{{type: standardize, columns: [{known}]}}] brings them to mean 0 and "
+        "deviation 1",
+    )
+
+
+def _of_target(config: RunConfig, target: Tensor) -> Iterator[Lint]:
+    """Yield a note on targets that are numbers far from 1."""
+    # A loss of the user's own may scale them.
+    losses = getattr(config.task, "losses", None) or ()
+    if not isinstance(config.task, RegressionTask) or any(
+        isinstance(loss, ImportLoss) for loss in losses
+    ):
+        return
+    worst = max(_sizes("", target), key=lambda size: size.far, default=None)
+    if worst is None or worst.far <= _FAR:
+        return
+    yield Lint(
+        ("data", "target"),
+        f"the numbers to learn are far from 1 (mean {worst.mean:,.4g}, standard deviation "
+        f"{worst.deviation:,.4g}), and a network begins near 0",
+        "give them in other units, such as thousands, or as logarithms: predictions come in the "
+        "same units, since nothing turns them back",
+    )
+
+
+def _sizes(name: str, values: Tensor) -> list[_Size]:
+    """Return the size of each number of a column `(B,)` or `(B, C)`; nothing for other shapes."""
+    if values.ndim not in (1, 2) or values.dtype == torch.bool:
+        return []
+    numbers = values.double().reshape(len(values), -1)
+    pairs = zip(numbers.mean(0).tolist(), numbers.std(0).tolist(), strict=True)
+    return [
+        _Size(name, None if values.ndim == 1 else place, mean, deviation)
+        for place, (mean, deviation) in enumerate(pairs)
+    ]
+
+
+def _is_multiplied(column: str, layers: tuple[Layer, ...]) -> bool:
+    """Tell whether a layer that multiplies its input takes a column as it is."""
+    names = {column}
+    for position, layer in enumerate(layers):
+        # Without `inputs` a layer takes the one before it; the first one takes the columns.
+        taken = layer.inputs is not None and names & set(layer.inputs)
+        follows = layer.inputs is None and (position == 0 or _label(layers, position - 1) in names)
+        if not (taken or follows):
+            continue
+        if layer.type in _SENSITIVE:
+            return True
+        if layer.type in _PASSING_ON or layer.type == "concat":
+            names.add(_label(layers, position))
+    return False
+
+
+def _label(layers: tuple[Layer, ...], position: int) -> str:
+    """Return the name by which other layers take the output of a layer."""
+    return layers[position].name or str(position)
+
+
+def _name(config: RunConfig, size: _Size) -> str | None:
+    """Return the column of the data that a number comes from; None where nobody knows."""
+    if size.place is None:
+        return size.column
+    nodes = config.data.transforms or ()
+    stacks = [node for node in nodes if isinstance(node, StackTransform)]
+    if any(isinstance(node, ImportTransform) for node in nodes):
+        return None
+    if not stacks:
+        return size.column if size.column in (config.data.inputs or ()) else None
+    columns = stacks[-1].columns or config.data.inputs or ()
+    # Categories and flags come in between, so that places are known only without them.
+    widths = {node.type for node in nodes} & {"categories", "fill"}
+    return columns[size.place] if not widths and size.place < len(columns) else None

@@ -1,0 +1,77 @@
+"""Numbers far from 1 that a layer multiplies, or that are to be learnt, are told with a remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from finetune.cli.plans import preview
+from finetune.config.loader import load_config
+
+ROOT = Path(__file__).parents[2]
+HEAD = {"name": "head", "type": "Linear", "out_features": "classes"}
+OUT = {"name": "head", "type": "Linear", "out_features": 1}
+STACK = {"type": "stack"}
+SCALED = {"type": "standardize", "columns": ["fare"]}
+REGRESSION = {"type": "regression"}
+
+
+@pytest.fixture
+def noted(tmp_path, small_config):
+    """Return the notes on unscaled numbers that a plan has."""
+
+    def plan(layers=(HEAD,), transforms=(STACK,), task=None, inputs=("age", "fare"), target="y"):
+        # Ages are of the usual size; fares are not, nor are prices.
+        rows = [f"{n % 7},{300 + 40 * (n % 5)},{n % 3},{9000 + n},{'ab'[n % 2]}" for n in range(60)]
+        (tmp_path / "t.csv").write_text("\n".join(["age,fare,town,price,y", *rows]) + "\n")
+        source = {"type": "csv", "path": str(tmp_path / "t.csv")}
+        keys = {"inputs": list(inputs), "target": target, "transforms": list(transforms) or None}
+        config = small_config(
+            model={"layers": list(layers)},
+            data={"source": source, **keys},
+            task=task or {"type": "classification"},
+        )
+        return [lint for lint in preview(config).lints if "far from 1" in lint.message]
+
+    return plan
+
+
+def test_a_column_that_nothing_scales_is_named_with_mean_deviation_and_remedy(noted):
+    (lint,) = noted()
+    assert "column 'fare'" in lint.message
+    assert "mean 380, standard deviation 57.0" in lint.message
+    assert "{type: standardize, columns: [fare]}" in lint.hint
+    (alone,) = noted(inputs=["fare"], transforms=[{"type": "stack", "columns": ["fare"]}])
+    assert "column 'fare'" in alone.message
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"transforms": [SCALED, STACK]},
+        {"layers": [{"type": "BatchNorm1d", "name": "norm"}, HEAD]},
+        {"layers": [{"type": "Flatten", "name": "flat"}, {"type": "LayerNorm"}, HEAD]},
+        {"inputs": ["age"]},
+    ],
+    ids=["standardize", "a norm first", "a norm behind flatten", "usual sizes"],
+)
+def test_numbers_that_something_scales_are_not_told(noted, how):
+    assert noted(**how) == []
+
+
+def test_a_layer_that_passes_numbers_on_scales_nothing(noted):
+    assert len(noted(layers=[{"type": "Dropout", "name": "drop"}, HEAD])) == 1
+
+
+def test_numbers_to_learn_are_told_to_be_given_in_other_units(noted):
+    how = {"layers": [OUT], "task": REGRESSION, "target": "price", "inputs": ["age", "town"]}
+    (lint,) = noted(**how)
+    assert "numbers to learn" in lint.message
+    assert "mean 9,0" in lint.message
+    assert "in other units" in lint.hint
+    assert noted(**how | {"target": "town"}) == []
+
+
+@pytest.mark.parametrize("path", ["penguins", "digits", "digits_freeze", "linear"])
+def test_shipped_configs_are_not_told_to_scale(path):
+    config = load_config(ROOT / f"configs/{path}.yaml", ["train.device=cpu"])
+    assert [lint for lint in preview(config).lints if "far from 1" in lint.message] == []
