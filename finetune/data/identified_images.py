@@ -69,8 +69,10 @@ def all_identified(
     is_quick = sum(map(cost_of, found)) < _READ_AT_START_BYTES and not skips
     if known_by is None and (is_quick or copies_matter):
         return {part: identified(table, files) for part, table in tables.items()}, []
+    places = _places({part: table for part, table in tables.items() if states[part]})
     by_names = {
-        part: _by_names(table, states[part], files, skips=skips) for part, table in tables.items()
+        part: _by_names(table, states[part], places.get(part, ""), files, skips=skips)
+        for part, table in tables.items()
     }
     count, size = sum(map(len, found)), sum(int(each[:, 0].sum()) for each in found)
     note = (
@@ -93,10 +95,40 @@ def _listed(table: Table, *, skips: bool) -> dict[str, Tensor]:
     return found
 
 
+def _places(tables: Mapping[str, Table]) -> dict[str, str]:
+    """Return where each table's folder lies below the one that all of them share, as a prefix.
+
+    Two parts may have files of one name in two folders: these are no copies.
+    """
+    # pathlib would follow links.
+    folders = {part: os.path.abspath(_folder(table)) for part, table in tables.items()}  # noqa: PTH100
+    shared = os.path.commonpath(folders.values()) if folders else ""
+    below = {part: os.path.relpath(folder, shared) for part, folder in folders.items()}
+    return {part: "" if place == os.curdir else place + os.sep for part, place in below.items()}
+
+
+def _folder(table: Table) -> str:
+    """Return the folder of a table's files: a source that is a folder goes by its own name."""
+    return str(table.folder or table.name)
+
+
 def _by_names(
-    table: Table, states: Mapping[str, Tensor], files: KnownFiles | None, *, skips: bool
+    table: Table,
+    states: Mapping[str, Tensor],
+    place: str,
+    files: KnownFiles | None,
+    *,
+    skips: bool,
 ) -> Table:
-    """Return a table whose image files are identified by name and size."""
+    """Return a table whose image files are identified by name and size.
+
+    Args:
+        table: The columns in use.
+        states: The state of each file of the columns that are listed.
+        place: What stands before names in the table's folder.
+        files: Hashes of files from earlier runs; None to read all files.
+        skips: Whether files that cannot be read are skipped.
+    """
     columns = dict(table.columns)
     for name, column in _images(table):
         if name not in states:
@@ -104,17 +136,18 @@ def _by_names(
             continue
         sizes = states[name][:, 0].tolist()
         # Without the folder: a copy of the data in another place is the same data.
-        folder = f"{table.folder}{os.sep}" if table.folder else ""
-        told = (os.fsencode(_without(folder, path)) for path in column.items)
+        folder = os.path.join(_folder(table), "").removeprefix(os.curdir + os.sep)  # noqa: PTH118
+        told = (os.fsencode(_named(path, folder, place)) for path in column.items)
         names = [hash_bytes(b"%b\0%d" % each) for each in zip(told, sizes, strict=True)]
         contents = ItemContents.listed(column.items, sizes, names, files, skips=skips)
         columns[name] = replace(column, contents=contents)
     return replace(table, columns=columns)
 
 
-def _without(folder: str, path: Path) -> str:
-    """Return the text of a path, without the folder that it begins with."""
-    return str(path).removeprefix(folder)
+def _named(path: Path, folder: str, place: str) -> str:
+    """Return the text of a path, with `place` instead of the folder that it begins with."""
+    text = str(path)
+    return place + text.removeprefix(folder) if text.startswith(folder) else text
 
 
 def _images(table: Table) -> Iterator[tuple[str, Images]]:

@@ -112,7 +112,9 @@ class DataIdentity:
         is_short = any(len(rows[name]) != size for name, size in sizes.items())
         # One hash over all rows of a part cannot tell which row was trained on.
         inputs = {} if is_short else {name: part.read for name, part in parts.items()}
-        known_by = next(iter(parts.values())).known_by
+        # One part may have its images in a table, another one in files.
+        has_names = any(part.known_by == "names" for part in parts.values())
+        known_by: KnownBy = "names" if has_names else "contents"
         return cls(columns, classes, rows, sizes, inputs, known_by=known_by)
 
     def after(self, before: "DataIdentity") -> "DataIdentity":
