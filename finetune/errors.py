@@ -130,6 +130,10 @@ class DataError(FinetuneError):
 
     unread: tuple[str, int] | None = None
     """Part and position of the sample of a run that cannot be made; None for any other fault."""
+    is_of_image: bool = False
+    """Whether a sample cannot be made because one of its images cannot be read."""
+    is_of_change: bool = False
+    """Whether a file has changed while a run uses it."""
 
 
 class SelectorError(FinetuneError):

@@ -145,9 +145,11 @@ class ItemContents:
         self._rows["is_known"][position] = 1
 
 
-def another_one(name: str) -> DataError:
+def another_one(name: str, what: str = "image") -> DataError:
     """Return the error for a file whose contents changed while a run uses it."""
-    return DataError(
-        f"the image {name!r} is another one than when the data was opened",
+    error = DataError(
+        f"the {what} {name!r} has changed since the data was opened",
         hint="start the command again; what was stored of the old one is not used",
     )
+    error.is_of_change = True
+    return error

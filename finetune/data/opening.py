@@ -172,7 +172,9 @@ def _as_recorded(opened: OpenedData, before: DataIdentity, num_mended: int) -> O
         opened.identity, former=before.former, is_kept=before.is_kept, digest=before.digest
     )
     if not num_mended:
-        return replace(opened, identity=replace(identity, unread=before.unread))
+        # The samples are as they were: from here on they may be trained on, so none counts as
+        # unread any more, unless the run meets it once again.
+        return replace(opened, identity=identity)
     # The order of samples is as before, so the run goes on where it was, not at the next epoch.
     identity = replace(identity, digest=before.training_digest)
     rows = "1 sample" if num_mended == 1 else f"{num_mended} samples"

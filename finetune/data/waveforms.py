@@ -18,6 +18,7 @@ from torch import Tensor
 from finetune.config.audio_keys import PLAIN_RATE, AudioKeys
 from finetune.data.contents import State, is_unchanged, opened_regular
 from finetune.data.decoding import hash_bytes
+from finetune.data.item_contents import another_one
 from finetune.errors import DataError
 from finetune.importing import require
 
@@ -105,10 +106,7 @@ def read_waveform(item: Any, rules: SoundRules, known: tuple[State, bytes] | Non
             frames = _frames(sound, wanted, header, name)
         # Checked after decoding: what is written to the file from now on is not in the result.
         if known is not None and not _holds(file, *known):
-            raise DataError(
-                f"the recording {name!r} is another one than when the data was opened",
-                hint="start the command again; what was stored of the old one is not used",
-            )
+            raise another_one(name, "recording")
     return torch.from_numpy(_of_length(_resampled(frames, header.rate, rules.rate), rules.length))
 
 

@@ -1,7 +1,7 @@
 """The training loop: phases outside, steps inside, collaborators called by name in between."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 
 from torch import nn
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from finetune.activations.cache import ActivationCache
 from finetune.data.batches import Batch, Samples
 from finetune.data.skipped import note_on_skipped
-from finetune.errors import DataError, NonFiniteError, is_out_of_memory, named
+from finetune.errors import CheckpointError, DataError, NonFiniteError, is_out_of_memory, named
 from finetune.freezing.apply import take_on
 from finetune.freezing.plan import Plan
 from finetune.optim.groups import drop_state, reset_state
@@ -140,9 +140,17 @@ class Trainer:
                 self._sum_up("stopped")
                 raise self.stop.error(self.progress.step, self.folder.path) from None
             except DataError as error:
-                if error.unread is not None:
-                    self.folder.note_unread(*error.unread)
+                self._note_unread(error)
                 raise
+
+    def _note_unread(self, error: DataError) -> None:
+        """Note a sample that cannot be made, if nothing that the run has depends on it yet."""
+        # A file that has changed was read once, and may have been trained on.
+        if error.unread is None or error.is_of_change or self.timeline.has_used(*error.unread):
+            return
+        # A damaged folder must not hide what ended the run.
+        with suppress(CheckpointError, AttributeError, KeyError, TypeError):
+            self.folder.note_unread(*error.unread)
 
     def _train(self) -> None:
         """Train the phases that are left; on a request to stop, save and raise it again."""
@@ -167,8 +175,10 @@ class Trainer:
             # A sample cannot be read. Once it is mended, the run goes on from this step.
             if error.unread is not None and self.progress.step > self.progress.phase_began:
                 self.saver.save()
+                is_used = self.timeline.has_used(*error.unread)
+                remedy = "mend it" if is_used else "mend it or put another in its place"
                 goes_on = f"the same command goes on from step {self.progress.step}"
-                error.hint = error.hint or f"mend it or put another in its place: {goes_on}"
+                error.hint = error.hint or f"{remedy}: {goes_on}"
             raise
 
     def _enter_phase(self) -> None:

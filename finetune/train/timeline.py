@@ -196,6 +196,19 @@ class Timeline:
         cut = windows(order, self.settings.batch_size, drop_last=self.settings.drop_last)
         return cut[done:][: self.span.ends - self.progress.step]
 
+    def has_used(self, part: str, row: int) -> bool:
+        """Tell whether the run was trained on a sample, or has figures of its part.
+
+        Conservative: from the second epoch on, every training sample counts as used.
+        """
+        if part != "train":
+            # The best weights were chosen by these figures: another sample would not be comparable.
+            return any(tag.partition("/")[0] == part for tag in self.progress.metrics)
+        epoch, done = self.epochs.place(self.progress.step)
+        # One epoch may draw a sample several times.
+        drawn = self.order.of(self.seed, epoch)[: done * self.settings.batch_size]
+        return epoch > 0 or bool((drawn == row).any())
+
     @property
     def pass_size(self) -> int:
         """Samples per forward and backward pass: as configured, or fewer after a lack of memory."""

@@ -157,7 +157,7 @@ def test_an_image_that_becomes_another_one_while_a_run_goes_on_is_refused(tmp_pa
     os.utime(path)  # another time, the same contents
     assert images[0].getpixel((0, 0)) == (255, 0, 0)
     Image.new("RGB", (4, 4), "blue").save(path)
-    with pytest.raises(DataError, match=r"a\.bmp' is another one than when the data was opened"):
+    with pytest.raises(DataError, match=r"a\.bmp' has changed since the data was opened"):
         images[0]
 
 

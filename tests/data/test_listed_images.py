@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 
 from finetune.data import contents
+from finetune.data.decoding import hash_bytes
+from finetune.data.identity import DataIdentity, RowHashes
 from finetune.data.images import Images
 from finetune.data.item_contents import ItemContents
 from finetune.errors import DataError, FinetuneError
@@ -89,14 +91,14 @@ def test_an_image_that_changes_after_its_first_reading_is_refused(column):
     os.utime(path)  # another time, the same contents
     assert images[0].getpixel((0, 0)) == (255, 0, 0)
     Image.new("RGB", (4, 4), "blue").save(path)
-    with pytest.raises(DataError, match=r"a\.bmp' is another one than when the data was opened"):
+    with pytest.raises(DataError, match=r"a\.bmp' has changed since the data was opened"):
         images[0]
 
 
 def test_an_image_that_has_another_size_than_when_it_was_listed_is_refused(column):
     images, path = column
     Image.new("RGB", (9, 9), "red").save(path)
-    with pytest.raises(DataError, match="another one than when the data was opened"):
+    with pytest.raises(DataError, match="has changed since the data was opened"):
         images[0]
 
 
@@ -109,7 +111,7 @@ def test_what_a_process_reads_all_processes_know(column):
     assert os.waitpid(process, 0)[1] == 0
     assert images.is_identified
     Image.new("RGB", (4, 4), "blue").save(path)
-    with pytest.raises(DataError, match="another one"):
+    with pytest.raises(DataError, match="has changed since"):
         images[0]
 
 
@@ -169,3 +171,38 @@ def test_an_image_of_another_size_is_noticed_by_a_resumed_run(listed, small_run,
     Image.new("RGB", (30, 20), "red").save(tmp_path / "images" / "a" / "0.png")
     with pytest.raises(FinetuneError, match="rows: 1 changed"):
         longer(small_run, options)
+
+
+def test_files_of_one_name_in_two_folders_are_no_copies(listed, tmp_path, opened):
+    for part, colour in (("train", "red"), ("val", "blue")):
+        (tmp_path / part / "images").mkdir(parents=True)
+        for number in range(3):
+            path = tmp_path / part / "images" / f"{number}.bmp"
+            Image.new("RGB", (4, 4), colour).save(path)
+        rows = [f"images/{number}.bmp,{'ab'[number % 2]}\n" for number in range(3)]
+        (tmp_path / part / "l.csv").write_text("image,label\n" + "".join(rows))
+    parts = {"train": "train", "validation": "val"}
+    sources = {
+        name: {"type": "csv", "path": str(tmp_path / part / "l.csv")}
+        for name, part in parts.items()
+    }
+    found = opened({**sources, "inputs": ["image"], "target": "label"})
+    assert found.identity.known_by == "names"
+    assert not set(found.identity.parts["train"]) & set(found.identity.parts["validation"])
+    assert not [note for note in found.facts.notes if "copies" in note and "not looked" not in note]
+
+
+def test_names_go_by_the_folder_of_the_table_as_before(listed, write_images, write_csv, opened):
+    write_images(SIZES)
+    source = write_csv([["image", "label"], ["images/a/0.png", "x"], ["images/b/0.png", "y"]])
+    found = opened({"source": source, "inputs": ["image"], "target": "label"})
+    column = found.train.table.columns["image"]
+    size = column.items[0].stat().st_size
+    assert column.contents.names[0] == hash_bytes(b"images/a/0.png\0%d" % size)
+
+
+def test_names_identify_a_run_if_they_identify_the_images_of_any_part():
+    parts = {"train": RowHashes.empty(1), "validation": RowHashes.empty(1)}
+    parts["validation"] = parts["validation"]._replace(known_by="names")
+    assert DataIdentity.of(parts, None).known_by == "names"
+    assert DataIdentity.of({"train": parts["train"]}, None).known_by == "contents"
