@@ -212,11 +212,6 @@ class Samples(Protocol):
         ...
 
     @property
-    def can_skip(self) -> bool:
-        """Whether a sample that cannot be made may be skipped: it is made when it is fetched."""
-        ...
-
-    @property
     def skipped(self) -> Mapping[int, str]:
         """Samples that could not be made until now, with the reason, by position."""
         ...

@@ -138,7 +138,6 @@ class GatheredSamples:
     is_identified = True
     skipped: Mapping[int, str] = MappingProxyType({})
     first_row = 0
-    can_skip = False
 
     def identify(self, tell: Callable[[str], None]) -> None:
         """Do nothing: no column is a file."""

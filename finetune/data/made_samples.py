@@ -49,8 +49,6 @@ class MadeSamples:
         UnequalShapesError: two samples end in different shapes.
     """
 
-    can_skip = True
-
     def __init__(
         self,
         columns: Mapping[str, Prepared],

@@ -230,10 +230,11 @@ def prepare_data(
     fetching = Fetching(config.workers, budget, batch_size, hang_timeout_s, seed, views, skips)
     making = _Making(steps, fetching, trust, notes.append, tokens)
     train = _samples(opened.train, making, "train")
-    if skips and not train.can_skip:
+    columns = (*opened.train.table.columns.values(), *beside.values())
+    if skips and not any(isinstance(column, Images) for column in columns):
         raise DataError(
-            "has no effect: no sample is read after the start",
-            hint="leave it out; tables and arrays are read whole, and tell every fault at once",
+            "has no effect: only images are skipped, and there are none",
+            hint="leave it out; tables, texts and recordings are looked at when a run starts",
             key=("data", "on_error"),
         )
     validation, test = (

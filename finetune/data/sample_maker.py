@@ -36,7 +36,7 @@ class Making:
         batched: Last steps, which run on whole batches and give each image the same bits as alone.
         identity: Text that identifies the steps, for the fingerprint of the data.
         seed: Seed of the random steps.
-        skips: Whether the next sample takes the place of one that cannot be made.
+        skips: Whether the next sample takes the place of one whose image cannot be read.
     """
 
     once: Sequence[Step] = ()
@@ -137,18 +137,22 @@ class SampleMaker:
             return {name: value.clone() for name, value in self._at_hand[row].items()}
         if self._kept is not None and (kept := self._kept.get(row)) is not None:
             return kept
-        sample: dict[str, Any] = {}
-        try:
-            sample = {name: column[row] for name, column in self.columns.items()}
-        except DataError as error:
-            raise self._placed(error, row) from error
-        sample = self._after(sample, self._making.once, row)
+        raw = {name: self._read(column, row) for name, column in self.columns.items()}
+        sample: dict[str, Any] = self._after(raw, self._making.once, row)
         if self.is_made_once:
             # Later steps must see the same types, whether the sample was kept or not.
             sample = {name: as_value(value) for name, value in sample.items()}
         if self._kept is not None:
             self._kept.put(row, sample)
         return sample
+
+    def _read(self, column: Prepared, row: int) -> Any:
+        """Return one value of a sample; errors name its row and file."""
+        try:
+            return column[row]
+        except DataError as error:
+            error.is_of_image = isinstance(column, Images)
+            raise self._placed(error, row) from error
 
     def _with_drawn(self, row: int, view: int) -> Sample:
         """Return a sample after all steps, the random ones with the draw `view`."""
@@ -157,7 +161,7 @@ class SampleMaker:
         return self._after(self.made_once(row), self._making.drawn, row)
 
     def _readable(self, row: int, make: Callable[[int], Sample]) -> tuple[int, Sample, str | None]:
-        """Return a sample with its position; if it cannot be made and is skipped, the next one.
+        """Return a sample with its position; if its image is skipped, the next one.
 
         Which one that is depends on the data alone, not on processes or earlier batches.
 
@@ -165,7 +169,8 @@ class SampleMaker:
             The position, the sample, and why the one at `row` is skipped, or None.
 
         Raises:
-            DataError: it cannot be made, and is not skipped, or no other one can.
+            DataError: it cannot be made, and is not skipped, or no other one can. A fault of a
+                transform is never skipped: it would be of all samples, or of the code.
         """
         reason: str | None = None
         for step in range(min(len(self), _MOST_SKIPPED)):
@@ -173,7 +178,7 @@ class SampleMaker:
             try:
                 return taken, make(taken), reason
             except DataError as error:
-                if not self._making.skips:
+                if not (self._making.skips and error.is_of_image):
                     raise
                 reason = reason or error.message
         raise DataError(f"none of {step + 1} samples one after another can be read: {reason}")

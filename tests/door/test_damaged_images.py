@@ -142,13 +142,14 @@ def limit(request, monkeypatch):
 def train(small_config, folder, tmp_path):
     """Build a run on the images; its order of samples is that of every other one."""
 
-    def build(name, *, steps=12, tracker=None, **data):
+    def build(name, *, steps=12, tracker=None, trust=(), **data):
         source = {"type": "imagefolder", "path": str(tmp_path / "images")}
         config = small_config(
             model={"layers": LAYERS},
             data={"source": source, "transforms": STEPS, "workers": 2, "memory_gb": 0} | data,
             task={"type": "classification"},
             train={"steps": steps, "batch_size": 4, "log_every": 1},
+            trust=trust,
         )
         return build_trainer(config, tmp_path / name, tracker=tracker)
 
@@ -352,3 +353,23 @@ def test_a_run_that_stopped_can_go_on_by_skipping(train, folder):
     assert again.progress.step > 0
     again.fit(quiet=True)
     assert again.progress.step == 12
+
+
+FAULTY = """
+from finetune.errors import DataError
+
+def faulty():
+    def step(sample):
+        raise DataError("the step has a fault")
+    return step
+"""
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_a_fault_of_a_transform_is_no_image_that_is_skipped(train, tmp_path, monkeypatch, random):
+    name = f"faulty_steps_{random}"
+    (tmp_path / f"{name}.py").write_text(FAULTY)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    step = {"type": "import", "path": f"{name}:faulty", "random": random}
+    with pytest.raises(DataError, match=r"^the step has a fault"):
+        train("run", trust=(name,), transforms=[*RESIZE, step], **SKIP)

@@ -178,8 +178,14 @@ def test_a_file_that_changes_after_the_start_is_refused(folder):
     made = prepared(source(folder))
     # not the first one, which is made as the data is opened, and kept
     sorted((folder / "high").iterdir())[5].write_bytes(encoded(5, "wav", 8000))
-    with pytest.raises(DataError, match="is another one than when the data was opened"):
+    with pytest.raises(DataError, match="has changed since the data was opened"):
         made.train.fetch([5])
+
+
+def test_skipping_is_refused_where_there_are_recordings_and_no_images(folder):
+    with pytest.raises(DataError, match="has no effect: only images are skipped") as caught:
+        prepared(source(folder), on_error="skip")
+    assert caught.value.key == ("data", "on_error")
 
 
 def test_other_files_are_counted_and_links_that_leave_are_refused(folder, tmp_path):
