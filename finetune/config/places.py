@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config.base import PLACE, Node
+from finetune.config.file_patterns import files_of_pattern
 from finetune.config.marks import is_marked, names_of_marked
 from finetune.config.secrets import escaped
 from finetune.config.written import Written, dotted, replaced_at
@@ -157,9 +158,9 @@ def _is_relative(text: str) -> bool:
 
 
 def _exists(path: Path) -> bool:
-    """Tell whether a path exists; False for a text that cannot be a path."""
+    """Tell whether a path exists, or is a pattern of files; False if it cannot be a path."""
     try:
-        return path.exists()
+        return path.exists() or bool(files_of_pattern(path))
     except (OSError, ValueError):  # a name that is too long, or none at all
         return False
 

@@ -1,7 +1,6 @@
 """Read tables as columns, for training and prediction: one file of any format, or a folder."""
 
 import os
-import re
 from array import array
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from gzip import GzipFile
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
+from finetune.config.file_patterns import files_of_pattern, has_wildcard, is_pattern
 from finetune.config.source_keys import CsvSource, Source, TableSource, TextFolderSource
 from finetune.counting import Counting
 from finetune.data.folders import (
@@ -35,10 +35,6 @@ FORM_OF: dict[str, Form] = {
     **{"csv": "separated", "jsonl": "json", "json": "json", "parquet": "parquet"},
 }
 """Format that a source's type declares."""
-
-
-_PATTERN = re.compile(r"[*?\[]")
-"""What makes a name a pattern; a file that is really called so is read as it is."""
 
 
 class TableFiles(NamedTuple):
@@ -111,10 +107,9 @@ def tables_below(path: Path, within: Path | None, key: Key, kind: str) -> TableF
 def _of_pattern(path: Path, within: Path | None, key: Key) -> TableFiles:
     """Return the files that a pattern such as `part-*.csv` names, sorted; raise without any."""
     folder = path.parent
-    if not _PATTERN.search(path.name) or not folder.is_dir():
-        raise DataError(f"no such file {str(path)!r}", key=key)
-    found = sorted(file for file in folder.glob(path.name) if not file.name.startswith("."))
-    files = [file for file in found if not file.is_dir()]
+    if not is_pattern(path) or not folder.is_dir():
+        raise DataError(f"no such file {str(path)!r}", hint=_on_pattern(path), key=key)
+    files = files_of_pattern(path)
     if not files:
         raise DataError(f"no file is called {path.name!r} in {str(folder)!r}", key=key)
     for file in files:
@@ -123,6 +118,20 @@ def _of_pattern(path: Path, within: Path | None, key: Key) -> TableFiles:
     shown = f"{files[0].name!r} to {files[-1].name!r}" if len(files) > 1 else f"{files[0].name!r}"
     number = "1 file" if len(files) == 1 else f"{len(files):,} files"
     return TableFiles(files, (f"{number} of {str(path)!r} read in sorted order: {shown}",))
+
+
+def _on_pattern(path: Path) -> str | None:
+    """Return a hint for a path with a wildcard where none is understood; None without one."""
+    if "**" in str(path):
+        return f"'**' is no pattern here; a folder reads all tables below it: {_before(path)!r}"
+    if has_wildcard(str(path.parent)):
+        return "only the last part of a path may be a pattern; a folder reads all tables below it"
+    return None
+
+
+def _before(path: Path) -> str:
+    """Return the folder that a path begins with, up to its first part with a wildcard."""
+    return str(next(above for above in path.parents if not has_wildcard(str(above))))
 
 
 def _notes_on_place(files: Sequence[Path], folder: Path, kind: str) -> list[str]:

@@ -69,6 +69,30 @@ def test_a_path_begins_in_the_folder_of_its_config(project):
     assert source(load_config(project / "c.yaml")) == project / "d.csv"
 
 
+@pytest.mark.parametrize("pattern", ["d*.csv", "?.csv", "[d].csv"])
+def test_a_pattern_begins_in_the_folder_of_its_config(project, pattern):
+    config = load_config(project / "c.yaml", [f"data.source.path='{pattern}'"])
+    assert [place.found for place in config.places] == [None]
+    text = (project / "c.yaml").read_text().replace("path: d.csv", f"path: '{pattern}'")
+    (project / "c.yaml").write_text(text)
+    assert source(load_config(project / "c.yaml")) == project / pattern
+
+
+def test_a_run_on_a_pattern_is_evaluated_from_any_folder(project, tmp_path, monkeypatch):
+    text = (project / "c.yaml").read_text().replace("path: d.csv", "path: '*.csv'")
+    (project / "c.yaml").write_text(text)
+    build_trainer(load_config(project / "c.yaml"), "run").fit()
+    monkeypatch.chdir("/")
+    assert evaluate_run(tmp_path / "elsewhere" / "run", "test")["loss"] > 0
+
+
+@pytest.mark.parametrize("pattern", ["**.csv", "sub*/d.csv", "e*.csv"])
+def test_a_pattern_that_names_no_file_is_found_nowhere(project, pattern):
+    text = (project / "c.yaml").read_text().replace("path: d.csv", f"path: '{pattern}'")
+    (project / "c.yaml").write_text(text)
+    assert [place.found for place in load_config(project / "c.yaml").places] == [None]
+
+
 def test_a_path_of_an_extended_file_begins_in_the_folder_of_that_file(project, tmp_path):
     other = tmp_path / "other"
     other.mkdir()

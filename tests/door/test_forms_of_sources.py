@@ -185,6 +185,23 @@ def test_a_pattern_that_nothing_is_called_by_is_told(tmp_path):
         opened({"type": "csv", "path": str(tmp_path / "nowhere/p-*.csv")})
 
 
+@pytest.mark.parametrize(
+    ("pattern", "hint"),
+    [
+        ("**.csv", "a folder reads all tables below it"),
+        ("**", "a folder reads all tables below it"),
+        ("in/**/*.csv", "a folder reads all tables below it"),
+        ("in/part**.csv", "a folder reads all tables below it"),
+        ("*/part-00.csv", "only the last part of a path may be a pattern"),
+    ],
+)
+def test_a_pattern_of_folders_is_refused_with_the_remedy(tmp_path, pattern, hint):
+    parts(tmp_path / "in", "csv")
+    with pytest.raises(DataError, match="no such file") as caught:
+        opened({"type": "csv", "path": str(tmp_path / pattern)})
+    assert hint in caught.value.hint
+
+
 def test_a_file_that_is_really_called_like_a_pattern_is_read(tmp_path):
     (tmp_path / "a[1].csv").write_text("x,label\n1,a\n2,b\n")
     assert opened({"type": "csv", "path": str(tmp_path / "a[1].csv")}).facts.sizes == {"train": 2}
