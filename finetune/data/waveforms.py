@@ -15,15 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.config.audio_keys import PLAIN_RATE, AudioKeys
+from finetune.config.audio_keys import MOST_NUMBERS, PLAIN_RATE, AudioKeys
 from finetune.data.contents import State, is_unchanged, opened_regular
 from finetune.data.decoding import hash_bytes
 from finetune.data.item_contents import another_one
 from finetune.errors import DataError
 from finetune.importing import require
 
-_MOST_NUMBERS = 2**28
-"""Most numbers of a recording, over all channels: 1 GiB, or 70 minutes of stereo at 32 kHz."""
 _LEAST_RATE, _MOST_RATE = 100, 384_000
 """Frames a second. The filter that resamples grows with the rate: that of a damaged header took all
 memory."""
@@ -99,6 +97,7 @@ def read_waveform(item: Any, rules: SoundRules, known: tuple[State, bytes] | Non
     with _opened(item) as (file, name):
         with _decoded(file, name) as sound:
             header = _header(sound, name)
+            _refuse_endless(header, rules, name)
             wanted = header.frames
             if rules.seconds is not None:
                 # The rest is cut off anyway, and an hour of it would be decoded for nothing.
@@ -163,13 +162,23 @@ def _header(sound: Any, name: str) -> SoundHeader:
         raise _unreadable(name, "it is empty")
     if not _LEAST_RATE <= header.rate <= _MOST_RATE:
         raise _unreadable(name, f"it has {header.rate:,} frames a second")
-    if header.frames * header.channels > _MOST_NUMBERS:
+    if header.frames * header.channels > MOST_NUMBERS:
         raise _unreadable(name, f"it has {header.seconds:,.0f} seconds; cut it into pieces")
     # Of a WAV that was cut off, libsndfile reads what is there, and says so only in its log.
     told = _SHORTER_THAN_SAID.search(sound.extra_info)
     if told and int(told[2]) < int(told[1]) < _UNKNOWN_SIZE:
         raise _unreadable(name, f"it ends after {told[2]} of {told[1]} bytes")
     return header
+
+
+def _refuse_endless(header: SoundHeader, rules: SoundRules, name: str) -> None:
+    """Raise if a waveform would exceed all memory: a recording of a low rate grows manyfold."""
+    if (rules.length or header.length(rules.rate)) > MOST_NUMBERS:
+        raise _unreadable(
+            name,
+            f"it has {header.seconds:,.0f} seconds, too many for a sample_rate of {rules.rate:,}; "
+            "cut it into pieces",
+        )
 
 
 @contextmanager

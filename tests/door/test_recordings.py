@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from pydantic import ValidationError
 from scipy.signal import resample_poly
 
 from finetune import load_predictor
@@ -253,6 +254,27 @@ def test_a_wav_of_unknown_size_that_came_through_a_pipe_is_read():
     assert torch.equal(
         read_waveform(bytes(raw), SoundRules(RATE)), read_waveform(encoded(1), SoundRules(RATE))
     )
+
+
+@pytest.mark.parametrize("form", ["wav", "flac"])
+def test_a_recording_that_grows_beyond_memory_when_resampled_is_refused(form):
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(70_000, np.int16), 100, format=form)
+    with pytest.raises(DataError, match=r"it has 700 seconds, too many for .* cut it into pieces"):
+        read_waveform(file.getvalue(), SoundRules(384_000))
+    # The rest is cut off, so that it takes no memory.
+    assert read_waveform(file.getvalue(), SoundRules(384_000, 0.01)).shape == (3840,)
+
+
+@pytest.mark.parametrize("kind", ["audiofolder", "csv", "huggingface"])
+def test_seconds_that_no_memory_holds_are_refused_with_their_key(kind):
+    keys = {"type": kind, "path": "x", "seconds": 17_000}
+    with pytest.raises(
+        ValidationError, match=r"17000 seconds at a sample_rate of 16,000"
+    ) as caught:
+        DataConfig.model_validate({"source": keys})
+    assert caught.value.errors()[0]["loc"] == ("source", kind, "seconds")
+    assert DataConfig.model_validate({"source": keys | {"seconds": 16_000}})
 
 
 def test_a_rate_that_no_recording_has_is_refused_before_memory_is_taken():
