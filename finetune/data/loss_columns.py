@@ -3,7 +3,7 @@
 Letters: N samples, H height, W width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,14 @@ from finetune.config.transform_keys import VisionTransform
 from finetune.data.cells import read_cells
 from finetune.data.images import Images
 from finetune.data.ragged import Ragged
-from finetune.data.samples import IGNORED
+from finetune.data.samples import IGNORED, Prepared
 from finetune.data.table import Column, Listed, Numbers, Table, refuse_gaps
 from finetune.errors import DataError, Key, did_you_mean
 
 _KEY: Key = ("data", "loss_columns")
-_MOVING = frozenset(
+_MOVING_ALONE = frozenset({"RandAugment", "AutoAugment", "TrivialAugmentWide", "AugMix"})
+"""Classes of torchvision that move pixels and refuse to move anything along."""
+_MOVING = _MOVING_ALONE | frozenset(
     {
         *("RandomHorizontalFlip", "RandomVerticalFlip", "RandomCrop", "RandomResizedCrop"),
         *("RandomRotation", "RandomAffine", "RandomPerspective", "ElasticTransform"),
@@ -67,16 +69,97 @@ def refuse_unknown_companions(
                 raise DataError(told if name not in known else own, hint=hint, key=(*key, "with"))
 
 
+def masks_among(columns: Mapping[str, Prepared], inputs: Mapping[str, Prepared]) -> list[str]:
+    """Return the columns for the loss that hold masks: images, and arrays as large as an image.
+
+    Args:
+        columns: All columns for the loss.
+        inputs: The columns of the network before any step.
+    """
+    # Numbers of another size may be anything, such as the tokens of several captions.
+    sizes = {_size(column) for column in inputs.values()} - {None}
+    return [
+        name
+        for name, column in columns.items()
+        if isinstance(column, Images) or (_is_matrix(column) and _size(column) in sizes)
+    ]
+
+
 def refuse_unmoved_masks(config: DataConfig, masks: Sequence[str]) -> None:
     """Raise `DataError` if a transform moves pixels of an image and not those of its mask."""
+    for key, node, left in _unmoved(config, masks):
+        raise DataError(
+            f"{node.type} moves the pixels of the image and not those of its mask {left[0]!r}",
+            hint=_remedy(node, masks),
+            key=key,
+        )
+
+
+def notes_on_unmoved(
+    config: DataConfig, columns: Mapping[str, Prepared], masks: Sequence[str]
+) -> list[str]:
+    """Return a note for each transform that leaves behind what may be places in the image.
+
+    Args:
+        config: `data:` of the config.
+        columns: All columns for the loss.
+        masks: Those that hold masks, which none leaves behind.
+    """
+    places = [
+        name
+        for name, column in columns.items()
+        if name not in masks and (_is_matrix(column) or _holds_points(column))
+    ]
+    notes = [
+        f"{node.type} moves the pixels of the image and leaves {', '.join(map(repr, left))} as it "
+        f"is; for boxes, points or masks of the image: {_remedy(node, left)}"
+        for _, node, left in _unmoved(config, places)
+    ]
+    return [*dict.fromkeys(notes)]
+
+
+def _unmoved(
+    config: DataConfig, names: Sequence[str]
+) -> Iterator[tuple[Key, VisionTransform, list[str]]]:
+    """Yield each transform that moves pixels, with its place and those columns it leaves behind."""
     for key, node in _vision_nodes(config):
-        left = [name for name in masks if name not in (node.with_ or ())]
+        left = [name for name in names if name not in (node.with_ or ())]
         if node.type in _MOVING and left:
-            raise DataError(
-                f"{node.type} moves the pixels of the image and not those of its mask {left[0]!r}",
-                hint=f"{{type: {node.type}, with: [{', '.join(masks)}]}} moves both alike",
-                key=key,
-            )
+            yield key, node, left
+
+
+def _remedy(node: VisionTransform, names: Sequence[str]) -> str:
+    """Return how columns move along with an image."""
+    if node.type in _MOVING_ALONE:
+        both = f"{{type: RandomAffine, degrees: 10, with: [{', '.join(names)}]}}"
+        return f"{node.type} moves images alone; others move both, such as {both}"
+    return f"{{type: {node.type}, with: [{', '.join(names)}]}} moves both alike"
+
+
+def _size(column: Prepared) -> tuple[int, ...] | None:
+    """Return height and width, in any order, of the first image of a column; None for others."""
+    if isinstance(column, Numbers):
+        return tuple(sorted(column.values.shape[-2:])) if column.values.ndim in (3, 4) else None
+    if not isinstance(column, Images) or not len(column):
+        return None
+    try:
+        return tuple(sorted(column.header(0).size))  # sorted, since EXIF may turn it
+    except DataError:  # told when it is read, or skipped
+        return None
+
+
+def _is_matrix(column: Prepared) -> bool:
+    """Tell whether each sample is whole numbers `(H, W)`, as a mask is."""
+    if not isinstance(column, Numbers) or column.values.ndim != 3:
+        return False
+    return not column.values.is_floating_point()
+
+
+def _holds_points(column: Prepared) -> bool:
+    """Tell whether each sample may be boxes `(K, 4)` or points `(K, 2)`, which are floats."""
+    if not isinstance(column, Numbers) or column.values.ndim != 3:
+        return False
+    return column.values.is_floating_point() and column.values.shape[2] in (2, 4)
 
 
 def _vision_nodes(config: DataConfig) -> Iterator[tuple[Key, VisionTransform]]:

@@ -21,7 +21,12 @@ from finetune.data.identity import DataIdentity
 from finetune.data.image_headers import notes_on_new
 from finetune.data.images import Images
 from finetune.data.learnt import Learnt
-from finetune.data.loss_columns import as_numbers, refuse_unmoved_masks
+from finetune.data.loss_columns import (
+    as_numbers,
+    masks_among,
+    notes_on_unmoved,
+    refuse_unmoved_masks,
+)
 from finetune.data.memory_budget import MemoryBudget
 from finetune.data.opening import DataFacts, OpenedData, open_data as open_data
 from finetune.data.parting import RawPart
@@ -212,8 +217,9 @@ def prepare_data(
     Raises:
         DataError: a transform fails, or no batch can hold the resulting samples.
     """
-    beside = opened.train.beside
-    refuse_unmoved_masks(config, [n for n, c in beside.items() if isinstance(c, Images)])
+    for_loss = opened.train.for_loss.columns
+    masks = masks_among(for_loss, opened.train.table.columns)
+    refuse_unmoved_masks(config, masks)
     table = opened.train.table if fit_on is None else fit_on
     fit = _kept(fitted) if fitted else partial(fitted_on, table=table)
     steps = _plans(config, opened.train.table.columns, preprocessing, trust, fit)
@@ -244,6 +250,7 @@ def prepare_data(
     on_steps = (
         *(tokens.notes if tokens is not None else ()),
         *_notes_on_cut(steps.train, steps.other),
+        *notes_on_unmoved(config, for_loss, masks),
         *notes_on_figures(steps.train, None if fitted else len(table)),
         *notes_on_met(steps.train, steps.other),
         *note_on_other_shapes(

@@ -233,6 +233,50 @@ def test_points_and_boxes_move_with_the_image_and_regression_learns_them(prepare
         assert seen == {str(values[0].tolist()), str(flipped)}
 
 
+@pytest.mark.parametrize("task", ["target", "loss column"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, bool])
+def test_a_mask_in_an_array_must_move_with_its_image(prepared, arrays, own_task, dtype, task):
+    names = {"target": "mask"} if task == "target" else {"loss_columns": ["mask"]}
+    source = arrays(mask=np.zeros((6, 10, 20), dtype), label=np.arange(6) % 2)
+    data = {"source": source, "inputs": ["image"], "target": "label", **names}
+    plain = {"type": "RandomHorizontalFlip"}
+    with pytest.raises(DataError, match="not those of its mask 'mask'") as caught:
+        prepared(data | {"transforms": [plain]}, own_task, trust=("own_task",))
+    assert caught.value.key == ("data", "transforms", 0)
+    assert prepared(data | {"transforms": [FLIP]}, own_task, trust=("own_task",))
+
+
+@pytest.mark.parametrize("kind", ["RandAugment", "AutoAugment", "TrivialAugmentWide", "AugMix"])
+def test_a_step_that_can_move_no_mask_is_refused_with_one_that_can(prepared, pairs, own_task, kind):
+    with pytest.raises(DataError, match=f"{kind} moves the pixels of the image") as caught:
+        prepared(masked(pairs(), {"type": kind}), own_task, trust=("own_task",))
+    assert "{type: RandomAffine, degrees: 10, with: [mask]}" in caught.value.hint
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (5, 2)], ids=["boxes", "points"])
+def test_boxes_and_points_that_are_left_behind_are_told(prepared, arrays, shape):
+    source = arrays(places=np.ones((6, *shape), np.float32))
+    data = {"source": source, "inputs": ["image"], "target": "places"}
+    left = prepared(data | {"transforms": [{"type": "RandomHorizontalFlip"}]}, "regression")
+    told = "RandomHorizontalFlip moves the pixels of the image and leaves 'places' as it is"
+    assert sum(told in note for note in left.notes) == 1
+    for step in (
+        {"type": "RandomHorizontalFlip", "with": ["places"]},
+        {"type": "ColorJitter", "brightness": 0.1},
+    ):
+        moved = prepared(data | {"transforms": [step]}, "regression")
+        assert not any("moves the pixels" in note for note in moved.notes)
+
+
+def test_whole_numbers_of_another_size_than_the_image_are_no_mask(prepared, arrays, own_task):
+    source = arrays(captions=np.ones((6, 5, 7), np.int64))
+    step = {"type": "RandomHorizontalFlip"}
+    data = {"source": source, "inputs": ["image"], "target": "captions", "transforms": [step]}
+    made = prepared(data, own_task, trust=("own_task",))
+    assert made.train.fetch([0]).target.shape == (1, 5, 7)
+    assert sum("leaves 'captions' as it is" in note for note in made.notes) == 1
+
+
 def test_a_mask_in_an_array_moves_too_and_keeps_its_numbers(prepared, arrays, own_task):
     masks = np.zeros((6, 10, 20), np.uint8)
     masks[:, :, 0] = 7
