@@ -23,7 +23,15 @@ from finetune.config.fitted_keys import (
 from finetune.data.cells import no_number
 from finetune.data.gaps import numbers_of_gaps
 from finetune.data.images import in_short
-from finetune.data.learnt import Figures, Filling, Known, Learnt, Limits, Scale
+from finetune.data.learnt import (
+    MOST_CATEGORIES,
+    Figures,
+    Filling,
+    Known,
+    Learnt,
+    Limits,
+    Scale,
+)
 from finetune.data.samples import Columns, Prepared, Sample, replaced
 from finetune.data.table import Listed, Numbers
 from finetune.errors import DataError, Key
@@ -212,6 +220,13 @@ class FittedStep:
     def _known(self, node: CategoriesTransform, name: str, words: Sequence[str]) -> Known:
         """Return the categories of one column, sorted."""
         names = tuple(sorted(set(words)))
+        if len(names) > MOST_CATEGORIES:
+            raise self._error(
+                f"column {name!r} has {len(names):,} categories, at most {MOST_CATEGORIES:,} are "
+                "kept",
+                "nearly every sample has one of its own: leave the column out of data.inputs, or "
+                "group its values",
+            )
         if node.as_ == "one_hot" and len(names) > _MOST_ONE_HOT:
             raise self._error(
                 f"column {name!r} has {len(names):,} categories, at most {_MOST_ONE_HOT:,} make a "
@@ -267,6 +282,7 @@ class FittedStep:
             DataError: a cell is empty, or no word.
         """
         if isinstance(column, Numbers) and column.values.ndim == 1:
+            self._refuse_merged(name, column.values, place)
             words = [_word(value) for value in column.values.tolist()]
         elif isinstance(column, Listed) and all(isinstance(cell, str) for cell in column.values):
             words = list(column.values)
@@ -278,6 +294,20 @@ class FittedStep:
                 f"before this step: {{type: fill, columns: [{name}], with: most_frequent}}",
             )
         return words
+
+    def _refuse_merged(self, name: str, values: Tensor, place: Place) -> None:
+        """Raise if whole numbers are floats so large that two of them may have become one."""
+        if not values.is_floating_point():
+            return
+        limit = 2 / torch.finfo(values.dtype).eps
+        rows = torch.nonzero((values.abs() >= limit) & values.isfinite()).flatten()
+        if len(rows):
+            raise self._error(
+                f"column {name!r} holds {values[rows[0]].item():.0f} in {place(int(rows[0]))}: "
+                f"whole numbers above {limit:,.0f} with empty cells, or after a step that makes "
+                "them floats, cannot be told apart",
+                "write them as text, such as id16777217",
+            )
 
     def _numbers(self, name: str, column: Prepared, place: Place) -> Numbers:
         """Return a column of numbers, `(N,)` or `(N, D)`; raise for anything else."""

@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_MOST_CATEGORIES = 10**6
+MOST_CATEGORIES = 200_000
+"""Most categories of one column: their names are a part of the run's `data.json`."""
+_MOST_READ = 10**6
+"""Most categories that are read: runs of earlier versions may have more than are fitted now."""
 _MOST_NUMBERS = 10**7
 
 
@@ -123,7 +126,7 @@ def _limits(value: Mapping[str, Any]) -> Limits:
 
 def _known(value: Mapping[str, Any]) -> Known:
     names = value["names"]
-    is_list = isinstance(names, list) and 0 < len(names) <= _MOST_CATEGORIES
+    is_list = isinstance(names, list) and 0 < len(names) <= _MOST_READ
     if not is_list or not all(isinstance(name, str) for name in names):
         raise ValueError("categories are no list of words")
     if len(set(names)) < len(names):

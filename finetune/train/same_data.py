@@ -62,6 +62,7 @@ def read_record(run: RunFolder, *, accepts_changes: bool, trains: bool, hint: st
 
     Raises:
         ValueError: there is no record, or it is damaged. The message says which.
+        CheckpointError: what the fitted steps have kept is damaged.
     """
 
     # Called before the data is split: split anew, rows trained on might be tested.
@@ -84,7 +85,16 @@ def read_record(run: RunFolder, *, accepts_changes: bool, trains: bool, hint: st
         identity = DataIdentity.read(document["identity"], document.get("classes"))
     except ValueError as error:
         raise ValueError(f"{path} holds hashes of rows that are damaged") from error
-    fitted = read_learnt(document.get("fitted", []))
+    try:
+        fitted = read_learnt(document.get("fitted", []))
+    except ValueError as error:
+        # Not as without a record: steps fitted anew on data that may be other data would feed the
+        # network other numbers than it was trained on.
+        raise CheckpointError(
+            f"does not hold what the fitted steps have kept: {str(error)[:200]}",
+            where=str(path),
+            hint="train the run anew with --fresh",
+        ) from error
     return Record(identity, _kinds(document.get("kinds")), accept, trains, fitted)
 
 

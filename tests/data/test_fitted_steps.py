@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from sklearn.preprocessing import StandardScaler
 
 from finetune.config.data import DataConfig
-from finetune.data.learnt import Known, Scale, num_positions, read_learnt
+from finetune.data import fitted_steps
+from finetune.data.learnt import MOST_CATEGORIES, Known, Scale, num_positions, read_learnt
 from finetune.data.prepare import prepare_inputs
 from finetune.errors import DataError, FinetuneError
 from finetune.models.preprocessing import Preprocessing
@@ -276,6 +277,44 @@ FORGED = {
 def test_forged_figures_of_a_run_folder_are_refused(document):
     with pytest.raises(ValueError, match=r"."):
         read_learnt(document)
+
+
+@pytest.mark.parametrize("form", ["index", "one_hot"])
+def test_more_categories_than_a_run_keeps_are_refused_in_training(monkeypatch, fed, form):
+    monkeypatch.setattr(fitted_steps, "MOST_CATEGORIES", 3)
+    step = {"type": "categories", "columns": ["x"], "as": form}
+    fed(table(["p", "q", "r", "p"], held=["s"]), [step], ["x"])
+    with pytest.raises(DataError, match="column 'x' has 4 categories, at most 3 are kept"):
+        fed(table(["p", "q", "r", "s"]), [step], ["x"])
+
+
+def test_as_many_categories_as_are_fitted_can_be_read_back():
+    names = [str(number) for number in range(MOST_CATEGORIES)]
+    entry = {"type": "categories", "columns": {"x": {"names": names}}, "makes_positions": True}
+    assert num_positions(read_learnt([entry])) == {"x": MOST_CATEGORIES + 1}
+
+
+LARGE = [16777216, 16777217, 5, 5]
+FILL = {"type": "fill", "columns": ["x"], "with": "most_frequent"}
+CODE = {"type": "categories", "columns": ["x"], "as": "index"}
+
+
+@pytest.mark.parametrize(
+    ("cells", "held"),
+    [([*LARGE, ""], [5]), (LARGE, [5]), ([1, 2, ""], [16777217]), ([-16777217, 1, ""], [1])],
+    ids=["a gap", "a step before", "validation", "negative"],
+)
+def test_large_ids_that_floats_would_merge_are_refused(fed, cells, held):
+    with pytest.raises(DataError, match=r"holds -?1677721[68] in row .* cannot be told apart"):
+        fed(table(cells, held=held), [FILL, CODE], ["x"])
+
+
+def test_large_ids_that_stay_whole_are_told_apart(fed):
+    made, _ = fed(table([*LARGE, 16777219], held=[16777217, 16777218]), [CODE], ["x"])
+    assert column(made.train).tolist() == [1, 2, 4, 4, 3]
+    assert column(made.validation).tolist() == [2, 0]
+    small, _ = fed(table([16777215, 16777214, ""], held=[16777215]), [FILL, CODE], ["x"])
+    assert column(small.train).tolist() == [2, 1, 1]
 
 
 def test_figures_are_read_back_to_the_last_bit():

@@ -148,6 +148,29 @@ def test_a_run_without_a_whole_record_of_its_data_goes_on_and_says_so(
         build(LONGER)
 
 
+@pytest.mark.parametrize(
+    "fitted",
+    [
+        None,
+        [{"type": "standardize", "columns": {"a": {"mean": [1], "deviation": [-1]}}}],
+        [{"type": "categories", "columns": {"a": {"names": []}}, "makes_positions": True}],
+    ],
+    ids=["none", "standardize", "categories"],
+)
+def test_a_run_whose_fitted_figures_are_damaged_does_not_fit_them_anew(
+    build, table, tmp_path, fitted
+):
+    table(lines_of(1))
+    build().fit()
+    path = tmp_path / "run" / "data.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fitted": fitted}))
+    with pytest.raises(CheckpointError, match="what the fitted steps have kept") as caught:
+        build(LONGER)
+    assert "--fresh" in caught.value.hint
+    build(fresh=True).fit()
+    assert build(LONGER).progress.step == 10
+
+
 def test_images_of_equal_size_and_time_are_other_data(small_config, tmp_path):
     draw = np.random.default_rng(0)
 
