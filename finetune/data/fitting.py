@@ -7,6 +7,7 @@ something of what it is judged by.
 from collections.abc import Sequence
 from dataclasses import replace
 
+from finetune.data.augmenting import MaskTokens, SpecAugment
 from finetune.data.fitted_steps import FittedStep
 from finetune.data.learnt import Learnt
 from finetune.data.pipeline import TokenKeeping, at_once, mapped, typed_columns
@@ -117,6 +118,8 @@ def _taken(step: object) -> set[str] | None:
         case Stack() | Tokenize():
             return set(step.columns)
         case Vision():
+            return {step.column, *step.along}
+        case MaskTokens() | SpecAugment():
             return {step.column}
     return None
 

@@ -11,6 +11,7 @@ import os
 import tempfile
 from array import array
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
@@ -174,7 +175,7 @@ def _placed(
 
 
 def _is_unchanged(record: dict[str, Any], paths: Sequence[Path], folder: Path) -> bool:
-    """Tell whether files hold what they held; note their states if only those differ.
+    """Tell whether files hold what they held; note their states if only those differ, if possible.
 
     Raises:
         OSError, ValueError: a file cannot be read, or is being written.
@@ -189,7 +190,9 @@ def _is_unchanged(record: dict[str, Any], paths: Sequence[Path], folder: Path) -
     if contents.hashes.tolist() != record["hashes"]:
         return False
     record["states"] = contents.states.tolist()
-    disk.replace_file(folder / _RECORD, _as_bytes(record), str(os.getpid()))
+    # A cache that cannot be written may still be read; contents are then compared at every start.
+    with suppress(OSError):
+        disk.replace_file(folder / _RECORD, _as_bytes(record), str(os.getpid()))
     return True
 
 

@@ -279,6 +279,43 @@ def test_forged_figures_of_a_run_folder_are_refused(document):
         read_learnt(document)
 
 
+AGE = {"type": "standardize", "columns": ["age"]}
+
+
+def test_a_step_is_fitted_after_masked_tokens(prepared, write_csv, minilm):
+    rows = [["text", "age", "y"], *(["some words", n, "ab"[n % 2]] for n in range(8))]
+    tokenize = {"type": "tokenize", "tokenizer": minilm, "column": "text"}
+    steps = [tokenize, {"type": "mask_tokens", "probability": 0.5}, AGE]
+    data = {"source": write_csv(rows), "inputs": ["text", "age"], "target": "y"}
+    ages = column(prepared(data | {"transforms": steps}).train, "age")
+    assert torch.equal(
+        ages, column(prepared(data | {"transforms": [AGE, *steps[:2]]}).train, "age")
+    )
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    """Spectrograms with two images, and a number for each."""
+    columns = {"sound": np.ones((6, 1, 8, 8), np.float32), "label": np.arange(6) % 2}
+    columns |= {"age": np.arange(6.0), "other": np.ones((6, 8), np.float32)}
+    np.savez(tmp_path / "sounds.npz", **columns)
+    source = {"type": "arrays", "path": str(tmp_path / "sounds.npz")}
+    return {"source": source, "inputs": ["sound", "age", "other"], "target": "label"}
+
+
+def test_a_step_is_fitted_after_masked_bands(prepared, sounds):
+    ages = column(prepared(sounds | {"transforms": [{"type": "spec_augment"}, AGE]}).train, "age")
+    assert ages.std(correction=0).item() == pytest.approx(1)
+
+
+def test_no_step_is_fitted_on_what_moves_with_an_image(prepared, sounds):
+    flip = {"type": "RandomHorizontalFlip", "with": ["other"]}
+    scale = {"type": "standardize", "columns": ["other"]}
+    with pytest.raises(DataError, match="cannot be fitted on 'other' after the steps before it"):
+        prepared(sounds | {"transforms": [flip, scale]})
+    assert prepared(sounds | {"transforms": [flip | {"with": []}, scale]})
+
+
 @pytest.mark.parametrize("form", ["index", "one_hot"])
 def test_more_categories_than_a_run_keeps_are_refused_in_training(monkeypatch, fed, form):
     monkeypatch.setattr(fitted_steps, "MOST_CATEGORIES", 3)

@@ -233,6 +233,20 @@ def test_a_file_that_was_only_touched_is_not_parsed_again(csv_table, opened, unp
     assert told(opened(csv_table)[0]) == told(first)
 
 
+def test_a_touched_file_is_not_parsed_again_where_the_cache_cannot_be_written(
+    csv_table, opened, unparsed, cache
+):
+    first, _ = opened(csv_table)
+    (record,) = entries(cache)[0].folder.glob("table.json")
+    before = record.read_bytes()
+    # A folder of this name keeps the file from being written, also for the superuser.
+    record.with_name(f".table.json.tmp-{os.getpid()}").mkdir()
+    os.utime(csv_table["path"], (1, 1))
+    unparsed(csv_table["path"])
+    assert told(opened(csv_table)[0]) == told(first)
+    assert record.read_bytes() == before
+
+
 def test_a_file_whose_state_is_known_is_not_read_at_all(csv_table, opened, monkeypatch):
     monkeypatch.setattr("finetune.data.contents._RACY_NS", -(10**9))
     monkeypatch.setattr("finetune.data.contents._TICK_NS", 2**63)
