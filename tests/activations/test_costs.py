@@ -54,7 +54,8 @@ def test_where_nothing_is_frozen_nothing_is_tried_and_nothing_is_done_in_a_step(
         "__init__",
     }
     in_steps = [name for name in calls if name not in once and not name.startswith("<")]
-    assert set(in_steps) <= {"forward", "fetches", "as_data", "seconds_saved"}
+    # The device is where steps on whole batches run.
+    assert set(in_steps) <= {"forward", "fetches", "as_data", "device_of", "seconds_saved"}
     assert in_steps.count("forward") == 6
 
 
