@@ -161,7 +161,16 @@ class ActivationCache:
         return _Planned(replace(found, stored=stored), facts, phase)
 
     def _may_look_ahead(self, own: _Planned, *, is_stored: bool) -> bool:
-        """Tell whether this phase may record rows of later ones without changing a bit."""
+        """Tell whether to look for activations of later phases that this phase can store.
+
+        False if the last search found none, if all training activations of this phase are stored
+        already, or if storing might change results: with stored values of lower precision, or where
+        the boundary affects bits and this phase stores nothing for itself.
+
+        Args:
+            own: The plan for the present phase.
+            is_stored: Whether activations of the present phase will be stored.
+        """
         # If rows are rounded, a later phase would compute other values from these rows than from
         # its own.
         changes_no_bit = self._rounds_to is None and (is_stored or not self._use.is_boundary_needed)

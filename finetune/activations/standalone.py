@@ -266,7 +266,14 @@ class _AtHand:
         return None
 
     def extent(self, indices: Tensor) -> Extent | None:
-        """Return the lengths of some samples of the present batch."""
+        """Return the padded length, and the shortest and longest length, of some samples.
+
+        Args:
+            indices: Positions in the split, only of samples that are in the current batch.
+
+        Returns:
+            The lengths in tokens; None if the batch has no attention mask.
+        """
         mask = mask_of(self.batch.inputs)
         return None if mask is None else extent_of(mask[self._places(indices)])
 
@@ -278,7 +285,14 @@ class _AtHand:
         blank: Collection[str] = (),
         length: int | None = None,
     ) -> Batch:
-        """Return a batch of some samples of the present one, padded as it is."""
+        """Return some samples of the current batch, padded as they are in it and without a target.
+
+        Args:
+            indices: Positions in the split, only of samples that are in the current batch.
+            epoch: Ignored.
+            blank: Ignored.
+            length: Ignored.
+        """
         places = self._places(indices)
         inputs = {name: values[places] for name, values in self.batch.inputs.items()}
         return Batch(inputs, None, indices)

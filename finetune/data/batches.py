@@ -177,16 +177,20 @@ class Samples(Protocol):
         blank: Collection[str] = (),
         length: int | None = None,
     ) -> Batch:
-        """Return the samples at `indices` `(B,)`.
+        """Return the samples at `indices` `(B,)` as a batch.
 
-        Random transforms are seeded by run, view and sample only: neither the rest of the batch nor
-        the number of workers matters, and the global random state is unchanged.
+        The seed of a sample's random transforms depends only on the run's seed, the sample and the
+        number of the draw, not on the other samples of the batch or the number of workers. The
+        global random state is unchanged.
 
         Args:
             indices: Positions in the split.
-            epoch: Which draw of the random transforms.
-            blank: Columns whose values nobody will read: zeros of the usual shape are given.
-            length: Tokens to pad columns of tokens to, in place of the longest sample's.
+            epoch: Epoch, which selects the draw of the random transforms: each of `views` draws in
+                turn, or a new one in every epoch if `views` is None.
+            blank: Columns that the caller does not read. They are filled with zeros of the usual
+                shape.
+            length: Number of tokens to pad columns of tokens to. By default the column's fixed
+                length if it has one, else that of the longest sample in the batch.
 
         Raises:
             DataError: a sample cannot be made. The message names its row.

@@ -338,10 +338,18 @@ def _write(store: Store, known: Tensor, contents: Contents) -> None:
 
 
 def hash_file(file: BinaryIO, name: str, what: str = "image") -> tuple[bytes, State]:
-    """Return hash and state of an open file; the state is `UNKNOWN` if it proves nothing.
+    """Read an open file and return the hash of its contents, and its state.
+
+    The state is `UNKNOWN` if finding the same state later would not prove that the contents are
+    the same. The position in the file is moved.
+
+    Args:
+        file: The file.
+        name: Its name, for messages.
+        what: What the file is, for messages.
 
     Raises:
-        DataError: it is being written.
+        DataError: the file changed during every attempt to read it.
         OSError: it cannot be read.
     """
     # The same state before and after shows that nobody wrote to the file while it was read.

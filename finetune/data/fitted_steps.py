@@ -323,7 +323,11 @@ class FittedStep:
         return column
 
     def _flat(self, name: str, column: Prepared, place: Place) -> Flat:
-        """Return a column of numbers as doubles `(N, D)`."""
+        """Return a column of numbers as a float64 array `(N, D)`; D is 1 for one number a sample.
+
+        Raises:
+            DataError: the column holds something else than numbers.
+        """
         values = self._numbers(name, column, place).values
         flat: Flat = values.double().reshape(len(values), -1).numpy()
         return flat

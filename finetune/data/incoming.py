@@ -189,7 +189,13 @@ def _tables_among(
 
 
 def _is_table_of_folder(file: Path, dialect: Dialect, kinds: Mapping[str, Kind]) -> bool:
-    """Tell whether a file of a folder is a table; one that cannot be read as text is none."""
+    """Tell whether a file found in a folder is a table, as `_holds_table` does.
+
+    A file whose content decides, and cannot be read as text, is no table, except as under Raises.
+
+    Raises:
+        DataError: the only input column is text, and the file looks like text but cannot be read.
+    """
     try:
         return _holds_table(file, dialect, kinds)
     except DataError:

@@ -186,13 +186,14 @@ def stacked(
 def finished_batch(
     inputs: Mapping[str, Tensor], batched: Sequence[Vision] = ()
 ) -> dict[str, Tensor]:
-    """Return stacked columns after the steps on whole batches, images of bytes scaled to 0..1.
+    """Return the columns of a batch after the steps that work on whole batches.
 
-    The device of the columns does the work, and gives the same bits as any other.
+    uint8 images become float32, divided by 255; other columns become float32 or int64. The work is
+    done on the device of `inputs`, and the results are equal bit for bit on every device.
 
     Args:
         inputs: What `stacked` returned, on any device.
-        batched: The steps.
+        batched: The steps, each of which replaces its column.
 
     Raises:
         DataError: a step fails.

@@ -143,7 +143,12 @@ def held_modules(
 
 
 def _is_held(module: nn.Module, modules: ModulesConfig) -> bool:
-    """Tell whether a wholly frozen module stays in evaluation mode."""
+    """Tell whether a module, all of whose parameters are frozen, stays in evaluation mode.
+
+    The caller ensures that they are frozen. A normalization layer follows `modules.norm`. Any
+    other module stays in evaluation mode if `modules.dropout` is `eval`, or if it has buffers of
+    its own and is no dropout layer.
+    """
     if is_norm(module):
         return modules.norm == "eval"
     # Attention and many networks drop by a function that asks the mode of the module around it.

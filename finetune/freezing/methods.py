@@ -150,7 +150,16 @@ def _lp_ft(
 def _gradual(
     method: Gradual, groups: Sequence[tuple[str, ...]], head: tuple[Selector, ...]
 ) -> tuple[PhaseConfig, ...]:
-    """Thaw some blocks with every phase, from the output to the input."""
+    """Return the phases of gradual unfreezing, from the output to the input.
+
+    The first phase trains the head alone. Each later phase also trains up to
+    `method.blocks_per_phase` more groups, and the last one all of them until the run ends.
+
+    Args:
+        method: Settings of the method.
+        groups: Names of each group's parameters, the group nearest to the output first.
+        head: Selectors of the head, which every phase trains.
+    """
     stages = _stages(groups, method.blocks_per_phase)
     return tuple(
         PhaseConfig(

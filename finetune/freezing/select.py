@@ -181,7 +181,11 @@ def _name_takes(pattern: str, name: str) -> bool:
 
 
 def below_globbed_modules(pattern: str, inventory: Sequence[ParamInfo]) -> frozenset[str]:
-    """Return the parameters below modules that a glob names, without those that it takes."""
+    """Return the names of parameters in modules whose names match a glob.
+
+    Names of parameters that match the glob themselves are left out. The set is empty if `pattern`
+    is no glob.
+    """
     if not any(sign in pattern for sign in "*?["):
         return frozenset()
     names = {label.name for label in _labels(inventory)}

@@ -57,7 +57,14 @@ class _Sheet:
         return self.left + round(_MAP_WIDTH * step / max(1, self.total_steps))
 
     def text(self, x: int, y: int, text: str, anchor: str = "la") -> None:
-        """Write a line."""
+        """Draw a text in black on one line, with line feeds and hidden characters escaped.
+
+        Args:
+            x: Horizontal position of the anchor, in pixels.
+            y: Vertical position of the anchor, in pixels.
+            text: The text.
+            anchor: Which point of the text lies there, in Pillow's notation.
+        """
         self.draw.text((x, y), one_line(text), "black", self.font, anchor=anchor)
 
     def bar(self, first: int, stop: int, y: int, height: int, colour: str) -> None:

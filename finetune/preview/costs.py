@@ -125,7 +125,10 @@ class _Visits:
 
     @property
     def counted_on(self) -> float:
-        """Visits that a run expects during an earlier phase: of an uncertain phase only one."""
+        """Visits of each sample in this phase that decisions before the phase can rely on.
+
+        It is `at_most` if the length of the phase is certain, else 1.
+        """
         return self.at_most if self.is_certain else 1.0
 
 

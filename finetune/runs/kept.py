@@ -85,19 +85,20 @@ class Checkpoints:
             tell(note)
 
     def add(self, step: int, fill: Callable[[Path], None], wanted: Collection[int] = ()) -> Path:
-        """Write a checkpoint, which gets its name only when it is whole; then remove old ones.
+        """Write the checkpoint of a step, then delete old ones; return the path of the new one.
 
-        If killed at any point, all other checkpoints stay usable, and so does an older one of this
-        step.
+        The folder gets this name only when all files are written. If the process is killed at any
+        point, all other checkpoints stay usable, and so does an older one of the same step. If
+        saves run in a thread, the call returns before the files are written.
 
         Args:
             step: Step of the run.
             fill: Writes the files, each durably, into the folder that it gets.
-            wanted: Steps whose checkpoints are kept whatever their age.
+            wanted: Steps whose checkpoints are not deleted, beside the newest `keep_last`.
 
         Raises:
-            CheckpointError: the disk refused this save; or the save before, if saves run in a
-                thread.
+            CheckpointError: the checkpoint cannot be written. If saves run in a thread, the error
+                is that of the previous save.
         """
         final = self.folder / f"step-{step:08d}"
 

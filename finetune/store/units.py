@@ -346,7 +346,10 @@ def _in_bytes(block: Block) -> memoryview:
 
 
 def _runs(places: Rows) -> Iterator[tuple[int, int]]:
-    """Yield first and end position of each run in `places` whose numbers rise by one."""
+    """Yield `(start, stop)` for each maximal run of consecutive integers in `places`.
+
+    Both are positions in `places`; `stop` is exclusive.
+    """
     if len(places):
         cuts = np.flatnonzero(np.diff(places) != 1) + 1
         yield from pairwise([0, *cuts.tolist(), len(places)])
