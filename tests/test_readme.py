@@ -50,7 +50,9 @@ def run(command):
     verb = [sys.executable, "-m", *shlex.split(command)]
     done = subprocess.Popen(verb, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     output, _ = done.communicate()
-    return [line.rstrip() for line in output.splitlines()]
+    # How far reading is depends on the machine, and is said only where it takes a while.
+    counts = ("reading", "tokenizing")
+    return [line.rstrip() for line in output.splitlines() if not line.startswith(counts)]
 
 
 def session(verb):

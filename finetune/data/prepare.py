@@ -236,7 +236,7 @@ def prepare_data(
     fetching = Fetching(config.workers, budget, batch_size, hang_timeout_s, seed, views, skips)
     making = _Making(steps, fetching, trust, notes.append, tokens)
     train = _samples(opened.train, making, "train")
-    columns = (*opened.train.table.columns.values(), *beside.values())
+    columns = (*opened.train.table.columns.values(), *opened.train.beside.values())
     if skips and not any(isinstance(column, Images) for column in columns):
         raise DataError(
             "has no effect: only images are skipped, and there are none",
