@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from finetune.config.task import ClassificationTask, MultilabelTask
-from finetune.data.images import in_short
 from finetune.data.incoming import Incoming
 from finetune.data.named_rows import rows_named
 from finetune.data.new_labels import notes_on_new_labels, notes_on_new_sets
 from finetune.data.prepare import SampleSteps, plan_input_steps, prepare_inputs
 from finetune.data.readers.row_places import THE_INPUT, Places
+from finetune.data.short_values import in_short
 from finetune.errors import DataError
 from finetune.models.declared import Network
 from finetune.outfile import is_written_as_csv, output_file

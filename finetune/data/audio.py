@@ -15,7 +15,6 @@ from torch import Tensor
 from finetune.data.contents import Contents, State, as_hashes, read_contents
 from finetune.data.decoding import hash_bytes
 from finetune.data.folders import AUDIO_ENDINGS
-from finetune.data.images import in_short
 from finetune.data.waveforms import (
     SoundHeader,
     SoundRules,
@@ -38,7 +37,7 @@ class Audio:
 
     Args:
         items: For each recording the path of a file, encoded bytes, or the `{"bytes", "path"}` of
-            `datasets` with bytes. Names in the data become paths only through `named_recordings`.
+            `datasets` with bytes. Names in the data become paths only through `named_files`.
         order: Positions in `items` of this column's samples.
         rules: Rate and length of every waveform.
         contents: Hashes of the items, once they were identified.
@@ -125,30 +124,6 @@ def names_recordings(values: Sequence[Any]) -> bool:
     return len(values) > 0 and all(
         isinstance(text, str) and text.lower().endswith(endings) for text in values
     )
-
-
-def named_recordings(items: Sequence[Any], folder: Path) -> list[Any]:
-    """Return items with each file name replaced by its path, relative to `folder`.
-
-    A name is a text, or `{"bytes", "path"}` without bytes.
-
-    Raises:
-        DataError: an item is neither a recording nor a name.
-    """
-    return [_named(item, folder) for item in items]
-
-
-def _named(item: Any, folder: Path) -> Any:
-    """Return one item, with a name replaced by its path."""
-    if isinstance(item, dict) and item.keys() == {"bytes", "path"}:
-        if isinstance(item["bytes"], bytes):
-            return item
-        item = item["path"]
-    if isinstance(item, bytes):
-        return item
-    if isinstance(item, str | Path):
-        return folder / item
-    raise DataError(f"needs a recording or the path of one, got {in_short(item)}")
 
 
 def notes_on_audio(columns: Mapping[str, Sequence[object]], seed: int) -> list[str]:

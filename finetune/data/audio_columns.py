@@ -7,8 +7,8 @@ from typing import Any
 
 from finetune.config.audio_keys import PLAIN_RATE, AudioKeys
 from finetune.config.source_keys import Source
-from finetune.data.audio import Audio, audio_of, named_recordings, names_recordings
-from finetune.data.images import first_leaving, leaves
+from finetune.data.audio import Audio, audio_of, names_recordings
+from finetune.data.file_names import files_of_table, missing_file
 from finetune.data.table import Column, Listed, Table
 from finetune.data.waveforms import SoundRules
 from finetune.errors import DataError, Key
@@ -37,7 +37,7 @@ def as_audio(
             return None
         if name != "audio":
             notes.append(f"column {name!r}: its texts name recordings, which are decoded")
-        column = audio_of(_files(name, column.values, table), SoundRules())
+        column = audio_of(files_of_table(name, column.values, table, "recording"), SoundRules())
     if not isinstance(column, Audio):
         return None
     with_rules = replace(column, rules=SoundRules.of(source))
@@ -65,28 +65,10 @@ def _are_there(values: Sequence[Any], table: Table) -> bool:
     return is_named and Path(table.folder or "", values[0]).is_file()
 
 
-def _files(column: str, items: Sequence[Any], table: Table) -> list[Any]:
-    """Return paths of recordings that a table names, which must not leave its folder."""
-    folder = table.folder or Path()
-    try:
-        files = named_recordings(items, folder)
-    except DataError as error:
-        error.message = f"column {column!r} of {table.name}: {error.message}"
-        raise
-    within = table.within or folder
-    if (row := first_leaving(files, within)) is not None:
-        raise leaves(table.place(row), items[row], folder, within)
-    return files
-
-
 def _identified(column: Audio, table: Table) -> Audio:
     """Return recordings with their hashes; name the row of one that is missing."""
-    for index, position in enumerate(column.order):
-        item = column.items[position]
-        if isinstance(item, Path) and not item.exists():
-            folder = str((table.folder or Path()).resolve())
-            raise DataError(
-                f"no such recording {str(item)!r}, which {table.place(index)} names",
-                hint=f"names are relative to the folder {folder!r}",
-            )
-    return column.identified()
+    try:
+        return column.identified()
+    except DataError as error:
+        folder = table.folder or Path()
+        raise missing_file(column, table.place, folder, "recording") or error from None

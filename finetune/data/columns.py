@@ -11,25 +11,20 @@ from finetune.config.data import DataConfig, SampleWeights
 from finetune.config.image_keys import ImageKeys
 from finetune.config.source_keys import CsvSource, RandomSource, Source
 from finetune.config.transform_keys import TokenizeTransform, VisionTransform
-from finetune.data.audio import Audio, audio_of, named_recordings
+from finetune.data.audio import Audio, audio_of
 from finetune.data.audio_columns import as_audio, refuse_idle_audio_keys
 from finetune.data.cells import infer, no_number, read_cells
 from finetune.data.channels import Channels, channels_first, channels_of
 from finetune.data.decoding import is_image
+from finetune.data.file_names import files_of_table, named_files
 from finetune.data.folders import IMAGE_ENDINGS
 from finetune.data.gaps import as_gaps, filled_columns, numbers_of_gaps
-from finetune.data.images import (
-    Images,
-    first_leaving,
-    images_of,
-    in_short,
-    leaves,
-    named_files,
-)
+from finetune.data.images import Images, images_of
 from finetune.data.pixels import PLAIN_RULES, Mode, PixelRules
 from finetune.data.readers.chunks import shown_names
 from finetune.data.readers.row_places import Places
 from finetune.data.readers.separated import separator_hint
+from finetune.data.short_values import in_short
 from finetune.data.table import Column, Listed, Numbers, Table, settle
 from finetune.data.transforms import is_image_column
 from finetune.data.waveforms import SoundRules
@@ -157,7 +152,7 @@ def settle_columns(
         if isinstance(column, Listed) and (
             _are_images(column) or is_named or (name in images and column.kind != "things")
         ):
-            column = images_of(_image_files(name, column.values, table))
+            column = images_of(files_of_table(name, column.values, table))
         elif heard := as_audio(name, column, table, source):
             column = heard[0]
             notes += heard[1]
@@ -191,7 +186,7 @@ def _settled_for_loss(name: str, table: Table, *, is_mask: bool) -> Column:
     if not isinstance(column, Listed):
         return replace(column, mode="mask") if is_mask and isinstance(column, Images) else column
     if _are_images(column) or (is_mask and end_like_images(column)):
-        return images_of(_image_files(name, column.values, table), "mask" if is_mask else None)
+        return images_of(files_of_table(name, column.values, table), "mask" if is_mask else None)
     return column
 
 
@@ -263,25 +258,6 @@ def named_channels(source: Source | None) -> Channels | None:
     return named if named in ("first", "last") else None
 
 
-def _image_files(column: str, items: Sequence[Any], table: Table) -> list[Any]:
-    """Return the images of a column, with names among them as paths inside the data's folder.
-
-    Raises:
-        DataError: a name leads out of the folder, or an item is no image.
-    """
-    folder = table.folder or Path()
-    try:
-        files = named_files(items, folder)
-    except DataError as error:
-        error.message = f"column {column!r} of {table.name}: {error.message}"
-        raise
-    within = table.within or folder
-    # Checked as a whole before anything is opened: a single name may lead out of the folder.
-    if (row := first_leaving(files, within)) is not None:
-        raise leaves(table.place(row), items[row], folder, within)
-    return files
-
-
 def _are_images(column: Listed) -> bool:
     """Tell whether a column is not empty and all its values are images."""
     return len(column) > 0 and all(map(is_image, column.values))
@@ -337,7 +313,7 @@ def column_of(
     if kind == "thing":
         return Listed(values, "things")
     if kind == "audio":
-        return audio_of(named_recordings(values, Path()), SoundRules.of(trained_on))
+        return audio_of(named_files(values, Path(), "recording"), SoundRules.of(trained_on))
     if kind in ("image", "grey image") and not _are_arrays(values):
         # Here names are the caller's own; names in files were checked where the files were read.
         mode: Mode = "L" if kind == "grey image" else "RGB"

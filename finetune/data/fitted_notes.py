@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from finetune.data.fitted_steps import FittedStep
-from finetune.data.images import in_short
 from finetune.data.learnt import Figures, Filling, Known, Limits, Scale
+from finetune.data.short_values import in_short
 from finetune.data.transforms import PlannedStep
 from finetune.errors import named
 

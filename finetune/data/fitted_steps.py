@@ -22,7 +22,6 @@ from finetune.config.fitted_keys import (
 )
 from finetune.data.cells import no_number
 from finetune.data.gaps import numbers_of_gaps
-from finetune.data.images import in_short
 from finetune.data.learnt import (
     MOST_CATEGORIES,
     Figures,
@@ -33,6 +32,7 @@ from finetune.data.learnt import (
     Scale,
 )
 from finetune.data.samples import Columns, Prepared, Sample, replaced
+from finetune.data.short_values import in_short
 from finetune.data.table import Listed, Numbers
 from finetune.errors import DataError, Key
 

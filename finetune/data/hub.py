@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from finetune.data.audio import audio_of
-from finetune.data.images import first_leaving, images_of, leaves, named_files
+from finetune.data.file_names import What, first_leaving, leaves, named_files
+from finetune.data.images import images_of
 from finetune.data.readers.mapped import LEAST_BYTES, TEXT_TYPES, mapped_cells
 from finetune.data.readers.parquet import cannot_read
 from finetune.data.table import Column, Listed, Unread
@@ -111,12 +112,13 @@ def _dataset_column(dataset: Any, name: str, folder: Path, within: Path) -> Colu
         kind = datasets.Image if isinstance(feature, datasets.Image) else datasets.Audio
         encoded = dataset.cast_column(name, kind(decode=False)).with_format(None)
         named = _named_by(encoded, name)
-        files = named_files(list(named.values()), folder)
+        what: What = "image" if kind is datasets.Image else "recording"
+        files = named_files(list(named.values()), folder, what)
         if (position := first_leaving(files, within)) is not None:
             row = list(named)[position]
             raise leaves(f"row {row + 1} of column {name!r}", named[row], folder, within)
-        rows = _Rows(encoded, name, folder)
-        return images_of(rows) if kind is datasets.Image else audio_of(rows, SoundRules())
+        rows = _Rows(encoded, name, folder, what)
+        return images_of(rows) if what == "image" else audio_of(rows, SoundRules())
     column = dataset.with_format("arrow")[:].column(name)
     if str(column.type) in TEXT_TYPES and column.nbytes >= LEAST_BYTES:
         # The library has mapped its file already: no text is an object before it is read.
@@ -136,10 +138,11 @@ class _Rows(Sequence[Any]):
     dataset: Any
     name: str
     folder: Path
-    """Folder that names of images are relative to."""
+    """Folder that names of files are relative to."""
+    what: What
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: Any) -> Any:
-        return named_files([self.dataset[index][self.name]], self.folder)[0]
+        return named_files([self.dataset[index][self.name]], self.folder, self.what)[0]

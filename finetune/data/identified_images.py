@@ -13,8 +13,9 @@ from torch import Tensor
 
 from finetune.data.contents import KnownFiles, cost_of, file_states
 from finetune.data.decoding import hash_bytes
+from finetune.data.file_names import missing_file
 from finetune.data.identity import KnownBy
-from finetune.data.images import Images, is_of_files, missing_file
+from finetune.data.images import Images, is_of_files
 from finetune.data.item_contents import ItemContents
 from finetune.data.table import Table
 from finetune.errors import DataError

@@ -1,6 +1,5 @@
 """A column of images: files, encoded bytes or PIL images, each decoded when it is read."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +15,6 @@ from finetune.data.decoding import (
     Header,
     digest_of,
     hash_bytes,
-    is_image,
     mask_tensor,
     name_of,
     open_image,
@@ -25,8 +23,6 @@ from finetune.data.decoding import (
 from finetune.data.item_contents import ItemContents
 from finetune.data.pixels import PLAIN_RULES, Mode, PixelRules
 from finetune.errors import DataError
-from finetune.reading import first_outside
-from finetune.redaction import redacted
 
 _VERSION = 2
 """Version of how pixels are decoded; bump it so that rows stored by older code are not used."""
@@ -189,104 +185,3 @@ def images_of(
     return Images(
         items, mode or "RGB", range(len(items)), rules=rules or PLAIN_RULES, is_found=found
     )
-
-
-def named_files(items: Sequence[Any], folder: Path) -> list[Any]:
-    """Return items with each file name replaced by its path, relative to `folder`.
-
-    Only here does a name become something that can be opened: `open_image` takes no names.
-    A name is a text, or `{"bytes", "path"}` without bytes.
-
-    Raises:
-        DataError: an item is neither an image nor a name.
-    """
-    return [_named_file(item, folder) for item in items]
-
-
-def first_leaving(items: Sequence[Any], within: Path) -> int | None:
-    """Return the position of the first path among items that is outside `within`, or None."""
-    paths = [(position, item) for position, item in enumerate(items) if isinstance(item, Path)]
-    outside = first_outside([path for _, path in paths], within)
-    return None if outside is None else paths[outside][0]
-
-
-def leaves(where: str, item: Any, folder: Path, within: Path) -> DataError:
-    """Return the error for a name, or a `{"bytes", "path"}`, that leads out of a folder.
-
-    Args:
-        where: Place of the name, for messages.
-        item: The name.
-        folder: Folder that names are relative to.
-        within: Folder that names must not leave.
-    """
-    name = str(item["path"] if isinstance(item, dict) else item)
-    hint = "name a folder that holds all files: within: DIR, beside the path of the source"
-    # A frequent misunderstanding: `within` sets a bound, and is not where names start.
-    if folder != within and (within / name).exists():
-        written = os.path.relpath(within / name, folder)
-        return DataError(
-            f"{where} names {name!r}, which is looked for in the folder {str(folder)!r}, and lies "
-            f"in {str(within)!r}",
-            hint=f"within only bounds where files may lie: write {written!r}, the way from the "
-            "folder of the table",
-        )
-    return DataError(
-        f"{where} names {name!r}, which leaves the folder {str(within)!r}: it is "
-        f"{str(folder / name)!r}",
-        hint=hint,
-    )
-
-
-def missing_file(images: Images, place: Callable[[int], str], folder: Path) -> DataError | None:
-    """Return the error for the first image file that does not exist, or None if all do.
-
-    Args:
-        images: The column.
-        place: Returns the place of a sample, for messages.
-        folder: Folder that file names are relative to.
-    """
-    for index, position in enumerate(images.order):
-        item = images.items[position]
-        if isinstance(item, Path) and not item.exists():
-            return DataError(
-                f"no such image file {str(item)!r}, which {place(index)} names",
-                hint=f"names are relative to the folder {str(folder.resolve())!r}",
-            )
-    return None
-
-
-def in_short(value: Any) -> str:
-    """Return a value of the data as a short text for messages, never a whole sample or bytes."""
-    match value:
-        case bytes() | bytearray():
-            return f"{len(value):,} bytes"
-        case type():
-            return value.__name__
-        case dict():
-            return f"a mapping of {', '.join(repr(str(key)[:20]) for key in list(value)[:5])}"
-        case str() | int() | float() | None:
-            # Cut before `repr`: a text may be a whole book.
-            text = redacted(repr(value[:1000] if isinstance(value, str) else value))
-        case list() | tuple() if len(value) <= 4 and all(type(v) in (int, float) for v in value):
-            text = repr(value)
-        case list() | tuple():
-            return f"a list of {len(value):,}"
-        case _:
-            shape = getattr(value, "shape", None)
-            name = type(value).__name__
-            return name if shape is None else f"{name} of shape {tuple(shape)}"
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _named_file(item: Any, folder: Path) -> Any:
-    """Return one item, with a name replaced by its path; raise if it is neither image nor name."""
-    # `datasets` keeps an image as bytes, or as nothing but a path; only the former is whole.
-    is_dict = isinstance(item, dict) and is_image(item)
-    if isinstance(item, bytes) or (is_image(item) and not is_dict):
-        return item
-    if is_dict and isinstance(item["bytes"], bytes):
-        return item
-    name = item["path"] if is_dict and item["bytes"] is None else item
-    if isinstance(name, str | Path):
-        return folder / name
-    raise DataError(f"needs an image or the path of one, got {in_short(item)}")

@@ -18,8 +18,8 @@ from finetune.config.source_keys import (
     TextFolderSource,
 )
 from finetune.data.arrays import rows_of_arrays
-from finetune.data.audio import named_recordings
 from finetune.data.columns import Kind, may_be_nothing
+from finetune.data.file_names import What, first_leaving, named_files, not_there
 from finetune.data.files import read_text
 from finetune.data.folders import (
     AUDIO_ENDINGS,
@@ -29,7 +29,6 @@ from finetune.data.folders import (
     is_image_file,
     passed_over,
 )
-from finetune.data.images import first_leaving, named_files
 from finetune.data.readers.any_form import KNOWN_FORMS, Form, names_columns, with_separator_of
 from finetune.data.readers.chunks import Dialect, Reading, shown_names
 from finetune.data.readers.documents import json_object
@@ -346,14 +345,12 @@ def _files(
     """
     if not _is_image(kind) and kind != "audio":
         return values
-    as_paths, what = (
-        (named_recordings, "recording") if kind == "audio" else (named_files, "image file")
-    )
+    what: What = "recording" if kind == "audio" else "image"
     files: list[Any] = []
     for value, where in zip(values, wheres, strict=True):
         is_plain = value is None or isinstance(value, list)  # nothing, or an array of numbers
         try:
-            files += [value] if is_plain else as_paths([value], folder)
+            files += [value] if is_plain else named_files([value], folder, what)
         except DataError as error:
             raise DataError(error.message, where=where) from error
     if (position := first_leaving(files, folder)) is not None:
@@ -364,8 +361,7 @@ def _files(
     # Looked up before the network runs: half of the predictions would be written otherwise.
     for file, where in zip(files, wheres, strict=True):
         if isinstance(file, Path) and not file.exists():
-            hint = f"names are relative to the folder {str(folder.resolve())!r}"
-            raise DataError(f"no such {what} {str(file)!r}", hint=hint, where=where)
+            raise not_there(file, folder, what, where=where)
     return files
 
 

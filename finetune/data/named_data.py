@@ -31,11 +31,12 @@ from finetune.data.columns import (
     image_columns,
     settle_columns,
 )
+from finetune.data.file_names import named_files
 from finetune.data.gaps import filled_columns, with_open_gaps
 from finetune.data.identified_images import identified
 from finetune.data.identity import hash_rows
 from finetune.data.image_headers import look_at, notes_on
-from finetune.data.images import Images, images_of, named_files
+from finetune.data.images import Images, images_of
 from finetune.data.incoming import FILES_WITH_COLUMNS, Incoming, read_incoming
 from finetune.data.joined import join_targets
 from finetune.data.labels import LabelRules

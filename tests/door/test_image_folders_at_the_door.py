@@ -10,9 +10,9 @@ from pydantic import TypeAdapter
 
 from finetune.config.data import DataConfig
 from finetune.config.task import Task
-from finetune.data.images import in_short
 from finetune.data.incoming import read_incoming
 from finetune.data.prepare import open_data
+from finetune.data.short_values import in_short
 from finetune.errors import DataError
 
 CLASSES = TypeAdapter(Task).validate_python({"type": "classification"})
