@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from finetune.config.base import Node
-from finetune.config.messages import shown
-from finetune.patterns import MAX_CHARACTERS, faults_of_expression
+from finetune.config.expressions import Expression
+from finetune.patterns import MAX_CHARACTERS
 
 
 class ByName(Node):
@@ -19,16 +19,8 @@ class ByName(Node):
 class ByRegex(Node):
     """Parameters whose full name matches a regular expression from end to end."""
 
-    regex: str
+    regex: Expression
     """The expression, by the rules of Python's `re`, at most 1000 characters. All expressions of one list may take one second together. What the package `regex`, which runs it, reads differently is refused: comments, braces that are no repetition, set operations."""
-
-    @field_validator("regex")
-    @classmethod
-    def _compiles(cls, value: str) -> str:
-        # Now, with its line, and not when the network is there.
-        for fault in faults_of_expression(value):
-            raise ValueError(f"{fault}, got {shown(value)}")
-        return value
 
 
 class ByType(Node):
