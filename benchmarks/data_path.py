@@ -1,4 +1,4 @@
-"""How fast samples reach the network, and what they take: photographs, and rows of text.
+"""Measure how fast samples reach the network, and the memory and disk that they take.
 
     python benchmarks/data_path.py [--images 4000] [--workers 1] [--rounds 3] [--rows 1000000]
 
@@ -157,7 +157,7 @@ def config_of(folder: Path, workers: int, **data: Any) -> Any:
 
 def start(folder: Path, workers: int, rounds: int) -> dict[str, float]:
     """Measure from the imports to the first step on photographs."""
-    # What a run imports as it goes counts as imports too: a run on two images loads it.
+    # A run imports more as it goes. That counts as imports too, so a run on two images comes first.
     two = folder / "two"
     draw(two, 2)
     first_step(config_of(two, 0), two)

@@ -105,7 +105,7 @@ def refuse_replacing(path: Path, read: Iterable[Path]) -> None:
         own = target.stat()
     for file in read:
         with suppress(OSError):
-            # links and hard links are other names of the same file
+            # Links and hard links are other names of the same file
             if os.path.samestat(own, file.stat()):
                 raise FinetuneError(
                     f"would replace {str(file)!r}, a file that this command reads",
@@ -181,7 +181,7 @@ def _written_through(path: Path) -> Iterator[TextIO]:
         descriptor = os.open(path, flags | os.O_NONBLOCK)
         os.set_blocking(descriptor, True)
     except OSError as error:
-        # the one fault of a pipe that mends itself
+        # The one fault of a pipe that mends itself
         if error.errno != errno.ENXIO or not path.is_fifo():
             raise
         tell(f"{path}: waits for somebody to read this pipe", sys.stderr)
@@ -198,14 +198,14 @@ def _written_aside(target: Path) -> Iterator[TextIO]:
     if old is not None and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     aside = target.with_name(f".finetune-{secrets.token_hex(8)}.tmp")
-    # until it has the mode of the old file, nobody else reads it
+    # Until it has the mode of the old file, nobody else reads it
     mode = 0o666 if old is None else 0o600
     try:
         descriptor = os.open(aside, _NEW, mode)
     except PermissionError:
         if old is None:
             raise
-        # the file may be written but its folder may not: only its contents are replaced
+        # The file may be written but its folder may not: only its contents are replaced
         aside = Path(tempfile.gettempdir(), aside.name)
         descriptor = os.open(aside, _NEW, mode)
     try:

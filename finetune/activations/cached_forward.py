@@ -316,7 +316,7 @@ class CachedForward:
         # Splits that are cut in order have rows of whole batches only.
         if batch.skipped and split.in_order:
             return
-        # What stands in the place of a skipped sample is no row of it.
+        # A sample that takes the place of a skipped one must not be stored as the row of that one.
         kept = batch.is_whole if batch.skipped else slice(None)
         began = time.perf_counter()
         try:

@@ -113,7 +113,7 @@ class Estimate:
 
     @property
     def pays_ahead(self) -> bool:
-        """Whether it saves time to record these rows now, in a phase before their own."""
+        """Whether storing these rows in the present phase, before their own, saves time."""
         answered = self.visits * (self.pace.prefix - self.reading)
         # Writing takes as long as reading. Each of the two phases tries the shapes of its batches.
         ahead = self.train_rows * (answered - self.reading) - 2 * self.trying

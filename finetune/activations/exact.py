@@ -183,7 +183,7 @@ class _Finding:
     rows: dict[str, Tensor] = field(default_factory=dict)
     """Rows of the tried batch, if a training step would compute the same."""
     is_lasting: bool = True
-    """Whether another process would get the same result."""
+    """Whether the result holds in other processes too, so that it may be stored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ MOST_NUMBERS = 2**28
 
 
 class AudioKeys(Node):
-    """How a source's recordings are read."""
+    """Keys of a source that say how its recordings are read."""
 
     sample_rate: Annotated[int, Field(ge=1000, le=384_000)] = PLAIN_RATE
     """Numbers a second that every recording is resampled to."""

@@ -110,7 +110,7 @@ class DataConfig(Node):
     evaluation_transforms: tuple[Transform, ...] | None = None
     """Used in place of `transforms` for validation, test and prediction; the deterministic ones of `transforms` if left out."""
     balance: Literal["none", "oversample"] | SampleWeights = "none"
-    """How often an epoch draws each training sample: once; or so that every class comes as often as the largest one, with `oversample`; or by a column of weights, as often as there are samples."""
+    """How often an epoch draws each training sample. `none`: once. `oversample`: every class as often as the largest one. `{weights: COLUMN}`: as many draws as there are samples, each sample in proportion to its weight."""
     workers: Annotated[int, Field(ge=0, le=512)] | Literal["auto"] = "auto"
     """Processes that read, decode and transform samples; 0 does it in the training process, `auto` takes as many as pay. Their number changes no bit."""
     memory_gb: Annotated[float, Field(ge=0, le=1e6)] | Literal["auto"] = "auto"
@@ -152,7 +152,7 @@ class DataConfig(Node):
         nodes = self.transforms or ()
         for position, (one, following) in enumerate(pairwise(nodes)):
             if isinstance(one, Mix) and not isinstance(following, Mix):
-                # What comes after it would see a mixture, and works on single samples.
+                # A step after it would get mixed samples, and all other steps work on single ones.
                 message = f"{one.type!r} mixes finished samples, so it comes after all other steps"
                 refuse("DataConfig", (("transforms", position), message, None))
         return self

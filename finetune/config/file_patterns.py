@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 _WILDCARD = re.compile(r"[*?\[]")
-"""What makes a name a pattern; a file that is really called so is read as it is."""
+"""Characters that make a name a pattern, unless a file is really called so."""
 
 
 def has_wildcard(text: str) -> bool:

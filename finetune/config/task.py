@@ -182,7 +182,7 @@ class ImportTask(_Task):
     type: Literal["import"]
     """Discriminator."""
     path: Annotated[str, PUBLIC]
-    """`my_pkg.tasks:make`: returns an object with `loss(outputs, batch)` and `metrics`. `loss` returns per-sample losses `(B,)`, or one number with `whole_window = True`, as for an imported loss; so is `soft_targets = True`. `metrics` maps names to a `torchmetrics.Metric` that gets `(outputs, target)`, or `(outputs, batch)` if the data has no target."""
+    """`my_pkg.tasks:make`: returns an object with `loss(outputs, batch)` and `metrics`. `loss` returns per-sample losses `(B,)`, or one number with `whole_window = True`, as for an imported loss. `soft_targets = True` says that it takes shares of classes `(B, C)`, which mixup and cutmix make. `metrics` maps names to a `torchmetrics.Metric` that gets `(outputs, target)`, or `(outputs, batch)` if the data has no target."""
     args: Arguments = Field(default_factory=dict)
     """Keyword arguments of the call."""
     better: dict[str, Better] = Field(default_factory=dict)

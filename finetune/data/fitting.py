@@ -20,7 +20,7 @@ from finetune.errors import DataError
 
 
 def fitted_on(planned: Sequence[PlannedStep], table: Table) -> list[PlannedStep]:
-    """Return steps with those that are fitted fitted on a table.
+    """Return the steps, with what fitted ones compute from a table.
 
     Args:
         planned: The steps of training.

@@ -99,7 +99,7 @@ class DataIdentity:
     def of(cls, parts: Mapping[str, RowHashes], classes: tuple[str, ...] | None) -> Self:
         """Return the identity of data in parts."""
         columns = {
-            # parts of one source share the hash of the whole column, which must count once
+            # Parts of one source share the hash of the whole column, which must count once
             name: _hash(
                 dict.fromkeys(
                     part.columns[name].encode() for part in parts.values() if name in part.columns
@@ -260,7 +260,7 @@ def hash_rows(
     whole = {name: blake2b(digest_size=HASH_BYTES) for name in columns}
     for some, digests in _portions(columns):
         of_inputs = _joined([digests[name] for name in inputs])
-        # random: a row that cannot be compared must not be taken for a copy of another
+        # Random: a row that cannot be compared must not be taken for a copy of another
         found.inputs[some] = as_hashes([d or os.urandom(HASH_BYTES) for d in of_inputs])
         of_rows = _joined([*digests.values()])
         found.rows[some] = np.frombuffer(b"".join(d[:8] if d else bytes(8) for d in of_rows), "u8")

@@ -149,7 +149,7 @@ def _opened_again(raw: RawData, task: Task, seed: int, record: Record) -> Opened
             opened = _opened(raw, task, seed)
         changes = differences(before, opened.identity)
     except DataError:
-        # if rows differ, that is the first cause of labels that nobody knows
+        # If rows differ, that is the first cause of labels that nobody knows
         now = replace(raw.identity, classes=_found_classes(raw, task))
         changes = differences_of_contents(before, now)
         if not changes:
