@@ -223,12 +223,7 @@ def prepare_data(
     table = opened.train.table if fit_on is None else fit_on
     fit = _kept(fitted) if fitted else partial(fitted_on, table=table)
     steps = _plans(config, opened.train.table.columns, preprocessing, trust, fit)
-    if views is not None and not any(each.random for each in steps.train):
-        raise DataError(
-            "no transform is random: every sample has one view",
-            hint="leave it out",
-            key=("cache", "views"),
-        )
+    _refuse_idle_views(views, steps.train)
     notes: list[str] = []
     # `0` says that nothing is to be kept, which then needs no line of its own
     budget = MemoryBudget.of(config.memory_gb) if config.memory_gb else None
@@ -236,13 +231,7 @@ def prepare_data(
     fetching = Fetching(config.workers, budget, batch_size, hang_timeout_s, seed, views, skips)
     making = _Making(steps, fetching, trust, notes.append, tokens)
     train = _samples(opened.train, making, "train")
-    columns = (*opened.train.table.columns.values(), *opened.train.beside.values())
-    if skips and not any(isinstance(column, Images) for column in columns):
-        raise DataError(
-            "has no effect: only images are skipped, and there are none",
-            hint="leave it out; tables, texts and recordings are looked at when a run starts",
-            key=("data", "on_error"),
-        )
+    _refuse_idle_skips(opened.train, skips=skips)
     validation, test = (
         None if part is None else _samples(part, making, name)
         for name, part in (("validation", opened.validation), ("test", opened.test))
@@ -280,6 +269,27 @@ def _notes_on_cut(*plans: Sequence[PlannedStep]) -> list[str]:
         if isinstance(step, Tokenize)
     ]
     return [note for note in found if note is not None]
+
+
+def _refuse_idle_views(views: int | None, steps: Sequence[PlannedStep]) -> None:
+    """Raise `DataError` if `cache.views` is given, and all views of a sample would be equal."""
+    if views is not None and not any(each.random for each in steps):
+        raise DataError(
+            "no transform is random: every sample has one view",
+            hint="leave it out",
+            key=("cache", "views"),
+        )
+
+
+def _refuse_idle_skips(part: RawPart, *, skips: bool) -> None:
+    """Raise `DataError` if samples shall be skipped, and none has an image."""
+    columns = (*part.table.columns.values(), *part.beside.values())
+    if skips and not any(isinstance(column, Images) for column in columns):
+        raise DataError(
+            "has no effect: only images are skipped, and there are none",
+            hint="leave it out; tables, texts and recordings are looked at when a run starts",
+            key=("data", "on_error"),
+        )
 
 
 def plan_input_steps(
