@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ from pydantic import TypeAdapter
 from finetune.config.data import DataConfig
 from finetune.config.task import Task
 from finetune.data.prepare import open_data, prepare_data
+from finetune.errors import DataError
 from finetune.importing import package_path
 from finetune.models.preprocessing import Preprocessing
 
@@ -102,6 +104,21 @@ def write_images(tmp_path):
         return {"type": "imagefolder", "path": str(tmp_path / "images"), "mode": mode}
 
     return write
+
+
+@pytest.fixture
+def assert_watched():
+    """Check that the red image `a.bmp` may be touched after it is read, but not changed."""
+
+    def check(images, path):
+        assert images[0].getpixel((0, 0)) == (255, 0, 0)
+        os.utime(path)  # another time, the same contents
+        assert images[0].getpixel((0, 0)) == (255, 0, 0)
+        Image.new("RGB", (4, 4), "blue").save(path)
+        with pytest.raises(DataError, match=r"a\.bmp' has changed since the data was opened"):
+            images[0]
+
+    return check
 
 
 @pytest.fixture
