@@ -1,10 +1,12 @@
-"""Settings for the whole test run, made before any library reads them; a run of a few numbers."""
+"""Settings for the whole test run, made before any library reads them; small runs; the command."""
 
 import copy
 import os
+from typing import NamedTuple
 
 import pytest
 
+from finetune.cli import main
 from finetune.redaction import _Secrets
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -42,6 +44,28 @@ def cache_of_the_tests(tmp_path_factory):
 def secrets_of_the_test(monkeypatch):
     """Let no test see the secrets of another: the process remembers them."""
     monkeypatch.setattr("finetune.redaction._SECRETS", _Secrets())
+
+
+class Outcome(NamedTuple):
+    """What a shell shows of a command."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command_line(monkeypatch, capsys):
+    """Call the command line in this process; return what a shell would show."""
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["finetune", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        return Outcome(end.value.code or 0, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

@@ -1,22 +1,10 @@
 """The verbs as a user meets them: called in this process, in a scratch folder."""
 
 import sys
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 import yaml
-
-from finetune.cli import main
-
-
-class Outcome(NamedTuple):
-    """What a shell shows of a command."""
-
-    code: int
-    out: str
-    err: str
-
 
 CONFIG = {
     "model": {
@@ -65,22 +53,10 @@ class Looping(nn.Module):
 
 
 @pytest.fixture
-def finetune(tmp_path, monkeypatch, capsys):
+def finetune(tmp_path, monkeypatch, command_line):
     """Run a verb in the scratch folder and return what a shell would show."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["finetune", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = capsys.readouterr()
-        return Outcome(code, out, err)
-
-    return run
+    return command_line
 
 
 @pytest.fixture

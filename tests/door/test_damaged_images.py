@@ -14,7 +14,6 @@ from PIL import Image
 from finetune.data.images import images_of
 from finetune.data.pixels import PLAIN_RULES
 from finetune.errors import DataError, FinetuneError
-from finetune.tracking.tracker import Tracker
 from finetune.train.wire import build_trainer
 
 STEPS = [{"type": "Resize", "size": [6, 6]}, {"type": "RandomHorizontalFlip"}]
@@ -227,16 +226,6 @@ def test_a_file_that_goes_while_a_run_is_built_is_told_with_its_row(train, folde
     assert again.progress.step == 12
 
 
-class Said(Tracker):
-    """Keeps the lines told to the person who watches."""
-
-    def __init__(self):
-        self.lines = []
-
-    def message(self, text):
-        self.lines.append(text)
-
-
 SKIP = {"on_error": "skip"}
 RESIZE = STEPS[:1]
 
@@ -307,13 +296,12 @@ def test_evaluation_leaves_skipped_samples_out(train, folder):
     assert found["loss"] != figures["loss"]
 
 
-def test_how_many_are_skipped_is_told_with_an_example(train, folder):
+def test_how_many_are_skipped_is_told_with_an_example(train, folder, heard):
     damage_four(folder)
-    said = Said()
-    train("run", tracker=said, **SKIP).fit(quiet=True)
-    [first] = [line for line in said.lines if line.startswith("a train sample is skipped")]
+    train("run", tracker=heard, **SKIP).fit(quiet=True)
+    [first] = [line for line in heard.said if line.startswith("a train sample is skipped")]
     assert "cannot read" in first or "no such" in first
-    [last] = [line for line in said.lines if "train samples were skipped" in line]
+    [last] = [line for line in heard.said if "train samples were skipped" in line]
     assert last.startswith("4 of 20 train samples were skipped (data.on_error: skip), such as: ")
     assert "in row " in last
 

@@ -13,7 +13,6 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
-from finetune.cli import main
 from finetune.config.run import Provenance, RunConfig
 from finetune.data import identity, membership
 from finetune.errors import CheckpointError, DataError
@@ -364,33 +363,22 @@ def test_very_long_labels_leave_the_error_short(run, tmp_path):
     assert max(map(len, str(caught.value).splitlines())) <= 500
 
 
-def command(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr("sys.argv", ["finetune", *map(str, arguments)])
-    capsys.readouterr()
-    try:
-        main()
-        code = 0
-    except SystemExit as end:
-        code = end.code or 0
-    return code, *capsys.readouterr()
-
-
 def test_the_command_tells_the_same_and_json_alone_goes_to_standard_output(
-    run, tmp_path, monkeypatch, capsys
+    run, tmp_path, command_line
 ):
     path = write(tmp_path / "new.csv", [*ROWS, *UPPER])
-    code, out, err = command(monkeypatch, capsys, "eval", run, path, "--json")
+    code, out, err = command_line("eval", run, path, "--json")
     document = json.loads(out)
     assert (code, document["rows"], document["trained_on"]) == (0, 90, 40)
     assert document["metrics"]["accuracy"] == 1.0
     assert "40 of them were trained on" in err
-    code, out, _ = command(monkeypatch, capsys, "eval", run, path)
+    code, out, _ = command_line("eval", run, path)
     assert (code, "accuracy" in out) == (0, True)
     write(run.parent / "d.csv", [*ROWS, NEW[0]])
-    code, out, err = command(monkeypatch, capsys, "eval", run)
+    code, out, err = command_line("eval", run)
     assert (code, out) == (2, "")
     assert "rows: 0 changed, 1 added, 0 removed, of 80" in err
-    code, _, err = command(monkeypatch, capsys, "eval", run, "--data-changed")
+    code, _, err = command_line("eval", run, "--data-changed")
     assert code == 0
     assert "evaluates changed data: rows: 0 changed, 1 added" in err
 
@@ -522,14 +510,14 @@ def test_other_tasks_evaluate_named_data_as_well(tmp_path, task, data, header, r
 
 @pytest.mark.parametrize("header", ["word,b,a", "b,more,a,more"])
 def test_predict_takes_columns_by_name_in_any_order_and_names_one_that_lacks(
-    run, tmp_path, monkeypatch, capsys, header
+    run, tmp_path, command_line, header
 ):
     cells = {"a": "2", "b": "2", "word": "up", "more": "x"}
     write(tmp_path / "new.csv", [",".join(cells[name] for name in header.split(","))], header)
-    code, out, _ = command(monkeypatch, capsys, "predict", run, tmp_path / "new.csv")
+    code, out, _ = command_line("predict", run, tmp_path / "new.csv")
     assert (code, json.loads(out)["label"]) == (0, "up")
     write(tmp_path / "new.csv", ["2,up"], "a,word")
-    code, out, err = command(monkeypatch, capsys, "predict", run, tmp_path / "new.csv")
+    code, out, err = command_line("predict", run, tmp_path / "new.csv")
     assert (code, out) == (2, "")
     assert "no column 'b'" in err
 

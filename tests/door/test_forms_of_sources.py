@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from finetune import load_predictor
-from finetune.cli import main
 from finetune.config.data import DataConfig
 from finetune.config.task import ClassificationTask
 from finetune.data.prepare import open_data
@@ -64,20 +63,6 @@ def run(small_config, tmp_path):
     return train
 
 
-@pytest.fixture
-def predict(monkeypatch, capsys, tmp_path):
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["finetune", "predict", str(tmp_path / "run"), *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        assert not end.value.code, said.err
-        return [json.loads(line)["label"] for line in said.out.splitlines()]
-
-    return call
-
-
 NAMES = {"type": "imagefolder", "label": {"regex": r"(.+)_[0-9]+\.png"}}
 
 
@@ -85,7 +70,7 @@ def test_the_name_of_an_image_tells_its_label(run, pets, predict, tmp_path):
     trainer = run(source={**NAMES, "path": str(pets)}, split={"validation": 0.25})
     assert trainer.progress.metrics["validation/accuracy"] == 1
     picture(tmp_path / "new/x.png", "sea_green", 99)
-    assert predict(str(tmp_path / "new")) == ["sea_green"]
+    assert predict(str(tmp_path / "new"))[0] == ["sea_green"]
     assert evaluate_run(tmp_path / "run", source=str(pets))["accuracy"] == 1
     assert load_predictor(tmp_path / "run")([tmp_path / "new/x.png"])[0].label == "sea_green"
 
@@ -137,10 +122,10 @@ def test_names_in_a_table_may_be_relative_to_another_folder(run, pets, predict, 
     source = {"type": "csv", "path": str(table), "folder": str(pets)}
     trainer = run(source=source, split={"validation": 0.25})
     assert trainer.progress.metrics["validation/accuracy"] == 1
-    assert predict(str(table)) == [row.rpartition(",")[2] for row in rows]
+    assert predict(str(table))[0] == [row.rpartition(",")[2] for row in rows]
     picture(tmp_path / "new/x.png", "red", 99)
     (tmp_path / "new/t.csv").write_text("image\nx.png\n")
-    assert predict(str(tmp_path / "new/t.csv")) == ["red"]
+    assert predict(str(tmp_path / "new/t.csv"))[0] == ["red"]
 
 
 @pytest.mark.parametrize("name", ["../out.png", "/etc/hostname"])
@@ -233,7 +218,7 @@ def test_parts_of_a_data_set_of_the_hub_are_parts_of_a_run(run, predict, tmp_pat
     assert sizes == {"train": 40, "validation": 10, "test": 40}
     assert trainer.progress.metrics["test/accuracy"] > 0.8
     (tmp_path / "new.csv").write_text("x\n0\n39\n")
-    assert predict(str(tmp_path / "new.csv")) == ["a", "b"]
+    assert predict(str(tmp_path / "new.csv"))[0] == ["a", "b"]
     with pytest.raises(DataError, match="no part 'valid'; there are: train, validation, test"):
         open_data(
             DataConfig.model_validate({**parts, **keys, "test": part("valid")}),

@@ -9,9 +9,7 @@ import pytest
 import torch
 
 from finetune import load_config, load_predictor
-from finetune.cli import main
 from finetune.errors import CheckpointError, ModelError
-from finetune.tracking.tracker import Tracker
 from finetune.train.trained import evaluate_run
 from finetune.train.wire import build_trainer
 
@@ -33,14 +31,6 @@ LAYERS = [
     {"name": "head", "type": "Linear", "out_features": "classes"},
 ]
 TRAIN = {"steps": 20, "batch_size": 8, "checkpoint": {"every": {"steps": 1}}}
-
-
-class Heard(Tracker):
-    def __init__(self):
-        self.said = []
-
-    def message(self, text):
-        self.said.append(text)
 
 
 def houses(count, seed=0):
@@ -78,19 +68,6 @@ def build(small_config, tmp_path):
     return make
 
 
-@pytest.fixture
-def call(monkeypatch):
-    """Call the command line; it must end well."""
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["finetune", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        assert not end.value.code
-
-    return run
-
-
 def test_the_penguins_of_the_shipped_config_are_told_apart(tmp_path):
     config = load_config(PENGUINS, overrides=["train.epochs=8"])
     trainer = build_trainer(config, tmp_path / "run")
@@ -99,15 +76,13 @@ def test_the_penguins_of_the_shipped_config_are_told_apart(tmp_path):
     assert trainer.progress.metrics["test/accuracy"] > 0.9
 
 
-def test_train_and_plan_tell_what_is_fitted(build, capsys, call):
-    heard = Heard()
+def test_train_and_plan_tell_what_is_fitted(build, heard, call):
     build(houses(100), tracker=heard)
     text = "\n".join(heard.said)
     assert "fill, fitted on 60 training samples: rooms with " in text
     assert "categories, fitted on 60 training samples: town (3: 'north', 'south', 'west')" in text
     assert "standardize, fitted on 60 training samples: rooms (mean " in text
-    call("plan", str(PENGUINS))
-    shown = " ".join(capsys.readouterr().out.split())
+    shown = " ".join(call("plan", str(PENGUINS)).out.split())
     assert "categories, fitted on 240 training samples: island (3: 'Biscoe'" in shown
 
 
@@ -133,7 +108,7 @@ def test_a_run_keeps_its_figures_when_its_data_grows(build, tmp_path):
     assert resumed.model.towns.num_embeddings == 4
 
 
-def test_rows_of_every_form_are_predicted_alike(build, tmp_path, capsys, call, monkeypatch):
+def test_rows_of_every_form_are_predicted_alike(build, tmp_path, call, monkeypatch):
     build(houses(100)).fit()
     folder = tmp_path / "new"
     folder.mkdir()
@@ -144,8 +119,7 @@ def test_rows_of_every_form_are_predicted_alike(build, tmp_path, capsys, call, m
     )
 
     def predictions(*arguments):
-        call("predict", str(tmp_path / "run"), *arguments)
-        told = capsys.readouterr()
+        told = call("predict", str(tmp_path / "run"), *arguments)
         rows = [json.loads(line) for line in told.out.splitlines()]
         return [row["probabilities"] for row in rows], told.err
 

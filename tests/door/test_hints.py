@@ -1,13 +1,8 @@
 """A key in the wrong place, or with its name from another tool, is told with the right one."""
 
 import socket
-import sys
 
 import pytest
-
-from finetune.cli import main
-from finetune.config.loader import load_config
-from finetune.errors import FinetuneError
 
 TABLE = "u,v,sex,label\n" + "".join(f"{i},{i % 3},{'fm'[i % 2]},{'ab'[i % 2]}\n" for i in range(12))
 CONFIG = """\
@@ -27,33 +22,23 @@ train: {epochs: 1}
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch, capsys):
-    """Run a command beside a small config; return its exit code and what it printed."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "c.yaml").write_text(CONFIG)
-    (tmp_path / "d.csv").write_text(TABLE)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["finetune", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code or 0, " ".join("".join(capsys.readouterr()).split())
-
-    return run
+def config_file(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(CONFIG)
+    return path
 
 
 @pytest.fixture
-def fault(tmp_path):
-    """Return what is told of a config with overrides."""
-    (tmp_path / "c.yaml").write_text(CONFIG)
+def told(tmp_path, config_file, monkeypatch, command_line):
+    """Run a command beside a small config; return its exit code and what it printed."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d.csv").write_text(TABLE)
 
-    def load(*overrides):
-        with pytest.raises(FinetuneError) as error:
-            load_config(tmp_path / "c.yaml", overrides)
-        return str(error.value)
+    def run(*arguments):
+        code, out, err = command_line(*arguments)
+        return code, " ".join((out + err).split())
 
-    return load
+    return run
 
 
 @pytest.mark.parametrize(

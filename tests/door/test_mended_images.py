@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.cli import main
 from finetune.errors import DataError, FinetuneError
 from finetune.tracking.tracker import Tracker
 from finetune.train.wire import build_trainer
@@ -169,19 +168,15 @@ train: {steps: 2, batch_size: 3}
 """
 
 
-def test_a_run_knows_its_listed_folder_whatever_the_current_one(folder, tmp_path, monkeypatch):
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["finetune", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code or 0
-
+def test_a_run_knows_its_listed_folder_whatever_the_current_one(
+    folder, tmp_path, monkeypatch, command_line
+):
     monkeypatch.setattr(LIMIT, 0)
     (tmp_path / "c.yaml").write_text(CONFIG)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert call("train", "c.yaml", "--run", "run") == 0
+    assert command_line("train", "c.yaml", "--run", "run").code == 0
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert call("eval", str(tmp_path / "run")) == 0
+    assert command_line("eval", str(tmp_path / "run")).code == 0
     paint(folder[0], 0, (8, 9))
-    assert call("eval", str(tmp_path / "run")) == 2
+    assert command_line("eval", str(tmp_path / "run")).code == 2

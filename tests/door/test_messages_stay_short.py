@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import sys
 import time
 import wave
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune.cli import main
 from finetune.cli.plans import preview
 from finetune.errors import ConfigError, DataError, FinetuneError, Origin, Problem
 from finetune.predict import load_predictor
@@ -177,16 +175,12 @@ def foreign(tmp_path):
 
 
 @pytest.fixture
-def predicted(tmp_path, monkeypatch, capsys):
+def predicted(tmp_path, command_line):
     """Run `finetune predict` on a file; return its exit code and what it printed."""
 
     def run(name):
-        arguments = ["finetune", "predict", str(tmp_path / "run"), str(tmp_path / name)]
-        monkeypatch.setattr(sys, "argv", arguments)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        return end.value.code or 0, "".join(capsys.readouterr())
+        code, out, err = command_line("predict", tmp_path / "run", tmp_path / name)
+        return code, out + err
 
     return run
 

@@ -2,8 +2,7 @@
 
 import pytest
 
-from finetune.config.loader import load_config
-from finetune.errors import DataError, FinetuneError
+from finetune.errors import DataError
 
 CLASSIFY = {"type": "classification"}
 SPLIT = {"validation": 0.2, "test": 0.2}
@@ -38,16 +37,10 @@ def opened(tmp_path, small_config):
 
 
 @pytest.fixture
-def fault(tmp_path):
-    """Return what is told of a config with overrides."""
-    (tmp_path / "c.yaml").write_text(CONFIG)
-
-    def load(*overrides):
-        with pytest.raises(FinetuneError) as error:
-            load_config(tmp_path / "c.yaml", overrides)
-        return str(error.value)
-
-    return load
+def config_file(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(CONFIG)
+    return path
 
 
 def labels(rare):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.cli import main
 from finetune.config.loader import load_config
 from finetune.errors import DataError
 from finetune.train.wire import build_trainer
@@ -66,16 +65,11 @@ def trained(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def notes(monkeypatch, capsys):
+def notes(call):
     """Predict; return the notes, without their mark."""
 
     def predict(source):
-        monkeypatch.setattr(sys, "argv", ["finetune", "predict", "run", source])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        out, err = capsys.readouterr()
-        assert not end.value.code, err
+        _, out, err = call("predict", "run", source)
         assert out
         marked = err.splitlines()
         assert all(line.startswith("note: ") for line in marked), err
@@ -239,35 +233,34 @@ def test_texts_that_are_cut_are_counted(tmp_path, trained, notes):
     assert told.startswith("1 of 2 texts of 'text' are cut to max_length 8: ")
 
 
-def refused(*words):
-    """Run a verb that ends with 2."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["finetune", *words])
-        with pytest.raises(SystemExit) as end:
-            main()
-    assert end.value.code == 2
+@pytest.fixture
+def refused(command_line):
+    """Run a verb that ends with 2; return its standard error."""
+
+    def run(*words):
+        shown = command_line(*words)
+        assert shown.code == 2
+        return shown.err
+
+    return run
 
 
-def test_a_text_in_place_of_a_file_is_told_how_it_is_given(tmp_path, trained, capsys):
+def test_a_text_in_place_of_a_file_is_told_how_it_is_given(tmp_path, trained, refused):
     (tmp_path / "t.csv").write_text("text,label\na film,x\nno film,y\n")
     trained(TEXTS)
-    refused("predict", "run", "The striker scored twice.")
-    told = capsys.readouterr().err
+    told = refused("predict", "run", "The striker scored twice.")
     assert "no such file or folder" in told
     assert 'echo "a text" | finetune predict RUN -' in told
-    refused("predict", "run", "missing.csv")
-    assert "echo" not in capsys.readouterr().err
+    assert "echo" not in refused("predict", "run", "missing.csv")
 
 
-def test_a_run_named_without_its_folder_is_pointed_out(table, capsys):
+def test_a_run_named_without_its_folder_is_pointed_out(table, refused):
     (table / "runs").mkdir()
     (table / "run").rename(table / "runs" / "mine")
-    refused("predict", "mine", "t.csv")
     assert "mine: no run here: there is no config.yaml\n    runs/mine is one" in (
-        capsys.readouterr().err
+        refused("predict", "mine", "t.csv")
     )
-    refused("predict", "other", "t.csv")
-    assert "is one" not in capsys.readouterr().err
+    assert "is one" not in refused("predict", "other", "t.csv")
 
 
 def test_a_cell_named_by_missing_is_not_said_to_be_empty(tmp_path, trained):

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from scipy.signal import resample_poly
 
 from finetune import load_predictor
-from finetune.cli import main
 from finetune.config.data import DataConfig
 from finetune.config.task import ClassificationTask
 from finetune.data.prepare import open_data, prepare_data
@@ -85,22 +84,6 @@ def build(small_config, tmp_path):
         return build_trainer(config, tmp_path / run)
 
     return make
-
-
-@pytest.fixture
-def predict(monkeypatch, capsys, tmp_path):
-    """Call `predict`; return labels and what was told."""
-
-    def call(*arguments):
-        monkeypatch.setattr("sys.argv", ["finetune", "predict", str(tmp_path / "run"), *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        assert not end.value.code, said.err
-        return [json.loads(line)["label"] for line in said.out.splitlines()], said.err
-
-    return call
 
 
 def test_a_network_learns_from_a_folder_of_recordings_and_predicts_new_ones(

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.cli import main
-
 PAGE = Path(__file__).parents[2] / "docs" / "config.md"
 TEXT = PAGE.read_text("utf-8")
 STARTS = dict(re.findall(r"^```yaml\n# (\w+)\.yaml\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
@@ -48,21 +46,6 @@ def numbers(folder):
 MAKERS = {"texts": texts, "images": images, "numbers": numbers}
 
 
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Call the command line, which must end well; return its standard output."""
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["finetune", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        assert not end.value.code, said.err
-        return said.out
-
-    return run
-
-
 def test_the_page_has_a_start_for_each_kind_of_data():
     assert set(MAKERS) <= set(STARTS)
 
@@ -73,7 +56,7 @@ def test_a_start_trains_and_predicts_as_it_stands_on_the_page(kind, tmp_path, mo
     asked = MAKERS[kind](tmp_path)
     (tmp_path / f"{kind}.yaml").write_text(STARTS[kind], "utf-8")
     call("train", f"{kind}.yaml", "--run", "run")
-    [line] = [json.loads(line) for line in call("predict", "run", asked).splitlines()]
+    [line] = [json.loads(line) for line in call("predict", "run", asked).out.splitlines()]
     wanted = {"texts": "late", "images": "dark"}.get(kind)
     assert line.get("label") == wanted
     if wanted is None:
