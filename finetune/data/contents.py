@@ -8,7 +8,6 @@ import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from functools import partial
 from hashlib import blake2b, file_digest
 from pathlib import Path
 from random import SystemRandom
@@ -150,8 +149,7 @@ def read_contents(paths: Sequence[Path], what: str = "image") -> Contents:
     Raises:
         DataError: a file is missing, cannot be read, or is being written.
     """
-    read = _read if what == "image" else partial(_read, what=what)
-    return _joined([read(path) for path in paths])
+    return _joined([_read(path, what) for path in paths])
 
 
 def _joined(found: Sequence[tuple[bytes, State]]) -> Contents:

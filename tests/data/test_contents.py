@@ -34,9 +34,9 @@ def hashed(monkeypatch):
     names = []
     read = contents._read
 
-    def counted(path):
+    def counted(path, *what):
         names.append(path.name)
-        return read(path)
+        return read(path, *what)
 
     monkeypatch.setattr(contents, "_read", counted)
     return names
