@@ -1,15 +1,16 @@
 """Predict with a trained network on new inputs, from Python or from files."""
 
 import csv
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import torch
 from torch import Tensor
 
-from finetune.config.task import ClassificationTask, MultilabelTask
 from finetune.data.incoming import Incoming
 from finetune.data.named_rows import rows_named
 from finetune.data.new_labels import notes_on_new_labels, notes_on_new_sets
@@ -19,7 +20,7 @@ from finetune.data.short_values import in_short
 from finetune.errors import DataError
 from finetune.models.declared import Network
 from finetune.outfile import is_written_as_csv, output_file
-from finetune.tasks.tasks import Prediction
+from finetune.tasks.records import Asked, PredictionRecord
 from finetune.train.build import evaluation_batch_size, located
 from finetune.train.precision import Precision
 from finetune.train.trained import TrainedRun, load_run
@@ -43,7 +44,7 @@ class Predictor:
 
     def __call__(
         self, inputs: Sequence[Any] | Mapping[str, Sequence[Any]] | Tensor
-    ) -> list[Prediction]:
+    ) -> list[PredictionRecord]:
         """Return the prediction for each sample, in order.
 
         Args:
@@ -61,7 +62,7 @@ class Predictor:
         *,
         places: Places = THE_INPUT,
         tell: Callable[[str], None] = lambda _: None,
-    ) -> Iterator[Prediction]:
+    ) -> Iterator[PredictionRecord]:
         """Yield predictions batch by batch, so that outputs never pile up.
 
         Args:
@@ -100,7 +101,7 @@ class Predictor:
                 outputs = run.model(**batch.inputs)
             # Outside of the block above: between two predictions the caller's code runs, and
             # autograd must be as the caller has it.
-            yield from run.task.readout(outputs)
+            yield from run.task.read(outputs, Asked(batch, partial(_given, columns, indices)))
 
     def rows(
         self, parts: Iterable[Incoming], tell: Callable[[str], None] = lambda _: None
@@ -117,7 +118,7 @@ class Predictor:
         for part in parts:
             predictions = self.stream(part.columns, places=part.places, tell=tell)
             for name, prediction in zip(part.names, predictions, strict=True):
-                yield as_row(name, prediction)
+                yield {"input": name} | prediction.row()
 
     def notes_on(self, parts: Sequence[Incoming]) -> list[str]:
         """Return notes on new samples: how they were read, and how their labels differ.
@@ -131,11 +132,11 @@ class Predictor:
             return notes
         labels = [label for part in parts for label in part.columns.get(facts.target, ())]
         about, fold = (labels, facts.target, facts.classes), config.data.labels.fold
-        match config.task:
-            case ClassificationTask():
+        match config.task.learns:
+            case "class":
                 notes += notes_on_new_labels(*about, fold=fold)
-            case MultilabelTask() as task:
-                notes += notes_on_new_sets(*about, task, fold=fold)
+            case "labels":
+                notes += notes_on_new_sets(*about, config.task, fold=fold)
         return notes
 
 
@@ -167,18 +168,6 @@ def load_predictor(
     return Predictor(run, batch_size or evaluation_batch_size(config), steps)
 
 
-def as_row(name: str, prediction: Prediction) -> dict[str, Any]:
-    """Return a prediction as a plain row, the form in which it is written."""
-    row: dict[str, Any] = {"input": name}
-    if prediction.label is None:
-        return row | {"values": list(prediction.values)}
-    label = prediction.label if isinstance(prediction.label, str) else list(prediction.label)
-    row["label"] = label
-    if prediction.probability is not None:
-        row["probability"] = prediction.probability
-    return row | {"probabilities": prediction.probabilities}
-
-
 def write_rows(
     rows: Iterable[Mapping[str, Any]],
     file: TextIO,
@@ -187,12 +176,12 @@ def write_rows(
     raw: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> int:
-    """Write rows as JSON lines, or as CSV with a column for each class; return how many.
+    """Write rows as JSON lines, or as CSV with a column for each class or number; return how many.
 
     Texts in CSV go through `spreadsheet_text`; `note` receives a line if that changed any.
 
     Args:
-        rows: Rows made by `as_row`.
+        rows: Rows of plain values by name.
         file: Where to write.
         as_csv: Whether to write CSV.
         raw: Whether to write texts in CSV as they are.
@@ -201,7 +190,7 @@ def write_rows(
     cells = _Cells(is_raw=raw)
     count = 0
     writer: csv.DictWriter[str] | None = None
-    for count, row in enumerate(rows, 1):  # noqa: B007 - the count is returned
+    for count, row in enumerate(rows, 1):
         if not as_csv:
             file.write(json_text(row, file) + "\n")
             continue
@@ -210,6 +199,12 @@ def write_rows(
             writer = csv.DictWriter(file, list(flat))
             # Not `writeheader`: names of classes are texts that a spreadsheet would compute, too.
             writer.writer.writerow(map(cells.shown, flat))
+        if strange := sorted(flat.keys() - set(writer.fieldnames)):
+            raise DataError(
+                f"prediction {count} has {strange[0]!r} and the first one has not, so they fit no "
+                "table",
+                hint="JSON lines take any: --out predictions.jsonl",
+            )
         writer.writerow({name: cells.shown(value) for name, value in flat.items()})
     if cells.num_changed:
         note(f"{cells.num_changed} {_CHANGED}")
@@ -272,6 +267,11 @@ class _Cells:
         return shown
 
 
+def _given(columns: Mapping[str, Sequence[Any]], indices: Tensor, number: int) -> Mapping[str, Any]:
+    """Return the columns of a sample of a batch as they were handed in."""
+    return {name: values[int(indices[number])] for name, values in columns.items()}
+
+
 def _columns(
     inputs: Sequence[Any] | Mapping[str, Sequence[Any]] | Tensor, names: tuple[str, ...]
 ) -> Mapping[str, Sequence[Any]]:
@@ -305,9 +305,25 @@ def _cell(row: Any, name: str, number: int) -> Any:
 
 
 def _flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row with one column per class or output, for CSV."""
-    flat = {k: v for k, v in row.items() if not isinstance(v, dict | list)}
-    if isinstance(row.get("label"), list):
-        flat["label"] = "|".join(row["label"])
-    flat |= {f"probability/{name}": p for name, p in row.get("probabilities", {}).items()}
-    return flat | {f"value/{n}": value for n, value in enumerate(row.get("values", ()))}
+    """Return a row with a cell for each class or output, and a text for each list, for CSV."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        singular = _SINGULAR.get(name, name)
+        if isinstance(value, dict):
+            flat |= {f"{singular}/{key}": _cell_of(one) for key, one in value.items()}
+        elif isinstance(value, list) and name in _SINGULAR:
+            flat |= {f"{singular}/{number}": _cell_of(one) for number, one in enumerate(value)}
+        else:
+            flat[name] = _cell_of(value)
+    return flat
+
+
+_SINGULAR = {"probabilities": "probability", "values": "value"}
+"""Name of the cells of one number each, by the name of all of them in a row."""
+
+
+def _cell_of(value: Any) -> Any:
+    """Return a value as one CSV cell: labels between `|`, other lists and dicts as JSON."""
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return "|".join(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value

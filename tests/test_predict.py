@@ -14,7 +14,7 @@ from finetune import FinetuneError, build_trainer, load_predictor
 from finetune.config.run import Provenance, RunConfig
 from finetune.data.incoming import read_incoming
 from finetune.errors import DataError
-from finetune.predict import as_row, write_file
+from finetune.predict import write_file
 from finetune.train.trained import evaluate_run
 
 HEAD = {"name": "head", "type": "Linear", "out_features": "classes"}
@@ -156,7 +156,7 @@ def test_regression_gives_values(train, tmp_path):
     prediction = predictor(sample)[0]
     assert prediction.label is None
     assert prediction.values == pytest.approx(predictor.model(features=sample).tolist()[0])
-    assert as_row("x", prediction) == {"input": "x", "values": list(prediction.values)}
+    assert prediction.row() == {"values": list(prediction.values)}
 
 
 def test_multilabel_gives_every_label_over_the_threshold(train, tmp_path):
@@ -179,7 +179,7 @@ def test_multilabel_gives_every_label_over_the_threshold(train, tmp_path):
         assert prediction.probability is None
         sigmoid = torch.tensor(prediction.values).sigmoid()
         assert list(prediction.probabilities.values()) == pytest.approx(sigmoid.tolist())
-        assert as_row("x", prediction)["label"] == list(over)
+        assert prediction.row()["label"] == list(over)
 
 
 @pytest.fixture

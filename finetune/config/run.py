@@ -17,7 +17,7 @@ from finetune.config.messages import shown
 from finetune.config.model import ModelConfig
 from finetune.config.optim import ConstantSchedule, OptimizerConfig, Schedule
 from finetune.config.places import Place
-from finetune.config.task import Task
+from finetune.config.task_keys import Task
 from finetune.config.train import TrainConfig
 from finetune.config.written import Written, dotted, locate
 from finetune.errors import FinetuneError, Key, Origin, SeveralFaultsError

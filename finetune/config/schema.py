@@ -15,6 +15,7 @@ from finetune.config.catalogue import (
 )
 from finetune.config.descriptions import descriptions
 from finetune.config.run import RunConfig
+from finetune.config.task_keys import MeasuredTask
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _EXTENDS = {
@@ -29,7 +30,6 @@ _TYPES = {
     "list": "array",
     "null": "null",
 }
-_TASKS = ("ClassificationTask", "MultilabelTask", "RegressionTask")
 
 
 def schema() -> dict[str, Any]:
@@ -133,8 +133,8 @@ def _replace(node: Any, key: str, value: Any, by: dict[str, Any]) -> None:
 
 def _allow_short_forms(nodes: Mapping[str, Any]) -> None:
     """Allow one entry for a list of one, and a number for a slice; mutates `nodes`."""
-    for task in _TASKS:
-        losses = nodes[task]["properties"]["losses"]
+    for task in MeasuredTask.__subclasses__():
+        losses = nodes[task.__name__]["properties"]["losses"]
         losses["anyOf"].append(losses["anyOf"][0]["items"])
     rates = nodes["PhaseConfig"]["properties"]["lr"]
     number = nodes["RateConfig"]["properties"]["lr"]

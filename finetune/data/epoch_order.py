@@ -11,7 +11,7 @@ from torch import Tensor
 
 from finetune.config.data import SampleWeights
 from finetune.config.messages import shown
-from finetune.config.task import ClassificationTask, MultilabelTask, Task
+from finetune.config.task_keys import Task
 from finetune.data.batches import sample_order, seed_for
 from finetune.data.parting import RawPart
 from finetune.errors import DataError, named
@@ -137,7 +137,7 @@ def _limited(
     if wanted >= size:
         return None, [f"train.limit: {limit:g} leaves out none of {size:,} training samples"]
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed_for("limit", seed)))
-    if isinstance(task, ClassificationTask) and part.target is not None:
+    if task.learns == "class" and part.target is not None:
         order = order[_evenly(part.target[order])]
     note = f"train.limit: {wanted:,} of {size:,} training samples are used, the same in every epoch"
     return order[:wanted].sort().values, [note]
@@ -163,7 +163,7 @@ def _labels(part: RawPart, task: Task, classes: Sequence[str] | None) -> Tensor:
     """
     target = part.target
     if classes is None or target is None or target.ndim != 1:
-        several = isinstance(task, MultilabelTask)
+        several = task.learns == "labels"
         raise DataError(
             f"oversample needs one class a sample, the task is {task.type!r}"
             + (": a sample has several" if several else ""),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from finetune.config.data import DataConfig
 from finetune.config.messages import shown
-from finetune.config.task import ImportLoss, ImportTask, Task
+from finetune.config.task_keys import Task
 from finetune.config.transform_keys import VisionTransform
 from finetune.data.cells import read_cells
 from finetune.data.images import Images
@@ -36,8 +36,7 @@ _MOVING = _MOVING_ALONE | frozenset(
 
 def refuse_idle_loss_columns(config: DataConfig, task: Task) -> None:
     """Raise `DataError` if no loss would read the columns of `data.loss_columns`."""
-    own = isinstance(task, ImportTask) or any(isinstance(x, ImportLoss) for x in task.losses or ())
-    if config.loss_columns and not own:
+    if config.loss_columns and not task.has_own_loss:
         raise DataError(
             "no loss reads them: a loss or task of your own does",
             hint="task.losses: [{type: import, path: ...}], or leave them out",
@@ -51,7 +50,7 @@ def mask_columns(config: DataConfig, task: Task, target: str | None) -> set[str]
     Texts of any other column are labels, also where they look like names of files.
     """
     moved = {name for _, node in _vision_nodes(config) for name in node.with_ or ()}
-    is_free = isinstance(task, ImportTask) or target in moved
+    is_free = task.learns == "any" or target in moved
     return {*config.loss_columns, *([target] if target is not None and is_free else [])}
 
 

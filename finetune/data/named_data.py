@@ -21,7 +21,7 @@ from finetune.config.source_keys import (
     Source,
     TextFolderSource,
 )
-from finetune.config.task import Task
+from finetune.config.task_keys import Task
 from finetune.data.audio import notes_on_audio
 from finetune.data.columns import (
     Kind,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.config.task import MultilabelTask
+from finetune.config.task_keys import Task
 from finetune.data.labels import LabelRules, folded, twin_of
 from finetune.data.table import Listed, Table, settle
 from finetune.data.targets import Target, encode_target
@@ -49,7 +49,7 @@ def notes_on_new_sets(
     cells: Sequence[Any],
     column: str,
     classes: Sequence[str],
-    task: MultilabelTask,
+    task: Task,
     *,
     fold: bool,
 ) -> list[str]:
@@ -77,7 +77,7 @@ def notes_on_new_sets(
 
 
 def _sets(
-    cells: Sequence[Any], filled: Sequence[int], column: str, task: MultilabelTask, *, fold: bool
+    cells: Sequence[Any], filled: Sequence[int], column: str, task: Task, *, fold: bool
 ) -> Target:
     """Return the filled cells as sets of labels; an empty cell means no label."""
     given = [cells[row] for row in filled]

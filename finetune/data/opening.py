@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from finetune.config.data import DataConfig
-from finetune.config.task import Task
+from finetune.config.task_keys import Task
 from finetune.data.columns import Kind
 from finetune.data.contents import KnownFiles
 from finetune.data.epoch_order import EpochOrder, epoch_order

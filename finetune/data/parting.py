@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from finetune.config.data import DataConfig, SplitConfig
-from finetune.config.task import ClassificationTask, MultilabelTask, Task
+from finetune.config.task_keys import Task
 from finetune.data.class_counts import notes_on_classes
 from finetune.data.columns import placing_columns
 from finetune.data.identity import DataIdentity, RowHashes
@@ -197,7 +197,7 @@ def _drawn(
     seed, count = _seed_of(split, seed), len(whole.table)
     groups = first if split.copies == "together" else torch.arange(count)
     group = whole.places.get("group")
-    has_several = split.stratify and isinstance(task, MultilabelTask)
+    has_several = split.stratify and task.learns == "labels"
     if group is None and split.folds is None and not has_several:
         # exact sizes: nothing but copies has to stay together, and every sample has one stratum
         strata = whole.target if split.stratify else None
@@ -235,12 +235,12 @@ def _labels(whole: RawPart, task: Task, classes: tuple[str, ...] | None) -> Tens
     Raises:
         DataError: the task has no classes.
     """
-    has_classes = isinstance(task, ClassificationTask | MultilabelTask)
+    has_classes = task.learns in ("class", "labels")
     if not has_classes or whole.target is None or classes is None:
         raise DataError(
             f"stratify needs classes, the task is {task.type!r}", key=("data", "split", "stratify")
         )
-    if isinstance(task, MultilabelTask):
+    if task.learns == "labels":
         return whole.target
     return functional.one_hot(whole.target, len(classes)).float()
 
@@ -254,7 +254,7 @@ def _with_few(
     seed: int,
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return the parts with a few training samples of each class, and notes on it."""
-    if not isinstance(task, ClassificationTask) or whole.target is None or classes is None:
+    if task.learns != "class" or whole.target is None or classes is None:
         raise DataError(
             f"per_class needs classes, the task is {task.type!r}",
             key=("data", "split", "per_class"),

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from finetune.config.data import DataConfig
-from finetune.config.task import ImportTask, Task
+from finetune.config.task_keys import Task
 from finetune.config.transform_keys import TokenizeTransform
 from finetune.data.audio import notes_on_audio
 from finetune.data.cells import read_cells
@@ -103,7 +103,7 @@ def read_data(
     """
     config, tables, rules = join_targets(config, _read_tables(config, trust, files), tuple(head))
     inputs, target = choose_columns(
-        config, tables["train"].columns, needs_target=not isinstance(task, ImportTask)
+        config, tables["train"].columns, needs_target=task.learns != "any"
     )
     _refuse_missing_places(config, tables["train"])
     named = config.model_copy(update={"inputs": inputs, "target": target})

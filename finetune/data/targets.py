@@ -12,13 +12,7 @@ import torch
 from torch import Tensor
 
 from finetune.config.messages import shown
-from finetune.config.task import (
-    ClassificationTask,
-    ImportTask,
-    MultilabelTask,
-    RegressionTask,
-    Task,
-)
+from finetune.config.task_keys import SEPARATOR, Task
 from finetune.data.cells import no_number, read_cells, words_as_numbers
 from finetune.data.class_counts import class_counts
 from finetune.data.images import Images
@@ -146,27 +140,27 @@ def encode_target(
         DataError: a value is missing, means nothing to the task, or is a label not in `classes`.
     """
     labels = _Labels(name, part, rules, classes, table.place)
-    column = read_cells(table.columns[name], as_text=isinstance(task, MultilabelTask))
+    column = read_cells(table.columns[name], as_text=task.learns == "labels")
     if isinstance(column, Numbers):
         refuse_gaps(name, column, table.place, table.columns[name], is_target=True)
     if isinstance(column, Images):
         refuse_masks(name, column, task)
-    match task:
-        case ClassificationTask():
+    match task.learns:
+        case "class":
             return _classes(column, table, labels)
-        case MultilabelTask():
-            return _label_sets(column, table, task, labels)
-        case RegressionTask():
+        case "labels":
+            return _label_sets(column, table, task.chosen_separator, labels)
+        case "numbers":
             return Target(_numbers(column, table, name).float(), None)
-        case ImportTask():
-            return _of_own_task(column, table, labels)
+        case "any":
+            return _of_any_form(column, table, labels)
         case _:
-            assert_never(task)
+            assert_never(task.learns)
 
 
 def refuse_masks(name: str, column: Images, task: Task) -> None:
     """Raise `DataError` if a target holds masks and the task takes none."""
-    if column.mode == "mask" and not isinstance(task, ImportTask):
+    if column.mode == "mask" and task.learns != "any":
         raise DataError(
             f"column {name!r} holds masks, which task {task.type!r} does not take",
             hint="a task of your own takes them: task: {type: import, path: ...}",
@@ -174,8 +168,8 @@ def refuse_masks(name: str, column: Images, task: Task) -> None:
         )
 
 
-def _of_own_task(column: Column, table: Table, about: _Labels) -> Target:
-    """Return the target of an imported task: masks, sequences, classes or numbers."""
+def _of_any_form(column: Column, table: Table, about: _Labels) -> Target:
+    """Return masks, sequences, classes or numbers, whatever the column holds."""
     if isinstance(column, Images) and column.mode == "mask":
         return Target(column, None)
     if holds_lists(column):
@@ -308,25 +302,27 @@ def _texts(column: Column, table: Table, name: str) -> Distinct:
     return texts
 
 
-def _label_sets(column: Column, table: Table, task: MultilabelTask, about: _Labels) -> Target:
-    """Return rows of 0 and 1 `(N, C)` for a column in any form that label sets have."""
+def _label_sets(column: Column, table: Table, chosen: str | None, about: _Labels) -> Target:
+    """Return rows of 0 and 1 `(N, C)` for a column in any form that label sets have.
+
+    `chosen` is the separator between two labels that the config names.
+    """
+    separator = chosen or SEPARATOR
     if isinstance(column, Numbers):
         return _matrix(column.values, about)
     texts: list[Any] = [column[row] for row in range(len(column))]
     if not all(isinstance(text, str) for text in texts):
-        between = task.separator
         sets = [
-            _label_set(value, between, about.name, table.place(row))
+            _label_set(value, separator, about.name, table.place(row))
             for row, value in enumerate(texts)
         ]
         return _indicators(sets, about)
     # A separator that the user wrote decides; the default one only if nothing speaks against it.
-    is_chosen = "separator" in task.model_fields_set
-    lists = read_lists(texts, about.name, table.place, is_lenient=is_chosen)
+    lists = read_lists(texts, about.name, table.place, is_lenient=chosen is not None)
     if lists is None:
-        if not is_chosen:
-            refuse_other_separator(texts, task.separator, about.name, table.place)
-        return _indicators([_cut(text, task.separator) for text in texts], about)
+        if chosen is None:
+            refuse_other_separator(texts, separator, about.name, table.place)
+        return _indicators([_cut(text, separator) for text in texts], about)
     return _of_lists(lists, texts, about)
 
 

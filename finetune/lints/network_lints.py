@@ -5,23 +5,17 @@ None of them is an error: such a network runs, but learns less than it could.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from finetune.config.freeze import ChainThaw, FreezeConfig, Freezeout, Gradual, TopK, Ulmfit
+from finetune.config.loss_keys import ImportLoss
 from finetune.config.model import Layer, TransformersLayer
 from finetune.config.run import RunConfig
 from finetune.config.selectors import ByDepth, Not, Selector
-from finetune.config.task import (
-    BinaryCrossEntropyLoss,
-    ClassificationTask,
-    CrossEntropyLoss,
-    ImportLoss,
-    ImportTask,
-    MultilabelTask,
-)
+from finetune.config.task_keys import ImportTask
 from finetune.data.batches import Batch, Samples
 from finetune.errors import FinetuneError, Key
 from finetune.freezing.lints import Lint
@@ -31,7 +25,8 @@ from finetune.lints.unseen_tokens import blind_first_tokens, seen_padding
 from finetune.models.declared import Network
 from finetune.models.shapes import first_line
 from finetune.preserved import preserved
-from finetune.tasks.tasks import Task, WeightedLoss
+from finetune.tasks.losses import WeightedLoss
+from finetune.tasks.task import Task
 
 _BY_DEPTH = (Gradual, Ulmfit, ChainThaw, TopK, Freezeout)
 """Methods that freeze by the depth of blocks."""
@@ -51,7 +46,10 @@ class _Subject:
 
     def batch(self, count: int, length: int | None = None) -> Batch:
         """Return the first `count` samples, or all if there are fewer."""
-        rows = torch.arange(min(count, len(self.samples)))
+        return self.fetched(torch.arange(min(count, len(self.samples))), length)
+
+    def fetched(self, rows: Tensor, length: int | None = None) -> Batch:
+        """Return the samples at `rows`."""
         return self.samples.fetch(rows, length=length).to(self.device)
 
     def placed(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -162,25 +160,17 @@ _PREDICTIONS = "predictions are read from"
 
 def _reader_of_logits(config: RunConfig) -> str | None:
     """Return subject and verb for what takes the outputs as logits; None if nothing does."""
-    task = config.task
-    if isinstance(task, ImportTask):
-        return None
-    losses = task.losses or ()
-    for loss in losses:
-        if isinstance(loss, CrossEntropyLoss | BinaryCrossEntropyLoss):
-            return f"loss {loss.name or loss.type!r} takes"
-    if losses:
-        is_read = isinstance(task, ClassificationTask | MultilabelTask)
-        return _PREDICTIONS if is_read else None
-    usual = {"classification": "cross_entropy", "multilabel": "binary_cross_entropy"}
-    return f"loss {usual[task.type]!r} takes" if task.type in usual else None
+    for loss in config.task.chosen_losses:
+        if loss.takes_logits:
+            return f"loss {loss.label!r} takes"
+    return _PREDICTIONS if config.task.reads_logits else None
 
 
 def _effect(last: LastOperation, config: RunConfig) -> str:
     """Return the words for the consequence of a squashing function before logits."""
-    if last.squashing == "log-softmax" and isinstance(config.task, ClassificationTask):
+    if last.squashing == "log-softmax" and config.task.learns == "class":
         return "the second one changes nothing"
-    if isinstance(config.task, MultilabelTask):
+    if config.task.learns == "labels":
         # sigmoid(0) = 0.5 and sigmoid(1) = 0.73: the range of a second sigmoid.
         effects: dict[Squashing, str] = {
             "softmax": "every label has a probability from 0.5 to 0.73",
@@ -284,10 +274,13 @@ def _losses_in_company(subject: _Subject) -> Iterator[Lint]:
     # Both batches are padded alike: else the outputs may differ by their padding.
     extent = subject.samples.extent(torch.arange(_FEW))
     length = None if extent is None else extent.width
-    few, fewer = (subject.batch(count, length) for count in (_FEW, _FEW // 2))
-    outputs, alone = (subject.model(**batch.inputs) for batch in (few, fewer))
+    rows = torch.arange(_FEW)
+    together, *halves = (
+        _Passed(batch, subject.model(**batch.inputs))
+        for batch in (subject.fetched(part, length) for part in (rows, *rows.chunk(2)))
+    )
     for number, loss in own:
-        if not _changes(loss, outputs, few, alone, fewer):
+        if not _changes(loss, together, halves):
             continue
         is_task = isinstance(subject.config.task, ImportTask)
         yield Lint(
@@ -311,14 +304,20 @@ _LOOKS: dict[str, Callable[[_Subject], Iterator[Lint]]] = {
 def _is_undeclared(subject: _Subject, number: int) -> bool:
     """Tell whether a loss is imported and has no `whole_window = True`."""
     task = subject.config.task
-    losses = task.losses or ()
-    is_own = number < len(losses) and isinstance(losses[number], ImportLoss)
-    declared = subject.task.losses[number].whole_window
-    return (is_own or isinstance(task, ImportTask)) and not declared
+    is_own = isinstance(task, ImportTask) or isinstance(task.chosen_losses[number], ImportLoss)
+    return is_own and not subject.task.losses[number].whole_window
 
 
-def _changes(loss: WeightedLoss, outputs: Any, few: Batch, alone: Any, fewer: Batch) -> bool:
-    """Tell whether the loss of the same samples differs between two batches."""
-    together, apart = loss(outputs, few)[: len(fewer)], loss(alone, fewer)
+class _Passed(NamedTuple):
+    """A batch and what the network gives for it."""
+
+    batch: Batch
+    outputs: Any
+
+
+def _changes(loss: WeightedLoss, together: _Passed, halves: Sequence[_Passed]) -> bool:
+    """Tell whether the sum of a loss over some samples differs from that over their halves."""
+    whole = loss(together.outputs, together.batch).total
+    apart = torch.stack([loss(half.outputs, half.batch).total for half in halves]).sum()
     # Batches of another size may run by other kernels, which round otherwise.
-    return not torch.allclose(together, apart, rtol=1e-3, atol=1e-5)
+    return not torch.allclose(whole, apart, rtol=1e-3, atol=1e-5)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from finetune.config.model import Layer
 from finetune.config.run import RunConfig
-from finetune.config.task import ImportLoss, RegressionTask
 from finetune.config.transform_keys import ImportTransform, StackTransform
 from finetune.data.batches import Samples
 from finetune.freezing.lints import Lint
@@ -52,7 +51,7 @@ def unscaled_numbers(config: RunConfig, samples: Samples) -> tuple[Lint, ...]:
         samples: The training samples, or some of them.
     """
     names = [name for name in samples.inputs if _is_multiplied(name, config.model.layers)]
-    is_asked = bool(names) or isinstance(config.task, RegressionTask)
+    is_asked = bool(names) or config.task.learns == "numbers"
     # To make large samples, such as images, only to measure a target would take long.
     is_large = any(len(spec.shape) > 1 for spec in samples.specs.values())
     if len(samples) < 2 or is_large or not is_asked:
@@ -85,10 +84,7 @@ def _of_inputs(config: RunConfig, far: list[_Size]) -> Iterator[Lint]:
 def _of_target(config: RunConfig, target: Tensor) -> Iterator[Lint]:
     """Yield a note on targets that are numbers far from 1."""
     # A loss of the user's own may scale them.
-    losses = getattr(config.task, "losses", None) or ()
-    if not isinstance(config.task, RegressionTask) or any(
-        isinstance(loss, ImportLoss) for loss in losses
-    ):
+    if config.task.learns != "numbers" or config.task.has_own_loss:
         return
     worst = max(_sizes("", target), key=lambda size: size.far, default=None)
     if worst is None or worst.far <= _FAR:

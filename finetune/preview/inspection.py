@@ -12,7 +12,6 @@ from finetune.errors import FinetuneError
 from finetune.freezing.apply import apply_mask, hold_modes
 from finetune.freezing.report import fold
 from finetune.models.inventory import ParamInfo, take_inventory
-from finetune.tasks.tasks import add_up
 from finetune.train.built import Parts
 
 
@@ -110,7 +109,7 @@ def inspect_batch(parts: Parts, *, samples: int, activations: bool, phase: int =
     batch = parts.data.train.fetch(torch.arange(count)).to(parts.device)
     with _recorded(model, activations=activations) as recorder:
         outputs = model(**batch.inputs)
-    loss = add_up(parts.task.parts(outputs, batch)).sum() / count
+    loss = parts.task.loss(outputs, batch)
     # A graph that is cut everywhere is what the user looks for: shown, not raised.
     if loss.requires_grad:
         loss.backward()

@@ -19,7 +19,7 @@ from finetune.data.batches import Batch, sample_order, windows
 from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase
 from finetune.preserved import preserved
-from finetune.tasks.tasks import Task
+from finetune.tasks.task import Task
 from finetune.train.build import cache_use
 from finetune.train.built import Parts
 from finetune.train.precision import Precision
@@ -149,7 +149,7 @@ class Meter:
                     self.precision.autocast(),
                     _flops_within(model, boundary, counter) as within,
                 ):
-                    loss = self.task.loss(model(**batch.inputs), batch).sum() / len(batch)
+                    loss = self.task.loss(model(**batch.inputs), batch)
                 # Read here: the backward pass adds to the same counter.
                 forward = counter.get_total_flops()
                 self.precision.backward(loss)

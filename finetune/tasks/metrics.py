@@ -4,47 +4,33 @@ Letters: B samples, C classes or labels.
 """
 
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, assert_never
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from torch import Tensor
 
-from finetune.config.task import (
-    Better,
-    ClassificationTask,
-    ImportMetric,
-    MultilabelTask,
-    RegressionTask,
-)
+from finetune.config.metric_keys import Better, ImportMetric
 from finetune.data.batches import Batch
-from finetune.errors import FinetuneError, Key, ModelError, did_you_mean
+from finetune.errors import FinetuneError, Key, ModelError
 from finetune.importing import call_trusted
 from finetune.models.shapes import describe, first_line
 from finetune.tasks.conditions import Condition, condition_of
-from finetune.tasks.running_metrics import (
-    RunningMetric,
-    metric_of_classes,
-    metric_of_labels,
-    metric_of_numbers,
-)
+from finetune.tasks.running_metrics import RunningMetric
+from finetune.tasks.task_facts import TaskFacts
+from finetune.tasks.unfit_outputs import misfit
 
 if TYPE_CHECKING:
     import torchmetrics
 
-Feed = Callable[[Any, Tensor], tuple[Any, Tensor]]
-"""Function that turns outputs and target into what a metric takes."""
-
-
-_Measured = ClassificationTask | MultilabelTask | RegressionTask
+Feed = Callable[[Any, Batch], tuple[Any, ...]]
+"""Function that turns outputs and batch into what a metric takes: outputs, and mostly targets."""
 
 
 class Metric(Protocol):
     """A metric that collects batches: a `RunningMetric`, or one of torchmetrics."""
 
-    def update(self, outputs: Any, target: Any) -> None:
+    def update(self, *given: Any) -> None:
         """Add a batch."""
 
     def compute(self) -> Any:
@@ -62,7 +48,7 @@ class Measure:
         metric: Computes the figure.
         better: Which way it improves; None if unknown.
         new_condition: Makes the condition that decides whether it is defined.
-        feed: Turns outputs and target into what `metric` takes.
+        feed: Turns outputs and batch into what `metric` takes.
     """
 
     def __init__(
@@ -79,21 +65,20 @@ class Measure:
         self._condition = new_condition()
 
     def update(self, outputs: Any, batch: Batch) -> None:
-        """Add a batch. A task without target hands its metrics the batch itself.
+        """Add a batch.
 
         Raises:
             ModelError: the metric cannot take what the network gives.
         """
-        if batch.target is None:
-            self._update_without_target(outputs, batch)
-            return
-        fed, target = self._feed(outputs, batch.target)
+        fed = self._feed(outputs, batch)
+        target = fed[1] if len(fed) > 1 else None
         try:
-            self.metric.update(fed, target)
+            self.metric.update(*fed)
             # After the metric, which refuses targets that a condition could not count.
-            self._condition.add(target)
+            if isinstance(target, Tensor):
+                self._condition.add(target)
         except (ValueError, RuntimeError, IndexError) as error:
-            raise misfit(f"metric {self.name!r}", fed, target, error) from error
+            raise misfit(f"metric {self.name!r}", fed[0], target, error) from error
 
     def compute(self, *, is_finite: bool) -> tuple[float | None, str | None]:
         """Return the figure, or None and the reason why it is not defined.
@@ -124,138 +109,52 @@ class Measure:
         self.metric.reset()
         self._condition = self._new_condition()
 
-    def _update_without_target(self, outputs: Any, batch: Batch) -> None:
-        """Feed a metric whose `update` takes outputs and batch, or outputs alone.
 
-        Raises:
-            ModelError: it takes something else.
-        """
-        signature = inspect.signature(type(self.metric).update)
-        for given in ((outputs, batch), (outputs,)):
-            try:
-                # Bound before the call, so that a TypeError inside the metric is not taken for a
-                # wrong call.
-                signature.bind(self.metric, *given)
-            except TypeError:
-                continue
-            self.metric.update(*given)
-            return
-        raise ModelError(
-            f"metric {self.name!r} takes {signature}; without data.target it is fed with "
-            "(outputs, batch), or with (outputs) alone",
-            key=("task",),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Directions:
-    """Which way every figure of an evaluation improves; nothing else decides this.
-
-    Args:
-        by_tag: The direction by tag (`validation/loss`); None if unknown.
-    """
-
-    by_tag: Mapping[str, Better | None]
-
-    @classmethod
-    def of(cls, measures: Sequence[Measure], split: str = "validation") -> "Directions":
-        """Return the directions of a task's metrics and of the loss, which comes first."""
-        declared: dict[str, Better | None] = {f"{split}/loss": "lower"}
-        return cls(declared | {f"{split}/{one.name}": one.better for one in measures})
-
-    def falls(self, tag: str) -> bool:
-        """Tell whether lower figures are the better ones."""
-        return self.by_tag[tag] == "lower"
-
-    def main(self) -> str | None:
-        """Return the tag that `checkpoint: {best: auto}` means.
-
-        It is the first metric of the task whose direction is known, else the loss. None if nothing
-        is evaluated.
-        """
-        loss_first = [tag for tag, better in self.by_tag.items() if better is not None]
-        # The loss comes first in the mapping, and is the last choice.
-        return next(iter([*loss_first[1:], *loss_first[:1]]), None)
-
-    def fault(self, tag: str, key: Key) -> FinetuneError | None:
-        """Return why a metric cannot be watched; None if it can.
-
-        Args:
-            tag: The metric, as a rule of the config names it.
-            key: That rule.
-        """
-        if tag not in self.by_tag:
-            known = ", ".join(sorted(self.by_tag)) or "none, for there are no validation samples"
-            return FinetuneError(
-                f"no metric {tag!r} is ever logged; there are: {known}",
-                hint=did_you_mean(tag, self.by_tag),
-                key=key,
-            )
-        if self.by_tag[tag] is None:
-            name = tag.partition("/")[2]
-            return FinetuneError(
-                f"metric {tag!r} does not say which way it improves",
-                hint="set higher_is_better = True or False in its class, or write better: higher "
-                f"or lower beside its path (task: {{type: import, better: {{{name}: lower}}}})",
-                key=key,
-            )
-        return None
+def target_of(batch: Batch) -> Tensor:
+    """Return the target of a batch for a task that always has one."""
+    assert batch.target is not None
+    return batch.target
 
 
 def build_measures(
-    config: _Measured,
+    entries: Sequence[str | ImportMetric],
+    named: Callable[[Any], Metric],
+    facts: TaskFacts,
     *,
-    names: Sequence[str] | None,
     feed: Feed,
-    trust: Collection[str],
-    device: torch.device,
 ) -> tuple[Measure, ...]:
     """Build the metrics of a built-in task.
+
+    Args:
+        entries: The metrics of the config.
+        named: Returns the metric that the task knows by a name.
+        facts: What the task is built from.
+        feed: Turns outputs and batch into what the metrics take.
 
     Raises:
         FinetuneError: an imported metric is not one of torchmetrics, or cannot be built.
     """
-    made: list[Measure] = []
-    for number, entry in enumerate(config.metrics):
-        if isinstance(entry, ImportMetric):
-            key: Key = ("task", "metrics", number)
-            own = call_trusted(entry.path, entry.args, trust, key=key)
-            found = imported_metric(entry.label, own, key)
-            better = entry.better
-            made.append(
-                measure_of(entry.label, found, better, names=names, feed=feed, device=device)
-            )
-        # A ranking needs all outputs at once, so it has no running sums of our own.
-        elif entry == "auroc":
-            ranking = _auroc(config, names or ())
-            made.append(measure_of(entry, ranking, None, names=names, feed=feed, device=device))
-        else:
-            made.append(_measure_of_ours(entry, _built_in(config, entry, names or ()), feed))
-    return tuple(made)
+    return tuple(_measure(n, entry, named, facts, feed) for n, entry in enumerate(entries))
 
 
-def misfit(name: str, outputs: Any, target: Any, error: Exception) -> ModelError:
-    """Return the error of a loss or metric that cannot take what the network gives."""
-    return ModelError(
-        f"{name} cannot take {describe(outputs)} with targets {describe(target)}: "
-        f"{first_line(error)}",
-        hint=_remedy(outputs, target),
-        key=("model", "layers"),
-    )
-
-
-def _remedy(outputs: Any, target: Any) -> str:
-    """Return a hint: with which layer the network gives outputs that fit the targets."""
-    if not isinstance(outputs, Tensor) or not isinstance(target, Tensor):
-        return "the last layer must give what the task learns"
-    if not target.is_floating_point():
-        width = "classes"
-    else:
-        width = str(target.shape[1]) if target.ndim == 2 else "1"
-    last = f"{{name: head, type: Linear, out_features: {width}}}"
-    if outputs.ndim > 2 and target.ndim <= 2:
-        return f"give one row a sample: pool over the other axes first, then end with {last}"
-    return f"the last layer must give what the task learns: end the network with {last}"
+def _measure(
+    number: int,
+    entry: str | ImportMetric,
+    named: Callable[[Any], Metric],
+    facts: TaskFacts,
+    feed: Feed,
+) -> Measure:
+    """Build one metric; `number` is its place in the config."""
+    if isinstance(entry, ImportMetric):
+        key: Key = ("task", "metrics", number)
+        own = call_trusted(entry.path, entry.args, facts.trust, key=key)
+        found = imported_metric(entry.label, own, key)
+        return measure_of(entry.label, found, entry.better, facts, _with_batch(found) or feed)
+    metric = named(entry)
+    if not isinstance(metric, RunningMetric):
+        return measure_of(entry, imported_metric(entry, metric, ("task",)), None, facts, feed)
+    better: Better = "higher" if metric.higher_is_better else "lower"
+    return Measure(entry, metric, better=better, new_condition=metric.new_condition, feed=feed)
 
 
 def imported_metric(name: str, metric: object, key: Key) -> "torchmetrics.Metric":
@@ -279,10 +178,8 @@ def measure_of(
     name: str,
     metric: "torchmetrics.Metric",
     better: Better | None,
-    *,
-    names: Sequence[str] | None,
+    facts: TaskFacts,
     feed: Feed,
-    device: torch.device,
 ) -> Measure:
     """Return a metric of torchmetrics as a metric of a task.
 
@@ -290,42 +187,55 @@ def measure_of(
         name: Its name in the logs.
         metric: The metric.
         better: Which way it improves; None to ask its `higher_is_better`.
-        names: Classes or labels of the task, if it has any.
-        feed: Turns outputs and target into what the metric takes.
-        device: Device of outputs and targets, where the metric is kept.
+        facts: What the task is built from.
+        feed: Turns outputs and batch into what the metric takes.
     """
     if better is None and metric.higher_is_better is not None:
         better = "higher" if metric.higher_is_better else "lower"
-    condition = partial(condition_of, metric, names)
-    return Measure(name, metric.to(device), better=better, new_condition=condition, feed=feed)
+    condition = partial(condition_of, metric, facts.classes)
+    return Measure(name, metric.to(facts.device), better=better, new_condition=condition, feed=feed)
 
 
-def _measure_of_ours(name: str, metric: RunningMetric, feed: Feed) -> Measure:
-    """Return a running metric as a metric of a task."""
-    better: Better = "higher" if metric.higher_is_better else "lower"
-    return Measure(name, metric, better=better, new_condition=metric.new_condition, feed=feed)
+def own_feed(name: str, metric: "torchmetrics.Metric") -> Feed:
+    """Return what a metric of an imported task takes.
+
+    It gets `(outputs, batch)` if the second argument of its `update` is called `batch`, or if the
+    data has no target; else `(outputs, target)`. One with a single argument gets the outputs.
+    """
+    return _with_batch(metric) or partial(_own_arguments, name, metric)
 
 
-def _built_in(config: _Measured, name: Any, names: Sequence[str]) -> RunningMetric:
-    """Return the running metric that a config names."""
-    match config:
-        case ClassificationTask():
-            return metric_of_classes(name, names)
-        case MultilabelTask(threshold=threshold):
-            return metric_of_labels(name, names, threshold)
-        case RegressionTask():
-            return metric_of_numbers(name)
-        case _:
-            assert_never(config)
+def _with_batch(metric: "torchmetrics.Metric") -> Feed | None:
+    """Return that a metric gets outputs and batch if it asks for the batch by name."""
+    names = list(inspect.signature(metric.update).parameters)
+    return _outputs_and_batch if names[1:2] == ["batch"] else None
 
 
-def _auroc(config: _Measured, names: Sequence[str]) -> "torchmetrics.Metric":
-    """Return the area under the ROC curve, a mean over classes or labels."""
-    from torchmetrics import classification  # see `imported_metric`
+def _outputs_and_batch(outputs: Any, batch: Batch) -> tuple[Any, ...]:
+    return outputs, batch
 
-    if not isinstance(config, MultilabelTask):
-        return classification.MulticlassAUROC(num_classes=len(names), average="macro")
-    # torchmetrics refuses one label among "multilabel": the mean over one is that of "binary"
-    if len(names) == 1:
-        return classification.BinaryAUROC()
-    return classification.MultilabelAUROC(num_labels=len(names), average="macro")
+
+def _own_arguments(
+    name: str, metric: "torchmetrics.Metric", outputs: Any, batch: Batch
+) -> tuple[Any, ...]:
+    """Return what a metric of the user's own takes.
+
+    Raises:
+        ModelError: without a target it takes neither outputs and batch nor outputs alone.
+    """
+    if batch.target is not None:
+        return outputs, batch.target
+    signature = inspect.signature(type(metric).update)
+    for given in ((outputs, batch), (outputs,)):
+        try:
+            # Bound before the call, so that a TypeError inside the metric is not taken for a
+            # wrong call.
+            signature.bind(metric, *given)
+        except TypeError:
+            continue
+        return given
+    raise ModelError(
+        f"metric {name!r} takes {signature}; without data.target it is fed with "
+        "(outputs, batch), or with (outputs) alone",
+        key=("task",),
+    )

@@ -2,7 +2,7 @@
 
 from finetune.config.train import TrainConfig
 from finetune.errors import FinetuneError, named
-from finetune.tasks.tasks import Task
+from finetune.tasks.task import Task
 
 
 def refuse_cut_windows(task: Task, settings: TrainConfig) -> None:

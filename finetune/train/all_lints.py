@@ -14,7 +14,7 @@ from finetune.lints.small_batches import lone_samples
 from finetune.lints.unscaled_numbers import unscaled_numbers
 from finetune.models.declared import Network
 from finetune.redaction import redacted
-from finetune.tasks.tasks import Task
+from finetune.tasks.task import Task
 from finetune.train.without_effect import without_effect
 
 

@@ -9,7 +9,6 @@ import torch
 from finetune.activations.estimate import Use
 from finetune.config.freeze import FreezeConfig
 from finetune.config.run import RunConfig
-from finetune.config.task import ImportLoss, ImportTask, Task as TaskConfig
 from finetune.config.train import TrainConfig
 from finetune.data.contents import KnownFiles
 from finetune.data.drawn import drawn
@@ -28,8 +27,9 @@ from finetune.models.declared import Network, TensorSpec, build_network
 from finetune.models.inventory import take_inventory
 from finetune.models.preprocessing import read_preprocessing
 from finetune.redaction import causes_withheld
-from finetune.tasks.metrics import Directions
-from finetune.tasks.tasks import Task, build_task
+from finetune.tasks.build_task import build_task
+from finetune.tasks.directions import Directions
+from finetune.tasks.task import Task
 from finetune.tasks.whole_windows import refuse_cut_windows
 from finetune.train.all_lints import all_lints
 from finetune.train.built import Parts
@@ -255,7 +255,8 @@ def cache_use(
         is_compiled=settings.compile,
         not_cached=_not_cached(parts),
         store_dtype=config.cache.store_dtype,
-        reads_inputs=_reads_inputs(config.task),
+        # Code of the user may read any column of a batch.
+        reads_inputs=config.task.has_own_loss,
     )
 
 
@@ -279,12 +280,6 @@ def _not_cached(parts: Parts) -> str | None:
     """Return why nothing of a run is cached, whatever is frozen; None if it may be."""
     policy = parts.plan.policy
     return parts.mixing.not_cached or (None if policy is None else policy.not_cached)
-
-
-def _reads_inputs(task: TaskConfig) -> bool:
-    """Tell whether a loss may read the inputs of a batch: imported losses and tasks may."""
-    losses = task.losses or ()
-    return isinstance(task, ImportTask) or any(isinstance(one, ImportLoss) for one in losses)
 
 
 def _total_steps(config: RunConfig, samples: int) -> int:

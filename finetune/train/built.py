@@ -9,7 +9,7 @@ from finetune.data.mixing import Mixing
 from finetune.data.prepare import PreparedData
 from finetune.freezing.plan import Plan
 from finetune.models.declared import Network
-from finetune.tasks.tasks import Task
+from finetune.tasks.task import Task
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ from finetune.data.batches import Samples, windows
 from finetune.data.mixing import Mixing
 from finetune.data.named_rows import rows_named
 from finetune.errors import DataError
-from finetune.tasks.tasks import Task
+from finetune.tasks.task import Task
+from finetune.tasks.window_mean import RunningMeans
 from finetune.train.precision import Precision
 
 
@@ -42,7 +43,7 @@ def evaluate(
     model = network.model
     was_training = model.training
     model.eval()
-    total, count = 0.0, 0
+    count, means = 0, RunningMeans()
     try:
         with torch.no_grad():
             cuts = windows(torch.arange(len(samples)), batch_size, drop_last=False)
@@ -54,10 +55,9 @@ def evaluate(
                 count += len(placed)
                 with precision.autocast(), rows_named(samples, placed):
                     outputs = network.forward(placed, samples)
-                    losses = task.loss(outputs, placed)
+                    parts = task.parts(outputs, placed)
                 task.update_metrics(outputs, placed)
-                # A sum over samples: a mean of batch means would weigh a short last batch too much.
-                total += float(losses.sum())
+                means.add(parts)
     except BaseException:
         # A stop half-way would leave these batches in the figures of the next evaluation.
         task.reset_metrics()
@@ -66,7 +66,7 @@ def evaluate(
         model.train(was_training)
     if not count:
         raise DataError(f"no {samples.name} sample can be read, so there is nothing to evaluate")
-    mean = total / count
+    mean = means.total()
     return {"loss": mean} | task.compute_metrics(left_out, is_finite=isfinite(mean))
 
 

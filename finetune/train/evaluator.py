@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from finetune.activations.cache import ActivationCache
 from finetune.data.batches import Samples
-from finetune.tasks.tasks import Task
+from finetune.tasks.task import Task
 from finetune.train.clock import Clock
 from finetune.train.evaluation import evaluate
 from finetune.train.precision import Precision

@@ -7,10 +7,12 @@ layer that takes them lies in a package that is not trusted.
 from collections.abc import Iterator, Mapping
 
 from finetune.config.base import Node
+from finetune.config.loss_keys import ImportLoss
+from finetune.config.metric_keys import ImportMetric
 from finetune.config.model import ImportLayer, WeightsConfig
 from finetune.config.run import RunConfig
 from finetune.config.source_keys import ImportSource
-from finetune.config.task import ImportLoss, ImportMetric, ImportTask
+from finetune.config.task_keys import ImportTask
 from finetune.config.transform_keys import ImportTransform
 from finetune.errors import Faults, Key
 from finetune.importing import import_trusted

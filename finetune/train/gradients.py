@@ -37,11 +37,11 @@ class LossNorms:
         self._parameters = list(parameters)
         self._sums: list[list[Tensor]] = []
 
-    def add(self, parts: Sequence[Tensor], samples: int) -> None:
-        """Add the gradients of one micro-batch's losses, `(B,)` each, divided by `samples`."""
+    def add(self, shares: Sequence[Tensor]) -> None:
+        """Add the gradients of what one micro-batch adds to the mean of each loss, `()` each."""
         if not self._parameters:
             return
-        found = [self._gradients(part.sum() / samples) for part in parts]
+        found = [self._gradients(share) for share in shares]
         old = self._sums or [[torch.zeros_like(g) for g in gradients] for gradients in found]
         self._sums = [
             [a + b for a, b in zip(sums, gradients, strict=True)]

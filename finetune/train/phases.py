@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from finetune.config.freeze import AtFraction, OnPlateau, PhaseConfig
 from finetune.errors import FinetuneError, Key
-from finetune.tasks.metrics import Directions
+from finetune.tasks.directions import Directions
 from finetune.train.epochs import Epochs
 from finetune.train.rules import faults_of, watched_metric
 from finetune.train.spans import walk

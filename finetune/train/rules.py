@@ -9,7 +9,7 @@ from finetune.errors import FinetuneError, Key
 from finetune.freezing.plan import Phase
 from finetune.runs.progress import Progress
 from finetune.runs.watch import Rule, Watch
-from finetune.tasks.metrics import Directions
+from finetune.tasks.directions import Directions
 
 
 class Rules(NamedTuple):

@@ -14,7 +14,8 @@ from finetune.data.mixing import Mixing
 from finetune.data.named_rows import rows_named
 from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import set_rates
-from finetune.tasks.tasks import Task, add_up
+from finetune.tasks.task import Task, add_up
+from finetune.tasks.window_mean import WindowMean
 from finetune.train.clock import Clock
 from finetune.train.gradients import LossNorms, clip_gradients
 from finetune.train.guard import StepGuard
@@ -46,15 +47,15 @@ class Stepper:
     def step(self, window: Sequence[Batch]) -> StepStats:
         """Make one optimizer step over a window, given as its micro-batches.
 
-        The loss is the mean over all samples of the window. Dividing by the samples of the window,
-        rather than averaging the means of its micro-batches, keeps the gradient the same however
-        the window is cut, also when the last micro-batch is short.
+        The loss is the mean over all samples (or tokens, or pixels) of the window. Dividing by
+        their number in the window, rather than averaging the means of its micro-batches, keeps the
+        gradient the same however the window is cut, also when the last micro-batch is short.
 
         Raises:
             NonFiniteError: loss or gradient is infinite or NaN. Nothing was updated.
         """
         progress = self.timeline.progress
-        began, samples = time.perf_counter(), sum(len(batch) for batch in window)
+        began = time.perf_counter()
         loss, loss_norms = torch.zeros((), device=self.precision.device), self._loss_norms()
         self.clock.watchdog.beat()
         # Before the forward pass, which may move buffers such as running statistics.
@@ -63,15 +64,18 @@ class Stepper:
         self.precision.seed(seed_for("step", self.timeline.seed, progress.step))
         set_rates(self.optimizer, self.timeline.rates_now())
         self._zero_gradients()
-        for batch in self.mixing.mixed(window, progress.step):
+        window = self.mixing.mixed(window, progress.step)
+        mean = WindowMean(self.task.losses, window)
+        for batch in window:
             with self.precision.autocast():
                 with rows_named(self.samples, batch):
                     outputs = self.cache.now.forward(batch, self.samples)
-                parts = self.task.parts(outputs, batch)
-                micro_loss = add_up(parts).sum() / samples
-            loss_norms.add(parts, samples)
+                shares = mean.shares(self.task.parts(outputs, batch))
+                micro_loss = add_up(shares)
+            loss_norms.add(shares)
             self.precision.backward(micro_loss)
             loss += micro_loss.detach()
+        loss = mean.correct(loss, self.model.parameters())
         # autograd fills the gradient of a cut parameter; the optimizer holds its row slices.
         self.rows.hand_over_gradients(self.timeline.phase.frozen)
         # Before clipping: with an infinite norm it would turn the infinite gradient into NaN and

@@ -17,7 +17,7 @@ from finetune.models.declared import Network
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
 from finetune.runs.folder import RunFolder, saved_config
 from finetune.runs.kept import Checkpoints
-from finetune.tasks.tasks import Task
+from finetune.tasks.task import Task
 from finetune.train.build import (
     build_model_and_task,
     evaluation_batch_size,

@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from finetune.config.loader import dump_config, load_config, load_saved
 from finetune.config.reader import read_text
 from finetune.config.secrets import MASK
-from finetune.config.task import ImportTask
+from finetune.config.task_keys import ImportTask
 from finetune.errors import ConfigError, DataError, FinetuneError, Origin
 
 ROOT = Path(__file__).parents[2]

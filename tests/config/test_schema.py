@@ -9,11 +9,13 @@ import yaml
 from finetune.config import (
     data,
     freeze,
+    loss_keys,
+    metric_keys,
     model,
     optim,
     run,
     source_keys,
-    task,
+    task_keys,
     train,
     transform_keys,
 )
@@ -130,7 +132,19 @@ def test_every_class_with_its_arguments_is_in_the_schema(root):
 
 
 def nodes():
-    modules = (data, source_keys, transform_keys, freeze, model, optim, run, task, train)
+    modules = (
+        data,
+        source_keys,
+        transform_keys,
+        freeze,
+        loss_keys,
+        metric_keys,
+        model,
+        optim,
+        run,
+        task_keys,
+        train,
+    )
     for module in modules:
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, Node):

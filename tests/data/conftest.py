@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from finetune.config.data import DataConfig
-from finetune.config.task import Task
+from finetune.config.task_keys import Task
 from finetune.data.prepare import open_data, prepare_data
 from finetune.errors import DataError
 from finetune.importing import package_path

@@ -15,7 +15,7 @@ import torch
 from pyarrow import parquet
 
 from finetune.config.data import DataConfig
-from finetune.config.task import ClassificationTask
+from finetune.config.task_keys import ClassificationTask
 from finetune.data import large_tables
 from finetune.data.contents import KnownFiles
 from finetune.data.opening import open_data

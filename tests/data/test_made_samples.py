@@ -216,7 +216,7 @@ def test_images_that_differ_in_size_before_they_are_cropped_are_not_kept(images)
 LEFT_OPEN = """
 import sys, torch
 from finetune.config.data import (DataConfig)
-from finetune.config.task import ClassificationTask
+from finetune.config.task_keys import ClassificationTask
 from finetune.data.prepare import open_data, prepare_data
 from finetune.models.preprocessing import Preprocessing
 resize = {"type": "Resize", "size": [8, 8]}

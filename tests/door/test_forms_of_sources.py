@@ -8,7 +8,7 @@ from PIL import Image
 
 from finetune import load_predictor
 from finetune.config.data import DataConfig
-from finetune.config.task import ClassificationTask
+from finetune.config.task_keys import ClassificationTask
 from finetune.data.prepare import open_data
 from finetune.errors import DataError, SelectorError
 from finetune.train.trained import evaluate_run

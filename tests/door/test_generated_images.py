@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from finetune.config.data import DataConfig
-from finetune.config.task import Task
+from finetune.config.task_keys import Task
 from finetune.data.prepare import open_data, prepare_data, prepare_inputs
 from finetune.errors import FinetuneError
 from finetune.models.preprocessing import Preprocessing

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from finetune.config.data import DataConfig
 from finetune.config.source_keys import Source
-from finetune.config.task import Task
+from finetune.config.task_keys import Task
 from finetune.data.decoding import open_image
 from finetune.data.image_headers import MOST_LOOKED_AT, in_one_mode, look_at, notes_on
 from finetune.data.images import images_of

@@ -13,7 +13,7 @@ from scipy.signal import resample_poly
 
 from finetune import load_predictor
 from finetune.config.data import DataConfig
-from finetune.config.task import ClassificationTask
+from finetune.config.task_keys import ClassificationTask
 from finetune.data.prepare import open_data, prepare_data
 from finetune.data.waveforms import SoundRules, read_waveform
 from finetune.errors import DataError, FinetuneError

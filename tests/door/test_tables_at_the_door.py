@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from finetune.config.data import DataConfig
 from finetune.config.source_keys import CsvSource, TextFolderSource
-from finetune.config.task import ClassificationTask
+from finetune.config.task_keys import ClassificationTask
 from finetune.data.files import read_csv, read_text
 from finetune.data.incoming import read_incoming
 from finetune.data.prepare import open_data, prepare_data

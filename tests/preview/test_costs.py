@@ -180,7 +180,7 @@ def kept_of(parts, frozen, samples):
 
     batch = parts.data.train.fetch(torch.arange(samples))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = parts.task.loss(model(**batch.inputs), batch).mean()
+        loss = parts.task.loss(model(**batch.inputs), batch)
     assert loss.requires_grad
     return sum(kept.values())
 

@@ -16,7 +16,7 @@ from finetune.runs.kept import Checkpoints
 from finetune.runs.manifest import MANIFEST, Manifest
 from finetune.runs.progress import Progress
 from finetune.runs.watch import Rule, Watch
-from finetune.tasks.metrics import Directions
+from finetune.tasks.directions import Directions
 from finetune.train.rules import Rules, judge
 
 

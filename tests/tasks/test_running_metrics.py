@@ -197,8 +197,8 @@ def test_built_in_metrics_but_rankings_load_no_torchmetrics():
     program = """
 import sys, torch
 from pydantic import TypeAdapter
-from finetune.config.task import Task
-from finetune.tasks.tasks import build_task
+from finetune.config.task_keys import Task
+from finetune.tasks.build_task import build_task
 for kind, metrics in [
     ("classification", ["accuracy", "f1", "precision", "recall"]),
     ("multilabel", ["accuracy", "f1", "precision", "recall"]),

@@ -1,0 +1,175 @@
+"""`task:` what the network learns: losses, metrics, and the meaning of its outputs."""
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, Tag, field_validator, model_validator
+
+from finetune.config.base import PUBLIC, Node
+from finetune.config.bounds import Arguments
+from finetune.config.loss_keys import (
+    BinaryCrossEntropyLoss,
+    CrossEntropyLoss,
+    ImportLoss,
+    Loss,
+    MseLoss,
+)
+from finetune.config.metric_keys import (
+    METRIC,
+    Better,
+    ClassificationMetric,
+    Imported,
+    ImportMetric,
+    RegressionMetric,
+)
+
+SEPARATOR = ","
+"""Separates two labels of a cell unless the config names another separator."""
+TargetForm = Literal["class", "labels", "numbers", "any"]
+"""What a task learns of a sample: one class, any number of labels, numbers, or whatever its column
+holds. The data room encodes the target column by it, and knows no task."""
+
+
+class _Task(Node):
+    learns: ClassVar[TargetForm]
+    """Form of its target."""
+    reads_logits: ClassVar[bool] = False
+    """Whether predictions are read from logits, whatever the losses take."""
+    usual_losses: ClassVar[tuple[Loss, ...]]
+    """Losses of a config that names none; none where the task brings its own."""
+
+    type: str
+    """Discriminator."""
+    losses: tuple[Loss, ...] | None = None
+    """Losses, whose weighted sum is minimised; the task's usual loss if left out."""
+    log_gradient_norms: bool = False
+    """Whether `train/grad_norm/<loss>` is logged for each of several losses. Costs one more backward pass per loss on logged steps."""
+
+    @field_validator("losses", mode="before")
+    @classmethod
+    def _a_single_loss_is_a_list_of_one(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _losses_have_distinct_names(self) -> Self:
+        names = [loss.label for loss in self.losses or ()]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two losses share a name: {names!r}; give each its own 'name'")
+        return self
+
+    @property
+    def chosen_losses(self) -> tuple[Loss, ...]:
+        """The losses of the config, or the usual ones of the task if it names none."""
+        return self.losses or self.usual_losses
+
+    @property
+    def chosen_separator(self) -> str | None:
+        """Separator between two labels of a cell that the config names; None if it names none."""
+        return None
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether a loss is the user's code, which may read every column of a batch."""
+        return any(isinstance(loss, ImportLoss) for loss in self.chosen_losses)
+
+
+class MeasuredTask(_Task):
+    """A task whose losses and metrics the config names."""
+
+    @model_validator(mode="after")
+    def _metrics_have_distinct_names(self) -> Self:
+        metrics = getattr(self, "metrics", ())
+        names = [one.label if isinstance(one, ImportMetric) else one for one in metrics]
+        # Metrics become tags: of two with one name, the second would overwrite the first.
+        if "loss" in names or len(set(names)) < len(names):
+            raise ValueError(
+                f"two figures share a name, and one is always 'loss': {names!r}; "
+                "give each metric its own 'name'"
+            )
+        return self
+
+
+class ClassificationTask(MeasuredTask):
+    """One of several classes per sample; outputs are logits `(B, C)`, or one logit `(B, 1)` for the second of two classes."""
+
+    learns: ClassVar[TargetForm] = "class"
+    reads_logits: ClassVar[bool] = True
+    usual_losses: ClassVar[tuple[Loss, ...]] = (CrossEntropyLoss(type="cross_entropy"),)
+
+    type: Literal["classification"]
+    """Discriminator."""
+    metrics: tuple[
+        Annotated[Annotated[ClassificationMetric, Tag("name")] | Imported, METRIC], ...
+    ] = ("accuracy",)
+    """Metrics of every evaluation in addition to the loss. `f1`, `precision` and `recall` are means over classes. A metric that is not defined is left out, such as such a mean if a class has no sample."""
+
+
+class MultilabelTask(MeasuredTask):
+    """Any number of labels per sample; outputs are logits `(B, C)`."""
+
+    learns: ClassVar[TargetForm] = "labels"
+    reads_logits: ClassVar[bool] = True
+    usual_losses: ClassVar[tuple[Loss, ...]] = (
+        BinaryCrossEntropyLoss(type="binary_cross_entropy"),
+    )
+
+    type: Literal["multilabel"]
+    """Discriminator."""
+    metrics: tuple[
+        Annotated[Annotated[ClassificationMetric, Tag("name")] | Imported, METRIC], ...
+    ] = ("f1",)
+    """Metrics of every evaluation in addition to the loss, as means over labels. All but `accuracy` are left out if a label has no sample."""
+    threshold: float = Field(default=0.5, gt=0, lt=1)
+    """Probability from which on a label is predicted."""
+    separator: str = Field(default=SEPARATOR, min_length=1)
+    """Separator between two labels, if the target is text."""
+
+    @property
+    def chosen_separator(self) -> str | None:
+        """Separator between two labels of a cell that the config names; None if it names none."""
+        return self.separator if "separator" in self.model_fields_set else None
+
+
+class RegressionTask(MeasuredTask):
+    """One or more numbers per sample; outputs and targets have the same shape. `(B, 1)` counts as `(B,)`."""
+
+    learns: ClassVar[TargetForm] = "numbers"
+    usual_losses: ClassVar[tuple[Loss, ...]] = (MseLoss(type="mse"),)
+
+    type: Literal["regression"]
+    """Discriminator."""
+    metrics: tuple[Annotated[Annotated[RegressionMetric, Tag("name")] | Imported, METRIC], ...] = (
+        "mae",
+    )
+    """Metrics of every evaluation in addition to the loss. `r2` is left out if all targets are equal."""
+
+
+class ImportTask(_Task):
+    """The user's own task, from a package named by `--trust`."""
+
+    learns: ClassVar[TargetForm] = "any"
+    usual_losses: ClassVar[tuple[Loss, ...]] = ()
+
+    type: Literal["import"]
+    """Discriminator."""
+    path: Annotated[str, PUBLIC]
+    """`my_pkg.tasks:make`: returns an object with `loss(outputs, batch)` and `metrics`. `loss` returns per-sample losses `(B,)`, a sum and a count, or one number with `whole_window = True`, as for an imported loss. `soft_targets = True` says that it takes shares of classes `(B, C)`, which mixup and cutmix make. `metrics` maps names to a `torchmetrics.Metric` that gets `(outputs, batch)` if the second argument of its `update` is called `batch`, or if the data has no target; else `(outputs, target)`. A method `read(outputs)` returns a dict of plain values for each sample, which predictions are written from; without it outputs are read as classes or numbers."""
+    args: Arguments = Field(default_factory=dict)
+    """Keyword arguments of the call."""
+    better: dict[str, Better] = Field(default_factory=dict)
+    """Direction in which its metrics improve, by name; as their classes say (`higher_is_better`) if left out."""
+
+    @property
+    def has_own_loss(self) -> bool:
+        """True: the whole task is the user's code."""
+        return True
+
+    @model_validator(mode="after")
+    def _brings_its_own_loss(self) -> Self:
+        if self.losses is not None:
+            raise ValueError("the imported task brings its own loss; leave 'losses' out")
+        return self
+
+
+Task = Annotated[
+    ClassificationTask | MultilabelTask | RegressionTask | ImportTask, Field(discriminator="type")
+]

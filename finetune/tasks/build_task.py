@@ -1,0 +1,52 @@
+"""Build the task that a config names."""
+
+from collections.abc import Collection, Sequence
+from typing import assert_never
+
+import torch
+
+from finetune.config.task_keys import (
+    ClassificationTask,
+    ImportTask,
+    MultilabelTask,
+    RegressionTask,
+    Task as TaskConfig,
+)
+from finetune.tasks.classification import classification
+from finetune.tasks.imported import imported
+from finetune.tasks.multilabel import multilabel
+from finetune.tasks.regression import regression
+from finetune.tasks.task import Task
+from finetune.tasks.task_facts import TaskFacts
+
+
+def build_task(
+    config: TaskConfig,
+    *,
+    classes: Sequence[str] | None,
+    trust: Collection[str],
+    device: torch.device,
+) -> Task:
+    """Build the task of a config.
+
+    Args:
+        config: The task's node.
+        classes: Names of classes or labels, in the order of the outputs.
+        trust: Packages whose code may be imported.
+        device: Device of outputs and targets; the metrics are kept there.
+
+    Raises:
+        FinetuneError: an imported task or loss has the wrong type, or all samples have one class.
+    """
+    facts = TaskFacts(None if classes is None else tuple(classes), trust, device)
+    match config:
+        case ClassificationTask():
+            return classification(config, facts)
+        case MultilabelTask():
+            return multilabel(config, facts)
+        case RegressionTask():
+            return regression(config, facts)
+        case ImportTask():
+            return imported(config, facts)
+        case _:
+            assert_never(config)

@@ -1,0 +1,63 @@
+"""Which way every figure of an evaluation improves."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from finetune.config.metric_keys import Better
+from finetune.errors import FinetuneError, Key, did_you_mean
+from finetune.tasks.metrics import Measure
+
+
+@dataclass(frozen=True, slots=True)
+class Directions:
+    """Which way every figure of an evaluation improves; nothing else decides this.
+
+    Args:
+        by_tag: The direction by tag (`validation/loss`); None if unknown.
+    """
+
+    by_tag: Mapping[str, Better | None]
+
+    @classmethod
+    def of(cls, measures: Sequence[Measure], split: str = "validation") -> "Directions":
+        """Return the directions of a task's metrics and of the loss, which comes first."""
+        declared: dict[str, Better | None] = {f"{split}/loss": "lower"}
+        return cls(declared | {f"{split}/{one.name}": one.better for one in measures})
+
+    def falls(self, tag: str) -> bool:
+        """Tell whether lower figures are the better ones."""
+        return self.by_tag[tag] == "lower"
+
+    def main(self) -> str | None:
+        """Return the tag that `checkpoint: {best: auto}` means.
+
+        It is the first metric of the task whose direction is known, else the loss. None if nothing
+        is evaluated.
+        """
+        loss_first = [tag for tag, better in self.by_tag.items() if better is not None]
+        # The loss comes first in the mapping, and is the last choice.
+        return next(iter([*loss_first[1:], *loss_first[:1]]), None)
+
+    def fault(self, tag: str, key: Key) -> FinetuneError | None:
+        """Return why a metric cannot be watched; None if it can.
+
+        Args:
+            tag: The metric, as a rule of the config names it.
+            key: That rule.
+        """
+        if tag not in self.by_tag:
+            known = ", ".join(sorted(self.by_tag)) or "none, for there are no validation samples"
+            return FinetuneError(
+                f"no metric {tag!r} is ever logged; there are: {known}",
+                hint=did_you_mean(tag, self.by_tag),
+                key=key,
+            )
+        if self.by_tag[tag] is None:
+            name = tag.partition("/")[2]
+            return FinetuneError(
+                f"metric {tag!r} does not say which way it improves",
+                hint="set higher_is_better = True or False in its class, or write better: higher "
+                f"or lower beside its path (task: {{type: import, better: {{{name}: lower}}}})",
+                key=key,
+            )
+        return None

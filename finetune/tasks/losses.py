@@ -1,0 +1,258 @@
+"""Losses: each gives a sum over samples, tokens or pixels, and how many of these it adds up.
+
+The loss of a step is the sum over all micro-batches of its window, divided by the count of the
+whole window: so it does not matter how the window is cut. Letters: B samples, C classes or labels.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, assert_never
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from finetune.config.loss_keys import (
+    BinaryCrossEntropyLoss,
+    CrossEntropyLoss,
+    HuberLoss,
+    ImportLoss,
+    L1Loss,
+    Loss,
+    MseLoss,
+)
+from finetune.data.batches import Batch
+from finetune.errors import FinetuneError, Key, ModelError
+from finetune.importing import call_trusted
+from finetune.models.shapes import describe
+from finetune.tasks.unfit_outputs import misfit
+
+Count = int | float | Tensor
+"""Number of samples, tokens or pixels, or their total weight; a tensor is `()`."""
+LossFunction = Callable[[Any, Batch], Any]
+"""Function of outputs and batch. It returns the losses of the samples, tokens or pixels as one
+tensor, or their sum and count as two."""
+Counter = Callable[[Batch], Count]
+"""Function that returns how many samples, tokens or pixels of a batch a loss adds up."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossSum:
+    """A loss added up over the samples, tokens or pixels of a micro-batch."""
+
+    total: Tensor
+    """The weighted sum, `()`."""
+    count: Count
+    is_own: bool = False
+    """Whether the count came with the sum from a loss of the user's own."""
+
+
+def divisor(count: Count) -> Count:
+    """Return a count to divide by: a window without any token to learn has loss 0, not NaN."""
+    if isinstance(count, Tensor):
+        return torch.where(count > 0, count, torch.ones_like(count))
+    return count or 1
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedLoss:
+    """One of the losses of a task, with its weight in their sum."""
+
+    name: str
+    weight: float
+    function: LossFunction
+    whole_window: bool = False
+    """Whether it compares the samples of a window, so that no window may be cut."""
+    takes_shares: bool = True
+    """Whether its targets may be shares of classes `(B, C)` in place of class numbers."""
+    count: Counter = len
+    """Counts what it adds up of a batch; samples by default."""
+
+    def __call__(self, outputs: Any, batch: Batch) -> LossSum:
+        """Return the weighted sum over a micro-batch and its count.
+
+        A loss with `whole_window` may give one number: each sample gets it, so their mean is it.
+
+        Raises:
+            ModelError: the network's outputs do not fit the targets, or the loss gives something
+                else than one number per sample, token or pixel.
+        """
+        try:
+            losses = self.function(outputs, batch)
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise misfit(f"loss {self.name!r}", outputs, batch.target, error) from error
+        if isinstance(losses, tuple):
+            return self._of_pair(losses)
+        if isinstance(losses, Tensor) and losses.numel() == 1 and self.whole_window:
+            losses = losses.reshape(1).expand(len(batch))
+        # A loss over tokens or pixels knows their count; one over samples gives one number each.
+        if self.count is len:
+            self._refuse_other_than_samples(losses, len(batch))
+        return LossSum(self._weighted(losses).sum(), self.count(batch))
+
+    def _weighted(self, losses: Tensor) -> Tensor:
+        return losses if self.weight == 1 else losses * self.weight
+
+    def _of_pair(self, pair: tuple[Any, ...]) -> LossSum:
+        """Return the sum and count that a loss of the user's own gives."""
+        if len(pair) == 2 and all(_is_number(one) for one in pair):
+            total, count = pair
+            if isinstance(total, Tensor):
+                count = count.detach().reshape(()) if isinstance(count, Tensor) else count
+                return LossSum(self._weighted(total.reshape(())), count, is_own=True)
+        told = ", ".join(map(describe, pair))
+        raise ModelError(
+            f"loss {self.name!r} gives ({told}), needs a sum and a count", key=("task",)
+        )
+
+    def _refuse_other_than_samples(self, losses: Any, samples: int) -> None:
+        """Raise unless there is one loss for each sample."""
+        if isinstance(losses, Tensor) and losses.shape == (samples,):
+            return
+        is_one = isinstance(losses, Tensor) and losses.numel() == 1
+        raise ModelError(
+            f"loss {self.name!r} gives {describe(losses)}, needs one number per sample "
+            f"({samples},)",
+            hint=_ONE_NUMBER if is_one else None,
+            key=("task",),
+        )
+
+
+_ONE_NUMBER = (
+    "a mean over the samples is taken here, so give each its own (reduction='none'); or return the "
+    "sum and the count; a loss that compares samples has the attribute whole_window = True, and "
+    "gives one number"
+)
+"""Hint for a loss that is one number."""
+
+
+def _is_number(value: object) -> bool:
+    """Tell whether a value is one number, as a tensor or plain."""
+    return (isinstance(value, Tensor) and value.numel() == 1) or isinstance(value, int | float)
+
+
+def build_losses(
+    configs: Sequence[Loss], *, classes: Sequence[str], trust: Collection[str]
+) -> tuple[WeightedLoss, ...]:
+    """Build the losses of a task.
+
+    Args:
+        configs: Their nodes.
+        classes: Names of classes or labels, in the order of the outputs; empty without any.
+        trust: Packages whose code may be imported.
+
+    Raises:
+        FinetuneError: an imported loss cannot be called.
+    """
+    return tuple(_built(config, n, classes, trust) for n, config in enumerate(configs))
+
+
+def _built(
+    config: Loss, number: int, classes: Sequence[str], trust: Collection[str]
+) -> WeightedLoss:
+    """Build one loss; `number` is its place in the config."""
+    function: LossFunction
+    match config:
+        case CrossEntropyLoss(label_smoothing=smoothing):
+            function = against_target(partial(_cross_entropy, classes, smoothing))
+        case BinaryCrossEntropyLoss():
+            function = _per_sample(partial(F.binary_cross_entropy_with_logits, reduction="none"))
+        case MseLoss():
+            function = _per_sample(partial(F.mse_loss, reduction="none"))
+        case L1Loss():
+            function = _per_sample(partial(F.l1_loss, reduction="none"))
+        case HuberLoss(delta=delta):
+            function = _per_sample(partial(F.huber_loss, reduction="none", delta=delta))
+        case ImportLoss(path=path, args=args):
+            made = _imported_loss(path, args, trust, ("task", "losses", number))
+            return own_loss(config.label, config.weight, made, (made,))
+        case _:
+            assert_never(config)
+    return WeightedLoss(config.label, config.weight, function)
+
+
+def own_loss(
+    name: str, weight: float, function: LossFunction, declared_by: Sequence[object]
+) -> WeightedLoss:
+    """Return a loss of the user's own.
+
+    Args:
+        name: Its name in the logs.
+        weight: Its weight.
+        function: The loss.
+        declared_by: Objects whose attributes `whole_window` and `soft_targets` say what it needs
+            and takes.
+    """
+    is_whole, takes_shares = (
+        any(bool(getattr(one, said, False)) for one in declared_by)
+        for said in ("whole_window", "soft_targets")
+    )
+    return WeightedLoss(name, weight, function, is_whole, takes_shares)
+
+
+def _imported_loss(
+    path: str, args: Mapping[str, Any], trust: Collection[str], key: Key
+) -> LossFunction:
+    """Build a loss of the user; raise if it cannot be called."""
+    made = call_trusted(path, args, trust, key=key)
+    if not callable(made):
+        raise FinetuneError(
+            f"{path!r} returned {type(made).__name__}; expected a callable (outputs, batch)",
+            key=(*key, "path"),
+        )
+    function: LossFunction = made
+    return function
+
+
+def against_target(function: Callable[[Tensor, Tensor], Tensor]) -> LossFunction:
+    """Return a loss that calls `function` with the outputs and the target of the batch."""
+
+    def losses(outputs: Tensor, batch: Batch) -> Tensor:
+        if batch.target is None:
+            raise ValueError("there are no targets")
+        return function(outputs, batch.target)
+
+    return losses
+
+
+def _cross_entropy(
+    classes: Sequence[str], smoothing: float, outputs: Tensor, target: Tensor
+) -> Tensor:
+    """Return the cross entropy of each sample; raise if there are not as many logits as classes."""
+    logits = class_logits(outputs, classes)
+    # torch would take more outputs than classes without an error.
+    if classes and logits.ndim > 1 and logits.shape[1] != len(classes):
+        raise ValueError(f"{len(classes)} classes need as many outputs")
+    return F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
+
+
+def _per_sample(function: Callable[[Tensor, Tensor], Tensor]) -> LossFunction:
+    """Return a loss that takes the mean of `function` over all axes but the first."""
+
+    def losses(outputs: Tensor, target: Tensor) -> Tensor:
+        if {*outputs.shape[1:], *target.shape[1:]} <= {1}:
+            # (B,) and (B, 1) are both one number per sample: torch would broadcast them to (B, B).
+            # Class numbers become floats.
+            outputs, target = outputs.flatten(), target.flatten().to(outputs.dtype)
+        if outputs.shape != target.shape:
+            raise ValueError("outputs and targets differ in shape")
+        return (
+            function(outputs, target).flatten(1).mean(1)
+            if outputs.ndim > 1
+            else function(outputs, target)
+        )
+
+    return against_target(losses)
+
+
+def class_logits(outputs: Tensor, classes: Sequence[str]) -> Tensor:
+    """Return one logit for each class `(B, C)`.
+
+    A single logit `z` `(B, 1)` or `(B,)` for two classes is that of the second: the pair `(0, z)`
+    has its loss, for `softmax(0, z)` is `(1 - sigmoid(z), sigmoid(z))`.
+    """
+    if len(classes) == 2 and set(outputs.shape[1:]) <= {1}:
+        logit = outputs.reshape(-1, 1)
+        return torch.cat([torch.zeros_like(logit), logit], dim=1)
+    return outputs

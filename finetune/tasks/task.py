@@ -1,0 +1,98 @@
+"""A task: losses, metrics with their directions, and the reader of predictions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from finetune.data.batches import Batch
+from finetune.tasks.directions import Directions
+from finetune.tasks.losses import LossSum, WeightedLoss
+from finetune.tasks.metrics import Measure
+from finetune.tasks.records import Asked, PredictionRecord, Reader
+from finetune.tasks.window_mean import WindowMean
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Losses and metrics of a run, and the function that reads predictions from outputs."""
+
+    losses: tuple[WeightedLoss, ...]
+    metrics: tuple[Measure, ...]
+    reader: Reader
+
+    @property
+    def directions(self) -> Directions:
+        """Which way the figures of the validation samples improve."""
+        return Directions.of(self.metrics)
+
+    @property
+    def whole_window_losses(self) -> tuple[str, ...]:
+        """Names of the losses that need whole windows."""
+        return tuple(loss.name for loss in self.losses if loss.whole_window)
+
+    @property
+    def hard_losses(self) -> tuple[str, ...]:
+        """Names of the losses that may take class numbers only, no shares of classes."""
+        return tuple(loss.name for loss in self.losses if not loss.takes_shares)
+
+    def parts(self, outputs: Any, batch: Batch) -> list[LossSum]:
+        """Return the weighted sum and the count of each loss over a micro-batch.
+
+        Raises:
+            ModelError: a loss cannot take what the network gives.
+        """
+        return [loss(outputs, batch) for loss in self.losses]
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the loss of a batch that is a whole window, `()`: the sum of the losses' means."""
+        return add_up(WindowMean(self.losses, [batch]).shares(self.parts(outputs, batch)))
+
+    def read(self, outputs: Any, asked: Asked | None = None) -> list[PredictionRecord]:
+        """Return the record of each sample.
+
+        Args:
+            outputs: What the network gives.
+            asked: The samples, for readers that need more than outputs.
+        """
+        return self.reader(outputs, asked)
+
+    def update_metrics(self, outputs: Any, batch: Batch) -> None:
+        """Add a batch to every metric.
+
+        Raises:
+            ModelError: a metric cannot take what the network gives.
+        """
+        for metric in self.metrics:
+            metric.update(outputs, batch)
+
+    def compute_metrics(
+        self, left_out: dict[str, str] | None = None, *, is_finite: bool = True
+    ) -> dict[str, float]:
+        """Return every metric that is defined on its batches, and reset all of them.
+
+        Args:
+            left_out: Receives, by metric, why it is not defined.
+            is_finite: Whether the outputs were finite, so that NaN comes from a metric.
+        """
+        figures: dict[str, float] = {}
+        for metric in self.metrics:
+            figure, fault = metric.compute(is_finite=is_finite)
+            if figure is not None:
+                figures[metric.name] = figure
+            elif left_out is not None and fault is not None:
+                left_out[metric.name] = fault
+        self.reset_metrics()
+        return figures
+
+    def reset_metrics(self) -> None:
+        """Reset all metrics."""
+        for metric in self.metrics:
+            metric.reset()
+
+
+def add_up(shares: Sequence[Tensor]) -> Tensor:
+    """Return the sum of what several losses give, `()` each."""
+    # Not from 0, which `sum` begins with: that is one more operation in the graph.
+    return sum(shares[1:], start=shares[0])

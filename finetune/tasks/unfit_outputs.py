@@ -1,0 +1,32 @@
+"""The error of outputs that a loss or metric cannot take, with the layer that would fit."""
+
+from typing import Any
+
+from torch import Tensor
+
+from finetune.errors import ModelError
+from finetune.models.shapes import describe, first_line
+
+
+def misfit(name: str, outputs: Any, target: Any, error: Exception) -> ModelError:
+    """Return the error of a loss or metric that cannot take what the network gives."""
+    return ModelError(
+        f"{name} cannot take {describe(outputs)} with targets {describe(target)}: "
+        f"{first_line(error)}",
+        hint=_remedy(outputs, target),
+        key=("model", "layers"),
+    )
+
+
+def _remedy(outputs: Any, target: Any) -> str:
+    """Return a hint: with which layer the network gives outputs that fit the targets."""
+    if not isinstance(outputs, Tensor) or not isinstance(target, Tensor):
+        return "the last layer must give what the task learns"
+    if not target.is_floating_point():
+        width = "classes"
+    else:
+        width = str(target.shape[1]) if target.ndim == 2 else "1"
+    last = f"{{name: head, type: Linear, out_features: {width}}}"
+    if outputs.ndim > 2 and target.ndim <= 2:
+        return f"give one row a sample: pool over the other axes first, then end with {last}"
+    return f"the last layer must give what the task learns: end the network with {last}"
