@@ -34,6 +34,7 @@ from finetune.tasks.whole_windows import refuse_cut_windows
 from finetune.train.all_lints import all_lints
 from finetune.train.built import Parts
 from finetune.train.evaluation import rehearse
+from finetune.train.exact_kernels import use_exact_kernels
 from finetune.train.first_look import refuse_missing
 from finetune.train.phases import refuse_impossible
 from finetune.train.precision import Precision
@@ -59,6 +60,7 @@ def build_parts(
     """
     with located(config):
         device = pick_device(config.train.device)
+        use_exact_kernels(device, wanted=config.train.deterministic)
         # Before any data is read: otherwise a layer from a package that is not trusted would show
         # as samples of unequal shapes.
         refuse_missing(config)

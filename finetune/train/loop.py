@@ -18,6 +18,7 @@ from finetune.runs.folder import RunFolder
 from finetune.runs.progress import Progress
 from finetune.train.clock import Clock
 from finetune.train.evaluator import Evaluator
+from finetune.train.exact_kernels import telling_inexact
 from finetune.train.proving import Prover
 from finetune.train.recovery import Recovery
 from finetune.train.reporting import Reporter, StepStats
@@ -131,6 +132,7 @@ class Trainer:
             open_parts.enter_context(self.saver.checkpoints.in_use(self.reporter.message))
             open_parts.enter_context(self.clock.watchdog.watching())
             open_parts.enter_context(self.reporter.running())
+            open_parts.enter_context(telling_inexact(self.reporter.message))
             open_parts.enter_context(closing(self.cache))
             open_parts.callback(self.splits.close)
             try:

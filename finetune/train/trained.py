@@ -29,6 +29,7 @@ from finetune.train.checkpoint import load_weights_delta
 from finetune.train.delta import Base
 from finetune.train.eval_data import EvalData, Part, RunData, open_eval_data
 from finetune.train.evaluation import evaluate
+from finetune.train.exact_kernels import use_exact_kernels
 from finetune.train.facts import read_facts
 from finetune.train.precision import Precision
 
@@ -82,6 +83,7 @@ def load_run(
     with located(config):
         facts, specs = read_facts(folder.read_json("data.json"), folder.path / "data.json")
         device = pick_device(config.train.device)
+        use_exact_kernels(device, wanted=config.train.deterministic)
         model, task = build_model_and_task(config, facts, specs, device)
         plan = plan_of(config, model)
         chosen = Checkpoints(folder.checkpoints, keep_last=1).chosen()
