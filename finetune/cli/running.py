@@ -22,7 +22,8 @@ def train_command(
     config: Config,
     override: Overrides = None,
     run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="The run's folder.")
+        # torchrun takes `--run` for an option of its own, so the first name is the longer one.
+        Path | None, typer.Option("--run-dir", "--run", metavar="DIR", help="The run's folder.")
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew in the folder.")] = False,
     resume: Annotated[

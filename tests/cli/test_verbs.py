@@ -38,6 +38,13 @@ def test_training_shows_the_plan_the_figures_the_proof_and_where_to_look(finetun
         assert re.search(wanted, outcome.err, re.MULTILINE), wanted
 
 
+@pytest.mark.parametrize("name", ["--run-dir", "--run"])
+def test_the_folder_of_a_run_is_given_by_either_name(finetune, points, name):
+    outcome = finetune("train", "points.yaml", "-o", "train.epochs=1", name, "here")
+    assert outcome.code == 0, outcome.err
+    assert Path("here/summary.json").is_file()
+
+
 def test_a_run_that_is_done_is_told_so_and_not_trained_again(finetune, trained):
     before = sorted(Path(trained).rglob("*"))
     outcome = finetune("train", "points.yaml", "-o", 'freeze=["body"]')
