@@ -1,11 +1,30 @@
 """`losses:` of a task, each a node with its weight and its name in the logs."""
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from finetune.config.base import PUBLIC, Node
-from finetune.config.bounds import MAX_NAME_BYTES, Arguments, Positive
+from finetune.config.bounds import MAX_NAME_BYTES, Arguments, NotNegative, Positive
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _form_of_weights(value: Any) -> str:
+    """Return the tag of weights: a word, a list in the order of the classes, or by class."""
+    if isinstance(value, Mapping):
+        return "by class"
+    return "list" if isinstance(value, list | tuple) else "word"
+
+
+Weights = Annotated[
+    Annotated[Literal["balanced"], Tag("word")]
+    | Annotated[tuple[NotNegative, ...], Tag("list")]
+    | Annotated[dict[str, NotNegative], Tag("by class")],
+    Discriminator(_form_of_weights),
+]
+"""Weights of classes or labels: a word, a list in the order of the classes, or by class."""
 
 
 class _Loss(Node):
@@ -32,8 +51,10 @@ class CrossEntropyLoss(_Loss):
     type: Literal["cross_entropy"]
     """Discriminator."""
     takes_logits: ClassVar[bool] = True
-    label_smoothing: float = Field(default=0.0, ge=0, le=1)
+    label_smoothing: _Share = 0.0
     """Share of the target that is spread evenly over all classes."""
+    class_weights: Weights | None = None
+    """Weight of each class: a list in their order, `{class: weight}` where a class that is not named weighs 1, or `balanced` for n / (k * count) as in scikit-learn, counted over the training samples. The mean of a window is divided by the sum of its samples' weights, as in `torch.nn.CrossEntropyLoss`; a mixed sample (`mixup`, `cutmix`) weighs what its shares of classes do."""
 
 
 class BinaryCrossEntropyLoss(_Loss):
@@ -42,6 +63,52 @@ class BinaryCrossEntropyLoss(_Loss):
     type: Literal["binary_cross_entropy"]
     """Discriminator."""
     takes_logits: ClassVar[bool] = True
+    label_smoothing: _Share = 0.0
+    """Share of the target that is spread evenly over yes and no: 1 becomes 1 - share / 2, 0 becomes share / 2."""
+    pos_weight: Weights | None = None
+    """Weight of the samples that have a label, against 1 for those without: a list in the order of the labels, `{label: weight}` where a label that is not named has 1, or `balanced` for the training samples without it over those with it. With one logit for two classes it is about the second class."""
+
+
+class FocalLoss(_Loss):
+    """Cross entropy that weighs a sample the less the surer the network is of its class (Lin et al., 2017). By classes with softmax, by labels with sigmoid and as a mean over labels."""
+
+    type: Literal["focal"]
+    """Discriminator."""
+    takes_logits: ClassVar[bool] = True
+    gamma: Annotated[float, Field(ge=0, le=100)] = 2.0
+    """Power of 1 - p, where p is the probability of the right answer; 0 gives cross entropy."""
+    alpha: _Share | None = None
+    """Weight of samples with a label, or of the second of two classes; the others have 1 - alpha. None weighs both alike."""
+    class_weights: Weights | None = None
+    """Weight of each class, as for `cross_entropy`; in place of `alpha`, for classes."""
+
+    @model_validator(mode="after")
+    def _weighs_once(self) -> Self:
+        if self.alpha is not None and self.class_weights is not None:
+            raise ValueError("'alpha' and 'class_weights' weigh classes both; leave one out")
+        return self
+
+
+class TripletLoss(_Loss):
+    """Triplet loss between the outputs `(B, D)` of a window, as embeddings, with its hardest pairs (Hermans et al., 2017): each sample should be nearer to all samples of its class than to any other."""
+
+    type: Literal["triplet"]
+    """Discriminator."""
+    margin: Positive = 0.2
+    """By how much nearer it should be."""
+    distance: Literal["euclidean", "cosine"] = "euclidean"
+    """Distance of two embeddings; `cosine` is 1 minus their cosine."""
+
+
+class ContrastiveLoss(_Loss):
+    """Contrastive loss over all pairs of a window's outputs `(B, D)`, as embeddings (Hadsell et al., 2006): pairs of one class should be near, others at least a margin apart."""
+
+    type: Literal["contrastive"]
+    """Discriminator."""
+    margin: Positive = 1.0
+    """Distance from which on a pair of two classes adds nothing."""
+    distance: Literal["euclidean", "cosine"] = "euclidean"
+    """Distance of two embeddings; `cosine` is 1 minus their cosine."""
 
 
 class MseLoss(_Loss):
@@ -79,6 +146,14 @@ class ImportLoss(_Loss):
 
 
 Loss = Annotated[
-    CrossEntropyLoss | BinaryCrossEntropyLoss | MseLoss | L1Loss | HuberLoss | ImportLoss,
+    CrossEntropyLoss
+    | BinaryCrossEntropyLoss
+    | FocalLoss
+    | TripletLoss
+    | ContrastiveLoss
+    | MseLoss
+    | L1Loss
+    | HuberLoss
+    | ImportLoss,
     Field(discriminator="type"),
 ]

@@ -42,6 +42,8 @@ class DataFacts:
         sizes: Number of samples of each part.
         kinds: Kind of each input column.
         fitted: What each fitted step has kept of the training samples, in their order.
+        counts: Training samples of each class, or with each label; None without classes, and where
+            the target is an image.
     """
 
     inputs: tuple[str, ...]
@@ -51,6 +53,7 @@ class DataFacts:
     sizes: dict[str, int]
     kinds: dict[str, Kind] = field(default_factory=dict)
     fitted: tuple[Learnt, ...] = ()
+    counts: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +229,8 @@ def _with_facts(
     sizes = {name: len(part.table) for name, part in parts.items()}
     # Redacted here, since facts are saved in the run folder.
     told = tuple(map(redacted, notes))
-    facts = DataFacts(raw.inputs, raw.target, classes, told, sizes, dict(raw.kinds))
+    counts = None if classes is None else parts["train"].counts(len(classes))
+    facts = DataFacts(raw.inputs, raw.target, classes, told, sizes, dict(raw.kinds), counts=counts)
     identity = DataIdentity.of({name: part.hashes for name, part in parts.items()}, classes)
     every = EpochOrder(sizes["train"])
     validation, test = parts.get("validation"), parts.get("test")

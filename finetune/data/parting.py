@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from finetune.config.data import DataConfig, SplitConfig
 from finetune.config.task_keys import Task
-from finetune.data.class_counts import notes_on_classes
+from finetune.data.class_counts import class_counts, notes_on_classes
 from finetune.data.columns import placing_columns
 from finetune.data.identity import DataIdentity, RowHashes
 from finetune.data.images import Images
@@ -57,6 +57,18 @@ class RawPart:
         if self.target is None or self.target_name is None:
             return ForLoss(self.target_name, self.beside)
         return ForLoss(self.target_name, {self.target_name: Numbers(self.target), **self.beside})
+
+    def counts(self, num_classes: int) -> tuple[int, ...] | None:
+        """Return how many samples each class or label has; None where the target is an image.
+
+        Tags of words are counted as often as they occur.
+        """
+        tags = self.beside.get(self.target_name or "")
+        target = tags.values[:-1].long() if isinstance(tags, Ragged) else self.target
+        if target is None:
+            return None
+        known = target[target >= 0] if target.ndim == 1 else target
+        return tuple(class_counts(known, num_classes).tolist())
 
     def take(self, rows: Tensor) -> "RawPart":
         """Return the samples at `rows`."""

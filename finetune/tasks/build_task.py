@@ -17,7 +17,7 @@ from finetune.tasks.imported import imported
 from finetune.tasks.multilabel import multilabel
 from finetune.tasks.regression import regression
 from finetune.tasks.task import Task
-from finetune.tasks.task_facts import TaskFacts
+from finetune.tasks.task_facts import TaskFacts, TrainingCounts
 
 
 def build_task(
@@ -26,6 +26,7 @@ def build_task(
     classes: Sequence[str] | None,
     trust: Collection[str],
     device: torch.device,
+    counts: TrainingCounts | None = None,
 ) -> Task:
     """Build the task of a config.
 
@@ -34,11 +35,13 @@ def build_task(
         classes: Names of classes or labels, in the order of the outputs.
         trust: Packages whose code may be imported.
         device: Device of outputs and targets; the metrics are kept there.
+        counts: Training samples of each class, for losses that weigh by them.
 
     Raises:
         FinetuneError: an imported task or loss has the wrong type, or all samples have one class.
     """
-    facts = TaskFacts(None if classes is None else tuple(classes), trust, device)
+    names = None if classes is None else tuple(classes)
+    facts = TaskFacts(names, trust, device, config.learns, counts)
     match config:
         case ClassificationTask():
             return classification(config, facts)

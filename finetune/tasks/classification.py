@@ -9,7 +9,8 @@ from finetune.config.metric_keys import ClassificationMetric
 from finetune.config.task_keys import ClassificationTask
 from finetune.data.batches import Batch
 from finetune.errors import FinetuneError
-from finetune.tasks.losses import build_losses, class_logits
+from finetune.tasks.cross_entropies import class_logits
+from finetune.tasks.losses import build_losses
 from finetune.tasks.metrics import Metric, build_measures, target_of
 from finetune.tasks.records import Asked, Prediction
 from finetune.tasks.running_metrics import metric_of_classes
@@ -34,7 +35,7 @@ def classification(config: ClassificationTask, facts: TaskFacts) -> Task:
         return _ranking(len(classes)) if metric == "auroc" else metric_of_classes(metric, classes)
 
     return Task(
-        build_losses(config.chosen_losses, classes=classes, trust=facts.trust),
+        build_losses(config.chosen_losses, facts),
         build_measures(config.metrics, named, facts, feed=partial(_as_classes, classes)),
         partial(read_classes, classes),
     )

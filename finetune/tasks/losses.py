@@ -15,17 +15,30 @@ from torch.nn import functional as F
 
 from finetune.config.loss_keys import (
     BinaryCrossEntropyLoss,
+    ContrastiveLoss,
     CrossEntropyLoss,
+    FocalLoss,
     HuberLoss,
     ImportLoss,
     L1Loss,
     Loss,
     MseLoss,
+    TripletLoss,
 )
 from finetune.data.batches import Batch
 from finetune.errors import FinetuneError, Key, ModelError
 from finetune.importing import call_trusted
 from finetune.models.shapes import describe
+from finetune.tasks.class_weights import weights_of_classes, weights_of_labels
+from finetune.tasks.cross_entropies import (
+    binary_cross_entropy,
+    cross_entropy,
+    fitting_logits,
+    weight_of,
+)
+from finetune.tasks.distances import contrastive, triplet
+from finetune.tasks.focal import focal_of_classes, focal_of_labels
+from finetune.tasks.task_facts import TaskFacts
 from finetune.tasks.unfit_outputs import misfit
 
 Count = int | float | Tensor
@@ -132,44 +145,50 @@ def _is_number(value: object) -> bool:
     return (isinstance(value, Tensor) and value.numel() == 1) or isinstance(value, int | float)
 
 
-def build_losses(
-    configs: Sequence[Loss], *, classes: Sequence[str], trust: Collection[str]
-) -> tuple[WeightedLoss, ...]:
+def build_losses(configs: Sequence[Loss], facts: TaskFacts) -> tuple[WeightedLoss, ...]:
     """Build the losses of a task.
 
     Args:
         configs: Their nodes.
-        classes: Names of classes or labels, in the order of the outputs; empty without any.
-        trust: Packages whose code may be imported.
+        facts: What the task is built from.
 
     Raises:
-        FinetuneError: an imported loss cannot be called.
+        FinetuneError: an imported loss cannot be called, weights do not fit the classes, or a loss
+            does not suit what the task learns.
     """
-    return tuple(_built(config, n, classes, trust) for n, config in enumerate(configs))
+    return tuple(build_loss(config, facts, number) for number, config in enumerate(configs))
 
 
-def _built(
-    config: Loss, number: int, classes: Sequence[str], trust: Collection[str]
-) -> WeightedLoss:
-    """Build one loss; `number` is its place in the config."""
+def build_loss(config: Loss, facts: TaskFacts, number: int) -> WeightedLoss:
+    """Build one loss; `number` is its place in the config.
+
+    Raises:
+        FinetuneError: see `build_losses`.
+    """
     function: LossFunction
+    key = ("task", "losses", number)
+    made = partial(WeightedLoss, config.label, config.weight)
     match config:
-        case CrossEntropyLoss(label_smoothing=smoothing):
-            function = against_target(partial(_cross_entropy, classes, smoothing))
+        case CrossEntropyLoss(label_smoothing=smoothing, class_weights=written):
+            weights = weights_of_classes(written, facts, (*key, "class_weights"))
+            function = against_target(partial(cross_entropy, facts.names, smoothing, weights))
+            return made(function, count=len if weights is None else partial(weight_of, weights))
         case BinaryCrossEntropyLoss():
-            function = _per_sample(partial(F.binary_cross_entropy_with_logits, reduction="none"))
-        case MseLoss():
-            function = _per_sample(partial(F.mse_loss, reduction="none"))
-        case L1Loss():
-            function = _per_sample(partial(F.l1_loss, reduction="none"))
-        case HuberLoss(delta=delta):
-            function = _per_sample(partial(F.huber_loss, reduction="none", delta=delta))
+            function = _per_sample(_binary_cross_entropy(config, facts, key))
+        case FocalLoss():
+            return _focal(config, facts, key)
+        case TripletLoss() | ContrastiveLoss():
+            compare = triplet if isinstance(config, TripletLoss) else contrastive
+            function = against_target(partial(compare, config.margin, config.distance))
+            return made(function, whole_window=True, takes_shares=False)
+        case MseLoss() | L1Loss() | HuberLoss():
+            function = _per_sample(_of_numbers(config))
         case ImportLoss(path=path, args=args):
-            made = _imported_loss(path, args, trust, ("task", "losses", number))
-            return own_loss(config.label, config.weight, made, (made,))
+            own = _imported_loss(path, args, facts.trust, key)
+            return own_loss(config.label, config.weight, own, (own,))
         case _:
             assert_never(config)
-    return WeightedLoss(config.label, config.weight, function)
+    return made(function)
 
 
 def own_loss(
@@ -216,15 +235,72 @@ def against_target(function: Callable[[Tensor, Tensor], Tensor]) -> LossFunction
     return losses
 
 
-def _cross_entropy(
-    classes: Sequence[str], smoothing: float, outputs: Tensor, target: Tensor
-) -> Tensor:
-    """Return the cross entropy of each sample; raise if there are not as many logits as classes."""
-    logits = class_logits(outputs, classes)
-    # torch would take more outputs than classes without an error.
-    if classes and logits.ndim > 1 and logits.shape[1] != len(classes):
-        raise ValueError(f"{len(classes)} classes need as many outputs")
-    return F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
+def _of_numbers(config: MseLoss | L1Loss | HuberLoss) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the error of each number."""
+    match config:
+        case MseLoss():
+            return partial(F.mse_loss, reduction="none")
+        case L1Loss():
+            return partial(F.l1_loss, reduction="none")
+        case HuberLoss(delta=delta):
+            return partial(F.huber_loss, reduction="none", delta=delta)
+        case _:
+            assert_never(config)
+
+
+def _binary_cross_entropy(
+    config: BinaryCrossEntropyLoss, facts: TaskFacts, key: Key
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the binary cross entropy of each label.
+
+    Raises:
+        FinetuneError: targets are numbers, of which nothing can be spread over yes and no.
+    """
+    if config.label_smoothing and facts.learns == "numbers":
+        raise FinetuneError(
+            "label_smoothing needs labels or two classes: a number is not yes or no",
+            hint="leave it out, or learn labels: task: {type: multilabel}",
+            key=(*key, "label_smoothing"),
+        )
+    weights = weights_of_labels(config.pos_weight, facts, (*key, "pos_weight"))
+    return partial(binary_cross_entropy, config.label_smoothing, weights)
+
+
+def _focal(config: FocalLoss, facts: TaskFacts, key: Key) -> WeightedLoss:
+    """Return the focal loss of classes or labels, whichever the task learns.
+
+    Raises:
+        FinetuneError: it learns neither, or the weights are of the other kind.
+    """
+    if not facts.names:
+        raise FinetuneError("focal needs classes or labels, which this task has not", key=key)
+    if facts.learns == "labels":
+        if config.class_weights is not None:
+            raise FinetuneError(
+                "class_weights are for classes, of which a sample has one; labels have 'alpha'",
+                hint="alpha: 0.25, or binary_cross_entropy with pos_weight for each label",
+                key=(*key, "class_weights"),
+            )
+        function = _per_sample(partial(focal_of_labels, config.gamma, config.alpha))
+        return WeightedLoss(config.label, config.weight, function, takes_shares=False)
+    weights = weights_of_classes(config.class_weights, facts, (*key, "class_weights"))
+    count: Counter = len if weights is None else partial(weight_of, weights)
+    if config.alpha is not None:
+        if len(facts.names) != 2:
+            raise FinetuneError(
+                f"alpha is for labels and for two classes; there are {len(facts.names)}",
+                hint="class_weights has a weight for each class",
+                key=(*key, "alpha"),
+            )
+        weights = torch.tensor([1 - config.alpha, config.alpha], device=facts.device)
+
+    def losses(outputs: Tensor, target: Tensor) -> Tensor:
+        logits = fitting_logits(outputs, facts.names)
+        return focal_of_classes(config.gamma, weights, logits, target)
+
+    return WeightedLoss(
+        config.label, config.weight, against_target(losses), takes_shares=False, count=count
+    )
 
 
 def _per_sample(function: Callable[[Tensor, Tensor], Tensor]) -> LossFunction:
@@ -244,15 +320,3 @@ def _per_sample(function: Callable[[Tensor, Tensor], Tensor]) -> LossFunction:
         )
 
     return against_target(losses)
-
-
-def class_logits(outputs: Tensor, classes: Sequence[str]) -> Tensor:
-    """Return one logit for each class `(B, C)`.
-
-    A single logit `z` `(B, 1)` or `(B,)` for two classes is that of the second: the pair `(0, z)`
-    has its loss, for `softmax(0, z)` is `(1 - sigmoid(z), sigmoid(z))`.
-    """
-    if len(classes) == 2 and set(outputs.shape[1:]) <= {1}:
-        logit = outputs.reshape(-1, 1)
-        return torch.cat([torch.zeros_like(logit), logit], dim=1)
-    return outputs

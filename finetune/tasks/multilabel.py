@@ -27,7 +27,7 @@ def multilabel(config: MultilabelTask, facts: TaskFacts) -> Task:
         return metric_of_labels(metric, labels, threshold)
 
     return Task(
-        build_losses(config.chosen_losses, classes=labels, trust=facts.trust),
+        build_losses(config.chosen_losses, facts),
         build_measures(
             config.metrics, named, facts, feed=_as_one_label if len(labels) == 1 else _as_labels
         ),

@@ -19,7 +19,7 @@ from finetune.tasks.task_facts import TaskFacts
 def regression(config: RegressionTask, facts: TaskFacts) -> Task:
     """Build the task."""
     return Task(
-        build_losses(config.chosen_losses, classes=(), trust=facts.trust),
+        build_losses(config.chosen_losses, facts),
         build_measures(config.metrics, metric_of_numbers, facts, feed=_flat),
         read_numbers,
     )

@@ -2,8 +2,20 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+
+from finetune.config.task_keys import TargetForm
+
+
+class TrainingCounts(NamedTuple):
+    """How many training samples there are."""
+
+    samples: int
+    by_class: tuple[int, ...]
+    """Of each class, or with each label, in the order of the outputs. A class of words or tags is
+    counted as often as it occurs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +28,10 @@ class TaskFacts:
     """Packages whose code may be imported."""
     device: torch.device
     """Device of outputs and targets; the metrics are kept there."""
+    learns: TargetForm = "any"
+    """Form of the target."""
+    counts: TrainingCounts | None = None
+    """Training samples of each class; None without classes, and where nobody has counted them."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from finetune.redaction import causes_withheld
 from finetune.tasks.build_task import build_task
 from finetune.tasks.directions import Directions
 from finetune.tasks.task import Task
+from finetune.tasks.task_facts import TrainingCounts
 from finetune.tasks.whole_windows import refuse_cut_windows
 from finetune.train.all_lints import all_lints
 from finetune.train.built import Parts
@@ -171,7 +172,10 @@ def build_model_and_task(
         seed=config.seed,
         trust=config.trust,
     ).to(device)
-    task = build_task(config.task, classes=facts.classes, trust=config.trust, device=device)
+    counts = facts.counts and TrainingCounts(facts.sizes.get("train", 0), facts.counts)
+    task = build_task(
+        config.task, classes=facts.classes, trust=config.trust, device=device, counts=counts or None
+    )
     return model, task
 
 

@@ -38,6 +38,7 @@ def read_facts(document: dict[str, Any], path: Path) -> tuple[DataFacts, dict[st
             kinds={_text(name): _kind(kind) for name, kind in document["kinds"].items()},
             # Runs of earlier versions have none.
             fitted=read_learnt(document.get("fitted", [])),
+            counts=_counts(document.get("counts"), classes),
         )
         if not facts.inputs or not facts.kinds.keys() >= set(facts.inputs):
             raise ValueError(f"inputs {facts.inputs}, of which known: {[*facts.kinds]}")
@@ -68,6 +69,15 @@ def _kind(value: Any) -> Kind:
         if value == kind:
             return kind  # type: ignore[no-any-return]
     raise ValueError(f"no kind of column {value!r}")
+
+
+def _counts(values: Any, classes: Any) -> tuple[int, ...] | None:
+    """Return the training samples of each class; None where a run has not kept them."""
+    if values is None:
+        return None
+    if not isinstance(values, list) or not isinstance(classes, list) or len(values) != len(classes):
+        raise ValueError("counts that are not one for each class")
+    return tuple(map(_count, values))
 
 
 def _texts(values: Any) -> tuple[str, ...]:
