@@ -1,10 +1,9 @@
-"""Read folders of classes, texts and images; one file as text; one csv file."""
+"""Read folders of classes: texts, images, recordings; and one file as text."""
 
 from pathlib import Path
 
 from finetune.config.source_keys import (
     AudioFolderSource,
-    CsvSource,
     ImageFolderSource,
     TextFolderSource,
 )
@@ -18,7 +17,6 @@ from finetune.data.folders import (
 from finetune.data.images import images_of
 from finetune.data.readers.forms import content_of_bytes
 from finetune.data.table import Column, Listed
-from finetune.data.tabular import FORM_OF, dialect_of, read_tables
 from finetune.data.waveforms import SoundRules
 from finetune.errors import DataError, Key
 from finetune.importing import package_path
@@ -39,20 +37,6 @@ def existing(text: str, key: Key, *, folder: bool) -> Path:
     if not folder:
         refuse_endless(path, key)
     return path
-
-
-def read_csv(path: Path, source: CsvSource, key: Key) -> dict[str, Column]:
-    """Return all columns of one csv file, read as the source says.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        return read_tables([path], dialect_of(source), FORM_OF[source.type], None).columns
-    except DataError as error:
-        # A reader knows files and not the config; the key leads to the line that names the file.
-        error.key = error.key or (*key, "path")
-        raise
 
 
 def read_text_folder(

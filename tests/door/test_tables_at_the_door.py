@@ -12,9 +12,10 @@ from pyarrow import parquet
 from finetune.config.data import DataConfig
 from finetune.config.source_keys import CsvSource, TextFolderSource
 from finetune.config.task_keys import ClassificationTask
-from finetune.data.files import read_csv, read_text
+from finetune.data.files import read_text
 from finetune.data.incoming import read_incoming
 from finetune.data.prepare import open_data, prepare_data
+from finetune.data.sources import open_source
 from finetune.errors import DataError
 from finetune.models.preprocessing import Preprocessing
 
@@ -149,13 +150,13 @@ def test_a_stray_quotation_mark_that_takes_in_rows_is_refused_with_the_key(tmp_p
     path.write_text(STRAY)
     source = {"type": "csv", "path": str(path), "separator": "\t"}
     with pytest.raises(DataError, match="8 rows are made of 24 lines") as caught:
-        read_csv(path, CsvSource(**source), ())
+        open_source(CsvSource(**source), (), ())
     assert caught.value.where == f"{path}:3"
     assert "quote: none" in caught.value.hint
-    assert len(read_csv(path, CsvSource(**source, quote="none"), ())["text"]) == 32
+    assert len(open_source(CsvSource(**source, quote="none"), (), ())) == 32
     path.write_text('label\ttext\npos\t" he said\nneg\t"well" no\n')
     with pytest.raises(DataError, match="expected after") as caught:
-        read_csv(path, CsvSource(**source), ())
+        open_source(CsvSource(**source), (), ())
     assert "quote: none" in caught.value.hint
 
 
