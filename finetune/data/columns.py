@@ -163,7 +163,7 @@ def settle_columns(
             notes += found
         columns[name] = column
     for name in for_loss:
-        columns.setdefault(name, _settled_for_loss(name, table, is_mask=name in masks))
+        columns.setdefault(name, settled_for_loss(name, table, is_mask=name in masks))
     refuse_idle_keys([columns[name] for name in inputs], source, key)
     refuse_idle_audio_keys([columns[name] for name in inputs], source, key)
     return replace(table, columns=columns, notes=tuple(notes))
@@ -180,14 +180,31 @@ def _of_some_kind(name: str, table: Table) -> Column:
     return column
 
 
-def _settled_for_loss(name: str, table: Table, *, is_mask: bool) -> Column:
-    """Return a column that the loss takes, of a definite kind."""
+def settled_for_loss(
+    name: str, table: Table, *, is_mask: bool, may_name_any: bool = False
+) -> Column:
+    """Return a column that the loss takes, of a definite kind.
+
+    Args:
+        name: Name of the column.
+        table: All columns of the source.
+        is_mask: Whether it is of masks if it holds images, or names of images.
+        may_name_any: Whether its names are of any files, as the caller's own are; else they must
+            not leave the table's folder.
+
+    Raises:
+        DataError: a value is missing or of another kind, or a path leaves the folder.
+    """
     column = _of_some_kind(name, table)
     if not isinstance(column, Listed):
         return replace(column, mode="mask") if is_mask and isinstance(column, Images) else column
-    if _are_images(column) or (is_mask and end_like_images(column)):
-        return images_of(files_of_table(name, column.values, table), "mask" if is_mask else None)
-    return column
+    if not (_are_images(column) or (is_mask and end_like_images(column))):
+        return column
+    if may_name_any:
+        files = named_files(column.values, Path())
+    else:
+        files = files_of_table(name, column.values, table)
+    return images_of(files, "mask" if is_mask else None)
 
 
 def _names_images(column: Column, table: Table) -> bool:

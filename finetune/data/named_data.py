@@ -27,16 +27,15 @@ from finetune.data.columns import (
     Kind,
     choose_columns,
     column_of,
-    end_like_images,
     image_columns,
     settle_columns,
+    settled_for_loss,
 )
-from finetune.data.file_names import named_files
 from finetune.data.gaps import filled_columns, with_open_gaps
 from finetune.data.identified_images import identified
 from finetune.data.identity import hash_rows
 from finetune.data.image_headers import look_at, notes_on
-from finetune.data.images import Images, images_of
+from finetune.data.images import Images
 from finetune.data.incoming import FILES_WITH_COLUMNS, Incoming, read_incoming
 from finetune.data.joined import join_targets
 from finetune.data.labels import LabelRules
@@ -46,7 +45,7 @@ from finetune.data.parting import RawPart, part_of
 from finetune.data.raw_data import refuse_gaps_in, table_of_kinds
 from finetune.data.readers.row_places import Places
 from finetune.data.sources import open_source
-from finetune.data.table import Column, Listed, Table, settle
+from finetune.data.table import Column, Listed, Table
 from finetune.data.targets import encode_target
 from finetune.errors import DataError, Key, named
 
@@ -148,7 +147,11 @@ class DataReader:
             table, target, rules = self._with_one_target(table)
             for_loss = [*([] if target is None else [target]), *self.config.loss_columns]
             masks = mask_columns(self.config, self.task, target)
-            table = _with_settled(table, for_loss, masks)
+            settled = {
+                name: settled_for_loss(name, table, is_mask=name in masks, may_name_any=True)
+                for name in for_loss
+            }
+            table = replace(table, columns={**table.columns, **settled})
             return self._whole(identified(table, None), target, rules)
 
     def _read_tables(self, place: str) -> list[Incoming]:
@@ -226,19 +229,6 @@ class DataReader:
                 f"column {name!r}: {coloured:,} of {of:,} images have colour, read as grey"
             )
         return notes
-
-
-def _with_settled(table: Table, for_loss: Sequence[str], masks: Collection[str]) -> Table:
-    """Return a table in which the kind of each column for the loss is decided."""
-    columns = dict(table.columns)
-    for name in for_loss:
-        column = columns[name]
-        if isinstance(column, Listed) and name in masks and end_like_images(column):
-            # Here names are the caller's own, as those of images that are inputs.
-            columns[name] = images_of(named_files(column.values, Path()), "mask")
-        elif isinstance(column, Listed) and column.kind == "things":
-            columns[name] = settle(name, column.values, table.told)
-    return replace(table, columns=columns)
 
 
 def _values(parts: Sequence[Incoming], column: str) -> list[object]:
