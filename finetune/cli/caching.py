@@ -58,9 +58,10 @@ def _acted(action: Literal["ls", "verify", "clear"], root: Path, entry: "Entry")
             return row | _facts(entry)
         case "verify":
             # torch takes seconds to load, and only this action needs it
+            from finetune.data.kept_table import audit_table, is_table
             from finetune.store.store import audit
 
-            found = audit(root, entry)
+            found = audit_table(root, entry) if is_table(entry) else audit(root, entry)
             counts = {"whole": found.whole, "damaged": found.damaged}
             return row | counts | {"notes": list(found.notes)}
         case "clear":

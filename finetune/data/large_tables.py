@@ -6,7 +6,6 @@ the rows. It counts only while the source is what it was: by the states of its f
 differ, by the hashes of their contents.
 """
 
-import json
 import os
 import tempfile
 from array import array
@@ -14,7 +13,6 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -22,7 +20,7 @@ import torch
 
 from finetune import disk
 from finetune.data.contents import Contents, KnownFiles, read_contents, states_of
-from finetune.data.kept_table import KeptTable
+from finetune.data.kept_table import RECORD, KeptTable, read_record, record_bytes
 from finetune.data.readers.any_form import Form
 from finetune.data.readers.chunks import Dialect
 from finetune.data.readers.mapped import LEAST_BYTES, mapped_columns
@@ -30,15 +28,12 @@ from finetune.data.readers.mapped_file import LINES, ArrowFile, NotMappedError
 from finetune.data.readers.row_places import Places
 from finetune.data.tabular import ReadTables, read_tables, read_tables_of
 from finetune.errors import DataError
-from finetune.reading import read_at_most
 from finetune.store.directory import filled_aside, key_of, place_filled
 from finetune.store.layout import Layout, Meta, StoreError, os_errors_named
-from finetune.store.store_folder import folder_of
+from finetune.store.store_folder import TABLE, folder_of, hold, touch
 
 _VERSION = 1
 """Of the readers and of the files here; a higher one makes all tables anew."""
-_ARROW, _RECORD = "table.arrow", "table.json"
-_LARGEST_RECORD = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +108,14 @@ def _kept(sources: _TableSource, files: KnownFiles) -> ReadTables | None:
     """Return a table that was parsed earlier; None if there is none, or its source has changed."""
     folder = folder_of(files.root, sources.key)
     try:
-        record = _read_record(folder)
+        record = read_record(folder)
         if not _is_unchanged(record, sources.paths, folder):
             return None
-        with disk.open_to_read(folder / _ARROW) as file:
+        with disk.open_to_read(folder / TABLE) as file:
+            hold(file)
             # A file that is where we left it needs no second look, which would read it whole.
-            is_known = [*states_of([folder / _ARROW])[0]] == record["arrow"]
-            if not is_known and disk.digest_of(folder / _ARROW) != record["digest"]:
+            is_known = [*states_of([folder / TABLE])[0]] == record["arrow"]
+            if not is_known and disk.digest_of(folder / TABLE) != record["digest"]:
                 return None
             columns = mapped_columns(file, is_checked=not is_known)
         lines = array("Q", columns.pop(LINES).as_numbers().tobytes())
@@ -128,6 +124,7 @@ def _kept(sources: _TableSource, files: KnownFiles) -> ReadTables | None:
         read = read_tables_of(columns, names, len(lines), places, notes, record["kind"])
     except (OSError, ValueError, LookupError, TypeError):
         return None
+    touch(folder)
     return replace(read, kept=KeptTable(folder, record["digest"]))
 
 
@@ -135,9 +132,10 @@ def _parsed(sources: _TableSource, files: KnownFiles) -> ReadTables:
     """Parse a table into a folder of the cache; it stays there if its source is quiet meanwhile."""
     before = states_of(sources.paths)
     with filled_aside(files.root, sources.key) as aside:
-        with os_errors_named(aside / _ARROW):
-            descriptor = disk.descriptor_to_change(aside / _ARROW, make=True)
+        with os_errors_named(aside / TABLE):
+            descriptor = disk.descriptor_to_change(aside / TABLE, make=True)
             with os.fdopen(descriptor, "r+b") as file:
+                hold(file)
                 read = sources.read(ArrowFile(file))
                 os.fsync(file.fileno())
         try:
@@ -155,8 +153,8 @@ def _placed(
     aside: Path, sources: _TableSource, read: ReadTables, contents: Contents, disk_bytes: float
 ) -> KeptTable:
     """Give the folder of a parsed table its name."""
-    with os_errors_named(aside / _ARROW):
-        digest = disk.digest_of(aside / _ARROW)
+    with os_errors_named(aside / TABLE):
+        digest = disk.digest_of(aside / TABLE)
         record = {
             "names": [*read.columns],
             "kind": read.kind,
@@ -164,10 +162,10 @@ def _placed(
             "notes": [*read.notes],
             "states": contents.states.tolist(),
             "hashes": contents.hashes.tolist(),
-            "arrow": [*states_of([aside / _ARROW])[0]],
+            "arrow": [*states_of([aside / TABLE])[0]],
             "digest": digest,
         }
-        disk.write_new(aside / _RECORD, _as_bytes(record))
+        disk.write_new(aside / RECORD, record_bytes(record))
     created = datetime.now(UTC).isoformat(timespec="seconds")
     facts = {"table": sources.paths[0].name}
     meta = Meta(sources.key, torch.__version__, Layout((), read.count), facts, created)
@@ -192,34 +190,8 @@ def _is_unchanged(record: dict[str, Any], paths: Sequence[Path], folder: Path) -
     record["states"] = contents.states.tolist()
     # A cache that cannot be written may still be read; contents are then compared at every start.
     with suppress(OSError):
-        disk.replace_file(folder / _RECORD, _as_bytes(record), str(os.getpid()))
+        disk.replace_file(folder / RECORD, record_bytes(record), str(os.getpid()))
     return True
-
-
-def _read_record(folder: Path) -> dict[str, Any]:
-    """Return what is known about a kept table.
-
-    Raises:
-        OSError, ValueError: there is none, or it is damaged.
-    """
-    with disk.open_to_read(folder / _RECORD) as file:
-        digest, _, text = read_at_most(file, _LARGEST_RECORD).partition(b"\n")
-    if digest.decode("ascii") != _digest(text):
-        raise ValueError("damaged")
-    found = json.loads(text)
-    if not isinstance(found, dict):
-        raise ValueError("no record")
-    return found
-
-
-def _as_bytes(record: dict[str, Any]) -> bytes:
-    """Return a record with its digest before it: a flipped bit could make another table of it."""
-    text = json.dumps(record).encode()
-    return _digest(text).encode() + b"\n" + text
-
-
-def _digest(text: bytes) -> str:
-    return blake2b(text, digest_size=16).hexdigest()
 
 
 def _num_bytes(paths: Sequence[Path]) -> int:

@@ -32,6 +32,7 @@ from finetune.store.store_folder import (
     read_meta,
     remove_leftovers,
     remove_unless_in_use,
+    remove_whole,
     removed_if_unusable,
     restore_sizes,
     size_of,
@@ -209,11 +210,11 @@ def place_filled(aside: Path, meta: Meta, disk_bytes: float) -> Path:
     """
     folder = folder_of(aside.parent, meta.key)
     with os_errors_named(folder), _directory_locked(aside.parent):
-        is_free = not folder.exists() or (
-            disk.holds_only(folder, FILES) and remove_unless_in_use(folder)
-        )
-        if not is_free:
-            raise StoreError("is in use, or is no folder of ours", where=str(folder))
+        if folder.exists():
+            if not disk.holds_only(folder, FILES):
+                raise StoreError("is no folder of ours", where=str(folder))
+            # In use or not: whoever has mapped the older table keeps its pages until it ends.
+            remove_whole(folder)
         taken = sum(entry.size_bytes for entry in _entries(aside.parent))
         if (needed := size_of(aside)) + taken > disk_bytes:
             raise StoreFullError(

@@ -9,6 +9,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -27,6 +28,8 @@ FILES = re.compile(
     r"|hashes-[0-9a-f]{32}|\.hashes-[0-9a-f]{32}\.tmp-\d+"
 )
 """Names of all files of a store. A folder with any other file is not ours."""
+TABLE = "table.arrow"
+"""Name of the file with the cells of a table."""
 _LARGEST_META = 16 << 20
 _READ_AT_ONCE = 1 << 20
 """Bytes that are counted in one piece."""
@@ -171,34 +174,61 @@ def restore_sizes(folder: Path, wanted: Meta) -> list[str]:
 
 
 def remove_unless_in_use(folder: Path) -> bool:
-    """Remove a store and return True; False if a process uses it.
+    """Remove a store and return True; False if a process uses it."""
+    if is_in_use(folder):
+        return False
+    remove_whole(folder)
+    return True
+
+
+def remove_whole(folder: Path) -> None:
+    """Remove a store, used or not.
 
     It is renamed first, so that no process sees it partly removed.
     """
-    if is_in_use(folder):
-        return False
     aside = folder.with_name(f".old-{os.getpid()}-{folder.name}")
     disk.refuse_foreign(aside, FILES)
     disk.remove(aside)
     disk.rename(folder, aside)
     disk.remove(aside)
-    return True
 
 
 def is_in_use(folder: Path) -> bool:
-    """Tell whether a process has the store open."""
-    if not disk.is_own_file(folder / "lock"):
+    """Tell whether a process has the store open, or its table mapped into memory."""
+    return any(_is_locked(folder / name) for name in ("lock", TABLE))
+
+
+def hold(file: BinaryIO) -> None:
+    """Mark a table as in use for as long as its open file, or memory mapped from it, lasts."""
+    # The system releases the lock when the last copy of the descriptor is closed. `mmap` holds a
+    # copy, and so does every process that was forked meanwhile: nobody has to say that it is done.
+    fcntl.flock(file, fcntl.LOCK_SH)
+
+
+def touch(folder: Path) -> None:
+    """Note that a store is used now, for LRU eviction; nothing happens if it cannot be written."""
+    with suppress(OSError):
+        lock = open_lock(folder)
+        try:
+            os.utime(lock)
+        finally:
+            os.close(lock)
+
+
+def _is_locked(path: Path) -> bool:
+    """Tell whether a process holds a lock on a file."""
+    if not disk.is_own_file(path):
         return False
     # Each process that uses a store holds a shared lock, which the system releases at its end.
-    lock = open_lock(folder)
+    descriptor = disk.descriptor_to_change(path)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     else:
         return False
     finally:
-        os.close(lock)
+        os.close(descriptor)
 
 
 def open_lock(folder: Path) -> int:

@@ -18,6 +18,7 @@ from finetune.config.data import DataConfig
 from finetune.config.task_keys import ClassificationTask
 from finetune.data import large_tables
 from finetune.data.contents import KnownFiles
+from finetune.data.kept_table import audit_table
 from finetune.data.opening import open_data
 from finetune.data.readers.chunks import Chunk, Dialect
 from finetune.data.readers.mapped import MappedCells
@@ -25,7 +26,7 @@ from finetune.data.readers.mapped_file import ArrowFile
 from finetune.data.table import Listed
 from finetune.errors import DataError
 from finetune.store.directory import entries, remove_store
-from finetune.store.store import audit
+from finetune.store.store import Audit
 
 WORDS = [f"word{number}" for number in range(500)]
 COUNT = 9000
@@ -373,7 +374,7 @@ def test_a_kept_table_is_listed_verified_and_cleared_like_a_store(csv_table, ope
     (entry,) = entries(cache)
     assert entry.meta.facts == {"table": "t.csv"}
     assert entry.meta.layout.num_rows == COUNT
-    assert audit(cache, entry).damaged == 0
+    assert audit_table(cache, entry) == Audit(COUNT, 0, ())
     assert told(opened(csv_table)[0])
     assert remove_store(cache, entry.key)
     assert entries(cache) == []
