@@ -74,11 +74,11 @@ class ActivationCache:
         self._has_said_why = False
         self._fingerprints: dict[str, str] = {}
 
-    def open(self, visits: float, thaws: Sequence[Coming] = ()) -> None:
+    def open(self, epochs: float, thaws: Sequence[Coming] = ()) -> None:
         """Open the cache for the mask and the modes that the network has now.
 
         Args:
-            visits: How often each training sample will be seen before the mask changes.
+            epochs: How many are still to come before the mask changes.
             thaws: Later phases, each of which only thaws. Their rows are recorded now if that
                 saves time, so that no frozen layer runs again after thawing.
         """
@@ -92,7 +92,7 @@ class ActivationCache:
             is_off = True
         if is_off and not self._use.is_compiled:
             return
-        found = find_estimate(self._model, self._use, visits=visits)
+        found = find_estimate(self._model, self._use, epochs=epochs)
         if not is_off:
             self._choose(found, thaws)
         # Also where caching does not pay: a decision about speed must not change bits.

@@ -60,10 +60,24 @@ class Use:
     """Whether the loss may read input columns: an imported loss gets the whole batch."""
     sizes: Mapping[str, int] = field(default_factory=dict)
     """Samples of each split in the run, where `splits` holds only some of them."""
+    num_drawn: int | None = None
+    """Training samples that epochs draw from; None for all of them."""
+    num_draws: int | None = None
+    """Draws of an epoch; None for one of each sample that it draws from."""
 
     def size(self, split: str) -> int:
         """Return how many samples of a split the run has."""
         return self.sizes.get(split, len(self.splits[split]))
+
+    @property
+    def trained_on(self) -> int:
+        """How many training samples epochs draw from."""
+        return self.size("train") if self.num_drawn is None else self.num_drawn
+
+    @property
+    def draws_per_epoch(self) -> float:
+        """How often an epoch draws each of these samples, on average."""
+        return 1.0 if self.num_draws is None else self.num_draws / max(1, self.trained_on)
 
     @property
     def is_boundary_needed(self) -> bool:
@@ -89,6 +103,9 @@ class Estimate:
     layout: Layout
     """Layout of a store with the rows of all splits."""
     train_rows: int
+    """Rows of the training samples that epochs draw from."""
+    draws_per_epoch: float = 1.0
+    """How often an epoch draws each of these samples, on average."""
     stored: float = 0.0
     """Share of the training rows that are stored already."""
 
@@ -127,9 +144,9 @@ class Estimate:
         """Smallest saving in seconds that is worth caching in this phase."""
         return _LEAST_SHARE * self.pace.whole * self.train_rows * self.visits
 
-    def at(self, visits: float) -> Self:
-        """Return this estimate for another number of visits."""
-        return replace(self, visits=_of_each_view(visits, self.views))
+    def at(self, epochs: float) -> Self:
+        """Return this estimate for another number of epochs."""
+        return replace(self, visits=_of_each_view(epochs * self.draws_per_epoch, self.views))
 
     @property
     def not_further(self) -> str:
@@ -144,14 +161,14 @@ class Estimate:
 
 
 def find_estimate(
-    model: nn.Module, use: Use, *, visits: float, anyhow: bool = False
+    model: nn.Module, use: Use, *, epochs: float, anyhow: bool = False
 ) -> Estimate | str:
     """Probe `model` in its present mask and modes; return an estimate, or why nothing is cached.
 
     Args:
         model: The network; left as it was.
         use: What a run does with it.
-        visits: How often each training sample will be seen before the mask changes.
+        epochs: How many are still to come before the mask changes.
         anyhow: Probe also if too few samples are still to come.
     """
     train = use.splits["train"]
@@ -164,7 +181,7 @@ def find_estimate(
     if train.views is None:
         return "not stored, random transforms come before it (views: K would store K draws of each)"
     # The second trial batch needs a sample that is not in the first.
-    if len(train) <= _TRIAL or (too_few_come(use, visits) and not anyhow):
+    if len(train) <= _TRIAL or (too_few_come(use, epochs) and not anyhow):
         return TOO_FEW
     boundary, pace = _probed(model, train, use)
     if not boundary.stored:
@@ -180,18 +197,19 @@ def find_estimate(
         pace,
         trying=_TRYING_PASSES * use.batch_sizes["train"] * pace.whole,
         views=train.views,
-        visits=_of_each_view(visits, train.views),
+        visits=_of_each_view(epochs * use.draws_per_epoch, train.views),
         layout=layout,
-        train_rows=num_rows["train"],
+        train_rows=use.trained_on * train.views,
+        draws_per_epoch=use.draws_per_epoch,
     )
 
 
-def too_few_come(use: Use, visits: float) -> bool:
-    """Tell whether too few visits are left before the mask changes to pay for probing.
+def too_few_come(use: Use, epochs: float) -> bool:
+    """Tell whether too few samples are drawn before the mask changes to pay for probing.
 
     False if the boundary affects bits: then it is probed always.
     """
-    seen = visits * use.size("train")
+    seen = epochs * use.draws_per_epoch * use.trained_on
     return seen < _WORTH_TRYING * _PASSES * _TRIAL and not use.is_boundary_needed
 
 
@@ -261,7 +279,7 @@ def find_ahead(
     for coming in thaws:
         with mask_given_back(model):
             take_on(model, coming.phase.frozen, coming.phase.modules)
-            found = find_estimate(model, use, visits=coming.lasts or 1.0, anyhow=True)
+            found = find_estimate(model, use, epochs=coming.lasts or 1.0, anyhow=True)
             if isinstance(found, str):
                 return
             then = facts_at(model, found.boundary, use, known=known)

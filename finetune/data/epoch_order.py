@@ -37,6 +37,14 @@ class EpochOrder:
     classes: Tensor | None = None
     weights: Tensor | None = None
 
+    @property
+    def num_drawn(self) -> int:
+        """P, the number of samples that epochs draw from."""
+        chosen = next(
+            (one for one in (self.pool, self.classes, self.weights) if one is not None), None
+        )
+        return self.count if chosen is None else len(chosen)
+
     def of(self, seed: int, epoch: int) -> Tensor:
         """Return the positions that an epoch draws, in order, `(D,)`.
 

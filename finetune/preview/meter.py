@@ -89,12 +89,12 @@ class Meter:
         use = cache_use(config, parts) if config.cache.use == "auto" else None
         return cls(parts.model, parts.task, precision, few, more, tuple(map(len, cut)), use, {})
 
-    def measure(self, phase: Phase, visits: float) -> Measured:
+    def measure(self, phase: Phase, epochs: float) -> Measured:
         """Return the measurements of a phase, made once per mask and modes.
 
         Args:
             phase: Its mask and modes.
-            visits: How often the phase sees each training sample.
+            epochs: How long the phase lasts.
         """
         key = phase.frozen, phase.modules
         if key not in self.known:
@@ -111,21 +111,21 @@ class Meter:
         known = self.known[key]
         if isinstance(known.estimate, str) or self.use is None:
             return known
-        # Only the estimate depends on the visits, so phases of one mask share the passes.
-        too_few = too_few_come(self.use, visits)
-        return replace(known, estimate=TOO_FEW if too_few else known.estimate.at(visits))
+        # Only the estimate depends on the length, so phases of one mask share the passes.
+        too_few = too_few_come(self.use, epochs)
+        return replace(known, estimate=TOO_FEW if too_few else known.estimate.at(epochs))
 
     def _of_step(self, few: int, more: int) -> int:
         """Return the FLOPs of a step, given those of the two measured passes."""
         return round(sum(self._at(size, few, more) for size in self.sizes))
 
     def _prospect(self, phase: Phase) -> Estimate | str:
-        """Probe the network as the run does at the start of the phase, for a single visit."""
+        """Probe the network as the run does at the start of the phase, for a single epoch."""
         if self.use is None:
             return "cache: off"
         with _left_as_it_was(self.model):
             take_on(self.model, phase.frozen, phase.modules)
-            return find_estimate(self.model, self.use, visits=1.0, anyhow=True)
+            return find_estimate(self.model, self.use, epochs=1.0, anyhow=True)
 
     def _at(self, size: int, few: int, more: int) -> float:
         """Return the value for a batch size, on a line through both points or point and origin."""

@@ -248,6 +248,8 @@ def cache_use(
     return Use(
         splits={name: samples for name, samples in splits.items() if samples is not None},
         sizes=data.facts.sizes,
+        num_drawn=data.order.num_drawn,
+        num_draws=data.order.count,
         batch_sizes=sizes,
         autocast=Precision(settings.precision, parts.device).autocast,
         facts={

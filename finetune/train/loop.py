@@ -160,7 +160,7 @@ class Trainer:
         if self.timeline.run_is_over and self.cache.is_boundary_needed:
             # only the test samples are left: they run as after the last step
             take_on(self.model, self.timeline.phase.frozen, self.timeline.phase.modules)
-            self.cache.open(visits=0)
+            self.cache.open(epochs=0)
         try:
             while not self.timeline.run_is_over:
                 self._enter_phase()

@@ -119,7 +119,7 @@ def test_a_store_that_would_not_pay_is_not_made_and_the_line_says_so(tmp_path, m
         store_dtype=None,
     )
     cache = ActivationCache(CacheConfig(use="auto"), trainer.model, use)
-    cache.open(visits=1)
+    cache.open(epochs=1)
     assert isinstance(cache.now, UncachedForward)
     assert "not stored" in said[0]
     assert "relu1" in said[0]

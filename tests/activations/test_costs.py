@@ -1,6 +1,7 @@
 """What the machinery of the prefix costs: nothing without frozen parts, no Python per sample."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -167,8 +168,30 @@ def test_a_smaller_number_format_is_reckoned_with(runs):
         config = runs.odd_config("UNet", freeze=["net.down1"], cache=prefix)
         parts = build_parts(config)
         apply_mask(parts.model, parts.plan.phases[0].frozen)
-        return find_estimate(parts.model, cache_use(config, parts), visits=20)
+        return find_estimate(parts.model, cache_use(config, parts), epochs=20)
 
     whole, half = prospect("auto"), prospect({"store_dtype": "float16"})
     assert half.layout.row_bytes * 2 == whole.layout.row_bytes
     assert half.reading < whole.reading
+
+
+def test_an_estimate_goes_by_the_samples_that_epochs_draw(runs):
+    def prospect(data=runs.DIGITS, **train):
+        config = runs.odd_config("UNet", freeze=["net.down1"], cache="auto", data=data, **train)
+        parts = build_parts(config)
+        apply_mask(parts.model, parts.plan.phases[0].frozen)
+        found = find_estimate(parts.model, cache_use(config, parts), epochs=20)
+        return parts.data.order, found
+
+    _, whole = prospect()
+    order, limited = prospect(limit=0.25)
+    assert order.count == order.num_drawn == limited.train_rows == round(0.25 * whole.train_rows)
+    assert limited.visits == whole.visits == 20
+    # The store is one with that of a run on all samples.
+    assert limited.layout == whole.layout
+    at_one_pace = [replace(one, pace=whole.pace, trying=0.0) for one in (whole, limited)]
+    assert at_one_pace[1].saving == pytest.approx(0.25 * at_one_pace[0].saving)
+    assert prospect(limit=3)[1] == TOO_FEW
+    order, balanced = prospect(runs.DIGITS | {"balance": "oversample"})
+    assert order.count > order.num_drawn == balanced.train_rows == whole.train_rows
+    assert balanced.visits == round(20 * order.count / order.num_drawn)

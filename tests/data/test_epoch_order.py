@@ -247,3 +247,19 @@ def test_samples_that_come_several_times_are_answered_from_the_cache_with_the_sa
         runs[use].fit(quiet=True)
     for name, value in runs["off"].model.state_dict().items():
         assert torch.equal(value, runs["auto"].model.state_dict()[name])
+
+
+DRAWN = {
+    "all": ({}, 19),
+    "some": ({"limit": 7}, 7),
+    "every class alike": ({"balance": "oversample"}, 19),
+    "some of every class alike": ({"balance": "oversample", "limit": 7}, 7),
+}
+
+
+@pytest.mark.parametrize("settings", DRAWN)
+def test_the_samples_that_epochs_draw_from_are_counted(order_of, settings):
+    keys, count = DRAWN[settings]
+    order, _ = order_of(**keys)
+    seen = {row for epoch in range(3) for row in order.of(0, epoch).tolist()}
+    assert order.num_drawn == len(seen) == count
