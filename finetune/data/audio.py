@@ -3,18 +3,18 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import blake2b
 from importlib.metadata import version
-from pathlib import Path
 from random import Random
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from finetune.data.contents import Contents, State, as_hashes, read_contents
+from finetune.data.contents import KnownFiles
 from finetune.data.decoding import hash_bytes
 from finetune.data.folders import AUDIO_ENDINGS
+from finetune.data.item_contents import ItemContents, contents_of
 from finetune.data.waveforms import (
     SoundHeader,
     SoundRules,
@@ -40,13 +40,13 @@ class Audio:
             `datasets` with bytes. Names in the data become paths only through `named_files`.
         order: Positions in `items` of this column's samples.
         rules: Rate and length of every waveform.
-        contents: Hashes of the items, once they were identified.
+        contents: What is known of the contents of the items, once they were identified.
     """
 
     items: Sequence[Any]
     order: Sequence[int]
     rules: SoundRules
-    contents: Contents | None = None
+    contents: ItemContents | None = None
 
     def __len__(self) -> int:
         return len(self.order)
@@ -58,10 +58,8 @@ class Audio:
             DataError: it is missing, damaged, or differs from the one that was identified.
         """
         position = self.order[index]
-        known = None
         # Without hashes, as for prediction, a recording is read as it is now.
-        if self.contents is not None:
-            known = _state(self.contents.states[position]), self._hash(position)
+        known = None if self.contents is None else partial(self.contents.of_file, position)
         return read_waveform(self.items[position], self.rules, known)
 
     def header(self, index: int) -> SoundHeader:
@@ -80,37 +78,45 @@ class Audio:
         """Return the samples at `rows`, not decoded."""
         return replace(self, order=[self.order[row] for row in rows.tolist()])
 
-    def identified(self) -> "Audio":
+    def identified(self, files: KnownFiles | None) -> "Audio":
         """Return the column with the content hashes of all its items.
 
         From then on, a recording that has changed is refused when it is read.
 
+        Args:
+            files: Hashes of files from earlier runs; None to read every file.
+
         Raises:
             DataError: an item is missing or cannot be read. The message names it.
         """
-        if all(isinstance(item, Path) for item in self.items):
-            return replace(self, contents=read_contents(self.items, "recording"))
-        # What is in memory has no state that could tell of a change; its hash is compared.
-        hashes = as_hashes([encoded_digest(item) for item in self.items])
-        return replace(self, contents=Contents(hashes, torch.zeros(len(hashes), 4).long()))
+        return replace(self, contents=self._read(files))
 
     def digests(self) -> list[bytes]:
-        """Return bytes for each sample that only exact copies share."""
-        whole = self if self.contents is not None else self.identified()
-        rules = repr(self.rules).encode()
-        # Two rates make two waveforms of one file.
-        return [hash_bytes(rules + whole._hash(position)) for position in self.order]
+        """Return a digest of each sample, which identifies it.
+
+        It is a hash of its contents, or of name and size where contents are read later.
+        """
+        contents = self.contents or self._read(None)
+        return self._with_rules(contents.identities(self.order))
 
     def fingerprint(self) -> bytes:
-        """Return a hash of the contents and of how they are read."""
+        """Return a hash of the contents and of how they are read; all files are read for it."""
+        contents = self.contents or self._read(None)
+        contents.complete(lambda _: None)
+        hashes = self._with_rules(contents.hashes(self.order))
         # A newer library may decode or resample to other numbers.
         read_by = f"{_VERSION} {version('soundfile')} {version('scipy')}".encode()
-        return blake2b(read_by + b"".join(self.digests()), digest_size=16).digest()
+        return blake2b(read_by + b"".join(hashes), digest_size=16).digest()
 
-    def _hash(self, position: int) -> bytes:
-        """Return the hash of one item."""
-        assert self.contents is not None
-        return self.contents.hashes[position].numpy().tobytes()
+    def _read(self, files: KnownFiles | None) -> ItemContents:
+        """Return the contents of all items, read now."""
+        return contents_of(self.items, files, "recording", encoded_digest)
+
+    def _with_rules(self, hashes: list[bytes]) -> list[bytes]:
+        """Return hashes that differ if other reading rules make other waveforms."""
+        # Two rates make two waveforms of one file.
+        rules = repr(self.rules).encode()
+        return [hash_bytes(rules + hashed) for hashed in hashes]
 
 
 def audio_of(items: Sequence[Any], rules: SoundRules) -> Audio:
@@ -209,9 +215,3 @@ def _refuse_lengths(
         hint=f"seconds: {long[0].seconds:.3g}, beside the path of the source, cuts longer ones and "
         "puts silence behind shorter ones",
     )
-
-
-def _state(state: Tensor) -> State:
-    """Return a file's state as a tuple."""
-    size, modified, changed, entry = state.tolist()
-    return size, modified, changed, entry

@@ -8,7 +8,7 @@ from typing import Any
 from finetune.config.audio_keys import PLAIN_RATE, AudioKeys
 from finetune.config.source_keys import Source
 from finetune.data.audio import Audio, audio_of, names_recordings
-from finetune.data.file_names import files_of_table, missing_file
+from finetune.data.file_names import files_of_table
 from finetune.data.table import Column, Listed, Table
 from finetune.data.waveforms import SoundRules
 from finetune.errors import DataError, Key
@@ -29,7 +29,7 @@ def as_audio(
         source: Its config node, whose keys say how recordings are read.
 
     Raises:
-        DataError: a name leads out of the folder, or a file cannot be read.
+        DataError: a name leads out of the folder.
     """
     notes: list[str] = []
     if isinstance(column, Listed) and column.kind != "things":
@@ -40,8 +40,7 @@ def as_audio(
         column = audio_of(files_of_table(name, column.values, table, "recording"), SoundRules())
     if not isinstance(column, Audio):
         return None
-    with_rules = replace(column, rules=SoundRules.of(source))
-    return (with_rules if with_rules.contents else _identified(with_rules, table)), notes
+    return replace(column, rules=SoundRules.of(source)), notes
 
 
 def refuse_idle_audio_keys(inputs: Sequence[Column], source: Source, key: Key) -> None:
@@ -63,12 +62,3 @@ def _are_there(values: Sequence[Any], table: Table) -> bool:
     # The first alone is looked up: to look up a million names takes longer than to train.
     is_named = table.folder is not None and names_recordings(values)
     return is_named and Path(table.folder or "", values[0]).is_file()
-
-
-def _identified(column: Audio, table: Table) -> Audio:
-    """Return recordings with their hashes; name the row of one that is missing."""
-    try:
-        return column.identified()
-    except DataError as error:
-        folder = table.folder or Path()
-        raise missing_file(column, table.place, folder, "recording") or error from None

@@ -6,8 +6,9 @@ Letters: N files or items of a column.
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from hashlib import blake2b, file_digest
 from pathlib import Path
 from random import SystemRandom
@@ -87,23 +88,33 @@ class KnownFiles:
         notes, self.notes = self.notes, []
         return notes
 
-    def contents(self, paths: Sequence[Path]) -> Contents:
+    def contents(
+        self, paths: Sequence[Path], what: str = "image", *, skips: bool = False
+    ) -> Contents:
         """Return the hashes of files. Those with an unchanged state are not read, except for a few.
+
+        Args:
+            paths: The files.
+            what: What they are, for messages.
+            skips: Whether a file that cannot be read gets a hash that no contents have.
 
         Raises:
             DataError: a file is missing, cannot be read, or is being written.
         """
-        states = file_states(paths)
+        read = reader_of(what, skips=skips)
+        states = file_states(paths, what, skips=skips)
         # A store costs more than to read so little, and what is read needs no trust in times.
         if cost_of(states) < _LEAST_BYTES:
-            return read_contents(paths)
+            return read(paths)
         try:
-            return self._stored(paths, states)
+            return self._stored(paths, states, read)
         except StoreError as error:
             self.notes.append(f"hashes of files are not kept: {error.in_one_line}")
-            return read_contents(paths)
+            return read(paths)
 
-    def _stored(self, paths: Sequence[Path], states: Tensor) -> Contents:
+    def _stored(
+        self, paths: Sequence[Path], states: Tensor, read: Callable[[Sequence[Path]], Contents]
+    ) -> Contents:
         """Return the hashes of files, from the store as far as it has them; complete the store."""
         names = b"\0".join(os.path.abspath(os.fsencode(path)) for path in paths)  # noqa: PTH100
         data = blake2b(names, digest_size=HASH_BYTES).hexdigest()
@@ -123,13 +134,18 @@ class KnownFiles:
             # Times can be set back and hashes in a store forged: a random share is read to notice
             # either.
             known = _known(store, states)
-            if not _are_right(store, known, paths):
+            if not _are_right(store, known, paths, read):
                 self.notes.append(f"the hashes of files in store {key} are wrong: all are read")
                 known = torch.zeros_like(known)
-            contents = _completed(store, known, paths)
+            contents = _completed(store, known, paths, read)
             _write(store, known, contents)
             self.notes += store.take_notes()
             return contents
+
+
+def reader_of(what: str, *, skips: bool) -> Callable[[Sequence[Path]], Contents]:
+    """Return a function that reads files: images, say, of which some may be skipped."""
+    return contents_if_readable if skips else partial(read_contents, what=what)
 
 
 def contents_if_readable(paths: Sequence[Path]) -> Contents:
@@ -169,11 +185,12 @@ def states_of(paths: Sequence[Path]) -> list[State]:
     return [_as_state(path.stat()) for path in paths]
 
 
-def file_states(paths: Sequence[Path], *, skips: bool = False) -> Tensor:
+def file_states(paths: Sequence[Path], what: str = "image", *, skips: bool = False) -> Tensor:
     """Return the state of each file, (N, 4) int64; no file is opened.
 
     Args:
         paths: The files.
+        what: What they are, for messages.
         skips: Whether a file that has no state gets `UNKNOWN`.
 
     Raises:
@@ -182,7 +199,7 @@ def file_states(paths: Sequence[Path], *, skips: bool = False) -> Tensor:
     try:
         found = [_as_state(os.stat(path)) for path in paths]  # noqa: PTH116 (twice as fast)
     except OSError:
-        found = [_state_or_unknown(path) if skips else _state_at(path) for path in paths]
+        found = [_state_or_unknown(path) if skips else _state_at(path, what) for path in paths]
     return torch.tensor(found, dtype=torch.int64).reshape(-1, 4)
 
 
@@ -296,7 +313,12 @@ def _known(store: Store, states: Tensor) -> Tensor:
     return known
 
 
-def _are_right(store: Store, known: Tensor, paths: Sequence[Path]) -> bool:
+def _are_right(
+    store: Store,
+    known: Tensor,
+    paths: Sequence[Path],
+    read: Callable[[Sequence[Path]], Contents],
+) -> bool:
     """Tell whether a random share of the stored hashes is right, by reading those files."""
     rows = known.nonzero().squeeze(1).tolist()
     count = min(len(rows), max(_LEAST_CHECKED, round(_SHARE_CHECKED * len(rows))))
@@ -304,11 +326,16 @@ def _are_right(store: Store, known: Tensor, paths: Sequence[Path]) -> bool:
     checked = sorted(SystemRandom().sample(rows, count))
     if not checked:
         return True
-    now = read_contents([paths[row] for row in checked]).hashes
+    now = read([paths[row] for row in checked]).hashes
     return torch.equal(store.read(torch.tensor(checked))["hash"], now)
 
 
-def _completed(store: Store, known: Tensor, paths: Sequence[Path]) -> Contents:
+def _completed(
+    store: Store,
+    known: Tensor,
+    paths: Sequence[Path],
+    read: Callable[[Sequence[Path]], Contents],
+) -> Contents:
     """Return the hashes of all files: stored ones, and the others by reading them now."""
     contents = Contents(
         torch.zeros(len(paths), HASH_BYTES, dtype=torch.uint8),
@@ -319,8 +346,8 @@ def _completed(store: Store, known: Tensor, paths: Sequence[Path]) -> Contents:
         stored = store.read(rows)
         contents.hashes[rows], contents.states[rows] = stored["hash"], stored["state"]
     if len(others):
-        read = read_contents([paths[row] for row in others.tolist()])
-        contents.hashes[others], contents.states[others] = read
+        found = read([paths[row] for row in others.tolist()])
+        contents.hashes[others], contents.states[others] = found
     return contents
 
 
@@ -381,9 +408,9 @@ def _is_telling(state: State) -> bool:
     return max(modified, changed) < time.time_ns() - _RACY_NS and changed % _TICK_NS != 0
 
 
-def _state_at(path: Path) -> State:
+def _state_at(path: Path, what: str = "image") -> State:
     """Return the state of the file at a path."""
-    with naming(str(path)):
+    with naming(str(path), what):
         return _as_state(path.stat())
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from hashlib import blake2b
@@ -26,7 +26,7 @@ from finetune.data.contents import (
     opened_regular,
     read_contents,
 )
-from finetune.data.item_contents import another_one
+from finetune.data.item_contents import Known, another_one
 from finetune.data.pixels import (
     DEEP_MODES,
     FAULTS,
@@ -48,10 +48,6 @@ _READ_AT_ONCE = 1 << 20
 
 # Pillow logs an error before it raises it. Without a handler, Python would print the log too.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
-
-
-Known = Callable[[BinaryIO], tuple[State, bytes]]
-"""Returns state and hash that an open file must have."""
 
 
 class Header(NamedTuple):

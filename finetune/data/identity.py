@@ -19,8 +19,7 @@ from torch import Tensor
 
 from finetune.data.cells import read_cells
 from finetune.data.contents import HASH_BYTES, as_hashes
-from finetune.data.images import Images
-from finetune.data.table import Column, Numbers
+from finetune.data.table import DECODED, Column, Numbers
 
 _VERSION = 1
 MOST_HASHED_ROWS = 2_000_000
@@ -34,7 +33,7 @@ _NOBODY_KNOWS = 0
 Hashes = NDArray[np.uint64]
 """Hashes of rows, (N,) uint64."""
 KnownBy = Literal["contents", "names"]
-"""Whether image files are identified by their contents, or by name and size."""
+"""Whether images and recordings are identified by their contents, or by name and size."""
 
 
 class RowHashes(NamedTuple):
@@ -112,7 +111,7 @@ class DataIdentity:
         is_short = any(len(rows[name]) != size for name, size in sizes.items())
         # One hash over all rows of a part cannot tell which row was trained on.
         inputs = {} if is_short else {name: part.read for name, part in parts.items()}
-        # One part may have its images in a table, another one in files.
+        # One part may have its files in a table, another one in a folder.
         has_names = any(part.known_by == "names" for part in parts.values())
         known_by: KnownBy = "names" if has_names else "contents"
         return cls(columns, classes, rows, sizes, inputs, known_by=known_by)
@@ -267,11 +266,17 @@ def hash_rows(
         found.read[some] = _hash_read(read, some, digests)
         for name, column in digests.items():
             whole[name].update(b"".join(d or b"?" for d in column))
-    has_names = any(isinstance(c, Images) and c.goes_by_names for c in columns.values())
+    has_names = any(map(_goes_by_names, columns.values()))
     known_by: KnownBy = "names" if has_names else "contents"
     return found._replace(
         columns={name: digest.hexdigest() for name, digest in whole.items()}, known_by=known_by
     )
+
+
+def _goes_by_names(column: Column) -> bool:
+    """Tell whether name and size identify the files of a column, not their contents."""
+    known = column.contents if isinstance(column, DECODED) else None
+    return known is not None and known.names is not None
 
 
 def _portions(

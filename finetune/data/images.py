@@ -1,16 +1,14 @@
 """A column of images: files, encoded bytes or PIL images, each decoded when it is read."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from finetune.data.contents import Contents, KnownFiles, as_hashes, read_contents
+from finetune.data.contents import KnownFiles
 from finetune.data.decoding import (
     Header,
     digest_of,
@@ -20,7 +18,7 @@ from finetune.data.decoding import (
     open_image,
     read_header,
 )
-from finetune.data.item_contents import ItemContents
+from finetune.data.item_contents import ItemContents, contents_of
 from finetune.data.pixels import PLAIN_RULES, Mode, PixelRules
 from finetune.errors import DataError
 
@@ -106,44 +104,27 @@ class Images:
         Raises:
             DataError: an item is missing or cannot be read. The message names it.
         """
-        return replace(self, contents=contents_of(self.items, files))
-
-    @property
-    def goes_by_names(self) -> bool:
-        """Whether name and size identify a sample, not its contents."""
-        return self.contents is not None and self.contents.names is not None
-
-    @property
-    def is_identified(self) -> bool:
-        """Whether the contents of all items are known."""
-        return self.contents is not None and self.contents.is_complete
-
-    def identify(self, tell: Callable[[str], None] = lambda _: None) -> None:
-        """Read all files whose contents are not known yet; `tell` receives lines for the user.
-
-        Raises:
-            DataError: a file cannot be read, or differs from when it was read before.
-        """
-        if self.contents is not None:
-            self.contents.complete(tell)
+        return replace(self, contents=self._read(files))
 
     def digests(self) -> list[bytes]:
         """Return a digest of each sample, which identifies it.
 
         It is a hash of its contents, or of name and size where contents are read later.
         """
-        contents = self.contents or contents_of(self.items)
-        if (names := contents.names) is not None:
-            return self._with_rules([names[position] for position in self.order])
-        return self._with_rules([contents.hash_of(position) for position in self.order])
+        contents = self.contents or self._read(None)
+        return self._with_rules(contents.identities(self.order))
 
     def fingerprint(self) -> bytes:
         """Return a hash of the contents and of how they are read; all files are read for it."""
-        contents = self.contents or contents_of(self.items)
+        contents = self.contents or self._read(None)
         contents.complete(lambda _: None)
-        hashes = self._with_rules([contents.hash_of(position) for position in self.order])
+        hashes = self._with_rules(contents.hashes(self.order))
         read_as = f"{_VERSION} {self.mode} {self.rules}"
         return blake2b(read_as.encode() + b"".join(hashes), digest_size=16).digest()
+
+    def _read(self, files: KnownFiles | None) -> ItemContents:
+        """Return the contents of all items, read now."""
+        return contents_of(self.items, files, "image", digest_of)
 
     def _with_rules(self, hashes: list[bytes]) -> list[bytes]:
         """Return hashes that differ if other reading rules make other pixels."""
@@ -152,29 +133,6 @@ class Images:
             return hashes
         rules = repr(self.rules).encode()
         return [hash_bytes(rules + hashed) for hashed in hashes]
-
-
-def contents_of(items: Sequence[Any], files: KnownFiles | None = None) -> ItemContents:
-    """Return the contents of all items, read now.
-
-    Args:
-        items: Paths, or images in memory.
-        files: Hashes of files from earlier runs; None to read every file.
-
-    Raises:
-        DataError: an item is missing or cannot be read. The message names it.
-    """
-    if is_of_files(items):
-        found = read_contents(items) if files is None else files.contents(items)
-        return ItemContents.of(found)
-    # Items in memory have no state that could tell of a change; their hash is compared when read.
-    hashes = as_hashes([digest_of(item) for item in items])
-    return ItemContents.of(Contents(hashes, torch.zeros(len(hashes), 4).long()))
-
-
-def is_of_files(items: Sequence[Any]) -> bool:
-    """Tell whether all items are paths of files."""
-    return all(isinstance(item, Path) for item in items)
 
 
 def images_of(

@@ -7,22 +7,27 @@ import mmap
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 
 from finetune.data.contents import (
     HASH_BYTES,
     Contents,
     KnownFiles,
     State,
-    contents_if_readable,
+    as_hashes,
     hash_file,
     read_contents,
+    reader_of,
 )
 from finetune.errors import DataError
 
 _ROW = np.dtype([("state", "<i8", 4), ("hash", "u1", HASH_BYTES), ("is_known", "u1")])
+
+Known = Callable[[BinaryIO], tuple[State, bytes]]
+"""Returns state and hash that an open file must have."""
 
 
 class ItemContents:
@@ -38,7 +43,7 @@ class ItemContents:
         self._paths: Sequence[Path] = ()
         self._sizes: Sequence[int] = ()
         self._files: KnownFiles | None = None
-        self._skips = False
+        self._what, self._skips = "image", False
         self.names: Sequence[bytes] | None = None
         """A hash of name and size of each file, if these identify the samples of the run."""
 
@@ -57,6 +62,7 @@ class ItemContents:
         sizes: Sequence[int],
         names: Sequence[bytes],
         files: KnownFiles | None,
+        what: str = "image",
         *,
         skips: bool = False,
     ) -> "ItemContents":
@@ -67,10 +73,11 @@ class ItemContents:
             sizes: Their sizes in bytes.
             names: A hash of name and size of each.
             files: Hashes of files from earlier runs; None to read all files.
+            what: What they are, for messages.
             skips: Whether files that cannot be read are skipped.
         """
         found = cls(len(paths))
-        found._skips = skips
+        found._what, found._skips = what, skips
         found._paths, found._sizes, found._files, found.names = paths, sizes, files, names
         return found
 
@@ -82,6 +89,16 @@ class ItemContents:
     def hash_of(self, position: int) -> bytes:
         """Return the hash of an item whose contents are known."""
         return bytes(self._rows["hash"][position])
+
+    def hashes(self, order: Sequence[int]) -> list[bytes]:
+        """Return the hashes of items whose contents are known, at some positions."""
+        return [self.hash_of(position) for position in order]
+
+    def identities(self, order: Sequence[int]) -> list[bytes]:
+        """Return what identifies the items at some positions: hashes of contents, or of names."""
+        if self.names is None:
+            return self.hashes(order)
+        return [self.names[position] for position in order]
 
     def of_file(self, position: int, file: BinaryIO) -> tuple[State, bytes]:
         """Return state and hash that an open file must have: those of its first reading.
@@ -95,8 +112,8 @@ class ItemContents:
         if not self._rows["is_known"][position]:
             path = self._paths[position]
             if os.fstat(file.fileno()).st_size != self._sizes[position]:
-                raise another_one(str(path))
-            digest, state = hash_file(file, str(path))
+                raise another_one(str(path), self._what)
+            digest, state = hash_file(file, str(path), self._what)
             file.seek(0)
             self._put(position, state, digest)
         size, modified, changed, entry = self._rows["state"][position].tolist()
@@ -121,21 +138,16 @@ class ItemContents:
         known = self._rows["is_known"].astype(bool)
         differs = (self._rows["hash"] != found.hashes.numpy()).any(1) & known
         if differs.any():
-            raise another_one(str(self._paths[int(differs.argmax())]))
+            raise another_one(str(self._paths[int(differs.argmax())]), self._what)
         self._rows["state"][~known] = found.states.numpy()[~known]
         self._rows["hash"][~known] = found.hashes.numpy()[~known]
         self._rows["is_known"] = 1
 
     def _read(self) -> Contents:
-        """Return the hashes of all files; those of earlier runs if every file can be read."""
-        try:
-            if self._files is not None:
-                return self._files.contents(self._paths)
-            return read_contents(self._paths)
-        except DataError:
-            if not self._skips:
-                raise
-            return contents_if_readable(self._paths)
+        """Return the hashes of all files, those of earlier runs without reading them."""
+        if self._files is None:
+            return reader_of(self._what, skips=self._skips)(self._paths)
+        return self._files.contents(self._paths, self._what, skips=self._skips)
 
     def _put(self, position: int, state: State, digest: bytes) -> None:
         """Write what is known of an item."""
@@ -143,6 +155,36 @@ class ItemContents:
         self._rows["hash"][position] = np.frombuffer(digest, np.uint8)
         # The mark comes last: whoever sees it finds state and hash.
         self._rows["is_known"][position] = 1
+
+
+def contents_of(
+    items: Sequence[Any],
+    files: KnownFiles | None,
+    what: str,
+    digest: Callable[[Any], bytes],
+) -> ItemContents:
+    """Return the contents of all items, read now.
+
+    Args:
+        items: Paths, or what is in memory.
+        files: Hashes of files from earlier runs; None to read every file.
+        what: What the items are, for messages.
+        digest: Returns the hash of an item in memory.
+
+    Raises:
+        DataError: an item is missing or cannot be read. The message names it.
+    """
+    if is_of_files(items):
+        known = read_contents(items, what) if files is None else files.contents(items, what)
+        return ItemContents.of(known)
+    # Items in memory have no state that could tell of a change; their hash is compared when read.
+    hashes = as_hashes([digest(item) for item in items])
+    return ItemContents.of(Contents(hashes, torch.zeros(len(hashes), 4).long()))
+
+
+def is_of_files(items: Sequence[Any]) -> bool:
+    """Tell whether all items are paths of files."""
+    return all(isinstance(item, Path) for item in items)
 
 
 def another_one(name: str, what: str = "image") -> DataError:

@@ -139,7 +139,7 @@ def _parsed(sources: _TableSource, files: KnownFiles) -> ReadTables:
                 read = sources.read(ArrowFile(file))
                 os.fsync(file.fileno())
         try:
-            contents = read_contents(sources.paths)
+            contents = read_contents(sources.paths, "table")
             if states_of(sources.paths) != before:
                 raise DataError("is being written")
             return replace(read, kept=_placed(aside, sources, read, contents, files.disk_bytes))
@@ -182,7 +182,7 @@ def _is_unchanged(record: dict[str, Any], paths: Sequence[Path], folder: Path) -
     if states == record["states"]:
         return True
     try:
-        contents = read_contents(paths)
+        contents = read_contents(paths, "table")
     except DataError as error:
         raise ValueError(error.message) from error
     if contents.hashes.tolist() != record["hashes"]:

@@ -204,12 +204,13 @@ class MadeSamples:
     @property
     def is_identified(self) -> bool:
         """Whether the contents of all files are known, so that `fingerprint` reads none."""
-        return all(column.is_identified for column in self.maker.images)
+        return all(known is not None and known.is_complete for known in self.maker.contents)
 
     def identify(self, tell: Callable[[str], None]) -> None:
         """Read all files whose contents are not known yet; `tell` receives lines for the user."""
-        for column in self.maker.images:
-            column.identify(tell)
+        for known in self.maker.contents:
+            if known is not None:
+                known.complete(tell)
 
     def fingerprint(self) -> str:
         """Hash the raw contents of all columns, targets too, and what the steps are."""

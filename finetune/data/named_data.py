@@ -32,7 +32,7 @@ from finetune.data.columns import (
     settled_for_loss,
 )
 from finetune.data.gaps import filled_columns, with_open_gaps
-from finetune.data.identified_images import identified
+from finetune.data.identified_files import identified
 from finetune.data.identity import hash_rows
 from finetune.data.image_headers import look_at, notes_on
 from finetune.data.images import Images

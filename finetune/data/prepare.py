@@ -287,7 +287,7 @@ def _refuse_idle_skips(part: RawPart, *, skips: bool) -> None:
     if skips and not any(isinstance(column, Images) for column in columns):
         raise DataError(
             "has no effect: only images are skipped, and there are none",
-            hint="leave it out; tables, texts and recordings are looked at when a run starts",
+            hint="leave it out; a recording or a row that cannot be read is always an error",
             key=("data", "on_error"),
         )
 

@@ -20,7 +20,7 @@ from finetune.data.columns import (
 )
 from finetune.data.contents import KnownFiles
 from finetune.data.gaps import filled_columns, with_open_gaps
-from finetune.data.identified_images import all_identified
+from finetune.data.identified_files import all_identified
 from finetune.data.identity import DataIdentity, KnownBy, RowHashes
 from finetune.data.image_headers import read_alike
 from finetune.data.joined import join_targets

@@ -78,7 +78,10 @@ class SampleMaker:
         place: Callable[[int], str] | None,
     ) -> None:
         self.columns = dict(columns)
-        self.images = [column for column in columns.values() if isinstance(column, Images)]
+        self._images = [column for column in columns.values() if isinstance(column, Images)]
+        files = [column for column in columns.values() if isinstance(column, DECODED)]
+        self.contents = [column.contents for column in files]
+        """What is known of each column of files; None where they are not identified."""
         self._making, self._name, self._place = making, name, place
         self._kept: KeptSamples | None = None
         self._at_hand: dict[int, Sample] = {}
@@ -186,7 +189,7 @@ class SampleMaker:
     def _of_other_sizes(self) -> list[int]:
         """Return for each column of images the first one that differs in size from the first."""
         found = []
-        for column in self.images:
+        for column in self._images:
             sizes = (self._size(column, row) for row in range(min(len(column), _SIZES_READ)))
             known = [(row, size) for row, size in enumerate(sizes) if size is not None]
             found += [row for row, size in known if size != known[0][1]][:1]

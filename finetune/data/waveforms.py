@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from finetune.config.audio_keys import MOST_NUMBERS, PLAIN_RATE, AudioKeys
-from finetune.data.contents import State, is_unchanged, opened_regular
+from finetune.data.contents import State, is_unchanged, naming, opened_regular
 from finetune.data.decoding import hash_bytes
-from finetune.data.item_contents import another_one
+from finetune.data.item_contents import Known, another_one
 from finetune.errors import DataError
 from finetune.importing import require
 
@@ -83,18 +83,20 @@ def read_sound_header(item: Any) -> SoundHeader:
         return _header(sound, name)
 
 
-def read_waveform(item: Any, rules: SoundRules, known: tuple[State, bytes] | None = None) -> Tensor:
+def read_waveform(item: Any, rules: SoundRules, known: Known | None = None) -> Tensor:
     """Return one recording as a waveform `(L,)` in float32: the mean of its channels.
 
     Args:
         item: A path, encoded bytes, or `{"bytes", "path"}` with bytes.
         rules: Rate and length.
-        known: State and hash that the item must have; None to accept any contents.
+        known: Returns state and hash that the item must have; None to accept any contents.
 
     Raises:
         DataError: the file is missing, damaged, or has changed. The message names it.
     """
     with _opened(item) as (file, name):
+        with naming(name, "recording"):
+            expected = None if known is None else known(file)
         with _decoded(file, name) as sound:
             header = _header(sound, name)
             _refuse_endless(header, rules, name)
@@ -104,7 +106,7 @@ def read_waveform(item: Any, rules: SoundRules, known: tuple[State, bytes] | Non
                 wanted = min(wanted, math.ceil(rules.seconds * header.rate) + 1)
             frames = _frames(sound, wanted, header, name)
         # Checked after decoding: what is written to the file from now on is not in the result.
-        if known is not None and not _holds(file, *known):
+        if expected is not None and not _holds(file, *expected):
             raise another_one(name, "recording")
     return torch.from_numpy(_of_length(_resampled(frames, header.rate, rules.rate), rules.length))
 

@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from finetune.data import contents
+from finetune.data.contents import KnownFiles
 from finetune.data.decoding import hash_bytes
 from finetune.data.identity import DataIdentity, RowHashes
 from finetune.data.images import Images
@@ -19,7 +20,7 @@ LAYERS = [
     {"name": "flat", "type": "Flatten"},
     {"name": "head", "type": "Linear", "out_features": "classes"},
 ]
-LIMIT = "finetune.data.identified_images._READ_AT_START_BYTES"
+LIMIT = "finetune.data.identified_files._READ_AT_START_BYTES"
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_what_a_process_reads_all_processes_know(column):
         _ = images[0]
         os._exit(0)
     assert os.waitpid(process, 0)[1] == 0
-    assert images.is_identified
+    assert images.contents.is_complete
     Image.new("RGB", (4, 4), "blue").save(path)
     with pytest.raises(DataError, match="has changed since"):
         images[0]
@@ -200,3 +201,33 @@ def test_names_identify_a_run_if_they_identify_the_images_of_any_part():
     parts["validation"] = parts["validation"]._replace(known_by="names")
     assert DataIdentity.of(parts, None).known_by == "names"
     assert DataIdentity.of({"train": parts["train"]}, None).known_by == "contents"
+
+
+def test_of_listed_images_with_damaged_ones_only_those_are_read_again(
+    hashed, column, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(contents, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(contents, "_LEAST_CHECKED", 0)
+    monkeypatch.setattr(contents, "_SHARE_CHECKED", 0)
+    monkeypatch.setattr(contents, "_RACY_NS", -(10**9))
+    monkeypatch.setattr(contents, "_TICK_NS", 2**63)
+    _, path = column
+    missing = tmp_path / "missing.bmp"
+    files = KnownFiles(1.0, tmp_path / "cache")
+
+    def complete():
+        hashed.clear()
+        sizes, names = [path.stat().st_size, 9], [b"name", b"other"]
+        known = ItemContents.listed([path, missing], sizes, names, files, skips=True)
+        known.complete(lambda _: None)
+        return known.hashes([0, 1])
+
+    first = complete()
+    assert hashed == [str(path)]
+    assert complete() == first
+    assert hashed == []
+    missing.write_bytes(b"mended it")
+    mended = complete()
+    assert hashed == [str(missing)]
+    assert mended[0] == first[0]
+    assert mended[1] != first[1]

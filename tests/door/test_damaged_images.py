@@ -21,7 +21,7 @@ LAYERS = [
     {"name": "flat", "type": "Flatten"},
     {"name": "head", "type": "Linear", "out_features": "classes"},
 ]
-LIMIT = "finetune.data.identified_images._READ_AT_START_BYTES"
+LIMIT = "finetune.data.identified_files._READ_AT_START_BYTES"
 FORMATS = {"PNG": ".png", "JPEG": ".jpg", "BMP": ".bmp", "GIF": ".gif", "WEBP": ".webp"}
 
 

@@ -14,6 +14,7 @@ from scipy.signal import resample_poly
 from finetune import load_predictor
 from finetune.config.data import DataConfig
 from finetune.config.task_keys import ClassificationTask
+from finetune.data import contents
 from finetune.data.prepare import open_data, prepare_data
 from finetune.data.waveforms import SoundRules, read_waveform
 from finetune.errors import DataError, FinetuneError
@@ -164,6 +165,80 @@ def test_a_file_that_changes_after_the_start_is_refused(folder):
     sorted((folder / "high").iterdir())[5].write_bytes(encoded(5, "wav", 8000))
     with pytest.raises(DataError, match="has changed since the data was opened"):
         made.train.fetch([5])
+
+
+@pytest.fixture
+def listed(monkeypatch):
+    """Let files be listed, however few they are; return the names of those that are hashed."""
+    names = []
+    hash_file = contents.hash_file
+
+    def counted(file, name, *what):
+        names.append(name)
+        return hash_file(file, name, *what)
+
+    monkeypatch.setattr(contents, "hash_file", counted)
+    monkeypatch.setattr("finetune.data.item_contents.hash_file", counted)
+    monkeypatch.setattr("finetune.data.identified_files._READ_AT_START_BYTES", 0)
+    return names
+
+
+def test_many_recordings_are_listed_and_hashed_when_they_are_first_read(listed, folder):
+    data = prepared(source(folder), workers=0)
+    assert len(set(listed)) < 5
+    (note,) = [note for note in data.notes_on_all if "identified by name" in note]
+    assert note.startswith("24 recordings (0.00 GiB) are identified by name and size: ")
+    data.train.fetch(range(24))
+    data.train.fetch(range(24), epoch=1)
+    assert len(listed) == len(set(listed)) == 24
+    assert not any("copies" in note and "not looked" not in note for note in data.notes_on_all)
+
+
+def test_a_listed_recording_that_changes_is_refused_before_and_after_its_first_reading(
+    listed, folder
+):
+    data = prepared(source(folder), workers=0)
+    places = [int(data.train.place(row).split()[1]) for row in (22, 23)]
+    files = sorted(folder.rglob("*.*"), key=lambda file: (file.parent.name, file.name))
+    before, after = (files[place - 1] for place in places)
+    before.write_bytes(encoded(5, seconds=0.5))
+    with pytest.raises(DataError, match="the recording .* has changed since the data was opened"):
+        data.train.fetch([22])
+    data.train.fetch([23])
+    raw = after.read_bytes()
+    after.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    with pytest.raises(DataError, match="the recording .* has changed since the data was opened"):
+        data.train.fetch([23])
+
+
+def test_listed_recordings_end_with_the_same_weights_and_a_run_goes_on_whatever_the_limit(
+    build, folder, request
+):
+    read = build(source(folder), "read")
+    read.fit(quiet=True)
+    names = request.getfixturevalue("listed")
+    listed = build(source(folder), "listed")
+    listed.fit(quiet=True)
+    for name, tensor in read.model.state_dict().items():
+        assert torch.equal(tensor, listed.model.state_dict()[name])
+    names.clear()
+    # This run knows contents, so they are compared, however many the files are.
+    assert build(source(folder), "read").progress.step == read.progress.step
+    assert len(set(names)) == 24
+
+
+def test_a_missing_recording_of_a_table_is_told_with_its_row_where_files_are_listed(
+    listed, folder, tmp_path
+):
+    (tmp_path / "t.csv").write_text("audio,label\nsounds/low/0.wav,a\nsounds/low/99.wav,b\n")
+    table = {"type": "csv", "path": str(tmp_path / "t.csv"), "seconds": 0.25}
+    with pytest.raises(DataError, match=r"no such recording .*99\.wav', which row 2 of .* names"):
+        prepared(table)
+
+
+def test_where_exact_copies_matter_all_recordings_are_read(listed, folder):
+    prepared(source(folder), split={"validation": 0.25, "copies": "together"})
+    assert len(set(listed)) == 24
 
 
 def test_skipping_is_refused_where_there_are_recordings_and_no_images(folder):

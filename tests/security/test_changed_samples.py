@@ -36,7 +36,7 @@ class Said(Tracker):
 @pytest.fixture(autouse=True, params=[512 << 20, 0], ids=["read at the start", "listed"])
 def always(monkeypatch, tmp_path, request):
     """Let a store be used however little it would save, and files be known however small."""
-    limit = "finetune.data.identified_images._READ_AT_START_BYTES"
+    limit = "finetune.data.identified_files._READ_AT_START_BYTES"
     monkeypatch.setattr(limit, request.param)
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("finetune.activations.estimate._READ_BYTES_PER_S", 1e18)

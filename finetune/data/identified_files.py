@@ -1,4 +1,4 @@
-"""Identify the images of a run: by their contents, or by name and size where they are many.
+"""Identify images and recordings of a run: by contents, or by name and size where they are many.
 
 To read the contents of very many files takes longer than to begin with training. Such files are
 only listed, and each is hashed when it is first read.
@@ -11,31 +11,32 @@ from pathlib import Path
 
 from torch import Tensor
 
+from finetune.data.audio import Audio
 from finetune.data.contents import KnownFiles, cost_of, file_states
 from finetune.data.decoding import hash_bytes
-from finetune.data.file_names import missing_file
+from finetune.data.file_names import What, missing_file
 from finetune.data.identity import KnownBy
-from finetune.data.images import Images, is_of_files
-from finetune.data.item_contents import ItemContents
-from finetune.data.table import Table
-from finetune.errors import DataError
+from finetune.data.images import Images
+from finetune.data.item_contents import ItemContents, is_of_files
+from finetune.data.table import DECODED, Table
+from finetune.errors import DataError, named
 
 _READ_AT_START_BYTES = 512 << 20
 """Files that take less in all are read at the start, about a second; a file counts 16 KiB more."""
 
 
 def identified(table: Table, files: KnownFiles | None) -> Table:
-    """Return a table with the hashes of its images, so that a changed image is refused on reading.
+    """Return a table with the hashes of its files, so that a changed one is refused on reading.
 
     Args:
         table: The columns in use.
         files: Hashes of files from earlier runs; None to read all files.
 
     Raises:
-        DataError: an image is missing or cannot be read.
+        DataError: a file is missing or cannot be read.
     """
     columns = dict(table.columns)
-    for name, column in _images(table):
+    for name, column in _of_files(table):
         try:
             columns[name] = column.identified(files)
         except DataError as error:
@@ -51,17 +52,17 @@ def all_identified(
     copies_matter: bool,
     skips: bool,
 ) -> tuple[dict[str, Table], list[str]]:
-    """Return the tables of all parts with their images identified, all alike, and a note on how.
+    """Return the tables of all parts with their files identified, all alike, and a note on how.
 
     Args:
         tables: The columns in use, by part.
         files: Hashes of files from earlier runs; None to read all files.
         known_by: What identified them when the run began; None for a new run.
         copies_matter: Whether the config asks for exact copies, which only contents tell.
-        skips: Whether files that cannot be read are skipped: then none is read at the start.
+        skips: Whether images that cannot be read are skipped: then no file is read at the start.
 
     Raises:
-        DataError: an image is missing or cannot be read.
+        DataError: a file is missing or cannot be read.
     """
     if known_by == "contents":
         return {part: identified(table, files) for part, table in tables.items()}, []
@@ -75,22 +76,34 @@ def all_identified(
         part: _by_names(table, states[part], places.get(part, ""), files, skips=skips)
         for part, table in tables.items()
     }
-    count, size = sum(map(len, found)), sum(int(each[:, 0].sum()) for each in found)
-    note = (
-        f"{count:,} image files ({size / 2**30:.2f} GiB) are identified by name and size: their "
+    return by_names, [_note(tables, states)] if any(map(len, found)) else []
+
+
+def _note(tables: Mapping[str, Table], states: Mapping[str, Mapping[str, Tensor]]) -> str:
+    """Return the note on how many files are listed."""
+    listed = [
+        (tables[part].columns[n], s) for part, each in states.items() for n, s in each.items()
+    ]
+    counts = {"image files": 0, "recordings": 0}
+    for column, of_files in listed:
+        counts["recordings" if isinstance(column, Audio) else "image files"] += len(of_files)
+    files = named([f"{count:,} {kind}" for kind, count in counts.items() if count])
+    size = sum(int(of_files[:, 0].sum()) for _, of_files in listed)
+    return (
+        f"{files} ({size / 2**30:.2f} GiB) are identified by name and size: their "
         "contents are compared from the first reading on, exact copies are not looked for (split: "
         "{copies: together} reads all files at the start)"
     )
-    return by_names, [note] if count else []
 
 
 def _listed(table: Table, *, skips: bool) -> dict[str, Tensor]:
     """Return the states of the files of each column that holds nothing but files."""
     found = {}
-    for name, column in _images(table):
+    for name, column in _of_files(table):
         if is_of_files(column.items):
             try:
-                found[name] = file_states(column.items, skips=skips)
+                what = _what(column)
+                found[name] = file_states(column.items, what, skips=skips and what == "image")
             except DataError as error:
                 raise _with_row(error, column, table) from None
     return found
@@ -121,17 +134,17 @@ def _by_names(
     *,
     skips: bool,
 ) -> Table:
-    """Return a table whose image files are identified by name and size.
+    """Return a table whose files are identified by name and size.
 
     Args:
         table: The columns in use.
         states: The state of each file of the columns that are listed.
         place: What stands before names in the table's folder.
         files: Hashes of files from earlier runs; None to read all files.
-        skips: Whether files that cannot be read are skipped.
+        skips: Whether images that cannot be read are skipped.
     """
     columns = dict(table.columns)
-    for name, column in _images(table):
+    for name, column in _of_files(table):
         if name not in states:
             columns[name] = column.identified(files)
             continue
@@ -140,7 +153,10 @@ def _by_names(
         folder = os.path.join(_folder(table), "").removeprefix(os.curdir + os.sep)  # noqa: PTH118
         told = (os.fsencode(_named(path, folder, place)) for path in column.items)
         names = [hash_bytes(b"%b\0%d" % each) for each in zip(told, sizes, strict=True)]
-        contents = ItemContents.listed(column.items, sizes, names, files, skips=skips)
+        what = _what(column)
+        contents = ItemContents.listed(
+            column.items, sizes, names, files, what, skips=skips and what == "image"
+        )
         columns[name] = replace(column, contents=contents)
     return replace(table, columns=columns)
 
@@ -151,13 +167,20 @@ def _named(path: Path, folder: str, place: str) -> str:
     return place + text.removeprefix(folder) if text.startswith(folder) else text
 
 
-def _images(table: Table) -> Iterator[tuple[str, Images]]:
-    """Yield the columns of images by name."""
+def _of_files(table: Table) -> Iterator[tuple[str, Images | Audio]]:
+    """Yield the columns of images and recordings by name."""
     for name, column in table.columns.items():
-        if isinstance(column, Images):
+        if isinstance(column, DECODED):
             yield name, column
 
 
-def _with_row(error: DataError, column: Images, table: Table) -> DataError:
+def _what(column: Images | Audio) -> What:
+    """Return what a column holds, for messages."""
+    return "recording" if isinstance(column, Audio) else "image"
+
+
+def _with_row(error: DataError, column: Images | Audio, table: Table) -> DataError:
     """Return the error with the row of a missing file, which helps more than the path alone."""
-    return (table.folder and missing_file(column, table.place, table.folder)) or error
+    if table.folder is None:
+        return error
+    return missing_file(column, table.place, table.folder, _what(column)) or error
