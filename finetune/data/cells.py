@@ -38,10 +38,10 @@ def infer(cells: Listed) -> Numbers | Listed:
     Empty cells among numbers become NaN, which callers refuse with the row.
     """
     # Nearly always one of the first cells tells that a column is text.
-    if not all(map(_may_be_number, islice(cells.values, _FIRST_CELLS))):
+    if not all(map(may_be_number, islice(cells.values, _FIRST_CELLS))):
         return replace(cells, kind="text")
     values, numbers = cells.distinct()
-    if not any(values) or not all(map(_may_be_number, values)):
+    if not any(values) or not all(map(may_be_number, values)):
         return replace(cells, kind="text")
     if all(cell and _WHOLE.fullmatch(cell) for cell in values):
         return Numbers(as_tensor(np.asarray([int(cell) for cell in values])[numbers], "cells"))
@@ -72,7 +72,7 @@ def no_number(column: str, cells: Column, place: Callable[[int], str], key: Key 
         what = "recordings" if isinstance(cells, Audio) else "images"
         return DataError(f"column {column!r} holds {what} where numbers are needed", key=key)
     # The first cell that is at fault, not the first of the column: that one may well be a number.
-    others = [row for row, cell in enumerate(cells.values) if not _may_be_number(cell)]
+    others = [row for row, cell in enumerate(cells.values) if not may_be_number(cell)]
     row = others[0] if others else 0
     if (uneven := _of_another_shape(cells)) is not None:
         return DataError(
@@ -108,7 +108,7 @@ def _shape(cell: Any) -> tuple[int, ...]:
     return tuple(lengths)
 
 
-def _may_be_number(cell: Any) -> bool:
+def may_be_number(cell: Any) -> bool:
     """Tell whether a cell allows its column to be numbers; an empty cell does."""
     if isinstance(cell, str):
         return not cell or reads_as_number(cell)

@@ -287,12 +287,16 @@ def image_columns(config: DataConfig, inputs: Sequence[str]) -> set[str]:
     return (named | {"image"}) & set(inputs)
 
 
+def tokenized_columns(config: DataConfig) -> set[str]:
+    """Return the columns that a step makes tokens of."""
+    # Digits in such a column are text too, such as telephone numbers.
+    nodes = [node for node in config.transforms or () if isinstance(node, TokenizeTransform)]
+    return {text for node in nodes for text in node.columns or (node.column,)}
+
+
 def kind_of(column: Column, name: str, config: DataConfig) -> Kind:
     """Return the kind of an input column that is settled."""
-    nodes = [n for n in config.transforms or () if isinstance(n, TokenizeTransform)]
-    # A column of digits that is tokenized is text, such as telephone numbers.
-    texts = {text for node in nodes for text in node.columns or (node.column,)}
-    column = read_cells(column, as_text=name in texts)
+    column = read_cells(column, as_text=name in tokenized_columns(config))
     if isinstance(column, Audio):
         return "audio"
     if name in filled_columns(config) and not isinstance(column, Images):

@@ -4,6 +4,9 @@ A table has a folder of its own there, named by a hash of its paths and of all t
 are read. The folder holds `table.arrow` with the cells, `table.json` with the rest, and hashes of
 the rows. It counts only while the source is what it was: by the states of its files or, where these
 differ, by the hashes of their contents.
+
+A table has one such file, with the columns that some config has used: where another one needs more
+of them, it is parsed again with all of these.
 """
 
 import os
@@ -32,7 +35,7 @@ from finetune.store.directory import filled_aside, key_of, place_filled
 from finetune.store.layout import Layout, Meta, StoreError, os_errors_named
 from finetune.store.store_folder import TABLE, folder_of, hold, touch
 
-_VERSION = 1
+_VERSION = 2
 """Of the readers and of the files here; a higher one makes all tables anew."""
 
 
@@ -47,7 +50,7 @@ class _TableSource:
 
     @property
     def key(self) -> str:
-        """Hash of all that decides what is read, besides the contents of the files."""
+        """Hash of all that decides what is read, besides contents of the files and columns."""
         how = self.dialect
         return key_of(
             {
@@ -56,10 +59,17 @@ class _TableSource:
                 "dialect": [how.separator, how.quote, how.encoding, how.is_sure],
                 "missing": sorted(how.missing),
                 "declared": self.declared,
-                "wanted": None if self.wanted is None else sorted(self.wanted),
                 "version": _VERSION,
             }
         )
+
+    def wants(self, column: str) -> bool:
+        """Tell whether the cells of a column are read."""
+        return self.wanted is None or column in self.wanted
+
+    def with_columns(self, others: Collection[str]) -> "_TableSource":
+        """Return the same with other columns as well."""
+        return self if self.wanted is None else replace(self, wanted={*self.wanted, *others})
 
     def read(self, arrow: ArrowFile | None) -> ReadTables:
         """Parse the files; see `read_tables`."""
@@ -92,7 +102,7 @@ def read_large_tables(
     try:
         if files is not None and files.disk_bytes > 0:
             try:
-                return _kept(sources, files) or _parsed(sources, files)
+                return _kept_or_parsed(sources, files)
             except StoreError as error:
                 notes.append(f"the table is parsed at every start: {error.in_one_line}")
         with tempfile.TemporaryFile() as file:
@@ -104,12 +114,29 @@ def read_large_tables(
     return sources.read(None)
 
 
-def _kept(sources: _TableSource, files: KnownFiles) -> ReadTables | None:
-    """Return a table that was parsed earlier; None if there is none, or its source has changed."""
+def _kept_or_parsed(sources: _TableSource, files: KnownFiles) -> ReadTables:
+    """Return a table that was parsed earlier, or parse it."""
     folder = folder_of(files.root, sources.key)
+    record = _unchanged_record(sources, folder)
+    if record is None:
+        return _parsed(sources, files)
+    # What other configs use stays there: they would parse it again in turns.
+    return _kept(sources, folder, record) or _parsed(sources.with_columns(record["read"]), files)
+
+
+def _unchanged_record(sources: _TableSource, folder: Path) -> dict[str, Any] | None:
+    """Return the record of a kept table; None if there is none, or its source has changed."""
     try:
         record = read_record(folder)
-        if not _is_unchanged(record, sources.paths, folder):
+        return record if _is_unchanged(record, sources.paths, folder) else None
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def _kept(sources: _TableSource, folder: Path, record: dict[str, Any]) -> ReadTables | None:
+    """Return a table that was parsed earlier; None if it is damaged, or lacks a column."""
+    try:
+        if any(sources.wants(name) for name in {*record["names"]} - {*record["read"]}):
             return None
         with disk.open_to_read(folder / TABLE) as file:
             hold(file)
@@ -119,6 +146,7 @@ def _kept(sources: _TableSource, files: KnownFiles) -> ReadTables | None:
                 return None
             columns = mapped_columns(file, is_checked=not is_known)
         lines = array("Q", columns.pop(LINES).as_numbers().tobytes())
+        columns = {name: cells for name, cells in columns.items() if sources.wants(name)}
         places = Places(tuple(map(str, sources.paths)), tuple(record["starts"]), lines)
         names, notes = record["names"], tuple(record["notes"])
         read = read_tables_of(columns, names, len(lines), places, notes, record["kind"])
@@ -157,6 +185,7 @@ def _placed(
         digest = disk.digest_of(aside / TABLE)
         record = {
             "names": [*read.columns],
+            "read": [name for name in read.columns if sources.wants(name)],
             "kind": read.kind,
             "starts": [*read.places.starts],
             "notes": [*read.notes],

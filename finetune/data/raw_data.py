@@ -4,8 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from finetune.config.data import DataConfig
-from finetune.config.task_keys import Task
-from finetune.config.transform_keys import TokenizeTransform
+from finetune.config.task_keys import ImportTask, Task
 from finetune.data.audio import notes_on_audio
 from finetune.data.cells import read_cells
 from finetune.data.columns import (
@@ -17,6 +16,7 @@ from finetune.data.columns import (
     kind_of,
     placing_columns,
     settle_columns,
+    tokenized_columns,
 )
 from finetune.data.contents import KnownFiles
 from finetune.data.gaps import filled_columns, with_open_gaps
@@ -34,6 +34,7 @@ from finetune.data.readers.chunks import shown_names
 from finetune.data.row_hashes import row_hashes
 from finetune.data.sources import open_source, sources_of
 from finetune.data.table import Column, Numbers, Table, refuse_gaps
+from finetune.data.unlike_files import notes_on_unlike_files
 from finetune.errors import DataError, did_you_mean
 
 
@@ -134,6 +135,14 @@ def read_data(
         # Before rows are hashed: NaN in an input would become part of the run's identity.
         refuse_gaps_in(table, inputs, filled)
     read = {part: _read_cells(table, inputs, config) for part, table in tables.items()}
+    may_be_numbers = [
+        name for name in (*inputs, *for_loss) if name not in tokenized_columns(config)
+    ]
+    notes += tuple(
+        note
+        for part, table in tables.items()
+        for note in notes_on_unlike_files(table, may_be_numbers, read[part])
+    )
     hashes = {part: row_hashes(t, inputs, read[part]) for part, t in tables.items()}
     # Of the training part alone: prediction must read what training read, not what validation held.
     kinds = {name: kind_of(column, name, config) for name, column in read["train"].items()}
@@ -180,8 +189,7 @@ def refuse_gaps_in(table: Table, inputs: Sequence[str], filled: Collection[str])
 
 def _read_cells(table: Table, inputs: Sequence[str], config: DataConfig) -> dict[str, Column]:
     """Return the inputs with table cells read as numbers or texts."""
-    nodes = [node for node in config.transforms or () if isinstance(node, TokenizeTransform)]
-    texts = {text for node in nodes for text in node.columns or (node.column,)}
+    texts = tokenized_columns(config)
     return {name: read_cells(table.columns[name], as_text=name in texts) for name in inputs}
 
 

@@ -11,6 +11,7 @@ from finetune.data import large_tables
 from finetune.data.contents import KnownFiles
 from finetune.data.kept_table import audit_table, is_table
 from finetune.data.readers.chunks import Dialect
+from finetune.data.table import Unread
 from finetune.store.directory import entries, remove_store
 from finetune.store.layout import RowSpec
 from finetune.store.store import Store, StoreError
@@ -27,12 +28,12 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def opened(cache, tmp_path):
-    def open_(name="t.csv", word="text"):
+    def open_(name="t.csv", word="text", wanted=None):
         path = tmp_path / name
         if not path.exists() or word not in path.read_text():
             path.write_text("text,label\n" + f"some {word},a\nanother {word},b\n" * (COUNT // 2))
         files = KnownFiles(1.0, cache)
-        read = large_tables.read_large_tables([path], Dialect(), "separated", None, files)
+        read = large_tables.read_large_tables([path], Dialect(), "separated", wanted, files)
         assert files.notes == []
         return read
 
@@ -104,6 +105,43 @@ def test_a_table_in_use_is_replaced_when_its_source_changes_and_its_cells_stay(c
     assert len(entries(cache)) == 1
     assert before.columns["text"][0] == "some text"
     assert after.columns["text"][0] == "some other"
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+    """The columns that are asked of readers from here on, once for each table that is parsed."""
+    asked = []
+    read_tables = large_tables.read_tables
+
+    def counted(paths, dialect, declared, wanted, arrow):
+        asked.append(wanted)
+        return read_tables(paths, dialect, declared, wanted, arrow)
+
+    monkeypatch.setattr(large_tables, "read_tables", counted)
+    return asked
+
+
+def test_configs_that_use_other_columns_share_one_copy_of_a_table(cache, opened, parsed):
+    opened(wanted={"text", "x"})
+    opened(wanted={"label"})
+    assert parsed == [{"text", "x"}, {"text", "label"}]
+    for wanted in ({"text", "y"}, {"label"}, {"text", "label"}, None):
+        read = opened(wanted=wanted)
+        assert list(read.columns) == ["text", "label"]
+        used = [name for name in read.columns if wanted is None or name in wanted]
+        cells = {"text": "another text", "label": "b"}
+        assert [read.columns[name][1] for name in used] == [cells[name] for name in used]
+        for name in cells.keys() - {*used}:
+            assert isinstance(read.columns[name].values, Unread)
+    assert len(parsed) == 2
+    assert len(entries(cache)) == 1
+
+
+def test_a_changed_table_is_parsed_for_the_columns_in_use_alone(cache, opened, parsed):
+    opened(wanted={"text"})
+    opened(word="other", wanted={"label"})
+    assert parsed == [{"text"}, {"label"}]
+    assert len(entries(cache)) == 1
 
 
 def flip(path):

@@ -226,3 +226,52 @@ def test_parts_of_a_data_set_of_the_hub_are_parts_of_a_run(run, predict, tmp_pat
             seed=0,
             trust=(),
         )
+
+
+PARTS = {
+    "an input": ("x,label\n1,a\n2,b\n", "x,label\n3,a\nfew,b\n", "'x'", "'few'"),
+    "the target": ("x,label\n1,0\n2,1\n", "x,label\n3,0\n4,one\n", "'label'", "'one'"),
+    "words in the first": ("x,label\nfew,a\n2,b\n", "x,label\n3,a\n,b\n", "'x'", "'few'"),
+}
+
+
+@pytest.mark.parametrize("least", [0, 1 << 30], ids=["mapped", "in memory"])
+@pytest.mark.parametrize("case", PARTS)
+def test_a_column_of_numbers_in_one_file_and_words_in_another_is_told(
+    case, least, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("finetune.data.large_tables.LEAST_BYTES", least)
+    *parts, column, cell = PARTS[case]
+    for number, text in enumerate(parts, 1):
+        (tmp_path / f"part-{number}.csv").write_text(text)
+    source = {"type": "csv", "path": str(tmp_path / "part-*.csv")}
+    keys = {"inputs": ["x"], "target": "label"}
+    (note,) = [note for note in opened(source, **keys).facts.notes if "numbers alone" in note]
+    file, number = (1, 2) if case == "words in the first" else (2, 1)
+    assert note.startswith(f"column {column} is read as text: {tmp_path}/part-{number}.csv holds ")
+    assert f"{cell} in row {1 if file == 1 else 2} of {tmp_path}/part-{file}.csv is none" in note
+
+
+ALIKE = {
+    "words in both": ("x,label\na b,p\n", "x,label\n1,q\nc,p\n"),
+    "numbers in both": ("x,label\n1,p\n", "x,label\n1.5,q\n2,p\n"),
+    "one of them empty": ("x,label\nword,p\nb,q\n", "x,label\n,q\n,p\n"),
+}
+
+
+@pytest.mark.parametrize("case", ALIKE)
+def test_columns_that_are_alike_in_all_files_are_not_told(case, tmp_path):
+    for number, text in enumerate(ALIKE[case], 1):
+        (tmp_path / f"part-{number}.csv").write_text(text)
+    source = {"type": "csv", "path": str(tmp_path / "part-*.csv")}
+    notes = opened(source, inputs=["x"], target="label").facts.notes
+    assert not [note for note in notes if "numbers alone" in note]
+
+
+def test_digits_that_are_tokenized_are_text_in_every_file(tmp_path):
+    (tmp_path / "part-1.csv").write_text("x,label\n1,p\n2,q\n")
+    (tmp_path / "part-2.csv").write_text("x,label\nword,p\n2,q\n")
+    source = {"type": "csv", "path": str(tmp_path / "part-*.csv")}
+    tokens = {"type": "tokenize", "column": "x", "tokenizer": "package:none"}
+    notes = opened(source, inputs=["x"], target="label", transforms=[tokens]).facts.notes
+    assert not [note for note in notes if "numbers alone" in note]

@@ -202,12 +202,12 @@ def test_a_listed_recording_that_changes_is_refused_before_and_after_its_first_r
     files = sorted(folder.rglob("*.*"), key=lambda file: (file.parent.name, file.name))
     before, after = (files[place - 1] for place in places)
     before.write_bytes(encoded(5, seconds=0.5))
-    with pytest.raises(DataError, match="the recording .* has changed since the data was opened"):
+    with pytest.raises(DataError, match=r"the recording .* has changed since the data was opened"):
         data.train.fetch([22])
     data.train.fetch([23])
     raw = after.read_bytes()
     after.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
-    with pytest.raises(DataError, match="the recording .* has changed since the data was opened"):
+    with pytest.raises(DataError, match=r"the recording .* has changed since the data was opened"):
         data.train.fetch([23])
 
 
