@@ -97,8 +97,12 @@ def evaluation_samples(
     batch_size: int,
     hang_timeout_s: float | None,
     fitted: Sequence[Learnt] = (),
+    tokens: TokenStore | None = None,
+    name: str = "",
 ) -> tuple[Samples, list[str]]:
     """Return the samples of one part as evaluation sees them, and notes on cut texts.
+
+    Those of a run's own training part have the random steps of training.
 
     Args:
         part: Raw inputs and targets.
@@ -109,6 +113,8 @@ def evaluation_samples(
         batch_size: Samples of a batch.
         hang_timeout_s: Seconds after which a process that makes batches counts as hung.
         fitted: What the fitted steps of the run have kept.
+        tokens: Store that keeps tokens from run to run; None for no store.
+        name: `train`, `validation` or `test`; empty for data that is no part of a run.
 
     Raises:
         DataError: a transform fails, or no batch can hold the resulting samples.
@@ -117,8 +123,8 @@ def evaluation_samples(
     notes: list[str] = []
     skips = config.on_error == "skip"
     fetching = Fetching(config.workers, None, batch_size, hang_timeout_s, seed, skips=skips)
-    making = _Making(steps, fetching, trust, notes.append)
-    return _samples(part, making), [
+    making = _Making(steps, fetching, trust, notes.append, tokens)
+    return _samples(part, making, name), [
         *notes,
         *_notes_on_cut(steps.other),
         *notes_on_met(steps.other),

@@ -14,7 +14,7 @@ from finetune.data.contents import KnownFiles
 from finetune.data.drawn import drawn
 from finetune.data.learnt import num_positions
 from finetune.data.mixing import Mixing, mixing_of
-from finetune.data.opening import DataFacts, Record, open_data
+from finetune.data.opening import DataFacts, OpenedData, Record, open_data
 from finetune.data.prepare import PreparedData, prepare_data
 from finetune.data.tokens import TokenStore
 from finetune.errors import DataError, Faults, FinetuneError
@@ -25,7 +25,7 @@ from finetune.freezing.plan import Plan, make_plan
 from finetune.importing import code_of
 from finetune.models.declared import Network, TensorSpec, build_network
 from finetune.models.inventory import take_inventory
-from finetune.models.preprocessing import read_preprocessing
+from finetune.models.preprocessing import Preprocessing, read_preprocessing
 from finetune.redaction import causes_withheld
 from finetune.tasks.build_task import build_task
 from finetune.tasks.directions import Directions
@@ -131,16 +131,7 @@ def open_samples(
     keeps = config.cache.use == "auto"
     files = KnownFiles(config.cache.disk_gb) if keeps else None
     preprocessing = read_preprocessing(config.model)
-    opened = open_data(
-        config.data,
-        config.task,
-        seed=config.seed,
-        trust=config.trust,
-        files=files,
-        head=preprocessing.head,
-        record=record,
-        limit=config.train.limit,
-    )
+    opened = open_raw(config, preprocessing, files, record)
     prepared = prepare_data(
         # Drawn after opening: the facts keep the sizes of all samples, by which steps and costs go.
         opened if most is None else drawn(opened, most, config.seed),
@@ -157,6 +148,35 @@ def open_samples(
         fit_on=opened.train.table,
     )
     return replace(prepared, notes=(*prepared.notes, *(files.take_notes() if files else ())))
+
+
+def open_raw(
+    config: RunConfig,
+    preprocessing: Preprocessing,
+    files: KnownFiles | None,
+    record: Record | None = None,
+) -> OpenedData:
+    """Open the data of a config, before any transform.
+
+    Args:
+        config: The run config.
+        preprocessing: What the network was pretrained with.
+        files: Hashes of files from earlier runs, and the place of large tables; None to keep none.
+        record: The run's record of its data, if it has begun.
+
+    Raises:
+        DataError: the data cannot be read, or does not fit the config.
+    """
+    return open_data(
+        config.data,
+        config.task,
+        seed=config.seed,
+        trust=config.trust,
+        files=files,
+        head=preprocessing.head,
+        record=record,
+        limit=config.train.limit,
+    )
 
 
 def build_model_and_task(

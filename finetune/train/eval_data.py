@@ -8,15 +8,18 @@ from finetune.config.loader import as_plain, load_saved
 from finetune.config.run import RunConfig
 from finetune.config.secrets import MASK
 from finetune.data.batches import Samples
+from finetune.data.contents import KnownFiles
 from finetune.data.membership import count_trained
 from finetune.data.named_data import DataReader, NamedData
 from finetune.data.opening import DataFacts, Record
+from finetune.data.parting import RawPart
 from finetune.data.prepare import evaluation_samples
 from finetune.data.sources import sources_of
+from finetune.data.tokens import TokenStore
 from finetune.errors import DataError, Key
 from finetune.models.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder, saved_config
-from finetune.train.build import evaluation_batch_size, open_samples
+from finetune.train.build import evaluation_batch_size, open_raw
 from finetune.train.same_data import read_record
 
 Part = Literal["train", "validation", "test"]
@@ -107,17 +110,42 @@ def _own(
 ) -> EvalData:
     """Return a part of the run's own data, after comparing it with the run's record."""
     record = _record(run, tell, accepts_changes=accepts_changes)
-    data = open_samples(run.config, record)
+    config = run.config
+    keeps = config.cache.use == "auto"
+    files = KnownFiles(config.cache.disk_gb) if keeps else None
+    data = open_raw(config, run.preprocessing, files, record)
     for line in data.changes:
         tell(f"evaluates changed data: {line}")
     if data.identity.is_kept:
         # Here rows keep the parts of the record, so split keys of the command line change nothing.
         for line in _without_effect(overrides):
             tell(line)
-    samples = {"train": data.train, "validation": data.validation, "test": data.test}[split]
-    if samples is None:
+    part = {"train": data.train, "validation": data.validation, "test": data.test}[split]
+    if part is None:
         raise DataError(f"this run has no {split} samples", where=str(run.folder.path))
+    tokens = TokenStore(config.cache.disk_gb) if keeps else None
+    # Of this part alone: to prepare the others may take longer than the evaluation.
+    samples, _ = _evaluated(run, part, tokens, split)
     return EvalData(samples, split)
+
+
+def _evaluated(
+    run: RunData, part: RawPart, tokens: TokenStore | None = None, name: str = ""
+) -> tuple[Samples, list[str]]:
+    """Return the samples of a part, and notes on cut texts; see `evaluation_samples`."""
+    config = run.config
+    return evaluation_samples(
+        part,
+        config.data,
+        run.preprocessing,
+        seed=config.seed,
+        trust=config.trust,
+        batch_size=evaluation_batch_size(config),
+        hang_timeout_s=config.train.hang_timeout_s,
+        fitted=run.facts.fitted,
+        tokens=tokens,
+        name=name,
+    )
 
 
 def _without_effect(overrides: Sequence[str]) -> list[str]:
@@ -147,7 +175,6 @@ def _record(run: RunData, tell: Callable[[str], None], *, accepts_changes: bool)
 
 def _whole(run: RunData, data: NamedData, tell: Callable[[str], None]) -> EvalData:
     """Return all samples of a named source, and report how many the run was trained on."""
-    config = run.config
     for note in data.notes:
         tell(f"note: {note}")
     try:
@@ -158,16 +185,7 @@ def _whole(run: RunData, data: NamedData, tell: Callable[[str], None]) -> EvalDa
         num_trained = None
     size = len(data.part.table)
     tell(f"{data.name}: {_told(num_trained, size)}")
-    samples, on_cut = evaluation_samples(
-        data.part,
-        config.data,
-        run.preprocessing,
-        seed=config.seed,
-        trust=config.trust,
-        batch_size=evaluation_batch_size(config),
-        hang_timeout_s=config.train.hang_timeout_s,
-        fitted=run.facts.fitted,
-    )
+    samples, on_cut = _evaluated(run, data.part)
     for note in on_cut:
         tell(f"note: {note}")
     return EvalData(samples, None, data.name, num_trained)

@@ -14,7 +14,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from finetune.config.run import Provenance, RunConfig
-from finetune.data import identity, membership
+from finetune.data import identity, membership, prepare
 from finetune.errors import CheckpointError, DataError
 from finetune.train.trained import evaluate_run, evaluated, load_run
 from finetune.train.wire import build_trainer
@@ -108,6 +108,20 @@ def test_unchanged_data_gives_the_figures_of_the_run_itself(run):
         }
         assert lines == ""
     assert told(run, "test", data_changed=True)[0].figures == told(run)[0].figures
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 40), ("validation", 16), ("test", 24)])
+def test_an_evaluation_of_one_part_prepares_that_part_alone(run, monkeypatch, split, count):
+    prepared = []
+    run_steps = prepare.run_steps
+
+    def counted(table, *others):
+        prepared.append(len(table))
+        return run_steps(table, *others)
+
+    monkeypatch.setattr(prepare, "run_steps", counted)
+    evaluate_run(run, split=split)
+    assert prepared == [count]
 
 
 CHANGES = {
