@@ -36,7 +36,8 @@ from finetune.data.identified_files import identified
 from finetune.data.identity import hash_rows
 from finetune.data.image_headers import look_at, notes_on
 from finetune.data.images import Images
-from finetune.data.incoming import FILES_WITH_COLUMNS, Incoming, read_incoming
+from finetune.data.incoming import read_incoming
+from finetune.data.incoming_part import FILES_WITH_COLUMNS, Incoming
 from finetune.data.joined import join_targets
 from finetune.data.labels import LabelRules
 from finetune.data.loss_columns import mask_columns

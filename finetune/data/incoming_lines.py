@@ -1,0 +1,113 @@
+"""Read standard input for prediction: the rows of a table, or one sample a line."""
+
+import codecs
+from collections.abc import Mapping
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+from finetune.config.data import DataConfig
+from finetune.data.columns import Kind
+from finetune.data.incoming_part import Incoming, the_column, trained_on
+from finetune.data.incoming_rows import as_files, rows_of
+from finetune.data.readers.any_form import KNOWN_FORMS, names_columns
+from finetune.data.readers.chunks import Reading
+from finetune.data.readers.documents import json_object
+from finetune.data.readers.forms import content_of_bytes, head_of, kept, text_of, unpacked
+from finetune.data.readers.row_places import Places
+from finetune.data.tabular import dialect_of
+from finetune.errors import DataError
+from finetune.reading import limited_lines
+
+_READ_AT_ONCE = 1 << 20
+
+
+def read_stream(
+    stdin: TextIO, config: DataConfig, kinds: Mapping[str, Kind], target: str | None
+) -> Incoming:
+    """Return the samples of standard input: rows of a table, or one sample per line.
+
+    Args:
+        stdin: The stream.
+        config: `data:` of the config that the network was trained with.
+        kinds: Kind of each input column.
+        target: Column that the network predicts; read too if a table has it.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    name = "standard input"
+    raw = getattr(stdin, "buffer", None)
+    whole = (
+        BytesIO(stdin.read().encode("utf-8", "surrogatepass")) if raw is None else kept(raw, name)
+    )
+    file = unpacked(whole, name)
+    dialect = dialect_of(trained_on(config))
+    # who types or pipes text means UTF-8, whatever encoding the training files have; only if that
+    # is another one must the text be read to know which of the two it is
+    if not _is_called_utf8(dialect.encoding) and _is_utf8(file):
+        dialect = replace(dialect, encoding="utf-8")
+    reading = Reading(name, dialect, kinds.keys(), also=target)
+    if names_columns(file, reading):
+        part = rows_of(file, reading, None, Path())
+        lines = part.places.lines
+        # Rows of a csv begin in line 2, behind the names; JSON has no such line.
+        is_json = any(lines) and lines[0] != 2
+        numbers = lines if is_json else range(1, len(part.names) + 1)
+        part = replace(part, names=[f"-:{number}" for number in numbers])
+    else:
+        part = _read_lines(file, reading, kinds)
+    columns = {
+        name: as_files(values, Path(), part.names, kinds.get(name))
+        for name, values in part.columns.items()
+    }
+    return replace(part, columns=columns)
+
+
+def _is_called_utf8(encoding: str) -> bool:
+    """Tell whether the name of an encoding means UTF-8."""
+    try:
+        return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
+    except LookupError:  # told where the text is read
+        return False
+
+
+def _is_utf8(file: BinaryIO) -> bool:
+    """Tell whether all bytes of a file are UTF-8, which keeps none of them."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        while part := file.read(_READ_AT_ONCE):
+            decoder.decode(part)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    finally:
+        file.seek(0)
+    return True
+
+
+def _read_lines(file: BinaryIO, reading: Reading, kinds: Mapping[str, Kind]) -> Incoming:
+    """Return one sample per line: a text, or a JSON object, the only form for several columns."""
+    content = content_of_bytes(head_of(file), reading.dialect.encoding)
+    if content.encoding is None:
+        raise DataError(f"is {content.other}, no text", where=reading.name, hint=KNOWN_FORMS)
+    numbers: list[int] = []
+    rows: list[dict[str, Any]] = []
+    with text_of(file, content.encoding, reading.name) as text:
+        for number, line in limited_lines(text, reading.name):
+            if not line.strip():
+                continue
+            where = f"{reading.name}:{number}"
+            # A text may begin with a brace as well, but then it is no JSON, and the error says so.
+            if line.lstrip().startswith("{"):
+                rows.append(json_object(line, where))
+            else:
+                rows.append({the_column(kinds, where): line.rstrip("\r\n")})
+            numbers.append(number)
+    columns = {
+        name: [row.get(name) for row in rows]
+        for name in dict.fromkeys(name for row in rows for name in row)
+    }
+    places = Places((reading.name,), (0,), numbers)
+    return Incoming(reading.name, [f"-:{number}" for number in numbers], columns, places)

@@ -1,0 +1,68 @@
+"""One part of the samples that are predicted: a table, plain files, or standard input."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.config.data import DataConfig
+from finetune.config.source_keys import Source
+from finetune.data.columns import Kind
+from finetune.data.readers.row_places import Places
+from finetune.errors import DataError, named
+
+FILES_WITH_COLUMNS = (
+    "give them as a table (.csv, .tsv, .jsonl, .parquet), or as JSON objects, one a line"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """Samples of one table, of the plain files of a folder, or of standard input."""
+
+    source: str
+    """Name of where they come from, for messages."""
+    names: list[str]
+    """A name for each sample."""
+    columns: Mapping[str, Sequence[Any]]
+    """Raw values of each input column."""
+    places: Places
+    """Place of each sample, for messages."""
+    notes: tuple[str, ...] = ()
+    """Lines to report to the user on how they were read."""
+
+    def files(self) -> Iterator[Path]:
+        """Yield the files that the samples are read from, with those that a table names."""
+        yield from map(Path, self.places.files)
+        for column in self.columns.values():
+            if isinstance(column, list):
+                yield from (value for value in column if isinstance(value, Path))
+
+
+def trained_on(config: DataConfig) -> Source | None:
+    """Return the source of the training samples."""
+    return config.source or config.train
+
+
+def the_column(kinds: Mapping[str, Kind], where: object, other: str | None = None) -> str:
+    """Return the only input column; raise if there are several, as the value has no name.
+
+    Args:
+        kinds: Kind of each input column.
+        where: Place of the value, for messages.
+        other: What the value is, in words, if it is a file that is not text.
+    """
+    # Which column a bare value belongs to would be a guess.
+    if len(kinds) > 1:
+        found = "" if other is None else f"is {other}, and "
+        raise DataError(
+            f"{found}the network takes the columns {named(kinds)}",
+            where=str(where),
+            hint=FILES_WITH_COLUMNS,
+        )
+    return next(iter(kinds))
+
+
+def is_image_kind(kind: Kind | None) -> bool:
+    """Tell whether a kind is one of images."""
+    return kind in ("image", "grey image")
