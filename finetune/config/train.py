@@ -44,7 +44,7 @@ class CheckpointConfig(Node):
     keep_last: Count = 2
     """Number of newest checkpoints that are kept."""
     best: Annotated[str | None, PUBLIC] = "auto"
-    """Tag of the metric, such as `validation/loss`, by which the best checkpoint is chosen, kept, and used for test and prediction. `auto` means the first metric of the task whose direction is known, else the loss, if there are validation samples. With `null`, and without validation samples, the last checkpoint is used."""
+    """Tag of the metric, such as `validation/loss`, by which the best checkpoint is chosen, kept, and used for test and prediction. `auto` means the first metric of the task whose direction is known, else the loss, if there are validation samples; of equal figures the earliest one counts. With `null`, and without validation samples, the last checkpoint is used."""
     keep_best: Count | None = None
     """Number of best checkpoints, by `best`, that are kept; one if left out."""
     path: str | None = None

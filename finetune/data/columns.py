@@ -28,7 +28,7 @@ from finetune.data.short_values import in_short
 from finetune.data.table import Column, Listed, Numbers, Table, settle
 from finetune.data.transforms import is_image_column
 from finetune.data.waveforms import SoundRules
-from finetune.errors import DataError, Key, did_you_mean
+from finetune.errors import DataError, Faults, Key, did_you_mean
 
 Kind = Literal[
     "text",
@@ -98,14 +98,20 @@ def choose_columns(
             hint=separator_hint(list(known)) or "name them: inputs: [...] and target: ...",
             key=("data", missing),
         )
-    wanted = [(("data", "inputs"), name) for name in inputs] + [(("data", "target"), target)]
-    for key, name in [*wanted, *((("data", "loss_columns"), name) for name in config.loss_columns)]:
-        if name is not None and name not in known:
-            raise DataError(
-                f"no column {name!r}; there are: {shown_names(known)}",
-                hint=separator_hint(list(known)) or did_you_mean(name, known) or _on_header(config),
-                key=key,
-            )
+    wanted: list[tuple[Key, str | None]] = [(("data", "inputs"), name) for name in inputs]
+    wanted += [(("data", "target"), target)]
+    wanted += [(("data", "loss_columns"), name) for name in config.loss_columns]
+    faults = Faults()
+    faults.add(
+        DataError(
+            f"no column {name!r}; there are: {shown_names(known)}",
+            hint=separator_hint(list(known)) or did_you_mean(name, known) or _on_header(config),
+            key=key,
+        )
+        for key, name in wanted
+        if name is not None and name not in known
+    )
+    faults.raise_if_any()
     return inputs, target
 
 
@@ -139,34 +145,47 @@ def settle_columns(
         key: Position of the node in the config.
 
     Raises:
-        DataError: a value is missing or of another kind, a path leaves the folder, or a key for
-            images applies to no column.
+        FinetuneError: a value is missing or of another kind, a path leaves the folder, or a key for
+            images applies to no column. Faults of several columns are reported at once.
     """
     columns: dict[str, Column] = {}
     notes = list(table.notes)
+    faults = Faults()
     for name in inputs:
-        column = _of_some_kind(name, table)
-        is_named = name not in images and _names_images(column, table)
-        if is_named:
-            notes.append(f"column {name!r}: its texts name image files, which are read as images")
-        if isinstance(column, Listed) and (
-            _are_images(column) or is_named or (name in images and column.kind != "things")
-        ):
-            column = images_of(files_of_table(name, column.values, table))
-        elif heard := as_audio(name, column, table, source):
-            column = heard[0]
-            notes += heard[1]
-        if isinstance(column, Images):
-            column = ruled(column, source)
-        elif isinstance(column, Numbers):
-            column, found = _arranged(name, column, source, is_image=name in images)
+        with faults.noted():
+            columns[name], found = _settled_input(name, table, source, is_image=name in images)
             notes += found
-        columns[name] = column
     for name in for_loss:
-        columns.setdefault(name, settled_for_loss(name, table, is_mask=name in masks))
+        if name not in columns:
+            with faults.noted():
+                columns[name] = settled_for_loss(name, table, is_mask=name in masks)
+    faults.raise_if_any()
     refuse_idle_keys([columns[name] for name in inputs], source, key)
     refuse_idle_audio_keys([columns[name] for name in inputs], source, key)
     return replace(table, columns=columns, notes=tuple(notes))
+
+
+def _settled_input(
+    name: str, table: Table, source: Source, *, is_image: bool
+) -> tuple[Column, list[str]]:
+    """Return an input column of a definite kind, and notes on how it is read."""
+    column, notes = _of_some_kind(name, table), list[str]()
+    is_named = not is_image and _names_images(column, table)
+    if is_named:
+        notes.append(f"column {name!r}: its texts name image files, which are read as images")
+    if isinstance(column, Listed) and (
+        _are_images(column) or is_named or (is_image and column.kind != "things")
+    ):
+        column = images_of(files_of_table(name, column.values, table))
+    elif heard := as_audio(name, column, table, source):
+        column, found = heard
+        notes += found
+    if isinstance(column, Images):
+        column = ruled(column, source)
+    elif isinstance(column, Numbers):
+        column, found = _arranged(name, column, source, is_image=is_image)
+        notes += found
+    return column, notes
 
 
 def _of_some_kind(name: str, table: Table) -> Column:

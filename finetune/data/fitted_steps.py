@@ -34,7 +34,7 @@ from finetune.data.learnt import (
 from finetune.data.samples import Columns, Prepared, Sample, replaced
 from finetune.data.short_values import in_short
 from finetune.data.table import Listed, Numbers
-from finetune.errors import DataError, Key
+from finetune.errors import DataError, Faults, Key
 
 Place = Callable[[int], str]
 Flat = NDArray[np.float64]
@@ -88,9 +88,15 @@ class FittedStep:
         """Return the step fitted on the training samples.
 
         Raises:
-            DataError: a column is of another kind, or has no value.
+            FinetuneError: a column is of another kind, or has no value. Faults of several columns
+                are reported at once.
         """
-        figures = {name: self._fitted(name, columns[name], place) for name in self.columns}
+        figures: dict[str, Figures] = {}
+        faults = Faults()
+        for name in self.columns:
+            with faults.noted():
+                figures[name] = self._fitted(name, columns[name], place)
+        faults.raise_if_any()
         return replace(self, figures=figures, met={})
 
     def __call__(self, sample: Sample) -> Sample:

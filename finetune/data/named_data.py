@@ -48,7 +48,7 @@ from finetune.data.readers.row_places import Places
 from finetune.data.sources import open_source
 from finetune.data.table import Column, Listed, Table
 from finetune.data.targets import encode_target
-from finetune.errors import DataError, Key, named
+from finetune.errors import DataError, Key, SeveralFaultsError, named
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +254,10 @@ def _naming(name: str) -> Iterator[None]:
     """Make errors name the data, and not a config key: the config is about the run's own data."""
     try:
         yield
-    except DataError as error:
-        if error.where is None:
-            error.key, error.where = (), name
-            # The message need not name it once more.
-            error.message = error.message.removeprefix(f"{name!r} ")
+    except (DataError, SeveralFaultsError) as error:
+        for one in error.errors if isinstance(error, SeveralFaultsError) else (error,):
+            if one.where is None:
+                one.key, one.where = (), name
+                # The message need not name it once more.
+                one.message = one.message.removeprefix(f"{name!r} ")
         raise

@@ -31,7 +31,7 @@ from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
 from finetune.data.transforms import PlannedStep, Stack, Step
 from finetune.data.vision import Vision, transform_all, transform_batch
-from finetune.errors import DataError
+from finetune.errors import DataError, Faults
 
 IN_MEMORY_BYTES = 2 * 1024**3
 """Larger columns are kept in a file instead of in memory."""
@@ -242,15 +242,18 @@ def typed_columns(table: Table, steps: Sequence[Step]) -> Columns:
     """Return the columns with csv cells as numbers, unless they are tokenized; refuse gaps.
 
     Raises:
-        DataError: a cell is empty in a column that no step fills.
+        FinetuneError: cells are empty in columns that no step fills; all are reported at once.
     """
     texts = {name for step in steps if isinstance(step, Tokenize) for name in step.columns}
     filled = filled_by(step.node for step in steps if isinstance(step, FittedStep))
     columns: Columns = {}
+    faults = Faults()
     for name, column in table.columns.items():
         columns[name] = typed = read_cells(column, as_text=name in texts)
         if isinstance(typed, Numbers):
-            refuse_gaps(name, typed, table.place, column, allows_empty=name in filled)
+            with faults.noted():
+                refuse_gaps(name, typed, table.place, column, allows_empty=name in filled)
+    faults.raise_if_any()
     return columns
 
 
@@ -261,9 +264,13 @@ def at_once(
     if isinstance(step := steps[0], Tokenize):
         return step.whole(columns, *keeping), 1
     if isinstance(step, Stack):
-        for name in step.columns:
-            if isinstance(column := columns[name], Images | Audio | Listed):
-                raise no_number(name, column, table.place, step.key)
+        faults = Faults()
+        faults.add(
+            no_number(name, column, table.place, step.key)
+            for name in step.columns
+            if isinstance(column := columns[name], Images | Audio | Listed)
+        )
+        faults.raise_if_any()
         return step.whole(columns), 1
     if isinstance(step, FittedStep):
         return step.whole(columns, table.place), 1

@@ -35,7 +35,7 @@ from finetune.data.row_hashes import row_hashes
 from finetune.data.sources import open_source, sources_of
 from finetune.data.table import Column, Numbers, Table, refuse_gaps
 from finetune.data.unlike_files import notes_on_unlike_files
-from finetune.errors import DataError, did_you_mean
+from finetune.errors import DataError, Faults, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +131,12 @@ def read_data(
     on_images += notes_on_audio(recordings, seed)
     of_tables = (note for table in tables.values() for note in table.notes)
     notes = (*of_tables, *on_files, *on_images)
+    faults = Faults()
     for table in tables.values():
-        # Before rows are hashed: NaN in an input would become part of the run's identity.
-        refuse_gaps_in(table, inputs, filled)
+        with faults.noted():
+            # Before rows are hashed: NaN in an input would become part of the run's identity.
+            refuse_gaps_in(table, inputs, filled)
+    faults.raise_if_any()
     read = {part: _read_cells(table, inputs, config) for part, table in tables.items()}
     may_be_numbers = [
         name for name in (*inputs, *for_loss) if name not in tokenized_columns(config)
@@ -181,10 +184,17 @@ def table_of_kinds(table: Table, kinds: Mapping[str, Kind]) -> Table:
 
 
 def refuse_gaps_in(table: Table, inputs: Sequence[str], filled: Collection[str]) -> None:
-    """Raise `DataError` for the first infinite number in the inputs, or NaN if no step fills it."""
+    """Raise for each input with an infinite number, or with NaN if no step fills it.
+
+    Raises:
+        FinetuneError: there is such an input. Faults of several are reported at once.
+    """
+    faults = Faults()
     for name in inputs:
         if isinstance(column := table.columns[name], Numbers):
-            refuse_gaps(name, column, table.place, allows_empty=name in filled)
+            with faults.noted():
+                refuse_gaps(name, column, table.place, allows_empty=name in filled)
+    faults.raise_if_any()
 
 
 def _read_cells(table: Table, inputs: Sequence[str], config: DataConfig) -> dict[str, Column]:

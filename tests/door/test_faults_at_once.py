@@ -1,0 +1,83 @@
+"""Faults of several columns are told together, not one a try."""
+
+import json
+
+import pytest
+
+from finetune.config.data import DataConfig
+from finetune.config.task import RegressionTask
+from finetune.data.prepare import open_data, prepare_data
+from finetune.errors import SeveralFaultsError
+from finetune.models.preprocessing import Preprocessing
+
+ROWS = 8
+STACK = [{"type": "stack"}]
+
+
+def csv_of(**columns):
+    lines = zip(*columns.values(), strict=True)
+    return ",".join(columns) + "\n" + "".join(",".join(map(str, line)) + "\n" for line in lines)
+
+
+def json_of(**columns):
+    rows = zip(*columns.values(), strict=True)
+    return "".join(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in rows)
+
+
+NUMBERS = [*range(ROWS)]
+WORDS = [1, 2, "few", *range(3, ROWS)]
+GAPS = [1, 2, "", *range(3, ROWS)]
+NOTHING = [1, 2, None, *range(3, ROWS)]
+MIXED = ["one", *range(1, ROWS)]
+SCALED = [{"type": "standardize", "columns": ["a", "b"]}, *STACK]
+CASES = {
+    "columns that are not there": (
+        csv_of(a=NUMBERS, y=NUMBERS),
+        {"inputs": ["aa", "bb"], "target": "yy"},
+        ["no column 'aa'", "no column 'bb'", "no column 'yy'"],
+    ),
+    "words that a stack takes": (
+        csv_of(a=WORDS, b=WORDS, y=NUMBERS),
+        {"transforms": STACK},
+        ["column 'a' holds 'few' in row 3", "column 'b' holds 'few' in row 3"],
+    ),
+    "words that a fitted step takes": (
+        csv_of(a=WORDS, b=WORDS, y=NUMBERS),
+        {"transforms": SCALED},
+        ["column 'a' holds 'few' in row 3", "column 'b' holds 'few' in row 3"],
+    ),
+    "empty cells": (
+        csv_of(a=GAPS, b=GAPS, y=NUMBERS),
+        {"transforms": STACK},
+        ["column 'a' has no number in row 3", "column 'b' has no number in row 3"],
+    ),
+    "values that are missing": (
+        json_of(a=NOTHING, b=NOTHING, y=NOTHING),
+        {"transforms": STACK},
+        ["'a' has no value in row 3", "'b' has no value in row 3", "'y' has no value in row 3"],
+    ),
+    "a gap and a mixture": (
+        json_of(a=NOTHING, b=MIXED, y=NUMBERS),
+        {"transforms": STACK},
+        ["column 'a' has no value in row 3", "column 'b' mixes text and numbers"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_faults_of_several_columns_are_told_at_once(case, tmp_path):
+    text, keys, told = CASES[case]
+    is_json = text.startswith("{")
+    path = tmp_path / ("t.jsonl" if is_json else "t.csv")
+    path.write_text(text)
+    source = {"type": "jsonl" if is_json else "csv", "path": str(path)}
+    config = DataConfig.model_validate(
+        {"source": source, "inputs": ["a", "b"], "target": "y"} | keys
+    )
+    with pytest.raises(SeveralFaultsError) as caught:
+        opened = open_data(config, RegressionTask(type="regression"), seed=0, trust=())
+        prepare_data(opened, config, Preprocessing(None, None), seed=0, trust=())
+    lines = [line for line in str(caught.value).splitlines() if not line.startswith("    ")]
+    assert len(lines) == len(told)
+    for line, part in zip(lines, told, strict=True):
+        assert part in line
