@@ -238,24 +238,18 @@ def prepare_data(
     making = _Making(steps, fetching, trust, notes.append, tokens)
     train = _samples(opened.train, making, "train")
     _refuse_idle_skips(opened.train, skips=skips)
-    validation, test = (
-        None if part is None else _samples(part, making, name)
-        for name, part in (("validation", opened.validation), ("test", opened.test))
-    )
+    others = {"validation": opened.validation, "test": opened.test}
+    made = {name: _samples(part, making, name) for name, part in others.items() if part is not None}
     on_steps = (
         *(tokens.notes if tokens is not None else ()),
         *_notes_on_cut(steps.train, steps.other),
         *notes_on_unmoved(config, for_loss, masks),
-        *notes_on_figures(steps.train, None if fitted else len(table)),
-        *notes_on_met(steps.train, steps.other),
-        *note_on_other_shapes(
-            train, opened.train.table, steps.other, steps.left_out, row=train.first_row
-        ),
+        *_notes_on_steps(steps, train, opened.train.table, None if fitted else len(table)),
     )
     return PreparedData(
         train,
-        validation,
-        test,
+        made.get("validation"),
+        made.get("test"),
         replace(opened.facts, fitted=tuple(one.learnt for one in fitted_of(steps.train))),
         opened.identity,
         opened.order,
@@ -263,6 +257,24 @@ def prepare_data(
         (*on_steps, *dict.fromkeys(notes)),
         tuple(each.node for each in steps.train) if config.transforms is None else (),
     )
+
+
+def _notes_on_steps(
+    steps: SampleSteps, train: Samples, table: Table, num_fitted_on: int | None
+) -> list[str]:
+    """Return notes on fitted steps, and on images that evaluation sees in another shape.
+
+    Args:
+        steps: The steps of all parts.
+        train: The training samples.
+        table: Their raw columns.
+        num_fitted_on: How many samples steps were fitted on; None if the run has kept figures.
+    """
+    return [
+        *notes_on_figures(steps.train, num_fitted_on),
+        *notes_on_met(steps.train, steps.other),
+        *note_on_other_shapes(train, table, steps.other, steps.left_out, row=train.first_row),
+    ]
 
 
 def _notes_on_cut(*plans: Sequence[PlannedStep]) -> list[str]:

@@ -88,34 +88,20 @@ def samples_from(
     Raises:
         DataError: the first sample cannot be made.
     """
-    made = outcome.made
-    finished = {
-        each: column
-        for each, column in outcome.columns.items()
-        if each not in made and isinstance(column, Numbers | Ragged | LazyColumn)
-    }
-    left = for_loss.made.keys() & made
-    done = {
-        n: finished.pop(n) if n in for_loss.made else column
-        for n, column in for_loss.columns.items()
-        if n not in left
-    }
-    ready = {n: column for n, column in done.items() if isinstance(column, Numbers | Ragged)}
-    target = ready.pop(for_loss.target or "", None)
-    plain = GatheredSamples(finished, target, more=ready, place=place, name=name)
-    if not made:
+    plain = _gathered(outcome, for_loss, place, name)
+    if not outcome.made:
         return plain
     fetching = fetching or Fetching()
     once, drawn, batched = _parted(outcome.once, outcome.drawn)
     samples = MadeSamples(
         # In their order, which is that of the network's inputs.
-        {each: column for each, column in outcome.columns.items() if each in made},
+        {each: column for each, column in outcome.columns.items() if each in outcome.made},
         plain,
         Making(once, drawn, batched, identity, fetching.seed, fetching.skips),
-        names=tuple(outcome.columns) if finished else (),
+        names=tuple(outcome.columns) if plain.inputs else (),
         views=fetching.views if name == "train" else 1,
         target=for_loss.target,
-        for_loss=left,
+        for_loss=for_loss.made.keys() & outcome.made,
     )
     kept = _kept(samples.maker, fetching, tell)
     # Before their time is taken: what is made for that is kept as well.
@@ -124,6 +110,25 @@ def samples_from(
     workers = Workers(count, fetching.hang_timeout_s, stays=name == "train") if count else None
     samples.use(workers, kept)
     return samples
+
+
+def _gathered(
+    outcome: Outcome, for_loss: ForLoss, place: Callable[[int], str] | None, name: str
+) -> GatheredSamples:
+    """Return the finished columns of samples, with those for the loss that are finished."""
+    finished = {
+        each: column
+        for each, column in outcome.columns.items()
+        if each not in outcome.made and isinstance(column, Numbers | Ragged | LazyColumn)
+    }
+    done = {
+        n: finished.pop(n) if n in for_loss.made else column
+        for n, column in for_loss.columns.items()
+        if n not in for_loss.made.keys() & outcome.made
+    }
+    ready = {n: column for n, column in done.items() if isinstance(column, Numbers | Ragged)}
+    target = ready.pop(for_loss.target or "", None)
+    return GatheredSamples(finished, target, more=ready, place=place, name=name)
 
 
 def _parted(

@@ -63,7 +63,7 @@ def test_a_table_in_use_is_not_removed_for_room_and_later_it_is(cache, opened):
     del read
     gc.collect()
     assert not entries(cache)[0].in_use
-    claim(cache, bytes_in_all=(1 << 20) + (1 << 17))
+    claim(cache, bytes_in_all=(1 << 20) + (1 << 14))
     assert [is_table(entry) for entry in entries(cache)] == [False]
 
 
@@ -94,7 +94,7 @@ def test_of_two_tables_the_one_that_was_opened_last_stays(cache, opened):
     opened("old.csv")
     gc.collect()
     largest = max(entry.size_bytes for entry in entries(cache))
-    claim(cache, bytes_in_all=(1 << 20) + (1 << 17) + largest)
+    claim(cache, bytes_in_all=(1 << 20) + (1 << 14) + largest)
     left = {entry.meta.facts.get("table") for entry in entries(cache)}
     assert left == {"old.csv", None}
 
