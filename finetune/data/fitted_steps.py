@@ -34,13 +34,14 @@ from finetune.data.learnt import (
 from finetune.data.samples import Columns, Prepared, Sample, replaced
 from finetune.data.short_values import in_short
 from finetune.data.table import Listed, Numbers
+from finetune.data.vectors import OneHot, Vectors
 from finetune.errors import DataError, Faults, Key
 
 Place = Callable[[int], str]
 Flat = NDArray[np.float64]
 
 _MOST_ONE_HOT = 1000
-"""Most categories of a one-hot column: each adds 4 bytes to every sample."""
+"""Most categories of a one-hot column: each adds 4 bytes to every sample of a batch."""
 
 
 @dataclass(slots=True)
@@ -155,7 +156,7 @@ class FittedStep:
 
     def _applied(
         self, name: str, column: Prepared, figures: Figures, place: Place
-    ) -> Sequence[Numbers | Listed]:
+    ) -> Sequence[Numbers | Listed | Vectors]:
         """Return the columns that take the place of one, in the order of `given`."""
         match figures:
             case Filling(value=value):
@@ -264,7 +265,7 @@ class FittedStep:
 
     def _coded(
         self, name: str, words: Sequence[str], names: Sequence[str], place: Place
-    ) -> Numbers:
+    ) -> Numbers | Vectors:
         """Return categories as positions `(N,)`, or as vectors `(N, K)`."""
         number = {word: position for position, word in enumerate(names, 1)}
         positions = np.array([number.get(word, 0) for word in words], dtype=np.int64)
@@ -274,10 +275,7 @@ class FittedStep:
         met.num_cells, met.num_unknown = met.num_cells + len(words), met.num_unknown + len(unknown)
         if isinstance(self.node, CategoriesTransform) and self.node.as_ == "index":
             return Numbers(torch.from_numpy(positions))
-        vectors = torch.zeros(len(words), len(names))
-        rows = np.flatnonzero(positions)
-        vectors[rows, positions[rows] - 1] = 1
-        return Numbers(vectors)
+        return Vectors((OneHot.of(torch.from_numpy(positions), len(names)),))
 
     def _words(
         self, name: str, column: Prepared, place: Place, *, allows_gaps: bool = False
@@ -321,6 +319,7 @@ class FittedStep:
             if (gaps := numbers_of_gaps(column)) is None:
                 raise no_number(name, column, place, self.key)
             column = gaps
+        column = column.whole() if isinstance(column, Vectors) else column
         if not isinstance(column, Numbers) or column.values.ndim > 2:
             raise self._error(
                 f"{self.node.type} needs a column of numbers, {name!r} holds none",

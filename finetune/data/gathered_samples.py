@@ -21,6 +21,7 @@ from finetune.data.batches import (
 from finetune.data.lazy_tokens import LazyColumn
 from finetune.data.ragged import Ragged
 from finetune.data.table import Numbers
+from finetune.data.vectors import Vectors
 from finetune.models.declared import TensorSpec
 
 
@@ -40,7 +41,7 @@ class GatheredSamples:
 
     def __init__(
         self,
-        columns: Mapping[str, Numbers | Ragged | LazyColumn],
+        columns: Mapping[str, Numbers | Vectors | Ragged | LazyColumn],
         target: Numbers | Ragged | None,
         *,
         more: Mapping[str, Numbers | Ragged] | None = None,
@@ -54,7 +55,7 @@ class GatheredSamples:
         self.specs: dict[str, TensorSpec] = {
             name: TensorSpec((column.expected,), "int64")
             if isinstance(column, Ragged | LazyColumn)
-            else spec_of(column.values[0])
+            else spec_of(column[0])
             for name, column in columns.items()
         }
         self._tokens = self._of_tokens()
@@ -150,14 +151,14 @@ class GatheredSamples:
     def _gathered(
         self,
         name: str,
-        column: Numbers | Ragged | LazyColumn,
+        column: Numbers | Vectors | Ragged | LazyColumn,
         rows: Tensor,
         length: int | None,
         *,
         is_blank: bool,
     ) -> Tensor:
         """Return the rows of a column, or zeros of the same shape if it is blank."""
-        if isinstance(column, Numbers):
+        if isinstance(column, Numbers | Vectors):
             return blank_column(self.specs[name], len(rows)) if is_blank else column.gather(rows)
         if is_blank:
             return torch.zeros(len(rows), length or column.width(rows), dtype=torch.int64)
@@ -168,7 +169,7 @@ class GatheredSamples:
         # All outputs of a tokenizer have the same lengths: one stands for them.
         found: list[Ragged | LazyColumn] = []
         for column in self._columns.values():
-            if isinstance(column, Numbers):
+            if isinstance(column, Numbers | Vectors):
                 continue
             if not any(column.has_lengths_of(other) for other in found):
                 found.append(column)

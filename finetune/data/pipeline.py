@@ -30,6 +30,7 @@ from finetune.data.table import DECODED, Listed, Numbers, Table, as_tensor, refu
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
 from finetune.data.transforms import PlannedStep, Stack, Step
+from finetune.data.vectors import Vectors
 from finetune.data.vision import Vision, transform_all, transform_batch
 from finetune.errors import DataError, Faults
 
@@ -326,7 +327,7 @@ def _finished(
     column: Prepared,
     table: Table,
     place: Callable[[int], str] | None = None,
-) -> Numbers | Ragged | LazyColumn:
+) -> Numbers | Vectors | Ragged | LazyColumn:
     """Turn a column into what a batch holds, all its floats finite."""
     if isinstance(column, Images | Audio | Listed):
         values = (column[row] for row in range(len(column)))
@@ -337,7 +338,10 @@ def _finished(
         raise no_such_image(name, column, table, key) or no_number(name, column, table.place, key)
     if isinstance(column, Numbers):
         column = Numbers(_final(column.values))
-        refuse_gaps(name, column, place or table.place)
+    parts = column.numbers if isinstance(column, Vectors) else [column]
+    for part in parts:
+        if isinstance(part, Numbers):
+            refuse_gaps(name, part, place or table.place)
     return column
 
 

@@ -25,6 +25,7 @@ from finetune.data.sample_maker import Making, SampleMaker
 from finetune.data.samples import FOR_NO_LOSS, ForLoss
 from finetune.data.table import Numbers
 from finetune.data.transforms import Step
+from finetune.data.vectors import Vectors
 from finetune.data.vision import Vision
 from finetune.data.workers import Workers
 from finetune.errors import DataError
@@ -119,7 +120,7 @@ def _gathered(
     finished = {
         each: column
         for each, column in outcome.columns.items()
-        if each not in outcome.made and isinstance(column, Numbers | Ragged | LazyColumn)
+        if each not in outcome.made and isinstance(column, Numbers | Vectors | Ragged | LazyColumn)
     }
     done = {
         n: finished.pop(n) if n in for_loss.made else column

@@ -8,9 +8,10 @@ from finetune.data.images import Images
 from finetune.data.lazy_tokens import LazyColumn
 from finetune.data.ragged import Ragged
 from finetune.data.table import Column, Numbers
+from finetune.data.vectors import Vectors
 from finetune.errors import DataError, named
 
-Prepared = Column | Ragged | LazyColumn
+Prepared = Column | Ragged | LazyColumn | Vectors
 """What transforms turn columns into."""
 Sample = dict[str, Any]
 Columns = dict[str, Prepared]

@@ -36,6 +36,7 @@ from finetune.data.images import Images
 from finetune.data.samples import Columns, Prepared, Sample, replaced
 from finetune.data.table import Listed, Numbers
 from finetune.data.tokenizing import Tokenize, load_tokenizer
+from finetune.data.vectors import OneHot, Vectors
 from finetune.data.vision import Vision, vision_step
 from finetune.errors import DataError, Key, did_you_mean, named
 from finetune.importing import call_trusted
@@ -77,11 +78,18 @@ class Stack:
 
     def whole(self, columns: Columns) -> Columns:
         """Return the columns, `(N,)` or `(N, ...)` each, joined to `(N, D)`."""
-        parts = [
-            self._flat(name, numbers_of(columns[name])).reshape(len(columns[name]), -1)
-            for name in self.columns
-        ]
-        return replaced(columns, self.columns, {self.name: Numbers(torch.cat(parts, dim=1))})
+        parts: list[Tensor | OneHot] = []
+        for name in self.columns:
+            column = columns[name]
+            if isinstance(column, Vectors):
+                parts += column.parts
+            else:
+                parts.append(self._flat(name, numbers_of(column)))
+        joined = Vectors(tuple(parts))
+        # One-hot vectors are made when they are fetched; what has none is joined once and for all.
+        has_one_hot = any(isinstance(part, OneHot) for part in parts)
+        made = joined if has_one_hot else joined.whole()
+        return replaced(columns, self.columns, {self.name: made})
 
     def _flat(self, name: str, values: object) -> Tensor:
         """Return numbers as float32; raise for anything else."""

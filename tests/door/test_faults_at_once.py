@@ -64,6 +64,11 @@ CASES = {
 }
 
 
+def prepared(config):
+    opened = open_data(config, RegressionTask(type="regression"), seed=0, trust=())
+    return prepare_data(opened, config, Preprocessing(None, None), seed=0, trust=())
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_faults_of_several_columns_are_told_at_once(case, tmp_path):
     text, keys, told = CASES[case]
@@ -75,8 +80,7 @@ def test_faults_of_several_columns_are_told_at_once(case, tmp_path):
         {"source": source, "inputs": ["a", "b"], "target": "y"} | keys
     )
     with pytest.raises(SeveralFaultsError) as caught:
-        opened = open_data(config, RegressionTask(type="regression"), seed=0, trust=())
-        prepare_data(opened, config, Preprocessing(None, None), seed=0, trust=())
+        prepared(config)
     lines = [line for line in str(caught.value).splitlines() if not line.startswith("    ")]
     assert len(lines) == len(told)
     for line, part in zip(lines, told, strict=True):
