@@ -1,4 +1,4 @@
-"""Count the texts, and their tokens, that a tokenizer cuts off."""
+"""Count the texts, and their tokens, that a tokenizer cuts off, and texts without any."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,13 +22,15 @@ class CutTexts:
     """Tokens of the longest text, including those cut off."""
     drawn_from: int = 0
     """Texts of which those were drawn that are counted; 0 if all are counted."""
+    num_empty: int = 0
 
-    def add(self, lengths: Tensor, cut: Tensor) -> None:
+    def add(self, lengths: Tensor, cut: Tensor, of_no_text: int) -> None:
         """Add some texts to the count.
 
         Args:
             lengths: Tokens kept of each text, (N,).
             cut: Tokens cut off each text, (N,).
+            of_no_text: Tokens that every text gets, such as those of its beginning and end.
         """
         if len(lengths) == 0:
             return
@@ -38,19 +40,22 @@ class CutTexts:
         self.tokens += int(whole.sum())
         self.tokens_cut += int(cut.sum())
         self.longest = max(self.longest, int(whole.max()))
+        self.num_empty += int((whole <= of_no_text).sum())
 
-    def note(self, columns: Sequence[str], max_length: int) -> str | None:
-        """Return a line on what was cut, or None if nothing was."""
-        if not self.num_cut:
-            return None
+    def notes(self, columns: Sequence[str], max_length: int) -> list[str]:
+        """Return a line on what was cut, and one on texts without a token, if there are any."""
         what = "pairs" if len(columns) > 1 else "texts"
         drawn = f", drawn from {self.drawn_from:,}," if self.drawn_from else ""
-        return (
-            f"{self.num_cut:,} of {self.num_texts:,} {what}{drawn} of {named(columns)} are cut to "
-            f"max_length {max_length}: {self.tokens_cut / self.tokens:.1%} of all tokens are "
-            f"lost, the longest has {self.longest:,}; {{type: tokenize, max_length: ...}} of "
+        among = f"of {self.num_texts:,} {what}{drawn} of {named(columns)}"
+        on_cut = (
+            f"{self.num_cut:,} {among} are cut to "
+            f"max_length {max_length}: {self.tokens_cut / max(1, self.tokens):.1%} of all tokens "
+            f"are lost, the longest has {self.longest:,}; {{type: tokenize, max_length: ...}} of "
             "data.transforms says how many are kept"
         )
+        on_empty = f"{self.num_empty:,} {among} have no token: they are empty, or blank"
+        found = ((self.num_cut, on_cut), (self.num_empty, on_empty))
+        return [line for count, line in found if count]
 
 
 def tokens_cut(

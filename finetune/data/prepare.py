@@ -126,7 +126,7 @@ def evaluation_samples(
     making = _Making(steps, fetching, trust, notes.append, tokens)
     return _samples(part, making, name), [
         *notes,
-        *_notes_on_cut(steps.other),
+        *_notes_on_texts(steps.other),
         *notes_on_met(steps.other),
     ]
 
@@ -242,7 +242,7 @@ def prepare_data(
     made = {name: _samples(part, making, name) for name, part in others.items() if part is not None}
     on_steps = (
         *(tokens.notes if tokens is not None else ()),
-        *_notes_on_cut(steps.train, steps.other),
+        *_notes_on_texts(steps.train, steps.other),
         *notes_on_unmoved(config, for_loss, masks),
         *_notes_on_steps(steps, train, opened.train.table, None if fitted else len(table)),
     )
@@ -277,16 +277,16 @@ def _notes_on_steps(
     ]
 
 
-def _notes_on_cut(*plans: Sequence[PlannedStep]) -> list[str]:
-    """Return a note on cut texts for each step that cuts any."""
+def _notes_on_texts(*plans: Sequence[PlannedStep]) -> list[str]:
+    """Return notes on texts that are cut or empty, for each step that meets any."""
     # By identity: training and evaluation share steps, and each must be reported once.
     steps = {id(each.step): each.step for plan in plans for each in plan}
-    found = [
-        step.cut.note(step.columns, step.max_length)
+    return [
+        note
         for step in steps.values()
         if isinstance(step, Tokenize)
+        for note in step.cut.notes(step.columns, step.max_length)
     ]
-    return [note for note in found if note is not None]
 
 
 def _refuse_idle_views(views: int | None, steps: Sequence[PlannedStep]) -> None:
@@ -378,7 +378,7 @@ def prepare_inputs(
         samples = samples_from(outcome, place=_place_of(table), tell=tell)
     # Redacted: a path or a label in them may be a secret of the config.
     on_files = (*notes_on_new(columns), *notes_on_audio({n: [c] for n, c in columns.items()}, 0))
-    for note in (*on_files, *_notes_on_cut(other), *notes_on_met(other)):
+    for note in (*on_files, *_notes_on_texts(other), *notes_on_met(other)):
         tell(redacted(note))
     return samples
 

@@ -152,7 +152,8 @@ class Tokenize:
 
     def _count(self, lengths: Tensor, cut: Tensor) -> None:
         """Add texts to the count of what was cut."""
-        self.cut.add(lengths, cut)
+        of_no_text = self.tokenizer.num_special_tokens_to_add(pair=len(self.columns) > 1)
+        self.cut.add(lengths, cut, of_no_text)
 
     @property
     def _length(self) -> int | None:

@@ -143,7 +143,7 @@ def test_what_is_asked_of_all_samples_is_as_if_they_were_made_at_once(columns, c
 def test_a_note_says_of_how_many_texts_those_that_are_cut_were_drawn(columns, counted):
     step = step_of(counted, "one")
     step.whole({"one": columns[1]["one"]})
-    note = step.cut.note(step.columns, step.max_length)
+    (note,) = step.cut.notes(step.columns, step.max_length)
     assert f"of {DRAWN} texts, drawn from {COUNT}, of 'one' are cut to max_length {LONGEST}" in note
 
 

@@ -235,6 +235,27 @@ def test_a_pair_that_is_cut_on_both_sides_counts_each_token_once(config):
     assert f"cut to max_length 11: {47 / 58:.1%} of all tokens are lost, the longest has 58" in note
 
 
+EMPTY = {
+    "empty": (["yes", "", "no", ""], 2),
+    "blank": (["yes", "  ", "no", "\t"], 2),
+    "one": (["yes", "no", "", "good"], 1),
+}
+
+
+@pytest.mark.parametrize("case", EMPTY)
+def test_texts_without_a_token_are_counted(config, case):
+    texts, count = EMPTY[case]
+    made = config({"text": texts}, split={"test": 0.5}, transforms=[TOKENIZE])
+    (note,) = open_samples(made).notes
+    assert note == f"{count} of 4 texts of 'text' have no token: they are empty, or blank"
+
+
+def test_only_pairs_of_two_empty_texts_have_no_token(config):
+    made = config({"a": ["", "", "yes"], "b": ["", "no", ""]}, transforms=[TOKENIZE])
+    (note,) = open_samples(made).notes
+    assert note == "1 of 3 pairs of 'a', 'b' have no token: they are empty, or blank"
+
+
 def test_texts_that_fit_are_not_told(config):
     made = config({"text": ["yes " * 6, "no"]}, transforms=[TOKENIZE | {"max_length": 8}])
     assert open_samples(made).notes == ()
