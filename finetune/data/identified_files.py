@@ -19,7 +19,7 @@ from finetune.data.identity import KnownBy
 from finetune.data.images import Images
 from finetune.data.item_contents import ItemContents, is_of_files
 from finetune.data.table import DECODED, Table
-from finetune.errors import DataError, named
+from finetune.errors import DataError
 
 _READ_AT_START_BYTES = 512 << 20
 """Files that take less in all are read at the start, about a second; a file counts 16 KiB more."""
@@ -87,7 +87,7 @@ def _note(tables: Mapping[str, Table], states: Mapping[str, Mapping[str, Tensor]
     counts = {"image files": 0, "recordings": 0}
     for column, of_files in listed:
         counts["recordings" if isinstance(column, Audio) else "image files"] += len(of_files)
-    files = named([f"{count:,} {kind}" for kind, count in counts.items() if count])
+    files = " and ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
     size = sum(int(of_files[:, 0].sum()) for _, of_files in listed)
     return (
         f"{files} ({size / 2**30:.2f} GiB) are identified by name and size: their "

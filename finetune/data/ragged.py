@@ -148,7 +148,7 @@ def smallest(values: Tensor, *more: int) -> Tensor:
     if values.is_floating_point():
         return torch.cat([values, torch.tensor(more, dtype=values.dtype)])
     low, high = (int(bound) for bound in values.aminmax())
-    low, high = min(low, *more), max(high, *more)
+    low, high = min([low, *more]), max([high, *more])
     fitting = (t for t in _TYPES if torch.iinfo(t).min <= low and high <= torch.iinfo(t).max)
     dtype = next(fitting, torch.int64)
     return torch.cat([values.to(dtype), torch.tensor(more, dtype=dtype)])

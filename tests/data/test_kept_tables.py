@@ -101,10 +101,10 @@ def test_of_two_tables_the_one_that_was_opened_last_stays(cache, opened):
 
 def test_a_table_in_use_is_replaced_when_its_source_changes_and_its_cells_stay(cache, opened):
     before = opened()
-    after = opened(word="other")
+    after = opened(word="changed")
     assert len(entries(cache)) == 1
     assert before.columns["text"][0] == "some text"
-    assert after.columns["text"][0] == "some other"
+    assert after.columns["text"][0] == "some changed"
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_configs_that_use_other_columns_share_one_copy_of_a_table(cache, opened,
 
 def test_a_changed_table_is_parsed_for_the_columns_in_use_alone(cache, opened, parsed):
     opened(wanted={"text"})
-    opened(word="other", wanted={"label"})
+    opened(word="changed", wanted={"label"})
     assert parsed == [{"text"}, {"label"}]
     assert len(entries(cache)) == 1
 

@@ -197,7 +197,7 @@ def test_many_recordings_are_listed_and_hashed_when_they_are_first_read(listed, 
 def test_a_listed_recording_that_changes_is_refused_before_and_after_its_first_reading(
     listed, folder
 ):
-    data = prepared(source(folder), workers=0)
+    data = prepared(source(folder), workers=0, memory_gb=0)
     places = [int(data.train.place(row).split()[1]) for row in (22, 23)]
     files = sorted(folder.rglob("*.*"), key=lambda file: (file.parent.name, file.name))
     before, after = (files[place - 1] for place in places)
