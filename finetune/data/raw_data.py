@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from finetune.config.data import DataConfig
-from finetune.config.task_keys import ImportTask, Task
+from finetune.config.task_keys import Task
 from finetune.data.audio import notes_on_audio
 from finetune.data.cells import read_cells
 from finetune.data.columns import (

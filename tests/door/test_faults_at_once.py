@@ -5,7 +5,7 @@ import json
 import pytest
 
 from finetune.config.data import DataConfig
-from finetune.config.task import RegressionTask
+from finetune.config.task_keys import RegressionTask
 from finetune.data.prepare import open_data, prepare_data
 from finetune.errors import SeveralFaultsError
 from finetune.models.preprocessing import Preprocessing
