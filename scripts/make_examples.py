@@ -10,10 +10,10 @@ Letters: T numbers of a recording.
 
 import csv
 import sys
+import wave
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from numpy.typing import NDArray
 
 Wave = NDArray[np.float64]
@@ -31,8 +31,10 @@ def make_tones(folder: Path) -> None:
     for kind in ("sine", "square", "sawtooth", "noise"):
         (folder / kind).mkdir(parents=True, exist_ok=True)
         for number in range(EACH):
-            wave = draw.uniform(0.2, 0.8) * _sound(kind, draw)
-            soundfile.write(folder / kind / f"{number:02}.wav", wave, RATE)
+            sound = draw.uniform(0.2, 0.8) * _sound(kind, draw)
+            with wave.open(str(folder / kind / f"{number:02}.wav"), "wb") as file:
+                file.setparams((1, 2, RATE, len(sound), "NONE", "not compressed"))
+                file.writeframes((sound * 32767).astype("<i2").tobytes())
 
 
 def _sound(kind: str, draw: np.random.Generator) -> Wave:

@@ -310,7 +310,8 @@ def tokenized_columns(config: DataConfig) -> set[str]:
     """Return the columns that a step makes tokens of."""
     # Digits in such a column are text too, such as telephone numbers.
     nodes = [node for node in config.transforms or () if isinstance(node, TokenizeTransform)]
-    return {text for node in nodes for text in node.columns or (node.column,)}
+    names = (name for node in nodes for name in node.columns or (node.column,))
+    return {name for name in names if name is not None}
 
 
 def kind_of(column: Column, name: str, config: DataConfig) -> Kind:
