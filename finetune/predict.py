@@ -11,7 +11,7 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
-from finetune.data.incoming import Incoming
+from finetune.data.incoming_part import Incoming
 from finetune.data.named_rows import rows_named
 from finetune.data.new_labels import notes_on_new_labels, notes_on_new_sets
 from finetune.data.prepare import SampleSteps, plan_input_steps, prepare_inputs
@@ -103,6 +103,15 @@ class Predictor:
             # autograd must be as the caller has it.
             yield from run.task.read(outputs, Asked(batch, partial(_given, columns, indices)))
 
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Names of the numbers that a regression predicts: its target columns; else none."""
+        run = self.run
+        if run.config.task.learns != "numbers" or run.facts.target is None:
+            return ()
+        target = run.config.data.target
+        return target if isinstance(target, tuple) else (run.facts.target,)
+
     def rows(
         self, parts: Iterable[Incoming], tell: Callable[[str], None] = lambda _: None
     ) -> Iterator[dict[str, Any]]:
@@ -173,6 +182,7 @@ def write_rows(
     file: TextIO,
     *,
     as_csv: bool,
+    numbers: Sequence[str] = (),
     raw: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> int:
@@ -184,6 +194,8 @@ def write_rows(
         rows: Rows of plain values by name.
         file: Where to write.
         as_csv: Whether to write CSV.
+        numbers: Names of the numbers in `values`, for columns of CSV; they are counted if their
+            number is another one.
         raw: Whether to write texts in CSV as they are.
         note: Receives a line for the user.
     """
@@ -194,7 +206,7 @@ def write_rows(
         if not as_csv:
             file.write(json_text(row, file) + "\n")
             continue
-        flat = _flat_row(row)
+        flat = _flat_row(row, numbers)
         if writer is None:
             writer = csv.DictWriter(file, list(flat))
             # Not `writeheader`: names of classes are texts that a spreadsheet would compute, too.
@@ -215,19 +227,21 @@ def write_file(
     rows: Iterable[Mapping[str, Any]],
     out: Path,
     *,
+    numbers: Sequence[str] = (),
     raw: bool = False,
     note: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Write rows to a file, as CSV or JSON lines by its ending; return how many.
 
-    A regular file is written completely or not changed. See `output_file` for others.
+    For the arguments see `write_rows`. A regular file is written completely or not changed, see
+    `output_file` for others.
 
     Raises:
         FinetuneError: the file cannot be written, or has another ending.
     """
     as_csv = is_written_as_csv(out)
     with output_file(out) as file:
-        return write_rows(rows, file, as_csv=as_csv, raw=raw, note=note)
+        return write_rows(rows, file, as_csv=as_csv, numbers=numbers, raw=raw, note=note)
 
 
 def spreadsheet_text(text: str) -> str:
@@ -304,7 +318,7 @@ def _cell(row: Any, name: str, number: int) -> Any:
     raise DataError(f"sample {number} has no {name!r}, only {found}")
 
 
-def _flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
+def _flat_row(row: Mapping[str, Any], numbers: Sequence[str]) -> dict[str, Any]:
     """Return a row with a cell for each class or output, and a text for each list, for CSV."""
     flat: dict[str, Any] = {}
     for name, value in row.items():
@@ -312,7 +326,9 @@ def _flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, dict):
             flat |= {f"{singular}/{key}": _cell_of(one) for key, one in value.items()}
         elif isinstance(value, list) and name in _SINGULAR:
-            flat |= {f"{singular}/{number}": _cell_of(one) for number, one in enumerate(value)}
+            names = numbers if len(numbers) == len(value) else [*map(str, range(len(value)))]
+            pairs = zip(names, value, strict=True)
+            flat |= {f"{singular}/{one}": _cell_of(number) for one, number in pairs}
         else:
             flat[name] = _cell_of(value)
     return flat

@@ -263,6 +263,37 @@ def test_rows_are_written_as_csv_with_flat_columns(tmp_path):
     assert (tmp_path / "out.csv").read_text().splitlines()[0] == "input,value/0,value/1"
 
 
+NUMBERS = {
+    "one": ("y", ["value/y"]),
+    "several": (["y", "z"], ["value/y", "value/z"]),
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS)
+def test_predicted_numbers_bear_the_names_of_their_targets_in_csv(case, small_config, tmp_path):
+    target, columns = NUMBERS[case]
+    lines = [f"{n},{n / 9},{1 - n / 9}\n" for n in range(9)]
+    (tmp_path / "t.csv").write_text("x,y,z\n" + "".join(lines))
+    head = {"type": "Linear", "out_features": len(columns)}
+    source = {"type": "csv", "path": str(tmp_path / "t.csv")}
+    data = {"source": source, "inputs": ["x"], "target": target, "transforms": [{"type": "stack"}]}
+    train = {"steps": 2, "batch_size": 4}
+    build_trainer(
+        small_config(model={"layers": [head]}, data=data, train=train), tmp_path / "run"
+    ).fit(quiet=True)
+    predictor = load_predictor(tmp_path / "run")
+    rows = list(predictor.rows(read(tmp_path / "t.csv", predictor)))
+    assert [len(row["values"]) for row in rows] == [len(columns)] * 9
+    write_file(rows, tmp_path / "out.csv", numbers=predictor.numbers)
+    assert (tmp_path / "out.csv").read_text().splitlines()[0] == ",".join(["input", *columns])
+
+
+def test_numbers_of_another_count_than_their_names_are_counted(tmp_path):
+    rows = [{"input": "c", "values": [1.0, 2.0]}]
+    write_file(rows, tmp_path / "out.csv", numbers=["y"])
+    assert (tmp_path / "out.csv").read_text().splitlines()[0] == "input,value/0,value/1"
+
+
 def test_rows_are_written_as_json_lines_in_plain_unicode(tmp_path):
     write_file([{"input": "é", "label": "ü"}], tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text("utf-8") == '{"input": "é", "label": "ü"}\n'

@@ -167,7 +167,7 @@ def predict_command(
             write_rows(rows, stdout, as_csv=False)
             return
         refuse_replacing(out, (file for part in parts for file in part.files()))
-        count = write_file(rows, out, raw=raw, note=note)
+        count = write_file(rows, out, numbers=predictor.numbers, raw=raw, note=note)
         note(f"{count} {'prediction' if count == 1 else 'predictions'} in {out}{_form(out)}")
 
 

@@ -28,7 +28,7 @@ from finetune.data.folders import (
 from finetune.data.incoming_lines import read_stream
 from finetune.data.incoming_part import (
     FILES_WITH_COLUMNS,
-    Incoming as Incoming,
+    Incoming,
     is_image_kind,
     the_column,
     trained_on,
