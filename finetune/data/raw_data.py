@@ -107,49 +107,90 @@ def read_data(
         config, tables["train"].columns, needs_target=task.learns != "any"
     )
     _refuse_missing_places(config, tables["train"])
-    named = config.model_copy(update={"inputs": inputs, "target": target})
     refuse_unknown_companions(config, inputs, target)
     refuse_idle_loss_columns(config, task)
-    for_loss = [*([] if target is None else [target]), *config.loss_columns]
-    masks = mask_columns(config, task, target)
-    sources, is_image = sources_of(config), image_columns(config, inputs)
-    filled = filled_columns(config)
-    for part, (source, key) in sources.items():
+    tables = _settled(config, tables, task, inputs, target)
+    tables, on_files = _with_files(config, tables, inputs, files, known_by, seed)
+    of_tables = (note for table in tables.values() for note in table.notes)
+    _refuse_gaps(tables, inputs, filled_columns(config))
+    read = {part: _read_cells(table, inputs, config) for part, table in tables.items()}
+    may_be_numbers = {*inputs, *_for_loss(config, target)} - tokenized_columns(config)
+    on_cells = (
+        note
+        for part, table in tables.items()
+        for note in notes_on_unlike_files(table, sorted(may_be_numbers), read[part])
+    )
+    notes = (*of_tables, *on_files, *on_cells)
+    hashes = {part: row_hashes(t, inputs, read[part]) for part, t in tables.items()}
+    # Of the training part alone: prediction must read what training read, not what validation held.
+    kinds = {name: kind_of(column, name, config) for name, column in read["train"].items()}
+    return RawData(config, tables, hashes, inputs, target, kinds, rules, notes)
+
+
+def _for_loss(config: DataConfig, target: str | None) -> list[str]:
+    """Return the columns that the loss takes."""
+    return [*([] if target is None else [target]), *config.loss_columns]
+
+
+def _settled(
+    config: DataConfig,
+    tables: Mapping[str, Table],
+    task: Task,
+    inputs: tuple[str, ...],
+    target: str | None,
+) -> dict[str, Table]:
+    """Return the tables with the columns in use, each of a definite kind.
+
+    Raises:
+        FinetuneError: a part lacks a column, or a column is not what the config says.
+    """
+    named = config.model_copy(update={"inputs": inputs, "target": target})
+    for_loss, masks = _for_loss(config, target), mask_columns(config, task, target)
+    is_image, filled = image_columns(config, inputs), filled_columns(config)
+    result = {}
+    for part, (source, key) in sources_of(config).items():
         # Columns are chosen by the training part; every other part must have the same ones.
         choose_columns(named, tables[part].columns, needs_target=target is not None)
-        tables[part] = with_open_gaps(tables[part], filled)
-        settled = settle_columns(tables[part], inputs, for_loss, is_image, masks, source, key)
-        tables[part] = _with_places(settled, tables[part], config, part)
-    # Before headers are read: from here on an image that is replaced is noticed.
+        open_ = with_open_gaps(tables[part], filled)
+        settled = settle_columns(open_, inputs, for_loss, is_image, masks, source, key)
+        result[part] = _with_places(settled, open_, config, part)
+    return result
+
+
+def _with_files(
+    config: DataConfig,
+    tables: Mapping[str, Table],
+    inputs: Sequence[str],
+    files: KnownFiles | None,
+    known_by: KnownBy | None,
+    seed: int,
+) -> tuple[dict[str, Table], list[str]]:
+    """Return the tables with images and recordings identified, and notes on how they are read."""
     skips = config.on_error == "skip"
     copies_matter = config.split is not None and config.split.copies != "leave"
-    tables, on_files = all_identified(
+    # Before headers are read: from here on an image that is replaced is noticed.
+    identified, on_files = all_identified(
         tables, files, known_by=known_by, copies_matter=copies_matter, skips=skips
     )
-    tables, on_images = read_alike(tables, seed, skips=skips)
-    recordings = {name: [table.columns[name] for table in tables.values()] for name in inputs}
-    on_images += notes_on_audio(recordings, seed)
-    of_tables = (note for table in tables.values() for note in table.notes)
-    notes = (*of_tables, *on_files, *on_images)
+    alike, on_images = read_alike(identified, seed, skips=skips)
+    recordings = {name: [table.columns[name] for table in alike.values()] for name in inputs}
+    return alike, [*on_files, *on_images, *notes_on_audio(recordings, seed)]
+
+
+def _refuse_gaps(
+    tables: Mapping[str, Table], inputs: Sequence[str], filled: Collection[str]
+) -> None:
+    """Raise for gaps in the inputs of any part.
+
+    Raises:
+        FinetuneError: there is one. Faults of several columns are reported at once.
+    """
     faults = Faults()
     for table in tables.values():
         with faults.noted():
             # Before rows are hashed: NaN in an input would become part of the run's identity.
             refuse_gaps_in(table, inputs, filled)
     faults.raise_if_any()
-    read = {part: _read_cells(table, inputs, config) for part, table in tables.items()}
-    may_be_numbers = [
-        name for name in (*inputs, *for_loss) if name not in tokenized_columns(config)
-    ]
-    notes += tuple(
-        note
-        for part, table in tables.items()
-        for note in notes_on_unlike_files(table, may_be_numbers, read[part])
-    )
-    hashes = {part: row_hashes(t, inputs, read[part]) for part, t in tables.items()}
-    # Of the training part alone: prediction must read what training read, not what validation held.
-    kinds = {name: kind_of(column, name, config) for name, column in read["train"].items()}
-    return RawData(config, tables, hashes, inputs, target, kinds, rules, notes)
 
 
 def _refuse_missing_places(config: DataConfig, table: Table) -> None:
