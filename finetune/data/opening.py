@@ -8,13 +8,9 @@ from finetune.config.data import DataConfig
 from finetune.config.task_keys import Task
 from finetune.data.columns import Kind
 from finetune.data.contents import KnownFiles
+from finetune.data.differences import differences, differences_of_contents, mended
 from finetune.data.epoch_order import EpochOrder, epoch_order
-from finetune.data.identity import (
-    DataIdentity,
-    differences,
-    differences_of_contents,
-    mended,
-)
+from finetune.data.identity import DataIdentity
 from finetune.data.learnt import Learnt
 from finetune.data.parting import (
     RawPart,

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data.identity import DataIdentity, differences, hash_rows
+from finetune.data.differences import differences
+from finetune.data.identity import DataIdentity, hash_rows
 from finetune.data.table import Listed
 from finetune.errors import CheckpointError
 from finetune.tracking.tracker import Tracker
