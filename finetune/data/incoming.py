@@ -15,7 +15,7 @@ from finetune.config.source_keys import (
     TextFolderSource,
 )
 from finetune.data.arrays import rows_of_arrays
-from finetune.data.columns import Kind, may_be_nothing
+from finetune.data.column_kinds import Kind, may_be_nothing
 from finetune.data.files import read_text
 from finetune.data.folders import (
     AUDIO_ENDINGS,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
 from finetune.config.data import DataConfig
-from finetune.data.columns import Kind
+from finetune.data.column_kinds import Kind
 from finetune.data.incoming_part import Incoming, the_column, trained_on
 from finetune.data.incoming_rows import as_files, rows_of
 from finetune.data.readers.any_form import KNOWN_FORMS, names_columns

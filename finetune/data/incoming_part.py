@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune.config.data import DataConfig
 from finetune.config.source_keys import Source
-from finetune.data.columns import Kind
+from finetune.data.column_kinds import Kind
 from finetune.data.readers.row_places import Places
 from finetune.errors import DataError, named
 

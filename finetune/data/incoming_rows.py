@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from finetune.config.source_keys import Source, TableSource
-from finetune.data.columns import Kind
+from finetune.data.column_kinds import Kind
 from finetune.data.file_names import What, first_leaving, named_files, not_there
 from finetune.data.incoming_part import Incoming, is_image_kind
 from finetune.data.readers.any_form import Form, with_separator_of

@@ -23,14 +23,8 @@ from finetune.config.source_keys import (
 )
 from finetune.config.task_keys import Task
 from finetune.data.audio import notes_on_audio
-from finetune.data.columns import (
-    Kind,
-    choose_columns,
-    column_of,
-    image_columns,
-    settle_columns,
-    settled_for_loss,
-)
+from finetune.data.column_kinds import Kind, column_of
+from finetune.data.columns import choose_columns, image_columns, settle_columns, settled_for_loss
 from finetune.data.gaps import filled_columns, with_open_gaps
 from finetune.data.identified_files import identified
 from finetune.data.identity import hash_rows

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from finetune.config.data import DataConfig
 from finetune.config.task_keys import Task
-from finetune.data.columns import Kind
+from finetune.data.column_kinds import Kind
 from finetune.data.contents import KnownFiles
 from finetune.data.differences import differences, differences_of_contents, mended
 from finetune.data.epoch_order import EpochOrder, epoch_order

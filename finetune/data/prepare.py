@@ -11,7 +11,7 @@ from finetune.config.data import DataConfig
 from finetune.config.transform_keys import Mix, Transform
 from finetune.data.audio import notes_on_audio
 from finetune.data.batches import Samples
-from finetune.data.columns import column_of, empty_column
+from finetune.data.column_kinds import column_of, empty_column
 from finetune.data.cut_texts import CutTexts
 from finetune.data.epoch_order import EpochOrder
 from finetune.data.fitted_notes import fitted_of, notes_on_figures, notes_on_met

@@ -7,13 +7,11 @@ from finetune.config.data import DataConfig
 from finetune.config.task_keys import Task
 from finetune.data.audio import notes_on_audio
 from finetune.data.cells import read_cells
+from finetune.data.column_kinds import Kind, as_kind, kind_of
 from finetune.data.columns import (
-    Kind,
-    as_kind,
     choose_columns,
     columns_in_use,
     image_columns,
-    kind_of,
     placing_columns,
     settle_columns,
     tokenized_columns,

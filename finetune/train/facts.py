@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import torch
 
-from finetune.data.columns import Kind
+from finetune.data.column_kinds import Kind
 from finetune.data.learnt import read_learnt
 from finetune.data.opening import DataFacts
 from finetune.errors import CheckpointError

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, get_args
 
-from finetune.data.columns import Kind
+from finetune.data.column_kinds import Kind
 from finetune.data.identity import DataIdentity
 from finetune.data.learnt import read_learnt
 from finetune.data.opening import Record

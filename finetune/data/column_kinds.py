@@ -1,0 +1,201 @@
+"""Kinds of input columns: found in training, and what prediction reads raw values as."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, assert_never
+
+import torch
+
+from finetune.config.data import DataConfig
+from finetune.config.source_keys import Source
+from finetune.data.audio import Audio, audio_of
+from finetune.data.cells import infer, no_number, read_cells
+from finetune.data.channels import channels_first, channels_of
+from finetune.data.columns import named_channels, tokenized_columns
+from finetune.data.file_names import named_files
+from finetune.data.gaps import as_gaps, filled_columns, numbers_of_gaps
+from finetune.data.images import Images, images_of
+from finetune.data.pixels import Mode, PixelRules
+from finetune.data.readers.row_places import Places
+from finetune.data.short_values import in_short
+from finetune.data.table import Column, Listed, Numbers, settle
+from finetune.data.transforms import is_image_column
+from finetune.data.waveforms import SoundRules
+from finetune.errors import DataError
+
+Kind = Literal[
+    "text",
+    "image",
+    "grey image",
+    "number",
+    "whole number",
+    "thing",
+    "text or nothing",
+    "number or nothing",
+    "audio",
+]
+"""Kind of an input column; prediction reads raw values as the kind that training had.
+
+Where a step fills empty cells, nothing is a value as well.
+"""
+
+
+def kind_of(column: Column, name: str, config: DataConfig) -> Kind:
+    """Return the kind of an input column that is settled."""
+    column = read_cells(column, as_text=name in tokenized_columns(config))
+    if isinstance(column, Audio):
+        return "audio"
+    if name in filled_columns(config) and not isinstance(column, Images):
+        return "number or nothing" if isinstance(column, Numbers) else "text or nothing"
+    if isinstance(column, Images):
+        return "grey image" if column.mode == "L" else "image"
+    if isinstance(column, Listed):
+        return "text" if column.kind == "text" else "thing"
+    if is_image_column(column):
+        is_grey = column.values.ndim == 3 or column.values.shape[1] == 1
+        return "grey image" if is_grey else "image"
+    return "number" if column.values.is_floating_point() else "whole number"
+
+
+def column_of(
+    name: str,
+    values: Sequence[Any],
+    kind: Kind,
+    places: Places,
+    trained_on: Source | None = None,
+) -> Column:
+    """Return raw values for prediction as a column of the kind that training had.
+
+    Args:
+        name: Name of the column.
+        values: One value per row.
+        kind: Kind of the column in training.
+        places: Places of the rows, for messages.
+        trained_on: Source of the training samples, whose keys say how images are read.
+
+    Raises:
+        DataError: a value is missing or of another kind.
+    """
+    values = list(as_gaps(values) if may_be_nothing(kind) else values)
+    if kind == "thing":
+        return Listed(values, "things")
+    if kind == "audio":
+        return audio_of(named_files(values, Path(), "recording"), SoundRules.of(trained_on))
+    if kind in ("image", "grey image") and not _are_arrays(values):
+        # Here names are the caller's own; names in files were checked where the files were read.
+        mode: Mode = "L" if kind == "grey image" else "RGB"
+        return images_of(named_files(values, Path()), mode, PixelRules.of(trained_on))
+    column = settle(name, values, places)
+    if kind in ("image", "grey image"):
+        numbers = _as_numbers(name, column, places).values
+        # By the same rule as in training, or the network would see other pixels.
+        channels = channels_of(_in_range(numbers), named_channels(trained_on), is_image=True)
+        return Numbers(channels_first(_in_range(numbers), channels))
+    return as_kind(name, column, kind, places)
+
+
+def may_be_nothing(kind: Kind | None) -> bool:
+    """Tell whether a value of a kind may be missing."""
+    return kind in ("text or nothing", "number or nothing")
+
+
+def empty_column(kind: Kind) -> Column:
+    """Return a column of a kind without a value: what is done to a column depends on its kind."""
+    match kind:
+        case "text" | "text or nothing":
+            return Listed([], "text")
+        case "thing":
+            return Listed([], "things")
+        case "image" | "grey image":
+            return Images([], "L" if kind == "grey image" else "RGB", [])
+        case "audio":
+            return audio_of([], SoundRules())
+        case "number" | "whole number" | "number or nothing":
+            return Numbers(torch.empty(0))
+        case _:
+            assert_never(kind)
+
+
+def as_kind(name: str, column: Column, kind: Kind, places: Places) -> Column:
+    """Return a settled column as one of the kind that training had.
+
+    Args:
+        name: Name of the column.
+        column: The column.
+        kind: Its kind in training.
+        places: Places of the rows, for messages.
+
+    Raises:
+        DataError: a value is of another kind.
+    """
+    if isinstance(column, Images | Audio) or kind == "audio":
+        return _as_files(name, column, kind)
+    if kind == "thing":
+        return column
+    if kind in ("text", "text or nothing"):
+        if isinstance(column, Listed) and column.kind != "things":
+            return replace(column, kind="text")
+        cell = in_short(_cell(column, 0))
+        raise DataError(f"column {name!r} needs text, got {cell} in {places.told(0)}")
+    if kind == "number or nothing" and isinstance(column, Listed):
+        column = numbers_of_gaps(column) or column
+    numbers = _as_numbers(name, column, places)
+    if kind == "whole number":
+        return Numbers(_whole(name, numbers, column, places))
+    return Numbers(_in_range(numbers.values))
+
+
+def _as_files(name: str, column: Column, kind: Kind) -> Images | Audio:
+    """Return images or recordings as the kind that training had; raise if it is another kind."""
+    if isinstance(column, Images) and kind in ("image", "grey image"):
+        return replace(column, mode="L" if kind == "grey image" else "RGB", is_found=False)
+    if isinstance(column, Audio) and kind == "audio":
+        return column
+    found = {Images: "images", Audio: "recordings"}.get(type(column), "no recordings")
+    wanted = "recordings" if kind == "audio" else f"a {kind}"
+    raise DataError(f"column {name!r} holds {found} where training had {wanted}")
+
+
+def _as_numbers(name: str, column: Column, places: Places) -> Numbers:
+    """Return the numbers that cells hold; raise if they hold anything else."""
+    # What a text is was decided for this data alone; training decided that the column is numbers.
+    if isinstance(column, Listed) and column.kind == "text":
+        column = replace(column, kind="cells")
+    if isinstance(column, Listed) and column.kind == "cells":
+        column = infer(column)
+    if isinstance(column, Listed) and column.kind == "text":
+        raise no_number(name, column, places.told)
+    if not isinstance(column, Numbers):
+        raise DataError(f"column {name!r} needs numbers of one shape, got {in_short(column[0])}")
+    return column
+
+
+def _in_range(numbers: torch.Tensor) -> torch.Tensor:
+    """Return numbers that are not whole as training had them: uint8 unchanged, others float32."""
+    return numbers if numbers.dtype == torch.uint8 else numbers.float()
+
+
+def _whole(name: str, column: Numbers, raw: Column, places: Places) -> torch.Tensor:
+    """Return numbers as int64; raise if one has a fraction."""
+    whole = column.values.long()
+    differs = whole.to(column.values.dtype) != column.values
+    if bool(differs.any()):
+        row = int(differs.reshape(len(column), -1).any(dim=1).nonzero()[0])
+        cell = _cell(raw, row)
+        raise DataError(
+            f"column {name!r} needs whole numbers, as training had; it holds "
+            f"{in_short(cell) if cell != '' else 'an empty cell'} in {places.told(row)}"
+        )
+    return whole
+
+
+def _cell(column: Column, row: int) -> Any:
+    """Return a cell for a message; tensors become Python numbers."""
+    cell = column[row]
+    return cell.tolist() if isinstance(cell, torch.Tensor) else cell
+
+
+def _are_arrays(values: Sequence[Any]) -> bool:
+    """Tell whether all values are arrays or lists."""
+    return all(hasattr(value, "shape") or isinstance(value, list | tuple) for value in values)
