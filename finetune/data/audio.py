@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from finetune.data.contents import KnownFiles
 from finetune.data.decoding import hash_bytes
 from finetune.data.folders import AUDIO_ENDINGS
 from finetune.data.item_contents import ItemContents, contents_of
+from finetune.data.known_files import KnownFiles
 from finetune.data.waveforms import (
     SoundHeader,
     SoundRules,

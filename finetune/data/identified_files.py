@@ -12,12 +12,13 @@ from pathlib import Path
 from torch import Tensor
 
 from finetune.data.audio import Audio
-from finetune.data.contents import KnownFiles, cost_of, file_states
+from finetune.data.contents import cost_of, file_states
 from finetune.data.decoding import hash_bytes
 from finetune.data.file_names import What, missing_file
 from finetune.data.identity import KnownBy
 from finetune.data.images import Images
 from finetune.data.item_contents import ItemContents, is_of_files
+from finetune.data.known_files import KnownFiles
 from finetune.data.table import DECODED, Table
 from finetune.errors import DataError
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from finetune.data.contents import KnownFiles
 from finetune.data.decoding import (
     Header,
     digest_of,
@@ -19,6 +18,7 @@ from finetune.data.decoding import (
     read_header,
 )
 from finetune.data.item_contents import ItemContents, contents_of
+from finetune.data.known_files import KnownFiles
 from finetune.data.pixels import PLAIN_RULES, Mode, PixelRules
 from finetune.errors import DataError
 

@@ -15,13 +15,13 @@ import torch
 from finetune.data.contents import (
     HASH_BYTES,
     Contents,
-    KnownFiles,
     State,
     as_hashes,
     hash_file,
     read_contents,
     reader_of,
 )
+from finetune.data.known_files import KnownFiles
 from finetune.errors import DataError
 
 _ROW = np.dtype([("state", "<i8", 4), ("hash", "u1", HASH_BYTES), ("is_known", "u1")])

@@ -22,8 +22,9 @@ from typing import Any, BinaryIO, cast
 import torch
 
 from finetune import disk
-from finetune.data.contents import Contents, KnownFiles, read_contents, states_of
+from finetune.data.contents import Contents, read_contents, states_of
 from finetune.data.kept_table import RECORD, KeptTable, read_record, record_bytes
+from finetune.data.known_files import KnownFiles
 from finetune.data.readers.any_form import Form
 from finetune.data.readers.chunks import Dialect
 from finetune.data.readers.mapped import LEAST_BYTES, mapped_columns

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from finetune.config.data import DataConfig
 from finetune.config.task_keys import Task
 from finetune.data.column_kinds import Kind
-from finetune.data.contents import KnownFiles
 from finetune.data.differences import differences, differences_of_contents, mended
 from finetune.data.epoch_order import EpochOrder, epoch_order
 from finetune.data.identity import DataIdentity
+from finetune.data.known_files import KnownFiles
 from finetune.data.learnt import Learnt
 from finetune.data.parting import (
     RawPart,

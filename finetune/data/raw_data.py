@@ -16,12 +16,12 @@ from finetune.data.columns import (
     settle_columns,
     tokenized_columns,
 )
-from finetune.data.contents import KnownFiles
 from finetune.data.gaps import filled_columns, with_open_gaps
 from finetune.data.identified_files import all_identified
 from finetune.data.identity import DataIdentity, KnownBy, RowHashes
 from finetune.data.image_headers import read_alike
 from finetune.data.joined import join_targets
+from finetune.data.known_files import KnownFiles
 from finetune.data.labels import LabelRules
 from finetune.data.loss_columns import (
     mask_columns,

@@ -26,8 +26,8 @@ from finetune.config.source_keys import (
 )
 from finetune.data import files
 from finetune.data.arrays import read_arrays
-from finetune.data.contents import KnownFiles
 from finetune.data.hub import dataset_columns, quiet
+from finetune.data.known_files import KnownFiles
 from finetune.data.large_tables import read_large_tables
 from finetune.data.table import Column, Listed, Numbers, Table, as_tensor
 from finetune.data.tabular import FORM_OF, dialect_of, tables_below

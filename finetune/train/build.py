@@ -10,8 +10,8 @@ from finetune.activations.estimate import Use
 from finetune.config.freeze import FreezeConfig
 from finetune.config.run import RunConfig
 from finetune.config.train import TrainConfig
-from finetune.data.contents import KnownFiles
 from finetune.data.drawn import drawn
+from finetune.data.known_files import KnownFiles
 from finetune.data.learnt import num_positions
 from finetune.data.mixing import Mixing, mixing_of
 from finetune.data.opening import DataFacts, OpenedData, Record, open_data

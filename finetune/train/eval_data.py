@@ -8,7 +8,7 @@ from finetune.config.loader import as_plain, load_saved
 from finetune.config.run import RunConfig
 from finetune.config.secrets import MASK
 from finetune.data.batches import Samples
-from finetune.data.contents import KnownFiles
+from finetune.data.known_files import KnownFiles
 from finetune.data.membership import count_trained
 from finetune.data.named_data import DataReader, NamedData
 from finetune.data.opening import DataFacts, Record

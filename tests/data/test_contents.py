@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune.data import contents
-from finetune.data.contents import KnownFiles, content_of, read_contents
+from finetune.data import contents, known_files
+from finetune.data.contents import content_of, read_contents
 from finetune.data.images import Images
+from finetune.data.known_files import KnownFiles
 from finetune.data.table import Listed
 from finetune.errors import DataError
 
@@ -19,7 +20,7 @@ LONG_AGO = 1_600_000_000
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """Thirty files, all of them of times that tell something; however small, they are known."""
-    monkeypatch.setattr(contents, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(known_files, "_LEAST_BYTES", 0)
     monkeypatch.setattr(contents, "_RACY_NS", -(10**12))
     paths = [tmp_path / f"{number:02}.bin" for number in range(30)]
     for number, path in enumerate(paths):
@@ -65,7 +66,7 @@ def test_unchanged_files_are_read_once_but_for_a_share(files, hashed, tmp_path):
     assert len(hashed) == 30
     hashed.clear()
     again, notes = known(tmp_path / "cache", files)
-    assert len(hashed) == contents._LEAST_CHECKED
+    assert len(hashed) == known_files._LEAST_CHECKED
     assert torch.equal(again, first)
     assert notes == []
 
@@ -80,7 +81,7 @@ def test_a_changed_file_of_equal_size_and_time_is_read_again(files, hashed, tmp_
     assert notes == []
     hashed.clear()
     assert torch.equal(known(tmp_path / "cache", files)[0], again)
-    assert len(hashed) == contents._LEAST_CHECKED
+    assert len(hashed) == known_files._LEAST_CHECKED
 
 
 def test_a_link_that_leads_to_another_file_is_read_again(files, tmp_path):

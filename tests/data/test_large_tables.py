@@ -17,8 +17,8 @@ from pyarrow import parquet
 from finetune.config.data import DataConfig
 from finetune.config.task_keys import ClassificationTask
 from finetune.data import large_tables
-from finetune.data.contents import KnownFiles
 from finetune.data.kept_table import audit_table
+from finetune.data.known_files import KnownFiles
 from finetune.data.opening import open_data
 from finetune.data.readers.chunks import Chunk, Dialect
 from finetune.data.readers.mapped import MappedCells

@@ -6,12 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune.data import contents
-from finetune.data.contents import KnownFiles
+from finetune.data import contents, known_files
 from finetune.data.decoding import hash_bytes
 from finetune.data.identity import DataIdentity, RowHashes
 from finetune.data.images import Images
 from finetune.data.item_contents import ItemContents
+from finetune.data.known_files import KnownFiles
 from finetune.errors import DataError, FinetuneError
 
 SIZES = {"a": [(20, 30), (25, 21), (40, 18)], "b": [(31, 33), (9, 50)]}
@@ -206,9 +206,9 @@ def test_names_identify_a_run_if_they_identify_the_images_of_any_part():
 def test_of_listed_images_with_damaged_ones_only_those_are_read_again(
     hashed, column, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(contents, "_LEAST_BYTES", 0)
-    monkeypatch.setattr(contents, "_LEAST_CHECKED", 0)
-    monkeypatch.setattr(contents, "_SHARE_CHECKED", 0)
+    monkeypatch.setattr(known_files, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(known_files, "_LEAST_CHECKED", 0)
+    monkeypatch.setattr(known_files, "_SHARE_CHECKED", 0)
     monkeypatch.setattr(contents, "_RACY_NS", -(10**9))
     monkeypatch.setattr(contents, "_TICK_NS", 2**63)
     _, path = column

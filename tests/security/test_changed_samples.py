@@ -43,7 +43,7 @@ def always(monkeypatch, tmp_path, request):
     monkeypatch.setattr("finetune.activations.estimate._READ_S_PER_SAMPLE", 0.0)
     for name in ("_WORTH_TRYING", "_TRYING_PASSES", "_LEAST_SHARE"):
         monkeypatch.setattr(f"finetune.activations.estimate.{name}", 0)
-    monkeypatch.setattr("finetune.data.contents._LEAST_BYTES", 0)
+    monkeypatch.setattr("finetune.data.known_files._LEAST_BYTES", 0)
     monkeypatch.setattr("finetune.data.contents._RACY_NS", -(10**12))
 
 

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from finetune.data import large_tables
-from finetune.data.contents import KnownFiles
+from finetune.data.known_files import KnownFiles
 from finetune.data.readers.chunks import Dialect
 
 COUNT = 20_000
