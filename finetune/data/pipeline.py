@@ -3,11 +3,8 @@
 Letters: N samples.
 """
 
-import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import takewhile
-from math import prod
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,11 +17,11 @@ from finetune.data.decoding import image_tensor, is_image
 from finetune.data.fitted_steps import FittedStep
 from finetune.data.gaps import filled_by
 from finetune.data.images import Images
-from finetune.data.kept_samples import reserve
+from finetune.data.joined_samples import UnequalShapesError, allocate, build_columns
 from finetune.data.lazy_tokens import LazyColumn
 from finetune.data.memory_budget import MemoryBudget
 from finetune.data.named_images import no_such_image
-from finetune.data.ragged import Ragged, Tokens
+from finetune.data.ragged import Ragged
 from finetune.data.samples import Columns, Prepared, Sample
 from finetune.data.table import DECODED, Listed, Numbers, Table, as_tensor, refuse_gaps
 from finetune.data.tokenizing import Tokenize
@@ -34,18 +31,12 @@ from finetune.data.vectors import Vectors
 from finetune.data.vision import Vision, transform_all, transform_batch
 from finetune.errors import DataError, Faults
 
-IN_MEMORY_BYTES = 2 * 1024**3
-"""Larger columns are kept in a file instead of in memory."""
 _LEAST_IMAGE_AXES = 2
 """Axes of an image without channels; fewer bytes are plain numbers."""
 
 
 _OF_COLUMNS = (Tokenize, Stack, FittedStep)
 """Steps that take whole columns."""
-
-
-class UnequalShapesError(DataError):
-    """Samples of one column differ in shape, so that no batch can hold them."""
 
 
 class TokenKeeping(NamedTuple):
@@ -219,26 +210,6 @@ def as_value(value: Any) -> Any:
     return value
 
 
-def build_columns(samples: Iterable[Sample], count: int) -> Columns:
-    """Return `count` samples as columns: tensors stacked, sequences laid end to end.
-
-    Raises:
-        UnequalShapesError: tensors of one column differ in shape.
-        DataError: samples differ in their columns, or in the kind of value in one.
-    """
-    stores: dict[str, Tensor | list[Any]] = {}
-    for position, sample in enumerate(samples):
-        if position == 0:
-            # Allocated once: a list of tensors and its stack would take twice the memory.
-            stores = {name: _store(value, count) for name, value in sample.items()}
-        # The user's own transform may forget a column in some samples.
-        if sample.keys() != stores.keys():
-            raise DataError(f"samples of different columns: {list(stores)} and {list(sample)}")
-        for name, value in sample.items():
-            _put(stores[name], position, name, value)
-    return {name: _column(store) for name, store in stores.items()}
-
-
 def typed_columns(table: Table, steps: Sequence[Step]) -> Columns:
     """Return the columns with csv cells as numbers, unless they are tokenized; refuse gaps.
 
@@ -365,56 +336,3 @@ def _final_on_device(values: Tensor) -> Tensor:
         # By a tensor: CUDA divides by a plain number as a product, which rounds otherwise.
         return values.float().div_(torch.tensor(255.0, device=values.device))
     return values.float() if values.is_floating_point() else values.long()
-
-
-def _store(value: Any, count: int) -> Tensor | list[Any]:
-    """Return an empty container for a column whose first value is given."""
-    return allocate((count, *value.shape), value.dtype) if isinstance(value, Tensor) else []
-
-
-def _put(store: Tensor | list[Any], position: int, name: str, value: Any) -> None:
-    """Put a value into a container; raise if it does not match the first one."""
-    if isinstance(store, list):
-        store.append(value)
-        return
-    if not isinstance(value, Tensor) or value.dtype != store.dtype:
-        found = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise DataError(f"column {name!r} holds {store.dtype} in one sample, {found} in another")
-    if value.shape != store.shape[1:]:
-        raise UnequalShapesError(
-            f"samples of column {name!r} differ in shape: {tuple(store.shape[1:])} and "
-            f"{tuple(value.shape)}",
-            hint="bring them to one shape, as {type: Resize, size: [224, 224]} does for images",
-            key=("data", "transforms"),
-        )
-    store[position] = value
-
-
-def _column(store: Tensor | list[Any]) -> Prepared:
-    """Return the column that a filled container holds."""
-    if isinstance(store, Tensor):
-        return Numbers(store)
-    first = store[0] if store else None
-    if isinstance(first, Tokens):
-        return Ragged.of([t.values.tolist() for t in store], pad=first.pad, length=first.length)
-    return Listed(store, "text" if all(isinstance(v, str) for v in store) else "things")
-
-
-def allocate(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return an uninitialised tensor: in memory, or in a file if larger than `IN_MEMORY_BYTES`.
-
-    The file is unlinked at once if the system allows that; its space lasts as long as the tensor.
-
-    Raises:
-        DataError: the disk has no room for the file.
-    """
-    size = prod(shape) * dtype.itemsize
-    if size <= IN_MEMORY_BYTES:
-        return torch.empty(shape, dtype=dtype)
-    with tempfile.TemporaryDirectory(prefix="finetune-", ignore_cleanup_errors=True) as folder:
-        path = Path(folder) / "column"
-        with path.open("wb") as file:
-            reserve(file.fileno(), size)
-        # Shared with the file, so that the system can write pages out when memory is short.
-        flat = torch.from_file(str(path), shared=True, size=prod(shape), dtype=dtype)
-    return flat.reshape(shape)

@@ -8,7 +8,8 @@ import torch
 
 from finetune.data.augmenting import MaskTokens, SpecAugment
 from finetune.data.batches import Samples
-from finetune.data.pipeline import UnequalShapesError, run_steps
+from finetune.data.joined_samples import UnequalShapesError
+from finetune.data.pipeline import run_steps
 from finetune.data.ready import samples_from
 from finetune.data.table import Table
 from finetune.data.transforms import PlannedStep

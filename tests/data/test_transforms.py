@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 from torchvision.transforms import v2
 
 from finetune.config.transform_keys import VisionTransform
-from finetune.data import pipeline, vision
+from finetune.data import joined_samples, vision
 from finetune.data.vision import transform_all, vision_step
 from finetune.errors import DataError
 from finetune.models.preprocessing import ImagePreprocessing
@@ -247,7 +247,7 @@ def test_large_columns_go_to_a_file_that_leaves_nothing_behind(
 ):
     data = {"source": mnist, "transforms": [{"type": "Resize", "size": [8, 8]}]}
     in_memory = prepared(data).train.fetch([5, 3])
-    monkeypatch.setattr(pipeline, "IN_MEMORY_BYTES", 1000)
+    monkeypatch.setattr(joined_samples, "IN_MEMORY_BYTES", 1000)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     samples = prepared(data).train
     if Path("/proc/self/maps").exists():
