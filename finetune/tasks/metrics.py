@@ -4,8 +4,9 @@ Letters: B samples, C classes or labels.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
@@ -122,6 +123,7 @@ def build_measures(
     facts: TaskFacts,
     *,
     feed: Feed,
+    feeds: Mapping[str, Feed] = MappingProxyType({}),
 ) -> tuple[Measure, ...]:
     """Build the metrics of a built-in task.
 
@@ -130,11 +132,15 @@ def build_measures(
         named: Returns the metric that the task knows by a name.
         facts: What the task is built from.
         feed: Turns outputs and batch into what the metrics take.
+        feeds: The same for built-in metrics that take something else, by name.
 
     Raises:
         FinetuneError: an imported metric is not one of torchmetrics, or cannot be built.
     """
-    return tuple(_measure(n, entry, named, facts, feed) for n, entry in enumerate(entries))
+    return tuple(
+        _measure(n, entry, named, facts, feeds.get(str(entry), feed))
+        for n, entry in enumerate(entries)
+    )
 
 
 def _measure(
