@@ -87,10 +87,17 @@ def _num_lost(encoding: Any) -> int:
     return sum(size for *_, size in overflow - _pieces(encoding))
 
 
-def _pieces(encoding: Any) -> set[tuple[int, int, int, int]]:
-    """Return, for each text: its number, first and last position of its tokens, their number."""
-    places: dict[int, list[tuple[int, int]]] = {}
-    for text, place in zip(encoding.sequence_ids, encoding.offsets, strict=True):
+_Place = tuple[int | None, int, int]
+"""Place of a token: its word, and where it begins and ends, in the text or in a word that was given
+as one."""
+
+
+def _pieces(encoding: Any) -> set[tuple[int, _Place, _Place, int]]:
+    """Return, for each text: its number, first and last place of its tokens, their number."""
+    places: dict[int, list[_Place]] = {}
+    for text, word, (start, end) in zip(
+        encoding.sequence_ids, encoding.word_ids, encoding.offsets, strict=True
+    ):
         if text is not None:
-            places.setdefault(text, []).append(place)
-    return {(text, all_[0][0], all_[-1][1], len(all_)) for text, all_ in places.items()}
+            places.setdefault(text, []).append((word, start, end))
+    return {(text, all_[0], all_[-1], len(all_)) for text, all_ in places.items()}
