@@ -8,6 +8,7 @@ from finetune.config.base import PUBLIC, Node
 from finetune.config.bounds import Arguments
 
 ClassificationMetric = Literal["accuracy", "f1", "precision", "recall", "auroc"]
+TokenMetric = Literal["f1", "precision", "recall", "accuracy"]
 RegressionMetric = Literal["mse", "rmse", "mae", "r2"]
 Better = Literal["lower", "higher"]
 

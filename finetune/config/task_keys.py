@@ -20,13 +20,14 @@ from finetune.config.metric_keys import (
     Imported,
     ImportMetric,
     RegressionMetric,
+    TokenMetric,
 )
 
 SEPARATOR = ","
 """Separates two labels of a cell unless the config names another separator."""
-TargetForm = Literal["class", "labels", "numbers", "any"]
-"""What a task learns of a sample: one class, any number of labels, numbers, or whatever its column
-holds. The data room encodes the target column by it, and knows no task."""
+TargetForm = Literal["class", "labels", "numbers", "tags", "any"]
+"""What a task learns of a sample: one class, any number of labels, numbers, a class for each word of
+a text, or whatever its column holds. The data room encodes the target column by it, and knows no task."""
 
 
 class _Task(Node):
@@ -129,6 +130,22 @@ class MultilabelTask(MeasuredTask):
         return self.separator if "separator" in self.model_fields_set else None
 
 
+class TokenClassificationTask(MeasuredTask):
+    """A class for each word of a text, such as tags of named entities; outputs are logits `(B, L, C)` over tokens. The first token of a word has the word's class, all others are left out of loss and metrics."""
+
+    learns: ClassVar[TargetForm] = "tags"
+    reads_logits: ClassVar[bool] = True
+    usual_losses: ClassVar[tuple[Loss, ...]] = (CrossEntropyLoss(type="cross_entropy"),)
+
+    type: Literal["token_classification"]
+    """Discriminator."""
+    metrics: tuple[Annotated[Annotated[TokenMetric, Tag("name")] | Imported, METRIC], ...] = (
+        "f1",
+        "accuracy",
+    )
+    """Metrics of every evaluation in addition to the loss. `f1`, `precision` and `recall` count entities, all types together: one is right if its first word, last word and type are. They need classes such as `B-name`, `I-name` and `O`, and are left out if no text holds an entity. `accuracy` is the share of words with the right class."""
+
+
 class RegressionTask(MeasuredTask):
     """One or more numbers per sample; outputs and targets have the same shape. `(B, 1)` counts as `(B,)`."""
 
@@ -171,5 +188,6 @@ class ImportTask(_Task):
 
 
 Task = Annotated[
-    ClassificationTask | MultilabelTask | RegressionTask | ImportTask, Field(discriminator="type")
+    ClassificationTask | MultilabelTask | TokenClassificationTask | RegressionTask | ImportTask,
+    Field(discriminator="type"),
 ]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from finetune.data.samples import Prepared
+from finetune.data.word_tags import WordTags
 from finetune.models.declared import TensorSpec
 
 MASK = "attention_mask"
@@ -244,7 +245,9 @@ def spec_of(sample: Tensor) -> TensorSpec:
     return TensorSpec(tuple(sample.shape), str(sample.dtype).removeprefix("torch."))
 
 
-def fingerprint_of(columns: Mapping[str, Prepared], target: Prepared | None, identity: str) -> str:
+def fingerprint_of(
+    columns: Mapping[str, Prepared], target: Prepared | WordTags | None, identity: str
+) -> str:
     """Hash columns, targets and what is done to them, as `Samples.fingerprint` returns it."""
     digest = blake2b(identity.encode(), digest_size=16)
     for name, column in columns.items():

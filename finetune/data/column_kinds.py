@@ -22,6 +22,7 @@ from finetune.data.short_values import in_short
 from finetune.data.table import Column, Listed, Numbers, settle
 from finetune.data.transforms import is_image_column
 from finetune.data.waveforms import SoundRules
+from finetune.data.words import as_words
 from finetune.errors import DataError
 
 Kind = Literal[
@@ -34,6 +35,7 @@ Kind = Literal[
     "text or nothing",
     "number or nothing",
     "audio",
+    "words",
 ]
 """Kind of an input column; prediction reads raw values as the kind that training had.
 
@@ -51,6 +53,8 @@ def kind_of(column: Column, name: str, config: DataConfig) -> Kind:
     if isinstance(column, Images):
         return "grey image" if column.mode == "L" else "image"
     if isinstance(column, Listed):
+        if column.kind == "words":
+            return "words"
         return "text" if column.kind == "text" else "thing"
     if is_image_column(column):
         is_grey = column.values.ndim == 3 or column.values.shape[1] == 1
@@ -80,6 +84,8 @@ def column_of(
     values = list(as_gaps(values) if may_be_nothing(kind) else values)
     if kind == "thing":
         return Listed(values, "things")
+    if kind == "words":
+        return as_words(name, Listed(values, "words"), places.told)
     if kind == "audio":
         return audio_of(named_files(values, Path(), "recording"), SoundRules.of(trained_on))
     if kind in ("image", "grey image") and not _are_arrays(values):
@@ -105,6 +111,8 @@ def empty_column(kind: Kind) -> Column:
     match kind:
         case "text" | "text or nothing":
             return Listed([], "text")
+        case "words":
+            return Listed([], "words")
         case "thing":
             return Listed([], "things")
         case "image" | "grey image":
@@ -133,6 +141,8 @@ def as_kind(name: str, column: Column, kind: Kind, places: Places) -> Column:
         return _as_files(name, column, kind)
     if kind == "thing":
         return column
+    if kind == "words":
+        return as_words(name, column, places.told)
     if kind in ("text", "text or nothing"):
         if isinstance(column, Listed) and column.kind != "things":
             return replace(column, kind="text")

@@ -22,7 +22,11 @@ from finetune.data.lazy_tokens import LazyColumn
 from finetune.data.ragged import Ragged
 from finetune.data.table import Numbers
 from finetune.data.vectors import Vectors
+from finetune.data.word_tags import WordTags
 from finetune.models.declared import TensorSpec
+
+Finished = Numbers | Vectors | Ragged | LazyColumn
+"""What batches are gathered from."""
 
 
 class GatheredSamples:
@@ -41,10 +45,10 @@ class GatheredSamples:
 
     def __init__(
         self,
-        columns: Mapping[str, Numbers | Vectors | Ragged | LazyColumn],
-        target: Numbers | Ragged | None,
+        columns: Mapping[str, Finished],
+        target: Finished | WordTags | None,
         *,
-        more: Mapping[str, Numbers | Ragged] | None = None,
+        more: Mapping[str, Finished | WordTags] | None = None,
         place: Callable[[int], str] | None = None,
         name: str = "",
     ) -> None:
@@ -123,9 +127,15 @@ class GatheredSamples:
             name: self._gathered(name, column, rows, length, is_blank=name in blank)
             for name, column in self._columns.items()
         }
-        target = None if self._target is None else self._target.gather(rows)
+        target = self._target_of(rows, length)
         more = {name: column.gather(rows) for name, column in self._more.items()}
         return Batch(inputs, target, rows, columns=more)
+
+    def _target_of(self, rows: Tensor, length: int | None) -> Tensor | None:
+        """Return the targets of some samples; those of tokens are as long as the inputs."""
+        if isinstance(self._target, WordTags):
+            return self._target.gather(rows, length)
+        return None if self._target is None else self._target.gather(rows)
 
     def fetches(
         self, batches: Sequence[Tensor], epoch: int, device: torch.device | str = "cpu"

@@ -47,7 +47,7 @@ from finetune.data.tabular import dialect_of
 from finetune.errors import DataError
 from finetune.reading import first_outside
 
-_ONE_TEXT: tuple[list[Kind], ...] = (["text"], ["text or nothing"])
+_ONE_TEXT: tuple[list[Kind], ...] = (["text"], ["text or nothing"], ["words"])
 
 
 def read_incoming(
@@ -248,7 +248,7 @@ def _value(file: Path, config: DataConfig, kind: Kind) -> Any:
         return file
     if kind == "audio":
         return file
-    if kind not in ("text", "text or nothing"):
+    if kind not in ("text", "text or nothing", "words"):
         raise DataError(
             f"the network takes a {kind}, not {other or 'a file'}",
             where=str(file),

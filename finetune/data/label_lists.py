@@ -67,6 +67,12 @@ def read_lists(
     )
 
 
+def listed_labels(cell: str) -> list[str] | None:
+    """Return the labels of a cell that is a plain list; None if it is none."""
+    read = _read_list(cell)
+    return None if read is None else read.labels
+
+
 def refuse_other_separator(
     cells: Sequence[str], separator: str, name: str, place: Callable[[int], str]
 ) -> None:

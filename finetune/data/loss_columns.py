@@ -16,7 +16,7 @@ from finetune.config.transform_keys import VisionTransform
 from finetune.data.cells import read_cells
 from finetune.data.images import Images
 from finetune.data.ragged import Ragged
-from finetune.data.samples import IGNORED, Prepared
+from finetune.data.samples import IGNORED, OfLoss, Prepared
 from finetune.data.table import Column, Listed, Numbers, Table, refuse_gaps
 from finetune.errors import DataError, Key, did_you_mean
 
@@ -68,7 +68,7 @@ def refuse_unknown_companions(
                 raise DataError(told if name not in known else own, hint=hint, key=(*key, "with"))
 
 
-def masks_among(columns: Mapping[str, Prepared], inputs: Mapping[str, Prepared]) -> list[str]:
+def masks_among(columns: Mapping[str, OfLoss], inputs: Mapping[str, Prepared]) -> list[str]:
     """Return the columns for the loss that hold masks: images, and arrays as large as an image.
 
     Args:
@@ -95,7 +95,7 @@ def refuse_unmoved_masks(config: DataConfig, masks: Sequence[str]) -> None:
 
 
 def notes_on_unmoved(
-    config: DataConfig, columns: Mapping[str, Prepared], masks: Sequence[str]
+    config: DataConfig, columns: Mapping[str, OfLoss], masks: Sequence[str]
 ) -> list[str]:
     """Return a note for each transform that leaves behind what may be places in the image.
 
@@ -135,7 +135,7 @@ def _remedy(node: VisionTransform, names: Sequence[str]) -> str:
     return f"{{type: {node.type}, with: [{', '.join(names)}]}} moves both alike"
 
 
-def _size(column: Prepared) -> tuple[int, ...] | None:
+def _size(column: OfLoss) -> tuple[int, ...] | None:
     """Return height and width, in any order, of the first image of a column; None for others."""
     if isinstance(column, Numbers):
         return tuple(sorted(column.values.shape[-2:])) if column.values.ndim in (3, 4) else None
@@ -147,14 +147,14 @@ def _size(column: Prepared) -> tuple[int, ...] | None:
         return None
 
 
-def _is_matrix(column: Prepared) -> bool:
+def _is_matrix(column: OfLoss) -> bool:
     """Tell whether each sample is whole numbers `(H, W)`, as a mask is."""
     if not isinstance(column, Numbers) or column.values.ndim != 3:
         return False
     return not column.values.is_floating_point()
 
 
-def _holds_points(column: Prepared) -> bool:
+def _holds_points(column: OfLoss) -> bool:
     """Tell whether each sample may be boxes `(K, 4)` or points `(K, 2)`, which are floats."""
     if not isinstance(column, Numbers) or column.values.ndim != 3:
         return False

@@ -9,6 +9,7 @@ import torch
 
 from finetune.config.data import DataConfig
 from finetune.config.transform_keys import Mix, Transform
+from finetune.data.aligned_tags import refuse_words_without_tokens, with_tags
 from finetune.data.audio import notes_on_audio
 from finetune.data.batches import Samples
 from finetune.data.column_kinds import column_of, empty_column
@@ -35,7 +36,7 @@ from finetune.data.random_steps import naming_left_out, note_on_other_shapes
 from finetune.data.readers.chunks import shown_names
 from finetune.data.readers.row_places import THE_INPUT, Places
 from finetune.data.ready import Fetching, samples_from
-from finetune.data.samples import ForLoss, Prepared
+from finetune.data.samples import FOR_NO_LOSS, ForLoss, Prepared
 from finetune.data.step_facts import identity_of
 from finetune.data.table import Numbers, Table
 from finetune.data.tokenizing import Tokenize
@@ -148,7 +149,9 @@ def _samples(part: RawPart, making: _Making, name: str = "") -> Samples:
     with naming_left_out(left_out):
         for_loss = _for_loss(part, planned)
         table = replace(part.table, columns={**part.table.columns, **for_loss.made})
+        refuse_words_without_tokens(table, [each.step for each in planned])
         outcome = run_steps(table, planned, making.tokens, making.fetching.budget)
+        outcome, for_loss = with_tags(outcome, for_loss, table, making.tell, name)
         return samples_from(
             outcome,
             for_loss,
@@ -373,9 +376,9 @@ def prepare_inputs(
     steps = steps or plan_input_steps(config, facts, preprocessing, trust=trust)
     other = _counting_anew(steps.other)
     with naming_left_out(steps.left_out):
-        outcome = run_steps(table, other)
+        outcome, for_loss = with_tags(run_steps(table, other), FOR_NO_LOSS, table, tell)
         # each sample is seen once, by the process that predicts
-        samples = samples_from(outcome, place=_place_of(table), tell=tell)
+        samples = samples_from(outcome, for_loss, place=_place_of(table), tell=tell)
     # Redacted: a path or a label in them may be a secret of the config.
     on_files = (*notes_on_new(columns), *notes_on_audio({n: [c] for n, c in columns.items()}, 0))
     for note in (*on_files, *_notes_on_texts(other), *notes_on_met(other)):

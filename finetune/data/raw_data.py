@@ -33,6 +33,7 @@ from finetune.data.row_hashes import row_hashes
 from finetune.data.sources import open_source, sources_of
 from finetune.data.table import Column, Numbers, Table, refuse_gaps
 from finetune.data.unlike_files import notes_on_unlike_files
+from finetune.data.words import with_words
 from finetune.errors import DataError, Faults, did_you_mean
 
 
@@ -108,6 +109,8 @@ def read_data(
     refuse_unknown_companions(config, inputs, target)
     refuse_idle_loss_columns(config, task)
     tables = _settled(config, tables, task, inputs, target)
+    if task.learns == "tags":
+        tables = with_words(tables, inputs, tokenized_columns(config))
     tables, on_files = _with_files(config, tables, inputs, files, known_by, seed)
     of_tables = (note for table in tables.values() for note in table.notes)
     _refuse_gaps(tables, inputs, filled_columns(config))

@@ -27,6 +27,7 @@ from finetune.data.table import Numbers
 from finetune.data.transforms import Step
 from finetune.data.vectors import Vectors
 from finetune.data.vision import Vision
+from finetune.data.word_tags import WordTags
 from finetune.data.workers import Workers
 from finetune.errors import DataError
 from finetune.process import shared_memory_bytes, usable_cores
@@ -127,7 +128,11 @@ def _gathered(
         for n, column in for_loss.columns.items()
         if n not in for_loss.made.keys() & outcome.made
     }
-    ready = {n: column for n, column in done.items() if isinstance(column, Numbers | Ragged)}
+    ready = {
+        n: column
+        for n, column in done.items()
+        if isinstance(column, Numbers | Ragged | LazyColumn | WordTags)
+    }
     target = ready.pop(for_loss.target or "", None)
     return GatheredSamples(finished, target, more=ready, place=place, name=name)
 

@@ -9,13 +9,20 @@ from finetune.data.lazy_tokens import LazyColumn
 from finetune.data.ragged import Ragged
 from finetune.data.table import Column, Numbers
 from finetune.data.vectors import Vectors
+from finetune.data.word_tags import WordTags
 from finetune.errors import DataError, named
 
 Prepared = Column | Ragged | LazyColumn | Vectors
 """What transforms turn columns into."""
+OfLoss = Prepared | WordTags
+"""Columns for the loss."""
 Sample = dict[str, Any]
 Columns = dict[str, Prepared]
 
+WORDS = "word numbers"
+"""Name of the column, among those of tokens, that says which word begins with each token."""
+WORDS_OF = "words of "
+"""Beginning of the name of that column in a batch for prediction, before the name of its texts."""
 IGNORED = -100
 """Pads targets that are sequences: torch's cross entropy leaves it out, as in `transformers`."""
 
@@ -30,7 +37,7 @@ class ForLoss(NamedTuple):
     """
 
     target: str | None = None
-    columns: Mapping[str, Prepared] = MappingProxyType({})
+    columns: Mapping[str, OfLoss] = MappingProxyType({})
 
     made: Mapping[str, Numbers | Images] = MappingProxyType({})
 

@@ -30,6 +30,7 @@ from finetune.data.ragged import Ragged
 from finetune.data.readers.mapped import Distinct
 from finetune.data.samples import IGNORED
 from finetune.data.table import Column, Listed, Numbers, Table, and_more, refuse_gaps
+from finetune.data.words import refuse_uneven, tags_of
 from finetune.errors import DataError, named
 
 _KEY = ("data", "target")
@@ -140,7 +141,7 @@ def encode_target(
         DataError: a value is missing, means nothing to the task, or is a label not in `classes`.
     """
     labels = _Labels(name, part, rules, classes, table.place)
-    column = read_cells(table.columns[name], as_text=task.learns == "labels")
+    column = read_cells(table.columns[name], as_text=task.learns in ("labels", "tags"))
     if isinstance(column, Numbers):
         refuse_gaps(name, column, table.place, table.columns[name], is_target=True)
     if isinstance(column, Images):
@@ -152,6 +153,8 @@ def encode_target(
             return _label_sets(column, table, task.chosen_separator, labels)
         case "numbers":
             return Target(_numbers(column, table, name).float(), None)
+        case "tags":
+            return _word_tags(column, table, labels)
         case "any":
             return _of_any_form(column, table, labels)
         case _:
@@ -246,18 +249,42 @@ def _tags(column: Column, table: Table, about: _Labels) -> Target:
     ]
     if (plain := whole_numbers(rows)) is not None:
         return Target(Ragged.of(plain, pad=IGNORED, length=None), None)
-    words = {word for row in rows for word in row if isinstance(word, str)}
-    found = sorted({about.rules.spelt(word) for word in words})
+    mixed = next((n for n, row in enumerate(rows) if row and type(row[0]) is int), None)
+    if mixed is not None:
+        raise DataError(f"column {about.name!r} mixes words and numbers, in {table.place(mixed)}")
+    return _numbered([[str(word) for word in row] for row in rows], about)
+
+
+def _word_tags(column: Column, table: Table, about: _Labels) -> Target:
+    """Return sequences of class numbers for the tags of words, one tag a word."""
+    rows = tags_of(column)
+    if None in rows:
+        row = rows.index(None)
+        raise DataError(
+            f"column {about.name!r} holds {shown(column[row])} in {table.place(row)}, which is no "
+            "list of tags",
+            hint='a list, such as ["O", "B-name"], or a text with blanks between the tags',
+            key=_KEY,
+        )
+    target = _numbered([[str(tag) for tag in row or ()] for row in rows], about)
+    assert isinstance(target.values, Ragged)
+    refuse_uneven(table, about.name, target.values)
+    return target
+
+
+def _numbered(rows: Sequence[Sequence[str]], about: _Labels) -> Target:
+    """Return sequences of labels as numbers of classes."""
+    words = {word for row in rows for word in row}
+    # Numbers by value: as texts, class 10 would come before class 2.
+    is_of_numbers = all(word.isdecimal() for word in words)
+    found = sorted({about.rules.spelt(word) for word in words}, key=int if is_of_numbers else None)
     order = about.settled(words, found)
     number = {label: position for position, label in enumerate(order.classes)}
     if not set(found) <= number.keys():
         raise about.unseen(
-            [{about.rules.spelt(str(word)) for word in row} for row in rows], order.classes
+            [{about.rules.spelt(word) for word in row} for row in rows], order.classes
         )
-    mixed = next((n for n, row in enumerate(rows) if row and type(row[0]) is int), None)
-    if mixed is not None:
-        raise DataError(f"column {about.name!r} mixes words and numbers, in {table.place(mixed)}")
-    numbers = [[number[about.rules.spelt(str(word))] for word in row] for row in rows]
+    numbers = [[number[about.rules.spelt(word)] for word in row] for row in rows]
     return Target(Ragged.of(numbers, pad=IGNORED, length=None), order.classes, order.notes)
 
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,10 @@ from finetune.data.lazy_tokens import LazyColumn, LazyTokens
 from finetune.data.memory_budget import MemoryBudget
 from finetune.data.ragged import Ragged, Tokens
 from finetune.data.readers.mapped import MappedCells, Positions
-from finetune.data.samples import Columns, Prepared, Sample, replaced
+from finetune.data.samples import WORDS, Columns, Prepared, Sample, replaced
 from finetune.data.table import Listed, Numbers
 from finetune.data.tokens import CUT, Encoded, Tokenizing, TokenStore, tokenizer_facts
+from finetune.data.words import first_tokens, needs_blank, words_of
 from finetune.errors import DataError, Key, named
 from finetune.importing import package_path, require
 from finetune.models.shapes import first_line
@@ -42,6 +44,10 @@ class Tokenize:
     key: Key
     cut: CutTexts = field(default_factory=CutTexts, compare=False)
     """Counts texts that are cut; mutated by each call."""
+    is_of_words: bool = False
+    """Whether it takes words, and says in the column `WORDS` which one begins with each token."""
+    before_words: str = ""
+    """What is put before each word."""
 
     def __call__(self, sample: Sample) -> Sample:
         """Return one sample with its text or pair replaced by tokens."""
@@ -71,15 +77,32 @@ class Tokenize:
         """
         texts = [self._text(name, columns[name]) for name in self.columns]
         column = texts[0] if len(texts) == 1 else paired(texts)
+        own = self._for_words() if column.kind == "words" else self
         made: Mapping[str, Ragged | LazyColumn]
         if not all(isinstance(each.values, MappedCells) for each in texts):
-            made = self._all(column, store)
+            made = own._all(column, store)
         elif len(column) <= _MOST_AT_ONCE:
             # The whole table may be larger by far, and is not read for a few of its rows.
-            made = self._made(column)
+            made = own._made(column)
         else:
-            made = self._later(column, store, budget)
+            made = own._later(column, store, budget)
         return replaced(columns, self.columns, made)
+
+    def _for_words(self) -> "Tokenize":
+        """Return this step for words, which counts together with it.
+
+        Raises:
+            DataError: its tokenizer does not tell which token belongs to which word.
+        """
+        if getattr(self.tokenizer, "backend_tokenizer", None) is None:
+            raise DataError(
+                f"{type(self.tokenizer).__name__} does not tell the tokens of a word, which tags "
+                "need",
+                hint="a tokenizer with a file tokenizer.json does",
+                key=self.key,
+            )
+        blank = " " if needs_blank(self.tokenizer) else ""
+        return replace(self, is_of_words=True, before_words=blank)
 
     def _all(self, column: Listed, store: TokenStore | None) -> dict[str, Ragged]:
         """Return tokens of all texts."""
@@ -96,7 +119,7 @@ class Tokenize:
         uncounted = replace(self, cut=CutTexts())
 
         def make(texts: list[Any]) -> dict[str, Ragged]:
-            return self._ragged(dict(self._tokenized(texts)))
+            return self._ragged(self._outputs(self._tokenized(texts)))
 
         return LazyTokens(
             column, make, lambda: uncounted._all(column, store), first, budget
@@ -112,9 +135,7 @@ class Tokenize:
         """Return tokens from the store, which is completed; None if they cannot be stored."""
         if store is None:
             return None
-        tokenizing = Tokenizing(
-            self._encode, self.max_length, lambda: tokenizer_facts(self.tokenizer)
-        )
+        tokenizing = Tokenizing(self._encode, self.max_length, self._facts)
         found = store.sequences(column, tokenizing)
         if found is None:
             return None
@@ -163,26 +184,44 @@ class Tokenize:
     def _encode(self, texts: list[Any]) -> dict[str, Any]:
         """Return the tokenizer's outputs for some texts, and how many tokens each lost (`CUT`)."""
         encoded = self._tokenized(texts)
-        outputs: dict[str, Any] = dict(encoded)
+        outputs = self._outputs(encoded)
         lengths = [len(ids) for ids in next(iter(outputs.values()), ())]
         encodings = getattr(encoded, "encodings", None)
         return outputs | {CUT: tokens_cut(encodings, lengths, self.max_length)}
 
+    def _outputs(self, encoded: Any) -> dict[str, Any]:
+        """Return the outputs of the tokenizer, with the number of the word that a token begins."""
+        if not self.is_of_words:
+            return dict(encoded)
+        return dict(encoded) | {WORDS: [first_tokens(e.word_ids) for e in encoded.encodings]}
+
+    def _facts(self) -> str | None:
+        """Return what tokens depend on besides the texts; None if that cannot be told."""
+        facts = tokenizer_facts(self.tokenizer)
+        # A text that is cut into words has other tokens.
+        return f"{facts} of words" if facts is not None and self.is_of_words else facts
+
     def _tokenized(self, texts: list[Any]) -> Any:
         """Return what the tokenizer gives for some texts, or pairs of texts."""
-        sides = [texts]
+        sides = [[*map(self._words, texts)] if self.is_of_words else texts]
         if len(self.columns) > 1:
             sides = [[text[side] for text in texts] for side in range(len(self.columns))]
         try:
             # Without padding: batches pad, each only as far as it needs.
-            return self.tokenizer(*sides, truncation=True, max_length=self.max_length)
+            given = {"is_split_into_words": True} if self.is_of_words else {}
+            return self.tokenizer(*sides, truncation=True, max_length=self.max_length, **given)
         except (TypeError, UnicodeEncodeError) as error:
             # JSON may contain half of a surrogate pair, which no encoding has
             for name, side in zip(self.columns, sides, strict=True):
-                if (broken := next(filter(_SURROGATE.search, side), None)) is not None:
+                each = chain.from_iterable(side) if self.is_of_words else iter(side)
+                if (broken := next(filter(_SURROGATE.search, each), None)) is not None:
                     found = f"{shown(broken)}, which holds half a character"
                     raise self._no_text(name, found) from error
             raise
+
+    def _words(self, text: Any) -> list[str]:
+        """Return the words of a sample as the tokenizer takes them."""
+        return [self.before_words + word for word in words_of(text) or ()]
 
     def _tokens(self, name: str, ids: list[int]) -> Tokens:
         """Return one sample of an output."""
@@ -194,6 +233,8 @@ class Tokenize:
             # Decoders such as GPT-2 have no padding token.
             known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
             return int(next(number for number in known if number is not None))
+        if name == WORDS:
+            return -1
         return int(self.tokenizer.pad_token_type_id) if name == "token_type_ids" else 0
 
     def _no_text(self, name: str, found: str) -> DataError:

@@ -197,7 +197,7 @@ def _is_text(column: Prepared) -> bool:
     """Tell whether a column is text, and not numbers in a csv file."""
     if not isinstance(column, Listed) or column.kind == "things":
         return False
-    return column.kind == "text" or isinstance(infer(column), Listed)
+    return column.kind in ("text", "words") or isinstance(infer(column), Listed)
 
 
 def _text_or_pair(texts: Sequence[str], key: Key) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from finetune.config.task_keys import (
     MultilabelTask,
     RegressionTask,
     Task as TaskConfig,
+    TokenClassificationTask,
 )
 from finetune.tasks.classification import classification
 from finetune.tasks.imported import imported
@@ -18,6 +19,7 @@ from finetune.tasks.multilabel import multilabel
 from finetune.tasks.regression import regression
 from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TaskFacts, TrainingCounts
+from finetune.tasks.token_classification import token_classification
 
 
 def build_task(
@@ -47,6 +49,8 @@ def build_task(
             return classification(config, facts)
         case MultilabelTask():
             return multilabel(config, facts)
+        case TokenClassificationTask():
+            return token_classification(config, facts)
         case RegressionTask():
             return regression(config, facts)
         case ImportTask():
