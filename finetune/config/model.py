@@ -5,134 +5,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from finetune.config.base import PLACE, PUBLIC, Node, OpenNode
-from finetune.config.bounds import MAX_NAME_BYTES, Arguments, Bounds, beyond
+from finetune.config.base import PUBLIC, Node, OpenNode
+from finetune.config.bounds import Arguments
 from finetune.config.catalogue import LAYERS, Complaint, check_arguments
+from finetune.config.layer_keys import Placed, WeightedLayer, WeightsConfig as WeightsConfig
 from finetune.config.messages import is_meant, shown
+from finetune.config.whole_networks import (
+    TimmLayer as TimmLayer,
+    TorchvisionLayer as TorchvisionLayer,
+    TransformersLayer as TransformersLayer,
+)
 
 
-class WeightsConfig(Node):
-    """Pretrained tensors to load into the model or into one layer."""
-
-    path: Annotated[str, PLACE]
-    """A `.safetensors` file, or a `.pt`, `.pth` or `.bin` of others that holds only tensors. May begin with `package:NAME/`."""
-    rename: dict[str, str] = Field(default_factory=dict)
-    """Beginnings of names in the file, each with its replacement in the model: `{"old.": "new."}`. The first that matches is used; `""` matches every name."""
-    strict: bool = True
-    """Whether it is an error if a tensor of the file has no place or another shape, or a parameter gets no tensor."""
-
-
-class _Placed(Node):
-    """Keys of everything in a list of layers."""
-
-    name: Annotated[str | None, PUBLIC] = Field(
-        # Names become parts of parameter names, in which a dot separates modules.
-        default=None,
-        pattern=r"^[A-Za-z_0-9]+$",
-        max_length=MAX_NAME_BYTES,
-    )
-    """Prefix of the names of its parameters; the layer's position in the list if left out."""
-    inputs: Annotated[tuple[str, ...] | None, PUBLIC] = None
-    """Names of earlier layers or input columns whose outputs this layer takes; the previous layer if left out."""
-
-
-class _Layer(_Placed):
-    """Keys of every layer that has parameters."""
-
-    weights: WeightsConfig | None = None
-    """Pretrained tensors for this layer alone."""
-
-
-class TransformersLayer(_Layer):
-    """A whole pretrained network from the `transformers` library."""
-
-    type: Literal["transformers"]
-    """Discriminator."""
-    path: Annotated[str, PLACE]
-    """A folder, a hub id, or a folder inside an installed package (`package:NAME/folder`)."""
-    output: Literal["mean", "cls", "hidden", "logits"] = "mean"
-    """Output of the layer: the mean of the last hidden states over real tokens `(B, D)`, the state of the first token `(B, D)`, all last hidden states `(B, T, D)`, or the logits of a classification head `(B, classes)`, which is new unless the weights hold one of that width."""
-    pretrained: bool = True
-    """Whether the weights at `path` are loaded; else the same architecture starts from random ones."""
-    rename: dict[str, str] = Field(default_factory=dict)
-    """Beginnings of names in the files at `path`, each with its replacement in the network, as in `model.weights`."""
-    strict: bool = True
-    """Whether it is an error if a tensor of the network is missing at `path` or has another shape there. A new head for `logits` is no error."""
-
-    @classmethod
-    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
-        """Return a complaint for each key on loading weights, if no weights are loaded."""
-        if value.get("pretrained") is not False:
-            return []
-        given = [("rename", value.get("rename")), ("strict", value.get("strict") is False)]
-        return [
-            ((key,), "has no effect with pretrained: false", None)
-            for key, is_set in given
-            if is_set
-        ]
-
-
-class TimmLayer(_Layer):
-    """A network from the `timm` library."""
-
-    type: Literal["timm"]
-    """Discriminator."""
-    architecture: str
-    """Name of the model as `timm.create_model` takes it."""
-    output: Literal["features", "logits"] = "features"
-    """Pooled features `(B, D)`, or the logits of a new classification head `(B, classes)`."""
-    pretrained: bool = True
-    """Whether the weights that timm has for this name are loaded (from the hub); else they are random."""
-    args: dict[str, Any] = Field(default_factory=dict)
-    """Further arguments of `timm.create_model`, such as `img_size`."""
-
-    @classmethod
-    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
-        """Return a complaint for each of `args` that the layer has a key for, or that names a file."""
-        args = value.get("args")
-        said_by = {
-            "pretrained": "pretrained",
-            "num_classes": "output",
-            "checkpoint_path": "weights",
-        }
-        problems = [*_name_for_architecture(value), *_faulty_arguments(args, said_by)]
-        # timm would open such a file by itself, without our checks of untrusted weights.
-        for name in ("pretrained_cfg", "pretrained_cfg_overlay"):
-            settings = args.get(name) if isinstance(args, Mapping) else None
-            if isinstance(settings, Mapping) and "file" in settings:
-                key = ("args", name, "file")
-                problems.append((key, "a file of weights is named by the key 'weights'", None))
-        return problems
-
-
-class TorchvisionLayer(_Layer):
-    """A classification network from `torchvision.models`."""
-
-    type: Literal["torchvision"]
-    """Discriminator."""
-    architecture: str
-    """Name of the model as `torchvision.models.get_model` takes it."""
-    output: Literal["features", "logits"] = "features"
-    """Pooled features `(B, D)`, or the logits of a new classification head `(B, classes)`."""
-    pretrained: bool = True
-    """Whether the default weights are loaded (a download); else they are random."""
-    args: dict[str, Any] = Field(default_factory=dict)
-    """Further arguments of the model's constructor."""
-
-    @classmethod
-    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
-        """Return a complaint for each argument that has a key of its own."""
-        said_by = {"weights": "pretrained", "num_classes": "output"}
-        problems = _faulty_arguments(value.get("args"), said_by)
-        # In torchvision itself `weights=None` means random ones. A saved config has both keys.
-        if "weights" in value and value["weights"] is None and "pretrained" not in value:
-            message = "null does not tell whether the weights are random"
-            hint = "pretrained: false for random ones, pretrained: true for those of torchvision"
-            problems.append((("weights",), message, hint))
-        return [*_name_for_architecture(value), *problems]
-
-
-class ImportLayer(_Layer):
+class ImportLayer(WeightedLayer):
     """The user's own `nn.Module`, from a package named by `--trust`."""
 
     type: Literal["import"]
@@ -143,7 +28,7 @@ class ImportLayer(_Layer):
     """Keyword arguments of the call. The text `classes` becomes the number of classes; text that begins with `package:` becomes a path."""
 
 
-class SequentialLayer(_Layer):
+class SequentialLayer(WeightedLayer):
     """Layers one after another under one name."""
 
     type: Literal["sequential"]
@@ -165,7 +50,7 @@ class SequentialLayer(_Layer):
         return problems
 
 
-class _Merge(_Placed):
+class _Merge(Placed):
     """Keys of a layer that takes several inputs."""
 
     @classmethod
@@ -193,7 +78,7 @@ class ConcatLayer(_Merge):
     """Axis along which they are joined; 0 is the samples."""
 
 
-class TorchLayer(_Layer, OpenNode):
+class TorchLayer(WeightedLayer, OpenNode):
     """A class of `torch.nn` by its own name, with its own arguments beside `type`.
 
     Input sizes (`in_features`, `in_channels`, `num_features`, ...) may be left out: they are taken
@@ -301,15 +186,6 @@ def _late_inputs(layers: Sequence[Any]) -> list[Complaint]:
     return problems
 
 
-def _name_for_architecture(value: Mapping[str, Any]) -> list[Complaint]:
-    """Return a complaint if the architecture is missing and probably given as `name`."""
-    name, others = value.get("name"), value.keys() - {"name", "type"}
-    if name is None or "architecture" in value or is_meant("architecture", others):
-        return []
-    hint = f"architecture: {name}; 'name' is only what the layer is called"
-    return [(("architecture",), "missing, and it has no default", hint)]
-
-
 def _repeated_names(layers: Sequence[Any]) -> list[Complaint]:
     """Return a complaint for each name that an earlier layer has; a position counts as a name."""
     problems: list[Complaint] = []
@@ -320,26 +196,6 @@ def _repeated_names(layers: Sequence[Any]) -> list[Complaint]:
             problems.append((("layers", position, "name"), f"a second layer named {name!r}", None))
         seen.add(name)
     return problems
-
-
-_OF_ARGUMENTS = Bounds(-1e6, 1e6)
-"""Bounds for numbers that are passed to `timm` and `torchvision`."""
-
-
-def _faulty_arguments(args: Any, said_by: Mapping[str, str]) -> list[Complaint]:
-    """Return a complaint for arguments that have a key of their own, and for numbers out of bounds."""
-    given = args if isinstance(args, Mapping) else {}
-    repeated: list[Complaint] = [
-        (("args", name), f"{name!r} is said by the key {key!r}", None)
-        for name, key in said_by.items()
-        if name in given
-    ]
-    faults = ((name, beyond(value, _OF_ARGUMENTS)) for name, value in given.items())
-    return repeated + [
-        (("args", name), f"{fault}, got {shown(given[name])}", None)
-        for name, fault in faults
-        if fault
-    ]
 
 
 def _said(layer: Any, key: str) -> Any:

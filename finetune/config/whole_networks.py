@@ -1,0 +1,130 @@
+"""Layers that are whole networks of a library: transformers, timm, torchvision."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from finetune.config.base import PLACE
+from finetune.config.bounds import Bounds, beyond
+from finetune.config.catalogue import Complaint
+from finetune.config.layer_keys import WeightedLayer
+from finetune.config.messages import is_meant, shown
+
+
+class TransformersLayer(WeightedLayer):
+    """A whole pretrained network from the `transformers` library."""
+
+    type: Literal["transformers"]
+    """Discriminator."""
+    path: Annotated[str, PLACE]
+    """A folder, a hub id, or a folder inside an installed package (`package:NAME/folder`)."""
+    output: Literal["mean", "cls", "hidden", "logits"] = "mean"
+    """Output of the layer: the mean of the last hidden states over real tokens `(B, D)`, the state of the first token `(B, D)`, all last hidden states `(B, T, D)`, or the logits of a classification head `(B, classes)`, which is new unless the weights hold one of that width."""
+    pretrained: bool = True
+    """Whether the weights at `path` are loaded; else the same architecture starts from random ones."""
+    rename: dict[str, str] = Field(default_factory=dict)
+    """Beginnings of names in the files at `path`, each with its replacement in the network, as in `model.weights`."""
+    strict: bool = True
+    """Whether it is an error if a tensor of the network is missing at `path` or has another shape there. A new head for `logits` is no error."""
+
+    @classmethod
+    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
+        """Return a complaint for each key on loading weights, if no weights are loaded."""
+        if value.get("pretrained") is not False:
+            return []
+        given = [("rename", value.get("rename")), ("strict", value.get("strict") is False)]
+        return [
+            ((key,), "has no effect with pretrained: false", None)
+            for key, is_set in given
+            if is_set
+        ]
+
+
+class TimmLayer(WeightedLayer):
+    """A network from the `timm` library."""
+
+    type: Literal["timm"]
+    """Discriminator."""
+    architecture: str
+    """Name of the model as `timm.create_model` takes it."""
+    output: Literal["features", "logits"] = "features"
+    """Pooled features `(B, D)`, or the logits of a new classification head `(B, classes)`."""
+    pretrained: bool = True
+    """Whether the weights that timm has for this name are loaded (from the hub); else they are random."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of `timm.create_model`, such as `img_size`."""
+
+    @classmethod
+    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
+        """Return a complaint for each of `args` that the layer has a key for, or that names a file."""
+        args = value.get("args")
+        said_by = {
+            "pretrained": "pretrained",
+            "num_classes": "output",
+            "checkpoint_path": "weights",
+        }
+        problems = [*_name_for_architecture(value), *_faulty_arguments(args, said_by)]
+        # timm would open such a file by itself, without our checks of untrusted weights.
+        for name in ("pretrained_cfg", "pretrained_cfg_overlay"):
+            settings = args.get(name) if isinstance(args, Mapping) else None
+            if isinstance(settings, Mapping) and "file" in settings:
+                key = ("args", name, "file")
+                problems.append((key, "a file of weights is named by the key 'weights'", None))
+        return problems
+
+
+class TorchvisionLayer(WeightedLayer):
+    """A classification network from `torchvision.models`."""
+
+    type: Literal["torchvision"]
+    """Discriminator."""
+    architecture: str
+    """Name of the model as `torchvision.models.get_model` takes it."""
+    output: Literal["features", "logits"] = "features"
+    """Pooled features `(B, D)`, or the logits of a new classification head `(B, classes)`."""
+    pretrained: bool = True
+    """Whether the default weights are loaded (a download); else they are random."""
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the model's constructor."""
+
+    @classmethod
+    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
+        """Return a complaint for each argument that has a key of its own."""
+        said_by = {"weights": "pretrained", "num_classes": "output"}
+        problems = _faulty_arguments(value.get("args"), said_by)
+        # In torchvision itself `weights=None` means random ones. A saved config has both keys.
+        if "weights" in value and value["weights"] is None and "pretrained" not in value:
+            message = "null does not tell whether the weights are random"
+            hint = "pretrained: false for random ones, pretrained: true for those of torchvision"
+            problems.append((("weights",), message, hint))
+        return [*_name_for_architecture(value), *problems]
+
+
+def _name_for_architecture(value: Mapping[str, Any]) -> list[Complaint]:
+    """Return a complaint if the architecture is missing and probably given as `name`."""
+    name, others = value.get("name"), value.keys() - {"name", "type"}
+    if name is None or "architecture" in value or is_meant("architecture", others):
+        return []
+    hint = f"architecture: {name}; 'name' is only what the layer is called"
+    return [(("architecture",), "missing, and it has no default", hint)]
+
+
+_OF_ARGUMENTS = Bounds(-1e6, 1e6)
+"""Bounds for numbers that are passed to `timm` and `torchvision`."""
+
+
+def _faulty_arguments(args: Any, said_by: Mapping[str, str]) -> list[Complaint]:
+    """Return a complaint for arguments that have a key of their own, and for numbers out of bounds."""
+    given = args if isinstance(args, Mapping) else {}
+    repeated: list[Complaint] = [
+        (("args", name), f"{name!r} is said by the key {key!r}", None)
+        for name, key in said_by.items()
+        if name in given
+    ]
+    faults = ((name, beyond(value, _OF_ARGUMENTS)) for name, value in given.items())
+    return repeated + [
+        (("args", name), f"{fault}, got {shown(given[name])}", None)
+        for name, fault in faults
+        if fault
+    ]
