@@ -15,6 +15,7 @@ from finetune.config.whole_networks import (
     TorchvisionLayer as TorchvisionLayer,
     TransformersLayer as TransformersLayer,
 )
+from finetune.errors import did_you_mean
 
 
 class ImportLayer(WeightedLayer):
@@ -78,6 +79,15 @@ class ConcatLayer(_Merge):
     """Axis along which they are joined; 0 is the samples."""
 
 
+class SharedLayer(Placed):
+    """An earlier layer again: the same parameters, on other inputs."""
+
+    type: Literal["shared"]
+    """Discriminator."""
+    layer: Annotated[str, PUBLIC]
+    """Name of that layer. Its parameters exist once, under its own name."""
+
+
 class TorchLayer(WeightedLayer, OpenNode):
     """A class of `torch.nn` by its own name, with its own arguments beside `type`.
 
@@ -114,9 +124,18 @@ class TorchLayer(WeightedLayer, OpenNode):
 
 
 # A sequential layer passes one value on; these take several, or are two children of the network.
-_WITH_INPUTS = {"transformers", "add", "concat"}
+_WITH_INPUTS = {"transformers", "add", "concat", "shared"}
 _MOVE_OUT = "put it among the model's own layers"
-_OWN_TYPES = {"transformers", "timm", "torchvision", "import", "sequential", "add", "concat"}
+_OWN_TYPES = {
+    "transformers",
+    "timm",
+    "torchvision",
+    "import",
+    "sequential",
+    "add",
+    "concat",
+    "shared",
+}
 
 
 def _whole_network(said: Any, value: Mapping[str, Any]) -> str:
@@ -144,6 +163,7 @@ Layer = Annotated[
     | Annotated[SequentialLayer, Tag("sequential")]
     | Annotated[AddLayer, Tag("add")]
     | Annotated[ConcatLayer, Tag("concat")]
+    | Annotated[SharedLayer, Tag("shared")]
     | Annotated[TorchLayer, Tag("torch")],
     Discriminator(_kind_of_layer),
 ]
@@ -168,7 +188,7 @@ class ModelConfig(Node):
             hint = f"layers: [{shown(said)}]"
             return [(("layers",), "missing, and it has no default", hint)] if said else []
         layers = _list(value.get("layers"))
-        return [*_repeated_names(layers), *_late_inputs(layers)]
+        return [*_repeated_names(layers), *_late_inputs(layers), *_unfit_to_share(layers)]
 
 
 def _late_inputs(layers: Sequence[Any]) -> list[Complaint]:
@@ -178,12 +198,41 @@ def _late_inputs(layers: Sequence[Any]) -> list[Complaint]:
     problems: list[Complaint] = []
     for position, layer in enumerate(layers):
         for number, name in enumerate(_list(_said(layer, "inputs"))):
-            if isinstance(name, str) and name in known and name not in before:
-                itself = "itself" if name == names[position] else "a later layer"
+            # `backbone.2` is one of the outputs of `backbone`.
+            taken = name.partition(".")[0] if isinstance(name, str) else None
+            if taken in known and taken not in before:
+                itself = "itself" if taken == names[position] else "a later layer"
                 key = ("layers", position, "inputs", number)
                 problems.append((key, f"takes {itself}, {name!r}; inputs must come before", None))
         before.add(names[position])
     return problems
+
+
+def _unfit_to_share(layers: Sequence[Any]) -> list[Complaint]:
+    """Return a complaint for each shared layer that names none before it, or one of no use."""
+    before: dict[str, Any] = {}
+    problems: list[Complaint] = []
+    for position, layer in enumerate(layers):
+        if _said(layer, "type") == "shared" and isinstance(name := _said(layer, "layer"), str):
+            fault = _fault_of_shared(name, before)
+            if fault is not None:
+                problems.append((("layers", position, "layer"), *fault))
+        before[str(_said(layer, "name") or position)] = layer
+    return problems
+
+
+def _fault_of_shared(name: str, before: Mapping[str, Any]) -> tuple[str, str | None] | None:
+    """Return why a layer of that name cannot be shared, with a hint; None if it can."""
+    if name not in before:
+        known = ", ".join(map(repr, before)) or "none"
+        return f"no earlier layer {name!r}; known: {known}", did_you_mean(name, list(before))
+    type_ = _said(before[name], "type")
+    if type_ == "shared":
+        first = _said(before[name], "layer")
+        return f"{name!r} is itself a shared layer", f"layer: {first}"
+    if type_ in ("add", "concat"):
+        return f"{name!r} has no parameters to share", f"a second layer of type {type_} does it"
+    return None
 
 
 def _repeated_names(layers: Sequence[Any]) -> list[Complaint]:

@@ -11,6 +11,9 @@ from finetune.config.catalogue import Complaint
 from finetune.config.layer_keys import WeightedLayer
 from finetune.config.messages import is_meant, shown
 
+Stage = Annotated[int, Field(ge=-64, le=63)]
+"""Number of a stage of a network."""
+
 
 class TransformersLayer(WeightedLayer):
     """A whole pretrained network from the `transformers` library."""
@@ -19,8 +22,8 @@ class TransformersLayer(WeightedLayer):
     """Discriminator."""
     path: Annotated[str, PLACE]
     """A folder, a hub id, or a folder inside an installed package (`package:NAME/folder`)."""
-    output: Literal["mean", "cls", "hidden", "logits"] = "mean"
-    """Output of the layer: the mean of the last hidden states over real tokens `(B, D)`, the state of the first token `(B, D)`, all last hidden states `(B, T, D)`, or the logits of a classification head `(B, classes)`, which is new unless the weights hold one of that width."""
+    output: Literal["mean", "cls", "last", "hidden", "logits"] = "mean"
+    """Output of the layer: the mean of the last hidden states over real tokens `(B, D)`, the state of the first or of the last real token `(B, D)`, all last hidden states `(B, T, D)`, or the logits of the head that the task needs, `(B, classes)` for a whole sample. A head is new unless the weights hold one of that kind and width."""
     pretrained: bool = True
     """Whether the weights at `path` are loaded; else the same architecture starts from random ones."""
     rename: dict[str, str] = Field(default_factory=dict)
@@ -48,8 +51,10 @@ class TimmLayer(WeightedLayer):
     """Discriminator."""
     architecture: str
     """Name of the model as `timm.create_model` takes it."""
-    output: Literal["features", "logits"] = "features"
-    """Pooled features `(B, D)`, or the logits of a new classification head `(B, classes)`."""
+    output: Literal["features", "logits", "maps"] = "features"
+    """Pooled features `(B, D)`, the logits of a new classification head `(B, classes)`, or feature maps of several stages, `(B, C, H, W)` each: a later layer takes one of them by `inputs: [NAME.0]`."""
+    out_indices: Annotated[tuple[Stage, ...] | None, Field(min_length=1, max_length=64)] = None
+    """Stages whose maps `output: maps` gives, counted from 0 at the input, or from -1 at the output; those that timm chooses if left out. `NAME.0` is the first in this list."""
     pretrained: bool = True
     """Whether the weights that timm has for this name are loaded (from the hub); else they are random."""
     args: dict[str, Any] = Field(default_factory=dict)
@@ -64,7 +69,12 @@ class TimmLayer(WeightedLayer):
             "num_classes": "output",
             "checkpoint_path": "weights",
         }
+        if value.get("output") == "maps":
+            said_by |= {"features_only": "output", "out_indices": "out_indices"}
         problems = [*_name_for_architecture(value), *_faulty_arguments(args, said_by)]
+        if value.get("out_indices") is not None and value.get("output") != "maps":
+            hint = "output: maps gives the feature maps of these stages"
+            problems.append((("out_indices",), "has an effect with output: maps alone", hint))
         # timm would open such a file by itself, without our checks of untrusted weights.
         for name in ("pretrained_cfg", "pretrained_cfg_overlay"):
             settings = args.get(name) if isinstance(args, Mapping) else None
@@ -75,14 +85,14 @@ class TimmLayer(WeightedLayer):
 
 
 class TorchvisionLayer(WeightedLayer):
-    """A classification network from `torchvision.models`."""
+    """A network from `torchvision.models` that classifies images or their pixels."""
 
     type: Literal["torchvision"]
     """Discriminator."""
     architecture: str
     """Name of the model as `torchvision.models.get_model` takes it."""
     output: Literal["features", "logits"] = "features"
-    """Pooled features `(B, D)`, or the logits of a new classification head `(B, classes)`."""
+    """Pooled features `(B, D)`, or the logits of a new classification head `(B, classes)`. Networks for segmentation have logits alone, of each pixel: `(B, classes, H, W)`; their auxiliary heads are left out."""
     pretrained: bool = True
     """Whether the default weights are loaded (a download); else they are random."""
     args: dict[str, Any] = Field(default_factory=dict)
@@ -91,8 +101,11 @@ class TorchvisionLayer(WeightedLayer):
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
         """Return a complaint for each argument that has a key of its own."""
-        said_by = {"weights": "pretrained", "num_classes": "output"}
-        problems = _faulty_arguments(value.get("args"), said_by)
+        args = value.get("args")
+        problems = _faulty_arguments(args, {"weights": "pretrained", "num_classes": "output"})
+        if isinstance(args, Mapping) and args.get("aux_loss"):
+            message = "the auxiliary head is left out: no task takes its loss"
+            problems.append((("args", "aux_loss"), message, "leave out aux_loss"))
         # In torchvision itself `weights=None` means random ones. A saved config has both keys.
         if "weights" in value and value["weights"] is None and "pretrained" not in value:
             message = "null does not tell whether the weights are random"

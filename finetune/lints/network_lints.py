@@ -23,6 +23,7 @@ from finetune.lints.last_operation import LastOperation, Squashing, last_operati
 from finetune.lints.repeated_blocks import repeated_blocks
 from finetune.lints.unseen_tokens import blind_first_tokens, seen_padding
 from finetune.models.declared import Network
+from finetune.models.layer_calls import is_helper_of
 from finetune.models.shapes import first_line
 from finetune.preserved import preserved
 from finetune.tasks.losses import WeightedLoss
@@ -63,12 +64,13 @@ class _Subject:
     def layer(self, module: str) -> tuple[Key, Layer | None]:
         """Return key and node of the config's layer that a module lies in."""
         child = module.partition(".")[0]
-        for position, node in enumerate(self.config.model.layers):
-            name = node.name or str(position)
-            # The pooling of a pretrained layer is a module of its own beside it.
-            pooling = f"{name}_{node.output}" if isinstance(node, TransformersLayer) else name
-            if child in (name, pooling):
-                return ("model", "layers", position), node
+        named = {node.name or str(n): n for n, node in enumerate(self.config.model.layers)}
+        # Helpers of a layer, such as pooling, are modules of their own beside it.
+        position = named.get(child)
+        if position is None:
+            position = next((n for name, n in named.items() if is_helper_of(name, child)), None)
+        if position is not None:
+            return ("model", "layers", position), self.config.model.layers[position]
         return ("model", "layers"), None
 
 
@@ -226,7 +228,7 @@ def _blind_tokens(subject: _Subject) -> Iterator[Lint]:
             (*key, "output") if node is not None else key,
             f"output: cls takes the first token of {subject.label(name)}, which sees no token "
             "after it: texts that begin alike are all the same to the network",
-            "output: mean takes all tokens",
+            "output: last takes the last one, output: mean takes all tokens",
         )
 
 

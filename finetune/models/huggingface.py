@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from finetune.config.model import TransformersLayer
 from finetune.errors import FinetuneError, Key, ModelError
 from finetune.importing import require
+from finetune.models.heads import HeadWanted, auto_with_head
 from finetune.models.preprocessing import PretrainedPlace, file_finder, pretrained_place
 from finetune.models.renaming import in_yaml, mending, renamed
 from finetune.models.shapes import first_line
@@ -32,7 +33,12 @@ _FILES_OF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def build_transformers(
-    node: TransformersLayer, classes: int | None, *, label: str, key: Key
+    node: TransformersLayer,
+    wanted: HeadWanted,
+    incoming: Sequence[object],
+    *,
+    label: str,
+    key: Key,
 ) -> tuple[nn.Module, WeightsReport | None]:
     """Return a network of `transformers` and a report of what was loaded into it, or None.
 
@@ -41,7 +47,8 @@ def build_transformers(
 
     Args:
         node: Names the network and its output.
-        classes: Width of the head; not None if the output is `logits`.
+        wanted: The head for the output `logits`; its width is known then.
+        incoming: Inputs of the layer for an example batch.
         label: The layer's name in messages.
         key: Position of the layer in the config.
 
@@ -53,14 +60,15 @@ def build_transformers(
     if place.local and node.pretrained:
         _check_files(Path(place.name), label=label, key=(*key, "path"))
     transformers = require("transformers", extra="text")
-    logits = node.output == "logits"
-    auto = transformers.AutoModelForSequenceClassification if logits else transformers.AutoModel
-    options: dict[str, Any] = {"num_labels": classes} if logits else {}
+    options = _options_of_head(node, wanted)
     # Code that comes with a network is never run; asked about on a terminal, somebody would say
     # yes.
     where = {"local_files_only": place.local, "trust_remote_code": False}
     with _quiet_transformers(transformers), _faults_told(node, label, key):
         config = transformers.AutoConfig.from_pretrained(place.name, **where, **options)
+        auto = transformers.AutoModel
+        if node.output == "logits":
+            auto = auto_with_head(config, wanted, incoming, label=label, key=key)
         model_class = _class_of(config, auto, node, label=label, key=key)
         poolerless = _without_pooler(model_class)
         if not node.pretrained:
@@ -77,6 +85,13 @@ def build_transformers(
             safe = None if place.local else True
             settings |= {"use_safetensors": safe, **where}
             model, info = auto.from_pretrained(place.name, **settings)
+        if strange := _of_another_head(model, info, node):
+            kept = _renamed_tensors(node, place, key)
+            kept = {name: tensor for name, tensor in kept.items() if name not in strange}
+            settings = {
+                n: value for n, value in settings.items() if n not in (*where, "use_safetensors")
+            }
+            model, info = model_class.from_pretrained(None, state_dict=kept, **settings)
     return model, _judged(node, place, model, info, key)
 
 
@@ -90,6 +105,16 @@ def _faults_told(node: TransformersLayer, label: str, key: Key) -> Iterator[None
         raise ModelError(message, key=(*key, "path")) from error
 
 
+def _options_of_head(node: TransformersLayer, wanted: HeadWanted) -> dict[str, Any]:
+    """Return settings of the network's config that its head needs."""
+    if node.output != "logits":
+        return {}
+    width = 2 if wanted.kind == "span" else wanted.width
+    # An auxiliary head has a loss of its own, which no task asks for: its parameters would be
+    # trained without ever getting a gradient. Networks without one ignore the setting.
+    return {"num_labels": width, "use_auxiliary_head": False}
+
+
 def _class_of(config: Any, auto: Any, node: TransformersLayer, *, label: str, key: Key) -> Any:
     """Return the class of network that `auto` creates for a config.
 
@@ -97,14 +122,8 @@ def _class_of(config: Any, auto: Any, node: TransformersLayer, *, label: str, ke
         ModelError: it has none for this architecture.
     """
     if type(config) not in auto._model_mapping:
-        what = "head for output 'logits'" if node.output == "logits" else "bare network"
-        raise ModelError(
-            f"{label}: transformers has no {what} for {config.model_type!r}",
-            hint="use output: cls, mean or hidden and a Linear layer behind it"
-            if node.output == "logits"
-            else None,
-            key=(*key, "output"),
-        )
+        message = f"{label}: transformers has no bare network for {config.model_type!r}"
+        raise ModelError(message, key=(*key, "output"))
     found = auto._model_mapping[type(config)]
     if not isinstance(found, tuple | list):
         return found
@@ -112,6 +131,23 @@ def _class_of(config: Any, auto: Any, node: TransformersLayer, *, label: str, ke
     # Several classes for one config: the file says which of them was saved.
     wanted = (name for name in config.architectures or () if name in named)
     return named[next(wanted, found[0].__name__)]
+
+
+def _of_another_head(
+    model: nn.Module, info: Mapping[str, Any], node: TransformersLayer
+) -> set[str]:
+    """Return names of a head that was loaded, but was saved by a network for something else.
+
+    The head for tokens and the one for whole texts often have one name and, with as many classes,
+    one shape.
+    """
+    config: Any = model.config
+    saved = [name for name in config.architectures or () if "For" in name]
+    if node.output != "logits" or not saved or type(model).__name__ in saved:
+        return set()
+    body = f"{getattr(model, 'base_model_prefix', '')}."
+    lacking = {*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])}
+    return {n for n in model.state_dict() if not n.startswith(body) and n not in lacking}
 
 
 def _judged(

@@ -14,6 +14,7 @@ from finetune.config.model import (
     ImportLayer,
     Layer,
     SequentialLayer,
+    SharedLayer,
     TimmLayer,
     TorchLayer,
     TorchvisionLayer,
@@ -21,6 +22,8 @@ from finetune.config.model import (
 )
 from finetune.errors import Key, ModelError
 from finetune.importing import import_trusted, package_path
+from finetune.models.architectures import part_of_torchvision
+from finetune.models.heads import HeadWanted
 from finetune.models.huggingface import build_transformers
 from finetune.models.parts import Add, Chain, Concat, check_merge, first_of
 from finetune.models.pretrained import build_timm, build_torchvision
@@ -49,6 +52,8 @@ class Surroundings:
     """Number that the text `classes` stands for; None if the data has none."""
     trust: Collection[str]
     """Packages whose code may be imported."""
+    head: HeadWanted = field(default_factory=HeadWanted)
+    """Head of a whole network whose output is `logits`."""
     reports: list[WeightsReport] = field(default_factory=list)
     """Gets a report for each layer that loads weights."""
     categories: int | None = None
@@ -81,7 +86,7 @@ def build_layer(
     """
     label = layer_label(name, node)
     module = _build(node, name, label, incoming, around, key)
-    if not isinstance(node, AddLayer | ConcatLayer) and node.weights is not None:
+    if not isinstance(node, AddLayer | ConcatLayer | SharedLayer) and node.weights is not None:
         around.note(load_weights(module, node.weights, key=(*key, "weights")), name)
     return module
 
@@ -97,7 +102,7 @@ def _build(
     """Return the module of one layer; only whole networks have pretrained weights already."""
     match node:
         case TransformersLayer() | TimmLayer() | TorchvisionLayer():
-            module, report = _build_whole(node, _head_width(node, around, label, key), label, key)
+            module, report = _build_whole(node, incoming, around, label, key)
             around.note(report, name)
             return module
         case ImportLayer():
@@ -111,24 +116,28 @@ def _build(
             return merge
         case TorchLayer():
             return _build_torch(node, label, incoming, around, key)
+        case SharedLayer():
+            raise AssertionError("a shared layer is one that is there already")
         case _:
             assert_never(node)
 
 
 def _build_whole(
     node: TransformersLayer | TimmLayer | TorchvisionLayer,
-    classes: int | None,
+    incoming: Sequence[object],
+    around: Surroundings,
     label: str,
     key: Key,
 ) -> tuple[nn.Module, WeightsReport | None]:
     """Return a whole network of a library, and a report if weights were loaded into it."""
+    _refuse_no_width(node, around.head, label, key)
     match node:
         case TransformersLayer():
-            return build_transformers(node, classes, label=label, key=key)
+            return build_transformers(node, around.head, incoming, label=label, key=key)
         case TimmLayer():
-            return build_timm(node, classes, label=label, key=key)
+            return build_timm(node, around.head.width, label=label, key=key)
         case TorchvisionLayer():
-            return build_torchvision(node, classes, label=label, key=key)
+            return build_torchvision(node, around.head.width, label=label, key=key)
         case _:
             assert_never(node)
 
@@ -220,6 +229,12 @@ def _build_chain(
         full_name, inner_key = f"{name}.{inner_name}", (*key, "layers", position)
         if hasattr(chain, inner_name):
             raise ModelError(f"layer name {inner_name!r} is taken", key=(*inner_key, "name"))
+        if isinstance(inner, TorchvisionLayer) and part_of_torchvision(inner) is not None:
+            raise ModelError(
+                f"{layer_label(full_name, inner)}: no segmentation network inside sequential",
+                hint="put it among the model's own layers",
+                key=(*inner_key, "type"),
+            )
         module = build_layer(inner, full_name, incoming, around, key=inner_key)
         chain.add_module(inner_name, module)
         label, foreign = layer_label(full_name, inner), isinstance(inner, ImportLayer)
@@ -228,19 +243,17 @@ def _build_chain(
     return chain
 
 
-def _head_width(
-    node: TransformersLayer | TimmLayer | TorchvisionLayer,
-    around: Surroundings,
-    label: str,
-    key: Key,
-) -> int | None:
-    """Return the number of classes; raise if the output is `logits` and there is none."""
-    if node.output == "logits" and around.classes is None:
+def _refuse_no_width(
+    node: TransformersLayer | TimmLayer | TorchvisionLayer, head: HeadWanted, label: str, key: Key
+) -> None:
+    """Raise if the output is `logits` and nothing tells how many there are."""
+    other = "mean" if isinstance(node, TransformersLayer) else "features"
+    if node.output == "logits" and head.width is None and head.kind != "span":
         raise ModelError(
             f"{label}: output 'logits' needs a number of classes, and the data has none",
+            hint=f"output: {other} and a Linear layer behind it",
             key=(*key, "output"),
         )
-    return around.classes
 
 
 def _filled_in(

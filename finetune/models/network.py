@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.models.misfits import misfit
-from finetune.models.parts import first_of
+from finetune.models.parts import first_of, picked
 from finetune.models.weights import WeightsReport
 
 
@@ -42,14 +42,36 @@ class ChildCall:
     keywords: tuple[str, ...] = ()
     """Argument names for the inputs; they are passed by position if empty."""
     part: str | None = None
-    """Attribute of the output to use; None uses the output itself."""
+    """Key of the output to use; None uses the output itself."""
     unpack: bool = True
     """Whether a tuple is replaced by its first element (LSTM, attention)."""
+    name: str = ""
+    """Name of the output for later calls; the child's own if empty. A shared child has several."""
+    picks: tuple[str, ...] = ()
+    """Places of single outputs that later calls take, such as `2`."""
 
-    def run(self, module: nn.Module, values: Mapping[Source, Any]) -> Any:
-        """Return the output of `module` for its inputs in `values`."""
+    @property
+    def source(self) -> Source:
+        """Where later calls find its output."""
+        return Source("layer", self.name or self.child)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """All that later calls can take: the output, then the single ones."""
+        whole = self.source
+        return (whole, *(Source("layer", f"{whole.name}.{place}") for place in self.picks))
+
+    def run(self, module: nn.Module, values: dict[Source, Any]) -> Any:
+        """Return the output of `module` for its inputs in `values`; put it into `values`."""
         arguments, keywords = self.arguments(values)
-        return self.part_of(module(*arguments, **keywords))
+        return self.put(module(*arguments, **keywords), values)
+
+    def put(self, output: Any, values: dict[Source, Any]) -> Any:
+        """Put the child's output, and single ones, into `values`; return what later layers use."""
+        values[self.source] = part = self.part_of(output)
+        for place in self.picks:
+            values[Source("layer", f"{self.source.name}.{place}")] = picked(output, place)
+        return part
 
     def arguments(self, values: Mapping[Source, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments of the call: positional ones, and ones by name."""
@@ -58,7 +80,7 @@ class ChildCall:
 
     def part_of(self, output: Any) -> Any:
         """Return the part of the child's output that later layers use."""
-        part = output if self.part is None else getattr(output, self.part)
+        part = output if self.part is None else output[self.part]
         return first_of(part) if self.unpack else part
 
 
@@ -116,7 +138,6 @@ class Network(nn.Module):
         children = cast("dict[str, nn.Module]", self._modules)
         for step, done in zip(self._steps, self._done, strict=True):
             output = step.run(children[step.child], values)
-            values[Source("layer", step.child)] = output
             # Kept to the end, outputs that no later layer reads would add up to a multiple of the
             # memory.
             for source in done:
@@ -136,7 +157,7 @@ def _last_uses(steps: Sequence[ChildCall]) -> tuple[tuple[Source, ...], ...]:
     """Return, for each step, the values that no later step uses, so that they can be freed."""
     last: dict[Source, int] = {}
     for position, step in enumerate(steps):
-        last.update(dict.fromkeys((*step.takes, Source("layer", step.child)), position))
+        last.update(dict.fromkeys((*step.takes, *step.sources), position))
     return tuple(
         tuple(source for source, position in last.items() if position == step)
         for step in range(len(steps))

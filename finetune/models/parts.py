@@ -1,10 +1,11 @@
 """Small modules that connect declared layers: merging, pooling, chaining."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from finetune.errors import Key, ModelError
 from finetune.models.shapes import describe
@@ -72,6 +73,65 @@ class FirstToken(nn.Module):
         return hidden[:, 0]
 
 
+class LastToken(nn.Module):
+    """The state of the last token, the only one of a decoder that has seen the whole text."""
+
+    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return `(B, D)`: of `hidden` `(B, T, D)` the last token with `mask` 1.
+
+        Padding may be on either side. A sample without real tokens gives its first position.
+
+        Args:
+            hidden: Last hidden states.
+            mask: `(B, T)`, 1 for real tokens and 0 for padding. All tokens are real if left out.
+        """
+        if mask is None:
+            return hidden[:, -1]
+        places = torch.arange(mask.shape[1], device=mask.device)
+        last = (mask.ne(0) * places).argmax(dim=1)
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+class FilledPadding(nn.Module):
+    """Token numbers with one number wherever the mask says padding.
+
+    Args:
+        token: That number.
+    """
+
+    def __init__(self, token: int) -> None:
+        super().__init__()
+        self.token = token
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return `ids` `(B, T)` with padding, where `mask` is 0, replaced by the token."""
+        return ids.masked_fill(mask == 0, self.token)
+
+
+class PaddingMask(nn.Module):
+    """Where tokens are padding, as attention layers of torch take it."""
+
+    def forward(self, mask: Tensor) -> Tensor:
+        """Return `(B, T)` bool, True where `mask` is 0."""
+        return mask == 0
+
+
+class SpanLogits(nn.Module):
+    """The logits of the start and of the end of a span, side by side."""
+
+    def forward(self, start: Tensor, end: Tensor) -> Tensor:
+        """Return `(B, T, 2)` for the logits of both ends, `(B, T)` each."""
+        return torch.stack((start, end), dim=-1)
+
+
+class ResizedLogits(nn.Module):
+    """The logits of a coarse grid, brought to the size of the image."""
+
+    def forward(self, logits: Tensor, image: Tensor) -> Tensor:
+        """Return `logits` `(B, C, h, w)` as `(B, C, H, W)`, by linear interpolation."""
+        return functional.interpolate(logits, size=image.shape[-2:], mode="bilinear")
+
+
 class Chain(nn.Sequential):
     """Layers in sequence; if one returns a tuple, the next takes its first element."""
 
@@ -80,6 +140,33 @@ class Chain(nn.Sequential):
         for layer in self:
             input = first_of(layer(input))
         return input
+
+
+def picked(output: Any, place: str) -> Any:
+    """Return one of several outputs of a layer, by its place: `2`, `1.0` or `mask`.
+
+    A number counts in a list or tuple, from 0; any other word is a key of a mapping.
+
+    Raises:
+        LookupError: there is no such output. Its text is what there is.
+    """
+    for word in place.split("."):
+        if isinstance(output, Mapping) and word in output:
+            output = output[word]
+        elif isinstance(output, list | tuple) and word.isdecimal() and int(word) < len(output):
+            output = output[int(word)]
+        else:
+            raise LookupError(_places(output))
+    return output
+
+
+def _places(output: Any) -> str:
+    """Return in words by which places the outputs of a layer are named."""
+    if isinstance(output, Mapping):
+        return f"has the outputs {', '.join(map(repr, output))}"
+    if isinstance(output, list | tuple):
+        return f"has the outputs 0 to {len(output) - 1}"
+    return f"has one output, {describe(output)}"
 
 
 def first_of(output: Any) -> Any:

@@ -10,18 +10,18 @@ from finetune.config.model import (
     Layer,
     ModelConfig,
     SequentialLayer,
+    SharedLayer,
     TimmLayer,
     TorchvisionLayer,
     TransformersLayer,
 )
-from finetune.errors import FinetuneError, Key, ModelError, did_you_mean
+from finetune.errors import FinetuneError, Key, ModelError
 from finetune.importing import package_path, require
+from finetune.models.architectures import ELSEWHERE, check_timm, check_torchvision
 from finetune.models.shapes import first_line
 from finetune.reading import read_json_object
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-_ELSEWHERE = ("hf-hub:", "local-dir:")
-"""Beginnings of the names of networks that timm loads from outside its own tables."""
 _UNNAMED = re.compile(r"LABEL_\d+")
 """Names that `transformers` gives to the outputs of a head if nobody has named them."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")
@@ -52,6 +52,9 @@ class Preprocessing:
     there is no such head or its outputs are not named."""
     no_tokenizer: str | None = field(default=None, compare=False)
     """Folder or hub id of the first network of `transformers`, if none of them has a tokenizer."""
+    named: Mapping[str, str | None] = field(default_factory=dict, compare=False)
+    """Names in the inputs of layers, each with the tokenizer of the layer if it has one. Of several
+    texts, those among them are tokenized singly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ def read_preprocessing(config: ModelConfig) -> Preprocessing:
     places: list[str] = []
     image: ImagePreprocessing | None = None
     head: tuple[str, ...] = ()
+    of_layers: dict[str, str | None] = {}
     for layer, key in _walk(config.layers, ("model", "layers")):
         match layer:
             case TransformersLayer():
@@ -83,7 +87,8 @@ def read_preprocessing(config: ModelConfig) -> Preprocessing:
                 _check_place(place, label=label, key=(*key, "path"))
                 find = file_finder(place)
                 places.append(place.name)
-                tokenizer = tokenizer or _tokenizer(place, find)
+                own = _tokenizer(place, find)
+                tokenizer, of_layers[layer.name or str(key[-1])] = tokenizer or own, own
                 # Names of a head further inside, or of a new one, say nothing about the network's
                 # outputs.
                 if layer is config.layers[-1] and layer.output == "logits" and layer.pretrained:
@@ -98,7 +103,27 @@ def read_preprocessing(config: ModelConfig) -> Preprocessing:
             case _:
                 continue
     lacking = places[0] if places and tokenizer is None else None
-    return Preprocessing(tokenizer, image, head, lacking)
+    named = _named_inputs(config.layers, of_layers)
+    return Preprocessing(tokenizer, image, head, lacking, named)
+
+
+def _named_inputs(
+    layers: Sequence[Layer], tokenizers: Mapping[str, str | None]
+) -> dict[str, str | None]:
+    """Return the names in the inputs of layers, each with the tokenizer of the layer, or None.
+
+    Args:
+        layers: The layers.
+        tokenizers: Tokenizers of networks by the name of their layer.
+    """
+    found: dict[str, str | None] = {}
+    for position, layer in enumerate(layers):
+        name = layer.layer if isinstance(layer, SharedLayer) else layer.name or str(position)
+        for taken in layer.inputs or ():
+            # `text.input_ids` names a text too, by one column of its tokens.
+            for text in (taken, taken.rpartition(".")[0]):
+                found[text] = found.get(text) or tokenizers.get(name)
+    return found
 
 
 def pretrained_place(path: str, *, label: str, key: Key) -> PretrainedPlace:
@@ -122,42 +147,6 @@ def _walk(layers: Sequence[Layer], key: Key) -> Iterator[tuple[Layer, Key]]:
         yield layer, (*key, position)
         if isinstance(layer, SequentialLayer):
             yield from _walk(layer.layers, (*key, position, "layers"))
-
-
-def check_timm(node: TimmLayer, *, label: str, key: Key) -> None:
-    """Raise unless timm knows an architecture.
-
-    Raises:
-        ModelError: there is none of that name, or it has no weights of that tag.
-    """
-    timm, name = require("timm", extra="vision"), node.architecture
-    if name.startswith(_ELSEWHERE):
-        return
-    key = (*key, "architecture")
-    if not timm.is_model(name):
-        hint = did_you_mean(name, timm.list_models())
-        raise ModelError(f"{label}: timm has no architecture {name!r}", hint=hint, key=key)
-    try:
-        timm.get_pretrained_cfg(name)
-    except RuntimeError as error:  # timm knows the architecture, but not the tag behind its dot
-        hint = did_you_mean(name, timm.list_pretrained(f"{name.partition('.')[0]}.*"))
-        raise ModelError(f"{label}: timm has no weights {name!r}", hint=hint, key=key) from error
-
-
-def check_torchvision(node: TorchvisionLayer, *, label: str, key: Key) -> None:
-    """Raise unless torchvision knows an architecture.
-
-    Raises:
-        ModelError: there is no classification network of that name.
-    """
-    models = require("torchvision.models", extra="vision")
-    known = models.list_models(module=models)
-    if node.architecture not in known:
-        raise ModelError(
-            f"{label}: torchvision has no classification network {node.architecture!r}",
-            hint=did_you_mean(node.architecture, known),
-            key=(*key, "architecture"),
-        )
 
 
 def file_finder(place: PretrainedPlace) -> Callable[[str], Path | None]:
@@ -298,13 +287,13 @@ def _pretrained_config_of_timm(
     Raises:
         ModelError: the hub cannot be reached or has no such network.
     """
-    if not name.startswith(_ELSEWHERE):
+    if not name.startswith(ELSEWHERE):
         found = timm.get_pretrained_cfg(name, allow_unregistered=True)
         return None if found is None else asdict(found)
-    if not name.startswith(_ELSEWHERE[0]):
+    if not name.startswith(ELSEWHERE[0]):
         return None
     try:
-        config, _, _ = timm.models.load_model_config_from_hf(name.removeprefix(_ELSEWHERE[0]))
+        config, _, _ = timm.models.load_model_config_from_hf(name.removeprefix(ELSEWHERE[0]))
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"{label}: cannot load {name!r} from the hub: {first_line(error)}",
@@ -325,7 +314,8 @@ def _of_torchvision(layer: TorchvisionLayer, key: Key) -> ImagePreprocessing | N
     models = require("torchvision.models", extra="vision")
     check_torchvision(layer, label=_label(layer, key), key=key)
     transforms = models.get_model_weights(layer.architecture).DEFAULT.transforms()
-    side = transforms.crop_size[0]
+    # Networks for segmentation take the whole image, made smaller.
+    side = getattr(transforms, "crop_size", getattr(transforms, "resize_size", [0]))[0]
     return ImagePreprocessing(side, side, tuple(transforms.mean), tuple(transforms.std))
 
 

@@ -4,18 +4,17 @@ import logging
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
 from finetune.config.model import TimmLayer, TorchvisionLayer
 from finetune.errors import Key, ModelError
 from finetune.importing import require
+from finetune.models.architectures import check_timm, check_torchvision, part_of_torchvision
 from finetune.models.preprocessing import (
     ImagePreprocessing as ImagePreprocessing,
     Preprocessing as Preprocessing,
-    check_timm,
-    check_torchvision,
     read_preprocessing as read_preprocessing,
 )
 from finetune.models.shapes import first_line
@@ -49,19 +48,19 @@ def build_timm(
             do not fit.
     """
     timm = require("timm", extra="vision")
-    name, width = node.architecture, 0 if node.output == "features" else classes
+    name = node.architecture
     check_timm(node, label=label, key=key)
     with _told_missing() as missing:
         try:
             model: Any = timm.create_model(
-                name, pretrained=node.pretrained, num_classes=width, **node.args
+                name, pretrained=node.pretrained, **_output_of_timm(node, classes), **node.args
             )
         except _FAULTS_OF_BUILDERS as error:
             raise _cannot_load(error, name, label, key) from error
     if not node.pretrained:
         return model, None
     # A new head is always missing among the weights, and the only thing that may be.
-    classifier = model.pretrained_cfg.get("classifier") or ()
+    classifier = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     new = tuple(one for one in missing if one.startswith(tuple(f"{head}." for head in heads)))
     report = _report(model, name, missing, key)
@@ -69,6 +68,14 @@ def build_timm(
         hint = "download the file: weights: {path: ..., rename: ..., strict: false}"
         raise misfit(report, {}, hint, key=(*key, "architecture"))
     return model, report
+
+
+def _output_of_timm(node: TimmLayer, classes: int | None) -> dict[str, Any]:
+    """Return the arguments of `create_model` that give the network its output."""
+    if node.output != "maps":
+        return {"num_classes": 0 if node.output == "features" else classes}
+    indices = {} if node.out_indices is None else {"out_indices": node.out_indices}
+    return {"features_only": True, **indices}
 
 
 def build_torchvision(
@@ -84,17 +91,22 @@ def build_torchvision(
     """
     models = require("torchvision.models", extra="vision")
     check_torchvision(node, label=label, key=key)
-    weights = "DEFAULT" if node.pretrained else None
+    arguments: dict[str, Any] = {"weights": "DEFAULT" if node.pretrained else None}
+    if part_of_torchvision(node) is not None and not node.pretrained:
+        # Otherwise torchvision would download weights for the part below the head.
+        arguments["weights_backbone"] = None
     try:
-        model: nn.Module = models.get_model(node.architecture, weights=weights, **node.args)
+        model: nn.Module = models.get_model(node.architecture, **arguments | node.args)
     except _FAULTS_OF_BUILDERS as error:
         raise _cannot_load(error, node.architecture, label, key) from error
     _drop_auxiliary_heads(model)
-    head = _replace_head(model, None if node.output == "features" else classes)
+    width = None if node.output == "features" else classes
+    heads = [_replaced_map(model, name, width) for name in _last_maps(model)]
     if not node.pretrained:
         return model, None
     # torchvision loads all tensors or none: only the replaced head is new.
-    new = [name for name in model.state_dict() if name.startswith(f"{head}.")]
+    begins = tuple(f"{head}." for head in heads)
+    new = [name for name in model.state_dict() if name.startswith(begins)]
     return model, _report(model, node.architecture, new, key)
 
 
@@ -142,28 +154,41 @@ def _told_missing() -> Iterator[list[str]]:
         logger.setLevel(own)
 
 
-def _replace_head(model: nn.Module, classes: int | None) -> str:
-    """Replace the last linear map of the head by a new one or the identity; return its name."""
+def _last_maps(model: nn.Module) -> list[str]:
+    """Return the names of the linear maps whose outputs are the classes, in most networks one."""
+    # LR-ASPP adds the logits of two of them.
+    branches = [f"classifier.{name}" for name in ("low_classifier", "high_classifier")]
+    if all(name in dict(model.named_modules()) for name in branches):
+        return branches
     root = next(name for name in _HEADS if hasattr(model, name))
+    # The heads of some networks have several layers; the classes are the outputs of the last one.
     maps = [
-        (name, module)
+        name
         for name, module in model.named_modules()
         if name.partition(".")[0] == root and isinstance(module, nn.Linear | nn.Conv2d)
     ]
-    # The heads of some networks have several layers; the classes are the outputs of the last one.
-    name, last = maps[-1]
-    new: nn.Module = nn.Identity()
+    return maps[-1:]
+
+
+def _replaced_map(model: nn.Module, name: str, classes: int | None) -> str:
+    """Replace a linear map by a new one or the identity; return its name."""
+    last, new = model.get_submodule(name), cast("nn.Module", nn.Identity())
     if classes is not None and isinstance(last, nn.Linear):
         new = nn.Linear(last.in_features, classes, bias=last.bias is not None)
     elif classes is not None and isinstance(last, nn.Conv2d):
         new = nn.Conv2d(last.in_channels, classes, kernel_size=1)
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, new)
-    return str(name)
+    return name
 
 
 def _drop_auxiliary_heads(model: nn.Module) -> None:
-    """Remove the auxiliary classifiers of Inception and GoogLeNet, whose outputs are not used."""
+    """Remove auxiliary classifiers, whose outputs are not used.
+
+    Inception, GoogLeNet and the networks for segmentation have them.
+    """
+    if getattr(model, "aux_classifier", None) is not None:
+        setattr(model, "aux_classifier", None)  # noqa: B010 - as below
     if getattr(model, "aux_logits", False):
         setattr(model, "aux_logits", False)  # noqa: B010 - a plain flag, which nn.Module's types deny
         for name in ("AuxLogits", "aux1", "aux2"):

@@ -62,7 +62,12 @@ def _one(value: object) -> str:
 def check_tensors(incoming: Sequence[object], *, label: str, key: Key) -> tuple[Tensor, ...]:
     """Return the inputs of a layer; raise `ModelError` unless all are tensors."""
     if not all(isinstance(value, Tensor) for value in incoming):
-        raise ModelError(f"{label}: takes tensors, got {describe(*incoming)}", key=key)
+        several = any(isinstance(value, list | tuple | Mapping) for value in incoming)
+        raise ModelError(
+            f"{label}: takes tensors, got {describe(*incoming)}",
+            hint="take one of the outputs of a layer by inputs: [NAME.0]" if several else None,
+            key=key,
+        )
     return tuple(value for value in incoming if isinstance(value, Tensor))
 
 

@@ -58,7 +58,7 @@ def fault(small_config):
 
 
 NAMED = [
-    (VISION | {"architecture": "resnet19"}, "no classification network 'resnet19'"),
+    (VISION | {"architecture": "resnet19"}, "no network 'resnet19'"),
     (VISION | {"type": "timm", "architecture": "resnet19"}, "timm has no architecture 'resnet19'"),
     (TEXT, "cannot load 'nobody/has-such-a-network' from the hub"),
     (TEXT | {"path": "./not/here"}, "no folder 'not/here'"),

@@ -446,7 +446,7 @@ def test_no_message_shows_a_class_of_a_library(tmp_path):
 @pytest.mark.parametrize(
     ("layer", "said"),
     [
-        ({"type": "torchvision", "architecture": "resnet19"}, "no classification network"),
+        ({"type": "torchvision", "architecture": "resnet19"}, "no network 'resnet19'"),
         ({"type": "timm", "architecture": "resnet19x"}, "timm has no architecture"),
         ({"type": "timm", "architecture": "resnet18.nonsense"}, "timm has no weights"),
         ({"type": "timm", "architecture": "hf-hub:nobody/nothing"}, "from the hub"),

@@ -59,11 +59,10 @@ def give_a_number():
 def build():
     """Return a function that builds a network from the plain values of a config."""
 
-    def build_from(*layers, inputs=None, classes=10, seed=0, trust=(), **model):
+    def build_from(*layers, inputs=None, classes=10, head=None, seed=0, trust=(), **model):
         config = ModelConfig.model_validate({"layers": list(layers), **model})
-        return build_network(
-            config, IMAGE if inputs is None else inputs, classes=classes, seed=seed, trust=trust
-        )
+        columns = IMAGE if inputs is None else inputs
+        return build_network(config, columns, classes=classes, head=head, seed=seed, trust=trust)
 
     return build_from
 

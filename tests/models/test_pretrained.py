@@ -257,7 +257,7 @@ def test_a_torchvision_network_is_the_one_that_torchvision_makes(build):
         (timm_layer(architecture="resnet18x"), "timm has no architecture", "resnet18"),
         (
             {"type": "torchvision", "architecture": "resnet81"},
-            "no classification network 'resnet81'",
+            "no network 'resnet81'",
             "resnet",
         ),
         (timm_layer(args={"strange": 1}), "test_resnet: .*'strange'", None),

@@ -1,0 +1,63 @@
+"""Which architectures timm and torchvision know, and which of them are for segmentation."""
+
+from finetune.config.model import TimmLayer, TorchvisionLayer
+from finetune.errors import Key, ModelError, did_you_mean
+from finetune.importing import require
+
+ELSEWHERE = ("hf-hub:", "local-dir:")
+"""Beginnings of the names of networks that timm loads from outside its own tables."""
+
+
+def check_timm(node: TimmLayer, *, label: str, key: Key) -> None:
+    """Raise unless timm knows an architecture.
+
+    Raises:
+        ModelError: there is none of that name, or it has no weights of that tag.
+    """
+    timm, name = require("timm", extra="vision"), node.architecture
+    if name.startswith(ELSEWHERE):
+        return
+    key = (*key, "architecture")
+    if not timm.is_model(name):
+        hint = did_you_mean(name, timm.list_models())
+        raise ModelError(f"{label}: timm has no architecture {name!r}", hint=hint, key=key)
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # timm knows the architecture, but not the tag behind its dot
+        hint = did_you_mean(name, timm.list_pretrained(f"{name.partition('.')[0]}.*"))
+        raise ModelError(f"{label}: timm has no weights {name!r}", hint=hint, key=key) from error
+
+
+def check_torchvision(node: TorchvisionLayer, *, label: str, key: Key) -> None:
+    """Raise unless torchvision knows an architecture.
+
+    Raises:
+        ModelError: there is no such network, or it has no such output.
+    """
+    models = require("torchvision.models", extra="vision")
+    known = [*models.list_models(module=models), *_for_segmentation()]
+    if node.architecture not in known:
+        raise ModelError(
+            f"{label}: torchvision has no network {node.architecture!r} for classification or "
+            "segmentation",
+            hint=did_you_mean(node.architecture, known),
+            key=(*key, "architecture"),
+        )
+    if part_of_torchvision(node) is not None and node.output != "logits":
+        raise ModelError(
+            f"{label}: {node.architecture} is for segmentation and has logits alone",
+            hint="output: logits",
+            key=(*key, "output"),
+        )
+
+
+def part_of_torchvision(node: TorchvisionLayer) -> str | None:
+    """Return the key of a network's output that is used; None if it returns a plain tensor."""
+    return "out" if node.architecture in _for_segmentation() else None
+
+
+def _for_segmentation() -> list[str]:
+    """Return the names of torchvision's networks for segmentation."""
+    models = require("torchvision.models", extra="vision")
+    names: list[str] = models.list_models(module=models.segmentation)
+    return names
