@@ -48,6 +48,17 @@ class Tokenize:
     """Whether it takes words, and says in the column `WORDS` which one begins with each token."""
     before_words: str = ""
     """What is put before each word."""
+    prefix: str = ""
+    """Text before the names of the outputs: `first.` for a text of several, tokenized singly."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the columns that take the place of the text."""
+        return tuple(f"{self.prefix}{name}" for name in self.tokenizer.model_input_names)
+
+    def _name(self, output: str) -> str:
+        """Return the name of the column that one of the tokenizer's outputs becomes."""
+        return output if output == WORDS else f"{self.prefix}{output}"
 
     def __call__(self, sample: Sample) -> Sample:
         """Return one sample with its text or pair replaced by tokens."""
@@ -57,7 +68,7 @@ class Tokenize:
                 raise self._no_text(name, type(text).__name__)
         encoded = dict(self._encode([texts if len(texts) > 1 else texts[0]]))
         encoded.pop(CUT, None)
-        tokens = {name: self._tokens(name, ids[0]) for name, ids in encoded.items()}
+        tokens = {self._name(name): self._tokens(name, ids[0]) for name, ids in encoded.items()}
         return replaced(sample, self.columns, tokens)
 
     def whole(
@@ -86,7 +97,8 @@ class Tokenize:
             made = own._made(column)
         else:
             made = own._later(column, store, budget)
-        return replaced(columns, self.columns, made)
+        named_made = {self._name(name): column for name, column in made.items()}
+        return replaced(columns, self.columns, named_made)
 
     def _for_words(self) -> "Tokenize":
         """Return this step for words, which counts together with it.

@@ -30,12 +30,20 @@ from finetune.config.transform_keys import (
     is_random,
 )
 from finetune.data.augmenting import MaskTokens, SpecAugment, mask_tokens
-from finetune.data.cells import infer, words_as_numbers
+from finetune.data.cells import words_as_numbers
 from finetune.data.fitted_steps import FittedStep
 from finetune.data.images import Images
 from finetune.data.samples import Columns, Prepared, Sample, replaced
-from finetune.data.table import Listed, Numbers
-from finetune.data.tokenizing import Tokenize, load_tokenizer
+from finetune.data.table import Numbers
+from finetune.data.text_steps import (
+    columns_to_tokenize,
+    is_text,
+    nodes_for_each,
+    text_or_pair,
+    tokenize_step,
+    tokenized_singly,
+)
+from finetune.data.tokenizing import Tokenize
 from finetune.data.vectors import OneHot, Vectors
 from finetune.data.vision import Vision, vision_step
 from finetune.errors import DataError, Key, did_you_mean, named
@@ -143,19 +151,25 @@ def plan_steps(
             replace a column that is in use.
     """
     planned: list[PlannedStep] = []
-    texts = [name for name, column in inputs.items() if _is_text(column)]
+    texts = [name for name, column in inputs.items() if is_text(column)]
     # Followed through all steps before any runs: a missing column is told in a second, not after an
     # hour.
     columns: Origins | None = dict.fromkeys(inputs, "an input")
-    for node, here in zip(transforms, keys, strict=True):
-        known = tuple(inputs if columns is None else columns)
-        # What a step made from a text is not text any more.
-        left = texts if columns is None else [n for n in texts if columns.get(n) == "an input"]
-        before = [each.step for each in planned]
-        step = _step(node, known, left, preprocessing, trust, here, before)
-        columns = _columns_after(step, columns, here)
-        planned.append(PlannedStep(step, is_random(node), node))
+    singly = tokenized_singly(texts, preprocessing)
+    for written, here in zip(transforms, keys, strict=True):
+        for node in nodes_for_each(written, _texts_left(texts, columns), singly):
+            known = tuple(inputs if columns is None else columns)
+            left = _texts_left(texts, columns)
+            before = [each.step for each in planned]
+            step = _step(node, known, left, preprocessing, trust, here, before, singly)
+            columns = _columns_after(step, columns, here)
+            planned.append(PlannedStep(step, is_random(node), node))
     return planned
+
+
+def _texts_left(texts: Sequence[str], columns: Origins | None) -> Sequence[str]:
+    """Return the columns that are text still: what a step made of a text is not."""
+    return texts if columns is None else [n for n in texts if columns.get(n) == "an input"]
 
 
 def usual_transforms(
@@ -163,17 +177,19 @@ def usual_transforms(
 ) -> tuple[Transform, ...]:
     """Return the transforms where the config names none: those the network was pretrained with.
 
-    Two text columns are a pair.
+    Two text columns are a pair, unless a layer names one of them.
 
     Raises:
         DataError: there are more columns of text.
     """
     nodes: list[Transform] = []
-    texts = [name for name, column in columns.items() if _is_text(column)]
+    texts = [name for name, column in columns.items() if is_text(column)]
     if texts and (preprocessing.tokenizer or preprocessing.no_tokenizer):
-        one, *others = _text_or_pair(texts, ("data", "inputs"))
-        named_columns = {"columns": [one, *others]} if others else {"column": one}
-        nodes.append(TokenizeTransform.model_validate({"type": "tokenize", **named_columns}))
+        singly = tokenized_singly(texts, preprocessing)
+        pair = text_or_pair([name for name in texts if name not in singly], ("data", "inputs"))
+        for one, *others in filter(None, (*((name,) for name in singly), pair)):
+            named_columns = {"columns": [one, *others]} if others else {"column": one}
+            nodes.append(TokenizeTransform.model_validate({"type": "tokenize", **named_columns}))
     for name, column in columns.items():
         if preprocessing.image is not None and is_image_column(column):
             nodes += _usual_of_images(name, preprocessing.image)
@@ -191,29 +207,6 @@ def _usual_of_images(column: str, image: ImagePreprocessing) -> list[VisionTrans
         # First: grey is widened before it is resized, which gives all three the same bits.
         written.insert(0, {"type": "RGB"})
     return [VisionTransform.model_validate({**node, "column": column}) for node in written]
-
-
-def _is_text(column: Prepared) -> bool:
-    """Tell whether a column is text, and not numbers in a csv file."""
-    if not isinstance(column, Listed) or column.kind == "things":
-        return False
-    return column.kind in ("text", "words") or isinstance(infer(column), Listed)
-
-
-def _text_or_pair(texts: Sequence[str], key: Key) -> tuple[str, ...]:
-    """Return the only text column, or both of a pair.
-
-    Raises:
-        DataError: there are more than two.
-    """
-    if len(texts) > 2:
-        raise DataError(
-            f"{len(texts)} columns hold text, {named(texts)}: a tokenizer takes one, or a pair",
-            hint="name those that belong together: {type: tokenize, columns: "
-            f"[{texts[0]}, {texts[1]}]}}, and leave the others out of data.inputs",
-            key=key,
-        )
-    return tuple(texts)
 
 
 def is_image_column(column: Prepared) -> bool:
@@ -238,11 +231,17 @@ def _step(
     trust: Collection[str],
     key: Key,
     before: Sequence[Step],
+    singly: Collection[str],
 ) -> Step:
-    """Return the step that one config node names, after the steps `before`."""
+    """Return the step that one config node names, after the steps `before`.
+
+    Texts in `singly` are tokenized each by itself.
+    """
     match node:
         case TokenizeTransform():
-            return _tokenize(node, _to_tokenize(node, columns, texts, key), preprocessing, key)
+            taken = columns_to_tokenize(node, columns, texts, key)
+            prefix = f"{taken[0]}." if len(taken) == 1 and taken[0] in singly else ""
+            return tokenize_step(node, taken, preprocessing, key, prefix)
         case StackTransform():
             return Stack(node.columns or tuple(columns), node.name, key)
         case StandardizeTransform() | FillTransform() | CategoriesTransform() | ClipTransform():
@@ -285,17 +284,6 @@ def _last_tokenizer(before: Sequence[Step], key: Key) -> Any:
     return found.tokenizer
 
 
-def _to_tokenize(
-    node: TokenizeTransform, columns: Sequence[str], texts: Sequence[str], key: Key
-) -> tuple[str, ...]:
-    """Return the columns that a node names; else the text columns; else the first column."""
-    if node.columns is not None:
-        return node.columns
-    if node.column is not None:
-        return (node.column,)
-    return _text_or_pair(texts, key) or (columns[0],)
-
-
 def _imported(node: ImportTransform, trust: Collection[str], key: Key) -> Callable[[Sample], Any]:
     """Return the user's own function from sample to sample."""
     made = call_trusted(node.path, node.args, trust, key=key)
@@ -324,7 +312,7 @@ def _effect(step: Step) -> _Effect | None:
             return _Effect("stack", ((step.columns, (step.name,)),))
         case Tokenize():
             # Which outputs there are is the tokenizer's own matter.
-            return _Effect("tokenize", ((step.columns, tuple(step.tokenizer.model_input_names)),))
+            return _Effect("tokenize", ((step.columns, step.outputs),))
         case Vision() | MaskTokens() | SpecAugment():
             about = "images" if isinstance(step, Vision) else step.name
             return _Effect(about, (((step.column,), (step.column,)),))
@@ -373,21 +361,3 @@ def _other_name(step: Step) -> str:
         case FittedStep():
             return "leave out flag, or that column"
     return "give it a name of its own: {type: stack, name: ...}"
-
-
-def _tokenize(
-    node: TokenizeTransform, columns: tuple[str, ...], preprocessing: Preprocessing, key: Key
-) -> Tokenize:
-    """Return the step that tokenizes columns, with the tokenizer that config or network names."""
-    name = node.tokenizer or preprocessing.tokenizer
-    if name is None:
-        place = preprocessing.no_tokenizer
-        cause = "no transformers layer to take the tokenizer from"
-        raise DataError(
-            cause if place is None else f"{place!r} holds no tokenizer for {named(columns)}",
-            hint="name one: data.transforms: [{type: tokenize, tokenizer: ...}], a folder or an id "
-            "of the hub",
-            key=key,
-        )
-    tokenizer = load_tokenizer(name, key)
-    return Tokenize(columns, node.max_length, node.padding == "max_length", tokenizer, key)
