@@ -61,7 +61,9 @@ def by_hand(trainer: Trainer, epochs: int) -> Iterator[None]:
             batch = samples.fetch(indices)
             torch.manual_seed(seed_for("step", 0, step))
             for group in optimizer.param_groups:
-                group["lr"] = timeline.rates.at(step, peaks, (0, total), total)[0]
+                group["lr"] = timeline.rates.at(
+                    step, peaks, (0, total), total, epochs=timeline.epochs
+                )[0]
             optimizer.zero_grad()
             assert batch.target is not None
             F.cross_entropy(model(**batch.inputs), batch.target).backward()

@@ -136,6 +136,7 @@ def _rates(trainer: Trainer) -> torch.Tensor:
             phase.rates,
             (span.began, span.ends) if phase.restarts_schedule else (0, total),
             total,
+            epochs=timeline.epochs,
         )
         for phase, span in zip(trainer.plan.phases, _spans(trainer), strict=True)
         for step in range(span.began, span.ends)

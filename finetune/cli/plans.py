@@ -22,6 +22,7 @@ from finetune.terminal import Terminal, console_for, new_table, print_lines
 from finetune.train.build import build_parts, lints_of, located, phases_of
 from finetune.train.built import Parts
 from finetune.train.phase_table import print_phases
+from finetune.train.sizes import average_bytes
 from finetune.train.start_lines import on_choice, on_classes, on_sizes, on_transforms
 from finetune.visible import one_line
 
@@ -94,7 +95,7 @@ def plan_table(preview: Preview, file: TextIO, *, full: bool) -> None:
     ties = [param for param in parts.plan.inventory if param.aliases]
     lines += [("tied", f"{tie.name} is also {', '.join(tie.aliases)}") for tie in ties]
     lines.append(("run", _run(preview)))
-    lines.append(("used", on_choice(parts.training.checkpoint.best, facts)))
+    lines.append(("used", on_choice(parts.training, facts)))
     if (method := getattr(preview.config.freeze, "method", None)) is not None:
         lines.append(("method", f"{method}: {type(preview.config.freeze).__doc__}"))
     print_lines(lines, console)
@@ -131,12 +132,13 @@ def write_long_form(config: RunConfig, parts: Parts, path: Path) -> None:
 def _run(preview: Preview) -> str:
     """Return the length of the run, its optimizer and learning rate as one line."""
     config, total = preview.config, preview.parts.total_steps
-    optimizer = config.optimizer
+    optimizer, average = config.optimizer, config.train.average
     decay = weight_decay_of(optimizer)
     return (
         f"{total:,} steps of {config.train.batch_size} samples; {optimizer.type}, "
         f"rate {optimizer.lr:g}, weight decay {f'{decay:g}' if decay else 'none'}, "
         f"schedule {config.schedule.type}"
+        f"{f', averaged with decay {average.decay:g}' if average is not None else ''}"
     )
 
 
@@ -164,6 +166,9 @@ def _print_costs(preview: Preview, console: Terminal) -> None:
         f"weights and buffers take {size(costs.full.weights_bytes)} in every phase; activations "
         f"are those of {micro_batch} samples"
     )
+    if preview.config.train.average is not None:
+        kept = size(average_bytes(preview.parts.plan))
+        console.tell(f"the average takes up to {kept}, in memory and in each checkpoint")
 
 
 def _flops_table(named: Sequence[tuple[str, Costs]], full: int) -> Table:

@@ -14,7 +14,7 @@ from finetune.config.base import PUBLIC, Node, refuse
 from finetune.config.bounds import Count, NotNegative, Rate as LearningRate, Ratio
 from finetune.config.catalogue import Complaint
 from finetune.config.messages import shown
-from finetune.config.optim import Schedule
+from finetune.config.optim import PlateauSchedule, Schedule
 from finetune.config.selectors import Selectors
 
 
@@ -92,10 +92,12 @@ Trigger = Annotated[
 
 
 class ModulesConfig(Node):
-    """How wholly frozen modules behave while other modules train."""
+    """How wholly frozen modules and normalization layers behave in training."""
 
     norm: Literal["eval", "train"] = "eval"
-    """`eval` leaves running statistics unchanged; `train` normalises by batch statistics and updates them, and the proof leaves them out."""
+    """Frozen normalization layers: `eval` leaves running statistics unchanged; `train` normalises by batch statistics and updates them, and the proof leaves them out."""
+    trained_norm: Literal["train", "eval"] = "train"
+    """Normalization layers that are not wholly frozen: `train` normalises by batch statistics and updates the running ones; `eval` normalises by the running statistics and leaves them unchanged, so that weight and bias alone train."""
     dropout: Literal["eval", "train"] = "eval"
     """`eval` switches dropout off; `train` keeps it on, in modules and in functions such as attention's: all frozen modules are in training mode except norms, and those that hold buffers and are not dropout."""
 
@@ -111,6 +113,16 @@ class RateConfig(Node):
     """Share of the run after which that schedule is complete."""
     layer_decay: bool = False
     """Whether `optimizer.layer_decay` lowers this rate by depth; it never does for a rate given as a plain number."""
+
+    @classmethod
+    def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
+        """Return a complaint for a schedule that watches a metric: only that of the run does."""
+        schedule = value.get("schedule")
+        kind = schedule.get("type") if isinstance(schedule, Mapping) else None
+        if kind != "plateau" and not isinstance(schedule, PlateauSchedule):
+            return []
+        message = "a plateau lowers all rates of the run, not those of some parameters"
+        return [(("schedule", "type"), message, "schedule: {type: plateau} of the config")]
 
 
 def _number_is_a_rate(value: Any) -> Any:

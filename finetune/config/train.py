@@ -36,6 +36,13 @@ class EarlyStoppingConfig(Node):
     """Whether best value and patience carry over from phase to phase; if not, both start anew with each phase."""
 
 
+class AverageConfig(Node):
+    """Average the trained parameters over the steps, and evaluate, keep and use the average."""
+
+    decay: float = Field(default=0.999, gt=0, lt=1)
+    """Share that the average keeps in each step: it is then mostly over the last `1 / (1 - decay)` steps."""
+
+
 class CheckpointConfig(Node):
     """When the run is saved, and which checkpoints are kept."""
 
@@ -98,6 +105,8 @@ class TrainConfig(Node):
     """Steps between two logged ones. The first and the last are always logged."""
     early_stopping: EarlyStoppingConfig | None = None
     """When to end early; never if left out."""
+    average: AverageConfig | None = None
+    """Exponential moving average of the trained parameters (EMA). Training itself goes on with the weights as they are; the average is what is evaluated, watched, tested, and used for prediction. It begins with a parameter's own value when the parameter begins to train, and ends when it is frozen. Buffers, such as running statistics, are not averaged. None if left out."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """When the run is saved, and which checkpoints are kept."""
 

@@ -1,6 +1,6 @@
 """The only writer of `requires_grad` and of module modes."""
 
-from collections.abc import Iterable, Iterator, Mapping, Set as AbstractSet
+from collections.abc import Container, Iterable, Iterator, Mapping, Set as AbstractSet
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,7 +73,7 @@ def apply_mask(model: nn.Module, frozen: AbstractSet[str]) -> None:
 def hold_modes(
     model: nn.Module, frozen: AbstractSet[str], modules: ModulesConfig = _ALL_HELD
 ) -> None:
-    """Keep wholly frozen modules in evaluation mode, now and through every `train()` to come.
+    """Keep the held modules in evaluation mode, now and through every `train()` to come.
 
     A frozen BatchNorm in training mode would still move its running statistics, and a frozen
     Dropout would still change what later layers see. The hold sits on the modules themselves,
@@ -82,7 +82,7 @@ def hold_modes(
     Args:
         model: Any module. The attribute `train` of its modules is set or removed.
         frozen: Names of the frozen parameters.
-        modules: Kinds of frozen modules that keep training mode.
+        modules: Which wholly frozen modules and which norms are held.
     """
     held = {id(module) for module in held_modules(model, frozen, modules).values()}
     for module in model.modules():
@@ -95,7 +95,7 @@ def hold_modes(
 
 
 def take_on(model: nn.Module, frozen: AbstractSet[str], modules: ModulesConfig = _ALL_HELD) -> None:
-    """Freeze exactly `frozen`, hold wholly frozen modules, put the rest into training mode."""
+    """Freeze exactly `frozen`, hold modules as `modules` says, put the rest into training mode."""
     apply_mask(model, frozen)
     hold_modes(model, frozen, modules)
     model.train()
@@ -134,12 +134,20 @@ def in_mode(model: nn.Module, *, is_training: bool) -> Iterator[None]:
 def held_modules(
     model: nn.Module, frozen: AbstractSet[str], modules: ModulesConfig
 ) -> dict[str, nn.Module]:
-    """Return the wholly frozen modules that stay in evaluation mode, by name."""
-    return {
-        name: module
-        for name, module in frozen_modules(model, frozen).items()
-        if _is_held(module, modules)
-    }
+    """Return the modules that stay in evaluation mode, by name: wholly frozen ones, and norms."""
+    fixed = frozen_modules(model, frozen)
+    held = {name: module for name, module in fixed.items() if _is_held(module, modules)}
+    return held | (trained_norms(model, fixed) if modules.trained_norm == "eval" else {})
+
+
+def trained_norms(model: nn.Module, fixed: Container[str]) -> dict[str, nn.Module]:
+    """Return the normalization layers that are not wholly frozen, by name.
+
+    Args:
+        model: Any module.
+        fixed: Names of the wholly frozen modules.
+    """
+    return {n: m for n, m in model.named_modules() if is_norm(m) and n not in fixed}
 
 
 def _is_held(module: nn.Module, modules: ModulesConfig) -> bool:

@@ -257,15 +257,17 @@ def _thawed_statistics(freeze: Freeze | None, plan: Plan) -> Iterator[Lint]:
     norms = {param.name for param in plan.inventory if "_BatchNorm" in param.types}
     for number, (before, now) in enumerate(pairwise(plan.phases), start=1):
         thawed = (norms & before.frozen) - now.frozen
-        # With `norm: train` they have normalised by the batch before, too.
-        if thawed and before.modules.norm == "eval":
+        # With `norm: train` they have normalised by the batch before, too; with
+        # `trained_norm: eval` they never do.
+        changes = before.modules.norm == "eval" and now.modules.trained_norm == "train"
+        if thawed and changes:
             has_phases = isinstance(freeze, FreezeConfig)
             yield Lint(
                 ("freeze", "phases", number) if has_phases else ("freeze", "method"),
                 f"phase {now.name!r} thaws batch norms ({min(thawed)} and {len(thawed) - 1} more): "
                 "from there on they normalise by each batch, so that all behind them sees other "
                 "features than it was trained on",
-                "keep them frozen: "
+                "modules: {trained_norm: eval} keeps them as they were; or keep them frozen: "
                 + (
                     "freeze: [{type: BatchNorm2d}]" if has_phases else "keep_frozen: [{kind: norm}]"
                 ),

@@ -87,7 +87,7 @@ def verify(model: nn.Module, before: Mapping[str, str]) -> None:
 def frozen_tensors(
     model: nn.Module, frozen: AbstractSet[str], modules: ModulesConfig = _ALL_HELD
 ) -> list[str]:
-    """Return the names that a proof covers: `frozen`, and all buffers of held modules.
+    """Return the names that a proof covers: `frozen`, and all buffers of held modules and norms.
 
     For a parameter that is frozen in part, these are its frozen row slices.
     """

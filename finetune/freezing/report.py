@@ -288,10 +288,14 @@ def _modes(params: Sequence[ParamInfo], phase: Phase) -> str:
     held = {param.module: True for param in params}
     for param in params:
         held[param.module] &= param.name in phase.frozen
+    norms = {param.module for param in params if "norm" in param.kinds}
+    has_trained_norm = any(not held[module] for module in norms)
+    fixed = ["norm eval"] if phase.modules.trained_norm == "eval" and has_trained_norm else []
     if not any(held.values()):
-        return "train"
-    has_norm = any("norm" in param.kinds and held[param.module] for param in params)
+        return ", ".join(["train", *fixed])
+    has_norm = any(held[module] for module in norms)
     free = ["norm train"] if phase.modules.norm == "train" and has_norm else []
+    free += ["trained norm eval"] if fixed else []
     free += ["dropout train"] if phase.modules.dropout == "train" else []
     return ", ".join(["eval" if all(held.values()) else "part eval", *free])
 

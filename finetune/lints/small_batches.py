@@ -18,7 +18,8 @@ def lone_samples(plan: Plan, settings: TrainConfig, num_samples: int) -> tuple[L
         phase
         for phase in plan.phases
         # In training mode a frozen batch norm normalises by the batch as well.
-        if norms - phase.frozen or (norms and phase.modules.norm == "train")
+        if (norms - phase.frozen and phase.modules.trained_norm == "train")
+        or (norms & phase.frozen and phase.modules.norm == "train")
     ]
     whole, rest = divmod(num_samples, settings.batch_size)
     sizes = [settings.batch_size] if whole else []

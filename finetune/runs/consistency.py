@@ -69,6 +69,10 @@ def _of_watches(progress: Progress) -> Iterator[tuple[bool, str]]:
     yield from progress.stopping.claims("stopping", 0, step)
     yield from progress.plateau.claims("plateau", began, step)
     yield from progress.phase_best.claims("phase_best", began, step)
+    yield from progress.rate.claims("rate", 0, step)
+    falls = progress.rate_falls
+    is_counted = 0 <= falls <= step and not progress.rate.is_over
+    yield is_counted, f"the rate cannot have fallen {falls} times by step {step}"
     for name in ("best", "phase_best"):
         watch = getattr(progress, name)
         yield (watch.value is None) == (watch.step is None), f"{name} has a value and no step"

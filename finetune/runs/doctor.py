@@ -15,6 +15,7 @@ from finetune.runs.folder import RunFolder, saved_folder
 from finetune.runs.headers import SavedPlan
 from finetune.runs.kept import Checkpoints, fits_anything
 from finetune.runs.lock import holder_of
+from finetune.runs.manifest import UNAVERAGED
 from finetune.tracking.json_lines import has_torn_line, read_metrics
 
 
@@ -182,7 +183,8 @@ def _predicting(checkpoints: Checkpoints) -> tuple[Path | None, Finding]:
     except CheckpointError as error:
         where = Path(error.where or "").name
         return None, Finding("predict", f"refused: {where}: {error.message}", is_damage=True)
-    return chosen, Finding("predict", f"with {_name(chosen)}")
+    kind = ", averaged weights" if (chosen / UNAVERAGED).is_file() else ""
+    return chosen, Finding("predict", f"with {_name(chosen)}{kind}")
 
 
 def _proof(folder: RunFolder) -> Finding:

@@ -15,7 +15,7 @@ from finetune.disk import open_to_read
 from finetune.errors import CheckpointError, FinetuneError, named
 from finetune.reading import check_safetensors, parse_json_object
 from finetune.runs.checkpoint_folder import read_progress
-from finetune.runs.manifest import read_manifest
+from finetune.runs.manifest import UNAVERAGED, read_manifest
 
 _EXPONENTS: dict[str, tuple[np.dtype[Any], int]] = {
     "F64": (np.dtype("<u8"), 0x7FF0_0000_0000_0000),
@@ -72,6 +72,7 @@ class SavedPlan:
             phase, moved = read_progress(checkpoint).phase, read_manifest(checkpoint).moved_buffers
             weights = _stored(checkpoint / "weights.safetensors")
             state = _stored(checkpoint / "optimizer.safetensors")
+            unaveraged = _unaveraged(checkpoint)
         except CheckpointError as error:
             return error.message
         # First what is cheap to see; the values of all tensors are read last.
@@ -81,12 +82,28 @@ class SavedPlan:
             return f"weights.safetensors does not hold what the plan trains: {named(odd)}"
         if odd := [n for n, shape in self.shapes.items() if weights[n].shape != shape]:
             return f"{named(odd)} has another shape than in the plan"
-        if odd := [n for n, one in weights.items() if not _is_finite(checkpoint, one)]:
+        if odd := [n for n, one in unaveraged.items() if one.shape != self.shapes.get(n)]:
+            return f"{UNAVERAGED}: {named(odd)} is not what the plan trains"
+        if odd := [
+            *_non_finite(checkpoint / "weights.safetensors", weights),
+            *_non_finite(checkpoint / UNAVERAGED, unaveraged),
+        ]:
             return f"{named(odd)} is infinite or NaN"
         # Labels of optimizer state are `parameter//field`.
         if odd := sorted({label.partition("//")[0] for label in state} - self.shapes.keys()):
             return f"it has optimizer state of {named(odd)}, which never trains"
         return None
+
+
+def _unaveraged(checkpoint: Path) -> dict[str, _Stored]:
+    """Return the weights as trained of parameters that have an average; empty if none has."""
+    has_average = UNAVERAGED in read_manifest(checkpoint).files
+    return _stored(checkpoint / UNAVERAGED) if has_average else {}
+
+
+def _non_finite(path: Path, tensors: Mapping[str, _Stored]) -> list[str]:
+    """Return the names of the tensors in a file that hold infinity or NaN."""
+    return [name for name, one in tensors.items() if not _is_finite(path, one)]
 
 
 def _stored(path: Path) -> dict[str, _Stored]:
@@ -123,12 +140,12 @@ def _read_entry(entry: Any, data_begins: int, size: int) -> _Stored:
     return _Stored(str(dtype), shape, data_begins + begins, data_begins + ends)
 
 
-def _is_finite(checkpoint: Path, one: _Stored) -> bool:
+def _is_finite(path: Path, one: _Stored) -> bool:
     """Tell whether a stored tensor has neither infinity nor NaN; integers always pass."""
     if one.dtype not in _EXPONENTS or one.begins == one.ends:
         return True
     word, exponent = _EXPONENTS[one.dtype]
-    with open_to_read(checkpoint / "weights.safetensors") as file:
+    with open_to_read(path) as file:
         count = (one.ends - one.begins) // word.itemsize
         bits = np.fromfile(file, word, count, offset=one.begins)
     # On bits, since numpy has no bfloat16.

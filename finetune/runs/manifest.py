@@ -22,7 +22,11 @@ FORMAT_VERSION = 1
 MANIFEST = "MANIFEST.json"
 FILES = ("weights.safetensors", "optimizer.safetensors", "progress.json")
 """What every checkpoint holds beside its manifest."""
-NAMES_OF_FILES = re.compile("|".join([*map(re.escape, (*FILES, MANIFEST)), r"\.tmp[0-9A-Za-z]{6}"]))
+UNAVERAGED = "unaveraged.safetensors"
+"""Holds the weights as trained, where `weights.safetensors` has averages in their place."""
+NAMES_OF_FILES = re.compile(
+    "|".join([*map(re.escape, (*FILES, UNAVERAGED, MANIFEST)), r"\.tmp[0-9A-Za-z]{6}"])
+)
 """Matches all file names of a checkpoint, also of temporary files that a kill of safetensors'
 writer leaves."""
 LARGEST_HEADER = MAX_HEADER_BYTES
@@ -52,7 +56,8 @@ class Manifest:
     @classmethod
     def of(cls, folder: Path, step: int, phase: int, base: str, moved: frozenset[str]) -> Self:
         """Return the manifest of the files that a folder holds now."""
-        files = {name: _facts_of(folder / name) for name in FILES}
+        names = [*FILES, *([UNAVERAGED] if (folder / UNAVERAGED).exists() else [])]
+        files = {name: _facts_of(folder / name) for name in names}
         return cls(step, phase, base, tuple(sorted(moved)), files)
 
     def to_json(self) -> str:

@@ -32,6 +32,10 @@ class Progress:
     """Watch over the metric whose plateau ends this phase."""
     phase_best: Watch = field(default_factory=Watch)
     """Watch over the metric by which this phase finds its best weights."""
+    rate: Watch = field(default_factory=Watch)
+    """Watch over the metric whose plateau lowers the rate, since its schedule began."""
+    rate_falls: int = 0
+    """How often the rate has fallen on such a plateau since then."""
     masks: list[list[int]] = field(default_factory=list)
     """With a policy: the blocks that train in each phase that has begun, by depth; else empty."""
     next_mask: list[int] | None = None
@@ -70,6 +74,16 @@ class Progress:
     def step_in_use(self) -> int:
         """The step whose weights are tested and used: the best one, or the present one."""
         return self.step if self.best.step is None else self.best.step
+
+    def lower_rate(self) -> None:
+        """Count a fall of the rate, and begin to count evaluations without improvement anew."""
+        self.rate_falls += 1
+        self.rate.begin_again()
+
+    def restart_rate(self) -> None:
+        """Begin the schedule of a plateau anew."""
+        self.rate.restart()
+        self.rate_falls = 0
 
     def next_phase(self, *, keeps_patience: bool) -> None:
         """Move to the start of the next phase; mutates phase, transitions and per-phase values.
@@ -154,7 +168,7 @@ class Progress:
         return progress
 
 
-_WATCHES = ("best", "stopping", "plateau", "phase_best")
+_WATCHES = ("best", "stopping", "plateau", "phase_best", "rate")
 _EARLIER = {
     "best": {"value": "best", "step": "best_step"},
     "stopping": {"value": "watched", "stale": "stale", "is_over": "stopped_early"},

@@ -23,7 +23,7 @@ class Rule(NamedTuple):
 
 @dataclass(slots=True)
 class Watch:
-    """What one rule has seen so far. Best checkpoint, early stopping and plateaus each have one."""
+    """What one rule has seen so far. Each rule that watches a metric has one."""
 
     value: float | None = None
     """Best value so far; None before the first one."""
@@ -42,6 +42,10 @@ class Watch:
         self.stale += 1
         self.is_over = rule.patience is not None and self.stale >= rule.patience
         return False
+
+    def begin_again(self) -> None:
+        """Count evaluations without a gain from zero; the best value stays the one to beat."""
+        self.stale, self.is_over = 0, False
 
     def restart(self) -> None:
         """Forget all that was seen."""

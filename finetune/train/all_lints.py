@@ -10,6 +10,7 @@ from finetune.freezing.lints import Lint, find_lints
 from finetune.freezing.origins import frozen_by_chance
 from finetune.freezing.plan import Plan
 from finetune.lints.network_lints import lints_of_network
+from finetune.lints.norm_modes import idle_holds, statistics_left_out
 from finetune.lints.small_batches import lone_samples
 from finetune.lints.unscaled_numbers import unscaled_numbers
 from finetune.models.declared import Network
@@ -45,6 +46,8 @@ def all_lints(
         "freeze": find_lints(config.freeze, plan),
         "run": (
             *lone_samples(plan, config.train, num_samples),
+            *idle_holds(model, plan),
+            *statistics_left_out(model, plan, config.train),
             *without_effect(config, plan, num_samples=num_samples, total=total),
         ),
         "weights": frozen_by_chance(model.weights_reports, plan),

@@ -33,6 +33,7 @@ from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TrainingCounts
 from finetune.tasks.whole_windows import refuse_cut_windows
 from finetune.train.all_lints import all_lints
+from finetune.train.average import refuse_coarse
 from finetune.train.built import Parts
 from finetune.train.evaluation import rehearse
 from finetune.train.exact_kernels import use_exact_kernels
@@ -74,11 +75,12 @@ def build_parts(
         faults = Faults()
         with faults.noted():
             plan = plan_of(config, model)
+            refuse_coarse(plan, config.train)
         # Nothing is evaluated without validation samples, so no rule can watch a metric.
         directions = Directions({}) if data.validation is None else task.directions
         # Resolved here, once: `checkpoint: {best: auto}` depends on the metrics of the task.
         training = with_main_metric(config.train, directions)
-        faults.add(wrong_rules(training, directions))
+        faults.add(wrong_rules(training, config.schedule, directions))
         faults.add(_wrong_triggers(training, phases, data, directions, total))
         with faults.noted():
             refuse_cut_windows(task, config.train)

@@ -21,9 +21,10 @@ from finetune.optim.groups import load_state_by_name, state_by_name
 from finetune.reading import check_safetensors
 from finetune.runs.checkpoint_folder import read_document, read_progress
 from finetune.runs.kept import Checkpoints
-from finetune.runs.manifest import MANIFEST, Manifest, read_manifest
+from finetune.runs.manifest import MANIFEST, UNAVERAGED, Manifest, read_manifest
 from finetune.runs.progress import Progress
-from finetune.train.delta import Base, buffers_of, fault_of_delta, tensors_of
+from finetune.train.average import Average
+from finetune.train.delta import Base, buffers_of, fault_of_delta, fault_of_trained, tensors_of
 
 SEPARATOR = "//"
 """Separator of parameter name and state name in a label; parameter names have no slash."""
@@ -42,6 +43,9 @@ class CheckpointState:
     moved: frozenset[str]
     """Names of the buffers in the delta."""
     weights: dict[str, Tensor]
+    """The delta. It holds the average of a parameter that has one."""
+    unaveraged: dict[str, Tensor]
+    """Each parameter that has an average, as it was trained."""
     optimizer: dict[str, Tensor]
     document: str
     """Text of `progress.json`."""
@@ -54,6 +58,7 @@ class CheckpointState:
         progress: Progress,
         base: Base,
         scaler: Mapping[str, float],
+        average: Average,
     ) -> Self:
         """Copy the present state of a run.
 
@@ -61,6 +66,8 @@ class CheckpointState:
             NonFiniteError: a weight or a buffer of the delta is infinite or NaN.
         """
         moved, delta = _delta(model, base)
+        averages = {name: _portable(tensor) for name, tensor in average.tensors.items()}
+        _refuse_non_finite(averages)
         tensors, plain = _optimizer_state(optimizer)
         document = {"progress": progress.to_json(), "optimizer": plain, "scaler": dict(scaler)}
         return cls(
@@ -68,7 +75,8 @@ class CheckpointState:
             phase=progress.phase,
             base=base.fingerprint(moved),
             moved=moved,
-            weights=delta,
+            weights=delta | averages,
+            unaveraged={name: delta[name] for name in averages},
             optimizer=tensors,
             document=json.dumps(document, indent=1) + "\n",
         )
@@ -79,7 +87,11 @@ class CheckpointState:
         Raises:
             OSError: the disk refuses.
         """
-        _save_tensors(folder / "weights.safetensors", self.weights)
+        # The delta itself says what it holds, to any reader.
+        about = {"holds": "averages of the trained parameters"} if self.unaveraged else None
+        _save_tensors(folder / "weights.safetensors", self.weights, about)
+        if self.unaveraged:
+            _save_tensors(folder / UNAVERAGED, self.unaveraged)
         _save_tensors(folder / "optimizer.safetensors", self.optimizer)
         write_new(folder / "progress.json", self.document.encode())
         # Last: it holds digests of the other files, and a folder without it is no checkpoint.
@@ -95,6 +107,7 @@ def save_checkpoint(
     base: Base,
     *,
     scaler: Mapping[str, float],
+    average: Average,
 ) -> Path:
     """Add one checkpoint to the others, under its own name only when it is whole.
 
@@ -106,7 +119,7 @@ def save_checkpoint(
         CheckpointError: the disk refuses, now or for the save before.
         NonFiniteError: a weight or a buffer is infinite or NaN. Nothing is written.
     """
-    snapshot = CheckpointState.of(model, optimizer, progress, base, scaler)
+    snapshot = CheckpointState.of(model, optimizer, progress, base, scaler, average)
     return checkpoints.add(
         snapshot.step, partial(CheckpointState.write, snapshot), progress.wanted_steps()
     )
@@ -143,21 +156,37 @@ def read_weights(path: Path, model: nn.Module, base: Base) -> dict[str, Tensor]:
     return delta
 
 
+def read_unaveraged(path: Path, model: nn.Module, base: Base) -> dict[str, Tensor]:
+    """Read the weights as trained of a checkpoint, of parameters that have an average.
+
+    Raises:
+        CheckpointError: they do not fit the model, which is not changed.
+    """
+    if UNAVERAGED not in read_manifest(path).files:
+        return {}
+    tensors = read_tensors(path / UNAVERAGED)
+    if (fault := fault_of_trained(tensors, model, base)) is not None:
+        raise CheckpointError(f"{UNAVERAGED}: {fault}", where=str(path))
+    return tensors
+
+
 def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: Optimizer, base: Base
+    path: Path, model: nn.Module, optimizer: Optimizer, base: Base, average: Average
 ) -> tuple[Progress, dict[str, Any]]:
-    """Load weights and optimizer state in place; return the progress and the loss scale.
+    """Load weights, averages and optimizer state in place; return progress and loss scale.
 
     Raises:
         CheckpointError: the checkpoint does not fit the model that the config builds.
     """
     delta, state = read_weights(path, model, base), read_state(path)
+    unaveraged = read_unaveraged(path, model, base)
     if strange := sorted(state.keys() - set(base.trained)):
         message = f"has optimizer state of {named(strange)}, which never trains"
         raise CheckpointError(message, where=str(path))
     progress, scaler = read_progress(path), dict(read_document(path)["scaler"])
     # Only now, when all is read and checked: an error before leaves model and optimizer unchanged.
-    _put_in_place(delta, model, base)
+    _put_in_place(delta | unaveraged, model, base)
+    average.load({name: delta[name] for name in unaveraged})
     device = next(model.parameters()).device
     load_state_by_name(
         optimizer,
@@ -205,7 +234,13 @@ def _delta(model: nn.Module, base: Base) -> tuple[frozenset[str], dict[str, Tens
     tensors = tensors_of(model)
     names = (*base.trained, *sorted(moved))
     delta = {name: _portable(tensor_of(tensors, name)) for name in names}
-    broken = [name for name, tensor in delta.items() if not bool(tensor.isfinite().all())]
+    _refuse_non_finite(delta)
+    return moved, delta
+
+
+def _refuse_non_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise `NonFiniteError` if a tensor that is to be saved is infinite or NaN."""
+    broken = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
     # Saved, it would be the newest checkpoint, from which the run resumes, and push out a good one.
     if broken:
         shown = ", ".join(broken[:5]) + (f" and {len(broken) - 5} more" if broken[5:] else "")
@@ -213,7 +248,6 @@ def _delta(model: nn.Module, base: Base) -> tuple[frozenset[str], dict[str, Tens
             f"not saved: infinite or NaN in {shown}",
             hint="the last checkpoint is good; try a lower optimizer.lr or train.max_grad_norm",
         )
-    return moved, delta
 
 
 def _optimizer_state(
@@ -236,10 +270,12 @@ def _placed(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, Tensor) and value.ndim else value
 
 
-def _save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def _save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], about: dict[str, str] | None = None
+) -> None:
     """Write tensors to a safetensors file, durably; raise OSError if the disk refuses."""
     try:
-        save_file(dict(tensors), path)
+        save_file(dict(tensors), path, metadata=about)
     except SafetensorError as error:
         # safetensors reports a full disk by its own exception, not by OSError.
         raise OSError(str(error)) from error

@@ -5,7 +5,7 @@ number in it is compared with plan, network and optimizer. None of them is chang
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from pathlib import Path
@@ -14,13 +14,14 @@ from typing import Any, assert_never
 from torch import Tensor, nn
 
 from finetune.config.freeze import AfterEpochs, AfterSteps, AtFraction, OnPlateau, Trigger
+from finetune.config.optim import PlateauSchedule
 from finetune.errors import CheckpointError, named
 from finetune.freezing.plan import Phase
 from finetune.freezing.policies.policy import Policy
 from finetune.runs.checkpoint_folder import read_document, read_progress
 from finetune.runs.progress import Progress
 from finetune.runs.watch import Watch
-from finetune.train.checkpoint import read_state, read_weights
+from finetune.train.checkpoint import read_state, read_unaveraged, read_weights
 from finetune.train.delta import Base, fingerprint_with
 from finetune.train.epochs import Epochs
 from finetune.train.sizes import TensorSize
@@ -50,6 +51,7 @@ class Compatibility:
         try:
             progress, scale = read_progress(path), read_document(path)["scaler"]
             weights = read_weights(path, self.model, self.base)
+            unaveraged = read_unaveraged(path, self.model, self.base)
             state = read_state(path)
         except CheckpointError as error:
             return error.message
@@ -60,7 +62,8 @@ class Compatibility:
             _of_phases(timeline),
             _of_rules(timeline),
             self._of_proofs(timeline),
-            self._of_fingerprints(timeline, weights),
+            _of_average(timeline, unaveraged),
+            self._of_fingerprints(timeline, weights | unaveraged),
             _of_state(state, self.expected, progress.step),
             _of_loss_scale(scale, self.loss_scale),
         )
@@ -163,6 +166,10 @@ def _of_rules(timeline: Timeline) -> Iterator[str]:
         "best": (progress.best != Watch(), settings.checkpoint.best is not None),
         "ranking": (bool(progress.ranking), settings.checkpoint.best is not None),
         "stopping": (progress.stopping != Watch(), settings.early_stopping is not None),
+        "rate": (
+            progress.rate != Watch() or progress.rate_falls > 0,
+            isinstance(timeline.rates.schedule, PlateauSchedule),
+        ),
     }
     for name, (is_set, has_rule) in rules.items():
         # A resumed run cannot change its rules, so no run of this config has written such a record.
@@ -171,6 +178,16 @@ def _of_rules(timeline: Timeline) -> Iterator[str]:
     # A lack of memory only ever halves passes.
     if (progress.micro_batch or 0) > settings.pass_size:
         yield f"micro_batch {progress.micro_batch} is more than {settings.pass_size} of the config"
+
+
+def _of_average(timeline: Timeline, unaveraged: Collection[str]) -> Iterator[str]:
+    """Yield the fault of a checkpoint whose averages are not of what its phase trains."""
+    progress = timeline.progress
+    wanted = timeline.phase.rates.keys() if timeline.settings.average is not None else set[str]()
+    # At its first step it may hold those of the phase before, or none if that one went back.
+    is_between = timeline.settings.average is not None and progress.step == progress.phase_began
+    if not is_between and (odd := sorted(wanted ^ set(unaveraged))):
+        yield f"it has averages of other parameters than its phase trains: {named(odd)}"
 
 
 def _duration(until: Trigger | None, began: int, epochs: Epochs) -> int | None:

@@ -94,8 +94,20 @@ def fault_of_delta(
         return f"weights.safetensors lacks {named(lacking)}"
     if strange := sorted(delta.keys() - wanted):
         return f"weights.safetensors has {named(strange)}, which never trains"
+    return _fault_of_values(delta, model)
+
+
+def fault_of_trained(found: Mapping[str, Tensor], model: nn.Module, base: Base) -> str | None:
+    """Return why tensors cannot be values of parameters that train, or None if they can."""
+    if strange := sorted(found.keys() - set(base.trained)):
+        return f"{named(strange)} never trains"
+    return _fault_of_values(found, model)
+
+
+def _fault_of_values(found: Mapping[str, Tensor], model: nn.Module) -> str | None:
+    """Return what is wrong with shape, dtype or values of tensors that the model has, or None."""
     tensors = tensors_of(model)
-    for name, tensor in delta.items():
+    for name, tensor in found.items():
         own = tensor_of(tensors, name)
         if (tensor.shape, tensor.dtype) != (own.shape, own.dtype):
             return (

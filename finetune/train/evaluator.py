@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from finetune.activations.cache import ActivationCache
 from finetune.data.batches import Samples
+from finetune.optim.schedules import fallen
 from finetune.tasks.task import Task
+from finetune.train.average import Average
 from finetune.train.clock import Clock
 from finetune.train.evaluation import evaluate
 from finetune.train.precision import Precision
@@ -19,6 +21,7 @@ class Evaluator:
     """Evaluates splits, reports their figures, and applies the rules of the present phase."""
 
     cache: ActivationCache
+    average: Average
     task: Task
     precision: Precision
     batch_size: int
@@ -30,11 +33,13 @@ class Evaluator:
     def figures(self, samples: Samples, left_out: dict[str, str] | None = None) -> dict[str, float]:
         """Return the mean loss and every metric over one split, in evaluation mode.
 
+        They are of the averaged weights, if there are any.
+
         Args:
             samples: The split.
             left_out: Receives, by metric, why it is not defined on these samples.
         """
-        with self.clock.timed("evaluation"):
+        with self.clock.timed("evaluation"), self.average.in_use():
             return evaluate(
                 self.cache.now,
                 self.task,
@@ -63,13 +68,28 @@ class Evaluator:
         self.report("validation", samples)
         timeline = self.timeline
         num_kept = timeline.settings.checkpoint.keep_best or 1
-        is_kept = judge(self._rules(), timeline.progress, num_kept=num_kept)
+        rules, falls = self._rules(), timeline.progress.rate_falls
+        is_kept = judge(rules, timeline.progress, num_kept=num_kept)
+        if timeline.progress.rate_falls > falls:
+            self._tell_fall(rules)
         timeline.observe(is_evaluation=True)
         return is_kept
 
     def _rules(self) -> Rules:
         """Return the rules of the present phase: its plateau and best weights are its own."""
-        return Rules.of(self.timeline.phase, self.timeline.settings, self.task.directions)
+        timeline = self.timeline
+        schedule, directions = timeline.rates.schedule, self.task.directions
+        return Rules.of(timeline.phase, timeline.settings, schedule, directions)
+
+    def _tell_fall(self, rules: Rules) -> None:
+        """Report that the rate has fallen on a plateau, unless it was at its floor already."""
+        schedule, falls = self.timeline.rates.schedule, self.timeline.progress.rate_falls
+        before, now = fallen(schedule, falls - 1), fallen(schedule, falls)
+        if rules.rate is not None and now < before:
+            self.reporter.message(
+                f"step {self.timeline.progress.step}: {rules.rate.metric} has not improved in "
+                f"{rules.rate.patience} evaluations, the rate falls to {now:.3g} of its peak"
+            )
 
     def between_passes(self) -> None:
         """Show the watchdog that the run is alive; raise `StopRequest` if a signal has come."""

@@ -16,6 +16,7 @@ from finetune.freezing.plan import Plan
 from finetune.optim.groups import drop_state, reset_state
 from finetune.runs.folder import RunFolder
 from finetune.runs.progress import Progress
+from finetune.train.average import Average
 from finetune.train.clock import Clock
 from finetune.train.evaluator import Evaluator
 from finetune.train.exact_kernels import telling_inexact
@@ -57,6 +58,7 @@ class Trainer:
     timeline: Timeline
     splits: Splits
     cache: ActivationCache
+    average: Average
     stepper: Stepper
     evaluator: Evaluator
     prover: Prover
@@ -81,7 +83,7 @@ class Trainer:
         """Train from the present step to the end of the last phase.
 
         Afterwards `model` holds the weights of the best checkpoint where one is chosen by a
-        validation metric, and the last weights otherwise.
+        validation metric, and the last weights otherwise: averages of them with `train.average`.
 
         Args:
             quiet: Whether to write nothing on standard error. Else it gets what the command shows.
@@ -96,9 +98,10 @@ class Trainer:
             telling.speak(self.plan)
         self._run()
         if not quiet:
-            origins, best = self.prover.origins(self.timeline), self.timeline.settings.checkpoint
+            origins, settings = self.prover.origins(self.timeline), self.timeline.settings
             figures, run = self.saver.figures(), self.folder.path
-            telling.end(self.progress, figures, origins, run, best=best.best)
+            best, is_averaged = settings.checkpoint.best, settings.average is not None
+            telling.end(self.progress, figures, origins, run, best=best, is_averaged=is_averaged)
         return self.progress
 
     def train_step(self, window: Sequence[Batch]) -> StepStats:
@@ -107,7 +110,9 @@ class Trainer:
         Raises:
             NonFiniteError: loss or gradient is infinite or NaN. Nothing was updated.
         """
-        return self.stepper.step(window)
+        stats = self.stepper.step(window)
+        self.average.update()
+        return stats
 
     def evaluate(self, samples: Samples) -> dict[str, float]:
         """Return the mean loss and every metric over `samples`, in evaluation mode."""
@@ -193,6 +198,8 @@ class Trainer:
         if progress.step == progress.phase_began:
             drop_state(self.optimizer, set(self.plan.ever_trained) - timeline.can_change)
             reset_state(self.optimizer, timeline.loses_state)
+        # Here, not when the phase before ends: its last checkpoint holds what it has evaluated.
+        self.average.begin_phase(phase.rates)
         # All later phases are reported when the phase before them ends.
         if progress.step == 0:
             self.reporter.phase_begins()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from finetune.config.freeze import OnPlateau, Trigger
+from finetune.config.optim import PlateauSchedule, Schedule
 from finetune.config.train import TrainConfig
 from finetune.errors import FinetuneError, Key
 from finetune.freezing.plan import Phase
@@ -22,9 +23,12 @@ class Rules(NamedTuple):
     stopping: Rule | None
     plateau: Rule | None
     phase_best: Rule | None
+    rate: Rule | None = None
 
     @classmethod
-    def of(cls, phase: Phase, settings: TrainConfig, directions: Directions) -> "Rules":
+    def of(
+        cls, phase: Phase, settings: TrainConfig, schedule: Schedule, directions: Directions
+    ) -> "Rules":
         """Return the rules of a phase. Every metric that they name is known to `directions`."""
         until = phase.until if isinstance(phase.until, OnPlateau) else None
         best, stopping = settings.checkpoint.best, settings.early_stopping
@@ -53,6 +57,15 @@ class Rules(NamedTuple):
                 watched_metric(phase.until) if phase.restores_best else None,
                 directions,
             ),
+            rate=None
+            if not isinstance(schedule, PlateauSchedule)
+            else _rule(
+                "schedule",
+                schedule.metric,
+                directions,
+                min_delta=schedule.min_delta,
+                patience=schedule.patience,
+            ),
         )
 
     def watching(self, tag: str) -> list[str]:
@@ -74,6 +87,9 @@ def judge(rules: Rules, progress: Progress, *, num_kept: int) -> bool:
     _see(progress.plateau, rules.plateau, progress)
     is_best_of_phase = _see(progress.phase_best, rules.phase_best, progress)
     _see(progress.best, rules.best, progress)
+    _see(progress.rate, rules.rate, progress)
+    if progress.rate.is_over:
+        progress.lower_rate()
     # Ranking comes first: it changes the progress, so `or` must not skip it.
     return _is_among_best(rules.best, progress, num_kept) or is_best_of_phase
 
@@ -126,11 +142,14 @@ def with_main_metric(settings: TrainConfig, directions: Directions) -> TrainConf
     return settings.model_copy(update={"checkpoint": checkpoint})
 
 
-def wrong_rules(settings: TrainConfig, directions: Directions) -> list[FinetuneError]:
-    """Return the faults of rules in `train:`: their metric is never logged, or has no direction.
+def wrong_rules(
+    settings: TrainConfig, schedule: Schedule, directions: Directions
+) -> list[FinetuneError]:
+    """Return the faults of rules of the run: their metric is never logged, or has no direction.
 
     Args:
         settings: Early stopping, and the choice of the best checkpoint.
+        schedule: The run's; it may watch a metric.
         directions: The figures of an evaluation, and which way each improves.
     """
     asked: dict[Key, str] = {}
@@ -139,6 +158,8 @@ def wrong_rules(settings: TrainConfig, directions: Directions) -> list[FinetuneE
     checkpoint = settings.checkpoint
     if checkpoint.best is not None:
         asked["train", "checkpoint", "best"] = checkpoint.best
+    if isinstance(schedule, PlateauSchedule):
+        asked["schedule", "metric"] = schedule.metric
     found = faults_of(asked, directions)
     if checkpoint.best is None and checkpoint.keep_best is not None:
         message = f"keeps {checkpoint.keep_best} best of none: there are no validation samples"

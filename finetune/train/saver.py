@@ -1,6 +1,8 @@
 """Save checkpoints of a run, and load them into its network."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -8,6 +10,8 @@ from torch.optim import Optimizer
 from finetune.activations.cache import ActivationCache
 from finetune.runs.checkpoint_folder import validated_at
 from finetune.runs.kept import Checkpoints
+from finetune.runs.progress import Progress
+from finetune.train.average import Average
 from finetune.train.checkpoint import load_checkpoint, load_weights_delta, save_checkpoint
 from finetune.train.clock import Clock
 from finetune.train.delta import Base
@@ -26,6 +30,7 @@ class Saver:
     timeline: Timeline
     checkpoints: Checkpoints
     base: Base
+    average: Average
     precision: Precision
     prover: Prover
     clock: Clock
@@ -43,6 +48,7 @@ class Saver:
                 self.timeline.progress,
                 self.base,
                 scaler=self.precision.state(),
+                average=self.average,
             )
 
     def prove(self) -> None:
@@ -75,21 +81,34 @@ class Saver:
             self.reporter.message(line)
         if newest is None:
             return False
-        progress, scaler = load_checkpoint(newest, self.model, self.optimizer, self.base)
+        progress, scaler = self._load(newest)
         self.precision.load_state(scaler)
         if (change := self.timeline.go_on_from(progress)) is not None:
             self.reporter.message(change)
         return True
 
     def restore(self, step: int) -> None:
-        """Load weights and optimizer state of a step; the progress is not changed."""
-        load_checkpoint(self.checkpoints.whole(step), self.model, self.optimizer, self.base)
+        """Load weights and optimizer state of a step; the progress is not changed.
+
+        Where there is an average, it becomes the weights: its evaluation has chosen the step.
+        """
+        self._load(self.checkpoints.whole(step))
+        self.average.take()
+
+    def _load(self, path: Path) -> tuple[Progress, dict[str, Any]]:
+        """Load a checkpoint into the run; return its progress and loss scale."""
+        return load_checkpoint(path, self.model, self.optimizer, self.base, self.average)
 
     def take_best(self, cache: ActivationCache) -> None:
-        """Load the best weights of the run into the network, if an evaluation has ranked any."""
+        """Load the best weights of the run into the network, if an evaluation has ranked any.
+
+        They are averages if the run averages, and so are the last weights if none is the best.
+        """
         best = self.timeline.progress.best.step
         if best is None:
+            self.average.take()
             return
+        self.average.drop()
         if best <= self.timeline.progress.phase_began:
             # Tensors that are frozen now had other values then: their rows must not be stored.
             cache.leave()

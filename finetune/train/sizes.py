@@ -83,17 +83,28 @@ def file_bytes(tensors: Mapping[str, TensorSize]) -> int:
     return 8 + -(-len(text) // 8) * 8 + end
 
 
-def checkpoint_bytes(plan: Plan, kept: Mapping[str, Mapping[str, TensorSize]]) -> int:
+def checkpoint_bytes(
+    plan: Plan, kept: Mapping[str, Mapping[str, TensorSize]], *, is_averaged: bool
+) -> int:
     """Return the approximate size of a checkpoint: trained weights and optimizer state.
 
     Args:
         plan: The phases.
         kept: Sizes of the optimizer state, from `optimizer_state`.
+        is_averaged: Whether the weights are kept as trained and as averages.
     """
     trained = set(plan.ever_trained)
     weights = {p.name: TensorSize.of_param(p) for p in plan.inventory if p.name in trained}
     state = {f"{name}//{part}": e for name, own in kept.items() for part, e in own.items()}
-    return file_bytes(weights) + file_bytes(state)
+    return file_bytes(weights) + file_bytes(state) + is_averaged * average_bytes(plan)
+
+
+def average_bytes(plan: Plan) -> int:
+    """Return the bytes of an average of all that trains at a time, in the phase with the most."""
+    return max(
+        sum(TensorSize.of_param(p).size_bytes for p in plan.inventory if p.name in phase.rates)
+        for phase in plan.examples
+    )
 
 
 def _state_of(

@@ -7,6 +7,7 @@ import torch
 
 from finetune.config.model import ImportLayer, Layer
 from finetune.config.run import RunConfig
+from finetune.config.train import TrainConfig
 from finetune.config.transform_keys import Transform
 from finetune.data.opening import DataFacts
 from finetune.data.written_steps import in_words
@@ -33,7 +34,7 @@ def facts_of(config: RunConfig, parts: Parts) -> list[str]:
         f"device: {on_device(parts.device, training.precision)}",
         f"data: {on_samples(data.facts)}",
         f"network: {on_network(config, parts.plan)}",
-        f"used: {on_choice(training.checkpoint.best, data.facts)}",
+        f"used: {on_choice(training, data.facts)}",
     ]
     if data.automatic:
         facts.append(f"transforms: {on_transforms(data.automatic)}")
@@ -130,13 +131,15 @@ def _no_weights(config: RunConfig) -> str:
     return "none loaded: all values are random"
 
 
-def on_choice(best: str | None, facts: DataFacts) -> str:
+def on_choice(training: TrainConfig, facts: DataFacts) -> str:
     """Return the words for the weights that a run tests and predicts with."""
+    best = training.checkpoint.best
+    weights = "weights" if training.average is None else "averaged weights"
     if best is not None:
-        return f"the weights with the best {best}"
+        return f"the {weights} with the best {best}"
     if "validation" in facts.sizes:
-        return "the last weights, as train.checkpoint.best is null"
+        return f"the last {weights}, as train.checkpoint.best is null"
     return (
-        "the last weights: without validation samples nothing tells which are best; "
+        f"the last {weights}: without validation samples nothing tells which are best; "
         "data.split: {validation: 0.1} sets some aside"
     )

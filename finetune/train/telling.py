@@ -63,6 +63,7 @@ class Telling(Tracker):
         run: Path,
         *,
         best: str | None,
+        is_averaged: bool,
     ) -> None:
         """Print the figures of a run, its proof, its folder, and which weights it uses.
 
@@ -72,6 +73,7 @@ class Telling(Tracker):
             origins: For each proof, where the values of its tensors come from.
             run: Folder of the run.
             best: The metric that chose the best weights; None if the last ones are used.
+            is_averaged: Whether the weights in use are averages over the steps.
         """
         lines = [(tag, figure(value)) for tag, value in figures.items()]
         if lines and progress.best.step is not None:
@@ -86,15 +88,16 @@ class Telling(Tracker):
         lines += [
             ("run", redacted(str(run))),
             ("curves", redacted(f"finetune tensorboard {run.parent}")),
-            ("used", _weights_used(progress, best)),
+            ("used", _weights_used(progress, best, is_averaged=is_averaged)),
         ]
         print_lines(lines, console_for(unfailing(sys.stderr)))
 
 
-def _weights_used(progress: Progress, best: str | None) -> str:
+def _weights_used(progress: Progress, best: str | None, *, is_averaged: bool) -> str:
     """Return the words for the weights that are tested and used, and why these."""
+    weights = "averaged weights" if is_averaged else "weights"
     if progress.best.step is None or progress.best.value is None:
         why = "" if best is None else f": {best} was never defined"
-        return f"the last weights, of step {progress.step}{why}"
+        return f"the last {weights}, of step {progress.step}{why}"
     value = figure(progress.best.value)
-    return f"the weights of step {progress.best.step}, the best by {best}: {value}"
+    return f"the {weights} of step {progress.best.step}, the best by {best}: {value}"

@@ -89,6 +89,8 @@ class Timeline:
         """Begin the next phase: update the progress."""
         rule = self.settings.early_stopping
         self.progress.next_phase(keeps_patience=rule is not None and rule.across_phases)
+        if self.phase.restarts_schedule:
+            self.progress.restart_rate()
 
     def observe(self, *, is_evaluation: bool) -> None:
         """Report a step or an evaluation to the policy, if there is one; keep its next mask."""
@@ -115,7 +117,14 @@ class Timeline:
         if phase.restarts_schedule:
             span = self.span
             cycle = (span.began, span.ends)
-        return self.rates.at(self.progress.step, phase.rates, cycle, self.total_steps)
+        return self.rates.at(
+            self.progress.step,
+            phase.rates,
+            cycle,
+            self.total_steps,
+            epochs=self.epochs,
+            falls=self.progress.rate_falls,
+        )
 
     def thaws_ahead(self) -> list[Coming]:
         """Return the phases that follow, up to the first that freezes a tensor again."""

@@ -26,6 +26,7 @@ from finetune.runs.lock import refuse_if_held
 from finetune.runs.progress import Progress
 from finetune.tracking.json_lines import JsonLines
 from finetune.tracking.tracker import Tracker, Trackers
+from finetune.train.average import Average
 from finetune.train.build import (
     build_parts,
     cache_use,
@@ -142,6 +143,7 @@ class _Shared:
     timeline: Timeline
     precision: Precision
     cache: ActivationCache
+    average: Average
     reporter: Reporter
     clock: Clock
     stop: Stop
@@ -161,6 +163,7 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
         timeline,
         Precision(parts.training.precision, parts.device),
         ActivationCache(config.cache, model, cache_use(config, parts, reporter.message)),
+        Average.of(model, plan, parts.training),
         reporter,
         Clock(timeline, _watchdog(config)),
         Stop(),
@@ -173,6 +176,7 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
         timeline=timeline,
         splits=Splits(data.train, data.validation, data.test),
         cache=shared.cache,
+        average=shared.average,
         stepper=stepper,
         evaluator=_evaluator(config, shared),
         prover=saver.prover,
@@ -234,6 +238,7 @@ def _saver(config: RunConfig, shared: _Shared, folder: RunFolder) -> Saver:
         timeline=shared.timeline,
         checkpoints=_checkpoints(shared.parts.training.checkpoint, plan, folder, compatibility),
         base=base,
+        average=shared.average,
         precision=shared.precision,
         prover=prover,
         clock=shared.clock,
@@ -245,6 +250,7 @@ def _evaluator(config: RunConfig, shared: _Shared) -> Evaluator:
     """Return what evaluates the splits."""
     return Evaluator(
         cache=shared.cache,
+        average=shared.average,
         task=shared.parts.task,
         precision=shared.precision,
         batch_size=evaluation_batch_size(config),
@@ -310,7 +316,8 @@ def _checkpoints(
     # They are kept beside the last `keep_last`; a phase that restores its best needs one more.
     num_best = (settings.keep_best or 1) if settings.best is not None else 0
     num_best += any(phase.restores_best for phase in plan.phases)
-    size = checkpoint_bytes(plan, compatibility.expected)
+    is_averaged = compatibility.timeline.settings.average is not None
+    size = checkpoint_bytes(plan, compatibility.expected, is_averaged=is_averaged)
     return Checkpoints(
         folder.checkpoints,
         settings.keep_last,

@@ -1,15 +1,27 @@
 """Notes on settings that are valid and change nothing: the run is too short for them."""
 
+import math
 from collections.abc import Iterator
 
 from finetune.config.freeze import AfterEpochs, AfterSteps, OnPlateau, Trigger
+from finetune.config.optim import (
+    CosineSchedule,
+    PlateauSchedule,
+    Schedule,
+    StepSchedule,
+    Warmup,
+)
 from finetune.config.run import RunConfig
 from finetune.errors import Key
 from finetune.freezing.lints import Lint
 from finetune.freezing.plan import Phase, Plan
+from finetune.optim.schedules import Cycle, milestones, warmup_steps
 from finetune.train.epochs import Epochs
 from finetune.train.spans import walk
 from finetune.train.timeline import interval_of, steps_of_epoch
+
+_MOST_KEPT = 0.1
+"""Largest share of the first weights in an average that needs no note."""
 
 
 def without_effect(
@@ -17,9 +29,10 @@ def without_effect(
 ) -> tuple[Lint, ...]:
     """Return notes on settings that take no effect in this run.
 
-    They are about: samples that no step sees, a warmup or schedule of less than a step, early
-    stopping whose patience is longer than the run or shorter than that of a phase with the same
-    metric, and triggers that never fire: the run is too short or has too few evaluations.
+    They are about: samples that no step sees, a warmup or schedule of less than a step, a fall of
+    the rate that comes too late, early stopping whose patience is longer than the run or shorter
+    than that of a phase with the same metric, and triggers that never fire: the run is too short or
+    has too few evaluations.
 
     Args:
         config: The run config.
@@ -28,8 +41,11 @@ def without_effect(
         total: Optimizer steps of the run.
     """
     per_epoch = steps_of_epoch(num_samples, config.train)
-    found = [*_unseen(config, num_samples, per_epoch, total), *_schedule(config, plan, total)]
-    found += _early_stopping(config, plan, per_epoch, total)
+    found = [
+        *_unseen(config, num_samples, per_epoch, total),
+        *_schedule(config, plan, per_epoch, total),
+    ]
+    found += [*_early_stopping(config, plan, per_epoch, total), *_average(config, total)]
     return tuple(found + list(_triggers(config, plan, per_epoch, total)))
 
 
@@ -45,16 +61,12 @@ def _unseen(config: RunConfig, num_samples: int, per_epoch: int, total: int) -> 
         )
 
 
-def _schedule(config: RunConfig, plan: Plan, total: int) -> Iterator[Lint]:
+def _schedule(config: RunConfig, plan: Plan, per_epoch: int, total: int) -> Iterator[Lint]:
     """Yield notes on a warmup or a schedule that changes no rate."""
     schedule, key = config.schedule, ("schedule",)
     warmup = getattr(schedule, "warmup", 0.0)
-    if warmup and not any(p.restarts_schedule for p in plan.phases) and not round(warmup * total):
-        yield Lint(
-            (*key, "warmup"),
-            f"a warmup of {warmup:g} of {total:,} steps is none",
-            f"{1 / total:.3g} is one step",
-        )
+    cycle = _longest_cycle(plan, per_epoch, total)
+    yield from _warmup(warmup, warmup_steps(schedule, cycle), cycle, plan, total)
     if schedule.type == "constant" and not warmup:
         return
     rates = [rate for phase in plan.phases for rate in phase.rates.values()]
@@ -66,6 +78,110 @@ def _schedule(config: RunConfig, plan: Plan, total: int) -> Iterator[Lint]:
         )
     elif total == 1:
         yield Lint(key, f"schedule {schedule.type!r} has no effect on 1 step", "lengthen the run")
+    else:
+        yield from _late_falls(schedule, cycle)
+        yield from _rate_plateau(config, per_epoch, total)
+
+
+def _longest_cycle(plan: Plan, per_epoch: int, total: int) -> Cycle:
+    """Return the longest stretch that the schedule spans: the run, or a phase where it restarts."""
+    epochs = Epochs((per_epoch,))
+    spans = walk((phase.until for phase in plan.phases), epochs, total)
+    cycles = [
+        Cycle(span.began, span.ends, epochs) if phase.restarts_schedule else Cycle(0, total, epochs)
+        for phase, span in zip(plan.phases, spans, strict=True)
+    ]
+    return max(cycles, key=lambda cycle: cycle.length)
+
+
+def _warmup(
+    warmup: float | Warmup, rise: int, cycle: Cycle, plan: Plan, total: int
+) -> Iterator[Lint]:
+    """Yield a note on a warmup of no step, and on one that lasts as long as its schedule."""
+    key: Key = ("schedule", "warmup")
+    share = warmup.fraction if isinstance(warmup, Warmup) else warmup
+    if share and not any(p.restarts_schedule for p in plan.phases) and not round(share * total):
+        yield Lint(
+            key,
+            f"a warmup of {share:g} of {total:,} steps is none",
+            f"{1 / total:.3g} is one step",
+        )
+    if rise >= cycle.length > 1:
+        yield Lint(
+            key,
+            f"the rate only rises: its warmup takes {rise:,} steps, and its schedule ends after "
+            f"{cycle.length:,}",
+            "a shorter warmup",
+        )
+
+
+def _late_falls(schedule: Schedule, cycle: Cycle) -> Iterator[Lint]:
+    """Yield a note on points of a schedule that lie beyond its end, and on too many restarts."""
+    ends = f"its schedule ends after {cycle.length:,}"
+    if isinstance(schedule, CosineSchedule):
+        rest = cycle.length - warmup_steps(schedule, cycle)
+        if schedule.restarts and rest <= schedule.restarts:
+            message = (
+                f"{schedule.restarts} restarts in {max(0, rest):,} steps: not every one has a step"
+            )
+            yield Lint(("schedule", "restarts"), message, "fewer restarts")
+    if not isinstance(schedule, StepSchedule):
+        return
+    if schedule.every is not None:
+        first = interval_of(schedule.every, cycle.steps_of(1))
+        if first >= cycle.length:
+            message = f"the rate never falls: it would after {first:,} steps, and {ends}"
+            yield Lint(("schedule", "every"), message, "a smaller 'every', or a longer run")
+    points = milestones(schedule, cycle)
+    late = [point for point in points if point >= cycle.length]
+    if late:
+        which = (
+            "the rate never falls"
+            if late == points
+            else f"{len(late)} of {len(points)} falls never come"
+        )
+        message = f"{which}: at step {late[0]:,} the rate would fall, and {ends}"
+        yield Lint(("schedule", "at"), message, "earlier points, or a longer run")
+
+
+def _rate_plateau(config: RunConfig, per_epoch: int, total: int) -> Iterator[Lint]:
+    """Yield a note if the run ends before the rate can fall on a plateau."""
+    schedule, stopping = config.schedule, config.train.early_stopping
+    if not isinstance(schedule, PlateauSchedule):
+        return
+    key: Key = ("schedule", "patience")
+    # A fall at the last step would change no step.
+    count = _num_evaluations(config, per_epoch, 0, total - 1)
+    if count <= schedule.patience:
+        yield Lint(
+            key,
+            f"the rate never falls: the run has {_counted(count)} before its last step, and it "
+            f"needs more than {schedule.patience}",
+            "a smaller patience, or train.evaluate_every: {steps: ...}",
+        )
+    elif stopping is not None and stopping.metric == schedule.metric:
+        is_sooner = stopping.patience <= schedule.patience
+        if is_sooner and stopping.min_delta >= schedule.min_delta:
+            yield Lint(
+                key,
+                f"where {schedule.metric} no longer improves, early stopping (patience "
+                f"{stopping.patience}) ends the run before the rate falls (patience "
+                f"{schedule.patience})",
+                f"a patience of early stopping above {schedule.patience}",
+            )
+
+
+def _average(config: RunConfig, total: int) -> Iterator[Lint]:
+    """Yield a note if the average keeps much of the weights that the run begins with."""
+    average = config.train.average
+    if average is None or (kept := average.decay**total) <= _MOST_KEPT:
+        return
+    yield Lint(
+        ("train", "average", "decay"),
+        f"after {total:,} steps the average still holds {kept:.0%} of the weights that the run "
+        f"begins with: it is mostly over the last {1 / (1 - average.decay):,.0f} steps",
+        f"a decay of {math.pow(0.01, 1 / total):.3g} would hold 1 %",
+    )
 
 
 def _early_stopping(config: RunConfig, plan: Plan, per_epoch: int, total: int) -> Iterator[Lint]:

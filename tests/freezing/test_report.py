@@ -104,7 +104,8 @@ def test_the_plan_as_data_holds_rates_triggers_and_modules_and_is_json():
     assert first["until"] == {"epochs": 1}
     assert norms["until"]["at_most"] == {"steps": 9}
     assert last["until"] is None
-    assert norms["modules"] == {"norm": "train", "dropout": "eval"}
+    modes = {"norm": "train", "trained_norm": "train", "dropout": "eval"}
+    assert norms["modules"] == modes
     assert (norms["optimizer_state"], last["optimizer_state"]) == ("keep", "reset")
     states = {state["name"]: state for state in norms["states"]}
     assert states["layer.1.1.weight"]["rate"] == {"lr": 1e-5}

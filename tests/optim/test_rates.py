@@ -8,6 +8,7 @@ from pydantic import TypeAdapter
 from finetune.config.optim import Schedule
 from finetune.optim.groups import Group
 from finetune.optim.rates import PeakRate, Rates
+from finetune.train.epochs import Epochs
 
 COSINE = {"type": "cosine"}
 TRIANGLE = {"type": "slanted_triangular", "cut_fraction": 0.2, "ratio": 4}
@@ -15,6 +16,7 @@ TRIANGLE = {"type": "slanted_triangular", "cut_fraction": 0.2, "ratio": 4}
 
 TOTAL = 20
 WHOLE_RUN = 0, TOTAL
+EPOCHS = Epochs((4,))
 
 
 def node(schedule):
@@ -35,7 +37,7 @@ def test_a_schedule_over_the_whole_run_takes_no_notice_of_phases(step):
     first, second = {"p0": PeakRate(0.1)}, {"p0": PeakRate(0.2), "p1": PeakRate(3.0)}
     peaks = first if step < 8 else second
     expected = [0.1, 0.0] if step < 8 else [0.2, 3.0]
-    assert make_rates(COSINE).at(step, peaks, WHOLE_RUN, TOTAL) == pytest.approx(
+    assert make_rates(COSINE).at(step, peaks, WHOLE_RUN, TOTAL, epochs=EPOCHS) == pytest.approx(
         [lr * cosine(step / 20) for lr in expected]
     )
 
@@ -47,7 +49,7 @@ def test_a_schedule_of_each_phase_begins_anew_and_is_over_when_the_phase_is(step
     here, cut = step - began, 2  # a fifth of ten steps
     share = here / cut if here < cut else 1 - (here - cut) / (cut * 4)
     expected = peak * (1 + share * 3) / 4
-    at = rates.at(step, {"p0": PeakRate(peak)}, (began, ends), TOTAL)
+    at = rates.at(step, {"p0": PeakRate(peak)}, (began, ends), TOTAL, epochs=EPOCHS)
     assert at == pytest.approx([expected])
 
 
@@ -57,12 +59,12 @@ def test_a_rate_with_its_own_schedule_follows_that_one_over_its_share_of_the_run
     peaks = {"p0": PeakRate(0.4, node(COSINE), over=0.5), "p1": PeakRate(0.7)}
     rates = make_rates({"type": "constant"})
     expected = [0.4 * cosine(min(1.0, step / 10)), 0.7]
-    assert rates.at(step, peaks, cycle, TOTAL) == pytest.approx(expected)
+    assert rates.at(step, peaks, cycle, TOTAL, epochs=EPOCHS) == pytest.approx(expected)
 
 
 def test_frozen_groups_have_rate_0_and_are_known_to_be_frozen():
     rates, peaks = make_rates({"type": "constant"}), {"p1": PeakRate(0.2)}
-    assert rates.at(0, peaks, WHOLE_RUN, TOTAL) == [0.0, 0.2]
+    assert rates.at(0, peaks, WHOLE_RUN, TOTAL, epochs=EPOCHS) == [0.0, 0.2]
     assert [group.is_trained(peaks) for group in rates.groups] == [False, True]
 
 

@@ -6,11 +6,13 @@ import pytest
 from pydantic import TypeAdapter
 
 from finetune.config.optim import Schedule
-from finetune.optim.schedules import make_schedule
+from finetune.optim.schedules import Cycle, make_schedule
+from finetune.train.epochs import Epochs
 
 
-def factor_of(total, **settings):
-    return make_schedule(TypeAdapter(Schedule).validate_python(settings), total)
+def factor_of(total, epoch=10, **settings):
+    schedule = TypeAdapter(Schedule).validate_python(settings)
+    return make_schedule(schedule, Cycle(0, total, Epochs((epoch,))))
 
 
 @pytest.mark.parametrize(

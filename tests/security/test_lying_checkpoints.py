@@ -228,7 +228,9 @@ def test_what_is_wrong_is_found_before_anything_is_changed(adam):
     forge(adam.newest, "weights.safetensors", poke("mid.weight", 0.5))
     forge(adam.newest, "optimizer.safetensors", STATE["state of what never trains"])
     with pytest.raises(CheckpointError, match="which never trains"):
-        load_checkpoint(adam.newest, trainer.model, trainer.optimizer, trainer.saver.base)
+        load_checkpoint(
+            adam.newest, trainer.model, trainer.optimizer, trainer.saver.base, trainer.average
+        )
     assert all(torch.equal(t, before[name]) for name, t in tensors_of(trainer.model).items())
     assert trainer.optimizer.state == state
 

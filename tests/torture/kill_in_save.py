@@ -128,6 +128,7 @@ class Scenario:
                 trainer.progress,
                 trainer.saver.base,
                 scaler={},
+                average=trainer.average,
             )
             return
         Killer(nth).install()

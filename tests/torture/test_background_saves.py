@@ -41,6 +41,7 @@ def save(trainer):
         trainer.progress,
         trainer.saver.base,
         scaler={},
+        average=trainer.average,
     )
 
 
@@ -69,7 +70,7 @@ def test_what_changes_right_after_a_save_is_not_in_it(runs, tmp_path, gate):
     gate.set()
     path = trainer.saver.checkpoints.whole(1)
     twin = runs.build(tmp_path / "twin")
-    progress, _ = load_checkpoint(path, twin.model, twin.optimizer, twin.saver.base)
+    progress, _ = load_checkpoint(path, twin.model, twin.optimizer, twin.saver.base, twin.average)
     assert (progress.step, progress.ranking) == (1, [(1, 0.5)])
     for name, tensor in twin.model.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
@@ -153,7 +154,7 @@ trainer = runs.build(Path(sys.argv[2]), train=runs.saving(background=True))
 def save(step):
     trainer.progress.step = step
     save_checkpoint(trainer.saver.checkpoints, trainer.model, trainer.optimizer, trainer.progress,
-                    trainer.saver.base, scaler={})
+                    trainer.saver.base, scaler={}, average=trainer.average)
 save(1)
 trainer.saver.checkpoints.worker.wait()
 fsync = os.fsync

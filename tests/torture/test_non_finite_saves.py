@@ -16,6 +16,7 @@ def save(trainer, step):
         trainer.progress,
         trainer.saver.base,
         scaler={},
+        average=trainer.average,
     )
 
 
