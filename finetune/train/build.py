@@ -9,6 +9,7 @@ import torch
 from finetune.activations.estimate import Use
 from finetune.config.freeze import FreezeConfig
 from finetune.config.run import RunConfig
+from finetune.config.task_keys import Task as TaskConfig, TokenClassificationTask
 from finetune.config.train import TrainConfig
 from finetune.data.drawn import drawn
 from finetune.data.known_files import KnownFiles
@@ -24,6 +25,7 @@ from finetune.freezing.methods import written_out
 from finetune.freezing.plan import Plan, make_plan
 from finetune.importing import code_of
 from finetune.models.declared import Network, TensorSpec, build_network
+from finetune.models.heads import HeadKind, HeadWanted
 from finetune.models.inventory import take_inventory
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
 from finetune.redaction import causes_withheld
@@ -191,6 +193,7 @@ def build_model_and_task(
         specs,
         classes=num_classes,
         categories=num_positions(facts.fitted),
+        head=_head_wanted(config.task, num_classes),
         seed=config.seed,
         trust=config.trust,
     ).to(device)
@@ -199,6 +202,12 @@ def build_model_and_task(
         config.task, classes=facts.classes, trust=config.trust, device=device, counts=counts or None
     )
     return model, task
+
+
+def _head_wanted(task: TaskConfig, classes: int | None) -> HeadWanted:
+    """Return the head that a task needs of a network whose output is `logits`."""
+    kind: HeadKind = "token" if isinstance(task, TokenClassificationTask) else "sample"
+    return HeadWanted(kind, classes)
 
 
 def pick_device(wish: str) -> torch.device:
