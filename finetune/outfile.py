@@ -132,6 +132,16 @@ def is_written_as_csv(path: Path) -> bool:
     return ending == ".csv"
 
 
+def is_regular(path: Path) -> bool:
+    """Tell whether a path leads to a regular file, existing or not: to no pipe and no device.
+
+    Raises:
+        FinetuneError: it is a folder.
+    """
+    with _told(path):
+        return _regular_target(path) is not None
+
+
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
     """Turn an `OSError` of the block into a `FinetuneError` that names the path."""

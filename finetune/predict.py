@@ -12,15 +12,18 @@ import torch
 from torch import Tensor
 
 from finetune.data.incoming_part import Incoming
+from finetune.data.loss_columns import changes_what_is_seen
 from finetune.data.named_rows import rows_named
 from finetune.data.new_labels import notes_on_new_labels, notes_on_new_sets
+from finetune.data.own_sizes import own_size
 from finetune.data.prepare import SampleSteps, plan_input_steps, prepare_inputs
 from finetune.data.readers.row_places import THE_INPUT, Places
 from finetune.data.short_values import in_short
 from finetune.errors import DataError
 from finetune.models.declared import Network
 from finetune.outfile import is_written_as_csv, output_file
-from finetune.tasks.records import Asked, PredictionRecord
+from finetune.outfolder import Put
+from finetune.tasks.records import Asked, PicturedRecord, PredictionRecord
 from finetune.train.build import evaluation_batch_size, located
 from finetune.train.precision import Precision
 from finetune.train.trained import TrainedRun, load_run
@@ -101,7 +104,15 @@ class Predictor:
                 outputs = run.model(**batch.inputs)
             # Outside of the block above: between two predictions the caller's code runs, and
             # autograd must be as the caller has it.
-            yield from run.task.read(outputs, Asked(batch, partial(_given, columns, indices)))
+            given = partial(_given, columns, indices)
+            size = partial(self._size, given)
+            yield from run.task.read(outputs, Asked(batch, given, size))
+
+    def _size(
+        self, given: Callable[[int], Mapping[str, Any]], number: int
+    ) -> tuple[int, int] | None:
+        """Return height and width of a sample's image as it was handed in."""
+        return own_size(given(number), self.run.facts, self.run.config.data)
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -113,13 +124,17 @@ class Predictor:
         return target if isinstance(target, tuple) else (run.facts.target,)
 
     def rows(
-        self, parts: Iterable[Incoming], tell: Callable[[str], None] = lambda _: None
+        self,
+        parts: Iterable[Incoming],
+        tell: Callable[[str], None] = lambda _: None,
+        put: Put | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Yield one plain row for each sample of files: its name and its prediction.
 
         Args:
             parts: The samples.
             tell: Receives lines on values that were converted or cut.
+            put: Writes the pictures of predictions that have some; None to write none.
 
         Raises:
             DataError: a value cannot be read.
@@ -127,7 +142,10 @@ class Predictor:
         for part in parts:
             predictions = self.stream(part.columns, places=part.places, tell=tell)
             for name, prediction in zip(part.names, predictions, strict=True):
-                yield {"input": name} | prediction.row()
+                file: dict[str, Any] = {}
+                if put is not None and isinstance(prediction, PicturedRecord):
+                    file = {str(self.run.task.picture): put(name, prediction.picture())}
+                yield {"input": name} | file | prediction.row()
 
     def notes_on(self, parts: Sequence[Incoming]) -> list[str]:
         """Return notes on new samples: how they were read, and how their labels differ.
@@ -137,6 +155,11 @@ class Predictor:
         """
         facts, config = self.run.facts, self.run.config
         notes = [note for part in parts for note in part.notes]
+        if self.run.task.picture is not None and changes_what_is_seen(config.data):
+            notes.append(
+                f"evaluation cuts or pads images: a {self.run.task.picture} is of what the network "
+                "sees, not of the whole image"
+            )
         if facts.target is None or facts.classes is None:
             return notes
         labels = [label for part in parts for label in part.columns.get(facts.target, ())]
@@ -334,7 +357,7 @@ def _flat_row(row: Mapping[str, Any], numbers: Sequence[str]) -> dict[str, Any]:
     return flat
 
 
-_SINGULAR = {"probabilities": "probability", "values": "value"}
+_SINGULAR = {"probabilities": "probability", "values": "value", "shares": "share"}
 """Name of the cells of one number each, by the name of all of them in a row."""
 
 

@@ -24,8 +24,8 @@ SMALLER = {
     "mnist_efficientnet_lpft": FEW_TO_TRAIN_ON,
 }
 """What makes a config quick, where two steps alone do not."""
-EXAMPLES = {"tones": "tones", "throws": "throws.csv"}
-"""What `scripts/make_examples.py` makes for a config."""
+EXAMPLES = {"tones": "tones", "throws": "throws.csv", "clutter_masks": "clutter.npz"}
+"""What `scripts/make_examples.py` and `scripts/make_clutter.py` make for a config."""
 
 
 def cases():
@@ -41,6 +41,8 @@ def load(tmp_path_factory):
     script = runpy.run_path(str(ROOT / "scripts" / "make_examples.py"))
     script["make_tones"](made / "tones")
     script["make_throws"](made / "throws.csv")
+    clutter = runpy.run_path(str(ROOT / "scripts" / "make_clutter.py"))
+    clutter["make_clutter"](made / "clutter.npz", count=120)
 
     def load_(path, *more):
         overrides = [*SMALLER.get(path.stem, TWO_STEPS), *more]

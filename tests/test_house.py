@@ -27,6 +27,7 @@ LAYERS = {
     **dict.fromkeys(["bits", "outfile", "patterns", "process", "randomness", "reading"], 1),
     **dict.fromkeys(["structure"], 1),
     **dict.fromkeys(["streams", "terminal", "trust", "watchdog"], 1),
+    **dict.fromkeys(["outfolder"], 2),
     **dict.fromkeys(["config", "counting", "importing", "pictures", "preserved"], 2),
     **dict.fromkeys(["models", "distributed", "optim", "store"], 3),
     **dict.fromkeys(["freezing", "data", "tracking"], 4),

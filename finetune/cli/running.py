@@ -3,6 +3,8 @@
 import os
 import socket
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +16,7 @@ from finetune.cli.options import Config, Json, Overrides, Run, Trust
 from finetune.cli.output import results
 from finetune.errors import FinetuneError
 from finetune.outfile import check_place, is_written_as_csv, refuse_replacing
+from finetune.outfolder import folder_beside, pictures_in
 from finetune.process import loading
 from finetune.visible import tell
 
@@ -120,7 +123,7 @@ def predict_command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Where to write: .csv as CSV, .jsonl as JSON lines.",
+            help="Where to write: .csv as CSV, .jsonl as JSON lines; masks in a folder beside it.",
         ),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Samples of one pass.")] = None,
@@ -162,13 +165,28 @@ def predict_command(
 
         for line in predictor.notes_on(parts):
             told(line)
-        rows = predictor.rows(parts, told)
+        folder = _folder_for(about.task.picture, out, told)
         if out is None:
-            write_rows(rows, stdout, as_csv=False)
+            write_rows(predictor.rows(parts, told), stdout, as_csv=False)
             return
-        refuse_replacing(out, (file for part in parts for file in part.files()))
-        count = write_file(rows, out, numbers=predictor.numbers, raw=raw, note=note)
-        note(f"{count} {'prediction' if count == 1 else 'predictions'} in {out}{_form(out)}")
+        files = [file for part in parts for file in part.files()]
+        refuse_replacing(out, files)
+        with nullcontext() if folder is None else pictures_in(folder, files) as put:
+            rows = predictor.rows(parts, told, put)
+            count = write_file(rows, out, numbers=predictor.numbers, raw=raw, note=note)
+        beside = "" if folder is None else f", their {about.task.picture}s in {folder}"
+        form = _form(out)
+        note(f"{count} {'prediction' if count == 1 else 'predictions'} in {out}{form}{beside}")
+
+
+def _folder_for(picture: str | None, out: Path | None, told: Callable[[str], None]) -> Path | None:
+    """Return the folder for pictures of predictions, None without any; `told` receives why not."""
+    if picture is None:
+        return None
+    folder = None if out is None else folder_beside(out, picture)
+    if folder is None:
+        told(f"{picture}s are written as PNG beside the file that --out names; here are none")
+    return folder
 
 
 def _form(out: Path) -> str:

@@ -33,6 +33,8 @@ Seconds = Annotated[float, Field(ge=0.01, le=1e7)]
 
 MAX_DIGITS = 18
 """Most digits of a number inside a text, such as a slice: each such number is below 2^63."""
+MAX_PIXEL = 2**15 - 1
+"""Largest number of a pixel in a mask: masks are kept in 16 bits."""
 MAX_NAME_BYTES = 200
 """Most bytes of a name that becomes a folder's name; file systems allow 255."""
 MAX_ARGUMENTS = 100_000

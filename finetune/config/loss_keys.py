@@ -134,6 +134,16 @@ class HuberLoss(_Loss):
     """Error at which the loss turns from squared to absolute."""
 
 
+class DiceLoss(_Loss):
+    """One minus the soft Dice coefficient of each sample's masks, a mean over classes; for `segmentation`."""
+
+    type: Literal["dice"]
+    """Discriminator."""
+    takes_logits: ClassVar[bool] = True
+    smooth: float = Field(default=1.0, gt=0, le=1e6)
+    """Pixels that are added to overlap and sizes alike, so that a class without pixels costs little."""
+
+
 class ImportLoss(_Loss):
     """The user's own loss, from a package named by `--trust`."""
 
@@ -154,6 +164,7 @@ Loss = Annotated[
     | MseLoss
     | L1Loss
     | HuberLoss
+    | DiceLoss
     | ImportLoss,
     Field(discriminator="type"),
 ]

@@ -10,6 +10,7 @@ from finetune.config.bounds import Arguments
 ClassificationMetric = Literal["accuracy", "f1", "precision", "recall", "auroc"]
 TokenMetric = Literal["f1", "precision", "recall", "accuracy"]
 RegressionMetric = Literal["mse", "rmse", "mae", "r2"]
+SegmentationMetric = Literal["mean_iou", "dice", "pixel_accuracy"]
 Better = Literal["lower", "higher"]
 
 

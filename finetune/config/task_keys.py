@@ -5,10 +5,11 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, Tag, field_validator, model_validator
 
 from finetune.config.base import PUBLIC, Node
-from finetune.config.bounds import Arguments
+from finetune.config.bounds import MAX_NAME_BYTES, MAX_PIXEL, Arguments
 from finetune.config.loss_keys import (
     BinaryCrossEntropyLoss,
     CrossEntropyLoss,
+    DiceLoss,
     ImportLoss,
     Loss,
     MseLoss,
@@ -20,14 +21,16 @@ from finetune.config.metric_keys import (
     Imported,
     ImportMetric,
     RegressionMetric,
+    SegmentationMetric,
     TokenMetric,
 )
 
 SEPARATOR = ","
 """Separates two labels of a cell unless the config names another separator."""
-TargetForm = Literal["class", "labels", "numbers", "tags", "any"]
+TargetForm = Literal["class", "labels", "numbers", "tags", "mask", "any"]
 """What a task learns of a sample: one class, any number of labels, numbers, a class for each word of
-a text, or whatever its column holds. The data room encodes the target column by it, and knows no task."""
+a text or each pixel of an image, or whatever its column holds. The data room encodes the target
+column by it, and knows no task."""
 
 
 class _Task(Node):
@@ -65,6 +68,16 @@ class _Task(Node):
     @property
     def chosen_separator(self) -> str | None:
         """Separator between two labels of a cell that the config names; None if it names none."""
+        return None
+
+    @property
+    def named_classes(self) -> tuple[str, ...] | None:
+        """Names of the classes, in the order of their numbers, if the config names them."""
+        return None
+
+    @property
+    def ignored_number(self) -> int | None:
+        """Number of the pixels that are left out of losses and metrics; None without any."""
         return None
 
     @property
@@ -160,6 +173,56 @@ class RegressionTask(MeasuredTask):
     """Metrics of every evaluation in addition to the loss. `r2` is left out if all targets are equal."""
 
 
+class SegmentationTask(MeasuredTask):
+    """One of several classes for each pixel; outputs are logits `(B, C, H, W)`, or one logit `(B, 1, H, W)` for the second of two classes. Logits of another size than the masks are resized bilinearly."""
+
+    learns: ClassVar[TargetForm] = "mask"
+    reads_logits: ClassVar[bool] = True
+    usual_losses: ClassVar[tuple[Loss, ...]] = (CrossEntropyLoss(type="cross_entropy"),)
+
+    type: Literal["segmentation"]
+    """Discriminator."""
+    classes: tuple[Annotated[str, Field(min_length=1, max_length=MAX_NAME_BYTES)], ...] | None = (
+        Field(default=None, min_length=2, max_length=MAX_PIXEL)
+    )
+    """Names of the classes: a pixel of number 0 is of the first, of 1 of the second. If left out, the numbers that the masks hold are the classes, and all masks are read when the run begins."""
+    ignore_index: int | None = Field(default=255, ge=0, le=MAX_PIXEL)
+    """Number of the pixels that are left out of losses and metrics; null if every pixel has a class."""
+    metrics: tuple[
+        Annotated[Annotated[SegmentationMetric, Tag("name")] | Imported, METRIC], ...
+    ] = ("mean_iou",)
+    """Metrics of every evaluation in addition to the loss. `mean_iou` and `dice` are means over the classes that a mask has or that are predicted."""
+
+    @property
+    def named_classes(self) -> tuple[str, ...] | None:
+        """Names of the classes, in the order of their numbers, if the config names them."""
+        return self.classes
+
+    @property
+    def ignored_number(self) -> int | None:
+        """Number of the pixels that are left out of losses and metrics; None without any."""
+        return self.ignore_index
+
+    @model_validator(mode="after")
+    def _classes_are_distinct(self) -> Self:
+        names = self.classes or ()
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two classes are called {twice!r}")
+        if self.ignore_index is not None and self.ignore_index < len(names):
+            raise ValueError(
+                f"ignore_index {self.ignore_index} is the number of class "
+                f"{names[self.ignore_index]!r}; null leaves no pixel out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _losses_take_masks(self) -> Self:
+        for loss in self.losses or ():
+            if not isinstance(loss, CrossEntropyLoss | DiceLoss | ImportLoss):
+                raise ValueError(f"loss {loss.type!r} takes no masks; cross_entropy and dice do")
+        return self
+
+
 class ImportTask(_Task):
     """The user's own task, from a package named by `--trust`."""
 
@@ -188,6 +251,11 @@ class ImportTask(_Task):
 
 
 Task = Annotated[
-    ClassificationTask | MultilabelTask | TokenClassificationTask | RegressionTask | ImportTask,
+    ClassificationTask
+    | MultilabelTask
+    | TokenClassificationTask
+    | RegressionTask
+    | SegmentationTask
+    | ImportTask,
     Field(discriminator="type"),
 ]

@@ -63,6 +63,8 @@ class Header(NamedTuple):
     is_transparent: bool
     is_turned: bool
     """Whether EXIF says that it must be rotated or mirrored."""
+    lies: bool
+    """Whether that is by a quarter, so that width and height are exchanged."""
     has_frames: bool
     """Whether it has several frames or pages."""
     size: tuple[int, int]
@@ -144,6 +146,7 @@ def _header(image: Any) -> Header:
         has_wide_colours(image),
         bool(image.has_transparency_data),
         has_exif and orientation_of(image) in range(2, 9),
+        has_exif and orientation_of(image) in range(5, 9),
         bool(getattr(image, "is_animated", False)),
         image.size,
     )

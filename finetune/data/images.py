@@ -19,6 +19,7 @@ from finetune.data.decoding import (
 )
 from finetune.data.item_contents import ItemContents, contents_of
 from finetune.data.known_files import KnownFiles
+from finetune.data.pixel_classes import PixelClasses
 from finetune.data.pixels import PLAIN_RULES, Mode, PixelRules
 from finetune.errors import DataError
 
@@ -41,6 +42,7 @@ class Images:
         is_found: Whether the mode was found from image headers, not named by the config.
         refuses_colour: Whether an image in colour is an error, since the column counts as grey but
             not all headers were read.
+        classes: What the numbers of masks mean; None to leave them as they are.
     """
 
     items: Sequence[Any]
@@ -50,6 +52,7 @@ class Images:
     rules: PixelRules = PLAIN_RULES
     is_found: bool = False
     refuses_colour: bool = False
+    classes: PixelClasses | None = None
 
     def __len__(self) -> int:
         return len(self.order)
@@ -58,7 +61,8 @@ class Images:
         """Return one image as a `PIL.Image` in the column's mode, a mask as a tensor `(H, W)`.
 
         Raises:
-            DataError: it is missing, incomplete, or differs from the one that was identified.
+            DataError: it is missing, incomplete, or differs from the one that was identified; or a
+                pixel of a mask is of no class.
         """
         position = self.order[index]
         item = self.items[position]
@@ -67,7 +71,15 @@ class Images:
         # Without hashes, as for prediction, an image is read as it is now.
         known = None if self.contents is None else partial(self.contents.of_file, position)
         image = open_image(item, self.mode, known, rules=self.rules)
-        return mask_tensor(image) if self.mode == "mask" else image
+        if self.mode != "mask":
+            return image
+        mask = mask_tensor(image)
+        return mask if self.classes is None else self._encoded(mask, index)
+
+    def _encoded(self, mask: Tensor, index: int) -> Tensor:
+        """Return a mask as classes of pixels; raise for a number that is no class."""
+        assert self.classes is not None
+        return self.classes.encoded(mask, f"the mask {self.name(index)!r}")
 
     def _refuse_colour(self, item: Any) -> None:
         """Raise if an image has colour."""
@@ -120,6 +132,8 @@ class Images:
         contents.complete(lambda _: None)
         hashes = self._with_rules(contents.hashes(self.order))
         read_as = f"{_VERSION} {self.mode} {self.rules}"
+        # Without classes as before, so that rows of older runs are still used.
+        read_as += f" {self.classes}" if self.classes is not None else ""
         return blake2b(read_as.encode() + b"".join(hashes), digest_size=16).digest()
 
     def _read(self, files: KnownFiles | None) -> ItemContents:

@@ -63,7 +63,8 @@ def _put(store: Tensor | list[Any], position: int, name: str, value: Any) -> Non
         raise UnequalShapesError(
             f"samples of column {name!r} differ in shape: {tuple(store.shape[1:])} and "
             f"{tuple(value.shape)}",
-            hint="bring them to one shape, as {type: Resize, size: [224, 224]} does for images",
+            hint="bring them to one shape, as {type: Resize, size: [224, 224]} does for images, "
+            "and with: [mask] in it for their masks",
             key=("data", "transforms"),
         )
     store[position] = value

@@ -50,7 +50,7 @@ def mask_columns(config: DataConfig, task: Task, target: str | None) -> set[str]
     Texts of any other column are labels, also where they look like names of files.
     """
     moved = {name for _, node in _vision_nodes(config) for name in node.with_ or ()}
-    is_free = task.learns == "any" or target in moved
+    is_free = task.learns in ("mask", "any") or target in moved
     return {*config.loss_columns, *([target] if target is not None and is_free else [])}
 
 
@@ -115,6 +115,15 @@ def notes_on_unmoved(
         for _, node, left in _unmoved(config, places)
     ]
     return [*dict.fromkeys(notes)]
+
+
+def changes_what_is_seen(config: DataConfig) -> bool:
+    """Tell whether evaluation shows the network another part of an image than the whole of it."""
+    own = config.evaluation_transforms
+    # Without steps of its own, evaluation leaves the random ones out.
+    moving = _MOVING if own is not None else {"CenterCrop", "Pad"}
+    nodes = config.transforms or () if own is None else own
+    return any(isinstance(node, VisionTransform) and node.type in moving for node in nodes)
 
 
 def _unmoved(

@@ -24,12 +24,18 @@ from finetune.config.source_keys import (
 from finetune.config.task_keys import Task
 from finetune.data.audio import notes_on_audio
 from finetune.data.column_kinds import Kind, column_of
-from finetune.data.columns import choose_columns, image_columns, settle_columns, settled_for_loss
+from finetune.data.columns import (
+    choose_columns,
+    end_like_images,
+    image_columns,
+    settle_columns,
+    settled_for_loss,
+)
 from finetune.data.gaps import filled_columns, with_open_gaps
 from finetune.data.identified_files import identified
 from finetune.data.identity import hash_rows
 from finetune.data.image_headers import look_at, notes_on
-from finetune.data.images import Images
+from finetune.data.images import Images, images_of
 from finetune.data.incoming import read_incoming
 from finetune.data.incoming_part import FILES_WITH_COLUMNS, Incoming
 from finetune.data.joined import join_targets
@@ -43,6 +49,8 @@ from finetune.data.sources import open_source
 from finetune.data.table import Column, Listed, Table
 from finetune.data.targets import encode_target
 from finetune.errors import DataError, Key, SeveralFaultsError, named
+
+_IMAGE: Kind = "image"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,8 @@ class DataReader:
                 values = _values(parts, column)
                 is_text = all(isinstance(value, str) for value in values)
                 columns[column] = Listed(values, "cells" if is_text else "things")
+                if values and all(isinstance(value, Path) for value in values):
+                    columns[column] = images_of(values, "mask")
             count = sum(len(part.names) for part in parts)
             notes = tuple(note for part in parts for note in part.notes)
             table = Table(columns, torch.arange(count), name, places=places, notes=notes)
@@ -154,8 +164,16 @@ class DataReader:
         # As things, of any kind: what the target means is the task's business.
         for_loss = (*self.targets, *self.config.loss_columns)
         targets: dict[str, Kind] = dict.fromkeys(for_loss, "thing")
+        masks = mask_columns(self.config, self.task, self.facts.target).intersection(targets)
         try:
-            return read_incoming(place, self.config, {**self._kinds, **targets}, sys.stdin)
+            parts = read_incoming(place, self.config, {**self._kinds, **targets}, sys.stdin)
+            # Names of masks are relative to their table, as those of images; standard input, which
+            # cannot be read twice, has names of the caller's own.
+            files = {name for name in masks if _are_names(_values(parts, name))}
+            if not files or place == "-":
+                return parts
+            kinds = {**self._kinds, **targets, **dict.fromkeys(files, _IMAGE)}
+            return read_incoming(place, self.config, kinds, sys.stdin)
         except DataError as error:
             if error.hint == FILES_WITH_COLUMNS:
                 needed = named([*self._kinds, *targets])
@@ -224,6 +242,11 @@ class DataReader:
                 f"column {name!r}: {coloured:,} of {of:,} images have colour, read as grey"
             )
         return notes
+
+
+def _are_names(values: Sequence[object]) -> bool:
+    """Tell whether values are texts that end like image files."""
+    return all(isinstance(v, str) for v in values) and end_like_images(Listed(values, "cells"))
 
 
 def _values(parts: Sequence[Incoming], column: str) -> list[object]:

@@ -50,6 +50,8 @@ class RawPart:
     target_name: str | None = None
     beside: Mapping[str, Numbers | Ragged | Images] = field(default_factory=dict)
     """Columns for the loss that are no such tensor: masks, sequences, `data.loss_columns`."""
+    mask: str | None = None
+    """Name of the target if it is a class for each pixel; None for masks of any other meaning."""
 
     @property
     def for_loss(self) -> ForLoss:
@@ -145,7 +147,10 @@ def part_of(
     if values is None or isinstance(values, Tensor):
         return RawPart(alone, values, hashes, target_name=target, beside=beside)
     assert target is not None  # what was encoded has a name
-    return RawPart(alone, None, hashes, target_name=target, beside={target: values, **beside})
+    has_classes = encoded is not None and encoded.classes is not None
+    mask = target if has_classes and isinstance(values, Images | Numbers) else None
+    beside = {target: values, **beside}
+    return RawPart(alone, None, hashes, target_name=target, beside=beside, mask=mask)
 
 
 def notes_on_parts(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from finetune.config.bounds import MAX_PIXEL
 from finetune.config.image_keys import ImageKeys
 from finetune.importing import require
 
@@ -31,8 +32,6 @@ _KNOWN_MODES = GREY_MODES | {"P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", 
 _ORIENTATION, _BITS, _SAMPLE_FORMAT = 0x0112, 258, 339
 """Numbers of EXIF and TIFF tags."""
 _SIGNED = 2
-_MAX_CLASS = 2**15 - 1
-"""Largest number in a mask: it is kept in 16 bits."""
 _RANGE_HINT = "say which are black and white, beside the path of the source: range: [{low}, {high}]"
 
 
@@ -161,8 +160,8 @@ def _classes_of_pixels(image: Any, pil: ModuleType) -> Any:
             f"its pixels are colours ({image.mode}), a mask has one whole number a pixel",
             "save masks as PNG in grey or with a palette",
         )
-    if values.size and (values.min() < 0 or values.max() > _MAX_CLASS):
-        raise PixelError(f"a mask has numbers from 0 to {_MAX_CLASS}, it has {values.max()}")
+    if values.size and (values.min() < 0 or values.max() > MAX_PIXEL):
+        raise PixelError(f"a mask has numbers from 0 to {MAX_PIXEL}, it has {values.max()}")
     return pil.fromarray(values.astype(np.uint8 if values.max(initial=0) < 256 else np.uint16))
 
 

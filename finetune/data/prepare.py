@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from finetune.config.data import DataConfig
-from finetune.config.transform_keys import Mix, Transform
+from finetune.config.transform_keys import Mix, Transform, VisionTransform
 from finetune.data.aligned_tags import refuse_words_without_tokens, with_tags
 from finetune.data.audio import notes_on_audio
 from finetune.data.batches import Samples
@@ -42,7 +42,7 @@ from finetune.data.table import Numbers, Table
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
 from finetune.data.transforms import PlannedStep, Step, plan_steps, usual_transforms
-from finetune.data.vision import Vision
+from finetune.data.vision import Vision, ignoring_outside
 from finetune.errors import DataError, Key
 from finetune.models.declared import TensorSpec
 from finetune.models.preprocessing import Preprocessing
@@ -121,6 +121,7 @@ def evaluation_samples(
         DataError: a transform fails, or no batch can hold the resulting samples.
     """
     steps = _plans(config, part.table.columns, preprocessing, trust, _kept(fitted))
+    steps = _ignoring_outside(steps, part.mask)
     notes: list[str] = []
     skips = config.on_error == "skip"
     fetching = Fetching(config.workers, None, batch_size, hang_timeout_s, seed, skips=skips)
@@ -161,6 +162,20 @@ def _samples(part: RawPart, making: _Making, name: str = "") -> Samples:
             name=name,
             tell=making.tell,
         )
+
+
+def _ignoring_outside(steps: SampleSteps, mask: str | None) -> SampleSteps:
+    """Return steps that bring pixels without a class into a mask, where they bring in any."""
+    if mask is None:
+        return steps
+
+    def ignoring(each: PlannedStep) -> PlannedStep:
+        if not isinstance(each.step, Vision) or mask not in each.step.along:
+            return each
+        assert isinstance(each.node, VisionTransform)
+        return replace(each, step=ignoring_outside(each.step, each.node))
+
+    return SampleSteps(*([ignoring(each) for each in some] for some in steps))
 
 
 def _for_loss(part: RawPart, planned: Sequence[PlannedStep]) -> ForLoss:
@@ -232,6 +247,7 @@ def prepare_data(
     table = opened.train.table if fit_on is None else fit_on
     fit = _kept(fitted) if fitted else partial(fitted_on, table=table)
     steps = _plans(config, opened.train.table.columns, preprocessing, trust, fit)
+    steps = _ignoring_outside(steps, opened.train.mask)
     _refuse_idle_views(views, steps.train)
     notes: list[str] = []
     # `0` says that nothing is to be kept, which then needs no line of its own

@@ -82,6 +82,10 @@ class SampleMaker:
         files = [column for column in columns.values() if isinstance(column, DECODED)]
         self.contents = [column.contents for column in files]
         """What is known of each column of files; None where they are not identified."""
+        named = {n: column for n, column in columns.items() if isinstance(column, Images)}
+        has_classes = any(column.classes is not None for column in self._images)
+        self._masked = named if has_classes else {}
+        """Images of a sample with the masks of them; empty where no mask has classes."""
         self._making, self._name, self._place = making, name, place
         self._kept: KeptSamples | None = None
         self._at_hand: dict[int, Sample] = {}
@@ -141,6 +145,7 @@ class SampleMaker:
         if self._kept is not None and (kept := self._kept.get(row)) is not None:
             return kept
         raw = {name: self._read(column, row) for name, column in self.columns.items()}
+        self._refuse_other_size(raw, row)
         sample: dict[str, Any] = self._after(raw, self._making.once, row)
         if self.is_made_once:
             # Later steps must see the same types, whether the sample was kept or not.
@@ -156,6 +161,24 @@ class SampleMaker:
         except DataError as error:
             error.is_of_image = isinstance(column, Images)
             raise self._placed(error, row) from error
+
+    def _refuse_other_size(self, raw: Sample, row: int) -> None:
+        """Raise `DataError` if a mask with classes has another size than its image."""
+        if not self._masked:
+            return
+        images = [name for name, column in self._masked.items() if column.mode != "mask"]
+        sizes = {_size_of(raw[name]) for name in images}
+        for name, column in self._masked.items():
+            if column.classes is None or not images or _size_of(raw[name]) in sizes:
+                continue
+            image = self._masked[images[0]].name(row)
+            fault = DataError(
+                f"the mask {column.name(row)!r} is of {_size_of(raw[name])} pixels, its image "
+                f"{image!r} of {_size_of(raw[images[0]])}",
+                hint="a mask has one pixel for each pixel of its image",
+                key=("data", "target"),
+            )
+            raise self._placed(fault, row)
 
     def _with_drawn(self, row: int, view: int) -> Sample:
         """Return a sample after all steps, the random ones with the draw `view`."""
@@ -219,3 +242,8 @@ class SampleMaker:
         if self._place is not None:
             error.message += f", in {self._place(row)}"
         return error
+
+
+def _size_of(image: Any) -> tuple[int, ...]:
+    """Return height and width of a decoded image or mask."""
+    return tuple(image.shape) if isinstance(image, Tensor) else tuple(image.size[::-1])

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from finetune.data.images import Images
 from finetune.data.lazy_tokens import LazyColumn
+from finetune.data.pixel_classes import IGNORED as IGNORED
 from finetune.data.ragged import Ragged
 from finetune.data.table import Column, Numbers
 from finetune.data.vectors import Vectors
@@ -23,8 +24,6 @@ WORDS = "word numbers"
 """Name of the column, among those of tokens, that says which word begins with each token."""
 WORDS_OF = "words of "
 """Beginning of the name of that column in a batch for prediction, before the name of its texts."""
-IGNORED = -100
-"""Pads targets that are sequences: torch's cross entropy leaves it out, as in `transformers`."""
 
 
 class ForLoss(NamedTuple):

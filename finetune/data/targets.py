@@ -1,4 +1,4 @@
-"""Encode the target column as a tensor: class numbers, label sets, numbers.
+"""Encode the target column: class numbers, label sets, numbers, masks.
 
 Letters: N samples, C classes.
 """
@@ -26,6 +26,7 @@ from finetune.data.labels import (
     twin_of,
 )
 from finetune.data.loss_columns import holds_lists, sequence_of, whole_numbers
+from finetune.data.masks import encode_masks
 from finetune.data.ragged import Ragged
 from finetune.data.readers.mapped import Distinct
 from finetune.data.samples import IGNORED
@@ -47,7 +48,7 @@ class Target:
     They are a tensor `(N, ...)`, masks, or sequences such as the tags of a text's words.
     """
 
-    values: Tensor | Images | Ragged
+    values: Tensor | Images | Numbers | Ragged
     classes: tuple[str, ...] | None
     notes: tuple[str, ...] = ()
     """Lines to report to the user about the labels."""
@@ -144,8 +145,7 @@ def encode_target(
     column = read_cells(table.columns[name], as_text=task.learns in ("labels", "tags"))
     if isinstance(column, Numbers):
         refuse_gaps(name, column, table.place, table.columns[name], is_target=True)
-    if isinstance(column, Images):
-        refuse_masks(name, column, task)
+    refuse_masks(name, column, task)
     match task.learns:
         case "class":
             return _classes(column, table, labels)
@@ -155,18 +155,22 @@ def encode_target(
             return Target(_numbers(column, table, name).float(), None)
         case "tags":
             return _word_tags(column, table, labels)
+        case "mask":
+            return Target(*encode_masks(column, table, name, task, classes))
         case "any":
             return _of_any_form(column, table, labels)
         case _:
             assert_never(task.learns)
 
 
-def refuse_masks(name: str, column: Images, task: Task) -> None:
+def refuse_masks(name: str, column: Column, task: Task) -> None:
     """Raise `DataError` if a target holds masks and the task takes none."""
-    if column.mode == "mask" and task.learns != "any":
+    is_of_masks = isinstance(column, Images) and column.mode == "mask"
+    if is_of_masks and task.learns not in ("mask", "any"):
         raise DataError(
             f"column {name!r} holds masks, which task {task.type!r} does not take",
-            hint="a task of your own takes them: task: {type: import, path: ...}",
+            hint="task: {type: segmentation} learns a class for each pixel, and a task of your own "
+            "takes them: task: {type: import, path: ...}",
             key=_KEY,
         )
 

@@ -4,7 +4,8 @@ Letters: C channels, H height, W width.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from finetune.config.transform_keys import VisionTransform
 from finetune.data.decoding import image_tensor, is_image
+from finetune.data.pixel_classes import IGNORED
 from finetune.errors import DataError, Key
 from finetune.importing import require
 from finetune.models.preprocessing import ImagePreprocessing
@@ -105,6 +107,20 @@ def vision_step(
         reason = str(error).partition("\n")[0]
         raise DataError(f"{node.type} does not take these arguments: {reason}", key=key) from error
     return Vision(column, transform, node.type, key, node.with_ or ())
+
+
+def ignoring_outside(step: Vision, node: VisionTransform) -> Vision:
+    """Return a step that brings pixels without a class into masks from outside of the image.
+
+    torchvision fills images and masks with one value, which in a mask would be some class.
+    """
+    if "fill" not in signature(type(step.transform)).parameters:
+        return step
+    tv_tensors = require("torchvision.tv_tensors", extra="vision")
+    arguments = {name: _argument(name, value) for name, value in node.arguments.items()}
+    given = arguments.get("fill", 0)
+    arguments["fill"] = {tv_tensors.Mask: IGNORED, tv_tensors.Image: given, "others": given}
+    return replace(step, transform=type(step.transform)(**arguments))
 
 
 def transform_all(images: Tensor, steps: Sequence[Vision], room: Room) -> Tensor:

@@ -79,9 +79,10 @@ def lints_of_network(
 ) -> tuple[Lint, ...]:
     """Return notes on a network that does not suit its task, its data or its freezing.
 
-    They are about: a squashing function before a loss on logits, a layer that sees padding, a first
-    token that sees no other token, blocks with shared weights where the config counts depth, and a
-    loss that compares the samples of a pass without `whole_window = True`.
+    They are about: a squashing function before a loss on logits, outputs that are resized, a
+    layer that sees padding, a first token that sees no other token, blocks with shared weights
+    where the config counts depth, and a loss that compares the samples of a pass without
+    `whole_window = True`.
 
     Buffers, attributes, random state and mode of the network are restored.
 
@@ -170,7 +171,7 @@ def _reader_of_logits(config: RunConfig) -> str | None:
 
 def _effect(last: LastOperation, config: RunConfig) -> str:
     """Return the words for the consequence of a squashing function before logits."""
-    if last.squashing == "log-softmax" and config.task.learns == "class":
+    if last.squashing == "log-softmax" and config.task.learns in ("class", "mask"):
         return "the second one changes nothing"
     if config.task.learns == "labels":
         # sigmoid(0) = 0.5 and sigmoid(1) = 0.73: the range of a second sigmoid.
@@ -185,6 +186,16 @@ def _effect(last: LastOperation, config: RunConfig) -> str:
     if last.squashing == "ReLU":
         return "a class at 0 learns nothing, and none can be ruled out"
     return "probabilities never come near 0 or 1, and the network learns slowly"
+
+
+def _remarks(subject: _Subject) -> Iterator[Lint]:
+    """Yield a note if the task has something to say of how outputs meet targets."""
+    remark = subject.task.remark
+    if remark is None:
+        return
+    batch = subject.batch(1)
+    if (told := remark(subject.model(**batch.inputs), batch)) is not None:
+        yield Lint(("model", "layers"), told, "predictions get the size of each input")
 
 
 def _padding(subject: _Subject) -> Iterator[Lint]:
@@ -295,6 +306,7 @@ def _losses_in_company(subject: _Subject) -> Iterator[Lint]:
 
 _LOOKS: dict[str, Callable[[_Subject], Iterator[Lint]]] = {
     "whether outputs are logits": _squashed_logits,
+    "how outputs meet the targets": _remarks,
     "whether layers see padding": _padding,
     "whether a first token sees the others": _blind_tokens,
     "whether blocks share their weights": _shared_depth,

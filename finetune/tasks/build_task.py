@@ -10,6 +10,7 @@ from finetune.config.task_keys import (
     ImportTask,
     MultilabelTask,
     RegressionTask,
+    SegmentationTask,
     Task as TaskConfig,
     TokenClassificationTask,
 )
@@ -17,6 +18,7 @@ from finetune.tasks.classification import classification
 from finetune.tasks.imported import imported
 from finetune.tasks.multilabel import multilabel
 from finetune.tasks.regression import regression
+from finetune.tasks.segmentation import segmentation
 from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TaskFacts, TrainingCounts
 from finetune.tasks.token_classification import token_classification
@@ -53,6 +55,8 @@ def build_task(
             return token_classification(config, facts)
         case RegressionTask():
             return regression(config, facts)
+        case SegmentationTask():
+            return segmentation(config, facts)
         case ImportTask():
             return imported(config, facts)
         case _:

@@ -17,6 +17,7 @@ from finetune.config.loss_keys import (
     BinaryCrossEntropyLoss,
     ContrastiveLoss,
     CrossEntropyLoss,
+    DiceLoss,
     FocalLoss,
     HuberLoss,
     ImportLoss,
@@ -183,6 +184,12 @@ def build_loss(config: Loss, facts: TaskFacts, number: int) -> WeightedLoss:
             return made(function, whole_window=True, takes_shares=False)
         case MseLoss() | L1Loss() | HuberLoss():
             function = _per_sample(_of_numbers(config))
+        case DiceLoss():
+            raise FinetuneError(
+                f"loss {config.type!r} compares masks, and the targets are none",
+                hint="task: {type: segmentation} learns a class for each pixel",
+                key=key,
+            )
         case ImportLoss(path=path, args=args):
             own = _imported_loss(path, args, facts.trust, key)
             return own_loss(config.label, config.weight, own, (own,))

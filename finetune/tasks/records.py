@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from finetune.data.batches import Batch
 
@@ -15,12 +15,23 @@ class PredictionRecord(Protocol):
         ...
 
 
+@runtime_checkable
+class PicturedRecord(PredictionRecord, Protocol):
+    """A prediction that is a picture."""
+
+    def picture(self) -> bytes:
+        """Return the picture as a PNG."""
+        ...
+
+
 class Asked(NamedTuple):
     """What predictions are about: the samples that went through the network."""
 
     batch: Batch
     sample: Callable[[int], Mapping[str, Any]]
     """Returns the input columns of a sample of the batch as they were handed in, by position."""
+    size: Callable[[int], tuple[int, int] | None] = lambda number: None
+    """Returns height and width of a sample's image as it was handed in; None without one."""
 
 
 Reader = Callable[[Any, Asked | None], list[Any]]

@@ -18,6 +18,7 @@ from torch import Tensor
 from finetune.tasks.conditions import Always, Condition, EveryClass, OnePositive, Spread
 
 ClassScore = Literal["accuracy", "f1", "precision", "recall"]
+PixelScore = Literal["mean_iou", "dice", "pixel_accuracy"]
 NumberScore = Literal["mse", "rmse", "mae", "r2"]
 
 
@@ -77,6 +78,26 @@ def metric_of_classes(score: ClassScore, classes: Sequence[str]) -> RunningMetri
     condition = partial(EveryClass, classes, needs_others=False)
     figure = partial(_mean_over_classes, _SCORES[score])
     return RunningMetric(counts, figure, condition, higher_is_better=True)
+
+
+def metric_of_pixels(score: PixelScore, classes: Sequence[str]) -> RunningMetric:
+    """Return a metric fed with logits (P, C) and classes (P,) of the pixels that have a class.
+
+    Accuracy is the share of right pixels. Intersection over union and Dice are means over the
+    classes that some mask has or that are predicted: of TP / (TP + FP + FN), and of
+    2 TP / (2 TP + FP + FN), which is F1.
+    """
+    counts = partial(_counts_of_classes, len(classes))
+    match score:
+        case "pixel_accuracy":
+            figure = _share_of_right_samples
+        case "mean_iou":
+            figure = partial(_mean_over_classes, _overlap)
+        case "dice":
+            figure = partial(_mean_over_classes, _f1)
+        case _:
+            assert_never(score)
+    return RunningMetric(counts, partial(_of_any_pixel, figure), Always, higher_is_better=True)
 
 
 def metric_of_labels(score: ClassScore, labels: Sequence[str], threshold: float) -> RunningMetric:
@@ -226,6 +247,18 @@ def _mean_over_labels(score: Callable[[_Counts], Tensor], total: Tensor, _: int)
     scores = score(_Counts(*total))
     # Divided by a tensor and before the sum, see `_mean` and `_mean_over_classes`.
     return (scores / torch.ones_like(scores).sum()).sum()
+
+
+def _of_any_pixel(figure: Callable[[Tensor, int], Tensor], total: Tensor, count: int) -> Tensor:
+    """Return a figure; raise `ValueError` if it is of no pixel."""
+    if not count:
+        raise ValueError("no pixel has a class")
+    return figure(total, count)
+
+
+def _overlap(counts: _Counts) -> Tensor:
+    """Return TP / (TP + FP + FN): intersection over union."""
+    return _share(counts.hits, counts.hits + counts.false + counts.missed)
 
 
 def _accuracy(counts: _Counts) -> Tensor:

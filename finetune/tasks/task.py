@@ -1,6 +1,6 @@
 """A task: losses, metrics with their directions, and the reader of predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,10 @@ class Task:
     losses: tuple[WeightedLoss, ...]
     metrics: tuple[Measure, ...]
     reader: Reader
+    remark: Callable[[Any, Batch], str | None] | None = None
+    """Returns a line on how the outputs meet the targets of a batch, or None; None without any."""
+    picture: str | None = None
+    """What the pictures of its records show, as one word; None if they have no `picture()`."""
 
     @property
     def directions(self) -> Directions:

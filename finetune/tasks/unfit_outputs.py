@@ -27,6 +27,8 @@ def _remedy(outputs: Any, target: Any) -> str:
     else:
         width = str(target.shape[1]) if target.ndim == 2 else "1"
     last = f"{{name: head, type: Linear, out_features: {width}}}"
+    if target.ndim == 3 and not target.is_floating_point():
+        last = "{name: head, type: Conv2d, out_channels: classes, kernel_size: 1}"
     if outputs.ndim > 2 and target.ndim <= 2:
         return f"give one row a sample: pool over the other axes first, then end with {last}"
     return f"the last layer must give what the task learns: end the network with {last}"
