@@ -15,11 +15,11 @@ from finetune.config.train import Every, TrainConfig
 from finetune.data.batches import windows
 from finetune.data.epoch_order import EpochOrder
 from finetune.freezing.plan import Phase, Plan
-from finetune.freezing.policies.policy import Facts, Mask
 from finetune.optim.rates import Rates
 from finetune.runs.progress import Progress
 from finetune.train.epochs import Epochs
-from finetune.train.spans import Span, walk
+from finetune.train.phase_sources import PhaseSource, phase_source
+from finetune.train.spans import Span
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,39 +37,35 @@ class Timeline:
     progress: Progress = field(default_factory=Progress)
     total_steps: int = field(init=False)
     """Optimizer steps of the whole run, those on earlier data included."""
-    _made: dict[tuple[int, Mask], Phase] = field(default_factory=dict, init=False, repr=False)
-    """Phases that the policy has made, by number and mask. `phase` is read several times a step."""
+    _source: PhaseSource = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.total_steps = self._total()
-        policy, progress = self.plan.policy, self.progress
-        # A new run has no mask yet; a resumed one has those of its progress.
-        if policy is not None and not progress.masks:
-            progress.masks = [list(policy.first(progress.memory_of(policy.name)))]
+        self._source = phase_source(self.plan)
+        self._source.begin(self.progress)
 
     # --- phases -------------------------------------------------------------------------------
 
     @property
     def phase(self) -> Phase:
         """The present phase."""
-        return self._phase(self.progress.phase)
+        return self._source.phase(self.progress.phase, self.progress)
 
     @property
     def begun(self) -> list[Phase]:
         """The phases that have begun, the present one last."""
-        return [self._phase(number) for number in range(self.progress.phase + 1)]
+        numbers = range(self.progress.phase + 1)
+        return [self._source.phase(number, self.progress) for number in numbers]
 
     @property
     def following(self) -> tuple[Phase, ...]:
         """The phases that are known to come after the present one."""
-        return () if self.plan.policy else self.plan.phases[self.progress.phase + 1 :]
+        return self._source.following(self.progress)
 
     @property
     def can_change(self) -> frozenset[str]:
         """Names that train in the present phase or may train in a later one."""
-        if self.plan.policy is not None:
-            return frozenset(self.plan.ever_trained)
-        return self.plan.trained_from(self.progress.phase)
+        return self._source.can_change(self.progress)
 
     @property
     def loses_state(self) -> frozenset[str]:
@@ -78,8 +74,10 @@ class Timeline:
         match phase.optimizer_state:
             case "keep":
                 return frozenset()
+            case "reset" if number == 0:
+                return frozenset()
             case "reset":
-                return (self._phase(number - 1).frozen if number else frozenset()) - phase.frozen
+                return self._source.phase(number - 1, self.progress).frozen - phase.frozen
             case "fresh":
                 return frozenset(self.plan.ever_trained) - phase.frozen
             case _:
@@ -94,14 +92,7 @@ class Timeline:
 
     def observe(self, *, is_evaluation: bool) -> None:
         """Report a step or an evaluation to the policy, if there is one; keep its next mask."""
-        policy, progress = self.plan.policy, self.progress
-        # After a decision the evaluation of the same step must not lead to a second one.
-        if policy is None or progress.next_mask is not None:
-            return
-        metrics = progress.metrics if is_evaluation else None
-        facts = Facts(progress.step, progress.phase_began, metrics)
-        mask = policy.observe(facts, progress.memory_of(policy.name))
-        progress.next_mask = None if mask is None else list(mask)
+        self._source.observe(self.progress, is_evaluation=is_evaluation)
 
     # --- steps --------------------------------------------------------------------------------
 
@@ -148,8 +139,8 @@ class Timeline:
         # The evaluation of the last step may find the best weights.
         if progress.owes_evaluation:
             return False
-        can_follow = self.plan.policy is not None or bool(self.following)
-        is_done = progress.step >= self.total_steps or (not can_follow and self._trigger_came)
+        is_last = not self._source.may_go_on(progress)
+        is_done = progress.step >= self.total_steps or (is_last and self._trigger_came)
         return progress.stopped_early or is_done
 
     @property
@@ -171,11 +162,11 @@ class Timeline:
     def phase_end_is_saved(self) -> bool:
         """Whether to save a checkpoint at the end of the present phase.
 
-        Phases of a list are few, and each end is a point to go back to. A policy may make a phase
-        every few steps: its ends are saved only where this step would be saved anyway.
+        Each end of a listed phase is a point to go back to. A policy may make a phase every few
+        steps: its ends are saved only where this step would be saved anyway.
         """
-        is_best = self.progress.is_ranked()
-        return self.plan.policy is None or self.run_is_over or self.checkpoint_is_due or is_best
+        is_wanted = self._source.saves_every_end or self.progress.is_ranked()
+        return is_wanted or self.run_is_over or self.checkpoint_is_due
 
     # --- samples ------------------------------------------------------------------------------
 
@@ -251,33 +242,14 @@ class Timeline:
         """Return the optimizer steps of the run: as configured, or those of its epochs."""
         return self.settings.steps or self.epochs.after(0, self.settings.epochs or 1)
 
-    def _phase(self, number: int) -> Phase:
-        """Return a phase that has begun."""
-        if self.plan.policy is None:
-            return self.plan.phases[number]
-        mask = tuple(self.progress.masks[number])
-        if (number, mask) not in self._made:
-            self._made[number, mask] = self.plan.made(number, mask)
-        return self._made[number, mask]
-
     def _spans(self) -> Iterator[Span]:
         """Yield the spans of the present phase and of those known to come."""
-        began, policy = self.progress.phase_began, self.plan.policy
-        if policy is None:
-            untils = (phase.until for phase in (self.phase, *self.following))
-            yield from walk(untils, self.epochs, self.total_steps, began=began)
-        else:
-            ends = policy.ends_by(began)
-            latest = self.total_steps if ends is None else min(ends, self.total_steps)
-            yield Span(began, latest, is_certain=ends is not None)
+        return self._source.spans(self.progress, self.epochs, self.total_steps)
 
     @property
     def _trigger_came(self) -> bool:
-        """Whether the trigger of the present phase has fired."""
-        progress = self.progress
-        if self.plan.policy is not None:
-            return progress.next_mask is not None
-        return progress.plateau.is_over or progress.step >= self.span.ends
+        """Whether the present phase is over, by its trigger or by the policy."""
+        return self._source.is_over(self.progress, self.span.ends)
 
     def _is_due(self, every: Every) -> bool:
         """Tell whether the present step completes an interval of `every`."""
