@@ -90,7 +90,7 @@ class PlanCosts:
 
     @property
     def share_with_stores(self) -> float | None:
-        """The same share if every frozen prefix is stored, starting with empty stores."""
+        """`share_of_flops` if every frozen prefix is stored, starting with empty stores."""
         return self._share([self._flops_with_store(cost, n) for cost, n in self._with_steps()])
 
     def _share(self, spent: list[int]) -> float | None:

@@ -1,14 +1,19 @@
 """Measure FLOPs and memory of a phase with a few samples, and leave the model as it was."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    conv_flop_count,
+    flop_registry,
+    sdpa_flop_count,
+)
 
 from finetune.activations.estimate import TOO_FEW, Estimate, Use, find_estimate, too_few_come
 from finetune.activations.find.boundary import Boundary
@@ -19,6 +24,7 @@ from finetune.data.batches import Batch, sample_order, windows
 from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase
 from finetune.preserved import preserved
+from finetune.preview.without_products import WithoutProducts
 from finetune.tasks.task import Task
 from finetune.train.build import cache_use
 from finetune.train.built import Parts
@@ -26,6 +32,8 @@ from finetune.train.precision import Precision
 
 _FEW, _MORE = 2, 3
 """Samples in the two measured passes; a line through both gives all other sizes."""
+_Computed = Literal["all", "forward", "none"]
+"""Which matrix products of a pass are computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,7 @@ class Meter:
 
     @classmethod
     def of(cls, parts: Parts, config: RunConfig) -> Self:
-        """Cut the samples from the first micro-batch of the run, padded as there."""
+        """Return the meter of a run; its samples are the first of the run's first micro-batch."""
         samples, settings = parts.data.train, config.train
         order = sample_order(len(samples), config.seed, 0)
         window = windows(order, settings.batch_size, drop_last=False)[0]
@@ -99,7 +107,8 @@ class Meter:
         key = phase.frozen, phase.modules
         if key not in self.known:
             found = self._prospect(phase)
-            few, more = (self._pass(phase, batch, found) for batch in (self.few, self.more))
+            few = self._pass(phase, self.few, found, computed="forward")
+            more = self._pass(phase, self.more, found, computed="none")
             self.known[key] = Measured(
                 self._of_step(few.flops, more.flops),
                 self._of_step(few.forward, more.forward),
@@ -135,15 +144,45 @@ class Meter:
             return few * size / len(self.few)
         return few + (more - few) * (size - len(self.few)) / gap
 
-    def _pass(self, phase: Phase, batch: Batch, estimate: Estimate | str) -> _Pass:
-        """Run one batch forward and backward, and undo what it did."""
+    def _pass(
+        self, phase: Phase, batch: Batch, estimate: Estimate | str, *, computed: _Computed
+    ) -> _Pass:
+        """Run one batch forward and backward, and undo what it did.
+
+        Products that are not computed leave FLOPs and sizes as they are. They may decide which
+        buffers move, so the pass that is asked for these needs those of the forward pass.
+        """
+        products = WithoutProducts(_FORMULAS.keys() | flop_registry.keys())
+        with suppress(Exception):
+            found = self._counted(phase, batch, estimate, products, computed=computed)
+            # Code of the user may have caught the error of a read, and gone another way.
+            if not products.was_read:
+                return found
+        # Values decide what this network runs: which expert gets a token, say. Or they must be
+        # right for it to run at all.
+        products = WithoutProducts(())
+        return self._counted(phase, batch, estimate, products, computed="all")
+
+    def _counted(
+        self,
+        phase: Phase,
+        batch: Batch,
+        estimate: Estimate | str,
+        products: WithoutProducts,
+        *,
+        computed: _Computed,
+    ) -> _Pass:
+        """Run one batch and count, with only some of its products computed."""
         model = self.model
         boundary = estimate.boundary if isinstance(estimate, Estimate) else None
         with _left_as_it_was(model), _every_operation_seen():
             take_on(model, phase.frozen, phase.modules)
             # Any module may move a buffer in training mode: only a pass shows which.
             before, kept = _digests(model), _KeptForBackward(model)
-            with FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
+            # The counter is the inner one: it sees each operation before it is left out.
+            counting = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+            with products.entered(), counting as counter:
+                products.is_on = computed == "none"
                 with (
                     saved_tensors_hooks(kept.pack, _unpacked),
                     self.precision.autocast(),
@@ -152,6 +191,7 @@ class Meter:
                     loss = self.task.loss(model(**batch.inputs), batch)
                 # Read here: the backward pass adds to the same counter.
                 forward = counter.get_total_flops()
+                products.is_on = computed != "all"
                 self.precision.backward(loss)
             after = _digests(model)
         moved = frozenset(name for name, digest in after.items() if before.get(name) != digest)
