@@ -160,10 +160,10 @@ def signals_held() -> Iterator[None]:
 
 
 def begin_worker(number: int) -> None:
-    """Let signals to the whole group of processes pass by: the run itself answers them.
+    """Set up a worker process, so that signals to the run's group of processes do not end it.
 
-    It ends the step that is under way, for which it still needs its workers. To be called in a
-    process that `signals_held` has held signals back for.
+    The run itself answers them: it ends the step that is under way, for which it still needs its
+    workers. To be called in a process that `signals_held` has held signals back for.
 
     Args:
         number: Which worker it is; all do the same.

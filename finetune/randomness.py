@@ -19,7 +19,7 @@ def seed_all(seed: int) -> None:
 
 @contextmanager
 def random_state_kept() -> Iterator[None]:
-    """Restore the states of the same generators after the block."""
+    """Restore the states of the CPU generators of torch, Python and numpy after the block."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield

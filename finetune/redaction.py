@@ -101,9 +101,10 @@ def redacted(text: str) -> str:
 
 @contextmanager
 def causes_withheld() -> Iterator[None]:
-    """Remove the causes of an exception that leaves the block, if the text of one holds a secret.
+    """Cut the chain of causes of an exception that leaves the block before one that tells a secret.
 
-    The text of a library's own exception cannot be changed, and Python prints the whole chain.
+    That cause and all below it are dropped; those above it stay. The text of a library's own
+    exception cannot be changed, and Python prints the whole chain.
     """
     try:
         yield

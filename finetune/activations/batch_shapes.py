@@ -36,7 +36,10 @@ class Split(Protocol):
         """Whether some samples are shorter than the longest."""
 
     def extent(self, indices: Tensor) -> Extent | None:
-        """Return the lengths of a batch of the samples at `indices`; None if not known."""
+        """Return how many tokens the samples at `indices` have in a batch: padded, least, most.
+
+        None if that is not known.
+        """
 
     def fetch(
         self,
@@ -46,7 +49,7 @@ class Split(Protocol):
         blank: Collection[str] = (),
         length: int | None = None,
     ) -> Batch:
-        """Return a batch of the samples at `indices`."""
+        """Return a batch of the samples at `indices`; see `Samples.fetch`."""
 
 
 class Shape(NamedTuple):
@@ -109,7 +112,7 @@ def is_right_padded(mask: Tensor) -> bool:
 
 
 def extent_of(mask: Tensor) -> Extent:
-    """Return the lengths of samples by their mask `(B, L)`; 0 is padding."""
+    """Return the padded, the least and the greatest length by a mask `(B, L)`; 0 is padding."""
     shortest, longest = (mask != 0).sum(1).aminmax()
     return Extent(mask.shape[1], int(shortest), int(longest))
 

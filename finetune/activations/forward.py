@@ -41,7 +41,7 @@ class UncachedForward:
     outputs as a store with `store_dtype` would, so that caching changes no bit."""
 
     def fetches(self, samples: Samples, cuts: Sequence[Tensor], *, epoch: int) -> Iterator[Batch]:
-        """Yield the batches of `samples`, on the device of the network."""
+        """Yield the batches at the indices of each cut, on the device of the network."""
         return samples.fetches(cuts, epoch, device_of(self.model))
 
     def forward(self, batch: Batch, samples: Samples) -> Any:

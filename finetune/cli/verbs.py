@@ -16,7 +16,10 @@ _OVERRIDE = re.compile(r"unexpected extra argument(?:s|\(s\))? \(([\w.]+=[^ )]*)
 
 
 class Verbs(TyperGroup):
-    """All verbs. Typer itself escapes only control characters when a command line is wrong."""
+    """The group of all verbs; its messages on a wrong command line have no hidden characters.
+
+    Typer itself escapes only control characters there.
+    """
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         """Parse the arguments before the verb."""

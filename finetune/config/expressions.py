@@ -10,7 +10,7 @@ from finetune.patterns import faults_of_expression
 
 def _usable(text: str) -> str:
     """Return an expression; raise ValueError if it cannot be used."""
-    # Now, with its line, and not when the names are there that it is for.
+    # Checked with the config, so that the message names a line. Names to match it with come later.
     for fault in faults_of_expression(text):
         raise ValueError(f"{fault}, got {shown(text)}")
     return text

@@ -1,4 +1,4 @@
-"""Find the files that a pattern such as `part-*.csv` names: only the last part of a path is one."""
+"""Find the files that a pattern such as `part-*.csv` names; only the last part of a path may be one."""
 
 import re
 from pathlib import Path

@@ -93,7 +93,7 @@ def places_of(given: str, config: type[BaseModel], near: Key = ()) -> list[str]:
     word = OTHER_WORDS.get(_plain(given), given)
     found = _by_name(config).get(given)
     if found is None or ".".join([*map(str, near), given]) in found:
-        # A key of the very place, but of another type of node there, such as of another source.
+        # The key exists at this very place, but in a node of another type: another source, say.
         found = _by_name(config).get(word) if word != given else None
     if found is None:
         return [word] if "." in word else []

@@ -102,7 +102,7 @@ def describe(value: object) -> str:
 def _mask_band(values: Tensor, axis: int, width: int, fill: float) -> None:
     """Fill a random band of one axis, in place."""
     size = values.shape[axis]
-    # A band is at most as wide as the axis: drawn alike for each width, whatever the size.
+    # No wider than the axis; each width up to that has the same probability.
     wide = int(torch.randint(min(width, size) + 1, ()))
     begin = int(torch.randint(size - wide + 1, ()))
     values.narrow(axis, begin, wide).fill_(fill)

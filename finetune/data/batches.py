@@ -164,7 +164,7 @@ class Samples(Protocol):
         ...
 
     def extent(self, indices: Tensor) -> Extent | None:
-        """Return how many tokens a batch of the samples at `indices` has.
+        """Return how many tokens the samples at `indices` have in a batch: padded, least, most.
 
         None if there are no tokens, or if steps still to come may change their number.
         """

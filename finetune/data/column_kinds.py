@@ -89,7 +89,8 @@ def column_of(
     if kind == "audio":
         return audio_of(named_files(values, Path(), "recording"), SoundRules.of(trained_on))
     if kind in ("image", "grey image") and not _are_arrays(values):
-        # Here names are the caller's own; names in files were checked where the files were read.
+        # Not checked against a folder: the caller has named these files. Names in a table were
+        # checked when the table was read.
         mode: Mode = "L" if kind == "grey image" else "RGB"
         return images_of(named_files(values, Path()), mode, PixelRules.of(trained_on))
     column = settle(name, values, places)

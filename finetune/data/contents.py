@@ -53,7 +53,7 @@ def reader_of(what: str, *, skips: bool) -> Callable[[Sequence[Path]], Contents]
 
 
 def contents_if_readable(paths: Sequence[Path]) -> Contents:
-    """Return the hashes of files; a file that cannot be read has one that no contents have."""
+    """Return hash and state of each file; one that cannot be read has the hash of no contents."""
     found = []
     for path in paths:
         try:
@@ -64,7 +64,11 @@ def contents_if_readable(paths: Sequence[Path]) -> Contents:
 
 
 def read_contents(paths: Sequence[Path], what: str = "image") -> Contents:
-    """Return the hashes of files after reading all of them; `what` they are, for messages.
+    """Read all files; return hash and state of each.
+
+    Args:
+        paths: The files.
+        what: What a file is, for messages.
 
     Raises:
         DataError: a file is missing, cannot be read, or is being written.

@@ -11,7 +11,7 @@ from finetune.errors import named
 
 @dataclass(slots=True)
 class CutTexts:
-    """A running count that grows with each text tokenized."""
+    """Running counts of the texts that were tokenized, and of those that were cut."""
 
     num_texts: int = 0
     num_cut: int = 0

@@ -24,7 +24,7 @@ class EpochOrder:
     """The draws of every epoch of a run.
 
     Args:
-        count: D.
+        count: Samples that an epoch draws, D.
         pool: Positions of the samples that are drawn from, `(P,)`; None for all of them.
         classes: The class of each sample of the pool `(P,)`, each drawn equally often; None to
             draw every sample once.
@@ -214,7 +214,7 @@ def _on_classes(labels: Tensor, classes: Sequence[str], count: int) -> list[str]
     times = -(-most // least)
     return [
         f"balance: oversample: an epoch draws {most:,} samples of each of {len(sizes)} classes, "
-        f"{count:,} in all; the {least:,} of {named(rarest)} come up to {times:,} times each"
+        f"{count:,} in all; the {least:,} of {named(rarest)} are drawn up to {times:,} times each"
     ]
 
 

@@ -88,7 +88,7 @@ def leaves(where: str, item: Any, folder: Path, within: Path) -> DataError:
         return DataError(
             f"{where} names {name!r}, which is looked for in the folder {str(folder)!r}, and lies "
             f"in {str(within)!r}",
-            hint=f"within only bounds where files may lie: write {written!r}, the way from the "
+            hint=f"within only bounds where files may lie: write {written!r}, the path from the "
             "folder of the table",
         )
     return DataError(

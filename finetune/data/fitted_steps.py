@@ -67,7 +67,7 @@ class FittedStep:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that it takes."""
+        """Names of the columns that the step reads and replaces."""
         return self.node.columns
 
     @property
@@ -376,5 +376,5 @@ def _word(number: float) -> str:
         return ""
     if float(number).is_integer() and abs(number) < 2**63:
         return str(int(number))
-    # As float32: such are the numbers of a column in which any has a fraction.
+    # As float32, which a column with a fraction has; float64 would print more digits.
     return str(np.float32(number))

@@ -41,7 +41,7 @@ def fitted_on(planned: Sequence[PlannedStep], table: Table) -> list[PlannedStep]
         _refuse_changed(step, columns, planned[:number])
         step = step.fitted(columns, table.place)
         result[number] = replace(each, step=step)
-        # Another one is applied here, so that the counts of the first begin at zero.
+        # A copy is applied here, so that the counts of the step itself begin at zero.
         columns = step.with_figures(step.learnt).whole(columns, table.place)
     return result
 
@@ -133,6 +133,6 @@ def _refuse_changed(step: FittedStep, columns: Columns, before: Sequence[Planned
     raise DataError(
         f"{step.node.type} cannot be fitted on {changed!r} after "
         f"{'a transform of your own' if own else 'the steps before it'}",
-        hint="put it before them: data.transforms are done in their order",
+        hint="put it before them: data.transforms run in the order in which they are written",
         key=step.key,
     )

@@ -96,7 +96,7 @@ class GatheredSamples:
         return extent is not None and extent.shortest < extent.width
 
     def extent(self, indices: Tensor) -> Extent | None:
-        """Return the width of a batch and its shortest and longest sample; None without tokens."""
+        """Return how many tokens samples have in a batch: padded, least, most; None without any."""
         return self._extent(indices, self._tokens)
 
     def _extent(self, indices: Tensor, tokens: Sequence[Ragged | LazyColumn]) -> Extent | None:

@@ -60,7 +60,7 @@ class KnownFiles:
     def contents(
         self, paths: Sequence[Path], what: str = "image", *, skips: bool = False
     ) -> Contents:
-        """Return the hashes of files. Those with an unchanged state are not read, except for a few.
+        """Return hash and state of each file. Of unchanged files only a few are read again.
 
         Args:
             paths: The files.

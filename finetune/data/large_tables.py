@@ -55,7 +55,8 @@ class _TableSource:
         how = self.dialect
         return key_of(
             {
-                # As written, since messages quote them, and from the root.
+                # As written, since messages quote them; and absolute, since the same relative path
+                # is another file elsewhere.
                 "table": [[str(path), os.path.abspath(path)] for path in self.paths],  # noqa: PTH100
                 "dialect": [how.separator, how.quote, how.encoding, how.is_sure],
                 "missing": sorted(how.missing),

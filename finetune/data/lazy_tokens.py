@@ -88,7 +88,7 @@ class LazyTokens:
 
     def _has_room(self) -> bool:
         """Tell whether tokens are kept: in the run's own process, as long as memory allows."""
-        # A process that makes batches ends with what it would keep.
+        # A worker process would keep tokens for itself alone, and lose them when it ends.
         if self._budget is None or self._pid != os.getpid():
             return False
         return all(flat.num_bytes <= self._budget.left_bytes for flat in self._flat.values())

@@ -210,7 +210,7 @@ def as_numbers(column: Numbers) -> Numbers:
 
 
 def holds_lists(column: Column) -> bool:
-    """Tell whether the samples of a column are sequences, as of the tags of a text's words."""
+    """Tell whether a column holds sequences, such as tags of words, judged by its first sample."""
     return (
         isinstance(column, Listed)
         and column.kind == "things"

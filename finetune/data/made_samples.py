@@ -104,7 +104,7 @@ class MadeSamples:
         return not self._makes_tokens and self._plain.has_shorter
 
     def extent(self, indices: Tensor) -> Extent | None:
-        """Return how long a batch of the samples at `indices` is.
+        """Return how many tokens the samples at `indices` have in a batch: padded, least, most.
 
         None without tokens, and where a step that is done at every fetch makes them.
         """
@@ -116,7 +116,12 @@ class MadeSamples:
         return self.maker.first_rows[0]
 
     def use(self, workers: Workers | None, kept: KeptSamples | None) -> None:
-        """Take processes that make batches, and a place for samples after the steps done once."""
+        """Make batches by these processes from now on, and keep samples in `kept`.
+
+        Args:
+            workers: The processes; None to make batches in this one.
+            kept: Keeps samples after the steps that are done once; None to make them every time.
+        """
         self._workers = workers
         self.maker.keep_in(kept)
 

@@ -175,7 +175,7 @@ def parts_of_groups(values: Sequence[str], shares: Mapping[str, float], seed: in
 
 
 def untrained(newcomers: Newcomers) -> Newcomers:
-    """Return the same, but new rows that would train are left out."""
+    """Return what places new rows as `newcomers` does, but leaves out those meant for training."""
 
     def assigned(known: Sequence[str | None]) -> list[str | None]:
         return [
@@ -215,7 +215,7 @@ def never_trained(identity: DataIdentity, part: str, hashes: RowHashes) -> tuple
 
 
 def count_trained(identity: DataIdentity, inputs: Hashes) -> int | None:
-    """Return how many rows the run was trained on; None if that is not known.
+    """Return how many of some rows the run was trained on; None if that is not known.
 
     Args:
         identity: The data of the run.

@@ -26,7 +26,7 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Mixing:
-    """What is mixed in every step of training; without a node nothing.
+    """Mixes the samples of each window of training; without a node it mixes nothing.
 
     Args:
         nodes: The kinds of mixing, of which each window draws one.
@@ -71,7 +71,7 @@ class Mixing:
         for number, batch in enumerate(window):
             end = begin + len(batch)
             share = torch.from_numpy(shares[begin:end]).float().to(batch.indices.device)
-            before = window[number - 1]  # of the first the last
+            before = window[number - 1]  # the first is mixed with the last
             mixed.append(self._mixed(node, batch, before, share, boxes[begin:end]))
             begin = end
         return mixed
@@ -111,14 +111,14 @@ def mixing_of(
     seed: int,
     hard: Sequence[str],
 ) -> Mixing:
-    """Return what a config mixes, after a look at whether it can be mixed.
+    """Return the mixing that a config asks for, after checking that data and losses suit it.
 
     Args:
         transforms: `data.transforms`.
         samples: The training samples.
         classes: Number of classes; None without classes.
         seed: The run's seed.
-        hard: Names of the losses that take class numbers only.
+        hard: Names of the losses that are not known to take shares of classes.
 
     Raises:
         DataError: inputs, targets or losses do not suit it.
@@ -149,8 +149,8 @@ def _refuse_target(
         raise DataError(f"{node.type} needs one class or numbers as target of a sample", key=key)
     if hard:
         raise DataError(
-            f"{node.type} makes shares of classes of the targets, and loss {named(hard)} may take "
-            "class numbers only",
+            f"{node.type} turns targets into shares of classes, and loss {named(hard)} does not "
+            "say that it takes them",
             hint="a loss or task of your own that takes shares (B, C) says so by "
             "soft_targets = True",
             key=key,

@@ -53,7 +53,9 @@ def notes_on_new_sets(
     *,
     fold: bool,
 ) -> list[str]:
-    """Return the same notes for cells with several labels each, read as training reads them.
+    """Return the notes of `notes_on_new_labels` for cells with several labels each.
+
+    The cells are read as training reads them.
 
     Args:
         cells: Cells of the label column; empty if the samples have none.

@@ -171,8 +171,8 @@ def _as_recorded(opened: OpenedData, before: DataIdentity, num_mended: int) -> O
         opened.identity, former=before.former, is_kept=before.is_kept, digest=before.digest
     )
     if not num_mended:
-        # The samples are as they were: from here on they may be trained on, so none counts as
-        # unread any more, unless the run meets it once again.
+        # Nothing has changed. From here on any sample may be trained on, so a sample that could
+        # not be read before no longer counts as unread, unless reading it fails again.
         return replace(opened, identity=identity)
     # The order of samples is as before, so the run goes on where it was, not at the next epoch.
     identity = replace(identity, digest=before.training_digest)

@@ -76,10 +76,11 @@ def run_steps(
     tokens: TokenStore | None = None,
     budget: MemoryBudget | None = None,
 ) -> Outcome:
-    """Do what can be done to whole columns; leave the rest for every fetch.
+    """Run the steps that can run on whole columns; return the columns and the steps that are left.
 
-    Left are random steps and all after them; what is done to decoded files, which may not fit
-    into memory; and deterministic steps before a random one whose outcome has unequal shapes.
+    Steps that are left run at every fetch. They are the random steps and all after them; steps on
+    decoded files, which may not fit into memory; and deterministic steps before a random one whose
+    outcome has unequal shapes.
 
     Args:
         table: The raw samples.
@@ -232,7 +233,7 @@ def typed_columns(table: Table, steps: Sequence[Step]) -> Columns:
 def at_once(
     table: Table, columns: Columns, steps: Sequence[Step], keeping: TokenKeeping
 ) -> tuple[Columns, int]:
-    """Run the first of `steps` that take whole columns; return the columns and their number."""
+    """Run the first steps that take whole columns; return the columns and how many steps ran."""
     if isinstance(step := steps[0], Tokenize):
         return step.whole(columns, *keeping), 1
     if isinstance(step, Stack):

@@ -336,7 +336,7 @@ def plan_input_steps(
     *,
     trust: Collection[str],
 ) -> SampleSteps:
-    """Make the steps of prediction: load tokenizers, make transforms. They serve many calls.
+    """Return the steps that prepare samples for prediction, with tokenizers loaded, for many calls.
 
     Args:
         config: `data:` of the config that the network was trained with.

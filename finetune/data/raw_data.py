@@ -207,7 +207,7 @@ def _refuse_missing_places(config: DataConfig, table: Table) -> None:
 
 def _with_places(settled: Table, raw: Table, config: DataConfig, part: str) -> Table:
     """Return settled columns with those that say where samples go, or how often they are drawn."""
-    # Only training samples are split and drawn by them.
+    # Only the training source is split, and only its samples are drawn by weight.
     names = placing_columns(config).values() if part == "train" else ()
     places = {name: raw.columns[name] for name in names if name not in settled.columns}
     return replace(settled, columns={**settled.columns, **places})

@@ -106,7 +106,7 @@ def samples_from(
         for_loss=for_loss.made.keys() & outcome.made,
     )
     kept = _kept(samples.maker, fetching, tell)
-    # Before their time is taken: what is made for that is kept as well.
+    # Before the samples are timed to choose the number of workers: those made for that are kept.
     samples.use(None, kept)
     count = _num_workers(samples, fetching, tell)
     workers = Workers(count, fetching.hang_timeout_s, stays=name == "train") if count else None

@@ -100,7 +100,7 @@ class SampleMaker:
         return len(next(iter(self.columns.values())))
 
     def keep_in(self, kept: KeptSamples | None) -> None:
-        """Take a place for samples after the steps done once; None to make them every time."""
+        """Keep samples after the `once` steps in `kept` from now on; None to make them anew."""
         self._kept, self._at_hand = kept, {}
 
     @property
@@ -118,8 +118,10 @@ class SampleMaker:
     def made(self, rows: Tensor, view: int) -> Made:
         """Make the samples at `rows`, all with the draw `view` of the random steps.
 
+        With `on_error: skip` the next sample that can be made takes the place of one that cannot.
+
         Raises:
-            DataError: a sample cannot be made, and none is skipped.
+            DataError: a sample cannot be made, and skipping is off or has come to its limit.
         """
         is_drawn = bool(self._making.drawn)
         make = partial(self._with_drawn, view=view) if is_drawn else self.made_once

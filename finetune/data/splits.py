@@ -158,7 +158,7 @@ def _refuse_small_strata(weights: Sequence[int], names: Sequence[str], num_parts
             raise DataError(
                 f"class {name!r} has {weight} sample{'s' if weight > 1 else ''}, too few for "
                 f"{num_parts} parts",
-                # Without stratify some part would have none of it either.
+                # Leaving out `stratify` is no remedy: some part would still lack the class.
                 hint=remedy_for_rare(name, weight, names),
                 key=(*_KEY, "stratify"),
             )

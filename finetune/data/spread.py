@@ -82,13 +82,15 @@ def note_on_sizes(parts: Mapping[str, Tensor], shares: Mapping[str, float]) -> l
 def few_of_each(
     rows: Tensor, target: Tensor, classes: Sequence[str], most: int, seed: int
 ) -> tuple[Tensor, list[str]]:
-    """Return at most so many rows of each class, and notes on what is left out or lacking.
+    """Return `most` rows of each class, drawn at random, and notes on what is left out or lacking.
+
+    All rows of a smaller class are taken.
 
     Args:
         rows: Positions of the training samples.
         target: Class of every sample of the source `(N,)`.
         classes: Names of the classes.
-        most: Samples of a class.
+        most: The greatest number of rows of a class.
         seed: Seed of the draw.
     """
     order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]

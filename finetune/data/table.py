@@ -123,7 +123,11 @@ class Listed:
         return whole.digest()
 
     def distinct(self) -> Distinct:
-        """Return the different values, which must be hashable, and which one each sample has."""
+        """Return the different values in order of first appearance, and each sample's value.
+
+        The value of a sample is given as its position among the different values. Values must be
+        hashable.
+        """
         if isinstance(self.values, MappedCells):
             return self.values.distinct()
         found: dict[Any, int] = {}

@@ -74,11 +74,14 @@ def dialect_of(source: Source | None) -> Dialect:
 
 
 def tables_below(path: Path, within: Path | None, key: Key, kind: str) -> TableFiles:
-    """Return a file itself, files that a pattern names, or every table below a folder, in order.
+    """Return the table files at a path, sorted, and notes for the user on how they were found.
+
+    These are the file itself, the files that a pattern such as `part-*.csv` names, or every table
+    below a folder.
 
     Args:
-        path: The file, or the folder.
-        within: Folder that no link may leave; None for the folder itself.
+        path: A file, a folder, or a pattern in the last part of the path.
+        within: Folder that no link may leave; None for the folder that is searched.
         key: Position of the path in the config.
         kind: Type of the source.
 

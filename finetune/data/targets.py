@@ -106,7 +106,7 @@ class _Labels:
         return self.place(number).removesuffix(f" of {self.part}")
 
     def settled(self, spellings: set[str], found: Sequence[str]) -> Ordered:
-        """Return the classes; with notes if they are found here.
+        """Return the classes: those that were given, or those found, in order and with notes.
 
         Args:
             spellings: Each distinct label as written.
@@ -213,7 +213,7 @@ def refuse_unseen(
         label, rare = classes[number], ""
         count = sum(int(class_counts(each, len(classes))[number]) for each in drawn)
         if count < len(drawn):
-            # No split helps here, so that none is named.
+            # No other split would help, so the hint names none.
             rare = (
                 f": it has {count} sample{'s' if count > 1 else ''}, too few for {len(drawn)} parts"
             )

@@ -127,7 +127,7 @@ class Tokenize:
         drawn = torch.arange(0, len(column), -(-len(column) // _NUM_DRAWN))
         self.cut.drawn_from += len(column)
         first = self._counted(column.at(drawn))
-        # What is cut was told by then.
+        # The line on cut texts comes from the drawn texts. Later ones must not change its counts.
         uncounted = replace(self, cut=CutTexts())
 
         def make(texts: list[Any]) -> dict[str, Ragged]:

@@ -74,7 +74,7 @@ class TokenStore:
         self._fingerprint: tuple[Listed, str] | None = None
 
     def sequences(self, texts: Listed, tokenizing: Tokenizing) -> dict[str, Sequences] | None:
-        """Return the tokens of `texts` by output, stored earlier or now.
+        """Return the tokens of `texts` by output of the tokenizer, from the store; complete it.
 
         The number of tokens cut off each text is among them as `CUT`. A few of the stored texts are
         tokenized again for comparison. Returns None if the texts are too short to be stored, or

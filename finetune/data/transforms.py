@@ -311,7 +311,7 @@ def _effect(step: Step) -> _Effect | None:
         case Stack():
             return _Effect("stack", ((step.columns, (step.name,)),))
         case Tokenize():
-            # Which outputs there are is the tokenizer's own matter.
+            # The tokenizer decides which outputs there are.
             return _Effect("tokenize", ((step.columns, step.outputs),))
         case Vision() | MaskTokens() | SpecAugment():
             about = "images" if isinstance(step, Vision) else step.name

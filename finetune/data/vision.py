@@ -53,11 +53,11 @@ class Vision:
         """Return one sample with its image transformed."""
         image = as_image(sample[self.column], self.column, self.key)
         self._refuse_noise_in_bytes(image)
-        # In prediction there are none.
+        # Prediction has neither targets nor columns for the loss.
         along = [name for name in self.along if name in sample]
         others = [as_companion(sample[name], name, image, self.key) for name in along]
         try:
-            # All in one call, so that all move by what is drawn once.
+            # All in one call, so that one random draw moves all of them alike.
             moved = self.transform(image, *others) if others else (self.transform(image),)
             return {**sample, **dict(zip((self.column, *along), moved, strict=True))}
         except (TypeError, ValueError, RuntimeError) as error:

@@ -116,7 +116,7 @@ def removed_if_unusable(folder: Path, wanted: Meta) -> list[str]:
     if disk.kind_of(folder) is None:
         return []
     if not disk.holds_only(folder, FILES):
-        raise StoreError("is no folder of ours", where=str(folder), hint="remove it")
+        raise StoreError("is not a folder that finetune made", where=str(folder), hint="remove it")
     fault = fault_of(folder, wanted)
     if fault is None:
         return []

@@ -78,12 +78,13 @@ def fault_of_delta(
 ) -> str | None:
     """Return why a delta may not be put into a model, or None if it may.
 
-    A delta must hold every name that trains and every moved buffer, with their shape and dtype, and
-    nothing else. So it cannot change a tensor that never trains. The model is not changed.
+    A delta must hold every name that ever trains and every moved buffer, with the shape and dtype
+    of the model, without NaN and infinity, and nothing else. So it cannot change a tensor that
+    never trains. The model is not changed.
 
     Args:
         delta: The tensors of a checkpoint, by name.
-        moved: Buffers that its manifest names.
+        moved: Buffers that its manifest names as moved; each must be one that this run may move.
         model: The model that the delta is compared with.
         base: State of the model before training.
     """

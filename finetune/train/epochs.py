@@ -37,7 +37,7 @@ class Epochs:
         return cls(lengths, (0, *(end for end, _ in past)))
 
     def place(self, step: int) -> tuple[int, int]:
-        """Return the epoch of the next step when `step` steps are done, and its steps done."""
+        """Return where a run is after `step` steps: number of its epoch, and steps done in it."""
         data = self._data_at(step)
         whole, done = divmod(step - self.begins[data], self.lengths[data])
         return self._numbers()[data] + whole, done

@@ -54,7 +54,7 @@ def test_oversample_draws_every_class_as_often_as_the_largest(order_of):
     assert counted(order) == {"a": 12, "b": 12, "c": 12}
     assert (
         "balance: oversample: an epoch draws 12 samples of each of 3 classes, 36 in all; "
-        "the 2 of 'c' come up to 6 times each"
+        "the 2 of 'c' are drawn up to 6 times each"
     ) in notes
 
 

@@ -207,7 +207,7 @@ def test_a_loss_of_ones_own_says_whether_it_takes_shares_of_classes(
     if soft:
         weights_of(config, tmp_path / "run")
         return
-    with pytest.raises(FinetuneError, match="loss 'import' may take class numbers only") as caught:
+    with pytest.raises(FinetuneError, match="loss 'import' does not say that it") as caught:
         finetune.build_trainer(config, tmp_path / "run")
     assert "soft_targets = True" in caught.value.hint
 

@@ -140,7 +140,7 @@ def test_a_name_that_leaves_the_folder_is_told_with_what_it_is_relative_to(put, 
     source = write(tmp_path / "t.csv", ("image", "label"), ("a_0.jpg", "a"))
     with pytest.raises(DataError, match="and lies in 'im'") as caught:
         opened(source=source | {"within": "im"})
-    assert "write 'im/a_0.jpg', the way from the folder of the table" in caught.value.hint
+    assert "write 'im/a_0.jpg', the path from the folder of the table" in caught.value.hint
 
 
 @pytest.mark.parametrize(

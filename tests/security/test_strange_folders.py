@@ -294,7 +294,7 @@ def test_a_folder_with_a_foreign_file_is_no_store(tmp_path):
     assert entries(tmp_path) == []
     with pytest.raises(StoreError, match="no store 'k'"):
         remove_store(tmp_path, "k")
-    with pytest.raises(StoreError, match="is no folder of ours"):
+    with pytest.raises(StoreError, match="is not a folder that finetune made"):
         new_store(tmp_path)
     assert (tmp_path / "k" / "thesis.tex").read_text() == WORK
 

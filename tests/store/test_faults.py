@@ -165,7 +165,7 @@ def test_links_are_not_followed(open_store, filled, tmp_path):
     store.close()
     filled.rename(tmp_path / "elsewhere")
     filled.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(StoreError, match="no folder of ours"):
+    with pytest.raises(StoreError, match="is not a folder that finetune made"):
         open_store()
 
 

@@ -53,7 +53,10 @@ class Around:
     """Tensors of the network that the pass changed."""
 
     def leading_to(self, place: Place) -> tuple[set[int], list[Operation]]:
-        """Return what the arguments of a chosen call depend on: storages, operations in order."""
+        """Return what the arguments of a chosen call depend on.
+
+        These are the storages, and the operations between them in the order in which they ran.
+        """
         entrance = self.entrances[place]
         return _leading_to(
             {
@@ -65,9 +68,9 @@ class Around:
         )
 
     def moving_into_python(self) -> list[tuple[int, set[Held]]]:
-        """Return the changed tensors that Python reads as numbers, by `item()` for example.
+        """Return which changed tensors Python reads as numbers, by `item()` for example.
 
-        Each with the number of operations that ran before.
+        One entry for each such reading: the number of operations that ran before it, and the names.
         """
         if not self.moved:
             return []
@@ -163,7 +166,7 @@ class Flow:
 
 
 def follow_values(model: nn.Module, batch: Inputs, chosen: Collection[Place]) -> Flow:
-    """Run the network and follow the values outside the chosen calls."""
+    """Run the network; return which outputs of the chosen calls are needed, and what enters."""
     seen = watch_around(model, batch, chosen)
     reached = {storage_of(tensor) for root in seen.roots for tensor in root.tensors}
     read = set(reached)

@@ -43,7 +43,10 @@ class Call:
 
     @property
     def is_frozen(self) -> bool:
-        """Whether no returned tensor depends on a trained parameter."""
+        """Whether it returns tensors, and none depends on a trained parameter.
+
+        False if it also returns objects that may hide tensors.
+        """
         tensors = self.tensors
         return (
             bool(tensors)

@@ -94,7 +94,10 @@ class MappedCells(Sequence[Any]):
         return whole if self.rows is None else whole[self.rows]
 
     def distinct(self) -> Distinct:
-        """Return the different values of these cells."""
+        """Return the different values in order of first appearance, and each cell's value.
+
+        The value of a cell is given as its position among the different values.
+        """
         import pyarrow  # takes a third of a second, which runs on small tables need not spend
 
         encoded = pyarrow.chunked_array(self.chunks).dictionary_encode().combine_chunks()

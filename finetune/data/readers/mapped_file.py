@@ -74,13 +74,13 @@ class ArrowFile:
         """Return the cells of a column as an Arrow array."""
         cells: Sequence[Any] = chunk.columns.get(name) or [None] * chunk.count
         known = self._types[name]
-        # Arrow would turn 2.0 into 2, and true into 1, which are other cells.
+        # Arrow would turn 2.0 into 2, and true into 1: messages and hashes would see other cells.
         if other := next((t for t in set(map(type, cells)) if t not in (known, type(None))), None):
             raise NotMappedError(f"column {name!r} holds {known.__name__} and {other.__name__}")
         try:
             return _arrow_of(cells, known)
         except (UnicodeError, OverflowError) as error:
-            # half a character of JSON, or a number beyond 64 bits
+            # JSON may hold half of a surrogate pair, or a number beyond 64 bits.
             reason = str(error).partition("\n")[0][:120]
             raise NotMappedError(f"column {name!r}: {reason}") from error
 
