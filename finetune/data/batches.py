@@ -104,6 +104,7 @@ def sample_order(num_samples: int, seed: int, epoch: int) -> Tensor:
 def windows(order: Tensor, size: int, *, drop_last: bool) -> list[Tensor]:
     """Return `order` in windows of `size` samples; a shorter last one is dropped if asked."""
     cut = list(order.split(size))
+    # With fewer samples than `size`, nothing is left; callers refuse such a run.
     return cut[:-1] if drop_last and cut and len(cut[-1]) < size else cut
 
 
@@ -251,6 +252,7 @@ def fingerprint_of(
     """Hash columns, targets and what is done to them, as `Samples.fingerprint` returns it."""
     digest = blake2b(identity.encode(), digest_size=16)
     for name, column in columns.items():
+        # The zero ends the name: `ab` and `c` must not give the bytes of `a` and `bc`.
         digest.update(name.encode() + b"\0" + column.fingerprint())
     if target is not None:
         digest.update(target.fingerprint())

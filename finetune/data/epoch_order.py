@@ -59,6 +59,7 @@ class EpochOrder:
         else:
             assert self.weights is not None
             drawn = _by_weight(self.weights, self.count, draw)
+        # Copies of a sample lie side by side in both draws, and in the first one whole classes.
         drawn = drawn[torch.randperm(len(drawn), generator=draw)]
         return drawn if self.pool is None else self.pool[drawn]
 
@@ -84,6 +85,7 @@ def _by_weight(weights: Tensor, count: int, draw: torch.Generator) -> Tensor:
     where the weights are equal.
     """
     order = torch.randperm(len(weights), generator=draw)
+    # In doubles: the sum of a million weights in float32 loses the small ones.
     ends = weights[order].double().cumsum(0)
     start = torch.rand((), generator=draw, dtype=torch.float64)
     steps = (torch.arange(count) + start) * (ends[-1] / count)
@@ -144,6 +146,7 @@ def _limited(
     wanted = max(1, round(limit * size)) if limit < 1 else int(limit)
     if wanted >= size:
         return None, [f"train.limit: {limit:g} leaves out none of {size:,} training samples"]
+    # One order for every limit, so that a smaller one takes a part of what a larger one takes.
     order = torch.randperm(size, generator=torch.Generator().manual_seed(seed_for("limit", seed)))
     if task.learns == "class" and part.target is not None:
         order = order[_evenly(part.target[order])]
@@ -192,7 +195,7 @@ def _weights(part: RawPart, name: str) -> Tensor:
         try:
             value = float(text)
         except ValueError:
-            value = -1.0
+            value = -1.0  # refused below, like any other number that is no weight
         if not 0 <= value < float("inf"):
             raise DataError(
                 f"column {name!r} holds {shown(text)} in {part.table.place(row)}, a weight is a "

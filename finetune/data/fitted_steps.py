@@ -144,6 +144,7 @@ class FittedStep:
                 )
                 return Limits(tuple(low.tolist()), tuple(high.tolist()))
             case ClipTransform() as node:
+                # Limits that are given need no samples, only how many numbers a sample has.
                 width = self._flat(name, column, place).shape[1]
                 ends = (None if end is None else (end,) * width for end in (node.low, node.high))
                 return Limits(*ends)
@@ -226,6 +227,7 @@ class FittedStep:
 
     def _known(self, node: CategoriesTransform, name: str, words: Sequence[str]) -> Known:
         """Return the categories of one column, sorted."""
+        # Sorted, so that positions do not depend on the order of the rows.
         names = tuple(sorted(set(words)))
         if len(names) > MOST_CATEGORIES:
             raise self._error(
@@ -267,6 +269,7 @@ class FittedStep:
         self, name: str, words: Sequence[str], names: Sequence[str], place: Place
     ) -> Numbers | Vectors:
         """Return categories as positions `(N,)`, or as vectors `(N, K)`."""
+        # From 1: position 0 is that of all unknown categories.
         number = {word: position for position, word in enumerate(names, 1)}
         positions = np.array([number.get(word, 0) for word in words], dtype=np.int64)
         met, unknown = self.met.setdefault(name, Met()), np.flatnonzero(positions == 0)
@@ -303,6 +306,7 @@ class FittedStep:
         """Raise if whole numbers are floats so large that two of them may have become one."""
         if not values.is_floating_point():
             return
+        # From here on the next whole number is not a float of this type any more: ids merge.
         limit = 2 / torch.finfo(values.dtype).eps
         rows = torch.nonzero((values.abs() >= limit) & values.isfinite()).flatten()
         if len(rows):
@@ -334,6 +338,7 @@ class FittedStep:
             DataError: the column holds something else than numbers.
         """
         values = self._numbers(name, column, place).values
+        # In doubles: sums of squares of large numbers lose all digits in float32.
         flat: Flat = values.double().reshape(len(values), -1).numpy()
         return flat
 

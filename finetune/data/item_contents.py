@@ -111,6 +111,7 @@ class ItemContents:
         """
         if not self._rows["is_known"][position]:
             path = self._paths[position]
+            # Name and size are all that identifies it so far, and part of the data's fingerprint.
             if os.fstat(file.fileno()).st_size != self._sizes[position]:
                 raise another_one(str(path), self._what)
             digest, state = hash_file(file, str(path), self._what)
@@ -136,6 +137,7 @@ class ItemContents:
         for note in () if self._files is None else self._files.take_notes():
             tell(note)
         known = self._rows["is_known"].astype(bool)
+        # A file may have changed since it was read for a batch: samples of both would be mixed.
         differs = (self._rows["hash"] != found.hashes.numpy()).any(1) & known
         if differs.any():
             raise another_one(str(self._paths[int(differs.argmax())]), self._what)

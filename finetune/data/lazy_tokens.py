@@ -45,6 +45,7 @@ class LazyTokens:
         self._pid = os.getpid()
         self._whole: dict[str, Ragged] | None = None
         self._flat = {name: _Growing() for name in drawn}
+        # Arrays, not a dict: an entry of a dict takes as much memory as the tokens of a short text.
         self._starts = np.full(len(texts), -1)
         self._lengths = np.zeros(len(texts), np.int32)
         self._last: tuple[Tensor, dict[str, Ragged]] | None = None
@@ -65,6 +66,7 @@ class LazyTokens:
         """Tokens of all texts, made now unless they are there."""
         if self._whole is None:
             self._whole = self._make_all()
+            # What was kept so far is contained in it.
             self._flat, self._last = {}, None
         return self._whole
 
@@ -106,6 +108,7 @@ class LazyTokens:
         starts, lengths = self._starts[wanted], self._lengths[wanted].astype(np.int64)
         before = np.cumsum(lengths) - lengths
         places = np.arange(lengths.sum()) + np.repeat(starts - before, lengths)
+        # All texts in one gather, as in `Ragged.gather`: a loop over them is several times slower.
         told = torch.from_numpy(lengths)
         return {
             name: Ragged.flat(
@@ -121,6 +124,7 @@ class LazyTokens:
         self._starts[rows] = begins + np.cumsum(lengths) - lengths
         self._lengths[rows] = lengths
         for name, column in made.items():
+            # Without the last number, which belongs to no text (see `Ragged`).
             grown = self._flat[name].append(column.values[:-1])
             if self._budget is not None:
                 self._budget.left_bytes -= grown

@@ -90,6 +90,7 @@ def _step(entry: Any) -> Learnt:
     """Return one step; raise ValueError if the entry is none."""
     if not isinstance(entry, dict) or not isinstance(entry.get("columns"), dict):
         raise ValueError("a fitted step has no columns")
+    # A forged file may hold anything here, so nothing is used before it has its type.
     kind, makes_positions = str(entry.get("type")), entry.get("makes_positions")
     if not isinstance(makes_positions, bool) or kind not in _READERS:
         raise ValueError("a fitted step of no known type")
@@ -129,6 +130,7 @@ def _known(value: Mapping[str, Any]) -> Known:
     is_list = isinstance(names, list) and 0 < len(names) <= _MOST_READ
     if not is_list or not all(isinstance(name, str) for name in names):
         raise ValueError("categories are no list of words")
+    # Of two positions of one name the first would never be used: no run writes that.
     if len(set(names)) < len(names):
         raise ValueError("a category is there twice")
     return Known(tuple(names))

@@ -136,6 +136,7 @@ class MadeSamples:
         """Make the samples at `indices` `(B,)`; see `Samples.fetch`."""
         rows = torch.as_tensor(indices, dtype=torch.int64)
         made = self.specs.keys() - set(self._plain.inputs)
+        # The activation cache answers such a batch: then no file is opened at all.
         if made <= set(blank) and not self._for_loss:
             plain = self._plain.fetch(rows, blank=blank, length=length)
             found = {name: blank_column(self.specs[name], len(rows)) for name in made}
@@ -219,6 +220,7 @@ class MadeSamples:
 
     def fingerprint(self) -> str:
         """Hash the raw contents of all columns, targets too, and what the steps are."""
+        # Raw columns and steps stand for the samples: to make all of them would take an epoch.
         told = f"{self._plain.fingerprint()} {self._making.identity}"
         return fingerprint_of(self.maker.columns, None, told)
 

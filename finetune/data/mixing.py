@@ -68,6 +68,7 @@ class Mixing:
             # The share of pixels that stay: a box at the border is cut off.
             shares = np.array([1 - _area(box) / shape.numel() for box in boxes])
         mixed, begin = [], 0
+        # Shares are drawn for the window as a whole, so that cuts into micro-batches move none.
         for number, batch in enumerate(window):
             end = begin + len(batch)
             share = torch.from_numpy(shares[begin:end]).float().to(batch.indices.device)
@@ -82,6 +83,7 @@ class Mixing:
         """Return a micro-batch mixed with the samples that come before its own."""
         inputs = {}
         for name, values in batch.inputs.items():
+            # The same partner for every column: an image and its second view stay a pair.
             others = _shifted(values, before.inputs[name])
             match node:
                 case MixupTransform():
@@ -126,6 +128,7 @@ def mixing_of(
     nodes = {n: node for n, node in enumerate(transforms) if isinstance(node, Mix)}
     if not nodes:
         return Mixing()
+    # One sample tells shapes and types, which are the same for all.
     first = samples.fetch([0])
     target = first.target
     has_classes = classes is not None and target is not None and target.dtype == torch.int64
@@ -183,6 +186,7 @@ def _blended(values: Tensor, others: Tensor, share: Tensor) -> Tensor:
 
 def _pasted(values: Tensor, others: Tensor, boxes: Sequence[Box]) -> Tensor:
     """Return images with a box of another image in each."""
+    # A copy: the next sample is pasted from these values as they were.
     pasted = values.clone()
     for number, (top, bottom, left, right) in enumerate(boxes):
         pasted[number, :, top:bottom, left:right] = others[number, :, top:bottom, left:right]

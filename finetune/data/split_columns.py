@@ -58,6 +58,7 @@ def parts_by(values: Sequence[str], table: Table, name: str) -> dict[str, Tensor
     Raises:
         DataError: a value names no part, or no sample is for training.
     """
+    # Only if all values are like that: next to `test`, a `1` is more likely a mistake.
     is_flag = all(value.lower() in _IS_VALIDATION for value in values)
     names = _IS_VALIDATION if is_flag else _NAMES
     found: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
@@ -99,6 +100,7 @@ def joined_groups(groups: Tensor, values: Sequence[str]) -> Tensor:
     for row, (group, value) in enumerate(zip(groups.tolist(), values, strict=True)):
         for other in (group, first.setdefault(value, row)):
             one, two = sorted((root(row), root(other)))
+            # The earlier one becomes the root, so that numbers do not depend on the order of links.
             parents[two] = one
     return torch.tensor([root(row) for row in range(len(values))])
 
@@ -118,8 +120,10 @@ def _texts(column: Column) -> list[str] | None:
 
 
 def _plain(value: object) -> str:
+    # NaN is the only value that differs from itself.
     if value is None or value != value:
         return ""
+    # A gap anywhere in a column of whole numbers makes all of them floats: 3 is still written `3`.
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value).strip()

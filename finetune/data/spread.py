@@ -46,6 +46,7 @@ def spread(
         DataError: a part ends up empty.
     """
     if labels is None:
+        # No label to be short of: then only the sizes of the parts decide.
         labels = torch.zeros(len(groups), 0)
     units = samples_of_groups(groups)
     weights = torch.stack([labels[unit].sum(0) for unit in units])
@@ -54,6 +55,7 @@ def spread(
     }
     taken: dict[str, list[int]] = {part: [] for part in shares}
     for number, label in _in_turn(units, weights, seed):
+        # Of parts in equal need `max` takes the first, so that the seed alone decides.
         part = max(wishes, key=lambda name: _need(wishes[name], label))
         wishes[part].samples -= len(units[number])
         wishes[part].labels -= weights[number]
@@ -71,6 +73,7 @@ def spread(
 def note_on_sizes(parts: Mapping[str, Tensor], shares: Mapping[str, float]) -> list[str]:
     """Return a note for each part whose size is off its share by more than a hundredth of all."""
     total = sum(map(len, parts.values()))
+    # One sample more or less is rounding, also where it is more than a hundredth.
     return [
         f"{part} has {len(parts[part]):,} of {total:,} samples, {len(parts[part]) / total:.1%}, "
         f"not {share:.1%}: those of a group stay together"
@@ -95,6 +98,7 @@ def few_of_each(
     """
     order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
     of_class = [order[target[order] == number][:most] for number in range(len(classes))]
+    # Sorted, so that positions are in the order of the file as they are without `per_class`.
     kept = torch.cat(of_class).sort().values
     notes = [f"per_class: {len(rows) - len(kept):,} of {len(rows):,} training samples are left out"]
     short = [name for name, some in zip(classes, of_class, strict=True) if len(some) < most]
@@ -115,6 +119,7 @@ def _in_turn(
     still fit where there is little room; units of one size are in random order.
     """
     drawn = torch.randperm(len(units), generator=torch.Generator().manual_seed(seed)).tolist()
+    # The sort is stable: units of one size stay in the order of the draw.
     left = sorted(drawn, key=lambda number: -len(units[number]))
     turns: list[tuple[int, int | None]] = []
     counts = weights.sum(0)
@@ -122,6 +127,7 @@ def _in_turn(
         label = int(torch.where(counts > 0, counts, torch.inf).argmin())
         having = [number for number in left if weights[number, label] > 0]
         turns += [(number, label) for number in having]
+        # A unit is assigned once, for its rarest label: its other labels are no longer left over.
         counts = counts - weights[having].sum(0)
         gone = set(having)
         left = [number for number in left if number not in gone]

@@ -69,6 +69,7 @@ class SoundHeader(NamedTuple):
 
     def length(self, rate: int) -> int:
         """Return the numbers of its waveform at a rate."""
+        # As `resample_poly` rounds: up, of the reduced fraction.
         common = math.gcd(rate, self.rate)
         return -(-self.frames * (rate // common) // (self.rate // common))
 
@@ -151,6 +152,7 @@ def _of_length(waveform: np.ndarray[Any, Any], length: int | None) -> np.ndarray
     """Return a waveform cut to a length, or with silence behind it."""
     if length is None:
         return np.ascontiguousarray(waveform)
+    # Behind, not around: where a recording begins stays where it was.
     result = np.zeros(length, np.float32)
     kept = waveform[:length]
     result[: len(kept)] = kept
@@ -187,6 +189,7 @@ def _refuse_endless(header: SoundHeader, rules: SoundRules, name: str) -> None:
 def _decoded(file: BinaryIO, name: str) -> Iterator[Any]:
     """Yield an open file as a recording; turn exceptions of soundfile into a `DataError`."""
     soundfile = require("soundfile", extra="audio")
+    # A damaged header may promise any size or type, and soundfile passes on whatever that causes.
     try:
         with soundfile.SoundFile(file) as sound:
             yield sound
