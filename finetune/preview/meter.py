@@ -1,7 +1,7 @@
 """Measure FLOPs and memory of a phase with a few samples, and leave the model as it was."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
@@ -34,6 +34,7 @@ _FEW, _MORE = 2, 3
 """Samples in the two measured passes; a line through both gives all other sizes."""
 _Computed = Literal["all", "forward", "none"]
 """Which matrix products of a pass are computed."""
+_Around = AbstractContextManager[None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,36 +154,37 @@ class Meter:
         buffers move, so the pass that is asked for these needs those of the forward pass.
         """
         products = WithoutProducts(_FORMULAS.keys() | flop_registry.keys())
+        leaving_out: dict[_Computed, tuple[_Around, _Around]] = {
+            "all": (nullcontext(), nullcontext()),
+            "forward": (nullcontext(), products.entered()),
+            "none": (products.entered(), nullcontext()),
+        }
         with suppress(Exception):
-            found = self._counted(phase, batch, estimate, products, computed=computed)
+            found = self._counted(phase, batch, estimate, *leaving_out[computed])
             # Code of the user may have caught the error of a read, and gone another way.
             if not products.was_read:
                 return found
         # Values decide what this network runs: which expert gets a token, say. Or they must be
         # right for it to run at all.
-        products = WithoutProducts(())
-        return self._counted(phase, batch, estimate, products, computed="all")
+        return self._counted(phase, batch, estimate, *leaving_out["all"])
 
     def _counted(
         self,
         phase: Phase,
         batch: Batch,
         estimate: Estimate | str,
-        products: WithoutProducts,
-        *,
-        computed: _Computed,
+        around_all: _Around,
+        around_backward: _Around,
     ) -> _Pass:
-        """Run one batch and count, with only some of its products computed."""
+        """Run one batch inside two contexts, and count."""
         model = self.model
         boundary = estimate.boundary if isinstance(estimate, Estimate) else None
         with _left_as_it_was(model), _every_operation_seen():
             take_on(model, phase.frozen, phase.modules)
             # Any module may move a buffer in training mode: only a pass shows which.
             before, kept = _digests(model), _KeptForBackward(model)
-            # The counter is the inner one: it sees each operation before it is left out.
             counting = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
-            with products.entered(), counting as counter:
-                products.is_on = computed == "none"
+            with counting as counter, around_all:
                 with (
                     saved_tensors_hooks(kept.pack, _unpacked),
                     self.precision.autocast(),
@@ -191,8 +193,8 @@ class Meter:
                     loss = self.task.loss(model(**batch.inputs), batch)
                 # Read here: the backward pass adds to the same counter.
                 forward = counter.get_total_flops()
-                products.is_on = computed != "all"
-                self.precision.backward(loss)
+                with around_backward:
+                    self.precision.backward(loss)
             after = _digests(model)
         moved = frozenset(name for name, digest in after.items() if before.get(name) != digest)
         return _Pass(counter.get_total_flops(), forward, sum(within), kept.size_bytes, moved)

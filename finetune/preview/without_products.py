@@ -9,16 +9,15 @@ such as an index that is out of range.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
 from finetune.activations.find.trace import storage_of
-from finetune.structure import tensors_in
 
 _TO_PYTHON = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__}
 """Functions that hand values to Python without an operation that a dispatch mode sees."""
@@ -29,7 +28,10 @@ class ValueReadError(Exception):
 
 
 class WithoutProducts(TorchDispatchMode):
-    """Fills the results of costly operations with ones while `is_on`.
+    """Fills the results of costly operations with ones.
+
+    A costly operation still runs on tensors without data (`meta`), so a counter of FLOPs that was
+    entered earlier sees it.
 
     Args:
         costly: The operations that are not computed.
@@ -39,7 +41,6 @@ class WithoutProducts(TorchDispatchMode):
 
     def __init__(self, costly: Iterable[Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.is_on = False
         self.was_read = False
         """Whether a value that follows from a filled one was asked for."""
         self._costly = frozenset(costly)
@@ -52,10 +53,6 @@ class WithoutProducts(TorchDispatchMode):
         with _ReadsOfValues(self), self:
             yield
 
-    def follows(self, values: Any) -> bool:
-        """Tell whether any of these tensors follows from a filled one."""
-        return any(storage_of(tensor) in self._filled for tensor in tensors_in(values))
-
     def __torch_dispatch__(
         self,
         func: Any,
@@ -65,21 +62,32 @@ class WithoutProducts(TorchDispatchMode):
     ) -> Any:
         """Run an operation, or fill its result in."""
         kwargs = kwargs or {}
-        given = [*args, *kwargs.values()]
-        follows = self.follows(given)
-        if self.is_on and getattr(func, "overloadpacket", None) in self._costly:
+        given = _storages([*args, *kwargs.values()])
+        follows = not self._filled.isdisjoint(given)
+        if getattr(func, "overloadpacket", None) in self._costly:
             result, follows = _filled(func, args, kwargs), True
         else:
             if follows and _reads_values(func):
                 self.refuse(func)
             result = func(*args, **kwargs)
-        written = tensors_in(result)
-        if follows and func._schema.is_mutable:
-            written += tensors_in(given)
-        # A freed storage may be used again, by what does not follow from a filled value.
-        change = self._filled.update if follows else self._filled.difference_update
-        change(map(storage_of, written))
+        written = _storages([result])
+        if not follows:
+            # A freed storage may be used again, by what does not follow from a filled value.
+            self._filled.difference_update(written)
+            return result
+        self._filled.update(written)
+        if func._schema.is_mutable:
+            self._filled.update(given)
         return result
+
+    def refuse_reading(self, func: Callable[..., Any], args: Sequence[Any]) -> None:
+        """Raise if a function would hand a value to Python that follows from a filled one.
+
+        Raises:
+            ValueReadError: it would.
+        """
+        if func in _TO_PYTHON and not self._filled.isdisjoint(_storages(args)):
+            self.refuse(func)
 
     def refuse(self, func: Any) -> NoReturn:
         """Raise for a function that would read a value.
@@ -106,11 +114,24 @@ class _ReadsOfValues(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Refuse to read a value that follows from a filled one."""
-        if func in _TO_PYTHON and self._mode.follows(list(args)):
-            self._mode.refuse(func)
+        self._mode.refuse_reading(func, args)
         return func(*args, **(kwargs or {}))
 
 
+def _storages(values: Iterable[Any]) -> list[int]:
+    """Return the storages of the tensors among values, and in lists of them."""
+    # Not by `tensors_in`: an operation takes and returns no deeper nesting, and a pass has
+    # thousands of them.
+    found: list[int] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(storage_of(value))
+        elif isinstance(value, list | tuple):
+            found += [storage_of(one) for one in value if isinstance(one, Tensor)]
+    return found
+
+
+@cache
 def _reads_values(func: Any) -> bool:
     """Tell whether values may decide what an operation returns besides values: sizes, a number."""
     # Of operators of higher order, and of operations of other packages, nothing is known.
@@ -121,12 +142,18 @@ def _reads_values(func: Any) -> bool:
 
 def _filled(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Return ones in the place of a result: of its shapes, strides and types."""
-    device = next(tensor.device for tensor in tensors_in([*args, *kwargs.values()]))
-    shapes = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (tuple(args), kwargs))
-    shaped = func(*shapes[0], **shapes[1])
+    device = next(value.device for value in args if isinstance(value, Tensor))
+    shaped = func(*map(_without_data, args), **{n: _without_data(v) for n, v in kwargs.items()})
+    if isinstance(shaped, Tensor):
+        return _ones(shaped, device)
+    return tuple(_ones(one, device) if isinstance(one, Tensor) else one for one in shaped)
 
-    def ones(like: Tensor) -> Tensor:
-        made = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
-        return made.fill_(1)
 
-    return tree_map_only(Tensor, ones, shaped)
+def _without_data(value: Any) -> Any:
+    """Return a tensor of the same form without data; anything else unchanged."""
+    return value.to("meta") if isinstance(value, Tensor) else value
+
+
+def _ones(like: Tensor, device: torch.device) -> Tensor:
+    made = torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device)
+    return made.fill_(1)

@@ -1,5 +1,6 @@
 """What a plan measures without computing products is what it measures with all of them."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -162,10 +163,12 @@ def test_figures_do_not_depend_on_which_products_are_computed(meter_of, network,
         assert whole.flops > whole.forward > 0 < whole.kept
 
 
-def counted(network, values, *, is_on):
+def counted(network, values, *, fills):
     products = WithoutProducts(flop_registry)
-    with products.entered(), FlopCounterMode(display=False) as counter:
-        products.is_on = is_on
+    with (
+        FlopCounterMode(display=False) as counter,
+        products.entered() if fills else nullcontext(),
+    ):
         output = network(values=values)
     return output, counter.get_total_flops()
 
@@ -174,8 +177,8 @@ def counted(network, values, *, is_on):
 def test_products_are_filled_with_ones_and_counted_all_the_same(network):
     torch.manual_seed(0)
     model, values = network(), torch.rand(3, 8)
-    output, flops = counted(model, values, is_on=True)
-    real, expected = counted(model, values, is_on=False)
+    output, flops = counted(model, values, fills=True)
+    real, expected = counted(model, values, fills=False)
     assert torch.equal(output, torch.ones(3, 10))
     assert not torch.equal(real, output)
     assert flops == expected > 0
@@ -184,13 +187,12 @@ def test_products_are_filled_with_ones_and_counted_all_the_same(network):
 @pytest.mark.parametrize("network", [Experts, ByItem, ByList, ByArray])
 def test_a_value_that_follows_from_a_filled_one_is_not_read(network):
     with pytest.raises(ValueReadError):
-        counted(network(), torch.rand(3, 8), is_on=True)
+        counted(network(), torch.rand(3, 8), fills=True)
 
 
 def test_a_read_is_known_of_also_where_its_error_is_caught():
     products = WithoutProducts(flop_registry)
     with products.entered():
-        products.is_on = True
         ByItemCaught()(values=torch.rand(3, 8))
     assert products.was_read
 
@@ -198,7 +200,6 @@ def test_a_read_is_known_of_also_where_its_error_is_caught():
 def test_a_value_written_over_in_part_still_counts_as_filled():
     products = WithoutProducts(flop_registry)
     with products.entered():
-        products.is_on = True
         made = torch.zeros(2, 2)
         made[0] = (torch.rand(2, 2) @ torch.rand(2, 2))[0]
         made[1] = 5.0
