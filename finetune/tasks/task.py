@@ -38,7 +38,11 @@ class Task:
 
     @property
     def hard_losses(self) -> tuple[str, ...]:
-        """Names of the losses that may take class numbers only, no shares of classes."""
+        """Names of the losses that are not known to take shares of classes as targets.
+
+        Such shares come from mixup and cutmix; an imported loss says by `soft_targets` that it
+        takes them.
+        """
         return tuple(loss.name for loss in self.losses if not loss.takes_shares)
 
     def parts(self, outputs: Any, batch: Batch) -> list[LossSum]:
