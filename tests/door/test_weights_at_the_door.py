@@ -15,8 +15,7 @@ from transformers import (
     BertForMaskedLM,
     BertForSequenceClassification,
     BertModel,
-    ViTConfig,
-    ViTModel,
+    ViTMAEConfig,
 )
 
 from finetune.cli.plans import plan_table, preview, preview_as_data
@@ -436,11 +435,11 @@ def test_the_last_lines_tell_what_the_proof_is_a_proof_of(tmp_path, half, capsys
 
 def test_no_message_shows_a_class_of_a_library(tmp_path):
     small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    ViTModel(ViTConfig(**small, intermediate_size=8, image_size=32)).save_pretrained(tmp_path)
+    ViTMAEConfig(**small, intermediate_size=8, image_size=32).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="transformers has no head for output 'logits'") as caught:
-        build(bert(tmp_path, output="logits"), inputs=PHOTO)
+        build(bert(tmp_path, output="logits", pretrained=False), inputs=PHOTO)
     assert "<class" not in str(caught.value)
-    assert "'vit'" in str(caught.value)
+    assert "'vit_mae'" in str(caught.value)
 
 
 @pytest.mark.parametrize(
