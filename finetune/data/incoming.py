@@ -62,8 +62,9 @@ def read_incoming(
 
     A table of any format gives rows, read as the training data was. A file counts as a table by its
     content (Parquet, JSON objects, or a first line that names the input columns) or by its ending.
-    Any other text file is one text, an image file one image, a folder all files below it except
-    hidden ones. Standard input that is no table gives one sample per line: a JSON object or a text.
+    A file of arrays gives rows as well, if the training data were arrays. Any other text file is
+    one text, an image file one image, a folder all files below it except hidden ones. Standard
+    input that is no table gives one sample per line: a JSON object or a text.
 
     Args:
         source: The path, or `-`.

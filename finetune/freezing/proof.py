@@ -87,7 +87,9 @@ def verify(model: nn.Module, before: Mapping[str, str]) -> None:
 def frozen_tensors(
     model: nn.Module, frozen: AbstractSet[str], modules: ModulesConfig = _ALL_HELD
 ) -> list[str]:
-    """Return the names that a proof covers: `frozen`, and all buffers of held modules and norms.
+    """Return the names that a proof covers: `frozen`, and all buffers of held modules.
+
+    Held are wholly frozen modules that stay in evaluation mode, and norms if the config says so.
 
     For a parameter that is frozen in part, these are its frozen row slices.
     """

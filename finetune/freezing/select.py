@@ -81,7 +81,7 @@ def parse_selector(selector: Selector | str | Mapping[str, Any], *, key: Key = (
 
 
 def describe(selector: Selector) -> str:
-    """Return a selector as a person would write it in YAML."""
+    """Return a selector as text for a message: `'encoder'`, `{kind: bias}` or `not 'head'`."""
     match selector:
         case ByName(name=name):
             return repr(name)
