@@ -1,7 +1,8 @@
-"""Make the data of two example configs, which no package brings: recordings, and a table.
+"""Make the data of example configs, which no package brings: recordings, a table, and notes.
 
 `configs/data/tones` gets recordings of four kinds of sound, `configs/data/throws.csv` measured
-throws of a ball. Both are drawn by a fixed seed, so that every machine makes the same. Usage:
+throws of a ball, `configs/data/notes.jsonl` sentences with persons, places and companies. All are
+drawn by a fixed seed, so that every machine makes the same. Usage:
 
     python scripts/make_examples.py [FOLDER]
 
@@ -9,6 +10,8 @@ Letters: T numbers of a recording.
 """
 
 import csv
+import json
+import random
 import sys
 import wave
 from pathlib import Path
@@ -76,8 +79,56 @@ def make_throws(path: Path) -> None:
         )
 
 
+NOTES = 400
+SENTENCES = (
+    "{per} moved from {loc} to {loc} last year",
+    "shares of {org} fell after {per} left the company",
+    "{org} opens a new factory in {loc}",
+    "the mayor of {loc} met {per} on Monday",
+    "{per} and {per} are married",
+    "trains between {loc} and {loc} are late again",
+    "our neighbour {per} signed a contract with {org}",
+    "it rained all day in {loc}",
+    "nothing new today",
+    "{org} hired {per} as an engineer",
+    "the road to {loc} is closed",
+    "profits of {org} have doubled",
+)
+SYLLABLES = (
+    *("ba", "den", "fi", "gor", "hal", "ju", "kem", "lo", "mir", "nu"),
+    *("pel", "ras", "so", "tun", "vel", "wi", "xan", "yor", "zel"),
+)
+
+
+def make_notes(path: Path) -> None:
+    """Write sentences as words with tags; only what stands around a name tells what it names.
+
+    Names are drawn of one and the same set of syllables, so nearly all of them are new to a network
+    that was trained on other sentences.
+    """
+    draw = random.Random(0)
+    rows = [json.dumps(_note(draw.choice(SENTENCES), draw)) for _ in range(NOTES)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+def _note(sentence: str, draw: random.Random) -> dict[str, list[str]]:
+    """Return a sentence with names as words and tags."""
+    words, tags = list[str](), list[str]()
+    for word in sentence.split():
+        if not word.startswith("{"):
+            words.append(word)
+            tags.append("O")
+            continue
+        size, kind = draw.choice((1, 1, 2)), word.strip("{}")
+        words += ["".join(draw.choices(SYLLABLES, k=3)).title() for _ in range(size)]
+        tags += [f"B-{kind}", *[f"I-{kind}"] * (size - 1)]
+    return {"words": words, "tags": tags}
+
+
 if __name__ == "__main__":
     place = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
     make_tones(place / "tones")
     make_throws(place / "throws.csv")
-    print(f"made {place / 'tones'} and {place / 'throws.csv'}")
+    make_notes(place / "notes.jsonl")
+    print(f"made tones, throws.csv and notes.jsonl in {place}")

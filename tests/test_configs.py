@@ -22,9 +22,15 @@ SMALLER = {
     # phases last whole epochs, so these keep their epochs and get few steps in each
     "bbc_news_ulmfit": [*SHORT_TEXTS, *FEW_TO_TRAIN_ON],
     "mnist_efficientnet_lpft": FEW_TO_TRAIN_ON,
+    "notes": [*TWO_STEPS, *SHORT_TEXTS],
 }
 """What makes a config quick, where two steps alone do not."""
-EXAMPLES = {"tones": "tones", "throws": "throws.csv", "clutter_masks": "clutter.npz"}
+EXAMPLES = {
+    "tones": "tones",
+    "throws": "throws.csv",
+    "notes": "notes.jsonl",
+    "clutter_masks": "clutter.npz",
+}
 """What `scripts/make_examples.py` and `scripts/make_clutter.py` make for a config."""
 
 
@@ -41,6 +47,7 @@ def load(tmp_path_factory):
     script = runpy.run_path(str(ROOT / "scripts" / "make_examples.py"))
     script["make_tones"](made / "tones")
     script["make_throws"](made / "throws.csv")
+    script["make_notes"](made / "notes.jsonl")
     clutter = runpy.run_path(str(ROOT / "scripts" / "make_clutter.py"))
     clutter["make_clutter"](made / "clutter.npz", count=120)
 
