@@ -15,7 +15,8 @@ its own:
   counts once);
 - *listing*: seconds to the start of a run on 100,000 images that a table names;
 - *throughput*: samples per second of this project's samples and of torch's `DataLoader` over
-  torchvision's `ImageFolder`, with the same transforms and as many worker processes, in turns.
+  torchvision's `ImageFolder`, with the same transforms and as many worker processes, in turns;
+  also by CPU seconds of all processes, which other load on the machine moves less.
 """
 
 import argparse
@@ -27,9 +28,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -253,9 +255,9 @@ def text_throughput(folder: Path, workers: int, rounds: int) -> dict[str, str]:
         samples = build_parts(config).data.train
         order = torch_order(min(len(samples), len(texts)))
         # One process does all of it, so its CPU seconds say more than a clock.
-        seconds["first"].append(timed(samples.fetches(order, 0), time.process_time))
-        seconds["plain"].append(timed(plain, time.process_time))
-        seconds["kept"].append(timed(samples.fetches(order, 1), time.process_time))
+        seconds["first"].append(timed(samples.fetches(order, 0)).cpu_seconds)
+        seconds["plain"].append(timed(plain).cpu_seconds)
+        seconds["kept"].append(timed(samples.fetches(order, 1)).cpu_seconds)
     per_second = {name: len(texts) / median(spent) for name, spent in seconds.items()}
     return {
         f"texts per CPU second, {name} pass, and against DataLoader": f"{speed:.0f}, "
@@ -293,12 +295,11 @@ def throughput(folder: Path, workers: int, rounds: int) -> dict[str, str]:
             v2.Normalize([0.5] * 3, [0.2] * 3),
         ]
     )
-    seconds: dict[str, list[float]] = {}
-    ratios: dict[str, list[float]] = {}
+    spent: dict[str, list[Spent]] = {}
     count = 0
-    for _ in range(rounds):
+    for turn in range(rounds):
         samples = build_parts(config_of(folder, workers)).data.train
-        plain = DataLoader(
+        plain: Any = DataLoader(
             ImageFolder(str(folder / "photographs"), transform),
             batch_size=32,
             num_workers=workers,
@@ -306,26 +307,50 @@ def throughput(folder: Path, workers: int, rounds: int) -> dict[str, str]:
             multiprocessing_context="fork" if workers else None,
         )
         count, order = len(samples), torch.arange(len(samples)).split(32)
-        for number, name in enumerate(["first", "second"]):
-            ours = timed(samples.fetches(order, number))
-            theirs = timed(iter(plain))
-            seconds.setdefault(f"{name} pass", []).append(ours)
-            seconds.setdefault(f"{name} pass of DataLoader", []).append(theirs)
-            ratios.setdefault(f"{name} pass against DataLoader", []).append(theirs / ours)
+        for number, name in enumerate(["first pass", "second pass"]):
+            passes: list[tuple[str, Callable[[], Iterable[Any]]]] = [
+                (name, partial(samples.fetches, order, number)),
+                (f"{name} of DataLoader", partial(iter, plain)),
+            ]
+            # Who goes first changes, so that a machine that slows down favours none.
+            for who, begin in passes[:: -1 if turn % 2 else 1]:
+                spent.setdefault(who, []).append(timed(begin()))
         samples.close()
         del plain
     told = {
-        f"samples per second, {name}": f"{count / median(s):.0f}" for name, s in seconds.items()
+        f"samples per second, {who}": f"{count / median(each.seconds for each in all_rounds):.0f}"
+        for who, all_rounds in spent.items()
     }
-    return told | {name: f"{median(values):.2f}" for name, values in ratios.items()}
+    for name in ("first pass", "second pass"):
+        pairs = list(zip(spent[name], spent[f"{name} of DataLoader"], strict=True))
+        told[f"{name}, speed against DataLoader"] = spread(
+            [theirs.seconds / ours.seconds for ours, theirs in pairs]
+        )
+        told[f"{name}, the same by CPU seconds"] = spread(
+            [theirs.cpu_seconds / ours.cpu_seconds for ours, theirs in pairs]
+        )
+    return told
 
 
-def timed(batches: Iterable[Any], clock: Callable[[], float] = time.perf_counter) -> float:
-    """Return the seconds that it takes to go through batches."""
-    began = clock()
+class Spent(NamedTuple):
+    """What a pass took."""
+
+    seconds: float
+    cpu_seconds: float
+    """Of this process and of all below it."""
+
+
+def timed(batches: Iterable[Any]) -> Spent:
+    """Go through batches, and return what that took."""
+    began, cpu_began = time.perf_counter(), cpu_seconds()
     for _ in batches:
         pass
-    return clock() - began
+    return Spent(time.perf_counter() - began, cpu_seconds() - cpu_began)
+
+
+def spread(ratios: list[float]) -> str:
+    """Return the median of all rounds, with the least and the most."""
+    return f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def family() -> Iterator[Path]:

@@ -159,6 +159,12 @@ def _is_decoded(item: Any) -> bool:
 
 def image_tensor(image: Any) -> Tensor:
     """Return a `PIL.Image` as a tensor `(C, H, W)`, uint8 for the usual modes."""
+    image.load()  # first, since some formats tell their mode only then
+    if image.mode == "RGB":
+        # One channel at a time: to reorder the pixels of all three takes torch as long as decoding.
+        width, height = image.size
+        flat = bytearray().join(image.tobytes("raw", channel) for channel in "RGB")
+        return torch.from_numpy(np.frombuffer(flat, np.uint8).reshape(3, height, width))
     # `np.array` copies: the tensor must not share memory with an image that Pillow may close.
     values = torch.from_numpy(np.array(image))
     return values.unsqueeze(0) if values.ndim == 2 else values.permute(2, 0, 1).contiguous()
