@@ -165,9 +165,14 @@ def image_tensor(image: Any) -> Tensor:
         width, height = image.size
         flat = bytearray().join(image.tobytes("raw", channel) for channel in "RGB")
         return torch.from_numpy(np.frombuffer(flat, np.uint8).reshape(3, height, width))
+    return pixel_view(image).contiguous()
+
+
+def pixel_view(image: Any) -> Tensor:
+    """Return the same as `image_tensor`, but in memory pixel after pixel, as Pillow has them."""
     # `np.array` copies: the tensor must not share memory with an image that Pillow may close.
     values = torch.from_numpy(np.array(image))
-    return values.unsqueeze(0) if values.ndim == 2 else values.permute(2, 0, 1).contiguous()
+    return values.unsqueeze(0) if values.ndim == 2 else values.permute(2, 0, 1)
 
 
 def mask_tensor(image: Any) -> Tensor:

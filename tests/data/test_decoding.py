@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from finetune.config.transform_keys import VisionTransform
 from finetune.data.decoding import image_tensor
+from finetune.data.vision import vision_step
 
 
 def random_image(mode, size):
@@ -39,3 +41,19 @@ def test_an_image_of_a_file_that_is_not_decoded_yet_is_read(tmp_path):
         found = image_tensor(lazy)
     with Image.open(tmp_path / "photograph.jpg") as again:
         assert np.array_equal(found.permute(1, 2, 0).numpy(), np.asarray(again))
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [[20, 31], [64, 40], 17, [90, 200]])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_a_decoded_image_is_resized_to_the_bytes_that_its_tensor_is(
+    mode, size, interpolation, antialias
+):
+    arguments = {"size": size, "interpolation": interpolation, "antialias": antialias}
+    step = vision_step(VisionTransform(type="Resize", **arguments), "image", None, ())
+    image = random_image(mode, (40, 64))
+    found = step({"image": image})["image"]
+    expected = step({"image": image_tensor(image)})["image"]
+    assert torch.equal(found, expected)
+    assert (type(found), found.stride()) == (type(expected), expected.stride())
