@@ -154,7 +154,7 @@ class Predictor:
             parts: The samples, with the column of the target where they have it.
         """
         facts, config = self.run.facts, self.run.config
-        notes = [note for part in parts for note in part.notes]
+        notes = [*self.run.notes, *(note for part in parts for note in part.notes)]
         if self.run.task.picture is not None and changes_what_is_seen(config.data):
             notes.append(
                 f"evaluation cuts or pads images: a {self.run.task.picture} is of what the network "

@@ -1,4 +1,4 @@
-"""Write `finetune/config/catalogue.json`: what the installed torch and torchvision offer by name.
+"""Write `finetune/config/catalogue.json`: what torch, torchvision and torchmetrics offer by name.
 
 The config is checked without importing torch, so the names and arguments of its classes are kept
 in a file. Run this after a change of torch's version; a test compares the file with what it makes.
@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchmetrics
 from torch import nn, optim
+from torchmetrics import classification, regression
 from torchvision.transforms import v2
 
 TARGET = Path(__file__).parents[1] / "finetune" / "config" / "catalogue.json"
@@ -51,6 +53,22 @@ _NO_ARGUMENTS = {
     *("return_indices", "custom_encoder", "custom_decoder"),
 }
 
+# Metrics that do not return one number, that take more than outputs and targets, or vectors. The
+# ranking loss of torchmetrics 1.9 counts a batch without a pair to rank as one sample, so that it
+# depends on how samples are batched.
+_NO_METRICS = re.compile(
+    r"(ConfusionMatrix|(?<!AU)ROC|PrecisionRecallCurve|StatScores|Fairness|GroupStatRates)$|AtFixed"
+    r"|At(Specificity|Sensitivity)$|^MulticlassExactMatch$|^MultilabelEER$|RankingLoss$|^ContinuousRanked|^CosineSimilarity$"
+    r"|^JensenShannon|^KLDivergence$"
+)
+
+# What the task knows (how many classes, its threshold), what would give several numbers, and what
+# is for targets or probabilities of other forms.
+_TASKS_OWN = {
+    *("num_classes", "num_labels", "num_outputs", "multidim_average", "ignore_index"),
+    *("validate_args", "keep_sequence_dim", "t_test", "alternative"),
+}
+
 _DRAWS = {
     *("rand", "randint", "randperm", "multinomial", "uniform_", "normal_", "gaussian_noise"),
     "uniform_sample",
@@ -82,12 +100,18 @@ _KINDS: dict[Any, str] = {
 def make_catalogue() -> dict[str, Any]:
     """Return the whole catalogue as plain data."""
     return {
-        "versions": {name: _version(name) for name in ("torch", "torchvision")},
+        "versions": {name: _version(name) for name in ("torch", "torchmetrics", "torchvision")},
         "layers": {
             name: {"arguments": _arguments(name, cls)}
             for name, cls in _classes(nn, nn.Module, _NO_LAYERS)
             if not _LOSS_OR_LAZY.search(name)
         },
+        "metrics_of_classes": {
+            **_metrics(classification, "Binary", keeps_prefix=True),
+            **_metrics(classification, "Multiclass"),
+        },
+        "metrics_of_labels": _metrics(classification, "Multilabel"),
+        "metrics_of_numbers": _metrics(regression, ""),
         "optimizers": {
             name: {"arguments": _arguments(name, cls)}
             for name, cls in _classes(optim, optim.Optimizer, _NO_OPTIMIZERS)
@@ -118,6 +142,21 @@ def _classes(module: types.ModuleType, base: type, refused: set[str]) -> Iterato
         is_class = inspect.isclass(value) and issubclass(value, base)
         if is_class and not name.startswith("_") and name not in refused:
             yield name, value
+
+
+def _metrics(
+    module: types.ModuleType, prefix: str, *, keeps_prefix: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Return the metrics of `module` whose names begin with `prefix`, which is left out of them."""
+    # Of classes and labels the task has the threshold, and feeds probabilities.
+    skip = _TASKS_OWN | ({"threshold", "normalization"} if prefix else set())
+    return {
+        name if keeps_prefix else name.removeprefix(prefix): {
+            "arguments": _arguments(name, cls, skip)
+        }
+        for name, cls in _classes(module, torchmetrics.Metric, set())
+        if name.startswith(prefix) and not _NO_METRICS.search(name)
+    }
 
 
 def _arguments(name: str, cls: type, skip: set[str] = _NO_ARGUMENTS) -> dict[str, Any]:

@@ -54,6 +54,11 @@ _USUAL = {
     "layers": {"int": Bounds(-(10**7), 10**7), "float": Bounds(-1e30, 1e30)},
     "transforms": {"int": Bounds(-(10**6), 10**6), "float": Bounds(-1e6, 1e6)},
     "optimizers": {"int": Bounds(-(10**6), 10**6), "float": Bounds(-1e6, 1e6)},
+    # Sizes of tables (thresholds, bins), places of a ranking, powers.
+    **{
+        f"metrics_of_{form}": {"int": Bounds(0, 10_000), "float": Bounds(-1000, 1000)}
+        for form in ("classes", "labels", "numbers")
+    },
 }
 """Bounds for arguments that `_OWN` does not name, by section of the catalogue and kind of number."""
 
@@ -94,11 +99,13 @@ def bounds_of(section: str, argument: str, kind: str) -> Bounds:
     """Return the bounds for numbers given to an argument.
 
     Args:
-        section: `layers`, `transforms` or `optimizers`.
+        section: A section of `catalogue.json`.
         argument: Name of the argument.
         kind: `int`, or `float` for any other kind.
     """
-    return _OWN[section].get(argument) or _USUAL[section]["int" if kind == "int" else "float"]
+    return (
+        _OWN.get(section, {}).get(argument) or _USUAL[section]["int" if kind == "int" else "float"]
+    )
 
 
 def beyond(value: Any, bounds: Bounds, most: int = _MAX_ENTRIES) -> str | None:

@@ -1,4 +1,4 @@
-"""Classes of torch and torchvision that a config may name, known without importing either.
+"""Classes of torch, torchvision and torchmetrics that a config may name, known without them.
 
 `catalogue.json` is made by `scripts/make_catalogue.py` and read at the first use.
 """
@@ -102,6 +102,12 @@ TRANSFORMS = KnownClasses("transforms")
 """Classes of `torchvision.transforms.v2` that map one image to one image."""
 OPTIMIZERS = KnownClasses("optimizers")
 """Optimizers of `torch.optim` for dense gradients."""
+METRICS_OF_CLASSES = KnownClasses("metrics_of_classes")
+"""Metrics of torchmetrics for one class per sample, without `Multiclass`; those for two classes."""
+METRICS_OF_LABELS = KnownClasses("metrics_of_labels")
+"""Metrics of torchmetrics for several labels per sample, without `Multilabel`."""
+METRICS_OF_NUMBERS = KnownClasses("metrics_of_numbers")
+"""Metrics of torchmetrics for numbers."""
 
 
 def check_arguments(

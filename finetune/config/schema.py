@@ -8,6 +8,9 @@ from finetune.config.bounds import MAX_COUNT
 from finetune.config.catalogue import (
     INFERRED,
     LAYERS,
+    METRICS_OF_CLASSES,
+    METRICS_OF_LABELS,
+    METRICS_OF_NUMBERS,
     OPTIMIZERS,
     TRANSFORMS,
     Argument,
@@ -45,6 +48,9 @@ def schema() -> dict[str, Any]:
     _list_classes(nodes, "TorchLayer", LAYERS)
     _list_classes(nodes, "VisionTransform", TRANSFORMS)
     _list_classes(nodes, "OptimizerConfig", OPTIMIZERS)
+    _list_classes(nodes, "ClassMetric", METRICS_OF_CLASSES)
+    _list_classes(nodes, "LabelMetric", METRICS_OF_LABELS)
+    _list_classes(nodes, "NumberMetric", METRICS_OF_NUMBERS)
     _allow_short_selectors(root)
     _allow_short_forms(nodes)
     # A file that extends another one may leave out what that one has.

@@ -15,12 +15,13 @@ from finetune.config.loss_keys import (
     MseLoss,
 )
 from finetune.config.metric_keys import (
+    ANY_METRIC,
     METRIC,
     Better,
-    ClassificationMetric,
     Imported,
-    ImportMetric,
-    RegressionMetric,
+    OfClasses,
+    OfLabels,
+    OfNumbers,
     SegmentationMetric,
     TokenMetric,
 )
@@ -31,6 +32,8 @@ TargetForm = Literal["class", "labels", "numbers", "tags", "mask", "any"]
 """What a task learns of a sample: one class, any number of labels, numbers, a class for each word of
 a text or each pixel of an image, or whatever its column holds. The data room encodes the target
 column by it, and knows no task."""
+
+_Threshold = Annotated[float, Field(gt=0, lt=1)]
 
 
 class _Task(Node):
@@ -92,7 +95,7 @@ class MeasuredTask(_Task):
     @model_validator(mode="after")
     def _metrics_have_distinct_names(self) -> Self:
         metrics = getattr(self, "metrics", ())
-        names = [one.label if isinstance(one, ImportMetric) else one for one in metrics]
+        names = [one if isinstance(one, str) else one.label for one in metrics]
         # Metrics become tags: of two with one name, the second would overwrite the first.
         if "loss" in names or len(set(names)) < len(names):
             raise ValueError(
@@ -111,10 +114,10 @@ class ClassificationTask(MeasuredTask):
 
     type: Literal["classification"]
     """Discriminator."""
-    metrics: tuple[
-        Annotated[Annotated[ClassificationMetric, Tag("name")] | Imported, METRIC], ...
-    ] = ("accuracy",)
-    """Metrics of every evaluation in addition to the loss. `f1`, `precision` and `recall` are means over classes. A metric that is not defined is left out, such as such a mean if a class has no sample."""
+    metrics: tuple[Annotated[OfClasses, ANY_METRIC], ...] = ("accuracy",)
+    """Metrics of every evaluation in addition to the loss. `f1`, `precision` and `recall` are means over classes. `{type: MatthewsCorrCoef}` names a class of torchmetrics, `{type: import}` one of your own. A metric that is not defined is left out, such as such a mean if a class has no sample."""
+    threshold: _Threshold | Literal["auto"] | None = None
+    """Probability from which on the second of two classes is predicted; None predicts the most probable class. `auto`: at the end of training it becomes the one with the best F1 of that class on the validation samples, which test, evaluation and prediction use; before that it is 0.5."""
 
 
 class MultilabelTask(MeasuredTask):
@@ -128,12 +131,10 @@ class MultilabelTask(MeasuredTask):
 
     type: Literal["multilabel"]
     """Discriminator."""
-    metrics: tuple[
-        Annotated[Annotated[ClassificationMetric, Tag("name")] | Imported, METRIC], ...
-    ] = ("f1",)
-    """Metrics of every evaluation in addition to the loss, as means over labels. All but `accuracy` are left out if a label has no sample."""
-    threshold: float = Field(default=0.5, gt=0, lt=1)
-    """Probability from which on a label is predicted."""
+    metrics: tuple[Annotated[OfLabels, ANY_METRIC], ...] = ("f1",)
+    """Metrics of every evaluation in addition to the loss, as means over labels; `{type: FBetaScore, beta: 2}` names a class of torchmetrics. All but `accuracy` are left out if a label has no sample."""
+    threshold: _Threshold | Literal["auto"] = 0.5
+    """Probability from which on a label is predicted. `auto`: at the end of training each label gets the one with its best F1 on the validation samples, which test, evaluation and prediction use; before that it is 0.5."""
     separator: str = Field(default=SEPARATOR, min_length=1)
     """Separator between two labels, if the target is text."""
 
@@ -167,10 +168,10 @@ class RegressionTask(MeasuredTask):
 
     type: Literal["regression"]
     """Discriminator."""
-    metrics: tuple[Annotated[Annotated[RegressionMetric, Tag("name")] | Imported, METRIC], ...] = (
-        "mae",
-    )
-    """Metrics of every evaluation in addition to the loss. `r2` is left out if all targets are equal."""
+    metrics: tuple[Annotated[OfNumbers, ANY_METRIC], ...] = ("mae",)
+    """Metrics of every evaluation in addition to the loss; `{type: SpearmanCorrCoef}` names a class of torchmetrics. `r2` is left out if all targets are equal."""
+    per_output: bool = False
+    """Whether each metric is also given for each of several target columns, as `mae/COLUMN`."""
 
 
 class SegmentationTask(MeasuredTask):

@@ -31,6 +31,7 @@ def build_task(
     trust: Collection[str],
     device: torch.device,
     counts: TrainingCounts | None = None,
+    outputs: Sequence[str] = (),
 ) -> Task:
     """Build the task of a config.
 
@@ -40,12 +41,13 @@ def build_task(
         trust: Packages whose code may be imported.
         device: Device of outputs and targets; the metrics are kept there.
         counts: Training samples of each class, for losses that weigh by them.
+        outputs: Names of the target columns, if there are several.
 
     Raises:
         FinetuneError: an imported task or loss has the wrong type, or all samples have one class.
     """
     names = None if classes is None else tuple(classes)
-    facts = TaskFacts(names, trust, device, config.learns, counts)
+    facts = TaskFacts(names, trust, device, config.learns, counts, tuple(outputs))
     match config:
         case ClassificationTask():
             return classification(config, facts)

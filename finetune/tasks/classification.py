@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import get_args
 
 from torch import Tensor
+from torch.nn import functional
 
 from finetune.config.metric_keys import ClassificationMetric
 from finetune.config.task_keys import ClassificationTask
@@ -11,11 +13,13 @@ from finetune.data.batches import Batch
 from finetune.errors import FinetuneError
 from finetune.tasks.cross_entropies import class_logits
 from finetune.tasks.losses import build_losses
-from finetune.tasks.metrics import Metric, build_measures, target_of
+from finetune.tasks.metrics import Feed, Metric, build_measures, target_of
 from finetune.tasks.records import Asked, Prediction
-from finetune.tasks.running_metrics import metric_of_classes
+from finetune.tasks.running_metrics import ClassScore, metric_of_classes
 from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TaskFacts
+from finetune.tasks.thresholds import Threshold
+from finetune.tasks.torch_metrics import measure_of_classes
 
 
 def classification(config: ClassificationTask, facts: TaskFacts) -> Task:
@@ -24,21 +28,47 @@ def classification(config: ClassificationTask, facts: TaskFacts) -> Task:
     Raises:
         FinetuneError: all samples have one class.
     """
-    classes = facts.names
+    classes, threshold = facts.names, None
     if facts.classes is not None and len(classes) < 2:
         raise FinetuneError(
             f"every sample is of the same class, {''.join(classes)!r}", key=("data", "target")
         )
+    if config.threshold is not None:
+        _refuse_threshold(classes)
+        threshold = Threshold(classes, config.threshold, facts.device, is_of_classes=True)
 
     def named(metric: ClassificationMetric) -> Metric:
         # A ranking needs all outputs at once, so it has no running sums of our own.
         return _ranking(len(classes)) if metric == "auroc" else metric_of_classes(metric, classes)
 
+    feed: Feed = partial(_as_classes, classes)
+    feeds: dict[str, Feed] = {}
+    if threshold is not None:
+        feeds = dict.fromkeys(get_args(ClassScore), partial(_as_decided, classes, threshold))
     return Task(
         build_losses(config.chosen_losses, facts),
-        build_measures(config.metrics, named, facts, feed=partial(_as_classes, classes)),
-        partial(read_classes, classes),
+        build_measures(
+            config.metrics,
+            named,
+            facts,
+            feed=feed,
+            feeds=feeds,
+            by_class=partial(measure_of_classes, facts, threshold),
+        ),
+        partial(read_classes, classes, threshold=threshold),
+        threshold=threshold,
     )
+
+
+def _refuse_threshold(classes: Sequence[str]) -> None:
+    """Raise unless there are two classes, of which one has a threshold."""
+    if len(classes) != 2:
+        raise FinetuneError(
+            f"threshold is for two classes; there are {len(classes)}, of which the most probable "
+            "one is predicted",
+            hint="leave threshold out",
+            key=("task", "threshold"),
+        )
 
 
 def _ranking(count: int) -> Metric:
@@ -54,14 +84,31 @@ def _as_classes(classes: Sequence[str], outputs: Tensor, batch: Batch) -> tuple[
     return class_logits(outputs, classes).float(), target_of(batch)
 
 
+def _as_decided(
+    classes: Sequence[str], threshold: Threshold, outputs: Tensor, batch: Batch
+) -> tuple[Tensor, Tensor]:
+    """Return answers by the threshold, as logits that are greatest there; and class numbers."""
+    answers = threshold.second_class(class_logits(outputs, classes))
+    return functional.one_hot(answers, 2).float(), target_of(batch)
+
+
 def read_classes(
-    classes: Sequence[str], outputs: Tensor, asked: Asked | None = None
+    classes: Sequence[str],
+    outputs: Tensor,
+    asked: Asked | None = None,
+    *,
+    threshold: Threshold | None = None,
 ) -> list[Prediction]:
-    """Return the class of each sample, from logits `(B, C)` or one logit for two classes."""
+    """Return the class of each sample, from logits `(B, C)` or one logit for two classes.
+
+    It is the most probable one, or the second of two from the threshold on.
+    """
     rows = class_logits(outputs, classes).float().softmax(-1).tolist()
     read = []
     for row, values in zip(rows, outputs.reshape(len(outputs), -1).tolist(), strict=True):
         best = max(range(len(row)), key=row.__getitem__)
+        if threshold is not None:
+            best = int(row[1] >= threshold.values[0])
         by_class = dict(zip(classes, row, strict=True))
         read.append(Prediction(classes[best], row[best], by_class, tuple(values)))
     return read

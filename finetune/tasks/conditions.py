@@ -125,43 +125,36 @@ def condition_of(metric: "torchmetrics.Metric", names: Sequence[str] | None) -> 
         metric: The metric.
         names: Classes or labels of the task, if it has any.
     """
-    # torchmetrics takes longer to load than torch. Who has such a metric has loaded it already.
-    from torchmetrics import classification as of_classes, regression as of_numbers
-
-    # These divide by the variance of the targets, or rank them.
-    compares_with_spread = (
-        of_numbers.R2Score,
-        of_numbers.ExplainedVariance,
-        of_numbers.PearsonCorrCoef,
-        of_numbers.SpearmanCorrCoef,
-        of_numbers.ConcordanceCorrCoef,
-        of_numbers.KendallRankCorrCoef,
-    )
-    is_mean_over_classes = (
-        of_classes.MulticlassF1Score,
-        of_classes.MulticlassPrecision,
-        of_classes.MulticlassRecall,
-        of_classes.MultilabelF1Score,
-        of_classes.MultilabelPrecision,
-        of_classes.MultilabelRecall,
-        of_classes.BinaryF1Score,
-        of_classes.BinaryPrecision,
-        of_classes.BinaryRecall,
-    )
-    ranks = (of_classes.MulticlassAUROC, of_classes.MultilabelAUROC, of_classes.BinaryAUROC)
-    if isinstance(metric, compares_with_spread):
-        return Spread()
-    is_ranking = isinstance(metric, ranks)
+    # A class of the user's own counts as the one of torchmetrics that it extends.
+    of_torchmetrics = (c for c in type(metric).__mro__ if c.__module__.startswith("torchmetrics."))
+    kind = next(of_torchmetrics).__name__
+    form = next((one for one in ("Binary", "Multiclass", "Multilabel") if kind.startswith(one)), "")
+    base = kind.removeprefix(form)
+    if not form or base in _OF_SPREAD:
+        return Spread() if base in _OF_SPREAD else Always()
+    ranks = base in _OF_BOTH
     # The average `micro` pools all classes, so a class without samples is no fault.
-    is_mean = is_ranking or getattr(metric, "average", "macro") in ("macro", "weighted")
-    if not (is_ranking or isinstance(metric, is_mean_over_classes)) or not is_mean:
+    is_mean = base == "AUROC" or getattr(metric, "average", "macro") in ("macro", "weighted")
+    if not is_mean or not (ranks or base in _OF_EACH or (form, base) in _OF_EACH_CLASS):
         return Always()
     # A ranking compares positive with negative samples, so it needs both.
-    if isinstance(metric, of_classes.BinaryAUROC):
-        return EveryClass(("0", "1"), needs_others=False)
-    if type(metric).__name__.startswith("Binary"):
-        return OnePositive()
+    if form == "Binary":
+        both = names if names is not None and len(names) == 2 else ("0", "1")
+        return EveryClass(both, needs_others=False) if ranks else OnePositive()
     count: int = getattr(metric, "num_classes", None) or getattr(metric, "num_labels", 0) or 0
     # A metric of the user's own may count other classes than the task has.
     known = names if names is not None and len(names) == count else tuple(map(str, range(count)))
-    return EveryClass(known, needs_others=is_ranking)
+    return EveryClass(known, needs_others=ranks)
+
+
+_OF_SPREAD = {
+    *("R2Score", "ExplainedVariance", "PearsonCorrCoef", "SpearmanCorrCoef"),
+    *("ConcordanceCorrCoef", "KendallRankCorrCoef", "RelativeSquaredError"),
+    *("MatthewsCorrCoef", "CohenKappa"),
+}
+"""Metrics that divide by the variance of the targets, or rank them."""
+_OF_EACH = {"F1Score", "FBetaScore", "Precision", "Recall", "JaccardIndex", "AveragePrecision"}
+"""Means over classes or labels that need a sample of each."""
+_OF_EACH_CLASS = {("Multiclass", "Accuracy"), ("Multiclass", "HammingDistance")}
+_OF_BOTH = {"AUROC", "EER", "LogAUC", "Specificity", "NegativePredictiveValue"}
+"""Those that also need a sample without each."""

@@ -4,6 +4,8 @@ Letters: B samples, C classes or labels.
 """
 
 import inspect
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from finetune.config.metric_keys import Better, ImportMetric
+from finetune.config.metric_keys import Better, ImportMetric, TorchMetric
 from finetune.data.batches import Batch
 from finetune.errors import FinetuneError, Key, ModelError
 from finetune.importing import call_trusted
@@ -65,6 +67,16 @@ class Measure:
         self._new_condition, self._feed = new_condition, feed
         self._condition = new_condition()
 
+    def named(self, name: str) -> "Measure":
+        """Return this metric under another name."""
+        return Measure(
+            name,
+            self.metric,
+            better=self.better,
+            new_condition=self._new_condition,
+            feed=self._feed,
+        )
+
     def update(self, outputs: Any, batch: Batch) -> None:
         """Add a batch.
 
@@ -92,7 +104,10 @@ class Measure:
         if fault is not None:
             return None, fault
         try:
-            computed = self.metric.compute()
+            with warnings.catch_warnings():
+                # torchmetrics warns of figures that are not defined: those are left out and told.
+                warnings.simplefilter("ignore")
+                computed = self.metric.compute()
         except ValueError as error:  # torchmetrics has seen too few samples
             return None, first_line(error)
         if isinstance(computed, Tensor) and computed.numel() != 1:
@@ -101,8 +116,8 @@ class Measure:
             )
         figure = float(computed)
         # NaN of a network that diverged is a figure to show, and no reason to leave it out.
-        if figure != figure and is_finite:
-            return None, "it gives NaN"
+        if not math.isfinite(figure) and is_finite:
+            return None, "it gives NaN" if math.isnan(figure) else "it gives infinity"
         return figure, None
 
     def reset(self) -> None:
@@ -118,12 +133,13 @@ def target_of(batch: Batch) -> Tensor:
 
 
 def build_measures(
-    entries: Sequence[str | ImportMetric],
+    entries: Sequence[str | ImportMetric | TorchMetric],
     named: Callable[[Any], Metric],
     facts: TaskFacts,
     *,
     feed: Feed,
     feeds: Mapping[str, Feed] = MappingProxyType({}),
+    by_class: Callable[[TorchMetric, Key], Measure] | None = None,
 ) -> tuple[Measure, ...]:
     """Build the metrics of a built-in task.
 
@@ -133,14 +149,20 @@ def build_measures(
         facts: What the task is built from.
         feed: Turns outputs and batch into what the metrics take.
         feeds: The same for built-in metrics that take something else, by name.
+        by_class: Builds a metric that is named by its class, given its place in the config.
 
     Raises:
         FinetuneError: an imported metric is not one of torchmetrics, or cannot be built.
     """
-    return tuple(
-        _measure(n, entry, named, facts, feeds.get(str(entry), feed))
-        for n, entry in enumerate(entries)
-    )
+    measures = []
+    for number, entry in enumerate(entries):
+        if isinstance(entry, TorchMetric):
+            # The schema has such metrics only for tasks that build them.
+            assert by_class is not None
+            measures.append(by_class(entry, ("task", "metrics", number)))
+        else:
+            measures.append(_measure(number, entry, named, facts, feeds.get(str(entry), feed)))
+    return tuple(measures)
 
 
 def _measure(

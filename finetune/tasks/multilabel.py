@@ -14,24 +14,32 @@ from finetune.tasks.records import Asked, Prediction
 from finetune.tasks.running_metrics import metric_of_labels
 from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TaskFacts
+from finetune.tasks.thresholds import Threshold
+from finetune.tasks.torch_metrics import measure_of_labels
 
 
 def multilabel(config: MultilabelTask, facts: TaskFacts) -> Task:
     """Build the task."""
-    labels, threshold = facts.names, config.threshold
+    labels = facts.names
+    threshold = Threshold(labels, config.threshold, facts.device, is_of_classes=False)
 
     def named(metric: ClassificationMetric) -> Metric:
         # A ranking needs all outputs at once, so it has no running sums of our own.
         if metric == "auroc":
             return _ranking(len(labels))
-        return metric_of_labels(metric, labels, threshold)
+        return metric_of_labels(metric, labels, threshold.is_reached)
 
     return Task(
         build_losses(config.chosen_losses, facts),
         build_measures(
-            config.metrics, named, facts, feed=_as_one_label if len(labels) == 1 else _as_labels
+            config.metrics,
+            named,
+            facts,
+            feed=_as_one_label if len(labels) == 1 else _as_labels,
+            by_class=partial(measure_of_labels, facts, threshold),
         ),
         partial(_read, labels, threshold),
+        threshold=threshold,
     )
 
 
@@ -56,7 +64,7 @@ def _as_one_label(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _read(
-    classes: Sequence[str], threshold: float, outputs: Tensor, asked: Asked | None = None
+    classes: Sequence[str], threshold: Threshold, outputs: Tensor, asked: Asked | None = None
 ) -> list[Prediction]:
     """Return the labels of each sample, from logits `(B, C)`."""
     outputs = outputs.reshape(len(outputs), -1)
@@ -66,6 +74,7 @@ def _read(
         by_class = dict(zip(classes, row, strict=True))
         # The same comparison as in the metrics, so that both agree on a probability at the
         # threshold.
-        given = tuple(name for name, share in by_class.items() if share >= threshold)
+        reached = zip(by_class.items(), threshold.values, strict=True)
+        given = tuple(name for (name, share), least in reached if share >= least)
         read.append(Prediction(given, None, by_class, tuple(values)))
     return read

@@ -1,28 +1,54 @@
 """Regression: one or more numbers per sample; outputs and targets have the same shape."""
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from finetune.config.task_keys import RegressionTask
 from finetune.data.batches import Batch
-from finetune.errors import ModelError
+from finetune.errors import FinetuneError, ModelError
 from finetune.models.shapes import describe
 from finetune.tasks.losses import build_losses
-from finetune.tasks.metrics import build_measures, target_of
+from finetune.tasks.metrics import Feed, Measure, build_measures, target_of
 from finetune.tasks.records import Asked, Prediction
 from finetune.tasks.running_metrics import metric_of_numbers
 from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TaskFacts
+from finetune.tasks.torch_metrics import measure_of_numbers
 
 
 def regression(config: RegressionTask, facts: TaskFacts) -> Task:
-    """Build the task."""
-    return Task(
-        build_losses(config.chosen_losses, facts),
-        build_measures(config.metrics, metric_of_numbers, facts, feed=_flat),
-        read_numbers,
-    )
+    """Build the task.
+
+    Raises:
+        FinetuneError: a metric of each output is asked for, and the outputs have no names.
+    """
+    measures = _measures(config, facts, _flat)
+    if config.per_output:
+        if len(facts.outputs) < 2:
+            raise FinetuneError(
+                "per_output needs several target columns",
+                hint="data.target: [first, second] names them",
+                key=("task", "per_output"),
+            )
+        for number, name in enumerate(facts.outputs):
+            # Built anew for each output: a metric collects what it is fed.
+            each = _measures(config, facts, partial(_column, number))
+            measures += tuple(measure.named(f"{measure.name}/{name}") for measure in each)
+    return Task(build_losses(config.chosen_losses, facts), measures, read_numbers)
+
+
+def _measures(config: RegressionTask, facts: TaskFacts, feed: Feed) -> tuple[Measure, ...]:
+    """Return the metrics of the config, fed with what `feed` gives."""
+    by_class = partial(measure_of_numbers, facts, feed)
+    return build_measures(config.metrics, metric_of_numbers, facts, feed=feed, by_class=by_class)
+
+
+def _column(number: int, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return one output of each sample and its target, `(B,)` each."""
+    said, so = (one.float().flatten(1) for one in (outputs, target_of(batch)))
+    return said[:, number], so[:, number]
 
 
 def _flat(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

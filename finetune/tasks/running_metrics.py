@@ -100,13 +100,15 @@ def metric_of_pixels(score: PixelScore, classes: Sequence[str]) -> RunningMetric
     return RunningMetric(counts, partial(_of_any_pixel, figure), Always, higher_is_better=True)
 
 
-def metric_of_labels(score: ClassScore, labels: Sequence[str], threshold: float) -> RunningMetric:
+def metric_of_labels(
+    score: ClassScore, labels: Sequence[str], threshold: float | Callable[[Tensor], Tensor]
+) -> RunningMetric:
     """Return a metric fed with logits and targets of 0 and 1, both (B, C); a mean over labels.
 
     With a single label they may be (B,) as well. A label counts as predicted if its probability is
-    at least `threshold`, as in `Prediction`. torchmetrics differs twice: it does not count a
-    probability that equals the threshold, and it takes a batch of logits that all lie between 0 and
-    1 for probabilities.
+    at least `threshold`, or if that function of the probabilities says so, as in `Prediction`.
+    torchmetrics differs twice: it does not count a probability that equals the threshold, and it
+    takes a batch of logits that all lie between 0 and 1 for probabilities.
     """
     condition: Callable[[], Condition] = partial(EveryClass, labels, needs_others=False)
     if score == "accuracy":
@@ -114,7 +116,8 @@ def metric_of_labels(score: ClassScore, labels: Sequence[str], threshold: float)
     # One label is a binary metric: without it a sample is of no other class.
     elif len(labels) == 1:
         condition = OnePositive
-    counts = partial(_counts_of_labels, len(labels), threshold)
+    is_reached = threshold if callable(threshold) else partial(torch.le, torch.tensor(threshold))
+    counts = partial(_counts_of_labels, len(labels), is_reached)
     figure = partial(_mean_over_labels, _SCORES[score])
     return RunningMetric(counts, figure, condition, higher_is_better=True)
 
@@ -163,7 +166,9 @@ def _counts_of_classes(size: int, outputs: Tensor, target: Tensor) -> Tensor:
     return torch.stack([hits, num_said - hits, missed, len(so) - num_said - missed])
 
 
-def _counts_of_labels(size: int, threshold: float, outputs: Tensor, target: Tensor) -> Tensor:
+def _counts_of_labels(
+    size: int, is_reached: Callable[[Tensor], Tensor], outputs: Tensor, target: Tensor
+) -> Tensor:
     """Count each label in logits and targets, (B, C, ...) or (B,) each; return (4, C) int64."""
     _refuse_other_shapes(outputs, target)
     if outputs.shape[1:2] != (size,) and (size > 1 or outputs.ndim > 1):
@@ -172,7 +177,7 @@ def _counts_of_labels(size: int, threshold: float, outputs: Tensor, target: Tens
         raise ValueError("a target is neither 0 nor 1")
     # At least (B, C, 1): a single label may come as (B,).
     shape = (*target.shape, 1, 1)[: max(3, target.ndim)]
-    said, so = (outputs.sigmoid() >= threshold).reshape(shape), target.bool().reshape(shape)
+    said, so = is_reached(outputs.sigmoid()).reshape(shape), target.bool().reshape(shape)
     kinds = (said & so, said & ~so, ~said & so, ~said & ~so)
     return torch.stack([kind.flatten(2).sum(dim=(0, 2)) for kind in kinds])
 

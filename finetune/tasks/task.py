@@ -11,6 +11,7 @@ from finetune.tasks.directions import Directions
 from finetune.tasks.losses import LossSum, WeightedLoss
 from finetune.tasks.metrics import Measure
 from finetune.tasks.records import Asked, PredictionRecord, Reader
+from finetune.tasks.thresholds import Threshold
 from finetune.tasks.window_mean import WindowMean
 
 
@@ -25,6 +26,8 @@ class Task:
     """Returns a line on how the outputs meet the targets of a batch, or None; None without any."""
     picture: str | None = None
     """What the pictures of its records show, as one word; None if they have no `picture()`."""
+    threshold: Threshold | None = None
+    """The threshold of labels or of the second class; None where there is none."""
 
     @property
     def directions(self) -> Directions:

@@ -32,6 +32,8 @@ class TaskFacts:
     """Form of the target."""
     counts: TrainingCounts | None = None
     """Training samples of each class; None without classes, and where nobody has counted them."""
+    outputs: tuple[str, ...] = ()
+    """Names of the target columns, if the config names several; one output each."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -37,6 +37,7 @@ from finetune.tasks.whole_windows import refuse_cut_windows
 from finetune.train.all_lints import all_lints
 from finetune.train.average import refuse_coarse
 from finetune.train.built import Parts
+from finetune.train.chosen_threshold import refuse_without_validation
 from finetune.train.evaluation import rehearse
 from finetune.train.exact_kernels import use_exact_kernels
 from finetune.train.first_look import refuse_missing
@@ -83,6 +84,8 @@ def build_parts(
         # Resolved here, once: `checkpoint: {best: auto}` depends on the metrics of the task.
         training = with_main_metric(config.train, directions)
         faults.add(wrong_rules(training, config.schedule, directions))
+        with faults.noted():
+            refuse_without_validation(task, data.validation)
         faults.add(_wrong_triggers(training, phases, data, directions, total))
         with faults.noted():
             refuse_cut_windows(task, config.train)
@@ -198,8 +201,14 @@ def build_model_and_task(
         trust=config.trust,
     ).to(device)
     counts = facts.counts and TrainingCounts(facts.sizes.get("train", 0), facts.counts)
+    several = config.data.target
     task = build_task(
-        config.task, classes=facts.classes, trust=config.trust, device=device, counts=counts or None
+        config.task,
+        classes=facts.classes,
+        trust=config.trust,
+        device=device,
+        counts=counts or None,
+        outputs=several if isinstance(several, tuple) else (),
     )
     return model, task
 

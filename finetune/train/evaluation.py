@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from math import isfinite
+from typing import Any
 
 import torch
 from torch import nn
 
 from finetune.activations.forward import Forward
-from finetune.data.batches import Samples, windows
+from finetune.data.batches import Batch, Samples, windows
 from finetune.data.mixing import Mixing
 from finetune.data.named_rows import rows_named
 from finetune.errors import DataError
@@ -25,6 +26,7 @@ def evaluate(
     batch_size: int,
     between: Callable[[], None] = lambda: None,
     left_out: dict[str, str] | None = None,
+    collect: Callable[[Any, Batch], None] | None = None,
 ) -> dict[str, float]:
     """Return the mean loss and every metric of `task` over `samples`.
 
@@ -39,6 +41,7 @@ def evaluate(
         batch_size: Samples of one forward pass.
         between: Called before each forward pass. What it raises ends the evaluation.
         left_out: Receives, by metric, why it is not defined on these samples and has no figure.
+        collect: Receives outputs and batch of each forward pass, on its device.
     """
     model = network.model
     was_training = model.training
@@ -57,6 +60,8 @@ def evaluate(
                     outputs = network.forward(placed, samples)
                     parts = task.parts(outputs, placed)
                 task.update_metrics(outputs, placed)
+                if collect is not None:
+                    collect(outputs, placed)
                 means.add(parts)
     except BaseException:
         # A stop half-way would leave these batches in the figures of the next evaluation.

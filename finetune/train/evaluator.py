@@ -1,9 +1,11 @@
 """Evaluate the splits of a run while it trains, and apply the rules that watch metrics."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from finetune.activations.cache import ActivationCache
-from finetune.data.batches import Samples
+from finetune.data.batches import Batch, Samples
 from finetune.optim.schedules import fallen
 from finetune.tasks.task import Task
 from finetune.train.average import Average
@@ -30,7 +32,12 @@ class Evaluator:
     clock: Clock
     stop: Stop
 
-    def figures(self, samples: Samples, left_out: dict[str, str] | None = None) -> dict[str, float]:
+    def figures(
+        self,
+        samples: Samples,
+        left_out: dict[str, str] | None = None,
+        collect: Callable[[Any, Batch], None] | None = None,
+    ) -> dict[str, float]:
         """Return the mean loss and every metric over one split, in evaluation mode.
 
         They are of the averaged weights, if there are any.
@@ -38,6 +45,7 @@ class Evaluator:
         Args:
             samples: The split.
             left_out: Receives, by metric, why it is not defined on these samples.
+            collect: Receives outputs and batch of each forward pass.
         """
         with self.clock.timed("evaluation"), self.average.in_use():
             return evaluate(
@@ -48,6 +56,7 @@ class Evaluator:
                 batch_size=self.batch_size,
                 between=self.between_passes,
                 left_out=left_out,
+                collect=collect,
             )
 
     def report(self, split: str, samples: Samples) -> None:

@@ -17,6 +17,12 @@ from finetune.optim.groups import drop_state, reset_state
 from finetune.runs.folder import RunFolder
 from finetune.runs.progress import Progress
 from finetune.train.average import Average
+from finetune.train.chosen_threshold import (
+    choose_threshold,
+    chosen_in_words,
+    kept_threshold,
+    take_kept,
+)
 from finetune.train.clock import Clock
 from finetune.train.evaluator import Evaluator
 from finetune.train.exact_kernels import telling_inexact
@@ -100,8 +106,15 @@ class Trainer:
         if not quiet:
             origins, settings = self.prover.origins(self.timeline), self.timeline.settings
             figures, run = self.saver.figures(), self.folder.path
-            best, is_averaged = settings.checkpoint.best, settings.average is not None
-            telling.end(self.progress, figures, origins, run, best=best, is_averaged=is_averaged)
+            telling.end(
+                self.progress,
+                figures,
+                origins,
+                run,
+                best=settings.checkpoint.best,
+                is_averaged=settings.average is not None,
+                threshold=chosen_in_words(self.evaluator.task),
+            )
         return self.progress
 
     def train_step(self, window: Sequence[Batch]) -> StepStats:
@@ -128,6 +141,8 @@ class Trainer:
             self.progress.metrics = metrics
             # `fit` leaves the best weights in the model, also when there is nothing to train.
             self.saver.take_best(self.cache)
+            for line in take_kept(self.evaluator.task, self.folder, self.progress.step_in_use):
+                self.reporter.message(line)
             return
         with ExitStack() as open_parts:
             # Closed in reverse order. Signals are caught before the first byte is written, and the
@@ -312,6 +327,9 @@ class Trainer:
             self.reporter.message(f"{count} in the whole run: {named(never_moved)}")
         self.reporter.never_ran()
         self.saver.take_best(self.cache)
+        # With the weights in use, and before the test, which uses it.
+        for line in choose_threshold(self.evaluator, self.splits.validation):
+            self.reporter.message(line)
         if self.splits.test is not None:
             self.evaluator.report("test", self.splits.test)
         for note in map(note_on_skipped, self.splits.all):
@@ -323,9 +341,14 @@ class Trainer:
         """Write `summary.json`, after the last checkpoint is on disk."""
         # A summary of a run whose last checkpoint fails to be written would be false.
         self.saver.checkpoints.worker.wait()
-        figures = self.saver.figures() if status == "done" else self.progress.metrics
+        is_done = status == "done"
+        figures = self.saver.figures() if is_done else self.progress.metrics
+        # A run that was stopped has chosen none yet.
+        task, step = self.evaluator.task, self.progress.step_in_use
+        threshold = kept_threshold(task, step) if is_done else {}
         self.folder.write_summary(
-            summarise(
+            threshold
+            | summarise(
                 self.progress,
                 self.stepper.precision.device,
                 self.cache.statistics,

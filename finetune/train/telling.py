@@ -64,6 +64,7 @@ class Telling(Tracker):
         *,
         best: str | None,
         is_averaged: bool,
+        threshold: str | None,
     ) -> None:
         """Print the figures of a run, its proof, its folder, and which weights it uses.
 
@@ -74,10 +75,13 @@ class Telling(Tracker):
             run: Folder of the run.
             best: The metric that chose the best weights; None if the last ones are used.
             is_averaged: Whether the weights in use are averages over the steps.
+            threshold: The threshold of each label that the run has chosen; None if it chose none.
         """
         lines = [(tag, figure(value)) for tag, value in figures.items()]
         if lines and progress.best.step is not None:
             lines.insert(0, ("figures", f"by the weights of step {progress.best.step}"))
+        if threshold is not None:
+            lines.append(("threshold", threshold))
         if progress.stopped_early:
             lines.append(("stopped", f"early, at step {progress.step}"))
         tensors = sum(proof["tensors"] for proof in progress.proofs)

@@ -15,6 +15,7 @@ from finetune.data.skipped import note_on_skipped
 from finetune.errors import CheckpointError, named
 from finetune.models.declared import Network
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
+from finetune.runs.checkpoint_folder import step_of
 from finetune.runs.folder import RunFolder, saved_config
 from finetune.runs.kept import Checkpoints
 from finetune.tasks.task import Task
@@ -26,6 +27,7 @@ from finetune.train.build import (
     plan_of,
 )
 from finetune.train.checkpoint import load_weights_delta
+from finetune.train.chosen_threshold import take_kept
 from finetune.train.delta import Base
 from finetune.train.eval_data import EvalData, Part, RunData, open_eval_data
 from finetune.train.evaluation import evaluate
@@ -47,6 +49,8 @@ class TrainedRun:
     model: Network
     task: Task
     device: torch.device
+    notes: tuple[str, ...] = ()
+    """Lines for the user about what the run folder lacks."""
 
     def refuse_misfit(self, samples: Samples) -> None:
         """Raise if samples have other columns than the network was built for.
@@ -90,8 +94,9 @@ def load_run(
         # The base is of the network as built. With it the delta is checked before it is written.
         load_weights_delta(chosen, model, Base.of(model, plan))
         preprocessing = read_preprocessing(config.model)
+        notes = take_kept(task, folder, step_of(chosen) or 0)
     return TrainedRun(
-        config, folder, facts, tuple(specs), preprocessing, model.eval(), task, device
+        config, folder, facts, tuple(specs), preprocessing, model.eval(), task, device, notes
     )
 
 
@@ -168,6 +173,8 @@ def evaluated(
         DataError: the data cannot be read, or the run has no such part.
     """
     config = run.config
+    for line in run.notes:
+        tell(f"note: {line}")
     with located(config):
         data = open_eval_data(
             RunData(config, run.folder, run.facts, run.preprocessing),
