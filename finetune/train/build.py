@@ -9,7 +9,7 @@ import torch
 from finetune.activations.estimate import Use
 from finetune.config.freeze import FreezeConfig
 from finetune.config.run import RunConfig
-from finetune.config.task_keys import Task as TaskConfig, TokenClassificationTask
+from finetune.config.task_keys import TargetForm, Task as TaskConfig
 from finetune.config.train import TrainConfig
 from finetune.data.drawn import drawn
 from finetune.data.known_files import KnownFiles
@@ -215,8 +215,11 @@ def build_model_and_task(
 
 def _head_wanted(task: TaskConfig, classes: int | None) -> HeadWanted:
     """Return the head that a task needs of a network whose output is `logits`."""
-    kind: HeadKind = "token" if isinstance(task, TokenClassificationTask) else "sample"
-    return HeadWanted(kind, classes)
+    return HeadWanted(_HEADS.get(task.learns, "sample"), classes)
+
+
+_HEADS: dict[TargetForm, HeadKind] = {"tags": "token", "mask": "pixel"}
+"""Heads for targets that a sample has many of; those of all other forms are of whole samples."""
 
 
 def pick_device(wish: str) -> torch.device:

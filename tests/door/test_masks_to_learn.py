@@ -379,3 +379,17 @@ def test_a_mask_is_upright_like_the_image_that_is_seen(config, tmp_path, orienta
     image.save(tmp_path / "turned.jpg", exif=tags)
     (record,) = load_predictor(tmp_path / "run")([str(tmp_path / "turned.jpg")])
     assert record.mask.shape == ((12, 8) if orientation == 6 else (8, 12))
+
+
+def test_a_network_of_transformers_gets_the_head_for_pixels(config, tmp_path):
+    # transformers takes seconds to load: the other tests do without
+    from transformers import SegformerConfig, SegformerModel
+
+    sizes = {"num_encoder_blocks": 2, "depths": [1, 1], "sr_ratios": [2, 1], "num_channels": 1}
+    sizes |= {"hidden_sizes": [8, 16], "num_attention_heads": [1, 2], "mlp_ratios": [2, 2]}
+    sizes |= {"patch_sizes": [7, 3], "strides": [4, 2], "decoder_hidden_size": 8}
+    SegformerModel(SegformerConfig(**sizes)).save_pretrained(tmp_path / "net")
+    layer = {"name": "net", "type": "transformers", "path": "net", "output": "logits"}
+    trainer = trained(config(layers=[layer], size=(16, 16), count=12, train={"epochs": 1}))
+    assert type(trainer.model.net).__name__ == "SegformerForSemanticSegmentation"
+    assert 0 < trainer.progress.metrics["validation/mean_iou"] <= 1
