@@ -96,7 +96,7 @@ class TrainConfig(Node):
     compile: bool = False
     """Whether `torch.compile` compiles the network behind the frozen prefix. The prefix itself is not compiled, cached or not. A resumed run meets other shapes first, for which other code may be generated, so its last bits may differ. Needs a C++ compiler."""
     deterministic: bool = True
-    """Whether a GPU uses kernels that give the same bits every time, where there are any, so that a resumed run ends as one that was not stopped. Sets torch's switch for the whole process. `false` may be faster; a CPU needs no such switch."""
+    """Whether a GPU uses kernels that give the same bits every time, where there are any, so that a resumed run ends as one that was not stopped. Sets torch's switches for the whole process. Attention then runs by torch's plain kernel, which takes more memory for long inputs; `false` may be faster. A CPU needs no such switch."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")
     """`cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for the fastest one available."""
     evaluate_every: Every = Every(epochs=1)

@@ -14,12 +14,14 @@ from typing import TextIO
 
 import torch
 
-_INEXACT = re.compile(r"^(\S+) does not have a deterministic implementation")
-"""How torch's warning of an operation without such a kernel begins."""
+_INEXACT = re.compile(
+    r"^(.+?) (?:does not have a deterministic implementation|defaults to a non-deterministic algo)"
+)
+"""How torch's warnings of an operation without such a kernel begin."""
 
 
 def use_exact_kernels(device: torch.device, *, wanted: bool) -> None:
-    """Set torch's switch for deterministic kernels, for the whole process, if a GPU is used.
+    """Set torch's switches for deterministic kernels, for the whole process, if a GPU is used.
 
     Operations that have no such kernel run all the same; `telling_inexact` names them.
 
@@ -33,6 +35,11 @@ def use_exact_kernels(device: torch.device, *, wanted: bool) -> None:
     # first runs. https://docs.nvidia.com/cuda/cublas/#results-reproducibility
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # While operations without such a kernel only warn, the fast kernels of attention add up in
+    # changing order in their backward pass; the plain one does not.
+    torch.backends.cuda.enable_flash_sdp(False)
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(False)
     # Or every new tensor would be filled with NaN first, which costs time and helps no bit.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 

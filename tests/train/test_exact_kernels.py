@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from torch.backends import cuda
 
 from finetune.train.exact_kernels import telling_inexact, use_exact_kernels
 
@@ -13,6 +14,10 @@ INEXACT = (
     "cumsum_cuda_kernel does not have a deterministic implementation, but you set "
     "'torch.use_deterministic_algorithms(True, warn_only=True)'."
 )
+ATTENTION = (
+    "Memory Efficient attention defaults to a non-deterministic algorithm. To explicitly enable "
+    "determinism call torch.use_deterministic_algorithms(True, warn_only=False)."
+)
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +25,10 @@ def switches(monkeypatch):
     """Leave torch's switches as they were."""
     filled = torch.utils.deterministic.fill_uninitialized_memory
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    torch.use_deterministic_algorithms(False)
     yield
+    for switch in (cuda.enable_flash_sdp, cuda.enable_mem_efficient_sdp, cuda.enable_cudnn_sdp):
+        switch(True)
     torch.use_deterministic_algorithms(False)
     torch.utils.deterministic.fill_uninitialized_memory = filled
 
@@ -30,6 +38,10 @@ def test_a_gpu_is_asked_for_kernels_that_give_the_same_bits():
     assert torch.are_deterministic_algorithms_enabled()
     assert torch.is_deterministic_algorithms_warn_only_enabled()
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    # The kernels of attention but the plain one give other bits from call to call.
+    fast = (cuda.flash_sdp_enabled, cuda.mem_efficient_sdp_enabled, cuda.cudnn_sdp_enabled)
+    assert not any(is_on() for is_on in fast)
+    assert cuda.math_sdp_enabled()
 
 
 @pytest.mark.parametrize(("device", "wanted"), [(CUDA, False), (CPU, True)], ids=["off", "cpu"])
@@ -42,13 +54,13 @@ def test_switches_stay_as_they_are_where_nothing_is_asked(device, wanted):
 def test_an_operation_without_such_a_kernel_is_told_once_and_other_warnings_pass(recwarn):
     lines = []
     with telling_inexact(lines.append):
-        for _ in range(2):
-            with warnings.catch_warnings():
-                warnings.simplefilter("always")
-                warnings.showwarning(UserWarning(INEXACT), UserWarning, "x.py", 1)
+        for text in (INEXACT, INEXACT, ATTENTION):
+            warnings.showwarning(UserWarning(text), UserWarning, "x.py", 1)
         warnings.showwarning(UserWarning("something else"), UserWarning, "x.py", 1)
-    [line] = lines
-    assert line.startswith("cumsum_cuda_kernel has no kernel for this GPU")
+    assert [line.partition(" has no kernel for this GPU")[0] for line in lines] == [
+        "cumsum_cuda_kernel",
+        "Memory Efficient attention",
+    ]
     assert [str(each.message) for each in recwarn] == ["something else"]
 
 
