@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -179,16 +180,24 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_all_that_was_saved(
     runs, unbroken, small_disk, background
 ):
     listener = runs.Listener()
-    listener.at[4] = small_disk.fill
     settings = runs.saving(background=background)
     folder = small_disk.place / "run"
+    checkpoints = Checkpoints(folder / "checkpoints", keep_last=9)
+
+    def fill():
+        # A save in the background may end after the next step: the disk is full once it is whole.
+        until = time.monotonic() + 60
+        while len(checkpoints.all()) < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        small_disk.fill()
+
+    listener.at[4] = fill
     trainer = runs.build(folder, listener, train=settings)
     with pytest.raises(FinetuneError) as caught:
         trainer.fit()
     assert caught.value.exit_code == 2
     assert "No space left on device" in str(caught.value)
     assert str(small_disk.place) in str(caught.value)
-    checkpoints = Checkpoints(folder / "checkpoints", keep_last=9)
     assert [path.name[-1] for path in checkpoints.all()] == ["1", "2", "3"]
     assert checkpoints.start() == (checkpoints.path_of(3), [])
     # on the full disk, nothing of what is there is damaged by a second try
