@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.config.loss_keys import ImportLoss
+from finetune.config.loss_keys import CrossEntropyLoss, FocalLoss, ImportLoss
 from finetune.config.metric_keys import TokenMetric
 from finetune.config.task_keys import TokenClassificationTask
 from finetune.data.batches import Batch
@@ -108,17 +108,22 @@ def _losses(config: TokenClassificationTask, facts: TaskFacts) -> tuple[Weighted
     """Return the losses; those of the user's own see outputs and targets as they are.
 
     Raises:
-        FinetuneError: a loss compares samples, each of which has one class.
+        FinetuneError: a loss compares samples, each of which has one class, or learns numbers.
     """
     nodes = config.chosen_losses
     losses = build_losses(nodes, facts)
     for number, (node, loss) in enumerate(zip(nodes, losses, strict=True)):
-        if loss.whole_window and not isinstance(node, ImportLoss):
-            raise FinetuneError(
-                f"{node.type} compares samples that have one class each, and here words have one",
-                hint="cross_entropy and focal learn the class of each word",
-                key=("task", "losses", number),
-            )
+        if isinstance(node, CrossEntropyLoss | FocalLoss | ImportLoss):
+            continue
+        fault = "compares samples that have one class each, and here words have one"
+        if not loss.whole_window:
+            # It would take the number of tokens to leave out for one to learn.
+            fault = "takes numbers, not the classes of words"
+        raise FinetuneError(
+            f"{node.type} {fault}",
+            hint="cross_entropy and focal learn the class of each word",
+            key=("task", "losses", number),
+        )
     return tuple(
         loss if isinstance(node, ImportLoss) else _over_tokens(loss)
         for node, loss in zip(nodes, losses, strict=True)

@@ -182,6 +182,13 @@ def test_losses_that_compare_samples_are_refused(loss):
         task_of(losses=[{"type": loss}])
 
 
+@pytest.mark.parametrize("loss", ["binary_cross_entropy", "mse", "l1", "huber"])
+def test_losses_that_would_learn_the_number_of_left_out_tokens_are_refused(loss):
+    """One logit fits them, and -100 would be a number to learn."""
+    with pytest.raises(FinetuneError, match=f"{loss} takes numbers, not the classes of words"):
+        task_of(("B-x", "O"), losses=[{"type": loss}])
+
+
 @pytest.mark.parametrize("shape", [(5, 4, 5), (5, 5), (5, 5, 4)], ids=["cut", "pooled", "narrow"])
 def test_outputs_that_are_not_one_for_each_token_and_class_are_named(shape):
     with pytest.raises(ModelError, match="cannot take"):
