@@ -83,7 +83,7 @@ class Measure:
         Raises:
             ModelError: the metric cannot take what the network gives.
         """
-        fed = self._feed(outputs, batch)
+        fed = self._fed(outputs, batch)
         target = fed[1] if len(fed) > 1 else None
         try:
             self.metric.update(*fed)
@@ -92,6 +92,14 @@ class Measure:
                 self._condition.add(target)
         except (ValueError, RuntimeError, IndexError) as error:
             raise misfit(f"metric {self.name!r}", fed[0], target, error) from error
+
+    def _fed(self, outputs: Any, batch: Batch) -> tuple[Any, ...]:
+        """Return what the metric takes; raise `ModelError` if the outputs do not have it."""
+        try:
+            return self._feed(outputs, batch)
+        # A loss of the user's own may take outputs of any form, such as a dict.
+        except (ValueError, RuntimeError, IndexError, AttributeError, TypeError) as error:
+            raise misfit(f"metric {self.name!r}", outputs, batch.target, error) from error
 
     def compute(self, *, is_finite: bool) -> tuple[float | None, str | None]:
         """Return the figure, or None and the reason why it is not defined.

@@ -56,7 +56,13 @@ class Threshold:
         return probabilities >= self._tensor
 
     def second_class(self, logits: Tensor) -> Tensor:
-        """Return 1 where logits `(B, 2)` give the second class, else 0; `(B,)` int64."""
+        """Return 1 where logits `(B, 2)` give the second class, else 0; `(B,)` int64.
+
+        Raises:
+            ValueError: there are not two logits.
+        """
+        if logits.shape[1:] != (2,):
+            raise ValueError("2 classes need as many outputs")
         return self.is_reached(logits.float().softmax(1)[:, 1]).long()
 
     def collect(self, outputs: Tensor, batch: Batch) -> None:

@@ -275,6 +275,32 @@ def test_a_loss_that_is_no_number_per_sample_is_told(package, numbers):
         task.loss(outputs, batch_of(target))
 
 
+TOKENS = torch.tensor([[0, 1, -100], [1, -100, -100]])
+LABELS = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs", "target"),
+    [
+        ({"type": "classification"}, {"a": torch.zeros(2, 2)}, torch.tensor([0, 1])),
+        ({"type": "classification", "threshold": 0.3}, torch.zeros(2, 5), torch.tensor([0, 1])),
+        ({"type": "token_classification", "metrics": ["accuracy"]}, torch.zeros(2, 2), TOKENS),
+        ({"type": "multilabel", "metrics": [{"type": "F1Score"}]}, torch.zeros(2, 3), LABELS),
+        ({"type": "regression"}, [torch.zeros(2)], torch.zeros(2)),
+    ],
+    ids=["dict", "too many for a threshold", "one row a text", "too many labels", "list"],
+)
+def test_outputs_that_only_the_users_own_loss_takes_are_told_by_the_metric(
+    package, task, outputs, target
+):
+    name = package("def make():\n    return lambda outputs, batch: batch.target.sum(-1)\n")
+    loss = {"type": "import", "path": f"{name}:make"}
+    made = make_task(("cat", "dog"), trust={name}, losses=[loss], **task)
+    with pytest.raises(ModelError, match=r"metric '\w+' cannot take") as caught:
+        made.update_metrics(outputs, batch_of(target))
+    assert caught.value.key == ("model", "layers")
+
+
 IMPORTED_TASK = """
 import torch, torchmetrics
 
