@@ -7,6 +7,7 @@ from typing import get_args
 from torch import Tensor
 from torch.nn import functional
 
+from finetune.config.loss_keys import ContrastiveLoss, TripletLoss
 from finetune.config.metric_keys import ClassificationMetric
 from finetune.config.task_keys import ClassificationTask
 from finetune.data.batches import Batch
@@ -14,12 +15,14 @@ from finetune.errors import FinetuneError
 from finetune.tasks.cross_entropies import class_logits
 from finetune.tasks.losses import build_losses
 from finetune.tasks.metrics import Feed, Metric, build_measures, target_of
-from finetune.tasks.records import Asked, Prediction
+from finetune.tasks.records import Asked, Prediction, Reader
+from finetune.tasks.regression import read_numbers
 from finetune.tasks.running_metrics import ClassScore, metric_of_classes
 from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TaskFacts
 from finetune.tasks.thresholds import Threshold
 from finetune.tasks.torch_metrics import measure_of_classes
+from finetune.tasks.unfit_outputs import misfit
 
 
 def classification(config: ClassificationTask, facts: TaskFacts) -> Task:
@@ -55,9 +58,18 @@ def classification(config: ClassificationTask, facts: TaskFacts) -> Task:
             feeds=feeds,
             by_class=partial(measure_of_classes, facts, threshold),
         ),
-        partial(read_classes, classes, threshold=threshold),
+        _reader(config, classes, threshold),
         threshold=threshold,
     )
+
+
+def _reader(
+    config: ClassificationTask, classes: Sequence[str], threshold: Threshold | None
+) -> Reader:
+    """Return the reader of classes, or of embeddings as numbers where nothing else is learnt."""
+    if all(isinstance(loss, TripletLoss | ContrastiveLoss) for loss in config.chosen_losses):
+        return read_numbers
+    return partial(read_classes, classes, threshold=threshold)
 
 
 def _refuse_threshold(classes: Sequence[str]) -> None:
@@ -102,8 +114,15 @@ def read_classes(
     """Return the class of each sample, from logits `(B, C)` or one logit for two classes.
 
     It is the most probable one, or the second of two from the threshold on.
+
+    Raises:
+        ModelError: there are not as many logits as classes.
     """
-    rows = class_logits(outputs, classes).float().softmax(-1).tolist()
+    logits = class_logits(outputs, classes)
+    if logits.shape[1:] != (len(classes),):
+        error = ValueError(f"{len(classes)} classes need as many outputs")
+        raise misfit("a prediction", outputs, None, error)
+    rows = logits.float().softmax(-1).tolist()
     read = []
     for row, values in zip(rows, outputs.reshape(len(outputs), -1).tolist(), strict=True):
         best = max(range(len(row)), key=row.__getitem__)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from finetune.config.task_keys import Task as TaskConfig
 from finetune.config.train import TrainConfig
 from finetune.data.batches import Batch
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, ModelError
 from finetune.tasks.build_task import build_task
 from finetune.tasks.whole_windows import refuse_cut_windows
 
@@ -87,3 +87,22 @@ def test_windows_are_never_cut(kind):
     with pytest.raises(FinetuneError, match=f"loss '{kind}' needs whole"):
         refuse_cut_windows(task, TrainConfig(epochs=1, batch_size=8, micro_batch=2))
     assert task.hard_losses == (kind,)
+
+
+@pytest.mark.parametrize("kind", ["triplet", "contrastive"])
+def test_embeddings_are_predicted_where_nothing_else_is_learnt(kind):
+    config = {"type": "classification", "losses": {"type": kind}, "metrics": []}
+    node = TypeAdapter(TaskConfig).validate_python(config)
+    task = build_task(node, classes=("a", "b", "c"), trust=(), device=torch.device("cpu"))
+    outputs = torch.arange(10.0).reshape(2, 5)
+    assert [one.row() for one in task.read(outputs)] == [
+        {"values": row} for row in outputs.tolist()
+    ]
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (2,), (2, 4, 3)])
+def test_classes_of_other_outputs_are_refused(shape):
+    node = TypeAdapter(TaskConfig).validate_python({"type": "classification"})
+    task = build_task(node, classes=("a", "b", "c"), trust=(), device=torch.device("cpu"))
+    with pytest.raises(ModelError, match="3 classes need as many outputs"):
+        task.read(torch.zeros(shape))
