@@ -311,6 +311,9 @@ class Trainer:
         self.prover.end_phase(progress)
         if goes_back and best is not None:
             self.saver.restore(best)
+        elif best is not None:
+            # The best weights are the present averages, as `restore` takes those of a checkpoint.
+            self.average.take()
         if not timeline.run_is_over:
             timeline.next_phase()
             self.reporter.phase_begins()

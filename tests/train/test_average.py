@@ -227,6 +227,19 @@ def test_a_phase_that_restores_its_best_goes_on_from_the_averages_of_its_best(sm
     assert torch.equal(kept(trainer, 8)["body.weight"], begun["body.weight"])
 
 
+def test_a_phase_whose_last_step_is_its_best_goes_on_from_the_averages_too(small_run):
+    phases = [
+        {"name": "one", "freeze": [], "until": {"steps": 6}, "restore_best": True},
+        {"name": "two", "train": ["head"]},
+    ]
+    trainer = small_run(data=SPLIT, train=AVERAGED, freeze={"phases": phases}, cache="off")
+    trainer.fit(quiet=True)
+    assert trainer.progress.ranking[0][0] >= 6
+    begun = kept(trainer, 6)
+    assert_equal(begun, kept(trainer, 6, "unaveraged"))
+    assert torch.equal(kept(trainer, 8)["body.weight"], begun["body.weight"])
+
+
 def test_a_checkpoint_names_what_its_weights_are(small_run, tmp_path):
     trainer = small_run(data=SPLIT, train=AVERAGED)
     trainer.fit(quiet=True)
