@@ -243,8 +243,12 @@ def own_feed(name: str, metric: "torchmetrics.Metric") -> Feed:
 
 def _with_batch(metric: "torchmetrics.Metric") -> Feed | None:
     """Return that a metric gets outputs and batch if it asks for the batch by name."""
-    names = list(inspect.signature(metric.update).parameters)
-    return _outputs_and_batch if names[1:2] == ["batch"] else None
+    return _outputs_and_batch if takes_batch(metric) else None
+
+
+def takes_batch(metric: Metric) -> bool:
+    """Tell whether the second argument of a metric's `update` is called `batch`."""
+    return list(inspect.signature(metric.update).parameters)[1:2] == ["batch"]
 
 
 def _outputs_and_batch(outputs: Any, batch: Batch) -> tuple[Any, ...]:

@@ -1,5 +1,6 @@
 """Regression: one or more numbers per sample; outputs and targets have the same shape."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from finetune.data.batches import Batch
 from finetune.errors import FinetuneError, ModelError
 from finetune.models.shapes import describe
 from finetune.tasks.losses import build_losses
-from finetune.tasks.metrics import Feed, Measure, build_measures, target_of
+from finetune.tasks.metrics import Feed, Measure, build_measures, takes_batch, target_of
 from finetune.tasks.records import Asked, Prediction
 from finetune.tasks.running_metrics import metric_of_numbers
 from finetune.tasks.task import Task
@@ -22,7 +23,8 @@ def regression(config: RegressionTask, facts: TaskFacts) -> Task:
     """Build the task.
 
     Raises:
-        FinetuneError: a metric of each output is asked for, and the outputs have no names.
+        FinetuneError: a metric of each output is asked for, and the outputs have no names, or a
+            metric takes whole batches.
     """
     measures = _measures(config, facts, _flat)
     if config.per_output:
@@ -32,11 +34,23 @@ def regression(config: RegressionTask, facts: TaskFacts) -> Task:
                 hint="data.target: [first, second] names them",
                 key=("task", "per_output"),
             )
+        _refuse_whole_batches(measures)
         for number, name in enumerate(facts.outputs):
             # Built anew for each output: a metric collects what it is fed.
             each = _measures(config, facts, partial(_column, number))
             measures += tuple(measure.named(f"{measure.name}/{name}") for measure in each)
     return Task(build_losses(config.chosen_losses, facts), measures, read_numbers)
+
+
+def _refuse_whole_batches(measures: Sequence[Measure]) -> None:
+    """Raise for a metric of which each output would have the same figure."""
+    for number, measure in enumerate(measures):
+        if takes_batch(measure.metric):
+            raise FinetuneError(
+                f"metric {measure.name!r} takes whole batches, so it has no figure of each output",
+                hint="let its update take (outputs, target), or leave out per_output",
+                key=("task", "metrics", number),
+            )
 
 
 def _measures(config: RegressionTask, facts: TaskFacts, feed: Feed) -> tuple[Measure, ...]:

@@ -301,6 +301,29 @@ def test_outputs_that_only_the_users_own_loss_takes_are_told_by_the_metric(
     assert caught.value.key == ("model", "layers")
 
 
+OF_BATCHES = """
+import torchmetrics
+
+class OfBatches(torchmetrics.MeanMetric):
+    def update(self, outputs, batch):
+        super().update((outputs - batch.target).abs())
+"""
+
+
+def test_a_metric_of_whole_batches_has_no_figure_of_each_output(package):
+    name = package(OF_BATCHES)
+    node = TypeAdapter(TaskConfig).validate_python(
+        {
+            "type": "regression",
+            "metrics": ["mae", {"type": "import", "path": f"{name}:OfBatches"}],
+            "per_output": True,
+        }
+    )
+    with pytest.raises(FinetuneError, match="'OfBatches' takes whole batches") as caught:
+        build_task(node, classes=None, trust={name}, device=CPU, outputs=("a", "b"))
+    assert caught.value.key == ("task", "metrics", 1)
+
+
 IMPORTED_TASK = """
 import torch, torchmetrics
 
