@@ -118,10 +118,12 @@ def read_classes(
     Raises:
         ModelError: there are not as many logits as classes.
     """
-    logits = class_logits(outputs, classes)
-    if logits.shape[1:] != (len(classes),):
-        error = ValueError(f"{len(classes)} classes need as many outputs")
-        raise misfit("a prediction", outputs, None, error)
+    try:
+        logits = class_logits(outputs, classes)
+        if logits.shape[1:] != (len(classes),):
+            raise ValueError(f"{len(classes)} classes need as many outputs")
+    except ValueError as error:
+        raise misfit("a prediction", outputs, None, error) from error
     rows = logits.float().softmax(-1).tolist()
     read = []
     for row, values in zip(rows, outputs.reshape(len(outputs), -1).tolist(), strict=True):

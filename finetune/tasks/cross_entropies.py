@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from finetune.data.batches import Batch
+from finetune.tasks.unfit_outputs import one_tensor
 
 
 def cross_entropy(
@@ -78,7 +79,11 @@ def class_logits(outputs: Tensor, classes: Sequence[str]) -> Tensor:
 
     A single logit `z` `(B, 1)` or `(B,)` for two classes is that of the second: the pair `(0, z)`
     has its loss, for `softmax(0, z)` is `(1 - sigmoid(z), sigmoid(z))`.
+
+    Raises:
+        ValueError: the outputs are not one tensor.
     """
+    outputs = one_tensor(outputs)
     if len(classes) == 2 and set(outputs.shape[1:]) <= {1}:
         logit = outputs.reshape(-1, 1)
         return torch.cat([torch.zeros_like(logit), logit], dim=1)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from finetune.tasks.unfit_outputs import one_tensor
+
 Distance = Literal["euclidean", "cosine"]
 
 
@@ -67,7 +69,7 @@ def _pairs(distance: Distance, outputs: Tensor, target: Tensor) -> tuple[Tensor,
 
     A sample and itself are neither.
     """
-    if outputs.ndim != 2 or target.shape != (len(outputs),):
+    if one_tensor(outputs).ndim != 2 or target.shape != (len(outputs),):
         raise ValueError("it needs one embedding and one class for each sample")
     same = target[:, None] == target[None, :]
     itself = torch.eye(len(target), dtype=torch.bool, device=target.device)

@@ -40,7 +40,7 @@ from finetune.tasks.cross_entropies import (
 from finetune.tasks.distances import contrastive, triplet
 from finetune.tasks.focal import focal_of_classes, focal_of_labels
 from finetune.tasks.task_facts import TaskFacts
-from finetune.tasks.unfit_outputs import misfit
+from finetune.tasks.unfit_outputs import misfit, one_tensor
 
 Count = int | float | Tensor
 """Number of samples, tokens or pixels, or their total weight; a tensor is `()`."""
@@ -179,9 +179,7 @@ def build_loss(config: Loss, facts: TaskFacts, number: int) -> WeightedLoss:
         case FocalLoss():
             return _focal(config, facts, key)
         case TripletLoss() | ContrastiveLoss():
-            compare = triplet if isinstance(config, TripletLoss) else contrastive
-            function = against_target(partial(compare, config.margin, config.distance))
-            return made(function, whole_window=True, takes_shares=False)
+            return _comparing(config, facts, key)
         case MseLoss() | L1Loss() | HuberLoss():
             function = _per_sample(_of_numbers(config))
         case DiceLoss():
@@ -273,6 +271,26 @@ def _binary_cross_entropy(
     return partial(binary_cross_entropy, config.label_smoothing, weights)
 
 
+def _comparing(config: TripletLoss | ContrastiveLoss, facts: TaskFacts, key: Key) -> WeightedLoss:
+    """Return a loss that compares the samples of a window.
+
+    Raises:
+        FinetuneError: samples have no class to compare them by.
+    """
+    if facts.learns in ("labels", "numbers"):
+        raise FinetuneError(
+            f"{config.type} compares samples that have one class each, and here they have "
+            f"{facts.learns}",
+            hint="task: {type: classification} learns one class of each sample",
+            key=key,
+        )
+    compare = triplet if isinstance(config, TripletLoss) else contrastive
+    function = against_target(partial(compare, config.margin, config.distance))
+    return WeightedLoss(
+        config.label, config.weight, function, whole_window=True, takes_shares=False
+    )
+
+
 def _focal(config: FocalLoss, facts: TaskFacts, key: Key) -> WeightedLoss:
     """Return the focal loss of classes or labels, whichever the task learns.
 
@@ -314,6 +332,7 @@ def _per_sample(function: Callable[[Tensor, Tensor], Tensor]) -> LossFunction:
     """Return a loss that takes the mean of `function` over all axes but the first."""
 
     def losses(outputs: Tensor, target: Tensor) -> Tensor:
+        outputs = one_tensor(outputs)
         if {*outputs.shape[1:], *target.shape[1:]} <= {1}:
             # (B,) and (B, 1) are both one number per sample: torch would broadcast them to (B, B).
             # Class numbers become floats.

@@ -16,6 +16,7 @@ from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TaskFacts
 from finetune.tasks.thresholds import Threshold
 from finetune.tasks.torch_metrics import measure_of_labels
+from finetune.tasks.unfit_outputs import misfit, one_tensor
 
 
 def multilabel(config: MultilabelTask, facts: TaskFacts) -> Task:
@@ -66,8 +67,18 @@ def _as_one_label(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 def _read(
     classes: Sequence[str], threshold: Threshold, outputs: Tensor, asked: Asked | None = None
 ) -> list[Prediction]:
-    """Return the labels of each sample, from logits `(B, C)`."""
-    outputs = outputs.reshape(len(outputs), -1)
+    """Return the labels of each sample, from logits `(B, C)`.
+
+    Raises:
+        ModelError: there are not as many logits as labels.
+    """
+    try:
+        outputs = one_tensor(outputs)
+        outputs = outputs.reshape(len(outputs), -1)
+        if outputs.shape[1] != len(classes):
+            raise ValueError(f"{len(classes)} labels need as many outputs")
+    except ValueError as error:
+        raise misfit("a prediction", outputs, None, error) from error
     rows = outputs.float().sigmoid().tolist()
     read = []
     for row, values in zip(rows, outputs.tolist(), strict=True):

@@ -30,7 +30,7 @@ from finetune.tasks.records import Asked
 from finetune.tasks.running_metrics import RunningMetric, metric_of_classes
 from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TaskFacts
-from finetune.tasks.unfit_outputs import misfit
+from finetune.tasks.unfit_outputs import misfit, one_tensor
 
 _OF_ENTITIES: tuple[TokenMetric, ...] = ("f1", "precision", "recall")
 
@@ -150,7 +150,7 @@ def _num_words(batch: Batch) -> Count:
 
 def _refuse_other_lengths(outputs: Tensor, target: Tensor) -> None:
     """Raise `ValueError` unless outputs `(B, L, ...)` are of the tokens that have the targets."""
-    if outputs.shape[:2] != target.shape:
+    if one_tensor(outputs).shape[:2] != target.shape:
         raise ValueError("the network must give an output for each token")
 
 

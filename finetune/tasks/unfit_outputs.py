@@ -1,4 +1,4 @@
-"""The error of outputs that a loss or metric cannot take, with the layer that would fit."""
+"""Outputs that a loss or metric cannot take: their error, with the layer that would fit."""
 
 from typing import Any
 
@@ -16,6 +16,13 @@ def misfit(name: str, outputs: Any, target: Any, error: Exception) -> ModelError
         hint=_remedy(outputs, target),
         key=("model", "layers"),
     )
+
+
+def one_tensor(outputs: Any) -> Tensor:
+    """Return outputs that are one tensor; raise `ValueError` for others, such as a dict."""
+    if not isinstance(outputs, Tensor):
+        raise ValueError("one tensor is needed")
+    return outputs
 
 
 def _remedy(outputs: Any, target: Any) -> str:

@@ -106,3 +106,11 @@ def test_classes_of_other_outputs_are_refused(shape):
     task = build_task(node, classes=("a", "b", "c"), trust=(), device=torch.device("cpu"))
     with pytest.raises(ModelError, match="3 classes need as many outputs"):
         task.read(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(("kind", "what"), [("regression", "numbers"), ("multilabel", "labels")])
+@pytest.mark.parametrize("loss", ["triplet", "contrastive"])
+def test_losses_that_compare_classes_are_refused_where_there_is_not_one_class(kind, what, loss):
+    node = TypeAdapter(TaskConfig).validate_python({"type": kind, "losses": {"type": loss}})
+    with pytest.raises(FinetuneError, match=f"{loss} compares .* here they have {what}"):
+        build_task(node, classes=("a", "b"), trust=(), device=torch.device("cpu"))

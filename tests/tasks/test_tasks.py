@@ -301,6 +301,31 @@ def test_outputs_that_only_the_users_own_loss_takes_are_told_by_the_metric(
     assert caught.value.key == ("model", "layers")
 
 
+@pytest.mark.parametrize("outputs", [{"a": torch.zeros(2, 2)}, [torch.zeros(2, 2)], None], ids=type)
+@pytest.mark.parametrize(
+    ("kind", "loss", "target"),
+    [
+        ("classification", "cross_entropy", torch.tensor([0, 1])),
+        ("classification", "focal", torch.tensor([0, 1])),
+        ("classification", "triplet", torch.tensor([0, 1])),
+        ("multilabel", "binary_cross_entropy", LABELS),
+        ("regression", "huber", torch.zeros(2)),
+        ("token_classification", "cross_entropy", TOKENS),
+    ],
+)
+def test_outputs_that_are_not_one_tensor_are_told_by_the_loss(kind, loss, target, outputs):
+    task = make_task(("cat", "dog"), type=kind, losses=[{"type": loss}], metrics=[])
+    with pytest.raises(ModelError, match=f"loss '{loss}' cannot take .*: one tensor is needed"):
+        task.loss(outputs, batch_of(target))
+
+
+@pytest.mark.parametrize("kind", ["classification", "multilabel", "regression"])
+def test_outputs_that_are_not_one_tensor_cannot_be_read(kind):
+    task = make_task(("cat", "dog"), type=kind)
+    with pytest.raises(ModelError, match="a dict"):
+        task.read({"a": torch.zeros(2, 2)})
+
+
 OF_BATCHES = """
 import torchmetrics
 
