@@ -48,8 +48,9 @@ class Threshold:
 
     def set_to(self, values: Sequence[float]) -> None:
         """Take a threshold for each label."""
-        self.values = tuple(values)
-        self._tensor = torch.tensor(self.values, dtype=torch.float32, device=self._device)
+        self._tensor = torch.tensor(values, dtype=torch.float32, device=self._device)
+        # Rounded as the probabilities are, so that a reader compares as metrics do.
+        self.values = tuple(self._tensor.tolist())
 
     def is_reached(self, probabilities: Tensor) -> Tensor:
         """Return which of the probabilities `(B, K)`, or `(B,)` of one label, reach it."""

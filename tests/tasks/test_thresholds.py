@@ -6,10 +6,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 from sklearn.metrics import f1_score
 
 from finetune import evaluate, load_predictor
+from finetune.config.task_keys import Task as TaskConfig
+from finetune.data.batches import Batch
 from finetune.errors import CheckpointError, FinetuneError
+from finetune.tasks.build_task import build_task
 from finetune.tasks.thresholds import best_threshold
 
 
@@ -189,3 +193,21 @@ def test_without_validation_samples_auto_is_refused_with_its_key(built):
 def test_three_classes_have_no_threshold(make_trainer):
     with pytest.raises(FinetuneError, match="threshold is for two classes; there are 10"):
         make_trainer(task={"type": "classification", "threshold": 0.4})
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "classification"])
+def test_predictions_and_metrics_agree_on_a_probability_at_the_threshold(kind):
+    """0.7 has no exact float32: the nearest one lies below it."""
+    node = TypeAdapter(TaskConfig).validate_python(
+        {"type": kind, "threshold": 0.7, "metrics": ["accuracy"]}
+    )
+    task = build_task(node, classes=("a", "b"), trust=(), device=torch.device("cpu"))
+    drawn = torch.linspace(0.84, 0.86, 400_000)
+    pairs = torch.stack([torch.zeros_like(drawn), drawn], 1)
+    shares = drawn.sigmoid() if kind == "multilabel" else pairs.softmax(1)[:, 1]
+    (at,) = (shares == torch.tensor(0.7)).nonzero()[:1]
+    outputs = pairs[at]
+    target = torch.tensor([[0.0, 1.0]]) if kind == "multilabel" else torch.tensor([1])
+    task.update_metrics(outputs, Batch({}, target, torch.arange(1)))
+    assert task.compute_metrics() == {"accuracy": 1.0}
+    assert task.read(outputs)[0].label == (("b",) if kind == "multilabel" else "b")
