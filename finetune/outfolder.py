@@ -13,8 +13,9 @@ from finetune.outfile import is_regular
 Put = Callable[[str, bytes], str]
 """Writes a picture of a sample, given its name; returns the picture's path from the file beside."""
 
-_NAMES = re.compile(r"[0-9]{6,}(_[A-Za-z0-9._-]{1,80})?\.png")
-"""Names of the pictures: the number of a row, and what of the sample's own name is plain."""
+_NAMES = re.compile(r"predicted_[0-9]{6,}(_[A-Za-z0-9._-]{1,80})?\.png")
+"""Names of the pictures: the number of a row, and what of the sample's own name is plain. Numbers
+alone would not tell them from the user's own: data sets often have `train_masks/000001.png`."""
 _STRANGE = re.compile(r"[^A-Za-z0-9._-]+")
 _MOST_CHARACTERS = 80
 
@@ -51,7 +52,7 @@ def pictures_in(folder: Path, read: Iterable[Path]) -> Iterator[Put]:
                 nonlocal count
                 count += 1
                 own = _STRANGE.sub("-", Path(name).stem).strip("-.")[:_MOST_CHARACTERS]
-                file = f"{count:06}_{own}.png" if own else f"{count:06}.png"
+                file = f"predicted_{count:06}{f'_{own}' if own else ''}.png"
                 disk.write_new(aside / file, picture)
                 return f"{folder.name}/{file}"
 

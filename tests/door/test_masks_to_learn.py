@@ -11,7 +11,8 @@ from PIL import Image
 
 from finetune import build_trainer, load_config, load_predictor
 from finetune.data.pixel_classes import IGNORED
-from finetune.errors import DataError
+from finetune.errors import DataError, FinetuneError
+from finetune.outfolder import folder_beside, pictures_in
 from finetune.train.trained import evaluate_run
 
 LAYERS = [
@@ -108,7 +109,7 @@ def test_masks_of_files_are_learnt_and_predicted_as_files(config, call, tmp_path
     told = call("predict", tmp_path / "run", tmp_path / "data.csv", "--out", out).err
     assert f"24 predictions in {out}, their masks in {tmp_path / 'said_masks'}" in told
     rows = rows_of(out)
-    assert rows[0]["mask"] == "said_masks/000001_data.png"
+    assert rows[0]["mask"] == "said_masks/predicted_000001_data.png"
     assert [*rows[0]] == ["input", "mask", "shares"]
     assert [*rows[0]["shares"]] == ["dark", "bright"]
     for number, row in enumerate(rows):
@@ -145,7 +146,7 @@ def test_predictions_in_csv_name_their_masks_and_shares(config, call, tmp_path):
     with (tmp_path / "said.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert [*row] == ["input", "mask", "share/dark", "share/bright"]
-    assert row["mask"] == "said_masks/000001_0.png"
+    assert row["mask"] == "said_masks/predicted_000001_0.png"
     assert (tmp_path / row["mask"]).is_file()
 
 
@@ -164,7 +165,7 @@ def test_a_folder_of_masks_is_replaced_and_one_of_other_files_is_not(
     call(*ask)
     masks = tmp_path / "said_masks"
     before = {file.name: file.read_bytes() for file in masks.iterdir()}
-    (masks / "000001_data.png").write_bytes(b"of an earlier run")
+    (masks / "predicted_000001_data.png").write_bytes(b"of an earlier run")
     call(*ask)
     assert {file.name: file.read_bytes() for file in masks.iterdir()} == before
     (masks / "notes.txt").write_text("mine")
@@ -180,12 +181,12 @@ def test_a_folder_that_holds_an_input_is_not_replaced(config, command_line, tmp_
     trained(config(train={"epochs": 1}))
     folder = tmp_path / "said_masks"
     folder.mkdir()
-    (tmp_path / "0.png").rename(folder / "000001_0.png")
-    asked = (folder / "000001_0.png", "--out", tmp_path / "said.jsonl")
+    (tmp_path / "0.png").rename(folder / "predicted_000001_0.png")
+    asked = (folder / "predicted_000001_0.png", "--out", tmp_path / "said.jsonl")
     refused = command_line("predict", tmp_path / "run", *asked)
     assert refused.code == 2
     assert "would replace" in refused.err
-    assert (folder / "000001_0.png").is_file()
+    assert (folder / "predicted_000001_0.png").is_file()
 
 
 def test_logits_of_another_size_are_resized_and_that_is_told(config, call, tmp_path):
@@ -194,6 +195,16 @@ def test_logits_of_another_size_are_resized_and_that_is_told(config, call, tmp_p
     assert (told.out + told.err).count("the network gives logits of (4, 6) pixels") == 1
     assert "the masks are of (8, 12): losses and metrics take" in told.out + told.err
     assert trained(path).progress.metrics["validation/mean_iou"] > 0.7
+
+
+@pytest.mark.parametrize("name", ["000001.png", "000001_cat.png"])
+def test_a_folder_of_the_users_masks_is_not_replaced_however_they_are_numbered(tmp_path, name):
+    folder = folder_beside(tmp_path / "said.jsonl", "mask")
+    folder.mkdir()
+    (folder / name).write_bytes(b"drawn by hand")
+    with pytest.raises(FinetuneError, match=f"holds '{name}'"), pictures_in(folder, []) as put:
+        put("0.png", b"made")
+    assert (folder / name).read_bytes() == b"drawn by hand"
 
 
 def test_numbers_that_masks_hold_are_the_classes_if_none_are_named(config, tmp_path):
@@ -366,7 +377,7 @@ def test_a_mask_of_a_cut_image_is_of_what_the_network_sees_and_that_is_told(conf
     out = tmp_path / "said.jsonl"
     told = call("predict", tmp_path / "run", tmp_path / "0.png", "--out", out).err
     assert "evaluation cuts or pads images: a mask is of what the network sees" in told
-    with Image.open(tmp_path / "said_masks" / "000001_0.png") as mask:
+    with Image.open(tmp_path / "said_masks" / "predicted_000001_0.png") as mask:
         assert mask.size == (6, 6)
 
 
