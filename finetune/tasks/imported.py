@@ -61,7 +61,8 @@ def _read_own(read: Any, outputs: Any, asked: Asked | None = None) -> list[OwnRe
     """Return the records of a task that reads them itself.
 
     Raises:
-        ModelError: it gives something else than plain values by name for each sample.
+        ModelError: it gives something else than plain values by name for each sample, or a name
+            that each row has already.
     """
     rows = read(outputs)
     is_list = isinstance(rows, list | tuple) and all(isinstance(row, Mapping) for row in rows)
@@ -69,6 +70,12 @@ def _read_own(read: Any, outputs: Any, asked: Asked | None = None) -> list[OwnRe
         wanted = "" if asked is None else f" for each of {len(asked.batch)} samples"
         raise ModelError(
             f"the task's own 'read' gives {describe(rows)}, needs a list with one dict{wanted}",
+            key=("task", "path"),
+        )
+    if any("input" in row for row in rows):
+        raise ModelError(
+            "the task's own 'read' gives a value called 'input', which is the sample's name in "
+            "each row",
             key=("task", "path"),
         )
     return [OwnRecord({str(name): _plain(value) for name, value in row.items()}) for row in rows]

@@ -48,6 +48,10 @@ class Bad(Own):
     def read(self, outputs):
         return [{"it": object()} for _ in outputs]
 
+class Named(Own):
+    def read(self, outputs):
+        return [{"input": "mine"} for _ in outputs]
+
 class Short(Own):
     def read(self, outputs):
         return [{}]
@@ -168,7 +172,10 @@ def test_an_imported_task_feeds_its_metrics_with_the_batch_and_reads_its_own_rec
     assert rows == [{"first": 1.0, "all": [1.0, 2.0]}, {"first": 3.0, "all": [3.0, 4.0]}]
 
 
-@pytest.mark.parametrize(("name", "told"), [("Bad", "needs numbers, texts"), ("Short", "one dict")])
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("Bad", "needs numbers, texts"), ("Short", "one dict"), ("Named", "the sample's name")],
+)
 def test_records_that_cannot_be_written_are_told(name, told):
     from finetune.tasks.records import Asked
 
