@@ -37,7 +37,7 @@ def classification(config: ClassificationTask, facts: TaskFacts) -> Task:
             f"every sample is of the same class, {''.join(classes)!r}", key=("data", "target")
         )
     if config.threshold is not None:
-        _refuse_threshold(classes)
+        _refuse_threshold(config, classes)
         threshold = Threshold(classes, config.threshold, facts.device, is_of_classes=True)
 
     def named(metric: ClassificationMetric) -> Metric:
@@ -67,13 +67,26 @@ def _reader(
     config: ClassificationTask, classes: Sequence[str], threshold: Threshold | None
 ) -> Reader:
     """Return the reader of classes, or of embeddings as numbers where nothing else is learnt."""
-    if all(isinstance(loss, TripletLoss | ContrastiveLoss) for loss in config.chosen_losses):
-        return read_numbers
-    return partial(read_classes, classes, threshold=threshold)
+    return (
+        read_numbers
+        if _learns_embeddings(config)
+        else partial(read_classes, classes, threshold=threshold)
+    )
 
 
-def _refuse_threshold(classes: Sequence[str]) -> None:
-    """Raise unless there are two classes, of which one has a threshold."""
+def _learns_embeddings(config: ClassificationTask) -> bool:
+    """Tell whether every loss compares embeddings, so that no output is about a class."""
+    return all(isinstance(loss, TripletLoss | ContrastiveLoss) for loss in config.chosen_losses)
+
+
+def _refuse_threshold(config: ClassificationTask, classes: Sequence[str]) -> None:
+    """Raise unless there are two classes, of which one has a probability and a threshold."""
+    if _learns_embeddings(config):
+        raise FinetuneError(
+            "threshold is for a probability, and the losses learn embeddings alone",
+            hint="leave threshold out",
+            key=("task", "threshold"),
+        )
     if len(classes) != 2:
         raise FinetuneError(
             f"threshold is for two classes; there are {len(classes)}, of which the most probable "

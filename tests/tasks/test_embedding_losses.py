@@ -114,3 +114,12 @@ def test_losses_that_compare_classes_are_refused_where_there_is_not_one_class(ki
     node = TypeAdapter(TaskConfig).validate_python({"type": kind, "losses": {"type": loss}})
     with pytest.raises(FinetuneError, match=f"{loss} compares .* here they have {what}"):
         build_task(node, classes=("a", "b"), trust=(), device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("threshold", ["auto", 0.3])
+def test_embeddings_have_no_threshold(threshold):
+    config = {"type": "classification", "losses": {"type": "triplet"}, "threshold": threshold}
+    node = TypeAdapter(TaskConfig).validate_python(config)
+    with pytest.raises(FinetuneError, match="learn embeddings alone") as caught:
+        build_task(node, classes=("a", "b"), trust=(), device=torch.device("cpu"))
+    assert caught.value.key == ("task", "threshold")
