@@ -8,7 +8,8 @@ step of those weights.
 from typing import Any
 
 from finetune.data.batches import Samples
-from finetune.errors import CheckpointError, FinetuneError, named
+from finetune.disk import is_file
+from finetune.errors import FinetuneError, named
 from finetune.runs.folder import RunFolder
 from finetune.tasks.task import Task
 from finetune.tasks.thresholds import USUAL, Threshold
@@ -79,10 +80,9 @@ def take_kept(task: Task, folder: RunFolder, step: int) -> tuple[str, ...]:
     threshold = _to_choose(task)
     if threshold is None:
         return ()
-    try:
-        found: Any = folder.read_json("summary.json")
-    except CheckpointError:
-        found = None
+    # A run that has not ended has none; one that is damaged may have held a threshold.
+    there = is_file(folder.path / "summary.json")
+    found: Any = folder.read_json("summary.json") if there else None
     kept = found.get("threshold") if isinstance(found, dict) else None
     if not isinstance(kept, dict) or kept.get("step") != step:
         return (

@@ -183,6 +183,16 @@ def test_damaged_thresholds_are_refused_with_their_file(values, built, tmp_path)
         load_predictor(tmp_path / "run")
 
 
+def test_a_damaged_summary_is_refused_and_a_missing_one_is_told(built, tmp_path):
+    built("tags").fit(quiet=True)
+    path = tmp_path / "run" / "summary.json"
+    path.write_text("{")
+    with pytest.raises(CheckpointError, match=r"summary\.json: missing or damaged"):
+        load_predictor(tmp_path / "run")
+    path.unlink()
+    assert "is 0.5" in load_predictor(tmp_path / "run").notes_on([])[0]
+
+
 def test_without_validation_samples_auto_is_refused_with_its_key(built):
     with pytest.raises(FinetuneError, match="chosen on validation samples") as caught:
         built("kind", split={"test": 0.2})
