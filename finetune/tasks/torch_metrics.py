@@ -118,18 +118,25 @@ def _built(
         with warnings.catch_warnings():
             # That it keeps all outputs, as every ranking must.
             warnings.simplefilter("ignore")
-            made: torchmetrics.Metric = cls(**_plain(given), **filled)
+            made: torchmetrics.Metric = cls(**_plain(entry, given), **filled)
     except (ValueError, TypeError, RuntimeError, TorchMetricsUserError) as error:
         raise FinetuneError(f"{entry.type}: {first_line(error)}", key=key) from error
     return made
 
 
-def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments with ranges as the pairs that torchmetrics wants."""
-    return {
-        name: tuple(value) if name == "fpr_range" and isinstance(value, list | tuple) else value
-        for name, value in arguments.items()
-    }
+def _plain(entry: TorchMetric, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments in the types that torchmetrics wants: pairs for ranges, floats."""
+    known = type(entry).table[entry.type].arguments
+    made: dict[str, Any] = {}
+    for name, value in arguments.items():
+        kinds = known[name].kinds
+        made[name] = value
+        if name == "fpr_range" and isinstance(value, list | tuple):
+            made[name] = tuple(value)
+        # torchmetrics refuses a whole number where it wants a float, as for `beta`.
+        elif type(value) is int and "float" in kinds and "int" not in kinds:
+            made[name] = float(value)
+    return made
 
 
 def _tried(

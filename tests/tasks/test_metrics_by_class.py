@@ -333,6 +333,22 @@ def every_class_gives_a_number(kind, classes):
         assert [one.name for one in task.metrics] == [name]
 
 
+@pytest.mark.parametrize(
+    ("kind", "metric", "classes"),
+    [
+        ("classification", {"type": "FBetaScore", "beta": 2}, 3),
+        ("classification", {"type": "BinaryFBetaScore", "beta": 2}, 2),
+        ("classification", {"type": "BinaryAUROC", "max_fpr": 1}, 2),
+        ("multilabel", {"type": "FBetaScore", "beta": 2, "zero_division": 1}, 3),
+        ("regression", {"type": "MinkowskiDistance", "p": 2}, None),
+        ("regression", {"type": "TweedieDevianceScore", "power": 1}, None),
+    ],
+)
+def test_a_whole_number_is_taken_where_a_metric_wants_a_float(kind, metric, classes):
+    (made,) = task_of(kind, [metric], classes=classes).metrics
+    assert made.name == metric["type"]
+
+
 def test_each_of_several_outputs_has_its_own_figures():
     task = task_of("regression", ["mae", {"type": "R2Score"}], per_output=True)
     outputs = torch.tensor(np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32))
