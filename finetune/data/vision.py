@@ -115,11 +115,43 @@ def vision_step(
     return Vision(column, transform, node.type, key, node.with_ or ())
 
 
+@dataclass(frozen=True, slots=True)
+class _IgnoringCrop:
+    """A crop that brings pixels without a class into masks that are smaller than the crop.
+
+    torchvision's CenterCrop has no `fill`: it puts zeros around images and masks.
+    """
+
+    transform: Any
+
+    @property
+    def size(self) -> Any:
+        """Height and width after the crop."""
+        return self.transform.size
+
+    def __call__(self, image: Any, *others: Any) -> Any:
+        """Return the image, and all that moves along with it, cropped."""
+        if not others:
+            return self.transform(image)
+        moved = self.transform(image, *(_shifted(other, -IGNORED) for other in others))
+        return (moved[0], *(_shifted(other, IGNORED) for other in moved[1:]))
+
+
+def _shifted(value: Any, number: int) -> Any:
+    """Return a mask with a number added to each pixel; anything else, and bytes, as they are."""
+    tv_tensors = require("torchvision.tv_tensors", extra="vision")
+    if not isinstance(value, tv_tensors.Mask) or value.dtype == torch.uint8:
+        return value
+    return tv_tensors.wrap(value + number, like=value)
+
+
 def ignoring_outside(step: Vision, node: VisionTransform) -> Vision:
     """Return a step that brings pixels without a class into masks from outside of the image.
 
     torchvision fills images and masks with one value, which in a mask would be some class.
     """
+    if step.name == "CenterCrop":
+        return replace(step, transform=_IgnoringCrop(step.transform))
     if "fill" not in signature(type(step.transform)).parameters:
         return step
     tv_tensors = require("torchvision.tv_tensors", extra="vision")
