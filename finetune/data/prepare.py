@@ -100,6 +100,7 @@ def evaluation_samples(
     fitted: Sequence[Learnt] = (),
     tokens: TokenStore | None = None,
     name: str = "",
+    like: RawPart | None = None,
 ) -> tuple[Samples, list[str]]:
     """Return the samples of one part as evaluation sees them, and notes on cut texts.
 
@@ -116,11 +117,14 @@ def evaluation_samples(
         fitted: What the fitted steps of the run have kept.
         tokens: Store that keeps tokens from run to run; None for no store.
         name: `train`, `validation` or `test`; empty for data that is no part of a run.
+        like: The training part of the same data, whose columns decide which steps are made; None
+            for a part whose columns are already of the kinds that training had.
 
     Raises:
         DataError: a transform fails, or no batch can hold the resulting samples.
     """
-    steps = _plans(config, part.table.columns, preprocessing, trust, _kept(fitted))
+    columns = (like or part).table.columns
+    steps = _plans(config, columns, preprocessing, trust, _kept(fitted))
     steps = _ignoring_outside(steps, part.mask)
     notes: list[str] = []
     skips = config.on_error == "skip"

@@ -125,12 +125,16 @@ def _own(
         raise DataError(f"this run has no {split} samples", where=str(run.folder.path))
     tokens = TokenStore(config.cache.disk_gb) if keeps else None
     # Of this part alone: to prepare the others may take longer than the evaluation.
-    samples, _ = _evaluated(run, part, tokens, split)
+    samples, _ = _evaluated(run, part, tokens, split, data.train)
     return EvalData(samples, split)
 
 
 def _evaluated(
-    run: RunData, part: RawPart, tokens: TokenStore | None = None, name: str = ""
+    run: RunData,
+    part: RawPart,
+    tokens: TokenStore | None = None,
+    name: str = "",
+    like: RawPart | None = None,
 ) -> tuple[Samples, list[str]]:
     """Return the samples of a part, and notes on cut texts; see `evaluation_samples`."""
     config = run.config
@@ -145,6 +149,7 @@ def _evaluated(
         fitted=run.facts.fitted,
         tokens=tokens,
         name=name,
+        like=like,
     )
 
 

@@ -442,6 +442,25 @@ def test_sources_of_parts_keep_what_was_trained_on_out_of_the_test(tmp_path):
         told(tmp_path / "run", "train", overrides=[f"data.test.path={path}"])
 
 
+def test_a_part_with_digits_for_texts_is_read_like_the_training_part(tmp_path, bert):
+    # A part of its own would have its digits for numbers, and its other text for no pair.
+    texts = {
+        "train": ["the film,yes,low", "bad film,no,up"],
+        "validation": ["film,1,low", "bad,2,up"],
+    }
+    for part, rows in texts.items():
+        write(tmp_path / f"{part}.csv", rows * 4, "title,note,word")
+    sources = {part: {"type": "csv", "path": str(tmp_path / f"{part}.csv")} for part in texts}
+    layers = [{"name": "net", "type": "transformers", "path": bert, "output": "logits"}]
+    data = sources | {"inputs": ["title", "note"], "target": "word"}
+    train = {"steps": 1, "batch_size": 8, "device": "cpu"}
+    config = points_config("", data=data, model={"layers": layers}, train=train)
+    trainer = build_trainer(config, tmp_path / "run")
+    trainer.fit()
+    found = evaluate_run(tmp_path / "run", "validation")
+    assert found["loss"] == trainer.progress.metrics["validation/loss"]
+
+
 def paint(folder, colours, count=6):
     draw = np.random.default_rng(0)
     for name, (low, high) in colours.items():
