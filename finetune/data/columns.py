@@ -12,7 +12,7 @@ from finetune.config.transform_keys import TokenizeTransform, VisionTransform
 from finetune.data.audio_columns import as_audio, refuse_idle_audio_keys
 from finetune.data.channels import Channels, channels_first, channels_of
 from finetune.data.decoding import is_image
-from finetune.data.file_names import files_of_table, named_files
+from finetune.data.file_names import files_of_table
 from finetune.data.folders import IMAGE_ENDINGS
 from finetune.data.images import Images, images_of
 from finetune.data.pixels import PLAIN_RULES, PixelRules
@@ -174,17 +174,13 @@ def _of_some_kind(name: str, table: Table) -> Column:
     return column
 
 
-def settled_for_loss(
-    name: str, table: Table, *, is_mask: bool, may_name_any: bool = False
-) -> Column:
+def settled_for_loss(name: str, table: Table, *, is_mask: bool) -> Column:
     """Return a column that the loss takes, of a definite kind.
 
     Args:
         name: Name of the column.
         table: All columns of the source.
         is_mask: Whether it is of masks if it holds images, or names of images.
-        may_name_any: Whether its names are of any files, as the caller's own are; else they must
-            not leave the table's folder.
 
     Raises:
         DataError: a value is missing or of another kind, or a path leaves the folder.
@@ -194,11 +190,7 @@ def settled_for_loss(
         return replace(column, mode="mask") if is_mask and isinstance(column, Images) else column
     if not (_are_images(column) or (is_mask and end_like_images(column))):
         return column
-    if may_name_any:
-        files = named_files(column.values, Path())
-    else:
-        files = files_of_table(name, column.values, table)
-    return images_of(files, "mask" if is_mask else None)
+    return images_of(files_of_table(name, column.values, table), "mask" if is_mask else None)
 
 
 def _names_images(column: Column, table: Table) -> bool:

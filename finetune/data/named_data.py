@@ -38,6 +38,7 @@ from finetune.data.image_headers import look_at, notes_on
 from finetune.data.images import Images, images_of
 from finetune.data.incoming import read_incoming
 from finetune.data.incoming_part import FILES_WITH_COLUMNS, Incoming
+from finetune.data.incoming_rows import as_files
 from finetune.data.joined import join_targets
 from finetune.data.labels import LabelRules
 from finetune.data.loss_columns import mask_columns
@@ -153,8 +154,7 @@ class DataReader:
             for_loss = [*([] if target is None else [target]), *self.config.loss_columns]
             masks = mask_columns(self.config, self.task, target)
             settled = {
-                name: settled_for_loss(name, table, is_mask=name in masks, may_name_any=True)
-                for name in for_loss
+                name: settled_for_loss(name, table, is_mask=name in masks) for name in for_loss
             }
             table = replace(table, columns={**table.columns, **settled})
             return self._whole(identified(table, None), target, rules)
@@ -167,11 +167,12 @@ class DataReader:
         masks = mask_columns(self.config, self.task, self.facts.target).intersection(targets)
         try:
             parts = read_incoming(place, self.config, {**self._kinds, **targets}, sys.stdin)
-            # Names of masks are relative to their table, as those of images; standard input, which
-            # cannot be read twice, has names of the caller's own.
+            # Names of masks are relative to their table, as those of images.
             files = {name for name in masks if _are_names(_values(parts, name))}
-            if not files or place == "-":
+            if not files:
                 return parts
+            if place == "-":  # which cannot be read twice
+                return [_with_masks(part, files) for part in parts]
             kinds = {**self._kinds, **targets, **dict.fromkeys(files, _IMAGE)}
             return read_incoming(place, self.config, kinds, sys.stdin)
         except DataError as error:
@@ -247,6 +248,16 @@ class DataReader:
 def _are_names(values: Sequence[object]) -> bool:
     """Tell whether values are texts that end like image files."""
     return all(isinstance(v, str) for v in values) and end_like_images(Listed(values, "cells"))
+
+
+def _with_masks(part: Incoming, columns: Collection[str]) -> Incoming:
+    """Return a part of standard input whose names of masks are paths, bounded as names of images.
+
+    Raises:
+        DataError: a file is missing, or lies outside of the current folder.
+    """
+    paths = {name: as_files(part.columns[name], Path(), part.names, _IMAGE) for name in columns}
+    return replace(part, columns={**part.columns, **paths})
 
 
 def _values(parts: Sequence[Incoming], column: str) -> list[object]:

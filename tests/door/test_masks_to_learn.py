@@ -1,7 +1,9 @@
 """Segmentation from files to files: masks that are read, refused, learnt and written."""
 
 import csv
+import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from finetune import build_trainer, load_config, load_predictor
 from finetune.data.pixel_classes import IGNORED
 from finetune.errors import DataError, FinetuneError
 from finetune.outfolder import folder_beside, pictures_in
-from finetune.train.trained import evaluate_run
+from finetune.train.trained import evaluate_run, evaluated, load_run
 
 LAYERS = [
     {"name": "conv", "type": "Conv2d", "out_channels": 8, "kernel_size": 3, "padding": 1},
@@ -370,6 +372,24 @@ def test_what_comes_in_from_outside_of_an_image_is_ignored(config, tmp_path, ste
     assert {*torch.cat([batch.target.flatten() for batch in batches]).tolist()} <= {IGNORED, 0, 1}
     if is_array:
         assert not any((batch.target == 0).any() for batch in batches)
+
+
+@pytest.mark.parametrize("column", ["image", "mask"])
+def test_names_on_standard_input_lead_out_of_no_folder(config, tmp_path, monkeypatch, column):
+    trained(config(train={"epochs": 1}))
+    here, row = tmp_path / "here", {"image": "0.png", "mask": "0_mask.png"}
+    here.mkdir()
+    for name in row.values():
+        shutil.copy(tmp_path / name, here)
+    monkeypatch.chdir(here)
+
+    def figures(row):
+        monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(row)))
+        return evaluated(load_run(tmp_path / "run"), source="-").figures
+
+    assert "mean_iou" in figures(row)
+    with pytest.raises(DataError, match="which leaves the folder"):
+        figures(row | {column: f"../{row[column]}"})
 
 
 def test_a_mask_of_a_cut_image_is_of_what_the_network_sees_and_that_is_told(config, call, tmp_path):
