@@ -112,17 +112,22 @@ def _named_inputs(
 ) -> dict[str, str | None]:
     """Return the names in the inputs of layers, each with the tokenizer of the layer, or None.
 
+    Names of earlier layers are left out: a layer wins over a text of the same name.
+
     Args:
         layers: The layers.
         tokenizers: Tokenizers of networks by the name of their layer.
     """
     found: dict[str, str | None] = {}
+    before = set[str]()
     for position, layer in enumerate(layers):
-        name = layer.layer if isinstance(layer, SharedLayer) else layer.name or str(position)
+        name = layer.name or str(position)
+        tokenizer = tokenizers.get(layer.layer if isinstance(layer, SharedLayer) else name)
         for taken in layer.inputs or ():
             # `text.input_ids` names a text too, by one column of its tokens.
-            for text in (taken, taken.rpartition(".")[0]):
-                found[text] = found.get(text) or tokenizers.get(name)
+            for text in {taken, taken.rpartition(".")[0]} - before:
+                found[text] = found.get(text) or tokenizer
+        before.add(name)
     return found
 
 

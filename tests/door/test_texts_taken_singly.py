@@ -74,6 +74,16 @@ def test_each_text_is_encoded_as_the_tokenizer_encodes_it_alone(config, bert, tr
             assert batch.inputs[f"{text}.{name}"][0].tolist() == values
 
 
+def test_a_layer_that_has_the_name_of_a_text_leaves_the_texts_a_pair(config, small_config, bert):
+    data = config().data
+    encoder = {"name": "premise", "type": "transformers", "path": bert, "output": "cls"}
+    head = {"type": "Linear", "out_features": "classes", "inputs": ["premise"]}
+    pair = small_config(
+        model={"layers": [encoder, head]}, data=data, task={"type": "classification"}
+    )
+    assert list(build_parts(pair).data.train.inputs) == [*OUTPUTS]
+
+
 def test_each_text_has_settings_of_its_own(config):
     short = TOKENIZE | {"column": "premise", "max_length": 4}
     samples = open_samples(config(data={"transforms": [short, TOKENIZE]})).train
