@@ -1,7 +1,6 @@
 """Tell columns that hold numbers in one file of a table and words in another."""
 
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,7 +64,8 @@ def _note(name: str, column: Listed, table: Table) -> list[str]:
 
 def _look(column: Listed, start: int, stop: int) -> _Look:
     """Look at the cells of one file, up to the first word."""
-    cells: Iterable[Any] = islice(column.values, start, stop)
+    # By position: to skip the rows of all files before it would take the square of their number.
+    cells: Iterable[Any] = map(column.values.__getitem__, range(start, stop))
     if isinstance(column.values, MappedCells):
         cells = column.values.take(np.arange(start, stop))
     has_numbers = False

@@ -4,12 +4,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from finetune import load_predictor
 from finetune.config.data import DataConfig
 from finetune.config.task_keys import ClassificationTask
 from finetune.data.prepare import open_data
+from finetune.data.readers.row_places import Places
+from finetune.data.table import Listed, Table
+from finetune.data.unlike_files import notes_on_unlike_files
 from finetune.errors import DataError, SelectorError
 from finetune.train.trained import evaluate_run
 from finetune.train.wire import build_trainer
@@ -266,6 +270,22 @@ def test_columns_that_are_alike_in_all_files_are_not_told(case, tmp_path):
     source = {"type": "csv", "path": str(tmp_path / "part-*.csv")}
     notes = opened(source, inputs=["x"], target="label").facts.notes
     assert not [note for note in notes if "numbers alone" in note]
+
+
+def test_a_look_at_many_files_does_not_begin_with_the_first_cell_for_each_of_them():
+    skipped = []
+
+    class Cells(list):
+        def __iter__(self):
+            for cell in super().__iter__():
+                skipped.append(cell)
+                yield cell
+
+    words = Listed(Cells(["word"] * 300), "cells")
+    places = Places(tuple(f"{n}.csv" for n in range(100)), tuple(range(0, 300, 3)))
+    table = Table({"x": words}, torch.arange(300), "all.csv", places=places)
+    assert notes_on_unlike_files(table, ["x"], {"x": Listed([], "text")}) == []
+    assert len(skipped) <= len(words)
 
 
 def test_digits_that_are_tokenized_are_text_in_every_file(tmp_path):
