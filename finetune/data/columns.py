@@ -205,8 +205,12 @@ def end_like_images(column: Column) -> TypeGuard[Listed]:
     """Tell whether all texts of a column end like image files."""
     if not isinstance(column, Listed) or column.kind == "things" or not len(column):
         return False
-    endings = tuple(IMAGE_ENDINGS)
-    return all(isinstance(text, str) and text.lower().endswith(endings) for text in column.values)
+    return all(map(ends_like_an_image, column.values))
+
+
+def ends_like_an_image(value: object) -> bool:
+    """Tell whether a value is a text that ends like the name of an image file."""
+    return isinstance(value, str) and value.lower().endswith(tuple(IMAGE_ENDINGS))
 
 
 def ruled(images: Images, source: Source) -> Images:

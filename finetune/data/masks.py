@@ -12,9 +12,10 @@ from torch import Tensor
 from finetune.config.bounds import MAX_PIXEL
 from finetune.config.messages import shown
 from finetune.config.task_keys import Task
+from finetune.data.columns import ends_like_an_image
 from finetune.data.images import Images
 from finetune.data.pixel_classes import PixelClasses
-from finetune.data.table import Column, Numbers, Table
+from finetune.data.table import Column, Listed, Numbers, Table
 from finetune.errors import DataError, Key
 
 _KEY: Key = ("data", "target")
@@ -68,9 +69,12 @@ def _arrays(column: Column, table: Table, name: str) -> Numbers:
         DataError: the column holds something else.
     """
     if not isinstance(column, Numbers):
-        held = shown(column[0]) if len(column) else "nothing"
+        cells = column.values if isinstance(column, Listed) else ()
+        # Of names of files the one at fault, such as an empty cell.
+        row = next((n for n, cell in enumerate(cells) if not ends_like_an_image(cell)), 0)
+        held = shown(column[row]) if len(column) else "nothing"
         raise DataError(
-            f"column {name!r} holds {held} in {table.place(0)}; a mask is an image file, such as "
+            f"column {name!r} holds {held} in {table.place(row)}; a mask is an image file, such as "
             "a PNG in grey or with a palette, or an array (H, W) of whole numbers",
             key=_KEY,
         )

@@ -374,6 +374,14 @@ def test_what_comes_in_from_outside_of_an_image_is_ignored(config, tmp_path, ste
         assert not any((batch.target == 0).any() for batch in batches)
 
 
+def test_an_empty_cell_among_names_of_masks_is_named_with_its_row(config, tmp_path):
+    path = config()
+    rows = [[f"{n}.png", f"{n}_mask.png"] for n in range(24)]
+    write_table(tmp_path / "data.csv", [*rows[:7], ["7.png", ""], *rows[8:]])
+    with pytest.raises(DataError, match=r"'mask' holds '' in row 8 of .*; a mask is an image file"):
+        trained(path)
+
+
 @pytest.mark.parametrize("column", ["image", "mask"])
 def test_names_on_standard_input_lead_out_of_no_folder(config, tmp_path, monkeypatch, column):
     trained(config(train={"epochs": 1}))
