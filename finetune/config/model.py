@@ -198,8 +198,10 @@ def _late_inputs(layers: Sequence[Any]) -> list[Complaint]:
     problems: list[Complaint] = []
     for position, layer in enumerate(layers):
         for number, name in enumerate(_list(_said(layer, "inputs"))):
-            # `backbone.2` is one of the outputs of `backbone`.
-            taken = name.partition(".")[0] if isinstance(name, str) else None
+            # `backbone.2` is one of the outputs of `backbone`. `0.5` may be a column, and is no
+            # more likely to be an output of a layer without a name.
+            first = name.partition(".")[0] if isinstance(name, str) else None
+            taken = name if first is not None and first.isdecimal() else first
             if taken in known and taken not in before:
                 itself = "itself" if taken == names[position] else "a later layer"
                 key = ("layers", position, "inputs", number)

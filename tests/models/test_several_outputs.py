@@ -121,3 +121,9 @@ def test_a_stage_that_a_network_does_not_have_is_one_clear_error(build):
 def test_an_output_of_a_later_layer_is_one_clear_error():
     with pytest.raises(ValueError, match=r"takes a later layer, 'backbone.0'"):
         ModelConfig.model_validate({"layers": [taking("end", "backbone.0"), MAPS]})
+
+
+def test_a_column_that_is_called_by_a_number_with_a_fraction_is_no_layer(build):
+    layer = {"type": "Linear", "out_features": 3, "inputs": ["0.5"]}
+    network = build(layer, inputs={"0.5": TensorSpec((4,), "float32")})
+    assert network(torch.zeros(2, 4)).shape == (2, 3)
