@@ -168,3 +168,21 @@ def make_trainer(make_config, tmp_path):
         return build_trainer(make_config(**changes), tmp_path / run, fresh=fresh)
 
     return make
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """A list of the names of files that are hashed in this process from here on."""
+    # It loads torch, which tests of the config alone do without.
+    from finetune.data import contents
+
+    names = []
+    hash_file = contents.hash_file
+
+    def counted(file, name, *what):
+        names.append(name)
+        return hash_file(file, name, *what)
+
+    monkeypatch.setattr(contents, "hash_file", counted)
+    monkeypatch.setattr("finetune.data.item_contents.hash_file", counted)
+    return names

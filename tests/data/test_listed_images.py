@@ -30,21 +30,6 @@ def listed(monkeypatch):
 
 
 @pytest.fixture
-def hashed(monkeypatch):
-    """A list of the names of files that are hashed in this process from here on."""
-    names = []
-    hash_file = contents.hash_file
-
-    def counted(file, name, *what):
-        names.append(name)
-        return hash_file(file, name, *what)
-
-    monkeypatch.setattr(contents, "hash_file", counted)
-    monkeypatch.setattr("finetune.data.item_contents.hash_file", counted)
-    return names
-
-
-@pytest.fixture
 def options(write_images):
     source = write_images(SIZES)
     data = {"source": source, "transforms": STEPS, "workers": 0, "memory_gb": 0}

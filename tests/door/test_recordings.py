@@ -14,7 +14,6 @@ from scipy.signal import resample_poly
 from finetune import load_predictor
 from finetune.config.data import DataConfig
 from finetune.config.task_keys import ClassificationTask
-from finetune.data import contents
 from finetune.data.prepare import open_data, prepare_data
 from finetune.data.waveforms import SoundRules, read_waveform
 from finetune.errors import DataError, FinetuneError
@@ -168,19 +167,10 @@ def test_a_file_that_changes_after_the_start_is_refused(folder):
 
 
 @pytest.fixture
-def listed(monkeypatch):
+def listed(monkeypatch, hashed):
     """Let files be listed, however few they are; return the names of those that are hashed."""
-    names = []
-    hash_file = contents.hash_file
-
-    def counted(file, name, *what):
-        names.append(name)
-        return hash_file(file, name, *what)
-
-    monkeypatch.setattr(contents, "hash_file", counted)
-    monkeypatch.setattr("finetune.data.item_contents.hash_file", counted)
     monkeypatch.setattr("finetune.data.identified_files._READ_AT_START_BYTES", 0)
-    return names
+    return hashed
 
 
 def test_many_recordings_are_listed_and_hashed_when_they_are_first_read(listed, folder):

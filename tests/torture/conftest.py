@@ -1,6 +1,7 @@
 """Runs in processes of their own, so that they can be killed; small ones to damage and compare."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -50,6 +51,26 @@ def written(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def stops_of(tmp_path):
+    """Stop the run of a config at every step, in forks, and return what `forked_stops.py` saw."""
+
+    def seen(config):
+        paths = os.pathsep.join([str(HERE), str(HERE.parent.parent)])
+        done = subprocess.run(
+            [sys.executable, HERE / "forked_stops.py", config, tmp_path],
+            env=os.environ | {"PYTHONPATH": paths},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return seen
 
 
 @pytest.fixture

@@ -178,7 +178,7 @@ SECTIONS = {"images": of_images, "masks": lambda _: LISA, "pixels": of_pixels}
 
 
 @pytest.mark.parametrize("of", SECTIONS)
-def test_a_run_goes_on_exactly_from_each_of_forty_steps(tmp_path, written, of):
+def test_a_run_goes_on_exactly_from_each_of_forty_steps(tmp_path, written, stops_of, of):
     """Images are flipped and coloured by two processes; masks of the freeze are drawn; or the
     classes of pixels are learnt with a cached layer.
     """
@@ -187,17 +187,7 @@ def test_a_run_goes_on_exactly_from_each_of_forty_steps(tmp_path, written, of):
     # Every evaluation starts processes of its own, which takes longer than the steps.
     train = FORTY | saves | {"evaluate_every": {"steps": 20 if of == "images" else 4}}
     config = written(**sections, train=train)
-    paths = os.pathsep.join([str(HERE), str(HERE.parent.parent)])
-    done = subprocess.run(
-        [sys.executable, HERE / "forked_stops.py", config, tmp_path],
-        env=os.environ | {"PYTHONPATH": paths},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
+    seen = stops_of(config)
     assert seen["steps"] == list(range(1, 41))
     assert seen["otherwise"] == []
     assert of != "masks" or len({tuple(mask) for mask in seen["masks"]}) > 1

@@ -1,14 +1,7 @@
 """Runs with averages, rates that fall, and held norms go on exactly from every step."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-HERE = Path(__file__).parent
 AVERAGE = {"decay": 0.8}
 BLOCKS = {
     "layers": [
@@ -60,21 +53,11 @@ RUNS = {
         *(pytest.param(name, marks=pytest.mark.slow) for name in list(RUNS)[1:]),
     ],
 )
-def test_a_run_goes_on_exactly_from_each_step(tmp_path, written, name):
+def test_a_run_goes_on_exactly_from_each_step(written, stops_of, name):
     saves = {"checkpoint": {"every": {"steps": 1}, "keep_last": 100}}
     sections = RUNS[name]
     train = {"steps": 13} | saves | sections.get("train", {})
     config = written(**(sections | {"train": train}))
-    paths = os.pathsep.join([str(HERE), str(HERE.parent.parent)])
-    done = subprocess.run(
-        [sys.executable, HERE / "forked_stops.py", config, tmp_path],
-        env=os.environ | {"PYTHONPATH": paths},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
+    seen = stops_of(config)
     assert seen["steps"] == list(range(1, 14))
     assert seen["otherwise"] == []
