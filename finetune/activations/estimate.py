@@ -71,12 +71,12 @@ class Use:
 
     @property
     def trained_on(self) -> int:
-        """How many training samples epochs draw from."""
+        """Number of training samples that epochs draw from."""
         return self.size("train") if self.num_drawn is None else self.num_drawn
 
     @property
     def draws_per_epoch(self) -> float:
-        """How often an epoch draws each of these samples, on average."""
+        """Mean number of times that an epoch draws each training sample that it draws from."""
         return 1.0 if self.num_draws is None else self.num_draws / max(1, self.trained_on)
 
     @property
@@ -105,7 +105,7 @@ class Estimate:
     train_rows: int
     """Rows of the training samples that epochs draw from."""
     draws_per_epoch: float = 1.0
-    """How often an epoch draws each of these samples, on average."""
+    """Mean number of times that an epoch draws each training sample that it draws from."""
     stored: float = 0.0
     """Share of the training rows that are stored already."""
 
