@@ -330,8 +330,19 @@ class _Passed(NamedTuple):
 
 
 def _changes(loss: WeightedLoss, together: _Passed, halves: Sequence[_Passed]) -> bool:
-    """Tell whether the sum of a loss over some samples differs from that over their halves."""
-    whole = loss(together.outputs, together.batch).total
-    apart = torch.stack([loss(half.outputs, half.batch).total for half in halves]).sum()
-    # Batches of another size may run by other kernels, which round otherwise.
-    return not torch.allclose(whole, apart, rtol=1e-3, atol=1e-5)
+    """Tell whether the loss over some samples differs from that over their halves.
+
+    Compared are the losses of the samples, or the sums if the loss gives a sum and a count.
+    """
+    whole, *apart = (loss(each.outputs, each.batch) for each in (together, *halves))
+    if not whole.is_own:
+        of_each, *of_halves = (
+            loss.function(each.outputs, each.batch) for each in (together, *halves)
+        )
+        return _differ(of_each, torch.cat(of_halves))
+    return _differ(whole.total, torch.stack([half.total for half in apart]).sum())
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    """Tell whether numbers differ by more than batches of another size may round."""
+    return not torch.allclose(one, other, rtol=1e-3, atol=1e-5)

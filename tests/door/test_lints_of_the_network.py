@@ -108,6 +108,12 @@ def fussy(outputs, batch):
 def mean(outputs, batch):
     return (outputs ** 2).mean()
 
+def level(outputs, batch):
+    return outputs.mean(1) - outputs.mean()
+
+def counted(outputs, batch):
+    return (outputs ** 2).sum(), len(batch)
+
 def alone(outputs, batch):
     return (outputs ** 2).mean(1)
 
@@ -118,8 +124,8 @@ class Contrast:
         return F.cross_entropy(outputs @ outputs.T, torch.arange(len(outputs)))
 
 def make(name):
-    return {"near": near, "alone": alone, "contrast": Contrast(), "mean": mean,
-            "fussy": fussy}[name]
+    return {"level": level, "counted": counted, "near": near, "alone": alone,
+            "contrast": Contrast(), "mean": mean, "fussy": fussy}[name]
 
 class Own:
     metrics = {}
@@ -460,7 +466,11 @@ def test_a_loss_that_compares_samples_unsaid_is_told(lints):
     [line] = lints(NUMBERS, task=regress("near"))
     assert "loss 'import' of a sample changes with the others of its pass" in line
     assert "whole_window = True" in line
+    # Its sum over the samples is 0 in any company.
+    [line] = lints(NUMBERS, task=regress("level"))
+    assert "changes with the others of its pass" in line
     assert lints(NUMBERS, task=regress("alone")) == []
+    assert lints(NUMBERS, task=regress("counted")) == []
     assert lints(NUMBERS, task=regress("contrast")) == []
     task = {"type": "import", "path": "door_lints:Own", "args": {"whole": False}}
     assert [line.startswith("('task', 'path')") for line in lints(NUMBERS, task=task)] == [True]
