@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -9,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import quote
 from urllib.request import urlopen
 
@@ -42,17 +42,21 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(runs):
-    """Start `finetune tensorboard` on a free port; return the port once it shows the run."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "finetune", "tensorboard", str(runs), "--port", str(port)]
-    with subprocess.Popen(command, start_new_session=True) as process:
+    """Start `finetune tensorboard` on a port of its choice; return it once it shows the run."""
+    # A port that is looked up first can be taken by another test before the server listens.
+    command = [sys.executable, "-m", "finetune", "tensorboard", str(runs), "--port", "0"]
+    said = runs.with_name("tensorboard.txt")
+    with (
+        said.open("wb") as output,
+        subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+        ) as process,
+    ):
         try:
-            wait_until_it_shows(port, RUN)
-            yield port
+            yield port_that_shows(RUN, process, said)
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")
@@ -68,16 +72,20 @@ def fetch(port, path):
         return answer.read().decode()
 
 
-def wait_until_it_shows(port, run, seconds=60):
+def port_that_shows(run, process, said, seconds=240):
+    """Return the port that a server names in the file `said`, as soon as it shows a run."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            if run in json.loads(fetch(port, "/data/plugin/scalars/tags")):
-                return
-        except URLError:
-            pass
+    while time.monotonic() < end and process.poll() is None:
+        if named := re.search(r"http://127\.0\.0\.1:(\d+)/", said.read_text()):
+            port = int(named[1])
+            try:
+                if run in json.loads(fetch(port, "/data/plugin/scalars/tags")):
+                    return port
+            except OSError:
+                pass
         time.sleep(0.2)
-    pytest.fail(f"TensorBoard does not show {run!r} after {seconds} s")
+    ended = "" if process.poll() is None else f"; it ended with {process.returncode}"
+    pytest.fail(f"TensorBoard does not show {run!r} within {seconds} s{ended}\n{said.read_text()}")
 
 
 def screenshot(chromium, url, folder):
