@@ -43,6 +43,10 @@ def told() -> Iterator[None]:
         if fault is None:
             raise
         tell_error(fault)
+        if fault is not error:
+            # Objects that the system's refusal left half made fail again as they are taken down:
+            # torch's iterator without its processes, for one. Python would print a traceback each.
+            sys.unraisablehook = _say_nothing
         sys.exit(fault.exit_code)
 
 
@@ -79,6 +83,11 @@ def fault_of_the_system(error: BaseException) -> FinetuneError | None:
         # Python gives this fault no type or number of its own.
         case RuntimeError() if "can't start new thread" in str(error):
             return FinetuneError("the system starts no more threads", hint="see ulimit -u and -v")
+        # What torch says in place of the system's number, with advice for programmers.
+        case RuntimeError() if str(error).startswith("Too many open files. Communication"):
+            return FinetuneError(
+                "the system refuses: Too many open files", hint=_HINTS[errno.EMFILE]
+            )
         # A worker that exits by itself is a bug, or hung: its own lines tell which.
         case RuntimeError() if re.match(r"DataLoader worker .* is killed by signal", str(error)):
             return FinetuneError(
@@ -88,6 +97,10 @@ def fault_of_the_system(error: BaseException) -> FinetuneError | None:
     # Libraries wrap the system's error in one of their own.
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None if cause is None else fault_of_the_system(cause)
+
+
+def _say_nothing(unraisable: "sys.UnraisableHookArgs") -> None:
+    """Take what failed while an object was removed, whose cause has been told."""
 
 
 _HINTS = {

@@ -33,6 +33,9 @@ REFUSED = {
     "no thread": (RuntimeError("can't start new thread"), "starts no more threads"),
     "a loader's process": (
         RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), "data.workers"),
+    "no file for what a loader's process sends": (
+        RuntimeError("Too many open files. Communication with the workers is no longer possible."),
+        "see ulimit -n"),
     "what another error comes from": (
         caused(RuntimeError("cannot import"), MemoryError()), "memory has run out"),
 }  # fmt: skip
@@ -53,6 +56,32 @@ BUGS = [KeyError("x"), RuntimeError("DataLoader worker (pid(s) 7) exited unexpec
 @pytest.mark.parametrize("error", BUGS, ids=repr)
 def test_a_bug_is_none_of_it(error):
     assert fault_of_the_system(error) is None
+
+
+HALF_MADE = """
+import errno
+from finetune.cli.endings import told
+
+class Half:
+    def __del__(self):
+        self.never_made
+
+with told():
+    half = Half()
+    raise OSError(errno.EMFILE, "Too many open files")
+"""
+
+
+def test_what_a_refusal_left_half_made_is_taken_down_without_a_word():
+    """As torch's iterator over processes, some of which could not be started."""
+    done = subprocess.run(
+        [sys.executable, "-c", HALF_MADE], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "the system refuses: Too many open files\n"
+        "    too few open files are allowed: see ulimit -n\n"
+    )
 
 
 @pytest.mark.parametrize(
