@@ -16,8 +16,9 @@ from finetune.data.loss_columns import changes_what_is_seen
 from finetune.data.named_rows import rows_named
 from finetune.data.new_labels import notes_on_new_labels, notes_on_new_sets
 from finetune.data.own_sizes import own_size
-from finetune.data.prepare import SampleSteps, plan_input_steps, prepare_inputs
+from finetune.data.prepare_inputs import plan_input_steps, prepare_inputs
 from finetune.data.readers.row_places import THE_INPUT, Places
+from finetune.data.sample_steps import SampleSteps
 from finetune.data.short_values import in_short
 from finetune.errors import DataError
 from finetune.models.declared import Network

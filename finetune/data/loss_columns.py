@@ -14,10 +14,11 @@ from finetune.config.messages import shown
 from finetune.config.task_keys import Task
 from finetune.config.transform_keys import VisionTransform
 from finetune.data.cells import read_cells
+from finetune.data.gaps import refuse_gaps
 from finetune.data.images import Images
 from finetune.data.ragged import Ragged
 from finetune.data.samples import IGNORED, OfLoss, Prepared
-from finetune.data.table import Column, Listed, Numbers, Table, refuse_gaps
+from finetune.data.table import Column, Listed, Numbers, Table
 from finetune.errors import DataError, Key, did_you_mean
 
 _KEY: Key = ("data", "loss_columns")

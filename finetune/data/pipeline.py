@@ -15,7 +15,7 @@ from finetune.data.audio import Audio
 from finetune.data.cells import no_number, read_cells
 from finetune.data.decoding import image_tensor, is_image
 from finetune.data.fitted_steps import FittedStep
-from finetune.data.gaps import filled_by
+from finetune.data.gaps import filled_by, refuse_gaps
 from finetune.data.images import Images
 from finetune.data.joined_samples import UnequalShapesError, allocate, build_columns
 from finetune.data.lazy_tokens import LazyColumn
@@ -23,7 +23,7 @@ from finetune.data.memory_budget import MemoryBudget
 from finetune.data.named_images import no_such_image
 from finetune.data.ragged import Ragged
 from finetune.data.samples import Columns, Prepared, Sample
-from finetune.data.table import DECODED, Listed, Numbers, Table, as_tensor, refuse_gaps
+from finetune.data.table import DECODED, Listed, Numbers, Table, as_tensor
 from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
 from finetune.data.transforms import PlannedStep, Stack, Step

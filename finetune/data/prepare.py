@@ -1,25 +1,18 @@
 """Turn parts into samples that can be fetched; transforms are done now, or left for then."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
-
-import torch
+from typing import NamedTuple
 
 from finetune.config.data import DataConfig
-from finetune.config.transform_keys import Mix, Transform, VisionTransform
+from finetune.config.transform_keys import Transform
 from finetune.data.aligned_tags import refuse_words_without_tokens, with_tags
-from finetune.data.audio import notes_on_audio
 from finetune.data.batches import Samples
-from finetune.data.column_kinds import column_of, empty_column
-from finetune.data.cut_texts import CutTexts
 from finetune.data.epoch_order import EpochOrder
 from finetune.data.fitted_notes import fitted_of, notes_on_figures, notes_on_met
-from finetune.data.fitted_steps import FittedStep
-from finetune.data.fitting import as_in_training, fitted_on, with_kept
+from finetune.data.fitting import fitted_on
 from finetune.data.identity import DataIdentity
-from finetune.data.image_headers import notes_on_new
 from finetune.data.images import Images
 from finetune.data.learnt import Learnt
 from finetune.data.loss_columns import (
@@ -33,20 +26,23 @@ from finetune.data.opening import DataFacts, OpenedData, open_data as open_data
 from finetune.data.parting import RawPart
 from finetune.data.pipeline import Outcome, run_steps
 from finetune.data.random_steps import naming_left_out, note_on_other_shapes
-from finetune.data.readers.chunks import shown_names
-from finetune.data.readers.row_places import THE_INPUT, Places
 from finetune.data.ready import Fetching, samples_from
-from finetune.data.samples import FOR_NO_LOSS, ForLoss, Prepared
+from finetune.data.sample_steps import (
+    SampleSteps,
+    kept_by_run,
+    notes_on_texts,
+    plan_sample_steps,
+    with_ignored_borders,
+)
+from finetune.data.samples import ForLoss
 from finetune.data.step_facts import identity_of
 from finetune.data.table import Numbers, Table
-from finetune.data.tokenizing import Tokenize
 from finetune.data.tokens import TokenStore
-from finetune.data.transforms import PlannedStep, Step, plan_steps, usual_transforms
-from finetune.data.vision import Vision, ignoring_outside
-from finetune.errors import DataError, Key
+from finetune.data.transforms import PlannedStep
+from finetune.data.vision import Vision
+from finetune.errors import DataError
 from finetune.models.declared import TensorSpec
 from finetune.models.preprocessing import Preprocessing
-from finetune.redaction import redacted
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +72,6 @@ class PreparedData:
     def specs(self) -> dict[str, TensorSpec]:
         """Shape and dtype of each column of a training batch, without the batch axis."""
         return self.train.specs
-
-
-class SampleSteps(NamedTuple):
-    """The steps that are applied to samples."""
-
-    train: list[PlannedStep]
-    other: list[PlannedStep]
-    """Steps of evaluation and prediction."""
-    left_out: list[PlannedStep]
-    """Training steps left out of `other` because they are random, without the config saying so."""
 
 
 def evaluation_samples(
@@ -124,15 +110,15 @@ def evaluation_samples(
         DataError: a transform fails, or no batch can hold the resulting samples.
     """
     columns = (like or part).table.columns
-    steps = _plans(config, columns, preprocessing, trust, _kept(fitted))
-    steps = _ignoring_outside(steps, part.mask)
+    steps = plan_sample_steps(config, columns, preprocessing, trust, kept_by_run(fitted))
+    steps = with_ignored_borders(steps, part.mask)
     notes: list[str] = []
     skips = config.on_error == "skip"
     fetching = Fetching(config.workers, None, batch_size, hang_timeout_s, seed, skips=skips)
     making = _Making(steps, fetching, trust, notes.append, tokens)
     return _samples(part, making, name), [
         *notes,
-        *_notes_on_texts(steps.other),
+        *notes_on_texts(steps.other),
         *notes_on_met(steps.other),
     ]
 
@@ -162,24 +148,10 @@ def _samples(part: RawPart, making: _Making, name: str = "") -> Samples:
             for_loss,
             fetching=making.fetching,
             identity=_identity(outcome, planned, making.trust, making.fetching.seed),
-            place=_place_of(part.table),
+            place=part.table.without_columns().place,
             name=name,
             tell=making.tell,
         )
-
-
-def _ignoring_outside(steps: SampleSteps, mask: str | None) -> SampleSteps:
-    """Return steps that bring pixels without a class into a mask, where they bring in any."""
-    if mask is None:
-        return steps
-
-    def ignoring(each: PlannedStep) -> PlannedStep:
-        if not isinstance(each.step, Vision) or mask not in each.step.along:
-            return each
-        assert isinstance(each.node, VisionTransform)
-        return replace(each, step=ignoring_outside(each.step, each.node))
-
-    return SampleSteps(*([ignoring(each) for each in some] for some in steps))
 
 
 def _for_loss(part: RawPart, planned: Sequence[PlannedStep]) -> ForLoss:
@@ -249,9 +221,9 @@ def prepare_data(
     masks = masks_among(for_loss, opened.train.table.columns)
     refuse_unmoved_masks(config, masks)
     table = opened.train.table if fit_on is None else fit_on
-    fit = _kept(fitted) if fitted else partial(fitted_on, table=table)
-    steps = _plans(config, opened.train.table.columns, preprocessing, trust, fit)
-    steps = _ignoring_outside(steps, opened.train.mask)
+    fit = kept_by_run(fitted) if fitted else partial(fitted_on, table=table)
+    steps = plan_sample_steps(config, opened.train.table.columns, preprocessing, trust, fit)
+    steps = with_ignored_borders(steps, opened.train.mask)
     _refuse_idle_views(views, steps.train)
     notes: list[str] = []
     # `0` says that nothing is to be kept, which then needs no line of its own
@@ -265,7 +237,7 @@ def prepare_data(
     made = {name: _samples(part, making, name) for name, part in others.items() if part is not None}
     on_steps = (
         *(tokens.notes if tokens is not None else ()),
-        *_notes_on_texts(steps.train, steps.other),
+        *notes_on_texts(steps.train, steps.other),
         *notes_on_unmoved(config, for_loss, masks),
         *_notes_on_steps(steps, train, opened.train.table, None if fitted else len(table)),
     )
@@ -300,18 +272,6 @@ def _notes_on_steps(
     ]
 
 
-def _notes_on_texts(*plans: Sequence[PlannedStep]) -> list[str]:
-    """Return notes on texts that are cut or empty, for each step that meets any."""
-    # By identity: training and evaluation share steps, and each must be reported once.
-    steps = {id(each.step): each.step for plan in plans for each in plan}
-    return [
-        note
-        for step in steps.values()
-        if isinstance(step, Tokenize)
-        for note in step.cut.notes(step.columns, step.max_length)
-    ]
-
-
 def _refuse_idle_views(views: int | None, steps: Sequence[PlannedStep]) -> None:
     """Raise `DataError` if `cache.views` is given, and all views of a sample would be equal."""
     if views is not None and not any(each.random for each in steps):
@@ -331,136 +291,3 @@ def _refuse_idle_skips(part: RawPart, *, skips: bool) -> None:
             hint="leave it out; a recording or a row that cannot be read is always an error",
             key=("data", "on_error"),
         )
-
-
-def plan_input_steps(
-    config: DataConfig,
-    facts: DataFacts,
-    preprocessing: Preprocessing,
-    *,
-    trust: Collection[str],
-) -> SampleSteps:
-    """Return the steps that prepare samples for prediction, with tokenizers loaded, for many calls.
-
-    Args:
-        config: `data:` of the config that the network was trained with.
-        facts: Facts of the training data.
-        preprocessing: What the network was pretrained with.
-        trust: Names of packages whose code may be imported.
-
-    Raises:
-        DataError: a step cannot be made.
-    """
-    columns = {name: empty_column(facts.kinds[name]) for name in facts.inputs}
-    return _plans(config, columns, preprocessing, trust, _kept(facts.fitted))
-
-
-def prepare_inputs(
-    rows: Mapping[str, Sequence[Any]],
-    config: DataConfig,
-    facts: DataFacts,
-    preprocessing: Preprocessing,
-    *,
-    trust: Collection[str],
-    steps: SampleSteps | None = None,
-    places: Places = THE_INPUT,
-    tell: Callable[[str], None] = lambda _: None,
-) -> Samples:
-    """Return raw values as samples for prediction, as evaluation sees them; without target.
-
-    Args:
-        rows: Values of each of `facts.inputs`: texts, numbers or arrays, images as paths, encoded
-            bytes or PIL images. Other columns are ignored.
-        config: `data:` of the config that the network was trained with.
-        facts: Facts of the training data.
-        preprocessing: What the network was pretrained with.
-        trust: Names of packages whose code may be imported.
-        steps: Result of `plan_input_steps`; made anew if left out.
-        places: Places of the rows, for messages.
-        tell: Receives a line for each thing that was converted or cut.
-
-    Raises:
-        DataError: a column is missing, or a value is not of the kind that training had.
-    """
-    for name in facts.inputs:
-        if name not in rows:
-            raise DataError(f"no column {name!r}; there are: {shown_names(rows)}")
-    lengths = {len(rows[name]) for name in facts.inputs}
-    if lengths == {0} or len(lengths) > 1:
-        raise DataError("columns of different lengths" if len(lengths) > 1 else "no samples")
-    columns = {
-        name: column_of(name, rows[name], facts.kinds[name], places, config.source or config.train)
-        for name in facts.inputs
-    }
-    table = Table(columns, torch.arange(lengths.pop()), places.files[0], places=places)
-    steps = steps or plan_input_steps(config, facts, preprocessing, trust=trust)
-    other = _counting_anew(steps.other)
-    with naming_left_out(steps.left_out):
-        outcome, for_loss = with_tags(run_steps(table, other), FOR_NO_LOSS, table, tell)
-        # each sample is seen once, by the process that predicts
-        samples = samples_from(outcome, for_loss, place=_place_of(table), tell=tell)
-    # Redacted: a path or a label in them may be a secret of the config.
-    on_files = (*notes_on_new(columns), *notes_on_audio({n: [c] for n, c in columns.items()}, 0))
-    for note in (*on_files, *_notes_on_texts(other), *notes_on_met(other)):
-        tell(redacted(note))
-    return samples
-
-
-def _place_of(table: Table) -> Callable[[int], str]:
-    """Return a function that names samples of a table, without keeping the columns in memory."""
-    return replace(table, columns={}).place
-
-
-def _counting_anew(steps: Sequence[PlannedStep]) -> list[PlannedStep]:
-    """Return steps that count from zero: those of a predictor serve many calls."""
-    return [replace(each, step=_counting(each.step)) for each in steps]
-
-
-def _counting(step: Step) -> Step:
-    """Return a step that counts from zero what it cuts, fills, or does not know."""
-    match step:
-        case Tokenize():
-            return replace(step, cut=CutTexts())
-        case FittedStep():
-            return step.with_figures(step.learnt)
-    return step
-
-
-def _plans(
-    config: DataConfig,
-    columns: Mapping[str, Prepared],
-    preprocessing: Preprocessing,
-    trust: Collection[str],
-    fit: Callable[[Sequence[PlannedStep]], list[PlannedStep]],
-) -> SampleSteps:
-    """Return the steps of training, and those of evaluation and prediction.
-
-    `fit` gives the steps of training what they keep of the training samples.
-    """
-
-    def planned(nodes: Sequence[Transform], keys: Sequence[Key]) -> list[PlannedStep]:
-        # The stepper mixes, after the samples are made.
-        alone = [(n, key) for n, key in zip(nodes, keys, strict=True) if not isinstance(n, Mix)]
-        nodes, keys = [node for node, _ in alone], [key for _, key in alone]
-        return plan_steps(nodes, columns, preprocessing, trust=trust, keys=keys)
-
-    def keys_below(key: str, nodes: Sequence[Transform]) -> list[Key]:
-        return [("data", key, position) for position in range(len(nodes))]
-
-    if config.transforms is None:
-        usual = usual_transforms(columns, preprocessing)
-        train = planned(usual, [("data", "inputs")] * len(usual))
-    else:
-        train = planned(config.transforms, keys_below("transforms", config.transforms))
-    train = fit(train)
-    if (own := config.evaluation_transforms) is None:
-        # A random evaluation would give another figure at every call.
-        random = [step for step in train if step.random]
-        return SampleSteps(train, [step for step in train if not step.random], random)
-    other = planned(own, keys_below("evaluation_transforms", own))
-    return SampleSteps(train, as_in_training(other, train), [])
-
-
-def _kept(fitted: Sequence[Learnt]) -> Callable[[Sequence[PlannedStep]], list[PlannedStep]]:
-    """Return a function that gives steps what a run has kept of its training samples."""
-    return partial(with_kept, kept=fitted)

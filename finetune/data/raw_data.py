@@ -16,7 +16,7 @@ from finetune.data.columns import (
     settle_columns,
     tokenized_columns,
 )
-from finetune.data.gaps import filled_columns, with_open_gaps
+from finetune.data.gaps import filled_columns, refuse_gaps, with_open_gaps
 from finetune.data.identified_files import all_identified
 from finetune.data.identity import DataIdentity, KnownBy, RowHashes
 from finetune.data.image_headers import read_alike
@@ -31,7 +31,7 @@ from finetune.data.loss_columns import (
 from finetune.data.readers.chunks import shown_names
 from finetune.data.row_hashes import row_hashes
 from finetune.data.sources import open_source, sources_of
-from finetune.data.table import Column, Numbers, Table, refuse_gaps
+from finetune.data.table import Column, Numbers, Table
 from finetune.data.unlike_files import notes_on_unlike_files
 from finetune.data.words import with_words
 from finetune.errors import DataError, Faults, did_you_mean

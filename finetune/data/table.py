@@ -3,9 +3,8 @@
 Letters: N samples, B samples of a batch, T tokens.
 """
 
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -23,8 +22,6 @@ from finetune.data.kept_table import KeptTable
 from finetune.data.readers.mapped import Distinct, MappedCells, ReadTogether
 from finetune.data.readers.row_places import Places
 from finetune.errors import DataError
-
-_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +193,10 @@ class Table:
         """Return the place of one sample for messages; rows count from 1, without a header."""
         return self.told.told(int(self.rows[index]))
 
+    def without_columns(self) -> "Table":
+        """Return the places alone, for what names samples after the columns are given up."""
+        return replace(self, columns={}, kept=None)
+
     @property
     def told(self) -> Places:
         """The places of the rows of the whole source."""
@@ -261,58 +262,6 @@ def as_tensor(values: Any, column: str) -> Tensor:
         with np.errstate(over="ignore"):
             return torch.from_numpy(values.astype(np.float32))
     raise DataError(f"column {column!r} holds {values.dtype}, which is not numbers")
-
-
-def refuse_gaps(
-    column: str,
-    numbers: Numbers,
-    place: Callable[[int], str],
-    raw: Column | None = None,
-    *,
-    allows_empty: bool = False,
-    is_target: bool = False,
-) -> None:
-    """Raise `DataError` for the first row of a column with NaN or an infinite number.
-
-    Args:
-        column: Name of the column.
-        numbers: The numbers of the column.
-        place: Names a row for a message.
-        raw: The cells as they were read, quoted in the message if given.
-        allows_empty: Whether NaN stands for an empty cell that a later step fills.
-        is_target: Whether the column is the target, which no step fills.
-    """
-    if not numbers.values.is_floating_point():
-        return
-    rows = _rows_not_finite(numbers.values, allows_empty=allows_empty)
-    if not rows:
-        return
-    values = numbers.values[rows[0]].reshape(-1)
-    bad = values.isinf() if allows_empty else ~values.isfinite()
-    worst = values[bad][0].item()
-    cell = raw[rows[0]] if isinstance(raw, Listed) else None
-    found = "has no number" if cell == "" else f"holds {worst}"
-    told = f"column {column!r} {found} in {place(rows[0])}{and_more(len(rows) - 1)}"
-    if isinstance(cell, str):
-        told += f": its cell is {shown(cell) if cell else 'empty, or named by missing'}"
-    hint = "fill in a number, or leave such rows out of the file"
-    if math.isnan(worst) and not is_target:
-        hint += f"; or data.transforms: [{{type: fill, columns: [{column}], with: median}}]"
-    raise DataError(told, hint=hint)
-
-
-def _rows_not_finite(values: Tensor, *, allows_empty: bool) -> list[int]:
-    """Return the rows with an infinite number or, unless it is allowed, with NaN."""
-    rows: list[int] = []
-    # In portions: the mask of a column as large as memory would not fit beside it.
-    for start in range(0, len(values), _ROWS_AT_ONCE):
-        some = values[start : start + _ROWS_AT_ONCE]
-        bad = some.isinf() if allows_empty else ~torch.isfinite(some)
-        if not bool(bad.any()):
-            continue
-        found = bad.reshape(len(some), -1).any(dim=1).nonzero().squeeze(1)
-        rows += (found + start).tolist()
-    return rows
 
 
 def and_more(others: int) -> str:

@@ -15,6 +15,7 @@ from finetune.config.messages import shown
 from finetune.config.task_keys import SEPARATOR, Task
 from finetune.data.cells import no_number, read_cells, words_as_numbers
 from finetune.data.class_counts import class_counts
+from finetune.data.gaps import refuse_gaps
 from finetune.data.images import Images
 from finetune.data.label_lists import LabelList, read_lists, refuse_other_separator
 from finetune.data.labels import (
@@ -30,7 +31,7 @@ from finetune.data.masks import encode_masks
 from finetune.data.ragged import Ragged
 from finetune.data.readers.mapped import Distinct
 from finetune.data.samples import IGNORED
-from finetune.data.table import Column, Listed, Numbers, Table, and_more, refuse_gaps
+from finetune.data.table import Column, Listed, Numbers, Table, and_more
 from finetune.data.words import refuse_uneven, tags_of
 from finetune.errors import DataError, named
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoTokenizer
 
 from finetune.cli.plans import preview, preview_as_data
-from finetune.data.prepare import prepare_inputs
+from finetune.data.prepare_inputs import prepare_inputs
 from finetune.data.table import Listed
 from finetune.data.tokenizing import Tokenize, load_tokenizer
 from finetune.errors import ConfigError, DataError, ModelError
