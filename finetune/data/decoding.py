@@ -266,8 +266,8 @@ def _readable(name: str, pil: ModuleType) -> Iterator[None]:
 @contextmanager
 def _opened(item: Any) -> Iterator[tuple[BinaryIO, str]]:
     """Yield an encoded image as an open file, and its name for messages."""
-    if isinstance(item, Path):
-        with opened_regular(item) as file:
+    if isinstance(item, str | Path):
+        with opened_regular(Path(item)) as file:
             yield file, str(item)
     elif isinstance(item, bytes):
         yield BytesIO(item), "(in memory)"

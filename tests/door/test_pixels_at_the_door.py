@@ -309,6 +309,12 @@ def test_keys_that_change_what_is_read_change_the_identity_of_the_data(folder):
     assert len({identity for identity, _ in found}) == len({key for _, key in found}) == 2
 
 
+def test_the_path_of_an_image_may_be_a_text(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(encoded(Image.new("RGB", (1, 1), (200, 10, 20))))
+    assert open_image(str(path), "RGB").getpixel((0, 0)) == (200, 10, 20)
+
+
 def test_a_png_whose_checksum_is_wrong_is_never_read(folder):
     """Also one so small that Pillow has all its pixels before it meets the checksum."""
     raw = encoded(Image.new("RGB", (1, 1), (200, 10, 20)))
