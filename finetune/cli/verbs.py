@@ -61,7 +61,7 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
 
 @contextmanager
 def _visible_mistakes() -> Iterator[None]:
-    """Escape hidden characters in the message of a wrong command line; add a hint if one fits."""
+    """Make an error of the command line safe to print, with a hint if one fits; it still raises."""
     try:
         yield
     except Exception as error:

@@ -36,7 +36,7 @@ def drawn(opened: OpenedData, most: int, seed: int) -> OpenedData:
 
 
 def _drawn(part: RawPart, most: int, seed: int) -> RawPart:
-    """Return at most `most` samples of a part, in their order."""
+    """Return a part with `most` of its samples, drawn at random by seed, in the order they had."""
     if len(part.table) <= most:
         return part
     # By seed: two calls of `plan` must show the same.

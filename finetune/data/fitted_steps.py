@@ -134,7 +134,11 @@ class FittedStep:
         return columns
 
     def _fitted(self, name: str, column: Prepared, place: Place) -> Figures:
-        """Return the figures of one column."""
+        """Return what this step learns from one column of training samples; nothing is changed.
+
+        That is mean and deviation, limits, what fills empty cells, or the known categories. Raises
+        `DataError` if the column has no such values; `place` names a row.
+        """
         match self.node:
             case StandardizeTransform():
                 return self._scale(name, self._flat(name, column, place))
@@ -181,7 +185,11 @@ class FittedStep:
         return (_as_column(flat, raw),)
 
     def _scale(self, name: str, flat: Flat) -> Scale:
-        """Return mean and standard deviation (of the whole, as scikit-learn has it) per number."""
+        """Return mean and standard deviation of each number of a sample, over the samples.
+
+        Divided by the count, not the count less one, as scikit-learn's `StandardScaler` does; 0 for
+        numbers that are all equal.
+        """
         flat = self._with_values(name, flat)
         mean, deviation = np.nanmean(flat, axis=0), np.nanstd(flat, axis=0)
         # Compared, not computed: the mean of large equal numbers differs from them in the last bit,

@@ -286,7 +286,7 @@ def _with_few(
 def _on_copies(
     whole: RawPart, split: SplitConfig, positions: Mapping[str, Tensor], num_copies: int
 ) -> tuple[str, ...]:
-    """Return a note on exact copies, if there are some."""
+    """Return a note on what the split does with samples that are exact copies; none without any."""
     copies = "1 exact copy" if num_copies == 1 else f"{num_copies} exact copies"
     match split.copies:
         case "leave":

@@ -332,7 +332,7 @@ def _is_image(values: Tensor) -> bool:
 
 
 def _final_on_device(values: Tensor) -> Tensor:
-    """Do the same as `_final` to a batch, wherever it is."""
+    """Return a batch as float32 or int64, images of bytes as 0..1; equal bits on CPU and GPU."""
     if _is_image(values):
         # By a tensor: CUDA divides by a plain number as a product, which rounds otherwise.
         return values.float().div_(torch.tensor(255.0, device=values.device))

@@ -187,7 +187,7 @@ def _bundled(source: SklearnSource) -> dict[str, Column]:
 
 
 def _drawn(source: RandomSource, key: Key) -> dict[str, Column]:
-    """Return columns of random numbers."""
+    """Return `features` and `target`, each `(samples, ...)`, of normal numbers drawn by seed."""
     draw = torch.Generator().manual_seed(source.seed)
     try:
         features = torch.randn(source.samples, *source.features, generator=draw)

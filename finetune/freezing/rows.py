@@ -93,7 +93,11 @@ class RowSlices:
 
     @classmethod
     def of(cls, model: nn.Module, names: Collection[str]) -> "RowSlices":
-        """Make the slices among `names`. Moving the model to another device would detach them."""
+        """Return a parameter for each of `names` that is a slice of rows: `embed.weight[:10]`.
+
+        Each shares its memory with rows of the model's own parameter. Moving the model to another
+        device gives its parameters other memory, so slices are made after that.
+        """
         parameters = dict(model.named_parameters())
         cut = [name for name in names if rows_of(name)[1] is not None]
         wholes = {rows_of(name)[0]: parameters[rows_of(name)[0]] for name in cut}

@@ -92,8 +92,8 @@ def _lists(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def _like_children(prefix: str, module: nn.Module) -> _BlockList | None:
     """Return the children of the commonest block-like class of a list, or None if there are none.
 
-    In a list of several classes a bare layer is no block: nobody would count the convolutions of
-    `Sequential(Conv2d, ReLU, Conv2d)` as blocks.
+    Block-like is what has parameters and, in a list of several classes, layers of its own: nobody
+    would count the convolutions of `Sequential(Conv2d, ReLU, Conv2d)` as blocks.
     """
     children = list(module.named_children())
     pure = len({type(child) for _, child in children}) == 1

@@ -136,10 +136,11 @@ def _class_of(config: Any, auto: Any, node: TransformersLayer, *, label: str, ke
 def _of_another_head(
     model: nn.Module, info: Mapping[str, Any], node: TransformersLayer
 ) -> set[str]:
-    """Return names of a head that was loaded, but was saved by a network for something else.
+    """Return the parameters of a head whose loaded weights were trained for another task.
 
-    The head for tokens and the one for whole texts often have one name and, with as many classes,
-    one shape.
+    The head that labels tokens and the one that labels whole texts often have one name and, with as
+    many classes, one shape, so that `transformers` loads either. Empty if the saved network had the
+    head that is wanted.
     """
     config: Any = model.config
     saved = [name for name in config.architectures or () if "For" in name]
@@ -211,7 +212,14 @@ def _hint(
 def _renamed_tensors(
     node: TransformersLayer, place: PretrainedPlace, key: Key
 ) -> dict[str, Tensor]:
-    """Return the tensors of a folder or of the hub, with the names that `rename` gives them."""
+    """Return all pretrained tensors of a layer by the network's names for them.
+
+    The files name them as whoever saved them did; `rename` of the config replaces parts of those
+    names, and a name in which nothing is replaced stays.
+
+    Raises:
+        ModelError: there are no tensors, two would get one name, or `rename` replaces nothing.
+    """
     return renamed(_tensors(place, node.rename, key), node.rename, (*key, "rename"))
 
 

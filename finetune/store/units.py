@@ -253,7 +253,11 @@ class RowFiles:
         }
 
     def read_flat(self, spans: Spans) -> dict[str, Tensor]:
-        """Return the tensors of rows, (B, ...), or (T, ...) where they are ragged: end to end."""
+        """Return the stored tensors of B rows by name, in the order of `spans`.
+
+        A tensor is `(B, ...)`. Where rows differ in length they stand end to end, `(T, ...)` for T
+        units in all; `spans` says where each row begins.
+        """
         pairs = zip(self.outputs, self.gather(spans), strict=True)
         return {column.name: _to_tensor(column, block) for (column, _), block in pairs}
 

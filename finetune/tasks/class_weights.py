@@ -78,7 +78,18 @@ def _weights(
     balanced: Callable[[TrainingCounts], list[float]],
     key: Key,
 ) -> Tensor | None:
-    """Return a weight for each name."""
+    """Return a weight for each class or label, `(names,)`; None if the config writes none.
+
+    Args:
+        written: A list, a mapping of names to weights, or a word that asks `balanced`.
+        facts: What is known of the target.
+        names: The classes or labels.
+        balanced: Gives the weights by how often each class comes in training.
+        key: The key of the config, for messages.
+
+    Raises:
+        FinetuneError: the weights do not fit the names, or cannot be counted.
+    """
     if written is None:
         return None
     if not names:

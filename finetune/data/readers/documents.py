@@ -211,7 +211,7 @@ def _pass_comma(text: _Text, where: str) -> None:
 
 
 def _refuse_unfinished(text: _Text) -> None:
-    """Raise if an array does not end, or is followed by something."""
+    """Raise `DataError` if a JSON array does not end here, or if more than blanks follows it."""
     if not text.next():
         raise DataError("not JSON: its array does not end", where=text.where)
     text.skip()
