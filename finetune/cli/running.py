@@ -199,14 +199,17 @@ def tensorboard_command(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1.")] = 6006,
 ) -> None:
     """Show the curves of all runs below a folder on http://127.0.0.1."""
+    from finetune.tracking.first_page import first_page  # it loads numpy
+
     if not runs.is_dir():
         raise FinetuneError("no such folder", where=str(runs), hint="train a run first")
     # Before the server starts: it would serve whatever it reads to any local user.
     _refuse_links_out_of(runs)
     _refuse_used_port(port)
     # TensorBoard has no authentication, so it is never bound to an address that others can reach.
-    # Without -P, `python -m` would search it and all that it imports in the current folder first.
-    command = [sys.executable, "-P", "-m", "tensorboard.main", "--logdir", str(runs)]
+    # Without -P, Python would search what it imports in the script's folder first.
+    server = Path(__file__).with_name("shown_runs.py")
+    command = [sys.executable, "-P", str(server), str(runs), first_page(runs)]
     # It replaces this process, so whoever ends this process ends the server.
     os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])
 

@@ -18,6 +18,7 @@ from finetune.config.model import ModelConfig
 from finetune.config.optim import ConstantSchedule, OptimizerConfig, Schedule
 from finetune.config.places import Place
 from finetune.config.task_keys import Task
+from finetune.config.tracking import Tracking, TrackingConfig
 from finetune.config.train import TrainConfig
 from finetune.config.written import Written, dotted, locate
 from finetune.errors import FinetuneError, Key, Origin, SeveralFaultsError
@@ -80,6 +81,8 @@ class RunConfig(Node):
     """How training proceeds."""
     cache: Cache = CacheConfig()
     """The activation cache, by which the frozen prefix runs only once per sample."""
+    tracking: Tracking = TrackingConfig()
+    """Which programs get curves and pictures of the run: a list such as `[tensorboard]`, or a mapping."""
     inference: InferenceConfig = InferenceConfig()
     """How the trained network is run."""
 

@@ -7,6 +7,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -72,6 +73,20 @@ class Measure:
         return Measure(
             name,
             self.metric,
+            better=self.better,
+            new_condition=self._new_condition,
+            feed=self._feed,
+        )
+
+    def apart(self) -> "Measure | None":
+        """Return this metric for other batches, with sums of its own; None for one of a library."""
+        if not isinstance(self.metric, RunningMetric):
+            return None
+        own = replace(self.metric)
+        own.reset()
+        return Measure(
+            self.name,
+            own,
             better=self.better,
             new_condition=self._new_condition,
             feed=self._feed,

@@ -1,6 +1,6 @@
 """TensorBoard: curves over optimizer steps, text, images, and settings beside their results."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from torch.utils.tensorboard.summary import hparams as hparams_summaries
 
 from finetune import disk
 from finetune.errors import FinetuneError
-from finetune.tracking.tracker import PLACE, Tracker
+from finetune.tracking.board import charts_of, layout, shown_tag
+from finetune.tracking.tracker import OF_PHASES, PLACE, Tracker
 from finetune.visible import one_line, visible
 
 
@@ -25,14 +26,24 @@ class TensorBoard(Tracker):
         folder: Folder for the event files; made if it is missing.
         purge_step: For a resumed run, its next step: what an earlier process wrote for that step
             and later ones is no longer shown. `begin` sets it too.
+        frozen_now: Returns the figures that only change between phases, by tag, which are repeated
+            with each step so that they are drawn as steps. None for a run of one phase: these
+            figures are not shown, as each would be a chart of a single point.
     """
 
-    def __init__(self, folder: Path, purge_step: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        purge_step: int | None = None,
+        frozen_now: Callable[[], Mapping[str, float]] | None = None,
+    ) -> None:
         self._folder = folder
         self._purge_step = purge_step
+        self._frozen_now = frozen_now
         self._writer: SummaryWriter | None = None
         self._last_step = 0
-        self._seen: set[str] = set()
+        self._seen: dict[str, None] = {}
+        self._charts: dict[str, dict[str, str]] = {}
 
     def begin(self, step: int, total_steps: int, *, lines: int | None = None) -> None:
         """Open a new event file; points after `step` in earlier files are no longer shown."""
@@ -46,25 +57,26 @@ class TensorBoard(Tracker):
 
     def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
         """Add a point to each tag's curve. Text and the entries of `PLACE` get no curve."""
-        # One event for all tags costs a fraction of the event per tag that `add_scalar` writes.
-        points = [
-            Summary.Value(tag=one_line(tag), simple_value=float(value))
-            for tag, value in values.items()
-            if not isinstance(value, str) and tag not in PLACE
-        ]
-        self._add(Summary(value=points), step)
-        self._seen.update(point.tag for point in points)
         self._last_step = step
+        shown = self._shown(values)
+        if not shown:
+            return
+        # One event for all tags costs a fraction of the event per tag that `add_scalar` writes.
+        points = [Summary.Value(tag=tag, simple_value=value) for tag, value in shown.items()]
+        self._add(Summary(value=points), step)
+        if not shown.keys() <= self._seen.keys():
+            self._seen |= dict.fromkeys(shown)
+            self._lay_out(step)
 
     def text(self, tag: str, text: str, step: int) -> None:
         """Add a text in Markdown."""
         with self._writing() as writer:
-            writer.add_text(one_line(tag), visible(text), step)
+            writer.add_text(one_line(shown_tag(tag)), visible(text), step)
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
         """Add an image of shape `(H, W, 3)`, bytes."""
         with self._writing() as writer:
-            writer.add_image(one_line(tag), image, step, dataformats="HWC")
+            writer.add_image(one_line(shown_tag(tag)), image, step, dataformats="HWC")
 
     def hparams(
         self, values: Mapping[str, str | float | int | bool], metrics: Mapping[str, float]
@@ -75,11 +87,13 @@ class TensorBoard(Tracker):
         metric from the end of its curve; a metric without a curve gets a single point.
         """
         settings = {one_line(key): _setting(value) for key, value in values.items()}
-        figures = {one_line(tag): value for tag, value in metrics.items()}
-        for summary in hparams_summaries(settings, figures):
+        # The first of the three describes an experiment, and TensorBoard takes that of any one run
+        # for all of them. Without it, it looks at every run and sorts first what differs.
+        _, *summaries = hparams_summaries(settings, {})
+        for summary in summaries:
             self._add(summary, self._last_step)
         # Without any point, TensorBoard shows no value for a metric beside the settings.
-        unseen = {tag: value for tag, value in figures.items() if tag not in self._seen}
+        unseen = {tag: value for tag, value in metrics.items() if one_line(tag) not in self._seen}
         if unseen:
             self.scalars(self._last_step, unseen)
 
@@ -89,6 +103,26 @@ class TensorBoard(Tracker):
             with self._writing() as writer:
                 writer.close()
             self._writer = None
+
+    def _shown(self, values: Mapping[str, float | str]) -> dict[str, float]:
+        """Return the points of a line, by the tag that TensorBoard gets."""
+        figures = {
+            tag: float(value)
+            for tag, value in values.items()
+            if not isinstance(value, str) and tag not in PLACE
+        }
+        if self._frozen_now is None:
+            figures = {tag: value for tag, value in figures.items() if tag not in OF_PHASES}
+        elif any(tag.startswith("train/") for tag in figures):
+            figures |= self._frozen_now()
+        return {one_line(shown_tag(tag)): value for tag, value in figures.items()}
+
+    def _lay_out(self, step: int) -> None:
+        """Write the layout of the charts that now have points, if there is a new one."""
+        charts = charts_of(self._seen)
+        if charts != self._charts:
+            self._charts = charts
+            self._add(layout(charts), step)
 
     def _add(self, summary: Any, step: int) -> None:
         """Queue one event."""

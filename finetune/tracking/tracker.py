@@ -13,6 +13,9 @@ WEIGHTS_STEP = "weights_step"
 PLACE = ("epoch", "phase", WEIGHTS_STEP)
 """Entries of `scalars` that say where in the run a line belongs; they are not curves."""
 
+OF_PHASES = ("freeze/phase", "freeze/trained_parameters")
+"""Tags of figures that only change between phases."""
+
 
 class Tracker(Protocol):
     """Receives what a run reports. Each method may ignore what the tracker has no use for."""

@@ -15,7 +15,7 @@ from finetune.freezing.report import mask_as_text, states_over_phases
 from finetune.optim.groups import Group
 from finetune.pictures.freeze_map import FreezeMap, draw_freeze_map
 from finetune.runs.progress import Progress
-from finetune.tracking.tracker import WEIGHTS_STEP, Tracker
+from finetune.tracking.tracker import OF_PHASES, WEIGHTS_STEP, Tracker
 from finetune.train.summary import peak_memory_gib
 from finetune.train.telling import Telling
 from finetune.train.timeline import Timeline
@@ -33,6 +33,16 @@ class StepStats:
     """Gradient norm of each loss alone, where the config asks for it."""
     seconds: float
     """Wall time of the step."""
+    metrics: dict[str, float]
+    """Metrics of the step's samples as it met them, with dropout and before the update."""
+
+
+def frozen_now(timeline: Timeline) -> dict[str, float]:
+    """Return number and size of the present phase by tag, which only change between phases."""
+    frozen = timeline.phase.frozen
+    inventory = timeline.plan.inventory
+    trained = sum(param.numel for param in inventory if param.name not in frozen)
+    return dict(zip(OF_PHASES, (timeline.progress.phase, trained), strict=True))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +57,8 @@ class Reporter:
     log_every: int
     device: torch.device
     hparams: Mapping[str, str | int | float | bool]
+    texts: Mapping[str, str]
+    """Texts in Markdown about the run, by tag."""
     told: set[str] = field(default_factory=set)
     """Lines sent by `message_once`."""
 
@@ -54,10 +66,13 @@ class Reporter:
     def running(self) -> Iterator[None]:
         """Open the trackers at the present step of the timeline; close them after the block."""
         self.begin()
+        for tag, text in self.texts.items():
+            self.tracker.text(tag, text, self._progress.step)
         try:
             yield
             # Only for a run that ended well; the trackers are closed in any case.
-            self._picture()
+            if self._freezes:
+                self._picture()
             self.tracker.hparams(self.hparams, self._progress.metrics)
         finally:
             self.tracker.close()
@@ -89,10 +104,10 @@ class Reporter:
     def phase_begins(self) -> None:
         """Report which phase begins, and what it trains."""
         progress, plan = self._progress, self.timeline.plan
-        frozen = self.timeline.phase.frozen
-        trained = sum(param.numel for param in plan.inventory if param.name not in frozen)
-        self._tell({"freeze/phase": progress.phase, "freeze/trained_parameters": trained})
-        text = mask_as_text(plan.inventory, frozen)
+        self._tell(frozen_now(self.timeline))
+        if not self._freezes:
+            return
+        text = mask_as_text(plan.inventory, self.timeline.phase.frozen)
         self.tracker.text("freeze/map", f"```\n{text}\n```", progress.step)
         # a policy may make hundreds of phases: their picture is drawn once, as the run ends
         if plan.policy is None:
@@ -120,6 +135,7 @@ class Reporter:
             figures["train/grad_norm"] = float(stats.grad_norm)
         for name, norm in stats.loss_norms.items():
             figures[f"train/grad_norm/{name}"] = float(norm)
+        figures |= {f"train/{name}": value for name, value in stats.metrics.items()}
         for group, slot in zip(self.groups, optimizer.param_groups, strict=True):
             if group.is_trained(trained):
                 figures[f"train/lr/{group.name}"] = float(slot["lr"])
@@ -138,6 +154,12 @@ class Reporter:
         # The test alone is by the weights in use; the line keeps the step at which it was made.
         by = {WEIGHTS_STEP: progress.step_in_use} if split == "test" else {}
         self._tell({**by, **tagged})
+
+    @property
+    def _freezes(self) -> bool:
+        """Whether any phase of the run freezes something: else there is no map to show."""
+        plan = self.timeline.plan
+        return plan.policy is not None or any(phase.frozen for phase in plan.phases)
 
     @property
     def _progress(self) -> Progress:

@@ -30,6 +30,7 @@ _HARMLESS = {
     "train.checkpoint.keep_best",
     "train.checkpoint.keep_last",
     "train.checkpoint.path",
+    "tracking",
 }
 """Keys that may change when a run is resumed: none of them alters a step that is done."""
 

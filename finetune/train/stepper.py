@@ -14,6 +14,7 @@ from finetune.data.mixing import Mixing
 from finetune.data.named_rows import rows_named
 from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import set_rates
+from finetune.tasks.metrics import Measure
 from finetune.tasks.task import Task, add_up
 from finetune.tasks.window_mean import WindowMean
 from finetune.train.clock import Clock
@@ -22,6 +23,7 @@ from finetune.train.guard import StepGuard
 from finetune.train.precision import Precision
 from finetune.train.reporting import Reporter, StepStats
 from finetune.train.timeline import Timeline
+from finetune.train.train_metrics import TrainMetrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,8 @@ class Stepper:
     max_grad_norm: float | None
     log_gradient_norms: bool
     mixing: Mixing
+    measures: tuple[Measure, ...]
+    """Metrics of the samples of a step that is logged."""
 
     def step(self, window: Sequence[Batch]) -> StepStats:
         """Make one optimizer step over a window, given as its micro-batches.
@@ -57,6 +61,7 @@ class Stepper:
         progress = self.timeline.progress
         began = time.perf_counter()
         loss, loss_norms = torch.zeros((), device=self.precision.device), self._loss_norms()
+        metrics = TrainMetrics(self.measures if self._is_logged() else ())
         self.clock.watchdog.beat()
         # Before the forward pass, which may move buffers such as running statistics.
         self.guard.begin_step()
@@ -73,6 +78,7 @@ class Stepper:
                 shares = mean.shares(self.task.parts(outputs, batch))
                 micro_loss = add_up(shares)
             loss_norms.add(shares)
+            metrics.add(outputs, batch)
             self.precision.backward(micro_loss)
             loss += micro_loss.detach()
         loss = mean.correct(loss, self.model.parameters())
@@ -85,7 +91,8 @@ class Stepper:
         self.precision.step(self.optimizer)
         # Not before the update: whatever raises above leaves the progress at the last whole step.
         progress.step += 1
-        return StepStats(loss, grad_norm, loss_norms.result(), time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        return StepStats(loss, grad_norm, loss_norms.result(), seconds, metrics.result())
 
     def undo(self) -> None:
         """Restore the buffers that a failed step may have moved, and drop its gradients."""

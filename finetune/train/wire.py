@@ -7,7 +7,7 @@ from pathlib import Path
 from torch.optim import Optimizer
 
 from finetune.activations.cache import ActivationCache
-from finetune.config.loader import as_plain, dump_config
+from finetune.config.loader import dump_config
 from finetune.config.run import RunConfig
 from finetune.config.train import CheckpointConfig
 from finetune.freezing.origins import Sources
@@ -24,8 +24,7 @@ from finetune.runs.folder import RunFolder, saved_folder, usual_folder
 from finetune.runs.kept import Checkpoints
 from finetune.runs.lock import refuse_if_held
 from finetune.runs.progress import Progress
-from finetune.tracking.json_lines import JsonLines
-from finetune.tracking.tracker import Tracker, Trackers
+from finetune.tracking.tracker import Tracker
 from finetune.train.average import Average
 from finetune.train.build import (
     build_parts,
@@ -46,10 +45,10 @@ from finetune.train.loop import Splits, Trainer
 from finetune.train.precision import Precision
 from finetune.train.proving import Prover
 from finetune.train.recovery import Recovery
+from finetune.train.reporter_of_run import reporter_of_run
 from finetune.train.reporting import Reporter
 from finetune.train.resuming import (
     compare_with_saved,
-    flattened,
     take_up,
     without_known_origin,
 )
@@ -59,8 +58,8 @@ from finetune.train.sizes import checkpoint_bytes, optimizer_state
 from finetune.train.start_lines import facts_of, notes_of, on_place
 from finetune.train.stepper import Stepper
 from finetune.train.stopping import Stop
-from finetune.train.telling import Telling
 from finetune.train.timeline import Timeline, steps_of_epoch
+from finetune.train.train_metrics import measures_of_steps
 from finetune.watchdog import Watchdog
 
 
@@ -156,7 +155,8 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
     groups = make_groups(plan.ever_trained, plan.fates, plan.undecayed)
     rows = RowSlices.of(model, plan.ever_trained)
     timeline = _timeline(config, parts, groups)
-    reporter = _reporter(config, parts, folder, tracker, groups, timeline)
+    folder = replace(folder, documents=_documents(config, parts, folder))
+    reporter = reporter_of_run(config, parts, folder, groups, timeline, tracker)
     shared = _Shared(
         parts,
         build_optimizer(config.optimizer, groups, dict(model.named_parameters()) | rows.slices),
@@ -168,7 +168,6 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
         Clock(timeline, _watchdog(config)),
         Stop(),
     )
-    folder = replace(folder, documents=_documents(config, parts, folder))
     stepper, saver = _stepper(config, shared, rows), _saver(config, shared, folder)
     return Trainer(
         model=model,
@@ -207,6 +206,8 @@ def _stepper(config: RunConfig, shared: _Shared, rows: RowSlices) -> Stepper:
         max_grad_norm=parts.training.max_grad_norm,
         log_gradient_norms=config.task.log_gradient_norms,
         mixing=parts.mixing,
+        # Mixed samples have no class of their own.
+        measures=() if parts.mixing.nodes else measures_of_steps(parts.task),
     )
 
 
@@ -274,31 +275,6 @@ def _timeline(config: RunConfig, parts: Parts, groups: tuple[Group, ...]) -> Tim
         data=digest,
         rates=Rates(config.schedule, groups),
         progress=Progress(data=digest, epoch_steps=epoch_steps),
-    )
-
-
-def _reporter(
-    config: RunConfig,
-    parts: Parts,
-    folder: RunFolder,
-    tracker: Tracker | None,
-    groups: tuple[Group, ...],
-    timeline: Timeline,
-) -> Reporter:
-    """Return the reporter of a run: two trackers in its folder, the terminal, and `tracker`."""
-    # TensorBoard's writer is slow to load: only a run that trains waits for it.
-    from finetune.tracking.tensorboard import TensorBoard
-
-    telling = Telling()
-    trackers = [JsonLines(folder.metrics), TensorBoard(folder.tensorboard), telling]
-    return Reporter(
-        tracker=Trackers([*trackers, *([tracker] if tracker else [])]),
-        telling=telling,
-        timeline=timeline,
-        groups=groups,
-        log_every=parts.training.log_every,
-        device=parts.device,
-        hparams=flattened(as_plain(config)),
     )
 
 

@@ -23,7 +23,7 @@ from finetune.train.wire import build_trainer
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 DIGITS = Path(__file__).parents[2] / "configs" / "digits.yaml"
-RUN = "digits/tensorboard"
+RUN = "digits"
 CURVE = (255, 112, 67)
 """The colour TensorBoard draws its first run in."""
 CHART = (slice(220, 420), slice(370, 670))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from finetune.errors import FinetuneError
@@ -41,9 +42,9 @@ def test_text_and_images_are_kept(folder):
     tracker.image("freeze/picture", image, 2)
     tracker.close()
     events = read(folder)
-    [text] = events.Tensors("freeze/map/text_summary")
+    [text] = events.Tensors("what_is_frozen/map/text_summary")
     assert text.tensor_proto.string_val == [b"head  **trained**"]
-    [picture] = events.Images("freeze/picture")
+    [picture] = events.Images("what_is_frozen/picture")
     assert (picture.step, picture.height, picture.width) == (2, 4, 6)
 
 
@@ -70,6 +71,53 @@ def test_settings_and_results_stand_in_the_run_itself_and_make_no_second_one(fol
     assert settings["train.epochs"].number_value == 3
     assert settings["train.drop_last"].string_value == "true"
     assert settings["task.type"].string_value == "x"
+
+
+def layout_of(folder):
+    [*_, last] = read(folder).Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout.FromString(last.tensor_proto.string_val[0])
+    return {
+        category.title: {chart.title: list(chart.multiline.tag) for chart in category.chart}
+        for category in layout.category
+    }
+
+
+def test_charts_are_laid_out_in_the_order_of_the_questions_and_none_is_empty(folder):
+    tracker = TensorBoard(folder)
+    tracker.scalars(1, {"time/step_seconds": 1.0, "train/loss": 1.0, "train/lr/all": 1.0})
+    tracker.scalars(1, {"validation/loss": 1.0, "validation/f1/a.b": 0.5})
+    tracker.close()
+    assert layout_of(folder) == {
+        "Training": {
+            "loss": ["^(train|validation)/loss$"],
+            "f1/a.b": [r"^(train|validation)/f1/a\.b$"],
+            "rates": ["^train/lr/.+$"],
+        },
+        "Cost": {"seconds of a step": ["^what_it_costs/.+_seconds$"]},
+    }
+    assert list(layout_of(folder)["Training"]) == ["loss", "f1/a.b", "rates"]
+
+
+def test_what_changes_between_phases_is_drawn_as_steps(folder):
+    now = {"freeze/phase": 0.0, "freeze/trained_parameters": 5.0}
+    tracker = TensorBoard(folder, frozen_now=lambda: now)
+    tracker.scalars(0, now)
+    for step in (1, 2):
+        tracker.scalars(step, {"train/loss": 1.0})
+    now = {"freeze/phase": 1.0, "freeze/trained_parameters": 9.0}
+    tracker.scalars(2, now)
+    tracker.scalars(3, {"train/loss": 1.0})
+    tracker.close()
+    curve = [(0, 0), (1, 0), (2, 0), (2, 1), (3, 1)]
+    assert points(folder, "what_is_frozen/phase") == curve
+
+
+def test_a_run_of_one_phase_has_no_charts_of_a_single_point(folder):
+    tracker = TensorBoard(folder)
+    tracker.scalars(0, {"freeze/phase": 0, "freeze/trained_parameters": 5})
+    tracker.scalars(1, {"train/loss": 1.0})
+    tracker.close()
+    assert read(folder).Tags()["scalars"] == ["train/loss"]
 
 
 @pytest.mark.parametrize("how", ["purge_step", "begin"])

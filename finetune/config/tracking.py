@@ -1,0 +1,28 @@
+"""`tracking:` which programs get curves and pictures of a run, and how often pictures are drawn."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
+
+from finetune.config.base import Node
+from finetune.config.train import Every
+
+
+class TrackingConfig(Node):
+    """What is written about a run beside `metrics.jsonl`, for people to look at."""
+
+    to: tuple[Literal["tensorboard"], ...] = ("tensorboard",)
+    """Programs that get curves, pictures, texts and settings. With an empty list nothing but `metrics.jsonl` is written."""
+    pictures_every: Every | Literal["end", "never"] = "end"
+    """How often pictures of what the network gets wrong are drawn from an evaluation of the validation samples: every so many epochs or steps, which is looked at when an evaluation is due; once, at the end of the run, by the weights in use; or never."""
+    histograms: bool = False
+    """Whether each picture comes with histograms of the trained weights; frozen ones never change, so they get one alone, at the first."""
+
+
+def _list_is_to(value: Any) -> Any:
+    """Turn the short form, a list of programs, into a mapping."""
+    return {"to": value} if isinstance(value, list | tuple) else value
+
+
+Tracking = Annotated[TrackingConfig, BeforeValidator(_list_is_to)]
+"""The settings as a mapping, or a list of programs."""
