@@ -5,22 +5,29 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
+from finetune.pictures.drawing import (
+    LIGHT,
+    LINE,
+    Box,
+    Label,
+    Picture,
+    Shape,
+    as_pixels,
+    fitting,
+    text_width,
+)
 from finetune.visible import one_line
 
-COLOURS = {"frozen": "#c3d2e6", "trained": "#dd7128", "mixed": "#edb68c"}
+COLOURS = {state: LIGHT[state] for state in ("frozen", "trained", "mixed")}
 """Colour of each state; they differ in grey as well."""
 _WORDS = {"frozen": "frozen", "trained": "trained", "mixed": "trained in part"}
-_FONT_SIZE, _MAP_WIDTH, _ROW_HEIGHT, _LINE_HEIGHT, _MARGIN = 16, 400, 22, 22, 8
-"""Pixels. TensorBoard first shows a picture 340 pixels wide, so letters must be large."""
+_MAP_WIDTH, _ROW_HEIGHT, _MARGIN = 400, 22, 8
 _MOST_LABEL = 220
 """Pixels; of a longer name the beginning is cut off."""
 
 _MOST_LISTED = 40
 """Number of phases to name below the map; the rest are counted, as a policy may make hundreds."""
-
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +46,14 @@ class FreezeMap:
     now: int
     """Steps done. Later steps are drawn as a thin line, as if the present phase lasted to the
     end."""
+    notes: Sequence[str] = ()
+    """For each phase, what the legend says below its name: rates, and what ends it."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Sheet:
-    """The picture with the position of the map in it."""
+class _Map:
+    """Where the map lies in the picture."""
 
-    draw: ImageDraw.ImageDraw
-    font: _Font
     left: int
     top: int
     bottom: int
@@ -56,23 +63,12 @@ class _Sheet:
         """Return the column of a step."""
         return self.left + round(_MAP_WIDTH * step / max(1, self.total_steps))
 
-    def text(self, x: int, y: int, text: str, anchor: str = "la") -> None:
-        """Draw a text in black on one line, with line feeds and hidden characters escaped.
-
-        Args:
-            x: Horizontal position of the anchor, in pixels.
-            y: Vertical position of the anchor, in pixels.
-            text: The text.
-            anchor: Which point of the text lies there, in Pillow's notation.
-        """
-        self.draw.text((x, y), one_line(text), "black", self.font, anchor=anchor)
-
-    def bar(self, first: int, stop: int, y: int, height: int, colour: str) -> None:
-        """Fill a range of steps, at least one pixel wide; draw nothing for an empty range."""
-        if first < stop:
-            left = self.x(first)
-            box = (left, y, max(left, self.x(stop) - 1), y + height - 1)
-            self.draw.rectangle(box, fill=colour)
+    def bar(self, first: int, stop: int, y: int, height: int, colour: str) -> list[Shape]:
+        """Return a range of steps, at least one pixel wide; nothing for an empty range."""
+        if first >= stop:
+            return []
+        left = self.x(first)
+        return [Box(left, y, max(1, self.x(stop) - left), height, colour)]
 
 
 def draw_freeze_map(shown: FreezeMap) -> np.ndarray:
@@ -81,86 +77,88 @@ def draw_freeze_map(shown: FreezeMap) -> np.ndarray:
     Returns:
         Pixels `(H, W, 3)`, uint8.
     """
-    font = ImageFont.load_default(_FONT_SIZE)
-    # Names may be other people's text: hidden characters are escaped in pictures, too.
-    names = [_fitting(one_line(name), _MOST_LABEL, font) for name in shown.rows]
-    left = 2 * _MARGIN + max(int(font.getlength(name)) for name in names)
-    top = _MARGIN + _LINE_HEIGHT
-    bottom = top + _ROW_HEIGHT * len(names)
-    # One line more than phases are named: it counts the rest.
-    lines = 3 + min(len(shown.phases), _MOST_LISTED + 1)
-    size = (left + _MAP_WIDTH + 2 * _MARGIN, bottom + _LINE_HEIGHT * lines + _MARGIN)
-    image = Image.new("RGB", size, "white")
-    sheet = _Sheet(ImageDraw.Draw(image), font, left, top, bottom, shown.total_steps)
-    for place, name in enumerate(names):
-        sheet.text(_MARGIN, top + _ROW_HEIGHT * place + 1, name)
-    _draw_map(sheet, shown)
-    _draw_legend(sheet, shown)
-    return np.asarray(image)
+    return as_pixels(freeze_timeline(shown))
 
 
-def _draw_map(sheet: _Sheet, shown: FreezeMap) -> None:
-    """Draw the cells, with marks above and below them where each phase begins."""
-    for number, (start, end) in enumerate(pairwise((*shown.began, sheet.total_steps))):
-        for place, states in enumerate(shown.rows.values()):
-            y, colour = sheet.top + _ROW_HEIGHT * place, COLOURS[states[number]]
-            sheet.bar(start, min(end, shown.now), y, _ROW_HEIGHT - 1, colour)
-            sheet.bar(max(start, shown.now), end, y + _ROW_HEIGHT // 2 - 2, 3, colour)
-        x, width = sheet.x(start), sheet.x(end) - sheet.x(start) - 6
-        sheet.draw.line((x, sheet.top - 6, x, sheet.top - 1), fill="black")
-        sheet.draw.line((x, sheet.bottom, x, sheet.bottom + 3), fill="black")
+def freeze_timeline(shown: FreezeMap) -> Picture:
+    """Return the same as a picture, for a page."""
+    names = [fitting(name, _MOST_LABEL, keeps_end=True) for name in shown.rows]
+    left = 2 * _MARGIN + max(int(text_width(name)) for name in names)
+    top = _MARGIN + LINE
+    place = _Map(left, top, top + _ROW_HEIGHT * len(names), shown.total_steps)
+    width = left + _MAP_WIDTH + 2 * _MARGIN
+    shapes: list[Shape] = [
+        Label(_MARGIN, top + _ROW_HEIGHT * row + 1, name) for row, name in enumerate(names)
+    ]
+    shapes += _cells(place, shown)
+    shapes += _steps(place, shown.began)
+    legend, bottom = _legend(place, shown, width)
+    title = f"Freeze map of {len(names)} blocks over {shown.total_steps} steps"
+    return Picture(width, bottom + _MARGIN, [*shapes, *legend], title)
+
+
+def _cells(place: _Map, shown: FreezeMap) -> list[Shape]:
+    """Return the cells, with marks above and below them where each phase begins."""
+    shapes: list[Shape] = []
+    for number, (start, end) in enumerate(pairwise((*shown.began, shown.total_steps))):
+        for row, states in enumerate(shown.rows.values()):
+            y, colour = place.top + _ROW_HEIGHT * row, states[number]
+            shapes += place.bar(start, min(end, shown.now), y, _ROW_HEIGHT - 1, colour)
+            shapes += place.bar(max(start, shown.now), end, y + _ROW_HEIGHT // 2 - 2, 3, colour)
+        x, width = place.x(start), place.x(end) - place.x(start) - 6
+        shapes += [Box(x, place.top - 6, 1, 5, "ink"), Box(x, place.bottom, 1, 4, "ink")]
         name = one_line(shown.phases[number])
         # A number is enough: the legend below gives its name.
-        label = name if sheet.font.getlength(name) <= width else str(number)
-        if sheet.font.getlength(label) <= width:
-            sheet.text(x + 3, _MARGIN, label)
-    _draw_steps(sheet, shown.began)
+        label = name if text_width(name) <= width else str(number)
+        if text_width(label) <= width:
+            shapes.append(Label(x + 3, _MARGIN, label))
+    return shapes
 
 
-def _draw_steps(sheet: _Sheet, began: Sequence[int]) -> None:
-    """Write the steps at which phases began, without those that would overlap."""
-    end = sheet.left + _MAP_WIDTH
+def _steps(place: _Map, began: Sequence[int]) -> list[Shape]:
+    """Return the steps at which phases began, without those that would overlap."""
+    end, y = place.left + _MAP_WIDTH, place.bottom + 2
     # The last step is always shown, so its room is taken first.
-    sheet.text(end, sheet.bottom + 2, str(sheet.total_steps), "ra")
-    limit = end - sheet.font.getlength(str(sheet.total_steps)) - 8
+    shapes: list[Shape] = [Label(end, y, str(place.total_steps), align="right")]
+    limit = end - text_width(str(place.total_steps)) - 8
     free = 0.0
     for step in began:
-        label, x = str(step) if step else "step 0", sheet.x(step)
-        width = sheet.font.getlength(label)
+        label, x = str(step) if step else "step 0", place.x(step)
+        width = text_width(label)
         if x >= free and x + width <= limit:
-            sheet.text(x, sheet.bottom + 2, label)
+            shapes.append(Label(x, y, label))
             free = x + width + 8
+    return shapes
 
 
-def _draw_legend(sheet: _Sheet, shown: FreezeMap) -> None:
-    """Draw the legend: colours, and the phases with their steps."""
-    began, now = shown.began, shown.now
-    x, y = _MARGIN, sheet.bottom + _LINE_HEIGHT + 8
-    for state, colour in COLOURS.items():
-        sheet.draw.rectangle((x, y + 3, x + 14, y + 17), fill=colour)
-        sheet.text(x + 19, y, _WORDS[state])
-        x += 38 + int(sheet.font.getlength(_WORDS[state]))
-    if now < sheet.total_steps:
-        sheet.text(x, y, "thin: not yet done")
-    ends = [*began[1:], now]
+def _legend(place: _Map, shown: FreezeMap, width: int) -> tuple[list[Shape], int]:
+    """Return colours and phases with their steps, and the lower edge of it all."""
+    x, y = _MARGIN, place.bottom + LINE + 8
+    shapes: list[Shape] = []
+    for state, words in _WORDS.items():
+        shapes += [Box(x, y + 3, 14, 14, state), Label(x + 19, y, words)]
+        x += 38 + int(text_width(words))
+    if shown.now < shown.total_steps:
+        shapes.append(Label(x, y, "thin: not yet done"))
     for number, name in enumerate(shown.phases):
-        y += _LINE_HEIGHT
+        y += LINE
         if number == _MOST_LISTED:
-            sheet.text(_MARGIN, y, f"and {len(shown.phases) - number} more")
+            shapes.append(Label(_MARGIN, y, f"and {len(shown.phases) - number} more"))
             break
-        when = "not begun"
-        if number < len(began):
-            when = f"steps {began[number]} to {ends[number]}"
-        if number == len(began) - 1 and now < sheet.total_steps:
-            when = f"since step {began[number]}"
-        sheet.text(_MARGIN, y, f"phase {number}: {name}, {when}")
+        text = f"phase {number}: {one_line(name)}, {_when(shown, number)}"
+        shapes.append(Label(_MARGIN, y, fitting(text, width - 2 * _MARGIN)))
+        if number < len(shown.notes) and shown.notes[number]:
+            y += LINE
+            note = fitting(shown.notes[number], width - 4 * _MARGIN)
+            shapes.append(Label(3 * _MARGIN, y, note, "muted"))
+    return shapes, y + LINE
 
 
-def _fitting(text: str, width: int, font: _Font) -> str:
-    """Return a name that fits the width, cut at its beginning: blocks differ in the end."""
-    if font.getlength(text) <= width:
-        return text
-    # Not cut right before a dot, which would read as a fourth one.
-    while text and (font.getlength(f"...{text}") > width or text[0] == "."):
-        text = text[1:]
-    return f"...{text}"
+def _when(shown: FreezeMap, number: int) -> str:
+    """Return the steps of a phase as words."""
+    if number >= len(shown.began):
+        return "not begun"
+    if number == len(shown.began) - 1 and shown.now < shown.total_steps:
+        return f"since step {shown.began[number]}"
+    end = [*shown.began[1:], shown.now][number]
+    return f"steps {shown.began[number]} to {end}"

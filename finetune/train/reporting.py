@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from finetune.data.batches import Samples
 from finetune.data.skipped import first_skipped
 from finetune.errors import named
+from finetune.freezing.plan import Phase
 from finetune.freezing.report import mask_as_text, states_over_phases
 from finetune.optim.groups import Group
 from finetune.pictures.freeze_map import FreezeMap, draw_freeze_map
@@ -43,6 +44,17 @@ def frozen_now(timeline: Timeline) -> dict[str, float]:
     inventory = timeline.plan.inventory
     trained = sum(param.numel for param in inventory if param.name not in frozen)
     return dict(zip(OF_PHASES, (timeline.progress.phase, trained), strict=True))
+
+
+def phase_in_words(phase: Phase) -> str:
+    """Return the peak rates of a phase and what ends it, on one line."""
+    rates = sorted({rate.lr for rate in phase.rates.values()})
+    spread = " to ".join(f"{rate:.3g}" for rate in dict.fromkeys((rates[0], rates[-1])))
+    if phase.until is None:
+        return f"rates {spread}"
+    until = phase.until.model_dump(mode="json", exclude_none=True)
+    words = ", ".join(f"{key} {value}" for key, value in until.items())
+    return f"rates {spread}; until {words}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,5 +195,6 @@ class Reporter:
             began=[0, *progress.transitions],
             total_steps=timeline.total_steps,
             now=progress.step,
+            notes=[] if timeline.plan.policy else [phase_in_words(p) for p in timeline.plan.phases],
         )
         self.tracker.image("freeze/map", draw_freeze_map(shown), progress.step)

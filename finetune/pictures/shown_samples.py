@@ -1,0 +1,139 @@
+"""Draw samples with what was said of them: the most wrong ones, the least certain ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from finetune.pictures.drawing import (
+    LINE,
+    Box,
+    Label,
+    Photo,
+    Picture,
+    Shape,
+    fitting,
+    text_width,
+)
+
+MOST_SHOWN = 12
+_MARGIN, _THUMB, _COLUMNS, _TEXT_WIDTH, _MOST_LINES = 10, 150, 3, 460, 6
+
+
+@dataclass(frozen=True, slots=True)
+class ShownSample:
+    """A sample as a person sees it."""
+
+    said: str
+    """What was predicted."""
+    so: str
+    """What is true."""
+    note: str = ""
+    """Why it is shown, such as its loss."""
+    is_right: bool = False
+    pixels: Sequence[np.ndarray] = ()
+    """Images `(H, W, 3)` uint8, drawn side by side: the input, then masks if there are any."""
+    words: Sequence[str] = ()
+    """The text as words."""
+    marks: Sequence[str | None] = ()
+    """For each word what is wrong with it, or None; as many as there are words, or none."""
+
+
+def draw_samples(samples: Sequence[ShownSample], heading: str) -> Picture:
+    """Draw samples below a heading: images in a grid, texts one below the other."""
+    samples = samples[:MOST_SHOWN]
+    if any(sample.pixels for sample in samples):
+        return _grid(samples, heading)
+    return _column(samples, heading)
+
+
+def colours_of_classes(mask: np.ndarray, count: int) -> np.ndarray:
+    """Return a mask of class numbers `(H, W)` as colours `(H, W, 3)`; pixels below 0 are grey.
+
+    Neighbouring classes differ in hue and in grey.
+    """
+    # The eight of Okabe and Ito; beyond them darker and darker.
+    base = np.array(
+        [
+            *((0, 0, 0), (230, 159, 0), (86, 180, 233), (0, 158, 115)),
+            *((240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)),
+        ],
+        dtype=np.float64,
+    )
+    numbers = np.arange(max(1, count))
+    colours = base[numbers % 8] * (0.6 ** (numbers // 8))[:, None]
+    table = np.concatenate([colours, [[128, 128, 128]]]).round().astype(np.uint8)
+    painted: np.ndarray = table[np.where(mask < 0, len(table) - 1, mask)]
+    return painted
+
+
+def _grid(samples: Sequence[ShownSample], heading: str) -> Picture:
+    """Return images in rows of three."""
+    per_sample = max(len(sample.pixels) for sample in samples)
+    columns = _COLUMNS if per_sample == 1 else 1
+    width = (_THUMB + _MARGIN) * max(columns * per_sample, 2) + _MARGIN
+    cell = _THUMB * (per_sample if columns == 1 else 1) + _MARGIN * (per_sample - 1)
+    cell = max(cell, width - 2 * _MARGIN) if columns == 1 else cell
+    height = _THUMB + 3 * LINE + _MARGIN
+    shapes: list[Shape] = [Label(_MARGIN, _MARGIN, fitting(heading, width - 2 * _MARGIN))]
+    for number, sample in enumerate(samples):
+        row, column = divmod(number, columns)
+        x = _MARGIN + (_THUMB + _MARGIN) * column
+        y = _MARGIN + LINE + 6 + height * row
+        for place, pixels in enumerate(sample.pixels):
+            shapes.append(_thumb(x + (_THUMB + _MARGIN) * place, y, pixels))
+        colour = "good" if sample.is_right else "bad"
+        lines = ((f"said {sample.said}", colour), (f"is {sample.so}", "ink"))
+        for place, (text, tint) in enumerate((*lines, (sample.note, "muted"))):
+            shapes.append(Label(x, y + _THUMB + LINE * place, fitting(text, cell), tint))
+    rows = -(-len(samples) // columns)
+    total = round(_MARGIN + LINE + 6 + height * rows)
+    return Picture(width, total, shapes, heading)
+
+
+def _thumb(x: float, y: float, pixels: np.ndarray) -> Photo:
+    """Return an image as large as its square allows, with its own proportions."""
+    scale = _THUMB / max(pixels.shape[:2])
+    width, height = (max(1.0, size * scale) for size in (pixels.shape[1], pixels.shape[0]))
+    return Photo(x + (_THUMB - width) / 2, y + (_THUMB - height) / 2, width, height, pixels)
+
+
+def _column(samples: Sequence[ShownSample], heading: str) -> Picture:
+    """Return texts one below the other, each with its words wrapped and marked."""
+    width = _TEXT_WIDTH + 2 * _MARGIN
+    shapes: list[Shape] = [Label(_MARGIN, _MARGIN, fitting(heading, _TEXT_WIDTH))]
+    y: float = _MARGIN + LINE + 6
+    for sample in samples:
+        shapes.append(Box(_MARGIN, y, _TEXT_WIDTH, 1, "grid"))
+        y += 4
+        colour = "good" if sample.is_right else "bad"
+        half = _TEXT_WIDTH - text_width(sample.note) - 12
+        note = Label(_MARGIN + _TEXT_WIDTH, y, sample.note, "muted", "right")
+        shapes += [Label(_MARGIN, y, fitting(f"said {sample.said}", half), colour), note]
+        shapes.append(Label(_MARGIN, y + LINE, fitting(f"is {sample.so}", _TEXT_WIDTH)))
+        more, y = _wrapped(sample, y + 2 * LINE)
+        shapes += more
+        y += 8
+    return Picture(width, round(y + _MARGIN), shapes, heading)
+
+
+def _wrapped(sample: ShownSample, y: float) -> tuple[list[Shape], float]:
+    """Return the words of a sample over a few lines, and where they end."""
+    shapes: list[Shape] = []
+    x, line = float(_MARGIN), 0
+    marks = sample.marks or [None] * len(sample.words)
+    for word, mark in zip(sample.words, marks, strict=True):
+        shown = fitting(word, _TEXT_WIDTH / 2) + (f" [{mark}]" if mark else "")
+        shown = fitting(shown, _TEXT_WIDTH)
+        length = text_width(shown)
+        if x + length > _MARGIN + _TEXT_WIDTH:
+            x, line = float(_MARGIN), line + 1
+        if line == _MOST_LINES:
+            shapes.append(Label(_MARGIN, y + LINE * line, "...", "muted"))
+            break
+        if mark:
+            # A line below as well: colour alone is not enough.
+            shapes.append(Box(x, y + LINE * line + 19, length, 2, "bad"))
+        shapes.append(Label(x, y + LINE * line, shown, "bad" if mark else "muted"))
+        x += length + 6
+    return shapes, y + LINE * (line + 1)
