@@ -11,7 +11,7 @@ from finetune import build_trainer, load_config, load_predictor
 from finetune.train.trained import evaluate_run
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").glob("**/*.yaml"))
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 TRUST = ["efficientnet_lite_pytorch"]
 TWO_STEPS = ["train.steps=2", "train.epochs=null"]
 SHORT_TEXTS = ["data.transforms.0.max_length=8"]
