@@ -38,9 +38,9 @@ class Terminal(Console):
         return super().render_str(visible(text), **options)
 
     def tell(self, text: str = "") -> None:
-        """Print a line without wrapping it; line feeds in it are escaped."""
-        # Wrapped by the terminal, not by rich: a line copied from it then has no breaks.
-        self.print(one_line(text), soft_wrap=True)
+        """Print a line; line feeds in it are escaped. A terminal gets it broken between words."""
+        # Elsewhere a long line stays one line: programs and searches expect that.
+        self.print(one_line(text), soft_wrap=not self.is_interactive)
 
 
 def console_for(file: TextIO) -> Terminal:

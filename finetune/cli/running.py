@@ -18,6 +18,7 @@ from finetune.errors import FinetuneError
 from finetune.outfile import check_place, is_written_as_csv, refuse_replacing
 from finetune.outfolder import folder_beside, pictures_in
 from finetune.process import loading
+from finetune.streams import unfailing
 from finetune.visible import tell
 
 
@@ -39,6 +40,9 @@ def train_command(
             "--data-changed", help="Go on although the data has changed; old rows keep their part."
         ),
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Write nothing on standard error but errors.")
+    ] = False,
     trust: Trust = None,
 ) -> None:
     """Train; if the run's folder holds a checkpoint, continue from it."""
@@ -48,6 +52,8 @@ def train_command(
     with results():
         # torch takes seconds to load: a config that is wrong fails before that
         with loading():
+            from finetune.terminal import console_for
+            from finetune.tracking.live_view import waiting
             from finetune.train.build import located
             from finetune.train.resuming import can_go_on
             from finetune.train.stopping import leaving_at_once
@@ -55,7 +61,12 @@ def train_command(
 
         # While it is built there is nothing to save: a signal ends it at once, with a code that
         # tells whether a checkpoint is there to resume from.
-        with leaving_at_once(partial(can_go_on, loaded, run, fresh=fresh, resume=resume)):
+        with (
+            leaving_at_once(partial(can_go_on, loaded, run, fresh=fresh, resume=resume)),
+            nullcontext()
+            if quiet
+            else waiting(console_for(unfailing(sys.stderr)), "reading data, building the network"),
+        ):
             trainer = build_trainer(
                 loaded,
                 run,
@@ -64,7 +75,7 @@ def train_command(
                 data_changed=data_changed,
             )
         with located(loaded):
-            trainer.fit()
+            trainer.fit(quiet=quiet)
 
 
 def eval_command(

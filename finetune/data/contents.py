@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from finetune.bits import fingerprint
+from finetune.counting import Counting
 from finetune.errors import DataError
 
 HASH_BYTES = 16
@@ -55,7 +56,7 @@ def reader_of(what: str, *, skips: bool) -> Callable[[Sequence[Path]], Contents]
 def contents_if_readable(paths: Sequence[Path]) -> Contents:
     """Return hash and state of each file; one that cannot be read has the hash of no contents."""
     found = []
-    for path in paths:
+    for path in _counted(paths, "image"):
         try:
             found.append(_read(path))
         except DataError:
@@ -73,7 +74,15 @@ def read_contents(paths: Sequence[Path], what: str = "image") -> Contents:
     Raises:
         DataError: a file is missing, cannot be read, or is being written.
     """
-    return _joined([_read(path, what) for path in paths])
+    return _joined([_read(path, what) for path in _counted(paths, what)])
+
+
+def _counted(paths: Sequence[Path], what: str) -> Iterator[Path]:
+    """Yield files to be hashed, and tell how far that is."""
+    counting = Counting(f"reading {what}s to know their contents", "files")
+    for done, path in enumerate(paths):
+        counting.at(done, done / len(paths))
+        yield path
 
 
 def _joined(found: Sequence[tuple[bytes, State]]) -> Contents:

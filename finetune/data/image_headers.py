@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
+from finetune.counting import Counting
 from finetune.data.decoding import Header
 from finetune.data.images import Images
 from finetune.data.pixels import Mode, PixelRules
@@ -76,7 +77,9 @@ def look_at(images: Images, seed: int, *, skips: bool = False) -> Looked:
         # At random: the first images of a folder are often all of one class or one source.
         chosen = sorted(Random(seed).sample(chosen, MOST_LOOKED_AT))
     headers = {}
-    for index in chosen:
+    counting = Counting("reading headers of images", "images")
+    for done, index in enumerate(chosen):
+        counting.at(done, done / len(chosen))
         try:
             headers[index] = images.header(index)
         except DataError:

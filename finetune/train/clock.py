@@ -5,8 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from finetune.counting import doing
 from finetune.train.timeline import Timeline
 from finetune.watchdog import Watchdog
+
+_WORDS = {
+    "proof": "comparing what is frozen",
+    "probe": "trying out the activation cache",
+}
+"""What a terminal shows of an activity, where its name says too little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,5 +28,7 @@ class Clock:
         """Count the seconds of the block under the name of an activity."""
         self.watchdog.beat()
         began = time.perf_counter()
+        doing(_WORDS.get(activity, activity))
         yield
+        doing("")
         self.timeline.progress.add_seconds(activity, time.perf_counter() - began)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from finetune.activations.forward import Forward
+from finetune.counting import Counting
 from finetune.data.batches import Batch, Samples, windows
 from finetune.data.mixing import Mixing
 from finetune.data.named_rows import rows_named
@@ -47,11 +48,14 @@ def evaluate(
     was_training = model.training
     model.eval()
     count, means = 0, RunningMeans()
+    # In a log each evaluation has its line of figures.
+    counting = Counting(f"evaluating {samples.name}".rstrip(), "samples", is_logged=False)
     try:
         with torch.no_grad():
             cuts = windows(torch.arange(len(samples)), batch_size, drop_last=False)
             for batch in network.fetches(samples, cuts, epoch=0):
                 between()
+                counting.at(count, count / len(samples))
                 placed = batch.to(precision.device).without_skipped()
                 if not len(placed):
                     continue

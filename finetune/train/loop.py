@@ -271,7 +271,8 @@ class Trainer:
         """Log a step, None if its window was left out; then evaluate and save where it is due."""
         if stats is not None:
             self.progress.add_seconds("training", stats.seconds)
-            self.reporter.step_is_done(stats, self.optimizer)
+            recorded = self.cache.statistics.recorded
+            self.reporter.step_is_done(stats, self.optimizer, recorded=recorded)
         self.timeline.observe(is_evaluation=False)
         # Noted before the evaluation: a run that is stopped in it evaluates after the resume.
         self.progress.owes_evaluation = self.timeline.evaluation_is_due

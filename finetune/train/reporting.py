@@ -81,7 +81,8 @@ class Reporter:
         for tag, text in self.texts.items():
             self.tracker.text(tag, text, self._progress.step)
         try:
-            yield
+            with self.telling.shows_activity():
+                yield
             # Only for a run that ended well; the trackers are closed in any case.
             if self._freezes:
                 self._picture()
@@ -93,6 +94,7 @@ class Reporter:
         """Start the trackers at the present step: they discard lines of later steps."""
         progress, total = self._progress, self.timeline.total_steps
         self.tracker.begin(progress.step, total, lines=progress.lines)
+        self._show_phase()
 
     def message(self, text: str) -> None:
         """Send one line to the trackers."""
@@ -116,6 +118,7 @@ class Reporter:
     def phase_begins(self) -> None:
         """Report which phase begins, and what it trains."""
         progress, plan = self._progress, self.timeline.plan
+        self._show_phase()
         self._tell(frozen_now(self.timeline))
         if not self._freezes:
             return
@@ -124,6 +127,12 @@ class Reporter:
         # a policy may make hundreds of phases: their picture is drawn once, as the run ends
         if plan.policy is None:
             self._picture()
+
+    def _show_phase(self) -> None:
+        """Show on a terminal which phase there is, how long it lasts, and what comes next."""
+        timeline = self.timeline
+        following = [phase.name for phase in timeline.following]
+        self.telling.phase_begins(timeline.phase.name, timeline.span.ends, following)
 
     def never_ran(self) -> None:
         """Report the phases that never began, if there are any."""
@@ -136,9 +145,16 @@ class Reporter:
                 f"at step {progress.step}"
             )
 
-    def step_is_done(self, stats: StepStats, optimizer: Optimizer) -> None:
-        """Report the figures of a step, if it is one that is logged."""
+    def step_is_done(self, stats: StepStats, optimizer: Optimizer, *, recorded: int) -> None:
+        """Show that a step is done; report its figures if it is one that is logged.
+
+        Args:
+            stats: Figures of the step.
+            optimizer: Its rates are reported.
+            recorded: Samples that the activation cache has stored in the run so far.
+        """
         progress, trained = self._progress, self.timeline.phase.rates
+        self.telling.step_is_done(progress.step, self.timeline.settings.batch_size, recorded)
         if not self.logs(progress.step):
             return
         # Reading a tensor waits for the device, so it is done only for steps that are logged.

@@ -1,7 +1,8 @@
-"""Terminal output of a run, on standard error: messages, phases, progress bar, end."""
+"""Terminal output of a run, on standard error: messages, phases, live view, end."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from finetune.freezing.origins import Origins, sum_of
@@ -34,9 +35,25 @@ class Telling(Tracker):
         print_phases(plan, console_for(unfailing(sys.stderr)), full=False, decay=None, spans=None)
 
     def begin(self, step: int, total_steps: int, *, lines: int | None = None) -> None:
-        """Show the present step on the progress bar."""
+        """Show the present step."""
         if self._console is not None:
             self._console.begin(step, total_steps, lines=lines)
+
+    def phase_begins(self, name: str, ends: int, following: Sequence[str]) -> None:
+        """Show the present phase, the step at which it ends at the latest, and what comes then."""
+        if self._console is not None:
+            self._console.phase_begins(name, ends, following)
+
+    def step_is_done(self, step: int, samples: int, recorded: int) -> None:
+        """Show that a step of so many samples is done; see `Console.step_is_done`."""
+        if self._console is not None:
+            self._console.step_is_done(step, samples, recorded)
+
+    @contextmanager
+    def shows_activity(self) -> Iterator[None]:
+        """Show in the block what the run does besides training steps."""
+        with nullcontext() if self._console is None else self._console.shows_activity():
+            yield
 
     def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
         """Show the figures of a step."""
@@ -51,7 +68,7 @@ class Telling(Tracker):
             self._console.message(text)
 
     def close(self) -> None:
-        """Draw the progress bar a last time, if there is one."""
+        """Remove the live view, if there is one."""
         if self._console is not None:
             self._console.close()
 

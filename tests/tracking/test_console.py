@@ -1,4 +1,4 @@
-"""What a person sees: plain lines in a log, a bar on a terminal, nothing on standard output."""
+"""What a person sees: plain lines in a log, a live view on a terminal, no word on stdout."""
 
 import io
 import os
@@ -93,28 +93,34 @@ def test_nothing_goes_to_standard_output(capsys):
 
 TERMINAL_SCRIPT = """
 import sys, time
+from finetune.counting import Counting
 from finetune.tracking.console import Console
 
 console = Console()
 console.begin(0, 45)
+console.phase_begins("head", 45, ["top"])
 for step in range(1, 46):
     time.sleep(0.02)
+    console.step_is_done(step, 8, 0)
     console.scalars(step, {"phase": "head", "train/loss": 1 / step, "train/lr/head": 1e-3})
     if step == 20:
-        console.scalars(step, {"validation/loss": 0.125})
+        with console.shows_activity():
+            time.sleep(0.25)
+            Counting("evaluating validation", "samples").at(4, 0.5)
+        console.scalars(step, {f"validation/metric_{n}": n for n in range(9)})
 print("on standard output")
 console.close()
 """
 
 
-def test_a_terminal_gets_a_bar_that_is_redrawn_a_few_times_a_second():
+def test_a_terminal_gets_a_view_that_is_redrawn_a_few_times_a_second():
     ours, theirs = pty.openpty()
     done = subprocess.run(
         [sys.executable, "-c", TERMINAL_SCRIPT],
         stdout=subprocess.PIPE,
         stderr=theirs,
         env=os.environ
-        | {"TERM": "xterm", "COLUMNS": "100", "PYTHONPATH": os.pathsep.join(sys.path)},
+        | {"TERM": "xterm", "COLUMNS": "80", "PYTHONPATH": os.pathsep.join(sys.path)},
         timeout=60,
         check=True,
     )
@@ -122,8 +128,14 @@ def test_a_terminal_gets_a_bar_that_is_redrawn_a_few_times_a_second():
     shown = os.read(ours, 100_000).decode()
     os.close(ours)
     assert done.stdout == b"on standard output\n"
-    assert "step 20/45  validation/loss 0.125" in shown
-    assert "45/45" in shown
-    assert "loss 0.02222" in shown, "the last figures are drawn on closing"
-    assert 3 <= len(re.findall(r"\d+/45\x1b", shown)) <= 12, "drawn by time, not at every step"
+    lines = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line) for line in re.split(r"[\r\n]+", shown)]
+    views = [line for line in lines if re.match(r"\d+/45 ", line)]
+    assert 3 <= len(views) <= 16, "drawn by time, not at every step"
+    assert any("evaluating validation: 4 samples, 50%" in line for line in lines)
+    assert "then top" in shown
+    assert max(map(len, lines)) <= 80
+    words = " ".join(line.strip() for line in lines if "validation/m" in line).split()
+    assert words[2::2] == [f"validation/metric_{n}" for n in range(9)], "broken between words"
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l"), "the cursor is shown again"
+    after = shown.rpartition("45/45")[2] if "45/45" in shown else shown.rpartition("/45")[2]
+    assert "\x1b[2K" in after, "the view is removed at the end"
