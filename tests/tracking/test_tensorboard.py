@@ -1,5 +1,7 @@
 """What TensorBoard itself reads back from the event files."""
 
+import time
+
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -126,6 +128,8 @@ def test_a_resumed_run_shows_every_step_once(folder, how):
     for step in range(1, 6):
         first.scalars(step, {"train/loss": 1.0})
     first.close()
+    # TensorBoard reads files in the order of their names, which begin with whole seconds.
+    time.sleep(1.1)
     second = TensorBoard(folder, purge_step=4 if how == "purge_step" else None)
     if how == "begin":
         second.begin(3, total_steps=6)
