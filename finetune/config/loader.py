@@ -207,10 +207,12 @@ class _Sources:
             self.problems.extend(error.problems)
             return root
         self.problems.extend(document.problems)
-        changed = put(root, key, self.environment.filled_in(document.root, key))
+        given_up: list[Origin] = []
+        changed = put(root, key, self.environment.filled_in(document.root, key), given_up)
         if isinstance(changed, Problem):
             self.problems.append(changed)
             return root
+        self.notes += [f"-o {name.strip()} takes the place of {origin}" for origin in given_up]
         return changed
 
     def _bases(self, root: Written, path: Path) -> list[Written]:

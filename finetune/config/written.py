@@ -16,6 +16,26 @@ FORMS_OF_FREEZE = ("written out", "by method")
 _SAY_THE_KIND = ("type", "method")
 _ALTERNATIVES = frozenset({"epochs", "steps", "fraction", "plateau"})
 """Keys of which a mapping has exactly one: how long something lasts, or how often it happens."""
+_INSTEAD: dict[str, dict[str, frozenset[str]]] = {
+    "freeze": {
+        "method": frozenset({"phases"}),
+        "phases": frozenset({"method"}),
+    },
+    "data": {
+        "source": frozenset({"train", "validation", "test"}),
+        "train": frozenset({"source", "split"}),
+    },
+    "split": {
+        "by": frozenset({"validation", "test", "group", "folds", "fold", "stratify", "copies"}),
+        "folds": frozenset({"validation", "by"}),
+        "validation": frozenset({"folds", "fold", "by"}),
+        "test": frozenset({"by"}),
+    },
+    "schedule": {"every": frozenset({"at"}), "at": frozenset({"every"})},
+}
+"""By section: keys, each with those that say the same thing in another way."""
+_NAMED_BY_USERS = ("columns", "rename", "lr")
+"""Sections whose keys are names of columns, tensors or layers: none of them excludes another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +93,34 @@ def _readable(step: str) -> str:
     return step if len(step) <= 80 else f"{step[:77]}..."
 
 
-def merge(below: Written, above: Written) -> Written:
+def merge(below: Written, above: Written, section: str = "") -> Written:
     """Return one document laid over another: mappings are merged, all else is replaced.
 
     A mapping of another kind is replaced too, since its keys do not fit: `type` or `method`
     differs, or `phases` replace a `method` or the other way round. Of keys that exclude each other
-    (`epochs`, `steps`) only those in `above` are kept. Below `args`, keys are names of arguments,
-    which do not make a kind.
+    (`epochs` and `steps`, `folds` and `validation`) only those in `above` are kept. Below `args`,
+    keys are names of arguments, which do not make a kind.
+
+    Args:
+        below: The document that is extended.
+        above: The one laid over it.
+        section: The key that both are the values of.
     """
     if not isinstance(below.value, dict) or not isinstance(above.value, dict):
         return above
     if _is_another_kind(below, above):
         return above
     # A base that says `epochs` and a file that says `steps` would contradict each other.
-    given_up = _excluded_by(above.value)
+    given_up = _excluded_by(above.value, section)
     merged = {key: item for key, item in below.value.items() if key not in given_up}
     for key, item in above.value.items():
         # An argument may itself be called `type`, and changing it does not make the others void.
-        lay = _merge_arguments if key == "args" else merge
-        merged[key] = lay(merged[key], item) if key in merged else item
+        if key not in merged:
+            merged[key] = item
+        elif key == "args":
+            merged[key] = _merge_arguments(merged[key], item)
+        else:
+            merged[key] = merge(merged[key], item, key)
     return replace(above, value=merged)
 
 
@@ -115,41 +144,81 @@ def _is_another_kind(below: Written, above: Written) -> bool:
     return any(below.entry(old) and above.entry(new) for old, new in forms)
 
 
-def _excluded_by(above: Mapping[str, Written]) -> frozenset[str]:
-    """Return the keys that must not be kept beside those of `above`."""
-    if len(said := _ALTERNATIVES & above.keys()) != 1:
+def _excluded_by(above: Mapping[str, Written], section: str) -> frozenset[str]:
+    """Return the keys that must not be kept beside those of `above`, in a section of the config."""
+    # A config that names every key has `null` for what it does not use.
+    said = {key for key, item in above.items() if item.value is not None}
+    if section in _NAMED_BY_USERS:
         return frozenset()
-    return _ALTERNATIVES - said
+    instead = _INSTEAD.get(section, {})
+    given_up = frozenset[str]().union(*(instead.get(key, ()) for key in said))
+    if len(said & _ALTERNATIVES) == 1:
+        given_up |= _ALTERNATIVES - said
+    return given_up
 
 
-def put(root: Written, key: Sequence[str], item: Written) -> Written | Problem:
+def put(
+    root: Written, key: Sequence[str], item: Written, given_up: list[Origin] | None = None
+) -> Written | Problem:
     """Return `root` with `item` at `key`, or the problem that prevents it. Nothing is mutated.
 
-    Missing mappings on the way are made.
+    Missing mappings on the way are made. What a file says and `item` excludes is taken away, as in
+    `merge`.
+
+    Args:
+        root: The document.
+        key: Where the value goes.
+        item: The value.
+        given_up: Receives the origin of each key that is taken away.
     """
-    return _put(root, tuple(key), 0, item)
+    return _put(root, tuple(key), 0, item, [] if given_up is None else given_up)
 
 
-def _put(here: Written, key: tuple[str, ...], depth: int, item: Written) -> Written | Problem:
+def _put(
+    here: Written, key: tuple[str, ...], depth: int, item: Written, given_up: list[Origin]
+) -> Written | Problem:
     """Return `here` with `item` at the part of the key from `depth` on, or the problem."""
     if depth == len(key):
         return item
     step = key[depth]
     if isinstance(here.value, list):
-        return _put_in_list(here, here.value, key, depth, item)
+        return _put_in_list(here, here.value, key, depth, item, given_up)
     if here.value is None:
         here = replace(item, value={})
     if not isinstance(here.value, dict):
         message = f"{dotted(key[:depth])} holds no keys, but {shown(here.value)}"
         return Problem(Origin(None, None, dotted(key)), message)
-    below = _put(here.value.get(step) or replace(item, value=None), key, depth + 1, item)
+    below = _put(here.value.get(step) or replace(item, value=None), key, depth + 1, item, given_up)
     if isinstance(below, Problem):
         return below
-    return replace(here, value={**here.value, step: below})
+    kept = _without_excluded(here.value, {step: below}, key[:depth], given_up)
+    return replace(here, value={**kept, step: below})
+
+
+def _without_excluded(
+    entries: dict[str, Written], above: Mapping[str, Written], key: Key, given_up: list[Origin]
+) -> dict[str, Written]:
+    """Return the entries at `key` without those of a file that `above` excludes."""
+    # Below `args`, keys are names of arguments.
+    section = str(key[-1]) if key else ""
+    excluded = frozenset[str]() if "args" in key else _excluded_by(above, section)
+    # Two overrides that exclude each other are a mistake, which is told later.
+    gone = {
+        name
+        for name, entry in entries.items()
+        if name in excluded and entry.file is not None and entry.value is not None
+    }
+    given_up += [entries[name].origin((*key, name)) for name in entries if name in gone]
+    return {name: entry for name, entry in entries.items() if name not in gone}
 
 
 def _put_in_list(
-    here: Written, entries: list[Written], key: tuple[str, ...], depth: int, item: Written
+    here: Written,
+    entries: list[Written],
+    key: tuple[str, ...],
+    depth: int,
+    item: Written,
+    given_up: list[Origin],
 ) -> Written | Problem:
     """Return a list with `item` at the part of the key from `depth` on, or the problem."""
     step = key[depth]
@@ -158,7 +227,7 @@ def _put_in_list(
     if position is None:
         message = f"{dotted(key[:depth])} is a list of {len(entries)}; no position {step!r} in it"
         return Problem(Origin(None, None, dotted(key)), message)
-    below = _put(entries[position], key, depth + 1, item)
+    below = _put(entries[position], key, depth + 1, item, given_up)
     if isinstance(below, Problem):
         return below
     return replace(here, value=[*entries[:position], below, *entries[position + 1 :]])

@@ -1,0 +1,114 @@
+"""A file that says a thing in another way than its base replaces what the base said."""
+
+import pytest
+
+from finetune.config.loader import load_config
+from finetune.errors import ConfigError
+
+BASE = """
+seed: 0
+model: {{layers: [{{name: head, type: Linear, out_features: classes}}]}}
+task: {{type: classification}}
+data: {data}
+optimizer: {{type: Adam, lr: 0.1}}
+schedule: {schedule}
+freeze: {freeze}
+train: {{epochs: 2, batch_size: 8}}
+"""
+SOURCE = "{type: csv, path: d.csv}"
+SPLIT = "{test: 0.2, validation: 0.1, stratify: true, seed: 3}"
+STEP = "{type: step, every: {steps: 3}, factor: 0.5}"
+PHASES = "{phases: [{name: a, train: [head]}]}"
+
+
+@pytest.fixture
+def loaded(tmp_path):
+    """Load a config that extends a base, with overrides; both are given by their parts."""
+
+    def load(above="", *, split=SPLIT, schedule=STEP, freeze=PHASES, overrides=()):
+        data = split if split.startswith("{train") else f"{{source: {SOURCE}, split: {split}}}"
+        base = BASE.format(data=data, schedule=schedule, freeze=freeze)
+        (tmp_path / "base.yaml").write_text(base)
+        (tmp_path / "c.yaml").write_text(f"extends: base.yaml\n{above}\n")
+        return load_config(tmp_path / "c.yaml", overrides=overrides)
+
+    return load
+
+
+def said(node, *names):
+    """Return the values of those keys that are not at their default."""
+    return {name: getattr(node, name) for name in names if getattr(node, name)}
+
+
+SPLIT_KEYS = ("validation", "test", "by", "folds", "fold", "stratify", "seed")
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "expected"),
+    [
+        (SPLIT, "{folds: 5, fold: 1}", {"test": 0.2, "folds": 5, "fold": 1, "stratify": True}),
+        (SPLIT, "{by: part}", {"by": "part"}),
+        ("{by: part, seed: 3}", "{validation: 0.1}", {"validation": 0.1}),
+        ("{by: part, seed: 3}", "{folds: 5}", {"folds": 5}),
+        ("{folds: 5, fold: 1, seed: 3}", "{validation: 0.1}", {"validation": 0.1}),
+        (SPLIT, "{validation: 0.3}", {"validation": 0.3, "test": 0.2, "stratify": True}),
+    ],
+)
+@pytest.mark.parametrize("form", ["extends", "override"])
+def test_another_way_to_split_replaces_the_first(loaded, below, above, expected, form):
+    if form == "extends":
+        config = loaded(f"data: {{split: {above}}}", split=below)
+    else:
+        parts = above.strip("{}").split(", ")
+        named = [f"data.split.{part.replace(': ', '=')}" for part in parts]
+        config = loaded(split=below, overrides=named)
+    assert said(config.data.split, *SPLIT_KEYS) == {**expected, "seed": 3}
+
+
+def test_parts_replace_a_source_that_is_split_and_the_other_way_round(loaded):
+    parts = f"{{train: {SOURCE}, validation: {SOURCE}}}"
+    data = loaded(f"data: {parts}").data
+    assert (data.source, data.split, data.train.path) == (None, None, "d.csv")
+    data = loaded(f"data: {{source: {SOURCE}}}", split=parts).data
+    assert (data.train, data.validation, data.source.path) == (None, None, "d.csv")
+
+
+@pytest.mark.parametrize(
+    ("below", "above"),
+    [(STEP, "{at: {epochs: [1]}}"), ("{type: step, at: {epochs: [1]}}", "{every: {steps: 3}}")],
+    ids=["points", "distance"],
+)
+def test_points_of_a_schedule_replace_its_distance_and_the_other_way_round(loaded, below, above):
+    schedule = loaded(f"schedule: {above}", schedule=below).schedule
+    assert (schedule.at is None) == ("every" in above)
+    assert (schedule.every is None) == ("at:" in above)
+
+
+def test_an_override_says_what_it_takes_the_place_of(loaded):
+    config = loaded(overrides=["freeze.method=linear_probe", "train.steps=4"])
+    assert (config.freeze.method, config.train.steps, config.train.epochs) == (
+        "linear_probe",
+        4,
+        None,
+    )
+    places = [note.partition(" takes the place of ") for note in config.notes]
+    assert [(name, key.rpartition(" ")[2]) for name, _, key in places] == [
+        ("-o freeze.method", "freeze.phases"),
+        ("-o train.steps", "train.epochs"),
+    ]
+
+
+def test_two_overrides_that_exclude_each_other_are_refused(loaded):
+    with pytest.raises(ConfigError, match="exactly one of 'epochs' and 'steps'"):
+        loaded(overrides=["train.epochs=3", "train.steps=4"])
+
+
+def test_names_of_users_exclude_nothing(loaded):
+    arrays = "{type: arrays, path: d.npz, columns: {epochs: {array: a}, steps: {array: b}}}"
+    config = loaded(
+        f"data: {{source: {arrays}}}", overrides=["data.source.columns.steps={array: c}"]
+    )
+    assert {name: one.array for name, one in config.data.source.columns.items()} == {
+        "epochs": "a",
+        "steps": "c",
+    }
