@@ -192,7 +192,7 @@ class SegmentationTask(MeasuredTask):
     metrics: tuple[
         Annotated[Annotated[SegmentationMetric, Tag("name")] | Imported, METRIC], ...
     ] = ("mean_iou",)
-    """Metrics of every evaluation in addition to the loss. `mean_iou` and `dice` are means over the classes that a mask has or that are predicted."""
+    """Metrics of every evaluation in addition to the loss. `mean_iou` and `dice` are means over the classes that a mask has; the others are told."""
 
     @property
     def named_classes(self) -> tuple[str, ...] | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -44,6 +44,14 @@ class Metric(Protocol):
         """Forget the batches."""
 
 
+@runtime_checkable
+class OfParts(Protocol):
+    """A metric that is a mean over parts, such as classes, of which some may not be defined."""
+
+    def parts_left_out(self) -> dict[str, str]:
+        """Return the parts that the figure of all batches is not of, with the reason."""
+
+
 class Measure:
     """A metric of a task: it collects batches and gives one figure, or the reason for none.
 
@@ -65,18 +73,12 @@ class Measure:
         feed: Feed,
     ) -> None:
         self.name, self.metric, self.better = name, metric, better
-        self._new_condition, self._feed = new_condition, feed
+        self.new_condition, self._feed = new_condition, feed
         self._condition = new_condition()
 
     def named(self, name: str) -> "Measure":
         """Return this metric under another name."""
-        return Measure(
-            name,
-            self.metric,
-            better=self.better,
-            new_condition=self._new_condition,
-            feed=self._feed,
-        )
+        return self._made(name, self.metric, self.new_condition, self._feed)
 
     def apart(self) -> "Measure | None":
         """Return this metric for other batches, with sums of its own; None for one of a library."""
@@ -84,13 +86,18 @@ class Measure:
             return None
         own = replace(self.metric)
         own.reset()
-        return Measure(
-            self.name,
-            own,
-            better=self.better,
-            new_condition=self._new_condition,
-            feed=self._feed,
-        )
+        return self._made(self.name, own, self.new_condition, self._feed)
+
+    def fed_otherwise(
+        self, metric: Metric, new_condition: Callable[[], Condition], feed: Feed
+    ) -> "Measure":
+        """Return a measure of this name and direction that computes and is fed otherwise."""
+        return self._made(self.name, metric, new_condition, feed)
+
+    def _made(
+        self, name: str, metric: Metric, new_condition: Callable[[], Condition], feed: Feed
+    ) -> "Measure":
+        return Measure(name, metric, better=self.better, new_condition=new_condition, feed=feed)
 
     def update(self, outputs: Any, batch: Batch) -> None:
         """Add a batch.
@@ -143,10 +150,14 @@ class Measure:
             return None, "it gives NaN" if math.isnan(figure) else "it gives infinity"
         return figure, None
 
+    def parts_left_out(self) -> dict[str, str]:
+        """Return what the figure of all batches is not of, such as a class, with the reason."""
+        return self.metric.parts_left_out() if isinstance(self.metric, OfParts) else {}
+
     def reset(self) -> None:
         """Forget the batches."""
         self.metric.reset()
-        self._condition = self._new_condition()
+        self._condition = self.new_condition()
 
 
 def target_of(batch: Batch) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple, assert_never
 import torch
 from torch import Tensor
 
+from finetune.errors import named
 from finetune.tasks.conditions import Always, Condition, EveryClass, OnePositive, Spread
 
 ClassScore = Literal["accuracy", "f1", "precision", "recall"]
@@ -32,12 +33,15 @@ class RunningMetric:
         figure: Returns the figure, given the sums over all batches and the number of targets.
         new_condition: Makes the condition that decides whether the metric is defined.
         higher_is_better: Which way it improves.
+        left_out: Returns what the figure is not of, such as a class, with the reason, given the
+            sums; nothing without it.
     """
 
     sums: Callable[[Tensor, Tensor], Tensor]
     figure: Callable[[Tensor, int], Tensor]
     new_condition: Callable[[], Condition]
     higher_is_better: bool
+    left_out: Callable[[Tensor], dict[str, str]] | None = None
     _total: Tensor | None = None
     _count: int = 0
 
@@ -62,6 +66,12 @@ class RunningMetric:
             raise ValueError("it has seen no sample")
         return self.figure(self._total, self._count)
 
+    def parts_left_out(self) -> dict[str, str]:
+        """Return what the figure of all batches is not of, such as a class, with the reason."""
+        if self.left_out is None or self._total is None:
+            return {}
+        return self.left_out(self._total)
+
     def reset(self) -> None:
         """Forget the batches."""
         self._total, self._count = None, 0
@@ -84,20 +94,23 @@ def metric_of_pixels(score: PixelScore, classes: Sequence[str]) -> RunningMetric
     """Return a metric fed with logits (P, C) and classes (P,) of the pixels that have a class.
 
     Accuracy is the share of right pixels. Intersection over union and Dice are means over the
-    classes that some mask has or that are predicted: of TP / (TP + FP + FN), and of
-    2 TP / (2 TP + FP + FN), which is F1.
+    classes that some mask has: of TP / (TP + FP + FN), and of 2 TP / (2 TP + FP + FN), which is F1.
+    A class that no mask has would count as 0 as soon as one pixel is taken for it, so torchmetrics
+    gives other figures there: its means are also over classes that are only predicted.
     """
     counts = partial(_counts_of_classes, len(classes))
     match score:
         case "pixel_accuracy":
-            figure = _share_of_right_samples
+            figure = partial(_of_any_pixel, _share_of_right_samples)
+            return RunningMetric(counts, figure, Always, higher_is_better=True)
         case "mean_iou":
-            figure = partial(_mean_over_classes, _overlap)
+            figure = partial(_mean_over_present, _overlap)
         case "dice":
-            figure = partial(_mean_over_classes, _f1)
+            figure = partial(_mean_over_present, _f1)
         case _:
             assert_never(score)
-    return RunningMetric(counts, partial(_of_any_pixel, figure), Always, higher_is_better=True)
+    figure, absent = partial(_of_any_pixel, figure), partial(_absent, classes)
+    return RunningMetric(counts, figure, Always, higher_is_better=True, left_out=absent)
 
 
 def metric_of_labels(
@@ -245,6 +258,27 @@ def _mean_over_classes(score: Callable[[_Counts], Tensor], total: Tensor, _: int
     num_known = (counts.hits + counts.false + counts.missed > 0).sum()
     # Divided before the sum, as in torchmetrics: the other order may round otherwise.
     return _share(score(counts), num_known).sum()
+
+
+def _mean_over_present(score: Callable[[_Counts], Tensor], total: Tensor, _: int) -> Tensor:
+    """Return the mean score of the classes that have a sample, whatever is predicted."""
+    counts = _Counts(*total)
+    scores = torch.where(_has_samples(counts), score(counts), 0.0)
+    # Divided before the sum, see `_mean_over_classes`.
+    return _share(scores, _has_samples(counts).sum()).sum()
+
+
+def _absent(classes: Sequence[str], total: Tensor) -> dict[str, str]:
+    """Return the classes that no mask has, with that as the reason."""
+    present = _has_samples(_Counts(*total)).tolist()
+    names = [name for name, is_there in zip(classes, present, strict=True) if not is_there]
+    noun, them = ("class", "it") if len(names) == 1 else ("classes", "them")
+    return {f"{noun} {named(names)}": f"no mask has {them}"} if names else {}
+
+
+def _has_samples(counts: _Counts) -> Tensor:
+    """Return which classes have a sample, `(C,)`."""
+    return counts.hits + counts.missed > 0
 
 
 def _mean_over_labels(score: Callable[[_Counts], Tensor], total: Tensor, _: int) -> Tensor:

@@ -84,7 +84,8 @@ class Task:
         """Return every metric that is defined on its batches, and reset all of them.
 
         Args:
-            left_out: Receives, by metric, why it is not defined.
+            left_out: Receives, by metric, why it is not defined; also for each part of a metric
+                that its figure is not of, such as `mean_iou of class 'road'`.
             is_finite: Whether the outputs were finite, so that NaN comes from a metric.
         """
         figures: dict[str, float] = {}
@@ -92,8 +93,12 @@ class Task:
             figure, fault = metric.compute(is_finite=is_finite)
             if figure is not None:
                 figures[metric.name] = figure
-            elif left_out is not None and fault is not None:
-                left_out[metric.name] = fault
+                parts = metric.parts_left_out().items()
+                faults = {f"{metric.name} of {part}": reason for part, reason in parts}
+            else:
+                faults = {} if fault is None else {metric.name: fault}
+            if left_out is not None:
+                left_out |= faults
         self.reset_metrics()
         return figures
 

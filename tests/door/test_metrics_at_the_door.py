@@ -206,6 +206,27 @@ def test_an_undefined_metric_has_no_figure_and_a_reason(type_name, metric, targe
     assert left_out == {metric: reason}
 
 
+@pytest.mark.parametrize(("wrong", "iou"), [(0, 1.0), (1, 0.99)])
+def test_a_class_that_no_mask_has_is_told_and_never_averaged_in(wrong, iou):
+    """Neither before nor after a pixel is taken for it: a checkpoint is chosen by this figure."""
+    config = {"type": "segmentation", "metrics": ["mean_iou", "dice", "pixel_accuracy"]}
+    classes = ("cat", "dog", "eel")
+    node = TypeAdapter(TaskConfig).validate_python({**config, "classes": classes})
+    task = build_task(node, classes=classes, trust=(), device=torch.device("cpu"))
+    left_out = {}
+    target = (torch.arange(200) % 2).reshape(1, 10, 20)
+    outputs = torch.nn.functional.one_hot(target, 3).movedim(-1, 1).float()
+    outputs[0, 2, 0, :wrong] = 9
+    task.update_metrics(outputs, batch_of(target))
+    figures = task.compute_metrics(left_out)
+    assert figures["mean_iou"] == pytest.approx((1 + iou) / 2)
+    assert figures["dice"] == pytest.approx((1 + 2 * iou / (1 + iou)) / 2)
+    assert left_out == {
+        "mean_iou of class 'eel'": "no mask has it",
+        "dice of class 'eel'": "no mask has it",
+    }
+
+
 def test_a_metric_undefined_once_is_defined_again_on_other_samples():
     task = made("regression", ["r2", "mae"])
     task.update_metrics(torch.tensor([1.0]), batch_of(torch.tensor([1.0])))
