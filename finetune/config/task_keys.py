@@ -169,7 +169,7 @@ class RegressionTask(MeasuredTask):
     type: Literal["regression"]
     """Discriminator."""
     metrics: tuple[Annotated[OfNumbers, ANY_METRIC], ...] = ("mae",)
-    """Metrics of every evaluation in addition to the loss; `{type: SpearmanCorrCoef}` names a class of torchmetrics. `r2` is left out if all targets are equal."""
+    """Metrics of every evaluation in addition to the loss; `{type: SpearmanCorrCoef}` names a class of torchmetrics. `r2` is left out if all targets are equal, and is the mean over several target columns."""
     per_output: bool = False
     """Whether each metric is also given for each of several target columns, as `mae/COLUMN`."""
 

@@ -10,6 +10,7 @@ from finetune.config.task_keys import RegressionTask
 from finetune.data.batches import Batch
 from finetune.errors import FinetuneError, ModelError
 from finetune.models.shapes import describe
+from finetune.tasks.column_means import over_columns
 from finetune.tasks.losses import build_losses
 from finetune.tasks.metrics import Feed, Measure, build_measures, takes_batch, target_of
 from finetune.tasks.records import Asked, Prediction
@@ -26,7 +27,9 @@ def regression(config: RegressionTask, facts: TaskFacts) -> Task:
         FinetuneError: a metric of each output is asked for, and the outputs have no names, or a
             metric takes whole batches.
     """
-    measures = _measures(config, facts, _flat)
+    measures = tuple(
+        over_columns(measure, facts.outputs, _rows) for measure in _measures(config, facts, _flat)
+    )
     if config.per_output:
         if len(facts.outputs) < 2:
             raise FinetuneError(
@@ -63,6 +66,17 @@ def _column(number: int, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]
     """Return one output of each sample and its target, `(B,)` each."""
     said, so = (one.float().flatten(1) for one in (outputs, target_of(batch)))
     return said[:, number], so[:, number]
+
+
+def _rows(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return numbers and targets with a column for each number of a sample, `(B, K)` each.
+
+    They are in float64 where there is one. Those of more axes, such as images, are one column.
+    """
+    target = target_of(batch)
+    shape = (-1, target.shape[1] if target.ndim == 2 else 1)
+    said, so = (one.float().reshape(shape) for one in (outputs, target))
+    return (said, so) if said.device.type == "mps" else (said.double(), so.double())
 
 
 def _flat(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

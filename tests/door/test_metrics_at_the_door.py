@@ -206,6 +206,26 @@ def test_an_undefined_metric_has_no_figure_and_a_reason(type_name, metric, targe
     assert left_out == {metric: reason}
 
 
+@pytest.mark.parametrize(
+    "metric", ["r2", {"type": "R2Score"}, {"type": "ExplainedVariance"}], ids=str
+)
+@pytest.mark.parametrize("outputs", [("height", "width"), ()], ids=["named", "a vector"])
+def test_a_constant_answer_explains_nothing_however_far_columns_lie_apart(metric, outputs):
+    node = TypeAdapter(TaskConfig).validate_python({"type": "regression", "metrics": [metric]})
+    task = build_task(node, classes=None, trust=(), device=torch.device("cpu"), outputs=outputs)
+    name = task.metrics[0].name
+    target = logits(50, 2) * 0.1 + torch.tensor([1000.0, 0.0])
+    for rows in torch.arange(50).split(20):
+        task.update_metrics(target.mean(0).expand(len(rows), 2), batch_of(target[rows]))
+    assert task.compute_metrics()[name] == pytest.approx(0, abs=1e-3)
+    # a column that does not differ is told and not in the mean
+    left_out, second = {}, outputs[1] if outputs else 2
+    target[:, 1] = 3
+    task.update_metrics(target, batch_of(target))
+    assert task.compute_metrics(left_out) == {name: pytest.approx(1)}
+    assert left_out == {f"{name} of column {second!r}": "every target is 3"}
+
+
 @pytest.mark.parametrize(("wrong", "iou"), [(0, 1.0), (1, 0.99)])
 def test_a_class_that_no_mask_has_is_told_and_never_averaged_in(wrong, iou):
     """Neither before nor after a pixel is taken for it: a checkpoint is chosen by this figure."""

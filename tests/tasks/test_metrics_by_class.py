@@ -360,6 +360,40 @@ def test_each_of_several_outputs_has_its_own_figures():
     assert task.directions.by_tag["validation/mae/b"] == "lower"
 
 
+def test_metrics_that_depend_on_the_spread_are_means_over_columns_on_200_random_cases():
+    """As those of scikit-learn and scipy are; over all numbers at once they would be near 1."""
+
+    def mean_of(function):
+        return lambda out, so: np.mean([function(so[:, k], out[:, k]) for k in range(2)])
+
+    def weighted(out, so):
+        return sk.r2_score(so, out, multioutput="variance_weighted")
+
+    references = {
+        "r2": lambda out, so: sk.r2_score(so, out),
+        "R2Score": lambda out, so: sk.r2_score(so, out),
+        "weighted": weighted,
+        "ExplainedVariance": lambda out, so: sk.explained_variance_score(so, out),
+        "PearsonCorrCoef": mean_of(lambda so, out: stats.pearsonr(so, out)[0]),
+        "SpearmanCorrCoef": mean_of(lambda so, out: stats.spearmanr(so, out)[0]),
+        "KendallRankCorrCoef": mean_of(lambda so, out: stats.kendalltau(so, out)[0]),
+        "NormalizedRootMeanSquaredError": mean_of(
+            lambda so, out: np.sqrt(sk.mean_squared_error(so, out)) / so.mean()
+        ),
+    }
+    metrics = [{"type": name} for name in references if name not in ("r2", "weighted")]
+    named = {"type": "R2Score", "name": "weighted", "multioutput": "variance_weighted"}
+    task = task_of("regression", ["r2", *metrics, named])
+
+    def draw(random):
+        size = random.integers(3, 30)
+        so = random.normal(size=(size, 2)) * [1, 3] + [1000, 5]
+        out = so + random.normal(size=(size, 2))
+        return out.astype(np.float32), so.astype(np.float32)
+
+    assert compare(task, draw, references) == dict.fromkeys(references, CASES)
+
+
 def test_figures_of_each_output_need_several_target_columns():
     node = TypeAdapter(TaskConfig).validate_python({"type": "regression", "per_output": True})
     with pytest.raises(FinetuneError, match="several target columns"):
