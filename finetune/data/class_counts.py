@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from finetune.config.metric_keys import TorchMetric
 from finetune.config.task_keys import Task
 from finetune.errors import named
 
@@ -53,8 +54,9 @@ def notes_on_classes(
 
 def _notes_on_guessing(target: Tensor, classes: Sequence[str], task: Task) -> list[str]:
     """Return a note if a constant answer has high accuracy and no other metric would show that."""
-    # Any further metric, such as f1, shows a constant answer by itself.
-    if getattr(task, "metrics", ()) != ("accuracy",):
+    metrics = getattr(task, "metrics", ())
+    # Any other metric, such as f1, shows a constant answer by itself.
+    if not metrics or not all(_hides_guessing(metric, task) for metric in metrics):
         return []
     counts = class_counts(target, len(classes))
     if target.ndim == 2:
@@ -70,3 +72,24 @@ def _notes_on_guessing(target: Tensor, classes: Sequence[str], task: Task) -> li
         f"{share:.1%} of the {what}: guessing that gives an accuracy of {share:.3f}; "
         "task.metrics: [accuracy, f1] shows more"
     ]
+
+
+def _hides_guessing(metric: object, task: Task) -> bool:
+    """Tell whether a metric is high for a constant answer where one class is frequent."""
+    if not isinstance(metric, TorchMetric):
+        return metric == "accuracy"
+    kind = metric.type.removeprefix("Binary")
+    if kind in _COUNT_RIGHT_ANSWERS and (kind != metric.type or task.type == "multilabel"):
+        return True
+    if kind != metric.type or task.type == "multilabel":
+        return False
+    # Over all samples alike, or by the size of the classes; torchmetrics' default is `macro`.
+    averages = ("micro", "weighted")
+    is_by_size = metric.arguments.get("average", "macro") in averages
+    return is_by_size and kind in _COUNT_RIGHT_ANSWERS | _SCORES
+
+
+_COUNT_RIGHT_ANSWERS = frozenset({"Accuracy", "HammingDistance", "ExactMatch"})
+"""Metrics in which a right answer counts alike for a frequent and a rare class."""
+_SCORES = frozenset({"F1Score", "FBetaScore", "Precision", "Recall", "JaccardIndex"})
+"""Metrics that do so if their average goes by the size of the classes."""

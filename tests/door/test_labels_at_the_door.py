@@ -285,6 +285,19 @@ def test_a_class_that_only_the_head_knows_may_not_come_up_later(write_csv, opene
         opened(XY | data, head=("c", "b", "a"))
 
 
+SPELT = [
+    ([{"type": "Accuracy", "average": "micro"}], True),
+    ([{"type": "BinaryAccuracy"}], True),
+    ([{"type": "F1Score", "average": "micro"}], True),
+    ([{"type": "HammingDistance", "average": "weighted"}], True),
+    (["accuracy", {"type": "Accuracy", "average": "micro", "name": "again"}], True),
+    ([{"type": "Accuracy"}], False),  # the mean over classes
+    (["accuracy", {"type": "BinaryF1Score"}], False),
+    (["accuracy", {"type": "MatthewsCorrCoef"}], False),
+]
+"""Metrics of classes, and whether a constant answer looks good in all of them."""
+
+
 @pytest.mark.parametrize(
     ("task", "labels", "told"),
     [
@@ -293,9 +306,12 @@ def test_a_class_that_only_the_head_knows_may_not_come_up_later(write_csv, opene
         (CLASSIFY | {"metrics": ["accuracy", "f1"]}, ["a"] * 9 + ["b"], False),
         (MULTILABEL | {"metrics": ["accuracy"]}, ["a"] + [""] * 9, True),
         (MULTILABEL, ["a"] + [""] * 9, False),
+        *((CLASSIFY | {"metrics": metrics}, ["a"] * 9 + ["b"], told) for metrics, told in SPELT),
+        (MULTILABEL | {"metrics": [{"type": "Accuracy"}]}, ["a"] + [""] * 9, True),
+        (MULTILABEL | {"metrics": [{"type": "F1Score", "average": "micro"}]},
+         ["a"] + [""] * 9, False),
     ],
-    ids=["strong", "mild", "f1", "rare label", "f1 of labels"],
-)
+)  # fmt: skip
 def test_accuracy_that_guessing_reaches_is_told(write_csv, opened, task, labels, told):
     notes = opened(XY | {"source": write_csv(labels)}, task).facts.notes
     assert any("an accuracy of 0.900" in note for note in notes) == told
