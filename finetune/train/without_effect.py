@@ -44,6 +44,7 @@ def without_effect(
     found = [
         *_unseen(config, num_samples, per_epoch, total),
         *_schedule(config, plan, per_epoch, total),
+        *_own_schedules(config, per_epoch, total),
     ]
     found += [*_early_stopping(config, plan, per_epoch, total), *_average(config, total)]
     return tuple(found + list(_triggers(config, plan, per_epoch, total)))
@@ -63,10 +64,11 @@ def _unseen(config: RunConfig, num_samples: int, per_epoch: int, total: int) -> 
 
 def _schedule(config: RunConfig, plan: Plan, per_epoch: int, total: int) -> Iterator[Lint]:
     """Yield notes on a warmup or a schedule that changes no rate."""
-    schedule, key = config.schedule, ("schedule",)
+    schedule = config.schedule
+    key: Key = ("schedule",)
     warmup = getattr(schedule, "warmup", 0.0)
     cycle = _longest_cycle(plan, per_epoch, total)
-    yield from _warmup(warmup, warmup_steps(schedule, cycle), cycle, plan, total)
+    yield from _warmup(schedule, cycle, key)
     if schedule.type == "constant" and not warmup:
         return
     rates = [rate for phase in plan.phases for rate in phase.rates.values()]
@@ -79,7 +81,7 @@ def _schedule(config: RunConfig, plan: Plan, per_epoch: int, total: int) -> Iter
     elif total == 1:
         yield Lint(key, f"schedule {schedule.type!r} has no effect on 1 step", "lengthen the run")
     else:
-        yield from _late_falls(schedule, cycle)
+        yield from _late_falls(schedule, cycle, key)
         yield from _rate_plateau(config, per_epoch, total)
 
 
@@ -94,17 +96,29 @@ def _longest_cycle(plan: Plan, per_epoch: int, total: int) -> Cycle:
     return max(cycles, key=lambda cycle: cycle.length)
 
 
-def _warmup(
-    warmup: float | Warmup, rise: int, cycle: Cycle, plan: Plan, total: int
-) -> Iterator[Lint]:
+def _own_schedules(config: RunConfig, per_epoch: int, total: int) -> Iterator[Lint]:
+    """Yield the same notes on schedules that some parameters have for their own rate."""
+    for number, phase in enumerate(getattr(config.freeze, "phases", ())):
+        for name, rate in phase.lr.items():
+            if rate.schedule is None:
+                continue
+            # It goes by the run, see `optim.rates`.
+            cycle = Cycle(0, round(rate.over * total), Epochs((per_epoch,)))
+            key: Key = ("freeze", "phases", number, "lr", name, "schedule")
+            yield from _warmup(rate.schedule, cycle, key)
+            yield from _late_falls(rate.schedule, cycle, key)
+
+
+def _warmup(schedule: Schedule, cycle: Cycle, above: Key) -> Iterator[Lint]:
     """Yield a note on a warmup of no step, and on one that lasts as long as its schedule."""
-    key: Key = ("schedule", "warmup")
+    key: Key = (*above, "warmup")
+    warmup, rise = getattr(schedule, "warmup", 0.0), warmup_steps(schedule, cycle)
     share = warmup.fraction if isinstance(warmup, Warmup) else warmup
-    if share and not any(p.restarts_schedule for p in plan.phases) and not round(share * total):
+    if share and not rise:
         yield Lint(
             key,
-            f"a warmup of {share:g} of {total:,} steps is none",
-            f"{1 / total:.3g} is one step",
+            f"a warmup of {share:g} of {cycle.length:,} steps is none",
+            f"{1 / cycle.length:.3g} is one step",
         )
     if rise >= cycle.length > 1:
         yield Lint(
@@ -115,7 +129,7 @@ def _warmup(
         )
 
 
-def _late_falls(schedule: Schedule, cycle: Cycle) -> Iterator[Lint]:
+def _late_falls(schedule: Schedule, cycle: Cycle, key: Key) -> Iterator[Lint]:
     """Yield a note on points of a schedule that lie beyond its end, and on too many restarts."""
     ends = f"its schedule ends after {cycle.length:,}"
     if isinstance(schedule, CosineSchedule):
@@ -124,14 +138,14 @@ def _late_falls(schedule: Schedule, cycle: Cycle) -> Iterator[Lint]:
             message = (
                 f"{schedule.restarts} restarts in {max(0, rest):,} steps: not every one has a step"
             )
-            yield Lint(("schedule", "restarts"), message, "fewer restarts")
+            yield Lint((*key, "restarts"), message, "fewer restarts")
     if not isinstance(schedule, StepSchedule):
         return
     if schedule.every is not None:
         first = interval_of(schedule.every, cycle.steps_of(1))
         if first >= cycle.length:
             message = f"the rate never falls: it would after {first:,} steps, and {ends}"
-            yield Lint(("schedule", "every"), message, "a smaller 'every', or a longer run")
+            yield Lint((*key, "every"), message, "a smaller 'every', or a longer run")
     points = milestones(schedule, cycle)
     late = [point for point in points if point >= cycle.length]
     if late:
@@ -141,7 +155,7 @@ def _late_falls(schedule: Schedule, cycle: Cycle) -> Iterator[Lint]:
             else f"{len(late)} of {len(points)} falls never come"
         )
         message = f"{which}: at step {late[0]:,} the rate would fall, and {ends}"
-        yield Lint(("schedule", "at"), message, "earlier points, or a longer run")
+        yield Lint((*key, "at"), message, "earlier points, or a longer run")
 
 
 def _rate_plateau(config: RunConfig, per_epoch: int, total: int) -> Iterator[Lint]:

@@ -16,6 +16,13 @@ SPLIT = {
 HELD = {"modules": {"trained_norm": "eval"}, "phases": [{"name": "a", "freeze": []}]}
 TWO = {"epochs": 2, "batch_size": 8}  # eight steps
 
+
+def own(schedule, over=1.0):
+    """A phase in which the head has a schedule of its own."""
+    rate = {"lr": 0.1, "schedule": schedule, "over": over}
+    return {"phases": [{"name": "a", "train": ["head"], "lr": {"head": rate}}]}
+
+
 CONFIG = """\
 model: {layers: [{name: head, type: Linear, out_features: 3}]}
 data: {source: {type: random, samples: 40, features: 4, targets: 3}}
@@ -141,6 +148,18 @@ def test_a_plateau_for_some_parameters_alone_is_refused(small_config):
             "after 8 steps the average still holds 92% of the weights that the run begins with",
         ),
         (
+            {"freeze": own({"type": "step", "every": {"epochs": 50}})},
+            "the rate never falls: it would after 200 steps, and its schedule ends after 8",
+        ),
+        (
+            {"freeze": own({"type": "cosine", "warmup": {"fraction": 0.01}}, over=0.5)},
+            "a warmup of 0.01 of 4 steps is none",
+        ),
+        (
+            {"freeze": own({"type": "cosine", "restarts": 5}, over=0.5)},
+            "5 restarts in 4 steps: not every one has a step",
+        ),
+        (
             {"freeze": HELD},
             "trained_norm: eval has no effect: no norm that trains keeps running statistics",
         ),
@@ -154,7 +173,8 @@ def test_a_plateau_for_some_parameters_alone_is_refused(small_config):
         ),
     ],
     ids=["points", "point", "every", "warmup", "restarts", "share", "plateau", "stopping", "decay",
-         "no norms", "statistics"],
+         "own", "own warmup", "own restarts", "no norms",
+         "statistics"],
 )  # fmt: skip
 def test_what_never_takes_effect_is_told_by_plan_and_train(
     small_config, tmp_path, heard, sections, message
