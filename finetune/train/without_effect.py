@@ -244,6 +244,16 @@ def _triggers(config: RunConfig, plan: Plan, per_epoch: int, total: int) -> Iter
             )
         count = _num_evaluations(config, per_epoch, span.began, span.ends)
         yield from _plateaus(config, phase, key, count)
+        # One at the end of the phase is of the weights that it has then.
+        if phase.restores_best and not _num_evaluations(
+            config, per_epoch, span.began, span.ends - 1
+        ):
+            yield Lint(
+                (*key[:-1], "restore_best"),
+                f"restore_best of phase {phase.name!r} never takes effect: no evaluation comes "
+                "before its end",
+                "a longer phase, or train.evaluate_every: {steps: ...}",
+            )
         if not span.is_certain:
             return  # the later phases begin at unknown steps
 

@@ -23,6 +23,12 @@ def own(schedule, over=1.0):
     return {"phases": [{"name": "a", "train": ["head"], "lr": {"head": rate}}]}
 
 
+def going_back(until):
+    """A phase that ends with its best weights, and one more."""
+    first = {"name": "one", "train": ["head"], "until": until, "restore_best": True}
+    return {"phases": [first, {"name": "two", "train": ["head"]}]}
+
+
 CONFIG = """\
 model: {layers: [{name: head, type: Linear, out_features: 3}]}
 data: {source: {type: random, samples: 40, features: 4, targets: 3}}
@@ -160,6 +166,14 @@ def test_a_plateau_for_some_parameters_alone_is_refused(small_config):
             "5 restarts in 4 steps: not every one has a step",
         ),
         (
+            {"freeze": going_back({"epochs": 1}), "train": TWO | {"evaluate_every": {"epochs": 2}}},
+            "restore_best of phase 'one' never takes effect: no evaluation comes before its end",
+        ),
+        (
+            {"freeze": going_back({"epochs": 1})},
+            "restore_best of phase 'one' never takes effect: no evaluation comes before its end",
+        ),
+        (
             {"freeze": HELD},
             "trained_norm: eval has no effect: no norm that trains keeps running statistics",
         ),
@@ -173,8 +187,8 @@ def test_a_plateau_for_some_parameters_alone_is_refused(small_config):
         ),
     ],
     ids=["points", "point", "every", "warmup", "restarts", "share", "plateau", "stopping", "decay",
-         "own", "own warmup", "own restarts", "no norms",
-         "statistics"],
+         "own", "own warmup", "own restarts", "unseen best", "best at the end",
+         "no norms", "statistics"],
 )  # fmt: skip
 def test_what_never_takes_effect_is_told_by_plan_and_train(
     small_config, tmp_path, heard, sections, message
@@ -200,6 +214,12 @@ def test_what_never_takes_effect_is_told_by_plan_and_train(
 def test_a_schedule_that_takes_effect_is_not_told(small_config, schedule):
     train = TWO | {"evaluate_every": {"steps": 2}, "average": {"decay": 0.5}}
     assert preview(small_config(data=SPLIT, schedule=schedule, train=train)).lints == ()
+
+
+def test_weights_that_a_phase_can_go_back_to_are_not_told(small_config):
+    train = TWO | {"evaluate_every": {"steps": 3}}
+    config = small_config(data=SPLIT, freeze=going_back({"steps": 4}), train=train)
+    assert preview(config).lints == ()
 
 
 def test_each_fall_of_the_rate_is_told_with_its_step(small_config, tmp_path, heard):
