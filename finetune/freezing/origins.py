@@ -10,7 +10,7 @@ from finetune.freezing.lints import Lint
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.rows import rows_of
 from finetune.models.inventory import ParamInfo
-from finetune.models.weights import WeightsReport
+from finetune.models.weights_report import WeightsReport
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -16,10 +17,12 @@ from finetune.config.model import TransformersLayer
 from finetune.errors import FinetuneError, Key, ModelError
 from finetune.importing import require
 from finetune.models.heads import HeadWanted, auto_with_head
+from finetune.models.loaded_values import conversion, not_finite, refuse_other_numbers
 from finetune.models.preprocessing import PretrainedPlace, file_finder, pretrained_place
 from finetune.models.renaming import in_yaml, mending, renamed
 from finetune.models.shapes import first_line
-from finetune.models.weights import WeightsReport, misfit, read_tensors, refuse_old_torch
+from finetune.models.weights import read_tensors, refuse_old_torch
+from finetune.models.weights_report import WeightsReport, misfit
 from finetune.reading import check_safetensors, read_json_object
 
 _FAULTS_OF_FILES = (
@@ -161,26 +164,46 @@ def _judged(
     """Return a report of what was loaded, from the lists of `transformers`, which renames much.
 
     Raises:
-        ModelError: nothing was loaded, or `strict` is set and more than a new head is missing.
+        ModelError: nothing was loaded, or whole numbers as floats; or `strict` is set and more
+            than a new head is missing, or a parameter is not finite.
     """
     shapes = {str(name): (tuple(file), tuple(own)) for name, file, own in info["mismatched_keys"]}
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
     lacking = {*missing, *shapes}
+    loaded = tuple(name for name in model.state_dict() if name not in lacking)
+    broken = not_finite(model, loaded)
     faults = sorted(name for name in lacking if not _is_of_head(name, model, node))
     report = WeightsReport(
         path=place.name,
-        loaded=tuple(name for name in model.state_dict() if name not in lacking),
+        loaded=loaded,
         missing=tuple(missing),
         unexpected=tuple(unexpected) if faults else (),
         mismatched=tuple(sorted(shapes)),
+        not_finite=broken,
         # Without a fault, what the file has beyond the network is a pooler or head that is not
         # used.
         unread=() if faults else tuple(unexpected),
         key=(*key, "path"),
     )
-    if faults and (node.strict or not report.loaded):
+    if (faults or broken) and (node.strict or not report.loaded):
         raise misfit(report, shapes, _hint(node, place, report, key), key=(*key, "path"))
-    return report
+    return replace(report, remark=_conversion(node, place, model, key))
+
+
+def _conversion(node: TransformersLayer, place: PretrainedPlace, model: nn.Module, key: Key) -> str:
+    """Return a text on the tensors that `transformers` converted to float32, which it never says.
+
+    Raises:
+        ModelError: it made floats of whole numbers.
+    """
+    own, body = model.state_dict(keep_vars=True), f"{getattr(model, 'base_model_prefix', '')}."
+    theirs = dict[str, Tensor]()
+    for name, tensor in _renamed_tensors(node, place, key).items():
+        # A network with a head calls its body's tensors otherwise than the body alone does.
+        names = (name, body + name, name.removeprefix(body))
+        theirs |= {one: tensor for one in names if one in own}
+    refuse_other_numbers(theirs, own, Path(place.name).name, key=(*key, "path"))
+    return conversion((tensor, own[name]) for name, tensor in theirs.items())
 
 
 def _is_of_head(name: str, model: nn.Module, node: TransformersLayer) -> bool:
@@ -206,7 +229,7 @@ def _hint(
     entries = {} if node.rename else mending(report.not_loaded, theirs)
     if entries:
         return f"try {in_yaml(entries)}"
-    return "strict: false loads what fits" if report.loaded else "pretrained: false does without"
+    return report.way_out or "pretrained: false does without"
 
 
 def _renamed_tensors(

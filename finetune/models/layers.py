@@ -37,7 +37,8 @@ from finetune.models.shapes import (
     is_too_large,
     try_out,
 )
-from finetune.models.weights import WeightsReport, load_weights
+from finetune.models.weights import load_weights
+from finetune.models.weights_report import WeightsReport
 
 _CONSTRUCTOR_FAULTS = (
     TypeError, ValueError, RuntimeError, AssertionError, MemoryError, ArithmeticError,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from finetune.models.misfits import misfit
 from finetune.models.parts import first_of, picked
-from finetune.models.weights import WeightsReport
+from finetune.models.weights_report import WeightsReport
 
 
 @dataclass(frozen=True, slots=True)

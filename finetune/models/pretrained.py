@@ -12,17 +12,15 @@ from finetune.config.model import TimmLayer, TorchvisionLayer
 from finetune.errors import Key, ModelError
 from finetune.importing import require
 from finetune.models.architectures import check_timm, check_torchvision, part_of_torchvision
+from finetune.models.loaded_values import not_finite
 from finetune.models.preprocessing import (
     ImagePreprocessing as ImagePreprocessing,
     Preprocessing as Preprocessing,
     read_preprocessing as read_preprocessing,
 )
 from finetune.models.shapes import first_line
-from finetune.models.weights import (
-    WeightsReport as WeightsReport,
-    load_weights as load_weights,
-    misfit,
-)
+from finetune.models.weights import load_weights as load_weights
+from finetune.models.weights_report import WeightsReport as WeightsReport, misfit
 
 _FAULTS_OF_BUILDERS = (
     OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, AssertionError,
@@ -31,6 +29,7 @@ _FAULTS_OF_BUILDERS = (
 """Exceptions that `timm` and `torchvision` raise for arguments that do not make a network."""
 
 _OFFLINE = "pretrained: false starts from random weights, and weights: {path: ...} takes a file"
+_BY_FILE = "download the file: weights: {path: ..., rename: ..., strict: false}"
 _MISSING = re.compile(r"Missing keys \((.*?)\)")
 _HEADS = ("fc", "classifier", "heads", "head")
 """Attribute names of the classification head in networks of torchvision."""
@@ -64,9 +63,8 @@ def build_timm(
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     new = tuple(one for one in missing if one.startswith(tuple(f"{head}." for head in heads)))
     report = _report(model, name, missing, key)
-    if len(new) < len(missing):
-        hint = "download the file: weights: {path: ..., rename: ..., strict: false}"
-        raise misfit(report, {}, hint, key=(*key, "architecture"))
+    if len(new) < len(missing) or report.not_finite:
+        raise misfit(report, {}, _BY_FILE, key=(*key, "architecture"))
     return model, report
 
 
@@ -107,7 +105,10 @@ def build_torchvision(
     # torchvision loads all tensors or none: only the replaced head is new.
     begins = tuple(f"{head}." for head in heads)
     new = [name for name in model.state_dict() if name.startswith(begins)]
-    return model, _report(model, node.architecture, new, key)
+    report = _report(model, node.architecture, new, key)
+    if report.not_finite:
+        raise misfit(report, {}, _BY_FILE, key=(*key, "architecture"))
+    return model, report
 
 
 def _cannot_load(error: Exception, name: str, label: str, key: Key) -> ModelError:
@@ -122,9 +123,11 @@ def _cannot_load(error: Exception, name: str, label: str, key: Key) -> ModelErro
 def _report(model: nn.Module, name: str, new: Iterable[str], key: Key) -> WeightsReport:
     """Return a report by which all tensors but `new` were loaded."""
     lacking = set(new)
+    loaded = tuple(name for name in model.state_dict() if name not in lacking)
     return WeightsReport(
         path=name,
-        loaded=tuple(name for name in model.state_dict() if name not in lacking),
+        loaded=loaded,
+        not_finite=not_finite(model, loaded),
         missing=tuple(sorted(lacking)),
         unexpected=(),
         mismatched=(),

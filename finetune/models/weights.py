@@ -1,8 +1,8 @@
-"""Load pretrained tensors from a file into a module, and report which did not fit."""
+"""Load pretrained tensors from a file into a module."""
 
 import re
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from finetune.config.model import WeightsConfig
 from finetune.errors import FinetuneError, Key, ModelError
 from finetune.importing import package_path
-from finetune.models.renaming import first_names, fits_all, in_yaml, mending, renamed
+from finetune.models.loaded_values import conversion, not_finite, refuse_other_numbers
+from finetune.models.renaming import fits_all, in_yaml, mending, renamed
+from finetune.models.weights_report import WeightsReport, misfit
 from finetune.reading import check_safetensors
-from finetune.visible import one_line
 
 _NESTED_UNDER = ("state_dict", "model")
 """Names of containers in a file that are opened without being asked for."""
@@ -27,53 +28,6 @@ _MOST_NESTED = 2
 _OF_OPTIMIZERS = frozenset({"exp_avg", "exp_avg_sq", "momentum_buffer"})
 _TORCH_FLOOR = (2, 10)
 """First release of torch whose `weights_only=True` has no known hole."""
-
-
-@dataclass(frozen=True, slots=True)
-class WeightsReport:
-    """Which tensors of a file were loaded into a module, and which did not fit."""
-
-    path: str
-    """File, folder or name that the tensors came from."""
-    loaded: tuple[str, ...]
-    """Names that now have the file's values."""
-    missing: tuple[str, ...]
-    """Names of the module that the file lacks."""
-    unexpected: tuple[str, ...]
-    """Names of the file, after renaming, that the module lacks."""
-    mismatched: tuple[str, ...]
-    """Names that both have, with different shapes."""
-    unread: tuple[str, ...] = ()
-    """Names of the file that the chosen output does not need, such as a pooler's."""
-    remark: str = ""
-    """Text on which of several networks in the file was taken; else empty."""
-    module: str = ""
-    """Name of the module inside the network; empty for the network itself."""
-    key: Key = ()
-    """Position of the config value that asked for it."""
-
-    @property
-    def complete(self) -> bool:
-        """Whether all tensors of module and file fit."""
-        return not (self.missing or self.unexpected or self.mismatched)
-
-    @property
-    def not_loaded(self) -> tuple[str, ...]:
-        """Names of the module that should have been loaded and keep their initial values."""
-        return (*self.missing, *self.mismatched)
-
-    def full_names(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Return names of the module's tensors as full names of the network."""
-        return tuple(f"{self.module}.{name}" if self.module else name for name in names)
-
-    def __str__(self) -> str:
-        from_where = one_line(Path(self.path).name) + self.remark
-        counted = [f"{len(self.loaded)} tensors loaded from {from_where}"]
-        for word in ("missing", "unexpected", "mismatched", "unread"):
-            names: tuple[str, ...] = getattr(self, word)
-            if names:
-                counted.append(f"{len(names)} {word}: {first_names(names)}")
-        return "; ".join(counted)
 
 
 def load_weights(module: nn.Module, config: WeightsConfig, *, key: Key) -> WeightsReport:
@@ -89,8 +43,8 @@ def load_weights(module: nn.Module, config: WeightsConfig, *, key: Key) -> Weigh
         key: Position of the config value that asks for it.
 
     Raises:
-        ModelError: the file is not plain tensors, nothing of it fits, or something does not and
-            `strict` is set.
+        ModelError: the file is not plain tensors, nothing of it fits, it has whole numbers for
+            floats, or something does not fit or is NaN or infinite and `strict` is set.
     """
     path = weights_file(config, key=key)
     found = read_tensors(path, config.rename, (*key, "path"))
@@ -98,19 +52,22 @@ def load_weights(module: nn.Module, config: WeightsConfig, *, key: Key) -> Weigh
     if found.must_be_chosen:
         raise _not_chosen(path, found, own, key)
     tensors = renamed(found.tensors, config.rename, (*key, "rename"))
+    refuse_other_numbers(tensors, own, path.name, key=key)
     mismatched = {n for n, t in tensors.items() if n in own and own[n].shape != t.shape}
     # torch raises on a shape that differs, `strict=False` or not; all faults are to be told at
     # once.
     fitting = {name: tensor for name, tensor in tensors.items() if name not in mismatched}
     result = module.load_state_dict(fitting, strict=False)
     unexpected = set(result.unexpected_keys)
+    loaded = tuple(name for name in fitting if name not in unexpected)
     report = WeightsReport(
         path=str(path),
-        loaded=tuple(name for name in fitting if name not in unexpected),
+        loaded=loaded,
         missing=_really_missing(result.missing_keys, own, mismatched),
         unexpected=tuple(sorted(unexpected)),
         mismatched=tuple(sorted(mismatched)),
-        remark=found.remark,
+        not_finite=not_finite(module, loaded),
+        remark=found.remark + conversion((tensors[name], own[name]) for name in loaded),
         key=key,
     )
     if not report.loaded or (config.strict and not report.complete):
@@ -294,34 +251,6 @@ def _really_missing(
     )
 
 
-def misfit(
-    report: WeightsReport,
-    shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]],
-    hint: str | None,
-    *,
-    key: Key,
-) -> ModelError:
-    """Return the error that tells what does not fit between a file and a module.
-
-    Args:
-        report: The report on loading.
-        shapes: Shape in the file and in the module of each mismatched tensor.
-        hint: The remedy.
-        key: Position of the config value that asked for the file.
-    """
-    faults = []
-    for word in ("missing", "unexpected", "mismatched"):
-        names: tuple[str, ...] = getattr(report, word)
-        if names:
-            faults.append(f"{len(names)} {word} ({first_names(names, 1)})")
-    if report.mismatched:
-        name = report.mismatched[0]
-        faults.append(f"{name} is {shapes[name][0]}, wants {shapes[name][1]}")
-    fits = "does not fit" if report.loaded else "has nothing that fits"
-    where = Path(report.path).name
-    return ModelError(f"{where!r} {fits}: {'; '.join(faults)}", hint=hint, key=key)
-
-
 def _not_chosen(path: Path, found: FoundTensors, own: Collection[str], key: Key) -> ModelError:
     """Return the error for a file whose containers the user must choose from."""
     containers = dict.fromkeys(name.partition(".")[0] for name in found.tensors)
@@ -343,6 +272,6 @@ def _hint(
     """Return a hint: the rename that makes more of a file fit, else how to load what fits."""
     entries = {} if config.rename else mending(own, theirs)
     if not entries:
-        return "strict: false loads what fits" if report.loaded else None
+        return report.way_out
     rest = "" if fits_all(own, theirs, entries) else " and strict: false"
     return f"try {in_yaml(entries)}{rest if config.strict else ''}"

@@ -251,6 +251,76 @@ def test_no_rename_is_named_where_none_would_be_right(tmp_path):
     assert caught.value.hint is None
 
 
+# Other numbers than those that were trained
+
+
+def int8(tensor):
+    return (tensor * 100).to(torch.int8)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize(
+    "other", [int8, lambda t: t > 0, lambda t: t.to(torch.float8_e4m3fn)], ids=["i8", "bool", "f8"]
+)
+def test_whole_numbers_and_floats_of_8_bits_are_never_loaded_as_weights(tmp_path, other, strict):
+    tensors = two_layers()
+    save_file(tensors | {"1.weight": other(tensors["1.weight"])}, tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match=r"1 of 4 tensors: 1.weight is \w+, wants float32"):
+        dense(tmp_path / "w.safetensors", strict=strict)
+
+
+def test_a_folder_with_whole_numbers_for_weights_is_refused(folder):
+    name = "encoder.layer.1.output.dense.weight"
+    rewrite(folder, lambda tensors: tensors | {name: int8(tensors[name])})
+    with pytest.raises(ModelError, match=f"1 of .* tensors: {name} is int8, wants float32"):
+        build(bert(folder))
+
+
+def test_the_step_counter_of_a_batch_norm_may_be_a_whole_number_of_any_width(tmp_path):
+    tensors = nn.BatchNorm1d(5).state_dict()
+    counter = "num_batches_tracked"
+    save_file(tensors | {counter: tensors[counter].to(torch.int32)}, tmp_path / "w.safetensors")
+    layer = {"type": "BatchNorm1d", "weights": {"path": str(tmp_path / "w.safetensors")}}
+    (report,) = build(layer, inputs={"x": TensorSpec((5,), "float32")}).weights_reports
+    assert str(report).endswith(", 1 of 5 converted from int32 to int64")
+
+
+def test_floats_of_another_width_are_counted_for_files_and_folders(tmp_path, folder):
+    tensors = {name: tensor.half() for name, tensor in two_layers().items()}
+    save_file(tensors | {"0.bias": two_layers()["0.bias"]}, tmp_path / "w.safetensors")
+    (report,) = dense(tmp_path / "w.safetensors").weights_reports
+    told = "loaded from w.safetensors, 3 of 4 converted from float16 to float32"
+    assert str(report) == f"4 tensors {told}"
+    rewrite(
+        folder, lambda t: {n: x.bfloat16() if x.is_floating_point() else x for n, x in t.items()}
+    )
+    (report,) = build(bert(folder)).weights_reports
+    assert f"{TENSORS_OF_BERT} of {TENSORS_OF_BERT} converted from bfloat16" in str(report)
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, -torch.inf])
+def test_a_weight_that_is_no_finite_number_is_named_where_it_is_loaded(tmp_path, folder, wrong):
+    tensors, name = two_layers(), "encoder.layer.1.output.dense.bias"
+    tensors["1.weight"][2, 1] = wrong
+    save_file(tensors, tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match=r"1 with NaN or infinity \(1.weight\)") as caught:
+        dense(tmp_path / "w.safetensors")
+    assert caught.value.hint == "strict: false loads them as they are"
+    (report,) = dense(tmp_path / "w.safetensors", strict=False).weights_reports
+    assert str(report).endswith("; 1 with NaN or infinity: 1.weight")
+    rewrite(folder, lambda tensors: tensors | {name: torch.full_like(tensors[name], wrong)})
+    with pytest.raises(ModelError, match=rf"1 with NaN or infinity \({name}\)"):
+        build(bert(folder))
+
+
+def test_numbers_too_large_for_the_network_are_named(tmp_path):
+    tensors = {name: tensor.double() for name, tensor in two_layers().items()}
+    tensors["0.bias"][0] = 1e200
+    save_file(tensors, tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match=r"1 with NaN or infinity \(0.bias\)"):
+        dense(tmp_path / "w.safetensors")
+
+
 # timm and torchvision
 
 
@@ -281,6 +351,13 @@ def test_weights_that_timm_would_pass_over_without_a_word_are_refused(tmp_path, 
     layer = cached_timm(tmp_path, {n: t.contiguous() for n, t in change(tensors).items()})
     with pytest.raises(ModelError, match=r"'test_resnet' (does not fit|has nothing that fits)"):
         build(layer, inputs=PHOTO)
+
+
+def test_a_nan_in_the_weights_of_timm_is_named(tmp_path):
+    tensors = {n: t.contiguous() for n, t in timm.create_model("test_resnet").state_dict().items()}
+    tensors["bn1.weight"][0] = torch.nan
+    with pytest.raises(ModelError, match=r"1 with NaN or infinity \(bn1.weight\)"):
+        build(cached_timm(tmp_path, tensors), inputs=PHOTO)
 
 
 def cached_torchvision(tmp_path, monkeypatch, tensors):
