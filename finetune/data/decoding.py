@@ -64,11 +64,11 @@ class Header(NamedTuple):
     is_turned: bool
     """Whether EXIF says that it must be rotated or mirrored."""
     lies: bool
-    """Whether that is by a quarter, so that width and height are exchanged."""
+    """Whether that is by a quarter, so that width and height of `size` are to be exchanged."""
     has_frames: bool
     """Whether it has several frames or pages."""
     size: tuple[int, int]
-    """Width and height in pixels, before it is turned."""
+    """Width and height in pixels, before it is turned; of a TIFF afterwards, as Pillow has it."""
 
 
 def is_image(value: object) -> bool:
@@ -146,7 +146,7 @@ def _header(image: Any) -> Header:
         has_wide_colours(image),
         bool(image.has_transparency_data),
         has_exif and orientation_of(image) in range(2, 9),
-        has_exif and orientation_of(image) in range(5, 9),
+        has_exif and image.format != "TIFF" and orientation_of(image) in range(5, 9),
         bool(getattr(image, "is_animated", False)),
         image.size,
     )

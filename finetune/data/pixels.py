@@ -78,8 +78,9 @@ def as_pixels(image: Any, mode: Mode, rules: PixelRules) -> Any:
     """
     pil = require("PIL.Image", extra="vision")
     if mode == "mask":
-        turn = _TURNS.get(orientation_of(image))
         classes = _classes_of_pixels(image, pil)
+        # After the pixels are loaded: Pillow itself turns a TIFF then, and drops the orientation.
+        turn = _TURNS.get(orientation_of(image))
         return classes if turn is None else classes.transpose(pil.Transpose[turn])
     if rules.range is not None and has_wide_colours(image):
         raise PixelError("range is for grey images, and it has 16 bits for each colour")

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from finetune.config.data import DataConfig
 from finetune.config.source_keys import Source
 from finetune.config.task_keys import Task
-from finetune.data.decoding import open_image
+from finetune.data.decoding import open_image, read_header
 from finetune.data.image_headers import MOST_LOOKED_AT, in_one_mode, look_at, notes_on
 from finetune.data.images import images_of
 from finetune.data.prepare import open_data, prepare_data
@@ -196,6 +196,21 @@ def test_images_are_turned_upright_as_exif_says(folder, flag, form):
     assert torch.equal(predicted(data, facts, [raw]), images[:1])
     told = any("turned upright" in note for note in facts.notes)
     assert told or flag == 1 or form == "PNG"
+
+
+@pytest.mark.parametrize("flag", range(2, 9))
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "WEBP"])
+def test_a_mask_is_turned_as_its_image_is(tmp_path, flag, form):
+    values = np.zeros((4, 6), np.uint8)
+    values[0], values[0, 0] = 1, 2
+    exif, path = Image.Exif(), tmp_path / "mask"
+    exif[0x0112] = flag
+    exact = {"WEBP": {"lossless": True}}.get(form, {})
+    path.write_bytes(encoded(Image.fromarray(values), form, exif=exif, **exact))
+    mask, image = (np.asarray(open_image(path, mode)) for mode in ("mask", "L"))
+    assert np.array_equal(mask, image)
+    header = read_header(path)
+    assert (header.size[::-1] if header.lies else header.size) == image.shape[::-1]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1 bit"])
