@@ -42,7 +42,7 @@ class ImageKeys(Node):
     background: str | tuple[_Byte, _Byte, _Byte] = "white"
     """Colour laid behind transparent images: a name such as `black`, `"#rrggbb"`, or `[red, green, blue]` from 0 to 255."""
     range: tuple[_Value, _Value] | None = None
-    """The two values that become black and white in images of more than 8 bits; values beyond are clipped. If left out, the range of their type: 0 to 65535 for 16 bits, 0 to 1 for floats that lie within it; others are refused. Images of 8 bits keep their values."""
+    """The two values that become black and white in images of more than 8 bits; values beyond are clipped; exchanged for a TIFF that says that its white is 0. If left out, the range of their type: 0 to 65535 for 16 bits, 0 to 1 for floats that lie within it; others are refused. Images of 8 bits keep their values."""
     channels: Literal["grey", "rgb", "first", "last"] | None = None
     """`grey` or `rgb`: what every image file is converted to; if left out, colour if any image has colour. `first` or `last`: position of the channels in arrays of images, as `(C, H, W)` or `(H, W, C)`; if left out, `last` where the shape is unambiguous."""
 

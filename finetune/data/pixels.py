@@ -29,8 +29,9 @@ DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 """Grey modes of more than 8 bits. Pillow itself reduces colours of 16 bits to 8."""
 _KNOWN_MODES = GREY_MODES | {"P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV"}
 
-_ORIENTATION, _BITS, _SAMPLE_FORMAT = 0x0112, 258, 339
+_ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 258, 262, 339
 """Numbers of EXIF and TIFF tags."""
+_WHITE_IS_ZERO, _BLACK_IS_ZERO = 0, 1
 _SIGNED = 2
 _RANGE_HINT = "say which are black and white, beside the path of the source: range: [{low}, {high}]"
 
@@ -146,6 +147,11 @@ def _classes_of_pixels(image: Any, pil: ModuleType) -> Any:
     """
     if image.format == "JPEG":
         raise PixelError("it is a JPEG, which blurs the classes of a mask", "save masks as PNG")
+    if _is_white_zero(image) and image.mode != "1":
+        # Viewers, and Pillow up to 8 bits, show inverted numbers: both could be the classes.
+        raise PixelError(
+            "it is a TIFF whose white is 0, which inverts numbers", "save masks as PNG"
+        )
     image.load()
     values: Any = np.asarray(image)
     if image.mode in ("RGB", "RGBA", "LA"):
@@ -175,6 +181,8 @@ def _scaled(image: Any, rules: PixelRules, pil: ModuleType) -> Any:
     """Return a grey image of more than 8 bits reduced to 8, its range scaled to 0..255."""
     values = np.asarray(image)
     low, high = rules.range or _range_of_type(image, values)
+    if _is_white_zero(image):  # Pillow inverts such images of 8 bits and less, but no deeper ones
+        low, high = high, low
     if values.dtype.kind == "u":  # 16 bits: a table of all their values takes less memory
         shares = (np.arange(65536, dtype=np.float64) - low) / (high - low)
         grey = pil.fromarray(_as_bytes(shares)[values])
@@ -187,6 +195,11 @@ def _scaled(image: Any, rules: PixelRules, pil: ModuleType) -> Any:
         grey.putalpha(pil.fromarray((values != clear).astype(np.uint8) * 255))
         return _laid_on(grey.convert("RGBA"), rules.background, pil)
     return grey
+
+
+def _is_white_zero(image: Any) -> bool:
+    """Tell whether an image is a TIFF whose smallest value is white, as scanners write them."""
+    return _tag(image, _PHOTOMETRIC, _BLACK_IS_ZERO) == _WHITE_IS_ZERO
 
 
 def _as_bytes(shares: Any) -> Any:

@@ -414,6 +414,37 @@ def test_colours_of_16_bits_are_scaled_and_told_and_take_no_range(folder):
         read({"source": folder(raw, raw, range=[0, 4095])})
 
 
+def white_is_zero(values):
+    return encoded(Image.fromarray(values), "TIFF", tiffinfo={262: 0})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "top", "keys"),
+    [
+        (np.uint8, 255, {}),
+        (np.uint16, 65535, {}),
+        (np.uint16, 4095, {"range": [0, 4095]}),
+        (np.float32, 1, {}),
+    ],
+    ids=["8 bits", "16 bits", "12 of 16 bits", "floats"],
+)
+def test_a_tiff_whose_white_is_zero_is_read_as_a_viewer_shows_it(folder, dtype, top, keys):
+    shares = np.arange(32).reshape(4, 8) / 31
+    raw = white_is_zero((shares * top).astype(dtype))
+    # Pillow writes values of 8 bits inverted under this tag, and others as they are.
+    seen = shares if dtype == np.uint8 else 1 - shares
+    images, _ = read({"source": folder(raw, raw, mode="L", **keys)})
+    expected = torch.from_numpy(seen).float()[None]
+    torch.testing.assert_close(images[0], expected, atol=1.1 / 255, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_mask_whose_white_is_zero_is_refused(tmp_path, dtype):
+    (tmp_path / "mask.tif").write_bytes(white_is_zero(np.eye(4).astype(dtype)))
+    with pytest.raises(DataError, match="whose white is 0"):
+        open_image(tmp_path / "mask.tif", "mask")
+
+
 def test_a_tiff_of_12_bits_is_scaled_by_12_bits(folder):
     tags = [
         (256, 2),
