@@ -58,19 +58,14 @@ class CutTexts:
         return [line for count, line in found if count]
 
 
-def tokens_cut(
-    encodings: Sequence[Any] | None, lengths: Sequence[int], max_length: int
-) -> list[int]:
+def tokens_cut(encodings: Sequence[Any], lengths: Sequence[int], max_length: int) -> list[int]:
     """Return how many tokens a fast tokenizer cut off each text or pair.
 
     Args:
-        encodings: Results of `tokenizers`; None for a tokenizer in Python, which does not tell how
-            much it cut: nothing is counted then.
+        encodings: Results of `tokenizers`.
         lengths: Tokens kept of each text.
         max_length: The limit; only texts of that length can have been cut.
     """
-    if encodings is None:
-        return [0] * len(lengths)
     # The overflow is kept by `tokenizers` anyway; to tokenize without a limit would take twice the
     # time.
     pairs = zip(encodings, lengths, strict=True)

@@ -199,7 +199,22 @@ class Tokenize:
         outputs = self._outputs(encoded)
         lengths = [len(ids) for ids in next(iter(outputs.values()), ())]
         encodings = getattr(encoded, "encodings", None)
+        if encodings is None:
+            return outputs | {CUT: self._cut_in_python(texts, lengths)}
         return outputs | {CUT: tokens_cut(encodings, lengths, self.max_length)}
+
+    def _cut_in_python(self, texts: list[Any], lengths: Sequence[int]) -> list[int]:
+        """Return how many tokens a tokenizer written in Python cut off each text or pair.
+
+        It does not tell, so that texts as long as the limit are tokenized once more without one.
+        """
+        full = [number for number, length in enumerate(lengths) if length >= self.max_length]
+        cut = [0] * len(lengths)
+        if full:
+            again = dict(self._tokenized([texts[number] for number in full], whole=True))
+            for number, ids in zip(full, next(iter(again.values())), strict=True):
+                cut[number] = len(ids) - lengths[number]
+        return cut
 
     def _outputs(self, encoded: Any) -> dict[str, Any]:
         """Return the outputs of the tokenizer, with the number of the word that a token begins."""
@@ -213,15 +228,17 @@ class Tokenize:
         # A text that is cut into words has other tokens.
         return f"{facts} of words" if facts is not None and self.is_of_words else facts
 
-    def _tokenized(self, texts: list[Any]) -> Any:
-        """Return what the tokenizer gives for some texts, or pairs of texts."""
+    def _tokenized(self, texts: list[Any], *, whole: bool = False) -> Any:
+        """Return what the tokenizer gives for some texts, or pairs: cut, or `whole`."""
         sides = [[*map(self._words, texts)] if self.is_of_words else texts]
         if len(self.columns) > 1:
             sides = [[text[side] for text in texts] for side in range(len(self.columns))]
         try:
             # Without padding: batches pad, each only as far as it needs.
             given = {"is_split_into_words": True} if self.is_of_words else {}
-            return self.tokenizer(*sides, truncation=True, max_length=self.max_length, **given)
+            # Texts beyond what a network takes are only counted: nobody is to be warned of them.
+            limit = {"verbose": False} if whole else {"max_length": self.max_length}
+            return self.tokenizer(*sides, truncation=not whole, **limit, **given)
         except (TypeError, UnicodeEncodeError) as error:
             # JSON may contain half of a surrogate pair, which no encoding has
             for name, side in zip(self.columns, sides, strict=True):

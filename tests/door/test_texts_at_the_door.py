@@ -4,7 +4,7 @@ import csv
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, ByT5Tokenizer
 
 from finetune.cli.plans import preview, preview_as_data
 from finetune.data.prepare_inputs import prepare_inputs
@@ -205,6 +205,20 @@ def test_a_pair_that_is_cut_on_both_sides_counts_each_token_once(config):
     (note,) = open_samples(made).notes
     # 30 + 25 + 3 tokens each, of which 11 are kept
     assert f"cut to max_length 11: {47 / 58:.1%} of all tokens are lost, the longest has 58" in note
+
+
+@pytest.mark.parametrize("columns", [("text",), ("text", "other")], ids=["texts", "pairs"])
+def test_texts_that_a_tokenizer_written_in_python_cuts_are_counted_too(columns):
+    step = Tokenize(columns, 8, False, ByT5Tokenizer(), ())
+    texts = Listed(["a" * 30, "bb", "c" * 7], "text")
+    given = {"text": texts, "other": Listed(["", "d", ""], "text")}
+    made = step.whole({name: given[name] for name in columns})
+    assert made["input_ids"].lengths.tolist() == [8, 3 + 2 * (len(columns) - 1), 8]
+    # One token a byte, and one that ends each text of a pair
+    whole = {1: 31 + 3 + 8, 2: 32 + 5 + 9}[len(columns)]
+    num_cut = len(columns)
+    assert (step.cut.num_cut, step.cut.tokens) == (num_cut, whole)
+    assert step.cut.longest == 30 + len(columns)
 
 
 EMPTY = {
