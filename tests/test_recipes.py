@@ -1,9 +1,9 @@
 """Every recipe is one file without code, as its public set-up has it, and runs two steps."""
 
+import importlib
 import json
 import math
 import re
-import runpy
 from pathlib import Path
 
 import pytest
@@ -12,15 +12,25 @@ from finetune import build_trainer, load_config
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "configs" / "recipes").glob("*.yaml"))
-MAKERS = runpy.run_path(str(Path(__file__).parent / "recipe_data.py"))["MAKERS"]
-SLOW = {"keras_transfer"}
+KINDS = ["recipes_of_images", "recipes_of_texts", "recipes_of_tables"]
+"""Modules in `recipes/`, which make the data."""
+SLOW = {
+    "fastbook_05_pets",
+    "fastbook_06_multilabel",
+    "fastbook_06_points",
+    "keras_transfer",
+    "lp_ft_living17",
+    "surgical_imagenet_c",
+}
 """Those that take more than 5 seconds."""
 MAY_CHANGE = re.compile(
     r"data\.(source|train|validation|test)\.(path|folder)"
-    r"|model\.layers\.\d+\.(path|pretrained|weights\.path)"
-    r"|train\.(steps|epochs)|freeze\.phases\.\d+\.until\.epochs"
+    r"|model\.weights\.path|model\.layers\.\d+\.(path|pretrained|weights\.path)"
+    r"|train\.(steps|epochs)|freeze\.(phases\.\d+\.until|probe)\.epochs"
+    r"|data\.transforms\.0\.size"
 )
-"""All that a test may say differently: where data and weights are, and how long the run is."""
+"""All that a test may say differently: where data and weights are, how long the
+run is, and how large its images."""
 
 
 TABLE = ROOT / "docs" / "recipes.md"
@@ -30,8 +40,17 @@ CASES = [
 ]
 
 
-def test_every_recipe_is_run():
-    assert {path.stem for path in RECIPES} == set(MAKERS)
+@pytest.fixture(scope="module")
+def makers():
+    """Return what makes the data of each recipe, by the recipe's name."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parent / "recipes")
+        modules = [importlib.import_module(name) for name in KINDS]
+    return {name: maker for module in modules for name, maker in module.MAKERS.items()}
+
+
+def test_every_recipe_is_run(makers):
+    assert {path.stem for path in RECIPES} == set(makers)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -44,8 +63,8 @@ def test_it_is_plain_data_that_names_its_source(path):
 
 
 @pytest.mark.parametrize("path", CASES)
-def test_it_runs_two_steps_when_told_only_where_data_and_weights_are(path, tmp_path):
-    said = MAKERS[path.stem](tmp_path / "data")
+def test_it_runs_two_steps_when_told_only_where_data_and_weights_are(path, makers, tmp_path):
+    said = makers[path.stem](tmp_path / "data")
     assert [key for key in said if not MAY_CHANGE.fullmatch(key)] == []
     config = load_config(path, overrides=[f"{key}={value}" for key, value in said.items()])
     trainer = build_trainer(config, tmp_path / "run")

@@ -125,10 +125,17 @@ def _dataset_column(dataset: Any, name: str, folder: Path, within: Path) -> Colu
         return Listed(mapped_cells(column), "things")
     values = column.to_pylist()
     if isinstance(feature, datasets.ClassLabel):
-        # -1 is how `datasets` marks a missing label.
-        known = [None if value in (None, -1) else feature.int2str(value) for value in values]
-        return Listed(known, "things")
+        return Listed(_class_names(values, feature), "things")
+    # Tags, such as one for each word of a text.
+    inner = getattr(feature, "feature", None)
+    if isinstance(inner, datasets.ClassLabel):
+        return Listed([row and _class_names(row, inner) for row in values], "things")
     return Listed(values, "things")
+
+
+def _class_names(numbers: Sequence[int | None], feature: Any) -> list[str | None]:
+    """Return the names of class numbers; None for a missing label, which `datasets` marks by -1."""
+    return [None if number in (None, -1) else feature.int2str(number) for number in numbers]
 
 
 @dataclass(frozen=True, slots=True)

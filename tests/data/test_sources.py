@@ -143,6 +143,25 @@ def test_hub_images_and_class_names_survive(tmp_path, prepared):
     assert batch.target.tolist() == [0]
 
 
+def test_tags_of_the_hub_bear_their_names(tmp_path, prepared, minilm):
+    tags = datasets.ClassLabel(names=["O", "B-place"])
+    features = datasets.Features(
+        {"words": datasets.List(datasets.Value("string")), "tags": datasets.List(tags)}
+    )
+    rows = {"words": [["to", "Rome"], ["Oslo"]], "tags": [[0, 1], [1]]}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "hub")
+    data = prepared(
+        {
+            "source": {"type": "huggingface", "path": str(tmp_path / "hub")},
+            "inputs": ["words"],
+            "target": "tags",
+            "transforms": [{"type": "tokenize", "tokenizer": minilm}],
+        },
+        "token_classification",
+    )
+    assert data.facts.classes == ("B-place", "O")
+
+
 @pytest.mark.parametrize("item", ["(x, i)", "{'x': x, 'y': i}"])
 def test_a_torch_dataset_gives_columns_x_and_y(write_module, prepared, item):
     text = f"""
