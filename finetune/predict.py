@@ -348,7 +348,8 @@ def _flat_row(row: Mapping[str, Any], numbers: Sequence[str]) -> dict[str, Any]:
     for name, value in row.items():
         singular = _SINGULAR.get(name, name)
         if isinstance(value, dict):
-            flat |= {f"{singular}/{key}": _cell_of(one) for key, one in value.items()}
+            # The record of a list of tasks is a row for each of them.
+            flat |= {f"{singular}/{key}": cell for key, cell in _flat_row(value, ()).items()}
         elif isinstance(value, list) and name in _SINGULAR:
             names = numbers if len(numbers) == len(value) else [*map(str, range(len(value)))]
             pairs = zip(names, value, strict=True)

@@ -12,6 +12,7 @@ from finetune.cli.output import size
 from finetune.config.freeze import FreezeConfig, PhaseConfig
 from finetune.config.loader import dump_config
 from finetune.config.run import RunConfig
+from finetune.config.task_list_keys import AnyTask, TaskList
 from finetune.data.drawn import MOST_PREPARED
 from finetune.freezing.lints import Lint
 from finetune.freezing.origins import lines_on_weights
@@ -23,7 +24,7 @@ from finetune.train.build import build_parts, lints_of, located, phases_of
 from finetune.train.built import Parts
 from finetune.train.phase_table import print_phases
 from finetune.train.sizes import average_bytes
-from finetune.train.start_lines import on_choice, on_classes, on_sizes, on_transforms
+from finetune.train.start_lines import on_all_classes, on_choice, on_sizes, on_transforms
 from finetune.visible import one_line
 
 
@@ -85,8 +86,8 @@ def plan_table(preview: Preview, file: TextIO, *, full: bool) -> None:
     console, parts = console_for(file), preview.parts
     facts = parts.data.facts
     lines = [("data", on_sizes(facts))]
-    if facts.classes is not None:
-        lines.append(("classes", on_classes(facts.classes)))
+    lines += [("classes", told) for told in on_all_classes(facts)]
+    lines += [("task", line) for line in _on_tasks(preview.config.task)]
     lines += [("note", note) for note in (*preview.config.notes, *parts.data.notes_on_all)]
     if parts.data.automatic:
         lines.append(("note", f"transforms: {on_transforms(parts.data.automatic)}"))
@@ -106,6 +107,15 @@ def plan_table(preview: Preview, file: TextIO, *, full: bool) -> None:
         console.tell()
         console.tell(f"note  {_where(lint, preview.config)}: {lint.message}")
         console.tell(f"      {lint.hint}")
+
+
+def _on_tasks(task: AnyTask) -> list[str]:
+    """Return a line for each task of a list: what it reads, learns, and weighs."""
+    return [
+        f"{one.label}: {one.type} of column {one.target!r} from layer {one.output!r}, weight "
+        f"{one.weight:g}"
+        for one in (task.tasks if isinstance(task, TaskList) else ())
+    ]
 
 
 def write_long_form(config: RunConfig, parts: Parts, path: Path) -> None:

@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from finetune.config.activation_cache import Cache, CacheConfig
-from finetune.config.base import PUBLIC, Node
+from finetune.config.base import PUBLIC, Node, refuse
 from finetune.config.bounds import MAX_NAME_BYTES, Count, Seed
 from finetune.config.data import DataConfig
 from finetune.config.freeze import ShortFreeze
@@ -17,13 +17,15 @@ from finetune.config.messages import shown
 from finetune.config.model import ModelConfig
 from finetune.config.optim import ConstantSchedule, OptimizerConfig, Schedule
 from finetune.config.places import Place
-from finetune.config.task_keys import Task
+from finetune.config.task_list_keys import ShortTask, TaskList
 from finetune.config.tracking import Tracking, TrackingConfig
 from finetune.config.train import TrainConfig
 from finetune.config.written import Written, dotted, locate
 from finetune.errors import FinetuneError, Key, Origin, SeveralFaultsError
 from finetune.redaction import redacted
 from finetune.trust import Trust
+
+_TARGETS_IN_TASKS = "each task of the list names its own target"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,8 @@ class RunConfig(Node):
     """The network."""
     data: DataConfig
     """The samples."""
-    task: Task
-    """What is learned."""
+    task: ShortTask
+    """What is learned; a list of tasks has one for each of several outputs."""
     freeze: ShortFreeze | None = None
     """What is frozen; nothing if left out."""
     optimizer: OptimizerConfig
@@ -93,6 +95,22 @@ class RunConfig(Node):
         if name is not None and len(name.encode()) > MAX_NAME_BYTES:
             raise ValueError(f"takes at most {MAX_NAME_BYTES} bytes, got {shown(name)}")
         return name
+
+    @model_validator(mode="after")
+    def _targets_are_named_once(self) -> Self:
+        if not isinstance(self.task, TaskList):
+            return self
+        if self.data.target is not None:
+            refuse("RunConfig", (("data", "target"), _TARGETS_IN_TASKS, "leave it out"))
+        for number, task in enumerate(self.task.tasks):
+            key: Key = ("task", "tasks", number, "target")
+            if task.target in (self.data.inputs or ()):
+                told = f"column {task.target!r} is both input and target"
+                refuse("RunConfig", (key, told, "the network would learn to copy its input"))
+            if task.target in self.data.loss_columns:
+                told = f"column {task.target!r} is in data.loss_columns too"
+                refuse("RunConfig", (key, told, "leave it out there"))
+        return self
 
     # Private, so that it is neither a key of the config nor written. Two configs still compare as
     # equal, since all provenances are equal.

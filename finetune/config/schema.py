@@ -53,6 +53,7 @@ def schema() -> dict[str, Any]:
     _list_classes(nodes, "NumberMetric", METRICS_OF_NUMBERS)
     _allow_short_selectors(root)
     _allow_short_forms(nodes)
+    root["properties"]["task"] = _or_a_list(root["properties"]["task"], nodes)
     # A file that extends another one may leave out what that one has.
     required = {"required": root.pop("required")}
     return {"$schema": _DRAFT, **root, "anyOf": [required, {"required": ["extends"]}]}
@@ -126,6 +127,14 @@ def _allow_short_selectors(root: dict[str, Any]) -> None:
     freeze["anyOf"].insert(0, {"type": "array", "items": {"$ref": "#/$defs/Selector"}})
 
 
+def _or_a_list(task: dict[str, Any], nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of a task that may also be a plain list of tasks."""
+    several = nodes["TaskList"]["properties"]["tasks"]
+    plain = {key: value for key, value in several.items() if key not in ("title", "description")}
+    one = {key: value for key, value in task.items() if key != "description"}
+    return {"anyOf": [one, plain], "description": task["description"]}
+
+
 def _replace(node: Any, key: str, value: Any, by: dict[str, Any]) -> None:
     """Replace each mapping below `node` that has `value` at `key`; its description stays."""
     for child in node.values() if isinstance(node, dict) else node:
@@ -139,7 +148,7 @@ def _replace(node: Any, key: str, value: Any, by: dict[str, Any]) -> None:
 
 def _allow_short_forms(nodes: Mapping[str, Any]) -> None:
     """Allow one entry for a list of one, and a number for a slice; mutates `nodes`."""
-    for task in MeasuredTask.__subclasses__():
+    for task in set(_nodes_below(MeasuredTask)):
         losses = nodes[task.__name__]["properties"]["losses"]
         losses["anyOf"].append(losses["anyOf"][0]["items"])
     rates = nodes["PhaseConfig"]["properties"]["lr"]

@@ -282,10 +282,13 @@ def locate_fault(root: Written, key: Key, *, absent: bool) -> Origin:
 
 
 def as_written(root: Written, key: Key) -> Key:
-    """Return the key as the file has it, if `freeze` is in its short form."""
+    """Return the key as the file has it, if `freeze` or `task` is in its short form."""
     key = tuple(step for step in key if step not in FORMS_OF_FREEZE)
     long_form = ("freeze", "phases", 0, "freeze")
     freeze = root.entry("freeze")
     if freeze is not None and isinstance(freeze.value, list) and key[:2] == long_form[:2]:
         return ("freeze", *key[len(long_form) :])
+    task = root.entry("task")
+    if task is not None and isinstance(task.value, list) and key[:2] == ("task", "tasks"):
+        return ("task", *key[2:])
     return key

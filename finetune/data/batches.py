@@ -63,9 +63,10 @@ class Batch:
 
     def without_skipped(self) -> "Batch":
         """Return the batch without what stands in the place of skipped samples."""
-        if not self.skipped:
-            return self
-        kept = self.is_whole.to(self.indices.device)
+        return self.at(self.is_whole.to(self.indices.device)) if self.skipped else self
+
+    def at(self, kept: Tensor | slice) -> "Batch":
+        """Return the samples of a slice, or where a mask `(B,)` is true."""
         inputs = {name: values[kept] for name, values in self.inputs.items()}
         target = None if self.target is None else self.target[kept]
         columns = {name: values[kept] for name, values in self.columns.items()}

@@ -15,7 +15,8 @@ def mended(there: DataIdentity, now: DataIdentity) -> int:
 
     A sample counts as mended if the run could not make it: then nothing was trained on it.
     """
-    is_alike = there.classes == now.classes and there.columns.keys() == now.columns.keys()
+    is_alike = there.classes == now.classes and there.by_target == now.by_target
+    is_alike &= there.columns.keys() == now.columns.keys()
     if not is_alike or there.sizes != now.sizes or there.is_short or now.is_short:
         return 0
     count = 0
@@ -30,6 +31,7 @@ def mended(there: DataIdentity, now: DataIdentity) -> int:
 def differences(there: DataIdentity, now: DataIdentity) -> list[str]:
     """Return one line per difference between a run's data and the data at hand."""
     lines = [*_columns(there, now), *_classes(there.classes, now.classes)]
+    lines += _classes_by_target(there, now)
     return lines + (_rows(there, now) or _places(there, now))
 
 
@@ -65,6 +67,16 @@ def _classes(old: tuple[str, ...] | None, new: tuple[str, ...] | None) -> list[s
     added = [name for name in new or () if name not in (old or ())]
     said = [f"{_shown(gone)} gone"] * bool(gone) + [f"{_shown(added)} new"] * bool(added)
     return [f"classes: {', '.join(said) or 'in another order'}"]
+
+
+def _classes_by_target(there: DataIdentity, now: DataIdentity) -> list[str]:
+    """Return a line for each target of a list of tasks whose classes differ."""
+    names = dict.fromkeys([*there.by_target, *now.by_target])
+    return [
+        f"column {name!r}: {line}"
+        for name in names
+        for line in _classes(there.by_target.get(name), now.by_target.get(name))
+    ]
 
 
 def _rows(there: DataIdentity, now: DataIdentity) -> list[str]:

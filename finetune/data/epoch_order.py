@@ -11,7 +11,7 @@ from torch import Tensor
 
 from finetune.config.data import SampleWeights
 from finetune.config.messages import shown
-from finetune.config.task_keys import Task
+from finetune.config.task_list_keys import AnyTask as Task
 from finetune.data.batches import sample_order, seed_for
 from finetune.data.parting import RawPart
 from finetune.errors import DataError, named

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import islice
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self, TypeGuard
 
 import numpy as np
@@ -81,6 +82,7 @@ class DataIdentity:
             does not depend on them.
         digest: Hash of the training samples when the run began, if some of them were mended since;
             None to take that of the samples here.
+        by_target: Names of the classes of each target of a list of tasks.
     """
 
     columns: Mapping[str, str]
@@ -93,9 +95,15 @@ class DataIdentity:
     known_by: KnownBy = "contents"
     unread: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     digest: str | None = None
+    by_target: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, parts: Mapping[str, RowHashes], classes: tuple[str, ...] | None) -> Self:
+    def of(
+        cls,
+        parts: Mapping[str, RowHashes],
+        classes: tuple[str, ...] | None,
+        by_target: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    ) -> Self:
         """Return the identity of data in parts."""
         columns = {
             # Parts of one source share the hash of the whole column, which must count once
@@ -114,7 +122,7 @@ class DataIdentity:
         # One part may have its files in a table, another one in a folder.
         has_names = any(part.known_by == "names" for part in parts.values())
         known_by: KnownBy = "names" if has_names else "contents"
-        return cls(columns, classes, rows, sizes, inputs, known_by=known_by)
+        return cls(columns, classes, rows, sizes, inputs, known_by=known_by, by_target=by_target)
 
     def after(self, before: "DataIdentity") -> "DataIdentity":
         """Return this identity for a run that was trained on other data before.
@@ -170,8 +178,13 @@ class DataIdentity:
         return document
 
     @classmethod
-    def read(cls, document: Any, classes: Any) -> Self:
+    def read(cls, document: Any, classes: Any, by_target: Any = None) -> Self:
         """Return the identity that `as_document` wrote.
+
+        Args:
+            document: What it wrote.
+            classes: Names of the classes, if any.
+            by_target: Names of the classes of each target of a list of tasks, if any.
 
         Raises:
             ValueError: the document is something else.
@@ -200,6 +213,7 @@ class DataIdentity:
                 "names" if document.get("images") == "names" else "contents",
                 _unread(document.get("unread", {}), sizes),
                 _digest(document.get("digest")),
+                {str(name): tuple(map(str, some)) for name, some in (by_target or {}).items()},
             )
         except (KeyError, TypeError, AttributeError, binascii.Error) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error

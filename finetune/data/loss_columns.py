@@ -11,7 +11,7 @@ from torch import Tensor
 
 from finetune.config.data import DataConfig
 from finetune.config.messages import shown
-from finetune.config.task_keys import Task
+from finetune.config.task_list_keys import AnyTask as Task, TaskList
 from finetune.config.transform_keys import VisionTransform
 from finetune.data.cells import read_cells
 from finetune.data.gaps import refuse_gaps
@@ -52,7 +52,9 @@ def mask_columns(config: DataConfig, task: Task, target: str | None) -> set[str]
     """
     moved = {name for _, node in _vision_nodes(config) for name in node.with_ or ()}
     is_free = task.learns in ("mask", "any") or target in moved
-    return {*config.loss_columns, *([target] if target is not None and is_free else [])}
+    listed = task.targets if isinstance(task, TaskList) else ()
+    named = {*config.loss_columns, *([target] if target is not None and is_free else [])}
+    return named - set(listed)
 
 
 def refuse_unknown_companions(

@@ -135,7 +135,11 @@ def mixing_of(
     for number, node in nodes.items():
         key: Key = ("data", "transforms", number)
         if first.columns:
-            raise DataError(f"{node.type} does not mix the columns of data.loss_columns", key=key)
+            raise DataError(
+                f"{node.type} does not mix the columns of data.loss_columns, nor targets of a list "
+                "of tasks",
+                key=key,
+            )
         _refuse_inputs(node, samples.specs, key)
         _refuse_target(node, target, key, hard if has_classes else (), has_classes=has_classes)
     return Mixing(tuple(nodes.values()), seed, classes if has_classes else None)

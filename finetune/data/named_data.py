@@ -21,7 +21,7 @@ from finetune.config.source_keys import (
     Source,
     TextFolderSource,
 )
-from finetune.config.task_keys import Task
+from finetune.config.task_list_keys import AnyTask as Task, TaskList
 from finetune.data.audio import notes_on_audio
 from finetune.data.column_kinds import Kind, column_of
 from finetune.data.columns import (
@@ -41,6 +41,7 @@ from finetune.data.incoming_part import FILES_WITH_COLUMNS, Incoming
 from finetune.data.incoming_rows import as_files
 from finetune.data.joined import join_targets
 from finetune.data.labels import LabelRules
+from finetune.data.listed_targets import encode_listed, may_be_empty
 from finetune.data.loss_columns import mask_columns
 from finetune.data.opening import DataFacts
 from finetune.data.parting import RawPart, part_of
@@ -114,7 +115,7 @@ class DataReader:
             else:
                 listed = {n for n, kind in self.facts.kinds.items() if "image" in kind}
             images = image_columns(self.config, inputs) | listed
-            table = with_open_gaps(table, filled_columns(self.config))
+            table = with_open_gaps(table, may_be_empty(self.config, self.task))
             for_loss = [*([] if target is None else [target]), *more]
             masks = mask_columns(self.config, self.task, target)
             table = settle_columns(table, inputs, for_loss, images, masks, source, key)
@@ -153,6 +154,7 @@ class DataReader:
             table, target, rules = self._with_one_target(table)
             for_loss = [*([] if target is None else [target]), *self.config.loss_columns]
             masks = mask_columns(self.config, self.task, target)
+            table = with_open_gaps(table, set(for_loss) & may_be_empty(self.config, self.task))
             settled = {
                 name: settled_for_loss(name, table, is_mask=name in masks) for name in for_loss
             }
@@ -219,14 +221,17 @@ class DataReader:
         inputs, classes = self.facts.inputs, self.facts.classes
         refuse_gaps_in(table, inputs, filled_columns(self.config))
         encoded = None
-        if target is not None:
+        if target is not None and not isinstance(self.task, TaskList):
             encoded = encode_target(
                 table, target, self.task, classes=classes, part=table.name, rules=rules
             )
+        known = {name: one.names for name, one in self.facts.by_target.items()}
+        listed = encode_listed(table, self.task, classes=known, part=table.name, rules=rules)
         hashes = hash_rows(table.columns, inputs)
         notes = (*table.notes, *(line for name in inputs for line in self._on_pixels(table, name)))
         notes += tuple(notes_on_audio({name: [table.columns[name]] for name in inputs}, self.seed))
-        part = part_of(table, self.config, inputs, target, encoded, hashes)
+        notes += listed.notes
+        part = part_of(table, self.config, inputs, target, encoded, hashes, listed)
         return NamedData(part, table.name, notes)
 
     def _on_pixels(self, table: Table, name: str) -> list[str]:

@@ -5,13 +5,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from finetune.config.data import DataConfig
-from finetune.config.task_keys import Task
+from finetune.config.task_list_keys import AnyTask as Task
 from finetune.data.column_kinds import Kind
 from finetune.data.differences import differences, differences_of_contents, mended
 from finetune.data.epoch_order import EpochOrder, epoch_order
 from finetune.data.identity import DataIdentity
 from finetune.data.known_files import KnownFiles
 from finetune.data.learnt import Learnt
+from finetune.data.listed_targets import TargetClasses, classes_and_counts
 from finetune.data.parting import (
     RawPart,
     labelled,
@@ -40,6 +41,7 @@ class DataFacts:
         fitted: What each fitted step has kept of the training samples, in their order.
         counts: Training samples of each class, or with each label; None without classes, and where
             the target is an image.
+        by_target: Classes of each target of a list of tasks that has some.
     """
 
     inputs: tuple[str, ...]
@@ -50,6 +52,7 @@ class DataFacts:
     kinds: dict[str, Kind] = field(default_factory=dict)
     fitted: tuple[Learnt, ...] = ()
     counts: tuple[int, ...] | None = None
+    by_target: dict[str, TargetClasses] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +193,7 @@ def _opened_as_before(
     known, renamed = record.identity.classes, list[str]()
     if record.trains and known is not None:
         known, renamed = _renamed(known, raw, task)
-    parts, classes, _ = labelled(raw, task, known)
+    parts, classes, _ = labelled(raw, task, known, record.identity.by_target)
     parts, lines = parted_as_before(parts, raw.config.split, record.identity, seed)
     notes = notes_on_copies(list(parts.values()))
     return _with_facts(raw, parts, classes, task, notes), [*renamed, *lines]
@@ -226,8 +229,19 @@ def _with_facts(
     # Redacted here, since facts are saved in the run folder.
     told = tuple(map(redacted, notes))
     counts = None if classes is None else parts["train"].counts(len(classes))
-    facts = DataFacts(raw.inputs, raw.target, classes, told, sizes, dict(raw.kinds), counts=counts)
-    identity = DataIdentity.of({name: part.hashes for name, part in parts.items()}, classes)
+    train = parts["train"]
+    facts = DataFacts(
+        raw.inputs,
+        raw.target,
+        classes,
+        told,
+        sizes,
+        dict(raw.kinds),
+        counts=counts,
+        by_target=classes_and_counts(train.beside, train.classes),
+    )
+    hashes = {name: part.hashes for name, part in parts.items()}
+    identity = DataIdentity.of(hashes, classes, train.classes)
     every = EpochOrder(sizes["train"])
     validation, test = parts.get("validation"), parts.get("test")
     return OpenedData(parts["train"], validation, test, facts, identity, every)

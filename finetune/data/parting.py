@@ -2,17 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from finetune.config.data import DataConfig, SplitConfig
-from finetune.config.task_keys import Task
+from finetune.config.task_list_keys import AnyTask as Task, TaskList
 from finetune.data.class_counts import class_counts, notes_on_classes
 from finetune.data.columns import placing_columns
 from finetune.data.identity import DataIdentity, RowHashes
 from finetune.data.images import Images
+from finetune.data.listed_targets import (
+    NO_LIST,
+    ListedTargets,
+    encode_listed,
+    notes_on_listed,
+    refuse_unseen_in_list,
+)
 from finetune.data.loss_columns import loss_column
 from finetune.data.membership import (
     Newcomers,
@@ -52,6 +60,8 @@ class RawPart:
     """Columns for the loss that are no such tensor: masks, sequences, `data.loss_columns`."""
     mask: str | None = None
     """Name of the target if it is a class for each pixel; None for masks of any other meaning."""
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Names of the classes, by target column of a list of tasks."""
 
     @property
     def for_loss(self) -> ForLoss:
@@ -88,7 +98,10 @@ class RawPart:
 
 
 def labelled(
-    raw: RawData, task: Task, classes: tuple[str, ...] | None = None
+    raw: RawData,
+    task: Task,
+    classes: tuple[str, ...] | None = None,
+    by_target: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> tuple[dict[str, RawPart], tuple[str, ...] | None, list[str]]:
     """Return each part with inputs and encoded targets, the classes, and notes on labels.
 
@@ -96,6 +109,7 @@ def labelled(
         raw: The columns of all sources.
         task: Decides what the target means.
         classes: Classes of the run; None to take those of the training part.
+        by_target: The same for each target column of a list of tasks.
 
     Raises:
         DataError: a value is missing, means nothing to the task, or is an unknown label.
@@ -103,15 +117,20 @@ def labelled(
     parts: dict[str, RawPart] = {}
     notes: list[str] = []
     for part, table in raw.tables.items():
-        encoded = None
-        if raw.target is not None:
-            about = f"the {part} part"
+        encoded, about = None, f"the {part} part"
+        if raw.target is not None and not isinstance(task, TaskList):
             encoded = encode_target(
                 table, raw.target, task, classes=classes, part=about, rules=raw.rules
             )
             # Training comes first, so its classes hold for the parts that follow.
             classes, notes = encoded.classes, [*notes, *encoded.notes]
-        parts[part] = part_of(table, raw.config, raw.inputs, raw.target, encoded, raw.hashes[part])
+        # Of a source that is split later, the rows are those of all parts.
+        whole = about if raw.config.split is None else "the data"
+        listed = encode_listed(table, task, classes=by_target, part=whole, rules=raw.rules)
+        by_target, notes = by_target or listed.classes, [*notes, *listed.notes]
+        parts[part] = part_of(
+            table, raw.config, raw.inputs, raw.target, encoded, raw.hashes[part], listed
+        )
     parts["train"] = replace(parts["train"], places=_places(raw))
     return parts, classes, notes
 
@@ -129,6 +148,7 @@ def part_of(
     target: str | None,
     encoded: Target | None,
     hashes: RowHashes,
+    listed: ListedTargets = NO_LIST,
 ) -> RawPart:
     """Return a part made of the input columns of a table, its encoded target, and loss columns.
 
@@ -139,13 +159,17 @@ def part_of(
         target: Name of the target column; None without a target.
         encoded: The target.
         hashes: Hashes of the rows.
+        listed: The targets of a list of tasks.
     """
     columns = {name: table.columns[name] for name in inputs}
-    beside = {name: loss_column(name, table) for name in config.loss_columns}
+    plain = (name for name in config.loss_columns if name not in listed.columns)
+    beside = {**{name: loss_column(name, table) for name in plain}, **listed.columns}
     values = None if encoded is None else encoded.values
     alone = replace(table, columns=columns)
     if values is None or isinstance(values, Tensor):
-        return RawPart(alone, values, hashes, target_name=target, beside=beside)
+        return RawPart(
+            alone, values, hashes, target_name=target, beside=beside, classes=listed.classes
+        )
     assert target is not None  # what was encoded has a name
     has_classes = encoded is not None and encoded.classes is not None
     mask = target if has_classes and isinstance(values, Images | Numbers) else None
@@ -157,6 +181,9 @@ def notes_on_parts(
     parts: Mapping[str, RawPart], classes: tuple[str, ...] | None, task: Task
 ) -> list[str]:
     """Return notes on the classes in each part, where there is something to note."""
+    if isinstance(task, TaskList):
+        known = parts["train"].classes
+        return notes_on_listed({name: part.beside for name, part in parts.items()}, known, task)
     targets = {name: part.target for name, part in parts.items() if part.target is not None}
     return [] if classes is None or not targets else notes_on_classes(targets, classes, task)
 
@@ -367,6 +394,9 @@ def refuse_unseen_labels(
     is_split: bool = False,
 ) -> None:
     """Raise `DataError` if a part holds a class that the training part lacks."""
+    refuse_unseen_in_list(
+        {name: part.beside for name, part in parts.items()}, parts["train"].classes, hint
+    )
     trained = parts["train"].target
     drawn = [part.target for part in parts.values() if part.target is not None and is_split]
     for name, part in parts.items():

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from finetune.config.data import DataConfig
-from finetune.config.task_keys import Task
+from finetune.config.task_list_keys import AnyTask as Task, TaskList
 from finetune.data.audio import notes_on_audio
 from finetune.data.cells import read_cells
 from finetune.data.column_kinds import Kind, as_kind, kind_of
@@ -23,6 +23,11 @@ from finetune.data.image_headers import read_alike
 from finetune.data.joined import join_targets
 from finetune.data.known_files import KnownFiles
 from finetune.data.labels import LabelRules
+from finetune.data.listed_targets import (
+    may_be_empty,
+    refuse_missing_targets,
+    with_listed_targets,
+)
 from finetune.data.loss_columns import (
     mask_columns,
     refuse_idle_loss_columns,
@@ -101,13 +106,12 @@ def read_data(
     Raises:
         DataError: a source or a column is not what the config says.
     """
+    refuse_idle_loss_columns(config, task)
+    config = with_listed_targets(config, task)
     config, tables, rules = join_targets(config, _read_tables(config, trust, files), tuple(head))
-    inputs, target = choose_columns(
-        config, tables["train"].columns, needs_target=task.learns != "any"
-    )
+    inputs, target = _chosen(config, task, tables)
     _refuse_missing_places(config, tables["train"])
     refuse_unknown_companions(config, inputs, target)
-    refuse_idle_loss_columns(config, task)
     tables = _settled(config, tables, task, inputs, target)
     if task.learns == "tags":
         tables = with_words(tables, inputs, tokenized_columns(config))
@@ -126,6 +130,24 @@ def read_data(
     # Of the training part alone: prediction must read what training read, not what validation held.
     kinds = {name: kind_of(column, name, config) for name, column in read["train"].items()}
     return RawData(config, tables, hashes, inputs, target, kinds, rules, notes)
+
+
+def _chosen(
+    config: DataConfig, task: Task, tables: Mapping[str, Table]
+) -> tuple[tuple[str, ...], str | None]:
+    """Return the input columns, and the target of a single task that has one.
+
+    Raises:
+        DataError: a column is missing, or it is unclear which ones are meant.
+    """
+    known = tables["train"].columns
+    if not isinstance(task, TaskList):
+        return choose_columns(config, known, needs_target=task.learns != "any")
+    for table in tables.values():
+        refuse_missing_targets(task, config.inputs or (), table.columns)
+    inputs, _ = choose_columns(config, known, needs_target=False)
+    refuse_missing_targets(task, inputs, known)
+    return inputs, None
 
 
 def _for_loss(config: DataConfig, target: str | None) -> list[str]:
@@ -147,12 +169,12 @@ def _settled(
     """
     named = config.model_copy(update={"inputs": inputs, "target": target})
     for_loss, masks = _for_loss(config, target), mask_columns(config, task, target)
-    is_image, filled = image_columns(config, inputs), filled_columns(config)
+    is_image, gappy = image_columns(config, inputs), may_be_empty(config, task)
     result = {}
     for part, (source, key) in sources_of(config).items():
         # Columns are chosen by the training part; every other part must have the same ones.
         choose_columns(named, tables[part].columns, needs_target=target is not None)
-        open_ = with_open_gaps(tables[part], filled)
+        open_ = with_open_gaps(tables[part], gappy)
         settled = settle_columns(open_, inputs, for_loss, is_image, masks, source, key)
         result[part] = _with_places(settled, open_, config, part)
     return result

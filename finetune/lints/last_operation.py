@@ -111,7 +111,9 @@ class _Watch(TorchDispatchMode):
             self.made.pop(storage, None)
 
 
-def last_operation(model: nn.Module, inputs: dict[str, Tensor]) -> LastOperation | None:
+def last_operation(
+    model: nn.Module, inputs: dict[str, Tensor], name: str | None = None
+) -> LastOperation | None:
     """Return the squashing function that made the output of a network; None without one.
 
     Copies and reshapes behind it do not matter, nor does dropout, which is off in evaluation mode.
@@ -122,6 +124,7 @@ def last_operation(model: nn.Module, inputs: dict[str, Tensor]) -> LastOperation
     Args:
         model: The network, in evaluation mode.
         inputs: A batch of at least two samples, or three to find a sigmoid by hand.
+        name: The output that is meant, of a network with several.
     """
     watch = _Watch()
     seen: list[tuple[str, _Made]] = []
@@ -132,6 +135,7 @@ def last_operation(model: nn.Module, inputs: dict[str, Tensor]) -> LastOperation
 
     with watched(model, left=left) as roots, watch:
         output = model(**inputs)
+    output = output if name is None else output[name]
     if not isinstance(output, Tensor) or not output.is_floating_point():
         return None
     # From certain to guessed: the operation itself, sums that hardly come by chance, a range.

@@ -15,12 +15,13 @@ from finetune.config.loss_keys import ImportLoss
 from finetune.config.model import Layer, TransformersLayer
 from finetune.config.run import RunConfig
 from finetune.config.selectors import ByDepth, Not, Selector
-from finetune.config.task_keys import ImportTask
+from finetune.config.task_keys import ImportTask, Task as TaskConfig
+from finetune.config.task_list_keys import AnyTask, TaskList
 from finetune.data.batches import Batch, Samples
 from finetune.errors import FinetuneError, Key
 from finetune.freezing.lints import Lint
-from finetune.lints.last_operation import LastOperation, Squashing, last_operation
 from finetune.lints.repeated_blocks import repeated_blocks
+from finetune.lints.squashed_logits import FEW, squashed_before
 from finetune.lints.unseen_tokens import blind_first_tokens, seen_padding
 from finetune.models.declared import Network
 from finetune.models.layer_calls import is_helper_of
@@ -31,8 +32,6 @@ from finetune.tasks.task import Task
 
 _BY_DEPTH = (Gradual, Ulmfit, ChainThaw, TopK, Freezeout)
 """Methods that freeze by the depth of blocks."""
-_FEW = 4
-"""Samples in the batch for which outputs and losses are examined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,73 +118,26 @@ def _found_by(what: str, subject: _Subject) -> list[Lint]:
         ]
 
 
-_RANGES: dict[Squashing, str] = {
-    "softmax": "probabilities, by a softmax",
-    "log-softmax": "logarithms of probabilities, by a log-softmax",
-    "sigmoid": "values between 0 and 1, by a sigmoid",
-    "log-sigmoid": "values below 0, by a log-sigmoid",
-    "ReLU": "values that are never below 0",
-    "tanh": "values between -1 and 1, by a tanh",
-}
-
-
 def _squashed_logits(subject: _Subject) -> Iterator[Lint]:
-    """Yield a note if a squashing function comes before a loss, or a readout, of logits."""
-    reader = _reader_of_logits(subject.config)
-    if reader is None or len(subject.samples) < 2:
-        return
-    last = last_operation(subject.model, subject.batch(_FEW).inputs)
-    # The softmax of predictions leaves the values of a log-softmax what they are.
-    if last is None or (last.squashing == "log-softmax" and reader == _PREDICTIONS):
-        return
-    key, _ = subject.layer(last.module)
-    yield Lint(
-        key,
-        f"{subject.label(last.module)} gives {_range(last)}, and {reader} logits: "
-        f"{_effect(last, subject.config)}",
-        "end the network with the layer before it: predictions are turned into probabilities "
-        "anyway",
-    )
-
-
-def _range(last: LastOperation) -> str:
-    """Return the words for the range of outputs."""
-    if not last.is_guess:
-        return _RANGES[last.squashing]
-    return (
-        f"values between 0 and 1 for all of {_FEW} samples tried, as a sigmoid written out by hand "
-        "does"
-    )
-
-
-_PREDICTIONS = "predictions are read from"
-
-
-def _reader_of_logits(config: RunConfig) -> str | None:
-    """Return subject and verb for what takes the outputs as logits; None if nothing does."""
-    for loss in config.task.chosen_losses:
-        if loss.takes_logits:
-            return f"loss {loss.label!r} takes"
-    return _PREDICTIONS if config.task.reads_logits else None
-
-
-def _effect(last: LastOperation, config: RunConfig) -> str:
-    """Return the words for the consequence of a squashing function before logits."""
-    if last.squashing == "log-softmax" and config.task.learns in ("class", "mask"):
-        return "the second one changes nothing"
-    if config.task.learns == "labels":
-        # sigmoid(0) = 0.5 and sigmoid(1) = 0.73: the range of a second sigmoid.
-        effects: dict[Squashing, str] = {
-            "softmax": "every label has a probability from 0.5 to 0.73",
-            "sigmoid": "every label has a probability from 0.5 to 0.73",
-            "ReLU": "no label ever has a probability below 0.5",
-            "log-softmax": "no label ever has a probability above 0.5",
-            "log-sigmoid": "no label ever has a probability above 0.5",
-        }
-        return effects.get(last.squashing, "probabilities never come near 0 or 1")
-    if last.squashing == "ReLU":
-        return "a class at 0 learns nothing, and none can be ruled out"
-    return "probabilities never come near 0 or 1, and the network learns slowly"
+    """Yield a note for each task that reads logits from behind a squashing function."""
+    task = subject.config.task
+    readers: list[tuple[TaskConfig, str | None]]
+    if isinstance(task, TaskList):
+        readers = [(one, one.output) for one in task.tasks]
+    else:
+        readers = [(task, None)]
+    for one, output in readers:
+        if len(subject.samples) < 2:
+            return
+        found = squashed_before(one, subject.model, subject.batch(FEW).inputs, output)
+        if found is not None:
+            key, _ = subject.layer(found.module)
+            yield Lint(
+                key,
+                f"{subject.label(found.module)} {found.told}",
+                "end the network with the layer before it: predictions are turned into "
+                "probabilities anyway",
+            )
 
 
 def _remarks(subject: _Subject) -> Iterator[Lint]:
@@ -282,12 +234,12 @@ def _is_by_depth(node: Selector) -> bool:
 def _losses_in_company(subject: _Subject) -> Iterator[Lint]:
     """Yield a note if the loss of a sample changes with the other samples of its pass."""
     own = [(n, loss) for n, loss in enumerate(subject.task.losses) if _is_undeclared(subject, n)]
-    if not own or len(subject.samples) < _FEW:
+    if not own or len(subject.samples) < FEW:
         return
     # Both batches are padded alike: else the outputs may differ by their padding.
-    extent = subject.samples.extent(torch.arange(_FEW))
+    extent = subject.samples.extent(torch.arange(FEW))
     length = None if extent is None else extent.width
-    rows = torch.arange(_FEW)
+    rows = torch.arange(FEW)
     together, *halves = (
         _Passed(batch, subject.model(**batch.inputs))
         for batch in (subject.fetched(part, length) for part in (rows, *rows.chunk(2)))
@@ -295,9 +247,8 @@ def _losses_in_company(subject: _Subject) -> Iterator[Lint]:
     for number, loss in own:
         if not _changes(loss, together, halves):
             continue
-        is_task = isinstance(subject.config.task, ImportTask)
         yield Lint(
-            ("task", "path") if is_task else ("task", "losses", number, "path"),
+            _key_of_loss(subject.config.task, number),
             f"loss {loss.name!r} of a sample changes with the others of its pass, and windows are "
             "cut into passes by train.micro_batch, or where memory runs out",
             "set the attribute whole_window = True on the loss: then no window is ever cut",
@@ -313,6 +264,17 @@ _LOOKS: dict[str, Callable[[_Subject], Iterator[Lint]]] = {
     "whether a loss compares samples": _losses_in_company,
 }
 """The examinations of a network, each by the question that it answers."""
+
+
+def _key_of_loss(task: AnyTask, number: int) -> Key:
+    """Return the key of the path of an imported loss; `number` is its place among all losses."""
+    if isinstance(task, ImportTask):
+        return ("task", "path")
+    if not isinstance(task, TaskList):
+        return ("task", "losses", number, "path")
+    place = [n for n, one in enumerate(task.tasks) for _ in one.chosen_losses][number]
+    before = sum(len(other.chosen_losses) for other in task.tasks[:place])
+    return ("task", "tasks", place, "losses", number - before, "path")
 
 
 def _is_undeclared(subject: _Subject, number: int) -> bool:
@@ -337,7 +299,7 @@ def _changes(loss: WeightedLoss, together: _Passed, halves: Sequence[_Passed]) -
     whole, *apart = (loss(each.outputs, each.batch) for each in (together, *halves))
     if not whole.is_own:
         of_each, *of_halves = (
-            loss.function(each.outputs, each.batch) for each in (together, *halves)
+            loss.function(*loss.seen(each.outputs, each.batch)) for each in (together, *halves)
         )
         return _differ(of_each, torch.cat(of_halves))
     return _differ(whole.total, torch.stack([half.total for half in apart]).sum())

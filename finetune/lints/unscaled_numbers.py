@@ -11,9 +11,12 @@ from torch import Tensor
 
 from finetune.config.model import Layer
 from finetune.config.run import RunConfig
+from finetune.config.task_list_keys import AnyTask, TaskList
 from finetune.config.transform_keys import ImportTransform, StackTransform
-from finetune.data.batches import Samples
+from finetune.data.batches import Batch, Samples
+from finetune.errors import Key
 from finetune.freezing.lints import Lint
+from finetune.tasks.views import View
 
 _LOOKED_AT = 1000
 """Number of samples whose numbers are measured."""
@@ -51,14 +54,14 @@ def unscaled_numbers(config: RunConfig, samples: Samples) -> tuple[Lint, ...]:
         samples: The training samples, or some of them.
     """
     names = [name for name in samples.inputs if _is_multiplied(name, config.model.layers)]
-    is_asked = bool(names) or config.task.learns == "numbers"
+    is_asked = bool(names) or bool(_of_numbers(config.task))
     # To make large samples, such as images, only to measure a target would take long.
     is_large = any(len(spec.shape) > 1 for spec in samples.specs.values())
     if len(samples) < 2 or is_large or not is_asked:
         return ()
     batch = samples.fetch(torch.arange(min(len(samples), _LOOKED_AT)))
     sizes = [size for name in names for size in _sizes(name, batch.inputs[name])]
-    found = [] if batch.target is None else list(_of_target(config, batch.target))
+    found = [lint for each in _of_numbers(config.task) for lint in _of_target(each, batch)]
     far = [size for size in sizes if size.far > _FAR]
     return (*_of_inputs(config, far), *found)
 
@@ -81,16 +84,38 @@ def _of_inputs(config: RunConfig, far: list[_Size]) -> Iterator[Lint]:
     )
 
 
-def _of_target(config: RunConfig, target: Tensor) -> Iterator[Lint]:
-    """Yield a note on targets that are numbers far from 1."""
+class _Learnt(NamedTuple):
+    """A task that learns numbers."""
+
+    key: Key
+    """Position in the config of its target."""
+    view: View | None
+    """What it sees of a batch, as one of a list."""
+
+
+def _of_numbers(task: AnyTask) -> list[_Learnt]:
+    """Return the tasks that learn numbers."""
     # A loss of the user's own may scale them.
-    if config.task.learns != "numbers" or config.task.has_own_loss:
+    if not isinstance(task, TaskList):
+        is_plain = task.learns == "numbers" and not task.has_own_loss
+        return [_Learnt(("data", "target"), None)] if is_plain else []
+    return [
+        _Learnt(("task", "tasks", n, "target"), View(one.label, one.output, one.target))
+        for n, one in enumerate(task.tasks)
+        if one.learns == "numbers" and not one.has_own_loss
+    ]
+
+
+def _of_target(learnt: _Learnt, batch: Batch) -> Iterator[Lint]:
+    """Yield a note on targets that are numbers far from 1."""
+    target = (batch if learnt.view is None else learnt.view.of_batch(batch)).target
+    if target is None or not len(target):
         return
     worst = max(_sizes("", target), key=lambda size: size.far, default=None)
     if worst is None or worst.far <= _FAR:
         return
     yield Lint(
-        ("data", "target"),
+        learnt.key,
         f"the numbers to learn are far from 1 (mean {worst.mean:,.4g}, standard deviation "
         f"{worst.deviation:,.4g}), and a network begins near 0",
         "give them in other units, such as thousands, or as logarithms: predictions come in the "

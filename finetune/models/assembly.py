@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,7 @@ from finetune.config.model import (
 )
 from finetune.errors import Key, ModelError, did_you_mean
 from finetune.models.architectures import part_of_torchvision
+from finetune.models.heads import HeadWanted, OutputWanted
 from finetune.models.layer_calls import (
     TOKENIZER_EXTRAS,
     PlannedCall,
@@ -38,6 +40,7 @@ class Assembly:
         inputs: Input columns of the data, in order.
         around: What layers need besides their nodes.
         categories: Number of categories by column of positions.
+        wanted: The outputs by the name of their layer, if the network gives several.
     """
 
     def __init__(
@@ -45,8 +48,9 @@ class Assembly:
         inputs: Mapping[str, TensorSpec],
         around: Surroundings,
         categories: Mapping[str, int],
+        wanted: Mapping[str, OutputWanted] = MappingProxyType({}),
     ) -> None:
-        self._around, self._categories = around, categories
+        self._around, self._categories, self._wanted = around, categories, wanted
         self._columns = tuple(Source("column", name) for name in inputs)
         self._values: dict[Source, Any] = {
             Source("column", name): spec.example(_EXAMPLES) for name, spec in inputs.items()
@@ -74,7 +78,10 @@ class Assembly:
             child, origin = node.layer, self._nodes[node.layer]
         takes = self._sources(node, origin, label, key)
         keywords = self._keywords(node, origin, takes, label, key)
-        module = self._children.get(child) or self._built(node, name, takes, key)
+        around = self._surroundings(name, takes)
+        module = self._children.get(child) or build_layer(
+            node, name, [self._values[source] for source in takes], around, key=key
+        )
         self._last_is_foreign = isinstance(origin, ImportLayer)
         match origin:
             case TransformersLayer():
@@ -82,7 +89,7 @@ class Assembly:
                     origin,
                     module,
                     ChildCall(child, takes, name=name),
-                    self._around.head,
+                    around.head,
                     key,
                     are_named=node.inputs is not None,
                 )
@@ -119,15 +126,27 @@ class Assembly:
         if self._last_is_foreign:
             self._steps[-1] = replace(self._steps[-1], unpack=False)
         names = [column.name for column in self._columns]
-        return Network(names, self._children, self._steps, self._around.reports)
+        outputs = {name: self._layer(name, one.key) for name, one in self._wanted.items()}
+        return Network(names, self._children, self._steps, self._around.reports, outputs)
 
-    def _built(self, node: Layer, name: str, takes: Sequence[Source], key: Key) -> nn.Module:
-        """Return the module of a new layer."""
-        incoming = [self._values[source] for source in takes]
+    def _surroundings(self, name: str, takes: Sequence[Source]) -> Surroundings:
+        """Return what a layer needs besides its node."""
         names = [source.name for source in takes if source.kind == "column"]
         categories = self._categories.get(names[0]) if len(names) == 1 else None
         around = replace(self._around, categories=categories)
-        return build_layer(node, name, incoming, around, key=key)
+        if not self._wanted:
+            return around
+        # Of several outputs each has its own number of classes, and other layers have none.
+        head = self._wanted[name].head if name in self._wanted else HeadWanted()
+        return replace(around, classes=head.width, head=head)
+
+    def _layer(self, name: str, key: Key) -> Source:
+        """Return the layer, or the single output of one, that is an output of the network."""
+        source = self._source(name, key)
+        if source.kind != "layer":
+            known = ", ".join(map(repr, self._given_by))
+            raise ModelError(f"{name!r} is an input column; there are layers {known}", key=key)
+        return source
 
     def _append(
         self, step: ChildCall, module: nn.Module, label: str, key: Key, *, new: bool

@@ -1,10 +1,11 @@
 """Build a network from a list of named layers, checking shapes layer by layer."""
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 from finetune.config.model import ModelConfig
 from finetune.models.assembly import Assembly
-from finetune.models.heads import HeadWanted
+from finetune.models.heads import HeadWanted, OutputWanted
 from finetune.models.layers import Surroundings
 from finetune.models.network import Network as Network, TensorSpec as TensorSpec
 from finetune.models.weights import load_weights
@@ -18,6 +19,7 @@ def build_network(
     classes: int | None,
     categories: Mapping[str, int] | None = None,
     head: HeadWanted | None = None,
+    outputs: Mapping[str, OutputWanted] = MappingProxyType({}),
     seed: int,
     trust: Collection[str],
 ) -> Network:
@@ -34,6 +36,7 @@ def build_network(
         categories: Number that the text `categories` stands for, by column of positions.
         head: The head of whole networks whose output is `logits`. If left out, it gives a whole
             sample a logit for each class.
+        outputs: The layers that are outputs, by name, for a network that gives a dict of several.
         seed: Seed of the initial weights.
         trust: Packages whose code may be imported.
 
@@ -44,7 +47,7 @@ def build_network(
     with random_state_kept():
         seed_all(seed)
         around = Surroundings(classes, trust, head or HeadWanted("sample", classes))
-        assembly = Assembly(inputs, around, categories or {})
+        assembly = Assembly(inputs, around, categories or {}, outputs)
         for position, node in enumerate(config.layers):
             assembly.add(node, node.name or str(position), ("model", "layers", position))
         network = assembly.finished()

@@ -35,6 +35,16 @@ class HeadWanted:
     """Number of logits; None if neither task nor data tells it. A span always has two."""
 
 
+@dataclass(frozen=True, slots=True)
+class OutputWanted:
+    """One of several outputs of a network."""
+
+    head: HeadWanted
+    """The head, if the layer is a whole network; its width is the number of classes."""
+    key: Key
+    """Position in the config of what names the layer."""
+
+
 def auto_with_head(
     config: Any, wanted: HeadWanted, incoming: Sequence[object], *, label: str, key: Key
 ) -> Any:

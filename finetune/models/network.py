@@ -1,7 +1,8 @@
 """The network that declared layers become: the layers, and how their calls are wired."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -91,6 +92,7 @@ class Network(nn.Module):
         columns: Names of the input columns, in the order of positional arguments.
         layers: The children.
         steps: Their calls in order. The output of the last is the network's.
+        outputs: Outputs by name, if the network gives several: a dict with each of them.
         reports: Reports on the pretrained tensors that were loaded.
     """
 
@@ -100,6 +102,7 @@ class Network(nn.Module):
         layers: Mapping[str, nn.Module],
         steps: Sequence[ChildCall],
         reports: Sequence[WeightsReport] = (),
+        outputs: Mapping[str, Source] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         for name, layer in layers.items():
@@ -108,10 +111,13 @@ class Network(nn.Module):
         """Reports on pretrained tensors: which were loaded, and which did not fit."""
         self._columns = tuple(columns)
         self._steps = tuple(steps)
-        self._done = _last_uses(self._steps)
+        self._outputs = dict(outputs)
+        self._done = _last_uses(self._steps, self._outputs.values())
 
     def forward(self, *args: Tensor, **columns: Tensor) -> Any:
         """Return the network's output for a batch, given as columns by position or name.
+
+        It is that of the last layer, or a dict of several if the network was made with names.
 
         Raises:
             ModelError: a layer cannot take the shapes, types or values of its input.
@@ -132,7 +138,7 @@ class Network(nn.Module):
         return {source.name: value for source, value in self._bound(args, columns).items()}
 
     def _run(self, values: dict[Source, Any]) -> Any:
-        """Return the output of the last layer; mutates `values`."""
+        """Return the output of the last layer, or those with a name; mutates `values`."""
         output: Any = None
         # By `get_submodule` the look-up of a child would cost as much as a small layer.
         children = cast("dict[str, nn.Module]", self._modules)
@@ -142,6 +148,8 @@ class Network(nn.Module):
             # memory.
             for source in done:
                 del values[source]
+        if self._outputs:
+            return {name: values[source] for name, source in self._outputs.items()}
         return output
 
     def _bound(self, args: Sequence[Tensor], columns: Mapping[str, Tensor]) -> dict[Source, Any]:
@@ -153,11 +161,17 @@ class Network(nn.Module):
         return {Source("column", name): tensor for name, tensor in given.items()}
 
 
-def _last_uses(steps: Sequence[ChildCall]) -> tuple[tuple[Source, ...], ...]:
-    """Return, for each step, the values that no later step uses, so that they can be freed."""
+def _last_uses(
+    steps: Sequence[ChildCall], kept: Iterable[Source]
+) -> tuple[tuple[Source, ...], ...]:
+    """Return, for each step, the values that no later step uses, so that they can be freed.
+
+    Those that are `kept` are outputs of the network.
+    """
     last: dict[Source, int] = {}
     for position, step in enumerate(steps):
         last.update(dict.fromkeys((*step.takes, *step.sources), position))
+    last.update(dict.fromkeys(kept, len(steps)))
     return tuple(
         tuple(source for source, position in last.items() if position == step)
         for step in range(len(steps))

@@ -94,7 +94,7 @@ class Meter:
         cut = window.split(settings.pass_size)
         batch = samples.fetch(cut[0]).to(parts.device)
         precision = Precision(settings.precision, parts.device)
-        few, more = _rows(batch, _FEW), _rows(batch, _MORE)
+        few, more = batch.at(slice(_FEW)), batch.at(slice(_MORE))
         use = cache_use(config, parts) if config.cache.use == "auto" else None
         return cls(parts.model, parts.task, precision, few, more, tuple(map(len, cut)), use, {})
 
@@ -333,13 +333,6 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
         finally:
             for parameter, gradient in gradients:
                 parameter.grad = gradient
-
-
-def _rows(batch: Batch, count: int) -> Batch:
-    """Return the first samples of a batch, with its padding."""
-    inputs = {name: values[:count] for name, values in batch.inputs.items()}
-    target = None if batch.target is None else batch.target[:count]
-    return Batch(inputs, target, batch.indices[:count])
 
 
 def _digests(model: nn.Module) -> dict[str, str]:

@@ -7,5 +7,6 @@ the mean over a window is taken in one place (`window_mean.py`). A metric says w
 and when it is not defined (`metrics.py`, `conditions.py`); those that are running sums are our own
 (`running_metrics.py`), others are classes of torchmetrics (`torch_metrics.py`). A label is
 predicted from a threshold on (`thresholds.py`). A reader turns outputs into records, one a sample
-(`records.py`), some of which are pictures (`mask_records.py`).
+(`records.py`), some of which are pictures (`mask_records.py`). Several tasks over one network are
+one task (`task_list.py`), in which each sees its own output and target (`views.py`).
 """

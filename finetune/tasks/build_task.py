@@ -1,6 +1,8 @@
 """Build the task that a config names."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import assert_never
 
 import torch
@@ -11,27 +13,30 @@ from finetune.config.task_keys import (
     MultilabelTask,
     RegressionTask,
     SegmentationTask,
-    Task as TaskConfig,
+    Task as SingleTask,
     TokenClassificationTask,
 )
+from finetune.config.task_list_keys import AnyTask, ListedTask, TaskList
 from finetune.tasks.classification import classification
 from finetune.tasks.imported import imported
 from finetune.tasks.multilabel import multilabel
 from finetune.tasks.regression import regression
 from finetune.tasks.segmentation import segmentation
 from finetune.tasks.task import Task
-from finetune.tasks.task_facts import TaskFacts, TrainingCounts
+from finetune.tasks.task_facts import TaskFacts, TrainingClasses, TrainingCounts
+from finetune.tasks.task_list import list_of_tasks
 from finetune.tasks.token_classification import token_classification
 
 
 def build_task(
-    config: TaskConfig,
+    config: AnyTask,
     *,
     classes: Sequence[str] | None,
     trust: Collection[str],
     device: torch.device,
     counts: TrainingCounts | None = None,
     outputs: Sequence[str] = (),
+    by_target: Mapping[str, TrainingClasses] = MappingProxyType({}),
 ) -> Task:
     """Build the task of a config.
 
@@ -42,12 +47,32 @@ def build_task(
         device: Device of outputs and targets; the metrics are kept there.
         counts: Training samples of each class, for losses that weigh by them.
         outputs: Names of the target columns, if there are several.
+        by_target: Classes of each target of a list of tasks.
 
     Raises:
         FinetuneError: an imported task or loss has the wrong type, or all samples have one class.
     """
+    if isinstance(config, TaskList):
+        return list_of_tasks(config, partial(_listed, trust, device, by_target))
     names = None if classes is None else tuple(classes)
     facts = TaskFacts(names, trust, device, config.learns, counts, tuple(outputs))
+    return _single(config, facts)
+
+
+def _listed(
+    trust: Collection[str],
+    device: torch.device,
+    by_target: Mapping[str, TrainingClasses],
+    config: ListedTask,
+) -> Task:
+    """Build one task of a list."""
+    known = by_target.get(config.target)
+    names, counts = (None, None) if known is None else known
+    return _single(config, TaskFacts(names, trust, device, config.learns, counts))
+
+
+def _single(config: SingleTask, facts: TaskFacts) -> Task:
+    """Build a task that is no list."""
     match config:
         case ClassificationTask():
             return classification(config, facts)

@@ -19,10 +19,19 @@ class Directions:
     by_tag: Mapping[str, Better | None]
 
     @classmethod
-    def of(cls, measures: Sequence[Measure], split: str = "validation") -> "Directions":
-        """Return the directions of a task's metrics and of the loss, which comes first."""
+    def of(
+        cls, measures: Sequence[Measure], tasks: Sequence[str] = (), split: str = "validation"
+    ) -> "Directions":
+        """Return the directions of a task's metrics and of the loss, which comes first.
+
+        Args:
+            measures: The metrics.
+            tasks: Names of the tasks in a list, each with a loss of its own; they come last.
+            split: The part of the data.
+        """
         declared: dict[str, Better | None] = {f"{split}/loss": "lower"}
-        return cls(declared | {f"{split}/{one.name}": one.better for one in measures})
+        declared |= {f"{split}/{one.name}": one.better for one in measures}
+        return cls(declared | dict.fromkeys((f"{split}/{name}/loss" for name in tasks), "lower"))
 
     def falls(self, tag: str) -> bool:
         """Tell whether lower figures are the better ones."""

@@ -41,6 +41,7 @@ from finetune.tasks.distances import contrastive, triplet
 from finetune.tasks.focal import focal_of_classes, focal_of_labels
 from finetune.tasks.task_facts import TaskFacts
 from finetune.tasks.unfit_outputs import misfit, one_tensor
+from finetune.tasks.views import View
 
 Count = int | float | Tensor
 """Number of samples, tokens or pixels, or their total weight; a tensor is `()`."""
@@ -82,6 +83,16 @@ class WeightedLoss:
     """Whether its targets may be shares of classes `(B, C)` in place of class numbers."""
     count: Counter = len
     """Counts what it adds up of a batch; samples by default."""
+    view: View | None = None
+    """What it sees of outputs and batch; None for all."""
+
+    def seen(self, outputs: Any, batch: Batch) -> tuple[Any, Batch]:
+        """Return what it sees of outputs and batch."""
+        return (outputs, batch) if self.view is None else self.view.of(outputs, batch)
+
+    def counted(self, batch: Batch) -> Count:
+        """Return how many samples, tokens or pixels of a batch it adds up."""
+        return self.count(batch if self.view is None else self.view.of_batch(batch))
 
     def __call__(self, outputs: Any, batch: Batch) -> LossSum:
         """Return the weighted sum over a micro-batch and its count.
@@ -92,6 +103,7 @@ class WeightedLoss:
             ModelError: the network's outputs do not fit the targets, or the loss gives something
                 else than one number per sample, token or pixel.
         """
+        outputs, batch = self.seen(outputs, batch)
         try:
             losses = self.function(outputs, batch)
         except (RuntimeError, IndexError, ValueError) as error:

@@ -23,6 +23,7 @@ from finetune.tasks.conditions import Condition, condition_of
 from finetune.tasks.running_metrics import RunningMetric
 from finetune.tasks.task_facts import TaskFacts
 from finetune.tasks.unfit_outputs import misfit
+from finetune.tasks.views import View
 
 if TYPE_CHECKING:
     import torchmetrics
@@ -61,6 +62,7 @@ class Measure:
         better: Which way it improves; None if unknown.
         new_condition: Makes the condition that decides whether it is defined.
         feed: Turns outputs and batch into what `metric` takes.
+        view: What it sees of outputs and batch; None for all.
     """
 
     def __init__(
@@ -71,14 +73,26 @@ class Measure:
         better: Better | None,
         new_condition: Callable[[], Condition],
         feed: Feed,
+        view: View | None = None,
     ) -> None:
-        self.name, self.metric, self.better = name, metric, better
+        self.name, self.metric, self.better, self._view = name, metric, better, view
         self.new_condition, self._feed = new_condition, feed
         self._condition = new_condition()
 
     def named(self, name: str) -> "Measure":
         """Return this metric under another name."""
         return self._made(name, self.metric, self.new_condition, self._feed)
+
+    def seen_by(self, view: View) -> "Measure":
+        """Return this metric as one of a task in a list, which sees a part of outputs and batch."""
+        return Measure(
+            f"{view.task}/{self.name}",
+            self.metric,
+            better=self.better,
+            new_condition=self.new_condition,
+            feed=self._feed,
+            view=view,
+        )
 
     def apart(self) -> "Measure | None":
         """Return this metric for other batches, with sums of its own; None for one of a library."""
@@ -97,7 +111,14 @@ class Measure:
     def _made(
         self, name: str, metric: Metric, new_condition: Callable[[], Condition], feed: Feed
     ) -> "Measure":
-        return Measure(name, metric, better=self.better, new_condition=new_condition, feed=feed)
+        return Measure(
+            name,
+            metric,
+            better=self.better,
+            new_condition=new_condition,
+            feed=feed,
+            view=self._view,
+        )
 
     def update(self, outputs: Any, batch: Batch) -> None:
         """Add a batch.
@@ -105,6 +126,11 @@ class Measure:
         Raises:
             ModelError: the metric cannot take what the network gives.
         """
+        if self._view is not None:
+            outputs, batch = self._view.of(outputs, batch)
+            # No sample has a target: some metrics refuse an empty batch.
+            if not len(batch):
+                return
         fed = self._fed(outputs, batch)
         target = fed[1] if len(fed) > 1 else None
         try:

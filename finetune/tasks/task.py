@@ -28,11 +28,13 @@ class Task:
     """What the pictures of its records show, as one word; None if they have no `picture()`."""
     threshold: Threshold | None = None
     """The threshold of labels or of the second class; None where there is none."""
+    owners: tuple[str, ...] = ()
+    """Name of the task that each loss belongs to, in a list of tasks; empty for a single task."""
 
     @property
     def directions(self) -> Directions:
         """Which way the figures of the validation samples improve."""
-        return Directions.of(self.metrics)
+        return Directions.of(self.metrics, tuple(dict.fromkeys(self.owners)))
 
     @property
     def whole_window_losses(self) -> tuple[str, ...]:
@@ -55,6 +57,17 @@ class Task:
             ModelError: a loss cannot take what the network gives.
         """
         return [loss(outputs, batch) for loss in self.losses]
+
+    def figures_of_losses(self, means: Sequence[float]) -> dict[str, float]:
+        """Return the loss by tag, and those of each task of a list, which add up to it.
+
+        Args:
+            means: The mean of each loss over a split.
+        """
+        figures = {"loss": sum(means)}
+        for name, mean in zip(self.owners, means, strict=False):
+            figures[f"{name}/loss"] = figures.get(f"{name}/loss", 0.0) + mean
+        return figures
 
     def loss(self, outputs: Any, batch: Batch) -> Tensor:
         """Return the loss of a batch that is a whole window, `()`: the sum of the losses' means."""

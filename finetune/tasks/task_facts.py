@@ -18,6 +18,13 @@ class TrainingCounts(NamedTuple):
     counted as often as it occurs."""
 
 
+class TrainingClasses(NamedTuple):
+    """The classes of one target, and how often they occur in the training samples."""
+
+    names: tuple[str, ...]
+    counts: TrainingCounts
+
+
 @dataclass(frozen=True, slots=True)
 class TaskFacts:
     """Classes, packages and device of a task."""

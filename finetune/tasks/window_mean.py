@@ -26,7 +26,7 @@ class WindowMean:
 
     def __init__(self, losses: Sequence[WeightedLoss], window: Sequence[Batch]) -> None:
         self._losses, self._is_cut = losses, len(window) > 1
-        self._counts = [_added(loss.count(batch) for batch in window) for loss in losses]
+        self._counts = [_added(loss.counted(batch) for batch in window) for loss in losses]
         self._found: Count | None = None
 
     def shares(self, parts: Sequence[LossSum]) -> list[Tensor]:
@@ -87,9 +87,13 @@ class RunningMeans:
         # Sums and counts: a mean of batch means would weigh a short last batch too much.
         self._sums = [(a + c, b + d) for (a, b), (c, d) in zip(old, found, strict=True)]
 
+    def each(self) -> list[float]:
+        """Return the mean of each loss."""
+        return [total / (count or 1) for total, count in self._sums]
+
     def total(self) -> float:
         """Return the sum of the means of all losses."""
-        return sum(total / (count or 1) for total, count in self._sums)
+        return sum(self.each())
 
 
 def _added(counts: Iterable[Count]) -> Count:

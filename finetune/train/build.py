@@ -9,7 +9,6 @@ import torch
 from finetune.activations.estimate import Use
 from finetune.config.freeze import FreezeConfig
 from finetune.config.run import RunConfig
-from finetune.config.task_keys import TargetForm, Task as TaskConfig
 from finetune.config.train import TrainConfig
 from finetune.data.drawn import drawn
 from finetune.data.known_files import KnownFiles
@@ -25,7 +24,6 @@ from finetune.freezing.methods import written_out
 from finetune.freezing.plan import Plan, make_plan
 from finetune.importing import code_of
 from finetune.models.declared import Network, TensorSpec, build_network
-from finetune.models.heads import HeadKind, HeadWanted
 from finetune.models.inventory import take_inventory
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
 from finetune.redaction import causes_withheld
@@ -41,6 +39,7 @@ from finetune.train.chosen_threshold import refuse_without_validation
 from finetune.train.evaluation import rehearse
 from finetune.train.exact_kernels import use_exact_kernels
 from finetune.train.first_look import refuse_missing
+from finetune.train.outputs_wanted import classes_by_target, head_wanted, outputs_wanted
 from finetune.train.phases import refuse_impossible
 from finetune.train.precision import Precision
 from finetune.train.rules import with_main_metric, wrong_rules
@@ -196,7 +195,8 @@ def build_model_and_task(
         specs,
         classes=num_classes,
         categories=num_positions(facts.fitted),
-        head=_head_wanted(config.task, num_classes),
+        head=head_wanted(config.task, num_classes),
+        outputs=outputs_wanted(config.task, facts),
         seed=config.seed,
         trust=config.trust,
     ).to(device)
@@ -209,17 +209,9 @@ def build_model_and_task(
         device=device,
         counts=counts or None,
         outputs=several if isinstance(several, tuple) else (),
+        by_target=classes_by_target(facts),
     )
     return model, task
-
-
-def _head_wanted(task: TaskConfig, classes: int | None) -> HeadWanted:
-    """Return the head that a task needs of a network whose output is `logits`."""
-    return HeadWanted(_HEADS.get(task.learns, "sample"), classes)
-
-
-_HEADS: dict[TargetForm, HeadKind] = {"tags": "token", "mask": "pixel"}
-"""Heads for targets that a sample has many of; those of all other forms are of whole samples."""
 
 
 def pick_device(wish: str) -> torch.device:

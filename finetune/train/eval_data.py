@@ -9,6 +9,7 @@ from finetune.config.run import RunConfig
 from finetune.config.secrets import MASK
 from finetune.data.batches import Samples
 from finetune.data.known_files import KnownFiles
+from finetune.data.listed_targets import with_listed_targets
 from finetune.data.membership import count_trained
 from finetune.data.named_data import DataReader, NamedData
 from finetune.data.opening import DataFacts, Record
@@ -93,7 +94,8 @@ def open_eval_data(
     if accepts_changes:
         tell("--data-changed is not used: data that is named is not compared with the run's")
     config = run.config
-    reader = DataReader(config.data, run.facts, config.task, config.seed, config.trust)
+    data = with_listed_targets(config.data, config.task)
+    reader = DataReader(data, run.facts, config.task, config.seed, config.trust)
     if source is not None:
         return _whole(run, reader.read_input(source), tell)
     nodes = {key: node for node, key in sources_of(config.data).values()}

@@ -75,8 +75,8 @@ def evaluate(
         model.train(was_training)
     if not count:
         raise DataError(f"no {samples.name} sample can be read, so there is nothing to evaluate")
-    mean = means.total()
-    return {"loss": mean} | task.compute_metrics(left_out, is_finite=isfinite(mean))
+    figures = task.figures_of_losses(means.each())
+    return figures | task.compute_metrics(left_out, is_finite=isfinite(figures["loss"]))
 
 
 def rehearse(

@@ -8,6 +8,7 @@ import torch
 
 from finetune.data.column_kinds import Kind
 from finetune.data.learnt import read_learnt
+from finetune.data.listed_targets import TargetClasses
 from finetune.data.opening import DataFacts
 from finetune.errors import CheckpointError
 from finetune.models.declared import TensorSpec
@@ -39,6 +40,7 @@ def read_facts(document: dict[str, Any], path: Path) -> tuple[DataFacts, dict[st
             # Runs of earlier versions have none.
             fitted=read_learnt(document.get("fitted", [])),
             counts=_counts(document.get("counts"), classes),
+            by_target=_by_target(document.get("by_target", {})),
         )
         if not facts.inputs or not facts.kinds.keys() >= set(facts.inputs):
             raise ValueError(f"inputs {facts.inputs}, of which known: {[*facts.kinds]}")
@@ -78,6 +80,17 @@ def _counts(values: Any, classes: Any) -> tuple[int, ...] | None:
     if not isinstance(values, list) or not isinstance(classes, list) or len(values) != len(classes):
         raise ValueError("counts that are not one for each class")
     return tuple(map(_count, values))
+
+
+def _by_target(values: Any) -> dict[str, TargetClasses]:
+    """Return the classes of each target of a list of tasks, with their training samples."""
+    found = {}
+    for name, one in values.items():
+        names, counts = _texts(one["names"]), _counts(one["counts"], one["names"])
+        if counts is None:
+            raise ValueError(f"no counts of {name!r}")
+        found[_text(name)] = TargetClasses(names, counts, _count(one["samples"]))
+    return found
 
 
 def _texts(values: Any) -> tuple[str, ...]:

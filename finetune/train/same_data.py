@@ -1,6 +1,6 @@
 """Compare the present data with the record of a run: refuse or report a difference."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from finetune.data.column_kinds import Kind
@@ -82,7 +82,9 @@ def read_record(run: RunFolder, *, accepts_changes: bool, trains: bool, hint: st
     if not isinstance(document, dict) or "identity" not in document:
         raise ValueError(f"{path} holds no hashes of rows: an older version wrote it")
     try:
-        identity = DataIdentity.read(document["identity"], document.get("classes"))
+        identity = DataIdentity.read(
+            document["identity"], document.get("classes"), _by_target(document)
+        )
     except ValueError as error:
         raise ValueError(f"{path} holds hashes of rows that are damaged") from error
     try:
@@ -96,6 +98,14 @@ def read_record(run: RunFolder, *, accepts_changes: bool, trains: bool, hint: st
             hint="train the run anew with --fresh",
         ) from error
     return Record(identity, _kinds(document.get("kinds")), accept, trains, fitted)
+
+
+def _by_target(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the names of the classes of each target of a list of tasks."""
+    try:
+        return {name: one["names"] for name, one in document.get("by_target", {}).items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("classes of targets that are none") from error
 
 
 def _kinds(value: Any) -> dict[str, Kind]:

@@ -84,14 +84,19 @@ def on_device(device: torch.device, precision: str) -> str:
 def on_samples(facts: DataFacts) -> str:
     """Return the words for the numbers of samples and classes."""
     samples = f"{on_sizes(facts)} samples"
-    if facts.classes is None:
-        return samples
-    return f"{samples}; classes {on_classes(facts.classes)}"
+    return "; ".join([samples, *(f"classes {told}" for told in on_all_classes(facts))])
 
 
 def on_sizes(facts: DataFacts) -> str:
     """Return the words for the number of samples in each split."""
     return ", ".join(f"{count:,} {part}" for part, count in facts.sizes.items())
+
+
+def on_all_classes(facts: DataFacts) -> list[str]:
+    """Return the words for the classes: of the target, or of each target of a list of tasks."""
+    if facts.classes is not None:
+        return [on_classes(facts.classes)]
+    return [f"of {name}: {on_classes(one.names)}" for name, one in facts.by_target.items()]
 
 
 def on_classes(classes: tuple[str, ...]) -> str:

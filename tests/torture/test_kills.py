@@ -174,13 +174,46 @@ def of_pixels(tmp_path):
     }
 
 
-SECTIONS = {"images": of_images, "masks": lambda _: LISA, "pixels": of_pixels}
+def of_tasks(tmp_path):
+    """Return the sections of a run on two tasks with gaps in their targets, and a cached layer."""
+    draw = np.random.default_rng(0)
+    numbers = draw.random((40, 3)).round(4).tolist()
+    rows = "".join(
+        f"{x},{y},{'' if n % 5 == 1 else int(x > y)},{'' if n % 3 == 1 else z}\n"
+        for n, (x, y, z) in enumerate(numbers)
+    )
+    (tmp_path / "two.csv").write_text(f"x,y,kind,size\n{rows}")
+    layers = [
+        {"name": "body", "type": "Linear", "out_features": 8},
+        {"name": "drop", "type": "Dropout", "p": 0.2},
+        {"name": "a", "type": "Linear", "inputs": ["drop"], "out_features": "classes"},
+        {"name": "b", "type": "Linear", "inputs": ["drop"], "out_features": 1},
+    ]
+    source = {"type": "csv", "path": str(tmp_path / "two.csv")}
+    return {
+        "model": {"layers": layers},
+        "data": {"source": source, "inputs": ["x", "y"], "transforms": [{"type": "stack"}]}
+        | {"split": {"validation": 0.2}},
+        "task": [
+            {"type": "classification", "output": "a", "target": "kind"},
+            {"type": "regression", "output": "b", "target": "size", "weight": 0.5},
+        ],
+        "freeze": ["body"],
+    }
+
+
+SECTIONS = {
+    "images": of_images,
+    "masks": lambda _: LISA,
+    "pixels": of_pixels,
+    "tasks": of_tasks,
+}
 
 
 @pytest.mark.parametrize("of", SECTIONS)
 def test_a_run_goes_on_exactly_from_each_of_forty_steps(tmp_path, written, stops_of, of):
     """Images are flipped and coloured by two processes; masks of the freeze are drawn; or the
-    classes of pixels are learnt with a cached layer.
+    classes of pixels, or two tasks at once, are learnt with a cached layer.
     """
     sections = SECTIONS[of](tmp_path)
     saves = {"checkpoint": {"every": {"steps": 1}, "keep_last": 100, "best": None}}
