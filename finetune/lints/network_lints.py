@@ -174,11 +174,15 @@ def _may_see_padding(layers: Sequence[Layer]) -> bool:
 
     Networks of `transformers` mask padding themselves; layers behind a pooled one see no tokens.
     """
-    first = layers[0]
-    if not isinstance(first, TransformersLayer):
+    if not isinstance(layers[0], TransformersLayer):
         return True
+    names = {layer.name or str(position) for position, layer in enumerate(layers)}
     return any(
-        isinstance(layer, TransformersLayer) and layer.output == "hidden" for layer in layers
+        layer.output == "hidden"
+        if isinstance(layer, TransformersLayer)
+        # What is no layer is a column: a second branch may take the tokens themselves.
+        else any(name.partition(".")[0] not in names for name in layer.inputs or ())
+        for layer in layers
     )
 
 

@@ -82,6 +82,9 @@ class Reader(nn.Module):
 class First(nn.Module):
     def forward(self, x): return x[:, 0]
 
+class Mean(nn.Module):
+    def forward(self, x): return x.mean(1)
+
 class Looped(nn.Module):
     def __init__(self, by):
         super().__init__()
@@ -345,6 +348,19 @@ def test_a_declared_lstm_behind_hidden_states_sees_padding(lints, texts, bert):
     ]
     [line] = lints(*layers, data=texts, task=CLASSIFY)
     assert "layer 'both' (LSTM) sees padding: the output for a sample of 3 tokens" in line
+
+
+def test_padding_that_only_a_second_branch_sees_is_told(lints, texts, bert):
+    branch = [
+        {"name": "encoder", "type": "transformers", "path": bert, "output": "mean"},
+        {"name": "words", "type": "Embedding", "num_embeddings": 8, "embedding_dim": 4}
+        | {"inputs": ["input_ids"]},
+        {"name": "pool", "type": "import", "path": "door_lints:Mean"},
+        {"name": "cat", "type": "concat", "inputs": ["encoder", "pool"]},
+        HEAD,
+    ]
+    [line] = lints(*branch, data=texts, task=CLASSIFY)
+    assert "layer 'pool' (Mean) sees padding" in line
 
 
 def transformer(path, output):
