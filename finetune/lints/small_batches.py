@@ -1,26 +1,26 @@
 """Note on batches of one sample, with which a trained batch norm cannot normalise."""
 
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from finetune.config.train import TrainConfig
+from finetune.freezing.apply import frozen_modules
 from finetune.freezing.lints import Lint
-from finetune.freezing.plan import Plan
+from finetune.freezing.plan import Phase, Plan
 
 
-def lone_samples(plan: Plan, settings: TrainConfig, num_samples: int) -> tuple[Lint, ...]:
+def lone_samples(
+    model: nn.Module, plan: Plan, settings: TrainConfig, num_samples: int
+) -> tuple[Lint, ...]:
     """Return a note if a trained batch norm sees a single sample in some forward pass.
 
     Args:
+        model: The network.
         plan: The phases. A batch norm counts as trained if one of them does not freeze it.
         settings: Sizes of windows and passes.
         num_samples: Number of training samples.
     """
-    norms = {param.name for param in plan.inventory if "_BatchNorm" in param.types}
-    trained = [
-        phase
-        for phase in plan.phases
-        # In training mode a frozen batch norm normalises by the batch as well.
-        if (norms - phase.frozen and phase.modules.trained_norm == "train")
-        or (norms & phase.frozen and phase.modules.norm == "train")
-    ]
+    trained = [name for phase in plan.phases for name in _by_the_batch(model, phase)]
     whole, rest = divmod(num_samples, settings.batch_size)
     sizes = [settings.batch_size] if whole else []
     sizes += [rest] if rest and not settings.drop_last else []
@@ -33,10 +33,20 @@ def lone_samples(plan: Plan, settings: TrainConfig, num_samples: int) -> tuple[L
     return (
         Lint(
             ("train", "batch_size") if is_last else ("train", "micro_batch"),
-            f"{where}{pass_size} leaves a batch of one sample, and the batch norm {min(norms)!r} "
+            f"{where}{pass_size} leaves a batch of one sample, and the batch norm {min(trained)!r} "
             "trains: torch refuses it, or takes its statistics from that sample alone",
             "train.drop_last: true leaves out the last, smaller window"
             if is_last
             else "choose a micro_batch that leaves no single sample",
         ),
     )
+
+
+def _by_the_batch(model: nn.Module, phase: Phase) -> list[str]:
+    """Return the names of the batch norms that normalise by the batch in a phase."""
+    # By module: one without weight and bias normalises as well.
+    frozen = frozen_modules(model, phase.frozen)
+    norms = [name for name, one in model.named_modules() if isinstance(one, _BatchNorm)]
+    modes = phase.modules
+    # In training mode a frozen batch norm normalises by the batch as well.
+    return [n for n in norms if (modes.norm if n in frozen else modes.trained_norm) == "train"]

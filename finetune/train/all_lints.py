@@ -45,7 +45,7 @@ def all_lints(
     found = {
         "freeze": find_lints(config.freeze, plan),
         "run": (
-            *lone_samples(plan, config.train, num_samples),
+            *lone_samples(model, plan, config.train, num_samples),
             *idle_holds(model, plan),
             *statistics_left_out(model, plan, config.train),
             *without_effect(config, plan, num_samples=num_samples, total=total),

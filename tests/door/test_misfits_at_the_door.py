@@ -96,6 +96,10 @@ NORM = {
 NINE = {"source": {"type": "random", "samples": 9, "features": 4, "targets": 3}}
 
 
+PLAIN_NORM = {"layers": [{"name": "norm", "type": "BatchNorm1d", "affine": False}]}
+PLAIN_NORM["layers"] += NORM["layers"][-1:]
+
+
 @pytest.mark.parametrize(
     ("train", "remedy"),
     [
@@ -104,15 +108,16 @@ NINE = {"source": {"type": "random", "samples": 9, "features": 4, "targets": 3}}
     ],
     ids=["last window", "last pass"],
 )
+@pytest.mark.parametrize("model", [NORM, PLAIN_NORM], ids=["affine", "without parameters"])
 def test_a_batch_of_one_under_a_trained_batch_norm_is_told_by_plan_and_training(
-    small_config, small_run, train, remedy
+    small_config, small_run, model, train, remedy
 ):
     train = {"epochs": 1} | train
-    lints = preview(small_config(model=NORM, data=NINE, train=train)).lints
+    lints = preview(small_config(model=model, data=NINE, train=train)).lints
     assert [remedy in lint.hint for lint in lints] == [True]
-    assert "norm.bias" in lints[0].message
+    assert "the batch norm 'norm' trains" in lints[0].message
     with pytest.raises(ModelError, match=r"layer 'norm' \(BatchNorm1d\): a batch of one") as caught:
-        small_run(model=NORM, data=NINE, train=train).fit()
+        small_run(model=model, data=NINE, train=train).fit()
     assert "drop_last" in caught.value.hint
 
 
@@ -157,7 +162,10 @@ def test_predicting_another_width_is_one_line(small_run, tmp_path):
 
 @pytest.mark.parametrize(
     ("fault", "error"),
-    [("raises", RuntimeError), ("index", IndexError), ("key", KeyError), ("operation", ModelError)],
+    [
+        *(("raises", RuntimeError), ("index", IndexError), ("key", KeyError)),
+        ("operation", ModelError),
+    ],
 )
 def test_a_bug_of_the_users_own_code_keeps_its_type_and_traceback(small_run, package, fault, error):
     net = {"type": "import", "path": "door_nets:Net", "args": {"fault": fault}, "name": "net"}
