@@ -18,10 +18,13 @@ from finetune.models.shapes import beyond_positions, describe, first_line
 
 _ABOUT_DATA = re.compile(
     r"\bsizes?\b|\bshapes?\b|dimension|\bdims?\b|must match|out of (range|bounds)|\bdtypes?\b"
-    r"|scalar type|channels?\b|value per channel|expected input|spatial element",
+    r"|scalar type|channels?\b|value per channel|expected input|spatial element"
+    r"|not implemented for '",
     re.IGNORECASE,
 )
 """Words in torch's messages about shapes, types and values of tensors."""
+_TYPES = (RuntimeError, IndexError, ValueError, AssertionError, NotImplementedError)
+"""Types of error that torch raises: attention asserts widths, kernels lack number types."""
 _OF_PYTHON = ("list ", "tuple ", "string ", "range ", "pop ")
 """Beginnings of Python's own index errors: these are bugs, not a misfit of data."""
 _LIBRARIES = ("torch", "transformers", "timm", "torchvision")
@@ -59,7 +62,7 @@ def misfit(error: Exception, model: nn.Module, columns: Mapping[str, object]) ->
         columns: Its input, by column.
     """
     # Exactly these types: a subclass is somebody's own error, and more telling as it is.
-    if type(error) not in (RuntimeError, IndexError, ValueError) or is_out_of_memory(error):
+    if type(error) not in _TYPES or is_out_of_memory(error):
         return None
     text = str(error)
     is_about_data = _ABOUT_DATA.search(text) is not None and not text.startswith(_OF_PYTHON)

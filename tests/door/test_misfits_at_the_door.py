@@ -19,12 +19,16 @@ class Net(nn.Module):
         super().__init__()
         self.fault, self.table = fault, nn.Linear(4, 3)
         self.other = torch.zeros(5, 2)
+        self.attention = nn.MultiheadAttention(4, 1)
     def forward(self, x):
         if len(x) == 8 and torch.is_grad_enabled():
             if self.fault == "raises": raise RuntimeError("the size of my wallet does not match")
             if self.fault == "index": [1, 2][5]
             if self.fault == "key": {}["shape"]
             if self.fault == "operation": x @ self.other
+            if self.fault == "width": self.attention(*[x[:, None, :3]] * 3)
+            if self.fault == "kernel": x.long().softmax(1)
+            if self.fault == "assert": assert len(x) == 0, "the size is wrong"
         return self.table(x)
 """
 
@@ -164,7 +168,8 @@ def test_predicting_another_width_is_one_line(small_run, tmp_path):
     ("fault", "error"),
     [
         *(("raises", RuntimeError), ("index", IndexError), ("key", KeyError)),
-        ("operation", ModelError),
+        *(("operation", ModelError), ("width", ModelError), ("kernel", ModelError)),
+        ("assert", AssertionError),
     ],
 )
 def test_a_bug_of_the_users_own_code_keeps_its_type_and_traceback(small_run, package, fault, error):
