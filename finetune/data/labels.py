@@ -11,6 +11,9 @@ _KEY = ("data", "target")
 _INVISIBLE = "Cf"
 """Unicode category of invisible characters, such as a byte order mark."""
 
+_GAPS = frozenset({"na", "n/a", "#n/a", "<na>", "nan", "null", "none", "?"})
+"""Labels, without case, that programs write where there is none. Tags have signs such as `-`."""
+
 
 @dataclass(frozen=True, slots=True)
 class LabelRules:
@@ -70,6 +73,25 @@ def notes_on_spelling(labels: Sequence[str], rules: LabelRules) -> list[str]:
     return [
         f"{count} of {len(labels)} labels are equal to others but for case and blanks, such as "
         f"{named(worst)}; data.labels: {{fold: true}} leaves {len(spellings)}"
+    ]
+
+
+def notes_on_gaps(labels: Sequence[str]) -> list[str]:
+    """Return a note on labels that read like a missing value, or nothing.
+
+    They stay classes: `none` may be an answer.
+
+    Args:
+        labels: Each distinct label of the training samples, as written.
+    """
+    gaps = [label for label in labels if label.strip().casefold() in _GAPS]
+    if not gaps:
+        return []
+    verb = "is a class and reads" if len(gaps) == 1 else "are classes and read"
+    listed = ", ".join(f'"{label}"' for label in gaps)
+    return [
+        f"{len(gaps)} of {len(labels)} labels {verb} like a missing value: {named(gaps)}; "
+        f"missing: [{listed}], beside the path, refuses rows without a label"
     ]
 
 

@@ -21,6 +21,7 @@ from finetune.data.label_lists import LabelList, read_lists, refuse_other_separa
 from finetune.data.labels import (
     LabelRules,
     Ordered,
+    notes_on_gaps,
     notes_on_spelling,
     ordered,
     remedy_for_rare,
@@ -116,7 +117,8 @@ class _Labels:
         if self.classes is not None:
             return Ordered(self.classes)
         order = ordered(found, self.rules)
-        about = notes_on_spelling(sorted(spellings), self.rules)
+        written = sorted(spellings)
+        about = (*notes_on_gaps(written), *notes_on_spelling(written, self.rules))
         return Ordered(order.classes, (*about, *order.notes))
 
 

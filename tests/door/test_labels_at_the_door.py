@@ -336,3 +336,16 @@ def test_targets_that_were_read_right_before_are_as_they_were(write_csv, opened)
     expected = torch.tensor([[1.0, 1, 0], [1, 0, 0], [0, 0, 1]])
     assert torch.equal(data.train.target, expected)
     assert data.facts.notes == ()
+
+
+def test_labels_that_read_like_a_missing_value_are_told_with_the_key_that_refuses_them(
+    write_csv, opened
+):
+    source = write_csv(["a", "b", "NA", "None", "a"])
+    data = opened(XY | {"source": source})
+    assert data.facts.classes == ("NA", "None", "a", "b")
+    (note,) = [note for note in data.facts.notes if "missing value" in note]
+    assert note.startswith("2 of 4 labels are classes and read like a missing value: 'NA', 'None'")
+    assert 'missing: ["NA", "None"]' in note
+    with pytest.raises(DataError, match="has no label in row 3"):
+        opened(XY | {"source": source | {"missing": ["NA", "None"]}})
