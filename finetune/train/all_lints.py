@@ -9,6 +9,7 @@ from finetune.data.batches import Samples
 from finetune.freezing.lints import Lint, find_lints
 from finetune.freezing.origins import frozen_by_chance
 from finetune.freezing.plan import Plan
+from finetune.lints.given_answers import given_answers
 from finetune.lints.network_lints import lints_of_network
 from finetune.lints.norm_modes import idle_holds, statistics_left_out
 from finetune.lints.small_batches import lone_samples
@@ -51,7 +52,7 @@ def all_lints(
             *without_effect(config, plan, num_samples=num_samples, total=total),
         ),
         "weights": frozen_by_chance(model.weights_reports, plan),
-        "data": unscaled_numbers(config, samples),
+        "data": (*given_answers(config), *unscaled_numbers(config, samples)),
         "network": lints_of_network(config, model, task, samples, device),
     }
     return {about: tuple(map(_without_secrets, lints)) for about, lints in found.items()}

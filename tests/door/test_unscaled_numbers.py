@@ -17,9 +17,16 @@ REGRESSION = {"type": "regression"}
 
 @pytest.fixture
 def noted(tmp_path, small_config):
-    """Return the notes on unscaled numbers that a plan has."""
+    """Return the notes of a plan on unscaled numbers, or on a word that is given."""
 
-    def plan(layers=(HEAD,), transforms=(STACK,), task=None, inputs=("age", "fare"), target="y"):
+    def plan(
+        layers=(HEAD,),
+        transforms=(STACK,),
+        task=None,
+        inputs=("age", "fare"),
+        target="y",
+        about="far from 1",
+    ):
         # Ages are of the usual size; fares are not, nor are prices.
         rows = [f"{n % 7},{300 + 40 * (n % 5)},{n % 3},{9000 + n},{'ab'[n % 2]}" for n in range(60)]
         (tmp_path / "t.csv").write_text("\n".join(["age,fare,town,price,y", *rows]) + "\n")
@@ -30,7 +37,7 @@ def noted(tmp_path, small_config):
             data={"source": source, **keys},
             task=task or {"type": "classification"},
         )
-        return [lint for lint in preview(config).lints if "far from 1" in lint.message]
+        return [lint for lint in preview(config).lints if about in lint.message]
 
     return plan
 
@@ -75,3 +82,10 @@ def test_numbers_to_learn_are_told_to_be_given_in_other_units(noted):
 def test_shipped_configs_are_not_told_to_scale(path):
     config = load_config(ROOT / f"configs/{path}.yaml", ["train.device=cpu"])
     assert [lint for lint in preview(config).lints if "far from 1" in lint.message] == []
+
+
+def test_a_target_among_the_inputs_is_told_by_its_name(noted):
+    keys = {"layers": [OUT], "task": REGRESSION, "target": "age", "about": "must predict"}
+    (lint,) = noted(**keys)
+    assert lint.message.startswith("the target 'age' is among the inputs too")
+    assert noted(**keys, inputs=["fare"]) == []
