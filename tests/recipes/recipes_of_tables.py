@@ -51,7 +51,23 @@ def ludwig_imbalance(made: Path) -> Overrides:
     return {"data.source.path": table(made / "train.csv", rows), **TWO_STEPS}
 
 
+def ludwig_multi_task(made: Path) -> Overrides:
+    """The columns of the wines, with a score and whether it is high."""
+    random = draw()
+    names = (
+        "fixed_acidity volatile_acidity citric_acid residual_sugar chlorides free_sulfur_dioxide"
+    )
+    names += " total_sulfur_dioxide density pH sulphates alcohol"
+    rows = [
+        {name: round(random.uniform(0, 9), 3) for name in names.split()}
+        | {"quality_score": 3 + number % 6, "quality_binary": int(number % 6 > 2)}
+        for number in range(40)
+    ]
+    return {"data.source.path": table(made / "wine_quality.csv", rows), **TWO_STEPS}
+
+
 MAKERS: dict[str, Maker] = {
     "ludwig_titanic": ludwig_titanic,
     "ludwig_imbalance": ludwig_imbalance,
+    "ludwig_multi_task": ludwig_multi_task,
 }
