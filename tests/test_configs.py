@@ -23,6 +23,7 @@ SMALLER = {
     "bbc_news_ulmfit": [*SHORT_TEXTS, *FEW_TO_TRAIN_ON],
     "mnist_efficientnet_lpft": FEW_TO_TRAIN_ON,
     "notes": [*TWO_STEPS, *SHORT_TEXTS],
+    "likeness": [*TWO_STEPS, *SHORT_TEXTS],
 }
 """What makes a config quick, where two steps alone do not."""
 EXAMPLES = {
@@ -30,8 +31,9 @@ EXAMPLES = {
     "throws": "throws.csv",
     "notes": "notes.jsonl",
     "clutter_masks": "clutter.npz",
+    "likeness": "likeness.csv",
 }
-"""What `scripts/make_examples.py` and `scripts/make_clutter.py` make for a config."""
+"""What `make_examples.py`, `make_clutter.py` and `make_likeness.py` make for a config."""
 
 
 def cases():
@@ -50,6 +52,9 @@ def load(tmp_path_factory):
     script["make_notes"](made / "notes.jsonl")
     clutter = runpy.run_path(str(ROOT / "scripts" / "make_clutter.py"))
     clutter["make_clutter"](made / "clutter.npz", count=120)
+
+    likeness = runpy.run_path(str(ROOT / "scripts" / "make_likeness.py"))
+    likeness["make_likeness"](made / "likeness.csv", count=60)
 
     def load_(path, *more):
         overrides = [*SMALLER.get(path.stem, TWO_STEPS), *more]

@@ -90,7 +90,7 @@ class FocalLoss(_Loss):
 
 
 class TripletLoss(_Loss):
-    """Triplet loss between the outputs `(B, D)` of a window, as embeddings, with its hardest pairs (Hermans et al., 2017): each sample should be nearer to all samples of its class than to any other."""
+    """Triplet loss between embeddings: each sample should be nearer to its like than to others. Of classes between the outputs `(B, D)` of a window, with its hardest pairs (Hermans et al., 2017); of the triplets of `similarity` each by itself (Schroff et al., 2015)."""
 
     type: Literal["triplet"]
     """Discriminator."""
@@ -101,7 +101,7 @@ class TripletLoss(_Loss):
 
 
 class ContrastiveLoss(_Loss):
-    """Contrastive loss over all pairs of a window's outputs `(B, D)`, as embeddings (Hadsell et al., 2006): pairs of one class should be near, others at least a margin apart."""
+    """Contrastive loss between embeddings (Hadsell et al., 2006): those that are alike should be near, others at least a margin apart. Of classes over all pairs of a window's outputs `(B, D)`; of the pairs of `similarity` each by itself, where score 1 says alike and 0 not."""
 
     type: Literal["contrastive"]
     """Discriminator."""
@@ -109,6 +109,17 @@ class ContrastiveLoss(_Loss):
     """Distance from which on a pair of two classes adds nothing."""
     distance: Literal["euclidean", "cosine"] = "euclidean"
     """Distance of two embeddings; `cosine` is 1 minus their cosine."""
+
+
+class InBatchNegativesLoss(_Loss):
+    """Cross entropy of finding each sample's partner among all partners of a window, by cosines of embeddings (Henderson et al., 2017; MultipleNegativesRanking, InfoNCE); for pairs and triplets of `similarity`."""
+
+    type: Literal["in_batch_negatives"]
+    """Discriminator."""
+    scale: Positive = 20.0
+    """Factor on the cosines before the softmax; one divided by the temperature."""
+    symmetric: bool = False
+    """Whether each partner must find its sample as well; the mean of both losses (as in CLIP)."""
 
 
 class MseLoss(_Loss):
@@ -161,6 +172,7 @@ Loss = Annotated[
     | FocalLoss
     | TripletLoss
     | ContrastiveLoss
+    | InBatchNegativesLoss
     | MseLoss
     | L1Loss
     | HuberLoss

@@ -21,6 +21,9 @@ ClassificationMetric = Literal["accuracy", "f1", "precision", "recall", "auroc"]
 TokenMetric = Literal["f1", "precision", "recall", "accuracy"]
 RegressionMetric = Literal["mse", "rmse", "mae", "r2"]
 SegmentationMetric = Literal["mean_iou", "dice", "pixel_accuracy"]
+ScoreMetric = Literal["spearman", "pearson"]
+RankMetric = Literal["mrr", "recall@1", "recall@3", "recall@5", "recall@10", "recall@100"]
+PairMetric = ScoreMetric | RankMetric | Literal["triplet_accuracy"]
 Better = Literal["lower", "higher"]
 
 

@@ -79,6 +79,13 @@ class ConcatLayer(_Merge):
     """Axis along which they are joined; 0 is the samples."""
 
 
+class StackLayer(_Merge):
+    """The inputs, which have one shape, side by side along a new axis behind the samples: `(B, 2, D)` from two embeddings."""
+
+    type: Literal["stack"]
+    """Discriminator."""
+
+
 class SharedLayer(Placed):
     """An earlier layer again: the same parameters, on other inputs."""
 
@@ -124,7 +131,7 @@ class TorchLayer(WeightedLayer, OpenNode):
 
 
 # A sequential layer passes one value on; these take several, or are two children of the network.
-_WITH_INPUTS = {"transformers", "add", "concat", "shared"}
+_WITH_INPUTS = {"transformers", "add", "concat", "stack", "shared"}
 _MOVE_OUT = "put it among the model's own layers"
 _OWN_TYPES = {
     "transformers",
@@ -134,6 +141,7 @@ _OWN_TYPES = {
     "sequential",
     "add",
     "concat",
+    "stack",
     "shared",
 }
 
@@ -163,6 +171,7 @@ Layer = Annotated[
     | Annotated[SequentialLayer, Tag("sequential")]
     | Annotated[AddLayer, Tag("add")]
     | Annotated[ConcatLayer, Tag("concat")]
+    | Annotated[StackLayer, Tag("stack")]
     | Annotated[SharedLayer, Tag("shared")]
     | Annotated[TorchLayer, Tag("torch")],
     Discriminator(_kind_of_layer),
@@ -232,7 +241,7 @@ def _fault_of_shared(name: str, before: Mapping[str, Any]) -> tuple[str, str | N
     if type_ == "shared":
         first = _said(before[name], "layer")
         return f"{name!r} is itself a shared layer", f"layer: {first}"
-    if type_ in ("add", "concat"):
+    if type_ in ("add", "concat", "stack"):
         return f"{name!r} has no parameters to share", f"a second layer of type {type_} does it"
     return None
 

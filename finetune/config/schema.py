@@ -18,7 +18,7 @@ from finetune.config.catalogue import (
 )
 from finetune.config.descriptions import descriptions
 from finetune.config.run import RunConfig
-from finetune.config.task_keys import MeasuredTask
+from finetune.config.task_base import MeasuredTask
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _EXTENDS = {

@@ -1,16 +1,18 @@
 """`task:` what the network learns: losses, metrics, and the meaning of its outputs."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, Tag, field_validator, model_validator
+from pydantic import Field, Tag, model_validator
 
-from finetune.config.base import PUBLIC, Node
+from finetune.config.base import PUBLIC
 from finetune.config.bounds import MAX_NAME_BYTES, MAX_PIXEL, Arguments
 from finetune.config.loss_keys import (
     BinaryCrossEntropyLoss,
+    ContrastiveLoss,
     CrossEntropyLoss,
     DiceLoss,
     ImportLoss,
+    InBatchNegativesLoss,
     Loss,
     MseLoss,
 )
@@ -19,96 +21,26 @@ from finetune.config.metric_keys import (
     METRIC,
     Better,
     Imported,
+    ImportMetric,
     OfClasses,
     OfLabels,
     OfNumbers,
+    PairMetric,
+    RankMetric,
+    ScoreMetric,
     SegmentationMetric,
     TokenMetric,
 )
+from finetune.config.task_base import SEPARATOR, BaseTask, MeasuredTask, TargetForm
 
-SEPARATOR = ","
-"""Separates two labels of a cell unless the config names another separator."""
-TargetForm = Literal["class", "labels", "numbers", "tags", "mask", "any"]
-"""What a task learns of a sample: one class, any number of labels, numbers, a class for each word of
-a text or each pixel of an image, or whatever its column holds. The data room encodes the target
-column by it, and knows no task."""
-
+_Number = Annotated[float, Field(ge=-1e9, le=1e9)]
 _Threshold = Annotated[float, Field(gt=0, lt=1)]
-
-
-class _Task(Node):
-    learns: ClassVar[TargetForm]
-    """Form of its target."""
-    reads_logits: ClassVar[bool] = False
-    """Whether predictions are read from logits, whatever the losses take."""
-    usual_losses: ClassVar[tuple[Loss, ...]]
-    """Losses of a config that names none; none where the task brings its own."""
-
-    type: str
-    """Discriminator."""
-    losses: tuple[Loss, ...] | None = None
-    """Losses, whose weighted sum is minimised; the task's usual loss if left out."""
-    log_gradient_norms: bool = False
-    """Whether `train/grad_norm/<loss>` is logged for each of several losses. Costs one more backward pass per loss on logged steps."""
-
-    @field_validator("losses", mode="before")
-    @classmethod
-    def _a_single_loss_is_a_list_of_one(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, dict) else value
-
-    @model_validator(mode="after")
-    def _losses_have_distinct_names(self) -> Self:
-        names = [loss.label for loss in self.losses or ()]
-        if len(set(names)) < len(names):
-            raise ValueError(f"two losses share a name: {names!r}; give each its own 'name'")
-        return self
-
-    @property
-    def chosen_losses(self) -> tuple[Loss, ...]:
-        """The losses of the config, or the usual ones of the task if it names none."""
-        return self.losses or self.usual_losses
-
-    @property
-    def chosen_separator(self) -> str | None:
-        """Separator between two labels of a cell that the config names; None if it names none."""
-        return None
-
-    @property
-    def named_classes(self) -> tuple[str, ...] | None:
-        """Names of the classes, in the order of their numbers, if the config names them."""
-        return None
-
-    @property
-    def ignored_number(self) -> int | None:
-        """Number of the pixels that are left out of losses and metrics; None without any."""
-        return None
-
-    @property
-    def has_own_loss(self) -> bool:
-        """Whether a loss is the user's code, which may read every column of a batch."""
-        return any(isinstance(loss, ImportLoss) for loss in self.chosen_losses)
-
-
-class MeasuredTask(_Task):
-    """A task whose losses and metrics the config names."""
-
-    @model_validator(mode="after")
-    def _metrics_have_distinct_names(self) -> Self:
-        metrics = getattr(self, "metrics", ())
-        names = [one if isinstance(one, str) else one.label for one in metrics]
-        # Metrics become tags: of two with one name, the second would overwrite the first.
-        if "loss" in names or len(set(names)) < len(names):
-            raise ValueError(
-                f"two figures share a name, and one is always 'loss': {names!r}; "
-                "give each metric its own 'name'"
-            )
-        return self
 
 
 class ClassificationTask(MeasuredTask):
     """One of several classes per sample; outputs are logits `(B, C)`, or one logit `(B, 1)` for the second of two classes."""
 
-    learns: ClassVar[TargetForm] = "class"
+    target_form: ClassVar[TargetForm] = "class"
     reads_logits: ClassVar[bool] = True
     usual_losses: ClassVar[tuple[Loss, ...]] = (CrossEntropyLoss(type="cross_entropy"),)
 
@@ -123,7 +55,7 @@ class ClassificationTask(MeasuredTask):
 class MultilabelTask(MeasuredTask):
     """Any number of labels per sample; outputs are logits `(B, C)`."""
 
-    learns: ClassVar[TargetForm] = "labels"
+    target_form: ClassVar[TargetForm] = "labels"
     reads_logits: ClassVar[bool] = True
     usual_losses: ClassVar[tuple[Loss, ...]] = (
         BinaryCrossEntropyLoss(type="binary_cross_entropy"),
@@ -147,7 +79,7 @@ class MultilabelTask(MeasuredTask):
 class TokenClassificationTask(MeasuredTask):
     """A class for each word of a text, such as tags of named entities; outputs are logits `(B, L, C)` over tokens. The first token of a word has the word's class, all others are left out of loss and metrics."""
 
-    learns: ClassVar[TargetForm] = "tags"
+    target_form: ClassVar[TargetForm] = "tags"
     reads_logits: ClassVar[bool] = True
     usual_losses: ClassVar[tuple[Loss, ...]] = (CrossEntropyLoss(type="cross_entropy"),)
 
@@ -163,7 +95,7 @@ class TokenClassificationTask(MeasuredTask):
 class RegressionTask(MeasuredTask):
     """One or more numbers per sample; outputs and targets have the same shape. `(B, 1)` counts as `(B,)`."""
 
-    learns: ClassVar[TargetForm] = "numbers"
+    target_form: ClassVar[TargetForm] = "numbers"
     usual_losses: ClassVar[tuple[Loss, ...]] = (MseLoss(type="mse"),)
 
     type: Literal["regression"]
@@ -177,7 +109,7 @@ class RegressionTask(MeasuredTask):
 class SegmentationTask(MeasuredTask):
     """One of several classes for each pixel; outputs are logits `(B, C, H, W)`, or one logit `(B, 1, H, W)` for the second of two classes. Logits of another size than the masks are resized bilinearly."""
 
-    learns: ClassVar[TargetForm] = "mask"
+    target_form: ClassVar[TargetForm] = "mask"
     reads_logits: ClassVar[bool] = True
     usual_losses: ClassVar[tuple[Loss, ...]] = (CrossEntropyLoss(type="cross_entropy"),)
 
@@ -224,10 +156,87 @@ class SegmentationTask(MeasuredTask):
         return self
 
 
-class ImportTask(_Task):
+class SimilarityTask(MeasuredTask):
+    """How much samples are alike, by the cosine of their embeddings; outputs are the embeddings of a pair `(B, 2, D)` or of a triplet `(B, 3, D)`, as a layer `stack` gives them."""
+
+    target_form: ClassVar[TargetForm] = "numbers"
+    usual_losses: ClassVar[tuple[Loss, ...]] = ()
+
+    type: Literal["similarity"]
+    """Discriminator."""
+    compares: Literal["scores", "pairs", "triplets"] = "scores"
+    """`scores`: pairs with a number, which their cosine shall be. `pairs`: pairs that belong together, without a target. `triplets`: a sample, one like it, and one that is not, without a target."""
+    score_range: tuple[_Number, _Number] | None = None
+    """Least and greatest score, such as [0, 5]: these are learnt as cosine 0 and 1. If left out, scores are cosines, from -1 to 1; from 0 to 1 for the loss `contrastive`."""
+    metrics: tuple[Annotated[Annotated[PairMetric, Tag("name")] | Imported, METRIC], ...] | None = (
+        None
+    )
+    """Metrics of every evaluation in addition to the loss. Of scores: `spearman` (the usual one) and `pearson`, the correlation of cosines and scores. Of pairs: `mrr` (the usual one) and `recall@1`, `recall@3`, `recall@5`, `recall@10`, `recall@100`, by the rank of each sample's partner among the partners of all evaluated pairs. Of triplets these too, and `triplet_accuracy` (the usual one), the share of samples nearer to their like."""
+
+    @property
+    def learns(self) -> TargetForm:
+        """Form of its target; only scores are a target."""
+        return self.target_form if self.compares == "scores" else "nothing"
+
+    @property
+    def target_bounds(self) -> tuple[float, float] | None:
+        """Least and greatest score."""
+        has_labels = any(isinstance(loss, ContrastiveLoss) for loss in self.losses or ())
+        return self.score_range or ((0.0, 1.0) if has_labels else (-1.0, 1.0))
+
+    @property
+    def chosen_losses(self) -> tuple[Loss, ...]:
+        """The losses of the config, or the usual one of what it compares."""
+        of_scores = self.compares == "scores"
+        usual: Loss = (
+            MseLoss(type="mse") if of_scores else InBatchNegativesLoss(type="in_batch_negatives")
+        )
+        return self.losses or (usual,)
+
+    @property
+    def chosen_metrics(self) -> tuple[PairMetric | ImportMetric, ...]:
+        """The metrics of the config, or the usual one of what it compares."""
+        return (_METRICS_OF[self.compares][0],) if self.metrics is None else self.metrics
+
+    @model_validator(mode="after")
+    def _all_suits_what_it_compares(self) -> Self:
+        there = f"compares: {self.compares}"
+        losses = _LOSSES_OF[self.compares]
+        for loss in self.losses or ():
+            if loss.type not in losses:
+                raise ValueError(
+                    f"loss {loss.type!r} does not suit {there}; {', '.join(losses)} do"
+                )
+        for metric in self.metrics or ():
+            metrics = _METRICS_OF[self.compares]
+            if isinstance(metric, str) and metric not in metrics:
+                raise ValueError(f"metric {metric!r} is not of {there}; {', '.join(metrics)} are")
+        if self.score_range is not None:
+            if self.compares != "scores":
+                raise ValueError(f"score_range is of scores, and there are none with {there}")
+            if self.score_range[0] >= self.score_range[1]:
+                raise ValueError(f"score_range begins below its end, got {[*self.score_range]}")
+        return self
+
+
+_LOSSES_OF = {
+    "scores": ("mse", "l1", "huber", "contrastive", "import"),
+    "pairs": ("in_batch_negatives", "import"),
+    "triplets": ("in_batch_negatives", "triplet", "import"),
+}
+"""Losses by what `similarity` compares."""
+_METRICS_OF: dict[str, tuple[PairMetric, ...]] = {
+    "scores": get_args(ScoreMetric),
+    "pairs": get_args(RankMetric),
+    "triplets": ("triplet_accuracy", *get_args(RankMetric)),
+}
+"""Metrics by what `similarity` compares; the usual one first."""
+
+
+class ImportTask(BaseTask):
     """The user's own task, from a package named by `--trust`."""
 
-    learns: ClassVar[TargetForm] = "any"
+    target_form: ClassVar[TargetForm] = "any"
     usual_losses: ClassVar[tuple[Loss, ...]] = ()
 
     type: Literal["import"]
@@ -257,6 +266,7 @@ Task = Annotated[
     | TokenClassificationTask
     | RegressionTask
     | SegmentationTask
+    | SimilarityTask
     | ImportTask,
     Field(discriminator="type"),
 ]

@@ -106,6 +106,12 @@ def read_data(
     Raises:
         DataError: a source or a column is not what the config says.
     """
+    if task.learns == "nothing" and config.target is not None:
+        raise DataError(
+            f"has no effect: task {task.type!r} learns from its inputs alone, as its keys say",
+            hint="leave it out",
+            key=("data", "target"),
+        )
     refuse_idle_loss_columns(config, task)
     config = with_listed_targets(config, task)
     config, tables, rules = join_targets(config, _read_tables(config, trust, files), tuple(head))
@@ -142,7 +148,10 @@ def _chosen(
     """
     known = tables["train"].columns
     if not isinstance(task, TaskList):
-        return choose_columns(config, known, needs_target=task.learns != "any")
+        needs_target = task.learns not in ("nothing", "any")
+        inputs, target = choose_columns(config, known, needs_target=needs_target)
+        # A column that has the usual name of a target is none for a task without one.
+        return inputs, None if task.learns == "nothing" else target
     for table in tables.values():
         refuse_missing_targets(task, config.inputs or (), table.columns)
     inputs, _ = choose_columns(config, known, needs_target=False)

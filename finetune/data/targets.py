@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from finetune.config.messages import shown
-from finetune.config.task_keys import SEPARATOR, Task
+from finetune.config.task_base import SEPARATOR
+from finetune.config.task_keys import Task
 from finetune.data.cells import no_number, read_cells, words_as_numbers
 from finetune.data.class_counts import class_counts
 from finetune.data.gaps import refuse_gaps
@@ -155,12 +156,14 @@ def encode_target(
         case "labels":
             return _label_sets(column, table, task.chosen_separator, labels)
         case "numbers":
-            return Target(_numbers(column, table, name).float(), None)
+            numbers = _numbers(column, table, name).float()
+            refuse_outside(name, numbers, task.target_bounds, table.place)
+            return Target(numbers, None)
         case "tags":
             return _word_tags(column, table, labels)
         case "mask":
             return Target(*encode_masks(column, table, name, task, classes))
-        case "any":
+        case "nothing" | "any":  # nothing has no column, so it is never encoded
             return _of_any_form(column, table, labels)
         case _:
             assert_never(task.learns)
@@ -188,6 +191,35 @@ def _of_any_form(column: Column, table: Table, about: _Labels) -> Target:
     if isinstance(column, Listed) and column.kind == "text":
         return _classes(column, table, about)
     return Target(_numbers(column, table, about.name), None)
+
+
+def refuse_outside(
+    name: str,
+    values: Tensor,
+    bounds: tuple[float, float] | None,
+    place: Callable[[int], str],
+) -> None:
+    """Raise `DataError` for the first target that is none of the numbers that a task takes.
+
+    Args:
+        name: Name of the target column.
+        values: The targets `(N, ...)`.
+        bounds: Least and greatest number; None if any number is taken.
+        place: Returns the place of a row, for messages.
+    """
+    if bounds is None:
+        return
+    low, high = bounds
+    rows = ((values < low) | (values > high)).reshape(len(values), -1).any(1).nonzero().flatten()
+    if len(rows):
+        row = int(rows[0])
+        worst = values[row].reshape(-1)
+        found = worst[(worst < low) | (worst > high)][0].item()
+        raise DataError(
+            f"column {name!r} holds {found:g} in {place(row)}{and_more(len(rows) - 1)}; the task "
+            f"takes {low:g} to {high:g}",
+            key=_KEY,
+        )
 
 
 def refuse_unseen(

@@ -146,7 +146,7 @@ def _is_multiplied(column: str, layers: tuple[Layer, ...]) -> bool:
             continue
         if layer.type in _SENSITIVE:
             return True
-        if layer.type in _PASSING_ON or layer.type == "concat":
+        if layer.type in _PASSING_ON or layer.type in ("concat", "stack"):
             names.add(_label(layers, position))
     return False
 

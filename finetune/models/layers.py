@@ -8,6 +8,7 @@ from typing import Any, assert_never
 
 from torch import nn
 
+from finetune.config.layer_keys import WeightedLayer
 from finetune.config.model import (
     AddLayer,
     ConcatLayer,
@@ -15,6 +16,7 @@ from finetune.config.model import (
     Layer,
     SequentialLayer,
     SharedLayer,
+    StackLayer,
     TimmLayer,
     TorchLayer,
     TorchvisionLayer,
@@ -25,7 +27,7 @@ from finetune.importing import import_trusted, package_path
 from finetune.models.architectures import part_of_torchvision
 from finetune.models.heads import HeadWanted
 from finetune.models.huggingface import build_transformers
-from finetune.models.parts import Add, Chain, Concat, check_merge, first_of
+from finetune.models.parts import Add, Chain, Concat, SideBySide, check_merge, first_of
 from finetune.models.pretrained import build_timm, build_torchvision
 from finetune.models.shapes import (
     check_call,
@@ -87,7 +89,7 @@ def build_layer(
     """
     label = layer_label(name, node)
     module = _build(node, name, label, incoming, around, key)
-    if not isinstance(node, AddLayer | ConcatLayer | SharedLayer) and node.weights is not None:
+    if isinstance(node, WeightedLayer) and node.weights is not None:
         around.note(load_weights(module, node.weights, key=(*key, "weights")), name)
     return module
 
@@ -110,8 +112,8 @@ def _build(
             return _build_import(node, label, around, key)
         case SequentialLayer():
             return _build_chain(node, name, incoming, around, key)
-        case AddLayer() | ConcatLayer():
-            merge = Add() if isinstance(node, AddLayer) else Concat(node.dim)
+        case AddLayer() | ConcatLayer() | StackLayer():
+            merge = _merge(node)
             tensors = check_tensors(incoming, label=label, key=key)
             check_merge(merge, tensors, label=label, key=key)
             return merge
@@ -119,6 +121,19 @@ def _build(
             return _build_torch(node, label, incoming, around, key)
         case SharedLayer():
             raise AssertionError("a shared layer is one that is there already")
+        case _:
+            assert_never(node)
+
+
+def _merge(node: AddLayer | ConcatLayer | StackLayer) -> Add | Concat | SideBySide:
+    """Return the module that makes one tensor of several."""
+    match node:
+        case AddLayer():
+            return Add()
+        case ConcatLayer():
+            return Concat(node.dim)
+        case StackLayer():
+            return SideBySide()
         case _:
             assert_never(node)
 

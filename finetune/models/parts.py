@@ -44,6 +44,14 @@ class Concat(nn.Module):
         return f"dim={self.dim}"
 
 
+class SideBySide(nn.Module):
+    """Tensors of equal shape side by side, along a new axis behind the samples."""
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """Return the `tensors` `(B, ...)` as one, `(B, number of tensors, ...)`."""
+        return torch.stack(tensors, dim=1)
+
+
 class MeanPooling(nn.Module):
     """The mean over real tokens, or over the area of a feature map."""
 
@@ -174,7 +182,9 @@ def first_of(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) else output
 
 
-def check_merge(module: Add | Concat, tensors: Sequence[Tensor], *, label: str, key: Key) -> None:
+def check_merge(
+    module: Add | Concat | SideBySide, tensors: Sequence[Tensor], *, label: str, key: Key
+) -> None:
     """Raise if `module` cannot merge tensors, or if torch would merge them by broadcasting.
 
     Raises:

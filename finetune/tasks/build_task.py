@@ -13,6 +13,7 @@ from finetune.config.task_keys import (
     MultilabelTask,
     RegressionTask,
     SegmentationTask,
+    SimilarityTask,
     Task as SingleTask,
     TokenClassificationTask,
 )
@@ -22,6 +23,7 @@ from finetune.tasks.imported import imported
 from finetune.tasks.multilabel import multilabel
 from finetune.tasks.regression import regression
 from finetune.tasks.segmentation import segmentation
+from finetune.tasks.similarity import similarity
 from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TaskFacts, TrainingClasses, TrainingCounts
 from finetune.tasks.task_list import list_of_tasks
@@ -84,6 +86,8 @@ def _single(config: SingleTask, facts: TaskFacts) -> Task:
             return regression(config, facts)
         case SegmentationTask():
             return segmentation(config, facts)
+        case SimilarityTask():
+            return similarity(config, facts)
         case ImportTask():
             return imported(config, facts)
         case _:

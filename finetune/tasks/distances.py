@@ -64,6 +64,69 @@ def contrastive(margin: float, distance: Distance, outputs: Tensor, target: Tens
     return (near + far).sum() / 2 / max(pairs, 1)
 
 
+def triplet_given(margin: float, distance: Distance, embeddings: Tensor) -> Tensor:
+    """Return the triplet loss of each given triplet, `(B,)`.
+
+    Schroff et al., "FaceNet" (2015), equation 3, with a plain distance d in place of its square:
+    max(0, margin + d(a, p) - d(a, n)).
+
+    Args:
+        margin: The margin.
+        distance: Which distance d is.
+        embeddings: Those of a, p and n, `(B, 3, D)`.
+    """
+    anchor, like, other = embeddings.unbind(1)
+    near, far = (_apart(distance, anchor, one) for one in (like, other))
+    return (margin + near - far).clamp_min(0)
+
+
+def contrastive_given(
+    margin: float, distance: Distance, embeddings: Tensor, alike: Tensor
+) -> Tensor:
+    """Return the contrastive loss of each given pair, `(B,)`.
+
+    Hadsell et al. (2006), equation 4: s d^2 / 2 + (1 - s) max(0, margin - d)^2 / 2.
+
+    Args:
+        margin: The margin.
+        distance: Which distance d is.
+        embeddings: Those of the pair, `(B, 2, D)`.
+        alike: How much a pair is alike, s, from 0 to 1; `(B,)`.
+    """
+    apart = _apart(distance, *embeddings.unbind(1))
+    return (alike * apart.square() + (1 - alike) * (margin - apart).clamp_min(0).square()) / 2
+
+
+def in_batch_negatives(scale: float, embeddings: Tensor, *, symmetric: bool) -> Tensor:
+    """Return the loss of finding each sample's partner among those of the whole batch, `(B,)`.
+
+    Henderson et al., "Efficient Natural Language Response Suggestion for Smart Reply" (2017,
+    arXiv:1705.00652), section 4.4: -log of the softmax of scale * cosine(sample, partner) over all
+    partners. Of triplets the third embeddings are candidates, too.
+
+    Args:
+        scale: Factor on the cosines.
+        embeddings: Those of samples, partners, and of others if there are any; `(B, 2 or 3, D)`.
+        symmetric: Whether partners find their samples, too; then it is the mean of both losses.
+    """
+    sample, partner, *others = F.normalize(embeddings, dim=2).unbind(1)
+    own = torch.arange(len(sample), device=sample.device)
+    cosines = sample @ torch.cat([partner, *others]).T
+    losses = F.cross_entropy(scale * cosines, own, reduction="none")
+    if not symmetric:
+        return losses
+    back = F.cross_entropy(scale * (partner @ sample.T), own, reduction="none")
+    return (losses + back) / 2
+
+
+def _apart(distance: Distance, first: Tensor, second: Tensor) -> Tensor:
+    """Return the distance of each pair of embeddings `(B, D)`, `(B,)`."""
+    if distance == "cosine":
+        return 1 - F.cosine_similarity(first, second)
+    apart: Tensor = torch.linalg.vector_norm(first - second, dim=1)
+    return apart
+
+
 def _pairs(distance: Distance, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the distance of each pair `(B, B)`, whether it is of one class, and whether of two.
 

@@ -21,6 +21,7 @@ from finetune.config.loss_keys import (
     FocalLoss,
     HuberLoss,
     ImportLoss,
+    InBatchNegativesLoss,
     L1Loss,
     Loss,
     MseLoss,
@@ -194,18 +195,19 @@ def build_loss(config: Loss, facts: TaskFacts, number: int) -> WeightedLoss:
             return _comparing(config, facts, key)
         case MseLoss() | L1Loss() | HuberLoss():
             function = _per_sample(_of_numbers(config))
-        case DiceLoss():
-            raise FinetuneError(
-                f"loss {config.type!r} compares masks, and the targets are none",
-                hint="task: {type: segmentation} learns a class for each pixel",
-                key=key,
-            )
+        case DiceLoss() | InBatchNegativesLoss():
+            task = _OF_ONE_TASK[config.type]
+            raise FinetuneError(f"loss {config.type!r} is for task: {{type: {task}}}", key=key)
         case ImportLoss(path=path, args=args):
             own = _imported_loss(path, args, facts.trust, key)
             return own_loss(config.label, config.weight, own, (own,))
         case _:
             assert_never(config)
     return made(function)
+
+
+_OF_ONE_TASK = {"dice": "segmentation", "in_batch_negatives": "similarity"}
+"""Tasks that alone take a loss, by its type."""
 
 
 def own_loss(

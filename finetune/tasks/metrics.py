@@ -19,6 +19,7 @@ from finetune.data.batches import Batch
 from finetune.errors import FinetuneError, Key, ModelError
 from finetune.importing import call_trusted
 from finetune.models.shapes import describe, first_line
+from finetune.tasks.collecting import CollectingMetric
 from finetune.tasks.conditions import Condition, condition_of
 from finetune.tasks.running_metrics import RunningMetric
 from finetune.tasks.task_facts import TaskFacts
@@ -239,7 +240,7 @@ def _measure(
         found = imported_metric(entry.label, own, key)
         return measure_of(entry.label, found, entry.better, facts, _with_batch(found) or feed)
     metric = named(entry)
-    if not isinstance(metric, RunningMetric):
+    if not isinstance(metric, RunningMetric | CollectingMetric):
         return measure_of(entry, imported_metric(entry, metric, ("task",)), None, facts, feed)
     better: Better = "higher" if metric.higher_is_better else "lower"
     return Measure(entry, metric, better=better, new_condition=metric.new_condition, feed=feed)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from finetune.config.task_keys import TargetForm
+from finetune.config.task_base import TargetForm
 
 
 class TrainingCounts(NamedTuple):

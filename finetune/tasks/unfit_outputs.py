@@ -8,12 +8,25 @@ from finetune.errors import ModelError
 from finetune.models.shapes import describe, first_line
 
 
+class UnfitOutputsError(ValueError):
+    """Outputs that a loss or metric cannot take, with the layer that gives others.
+
+    Args:
+        message: What is needed.
+        hint: The remedy.
+    """
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
 def misfit(name: str, outputs: Any, target: Any, error: Exception) -> ModelError:
     """Return the error of a loss or metric that cannot take what the network gives."""
     return ModelError(
         f"{name} cannot take {describe(outputs)} with targets {describe(target)}: "
         f"{first_line(error)}",
-        hint=_remedy(outputs, target),
+        hint=error.hint if isinstance(error, UnfitOutputsError) else _remedy(outputs, target),
         key=("model", "layers"),
     )
 

@@ -1,6 +1,6 @@
 """What a task, or each task of a list, needs of the network's outputs."""
 
-from finetune.config.task_keys import TargetForm
+from finetune.config.task_base import TargetForm
 from finetune.config.task_list_keys import AnyTask, TaskList
 from finetune.data.opening import DataFacts
 from finetune.models.heads import HeadKind, HeadWanted, OutputWanted

@@ -269,5 +269,5 @@ def test_the_dice_loss_is_refused_where_targets_are_no_masks():
     node = TypeAdapter(TaskConfig).validate_python(
         {"type": "classification", "losses": {"type": "dice"}}
     )
-    with pytest.raises(FinetuneError, match="loss 'dice' compares masks"):
+    with pytest.raises(FinetuneError, match="'dice' is for task"):
         build_task(node, classes=CLASSES, trust=(), device=torch.device("cpu"))

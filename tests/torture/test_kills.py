@@ -202,18 +202,43 @@ def of_tasks(tmp_path):
     }
 
 
+def of_pairs(tmp_path):
+    """Return the sections of a run that learns pairs by in-batch negatives, with a cached layer."""
+    draw = np.random.default_rng(0)
+    arrays = {name: draw.random((60, 6), np.float32) for name in ("one", "other")}
+    np.savez(tmp_path / "pairs.npz", **arrays)
+    layers = [
+        {"name": "body", "type": "Linear", "out_features": 8, "inputs": ["one"]},
+        {"name": "drop", "type": "Dropout", "p": 0.1},
+        {"name": "head", "type": "Linear", "out_features": 4},
+        {"name": "body_again", "type": "shared", "layer": "body", "inputs": ["other"]},
+        {"name": "head_again", "type": "shared", "layer": "head"},
+        {"name": "both", "type": "stack", "inputs": ["head", "head_again"]},
+    ]
+    return {
+        "model": {"layers": layers},
+        "data": {
+            "source": {"type": "arrays", "path": str(tmp_path / "pairs.npz")},
+            "inputs": ["one", "other"],
+        },
+        "task": {"type": "similarity", "compares": "pairs", "metrics": ["mrr", "recall@3"]},
+        "freeze": ["body"],
+    }
+
+
 SECTIONS = {
     "images": of_images,
     "masks": lambda _: LISA,
     "pixels": of_pixels,
     "tasks": of_tasks,
+    "pairs": of_pairs,
 }
 
 
 @pytest.mark.parametrize("of", SECTIONS)
 def test_a_run_goes_on_exactly_from_each_of_forty_steps(tmp_path, written, stops_of, of):
     """Images are flipped and coloured by two processes; masks of the freeze are drawn; or the
-    classes of pixels, or two tasks at once, are learnt with a cached layer.
+    classes of pixels, pairs, or two tasks at once, are learnt with a cached layer.
     """
     sections = SECTIONS[of](tmp_path)
     saves = {"checkpoint": {"every": {"steps": 1}, "keep_last": 100, "best": None}}
