@@ -262,6 +262,21 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_folder_if_empty(path: Path) -> bool:
+    """Remove a folder that holds nothing; return whether it is gone. A link to one stays.
+
+    Raises:
+        OSError: the system refuses for another reason than contents.
+    """
+    if not is_folder(path):
+        return False
+    with os.scandir(path) as entries:
+        if any(entries):
+            return False
+    path.rmdir()
+    return True
+
+
 def rename(path: Path, to: Path) -> None:
     """Rename a file, folder or link itself; a file that already has the new name is replaced.
 

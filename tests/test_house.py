@@ -28,11 +28,11 @@ LAYERS = {
     **dict.fromkeys(["structure"], 1),
     **dict.fromkeys(["streams", "terminal", "trust", "watchdog"], 1),
     **dict.fromkeys(["outfolder"], 2),
-    **dict.fromkeys(["config", "counting", "importing", "pictures", "preserved"], 2),
+    **dict.fromkeys(["block_names", "config", "counting", "importing", "pictures", "preserved"], 2),
     **dict.fromkeys(["models", "distributed", "optim", "store"], 3),
     **dict.fromkeys(["freezing", "data", "tracking"], 4),
     **dict.fromkeys(["activations", "runs", "tasks"], 5),
-    **dict.fromkeys(["lints"], 6),
+    **dict.fromkeys(["lints", "report"], 6),
     **dict.fromkeys(["train"], 7),
     **dict.fromkeys(["predict", "preview", "export", "sweep"], 8),
     **dict.fromkeys(["cli"], 9),
@@ -360,7 +360,9 @@ print("torch" in sys.modules)
 """
 
 
-@pytest.mark.parametrize("room", ["config", "runs", "pictures", "store.layout", "tracking.tracker"])
+@pytest.mark.parametrize(
+    "room", ["config", "report", "runs", "pictures", "store.layout", "tracking.tracker"]
+)
 def test_a_room_that_needs_no_torch_loads_none(room):
     command = [sys.executable, "-c", _IMPORT_ALL, f"finetune.{room}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)

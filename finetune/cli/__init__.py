@@ -4,9 +4,12 @@ import typer
 
 from finetune.cli.caching import cache_command
 from finetune.cli.checking import inspect_command, plan_command, schema_command, validate_command
+from finetune.cli.comparing import diff_command
 from finetune.cli.doctoring import doctor_command
 from finetune.cli.endings import refuse_removed_folder, told
 from finetune.cli.options import main_options
+from finetune.cli.overview import runs_command
+from finetune.cli.reporting_runs import report_command
 from finetune.cli.running import eval_command, predict_command, tensorboard_command, train_command
 from finetune.cli.verbs import Verbs
 from finetune.visible import visible_streams
@@ -30,6 +33,9 @@ app.command("inspect")(inspect_command)
 app.command("schema")(schema_command)
 app.command("cache")(cache_command)
 app.command("doctor")(doctor_command)
+app.command("report")(report_command)
+app.command("runs")(runs_command)
+app.command("diff")(diff_command)
 app.command("tensorboard")(tensorboard_command)
 
 

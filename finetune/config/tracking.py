@@ -1,4 +1,4 @@
-"""`tracking:` which programs get curves and pictures of a run, and how often pictures are drawn."""
+"""`tracking:` who gets curves and pictures of a run, how often pictures are drawn, and the page."""
 
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,8 @@ class TrackingConfig(Node):
     """Programs that get curves, pictures, texts and settings. With an empty list nothing but `metrics.jsonl` is written."""
     pictures_every: Every | Literal["end", "never"] = "end"
     """How often pictures of what the network gets wrong are drawn from an evaluation of the validation samples: every so many epochs or steps, which is looked at when an evaluation is due; once, at the end of the run, by the weights in use; or never."""
+    report: bool = True
+    """Whether `report.html`, a page about the run that needs no network, is written into the run folder when the run ends."""
     histograms: bool = False
     """Whether each picture comes with histograms of the trained weights; frozen ones never change, so they get one alone, at the first."""
 

@@ -1,11 +1,12 @@
 """The freeze map: rows that fold parameters by block, with state and rates, and as text."""
 
-from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
+from collections.abc import Callable, Sequence, Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
+from finetune.block_names import by_block
 from finetune.freezing.apply import frozen_now
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.policies.policy import Policy
@@ -73,7 +74,7 @@ def fold(inventory: Sequence[ParamInfo], frozen: AbstractSet[str]) -> list[MapRo
 
     A row whose parameters differ in state is `mixed`.
     """
-    folded = _folded(inventory)
+    folded = by_block(inventory)
     return [_row(name, params, frozen) for name, params in folded.items()]
 
 
@@ -102,7 +103,7 @@ def states_over_phases(
 
 def plan_rows(plan: Plan, number: int, *, full: bool = False) -> list[PlanRow]:
     """Return the rows of a phase: one per block, or one per parameter if `full`."""
-    groups = {p.name: [p] for p in plan.inventory} if full else _folded(plan.inventory)
+    groups = {p.name: [p] for p in plan.inventory} if full else by_block(plan.inventory)
     phase = plan.phases[number]
     rows = [_plan_row(name, params, phase, plan.undecayed) for name, params in groups.items()]
     is_drawn = [any(p.name in plan.drawn for p in params) for params in groups.values()]
@@ -213,39 +214,6 @@ def _rate_as_data(rate: PeakRate) -> dict[str, Any]:
         dumped = rate.schedule.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
         own["schedule"] = dumped
     return own if rate.over == 1.0 else own | {"over": rate.over}
-
-
-def _folded(inventory: Sequence[ParamInfo]) -> dict[str, list[ParamInfo]]:
-    """Group parameters by block, or by the first two segments of their names outside the blocks."""
-    # Which numbered path counts blocks is seen from the depths below it, see `_fold_name`.
-    depths: dict[str, set[int]] = {}
-    for param in inventory:
-        for path in _numbered(param.name):
-            depths.setdefault(path, set()).update([] if param.depth is None else [param.depth])
-    folded: dict[str, list[ParamInfo]] = {}
-    for param in inventory:
-        folded.setdefault(_fold_name(param, depths), []).append(param)
-    return folded
-
-
-def _fold_name(param: ParamInfo, depths: Mapping[str, AbstractSet[int]]) -> str:
-    """Return the name of a block: its path up to the block's index; else the first two segments.
-
-    The block's index is the first one with a single depth below it. Earlier numbers are those of
-    layers without a name, or of stages.
-    """
-    if param.depth is not None and (paths := _numbered(param.name)):
-        return next((path for path in paths if len(depths[path]) == 1), paths[-1])
-    segments = param.name.split(".")
-    # The last segment is the parameter itself, not a module.
-    return ".".join(segments[: min(2, len(segments) - 1)])
-
-
-def _numbered(name: str) -> list[str]:
-    """Return the prefixes of a name that end with a number, the shortest first."""
-    segments = name.split(".")
-    places = [place for place, segment in enumerate(segments) if segment.isdigit()]
-    return [".".join(segments[: place + 1]) for place in places]
 
 
 def _row(name: str, params: Sequence[ParamInfo], frozen: AbstractSet[str]) -> MapRow:

@@ -3,10 +3,9 @@
 Neither the network is built nor torch loaded, so a damaged run can be examined on any machine.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from finetune.config.loader import load_config
 from finetune.errors import CheckpointError, FinetuneError
@@ -16,7 +15,11 @@ from finetune.runs.headers import SavedPlan
 from finetune.runs.kept import Checkpoints, fits_anything
 from finetune.runs.lock import holder_of
 from finetune.runs.manifest import UNAVERAGED
+from finetune.runs.saved_proof import read_proof
 from finetune.tracking.json_lines import has_torn_line, read_metrics
+
+_ENDINGS = ("done", "stopped", "failed")
+"""What a summary may say of the end of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ def _status(folder: RunFolder, states: Sequence[State]) -> Finding:
     try:
         summary = folder.read_json("summary.json")
         status, steps = summary["status"], summary["steps"]
-        is_ours = status in ("done", "stopped") and type(steps) is int and steps >= 0
+        is_ours = status in _ENDINGS and type(steps) is int and steps >= 0
     except (CheckpointError, TypeError, KeyError):
         is_ours = False
     if not is_ours:
@@ -189,41 +192,22 @@ def _predicting(checkpoints: Checkpoints) -> tuple[Path | None, Finding]:
 
 def _proof(folder: RunFolder) -> Finding:
     """Return whether the saved proof shows that no frozen tensor changed."""
-    if not (folder.path / "freeze_proof.json").is_file():
-        return Finding("proof", "not taken yet")
     try:
-        proof = folder.read_json("freeze_proof.json")
-        phases = proof["phases"]
-        # Compared anew: the verdict in the file may have been edited.
-        changed = {phase["phase"]: _changed(phase) for phase in phases}
-        tensors = sum(map(_num_tensors, phases))
-        said = bool(proof["intact"])
-    except (CheckpointError, TypeError, KeyError, ValueError, AttributeError):
-        return Finding("proof", "freeze_proof.json is damaged", is_damage=True)
+        proof = read_proof(folder.path)
+    except CheckpointError as error:
+        return Finding("proof", error.message, is_damage=True)
+    if proof is None:
+        return Finding("proof", "not taken yet")
+    changed = {phase.phase: phase.changed for phase in proof.phases}
     moved = [f"{len(names)} in phase {phase!r}" for phase, names in changed.items() if names]
     if moved:
         return Finding(
             "proof", f"failed: frozen tensors changed, {', '.join(moved)}", is_damage=True
         )
-    if not said:
+    if not proof.said:
         return Finding("proof", "says that it failed, of nothing that it lists", is_damage=True)
-    over = "1 phase" if len(phases) == 1 else f"{len(phases)} phases"
-    return Finding("proof", f"intact: {tensors} fingerprints equal over {over}")
-
-
-def _num_tensors(proof: Mapping[str, Any]) -> int:
-    """Return how many tensors a proof covers."""
-    named = len(proof["digests"])
-    # The proof of a policy's older phase has one digest over all tensors, and tells their number.
-    is_short = "digest_over_all" in proof and isinstance(proof["tensors"], int)
-    return proof["tensors"] if is_short else named
-
-
-def _changed(proof: Mapping[str, Any]) -> set[str]:
-    """Return names whose fingerprints differ, together with those that the proof itself names."""
-    changed = {name for name, (before, after) in proof["digests"].items() if before != after}
-    before, after = proof.get("digest_over_all", ("", ""))
-    return {*proof["changed"], *changed, *([] if before == after else ["one of all"])}
+    over = "1 phase" if len(proof.phases) == 1 else f"{len(proof.phases)} phases"
+    return Finding("proof", f"intact: {proof.tensors} fingerprints equal over {over}")
 
 
 def _metrics(folder: RunFolder) -> Finding:

@@ -5,7 +5,6 @@ writes into another folder that is not empty, and only removes files that runs w
 """
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -17,18 +16,14 @@ from finetune.config.loader import load_saved
 from finetune.config.run import RunConfig
 from finetune.errors import CheckpointError, ConfigError
 from finetune.reading import read_own_json
-from finetune.runs.checkpoint_folder import is_checkpoint_name
 from finetune.runs.kept import Checkpoints
 from finetune.runs.lock import LOCK, locked, read_holder
 from finetune.runs.manifest import NAMES_OF_FILES
+from finetune.runs.own_files import DOCUMENTS, EVENTS, RESULTS, clear
 from finetune.runs.owner import ORIGIN, is_run, origin_of, refuse_foreign_place
 
-_DOCUMENTS = ("config.yaml", "plan.json", "data.json")
-_RESULTS = ("metrics.jsonl", "summary.json", "freeze_proof.json", ORIGIN)
-"""What a run writes besides its documents; `--fresh` removes these."""
 _BEFORE_A_RUN = {LOCK, ".config.yaml.tmp"}
 """What the folder may hold before it holds a run's config: a killed start leaves these."""
-_EVENTS = re.compile(r"events\.out\.tfevents\..+")
 _HINT = "choose another --run; --fresh clears only folders of runs"
 
 
@@ -71,7 +66,7 @@ class RunFolder:
 
     def files(self) -> Iterator[Path]:
         """Yield the paths that a run makes: documents, results, checkpoints and curves."""
-        yield from (self.path / name for name in (*_DOCUMENTS, *_RESULTS, LOCK))
+        yield from (self.path / name for name in (*DOCUMENTS, *RESULTS, LOCK))
         for folder in (self.checkpoints, self.tensorboard):
             yield from folder.rglob("*")
 
@@ -94,7 +89,7 @@ class RunFolder:
                     # checkpoints.
                     stack.enter_context(locked(self.elsewhere, run=self.path))
                 if self.is_fresh:
-                    self._clear()
+                    clear(self.path, self.checkpoints, self.tensorboard)
             self.begin()
             yield
 
@@ -133,7 +128,7 @@ class RunFolder:
             CheckpointError: one is taken. The message names it.
         """
         try:
-            for name in (*_DOCUMENTS, *_RESULTS, LOCK):
+            for name in (*DOCUMENTS, *RESULTS, LOCK):
                 disk.refuse_unless_file(self.path / name)
             disk.refuse_unless_folder(self.tensorboard)
             for path in _entries(self.tensorboard):
@@ -242,7 +237,7 @@ class RunFolder:
             disk.copy_file(origin.metrics, self.metrics)
         disk.make_folder(self.tensorboard)
         for path in _entries(origin.tensorboard):
-            if _EVENTS.fullmatch(path.name):
+            if EVENTS.fullmatch(path.name):
                 disk.copy_file(path, self.tensorboard / path.name)
         disk.make_folder(self.checkpoints)
         for path in Checkpoints(origin.checkpoints, keep_last=1).all():
@@ -255,17 +250,6 @@ class RunFolder:
         with disk.placed(final, NAMES_OF_FILES) as temporary:
             for file in _entries(path):
                 disk.copy_file(file, temporary / file.name)
-
-    def _clear(self) -> None:
-        """Remove files and checkpoints that runs write; a user's own files in the folder stay."""
-        for path in _entries(self.checkpoints):
-            if is_checkpoint_name(path) and disk.holds_only(path, NAMES_OF_FILES):
-                disk.remove(path)
-        for path in _entries(self.tensorboard):
-            if _EVENTS.fullmatch(path.name) and disk.is_file(path):
-                disk.remove(path)
-        for name in _RESULTS:
-            disk.remove(self.path / name)
 
     def _write_json(self, name: str, document: Mapping[str, Any]) -> None:
         """Replace a JSON file of this folder durably."""

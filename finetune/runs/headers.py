@@ -29,7 +29,7 @@ _MAX_AXES, _MAX_NUMBERS = 64, 2**63 - 1
 """Most axes of a tensor, and the longest axis, that torch allows."""
 
 
-class _Stored(NamedTuple):
+class StoredTensor(NamedTuple):
     """Type, shape and position of a tensor in a safetensors file."""
 
     dtype: str
@@ -70,8 +70,8 @@ class SavedPlan:
         """Return why a whole checkpoint does not fit the plan, or None if it fits."""
         try:
             phase, moved = read_progress(checkpoint).phase, read_manifest(checkpoint).moved_buffers
-            weights = _stored(checkpoint / "weights.safetensors")
-            state = _stored(checkpoint / "optimizer.safetensors")
+            weights = stored_tensors(checkpoint / "weights.safetensors")
+            state = stored_tensors(checkpoint / "optimizer.safetensors")
             unaveraged = _unaveraged(checkpoint)
         except CheckpointError as error:
             return error.message
@@ -95,18 +95,18 @@ class SavedPlan:
         return None
 
 
-def _unaveraged(checkpoint: Path) -> dict[str, _Stored]:
+def _unaveraged(checkpoint: Path) -> dict[str, StoredTensor]:
     """Return the weights as trained of parameters that have an average; empty if none has."""
     has_average = UNAVERAGED in read_manifest(checkpoint).files
-    return _stored(checkpoint / UNAVERAGED) if has_average else {}
+    return stored_tensors(checkpoint / UNAVERAGED) if has_average else {}
 
 
-def _non_finite(path: Path, tensors: Mapping[str, _Stored]) -> list[str]:
+def _non_finite(path: Path, tensors: Mapping[str, StoredTensor]) -> list[str]:
     """Return the names of the tensors in a file that hold infinity or NaN."""
     return [name for name, one in tensors.items() if not _is_finite(path, one)]
 
 
-def _stored(path: Path) -> dict[str, _Stored]:
+def stored_tensors(path: Path) -> dict[str, StoredTensor]:
     """Return type, shape and position of each tensor, from the header of a safetensors file.
 
     Raises:
@@ -126,7 +126,7 @@ def _stored(path: Path) -> dict[str, _Stored]:
         raise CheckpointError(f"{path.name} has a damaged header", where=str(path)) from error
 
 
-def _read_entry(entry: Any, data_begins: int, size: int) -> _Stored:
+def _read_entry(entry: Any, data_begins: int, size: int) -> StoredTensor:
     """Return one header entry, after checking that it lies inside the file and fits its size."""
     begins, ends = entry["data_offsets"]
     dtype, shape = entry["dtype"], tuple(entry["shape"])
@@ -137,10 +137,10 @@ def _read_entry(entry: Any, data_begins: int, size: int) -> _Stored:
         raise ValueError("a tensor of no shape that torch has")  # its product might never end
     if dtype in _EXPONENTS and ends - begins != math.prod(shape) * _EXPONENTS[dtype][0].itemsize:
         raise ValueError("a tensor of another size")
-    return _Stored(str(dtype), shape, data_begins + begins, data_begins + ends)
+    return StoredTensor(str(dtype), shape, data_begins + begins, data_begins + ends)
 
 
-def _is_finite(path: Path, one: _Stored) -> bool:
+def _is_finite(path: Path, one: StoredTensor) -> bool:
     """Tell whether a stored tensor has neither infinity nor NaN; integers always pass."""
     if one.dtype not in _EXPONENTS or one.begins == one.ends:
         return True

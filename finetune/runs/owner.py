@@ -71,6 +71,11 @@ def refuse_foreign_place(place: Path, run: Path) -> None:
         raise _refused("holds checkpoints, and this run has made none", place)
 
 
+def owns_place(place: Path, run: Path) -> bool:
+    """Tell whether the lock of a folder elsewhere says that this run keeps checkpoints there."""
+    return _owner(place.resolve()) == run.resolve()
+
+
 def _owner(place: Path) -> Path | None:
     """Return the run folder that the lock of a place names, or None."""
     holder = read_holder(place)

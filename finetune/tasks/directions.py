@@ -37,6 +37,10 @@ class Directions:
         """Tell whether lower figures are the better ones."""
         return self.by_tag[tag] == "lower"
 
+    def by_name(self) -> dict[str, Better | None]:
+        """Return the direction of each figure by its name without a part, such as `loss`."""
+        return {tag.partition("/")[2]: better for tag, better in self.by_tag.items()}
+
     def main(self) -> str | None:
         """Return the tag that `checkpoint: {best: auto}` means.
 

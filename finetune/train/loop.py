@@ -1,7 +1,7 @@
 """The training loop: phases outside, steps inside, collaborators called by name in between."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from torch import nn
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from finetune.activations.cache import ActivationCache
 from finetune.data.batches import Batch, Samples
 from finetune.data.skipped import note_on_skipped
-from finetune.errors import CheckpointError, DataError, NonFiniteError, is_out_of_memory, named
+from finetune.errors import DataError, NonFiniteError, is_out_of_memory, named
 from finetune.freezing.apply import take_on
 from finetune.freezing.plan import Plan
 from finetune.optim.groups import drop_state, reset_state
@@ -20,10 +20,10 @@ from finetune.train.average import Average
 from finetune.train.chosen_threshold import (
     choose_threshold,
     chosen_in_words,
-    kept_threshold,
     take_kept,
 )
 from finetune.train.clock import Clock
+from finetune.train.ending import sum_up, telling_end
 from finetune.train.evaluator import Evaluator
 from finetune.train.exact_kernels import telling_inexact
 from finetune.train.proving import Prover
@@ -32,7 +32,6 @@ from finetune.train.reporting import Reporter, StepStats
 from finetune.train.saver import Saver
 from finetune.train.stepper import Stepper
 from finetune.train.stopping import Stop, StopRequest
-from finetune.train.summary import summarise
 from finetune.train.timeline import Timeline
 
 
@@ -74,6 +73,7 @@ class Trainer:
     folder: RunFolder
     clock: Clock
     stop: Stop
+    writes_report: bool
 
     @property
     def plan(self) -> Plan:
@@ -155,24 +155,9 @@ class Trainer:
             open_parts.enter_context(telling_inexact(self.reporter.message))
             open_parts.enter_context(closing(self.cache))
             open_parts.callback(self.splits.close)
-            try:
-                self._train()
-                self._finish()
-            except StopRequest:
-                self._sum_up("stopped")
-                raise self.stop.error(self.progress.step, self.folder.path) from None
-            except DataError as error:
-                self._note_unread(error)
-                raise
-
-    def _note_unread(self, error: DataError) -> None:
-        """Note a sample that cannot be made, if nothing that the run has depends on it yet."""
-        # A file that has changed was read once, and may have been trained on.
-        if error.unread is None or error.is_of_change or self.timeline.has_used(*error.unread):
-            return
-        # A damaged folder must not hide what ended the run.
-        with suppress(CheckpointError, AttributeError, KeyError, TypeError):
-            self.folder.note_unread(*error.unread)
+            open_parts.enter_context(telling_end(self))
+            self._train()
+            self._finish()
 
     def _train(self) -> None:
         """Train the phases that are left; on a request to stop, save and raise it again."""
@@ -339,26 +324,4 @@ class Trainer:
         for note in map(note_on_skipped, self.splits.all):
             if note is not None:
                 self.reporter.message(note)
-        self._sum_up("done", never_moved)
-
-    def _sum_up(self, status: str, never_moved: Sequence[str] | None = None) -> None:
-        """Write `summary.json`, after the last checkpoint is on disk."""
-        # A summary of a run whose last checkpoint fails to be written would be false.
-        self.saver.checkpoints.worker.wait()
-        is_done = status == "done"
-        figures = self.saver.figures() if is_done else self.progress.metrics
-        # A run that was stopped has chosen none yet.
-        task, step = self.evaluator.task, self.progress.step_in_use
-        threshold = kept_threshold(task, step) if is_done else {}
-        self.folder.write_summary(
-            threshold
-            | summarise(
-                self.progress,
-                self.stepper.precision.device,
-                self.cache.statistics,
-                status=status,
-                metrics=figures,
-                never_moved=never_moved,
-                never_ran=[phase.name for phase in self.timeline.following],
-            )
-        )
+        sum_up(self, "done", never_moved)

@@ -3,9 +3,9 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from finetune import disk
+from finetune.config.flat_keys import flattened
 from finetune.config.loader import as_plain, load_saved
 from finetune.config.places import absolute_places
 from finetune.config.run import RunConfig
@@ -146,20 +146,6 @@ def take_up(trainer: Trainer) -> Path | None:
     for line in checkpoints.forget_lost(trainer.progress):
         trainer.reporter.message(line)
     return checkpoints.path_of(trainer.progress.step)
-
-
-def flattened(value: Any, prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Return nested plain data as one level of dotted keys."""
-    if isinstance(value, dict):
-        items = [(str(key), inner) for key, inner in value.items()]
-    elif isinstance(value, list):
-        items = [(str(number), inner) for number, inner in enumerate(value)]
-    else:
-        return {prefix: value if isinstance(value, str | int | float | bool) else str(value)}
-    flat: dict[str, str | int | float | bool] = {}
-    for key, inner in items:
-        flat |= flattened(inner, f"{prefix}.{key}" if prefix else key)
-    return flat
 
 
 def _is_harmless(key: str) -> bool:

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune.config.flat_keys import flattened
 from finetune.freezing.plan import Plan
-from finetune.train.resuming import flattened
 
 _MOST = 80
 """Letters of a setting; a longer one is cut, as it stands in the cell of a table."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from finetune.activations.forward import Statistics
+from finetune.redaction import redacted
 from finetune.runs.progress import Progress
 
 
@@ -19,6 +20,7 @@ def summarise(
     cache: Statistics,
     *,
     status: str,
+    reason: str | None,
     metrics: Mapping[str, float],
     never_moved: Sequence[str] | None,
     never_ran: Sequence[str],
@@ -29,13 +31,15 @@ def summarise(
         progress: Position of the run.
         device: The device that it ran on.
         cache: Counts of the activation cache.
-        status: `done`, or why the run ended before.
+        status: `done`, `stopped` on request, or `failed`.
+        reason: The message of the error that ended a run that failed; else None.
         metrics: Figures of the weights in use.
         never_moved: Trained tensors that still have their first values; None before the end.
         never_ran: Names of the phases that never began.
     """
     return {
         "status": status,
+        **({} if reason is None else {"reason": redacted(reason)}),
         "steps": progress.step,
         "stopped_early": progress.stopped_early,
         "never_ran": list(never_ran),

@@ -185,6 +185,7 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
         folder=folder,
         clock=shared.clock,
         stop=shared.stop,
+        writes_report=config.tracking.report,
     )
 
 
@@ -309,8 +310,12 @@ def _documents(config: RunConfig, parts: Parts, folder: RunFolder) -> dict[str, 
         "specs": {name: asdict(spec) for name, spec in parts.data.specs.items()},
         "identity": parts.data.identity.as_document(),
     }
+    directions = parts.task.directions
+    # Without validation samples no figure is watched; the directions are those of the test, too.
+    watched = parts.training.checkpoint.best or (parts.data.validation and directions.main())
+    figures = {"main": watched, "better": directions.by_name()}
     return {
         "config.yaml": dump_config(config, folder.path),
-        "plan.json": json.dumps(plan_as_data(parts.plan), indent=1) + "\n",
+        "plan.json": json.dumps(plan_as_data(parts.plan) | {"figures": figures}, indent=1) + "\n",
         "data.json": json.dumps(facts, indent=1) + "\n",
     }

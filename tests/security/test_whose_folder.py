@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from finetune.config.source_keys import ArraysSource, CsvSource
 from finetune.data.sources import open_source
 from finetune.errors import CheckpointError, DataError
-from finetune.runs.headers import _stored
+from finetune.runs.headers import stored_tensors
 from finetune.runs.lock import read_holder
 from finetune.runs.manifest import NAMES_OF_FILES
 from finetune.train.facts import read_facts
@@ -132,7 +132,7 @@ def test_a_shape_whose_product_never_ends_is_a_damaged_header(tmp_path):
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     began = time.process_time()
     with pytest.raises(CheckpointError, match="damaged header"):
-        _stored(path)
+        stored_tensors(path)
     assert time.process_time() - began < 5
 
 

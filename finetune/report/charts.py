@@ -1,0 +1,68 @@
+"""The charts of the page as plain data: which curves stand together, thinned and aligned."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from finetune.report.curves import MOST_POINTS, Points, aligned, thinned
+from finetune.report.gathered import PageOfRun
+
+_MOST_FIGURES = 6
+"""Charts of further figures of the evaluation, beside loss and main figure."""
+_POINTS_OF_ALL = 4000
+"""Points of all curves of one chart together: with many runs each gets fewer."""
+
+
+def charts_of(page: PageOfRun) -> list[dict[str, Any]]:
+    """Return the charts of one run. A curve of a single point is none."""
+    points = page.curves.points
+    main = page.record.main.partition("/")[2]
+    figures = [tag.partition("/")[2] for tag in points if tag.startswith("validation/")]
+    names = list(dict.fromkeys(["loss", main, *figures]))[: _MOST_FIGURES + 2]
+    charts = [(f"{name}", [f"{part}/{name}" for part in ("train", "validation")]) for name in names]
+    charts += [
+        ("learning rate", [tag for tag in points if tag.startswith("train/lr/")]),
+        ("gradient norm", [tag for tag in points if tag.startswith("train/grad_norm")]),
+        ("seconds per step", ["time/step_seconds"]),
+        ("peak memory, GiB", ["memory/peak_gib"]),
+    ]
+    marks = [{"step": span.begins, "name": span.name} for span in page.curves.phases[1:]]
+    made = [_chart(title, [(tag, page.curves.of(tag)) for tag in tags]) for title, tags in charts]
+    return [chart | {"marks": marks[:50]} for chart in made if chart["series"]]
+
+
+def charts_of_all(pages: Sequence[PageOfRun]) -> list[dict[str, Any]]:
+    """Return the charts that show a figure of every run in one frame."""
+    tags = list(dict.fromkeys([*(page.record.main for page in pages), "validation/loss"]))
+    tags = [*tags[:4], "train/loss"]
+    made = [
+        _chart(tag, [(page.record.name, page.curves.of(tag)) for page in pages]) for tag in tags
+    ]
+    return [chart | {"marks": []} for chart in made if chart["series"]]
+
+
+def _chart(title: str, curves: Sequence[tuple[str, Points]]) -> dict[str, Any]:
+    """Return a chart of those curves that have more than one point."""
+    shown = [(label, points) for label, points in curves if len(points) > 1]
+    most = max(100, min(MOST_POINTS, _POINTS_OF_ALL // max(1, len(shown))))
+    thin = [thinned(points, most) for _, points in shown]
+    steps, values = aligned(thin)
+    series = [
+        {
+            "label": label,
+            "values": [None if value is None else float(f"{value:.6g}") for value in column],
+            # Few points are evaluations: they are drawn as points, too.
+            "dots": len(points) <= 100,
+        }
+        for (label, points), column in zip(shown, values, strict=True)
+    ]
+    return {"title": title, "steps": steps, "series": series, "says": _says(shown)}
+
+
+def _says(curves: Sequence[tuple[str, Points]]) -> str:
+    """Return the words for a person who cannot see the chart."""
+    return "; ".join(
+        f"{label} from {points[0][1]:.4g} at step {points[0][0]} to {points[-1][1]:.4g} at step "
+        f"{points[-1][0]}, lowest {min(value for _, value in points):.4g}, "
+        f"highest {max(value for _, value in points):.4g}"
+        for label, points in curves
+    )
