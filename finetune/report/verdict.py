@@ -38,7 +38,7 @@ class Line(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class VerdictFacts:
     """What a verdict is made from."""
 
     record: RunRecord
@@ -52,7 +52,7 @@ class Facts:
     """Share of the parameters that the last phase trains."""
 
 
-def verdict(facts: Facts) -> list[Line]:
+def verdict(facts: VerdictFacts) -> list[Line]:
     """Return the lines of a verdict, in the order of a person's questions."""
     return [
         _status(facts.record),
@@ -64,7 +64,7 @@ def verdict(facts: Facts) -> list[Line]:
     ]
 
 
-def advice(facts: Facts) -> list[str]:
+def advice(facts: VerdictFacts) -> list[str]:
     """Return what to try next, where the curves say it plainly; may be empty."""
     return [
         *_on_failure(facts),
@@ -108,7 +108,7 @@ def _status(record: RunRecord) -> Line:
             return Line("status", text, "bad")
 
 
-def _result(facts: Facts) -> Line:
+def _result(facts: VerdictFacts) -> Line:
     """Return the main figure, and that of the test samples."""
     record = facts.record
     if record.value is None:
@@ -125,7 +125,7 @@ def _result(facts: Facts) -> Line:
     return Line("result", text, "good" if record.status == "done" else "warn")
 
 
-def _against_constant(facts: Facts) -> Iterator[Line]:
+def _against_constant(facts: VerdictFacts) -> Iterator[Line]:
     """Yield how far the run is from a constant predictor, where that is known."""
     record, constant = facts.record, facts.constant
     if constant is None or record.value is None:
@@ -137,7 +137,7 @@ def _against_constant(facts: Facts) -> Iterator[Line]:
     yield Line("baseline", text, "good" if gain > 0 else "bad")
 
 
-def _against_earlier(facts: Facts) -> Line:
+def _against_earlier(facts: VerdictFacts) -> Line:
     """Return how the run compares with the best earlier one on the same data."""
     record = facts.record
     known = [run for run in facts.earlier if run.value is not None and run.main == record.main]
@@ -155,7 +155,7 @@ def _against_earlier(facts: Facts) -> Line:
     return Line("earlier runs", text, "good" if gain >= 0 else "warn")
 
 
-def _frozen(facts: Facts) -> Line:
+def _frozen(facts: VerdictFacts) -> Line:
     """Return what was frozen, and whether that is proven."""
     proof, share = facts.proof, facts.trained_share
     trained = "" if share is None else f"; {share:.1%} of the parameters trained at the end"
@@ -188,7 +188,7 @@ def _cost(record: RunRecord) -> Line:
     return Line("cost", f"{duration(record.seconds)} ({listed}){memory}")
 
 
-def _on_failure(facts: Facts) -> Iterator[str]:
+def _on_failure(facts: VerdictFacts) -> Iterator[str]:
     """Yield what to do about a run that failed because a number was not finite."""
     record = facts.record
     if record.status != "failed" or not _NON_FINITE.search(record.reason or ""):
@@ -204,7 +204,7 @@ def _on_failure(facts: Facts) -> Iterator[str]:
     )
 
 
-def _on_constant(facts: Facts) -> Iterator[str]:
+def _on_constant(facts: VerdictFacts) -> Iterator[str]:
     """Yield a doubt about a run that is no better than a constant answer."""
     record, constant = facts.record, facts.constant
     if constant is None or record.value is None or record.status == "failed":
@@ -216,7 +216,7 @@ def _on_constant(facts: Facts) -> Iterator[str]:
         )
 
 
-def _on_losses(facts: Facts) -> Iterator[str]:
+def _on_losses(facts: VerdictFacts) -> Iterator[str]:
     """Yield what the losses of training and validation say together."""
     losses = facts.curves.of("validation/loss")
     if len(losses) < _LEAST_EVALUATIONS or facts.record.status == "failed":
@@ -251,7 +251,7 @@ def _falls_still(losses: Points) -> bool:
     return losses[-1][1] < (1 - _STILL_FALLING) * lowest if lowest > 0 else False
 
 
-def _on_phases(facts: Facts) -> Iterator[str]:
+def _on_phases(facts: VerdictFacts) -> Iterator[str]:
     """Yield what the later phases have gained over the first one, and at which cost."""
     record, phases = facts.record, facts.curves.phases
     ran = [phase for phase in phases if phase.steps > 0]
