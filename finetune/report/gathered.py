@@ -13,7 +13,7 @@ from finetune.reading import read_own_json
 from finetune.redaction import redacted
 from finetune.report.curves import Curves, read_curves
 from finetune.report.freeze_timeline import TimelineRow, timeline_rows
-from finetune.report.verdict import VerdictFacts, Line, advice, constant_figure, verdict
+from finetune.report.verdict import Line, VerdictFacts, advice, constant_figure, verdict
 from finetune.runs.checkpoint_folder import read_progress
 from finetune.runs.kept import Checkpoints
 from finetune.runs.owner import is_run
