@@ -1,5 +1,7 @@
 """The command line: one thin function per verb, put together here."""
 
+from collections.abc import Callable
+
 import typer
 
 from finetune.cli.caching import cache_command
@@ -20,23 +22,44 @@ app = typer.Typer(
     help="Fine-tune a PyTorch network from one YAML file.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(main_options)
-app.command("validate")(validate_command)
-app.command("plan")(plan_command)
-app.command("train")(train_command)
-app.command("eval")(eval_command)
-app.command("predict")(predict_command)
-app.command("inspect")(inspect_command)
-app.command("schema")(schema_command)
-app.command("cache")(cache_command)
-app.command("doctor")(doctor_command)
-app.command("report")(report_command)
-app.command("runs")(runs_command)
-app.command("diff")(diff_command)
-app.command("tensorboard")(tensorboard_command)
+
+_VERBS: dict[str, list[tuple[Callable[..., None], str]]] = {
+    "Before a run": [
+        (validate_command, "finetune validate config.yaml"),
+        (plan_command, "finetune plan config.yaml -o train.epochs=3"),
+        (inspect_command, "finetune inspect config.yaml"),
+        (schema_command, "finetune schema > schema.json"),
+    ],
+    "Run": [(train_command, "finetune train config.yaml --run runs/first")],
+    "Use a run": [
+        (eval_command, "finetune eval runs/first new.csv"),
+        (predict_command, "finetune predict runs/first new.csv --out predicted.jsonl"),
+    ],
+    "Look at runs": [
+        (runs_command, "finetune runs"),
+        (report_command, "finetune report runs/first runs/second"),
+        (diff_command, "finetune diff runs/first runs/second"),
+        (tensorboard_command, "finetune tensorboard runs"),
+    ],
+    "Check and clear": [
+        (doctor_command, "finetune doctor runs/first"),
+        (cache_command, "finetune cache ls"),
+    ],
+}
+"""The verbs by what a person is about to do, in the order of a project, each with an example."""
+
+for _group, _verbs in _VERBS.items():
+    for _verb, _example in _verbs:
+        _summary = (_verb.__doc__ or "").partition("\n")[0]
+        app.command(
+            _verb.__name__.removesuffix("_command"),
+            rich_help_panel=_group,
+            short_help=f"{_summary}\n{_example}",
+            epilog=f"Example: {_example}",
+        )(_verb)
 
 
 def main() -> None:
