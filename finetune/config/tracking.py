@@ -18,7 +18,7 @@ class TrackingConfig(Node):
     report: bool = True
     """Whether `report.html`, a page about the run that needs no network, is written into the run folder when the run ends."""
     histograms: bool = False
-    """Whether each picture comes with histograms of the trained weights; frozen ones never change, so they get one alone, at the first."""
+    """Whether pictures come with histograms of the weights that train. Frozen weights have none: they do not change."""
 
 
 def _list_is_to(value: Any) -> Any:

@@ -62,6 +62,8 @@ class PreparedData:
     """Lines to report to the user on stored tokens, cut texts and unequal shapes."""
     automatic: tuple[Transform, ...] = ()
     """Steps that the network's pretraining asks for, as config nodes, if the config names none."""
+    raw_validation: Table | None = None
+    """The validation samples before any transform, for people to look at."""
 
     @property
     def notes_on_all(self) -> tuple[str, ...]:
@@ -251,6 +253,7 @@ def prepare_data(
         opened.changes,
         (*on_steps, *dict.fromkeys(notes)),
         tuple(each.node for each in steps.train) if config.transforms is None else (),
+        None if opened.validation is None else opened.validation.table,
     )
 
 

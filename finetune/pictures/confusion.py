@@ -77,7 +77,7 @@ def _with_names(
     counts: np.ndarray, shares: np.ndarray, names: Sequence[str]
 ) -> tuple[list[Shape], float, float]:
     """Return the matrix with a row and a column of names; its width, and its lower edge."""
-    words = [f"{number} {name}" for number, name in enumerate(names)]
+    words = [f"{number}: {name}" for number, name in enumerate(names)]
     labels = [fitting(word, _MOST_LABEL) for word in words]
     left = 2 * _MARGIN + max(map(text_width, labels))
     top = _MARGIN + 2 * LINE

@@ -12,7 +12,6 @@ from torch.utils.tensorboard.summary import custom_scalars
 
 _GROUPS = {
     "freeze": "what_is_frozen",
-    "cache": "what_it_costs",
     "memory": "what_it_costs",
     "time": "what_it_costs",
 }
@@ -33,8 +32,8 @@ _CHARTS = {
         "seconds of a step": "what_it_costs/.+_seconds",
         "samples per second": "what_it_costs/samples_per_second",
         "peak memory (GiB)": "what_it_costs/peak_gib",
-        "samples answered by the activation cache": "what_it_costs/answered",
-        "seconds saved by the activation cache": "what_it_costs/saved_s",
+        "samples answered by the activation cache": "what_it_costs/cache_answered",
+        "seconds saved by the activation cache": "what_it_costs/cache_saved_s",
     },
 }
 """Charts of each group by title: the expression that takes their tags."""

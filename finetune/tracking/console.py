@@ -12,7 +12,7 @@ from finetune.counting import shown_by
 from finetune.streams import unfailing
 from finetune.terminal import Terminal
 from finetune.tracking.live_view import LiveView, Standing
-from finetune.tracking.tracker import PLACE, WEIGHTS_STEP, Tracker
+from finetune.tracking.tracker import OF_PHASES, PLACE, WEIGHTS_STEP, Tracker
 
 _LINE_INTERVAL_S = 30.0
 _WIDTH_OF_PLAIN_TABLES = 120
@@ -86,7 +86,7 @@ class Console(Tracker):
     def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
         """Show the figures of one step if a new line or drawing is due."""
         # The number of a phase says little to a person; its name is in the lines that follow.
-        if any(tag.startswith("freeze/") for tag in values):
+        if any(tag in OF_PHASES for tag in values):
             return
         if self._view is not None:
             self._view.takes(values)

@@ -78,6 +78,19 @@ class TensorBoard(Tracker):
         with self._writing() as writer:
             writer.add_image(one_line(shown_tag(tag)), image, step, dataformats="HWC")
 
+    def pr_curve(self, tag: str, is_so: np.ndarray, score: np.ndarray, step: int) -> None:
+        """Add a precision-recall curve."""
+        finite = np.isfinite(score)
+        with self._writing() as writer:
+            writer.add_pr_curve(one_line(tag), is_so[finite], score[finite], step)
+
+    def histogram(self, tag: str, values: np.ndarray, step: int) -> None:
+        """Add a histogram; without finite numbers, none."""
+        finite = values[np.isfinite(values)]
+        if len(finite):
+            with self._writing() as writer:
+                writer.add_histogram(one_line(tag), finite, step)
+
     def hparams(
         self, values: Mapping[str, str | float | int | bool], metrics: Mapping[str, float]
     ) -> None:

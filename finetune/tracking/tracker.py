@@ -41,6 +41,14 @@ class Tracker(Protocol):
         """Receive an image of shape `(H, W, 3)`, bytes."""
         return
 
+    def pr_curve(self, tag: str, is_so: np.ndarray, score: np.ndarray, step: int) -> None:
+        """Receive whether samples are of a class `(N,)` bool, and its probabilities `(N,)`."""
+        return
+
+    def histogram(self, tag: str, values: np.ndarray, step: int) -> None:
+        """Receive numbers of one kind, such as weights, `(N,)`."""
+        return
+
     def hparams(
         self, values: Mapping[str, str | float | int | bool], metrics: Mapping[str, float]
     ) -> None:
@@ -81,6 +89,16 @@ class Trackers(Tracker):
         """Forward to each tracker."""
         for tracker in self._trackers:
             tracker.image(tag, image, step)
+
+    def pr_curve(self, tag: str, is_so: np.ndarray, score: np.ndarray, step: int) -> None:
+        """Forward to each tracker."""
+        for tracker in self._trackers:
+            tracker.pr_curve(tag, is_so, score, step)
+
+    def histogram(self, tag: str, values: np.ndarray, step: int) -> None:
+        """Forward to each tracker."""
+        for tracker in self._trackers:
+            tracker.histogram(tag, values, step)
 
     def hparams(
         self, values: Mapping[str, str | float | int | bool], metrics: Mapping[str, float]

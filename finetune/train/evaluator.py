@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from finetune.activations.cache import ActivationCache
@@ -11,6 +12,7 @@ from finetune.tasks.task import Task
 from finetune.train.average import Average
 from finetune.train.clock import Clock
 from finetune.train.evaluation import evaluate
+from finetune.train.looking import Looking
 from finetune.train.precision import Precision
 from finetune.train.reporting import Reporter
 from finetune.train.rules import Rules, judge
@@ -31,6 +33,7 @@ class Evaluator:
     reporter: Reporter
     clock: Clock
     stop: Stop
+    looking: Looking
 
     def figures(
         self,
@@ -59,10 +62,18 @@ class Evaluator:
                 collect=collect,
             )
 
-    def report(self, split: str, samples: Samples) -> None:
-        """Evaluate a split and report its figures, and once why a metric has none."""
+    def report(
+        self, split: str, samples: Samples, collect: Callable[[Any, Batch], None] | None = None
+    ) -> None:
+        """Evaluate a split and report its figures, and once why a metric has none.
+
+        Args:
+            split: Its name.
+            samples: Its samples.
+            collect: Receives outputs and batch of each forward pass.
+        """
         left_out: dict[str, str] = {}
-        self.reporter.evaluated(split, self.figures(samples, left_out))
+        self.reporter.evaluated(split, self.figures(samples, left_out, collect))
         self.reporter.skips(samples)
         for name, reason in left_out.items():
             tag = f"{split}/{name}"
@@ -74,15 +85,28 @@ class Evaluator:
         """Evaluate the validation samples; return whether these weights are worth a checkpoint."""
         if samples is None:
             return False
-        self.report("validation", samples)
+        seen = self.looking.begin()
+        collect = None if seen is None else partial(self.looking.collect, seen)
+        self.report("validation", samples, collect)
         timeline = self.timeline
         num_kept = timeline.settings.checkpoint.keep_best or 1
         rules, falls = self._rules(), timeline.progress.rate_falls
         is_kept = judge(rules, timeline.progress, num_kept=num_kept)
         if timeline.progress.rate_falls > falls:
             self._tell_fall(rules)
+        with self.clock.timed("pictures"):
+            self.looking.evaluated(seen, timeline.progress)
         timeline.observe(is_evaluation=True)
         return is_kept
+
+    def draw_last(self, samples: Samples | None) -> None:
+        """Draw what the weights in use get wrong of the validation samples, and wait for it."""
+        if samples is None:
+            return
+        with self.clock.timed("pictures"):
+            self.looking.end(
+                self.timeline.progress, lambda collect: self.figures(samples, None, collect)
+            )
 
     def _rules(self) -> Rules:
         """Return the rules of the present phase: its plateau and best weights are its own."""

@@ -1,5 +1,6 @@
 """The training loop: phases outside, steps inside, collaborators called by name in between."""
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from finetune.train.evaluator import Evaluator
 from finetune.train.exact_kernels import telling_inexact
 from finetune.train.proving import Prover
 from finetune.train.recovery import Recovery
-from finetune.train.reporting import Reporter, StepStats
+from finetune.train.reporting import Reporter, StepStats, Waited
 from finetune.train.saver import Saver
 from finetune.train.stepper import Stepper
 from finetune.train.stopping import Stop, StopRequest
@@ -74,6 +75,8 @@ class Trainer:
     clock: Clock
     stop: Stop
     writes_report: bool
+    data_s: float = 0.0
+    """Seconds that the present step has waited for its samples."""
 
     @property
     def plan(self) -> Plan:
@@ -153,6 +156,8 @@ class Trainer:
             open_parts.enter_context(self.clock.watchdog.watching())
             open_parts.enter_context(self.reporter.running())
             open_parts.enter_context(telling_inexact(self.reporter.message))
+            # Before the trackers are closed, which pictures go to.
+            open_parts.enter_context(closing(self.evaluator.looking))
             open_parts.enter_context(closing(self.cache))
             open_parts.callback(self.splits.close)
             open_parts.enter_context(telling_end(self))
@@ -244,7 +249,10 @@ class Trainer:
                 self.splits.train, [cut for window in cuts for cut in window], epoch=timeline.epoch
             )
             for window in cuts:
-                yield [next(batches).to(self.stepper.precision.device) for _ in window]
+                began = time.perf_counter()
+                batch = [next(batches).to(self.stepper.precision.device) for _ in window]
+                self.data_s = time.perf_counter() - began
+                yield batch
                 self.reporter.skips(self.splits.train)
                 if timeline.phase_is_over:
                     return
@@ -256,8 +264,8 @@ class Trainer:
         """Log a step, None if its window was left out; then evaluate and save where it is due."""
         if stats is not None:
             self.progress.add_seconds("training", stats.seconds)
-            recorded = self.cache.statistics.recorded
-            self.reporter.step_is_done(stats, self.optimizer, recorded=recorded)
+            waited = Waited(self.data_s, self.cache.statistics)
+            self.reporter.step_is_done(stats, self.optimizer, waited)
         self.timeline.observe(is_evaluation=False)
         # Noted before the evaluation: a run that is stopped in it evaluates after the resume.
         self.progress.owes_evaluation = self.timeline.evaluation_is_due
@@ -321,6 +329,7 @@ class Trainer:
             self.reporter.message(line)
         if self.splits.test is not None:
             self.evaluator.report("test", self.splits.test)
+        self.evaluator.draw_last(self.splits.validation)
         for note in map(note_on_skipped, self.splits.all):
             if note is not None:
                 self.reporter.message(note)

@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from finetune.activations.forward import Statistics
 from finetune.data.batches import Samples
 from finetune.data.skipped import first_skipped
 from finetune.errors import named
@@ -20,6 +22,9 @@ from finetune.tracking.tracker import OF_PHASES, WEIGHTS_STEP, Tracker
 from finetune.train.summary import peak_memory_gib
 from finetune.train.telling import Telling
 from finetune.train.timeline import Timeline
+
+_BLOCKS_EVERY = 5
+"""Logged steps from one with the figures of blocks to the next: of 40 blocks they are many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,36 @@ class StepStats:
     """Wall time of the step."""
     metrics: dict[str, float]
     """Metrics of the step's samples as it met them, with dropout and before the update."""
+    laps: dict[str, float]
+    """Seconds of forward pass, backward pass and update, for a step that is logged."""
+    gradients: dict[str, Tensor]
+    """Gradient norm of each block, after clipping, where blocks are told."""
+    ratios: dict[str, Tensor]
+    """Size of the update of each block in units of its weights, where blocks are told."""
+    samples: int
+    """Samples of the window."""
+
+
+class Waited(NamedTuple):
+    """What came before a step."""
+
+    data_s: float
+    """Seconds that it waited for its samples."""
+    cache: Statistics
+    """What the activation cache has done so far."""
+
+
+def _times(stats: StepStats, waited: Waited) -> dict[str, float]:
+    """Return the seconds of a step and its parts, samples per second, and what the cache does."""
+    figures = {"time/data_seconds": waited.data_s}
+    figures |= {f"time/{name}_seconds": seconds for name, seconds in stats.laps.items()}
+    whole = stats.seconds + waited.data_s
+    if whole > 0:
+        figures["time/samples_per_second"] = stats.samples / whole
+    if waited.cache.answered or waited.cache.recorded:
+        figures["time/cache_answered"] = waited.cache.answered
+        figures["time/cache_saved_s"] = waited.cache.seconds_saved
+    return figures
 
 
 def frozen_now(timeline: Timeline) -> dict[str, float]:
@@ -115,6 +150,10 @@ class Reporter:
         """Tell whether a step is logged: the first, the last and every `log_every`-th."""
         return step == 1 or step % self.log_every == 0 or step == self.timeline.total_steps
 
+    def tells_blocks(self, step: int) -> bool:
+        """Tell whether a step is logged with the figures of each block: each fifth such step."""
+        return self.logs(step) and (step == 1 or step % (_BLOCKS_EVERY * self.log_every) == 0)
+
     def phase_begins(self) -> None:
         """Report which phase begins, and what it trains."""
         progress, plan = self._progress, self.timeline.plan
@@ -145,16 +184,17 @@ class Reporter:
                 f"at step {progress.step}"
             )
 
-    def step_is_done(self, stats: StepStats, optimizer: Optimizer, *, recorded: int) -> None:
+    def step_is_done(self, stats: StepStats, optimizer: Optimizer, waited: Waited) -> None:
         """Show that a step is done; report its figures if it is one that is logged.
 
         Args:
             stats: Figures of the step.
             optimizer: Its rates are reported.
-            recorded: Samples that the activation cache has stored in the run so far.
+            waited: What came before the step.
         """
         progress, trained = self._progress, self.timeline.phase.rates
-        self.telling.step_is_done(progress.step, self.timeline.settings.batch_size, recorded)
+        size, recorded = self.timeline.settings.batch_size, waited.cache.recorded
+        self.telling.step_is_done(progress.step, size, recorded)
         if not self.logs(progress.step):
             return
         # Reading a tensor waits for the device, so it is done only for steps that are logged.
@@ -167,6 +207,9 @@ class Reporter:
         for group, slot in zip(self.groups, optimizer.param_groups, strict=True):
             if group.is_trained(trained):
                 figures[f"train/lr/{group.name}"] = float(slot["lr"])
+        figures |= _times(stats, waited)
+        for kind, norms in (("gradient", stats.gradients), ("update_ratio", stats.ratios)):
+            figures |= {f"freeze/{kind}/{block}": float(norm) for block, norm in norms.items()}
         figures["memory/peak_gib"] = peak_memory_gib(self.device)
         self._tell(figures)
 

@@ -17,9 +17,11 @@ from finetune.optim.groups import set_rates
 from finetune.tasks.metrics import Measure
 from finetune.tasks.task import Task, add_up
 from finetune.tasks.window_mean import WindowMean
+from finetune.train.block_figures import BlockFigures, Values
 from finetune.train.clock import Clock
 from finetune.train.gradients import LossNorms, clip_gradients
 from finetune.train.guard import StepGuard
+from finetune.train.laps import Laps
 from finetune.train.precision import Precision
 from finetune.train.reporting import Reporter, StepStats
 from finetune.train.timeline import Timeline
@@ -47,6 +49,7 @@ class Stepper:
     mixing: Mixing
     measures: tuple[Measure, ...]
     """Metrics of the samples of a step that is logged."""
+    blocks: BlockFigures
 
     def step(self, window: Sequence[Batch]) -> StepStats:
         """Make one optimizer step over a window, given as its micro-batches.
@@ -62,6 +65,7 @@ class Stepper:
         began = time.perf_counter()
         loss, loss_norms = torch.zeros((), device=self.precision.device), self._loss_norms()
         metrics = TrainMetrics(self.measures if self._is_logged() else ())
+        laps = Laps(self.precision.device, is_on=self._is_logged())
         self.clock.watchdog.beat()
         # Before the forward pass, which may move buffers such as running statistics.
         self.guard.begin_step()
@@ -79,7 +83,9 @@ class Stepper:
                 micro_loss = add_up(shares)
             loss_norms.add(shares)
             metrics.add(outputs, batch)
+            laps.mark("forward")
             self.precision.backward(micro_loss)
+            laps.mark("backward")
             loss += micro_loss.detach()
         loss = mean.correct(loss, self.model.parameters())
         # autograd fills the gradient of a cut parameter; the optimizer holds its row slices.
@@ -88,11 +94,23 @@ class Stepper:
         # all others into zero.
         self.guard.refuse_non_finite(progress.step, loss, self.optimizer)
         grad_norm = self._clip_gradients()
+        gradients, before = self._blocks_before()
         self.precision.step(self.optimizer)
+        laps.mark("update")
         # Not before the update: whatever raises above leaves the progress at the last whole step.
         progress.step += 1
         seconds = time.perf_counter() - began
-        return StepStats(loss, grad_norm, loss_norms.result(), seconds, metrics.result())
+        return StepStats(
+            loss,
+            grad_norm,
+            loss_norms.result(),
+            seconds,
+            metrics.result(),
+            laps.seconds,
+            gradients,
+            self.blocks.ratios(before),
+            sum(map(len, window)),
+        )
 
     def undo(self) -> None:
         """Restore the buffers that a failed step may have moved, and drop its gradients."""
@@ -110,6 +128,12 @@ class Stepper:
         # The limit and the logged norm are of true gradients, without the loss scale of float16.
         self.precision.unscale(self.optimizer)
         return clip_gradients(self.optimizer, self.max_grad_norm)
+
+    def _blocks_before(self) -> tuple[dict[str, Tensor], Values]:
+        """Return the gradient of each block and its weights before the update, if they are told."""
+        if not self.reporter.tells_blocks(self.timeline.progress.step + 1):
+            return {}, {}
+        return self.blocks.gradients(), self.blocks.values()
 
     def _loss_norms(self) -> LossNorms:
         """Return the sums of each loss's gradient for this step; without parameters it is off."""

@@ -1,7 +1,9 @@
 """Wire the parts of a run into its trainer; nothing else builds one."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from torch.optim import Optimizer
@@ -9,6 +11,7 @@ from torch.optim import Optimizer
 from finetune.activations.cache import ActivationCache
 from finetune.config.loader import dump_config
 from finetune.config.run import RunConfig
+from finetune.config.task_keys import SimilarityTask
 from finetune.config.train import CheckpointConfig
 from finetune.freezing.origins import Sources
 from finetune.freezing.plan import Plan
@@ -26,6 +29,7 @@ from finetune.runs.lock import refuse_if_held
 from finetune.runs.progress import Progress
 from finetune.tracking.tracker import Tracker
 from finetune.train.average import Average
+from finetune.train.block_figures import BlockFigures
 from finetune.train.build import (
     build_parts,
     cache_use,
@@ -41,6 +45,7 @@ from finetune.train.compiling import refuse_uncompilable
 from finetune.train.delta import Base
 from finetune.train.evaluator import Evaluator
 from finetune.train.guard import StepGuard
+from finetune.train.looking import Looking
 from finetune.train.loop import Splits, Trainer
 from finetune.train.precision import Precision
 from finetune.train.proving import Prover
@@ -54,6 +59,7 @@ from finetune.train.resuming import (
 )
 from finetune.train.same_data import lines_on_going_on, record_to_go_on
 from finetune.train.saver import Saver
+from finetune.train.seen import new_seen
 from finetune.train.sizes import checkpoint_bytes, optimizer_state
 from finetune.train.start_lines import facts_of, notes_of, on_place
 from finetune.train.stepper import Stepper
@@ -168,7 +174,10 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
         Clock(timeline, _watchdog(config)),
         Stop(),
     )
-    stepper, saver = _stepper(config, shared, rows), _saver(config, shared, folder)
+    # Before a checkpoint is loaded: it keeps some weights as they are built.
+    blocks = BlockFigures.of(model, plan.inventory)
+    stepper = _stepper(config, shared, rows, blocks)
+    saver = _saver(config, shared, folder)
     return Trainer(
         model=model,
         optimizer=shared.optimizer,
@@ -177,7 +186,7 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
         cache=shared.cache,
         average=shared.average,
         stepper=stepper,
-        evaluator=_evaluator(config, shared),
+        evaluator=_evaluator(config, shared, blocks),
         prover=saver.prover,
         saver=saver,
         recovery=Recovery(timeline=timeline, stepper=stepper, saver=saver, reporter=reporter),
@@ -189,7 +198,7 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
     )
 
 
-def _stepper(config: RunConfig, shared: _Shared, rows: RowSlices) -> Stepper:
+def _stepper(config: RunConfig, shared: _Shared, rows: RowSlices, blocks: BlockFigures) -> Stepper:
     """Return what makes the optimizer steps."""
     parts = shared.parts
     return Stepper(
@@ -209,6 +218,7 @@ def _stepper(config: RunConfig, shared: _Shared, rows: RowSlices) -> Stepper:
         mixing=parts.mixing,
         # Mixed samples have no class of their own.
         measures=() if parts.mixing.nodes else measures_of_steps(parts.task),
+        blocks=blocks,
     )
 
 
@@ -248,7 +258,7 @@ def _saver(config: RunConfig, shared: _Shared, folder: RunFolder) -> Saver:
     )
 
 
-def _evaluator(config: RunConfig, shared: _Shared) -> Evaluator:
+def _evaluator(config: RunConfig, shared: _Shared, blocks: BlockFigures) -> Evaluator:
     """Return what evaluates the splits."""
     return Evaluator(
         cache=shared.cache,
@@ -260,6 +270,26 @@ def _evaluator(config: RunConfig, shared: _Shared) -> Evaluator:
         reporter=shared.reporter,
         clock=shared.clock,
         stop=shared.stop,
+        looking=_looking(config, shared, blocks),
+    )
+
+
+def _looking(config: RunConfig, shared: _Shared, blocks: BlockFigures) -> Looking:
+    """Return what draws pictures of evaluations."""
+    data, target = shared.parts.data, config.data.target
+    names = data.facts.classes or ()
+    # The scores of pairs have no outputs of their own form: those are embeddings.
+    learns = "any" if isinstance(config.task, SimilarityTask) else config.task.learns
+    outputs = target if isinstance(target, tuple) else (target,) if target else ()
+    return Looking(
+        settings=config.tracking,
+        new_seen=partial(new_seen, learns, names, outputs),
+        samples=data.validation,
+        table=data.raw_validation,
+        blocks=blocks,
+        tracker=shared.reporter.tracker,
+        message_once=shared.reporter.message_once,
+        steps_per_epoch=lambda: math.ceil(shared.timeline.steps_per_epoch),
     )
 
 

@@ -1,0 +1,185 @@
+"""Pictures of what the network gets wrong, from an evaluation that is made anyway."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from finetune.config.tracking import TrackingConfig
+from finetune.config.train import Every
+from finetune.data.batches import Batch, Samples
+from finetune.data.table import Listed, Table
+from finetune.errors import FinetuneError
+from finetune.pictures.drawing import as_pixels
+from finetune.pictures.movement import draw_movement
+from finetune.runs.background import Worker
+from finetune.runs.progress import Progress
+from finetune.tracking.tracker import Tracker
+from finetune.train.block_figures import BlockFigures
+from finetune.train.seen import Inputs, Seen
+
+_MOST_WORDS = 200
+_MOST_COLUMNS = 12
+
+
+@dataclass(slots=True, kw_only=True)
+class Looking:
+    """Collects evaluations of the validation samples, and draws those that are due.
+
+    Samples are fetched at once; pictures are drawn in a thread meanwhile.
+    """
+
+    settings: TrackingConfig
+    new_seen: Callable[[], Seen | None]
+    """Makes what collects one evaluation; None for a task without pictures."""
+    samples: Samples | None
+    table: Table | None
+    """The validation samples before any transform."""
+    blocks: BlockFigures
+    tracker: Tracker
+    message_once: Callable[[str], None]
+    steps_per_epoch: Callable[[], int]
+    worker: Worker = field(default_factory=lambda: Worker(in_thread=True))
+    _kept: tuple[int, Seen] | None = None
+    """The evaluation of the weights that would be used now, and its step."""
+    _drawn_at: int = 0
+    _is_off: bool = False
+
+    def begin(self) -> Seen | None:
+        """Return what is to collect an evaluation; None if no picture will be drawn of it."""
+        is_never = not self.settings.to or self.settings.pictures_every == "never"
+        if self._is_off or is_never or self.samples is None:
+            return None
+        return self.new_seen()
+
+    def collect(self, seen: Seen, outputs: Any, batch: Batch) -> None:
+        """Add a batch to what is seen; if the outputs are of another form, give up on pictures."""
+        if self._is_off:
+            return
+        try:
+            seen.add(outputs, batch)
+        except (ValueError, RuntimeError, IndexError, AttributeError, TypeError) as error:
+            # A task of the user's own losses may have outputs of any form: no reason to stop.
+            self._is_off = True
+            first = str(error).partition("\n")[0]
+            self.message_once(f"no pictures of the validation samples: {first}")
+
+    def evaluated(self, seen: Seen | None, progress: Progress) -> None:
+        """Keep an evaluation if its weights are the ones in use, and draw it if that is due."""
+        if seen is None or self._is_off:
+            return
+        if progress.step_in_use == progress.step:
+            self._kept = progress.step, seen
+        if isinstance(self.settings.pictures_every, Every):
+            every = self.settings.pictures_every
+            steps = every.steps or (every.epochs or 1) * self.steps_per_epoch()
+            if progress.step - self._drawn_at >= steps:
+                self.draw(seen, progress.step)
+
+    def end(
+        self, progress: Progress, evaluate: Callable[[Callable[[Any, Batch], None]], Any]
+    ) -> None:
+        """Draw the weights in use, if they are not drawn yet, and how far blocks have moved.
+
+        Args:
+            progress: Where the run is.
+            evaluate: Evaluates the validation samples with the weights in use and hands outputs
+                and batches on. It is called if they were not evaluated since the run was resumed.
+        """
+        seen = self.begin()
+        if seen is None:
+            return
+        step = progress.step_in_use
+        if self._kept is not None and self._kept[0] == step:
+            seen = self._kept[1]
+        else:
+            evaluate(partial(self.collect, seen))
+        if not self._is_off and self._drawn_at != step:
+            self.draw(seen, step)
+        moved = self.blocks.moved()
+        self.worker.run(lambda: self._image("freeze/moved", draw_movement(moved), progress.step))
+
+    def draw(self, seen: Seen, step: int) -> None:
+        """Fetch the samples that are shown, then draw in the thread."""
+        self._drawn_at = step
+        show = {number: self._inputs(number) for number in dict.fromkeys(seen.shown())}
+        weights = self.blocks.histograms() if self.settings.histograms else {}
+        self.worker.run(partial(self._draw, seen, show, weights, step))
+
+    def close(self) -> None:
+        """Wait until all is drawn."""
+        self.worker.close()
+
+    def _draw(
+        self, seen: Seen, show: dict[int, Inputs], weights: dict[str, np.ndarray], step: int
+    ) -> None:
+        """Draw everything of an evaluation."""
+        for name, picture in seen.pictures(show).items():
+            self._image(f"validation/{name}", picture, step)
+        for curve in seen.curves():
+            self.tracker.pr_curve(f"validation/{curve.name}", curve.is_so, curve.score, step)
+        for block, values in weights.items():
+            self.tracker.histogram(f"weights/{block}", values, step)
+
+    def _image(self, tag: str, picture: Any, step: int) -> None:
+        self.tracker.image(tag, as_pixels(picture), step)
+
+    def _inputs(self, number: int) -> Inputs:
+        """Return the inputs of a sample as a person sees them."""
+        texts = self._texts(number)
+        if texts:
+            return Inputs((), texts)
+        assert self.samples is not None
+        try:
+            batch = self.samples.fetch(torch.tensor([number]))
+        except FinetuneError:  # it could be read before, or came from the cache
+            return Inputs((), ("cannot be read now",))
+        images = (as_image(values[0]) for values in batch.inputs.values())
+        image = next((image for image in images if image is not None), None)
+        return Inputs((), self._values(number)) if image is None else Inputs((image,), ())
+
+    def _texts(self, number: int) -> tuple[str, ...]:
+        """Return the words of a sample's texts."""
+        columns = {} if self.table is None else self.table.columns
+        return tuple(
+            word
+            for column in columns.values()
+            if isinstance(column, Listed) and isinstance(text := column[number], str)
+            for word in text[: 20 * _MOST_WORDS].split()
+        )[:_MOST_WORDS]
+
+    def _values(self, number: int) -> tuple[str, ...]:
+        """Return the values of a sample's columns as `name=value`."""
+        columns = {} if self.table is None else self.table.columns
+        return tuple(
+            f"{name}={_value(column[number])}"
+            for name, column in list(columns.items())[:_MOST_COLUMNS]
+        )
+
+
+def as_image(values: Tensor) -> np.ndarray | None:
+    """Return an input as pixels `(H, W, 3)` uint8, from its least to its greatest number.
+
+    Args:
+        values: `(H, W)`, or `(C, H, W)` with one or three channels; None is returned for others.
+    """
+    if values.ndim == 2 and min(values.shape) > 1:
+        values = values[None]
+    if values.ndim != 3 or values.shape[0] not in (1, 3) or not values.is_floating_point():
+        return None
+    finite = values.float().nan_to_num()
+    low, high = finite.min(), finite.max()
+    scaled = (finite - low) / (high - low).clamp(min=1e-12) * 255
+    pixels = scaled.round().byte().expand(3, -1, -1).movedim(0, -1)
+    return pixels.contiguous().numpy()
+
+
+def _value(value: Any) -> str:
+    """Return a value of a table in a few letters."""
+    if isinstance(value, Tensor):
+        return f"{value.item():.4g}" if value.numel() == 1 else f"{tuple(value.shape)}"
+    return str(value)[:20]

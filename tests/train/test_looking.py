@@ -1,0 +1,137 @@
+"""Pictures of what the network gets wrong: drawn of each form of target, from what is evaluated."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from finetune.config.loader import load_config
+from finetune.data.batches import Batch
+from finetune.tracking.board import shown_tag
+from finetune.train.looking import as_image
+from finetune.train.seen import Inputs, new_seen
+from finetune.train.wire import build_trainer
+
+DIGITS = """
+model: {layers: [{name: flatten, type: Flatten}, {name: mid, type: Linear, out_features: 16},
+                 {name: head, type: Linear, out_features: classes}]}
+data: {source: {type: sklearn, name: digits}, split: {validation: 0.2, test: 0.1}}
+task: {type: classification, metrics: [accuracy]}
+optimizer: {type: SGD, lr: 0.02}
+train: {epochs: 2, batch_size: 64, log_every: 1}
+freeze: {phases: [{name: head, train: ["head"], until: {epochs: 1}}, {name: all, freeze: []}]}
+"""
+
+
+def run(folder, *overrides, text=DIGITS):
+    (folder / "c.yaml").write_text(text)
+    build_trainer(load_config(folder / "c.yaml", overrides), folder / "run").fit(quiet=True)
+    guidance = {"scalars": 0, "images": 0, "tensors": 0, "histograms": 0}
+    events = EventAccumulator(str(folder / "run" / "tensorboard"), size_guidance=guidance).Reload()
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    return events, [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("digits"))
+
+
+def test_event_files_and_metrics_have_the_same_figures(digits):
+    events, lines = digits
+    of_place = {"step", "epoch", "phase", "weights_step", "non_finite"}
+    for tag in {tag for line in lines for tag in line} - of_place:
+        own = [(line["step"], np.float32(line[tag])) for line in lines if tag in line]
+        shown = [(each.step, np.float32(each.value)) for each in events.Scalars(shown_tag(tag))]
+        if tag in ("freeze/phase", "freeze/trained_parameters"):
+            # They are repeated, so that they are drawn as steps.
+            assert set(own) <= set(shown)
+        else:
+            assert shown == own, tag
+
+
+def test_pictures_and_curves_of_the_weights_in_use_are_there_and_not_blank(digits):
+    events, _ = digits
+    pictures = ["confusion", "classes", "calibration", "most_wrong", "least_certain"]
+    of_freezing = {"what_is_frozen/map", "what_is_frozen/moved"}
+    assert set(events.Tags()["images"]) == {f"validation/{p}" for p in pictures} | of_freezing
+    for tag in events.Tags()["images"]:
+        pixels = np.asarray(Image.open(io.BytesIO(events.Images(tag)[-1].encoded_image_string)))
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 3, tag
+    curves = {f"validation/{n}" for n in range(10)}
+    assert curves <= set(events.Tags()["tensors"])
+    assert events.Tags()["histograms"] == []
+
+
+def test_they_can_be_drawn_of_every_evaluation_with_histograms_of_what_trains(tmp_path):
+    events, _ = run(tmp_path, "tracking.pictures_every.epochs=1", "tracking.histograms=true")
+    steps = [image.step for image in events.Images("validation/confusion")]
+    assert len(steps) == 2
+    assert [each.step for each in events.Histograms("weights/mid")] == steps[1:]
+    assert [each.step for each in events.Histograms("weights/head")] == steps
+
+
+def test_none_are_drawn_if_nobody_wants_them(tmp_path):
+    events, _ = run(tmp_path, "tracking.pictures_every=never")
+    assert events.Tags()["images"] == ["what_is_frozen/map"]
+
+
+def test_without_a_tracker_there_are_no_event_files(tmp_path):
+    (tmp_path / "c.yaml").write_text(DIGITS)
+    build_trainer(load_config(tmp_path / "c.yaml", ["tracking=[]"]), tmp_path / "run").fit(
+        quiet=True
+    )
+    assert not list((tmp_path / "run").glob("tensorboard/events*"))
+
+
+def batch(target, first=0):
+    return Batch({}, target, torch.arange(first, first + len(target)))
+
+
+SHOW = Inputs((), ("a", "word"))
+IMAGE = Inputs((np.zeros((4, 6, 3), np.uint8),), ())
+CASES = {
+    "class": (torch.randn(6, 3), torch.arange(6) % 3, SHOW, {"confusion", "classes"}),
+    "labels": (torch.randn(6, 3), torch.ones(6, 3), SHOW, {"labels", "most_wrong"}),
+    "numbers": (torch.randn(6, 2), torch.randn(6, 2), SHOW, {"targets/x", "targets/y"}),
+    "mask": (torch.randn(6, 3, 4, 6), torch.randint(3, (6, 4, 6)), IMAGE, {"confusion"}),
+}
+
+
+@pytest.mark.parametrize("is_finite", [True, False])
+@pytest.mark.parametrize("learns", CASES)
+def test_every_form_of_target_has_pictures_also_of_a_network_that_diverged(learns, is_finite):
+    outputs, target, inputs, names = CASES[learns]
+    seen = new_seen(learns, ["a", "b", "c"], ["x", "y"])
+    for first in (0, 6):
+        seen.add(outputs if is_finite else outputs * torch.nan, batch(target, first))
+    pictures = seen.pictures(dict.fromkeys(seen.shown(), inputs))
+    assert names <= pictures.keys()
+
+
+def test_the_most_wrong_sample_comes_first():
+    seen = new_seen("class", ["a", "b"], [])
+    seen.add(torch.tensor([[0.0, 1], [0, 9], [9, 0]]), batch(torch.zeros(3, dtype=torch.int64)))
+    assert next(iter(seen.shown())) == 1
+
+
+def test_outputs_of_another_form_are_refused_not_drawn():
+    for learns in CASES:
+        with pytest.raises(ValueError, match=r".+"):
+            new_seen(learns, ["a", "b"], []).add(torch.zeros(4, 7), batch(torch.zeros(4).long()))
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_image"),
+    [((8, 8), True), ((1, 8, 8), True), ((3, 5, 8), True), ((7, 5, 8), False), ((9,), False)],
+)
+def test_an_input_is_an_image_if_it_can_be_one(shape, is_image):
+    image = as_image(torch.randn(shape))
+    assert (image is not None) == is_image
+    if image is not None:
+        assert image.shape == (*shape[-2:], 3)
+        assert (image.min(), image.max()) == (0, 255)
