@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import yaml
+from playwright.sync_api import sync_playwright
 
 CONFIG = {
     "name": "c",
@@ -114,13 +115,12 @@ def plant(tmp_path):
 @pytest.fixture(scope="session")
 def browser():
     """Chromium without a window, driven by playwright."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs the package playwright")
     path = next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
     )
     if path is None:
         pytest.fail("this test needs Chromium; on Debian: apt-get install chromium", pytrace=False)
-    with playwright.sync_playwright() as started:
+    with sync_playwright() as started:
         chromium = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield chromium
         chromium.close()
