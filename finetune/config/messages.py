@@ -1,8 +1,8 @@
 """Turn pydantic's errors about a config into plain messages with hints."""
 
 import typing
-from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -192,20 +192,37 @@ def _form(kind: str, key: Key, given: Any, fields: Mapping[str, FieldInfo]) -> s
     step = key[-1] if key else ""
     if kind in ("tuple_type", "list_type") and not isinstance(given, Mapping) and given is not None:
         return f"a list, also of one: {step}: [{shown(given)}]"
-    if kind not in ("model_type", "model_attributes_type") or not isinstance(given, str):
+    if kind == "string_pattern_mismatch" and step == "device":
+        return "auto, cpu, cuda (a GPU of NVIDIA or AMD), cuda:1, ..., or mps (one of Apple)"
+    if kind not in ("model_type", "model_attributes_type"):
         return None
-    if not key:
-        return f"{{type: {given}}}" if "type" in fields else f"with the keys {', '.join(fields)}"
     field = fields.get(str(key[0])) if len(key) == 1 else None
-    has_type = field is not None and "type" in _names_below(field.annotation)
-    return f"{step}: {{type: {given}}}" if has_type else None
+    known = list(_types(field.annotation, "type")) if field is not None else []
+    if not key and "type" in fields:
+        known = list(typing.get_args(fields["type"].annotation))
+    if known and isinstance(given, str):
+        return _as_typed(f"{step}: " if key else "", given, known)
+    if not key and "type" in fields and isinstance(given, str):
+        return f"{{type: {given}}}"
+    return None if key else f"with the keys {', '.join(fields)}"
 
 
-def _names_below(annotation: Any) -> set[str]:
-    """Return the names of all fields of the nodes in a union."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return set(annotation.model_fields)
-    return {name for part in typing.get_args(annotation) for name in _names_below(part)}
+def _as_typed(before: str, given: str, known: Sequence[str]) -> str:
+    """Return a hint that shows one word, or a path, as a mapping with a type.
+
+    Args:
+        before: What stands before the mapping.
+        given: The word.
+        known: The types that there are.
+    """
+    word = next((each for each in known if each.casefold() == given.casefold()), None)
+    if word is not None:
+        return f"{before}{{type: {word}}}"
+    ending = PurePath(given).suffix.removeprefix(".").lower()
+    # What has an ending is a file: of the type with that name, or read as it is found to be.
+    if ending and "csv" in known:
+        return f"{before}{{type: {ending if ending in known else 'csv'}, path: {given}}}"
+    return f"{before}{{type: ...}}, with one of {', '.join(known)}"
 
 
 def _quoting(kind: str, given: Any) -> str | None:
