@@ -51,6 +51,9 @@ def runs_command(
 ) -> None:
     """Show a table of runs, the best first; runs that differ in the seed alone are one group."""
     if rm is not None:
+        given = {"--sort": sort, "--reverse": reverse, "--filter": only, "--json": as_json}
+        if name := next((name for name, value in given.items() if value), None):
+            raise FinetuneError("has no effect with --rm", where=name)
         _remove(rm, asks=not yes)
         return
     if yes:
@@ -101,7 +104,7 @@ def _remove(path: Path, *, asks: bool) -> None:
         question = one_line(f"Remove the run {path} ({told}) with its checkpoints?")
         if not typer.confirm(question, default=False, err=True):
             tell(f"{path}: kept", sys.stderr)
-            raise typer.Exit(1)
+            return
     is_gone = remove_run(folder)
     stay = "" if is_gone else "; files in it that no run has written stay"
     tell(f"{path}: removed{stay}", sys.stderr)

@@ -25,6 +25,10 @@ _INSTEAD: dict[str, dict[str, frozenset[str]]] = {
         "source": frozenset({"train", "validation", "test"}),
         "train": frozenset({"source", "split"}),
     },
+    # What belongs to a plateau goes with it.
+    "until": dict.fromkeys(
+        ("epochs", "steps", "fraction"), frozenset({"patience", "min_delta", "at_most"})
+    ),
     "split": {
         "by": frozenset({"validation", "test", "group", "folds", "fold", "stratify", "copies"}),
         "folds": frozenset({"validation", "by"}),

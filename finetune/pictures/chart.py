@@ -1,6 +1,7 @@
 """A frame with axes, as several pictures have it."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,7 +23,8 @@ class Axis:
         low, high = min(finite), max(finite)
         # Halved first: the difference of two large floats may not be finite.
         room = (high / 2 - low / 2) * 0.1 or max(abs(high) * 0.05, 1e-9)
-        return cls(low - room, high + room, pixels)
+        most = sys.float_info.max
+        return cls(max(low - room, -most), min(high + room, most), pixels)
 
     def place(self, value: float) -> float:
         """Return where a value lies, in pixels from the low end."""

@@ -1,5 +1,6 @@
 """Curves of a run from the lines of `metrics.jsonl`, thinned to what a screen can show."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,6 +9,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from finetune.errors import FinetuneError
+from finetune.runs.run_record import as_number
 from finetune.tracking.json_lines import read_metrics
 from finetune.tracking.tracker import PLACE
 
@@ -78,9 +80,11 @@ def curves_of(lines: Iterable[Mapping[str, Any]]) -> Curves:
         if type(line.get("freeze/phase")) is int:
             begun.append((step, line["freeze/phase"], str(line.get("phase", ""))))
         for tag, value in line.items():
-            if tag not in _NOT_A_FIGURE and type(value) in (int, float):
-                points.setdefault(tag, []).append((step, float(value)))
-        for tag in line.get("non_finite") or ():
+            number = None if tag in _NOT_A_FIGURE else as_number(value)
+            if number is not None and math.isfinite(number):
+                points.setdefault(tag, []).append((step, number))
+        tags = line.get("non_finite")
+        for tag in tags if isinstance(tags, list) else ():
             non_finite.setdefault(str(tag), []).append(step)
     return Curves(points, non_finite, _spans(begun, last))
 
@@ -92,7 +96,7 @@ def thinned(points: Points, most: int = MOST_POINTS) -> Points:
     """
     if len(points) <= most:
         return points
-    num_buckets = most // 2
+    num_buckets = (most - 2) // 2  # room for the two ends
     edges = [len(points) * place // num_buckets for place in range(num_buckets + 1)]
     kept: Points = []
     for begins, ends in pairwise(edges):
@@ -100,7 +104,7 @@ def thinned(points: Points, most: int = MOST_POINTS) -> Points:
         low, high = min(bucket, key=_value), max(bucket, key=_value)
         kept += sorted({low, high})
     # The ends of a curve are what a person reads off it.
-    return sorted({points[0], *kept[1:-1], points[-1]})
+    return sorted({points[0], *kept, points[-1]})
 
 
 def aligned(curves: Sequence[Points]) -> tuple[list[int], list[list[float | None]]]:

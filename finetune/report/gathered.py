@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import disk
+from finetune.config.flat_keys import Setting
 from finetune.errors import CheckpointError
 from finetune.reading import read_own_json
 from finetune.redaction import redacted
@@ -17,7 +18,7 @@ from finetune.report.verdict import Line, VerdictFacts, advice, constant_figure,
 from finetune.runs.checkpoint_folder import read_progress
 from finetune.runs.kept import Checkpoints
 from finetune.runs.owner import is_run
-from finetune.runs.run_record import RunRecord, read_run
+from finetune.runs.run_record import RunRecord, read_run, read_settings
 from finetune.runs.saved_proof import SavedProof, read_proof
 
 _MOST_BESIDE = 30
@@ -126,19 +127,24 @@ def _earlier(record: RunRecord) -> list[RunRecord]:
     try:
         beside = [path for path in home.parent.iterdir() if path != home and disk.is_folder(path)]
         newest = heapq.nlargest(_MOST_BESIDE, beside, key=lambda path: path.lstat().st_mtime)
-        runs = [read_run(path) for path in newest if is_run(path)]
+        ours = _about_data(record.settings)
+        # The settings first: they are small, and most neighbours are about something else.
+        alike = [path for path in newest if is_run(path) and _is_on(read_settings(path), ours)]
+        runs = [read_run(path) for path in alike]
     except OSError:
         return []
-    ours = _about_data(record)
-    return [
-        run for run in runs if _about_data(run) == ours and (run.began or "") < (record.began or "")
-    ]
+    return [run for run in runs if (run.began or "") < (record.began or "")]
 
 
-def _about_data(record: RunRecord) -> dict[str, Any]:
+def _is_on(settings: Mapping[str, Setting], data: Mapping[str, Setting]) -> bool:
+    """Tell whether a run with these settings learned the same of the same data."""
+    return bool(data) and _about_data(settings) == data
+
+
+def _about_data(settings: Mapping[str, Setting]) -> dict[str, Setting]:
     """Return the settings by which figures of two runs can be compared."""
-    kept = ("data.source.", "data.split.", "task.")
-    return {key: value for key, value in record.settings.items() if key.startswith(kept)}
+    kept = ("data.source.", "data.split.", "data.inputs", "data.target", "task.")
+    return {key: value for key, value in settings.items() if key.startswith(kept)}
 
 
 def _run_before(

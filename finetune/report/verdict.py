@@ -3,6 +3,7 @@
 Every function is pure: it reads facts that `gathered.py` has collected and returns words.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -111,8 +112,9 @@ def _status(record: RunRecord) -> Line:
 def _result(facts: VerdictFacts) -> Line:
     """Return the main figure, and that of the test samples."""
     record = facts.record
-    if record.value is None:
-        return Line("result", f"{record.main} was never measured", "bad")
+    if record.value is None or not math.isfinite(record.value):
+        why = "was never measured" if record.value is None else f"is {record.value}"
+        return Line("result", f"{record.main} {why}", "bad")
     text = f"{record.main} {figure(record.value)}"
     if record.best_step is not None:
         evaluations = _counted(len(facts.curves.of(record.main)), "evaluation")
@@ -128,24 +130,28 @@ def _result(facts: VerdictFacts) -> Line:
 def _against_constant(facts: VerdictFacts) -> Iterator[Line]:
     """Yield how far the run is from a constant predictor, where that is known."""
     record, constant = facts.record, facts.constant
-    if constant is None or record.value is None:
+    if constant is None or record.value is None or not math.isfinite(record.value):
         return
     gain = _gain(record, record.value, constant)
-    word = "better" if gain > 0 else "worse" if gain < 0 else "the same"
+    word = "better than" if gain > 0 else "worse than" if gain < 0 else "as good as"
     amount = f"{figure(abs(gain))} {word}" if gain else word
-    text = f"{amount} than one that always gives the same answer ({figure(constant)})"
+    text = f"{amount} one that always gives the same answer ({figure(constant)})"
     yield Line("baseline", text, "good" if gain > 0 else "bad")
 
 
 def _against_earlier(facts: VerdictFacts) -> Line:
     """Return how the run compares with the best earlier one on the same data."""
     record = facts.record
-    known = [run for run in facts.earlier if run.value is not None and run.main == record.main]
+    known = [
+        run
+        for run in facts.earlier
+        if run.value is not None and math.isfinite(run.value) and run.main == record.main
+    ]
     if not known:
         return Line("earlier runs", "none on the same data beside this one")
     best = known[0]
     noun = "the only earlier run" if len(known) == 1 else f"the best of {len(known)} earlier runs"
-    if record.value is None or best.value is None:
+    if record.value is None or best.value is None or not math.isfinite(record.value):
         text = f"{noun} on the same data, {best.name}, reached {figure(best.value)}"
         return Line("earlier runs", text, "warn")
     gain = _gain(record, record.value, best.value)

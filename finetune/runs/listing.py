@@ -1,6 +1,7 @@
 """Find the runs below a folder; sort, filter and group them for a table."""
 
 import fnmatch
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,8 +39,9 @@ class SeedGroup:
         return stdev(values) if len(values) > 1 else None
 
     def _values(self) -> list[float]:
-        # NaN is the only value that differs from itself.
-        return [run.value for run in self.runs if run.value is not None and run.value == run.value]
+        return [
+            run.value for run in self.runs if run.value is not None and math.isfinite(run.value)
+        ]
 
 
 def find_runs(folder: Path) -> list[RunRecord]:

@@ -216,7 +216,18 @@ def _numbers(values: Any) -> dict[str, float]:
     """Return the entries of an object that are numbers."""
     if not isinstance(values, dict):
         return {}
-    return {str(key): float(one) for key, one in values.items() if type(one) in (int, float)}
+    found = {str(key): as_number(one) for key, one in values.items()}
+    return {key: number for key, number in found.items() if number is not None}
+
+
+def as_number(value: Any) -> float | None:
+    """Return a number of JSON as a float; None for anything else, also for one beyond a float."""
+    if type(value) not in (int, float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 def _whole(value: Any) -> int:

@@ -47,9 +47,10 @@ class Directions:
         It is the first metric of the task whose direction is known, else the loss. None if nothing
         is evaluated.
         """
-        loss_first = [tag for tag, better in self.by_tag.items() if better is not None]
-        # The loss comes first in the mapping, and is the last choice.
-        return next(iter([*loss_first[1:], *loss_first[:1]]), None)
+        known = [tag for tag, better in self.by_tag.items() if better is not None]
+        # The loss comes first in the mapping, before those of the tasks of a list.
+        metrics = [tag for tag in known if tag.rpartition("/")[2] != "loss"]
+        return next(iter([*metrics, *known]), None)
 
     def fault(self, tag: str, key: Key) -> FinetuneError | None:
         """Return why a metric cannot be watched; None if it can.

@@ -105,6 +105,10 @@ class WeightedLoss:
                 else than one number per sample, token or pixel.
         """
         outputs, batch = self.seen(outputs, batch)
+        if self.view is not None and not len(batch):
+            # Some losses refuse an empty batch. The empty sum is 0, and keeps the output in the
+            # graph.
+            return LossSum(outputs.sum(), 0)
         try:
             losses = self.function(outputs, batch)
         except (RuntimeError, IndexError, ValueError) as error:

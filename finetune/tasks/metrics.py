@@ -79,6 +79,7 @@ class Measure:
         self.name, self.metric, self.better, self._view = name, metric, better, view
         self.new_condition, self._feed = new_condition, feed
         self._condition = new_condition()
+        self._is_fed = False
 
     def named(self, name: str) -> "Measure":
         """Return this metric under another name."""
@@ -132,6 +133,7 @@ class Measure:
             # No sample has a target: some metrics refuse an empty batch.
             if not len(batch):
                 return
+        self._is_fed = True
         fed = self._fed(outputs, batch)
         target = fed[1] if len(fed) > 1 else None
         try:
@@ -156,6 +158,8 @@ class Measure:
         Args:
             is_finite: Whether the outputs were finite, so that NaN comes from the metric.
         """
+        if self._view is not None and not self._is_fed:
+            return None, "no sample has the target"
         # Asked first: torchmetrics gives a number for some metrics that are not defined.
         fault = self._condition.fault()
         if fault is not None:
@@ -185,6 +189,7 @@ class Measure:
         """Forget the batches."""
         self.metric.reset()
         self._condition = self.new_condition()
+        self._is_fed = False
 
 
 def target_of(batch: Batch) -> Tensor:

@@ -1,6 +1,7 @@
 """Pictures of what the network gets wrong, from an evaluation that is made anyway."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -48,6 +49,8 @@ class Looking:
     """The evaluation of the weights that would be used now, and its step."""
     _drawn_at: int = 0
     _is_off: bool = False
+    _fault: str | None = None
+    """Why a picture could not be drawn."""
 
     def begin(self) -> Seen | None:
         """Return what is to collect an evaluation; None if no picture will be drawn of it."""
@@ -100,30 +103,64 @@ class Looking:
             evaluate(partial(self.collect, seen))
         if not self._is_off and self._drawn_at != step:
             self.draw(seen, step)
-        moved = self.blocks.moved()
-        self.worker.run(lambda: self._image("freeze/moved", draw_movement(moved), progress.step))
+        with self._kept_apart():
+            moved = self.blocks.moved()
+            self.worker.run(partial(self._draw_movement, moved, progress.step))
 
     def draw(self, seen: Seen, step: int) -> None:
         """Fetch the samples that are shown, then draw in the thread."""
         self._drawn_at = step
-        show = {number: self._inputs(number) for number in dict.fromkeys(seen.shown())}
-        weights = self.blocks.histograms() if self.settings.histograms else {}
-        self.worker.run(partial(self._draw, seen, show, weights, step))
+        with self._kept_apart():
+            show = {number: self._inputs(number) for number in dict.fromkeys(seen.shown())}
+            weights = self.blocks.histograms() if self.settings.histograms else {}
+            self.worker.run(partial(self._draw, seen, show, weights, step))
+        self._tell_fault()
 
     def close(self) -> None:
         """Wait until all is drawn."""
         self.worker.close()
+        self._tell_fault()
+
+    def _tell_fault(self) -> None:
+        """Say once why a picture could not be drawn; not from the thread that draws."""
+        if self._fault is not None:
+            self.message_once(f"no more pictures of the validation samples: {self._fault}")
 
     def _draw(
         self, seen: Seen, show: dict[int, Inputs], weights: dict[str, np.ndarray], step: int
     ) -> None:
         """Draw everything of an evaluation."""
+        with self._kept_apart():
+            self._draw_all(seen, show, weights, step)
+
+    @contextmanager
+    def _kept_apart(self) -> Iterator[None]:
+        """Give up on pictures if one cannot be drawn: that is no reason to end a run.
+
+        A `FinetuneError` goes on: the event files cannot be written, and with them the scalars.
+        """
+        try:
+            yield
+        except FinetuneError:
+            raise
+        # Whatever odd values do to a drawing.
+        except Exception as error:  # noqa: BLE001
+            self._is_off = True
+            self._fault = f"{type(error).__name__}: {error}".partition("\n")[0]
+
+    def _draw_all(
+        self, seen: Seen, show: dict[int, Inputs], weights: dict[str, np.ndarray], step: int
+    ) -> None:
         for name, picture in seen.pictures(show).items():
             self._image(f"validation/{name}", picture, step)
         for curve in seen.curves():
             self.tracker.pr_curve(f"validation/{curve.name}", curve.is_so, curve.score, step)
         for block, values in weights.items():
             self.tracker.histogram(f"weights/{block}", values, step)
+
+    def _draw_movement(self, moved: Mapping[str, float], step: int) -> None:
+        with self._kept_apart():
+            self._image("freeze/moved", draw_movement(moved), step)
 
     def _image(self, tag: str, picture: Any, step: int) -> None:
         self.tracker.image(tag, as_pixels(picture), step)

@@ -126,8 +126,9 @@ class SeenClasses:
         shares = logits.float().softmax(1)
         best, said = shares.max(1)
         true = shares.gather(1, target[:, None]).squeeze(1)
-        rows = torch.stack([batch.indices, target, said, best, true], 1).double()
-        self._rows.append(rows.cpu())
+        # In float64 on the CPU: Apple's GPUs have none, and float32 rounds large positions.
+        each = (batch.indices, target, said, best, true)
+        self._rows.append(torch.stack([one.cpu().double() for one in each], 1))
         self._kept += shares.numel()
         if self._kept <= _MOST_SCORES:
             self._scores.append(shares.cpu())
@@ -265,6 +266,7 @@ class SeenNumbers:
     """One or several numbers per sample."""
 
     outputs: Sequence[str]
+    _kept: int = 0
     _said: list[Tensor] = field(default_factory=list)
     _so: list[Tensor] = field(default_factory=list)
     _indices: list[Tensor] = field(default_factory=list)
@@ -274,6 +276,9 @@ class SeenNumbers:
         target = batch.target
         if not isinstance(outputs, Tensor) or target is None or outputs.numel() != target.numel():
             raise ValueError("no number for each target")
+        self._kept += target.numel()
+        if self._kept > _MOST_SCORES:
+            raise ValueError(f"they are more than {_MOST_SCORES:,} numbers")
         self._said.append(outputs.float().reshape(len(target), -1).cpu())
         self._so.append(target.float().reshape(len(target), -1).cpu())
         self._indices.append(batch.indices.cpu())

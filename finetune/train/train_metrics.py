@@ -13,8 +13,13 @@ _MEANS = {"accuracy", "pixel_accuracy", "mse", "mae", "rmse"}
 
 def measures_of_steps(task: Task) -> tuple[Measure, ...]:
     """Return the metrics of a task that are of use for single steps, with sums of their own."""
-    copies = (measure.apart() for measure in task.metrics if measure.name in _MEANS)
+    copies = (measure.apart() for measure in task.metrics if _is_mean(measure.name))
     return tuple(copy for copy in copies if copy is not None)
+
+
+def _is_mean(name: str) -> bool:
+    """Tell whether a metric is such a mean, also one of a task in a list."""
+    return name.rpartition("/")[2] in _MEANS
 
 
 class TrainMetrics:

@@ -215,6 +215,8 @@ def test_the_plan_that_a_run_stores_is_the_one_that_was_shown(finetune, blocks):
     shown = json.loads(finetune("plan", "blocks.yaml", "--json").out)
     assert finetune("train", "blocks.yaml").code == 0
     stored = json.loads(Path("runs/blocks/plan.json").read_text())
+    # Which figure the run is judged by, and which way it improves.
+    assert {*stored.pop("figures")} == {"main", "better"}
     for phase in shown["phases"]:
         phase.pop("costs")
         phase.pop("span")

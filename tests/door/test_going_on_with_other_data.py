@@ -28,7 +28,7 @@ class Said(Tracker):
         self.lines.append(text)
 
     @property
-    def text(self):
+    def in_all(self):
         return "\n".join(self.lines)
 
 
@@ -110,7 +110,7 @@ def test_unchanged_data_changes_no_bit_whatever_is_accepted(build, table, data_c
     assert resumed.progress.step == 15
     resumed.fit()
     assert same(weights(resumed), weights(unbroken))
-    assert "other data" not in said.text
+    assert "other data" not in said.in_all
     assert resumed.progress.past_epochs == []
 
 
@@ -122,7 +122,7 @@ def test_a_run_goes_on_at_the_start_of_the_next_epoch(build, table):
     count = len(trainer.splits.train)
     assert count > 28
     assert trainer.progress.step == 15  # one step into the third epoch
-    assert "goes on at the start of epoch 4 with other data: the rest of epoch 3" in said.text
+    assert "goes on at the start of epoch 4 with other data: the rest of epoch 3" in said.in_all
     first = torch.cat(trainer.timeline.windows())
     assert torch.equal(first, sample_order(count, trainer.timeline.seed, 3))
     progress = trainer.fit()
@@ -140,8 +140,8 @@ def test_at_the_end_of_an_epoch_nothing_is_left_out(build, table):
         said, train=EPOCHS | {"checkpoint": {"every": {"epochs": 1}}}, data_changed=True
     )
     assert trainer.progress.step == 14
-    assert "goes on at the start of epoch 3 with other data" in said.text
-    assert "is left out" not in said.text
+    assert "goes on at the start of epoch 3 with other data" in said.in_all
+    assert "is left out" not in said.in_all
     assert trainer.timeline.total_steps == 14 + 2 * trainer.timeline.steps_per_epoch
 
 
@@ -158,7 +158,7 @@ def test_killed_after_the_change_it_ends_as_if_it_were_not(build, table, tmp_pat
     resumed.fit()
     assert same(weights(resumed), weights(unbroken))
     assert resumed.progress.step == unbroken.progress.step
-    assert "changed data" not in said.text
+    assert "changed data" not in said.in_all
 
 
 def test_rows_keep_their_part_and_new_ones_are_told(build, table, tmp_path):
@@ -170,7 +170,7 @@ def test_rows_keep_their_part_and_new_ones_are_told(build, table, tmp_path):
     now = identity(tmp_path / "run")
     for part, rows in before.parts.items():
         assert np.isin(rows, now.parts[part]).all()
-    assert "goes on with changed data: rows that the run does not know: 20" in said.text
+    assert "goes on with changed data: rows that the run does not know: 20" in said.in_all
     assert not set(now.inputs["train"]) & {*now.inputs["validation"], *now.inputs["test"]}
 
 
@@ -223,7 +223,7 @@ def test_where_only_other_parts_have_changed_the_epoch_goes_on(build, table, tmp
         trainer = build(said, data_changed=True)
         if len(trainer.splits.test) < len(tested):
             trainer.fit()
-            assert "other data" not in said.text
+            assert "other data" not in said.in_all
             assert same(weights(trainer), weights(unbroken))
             return
     pytest.fail("no row was tested")
@@ -280,7 +280,7 @@ def test_other_names_of_as_many_classes_are_told_one_by_one(build, table):
     table([row.replace("v", "w") for row in OLD])
     said = Said()
     build(said, data_changed=True).fit()
-    assert "outputs change their class: 'v' to 'w'" in said.text
+    assert "outputs change their class: 'v' to 'w'" in said.in_all
     assert build().fit()
 
 

@@ -1,5 +1,6 @@
 """Checkpoints written while training goes on hold what was there when they were asked for."""
 
+import json
 import os
 import subprocess
 import sys
@@ -136,7 +137,9 @@ def test_an_error_while_writing_in_the_background_ends_the_run(
     trainer = runs.build(tmp_path / "run", train=runs.saving(background=True))
     with pytest.raises(CheckpointError, match="cannot save: No space left on device"):
         trainer.fit()
-    assert not (tmp_path / "run" / "summary.json").exists()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert "No space left on device" in summary["reason"]
     monkeypatch.setattr(os, "fsync", fsync)
     again = runs.build(tmp_path / "run", train=runs.saving(background=True))
     assert again.progress.step == left
