@@ -78,7 +78,9 @@ def _facts(run: Path) -> dict[str, Any]:
         facts |= {f"contents of {name}": digest for name, digest in identity["columns"].items()}
         facts |= {f"rows of {part}": one["rows"] for part, one in identity["parts"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError("missing or damaged", where=str(run / "data.json")) from error
+        raise CheckpointError(
+            "missing, damaged, or of a release that kept less", where=str(run / "data.json")
+        ) from error
     return facts
 
 

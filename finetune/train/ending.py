@@ -1,4 +1,4 @@
-"""How a run ends: whatever ends it, its summary and its page say so."""
+"""How a run ends: done, stopped on request, or failed with an error that is told."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress

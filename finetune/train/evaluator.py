@@ -100,13 +100,14 @@ class Evaluator:
         return is_kept
 
     def draw_last(self, samples: Samples | None) -> None:
-        """Draw what the weights in use get wrong of the validation samples, and wait for it."""
-        if samples is None:
-            return
+        """Draw what the weights in use get wrong of the validation samples, and what moved."""
+
+        def evaluate(collect: Callable[[Any, Batch], None]) -> None:
+            if samples is not None:
+                self.figures(samples, None, collect)
+
         with self.clock.timed("pictures"):
-            self.looking.end(
-                self.timeline.progress, lambda collect: self.figures(samples, None, collect)
-            )
+            self.looking.end(self.timeline.progress, evaluate)
 
     def _rules(self) -> Rules:
         """Return the rules of the present phase: its plateau and best weights are its own."""

@@ -93,19 +93,19 @@ class Looking:
             evaluate: Evaluates the validation samples with the weights in use and hands outputs
                 and batches on. It is called if they were not evaluated since the run was resumed.
         """
-        seen = self.begin()
-        if seen is None:
-            return
-        step = progress.step_in_use
-        if self._kept is not None and self._kept[0] == step:
-            seen = self._kept[1]
-        else:
-            evaluate(partial(self.collect, seen))
-        if not self._is_off and self._drawn_at != step:
-            self.draw(seen, step)
-        with self._kept_apart():
-            moved = self.blocks.moved()
-            self.worker.run(partial(self._draw_movement, moved, progress.step))
+        seen, step = self.begin(), progress.step_in_use
+        if seen is not None:
+            if self._kept is not None and self._kept[0] == step:
+                seen = self._kept[1]
+            else:
+                evaluate(partial(self.collect, seen))
+            if not self._is_off and self._drawn_at != step:
+                self.draw(seen, step)
+        # Of every task, also of one whose samples have no pictures.
+        if self.settings.to and self.settings.pictures_every != "never":
+            with self._kept_apart():
+                moved = self.blocks.moved()
+                self.worker.run(partial(self._draw_movement, moved, progress.step))
 
     def draw(self, seen: Seen, step: int) -> None:
         """Fetch the samples that are shown, then draw in the thread."""

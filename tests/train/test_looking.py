@@ -80,6 +80,23 @@ def test_none_are_drawn_if_nobody_wants_them(tmp_path):
     assert events.Tags()["images"] == ["what_is_frozen/map"]
 
 
+def test_how_far_blocks_moved_is_drawn_without_validation_samples_too(tmp_path):
+    events, _ = run(tmp_path, "data.split={test: 0.1}")
+    assert events.Tags()["images"] == ["what_is_frozen/map", "what_is_frozen/moved"]
+
+
+def test_a_picture_that_cannot_be_drawn_ends_no_run(tmp_path, monkeypatch, capsys):
+    def odd(*_):
+        raise OverflowError("too large to be drawn")
+
+    monkeypatch.setattr("finetune.train.seen.draw_confusion", odd)
+    (tmp_path / "c.yaml").write_text(DIGITS)
+    trainer = build_trainer(load_config(tmp_path / "c.yaml"), tmp_path / "run")
+    assert trainer.fit().step == trainer.timeline.total_steps
+    told = capsys.readouterr().err
+    assert told.count("no more pictures of the validation samples: OverflowError: too large") == 1
+
+
 def test_without_a_tracker_there_are_no_event_files(tmp_path):
     (tmp_path / "c.yaml").write_text(DIGITS)
     build_trainer(load_config(tmp_path / "c.yaml", ["tracking=[]"]), tmp_path / "run").fit(
