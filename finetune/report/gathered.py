@@ -2,6 +2,7 @@
 
 import heapq
 import shlex
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,15 @@ from finetune.runs.saved_proof import SavedProof, read_proof
 
 _MOST_BESIDE = 30
 """Runs beside the one at hand that are looked at, the newest: a folder may hold thousands."""
+_FILES_OF_RUNS = (
+    "config.yaml",
+    "plan.json",
+    "data.json",
+    "metrics.jsonl",
+    "summary.json",
+    ".run.lock",
+)
+"""What lies in the folder of every run that has ended."""
 _MOST_CLASSES = 30
 """Names of classes that the page shows; the others are counted."""
 
@@ -129,11 +139,28 @@ def _earlier(record: RunRecord) -> list[RunRecord]:
         newest = heapq.nlargest(_MOST_BESIDE, beside, key=lambda path: path.lstat().st_mtime)
         ours = _about_data(record.settings)
         # The settings first: they are small, and most neighbours are about something else.
-        alike = [path for path in newest if is_run(path) and _is_on(read_settings(path), ours)]
+        plain = [path for path in newest if _has_own_files(path) and is_run(path)]
+        alike = [path for path in plain if _is_on(read_settings(path), ours)]
         runs = [read_run(path) for path in alike]
     except OSError:
         return []
     return [run for run in runs if (run.began or "") < (record.began or "")]
+
+
+def _has_own_files(folder: Path) -> bool:
+    """Tell whether a folder has the files of a run, each of them a file with this one name.
+
+    Nobody has named this folder: a stranger's is not even opened, and what a link or a second name
+    leads to is not read.
+    """
+    for name in _FILES_OF_RUNS:
+        try:
+            state = (folder / name).lstat()
+        except OSError:
+            return False
+        if not stat.S_ISREG(state.st_mode) or state.st_nlink > 1:
+            return False
+    return True
 
 
 def _is_on(settings: Mapping[str, Setting], data: Mapping[str, Setting]) -> bool:
