@@ -11,7 +11,6 @@ from typing import Any
 from finetune import disk
 from finetune.config.flat_keys import Setting
 from finetune.errors import CheckpointError
-from finetune.reading import read_own_json
 from finetune.redaction import redacted
 from finetune.report.curves import Curves, read_curves
 from finetune.report.freeze_timeline import TimelineRow, timeline_rows
@@ -19,7 +18,7 @@ from finetune.report.verdict import Line, VerdictFacts, advice, constant_figure,
 from finetune.runs.checkpoint_folder import read_progress
 from finetune.runs.kept import Checkpoints
 from finetune.runs.owner import is_run
-from finetune.runs.run_record import RunRecord, read_run, read_settings
+from finetune.runs.run_record import RunRecord, read_object, read_run, read_settings
 from finetune.runs.saved_proof import SavedProof, read_proof
 
 _MOST_BESIDE = 30
@@ -85,7 +84,7 @@ def gather(path: Path, name: str | None = None, *, has_ended: bool = False) -> P
         has_ended: Whether its process is the present one, which holds the lock and is at its end.
     """
     record, curves = read_run(path, name, has_ended=has_ended), read_curves(path)
-    plan, data = _object(path / "plan.json"), _object(path / "data.json")
+    plan, data = read_object(path / "plan.json"), read_object(path / "data.json")
     proof, fault = _proof(path)
     earlier = _earlier(record)
     counts = data.get("counts")
@@ -315,12 +314,3 @@ def _text(path: Path) -> str:
             return file.read(1 << 20).decode(errors="replace")
     except OSError:
         return ""
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """Return the JSON object that a run wrote; empty if it is missing or something else."""
-    try:
-        found = read_own_json(path)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

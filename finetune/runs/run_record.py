@@ -61,8 +61,6 @@ class RunRecord:
     settings: Mapping[str, Setting]
     """The config by dotted keys, without name, folder and seed."""
     seed: Setting | None
-    config_name: str | None
-    """`name` of the config: runs of one file have the same."""
     summary: Mapping[str, Any]
     """`summary.json`; empty if there is none yet."""
     figures: Mapping[str, bool]
@@ -89,7 +87,7 @@ def read_run(path: Path, name: str | None = None, *, has_ended: bool = False) ->
         has_ended: Whether its process is the present one, which holds the lock and is at its end.
     """
     settings = read_settings(path)
-    summary = _object(path / "summary.json")
+    summary = read_object(path / "summary.json")
     last = _last_figures(path / "metrics.jsonl")
     watched, figures = _figures(path)
     steps = max(_whole(summary.get("steps")), _whole(last.get("step")))
@@ -120,7 +118,6 @@ def read_run(path: Path, name: str | None = None, *, has_ended: bool = False) ->
         metrics=metrics,
         settings={key: one for key, one in settings.items() if key not in _ABOUT_THE_PLACE},
         seed=settings.get("seed"),
-        config_name=str(settings["name"]) if "name" in settings else None,
         summary=summary,
         figures=figures,
     )
@@ -170,7 +167,7 @@ def _status(path: Path, summary: Mapping[str, Any], steps: int, *, has_ended: bo
 
 def _figures(path: Path) -> tuple[str | None, dict[str, bool]]:
     """Return the tag of the watched figure, if any, and for each known figure whether it falls."""
-    said = _object(path / "plan.json").get("figures")
+    said = read_object(path / "plan.json").get("figures")
     said = said if isinstance(said, dict) else {}
     better = said.get("better")
     falls = {"loss": True}
@@ -244,7 +241,7 @@ def _written_at(path: Path) -> str | None:
     return written.astimezone().isoformat(" ", "seconds")
 
 
-def _object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
     """Return the JSON object that a run wrote; empty if it is missing or something else."""
     try:
         found = read_own_json(path)
