@@ -5,7 +5,7 @@ from typing import Protocol, TypeVar
 
 
 class InBlock(Protocol):
-    """What is asked of a parameter."""
+    """A parameter, as far as its block is decided by it."""
 
     @property
     def name(self) -> str:

@@ -83,7 +83,7 @@ def fault_of_the_system(error: BaseException) -> FinetuneError | None:
         # Python gives this fault no type or number of its own.
         case RuntimeError() if "can't start new thread" in str(error):
             return FinetuneError("the system starts no more threads", hint="see ulimit -u and -v")
-        # What torch says in place of the system's number, with advice for programmers.
+        # torch raises this without the number of the system's error.
         case RuntimeError() if str(error).startswith("Too many open files. Communication"):
             return FinetuneError(
                 "the system refuses: Too many open files", hint=_HINTS[errno.EMFILE]

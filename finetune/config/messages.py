@@ -219,7 +219,7 @@ def _as_typed(before: str, given: str, known: Sequence[str]) -> str:
     if word is not None:
         return f"{before}{{type: {word}}}"
     ending = PurePath(given).suffix.removeprefix(".").lower()
-    # What has an ending is a file: of the type with that name, or read as it is found to be.
+    # A name with an ending is a file. A csv source recognises the format by its content.
     if ending and "csv" in known:
         return f"{before}{{type: {ending if ending in known else 'csv'}, path: {given}}}"
     return f"{before}{{type: ...}}, with one of {', '.join(known)}"

@@ -54,7 +54,7 @@ class Standing:
     activity: str = ""
     """What the run does besides training steps."""
     moments: deque[float] = field(default_factory=lambda: deque(maxlen=_STEPS))
-    """When each of the latest steps of the phase ended, in seconds of a clock that never stands."""
+    """When each of the latest steps of the phase ended, in seconds of the monotonic clock."""
 
     @property
     def seconds_per_step(self) -> float | None:
@@ -206,5 +206,5 @@ class LiveView:
             standing.rate = rates[0]
 
     def close(self) -> None:
-        """Remove the view: what it said last stands in the lines above it."""
+        """Remove the view from the terminal; the lines above it stay."""
         self._live.stop()
