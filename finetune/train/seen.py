@@ -202,7 +202,7 @@ class SeenClasses:
 
 
 @dataclass(slots=True)
-class _Rows:
+class _SeenRows:
     """Outputs and targets of the samples so far, a row of numbers for each sample."""
 
     _outputs: list[Tensor] = field(default_factory=list)
@@ -266,7 +266,7 @@ class SeenLabels:
     """Any number of labels per sample."""
 
     names: Sequence[str]
-    _rows: _Rows = field(default_factory=_Rows)
+    _rows: _SeenRows = field(default_factory=_SeenRows)
 
     def add(self, outputs: Any, batch: Batch) -> None:
         """Take logits `(B, C)`."""
@@ -320,7 +320,7 @@ class SeenNumbers:
     """One or several numbers per sample."""
 
     outputs: Sequence[str]
-    _rows: _Rows = field(default_factory=_Rows)
+    _rows: _SeenRows = field(default_factory=_SeenRows)
 
     def add(self, outputs: Any, batch: Batch) -> None:
         """Take numbers of the shape of the targets."""
