@@ -21,6 +21,7 @@ from finetune.runs.lock import LOCK, locked, read_holder
 from finetune.runs.manifest import NAMES_OF_FILES
 from finetune.runs.own_files import DOCUMENTS, EVENTS, RESULTS, clear
 from finetune.runs.owner import ORIGIN, is_run, origin_of, refuse_foreign_place
+from finetune.runs.progress import Progress
 
 _BEFORE_A_RUN = {LOCK, ".config.yaml.tmp"}
 """What the folder may hold before it holds a run's config: a killed start leaves these."""
@@ -156,14 +157,16 @@ class RunFolder:
                     hint="remove it from the run that --resume names",
                 )
 
-    def metrics_of_end(self, step: int) -> dict[str, float] | None:
+    def metrics_of_end(self, progress: Progress) -> dict[str, float] | None:
         """Return the last metrics, if the run here has ended at that step; else None.
 
-        Also None for a damaged summary, which is then written anew.
+        Also None for a damaged summary, which is then written anew, and for one that does not say
+        of the proofs what the checkpoint says.
         """
         try:
             summary = self.read_json("summary.json")
-            is_done = summary["status"] == "done" and summary["steps"] == step
+            is_done = summary["status"] == "done" and summary["steps"] == progress.step
+            is_done = is_done and summary["proof_intact"] is progress.proof_intact
             metrics = {name: float(value) for name, value in summary["metrics"].items()}
         except (CheckpointError, AttributeError, KeyError, OverflowError, TypeError, ValueError):
             return None

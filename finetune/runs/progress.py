@@ -71,6 +71,11 @@ class Progress:
         return self.stopping.is_over
 
     @property
+    def proof_intact(self) -> bool:
+        """Tell whether no proof so far found a changed tensor."""
+        return all(proof["intact"] for proof in self.proofs)
+
+    @property
     def step_in_use(self) -> int:
         """The step whose weights are tested and used: the best one, or the present one."""
         return self.step if self.best.step is None else self.best.step

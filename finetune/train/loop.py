@@ -138,7 +138,7 @@ class Trainer:
         """Train, evaluate and write the summary; do nothing if the run is done already."""
         is_over = self.timeline.run_is_over
         # A run that was killed after its last step lacks the summary: test and summary follow now.
-        metrics = self.folder.metrics_of_end(self.progress.step) if is_over else None
+        metrics = self.folder.metrics_of_end(self.progress) if is_over else None
         if metrics is not None:
             self.reporter.message(f"{self.folder.path}: already done; --fresh begins anew")
             self.progress.metrics = metrics

@@ -45,7 +45,7 @@ def summarise(
         "never_ran": list(never_ran),
         "metrics": dict(metrics),
         "best": {"value": progress.best.value, "step": progress.best.step},
-        "proof_intact": all(proof["intact"] for proof in progress.proofs),
+        "proof_intact": progress.proof_intact,
         "never_moved": None if never_moved is None else list(never_moved),
         "seconds": {name: round(spent, 3) for name, spent in progress.seconds.items()},
         "activation_cache": cache.as_data(),

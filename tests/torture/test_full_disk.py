@@ -57,9 +57,13 @@ def last_weights(folder):
 
 
 def faults(text):
-    """Return the lines that tell of an error, and make sure that no traceback is among them."""
+    """Return the lines that tell of an error, and make sure that no traceback is among them.
+
+    That the page of the run could not be written either is a remark, not what ended the run.
+    """
     assert "Traceback" not in text, text
-    return [line for line in text.splitlines() if "File too large" in line or "cannot " in line]
+    lines = [line for line in text.splitlines() if not line.startswith("report.html was not")]
+    return [line for line in lines if "File too large" in line or "cannot " in line]
 
 
 @pytest.mark.slow
