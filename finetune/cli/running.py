@@ -222,7 +222,10 @@ def tensorboard_command(
     server = Path(__file__).with_name("shown_runs.py")
     command = [sys.executable, "-P", str(server), str(runs), first_page(runs)]
     # It replaces this process, so whoever ends this process ends the server.
-    os.execv(sys.executable, [*command, "--host", "127.0.0.1", "--port", str(port)])
+    # It reads the event files itself: the faster reader is a second process, named experimental,
+    # and a page that waits for it in vain stays empty.
+    own = ["--host", "127.0.0.1", "--port", str(port), "--load_fast", "false"]
+    os.execv(sys.executable, [*command, *own])
 
 
 def _refuse_used_port(port: int) -> None:

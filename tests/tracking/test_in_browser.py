@@ -74,18 +74,20 @@ def fetch(port, path):
 
 def port_that_shows(run, process, said, seconds=240):
     """Return the port that a server names in the file `said`, as soon as it shows a run."""
-    end = time.monotonic() + seconds
+    end, answer = time.monotonic() + seconds, "nothing was asked"
     while time.monotonic() < end and process.poll() is None:
         if named := re.search(r"http://127\.0\.0\.1:(\d+)/", said.read_text()):
             port = int(named[1])
             try:
-                if run in json.loads(fetch(port, "/data/plugin/scalars/tags")):
+                answer = fetch(port, "/data/plugin/scalars/tags")
+                if run in json.loads(answer):
                     return port
-            except OSError:
-                pass
+            except OSError as error:
+                answer = repr(error)
         time.sleep(0.2)
     ended = "" if process.poll() is None else f"; it ended with {process.returncode}"
-    pytest.fail(f"TensorBoard does not show {run!r} within {seconds} s{ended}\n{said.read_text()}")
+    said = f"{ended}; last answer: {answer[:500]}\n{said.read_text()}"
+    pytest.fail(f"TensorBoard does not show {run!r} within {seconds} s{said}")
 
 
 def screenshot(chromium, url, folder):
