@@ -14,7 +14,7 @@ from finetune import FinetuneError, build_trainer, load_predictor
 from finetune.config.run import Provenance, RunConfig
 from finetune.data.incoming import read_incoming
 from finetune.errors import DataError
-from finetune.predict import write_file
+from finetune.predict.written_rows import write_file
 from finetune.train.trained import evaluate_run
 
 HEAD = {"name": "head", "type": "Linear", "out_features": "classes"}

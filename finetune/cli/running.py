@@ -157,7 +157,8 @@ def predict_command(
     with results() as stdout:
         with loading():
             from finetune.data.incoming import read_incoming
-            from finetune.predict import load_predictor, write_file, write_rows
+            from finetune.predict import load_predictor
+            from finetune.predict.written_rows import write_file, write_rows
             from finetune.runs.folder import saved_folder
 
         if out is not None:

@@ -14,7 +14,7 @@ import time
 import pytest
 
 from finetune.errors import FinetuneError
-from finetune.predict import spreadsheet_text, write_rows
+from finetune.predict.written_rows import spreadsheet_text, write_rows
 from finetune.terminal import Terminal, new_table
 from finetune.tracking.console import Console
 from finetune.tracking.tensorboard import TensorBoard

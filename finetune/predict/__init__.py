@@ -1,0 +1,3 @@
+"""Predict with a trained network on new inputs, from Python or from files."""
+
+from finetune.predict.predictor import Predictor as Predictor, load_predictor as load_predictor

@@ -1,0 +1,144 @@
+"""Write predictions as JSON lines or CSV, with texts that no spreadsheet computes."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from finetune.errors import DataError
+from finetune.outfile import is_written_as_csv, output_file
+from finetune.visible import json_text, one_line
+
+
+def write_rows(
+    rows: Iterable[Mapping[str, Any]],
+    file: TextIO,
+    *,
+    as_csv: bool,
+    numbers: Sequence[str] = (),
+    raw: bool = False,
+    note: Callable[[str], None] = lambda _: None,
+) -> int:
+    """Write rows as JSON lines, or as CSV with a column for each class or number; return how many.
+
+    Texts in CSV go through `spreadsheet_text`; `note` receives a line if that changed any.
+
+    Args:
+        rows: Rows of plain values by name.
+        file: Where to write.
+        as_csv: Whether to write CSV.
+        numbers: Names of the numbers in `values`, for columns of CSV; they are counted if their
+            number is another one.
+        raw: Whether to write texts in CSV as they are.
+        note: Receives a line for the user.
+    """
+    cells = _Cells(is_raw=raw)
+    count = 0
+    writer: csv.DictWriter[str] | None = None
+    for count, row in enumerate(rows, 1):
+        if not as_csv:
+            file.write(json_text(row, file) + "\n")
+            continue
+        flat = _flat_row(row, numbers)
+        if writer is None:
+            writer = csv.DictWriter(file, list(flat))
+            # Not `writeheader`: names of classes are texts that a spreadsheet would compute, too.
+            writer.writer.writerow(map(cells.shown, flat))
+        if strange := sorted(flat.keys() - set(writer.fieldnames)):
+            raise DataError(
+                f"prediction {count} has {strange[0]!r} and the first one has not, so they fit no "
+                "table",
+                hint="JSON lines take any: --out predictions.jsonl",
+            )
+        writer.writerow({name: cells.shown(value) for name, value in flat.items()})
+    if cells.num_changed:
+        note(f"{cells.num_changed} {_CHANGED}")
+    return count
+
+
+def write_file(
+    rows: Iterable[Mapping[str, Any]],
+    out: Path,
+    *,
+    numbers: Sequence[str] = (),
+    raw: bool = False,
+    note: Callable[[str], None] = lambda _: None,
+) -> int:
+    """Write rows to a file, as CSV or JSON lines by its ending; return how many.
+
+    For the arguments see `write_rows`. A regular file is written completely or not changed, see
+    `output_file` for others.
+
+    Raises:
+        FinetuneError: the file cannot be written, or has another ending.
+    """
+    as_csv = is_written_as_csv(out)
+    with output_file(out) as file:
+        return write_rows(rows, file, as_csv=as_csv, numbers=numbers, raw=raw, note=note)
+
+
+def spreadsheet_text(text: str) -> str:
+    r"""Return a text as a CSV cell that a spreadsheet shows and does not compute.
+
+    The rule of OWASP ("CSV Injection"): a cell that begins with `=`, `+`, `-`, `@`, a tab, a
+    carriage return or a line feed gets an apostrophe before it. Then hidden characters are written
+    as escapes: `\x1b`, `\n`.
+    """
+    begins_a_formula = text.startswith(_BEGINNINGS_OF_FORMULAS)
+    return f"'{one_line(text)}" if begins_a_formula else one_line(text)
+
+
+_BEGINNINGS_OF_FORMULAS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+"""The last four are the full-width forms, which spreadsheets treat like the others."""
+
+_CHANGED = (
+    "texts were changed for spreadsheets: an apostrophe before = + - @, escapes for hidden "
+    "characters; --raw writes them as they are"
+)
+
+
+@dataclass(slots=True)
+class _Cells:
+    """Turns texts into CSV cells, and counts those that it changed."""
+
+    is_raw: bool
+    num_changed: int = 0
+
+    def shown(self, value: Any) -> Any:
+        """Return the cell for a value; numbers stay as they are."""
+        # Numbers are computed here: with a minus in front they are still no formula.
+        if self.is_raw or not isinstance(value, str):
+            return value
+        shown = spreadsheet_text(value)
+        self.num_changed += shown != value
+        return shown
+
+
+def _flat_row(row: Mapping[str, Any], numbers: Sequence[str]) -> dict[str, Any]:
+    """Return a row with a cell for each class or output, and a text for each list, for CSV."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        singular = _SINGULAR.get(name, name)
+        if isinstance(value, dict):
+            # The record of a list of tasks is a row for each of them.
+            flat |= {f"{singular}/{key}": cell for key, cell in _flat_row(value, ()).items()}
+        elif isinstance(value, list) and name in _SINGULAR:
+            names = numbers if len(numbers) == len(value) else [*map(str, range(len(value)))]
+            pairs = zip(names, value, strict=True)
+            flat |= {f"{singular}/{one}": _cell_of(number) for one, number in pairs}
+        else:
+            flat[name] = _cell_of(value)
+    return flat
+
+
+_SINGULAR = {"probabilities": "probability", "values": "value", "shares": "share"}
+"""Name of the cells of one number each, by the name of all of them in a row."""
+
+
+def _cell_of(value: Any) -> Any:
+    """Return a value as one CSV cell: labels between `|`, other lists and dicts as JSON."""
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return "|".join(value)
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
