@@ -262,7 +262,8 @@ def did_you_mean(given: str, known: Iterable[str]) -> str | None:
         return None
         # the comparison costs the product of the lengths, and a stranger's name may be a whole file
     words = {word.casefold(): word for word in known if len(word) <= _COMPARED}
-    near = get_close_matches(given.casefold(), words, n=3, cutoff=0.6)
+    same = [word for word in words if word == given.casefold()]
+    near = same or get_close_matches(given.casefold(), words, n=3, cutoff=0.6)
     return f"did you mean {' or '.join(repr(words[word]) for word in near)}?" if near else None
 
 

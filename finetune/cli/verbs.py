@@ -12,6 +12,7 @@ from finetune.visible import one_line
 
 # Typer's message for an argument too many, as several versions word it.
 _EMPTY_OPTION = re.compile(r"(--[\w-]+)=")
+_UNKNOWN_OPTION = re.compile(r"No such option: --([\w.-]+)")
 _OVERRIDE = re.compile(r"unexpected extra argument(?:s|\(s\))? \(([\w.]+=[^ )]*)")
 
 
@@ -67,11 +68,30 @@ def _visible_mistakes() -> Iterator[None]:
     except Exception as error:
         # the class of these errors has no public name
         if hasattr(error, "format_message") and hasattr(error, "message"):
-            error.message = one_line(error.message) + _override_hint(error.message)
+            hint = _override_hint(error.message)
+            error.message = one_line(error.message) + hint
+            if hint and hasattr(error, "possibilities"):
+                error.possibilities = []  # options of like spelling, which are not meant
         raise
 
 
 def _override_hint(message: str) -> str:
-    """Return a hint if an argument `key=value` lacks its `-o`; else an empty text."""
-    found = _OVERRIDE.search(message)
+    """Return a hint if an argument is a key of the config without `-o`; else an empty text."""
+    found = _OVERRIDE.search(message) or _overriding_option(message)
     return f"; to set a key of the config, write -o {one_line(found[1])}" if found else ""
+
+
+def _overriding_option(message: str) -> tuple[str, str] | None:
+    """Return the message, and `key=VALUE` for an unknown option that is a key of the config."""
+    found = _UNKNOWN_OPTION.search(message)
+    if found is None:
+        return None
+    # They load pydantic, which the other mistakes do without.
+    from finetune.config.hints import places_of
+    from finetune.config.run import RunConfig
+
+    given = found[1].replace("-", "_")
+    places = places_of(given.rpartition(".")[2], RunConfig)
+    # As it was given; else a key of training, which such options mostly are with other tools.
+    places.sort(key=lambda key: (not key.endswith(given), not key.startswith("train.")))
+    return (message, f"{places[0]}=VALUE") if places else None

@@ -74,6 +74,13 @@ OTHER_WORDS = {
 }  # fmt: skip
 """Words of other tools, each with ours. `prefix` was our own word in earlier versions."""
 
+EXAMPLES = {
+    "layers": "model: {layers: [{name: net, type: torchvision, architecture: resnet18}]}, say",
+    "phases": "freeze: [encoder] freezes the layer of that name, freeze: [{all: true}] all",
+    "epochs": "train: {epochs: 3}, say",
+}
+"""For sections that people write as one word or number: an example, by the section's first key."""
+
 
 def word_here(given: str, known: typing.Collection[str]) -> str | None:
     """Return the key among `known` that another tool calls `given`; None if there is none."""

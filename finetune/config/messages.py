@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from finetune.config.hints import word_here
+from finetune.config.hints import EXAMPLES, word_here
 from finetune.errors import Key, did_you_mean
 from finetune.redaction import redacted
 
@@ -204,7 +204,10 @@ def _form(kind: str, key: Key, given: Any, fields: Mapping[str, FieldInfo]) -> s
         return _as_typed(f"{step}: " if key else "", given, known)
     if not key and "type" in fields and isinstance(given, str):
         return f"{{type: {given}}}"
-    return None if key else f"with the keys {', '.join(fields)}"
+    if key:
+        return None
+    example = EXAMPLES.get(next(iter(fields), ""))
+    return example or f"with the keys {', '.join(fields)}"
 
 
 def _as_typed(before: str, given: str, known: Sequence[str]) -> str:

@@ -294,6 +294,8 @@ def saved_config(path: Path) -> Path:
         usual = Path("runs") / path
         is_there = not path.is_absolute() and disk.is_file(usual / "config.yaml")
         hint = f"{usual} is one" if is_there else None
+        if path.suffix in (".yaml", ".yml") and disk.is_file(path):
+            hint = "a config, not a run: name the folder that `finetune train` wrote, runs/<name>"
         raise CheckpointError("no run here: there is no config.yaml", where=str(path), hint=hint)
     return config
 

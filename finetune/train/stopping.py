@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,10 @@ from types import FrameType
 
 from finetune.errors import StoppedError
 from finetune.process import STOP_SIGNALS, Interrupted, handled_by
+
+_SAME_REQUEST_S = 1.0
+"""Signals so soon after the first are the same request: a terminal sends Ctrl-C to a whole group of
+processes, and a launcher among them passes it on."""
 
 
 class StopRequest(BaseException):
@@ -21,16 +26,16 @@ class Stop:
     Only the process that listens takes notice: worker processes inherit its handler.
     """
 
-    __slots__ = ("_pid", "requested")
+    __slots__ = ("_at", "_pid", "requested")
 
     def __init__(self) -> None:
         self.requested: signal.Signals | None = None
         """The first signal; None before it."""
-        self._pid = 0
+        self._pid, self._at = 0, 0.0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the first signal as a request; let a second one end the process at once.
+        """Take the first signal as a request; let one a second or more later end the process.
 
         Handlers are set in the main thread only: Python allows none in others.
         """
@@ -56,10 +61,11 @@ class Stop:
         """Handle a signal: remember the first one, let a second one end the process."""
         if os.getpid() != self._pid:
             return
-        if self.requested is not None:
+        if self.requested is None:
+            self.requested, self._at = signal.Signals(number), time.monotonic()
+        elif time.monotonic() - self._at > _SAME_REQUEST_S:
             signal.signal(number, signal.SIG_DFL)
             os.kill(self._pid, number)
-        self.requested = signal.Signals(number)
 
 
 @contextmanager

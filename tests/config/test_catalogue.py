@@ -144,7 +144,7 @@ def test_a_single_number_leaves_nothing_random_where_a_range_is_drawn_from():
         (
             "linear",
             {},
-            [(("type",), "no layer 'linear'", "did you mean 'Linear' or 'Bilinear'?")],
+            [(("type",), "no layer 'linear'", "did you mean 'Linear'?")],
         ),
         (
             "Linear",

@@ -87,12 +87,39 @@ def test_an_unknown_key_is_told_with_the_place_or_the_word_it_has_here(fault, ov
         ("optimizer=AdamW", "{type: AdamW}"),
         ("schedule=cosine", "schedule: {type: cosine}"),
         ("data.source=csv", "source: {type: csv}"),
+        ("freeze=true", "freeze: [encoder] freezes the layer"),
+        ("model=resnet18", "{name: net, type: torchvision, architecture: resnet18}"),
+        ("train=3", "train: {epochs: 3}"),
+        ("optimizer.type=adamw", "did you mean 'AdamW'?"),
     ],
 )
 def test_a_value_in_a_wrong_form_is_told_with_the_right_one(fault, override, hint):
     lines = fault(override).splitlines()
     assert len(lines) == 2
     assert hint in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("--epochs", "-o train.epochs=VALUE"),
+        ("--train.epochs=3", "-o train.epochs=VALUE"),
+        ("--learning-rate", "-o optimizer.lr=VALUE"),
+        ("--batch_size=8", "-o train.batch_size=VALUE"),
+    ],
+)
+def test_a_key_that_is_given_as_an_option_is_told_how_to_set_it(told, config_file, option, hint):
+    code, said = told("train", config_file, option)
+    assert code == 2
+    assert hint in said.replace("│ ", "").replace(" │", "")
+
+
+@pytest.mark.parametrize("verb", ["predict", "eval", "doctor", "report"])
+def test_a_config_where_a_run_is_wanted_is_told(told, config_file, verb):
+    path = config_file
+    code, said = told(verb, path, *(["new.csv"] if verb == "predict" else []))
+    assert code == 2
+    assert "a config, not a run: name the folder that `finetune train` wrote" in said
 
 
 @pytest.mark.parametrize(
