@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Siz
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from finetune.data.batches import Batch, Samples
 from finetune.data.incoming_part import Incoming
 from finetune.data.loss_columns import changes_what_is_seen
 from finetune.data.named_rows import rows_named
@@ -73,11 +74,30 @@ class Predictor:
         Raises:
             DataError: a column is missing, or a value cannot be read.
         """
+        ready = self.prepare(inputs, places=places, tell=tell)
+        for batch in self.batches(ready):
+            outputs = self.outputs(batch, ready)
+            # Outside of inference mode: between two predictions the caller's code runs, and
+            # autograd must be as the caller has it.
+            yield from self.read(outputs, batch, ready)
+
+    def prepare(
+        self,
+        inputs: Sequence[Any] | Mapping[str, Sequence[Any]] | Tensor,
+        *,
+        places: Places = THE_INPUT,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> "ReadyInputs":
+        """Return samples on which the network can run; for the arguments see `stream`.
+
+        Raises:
+            DataError: a column is missing, or a value cannot be read.
+        """
         run = self.run
         columns = _columns(inputs, run.facts.inputs)
         # Steps and shapes are found with the first sample, which must be there.
         if not any(len(values) for values in columns.values()):
-            return
+            return ReadyInputs(columns, None)
         with located(run.config):
             samples = prepare_inputs(
                 columns,
@@ -90,20 +110,32 @@ class Predictor:
                 tell=tell,
             )
         run.refuse_misfit(samples)
+        return ReadyInputs(columns, samples)
+
+    def batches(self, ready: "ReadyInputs") -> Iterator[Batch]:
+        """Yield the samples in batches, in order, on the device of the network."""
+        if ready.samples is None:
+            return
+        for indices in torch.arange(len(ready.samples)).split(self.batch_size):
+            with located(self.run.config):
+                yield ready.samples.fetch(indices).to(self.run.device)
+
+    def outputs(self, batch: Batch, ready: "ReadyInputs") -> Any:
+        """Return the network's outputs for a batch, computed without a graph."""
+        run = self.run
+        assert ready.samples is not None
         # Outputs of inference mode can never enter a graph, which code of the user may need.
         is_strict = run.config.inference.mode == "inference_mode"
         quiet = torch.inference_mode if is_strict else torch.no_grad
         precision = Precision(run.config.train.precision, run.device)
-        for indices in torch.arange(len(samples)).split(self.batch_size):
-            with located(run.config):
-                batch = samples.fetch(indices).to(run.device)
-            with quiet(), precision.autocast(), rows_named(samples, batch):
-                outputs = run.model(**batch.inputs)
-            # Outside of the block above: between two predictions the caller's code runs, and
-            # autograd must be as the caller has it.
-            given = partial(_given, columns, indices)
-            size = partial(self._size, given)
-            yield from run.task.read(outputs, Asked(batch, given, size))
+        with quiet(), precision.autocast(), rows_named(ready.samples, batch):
+            return run.model(**batch.inputs)
+
+    def read(self, outputs: Any, batch: Batch, ready: "ReadyInputs") -> list[PredictionRecord]:
+        """Return the predictions that outputs for a batch are read as, in order."""
+        given = partial(_given, ready.columns, batch.indices)
+        size = partial(self._size, given)
+        return self.run.task.read(outputs, Asked(batch, given, size))
 
     def _size(
         self, given: Callable[[int], Mapping[str, Any]], number: int
@@ -167,6 +199,14 @@ class Predictor:
             case "labels":
                 notes += notes_on_new_sets(*about, config.task, fold=fold)
         return notes
+
+
+class ReadyInputs(NamedTuple):
+    """Inputs as they were handed in, and as samples for the network."""
+
+    columns: Mapping[str, Sequence[Any]]
+    samples: Samples | None
+    """None without any sample."""
 
 
 def load_predictor(
