@@ -34,9 +34,10 @@ LAYERS = {
     **dict.fromkeys(["activations", "runs", "tasks"], 5),
     **dict.fromkeys(["lints", "report"], 6),
     **dict.fromkeys(["train"], 7),
-    **dict.fromkeys(["predict", "preview", "export", "sweep"], 8),
-    **dict.fromkeys(["cli"], 9),
-    **dict.fromkeys(["__main__"], 10),
+    **dict.fromkeys(["predict", "preview", "sweep"], 8),
+    **dict.fromkeys(["export"], 9),
+    **dict.fromkeys(["cli"], 10),
+    **dict.fromkeys(["__main__"], 11),
 }
 CONFIG_MAY_IMPORT = sys.stdlib_module_names | {"pydantic", "pydantic_core", "yaml", "finetune"}
 _PRINTERS = ("print", "typer.echo", "sys.stdout.write", "sys.stderr.write")

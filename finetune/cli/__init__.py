@@ -9,6 +9,7 @@ from finetune.cli.checking import inspect_command, plan_command, schema_command,
 from finetune.cli.comparing import diff_command
 from finetune.cli.doctoring import doctor_command
 from finetune.cli.endings import refuse_removed_folder, told
+from finetune.cli.exporting_runs import export_command
 from finetune.cli.options import main_options
 from finetune.cli.overview import runs_command
 from finetune.cli.reporting_runs import report_command
@@ -37,6 +38,7 @@ _VERBS: dict[str, list[tuple[Callable[..., None], str]]] = {
     "Use a run": [
         (eval_command, "finetune eval runs/first new.csv"),
         (predict_command, "finetune predict runs/first new.csv --out predicted.jsonl"),
+        (export_command, "finetune export runs/first --format safetensors --out exported"),
     ],
     "Look at runs": [
         (runs_command, "finetune runs"),

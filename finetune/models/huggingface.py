@@ -67,7 +67,7 @@ def build_transformers(
     # Code that comes with a network is never run; asked about on a terminal, somebody would say
     # yes.
     where = {"local_files_only": place.local, "trust_remote_code": False}
-    with _quiet_transformers(transformers), _faults_told(node, label, key):
+    with quiet_transformers(transformers), _faults_told(node, label, key):
         config = transformers.AutoConfig.from_pretrained(place.name, **where, **options)
         auto = transformers.AutoModel
         if node.output == "logits":
@@ -309,7 +309,7 @@ def _without_pooler(model_class: type[nn.Module]) -> dict[str, bool]:
 
 
 @contextmanager
-def _quiet_transformers(transformers: Any) -> Iterator[None]:
+def quiet_transformers(transformers: Any) -> Iterator[None]:
     """Silence progress bar, loading report and torch's advice on pickles during the block."""
     logging = transformers.utils.logging
     verbosity, shows_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
