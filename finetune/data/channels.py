@@ -38,6 +38,18 @@ def channels_of(values: Tensor, named: Channels | None, *, is_image: bool) -> Ch
     return "last" if last in few and has_sides else "first"
 
 
+def notes_on_transparency(name: str, shape: tuple[int, ...], channels: Channels) -> list[str]:
+    """Return a note if samples have four channels, of which the last may be transparency."""
+    if len(shape) != 3 or min(shape[:2] if channels == "last" else shape[1:]) < _LEAST_SIDE:
+        return []
+    if shape[2 if channels == "last" else 0] != 4:
+        return []
+    return [
+        f"column {name!r}: images in arrays have 4 channels, and the fourth is taken as it is: "
+        "nothing is laid on a background, as it is for files"
+    ]
+
+
 def channels_first(values: Tensor, channels: Channels) -> Tensor:
     """Return a column as `(N, C, H, W)`; `channels` says where it has its channels."""
     return values.permute(0, 3, 1, 2).contiguous() if channels == "last" else values

@@ -10,7 +10,12 @@ from finetune.config.image_keys import ImageKeys
 from finetune.config.source_keys import CsvSource, RandomSource, Source
 from finetune.config.transform_keys import TokenizeTransform, VisionTransform
 from finetune.data.audio_columns import as_audio, refuse_idle_audio_keys
-from finetune.data.channels import Channels, channels_first, channels_of
+from finetune.data.channels import (
+    Channels,
+    channels_first,
+    channels_of,
+    notes_on_transparency,
+)
 from finetune.data.decoding import is_image
 from finetune.data.file_names import files_of_table
 from finetune.data.folders import IMAGE_ENDINGS
@@ -251,11 +256,13 @@ def _arranged(
         return column, []
     named = named_channels(source)
     channels = channels_of(column.values, named, is_image=is_image)
-    if channels == "first":
-        return column, []
     shape = tuple(column.values.shape[1:])
+    notes = notes_on_transparency(name, shape, channels)
+    if channels == "first":
+        return column, notes
     said = f"column {name!r}: arrays of shape {shape} are read with their channels last"
-    notes = [f"{said} (channels: first says otherwise)"] if named is None else []
+    if named is None:
+        notes.insert(0, f"{said} (channels: first says otherwise)")
     return Numbers(channels_first(column.values, channels)), notes
 
 

@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from finetune.activations.find.trace import Call, storage_of, watched
 from finetune.structure import tensors_in
 
-Squashing = Literal["softmax", "log-softmax", "sigmoid", "log-sigmoid", "ReLU", "tanh"]
+Squashing = Literal[
+    "softmax", "log-softmax", "sigmoid", "log-sigmoid", "ReLU", "tanh", "softsign", "hardtanh"
+]
 """Functions with a limited range, by the name of the best known of their kind."""
 
 _OPERATIONS: dict[str, Squashing] = {
@@ -29,6 +31,10 @@ _OPERATIONS: dict[str, Squashing] = {
     "softplus": "ReLU",
     "tanh": "tanh",
     "tanh_": "tanh",
+    "hardtanh": "hardtanh",
+    "hardtanh_": "hardtanh",
+    "relu6": "hardtanh",
+    "relu6_": "hardtanh",
 }
 """Names of ATen operations, to which modules and functions of torch lead."""
 _SQUASHING_PARTS = frozenset(
@@ -130,6 +136,9 @@ def last_operation(
     seen: list[tuple[str, _Made]] = []
 
     def left(call: Call) -> None:
+        # Softsign is no operation of its own: x / (1 + |x|).
+        if call.tensors and isinstance(model.get_submodule(call.module), nn.Softsign):
+            watch.made[storage_of(call.tensors[0])] = _Made("softsign")
         made = [watch.made.get(storage_of(tensor)) for tensor in call.tensors[:1]]
         seen.extend((call.module, one) for one in made if one is not None)
 

@@ -49,6 +49,8 @@ _RANGES: dict[Squashing, str] = {
     "log-sigmoid": "values below 0, by a log-sigmoid",
     "ReLU": "values that are never below 0",
     "tanh": "values between -1 and 1, by a tanh",
+    "softsign": "values between -1 and 1, by a softsign",
+    "hardtanh": "values that are cut to a range, by a hardtanh or ReLU6",
 }
 
 

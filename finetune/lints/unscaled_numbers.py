@@ -3,7 +3,7 @@
 Letters: B samples, C numbers of a sample.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set as AbstractSet
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from finetune.config.model import Layer
 from finetune.config.run import RunConfig
+from finetune.config.source_keys import ArraysSource
 from finetune.config.task_list_keys import AnyTask, TaskList
 from finetune.config.transform_keys import ImportTransform, StackTransform
 from finetune.data.batches import Batch, Samples
@@ -20,10 +21,14 @@ from finetune.tasks.views import View
 
 _LOOKED_AT = 1000
 """Number of samples whose numbers are measured."""
+_ARRAYS_LOOKED_AT = 64
+"""Number of arrays, such as images, whose numbers are measured."""
 _FAR = 100
 """A mean or deviation beyond this is told. New layers give numbers around 1."""
-_SENSITIVE = frozenset({"Linear", "Bilinear", "Conv1d", "RNN", "LSTM", "GRU"})
+_SENSITIVE = frozenset({"Linear", "Bilinear", "Conv1d", "Conv2d", "Conv3d", "RNN", "LSTM", "GRU"})
 """Layers that multiply what they are given; an embedding looks it up, a norm scales it."""
+_WHOLE = frozenset({"torchvision", "timm", "transformers"})
+"""Whole networks: those for images were trained on pixels around 1."""
 _PASSING_ON = frozenset({"Flatten", "Identity", "Dropout"})
 """Layers that leave the size of numbers as it is."""
 
@@ -46,8 +51,8 @@ class _Size(NamedTuple):
 def unscaled_numbers(config: RunConfig, samples: Samples) -> tuple[Lint, ...]:
     """Return notes on input columns and a target of numbers whose usual size is far from 1.
 
-    They are measured as the network gets them: after all transforms. Images and other arrays are
-    left alone, and so is what a lookup, a norm, a whole network or a user's own layer takes.
+    They are measured as the network gets them: after all transforms. Files of images are left
+    alone, and so is what a lookup, a norm, a whole network or a user's own layer takes.
 
     Args:
         config: The run config.
@@ -55,9 +60,13 @@ def unscaled_numbers(config: RunConfig, samples: Samples) -> tuple[Lint, ...]:
     """
     names = [name for name in samples.inputs if _is_multiplied(name, config.model.layers)]
     is_asked = bool(names) or bool(_of_numbers(config.task))
+    if len(samples) < 2:
+        return ()
     # To make large samples, such as images, only to measure a target would take long.
-    is_large = any(len(spec.shape) > 1 for spec in samples.specs.values())
-    if len(samples) < 2 or is_large or not is_asked:
+    if any(len(spec.shape) > 1 for spec in samples.specs.values()):
+        taken = (n for n in samples.inputs if _is_multiplied(n, config.model.layers, _WHOLE))
+        return tuple(_of_arrays(config, samples, taken))
+    if not is_asked:
         return ()
     batch = samples.fetch(torch.arange(min(len(samples), _LOOKED_AT)))
     sizes = [size for name in names for size in _sizes(name, batch.inputs[name])]
@@ -82,6 +91,30 @@ def _of_inputs(config: RunConfig, far: list[_Size]) -> Iterator[Lint]:
         f"data.transforms: [{{type: standardize, columns: [{known}]}}] brings them to mean 0 and "
         "deviation 1",
     )
+
+
+def _of_arrays(config: RunConfig, samples: Samples, names: Iterable[str]) -> Iterator[Lint]:
+    """Yield a note on each column of arrays, such as images, of numbers far from 1.
+
+    Those of files need none: their pixels are 0..1 whatever the file holds.
+    """
+    if not isinstance(config.data.source, ArraysSource):
+        return
+    batch = samples.fetch(torch.arange(min(len(samples), _ARRAYS_LOOKED_AT)))
+    for name in names:
+        values = batch.inputs[name]
+        if values.ndim < 3 or values.dtype == torch.bool:
+            continue
+        mean, deviation = values.double().mean().item(), values.double().std().item()
+        if max(abs(mean), deviation) > _FAR:
+            yield Lint(
+                ("data", "source"),
+                f"column {name!r}: numbers are far from 1 (mean {mean:,.4g}, standard deviation "
+                f"{deviation:,.4g}) and nothing scales them, which makes learning slow or unstable",
+                f"columns: {{{name}: {{dtype: uint8}}}} of the source reads 0..255 as 0..1; "
+                f"data.transforms: [{{type: Normalize, mean: [{mean:.4g}], std: "
+                f"[{deviation:.4g}]}}] scales any",
+            )
 
 
 class _Learnt(NamedTuple):
@@ -135,8 +168,10 @@ def _sizes(name: str, values: Tensor) -> list[_Size]:
     ]
 
 
-def _is_multiplied(column: str, layers: tuple[Layer, ...]) -> bool:
-    """Tell whether a layer that multiplies its input takes a column as it is."""
+def _is_multiplied(
+    column: str, layers: tuple[Layer, ...], more: AbstractSet[str] = frozenset()
+) -> bool:
+    """Tell whether a layer that multiplies its input, or one of `more`, takes a column as it is."""
     names = {column}
     for position, layer in enumerate(layers):
         # Without `inputs` a layer takes the one before it; the first one takes the columns.
@@ -144,7 +179,7 @@ def _is_multiplied(column: str, layers: tuple[Layer, ...]) -> bool:
         follows = layer.inputs is None and (position == 0 or _label(layers, position - 1) in names)
         if not (taken or follows):
             continue
-        if layer.type in _SENSITIVE:
+        if layer.type in _SENSITIVE | more:
             return True
         if layer.type in _PASSING_ON or layer.type in ("concat", "stack"):
             names.add(_label(layers, position))

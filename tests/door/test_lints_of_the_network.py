@@ -229,6 +229,9 @@ def lints(small_config):
 ENDS = [
     ([HEAD, {"name": "end", "type": "Softmax", "dim": 1}], "'end' (Softmax) gives probabilities"),
     ([HEAD, {"name": "end", "type": "Sigmoid"}], "'end' (Sigmoid) gives values between 0 and 1"),
+    ([HEAD, {"name": "end", "type": "Softsign"}], "'end' (Softsign) gives values between -1 and"),
+    ([HEAD, {"name": "end", "type": "Hardtanh"}], "'end' (Hardtanh) gives values that are cut to"),
+    ([HEAD, {"name": "end", "type": "ReLU6"}], "'end' (ReLU6) gives values that are cut to a"),
     (
         [HEAD, {"name": "end", "type": "LogSoftmax", "dim": 1}],
         "'end' (LogSoftmax) gives logarithms of probabilities",

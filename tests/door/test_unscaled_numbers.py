@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from finetune.cli.plans import preview
@@ -76,6 +77,59 @@ def test_numbers_to_learn_are_told_to_be_given_in_other_units(noted):
     assert "mean 9,0" in lint.message
     assert "in other units" in lint.hint
     assert noted(**how | {"target": "town"}) == []
+
+
+FLAT = ({"type": "Flatten"}, HEAD)
+CONV = ({"type": "Conv2d", "out_channels": 2, "kernel_size": 3}, *FLAT)
+RESNET = ({"type": "torchvision", "architecture": "resnet18", "pretrained": False}, HEAD)
+
+
+@pytest.mark.parametrize(
+    ("values", "layers", "is_told"),
+    [
+        (np.float32(255), FLAT, True),
+        (np.float64(65535), CONV, True),
+        (np.float32(4000), RESNET, True),
+        (np.float32(1), CONV, False),
+        (np.uint8(255), CONV, False),
+        (np.float32(255), ({"type": "BatchNorm2d"}, *CONV), False),
+    ],
+    ids=["flat", "16 bits", "a whole network", "0..1", "uint8", "a norm first"],
+)
+def test_arrays_of_images_that_nothing_scales_are_told(
+    tmp_path, small_config, values, layers, is_told
+):
+    pixels = np.linspace(0, 1, 40 * 3 * 32 * 32).reshape(40, 3, 32, 32) * np.float64(values)
+    np.savez(tmp_path / "a.npz", image=pixels.astype(values.dtype), label=np.arange(40) % 2)
+    config = small_config(
+        model={"layers": list(layers)},
+        data={
+            "source": {"type": "arrays", "path": str(tmp_path / "a.npz")},
+            "inputs": ["image"],
+            "target": "label",
+        },
+        task={"type": "classification"},
+    )
+    told = [lint for lint in preview(config).lints if "far from 1" in lint.message]
+    assert len(told) == is_told
+    assert all("dtype: uint8" in lint.hint for lint in told)
+
+
+@pytest.mark.parametrize("channels", ["first", "last"])
+def test_a_fourth_channel_of_arrays_is_told_to_be_no_transparency(tmp_path, small_config, channels):
+    shape = (40, 4, 8, 8) if channels == "first" else (40, 8, 8, 4)
+    np.savez(tmp_path / "a.npz", image=np.zeros(shape, np.uint8), label=np.arange(40) % 2)
+    config = small_config(
+        model={"layers": list(FLAT)},
+        data={
+            "source": {"type": "arrays", "path": str(tmp_path / "a.npz"), "channels": channels},
+            "inputs": ["image"],
+            "target": "label",
+        },
+        task={"type": "classification"},
+    )
+    (note,) = [note for note in preview(config).parts.data.notes_on_all if "4 channels" in note]
+    assert "the fourth is taken as it is" in note
 
 
 @pytest.mark.parametrize("path", ["penguins", "digits", "digits_freeze", "linear"])
