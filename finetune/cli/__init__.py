@@ -5,6 +5,7 @@ from collections.abc import Callable
 import typer
 
 from finetune.cli.caching import cache_command
+from finetune.cli.certifying_runs import certify_command
 from finetune.cli.checking import inspect_command, plan_command, schema_command, validate_command
 from finetune.cli.comparing import diff_command
 from finetune.cli.doctoring import doctor_command
@@ -39,6 +40,7 @@ _VERBS: dict[str, list[tuple[Callable[..., None], str]]] = {
         (eval_command, "finetune eval runs/first new.csv"),
         (predict_command, "finetune predict runs/first new.csv --out predicted.jsonl"),
         (export_command, "finetune export runs/first --format safetensors --out exported"),
+        (certify_command, "finetune certify runs/first --out first.json"),
     ],
     "Look at runs": [
         (runs_command, "finetune runs"),

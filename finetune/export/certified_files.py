@@ -1,0 +1,111 @@
+"""Compare files of weights with a certificate; names each tensor that fails. Without torch."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.errors import FinetuneError
+from finetune.export.statement import Certificate, CertifiedTensor, faults_within, read_certificate
+from finetune.export.tensor_files import TensorDigest, TensorFiles
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateCheck:
+    """What a check has found.
+
+    Args:
+        faults: The name of each part or tensor that fails, with what is wrong.
+        tensors: How many tensors are certified.
+        frozen: How many of them are certified as frozen.
+        compared: By `base` and `weights`, how many tensors were compared with a file.
+    """
+
+    faults: tuple[tuple[str, str], ...]
+    tensors: int
+    frozen: int
+    compared: dict[str, int]
+
+
+def check_certificate(
+    path: Path, *, base: Path | None = None, weights: Path | None = None
+) -> CertificateCheck:
+    """Check a certificate, and compare the files that are given with it.
+
+    Args:
+        path: The certificate.
+        base: The weights that the run began with: a safetensors file, or a folder of some.
+        weights: The trained network as `finetune export --format safetensors` writes it.
+
+    Raises:
+        FinetuneError: a file is missing, or the certificate cannot be read.
+    """
+    certificate = read_certificate(path)
+    faults, compared = [*faults_within(certificate)], dict[str, int]()
+    tensors = certificate.tensors
+    if base is not None:
+        loaded = [one for one in tensors if one.is_loaded and one.same_as is None]
+        compared["base"] = len(loaded)
+        faults += _against("base", base, loaded)
+    if weights is not None:
+        held = [one for one in tensors if one.same_as is None]
+        compared["weights"] = len(held)
+        faults += _against("weights", weights, held)
+        faults += _strange(weights, certificate)
+    frozen = sum(not one.is_trained for one in tensors)
+    return CertificateCheck(tuple(dict.fromkeys(faults)), len(tensors), frozen, compared)
+
+
+def _against(
+    side: str, path: Path, tensors: Sequence[CertifiedTensor]
+) -> Iterator[tuple[str, str]]:
+    """Yield the tensors whose contents in a file are not those that were certified."""
+    try:
+        files = TensorFiles(path)
+    except FinetuneError as error:
+        if not path.exists():
+            raise
+        yield side, f"cannot be read: {error.message}"
+        return
+    named = dict[str, CertifiedTensor]()
+    for one in tensors:
+        name = _name_in_base(one, files.names) if side == "base" else _name_in_weights(one, files)
+        if name is None:
+            yield f"tensor {one.name}", f"is not in {path.name!r} ({side})"
+        else:
+            named[name] = one
+    for name, found in files.digests({name: one.dtype for name, one in named.items()}):
+        one = named[name]
+        wanted: TensorDigest = getattr(one, "base" if side == "base" else "final")
+        if found is None:
+            yield f"tensor {one.name}", f"is cut off in {path.name!r} ({side})"
+        elif found != wanted:
+            yield f"tensor {one.name}", f"differs in {path.name!r} ({side})"
+
+
+def _strange(path: Path, certificate: Certificate) -> Iterator[tuple[str, str]]:
+    """Yield the tensors of a file of weights that are not certified."""
+    try:
+        names = TensorFiles(path).names
+    except FinetuneError:
+        return  # told already
+    for name in sorted(names - {one.exported for one in certificate.tensors}):
+        yield f"tensor {name}", f"of {path.name!r} (weights) is not certified"
+
+
+def _name_in_weights(one: CertifiedTensor, files: TensorFiles) -> str | None:
+    """Return the name of a tensor in exported weights; None if it is not there."""
+    return one.exported if one.exported in files.names else None
+
+
+def _name_in_base(one: CertifiedTensor, names: frozenset[str]) -> str | None:
+    """Return the name of a tensor in the file that it was loaded from; None if it is not there.
+
+    That is the name that was found by contents as the certificate was made; else its own one, the
+    one without its layer, or the only one that differs at its beginning alone.
+    """
+    inner = one.name.partition(".")[2]
+    for name in (one.base_name, one.exported, inner):
+        if name is not None and name in names:
+            return name
+    alike = [n for n in names if n.endswith(f".{inner}") or (n and inner.endswith(f".{n}"))]
+    return alike[0] if len(alike) == 1 else None
