@@ -114,6 +114,11 @@ class Network(nn.Module):
         self._outputs = dict(outputs)
         self._done = _last_uses(self._steps, self._outputs.values())
 
+    @property
+    def last_layer(self) -> nn.Module | None:
+        """The layer whose output is the network's; None for a network with several outputs."""
+        return None if self._outputs else self.get_submodule(self._steps[-1].child)
+
     def forward(self, *args: Tensor, **columns: Tensor) -> Any:
         """Return the network's output for a batch, given as columns by position or name.
 

@@ -9,7 +9,7 @@ Letters: H height, W width, in pixels.
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from html import escape
 from io import BytesIO
 
@@ -149,6 +149,7 @@ def dark_style() -> str:
     return f"@media (prefers-color-scheme: dark) {{ :root {{ {values} }} }}"
 
 
+@lru_cache(maxsize=4096)  # words are measured to be placed, and again to be cut
 def text_width(text: str, size: int = FONT_SIZE) -> float:
     """Return the width of a text in pixels."""
     return sum(font.getlength(run) for run, font in _runs(one_line(text), size))
@@ -198,15 +199,30 @@ def _paint(
         case Path(points, colour, width):
             draw.line(list(points), theme.get(colour, colour), round(width))
         case Label(x, y, text, colour, align, size):
-            text = one_line(text)
-            x -= {"left": 0.0, "middle": 0.5, "right": 1.0}[align] * text_width(text, size)
-            for run, font in _runs(text, size):
-                draw.text((x, y), run, theme.get(colour, colour), font)
-                x += font.getlength(run)
+            _write(draw, (x, y), one_line(text), align, size, theme.get(colour, colour))
         case Photo(x, y, width, height, pixels):
             size_of = (max(1, round(width)), max(1, round(height)))
             photo = Image.fromarray(pixels).resize(size_of, _sampling(pixels, size_of))
             image.paste(photo, (round(x), round(y)))
+
+
+def _write(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[float, float],
+    text: str,
+    align: str,
+    size: int,
+    ink: str,
+) -> None:
+    """Draw a text on one line."""
+    x, y = place
+    if align != "left":
+        x -= {"middle": 0.5, "right": 1.0}[align] * text_width(text, size)
+    runs = _runs(text, size)
+    for number, (run, font) in enumerate(runs):
+        draw.text((x, y), run, ink, font)
+        if number + 1 < len(runs):
+            x += font.getlength(run)
 
 
 def _sampling(pixels: np.ndarray, size: tuple[int, int]) -> Image.Resampling:
@@ -242,10 +258,10 @@ def _element(shape: Shape) -> str:
             return f'<image {place} {style} href="data:image/png;base64,{data}"/>'
 
 
-def as_png(pixels: np.ndarray) -> bytes:
-    """Return pixels `(H, W, 3)` uint8 as the bytes of a PNG."""
+def as_png(pixels: np.ndarray, *, compress_level: int = 9) -> bytes:
+    """Return pixels `(H, W, 3)` uint8 as the bytes of a PNG; level 1 is quick, 9 is small."""
     file = BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG", optimize=True)
+    Image.fromarray(pixels).save(file, format="PNG", compress_level=compress_level)
     return file.getvalue()
 
 
@@ -257,27 +273,31 @@ def _of_theme(colour: str) -> str:
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
+_FONTS = ("", "DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc", "unifont.ttf")
+"""Pillow's own font, and files of the system's fonts that know other scripts."""
+
+
 @cache
-def _fonts(size: int) -> tuple[_Font, ...]:
-    """Return Pillow's own font and those of the system that know other scripts."""
-    found: list[_Font] = [ImageFont.load_default(size)]
-    for name in ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "wqy-zenhei.ttc", "unifont.ttf"):
-        try:
-            # Pillow searches the system's folders of fonts for the name.
-            found.append(ImageFont.truetype(name, size))
-        except OSError:
-            continue
-    return tuple(found)
+def _font(number: int, size: int) -> _Font | None:
+    """Return one of these fonts; None if the system lacks it."""
+    if number == 0:
+        return ImageFont.load_default(size)
+    try:
+        # Pillow searches the system's folders of fonts for the name, which takes a while.
+        return ImageFont.truetype(_FONTS[number], size)
+    except OSError:
+        return None
 
 
 def _runs(text: str, size: int) -> list[tuple[str, _Font]]:
     """Cut a text into runs of letters that one font has."""
-    fonts = _fonts(size)
+    own = _font(0, size)
+    assert own is not None
     if text.isascii():
-        return [(text, fonts[0])]
+        return [(text, own)]
     runs: list[tuple[str, _Font]] = []
     for letter in text:
-        font = fonts[_font_of(letter)]
+        font = _font(_font_of(letter), size) or own
         if runs and runs[-1][1] is font:
             runs[-1] = (runs[-1][0] + letter, font)
         else:
@@ -288,8 +308,11 @@ def _runs(text: str, size: int) -> list[tuple[str, _Font]]:
 @cache
 def _font_of(letter: str) -> int:
     """Return the number of the first font that has a letter; the first font if none has."""
-    for number, font in enumerate(_fonts(FONT_SIZE)):
+    if letter.isascii():
+        return 0
+    for number in range(len(_FONTS)):
+        font = _font(number, FONT_SIZE)
         # A font draws the same sign for every letter that it lacks.
-        if bytes(font.getmask(letter)) != bytes(font.getmask("\uffff")):
+        if font is not None and bytes(font.getmask(letter)) != bytes(font.getmask("\uffff")):
             return number
     return 0

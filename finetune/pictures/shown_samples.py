@@ -1,7 +1,7 @@
 """Draw samples with what was said of them: the most wrong ones, the least certain ones."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -120,20 +120,28 @@ def _column(samples: Sequence[ShownSample], heading: str) -> Picture:
 def _wrapped(sample: ShownSample, y: float) -> tuple[list[Shape], float]:
     """Return the words of a sample over a few lines, and where they end."""
     shapes: list[Shape] = []
-    x, line = float(_MARGIN), 0
+    x, line, gap = float(_MARGIN), 0, text_width(" ")
+    # Words without a mark share a label as far as their line goes: one is drawn at once.
+    plain: Label | None = None
     marks = sample.marks or [None] * len(sample.words)
     for word, mark in zip(sample.words, marks, strict=True):
         shown = fitting(word, _TEXT_WIDTH / 2) + (f" [{mark}]" if mark else "")
         shown = fitting(shown, _TEXT_WIDTH)
         length = text_width(shown)
         if x + length > _MARGIN + _TEXT_WIDTH:
-            x, line = float(_MARGIN), line + 1
+            x, line, plain = float(_MARGIN), line + 1, None
         if line == _MOST_LINES:
             shapes.append(Label(_MARGIN, y + LINE * line, "...", "muted"))
             break
         if mark:
             # A line below as well: colour alone is not enough.
             shapes.append(Box(x, y + LINE * line + 19, length, 2, "bad"))
-        shapes.append(Label(x, y + LINE * line, shown, "bad" if mark else "muted"))
-        x += length + 6
+        if plain is not None and not mark:
+            plain = replace(plain, text=f"{plain.text} {shown}")
+            shapes[-1] = plain
+        else:
+            label = Label(x, y + LINE * line, shown, "bad" if mark else "muted")
+            shapes.append(label)
+            plain = None if mark else label
+        x += length + gap
     return shapes, y + LINE * (line + 1)

@@ -139,8 +139,12 @@ def _earlier(record: RunRecord) -> list[RunRecord]:
         ours = _about_data(record.settings)
         # The settings first: they are small, and most neighbours are about something else.
         plain = [path for path in newest if _has_own_files(path) and is_run(path)]
-        alike = [path for path in plain if _is_on(read_settings(path), ours)]
-        runs = [read_run(path) for path in alike]
+        known = {path: read_settings(path) for path in plain}
+        runs = [
+            read_run(path, settings=settings)
+            for path, settings in known.items()
+            if _is_on(settings, ours)
+        ]
     except OSError:
         return []
     return [run for run in runs if (run.began or "") < (record.began or "")]

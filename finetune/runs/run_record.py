@@ -78,15 +78,22 @@ class RunRecord:
         return self.figures.get(tag.partition("/")[2])
 
 
-def read_run(path: Path, name: str | None = None, *, has_ended: bool = False) -> RunRecord:
+def read_run(
+    path: Path,
+    name: str | None = None,
+    *,
+    has_ended: bool = False,
+    settings: Mapping[str, Setting] | None = None,
+) -> RunRecord:
     """Return what a folder says about its run.
 
     Args:
         path: The folder of a run. It is only read, also while a process trains in it.
         name: What to call it; the folder's own name if left out.
         has_ended: Whether its process is the present one, which holds the lock and is at its end.
+        settings: Its `read_settings`, if they were read already.
     """
-    settings = read_settings(path)
+    settings = read_settings(path) if settings is None else settings
     summary = read_object(path / "summary.json")
     last = _last_figures(path / "metrics.jsonl")
     watched, figures = _figures(path)

@@ -9,6 +9,7 @@ from torch import nn
 
 from finetune.config.model import WeightsConfig
 from finetune.errors import FinetuneError, ModelError
+from finetune.models.loaded_values import not_finite
 from finetune.models.pretrained import load_weights
 
 KEY = ("model", "weights")
@@ -225,3 +226,19 @@ def test_layer_weights_and_model_weights_are_both_loaded_and_reported(tmp_path, 
     assert torch.equal(network.fc.weight, torch.ones(4, 64))
     assert torch.equal(network.fc.bias, torch.full((4,), 2.0))
     assert [len(report.loaded) for report in network.weights_reports] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    {
+        "NaN": (torch.nan, ("weight",)),
+        "infinity": (torch.inf, ("weight",)),
+        "large": (3e38, ()),
+    }.values(),
+    ids=["NaN", "infinity", "large values whose sum overflows"],
+)
+def test_parameters_that_are_not_finite_are_named(value, named):
+    layer = nn.Linear(4, 4)
+    with torch.no_grad():
+        layer.weight[:2] = value
+    assert not_finite(layer, ["weight", "bias"]) == named

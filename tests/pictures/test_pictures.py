@@ -152,3 +152,14 @@ def test_neighbouring_classes_of_a_mask_have_colours_of_their_own():
 def test_a_cut_text_fits(text):
     for keeps_end in (False, True):
         assert text_width(fitting(text, 50, keeps_end=keeps_end)) <= 50
+
+
+def test_words_without_a_mark_share_a_label_as_far_as_their_line_goes():
+    words = ["one", "two", "three", "four"]
+    plain = draw_samples([ShownSample("a", "b", words=words)], "most wrong")
+    assert "one two three four" in [one.text for one in plain.shapes if isinstance(one, Label)]
+    marked = draw_samples(
+        [ShownSample("a", "b", words=words, marks=[None, "x", None, None])], "most wrong"
+    )
+    texts = [one.text for one in marked.shapes if isinstance(one, Label)]
+    assert texts[-3:] == ["one", "two [x]", "three four"]
