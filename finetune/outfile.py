@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
 from finetune.disk import reason_of
 from finetune.errors import FinetuneError
@@ -114,8 +114,8 @@ def refuse_replacing(path: Path, read: Iterable[Path]) -> None:
                 )
 
 
-def is_written_as_csv(path: Path) -> bool:
-    """Tell by the ending of a file whether its rows are CSV; else they are JSON lines.
+def output_form(path: Path) -> Literal["csv", "json", "parquet"]:
+    """Return by the ending of a file how its rows are written; `json` are JSON lines.
 
     Raises:
         FinetuneError: the ending is that of another format, or of none that is known.
@@ -123,13 +123,16 @@ def is_written_as_csv(path: Path) -> bool:
     ending = path.suffix.lower()
     with _told(path):
         is_file = _regular_target(path) is not None
-    if is_file and ending not in (".csv", *_JSON_LINES):
+    if is_file and ending not in (".csv", ".parquet", *_JSON_LINES):
         raise FinetuneError(
-            f"no output has the ending {ending!r}: .csv is written as CSV, .jsonl as JSON lines",
+            f"no output has the ending {ending!r}: .csv is written as CSV, .parquet as Parquet, "
+            ".jsonl as JSON lines",
             where=str(path),
             hint=f"write {path.stem}.csv or {path.stem}.jsonl",
         )
-    return ending == ".csv"
+    if ending == ".parquet":
+        return "parquet"
+    return "csv" if ending == ".csv" else "json"
 
 
 def is_regular(path: Path) -> bool:

@@ -13,8 +13,9 @@ from finetune.cli.endings import refuse_removed_folder, told
 from finetune.cli.exporting_runs import export_command
 from finetune.cli.options import main_options
 from finetune.cli.overview import runs_command
+from finetune.cli.predicting import predict_command
 from finetune.cli.reporting_runs import report_command
-from finetune.cli.running import eval_command, predict_command, tensorboard_command, train_command
+from finetune.cli.running import eval_command, tensorboard_command, train_command
 from finetune.cli.verbs import Verbs
 from finetune.visible import visible_streams
 

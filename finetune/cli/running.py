@@ -1,9 +1,8 @@
-"""The verbs that run a network, train, eval and predict; and `tensorboard`."""
+"""The verbs that run a network on its own data, train and eval; and `tensorboard`."""
 
 import os
 import socket
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -15,8 +14,6 @@ from finetune import disk
 from finetune.cli.options import Config, Json, Overrides, Run, Trust
 from finetune.cli.output import results
 from finetune.errors import FinetuneError
-from finetune.outfile import check_place, is_written_as_csv, refuse_replacing
-from finetune.outfolder import folder_beside, pictures_in
 from finetune.process import loading
 from finetune.streams import unfailing
 from finetune.visible import tell
@@ -122,88 +119,6 @@ def eval_command(
             tell=note,
         )
         print_evaluation(run, found, out, as_json=as_json, note=note)
-
-
-def predict_command(
-    run: Run,
-    source: Annotated[
-        str,
-        typer.Argument(metavar="INPUT", help="File, folder, csv, jsonl, or - for standard input."),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Where to write: .csv as CSV, .jsonl as JSON lines; masks in a folder beside it.",
-        ),
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples of one pass.")] = None,
-    raw: Annotated[
-        bool,
-        typer.Option("--raw", help="Texts in CSV as they are, also where they begin a formula."),
-    ] = False,
-    override: Overrides = None,
-    trust: Trust = None,
-) -> None:
-    """Run a trained network on new inputs; one line for each, JSON on standard output.
-
-    In CSV, a text that begins with = + - @ gets an apostrophe before it, since spreadsheets run
-    formulas, and hidden characters become escapes; --raw writes all texts as they are.
-    """
-    if out is not None:
-        # before torch is loaded, which takes seconds
-        check_place(out)
-        is_written_as_csv(out)
-    with results() as stdout:
-        with loading():
-            from finetune.data.incoming import read_incoming
-            from finetune.predict import load_predictor
-            from finetune.predict.written_rows import write_file, write_rows
-            from finetune.runs.folder import saved_folder
-
-        if out is not None:
-            named = Path("/dev/stdin" if source == "-" else source)
-            refuse_replacing(out, (named, *saved_folder(run).files()))
-        predictor = load_predictor(
-            run, trust=trust or (), batch_size=batch_size, overrides=override or ()
-        )
-        about = predictor.run
-        data, facts = about.config.data, about.facts
-        parts = read_incoming(source, data, facts.kinds, sys.stdin, target=facts.target)
-        note = partial(tell, file=sys.stderr)
-
-        def told(line: str) -> None:
-            note(f"note: {line}")
-
-        for line in predictor.notes_on(parts):
-            told(line)
-        folder = _folder_for(about.task.picture, out, told)
-        if out is None:
-            write_rows(predictor.rows(parts, told), stdout, as_csv=False)
-            return
-        files = [file for part in parts for file in part.files()]
-        refuse_replacing(out, files)
-        with nullcontext() if folder is None else pictures_in(folder, files) as put:
-            rows = predictor.rows(parts, told, put)
-            count = write_file(rows, out, numbers=predictor.numbers, raw=raw, note=note)
-        beside = "" if folder is None else f", their {about.task.picture}s in {folder}"
-        form = _form(out)
-        note(f"{count} {'prediction' if count == 1 else 'predictions'} in {out}{form}{beside}")
-
-
-def _folder_for(picture: str | None, out: Path | None, told: Callable[[str], None]) -> Path | None:
-    """Return the folder for pictures of predictions, None without any; `told` receives why not."""
-    if picture is None:
-        return None
-    folder = None if out is None else folder_beside(out, picture)
-    if folder is None:
-        told(f"{picture}s are written as PNG beside the file that --out names; here are none")
-    return folder
-
-
-def _form(out: Path) -> str:
-    """Return in which form a file is written, as words, where its ending does not tell."""
-    return "" if out.suffix.lower() in (".csv", ".jsonl", ".ndjson") else ", as JSON lines"
 
 
 def tensorboard_command(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from finetune.config.data import DataConfig
 from finetune.config.source_keys import (
@@ -87,10 +87,21 @@ def read_incoming(
     return parts
 
 
-def _read_path(
-    path: Path, config: DataConfig, kinds: Mapping[str, Kind], target: str | None
-) -> Iterator[Incoming]:
-    """Yield the samples of a path: first plain files, then each table, then each array file."""
+class FoundFiles(NamedTuple):
+    """The files at a path that hold samples, each kind in order, and notes on the others."""
+
+    plain: list[Path]
+    tables: list[Path]
+    arrays: list[Path]
+    notes: tuple[str, ...]
+
+
+def files_at(path: Path, config: DataConfig, kinds: Mapping[str, Kind]) -> FoundFiles:
+    """Return the files at a path that hold samples.
+
+    Raises:
+        DataError: there is none.
+    """
     if not path.exists():
         raise DataError("no such file or folder", where=str(path), hint=_if_text(path, kinds))
     files = _files_below(path) if path.is_dir() else [path]
@@ -105,15 +116,17 @@ def _read_path(
     if not plain and not tables and not arrays:
         hint = notes[0] if notes else None
         raise DataError(f"holds no sample: no {_samples(kinds)}", where=str(path), hint=hint)
+    return FoundFiles(plain, tables, arrays, notes)
+
+
+def _read_path(
+    path: Path, config: DataConfig, kinds: Mapping[str, Kind], target: str | None
+) -> Iterator[Incoming]:
+    """Yield the samples of a path: first plain files, then each table, then each array file."""
+    plain, tables, arrays, notes = files_at(path, config, kinds)
     if plain:
-        column = the_column(kinds, plain[0], _no_text(plain[0]))
-        values = [_value(file, config, kinds[column]) for file in plain]
-        names = [str(file) for file in plain]
-        if len(values) == 1 and not path.is_dir():
-            # Somebody may have meant each line as a sample.
-            notes += _one_of_many_lines(names[0], values[0])
-        places = Places(tuple(names), tuple(range(len(names))))
-        yield Incoming(str(path), names, {column: values}, places, notes)
+        part = plain_files(plain, path, config, kinds)
+        yield replace(part, notes=(*notes, *part.notes))
         notes = ()
     for file in tables:
         dialect = dialect_of(trained_on(config))
@@ -121,8 +134,26 @@ def _read_path(
         yield read_rows(file, reading, kinds, trained_on(config))
         notes = ()
     for file in arrays:
-        yield replace(_read_arrays(file, trained_on(config), kinds), notes=notes)
+        yield replace(read_arrays(file, trained_on(config), kinds), notes=notes)
         notes = ()
+
+
+def plain_files(
+    files: Sequence[Path], path: Path, config: DataConfig, kinds: Mapping[str, Kind]
+) -> Incoming:
+    """Return plain files found at a path as samples of the only input column.
+
+    Raises:
+        DataError: there are several input columns, or a file is of another kind.
+    """
+    column = the_column(kinds, files[0], _no_text(files[0]))
+    values = [_value(file, config, kinds[column]) for file in files]
+    names = [str(file) for file in files]
+    # Somebody may have meant each line as a sample.
+    is_alone = len(values) == 1 and not path.is_dir()
+    notes = _one_of_many_lines(names[0], values[0]) if is_alone else ()
+    places = Places(tuple(names), tuple(range(len(names))))
+    return Incoming(str(path), names, {column: values}, places, notes)
 
 
 def _if_text(path: Path, kinds: Mapping[str, Kind]) -> str | None:
@@ -197,7 +228,7 @@ def _holds_arrays(file: Path, config: DataConfig) -> bool:
     return is_named_so and isinstance(trained_on(config), ArraysSource)
 
 
-def _read_arrays(file: Path, source: Source | None, kinds: Mapping[str, Kind]) -> Incoming:
+def read_arrays(file: Path, source: Source | None, kinds: Mapping[str, Kind]) -> Incoming:
     """Return the input columns of an array file, cut out as those of the training data were."""
     assert isinstance(source, ArraysSource)
     columns = rows_of_arrays(file, source, kinds)

@@ -1,7 +1,7 @@
 """Read standard input for prediction: the rows of a table, or one sample a line."""
 
 import codecs
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -12,9 +12,10 @@ from finetune.data.column_kinds import Kind
 from finetune.data.incoming_part import Incoming, the_column, trained_on
 from finetune.data.incoming_rows import as_files, rows_of
 from finetune.data.readers.any_form import KNOWN_FORMS, names_columns
-from finetune.data.readers.chunks import Reading
+from finetune.data.readers.chunks import Reading, wrong_bytes
 from finetune.data.readers.documents import json_object
-from finetune.data.readers.forms import content_of_bytes, head_of, kept, text_of, unpacked
+from finetune.data.readers.forms import content_of_bytes, head_of, text_of, unpacked
+from finetune.data.readers.kept_stream import kept
 from finetune.data.readers.row_places import Places
 from finetune.data.tabular import dialect_of
 from finetune.errors import DataError
@@ -37,18 +38,7 @@ def read_stream(
     Raises:
         DataError: it cannot be read.
     """
-    name = "standard input"
-    raw = getattr(stdin, "buffer", None)
-    whole = (
-        BytesIO(stdin.read().encode("utf-8", "surrogatepass")) if raw is None else kept(raw, name)
-    )
-    file = unpacked(whole, name)
-    dialect = dialect_of(trained_on(config))
-    # who types or pipes text means UTF-8, whatever encoding the training files have; only if that
-    # is another one must the text be read to know which of the two it is
-    if not _is_called_utf8(dialect.encoding) and _is_utf8(file):
-        dialect = replace(dialect, encoding="utf-8")
-    reading = Reading(name, dialect, kinds.keys(), also=target)
+    file, reading = opened_stream(stdin, config, kinds, target)
     if names_columns(file, reading):
         part = rows_of(file, reading, None, Path())
         lines = part.places.lines
@@ -63,6 +53,24 @@ def read_stream(
         for name, values in part.columns.items()
     }
     return replace(part, columns=columns)
+
+
+def opened_stream(
+    stdin: TextIO, config: DataConfig, kinds: Mapping[str, Kind], target: str | None
+) -> tuple[BinaryIO, Reading]:
+    """Return the bytes of a stream, which can be read twice, and what is known about them."""
+    name = "standard input"
+    raw = getattr(stdin, "buffer", None)
+    whole = (
+        BytesIO(stdin.read().encode("utf-8", "surrogatepass")) if raw is None else kept(raw, name)
+    )
+    file = unpacked(whole, name)
+    dialect = dialect_of(trained_on(config))
+    # who types or pipes text means UTF-8, whatever encoding the training files have; only if that
+    # is another one must the text be read to know which of the two it is
+    if not _is_called_utf8(dialect.encoding) and _is_utf8(file):
+        dialect = replace(dialect, encoding="utf-8")
+    return file, Reading(name, dialect, kinds.keys(), also=target)
 
 
 def _is_called_utf8(encoding: str) -> bool:
@@ -89,25 +97,45 @@ def _is_utf8(file: BinaryIO) -> bool:
 
 def _read_lines(file: BinaryIO, reading: Reading, kinds: Mapping[str, Kind]) -> Incoming:
     """Return one sample per line: a text, or a JSON object, the only form for several columns."""
-    content = content_of_bytes(head_of(file), reading.dialect.encoding)
-    if content.encoding is None:
-        raise DataError(f"is {content.other}, no text", where=reading.name, hint=KNOWN_FORMS)
     numbers: list[int] = []
     rows: list[dict[str, Any]] = []
-    with text_of(file, content.encoding, reading.name) as text:
-        for number, line in limited_lines(text, reading.name):
-            if not line.strip():
-                continue
-            where = f"{reading.name}:{number}"
-            # A text may begin with a brace as well, but then it is no JSON, and the error says so.
-            if line.lstrip().startswith("{"):
-                rows.append(json_object(line, where))
-            else:
-                rows.append({the_column(kinds, where): line.rstrip("\r\n")})
-            numbers.append(number)
+    for number, row in line_rows(file, reading, kinds):
+        if isinstance(row, DataError):
+            raise row
+        rows.append(row)
+        numbers.append(number)
     columns = {
         name: [row.get(name) for row in rows]
         for name in dict.fromkeys(name for row in rows for name in row)
     }
     places = Places((reading.name,), (0,), numbers)
     return Incoming(reading.name, [f"-:{number}" for number in numbers], columns, places)
+
+
+def line_rows(
+    file: BinaryIO, reading: Reading, kinds: Mapping[str, Kind]
+) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
+    """Yield one sample per line, with its number: a text, a JSON object, or why it is none."""
+    content = content_of_bytes(head_of(file), reading.dialect.encoding)
+    if content.encoding is None:
+        raise DataError(f"is {content.other}, no text", where=reading.name, hint=KNOWN_FORMS)
+    errors = "surrogateescape" if reading.passes else "strict"
+    with text_of(file, content.encoding, reading.name, errors) as text:
+        for number, line in limited_lines(text, reading.name):
+            if line.strip():
+                yield number, _row_of(line, f"{reading.name}:{number}", reading, kinds)
+
+
+def _row_of(
+    line: str, where: str, reading: Reading, kinds: Mapping[str, Kind]
+) -> dict[str, Any] | DataError:
+    """Return the sample in a line, or why it is none."""
+    if reading.passes and (wrong := wrong_bytes([line], reading, where)) is not None:
+        return wrong
+    # A text may begin with a brace as well, but then it is no JSON, and the error says so.
+    if not line.lstrip().startswith("{"):
+        return {the_column(kinds, where): line.rstrip("\r\n")}
+    try:
+        return json_object(line, where)
+    except DataError as error:
+        return error

@@ -1,7 +1,7 @@
 """One part of the samples that are predicted: a table, plain files, or standard input."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from finetune.config.data import DataConfig
 from finetune.config.source_keys import Source
 from finetune.data.column_kinds import Kind
 from finetune.data.readers.row_places import Places
-from finetune.errors import DataError, named
+from finetune.errors import DataError, FinetuneError, named
 
 FILES_WITH_COLUMNS = (
     "give them as a table (.csv, .tsv, .jsonl, .parquet), or as JSON objects, one a line"
@@ -30,6 +30,10 @@ class Incoming:
     """Place of each sample, for messages."""
     notes: tuple[str, ...] = ()
     """Lines to report to the user on how they were read."""
+    beside: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """All columns of a table as they are written in it, where they were asked for."""
+    bad: Mapping[int, FinetuneError] = field(default_factory=dict)
+    """Samples that cannot be read, by position, where they are passed over."""
 
     def files(self) -> Iterator[Path]:
         """Yield the files that the samples are read from, with those that a table names."""

@@ -33,20 +33,30 @@ def read_rows(
         DataError: it cannot be read, or names a file that is missing or outside of its folder.
     """
     with opened_bytes(file) as opened:
-        part = rows_of(opened, reading, _declared(file), file.parent)
-    wheres, files = (
-        part.names,
-        [n for n, kind in kinds.items() if kind == "audio" or is_image_kind(kind)],
-    )
-    folder = _folder_of_names(file, [part.columns.get(name, ()) for name in files], own)
+        part = rows_of(opened, reading, declared_form(file), file.parent)
+    folder = folder_of_names(file, part.columns, kinds, own)
+    return with_files(part, folder, kinds)
+
+
+def with_files(part: Incoming, folder: Path, kinds: Mapping[str, Kind]) -> Incoming:
+    """Return samples with names of files among them as paths, relative to a folder.
+
+    Raises:
+        DataError: it names a file that is missing or outside of the folder.
+    """
     columns = {
-        name: as_files(values, folder, wheres, kinds.get(name))
+        name: as_files(values, folder, part.names, kinds.get(name))
         for name, values in part.columns.items()
     }
     return replace(part, columns=columns)
 
 
-def _folder_of_names(table: Path, columns: Sequence[Sequence[Any]], own: Source | None) -> Path:
+def folder_of_names(
+    table: Path,
+    read: Mapping[str, Sequence[Any]],
+    kinds: Mapping[str, Kind],
+    own: Source | None,
+) -> Path:
     """Return the folder that names of files in a table are relative to.
 
     That is the table's own folder, or the `folder` of the training data if the first name is not
@@ -54,6 +64,8 @@ def _folder_of_names(table: Path, columns: Sequence[Sequence[Any]], own: Source 
     """
     if not isinstance(own, TableSource) or own.folder is None:
         return table.parent
+    wanted = [n for n, kind in kinds.items() if kind == "audio" or is_image_kind(kind)]
+    columns = [read.get(name, ()) for name in wanted]
     names = [column[0] for column in columns if column and isinstance(column[0], str)]
     if any((table.parent / name).exists() for name in names):
         return table.parent
@@ -66,10 +78,7 @@ def rows_of(file: BinaryIO, reading: Reading, declared: Form | None, folder: Pat
     Raises:
         DataError: it cannot be read.
     """
-    if reading.name.lower().removesuffix(".gz").endswith(".tsv"):
-        reading = with_separator_of(file, reading, first="\t")
-    else:
-        reading = with_separator_of(file, reading)
+    reading = with_its_separator(file, reading)
     read = read_table(file, reading, declared, folder)
     columns = {
         name: [] if _is_unread(column) else [column[row] for row in range(len(column))]
@@ -79,12 +88,18 @@ def rows_of(file: BinaryIO, reading: Reading, declared: Form | None, folder: Pat
     return Incoming(reading.name, names, columns, read.places, read.notes)
 
 
+def with_its_separator(file: BinaryIO, reading: Reading) -> Reading:
+    """Return the reading with the separator of an open table, by its name and its first line."""
+    is_tsv = reading.name.lower().removesuffix(".gz").endswith(".tsv")
+    return with_separator_of(file, reading, first="\t" if is_tsv else None)
+
+
 def _is_unread(column: Column) -> bool:
     """Tell whether a column's cells were not read."""
     return isinstance(column, Listed) and isinstance(column.values, Unread)
 
 
-def _declared(file: Path) -> Form | None:
+def declared_form(file: Path) -> Form | None:
     """Return the format that a file's name tells, or None."""
     ending = Path(file.name.lower().removesuffix(".gz")).suffix
     match ending:

@@ -17,7 +17,7 @@ from finetune.data.pipeline import run_steps
 from finetune.data.random_steps import naming_left_out
 from finetune.data.readers.chunks import shown_names
 from finetune.data.readers.row_places import THE_INPUT, Places
-from finetune.data.ready import samples_from
+from finetune.data.ready import Fetching, samples_from
 from finetune.data.sample_steps import (
     SampleSteps,
     counting_anew,
@@ -64,6 +64,7 @@ def prepare_inputs(
     steps: SampleSteps | None = None,
     places: Places = THE_INPUT,
     tell: Callable[[str], None] = lambda _: None,
+    batch_size: int = 32,
 ) -> Samples:
     """Return raw values as samples for prediction, as evaluation sees them; without target.
 
@@ -77,6 +78,7 @@ def prepare_inputs(
         steps: Result of `plan_input_steps`; made anew if left out.
         places: Places of the rows, for messages.
         tell: Receives a line for each thing that was converted or cut.
+        batch_size: Samples of a batch, by which `data.workers: auto` is decided.
 
     Raises:
         DataError: a column is missing, or a value is not of the kind that training had.
@@ -97,9 +99,22 @@ def prepare_inputs(
     with naming_left_out(steps.left_out):
         outcome, for_loss = with_tags(run_steps(table, other), FOR_NO_LOSS, table, tell)
         # each sample is seen once, by the process that predicts
-        samples = samples_from(outcome, for_loss, place=table.without_columns().place, tell=tell)
+        place = table.without_columns().place
+        fetching = _fetching(config, table, batch_size)
+        samples = samples_from(outcome, for_loss, place=place, fetching=fetching, tell=tell)
     # Redacted: a path or a label in them may be a secret of the config.
     on_files = (*notes_on_new(columns), *notes_on_audio({n: [c] for n, c in columns.items()}, 0))
     for note in (*on_files, *notes_on_texts(other), *notes_on_met(other)):
         tell(redacted(note))
     return samples
+
+
+def _fetching(config: DataConfig, table: Table, batch_size: int) -> Fetching | None:
+    """Return how samples are made: by processes if the config has them, for several batches."""
+    # Processes for a batch or two would cost more than they save.
+    if config.workers == 0 or len(table) <= _FEW_BATCHES * batch_size:
+        return None
+    return Fetching(workers=config.workers, batch_size=batch_size)
+
+
+_FEW_BATCHES = 2

@@ -1,8 +1,7 @@
 """The predictor: a trained network, and the steps that prepare its inputs."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +10,6 @@ from torch import Tensor
 
 from finetune.data.batches import Batch, Samples
 from finetune.data.incoming_part import Incoming
-from finetune.data.loss_columns import changes_what_is_seen
-from finetune.data.named_rows import rows_named
-from finetune.data.new_labels import notes_on_new_labels, notes_on_new_sets
-from finetune.data.own_sizes import own_size
 from finetune.data.prepare_inputs import plan_input_steps, prepare_inputs
 from finetune.data.readers.row_places import THE_INPUT, Places
 from finetune.data.sample_steps import SampleSteps
@@ -22,7 +17,8 @@ from finetune.data.short_values import in_short
 from finetune.errors import DataError
 from finetune.models.declared import Network
 from finetune.outfolder import Put
-from finetune.tasks.records import Asked, PicturedRecord, PredictionRecord
+from finetune.predict.passes import Answer, OnBad, Passes
+from finetune.tasks.records import PicturedRecord, PredictionRecord
 from finetune.train.build import evaluation_batch_size, located
 from finetune.train.precision import Precision
 from finetune.train.trained import TrainedRun, load_run
@@ -37,6 +33,8 @@ class Predictor:
     """Samples of one forward pass."""
     steps: SampleSteps
     """Steps that prepare samples, with a tokenizer that is loaded once for all calls."""
+    passes: Passes
+    """Runs the network, in batches."""
 
     @property
     def model(self) -> Network:
@@ -93,24 +91,11 @@ class Predictor:
         Raises:
             DataError: a column is missing, or a value cannot be read.
         """
-        run = self.run
-        columns = _columns(inputs, run.facts.inputs)
+        columns = _columns(inputs, self.run.facts.inputs)
         # Steps and shapes are found with the first sample, which must be there.
         if not any(len(values) for values in columns.values()):
             return ReadyInputs(columns, None)
-        with located(run.config):
-            samples = prepare_inputs(
-                columns,
-                run.config.data,
-                run.facts,
-                run.preprocessing,
-                trust=run.config.trust,
-                steps=self.steps,
-                places=places,
-                tell=tell,
-            )
-        run.refuse_misfit(samples)
-        return ReadyInputs(columns, samples)
+        return ReadyInputs(columns, self.samples(columns, places, tell))
 
     def batches(self, ready: "ReadyInputs") -> Iterator[Batch]:
         """Yield the samples in batches, in order, on the device of the network."""
@@ -122,26 +107,84 @@ class Predictor:
 
     def outputs(self, batch: Batch, ready: "ReadyInputs") -> Any:
         """Return the network's outputs for a batch, computed without a graph."""
-        run = self.run
         assert ready.samples is not None
-        # Outputs of inference mode can never enter a graph, which code of the user may need.
-        is_strict = run.config.inference.mode == "inference_mode"
-        quiet = torch.inference_mode if is_strict else torch.no_grad
-        precision = Precision(run.config.train.precision, run.device)
-        with quiet(), precision.autocast(), rows_named(ready.samples, batch):
-            return run.model(**batch.inputs)
+        return self.passes.outputs(ready.samples, batch)
 
     def read(self, outputs: Any, batch: Batch, ready: "ReadyInputs") -> list[PredictionRecord]:
         """Return the predictions that outputs for a batch are read as, in order."""
-        given = partial(_given, ready.columns, batch.indices)
-        size = partial(self._size, given)
-        return self.run.task.read(outputs, Asked(batch, given, size))
+        return self.passes.records(outputs, ready.columns, batch)
 
-    def _size(
-        self, given: Callable[[int], Mapping[str, Any]], number: int
-    ) -> tuple[int, int] | None:
-        """Return height and width of a sample's image as it was handed in."""
-        return own_size(given(number), self.run.facts, self.run.config.data)
+    def answers(
+        self,
+        inputs: Sequence[Any] | Mapping[str, Sequence[Any]] | Tensor,
+        *,
+        places: Places = THE_INPUT,
+        tell: Callable[[str], None] = lambda _: None,
+        bad: OnBad | None = None,
+    ) -> Iterator[Answer]:
+        """Yield the position of each sample with its prediction, and with its embedding if asked.
+
+        Args:
+            inputs: As for a call.
+            places: Row and file of each sample, for messages.
+            tell: Receives lines on values that were converted or cut.
+            bad: Receives samples that cannot be predicted, which are passed over; None to raise.
+
+        Raises:
+            DataError: a column is missing, or a value cannot be read.
+        """
+        if bad is None:
+            ready = self.prepare(inputs, places=places, tell=tell)
+            if ready.samples is not None:
+                yield from self.passes.over(ready.samples, ready.columns, None)
+            return
+        columns = _columns(inputs, self.run.facts.inputs)
+        rows = self._readable(columns, places, list(range(len(next(iter(columns.values()))))), bad)
+        if not rows:
+            return
+        left = _picked(columns, rows)
+        samples = self.samples(left, places.at(rows), tell)
+        for answer in self.passes.over(samples, left, lambda row, why: bad(rows[row], why)):
+            yield replace(answer, position=rows[answer.position])
+
+    def samples(
+        self, columns: Mapping[str, Sequence[Any]], places: Places, tell: Callable[[str], None]
+    ) -> Samples:
+        """Return raw values as samples that can be fetched.
+
+        Raises:
+            DataError: a column is missing, or a value cannot be read.
+        """
+        run = self.run
+        with located(run.config):
+            samples = prepare_inputs(
+                columns,
+                run.config.data,
+                run.facts,
+                run.preprocessing,
+                trust=run.config.trust,
+                steps=self.steps,
+                places=places,
+                tell=tell,
+                batch_size=self.batch_size,
+            )
+        run.refuse_misfit(samples)
+        return samples
+
+    def _readable(
+        self, columns: Mapping[str, Sequence[Any]], places: Places, rows: list[int], bad: OnBad
+    ) -> list[int]:
+        """Return the rows that can be read, found by halving; `bad` receives the others."""
+        try:
+            self.samples(_picked(columns, rows), places.at(rows), lambda _: None)
+        except DataError as error:
+            if len(rows) == 1:
+                bad(rows[0], error)
+                return []
+            half = len(rows) // 2
+            parts = (rows[:half], rows[half:])
+            return [row for part in parts for row in self._readable(columns, places, part, bad)]
+        return rows
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -169,44 +212,24 @@ class Predictor:
             DataError: a value cannot be read.
         """
         for part in parts:
-            predictions = self.stream(part.columns, places=part.places, tell=tell)
-            for name, prediction in zip(part.names, predictions, strict=True):
-                file: dict[str, Any] = {}
-                if put is not None and isinstance(prediction, PicturedRecord):
-                    file = {str(self.run.task.picture): put(name, prediction.picture())}
-                yield {"input": name} | file | prediction.row()
+            for answer in self.answers(part.columns, places=part.places, tell=tell):
+                name = part.names[answer.position]
+                yield {"input": name} | self.plain(answer, name, put)
 
-    def notes_on(self, parts: Sequence[Incoming]) -> list[str]:
-        """Return notes on new samples: how they were read, and how their labels differ.
-
-        Args:
-            parts: The samples, with the column of the target where they have it.
-        """
-        facts, config = self.run.facts, self.run.config
-        notes = [*self.run.notes, *(note for part in parts for note in part.notes)]
-        if self.run.task.picture is not None and changes_what_is_seen(config.data):
-            notes.append(
-                f"evaluation cuts or pads images: a {self.run.task.picture} is of what the network "
-                "sees, not of the whole image"
-            )
-        if facts.target is None or facts.classes is None:
-            return notes
-        labels = [label for part in parts for label in part.columns.get(facts.target, ())]
-        about, fold = (labels, facts.target, facts.classes), config.data.labels.fold
-        match config.task.learns:
-            case "class":
-                notes += notes_on_new_labels(*about, fold=fold)
-            case "labels":
-                notes += notes_on_new_sets(*about, config.task, fold=fold)
-        return notes
+    def plain(self, answer: Answer, name: str, put: Put | None = None) -> dict[str, Any]:
+        """Return an answer as plain values by name, and write its picture if it has one."""
+        file: dict[str, Any] = {}
+        if put is not None and isinstance(answer.record, PicturedRecord):
+            file = {str(self.run.task.picture): put(name, answer.record.picture())}
+        return file | answer.record.row()
 
 
 class ReadyInputs(NamedTuple):
-    """Inputs as they were handed in, and as samples for the network."""
+    """What was handed in to be predicted, and the samples made of it."""
 
     columns: Mapping[str, Sequence[Any]]
     samples: Samples | None
-    """None without any sample."""
+    """None if nothing was handed in."""
 
 
 def load_predictor(
@@ -234,12 +257,14 @@ def load_predictor(
     with located(config):
         # Once for all calls: to load a tokenizer takes about 30 ms.
         steps = plan_input_steps(config.data, run.facts, run.preprocessing, trust=config.trust)
-    return Predictor(run, batch_size or evaluation_batch_size(config), steps)
+    size = batch_size or evaluation_batch_size(config)
+    passes = Passes(run, run.model, Precision(config.train.precision, run.device), size)
+    return Predictor(run, size, steps, passes)
 
 
-def _given(columns: Mapping[str, Sequence[Any]], indices: Tensor, number: int) -> Mapping[str, Any]:
-    """Return the columns of a sample of a batch as they were handed in."""
-    return {name: values[int(indices[number])] for name, values in columns.items()}
+def _picked(columns: Mapping[str, Sequence[Any]], rows: Sequence[int]) -> dict[str, list[Any]]:
+    """Return some rows of columns."""
+    return {name: [values[row] for row in rows] for name, values in columns.items()}
 
 
 def _columns(

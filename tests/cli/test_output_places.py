@@ -84,7 +84,7 @@ def test_a_plan_does_not_replace_its_config(finetune, points):
     assert points.read_bytes() == before
 
 
-@pytest.mark.parametrize("name", ["p.xlsx", "p.parquet", "p.csv.gz", "p.tsv", "p.CSVX"])
+@pytest.mark.parametrize("name", ["p.xlsx", "p.feather", "p.csv.gz", "p.tsv", "p.CSVX"])
 def test_an_ending_of_another_format_is_refused_before_the_run_is_read(finetune, write, name):
     outcome = finetune("predict", "norun", "points.csv", "--out", name)
     assert outcome.code == 2

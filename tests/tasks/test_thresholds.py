@@ -166,7 +166,7 @@ def test_weights_without_a_chosen_threshold_use_one_half_and_say_so(built, tmp_p
     summary["threshold"]["step"] += 1
     path.write_text(json.dumps(summary))
     predictor = load_predictor(tmp_path / "run")
-    assert "is 0.5" in predictor.notes_on([])[0]
+    assert "is 0.5" in predictor.run.notes[0]
     assert set(predictor.run.task.threshold.values) == {0.5}
 
 
@@ -190,7 +190,7 @@ def test_a_damaged_summary_is_refused_and_a_missing_one_is_told(built, tmp_path)
     with pytest.raises(CheckpointError, match=r"summary\.json: missing or damaged"):
         load_predictor(tmp_path / "run")
     path.unlink()
-    assert "is 0.5" in load_predictor(tmp_path / "run").notes_on([])[0]
+    assert "is 0.5" in load_predictor(tmp_path / "run").run.notes[0]
 
 
 def test_without_validation_samples_auto_is_refused_with_its_key(built):

@@ -62,7 +62,8 @@ def chunks_of(file: BinaryIO, reading: Reading, form: Form) -> Iterator[Chunk]:
     # A mark of UTF-8 is removed, and changes nothing else.
     if content.is_told and encoding != "utf-8-sig":
         reading.notes.append(f"{reading.name} is read as {encoding}, which its first bytes tell")
-    with text_of(file, encoding, reading.name) as text:
+    errors = "surrogateescape" if reading.passes else "strict"
+    with text_of(file, encoding, reading.name, errors) as text:
         read = separated_chunks if form == "separated" else document_chunks
         yield from read(text, reading)
 
@@ -74,7 +75,8 @@ def beginning_of(file: BinaryIO, reading: Reading) -> str:
         DataError: the file is not text.
     """
     encoding = _content(file, reading).encoding or reading.dialect.encoding
-    with text_of(file, encoding, reading.name) as text:
+    errors = "replace" if reading.passes else "strict"
+    with text_of(file, encoding, reading.name, errors) as text:
         beginning = text.read(_BEGINNING)
     file.seek(0)
     return beginning

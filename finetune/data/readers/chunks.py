@@ -1,12 +1,16 @@
 """Types that all readers of tables share: dialect, chunk, reading; and lists of names."""
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune.errors import DataError
+
 # Enough that the cost of a chunk does not matter, and few enough to stay in memory with long texts.
 ROWS_AT_ONCE = 4096
 """Most rows in one chunk."""
+_WRONG = re.compile("[\udc80-\udcff]")
 _NAME_LENGTH = 80
 _NAMES_LENGTH = 240
 
@@ -40,12 +44,14 @@ class Chunk:
         names: Names of all columns in the file.
         lines: Line at which each row begins, from 1; empty if the file has no lines.
         count: Number of rows.
+        bad: Rows that cannot be read, by position, with the reason; their cells hold nothing.
     """
 
     columns: dict[str, list[Any]]
     names: tuple[str, ...]
     lines: Sequence[int]
     count: int
+    bad: dict[int, DataError] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -58,6 +64,8 @@ class Reading:
         wanted: Columns to read; None for all.
         notes: Lines to report to the user, added while reading.
         also: A column that is read too if the file has exactly one of that name.
+        others: Whether all other columns are read too, as they are written.
+        passes: Whether a row that cannot be read is reported in its chunk, not raised.
     """
 
     name: str
@@ -65,6 +73,8 @@ class Reading:
     wanted: Collection[str] | None = None
     notes: list[str] = field(default_factory=list)
     also: str | None = None
+    others: bool = False
+    passes: bool = False
 
     def needs(self, column: str) -> bool:
         """Tell whether the file must have a column, and only one of that name."""
@@ -72,7 +82,12 @@ class Reading:
 
     def wants(self, column: str) -> bool:
         """Tell whether a column is read."""
-        return self.needs(column) or column == self.also
+        return self.needs(column) or column == self.also or self.others
+
+    def missing_in(self, column: str) -> frozenset[str]:
+        """Return the cells of a column that mean no value; none in one that is read as written."""
+        is_used = self.needs(column) or column == self.also
+        return self.dialect.missing if is_used else frozenset()
 
     def filled(self, cell: Any) -> Any:
         """Return a cell of JSON or Parquet, or None if it means no value."""
@@ -80,6 +95,20 @@ class Reading:
             return cell
         # As text: the config lists what a person sees in the file.
         return None if str(cell) in self.dialect.missing else cell
+
+
+def wrong_bytes(lines: Sequence[str], reading: Reading, where: str) -> DataError | None:
+    """Return the error for lines with bytes that are no text in their encoding; None without any.
+
+    Python decodes such bytes to single surrogates where `surrogateescape` handles errors.
+    """
+    for line in lines:
+        if not line.isascii() and (found := _WRONG.search(line)) is not None:
+            byte = ord(found[0]) & 0xFF
+            return DataError(
+                f"is not valid {reading.dialect.encoding}: byte 0x{byte:02x}", where=where
+            )
+    return None
 
 
 def shown_names(names: Collection[str], *, quoted: bool = False) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any, TextIO
 
-from finetune.data.readers.chunks import ROWS_AT_ONCE, Chunk, Reading
+from finetune.data.readers.chunks import ROWS_AT_ONCE, Chunk, Reading, wrong_bytes
 from finetune.errors import DataError, FinetuneError
 from finetune.reading import MAX_JSON_BYTES, limited_lines, parse_json_at, parse_json_object
 
@@ -30,13 +30,16 @@ def document_chunks(file: TextIO, reading: Reading) -> Iterator[Chunk]:
     """
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
-    for line, row in _objects(file, reading.name):
-        rows.append(row)
+    bad: dict[int, DataError] = {}
+    for line, row in _objects(file, reading):
+        if isinstance(row, DataError):
+            bad[len(rows)] = row
+        rows.append({} if isinstance(row, DataError) else row)
         lines.append(line)
         if len(rows) == ROWS_AT_ONCE:
-            yield _chunk(rows, lines, reading)
-            rows, lines = [], []
-    yield _chunk(rows, lines, reading)
+            yield _chunk(rows, lines, reading, bad)
+            rows, lines, bad = [], [], {}
+    yield _chunk(rows, lines, reading, bad)
 
 
 def json_object(line: str, where: str) -> dict[str, Any]:
@@ -51,19 +54,26 @@ def json_object(line: str, where: str) -> dict[str, Any]:
         raise DataError(error.message, where=where) from error
 
 
-def _chunk(rows: list[dict[str, Any]], lines: list[int], reading: Reading) -> Chunk:
+def _chunk(
+    rows: list[dict[str, Any]], lines: list[int], reading: Reading, bad: dict[int, DataError]
+) -> Chunk:
     """Return objects as a chunk of columns."""
     names = dict.fromkeys(name for row in rows for name in row)
     columns = {
-        name: [reading.filled(row.get(name)) for row in rows]
-        for name in names
-        if reading.wants(name)
+        name: [_cell(row, name, reading) for row in rows] for name in names if reading.wants(name)
     }
-    return Chunk(columns, tuple(names), lines, len(rows))
+    return Chunk(columns, tuple(names), lines, len(rows), bad)
 
 
-def _objects(file: TextIO, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield each object, with the line at which it begins."""
+def _cell(row: dict[str, Any], name: str, reading: Reading) -> Any:
+    """Return a cell of an object, None if it means no value."""
+    cell = row.get(name)
+    return reading.filled(cell) if reading.missing_in(name) else cell
+
+
+def _objects(file: TextIO, reading: Reading) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
+    """Yield each object, with the line at which it begins; a bad line as its error, if asked."""
+    name = reading.name
     try:
         blank, first = _first_line(file)
         if not first:
@@ -75,11 +85,21 @@ def _objects(file: TextIO, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         rest = limited_lines(file, name, before=blank + 1)
         for number, line in chain([(blank + 1, first)], rest):
             if line.strip():
-                yield number, json_object(line, f"{name}:{number}")
+                yield number, _object_in(line, f"{name}:{number}", reading)
     except FinetuneError as error:
         if isinstance(error, DataError):
             raise
         raise DataError(error.message, where=error.where) from error
+
+
+def _object_in(line: str, where: str, reading: Reading) -> dict[str, Any] | DataError:
+    """Return the object in a line; its error if bad lines are passed over."""
+    if not reading.passes:
+        return json_object(line, where)
+    try:
+        return wrong_bytes([line], reading, where) or json_object(line, where)
+    except DataError as error:
+        return error
 
 
 def _first_line(file: TextIO) -> tuple[int, str]:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO, cast
 
+from finetune.data.readers.kept_stream import kept
 from finetune.errors import DataError
-from finetune.reading import MAX_JSON_BYTES
 
 TABLE_ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 """Endings of files that count as tables whatever they contain; each may be followed by `.gz`."""
@@ -170,24 +170,6 @@ def refuse_bomb(unpacked_bytes: int, size_bytes: int) -> None:
         )
 
 
-def kept(stream: Any, name: str) -> BinaryIO:
-    """Return the contents of a stream that can be read only once, kept in memory.
-
-    Raises:
-        DataError: a line is too long.
-    """
-    parts: list[bytes] = []
-    line, length = 1, 0
-    # In portions, so that a line without an end is noticed before memory is full.
-    while part := stream.read(_READ_AT_ONCE):
-        parts.append(part)
-        line += part.count(b"\n")
-        length = len(part) - part.rfind(b"\n") - 1 if b"\n" in part else length + len(part)
-        if length > MAX_JSON_BYTES:
-            raise DataError(f"is longer than {MAX_JSON_BYTES >> 20} MiB", where=f"{name}:{line}")
-    return io.BytesIO(b"".join(parts))
-
-
 def head_of(file: BinaryIO) -> bytes:
     """Return the first bytes of a file; its position is restored."""
     head = file.read(_HEAD_BYTES)
@@ -196,14 +178,16 @@ def head_of(file: BinaryIO) -> bytes:
 
 
 @contextmanager
-def text_of(file: BinaryIO, encoding: str, name: str) -> Iterator[io.TextIOWrapper]:
-    """Yield a file as text, with its line breaks unchanged.
+def text_of(
+    file: BinaryIO, encoding: str, name: str, errors: str = "strict"
+) -> Iterator[io.TextIOWrapper]:
+    """Yield a file as text, with its line breaks unchanged; `errors` as in `open`.
 
     Raises:
         DataError: it is not valid in the encoding; the message names line and byte.
     """
     try:
-        text = io.TextIOWrapper(file, encoding=encoding, newline="")
+        text = io.TextIOWrapper(file, encoding=encoding, errors=errors, newline="")
         try:
             yield text
         finally:

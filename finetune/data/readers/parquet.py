@@ -77,7 +77,8 @@ def _wanted(names: list[str], reading: Reading) -> list[str]:
 def _cells(batch: Any, name: str, reading: Reading) -> list[Any]:
     """Return the cells of a column as Python values."""
     try:
-        return [reading.filled(cell) for cell in batch.column(name).to_pylist()]
+        cells = batch.column(name).to_pylist()
+        return [reading.filled(cell) for cell in cells] if reading.missing_in(name) else cells
     except _FAULTS as error:
         reason = str(error).partition("\n")[0][:120]
         raise DataError(f"column {name!r} cannot be read: {reason}", where=reading.name) from error

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,16 +14,23 @@ class Places:
         starts: Number of rows before each file.
         lines: Line at which each row begins, from 1; 0 if the file has no lines, and empty if no
             file has any.
+        rows: Number of each row before some were left out, from 0; empty if none was.
     """
 
     files: tuple[str, ...]
     starts: tuple[int, ...] = (0,)
     lines: Sequence[int] = ()
+    rows: Sequence[int] = ()
 
     @classmethod
     def of(cls, name: str) -> "Places":
         """Return the places of rows from one source without lines."""
         return cls((name,))
+
+    def at(self, rows: Sequence[int]) -> "Places":
+        """Return the places of some of the rows."""
+        before = self.rows
+        return replace(self, rows=[before[row] for row in rows] if before else rows)
 
     def told(self, row: int) -> str:
         """Return the place of a row, counted from 0, as `row 3 of data.csv (line 7)`.
@@ -31,6 +38,7 @@ class Places:
         Rows count from 1, without the header. The line is added if it does not follow from the row,
         because earlier rows have several lines, or lines are empty.
         """
+        row = self.rows[row] if self.rows else row
         file = bisect_right(self.starts, row) - 1
         number = row - self.starts[file] + 1
         line = self.lines[row] if row < len(self.lines) else 0

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-from finetune.data.readers.chunks import ROWS_AT_ONCE, Chunk, Reading
+from finetune.data.readers.chunks import ROWS_AT_ONCE, Chunk, Reading, wrong_bytes
 from finetune.errors import DataError
 
 SEPARATORS = ",\t;|"
@@ -37,20 +37,26 @@ def separated_chunks(file: TextIO, reading: Reading) -> Iterator[Chunk]:
         hint = separator_hint(names, separator)
         known = tuple(dict.fromkeys(filter(None, names)))
         width, swallowed = len(names), _Swallowed(separator)
+        missing = {name: reading.missing_in(name) for name in places}
         cells: dict[str, list[str]] = {name: [] for name in places}
         starts: list[int] = []
-        for line, row in rows:
-            if len(row) != width:
-                raise _wrong_width(row, width, f"{reading.name}:{line}", hint)
-            swallowed.look(row, lines.taken, line, len(starts))
+        bad: dict[int, DataError] = {}
+        for line, found in rows:
+            row, where = found, f"{reading.name}:{line}"
+            if (fault := _fault(row, width, where, hint, lines.taken, reading)) is not None:
+                if not reading.passes:
+                    raise fault
+                bad[len(starts)], row = fault, [""] * width
+            else:
+                swallowed.look(row, lines.taken, line, len(starts))
             starts.append(line)
             for name, place in places.items():
                 cell = row[place]
-                cells[name].append("" if cell in reading.dialect.missing else cell)
+                cells[name].append("" if cell in missing[name] else cell)
             if len(starts) == ROWS_AT_ONCE:
-                yield Chunk(cells, known, starts, len(starts))
-                cells, starts = {name: [] for name in places}, []
-        yield Chunk(cells, known, starts, len(starts))
+                yield Chunk(cells, known, starts, len(starts), bad)
+                cells, starts, bad = {name: [] for name in places}, [], {}
+        yield Chunk(cells, known, starts, len(starts), bad)
         # At the end, when it is known whether honest rows of several lines are among them.
         swallowed.told(reading, width=width)
 
@@ -226,8 +232,19 @@ def _places(names: Sequence[str], reading: Reading) -> dict[str, int]:
     return {name: place for place, name in enumerate(names) if name in read}
 
 
-def _wrong_width(row: Sequence[str], width: int, where: str, hint: str | None) -> DataError:
-    """Return the error for a row with too many or too few values."""
+def _fault(
+    row: Sequence[str],
+    width: int,
+    where: str,
+    hint: str | None,
+    lines: Sequence[str],
+    reading: Reading,
+) -> DataError | None:
+    """Return the error for a row of wrong bytes, or with too many or too few values; or None."""
+    if reading.passes and (wrong := wrong_bytes(lines, reading, where)) is not None:
+        return wrong
+    if len(row) == width:
+        return None
     return DataError(
         f"holds {len(row)} values where the first line names {width} columns",
         hint=hint,

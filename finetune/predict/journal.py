@@ -1,0 +1,279 @@
+"""Rows that are predicted already, kept beside the file to be written until it is whole.
+
+The rows go as JSON lines to a hidden file beside the output, and a journal says how far they reach:
+a prediction that was interrupted goes on behind them. Both are for the user alone (mode 600), are
+never links, and are removed when the output is written.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from finetune import disk
+from finetune.data.incoming_part import Incoming
+from finetune.errors import FinetuneError
+from finetune.predict.prediction import Piece
+
+_VERSION = 1
+_COMMIT_S = 1.0
+"""Seconds between two entries of the journal, at least: each waits for the disk."""
+_MOST_BYTES = 1 << 24
+"""Upper bound on the size of a journal that is read."""
+
+
+class ChangedInputError(FinetuneError):
+    """The input does not begin with the rows that were predicted before the interruption."""
+
+
+@dataclass(slots=True)
+class JournalEntry:
+    """How far a prediction is.
+
+    Args:
+        fingerprint: Hash of weights, config and options.
+        rows: Samples of the input that were predicted or passed over.
+        num_bad: Those of them that were passed over.
+        count: Rows that were predicted.
+        size: Bytes of the file of rows.
+        digest: Hash of these bytes.
+        read: Hash of the samples.
+        names: Name of each of the input's columns beside the predictions.
+    """
+
+    fingerprint: str
+    rows: int = 0
+    num_bad: int = 0
+    count: int = 0
+    size: int = 0
+    digest: str = ""
+    read: str = ""
+    names: dict[str, str] = field(default_factory=dict)
+    version: int = _VERSION
+
+
+class Journal:
+    """The rows of one prediction until its output is written. It is a context manager.
+
+    Args:
+        out: The file to be written.
+        fingerprint: Hash of all that decides what a row of it is, but for the input.
+        note: Receives a line for the user.
+
+    Raises:
+        FinetuneError: another process writes the same file, or the folder cannot be written.
+    """
+
+    def __init__(self, out: Path, fingerprint: str, note: Callable[[str], None]) -> None:
+        # Of fixed length: a name of 255 bytes has no room for an ending.
+        tag = blake2b(os.fsencode(out.name), digest_size=8).hexdigest()
+        self._rows_path = out.with_name(f".finetune-predict-{tag}.rows")
+        self._path = out.with_name(f".finetune-predict-{tag}.json")
+        self._out, self._note = out, note
+        try:
+            self._file = os.fdopen(_opened(self._rows_path), "r+b")
+        except OSError as error:
+            raise self._fault(error) from error
+        self.before = self._found(fingerprint)
+        """How far an earlier process was; nothing done without one."""
+        self._file.truncate(self.before.size)
+        self._file.seek(self.before.size)
+        self._now = self.before
+        self._due = time.monotonic() + _COMMIT_S
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None or not self._now.rows:
+                self.remove()
+            elif self._file.writable():
+                self._commit()
+                self._note(
+                    f"{self._now.count:,} predictions are kept: the same command goes on there"
+                )
+        finally:
+            self._file.close()
+
+    def passed(self, parts: Iterator[Incoming]) -> Iterator[Incoming]:
+        """Yield the pieces of the input that are not predicted yet.
+
+        Raises:
+            ChangedInputError: those before them are not the ones that were predicted.
+        """
+        rows, read = 0, ""
+        for part in parts:
+            read = digest_of_part(part, read)
+            is_done = rows < self.before.rows
+            rows += len(part.names)
+            if not is_done:
+                self._now.read = read
+                yield part
+            elif rows >= self.before.rows and (rows, read) != (self.before.rows, self.before.read):
+                raise self._changed()
+        if rows < self.before.rows:
+            raise self._changed()
+
+    def add(self, piece: Piece, size: int, names: Mapping[str, str]) -> None:
+        """Append the rows of a piece of `size` samples."""
+        lines = [json.dumps(row, ensure_ascii=False) for row in piece.rows]
+        data = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
+        try:
+            self._file.write(data)
+            self._digest.update(data)
+            now = self._now
+            now.rows, now.size = now.rows + size, now.size + len(data)
+            now.count, now.num_bad = now.count + len(lines), now.num_bad + piece.num_bad
+            now.names = dict(names)
+            if time.monotonic() >= self._due:
+                self._commit()
+        except OSError as error:
+            raise self._fault(error) from error
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield all rows, from the beginning; columns that some rows lack come as None."""
+        self._file.flush()
+        self._file.seek(0)
+        for line in self._file:
+            row: dict[str, Any] = json.loads(line)
+            filled = {name: row.pop(name, None) for name in ("input", *self._now.names.values())}
+            yield filled | row
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return self._now.count
+
+    @property
+    def num_bad(self) -> int:
+        """How many samples were passed over, also before an interruption."""
+        return self._now.num_bad
+
+    def remove(self) -> None:
+        """Forget all rows."""
+        disk.remove(self._path)
+        disk.remove(self._rows_path)
+
+    def _found(self, fingerprint: str) -> JournalEntry:
+        """Return the last entry of an earlier process; an empty one if there is none that fits."""
+        self._digest = blake2b(digest_size=16)
+        try:
+            entry = self._read()
+        except (OSError, ValueError, TypeError) as error:
+            return self._anew(fingerprint, f"cannot be used: {error}")
+        if entry is None:
+            return JournalEntry(fingerprint)
+        if entry.fingerprint != fingerprint:
+            return self._anew(fingerprint, "is of another run, version or option")
+        left = entry.size
+        while left and (part := self._file.read(min(left, 1 << 20))):
+            self._digest.update(part)
+            left -= len(part)
+        if left or self._digest.hexdigest() != entry.digest:
+            self._digest = blake2b(digest_size=16)
+            return self._anew(fingerprint, "is damaged")
+        self._note(
+            f"goes on behind {entry.rows:,} rows of an interrupted prediction of {self._out.name}"
+        )
+        return entry
+
+    def _read(self) -> JournalEntry | None:
+        """Return the entry of the journal; None without one."""
+        if disk.kind_of(self._path) is None:
+            return None
+        with disk.open_to_read(self._path) as file:
+            if os.fstat(file.fileno()).st_uid != os.geteuid():
+                raise ValueError("it belongs to another user")
+            found = json.loads(file.read(_MOST_BYTES))
+        if not isinstance(found, dict) or found.get("version") != _VERSION:
+            raise ValueError("it is of another version")
+        entry = JournalEntry(**found)
+        numbers = (entry.rows, entry.num_bad, entry.count, entry.size)
+        if not all(type(number) is int and number >= 0 for number in numbers):
+            raise ValueError("it holds a number that is none")
+        return entry
+
+    def _anew(self, fingerprint: str, why: str) -> JournalEntry:
+        """Return an empty entry, and tell why an earlier one is not used."""
+        self._note(f"begins anew: what an interrupted prediction left {why}")
+        disk.remove(self._path)
+        return JournalEntry(fingerprint)
+
+    def _commit(self) -> None:
+        """Put rows and journal on the disk, in this order."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._now.digest = self._digest.hexdigest()
+        disk.replace_file(self._path, json.dumps(asdict(self._now)).encode())
+        self._due = time.monotonic() + _COMMIT_S
+
+    def _changed(self) -> ChangedInputError:
+        return ChangedInputError(
+            "the input has changed since the prediction that was interrupted",
+            where=str(self._out),
+            hint="start the command again: it begins anew",
+        )
+
+    def _fault(self, error: OSError) -> FinetuneError:
+        reason = disk.reason_of(error)
+        if error.errno == errno.EWOULDBLOCK:
+            reason = "another process predicts to this file"
+        return FinetuneError(f"cannot be written: {reason}", where=str(self._out))
+
+
+def _opened(path: Path) -> int:
+    """Return the descriptor of the file of rows, locked for this process.
+
+    Raises:
+        OSError: the name is a link, a pipe, a device or a second name of a file, belongs to another
+            user, or another process holds the lock.
+    """
+    descriptor = disk.descriptor_to_change(path, make=True)
+    try:
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            raise PermissionError(errno.EACCES, f"{path.name} belongs to another user")
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.fchmod(descriptor, 0o600)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def digest_of_part(part: Incoming, before: str) -> str:
+    """Return the hash of a piece of the input, and of all before it.
+
+    Files that it names count with their size and the time of their last change.
+    """
+    digest = blake2b(before.encode(), digest_size=16)
+    known: dict[str, Sequence[Any]] = {"names": part.names, "bad": sorted(part.bad)}
+    columns = dict(part.columns) | dict(part.beside)
+    for name, cells in (*known.items(), *columns.items()):
+        digest.update(f"\0{name}\0".encode("utf-8", "surrogatepass"))
+        digest.update(_bytes_of(list(cells)))
+    return digest.hexdigest()
+
+
+def _bytes_of(cells: Sequence[Any]) -> bytes:
+    """Return bytes that differ if cells do."""
+    return json.dumps(cells, default=_identity).encode("utf-8", "surrogatepass")
+
+
+def _identity(value: Any) -> Any:
+    """Return plain values that differ if a value that JSON has not does."""
+    if isinstance(value, Path):
+        try:
+            found = value.stat()
+        except OSError:
+            return str(value)
+        return [str(value), found.st_size, found.st_mtime_ns]
+    if hasattr(value, "tobytes"):
+        return blake2b(value.tobytes(), digest_size=16).hexdigest()
+    return repr(value)

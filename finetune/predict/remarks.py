@@ -1,0 +1,76 @@
+"""What a user is told of new samples: how they were read, and how their labels differ."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from finetune.data.incoming_part import Incoming
+from finetune.data.loss_columns import changes_what_is_seen
+from finetune.data.new_labels import notes_on_new_labels, notes_on_new_sets
+from finetune.train.trained import TrainedRun
+
+_MOST_LABELS = 100_000
+_NUMBER = re.compile(r"\d[\d,.]*")
+
+
+class Remarks:
+    """Tells each remark on new samples once, although they come piece by piece.
+
+    Args:
+        run: The run that predicts.
+        told: Receives a line for the user.
+    """
+
+    def __init__(self, run: TrainedRun, told: Callable[[str], None]) -> None:
+        self._run = run
+        self._told = told
+        self._seen: Counter[str] = Counter()
+        self._labels: list[Any] = []
+        self._num_labels = 0
+
+    def first(self) -> None:
+        """Tell what is known before any sample is read."""
+        picture = self._run.task.picture
+        for note in self._run.notes:
+            self._told(note)
+        if picture is not None and changes_what_is_seen(self._run.config.data):
+            self._told(
+                f"evaluation cuts or pads images: a {picture} is of what the network sees, not of "
+                "the whole image"
+            )
+
+    def tell(self, note: str) -> None:
+        """Tell a note, unless one like it, with other numbers, was told of an earlier piece."""
+        like = _NUMBER.sub("#", note)
+        self._seen[like] += 1
+        if self._seen[like] == 1:
+            self._told(note)
+
+    def on(self, part: Incoming) -> None:
+        """Tell how a piece was read, and keep its labels."""
+        for note in part.notes:
+            self.tell(note)
+        target = self._run.facts.target
+        labels = part.columns.get(target, ()) if target is not None else ()
+        self._num_labels += len(labels)
+        self._labels += labels[: _MOST_LABELS - len(self._labels)]
+
+    def last(self) -> None:
+        """Tell which remarks hold for further pieces too, and how the labels differ."""
+        facts, config = self._run.facts, self._run.config
+        if facts.target is not None and facts.classes is not None:
+            about, fold = (self._labels, facts.target, facts.classes), config.data.labels.fold
+            notes: list[str] = []
+            match config.task.learns:
+                case "class":
+                    notes = notes_on_new_labels(*about, fold=fold)
+                case "labels":
+                    notes = notes_on_new_sets(*about, config.task, fold=fold)
+            cut = self._num_labels > len(self._labels)
+            more = f" (of the first {len(self._labels):,} labels)" if cut else ""
+            for note in notes:
+                self._told(note + more)
+        again = sum(count - 1 for count in self._seen.values())
+        if again:
+            self._told(f"{again:,} notes like these on further pieces of the input are left out")
