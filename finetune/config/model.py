@@ -86,6 +86,21 @@ class StackLayer(_Merge):
     """Discriminator."""
 
 
+_Number = Annotated[float, Field(ge=-1e30, le=1e30)]
+_Numbers = Annotated[tuple[_Number, ...], Field(min_length=1, max_length=10_000)]
+
+
+class AffineLayer(Placed):
+    """Its input times `scale` plus `shift`; nothing of it is trained. At the end of a network for `regression` it gives numbers in the unit of the target: `scale` is then about the target's standard deviation, `shift` its mean."""
+
+    type: Literal["affine"]
+    """Discriminator."""
+    scale: _Number | _Numbers = 1.0
+    """Factor; or one for each of the last axis."""
+    shift: _Number | _Numbers = 0.0
+    """What is added after that; or a number for each of the last axis."""
+
+
 class SharedLayer(Placed):
     """An earlier layer again: the same parameters, on other inputs."""
 
@@ -142,6 +157,7 @@ _OWN_TYPES = {
     "add",
     "concat",
     "stack",
+    "affine",
     "shared",
 }
 
@@ -172,6 +188,7 @@ Layer = Annotated[
     | Annotated[AddLayer, Tag("add")]
     | Annotated[ConcatLayer, Tag("concat")]
     | Annotated[StackLayer, Tag("stack")]
+    | Annotated[AffineLayer, Tag("affine")]
     | Annotated[SharedLayer, Tag("shared")]
     | Annotated[TorchLayer, Tag("torch")],
     Discriminator(_kind_of_layer),
@@ -241,7 +258,7 @@ def _fault_of_shared(name: str, before: Mapping[str, Any]) -> tuple[str, str | N
     if type_ == "shared":
         first = _said(before[name], "layer")
         return f"{name!r} is itself a shared layer", f"layer: {first}"
-    if type_ in ("add", "concat", "stack"):
+    if type_ in ("add", "concat", "stack", "affine"):
         return f"{name!r} has no parameters to share", f"a second layer of type {type_} does it"
     return None
 

@@ -11,6 +11,7 @@ from torch import nn
 from finetune.config.layer_keys import WeightedLayer
 from finetune.config.model import (
     AddLayer,
+    AffineLayer,
     ConcatLayer,
     ImportLayer,
     Layer,
@@ -27,7 +28,16 @@ from finetune.importing import import_trusted, package_path
 from finetune.models.architectures import part_of_torchvision
 from finetune.models.heads import HeadWanted
 from finetune.models.huggingface import build_transformers
-from finetune.models.parts import Add, Chain, Concat, SideBySide, check_merge, first_of
+from finetune.models.parts import (
+    Add,
+    Affine,
+    Chain,
+    Concat,
+    SideBySide,
+    check_affine,
+    check_merge,
+    first_of,
+)
 from finetune.models.pretrained import build_timm, build_torchvision
 from finetune.models.shapes import (
     check_call,
@@ -117,6 +127,10 @@ def _build(
             tensors = check_tensors(incoming, label=label, key=key)
             check_merge(merge, tensors, label=label, key=key)
             return merge
+        case AffineLayer():
+            tensors = check_tensors(incoming, label=label, key=key)
+            check_affine((node.scale, node.shift), tensors, label=label, key=key)
+            return Affine(node.scale, node.shift)
         case TorchLayer():
             return _build_torch(node, label, incoming, around, key)
         case SharedLayer():

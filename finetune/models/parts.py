@@ -52,6 +52,29 @@ class SideBySide(nn.Module):
         return torch.stack(tensors, dim=1)
 
 
+class Affine(nn.Module):
+    """A tensor times a constant plus a constant, none of them trained.
+
+    Args:
+        scale: The factor, or one for each place of the last axis.
+        shift: What is added, likewise.
+    """
+
+    def __init__(self, scale: float | Sequence[float], shift: float | Sequence[float]) -> None:
+        super().__init__()
+        self.scale = scale
+        self.shift = shift
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Return `scale * value + shift`, `(B, ...)` as `value`."""
+        # No buffers: these numbers come from the config, and a checkpoint need not hold them.
+        return value * value.new_tensor(self.scale) + value.new_tensor(self.shift)
+
+    def extra_repr(self) -> str:
+        """Return the text that `print` shows in brackets."""
+        return f"scale={self.scale}, shift={self.shift}"
+
+
 class MeanPooling(nn.Module):
     """The mean over real tokens, or over the area of a feature map."""
 
@@ -204,3 +227,27 @@ def check_merge(
             shape[dim] = 0
     if any(shape != shapes[0] for shape in shapes):
         raise ModelError(f"{label}: takes {wish}, got {describe(*tensors)}", key=key)
+
+
+def check_affine(
+    numbers: Sequence[float | Sequence[float]], inputs: Sequence[Tensor], *, label: str, key: Key
+) -> None:
+    """Raise `ModelError` unless there is one input, and lists of numbers fit its last axis.
+
+    Args:
+        numbers: Scale and shift.
+        inputs: What the layer takes.
+        label: The layer, for messages.
+        key: Its position in the config.
+    """
+    if len(inputs) != 1 or inputs[0].ndim < 2:
+        got = ", ".join(map(describe, inputs))
+        raise ModelError(f"{label}: takes one tensor (N, ...), got {got}", key=key)
+    width = inputs[0].shape[-1]
+    for name, given in zip(("scale", "shift"), numbers, strict=True):
+        # A list that does not fit would broadcast, and make more outputs than there are.
+        if not isinstance(given, int | float) and len(given) != width:
+            message = (
+                f"{label}: {name} has {len(given)} numbers, its input {width} in its last axis"
+            )
+            raise ModelError(message, key=(*key, name))

@@ -377,3 +377,18 @@ def test_a_network_is_a_module_like_any_other(build):
     network = build(*DIGITS)
     assert isinstance(network, Network)
     assert network.weights_reports == ()
+
+
+def test_affine_brings_numbers_to_another_unit_and_has_no_parameters(build):
+    unit = {"name": "unit", "type": "affine", "scale": [2.0, 10.0], "shift": 5.0}
+    network = build(linear("head", 2), unit, inputs=VECTOR)
+    x = torch.randn(3, 6)
+    assert torch.equal(network(x), network.head(x) * torch.tensor([2.0, 10.0]) + 5.0)
+    assert [name for name, _ in network.named_parameters()] == ["head.weight", "head.bias"]
+    assert list(network.state_dict()) == ["head.weight", "head.bias"]
+
+
+def test_affine_takes_as_many_numbers_as_its_input_has(build):
+    unit = {"name": "unit", "type": "affine", "shift": [1.0, 2.0, 3.0]}
+    with pytest.raises(ModelError, match="shift has 3 numbers, its input 2 in its last axis"):
+        build(linear("head", 2), unit, inputs=VECTOR)
