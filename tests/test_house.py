@@ -34,7 +34,7 @@ LAYERS = {
     **dict.fromkeys(["activations", "runs", "tasks"], 5),
     **dict.fromkeys(["lints", "report"], 6),
     **dict.fromkeys(["train"], 7),
-    **dict.fromkeys(["predict", "preview", "sweep"], 8),
+    **dict.fromkeys(["predict", "preview", "starting", "sweep"], 8),
     **dict.fromkeys(["export"], 9),
     **dict.fromkeys(["cli"], 10),
     **dict.fromkeys(["__main__"], 11),

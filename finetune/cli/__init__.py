@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import typer
 
+from finetune.cli.beginning import init_command
 from finetune.cli.caching import cache_command
 from finetune.cli.certifying_runs import certify_command
 from finetune.cli.checking import inspect_command, plan_command, schema_command, validate_command
@@ -31,6 +32,7 @@ app.callback()(main_options)
 
 _VERBS: dict[str, list[tuple[Callable[..., None], str]]] = {
     "Before a run": [
+        (init_command, "finetune init data.csv --target price"),
         (validate_command, "finetune validate config.yaml"),
         (plan_command, "finetune plan config.yaml -o train.epochs=3"),
         (inspect_command, "finetune inspect config.yaml"),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finetune.config.model import Layer
+from finetune.config.model import AffineLayer, Layer
 from finetune.config.run import RunConfig
 from finetune.config.source_keys import ArraysSource
 from finetune.config.task_list_keys import AnyTask, TaskList
@@ -70,7 +70,8 @@ def unscaled_numbers(config: RunConfig, samples: Samples) -> tuple[Lint, ...]:
         return ()
     batch = samples.fetch(torch.arange(min(len(samples), _LOOKED_AT)))
     sizes = [size for name in names for size in _sizes(name, batch.inputs[name])]
-    found = [lint for each in _of_numbers(config.task) for lint in _of_target(each, batch)]
+    layers = config.model.layers
+    found = [lint for each in _of_numbers(config.task) for lint in _of_target(each, batch, layers)]
     far = [size for size in sizes if size.far > _FAR]
     return (*_of_inputs(config, far), *found)
 
@@ -139,11 +140,12 @@ def _of_numbers(task: AnyTask) -> list[_Learnt]:
     ]
 
 
-def _of_target(learnt: _Learnt, batch: Batch) -> Iterator[Lint]:
-    """Yield a note on targets that are numbers far from 1."""
+def _of_target(learnt: _Learnt, batch: Batch, layers: tuple[Layer, ...]) -> Iterator[Lint]:
+    """Yield a note on targets that are numbers far from 1, before any unit."""
     target = (batch if learnt.view is None else learnt.view.of_batch(batch)).target
     if target is None or not len(target):
         return
+    target = _before_unit(target, _unit_of(learnt, layers))
     worst = max(_sizes("", target), key=lambda size: size.far, default=None)
     if worst is None or worst.far <= _FAR:
         return
@@ -151,9 +153,25 @@ def _of_target(learnt: _Learnt, batch: Batch) -> Iterator[Lint]:
         learnt.key,
         f"the numbers to learn are far from 1 (mean {worst.mean:,.4g}, standard deviation "
         f"{worst.deviation:,.4g}), and a network begins near 0",
-        "give them in other units, such as thousands, or as logarithms: predictions come in the "
-        "same units, since nothing turns them back",
+        f"a last layer brings outputs there: {{type: affine, scale: {worst.deviation or 1:.4g}, "
+        f"shift: {worst.mean:.4g}}}; or give the numbers in other units, such as thousands",
     )
+
+
+def _unit_of(learnt: _Learnt, layers: tuple[Layer, ...]) -> AffineLayer | None:
+    """Return the layer `affine` that a task reads, if it is one."""
+    names = [_label(layers, place) for place in range(len(layers))]
+    output = names[-1] if learnt.view is None else learnt.view.output
+    layer = layers[names.index(output)] if output in names else None
+    return layer if isinstance(layer, AffineLayer) else None
+
+
+def _before_unit(target: Tensor, unit: AffineLayer | None) -> Tensor:
+    """Return what the layer before a unit must give to hit the target."""
+    if unit is None:
+        return target
+    scale, shift = (torch.as_tensor(one, dtype=torch.float64) for one in (unit.scale, unit.shift))
+    return (target.double() - shift) / torch.where(scale == 0, 1.0, scale)
 
 
 def _sizes(name: str, values: Tensor) -> list[_Size]:

@@ -76,7 +76,15 @@ def test_numbers_to_learn_are_told_to_be_given_in_other_units(noted):
     assert "numbers to learn" in lint.message
     assert "mean 9,0" in lint.message
     assert "in other units" in lint.hint
+    assert "{type: affine, scale: 17.46, shift: 9030}" in lint.hint
     assert noted(**how | {"target": "town"}) == []
+
+
+def test_a_last_layer_in_the_unit_of_the_target_needs_no_note(noted):
+    how = {"task": REGRESSION, "target": "price", "inputs": ["age", "town"]}
+    unit = {"name": "unit", "type": "affine", "scale": 17.0}
+    assert noted(**how, layers=[OUT, unit | {"shift": 9030.0}]) == []
+    assert len(noted(**how, layers=[OUT, unit])) == 1
 
 
 FLAT = ({"type": "Flatten"}, HEAD)

@@ -1,0 +1,277 @@
+"""Find out what a folder holds: class folders, a table, tables of parts, images with labels."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from finetune.data.folders import AUDIO_ENDINGS, IMAGE_ENDINGS, files_below
+from finetune.data.table import Listed
+from finetune.errors import DataError, named
+from finetune.starting.found_data import (
+    DataKind,
+    FoundData,
+    Keys,
+    found_in_file,
+    is_table,
+    keys_of_table,
+    opened,
+    refuse_missing,
+    without_key,
+)
+
+_TEXT_ENDINGS = frozenset({".txt", ".md", ""})
+_PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+}
+"""Names of folders and tables that hold a part of the data."""
+_OF_KIND: dict[DataKind, str] = {
+    "images": "imagefolder",
+    "texts": "textfolder",
+    "recordings": "audiofolder",
+}
+_SHARE = 0.5
+"""Share of the files of a folder from which on they say what it holds."""
+_NAMED_LABEL = r"^(.+?)[-_ ]?\d+\.\w+$"
+"""Finds the label `cat` in `cat_001.jpg`."""
+
+
+def find_data(path: Path) -> FoundData:
+    """Return the data at a path.
+
+    Raises:
+        DataError: there is none that a config could begin with; one line says why.
+    """
+    refuse_missing(path)
+    if not path.is_dir():
+        return found_in_file(path)
+    try:
+        return _found_in_folder(path)
+    except DataError as error:
+        raise without_key(error) from error
+
+
+def _found_in_folder(path: Path) -> FoundData:
+    """Return the data of a folder."""
+    if (path / "metrics.jsonl").is_file() and (path / "config.yaml").is_file():
+        hint = f"finetune predict {path} new.csv"
+        raise DataError("is the folder of a run", where=str(path), hint=hint)
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        return _of_datasets(path)
+    files = [file for file in files_below(path) if file.suffix.lower() not in (".yaml", ".yml")]
+    files = [file for file in files if "runs" not in file.relative_to(path).parts[:1]]
+    if not files:
+        raise DataError("is empty: it holds no files", where=str(path), hint="put your data there")
+    tables = [file for file in files if is_table(file) or file.suffix.lower() == ".npz"]
+    kind = _kind_of(files)
+    labelled = [file for file in tables if file.suffix.lower() != ".npz"]
+    found = _images_of_a_table(path, files, labelled) if kind == "images" else None
+    if found is not None:
+        return found
+    if kind is None:
+        return _of_tables(path, files, tables)
+    return _of_files(path, files, kind)
+
+
+def _of_datasets(path: Path) -> FoundData:
+    """Return a data set as the `datasets` library saves it."""
+    parts = {
+        _PARTS[entry.name]: entry.name
+        for entry in sorted(path.iterdir())
+        if entry.is_dir() and entry.name in _PARTS
+    }
+    if "train" not in parts:
+        return opened("table", {"source": {"type": "huggingface", "path": str(path)}})
+    sources: dict[str, Keys] = {
+        part: {"type": "huggingface", "path": str(path), "part": parts[part]}
+        for part in ("train", "validation", "test")
+        if part in parts
+    }
+    return opened("table", sources)
+
+
+def _kind_of(files: Sequence[Path]) -> DataKind | None:
+    """Return what most files are if they are samples; None for tables and anything else."""
+    counts = Counter(map(_kind_of_file, files))
+    if counts["table"] and not (counts["images"] or counts["recordings"]):
+        return None
+    for kind in ("images", "recordings", "texts"):
+        if counts[kind] >= _SHARE * len(files):
+            return kind
+    return None
+
+
+def _kind_of_file(file: Path) -> str:
+    """Return what a file is by its ending."""
+    ending = file.suffix.lower()
+    if ending in IMAGE_ENDINGS:
+        return "images"
+    if ending in AUDIO_ENDINGS:
+        return "recordings"
+    if is_table(file) or ending == ".npz":
+        return "table"
+    return "texts" if ending in _TEXT_ENDINGS else "other"
+
+
+def _of_files(path: Path, files: Sequence[Path], kind: DataKind) -> FoundData:
+    """Return samples in class folders, in parts of these, or with labels in their names."""
+    kept = [file for file in files if _kind_of_file(file) == kind]
+    folders = sorted({file.relative_to(path).parts[0] for file in kept if file.parent != path})
+    parts = {_PARTS[name.lower()]: path / name for name in folders if name.lower() in _PARTS}
+    if "train" in parts and len(parts) > 1:
+        return _of_parts(path, parts, kept, kind)
+    if len(folders) == 1 and not any(file.parent == path for file in kept):
+        # A folder around the class folders, as archives have it.
+        return _of_files(path / folders[0], files, kind)
+    if len(folders) > 1:
+        return _of_class_folders(path, kept, kind)
+    return _of_names(path, kept, kind)
+
+
+def _of_class_folders(path: Path, kept: Sequence[Path], kind: DataKind) -> FoundData:
+    """Return samples in one folder per class."""
+    aside = [file for file in kept if file.parent == path]
+    keys = {"type": _OF_KIND[kind], "path": str(path)} | _encoding(kept, kind)
+    told = [f"{len(aside)} {kind} beside the class folders are left out"] if aside else []
+    return opened(kind, {"source": keys}, told)
+
+
+def _of_parts(
+    path: Path, parts: dict[str, Path], kept: Sequence[Path], kind: DataKind
+) -> FoundData:
+    """Return samples in folders of parts, each with one folder per class."""
+    for part, folder in parts.items():
+        if not any(entry.is_dir() for entry in folder.iterdir()):
+            raise DataError(
+                f"has no folder per class in its part {folder.name!r} ({part})",
+                where=str(path),
+                hint=f"{folder.name}/CLASS/file tells the label of each file",
+            )
+    common = {"type": _OF_KIND[kind]} | _encoding(kept, kind)
+    order = [part for part in ("train", "validation", "test") if part in parts]
+    sources: dict[str, Keys] = {part: {**common, "path": str(parts[part])} for part in order}
+    return opened(kind, sources, [f"parts: {', '.join(order)}, as the folders are called"])
+
+
+def _of_names(path: Path, kept: Sequence[Path], kind: DataKind) -> FoundData:
+    """Return samples whose own names tell the label, or refuse them."""
+    if len(kept) >= 4:
+        keys = {"type": _OF_KIND[kind], "path": str(path), "label": {"regex": _NAMED_LABEL}}
+        try:
+            found = opened(kind, {"source": keys | _encoding(kept, kind)})
+        except DataError:  # a name without a number
+            found = None
+        column = None if found is None else found.columns["label"]
+        if found is not None and isinstance(column, Listed):
+            classes = set(column.values)
+            if 1 < len(classes) <= len(kept) / 2:
+                said = f"labels: {named(sorted(classes))}, found in names such as {kept[0].name!r}"
+                return FoundData(kind, found.sources, found.columns, found.num_rows, (said,))
+    raise DataError(
+        f"holds {len(kept)} {kind} in one folder, and nothing tells their labels",
+        where=str(path),
+        hint=f"one folder per class, or a csv beside them that names each file and its label "
+        f"({kept[0].name},label)",
+    )
+
+
+def _encoding(kept: Sequence[Path], kind: DataKind) -> Keys:
+    """Return the key for texts that are not valid UTF-8."""
+    if kind != "texts":
+        return {}
+    for file in kept:
+        try:
+            file.read_text("utf-8")
+        except UnicodeDecodeError:
+            # It takes any bytes, so no text can fail later.
+            return {"encoding": "latin-1"}
+        except OSError:
+            continue
+    return {}
+
+
+def _images_of_a_table(
+    path: Path, files: Sequence[Path], tables: Sequence[Path]
+) -> FoundData | None:
+    """Return images that a table names, or None if no table does."""
+    images = [file for file in files if file.suffix.lower() in IMAGE_ENDINGS]
+    for table in tables:
+        keys, told = keys_of_table(table)
+        found = opened("table", {"source": keys}, told)
+        for name, column in found.columns.items():
+            if not isinstance(column, Listed) or not len(column):
+                continue
+            first = str(column.values[0])
+            below = [image for image in images if image.as_posix().endswith(f"/{first}")]
+            if not first or not below:
+                continue
+            folder = Path(str(below[0]).removesuffix(first))
+            if folder.resolve() != table.parent.resolve():
+                keys["folder"] = str(folder)
+            said = f"images: column {name} of {table.name} names them"
+            return opened("table", {"source": keys}, [*told, said])
+    if tables and all(file.parent == path for file in images):
+        raise DataError(
+            f"holds images and {tables[0].name}, which names none of them",
+            where=str(path),
+            hint=f"a column with the whole names, such as {images[0].name}, with their endings",
+        )
+    return None
+
+
+def _of_tables(path: Path, files: Sequence[Path], tables: Sequence[Path]) -> FoundData:
+    """Return the one table of a folder, or those of its parts."""
+    if not tables:
+        endings = ", ".join(sorted({file.suffix or "without an ending" for file in files})[:5])
+        raise DataError(
+            f"holds no table, images, texts or recordings; there are files of {endings}",
+            where=str(path),
+            hint="init reads csv, tsv, JSON, Parquet, npz, and folders of images, texts or sounds",
+        )
+    if len(tables) == 1:
+        return found_in_file(tables[0])
+    parts = {_PARTS[stem]: file for file in tables if (stem := _stem(file)) in _PARTS}
+    if "train" in parts and all(_stem(file) in _PARTS for file in tables):
+        return _tables_of_parts(parts)
+    names = {file: _names_of(file) for file in tables}
+    if len({tuple(columns) for columns in names.values()}) == 1:
+        hint = f"init {tables[0]} takes one; data.source.path: {path}/*.csv would take all"
+        raise DataError(f"holds {len(tables)} tables alike", where=str(path), hint=hint)
+    raise DataError(
+        f"holds several tables: {named([file.name for file in tables])}",
+        where=str(path),
+        hint=f"name the one to learn from, such as finetune init {tables[0]}",
+    )
+
+
+def _stem(file: Path) -> str:
+    """Return the name of a table without its endings, in small letters."""
+    return file.name.partition(".")[0].lower()
+
+
+def _names_of(file: Path) -> list[str]:
+    """Return the columns of a table."""
+    return sorted(opened("table", {"source": keys_of_table(file)[0]}).columns)
+
+
+def _tables_of_parts(parts: dict[str, Path]) -> FoundData:
+    """Return tables called train, validation and test as parts; those without labels are told."""
+    train = set(_names_of(parts["train"]))
+    told = []
+    sources: dict[str, Keys] = {}
+    for part in ("train", "validation", "test"):
+        if part not in parts:
+            continue
+        keys, said = keys_of_table(parts[part])
+        if lacking := train - set(_names_of(parts[part])):
+            told.append(
+                f"{parts[part].name} is left out: it has no column {named(sorted(lacking))}; "
+                "predict takes it"
+            )
+            continue
+        sources[part] = keys
+        told += said
+    if len(sources) == 1:
+        return opened("table", {"source": sources["train"]}, told)
+    return opened("table", sources, [f"parts: {', '.join(sources)}, as the tables say", *told])

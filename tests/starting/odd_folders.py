@@ -1,0 +1,255 @@
+"""Folders and files as people have them, odd ones among them, made small."""
+
+import json
+import wave
+
+import numpy as np
+from PIL import Image
+
+
+def table(path, header, rows, separator=",", encoding="utf-8"):
+    lines = [separator.join(map(str, row)) for row in [header, *rows]]
+    path.write_bytes(("\n".join(lines) + "\n").encode(encoding))
+    return path
+
+
+def picture(path, size=(12, 9), mode="RGB", low=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(len(str(path)))
+    shape = (size[1], size[0], len(mode)) if len(mode) > 1 else (size[1], size[0])
+    Image.fromarray(draw.integers(low, low + 100, shape).astype(np.uint8), mode=None).save(path)
+    return path
+
+
+def semicolons_and_latin_1(folder):
+    rows = [[n, ["Köln", "Bonn", "Zürich"][n % 3], n % 5 + n % 3, "ja" if n % 2 else "nein"]
+            for n in range(40)]  # fmt: skip
+    return table(folder / "a.csv", ["nr", "stadt", "menge", "kauf"], rows, ";", "cp1252")
+
+
+def tabs_and_gaps(folder):
+    rows = [[n * 0.5, "NA" if n % 9 == 0 else n % 7, "" if n % 8 == 0 else "xy"[n % 2], n % 3]
+            for n in range(60)]  # fmt: skip
+    return table(folder / "b.tsv", ["a", "b", "c", "class"], rows, "\t")
+
+
+def json_lines(folder):
+    rows = [{"size": n % 6, "colour": ["red", "blue"][n % 2], "label": n % 2} for n in range(30)]
+    rows = [row | {"shape": [1.0 * (n % 4), 2.0]} for n, row in enumerate(rows)]
+    path = folder / "c.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def parquet(folder):
+    import pyarrow
+    from pyarrow import parquet as files
+
+    columns = {"width": [n % 7 * 1.5 for n in range(50)], "grade": ["a", "b"] * 25}
+    files.write_table(pyarrow.table(columns), folder / "d.parquet")
+    return folder
+
+
+def train_and_test_tables(folder):
+    rows = [[n % 7, n % 5 * 2.5, n % 2] for n in range(40)]
+    table(folder / "train.csv", ["a", "b", "Survived"], rows)
+    table(folder / "test.csv", ["a", "b"], [row[:2] for row in rows])
+    return folder
+
+
+def parts_with_classes(folder):
+    for part, count in (("train", 12), ("val", 4), ("test", 4)):
+        for label in ("cat", "dog"):
+            for n in range(count):
+                picture(folder / "pets" / part / label / f"{n}.png", (20 + n, 16))
+    return folder / "pets"
+
+
+def odd_images(folder):
+    for n in range(12):
+        for place, mode in enumerate(("RGB", "L", "RGBA")):
+            picture(folder / f"k{place}" / f"{n}.png", (5 + 9 * n, 40 - 3 * n), mode, 70 * place)
+    (folder / "notes.md").write_text("beside the images")
+    return folder
+
+
+def images_of_a_table(folder):
+    rows = [[f"{n}.jpg", ["late", "early"][n % 2], n] for n in range(20)]
+    for n in range(20):
+        picture(folder / "img" / f"{n}.jpg", low=n % 2 * 120)
+    table(folder / "labels.csv", ["filename", "label", "nr"], rows)
+    return folder
+
+
+def labels_in_names(folder):
+    for n in range(24):
+        picture(folder / f"{['oak', 'elm'][n % 2]}_{n:03}.png", low=n % 2 * 120)
+    return folder
+
+
+def recordings(folder):
+    for n in range(24):
+        path = folder / ["low", "high"][n % 2] / f"{n}.wav"
+        path.parent.mkdir(exist_ok=True)
+        sound = np.sin(np.arange(8000) * (0.05 + 0.3 * (n % 2))) * 9000
+        with wave.open(str(path), "wb") as file:
+            file.setparams((1, 2, 8000, len(sound), "NONE", "not compressed"))
+            file.writeframes(sound.astype("<i2").tobytes())
+    return folder
+
+
+def arrays_with_parts(folder):
+    draw = np.random.default_rng(0)
+    parts = {}
+    for part, count in (("train", 60), ("test", 20)):
+        y = np.arange(count) % 3
+        parts |= {f"x_{part}": draw.integers(0, 99, (count, 8, 8), np.uint8) + y[:, None, None]}
+        parts |= {f"y_{part}": y}
+    np.savez(folder / "digits.npz", **parts)
+    return folder / "digits.npz"
+
+
+def vectors(folder):
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(50, 6)).astype(np.float32)
+    np.savez(folder / "v.npz", x=x, y=(x[:, 0] * 300 + 5000).astype(np.float32))
+    return folder / "v.npz"
+
+
+def masks(folder):
+    for n in range(12):
+        picture(folder / "images" / f"{n}.png", (16, 16))
+        (folder / "masks").mkdir(exist_ok=True)
+        half = np.zeros((16, 16), np.uint8)
+        half[:, n % 8 :] = 255
+        Image.fromarray(half).save(folder / "masks" / f"{n}.png")
+    rows = [[f"images/{n}.png", f"masks/{n}.png"] for n in range(12)]
+    return table(folder / "pairs.csv", ["image", "mask"], rows)
+
+
+def titanic(folder):
+    header = ["PassengerId", "Survived", "Pclass", "Name", "Sex", "Age", "Ticket", "Fare", "Cabin"]
+    rows = [
+        [n, n // 2 % 2, 1 + n % 3, f'"Doe, Mr. {n}"', ["male", "female"][n % 2],
+         "" if n % 7 == 0 else n % 60, f"A/5 {n}", round(5 + n * 0.37 % 80, 4),
+         f"C{n}" if n % 5 == 0 else ""]
+        for n in range(80)
+    ]  # fmt: skip
+    return table(folder / "titanic.csv", header, rows)
+
+
+WORKS = {
+    "semicolons, latin-1": (semicolons_and_latin_1, [], ["encoding: cp1252", "separator: ;"]),
+    "tabs, gaps, marks": (tabs_and_gaps, [], ["missing: [NA]", "flag: true", "target: class"]),
+    "JSON lines": (json_lines, ["--inputs", "size,colour"], ["type: json", "target: label"]),
+    "a folder with a Parquet file": (parquet, [], ["type: parquet", "target: grade"]),
+    "train.csv and a test.csv without labels": (train_and_test_tables, [], ["target: Survived"]),
+    "folders of parts": (parts_with_classes, ["--model", "convnet"], ["validation:", "pets/val"]),
+    "images of odd sizes and modes": (odd_images, ["--model", "convnet"], ["imagefolder"]),
+    "a table of image names": (images_of_a_table, ["--model", "convnet"], ["folder: ", "rgb"]),
+    "labels in names": (labels_in_names, ["--model", "convnet"], ["regex"]),
+    "recordings": (recordings, [], ["audiofolder", "seconds"]),
+    "arrays of two parts": (arrays_with_parts, [], ["x_train", "y_test", "Conv2d"]),
+    "vectors": (vectors, [], ["standardize", "affine"]),
+    "masks of black and white": (masks, [], ["segmentation", "ignore_index: null"]),
+    "Kaggle's table": (titanic, [], ["inputs: [Pclass, Sex, Age, Fare]", "most_frequent"]),
+}
+"""Maker, arguments, and what the config must hold."""
+
+
+def nothing(folder):
+    return folder
+
+
+def a_run(folder):
+    (folder / "metrics.jsonl").write_text("{}")
+    (folder / "config.yaml").write_text("seed: 0")
+    return folder
+
+
+def a_config(folder):
+    (folder / "c.yaml").write_text("seed: 0")
+    return folder / "c.yaml"
+
+
+def an_image(folder):
+    return picture(folder / "one.png")
+
+
+def unlabelled_images(folder):
+    for name in ("a", "b", "c", "d", "e"):
+        picture(folder / f"{name}.png")
+    return folder
+
+
+def unlabelled_texts(folder):
+    for name in "abcde":
+        (folder / f"{name}.txt").write_text("some words")
+    return folder
+
+
+def lines_of_text(folder):
+    (folder / "lines.txt").write_text("one line\nanother line\n" * 20)
+    return folder / "lines.txt"
+
+
+def no_header(folder):
+    return table(folder / "n.csv", [1.5, 2, 0], [[n, n * 2, n % 2] for n in range(30)])
+
+
+def a_zip(folder):
+    (folder / "data.zip").write_bytes(b"PK\x03\x04" + bytes(99))
+    return folder / "data.zip"
+
+
+def four_rows(folder):
+    return table(folder / "t.csv", ["a", "label"], [[n, n % 2] for n in range(4)])
+
+
+def one_class(folder):
+    return table(folder / "t.csv", ["a", "b", "label"], [[n % 4, n, "x"] for n in range(30)])
+
+
+def only_ids(folder):
+    return table(folder / "t.csv", ["id", "label"], [[n, n % 2] for n in range(30)])
+
+
+def targets_missing(folder):
+    rows = [[n % 4, "" if n < 3 else n % 2] for n in range(30)]
+    return table(folder / "t.csv", ["a", "label"], rows)
+
+
+def unlike_tables(folder):
+    table(folder / "people.csv", ["a", "label"], [[n, n % 2] for n in range(30)])
+    return table(folder / "places.csv", ["b", "label"], [[n, n % 2] for n in range(30)]).parent
+
+
+def strange_files(folder):
+    (folder / "a.xyz").write_bytes(bytes(9))
+    return folder
+
+
+def nowhere(folder):
+    (folder / "reviews.csv").write_text("text,label\n")
+    return folder / "review.csv"
+
+
+REFUSED = {
+    "an empty folder": (nothing, "is empty: it holds no files"),
+    "a run": (a_run, "is the folder of a run"),
+    "a config": (a_config, "is a config already"),
+    "one image": (an_image, "is a single image"),
+    "images without labels": (unlabelled_images, "5 images in one folder, and nothing tells"),
+    "texts without labels": (unlabelled_texts, "5 texts in one folder, and nothing tells"),
+    "lines of text": (lines_of_text, "holds lines without columns"),
+    "no header": (no_header, "has no names of columns: its first line holds numbers"),
+    "an archive": (a_zip, "is a zip archive"),
+    "four rows": (four_rows, "holds 4 samples, too few"),
+    "one class": (one_class, "has a single class: label is 'x' in every row"),
+    "ids alone": (only_ids, "has no column to learn 'label' from"),
+    "targets missing": (targets_missing, "has no label in 3 of 30 rows"),
+    "tables of two kinds": (unlike_tables, "holds several tables: 'people.csv', 'places.csv'"),
+    "files of no known kind": (strange_files, "there are files of .xyz"),
+    "a wrong name": (nowhere, "did you mean 'reviews.csv'?"),
+}
+"""Maker, and a part of the line that tells why."""
