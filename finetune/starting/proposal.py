@@ -137,7 +137,9 @@ def _config(
     config["optimizer"] = {"type": "AdamW", "lr": network.lr, "weight_decay": 0.01}
     config["schedule"] = {"type": "cosine", "warmup": 0.1}
     config["train"] = {"epochs": lengths.epochs, "batch_size": lengths.batch_size}
-    if columns.task not in ("regression", "similarity") and found.num_rows < _FEW_ROWS:
+    is_watched = lengths.split is not None or "validation" in found.sources
+    is_share = columns.task not in ("regression", "similarity")
+    if is_watched and is_share and found.num_rows < _FEW_ROWS:
         # Of few samples many epochs get equally many right, and the first of them would be used.
         config["train"]["checkpoint"] = {"best": "validation/loss"}
     return config
