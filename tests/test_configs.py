@@ -22,6 +22,7 @@ SMALLER = {
     # phases last whole epochs, so these keep their epochs and get few steps in each
     "bbc_news_ulmfit": [*SHORT_TEXTS, *FEW_TO_TRAIN_ON],
     "mnist_efficientnet_lpft": FEW_TO_TRAIN_ON,
+    "bbc_news_sweep": [*TWO_STEPS, *SHORT_TEXTS],
     "notes": [*TWO_STEPS, *SHORT_TEXTS],
     "likeness": [*TWO_STEPS, *SHORT_TEXTS],
 }

@@ -17,6 +17,7 @@ from finetune.cli.overview import runs_command
 from finetune.cli.predicting import predict_command
 from finetune.cli.reporting_runs import report_command
 from finetune.cli.running import eval_command, tensorboard_command, train_command
+from finetune.cli.sweeps import sweep_command
 from finetune.cli.verbs import Verbs
 from finetune.visible import visible_streams
 
@@ -38,7 +39,10 @@ _VERBS: dict[str, list[tuple[Callable[..., None], str]]] = {
         (inspect_command, "finetune inspect config.yaml"),
         (schema_command, "finetune schema > schema.json"),
     ],
-    "Run": [(train_command, "finetune train config.yaml --run runs/first")],
+    "Run": [
+        (train_command, "finetune train config.yaml --run runs/first"),
+        (sweep_command, "finetune sweep config.yaml --trials 24"),
+    ],
     "Use a run": [
         (eval_command, "finetune eval runs/first new.csv"),
         (predict_command, "finetune predict runs/first new.csv --out predicted.jsonl"),

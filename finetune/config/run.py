@@ -17,6 +17,7 @@ from finetune.config.messages import shown
 from finetune.config.model import ModelConfig
 from finetune.config.optim import ConstantSchedule, OptimizerConfig, Schedule
 from finetune.config.places import Place
+from finetune.config.sweep_keys import SweepConfig
 from finetune.config.task_list_keys import ShortTask, TaskList
 from finetune.config.tracking import Tracking, TrackingConfig
 from finetune.config.train import TrainConfig
@@ -87,6 +88,8 @@ class RunConfig(Node):
     """Which programs get curves and pictures of the run: a list such as `[tensorboard]`, or a mapping."""
     inference: InferenceConfig = InferenceConfig()
     """How the trained network is run."""
+    sweep: SweepConfig | None = None
+    """What `finetune sweep` tries; other verbs leave it alone."""
 
     @field_validator("name")
     @classmethod
@@ -164,7 +167,8 @@ class RunConfig(Node):
     def notes(self) -> tuple[str, ...]:
         """Lines to report to the user: old names of keys, and where files were found."""
         on_places = (place.note for place in self.places if place.note is not None)
-        return (*self._provenance.notes, *on_places)
+        of_sweep = () if self.sweep is None else ("`sweep` has an effect only in `finetune sweep`",)
+        return (*self._provenance.notes, *on_places, *of_sweep)
 
     def _searched(self, key: Key) -> str | None:
         """Return where a path was searched, as a hint, if it was not found."""

@@ -226,6 +226,7 @@ def test_every_place_that_starts_a_process_is_known_and_tested_above():
     assert places == {
         ("finetune/cli/running.py", "os.execv"),
         ("finetune/data/workers.py", "DataLoader"),
+        ("finetune/sweep/trial_process.py", "subprocess.Popen"),
     }
 
 

@@ -1,0 +1,207 @@
+"""`finetune sweep` as a user meets it: trials in processes, kills, refusals, what is left."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from finetune.config.loader import load_config
+from finetune.config.run import RunConfig
+from finetune.sweep.judging import judged_by
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "-m", "finetune", "sweep", "c.yaml"]
+
+
+def begun(folder):
+    """Start the sweep in the folder as a process."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        COMMAND, cwd=folder, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        text=True,
+    )  # fmt: skip
+
+
+def trials_of(finetune):
+    outcome = finetune("sweep", "c.yaml", "--json")
+    assert outcome.code == 0, outcome.err
+    return json.loads(outcome.out)["trials"]
+
+
+@pytest.mark.slow
+def test_a_killed_and_a_stopped_sweep_go_on_to_the_whole_number_of_trials(
+    finetune, write, tmp_path
+):
+    write(trials=3, pruner="none")
+    home = tmp_path / "runs" / "c"
+    killed = begun(tmp_path)
+    wait_for((home / "trial-00000" / "plan.json").exists, killed)
+    killed.kill()
+    killed.communicate()
+    stopped = begun(tmp_path)
+    wait_for((home / "trial-00001" / "plan.json").exists, stopped)
+    stopped.send_signal(signal.SIGTERM)
+    told = stopped.communicate(timeout=120)[1]
+    assert stopped.returncode == 75, told
+    assert "the same command goes on" in told
+    trials = trials_of(finetune)
+    assert sorted(one["number"] for one in trials) == [0, 1, 2]
+    assert {one["state"] for one in trials} == {"done"}
+    assert [one["evaluations"] for one in trials] == [2, 2, 2]
+    assert sorted(path.name for path in home.glob("trial-*[0-9]")) == [
+        f"trial-0000{number}" for number in range(3)
+    ]
+    best = load_config(home / "best.yaml")
+    assert best.sweep is None
+    assert best.optimizer.lr == trials[0]["params"]["optimizer.lr"]
+    assert (home / "report.html").read_text().count("trial-0000") >= 3
+    # Nothing is left to do: the command shows the same again.
+    assert trials_of(finetune) == trials
+
+
+def wait_for(is_so, process):
+    until = time.monotonic() + 120
+    while not is_so():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_trials_that_the_config_makes_impossible_end_the_sweep_with_their_reason(finetune, write):
+    write(search={"freeze": [["nobody"], ["no"], ["never"], ["body"]]}, sampler="grid")
+    outcome = finetune("sweep", "c.yaml")
+    assert outcome.code == 2
+    assert "3 trials in a row failed, the last one: " in outcome.err
+    assert "trial 0 failed: c.yaml" in outcome.err
+    assert "trial 3" not in outcome.err
+
+
+@pytest.mark.slow
+def test_a_trial_that_does_badly_is_ended_early_and_told(finetune, write, tmp_path):
+    from finetune.sweep.asked import AskedSweep
+    from finetune.sweep.prepared import prepare
+
+    path = write(trials=6, search={"optimizer.lr": {"low": 1e-6, "high": 1e-1, "log": True}})
+    os.environ["PYTHONPATH"] = str(ROOT)
+    said = []
+    more = ["train.epochs=2000", "train.evaluate_every={epochs: 1}", "cache=off"]
+    sweeping = prepare(AskedSweep.of(path, more, []), said.append, home=tmp_path / "home")
+    # Five trials that did well, so that the pruner has what it compares with.
+    for _ in range(5):
+        claim = sweeping.claims.take()
+        for evaluation in range(1, 60):
+            claim.record.report(-1.0, evaluation)
+        sweeping.claims.study.tell(claim.record, -1.0)
+    sweeping.run()
+    assert any(line.startswith("trial 5 pruned after evaluation ") for line in said), said
+    assert sweeping.claims.study.trials[-1].state.name == "PRUNED"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"search": {"optimizer.rl": [1, 2]}}, "c.yaml:24: sweep.search.optimizer.rl: with 1: "),
+        ({"search": {"optimizer.lr": {"low": -1.0, "high": 0.1}}}, "optimizer.lr: with -1.0: "),
+        ({"search": {"freeze": [["body"], 3]}}, "sweep.search.freeze: with 3: "),
+        ({"search": {"optimizer.lr": [0.1, 0.1]}}, "optimizer.lr: 0.1 is listed twice"),
+        ({"search": {"train.drop_last": [1, True]}}, "train.drop_last: true is listed twice"),
+        ({"search": {"name": ["a", "b"]}}, "'name' cannot be varied"),
+        ({"search": {"data.source.token": ["a", "b"]}}, "a secret cannot be varied"),
+        ({"search": {"optimizer.lr": 3}}, "needs a range {low: ..., high: ...} or a list"),
+        ({"search": {"seed": {"low": 4, "high": 9, "step": 2}}}, "is not a whole number of steps"),
+        ({"sampler": "grid"}, "a grid needs a list of values or a 'step' for 'optimizer.lr'"),
+        ({"metric": "validation/mine"}, "nothing says which way 'validation/mine' improves"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_searched_is_refused_before_any_trial(
+    finetune, write, tmp_path, changes, said
+):
+    write(**changes)
+    outcome = finetune("sweep", "c.yaml")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert said in outcome.err
+    assert len(outcome.err.splitlines()) <= 2
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("mysql://root:hidden-word@host/base", "needs a storage that is known, got 'mysql'"),
+        ("nonsense", "needs a storage that is known, got 'nonsense'"),
+        ("postgresql+psycopg://me:hidden-word@127.0.0.1:1/base", "the study's database refuses"),
+    ],
+)
+def test_a_storage_that_cannot_be_used_is_refused_without_its_password(finetune, write, url, said):
+    pytest.importorskip("psycopg")
+    write()
+    outcome = finetune("sweep", "c.yaml", "--storage", url)
+    assert outcome.code == 2
+    assert said in outcome.err
+    assert "hidden-word" not in outcome.err
+
+
+def test_a_folder_that_holds_something_else_is_refused(finetune, write, tmp_path):
+    write()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    outcome = finetune("sweep", "c.yaml", "--dir", "mine")
+    assert outcome.code == 2
+    assert "mine: holds something, and no sweep" in outcome.err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_study_that_was_begun_with_another_config_is_not_gone_on_with(write, tmp_path):
+    from finetune.errors import FinetuneError
+    from finetune.sweep.asked import AskedSweep
+    from finetune.sweep.prepared import prepare
+
+    path = write()
+    prepare(AskedSweep.of(path, [], []), print, home=tmp_path / "home")
+    prepare(AskedSweep.of(path, ["sweep.trials=9"], []), print, home=tmp_path / "home")
+    with pytest.raises(FinetuneError, match="begun with another config or search"):
+        prepare(AskedSweep.of(path, ["train.epochs=9"], []), print, home=tmp_path / "home")
+
+
+def test_a_config_without_the_section_is_refused_and_other_verbs_say_that_they_leave_it(
+    finetune, write, tmp_path
+):
+    path = write()
+    assert load_config(path).notes == ("`sweep` has an effect only in `finetune sweep`",)
+    config = yaml.safe_load(path.read_text())
+    del config["sweep"]
+    path.write_text(yaml.safe_dump(config))
+    assert load_config(path).notes == ()
+    outcome = finetune("sweep", "c.yaml")
+    assert outcome.code == 2
+    assert outcome.err.startswith("c.yaml: has no section 'sweep'\n")
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "expected"),
+    [
+        ({"type": "classification"}, "auto", ("validation/accuracy", "maximize")),
+        ({"type": "regression"}, "auto", ("validation/mae", "minimize")),
+        ({"type": "regression", "metrics": ["r2"]}, "auto", ("validation/r2", "maximize")),
+        ({"type": "regression", "metrics": []}, "auto", ("validation/loss", "minimize")),
+        ({"type": "classification"}, "test/loss", ("test/loss", "minimize")),
+        (
+            {"type": "classification",
+             "metrics": [{"type": "import", "path": "p:m", "better": "lower"}]},
+            "auto",
+            ("validation/m", "minimize"),
+        ),
+    ],
+)  # fmt: skip
+def test_the_direction_follows_from_the_metric(write, task, metric, expected):
+    config = yaml.safe_load(write(metric=metric).read_text()) | {"task": task}
+    config = RunConfig.model_validate(config)
+    judged = judged_by(config, config.sweep)
+    assert (judged.metric, judged.direction) == expected
