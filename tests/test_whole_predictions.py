@@ -314,3 +314,42 @@ def test_a_long_stream_is_kept_on_disk_and_read_alike(run, tmp_path, monkeypatch
     parts = [*pieces_of("-", wanted, io.TextIOWrapper(io.BytesIO(text)))]
     assert [name for part in parts for name in part.names] == [f"-:{n}" for n in range(1, 10)]
     assert [cell for part in parts for cell in part.beside["id"]] == [s["id"] for s in samples(9)]
+
+
+def test_the_most_probable_classes_and_the_unsure_rows_are_written(run, tmp_path):
+    table = jsonl(tmp_path / "new.jsonl", samples())
+    whole(run, table, tmp_path / "all.jsonl")
+    whole(run, table, tmp_path / "top.jsonl", top_k=2)
+    for row, top in zip(lines(tmp_path / "all.jsonl"), lines(tmp_path / "top.jsonl"), strict=True):
+        by_class = row["probabilities"]
+        assert (top["label/1"], top["score/1"]) == (row["label"], row["probability"])
+        assert {top["label/1"]: top["score/1"], top["label/2"]: top["score/2"]} == by_class
+    middle = sorted(row["probability"] for row in lines(tmp_path / "all.jsonl"))[ROWS // 2]
+    heard = []
+    whole(run, table, tmp_path / "unsure.jsonl", below=middle, heard=heard)
+    unsure = [row for row in lines(tmp_path / "all.jsonl") if row["probability"] < middle]
+    assert lines(tmp_path / "unsure.jsonl") == unsure
+    assert f"{len(unsure)} of {ROWS} predictions have a probability below {middle}" in heard
+    with pytest.raises(FinetuneError, match="asks for 3 classes, and the run knows 2"):
+        whole(run, table, tmp_path / "top.jsonl", top_k=3)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_the_output_of_a_layer_is_written_for_each_sample(run, tmp_path, ending):
+    table = jsonl(tmp_path / "new.jsonl", samples())
+    whole(run, table, tmp_path / f"out.{ending}", embeddings="head")
+    expected = [list(found.values) for found in load_predictor(run, batch_size=8)(samples())]
+    match ending:
+        case "csv":
+            with (tmp_path / "out.csv").open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            found = [[float(row["embedding/0"]), float(row["embedding/1"])] for row in rows]
+        case "parquet":
+            from pyarrow import parquet
+
+            found = parquet.read_table(tmp_path / "out.parquet")["embedding"].to_pylist()
+        case _:
+            found = [row["embedding"] for row in lines(tmp_path / "out.jsonl")]
+    assert found == expected
+    with pytest.raises(FinetuneError, match="no layer 'haed'"):
+        whole(run, table, tmp_path / "o.jsonl", embeddings="haed")

@@ -34,6 +34,18 @@ def predict_command(
         Literal["stop", "skip"],
         typer.Option(help="What a sample that cannot be predicted does: it is named either way."),
     ] = "stop",
+    top_k: Annotated[
+        int | None,
+        typer.Option(min=1, help="Write the K most probable classes: label/1, score/1, ..."),
+    ] = None,
+    below: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Write predictions of a lower probability alone."),
+    ] = None,
+    embeddings: Annotated[
+        str | None,
+        typer.Option(metavar="LAYER", help="Write the output of a layer, too: embedding."),
+    ] = None,
     without_columns: Annotated[
         bool,
         typer.Option("--without-columns", help="Leave out the columns of the input."),
@@ -74,9 +86,8 @@ def predict_command(
         )
         note = partial(tell, file=sys.stderr)
         told = Told(lambda line: note(f"note: {line}"), note)
-        whole = WholePrediction(
-            predictor, Input(source, sys.stdin), Asking(on_error, columns=not without_columns), told
-        )
+        asking = Asking(on_error, not without_columns, top_k, embeddings, below)
+        whole = WholePrediction(predictor, Input(source, sys.stdin), asking, told)
         picture = predictor.run.task.picture
         folder = _folder_for(picture, out, told.note)
         if out is None:

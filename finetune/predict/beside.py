@@ -8,7 +8,7 @@ from finetune.predict.written_rows import SINGULAR
 
 _PLAIN = (str, int, float, bool, type(None))
 _PREFIX = "input/"
-_OF_PREDICTIONS = tuple(f"{name}/" for name in (*SINGULAR.values(), "label", "score", "embedding"))
+_OF_PREDICTIONS = tuple(f"{name}/" for name in (*SINGULAR.values(), "label", "score"))
 
 
 class Beside:

@@ -152,6 +152,11 @@ class Journal:
         return self._now.count
 
     @property
+    def num_predicted(self) -> int:
+        """How many samples were predicted, whether their rows are written or not."""
+        return self._now.rows - self._now.num_bad
+
+    @property
     def num_bad(self) -> int:
         """How many samples were passed over, also before an interruption."""
         return self._now.num_bad

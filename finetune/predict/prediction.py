@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from finetune.config.loss_keys import ContrastiveLoss, TripletLoss
+from finetune.config.task_keys import ClassificationTask
 from finetune.counting import Counting
 from finetune.data.incoming_part import Incoming
 from finetune.errors import FinetuneError
@@ -11,6 +13,7 @@ from finetune.outfolder import Put
 from finetune.predict.beside import Beside
 from finetune.predict.predictor import Predictor
 from finetune.predict.remarks import Remarks
+from finetune.train.trained import TrainedRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +23,24 @@ class Asking:
     Args:
         on_error: Whether a sample that cannot be predicted ends it, or is passed over.
         columns: Whether the input's columns are written beside the predictions.
+        top_k: How many of the most probable classes are written; None for all of them.
+        embeddings: Layer whose output is written too; None for none.
+        below: Only predictions of a lower probability are written; None for all.
     """
 
     on_error: Literal["stop", "skip"] = "stop"
     columns: bool = True
+    top_k: int | None = None
+    embeddings: str | None = None
+    below: float | None = None
 
 
 class Piece(NamedTuple):
-    """The rows of one piece of the input, and how many of its samples were passed over."""
+    """The rows of one piece of the input; how many samples were passed over, and predicted."""
 
     rows: list[dict[str, Any]]
     num_bad: int
+    num_predicted: int
 
 
 class Told(NamedTuple):
@@ -52,7 +62,10 @@ class PiecewisePrediction:
     """
 
     def __init__(self, predictor: Predictor, asking: Asking, told: Told) -> None:
+        _refuse_unfit(predictor.run, asking)
         self._predictor = predictor
+        if asking.embeddings is not None:
+            self._predictor = predictor.tapped(asking.embeddings)
         self._asking = asking
         self._told = told
         self.beside = Beside(told.note)
@@ -78,15 +91,20 @@ class PiecewisePrediction:
     def piece(self, part: Incoming, put: Put | None = None) -> Piece:
         """Return the rows of one piece; see `pieces`."""
         if not part.names:
-            return Piece([], 0)
+            return Piece([], 0, 0)
         said, num_bad = self._said(part, put)
         if not said:
-            return Piece([], num_bad)
+            return Piece([], num_bad, 0)
         beside: list[dict[str, Any]] = [{} for _ in part.names]
         if self._asking.columns:
             beside = self.beside.rows(part, next(iter(said.values())))
-        rows = [{"input": part.names[at]} | beside[at] | row for at, row in said.items()]
-        return Piece(rows, num_bad)
+        below = self._asking.below
+        rows = [
+            {"input": part.names[at]} | beside[at] | row
+            for at, row in said.items()
+            if below is None or row["probability"] < below
+        ]
+        return Piece(rows, num_bad, len(said))
 
     def _said(self, part: Incoming, put: Put | None) -> tuple[dict[int, dict[str, Any]], int]:
         """Return what is predicted of each sample by position, and how many were passed over."""
@@ -115,7 +133,8 @@ class PiecewisePrediction:
         said = {}
         for answer in answers:
             at = good[answer.position]
-            said[at] = self._predictor.plain(answer, part.names[at], put)
+            row = self._predictor.plain(answer, part.names[at], put)
+            said[at] = row if self._asking.top_k is None else with_top(row, self._asking.top_k)
             self._counting.at(self._count + at)
         return said, num_bad
 
@@ -123,3 +142,35 @@ class PiecewisePrediction:
         """Tell that a sample is passed over, and why."""
         where = error.where or part.names[at]
         self._told.bad(f"passed over: {where}: {error.message}")
+
+
+def with_top(row: dict[str, Any], count: int) -> dict[str, Any]:
+    """Return a row with its most probable classes as `label/1`, `score/1`, ..., not with all."""
+    row = dict(row)
+    by_class: dict[str, float] = row.pop("probabilities")
+    # Of equal ones the first class counts first, as in `label`.
+    best = sorted(by_class, key=lambda name: -by_class[name])[:count]
+    for rank, name in enumerate(best, 1):
+        row |= {f"label/{rank}": name, f"score/{rank}": by_class[name]}
+    return row
+
+
+def _refuse_unfit(run: TrainedRun, asking: Asking) -> None:
+    """Raise if what is asked needs probabilities of classes that the run does not predict."""
+    asked = {"--top-k": asking.top_k, "--below": asking.below}
+    option = next((name for name, value in asked.items() if value is not None), None)
+    if option is None:
+        return
+    task, classes = run.config.task, run.facts.classes
+    losses = task.chosen_losses if isinstance(task, ClassificationTask) else ()
+    is_of_classes = any(not isinstance(one, TripletLoss | ContrastiveLoss) for one in losses)
+    if not is_of_classes or classes is None:
+        raise FinetuneError(
+            "is for a classification, where each prediction has a probability",
+            where=option,
+            hint=f"leave it out: the task of the run is {task.type}",
+        )
+    if asking.top_k is not None and asking.top_k > len(classes):
+        raise FinetuneError(
+            f"asks for {asking.top_k} classes, and the run knows {len(classes)}", where=option
+        )

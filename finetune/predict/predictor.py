@@ -18,6 +18,7 @@ from finetune.errors import DataError
 from finetune.models.declared import Network
 from finetune.outfolder import Put
 from finetune.predict.passes import Answer, OnBad, Passes
+from finetune.predict.tap import Tap
 from finetune.tasks.records import PicturedRecord, PredictionRecord
 from finetune.train.build import evaluation_batch_size, located
 from finetune.train.precision import Precision
@@ -221,7 +222,19 @@ class Predictor:
         file: dict[str, Any] = {}
         if put is not None and isinstance(answer.record, PicturedRecord):
             file = {str(self.run.task.picture): put(name, answer.record.picture())}
-        return file | answer.record.row()
+        row = file | answer.record.row()
+        return row if answer.embedding is None else row | {"embedding": answer.embedding.tolist()}
+
+    def tapped(self, layer: str) -> "Predictor":
+        """Return a predictor whose answers hold the output of a layer as their embedding.
+
+        Args:
+            layer: Name of the layer, as `model.named_modules()` has it.
+
+        Raises:
+            FinetuneError: the network has no such layer.
+        """
+        return replace(self, passes=replace(self.passes, tap=Tap.at(self.model, layer)))
 
 
 class ReadyInputs(NamedTuple):

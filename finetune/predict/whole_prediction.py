@@ -103,7 +103,7 @@ class WholePrediction:
                 journal.remove()
                 raise
             prediction.remarks.last()
-            self._tell_bad(journal.num_bad, journal.count)
+            self._tell_counts(journal.num_bad, journal.num_predicted, journal.count)
             return write_file(
                 journal, out, numbers=self.predictor.numbers, raw=raw, note=self.told.bad
             )
@@ -112,27 +112,32 @@ class WholePrediction:
         """Yield the row of each sample, and tell what is to be told of all of them."""
         prediction = PiecewisePrediction(self.predictor, self.asking, self.told)
         prediction.remarks.first()
-        num_bad = count = 0
+        num_bad = num_predicted = count = 0
         for piece in prediction.pieces(parts, put):
             num_bad += piece.num_bad
+            num_predicted += piece.num_predicted
             count += len(piece.rows)
             yield from piece.rows
         prediction.remarks.last()
-        self._tell_bad(num_bad, count)
+        self._tell_counts(num_bad, num_predicted, count)
 
-    def _tell_bad(self, num_bad: int, count: int) -> None:
-        """Tell how many samples were passed over.
+    def _tell_counts(self, num_bad: int, num_predicted: int, count: int) -> None:
+        """Tell how many samples were passed over, and how many predictions are not written.
 
         Raises:
-            FinetuneError: all were.
+            FinetuneError: all samples were passed over.
         """
-        if not num_bad:
-            return
-        if not count:
+        if num_bad and not num_predicted:
             raise FinetuneError(
                 f"none of {num_bad:,} samples can be predicted", where=self.input.source
             )
-        self.told.bad(f"{num_bad:,} of {num_bad + count:,} samples were passed over")
+        if num_bad:
+            self.told.bad(f"{num_bad:,} of {num_bad + num_predicted:,} samples were passed over")
+        if self.asking.below is not None:
+            self.told.bad(
+                f"{count:,} of {num_predicted:,} predictions have a probability below "
+                f"{self.asking.below}"
+            )
 
     def _parts(self, out: Path | None) -> Iterator[Incoming]:
         """Yield the input piece by piece; refuse to replace a file of it."""

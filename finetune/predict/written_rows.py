@@ -107,7 +107,9 @@ def write_parquet(
     count = 0
     try:
         schemas = [table.schema for table in tables()]
-        schema = pyarrow.unify_schemas(schemas, promote_options="permissive")
+        schema = pyarrow.unify_schemas(
+            schemas or [pyarrow.schema([])], promote_options="permissive"
+        )
         with parquet.ParquetWriter(file.buffer, schema) as writer:
             for table in tables():
                 rest = [name for name in schema.names if name not in table.column_names]
@@ -180,8 +182,9 @@ def _flat_row(
                 f"{singular}/{key}": cell
                 for key, cell in _flat_row(value, (), as_text=as_text).items()
             }
-        elif isinstance(value, list) and name in SINGULAR:
-            names = numbers if len(numbers) == len(value) else [*map(str, range(len(value)))]
+        elif isinstance(value, list) and name in SINGULAR and (as_text or name != "embedding"):
+            is_named = name != "embedding" and len(numbers) == len(value)
+            names = numbers if is_named else [*map(str, range(len(value)))]
             pairs = zip(names, value, strict=True)
             flat |= {f"{singular}/{one}": _cell_of(number) for one, number in pairs}
         else:
@@ -189,7 +192,12 @@ def _flat_row(
     return flat
 
 
-SINGULAR = {"probabilities": "probability", "values": "value", "shares": "share"}
+SINGULAR = {
+    "probabilities": "probability",
+    "values": "value",
+    "shares": "share",
+    "embedding": "embedding",
+}
 """Name of the cells of one number each, by the name of all of them in a row."""
 
 

