@@ -17,6 +17,7 @@ from finetune.cli.overview import runs_command
 from finetune.cli.predicting import predict_command
 from finetune.cli.reporting_runs import report_command
 from finetune.cli.running import eval_command, tensorboard_command, train_command
+from finetune.cli.showing import show_command
 from finetune.cli.sweeps import sweep_command
 from finetune.cli.verbs import Verbs
 from finetune.visible import visible_streams
@@ -37,6 +38,7 @@ _VERBS: dict[str, list[tuple[Callable[..., None], str]]] = {
         (validate_command, "finetune validate config.yaml"),
         (plan_command, "finetune plan config.yaml -o train.epochs=3"),
         (inspect_command, "finetune inspect config.yaml"),
+        (show_command, "finetune show freeze.phases.until"),
         (schema_command, "finetune schema > schema.json"),
     ],
     "Run": [
