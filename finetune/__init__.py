@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from finetune.freezing.report import freeze_map as freeze_map
     from finetune.freezing.select import select as select
     from finetune.models.inventory import take_inventory as take_inventory
-    from finetune.predict import load_predictor as load_predictor
+    from finetune.predict import (
+        load_predictor as load_predictor,
+        load_predictors as load_predictors,
+    )
     from finetune.train.trained import evaluate_run as evaluate  # noqa: F401 - has another name there
     from finetune.train.wire import build_trainer as build_trainer
 
@@ -38,6 +41,7 @@ _HOMES = {
     "build_trainer": "train.wire",
     "evaluate": "train.trained:evaluate_run",
     "load_predictor": "predict",
+    "load_predictors": "predict",
     "take_inventory": "models.inventory",
     "select": "freezing.select",
     "freeze": "freezing.apply",

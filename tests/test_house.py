@@ -35,7 +35,7 @@ LAYERS = {
     **dict.fromkeys(["lints", "report"], 6),
     **dict.fromkeys(["train"], 7),
     **dict.fromkeys(["predict", "preview", "starting", "sweep"], 8),
-    **dict.fromkeys(["export"], 9),
+    **dict.fromkeys(["export", "serve"], 9),
     **dict.fromkeys(["cli"], 10),
     **dict.fromkeys(["__main__"], 11),
 }

@@ -17,6 +17,7 @@ from finetune.cli.overview import runs_command
 from finetune.cli.predicting import predict_command
 from finetune.cli.reporting_runs import report_command
 from finetune.cli.running import eval_command, tensorboard_command, train_command
+from finetune.cli.serving import serve_command
 from finetune.cli.showing import show_command
 from finetune.cli.sweeps import sweep_command
 from finetune.cli.verbs import Verbs
@@ -50,6 +51,7 @@ _VERBS: dict[str, list[tuple[Callable[..., None], str]]] = {
         (predict_command, "finetune predict runs/first new.csv --out predicted.jsonl"),
         (export_command, "finetune export runs/first --format safetensors --out exported"),
         (certify_command, "finetune certify runs/first --out first.json"),
+        (serve_command, "finetune serve runs/first runs/second --port 8000"),
     ],
     "Look at runs": [
         (runs_command, "finetune runs"),

@@ -1,0 +1,314 @@
+"""Several predictors on the same samples; those over equal frozen prefixes share one pass."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finetune.activations.batch_shapes import Shape, mask_of
+from finetune.activations.replay import Constants, Replay
+from finetune.bits import same_bits
+from finetune.data.batches import Batch
+from finetune.errors import FinetuneError, did_you_mean
+from finetune.predict.predictor import Predictor, ReadyInputs, load_predictor
+from finetune.predict.prefixes import FrozenPrefix, find_prefix, share_tensors
+from finetune.store.verdicts import Verdicts
+from finetune.structure import tensors_in
+from finetune.tasks.records import PredictionRecord
+from finetune.train.precision import Precision
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A predictor with its frozen prefix."""
+
+    predictor: Predictor
+    prefix: FrozenPrefix | None
+    """None if it shares with no other run."""
+    replay: Replay | None
+    """Records the outputs of the prefix, or answers with those of another head."""
+    alone: str
+    """Why it has no prefix to share; empty if it has one."""
+
+    @classmethod
+    def of(cls, predictor: Predictor) -> "Head":
+        """Find the prefix of a predictor, and replace `forward` of its modules."""
+        found = find_prefix(predictor)
+        if isinstance(found, str):
+            return cls(predictor, None, None, found)
+        replay = Replay(predictor.model, found.boundary)
+        replay.install()
+        return cls(predictor, found, replay, "")
+
+    def by_itself(self, why: str) -> "Head":
+        """Return the head without its prefix, its network's own `forward` restored."""
+        if self.replay is not None:
+            self.replay.remove()
+        return Head(self.predictor, None, None, why)
+
+
+class Predictors:
+    """Predictors by name. Call it with samples; made by `load_predictors`.
+
+    Not for several threads at once: the frozen calls of a network are recorded or answered during
+    a call.
+    """
+
+    def __init__(self) -> None:
+        self._heads: Mapping[str, Head] = {}
+        self.passes = 0
+        """Frozen prefixes that were run so far, also those of runs that share none."""
+        self.spared = 0
+        """Passes through a frozen prefix that another run's pass has spared so far."""
+
+    def __getitem__(self, name: str) -> Predictor:
+        """Return one predictor."""
+        return self._heads[name].predictor
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the runs."""
+        return iter(self._heads)
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._heads
+
+    def add(self, name: str, predictor: Predictor) -> None:
+        """Add a predictor, or replace that of this name.
+
+        If its frozen prefix is equal to that of another, it shares the tensors of the prefix: do
+        not change them in place.
+        """
+        self.remove(name)
+        head = Head.of(predictor)
+        twin = self._twin(head)
+        if twin is not None:
+            assert head.prefix is not None
+            share_tensors(predictor.model, head.prefix, twin.predictor.model)
+            if not _agree(twin, head):
+                head = head.by_itself("a trial gave other bits than its own pass")
+        # A new mapping: other threads may look at the names meanwhile.
+        self._heads = {**self._heads, name: head}
+
+    def remove(self, name: str) -> None:
+        """Remove a predictor, if there is one of this name; its network becomes as it was."""
+        if (head := self._heads.get(name)) is not None:
+            self._heads = {each: one for each, one in self._heads.items() if each != name}
+            head.by_itself("")
+
+    def _twin(self, head: Head) -> Head | None:
+        """Return a head with an equal prefix; None without one."""
+        if head.prefix is None:
+            return None
+        keys = (one for one in self._heads.values() if one.prefix is not None)
+        return next((one for one in keys if _key(one) == head.prefix.key), None)
+
+    @property
+    def shared(self) -> dict[str, tuple[str, ...]]:
+        """Names of the runs that share a pass, by the name of the last module of their prefix."""
+        found = [names for names in self._groups(tuple(self._heads)) if len(names) > 1]
+        return {
+            prefix.up_to: names
+            for names in found
+            if (prefix := self._heads[names[0]].prefix) is not None
+        }
+
+    def shares_with(self, name: str) -> tuple[str, ...]:
+        """Return the other runs that share the pass of a run."""
+        groups = self._groups(tuple(self._heads))
+        return tuple(one for names in groups if name in names for one in names if one != name)
+
+    def notes(self) -> list[str]:
+        """Return a line for each group of runs that share a pass, and for each run that does not.
+
+        The first begin with the names, the others with the name and the reason.
+        """
+        lines = []
+        for names in self._groups(tuple(self._heads)):
+            head = self._heads[names[0]]
+            if head.prefix is None:
+                lines.append(f"{names[0]} runs alone: {head.alone}")
+            elif len(names) == 1:
+                lines.append(f"{names[0]} runs alone: no other run has its frozen prefix")
+            else:
+                up_to = head.prefix.up_to
+                lines.append(f"{', '.join(names)} share one pass up to {up_to}")
+        return lines
+
+    def __call__(
+        self,
+        inputs: Sequence[Any] | Mapping[str, Sequence[Any]] | Tensor,
+        names: Sequence[str] | None = None,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> dict[str, list[PredictionRecord]]:
+        """Return the predictions of each run for the same samples, in order.
+
+        They have the bits that each predictor gives by itself for these samples.
+
+        Args:
+            inputs: As for a single predictor.
+            names: Runs that predict; all if left out.
+            tell: Receives lines on values that were converted or cut.
+
+        Raises:
+            DataError: a column is missing, or a value cannot be read.
+            FinetuneError: there is no run of such a name.
+        """
+        wanted = tuple(dict.fromkeys(self if names is None else names))
+        for name in wanted:
+            if name not in self._heads:
+                raise FinetuneError(f"no run {name!r}", hint=did_you_mean(name, self._heads))
+        found = dict[str, list[PredictionRecord]]()
+        for group in self._groups(wanted):
+            found |= self._of_group(group, inputs, tell)
+        return {name: found[name] for name in wanted}
+
+    def _groups(self, names: Sequence[str]) -> list[tuple[str, ...]]:
+        """Return names in groups that share a pass; a run alone is a group of one."""
+        groups: dict[str, list[str]] = {}
+        for name in names:
+            head = self._heads[name]
+            groups.setdefault(_key(head) or f" {name}", []).append(name)
+        return [tuple(group) for group in groups.values()]
+
+    def _of_group(
+        self, names: Sequence[str], inputs: Any, tell: Callable[[str], None]
+    ) -> dict[str, list[PredictionRecord]]:
+        heads = {name: self._heads[name] for name in names}
+        leader = heads[names[0]].predictor
+        found: dict[str, list[PredictionRecord]] = {name: [] for name in names}
+        ready = leader.prepare(inputs, tell=tell)
+        for batch in leader.batches(ready):
+            outputs = run_heads(list(heads.values()), batch, partial(_outputs, ready))
+            self.passes += outputs.passes
+            self.spared += len(heads) - outputs.passes
+            for (name, head), output in zip(heads.items(), outputs.of_heads, strict=True):
+                found[name] += head.predictor.read(output, batch, ready)
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class HeadOutputs:
+    """What the networks of several heads returned for a batch."""
+
+    of_heads: list[Any]
+    passes: int
+    """How often a prefix ran."""
+
+
+def run_heads(
+    heads: Sequence[Head], batch: Batch, run: Callable[[Predictor, Batch], Any]
+) -> HeadOutputs:
+    """Run the networks of heads with equal prefixes on a batch, the prefix once if it can be.
+
+    Each gets the batch as copies: a network may change its inputs in place.
+
+    Args:
+        heads: The heads.
+        batch: The batch.
+        run: Runs the network of a predictor on a batch.
+    """
+    first, *others = heads
+    shape, constants = _shape_of(batch), Constants("", Verdicts(None, ""))
+    recording = None
+    if others and first.replay is not None:
+        recording = first.replay.recording(shape, constants)
+    with recording or nullcontext({}) as rows:
+        outputs = [run(first.predictor, _copied(batch))]
+    if not rows:
+        outputs += [run(one.predictor, _copied(batch)) for one in others]
+        return HeadOutputs(outputs, len(heads))
+    for one in others:
+        assert one.replay is not None
+        copies = {name: row.clone() for name, row in rows.items()}
+        with one.replay.answering(copies, shape, constants):
+            outputs.append(run(one.predictor, _copied(batch)))
+    return HeadOutputs(outputs, 1)
+
+
+def _outputs(ready: ReadyInputs, predictor: Predictor, batch: Batch) -> Any:
+    return predictor.outputs(batch, ready)
+
+
+def _run_plain(predictor: Predictor, batch: Batch) -> Any:
+    """Return the network's outputs for a batch that comes from nowhere, as in a trial."""
+    run = predictor.run
+    quiet = torch.inference_mode if run.config.inference.mode == "inference_mode" else torch.no_grad
+    with quiet(), Precision(run.config.train.precision, run.device).autocast():
+        return run.model(**batch.inputs)
+
+
+def _shape_of(batch: Batch) -> Shape:
+    """Return size and padded length of a batch."""
+    mask = mask_of(batch.inputs)
+    return Shape(len(batch), None if mask is None else mask.shape[1])
+
+
+def _copied(batch: Batch) -> Batch:
+    return replace(batch, inputs={name: each.clone() for name, each in batch.inputs.items()})
+
+
+def _key(head: Head) -> str | None:
+    return None if head.prefix is None else head.prefix.key
+
+
+def _agree(twin: Head, head: Head) -> bool:
+    """Tell whether a head gives the same bits when another one's pass answers its prefix.
+
+    Tried on made-up batches of one and of several samples, with and without padding.
+    """
+    assert head.prefix is not None
+    trial, size = head.prefix.trial, len(next(iter(head.prefix.trial.values())))
+    for kept in (slice(0, 1), slice(0, 3), slice(size - 1, size), slice(0, size)):
+        inputs = {name: values[kept] for name, values in trial.items()}
+        batch = Batch(inputs, None, torch.arange(len(next(iter(inputs.values())))))
+        own = _run_plain(head.predictor, batch)
+        shared = run_heads([twin, head], batch, _run_plain).of_heads[1]
+        pairs = list(zip(tensors_in(own), tensors_in(shared), strict=False))
+        if not pairs or not all(same_bits(*pair) for pair in pairs):
+            return False
+    return True
+
+
+def load_predictors(
+    run_dirs: Sequence[str | Path],
+    *,
+    trust: Sequence[str] = (),
+    batch_size: int | None = None,
+    overrides: Sequence[str] = (),
+) -> Predictors:
+    """Load several runs; those over equal frozen prefixes share one pass, and its tensors.
+
+        predictors = finetune.load_predictors(["runs/topic", "runs/tone"])
+        predictions = predictors(["a text", "another"])    # {"topic": [...], "tone": [...]}
+
+    Args:
+        run_dirs: Folders of the runs; each is named as its folder.
+        trust: Packages whose code their configs may import.
+        batch_size: Samples of one forward pass; that of each config if left out.
+        overrides: `key=value` each, for secrets that saved configs mask.
+
+    Raises:
+        FinetuneError: two folders have the same name.
+        CheckpointError: a folder holds no usable run.
+        TrustError: a config imports code that `trust` does not name.
+        DataError: a tokenizer, or a transform, cannot be loaded.
+    """
+    predictors = Predictors()
+    for path in map(Path, run_dirs):
+        if (name := path.resolve().name) in predictors:
+            raise FinetuneError(
+                f"two runs are named {name!r}",
+                where=str(path),
+                hint="rename the folder of one of them",
+            )
+        one = load_predictor(path, trust=trust, batch_size=batch_size, overrides=overrides)
+        predictors.add(name, one)
+    return predictors

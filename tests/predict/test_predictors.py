@@ -1,0 +1,111 @@
+"""Runs over equal frozen prefixes share one pass, with the bits of each predictor alone."""
+
+import shutil
+
+import pytest
+import torch
+
+from finetune import FinetuneError, load_predictor, load_predictors
+
+SGD = {"type": "SGD", "lr": 0.05}
+
+
+@pytest.fixture
+def trained(small_run, tmp_path):
+    """Train a tiny network; return its folder."""
+
+    def train(name, **changes):
+        small_run(name, **{"freeze": ["body"], "optimizer": SGD} | changes).fit(quiet=True)
+        return tmp_path / name
+
+    return train
+
+
+@pytest.fixture
+def heads(trained):
+    """Three runs that differ in what their heads have learnt."""
+    return [
+        trained(name, optimizer={"type": "SGD", "lr": rate})
+        for name, rate in (("one", 0.05), ("two", 0.1), ("three", 0.2))
+    ]
+
+
+def values(records):
+    return torch.tensor([record.values for record in records], dtype=torch.float64)
+
+
+def test_three_heads_over_one_prefix_give_the_bits_of_three_predictors(heads):
+    inputs = torch.randn(11, 4).tolist()
+    predictors = load_predictors(heads, batch_size=4)
+    found = predictors(inputs)
+    assert list(found) == ["one", "two", "three"]
+    alone = {run.name: values(load_predictor(run, batch_size=4)(inputs)) for run in heads}
+    assert all(torch.equal(values(found[name]), alone[name]) for name in alone)
+    assert not torch.equal(alone["one"], alone["two"])
+    # three batches, of each of which the prefix has run once in place of three times
+    assert (predictors.passes, predictors.spared) == (3, 6)
+    assert predictors.notes() == ["one, two, three share one pass up to act"]
+
+
+def test_the_prefix_runs_once_for_all_heads(heads, monkeypatch):
+    calls, own = [], torch.nn.Linear.forward
+
+    def counted(self, value):
+        calls.append(self.out_features)
+        return own(self, value)
+
+    monkeypatch.setattr("torch.nn.Linear.forward", counted)
+    predictors = load_predictors(heads)
+    weights = [predictors[one].model.get_parameter("body.weight") for one in predictors]
+    assert len({weight.data_ptr() for weight in weights}) == 1, "its tensors are held once"
+    calls.clear()
+    predictors([[0.0] * 4])
+    assert calls == [6, 3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"seed": 1}, "no other run has its frozen prefix"),
+        ({"freeze": []}, "nothing is frozen"),
+        ({"inference": {"mode": "no_grad"}}, "no other run has its frozen prefix"),
+    ],
+    ids=["other weights", "all trained", "run otherwise"],
+)
+def test_what_differs_runs_alone_and_is_told(heads, trained, changes, reason):
+    other = trained("other", **changes)
+    predictors = load_predictors([*heads[:2], other])
+    assert predictors.notes() == [
+        "one, two share one pass up to act",
+        f"other runs alone: {reason}",
+    ]
+    inputs = torch.randn(3, 4).tolist()
+    assert torch.equal(values(predictors(inputs)["other"]), values(load_predictor(other)(inputs)))
+    assert predictors.shares_with("one") == ("two",)
+    assert predictors.shares_with("other") == ()
+
+
+def test_a_removed_run_leaves_the_others_as_they_were(heads):
+    inputs = torch.randn(5, 4).tolist()
+    predictors = load_predictors(heads)
+    before = predictors(inputs)
+    gone = predictors["one"]
+    predictors.remove("one")
+    assert list(predictors) == ["two", "three"]
+    assert predictors(inputs) == {name: before[name] for name in ("two", "three")}
+    assert gone(inputs) == before["one"]
+    assert "forward" not in vars(gone.model.get_submodule("body"))
+
+
+def test_only_the_named_runs_predict(heads):
+    predictors = load_predictors(heads)
+    assert list(predictors([[0.0] * 4], ["three", "one", "three"])) == ["three", "one"]
+    with pytest.raises(FinetuneError, match="no run 'tow'"):
+        predictors([[0.0] * 4], ["tow"])
+    assert predictors([]) == {"one": [], "two": [], "three": []}
+
+
+def test_two_runs_of_one_name_are_refused(heads, tmp_path):
+    shutil.copytree(heads[0], tmp_path / "copy" / "one")
+    with pytest.raises(FinetuneError, match="two runs are named 'one'"):
+        load_predictors([heads[0], tmp_path / "copy" / "one"])

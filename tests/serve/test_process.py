@@ -1,0 +1,156 @@
+"""The service as a process: signals under load, clients by the hundred, large and slow requests."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROW = [0.5, -1.0, 2.0, 0.0]
+SCRIPT = Path(__file__).parents[2] / "scripts" / "ask_service.py"
+
+
+class Process:
+    """A running service; its lines are collected as they come."""
+
+    def __init__(self, *arguments):
+        command = [sys.executable, "-m", "finetune", "serve", *map(str, arguments), "--port", "0"]
+        environment = os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])}
+        self.running = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        )
+        self.lines = []
+        threading.Thread(target=self._read, daemon=True).start()
+        self.url = re.search(r"http://\S+", self.wait_for("serving "))[0]
+
+    def _read(self):
+        for line in self.running.stdout:
+            self.lines.append(line)
+
+    def wait_for(self, beginning):
+        until = time.monotonic() + 90
+        while time.monotonic() < until:
+            for line in list(self.lines):
+                if beginning in line:
+                    return line
+            assert self.running.poll() is None, "".join(self.lines)
+            time.sleep(0.05)
+        raise AssertionError("".join(self.lines))
+
+    def ask(self, inputs, body=None, **more):
+        data = body or json.dumps({"inputs": inputs} | more).encode()
+        header = {"content-type": "application/json"}
+        request = urllib.request.Request(f"{self.url}/predict", data, header)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+
+@pytest.fixture
+def process():
+    """Start a service; it is killed when the test is over."""
+    made = []
+
+    def start(*arguments):
+        made.append(Process(*arguments))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.running.kill()
+        one.running.wait()
+        one.running.stdout.close()
+
+
+@pytest.mark.slow
+def test_a_service_through_its_life(process, two_runs, tmp_path):
+    """One process for all of it: each start costs the import of torch."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    shutil.copytree(two_runs[0], folder / "one")
+    service = process(folder, "--read-timeout", "1", "--max-requests", "400")
+    assert service.ask([ROW])[1]["predictions"].keys() == {"one"}
+
+    # SIGHUP: a new run is served, a gone one is not
+    shutil.copytree(two_runs[1], folder / "two")
+    os.kill(service.running.pid, signal.SIGHUP)
+    service.wait_for("one, two share one pass up to act")
+    assert service.ask([ROW])[1]["predictions"].keys() == {"one", "two"}
+    shutil.rmtree(folder / "one")
+    os.kill(service.running.pid, signal.SIGHUP)
+    service.wait_for("one is gone")
+    service.wait_for("two runs alone")
+    assert service.ask([ROW], runs=["one"])[0] == 404
+
+    # a body of 100 MB, a slow one, and the client that ships
+    status, told = service.ask([], body=b" " * 100_000_000)
+    assert (status, "more than 16777216 bytes" in told["error"]) == (413, True)
+    host, port = service.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as slow:
+        head = f"POST /predict HTTP/1.1\r\nhost: {host}\r\ncontent-length: 9\r\n\r\n"
+        slow.sendall(head.encode())
+        assert b"408" in slow.recv(1000)
+    asked = subprocess.run(
+        [sys.executable, str(SCRIPT), "a text", "--url", service.url],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (asked.returncode, "not a text" in asked.stderr or "no number" in asked.stderr) == (
+        1,
+        True,
+    )
+
+    # 200 clients at once, and SIGTERM in the middle: each is answered, or told why not
+    def client(number):
+        try:
+            return service.ask([ROW] * (1 + number % 3))
+        except (urllib.error.URLError, ConnectionError) as error:
+            return type(error).__name__, None
+
+    with ThreadPoolExecutor(200) as pool:
+        answers = [pool.submit(client, number) for number in range(200)]
+        while sum(one.done() for one in answers) < 20:
+            time.sleep(0.01)
+        os.kill(service.running.pid, signal.SIGTERM)
+        found = [one.result() for one in answers]
+    assert service.running.wait(60) == 0, "".join(service.lines)
+    service.wait_for("stopped")
+    # Those whose connection was never accepted see that nobody listens.
+    assert {status for status, _ in found} <= {200, 503, "URLError", "ConnectionResetError"}
+    good = [answer for status, answer in found if status == 200]
+    assert len(good) >= 20
+    assert all(answer["predictions"]["two"] for answer in good)
+
+
+def test_a_public_address_is_refused_unless_it_is_meant(command_line, two_runs):
+    refused = command_line("serve", two_runs[0], "--host", "0.0.0.0")
+    assert refused.code == 2
+    assert "can be reached by other machines" in refused.err
+    assert "--public" in refused.err
+
+
+def test_what_cannot_be_served_is_told(command_line, two_runs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    empty = command_line("serve", tmp_path / "empty")
+    assert (empty.code, "no run" in empty.err) == (2, True)
+    shutil.copytree(two_runs[0], tmp_path / "copies" / "one")
+    double = command_line("serve", two_runs[0], tmp_path / "copies" / "one")
+    assert (double.code, "two runs are named 'one'" in double.err) == (2, True)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        used = command_line("serve", two_runs[0], "--port", port)
+    assert (used.code, "cannot listen" in used.err) == (2, True)
