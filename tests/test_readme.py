@@ -14,7 +14,7 @@ from finetune.config.loader import load_config
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
@@ -56,7 +56,7 @@ def run(command):
 
 
 def session(verb):
-    """Return the one command of a verb whose output the README prints, and that output."""
+    """Return the one command of a verb whose output the pages print, and that output."""
     [command] = [command for command in SESSIONS if command.startswith(f"finetune {verb} ")]
     return command, SESSIONS[command]
 
@@ -68,7 +68,7 @@ def test_the_readme_is_short_and_names_every_room():
     assert [room for room in rooms if f"`{room}/`" not in text] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_lead_to_files(page):
     links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
@@ -78,6 +78,11 @@ def test_the_pages_have_what_these_tests_look_for():
     assert len(CONFIGS) >= 3
     assert len(blocks("python")) >= 2
     assert len(COMMANDS) >= 8
+
+
+def test_no_two_configs_on_the_pages_have_one_name():
+    names = [block.splitlines()[0] for block in blocks("yaml")]
+    assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name != "broken.yaml"])

@@ -1,4 +1,4 @@
-"""The configs of docs/config.md, each trained on small data, from file to prediction."""
+"""The configs of docs/start, each trained on small data, from file to prediction."""
 
 import json
 import re
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-PAGE = Path(__file__).parents[2] / "docs" / "config.md"
-TEXT = PAGE.read_text("utf-8")
+PAGES = (Path(__file__).parents[2] / "docs" / "start").glob("*.md")
+TEXT = "\n".join(page.read_text("utf-8") for page in PAGES)
 STARTS = dict(re.findall(r"^```yaml\n# (\w+)\.yaml\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL))
 
 
