@@ -3,9 +3,12 @@
 import csv
 import io
 import json
+import math
 
 import pytest
+import torch
 
+from finetune.counting import shown_by
 from finetune.data.incoming_pieces import Wanted, pieces_of
 from finetune.data.readers.kept_stream import kept
 from finetune.errors import FinetuneError
@@ -77,6 +80,7 @@ def test_columns_of_the_input_are_kept_beside_predictions(run, tmp_path, command
     assert all(
         row["label"] in "ab" and row["input"].endswith(str(n)) for n, row in enumerate(rows, 1)
     )
+    assert "column 'label' of the input is 'input/label' beside the predictions" in shown.err
     bare = command_line("predict", run, table, "--without-columns").out.splitlines()
     assert [list(json.loads(line)) for line in bare] == [
         ["input", "label", "probability", "probabilities"]
@@ -251,6 +255,50 @@ def test_what_does_not_fit_is_begun_anew_with_a_line(run, tmp_path, change, smal
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "expected.jsonl").read_bytes()
 
 
+def test_a_changed_input_leaves_nothing_of_the_earlier_one(run, tmp_path, small_pieces):
+    table = jsonl(tmp_path / "new.jsonl", samples())
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Stopped):
+            whole(run, table, tmp_path / "out.jsonl")
+    longer(tmp_path, run)
+    heard = []
+    whole(run, table, tmp_path / "out.jsonl", heard=heard)
+    assert [line for line in heard if "column" not in line] == [
+        "goes on behind 24 rows of an interrupted prediction of out.jsonl",
+        "begins anew: the input has changed since the prediction that was interrupted",
+    ]
+
+
+@pytest.mark.parametrize("asked", [{"top_k": 3}, {"embeddings": "haed"}], ids=["top_k", "layer"])
+def test_a_refused_option_costs_no_row_that_is_kept(run, tmp_path, asked, small_pieces):
+    table = jsonl(tmp_path / "new.jsonl", samples())
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Stopped):
+            whole(run, table, tmp_path / "out.jsonl")
+    with pytest.raises(FinetuneError):
+        whole(run, table, tmp_path / "out.jsonl", **asked)
+    heard = []
+    whole(run, table, tmp_path / "out.jsonl", heard=heard)
+    assert any("goes on behind 24 rows" in line for line in heard)
+
+
+def test_progress_counts_the_whole_input_also_behind_an_interruption(run, tmp_path, small_pieces):
+    table = jsonl(tmp_path / "new.jsonl", samples())
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Stopped):
+            whole(run, table, tmp_path / "out.jsonl")
+    shown = []
+    with shown_by(shown.append):
+        whole(run, table, tmp_path / "out.jsonl")
+        whole(run, table, tmp_path / "second.jsonl")
+    counts = [line for line in shown if line.startswith("predicting")]
+    expected = [f"predicting: {number} rows" for number in (*range(24, ROWS), *range(ROWS))]
+    assert counts == expected
+
+
 def test_another_option_begins_anew(run, tmp_path, small_pieces):
     table = jsonl(tmp_path / "new.jsonl", samples())
     with pytest.MonkeyPatch.context() as patch:
@@ -353,3 +401,44 @@ def test_the_output_of_a_layer_is_written_for_each_sample(run, tmp_path, ending)
     assert found == expected
     with pytest.raises(FinetuneError, match="no layer 'haed'"):
         whole(run, table, tmp_path / "o.jsonl", embeddings="haed")
+
+
+def test_embeddings_are_those_of_their_own_pass(run):
+    predictor = load_predictor(run, batch_size=8)
+    tapped = predictor.tapped("head")
+    expected = [answer.embedding.tolist() for answer in tapped.answers(samples(9))]
+    # none of these asks for embeddings, and the last one fails behind the layer
+    predictor(samples(3))
+    tapped(samples(3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("finetune.predict.passes.Passes.records", None)
+        with pytest.raises(TypeError):
+            [*tapped.answers(samples(3))]
+    assert [answer.embedding.tolist() for answer in tapped.answers(samples(9))] == expected
+    assert not predictor.model.get_submodule("head")._forward_hooks
+
+
+def test_an_embedding_is_the_output_of_its_layer_although_the_next_one_changes_it(
+    small_run, tmp_path
+):
+    layers = [
+        {"name": "body", "type": "Linear", "out_features": 6},
+        {"name": "act", "type": "ReLU", "inplace": True},
+        {"name": "head", "type": "Linear", "out_features": 3},
+    ]
+    small_run("run", model={"layers": layers}).fit(quiet=True)
+    predictor = load_predictor(tmp_path / "run").tapped("body")
+    inputs = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    found = torch.stack([answer.embedding for answer in predictor.answers(inputs)])
+    with torch.inference_mode():
+        assert torch.equal(found, predictor.model.get_submodule("body")(inputs))
+    assert (found < 0).any()
+
+
+def test_a_probability_that_is_no_number_is_unsure(run, tmp_path):
+    table = jsonl(tmp_path / "new.jsonl", samples(3))
+    predictor = load_predictor(run)
+    torch.nn.init.constant_(predictor.model.get_parameter("head.bias"), math.nan)
+    asked, told = Asking(below=0.0), Told(lambda _: None, lambda _: None)
+    prediction = WholePrediction(predictor, Input(str(table), io.StringIO()), asked, told)
+    assert prediction.to_file(tmp_path / "unsure.jsonl", None, raw=False) == 3

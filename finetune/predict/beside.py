@@ -15,7 +15,7 @@ class Beside:
     """Names the input's columns beside predictions.
 
     Args:
-        told: Receives a line for each column that is left out.
+        told: Receives a line for each column that is left out or gets another name.
         names: Names given already, by name in the input.
     """
 
@@ -61,6 +61,8 @@ class Beside:
         taken = {"input", *SINGULAR, *said, *self.names.values()}
         while given in taken or given.startswith(_OF_PREDICTIONS):
             given = f"{_PREFIX}{given}"
+        if given != name:
+            self._told(f"column {name!r} of the input is {given!r} beside the predictions")
         self.names[name] = given
         return given
 

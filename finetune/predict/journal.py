@@ -92,9 +92,10 @@ class Journal:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None or not self._now.rows:
+            is_changed = kind is not None and issubclass(kind, ChangedInputError)
+            if kind is None or is_changed or not self._now.count:
                 self.remove()
-            elif self._file.writable():
+            else:
                 self._commit()
                 self._note(
                     f"{self._now.count:,} predictions are kept: the same command goes on there"

@@ -4,7 +4,7 @@ Letters: B samples of a batch.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -50,7 +50,7 @@ class Passes:
 
     run: TrainedRun
     network: Callable[..., Any]
-    """The network as it is called: itself, or compiled."""
+    """The network as it is called."""
     precision: Precision
     batch_size: int
     tap: Tap | None = None
@@ -128,14 +128,15 @@ class Passes:
         self, samples: Samples, columns: Mapping[str, Sequence[Any]], batch: Batch
     ) -> list[Answer]:
         """Run the network on a batch and read its answers."""
-        outputs = self.outputs(samples, batch)
+        with nullcontext() if self.tap is None else self.tap.listening() as taken:
+            outputs = self.outputs(samples, batch)
         # Outside of inference mode: autograd must be as the caller has it.
         records = self.records(outputs, columns, batch)
-        taken: Sequence[Tensor | None] = [None] * len(records)
-        if self.tap is not None:
-            taken = self.tap.of(batch)
+        embeddings: Sequence[Tensor | None] = [None] * len(records)
+        if self.tap is not None and taken is not None:
+            embeddings = self.tap.of(taken, batch)
         positions = batch.indices.tolist()
-        return list(map(Answer, positions, records, taken))
+        return list(map(Answer, positions, records, embeddings))
 
     def outputs(self, samples: Samples, batch: Batch) -> Any:
         """Return the network's outputs for a batch, computed without a graph."""

@@ -1,6 +1,6 @@
 """One prediction over new samples: each piece read, predicted and turned into plain rows."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -72,6 +72,7 @@ class PiecewisePrediction:
         self.remarks = Remarks(predictor.run, told.note)
         self._counting: Counting | None = None
         self._count = 0
+        """Samples of the input before the present piece."""
 
     def pieces(self, parts: Iterable[Incoming], put: Put | None = None) -> Iterator[Piece]:
         """Yield the rows of each piece.
@@ -84,15 +85,24 @@ class PiecewisePrediction:
             FinetuneError: a sample cannot be predicted, and none is to be passed over.
         """
         for part in parts:
-            self.remarks.on(part)
             yield self.piece(part, put)
-            self._count += len(part.names)
+
+    def go_on(self, count: int, names: Mapping[str, str]) -> None:
+        """Go on behind samples that were predicted before.
+
+        Args:
+            count: How many there are.
+            names: Names of the input's columns beside them.
+        """
+        self._count, self.beside.names = count, dict(names)
 
     def piece(self, part: Incoming, put: Put | None = None) -> Piece:
         """Return the rows of one piece; see `pieces`."""
+        self.remarks.on(part)
         if not part.names:
             return Piece([], 0, 0)
         said, num_bad = self._said(part, put)
+        self._count += len(part.names)
         if not said:
             return Piece([], num_bad, 0)
         beside: list[dict[str, Any]] = [{} for _ in part.names]
@@ -102,7 +112,8 @@ class PiecewisePrediction:
         rows = [
             {"input": part.names[at]} | beside[at] | row
             for at, row in said.items()
-            if below is None or row["probability"] < below
+            # Not `<`: of a probability that is NaN nobody is sure.
+            if below is None or not row["probability"] >= below
         ]
         return Piece(rows, num_bad, len(said))
 

@@ -3,7 +3,9 @@
 Letters: B samples, L tokens of the longest one.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -16,17 +18,16 @@ from finetune.models.shapes import describe
 _MOST_NAMED = 5
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Tap:
-    """Keeps the latest output of a layer."""
+    """Takes the output of a layer."""
 
     layer: str
-    _found: list[Any] = field(default_factory=list)
-    """Outputs of the calls since the last batch."""
+    _module: nn.Module
 
     @classmethod
     def at(cls, model: nn.Module, layer: str) -> "Tap":
-        """Return a tap at a layer of a network; a hook of the layer stays with the network.
+        """Return a tap at a layer of a network.
 
         Raises:
             FinetuneError: the network has no such layer.
@@ -41,31 +42,44 @@ class Tap:
                 where="--embeddings",
                 hint=f"nearest are {named(near)}; finetune plan CONFIG shows the layers",
             )
-        tap = cls(layer)
-        modules[layer].register_forward_hook(tap._take)
-        return tap
+        return cls(layer, modules[layer])
 
-    def _take(self, _: nn.Module, __: Any, output: Any) -> None:
-        self._found.append(output)
+    @contextmanager
+    def listening(self) -> Iterator[list[Any]]:
+        """Yield a list that receives the output of each call of the layer in the block.
 
-    def of(self, batch: Batch) -> list[Tensor]:
-        """Return the output of the layer for each sample of the batch that just ran, on the CPU.
+        Only there: a pass that fails, or one that nobody asks for embeddings, leaves nothing.
+        """
+        taken: list[Any] = []
+
+        def take(_: nn.Module, __: Any, output: Any) -> None:
+            tensor = _only_tensor(output)
+            # Copied at once: the next layer may change it in place, as `ReLU(inplace=True)` does.
+            taken.append(output if tensor is None else tensor.detach().clone())
+
+        hook = self._module.register_forward_hook(take)
+        try:
+            yield taken
+        finally:
+            hook.remove()
+
+    def of(self, taken: list[Any], batch: Batch) -> list[Tensor]:
+        """Return the output of the layer for each sample of the batch that ran, on the CPU.
 
         Of tokens, `(B, L, ...)`, each sample has its own without padding.
 
         Raises:
             ModelError: the layer ran several times or never, or its output is not of samples.
         """
-        found, self._found = self._found, []
-        if len(found) != 1:
-            raise ModelError(f"layer {self.layer!r} ran {len(found)} times for one batch")
-        output = _only_tensor(found[0])
+        if len(taken) != 1:
+            raise ModelError(f"layer {self.layer!r} ran {len(taken)} times for one batch")
+        output = _only_tensor(taken[0])
         if output is None or not output.ndim or len(output) != len(batch):
             raise ModelError(
-                f"the output of layer {self.layer!r} is {describe(found[0])}, not a tensor with a "
+                f"the output of layer {self.layer!r} is {describe(taken[0])}, not a tensor with a "
                 f"row for each of {len(batch)} samples"
             )
-        rows = list(output.detach().float().cpu().clone())
+        rows = list(output.float().cpu())
         mask = batch.inputs.get(MASK)
         if mask is None or output.ndim < 3 or output.shape[1] != mask.shape[1]:
             return rows

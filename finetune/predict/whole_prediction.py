@@ -90,18 +90,14 @@ class WholePrediction:
 
     def _journalled(self, out: Path, *, raw: bool) -> int:
         """Write a regular file, by a journal that an interrupted prediction goes on from."""
+        # Before the journal: an option that is refused must not cost the rows that are kept.
+        prediction = PiecewisePrediction(self.predictor, self.asking, self.told)
         with Journal(out, self._fingerprint(), self.told.note) as journal:
-            prediction = PiecewisePrediction(self.predictor, self.asking, self.told)
-            prediction.beside.names = dict(journal.before.names)
+            prediction.go_on(journal.before.rows, journal.before.names)
             prediction.remarks.first()
-            try:
-                for part in journal.passed(self._parts(out)):
-                    prediction.remarks.on(part)
-                    piece = prediction.piece(part)
-                    journal.add(piece, len(part.names), prediction.beside.names)
-            except ChangedInputError:
-                journal.remove()
-                raise
+            for part in journal.passed(self._parts(out)):
+                piece = prediction.piece(part)
+                journal.add(piece, len(part.names), prediction.beside.names)
             prediction.remarks.last()
             self._tell_counts(journal.num_bad, journal.num_predicted, journal.count)
             return write_file(
