@@ -86,16 +86,21 @@ class Predictors:
         If its frozen prefix is equal to that of another, it shares the tensors of the prefix: do
         not change them in place.
         """
-        self.remove(name)
+        old = self._heads.get(name)
+        if old is not None and old.predictor.model is predictor.model:
+            old.by_itself("")
         head = Head.of(predictor)
-        twin = self._twin(head)
+        twin = self._twin(head, but=name)
         if twin is not None:
             assert head.prefix is not None
             share_tensors(predictor.model, head.prefix, twin.predictor.model)
             if not _agree(twin, head):
                 head = head.by_itself("a trial gave other bits than its own pass")
-        # A new mapping: other threads may look at the names meanwhile.
+        # A new mapping: other threads may look at the names meanwhile. An old one of this name
+        # stays until here: the name is never missing, also if the new one cannot be added.
         self._heads = {**self._heads, name: head}
+        if old is not None and old.predictor.model is not predictor.model:
+            old.by_itself("")
 
     def remove(self, name: str) -> None:
         """Remove a predictor, if there is one of this name; its network becomes as it was."""
@@ -103,12 +108,12 @@ class Predictors:
             self._heads = {each: one for each, one in self._heads.items() if each != name}
             head.by_itself("")
 
-    def _twin(self, head: Head) -> Head | None:
-        """Return a head with an equal prefix; None without one."""
+    def _twin(self, head: Head, *, but: str) -> Head | None:
+        """Return a head of another name with an equal prefix; None without one."""
         if head.prefix is None:
             return None
-        keys = (one for one in self._heads.values() if one.prefix is not None)
-        return next((one for one in keys if _key(one) == head.prefix.key), None)
+        others = (one for name, one in self._heads.items() if name != but)
+        return next((one for one in others if _key(one) == head.prefix.key), None)
 
     @property
     def shared(self) -> dict[str, tuple[str, ...]]:

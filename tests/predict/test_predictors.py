@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from finetune import FinetuneError, load_predictor, load_predictors
+from finetune.predict.predictors import Head
 
 SGD = {"type": "SGD", "lr": 0.05}
 
@@ -109,3 +110,38 @@ def test_two_runs_of_one_name_are_refused(heads, tmp_path):
     shutil.copytree(heads[0], tmp_path / "copy" / "one")
     with pytest.raises(FinetuneError, match="two runs are named 'one'"):
         load_predictors([heads[0], tmp_path / "copy" / "one"])
+
+
+def test_a_replaced_run_answers_until_the_new_one_does(heads, monkeypatch):
+    inputs = torch.randn(5, 4).tolist()
+    predictors = load_predictors(heads)
+    old, before = predictors["one"], predictors(inputs)
+    seen, own = [], Head.of.__func__
+
+    def looking(cls, predictor):
+        seen.append(predictors["one"])
+        return own(cls, predictor)
+
+    monkeypatch.setattr(Head, "of", classmethod(looking))
+    new = load_predictor(heads[1])
+    predictors.add("one", new)
+    assert seen == [old]
+    assert list(predictors) == ["one", "two", "three"]
+    assert predictors(inputs) == {**before, "one": before["two"]}
+    assert old(inputs) == before["one"]
+    assert "forward" not in vars(old.model.get_submodule("body"))
+    # the very same one again
+    predictors.add("one", new)
+    assert predictors(inputs) == {**before, "one": before["two"]}
+    assert predictors.shares_with("one") == ("two", "three")
+
+
+def test_a_run_that_cannot_be_added_leaves_the_old_one(heads):
+    inputs = torch.randn(5, 4).tolist()
+    predictors = load_predictors(heads)
+    before = predictors(inputs)
+    new = load_predictor(heads[1])
+    (heads[1] / "data.json").write_text("{")
+    with pytest.raises(FinetuneError):
+        predictors.add("one", new)
+    assert predictors(inputs) == before
