@@ -69,7 +69,7 @@ def script(monkeypatch, capsys):
 
     def run(name, *arguments, stdin=""):
         monkeypatch.setattr("sys.argv", [name, *map(str, arguments)])
-        monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
         capsys.readouterr()
         runpy.run_path(str(SCRIPTS / name), run_name="__main__")
         return capsys.readouterr().out.splitlines()
@@ -85,6 +85,28 @@ def test_lines_of_a_stream_are_predicted_and_embedded(texts, script, tmp_path):
     (tmp_path / "said.txt").write_text("\n".join(said))
     script("embed.py", texts, "head", tmp_path / "said.txt", tmp_path / "out.npy")
     assert np.load(tmp_path / "out.npy").tolist() == [list(each.values) for each in expected]
+
+
+def test_a_line_of_a_stream_is_answered_before_the_next_one_comes(texts, monkeypatch, capsys):
+    said = ["good film", "a bad one", "x"]
+    answered = []
+
+    class Slow(io.RawIOBase):
+        """Gives a line each time it is asked, and notes how many are answered by then."""
+
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            answered.append(capsys.readouterr().out.count("\n"))
+            line = f"{said[len(answered) - 1]}\r\n".encode() if len(answered) <= len(said) else b""
+            buffer[: len(line)] = line
+            return len(line)
+
+    monkeypatch.setattr("sys.argv", ["predict_stream.py", str(texts)])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(Slow())))
+    runpy.run_path(str(SCRIPTS / "predict_stream.py"), run_name="__main__")
+    assert answered == [0, 1, 1, 1]
 
 
 def test_images_of_a_folder_are_predicted(images, script, tmp_path):
