@@ -20,7 +20,6 @@ from finetune.models.network import TensorSpec
 from finetune.predict.predictor import Predictor
 from finetune.store.directory import key_of
 from finetune.train.build import plan_of
-from finetune.train.facts import read_facts
 from finetune.train.precision import Precision
 
 _TRIAL = 4
@@ -58,8 +57,7 @@ def find_prefix(predictor: Predictor) -> FrozenPrefix | str:
     if not frozen:
         return "nothing is frozen"
     document = run.folder.read_json("data.json")
-    _, specs = read_facts(document, run.folder.path / "data.json")
-    trial, mixed, shared = _made_up(specs, run.device)
+    trial, mixed, shared = _made_up(run.specs, run.device)
     precision = Precision(run.config.train.precision, run.device)
     try:
         with mask_given_back(model), torch.enable_grad(), precision.autocast():

@@ -1,5 +1,6 @@
 """Describe the service as OpenAPI, with the runs that it serves, and as a page without scripts."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from finetune.data.column_kinds import Kind
@@ -21,7 +22,7 @@ _FILE = {
 
 
 def request_schema(
-    runs: Predictors, specs: dict[str, dict[str, TensorSpec]], limits: ServiceLimits
+    runs: Predictors, specs: Mapping[str, Mapping[str, TensorSpec]], limits: ServiceLimits
 ) -> dict[str, Any]:
     """Return the JSON Schema of a prediction's request.
 
@@ -34,7 +35,7 @@ def request_schema(
     for name in runs:
         facts = runs[name].run.facts
         for column in facts.inputs:
-            schema = _value_schema(facts.kinds[column], specs.get(name, {}).get(column))
+            schema = _value_schema(facts.kinds[column], specs[name].get(column))
             if schema not in columns.setdefault(column, []):
                 columns[column].append(schema)
     by_column = {name: _one_of(schemas) for name, schemas in columns.items()}

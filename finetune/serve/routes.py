@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from finetune.importing import require
-from finetune.models.network import TensorSpec
 from finetune.predict import Predictors
 from finetune.serve.asked_samples import (
     AskedSamples,
@@ -21,7 +20,6 @@ from finetune.serve.doorman import Doorman
 from finetune.serve.openapi_page import files_schema, page, request_schema
 from finetune.serve.refusal import Refusal, ServiceLimits, safe_json
 from finetune.serve.request_queue import RequestQueue
-from finetune.train.facts import read_facts
 
 _FILES = "/predict/files"
 _PAGE_RULES = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
@@ -142,7 +140,7 @@ class Service:
 
         def described() -> dict[str, Any]:
             document = made()
-            specs = {name: _specs(self.runs, name) for name in self.runs}
+            specs = {name: self.runs[name].run.specs for name in self.runs}
             schema = request_schema(self.runs, specs, self.limits)
             paths = document["paths"]
             paths["/predict"]["post"]["requestBody"] = {
@@ -233,11 +231,13 @@ class Service:
             Refusal: they cannot be read, or the time is over.
         """
         waiting = self.queue.put(asked)
+        limit = asyncio.timeout(self.limits.timeout_s)
         try:
-            async with asyncio.timeout(self.limits.timeout_s):
+            async with limit:
                 found = await asyncio.wrap_future(waiting.answer)
         except (TimeoutError, asyncio.CancelledError):
-            if not waiting.answer.cancelled() and not waiting.answer.running():
+            # The answer may be there by now: it came in the very moment in which the time was over.
+            if not limit.expired() and not waiting.answer.cancelled():
                 raise
             seconds = f"{self.limits.timeout_s:g} s"
             raise Refusal(504, f"not answered within {seconds}", "send fewer samples") from None
@@ -274,11 +274,6 @@ async def _of_refusal(request: Any, error: Any) -> Any:
 async def _of_bug(request: Any, error: Any) -> Any:
     # The traceback goes to standard error, by the server.
     return _json({"error": f"a bug: {type(error).__name__}; see the output of the service"}, 500)
-
-
-def _specs(runs: Predictors, name: str) -> dict[str, TensorSpec]:
-    folder = runs[name].run.folder
-    return read_facts(folder.read_json("data.json"), folder.path / "data.json")[1]
 
 
 def _about(runs: Predictors, name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import contextlib
 import ipaddress
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -70,7 +70,9 @@ def serve(
     SIGHUP looks at the folders of the runs again.
     """
     uvicorn = require("uvicorn", extra="serve")
-    service = Service(runs.predictors, limits, () if is_public else _LOCAL)
+    # `--host 127.0.0.2` is an address of this machine as well.
+    hosts = () if is_public else (*_LOCAL, bound.getsockname()[0])
+    service = Service(runs.predictors, limits, hosts)
     # Whoever was accepted has its own time limits; the server only needs one for broken clients.
     patience = int(limits.timeout_s + limits.read_timeout_s) + 5
     settings = uvicorn.Config(
@@ -137,13 +139,3 @@ def _looked(
     except Exception as error:
         tell(f"the runs could not be looked at again: {type(error).__name__}: {error}")
         raise
-
-
-@contextlib.contextmanager
-def service_of(runs: ServedRuns, limits: ServiceLimits) -> Iterator[Service]:
-    """Make a service without a socket, for a server of your own; closed after the block."""
-    service = Service(runs.predictors, limits)
-    try:
-        yield service
-    finally:
-        service.close()

@@ -1,6 +1,6 @@
 """Load a trained run from its folder, and evaluate it."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from finetune.data.batches import Samples
 from finetune.data.opening import DataFacts
 from finetune.data.skipped import note_on_skipped
 from finetune.errors import CheckpointError, named
-from finetune.models.declared import Network
+from finetune.models.declared import Network, TensorSpec
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
 from finetune.runs.checkpoint_folder import step_of
 from finetune.runs.folder import RunFolder, saved_config
@@ -43,14 +43,19 @@ class TrainedRun:
     config: RunConfig
     folder: RunFolder
     facts: DataFacts
-    columns: tuple[str, ...]
-    """Names of the batch columns that the network was built for."""
+    specs: Mapping[str, TensorSpec]
+    """Shape and type of one sample in each batch column that the network was built for."""
     preprocessing: Preprocessing
     model: Network
     task: Task
     device: torch.device
     notes: tuple[str, ...] = ()
     """Lines for the user about what the run folder lacks."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the batch columns that the network was built for."""
+        return tuple(self.specs)
 
     def refuse_misfit(self, samples: Samples) -> None:
         """Raise if samples have other columns than the network was built for.
@@ -96,7 +101,7 @@ def load_run(
         preprocessing = read_preprocessing(config.model)
         notes = take_kept(task, folder, step_of(chosen) or 0)
     return TrainedRun(
-        config, folder, facts, tuple(specs), preprocessing, model.eval(), task, device, notes
+        config, folder, facts, specs, preprocessing, model.eval(), task, device, notes
     )
 
 

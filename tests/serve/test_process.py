@@ -17,6 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from finetune.serve.refusal import ServiceLimits
+from finetune.serve.served_runs import Loading, ServedRuns
+from finetune.serve.server import bound_socket, serve
+
 ROW = [0.5, -1.0, 2.0, 0.0]
 SCRIPT = Path(__file__).parents[2] / "scripts" / "ask_service.py"
 
@@ -132,6 +136,28 @@ def test_a_service_through_its_life(process, two_runs, tmp_path):
     good = [answer for status, answer in found if status == 200]
     assert len(good) >= 20
     assert all(answer["predictions"]["two"] for answer in good)
+
+
+def test_another_address_of_this_machine_is_answered(two_runs):
+    served = ServedRuns([two_runs[0]], Loading(), lambda _: None)
+    served.load_all()
+    bound, answers = bound_socket("127.0.0.2", 0), []
+
+    def ask(url):
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=60) as answer:
+                answers.append(answer.status)
+        except urllib.error.HTTPError as error:
+            answers.append(error.read())
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def tell(line):
+        if (url := re.search(r"http://\S+", line)) is not None:
+            threading.Thread(target=ask, args=[url[0]]).start()
+
+    serve(served, bound, ServiceLimits(), is_public=False, tell=tell)
+    assert answers == [200]
 
 
 def test_a_public_address_is_refused_unless_it_is_meant(command_line, two_runs):

@@ -1,14 +1,16 @@
 """What the service answers, and what it tells those whom it refuses."""
 
 import json
+import shutil
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 import torch
 
-from finetune import DataError, load_predictor
+from finetune import load_predictor
 from finetune.serve.refusal import Refusal, safe_json
+from finetune.serve.request_queue import Answered, Waiting
 
 ROW = [0.5, -1.0, 2.0, 0.0]
 
@@ -32,9 +34,8 @@ def test_a_request_may_name_runs_and_columns(client):
     service = client()
     named = service.post("/predict", json={"inputs": [{"x": ROW}], "runs": ["two"]})
     column = next(iter(service.get("/runs").json()["runs"][0]["inputs"]))
-    if column != "x":
-        assert named.status_code == 422
-        named = service.post("/predict", json={"inputs": [{column: ROW}], "runs": ["two"]})
+    assert (named.status_code, named.json()["error"]) == (422, f"sample 1 has no {column!r}")
+    named = service.post("/predict", json={"inputs": [{column: ROW}], "runs": ["two"]})
     assert list(named.json()["predictions"]) == ["two"]
 
 
@@ -179,6 +180,34 @@ def test_json_shows_hostile_values_as_values():
 
 
 def test_an_error_of_the_network_is_an_answer(client):
-    assert issubclass(DataError, Exception)
-    answer = client().post("/predict", json={"inputs": [[[1.0] * 4] * 2]})
-    assert answer.status_code in (200, 422)
+    answer = client().post("/predict", json={"inputs": [[1.0] * 5]})
+    told = "layer 'body' (Linear): cannot take (1, 5)"
+    assert (answer.status_code, told in answer.json()["error"]) == (422, True)
+
+
+def test_no_route_needs_the_folder_of_a_run(client, two_runs):
+    service = client()
+    for run in two_runs:
+        shutil.rmtree(run)
+    for route in ("/docs", "/openapi.json", "/runs", "/ready", "/metrics"):
+        assert service.get(route).status_code == 200, route
+    assert service.post("/predict", json={"inputs": [ROW]}).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+def test_only_a_post_has_its_body_read(client, method):
+    answer = client(body_bytes=200).request(method, "/predict", content=b" " * 300)
+    assert (answer.status_code, answer.json()["error"]) == (405, "not by this method")
+
+
+def test_an_answer_in_the_moment_in_which_the_time_is_over_is_a_late_one(client):
+    service = client(timeout_s=0.05)
+
+    class Late(Future):
+        def cancel(self):
+            self.set_result(Answered({}, ()))
+            return False
+
+    service.service.queue.put = lambda asked: Waiting(asked, 0.0, Late())
+    answer = service.post("/predict", json={"inputs": [ROW]})
+    assert (answer.status_code, "not answered within" in answer.json()["error"]) == (504, True)
