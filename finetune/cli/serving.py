@@ -54,9 +54,12 @@ def serve_command(
             max_bytes, max_items, max_requests, timeout, read_timeout, batch_wait_ms
         )
         # Before the runs are loaded, which takes seconds each.
-        bound = bound_socket(host, port)
-        if public:
-            note(f"warning: whoever reaches {host} may use the service, and it asks nobody's name")
-        served = ServedRuns(runs, Loading(trust or (), override or (), batch_size), note)
-        served.load_all()
-        serve(served, bound, limits, is_public=public, tell=note)
+        with bound_socket(host, port) as bound:
+            if public:
+                note(
+                    f"warning: whoever reaches {host} may use the service, and it asks nobody's "
+                    "name"
+                )
+            served = ServedRuns(runs, Loading(trust or (), override or (), batch_size), note)
+            served.load_all()
+            serve(served, bound, limits, is_public=public, tell=note)

@@ -45,9 +45,11 @@ def bound_socket(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        found = socket.socket(family, socket.SOCK_STREAM)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((host, port))
+        with contextlib.ExitStack() as closed_if_not_bound:
+            found = closed_if_not_bound.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind((host, port))
+            closed_if_not_bound.pop_all()
     except OSError as error:
         raise FinetuneError(
             f"cannot listen on {host}, port {port}: {disk.reason_of(error).lower()}",

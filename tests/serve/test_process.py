@@ -1,5 +1,6 @@
 """The service as a process: signals under load, clients by the hundred, large and slow requests."""
 
+import gc
 import json
 import os
 import re
@@ -168,6 +169,8 @@ def test_a_public_address_is_refused_unless_it_is_meant(command_line, two_runs):
 
 
 def test_what_cannot_be_served_is_told(command_line, two_runs, tmp_path):
+    gc.collect()
+    left_open = []
     (tmp_path / "empty").mkdir()
     empty = command_line("serve", tmp_path / "empty")
     assert (empty.code, "no run" in empty.err) == (2, True)
@@ -180,3 +183,8 @@ def test_what_cannot_be_served_is_told(command_line, two_runs, tmp_path):
         port = taken.getsockname()[1]
         used = command_line("serve", two_runs[0], "--port", port)
     assert (used.code, "cannot listen" in used.err) == (2, True)
+    # Sockets that nobody closed are warnings here, and warnings are errors.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.unraisablehook", lambda found: left_open.append(found.object))
+        gc.collect()
+    assert not left_open
