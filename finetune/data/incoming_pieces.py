@@ -1,6 +1,7 @@
 """Read new samples piece by piece, so that inputs may be larger than memory."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -103,10 +104,12 @@ def _of_table(file: Path, reading: Reading, wanted: Wanted) -> Iterator[Incoming
             # Its images are in metadata that only that library understands.
             yield read_rows(file, replace(reading, others=False), wanted.kinds, own)
             return
-        for part in _rows_of(opened, reading, form, wanted):
-            if folder is None:
-                folder = folder_of_names(file, part.columns, wanted.kinds, own)
-            yield _with_files(part, folder, wanted)
+        # Closed before the file: what decodes it would be closed by chance, behind it.
+        with closing(_rows_of(opened, reading, form, wanted)) as parts:
+            for part in parts:
+                if folder is None:
+                    folder = folder_of_names(file, part.columns, wanted.kinds, own)
+                yield _with_files(part, folder, wanted)
 
 
 def _of_stream(stdin: TextIO, wanted: Wanted) -> Iterator[Incoming]:
@@ -137,7 +140,7 @@ def _batches(items: Iterable[_T], size: int) -> Iterator[list[_T]]:
         yield batch
 
 
-def _line_chunks(file: BinaryIO, reading: Reading, wanted: Wanted) -> Iterator[Chunk]:
+def _line_chunks(file: BinaryIO, reading: Reading, wanted: Wanted) -> Generator[Chunk, None, None]:
     """Yield lines, each a sample of its own, as chunks of columns."""
     for lines in _batches(line_rows(file, reading, wanted.kinds), wanted.size):
         bad = {at: row for at, (_, row) in enumerate(lines) if isinstance(row, DataError)}
@@ -149,25 +152,30 @@ def _line_chunks(file: BinaryIO, reading: Reading, wanted: Wanted) -> Iterator[C
         yield Chunk(columns, tuple(names), [number for number, _ in lines], len(rows), bad)
 
 
-def _rows_of(file: BinaryIO, reading: Reading, form: Form, wanted: Wanted) -> Iterator[Incoming]:
+def _rows_of(
+    file: BinaryIO, reading: Reading, form: Form, wanted: Wanted
+) -> Generator[Incoming, None, None]:
     """Yield the rows of an open table, each named by its number."""
     return _pieces(chunks_of(file, reading, form), reading, wanted)
 
 
-def _pieces(chunks: Iterator[Chunk], reading: Reading, wanted: Wanted) -> Iterator[Incoming]:
+def _pieces(
+    chunks: Generator[Chunk, None, None], reading: Reading, wanted: Wanted
+) -> Generator[Incoming, None, None]:
     """Yield chunks as pieces of equal size, with what was noted meanwhile."""
     known: dict[str, None] = {}
     count = told = 0
     waiting = _Waiting()
-    for chunk in chunks:
-        known |= dict.fromkeys(chunk.names)
-        _refuse_missing(known, chunk, reading, wanted)
-        waiting.add(chunk)
-        while waiting.count >= wanted.size:
-            yield _piece(waiting.take(wanted.size), count, reading, told, wanted)
-            count, told = count + wanted.size, len(reading.notes)
-    # Also without rows: notes on the end of a table come with it.
-    yield _piece(waiting.take(waiting.count), count, reading, told, wanted)
+    with closing(chunks):
+        for chunk in chunks:
+            known |= dict.fromkeys(chunk.names)
+            _refuse_missing(known, chunk, reading, wanted)
+            waiting.add(chunk)
+            while waiting.count >= wanted.size:
+                yield _piece(waiting.take(wanted.size), count, reading, told, wanted)
+                count, told = count + wanted.size, len(reading.notes)
+        # Also without rows: notes on the end of a table come with it.
+        yield _piece(waiting.take(waiting.count), count, reading, told, wanted)
 
 
 @dataclass(slots=True)

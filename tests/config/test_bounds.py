@@ -165,6 +165,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch warns of layers without units
 @pytest.mark.parametrize("path", CASES)
 def test_no_extreme_number_in_a_shipped_config_is_a_traceback(path, tmp_path):
@@ -177,6 +178,7 @@ def test_no_extreme_number_in_a_shipped_config_is_a_traceback(path, tmp_path):
         assert len(accepted(whole, key, tmp_path)) < len(EXTREMES) / 2 + 1, key
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_no_extreme_number_in_any_field_is_a_traceback(tmp_path):
     path = tmp_path / "full.yaml"

@@ -204,6 +204,7 @@ def try_document(folder, document):
     return loads_or_tells(path)
 
 
+@pytest.mark.slow
 @FEW
 @given(document=documents())
 def test_a_config_drawn_from_the_schema_loads_or_is_told_to_be_wrong(folder, document):

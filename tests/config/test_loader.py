@@ -485,6 +485,7 @@ KEYS = st.sampled_from(["type", "name", "path", "extra", "inputs", "layers", "no
 MAPPINGS = st.dictionaries(KEYS, LEAVES, max_size=3)
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=300, deadline=None)
 def test_a_mangled_config_loads_or_is_told_to_be_wrong(tmp_path_factory, data):

@@ -230,6 +230,7 @@ for epoch in range(2):
 """
 
 
+@pytest.mark.slow
 def test_a_program_that_never_closes_its_samples_ends_in_silence(write_images):
     folder = write_images(SIZES)["path"]
     for _ in range(3):  # it was a race

@@ -112,7 +112,7 @@ def test_masks_of_files_are_learnt_and_predicted_as_files(config, call, tmp_path
     assert f"24 predictions in {out}, their masks in {tmp_path / 'said_masks'}" in told
     rows = rows_of(out)
     assert rows[0]["mask"] == "said_masks/predicted_000001_data.png"
-    assert [*rows[0]] == ["input", "mask", "shares"]
+    assert [*rows[0]] == ["input", "image", "input/mask", "mask", "shares"]
     assert [*rows[0]["shares"]] == ["dark", "bright"]
     for number, row in enumerate(rows):
         with (

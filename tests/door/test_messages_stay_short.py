@@ -105,6 +105,7 @@ WHOLE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", WHOLE, ids=map(str, range(len(WHOLE))))
 @pytest.mark.parametrize("task", [CLASSIFY, {"type": "regression"}, {"type": "multilabel"}])
 def test_no_fault_of_data_prints_a_whole_sample(fault, rows, task):

@@ -72,7 +72,7 @@ def test_texts_are_learnt_evaluated_and_predicted(
     trainer.fit(quiet=True)
     found = evaluate_run(tmp_path / "run", "test")
     assert {*found} == {"loss", *figures}
-    shown = call("predict", tmp_path / "run", tmp_path / "data.csv")
+    shown = call("predict", tmp_path / "run", tmp_path / "data.csv", "--without-columns")
     rows = [json.loads(line) for line in shown.out.splitlines()]
     assert len(rows) == 24
     assert all(row.keys() - {"input"} == said for row in rows)

@@ -172,6 +172,7 @@ def test_fit_says_what_the_command_says_unless_it_is_to_be_quiet(small_config, t
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_python_and_the_command_line_say_the_same(small_config, tmp_path, capsys):
     config = small_config(data=PARTS)
     trainer = build_trainer(config, tmp_path / "run")

@@ -50,6 +50,7 @@ def test_the_page_has_a_start_for_each_kind_of_data():
     assert set(MAKERS) <= set(STARTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MAKERS)
 def test_a_start_trains_and_predicts_as_it_stands_on_the_page(kind, tmp_path, monkeypatch, call):
     monkeypatch.chdir(tmp_path)

@@ -96,6 +96,7 @@ def test_each_proof_counts_where_its_tensors_come_from_as_the_phase_ends(small_r
         assert (proof["trained_before"], proof["as_initialised"]) == (moved, TENSORS - moved)
 
 
+@pytest.mark.slow
 def test_phases_of_a_list_name_all_their_tensors_however_many(small_run):
     phases = [
         {"name": f"only {n}", "train": [f"b{n}", "head"], "until": {"steps": 1}}
@@ -107,6 +108,7 @@ def test_phases_of_a_list_name_all_their_tensors_however_many(small_run):
     assert [len(proof["digests"]) for proof in proofs] == [TENSORS] * STEPS
 
 
+@pytest.mark.slow
 def test_a_stopped_run_ends_with_the_same_proofs(small_run):
     small_run("whole", **DRAWS).fit()
     saved = DRAWS | {

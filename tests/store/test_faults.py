@@ -242,6 +242,7 @@ def test_rows_without_a_seal_and_seals_without_rows_are_never_trusted(open_store
         store.close()
 
 
+@pytest.mark.slow
 def test_two_processes_that_fill_one_store_at_once_both_end_right(open_store, known, filling):
     processes = [filling(seed) for seed in (1, 2)]
     assert [process.wait(120) for process in processes] == [0, 0]

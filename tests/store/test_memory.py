@@ -14,6 +14,7 @@ from finetune.store.units import FileUnits
 SCRIPT = Path(__file__).with_name("short_of_memory.py")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's RLIMIT_DATA and /proc")
 @pytest.mark.parametrize("case", ["opens", "grows", "examines", "maps"])
 @pytest.mark.parametrize("disk_gb", [0, 1], ids=["without a disk", "on disk"])

@@ -107,6 +107,7 @@ def test_metrics_of_classes_are_scikit_learns():
     assert all(20 < count <= CASES for count in defined.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 2], ids=["one logit", "two logits"])
 @pytest.mark.parametrize("threshold", [None, 0.3])
 def test_metrics_of_two_classes_take_the_second_as_positive(width, threshold):
@@ -145,6 +146,7 @@ def test_metrics_of_two_classes_take_the_second_as_positive(width, threshold):
     assert all(50 < count < CASES for count in defined.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("threshold", [0.5, 0.2])
 def test_metrics_of_labels_are_scikit_learns(count, threshold):
@@ -360,6 +362,7 @@ def test_each_of_several_outputs_has_its_own_figures():
     assert task.directions.by_tag["validation/mae/b"] == "lower"
 
 
+@pytest.mark.slow
 def test_metrics_that_depend_on_the_spread_are_means_over_columns_on_200_random_cases():
     """As those of scikit-learn and scipy are; over all numbers at once they would be near 1."""
 

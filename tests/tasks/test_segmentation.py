@@ -178,6 +178,7 @@ def cases():
         yield classes, target, outputs
 
 
+@pytest.mark.slow
 def test_metrics_equal_those_of_scikit_learn_and_torchmetrics_on_200_random_cases():
     undefined = 0
     for classes, target, outputs in cases():

@@ -301,6 +301,7 @@ def test_what_is_wrong_names_the_task(pets, sections, change, message, key):
     assert key in f"{error.value.where}"
 
 
+@pytest.mark.slow
 def test_the_shipped_tasks_learn_what_shuffled_targets_do_not_teach(tmp_path, monkeypatch):
     """A constant predictor has an accuracy of 0.44 (Adelie), and an r2 of 0 at most."""
     monkeypatch.chdir(tmp_path)

@@ -17,6 +17,7 @@ from finetune.tasks.build_task import build_task
 from finetune.tasks.thresholds import best_threshold
 
 
+@pytest.mark.slow
 def test_the_chosen_threshold_has_the_best_f1_of_all_cuts_on_200_random_cases():
     for seed in range(200):
         random = np.random.default_rng(seed)

@@ -109,6 +109,7 @@ def test_skip_leaves_out_the_windows_that_are_not_finite_and_nothing_else(run_of
             assert_equal(*(load_file(path / "weights.safetensors") for path in (before, after)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nan", ["skip", "rollback"])
 def test_a_run_that_leaves_windows_out_goes_on_exactly_from_every_step(run_of, limit, nan):
     args = {"limit": limit}

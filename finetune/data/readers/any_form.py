@@ -1,6 +1,6 @@
 """The only entry to tables: the format is recognised by content, rows are yielded as chunks."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import replace
 from typing import BinaryIO, Literal
 
@@ -43,7 +43,7 @@ def form_of(file: BinaryIO, reading: Reading, declared: Form | None) -> Form:
     return found
 
 
-def chunks_of(file: BinaryIO, reading: Reading, form: Form) -> Iterator[Chunk]:
+def chunks_of(file: BinaryIO, reading: Reading, form: Form) -> Generator[Chunk, None, None]:
     """Yield the rows of a table as chunks of columns.
 
     Args:
