@@ -111,8 +111,8 @@ def test_eval_of_another_part_shows_its_own_figures(finetune, trained):
 
 
 def test_predict_writes_csv_with_a_column_for_each_class(finetune, trained):
-    outcome = finetune("predict", trained, "points.csv", "--out", "said.csv")
-    assert outcome == (0, "", "40 predictions in said.csv\n")
+    command = ("predict", trained, "points.csv", "--without-columns", "--out", "said.csv")
+    assert finetune(*command) == (0, "", "40 predictions in said.csv\n")
     with Path("said.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [

@@ -17,10 +17,11 @@ def test_the_server_is_told_to_listen_on_this_machine_alone(attack, monkeypatch)
     (attack.folder / "runs").mkdir()
     attack.harmless("tensorboard")
     attack.harmless("tensorboard", "runs", "--port", "7007")
-    assert [command[-4:] for command in commands] == [
+    assert [command[5:9] for command in commands] == [
         ["--host", "127.0.0.1", "--port", "6006"],
         ["--host", "127.0.0.1", "--port", "7007"],
     ]
+    assert all(command.count("--host") == 1 for command in commands)
     assert not any("bind_all" in word for command in commands for word in command)
 
 
