@@ -155,10 +155,18 @@ class ActivationCache:
     def _planned(self, found: Estimate, facts: Facts, phase: str | None = None) -> _Planned:
         if not (self._use.splits["train"].is_identified or found.pays):
             # To know whether rows are stored, all files would be read.
-            return _Planned(found, facts, phase)
+            return _Planned(self._agreed(found), facts, phase)
         folder = folder_of(cache_root(), key_of(self._about(facts, "train")))
         stored = min(1.0, num_written(folder) / found.train_rows)
-        return _Planned(replace(found, stored=stored), facts, phase)
+        return _Planned(self._agreed(replace(found, stored=stored)), facts, phase)
+
+    def _agreed(self, found: Estimate) -> Estimate:
+        """Return an estimate as the first of several processes has made it."""
+        pace = found.pace
+        own = (pace.prefix, pace.whole, found.trying, found.stored)
+        prefix, whole, trying, stored = self._use.agreed(own)
+        pace = replace(pace, prefix=prefix, whole=whole)
+        return replace(found, pace=pace, trying=trying, stored=stored)
 
     def _may_look_ahead(self, own: _Planned, *, is_stored: bool) -> bool:
         """Tell whether to look for activations of later phases that this phase can store.

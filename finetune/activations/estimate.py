@@ -1,6 +1,6 @@
 """Predict what caching the frozen prefix of a phase costs and saves, or why it cannot be cached."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
@@ -64,6 +64,8 @@ class Use:
     """Training samples that epochs draw from; None for all of them."""
     num_draws: int | None = None
     """Draws of an epoch; None for one of each sample that it draws from."""
+    agreed: Callable[[Sequence[float]], Sequence[float]] = list
+    """Returns measured figures as the first of several processes has them: all decide alike."""
 
     def size(self, split: str) -> int:
         """Return how many samples of a split the run has."""

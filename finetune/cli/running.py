@@ -49,6 +49,7 @@ def train_command(
     with results():
         # torch takes seconds to load: a config that is wrong fails before that
         with loading():
+            from finetune.distributed import Ranks, rank_named
             from finetune.terminal import console_for
             from finetune.tracking.live_view import waiting
             from finetune.train.build import located
@@ -59,9 +60,10 @@ def train_command(
         # While it is built there is nothing to save: a signal ends it at once, with a code that
         # tells whether a checkpoint is there to resume from.
         with (
+            rank_named(),
             leaving_at_once(partial(can_go_on, loaded, run, fresh=fresh, resume=resume)),
             nullcontext()
-            if quiet
+            if quiet or not Ranks.of_environment().is_first
             else waiting(console_for(unfailing(sys.stderr)), "reading data, building the network"),
         ):
             trainer = build_trainer(
@@ -71,7 +73,7 @@ def train_command(
                 resume=resume,
                 data_changed=data_changed,
             )
-        with located(loaded):
+        with rank_named(), located(loaded):
             trainer.fit(quiet=quiet)
 
 

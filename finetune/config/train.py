@@ -95,6 +95,8 @@ class TrainConfig(Node):
     """Number format of the forward pass. Weights stay in float32; `float16` needs a GPU and scales the loss."""
     compile: bool = False
     """Whether `torch.compile` compiles the network behind the frozen prefix. The prefix itself is not compiled, cached or not. A resumed run meets other shapes first, for which other code may be generated, so its last bits may differ. Needs a C++ compiler."""
+    parallel: Literal["auto", "ddp"] = "auto"
+    """How several processes, started by torchrun, train one network: with `ddp` each holds all of it and takes a share of the micro-batches of each step. `auto` means `ddp`. Without effect in a single process."""
     deterministic: bool = True
     """Whether a GPU uses kernels that give the same bits every time, where there are any, so that a resumed run ends as one that was not stopped. Sets torch's switches for the whole process. Attention then runs by torch's plain kernel, which takes more memory for long inputs; `false` may be faster. A CPU needs no such switch."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")

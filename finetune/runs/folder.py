@@ -41,6 +41,8 @@ class RunFolder:
     """Another run to continue from: its checkpoints and curves are copied here."""
     elsewhere: Path | None = None
     """Folder of the checkpoints, if they are not kept in the run folder."""
+    is_written: bool = True
+    """Whether this process writes it; of several processes of a run only the first one does."""
 
     @classmethod
     def of(cls, path: Path, config: RunConfig) -> Self:
@@ -78,6 +80,9 @@ class RunFolder:
         Raises:
             CheckpointError: another process holds it, it is no run's, or it cannot be written.
         """
+        if not self.is_written:
+            yield
+            return
         # Before the lock is made: a lock file would turn a stranger's folder into a run's.
         self.refuse_foreign()
         with ExitStack() as stack:
@@ -210,6 +215,8 @@ class RunFolder:
         Raises:
             CheckpointError: the folder cannot be written.
         """
+        if not self.is_written:
+            return
         document = self.read_json("data.json")
         unread = document["identity"].setdefault("unread", {})
         unread[part] = sorted({*unread.get(part, ()), row})
@@ -255,7 +262,9 @@ class RunFolder:
                 disk.copy_file(file, temporary / file.name)
 
     def _write_json(self, name: str, document: Mapping[str, Any]) -> None:
-        """Replace a JSON file of this folder durably."""
+        """Replace a JSON file of this folder durably, if this process writes it."""
+        if not self.is_written:
+            return
         with self._writing():  # a folder that was removed meanwhile is not created again
             disk.replace_file(self.path / name, f"{json.dumps(document, indent=1)}\n".encode())
 

@@ -43,6 +43,7 @@ class Checkpoints:
         room: What they will take on the disk; None if nothing will be saved.
         worker: Runs the saves, maybe in a thread.
         misfit: Returns why a whole checkpoint does not fit the run, or None if it fits.
+        is_written: Whether this process saves here; of several processes of a run only one does.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Checkpoints:
     room: Room | None = None
     worker: Worker = field(default_factory=Worker)
     misfit: Callable[[Path], str | None] = fits_anything
+    is_written: bool = True
     _set_aside: list[str] = field(default_factory=list, repr=False)
     """One line for each foreign folder that was renamed to make room for a checkpoint."""
     # Digests are computed over all bytes: results are kept until a file changes.
@@ -67,6 +69,9 @@ class Checkpoints:
         Raises:
             CheckpointError: the disk cannot hold even one checkpoint, or a save failed.
         """
+        if not self.is_written:
+            yield
+            return
         self.sweep()
         line = self.room.lack_in(self.folder, len(self.all())) if self.room is not None else None
         if line is not None:

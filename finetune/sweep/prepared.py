@@ -19,6 +19,8 @@ from finetune.sweep.sweeping import Say, Sweeping, pruner_of
 _TRIALS = 20
 """Trials where neither config nor command line says how many; a grid has all of its own."""
 _THREADS = "OMP_NUM_THREADS"
+_OF_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Variables by which torchrun tells a process which one it is."""
 
 
 def prepare(
@@ -44,6 +46,7 @@ def prepare(
         FinetuneError: the folder holds something else, the study was begun with another config, or
             its database cannot be used.
     """
+    _refuse_torchrun()
     sweep, name = asked.sweep, asked.config.run_name
     home = home or Path("runs") / name
     judged, space = judged_by(asked.config, sweep), SearchSpace(sweep.search)
@@ -59,6 +62,20 @@ def prepare(
     number = "all combinations" if wanted is None else f"{wanted} trials"
     say(f"sweep: {home}, {number} by {sweep.sampler}, {judged.direction} {judged.metric}")
     return Sweeping(asked, claims, judged, home, _environment(jobs, say), jobs, say)
+
+
+def _refuse_torchrun() -> None:
+    """Raise if torchrun has started this process: trials of several would take each other for one.
+
+    Raises:
+        FinetuneError: it has, with others.
+    """
+    several = all(os.environ.get(name) for name in _OF_TORCHRUN)
+    if several and os.environ["WORLD_SIZE"] != "1":
+        raise FinetuneError(
+            "torchrun has started several processes, and a sweep starts its own",
+            hint="leave torchrun out; --jobs runs several trials at the same time",
+        )
 
 
 def _environment(jobs: int, say: Say) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The mean of a loss over a window that goes through the network in micro-batches."""
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -8,6 +9,18 @@ from torch import Tensor
 from finetune.data.batches import Batch
 from finetune.errors import ModelError
 from finetune.tasks.losses import Count, LossSum, WeightedLoss, divisor
+
+
+class LossMean(Protocol):
+    """Divides the losses of a window, as `WindowMean` does."""
+
+    def shares(self, parts: Sequence[LossSum]) -> list[Tensor]:
+        """Return what a micro-batch adds to the mean of each loss, `()` each."""
+        ...
+
+    def correct(self, loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+        """Finish the gradients of the window; return its mean."""
+        ...
 
 
 class WindowMean:
@@ -20,14 +33,21 @@ class WindowMean:
     Args:
         losses: The losses of the task.
         window: The micro-batches of one step.
+        counts: What each loss counts in the whole window, if `window` is only a part of it.
     """
 
-    __slots__ = ("_counts", "_found", "_is_cut", "_losses")
+    __slots__ = ("_counts", "_is_cut", "_losses", "found")
 
-    def __init__(self, losses: Sequence[WeightedLoss], window: Sequence[Batch]) -> None:
-        self._losses, self._is_cut = losses, len(window) > 1
-        self._counts = [_added(loss.counted(batch) for batch in window) for loss in losses]
-        self._found: Count | None = None
+    def __init__(
+        self,
+        losses: Sequence[WeightedLoss],
+        window: Sequence[Batch],
+        counts: Sequence[Count] | None = None,
+    ) -> None:
+        self._losses, self._is_cut = losses, len(window) > 1 or counts is not None
+        self._counts = counts_of(losses, window) if counts is None else counts
+        self.found: Count | None = None
+        """The count that a loss gave with its sums, so far; None if none gave one."""
 
     def shares(self, parts: Sequence[LossSum]) -> list[Tensor]:
         """Return what a micro-batch adds to the mean of each loss, `()` each.
@@ -50,9 +70,9 @@ class WindowMean:
             loss: Sum of all shares, `()`.
             parameters: The parameters; their gradients are scaled in place.
         """
-        if self._found is None:
+        if self.found is None:
             return loss
-        factor = self._counts[0] / divisor(self._found)
+        factor = self._counts[0] / divisor(self.found)
         gradients = [one.grad for one in parameters if one.grad is not None]
         torch._foreach_mul_(gradients, factor)
         return loss * factor
@@ -68,7 +88,7 @@ class WindowMean:
                 hint="leave out train.micro_batch, or let it return one number per sample",
                 key=("task", "losses"),
             )
-        self._found = count if self._found is None else self._found + count
+        self.found = count if self.found is None else self.found + count
         return self._counts[number]
 
 
@@ -94,6 +114,11 @@ class RunningMeans:
     def total(self) -> float:
         """Return the sum of the means of all losses."""
         return sum(self.each())
+
+
+def counts_of(losses: Sequence[WeightedLoss], window: Sequence[Batch]) -> list[Count]:
+    """Return what each loss counts in the micro-batches of a window, of which there is one."""
+    return [_added(loss.counted(batch) for batch in window) for loss in losses]
 
 
 def _added(counts: Iterable[Count]) -> Count:

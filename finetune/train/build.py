@@ -17,6 +17,7 @@ from finetune.data.mixing import Mixing, mixing_of
 from finetune.data.opening import DataFacts, OpenedData, Record, open_data
 from finetune.data.prepare import PreparedData, prepare_data
 from finetune.data.tokens import TokenStore
+from finetune.distributed import ALONE, Ranks
 from finetune.errors import DataError, Faults, FinetuneError
 from finetune.freezing.apply import refuse_inexact
 from finetune.freezing.lints import Lint
@@ -42,12 +43,17 @@ from finetune.train.first_look import refuse_missing
 from finetune.train.outputs_wanted import classes_by_target, head_wanted, outputs_wanted
 from finetune.train.phases import refuse_impossible
 from finetune.train.precision import Precision
+from finetune.train.rank_settings import device_of_rank, refuse_unshared, shared_settings
 from finetune.train.rules import with_main_metric, wrong_rules
 from finetune.train.timeline import steps_of_epoch
 
 
 def build_parts(
-    config: RunConfig, record: Record | None = None, *, most: int | None = None
+    config: RunConfig,
+    record: Record | None = None,
+    *,
+    most: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Parts:
     """Open the data, build the model, resolve the plan.
 
@@ -58,12 +64,13 @@ def build_parts(
         config: The run config.
         record: The run's record of its data, if it has begun.
         most: Upper bound on the samples prepared per split, for a preview; None for all.
+        ranks: Which process of the run this is.
 
     Raises:
         FinetuneError: something in the config does not fit the data or the model.
     """
     with located(config):
-        device = pick_device(config.train.device)
+        device = pick_device(config.train.device, ranks)
         use_exact_kernels(device, wanted=config.train.deterministic)
         # Before any data is read: otherwise a layer from a package that is not trusted would show
         # as samples of unequal shapes.
@@ -81,13 +88,15 @@ def build_parts(
         # Nothing is evaluated without validation samples, so no rule can watch a metric.
         directions = Directions({}) if data.validation is None else task.directions
         # Resolved here, once: `checkpoint: {best: auto}` depends on the metrics of the task.
-        training = with_main_metric(config.train, directions)
+        training = shared_settings(with_main_metric(config.train, directions), ranks)
         faults.add(wrong_rules(training, config.schedule, directions))
         with faults.noted():
             refuse_without_validation(task, data.validation)
         faults.add(_wrong_triggers(training, phases, data, directions, total))
         with faults.noted():
             refuse_cut_windows(task, config.train)
+        with faults.noted():
+            refuse_unshared(config, task, ranks)
         precision = Precision(config.train.precision, device)
         with faults.noted():
             mixing = _mixing(config, data, task)
@@ -214,12 +223,16 @@ def build_model_and_task(
     return model, task
 
 
-def pick_device(wish: str) -> torch.device:
+def pick_device(wish: str, ranks: Ranks = ALONE) -> torch.device:
     """Return the device that a config names; `auto` is the fastest one of this machine.
+
+    Each of several processes takes the GPU of its own number.
 
     Raises:
         FinetuneError: the machine has no such device.
     """
+    if ranks.is_several:
+        return device_of_rank(wish, ranks)
     # The order is that of `auto`, which takes the first device that is there.
     available = {
         "cuda": torch.cuda.is_available(),
@@ -279,7 +292,7 @@ def cache_use(
     # Stored rows are exact only for batch shapes that were tried, so the cache gets the sizes of
     # all passes.
     sizes = dict.fromkeys(splits, evaluation_batch_size(config))
-    sizes["train"] = settings.pass_size
+    sizes["train"] = parts.training.pass_size
     return Use(
         splits={name: samples for name, samples in splits.items() if samples is not None},
         sizes=data.facts.sizes,

@@ -56,6 +56,8 @@ def sum_up(
     Raises:
         FinetuneError: the last checkpoint, or the summary, cannot be written.
     """
+    if not trainer.folder.is_written:
+        return
     # A summary of a run whose last checkpoint fails to be written would be false.
     trainer.saver.checkpoints.worker.wait()
     is_done, progress = status == "done", trainer.progress

@@ -1,11 +1,12 @@
 """Loss and metrics over a whole split, without gradients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from math import isfinite
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from finetune.activations.forward import Forward
 from finetune.counting import Counting
@@ -16,6 +17,7 @@ from finetune.errors import DataError
 from finetune.tasks.task import Task
 from finetune.tasks.window_mean import RunningMeans
 from finetune.train.precision import Precision
+from finetune.train.shared_passes import RankPass, SharedPasses
 
 
 def evaluate(
@@ -28,6 +30,7 @@ def evaluate(
     between: Callable[[], None] = lambda: None,
     left_out: dict[str, str] | None = None,
     collect: Callable[[Any, Batch], None] | None = None,
+    shared: SharedPasses | None = None,
 ) -> dict[str, float]:
     """Return the mean loss and every metric of `task` over `samples`.
 
@@ -43,6 +46,7 @@ def evaluate(
         between: Called before each forward pass. What it raises ends the evaluation.
         left_out: Receives, by metric, why it is not defined on these samples and has no figure.
         collect: Receives outputs and batch of each forward pass, on its device.
+        shared: Shares the forward passes with other processes of the run; None to run them all.
     """
     model = network.model
     was_training = model.training
@@ -50,18 +54,21 @@ def evaluate(
     count, means = 0, RunningMeans()
     # In a log each evaluation has its line of figures.
     counting = Counting(f"evaluating {samples.name}".rstrip(), "samples", is_logged=False)
+
+    def before(batch: Batch) -> None:
+        between()
+        counting.at(count, count / len(samples))
+
+    run = partial(_passes, network, samples, precision, before)
     try:
         with torch.no_grad():
             cuts = windows(torch.arange(len(samples)), batch_size, drop_last=False)
-            for batch in network.fetches(samples, cuts, epoch=0):
-                between()
-                counting.at(count, count / len(samples))
-                placed = batch.to(precision.device).without_skipped()
+            passes = run(cuts) if shared is None else shared(run, cuts, precision.device)
+            for outputs, placed in passes:
                 if not len(placed):
                     continue
                 count += len(placed)
                 with precision.autocast(), rows_named(samples, placed):
-                    outputs = network.forward(placed, samples)
                     parts = task.parts(outputs, placed)
                 task.update_metrics(outputs, placed)
                 if collect is not None:
@@ -77,6 +84,25 @@ def evaluate(
         raise DataError(f"no {samples.name} sample can be read, so there is nothing to evaluate")
     figures = task.figures_of_losses(means.each())
     return figures | task.compute_metrics(left_out, is_finite=isfinite(figures["loss"]))
+
+
+def _passes(
+    network: Forward,
+    samples: Samples,
+    precision: Precision,
+    before: Callable[[Batch], None],
+    cuts: Sequence[Tensor],
+) -> Iterator[RankPass]:
+    """Run the network on batches, each after a call of `before`."""
+    for batch in network.fetches(samples, cuts, epoch=0):
+        before(batch)
+        placed = batch.to(precision.device).without_skipped()
+        if not len(placed):
+            yield RankPass(None, placed)
+            continue
+        with precision.autocast(), rows_named(samples, placed):
+            outputs = network.forward(placed, samples)
+        yield RankPass(outputs, placed)
 
 
 def rehearse(

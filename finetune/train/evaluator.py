@@ -16,6 +16,7 @@ from finetune.train.looking import Looking
 from finetune.train.precision import Precision
 from finetune.train.reporting import Reporter
 from finetune.train.rules import Rules, judge
+from finetune.train.shared_passes import SharedPasses
 from finetune.train.stopping import Stop
 from finetune.train.timeline import Timeline
 
@@ -34,6 +35,7 @@ class Evaluator:
     clock: Clock
     stop: Stop
     looking: Looking
+    shared: SharedPasses | None = None
 
     def figures(
         self,
@@ -60,6 +62,7 @@ class Evaluator:
                 between=self.between_passes,
                 left_out=left_out,
                 collect=collect,
+                shared=self.shared,
             )
 
     def report(
@@ -106,6 +109,11 @@ class Evaluator:
             if samples is not None:
                 self.figures(samples, None, collect)
 
+        if self.shared is not None and samples is not None:
+            # Only rank 0 draws, and decides whether all evaluate once more for it.
+            link, is_wanted = self.shared.link, self.looking.lacks(self.timeline.progress)
+            if link.first_says(claim=is_wanted) and not link.ranks.is_first:
+                self.figures(samples)
         with self.clock.timed("pictures"):
             self.looking.end(self.timeline.progress, evaluate)
 

@@ -43,6 +43,11 @@ class StepGuard:
         self._buffers = list(moving.values())
         self._copies = [buffer.clone() for buffer in self._buffers]
 
+    @property
+    def buffers(self) -> list[Tensor]:
+        """The buffers that a forward pass of the phase may move."""
+        return self._buffers
+
     def begin_step(self) -> None:
         """Copy the buffers that the step may change, so that it can be undone."""
         if self._buffers:

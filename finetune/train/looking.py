@@ -83,6 +83,11 @@ class Looking:
             if progress.step - self._drawn_at >= steps:
                 self.draw(seen, progress.step)
 
+    def lacks(self, progress: Progress) -> bool:
+        """Tell whether `end` will evaluate the weights in use: they were not when it was due."""
+        is_kept = self._kept is not None and self._kept[0] == progress.step_in_use
+        return self.begin() is not None and not is_kept
+
     def end(
         self, progress: Progress, evaluate: Callable[[Callable[[Any, Batch], None]], Any]
     ) -> None:
@@ -95,10 +100,10 @@ class Looking:
         """
         seen, step = self.begin(), progress.step_in_use
         if seen is not None:
-            if self._kept is not None and self._kept[0] == step:
-                seen = self._kept[1]
-            else:
+            if self.lacks(progress):
                 evaluate(partial(self.collect, seen))
+            elif self._kept is not None:
+                seen = self._kept[1]
             if not self._is_off and self._drawn_at != step:
                 self.draw(seen, step)
         # Of every task, also of one whose samples have no pictures.

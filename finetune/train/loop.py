@@ -1,7 +1,7 @@
 """The training loop: phases outside, steps inside, collaborators called by name in between."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 from finetune.activations.cache import ActivationCache
 from finetune.data.batches import Batch, Samples
 from finetune.data.skipped import note_on_skipped
-from finetune.errors import DataError, NonFiniteError, is_out_of_memory, named
+from finetune.distributed import RankLostError
+from finetune.errors import DataError, NonFiniteError, StoppedError, is_out_of_memory, named
 from finetune.freezing.apply import take_on
 from finetune.freezing.plan import Plan
 from finetune.optim.groups import drop_state, reset_state
@@ -31,6 +32,7 @@ from finetune.train.proving import Prover
 from finetune.train.recovery import Recovery
 from finetune.train.reporting import Reporter, StepStats, Waited
 from finetune.train.saver import Saver
+from finetune.train.sharing import Sharing
 from finetune.train.stepper import Stepper
 from finetune.train.stopping import Stop, StopRequest
 from finetune.train.timeline import Timeline
@@ -74,7 +76,10 @@ class Trainer:
     folder: RunFolder
     clock: Clock
     stop: Stop
+    sharing: Sharing
     writes_report: bool
+    step: Callable[[Sequence[Batch]], StepStats]
+    """Makes one optimizer step: the stepper alone, or together with other processes."""
     data_s: float = 0.0
     """Seconds that the present step has waited for its samples."""
 
@@ -103,9 +108,12 @@ class Trainer:
             StoppedError: a signal came. A checkpoint holds the last step.
         """
         telling = self.reporter.telling
+        # Only the first of several processes speaks.
+        was_quiet, quiet = quiet, quiet or not self.sharing.link.ranks.is_first
         if not quiet:
             telling.speak(self.plan)
-        self._run()
+        with self.sharing.lines.told_on_failure(quiet=was_quiet):
+            self._run()
         if not quiet:
             origins, settings = self.prover.origins(self.timeline), self.timeline.settings
             figures, run = self.saver.figures(), self.folder.path
@@ -126,7 +134,7 @@ class Trainer:
         Raises:
             NonFiniteError: loss or gradient is infinite or NaN. Nothing was updated.
         """
-        stats = self.stepper.step(window)
+        stats = self.step(window)
         self.average.update()
         return stats
 
@@ -139,15 +147,18 @@ class Trainer:
         is_over = self.timeline.run_is_over
         # A run that was killed after its last step lacks the summary: test and summary follow now.
         metrics = self.folder.metrics_of_end(self.progress) if is_over else None
-        if metrics is not None:
+        # Of several processes the first one decides: another may read what it has not written yet.
+        if self.sharing.link.first_says(claim=metrics is not None):
             self.reporter.message(f"{self.folder.path}: already done; --fresh begins anew")
-            self.progress.metrics = metrics
+            self.progress.metrics = metrics or {}
             # `fit` leaves the best weights in the model, also when there is nothing to train.
             self.saver.take_best(self.cache)
             for line in take_kept(self.evaluator.task, self.folder, self.progress.step_in_use):
                 self.reporter.message(line)
             return
         with ExitStack() as open_parts:
+            # torchrun ends all processes as soon as one of them has failed or was stopped.
+            open_parts.push(self._wait_for_others)
             # Closed in reverse order. Signals are caught before the first byte is written, and the
             # lock of the folder is taken before the checkpoints are touched.
             open_parts.enter_context(self.stop.listening())
@@ -183,15 +194,33 @@ class Trainer:
             if self.progress.owes_evaluation:
                 self.saver.save()
             raise
-        except DataError as error:
-            # A sample cannot be read. Once it is mended, the run goes on from this step.
-            if error.unread is not None and self.progress.step > self.progress.phase_began:
-                self.saver.save()
-                is_used = self.timeline.has_used(*error.unread)
-                remedy = "mend it" if is_used else "mend it or put another in its place"
-                goes_on = f"the same command goes on from step {self.progress.step}"
-                error.hint = error.hint or f"{remedy}: {goes_on}"
+        except (DataError, RankLostError) as error:
+            self._save_before(error)
             raise
+
+    def _save_before(self, error: DataError | RankLostError) -> None:
+        """Save the last step if an error came before the next one, which did not begin."""
+        has_steps = self.progress.step > self.progress.phase_began
+        if isinstance(error, RankLostError):
+            if error.is_between_steps and has_steps:
+                self.saver.save(alone=True)
+        elif error.unread is not None and has_steps:
+            # A sample cannot be read. Once it is mended, the run goes on from this step.
+            self.saver.save(alone=True)
+            is_used = self.timeline.has_used(*error.unread)
+            remedy = "mend it" if is_used else "mend it or put another in its place"
+            goes_on = f"the same command goes on from step {self.progress.step}"
+            error.hint = error.hint or f"{remedy}: {goes_on}"
+
+    def _wait_for_others(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait until all processes of the run are done, if this one ends well or on request."""
+        if kind is None or issubclass(kind, StoppedError):
+            self.sharing.link.wait()
+
+    def _hear_others(self) -> None:
+        """Print the lines of other processes that this one, if it is the first, does not have."""
+        for line in self.sharing.lines.exchange():
+            self.reporter.message(line)
 
     def _enter_phase(self) -> None:
         """Set mask, modes and optimizer state, take the fingerprints, open the activation cache."""
@@ -210,6 +239,10 @@ class Trainer:
             self.reporter.phase_begins()
         # After `take_on`: the guard reads the modes of the modules.
         self.stepper.guard.begin_phase()
+        for line in self.sharing.begin_phase(self.stepper.guard.buffers):
+            self.reporter.message_once(line)
+        self.saver.alike.check(progress)
+        self._hear_others()
         with self.clock.timed("proof"):
             self.prover.begin_phase(timeline)
         with self.clock.timed("probe"):
@@ -230,7 +263,8 @@ class Trainer:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                self.recovery.halve_passes(sum(map(len, window)))
+                samples = sum(map(len, window))
+                self.recovery.halve_passes(self.sharing.largest_pass(samples))
                 continue
             if stats is None:
                 # A window that is left out counts as a step, so that later steps keep their
@@ -244,10 +278,11 @@ class Trainer:
         timeline = self.timeline
         while not timeline.phase_is_over:
             size = timeline.pass_size
-            cuts = [window.split(size) for window in timeline.windows()]
-            batches = self.cache.now.fetches(
+            cuts = [self.sharing.own_cuts(window, size) for window in timeline.windows()]
+            fetches = self.cache.now.fetches(
                 self.splits.train, [cut for window in cuts for cut in window], epoch=timeline.epoch
             )
+            batches = self.sharing.fetched(fetches)
             for window in cuts:
                 began = time.perf_counter()
                 batch = [next(batches).to(self.stepper.precision.device) for _ in window]
@@ -277,6 +312,7 @@ class Trainer:
         if self.progress.owes_evaluation:
             is_new_best = self.evaluator.validate(self.splits.validation)
             self.progress.owes_evaluation = False
+            self._hear_others()
         if self.timeline.phase_is_over:
             return
         is_asked = self.stop.requested is not None
@@ -333,4 +369,5 @@ class Trainer:
         for note in map(note_on_skipped, self.splits.all):
             if note is not None:
                 self.reporter.message(note)
+        self._hear_others()
         sum_up(self, "done", never_moved)

@@ -21,7 +21,11 @@ class Recovery:
 
     def begin(self) -> None:
         """Save a checkpoint at the start if `nan: rollback` would have none to go back to."""
-        if self.timeline.settings.nan == "rollback" and not self.saver.checkpoints.all():
+        if self.timeline.settings.nan != "rollback":
+            return
+        # Of several processes the first one decides: it may have saved when another one looks.
+        is_bare = not self.saver.checkpoints.all()
+        if self.saver.alike.link.first_says(claim=is_bare):
             self.saver.save()
 
     @property

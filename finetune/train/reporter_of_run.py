@@ -9,6 +9,7 @@ from finetune.runs.folder import RunFolder
 from finetune.tracking.json_lines import JsonLines
 from finetune.tracking.tracker import Tracker, Trackers
 from finetune.train.built import Parts
+from finetune.train.rank_lines import RankLines
 from finetune.train.reporting import Reporter, frozen_now
 from finetune.train.run_texts import texts_of
 from finetune.train.settings_shown import settings_shown
@@ -23,15 +24,19 @@ def reporter_of_run(
     groups: tuple[Group, ...],
     timeline: Timeline,
     tracker: Tracker | None,
+    lines: RankLines,
 ) -> Reporter:
     """Return the reporter of a run: trackers in its folder, the terminal, and `tracker`."""
     telling = Telling()
-    trackers: list[Tracker] = [JsonLines(folder.metrics)]
-    if "tensorboard" in config.tracking.to:
-        trackers.append(_tensorboard(folder, timeline))
-    trackers.append(telling)
+    trackers: list[Tracker] = [lines]
+    # Of several processes only the first one writes and speaks.
+    if folder.is_written:
+        trackers.append(JsonLines(folder.metrics))
+        if "tensorboard" in config.tracking.to:
+            trackers.append(_tensorboard(folder, timeline))
+        trackers += [telling, *([tracker] if tracker else [])]
     return Reporter(
-        tracker=Trackers([*trackers, *([tracker] if tracker else [])]),
+        tracker=Trackers(trackers),
         telling=telling,
         timeline=timeline,
         groups=groups,

@@ -26,6 +26,7 @@ _HARMLESS = {
     "train.log_every",
     "train.hang_timeout_s",
     "train.nan_limit",
+    "train.parallel",
     "train.checkpoint.background",
     "train.checkpoint.keep_best",
     "train.checkpoint.keep_last",

@@ -1,5 +1,7 @@
 """Save checkpoints of a run, and load them into its network."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from finetune.activations.cache import ActivationCache
 from finetune.runs.checkpoint_folder import validated_at
 from finetune.runs.kept import Checkpoints
 from finetune.runs.progress import Progress
+from finetune.train.alike import Alike
 from finetune.train.average import Average
 from finetune.train.checkpoint import load_checkpoint, load_weights_delta, save_checkpoint
 from finetune.train.clock import Clock
@@ -35,11 +38,23 @@ class Saver:
     prover: Prover
     clock: Clock
     reporter: Reporter
+    alike: Alike
 
-    def save(self) -> None:
-        """Save a checkpoint of the present step, after a proof with `verify: checkpoint`."""
+    def save(self, *, alone: bool = False) -> None:
+        """Save a checkpoint of the present step, after a proof with `verify: checkpoint`.
+
+        Args:
+            alone: Whether another process of the run has failed, so that none can be asked.
+
+        Raises:
+            UnlikeRanksError: the processes of the run hold other bits.
+        """
         if self.timeline.plan.verify == "checkpoint" and self.timeline.progress.fingerprints:
             self.prove()
+        if not alone:
+            self.alike.check(self.timeline.progress)
+        if not self.alike.link.ranks.is_first:
+            return
         with self.clock.timed("saving"):
             save_checkpoint(
                 self.checkpoints,
@@ -72,6 +87,10 @@ class Saver:
             CheckpointError: some are whole, and none of them fits the network.
         """
         checkpoints = checkpoints or self.checkpoints
+        with self._in_step():
+            return self._load_newest(checkpoints)
+
+    def _load_newest(self, checkpoints: Checkpoints) -> bool:
         newest, damaged = checkpoints.start()
         if newest is None:
             # Whole checkpoints that do not fit mean that files of the config changed. Starting at
@@ -92,8 +111,18 @@ class Saver:
 
         Where there is an average, it becomes the weights: its evaluation has chosen the step.
         """
-        self._load(self.checkpoints.whole(step))
+        with self._in_step():
+            self._load(self.checkpoints.whole(step))
         self.average.take()
+
+    @contextmanager
+    def _in_step(self) -> Iterator[None]:
+        """Let all processes of the run read in the block what the first one has saved before."""
+        self.checkpoints.worker.wait()
+        self.alike.link.wait()
+        yield
+        # Not before all have read it may the first one save again, and remove an older one.
+        self.alike.link.wait()
 
     def _load(self, path: Path) -> tuple[Progress, dict[str, Any]]:
         """Load a checkpoint into the run; return its progress and loss scale."""
@@ -112,7 +141,8 @@ class Saver:
         if best <= self.timeline.progress.phase_began:
             # Tensors that are frozen now had other values then: their rows must not be stored.
             cache.leave()
-        load_weights_delta(self.checkpoints.whole(best), self.model, self.base)
+        with self._in_step():
+            load_weights_delta(self.checkpoints.whole(best), self.model, self.base)
 
     def figures(self) -> dict[str, float]:
         """Return the figures of the weights in use; the last evaluation may be of later ones."""

@@ -1,7 +1,7 @@
 """One optimizer step: rates, zero, forward, backward, clip, step, in that order."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +14,10 @@ from finetune.data.mixing import Mixing
 from finetune.data.named_rows import rows_named
 from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import set_rates
+from finetune.tasks.losses import WeightedLoss
 from finetune.tasks.metrics import Measure
 from finetune.tasks.task import Task, add_up
-from finetune.tasks.window_mean import WindowMean
+from finetune.tasks.window_mean import LossMean, WindowMean
 from finetune.train.block_figures import BlockFigures, Values
 from finetune.train.clock import Clock
 from finetune.train.gradients import LossNorms, clip_gradients
@@ -50,6 +51,8 @@ class Stepper:
     measures: tuple[Measure, ...]
     """Metrics of the samples of a step that is logged."""
     blocks: BlockFigures
+    new_mean: Callable[[Sequence[WeightedLoss], Sequence[Batch]], LossMean] = WindowMean
+    """Makes what divides the losses of a window; with several processes it adds up gradients."""
 
     def step(self, window: Sequence[Batch]) -> StepStats:
         """Make one optimizer step over a window, given as its micro-batches.
@@ -74,7 +77,7 @@ class Stepper:
         set_rates(self.optimizer, self.timeline.rates_now())
         self._zero_gradients()
         window = self.mixing.mixed(window, progress.step)
-        mean = WindowMean(self.task.losses, window)
+        mean = self.new_mean(self.task.losses, window)
         for batch in window:
             with self.precision.autocast():
                 with rows_named(self.samples, batch):

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -11,6 +11,7 @@ from types import FrameType
 from finetune.errors import StoppedError
 from finetune.process import STOP_SIGNALS, Interrupted, handled_by
 
+_IN_ORDER = sorted(STOP_SIGNALS)
 _SAME_REQUEST_S = 1.0
 """Signals so soon after the first are the same request: a terminal sends Ctrl-C to a whole group of
 processes, and a launcher among them passes it on."""
@@ -24,13 +25,20 @@ class Stop:
     """Remembers that a signal has asked the run to stop.
 
     Only the process that listens takes notice: worker processes inherit its handler.
+
+    Args:
+        is_several: Whether the run has several processes. Then a signal to one of them counts once
+            all have heard of it, so that all stop after the same step.
     """
 
-    __slots__ = ("_at", "_pid", "requested")
+    __slots__ = ("_at", "_heard", "_is_several", "_pid", "requested")
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_several: bool = False) -> None:
         self.requested: signal.Signals | None = None
         """The first signal; None before it."""
+        self._heard: signal.Signals | None = None
+        """The first signal to this process."""
+        self._is_several = is_several
         self._pid, self._at = 0, 0.0
 
     @contextmanager
@@ -39,7 +47,7 @@ class Stop:
 
         Handlers are set in the main thread only: Python allows none in others.
         """
-        self.requested, self._pid = None, os.getpid()
+        self.requested, self._heard, self._pid = None, None, os.getpid()
         with handled_by(self._note):
             yield
 
@@ -47,6 +55,20 @@ class Stop:
         """Raise `StopRequest` if a signal has come. Call it where a resumed run could continue."""
         if self.requested is not None:
             raise StopRequest
+
+    def told(self) -> list[float]:
+        """Return for each signal whether it has come to this process, as 0 or 1."""
+        return [float(self._heard == number) for number in _IN_ORDER]
+
+    def agree(self, counts: Sequence[float]) -> None:
+        """Take note of the signals that the processes of the run have got.
+
+        Args:
+            counts: How many processes have got each signal, in the order of `told`.
+        """
+        came = [number for number, count in zip(_IN_ORDER, counts, strict=True) if count]
+        if came and self.requested is None:
+            self.requested = came[0]
 
     def error(self, step: int, run: Path) -> StoppedError:
         """Return the error for a run that a signal has stopped after a step."""
@@ -61,8 +83,10 @@ class Stop:
         """Handle a signal: remember the first one, let a second one end the process."""
         if os.getpid() != self._pid:
             return
-        if self.requested is None:
-            self.requested, self._at = signal.Signals(number), time.monotonic()
+        if self._heard is None:
+            self._heard, self._at = signal.Signals(number), time.monotonic()
+            if not self._is_several:
+                self.requested = self._heard
         elif time.monotonic() - self._at > _SAME_REQUEST_S:
             signal.signal(number, signal.SIG_DFL)
             os.kill(self._pid, number)

@@ -9,10 +9,12 @@ from pathlib import Path
 from torch.optim import Optimizer
 
 from finetune.activations.cache import ActivationCache
+from finetune.activations.estimate import Use
 from finetune.config.loader import dump_config
 from finetune.config.run import RunConfig
 from finetune.config.task_keys import SimilarityTask
 from finetune.config.train import CheckpointConfig
+from finetune.distributed import Link
 from finetune.freezing.origins import Sources
 from finetune.freezing.plan import Plan
 from finetune.freezing.proof import fingerprints
@@ -27,7 +29,9 @@ from finetune.runs.folder import RunFolder, saved_folder, usual_folder
 from finetune.runs.kept import Checkpoints
 from finetune.runs.lock import refuse_if_held
 from finetune.runs.progress import Progress
+from finetune.tasks.window_mean import WindowMean
 from finetune.tracking.tracker import Tracker
+from finetune.train.alike import Alike
 from finetune.train.average import Average
 from finetune.train.block_figures import BlockFigures
 from finetune.train.build import (
@@ -49,6 +53,8 @@ from finetune.train.looking import Looking
 from finetune.train.loop import Splits, Trainer
 from finetune.train.precision import Precision
 from finetune.train.proving import Prover
+from finetune.train.rank_lines import RankLines
+from finetune.train.rank_settings import lines_on_sharing
 from finetune.train.recovery import Recovery
 from finetune.train.reporter_of_run import reporter_of_run
 from finetune.train.reporting import Reporter
@@ -60,6 +66,8 @@ from finetune.train.resuming import (
 from finetune.train.same_data import lines_on_going_on, record_to_go_on
 from finetune.train.saver import Saver
 from finetune.train.seen import new_seen
+from finetune.train.shared_passes import SharedPasses
+from finetune.train.sharing import Sharing
 from finetune.train.sizes import checkpoint_bytes, optimizer_state
 from finetune.train.start_lines import facts_of, notes_of, on_place
 from finetune.train.stepper import Stepper
@@ -96,17 +104,19 @@ def build_trainer(
             the folder holds.
     """
     folder = RunFolder.of(Path(run_dir or usual_folder(config)), config)
-    folder = replace(folder, is_fresh=fresh)
+    link = Link.connect(config.train.hang_timeout_s)
+    folder = replace(folder, is_fresh=fresh, is_written=link.ranks.is_first)
     with located(config):
         folder, notes = _checked(folder, config, resume)
         if config.train.compile:
-            refuse_uncompilable(pick_device(config.train.device))
+            refuse_uncompilable(pick_device(config.train.device, link.ranks))
         # Before the data is opened: the record decides which part each row is in.
         record, unknown = record_to_go_on(folder, accepts_changes=data_changed)
-        parts = build_parts(config, record)
+        parts = build_parts(config, record, ranks=link.ranks)
         notes += unknown
         notes += lines_on_going_on(record, parts.data.changes, parts.data.identity)
-        trainer = _wire(config, parts, folder, tracker)
+        trainer = _wire(config, parts, folder, tracker, link)
+        notes += lines_on_sharing(parts.training, link.ranks, parts.device)
         notes += notes_of(config, parts, lints_of(config, parts))
         goes_on = not fresh or folder.origin is not None
         checkpoint = take_up(trainer) if goes_on else None
@@ -115,6 +125,8 @@ def build_trainer(
             trainer.reporter.telling.message(redacted(line))
         for line in notes:
             trainer.reporter.message(line)
+        # Before the first process writes into the folder, all others have read what was in it.
+        link.wait()
         return trainer
 
 
@@ -130,7 +142,9 @@ def _checked(
         folder = replace(folder, origin=saved_folder(Path(resume)))
     # These checks come before the work of building. The lock itself is taken by `fit`, which is the
     # first to write.
-    refuse_if_held(folder.path)
+    # Of several processes the first one looks: it may hold the folder when the others look.
+    if folder.is_written:
+        refuse_if_held(folder.path)
     folder.refuse_foreign()
     folder = without_known_origin(folder)
     notes = compare_with_saved(folder, config)
@@ -151,10 +165,12 @@ class _Shared:
     average: Average
     reporter: Reporter
     clock: Clock
-    stop: Stop
+    sharing: Sharing
 
 
-def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker | None) -> Trainer:
+def _wire(
+    config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker | None, link: Link
+) -> Trainer:
     """Build the collaborators of a run, each after those that it needs."""
     data, plan, model = parts.data, parts.plan, parts.model
     # One layout for the whole run: phases freeze by dropping gradients, not by regrouping.
@@ -162,22 +178,25 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
     rows = RowSlices.of(model, plan.ever_trained)
     timeline = _timeline(config, parts, groups)
     folder = replace(folder, documents=_documents(config, parts, folder))
-    reporter = reporter_of_run(config, parts, folder, groups, timeline, tracker)
+    lines = RankLines(link)
+    reporter = reporter_of_run(config, parts, folder, groups, timeline, tracker, lines)
+    precision = Precision(parts.training.precision, parts.device)
     shared = _Shared(
         parts,
         build_optimizer(config.optimizer, groups, dict(model.named_parameters()) | rows.slices),
         timeline,
-        Precision(parts.training.precision, parts.device),
-        ActivationCache(config.cache, model, cache_use(config, parts, reporter.message)),
+        precision,
+        ActivationCache(config.cache, model, _cache_use(config, parts, reporter, link)),
         Average.of(model, plan, parts.training),
         reporter,
         Clock(timeline, _watchdog(config)),
-        Stop(),
+        _sharing(parts, timeline, precision, lines, link),
     )
     # Before a checkpoint is loaded: it keeps some weights as they are built.
     blocks = BlockFigures.of(model, plan.inventory)
     stepper = _stepper(config, shared, rows, blocks)
     saver = _saver(config, shared, folder)
+    sharing = shared.sharing
     return Trainer(
         model=model,
         optimizer=shared.optimizer,
@@ -193,14 +212,38 @@ def _wire(config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker |
         reporter=reporter,
         folder=folder,
         clock=shared.clock,
-        stop=shared.stop,
-        writes_report=config.tracking.report,
+        stop=sharing.stop,
+        sharing=sharing,
+        step=partial(sharing.step, stepper) if sharing.is_several else stepper.step,
+        writes_report=config.tracking.report and folder.is_written,
     )
+
+
+def _sharing(
+    parts: Parts, timeline: Timeline, precision: Precision, lines: RankLines, link: Link
+) -> Sharing:
+    """Return what shares the steps of a run between its processes."""
+    return Sharing(
+        link=link,
+        model=parts.model,
+        timeline=timeline,
+        precision=precision,
+        stop=Stop(is_several=link.ranks.is_several),
+        lines=lines,
+        num_losses=len(parts.task.losses),
+    )
+
+
+def _cache_use(config: RunConfig, parts: Parts, reporter: Reporter, link: Link) -> Use:
+    """Return what the activation cache must know; the first process decides for all."""
+    return replace(cache_use(config, parts, reporter.message), agreed=link.of_first)
 
 
 def _stepper(config: RunConfig, shared: _Shared, rows: RowSlices, blocks: BlockFigures) -> Stepper:
     """Return what makes the optimizer steps."""
-    parts = shared.parts
+    parts, sharing = shared.parts, shared.sharing
+    # Mixed samples have no class of their own, and of several processes each sees a part only.
+    has_measures = not parts.mixing.nodes and not sharing.is_several
     return Stepper(
         model=parts.model,
         optimizer=shared.optimizer,
@@ -216,9 +259,9 @@ def _stepper(config: RunConfig, shared: _Shared, rows: RowSlices, blocks: BlockF
         max_grad_norm=parts.training.max_grad_norm,
         log_gradient_norms=config.task.log_gradient_norms,
         mixing=parts.mixing,
-        # Mixed samples have no class of their own.
-        measures=() if parts.mixing.nodes else measures_of_steps(parts.task),
+        measures=measures_of_steps(parts.task) if has_measures else (),
         blocks=blocks,
+        new_mean=sharing.mean if sharing.is_several else WindowMean,
     )
 
 
@@ -255,11 +298,14 @@ def _saver(config: RunConfig, shared: _Shared, folder: RunFolder) -> Saver:
         prover=prover,
         clock=shared.clock,
         reporter=shared.reporter,
+        alike=Alike(shared.sharing.link, model, lambda: shared.timeline.data),
     )
 
 
 def _evaluator(config: RunConfig, shared: _Shared, blocks: BlockFigures) -> Evaluator:
     """Return what evaluates the splits."""
+    link, stop = shared.sharing.link, shared.sharing.stop
+    passes = SharedPasses(link, stop, sends_inputs=config.task.has_own_loss)
     return Evaluator(
         cache=shared.cache,
         average=shared.average,
@@ -269,8 +315,9 @@ def _evaluator(config: RunConfig, shared: _Shared, blocks: BlockFigures) -> Eval
         timeline=shared.timeline,
         reporter=shared.reporter,
         clock=shared.clock,
-        stop=shared.stop,
+        stop=stop,
         looking=_looking(config, shared, blocks),
+        shared=passes if link.ranks.is_several else None,
     )
 
 
@@ -281,8 +328,10 @@ def _looking(config: RunConfig, shared: _Shared, blocks: BlockFigures) -> Lookin
     # The scores of pairs have no outputs of their own form: those are embeddings.
     learns = "any" if isinstance(config.task, SimilarityTask) else config.task.learns
     outputs = target if isinstance(target, tuple) else (target,) if target else ()
+    # Only the first of several processes draws.
+    is_first = shared.sharing.link.ranks.is_first
     return Looking(
-        settings=config.tracking,
+        settings=config.tracking if is_first else config.tracking.model_copy(update={"to": ()}),
         new_seen=partial(new_seen, learns, names, outputs),
         samples=data.validation,
         table=data.raw_validation,
@@ -331,6 +380,7 @@ def _checkpoints(
         room=Room(size, settings.keep_last + num_best),
         worker=Worker(in_thread=settings.background),
         misfit=compatibility.misfit,
+        is_written=folder.is_written,
     )
 
 

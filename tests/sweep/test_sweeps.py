@@ -205,3 +205,14 @@ def test_the_direction_follows_from_the_metric(write, task, metric, expected):
     config = RunConfig.model_validate(config)
     judged = judged_by(config, config.sweep)
     assert (judged.metric, judged.direction) == expected
+
+
+def test_a_sweep_under_torchrun_is_refused(finetune, write, monkeypatch, tmp_path):
+    write()
+    told = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}
+    for name, value in (told | {"MASTER_ADDR": "::1", "MASTER_PORT": "1"}).items():
+        monkeypatch.setenv(name, value)
+    outcome = finetune("sweep", "c.yaml")
+    assert outcome.code == 2
+    assert "torchrun has started several processes, and a sweep starts its own" in outcome.err
+    assert not (tmp_path / "runs").exists()

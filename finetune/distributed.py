@@ -1,0 +1,233 @@
+"""What the processes of one run tell each other; the only importer of torch.distributed.
+
+torchrun starts the processes, numbers them (their ranks) and ends them; nothing here does. A run in
+one process has a `Link` too, whose methods return at once.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Self
+
+import torch
+from safetensors.torch import load, save as packed
+from torch import Tensor
+
+from finetune.errors import FinetuneError
+
+_TIMEOUT_S = 1800.0
+"""Seconds that a process waits for the others, if the config has no limit: longer than any part of
+a run that one process does alone, such as hashing files or writing a report."""
+_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Variables by which torchrun tells a process which one it is."""
+
+
+class RankLostError(FinetuneError):
+    """Another process of the run has failed or does not answer."""
+
+    is_between_steps: bool = False
+    """Whether it was told before a step, so that this process holds what the last step has made."""
+
+
+class RankFaultError(FinetuneError):
+    """An error of a process that is not the first one: its text names the rank."""
+
+    def __init__(self, rank: int, error: FinetuneError) -> None:
+        super().__init__(error.message)
+        self.exit_code = error.exit_code
+        self._text = f"rank {rank}: {error}"
+
+    def __str__(self) -> str:
+        return self._text
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Which of the processes of a run this is."""
+
+    rank: int = 0
+    """Its number over all machines, from 0."""
+    world: int = 1
+    """Number of processes of the run."""
+    local_rank: int = 0
+    """Its number on this machine, from 0; also the number of its GPU."""
+
+    @classmethod
+    def of_environment(cls) -> Self:
+        """Return what torchrun says of this process; a process that it did not start is alone.
+
+        Raises:
+            FinetuneError: a variable of torchrun holds no number.
+        """
+        if not all(os.environ.get(name) for name in _NAMES):
+            return cls()
+        rank, world, local = (os.environ[name] for name in _NAMES[:3])
+        try:
+            return cls(int(rank), int(world), int(local))
+        except ValueError as error:
+            raise FinetuneError(
+                f"RANK {rank!r}, WORLD_SIZE {world!r} and LOCAL_RANK {local!r} must be numbers",
+                hint="torchrun sets them; without torchrun, unset them",
+            ) from error
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the run folder and speaks to the user."""
+        return self.rank == 0
+
+    @property
+    def is_several(self) -> bool:
+        """Whether the run has other processes."""
+        return self.world > 1
+
+
+ALONE = Ranks()
+"""The single process of a run."""
+
+
+class Link:
+    """Exchanges values with the other ranks; every rank must make the same calls in one order.
+
+    Control values go between CPUs (gloo), tensors of the network between their devices (NCCL on
+    GPUs). No object is pickled: what is exchanged are tensors.
+
+    Args:
+        ranks: Which process this is.
+    """
+
+    __slots__ = ("ranks",)
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+
+    @classmethod
+    def connect(cls, timeout_s: float | None = None) -> Self:
+        """Return a link to the processes that torchrun started with this one.
+
+        Args:
+            timeout_s: Seconds to wait for the others, then the run ends; half an hour if None.
+
+        Raises:
+            RankLostError: they do not answer.
+        """
+        link = cls(Ranks.of_environment())
+        dist = torch.distributed
+        if not link.ranks.is_several or dist.is_initialized():
+            return link
+        has_gpu = torch.cuda.is_available() and link.ranks.local_rank < torch.cuda.device_count()
+        if has_gpu:
+            torch.cuda.set_device(link.ranks.local_rank)
+        # Both: the few numbers of a step must not wait for the queue of a GPU.
+        backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
+        with _lost():
+            dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s or _TIMEOUT_S))
+        return link
+
+    def totals(self, values: Sequence[float]) -> list[float]:
+        """Return the sum of each value over the ranks."""
+        if not self.ranks.is_several:
+            return list(values)
+        # In doubles: counts of pixels are larger than float32 counts exactly.
+        sums = torch.tensor(values, dtype=torch.float64)
+        self.add(sums)
+        return sums.tolist()
+
+    def of_first(self, values: Sequence[float]) -> list[float]:
+        """Return the values of rank 0."""
+        if not self.ranks.is_several:
+            return list(values)
+        known = torch.tensor(values, dtype=torch.float64)
+        self.take_first([known])
+        return known.tolist()
+
+    def first_says(self, *, claim: bool) -> bool:
+        """Return what rank 0 claims."""
+        return bool(self.of_first([float(claim)])[0])
+
+    def add(self, tensor: Tensor) -> None:
+        """Replace a tensor by its sum over the ranks, in place."""
+        if self.ranks.is_several:
+            with _lost():
+                torch.distributed.all_reduce(tensor)
+
+    def take_first(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by those of rank 0, in place."""
+        if not self.ranks.is_several:
+            return
+        for alike in _by_kind(tensors):
+            # One message for all tensors of a kind.
+            flat = torch.cat([tensor.detach().reshape(-1) for tensor in alike])
+            with _lost():
+                torch.distributed.broadcast(flat, src=0)
+            parts = flat.split([tensor.numel() for tensor in alike])
+            for tensor, part in zip(alike, parts, strict=True):
+                tensor.detach().copy_(part.reshape(tensor.shape))
+
+    def gathered(self, tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+        """Return the tensors of each rank, in order of the ranks, on the CPU.
+
+        Ranks may have different numbers of tensors, of any shape.
+        """
+        if not self.ranks.is_several:
+            return [list(tensors)]
+        # Copies: tensors that share memory are refused.
+        own = packed({str(n): t.detach().cpu().clone() for n, t in enumerate(tensors)})
+        dist, world = torch.distributed, self.ranks.world
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world)]
+        with _lost():
+            dist.all_gather(sizes, torch.tensor([len(own)]))
+        longest = max(int(size) for size in sizes)
+        # Padded: all parts of one message are of one length.
+        mine = torch.frombuffer(bytearray(own.ljust(longest, b"\0")), dtype=torch.uint8)
+        parts = [torch.empty(longest, dtype=torch.uint8) for _ in range(world)]
+        with _lost():
+            dist.all_gather(parts, mine)
+        found = []
+        for part, size in zip(parts, sizes, strict=True):
+            by_number = load(part[: int(size)].numpy().tobytes())
+            found.append([by_number[str(number)] for number in range(len(by_number))])
+        return found
+
+    def wait(self) -> None:
+        """Wait until every rank has come here."""
+        self.totals([0.0])
+
+
+@contextmanager
+def rank_named() -> Iterator[None]:
+    """Let errors of the block name the rank, in a process that is not the first one."""
+    ranks = Ranks.of_environment()
+    try:
+        yield
+    except FinetuneError as error:
+        if ranks.is_first:
+            raise
+        raise RankFaultError(ranks.rank, error) from error
+    except Exception as error:
+        if not ranks.is_first:
+            # A bug: its traceback ends with this line.
+            error.add_note(f"rank {ranks.rank}")
+        raise
+
+
+def _by_kind(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Group tensors by dtype and device."""
+    groups: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault((tensor.dtype, tensor.device), []).append(tensor)
+    return list(groups.values())
+
+
+@contextmanager
+def _lost() -> Iterator[None]:
+    """Turn an error of torch.distributed into one that says what has happened."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RankLostError(
+            f"another process of the run has ended or does not answer: {reason}",
+            hint="its own lines tell why; the same command goes on from the newest checkpoint",
+        ) from error

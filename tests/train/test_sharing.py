@@ -1,0 +1,290 @@
+"""Several processes train the run of one: the same bits, one stop for all, and a word on faults."""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from finetune.tracking.json_lines import read_metrics
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+TORTURE = Path(__file__).parents[1] / "torture"
+BASE = {
+    "seed": 0,
+    "model": {
+        "layers": [
+            {"name": "body", "type": "Linear", "out_features": 6},
+            {"name": "norm", "type": "BatchNorm1d"},
+            {"name": "act", "type": "Tanh"},
+            {"name": "head", "type": "Linear", "out_features": 3},
+        ]
+    },
+    "data": {
+        "source": {"type": "random", "samples": 44, "features": 4, "targets": 3},
+        "split": {"validation": 0.25},
+    },
+    "task": {"type": "regression"},
+    "optimizer": {"type": "AdamW", "lr": 0.05},
+    "train": {"steps": 40, "batch_size": 8, "micro_batch": 4, "log_every": 1},
+    "tracking": {"to": [], "report": False},
+}
+PHASES = {
+    "phases": [
+        {"name": "head", "freeze": ["body*", "norm*"], "until": {"steps": 12}},
+        {"name": "rows", "freeze": ["norm*", {"rows": "body.weight[:2]"}]},
+    ]
+}
+
+
+def environment(**more):
+    places = os.pathsep.join([str(TORTURE), str(Path(__file__).parent), *sys.path[:0]])
+    path = os.environ.get("PYTHONPATH", "")
+    return os.environ | {"PYTHONPATH": os.pathsep.join([places, path]).strip(os.pathsep), **more}
+
+
+@pytest.fixture
+def two_ranks(tmp_path):
+    """Start two processes as torchrun does; those still alive are killed when the test is over."""
+    processes = []
+
+    def start(*arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        for rank in ("0", "1"):
+            where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            told = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", **where}
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "finetune", "train", *map(str, arguments)],
+                    env=environment(**told),
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    cwd=tmp_path,
+                )
+            )
+        return processes[-2:]
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def ended(processes):
+    told = [process.communicate(timeout=400)[1] for process in processes]
+    return [process.returncode for process in processes], told
+
+
+def written(tmp_path, **changes):
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(BASE | changes))
+    return config
+
+
+def checkpoints(run):
+    """Return the bytes of all tensors of all checkpoints of a run."""
+    return {
+        (path.parent.name, path.name, name): (tensor.dtype, tensor.numpy().tobytes())
+        for path in sorted((run / "checkpoints").glob("step-*/*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+def figures(run):
+    # Several processes have no metrics of training samples: each sees a part of them.
+    hidden = ("time/", "memory/", "train/mae")
+    return [
+        {key: value for key, value in line.items() if not key.startswith(hidden)}
+        for line in read_metrics(run / "metrics.jsonl")
+    ]
+
+
+def wait_for(path, processes):
+    until = time.monotonic() + 300
+    while not path.exists():
+        assert all(process.poll() is None for process in processes), "ended too early"
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def slowly(tmp_path, freeze=None):
+    slow = {"name": "slow", "type": "import", "path": "slow_steps:Slowly",
+            "args": {"seconds": 0.02, "started": str(tmp_path / "began")}}  # fmt: skip
+    train = BASE["train"] | {"checkpoint": {"every": {"steps": 2}}}
+    model = {"layers": [slow, *BASE["model"]["layers"]]}
+    frozen = {"phases": [{"name": "all", "freeze": ["norm*"]}]}
+    return written(tmp_path, model=model, train=train, freeze=frozen, cache="off")
+
+
+def test_torchrun_trains_the_bits_of_one_process(tmp_path, command_line):
+    # A checkpoint of each step: at each, the processes compare their bits.
+    train = BASE["train"] | {"checkpoint": {"every": {"steps": 1}, "keep_last": 100}}
+    config = written(tmp_path, freeze=PHASES, train=train)
+    assert command_line("train", config, "--run", tmp_path / "one").code == 0
+    # A free port: the usual one may be in use by another run.
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, "-m", "finetune", "train", config, "--run-dir", tmp_path / "two"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    one, two = checkpoints(tmp_path / "one"), checkpoints(tmp_path / "two")
+    assert len({step for step, _, _ in one}) == 40
+    assert two == one
+    assert figures(tmp_path / "two") == figures(tmp_path / "one")
+    assert "processes: 2, which share the 2 micro-batches" in done.stderr
+
+
+def test_a_signal_to_one_rank_stops_all_and_one_process_goes_on(
+    tmp_path, two_ranks, command_line, monkeypatch
+):
+    monkeypatch.syspath_prepend(str(TORTURE))
+    config = slowly(tmp_path)
+    trust = ("--trust", "slow_steps")
+    assert command_line("train", config, *trust, "--run", tmp_path / "whole").code == 0
+    processes = two_ranks(config, *trust, "--run", tmp_path / "cut")
+    wait_for(tmp_path / "cut" / "checkpoints" / "step-00000006", processes)
+    processes[1].send_signal(signal.SIGTERM)
+    codes, told = ended(processes)
+    assert codes == [75, 75], told
+    assert "stopped by SIGTERM after step" in told[0]
+    assert command_line("train", config, *trust, "--run", tmp_path / "cut").code == 0
+    last = "step-00000040"
+    whole, cut = (checkpoints(tmp_path / run) for run in ("whole", "cut"))
+    assert {k: v for k, v in cut.items() if k[0] == last} == {
+        k: v for k, v in whole.items() if k[0] == last
+    }
+    assert figures(tmp_path / "cut") == figures(tmp_path / "whole")
+
+
+def test_a_killed_rank_ends_the_others_and_two_go_on(tmp_path, two_ranks):
+    config = slowly(tmp_path)
+    command = (config, "--trust", "slow_steps", "--run", tmp_path / "run")
+    processes = two_ranks(*command)
+    wait_for(tmp_path / "run" / "checkpoints" / "step-00000006", processes)
+    processes[1].kill()
+    codes, told = ended(processes)
+    assert codes[0] == 2, told
+    assert "another process of the run has ended or does not answer" in told[0]
+    shutil.copytree(tmp_path / "run", tmp_path / "as-it-was")
+    codes, told = ended(two_ranks(*command))
+    assert codes == [0, 0], told
+    assert "goes on after step" in told[0]
+
+
+def test_nan_on_one_rank_ends_all_at_the_same_step(tmp_path, two_ranks):
+    poisoned = {"type": "import", "path": "fault_nets:Poisoned", "args": {"limit": 1.5}}
+    config = written(tmp_path, model={"layers": [poisoned]}, cache="off")
+    command = (config, "--trust", "fault_nets", "--run", tmp_path / "run")
+    codes, told = ended(two_ranks(*command))
+    assert codes == [3, 3], told
+    assert "the loss is nan in step" in told[0]
+    assert "rank 1: " in told[1]
+
+
+def cut_back(run, copy, step):
+    """Copy a run as it was after a step."""
+    shutil.copytree(run, copy)
+    for path in (copy / "checkpoints").glob("step-*"):
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+
+
+def test_a_run_with_lisa_goes_on_with_two_processes_and_then_with_one(
+    tmp_path, two_ranks, command_line
+):
+    layers = [{"name": f"layer{n}", "type": "Linear", "out_features": 6} for n in range(4)]
+    train = BASE["train"] | {"checkpoint": {"every": {"steps": 1}, "keep_last": 100}}
+    model = {"layers": [*layers, BASE["model"]["layers"][-1]]}
+    lisa = {"method": "lisa", "period": 4, "blocks": 1}
+    config = written(tmp_path, freeze=lisa, model=model, train=train)
+    one, cut, two = (tmp_path / name for name in ("one", "cut", "two"))
+    assert command_line("train", config, "--run", one).code == 0
+    cut_back(one, cut, 10)
+    codes, told = ended(two_ranks(config, "--run", cut))
+    assert codes == [0, 0], told
+    assert "goes on after step 10" in told[0]
+    cut_back(cut, two, 30)
+    assert command_line("train", config, "--run", two).code == 0
+    whole = checkpoints(one)
+    assert len({name for step, _, name in whole}) > 4
+    assert checkpoints(cut) == whole
+    assert checkpoints(two) == whole
+    assert figures(two) == figures(cut) == figures(one)
+
+
+def test_two_processes_fill_one_store_and_read_what_the_other_stored(
+    tmp_path, two_ranks, command_line, monkeypatch
+):
+    wide = [{"name": f"wide{n}", "type": "Linear", "out_features": 512} for n in range(2)]
+    changes = {
+        "model": {"layers": [*wide, BASE["model"]["layers"][-1]]},
+        "freeze": {"phases": [{"name": "head", "train": ["head"]}]},
+    }
+    plain, two, warm = (tmp_path / name for name in ("plain", "two", "warm"))
+    config = written(tmp_path, cache="off", **changes)
+    assert command_line("train", config, "--run", plain).code == 0
+    config = written(tmp_path, **changes)
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "store"))
+    codes, told = ended(two_ranks(config, "--run", two))
+    assert codes == [0, 0], told
+    done = command_line("train", config, "--run", warm)
+    assert done.code == 0, done.err
+    # 40 steps of 8 samples. Two processes: the first of them counts its own half.
+    assert answered(two) > 100
+    assert answered(warm) > 300
+    assert checkpoints(two) == checkpoints(warm) == checkpoints(plain)
+    assert figures(two) == figures(warm) == figures(plain)
+
+
+def answered(run):
+    lines = read_metrics(run / "metrics.jsonl")
+    return max(line.get("time/cache_answered", 0) for line in lines)
+
+
+def test_what_one_rank_alone_has_to_say_is_told_with_its_number(tmp_path, two_ranks):
+    draw = np.random.default_rng(0)
+    for number in range(32):
+        path = tmp_path / "images" / "ab"[number % 2] / f"{number:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw.integers(0, 256, (6, 6, 3), np.uint8)).save(path)
+        if number % 4 < 2:
+            path.write_bytes(path.read_bytes()[:60])
+    config = written(
+        tmp_path,
+        data={"source": {"type": "imagefolder", "path": "images"}, "on_error": "skip"},
+        model={
+            "layers": [
+                {"name": "flat", "type": "Flatten"},
+                {"name": "norm", "type": "BatchNorm1d"},
+                {"name": "head", "type": "Linear", "out_features": "classes"},
+            ]
+        },
+        task={"type": "classification"},
+        train=BASE["train"] | {"steps": 4},
+    )
+    codes, told = ended(two_ranks(config, "--run", tmp_path / "run"))
+    assert codes == [0, 0], told
+    assert "\na train sample is skipped (data.on_error: skip): " in told[0]
+    # Each process counts what it has met itself.
+    assert re.search(r"\nrank 1: \d+ of 32 train samples were skipped", told[0])
+    assert "rank 1: processes" not in told[0]
+    assert told[0].count("a batch norm that trains normalises over its own micro-batch") == 1
+    assert told[1] == ""
