@@ -117,6 +117,13 @@ def _refused_keys(asked: AskedSweep) -> Iterator[Problem]:
         twice = [one for at, one in enumerate(kept) if one in kept[:at]]
         if twice:
             yield Problem(_place(config, key), f"{shown(twice[0])} is listed twice")
+    size = SearchSpace(asked.sweep.search).size
+    if asked.sweep.sampler == "grid" and size > _MOST_ENUMERATED:
+        yield Problem(
+            config.locate(("sweep", "sampler")) or Origin(config.path, None, "sweep.sampler"),
+            f"a grid holds at most {_MOST_ENUMERATED:,} combinations, got {size:,}",
+            "random and tpe take any number",
+        )
     written = config.written.entry("sweep") if config.written is not None else None
     for reference in references(written) if written is not None else ():
         key = ".".join(str(step) for step in ("sweep", *reference.key))

@@ -93,11 +93,14 @@ def _means_of(
     """Return how a storage is locked for a study, and how it is opened."""
     if url.startswith(_JOURNAL):
         file = Path(url.removeprefix(_JOURNAL))
-        return _file_lock(file), lambda: JournalStorage(JournalFileBackend(str(file)))
+        if not file.name:
+            raise _refused(url)
+        return _file_lock(file), lambda: _journal(file)
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise _refused(url) from error
+    except (ArgumentError, ValueError):
+        # `from None`: what a port is not may be a part of the password.
+        raise _refused(url) from None
     if parsed.password is not None:
         remember(str(parsed.password), "***")
     kind = parsed.get_backend_name()
@@ -108,6 +111,20 @@ def _means_of(
         engine = _engine(url)
         return _server_lock(engine), lambda: RDBStorage(url, _CLOSED_AT_ONCE)
     raise _refused(url)
+
+
+def _journal(file: Path) -> JournalStorage:
+    """Return the storage that a journal file is.
+
+    Raises:
+        FinetuneError: the file holds something else.
+    """
+    try:
+        return JournalStorage(JournalFileBackend(str(file)))
+    except (ValueError, KeyError, TypeError) as error:
+        raise FinetuneError(
+            "is no journal of a study, or is damaged", where=str(file), hint="name another file"
+        ) from error
 
 
 def _refused(url: str) -> FinetuneError:

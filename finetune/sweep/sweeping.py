@@ -205,10 +205,8 @@ class Sweeping:
         for process in self._running:
             process.stop()
         for process in self._running:
-            while (ending := process.ending()) is None and process.is_started:
-                time.sleep(_POLL_S)
-            if ending is Ending.DONE:
-                self._close(process, ending)
+            if process.end() is Ending.DONE:
+                self._close(process, Ending.DONE)
             else:
                 self.claims.give_back(process.claim, died=False)
         self._running.clear()

@@ -57,11 +57,6 @@ class TrialTraining:
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
-    def is_started(self) -> bool:
-        """Whether it has a process of its own, and does not wait for a left-over one."""
-        return self._process is not None
-
-    @property
     def log(self) -> Path:
         """The file that gets what the process says on standard error."""
         return self.folder.with_name(f"{self.folder.name}.log")
@@ -90,6 +85,13 @@ class TrialTraining:
         """Ask the process to save its run and end."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
+
+    def end(self) -> Ending | None:
+        """Wait for the process, which was asked to stop; return how it ended, None without one."""
+        if self._process is None:  # `ending` would start it
+            return None
+        self._process.wait()
+        return self.ending()
 
     def kill(self) -> None:
         """End the process at once, and wait for that."""

@@ -79,17 +79,17 @@ def test_trials_that_the_config_makes_impossible_end_the_sweep_with_their_reason
     outcome = finetune("sweep", "c.yaml")
     assert outcome.code == 2
     assert "3 trials in a row failed, the last one: " in outcome.err
-    assert "trial 0 failed: c.yaml" in outcome.err
+    assert "trial 0 failed: -o freeze.0: 'nobody' takes no parameter" in outcome.err
     assert "trial 3" not in outcome.err
 
 
 @pytest.mark.slow
-def test_a_trial_that_does_badly_is_ended_early_and_told(finetune, write, tmp_path):
+def test_a_trial_that_does_badly_is_ended_early_and_told(finetune, write, tmp_path, monkeypatch):
     from finetune.sweep.asked import AskedSweep
     from finetune.sweep.prepared import prepare
 
     path = write(trials=6, search={"optimizer.lr": {"low": 1e-6, "high": 1e-1, "log": True}})
-    os.environ["PYTHONPATH"] = str(ROOT)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     said = []
     more = ["train.epochs=2000", "train.evaluate_every={epochs: 1}", "cache=off"]
     sweeping = prepare(AskedSweep.of(path, more, []), said.append, home=tmp_path / "home")
@@ -117,6 +117,10 @@ def test_a_trial_that_does_badly_is_ended_early_and_told(finetune, write, tmp_pa
         ({"search": {"optimizer.lr": 3}}, "needs a range {low: ..., high: ...} or a list"),
         ({"search": {"seed": {"low": 4, "high": 9, "step": 2}}}, "is not a whole number of steps"),
         ({"sampler": "grid"}, "a grid needs a list of values or a 'step' for 'optimizer.lr'"),
+        (
+            {"search": {"seed": {"low": 0, "high": 10**6}}, "sampler": "grid"},
+            "sweep.sampler: a grid holds at most 1,000,000 combinations, got 1,000,001",
+        ),
         ({"metric": "validation/mine"}, "nothing says which way 'validation/mine' improves"),
     ],
 )  # fmt: skip
@@ -136,6 +140,9 @@ def test_what_cannot_be_searched_is_refused_before_any_trial(
     [
         ("mysql://root:hidden-word@host/base", "needs a storage that is known, got 'mysql'"),
         ("nonsense", "needs a storage that is known, got 'nonsense'"),
+        ("postgresql://me@host:hidden-word/base", "is known, got 'postgresql'"),
+        ("journal:", "needs a storage that is known, got 'journal'"),
+        ("journal:c.yaml", "c.yaml: is no journal of a study, or is damaged"),
         ("postgresql+psycopg://me:hidden-word@127.0.0.1:1/base", "the study's database refuses"),
     ],
 )
@@ -182,6 +189,20 @@ def test_a_config_without_the_section_is_refused_and_other_verbs_say_that_they_l
     outcome = finetune("sweep", "c.yaml")
     assert outcome.code == 2
     assert outcome.err.startswith("c.yaml: has no section 'sweep'\n")
+
+
+def test_a_stop_begins_no_trial_that_was_only_taken(write, tmp_path):
+    from finetune.sweep.asked import AskedSweep
+    from finetune.sweep.prepared import prepare
+
+    asked = AskedSweep.of(write(), [], [])
+    url = f"journal:{tmp_path / 'study.log'}"
+    sweeping = prepare(asked, lambda _: None, home=tmp_path / "home", url=url, jobs=2)
+    sweeping._take_trials()
+    sweeping._stop_all()
+    assert not list((tmp_path / "home").glob("trial-*"))
+    waiting = [one for one in sweeping.claims.study.trials if one.state.name == "WAITING"]
+    assert [one.user_attrs["number"] for one in waiting] == [0, 1]
 
 
 @pytest.mark.parametrize(
