@@ -6,7 +6,7 @@ from pathlib import Path
 
 from finetune.errors import FinetuneError
 from finetune.export.statement import Certificate, CertifiedTensor, faults_within, read_certificate
-from finetune.export.tensor_files import TensorDigest, TensorFiles
+from finetune.export.tensor_files import TensorFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,20 +66,19 @@ def _against(
             raise
         yield side, f"cannot be read: {error.message}"
         return
-    named = dict[str, CertifiedTensor]()
+    # Two layers may begin with the same tensor of a file: each of them is compared.
+    named = dict[tuple[str, str], list[CertifiedTensor]]()
     for one in tensors:
         name = _name_in_base(one, files.names) if side == "base" else _name_in_weights(one, files)
         if name is None:
             yield f"tensor {one.name}", f"is not in {path.name!r} ({side})"
         else:
-            named[name] = one
-    for name, found in files.digests({name: one.dtype for name, one in named.items()}):
-        one = named[name]
-        wanted: TensorDigest = getattr(one, "base" if side == "base" else "final")
-        if found is None:
-            yield f"tensor {one.name}", f"is cut off in {path.name!r} ({side})"
-        elif found != wanted:
-            yield f"tensor {one.name}", f"differs in {path.name!r} ({side})"
+            named.setdefault((name, one.dtype), []).append(one)
+    for both, found in files.digests(named):
+        what = "is cut off" if found is None else "differs"
+        for one in named[both]:
+            if found != (one.base if side == "base" else one.final):
+                yield f"tensor {one.name}", f"{what} in {path.name!r} ({side})"
 
 
 def _strange(path: Path, certificate: Certificate) -> Iterator[tuple[str, str]]:

@@ -136,8 +136,8 @@ def _names_in_files(base: Network, digests: Mapping[str, TensorDigest]) -> dict[
             files = TensorFiles(path)
         except FinetuneError:
             continue  # another format; the check then goes by the tensor's own name
-        wanted = dict.fromkeys(files.names, "torch.float32")
-        for name, digest in files.digests(wanted):
+        wanted = [(name, "torch.float32") for name in sorted(files.names)]
+        for (name, _), digest in files.digests(wanted):
             if digest is not None and digest in own:
                 found[own[digest]] = name
     return found

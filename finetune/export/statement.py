@@ -173,10 +173,17 @@ def _faults_of_proof(certificate: Certificate) -> Iterator[tuple[str, str]]:
 def _tensor(entry: Mapping[str, Any]) -> CertifiedTensor:
     """Return a tensor from JSON; raise `TypeError` or `KeyError` for anything else."""
     digests = {side: TensorDigest(**entry[side]) for side in ("base", "final")}
-    shape = tuple(int(size) for size in entry["shape"])
+    shape = tuple(entry["shape"])
     found = CertifiedTensor(**{**entry, **digests, "shape": shape})
-    if not isinstance(found.name, str) or not isinstance(found.exported, str):
-        raise TypeError("a tensor without a name")
+    texts = [found.name, found.exported, found.dtype]
+    texts += [text for one in digests.values() for text in (one.sha256, one.fingerprint)]
+    maybe = (one for one in (found.base_name, found.same_as) if one is not None)
+    if not all(isinstance(text, str) for text in (*texts, *maybe)):
+        raise TypeError("a name, type or digest of a tensor is no text")
+    if not isinstance(entry["shape"], list) or any(type(size) is not int for size in shape):
+        raise TypeError("the shape of a tensor is no list of whole numbers")
+    if type(found.is_trained) is not bool or type(found.is_loaded) is not bool:
+        raise TypeError("a tensor does not say whether it is trained and loaded")
     return found
 
 

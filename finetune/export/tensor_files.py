@@ -1,7 +1,7 @@
 """Digests of the tensors in safetensors files, without torch."""
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from pathlib import Path
@@ -54,23 +54,26 @@ class TensorFiles:
         """Names of all tensors."""
         return frozenset(self._places)
 
-    def digests(self, wanted: Mapping[str, str]) -> Iterator[tuple[str, TensorDigest | None]]:
-        """Yield the digest of each wanted tensor; None if the file ends before the tensor does.
+    def digests(
+        self, wanted: Iterable[tuple[str, str]]
+    ) -> Iterator[tuple[tuple[str, str], TensorDigest | None]]:
+        """Yield the digest of each wanted tensor; None if the file does not hold it whole.
 
         Args:
-            wanted: Type of each tensor by name, as torch writes it. Floats of 16 bits are made
+            wanted: Name and type of each tensor, as torch writes it. Floats of 16 bits are made
                 float32 where that is wanted, which is exact.
         """
-        by_file: dict[Path, list[str]] = {}
-        for name in wanted:
-            by_file.setdefault(self._places[name][0], []).append(name)
-        for file, names in by_file.items():
+        by_file: dict[Path, list[tuple[str, str]]] = {}
+        for name, dtype in wanted:
+            by_file.setdefault(self._places[name][0], []).append((name, dtype))
+        for file, both in by_file.items():
             with (
                 file.open("rb") as opened,
                 mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content,
             ):
-                for name in names:
-                    yield name, _digest(memoryview(content), self._places[name][1], wanted[name])
+                for name, dtype in both:
+                    found = _digest(memoryview(content), self._places[name][1], dtype)
+                    yield (name, dtype), found
 
 
 def _header_of(path: Path) -> dict[str, StoredTensor]:
@@ -114,9 +117,11 @@ def digest_of(dtype: str, shape: tuple[int, ...], raw: memoryview | bytes) -> Te
 
 
 def _digest(content: memoryview, tensor: StoredTensor, wanted: str) -> TensorDigest | None:
-    """Return the digest of a tensor in a file; None if the file ends too early."""
+    """Return the digest of a tensor in a file; None if it is not whole there."""
     with content:
         if tensor.ends > len(content):
+            return None
+        if tensor.dtype in _WIDER and (tensor.ends - tensor.begins) % 2:
             return None
         with content[tensor.begins : tensor.ends] as raw:
             dtype = TYPES.get(tensor.dtype, tensor.dtype)

@@ -244,6 +244,10 @@ def test_a_cut_certificate_is_refused(case, command_line, keep):
         lambda d: d["predicate"].update(tensors=[{"name": 3}]),
         lambda d: d.update(predicate=[]),
         lambda d: d["predicate"].update(proof=[1], plan="no"),
+        lambda d: d["predicate"]["tensors"][0].update(shape=[float("inf")]),
+        lambda d: d["predicate"]["tensors"][0].update(base_name=[]),
+        lambda d: d["predicate"]["tensors"][0].update(dtype={}),
+        lambda d: d["predicate"]["tensors"][0].update(is_trained="no"),
     ],
 )
 def test_a_forged_form_is_told_and_no_traceback(case, command_line, change):
@@ -251,7 +255,29 @@ def test_a_forged_form_is_told_and_no_traceback(case, command_line, change):
     document = json.loads(path.read_text())
     change(document)
     path.write_text(json.dumps(document))
-    assert command_line("certify", "--check", path).code == 2
+    base = case / "base.safetensors"
+    assert command_line("certify", "--check", path, "--base", base).code == 2
+
+
+def test_half_a_number_in_a_file_is_a_fault_of_its_tensor(case):
+    path = case / "model.safetensors"
+    header = b'{"body.bias": {"dtype": "F16", "shape": [6], "data_offsets": [0, 11]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(11))
+    assert faults(case)["tensor body.bias"] == "is cut off in 'model.safetensors' (weights)"
+
+
+def test_two_layers_that_begin_with_one_tensor_of_a_file_are_both_compared(case):
+    path = case / "certificate.json"
+    document = json.loads(path.read_text())
+    tensors = document["predicate"]["tensors"]
+    (first,) = (one for one in tensors if one["name"] == "body.bias")
+    again = first | {"name": "copy.bias", "exported": "copy.bias"}
+    first["base"] = first["base"] | {"sha256": "0" * 64}
+    tensors.append(again)
+    path.write_text(json.dumps(document))
+    found = check_certificate(path, base=case / "base.safetensors").faults
+    assert ("tensor body.bias", "differs in 'base.safetensors' (base)") in found
+    assert "tensor copy.bias" not in dict(found)
 
 
 def test_the_command_tells_each_tensor_that_fails(case, command_line):
