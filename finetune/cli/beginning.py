@@ -44,8 +44,12 @@ def init_command(
         str | None,
         typer.Option(metavar="PART", help="Of a pretrained network: head, top or all."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples of a step.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000_000, help="Passes over the data.")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000_000, help="Samples of a step.")
+    ] = None,
     template: Annotated[
         str | None,
         typer.Option(metavar="TASK", help="In place of a look at data: a config to fill in."),

@@ -54,6 +54,12 @@ def choose_columns_to_learn(
         inputs=_named(wishes.inputs, by_name),
     )
     _refuse_unknown([*wishes.target, *wishes.inputs], by_name)
+    _refuse_few(found.num_rows)
+    if both := [name for name in wishes.inputs if name in wishes.target]:
+        raise DataError(
+            f"{named(both)} is both an input and what is learnt",
+            hint="--inputs names columns that are known before the target is",
+        )
     target, on_target = _target(by_name, wishes)
     first = by_name[target[0]]
     task, keys, on_task = task_for(found, [by_name[name] for name in target], by_name, wishes)
@@ -130,13 +136,18 @@ def _roles(by_name: Mapping[str, Judged]) -> str:
 _LEAST_ROWS = 10
 
 
-def _refuse_unfit(task: str, target: Judged, num_rows: int) -> None:
-    """Raise `DataError` if there is too little to learn from."""
+def _refuse_few(num_rows: int) -> None:
+    """Raise `DataError` if there are too few samples: what columns hold would be told wrongly."""
     if num_rows < _LEAST_ROWS:
+        samples = "1 sample" if num_rows == 1 else f"{num_rows} samples"
         raise DataError(
-            f"holds {num_rows} samples, too few to train, validate and test on",
+            f"holds {samples}, too few to train, validate and test on",
             hint=f"at least {_LEAST_ROWS} are needed, and some hundred to learn anything",
         )
+
+
+def _refuse_unfit(task: str, target: Judged, num_rows: int) -> None:
+    """Raise `DataError` if the target cannot be learnt."""
     if task != "classification":
         return
     if target.distinct < 2:

@@ -1,5 +1,6 @@
 """Find out what a file or folder holds, as keys of `data:` that read it, or refuse it."""
 
+import codecs
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ Keys = dict[str, Any]
 """Keys of a source, as a config has them."""
 _ENCODINGS = ("utf-8", "cp1252", "latin-1")
 """Encodings that are tried, in order; the last one takes any bytes."""
+_READ_AT_ONCE = 1 << 20
 _WHAT_IS_READ = (
     "init reads a table (csv, tsv, JSON, Parquet), an .npz, a folder of class folders, or images "
     "with a table of labels"
@@ -93,6 +95,12 @@ def found_in_file(path: Path) -> FoundData:
     Raises:
         DataError: it holds none that a config could begin with.
     """
+    if not path.is_file():
+        raise DataError(
+            "is a device or a pipe, which a config cannot read again",
+            where=str(path),
+            hint="save its contents to a file first",
+        )
     ending = path.suffix.lower()
     if ending in (".yaml", ".yml"):
         raise DataError("is a config already", where=str(path), hint=f"finetune plan {path}")
@@ -181,17 +189,25 @@ def keys_of_table(path: Path) -> tuple[Keys, list[str]]:
 
 def _encoding_of(file: Any) -> str:
     """Return the first encoding that decodes all of a file; its position is restored."""
-    content = file.read()
+    mark = file.read(2)
     file.seek(0)
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if mark in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-8"  # the mark says the encoding, which the reader follows
-    for encoding in _ENCODINGS:
-        try:
-            content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        return encoding
-    return _ENCODINGS[-1]
+    return next((one for one in _ENCODINGS if _decodes(file, one)), _ENCODINGS[-1])
+
+
+def _decodes(file: Any, encoding: str) -> bool:
+    """Tell whether an encoding decodes all of a file, in portions; its position is restored."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        while part := file.read(_READ_AT_ONCE):
+            decoder.decode(part)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    finally:
+        file.seek(0)
+    return True
 
 
 def _refuse_without_header(path: Path, beginning: str, separator: str) -> None:

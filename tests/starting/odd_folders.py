@@ -1,6 +1,7 @@
 """Folders and files as people have them, odd ones among them, made small."""
 
 import json
+import os
 import wave
 
 import numpy as np
@@ -234,6 +235,15 @@ def nowhere(folder):
     return folder / "review.csv"
 
 
+def one_row(folder):
+    return table(folder / "one.csv", ["text", "label"], [["hello", "x"]])
+
+
+def a_pipe(folder):
+    os.mkfifo(folder / "pipe.csv")
+    return folder / "pipe.csv"
+
+
 REFUSED = {
     "an empty folder": (nothing, "is empty: it holds no files"),
     "a run": (a_run, "is the folder of a run"),
@@ -245,6 +255,8 @@ REFUSED = {
     "no header": (no_header, "has no names of columns: its first line holds numbers"),
     "an archive": (a_zip, "is a zip archive"),
     "four rows": (four_rows, "holds 4 samples, too few"),
+    "one row": (one_row, "holds 1 sample, too few"),
+    "a pipe": (a_pipe, "is a device or a pipe"),
     "one class": (one_class, "has a single class: label is 'x' in every row"),
     "ids alone": (only_ids, "has no column to learn 'label' from"),
     "targets missing": (targets_missing, "has no label in 3 of 30 rows"),

@@ -1,7 +1,7 @@
 """Folders of odd kinds: `init` writes a config that `plan` accepts, or tells why in one line."""
 
 import pytest
-from odd_folders import REFUSED, WORKS
+from odd_folders import REFUSED, WORKS, semicolons_and_latin_1
 
 
 @pytest.mark.parametrize("kind", WORKS)
@@ -29,4 +29,23 @@ def test_init_tells_in_one_line_why_there_is_no_config(kind, tmp_path, monkeypat
     assert wanted in shown.err
     assert len(hint) <= 1
     assert all(line.startswith("    ") for line in hint)
+    assert not (tmp_path / "c.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["--target", "kauf", "--inputs", "kauf"], "'kauf' is both an input and what is learnt"),
+        (["--epochs", "9" * 20], "--epochs"),
+        (["--batch-size", "9" * 20], "--batch-size"),
+    ],
+    ids=["target as input", "epochs", "batch size"],
+)
+def test_what_no_config_takes_is_refused_and_nothing_is_written(
+    arguments, wanted, tmp_path, command_line
+):
+    path = semicolons_and_latin_1(tmp_path)
+    shown = command_line("init", path, "--out", tmp_path / "c.yaml", *arguments)
+    assert shown.code == 2
+    assert wanted in shown.err
     assert not (tmp_path / "c.yaml").exists()
