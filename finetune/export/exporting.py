@@ -101,7 +101,10 @@ def _source(
     for line in run.notes:
         tell(f"note: {line}")
     _, specs = read_facts(run.folder.read_json("data.json"), run.folder.path / "data.json")
-    return ExportSource(predictor, specs)
+    source = ExportSource(predictor, specs)
+    if source.unfinished is not None:
+        tell(f"note: {source.unfinished}")
+    return source
 
 
 def _written(form: Format, source: ExportSource, folder: Path) -> WrittenFormat:

@@ -102,6 +102,8 @@ def _figures(source: ExportSource) -> Iterator[str]:
 
 def _frozen(source: ExportSource) -> Iterator[str]:
     """Yield lines on the phases of the run, and on the proof."""
+    if source.unfinished is not None:
+        yield f"- {source.unfinished}"
     phases = _document(source, "plan.json").get("phases", [])
     for phase in phases if isinstance(phases, list) else ():
         trained, frozen = phase["trained_parameters"], phase["frozen_parameters"]

@@ -168,3 +168,16 @@ def test_a_delta_holds_what_was_trained_and_names_its_base(trained, tmp_path):
 
 def test_text_of_others_is_shown_as_it_is_by_markdown():
     assert plain("<b>a`[x](y)\n\u202e") == "\\<b\\>a\\`\\[x\\]\\(y\\)\\\\n\\\\u202e"
+
+
+def test_an_export_of_a_run_that_has_not_ended_says_so(trained, tmp_path):
+    run = trained()
+    said = []
+    export_run(run, "safetensors", tmp_path / "whole", check=2, tell=said.append)
+    assert not any("has not reached its end" in line for line in said)
+    assert "has not reached its end" not in (tmp_path / "whole" / "README.md").read_text()
+    # A run that was killed has no summary.
+    (run / "summary.json").unlink()
+    export_run(run, "safetensors", tmp_path / "part", check=2, tell=said.append)
+    assert any("the run has not reached its end: it was killed at step" in line for line in said)
+    assert "it was killed at step" in (tmp_path / "part" / "README.md").read_text()
