@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: the pages outside of docs/ that its pages link to are part of the site.
+"""Hooks of MkDocs: pages outside of docs/ become part of the site; its search box gets a name.
 
 On GitHub and on the disk `../SECURITY.md` leads to the file itself. A site has pages only, so
 these files become pages below `repository/`, and the links to them are written anew.
@@ -53,3 +53,8 @@ def _with_links_of_the_site(text: str, source: Path, here: str) -> str:
         return found[1] + os.path.relpath(place, os.path.dirname(here) or ".")  # noqa: PTH120
 
     return _LINK.sub(anew, text)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Give the dialog of the search a name for readers of screens; the theme gives it none."""
+    return output.replace('role="dialog"', 'role="dialog" aria-label="Search"', 1)

@@ -69,7 +69,9 @@ def bars(title: str, values: Sequence[tuple[str, float, str]], colour: str = "tr
         kind = colour if value else "frozen"
         shapes += [Label(8, y, name), Box(_LEFT, y, width, _ROW - 6, kind)]
         shapes.append(Label(_LEFT + width + 6, y, said))
-    wide = max(_LEFT + _WIDTH, 16 + int(text_width(title)))
+    labels = [shape for shape in shapes if isinstance(shape, Label)]
+    # a quarter more than measured: the fonts of some systems are that wide
+    wide = max(_LEFT + _WIDTH, *(int(one.x + 1.25 * text_width(one.text)) + 8 for one in labels))
     return Picture(wide, 16 + _ROW * (len(values) + 1), shapes, title)
 
 
@@ -85,7 +87,7 @@ def frozen_picture(run: Path) -> Picture:
         (name, float(trained), f"{trained:,} trained, {frozen:,} frozen")
         for name, (trained, frozen) in counts.items()
     ]
-    return bars("Parameters that train: freeze: [conv1, norm1, conv2, norm2]", rows)
+    return bars("Parameters of each layer with freeze: [conv1, norm1, conv2, norm2]", rows)
 
 
 def proof_picture(run: Path) -> Picture:
@@ -118,7 +120,7 @@ def resume_picture(whole: Path, stopped: Path) -> Picture:
             same = ours.get(line["step"]) == line["train/loss"]
             said = f"{line['train/loss']:.6f}  {'same bits' if same else 'differs'}"
             rows.append((f"step {line['step']}", float(line["train/loss"]), said))
-    return bars("Loss of a run; beside it, whether the stopped one has the same", rows)
+    return bars("Loss of a run, and whether a run that was stopped has the same", rows)
 
 
 def _stopped_and_resumed(folder: Path, after_s: float) -> Path:
@@ -128,6 +130,9 @@ def _stopped_and_resumed(folder: Path, after_s: float) -> Path:
     with contextlib.suppress(StoppedError):
         _run(folder, *_EVERY_STEP)
         timer.cancel()
+    steps = [line["step"] for line in _logged(folder) if "train/loss" in line]
+    if not 0 < max(steps, default=0) < 160:
+        raise SystemExit(f"the run was to be stopped midway, not after {len(steps)} steps")
     return _run(folder, *_EVERY_STEP)
 
 

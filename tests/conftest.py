@@ -1,7 +1,8 @@
-"""Settings for the whole test run, made before any library reads them; small runs; the command."""
+"""Settings of the whole test run, made before any library reads them; fixtures for all rooms."""
 
 import copy
 import os
+import shutil
 from typing import NamedTuple
 
 import pytest
@@ -186,3 +187,20 @@ def hashed(monkeypatch):
     monkeypatch.setattr(contents, "hash_file", counted)
     monkeypatch.setattr("finetune.data.item_contents.hash_file", counted)
     return names
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium without a window, driven by playwright."""
+    # most tests need no browser, and should not wait for the import
+    from playwright.sync_api import sync_playwright
+
+    path = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
+    if path is None:
+        pytest.fail("this test needs Chromium; on Debian: apt-get install chromium", pytrace=False)
+    with sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

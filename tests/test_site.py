@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import axe_playwright_python
 import pytest
 
 ROOT = Path(__file__).parents[1]
+AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
 pytestmark = pytest.mark.slow
 
 
@@ -39,3 +41,52 @@ def test_every_question_has_a_page(site):
     rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
     assert len(rows) >= 30
     assert [row for row in rows if "](" not in row] == []
+
+
+@pytest.fixture
+def opened(site, browser):
+    """Open pages of the site from the disk with the network off, and see what they ask for."""
+    contexts = []
+
+    def opened(width, scheme):
+        contexts.append(
+            browser.new_context(
+                viewport={"width": width, "height": 900}, offline=True, color_scheme=scheme
+            )
+        )
+        page = contexts[-1].new_page()
+        page.asked = []
+        page.on("request", lambda request: page.asked.append(request.url))
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1440, "dark")])
+def test_axe_finds_nothing_serious_and_pages_fit(site, opened, width, scheme):
+    page = opened(width, scheme)
+    names = ("index", "start/index", "methods/index", "concepts/phases", "reference/keys_train")
+    for name in names:
+        page.goto((site / f"{name}.html").as_uri())
+        page.evaluate(AXE)
+        found = page.evaluate("axe.run(document, {preload: false}).then(one => one.violations)")
+        serious = [one["id"] for one in found if one["impact"] in ("serious", "critical")]
+        assert serious == [], name
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), name
+    assert [url for url in page.asked if not url.startswith(("file:", "data:"))] == []
+
+
+@pytest.mark.browser
+def test_the_search_finds_pages_without_a_server_or_a_network(site, opened):
+    page = opened(1440, "light")
+    page.goto((site / "index.html").as_uri())
+    page.locator("input.md-search__input").click()
+    page.keyboard.type("gradual thawing")
+    first = page.locator(".md-search-result__link").first
+    first.wait_for(timeout=60_000)
+    links = page.locator(".md-search-result__link").evaluate_all("all => all.map(one => one.href)")
+    assert any("methods/index.html" in link for link in links)
+    assert [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))] == []

@@ -9,7 +9,7 @@ from finetune.config.catalogue import LAYERS, OPTIMIZERS, TRANSFORMS
 from finetune.config.reference import entries, keys_at, kinds
 from finetune.config.schema import schema
 
-PAGE = Path(__file__).parents[2] / "docs" / "start.md"
+PAGE = Path(__file__).parents[2] / "docs" / "start" / "index.md"
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,9 @@
-"""Run folders as a trainer writes them, with whatever a test needs in them, and a browser."""
+"""Run folders as a trainer writes them, with whatever a test needs in them, and pages."""
 
 import json
-import shutil
 
 import pytest
 import yaml
-from playwright.sync_api import sync_playwright
 
 CONFIG = {
     "name": "c",
@@ -110,20 +108,6 @@ def plant(tmp_path):
 
     plant.phase, plant.lower = phase, LOWER
     return plant
-
-
-@pytest.fixture(scope="session")
-def browser():
-    """Chromium without a window, driven by playwright."""
-    path = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
-    if path is None:
-        pytest.fail("this test needs Chromium; on Debian: apt-get install chromium", pytrace=False)
-    with sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

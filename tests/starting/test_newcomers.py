@@ -80,7 +80,7 @@ def test_a_newcomer_needs_one_try_from_data_to_a_prediction(
 def test_the_page_shows_what_init_prints(tmp_path, monkeypatch, command_line):
     monkeypatch.chdir(tmp_path)
     shown = command_line("init", numbers(tmp_path))
-    page = Path(__file__).parents[2] / "docs" / "start.md"
+    page = Path(__file__).parents[2] / "docs" / "start" / "index.md"
     session = (
         page.read_text("utf-8").partition("$ finetune init houses.csv\n")[2].partition("```")[0]
     )
