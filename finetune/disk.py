@@ -173,8 +173,12 @@ def nameless_file() -> int:
         return os.dup(file.fileno())
 
 
-def open_new(path: Path) -> BinaryIO:
+def open_new(path: Path, mode: int = 0o666) -> BinaryIO:
     """Make a file and open it for writing. A file or link that bore the name is removed first.
+
+    Args:
+        path: The file.
+        mode: Who may read and write it, before the umask.
 
     Raises:
         OSError: it cannot be made, or a folder bears the name.
@@ -182,35 +186,41 @@ def open_new(path: Path) -> BinaryIO:
     # O_EXCL then fails if somebody puts a link there in between, instead of writing through it.
     path.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _SAFE
-    return os.fdopen(os.open(path, flags, 0o666), "wb")
+    return os.fdopen(os.open(path, flags, mode), "wb")
 
 
-def write_new(path: Path, content: bytes) -> None:
+def write_new(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write a new file durably. A file or link that bore the name is removed first.
+
+    Args:
+        path: The file.
+        content: All that it will hold.
+        mode: Who may read and write it, before the umask.
 
     Raises:
         OSError: it cannot be written, or a folder bears the name.
     """
-    with open_new(path) as file:
+    with open_new(path, mode) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
 
-def replace_file(path: Path, content: bytes, tag: str = "") -> None:
+def replace_file(path: Path, content: bytes, tag: str = "", mode: int = 0o666) -> None:
     """Write a file durably, so that `path` holds the old content or the new one.
 
     Args:
         path: The file.
         content: All that it will hold.
         tag: Tells apart the temporary files of processes that replace the same file.
+        mode: Who may read and write it, before the umask.
 
     Raises:
         NotOursError: the name is taken by something other than a regular file.
         OSError: the system refuses; `path` is as it was.
     """
     with _replacing(path, tag) as aside:
-        write_new(aside, content)
+        write_new(aside, content, mode)
 
 
 @contextmanager

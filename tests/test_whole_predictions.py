@@ -217,6 +217,8 @@ def test_an_interrupted_prediction_ends_with_the_same_bytes(run, tmp_path, endin
         with pytest.raises(Stopped):
             whole(run, table, out)
     assert not out.exists()
+    kept = list(tmp_path.glob(".finetune-predict-*"))
+    assert [path.stat().st_mode & 0o777 for path in kept] == [0o600, 0o600]
     heard = []
     assert whole(run, table, out, heard=heard) == ROWS
     assert any("goes on behind 24 rows" in line for line in heard)

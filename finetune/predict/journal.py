@@ -217,7 +217,7 @@ class Journal:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._now.digest = self._digest.hexdigest()
-        disk.replace_file(self._path, json.dumps(asdict(self._now)).encode())
+        disk.replace_file(self._path, json.dumps(asdict(self._now)).encode(), mode=0o600)
         self._due = time.monotonic() + _COMMIT_S
 
     def _changed(self) -> ChangedInputError:

@@ -80,6 +80,10 @@ class Predictors:
     def __contains__(self, name: object) -> bool:
         return name in self._heads
 
+    def now(self) -> dict[str, Predictor]:
+        """Return the predictors of this moment, whatever is added or removed meanwhile."""
+        return {name: head.predictor for name, head in self._heads.items()}
+
     def add(self, name: str, predictor: Predictor) -> None:
         """Add a predictor, or replace that of this name.
 

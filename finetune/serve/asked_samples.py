@@ -11,7 +11,7 @@ from typing import Any, assert_never
 from finetune.data.column_kinds import Kind, may_be_nothing
 from finetune.data.short_values import in_short
 from finetune.errors import did_you_mean, named
-from finetune.predict import Predictors
+from finetune.predict import Predictor
 from finetune.serve.refusal import Refusal, ServiceLimits
 
 _LARGEST = {"number": 3.4028234663852886e38, "whole": 2**63 - 1}
@@ -28,7 +28,9 @@ class AskedSamples:
     count: int
 
 
-def read_json_request(body: bytes, runs: Predictors, limits: ServiceLimits) -> AskedSamples:
+def read_json_request(
+    body: bytes, runs: Mapping[str, Predictor], limits: ServiceLimits
+) -> AskedSamples:
     """Read a request in JSON: `{"inputs": [...], "runs": [...]}`.
 
     Raises:
@@ -65,7 +67,7 @@ def check_count(count: int, limits: ServiceLimits) -> None:
         raise Refusal(413, f"{count} samples, at most {limits.items} in one request", "send parts")
 
 
-def names_asked(given: Any, runs: Predictors) -> tuple[str, ...]:
+def names_asked(given: Any, runs: Mapping[str, Predictor]) -> tuple[str, ...]:
     """Return the names of the runs that a request names; all without a name.
 
     Raises:
@@ -84,7 +86,7 @@ def names_asked(given: Any, runs: Predictors) -> tuple[str, ...]:
     return tuple(dict.fromkeys(given))
 
 
-def kinds_of(names: Sequence[str], runs: Predictors) -> dict[str, Kind]:
+def kinds_of(names: Sequence[str], runs: Mapping[str, Predictor]) -> dict[str, Kind]:
     """Return the kind of each column that some runs take together.
 
     Raises:

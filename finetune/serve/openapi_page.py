@@ -7,7 +7,7 @@ from finetune.data.column_kinds import Kind
 from finetune.data.opening import DataFacts
 from finetune.importing import require
 from finetune.models.network import TensorSpec
-from finetune.predict import Predictors
+from finetune.predict import Predictor
 from finetune.serve.refusal import ServiceLimits
 
 _NUMBER = {"type": "number", "minimum": -3.4e38, "maximum": 3.4e38}
@@ -22,7 +22,9 @@ _FILE = {
 
 
 def request_schema(
-    runs: Predictors, specs: Mapping[str, Mapping[str, TensorSpec]], limits: ServiceLimits
+    runs: Mapping[str, Predictor],
+    specs: Mapping[str, Mapping[str, TensorSpec]],
+    limits: ServiceLimits,
 ) -> dict[str, Any]:
     """Return the JSON Schema of a prediction's request.
 
@@ -63,7 +65,7 @@ def request_schema(
     }
 
 
-def files_schema(runs: Predictors, limits: ServiceLimits) -> dict[str, Any] | None:
+def files_schema(runs: Mapping[str, Predictor], limits: ServiceLimits) -> dict[str, Any] | None:
     """Return the JSON Schema of uploaded files; None if no run takes any."""
     takers = [name for name in runs if takes_files(runs[name].run.facts)]
     if not takers:

@@ -20,6 +20,7 @@ from finetune.serve.doorman import Doorman
 from finetune.serve.openapi_page import files_schema, page, request_schema
 from finetune.serve.refusal import Refusal, ServiceLimits, safe_json
 from finetune.serve.request_queue import RequestQueue
+from finetune.train.trained import TrainedRun
 
 _FILES = "/predict/files"
 _PAGE_RULES = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
@@ -140,15 +141,16 @@ class Service:
 
         def described() -> dict[str, Any]:
             document = made()
-            specs = {name: self.runs[name].run.specs for name in self.runs}
-            schema = request_schema(self.runs, specs, self.limits)
+            runs = self.runs.now()
+            specs = {name: one.run.specs for name, one in runs.items()}
+            schema = request_schema(runs, specs, self.limits)
             paths = document["paths"]
             paths["/predict"]["post"]["requestBody"] = {
                 "required": True,
                 "content": {"application/json": {"schema": schema}},
             }
             # Made anew each time, as the runs may change: what FastAPI keeps stays as it is.
-            files = files_schema(self.runs, self.limits)
+            files = files_schema(runs, self.limits)
             if files is None:
                 return document | {
                     "paths": {path: each for path, each in paths.items() if path != _FILES}
@@ -186,13 +188,16 @@ class Service:
         return self._fastapi.Response(text, headers={"content-type": kind})
 
     async def _list_runs(self, request: Any) -> Any:
-        return _json({"runs": [_about(self.runs, name) for name in self.runs]})
+        runs = self.runs.now()
+        return _json({"runs": [_about(self.runs, name, runs[name].run) for name in runs]})
 
     async def _predict(self, request: Any) -> Any:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":
             raise Refusal(415, "the body is not application/json", "files go to /predict/files")
-        return await self._answer(read_json_request(await request.body(), self.runs, self.limits))
+        return await self._answer(
+            read_json_request(await request.body(), self.runs.now(), self.limits)
+        )
 
     async def _predict_files(self, request: Any) -> Any:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -212,8 +217,9 @@ class Service:
         if strange := sorted({name for name, _ in form.multi_items()} - {"files", "runs"}):
             raise Refusal(422, f"unknown field {strange[0][:40]!r}", "fields: files, runs")
         files, runs = form.getlist("files"), form.getlist("runs")
-        names = names_asked(runs or None, self.runs)
-        kinds = kinds_of(names, self.runs)
+        loaded = self.runs.now()
+        names = names_asked(runs or None, loaded)
+        kinds = kinds_of(names, loaded)
         if len(kinds) != 1:
             raise Refusal(422, "a file is one column, the runs take several", "POST JSON instead")
         check_count(len(files), self.limits)
@@ -276,9 +282,8 @@ async def _of_bug(request: Any, error: Any) -> Any:
     return _json({"error": f"a bug: {type(error).__name__}; see the output of the service"}, 500)
 
 
-def _about(runs: Predictors, name: str) -> dict[str, Any]:
+def _about(runs: Predictors, name: str, run: TrainedRun) -> dict[str, Any]:
     """Return what a client must know of a run."""
-    run = runs[name].run
     classes = run.facts.classes
     return {
         "name": name,

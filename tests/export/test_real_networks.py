@@ -121,7 +121,10 @@ def test_every_format_of_real_networks_gives_the_same_outputs(runs, tmp_path):
             done = export_run(run, plain, out, delta=form == "delta", trust=trust)
             assert done.checked.samples == 200
             entries.append((out, form, samples))
-    entries += [texts_with_classes(runs["topics"][0], tmp_path), sentences(runs["pairs"][0], tmp_path)]
+    entries += [
+        texts_with_classes(runs["topics"][0], tmp_path),
+        sentences(runs["pairs"][0], tmp_path),
+    ]
     apart = dict(
         zip([str(out) for out, _, _ in entries], tools.fresh_process(entries), strict=True)
     )
