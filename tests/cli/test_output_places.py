@@ -98,7 +98,7 @@ def test_an_ending_of_another_format_is_refused_before_the_run_is_read(finetune,
     [("p.txt", ", as JSON lines"), ("p", ", as JSON lines"), ("p.jsonl", ""), ("p.CSV", "")],
 )
 def test_a_form_that_the_ending_does_not_tell_is_told(finetune, trained, name, told):
-    outcome = finetune("predict", trained, "points.csv", "--out", name)
+    outcome = finetune("predict", trained, "points.csv", "--without-columns", "--out", name)
     assert outcome == (0, "", f"40 predictions in {name}{told}\n")
 
 
