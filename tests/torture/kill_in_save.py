@@ -37,7 +37,7 @@ class Killer:
         for name in CALLS:
             setattr(os, name, self.before(getattr(os, name)))
         writing.save_file = self.halfway(writing.save_file, lambda _, path: path)
-        halfway = self.halfway(disk.write_new, lambda path, _: path)
+        halfway = self.halfway(disk.write_new, lambda path, *_: path)
         disk.write_new = writing.write_new = halfway
 
     def is_due(self):
