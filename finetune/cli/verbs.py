@@ -77,12 +77,13 @@ def _visible_mistakes() -> Iterator[None]:
 
 def _override_hint(message: str) -> str:
     """Return a hint if an argument is a key of the config without `-o`; else an empty text."""
-    found = _OVERRIDE.search(message) or _overriding_option(message)
-    return f"; to set a key of the config, write -o {one_line(found[1])}" if found else ""
+    found = _OVERRIDE.search(message)
+    setting = found[1] if found else _key_of_option(message)
+    return f"; to set a key of the config, write -o {one_line(setting)}" if setting else ""
 
 
-def _overriding_option(message: str) -> tuple[str, str] | None:
-    """Return the message, and `key=VALUE` for an unknown option that is a key of the config."""
+def _key_of_option(message: str) -> str | None:
+    """Return `key=VALUE` if a message is about an unknown option that is a key of the config."""
     found = _UNKNOWN_OPTION.search(message)
     if found is None:
         return None
@@ -94,4 +95,4 @@ def _overriding_option(message: str) -> tuple[str, str] | None:
     places = places_of(given.rpartition(".")[2], RunConfig)
     # As it was given; else a key of training, which such options mostly are with other tools.
     places.sort(key=lambda key: (not key.endswith(given), not key.startswith("train.")))
-    return (message, f"{places[0]}=VALUE") if places else None
+    return f"{places[0]}=VALUE" if places else None

@@ -25,7 +25,7 @@ _OTHER_ENDINGS = frozenset({
 })
 # fmt: on
 """Endings of files that are known not to be images, without opening them."""
-_PARTS = {
+PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval"), "test"),
@@ -242,7 +242,7 @@ def notes_on_parts_in(
         read_as: What they are read as, for the note.
     """
     # A common mistake, by which the network would learn to tell the parts apart.
-    parts = {name: _PARTS.get(name.lower()) for name in entries}
+    parts = {name: PARTS.get(name.lower()) for name in entries}
     if None in parts.values():
         return []
     written = ", ".join(

@@ -18,7 +18,6 @@ from finetune.models.declared import Network
 from finetune.runs.kept import Checkpoints
 from finetune.runs.manifest import read_manifest
 from finetune.train.build import build_model_and_task, located
-from finetune.train.facts import read_facts
 from finetune.train.trained import TrainedRun, load_run
 
 
@@ -36,9 +35,8 @@ def certificate_of(
         FinetuneError: the folder holds no usable run, or the run has taken no proof.
     """
     run = load_run(run_dir, trust=trust, overrides=(*overrides, "train.device=cpu"))
-    facts, specs = read_facts(run.folder.read_json("data.json"), run.folder.path / "data.json")
     with located(run.config):
-        base, _ = build_model_and_task(run.config, facts, specs, run.device)
+        base, _ = build_model_and_task(run.config, run.facts, run.specs, run.device)
     plan = run.folder.read_json("plan.json")
     summary = run.folder.read_json("summary.json")
     sections = {

@@ -17,7 +17,6 @@ from finetune.export.timm_format import write_timm
 from finetune.export.torch_format import write_torch
 from finetune.export.transformers_format import write_transformers
 from finetune.predict import Predictor, load_predictor
-from finetune.train.facts import read_facts
 
 Format = Literal["safetensors", "torch", "onnx", "hf", "timm"]
 
@@ -100,8 +99,7 @@ def _source(
     run = predictor.run
     for line in run.notes:
         tell(f"note: {line}")
-    _, specs = read_facts(run.folder.read_json("data.json"), run.folder.path / "data.json")
-    source = ExportSource(predictor, specs)
+    source = ExportSource(predictor)
     if source.unfinished is not None:
         tell(f"note: {source.unfinished}")
     return source

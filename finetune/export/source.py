@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from finetune.export.agreement import Outputs, Pass
-from finetune.models.declared import Network, TensorSpec
+from finetune.models.declared import Network
 from finetune.predict import Predictor
 from finetune.runs.run_record import read_run
 from finetune.train.build import build_model_and_task, located
@@ -24,8 +24,6 @@ class ExportSource:
     """A trained run on the CPU, in float32."""
 
     predictor: Predictor
-    specs: Mapping[str, TensorSpec]
-    """Shape and type of one sample, by input column of the network."""
 
     @property
     def run(self) -> TrainedRun:
@@ -54,11 +52,11 @@ class ExportSource:
         """Build the network as it was before training, in evaluation mode."""
         config, run = self.run.config, self.run
         with located(config):
-            return build_model_and_task(config, run.facts, self.specs, run.device)[0].eval()
+            return build_model_and_task(config, run.facts, run.specs, run.device)[0].eval()
 
     def example(self) -> dict[str, Tensor]:
         """Return an example batch."""
-        found = {name: spec.example(_EXAMPLES) for name, spec in self.specs.items()}
+        found = {name: spec.example(_EXAMPLES) for name, spec in self.run.specs.items()}
         # Copies: torch.export would take a view for one whose base is an argument, too.
         return {n: t[:, :_TOKENS].clone() if is_tokens(n) else t for n, t in found.items()}
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from finetune.data.folders import AUDIO_ENDINGS, IMAGE_ENDINGS, files_below
+from finetune.data.folders import AUDIO_ENDINGS, IMAGE_ENDINGS, PARTS, files_below
 from finetune.data.table import Listed
 from finetune.errors import DataError, named
 from finetune.starting.found_data import (
@@ -20,12 +20,6 @@ from finetune.starting.found_data import (
 )
 
 _TEXT_ENDINGS = frozenset({".txt", ".md", ""})
-_PARTS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing", "eval"), "test"),
-}
-"""Names of folders and tables that hold a part of the data."""
 _OF_KIND: dict[DataKind, str] = {
     "images": "imagefolder",
     "texts": "textfolder",
@@ -77,9 +71,9 @@ def _found_in_folder(path: Path) -> FoundData:
 def _of_datasets(path: Path) -> FoundData:
     """Return a data set as the `datasets` library saves it."""
     parts = {
-        _PARTS[entry.name]: entry.name
+        PARTS[entry.name]: entry.name
         for entry in sorted(path.iterdir())
-        if entry.is_dir() and entry.name in _PARTS
+        if entry.is_dir() and entry.name in PARTS
     }
     if "train" not in parts:
         return opened("table", {"source": {"type": "huggingface", "path": str(path)}})
@@ -118,7 +112,7 @@ def _of_files(path: Path, files: Sequence[Path], kind: DataKind) -> FoundData:
     """Return samples in class folders, in parts of these, or with labels in their names."""
     kept = [file for file in files if _kind_of_file(file) == kind]
     folders = sorted({file.relative_to(path).parts[0] for file in kept if file.parent != path})
-    parts = {_PARTS[name.lower()]: path / name for name in folders if name.lower() in _PARTS}
+    parts = {PARTS[name.lower()]: path / name for name in folders if name.lower() in PARTS}
     if "train" in parts and len(parts) > 1:
         return _of_parts(path, parts, kept, kind)
     if len(folders) == 1 and not any(file.parent == path for file in kept):
@@ -231,8 +225,8 @@ def _of_tables(path: Path, files: Sequence[Path], tables: Sequence[Path]) -> Fou
         )
     if len(tables) == 1:
         return found_in_file(tables[0])
-    parts = {_PARTS[stem]: file for file in tables if (stem := _stem(file)) in _PARTS}
-    if "train" in parts and all(_stem(file) in _PARTS for file in tables):
+    parts = {PARTS[stem]: file for file in tables if (stem := _stem(file)) in PARTS}
+    if "train" in parts and all(_stem(file) in PARTS for file in tables):
         return _tables_of_parts(parts)
     names = {file: _names_of(file) for file in tables}
     if len({tuple(columns) for columns in names.values()}) == 1:

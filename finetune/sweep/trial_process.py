@@ -10,13 +10,12 @@ from enum import Enum, auto
 from pathlib import Path
 
 from finetune import disk
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, StoppedError
+from finetune.process import INTERRUPTED
 from finetune.runs.lock import holder_of
 from finetune.sweep.claims import ClaimedTrial
 from finetune.tracking.json_lines import read_metrics
 
-STOPPED, INTERRUPTED = 75, 130
-"""Exit codes of a run that was asked to stop."""
 _LOG_BYTES = 2000
 """How much of the end of a log is looked at for what a run said last."""
 
@@ -77,7 +76,7 @@ class TrialTraining:
         if holder is not None and not holder.is_dead():
             self._process = None  # a left-over process took the folder first: it is waited for
             return None
-        if code in (STOPPED, INTERRUPTED, -signal.SIGTERM, -signal.SIGINT):
+        if code in (StoppedError.exit_code, INTERRUPTED, -signal.SIGTERM, -signal.SIGINT):
             return Ending.STOPPED
         return Ending.KILLED if code < 0 else Ending.REFUSED
 
