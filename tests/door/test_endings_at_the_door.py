@@ -157,7 +157,7 @@ def test_a_signal_while_a_run_is_built_ends_with_130_or_where_it_can_go_on_with_
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.05)
         process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=180)
     finally:
         process.kill()
     said = f"interrupted by {number.name}"

@@ -138,7 +138,7 @@ def test_tensorboard_does_not_import_them(strangers, command):
             pytest.fail("it did not listen")
     finally:
         server.terminate()
-        server.wait(timeout=60)
+        server.wait(timeout=180)
     assert not strangers.ran.exists()
 
 

@@ -46,7 +46,7 @@ def test_the_server_cannot_be_reached_by_another_address(attack):
                 socket.create_connection(("127.0.0.2", port), timeout=5)
         finally:
             server.terminate()
-            server.wait(timeout=20)
+            server.wait(timeout=120)
 
 
 def eventually_listens(host, port, server):

@@ -58,7 +58,7 @@ class Process:
         header = {"content-type": "application/json"}
         request = urllib.request.Request(f"{self.url}/predict", data, header)
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=180) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, json.load(error)
@@ -110,7 +110,7 @@ def test_a_service_through_its_life(process, two_runs, tmp_path):
         assert b"408" in slow.recv(1000)
     asked = subprocess.run(
         [sys.executable, str(SCRIPT), "a text", "--url", service.url],
-        capture_output=True, text=True, check=False, timeout=60,
+        capture_output=True, text=True, check=False, timeout=180,
     )  # fmt: skip
     assert (asked.returncode, "not a text" in asked.stderr or "no number" in asked.stderr) == (
         1,
@@ -146,7 +146,7 @@ def test_another_address_of_this_machine_is_answered(two_runs):
 
     def ask(url):
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=60) as answer:
+            with urllib.request.urlopen(f"{url}/health", timeout=180) as answer:
                 answers.append(answer.status)
         except urllib.error.HTTPError as error:
             answers.append(error.read())

@@ -126,7 +126,7 @@ sys.exit(130)
 def test_loading_ends_at_once_and_work_is_unwound(code, out, number):
     done = subprocess.run(
         [sys.executable, "-c", code, number.name],
-        check=False, capture_output=True, text=True, timeout=60,
+        check=False, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (130, out), done.stderr
     assert done.stderr == ("" if code is FORKED else f"interrupted by {number.name}\n")

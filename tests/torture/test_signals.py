@@ -68,10 +68,11 @@ def test_a_second_signal_ends_the_process_at_once(tmp_path, written, started):
     wait_for(tmp_path / "started", process)
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)  # at once: the same request, as a launcher passes it on
-    time.sleep(1.5)
+    # Well over the second in which signals are the same request: a busy machine handles them late.
+    time.sleep(5)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    assert ended(process, timeout_s=30)[0] == -signal.SIGTERM
+    assert ended(process)[0] == -signal.SIGTERM
 
 
 def test_a_signal_before_training_leaves_nothing_behind(tmp_path, written, started):

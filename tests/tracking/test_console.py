@@ -121,7 +121,7 @@ def test_a_terminal_gets_a_view_that_is_redrawn_a_few_times_a_second():
         stderr=theirs,
         env=os.environ
         | {"TERM": "xterm", "COLUMNS": "80", "PYTHONPATH": os.pathsep.join(sys.path)},
-        timeout=60,
+        timeout=180,
         check=True,
     )
     os.close(theirs)
