@@ -54,9 +54,15 @@ class InferenceConfig(Node):
     """How the trained network is run."""
 
     mode: Literal["inference_mode", "no_grad"] = "inference_mode"
-    """Which of torch's two modes without gradients is used. Outputs of `no_grad` may enter a later graph."""
+    """Which of torch's two modes without gradients is used for predictions. Outputs of `no_grad` may enter a later graph."""
+    precision: Literal["float32", "bfloat16", "float16"] | None = None
+    """Number format in which `predict`, `serve` and `eval` call the network; that of training if left out. Weights stay in float32; `float16` needs a GPU."""
     batch_size: Count | None = None
     """Samples per forward pass; as many as in training if left out."""
+    compile: bool = False
+    """Whether `predict`, `serve` and `eval` call the network by code of `torch.compile`, all of it. To make that code takes a while at the first batch, and again for the first batch of another kind; last bits may differ from those of the network itself. Needs a C++ compiler. Compiled runs share no frozen prefix, and give no embeddings."""
+    channels_last: bool = False
+    """Whether `predict`, `serve` and `eval` keep images and the weights of convolutions with the channels as the last axis in memory, which many kernels for images prefer. For networks of images alone; last bits may differ."""
 
 
 class RunConfig(Node):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.config.loader import as_plain
+from finetune.config.loader import as_plain, load_saved
 from finetune.errors import CheckpointError, FinetuneError
 from finetune.export.layer_names import exported_prefix
 from finetune.export.statement import CertifiedTensor, digest_of_json, statement_of
@@ -15,9 +15,11 @@ from finetune.export.tensor_files import TensorDigest, TensorFiles, digest_of
 from finetune.freezing.origins import Sources
 from finetune.freezing.rows import rows_of
 from finetune.models.declared import Network
+from finetune.runs.folder import saved_config
 from finetune.runs.kept import Checkpoints
 from finetune.runs.manifest import read_manifest
 from finetune.train.build import build_model_and_task, located
+from finetune.train.inference import PLAIN_CALLS
 from finetune.train.trained import TrainedRun, load_run
 
 
@@ -34,13 +36,14 @@ def certificate_of(
     Raises:
         FinetuneError: the folder holds no usable run, or the run has taken no proof.
     """
-    run = load_run(run_dir, trust=trust, overrides=(*overrides, "train.device=cpu"))
+    run = load_run(run_dir, trust=trust, overrides=(*overrides, "train.device=cpu", *PLAIN_CALLS))
     with located(run.config):
         base, _ = build_model_and_task(run.config, run.facts, run.specs, run.device)
     plan = run.folder.read_json("plan.json")
     summary = run.folder.read_json("summary.json")
     sections = {
-        "config": as_plain(run.config),
+        # As saved: what was overridden above is not of the run.
+        "config": as_plain(load_saved(saved_config(run.folder.path))),
         "data": _data(run),
         "plan": plan,
         "proof": _proof(run),

@@ -17,6 +17,7 @@ from finetune.export.timm_format import write_timm
 from finetune.export.torch_format import write_torch
 from finetune.export.transformers_format import write_transformers
 from finetune.predict import Predictor, load_predictor
+from finetune.train.inference import PLAIN_CALLS
 
 Format = Literal["safetensors", "torch", "onnx", "hf", "timm"]
 
@@ -94,7 +95,7 @@ def _source(
     tell: Callable[[str], None],
 ) -> ExportSource:
     """Load a run on the CPU and in float32, in which every format is written."""
-    plain = ("train.device=cpu", "train.precision=float32")
+    plain = ("train.device=cpu", "train.precision=float32", *PLAIN_CALLS)
     predictor = load_predictor(run_dir, trust=trust, overrides=(*overrides, *plain))
     run = predictor.run
     for line in run.notes:

@@ -19,7 +19,6 @@ from finetune.errors import DataError, ModelError
 from finetune.predict.tap import Tap
 from finetune.tasks.records import Asked, PredictionRecord
 from finetune.train.build import located
-from finetune.train.precision import Precision
 from finetune.train.trained import TrainedRun
 
 WINDOW = 1024
@@ -49,9 +48,6 @@ class Passes:
     """Runs a trained network over samples."""
 
     run: TrainedRun
-    network: Callable[..., Any]
-    """The network as it is called."""
-    precision: Precision
     batch_size: int
     tap: Tap | None = None
     """Takes the output of a layer, if one was asked for."""
@@ -140,11 +136,8 @@ class Passes:
 
     def outputs(self, samples: Samples, batch: Batch) -> Any:
         """Return the network's outputs for a batch, computed without a graph."""
-        # Outputs of inference mode can never enter a graph, which code of the user may need.
-        is_strict = self.run.config.inference.mode == "inference_mode"
-        quiet = torch.inference_mode if is_strict else torch.no_grad
-        with quiet(), self.precision.autocast(), rows_named(samples, batch):
-            return self.network(**batch.inputs)
+        with rows_named(samples, batch):
+            return self.run.inference.outputs(batch.inputs)
 
     def records(
         self, outputs: Any, columns: Mapping[str, Sequence[Any]], batch: Batch

@@ -14,14 +14,13 @@ from finetune.data.prepare_inputs import plan_input_steps, prepare_inputs
 from finetune.data.readers.row_places import THE_INPUT, Places
 from finetune.data.sample_steps import SampleSteps
 from finetune.data.short_values import in_short
-from finetune.errors import DataError
+from finetune.errors import DataError, FinetuneError
 from finetune.models.declared import Network
 from finetune.outfolder import Put
 from finetune.predict.passes import Answer, OnBad, Passes
 from finetune.predict.tap import Tap
 from finetune.tasks.records import PicturedRecord, PredictionRecord
 from finetune.train.build import evaluation_batch_size, located
-from finetune.train.precision import Precision
 from finetune.train.trained import TrainedRun, load_run
 
 
@@ -232,8 +231,14 @@ class Predictor:
             layer: Name of the layer, as `model.named_modules()` has it.
 
         Raises:
-            FinetuneError: the network has no such layer.
+            FinetuneError: the network has no such layer, or it runs as compiled code.
         """
+        if self.run.inference.is_compiled:
+            raise FinetuneError(
+                "compiled code does not give the outputs of single layers",
+                where="--embeddings",
+                hint="-o inference.compile=false runs the network itself",
+            )
         return replace(self, passes=replace(self.passes, tap=Tap.at(self.model, layer)))
 
 
@@ -271,7 +276,7 @@ def load_predictor(
         # Once for all calls: to load a tokenizer takes about 30 ms.
         steps = plan_input_steps(config.data, run.facts, run.preprocessing, trust=config.trust)
     size = batch_size or evaluation_batch_size(config)
-    passes = Passes(run, run.model, Precision(config.train.precision, run.device), size)
+    passes = Passes(run, size)
     return Predictor(run, size, steps, passes)
 
 

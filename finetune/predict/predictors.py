@@ -20,7 +20,6 @@ from finetune.predict.prefixes import FrozenPrefix, find_prefix, share_tensors
 from finetune.store.verdicts import Verdicts
 from finetune.structure import tensors_in
 from finetune.tasks.records import PredictionRecord
-from finetune.train.precision import Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,10 +247,7 @@ def _outputs(ready: ReadyInputs, predictor: Predictor, batch: Batch) -> Any:
 
 def _run_plain(predictor: Predictor, batch: Batch) -> Any:
     """Return the network's outputs for a batch that comes from nowhere, as in a trial."""
-    run = predictor.run
-    quiet = torch.inference_mode if run.config.inference.mode == "inference_mode" else torch.no_grad
-    with quiet(), Precision(run.config.train.precision, run.device).autocast():
-        return run.model(**batch.inputs)
+    return predictor.run.inference.outputs(batch.inputs)
 
 
 def _shape_of(batch: Batch) -> Shape:

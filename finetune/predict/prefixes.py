@@ -20,7 +20,6 @@ from finetune.models.network import TensorSpec
 from finetune.predict.predictor import Predictor
 from finetune.store.directory import key_of
 from finetune.train.build import plan_of
-from finetune.train.precision import Precision
 
 _TRIAL = 4
 """Samples of a trial batch: the fewest with which a prefix can be found."""
@@ -52,15 +51,17 @@ def find_prefix(predictor: Predictor) -> FrozenPrefix | str:
     The network runs a few times on made-up inputs, and is left as it was.
     """
     run, model = predictor.run, predictor.run.model
+    if run.inference.is_compiled:
+        return "it runs as compiled code"
     trained = {rows_of(name)[0] for name in plan_of(run.config, model).ever_trained}
     frozen = {name for name, _ in model.named_parameters()} - trained
     if not frozen:
         return "nothing is frozen"
     document = run.folder.read_json("data.json")
     trial, mixed, shared = _made_up(run.specs, run.device)
-    precision = Precision(run.config.train.precision, run.device)
+    trial, mixed = run.inference.laid_out(trial), run.inference.laid_out(mixed)
     try:
-        with mask_given_back(model), torch.enable_grad(), precision.autocast():
+        with mask_given_back(model), torch.enable_grad(), run.inference.precision.autocast():
             apply_mask(model, frozen)
             boundary, _ = probe(model, trial, mixed, shared, is_right_padded=True)
             facts = facts_of(model, boundary, _facts_around(predictor)) if boundary.calls else {}
@@ -91,7 +92,8 @@ def _facts_around(predictor: Predictor) -> dict[str, str]:
         "running": json.dumps(
             [
                 run.config.inference.mode,
-                str(run.config.train.precision),
+                str(run.config.inference.precision or run.config.train.precision),
+                run.inference.is_channels_last,
                 str(run.device),
                 predictor.batch_size,
             ]

@@ -165,7 +165,7 @@ class WholePrediction:
             "weights": fingerprints(run.model, names),
             "data": run.folder.read_json("data.json"),
             "config": run.config.model_dump(mode="json", include={"data", "task", "inference"}),
-            "precision": run.config.train.precision,
+            "precision": run.config.inference.precision or run.config.train.precision,
             "source": self.input.source,
             "batch_size": predictor.batch_size,
             "asked": asked,

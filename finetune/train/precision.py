@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.amp import GradScaler
 from torch.optim import Optimizer
 
-from finetune.errors import FinetuneError, ModelError
+from finetune.errors import FinetuneError, Key, ModelError
 from finetune.optim.groups import explained_step
 from finetune.randomness import seed_all
 
@@ -21,6 +21,7 @@ class Precision:
     Args:
         kind: Format of the forward pass; weights and optimizer state stay in float32.
         device: Where the model is.
+        key: The config key that names the format.
 
     Raises:
         FinetuneError: `float16` on a device without loss scaling.
@@ -29,13 +30,17 @@ class Precision:
     __slots__ = ("_dtype", "_scaler", "device")
 
     def __init__(
-        self, kind: Literal["float32", "bfloat16", "float16"], device: torch.device
+        self,
+        kind: Literal["float32", "bfloat16", "float16"],
+        device: torch.device,
+        *,
+        key: Key = ("train", "precision"),
     ) -> None:
         if kind == "float16" and device.type == "cpu":
             raise FinetuneError(
                 "float16 needs a GPU",
                 hint="use bfloat16 or float32 on a CPU",
-                key=("train", "precision"),
+                key=key,
             )
         self.device = device
         self._dtype = _DTYPES.get(kind)

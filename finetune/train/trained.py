@@ -33,7 +33,7 @@ from finetune.train.eval_data import EvalData, Part, RunData, open_eval_data
 from finetune.train.evaluation import evaluate
 from finetune.train.exact_kernels import use_exact_kernels
 from finetune.train.facts import read_facts
-from finetune.train.precision import Precision
+from finetune.train.inference import Inference, notes_on_inference
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,8 @@ class TrainedRun:
     model: Network
     task: Task
     device: torch.device
+    inference: Inference
+    """Calls the network."""
     notes: tuple[str, ...] = ()
     """Lines for the user about what the run folder lacks."""
 
@@ -100,8 +102,18 @@ def load_run(
         load_weights_delta(chosen, model, Base.of(model, plan))
         preprocessing = read_preprocessing(config.model)
         notes = take_kept(task, folder, step_of(chosen) or 0)
+        inference = Inference.of(config, model.eval(), specs, device)
     return TrainedRun(
-        config, folder, facts, specs, preprocessing, model.eval(), task, device, notes
+        config,
+        folder,
+        facts,
+        specs,
+        preprocessing,
+        model,
+        task,
+        device,
+        inference,
+        (*notes_on_inference(config), *notes),
     )
 
 
@@ -192,10 +204,10 @@ def evaluated(
         run.refuse_misfit(data.samples)
         left_out: dict[str, str] = {}
         figures = evaluate(
-            UncachedForward(run.model, run=run.model),
+            UncachedForward(run.model, run=run.inference),
             run.task,
             data.samples,
-            precision=Precision(config.train.precision, run.device),
+            precision=run.inference.precision,
             batch_size=evaluation_batch_size(config),
             left_out=left_out,
         )
