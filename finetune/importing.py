@@ -34,10 +34,25 @@ def require(module: str, *, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise FinetuneError(
-            f"needs the package {module.partition('.')[0]!r}, which is not installed",
-            hint=f"pip install 'finetune[{extra}]'",
-        ) from error
+        raise _not_installed(module, extra) from error
+
+
+def refuse_if_missing(module: str, *, extra: str) -> None:
+    """Raise unless an optional package is installed, without importing it, which may take seconds.
+
+    Raises:
+        FinetuneError: it is not installed. The message names the extra.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise _not_installed(module, extra)
+
+
+def _not_installed(module: str, extra: str) -> FinetuneError:
+    """Return the error for an optional package that is not there."""
+    return FinetuneError(
+        f"needs the package {module.partition('.')[0]!r}, which is not installed",
+        hint=f"pip install 'finetune[{extra}]'",
+    )
 
 
 def import_trusted(path: str, trust: Collection[str], *, key: Key) -> Callable[..., Any]:

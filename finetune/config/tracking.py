@@ -7,12 +7,15 @@ from pydantic import BeforeValidator
 from finetune.config.base import Node
 from finetune.config.train import Every
 
+Program = Literal["tensorboard", "mlflow", "wandb"]
+"""Names of the programs that a run can report to."""
+
 
 class TrackingConfig(Node):
     """What is written about a run beside `metrics.jsonl`, for people to look at."""
 
-    to: tuple[Literal["tensorboard"], ...] = ("tensorboard",)
-    """Programs that get curves, pictures, texts and settings. With an empty list nothing but `metrics.jsonl` is written."""
+    to: tuple[Program, ...] = ("tensorboard",)
+    """Programs that get curves, pictures, texts and settings. With an empty list nothing but `metrics.jsonl` is written. `mlflow` and `wandb` keep all on this machine unless variables of their own, `MLFLOW_TRACKING_URI` and `WANDB_MODE`, say otherwise; each needs the extra of its name."""
     pictures_every: Every | Literal["end", "never"] = "end"
     """How often pictures of what the network gets wrong are drawn from an evaluation of the validation samples: every so many epochs or steps, which is looked at when an evaluation is due; once, at the end of the run, by the weights in use; or never."""
     report: bool = True

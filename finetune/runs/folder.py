@@ -5,6 +5,8 @@ writes into another folder that is not empty, and only removes files that runs w
 """
 
 import json
+import re
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from finetune.reading import read_own_json
 from finetune.runs.kept import Checkpoints
 from finetune.runs.lock import LOCK, locked, read_holder
 from finetune.runs.manifest import NAMES_OF_FILES
-from finetune.runs.own_files import DOCUMENTS, EVENTS, RESULTS, clear
+from finetune.runs.own_files import DOCUMENTS, EVENTS, RESULTS, TRACKED, clear
 from finetune.runs.owner import ORIGIN, is_run, origin_of, refuse_foreign_place
 from finetune.runs.progress import Progress
 
@@ -208,6 +210,23 @@ class RunFolder:
             CheckpointError: the folder cannot be written.
         """
         self._write_json("summary.json", summary)
+
+    def tracked_id(self) -> str:
+        """Return the id by which trackers of other programs know the run; written if there is none.
+
+        Raises:
+            CheckpointError: the file is damaged, or the folder cannot be written.
+        """
+        if not disk.is_file(self.path / TRACKED):
+            self._write_json(TRACKED, {"id": secrets.token_hex(8)})
+        document = self.read_json(TRACKED)
+        given = document.get("id") if isinstance(document, dict) else None
+        # It becomes a part of file names and of a query.
+        if not isinstance(given, str) or not re.fullmatch("[0-9a-f]{16}", given):
+            raise CheckpointError(
+                "missing or damaged", where=str(self.path / TRACKED), hint="remove it"
+            )
+        return given
 
     def note_unread(self, part: str, row: int) -> None:
         """Note in `data.json` that a sample of a part could not be made: it may be mended later.

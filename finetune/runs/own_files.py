@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 DOCUMENTS = ("config.yaml", "plan.json", "data.json")
 """Files that describe a run, written when it begins."""
-RESULTS = ("metrics.jsonl", "summary.json", "freeze_proof.json", ORIGIN)
+TRACKED = "tracked.json"
+"""By which id trackers of other programs know the run."""
+RESULTS = ("metrics.jsonl", "summary.json", "freeze_proof.json", ORIGIN, TRACKED)
 """What a run writes besides its documents; `--fresh` removes these."""
 EVENTS = re.compile(r"events\.out\.tfevents\..+")
 """Names of TensorBoard's event files."""

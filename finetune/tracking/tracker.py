@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -59,6 +60,14 @@ class Tracker(Protocol):
         """Receive one line for the person who watches."""
         return
 
+    def file(self, path: Path) -> None:
+        """Receive a file that the run has written, such as the page about it."""
+        return
+
+    def ends(self, status: str) -> None:
+        """Receive how the run ends: `done`, `stopped` or `failed`. It may be called twice."""
+        return
+
     def close(self) -> None:
         """Write what is still queued. A second call does nothing."""
         return
@@ -111,6 +120,16 @@ class Trackers(Tracker):
         """Forward to each tracker, redacted: a line may quote a path or a library's message."""
         for tracker in self._trackers:
             tracker.message(redacted(text))
+
+    def file(self, path: Path) -> None:
+        """Forward to each tracker."""
+        for tracker in self._trackers:
+            tracker.file(path)
+
+    def ends(self, status: str) -> None:
+        """Forward to each tracker."""
+        for tracker in self._trackers:
+            tracker.ends(status)
 
     def close(self) -> None:
         """Close every tracker, the last one first, also when one of them fails."""

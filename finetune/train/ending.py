@@ -5,6 +5,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from finetune.errors import CheckpointError, DataError, FinetuneError, FrozenWeightError
+from finetune.runs.own_files import REPORT
 from finetune.train.chosen_threshold import kept_threshold
 from finetune.train.stopping import StopRequest
 from finetune.train.summary import summarise
@@ -58,6 +59,7 @@ def sum_up(
     """
     if not trainer.folder.is_written:
         return
+    trainer.reporter.tracker.ends(status)
     # A summary of a run whose last checkpoint fails to be written would be false.
     trainer.saver.checkpoints.worker.wait()
     is_done, progress = status == "done", trainer.progress
@@ -88,6 +90,7 @@ def _write_page(trainer: "Trainer") -> None:
         from finetune.report.page import write_page
 
         write_page(trainer.folder.path)
+        trainer.reporter.tracker.file(trainer.folder.path / REPORT)
     # Whatever it is: the run is done, and its page can be made again by `finetune report`.
     except Exception as error:  # noqa: BLE001
         why = getattr(error, "message", f"{type(error).__name__}: {error}")

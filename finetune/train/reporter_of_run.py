@@ -1,13 +1,21 @@
 """Build the reporter of a run, with the trackers that its config names."""
 
+from collections.abc import Mapping
 from functools import partial
 
 from finetune.config.loader import as_plain
 from finetune.config.run import RunConfig
+from finetune.importing import refuse_if_missing
 from finetune.optim.groups import Group
+from finetune.redaction import redacted
 from finetune.runs.folder import RunFolder
+from finetune.tracking import mlflow, wandb
+from finetune.tracking.apart import Apart
 from finetune.tracking.json_lines import JsonLines
+from finetune.tracking.mlflow import MLflow
+from finetune.tracking.run_names import Identity
 from finetune.tracking.tracker import Tracker, Trackers
+from finetune.tracking.wandb import WandB
 from finetune.train.built import Parts
 from finetune.train.rank_lines import RankLines
 from finetune.train.reporting import Reporter, frozen_now
@@ -28,12 +36,14 @@ def reporter_of_run(
 ) -> Reporter:
     """Return the reporter of a run: trackers in its folder, the terminal, and `tracker`."""
     telling = Telling()
+    settings = settings_shown(as_plain(config), parts.plan)
     trackers: list[Tracker] = [lines]
     # Of several processes only the first one writes and speaks.
     if folder.is_written:
         trackers.append(JsonLines(folder.metrics))
         if "tensorboard" in config.tracking.to:
             trackers.append(_tensorboard(folder, timeline))
+        trackers += _apart(config, folder, settings, telling)
         trackers += [telling, *([tracker] if tracker else [])]
     return Reporter(
         tracker=Trackers(trackers),
@@ -42,9 +52,33 @@ def reporter_of_run(
         groups=groups,
         log_every=parts.training.log_every,
         device=parts.device,
-        hparams=settings_shown(as_plain(config), parts.plan),
+        hparams=settings,
         texts=texts_of(folder.documents, parts.plan, folder.path, config.trust),
     )
+
+
+def _apart(
+    config: RunConfig, folder: RunFolder, settings: Mapping[str, str | float], telling: Telling
+) -> list[Tracker]:
+    """Return the trackers of other programs; where they write is told.
+
+    Raises:
+        FinetuneError: one is not installed.
+    """
+    programs = {"mlflow": (MLflow, mlflow.line_on), "wandb": (WandB, wandb.line_on)}
+    path, trackers = folder.path.resolve(), list[Tracker]()
+
+    def identify() -> Identity:
+        return Identity(folder.tracked_id(), path.name, path.parent)
+
+    for name in config.tracking.to:
+        if name != "tensorboard":
+            refuse_if_missing(name, extra=name)
+            kind, line_on = programs[name]
+            telling.message(redacted(line_on(path.parent)))
+            make = partial(kind, settings=settings)
+            trackers.append(Apart(name, identify, make, telling.message))
+    return trackers
 
 
 def _tensorboard(folder: RunFolder, timeline: Timeline) -> Tracker:
