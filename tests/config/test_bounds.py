@@ -1,7 +1,9 @@
 """Every number of a config has a smallest and a largest value; no value gives a traceback."""
 
 import math
+import re
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -165,17 +167,36 @@ CASES = [
 ]
 
 
+def saved(path):
+    """Return the text of a config in which every key is named, and the keys of its numbers."""
+    text = dump_config(load_config(path, trust=TRUST))
+    return text, list(leaves(read_text(text, None).root.plain()))
+
+
+@cache
+def first_of_each_kind():
+    """Return a number of the shipped configs for each key: its config's path and its own key.
+
+    Two keys that differ in their positions in lists alone are held by the same bounds.
+    """
+    first = {}
+    for path in sorted(CONFIGS, key=lambda path: path.stem not in QUICK):
+        for key in saved(path)[1]:
+            first.setdefault(re.sub(r"\.\d+(?=\.|$)", ".*", key), (path, key))
+    return first
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch warns of layers without units
 @pytest.mark.parametrize("path", CASES)
 def test_no_extreme_number_in_a_shipped_config_is_a_traceback(path, tmp_path):
-    saved = dump_config(load_config(path, trust=TRUST))
-    keys = list(leaves(read_text(saved, None).root.plain()))
-    assert len(keys) > 10
+    text, all_keys = saved(path)
+    assert len(all_keys) > 10
     whole = tmp_path / "whole.yaml"
-    whole.write_text(saved)
-    for key in keys:
-        assert len(accepted(whole, key, tmp_path)) < len(EXTREMES) / 2 + 1, key
+    whole.write_text(text)
+    for place, key in first_of_each_kind().values():
+        if place == path:
+            assert len(accepted(whole, key, tmp_path)) < len(EXTREMES) / 2 + 1, key
 
 
 @pytest.mark.slow
