@@ -56,9 +56,14 @@ def print_evaluation(
     if as_json:
         named = {"input": data.name, "rows": len(data.samples), "trained_on": data.num_trained}
         about = {"run": str(run), "split": data.part, **(named if data.name else {})}
-        tell_json({**about, "metrics": found.figures}, file)
+        errors = found.calibration
+        calibration = {} if errors is None else {"calibration_error": errors._asdict()}
+        tell_json({**about, "metrics": found.figures, **calibration}, file)
         return
     lines = [(f"{prefix}{name}", figure(value)) for name, value in found.figures.items()]
+    if found.calibration is not None:
+        before, after = map(figure, found.calibration)
+        lines.append((f"{prefix}calibration_error", f"{after}, {before} without the temperature"))
     print_lines(lines, console_for(file))
 
 

@@ -18,7 +18,8 @@ from finetune.config.model import ModelConfig
 from finetune.config.optim import ConstantSchedule, OptimizerConfig, Schedule
 from finetune.config.places import Place
 from finetune.config.sweep_keys import SweepConfig
-from finetune.config.task_list_keys import ShortTask, TaskList
+from finetune.config.task_keys import ClassificationTask
+from finetune.config.task_list_keys import AnyTask, ShortTask, TaskList
 from finetune.config.tracking import Tracking, TrackingConfig
 from finetune.config.train import TrainConfig
 from finetune.config.written import Written, dotted, locate
@@ -57,6 +58,8 @@ class InferenceConfig(Node):
     """Which of torch's two modes without gradients is used for predictions. Outputs of `no_grad` may enter a later graph."""
     precision: Literal["float32", "bfloat16", "float16"] | None = None
     """Number format in which `predict`, `serve` and `eval` call the network; that of training if left out. Weights stay in float32; `float16` needs a GPU."""
+    calibrate: Literal["temperature"] | None = None
+    """With `temperature`, probabilities of a classification are those of the logits divided by one number, so that a class predicted with 0.8 is right in about 80 % of the cases. The number is fitted on the validation samples when training ends, or, if the run has ended already, when `train` is started again; the class that is predicted stays the same. Probabilities are those of the network if left out."""
     batch_size: Count | None = None
     """Samples per forward pass; as many as in training if left out."""
     compile: bool = False
@@ -119,6 +122,12 @@ class RunConfig(Node):
             if task.target in self.data.loss_columns:
                 told = f"column {task.target!r} is in data.loss_columns too"
                 refuse("RunConfig", (key, told, "leave it out there"))
+        return self
+
+    @model_validator(mode="after")
+    def _a_temperature_is_for_classes(self) -> Self:
+        if self.inference.calibrate is not None and (why := _not_calibrated(self.task)):
+            refuse("RunConfig", (("inference", "calibrate"), why, "leave it out"))
         return self
 
     # Private, so that it is neither a key of the config nor written. Two configs still compare as
@@ -191,3 +200,13 @@ class RunConfig(Node):
         copy = self.model_copy(update=values)
         copy._provenance = provenance
         return copy
+
+
+def _not_calibrated(task: AnyTask) -> str | None:
+    """Return why the probabilities of a task cannot be calibrated; None if they can."""
+    if not isinstance(task, ClassificationTask) or task.learns_embeddings:
+        what = "a list of tasks" if isinstance(task, TaskList) else f"this {task.type} task"
+        return f"is for a classification with a probability of each class, and not for {what}"
+    if task.threshold is not None:
+        return "the threshold is one for probabilities as the network gives them"
+    return None

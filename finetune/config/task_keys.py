@@ -15,6 +15,7 @@ from finetune.config.loss_keys import (
     InBatchNegativesLoss,
     Loss,
     MseLoss,
+    TripletLoss,
 )
 from finetune.config.metric_keys import (
     ANY_METRIC,
@@ -50,6 +51,11 @@ class ClassificationTask(MeasuredTask):
     """Metrics of every evaluation in addition to the loss. `f1`, `precision` and `recall` are means over classes. `{type: MatthewsCorrCoef}` names a class of torchmetrics, `{type: import}` one of your own. A metric that is not defined is left out, such as such a mean if a class has no sample."""
     threshold: _Threshold | Literal["auto"] | None = None
     """Probability from which on the second of two classes is predicted; None predicts the most probable class. `auto`: at the end of training it becomes the one with the best F1 of that class on the validation samples, which test, evaluation and prediction use; before that it is 0.5."""
+
+    @property
+    def learns_embeddings(self) -> bool:
+        """Whether every loss compares embeddings, so that no output is about a class."""
+        return all(isinstance(loss, TripletLoss | ContrastiveLoss) for loss in self.chosen_losses)
 
 
 class MultilabelTask(MeasuredTask):

@@ -37,7 +37,7 @@ def model_card(
         f"A network that was fine-tuned with finetune {_version(source)}; format: {form}.",
         "",
         *_section("Load it", ["In this folder, without finetune:", "", *_fenced(written.code)]),
-        *_section("What it holds", list(written.about)),
+        *_section("What it holds", [*written.about, *_calibrated(source)]),
         *_section("Network", list(_network(source))),
         *_section("Data", list(_data(source))),
         *_section("Figures", list(_figures(source))),
@@ -45,6 +45,17 @@ def model_card(
         *_section("Comparison", [_compared(checked)]),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _calibrated(source: ExportSource) -> list[str]:
+    """Return a sentence on the temperature, which no format holds, if the run has one."""
+    temperature = source.run.task.temperature
+    if temperature is None or temperature.value is None:
+        return []
+    return [
+        f"Calibrated probabilities are those of the logits divided by {temperature.value!r}, a "
+        "temperature that was fitted on validation samples; the files do not hold it."
+    ]
 
 
 def plain(text: str) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from finetune.config.loss_keys import ContrastiveLoss, TripletLoss
 from finetune.config.task_keys import ClassificationTask
 from finetune.counting import Counting
 from finetune.data.incoming_part import Incoming
@@ -173,8 +172,7 @@ def _refuse_unfit(run: TrainedRun, asking: Asking) -> None:
     if option is None:
         return
     task, classes = run.config.task, run.facts.classes
-    losses = task.chosen_losses if isinstance(task, ClassificationTask) else ()
-    is_of_classes = any(not isinstance(one, TripletLoss | ContrastiveLoss) for one in losses)
+    is_of_classes = isinstance(task, ClassificationTask) and not task.learns_embeddings
     if not is_of_classes or classes is None:
         raise FinetuneError(
             "is for a classification, where each prediction has a probability",

@@ -166,6 +166,7 @@ class WholePrediction:
             "data": run.folder.read_json("data.json"),
             "config": run.config.model_dump(mode="json", include={"data", "task", "inference"}),
             "precision": run.config.inference.precision or run.config.train.precision,
+            "temperature": None if (t := run.task.temperature) is None else t.value,
             "source": self.input.source,
             "batch_size": predictor.batch_size,
             "asked": asked,

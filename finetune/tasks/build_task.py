@@ -39,6 +39,7 @@ def build_task(
     counts: TrainingCounts | None = None,
     outputs: Sequence[str] = (),
     by_target: Mapping[str, TrainingClasses] = MappingProxyType({}),
+    is_calibrated: bool = False,
 ) -> Task:
     """Build the task of a config.
 
@@ -50,6 +51,7 @@ def build_task(
         counts: Training samples of each class, for losses that weigh by them.
         outputs: Names of the target columns, if there are several.
         by_target: Classes of each target of a list of tasks.
+        is_calibrated: Whether a classification calibrates its probabilities by a temperature.
 
     Raises:
         FinetuneError: an imported task or loss has the wrong type, or all samples have one class.
@@ -57,7 +59,7 @@ def build_task(
     if isinstance(config, TaskList):
         return list_of_tasks(config, partial(_listed, trust, device, by_target))
     names = None if classes is None else tuple(classes)
-    facts = TaskFacts(names, trust, device, config.learns, counts, tuple(outputs))
+    facts = TaskFacts(names, trust, device, config.learns, counts, tuple(outputs), is_calibrated)
     return _single(config, facts)
 
 

@@ -7,7 +7,6 @@ from typing import get_args
 from torch import Tensor
 from torch.nn import functional
 
-from finetune.config.loss_keys import ContrastiveLoss, TripletLoss
 from finetune.config.metric_keys import ClassificationMetric
 from finetune.config.task_keys import ClassificationTask
 from finetune.data.batches import Batch
@@ -20,6 +19,7 @@ from finetune.tasks.regression import read_numbers
 from finetune.tasks.running_metrics import ClassScore, metric_of_classes
 from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TaskFacts
+from finetune.tasks.temperature import Temperature
 from finetune.tasks.thresholds import Threshold
 from finetune.tasks.torch_metrics import measure_of_classes
 from finetune.tasks.unfit_outputs import misfit
@@ -44,6 +44,7 @@ def classification(config: ClassificationTask, facts: TaskFacts) -> Task:
         # A ranking needs all outputs at once, so it has no running sums of our own.
         return _ranking(len(classes)) if metric == "auroc" else metric_of_classes(metric, classes)
 
+    temperature = Temperature(classes) if facts.is_calibrated else None
     feed: Feed = partial(_as_classes, classes)
     feeds: dict[str, Feed] = {}
     if threshold is not None:
@@ -58,30 +59,29 @@ def classification(config: ClassificationTask, facts: TaskFacts) -> Task:
             feeds=feeds,
             by_class=partial(measure_of_classes, facts, threshold),
         ),
-        _reader(config, classes, threshold),
+        _reader(config, classes, threshold, temperature),
         threshold=threshold,
+        temperature=temperature,
     )
 
 
 def _reader(
-    config: ClassificationTask, classes: Sequence[str], threshold: Threshold | None
+    config: ClassificationTask,
+    classes: Sequence[str],
+    threshold: Threshold | None,
+    temperature: Temperature | None,
 ) -> Reader:
     """Return the reader of classes, or of embeddings as numbers where nothing else is learnt."""
     return (
         read_numbers
-        if _learns_embeddings(config)
-        else partial(read_classes, classes, threshold=threshold)
+        if config.learns_embeddings
+        else partial(read_classes, classes, threshold=threshold, temperature=temperature)
     )
-
-
-def _learns_embeddings(config: ClassificationTask) -> bool:
-    """Tell whether every loss compares embeddings, so that no output is about a class."""
-    return all(isinstance(loss, TripletLoss | ContrastiveLoss) for loss in config.chosen_losses)
 
 
 def _refuse_threshold(config: ClassificationTask, classes: Sequence[str]) -> None:
     """Raise unless there are two classes, of which one has a probability and a threshold."""
-    if _learns_embeddings(config):
+    if config.learns_embeddings:
         raise FinetuneError(
             "threshold is for a probability, and the losses learn embeddings alone",
             hint="leave threshold out",
@@ -123,10 +123,12 @@ def read_classes(
     asked: Asked | None = None,
     *,
     threshold: Threshold | None = None,
+    temperature: Temperature | None = None,
 ) -> list[Prediction]:
     """Return the class of each sample, from logits `(B, C)` or one logit for two classes.
 
-    It is the most probable one, or the second of two from the threshold on.
+    It is the most probable one, or the second of two from the threshold on. With a temperature the
+    probabilities are calibrated.
 
     Raises:
         ModelError: there are not as many logits as classes.
@@ -137,7 +139,8 @@ def read_classes(
             raise ValueError(f"{len(classes)} classes need as many outputs")
     except ValueError as error:
         raise misfit("a prediction", outputs, None, error) from error
-    rows = logits.float().softmax(-1).tolist()
+    logits = logits.float()
+    rows = (logits.softmax(-1) if temperature is None else temperature.shares(logits)).tolist()
     read = []
     for row, values in zip(rows, outputs.reshape(len(outputs), -1).tolist(), strict=True):
         best = max(range(len(row)), key=row.__getitem__)

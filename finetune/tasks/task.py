@@ -11,6 +11,7 @@ from finetune.tasks.directions import Directions
 from finetune.tasks.losses import LossSum, WeightedLoss
 from finetune.tasks.metrics import Measure
 from finetune.tasks.records import Asked, PredictionRecord, Reader
+from finetune.tasks.temperature import Temperature
 from finetune.tasks.thresholds import Threshold
 from finetune.tasks.window_mean import WindowMean
 
@@ -28,6 +29,8 @@ class Task:
     """What the pictures of its records show, as one word; None if they have no `picture()`."""
     threshold: Threshold | None = None
     """The threshold of labels or of the second class; None where there is none."""
+    temperature: Temperature | None = None
+    """Calibrates the probabilities of classes; None where that is not asked for."""
     owners: tuple[str, ...] = ()
     """Name of the task that each loss belongs to, in a list of tasks; empty for a single task."""
 

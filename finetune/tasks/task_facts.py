@@ -41,6 +41,8 @@ class TaskFacts:
     """Training samples of each class; None without classes, and where nobody has counted them."""
     outputs: tuple[str, ...] = ()
     """Names of the target columns, if the config names several; one output each."""
+    is_calibrated: bool = False
+    """Whether probabilities of classes are to be calibrated by a temperature."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ from finetune.train.chosen_threshold import refuse_without_validation
 from finetune.train.evaluation import rehearse
 from finetune.train.exact_kernels import use_exact_kernels
 from finetune.train.first_look import refuse_missing
+from finetune.train.fitted_on_validation import refuse_uncalibrated
 from finetune.train.inference import refuse_layout
 from finetune.train.outputs_wanted import classes_by_target, head_wanted, outputs_wanted
 from finetune.train.phases import refuse_impossible
@@ -93,6 +94,8 @@ def build_parts(
         faults.add(wrong_rules(training, config.schedule, directions))
         with faults.noted():
             refuse_without_validation(task, data.validation)
+        with faults.noted():
+            refuse_uncalibrated(task, data.validation)
         with faults.noted():
             refuse_layout(config, model, data.specs)
         faults.add(_wrong_triggers(training, phases, data, directions, total))
@@ -222,6 +225,7 @@ def build_model_and_task(
         counts=counts or None,
         outputs=several if isinstance(several, tuple) else (),
         by_target=classes_by_target(facts),
+        is_calibrated=config.inference.calibrate is not None,
     )
     return model, task
 

@@ -80,17 +80,23 @@ def take_kept(task: Task, folder: RunFolder, step: int) -> tuple[str, ...]:
     threshold = _to_choose(task)
     if threshold is None:
         return ()
-    # A run that has not ended has none; one that is damaged may have held a threshold.
-    there = is_file(folder.path / "summary.json")
-    found: Any = folder.read_json("summary.json") if there else None
-    kept = found.get("threshold") if isinstance(found, dict) else None
-    if not isinstance(kept, dict) or kept.get("step") != step:
+    kept = kept_at_end(folder, "threshold", step)
+    if kept is None:
         return (
             f"threshold: auto is chosen when training ends; for the weights of step {step} it is "
             f"{USUAL}",
         )
     threshold.read(kept.get("values"), str(folder.path / "summary.json"))
     return ()
+
+
+def kept_at_end(folder: RunFolder, name: str, step: int) -> dict[str, Any] | None:
+    """Return what `summary.json` keeps under a name for the weights of a step; None without it."""
+    # A run that has not ended has none; one that is damaged may have held it.
+    there = is_file(folder.path / "summary.json")
+    found: Any = folder.read_json("summary.json") if there else None
+    kept = found.get(name) if isinstance(found, dict) else None
+    return kept if isinstance(kept, dict) and kept.get("step") == step else None
 
 
 def chosen_in_words(task: Task) -> str | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from finetune.errors import CheckpointError, DataError, FinetuneError, FrozenWeightError
 from finetune.runs.own_files import REPORT
-from finetune.train.chosen_threshold import kept_threshold
+from finetune.train.fitted_on_validation import kept_of_validation
 from finetune.train.stopping import StopRequest
 from finetune.train.summary import summarise
 
@@ -63,11 +63,11 @@ def sum_up(
     # A summary of a run whose last checkpoint fails to be written would be false.
     trainer.saver.checkpoints.worker.wait()
     is_done, progress = status == "done", trainer.progress
-    # A run that was stopped has chosen no threshold yet.
+    # A run that was stopped has chosen no threshold and fitted no temperature yet.
     task, step = trainer.evaluator.task, progress.step_in_use
-    threshold = kept_threshold(task, step) if is_done else {}
+    kept = kept_of_validation(task, step) if is_done else {}
     trainer.folder.write_summary(
-        threshold
+        kept
         | summarise(
             progress,
             trainer.stepper.precision.device,

@@ -19,15 +19,12 @@ from finetune.optim.groups import drop_state, reset_state
 from finetune.runs.folder import RunFolder
 from finetune.runs.progress import Progress
 from finetune.train.average import Average
-from finetune.train.chosen_threshold import (
-    choose_threshold,
-    chosen_in_words,
-    take_kept,
-)
+from finetune.train.chosen_threshold import chosen_in_words
 from finetune.train.clock import Clock
 from finetune.train.ending import sum_up, telling_end
 from finetune.train.evaluator import Evaluator
 from finetune.train.exact_kernels import telling_inexact
+from finetune.train.fitted_on_validation import fit_on_validation, lacks_temperature, take_fitted
 from finetune.train.proving import Prover
 from finetune.train.recovery import Recovery
 from finetune.train.reporting import Reporter, StepStats, Waited
@@ -147,13 +144,16 @@ class Trainer:
         is_over = self.timeline.run_is_over
         # A run that was killed after its last step lacks the summary: test and summary follow now.
         metrics = self.folder.metrics_of_end(self.progress) if is_over else None
+        task, step = self.evaluator.task, self.progress.step_in_use
+        # One that is asked for after the end is fitted now, and the summary written anew.
+        metrics = None if lacks_temperature(task, self.folder, step) else metrics
         # Of several processes the first one decides: another may read what it has not written yet.
         if self.sharing.link.first_says(claim=metrics is not None):
             self.reporter.message(f"{self.folder.path}: already done; --fresh begins anew")
             self.progress.metrics = metrics or {}
             # `fit` leaves the best weights in the model, also when there is nothing to train.
             self.saver.take_best(self.cache)
-            for line in take_kept(self.evaluator.task, self.folder, self.progress.step_in_use):
+            for line in take_fitted(task, self.folder, step):
                 self.reporter.message(line)
             return
         with ExitStack() as open_parts:
@@ -361,7 +361,7 @@ class Trainer:
         self.reporter.never_ran()
         self.saver.take_best(self.cache)
         # With the weights in use, and before the test, which uses it.
-        for line in choose_threshold(self.evaluator, self.splits.validation):
+        for line in fit_on_validation(self.evaluator, self.splits.validation):
             self.reporter.message(line)
         if self.splits.test is not None:
             self.evaluator.report("test", self.splits.test)

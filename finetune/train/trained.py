@@ -19,6 +19,7 @@ from finetune.runs.checkpoint_folder import step_of
 from finetune.runs.folder import RunFolder, saved_config
 from finetune.runs.kept import Checkpoints
 from finetune.tasks.task import Task
+from finetune.tasks.temperature import CalibrationErrors
 from finetune.train.build import (
     build_model_and_task,
     evaluation_batch_size,
@@ -27,12 +28,12 @@ from finetune.train.build import (
     plan_of,
 )
 from finetune.train.checkpoint import load_weights_delta
-from finetune.train.chosen_threshold import take_kept
 from finetune.train.delta import Base
 from finetune.train.eval_data import EvalData, Part, RunData, open_eval_data
 from finetune.train.evaluation import evaluate
 from finetune.train.exact_kernels import use_exact_kernels
 from finetune.train.facts import read_facts
+from finetune.train.fitted_on_validation import take_fitted
 from finetune.train.inference import Inference, notes_on_inference
 
 
@@ -101,7 +102,7 @@ def load_run(
         # The base is of the network as built. With it the delta is checked before it is written.
         load_weights_delta(chosen, model, Base.of(model, plan))
         preprocessing = read_preprocessing(config.model)
-        notes = take_kept(task, folder, step_of(chosen) or 0)
+        notes = take_fitted(task, folder, step_of(chosen) or 0)
         inference = Inference.of(config, model.eval(), specs, device)
     return TrainedRun(
         config,
@@ -125,11 +126,13 @@ class Evaluated:
         figures: Loss and metrics.
         left_out: By metric, why it is not defined on these samples.
         data: The samples that were evaluated.
+        calibration: Expected calibration errors, if the run has fitted a temperature.
     """
 
     figures: dict[str, float]
     left_out: dict[str, str]
     data: EvalData
+    calibration: CalibrationErrors | None = None
 
 
 def evaluate_run(
@@ -203,6 +206,9 @@ def evaluated(
         )
         run.refuse_misfit(data.samples)
         left_out: dict[str, str] = {}
+        temperature = run.task.temperature
+        if temperature is not None and temperature.value is None:
+            temperature = None
         figures = evaluate(
             UncachedForward(run.model, run=run.inference),
             run.task,
@@ -210,7 +216,9 @@ def evaluated(
             precision=run.inference.precision,
             batch_size=evaluation_batch_size(config),
             left_out=left_out,
+            collect=None if temperature is None else temperature.collect,
         )
+        errors = None if temperature is None else temperature.errors()
         if (note := note_on_skipped(data.samples)) is not None:
             tell(note)
-        return Evaluated(figures, left_out, data)
+        return Evaluated(figures, left_out, data, errors)
