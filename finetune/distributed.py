@@ -152,6 +152,15 @@ class Link:
             with _lost():
                 torch.distributed.all_reduce(tensor)
 
+    def rows(self, own: Tensor) -> Tensor:
+        """Return the tensors of all ranks, `(world, ...)`; they are of one shape and device."""
+        if not self.ranks.is_several:
+            return own[None]
+        found = [torch.empty_like(own) for _ in range(self.ranks.world)]
+        with _lost():
+            torch.distributed.all_gather(found, own)
+        return torch.stack(found)
+
     def take_first(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors by those of rank 0, in place."""
         if not self.ranks.is_several:

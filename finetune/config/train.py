@@ -97,6 +97,8 @@ class TrainConfig(Node):
     """Whether `torch.compile` compiles the network behind the frozen prefix. The prefix itself is not compiled, cached or not. A resumed run meets other shapes first, for which other code may be generated, so its last bits may differ. Needs a C++ compiler."""
     parallel: Literal["auto", "ddp"] = "auto"
     """How several processes, started by torchrun, train one network: with `ddp` each holds all of it and takes a share of the micro-batches of each step. `auto` means `ddp`. Without effect in a single process."""
+    sync_norm: bool = False
+    """Whether batch norms that train normalise over the samples of all processes in a pass, as one process with larger passes does, at two messages for each norm and pass; by default each process normalises over its own. All processes then take equally many passes in a step, and a lack of memory ends the run. Without effect in a single process."""
     deterministic: bool = True
     """Whether a GPU uses kernels that give the same bits every time, where there are any, so that a resumed run ends as one that was not stopped. Sets torch's switches for the whole process. Attention then runs by torch's plain kernel, which takes more memory for long inputs; `false` may be faster. A CPU needs no such switch."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|cuda(:\d{1,3})?)$")

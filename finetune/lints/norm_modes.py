@@ -1,11 +1,13 @@
-"""Notes on the mode of normalization layers that train: held for nothing, or not averaged."""
+"""Notes on normalization layers that train: held for nothing, not averaged, over processes."""
 
 from torch import nn
 
 from finetune.config.train import TrainConfig
+from finetune.errors import named
 from finetune.freezing.apply import frozen_modules, trained_norms
 from finetune.freezing.lints import Lint
 from finetune.freezing.plan import Phase, Plan
+from finetune.lints.small_batches import by_the_batch
 
 
 def idle_holds(model: nn.Module, plan: Plan) -> tuple[Lint, ...]:
@@ -50,6 +52,45 @@ def statistics_left_out(model: nn.Module, plan: Plan, settings: TrainConfig) -> 
             f"running statistics are not averaged: in evaluation {found[0]!r} uses those of the "
             "weights as trained",
             "where they are pretrained, freeze: {modules: {trained_norm: eval}} leaves them so",
+        ),
+    )
+
+
+def norms_of_several(model: nn.Module, plan: Plan, settings: TrainConfig) -> tuple[Lint, ...]:
+    """Return a note on what batch norms that train do where several processes train.
+
+    Args:
+        model: The network.
+        plan: The phases.
+        settings: `train:` of the config.
+    """
+    found = sorted({name for phase in plan.phases for name in by_the_batch(model, phase)})
+    if settings.sync_norm and not found:
+        return (
+            Lint(
+                ("train", "sync_norm"),
+                "sync_norm has no effect: no batch norm trains",
+                "leave it out",
+            ),
+        )
+    if settings.sync_norm:
+        return (
+            Lint(
+                ("train", "sync_norm"),
+                f"in a single process {named(found)} normalises over its own passes, and over the "
+                "samples of all where torchrun starts several",
+                "docs/processes.md says what that costs",
+            ),
+        )
+    # Whoever leaves `parallel` at `auto` most often trains in one process.
+    if settings.parallel == "auto" or not found:
+        return ()
+    return (
+        Lint(
+            ("train", "parallel"),
+            f"of several processes each normalises over its own micro-batch in {named(found)}",
+            "train.sync_norm: true normalises over the samples of all; "
+            "freeze: {modules: {trained_norm: eval}} keeps pretrained statistics",
         ),
     )
 

@@ -20,7 +20,7 @@ def lone_samples(
         settings: Sizes of windows and passes.
         num_samples: Number of training samples.
     """
-    trained = [name for phase in plan.phases for name in _by_the_batch(model, phase)]
+    trained = [name for phase in plan.phases for name in by_the_batch(model, phase)]
     whole, rest = divmod(num_samples, settings.batch_size)
     sizes = [settings.batch_size] if whole else []
     sizes += [rest] if rest and not settings.drop_last else []
@@ -42,7 +42,7 @@ def lone_samples(
     )
 
 
-def _by_the_batch(model: nn.Module, phase: Phase) -> list[str]:
+def by_the_batch(model: nn.Module, phase: Phase) -> list[str]:
     """Return the names of the batch norms that normalise by the batch in a phase."""
     # By module: one without weight and bias normalises as well.
     frozen = frozen_modules(model, phase.frozen)

@@ -11,7 +11,7 @@ from finetune.freezing.origins import frozen_by_chance
 from finetune.freezing.plan import Plan
 from finetune.lints.given_answers import given_answers
 from finetune.lints.network_lints import lints_of_network
-from finetune.lints.norm_modes import idle_holds, statistics_left_out
+from finetune.lints.norm_modes import idle_holds, norms_of_several, statistics_left_out
 from finetune.lints.small_batches import lone_samples
 from finetune.lints.unscaled_numbers import unscaled_numbers
 from finetune.models.declared import Network
@@ -49,6 +49,7 @@ def all_lints(
             *lone_samples(model, plan, config.train, num_samples),
             *idle_holds(model, plan),
             *statistics_left_out(model, plan, config.train),
+            *norms_of_several(model, plan, config.train),
             *without_effect(config, plan, num_samples=num_samples, total=total),
         ),
         "weights": frozen_by_chance(model.weights_reports, plan),

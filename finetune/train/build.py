@@ -102,7 +102,7 @@ def build_parts(
         with faults.noted():
             refuse_cut_windows(task, config.train)
         with faults.noted():
-            refuse_unshared(config, task, ranks)
+            refuse_unshared(config, task, ranks, data.order.count)
         precision = Precision(config.train.precision, device)
         with faults.noted():
             mixing = _mixing(config, data, task)

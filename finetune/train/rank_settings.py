@@ -20,8 +20,14 @@ def shared_settings(settings: TrainConfig, ranks: Ranks) -> TrainConfig:
     return settings.model_copy(update={"micro_batch": share})
 
 
-def refuse_unshared(config: RunConfig, task: Task, ranks: Ranks) -> None:
+def refuse_unshared(config: RunConfig, task: Task, ranks: Ranks, num_samples: int) -> None:
     """Raise if the config asks for what several processes cannot share.
+
+    Args:
+        config: The run config.
+        task: The task of the run.
+        ranks: Which process this is.
+        num_samples: Training samples of an epoch.
 
     Raises:
         FinetuneError: it does; all faults are reported at once.
@@ -29,6 +35,8 @@ def refuse_unshared(config: RunConfig, task: Task, ranks: Ranks) -> None:
     faults = Faults()
     if ranks.is_several:
         faults.add(_unshared(config, task, ranks))
+        if config.train.sync_norm:
+            faults.add(_unsynced(config.train, ranks, num_samples))
     faults.raise_if_any()
 
 
@@ -112,4 +120,22 @@ def _unshared(config: RunConfig, task: Task, ranks: Ranks) -> Iterator[FinetuneE
             f"{config.train.batch_size} samples of a step are fewer than {ranks.world} processes",
             hint="a larger train.batch_size, or fewer processes",
             key=("train", "batch_size"),
+        )
+
+
+def _unsynced(settings: TrainConfig, ranks: Ranks, num_samples: int) -> Iterator[FinetuneError]:
+    """Yield what batch norms over the samples of all processes do not go with."""
+    if settings.compile:
+        yield FinetuneError(
+            "a compiled network cannot normalise over the samples of several processes",
+            hint="leave out train.compile or train.sync_norm",
+            key=("train", "sync_norm"),
+        )
+    rest = num_samples % settings.batch_size
+    if 0 < rest < ranks.world and not settings.drop_last:
+        yield FinetuneError(
+            f"the last step of each epoch has {rest} of {num_samples} samples, fewer than "
+            f"{ranks.world} processes, and with sync_norm each must have one",
+            hint="train.drop_last: true leaves that step out",
+            key=("train", "sync_norm"),
         )

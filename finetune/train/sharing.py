@@ -7,14 +7,13 @@ the gradients after its last backward pass. In one process every method does not
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import overload
 
 import torch
 from torch import Tensor, nn
 
-from finetune.data.batches import Batch, seed_for
+from finetune.data.batches import Batch
 from finetune.distributed import Link, RankLostError
-from finetune.errors import FinetuneError, is_out_of_memory
+from finetune.errors import FinetuneError, is_out_of_memory, named
 from finetune.tasks.losses import Count, LossSum, WeightedLoss
 from finetune.tasks.window_mean import WindowMean, counts_of
 from finetune.train.gradient_sum import GradientSum, WindowEnd
@@ -23,6 +22,7 @@ from finetune.train.rank_lines import RankLines
 from finetune.train.reporting import StepStats
 from finetune.train.stepper import Stepper
 from finetune.train.stopping import Stop
+from finetune.train.synced_norm import SyncedNorms
 from finetune.train.timeline import Timeline
 
 _MOVING = (
@@ -30,6 +30,11 @@ _MOVING = (
     "and other buffers that move in forward passes, are those of the first process, which sees its "
     "own micro-batches only: one process would end with other ones"
 )
+_MOVING_STILL = (
+    "processes: {} of {} buffers that move in forward passes belong to no batch norm; they are "
+    "those of the first process, which sees its own micro-batches only"
+)
+_NO_MEMORY = "the same command goes on from the newest checkpoint; a smaller train.micro_batch "
 
 
 @dataclass(slots=True, kw_only=True)
@@ -42,6 +47,7 @@ class Sharing:
     precision: Precision
     stop: Stop
     lines: RankLines
+    norms: SyncedNorms
     num_losses: int
     _gradients: GradientSum | None = field(default=None, init=False)
     _buffers: list[Tensor] = field(default_factory=list, init=False)
@@ -67,8 +73,17 @@ class Sharing:
         # Anew at each phase: a parameter that thaws must be among those that are added up.
         trained = [one for one in self.model.parameters() if one.requires_grad]
         self._gradients = GradientSum(trained, self.precision.device)
-        self._buffers = list(buffers)
-        return [_MOVING] if self._buffers else []
+        self.norms.begin_phase()
+        alike = {id(buffer) for buffer in self.norms.buffers}
+        self._buffers = [buffer for buffer in buffers if id(buffer) not in alike]
+        if not self.norms.names:
+            return [_MOVING] if self._buffers else []
+        lines = [
+            f"processes: batch norms over the samples of all {self.link.ranks.world} processes in "
+            f"a pass: {named(self.norms.names)}"
+        ]
+        left = _MOVING_STILL.format(len(self._buffers), len(buffers))
+        return [*lines, left] if self._buffers else lines
 
     def own_cuts(self, window: Tensor, size: int) -> list[Tensor]:
         """Return the micro-batches of a window that this rank takes, as sample indices.
@@ -78,7 +93,13 @@ class Sharing:
             size: Samples of a micro-batch.
         """
         ranks = self.link.ranks
-        return list(window.split(size))[ranks.rank :: ranks.world]
+        if not self.norms.is_wanted:
+            return list(window.split(size))[ranks.rank :: ranks.world]
+        # Equally many on each rank, none of them empty: all must meet in every norm.
+        passes = list(window.split(size * ranks.world))
+        if len(passes) > 1 and len(passes[-1]) < ranks.world:
+            passes[-2:] = [torch.cat(passes[-2:])]
+        return [one.tensor_split(ranks.world)[ranks.rank] for one in passes]
 
     def fetched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Return batches; if one cannot be made, the others are told."""
@@ -97,16 +118,26 @@ class Sharing:
             NonFiniteError: loss or gradient is infinite or NaN on some rank. Nothing was updated.
         """
         try:
-            return stepper.step(self._seeded(window))
+            with self.norms.running():
+                return stepper.step(window)
         except Exception as error:
+            if self.norms.names and self._is_open:
+                # The others wait in a norm and cannot be told: they see that this process ends.
+                self._is_open = False
+                if not is_out_of_memory(error):
+                    raise
+                raise FinetuneError(
+                    "memory has run out, and with train.sync_norm the processes cannot cut a step "
+                    "again",
+                    hint=f"{_NO_MEMORY}takes less",
+                ) from error
             is_alone_with_it = not self._is_open and error is not self._told
             self._fail(error)
             if is_out_of_memory(error) and is_alone_with_it:
                 # The others have made the step: cutting it again here would part the ranks.
                 raise FinetuneError(
                     "memory has run out outside of forward and backward pass",
-                    hint="the same command goes on from the newest checkpoint; a smaller "
-                    "train.micro_batch takes less memory",
+                    hint=f"{_NO_MEMORY}takes less memory",
                 ) from error
             raise
 
@@ -117,15 +148,6 @@ class Sharing:
             samples: Samples of the window on this rank.
         """
         return self.timeline.pass_size if self.is_several else samples
-
-    def _seeded(self, window: Sequence[Batch]) -> "_Seeded":
-        """Return the micro-batches of this rank, each with randomness of its own."""
-        progress, ranks = self.timeline.progress, self.link.ranks
-        seeds = [
-            seed_for("step", self.timeline.seed, progress.step, ranks.rank + n * ranks.world)
-            for n in range(len(window))
-        ]
-        return _Seeded(window, seeds, self.precision)
 
     def mean(self, losses: Sequence[WeightedLoss], window: Sequence[Batch]) -> "SharedMean":
         """Return what divides the losses of a window that lies on several ranks.
@@ -228,31 +250,6 @@ class SharedMean:
     def correct(self, loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
         """Add up gradients and loss over the ranks, then do as `WindowMean.correct`."""
         return self._mean.correct(self._sharing.add_up(loss, self._mean), parameters)
-
-
-class _Seeded(Sequence[Batch]):
-    """Micro-batches that seed the generators before each one is handed out.
-
-    So a micro-batch draws the same numbers on whichever rank it is.
-    """
-
-    def __init__(self, window: Sequence[Batch], seeds: Sequence[int], precision: Precision) -> None:
-        self._window, self._seeds, self._precision = window, seeds, precision
-
-    def __iter__(self) -> Iterator[Batch]:
-        for batch, seed in zip(self._window, self._seeds, strict=True):
-            self._precision.seed(seed)
-            yield batch
-
-    def __len__(self) -> int:
-        return len(self._window)
-
-    @overload
-    def __getitem__(self, index: int) -> Batch: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Batch]: ...
-    def __getitem__(self, index: int | slice) -> Batch | Sequence[Batch]:
-        return self._window[index]
 
 
 def _as(value: float, like: Count) -> Count:

@@ -12,6 +12,7 @@ from finetune.activations.cache import ActivationCache
 from finetune.data.batches import Batch, Samples, seed_for
 from finetune.data.mixing import Mixing
 from finetune.data.named_rows import rows_named
+from finetune.distributed import Ranks
 from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import set_rates
 from finetune.tasks.losses import WeightedLoss
@@ -51,6 +52,8 @@ class Stepper:
     measures: tuple[Measure, ...]
     """Metrics of the samples of a step that is logged."""
     blocks: BlockFigures
+    ranks: Ranks
+    """Which process of the run this is."""
     new_mean: Callable[[Sequence[WeightedLoss], Sequence[Batch]], LossMean] = WindowMean
     """Makes what divides the losses of a window; with several processes it adds up gradients."""
 
@@ -72,13 +75,14 @@ class Stepper:
         self.clock.watchdog.beat()
         # Before the forward pass, which may move buffers such as running statistics.
         self.guard.begin_step()
-        # Each step has its own seed, so that a resumed run draws what it would have drawn.
-        self.precision.seed(seed_for("step", self.timeline.seed, progress.step))
+        self._seed(0)
         set_rates(self.optimizer, self.timeline.rates_now())
         self._zero_gradients()
         window = self.mixing.mixed(window, progress.step)
         mean = self.new_mean(self.task.losses, window)
-        for batch in window:
+        for number, batch in enumerate(window):
+            if number:
+                self._seed(number)
             with self.precision.autocast():
                 with rows_named(self.samples, batch):
                     outputs = self.cache.now.forward(batch, self.samples)
@@ -118,6 +122,18 @@ class Stepper:
     def undo(self) -> None:
         """Restore the buffers that a failed step may have moved, and drop its gradients."""
         self.guard.undo_step(self.optimizer)
+
+    def _seed(self, number: int) -> None:
+        """Seed the generators for a micro-batch, given by its number on this rank.
+
+        Each step has its own seed, so that a resumed run draws what it would have drawn; each
+        micro-batch of it too, so that it draws the same on whichever rank it is.
+        """
+        place = self.ranks.rank + number * self.ranks.world
+        seed = self.timeline.seed
+        # The first one without its number: a step of one pass keeps the draws of earlier releases.
+        own = (place,) if place else ()
+        self.precision.seed(seed_for("step", seed, self.timeline.progress.step, *own))
 
     def _zero_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)

@@ -72,6 +72,7 @@ from finetune.train.sizes import checkpoint_bytes, optimizer_state
 from finetune.train.start_lines import facts_of, notes_of, on_place
 from finetune.train.stepper import Stepper
 from finetune.train.stopping import Stop
+from finetune.train.synced_norm import SyncedNorms
 from finetune.train.timeline import Timeline, steps_of_epoch
 from finetune.train.train_metrics import measures_of_steps
 from finetune.watchdog import Watchdog
@@ -230,6 +231,7 @@ def _sharing(
         precision=precision,
         stop=Stop(is_several=link.ranks.is_several),
         lines=lines,
+        norms=SyncedNorms(link, parts.model, is_wanted=parts.training.sync_norm),
         num_losses=len(parts.task.losses),
     )
 
@@ -261,6 +263,7 @@ def _stepper(config: RunConfig, shared: _Shared, rows: RowSlices, blocks: BlockF
         mixing=parts.mixing,
         measures=measures_of_steps(parts.task) if has_measures else (),
         blocks=blocks,
+        ranks=sharing.link.ranks,
         new_mean=sharing.mean if sharing.is_several else WindowMean,
     )
 

@@ -1,5 +1,7 @@
 """Networks that fail when a test wants them to, for layers of `type: import`."""
 
+import os
+
 import torch
 from torch import nn
 
@@ -59,3 +61,22 @@ class Hungry(nn.Module):
                     raise RuntimeError(self.message)
                 raise torch.OutOfMemoryError("CUDA out of memory")
         return outputs
+
+
+class HungryRank(nn.Module):
+    """A network for which memory runs out in training above `limit` samples, on one rank alone.
+
+    Without a rank it runs out on the single process of a run.
+    """
+
+    def __init__(self, limit, rank=None, width=4):
+        super().__init__()
+        self.limit, self.is_hungry = limit, os.environ.get("RANK") == rank
+        self.drop = nn.Dropout(0.2)
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, features):
+        is_step = self.training and torch.is_grad_enabled()
+        if is_step and self.is_hungry and len(features) > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.head(self.drop(features))

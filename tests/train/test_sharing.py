@@ -1,5 +1,6 @@
 """Several processes train the run of one: the same bits, one stop for all, and a word on faults."""
 
+import json
 import os
 import re
 import shutil
@@ -28,6 +29,7 @@ BASE = {
             {"name": "body", "type": "Linear", "out_features": 6},
             {"name": "norm", "type": "BatchNorm1d"},
             {"name": "act", "type": "Tanh"},
+            {"name": "drop", "type": "Dropout", "p": 0.25},
             {"name": "head", "type": "Linear", "out_features": 3},
         ]
     },
@@ -40,6 +42,7 @@ BASE = {
     "train": {"steps": 40, "batch_size": 8, "micro_batch": 4, "log_every": 1},
     "tracking": {"to": [], "report": False},
 }
+SGD = {"type": "SGD", "lr": 0.05, "momentum": 0.9}
 PHASES = {
     "phases": [
         {"name": "head", "freeze": ["body*", "norm*"], "until": {"steps": 12}},
@@ -81,6 +84,32 @@ def two_ranks(tmp_path):
     for process in processes:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="module")
+def forks():
+    """A process that has loaded finetune; its forks are the ranks of all runs of this file."""
+    program = [sys.executable, TORTURE / "forked_ranks.py"]
+    with subprocess.Popen(
+        program, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def ranks(forks, tmp_path):
+    """Run the command in so many ranks; return their exit codes and what they wrote."""
+
+    def run(world, *arguments, **environment):
+        job = {"world": world, "arguments": ["train", *map(str, arguments)]}
+        job |= {"folder": str(tmp_path), "environment": environment}
+        forks.stdin.write(json.dumps(job) + "\n")
+        forks.stdin.flush()
+        done = json.loads(forks.stdout.readline())
+        return done["codes"], done["told"]
+
+    return run
 
 
 def ended(processes):
@@ -152,6 +181,77 @@ def test_torchrun_trains_the_bits_of_one_process(tmp_path, command_line):
     assert "processes: 2, which share the 2 micro-batches" in done.stderr
 
 
+def losses(run):
+    return [line["train/loss"] for line in figures(run) if "train/loss" in line]
+
+
+def assert_close(found, expected):
+    """Compare checkpoints; rounding moves gradients, and so the optimizer's state, more."""
+    assert found.keys() == expected.keys()
+    for key, (dtype, content) in found.items():
+        kind = str(dtype).removeprefix("torch.")
+        now, then = (np.frombuffer(one, kind) for one in (content, expected[key][1]))
+        limit = 1e-6 if key[1] == "weights.safetensors" else 1e-5
+        np.testing.assert_allclose(now, then, rtol=0, atol=limit, err_msg=str(key))
+
+
+def test_batch_norms_over_two_ranks_are_those_of_one_process(tmp_path, ranks):
+    # 24 samples in steps of 10: the last passes have two samples, one for each process. SGD: where
+    # a gradient is zero but for rounding, AdamW would make a step of it.
+    data = {"source": BASE["data"]["source"] | {"samples": 32}, "split": {"validation": 0.25}}
+    layers = [one for one in BASE["model"]["layers"] if one["name"] != "drop"]
+    changes = {
+        "data": data,
+        "optimizer": {"type": "SGD", "lr": 0.05, "momentum": 0.9},
+        "model": {"layers": layers},
+    }
+    train = {"steps": 20, "batch_size": 10, "log_every": 1, "sync_norm": True}
+    one, two = tmp_path / "one", tmp_path / "two"
+    config = written(tmp_path, train=train | {"micro_batch": 8}, **changes)
+    codes, told = ranks(1, config, "--run", one)
+    assert codes == [0], told
+    config = written(tmp_path, train=train | {"micro_batch": 4}, **changes)
+    codes, told = ranks(2, config, "--run", two)
+    assert codes == [0, 0], told
+    assert "batch norms over the samples of all 2 processes in a pass: 'norm'" in told[0]
+    assert "those of the first process" not in told[0]
+    found = checkpoints(two)
+    assert_close(found, checkpoints(one))
+    assert any("running_var" in name for _, _, name in found)
+    losses = [
+        [line["train/loss"] for line in figures(run) if "train/loss" in line] for run in (one, two)
+    ]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-6)
+
+
+def test_three_and_four_ranks_end_as_one_process_but_for_rounding(tmp_path, ranks):
+    """Four micro-batches of two samples: of three ranks, two wait for the last one."""
+    train = BASE["train"] | {"micro_batch": 2}
+    config = written(tmp_path, freeze=PHASES, optimizer=SGD, train=train)
+    for world in (1, 3, 4):
+        codes, told = ranks(world, config, "--run", tmp_path / str(world))
+        assert codes == [0] * world, told
+    for world in ("3", "4"):
+        assert_close(checkpoints(tmp_path / world), checkpoints(tmp_path / "1"))
+        assert losses(tmp_path / world) == pytest.approx(losses(tmp_path / "1"), abs=1e-6)
+
+
+def test_memory_out_on_one_rank_cuts_the_step_on_all(tmp_path, ranks):
+    def net(rank):
+        arguments = {"limit": 2, "rank": rank}
+        return {"layers": [{"type": "import", "path": "fault_nets:HungryRank", "args": arguments}]}
+
+    train, trust = BASE["train"] | {"steps": 6}, ("--trust", "fault_nets")
+    config = written(tmp_path, model=net("1"), train=train, cache="off")
+    codes, told = ranks(2, config, *trust, "--run", tmp_path / "two")
+    assert codes == [0, 0], told
+    assert "out of memory with 4 samples in a pass: 2 from now on" in told[0]
+    config = written(tmp_path, model=net(None), train=train, cache="off")
+    codes, told = ranks(1, config, *trust, "--run", tmp_path / "one")
+    assert codes == [0], told
+    assert_close(checkpoints(tmp_path / "two"), checkpoints(tmp_path / "one"))
+
+
 def test_a_signal_to_one_rank_stops_all_and_one_process_goes_on(
     tmp_path, two_ranks, command_line, monkeypatch
 ):
@@ -189,11 +289,10 @@ def test_a_killed_rank_ends_the_others_and_two_go_on(tmp_path, two_ranks):
     assert "goes on after step" in told[0]
 
 
-def test_nan_on_one_rank_ends_all_at_the_same_step(tmp_path, two_ranks):
+def test_nan_on_one_rank_ends_all_at_the_same_step(tmp_path, ranks):
     poisoned = {"type": "import", "path": "fault_nets:Poisoned", "args": {"limit": 1.5}}
     config = written(tmp_path, model={"layers": [poisoned]}, cache="off")
-    command = (config, "--trust", "fault_nets", "--run", tmp_path / "run")
-    codes, told = ended(two_ranks(*command))
+    codes, told = ranks(2, config, "--trust", "fault_nets", "--run", tmp_path / "run")
     assert codes == [3, 3], told
     assert "the loss is nan in step" in told[0]
     assert "rank 1: " in told[1]
@@ -208,7 +307,7 @@ def cut_back(run, copy, step):
 
 
 def test_a_run_with_lisa_goes_on_with_two_processes_and_then_with_one(
-    tmp_path, two_ranks, command_line
+    tmp_path, ranks, command_line
 ):
     layers = [{"name": f"layer{n}", "type": "Linear", "out_features": 6} for n in range(4)]
     train = BASE["train"] | {"checkpoint": {"every": {"steps": 1}, "keep_last": 100}}
@@ -218,7 +317,7 @@ def test_a_run_with_lisa_goes_on_with_two_processes_and_then_with_one(
     one, cut, two = (tmp_path / name for name in ("one", "cut", "two"))
     assert command_line("train", config, "--run", one).code == 0
     cut_back(one, cut, 10)
-    codes, told = ended(two_ranks(config, "--run", cut))
+    codes, told = ranks(2, config, "--run", cut)
     assert codes == [0, 0], told
     assert "goes on after step 10" in told[0]
     cut_back(cut, two, 30)
@@ -231,7 +330,7 @@ def test_a_run_with_lisa_goes_on_with_two_processes_and_then_with_one(
 
 
 def test_two_processes_fill_one_store_and_read_what_the_other_stored(
-    tmp_path, two_ranks, command_line, monkeypatch
+    tmp_path, ranks, command_line, monkeypatch
 ):
     wide = [{"name": f"wide{n}", "type": "Linear", "out_features": 512} for n in range(2)]
     changes = {
@@ -243,7 +342,7 @@ def test_two_processes_fill_one_store_and_read_what_the_other_stored(
     assert command_line("train", config, "--run", plain).code == 0
     config = written(tmp_path, **changes)
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "store"))
-    codes, told = ended(two_ranks(config, "--run", two))
+    codes, told = ranks(2, config, "--run", two, FINETUNE_CACHE=str(tmp_path / "store"))
     assert codes == [0, 0], told
     done = command_line("train", config, "--run", warm)
     assert done.code == 0, done.err
@@ -259,7 +358,7 @@ def answered(run):
     return max(line.get("time/cache_answered", 0) for line in lines)
 
 
-def test_what_one_rank_alone_has_to_say_is_told_with_its_number(tmp_path, two_ranks):
+def test_what_one_rank_alone_has_to_say_is_told_with_its_number(tmp_path, ranks):
     draw = np.random.default_rng(0)
     for number in range(32):
         path = tmp_path / "images" / "ab"[number % 2] / f"{number:02}.png"
@@ -280,7 +379,7 @@ def test_what_one_rank_alone_has_to_say_is_told_with_its_number(tmp_path, two_ra
         task={"type": "classification"},
         train=BASE["train"] | {"steps": 4},
     )
-    codes, told = ended(two_ranks(config, "--run", tmp_path / "run"))
+    codes, told = ranks(2, config, "--run", tmp_path / "run")
     assert codes == [0, 0], told
     assert "\na train sample is skipped (data.on_error: skip): " in told[0]
     # Each process counts what it has met itself.
