@@ -17,6 +17,7 @@ from finetune.report.freeze_timeline import TimelineRow, timeline_rows
 from finetune.report.verdict import Line, VerdictFacts, advice, constant_figure, verdict
 from finetune.runs.checkpoint_folder import read_progress
 from finetune.runs.kept import Checkpoints
+from finetune.runs.kept_pictures import KeptPicture, read_pictures
 from finetune.runs.owner import is_run
 from finetune.runs.run_record import RunRecord, read_object, read_run, read_settings
 from finetune.runs.saved_proof import SavedProof, read_proof
@@ -71,6 +72,10 @@ class PageOfRun:
     environment: tuple[tuple[str, str], ...]
     repeat: str
     """The command that repeats the run."""
+    pictures: tuple[KeptPicture, ...]
+    """What the weights in use get wrong of the validation samples."""
+    left_out: tuple[str, ...]
+    """Names of pictures that are too large for the page."""
 
 
 def gather(path: Path, name: str | None = None, *, has_ended: bool = False) -> PageOfRun:
@@ -102,6 +107,7 @@ def gather(path: Path, name: str | None = None, *, has_ended: bool = False) -> P
     if fault is not None:
         lines = [Line("frozen", fault, "bad") if one.label == "frozen" else one for one in lines]
     policy = plan.get("policy")
+    pictures, left_out = read_pictures(path)
     return PageOfRun(
         record=record,
         verdict=tuple(lines),
@@ -119,6 +125,8 @@ def gather(path: Path, name: str | None = None, *, has_ended: bool = False) -> P
         repeat=redacted(shlex.join(["finetune", "train", str(path / "config.yaml"), "--run"]))
         + " "
         + redacted(shlex.quote(f"{path}-again")),
+        pictures=tuple(pictures),
+        left_out=tuple(left_out),
     )
 
 

@@ -27,6 +27,8 @@ from finetune.visible import json_text, visible
 
 _MOST_KEYS = 8
 """Keys of the config that are columns of the table of runs; `finetune diff` names all."""
+_MOST_WITH_PICTURES = 3
+"""Runs of a page that still show their pictures; with more, the page would be megabytes."""
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -55,6 +57,7 @@ def _rendered(pages: list[PageOfRun]) -> str:
         keys=[*(["seed"] if len(seeds) > 1 else []), *keys[:_MOST_KEYS]],
         num_more=max(0, len(keys) - _MOST_KEYS),
         charts=charts,
+        shows_pictures=len(pages) <= _MOST_WITH_PICTURES,
         data=_json_for_html(charts),
         style=Markup(style),
         script=Markup(script),

@@ -1,7 +1,7 @@
 """Run one job at a time, in a thread if asked; its error is raised at the next call."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 
 class Worker:
@@ -43,6 +43,11 @@ class Worker:
         job, self._job = self._job, None
         if job is not None:
             job.result()
+
+    def settle(self) -> None:
+        """Wait until no job runs; an error of it is raised by the next call, not by this one."""
+        if self._job is not None:
+            wait([self._job])
 
     def close(self) -> None:
         """Wait for the job, then end the thread; a later `run` starts a new one.

@@ -7,7 +7,7 @@ writes into another folder that is not empty, and only removes files that runs w
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,10 @@ from finetune.config.run import RunConfig
 from finetune.errors import CheckpointError, ConfigError
 from finetune.reading import read_own_json
 from finetune.runs.kept import Checkpoints
+from finetune.runs.kept_pictures import KeptPicture, as_document
 from finetune.runs.lock import LOCK, locked, read_holder
 from finetune.runs.manifest import NAMES_OF_FILES
-from finetune.runs.own_files import DOCUMENTS, EVENTS, RESULTS, TRACKED, clear
+from finetune.runs.own_files import DOCUMENTS, EVENTS, PICTURES, RESULTS, TRACKED, clear
 from finetune.runs.owner import ORIGIN, is_run, origin_of, refuse_foreign_place
 from finetune.runs.progress import Progress
 
@@ -210,6 +211,14 @@ class RunFolder:
             CheckpointError: the folder cannot be written.
         """
         self._write_json("summary.json", summary)
+
+    def write_pictures(self, pictures: Iterable[KeptPicture]) -> None:
+        """Write `pictures.json`.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
+        self._write_json(PICTURES, as_document(pictures))
 
     def tracked_id(self) -> str:
         """Return the id by which trackers of other programs know the run; written if there is none.

@@ -20,7 +20,9 @@ DOCUMENTS = ("config.yaml", "plan.json", "data.json")
 """Files that describe a run, written when it begins."""
 TRACKED = "tracked.json"
 """By which id trackers of other programs know the run."""
-RESULTS = ("metrics.jsonl", "summary.json", "freeze_proof.json", ORIGIN, TRACKED)
+PICTURES = "pictures.json"
+"""Pictures of the validation samples, for the page about the run."""
+RESULTS = ("metrics.jsonl", "summary.json", "freeze_proof.json", ORIGIN, TRACKED, PICTURES)
 """What a run writes besides its documents; `--fresh` removes these."""
 EVENTS = re.compile(r"events\.out\.tfevents\..+")
 """Names of TensorBoard's event files."""

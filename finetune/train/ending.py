@@ -89,6 +89,7 @@ def _write_page(trainer: "Trainer") -> None:
         # Jinja takes a while to load, and is needed only now.
         from finetune.report.page import write_page
 
+        trainer.evaluator.looking.settle()
         write_page(trainer.folder.path)
         trainer.reporter.tracker.file(trainer.folder.path / REPORT)
     # Whatever it is: the run is done, and its page can be made again by `finetune report`.

@@ -1,6 +1,6 @@
 """Pictures of what the network gets wrong, from an evaluation that is made anyway."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,9 +15,10 @@ from finetune.config.train import Every
 from finetune.data.batches import Batch, Samples
 from finetune.data.table import Listed, Table
 from finetune.errors import FinetuneError
-from finetune.pictures.drawing import as_pixels
+from finetune.pictures.drawing import Picture, as_pixels, as_png
 from finetune.pictures.movement import draw_movement
 from finetune.runs.background import Worker
+from finetune.runs.kept_pictures import KeptPicture
 from finetune.runs.progress import Progress
 from finetune.tracking.tracker import Tracker
 from finetune.train.block_figures import BlockFigures
@@ -42,20 +43,22 @@ class Looking:
     """The validation samples before any transform."""
     blocks: BlockFigures
     tracker: Tracker
+    keep: Callable[[Iterable[KeptPicture]], None]
+    """Keeps the latest pictures in the run folder, for the page about the run."""
     message_once: Callable[[str], None]
     steps_per_epoch: Callable[[], int]
     worker: Worker = field(default_factory=lambda: Worker(in_thread=True))
     _kept: tuple[int, Seen] | None = None
     """The evaluation of the weights that would be used now, and its step."""
     _drawn_at: int = 0
+    _pictures: dict[str, KeptPicture] = field(default_factory=dict)
     _is_off: bool = False
     _fault: str | None = None
     """Why a picture could not be drawn."""
 
     def begin(self) -> Seen | None:
         """Return what is to collect an evaluation; None if no picture will be drawn of it."""
-        is_never = not self.settings.to or self.settings.pictures_every == "never"
-        if self._is_off or is_never or self.samples is None:
+        if self._is_off or not self._is_wanted or self.samples is None:
             return None
         return self.new_seen()
 
@@ -107,7 +110,7 @@ class Looking:
             if not self._is_off and self._drawn_at != step:
                 self.draw(seen, step)
         # Of every task, also of one whose samples have no pictures.
-        if self.settings.to and self.settings.pictures_every != "never":
+        if self._is_wanted:
             with self._kept_apart():
                 moved = self.blocks.moved()
                 self.worker.run(partial(self._draw_movement, moved, progress.step))
@@ -121,10 +124,20 @@ class Looking:
             self.worker.run(partial(self._draw, seen, show, weights, step))
         self._tell_fault()
 
+    def settle(self) -> None:
+        """Wait until all is drawn; an error is raised when it is closed."""
+        self.worker.settle()
+
     def close(self) -> None:
         """Wait until all is drawn."""
         self.worker.close()
         self._tell_fault()
+
+    @property
+    def _is_wanted(self) -> bool:
+        """Whether anybody gets pictures: a program, or the page about the run."""
+        has_place = bool(self.settings.to) or self.settings.report
+        return has_place and self.settings.pictures_every != "never"
 
     def _tell_fault(self) -> None:
         """Say once why a picture could not be drawn; not from the thread that draws."""
@@ -162,13 +175,25 @@ class Looking:
             self.tracker.pr_curve(f"validation/{curve.name}", curve.is_so, curve.score, step)
         for block, values in weights.items():
             self.tracker.histogram(f"weights/{block}", values, step)
+        self._keep()
 
     def _draw_movement(self, moved: Mapping[str, float], step: int) -> None:
         with self._kept_apart():
             self._image("freeze/moved", draw_movement(moved), step)
+            self._keep()
 
-    def _image(self, tag: str, picture: Any, step: int) -> None:
-        self.tracker.image(tag, as_pixels(picture), step)
+    def _image(self, tag: str, picture: Picture, step: int) -> None:
+        """Hand on a picture to the trackers and to the page."""
+        pixels = as_pixels(picture)
+        self.tracker.image(tag, pixels, step)
+        if self.settings.report:
+            png, (height, width, _) = as_png(pixels, compress_level=3), pixels.shape
+            self._pictures[tag] = KeptPicture(tag, picture.title, step, width, height, png)
+
+    def _keep(self) -> None:
+        """Write what the page will show."""
+        if self.settings.report:
+            self.keep(self._pictures.values())
 
     def _inputs(self, number: int) -> Inputs:
         """Return the inputs of a sample as a person sees them."""

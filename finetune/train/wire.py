@@ -206,7 +206,7 @@ def _wire(
         cache=shared.cache,
         average=shared.average,
         stepper=stepper,
-        evaluator=_evaluator(config, shared, blocks),
+        evaluator=_evaluator(config, shared, _looking(config, shared, blocks, folder)),
         prover=saver.prover,
         saver=saver,
         recovery=Recovery(timeline=timeline, stepper=stepper, saver=saver, reporter=reporter),
@@ -305,7 +305,7 @@ def _saver(config: RunConfig, shared: _Shared, folder: RunFolder) -> Saver:
     )
 
 
-def _evaluator(config: RunConfig, shared: _Shared, blocks: BlockFigures) -> Evaluator:
+def _evaluator(config: RunConfig, shared: _Shared, looking: Looking) -> Evaluator:
     """Return what evaluates the splits."""
     link, stop = shared.sharing.link, shared.sharing.stop
     passes = SharedPasses(link, stop, sends_inputs=config.task.has_own_loss)
@@ -319,12 +319,14 @@ def _evaluator(config: RunConfig, shared: _Shared, blocks: BlockFigures) -> Eval
         reporter=shared.reporter,
         clock=shared.clock,
         stop=stop,
-        looking=_looking(config, shared, blocks),
+        looking=looking,
         shared=passes if link.ranks.is_several else None,
     )
 
 
-def _looking(config: RunConfig, shared: _Shared, blocks: BlockFigures) -> Looking:
+def _looking(
+    config: RunConfig, shared: _Shared, blocks: BlockFigures, folder: RunFolder
+) -> Looking:
     """Return what draws pictures of evaluations."""
     data, target = shared.parts.data, config.data.target
     names = data.facts.classes or ()
@@ -334,12 +336,15 @@ def _looking(config: RunConfig, shared: _Shared, blocks: BlockFigures) -> Lookin
     # Only the first of several processes draws.
     is_first = shared.sharing.link.ranks.is_first
     return Looking(
-        settings=config.tracking if is_first else config.tracking.model_copy(update={"to": ()}),
+        settings=config.tracking
+        if is_first
+        else config.tracking.model_copy(update={"to": (), "report": False}),
         new_seen=partial(new_seen, learns, names, outputs),
         samples=data.validation,
         table=data.raw_validation,
         blocks=blocks,
         tracker=shared.reporter.tracker,
+        keep=folder.write_pictures,
         message_once=shared.reporter.message_once,
         steps_per_epoch=lambda: math.ceil(shared.timeline.steps_per_epoch),
     )

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import axe_playwright_python
+import numpy as np
 import pytest
 
+from finetune.pictures.drawing import as_png
 from finetune.report.page import render_page
+from finetune.runs.kept_pictures import KeptPicture, as_document
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -51,6 +54,23 @@ def test_verdict_proof_and_curves_of_a_run_are_read_from_the_page(plant, opened,
     assert page.locator("svg.timeline rect.trained").count() == 2
     assert fits(page)
     assert (page.errors, page.requests, page.dialogs) == ([], [], [])
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_pictures_are_drawn_with_words_for_people_who_hear_them(plant, opened, width):
+    run = plant()
+    pixels = np.random.default_rng(0).integers(0, 255, (300, 500, 3), np.uint8)
+    png = as_png(np.repeat(pixels[::20, ::20], 20, axis=0).repeat(20, axis=1))
+    picture = KeptPicture("validation/confusion", "9 of 10 right", 20, 500, 300, png)
+    (run / "pictures.json").write_text(json.dumps(as_document([picture])))
+    page = opened(render_page([run]), width)
+    image = page.locator(".pictures img")
+    assert image.get_attribute("alt") == "9 of 10 right"
+    assert image.evaluate("each => each.complete && each.naturalWidth") == 500
+    box = image.bounding_box()
+    assert 5 / 3 - 0.02 < box["width"] / box["height"] < 5 / 3 + 0.02
+    assert fits(page)
+    assert (page.errors, page.requests) == ([], [])
 
 
 @pytest.mark.parametrize("width", [390, 1440])
