@@ -32,7 +32,10 @@ def serve_command(
         float, typer.Option(min=0.001, max=86_400, help="Seconds until an answer.")
     ] = 30.0,
     read_timeout: Annotated[
-        float, typer.Option(min=0.001, max=86_400, help="Seconds in which a request must come.")
+        float,
+        typer.Option(
+            min=0.001, max=86_400, help="Seconds for headers to come, and then for the body."
+        ),
     ] = 10.0,
     override: Overrides = None,
     trust: Trust = None,

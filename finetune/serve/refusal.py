@@ -19,7 +19,7 @@ class ServiceLimits:
     timeout_s: float = 30.0
     """Time from the whole request to its answer."""
     read_timeout_s: float = 10.0
-    """Time in which a request's body must come."""
+    """Time in which the headers of a request must come, and then its body."""
     batch_wait_ms: float = 5.0
     """Time that a request waits for others to share its batch; 0 for a batch of its own."""
 

@@ -15,6 +15,7 @@ from finetune.importing import require
 from finetune.serve.refusal import ServiceLimits
 from finetune.serve.routes import Service
 from finetune.serve.served_runs import ServedRuns
+from finetune.serve.slow_headers import bounded_protocol
 
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -77,8 +78,13 @@ def serve(
     service = Service(runs.predictors, limits, hosts)
     # Whoever was accepted has its own time limits; the server only needs one for broken clients.
     patience = int(limits.timeout_s + limits.read_timeout_s) + 5
+
+    def told_slow() -> None:
+        service.counters.answered("other", 408, limits.read_timeout_s)
+
     settings = uvicorn.Config(
         service.app,
+        http=bounded_protocol(limits.read_timeout_s, told_slow),
         lifespan="off",
         log_level="warning",
         access_log=False,

@@ -1,5 +1,6 @@
 """The service as a process: signals under load, clients by the hundred, large and slow requests."""
 
+import contextlib
 import gc
 import json
 import os
@@ -159,6 +160,50 @@ def test_another_address_of_this_machine_is_answered(two_runs):
 
     serve(served, bound, ServiceLimits(), is_public=False, tell=tell)
     assert answers == [200]
+
+
+def test_headers_that_come_letter_by_letter_are_cut_and_others_are_answered(two_runs):
+    served = ServedRuns([two_runs[0]], Loading(), lambda _: None)
+    served.load_all()
+    bound, found = bound_socket("127.0.0.1", 0), {}
+
+    def talk(url):
+        host, port = url.removeprefix("http://").split(":")
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port))) as slow:
+            # One after another, for ever: only the service ends this.
+            slow.settimeout(0.05)
+            slow.sendall(b"POST /predict HTTP/1.1\r\nhost: 127.0.0.1\r\nx-long: ")
+            found["slow"] = dripped(slow)
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port))) as silent:
+            silent.settimeout(180)
+            found["silent"] = silent.recv(1000)
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"{url}/metrics", timeout=180) as answer,
+        ):
+            found["metrics"] = answer.read().decode()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def tell(line):
+        if (url := re.search(r"http://\S+", line)) is not None:
+            threading.Thread(target=talk, args=[url[0]]).start()
+
+    serve(served, bound, ServiceLimits(read_timeout_s=1), is_public=False, tell=tell)
+    for name in ("slow", "silent"):
+        assert found[name].startswith(b"HTTP/1.1 408 ")
+        assert b"the headers did not come within 1 s" in found[name]
+    assert 'route="other",status="408"} 2' in found["metrics"]
+
+
+def dripped(connection):
+    """Send a letter now and then, until the other side answers; return what it says."""
+    until = time.monotonic() + 180
+    while time.monotonic() < until:
+        try:
+            return connection.recv(1000)
+        except TimeoutError:
+            connection.sendall(b"x")
+    return b"never cut"
 
 
 def test_a_public_address_is_refused_unless_it_is_meant(command_line, two_runs):
