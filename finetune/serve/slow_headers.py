@@ -23,23 +23,26 @@ def bounded_protocol(seconds: float, told: Callable[[], None]) -> type[Any]:
     refusal = Refusal(408, f"the headers did not come within {seconds:g} s")
     answer = _whole_answer(refusal)
 
-    class BoundedProtocol(base):  # type: ignore[misc]
-        """Closes the connection if a request's headers are not whole in time."""
+    def connection_made(self: Any, transport: Any) -> None:
+        base.connection_made(self, transport)
+        self.headers_timer = HeadersTimer(self, seconds, answer, told)
+        self.headers_timer.look()
 
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            self.headers_timer = HeadersTimer(self, seconds, answer, told)
-            self.headers_timer.look()
+    def data_received(self: Any, data: bytes) -> None:
+        base.data_received(self, data)
+        self.headers_timer.look()
 
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            self.headers_timer.look()
+    def connection_lost(self: Any, exc: Exception | None) -> None:
+        base.connection_lost(self, exc)
+        self.headers_timer.stop()
 
-        def connection_lost(self, exc: Exception | None) -> None:
-            super().connection_lost(exc)
-            self.headers_timer.stop()
-
-    return BoundedProtocol
+    # Made here: the class that it extends is of an optional package.
+    methods: dict[str, Any] = {
+        "connection_made": connection_made,
+        "data_received": data_received,
+        "connection_lost": connection_lost,
+    }
+    return type("BoundedProtocol", (base,), methods)
 
 
 class HeadersTimer:
