@@ -101,5 +101,5 @@ def _check(path: Path, base: Path | None, weights: Path | None, *, as_json: bool
 def _verdict(faults: int, tensors: int, frozen: int) -> str:
     """Return in words whether a certificate holds."""
     if faults:
-        return f"certificate: {faults} faults"
+        return f"certificate: {faults} {'fault' if faults == 1 else 'faults'}"
     return f"certificate: holds for {tensors} tensors, {frozen} of them frozen, bit-identical"

@@ -294,6 +294,7 @@ def test_the_command_tells_each_tensor_that_fails(case, command_line):
     done = command_line(*arguments)
     assert done.code == 2
     assert "tensor head.bias: differs in 'model.safetensors' (weights)" in done.out
+    assert "certificate: 1 fault\n" in done.out
     found = json.loads(command_line(*arguments, "--json").out)
     assert found["faults"] == [
         {"name": "tensor head.bias", "fault": "differs in 'model.safetensors' (weights)"}
