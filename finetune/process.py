@@ -5,11 +5,13 @@ import gc
 import os
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 STOP_SIGNALS = {
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
@@ -27,7 +29,40 @@ class Interrupted(BaseException):
     """Raised by a signal that asks the command to end; not meant to be caught by `except`."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.number = signal.Signals(number)
+        super().__init__(f"interrupted by {self.number.name}")
+
+
+class _Request:
+    """The signal that was raised and has not ended anything yet.
+
+    A library may catch what a signal raises in the midst of its work, or turn it into an error of
+    its own: pydantic does both. So whoever is about to go on asks `unanswered`.
+    """
+
+    __slots__ = ("end",)
+
+    def __init__(self) -> None:
+        self.end: Interrupted | None = None
+
+
+_REQUEST = _Request()
+
+
+def interrupt(number: int) -> NoReturn:
+    """Raise `Interrupted` for a signal, and remember it until `answered` is called."""
+    _REQUEST.end = Interrupted(number)
+    raise _REQUEST.end
+
+
+def unanswered() -> Interrupted | None:
+    """Return what a signal has raised and nobody has answered, or None."""
+    return _REQUEST.end
+
+
+def answered() -> None:
+    """Forget what a signal has raised: it ends what it was meant to end."""
+    _REQUEST.end = None
 
 
 @contextmanager
@@ -76,8 +111,12 @@ def interruptible() -> Iterator[None]:
     """
     # A forked worker should just end: raised in it, `Interrupted` would print a traceback.
     os.register_at_fork(after_in_child=_forget_handlers)
-    with handled_by(_interrupt):
-        yield
+    before, sys.unraisablehook = sys.unraisablehook, _end_what_nobody_can_raise
+    try:
+        with handled_by(_interrupt):
+            yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextmanager
@@ -181,7 +220,18 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise `Interrupted`, and let the next signal end the process at once."""
     for one in STOP_SIGNALS:
         signal.signal(one, _leave)
-    raise Interrupted(number)
+    interrupt(number)
+
+
+def _end_what_nobody_can_raise(unraisable: "sys.UnraisableHookArgs") -> None:
+    """End the process if a signal was raised where code in C can pass on no exception.
+
+    While a run is built, `leaving_at_once` has handlers of its own and answers the signal itself.
+    """
+    if not isinstance(unraisable.exc_value, Interrupted):
+        sys.__unraisablehook__(unraisable)
+    elif signal.getsignal(signal.SIGINT) is _leave:
+        _leave(unraisable.exc_value.number, None)
 
 
 def _forget_handlers() -> None:

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
-from finetune.errors import FinetuneError, FrozenWeightError, is_out_of_memory
-from finetune.process import INTERRUPTED, Interrupted
+from finetune.errors import FinetuneError, FrozenWeightError, StoppedError, is_out_of_memory
+from finetune.process import INTERRUPTED, Interrupted, answered, unanswered
 from finetune.streams import ReaderGone
 from finetune.visible import tell, tell_error
 
@@ -31,14 +32,16 @@ def told() -> Iterator[None]:
     except ReaderGone:
         sys.exit(_READER_GONE)
     except Interrupted as end:
-        tell(str(end), sys.stderr)
-        sys.exit(INTERRUPTED)
+        _end_interrupted(end)
     # No `FinetuneError`: the user can do nothing about it, and it must not look like a wrong
     # config.
     except FrozenWeightError as error:
         tell(f"proof failed: {error}", sys.stderr)
         sys.exit(1)
     except Exception as error:
+        # A library may have turned what a signal raised into an error of its own.
+        if (asked := unanswered()) is not None and not isinstance(error, StoppedError):
+            _end_interrupted(asked)
         fault = error if isinstance(error, FinetuneError) else fault_of_the_system(error)
         if fault is None:
             raise
@@ -48,6 +51,12 @@ def told() -> Iterator[None]:
             # torch's iterator without its processes, for one. Python would print a traceback each.
             sys.unraisablehook = _say_nothing
         sys.exit(fault.exit_code)
+
+
+def _end_interrupted(end: Interrupted) -> NoReturn:
+    answered()
+    tell(str(end), sys.stderr)
+    sys.exit(INTERRUPTED)
 
 
 def refuse_removed_folder() -> None:

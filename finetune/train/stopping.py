@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 from finetune.errors import StoppedError
-from finetune.process import STOP_SIGNALS, Interrupted, handled_by
+from finetune.process import STOP_SIGNALS, answered, handled_by, interrupt, unanswered
 
 _IN_ORDER = sorted(STOP_SIGNALS)
 _SAME_REQUEST_S = 1.0
@@ -49,6 +49,10 @@ class Stop:
         """
         self.requested, self._heard, self._pid = None, None, os.getpid()
         with handled_by(self._note):
+            # One that came just before, and that a library has caught.
+            if (end := unanswered()) is not None:
+                answered()
+                self._note(end.number, None)
             yield
 
     def answer(self) -> None:
@@ -114,15 +118,27 @@ def leaving_at_once(can_go_on: Callable[[], bool]) -> Iterator[None]:
         if os.getpid() != pid:
             os.kill(os.getpid(), number)
         # No `Exception`: libraries that try one import after another would pass over it.
-        raise Interrupted(number)
+        interrupt(number)
 
     try:
         with handled_by(leave):
+            _end_if_asked()
             yield
-    except Interrupted as end:
-        if not can_go_on():
+            _end_if_asked()
+    except BaseException:
+        # A library may have turned it into an error of its own.
+        if (end := unanswered()) is None:
             raise
+        answered()
+        if not can_go_on():
+            raise end from None
         raise StoppedError(
             f"{end} before the first step; nothing was written",
             hint="the same command goes on from the newest checkpoint",
         ) from None
+
+
+def _end_if_asked() -> None:
+    """Raise what a signal has raised before, if a library has caught it."""
+    if (end := unanswered()) is not None:
+        raise end

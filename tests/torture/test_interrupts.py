@@ -6,19 +6,32 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from finetune.errors import StoppedError
-from finetune.process import Interrupted
-from finetune.train.stopping import leaving_at_once
+from finetune.process import Interrupted, interrupt, unanswered
+from finetune.train.stopping import Stop, leaving_at_once
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
 
 
+def answers_signals(process):
+    """Tell whether the process has a handler for each signal; Python itself has none for most."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return all(caught >> number - 1 & 1 for number in SIGNALS)
+
+
 def interrupted(started, number, after_s, *arguments):
-    """Send a signal after a time; return the code and what was said, None if it was too late."""
+    """Send a signal some time after the first line of ours can answer; return code and stderr."""
     process = started(*arguments)
+    until = time.monotonic() + 120
+    while Path("/proc/self/status").exists() and not answers_signals(process):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < until
+        time.sleep(0.01)
     time.sleep(after_s)
     process.send_signal(number)
     _, err = process.communicate(timeout=120)
@@ -43,14 +56,13 @@ def test_a_signal_while_libraries_load_ends_with_130_and_one_line(written, start
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_at_no_moment_of_60_does_it_end_otherwise(written, started):
-    """Python itself needs some tens of ms before any line of ours can answer."""
     config = written()
     draw = random.Random(0)
     for _ in range(60):
         number = draw.choice(SIGNALS[:2])
         verb = draw.choice(["train", "plan"])
         more = ["-o", "train.steps=1000000"] if verb == "train" else []
-        code, err = interrupted(started, number, draw.uniform(0.15, 2.5), verb, config, *more)
+        code, err = interrupted(started, number, draw.uniform(0.0, 2.5), verb, config, *more)
         if code == 0 and verb == "plan":
             continue
         if code == 75 and "after step" in err:
@@ -99,6 +111,28 @@ with interruptible():
         except BaseException:
             print("swallowed", flush=True)
 """
+IN_C = """
+import os, signal, sys, time
+from finetune.process import interruptible
+class Removed:
+    def __del__(self):
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+        time.sleep(60)
+with interruptible():
+    Removed()  # Python passes on no exception of such a method
+    print("a library goes on")
+"""
+TURNED = """
+import os, signal, sys, time
+from finetune.cli.endings import told
+from finetune.process import interruptible
+with interruptible(), told():
+    try:
+        os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+        time.sleep(60)
+    except BaseException as error:
+        raise ValueError("an error of a library's own") from error
+"""
 FORKED = """
 import os, signal, sys, time
 from finetune.process import interruptible
@@ -120,9 +154,12 @@ sys.exit(130)
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize(
     ("code", "out"),
-    [(LOADING, ""), (WORKING, "unwound\n"), (TWICE, "swallowed\n"), (FORKED, "")],
-    ids=["loading", "working", "twice", "forked"],
-)
+    [
+        (LOADING, ""), (WORKING, "unwound\n"), (TWICE, "swallowed\n"), (IN_C, ""), (TURNED, ""),
+        (FORKED, ""),
+    ],
+    ids=["loading", "working", "twice", "in C", "turned", "forked"],
+)  # fmt: skip
 def test_loading_ends_at_once_and_work_is_unwound(code, out, number):
     done = subprocess.run(
         [sys.executable, "-c", code, number.name],
@@ -132,13 +169,24 @@ def test_loading_ends_at_once_and_work_is_unwound(code, out, number):
     assert done.stderr == ("" if code is FORKED else f"interrupted by {number.name}\n")
 
 
-def build_with_a_library_that_catches_what_goes_wrong_in_an_import(can_go_on):
-    with leaving_at_once(can_go_on), suppress(Exception):
+def build_with_a_library_that_catches(caught, can_go_on):
+    with leaving_at_once(can_go_on), suppress(caught):
         signal.raise_signal(signal.SIGTERM)
 
 
-def test_what_loads_while_a_run_is_built_cannot_catch_its_end():
+@pytest.mark.parametrize("caught", [Exception, BaseException])
+def test_what_loads_while_a_run_is_built_cannot_catch_its_end(caught):
     with pytest.raises(Interrupted, match="interrupted by SIGTERM"):
-        build_with_a_library_that_catches_what_goes_wrong_in_an_import(lambda: False)
+        build_with_a_library_that_catches(caught, lambda: False)
     with pytest.raises(StoppedError, match="interrupted by SIGTERM before the first step"):
-        build_with_a_library_that_catches_what_goes_wrong_in_an_import(lambda: True)
+        build_with_a_library_that_catches(caught, lambda: True)
+    assert unanswered() is None
+
+
+def test_a_signal_that_a_library_caught_stops_the_run_that_begins_after_it():
+    with suppress(Interrupted):
+        interrupt(signal.SIGTERM)
+    stop = Stop()
+    with stop.listening():
+        assert stop.requested is signal.SIGTERM
+    assert unanswered() is None
