@@ -25,6 +25,7 @@ SMALLER = {
     "bbc_news_sweep": [*TWO_STEPS, *SHORT_TEXTS],
     "notes": [*TWO_STEPS, *SHORT_TEXTS],
     "likeness": [*TWO_STEPS, *SHORT_TEXTS],
+    "dossiers": TWO_STEPS,
 }
 """What makes a config quick, where two steps alone do not."""
 EXAMPLES = {
@@ -33,8 +34,9 @@ EXAMPLES = {
     "notes": "notes.jsonl",
     "clutter_masks": "clutter.npz",
     "likeness": "likeness.csv",
+    "dossiers": "dossiers.jsonl",
 }
-"""What `make_examples.py`, `make_clutter.py` and `make_likeness.py` make for a config."""
+"""What `make_examples.py` and the other scripts `make_*.py` make for a config."""
 
 
 def cases():
@@ -56,6 +58,9 @@ def load(tmp_path_factory):
 
     likeness = runpy.run_path(str(ROOT / "scripts" / "make_likeness.py"))
     likeness["make_likeness"](made / "likeness.csv", count=60)
+
+    dossiers = runpy.run_path(str(ROOT / "scripts" / "make_dossiers.py"))
+    dossiers["make_dossiers"](made / "dossiers.jsonl", count=20)
 
     def load_(path, *more):
         overrides = [*SMALLER.get(path.stem, TWO_STEPS), *more]

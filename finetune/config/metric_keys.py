@@ -20,6 +20,7 @@ from finetune.config.catalogue import (
 ClassificationMetric = Literal["accuracy", "f1", "precision", "recall", "auroc"]
 TokenMetric = Literal["f1", "precision", "recall", "accuracy"]
 RegressionMetric = Literal["mse", "rmse", "mae", "r2"]
+SpanMetric = Literal["exact_match", "f1"]
 SegmentationMetric = Literal["mean_iou", "dice", "pixel_accuracy"]
 ScoreMetric = Literal["spearman", "pearson"]
 RankMetric = Literal["mrr", "recall@1", "recall@3", "recall@5", "recall@10", "recall@100"]

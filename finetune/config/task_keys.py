@@ -30,6 +30,7 @@ from finetune.config.metric_keys import (
     RankMetric,
     ScoreMetric,
     SegmentationMetric,
+    SpanMetric,
     TokenMetric,
 )
 from finetune.config.task_base import SEPARATOR, BaseTask, MeasuredTask, TargetForm
@@ -239,6 +240,39 @@ _METRICS_OF: dict[str, tuple[PairMetric, ...]] = {
 """Metrics by what `similarity` compares; the usual one first."""
 
 
+class SpanTask(MeasuredTask):
+    """The answer to a question, which is a part of a text; outputs are logits `(B, L, 2)` of each token as the first and as the last one of the answer. `data.inputs` names question and text, in this order. `data.target` names a column of answers as SQuAD has them, `{"text": [...], "answer_start": [...]}`, or two columns: the answer, and at which character of the text it begins. Of several answers the first is learnt, and each counts as right. A text that does not fit in `max_length` of `tokenize` is cut into windows that overlap; each window is a sample."""
+
+    target_form: ClassVar[TargetForm] = "span"
+    reads_logits: ClassVar[bool] = True
+    usual_losses: ClassVar[tuple[Loss, ...]] = (CrossEntropyLoss(type="cross_entropy"),)
+
+    type: Literal["span"]
+    """Discriminator."""
+    may_be_unanswered: bool = False
+    """Whether a question may have no answer, as in SQuAD 2. Its list of answers is empty, or its cell is. It learns the first token, and no answer is predicted where that is more probable than any answer. Without this key a question without an answer is refused."""
+    longest_answer: Annotated[int, Field(ge=1, le=10_000)] = 30
+    """Most tokens of a predicted answer. Longer answers are learnt all the same."""
+    stride: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    """Least number of tokens that two neighbouring windows of a text have in common; a third of those that a window has room for if left out. An answer that is whole in no window is not learnt, and told."""
+    metrics: tuple[Annotated[Annotated[SpanMetric, Tag("name")] | Imported, METRIC], ...] = (
+        "f1",
+        "exact_match",
+    )
+    """Metrics of every evaluation in addition to the loss, as the script of SQuAD computes them, but from 0 to 1: `exact_match` is the share of questions whose answer is right apart from case, punctuation and articles; `f1` is the mean F1 of the words of an answer. Of several right answers the one counts that gives the best figure. All windows of a text together give one answer."""
+
+    @model_validator(mode="after")
+    def _losses_take_places(self) -> Self:
+        for loss in self.losses or ():
+            if not isinstance(loss, CrossEntropyLoss | ImportLoss):
+                raise ValueError(f"loss {loss.type!r} takes no answers; cross_entropy does")
+            if isinstance(loss, CrossEntropyLoss) and (loss.class_weights or loss.label_smoothing):
+                raise ValueError(
+                    "class_weights and label_smoothing are for classes; an answer has none"
+                )
+        return self
+
+
 class ImportTask(BaseTask):
     """The user's own task, from a package named by `--trust`."""
 
@@ -273,6 +307,7 @@ Task = Annotated[
     | RegressionTask
     | SegmentationTask
     | SimilarityTask
+    | SpanTask
     | ImportTask,
     Field(discriminator="type"),
 ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from finetune.data.samples import Prepared
-from finetune.data.word_tags import WordTags
+from finetune.data.token_targets import TokenTarget
 from finetune.models.declared import TensorSpec
 
 MASK = "attention_mask"
@@ -248,7 +248,7 @@ def spec_of(sample: Tensor) -> TensorSpec:
 
 
 def fingerprint_of(
-    columns: Mapping[str, Prepared], target: Prepared | WordTags | None, identity: str
+    columns: Mapping[str, Prepared], target: Prepared | TokenTarget | None, identity: str
 ) -> str:
     """Hash columns, targets and what is done to them, as `Samples.fingerprint` returns it."""
     digest = blake2b(identity.encode(), digest_size=16)

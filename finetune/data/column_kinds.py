@@ -36,6 +36,7 @@ Kind = Literal[
     "number or nothing",
     "audio",
     "words",
+    "context",
 ]
 """Kind of an input column; prediction reads raw values as the kind that training had.
 
@@ -53,8 +54,8 @@ def kind_of(column: Column, name: str, config: DataConfig) -> Kind:
     if isinstance(column, Images):
         return "grey image" if column.mode == "L" else "image"
     if isinstance(column, Listed):
-        if column.kind == "words":
-            return "words"
+        if column.kind == "words" or column.kind == "context":
+            return column.kind
         return "text" if column.kind == "text" else "thing"
     if is_image_column(column):
         is_grey = column.values.ndim == 3 or column.values.shape[1] == 1
@@ -112,8 +113,8 @@ def empty_column(kind: Kind) -> Column:
     match kind:
         case "text" | "text or nothing":
             return Listed([], "text")
-        case "words":
-            return Listed([], "words")
+        case "words" | "context":
+            return Listed([], kind)
         case "thing":
             return Listed([], "things")
         case "image" | "grey image":
@@ -144,9 +145,9 @@ def as_kind(name: str, column: Column, kind: Kind, places: Places) -> Column:
         return column
     if kind == "words":
         return as_words(name, column, places.told)
-    if kind in ("text", "text or nothing"):
+    if kind in ("text", "text or nothing", "context"):
         if isinstance(column, Listed) and column.kind != "things":
-            return replace(column, kind="text")
+            return replace(column, kind="context" if kind == "context" else "text")
         cell = in_short(_cell(column, 0))
         raise DataError(f"column {name!r} needs text, got {cell} in {places.told(0)}")
     if kind == "number or nothing" and isinstance(column, Listed):

@@ -21,8 +21,8 @@ from finetune.data.batches import (
 from finetune.data.lazy_tokens import LazyColumn
 from finetune.data.ragged import Ragged
 from finetune.data.table import Numbers
+from finetune.data.token_targets import TokenTarget
 from finetune.data.vectors import Vectors
-from finetune.data.word_tags import WordTags
 from finetune.models.declared import TensorSpec
 
 Finished = Numbers | Vectors | Ragged | LazyColumn
@@ -46,9 +46,9 @@ class GatheredSamples:
     def __init__(
         self,
         columns: Mapping[str, Finished],
-        target: Finished | WordTags | None,
+        target: Finished | TokenTarget | None,
         *,
-        more: Mapping[str, Finished | WordTags] | None = None,
+        more: Mapping[str, Finished | TokenTarget] | None = None,
         place: Callable[[int], str] | None = None,
         name: str = "",
     ) -> None:
@@ -136,7 +136,7 @@ class GatheredSamples:
 
     def _target_of(self, rows: Tensor, length: int | None) -> Tensor | None:
         """Return the targets of some samples; those of tokens are as long as the inputs."""
-        if isinstance(self._target, WordTags):
+        if isinstance(self._target, TokenTarget):
             return self._target.gather(rows, length)
         return None if self._target is None else self._target.gather(rows)
 

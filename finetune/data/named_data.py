@@ -4,7 +4,7 @@ Columns, their kinds and the classes are the run's; the data itself decides noth
 """
 
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -22,6 +22,7 @@ from finetune.config.source_keys import (
     TextFolderSource,
 )
 from finetune.config.task_list_keys import AnyTask as Task, TaskList
+from finetune.data.answers import joined_answers
 from finetune.data.audio import notes_on_audio
 from finetune.data.column_kinds import Kind, column_of
 from finetune.data.columns import (
@@ -211,7 +212,10 @@ class DataReader:
         facts = self.facts
         target = self.config.target if isinstance(self.config.target, tuple) else facts.target
         named = self.config.model_copy(update={"inputs": facts.inputs, "target": target})
-        named, tables, rules = join_targets(named, {"train": table}, ())
+        tables: Mapping[str, Table] = {"train": table}
+        if self.task.learns == "span":
+            named, tables = joined_answers(named, tables)
+        named, tables, rules = join_targets(named, tables, ())
         needs_target = facts.target is not None
         choose_columns(named, tables["train"].columns, needs_target=needs_target)
         return tables["train"], facts.target, rules

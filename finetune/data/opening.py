@@ -23,7 +23,9 @@ from finetune.data.parting import (
     refuse_unseen_labels,
 )
 from finetune.data.raw_data import RawData, read_data
+from finetune.data.text_windows import WindowCutter, in_windows
 from finetune.errors import DataError
+from finetune.models.preprocessing import Preprocessing
 from finetune.redaction import redacted
 
 
@@ -101,6 +103,7 @@ def open_data(
     head: Sequence[str] = (),
     record: Record | None = None,
     limit: float | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> OpenedData:
     """Return all parts of the data, with targets as numbers.
 
@@ -113,6 +116,8 @@ def open_data(
         head: Names of the outputs of the network's pretrained head, in order.
         record: What a run that has begun kept about its data; None for a new run.
         limit: `train.limit`.
+        preprocessing: What the network was pretrained with; needed by a task whose texts are cut
+            into windows.
 
     Raises:
         DataError: a source, a column or a value is not what the config says.
@@ -121,12 +126,43 @@ def open_data(
     known_by = None if record is None else record.identity.known_by
     raw = read_data(config, task, seed=seed, trust=trust, files=files, head=head, known_by=known_by)
     opened = _opened(raw, task, seed) if record is None else _opened_again(raw, task, seed, record)
+    if preprocessing is not None:
+        opened = _in_windows(opened, raw.config, task, preprocessing, trust)
     classes = opened.facts.classes
     order, notes = epoch_order(
         opened.train, config.balance, limit, task=task, classes=classes, seed=seed
     )
     facts = replace(opened.facts, notes=(*opened.facts.notes, *map(redacted, notes)))
     return replace(opened, order=order, facts=facts)
+
+
+def _in_windows(
+    opened: OpenedData,
+    config: DataConfig,
+    task: Task,
+    preprocessing: Preprocessing,
+    trust: Collection[str],
+) -> OpenedData:
+    """Return data with a sample for each window of a text, if the task has such."""
+    columns = opened.train.table.columns
+    cutter = WindowCutter.of(task, config, columns, preprocessing, trust)
+    if cutter is None:
+        return opened
+    parts = {"train": opened.train, "validation": opened.validation, "test": opened.test}
+    cut, notes = dict[str, RawPart](), list[str]()
+    for name, part in parts.items():
+        if part is not None:
+            cut[name], told = in_windows(part, cutter, name)
+            notes += told
+    sizes = {name: len(part.table) for name, part in cut.items()}
+    facts = replace(opened.facts, sizes=sizes, notes=(*opened.facts.notes, *notes))
+    return replace(
+        opened,
+        train=cut["train"],
+        validation=cut.get("validation"),
+        test=cut.get("test"),
+        facts=facts,
+    )
 
 
 def _opened(raw: RawData, task: Task, seed: int) -> OpenedData:

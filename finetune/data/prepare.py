@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from finetune.config.data import DataConfig
 from finetune.config.transform_keys import Transform
+from finetune.data.aligned_answers import with_answers
 from finetune.data.aligned_tags import refuse_words_without_tokens, with_tags
 from finetune.data.batches import Samples
 from finetune.data.epoch_order import EpochOrder
@@ -145,6 +146,7 @@ def _samples(part: RawPart, making: _Making, name: str = "") -> Samples:
         refuse_words_without_tokens(table, [each.step for each in planned])
         outcome = run_steps(table, planned, making.tokens, making.fetching.budget)
         outcome, for_loss = with_tags(outcome, for_loss, table, making.tell, name)
+        outcome, for_loss = with_answers(outcome, for_loss, table, making.tell, name)
         return samples_from(
             outcome,
             for_loss,

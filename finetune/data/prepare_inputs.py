@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from finetune.config.data import DataConfig
+from finetune.data.aligned_answers import with_answers
 from finetune.data.aligned_tags import with_tags
 from finetune.data.audio import notes_on_audio
 from finetune.data.batches import Samples
@@ -98,6 +99,7 @@ def prepare_inputs(
     other = counting_anew(steps.other)
     with naming_left_out(steps.left_out):
         outcome, for_loss = with_tags(run_steps(table, other), FOR_NO_LOSS, table, tell)
+        outcome, for_loss = with_answers(outcome, for_loss, table, tell)
         # each sample is seen once, by the process that predicts
         place = table.without_columns().place
         fetching = _fetching(config, table, batch_size)

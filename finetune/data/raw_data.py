@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from finetune.config.data import DataConfig
 from finetune.config.task_list_keys import AnyTask as Task, TaskList
+from finetune.data.answers import joined_answers, with_contexts
 from finetune.data.audio import notes_on_audio
 from finetune.data.cells import read_cells
 from finetune.data.column_kinds import Kind, as_kind, kind_of
@@ -114,13 +115,18 @@ def read_data(
         )
     refuse_idle_loss_columns(config, task)
     config = with_listed_targets(config, task)
-    config, tables, rules = join_targets(config, _read_tables(config, trust, files), tuple(head))
+    tables = _read_tables(config, trust, files)
+    if task.learns == "span":
+        config, tables = joined_answers(config, tables)
+    config, tables, rules = join_targets(config, tables, tuple(head))
     inputs, target = _chosen(config, task, tables)
     _refuse_missing_places(config, tables["train"])
     refuse_unknown_companions(config, inputs, target)
     tables = _settled(config, tables, task, inputs, target)
     if task.learns == "tags":
         tables = with_words(tables, inputs, tokenized_columns(config))
+    if task.learns == "span":
+        tables = with_contexts(tables, inputs[1])
     tables, on_files = _with_files(config, tables, inputs, files, known_by, seed)
     of_tables = (note for table in tables.values() for note in table.notes)
     _refuse_gaps(tables, inputs, filled_columns(config))

@@ -24,10 +24,10 @@ from finetune.data.ragged import Ragged
 from finetune.data.sample_maker import Making, SampleMaker
 from finetune.data.samples import FOR_NO_LOSS, ForLoss
 from finetune.data.table import Numbers
+from finetune.data.token_targets import TokenTarget
 from finetune.data.transforms import Step
 from finetune.data.vectors import Vectors
 from finetune.data.vision import Vision
-from finetune.data.word_tags import WordTags
 from finetune.data.workers import Workers
 from finetune.errors import DataError
 from finetune.process import shared_memory_bytes, usable_cores
@@ -131,7 +131,7 @@ def _gathered(
     ready = {
         n: column
         for n, column in done.items()
-        if isinstance(column, Numbers | Ragged | LazyColumn | WordTags)
+        if isinstance(column, Numbers | Ragged | LazyColumn | TokenTarget)
     }
     target = ready.pop(for_loss.target or "", None)
     return GatheredSamples(finished, target, more=ready, place=place, name=name)

@@ -9,19 +9,28 @@ from finetune.data.lazy_tokens import LazyColumn
 from finetune.data.pixel_classes import IGNORED as IGNORED
 from finetune.data.ragged import Ragged
 from finetune.data.table import Column, Numbers
+from finetune.data.token_targets import TokenTarget
 from finetune.data.vectors import Vectors
-from finetune.data.word_tags import WordTags
 from finetune.errors import DataError, named
 
 Prepared = Column | Ragged | LazyColumn | Vectors
 """What transforms turn columns into."""
-OfLoss = Prepared | WordTags
+OfLoss = Prepared | TokenTarget
 """Columns for the loss."""
 Sample = dict[str, Any]
 Columns = dict[str, Prepared]
 
 WORDS = "word numbers"
 """Name of the column, among those of tokens, that says which word begins with each token."""
+TOKEN_STARTS, TOKEN_ENDS = "token starts", "token ends"
+"""Names of the columns, among those of tokens, that say at which character of the text with the
+answer each token begins, and before which it ends; -1 for all other tokens."""
+CHARACTERS, RIGHT_ANSWERS, WINDOW_OF = "characters", "right answers", "window of"
+"""Names of the columns of a batch with the characters of its texts, as numbers; with those of all
+right answers, `BETWEEN_ANSWERS` behind each; and with the row whose text each sample is a window
+of."""
+BETWEEN_ANSWERS = -2
+"""Stands behind each of several answers that are written as numbers of characters."""
 WORDS_OF = "words of "
 """Beginning of the name of that column in a batch for prediction, before the name of its texts."""
 

@@ -70,14 +70,14 @@ class Listed:
     Args:
         values: The samples.
         kind: `text`; `cells` of a csv file, which their use decides to read as numbers or text;
-            `words`, each sample a list of words or a text with blanks between them; or `things`,
-            which is anything else.
+            `words`, each sample a list of words or a text with blanks between them; `context`,
+            texts that hold the answers to questions; or `things`, which is anything else.
         taken: The column that these samples were taken from, and their positions in it `(N,)`;
             None for a whole column.
     """
 
     values: Sequence[Any]
-    kind: Literal["text", "cells", "words", "things"]
+    kind: Literal["text", "cells", "words", "context", "things"]
     taken: "tuple[Listed, Tensor] | None" = field(default=None, repr=False, compare=False)
 
     def __len__(self) -> int:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from finetune.config.messages import shown
 from finetune.config.task_base import SEPARATOR
-from finetune.config.task_keys import Task
+from finetune.config.task_keys import SpanTask, Task
+from finetune.data.answers import encode_answers
 from finetune.data.cells import no_number, read_cells, words_as_numbers
 from finetune.data.class_counts import class_counts
 from finetune.data.gaps import refuse_gaps
@@ -123,7 +124,7 @@ class _Labels:
         return Ordered(order.classes, (*about, *order.notes))
 
 
-def encode_target(
+def encode_target(  # noqa: C901 - one case for each form
     table: Table,
     name: str,
     task: Task,
@@ -146,7 +147,7 @@ def encode_target(
         DataError: a value is missing, means nothing to the task, or is a label not in `classes`.
     """
     labels = _Labels(name, part, rules, classes, table.place)
-    column = read_cells(table.columns[name], as_text=task.learns in ("labels", "tags"))
+    column = read_cells(table.columns[name], as_text=task.learns in ("labels", "tags", "span"))
     if isinstance(column, Numbers):
         refuse_gaps(name, column, table.place, table.columns[name], is_target=True)
     refuse_masks(name, column, task)
@@ -163,6 +164,9 @@ def encode_target(
             return _word_tags(column, table, labels)
         case "mask":
             return Target(*encode_masks(column, table, name, task, classes))
+        case "span":
+            may_be = isinstance(task, SpanTask) and task.may_be_unanswered
+            return Target(encode_answers(table, name, may_be_unanswered=may_be), None)
         case "nothing" | "any":  # nothing has no column, so it is never encoded
             return _of_any_form(column, table, labels)
         case _:

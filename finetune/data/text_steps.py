@@ -15,7 +15,7 @@ def is_text(column: Prepared) -> bool:
     """Tell whether a column is text, and not numbers in a csv file."""
     if not isinstance(column, Listed) or column.kind == "things":
         return False
-    return column.kind in ("text", "words") or isinstance(infer(column), Listed)
+    return column.kind in ("text", "words", "context") or isinstance(infer(column), Listed)
 
 
 def tokenized_singly(texts: Sequence[str], preprocessing: Preprocessing) -> list[str]:

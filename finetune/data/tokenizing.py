@@ -17,10 +17,18 @@ from finetune.data.lazy_tokens import LazyColumn, LazyTokens
 from finetune.data.memory_budget import MemoryBudget
 from finetune.data.ragged import Ragged, Tokens
 from finetune.data.readers.mapped import MappedCells, Positions
-from finetune.data.samples import WORDS, Columns, Prepared, Sample, replaced
+from finetune.data.samples import (
+    TOKEN_ENDS,
+    TOKEN_STARTS,
+    WORDS,
+    Columns,
+    Prepared,
+    Sample,
+    replaced,
+)
 from finetune.data.table import Listed, Numbers
 from finetune.data.tokens import CUT, Encoded, Tokenizing, TokenStore, tokenizer_facts
-from finetune.data.words import first_tokens, needs_blank, words_of
+from finetune.data.words import first_tokens, needs_blank, token_places, words_of
 from finetune.errors import DataError, Key, named
 from finetune.importing import package_path, require
 from finetune.models.shapes import first_line
@@ -48,6 +56,9 @@ class Tokenize:
     """Whether it takes words, and says in the column `WORDS` which one begins with each token."""
     before_words: str = ""
     """What is put before each word."""
+    is_of_answers: bool = False
+    """Whether it takes a question and a text with its answer, and says in the columns
+    `TOKEN_STARTS` and `TOKEN_ENDS` where each token is in the text. Only the text is cut."""
     prefix: str = ""
     """Text before the names of the outputs: `first.` for a text of several, tokenized singly."""
 
@@ -58,7 +69,7 @@ class Tokenize:
 
     def _name(self, output: str) -> str:
         """Return the name of the column that one of the tokenizer's outputs becomes."""
-        return output if output == WORDS else f"{self.prefix}{output}"
+        return output if output in (WORDS, TOKEN_STARTS, TOKEN_ENDS) else f"{self.prefix}{output}"
 
     def __call__(self, sample: Sample) -> Sample:
         """Return one sample with its text or pair replaced by tokens."""
@@ -88,7 +99,12 @@ class Tokenize:
         """
         texts = [self._text(name, columns[name]) for name in self.columns]
         column = texts[0] if len(texts) == 1 else paired(texts)
-        own = self._for_words() if column.kind == "words" else self
+        own = self
+        if column.kind == "words":
+            own = self._for_words()
+        elif texts[-1].kind == "context" and len(texts) > 1:
+            self.refuse_untold_places()
+            own = replace(self, is_of_answers=True)
         made: Mapping[str, Ragged | LazyColumn]
         if not all(isinstance(each.values, MappedCells) for each in texts):
             made = own._all(column, store)
@@ -106,15 +122,19 @@ class Tokenize:
         Raises:
             DataError: its tokenizer does not tell which token belongs to which word.
         """
+        self.refuse_untold_places()
+        blank = " " if needs_blank(self.tokenizer) else ""
+        return replace(self, is_of_words=True, before_words=blank)
+
+    def refuse_untold_places(self) -> None:
+        """Raise `DataError` if the tokenizer does not tell where its tokens are in a text."""
         if getattr(self.tokenizer, "backend_tokenizer", None) is None:
             raise DataError(
-                f"{type(self.tokenizer).__name__} does not tell the tokens of a word, which tags "
-                "need",
+                f"{type(self.tokenizer).__name__} does not tell the tokens of a word, which the "
+                "task needs",
                 hint="a tokenizer with a file tokenizer.json does",
                 key=self.key,
             )
-        blank = " " if needs_blank(self.tokenizer) else ""
-        return replace(self, is_of_words=True, before_words=blank)
 
     def _all(self, column: Listed, store: TokenStore | None) -> dict[str, Ragged]:
         """Return tokens of all texts."""
@@ -218,6 +238,10 @@ class Tokenize:
 
     def _outputs(self, encoded: Any) -> dict[str, Any]:
         """Return the outputs of the tokenizer, with the number of the word that a token begins."""
+        if self.is_of_answers:
+            places = [token_places(e) for e in encoded.encodings]
+            begins, ends = ([each[side] for each in places] for side in range(2))
+            return dict(encoded) | {TOKEN_STARTS: begins, TOKEN_ENDS: ends}
         if not self.is_of_words:
             return dict(encoded)
         return dict(encoded) | {WORDS: [first_tokens(e.word_ids) for e in encoded.encodings]}
@@ -225,6 +249,8 @@ class Tokenize:
     def _facts(self) -> str | None:
         """Return what tokens depend on besides the texts; None if that cannot be told."""
         facts = tokenizer_facts(self.tokenizer)
+        if facts is not None and self.is_of_answers:
+            return f"{facts} with places in the second text, which alone is cut"
         # A text that is cut into words has other tokens.
         return f"{facts} of words" if facts is not None and self.is_of_words else facts
 
@@ -238,7 +264,10 @@ class Tokenize:
             given = {"is_split_into_words": True} if self.is_of_words else {}
             # Texts beyond what a network takes are only counted: nobody is to be warned of them.
             limit = {"verbose": False} if whole else {"max_length": self.max_length}
-            return self.tokenizer(*sides, truncation=not whole, **limit, **given)
+            cut: bool | str = not whole
+            if cut and self.is_of_answers:
+                cut = "only_second"
+            return self.tokenizer(*sides, truncation=cut, **limit, **given)
         except (TypeError, UnicodeEncodeError) as error:
             # JSON may contain half of a surrogate pair, which no encoding has
             for name, side in zip(self.columns, sides, strict=True):
@@ -262,7 +291,7 @@ class Tokenize:
             # Decoders such as GPT-2 have no padding token.
             known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
             return int(next(number for number in known if number is not None))
-        if name == WORDS:
+        if name in (WORDS, TOKEN_STARTS, TOKEN_ENDS):
             return -1
         return int(self.tokenizer.pad_token_type_id) if name == "token_type_ids" else 0
 

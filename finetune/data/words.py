@@ -183,6 +183,17 @@ def needs_blank(tokenizer: Any) -> bool:
     )
 
 
+def token_places(encoding: Any) -> tuple[list[int], list[int]]:
+    """Return where each token of a pair begins and ends in the second text; -1 for all others.
+
+    Args:
+        encoding: A result of `tokenizers`.
+    """
+    pairs = zip(encoding.sequence_ids, encoding.offsets, strict=True)
+    found = [place if text == 1 else (-1, -1) for text, place in pairs]
+    return [start for start, _ in found], [end for _, end in found]
+
+
 def first_tokens(word_ids: list[int | None]) -> list[int]:
     """Return the number of the word that begins with each token; -1 for all other tokens."""
     before: list[int | None] = [None, *word_ids]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from finetune.config.task_keys import ClassificationTask
+from finetune.config.task_keys import ClassificationTask, SpanTask
 from finetune.counting import Counting
 from finetune.data.incoming_part import Incoming
 from finetune.errors import FinetuneError
@@ -167,6 +167,12 @@ def with_top(row: dict[str, Any], count: int) -> dict[str, Any]:
 
 def _refuse_unfit(run: TrainedRun, asking: Asking) -> None:
     """Raise if what is asked needs probabilities of classes that the run does not predict."""
+    if asking.embeddings is not None and isinstance(run.config.task, SpanTask):
+        raise FinetuneError(
+            "gives one embedding for each row, and here a row may have several windows of its text",
+            where="--embeddings",
+            hint="leave it out",
+        )
     asked = {"--top-k": asking.top_k, "--below": asking.below}
     option = next((name for name, value in asked.items() if value is not None), None)
     if option is None:

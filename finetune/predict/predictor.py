@@ -3,22 +3,25 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from finetune.data.batches import Batch, Samples
+from finetune.data.column_kinds import empty_column
 from finetune.data.incoming_part import Incoming
 from finetune.data.prepare_inputs import plan_input_steps, prepare_inputs
 from finetune.data.readers.row_places import THE_INPUT, Places
 from finetune.data.sample_steps import SampleSteps
 from finetune.data.short_values import in_short
+from finetune.data.text_windows import WindowCutter
 from finetune.errors import DataError, FinetuneError
 from finetune.models.declared import Network
 from finetune.outfolder import Put
 from finetune.predict.passes import Answer, OnBad, Passes
 from finetune.predict.tap import Tap
+from finetune.predict.windowed import ReadyInputs, cut_rows
 from finetune.tasks.records import PicturedRecord, PredictionRecord
 from finetune.train.build import evaluation_batch_size, located
 from finetune.train.trained import TrainedRun, load_run
@@ -35,6 +38,8 @@ class Predictor:
     """Steps that prepare samples, with a tokenizer that is loaded once for all calls."""
     passes: Passes
     """Runs the network, in batches."""
+    cutter: WindowCutter | None = None
+    """Cuts texts that are too long into windows; None for a task without any."""
 
     @property
     def model(self) -> Network:
@@ -73,6 +78,10 @@ class Predictor:
             DataError: a column is missing, or a value cannot be read.
         """
         ready = self.prepare(inputs, places=places, tell=tell)
+        yield from ready.of_rows(self._stream(ready))
+
+    def _stream(self, ready: ReadyInputs) -> Iterator[PredictionRecord]:
+        """Yield the prediction for each sample, batch by batch."""
         for batch in self.batches(ready):
             outputs = self.outputs(batch, ready)
             # Outside of inference mode: between two predictions the caller's code runs, and
@@ -85,7 +94,7 @@ class Predictor:
         *,
         places: Places = THE_INPUT,
         tell: Callable[[str], None] = lambda _: None,
-    ) -> "ReadyInputs":
+    ) -> ReadyInputs:
         """Return samples on which the network can run; for the arguments see `stream`.
 
         Raises:
@@ -95,9 +104,22 @@ class Predictor:
         # Steps and shapes are found with the first sample, which must be there.
         if not any(len(values) for values in columns.values()):
             return ReadyInputs(columns, None)
-        return ReadyInputs(columns, self.samples(columns, places, tell))
+        return self._ready(columns, places, tell)
 
-    def batches(self, ready: "ReadyInputs") -> Iterator[Batch]:
+    def _ready(
+        self, columns: Mapping[str, Sequence[Any]], places: Places, tell: Callable[[str], None]
+    ) -> ReadyInputs:
+        """Return samples of rows, or of the windows of their texts if the task has such."""
+        cut = None
+        if self.cutter is not None:
+            with located(self.run.config):
+                cut = cut_rows(self.cutter, columns, self.run.facts, places)
+        if cut is None:
+            return ReadyInputs(columns, self.samples(columns, places, tell))
+        columns, places, windows = cut
+        return ReadyInputs(columns, self.samples(columns, places, tell), windows)
+
+    def batches(self, ready: ReadyInputs) -> Iterator[Batch]:
         """Yield the samples in batches, in order, on the device of the network."""
         if ready.samples is None:
             return
@@ -105,12 +127,12 @@ class Predictor:
             with located(self.run.config):
                 yield ready.samples.fetch(indices).to(self.run.device)
 
-    def outputs(self, batch: Batch, ready: "ReadyInputs") -> Any:
+    def outputs(self, batch: Batch, ready: ReadyInputs) -> Any:
         """Return the network's outputs for a batch, computed without a graph."""
         assert ready.samples is not None
         return self.passes.outputs(ready.samples, batch)
 
-    def read(self, outputs: Any, batch: Batch, ready: "ReadyInputs") -> list[PredictionRecord]:
+    def read(self, outputs: Any, batch: Batch, ready: ReadyInputs) -> list[PredictionRecord]:
         """Return the predictions that outputs for a batch are read as, in order."""
         return self.passes.records(outputs, ready.columns, batch)
 
@@ -135,16 +157,14 @@ class Predictor:
         """
         if bad is None:
             ready = self.prepare(inputs, places=places, tell=tell)
-            if ready.samples is not None:
-                yield from self.passes.over(ready.samples, ready.columns, None)
+            yield from ready.answers(self.passes, None)
             return
         columns = _columns(inputs, self.run.facts.inputs)
         rows = self._readable(columns, places, list(range(len(next(iter(columns.values()))))), bad)
         if not rows:
             return
-        left = _picked(columns, rows)
-        samples = self.samples(left, places.at(rows), tell)
-        for answer in self.passes.over(samples, left, lambda row, why: bad(rows[row], why)):
+        ready = self._ready(_picked(columns, rows), places.at(rows), tell)
+        for answer in ready.answers(self.passes, lambda row, why: bad(rows[row], why)):
             yield replace(answer, position=rows[answer.position])
 
     def samples(
@@ -176,7 +196,7 @@ class Predictor:
     ) -> list[int]:
         """Return the rows that can be read, found by halving; `bad` receives the others."""
         try:
-            self.samples(_picked(columns, rows), places.at(rows), lambda _: None)
+            self._ready(_picked(columns, rows), places.at(rows), lambda _: None)
         except DataError as error:
             if len(rows) == 1:
                 bad(rows[0], error)
@@ -242,14 +262,6 @@ class Predictor:
         return replace(self, passes=replace(self.passes, tap=Tap.at(self.model, layer)))
 
 
-class ReadyInputs(NamedTuple):
-    """What was handed in to be predicted, and the samples made of it."""
-
-    columns: Mapping[str, Sequence[Any]]
-    samples: Samples | None
-    """None if nothing was handed in."""
-
-
 def load_predictor(
     run_dir: str | Path,
     *,
@@ -275,9 +287,11 @@ def load_predictor(
     with located(config):
         # Once for all calls: to load a tokenizer takes about 30 ms.
         steps = plan_input_steps(config.data, run.facts, run.preprocessing, trust=config.trust)
+        kinds = {name: empty_column(run.facts.kinds[name]) for name in run.facts.inputs}
+        cutter = WindowCutter.of(config.task, config.data, kinds, run.preprocessing, config.trust)
     size = batch_size or evaluation_batch_size(config)
     passes = Passes(run, size)
-    return Predictor(run, size, steps, passes)
+    return Predictor(run, size, steps, passes, cutter)
 
 
 def _picked(columns: Mapping[str, Sequence[Any]], rows: Sequence[int]) -> dict[str, list[Any]]:

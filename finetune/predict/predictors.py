@@ -15,8 +15,9 @@ from finetune.activations.replay import Constants, Replay
 from finetune.bits import same_bits
 from finetune.data.batches import Batch
 from finetune.errors import FinetuneError, did_you_mean
-from finetune.predict.predictor import Predictor, ReadyInputs, load_predictor
+from finetune.predict.predictor import Predictor, load_predictor
 from finetune.predict.prefixes import FrozenPrefix, find_prefix, share_tensors
+from finetune.predict.windowed import ReadyInputs
 from finetune.store.verdicts import Verdicts
 from finetune.structure import tensors_in
 from finetune.tasks.records import PredictionRecord
@@ -199,7 +200,7 @@ class Predictors:
             self.spared += len(heads) - outputs.passes
             for (name, head), output in zip(heads.items(), outputs.of_heads, strict=True):
                 found[name] += head.predictor.read(output, batch, ready)
-        return found
+        return {name: list(ready.of_rows(records)) for name, records in found.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,8 @@ def _facts_around(predictor: Predictor) -> dict[str, str]:
         "inputs": json.dumps([run.facts.inputs, run.facts.kinds, run.columns]),
         "files": repr((PixelRules.of(source), SoundRules.of(source))),
         "steps": identity,
+        # Overlap of the windows that texts are cut into.
+        "windows": str(predictor.cutter and predictor.cutter.stride),
         "running": json.dumps(
             [
                 run.config.inference.mode,

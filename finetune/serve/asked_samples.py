@@ -151,7 +151,7 @@ def _value(value: Any, kind: Kind, where: str) -> Any:
     if value is None and may_be_nothing(kind):
         return None
     match kind:
-        case "text" | "text or nothing":
+        case "text" | "text or nothing" | "context":
             return _fit(value, where, "a text", is_fit=isinstance(value, str))
         case "words":
             return _fit(value, where, "a list of words", is_fit=_are_texts(value))
@@ -221,7 +221,7 @@ def from_file(content: bytes, kind: Kind, where: str) -> Any:
     match kind:
         case "image" | "grey image" | "audio":
             return content
-        case "text" | "text or nothing":
+        case "text" | "text or nothing" | "context":
             try:
                 return content.decode("utf-8")
             except UnicodeDecodeError:

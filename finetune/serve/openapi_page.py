@@ -94,7 +94,7 @@ def _one_of(schemas: list[dict[str, Any]]) -> dict[str, Any]:
 def _value_schema(kind: Kind, spec: TensorSpec | None) -> dict[str, Any]:
     """Return the schema of a value of a kind; of a shape where it is known."""
     match kind:
-        case "text":
+        case "text" | "context":
             return {"type": "string"}
         case "text or nothing":
             return {"type": ["string", "null"]}

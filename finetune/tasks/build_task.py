@@ -14,6 +14,7 @@ from finetune.config.task_keys import (
     RegressionTask,
     SegmentationTask,
     SimilarityTask,
+    SpanTask,
     Task as SingleTask,
     TokenClassificationTask,
 )
@@ -24,6 +25,7 @@ from finetune.tasks.multilabel import multilabel
 from finetune.tasks.regression import regression
 from finetune.tasks.segmentation import segmentation
 from finetune.tasks.similarity import similarity
+from finetune.tasks.span import span
 from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TaskFacts, TrainingClasses, TrainingCounts
 from finetune.tasks.task_list import list_of_tasks
@@ -75,7 +77,7 @@ def _listed(
     return _single(config, TaskFacts(names, trust, device, config.learns, counts))
 
 
-def _single(config: SingleTask, facts: TaskFacts) -> Task:
+def _single(config: SingleTask, facts: TaskFacts) -> Task:  # noqa: C901 - one case for each task
     """Build a task that is no list."""
     match config:
         case ClassificationTask():
@@ -90,6 +92,8 @@ def _single(config: SingleTask, facts: TaskFacts) -> Task:
             return segmentation(config, facts)
         case SimilarityTask():
             return similarity(config, facts)
+        case SpanTask():
+            return span(config, facts)
         case ImportTask():
             return imported(config, facts)
         case _:

@@ -197,6 +197,7 @@ def open_raw(
         head=preprocessing.head,
         record=record,
         limit=config.train.limit,
+        preprocessing=preprocessing,
     )
 
 

@@ -16,6 +16,7 @@ from finetune.data.opening import DataFacts, Record
 from finetune.data.parting import RawPart
 from finetune.data.prepare import evaluation_samples
 from finetune.data.sources import sources_of
+from finetune.data.text_windows import WindowCutter, in_windows
 from finetune.data.tokens import TokenStore
 from finetune.errors import DataError, Key
 from finetune.models.preprocessing import Preprocessing
@@ -192,10 +193,20 @@ def _whole(run: RunData, data: NamedData, tell: Callable[[str], None]) -> EvalDa
         num_trained = None
     size = len(data.part.table)
     tell(f"{data.name}: {_told(num_trained, size)}")
-    samples, on_cut = _evaluated(run, data.part)
-    for note in on_cut:
+    part, on_windows = _cut(run, data.part)
+    samples, on_cut = _evaluated(run, part)
+    for note in (*on_windows, *on_cut):
         tell(f"note: {note}")
     return EvalData(samples, None, data.name, num_trained)
+
+
+def _cut(run: RunData, part: RawPart) -> tuple[RawPart, list[str]]:
+    """Return a part with a sample for each window of a text, and lines on it, if that is due."""
+    config = run.config
+    cutter = WindowCutter.of(
+        config.task, config.data, part.table.columns, run.preprocessing, config.trust
+    )
+    return (part, []) if cutter is None else in_windows(part, cutter, "")
 
 
 def _told(num_trained: int | None, size: int) -> str:

@@ -36,5 +36,5 @@ def head_wanted(task: AnyTask, classes: int | None) -> HeadWanted:
     return HeadWanted(kind, classes)
 
 
-_HEADS: dict[TargetForm, HeadKind] = {"tags": "token", "mask": "pixel"}
+_HEADS: dict[TargetForm, HeadKind] = {"tags": "token", "span": "span", "mask": "pixel"}
 """Heads for targets that a sample has many of; those of all other forms are of whole samples."""

@@ -84,6 +84,33 @@ def hf_ner(made: Path) -> Overrides:
     }
 
 
+def hf_qa(made: Path) -> Overrides:
+    """Paragraphs in the form of SQuAD, one of them longer than a window."""
+    features = {name: datasets.Value("string") for name in ("id", "title", "context", "question")}
+    features["answers"] = {
+        "text": datasets.List(datasets.Value("string")),
+        "answer_start": datasets.List(datasets.Value("int32")),
+    }
+    texts = ["Ann Lee left Rome in May.", "It rained. " * 150 + "Ann Lee left Rome in May."]
+    part = {
+        "id": ["0", "1", "2", "3"],
+        "title": ["Ann"] * 4,
+        "context": texts * 2,
+        "question": ["Who left Rome?", "When did Ann leave?"] * 2,
+        "answers": [
+            {"text": [answer], "answer_start": [text.index(answer)]}
+            for answer, text in zip(["Ann Lee", "May"] * 2, texts * 2, strict=True)
+        ],
+    }
+    folder = hub(made, features, train=part, validation=part)
+    return {
+        "data.train.path": folder,
+        "data.validation.path": folder,
+        "model.layers.0.path": text_network(made / "network"),
+        **TWO_STEPS,
+    }
+
+
 def hf_audio_classification(made: Path) -> Overrides:
     """Keywords of up to a second, and a small wav2vec 2.0."""
     random = draw()
@@ -161,6 +188,7 @@ MAKERS: dict[str, Maker] = {
     "glue_mrpc": glue("sentence1", "sentence2"),
     "fastbook_10_imdb": fastbook_10_imdb,
     "hf_ner": hf_ner,
+    "hf_qa": hf_qa,
     "hf_audio_classification": hf_audio_classification,
     "commonlit": commonlit,
     "setfit_body": setfit_body,
