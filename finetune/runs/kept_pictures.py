@@ -37,7 +37,8 @@ class KeptPicture(NamedTuple):
 def as_document(pictures: Iterable[KeptPicture]) -> dict[str, Any]:
     """Return pictures as JSON data; names of those that are too large are in `left_out`."""
     kept: list[dict[str, Any]] = []
-    left_out, total = [], 0
+    left_out: list[str] = []
+    total = 0
     for picture in pictures:
         size = len(picture.png)
         if size > MOST_BYTES or total + size > MOST_BYTES_OF_ALL:

@@ -14,6 +14,7 @@ from finetune.config.tracking import TrackingConfig
 from finetune.config.train import Every
 from finetune.data.batches import Batch, Samples
 from finetune.data.table import Listed, Table
+from finetune.data.words import words_of
 from finetune.errors import FinetuneError
 from finetune.pictures.drawing import Picture, as_pixels, as_png
 from finetune.pictures.movement import draw_movement
@@ -215,8 +216,8 @@ class Looking:
         return tuple(
             word
             for column in columns.values()
-            if isinstance(column, Listed) and isinstance(text := column[number], str)
-            for word in text[: 20 * _MOST_WORDS].split()
+            if isinstance(column, Listed)
+            for word in _words(column[number])
         )[:_MOST_WORDS]
 
     def _values(self, number: int) -> tuple[str, ...]:
@@ -243,6 +244,13 @@ def as_image(values: Tensor) -> np.ndarray | None:
     scaled = (finite - low) / (high - low).clamp(min=1e-12) * 255
     pixels = scaled.round().byte().expand(3, -1, -1).movedim(0, -1)
     return pixels.contiguous().numpy()
+
+
+def _words(cell: Any) -> list[str]:
+    """Return the words of a text or of a list of words; none of anything else."""
+    if isinstance(cell, str):
+        return cell[: 20 * _MOST_WORDS].split()
+    return (words_of(cell) or [])[:_MOST_WORDS]
 
 
 def _value(value: Any) -> str:

@@ -6,14 +6,13 @@ numbers per sample. Letters: B samples of a batch, N of the split, C classes or 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from finetune.config.task_base import TargetForm
 from finetune.data.batches import Batch
 from finetune.data.pixel_classes import IGNORED
 from finetune.pictures.beside_targets import draw_beside_targets
@@ -81,29 +80,6 @@ class Seen(Protocol):
     def curves(self) -> list[Curve]:
         """Return what precision-recall curves are made of; empty without any."""
         ...
-
-
-def new_seen(
-    learns: TargetForm | Literal["several"], names: Sequence[str], outputs: Sequence[str]
-) -> Seen | None:
-    """Return what collects an evaluation of a task; None for a task without pictures.
-
-    Args:
-        learns: Form of the target.
-        names: Classes or labels.
-        outputs: Names of the target columns.
-    """
-    match learns:
-        case "class":
-            return SeenClasses(names)
-        case "labels":
-            return SeenLabels(names)
-        case "numbers":
-            return SeenNumbers(outputs)
-        case "mask":
-            return SeenMasks(names)
-        case _:
-            return None
 
 
 @dataclass(slots=True)

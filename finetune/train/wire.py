@@ -12,7 +12,6 @@ from finetune.activations.cache import ActivationCache
 from finetune.activations.estimate import Use
 from finetune.config.loader import dump_config
 from finetune.config.run import RunConfig
-from finetune.config.task_keys import SimilarityTask
 from finetune.config.train import CheckpointConfig
 from finetune.distributed import Link
 from finetune.freezing.origins import Sources
@@ -51,6 +50,7 @@ from finetune.train.evaluator import Evaluator
 from finetune.train.guard import StepGuard
 from finetune.train.looking import Looking
 from finetune.train.loop import Splits, Trainer
+from finetune.train.new_seen import new_seen_of
 from finetune.train.precision import Precision
 from finetune.train.proving import Prover
 from finetune.train.rank_lines import RankLines
@@ -65,7 +65,6 @@ from finetune.train.resuming import (
 )
 from finetune.train.same_data import lines_on_going_on, record_to_go_on
 from finetune.train.saver import Saver
-from finetune.train.seen import new_seen
 from finetune.train.shared_passes import SharedPasses
 from finetune.train.sharing import Sharing
 from finetune.train.sizes import checkpoint_bytes, optimizer_state
@@ -328,18 +327,14 @@ def _looking(
     config: RunConfig, shared: _Shared, blocks: BlockFigures, folder: RunFolder
 ) -> Looking:
     """Return what draws pictures of evaluations."""
-    data, target = shared.parts.data, config.data.target
-    names = data.facts.classes or ()
-    # The scores of pairs have no outputs of their own form: those are embeddings.
-    learns = "any" if isinstance(config.task, SimilarityTask) else config.task.learns
-    outputs = target if isinstance(target, tuple) else (target,) if target else ()
+    data = shared.parts.data
     # Only the first of several processes draws.
     is_first = shared.sharing.link.ranks.is_first
     return Looking(
         settings=config.tracking
         if is_first
         else config.tracking.model_copy(update={"to": (), "report": False}),
-        new_seen=partial(new_seen, learns, names, outputs),
+        new_seen=partial(new_seen_of, config.task, data.facts, config.data.target),
         samples=data.validation,
         table=data.raw_validation,
         blocks=blocks,

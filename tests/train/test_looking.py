@@ -11,9 +11,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from finetune.config.loader import load_config
 from finetune.data.batches import Batch
+from finetune.data.listed_targets import KNOWN
+from finetune.pictures.drawing import Label
+from finetune.tasks.views import View
 from finetune.tracking.board import shown_tag
 from finetune.train.looking import as_image
-from finetune.train.seen import Inputs, new_seen
+from finetune.train.new_seen import new_seen
+from finetune.train.seen import Inputs
+from finetune.train.seen_tasks import SeenTasks
 from finetune.train.wire import build_trainer
 
 DIGITS = """
@@ -115,6 +120,7 @@ CASES = {
     "class": (torch.randn(6, 3), torch.arange(6) % 3, SHOW, {"confusion", "classes"}),
     "labels": (torch.randn(6, 3), torch.ones(6, 3), SHOW, {"labels", "most_wrong"}),
     "numbers": (torch.randn(6, 2), torch.randn(6, 2), SHOW, {"targets/x", "targets/y"}),
+    "tags": (torch.randn(6, 4, 3), torch.randint(3, (6, 4)), SHOW, {"confusion", "most_wrong"}),
     "mask": (torch.randn(6, 3, 4, 6), torch.randint(3, (6, 4, 6)), IMAGE, {"confusion"}),
 }
 
@@ -134,6 +140,43 @@ def test_the_most_wrong_sample_comes_first():
     seen = new_seen("class", ["a", "b"], [])
     seen.add(torch.tensor([[0.0, 1], [0, 9], [9, 0]]), batch(torch.zeros(3, dtype=torch.int64)))
     assert next(iter(seen.shown())) == 1
+
+
+def test_wrong_words_are_marked_where_they_stand():
+    seen = new_seen("tags", ["O", "PER"], [])
+    target = torch.tensor([[-100, 0, -100, 1, 1], [-100, 0, 0, -100, -100]])
+    said = torch.tensor([[0, 1, 0, 1, 0], [0, 0, 0, 0, 0]])
+    words = torch.tensor([[-1, 0, -1, 1, 2], [-1, 0, 1, -1, -1]])
+    columns = {"words of text": words}
+    outputs = torch.nn.functional.one_hot(said, 2).float()
+    seen.add(outputs, Batch({}, target, torch.tensor([4, 9]), columns=columns))
+    assert list(seen.shown()) == [4]
+    pictures = seen.pictures({4: Inputs((), ("she", "met", "Ada"))})
+    texts = [shape.text for shape in pictures["most_wrong"].shapes if isinstance(shape, Label)]
+    assert "she [PER, not O]" in texts
+    assert "Ada [O, not PER]" in texts
+    assert "met" in texts
+    assert {"said PER of word 1", "is O", "sample 4: 2 of 3 words wrong"} <= set(texts)
+    assert pictures["confusion"].title == "Confusion matrix: 3 of 5 samples right"
+
+
+def test_each_task_of_a_list_has_pictures_of_the_samples_with_its_target():
+    kind = View("kind", "a", "kind")
+    size = View("size", "b", "size")
+    seen = SeenTasks(
+        {kind: new_seen("class", ["x", "y"], []), size: new_seen("numbers", [], ["size"])}
+    )
+    columns = {
+        "kind": torch.tensor([0, 1, 1]),
+        "size": torch.tensor([1.0, 2.0, 3.0]),
+        KNOWN + "size": torch.tensor([True, False, True]),
+    }
+    outputs = {"a": torch.tensor([[2.0, 0], [2, 0], [0, 2]]), "b": torch.zeros(3, 1)}
+    seen.add(outputs, Batch({}, None, torch.arange(3), columns=columns))
+    pictures = seen.pictures(dict.fromkeys(seen.shown(), SHOW))
+    assert {"kind/confusion", "kind/most_wrong", "size/targets", "size/most_wrong"} <= set(pictures)
+    assert pictures["size/targets"].title == "size: Predictions beside targets of 2 samples"
+    assert [curve.name for curve in seen.curves()] == ["kind/y"]
 
 
 def test_outputs_of_another_form_are_refused_not_drawn():

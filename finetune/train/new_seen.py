@@ -1,0 +1,60 @@
+"""Choose what collects an evaluation for pictures, by what the task learns."""
+
+from collections.abc import Sequence
+
+from finetune.config.task_base import TargetForm
+from finetune.config.task_keys import SimilarityTask
+from finetune.config.task_list_keys import AnyTask, TaskList
+from finetune.data.opening import DataFacts
+from finetune.tasks.views import View
+from finetune.train.seen import Seen, SeenClasses, SeenLabels, SeenMasks, SeenNumbers
+from finetune.train.seen_tags import SeenTags
+from finetune.train.seen_tasks import SeenTasks
+
+
+def new_seen_of(task: AnyTask, facts: DataFacts, target: object) -> Seen | None:
+    """Return what collects an evaluation of a task; None for one without pictures.
+
+    Args:
+        task: The task's node.
+        facts: What is known about the data.
+        target: `data.target`: a column, several, or None.
+    """
+    if isinstance(task, TaskList):
+        found = {
+            View(one.label, one.output, one.target): new_seen(
+                one.learns,
+                facts.by_target[one.target].names if one.target in facts.by_target else (),
+                (one.target,),
+            )
+            for one in task.tasks
+        }
+        return SeenTasks({view: seen for view, seen in found.items() if seen is not None})
+    if isinstance(task, SimilarityTask):
+        # The scores of pairs have no outputs of their own form: those are embeddings.
+        return None
+    outputs = target if isinstance(target, tuple) else (str(target),) if target else ()
+    return new_seen(task.learns, facts.classes or (), outputs)
+
+
+def new_seen(learns: TargetForm, names: Sequence[str], outputs: Sequence[str]) -> Seen | None:
+    """Return what collects an evaluation of one form of target; None for one without pictures.
+
+    Args:
+        learns: Form of the target.
+        names: Classes or labels.
+        outputs: Names of the target columns.
+    """
+    match learns:
+        case "class":
+            return SeenClasses(names)
+        case "labels":
+            return SeenLabels(names)
+        case "numbers":
+            return SeenNumbers(outputs)
+        case "mask":
+            return SeenMasks(names)
+        case "tags":
+            return SeenTags(names)
+        case _:
+            return None
