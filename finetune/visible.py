@@ -6,6 +6,7 @@ ours, and a lone surrogate cannot be encoded at all.
 """
 
 import json
+import math
 import re
 import sys
 import traceback
@@ -60,6 +61,8 @@ def tell_json(value: Any, file: TextIO, *, indent: int | None = None) -> None:
 def json_text(value: Any, file: TextIO | None = None, *, indent: int | None = None) -> str:
     """Return JSON that is safe to print: hidden characters are escaped, others stay readable.
 
+    NaN and infinity, which JSON has not, become null.
+
     Args:
         value: Anything that `json.dumps` takes.
         file: The stream that will get it; a stream that is not Unicode gets only ASCII.
@@ -67,10 +70,24 @@ def json_text(value: Any, file: TextIO | None = None, *, indent: int | None = No
     """
     encoding = getattr(file, "encoding", None) or "utf-8"
     is_ascii = not encoding.lower().startswith("utf")
-    text = json.dumps(value, indent=indent, ensure_ascii=is_ascii)
+    try:
+        text = json.dumps(value, indent=indent, ensure_ascii=is_ascii, allow_nan=False)
+    except ValueError:
+        text = json.dumps(finite(value), indent=indent, ensure_ascii=is_ascii)
     # between values there are only spaces and line feeds, and those are not replaced
     # JSON writes U+007F as it is, and `json.dumps` of one character does so too.
     return _IN_A_TEXT.sub(lambda found: json.dumps(found[0])[1:-1].replace("\x7f", "\\u007f"), text)
+
+
+def finite(value: Any) -> Any:
+    """Return a value with None in place of numbers that JSON cannot hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
 
 
 class VisibleStream:

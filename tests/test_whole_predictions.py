@@ -444,3 +444,35 @@ def test_a_probability_that_is_no_number_is_unsure(run, tmp_path):
     asked, told = Asking(below=0.0), Told(lambda _: None, lambda _: None)
     prediction = WholePrediction(predictor, Input(str(table), io.StringIO()), asked, told)
     assert prediction.to_file(tmp_path / "unsure.jsonl", None, raw=False) == 3
+
+
+def test_numbers_that_are_not_finite_are_null_in_json_and_told(run, tmp_path):
+    table = jsonl(tmp_path / "new.jsonl", samples(3))
+    predictor = load_predictor(run)
+    torch.nn.init.constant_(predictor.model.get_parameter("head.bias"), math.inf)
+    said = []
+    told = Told(said.append, lambda _: None)
+    prediction = WholePrediction(predictor, Input(str(table), io.StringIO()), Asking(), told)
+    prediction.to_file(tmp_path / "new_odd.jsonl", None, raw=False)
+    rows = (tmp_path / "new_odd.jsonl").read_text().splitlines()
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    assert [json.loads(row, parse_constant=refuse)["probability"] for row in rows] == [None] * 3
+    assert said[-1].startswith("3 predictions are not finite (nan, inf), the first for ")
+    assert said[-1].endswith("JSON has null there, and a label beside nan means nothing")
+
+
+def test_a_csv_without_rows_has_a_header(run, tmp_path):
+    table = jsonl(tmp_path / "new.jsonl", samples(3))
+    predictor = load_predictor(run)
+    told, files = Told(lambda _: None, lambda _: None), []
+    for below in (None, 0.0):
+        files.append(tmp_path / f"{below}.csv")
+        asked = Asking(below=below)
+        prediction = WholePrediction(predictor, Input(str(table), io.StringIO()), asked, told)
+        prediction.to_file(files[-1], None, raw=False)
+    full, empty = (file.read_text().splitlines() for file in files)
+    assert len(full) == 4
+    assert empty == full[:1]

@@ -1,7 +1,7 @@
 """Print a plan as tables or JSON: phases, what each trains, what it costs."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,8 +17,10 @@ from finetune.data.drawn import MOST_PREPARED
 from finetune.freezing.lints import Lint
 from finetune.freezing.origins import lines_on_weights
 from finetune.freezing.report import plan_as_data
+from finetune.lints.classes_of_pixels import classes_of_pixels
 from finetune.outfile import write_new
 from finetune.preview.costs import Costs, PlanCosts, predict_costs, weight_decay_of
+from finetune.redaction import redacted
 from finetune.terminal import Terminal, console_for, new_table, print_lines
 from finetune.train.build import build_parts, lints_of, located, phases_of
 from finetune.train.built import Parts
@@ -50,6 +52,9 @@ def preview(config: RunConfig) -> Preview:
     with located(config):
         costs = predict_costs(parts, config)
         lints = lints_of(config, parts)
+        data = parts.data
+        more = classes_of_pixels(config, data.parts, data.facts.classes)
+        parts = replace(parts, data=replace(data, notes=(*data.notes, *map(redacted, more))))
     return Preview(config, parts, costs, tuple(chain.from_iterable(lints.values())))
 
 

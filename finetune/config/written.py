@@ -38,6 +38,8 @@ _INSTEAD: dict[str, dict[str, frozenset[str]]] = {
     "schedule": {"every": frozenset({"at"}), "at": frozenset({"every"})},
 }
 """By section: keys, each with those that say the same thing in another way."""
+_OF_EVERY_METHOD = frozenset({"verify", "modules"})
+"""Keys of `freeze` that do not depend on its method."""
 _NAMED_BY_USERS = ("columns", "rename", "lr")
 """Sections whose keys are names of columns, tensors or layers: none of them excludes another."""
 
@@ -206,6 +208,7 @@ def _without_excluded(
     # Below `args`, keys are names of arguments.
     section = str(key[-1]) if key else ""
     excluded = frozenset[str]() if "args" in key else _excluded_by(above, section)
+    excluded |= _of_another_method(entries, above, key)
     # Two overrides that exclude each other are a mistake, which is told later.
     gone = {
         name
@@ -214,6 +217,16 @@ def _without_excluded(
     }
     given_up += [entries[name].origin((*key, name)) for name in entries if name in gone]
     return {name: entry for name, entry in entries.items() if name not in gone}
+
+
+def _of_another_method(
+    entries: Mapping[str, Written], above: Mapping[str, Written], key: Key
+) -> frozenset[str]:
+    """Return the keys of a freezing method that another one does not share."""
+    old, new = entries.get("method"), above.get("method")
+    if tuple(key) != ("freeze",) or old is None or new is None or old.value == new.value:
+        return frozenset()
+    return frozenset(entries.keys() - _OF_EVERY_METHOD - {"method"})
 
 
 def _put_in_list(
@@ -228,6 +241,10 @@ def _put_in_list(
     step = key[depth]
     # Compared as text: `int` would also take "-1", "1_0" and digits of other scripts.
     position = next((n for n in range(len(entries)) if str(n) == step), None)
+    if position is None and key[:depth] == ("freeze",) and step in _INSTEAD["freeze"]:
+        # The short form of one phase, which the override replaces by another form.
+        given_up.append(here.origin(("freeze",)))
+        return _put(replace(here, value={}), key, depth, item, given_up)
     if position is None:
         message = f"{dotted(key[:depth])} is a list of {len(entries)}; no position {step!r} in it"
         return Problem(Origin(None, None, dotted(key)), message)

@@ -4,6 +4,8 @@ Letters: N samples, C classes.
 """
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +16,25 @@ from finetune.errors import named
 
 _STRONG = 0.8
 """Share of samples that one constant answer gets right, from which on a note is given."""
+
+
+class Counted(NamedTuple):
+    """How often the classes of a part are there.
+
+    Args:
+        counts: How often each is, `(C,)`.
+        total: Number of samples, words or pixels.
+        are_labels: Whether a sample has any number of them.
+    """
+
+    counts: Tensor
+    total: int
+    are_labels: bool
+
+    @classmethod
+    def of(cls, target: Tensor, num_classes: int) -> "Counted":
+        """Count the classes in targets; for the arguments see `class_counts`."""
+        return cls(class_counts(target, num_classes), len(target), target.ndim == 2)
 
 
 def class_counts(target: Tensor, num_classes: int) -> Tensor:
@@ -29,55 +50,85 @@ def class_counts(target: Tensor, num_classes: int) -> Tensor:
 
 
 def notes_on_classes(
-    targets: Mapping[str, Tensor], classes: Sequence[str], task: Task
+    parts: Mapping[str, Counted],
+    classes: Sequence[str],
+    task: Task,
+    *,
+    looked_at: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
     """Return notes on classes that a part lacks, and on accuracy that a constant answer reaches.
 
     Args:
-        targets: The targets of each part.
+        parts: The classes in each part: of its samples, words or pixels.
         classes: Names of the classes.
         task: The task, whose metrics decide whether accuracy needs a note.
+        looked_at: Words for each part of which only some samples were counted.
     """
-    notes = []
-    for part, target in targets.items():
-        counts = class_counts(target, len(classes)).tolist()
-        absent = [name for name, count in zip(classes, counts, strict=True) if not count]
+    notes, unit = [], _unit(task)
+    for part, counted in parts.items():
+        pairs = zip(classes, counted.counts.tolist(), strict=True)
+        absent = [name for name, number in pairs if not number]
         if absent:
-            noun = "label" if target.ndim == 2 else "class"
+            noun = "label" if counted.are_labels else "class"
             which = f"{noun} {named(absent)}"
             if len(absent) > 1:
-                plural = "labels" if target.ndim == 2 else "classes"
+                plural = "labels" if counted.are_labels else "classes"
                 which = f"{len(absent)} of {len(classes)} {plural}: {named(absent)}"
-            notes.append(f"the {part} part has no sample of {which}")
-    return notes + _notes_on_guessing(targets["train"], classes, task)
+            where = f"the {part} part has no {unit} of"
+            if part in looked_at:
+                where = f"{looked_at[part]} have no {unit} of"
+            notes.append(f"{where} {which}{_only_elsewhere(part, parts, unit)}")
+    return notes + _notes_on_guessing(parts["train"], classes, task)
 
 
-def _notes_on_guessing(target: Tensor, classes: Sequence[str], task: Task) -> list[str]:
+def _unit(task: Task) -> str:
+    """Return the word for what has one class."""
+    return {"tags": "word", "mask": "pixel"}.get(task.learns, "sample")
+
+
+def _only_elsewhere(part: str, parts: Mapping[str, Counted], unit: str) -> str:
+    """Return the words for classes that another part has and the training part has not."""
+    if part != "train" or unit == "sample":
+        return ""  # of samples this is an error, raised before
+    there = {
+        name: int(counted.counts[parts["train"].counts == 0].sum())
+        for name, counted in parts.items()
+        if name != "train"
+    }
+    told = [
+        f"{name} has {'once' if number == 1 else f'{number:,} times'}"
+        for name, number in there.items()
+        if number
+    ]
+    return f", which {' and '.join(told)}" if told else ""
+
+
+def _notes_on_guessing(trained: Counted, classes: Sequence[str], task: Task) -> list[str]:
     """Return a note if a constant answer has high accuracy and no other metric would show that."""
-    metrics = getattr(task, "metrics", ())
+    metrics, (counts, total, are_labels) = getattr(task, "metrics", ()), trained
     # Any other metric, such as f1, shows a constant answer by itself.
-    if not metrics or not all(_hides_guessing(metric, task) for metric in metrics):
+    if not total or not metrics or not all(_hides_guessing(metric, task) for metric in metrics):
         return []
-    counts = class_counts(target, len(classes))
-    if target.ndim == 2:
-        share = float(torch.maximum(counts, len(target) - counts).double().mean()) / len(target)
+    if are_labels:
+        share = float(torch.maximum(counts, total - counts).double().mean()) / total
         what = "labels are what is usual for them"
     else:
-        share = int(counts.max()) / len(target)
-        what = f"training samples are of class {named([classes[int(counts.argmax())]])}"
+        share = int(counts.max()) / total
+        what = f"training {_unit(task)}s are of class {named([classes[int(counts.argmax())]])}"
     # Below that, accuracy itself shows that nothing was learned.
     if share < _STRONG:
         return []
+    better = "pixel_accuracy, mean_iou" if task.learns == "mask" else "accuracy, f1"
     return [
         f"{share:.1%} of the {what}: guessing that gives an accuracy of {share:.3f}; "
-        "task.metrics: [accuracy, f1] shows more"
+        f"task.metrics: [{better}] shows more"
     ]
 
 
 def _hides_guessing(metric: object, task: Task) -> bool:
     """Tell whether a metric is high for a constant answer where one class is frequent."""
     if not isinstance(metric, TorchMetric):
-        return metric == "accuracy"
+        return metric in ("accuracy", "pixel_accuracy")
     kind = metric.type.removeprefix("Binary")
     if kind in _COUNT_RIGHT_ANSWERS and (kind != metric.type or task.type == "multilabel"):
         return True

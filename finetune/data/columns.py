@@ -71,6 +71,9 @@ def choose_columns(
         names = _USUAL_INPUTS if {*_USUAL_INPUTS} & {*known} else (_AUDIO,)
         usual = _usual(names, known)
         inputs = None if usual is None else (usual,)
+    # What the config names as an input is no guess for the target: the answer would be given away.
+    if given is None and inputs is not None and target in inputs:
+        target = None
     if inputs is None or (target is None and needs_target):
         missing = "inputs" if inputs is None else "target"
         raise DataError(

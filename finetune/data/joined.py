@@ -56,13 +56,13 @@ def _joined(table: Table, names: Sequence[str], whole: str) -> Table:
                 hint=did_you_mean(name, table.columns),
                 key=_KEY,
             )
-    values = [_values(name, table.columns[name], table) for name in names]
+    values = [_values(name, table.columns[name], table, names) for name in names]
     others = {name: column for name, column in table.columns.items() if name not in names}
     return replace(table, columns={**others, whole: Numbers(torch.stack(values, dim=1))})
 
 
-def _values(name: str, column: Column, table: Table) -> Tensor:
-    """Return a column as numbers `(N,)`.
+def _values(name: str, column: Column, table: Table, names: Sequence[str]) -> Tensor:
+    """Return one of the columns `names` as numbers `(N,)`.
 
     Raises:
         DataError: it holds a value that is not a number.
@@ -76,19 +76,27 @@ def _values(name: str, column: Column, table: Table) -> Tensor:
         row = next((row for row, word in enumerate(words) if word not in _TRUTHS), None)
         if row is None:
             return torch.tensor([_TRUTHS[word] for word in words])
-        raise _no_number(name, column[row], table.place(row))
+        raise _no_number(name, column[row], table.place(row), names)
     if not isinstance(column, Numbers) or column.values.ndim != 1:
         raise DataError(f"column {name!r} must hold one number a row", key=_KEY)
     # float32, as the losses of these targets are computed.
     values = column.values.float()
     if not bool(torch.isfinite(values).all()):
         row = int((~torch.isfinite(values)).nonzero()[0])
-        raise _no_number(name, values[row].item(), table.place(row))
+        raise _no_number(name, values[row].item(), table.place(row), names)
     return values
 
 
-def _no_number(name: str, value: object, place: str) -> DataError:
-    """Return the error for a value that is not a number."""
+def _no_number(name: str, value: object, place: str, names: Sequence[str]) -> DataError:
+    """Return the error for a value that is not a number, in one of several target columns."""
+    hint = f"target: {name}, without brackets, takes a column of labels"
+    if len(names) > 1:
+        hint = (
+            "a list of columns holds numbers, or 0 and 1 for each label; words of several columns "
+            "are learned by a list of tasks, each with its target"
+        )
     return DataError(
-        f"column {name!r} holds {shown(value)} in {place} where a number is needed", key=_KEY
+        f"column {name!r} holds {shown(value)} in {place} where a number is needed",
+        hint=hint if isinstance(value, str) else None,
+        key=_KEY,
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from finetune.config.data import DataConfig
 from finetune.config.task_list_keys import AnyTask, ListedTask, TaskList
-from finetune.data.class_counts import class_counts, notes_on_classes
+from finetune.data.class_counts import Counted, class_counts, notes_on_classes
 from finetune.data.gaps import filled_columns
 from finetune.data.labels import LabelRules
 from finetune.data.readers.chunks import shown_names
@@ -203,8 +203,11 @@ def notes_on_listed(
     notes = []
     for one in task.tasks:
         if (names := classes.get(one.target)) is not None:
-            targets = {part: known_target(columns, one.target) for part, columns in parts.items()}
-            found = notes_on_classes(targets, names, one)
+            counted = {
+                part: Counted.of(known_target(columns, one.target), len(names))
+                for part, columns in parts.items()
+            }
+            found = notes_on_classes(counted, names, one)
             notes += [f"task {one.label!r}: {note}" for note in found]
     return notes
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from finetune.config.data import DataConfig, SplitConfig
 from finetune.config.task_list_keys import AnyTask as Task, TaskList
-from finetune.data.class_counts import class_counts, notes_on_classes
+from finetune.data.class_counts import Counted, class_counts, notes_on_classes
 from finetune.data.columns import placing_columns
 from finetune.data.identity import DataIdentity, RowHashes
 from finetune.data.images import Images
@@ -75,12 +75,24 @@ class RawPart:
 
         Tags of words are counted as often as they occur.
         """
-        tags = self.beside.get(self.target_name or "")
-        target = tags.values[:-1].long() if isinstance(tags, Ragged) else self.target
-        if target is None:
-            return None
-        known = target[target >= 0] if target.ndim == 1 else target
-        return tuple(class_counts(known, num_classes).tolist())
+        target = None if self.mask is not None else self.class_numbers
+        return None if target is None else tuple(class_counts(target, num_classes).tolist())
+
+    @property
+    def class_numbers(self) -> Tensor | None:
+        """The class of each sample `(N,)`, its labels `(N, C)`, or the class of each word or pixel.
+
+        None without classes, and where masks lie in files. Words and pixels without a class are
+        left out.
+        """
+        found = self.beside.get(self.target_name or "")
+        target = self.target
+        if isinstance(found, Ragged):
+            target = found.values[:-1].long()
+        elif self.mask is not None and isinstance(found, Numbers):
+            target = found.values.flatten()
+        is_of_classes = target is not None and target.ndim == 1 and not target.is_floating_point()
+        return target[target >= 0] if target is not None and is_of_classes else target
 
     def take(self, rows: Tensor) -> "RawPart":
         """Return the samples at `rows`."""
@@ -184,8 +196,12 @@ def notes_on_parts(
     if isinstance(task, TaskList):
         known = parts["train"].classes
         return notes_on_listed({name: part.beside for name, part in parts.items()}, known, task)
-    targets = {name: part.target for name, part in parts.items() if part.target is not None}
-    return [] if classes is None or not targets else notes_on_classes(targets, classes, task)
+    found = {name: part.class_numbers for name, part in parts.items()}
+    targets = {name: target for name, target in found.items() if target is not None}
+    if classes is None or not targets:
+        return []
+    counted = {name: Counted.of(target, len(classes)) for name, target in targets.items()}
+    return notes_on_classes(counted, classes, task)
 
 
 def parted(

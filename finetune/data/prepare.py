@@ -1,8 +1,9 @@
 """Turn parts into samples that can be fetched; transforms are done now, or left for then."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 from finetune.config.data import DataConfig
@@ -25,6 +26,7 @@ from finetune.data.loss_columns import (
 from finetune.data.memory_budget import MemoryBudget
 from finetune.data.opening import DataFacts, OpenedData, open_data as open_data
 from finetune.data.parting import RawPart
+from finetune.data.parts_alike import as_trained, unlike_training
 from finetune.data.pipeline import Outcome, run_steps
 from finetune.data.random_steps import naming_left_out, note_on_other_shapes
 from finetune.data.ready import Fetching, samples_from
@@ -72,6 +74,12 @@ class PreparedData:
         return (*self.facts.notes, *self.notes)
 
     @property
+    def parts(self) -> dict[str, Samples]:
+        """The samples by part, those of training first."""
+        others = {"validation": self.validation, "test": self.test}
+        return {"train": self.train} | {n: part for n, part in others.items() if part is not None}
+
+    @property
     def specs(self) -> dict[str, TensorSpec]:
         """Shape and dtype of each column of a training batch, without the batch axis."""
         return self.train.specs
@@ -90,6 +98,7 @@ def evaluation_samples(
     tokens: TokenStore | None = None,
     name: str = "",
     like: RawPart | None = None,
+    specs: Mapping[str, TensorSpec] = MappingProxyType({}),
 ) -> tuple[Samples, list[str]]:
     """Return the samples of one part as evaluation sees them, and notes on cut texts.
 
@@ -108,6 +117,7 @@ def evaluation_samples(
         name: `train`, `validation` or `test`; empty for data that is no part of a run.
         like: The training part of the same data, whose columns decide which steps are made; None
             for a part whose columns are already of the kinds that training had.
+        specs: Shape and dtype of the columns of training.
 
     Raises:
         DataError: a transform fails, or no batch can hold the resulting samples.
@@ -119,7 +129,7 @@ def evaluation_samples(
     skips = config.on_error == "skip"
     fetching = Fetching(config.workers, None, batch_size, hang_timeout_s, seed, skips=skips)
     making = _Making(steps, fetching, trust, notes.append, tokens)
-    return _samples(part, making, name), [
+    return _samples(part, making, name, specs), [
         *notes,
         *notes_on_texts(steps.other),
         *notes_on_met(steps.other),
@@ -136,8 +146,20 @@ class _Making(NamedTuple):
     tokens: TokenStore | None = None
 
 
-def _samples(part: RawPart, making: _Making, name: str = "") -> Samples:
-    """Return the samples of one part; those of training see random steps, all others do not."""
+def _samples(
+    part: RawPart,
+    making: _Making,
+    name: str = "",
+    specs: Mapping[str, TensorSpec] = MappingProxyType({}),
+) -> Samples:
+    """Return the samples of one part; those of training see random steps, all others do not.
+
+    Args:
+        part: Raw inputs and targets.
+        making: What is common to all parts.
+        name: `train`, `validation` or `test`.
+        specs: Shape and dtype of the columns of training, for another part of the same data.
+    """
     steps = making.steps
     planned, left_out = (steps.train, []) if name == "train" else (steps.other, steps.left_out)
     with naming_left_out(left_out):
@@ -147,6 +169,7 @@ def _samples(part: RawPart, making: _Making, name: str = "") -> Samples:
         outcome = run_steps(table, planned, making.tokens, making.fetching.budget)
         outcome, for_loss = with_tags(outcome, for_loss, table, making.tell, name)
         outcome, for_loss = with_answers(outcome, for_loss, table, making.tell, name)
+        outcome = outcome._replace(columns=as_trained(outcome.columns, specs))
         return samples_from(
             outcome,
             for_loss,
@@ -238,7 +261,12 @@ def prepare_data(
     train = _samples(opened.train, making, "train")
     _refuse_idle_skips(opened.train, skips=skips)
     others = {"validation": opened.validation, "test": opened.test}
-    made = {name: _samples(part, making, name) for name, part in others.items() if part is not None}
+    made = {
+        name: _samples(part, making, name, train.specs)
+        for name, part in others.items()
+        if part is not None
+    }
+    unlike = [note for other in made.values() for note in unlike_training(train.specs, other)]
     on_steps = (
         *(tokens.notes if tokens is not None else ()),
         *notes_on_texts(steps.train, steps.other),
@@ -253,7 +281,7 @@ def prepare_data(
         opened.identity,
         opened.order,
         opened.changes,
-        (*on_steps, *dict.fromkeys(notes)),
+        (*on_steps, *unlike, *dict.fromkeys(notes)),
         tuple(each.node for each in steps.train) if config.transforms is None else (),
         None if opened.validation is None else opened.validation.table,
     )

@@ -81,7 +81,7 @@ def _of_inputs(config: RunConfig, far: list[_Size]) -> Iterator[Lint]:
     if not far:
         return
     worst = max(far, key=lambda size: size.far)
-    name = _name(config, worst)
+    name = column_behind(config, worst.column, worst.place)
     others = f" and {len(far) - 1} more" if len(far) > 1 else ""
     known = "..." if name is None else name
     what = f"number {worst.place} of {worst.column!r}" if name is None else f"column {name!r}"
@@ -209,17 +209,25 @@ def _label(layers: tuple[Layer, ...], position: int) -> str:
     return layers[position].name or str(position)
 
 
-def _name(config: RunConfig, size: _Size) -> str | None:
-    """Return the column of the data that a number comes from; None where nobody knows."""
-    if size.place is None:
-        return size.column
+def column_behind(config: RunConfig, column: str, place: int | None) -> str | None:
+    """Return the column of the data that a number of the network's input comes from.
+
+    None where nobody knows.
+
+    Args:
+        config: The run config.
+        column: Column of the network's input.
+        place: Position in its vectors; None for a column of single numbers.
+    """
+    if place is None:
+        return column
     nodes = config.data.transforms or ()
     stacks = [node for node in nodes if isinstance(node, StackTransform)]
     if any(isinstance(node, ImportTransform) for node in nodes):
         return None
     if not stacks:
-        return size.column if size.column in (config.data.inputs or ()) else None
+        return column if column in (config.data.inputs or ()) else None
     columns = stacks[-1].columns or config.data.inputs or ()
     # Categories and flags come in between, so that places are known only without them.
     widths = {node.type for node in nodes} & {"categories", "fill"}
-    return columns[size.place] if not widths and size.place < len(columns) else None
+    return columns[place] if not widths and place < len(columns) else None

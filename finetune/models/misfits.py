@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from finetune.errors import ModelError, is_out_of_memory
-from finetune.models.shapes import beyond_positions, describe, first_line
+from finetune.models.shapes import beyond_positions, describe, first_line, whole_numbers
 
 _ABOUT_DATA = re.compile(
     r"\bsizes?\b|\bshapes?\b|dimension|\bdims?\b|must match|out of (range|bounds)|\bdtypes?\b"
@@ -88,7 +88,8 @@ def misfit(error: Exception, model: nn.Module, columns: Mapping[str, object]) ->
         return ModelError(f"{message}, got {describe(*call.tensors)}", hint=DROP_LAST, key=key)
     named = ", ".join(f"{name!r} {describe(value)}" for name, value in columns.items())
     message = f"{label}: cannot take {describe(*call.tensors)}: {first_line(error)}"
-    return ModelError(message, hint=f"the network was given {named}", key=key)
+    hint = whole_numbers(error, call.tensors) or f"the network was given {named}"
+    return ModelError(message, hint=hint, key=key)
 
 
 DROP_LAST = "train.drop_last: true leaves out the last, smaller batch; micro_batch must be above 1"

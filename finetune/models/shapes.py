@@ -183,9 +183,36 @@ def try_out(
             raise told from error
         raise ModelError(
             f"{label}: cannot take {describe(*given)}: {too_large or first_line(error)}",
-            hint=f"raised at {_place(error)}" if foreign else None,
+            hint=f"raised at {_place(error)}" if foreign else whole_numbers(error, given),
             key=key,
         ) from error
+
+
+_OF_TYPES = re.compile(
+    r"same dtype|should be the same|scalar type|for '(Long|Int|Short|Char|Byte|Bool)'|float"
+)
+"""Words in torch's messages about whole numbers where it needs numbers with fractions."""
+
+
+def whole_numbers(error: BaseException, given: Iterable[object]) -> str | None:
+    """Return the hint for a layer that was given whole numbers and computes with fractions.
+
+    Args:
+        error: What torch raised.
+        given: The layer's inputs.
+    """
+    tensors = [one for one in given if isinstance(one, Tensor)]
+    if not any(not one.is_floating_point() for one in tensors) or not _OF_TYPES.search(str(error)):
+        return None
+    if any(one.ndim > 2 for one in tensors):
+        return (
+            "whole numbers become float32 by columns: {NAME: {dtype: float32}} of the source; "
+            "dtype: uint8 reads 0..255 as 0..1"
+        )
+    return (
+        "whole numbers become float32 by data.transforms: [{type: stack}], or by columns: "
+        "{NAME: {dtype: float32}} of a source of arrays; a layer Embedding looks them up"
+    )
 
 
 def beyond_positions(

@@ -69,6 +69,8 @@ class PiecewisePrediction:
         self._told = told
         self.beside = Beside(told.note)
         self.remarks = Remarks(predictor.run, told.note)
+        self.example: dict[str, Any] | None = None
+        """A row, also if it is not to be written: the columns of a file without rows."""
         self._counting: Counting | None = None
         self._count = 0
         """Samples of the input before the present piece."""
@@ -108,9 +110,11 @@ class PiecewisePrediction:
         if self._asking.columns:
             beside = self.beside.rows(part, next(iter(said.values())))
         below = self._asking.below
+        whole = {at: {"input": part.names[at]} | beside[at] | row for at, row in said.items()}
+        self.example = self.example or next(iter(whole.values()))
         rows = [
-            {"input": part.names[at]} | beside[at] | row
-            for at, row in said.items()
+            row
+            for row in whole.values()
             # Not `<`: of a probability that is NaN nobody is sure.
             if below is None or not row["probability"] >= below
         ]
@@ -144,6 +148,7 @@ class PiecewisePrediction:
         for answer in answers:
             at = good[answer.position]
             row = self._predictor.plain(answer, part.names[at], put)
+            self.remarks.predicted(row, part.names[at])
             said[at] = row if self._asking.top_k is None else with_top(row, self._asking.top_k)
             self._counting.at(self._count + at)
         return said, num_bad

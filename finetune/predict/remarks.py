@@ -1,8 +1,9 @@
 """What a user is told of new samples: how they were read, and how their labels differ."""
 
+import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from finetune.data.incoming_part import Incoming
@@ -28,6 +29,7 @@ class Remarks:
         self._seen: Counter[str] = Counter()
         self._labels: list[Any] = []
         self._num_labels = 0
+        self._num_odd, self._first_odd = 0, ""
 
     def first(self) -> None:
         """Tell what is known before any sample is read."""
@@ -56,8 +58,21 @@ class Remarks:
         self._num_labels += len(labels)
         self._labels += labels[: _MOST_LABELS - len(self._labels)]
 
+    def predicted(self, row: Mapping[str, Any], name: str) -> None:
+        """Count a prediction whose numbers are not all finite; `name` is that of its sample."""
+        if not _is_finite(row):
+            self._num_odd += 1
+            self._first_odd = self._first_odd or name
+
     def last(self) -> None:
         """Tell which remarks hold for further pieces too, and how the labels differ."""
+        if self._num_odd:
+            is_one = self._num_odd == 1
+            first = self._first_odd if is_one else f"the first for {self._first_odd}"
+            self._told(
+                f"{self._num_odd:,} prediction{' is' if is_one else 's are'} not finite (nan, "
+                f"inf), {first}: JSON has null there, and a label beside nan means nothing"
+            )
         facts, config = self._run.facts, self._run.config
         if facts.target is not None and facts.classes is not None:
             about, fold = (self._labels, facts.target, facts.classes), config.data.labels.fold
@@ -74,3 +89,12 @@ class Remarks:
         again = sum(count - 1 for count in self._seen.values())
         if again:
             self._told(f"{again:,} notes like these on further pieces of the input are left out")
+
+
+def _is_finite(value: Any) -> bool:
+    """Tell whether all numbers of a prediction are finite."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        return all(map(_is_finite, value.values()))
+    return all(map(_is_finite, value)) if isinstance(value, list | tuple) else True

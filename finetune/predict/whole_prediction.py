@@ -46,7 +46,8 @@ class WholePrediction:
         Raises:
             FinetuneError: the input cannot be read, or a sample cannot be predicted.
         """
-        write_rows(self._rows(self._parts(None)), stream, as_csv=False)
+        prediction = PiecewisePrediction(self.predictor, self.asking, self.told)
+        write_rows(self._rows(prediction, self._parts(None)), stream, as_csv=False)
 
     def to_file(self, out: Path, folder: Path | None, *, raw: bool) -> int:
         """Write a file by its ending; return how many rows it has.
@@ -83,10 +84,9 @@ class WholePrediction:
             parts = list(parts)
             files = [file for part in parts for file in part.files()]
         with nullcontext() if folder is None else pictures_in(folder, files) as put:
-            rows = self._rows(parts, put)
-            return write_file(
-                rows, out, numbers=self.predictor.numbers, raw=raw, note=self.told.bad
-            )
+            prediction = PiecewisePrediction(self.predictor, self.asking, self.told)
+            rows = self._rows(prediction, parts, put)
+            return self._written(rows, prediction, out, raw=raw)
 
     def _journalled(self, out: Path, *, raw: bool) -> int:
         """Write a regular file, by a journal that an interrupted prediction goes on from."""
@@ -100,13 +100,33 @@ class WholePrediction:
                 journal.add(piece, len(part.names), prediction.beside.names)
             prediction.remarks.last()
             self._tell_counts(journal.num_bad, journal.num_predicted, journal.count)
-            return write_file(
-                journal, out, numbers=self.predictor.numbers, raw=raw, note=self.told.bad
-            )
+            return self._written(journal, prediction, out, raw=raw)
 
-    def _rows(self, parts: Iterable[Incoming], put: Put | None = None) -> Iterator[dict[str, Any]]:
+    def _written(
+        self,
+        rows: Iterable[dict[str, Any]],
+        prediction: PiecewisePrediction,
+        out: Path,
+        *,
+        raw: bool,
+    ) -> int:
+        """Write the rows of a prediction to a file; return how many there are."""
+        return write_file(
+            rows,
+            out,
+            numbers=self.predictor.numbers,
+            raw=raw,
+            note=self.told.bad,
+            example=lambda: prediction.example,
+        )
+
+    def _rows(
+        self,
+        prediction: PiecewisePrediction,
+        parts: Iterable[Incoming],
+        put: Put | None = None,
+    ) -> Iterator[dict[str, Any]]:
         """Yield the row of each sample, and tell what is to be told of all of them."""
-        prediction = PiecewisePrediction(self.predictor, self.asking, self.told)
         prediction.remarks.first()
         num_bad = num_predicted = count = 0
         for piece in prediction.pieces(parts, put):

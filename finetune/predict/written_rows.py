@@ -22,6 +22,7 @@ def write_rows(
     numbers: Sequence[str] = (),
     raw: bool = False,
     note: Callable[[str], None] = lambda _: None,
+    example: Callable[[], Mapping[str, Any] | None] = lambda: None,
 ) -> int:
     """Write rows as JSON lines, or as CSV with a column for each class or number; return how many.
 
@@ -35,6 +36,7 @@ def write_rows(
             number is another one.
         raw: Whether to write texts in CSV as they are.
         note: Receives a line for the user.
+        example: Returns a row that is not written, for the header of CSV without rows.
     """
     cells = _Cells(is_raw=raw)
     count = 0
@@ -55,6 +57,8 @@ def write_rows(
                 hint="JSON lines take any: --out predictions.jsonl",
             )
         writer.writerow({name: cells.shown(value) for name, value in flat.items()})
+    if as_csv and writer is None and (row_of_none := example()) is not None:
+        csv.writer(file).writerow(map(cells.shown, _flat_row(row_of_none, numbers)))
     if cells.num_changed:
         note(f"{cells.num_changed} {_CHANGED}")
     return count
@@ -67,6 +71,7 @@ def write_file(
     numbers: Sequence[str] = (),
     raw: bool = False,
     note: Callable[[str], None] = lambda _: None,
+    example: Callable[[], Mapping[str, Any] | None] = lambda: None,
 ) -> int:
     """Write rows to a file, as CSV, Parquet or JSON lines by its ending; return how many.
 
@@ -80,7 +85,15 @@ def write_file(
     with output_file(out) as file:
         if form == "parquet":
             return write_parquet(rows, file, numbers=numbers, where=str(out))
-        return write_rows(rows, file, as_csv=form == "csv", numbers=numbers, raw=raw, note=note)
+        return write_rows(
+            rows,
+            file,
+            as_csv=form == "csv",
+            numbers=numbers,
+            raw=raw,
+            note=note,
+            example=example,
+        )
 
 
 def write_parquet(

@@ -1,9 +1,10 @@
 """What a refused request is told, and JSON that is safe wherever it is shown."""
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any
+
+from finetune.visible import finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +53,8 @@ def safe_json(value: Any) -> bytes:
 
     NaN and infinity, which JSON has not, become null.
     """
-    text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False)
+    text = json.dumps(finite(value), ensure_ascii=True, allow_nan=False)
     for character in "<>&":
         # They can only be inside of strings.
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text.encode("ascii")
-
-
-def _finite(value: Any) -> Any:
-    """Return a value with null in place of numbers that JSON cannot hold."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -1,5 +1,6 @@
 """Collect all notes on a run before it begins: `plan` and `train` show the same list."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -13,6 +14,7 @@ from finetune.lints.given_answers import given_answers
 from finetune.lints.network_lints import lints_of_network
 from finetune.lints.norm_modes import idle_holds, norms_of_several, statistics_left_out
 from finetune.lints.small_batches import lone_samples
+from finetune.lints.unlike_parts import unlike_parts
 from finetune.lints.unscaled_numbers import unscaled_numbers
 from finetune.models.declared import Network
 from finetune.redaction import redacted
@@ -25,7 +27,7 @@ def all_lints(
     model: Network,
     plan: Plan,
     task: Task,
-    samples: Samples,
+    parts: Mapping[str, Samples],
     *,
     num_samples: int,
     device: torch.device,
@@ -38,11 +40,12 @@ def all_lints(
         model: The network. It is run on a few samples and left as it was.
         plan: The phases of the run.
         task: The task of the run.
-        samples: The training samples, or some of them.
+        parts: The samples by part, or some of them.
         num_samples: Number of samples that the run trains on.
         device: Where the network is.
         total: Optimizer steps of the run.
     """
+    samples = parts["train"]
     found = {
         "freeze": find_lints(config.freeze, plan),
         "run": (
@@ -53,7 +56,11 @@ def all_lints(
             *without_effect(config, plan, num_samples=num_samples, total=total),
         ),
         "weights": frozen_by_chance(model.weights_reports, plan),
-        "data": (*given_answers(config), *unscaled_numbers(config, samples)),
+        "data": (
+            *given_answers(config),
+            *unscaled_numbers(config, samples),
+            *unlike_parts(config, parts),
+        ),
         "network": lints_of_network(config, model, task, samples, device),
     }
     return {about: tuple(map(_without_secrets, lints)) for about, lints in found.items()}

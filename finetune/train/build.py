@@ -38,6 +38,7 @@ from finetune.train.average import refuse_coarse
 from finetune.train.built import Parts
 from finetune.train.chosen_threshold import refuse_without_validation
 from finetune.train.evaluation import rehearse
+from finetune.train.every_part import try_parts
 from finetune.train.exact_kernels import use_exact_kernels
 from finetune.train.first_look import refuse_missing
 from finetune.train.fitted_on_validation import refuse_uncalibrated
@@ -107,6 +108,9 @@ def build_parts(
         with faults.noted():
             mixing = _mixing(config, data, task)
             rehearse(model, task, data.train, precision=precision, mixing=mixing)
+            # For a run itself this would make samples that it may never need.
+            if most is not None:
+                try_parts(model, task, data.parts, precision=precision)
         faults.raise_if_any()
         return Parts(data, model, plan, task, device, training, total, mixing)
 
@@ -278,7 +282,7 @@ def lints_of(config: RunConfig, parts: Parts) -> dict[str, tuple[Lint, ...]]:
         parts.model,
         parts.plan,
         parts.task,
-        parts.data.train,
+        parts.data.parts,
         num_samples=parts.data.order.count,
         device=parts.device,
         total=parts.total_steps,
@@ -296,13 +300,12 @@ def cache_use(
         tell: Receives one line per decision of the cache.
     """
     data, settings = parts.data, config.train
-    splits = {"train": data.train, "validation": data.validation, "test": data.test}
     # Stored rows are exact only for batch shapes that were tried, so the cache gets the sizes of
     # all passes.
-    sizes = dict.fromkeys(splits, evaluation_batch_size(config))
+    sizes = dict.fromkeys(("train", "validation", "test"), evaluation_batch_size(config))
     sizes["train"] = parts.training.pass_size
     return Use(
-        splits={name: samples for name, samples in splits.items() if samples is not None},
+        splits=data.parts,
         sizes=data.facts.sizes,
         num_drawn=data.order.num_drawn,
         num_draws=data.order.count,

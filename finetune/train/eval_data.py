@@ -1,6 +1,6 @@
 """Choose the samples of an evaluation: a part of the run's own data, or a whole named source."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from finetune.data.sources import sources_of
 from finetune.data.text_windows import WindowCutter, in_windows
 from finetune.data.tokens import TokenStore
 from finetune.errors import DataError, Key
+from finetune.models.declared import TensorSpec
 from finetune.models.preprocessing import Preprocessing
 from finetune.runs.folder import RunFolder, saved_config
 from finetune.train.build import evaluation_batch_size, open_raw
@@ -44,6 +45,8 @@ class RunData:
     folder: RunFolder
     facts: DataFacts
     preprocessing: Preprocessing
+    specs: Mapping[str, TensorSpec]
+    """Shape and type of one sample in each batch column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,7 @@ def _evaluated(
         tokens=tokens,
         name=name,
         like=like,
+        specs=run.specs,
     )
 
 

@@ -11,6 +11,7 @@ from finetune.config.loader import load_config
 from finetune.config.run import RunConfig
 from finetune.data.batches import Samples
 from finetune.data.opening import DataFacts
+from finetune.data.parts_alike import unlike_training
 from finetune.data.skipped import note_on_skipped
 from finetune.errors import CheckpointError, named
 from finetune.models.declared import Network, TensorSpec
@@ -61,10 +62,11 @@ class TrainedRun:
         return tuple(self.specs)
 
     def refuse_misfit(self, samples: Samples) -> None:
-        """Raise if samples have other columns than the network was built for.
+        """Raise if samples have other columns than the network was built for, or other widths.
 
         Raises:
-            CheckpointError: they have. The run folder does not fit the data that it names.
+            CheckpointError: the run folder does not fit the data that it names.
+            DataError: numbers of a column are of another shape or type.
         """
         if set(samples.inputs) != set(self.columns):
             raise CheckpointError(
@@ -73,6 +75,7 @@ class TrainedRun:
                 where=str(self.folder.path / "data.json"),
                 hint="the run's data.json or config.yaml was changed: train the run anew",
             )
+        unlike_training(self.specs, samples)
 
 
 def load_run(
@@ -197,7 +200,7 @@ def evaluated(
         tell(f"note: {line}")
     with located(config):
         data = open_eval_data(
-            RunData(config, run.folder, run.facts, run.preprocessing),
+            RunData(config, run.folder, run.facts, run.preprocessing, run.specs),
             split,
             source,
             overrides=overrides,

@@ -112,3 +112,22 @@ def test_names_of_users_exclude_nothing(loaded):
         "epochs": "a",
         "steps": "c",
     }
+
+
+GRADUAL = "{method: gradual, blocks_per_phase: 2, verify: end}"
+
+
+@pytest.mark.parametrize("below", [GRADUAL, PHASES, "[head]"])
+def test_a_method_of_the_command_line_replaces_what_freezes_in_the_file(loaded, below):
+    config = loaded(freeze=below, overrides=["freeze.method=lisa", "freeze.blocks=1"])
+    assert said(config.freeze, "method", "blocks") == {"method": "lisa", "blocks": 1}
+    # a key that every method has stays
+    assert config.freeze.verify == ("end" if below == GRADUAL else "phase")
+    given_up = "freeze.blocks_per_phase" if below == GRADUAL else "freeze"
+    told = [note for note in config.notes if note.startswith("-o freeze.method takes the place of")]
+    assert [note for note in told if given_up in note.rpartition(": ")[2]], config.notes
+
+
+def test_the_same_method_again_keeps_its_keys(loaded):
+    config = loaded(freeze=GRADUAL, overrides=["freeze.method=gradual"])
+    assert config.freeze.blocks_per_phase == 2

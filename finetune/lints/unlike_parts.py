@@ -1,0 +1,98 @@
+"""Note on parts whose numbers are of another size than those of training.
+
+Letters: N samples, C numbers of a sample.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from finetune.config.run import RunConfig
+from finetune.data.batches import Samples, sample_order
+from finetune.errors import Key
+from finetune.freezing.lints import Lint
+from finetune.lints.unscaled_numbers import column_behind
+
+_LOOKED_AT = 1000
+"""Number of samples of a part whose numbers are measured, drawn by seed."""
+_FAR = 10
+"""Deviations of training by which a mean or a deviation differs before it is told."""
+
+
+class _Sizes(NamedTuple):
+    """Mean and standard deviation of the numbers of a column, `(C,)` each."""
+
+    mean: Tensor
+    deviation: Tensor
+
+
+def unlike_parts(config: RunConfig, parts: Mapping[str, Samples]) -> tuple[Lint, ...]:
+    """Return a note on each column of numbers whose size differs much from that of training.
+
+    Such a part is in other units, or was scaled before it was written.
+
+    Args:
+        config: The run config.
+        parts: The samples by part, or some of them, as the network gets them.
+    """
+    train = parts["train"]
+    names = [
+        name
+        for name, spec in train.specs.items()
+        if spec.dtype == "float32" and len(spec.shape) < 2
+    ]
+    # To fetch texts only to measure what stands beside them would tokenize them.
+    if not names or len(parts) < 2 or any(spec.dtype == "int64" for spec in train.specs.values()):
+        return ()
+    usual = _sizes(train, names, config.seed)
+    return tuple(
+        lint
+        for part, samples in parts.items()
+        if part != "train"
+        for lint in _compared(part, _sizes(samples, names, config.seed), usual, config)
+    )
+
+
+def _compared(
+    part: str, sizes: Mapping[str, _Sizes], usual: Mapping[str, _Sizes], config: RunConfig
+) -> Iterator[Lint]:
+    """Yield a note for each column of a part that is far from training."""
+    for column, (mean, deviation) in sizes.items():
+        there = usual[column]
+        away = (mean - there.mean).abs().maximum((deviation - there.deviation).abs())
+        # What never differs in training has no deviation to compare with.
+        constant = there.mean.abs().clamp(min=1)
+        far = away / torch.where(there.deviation > 0, there.deviation, constant)
+        if float(far.max()) <= _FAR:
+            continue
+        at = int(far.argmax())
+        others = int((far > _FAR).sum()) - 1
+        name = column_behind(config, column, at if len(mean) > 1 else None)
+        is_in_vector = len(mean) > 1 and name in (None, column)
+        what = f"number {at} of {column!r}" if is_in_vector else f"column {name!r}"
+        more = f" and {others} more" if others else ""
+        yield Lint(
+            _key(config, part),
+            f"{what}{more} of the {part} part: mean {mean[at]:,.4g} and standard deviation "
+            f"{deviation[at]:,.4g}, where training has {there.mean[at]:,.4g} and "
+            f"{there.deviation[at]:,.4g}",
+            "are both in one unit, and scaled alike?",
+        )
+
+
+def _key(config: RunConfig, part: str) -> Key:
+    """Return the config key of a part's source."""
+    is_own = getattr(config.data, part, None) is not None
+    return ("data", part) if is_own else ("data", "split")
+
+
+def _sizes(samples: Samples, names: list[str], seed: int) -> dict[str, _Sizes]:
+    """Return mean and deviation of each column, over some samples drawn by seed."""
+    batch = samples.fetch(sample_order(len(samples), seed, 0)[:_LOOKED_AT])
+    found = {}
+    for name in names:
+        values = batch.inputs[name].double().reshape(len(batch), -1)
+        found[name] = _Sizes(values.mean(0), values.std(0, correction=0))
+    return found
