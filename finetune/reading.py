@@ -26,6 +26,20 @@ class _TwiceError(ValueError):
     """A JSON object has two values for one key. Python's own reader keeps the last one."""
 
 
+POINTER = b"version https://git-lfs.github.com/spec/"
+"""Beginning of the small text that stands for a file where Git LFS has not fetched it."""
+A_POINTER = "a pointer of Git LFS, not the file itself (`git lfs pull` fetches it)"
+
+
+def is_pointer(path: Path) -> bool:
+    """Tell whether a file is only a pointer of Git LFS; False if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(POINTER)) == POINTER
+    except OSError:
+        return False
+
+
 def _keys_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Return a dict of these pairs.
 

@@ -137,6 +137,13 @@ class DataConfig(Node):
         return self
 
     @model_validator(mode="after")
+    def _inputs_are_distinct(self) -> Self:
+        names = self.inputs or ()
+        if (twice := next((n for n in names if names.count(n) > 1), None)) is not None:
+            refuse("DataConfig", (("inputs",), f"{twice!r} is named twice", None))
+        return self
+
+    @model_validator(mode="after")
     def _loss_columns_are_further_ones(self) -> Self:
         names = [*(self.inputs or ()), *self.loss_columns]
         names += [self.target] if isinstance(self.target, str) else (self.target or ())

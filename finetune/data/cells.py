@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
@@ -21,6 +22,8 @@ _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 # These never become numbers; they only choose the hint.
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}([,.' \u00a0\u202f])[0-9]{3}(\1[0-9]{3})*([.,][0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+([eE][+-]?[0-9]+)?")
+_DATE = re.compile(r"[0-9]{1,4}[-/.][0-9]{1,2}[-/.][0-9]{1,4}\b")
+_WITH_UNIT = re.compile(r"([+-]?[0-9.]{1,20}) ?[A-Za-z\u00b0\u00b5/]{1,6}[23]?")
 _FIRST_CELLS = 100
 
 
@@ -83,6 +86,10 @@ def no_number(column: str, cells: Column, place: Callable[[int], str], key: Key 
         )
     told = f"column {column!r} holds {shown(cells[row])} in {place(row)}"
     more = f"; {len(others)} of {len(cells)} cells are no numbers" if len(others) > 1 else ""
+    if not others and len(cells):
+        hint = "its cells read as numbers: write them as numbers, or as categories: data.transforms"
+        hint += f": [{{type: categories, columns: [{column}]}}]"
+        return DataError(f"{told}: the column is text in the data", hint=hint, key=key)
     return DataError(
         f"{told} where a number is needed{more}",
         hint=_remedy(column, cells[row], is_odd=len(others) * 2 <= len(cells)),
@@ -132,9 +139,26 @@ def _meanings(text: str, mark: str) -> str:
     return f"{text} seems to mean {whole}"
 
 
+def _remedy_of_signs(text: str) -> str | None:
+    """Return a hint for a number with signs of money, another minus, digits or unit; else None."""
+    plain = unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("_", "")
+    # Digits of all scripts have a value, which `NFKC` leaves as it is.
+    plain = "".join(str(unicodedata.digit(one, one)) for one in plain)
+    bare = plain.strip("$\u20ac\u00a3\u00a5\u20b9 ")
+    if reads_as_number(bare):
+        return f"write it as {bare}, not {text}"
+    if _DATE.match(text):
+        return "a date is no number: write days since a day, or its parts, as columns of numbers"
+    if (found := _WITH_UNIT.fullmatch(bare)) is not None and reads_as_number(found[1]):
+        return f"write all in one unit, and without it: {found[1]}, not {text}"
+    return None
+
+
 def _remedy(column: str, cell: Any, *, is_odd: bool) -> str:
     """Return a hint for a cell that is no number; `is_odd` if most other cells are numbers."""
     text = cell.strip() if isinstance(cell, str) else ""
+    if hasattr(cell, "isoformat"):
+        text = cell.isoformat()
     if text != cell and reads_as_number(text):
         return "take out the blanks around the number"
     if text.endswith("%") and reads_as_number(text[:-1].strip().replace(",", ".")):
@@ -143,6 +167,8 @@ def _remedy(column: str, cell: Any, *, is_odd: bool) -> str:
         return f"{_meanings(text, found[1])}: write no separators, and a point before decimals"
     if _DECIMAL_COMMA.fullmatch(text):
         return f"write a point before decimals: {text.replace(',', '.')}, not {text}"
+    if (remedy := _remedy_of_signs(text)) is not None:
+        return remedy
     if not is_odd or not text:
         return words_as_numbers(column)
     written = json.dumps(text[:20], ensure_ascii=False)

@@ -41,6 +41,7 @@ from finetune.data.pixels import (
 )
 from finetune.errors import DataError
 from finetune.importing import require
+from finetune.reading import A_POINTER, POINTER
 
 _FAULTS = (*FAULTS, StructError, ZlibError)
 """Exceptions that Pillow raises for damaged or malicious files."""
@@ -207,6 +208,9 @@ def _pictured(source: BinaryIO, pil: ModuleType) -> Iterator[Any]:
     try:
         opened = pil.open(source, formats=_formats())
     except pil.UnidentifiedImageError as error:
+        source.seek(0)
+        if source.read(len(POINTER)) == POINTER:
+            raise PixelError(f"it is {A_POINTER}") from error
         raise PixelError("it is in no known format of images") from error
     with opened as image:
         width, height = image.size

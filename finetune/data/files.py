@@ -104,6 +104,8 @@ def read_text(file: Path, source: TextFolderSource, key: Key) -> str:
     try:
         raw = file.read_bytes()
         content = content_of_bytes(raw[:4096], source.encoding)
+        if content.other is not None:
+            raise DataError(f"{str(file)!r} is {content.other}, no text", key=(*key, "path"))
         # A byte order mark in the file wins over the config: it is about this very file.
         encoding = content.encoding if content.is_told and content.encoding else source.encoding
         return raw.decode(encoding, source.errors)

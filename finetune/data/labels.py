@@ -1,5 +1,6 @@
 """Compare labels as people write them, and order classes as a pretrained head does."""
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,12 @@ from finetune.errors import DataError, named
 _KEY = ("data", "target")
 _INVISIBLE = "Cf"
 """Unicode category of invisible characters, such as a byte order mark."""
+
+_NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]{0,15})?")
+_SIGNS = re.compile(r"[\s_'\"`.,;:\u2010-\u2015\u2018-\u201f\u2212-]+")
+"""Signs that people set and leave out: blanks, dashes, quotation marks, points."""
+_LETTERS = str.maketrans("аеорсухкмнтвіјѕ", "aeopcyxkmhtbijs")
+"""Cyrillic letters that look like Latin ones."""
 
 _GAPS = frozenset({"na", "n/a", "#n/a", "<na>", "nan", "null", "none", "?"})
 """Labels, without case, that programs write where there is none. Tags have signs such as `-`."""
@@ -66,7 +73,7 @@ def notes_on_spelling(labels: Sequence[str], rules: LabelRules) -> list[str]:
         spellings.setdefault(folded(label), []).append(label)
     alike = [group for group in spellings.values() if len(group) > 1]
     if not alike:
-        return []
+        return _notes_on_looks(labels)
     if rules.fold:
         return [f"{len(labels)} spellings are folded to {len(spellings)} labels"]
     count, worst = sum(map(len, alike)), max(alike, key=len)
@@ -74,6 +81,29 @@ def notes_on_spelling(labels: Sequence[str], rules: LabelRules) -> list[str]:
         f"{count} of {len(labels)} labels are equal to others but for case and blanks, such as "
         f"{named(worst)}; data.labels: {{fold: true}} leaves {len(spellings)}"
     ]
+
+
+def _notes_on_looks(labels: Sequence[str]) -> list[str]:
+    """Return a note on labels that look alike to a person and are several classes; or nothing."""
+    looks: dict[str, list[str]] = {}
+    for label in sorted(labels):
+        looks.setdefault(_looks(label), []).append(label)
+    alike = [group for group in looks.values() if len(group) > 1]
+    if not alike:
+        return []
+    count, worst = sum(map(len, alike)), max(alike, key=len)
+    return [
+        f"{count} of {len(labels)} labels look alike to a person, such as {named(worst)}; if they "
+        "mean one class, write them alike in the data"
+    ]
+
+
+def _looks(label: str) -> str:
+    """Return what a person sees of a label: a number's value, letters without signs between."""
+    text = folded(label)
+    if _NUMBER.fullmatch(text):
+        return str(float(text))
+    return _SIGNS.sub("", text).translate(_LETTERS) or text
 
 
 def notes_on_gaps(labels: Sequence[str]) -> list[str]:

@@ -34,6 +34,7 @@ from finetune.data.loss_columns import (
     refuse_idle_loss_columns,
     refuse_unknown_companions,
 )
+from finetune.data.odd_numbers import notes_on_numbers
 from finetune.data.readers.chunks import shown_names
 from finetune.data.row_hashes import row_hashes
 from finetune.data.sources import open_source, sources_of
@@ -137,7 +138,8 @@ def read_data(
         for part, table in tables.items()
         for note in notes_on_unlike_files(table, sorted(may_be_numbers), read[part])
     )
-    notes = (*of_tables, *on_files, *on_cells)
+    on_numbers = notes_on_numbers(read["train"], inputs)
+    notes = (*of_tables, *on_files, *on_cells, *on_numbers)
     hashes = {part: row_hashes(t, inputs, read[part]) for part, t in tables.items()}
     # Of the training part alone: prediction must read what training read, not what validation held.
     kinds = {name: kind_of(column, name, config) for name, column in read["train"].items()}

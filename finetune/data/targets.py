@@ -357,7 +357,10 @@ def _whole(column: Numbers, table: Table, name: str) -> Tensor:
 def _texts(column: Column, table: Table, name: str) -> Distinct:
     """Return the texts of a column; raise if it is something else or a cell is empty."""
     if isinstance(column, Images) or not isinstance(column, Listed) or column.kind != "text":
-        raise DataError(f"column {name!r} holds neither text nor whole numbers", key=_KEY)
+        cells = column.values if isinstance(column, Listed) else ()
+        row = next((n for n, cell in enumerate(cells) if not isinstance(cell, str | int)), None)
+        where = "" if row is None else f": {shown(cells[row])} in {table.place(row)}"
+        raise DataError(f"column {name!r} holds neither text nor whole numbers{where}", key=_KEY)
     texts = column.distinct()
     # In order of their first cells, so that the first row without a label is named.
     empty = next((number for number, text in enumerate(texts.values) if not text.strip()), None)

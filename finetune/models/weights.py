@@ -18,7 +18,7 @@ from finetune.importing import package_path
 from finetune.models.loaded_values import conversion, not_finite, refuse_other_numbers
 from finetune.models.renaming import fits_all, in_yaml, mending, renamed
 from finetune.models.weights_report import WeightsReport, misfit
-from finetune.reading import check_safetensors
+from finetune.reading import A_POINTER, check_safetensors, is_pointer
 
 _NESTED_UNDER = ("state_dict", "model")
 """Names of containers in a file that are opened without being asked for."""
@@ -114,6 +114,8 @@ def read_tensors(
         ModelError: the file does not exist, or holds more than tensors.
     """
     _refuse_missing_file(path, key)
+    if is_pointer(path):
+        raise ModelError(f"{str(path)!r} is {A_POINTER}", key=key)
     if path.suffix != ".safetensors":
         refuse_old_torch(torch.__version__, path, key=key)
     try:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from finetune.cli.plans import preview, preview_as_data
-from finetune.data.labels import LabelRules, ordered
+from finetune.data.labels import LabelRules, notes_on_spelling, ordered
 from finetune.errors import DataError
 from finetune.models.preprocessing import read_preprocessing
 
@@ -349,3 +349,32 @@ def test_labels_that_read_like_a_missing_value_are_told_with_the_key_that_refuse
     assert 'missing: ["NA", "None"]' in note
     with pytest.raises(DataError, match="has no label in row 3"):
         opened(XY | {"source": source | {"missing": ["NA", "None"]}})
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["1", "01", "1.0"], ["a-b", "a_b"], ["cat", "c\u0430t"], ["'yes'", "yes"], ["a", "a."]],
+    ids=["numbers", "dashes", "another alphabet", "quotes", "point"],
+)
+def test_labels_that_look_alike_are_told(labels):
+    (note,) = notes_on_spelling([*labels, "other"], LabelRules())
+    count = len(labels)
+    assert note.startswith(f"{count} of {count + 1} labels look alike to a person, such as ")
+
+
+def test_labels_that_differ_to_a_person_are_told_nothing_about():
+    different = [
+        "cat",
+        "cats",
+        "2020-01-01",
+        "2020-01-02",
+        "-1",
+        "1",
+        "0.5",
+        "5",
+        "+",
+        "-",
+        "C",
+        "C#",
+    ]
+    assert notes_on_spelling(different, LabelRules()) == []

@@ -12,6 +12,7 @@ from typing import BinaryIO, cast
 
 from finetune.data.readers.kept_stream import kept
 from finetune.errors import DataError
+from finetune.reading import A_POINTER, POINTER
 
 TABLE_ENDINGS = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet")
 """Endings of files that count as tables whatever they contain; each may be followed by `.gz`."""
@@ -31,6 +32,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 _KNOWN = (
+    (POINTER, A_POINTER),
     (b"PK\x03\x04", "a zip archive (.npz, .xlsx, .zip)"),
     (b"PK\x05\x06", "an empty zip archive"),
     (b"\x93NUMPY", "an array (.npy)"),
@@ -93,7 +95,8 @@ def content_of_bytes(head: bytes, encoding: str) -> Content:
         return Content(None, other=_RIFF[head[8:12]])
     for magic, words in _KNOWN:
         # text may begin like some of these, but only other files have bytes that text never has
-        if head.startswith(magic) and (not magic.isascii() or _has_binary(head)):
+        is_text = magic.isascii() and magic != POINTER and not _has_binary(head)
+        if head.startswith(magic) and not is_text:
             return Content(None, other=words)
     if wide := _wide(head):
         return Content(wide, is_told=True)

@@ -76,8 +76,14 @@ def _wanted(names: list[str], reading: Reading) -> list[str]:
 
 def _cells(batch: Any, name: str, reading: Reading) -> list[Any]:
     """Return the cells of a column as Python values."""
+    import pyarrow
+
     try:
-        cells = batch.column(name).to_pylist()
+        column = batch.column(name)
+        # As Python's `Decimal` no column would be numbers; what is computed is float anyway.
+        if pyarrow.types.is_decimal(column.type):
+            column = column.cast(pyarrow.float64())
+        cells = column.to_pylist()
         return [reading.filled(cell) for cell in cells] if reading.missing_in(name) else cells
     except _FAULTS as error:
         reason = str(error).partition("\n")[0][:120]

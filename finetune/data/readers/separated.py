@@ -75,10 +75,17 @@ def found_separator(line: str) -> str:
 
 
 def separator_hint(names: Sequence[str], separator: str = ",") -> str | None:
-    """Return a hint on the separator if a table's only column looks like several, or None."""
-    only = names[0] if len(names) == 1 else ""
+    """Return a hint on the first line: no header, quoted otherwise, another separator; or None."""
+    first = names[0] if names else ""
+    if first.startswith(("#", "sep=")):
+        return "the first line is no header: take it out, so that the first one names the columns"
+    if any(len(name) > 1 and name[0] == name[-1] == "'" for name in names):
+        return 'names are in single quotes: quote: "\'", beside the path'
+    only = first if len(names) == 1 else ""
     found = max(";\t|,", key=only.count)
     if found == separator or found not in only:
+        if len(only.split()) > 1 and only.isprintable() and "  " in only:
+            return "its columns seem to be separated by blanks: write commas or tabs between them"
         return None
     written = json.dumps(found)
     found_by = f"its columns seem to be separated by {in_words(found)}"
