@@ -13,6 +13,7 @@ from finetune.visible import one_line
 # Typer's message for an argument too many, as several versions word it.
 _EMPTY_OPTION = re.compile(r"(--[\w-]+)=")
 _UNKNOWN_OPTION = re.compile(r"No such option: --([\w.-]+)")
+_UNKNOWN_VERB = re.compile(r"No such command '([\w-]+)'")
 _OVERRIDE = re.compile(r"unexpected extra argument(?:s|\(s\))? \(([\w.]+=[^ )]*)")
 
 
@@ -68,11 +69,34 @@ def _visible_mistakes() -> Iterator[None]:
     except Exception as error:
         # the class of these errors has no public name
         if hasattr(error, "format_message") and hasattr(error, "message"):
-            hint = _override_hint(error.message)
+            hint = _override_hint(error.message) or _verb_hint(error.message)
             error.message = one_line(error.message) + hint
             if hint and hasattr(error, "possibilities"):
                 error.possibilities = []  # options of like spelling, which are not meant
         raise
+
+
+_OTHER_VERBS = {
+    **dict.fromkeys(("fit", "run", "start", "finetune", "tune", "resume"), "train"),
+    **dict.fromkeys(("test", "evaluate", "score"), "eval"),
+    **dict.fromkeys(("infer", "inference", "classify"), "predict"),
+    **dict.fromkeys(("check", "lint"), "validate"),
+    **dict.fromkeys(("dry-run", "preview", "summary"), "plan"),
+    **dict.fromkeys(("list", "ls"), "runs"),
+    **dict.fromkeys(("new", "create"), "init"),
+    **dict.fromkeys(("help", "version"), "--"),
+}
+"""Words that other tools have for verbs, each with ours; `--` before one is an option."""
+
+
+def _verb_hint(message: str) -> str:
+    """Return a hint if an unknown verb is another tool's word for one; else an empty text."""
+    found = _UNKNOWN_VERB.search(message)
+    word = found[1] if found else ""
+    ours = _OTHER_VERBS.get(word)
+    if ours is None:
+        return ""
+    return f" It is finetune {f'--{word}' if ours == '--' else ours}."
 
 
 def _override_hint(message: str) -> str:
@@ -92,6 +116,8 @@ def _key_of_option(message: str) -> str | None:
     from finetune.config.run import RunConfig
 
     given = found[1].replace("-", "_")
+    if given in RunConfig.model_fields:
+        return f"{given}=VALUE"
     places = places_of(given.rpartition(".")[2], RunConfig)
     # As it was given; else a key of training, which such options mostly are with other tools.
     places.sort(key=lambda key: (not key.endswith(given), not key.startswith("train.")))

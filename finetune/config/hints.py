@@ -74,7 +74,32 @@ OTHER_WORDS = {
 }  # fmt: skip
 """Words of other tools, each with ours. `prefix` was our own word in earlier versions."""
 
+OTHER_VALUES = {
+    **dict.fromkeys(("acc", "top1", "categorical_accuracy"), "accuracy"),
+    **dict.fromkeys(("auc", "roc_auc", "roc", "roc_auc_score"), "auroc"),
+    **dict.fromkeys(("f1_score", "f_score", "fscore", "f1_macro", "macro_f1"), "f1"),
+    **dict.fromkeys(("iou", "miou", "jaccard"), "mean_iou"),
+    **dict.fromkeys(("l1", "mean_absolute_error"), "mae"),
+    **dict.fromkeys(("l2", "mean_squared_error"), "mse"),
+    **dict.fromkeys(("r2_score", "rsquared"), "r2"),
+    **dict.fromkeys(("binary", "multiclass", "binary_classification", "multiclass_classification",
+                     "text_classification", "image_classification",
+                     "sequence_classification"), "classification"),
+    **dict.fromkeys(("multi_label", "tagging", "multilabel_classification"), "multilabel"),
+    **dict.fromkeys(("ner", "pos", "sequence_labeling", "tokens"), "token_classification"),
+    **dict.fromkeys(("semantic_segmentation", "pixel_classification"), "segmentation"),
+    **dict.fromkeys(("embedding", "contrastive", "retrieval", "metric_learning"), "similarity"),
+    **dict.fromkeys(("pandas", "excel", "table", "tabular"), "csv"),
+    **dict.fromkeys(("json", "ndjson"), "jsonl"),
+    **dict.fromkeys(("numpy", "npz", "npy"), "arrays"),
+    **dict.fromkeys(("hf", "datasets", "hub"), "huggingface"),
+    **dict.fromkeys(("images", "image_folder"), "imagefolder"),
+    **dict.fromkeys(("texts", "text_folder"), "textfolder"),
+}  # fmt: skip
+"""Values of other tools, such as types and metrics, each with ours."""
+
 EXAMPLES = {
+    "validation": "split: {validation: 0.2} sets a fifth aside, say",
     "layers": "model: {layers: [{name: net, type: torchvision, architecture: resnet18}]}, say",
     "phases": "freeze: [encoder] freezes the layer of that name, freeze: [{all: true}] all",
     "epochs": "train: {epochs: 3}, say",
@@ -87,6 +112,12 @@ def word_here(given: str, known: typing.Collection[str]) -> str | None:
     # Before the nearest spelling: `wd` is nearer to many a key than to `weight_decay`.
     word = OTHER_WORDS.get(_plain(given))
     return word if word in known else None
+
+
+def value_here(given: object, known: typing.Collection[str]) -> str | None:
+    """Return a hint on the value among `known` that another tool calls `given`, or None."""
+    word = OTHER_VALUES.get(_plain(given)) if isinstance(given, str) else None
+    return f"did you mean {word!r}?" if word in known else None
 
 
 def places_of(given: str, config: type[BaseModel], near: Key = ()) -> list[str]:

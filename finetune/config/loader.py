@@ -303,7 +303,9 @@ def _validated(root: Written, problems: Iterable[Problem]) -> RunConfig:
 def _hint(fault: Fault, origin: Origin, root: Written) -> str | None:
     """Return the hint of a fault; for an unknown key that belongs elsewhere, where."""
     is_strange = fault.message == UNKNOWN_KEY or " has no argument " in fault.message
-    if not is_strange or "did you mean" in (fault.hint or ""):
+    # A hint about this very key says more than a place where there is one of its name.
+    about = fault.hint or ""
+    if not is_strange or "did you mean" in about or about.startswith("leave it out"):
         return fault.hint
     *above, name = origin.key.split(".")
     places = places_of(name, RunConfig, tuple(above))

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from finetune.config.hints import EXAMPLES, word_here
+from finetune.config.hints import EXAMPLES, value_here, word_here
 from finetune.errors import Key, did_you_mean
 from finetune.redaction import redacted
 
@@ -88,7 +88,7 @@ def explain(details: ErrorDetails, fields: Mapping[str, FieldInfo]) -> Fault:
         # Raised by a validator of ours, in words that need no change.
         case "value_error":
             return Fault(key, str(context["error"]))
-    hint = _quoting(kind, given) or _form(kind, key, given, fields)
+    hint = _quoting(kind, given) or _of_share(details) or _form(kind, key, given, fields)
     return Fault(key, f"{_wish(details)}, got {shown(given)}", hint)
 
 
@@ -150,6 +150,9 @@ def _nearest_field(given: str, fields: Mapping[str, FieldInfo]) -> str | None:
     """Return a hint for an unknown key: the nearest known one, or a list of all."""
     known = [field.alias or name for name, field in fields.items()]
     word = word_here(given, known)
+    # In a split: people of other tools give all shares.
+    if given in ("train", "training") and "folds" in known:
+        return "leave it out: what no other part takes is trained on"
     near = did_you_mean(given, known) if word is None else f"did you mean {word!r}?"
     return near or f"{KNOWN_HERE}{', '.join(known)}"
 
@@ -165,6 +168,7 @@ def _wrong_type(key: Key, given: Any, fields: Mapping[str, FieldInfo], sort: str
         return Fault((*key, sort), "missing, and it has no default", f"one of {listing}", True)
     word = given[sort]
     hint = did_you_mean(word, known) if isinstance(word, str) else None
+    hint = value_here(word, known) or hint
     return Fault((*key, sort), f"no {sort} {shown(word)}; known: {listing}", hint)
 
 
@@ -183,6 +187,7 @@ def _wrong_word(key: Key, given: Any, expected: str) -> Fault:
     words = expected.replace(" or ", ", ").split(", ")
     known = [word.strip("'") for word in words]
     hint = did_you_mean(given, known) if isinstance(given, str) else None
+    hint = value_here(given, known) or hint
     wish = words[0] if len(words) == 1 else f"one of {', '.join(words)}"
     return Fault(key, f"needs {wish}, got {shown(given)}", hint)
 
@@ -226,6 +231,16 @@ def _as_typed(before: str, given: str, known: Sequence[str]) -> str:
     if ending and "csv" in known:
         return f"{before}{{type: {ending if ending in known else 'csv'}, path: {given}}}"
     return f"{before}{{type: ...}}, with one of {', '.join(known)}"
+
+
+def _of_share(details: ErrorDetails) -> str | None:
+    """Return a hint if a number of per cent, or of samples, stands where a share below 1 does."""
+    given = details["input"]
+    if details["type"] != "less_than" or details.get("ctx", {}).get("lt") != 1:
+        return None
+    if isinstance(given, int | float) and 1 < given < 100:
+        return f"a share of all: {given / 100:g} is {given:g} %"
+    return "a share of all: 0.2 is a fifth"
 
 
 def _quoting(kind: str, given: Any) -> str | None:

@@ -101,6 +101,9 @@ def read_text(text: str, file: Path | None, key: Key = ()) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         reason = (error.problem or error.context or "cannot be parsed").rstrip(".")
+        place = mark.line if mark else 0
+        if "cannot start any token" in reason and "\t" in text.splitlines()[place]:
+            reason += ", a tab: YAML takes blanks alone to indent"
         _fail(reader.origin(key, mark.line + 1 if mark else 1), f"not YAML: {reason}")
     return Document(root, tuple(reader.problems))
 

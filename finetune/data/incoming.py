@@ -44,7 +44,7 @@ from finetune.data.readers.forms import (
 )
 from finetune.data.readers.row_places import Places
 from finetune.data.tabular import dialect_of
-from finetune.errors import DataError
+from finetune.errors import DataError, did_you_mean
 from finetune.reading import first_outside
 
 _ONE_TEXT: tuple[list[Kind], ...] = (["text"], ["text or nothing"], ["words"])
@@ -304,7 +304,11 @@ def _refuse_missing_columns(part: Incoming, wanted: Mapping[str, Kind]) -> None:
         values = part.columns.get(name)
         if values is None:
             known = shown_names(part.columns, quoted=True)
-            raise DataError(f"no column {name!r}; there are: {known}", where=part.source)
+            raise DataError(
+                f"no column {name!r}; there are: {known}",
+                hint=did_you_mean(name, part.columns),
+                where=part.source,
+            )
         # not `None in values`: comparing an array gives an array, not a truth value
         number = next((n for n, value in enumerate(values) if value is None), None)
         if number is not None and not may_be_nothing(wanted[name]):

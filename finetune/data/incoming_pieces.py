@@ -24,8 +24,9 @@ from finetune.data.readers.chunks import Chunk, Reading, shown_names
 from finetune.data.readers.forms import opened_bytes
 from finetune.data.readers.parquet import is_made_by_datasets
 from finetune.data.readers.row_places import Places
+from finetune.data.readers.separated import separator_hint
 from finetune.data.tabular import dialect_of
-from finetune.errors import DataError, FinetuneError
+from finetune.errors import DataError, FinetuneError, did_you_mean
 
 _T = TypeVar("_T")
 
@@ -239,7 +240,11 @@ def _refuse_missing(
     for name in wanted.kinds:
         if name not in known:
             shown = shown_names(known, quoted=True)
-            raise DataError(f"no column {name!r}; there are: {shown}", where=reading.name)
+            raise DataError(
+                f"no column {name!r}; there are: {shown}",
+                hint=separator_hint(list(known)) or did_you_mean(name, known),
+                where=reading.name,
+            )
 
 
 def _with_files(part: Incoming, folder: Path, wanted: Wanted) -> Incoming:

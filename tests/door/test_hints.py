@@ -4,6 +4,9 @@ import socket
 
 import pytest
 
+from finetune.config.loader import load_config
+from finetune.errors import FinetuneError
+
 TABLE = "u,v,sex,label\n" + "".join(f"{i},{i % 3},{'fm'[i % 2]},{'ab'[i % 2]}\n" for i in range(12))
 CONFIG = """\
 model:
@@ -81,7 +84,7 @@ def test_an_unknown_key_is_told_with_the_place_or_the_word_it_has_here(fault, ov
         ("task=classify", "{type: ...}, with one of classification, "),
         ("data.source=new.csv", "source: {type: csv, path: new.csv}"),
         ("data.source=new.tsv", "source: {type: csv, path: new.tsv}"),
-        ("data.split=0.2", "with the keys validation, test"),
+        ("data.split=0.2", "split: {validation: 0.2}"),
         ("train.early_stopping=3", "with the keys metric, patience"),
         ("train.device=gpu", "cuda (a GPU of NVIDIA or AMD)"),
         ("optimizer=AdamW", "{type: AdamW}"),
@@ -208,3 +211,43 @@ def test_a_used_port_of_tensorboard_is_one_line(told, tmp_path):
         code, text = told("tensorboard", "runs", "--port", str(port))
     assert code == 2
     assert text.startswith(f"--port: cannot listen on port {port}: address already in use")
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [
+        ("data.split={train: 0.8, validation: 0.2}", "what no other part takes is trained on"),
+        ("data.split=0.2", "split: {validation: 0.2} sets a fifth aside"),
+        ("data.split={validation: 20}", "a share of all: 0.2 is 20 %"),
+        ("data.split={validation: 200}", "a share of all: 0.2 is a fifth"),
+        ("task.metrics=[acc]", "did you mean 'accuracy'?"),
+        ("task.metrics=[roc_auc]", "did you mean 'auroc'?"),
+        ("task={type: ner}", "did you mean 'token_classification'?"),
+        ("task={type: binary}", "did you mean 'classification'?"),
+        ("data.source={type: numpy, path: d}", "did you mean 'arrays'?"),
+    ],
+)
+def test_words_of_other_tools_for_values_name_ours(fault, override, hint):
+    assert hint in fault(override)
+
+
+def test_a_tab_in_a_config_is_named(tmp_path):
+    (tmp_path / "t.yaml").write_text("seed: 0\nmodel:\n\tlayers: []\n")
+    with pytest.raises(FinetuneError, match="a tab: YAML takes blanks alone to indent"):
+        load_config(tmp_path / "t.yaml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["fit", "c.yaml"], "It is finetune train"),
+        (["evaluate", "run"], "It is finetune eval"),
+        (["infer", "run"], "It is finetune predict"),
+        (["help"], "It is finetune --help"),
+        (["train", "c.yaml", "--seed", "3"], "write -o seed=VALUE"),
+    ],
+)
+def test_verbs_and_options_of_other_tools_name_ours(command_line, arguments, hint):
+    shown = command_line(*arguments)
+    assert shown.code == 2
+    assert hint in " ".join(shown.err.replace("│", " ").split())
