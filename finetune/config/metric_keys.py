@@ -22,6 +22,9 @@ TokenMetric = Literal["f1", "precision", "recall", "accuracy"]
 RegressionMetric = Literal["mse", "rmse", "mae", "r2"]
 SpanMetric = Literal["exact_match", "f1"]
 SegmentationMetric = Literal["mean_iou", "dice", "pixel_accuracy"]
+DetectionMetric = Literal[
+    "map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_1", "mar_10", "mar_100"
+]
 ScoreMetric = Literal["spearman", "pearson"]
 RankMetric = Literal["mrr", "recall@1", "recall@3", "recall@5", "recall@10", "recall@100"]
 PairMetric = ScoreMetric | RankMetric | Literal["triplet_accuracy"]

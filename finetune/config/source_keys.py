@@ -135,6 +135,15 @@ class ImageFolderSource(FolderSource, ImageKeys):
         return self
 
 
+class CocoSource(NamingSource, ImageKeys):
+    """A JSON file of COCO: columns `image` and `objects`, the boxes of each image with `bbox` and `label`."""
+
+    type: Literal["coco"]
+    """Discriminator."""
+    folder: Annotated[str | None, PLACE] = None
+    """Folder of the images; that of the file if left out."""
+
+
 class AudioFolderSource(FolderSource, AudioKeys):
     """A folder of recordings in one subfolder per class: columns `audio` and `label`."""
 
@@ -254,6 +263,7 @@ Source = Annotated[
     | TextFolderSource
     | ImageFolderSource
     | AudioFolderSource
+    | CocoSource
     | ArraysSource
     | SklearnSource
     | RandomSource

@@ -9,10 +9,13 @@ from finetune.config.loss_keys import ImportLoss, Loss
 
 SEPARATOR = ","
 """Separates two labels of a cell unless the config names another separator."""
-TargetForm = Literal["class", "labels", "numbers", "tags", "span", "mask", "nothing", "any"]
+TargetForm = Literal[
+    "class", "labels", "numbers", "tags", "span", "mask", "boxes", "nothing", "any"
+]
 """What a task learns of a sample: one class, any number of labels, numbers, a class for each word of
-a text or each pixel of an image, the place of an answer in a text, nothing beside its inputs, or
-whatever its column holds. The data room encodes the target column by it, and knows no task."""
+a text or each pixel of an image, the place of an answer in a text, boxes with a class each, nothing
+beside its inputs, or whatever its column holds. The data room encodes the target column by it, and
+knows no task."""
 
 
 class BaseTask(Node):

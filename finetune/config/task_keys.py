@@ -21,6 +21,7 @@ from finetune.config.metric_keys import (
     ANY_METRIC,
     METRIC,
     Better,
+    DetectionMetric,
     Imported,
     ImportMetric,
     OfClasses,
@@ -160,6 +161,26 @@ class SegmentationTask(MeasuredTask):
         for loss in self.losses or ():
             if not isinstance(loss, CrossEntropyLoss | DiceLoss | ImportLoss):
                 raise ValueError(f"loss {loss.type!r} takes no masks; cross_entropy and dice do")
+        return self
+
+
+class DetectionTask(MeasuredTask):
+    """Boxes in an image, each with a class. The network is one of torchvision's detectors (`output: boxes`), which computes its own losses, in training alone: `validation/loss` is absent."""
+
+    target_form: ClassVar[TargetForm] = "boxes"
+    usual_losses: ClassVar[tuple[Loss, ...]] = ()
+
+    type: Literal["detection"]
+    """Discriminator."""
+    metrics: tuple[DetectionMetric, ...] = Field(default=("map", "map_50"), min_length=1)
+    """Metrics of every evaluation, as COCO counts them: `map` is the mean average precision over overlaps from 0.5 to 0.95, `map_50` and `map_75` that of one overlap, `map_small`, `map_medium` and `map_large` of boxes below 32², up to and above 96² pixels of the network's input, `mar_1`, `mar_10` and `mar_100` the recall with so many detections an image."""
+    threshold: _Threshold = 0.5
+    """Probability from which on a box is predicted; metrics count all boxes."""
+
+    @model_validator(mode="after")
+    def _losses_are_of_the_network(self) -> Self:
+        if self.losses is not None:
+            raise ValueError("a detector brings its own losses; leave 'losses' out")
         return self
 
 
@@ -306,6 +327,7 @@ Task = Annotated[
     | TokenClassificationTask
     | RegressionTask
     | SegmentationTask
+    | DetectionTask
     | SimilarityTask
     | SpanTask
     | ImportTask,

@@ -85,14 +85,14 @@ class TimmLayer(WeightedLayer):
 
 
 class TorchvisionLayer(WeightedLayer):
-    """A network from `torchvision.models` that classifies images or their pixels."""
+    """A network from `torchvision.models` that classifies images or their pixels, or finds boxes."""
 
     type: Literal["torchvision"]
     """Discriminator."""
     architecture: str
     """Name of the model as `torchvision.models.get_model` takes it."""
-    output: Literal["features", "logits"] = "features"
-    """Pooled features `(B, D)`, or the logits of a new classification head `(B, classes)`. Networks for segmentation have logits alone, of each pixel: `(B, classes, H, W)`; their auxiliary heads are left out."""
+    output: Literal["features", "logits", "boxes"] = "features"
+    """Pooled features `(B, D)`, or the logits of a new classification head `(B, classes)`. Detectors (Faster R-CNN, RetinaNet, FCOS, SSD) have `boxes` alone: heads of another number of classes are new, and images are resized and normalised inside. Networks for segmentation have logits alone, of each pixel: `(B, classes, H, W)`; their auxiliary heads are left out."""
     pretrained: bool = True
     """Whether the default weights are loaded (a download); else they are random."""
     args: dict[str, Any] = Field(default_factory=dict)

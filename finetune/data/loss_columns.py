@@ -3,7 +3,7 @@
 Letters: N samples, H height, W width.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ _MOVING = _MOVING_ALONE | frozenset(
     }
 )
 """Classes of torchvision that move pixels, so that a mask must move with the image."""
+_RESIZING = frozenset({"Resize"})
+"""A further one that boxes must move with: places in an image of another size are other ones."""
 
 
 def refuse_idle_loss_columns(config: DataConfig, task: Task) -> None:
@@ -97,6 +99,22 @@ def refuse_unmoved_masks(config: DataConfig, masks: Sequence[str]) -> None:
         )
 
 
+def refuse_unmoved_boxes(config: DataConfig, boxes: str | None) -> None:
+    """Raise `DataError` if a transform moves an image, or changes its size, and not its boxes.
+
+    Args:
+        config: `data:` of the config.
+        boxes: Column of the boxes that are learnt; None without any.
+    """
+    moving = _MOVING | _RESIZING
+    for key, node, left in _unmoved(config, [] if boxes is None else [boxes], moving):
+        raise DataError(
+            f"{node.type} moves the pixels of the image and not its boxes {left[0]!r}",
+            hint=_remedy(node, left),
+            key=key,
+        )
+
+
 def notes_on_unmoved(
     config: DataConfig, columns: Mapping[str, OfLoss], masks: Sequence[str]
 ) -> list[str]:
@@ -130,12 +148,12 @@ def changes_what_is_seen(config: DataConfig) -> bool:
 
 
 def _unmoved(
-    config: DataConfig, names: Sequence[str]
+    config: DataConfig, names: Sequence[str], moving: Collection[str] = _MOVING
 ) -> Iterator[tuple[Key, VisionTransform, list[str]]]:
     """Yield each transform that moves pixels, with its place and those columns it leaves behind."""
     for key, node in _vision_nodes(config):
         left = [name for name in names if name not in (node.with_ or ())]
-        if node.type in _MOVING and left:
+        if node.type in moving and left:
             yield key, node, left
 
 

@@ -60,6 +60,8 @@ class RawPart:
     """Columns for the loss that are no such tensor: masks, sequences, `data.loss_columns`."""
     mask: str | None = None
     """Name of the target if it is a class for each pixel; None for masks of any other meaning."""
+    boxes: str | None = None
+    """Name of the target if it is boxes with a class each."""
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Names of the classes, by target column of a list of tasks."""
 
@@ -184,9 +186,19 @@ def part_of(
         )
     assert target is not None  # what was encoded has a name
     has_classes = encoded is not None and encoded.classes is not None
-    mask = target if has_classes and isinstance(values, Images | Numbers) else None
+    # Numbers of classes are whole ones in masks; boxes have them beside their corners.
+    has_boxes = isinstance(values, Numbers) and values.values.is_floating_point()
+    is_mask = has_classes and isinstance(values, Images | Numbers) and not has_boxes
     beside = {target: values, **beside}
-    return RawPart(alone, None, hashes, target_name=target, beside=beside, mask=mask)
+    return RawPart(
+        alone,
+        None,
+        hashes,
+        target_name=target,
+        beside=beside,
+        mask=target if is_mask else None,
+        boxes=target if has_boxes else None,
+    )
 
 
 def notes_on_parts(

@@ -21,6 +21,7 @@ from finetune.data.loss_columns import (
     as_numbers,
     masks_among,
     notes_on_unmoved,
+    refuse_unmoved_boxes,
     refuse_unmoved_masks,
 )
 from finetune.data.memory_budget import MemoryBudget
@@ -247,6 +248,7 @@ def prepare_data(
     for_loss = opened.train.for_loss.columns
     masks = masks_among(for_loss, opened.train.table.columns)
     refuse_unmoved_masks(config, masks)
+    refuse_unmoved_boxes(config, opened.train.boxes)
     table = opened.train.table if fit_on is None else fit_on
     fit = kept_by_run(fitted) if fitted else partial(fitted_on, table=table)
     steps = plan_sample_steps(config, opened.train.table.columns, preprocessing, trust, fit)

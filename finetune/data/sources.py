@@ -12,6 +12,7 @@ from finetune.config.data import DataConfig
 from finetune.config.source_keys import (
     ArraysSource,
     AudioFolderSource,
+    CocoSource,
     CsvSource,
     HuggingFaceSource,
     ImageFolderSource,
@@ -26,6 +27,7 @@ from finetune.config.source_keys import (
 )
 from finetune.data import files
 from finetune.data.arrays import read_arrays
+from finetune.data.coco import read_coco
 from finetune.data.hub import dataset_columns, quiet
 from finetune.data.known_files import KnownFiles
 from finetune.data.large_tables import read_large_tables
@@ -39,6 +41,7 @@ _OtherSource = (
     TextFolderSource
     | ImageFolderSource
     | AudioFolderSource
+    | CocoSource
     | ArraysSource
     | SklearnSource
     | RandomSource
@@ -144,6 +147,8 @@ def _read(
             columns, found = _read_folder(source, path, within, key)
             notes += found
             return columns, str(path), None
+        case CocoSource():
+            return _of_coco(source, key)
         case SklearnSource():
             return _bundled(source), source.name, None
         case RandomSource():
@@ -172,6 +177,15 @@ def _read_folder(
     if isinstance(source, AudioFolderSource):
         return files.read_audio_folder(path, source, within, key)
     return files.read_image_folder(path, source, within, key)
+
+
+def _of_coco(source: CocoSource, key: Key) -> tuple[dict[str, Column], str, Path]:
+    """Return images and boxes of a file of COCO, its name, and the folder of the images."""
+    path = files.existing(source.path, (*key, "path"), folder=False)
+    if source.folder is None:
+        return read_coco(path, (*key, "path")), str(path), path.parent
+    folder = files.existing(source.folder, (*key, "folder"), folder=True)
+    return read_coco(path, (*key, "path")), str(path), folder
 
 
 def _bundled(source: SklearnSource) -> dict[str, Column]:

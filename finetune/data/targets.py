@@ -15,6 +15,7 @@ from finetune.config.messages import shown
 from finetune.config.task_base import SEPARATOR
 from finetune.config.task_keys import SpanTask, Task
 from finetune.data.answers import encode_answers
+from finetune.data.boxes import as_rows, boxes_of
 from finetune.data.cells import no_number, read_cells, words_as_numbers
 from finetune.data.class_counts import class_counts
 from finetune.data.gaps import refuse_gaps
@@ -167,10 +168,21 @@ def encode_target(  # noqa: C901 - one case for each form
         case "span":
             may_be = isinstance(task, SpanTask) and task.may_be_unanswered
             return Target(encode_answers(table, name, may_be_unanswered=may_be), None)
+        case "boxes":
+            return _boxes(column, table, labels)
         case "nothing" | "any":  # nothing has no column, so it is never encoded
             return _of_any_form(column, table, labels)
         case _:
             assert_never(task.learns)
+
+
+def _boxes(column: Column, table: Table, about: _Labels) -> Target:
+    """Return boxes with class numbers `(N, K, 5)`."""
+    boxes = boxes_of(column, table, about.name)
+    labels = _numbered(boxes.labels, about)
+    assert isinstance(labels.values, Ragged)
+    notes = (*boxes.notes, *labels.notes)
+    return replace(labels, values=as_rows(boxes.corners, labels.values), notes=notes)
 
 
 def refuse_masks(name: str, column: Column, task: Task) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from finetune.config.transform_keys import VisionTransform
+from finetune.data.boxes import are_boxes, corners_of, with_corners
 from finetune.data.decoding import image_tensor, is_image, pixel_view
 from finetune.data.pixel_classes import IGNORED
 from finetune.errors import DataError, Key
@@ -65,7 +66,8 @@ class Vision:
             moved = self.transform(image, *others) if others else (self.transform(image),)
             if by_pixels:
                 moved = (_by_channels(moved[0]), *moved[1:])
-            return {**sample, **dict(zip((self.column, *along), moved, strict=True))}
+            found = dict(zip((self.column, *along), moved, strict=True))
+            return {**sample, **found, **_with_classes(sample, found, along)}
         except (TypeError, ValueError, RuntimeError) as error:
             reason = str(error).partition("\n")[0]
             raise DataError(
@@ -228,7 +230,8 @@ def as_companion(value: Any, column: str, image: Tensor, key: Key) -> Any:
     """Return a value that moves along with an image, as torchvision's class for it.
 
     Images are moved like the first one. Whole numbers `(H, W)` are a mask, which is never blended;
-    floats `(K, 4)` are boxes as x1, y1, x2, y2, and `(K, 2)` points.
+    floats `(K, 4)` are boxes as x1, y1, x2, y2, `(K, 5)` boxes with the number of a class, and
+    `(K, 2)` points.
 
     Raises:
         DataError: it is none of these, or a mask of another size than the image.
@@ -248,6 +251,8 @@ def as_companion(value: Any, column: str, image: Tensor, key: Key) -> Any:
                 key=key,
             )
         return tv_tensors.Mask(value)
+    if are_boxes(value):
+        value = corners_of(value)
     if is_matrix and value.shape[1] == 4:
         return tv_tensors.BoundingBoxes(value, format="XYXY", canvas_size=size)
     if is_matrix and value.shape[1] == 2:
@@ -258,6 +263,17 @@ def as_companion(value: Any, column: str, image: Tensor, key: Key) -> Any:
         hint="masks are whole numbers (H, W), boxes floats (K, 4), points floats (K, 2)",
         key=key,
     )
+
+
+def _with_classes(
+    sample: dict[str, Any], moved: dict[str, Any], along: Sequence[str]
+) -> dict[str, Tensor]:
+    """Return the boxes with classes among what moved along, with their classes again."""
+    return {
+        name: with_corners(sample[name], moved[name].as_subclass(Tensor))
+        for name in along
+        if are_boxes(sample[name])
+    }
 
 
 def _by_channels(image: Tensor) -> Tensor:

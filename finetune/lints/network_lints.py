@@ -287,6 +287,8 @@ def _key_of_loss(task: AnyTask, number: int) -> Key:
 def _is_undeclared(subject: _Subject, number: int) -> bool:
     """Tell whether a loss is imported and has no `whole_window = True`."""
     task = subject.config.task
+    if not task.has_own_loss:
+        return False
     is_own = isinstance(task, ImportTask) or isinstance(task.chosen_losses[number], ImportLoss)
     return is_own and not subject.task.losses[number].whole_window
 

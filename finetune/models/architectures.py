@@ -1,4 +1,4 @@
-"""Which architectures timm and torchvision know, and which of them are for segmentation."""
+"""Which architectures timm and torchvision know, and what those of torchvision are for."""
 
 from finetune.config.model import TimmLayer, TorchvisionLayer
 from finetune.errors import Key, ModelError, did_you_mean
@@ -35,11 +35,11 @@ def check_torchvision(node: TorchvisionLayer, *, label: str, key: Key) -> None:
         ModelError: there is no such network, or it has no such output.
     """
     models = require("torchvision.models", extra="vision")
-    known = [*models.list_models(module=models), *_for_segmentation()]
+    known = [*models.list_models(module=models), *_for_segmentation(), *_for_detection()]
     if node.architecture not in known:
         raise ModelError(
-            f"{label}: torchvision has no network {node.architecture!r} for classification or "
-            "segmentation",
+            f"{label}: torchvision has no network {node.architecture!r} for classification, "
+            "segmentation or detection",
             hint=did_you_mean(node.architecture, known),
             key=(*key, "architecture"),
         )
@@ -49,6 +49,20 @@ def check_torchvision(node: TorchvisionLayer, *, label: str, key: Key) -> None:
             hint="output: logits",
             key=(*key, "output"),
         )
+    if is_detector(node) != (node.output == "boxes"):
+        told = "is a detector and gives boxes alone" if is_detector(node) else "gives no boxes"
+        raise ModelError(
+            f"{label}: {node.architecture} {told}",
+            hint="output: boxes"
+            if is_detector(node)
+            else f"detectors do, such as {_for_detection()[0]}",
+            key=(*key, "output"),
+        )
+
+
+def is_detector(node: TorchvisionLayer) -> bool:
+    """Tell whether a network gives boxes."""
+    return node.architecture in _for_detection()
 
 
 def part_of_torchvision(node: TorchvisionLayer) -> str | None:
@@ -61,3 +75,13 @@ def _for_segmentation() -> list[str]:
     models = require("torchvision.models", extra="vision")
     names: list[str] = models.list_models(module=models.segmentation)
     return names
+
+
+def _for_detection() -> list[str]:
+    """Return the names of torchvision's detectors.
+
+    Those that also give masks or key points of what they find need targets that no task has.
+    """
+    models = require("torchvision.models", extra="vision")
+    names: list[str] = models.list_models(module=models.detection)
+    return [name for name in names if not name.startswith(("maskrcnn", "keypointrcnn"))]

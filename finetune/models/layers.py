@@ -25,7 +25,7 @@ from finetune.config.model import (
 )
 from finetune.errors import Key, ModelError
 from finetune.importing import import_trusted, package_path
-from finetune.models.architectures import part_of_torchvision
+from finetune.models.architectures import is_detector, part_of_torchvision
 from finetune.models.heads import HeadWanted
 from finetune.models.huggingface import build_transformers
 from finetune.models.parts import (
@@ -259,9 +259,10 @@ def _build_chain(
         full_name, inner_key = f"{name}.{inner_name}", (*key, "layers", position)
         if hasattr(chain, inner_name):
             raise ModelError(f"layer name {inner_name!r} is taken", key=(*inner_key, "name"))
-        if isinstance(inner, TorchvisionLayer) and part_of_torchvision(inner) is not None:
+        if isinstance(inner, TorchvisionLayer) and _has_own_output(inner):
+            kind = "detector" if is_detector(inner) else "segmentation network"
             raise ModelError(
-                f"{layer_label(full_name, inner)}: no segmentation network inside sequential",
+                f"{layer_label(full_name, inner)}: no {kind} inside sequential",
                 hint="put it among the model's own layers",
                 key=(*inner_key, "type"),
             )
@@ -273,14 +274,19 @@ def _build_chain(
     return chain
 
 
+def _has_own_output(node: TorchvisionLayer) -> bool:
+    """Tell whether a network gives something else than a plain tensor for each sample."""
+    return is_detector(node) or part_of_torchvision(node) is not None
+
+
 def _refuse_no_width(
     node: TransformersLayer | TimmLayer | TorchvisionLayer, head: HeadWanted, label: str, key: Key
 ) -> None:
     """Raise if the output is `logits` and nothing tells how many there are."""
     other = "mean" if isinstance(node, TransformersLayer) else "features"
-    if node.output == "logits" and head.width is None and head.kind != "span":
+    if node.output in ("logits", "boxes") and head.width is None and head.kind != "span":
         raise ModelError(
-            f"{label}: output 'logits' needs a number of classes, and the data has none",
+            f"{label}: output {node.output!r} needs a number of classes, and the data has none",
             hint=f"output: {other} and a Linear layer behind it",
             key=(*key, "output"),
         )

@@ -17,7 +17,7 @@ from finetune.config.model import (
 )
 from finetune.errors import FinetuneError, Key, ModelError
 from finetune.importing import package_path, require
-from finetune.models.architectures import ELSEWHERE, check_timm, check_torchvision
+from finetune.models.architectures import ELSEWHERE, check_timm, check_torchvision, is_detector
 from finetune.models.shapes import first_line
 from finetune.reading import read_json_object
 
@@ -318,6 +318,8 @@ def _of_torchvision(layer: TorchvisionLayer, key: Key) -> ImagePreprocessing | N
     """Return the image settings of a torchvision network's default weights."""
     models = require("torchvision.models", extra="vision")
     check_torchvision(layer, label=_label(layer, key), key=key)
+    if is_detector(layer):
+        return None  # it resizes and normalises images itself
     transforms = models.get_model_weights(layer.architecture).DEFAULT.transforms()
     # Networks for segmentation take the whole image, made smaller.
     side = getattr(transforms, "crop_size", getattr(transforms, "resize_size", [0]))[0]

@@ -11,7 +11,13 @@ from torch import nn
 from finetune.config.model import TimmLayer, TorchvisionLayer
 from finetune.errors import Key, ModelError
 from finetune.importing import require
-from finetune.models.architectures import check_timm, check_torchvision, part_of_torchvision
+from finetune.models.architectures import (
+    check_timm,
+    check_torchvision,
+    is_detector,
+    part_of_torchvision,
+)
+from finetune.models.detectors import Detector, with_heads_of
 from finetune.models.loaded_values import not_finite
 from finetune.models.preprocessing import (
     ImagePreprocessing as ImagePreprocessing,
@@ -87,28 +93,72 @@ def build_torchvision(
         ModelError: there is no such classification network, it does not take the arguments, or its
             weights do not fit.
     """
-    models = require("torchvision.models", extra="vision")
     check_torchvision(node, label=label, key=key)
+    if is_detector(node):
+        return _detector(node, classes, label, key)
     arguments: dict[str, Any] = {"weights": "DEFAULT" if node.pretrained else None}
     if part_of_torchvision(node) is not None and not node.pretrained:
         # Otherwise torchvision would download weights for the part below the head.
         arguments["weights_backbone"] = None
-    try:
-        model: nn.Module = models.get_model(node.architecture, **arguments | node.args)
-    except _FAULTS_OF_BUILDERS as error:
-        raise _cannot_load(error, node.architecture, label, key) from error
+    model = _of_torchvision(node, arguments, label, key)
     _drop_auxiliary_heads(model)
     width = None if node.output == "features" else classes
     heads = [_replaced_map(model, name, width) for name in _last_maps(model)]
     if not node.pretrained:
         return model, None
-    # torchvision loads all tensors or none: only the replaced head is new.
-    begins = tuple(f"{head}." for head in heads)
-    new = [name for name in model.state_dict() if name.startswith(begins)]
-    report = _report(model, node.architecture, new, key)
+    return model, _report_but(model, node, heads, key)
+
+
+def _of_torchvision(
+    node: TorchvisionLayer, arguments: dict[str, Any], label: str, key: Key
+) -> nn.Module:
+    """Return a network as torchvision builds it.
+
+    Raises:
+        ModelError: it does not take the arguments, or its weights cannot be loaded.
+    """
+    models = require("torchvision.models", extra="vision")
+    try:
+        model: nn.Module = models.get_model(node.architecture, **arguments | node.args)
+    except _FAULTS_OF_BUILDERS as error:
+        raise _cannot_load(error, node.architecture, label, key) from error
+    return model
+
+
+def _report_but(
+    model: nn.Module, node: TorchvisionLayer, new: Iterable[str], key: Key
+) -> WeightsReport:
+    """Return a report by which all tensors were loaded, but those of modules that are new.
+
+    Raises:
+        ModelError: a tensor that was loaded is not finite.
+    """
+    # torchvision loads all tensors or none: only what was replaced is new.
+    begins = tuple(f"{module}." for module in new)
+    lacking = [name for name in model.state_dict() if name.startswith(begins)]
+    report = _report(model, node.architecture, lacking, key)
     if report.not_finite:
         raise misfit(report, {}, _BY_FILE, key=(*key, "architecture"))
-    return model, report
+    return report
+
+
+def _detector(
+    node: TorchvisionLayer, classes: int | None, label: str, key: Key
+) -> tuple[nn.Module, WeightsReport | None]:
+    """Return a detector with outputs for the classes and the background, and a report.
+
+    Raises:
+        ModelError: it does not take the arguments, or its weights cannot be loaded.
+    """
+    assert classes is not None  # refused before
+    # No weights of the part below the heads either: torchvision would download them.
+    random = {"weights": None, "weights_backbone": None, "num_classes": classes + 1}
+    model = _of_torchvision(node, random, label, key)
+    if not node.pretrained:
+        return Detector(model), None
+    loaded = _of_torchvision(node, {"weights": "DEFAULT"}, label, key)
+    new = with_heads_of(loaded, model)
+    return Detector(loaded), _report_but(loaded, node, new, key)
 
 
 def _cannot_load(error: Exception, name: str, label: str, key: Key) -> ModelError:

@@ -9,6 +9,7 @@ import torch
 
 from finetune.config.task_keys import (
     ClassificationTask,
+    DetectionTask,
     ImportTask,
     MultilabelTask,
     RegressionTask,
@@ -20,6 +21,7 @@ from finetune.config.task_keys import (
 )
 from finetune.config.task_list_keys import AnyTask, ListedTask, TaskList
 from finetune.tasks.classification import classification
+from finetune.tasks.detection import detection
 from finetune.tasks.imported import imported
 from finetune.tasks.multilabel import multilabel
 from finetune.tasks.regression import regression
@@ -90,6 +92,8 @@ def _single(config: SingleTask, facts: TaskFacts) -> Task:  # noqa: C901 - one c
             return regression(config, facts)
         case SegmentationTask():
             return segmentation(config, facts)
+        case DetectionTask():
+            return detection(config, facts)
         case SimilarityTask():
             return similarity(config, facts)
         case SpanTask():

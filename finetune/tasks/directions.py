@@ -20,7 +20,12 @@ class Directions:
 
     @classmethod
     def of(
-        cls, measures: Sequence[Measure], tasks: Sequence[str] = (), split: str = "validation"
+        cls,
+        measures: Sequence[Measure],
+        tasks: Sequence[str] = (),
+        split: str = "validation",
+        *,
+        has_loss: bool = True,
     ) -> "Directions":
         """Return the directions of a task's metrics and of the loss, which comes first.
 
@@ -28,8 +33,9 @@ class Directions:
             measures: The metrics.
             tasks: Names of the tasks in a list, each with a loss of its own; they come last.
             split: The part of the data.
+            has_loss: Whether evaluations have a loss.
         """
-        declared: dict[str, Better | None] = {f"{split}/loss": "lower"}
+        declared: dict[str, Better | None] = {f"{split}/loss": "lower"} if has_loss else {}
         declared |= {f"{split}/{one.name}": one.better for one in measures}
         return cls(declared | dict.fromkeys((f"{split}/{name}/loss" for name in tasks), "lower"))
 

@@ -175,8 +175,8 @@ def _read(
     image as it was handed in.
     """
     try:
-        size_of_input = None if asked is None else _size_of_input(asked.batch)
-        masks = pixel_logits(classes, outputs, size_of_input).argmax(dim=1).cpu()
+        seen = None if asked is None else size_of_input(asked.batch)
+        masks = pixel_logits(classes, outputs, seen).argmax(dim=1).cpu()
     except ValueError as error:
         raise misfit("prediction", outputs, None, error) from error
     read = []
@@ -190,7 +190,7 @@ def _read(
     return read
 
 
-def _size_of_input(batch: Batch) -> tuple[int, ...] | None:
+def size_of_input(batch: Batch) -> tuple[int, ...] | None:
     """Return height and width of the images that the network takes; None without any."""
     images = (values for values in batch.inputs.values() if values.ndim == 4)
     return next((tuple(values.shape[2:]) for values in images), None)

@@ -31,13 +31,16 @@ class Task:
     """The threshold of labels or of the second class; None where there is none."""
     temperature: Temperature | None = None
     """Calibrates the probabilities of classes; None where that is not asked for."""
+    has_evaluation_loss: bool = True
+    """Whether there is a loss in evaluation; a network with losses of its own has none there."""
     owners: tuple[str, ...] = ()
     """Name of the task that each loss belongs to, in a list of tasks; empty for a single task."""
 
     @property
     def directions(self) -> Directions:
         """Which way the figures of the validation samples improve."""
-        return Directions.of(self.metrics, tuple(dict.fromkeys(self.owners)))
+        tasks = tuple(dict.fromkeys(self.owners))
+        return Directions.of(self.metrics, tasks, has_loss=self.has_evaluation_loss)
 
     @property
     def whole_window_losses(self) -> tuple[str, ...]:
@@ -61,12 +64,18 @@ class Task:
         """
         return [loss(outputs, batch) for loss in self.losses]
 
+    def evaluated_parts(self, outputs: Any, batch: Batch) -> list[LossSum]:
+        """Return what `parts` returns; nothing if there is no loss in evaluation."""
+        return self.parts(outputs, batch) if self.has_evaluation_loss else []
+
     def figures_of_losses(self, means: Sequence[float]) -> dict[str, float]:
         """Return the loss by tag, and those of each task of a list, which add up to it.
 
         Args:
-            means: The mean of each loss over a split.
+            means: The mean of each loss over a split; none if there is no loss in evaluation.
         """
+        if not self.has_evaluation_loss:
+            return {}
         figures = {"loss": sum(means)}
         for name, mean in zip(self.owners, means, strict=False):
             figures[f"{name}/loss"] = figures.get(f"{name}/loss", 0.0) + mean

@@ -69,7 +69,7 @@ def evaluate(
                     continue
                 count += len(placed)
                 with precision.autocast(), rows_named(samples, placed):
-                    parts = task.parts(outputs, placed)
+                    parts = task.evaluated_parts(outputs, placed)
                 task.update_metrics(outputs, placed)
                 if collect is not None:
                     collect(outputs, placed)
@@ -83,7 +83,7 @@ def evaluate(
     if not count:
         raise DataError(f"no {samples.name} sample can be read, so there is nothing to evaluate")
     figures = task.figures_of_losses(means.each())
-    return figures | task.compute_metrics(left_out, is_finite=isfinite(figures["loss"]))
+    return figures | task.compute_metrics(left_out, is_finite=isfinite(figures.get("loss", 0.0)))
 
 
 def _passes(
@@ -125,7 +125,7 @@ def rehearse(
         batch = samples.fetch(torch.arange(min(2, len(samples)))).to(precision.device)
         with rows_named(samples, batch):
             outputs = model(**batch.inputs)
-        task.parts(outputs, *mixing.mixed([batch], 0))
+        task.evaluated_parts(outputs, *mixing.mixed([batch], 0))
         task.update_metrics(outputs, batch)
     task.reset_metrics()
     model.train(was_training)

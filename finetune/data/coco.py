@@ -1,0 +1,79 @@
+"""Read a JSON file of COCO: images by the names of their files, and the boxes of each."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.data.table import Column, Listed
+from finetune.errors import DataError, FinetuneError, Key
+from finetune.reading import read_json
+
+_LISTS = ("images", "annotations", "categories")
+
+
+def read_coco(path: Path, key: Key) -> dict[str, Column]:
+    """Return the columns `image`, names of files, and `objects`, the boxes of each image.
+
+    Boxes have `bbox`, the name of their category as `label`, and `iscrowd` where it is set. Images
+    without boxes have an empty list.
+
+    Args:
+        path: The file.
+        key: Position of its name in the config.
+
+    Raises:
+        DataError: it cannot be read, is no file of COCO, or names an image or category that it
+            lacks.
+    """
+    try:
+        document = read_json(path)
+    except FinetuneError as error:
+        raise DataError(error.message, where=error.where, hint=error.hint, key=key) from error
+    lists = document if isinstance(document, Mapping) else {}
+    images, boxes, categories = (_dicts(lists, name, path, key) for name in _LISTS)
+    labels = {_id(one, "id"): one.get("name") for one in categories}
+    objects: dict[Any, list[dict[str, Any]]] = {_id(one, "id"): [] for one in images}
+    for number, one in enumerate(boxes):
+        image, category = one.get("image_id"), one.get("category_id")
+        place = f"annotations[{number}]"
+        if image not in objects:
+            raise _lacking(place, f"image_id {image!r}", "images", path, key)
+        if category not in labels:
+            raise _lacking(place, f"category_id {category!r}", "categories", path, key)
+        crowd = {"iscrowd": True} if one.get("iscrowd") else {}
+        objects[image].append({"bbox": one.get("bbox"), "label": labels[category], **crowd})
+    if len(objects) < len(images):
+        raise DataError("two of its images have one id", where=str(path), key=key)
+    names = [one.get("file_name") for one in images]
+    return {"image": Listed(names, "text"), "objects": Listed([*objects.values()], "things")}
+
+
+def _dicts(
+    lists: Mapping[str, Any], name: str, path: Path, key: Key
+) -> Sequence[Mapping[str, Any]]:
+    """Return one of the lists of a document.
+
+    Raises:
+        DataError: there is none of that name, or it holds something else.
+    """
+    found = lists.get(name)
+    if not isinstance(found, list) or not all(isinstance(one, Mapping) for one in found):
+        raise DataError(
+            f"no file of COCO: it has no list {name!r} of objects",
+            where=str(path),
+            hint="it holds lists 'images', 'annotations' and 'categories'; a table with a line "
+            "for each image is {type: jsonl}",
+            key=key,
+        )
+    return found
+
+
+def _id(entry: Mapping[str, Any], name: str) -> Any:
+    """Return an id that can be looked up; None for one that cannot, such as a list."""
+    found = entry.get(name)
+    return found if isinstance(found, int | str) else None
+
+
+def _lacking(place: str, what: str, where: str, path: Path, key: Key) -> DataError:
+    """Return the error for an annotation of something that is not listed."""
+    return DataError(f"{place} is of {what}, which is not in {where!r}", where=str(path), key=key)
