@@ -14,6 +14,7 @@ from finetune.data.batches import Batch
 from finetune.errors import FinetuneError
 from finetune.models.detectors import NO_BOX, Detector, Undetected, with_heads_of
 from finetune.tasks.build_task import build_task
+from finetune.train.build import open_samples
 
 SIDE = 64
 COLOURS = ((250, 20, 20), (20, 20, 250))
@@ -199,7 +200,7 @@ def test_predictions_have_the_form_of_what_is_learnt_in_pixels_of_the_image(
 
 def test_boxes_move_with_their_image(detecting):
     flip = {"type": "RandomHorizontalFlip", "p": 1.0, "with": ["objects"]}
-    plain, moved = (finetune.train.build.open_samples(detecting(*t)).train for t in ((), (flip,)))
+    plain, moved = (open_samples(detecting(*t)).train for t in ((), (flip,)))
     rows = torch.arange(len(plain))
     before, after = plain.fetch(rows).target, moved.fetch(rows).target
     there = before[..., 4] != NO_BOX
@@ -210,7 +211,7 @@ def test_boxes_move_with_their_image(detecting):
 
 def test_a_box_that_is_cropped_away_is_gone(detecting):
     crop = {"type": "CenterCrop", "size": 8, "with": ["objects"]}
-    samples = finetune.train.build.open_samples(detecting(crop)).train
+    samples = open_samples(detecting(crop)).train
     target = samples.fetch(torch.arange(len(samples))).target
     there = target[..., 4] != NO_BOX
     assert 0 < int(there.sum()) < there.numel()
@@ -228,7 +229,7 @@ def test_a_box_that_is_cropped_away_is_gone(detecting):
 def test_an_image_that_moves_without_its_boxes_is_refused(detecting, changes, message):
     config = detecting(*changes["transforms"])
     with pytest.raises(FinetuneError, match=message):
-        finetune.train.build.open_samples(config)
+        open_samples(config)
 
 
 def test_a_window_is_not_cut(detecting, tmp_path):
@@ -261,7 +262,7 @@ GOOD = {"bbox": [4, 4, 8.5, 8], "label": "a"}
     ids=["list", "as text", "dict of lists", "without an area", "of a crowd"],
 )
 def test_cells_hold_boxes_in_several_forms(detecting, tmp_path, value):
-    data = finetune.train.build.open_samples(detecting(data=cells(tmp_path, value)))
+    data = open_samples(detecting(data=cells(tmp_path, value)))
     assert data.facts.classes == ("a",)
     target = data.train.fetch([0]).target
     assert target.tolist() == [[[4, 4, 12.5, 12, 0]]]
@@ -282,7 +283,7 @@ def test_cells_hold_boxes_in_several_forms(detecting, tmp_path, value):
 )
 def test_cells_that_hold_no_boxes_are_told_with_their_row(detecting, tmp_path, value, message):
     with pytest.raises(FinetuneError, match=message):
-        finetune.train.build.open_samples(detecting(data=cells(tmp_path, value)))
+        open_samples(detecting(data=cells(tmp_path, value)))
 
 
 @pytest.mark.parametrize(
@@ -299,7 +300,7 @@ def test_a_file_of_coco_that_is_none_is_told(detecting, squares, change, message
     change(document)
     squares.write_text(json.dumps(document))
     with pytest.raises(FinetuneError, match=message):
-        finetune.train.build.open_samples(detecting())
+        open_samples(detecting())
 
 
 def measured(detections, boxes):
