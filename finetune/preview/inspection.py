@@ -109,7 +109,8 @@ def inspect_batch(parts: Parts, *, samples: int, activations: bool, phase: int =
     batch = parts.data.train.fetch(torch.arange(count)).to(parts.device)
     with _recorded(model, activations=activations) as recorder:
         outputs = model(**batch.inputs)
-    loss = parts.task.loss(outputs, batch)
+        # Inside: the heads of a detector run with its losses.
+        loss = parts.task.loss(outputs, batch)
     # A graph that is cut everywhere is what the user looks for: shown, not raised.
     if loss.requires_grad:
         loss.backward()
