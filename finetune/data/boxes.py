@@ -173,7 +173,7 @@ def _entries(cell: Any) -> Sequence[Mapping[str, Any]] | None:
 
 def _box(entry: Mapping[str, Any]) -> Corners | None:
     """Return the corners of a box; None if it has none."""
-    given = entry.get("bbox")
+    given: Any = entry.get("bbox")
     given = given.tolist() if hasattr(given, "tolist") else given
     if not isinstance(given, list | tuple) or len(given) != 4:
         return None
