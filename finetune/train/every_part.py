@@ -45,7 +45,7 @@ def try_parts(
             batch = samples.fetch(_extreme_rows(samples)).to(precision.device).without_skipped()
             if len(batch):
                 with rows_named(samples, batch):
-                    task.parts(model(**batch.inputs), batch)
+                    task.evaluated_parts(model(**batch.inputs), batch)
     model.train(was_training)
 
 
