@@ -15,6 +15,8 @@ import sys
 from hashlib import blake2b
 from pathlib import Path
 
+from forking import load_what_is_needed_for
+
 from finetune.config.run import RunConfig
 from finetune.train.wire import build_trainer
 
@@ -122,6 +124,7 @@ def main():
 
     estimate._READ_BYTES_PER_S, estimate._READ_S_PER_SAMPLE = 1e18, 0.0
     estimate._WORTH_TRYING, estimate._TRYING_PASSES, estimate._LEAST_SHARE = 0, 0, 0.0
+    load_what_is_needed_for(lambda: train(folder, "loaded", "loaded"))
     for line in sys.stdin:
         # the runs of one line go at the same time
         begun = [begin(folder, order) for order in json.loads(line)]

@@ -6,14 +6,14 @@ the copy ended otherwise. Each attempt is a fork of this process, which never ru
 """
 
 import hashlib
-import importlib
 import json
 import os
 import shutil
 import sys
 import traceback
-from contextlib import suppress
 from pathlib import Path
+
+from forking import load_what_is_needed_for
 
 from finetune.bits import fingerprint
 from finetune.config.loader import load_config
@@ -46,14 +46,14 @@ def end_of(config: Path, run: Path) -> dict[str, object]:
     }
 
 
-def in_a_fork(config: Path, run: Path) -> tuple[dict[str, object], list[str]]:
-    """Do the same in a process of its own; return also the names of the modules it has loaded."""
+def in_a_fork(config: Path, run: Path) -> dict[str, object]:
+    """Do the same in a process of its own."""
     reading, writing = os.pipe()
     if (pid := os.fork()) == 0:
         os.close(reading)
         try:
             with os.fdopen(writing, "w") as pipe:
-                json.dump([end_of(config, run), sorted(sys.modules)], pipe)
+                json.dump(end_of(config, run), pipe)
         except BaseException:  # noqa: BLE001 - the process ends with it
             traceback.print_exc()
             os._exit(1)
@@ -62,17 +62,7 @@ def in_a_fork(config: Path, run: Path) -> tuple[dict[str, object], list[str]]:
     with os.fdopen(reading) as pipe:
         told = pipe.read()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, f"{run} did not end"
-    end, modules = json.loads(told)
-    return end, modules
-
-
-def load(modules: list[str]) -> None:
-    """Load what the first run has loaded, so that its forks need not: most of their time."""
-    for name in modules:
-        if name not in sys.modules:
-            # What a package makes up at run time cannot be imported by its name.
-            with suppress(ImportError):
-                importlib.import_module(name)
+    return dict(json.loads(told))
 
 
 def stopped_at(step: int, unbroken: Path, run: Path) -> None:
@@ -88,14 +78,14 @@ def stopped_at(step: int, unbroken: Path, run: Path) -> None:
 def main(config: Path, folder: Path) -> None:
     """Compare the end of every stopped run with that of the unbroken one."""
     unbroken = folder / "unbroken"
-    expected, modules = in_a_fork(config, unbroken)
-    load(modules)
+    load_what_is_needed_for(lambda: end_of(config, folder / "loaded"))
+    expected = in_a_fork(config, unbroken)
     steps = [int(path.name[5:]) for path in sorted((unbroken / "checkpoints").iterdir())]
     others = []
     for step in steps[:-1]:
         run = folder / "stopped"
         stopped_at(step, unbroken, run)
-        if in_a_fork(config, run)[0] != expected | {"began": step}:
+        if in_a_fork(config, run) != expected | {"began": step}:
             others.append(step)
         shutil.rmtree(run)
     print(json.dumps({"steps": steps, "otherwise": others, "masks": expected["masks"]}))

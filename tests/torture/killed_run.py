@@ -12,6 +12,8 @@ import sys
 import time
 from pathlib import Path
 
+from forking import load_what_is_needed_for
+
 from finetune.activations import estimate
 from finetune.config.loader import load_config
 from finetune.runs.kept import Checkpoints
@@ -61,6 +63,9 @@ def newest(run: Path) -> int:
 
 def main(config: Path, run: Path, rounds: int, seed: int) -> None:
     """Go through all rounds, then let the run end."""
+    if rounds > 0:
+        loaded = run.with_name("loaded")
+        load_what_is_needed_for(lambda: build_trainer(load_config(config), loaded).fit())
     draw, kills, steps, status = random.Random(seed), 0, [newest(run)], None
     while kills < rounds and status is None:
         status = kill_after(attempt(config, run), run, draw)
