@@ -116,7 +116,9 @@ def interruptible() -> Iterator[None]:
         with handled_by(_interrupt):
             yield
     finally:
-        sys.unraisablehook = before
+        # One that was set in the block stays: it is about what is taken down when Python ends.
+        if sys.unraisablehook is _end_what_nobody_can_raise:
+            sys.unraisablehook = before
 
 
 @contextmanager

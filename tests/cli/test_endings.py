@@ -61,12 +61,13 @@ def test_a_bug_is_none_of_it(error):
 HALF_MADE = """
 import errno
 from finetune.cli.endings import told
+from finetune.process import interruptible
 
 class Half:
     def __del__(self):
         self.never_made
 
-with told():
+with interruptible(), told():
     half = Half()
     raise OSError(errno.EMFILE, "Too many open files")
 """
