@@ -163,19 +163,23 @@ def test_wrong_words_are_marked_where_they_stand():
 def test_each_task_of_a_list_has_pictures_of_the_samples_with_its_target():
     kind = View("kind", "a", "kind")
     size = View("size", "b", "size")
-    seen = SeenTasks(
-        {kind: new_seen("class", ["x", "y"], []), size: new_seen("numbers", [], ["size"])}
-    )
+    tags = View("tags", "c", "tags")
+    views = {kind: new_seen("class", ["x", "y"], []), size: new_seen("numbers", [], ["size"])}
+    seen = SeenTasks(views | {tags: new_seen("tags", ["x", "y"], [])})
     columns = {
         "kind": torch.tensor([0, 1, 1]),
         "size": torch.tensor([1.0, 2.0, 3.0]),
         KNOWN + "size": torch.tensor([True, False, True]),
+        "tags": torch.zeros(3, 4, dtype=torch.int64),
+        KNOWN + "tags": torch.zeros(3, dtype=torch.bool),
     }
     outputs = {"a": torch.tensor([[2.0, 0], [2, 0], [0, 2]]), "b": torch.zeros(3, 1)}
+    outputs["c"] = torch.zeros(3, 4, 2)
     seen.add(outputs, Batch({}, None, torch.arange(3), columns=columns))
     pictures = seen.pictures(dict.fromkeys(seen.shown(), SHOW))
     assert {"kind/confusion", "kind/most_wrong", "size/targets", "size/most_wrong"} <= set(pictures)
     assert pictures["size/targets"].title == "size: Predictions beside targets of 2 samples"
+    assert not any(name.startswith("tags") for name in pictures)  # no sample has its target
     assert [curve.name for curve in seen.curves()] == ["kind/y"]
 
 
