@@ -50,6 +50,10 @@ class Temperature:
         """Return the probabilities of logits `(N, C)`."""
         return (logits if self.value is None else logits / self.value).softmax(-1)
 
+    def forget(self) -> None:
+        """Forget what was collected, such as by an evaluation that was stopped half-way."""
+        self._seen = []
+
     def collect(self, outputs: Tensor, batch: Batch) -> None:
         """Keep the logits and targets of a batch until `fit` or `errors`."""
         logits, target = class_logits(outputs, self._classes).double().cpu(), target_of(batch).cpu()
@@ -65,7 +69,7 @@ class Temperature:
     def errors(self) -> CalibrationErrors:
         """Return the calibration errors over what was collected, which is then forgotten."""
         logits, target = self._taken()
-        self._seen = []
+        self.forget()
         found = (
             calibration_error(each, target) for each in (logits.softmax(-1), self.shares(logits))
         )

@@ -66,6 +66,10 @@ class Threshold:
             raise ValueError("2 classes need as many outputs")
         return self.is_reached(logits.float().softmax(1)[:, 1]).long()
 
+    def forget(self) -> None:
+        """Forget what was collected, such as by an evaluation that was stopped half-way."""
+        self._seen = []
+
     def collect(self, outputs: Tensor, batch: Batch) -> None:
         """Keep the probabilities and targets of a batch until `choose`."""
         assert batch.target is not None  # the task has a target

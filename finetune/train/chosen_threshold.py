@@ -43,6 +43,7 @@ def choose_threshold(evaluator: Evaluator, samples: Samples | None) -> list[str]
     threshold = _to_choose(evaluator.task)
     if threshold is None or samples is None:
         return []
+    threshold.forget()
     evaluator.figures(samples, collect=threshold.collect)
     without = threshold.choose()
     lines = [

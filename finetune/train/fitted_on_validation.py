@@ -49,6 +49,7 @@ def _fit_temperature(evaluator: Evaluator, samples: Samples | None) -> list[str]
     temperature = evaluator.task.temperature
     if temperature is None or samples is None:
         return []
+    temperature.forget()
     evaluator.figures(samples, collect=temperature.collect)
     why = temperature.fit()
     errors = temperature.errors()

@@ -8,6 +8,7 @@ import torch
 
 from finetune import FinetuneError, load_predictor
 from finetune.config.loader import load_config
+from finetune.data.batches import Batch
 from finetune.tasks.temperature import best_temperature, calibration_error
 
 ASKED = {"calibrate": "temperature"}
@@ -126,6 +127,18 @@ def test_a_run_that_has_ended_fits_it_when_it_is_started_again(run, small_run):
         assert torch.equal(tensor, weights[name])
     # no step is taken; the test is evaluated once more, as after a kill
     assert (folder / "metrics.jsonl").read_text().startswith(before.rpartition('{"step": 60')[0])
+
+
+def test_what_a_stopped_evaluation_has_collected_is_not_fitted_on(run, small_run, tmp_path):
+    def value(folder):
+        return json.loads((folder / "summary.json").read_text())["temperature"]["value"]
+
+    wanted = value(run(inference=ASKED))
+    trainer = small_run("stopped", **DIGITS, inference=ASKED)
+    half = Batch({}, torch.arange(8), torch.arange(8))
+    trainer.evaluator.task.temperature.collect(torch.rand(8, 10), half)
+    trainer.fit(quiet=True)
+    assert value(tmp_path / "stopped") == wanted
 
 
 @pytest.mark.parametrize(
