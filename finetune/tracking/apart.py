@@ -15,6 +15,9 @@ from finetune.tracking.tracker import Tracker
 CLOSING_S = 120.0
 """Seconds that the end of a run waits until everything is handed over."""
 
+_LONGEST_FAULT = 300
+"""Characters of a program's error that are told."""
+
 _Job = Callable[[Tracker], None]
 
 
@@ -53,7 +56,8 @@ class Apart(Tracker):
         self._send(lambda tracker: tracker.begin(step, total_steps, lines=lines))
 
     def scalars(self, step: int, values: Mapping[str, float | str]) -> None:
-        """Hand on."""
+        """Hand on; an error since the last call is told here, not by the thread that draws."""
+        self._tell_fault()
         self._send(lambda tracker: tracker.scalars(step, values))
 
     def text(self, tag: str, text: str, step: int) -> None:
@@ -97,7 +101,6 @@ class Apart(Tracker):
 
     def _send(self, job: _Job) -> None:
         """Queue a call, unless the tracker has failed."""
-        self._tell_fault()
         if self._fault is not None:
             return
         if self._thread is None:
@@ -120,11 +123,12 @@ class Apart(Tracker):
         # Whatever another program raises, and some of them exit: the run is not theirs to end.
         except BaseException as error:  # noqa: BLE001
             said = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
-            self._fault = " ".join(str(said).split())[:300]
+            self._fault = " ".join(str(said).split())
 
     def _tell_fault(self) -> None:
         """Say once that the tracker has failed; not from its thread."""
         if self._fault is not None and not self._is_told:
             self._is_told = True
-            line = f"{self._name} failed, and the run goes on without it: {self._fault}"
-            self._tell(redacted(without_password(line)))
+            # Masked before it is cut: half of a secret would not be found.
+            fault = redacted(without_password(self._fault))[:_LONGEST_FAULT]
+            self._tell(f"{self._name} failed, and the run goes on without it: {fault}")

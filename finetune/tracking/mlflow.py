@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -180,7 +181,8 @@ def line_on(place: Path) -> str:
     """Return the line that tells where the run goes, and how it is looked at."""
     if os.environ.get(URI):
         return f"mlflow: to the server that {URI} names"
-    return f"mlflow: nothing leaves this machine; mlflow ui --backend-store-uri {_local(place)}"
+    store = shlex.quote(_local(place))
+    return f"mlflow: nothing leaves this machine; mlflow ui --backend-store-uri {store}"
 
 
 def _local(place: Path) -> str:
