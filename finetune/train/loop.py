@@ -164,8 +164,9 @@ class Trainer:
             open_parts.enter_context(self.stop.listening())
             open_parts.enter_context(self.folder.held())
             open_parts.enter_context(self.saver.checkpoints.in_use(self.reporter.message))
-            open_parts.enter_context(self.clock.watchdog.watching())
             open_parts.enter_context(self.reporter.running())
+            # Not while trackers are closed: they may wait for a server longer than a step may take.
+            open_parts.enter_context(self.clock.watchdog.watching())
             open_parts.enter_context(telling_inexact(self.reporter.message))
             # Before the trackers are closed, which pictures go to.
             open_parts.enter_context(closing(self.evaluator.looking))
