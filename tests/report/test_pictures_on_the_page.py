@@ -57,7 +57,9 @@ def test_what_is_too_large_is_left_out_and_named(plant):
     pictures, left_out = read_pictures(run)
     assert [picture.name for picture in pictures] == ["validation/a"]
     assert left_out == ["validation/large"]
-    assert "Too large for this page: validation/large" in render_page([run])
+    assert "too large for this page: validation/large" in render_page([run])
+    write(run, as_document([kept("validation/large", large)]))
+    assert "too large for this page: validation/large" in render_page([run])
 
 
 def test_all_pictures_of_a_run_together_are_bounded():
