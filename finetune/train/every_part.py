@@ -59,7 +59,8 @@ def _extreme_rows(samples: Samples) -> Tensor:
         for name, values in batch.inputs.items():
             if values.is_floating_point() or values.dtype == torch.bool or not values.numel():
                 continue
-            flat = values.reshape(len(values), -1)
+            # Wide enough to be negated: of bytes, -3 would be 253.
+            flat = values.reshape(len(values), -1).to(torch.int64)
             for is_most, each in ((True, flat.amax(1)), (False, -flat.amin(1))):
                 value, place = each.max(0)
                 found = float(value), int(batch.indices[int(place)])
