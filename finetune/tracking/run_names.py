@@ -6,7 +6,8 @@ from pathlib import Path
 
 PROJECT = "finetune"
 """Experiment or project of a run, where the person's own environment names no other."""
-_PASSWORD = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_PASSWORD = re.compile(r"(?<=://)[^/\s]+(?=@)")
+"""Up to the last @ before the path: a password that is not quoted may have one, too."""
 
 
 @dataclass(frozen=True, slots=True)

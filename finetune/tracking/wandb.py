@@ -47,7 +47,7 @@ class WandB(Tracker):
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
             id=self._identity.id,
             name=os.environ.get("WANDB_NAME") or self._identity.name,
-            dir=os.environ.get("WANDB_DIR") or str(self._identity.place),
+            dir=str(_folder(self._identity.place)),
             config=dict(self._settings),
             # Offline there is nobody to ask for the run before; the same id joins both parts.
             resume=None if mode == "offline" else "allow",
@@ -125,5 +125,15 @@ def line_on(place: Path) -> str:
     if os.environ.get(MODE):
         return f"wandb: {mode_of()}, as {MODE} says"
     return (
-        f"wandb: offline, in {place / 'wandb'}; `wandb sync` sends it, {MODE}=online does at once"
+        f"wandb: offline, in {_folder(place) / 'wandb'}; `wandb sync` sends it, {MODE}=online does "
+        "at once"
     )
+
+
+def _folder(place: Path) -> Path:
+    """Return the folder in which wandb makes its own: the one that the environment names, or ours.
+
+    Args:
+        place: The folder of the run's folder.
+    """
+    return Path(os.environ.get("WANDB_DIR") or place)

@@ -8,6 +8,8 @@ import pytest
 
 from finetune.errors import FinetuneError
 from finetune.importing import refuse_if_missing
+from finetune.redaction import remember
+from finetune.tracking import wandb
 from finetune.tracking.apart import Apart
 from finetune.tracking.run_names import Identity, without_password
 from finetune.tracking.tracker import Tracker
@@ -245,5 +247,30 @@ def test_a_package_that_is_not_there_is_named_with_its_extra():
 
 
 def test_no_password_of_an_address_is_shown():
-    text = "cannot reach https://me:word@host/x?y"
-    assert without_password(text) == "cannot reach https://***@host/x?y"
+    for word in ("word", "wo@rd"):
+        text = f"cannot reach https://me:{word}@host/x?y=a@b"
+        assert without_password(text) == "cannot reach https://***@host/x?y=a@b"
+    assert without_password("https://host/me@x") == "https://host/me@x"
+
+
+@pytest.mark.parametrize("named", [None, "elsewhere"])
+def test_the_line_of_wandb_tells_the_folder_that_it_writes_into(monkeypatch, tmp_path, named):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_DIR", raising=False)
+    if named:
+        monkeypatch.setenv("WANDB_DIR", str(tmp_path / named))
+    assert f"offline, in {tmp_path / (named or '') / 'wandb'}; " in wandb.line_on(tmp_path)
+
+
+class Leaking(Tracker):
+    def scalars(self, step, values):
+        raise ValueError(f"{'x' * 285} {SECRET}")
+
+
+def test_a_secret_at_the_cut_of_a_long_error_is_masked():
+    said = []
+    remember(SECRET, "${env:OF_MINE}")
+    tracker = apart(Leaking(), said)
+    tracker.scalars(1, {})
+    tracker.close()
+    assert "s3cret" not in said[0]
