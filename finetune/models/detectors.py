@@ -202,7 +202,8 @@ def with_heads_of(network: nn.Module, fresh: nn.Module) -> list[str]:
     Returns:
         The names of the maps that are new; empty if both have as many classes.
     """
-    old = dict(network.named_parameters())
+    # Also what is no parameter: norms of a pretrained network are frozen, and keep buffers alone.
+    old = network.state_dict()
     other = [name for name, new in fresh.named_parameters() if new.shape != old[name].shape]
     names = list(dict.fromkeys(name.rpartition(".")[0] for name in other))
     for name in names:

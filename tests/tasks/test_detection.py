@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torchvision.models import get_model
+from torchvision.ops.misc import FrozenBatchNorm2d
 
 import finetune
 from finetune.config.task_keys import DetectionTask
@@ -123,18 +124,22 @@ def test_losses_and_detections_are_those_of_torchvision(architecture, args):
 
 
 @pytest.mark.parametrize(
-    ("architecture", "new"),
+    ("architecture", "has_frozen_norms", "new"),
     [
-        (FASTER, ["roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"]),
-        ("ssdlite320_mobilenet_v3_large",
+        (FASTER, True, ["roi_heads.box_predictor.cls_score", "roi_heads.box_predictor.bbox_pred"]),
+        ("ssdlite320_mobilenet_v3_large", False,
          [f"head.classification_head.module_list.{n}.1" for n in range(6)]),
     ],
     ids=["two stages", "one stage"],
 )  # fmt: skip
-def test_a_pretrained_detector_gets_new_maps_for_other_classes_alone(architecture, new):
+def test_a_pretrained_detector_gets_new_maps_for_other_classes_alone(
+    architecture, has_frozen_norms, new
+):
     made = [
         get_model(architecture, weights=None, weights_backbone=None, num_classes=n) for n in (91, 4)
     ]
+    if has_frozen_norms:
+        hold_norms(made[0])
     before = {name: value.clone() for name, value in made[0].state_dict().items()}
     assert with_heads_of(*made) == new
     after = made[0].state_dict()
@@ -144,6 +149,16 @@ def test_a_pretrained_detector_gets_new_maps_for_other_classes_alone(architectur
     assert all(torch.equal(after[n], before[n]) for n in before if n not in changed)
     with torch.no_grad():
         assert Detector(made[0]).eval()(torch.rand(1, 3, 64, 64)).shape[2] == 6
+
+
+def hold_norms(network):
+    """Hold the norms of the backbone, as torchvision does where a detector is pretrained."""
+    for module in [*network.modules()]:
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.BatchNorm2d):
+                held = FrozenBatchNorm2d(child.num_features)
+                held.load_state_dict(child.state_dict())
+                setattr(module, name, held)
 
 
 def test_a_run_learns_boxes_logs_no_validation_loss_and_proves_what_is_frozen(detecting, tmp_path):
