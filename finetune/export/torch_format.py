@@ -12,9 +12,11 @@ from torch.export import Dim, ExportedProgram
 from finetune.errors import FinetuneError
 from finetune.export.agreement import Outputs, Pass, named_outputs
 from finetune.export.source import ExportSource, WrittenFormat, argument_names, is_tokens
+from finetune.models.detectors import Detector
 from finetune.models.shapes import first_line
 
 FILE = "model.pt2"
+_HINT = "--format safetensors holds the weights of any network"
 
 
 def write_torch(source: ExportSource, folder: Path) -> WrittenFormat:
@@ -51,6 +53,13 @@ def traced(source: ExportSource) -> ExportedProgram:
     Raises:
         FinetuneError: torch cannot trace it for any number of samples.
     """
+    if any(isinstance(module, Detector) for module in source.network.modules()):
+        # torch would log its whole trace before it fails.
+        raise FinetuneError(
+            "torch.export cannot trace a detector, which finds another number of boxes in each "
+            "image",
+            hint=_HINT,
+        )
     names = argument_names(source.run.columns)
     example = {names[name]: tensor for name, tensor in source.example().items()}
     # A length may turn out to be fixed by the network; the number of samples may not.
@@ -71,7 +80,7 @@ def traced(source: ExportSource) -> ExportedProgram:
         raise FinetuneError(
             f"torch.export cannot trace this network for any number of samples: "
             f"{first_line(error)}",
-            hint="--format safetensors holds the weights of any network",
+            hint=_HINT,
         ) from error
 
 
