@@ -6,6 +6,7 @@ Letters: N images, K boxes of the image with the most of them.
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -231,11 +232,13 @@ def _refuse_beyond(corners: Sequence[Sequence[Corners]], table: Table, name: str
 def _sizes(column: Column) -> dict[int, tuple[int, int]]:
     """Return width and height of the first images of a column, by row; empty for no images."""
     if isinstance(column, Images) and column.mode != "mask":
-        headers = {row: column.header(row) for row in range(min(len(column), _SIZES_READ))}
-        return {
-            row: header.size[::-1] if header.lies else header.size
-            for row, header in headers.items()
-        }
+        sizes = {}
+        for row in range(min(len(column), _SIZES_READ)):
+            # One that cannot be read is told when it is read, or skipped.
+            with suppress(DataError):
+                header = column.header(row)
+                sizes[row] = header.size[::-1] if header.lies else header.size
+        return sizes
     if isinstance(column, Numbers) and column.values.ndim == 4:
         height, width = column.values.shape[2:]
         return dict.fromkeys(range(min(len(column), _SIZES_READ)), (width, height))
