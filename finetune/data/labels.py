@@ -13,8 +13,10 @@ _INVISIBLE = "Cf"
 """Unicode category of invisible characters, such as a byte order mark."""
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,15}(\.[0-9]{0,15})?")
-_SIGNS = re.compile(r"[\s_'\"`.,;:\u2010-\u2015\u2018-\u201f\u2212-]+")
-"""Signs that people set and leave out: blanks, dashes, quotation marks, points."""
+_SIGN = r"(?:[\s_'\"`.,;:\u2018-\u201f]|[\u2010-\u2015\u2212-](?!$))"
+_SIGNS = re.compile(rf"(?<![0-9]){_SIGN}+|{_SIGN}+(?![0-9])")
+"""Signs that people set and leave out: blanks, dashes, quotation marks, points. Between digits they
+mean something, as in class 1.11 of others, and so does a last dash, as in the grade A-."""
 _LETTERS = str.maketrans("аеорсухкмнтвіјѕ", "aeopcyxkmhtbijs")
 """Cyrillic letters that look like Latin ones."""
 

@@ -362,6 +362,15 @@ def test_labels_that_look_alike_are_told(labels):
     assert note.startswith(f"{count} of {count + 1} labels look alike to a person, such as ")
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [["A", "A-", "A+"], ["a.1.11", "a.11.1"], ["v1.1", "v11"], ["5", "-5"], [",", ".", "``"]],
+    ids=["grades", "classes of classes", "versions", "minus", "tags of signs"],
+)
+def test_labels_that_differ_by_a_sign_with_a_meaning_are_told_nothing_about(labels):
+    assert notes_on_spelling([*labels, "other"], LabelRules()) == []
+
+
 def test_labels_that_differ_to_a_person_are_told_nothing_about():
     different = [
         "cat",
