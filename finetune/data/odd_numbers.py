@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
 
 from finetune.data.table import Column, Numbers
@@ -26,7 +27,8 @@ def notes_on_numbers(columns: Mapping[str, Column], names: Iterable[str]) -> lis
         column = columns[name]
         if not isinstance(column, Numbers) or column.values.ndim != 1 or not len(column):
             continue
-        values = column.values[:_LOOKED_AT]
+        if (values := column.values[:_LOOKED_AT]).dtype == torch.bool:
+            continue
         notes += [*_on_signs(name, values), *_on_rounding(name, values)]
     return notes
 

@@ -51,7 +51,8 @@ def test_a_number_that_reads_like_no_value_is_told(sign):
 
 
 @pytest.mark.parametrize(
-    "values", [[-999, 0.5, 0.7], [-999.0, -500, 0, 800, -999], [0.5, 0.7], [1, 2, 3], []]
+    "values",
+    [[-999, 0.5, 0.7], [-999.0, -500, 0, 800, -999], [0.5, 0.7], [1, 2, 3], [True, False], []],
 )
 def test_numbers_among_others_of_their_size_are_told_nothing_about(values):
     assert notes_on_numbers({"u": Numbers(torch.tensor(values))}, ["u"]) == []
@@ -96,6 +97,7 @@ def test_numbers_as_text_are_told_to_be_text():
         (["u   v   label"], "separated by blanks"),
         (["u;v"], "separated by ';'"),
         (["u", "v"], None),
+        (["#", "u", "v"], None),
         (["a name of words"], None),
     ],
 )

@@ -77,7 +77,8 @@ def found_separator(line: str) -> str:
 def separator_hint(names: Sequence[str], separator: str = ",") -> str | None:
     """Return a hint on the first line: no header, quoted otherwise, another separator; or None."""
     first = names[0] if names else ""
-    if first.startswith(("#", "sep=")):
+    # A first column of several may well be called `#`.
+    if first.startswith("sep=") or (first.startswith("#") and len(names) == 1):
         return "the first line is no header: take it out, so that the first one names the columns"
     if any(len(name) > 1 and name[0] == name[-1] == "'" for name in names):
         return 'names are in single quotes: quote: "\'", beside the path'
