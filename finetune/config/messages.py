@@ -52,6 +52,8 @@ _NEEDS = {
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
 }
+_SHARES = (("validation",), ("test",), ("fraction",))
+"""Last keys of numbers below 1 that are a share of all. Others, such as a decay, are none."""
 _BOUNDS = {
     "greater_than": "must be greater than {gt}",
     "greater_than_equal": "must be at least {ge}",
@@ -88,7 +90,7 @@ def explain(details: ErrorDetails, fields: Mapping[str, FieldInfo]) -> Fault:
         # Raised by a validator of ours, in words that need no change.
         case "value_error":
             return Fault(key, str(context["error"]))
-    hint = _quoting(kind, given) or _of_share(details) or _form(kind, key, given, fields)
+    hint = _quoting(kind, given) or _of_share(key, details) or _form(kind, key, given, fields)
     return Fault(key, f"{_wish(details)}, got {shown(given)}", hint)
 
 
@@ -233,10 +235,10 @@ def _as_typed(before: str, given: str, known: Sequence[str]) -> str:
     return f"{before}{{type: ...}}, with one of {', '.join(known)}"
 
 
-def _of_share(details: ErrorDetails) -> str | None:
+def _of_share(key: Key, details: ErrorDetails) -> str | None:
     """Return a hint if a number of per cent, or of samples, stands where a share below 1 does."""
     given = details["input"]
-    if details["type"] != "less_than" or details.get("ctx", {}).get("lt") != 1:
+    if details["type"] != "less_than" or key[-1:] not in _SHARES:
         return None
     if isinstance(given, int | float) and 1 < given < 100:
         return f"a share of all: {given / 100:g} is {given:g} %"

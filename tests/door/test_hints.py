@@ -213,6 +213,10 @@ def test_a_used_port_of_tensorboard_is_one_line(told, tmp_path):
     assert text.startswith(f"--port: cannot listen on port {port}: address already in use")
 
 
+def test_a_number_below_one_that_is_no_share_is_not_called_one(fault):
+    assert "share" not in fault("train.average={decay: 99}")
+
+
 @pytest.mark.parametrize(
     ("override", "hint"),
     [
