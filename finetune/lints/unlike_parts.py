@@ -22,10 +22,12 @@ _FAR = 10
 
 
 class _Sizes(NamedTuple):
-    """Mean and standard deviation of the numbers of a column, `(C,)` each."""
+    """Mean, standard deviation and range of the numbers of a column, `(C,)` each."""
 
     mean: Tensor
     deviation: Tensor
+    least: Tensor
+    greatest: Tensor
 
 
 def unlike_parts(config: RunConfig, parts: Mapping[str, Samples]) -> tuple[Lint, ...]:
@@ -59,12 +61,9 @@ def _compared(
     part: str, sizes: Mapping[str, _Sizes], usual: Mapping[str, _Sizes], config: RunConfig
 ) -> Iterator[Lint]:
     """Yield a note for each column of a part that is far from training."""
-    for column, (mean, deviation) in sizes.items():
-        there = usual[column]
-        away = (mean - there.mean).abs().maximum((deviation - there.deviation).abs())
-        # What never differs in training has no deviation to compare with.
-        constant = there.mean.abs().clamp(min=1)
-        far = away / torch.where(there.deviation > 0, there.deviation, constant)
+    for column, here in sizes.items():
+        there, (mean, deviation) = usual[column], here[:2]
+        far = _far(here, there)
         if float(far.max()) <= _FAR:
             continue
         at = int(far.argmax())
@@ -82,6 +81,19 @@ def _compared(
         )
 
 
+def _far(here: _Sizes, there: _Sizes) -> Tensor:
+    """Return how far numbers are from those of training, in deviations of these, `(C,)`."""
+    away = (here.mean - there.mean).abs().maximum((here.deviation - there.deviation).abs())
+    # What never differs in training has no deviation to compare with, but for rounding.
+    constant = there.mean.abs().clamp(min=1)
+    far = away / torch.where(there.deviation > 1e-6 * constant, there.deviation, constant)
+    # A flag that training hardly ever has is in no other unit where it is frequent.
+    is_in_range = (here.mean >= there.least) & (here.mean <= there.greatest)
+    is_in_range &= here.deviation <= there.greatest - there.least
+    # NaN, which other checks tell, is not far from anything.
+    return far.masked_fill(is_in_range | far.isnan(), 0.0)
+
+
 def _key(config: RunConfig, part: str) -> Key:
     """Return the config key of a part's source."""
     is_own = getattr(config.data, part, None) is not None
@@ -89,10 +101,12 @@ def _key(config: RunConfig, part: str) -> Key:
 
 
 def _sizes(samples: Samples, names: list[str], seed: int) -> dict[str, _Sizes]:
-    """Return mean and deviation of each column, over some samples drawn by seed."""
+    """Return the sizes of each column, over some samples drawn by seed."""
     batch = samples.fetch(sample_order(len(samples), seed, 0)[:_LOOKED_AT])
     found = {}
     for name in names:
         values = batch.inputs[name].double().reshape(len(batch), -1)
-        found[name] = _Sizes(values.mean(0), values.std(0, correction=0))
+        found[name] = _Sizes(
+            values.mean(0), values.std(0, correction=0), values.amin(0), values.amax(0)
+        )
     return found

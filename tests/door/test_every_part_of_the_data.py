@@ -96,6 +96,11 @@ def test_a_part_in_another_unit_is_told_by_plan_and_train(call, config):
     assert "of the validation part: mean" not in call("plan", alike).out
 
 
+def test_a_flag_that_training_hardly_has_is_in_no_other_unit(call, config):
+    made = config(rows(400, lambda n: [n % 5 + 0.5, float(n == 7)]), rows(10, lambda n: [2.5, 1.0]))
+    assert "of the validation part: mean" not in call("plan", made).out
+
+
 def test_new_samples_of_another_width_name_column_and_row(call, command_line, config):
     call("train", config(rows(20, vector(4)), rows(6, vector(4))), "--run", "run")
     config(rows(20, vector(4)), rows(3, vector(5)))
