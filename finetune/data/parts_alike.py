@@ -25,7 +25,10 @@ def as_trained(columns: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> d
     """
     return {
         name: Numbers(column.values.float())
-        if isinstance(column, Numbers) and _is_float(specs.get(name))
+        if isinstance(column, Numbers)
+        # Bytes are images that become 0..1 when they are fetched.
+        and column.values.dtype != torch.uint8
+        and _is_float(specs.get(name))
         else column
         for name, column in columns.items()
     }

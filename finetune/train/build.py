@@ -110,7 +110,8 @@ def build_parts(
             rehearse(model, task, data.train, precision=precision, mixing=mixing)
             # For a run itself this would make samples that it may never need.
             if most is not None:
-                try_parts(model, task, data.parts, precision=precision)
+                size = evaluation_batch_size(config)
+                try_parts(model, task, data.parts, precision=precision, batch_size=size)
         faults.raise_if_any()
         return Parts(data, model, plan, task, device, training, total, mixing)
 

@@ -21,7 +21,12 @@ _FEW = 16
 
 
 def try_parts(
-    model: Network, task: Task, parts: Mapping[str, Samples], *, precision: Precision
+    model: Network,
+    task: Task,
+    parts: Mapping[str, Samples],
+    *,
+    precision: Precision,
+    batch_size: int,
 ) -> None:
     """Run the network on the samples of each part that it is likeliest to refuse.
 
@@ -33,6 +38,7 @@ def try_parts(
         task: Its losses are computed, too.
         parts: The samples by part, or some of them.
         precision: Number format of the forward pass, and the device.
+        batch_size: Most samples of a forward pass: more may not fit into memory.
 
     Raises:
         ModelError: the network cannot take a sample. The message names its row.
@@ -42,10 +48,11 @@ def try_parts(
     model.eval()
     with torch.no_grad(), torch.random.fork_rng(), precision.autocast():
         for samples in parts.values():
-            batch = samples.fetch(_extreme_rows(samples)).to(precision.device).without_skipped()
-            if len(batch):
-                with rows_named(samples, batch):
-                    task.evaluated_parts(model(**batch.inputs), batch)
+            for rows in _extreme_rows(samples).split(batch_size):
+                batch = samples.fetch(rows).to(precision.device).without_skipped()
+                if len(batch):
+                    with rows_named(samples, batch):
+                        task.evaluated_parts(model(**batch.inputs), batch)
     model.train(was_training)
 
 
