@@ -12,6 +12,7 @@ from typing import Any
 from finetune import disk
 from finetune.errors import FinetuneError
 from finetune.importing import require
+from finetune.process import unanswered
 from finetune.serve.refusal import ServiceLimits
 from finetune.serve.routes import Service
 from finetune.serve.served_runs import ServedRuns
@@ -71,7 +72,12 @@ def serve(
     """Answer requests until SIGTERM or SIGINT; those that were accepted are answered first.
 
     SIGHUP looks at the folders of the runs again.
+
+    Raises:
+        Interrupted: a signal came while the runs were loaded, and a library has caught it.
     """
+    if (end := unanswered()) is not None:
+        raise end
     uvicorn = require("uvicorn", extra="serve")
     # `--host 127.0.0.2` is an address of this machine as well.
     hosts = () if is_public else (*_LOCAL, bound.getsockname()[0])

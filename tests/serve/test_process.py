@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune.process import Interrupted, answered, interrupt
 from finetune.serve.refusal import ServiceLimits
 from finetune.serve.served_runs import Loading, ServedRuns
 from finetune.serve.server import bound_socket, serve
@@ -205,6 +206,20 @@ def dripped(connection):
         except TimeoutError:
             connection.sendall(b"x")
     return b"never cut"
+
+
+def test_a_signal_that_a_library_caught_while_runs_loaded_ends_the_service():
+    try:
+        with contextlib.suppress(Interrupted):
+            interrupt(signal.SIGTERM)
+        served = ServedRuns([], Loading(), lambda _: None)
+        with (
+            bound_socket("127.0.0.1", 0) as bound,
+            pytest.raises(Interrupted, match="interrupted by SIGTERM"),
+        ):
+            serve(served, bound, ServiceLimits(), is_public=False, tell=lambda _: None)
+    finally:
+        answered()
 
 
 def test_a_public_address_is_refused_unless_it_is_meant(command_line, two_runs):
