@@ -60,6 +60,7 @@ def choose_columns_to_learn(
             f"{named(both)} is both an input and what is learnt",
             hint="--inputs names columns that are known before the target is",
         )
+    _refuse_unproposed(found, wishes)
     target, on_target = _target(by_name, wishes)
     first = by_name[target[0]]
     task, keys, on_task = task_for(found, [by_name[name] for name in target], by_name, wishes)
@@ -90,6 +91,29 @@ def _refuse_unknown(names: Sequence[str], by_name: Mapping[str, Judged]) -> None
                 f"no column {name!r}; there are: {shown_names(by_name)}",
                 hint=did_you_mean(name, by_name),
             )
+
+
+def _refuse_unproposed(found: FoundData, wishes: Wishes) -> None:
+    """Raise `DataError` if the data is for a task that has a template alone."""
+    for name, column in found.columns.items():
+        template = _template_for(column)
+        if template is not None and (name in wishes.target or not wishes.target):
+            what = "boxes" if template == "detection" else "answers in texts"
+            raise DataError(
+                f"column {name!r} holds {what}, for which no config is proposed",
+                hint=f"finetune init --template {template} writes one to fill in; --target NAME "
+                "learns another column",
+            )
+
+
+def _template_for(column: Column) -> str | None:
+    """Return the template for a column of boxes or of answers; None for any other column."""
+    cells = column.values if isinstance(column, Listed) else ()
+    first = next((c for c in cells if isinstance(c, list | tuple | Mapping) and c), None)
+    entry = first[0] if isinstance(first, list | tuple) else first
+    if not isinstance(entry, Mapping):
+        return None
+    return "detection" if "bbox" in entry else "span" if "answer_start" in entry else None
 
 
 def candidates(by_name: Mapping[str, Judged]) -> list[str]:

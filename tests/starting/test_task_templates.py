@@ -1,5 +1,6 @@
 """A template for each task: it loads as it is, and says what to change."""
 
+import json
 import typing
 
 import pytest
@@ -41,3 +42,22 @@ def test_a_template_looks_at_no_data(command_line):
     shown = command_line("init", "data.csv", "--template", "regression")
     assert shown.code == 2
     assert "--template looks at no data" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("detection", [{"bbox": [1, 2, 3, 4], "label": "cat"}]),
+        ("span", {"text": ["red"], "answer_start": [4]}),
+    ],
+)
+def test_data_that_no_config_is_proposed_for_names_its_template(
+    name, cell, tmp_path, monkeypatch, command_line
+):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"about": "abcde"[n % 5], "found": cell} for n in range(30)]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    shown = command_line("init", "d.jsonl", "--yes")
+    assert shown.code == 2
+    assert f"finetune init --template {name}" in shown.err
+    assert command_line("init", "d.jsonl", "--yes", "--target", "about").code != 1
