@@ -57,8 +57,8 @@ train: {epochs: 2}
 """
     )
     known = (
-        "'csv', 'jsonl', 'json', 'parquet', 'textfolder', 'imagefolder', 'audiofolder', 'arrays', "
-        "'sklearn', 'random', 'huggingface', 'import'"
+        "'csv', 'jsonl', 'json', 'parquet', 'textfolder', 'imagefolder', 'audiofolder', 'coco', "
+        "'arrays', 'sklearn', 'random', 'huggingface', 'import'"
     )
     assert told(path) == [
         "run.yaml:1: modle: unknown key\n    did you mean 'model'?",
