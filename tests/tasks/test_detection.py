@@ -321,6 +321,17 @@ def test_a_file_of_coco_that_is_none_is_told(detecting, squares, change, message
         open_samples(detecting())
 
 
+def test_an_image_that_is_gone_is_passed_over_with_its_boxes(detecting, squares):
+    document = json.loads(squares.read_text())
+    document["images"][4]["file_name"] = "gone.png"
+    squares.write_text(json.dumps(document))
+    data = detecting().data.model_dump(exclude_none=True, by_alias=True)
+    samples = open_samples(detecting(data=data | {"on_error": "skip"})).train
+    assert len(samples.fetch(torch.arange(len(samples))).without_skipped()) == len(samples) - 1
+    with pytest.raises(FinetuneError, match="no such image file"):
+        open_samples(detecting())
+
+
 def measured(detections, boxes):
     """Return the figures of one batch."""
     config = DetectionTask(type="detection", metrics=("map", "map_50", "map_large", "mar_100"))
