@@ -34,12 +34,12 @@ def read_coco(path: Path, key: Key) -> dict[str, Column]:
     labels = {_id(one, "id"): one.get("name") for one in categories}
     objects: dict[Any, list[dict[str, Any]]] = {_id(one, "id"): [] for one in images}
     for number, one in enumerate(boxes):
-        image, category = one.get("image_id"), one.get("category_id")
+        image, category = _id(one, "image_id"), _id(one, "category_id")
         place = f"annotations[{number}]"
         if image not in objects:
-            raise _lacking(place, f"image_id {image!r}", "images", path, key)
+            raise _lacking(place, one, "image_id", path, key)
         if category not in labels:
-            raise _lacking(place, f"category_id {category!r}", "categories", path, key)
+            raise _lacking(place, one, "category_id", path, key)
         crowd = {"iscrowd": True} if one.get("iscrowd") else {}
         objects[image].append({"bbox": one.get("bbox"), "label": labels[category], **crowd})
     if len(objects) < len(images):
@@ -74,6 +74,8 @@ def _id(entry: Mapping[str, Any], name: str) -> Any:
     return found if isinstance(found, int | str) else None
 
 
-def _lacking(place: str, what: str, where: str, path: Path, key: Key) -> DataError:
+def _lacking(place: str, entry: Mapping[str, Any], name: str, path: Path, key: Key) -> DataError:
     """Return the error for an annotation of something that is not listed."""
+    where = "images" if name == "image_id" else "categories"
+    what = f"{name} {entry.get(name)!r}"
     return DataError(f"{place} is of {what}, which is not in {where!r}", where=str(path), key=key)

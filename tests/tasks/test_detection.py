@@ -309,6 +309,7 @@ def test_cells_that_hold_no_boxes_are_told_with_their_row(detecting, tmp_path, v
     [
         (lambda d: d.pop("categories"), "no list 'categories'"),
         (lambda d: d["annotations"][0].update(image_id=99), "image_id 99, which is not in"),
+        (lambda d: d["annotations"][0].update(image_id=[0]), r"image_id \[0\], which is not in"),
         (lambda d: d["annotations"][0].update(category_id=1), "category_id 1, which is not in"),
         (lambda d: d["images"].append(d["images"][0]), "two of its images have one id"),
     ],
