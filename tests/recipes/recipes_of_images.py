@@ -181,6 +181,28 @@ def ludwig_segmentation(made: Path) -> Overrides:
     }
 
 
+def pytorch_detection(made: Path) -> Overrides:
+    """Images of noise with a box each, and the detector from random weights."""
+    image_folder(made, ["people"], each=6)
+    document = {
+        "images": [{"id": number, "file_name": f"{number}.jpg"} for number in range(6)],
+        "annotations": [
+            {"image_id": number, "category_id": 1, "bbox": [4, 4, 20 + number, 30]}
+            for number in range(6)
+        ],
+        "categories": [{"id": 1, "name": "person"}],
+    }
+    (made / "boxes.json").write_text(json.dumps(document))
+    return {
+        "data.source.path": made / "boxes.json",
+        "data.source.folder": made / "people",
+        "data.transforms.0.size": "[48,64]",
+        "model.layers.0.pretrained": "false",
+        "model.layers.0.args": "{min_size: 48, max_size: 64, box_batch_size_per_image: 8}",
+        **TWO_STEPS,
+    }
+
+
 MAKERS: dict[str, Maker] = {
     "pytorch_transfer_finetune": pytorch_transfer,
     "pytorch_transfer_extractor": pytorch_transfer,
@@ -193,4 +215,5 @@ MAKERS: dict[str, Maker] = {
     "surgical_imagenet_c": surgical_imagenet_c,
     "siamese_mnist": siamese_mnist,
     "ludwig_segmentation": ludwig_segmentation,
+    "pytorch_detection": pytorch_detection,
 }
