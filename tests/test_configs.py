@@ -26,6 +26,7 @@ SMALLER = {
     "notes": [*TWO_STEPS, *SHORT_TEXTS],
     "likeness": [*TWO_STEPS, *SHORT_TEXTS],
     "dossiers": TWO_STEPS,
+    "shapes": TWO_STEPS,
 }
 """What makes a config quick, where two steps alone do not."""
 EXAMPLES = {
@@ -35,6 +36,7 @@ EXAMPLES = {
     "clutter_masks": "clutter.npz",
     "likeness": "likeness.csv",
     "dossiers": "dossiers.jsonl",
+    "shapes": "shapes/boxes.json",
 }
 """What `make_examples.py` and the other scripts `make_*.py` make for a config."""
 
@@ -62,10 +64,15 @@ def load(tmp_path_factory):
     dossiers = runpy.run_path(str(ROOT / "scripts" / "make_dossiers.py"))
     dossiers["make_dossiers"](made / "dossiers.jsonl", count=20)
 
+    shapes = runpy.run_path(str(ROOT / "scripts" / "make_shapes.py"))
+    shapes["make_shapes"](made / "shapes", count=40)
+
     def load_(path, *more):
         overrides = [*SMALLER.get(path.stem, TWO_STEPS), *more]
         if path.stem in EXAMPLES:
             overrides.append(f"data.source.path={made / EXAMPLES[path.stem]}")
+        if path.stem == "shapes":
+            overrides.append(f"data.source.folder={made / 'shapes' / 'images'}")
         return load_config(path, overrides=overrides, trust=TRUST)
 
     return load_
