@@ -94,9 +94,7 @@ def content_of_bytes(head: bytes, encoding: str) -> Content:
     if head[:4] == b"RIFF" and head[8:12] in _RIFF:
         return Content(None, other=_RIFF[head[8:12]])
     for magic, words in _KNOWN:
-        # text may begin like some of these, but only other files have bytes that text never has
-        is_text = magic.isascii() and magic != POINTER and not _has_binary(head)
-        if head.startswith(magic) and not is_text:
+        if head.startswith(magic) and not _may_be_text(magic, head):
             return Content(None, other=words)
     if wide := _wide(head):
         return Content(wide, is_told=True)
@@ -236,6 +234,15 @@ def _wide(head: bytes) -> str | None:
     return None
 
 
+def _may_be_text(magic: bytes, head: bytes) -> bool:
+    """Tell whether a text begins like another file, which has bytes that text never has."""
+    return magic.isascii() and magic != POINTER and not _has_binary(head)
+
+
+_OF_TEXT = bytes([*range(9, 14), *range(27, 128)])
+"""White space, and what ASCII has from Escape on."""
+
+
 def _has_binary(head: bytes) -> bool:
     """Tell whether bytes are not text: control characters, or bytes over 127."""
-    return any(byte < 9 or 13 < byte < 27 for byte in head) or any(byte > 127 for byte in head)
+    return head.translate(None, _OF_TEXT) != b""
