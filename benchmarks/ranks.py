@@ -1,4 +1,4 @@
-"""What the ranks of a run send each other in a step, beside the least that DDP would send.
+"""Count what the ranks of a run send each other in a step, and the least that DDP would send.
 
 Two processes train small networks on this machine over gloo. Counted are the calls of
 torch.distributed within a step and the bytes that a rank gives to them, and seconds of the

@@ -1,4 +1,4 @@
-"""What a run on very many samples would take: disk, bandwidth, memory, network, seconds.
+"""Compute what a run on very many samples takes: disk, bandwidth, memory, network, seconds.
 
 Constants of this package are measured here, in seconds of the processor; those of machines are
 given. docs/scale.md has the formulas in words.

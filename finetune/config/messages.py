@@ -236,7 +236,7 @@ def _as_typed(before: str, given: str, known: Sequence[str]) -> str:
 
 
 def _of_share(key: Key, details: ErrorDetails) -> str | None:
-    """Return a hint if a number of per cent, or of samples, stands where a share below 1 does."""
+    """Return a hint if a percentage or a number of samples is given where a share is needed."""
     given = details["input"]
     if details["type"] != "less_than" or key[-1:] not in _SHARES:
         return None

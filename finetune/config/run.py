@@ -63,9 +63,9 @@ class InferenceConfig(Node):
     batch_size: Count | None = None
     """Samples per forward pass; as many as in training if left out."""
     compile: bool = False
-    """Whether `predict`, `serve` and `eval` call the network by code of `torch.compile`, all of it. To make that code takes a while at the first batch, and again for the first batch of another kind; last bits may differ from those of the network itself. Needs a C++ compiler. Compiled runs share no frozen prefix, and give no embeddings."""
+    """Whether `predict`, `serve` and `eval` compile the whole network by `torch.compile`. The first batch takes longer, and so does the first one of another shape; last bits may differ from those of the network itself. Needs a C++ compiler. Compiled runs share no frozen prefix, and give no embeddings."""
     channels_last: bool = False
-    """Whether `predict`, `serve` and `eval` keep images and the weights of convolutions with the channels as the last axis in memory, which many kernels for images prefer. For networks of images alone; last bits may differ."""
+    """Whether `predict`, `serve` and `eval` hold images and the weights of convolutions in memory with the channels last, which makes many convolutions faster. For networks of images alone; last bits may differ."""
 
 
 class RunConfig(Node):

@@ -271,7 +271,7 @@ class SpanTask(MeasuredTask):
     type: Literal["span"]
     """Discriminator."""
     may_be_unanswered: bool = False
-    """Whether a question may have no answer, as in SQuAD 2. Its list of answers is empty, or its cell is. It learns the first token, and no answer is predicted where that is more probable than any answer. Without this key a question without an answer is refused."""
+    """Whether a question may have no answer, as in SQuAD 2: its list of answers, or its cell, is empty. The network learns the first token as its answer, and where that token is more probable than any answer, none is predicted. Without this key a question without an answer is refused."""
     longest_answer: Annotated[int, Field(ge=1, le=10_000)] = 30
     """Most tokens of a predicted answer. Longer answers are learnt all the same."""
     stride: Annotated[int, Field(ge=0, le=10_000)] | None = None

@@ -9,9 +9,9 @@ from finetune.config.data import DataConfig
 from finetune.config.messages import shown
 from finetune.data.cells import read_cells
 from finetune.data.ragged import Ragged
-from finetune.data.readers.chunks import shown_names
+from finetune.data.readers.chunks import refuse_absent
 from finetune.data.table import Column, Listed, Numbers, Table, and_more
-from finetune.errors import DataError, did_you_mean
+from finetune.errors import DataError
 
 _KEY = ("data", "target")
 _FORMS = (
@@ -57,12 +57,7 @@ def joined_answers(
 def _joined(table: Table, names: Sequence[str], whole: str) -> Table:
     """Return a table with answers as JSON in place of the columns that say them."""
     for name in names:
-        if name not in table.columns:
-            raise DataError(
-                f"no column {name!r}; there are: {shown_names(table.columns)}",
-                hint=did_you_mean(name, table.columns),
-                key=_KEY,
-            )
+        refuse_absent(name, table.columns, _KEY)
     columns = [table.columns[name] for name in names]
     read = _from_one if len(names) == 1 else _from_two
     cells = []

@@ -77,7 +77,7 @@ class _Read(NamedTuple):
     corners: Corners
     label: str
     reason: str | None
-    """Why it is left out; None if it is not."""
+    """The reason why the box is left out; None if it is used."""
 
 
 def _read(cell: Any, name: str, table: Table, row: int) -> list[_Read]:

@@ -10,9 +10,9 @@ from finetune.config.data import DataConfig
 from finetune.config.messages import shown
 from finetune.data.cells import read_cells
 from finetune.data.labels import LabelRules
-from finetune.data.readers.chunks import shown_names
+from finetune.data.readers.chunks import refuse_absent
 from finetune.data.table import Column, Listed, Numbers, Table, settle
-from finetune.errors import DataError, did_you_mean
+from finetune.errors import DataError
 
 _KEY = ("data", "target")
 _TRUTHS = {"true": 1.0, "false": 0.0}
@@ -50,12 +50,7 @@ def join_targets(
 def _joined(table: Table, names: Sequence[str], whole: str) -> Table:
     """Return a table with one column of rows `(N, C)` in place of C columns of numbers."""
     for name in names:
-        if name not in table.columns:
-            raise DataError(
-                f"no column {name!r}; there are: {shown_names(table.columns)}",
-                hint=did_you_mean(name, table.columns),
-                key=_KEY,
-            )
+        refuse_absent(name, table.columns, _KEY)
     values = [_values(name, table.columns[name], table, names) for name in names]
     others = {name: column for name, column in table.columns.items() if name not in names}
     return replace(table, columns={**others, whole: Numbers(torch.stack(values, dim=1))})

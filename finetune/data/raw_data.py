@@ -35,13 +35,13 @@ from finetune.data.loss_columns import (
     refuse_unknown_companions,
 )
 from finetune.data.odd_numbers import notes_on_numbers
-from finetune.data.readers.chunks import shown_names
+from finetune.data.readers.chunks import refuse_absent
 from finetune.data.row_hashes import row_hashes
 from finetune.data.sources import open_source, sources_of
 from finetune.data.table import Column, Numbers, Table
 from finetune.data.unlike_files import notes_on_unlike_files
 from finetune.data.words import with_words
-from finetune.errors import DataError, Faults, did_you_mean
+from finetune.errors import DataError, Faults
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,12 +236,7 @@ def _refuse_gaps(
 def _refuse_missing_places(config: DataConfig, table: Table) -> None:
     """Raise `DataError` if a column is not there that says where samples go, or how often."""
     for key, name in placing_columns(config).items():
-        if name not in table.columns:
-            raise DataError(
-                f"no column {name!r}; there are: {shown_names(table.columns)}",
-                hint=did_you_mean(name, table.columns),
-                key=key,
-            )
+        refuse_absent(name, table.columns, key)
 
 
 def _with_places(settled: Table, raw: Table, config: DataConfig, part: str) -> Table:

@@ -339,6 +339,20 @@ class _Mask(NamedTuple):
     so: np.ndarray
 
 
+def confusion(target: Tensor, said: Tensor, size: int) -> np.ndarray:
+    """Count the pairs of right class and given class.
+
+    Args:
+        target: The right classes `(N,)`, whole numbers below `size`.
+        said: The classes that the network gave, `(N,)`.
+        size: How many classes there are, C.
+
+    Returns:
+        Counts `(C, C)`, a row for each right class.
+    """
+    return (target * size + said).bincount(minlength=size * size).reshape(size, size).cpu().numpy()
+
+
 @dataclass(slots=True)
 class SeenMasks:
     """A class for each pixel."""
@@ -354,9 +368,8 @@ class SeenMasks:
         if target is None or target.ndim != 3:
             raise ValueError("no class for each pixel")
         said = pixel_logits(self.names, outputs, tuple(target.shape[1:])).argmax(1)
-        has_class, size = target != IGNORED, len(self.names)
-        flat = (target * size + said)[has_class]
-        counts = flat.bincount(minlength=size * size).reshape(size, size).cpu().numpy()
+        has_class = target != IGNORED
+        counts = confusion(target[has_class], said[has_class], len(self.names))
         self._counts = counts if self._counts is None else self._counts + counts
         self._num += len(batch)
         right = ((said == target) & has_class).flatten(1).sum(1) / has_class.flatten(1).sum(1)

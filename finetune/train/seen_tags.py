@@ -16,7 +16,7 @@ from finetune.pictures.class_scores import draw_class_scores, scores_of
 from finetune.pictures.confusion import draw_confusion
 from finetune.pictures.drawing import Picture
 from finetune.pictures.shown_samples import MOST_SHOWN, ShownSample, draw_samples
-from finetune.train.seen import Curve, Inputs
+from finetune.train.seen import Curve, Inputs, confusion
 
 
 class _Wrong(NamedTuple):
@@ -49,8 +49,7 @@ class SeenTags:
         if target is None or target.ndim != 2 or outputs.shape != (*target.shape, size):
             raise ValueError("no logit for each class of each token")
         said, is_word = outputs.argmax(-1), target != IGNORED
-        flat = (target * size + said)[is_word]
-        counts = flat.bincount(minlength=size * size).reshape(size, size).cpu().numpy()
+        counts = confusion(target[is_word], said[is_word], size)
         self._counts = counts if self._counts is None else self._counts + counts
         self._num += len(batch)
         places = next((v for k, v in batch.columns.items() if k.startswith(WORDS_OF)), None)

@@ -7,13 +7,11 @@ the copy ended otherwise. Each attempt is a fork of this process, which never ru
 
 import hashlib
 import json
-import os
 import shutil
 import sys
-import traceback
 from pathlib import Path
 
-from forking import load_what_is_needed_for
+from forking import in_a_fork, load_what_is_needed_for
 
 from finetune.bits import fingerprint
 from finetune.config.loader import load_config
@@ -46,25 +44,6 @@ def end_of(config: Path, run: Path) -> dict[str, object]:
     }
 
 
-def in_a_fork(config: Path, run: Path) -> dict[str, object]:
-    """Do the same in a process of its own."""
-    reading, writing = os.pipe()
-    if (pid := os.fork()) == 0:
-        os.close(reading)
-        try:
-            with os.fdopen(writing, "w") as pipe:
-                json.dump(end_of(config, run), pipe)
-        except BaseException:  # noqa: BLE001 - the process ends with it
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        told = pipe.read()
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, f"{run} did not end"
-    return dict(json.loads(told))
-
-
 def stopped_at(step: int, unbroken: Path, run: Path) -> None:
     """Copy a run as it was when it had just saved a step."""
     later = {
@@ -79,13 +58,13 @@ def main(config: Path, folder: Path) -> None:
     """Compare the end of every stopped run with that of the unbroken one."""
     unbroken = folder / "unbroken"
     load_what_is_needed_for(lambda: end_of(config, folder / "loaded"))
-    expected = in_a_fork(config, unbroken)
+    expected = in_a_fork(lambda: end_of(config, unbroken))
     steps = [int(path.name[5:]) for path in sorted((unbroken / "checkpoints").iterdir())]
     others = []
     for step in steps[:-1]:
         run = folder / "stopped"
         stopped_at(step, unbroken, run)
-        if in_a_fork(config, run) != expected | {"began": step}:
+        if in_a_fork(lambda run=run: end_of(config, run)) != expected | {"began": step}:
             others.append(step)
         shutil.rmtree(run)
     print(json.dumps({"steps": steps, "otherwise": others, "masks": expected["masks"]}))

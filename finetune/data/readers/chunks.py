@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune.errors import DataError
+from finetune.errors import DataError, Key, did_you_mean
 
 # Enough that the cost of a chunk does not matter, and few enough to stay in memory with long texts.
 ROWS_AT_ONCE = 4096
@@ -109,6 +109,16 @@ def wrong_bytes(lines: Sequence[str], reading: Reading, where: str) -> DataError
                 f"is not valid {reading.dialect.encoding}: byte 0x{byte:02x}", where=where
             )
     return None
+
+
+def refuse_absent(name: str, known: Collection[str], key: Key) -> None:
+    """Raise `DataError` if a column that the config names at `key` is not among the known ones."""
+    if name not in known:
+        raise DataError(
+            f"no column {name!r}; there are: {shown_names(known)}",
+            hint=did_you_mean(name, known),
+            key=key,
+        )
 
 
 def shown_names(names: Collection[str], *, quoted: bool = False) -> str:
