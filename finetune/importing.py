@@ -15,6 +15,7 @@ from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from finetune.errors import FinetuneError, Key, TrustError
+from finetune.process import collector_off
 from finetune.trust import Trust, check_trust, is_dotted_name, module_of_file
 
 _MAX_WRAPPERS = 100
@@ -32,7 +33,8 @@ def require(module: str, *, extra: str) -> ModuleType:
         FinetuneError: it is not installed. The message names the extra.
     """
     try:
-        return importlib.import_module(module)
+        with collector_off():
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise _not_installed(module, extra) from error
 

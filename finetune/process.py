@@ -86,19 +86,29 @@ def for_one_task() -> Iterator[None]:
 def loading() -> Iterator[None]:
     """Load libraries in the block, with the garbage collector off.
 
-    They make a million objects that stay. Scanning those again and again takes a third of the
-    loading time, so they are left out of later scans too. A signal that asks the command to end
+    What they have made is left out of later collections too. A signal that asks the command to end
     ends the process at once: raised as an exception, it might be caught in the middle of a
     library's import, or make the library abort.
     """
-    was_on = gc.isenabled()
-    gc.disable()
     try:
-        with _leaving_at_a_signal():
+        with collector_off(), _leaving_at_a_signal():
             yield
     finally:
         if gc.get_freeze_count() == 0:  # what a second call would hold may be garbage by then
             gc.freeze()
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """Keep the garbage collector from running in the block, where a library is loaded.
+
+    A library makes up to a million objects that stay: scanning those again and again finds nothing.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
         if was_on:
             gc.enable()
 

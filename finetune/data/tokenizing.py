@@ -32,6 +32,7 @@ from finetune.data.words import first_tokens, needs_blank, token_places, words_o
 from finetune.errors import DataError, Key, named
 from finetune.importing import package_path, require
 from finetune.models.shapes import first_line
+from finetune.process import collector_off
 
 _NUM_DRAWN = 1000
 """Texts that are tokenized at once, and texts of a large table that say how long they all are."""
@@ -343,8 +344,10 @@ def load_tokenizer(name: str, key: Key) -> Any:
     if name.startswith("package:"):
         name = str(package_path(name, key=(*key, "tokenizer")))
     transformers = require("transformers", extra="text")
+    with collector_off():  # the name loads the modules behind it
+        auto = transformers.AutoTokenizer
     try:
-        return transformers.AutoTokenizer.from_pretrained(
+        return auto.from_pretrained(
             # Code that comes with a tokenizer is never run, and nobody is asked whether to.
             name,
             use_fast=True,

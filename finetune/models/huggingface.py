@@ -23,6 +23,7 @@ from finetune.models.renaming import in_yaml, mending, renamed
 from finetune.models.shapes import first_line
 from finetune.models.weights import read_tensors, refuse_old_torch
 from finetune.models.weights_report import WeightsReport, misfit
+from finetune.process import collector_off
 from finetune.reading import check_safetensors, read_json_object
 
 _FAULTS_OF_FILES = (
@@ -127,7 +128,8 @@ def _class_of(config: Any, auto: Any, node: TransformersLayer, *, label: str, ke
     if type(config) not in auto._model_mapping:
         message = f"{label}: transformers has no bare network for {config.model_type!r}"
         raise ModelError(message, key=(*key, "output"))
-    found = auto._model_mapping[type(config)]
+    with collector_off():  # the module of this architecture is loaded by the look-up
+        found = auto._model_mapping[type(config)]
     if not isinstance(found, tuple | list):
         return found
     named = {one.__name__: one for one in found}
