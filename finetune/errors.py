@@ -134,6 +134,8 @@ class DataError(FinetuneError):
     """Whether a sample cannot be made because one of its images cannot be read."""
     is_of_change: bool = False
     """Whether a file has changed while a run uses it."""
+    is_of_classes: bool = False
+    """Whether a pixel of a mask has a number that is no class."""
 
 
 class SelectorError(FinetuneError):

@@ -116,7 +116,7 @@ class DataConfig(Node):
     memory_gb: Annotated[float, Field(ge=0, le=1e6)] | Literal["auto"] = "auto"
     """GiB that samples may take after the transforms that give the same every time; `auto` for a quarter of the free memory. Beyond it they are made again in every epoch."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What happens when an image of a sample cannot be read: the run stops, or goes on without the sample. Recordings, texts and faults of transforms always stop it. In training the next sample that can be read takes its place, in evaluation none does; how many are skipped is told."""
+    """What happens when an image of a sample, or its mask, cannot be read: the run stops, or goes on without the sample. Recordings, texts, pixels of no class and faults of transforms always stop it. In training the next sample that can be read takes its place, in evaluation none does; how many are skipped is told."""
 
     @model_validator(mode="after")
     def _one_source_or_one_for_each_part(self) -> Self:

@@ -3,7 +3,7 @@
 Letters: N samples, C channels, H height, W width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -26,7 +26,13 @@ _SIZES_READ = 200
 
 
 def encode_masks(
-    column: Column, table: Table, name: str, task: Task, classes: tuple[str, ...] | None
+    column: Column,
+    table: Table,
+    name: str,
+    task: Task,
+    classes: tuple[str, ...] | None,
+    *,
+    skips: bool = False,
 ) -> tuple[Images | Numbers, tuple[str, ...], tuple[str, ...]]:
     """Return masks as classes of pixels, the names of the classes, and notes.
 
@@ -38,6 +44,7 @@ def encode_masks(
         name: Name of the column.
         task: Says which classes there are, and which pixels are ignored.
         classes: Classes of the run; None to find them in the masks if the config names none.
+        skips: Whether a mask that cannot be read is passed over while classes are looked for.
 
     Raises:
         DataError: the column holds no masks, masks of another size, or a number of no class.
@@ -46,7 +53,8 @@ def encode_masks(
     masks = column if isinstance(column, Images) else _arrays(column, table, name)
     notes: tuple[str, ...] = ()
     if chosen is None and classes is None:
-        chosen, notes = _found(masks, name, ignored)
+        each = _readable(masks, table, skips=skips)
+        chosen, notes = _found(each, len(masks), name, ignored)
         meaning = PixelClasses.of(chosen, ignored, named=False)
     else:
         meaning = PixelClasses.of(chosen or classes or (), ignored, named=chosen is not None)
@@ -101,16 +109,18 @@ def _arrays(column: Column, table: Table, name: str) -> Numbers:
 
 
 def _found(
-    masks: Images | Numbers, name: str, ignored: int | None
+    masks: Iterable[Tensor], count: int, name: str, ignored: int | None
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the numbers that masks hold as classes, and a note on them.
+    """Return the numbers that `count` masks hold as classes, and a note on them.
 
     Raises:
         DataError: there is one class only, or more than any network tells apart.
     """
     is_there = torch.zeros(MAX_PIXEL + 1, dtype=torch.bool)
-    for mask in _each(masks):
+    num_read = 0
+    for mask in masks:
         is_there[mask.long().flatten()] = True
+        num_read += 1
     if ignored is not None:
         is_there[ignored] = False
     found = is_there.nonzero().flatten().tolist()
@@ -133,16 +143,28 @@ def _found(
             key=_KEY,
         )
     note = (
-        f"column {name!r}: {len(found)} numbers in {len(masks):,} masks are the classes; "
+        f"column {name!r}: {len(found)} numbers in {num_read:,} masks are the classes"
+        f"{'' if num_read == count else f' ({count - num_read:,} cannot be read)'}; "
         "task.classes: [...] names them, and spares reading all masks at every start"
     )
     return tuple(map(str, found)), (note,)
 
 
-def _each(masks: Images | Numbers) -> Iterator[Tensor]:
-    """Yield every mask, with the numbers that its pixels have."""
+def _readable(masks: Images | Numbers, table: Table, *, skips: bool) -> Iterator[Tensor]:
+    """Yield every mask, with the numbers that its pixels have; leave out unreadable ones if asked.
+
+    Raises:
+        DataError: a mask cannot be read, and is not left out. The message names its row.
+    """
     for row in range(len(masks)):
-        yield masks[row]
+        try:
+            mask = masks[row]
+        except DataError as error:
+            if skips:
+                continue
+            error.message += f", in {table.place(row)}"
+            raise
+        yield mask
 
 
 def _refuse_other_sizes(masks: Tensor, table: Table, name: str) -> None:

@@ -132,9 +132,10 @@ def labelled(
     notes: list[str] = []
     for part, table in raw.tables.items():
         encoded, about = None, f"the {part} part"
+        skips = raw.config.on_error == "skip"
         if raw.target is not None and not isinstance(task, TaskList):
             encoded = encode_target(
-                table, raw.target, task, classes=classes, part=about, rules=raw.rules
+                table, raw.target, task, classes=classes, part=about, rules=raw.rules, skips=skips
             )
             # Training comes first, so its classes hold for the parts that follow.
             classes, notes = encoded.classes, [*notes, *encoded.notes]

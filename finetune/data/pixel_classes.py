@@ -62,10 +62,12 @@ class PixelClasses:
         known = ", ".join(map(str, self.numbers[:_MOST_NAMED]))
         more = ", ..." if len(self.numbers) > _MOST_NAMED else ""
         ignored = "" if self.ignored is None else f", ignored is {self.ignored}"
-        return DataError(
+        error = DataError(
             f"{place} has the number {number} in a pixel, which is no class: classes are "
             f"{known}{more}{ignored}",
             hint=f"task.ignore_index: {number} leaves such pixels out; task.classes names every "
             "class, from number 0 on",
             key=("data", "target"),
         )
+        error.is_of_classes = True
+        return error

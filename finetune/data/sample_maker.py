@@ -161,7 +161,8 @@ class SampleMaker:
         try:
             return column[row]
         except DataError as error:
-            error.is_of_image = isinstance(column, Images)
+            # A number that is no class is a fault of the config or of the labels, not of the file.
+            error.is_of_image = isinstance(column, Images) and not error.is_of_classes
             raise self._placed(error, row) from error
 
     def _refuse_other_size(self, raw: Sample, row: int) -> None:

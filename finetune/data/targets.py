@@ -133,6 +133,7 @@ def encode_target(  # noqa: C901 - one case for each form
     classes: tuple[str, ...] | None,
     part: str,
     rules: LabelRules,
+    skips: bool = False,
 ) -> Target:
     """Return the column `name` as what the losses of `task` take.
 
@@ -143,6 +144,7 @@ def encode_target(  # noqa: C901 - one case for each form
         classes: Classes of the training part, in the order of their numbers; None to find them.
         part: Name of the part, for messages.
         rules: How labels become classes.
+        skips: Whether samples with an unreadable mask are passed over.
 
     Raises:
         DataError: a value is missing, means nothing to the task, or is a label not in `classes`.
@@ -164,7 +166,7 @@ def encode_target(  # noqa: C901 - one case for each form
         case "tags":
             return _word_tags(column, table, labels)
         case "mask":
-            return Target(*encode_masks(column, table, name, task, classes))
+            return Target(*encode_masks(column, table, name, task, classes, skips=skips))
         case "span":
             may_be = isinstance(task, SpanTask) and task.may_be_unanswered
             return Target(encode_answers(table, name, may_be_unanswered=may_be), None)

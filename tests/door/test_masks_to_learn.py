@@ -433,3 +433,59 @@ def test_a_network_of_transformers_gets_the_head_for_pixels(config, tmp_path):
     trainer = trained(config(layers=[layer], size=(16, 16), count=12, train={"epochs": 1}))
     assert type(trainer.model.net).__name__ == "SegformerForSemanticSegmentation"
     assert 0 < trainer.progress.metrics["validation/mean_iou"] <= 1
+
+
+def damaged(folder, named):
+    """Write a table of images and masks, cut one of each short, and return a config."""
+    rows = write_data(folder)
+    for name in ("3.png", "7_mask.png", "0_mask.png"):
+        raw = (folder / name).read_bytes()
+        (folder / name).write_bytes(raw[: len(raw) // 2])
+    table = write_table(folder / "table.csv", rows)
+    more = {"classes": ["dark", "bright"]} if named else {}
+    data = {"source": {"type": "csv", "path": str(table)}, "inputs": ["image"], "target": "mask"}
+    steps = [
+        {"type": "RandomHorizontalFlip", "with": ["mask"]},
+        {"type": "ToDtype", "dtype": "float32", "scale": True},
+    ]
+    return {
+        "model": {"layers": LAYERS},
+        "data": data | {"transforms": steps, "on_error": "skip"},
+        "task": {"type": "segmentation", "ignore_index": None, **more},
+        "optimizer": {"type": "SGD", "lr": 0.1},
+        "train": {"steps": 6, "batch_size": 4},
+    }
+
+
+@pytest.mark.parametrize("named", [True, False], ids=["classes named", "classes found"])
+def test_unreadable_masks_and_images_are_skipped_and_counted(tmp_path, capsys, named):
+    given = damaged(tmp_path, named)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(given))
+    runs = []
+    for workers in (0, 2):
+        config = load_config(tmp_path / "c.yaml", overrides=[f"data.workers={workers}"])
+        run = build_trainer(config, tmp_path / f"run{workers}")
+        run.fit()
+        runs.append({name: tensor.clone() for name, tensor in run.model.state_dict().items()})
+        told = capsys.readouterr()
+        assert "3 of 24 train samples were skipped (data.on_error: skip)" in told.out + told.err
+        found = "2 numbers in 22 masks are the classes (2 cannot be read)"
+        assert (found in " ".join((told.out + told.err).split())) is not named
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+def test_an_unreadable_mask_is_named_with_its_row(tmp_path):
+    given = damaged(tmp_path, named=False)
+    del given["data"]["on_error"]
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(given))
+    with pytest.raises(DataError, match=r"cannot read the image '.*0_mask\.png': .*, in row 1 of"):
+        build_trainer(load_config(tmp_path / "c.yaml"), tmp_path / "run")
+
+
+def test_a_pixel_of_no_class_is_never_skipped(tmp_path):
+    given = damaged(tmp_path, named=True)
+    grey(np.full((8, 12), 9, np.uint8), tmp_path / "5_mask.png")
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(given))
+    trainer = build_trainer(load_config(tmp_path / "c.yaml"), tmp_path / "run")
+    with pytest.raises(DataError, match="has the number 9 in a pixel, which is no class"):
+        trainer.fit(quiet=True)
