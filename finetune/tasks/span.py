@@ -256,5 +256,8 @@ def _read(config: SpanTask, outputs: Any, asked: Asked | None = None) -> list[Pr
     read = []
     for number, (start, end, probability, none) in enumerate(found):
         _, text = asked.sample(number).values()
-        read.append(PredictedAnswer(text[start:end], start, end, probability, none))
+        said = text[start:end].strip()
+        # Tokens of bytes, as of GPT-2, begin with the blank before a word.
+        start += len(text[start:end]) - len(text[start:end].lstrip())
+        read.append(PredictedAnswer(said, start, start + len(said), probability, none))
     return read

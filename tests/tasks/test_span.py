@@ -160,6 +160,14 @@ def read(task, logits, batch):
     return task.read(logits, Asked(batch, lambda _: {"question": "who", "context": TEXT}))
 
 
+def test_an_answer_has_no_blanks_at_its_ends_though_its_tokens_have():
+    """Those of bytes have the blank before a word, as of GPT-2."""
+    batch = batch_of([(4, 5)])
+    batch.columns["token starts"][0, 4] -= 1
+    (said,) = read(task_of(), logits_of((4, 5, 9)), batch)
+    assert (said.answer, said.start, said.end) == ("cat sat", 2, 9)
+
+
 def test_each_of_several_right_answers_counts_and_the_best_figure_is_taken():
     logits = logits_of((4, 4, 9), (3, 4, 9), (5, 6, 9))
     found = figures_of(task_of(), logits, batch_of([(3, 3)] * 3, right=("a cat sat", "cat")))
