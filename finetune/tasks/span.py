@@ -256,8 +256,9 @@ def _read(config: SpanTask, outputs: Any, asked: Asked | None = None) -> list[Pr
     read = []
     for number, (start, end, probability, none) in enumerate(found):
         _, text = asked.sample(number).values()
-        said = text[start:end].strip()
         # Tokens of bytes, as of GPT-2, begin with the blank before a word.
-        start += len(text[start:end]) - len(text[start:end].lstrip())
-        read.append(PredictedAnswer(said, start, start + len(said), probability, none))
+        said = text[start:end].lstrip()
+        begin = end - len(said)
+        said = said.rstrip()
+        read.append(PredictedAnswer(said, begin, begin + len(said), probability, none))
     return read
