@@ -15,7 +15,7 @@ from finetune.errors import FinetuneError
 
 ROWS = 40
 NUMBERS = np.arange(3 * ROWS, dtype=np.float32).reshape(ROWS, 3)
-CELLS = [{"x": f"text {n}, \"ü\"", "y": n / 2, "label": "ab"[n % 2]} for n in range(ROWS)]
+CELLS = [{"x": f'text {n}, "ü"', "y": n / 2, "label": "ab"[n % 2]} for n in range(ROWS)]
 
 
 def dumped(value):
