@@ -9,6 +9,7 @@ from finetune.cli.caching import cache_command
 from finetune.cli.certifying_runs import certify_command
 from finetune.cli.checking import inspect_command, plan_command, schema_command, validate_command
 from finetune.cli.comparing import diff_command
+from finetune.cli.completing import complete_at_the_first_tab
 from finetune.cli.doctoring import doctor_command
 from finetune.cli.endings import refuse_removed_folder, told
 from finetune.cli.exporting_runs import export_command
@@ -32,6 +33,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback()(main_options)
+complete_at_the_first_tab()
 
 _VERBS: dict[str, list[tuple[Callable[..., None], str]]] = {
     "Before a run": [

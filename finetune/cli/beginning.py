@@ -166,10 +166,10 @@ def _write(path: Path, text: str) -> None:
 @cache
 def _schema_text() -> str:
     """Return the schema of a config as JSON; to make it takes a second."""
-    from finetune.config.schema import schema
+    from finetune.config.editor_schema import editor_schema
     from finetune.visible import json_text
 
-    return json_text(schema()) + "\n"
+    return json_text(editor_schema()) + "\n"
 
 
 def _following(config: Path, trust: Sequence[str], new_input: str | None) -> list[str]:

@@ -38,9 +38,9 @@ def validate_command(
 
 def schema_command() -> None:
     """Print the JSON Schema of a config, for editors."""
-    from finetune.config.schema import schema
+    from finetune.config.editor_schema import editor_schema
 
-    tell_json(schema(), sys.stdout, indent=1)
+    tell_json(editor_schema(), sys.stdout, indent=1)
 
 
 def plan_command(

@@ -7,6 +7,7 @@ from typing import Any
 
 from typer.core import TyperGroup
 
+from finetune.cli.completing import one_short_line
 from finetune.errors import FinetuneError
 from finetune.visible import one_line
 
@@ -32,6 +33,13 @@ class Verbs(TyperGroup):
         """Find the verb; refuse arguments that are empty."""
         found = super().resolve_command(ctx, args)
         _refuse_empty(found[-1])
+        return found
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Return the verbs that a shell offers, each with one line that says what it does."""
+        found = super().shell_complete(ctx, incomplete)
+        for item in found:
+            item.help = one_short_line(item.help)
         return found
 
     def invoke(self, ctx: Any) -> Any:
