@@ -13,11 +13,12 @@ from torch import Tensor
 from finetune.config.data import DataConfig
 from finetune.config.task_list_keys import AnyTask, ListedTask, TaskList
 from finetune.data.class_counts import Counted, class_counts, notes_on_classes
+from finetune.data.class_numbers import refuse_unseen
 from finetune.data.gaps import filled_columns
 from finetune.data.labels import LabelRules
 from finetune.data.readers.chunks import shown_names
 from finetune.data.table import Column, Listed, Numbers, Table
-from finetune.data.targets import encode_target, refuse_unseen
+from finetune.data.targets import encode_target
 from finetune.errors import DataError, did_you_mean
 
 KNOWN = "known: "

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from finetune.config.task_keys import Task
+from finetune.data.class_numbers import Target
 from finetune.data.labels import LabelRules, folded, twin_of
 from finetune.data.table import Listed, Table, settle
-from finetune.data.targets import Target, encode_target
+from finetune.data.targets import encode_target
 from finetune.errors import DataError, named
 
 

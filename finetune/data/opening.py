@@ -18,11 +18,10 @@ from finetune.data.parting import (
     labelled,
     notes_on_copies,
     notes_on_parts,
-    parted,
-    parted_as_before,
     refuse_unseen_labels,
 )
 from finetune.data.raw_data import RawData, read_data
+from finetune.data.split_source import parted, parted_as_before
 from finetune.data.text_windows import WindowCutter, in_windows
 from finetune.errors import DataError
 from finetune.models.preprocessing import Preprocessing
