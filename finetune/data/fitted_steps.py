@@ -3,14 +3,12 @@
 Letters: N samples, D numbers of a sample, K categories.
 """
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.config.fitted_keys import (
@@ -20,7 +18,7 @@ from finetune.config.fitted_keys import (
     FittedTransform,
     StandardizeTransform,
 )
-from finetune.data.cells import no_number
+from finetune.data.column_reader import ColumnReader, Flat, Place
 from finetune.data.gaps import numbers_of_gaps
 from finetune.data.learnt import (
     MOST_CATEGORIES,
@@ -35,10 +33,7 @@ from finetune.data.samples import Columns, Prepared, Sample, replaced
 from finetune.data.short_values import in_short
 from finetune.data.table import Listed, Numbers
 from finetune.data.vectors import OneHot, Vectors
-from finetune.errors import DataError, Faults, Key
-
-Place = Callable[[int], str]
-Flat = NDArray[np.float64]
+from finetune.errors import Faults, Key
 
 _MOST_ONE_HOT = 1000
 """Most categories of a one-hot column: each adds 4 bytes to every sample of a batch."""
@@ -75,6 +70,11 @@ class FittedStep:
         """What a run keeps of the step."""
         makes_positions = isinstance(self.node, CategoriesTransform) and self.node.as_ == "index"
         return Learnt(self.node.type, self.figures or {}, makes_positions)
+
+    @property
+    def _read(self) -> ColumnReader:
+        """Reads columns as words or numbers; its errors name this step."""
+        return ColumnReader(self.node.type, self.key)
 
     def given(self, name: str) -> tuple[str, ...]:
         """Return the columns that take the place of one that it takes."""
@@ -127,7 +127,7 @@ class FittedStep:
         """
         for name in self.columns:
             if self.figures is None or (figures := self.figures.get(name)) is None:
-                raise self._error(f"{self.node.type} of {name!r} was not fitted")
+                raise self._read.error(f"{self.node.type} of {name!r} was not fitted")
             values = self._applied(name, columns[name], figures, place)
             new = dict(zip(self.given(name), values, strict=True))
             columns = replaced(columns, [name], new)
@@ -141,21 +141,23 @@ class FittedStep:
         """
         match self.node:
             case StandardizeTransform():
-                return self._scale(name, self._flat(name, column, place))
+                return self._scale(name, self._read.flat(name, column, place))
             case ClipTransform() as node if node.quantiles is not None:
                 low, high = np.nanquantile(
-                    self._with_values(name, self._flat(name, column, place)), node.quantiles, axis=0
+                    self._read.with_values(name, self._read.flat(name, column, place)),
+                    node.quantiles,
+                    axis=0,
                 )
                 return Limits(tuple(low.tolist()), tuple(high.tolist()))
             case ClipTransform() as node:
                 # Limits that are given need no samples, only how many numbers a sample has.
-                width = self._flat(name, column, place).shape[1]
+                width = self._read.flat(name, column, place).shape[1]
                 ends = (None if end is None else (end,) * width for end in (node.low, node.high))
                 return Limits(*ends)
             case FillTransform() as node:
                 return self._filling(node, name, column, place)
             case CategoriesTransform() as node:
-                return self._known(node, name, self._words(name, column, place))
+                return self._known(node, name, self._read.words(name, column, place))
             case _:
                 assert_never(self.node)
 
@@ -167,18 +169,18 @@ class FittedStep:
             case Filling(value=value):
                 return self._filled(name, column, value, place)
             case Known(names=names):
-                return (self._coded(name, self._words(name, column, place), names, place),)
-        raw = self._numbers(name, column, place)
-        flat = self._flat(name, raw, place)
+                return (self._coded(name, self._read.words(name, column, place), names, place),)
+        raw = self._read.numbers(name, column, place)
+        flat = self._read.flat(name, raw, place)
         match figures:
             case Scale(mean=mean, deviation=deviation):
                 # A constant becomes 0, and any other value keeps its distance from it.
                 divisor = [one or 1.0 for one in deviation]
-                self._refuse_width(name, flat, mean)
+                self._read.refuse_width(name, flat, mean)
                 flat = (flat - np.asarray(mean)) / np.asarray(divisor)
             case Limits(low=low, high=high):
                 for end in (low, high):
-                    self._refuse_width(name, flat, end or (0.0,) * flat.shape[1])
+                    self._read.refuse_width(name, flat, end or (0.0,) * flat.shape[1])
                 flat = np.clip(flat, low, high) if low or high else flat
             case _:
                 assert_never(figures)
@@ -190,7 +192,7 @@ class FittedStep:
         Divided by the count, not the count less one, as scikit-learn's `StandardScaler` does; 0 for
         numbers that are all equal.
         """
-        flat = self._with_values(name, flat)
+        flat = self._read.with_values(name, flat)
         mean, deviation = np.nanmean(flat, axis=0), np.nanstd(flat, axis=0)
         # Compared, not computed: the mean of large equal numbers differs from them in the last bit,
         # and to divide by that difference would make noise as large as a signal.
@@ -203,10 +205,10 @@ class FittedStep:
         """Return what goes into the empty cells of one column."""
         if isinstance(column, Listed) and numbers_of_gaps(column) is None:
             return Filling(self._most_frequent_word(node, name, column, place))
-        flat = self._flat(name, column, place)
+        flat = self._read.flat(name, column, place)
         if isinstance(node.with_, float):
             return Filling((float(node.with_),) * flat.shape[1])
-        flat = self._with_values(name, flat)
+        flat = self._read.with_values(name, flat)
         match node.with_:
             case "mean":
                 return Filling(tuple(np.nanmean(flat, axis=0).tolist()))
@@ -221,11 +223,11 @@ class FittedStep:
         self, node: FillTransform, name: str, column: Listed, place: Place
     ) -> str:
         """Return the most frequent text of a column, of equals the first in sorted order."""
-        words = self._words(name, column, place, allows_gaps=True)
+        words = self._read.words(name, column, place, allows_gaps=True)
         if node.with_ != "most_frequent":
             row = next(row for row, word in enumerate(words) if word)
             what = "a number" if isinstance(node.with_, float) else f"a {node.with_}"
-            raise self._error(
+            raise self._read.error(
                 f"column {name!r} holds words, such as {in_short(words[row])} in {place(row)}, "
                 f"and its cells cannot be filled with {what}",
                 "with: most_frequent",
@@ -238,14 +240,14 @@ class FittedStep:
         # Sorted, so that positions do not depend on the order of the rows.
         names = tuple(sorted(set(words)))
         if len(names) > MOST_CATEGORIES:
-            raise self._error(
+            raise self._read.error(
                 f"column {name!r} has {len(names):,} categories, at most {MOST_CATEGORIES:,} are "
                 "kept",
                 "nearly every sample has one of its own: leave the column out of data.inputs, or "
                 "group its values",
             )
         if node.as_ == "one_hot" and len(names) > _MOST_ONE_HOT:
-            raise self._error(
+            raise self._read.error(
                 f"column {name!r} has {len(names):,} categories, at most {_MOST_ONE_HOT:,} make a "
                 "vector",
                 "as: index, for a layer {type: Embedding, num_embeddings: categories}",
@@ -257,14 +259,14 @@ class FittedStep:
     ) -> Sequence[Numbers | Listed]:
         """Return a column with its empty cells filled, and which cells they were if asked for."""
         if isinstance(value, str):
-            words = self._words(name, column, place, allows_gaps=True)
+            words = self._read.words(name, column, place, allows_gaps=True)
             empty = np.array([word == "" for word in words])
             filled: Numbers | Listed = Listed([word or value for word in words], "text")
             flags = Numbers(torch.from_numpy(empty.astype(np.float32)))
         else:
-            raw = self._numbers(name, column, place)
-            flat = self._flat(name, raw, place)
-            self._refuse_width(name, flat, value)
+            raw = self._read.numbers(name, column, place)
+            flat = self._read.flat(name, raw, place)
+            self._read.refuse_width(name, flat, value)
             empty = np.isnan(flat)
             filled = _as_column(np.where(empty, np.asarray(value), flat), raw)
             flags = _as_column(empty, raw)
@@ -288,88 +290,6 @@ class FittedStep:
             return Numbers(torch.from_numpy(positions))
         return Vectors((OneHot.of(torch.from_numpy(positions), len(names)),))
 
-    def _words(
-        self, name: str, column: Prepared, place: Place, *, allows_gaps: bool = False
-    ) -> list[str]:
-        """Return the cells of a column as words; numbers in their shortest form.
-
-        Raises:
-            DataError: a cell is empty, or no word.
-        """
-        if isinstance(column, Numbers) and column.values.ndim == 1:
-            self._refuse_merged(name, column.values, place)
-            words = [_word(value) for value in column.values.tolist()]
-        elif isinstance(column, Listed) and all(isinstance(cell, str) for cell in column.values):
-            words = list(column.values)
-        else:
-            raise self._error(f"{self.node.type} needs words, column {name!r} holds none")
-        if not allows_gaps and "" in words:
-            raise self._error(
-                f"column {name!r} has an empty cell in {place(words.index(''))}",
-                f"before this step: {{type: fill, columns: [{name}], with: most_frequent}}",
-            )
-        return words
-
-    def _refuse_merged(self, name: str, values: Tensor, place: Place) -> None:
-        """Raise if whole numbers are floats so large that two of them may have become one."""
-        if not values.is_floating_point():
-            return
-        # From here on the next whole number is not a float of this type any more: ids merge.
-        limit = 2 / torch.finfo(values.dtype).eps
-        rows = torch.nonzero((values.abs() >= limit) & values.isfinite()).flatten()
-        if len(rows):
-            raise self._error(
-                f"column {name!r} holds {values[rows[0]].item():.0f} in {place(int(rows[0]))}: "
-                f"whole numbers above {limit:,.0f} with empty cells, or after a step that makes "
-                "them floats, cannot be told apart",
-                "write them as text, such as id16777217",
-            )
-
-    def _numbers(self, name: str, column: Prepared, place: Place) -> Numbers:
-        """Return a column of numbers, `(N,)` or `(N, D)`; raise for anything else."""
-        if isinstance(column, Listed):
-            if (gaps := numbers_of_gaps(column)) is None:
-                raise no_number(name, column, place, self.key)
-            column = gaps
-        column = column.whole() if isinstance(column, Vectors) else column
-        if not isinstance(column, Numbers) or column.values.ndim > 2:
-            raise self._error(
-                f"{self.node.type} needs a column of numbers, {name!r} holds none",
-                "images are scaled by {type: ToDtype} and {type: Normalize}",
-            )
-        return column
-
-    def _flat(self, name: str, column: Prepared, place: Place) -> Flat:
-        """Return a column of numbers as a float64 array `(N, D)`; D is 1 for one number a sample.
-
-        Raises:
-            DataError: the column holds something else than numbers.
-        """
-        values = self._numbers(name, column, place).values
-        # In doubles: sums of squares of large numbers lose all digits in float32.
-        flat: Flat = values.double().reshape(len(values), -1).numpy()
-        return flat
-
-    def _with_values(self, name: str, flat: Flat) -> Flat:
-        """Return numbers unchanged; raise if one of them is empty in every sample."""
-        if bool(np.isnan(flat).all(axis=0).any()):
-            raise self._error(
-                f"column {name!r} has no value in the training part",
-                f"leave it out, or give a number: {{type: fill, columns: [{name}], with: 0}}",
-            )
-        return flat
-
-    def _refuse_width(self, name: str, flat: Flat, figures: Sequence[float]) -> None:
-        """Raise if samples have another number of values than those that were fitted on."""
-        if flat.shape[1] != len(figures):
-            raise self._error(
-                f"column {name!r} has {flat.shape[1]} numbers a sample, training had {len(figures)}"
-            )
-
-    def _error(self, message: str, hint: str | None = None) -> DataError:
-        """Return an error at the place of the step."""
-        return DataError(message, hint=hint, key=self.key)
-
 
 def _most_frequent(numbers: Flat) -> float:
     """Return the most frequent of some numbers, of equals the smallest; empty ones do not count."""
@@ -381,13 +301,3 @@ def _as_column(flat: Flat, like: Numbers) -> Numbers:
     """Return numbers `(N, D)` in float32, in the shape of the column that they came from."""
     values = torch.from_numpy(flat.astype(np.float32))
     return Numbers(values.reshape(like.values.shape))
-
-
-def _word(number: float) -> str:
-    """Return a number as the name of a category: 3 of one file and 3.0 of another are the same."""
-    if math.isnan(number):
-        return ""
-    if float(number).is_integer() and abs(number) < 2**63:
-        return str(int(number))
-    # As float32, which a column with a fraction has; float64 would print more digits.
-    return str(np.float32(number))
