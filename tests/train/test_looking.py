@@ -94,7 +94,7 @@ def test_a_picture_that_cannot_be_drawn_ends_no_run(tmp_path, monkeypatch, capsy
     def odd(*_):
         raise OverflowError("too large to be drawn")
 
-    monkeypatch.setattr("finetune.train.seen.draw_confusion", odd)
+    monkeypatch.setattr("finetune.train.seen_classes.draw_confusion", odd)
     (tmp_path / "c.yaml").write_text(DIGITS)
     trainer = build_trainer(load_config(tmp_path / "c.yaml"), tmp_path / "run")
     assert trainer.fit().step == trainer.timeline.total_steps
