@@ -26,8 +26,8 @@ from finetune.freezing.plan import Phase
 from finetune.preserved import preserved
 from finetune.preview.without_products import WithoutProducts
 from finetune.tasks.task import Task
-from finetune.train.build import cache_use
 from finetune.train.built import Parts
+from finetune.train.cache_use import cache_use
 from finetune.train.precision import Precision
 
 _FEW, _MORE = 2, 3

@@ -1,12 +1,11 @@
 """Build the parts of a run from its config: data, network, plan, task. None knows another."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
 
-from finetune.activations.estimate import Use
 from finetune.config.freeze import FreezeConfig
 from finetune.config.run import RunConfig
 from finetune.config.train import TrainConfig
@@ -23,7 +22,6 @@ from finetune.freezing.apply import refuse_inexact
 from finetune.freezing.lints import Lint
 from finetune.freezing.methods import written_out
 from finetune.freezing.plan import Plan, make_plan
-from finetune.importing import code_of
 from finetune.models.declared import Network, TensorSpec, build_network
 from finetune.models.inventory import take_inventory
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
@@ -290,44 +288,6 @@ def lints_of(config: RunConfig, parts: Parts) -> dict[str, tuple[Lint, ...]]:
     )
 
 
-def cache_use(
-    config: RunConfig, parts: Parts, tell: Callable[[str], None] = lambda text: None
-) -> Use:
-    """Return what the activation cache must know of a run: splits, batch sizes, precision, code.
-
-    Args:
-        config: The run config.
-        parts: Data and network of the run.
-        tell: Receives one line per decision of the cache.
-    """
-    data, settings = parts.data, config.train
-    # Stored rows are exact only for batch shapes that were tried, so the cache gets the sizes of
-    # all passes.
-    sizes = dict.fromkeys(("train", "validation", "test"), evaluation_batch_size(config))
-    sizes["train"] = parts.training.pass_size
-    return Use(
-        splits=data.parts,
-        sizes=data.facts.sizes,
-        num_drawn=data.order.num_drawn,
-        num_draws=data.order.count,
-        batch_sizes=sizes,
-        autocast=Precision(settings.precision, parts.device).autocast,
-        facts={
-            "precision": settings.precision,
-            "device": str(parts.device),
-            "compiled": str(settings.compile),
-            # Rows may depend on any code of the user: after a change of it another store is used.
-            **({"code": code_of(config.trust)} if config.trust else {}),
-        },
-        tell=tell,
-        is_compiled=settings.compile,
-        not_cached=_not_cached(parts),
-        store_dtype=config.cache.store_dtype,
-        # Code of the user may read any column of a batch.
-        reads_inputs=config.task.has_own_loss,
-    )
-
-
 def _mixing(config: RunConfig, data: PreparedData, task: Task) -> Mixing:
     """Return what the config mixes in every step.
 
@@ -342,12 +302,6 @@ def _mixing(config: RunConfig, data: PreparedData, task: Task) -> Mixing:
         seed=config.seed,
         hard=task.hard_losses,
     )
-
-
-def _not_cached(parts: Parts) -> str | None:
-    """Return why nothing of a run is cached, whatever is frozen; None if it may be."""
-    policy = parts.plan.policy
-    return parts.mixing.not_cached or (None if policy is None else policy.not_cached)
 
 
 def _total_steps(config: RunConfig, samples: int) -> int:

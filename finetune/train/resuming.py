@@ -12,6 +12,7 @@ from finetune.config.run import RunConfig
 from finetune.errors import CheckpointError
 from finetune.runs.folder import RunFolder, saved_config, saved_folder, usual_folder
 from finetune.runs.kept import Checkpoints
+from finetune.runs.lock import refuse_if_held
 from finetune.train.loop import Trainer
 
 _HARMLESS = {
@@ -36,7 +37,30 @@ _HARMLESS = {
 """Keys that may change when a run is resumed: none of them alters a step that is done."""
 
 
-def without_known_origin(folder: RunFolder) -> RunFolder:
+def folder_to_go_on(
+    folder: RunFolder, config: RunConfig, resume: str | Path | None
+) -> tuple[RunFolder, list[str]]:
+    """Return the folder with the run to continue from, and a line for each change of its config.
+
+    Raises:
+        FinetuneError: the folder is in use or foreign, or its run cannot go on with this config.
+    """
+    if resume is not None:
+        folder = replace(folder, origin=saved_folder(Path(resume)))
+    # These checks come before the work of building. The lock itself is taken by `fit`, which is the
+    # first to write.
+    # Of several processes the first one looks: it may hold the folder when the others look.
+    if folder.is_written:
+        refuse_if_held(folder.path)
+    folder.refuse_foreign()
+    folder = _without_known_origin(folder)
+    notes = _compare_with_saved(folder, config)
+    if resume is not None and folder.origin is None:
+        notes.append(f"goes on with the run that began from {resume} already")
+    return folder, notes
+
+
+def _without_known_origin(folder: RunFolder) -> RunFolder:
     """Return the folder, without its origin if the run in it has begun from that origin.
 
     So a command with `resume` that was killed, or is done, can be given again.
@@ -47,7 +71,7 @@ def without_known_origin(folder: RunFolder) -> RunFolder:
     return replace(folder, origin=None) if has_begun else folder
 
 
-def compare_with_saved(folder: RunFolder, config: RunConfig) -> list[str]:
+def _compare_with_saved(folder: RunFolder, config: RunConfig) -> list[str]:
     """Compare a config with that of the run to resume; return a line for each change.
 
     Raises:

@@ -1,8 +1,7 @@
 """Wire the parts of a run into its trainer; nothing else builds one."""
 
-import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,23 +9,20 @@ from torch.optim import Optimizer
 
 from finetune.activations.cache import ActivationCache
 from finetune.activations.estimate import Use
-from finetune.config.loader import dump_config
 from finetune.config.run import RunConfig
 from finetune.config.train import CheckpointConfig
 from finetune.distributed import Link
 from finetune.freezing.origins import Sources
 from finetune.freezing.plan import Plan
 from finetune.freezing.proof import fingerprints
-from finetune.freezing.report import plan_as_data
 from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import Group, build_optimizer, make_groups
 from finetune.optim.rates import Rates
 from finetune.redaction import redacted
 from finetune.runs.background import Worker
 from finetune.runs.disk_space import Room
-from finetune.runs.folder import RunFolder, saved_folder, usual_folder
+from finetune.runs.folder import RunFolder, usual_folder
 from finetune.runs.kept import Checkpoints
-from finetune.runs.lock import refuse_if_held
 from finetune.runs.progress import Progress
 from finetune.tasks.window_mean import WindowMean
 from finetune.tracking.tracker import Tracker
@@ -35,13 +31,13 @@ from finetune.train.average import Average
 from finetune.train.block_figures import BlockFigures
 from finetune.train.build import (
     build_parts,
-    cache_use,
     evaluation_batch_size,
     lints_of,
     located,
     pick_device,
 )
 from finetune.train.built import Parts
+from finetune.train.cache_use import cache_use
 from finetune.train.clock import Clock
 from finetune.train.compatibility import Compatibility
 from finetune.train.compiling import refuse_uncompilable
@@ -58,11 +54,8 @@ from finetune.train.rank_settings import lines_on_sharing
 from finetune.train.recovery import Recovery
 from finetune.train.reporter_of_run import reporter_of_run
 from finetune.train.reporting import Reporter
-from finetune.train.resuming import (
-    compare_with_saved,
-    take_up,
-    without_known_origin,
-)
+from finetune.train.resuming import folder_to_go_on, take_up
+from finetune.train.run_documents import documents_of
 from finetune.train.same_data import lines_on_going_on, record_to_go_on
 from finetune.train.saver import Saver
 from finetune.train.shared_passes import SharedPasses
@@ -107,7 +100,7 @@ def build_trainer(
     link = Link.connect(config.train.hang_timeout_s)
     folder = replace(folder, is_fresh=fresh, is_written=link.ranks.is_first)
     with located(config):
-        folder, notes = _checked(folder, config, resume)
+        folder, notes = folder_to_go_on(folder, config, resume)
         if config.train.compile:
             refuse_uncompilable(pick_device(config.train.device, link.ranks))
         # Before the data is opened: the record decides which part each row is in.
@@ -128,29 +121,6 @@ def build_trainer(
         # Before the first process writes into the folder, all others have read what was in it.
         link.wait()
         return trainer
-
-
-def _checked(
-    folder: RunFolder, config: RunConfig, resume: str | Path | None
-) -> tuple[RunFolder, list[str]]:
-    """Return the folder with the run to continue from, and a line for each change of its config.
-
-    Raises:
-        FinetuneError: the folder is in use or foreign, or its run cannot go on with this config.
-    """
-    if resume is not None:
-        folder = replace(folder, origin=saved_folder(Path(resume)))
-    # These checks come before the work of building. The lock itself is taken by `fit`, which is the
-    # first to write.
-    # Of several processes the first one looks: it may hold the folder when the others look.
-    if folder.is_written:
-        refuse_if_held(folder.path)
-    folder.refuse_foreign()
-    folder = without_known_origin(folder)
-    notes = compare_with_saved(folder, config)
-    if resume is not None and folder.origin is None:
-        notes.append(f"goes on with the run that began from {resume} already")
-    return folder, notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +147,7 @@ def _wire(
     groups = make_groups(plan.ever_trained, plan.fates, plan.undecayed)
     rows = RowSlices.of(model, plan.ever_trained)
     timeline = _timeline(config, parts, groups)
-    folder = replace(folder, documents=_documents(config, parts, folder))
+    folder = replace(folder, documents=documents_of(config, parts, folder))
     lines = RankLines(link)
     reporter = reporter_of_run(config, parts, folder, groups, timeline, tracker, lines)
     precision = Precision(parts.training.precision, parts.device)
@@ -385,20 +355,3 @@ def _checkpoints(
         misfit=compatibility.misfit,
         is_written=folder.is_written,
     )
-
-
-def _documents(config: RunConfig, parts: Parts, folder: RunFolder) -> dict[str, str]:
-    """Return the text of the files that a run folder begins with, by file name."""
-    facts = asdict(parts.data.facts) | {
-        "specs": {name: asdict(spec) for name, spec in parts.data.specs.items()},
-        "identity": parts.data.identity.as_document(),
-    }
-    directions = parts.task.directions
-    # Without validation samples no figure is watched; the directions are those of the test, too.
-    watched = parts.training.checkpoint.best or (parts.data.validation and directions.main())
-    figures = {"main": watched, "better": directions.by_name()}
-    return {
-        "config.yaml": dump_config(config, folder.path),
-        "plan.json": json.dumps(plan_as_data(parts.plan) | {"figures": figures}, indent=1) + "\n",
-        "data.json": json.dumps(facts, indent=1) + "\n",
-    }

@@ -13,7 +13,8 @@ from finetune.freezing.apply import apply_mask
 from finetune.preview.costs import predict_costs
 from finetune.store.directory import cache_root, claim_as_it_is
 from finetune.store.store import Store
-from finetune.train.build import build_parts, cache_use
+from finetune.train.build import build_parts
+from finetune.train.cache_use import cache_use
 from finetune.train.wire import build_trainer
 
 HOME = str(Path(finetune.activations.__file__).parent)
