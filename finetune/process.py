@@ -61,7 +61,7 @@ def unanswered() -> Interrupted | None:
 
 
 def answered() -> None:
-    """Forget what a signal has raised: it ends what it was meant to end."""
+    """Forget the interrupt of a signal: it has reached the code that ends the work."""
     _REQUEST.end = None
 
 

@@ -88,7 +88,7 @@ def _print_weights(found: "Comparison", console: "Terminal") -> None:
 
 
 def _note(block: "BlockDistance") -> str:
-    """Return what of a block cannot be compared."""
+    """Return the numbers of tensors of a block that cannot be compared, with the reasons."""
     notes = {
         "trained in the first run alone": block.only_first,
         "trained in the second run alone": block.only_second,

@@ -109,7 +109,7 @@ def fault_of_the_system(error: BaseException) -> FinetuneError | None:
 
 
 def _say_nothing(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Take what failed while an object was removed, whose cause has been told."""
+    """Ignore an error in `__del__` of an object: its cause has been reported already."""
 
 
 _HINTS = {

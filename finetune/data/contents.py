@@ -201,7 +201,7 @@ def content_of(value: Any) -> bytes | None:
 
 
 def _of_numbers(value: Any) -> bytes | None:
-    """Return the same for a tensor, an array or a number of numpy."""
+    """Return the bytes of a tensor, an array or a number of numpy, with its type and shape."""
     if isinstance(value, Tensor):
         return fingerprint(value).encode()
     if value.dtype.hasobject:
@@ -210,7 +210,10 @@ def _of_numbers(value: Any) -> bytes | None:
 
 
 def _of_many(kind: str, values: Sequence[Any]) -> bytes | None:
-    """Return the same for a container; each value is hashed, so that none runs into the next."""
+    """Return the content of a list or mapping as bytes; None if a value in it has none.
+
+    Each value is hashed, so that none runs into the next.
+    """
     try:
         parts = [content_of(value) for value in values]
     except RecursionError:  # a list that holds itself

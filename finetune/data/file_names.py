@@ -25,7 +25,7 @@ class _Files(Protocol):
 
     @property
     def items(self) -> Sequence[Any]:
-        """Files, encoded bytes or images."""
+        """The different files, encoded bytes or images of the column."""
 
     @property
     def order(self) -> Sequence[int]:

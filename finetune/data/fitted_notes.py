@@ -35,7 +35,7 @@ def notes_on_met(*plans: Sequence[PlannedStep]) -> list[str]:
 
 
 def _on_figures(step: FittedStep, count: int | None) -> list[str]:
-    """Return the lines on one step."""
+    """Return lines on what one step has learnt, and on columns that are constant."""
     told = [f"{name} {_told(figures)}" for name, figures in (step.figures or {}).items()]
     more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
     since = "as the run began" if count is None else f"fitted on {count:,} training samples"
@@ -48,7 +48,7 @@ def _on_figures(step: FittedStep, count: int | None) -> list[str]:
 
 
 def _on_met(step: FittedStep) -> list[str]:
-    """Return the lines on one step."""
+    """Return lines on what one step has learnt, and on columns that are constant."""
     lines = []
     for name, met in step.met.items():
         if met.num_empty:

@@ -100,7 +100,7 @@ class GatheredSamples:
         return self._extent(indices, self._tokens)
 
     def _extent(self, indices: Tensor, tokens: Sequence[Ragged | LazyColumn]) -> Extent | None:
-        """Return the same, by the columns of tokens, or by a mask that was given as numbers."""
+        """Return how many tokens samples have, by the mask if it is a column, else by `tokens`."""
         if (mask := self._plain_mask()) is not None:
             shortest, longest = mask[indices].ne(0).sum(1).aminmax()
             return Extent(mask.shape[1], int(shortest), int(longest))

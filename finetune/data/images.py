@@ -77,7 +77,7 @@ class Images:
         return mask if self.classes is None else self._encoded(mask, index)
 
     def _encoded(self, mask: Tensor, index: int) -> Tensor:
-        """Return a mask as classes of pixels; raise for a number that is no class."""
+        """Return a mask as the class of each pixel; raise for a number that is no class."""
         assert self.classes is not None
         return self.classes.encoded(mask, f"the mask {self.name(index)!r}")
 

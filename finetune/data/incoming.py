@@ -167,7 +167,7 @@ def _if_text(path: Path, kinds: Mapping[str, Kind]) -> str | None:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """Return the files of a folder in order.
+    """Return the files of a folder and of those below it, sorted.
 
     Raises:
         DataError: one is a link that leaves the folder.

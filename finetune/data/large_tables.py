@@ -70,7 +70,7 @@ class _TableSource:
         return self.wanted is None or column in self.wanted
 
     def with_columns(self, others: Collection[str]) -> "_TableSource":
-        """Return the same with other columns as well."""
+        """Return the source, to be read with these columns besides those in use."""
         return self if self.wanted is None else replace(self, wanted={*self.wanted, *others})
 
     def read(self, arrow: ArrowFile | None) -> ReadTables:

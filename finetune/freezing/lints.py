@@ -299,7 +299,7 @@ def _spoken_of(node: Selector, inventory: Sequence[ParamInfo]) -> frozenset[str]
 
 
 def _up_to(before: str, names: frozenset[str]) -> str:
-    """Return the module of the first name, cut to as many segments as `before` has."""
+    """Return the first of the sorted names, cut to as many dotted segments as `before` has."""
     name = min(names)
     depth = before.replace("\\.", ".").count(".")
     return ".".join(name.split(".")[: depth + 1])

@@ -135,7 +135,7 @@ class FilledPadding(nn.Module):
         self.token = token
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return `ids` `(B, T)` with padding, where `mask` is 0, replaced by the token."""
+        """Return `ids` `(B, T)` with `token` wherever `mask` is 0, which means padding."""
         return ids.masked_fill(mask == 0, self.token)
 
 

@@ -81,7 +81,7 @@ def draw_freeze_map(shown: FreezeMap) -> np.ndarray:
 
 
 def freeze_timeline(shown: FreezeMap) -> Picture:
-    """Return the same as a picture, for a page."""
+    """Return the drawing of which blocks were frozen, by step, as shapes for a page."""
     names = [fitting(name, _MOST_LABEL, keeps_end=True) for name in shown.rows]
     left = 2 * _MARGIN + max(int(text_width(name)) for name in names)
     top = _MARGIN + LINE

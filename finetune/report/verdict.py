@@ -54,7 +54,7 @@ class VerdictFacts:
 
 
 def verdict(facts: VerdictFacts) -> list[Line]:
-    """Return the lines of a verdict, in the order of a person's questions."""
+    """Return the lines of a verdict, what a reader asks first above."""
     return [
         _status(facts.record),
         _result(facts),

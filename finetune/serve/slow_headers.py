@@ -63,21 +63,21 @@ class HeadersTimer:
         self._running: asyncio.TimerHandle | None = None
 
     def look(self) -> None:
-        """Start where headers are awaited; stop where a request is at work."""
+        """Start the timer if the connection waits for headers; stop it during a request."""
         if not self._is_waiting:
             self.stop()
         elif self._running is None:
             self._running = self._connection.loop.call_later(self._seconds, self._close)
 
     def stop(self) -> None:
-        """Stop, if it runs."""
+        """Stop the timer if it runs."""
         if self._running is not None:
             self._running.cancel()
             self._running = None
 
     @property
     def _is_waiting(self) -> bool:
-        """Whether no request is at work on the connection."""
+        """Whether the connection handles no request at present."""
         cycle = self._connection.cycle
         return cycle is None or cycle.response_complete
 

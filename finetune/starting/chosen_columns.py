@@ -36,7 +36,7 @@ class Columns:
     task_keys: Mapping[str, Any] = field(default_factory=dict)
 
     def inputs_of(self, *roles: str) -> list[Judged]:
-        """Return the inputs that are of some roles."""
+        """Return the input columns that have one of the given roles."""
         return [self.by_name[name] for name in self.inputs if self.by_name[name].role in roles]
 
 
@@ -171,7 +171,7 @@ def _refuse_few(num_rows: int) -> None:
 
 
 def _refuse_unfit(task: str, target: Judged, num_rows: int) -> None:
-    """Raise `DataError` if the target cannot be learnt."""
+    """Raise `DataError` if the target has one class only, or too many values to be classes."""
     if task != "classification":
         return
     if target.distinct < 2:
@@ -232,7 +232,7 @@ def _of_one_kind(usable: Sequence[Judged], aside: dict[str, str]) -> list[Judged
 def _telling_all(
     usable: Sequence[Judged], target: Sequence[str], found: FoundData
 ) -> dict[str, str]:
-    """Return columns whose value tells the class and is told by it, with that as the reason."""
+    """Return the columns whose values match the classes one to one, with that as the reason."""
     labels = _cells(found.columns[target[0]])
     told = {}
     for one in usable:

@@ -51,7 +51,7 @@ class OfParts(Protocol):
     """A metric that is a mean over parts, such as classes, of which some may not be defined."""
 
     def parts_left_out(self) -> dict[str, str]:
-        """Return the parts that the figure of all batches is not of, with the reason."""
+        """Return the parts, such as classes, that the mean over all batches leaves out, and why."""
 
 
 class Measure:

@@ -61,30 +61,30 @@ class Apart(Tracker):
         self._send(lambda tracker: tracker.scalars(step, values))
 
     def text(self, tag: str, text: str, step: int) -> None:
-        """Hand on."""
+        """Hand the call on to the tracker, which works in another thread."""
         self._send(lambda tracker: tracker.text(tag, text, step))
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Hand on."""
+        """Hand the call on to the tracker, which works in another thread."""
         self._send(lambda tracker: tracker.image(tag, image, step))
 
     def histogram(self, tag: str, values: np.ndarray, step: int) -> None:
-        """Hand on."""
+        """Hand the call on to the tracker, which works in another thread."""
         self._send(lambda tracker: tracker.histogram(tag, values, step))
 
     def hparams(
         self, values: Mapping[str, str | float | int | bool], metrics: Mapping[str, float]
     ) -> None:
-        """Hand on; the metrics change when the run goes on, so a copy is sent."""
+        """Hand a copy of the metrics on: the run changes them when it goes on."""
         final = dict(metrics)
         self._send(lambda tracker: tracker.hparams(values, final))
 
     def file(self, path: Path) -> None:
-        """Hand on."""
+        """Hand the call on to the tracker, which works in another thread."""
         self._send(lambda tracker: tracker.file(path))
 
     def ends(self, status: str) -> None:
-        """Hand on."""
+        """Hand the call on to the tracker, which works in another thread."""
         self._send(lambda tracker: tracker.ends(status))
 
     def close(self) -> None:

@@ -61,7 +61,7 @@ class Waited(NamedTuple):
 
 
 def _times(stats: StepStats, waited: Waited) -> dict[str, float]:
-    """Return the seconds of a step and its parts, samples per second, and what the cache does."""
+    """Return the seconds of a step and its parts, samples per second, and what the cache saved."""
     figures = {"time/data_seconds": waited.data_s}
     figures |= {f"time/{name}_seconds": seconds for name, seconds in stats.laps.items()}
     whole = stats.seconds + waited.data_s

@@ -56,7 +56,7 @@ def _phase(phase: Mapping[str, Any]) -> str:
 
 
 def _selector(selector: Any) -> str:
-    """Return a selector as a short form has it."""
+    """Return a selector as text: a name alone as it is, anything else as JSON."""
     if isinstance(selector, Mapping) and list(selector) == ["name"]:
         return str(selector["name"])
     return json.dumps(selector)

@@ -225,7 +225,7 @@ class Sharing:
         return told[: len(own)]
 
     def _refuse_failed(self, count: float, *, is_between_steps: bool = False) -> None:
-        """Raise if a rank has failed."""
+        """Raise `RankLostError` if `count`, the number of ranks that have failed, is not 0."""
         if count:
             error = RankLostError(
                 "another process of the run has failed",

@@ -156,7 +156,7 @@ class Operations(TorchFunctionMode):
         self._hand_out(tensors_in(list(arguments)))
 
     def reopen(self, output: Any) -> None:
-        """End the chosen call, which returned `output`."""
+        """End the chosen call, which returned `output`: operations are recorded again."""
         self._closed = None
         self._hand_out(tensors_in(output))
 
