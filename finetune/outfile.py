@@ -86,6 +86,30 @@ def check_place(path: Path) -> None:
         )
 
 
+def refuse_foreign(path: Path, beginning: bytes, what: str) -> None:
+    """Raise if a file to be written is there already and is not of the kind to be written.
+
+    Args:
+        path: The file. One that is missing, empty, or a pipe or device is no fault.
+        beginning: The bytes that each file of that kind begins with.
+        what: The kind, in words.
+
+    Raises:
+        FinetuneError: the file holds something else, or cannot be read.
+    """
+    with _told(path):
+        if not path.is_file():
+            return
+        with path.open("rb") as file:
+            found = file.read(len(beginning))
+    if found not in (b"", beginning):
+        raise FinetuneError(
+            f"is there already, and is no {what}",
+            where=str(path),
+            hint="name another file with --out",
+        )
+
+
 def refuse_replacing(path: Path, read: Iterable[Path]) -> None:
     """Raise if a file to be written is one of those that are read, by any of its names.
 

@@ -9,7 +9,7 @@ import typer
 from finetune.cli.options import Json, Overrides, Trust
 from finetune.cli.output import results
 from finetune.errors import FinetuneError
-from finetune.outfile import check_place, output_file, refuse_replacing
+from finetune.outfile import check_place, output_file, refuse_foreign, refuse_replacing
 from finetune.process import loading
 from finetune.visible import tell, tell_json
 
@@ -56,8 +56,10 @@ def certify_command(
     with results():
         with loading():
             from finetune.export.certifying import certificate_of
+            from finetune.export.statement import BEGINNING
             from finetune.runs.folder import saved_folder
 
+        refuse_foreign(out, BEGINNING, "certificate")
         refuse_replacing(out, saved_folder(run).files())
         text = certificate_of(run, trust=trust or (), overrides=override or ())
         with output_file(out) as file:

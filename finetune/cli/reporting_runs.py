@@ -8,7 +8,7 @@ import typer
 
 from finetune.cli.output import results
 from finetune.errors import FinetuneError
-from finetune.outfile import check_place, output_file, refuse_replacing
+from finetune.outfile import check_place, output_file, refuse_foreign, refuse_replacing
 from finetune.visible import tell
 
 
@@ -28,7 +28,7 @@ def report_command(
     # Jinja and numpy take a while to load: `--help` must not wait for them
     from finetune.report.page import render_page
     from finetune.runs.folder import saved_folder
-    from finetune.runs.own_files import is_own_report
+    from finetune.runs.own_files import REPORT_MARK
 
     with results():
         twice = [path for path in runs if sum(path.resolve() == one.resolve() for one in runs) > 1]
@@ -38,12 +38,7 @@ def report_command(
         for folder in folders:
             # `report.html` of a run may be replaced; no other file of it may.
             refuse_replacing(out, folder.files())
-        if out.is_file() and out.stat().st_size and not is_own_report(out):
-            raise FinetuneError(
-                "is there already, and is no page about runs",
-                where=str(out),
-                hint="name another file with --out",
-            )
+        refuse_foreign(out, REPORT_MARK, "page about runs")
         names = [path.resolve().name for path in runs]
         # Runs of the same name in different folders are told apart by their paths.
         named = names if len({*names}) == len(names) else [str(path) for path in runs]

@@ -17,6 +17,8 @@ from finetune.reading import read_json_object
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:finetune:certificate:v1"
+BEGINNING = f'{{\n "_type": "{STATEMENT}"'.encode()
+"""First bytes of each certificate that is written here."""
 SECTIONS = ("config", "data", "plan", "proof", "figures", "versions", "tensors")
 """Parts of the predicate, each with a digest."""
 _WEIGHTS, _CERTIFICATE = "weights", "certificate"

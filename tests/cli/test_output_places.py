@@ -164,3 +164,18 @@ def test_without_a_best_step_the_test_is_by_the_last_weights(finetune, points):
     assert outcome.code == 0, outcome.err
     assert "\ntest, by the weights of step 3:  test/loss " in outcome.err
     assert "\nfigures " not in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("verb", "what"), [("certify", "certificate"), ("report", "page about runs")]
+)
+@pytest.mark.parametrize("way", ["the same", "link"])
+def test_what_a_verb_makes_replaces_its_own_kind_alone(finetune, trained, write, verb, what, way):
+    write("thesis.csv", "work of a year\n")
+    out = beside("thesis.csv")[way]()
+    outcome = finetune(verb, trained, "--out", out)
+    assert outcome.code == 2
+    assert outcome.err.splitlines()[0] == f"{out}: is there already, and is no {what}"
+    assert Path("thesis.csv").read_text() == "work of a year\n"
+    for _ in range(2):
+        assert finetune(verb, trained, "--out", "made").code == 0
