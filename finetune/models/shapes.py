@@ -274,7 +274,10 @@ def first_line(error: BaseException) -> str:
     Classes are written by name, as `ViTConfig`. A line that ends with a colon is joined with the
     next one.
     """
-    lines = redacted(str(error)).strip().splitlines() or [type(error).__name__]
+    said = error.args[0] if len(error.args) == 1 else error
+    # Pillow raises some errors with bytes for a message.
+    text = said.decode(errors="backslashreplace") if isinstance(said, bytes) else str(error)
+    lines = redacted(text).strip().splitlines() or [type(error).__name__]
     if lines[0].rstrip().endswith(":"):
         lines[0] = " ".join(line.strip() for line in lines[:2])
     return in_words(lines[0]).rstrip(". ")[:200]

@@ -267,6 +267,12 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(tmp_path, a
     assert "pixels" in outcome(path)
 
 
+def test_an_error_that_has_bytes_for_its_message_is_told_in_its_words(tmp_path):
+    path = tmp_path / "a.ppm"
+    path.write_bytes(b"P6\n99999999999999999999 1 255\n")
+    assert "Token too long in file header" in outcome(path)
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.eps", "a.jpg"])
 def test_no_other_program_is_started_for_an_image(tmp_path, monkeypatch, name):
     path, marker = tmp_path / name, tmp_path / "started"
