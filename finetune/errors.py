@@ -212,6 +212,12 @@ class ConfigError(FinetuneError):
         return "\n".join(str(problem) for problem in self.problems)
 
 
+def message_of(error: BaseException) -> str:
+    """Return the message of an exception; Pillow raises some with bytes for one."""
+    said = error.args[0] if len(error.args) == 1 else None
+    return said.decode(errors="backslashreplace") if isinstance(said, bytes) else str(error)
+
+
 def in_words(text: str) -> str:
     """Return a message without Python's `repr` of objects, which library messages often quote.
 

@@ -39,7 +39,7 @@ from finetune.data.pixels import (
     is_colour,
     orientation_of,
 )
-from finetune.errors import DataError
+from finetune.errors import DataError, message_of
 from finetune.importing import require
 from finetune.reading import A_POINTER, POINTER
 
@@ -263,7 +263,7 @@ def _readable(name: str, pil: ModuleType) -> Iterator[None]:
     except PixelError as error:
         raise DataError(f"cannot read the image {name!r}: {error}", hint=error.hint) from error
     except (*_FAULTS, pil.DecompressionBombError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = message_of(error).partition("\n")[0] or type(error).__name__
         raise DataError(f"cannot read the image {name!r}: {reason}") from error
 
 

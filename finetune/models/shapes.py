@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from finetune.errors import Key, ModelError, in_words, is_out_of_memory
+from finetune.errors import Key, ModelError, in_words, is_out_of_memory, message_of
 from finetune.redaction import redacted
 
 # Letters: N samples, C channels, L, D, H and W length, depth, height and width, T tokens. The axis
@@ -274,10 +274,7 @@ def first_line(error: BaseException) -> str:
     Classes are written by name, as `ViTConfig`. A line that ends with a colon is joined with the
     next one.
     """
-    said = error.args[0] if len(error.args) == 1 else error
-    # Pillow raises some errors with bytes for a message.
-    text = said.decode(errors="backslashreplace") if isinstance(said, bytes) else str(error)
-    lines = redacted(text).strip().splitlines() or [type(error).__name__]
+    lines = redacted(message_of(error)).strip().splitlines() or [type(error).__name__]
     if lines[0].rstrip().endswith(":"):
         lines[0] = " ".join(line.strip() for line in lines[:2])
     return in_words(lines[0]).rstrip(". ")[:200]
