@@ -24,8 +24,9 @@ from finetune.activations.estimate import (
 )
 from finetune.activations.find.boundary import Boundary
 from finetune.activations.forward import Forward, Statistics, UncachedForward
-from finetune.activations.key import Facts, network_key
+from finetune.activations.key import Facts, network_key, prefix_key
 from finetune.activations.replay import Replay
+from finetune.activations.sample_digests import with_digests
 from finetune.activations.split_cache import Runner, StoreOptions, open_store
 from finetune.config.activation_cache import CacheConfig
 from finetune.freezing.apply import in_mode
@@ -261,8 +262,9 @@ class ActivationCache:
         for one in planned:
             with ExitStack() as close:
                 try:
+                    prefix = prefix_key(self._model, one.facts)
                     stores = {
-                        split: close.enter_context(closing(self._opened_store(one, split)))
+                        split: close.enter_context(closing(self._opened_store(one, split, prefix)))
                         for split in self._use.splits
                     }
                 except StoreError as error:
@@ -275,8 +277,10 @@ class ActivationCache:
                 undo.push(close.pop_all())
                 yield one, stores
 
-    def _opened_store(self, planned: _Planned, split: str) -> Store:
+    def _opened_store(self, planned: _Planned, split: str, prefix: str) -> Store:
         samples, about = self._use.splits[split], self._about(planned.facts, split)
+        # Rounded rows answer for no sample in another run, which may use them unrounded.
+        label = {} if self._rounds_to is not None else {"prefix": prefix}
         num_rows = len(samples) * (samples.views or 1)
         share = num_rows / planned.found.layout.num_rows
         # Rows of a later phase are hardly read before it begins, so they get no memory.
@@ -286,9 +290,9 @@ class ActivationCache:
                 cache_root(), self._config.disk_gb, memory_gb * share, self._use.store_dtype
             ),
             key_of(about),
-            planned.found.boundary.specs,
+            with_digests(planned.found.boundary.specs),
             num_rows,
-            facts={"split": split, "up_to": planned.found.up_to, "data": about["data"]},
+            facts={"split": split, "up_to": planned.found.up_to, "data": about["data"], **label},
             tell=lambda note: self._use.tell(f"activation cache: {note}"),
         )
 

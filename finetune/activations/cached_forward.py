@@ -20,6 +20,7 @@ from finetune.activations.exact import Judgement, fault_of_rows, in_full_batch, 
 from finetune.activations.forward import Statistics, device_of
 from finetune.activations.key import Facts
 from finetune.activations.replay import Replay
+from finetune.activations.sample_digests import SAMPLE, labels_of
 from finetune.activations.split_cache import Runner, SplitCache
 from finetune.data.batches import Batch, Samples
 from finetune.data.named_rows import rows_named
@@ -319,6 +320,10 @@ class CachedForward:
         # A sample that takes the place of a skipped one must not be stored as the row of that one.
         kept = batch.is_whole if batch.skipped else slice(None)
         began = time.perf_counter()
+        if split.keeps_digests:
+            # Rows of a split that is not cut in order are those of a full batch, see `exact.py`.
+            shape = split.shape(batch.indices) if split.in_order else None
+            rows = {**rows, SAMPLE: labels_of(batch.inputs, shape)}
         try:
             split.store.write(
                 split.numbers(batch.indices, batch.view)[kept],

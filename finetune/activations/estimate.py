@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from finetune.activations.find.boundary import Boundary, Pace, probe
 from finetune.activations.key import Facts, Snapshot, facts_of, take_snapshot
+from finetune.activations.sample_digests import with_digests
 from finetune.data.batches import Samples
 from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase
@@ -185,13 +186,13 @@ def find_estimate(
     # The second trial batch needs a sample that is not in the first.
     if len(train) <= _TRIAL or (too_few_come(use, epochs) and not anyhow):
         return TOO_FEW
-    boundary, pace = _probed(model, train, use)
+    boundary, pace = probed(model, train, use)
     if not boundary.stored:
         why = "; ".join(boundary.reasons)
         return f"nothing to store{f' ({why})' if why else ''}"
     num_rows = {name: use.size(name) * (split.views or 1) for name, split in use.splits.items()}
     try:
-        layout = Layout.of(boundary.specs, sum(num_rows.values()), use.store_dtype)
+        layout = Layout.of(with_digests(boundary.specs), sum(num_rows.values()), use.store_dtype)
     except StoreError as error:
         return error.in_one_line
     return Estimate(
@@ -291,7 +292,7 @@ def find_ahead(
             yield coming, found, then
 
 
-def _probed(model: nn.Module, samples: Samples, use: Use) -> tuple[Boundary, Pace]:
+def probed(model: nn.Module, samples: Samples, use: Use) -> tuple[Boundary, Pace]:
     """Probe the network on the first samples; return its boundary and speed."""
     batch = _fetched(model, samples, torch.arange(_TRIAL))
     # The second batch holds some of the same samples at other positions, and some other samples.

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from finetune.activations.batch_shapes import Shape, mask_of, shortened, without_padding
+from finetune.activations.sample_digests import SAMPLE
 from finetune.activations.split_cache import SplitCache
 from finetune.bits import same_bits
 from finetune.data.batches import Batch
@@ -300,7 +301,8 @@ def _is_stored(split: SplitCache, now: "_Recomputed") -> bool:
     """Tell whether recomputed rows are equal to those in the store, bit by bit."""
     # Some rows of the full batch may not be stored yet.
     there = split.store.has(now.rows)
-    then = split.store.read(now.rows[there], now.length)
+    read = split.store.read(now.rows[there], now.length)
+    then = {name: row for name, row in read.items() if name != SAMPLE}
     return now.values.keys() == then.keys() and all(
         same_bits(values[there], then[name]) for name, values in now.values.items()
     )

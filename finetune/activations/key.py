@@ -27,7 +27,7 @@ from finetune.structure import DATA, folded
 
 Facts = dict[str, Any]
 
-_DEFINITION = 4
+_DEFINITION = 5
 """Version of the row definition (`exact.py`); bump it to invalidate old stores."""
 _LEFT_OUT = frozenset(vars(nn.Module())) | {"forward", "train", "name_or_path"}
 """Attributes that say nothing: those of every module, our own, and where weights came from."""
@@ -94,6 +94,21 @@ def network_key(model: nn.Module, more: Mapping[str, str]) -> str:
         "computing": _computing(next(model.parameters()).device),
     }
     return key_of(dict(more) | about)
+
+
+def prefix_key(model: nn.Module, facts: Facts) -> str:
+    """Return a hash of all that the frozen outputs of a sample depend on in evaluation mode.
+
+    It is the same for all splits and all data, so that rows of one can answer for the same sample
+    in another. Rows of training mode may be others all the same: some of each store are compared.
+
+    Args:
+        model: The network.
+        facts: From `facts_of`, of its boundary. They may have been taken in training mode.
+    """
+    kept = {name: fact for name, fact in facts.items() if name not in ("snapshot", "modes")}
+    around = {"module": repr(model), "around": _plain(model), "code": _source([model])}
+    return key_of({"of": kept, "in": around})
 
 
 def _computing(device: torch.device) -> Facts:

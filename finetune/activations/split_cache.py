@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from finetune.activations.batch_shapes import Shape, Split
 from finetune.activations.replay import Constants, Replay
+from finetune.activations.sample_digests import SAMPLE
 from finetune.store.layout import Labels, RowSpec
 from finetune.store.store import Store
 from finetune.store.verdicts import Verdicts
@@ -95,6 +96,11 @@ class SplitCache:
     told: set[tuple[str, str]] = field(default_factory=set)
     """Names of shapes that are not exact, with the reason, of which the user knows."""
     constants: dict[str, Constants] = field(default_factory=dict)
+
+    @property
+    def keeps_digests(self) -> bool:
+        """Whether the store keeps a digest of each sample beside its row."""
+        return any(column.name == SAMPLE for column in self.store.meta.layout.columns)
 
     def numbers(self, indices: Tensor, view: int) -> Tensor:
         """Return the row numbers of a view of the samples at `indices`."""

@@ -87,13 +87,14 @@ def predict_command(
         note = partial(tell, file=sys.stderr)
         told = Told(lambda line: note(f"note: {line}"), note)
         asking = Asking(on_error, not without_columns, top_k, embeddings, below)
-        whole = WholePrediction(predictor, Input(source, sys.stdin), asking, told)
         picture = predictor.run.task.picture
         folder = _folder_for(picture, out, told.note)
-        if out is None:
-            whole.to_stream(stdout)
-            return
-        count = whole.to_file(out, folder, raw=raw)
+        with predictor.knowing(told.note) as knowing:
+            whole = WholePrediction(knowing, Input(source, sys.stdin), asking, told)
+            if out is None:
+                whole.to_stream(stdout)
+                return
+            count = whole.to_file(out, folder, raw=raw)
         beside = "" if folder is None else f", their {picture}s in {folder}"
         note(
             f"{count} {'prediction' if count == 1 else 'predictions'} in {out}{_form(out)}{beside}"

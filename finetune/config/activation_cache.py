@@ -13,7 +13,7 @@ class CacheConfig(Node):
 
     # Every default but `store_dtype` keeps results bit-identical to a run without the cache.
     use: Literal["auto", "off"] = "auto"
-    """`auto` caches where that is exact and saves time, and reports why where it does not; it stores the token ids of texts too. `off` caches nothing."""
+    """`auto` caches where that is exact and saves time, and reports why where it does not; it stores the token ids of texts too. `predict` and `eval` use the rows of samples that it knows. `off` caches and uses nothing."""
     views: int | None = Field(default=None, gt=0, le=10_000)
     """Number of random augmentations per sample. All are cached, and epochs take turns. If left out, every epoch draws a new one, and nothing behind a random transform is cached."""
     disk_gb: Gigabytes = 20.0

@@ -19,6 +19,7 @@ from finetune.errors import DataError, ModelError
 from finetune.predict.tap import Tap
 from finetune.tasks.records import Asked, PredictionRecord
 from finetune.train.build import located
+from finetune.train.known_rows_of_run import KnownToRun
 from finetune.train.trained import TrainedRun
 
 WINDOW = 1024
@@ -51,6 +52,8 @@ class Passes:
     batch_size: int
     tap: Tap | None = None
     """Takes the output of a layer, if one was asked for."""
+    known: KnownToRun | None = None
+    """Answers the frozen layers for samples with stored rows; None to run them all."""
 
     def over(
         self, samples: Samples, columns: Mapping[str, Sequence[Any]], bad: OnBad | None
@@ -136,8 +139,11 @@ class Passes:
 
     def outputs(self, samples: Samples, batch: Batch) -> Any:
         """Return the network's outputs for a batch, computed without a graph."""
+        run = self.run.inference.outputs
         with rows_named(samples, batch):
-            return self.run.inference.outputs(batch.inputs)
+            if self.known is None:
+                return run(batch.inputs)
+            return self.known.outputs(samples, batch, run)
 
     def records(
         self, outputs: Any, columns: Mapping[str, Sequence[Any]], batch: Batch

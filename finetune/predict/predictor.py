@@ -1,6 +1,7 @@
 """The predictor: a trained network, and the steps that prepare its inputs."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from finetune.predict.tap import Tap
 from finetune.predict.windowed import ReadyInputs, cut_rows
 from finetune.tasks.records import PicturedRecord, PredictionRecord
 from finetune.train.build import evaluation_batch_size, located
+from finetune.train.known_rows_of_run import KnownToRun
 from finetune.train.trained import TrainedRun, load_run
 
 
@@ -244,6 +246,18 @@ class Predictor:
         row = file | answer.record.row()
         return row if answer.embedding is None else row | {"embedding": answer.embedding.tolist()}
 
+    @contextmanager
+    def knowing(self, tell: Callable[[str], None]) -> Iterator["Predictor"]:
+        """Yield a predictor that answers from rows of the activation cache where it has them.
+
+        Args:
+            tell: Receives a line on how many samples were answered.
+        """
+        run = self.run
+        known = KnownToRun(run.config, run.model, run.inference, run.device, tell)
+        with closing(known):
+            yield replace(self, passes=replace(self.passes, known=known))
+
     def tapped(self, layer: str) -> "Predictor":
         """Return a predictor whose answers hold the output of a layer as their embedding.
 
@@ -259,7 +273,7 @@ class Predictor:
                 where="--embeddings",
                 hint="-o inference.compile=false runs the network itself",
             )
-        return replace(self, passes=replace(self.passes, tap=Tap.at(self.model, layer)))
+        return replace(self, passes=replace(self.passes, tap=Tap.at(self.model, layer), known=None))
 
 
 def load_predictor(

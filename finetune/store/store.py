@@ -218,6 +218,14 @@ class Store:
         """Return the numbers of written rows, ascending. `has` tells whether they are undamaged."""
         return torch.from_numpy(self._index.written())
 
+    def column(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return the numbers of all written rows, (N,), and one output of them, (N, ...).
+
+        Nothing is verified: `has` tells which of these rows are undamaged.
+        """
+        rows = self._index.written()
+        return torch.from_numpy(rows), self._files.column(name, rows)
+
     def verdicts(self, network: str) -> Verdicts:
         """Return the results of trials for `network`, given by its key."""
         return Verdicts(self._claim.folder / "verdicts" if self._claim else None, network)

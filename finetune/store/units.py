@@ -252,6 +252,11 @@ class RowFiles:
             for column, units in self.outputs
         }
 
+    def column(self, name: str, rows: Rows) -> Tensor:
+        """Return one output of rows, (B, ...); it must not be ragged."""
+        column, units = next(each for each in self.outputs if each[0].name == name)
+        return _to_tensor(column, units.take(rows))
+
     def read_flat(self, spans: Spans) -> dict[str, Tensor]:
         """Return the stored tensors of B rows by name, in the order of `spans`.
 

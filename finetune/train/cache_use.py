@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import torch
+
 from finetune.activations.estimate import Use
 from finetune.config.run import RunConfig
 from finetune.importing import code_of
@@ -32,13 +34,7 @@ def cache_use(
         num_draws=data.order.count,
         batch_sizes=sizes,
         autocast=Precision(settings.precision, parts.device).autocast,
-        facts={
-            "precision": settings.precision,
-            "device": str(parts.device),
-            "compiled": str(settings.compile),
-            # Rows may depend on any code of the user: after a change of it another store is used.
-            **({"code": code_of(config.trust)} if config.trust else {}),
-        },
+        facts=cache_facts(config, parts.device),
         tell=tell,
         is_compiled=settings.compile,
         not_cached=_not_cached(parts),
@@ -46,6 +42,17 @@ def cache_use(
         # Code of the user may read any column of a batch.
         reads_inputs=config.task.has_own_loss,
     )
+
+
+def cache_facts(config: RunConfig, device: torch.device) -> dict[str, str]:
+    """Return settings that stored rows depend on; part of their key."""
+    return {
+        "precision": config.train.precision,
+        "device": str(device),
+        "compiled": str(config.train.compile),
+        # Rows may depend on any code of the user: after a change of it another store is used.
+        **({"code": code_of(config.trust)} if config.trust else {}),
+    }
 
 
 def _not_cached(parts: Parts) -> str | None:

@@ -1,12 +1,12 @@
 """Load a trained run from its folder, and evaluate it."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from finetune.activations.forward import UncachedForward
 from finetune.config.loader import load_config
 from finetune.config.run import RunConfig
 from finetune.data.batches import Samples
@@ -36,6 +36,7 @@ from finetune.train.exact_kernels import use_exact_kernels
 from finetune.train.facts import read_facts
 from finetune.train.fitted_on_validation import take_fitted
 from finetune.train.inference import Inference, notes_on_inference
+from finetune.train.known_rows_of_run import KnownForward, KnownToRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,8 @@ def evaluated(
     config = run.config
     for line in run.notes:
         tell(f"note: {line}")
-    with located(config):
+    known = KnownToRun(config, run.model, run.inference, run.device, tell)
+    with located(config), closing(KnownForward(run.model, known)) as network:
         data = open_eval_data(
             RunData(config, run.folder, run.facts, run.preprocessing, run.specs),
             split,
@@ -213,7 +215,7 @@ def evaluated(
         if temperature is not None and temperature.value is None:
             temperature = None
         figures = evaluate(
-            UncachedForward(run.model, run=run.inference),
+            network,
             run.task,
             data.samples,
             precision=run.inference.precision,

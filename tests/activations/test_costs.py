@@ -172,7 +172,7 @@ def test_a_smaller_number_format_is_reckoned_with(runs):
         return find_estimate(parts.model, cache_use(config, parts), epochs=20)
 
     whole, half = prospect("auto"), prospect({"store_dtype": "float16"})
-    assert half.layout.row_bytes * 2 == whole.layout.row_bytes
+    assert half.layout.columns[0].row_bytes * 2 == whole.layout.columns[0].row_bytes
     assert half.reading < whole.reading
 
 

@@ -1,0 +1,227 @@
+"""Answer frozen calls for samples of other data, where stores have rows of the same samples.
+
+A sample is known by a digest of all that the network gets of it. The first batch of each shape runs
+all layers, and so does the first one with rows of each store: only if its rows are those stored,
+and its outputs the same with its frozen calls answered, bit by bit, are others like it answered.
+
+Letters: B samples of a batch, N stored rows.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finetune.activations.batch_shapes import Shape, Split, without_padding
+from finetune.activations.find.boundary import Boundary
+from finetune.activations.replay import Constants, Replay
+from finetune.activations.sample_digests import SAMPLE, digests_of
+from finetune.bits import same_bits
+from finetune.data.batches import Batch
+from finetune.store.store import Store
+from finetune.store.verdicts import Verdicts
+from finetune.structure import tensors_in
+
+_AHEAD = 3
+"""Batches that may be compared beyond the number of those that were answered."""
+
+Run = Callable[[Mapping[str, Tensor]], Any]
+"""Calls the network with the inputs of a batch."""
+
+
+class _Known(NamedTuple):
+    """A batch of known samples."""
+
+    batch: Batch
+    rows: Mapping[str, Tensor]
+    shape: Shape
+    constants: Constants
+    """Constants of that shape."""
+    stores: set[int]
+    """Numbers of the stores that the rows are of."""
+    names: set[str]
+    """Names of the verdicts: of the shape, with rows of each store and origin."""
+
+
+class KnownSampleRows:
+    """Runs a network on batches; frozen calls are answered where all samples are known.
+
+    Args:
+        model: The network, in evaluation mode. Until `close`, `forward` of frozen modules is
+            replaced.
+        boundary: Its boundary.
+        stores: Stores with rows at this boundary, closed by `close`.
+        tell: Receives a line for each shape of batches that is not answered.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        boundary: Boundary,
+        stores: Sequence[Store],
+        tell: Callable[[str], None],
+    ) -> None:
+        self.num_asked = 0
+        """Samples of all batches so far."""
+        self.num_answered = 0
+        """Those whose frozen calls were answered."""
+        self._num_compared = self._num_answered_batches = 0
+        self._stores, self._tell = stores, tell
+        self._digests, self._places = _by_digest(stores)
+        # In memory: the store of a number may be another one next time.
+        self._verdicts = Verdicts(None, "")
+        self._constants: dict[str, Constants] = {}
+        self._compared_stores, self._told = set[int](), set[str]()
+        self._replay = Replay(model, boundary)
+        self._replay.install()
+
+    def close(self) -> None:
+        """Restore every module's own `forward`, and close the stores."""
+        self._replay.remove()
+        for store in self._stores:
+            store.close()
+
+    def outputs(self, samples: Split, batch: Batch, run: Run) -> Any:
+        """Return the network's outputs for a batch of `samples`.
+
+        Args:
+            samples: Tell the shape of the batch.
+            batch: The batch, on the device of the network.
+            run: Calls the network.
+        """
+        self.num_asked += len(batch)
+        if (known := self._known(samples, batch)) is None:
+            return run(batch.inputs)
+        is_tried = known.stores <= self._compared_stores
+        is_tried = is_tried and all(name in self._verdicts for name in known.names)
+        if is_tried and self._replay.can_answer(known.constants):
+            self.num_answered += len(batch)
+            self._num_answered_batches += 1
+            with self._replay.answering(known.rows, known.shape, known.constants):
+                return run(batch.inputs)
+        # A comparison takes longer than a pass. Texts have many shapes, few of which come again.
+        if self._num_compared >= _AHEAD + self._num_answered_batches:
+            return run(batch.inputs)
+        self._num_compared += 1
+        outputs, fault = self._compared(known, run)
+        self._note(known, fault)
+        return outputs
+
+    def _known(self, samples: Split, batch: Batch) -> "_Known | None":
+        """Return a batch with its stored rows; None if one is missing, or known not to be exact."""
+        if (places := self._found(digests_of(batch.inputs))) is None:
+            return None
+        shape = Shape.of(samples, batch.indices)
+        # Kernels may differ where gradients are on, and in inference mode.
+        mode = f"{shape}, {torch.is_grad_enabled()}, {torch.is_inference_mode_enabled()}"
+        names = {f"{mode}, rows of {store} {origin}" for store, _, origin in places.tolist()}
+        is_inexact = any(name in self._verdicts and self._verdicts[name] for name in names)
+        if is_inexact or (rows := self._rows(places, shape)) is None:
+            return None
+        constants = self._constants.setdefault(mode, Constants(mode, self._verdicts))
+        return _Known(batch, rows, shape, constants, {*places[:, 0].tolist()}, names)
+
+    def _note(self, known: "_Known", fault: str | None) -> None:
+        """Remember whether batches like a compared one are exact; tell the user if they are not."""
+        for name in known.names:
+            # Of rows of several origins nobody knows which ones are at fault: they may be tried
+            # again apart.
+            if fault is None or len(known.names) == 1:
+                self._verdicts.add(name, fault)
+        if fault is None:
+            self._compared_stores |= known.stores
+        elif fault not in self._told:
+            self._told.add(fault)
+            self._tell(
+                f"activation cache: some batches of {known.shape} run all layers although their "
+                f"samples are known: {fault}"
+            )
+
+    @property
+    def line(self) -> str:
+        """What was answered, in words."""
+        return (
+            f"activation cache: {self.num_answered:,} of {self.num_asked:,} samples were answered "
+            "from stored rows, the frozen layers ran for the others"
+        )
+
+    def _compared(self, known: "_Known", run: Run) -> tuple[Any, str | None]:
+        """Run all layers on a batch; return outputs, and why its rows may not be used, or None."""
+        batch, shape, constants = known.batch, known.shape, known.constants
+        # Copies, since the network may change its inputs in place.
+        copies = {column: values.clone() for column, values in batch.inputs.items()}
+        with self._replay.recording(shape, constants) as recorded:
+            outputs = run(batch.inputs)
+        if (fault := self._fault(recorded, known.rows, copies)) is not None:
+            return outputs, fault
+        # A sample may be at another place of a batch than where its row was stored.
+        turned = {column: values.flip(0) for column, values in copies.items()}
+        with self._replay.recording(shape) as recorded:
+            run({column: values.clone() for column, values in turned.items()})
+        rows = {name: row.flip(0) for name, row in known.rows.items()}
+        if (fault := self._fault(recorded, rows, turned)) is not None:
+            return outputs, fault
+        with self._replay.answering(known.rows, shape, constants):
+            answered = tensors_in(run(copies))
+        whole = tensors_in(outputs)
+        if len(whole) != len(answered) or not all(map(same_bits, whole, answered)):
+            return outputs, "the outputs would be others"
+        return outputs, None
+
+    def _fault(
+        self,
+        recorded: Mapping[str, Tensor],
+        rows: Mapping[str, Tensor],
+        inputs: Mapping[str, Tensor],
+    ) -> str | None:
+        """Return why stored rows do not take the place of those just recorded, or None."""
+        stored = self._replay.boundary.stored
+        if recorded.keys() != stored.keys():
+            return "the network calls other layers for them"
+        for name, leaf in stored.items():
+            now = without_padding(recorded[name], inputs) if leaf.ragged else recorded[name]
+            if not same_bits(now, rows[name]):
+                return "this machine rounds a sample otherwise there than where its row was stored"
+        return None
+
+    def _found(self, digests: Tensor) -> np.ndarray[Any, Any] | None:
+        """Return store, row number and origin of each sample, `(B, 3)`; None if one is unknown."""
+        wanted = digests.numpy()
+        if not len(self._digests):
+            return None
+        at = np.searchsorted(self._digests[:, 0], wanted[:, 0]).clip(max=len(self._digests) - 1)
+        return self._places[at] if (self._digests[at] == wanted).all() else None
+
+    def _rows(self, places: np.ndarray[Any, Any], shape: Shape) -> dict[str, Tensor] | None:
+        """Return the rows of some samples by name; None if one turns out damaged."""
+        parts, order = list[dict[str, Tensor]](), list[np.ndarray[Any, Any]]()
+        is_ragged = any(leaf.ragged for leaf in self._replay.boundary.stored.values())
+        for number, store in enumerate(self._stores):
+            which = np.flatnonzero(places[:, 0] == number)
+            rows = torch.from_numpy(places[which, 1])
+            if not store.has(rows).all():
+                return None
+            if len(which):
+                parts.append(store.read(rows, shape.length if is_ragged else None))
+                order.append(which)
+        back = torch.from_numpy(np.concatenate(order).argsort())
+        return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
+
+
+def _by_digest(
+    stores: Sequence[Store],
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return digests of all stored samples, sorted `(N, 2)`, and their places, see `_found`."""
+    digests, places = list[Tensor](), list[Tensor]()
+    for number, store in enumerate(stores):
+        rows, found = store.column(SAMPLE)
+        # Zeros stand for samples whose digest was not taken.
+        is_taken = found[:, :2].any(1)
+        rows, found = rows[is_taken], found[is_taken]
+        digests.append(found[:, :2])
+        places.append(torch.stack([torch.full_like(rows, number), rows, found[:, 2]], dim=1))
+    whole, where = torch.cat(digests).numpy(), torch.cat(places).numpy()
+    order = np.lexsort((whole[:, 1], whole[:, 0]))
+    return whole[order], where[order]

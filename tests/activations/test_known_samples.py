@@ -1,0 +1,243 @@
+"""Predictions and evaluations are answered from stored rows for samples that these are of."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from finetune.activations.batch_shapes import Shape
+from finetune.activations.sample_digests import digests_of, labels_of
+from finetune.store.directory import cache_root, entries
+from finetune.store.store import Store
+
+pytestmark = pytest.mark.usefixtures("always")
+
+NUM, WIDTH = 400, 6
+LAYERS = [
+    {"name": "body", "type": "Linear", "out_features": 8},
+    {"name": "act", "type": "Tanh"},
+    {"name": "head", "type": "Linear", "out_features": "classes"},
+]
+
+
+@pytest.fixture(params=[0.24])
+def folder(request, tmp_path, monkeypatch, command_line):
+    """Train on a table with stored rows, and return the folder of table, config and run."""
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    draw, test = np.random.default_rng(0), request.param
+    lines = [f"{'abc'[n % 3]}," + ",".join(f"{x:.4f}" for x in draw.normal(n % 3, 1, WIDTH))
+             for n in range(NUM)]  # fmt: skip
+    names = [f"x{n}" for n in range(WIDTH)]
+    (tmp_path / "t.csv").write_text("\n".join([f"label,{','.join(names)}", *lines]) + "\n")
+    config = {
+        "model": {"layers": LAYERS},
+        "data": {
+            "source": {"type": "csv", "path": "t.csv"},
+            "inputs": names,
+            "target": "label",
+            "split": {"test": test},
+            "transforms": [{"type": "stack"}],
+        },
+        "task": {"type": "classification"},
+        "freeze": ["body"],
+        "optimizer": {"type": "SGD", "lr": 0.1},
+        "train": {"epochs": 2, "batch_size": 8},
+        "tracking": {"to": [], "report": False},
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    shown = command_line("train", "c.yaml", "--run", "run")
+    assert shown.code == 0, shown.err
+    assert any("prefix" in one.meta.facts for one in entries(cache_root()))
+    return tmp_path
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    """A list of how many samples each forward pass of the frozen layer has."""
+    sizes, forward = [], torch.nn.Linear.forward
+
+    def counted(self, inputs):
+        if self.in_features == WIDTH:
+            sizes.append(len(inputs))
+        return forward(self, inputs)
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", counted)
+    return sizes
+
+
+def predicted(command_line, *more, source="t.csv"):
+    shown = command_line("predict", "run", source, *more)
+    assert shown.code == 0, shown.err
+    return shown.out, shown.err
+
+
+PROBED = 2 + 4 * 4 + 2
+"""Samples that run at every start: one shape, the trials of the prefix, a few of its outputs."""
+
+
+def answered(told):
+    """Return how many samples were answered by the line that tells it."""
+    [line] = [line for line in told.splitlines() if "samples were answered" in line]
+    count, of = map(int, re.findall(r"\d+", line))
+    assert of == NUM
+    return count
+
+
+def test_predictions_of_known_samples_have_the_same_bits_and_run_no_frozen_layer(
+    folder, ran, command_line
+):
+    whole, told = predicted(command_line, "-o", "cache.use=off")
+    assert "activation cache" not in told
+    assert sum(ran) >= NUM
+    ran.clear()
+    known, told = predicted(command_line)
+    assert known == whole
+    # A batch or two run twice to compare their rows with those that were stored.
+    compared = NUM - answered(told)
+    assert compared in (8, 16)
+    assert sum(ran) == PROBED + 2 * compared
+
+
+@pytest.mark.parametrize("folder", [0.25, 0.31], indirect=True)
+def test_rows_of_a_last_smaller_batch_change_no_bit(folder, command_line):
+    """Kernels may round them otherwise than in a full batch."""
+    whole, _ = predicted(command_line, "-o", "cache.use=off")
+    known, told = predicted(command_line)
+    assert known == whole
+    assert answered(told) > NUM / 2
+
+
+def test_a_sample_that_has_changed_is_not_known(folder, ran, command_line):
+    first, *lines = (folder / "t.csv").read_text().splitlines()
+    label, _, rest = lines[200].split(",", 2)
+    lines[200] = f"{label},0.1234,{rest}"
+    (folder / "new.csv").write_text("\n".join([first, *lines]) + "\n")
+    whole, _ = predicted(command_line, "-o", "cache.use=off", source="new.csv")
+    ran.clear()
+    known, told = predicted(command_line, source="new.csv")
+    assert known == whole
+    compared = NUM - 8 - answered(told)
+    assert compared in (8, 16)
+    assert sum(ran) == PROBED + 2 * compared + 8
+
+
+def test_a_damaged_row_is_computed_anew(folder, command_line):
+    whole, told = predicted(command_line)
+    before = answered(told)
+    for one in entries(cache_root()):
+        path = one.folder / "rows-0"
+        raw = bytearray(path.read_bytes())
+        raw[len(raw) // 2] ^= 1
+        path.write_bytes(raw)
+    known, told = predicted(command_line)
+    assert known == whole
+    assert before - 32 <= answered(told) < before
+
+
+def test_an_evaluation_of_known_samples_gives_the_same_figures(folder, ran, command_line):
+    whole = command_line("eval", "run", "t.csv", "-o", "cache.use=off", "--json")
+    ran.clear()
+    known = command_line("eval", "run", "t.csv", "--json")
+    assert (known.code, known.out) == (0, whole.out)
+    compared = NUM - answered(known.err)
+    assert compared in (8, 16)
+    assert sum(ran) == PROBED + 2 * compared
+
+
+def test_rows_of_another_network_are_not_used(folder, ran, command_line):
+    config = yaml.safe_load((folder / "c.yaml").read_text())
+    (folder / "c.yaml").write_text(yaml.safe_dump(config | {"seed": 1, "cache": "off"}))
+    assert command_line("train", "c.yaml", "--run", "run", "--fresh").code == 0
+    ran.clear()
+    _, told = predicted(command_line, "-o", "cache.use=auto")
+    assert "activation cache" not in told
+    assert sum(ran) >= NUM
+
+
+def test_rows_that_are_others_in_evaluation_are_not_used(folder, command_line, monkeypatch):
+    """As those of a layer that works otherwise in training."""
+    whole, _ = predicted(command_line, "-o", "cache.use=off")
+    read = Store.read
+
+    def other(self, *given):
+        return {
+            name: rows + 1e-6 if rows.is_floating_point() else rows
+            for name, rows in read(self, *given).items()
+        }
+
+    monkeypatch.setattr(Store, "read", other)
+    known, told = predicted(command_line)
+    assert known == whole
+    assert answered(told) == 0
+    assert "batches of 8 samples run all layers although their samples are known" in told
+
+
+def test_texts_of_all_lengths_are_known_with_the_same_bits(tmp_path, monkeypatch, command_line):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    words = [f"w{n}" for n in range(50)]
+    vocabulary = {word: n for n, word in enumerate(["[PAD]", "[UNK]", *words])}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=made,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained("bert")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    BertModel(
+        BertConfig(vocab_size=60, intermediate_size=32, max_position_embeddings=32, **sizes)
+    ).save_pretrained("bert")
+    draw = np.random.default_rng(0)
+    texts = [" ".join(draw.choice(words, draw.integers(1, 12))) for _ in range(NUM)]
+    rows = "".join(f"{text},{'ab'[n % 2]}\n" for n, text in enumerate(texts))
+    (tmp_path / "t.csv").write_text(f"text,label\n{rows}")
+    layers = [
+        {"name": "net", "type": "transformers", "path": "bert", "output": "mean"},
+        {"name": "head", "type": "Linear", "out_features": "classes"},
+    ]
+    config = {
+        "model": {"layers": layers},
+        "data": {"source": {"type": "csv", "path": "t.csv"}, "split": {"validation": 0.24}},
+        "task": {"type": "classification"},
+        "freeze": ["net"],
+        "optimizer": {"type": "SGD", "lr": 0.1},
+        "train": {"epochs": 2, "batch_size": 8},
+        "tracking": {"to": [], "report": False},
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    shown = command_line("train", "c.yaml", "--run", "run")
+    assert shown.code == 0, shown.err
+    whole, _ = predicted(command_line, "-o", "cache.use=off")
+    known, told = predicted(command_line)
+    assert known == whole
+    assert answered(told) > 0
+
+
+def test_a_few_samples_are_not_looked_for(folder, command_line):
+    lines = (folder / "t.csv").read_text().splitlines()
+    (folder / "few.csv").write_text("\n".join(lines[:20]) + "\n")
+    _, told = predicted(command_line, source="few.csv")
+    assert "activation cache" not in told
+
+
+def test_a_sample_has_the_same_digest_however_it_is_padded():
+    ids = torch.tensor([[5, 6, 7, 0], [5, 6, 0, 0]])
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
+    long = digests_of({"input_ids": ids, "attention_mask": mask})
+    short = digests_of({"attention_mask": mask[1:, :2], "input_ids": ids[1:, :2]})
+    assert torch.equal(long[1], short[0])
+    assert not torch.equal(long[0], long[1])
+    other = digests_of({"input_ids": ids.int(), "attention_mask": mask})
+    assert not torch.equal(other, long)
+    brain = digests_of({"image": torch.zeros(1, 3, dtype=torch.bfloat16)})
+    assert brain.shape == (1, 2)
+    assert labels_of({"a": ids}, None)[0, 2] != labels_of({"a": ids}, Shape(2))[0, 2]
