@@ -240,6 +240,15 @@ def test_a_run_on_hostile_names_ends_and_prints_nothing_that_is_hidden(attack, c
         ("predict", f"r{TITLE}", "in.jsonl", "--out", "p.csv"),
         ("predict", f"r{TITLE}", "in.jsonl", "--out", "p.jsonl"),
         ("predict", f"r{TITLE}", "in.jsonl", "--raw", "--out", "raw.csv"),
+        ("runs", "."),
+        ("runs", ".", "--json"),
+        ("diff", f"r{TITLE}", f"r{TITLE}"),
+        ("diff", f"r{TITLE}", f"r{TITLE}", "--json"),
+        ("report", f"r{TITLE}", "--out", f"page{TITLE}.html"),
+        ("certify", f"r{TITLE}", "--out", f"c{TITLE}.json"),
+        ("certify", "--check", f"c{TITLE}.json"),
+        ("export", f"r{TITLE}", "--format", "safetensors", "--out", f"e{TITLE}"),
+        ("export", f"r{TITLE}", "--format", "torch", "--out", f"t{TITLE}"),
     ):
         outcome = attack.harmless(*arguments)
         assert outcome.code == 0, (arguments, outcome)
@@ -249,6 +258,9 @@ def test_a_run_on_hostile_names_ends_and_prints_nothing_that_is_hidden(attack, c
     rows = json.loads((attack.folder / "p.jsonl").read_text())
     assert set(rows["probabilities"]) == set(labels)
     assert is_safe((attack.folder / "p.csv").read_text())
+    assert is_safe((attack.folder / f"page{TITLE}.html").read_text(encoding="utf-8"))
+    for made in ("e", "t"):
+        assert is_safe((attack.folder / f"{made}{TITLE}" / "README.md").read_text(encoding="utf-8"))
     for name in ("config.yaml", "data.json", "plan.json", "metrics.jsonl", "summary.json"):
         (attack.folder / f"r{TITLE}" / name).read_text(encoding="utf-8")
 
@@ -268,6 +280,16 @@ def test_mistakes_are_told_without_hidden_characters(attack, config):
         ("doctor", TITLE),
         ("cache", "ls", TITLE),
         ("tensorboard", TITLE),
+        ("runs", TITLE),
+        ("diff", TITLE, TITLE),
+        ("report", TITLE, "--out", TITLE),
+        ("certify", TITLE, "--out", TITLE),
+        ("certify", "--check", TITLE),
+        ("export", TITLE, "--format", TITLE, "--out", TITLE),
+        ("init", TITLE),
+        ("show", TITLE),
+        ("serve", TITLE),
+        ("sweep", TITLE),
     ):
         outcome = attack.harmless(*arguments)
         assert outcome.code == 2, arguments

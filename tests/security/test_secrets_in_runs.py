@@ -146,6 +146,14 @@ def test_no_verb_writes_or_tells_a_secret_of_a_run(place, config, monkeypatch, c
         ("doctor", "runs/x"),
         ("doctor", "runs/x", "--json"),
         ("cache", "ls", "--json"),
+        ("runs", "runs"),
+        ("runs", "runs", "--json"),
+        ("diff", "runs/x", "runs/y"),
+        ("diff", "runs/x", "runs/y", "--json"),
+        ("report", "runs/x", "runs/y", "--out", "runs/both.html"),
+        ("certify", "runs/x", "--out", "runs/c.json", *trust),
+        ("certify", "--check", "runs/c.json"),
+        ("export", "runs/x", "--format", "safetensors", "--out", "runs/exported", *trust),
     ]
     for verb in verbs:
         outcome = place.harmless(*verb)
