@@ -105,6 +105,10 @@ def test_no_verb_nor_a_process_of_the_loader_imports_them(strangers, command):
         ["eval", "run/one", "--split", "train", *trust],
         ["doctor", "run/one"],
         ["cache", "ls"],
+        ["runs", "run"],
+        ["report", "run/one", "--out", "page.html"],
+        ["certify", "run/one", "--out", "certificate.json", *trust],
+        ["export", "run/one", "--format", "safetensors", "--out", "exported", *trust],
     ):
         done = strangers.call(command, *arguments)
         assert done.returncode == 0, done.stderr
