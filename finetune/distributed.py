@@ -5,7 +5,7 @@ one process has a `Link` too, whose methods return at once.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +13,7 @@ from typing import Self
 
 import torch
 from safetensors.torch import load, save as packed
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.errors import FinetuneError
 
@@ -218,6 +218,90 @@ def rank_named() -> Iterator[None]:
         if not ranks.is_first:
             # A bug: its traceback ends with this line.
             error.add_note(f"rank {ranks.rank}")
+        raise
+
+
+def shard(model: nn.Module, units: Sequence[nn.Module], kept: Collection[nn.Parameter]) -> None:
+    """Leave each rank a part of each parameter; units and model gather theirs for their passes.
+
+    Gradients are summed over the ranks, not averaged. torch follows `requires_grad` from pass to
+    pass, so a change of mask needs nothing here.
+
+    Args:
+        model: The network, the same on every rank. Its parameters become sharded in place.
+        units: Modules that gather their parameters together, none inside another.
+        kept: Parameters that every rank keeps whole, and whose gradients are not summed.
+    """
+    # Loaded here: a run in one process has no use for it.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    device = next(model.parameters()).device
+    with _lost():
+        mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    for module in (*units, model):
+        fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=set(kept))
+        assert isinstance(module, FSDPModule)
+        module.set_gradient_divide_factor(1.0)
+        # gloo cannot scale as it adds, and a factor of one needs no scaling.
+        module.set_force_sum_reduction_for_comms(True)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Tell whether this rank holds only a part of a tensor, or of a parameter."""
+    # By its method: the class is loaded in runs that shard alone.
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor; every rank must ask for the same sharded tensors in one order."""
+    if not is_sharded(tensor):
+        return tensor
+    with _lost():
+        found: Tensor = tensor.detach().full_tensor()  # type: ignore[attr-defined]
+    return found
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """Return the part of a sharded tensor that this rank holds, in the same memory."""
+    if not is_sharded(tensor):
+        return tensor
+    found: Tensor = tensor.detach().to_local()  # type: ignore[attr-defined]
+    return found
+
+
+def whole_like(part: Tensor, like: Tensor) -> Tensor:
+    """Return all of a tensor, of which each rank holds the part that it holds of `like`."""
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(like, DTensor)
+    mesh, places = like.device_mesh, like.placements
+    return whole(DTensor.from_local(part, mesh, places, shape=like.shape, stride=like.stride()))
+
+
+def part_like(values: Tensor, like: Tensor) -> Tensor:
+    """Return of all values those that this rank holds of `like`; all if that is not sharded."""
+    if not is_sharded(like):
+        return values
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(like, DTensor)
+    # As torch cuts: parts of one size but for the last ones, which may be smaller or empty.
+    size = -(-len(values) // like.device_mesh.size())
+    begin = min(like.device_mesh.get_local_rank() * size, len(values))
+    return values[begin : begin + size]
+
+
+@contextmanager
+def naming_lost() -> Iterator[None]:
+    """Turn what torch raises in a pass where another rank has gone into an error that says so."""
+    try:
+        yield
+    except RuntimeError as error:
+        # gloo has no class of errors of its own.
+        if "gloo/" in str(error) or isinstance(error, torch.distributed.DistError):
+            with _lost():
+                raise
         raise
 
 

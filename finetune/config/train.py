@@ -95,8 +95,8 @@ class TrainConfig(Node):
     """Number format of the forward pass. Weights stay in float32; `float16` needs a GPU and scales the loss."""
     compile: bool = False
     """Whether `torch.compile` compiles the network behind the frozen prefix. The prefix itself is not compiled, cached or not. A resumed run meets other shapes first, for which other code may be generated, so its last bits may differ. Needs a C++ compiler."""
-    parallel: Literal["auto", "ddp"] = "auto"
-    """How several processes, started by torchrun, train one network: with `ddp` each holds all of it and takes a share of the micro-batches of each step. `auto` means `ddp`. Without effect in a single process."""
+    parallel: Literal["auto", "ddp", "fsdp2"] = "auto"
+    """How several processes, started by torchrun, train one network. With `ddp` each holds all of it and takes a share of the micro-batches of each step. With `fsdp2` each holds a part of the weights, their gradients and the optimizer's state, and the processes gather one block after the other for a pass; the activation cache is then off. `auto` is `ddp`, and `fsdp2` where weights, gradients and state would take more than 80 % of the memory of a process. Without effect in a single process."""
     sync_norm: bool = False
     """Whether batch norms that train normalise over the samples of all processes in a pass, as one process with larger passes does, at two messages for each norm and pass; by default each process normalises over its own. All processes then take equally many passes in a step, and a lack of memory ends the run. Without effect in a single process."""
     deterministic: bool = True

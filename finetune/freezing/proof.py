@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from finetune.bits import fingerprint
 from finetune.config.freeze import ModulesConfig
+from finetune.distributed import is_sharded, whole
 from finetune.errors import FrozenWeightError
 from finetune.freezing.apply import frozen_modules, held_modules
 from finetune.freezing.rows import rows_of, tensor_of
@@ -66,9 +67,13 @@ def fingerprints(
 
 def hashed(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Return the fingerprint of each tensor, hashed by as many threads as torch may use."""
+    # One whole tensor at a time, in one order: all ranks gather it together.
+    gathered = {n: fingerprint(whole(t)) for n, t in tensors.items() if is_sharded(t)}
+    rest = {name: tensor for name, tensor in tensors.items() if name not in gathered}
     # hashlib releases the GIL while it hashes, so threads run in parallel.
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        return dict(zip(tensors, threads.map(fingerprint, tensors.values()), strict=True))
+        found = dict(zip(rest, threads.map(fingerprint, rest.values()), strict=True))
+    return {name: gathered.get(name) or found[name] for name in tensors}
 
 
 def verify(model: nn.Module, before: Mapping[str, str]) -> None:
@@ -187,6 +192,7 @@ def _largest_changes(
         # A network may have lost or replaced a tensor: that counts as changed and has no distance.
         if now is None or then is None or then.shape != now.shape:
             continue
+        now, then = whole(now), whole(then)
         # On the CPU, as not every device has float64.
         distance = float((now.detach().cpu().double() - then.cpu().double()).abs().max())
         # After a resume the copy may be of the changed tensor: then it is no measure.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.bits import fingerprint
-from finetune.distributed import Link
+from finetune.distributed import Link, is_sharded
 from finetune.errors import named
 from finetune.runs.progress import Progress
 
@@ -39,7 +39,9 @@ class Alike:
         tensors = {
             name: tensor
             for name, tensor in self.model.state_dict(keep_vars=True).items()
+            # Of what is sharded there is one copy only, which no rank can differ in.
             if isinstance(tensor, Tensor)
+            and not is_sharded(tensor)
             and (not self._is_begun or tensor.requires_grad or not isinstance(tensor, nn.Parameter))
         }
         self._is_begun = True

@@ -11,6 +11,7 @@ averaged, as by default in torch's `AveragedModel`: evaluation uses them as they
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Self
 
 import torch
@@ -34,15 +35,22 @@ class Average:
     """The averages by name."""
 
     @classmethod
-    def of(cls, model: nn.Module, plan: Plan, settings: TrainConfig) -> Self:
+    def of(
+        cls,
+        model: nn.Module,
+        plan: Plan,
+        settings: TrainConfig,
+        parts: Mapping[str, nn.Parameter] = MappingProxyType({}),
+    ) -> Self:
         """Return the average of a run that has not begun.
 
         Args:
             model: The network, on its device.
             plan: The phases.
             settings: `train:` of the config.
+            parts: What this process holds of parameters that several share.
         """
-        parameters = dict(model.named_parameters())
+        parameters = dict(model.named_parameters()) | dict(parts)
         live = {name: tensor_of(parameters, name).detach() for name in plan.ever_trained}
         return cls(live, None if settings.average is None else settings.average.decay)
 

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from finetune.bits import fingerprint
 from finetune.disk import sync, write_new
+from finetune.distributed import own_part, part_like, whole
 from finetune.errors import CheckpointError, FinetuneError, NonFiniteError, named
 from finetune.freezing.rows import tensor_of
 from finetune.optim.groups import load_state_by_name, state_by_name
@@ -25,6 +26,7 @@ from finetune.runs.manifest import MANIFEST, UNAVERAGED, Manifest, read_manifest
 from finetune.runs.progress import Progress
 from finetune.train.average import Average
 from finetune.train.delta import Base, buffers_of, fault_of_delta, fault_of_trained, tensors_of
+from finetune.train.shards import NO_SHARDS, Shards
 
 SEPARATOR = "//"
 """Separator of parameter name and state name in a label; parameter names have no slash."""
@@ -59,16 +61,17 @@ class CheckpointState:
         base: Base,
         scaler: Mapping[str, float],
         average: Average,
+        shards: Shards = NO_SHARDS,
     ) -> Self:
-        """Copy the present state of a run.
+        """Copy the present state of a run; of sharded tensors all, on the rank that writes.
 
         Raises:
             NonFiniteError: a weight or a buffer of the delta is infinite or NaN.
         """
-        moved, delta = _delta(model, base)
-        averages = {name: _portable(tensor) for name, tensor in average.tensors.items()}
+        moved, delta = _delta(model, base, shards)
+        averages = {n: shards.kept(shards.whole(n, t)) for n, t in average.tensors.items()}
         _refuse_non_finite(averages)
-        tensors, plain = _optimizer_state(optimizer)
+        tensors, plain = _optimizer_state(optimizer, shards)
         document = {"progress": progress.to_json(), "optimizer": plain, "scaler": dict(scaler)}
         return cls(
             step=progress.step,
@@ -108,18 +111,23 @@ def save_checkpoint(
     *,
     scaler: Mapping[str, float],
     average: Average,
-) -> Path:
+    shards: Shards = NO_SHARDS,
+) -> Path | None:
     """Add one checkpoint to the others, under its own name only when it is whole.
 
     Order: copies, temporary folder, files, fsync of each, manifest, fsync, rename, fsync of the
     parent; only then are older ones pruned. A kill at any point leaves the older ones usable. In
     the background all but the copies happens later.
 
+    With shards every rank calls it, and gives its parts; the first one writes, others return None.
+
     Raises:
         CheckpointError: the disk refuses, now or for the save before.
         NonFiniteError: a weight or a buffer is infinite or NaN. Nothing is written.
     """
-    snapshot = CheckpointState.of(model, optimizer, progress, base, scaler, average)
+    snapshot = CheckpointState.of(model, optimizer, progress, base, scaler, average, shards)
+    if not shards.is_writer:
+        return None
     return checkpoints.add(
         snapshot.step, partial(CheckpointState.write, snapshot), progress.wanted_steps()
     )
@@ -171,7 +179,12 @@ def read_unaveraged(path: Path, model: nn.Module, base: Base) -> dict[str, Tenso
 
 
 def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: Optimizer, base: Base, average: Average
+    path: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    base: Base,
+    average: Average,
+    shards: Shards = NO_SHARDS,
 ) -> tuple[Progress, dict[str, Any]]:
     """Load weights, averages and optimizer state in place; return progress and loss scale.
 
@@ -186,12 +199,13 @@ def load_checkpoint(
     progress, scaler = read_progress(path), dict(read_document(path)["scaler"])
     # Only now, when all is read and checked: an error before leaves model and optimizer unchanged.
     _put_in_place(delta | unaveraged, model, base)
-    average.load({name: delta[name] for name in unaveraged})
+    average.load({name: shards.part(name, delta[name]) for name in unaveraged})
     device = next(model.parameters()).device
-    load_state_by_name(
-        optimizer,
-        {n: {k: _placed(v, device) for k, v in entries.items()} for n, entries in state.items()},
-    )
+    placed = {
+        name: {key: _placed(shards.part(name, value), device) for key, value in entries.items()}
+        for name, entries in state.items()
+    }
+    load_state_by_name(optimizer, placed)
     return progress, scaler
 
 
@@ -223,17 +237,20 @@ def _put_in_place(delta: Mapping[str, Tensor], model: nn.Module, base: Base) -> 
     with torch.no_grad():
         # When a run goes back, a buffer may have moved that had not moved at the checkpoint's step.
         for name, tensor in (base.buffers | dict(delta)).items():
-            tensor_of(tensors, name).copy_(tensor)
+            own = tensor_of(tensors, name)
+            own_part(own).copy_(part_like(tensor, own))
 
 
-def _delta(model: nn.Module, base: Base) -> tuple[frozenset[str], dict[str, Tensor]]:
+def _delta(
+    model: nn.Module, base: Base, shards: Shards
+) -> tuple[frozenset[str], dict[str, Tensor]]:
     """Return the names of the buffers that have moved, and copies of the delta's tensors."""
     moved = frozenset(
         n for n, b in buffers_of(model).items() if fingerprint(b) != base.digests.get(n)
     )
     tensors = tensors_of(model)
     names = (*base.trained, *sorted(moved))
-    delta = {name: _portable(tensor_of(tensors, name)) for name in names}
+    delta = {name: shards.kept(whole(tensor_of(tensors, name))) for name in names}
     _refuse_non_finite(delta)
     return moved, delta
 
@@ -251,7 +268,7 @@ def _refuse_non_finite(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _optimizer_state(
-    optimizer: Optimizer,
+    optimizer: Optimizer, shards: Shards
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
     """Return copies of the tensors of the optimizer's state, and its plain numbers by name."""
     tensors: dict[str, Tensor] = {}
@@ -259,7 +276,7 @@ def _optimizer_state(
     for name, entries in state_by_name(optimizer).items():
         for entry, value in entries.items():
             if isinstance(value, Tensor):
-                tensors[f"{name}{SEPARATOR}{entry}"] = _portable(value)
+                tensors[f"{name}{SEPARATOR}{entry}"] = shards.kept(shards.whole(name, value))
             else:
                 plain.setdefault(name, {})[entry] = value
     return tensors, plain
@@ -300,8 +317,3 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         message = f"{path.name} cannot be read: {type(error).__name__}: {error}"
         raise CheckpointError(message, where=str(path)) from error
     return tensors
-
-
-def _portable(tensor: Tensor) -> Tensor:
-    """Return a contiguous copy on the CPU that shares memory with nothing."""
-    return tensor.detach().to("cpu", copy=True).contiguous()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.bits import fingerprint
+from finetune.distributed import own_part
 from finetune.errors import CheckpointError, named
 from finetune.freezing.plan import Plan
 from finetune.freezing.proof import frozen_tensors, hashed
@@ -131,6 +132,8 @@ def fingerprint_with(
         model: The model. It is not changed.
         base: State of the model before training.
     """
+    if name in delta:
+        return fingerprint(delta[name])
     parameter = rows_of(name)[0]
     parts = {one: tensor for one, tensor in delta.items() if rows_of(one)[0] == parameter}
     if not parts:
@@ -175,6 +178,7 @@ def _movable(model: nn.Module, plan: Plan) -> frozenset[str]:
 
 def _place(tensor: Tensor) -> tuple[int, int] | None:
     """Return where a tensor begins and ends in memory; None if it is sparse or empty."""
+    tensor = own_part(tensor)
     if tensor.layout != torch.strided or tensor.numel() == 0:
         return None
     # Addresses, not storages: row slices share a storage and do not overlap.

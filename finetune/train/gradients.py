@@ -1,20 +1,28 @@
 """Gradient norms: of all gradients, clipped or not, and of each of several losses alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from finetune.errors import ModelError
 
 
-def clip_gradients(optimizer: Optimizer, limit: float | None) -> Tensor:
+def norm_of(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Return the norm over the gradients of parameters, `()`."""
+    return torch.nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+
+
+def clip_gradients(
+    optimizer: Optimizer,
+    limit: float | None,
+    norm_of: Callable[[Sequence[nn.Parameter]], Tensor] = norm_of,
+) -> Tensor:
     """Return the norm over all gradients; scale them in place to `limit` if they exceed it."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     # The two halves of `clip_grad_norm_`: without a limit the norm alone is wanted, for the logs.
-    norm = torch.nn.utils.get_total_norm(gradients)
+    norm = norm_of(parameters)
     if limit is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
     return norm

@@ -21,6 +21,7 @@ from finetune.train.delta import Base
 from finetune.train.precision import Precision
 from finetune.train.proving import Prover
 from finetune.train.reporting import Reporter
+from finetune.train.shards import Shards
 from finetune.train.timeline import Timeline
 
 
@@ -39,6 +40,7 @@ class Saver:
     clock: Clock
     reporter: Reporter
     alike: Alike
+    shards: Shards
 
     def save(self, *, alone: bool = False) -> None:
         """Save a checkpoint of the present step, after a proof with `verify: checkpoint`.
@@ -49,11 +51,18 @@ class Saver:
         Raises:
             UnlikeRanksError: the processes of the run hold other bits.
         """
+        if alone and self.shards.is_on:
+            # The others hold the rest of each tensor, and are gone.
+            self.reporter.message(
+                f"step {self.timeline.progress.step} is not saved: the processes each hold a part "
+                "of the weights, and one has failed"
+            )
+            return
         if self.timeline.plan.verify == "checkpoint" and self.timeline.progress.fingerprints:
             self.prove()
         if not alone:
             self.alike.check(self.timeline.progress)
-        if not self.alike.link.ranks.is_first:
+        if not self.alike.link.ranks.is_first and not self.shards.is_on:
             return
         with self.clock.timed("saving"):
             save_checkpoint(
@@ -64,6 +73,7 @@ class Saver:
                 self.base,
                 scaler=self.precision.state(),
                 average=self.average,
+                shards=self.shards,
             )
 
     def prove(self) -> None:
@@ -126,7 +136,9 @@ class Saver:
 
     def _load(self, path: Path) -> tuple[Progress, dict[str, Any]]:
         """Load a checkpoint into the run; return its progress and loss scale."""
-        return load_checkpoint(path, self.model, self.optimizer, self.base, self.average)
+        return load_checkpoint(
+            path, self.model, self.optimizer, self.base, self.average, self.shards
+        )
 
     def take_best(self, cache: ActivationCache) -> None:
         """Load the best weights of the run into the network, if an evaluation has ranked any.

@@ -40,6 +40,8 @@ class SharedPasses:
     stop: Stop
     sends_inputs: bool
     """Whether losses of the user's own may read the inputs; of others only their shape is sent."""
+    meets_in_passes: bool = False
+    """Whether a pass waits for those of the other ranks, so that all must run equally many."""
     _spec: Any = field(default=None, init=False)
     """How the outputs of the network are made of tensors."""
     _others: list[Any] = field(default_factory=list, init=False)
@@ -65,6 +67,9 @@ class SharedPasses:
             # So few that it is no use: each rank runs all of them.
             yield from run(cuts)
             return
+        # What is left over is then run by every rank.
+        left = len(cuts) % ranks.world if self.meets_in_passes else 0
+        cuts, last = cuts[: len(cuts) - left], cuts[len(cuts) - left :]
         own = run(cuts[ranks.rank :: ranks.world])
         for begin in range(0, len(cuts), ranks.world):
             done = next(own, None)
@@ -75,12 +80,14 @@ class SharedPasses:
             if not all(one[0] for (one,) in told):
                 # The outputs hold objects that cannot be sent: each rank runs everything.
                 own.close()  # type: ignore[attr-defined]
-                yield from run(cuts[begin:])
+                yield from run([*cuts[begin:], *last])
                 return
             found = self.link.gathered(sent or [])
             for rank, tensors in enumerate(found[: len(cuts) - begin]):
                 is_own = rank == ranks.rank and done is not None
                 yield done if is_own and done else self._unpacked(tensors, device)
+        if last:
+            yield from run(last)
 
     def _packed(self, done: RankPass | None) -> list[Tensor] | None:
         """Return a pass as a list of tensors; None if its outputs cannot be sent."""

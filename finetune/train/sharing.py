@@ -7,12 +7,13 @@ the gradients after its last backward pass. In one process every method does not
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from finetune.data.batches import Batch
-from finetune.distributed import Link, RankLostError
+from finetune.distributed import Link, RankLostError, is_sharded
 from finetune.errors import FinetuneError, is_out_of_memory, named
 from finetune.tasks.losses import Count, LossSum, WeightedLoss
 from finetune.tasks.window_mean import WindowMean, counts_of
@@ -20,6 +21,7 @@ from finetune.train.gradient_sum import GradientSum, WindowEnd
 from finetune.train.precision import Precision
 from finetune.train.rank_lines import RankLines
 from finetune.train.reporting import StepStats
+from finetune.train.shards import Shards
 from finetune.train.stepper import Stepper
 from finetune.train.stopping import Stop
 from finetune.train.synced_norm import SyncedNorms
@@ -48,6 +50,7 @@ class Sharing:
     stop: Stop
     lines: RankLines
     norms: SyncedNorms
+    shards: Shards
     num_losses: int
     _gradients: GradientSum | None = field(default=None, init=False)
     _buffers: list[Tensor] = field(default_factory=list, init=False)
@@ -62,6 +65,11 @@ class Sharing:
         """Whether the run has several processes."""
         return self.link.ranks.is_several
 
+    @property
+    def meets_in_passes(self) -> bool:
+        """Whether a pass waits for those of the other ranks: in batch norms, or to gather."""
+        return self.norms.is_wanted or self.shards.is_on
+
     def begin_phase(self, buffers: Sequence[Tensor]) -> list[str]:
         """Prepare for what the network trains now; return lines for the user.
 
@@ -71,7 +79,8 @@ class Sharing:
         if not self.is_several:
             return []
         # Anew at each phase: a parameter that thaws must be among those that are added up.
-        trained = [one for one in self.model.parameters() if one.requires_grad]
+        # torch sums those of sharded parameters in the backward pass.
+        trained = [p for p in self.model.parameters() if p.requires_grad and not is_sharded(p)]
         self._gradients = GradientSum(trained, self.precision.device)
         self.norms.begin_phase()
         alike = {id(buffer) for buffer in self.norms.buffers}
@@ -93,9 +102,9 @@ class Sharing:
             size: Samples of a micro-batch.
         """
         ranks = self.link.ranks
-        if not self.norms.is_wanted:
+        if not self.meets_in_passes:
             return list(window.split(size))[ranks.rank :: ranks.world]
-        # Equally many on each rank, none of them empty: all must meet in every norm.
+        # Equally many on each rank, none of them empty: all must meet in every norm or block.
         passes = list(window.split(size * ranks.world))
         if len(passes) > 1 and len(passes[-1]) < ranks.world:
             passes[-2:] = [torch.cat(passes[-2:])]
@@ -121,13 +130,14 @@ class Sharing:
             with self.norms.running():
                 return stepper.step(window)
         except Exception as error:
-            if self.norms.names and self._is_open:
-                # The others wait in a norm and cannot be told: they see that this process ends.
+            if (self.norms.names or self.shards.is_on) and self._is_open:
+                # The others wait in a pass and cannot be told: they see that this process ends.
                 self._is_open = False
                 if not is_out_of_memory(error):
                     raise
+                key = "parallel: fsdp2" if self.shards.is_on else "sync_norm"
                 raise FinetuneError(
-                    "memory has run out, and with train.sync_norm the processes cannot cut a step "
+                    f"memory has run out, and with train.{key} the processes cannot cut a step "
                     "again",
                     hint=f"{_NO_MEMORY}takes less",
                 ) from error
@@ -249,7 +259,10 @@ class SharedMean:
 
     def correct(self, loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
         """Add up gradients and loss over the ranks, then do as `WindowMean.correct`."""
-        return self._mean.correct(self._sharing.add_up(loss, self._mean), parameters)
+        loss = self._sharing.add_up(loss, self._mean)
+        shards = self._sharing.shards
+        shards.hand_over()
+        return self._mean.correct(loss, chain(parameters, shards.parts.values()))
 
 
 def _as(value: float, like: Count) -> Count:

@@ -21,7 +21,7 @@ from finetune.tasks.task import Task, add_up
 from finetune.tasks.window_mean import LossMean, WindowMean
 from finetune.train.block_figures import BlockFigures, Values
 from finetune.train.clock import Clock
-from finetune.train.gradients import LossNorms, clip_gradients
+from finetune.train.gradients import LossNorms, clip_gradients, norm_of
 from finetune.train.guard import StepGuard
 from finetune.train.laps import Laps
 from finetune.train.precision import Precision
@@ -56,6 +56,8 @@ class Stepper:
     """Which process of the run this is."""
     new_mean: Callable[[Sequence[WeightedLoss], Sequence[Batch]], LossMean] = WindowMean
     """Makes what divides the losses of a window; with several processes it adds up gradients."""
+    norm_of: Callable[[Sequence[nn.Parameter]], Tensor] = norm_of
+    """Returns the norm over all gradients, those of other processes included."""
 
     def step(self, window: Sequence[Batch]) -> StepStats:
         """Make one optimizer step over a window, given as its micro-batches.
@@ -146,7 +148,7 @@ class Stepper:
             return None
         # The limit and the logged norm are of true gradients, without the loss scale of float16.
         self.precision.unscale(self.optimizer)
-        return clip_gradients(self.optimizer, self.max_grad_norm)
+        return clip_gradients(self.optimizer, self.max_grad_norm, self.norm_of)
 
     def _blocks_before(self) -> tuple[dict[str, Tensor], Values]:
         """Return the gradient of each block and its weights before the update, if they are told."""

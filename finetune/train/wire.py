@@ -43,6 +43,7 @@ from finetune.train.compatibility import Compatibility
 from finetune.train.compiling import refuse_uncompilable
 from finetune.train.delta import Base
 from finetune.train.evaluator import Evaluator
+from finetune.train.gradients import norm_of
 from finetune.train.guard import StepGuard
 from finetune.train.looking import Looking
 from finetune.train.loop import Splits, Trainer
@@ -58,6 +59,8 @@ from finetune.train.resuming import folder_to_go_on, take_up
 from finetune.train.run_documents import documents_of
 from finetune.train.same_data import lines_on_going_on, record_to_go_on
 from finetune.train.saver import Saver
+from finetune.train.shard_settings import shards_of
+from finetune.train.shards import Shards
 from finetune.train.shared_passes import SharedPasses
 from finetune.train.sharing import Sharing
 from finetune.train.sizes import checkpoint_bytes, optimizer_state
@@ -108,9 +111,11 @@ def build_trainer(
         parts = build_parts(config, record, ranks=link.ranks)
         notes += unknown
         notes += lines_on_going_on(record, parts.data.changes, parts.data.identity)
-        trainer = _wire(config, parts, folder, tracker, link)
-        notes += lines_on_sharing(parts.training, link.ranks, parts.device)
-        notes += notes_of(config, parts, lints_of(config, parts))
+        own_notes = notes_of(config, parts, lints_of(config, parts))
+        # From here on the network may be sharded: what runs it must do so on every rank.
+        shards, lines = shards_of(config, parts, link)
+        trainer = _wire(config, parts, folder, tracker, shards)
+        notes += [*lines_on_sharing(parts.training, link.ranks, parts.device), *lines, *own_notes]
         goes_on = not fresh or folder.origin is not None
         checkpoint = take_up(trainer) if goes_on else None
         place = on_place(folder.path, trainer.progress.step, parts.total_steps, checkpoint)
@@ -139,10 +144,10 @@ class _Shared:
 
 
 def _wire(
-    config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker | None, link: Link
+    config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker | None, shards: Shards
 ) -> Trainer:
     """Build the collaborators of a run, each after those that it needs."""
-    data, plan, model = parts.data, parts.plan, parts.model
+    data, plan, model, link = parts.data, parts.plan, parts.model, shards.link
     # One layout for the whole run: phases freeze by dropping gradients, not by regrouping.
     groups = make_groups(plan.ever_trained, plan.fates, plan.undecayed)
     rows = RowSlices.of(model, plan.ever_trained)
@@ -153,17 +158,24 @@ def _wire(
     precision = Precision(parts.training.precision, parts.device)
     shared = _Shared(
         parts,
-        build_optimizer(config.optimizer, groups, dict(model.named_parameters()) | rows.slices),
+        build_optimizer(
+            config.optimizer, groups, dict(model.named_parameters()) | rows.slices | shards.parts
+        ),
         timeline,
         precision,
-        ActivationCache(config.cache, model, _cache_use(config, parts, reporter, link)),
-        Average.of(model, plan, parts.training),
+        ActivationCache(
+            config.cache.model_copy(update={"use": "off"}) if shards.is_on else config.cache,
+            model,
+            _cache_use(config, parts, reporter, link),
+        ),
+        Average.of(model, plan, parts.training, shards.parts),
         reporter,
         Clock(timeline, _watchdog(config)),
-        _sharing(parts, timeline, precision, lines, link),
+        _sharing(parts, timeline, precision, lines, shards),
     )
     # Before a checkpoint is loaded: it keeps some weights as they are built.
-    blocks = BlockFigures.of(model, plan.inventory)
+    # With shards each rank has some weights of each tensor only: no block is told of.
+    blocks = BlockFigures.of(model, () if shards.is_on else plan.inventory)
     stepper = _stepper(config, shared, rows, blocks)
     saver = _saver(config, shared, folder)
     sharing = shared.sharing
@@ -190,9 +202,10 @@ def _wire(
 
 
 def _sharing(
-    parts: Parts, timeline: Timeline, precision: Precision, lines: RankLines, link: Link
+    parts: Parts, timeline: Timeline, precision: Precision, lines: RankLines, shards: Shards
 ) -> Sharing:
     """Return what shares the steps of a run between its processes."""
+    link = shards.link
     return Sharing(
         link=link,
         model=parts.model,
@@ -201,6 +214,7 @@ def _sharing(
         stop=Stop(is_several=link.ranks.is_several),
         lines=lines,
         norms=SyncedNorms(link, parts.model, is_wanted=parts.training.sync_norm),
+        shards=shards,
         num_losses=len(parts.task.losses),
     )
 
@@ -234,6 +248,7 @@ def _stepper(config: RunConfig, shared: _Shared, rows: RowSlices, blocks: BlockF
         blocks=blocks,
         ranks=sharing.link.ranks,
         new_mean=sharing.mean if sharing.is_several else WindowMean,
+        norm_of=sharing.shards.norm if sharing.shards.is_on else norm_of,
     )
 
 
@@ -271,13 +286,19 @@ def _saver(config: RunConfig, shared: _Shared, folder: RunFolder) -> Saver:
         clock=shared.clock,
         reporter=shared.reporter,
         alike=Alike(shared.sharing.link, model, lambda: shared.timeline.data),
+        shards=shared.sharing.shards,
     )
 
 
 def _evaluator(config: RunConfig, shared: _Shared, looking: Looking) -> Evaluator:
     """Return what evaluates the splits."""
     link, stop = shared.sharing.link, shared.sharing.stop
-    passes = SharedPasses(link, stop, sends_inputs=config.task.has_own_loss)
+    passes = SharedPasses(
+        link,
+        stop,
+        sends_inputs=config.task.has_own_loss,
+        meets_in_passes=shared.sharing.shards.is_on,
+    )
     return Evaluator(
         cache=shared.cache,
         average=shared.average,

@@ -38,6 +38,8 @@ class Poisoned(nn.Module):
             hidden = hidden + float("nan")
         if is_bad and self.fault == "gradient":
             hidden = _Exploding.apply(hidden)
+        if is_bad and self.fault == "row":
+            hidden = torch.cat([_Exploding.apply(hidden[:, :1]), hidden[:, 1:]], 1)
         return self.head(self.norm(hidden).tanh())
 
 

@@ -1,6 +1,5 @@
 """Several processes train the run of one: the same bits, one stop for all, and a word on faults."""
 
-import json
 import os
 import re
 import shutil
@@ -84,32 +83,6 @@ def two_ranks(tmp_path):
     for process in processes:
         process.kill()
         process.communicate()
-
-
-@pytest.fixture(scope="module")
-def forks():
-    """A process that has loaded finetune; its forks are the ranks of all runs of this file."""
-    program = [sys.executable, TORTURE / "forked_ranks.py"]
-    with subprocess.Popen(
-        program, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        yield process
-        process.stdin.close()
-
-
-@pytest.fixture
-def ranks(forks, tmp_path):
-    """Run the command in so many ranks; return their exit codes and what they wrote."""
-
-    def run(world, *arguments, **environment):
-        job = {"world": world, "arguments": ["train", *map(str, arguments)]}
-        job |= {"folder": str(tmp_path), "environment": environment}
-        forks.stdin.write(json.dumps(job) + "\n")
-        forks.stdin.flush()
-        done = json.loads(forks.stdout.readline())
-        return done["codes"], done["told"]
-
-    return run
 
 
 def ended(processes):

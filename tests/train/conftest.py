@@ -1,0 +1,40 @@
+"""Runs of several processes, each a fork of one that has loaded finetune."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TORTURE = Path(__file__).parents[1] / "torture"
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """A process that has loaded finetune; its forks are the ranks of all runs of this folder."""
+    places = [str(TORTURE), str(Path(__file__).parent)]
+    places += [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+    program = [sys.executable, TORTURE / "forked_ranks.py"]
+    with subprocess.Popen(
+        program, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def ranks(forks, tmp_path):
+    """Run the command in so many ranks; return their exit codes and what they wrote."""
+
+    def run(world, *arguments, **environment):
+        job = {"world": world, "arguments": ["train", *map(str, arguments)]}
+        job |= {"folder": str(tmp_path), "environment": environment}
+        forks.stdin.write(json.dumps(job) + "\n")
+        forks.stdin.flush()
+        done = json.loads(forks.stdout.readline())
+        return done["codes"], done["told"]
+
+    return run
