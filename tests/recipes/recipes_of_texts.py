@@ -1,5 +1,6 @@
 """Small texts and sounds for each recipe that learns from them, and what the recipe is told."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,28 @@ def commonlit(made: Path) -> Overrides:
     }
 
 
+def sentences(parts: Sequence[str], *texts: str, score: bool = False) -> Maker:
+    """Return the maker of a data set of sentence-transformers with these columns."""
+
+    def make(made: Path) -> Overrides:
+        features = {name: datasets.Value("string") for name in texts}
+        part: dict[str, list[Any]] = {
+            name: [f"{name} number {number} of a film" for number in range(12)] for name in texts
+        }
+        if score:
+            features["score"] = datasets.Value("float64")
+            part["score"] = [number / 11 for number in range(12)]
+        folder = hub(made / "hub", features, **dict.fromkeys(parts, part))
+        names = ("train", "validation", "test")[: len(parts)]
+        return {
+            **{f"data.{name}.path": folder for name in names},
+            "model.layers.0.path": text_network(made / "network"),
+            **TWO_STEPS,
+        }
+
+    return make
+
+
 def setfit_body(made: Path) -> Overrides:
     """Sentences of two classes."""
     names = {"text": "string", "label": "int64", "label_text": "string"}
@@ -191,6 +214,8 @@ MAKERS: dict[str, Maker] = {
     "hf_qa": hf_qa,
     "hf_audio_classification": hf_audio_classification,
     "commonlit": commonlit,
+    "st_stsb": sentences(["train", "validation", "test"], "sentence1", "sentence2", score=True),
+    "st_nli": sentences(["train", "dev"], "anchor", "positive", "negative"),
     "setfit_body": setfit_body,
     "setfit_head": setfit_head,
 }
