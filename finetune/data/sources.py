@@ -27,7 +27,7 @@ from finetune.config.source_keys import (
 )
 from finetune.data import files
 from finetune.data.arrays import read_arrays
-from finetune.data.coco import read_coco
+from finetune.data.coco import FoundCoco, read_coco
 from finetune.data.hub import dataset_columns, quiet
 from finetune.data.known_files import KnownFiles
 from finetune.data.large_tables import read_large_tables
@@ -148,7 +148,9 @@ def _read(
             notes += found
             return columns, str(path), None
         case CocoSource():
-            return _of_coco(source, key)
+            found_coco, path, folder = _of_coco(source, key)
+            notes += found_coco.notes
+            return found_coco.columns, str(path), folder
         case SklearnSource():
             return _bundled(source), source.name, None
         case RandomSource():
@@ -179,13 +181,13 @@ def _read_folder(
     return files.read_image_folder(path, source, within, key)
 
 
-def _of_coco(source: CocoSource, key: Key) -> tuple[dict[str, Column], str, Path]:
-    """Return images and boxes of a file of COCO, its name, and the folder of the images."""
+def _of_coco(source: CocoSource, key: Key) -> tuple[FoundCoco, Path, Path]:
+    """Return images and boxes of a file of COCO, the file, and the folder of the images."""
     path = files.existing(source.path, (*key, "path"), folder=False)
-    if source.folder is None:
-        return read_coco(path, (*key, "path")), str(path), path.parent
-    folder = files.existing(source.folder, (*key, "folder"), folder=True)
-    return read_coco(path, (*key, "path")), str(path), folder
+    folder = path.parent
+    if source.folder is not None:
+        folder = files.existing(source.folder, (*key, "folder"), folder=True)
+    return read_coco(path, (*key, "path")), path, folder
 
 
 def _bundled(source: SklearnSource) -> dict[str, Column]:
