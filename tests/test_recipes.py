@@ -31,7 +31,7 @@ MAY_CHANGE = re.compile(
     r"|data\.transforms\.0\.size"
 )
 """All that a test may say differently: where data and weights are, how long the
-run is, and how large its images, which a detector resizes itself by its arguments."""
+run is, and how large its images."""
 
 
 TABLE = ROOT / "docs" / "recipes.md"

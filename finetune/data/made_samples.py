@@ -21,10 +21,11 @@ from finetune.data.batches import (
 )
 from finetune.data.gathered_samples import GatheredSamples
 from finetune.data.kept_samples import KeptSamples
+from finetune.data.padding import padded_images
 from finetune.data.pipeline import finished_batch, stacked
 from finetune.data.ragged import Tokens
 from finetune.data.sample_maker import Making, SampleMaker
-from finetune.data.samples import Prepared
+from finetune.data.samples import Prepared, Sample
 from finetune.data.workers import Workers
 from finetune.errors import DataError
 from finetune.models.declared import TensorSpec
@@ -71,7 +72,7 @@ class MadeSamples:
         first = self.maker.made(torch.tensor(self.maker.first_rows), 0).samples
         self._waiting = {step.column for step in making.batched}
         """Columns that are finished on whole batches."""
-        stack = finished_batch(stacked(first, self._waiting), making.batched)
+        stack = finished_batch(self._stacked(first), making.batched)
         made = {name: spec_of(values[0]) for name, values in stack.items()}
         both = plain.specs | made
         self.specs: dict[str, TensorSpec] = {
@@ -182,9 +183,20 @@ class MadeSamples:
         made = self.maker.made(rows, view)
         # What stands in the place of another sample brings its own target and other columns.
         plain = self._plain.fetch(made.rows, blank=blank, length=length)
-        inputs = stacked(made.samples, self._waiting, self._told(made.rows)) | plain.inputs
+        inputs = self._stacked(made.samples, self._told(made.rows)) | plain.inputs
         view = view if self.views else 0
         return replace(plain, inputs=inputs, indices=rows, view=view, skipped=made.skipped)
+
+    def _stacked(
+        self, samples: Sequence[Sample], told: Callable[[int], str] | None = None
+    ) -> dict[str, Tensor]:
+        """Return samples as one tensor a column; images of different sizes are padded if asked."""
+        if not self._making.pads:
+            return stacked(samples, self._waiting, told)
+        padded = padded_images(samples, told or "sample {} of the batch".format)
+        others = [{n: v for n, v in sample.items() if n not in padded} for sample in samples]
+        found = stacked(others, self._waiting, told) | padded
+        return {name: found[name] for name in samples[0]}
 
     def _finished(self, batch: Batch) -> Batch:
         """Return a batch after the steps on whole batches, its columns in order."""

@@ -34,7 +34,9 @@ def as_trained(columns: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> d
     }
 
 
-def unlike_training(specs: Mapping[str, TensorSpec], other: Samples) -> list[str]:
+def unlike_training(
+    specs: Mapping[str, TensorSpec], other: Samples, *, may_differ: bool = False
+) -> list[str]:
     """Return notes on images of another shape than those of training.
 
     One sample is compared: those of a part are alike.
@@ -42,6 +44,7 @@ def unlike_training(specs: Mapping[str, TensorSpec], other: Samples) -> list[str
     Args:
         specs: Shape and dtype of the columns of training.
         other: Another part, or samples that a trained network is given.
+        may_differ: Whether the network takes images of different sizes, so that none is told.
 
     Raises:
         DataError: numbers of a column are of another shape or type.
@@ -55,7 +58,7 @@ def unlike_training(specs: Mapping[str, TensorSpec], other: Samples) -> list[str
             continue
         if min(len(found.shape), len(spec.shape)) < _IMAGE_AXES or found.dtype != spec.dtype:
             _refuse(name, spec, found, other)
-        elif found.shape != spec.shape:
+        elif found.shape != spec.shape and not may_differ:
             notes.append(
                 f"column {name!r}: training takes samples of {spec.shape}, "
                 f"{_part(other) or 'this data'} has {found.shape}"

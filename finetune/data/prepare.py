@@ -128,7 +128,10 @@ def evaluation_samples(
     steps = with_ignored_borders(steps, part.mask)
     notes: list[str] = []
     skips = config.on_error == "skip"
-    fetching = Fetching(config.workers, None, batch_size, hang_timeout_s, seed, skips=skips)
+    pads = preprocessing.pads_images
+    fetching = Fetching(
+        config.workers, None, batch_size, hang_timeout_s, seed, skips=skips, pads=pads
+    )
     making = _Making(steps, fetching, trust, notes.append, tokens)
     return _samples(part, making, name, specs), [
         *notes,
@@ -258,7 +261,10 @@ def prepare_data(
     # `0` says that nothing is to be kept, which then needs no line of its own
     budget = MemoryBudget.of(config.memory_gb) if config.memory_gb else None
     skips = config.on_error == "skip"
-    fetching = Fetching(config.workers, budget, batch_size, hang_timeout_s, seed, views, skips)
+    pads = preprocessing.pads_images
+    fetching = Fetching(
+        config.workers, budget, batch_size, hang_timeout_s, seed, views, skips, pads
+    )
     making = _Making(steps, fetching, trust, notes.append, tokens)
     train = _samples(opened.train, making, "train")
     _refuse_idle_skips(opened.train, skips=skips)
@@ -268,12 +274,18 @@ def prepare_data(
         for name, part in others.items()
         if part is not None
     }
-    unlike = [note for other in made.values() for note in unlike_training(train.specs, other)]
+    unlike = [
+        note
+        for other in made.values()
+        for note in unlike_training(train.specs, other, may_differ=pads)
+    ]
     on_steps = (
         *(tokens.notes if tokens is not None else ()),
         *notes_on_texts(steps.train, steps.other),
         *notes_on_unmoved(config, for_loss, masks),
-        *_notes_on_steps(steps, train, opened.train.table, None if fitted else len(table)),
+        *_notes_on_steps(
+            steps, train, opened.train.table, None if fitted else len(table), may_differ=pads
+        ),
     )
     return PreparedData(
         train,
@@ -290,7 +302,12 @@ def prepare_data(
 
 
 def _notes_on_steps(
-    steps: SampleSteps, train: Samples, table: Table, num_fitted_on: int | None
+    steps: SampleSteps,
+    train: Samples,
+    table: Table,
+    num_fitted_on: int | None,
+    *,
+    may_differ: bool,
 ) -> list[str]:
     """Return notes on fitted steps, and on images that evaluation sees in another shape.
 
@@ -299,11 +316,13 @@ def _notes_on_steps(
         train: The training samples.
         table: Their raw columns.
         num_fitted_on: How many samples steps were fitted on; None if the run has kept figures.
+        may_differ: Whether the network takes images of different sizes.
     """
+    left_out = [] if may_differ else steps.left_out
     return [
         *notes_on_figures(steps.train, num_fitted_on),
         *notes_on_met(steps.train, steps.other),
-        *note_on_other_shapes(train, table, steps.other, steps.left_out, row=train.first_row),
+        *note_on_other_shapes(train, table, steps.other, left_out, row=train.first_row),
     ]
 
 

@@ -102,7 +102,7 @@ def prepare_inputs(
         outcome, for_loss = with_answers(outcome, for_loss, table, tell)
         # each sample is seen once, by the process that predicts
         place = table.without_columns().place
-        fetching = _fetching(config, table, batch_size)
+        fetching = _fetching(config, table, batch_size, pads=preprocessing.pads_images)
         samples = samples_from(outcome, for_loss, place=place, fetching=fetching, tell=tell)
     # Redacted: a path or a label in them may be a secret of the config.
     on_files = (*notes_on_new(columns), *notes_on_audio({n: [c] for n, c in columns.items()}, 0))
@@ -111,12 +111,12 @@ def prepare_inputs(
     return samples
 
 
-def _fetching(config: DataConfig, table: Table, batch_size: int) -> Fetching | None:
+def _fetching(config: DataConfig, table: Table, batch_size: int, *, pads: bool) -> Fetching:
     """Return how samples are made: by processes if the config has them, for several batches."""
     # Processes for a batch or two would cost more than they save.
     if config.workers == 0 or len(table) <= _FEW_BATCHES * batch_size:
-        return None
-    return Fetching(workers=config.workers, batch_size=batch_size)
+        return Fetching(pads=pads)
+    return Fetching(workers=config.workers, batch_size=batch_size, pads=pads)
 
 
 _FEW_BATCHES = 2

@@ -55,6 +55,7 @@ class Fetching:
         seed: Seed of the random steps.
         views: How many draws of the random steps a training sample has.
         skips: Whether the next sample takes the place of one that cannot be made.
+        pads: Whether images of different sizes are padded to the largest one of a batch.
     """
 
     workers: int | Literal["auto"] = 0
@@ -64,6 +65,7 @@ class Fetching:
     seed: int = 0
     views: int | None = None
     skips: bool = False
+    pads: bool = False
 
 
 def samples_from(
@@ -95,11 +97,15 @@ def samples_from(
         return plain
     fetching = fetching or Fetching()
     once, drawn, batched = _parted(outcome.once, outcome.drawn)
+    if fetching.pads and batched:
+        # A padded image is no image to a step: all are done before.
+        once, drawn = (once, [*drawn, *batched]) if drawn else ([*once, *batched], drawn)
+        batched = []
     samples = MadeSamples(
         # In their order, which is that of the network's inputs.
         {each: column for each, column in outcome.columns.items() if each in outcome.made},
         plain,
-        Making(once, drawn, batched, identity, fetching.seed, fetching.skips),
+        Making(once, drawn, batched, identity, fetching.seed, fetching.skips, fetching.pads),
         names=tuple(outcome.columns) if plain.inputs else (),
         views=fetching.views if name == "train" else 1,
         target=for_loss.target,

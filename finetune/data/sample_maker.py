@@ -37,6 +37,7 @@ class Making:
         identity: Text that identifies the steps, for the fingerprint of the data.
         seed: Seed of the random steps.
         skips: Whether the next sample takes the place of one whose image cannot be read.
+        pads: Whether images of different sizes are padded to the largest one of a batch.
     """
 
     once: Sequence[Step] = ()
@@ -45,6 +46,7 @@ class Making:
     identity: str = ""
     seed: int = 0
     skips: bool = False
+    pads: bool = False
 
 
 class Made(NamedTuple):

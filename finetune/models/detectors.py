@@ -7,6 +7,7 @@ that runs a network (probes of the activation cache, plan, inspection) needs no 
 Letters: B images, C channels, H height, W width, D detections of an image, K boxes of an image.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,21 @@ from torch import Tensor, nn
 
 from finetune.importing import require
 
+OUTSIDE = math.nan
+"""Value of what lies outside of an image, below it and to the right, in a batch of larger ones."""
 NO_BOX = -1
 """Class of a row that holds no box: images have different numbers of them."""
+
+
+def sizes_of(images: Tensor) -> list[tuple[int, int]]:
+    """Return height and width of each image `(B, C, H, W)`, without what lies outside of it."""
+    height, width = images.shape[-2:]
+    if not images.is_floating_point() or not images.shape[1]:
+        return [(height, width)] * len(images)
+    # One comparison a side: nothing but padding is NaN, which no image holds.
+    first = images[:, 0]
+    outside = torch.stack([first[:, :, 0].isnan().sum(1), first[:, 0].isnan().sum(1)], dim=1)
+    return [(height - below, width - right) for below, right in outside.tolist()]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,14 +102,15 @@ class Detector(nn.Module):
         return hasattr(self, "roi_heads")
 
     def forward(self, images: Tensor) -> Tensor | Undetected:
-        """Return what is in images `(B, C, H, W)` with values from 0 to 1.
+        """Return what is in images `(B, C, H, W)` with values from 0 to 1, and `OUTSIDE` beyond.
 
         Returns:
             In evaluation detections `(B, D, 6)`: x1, y1, x2, y2 in pixels, probability, number of
             the class; class `NO_BOX` in rows without one. In training what losses are made of.
         """
-        sizes = tuple((int(image.shape[-2]), int(image.shape[-1])) for image in images)
-        seen, _ = self.network.transform(list(images), None)
+        sizes = tuple(sizes_of(images))
+        each = zip(images, sizes, strict=True)
+        seen, _ = self.network.transform([one[:, :high, :wide] for one, (high, wide) in each], None)
         features = self.network.backbone(seen.tensors)
         if isinstance(features, Tensor):
             features = OrderedDict([("0", features)])

@@ -52,6 +52,8 @@ class Preprocessing:
     there is no such head or its outputs are not named."""
     no_tokenizer: str | None = field(default=None, compare=False)
     """Folder or hub id of the first network of `transformers`, if none of them has a tokenizer."""
+    pads_images: bool = False
+    """Whether images of a batch may differ in size: a detector sees where each of them ends."""
     named: Mapping[str, str | None] = field(default_factory=dict, compare=False)
     """Names in the inputs of layers, each with the tokenizer of the layer if it has one. Of several
     texts, those among them are tokenized singly."""
@@ -77,6 +79,7 @@ def read_preprocessing(config: ModelConfig) -> Preprocessing:
     tokenizer: str | None = None
     places: list[str] = []
     image: ImagePreprocessing | None = None
+    pads_images = False
     head: tuple[str, ...] = ()
     of_layers: dict[str, str | None] = {}
     for layer, key in _walk(config.layers, ("model", "layers")):
@@ -100,11 +103,12 @@ def read_preprocessing(config: ModelConfig) -> Preprocessing:
                 image = image or _of_timm(layer, key)
             case TorchvisionLayer():
                 image = image or _of_torchvision(layer, key)
+                pads_images = pads_images or is_detector(layer)
             case _:
                 continue
     lacking = places[0] if places and tokenizer is None else None
     named = _named_inputs(config.layers, of_layers)
-    return Preprocessing(tokenizer, image, head, lacking, named)
+    return Preprocessing(tokenizer, image, head, lacking, pads_images, named)
 
 
 def _named_inputs(

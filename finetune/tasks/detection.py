@@ -14,11 +14,11 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor
 
 from finetune.config.task_keys import DetectionTask
-from finetune.models.detectors import NO_BOX
+from finetune.data.batches import Batch
+from finetune.models.detectors import NO_BOX, sizes_of
 from finetune.tasks.box_metrics import box_measures
 from finetune.tasks.losses import WeightedLoss, against_target
 from finetune.tasks.records import Asked
-from finetune.tasks.segmentation import size_of_input
 from finetune.tasks.task import Task, add_up
 from finetune.tasks.task_facts import TaskFacts
 from finetune.tasks.unfit_outputs import UnfitOutputsError, misfit
@@ -96,12 +96,12 @@ def _read(
         found = detections_of(outputs).detach().float().cpu()
     except ValueError as error:
         raise misfit("prediction", outputs, None, error) from error
-    seen = None if asked is None else size_of_input(asked.batch)
+    seen = None if asked is None else _sizes_seen(asked.batch)
     read = []
     for number, rows in enumerate(found):
         there = rows[(rows[:, 5] != NO_BOX) & (rows[:, 4] >= threshold)]
         size = None if asked is None else asked.size(number)
-        high, wide = (1.0, 1.0) if size is None or seen is None else _scale(size, seen)
+        high, wide = (1.0, 1.0) if size is None or seen is None else _scale(size, seen[number])
         corners = there[:, :4] * there.new_tensor([wide, high, wide, high])
         corners[:, 2:] -= corners[:, :2]
         read.append(
@@ -114,6 +114,12 @@ def _read(
     return read
 
 
-def _scale(size: tuple[int, int], seen: tuple[int, ...]) -> tuple[float, float]:
+def _sizes_seen(batch: Batch) -> list[tuple[int, int]] | None:
+    """Return height and width of each image that the network takes; None without any."""
+    images = next((values for values in batch.inputs.values() if values.ndim == 4), None)
+    return None if images is None else sizes_of(images)
+
+
+def _scale(size: tuple[int, int], seen: tuple[int, int]) -> tuple[float, float]:
     """Return by how much an image is higher and wider than what the network saw of it."""
     return size[0] / seen[0], size[1] / seen[1]

@@ -184,6 +184,7 @@ def ludwig_segmentation(made: Path) -> Overrides:
 def pytorch_detection(made: Path) -> Overrides:
     """Images of noise with a box each, and the detector from random weights."""
     image_folder(made, ["people"], each=6)
+    Image.open(made / "people" / "0.jpg").crop((0, 0, 50, 41)).save(made / "people" / "0.jpg")
     document = {
         "images": [{"id": number, "file_name": f"{number}.jpg"} for number in range(6)],
         "annotations": [
@@ -196,7 +197,6 @@ def pytorch_detection(made: Path) -> Overrides:
     return {
         "data.source.path": made / "boxes.json",
         "data.source.folder": made / "people",
-        "data.transforms.0.size": "[48,64]",
         "model.layers.0.pretrained": "false",
         "model.layers.0.args": "{min_size: 48, max_size: 64, box_batch_size_per_image: 8}",
         **TWO_STEPS,
