@@ -4,6 +4,7 @@ Letters: B samples of a batch, C channels, H height, W width.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -46,10 +47,15 @@ def _padded(name: str, images: Sequence[Tensor], place: Callable[[int], str]) ->
     height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
     batch = torch.full((len(images), len(images[0]), height, width), OUTSIDE)
     for position, image in enumerate(images):
-        refuse_gaps(name, Numbers(image[None]), lambda _, at=position: place(at))
+        refuse_gaps(name, Numbers(image[None]), partial(_named, place, position))
         values = image.float()
         if image.dtype == torch.uint8:
             # As `finished_batch` does it: an image has the same bits in every batch.
             values = values.div_(torch.tensor(255.0))
         batch[position, :, : image.shape[1], : image.shape[2]] = values
     return batch
+
+
+def _named(place: Callable[[int], str], position: int, _: int) -> str:
+    """Return the name of a sample that is looked at as a column of one row."""
+    return place(position)
