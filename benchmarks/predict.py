@@ -1,26 +1,35 @@
 """Measure `predict` against a plain loop over the same network: rows per CPU second, and memory.
 
-    python benchmarks/predict.py [--rows 100000] [--pairs 3] [--numbers]
+    python benchmarks/predict.py [--rows 100000] [--pairs 3] [--numbers | --images 10000]
 
 A run on made-up texts is trained for one step on MiniLM. Then both predict the same table of JSON
 lines in turn; the figure is the median of the ratios. One line in the middle is corrupt. The plain
 loop tokenizes a batch of lines, runs the network and writes probabilities: no order by length, no
-journal, no columns. Resident memory is read at every piece of the input. With `--numbers` a linear
-network on two numbers predicts, alone: what is measured is then the way of the rows, and memory.
+journal, no columns. Resident memory is read at every piece of the input.
+
+With `--numbers` a linear network on two numbers predicts, alone: what is measured is then the way
+of the rows, and memory. With `--images` both predict so many JPEG files of a folder by a small
+network of convolutions, the plain loop by torch's `DataLoader` over torchvision's `ImageFolder`,
+with one worker process each.
 """
 
 import argparse
 import io
 import json
+import os
 import random
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 
 from finetune.config.run import RunConfig
 from finetune.importing import package_path
@@ -89,6 +98,109 @@ def plain_loop(predictor: Predictor, table: Path, out: Path) -> None:
                 said.write(json.dumps({"text": text, "probabilities": share}) + "\n")
 
 
+def draw_images(folder: Path, count: int) -> None:
+    """Save JPEG files of 200 x 150 pixels in folders of two classes."""
+    draw = np.random.default_rng(0)
+    for number in range(count):
+        place = folder / "ab"[number % 2] / f"{number:05}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        coarse = Image.fromarray(draw.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+        coarse.resize((200, 150), Image.Resampling.BICUBIC).save(place, quality=85)
+
+
+def trained_on_images(folder: Path) -> Path:
+    """Train a small network on some images for one step; return the folder of the run."""
+    draw_images(folder / "few", 64)
+    layers: list[dict[str, Any]] = [
+        {"name": "one", "type": "Conv2d", "out_channels": 16, "kernel_size": 3, "stride": 2},
+        {"name": "act", "type": "ReLU"},
+        {"name": "two", "type": "Conv2d", "out_channels": 32, "kernel_size": 3, "stride": 2},
+        {"name": "pool", "type": "AdaptiveAvgPool2d", "output_size": 1},
+        {"name": "flat", "type": "Flatten"},
+        {"name": "head", "type": "Linear", "out_features": "classes"},
+    ]
+    steps = [
+        {"type": "Resize", "size": [96, 96]},
+        {"type": "ToDtype", "dtype": "float32", "scale": True},
+        {"type": "Normalize", "mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2]},
+    ]
+    source = {"type": "imagefolder", "path": str(folder / "few")}
+    config = {
+        "model": {"layers": layers},
+        "data": {"source": source, "transforms": steps, "workers": 1},
+        "task": {"type": "classification"},
+        "optimizer": {"type": "SGD", "lr": 0.1},
+        "train": {"steps": 1, "batch_size": 32},
+        "cache": "off",
+    }
+    build_trainer(RunConfig.model_validate(config), folder / "run").fit(quiet=True)
+    return folder / "run"
+
+
+def plain_images(predictor: Predictor, folder: Path, out: Path) -> None:
+    """Predict images of a folder by a loop that a person writes."""
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    transform = v2.Compose(
+        [
+            v2.PILToTensor(),
+            v2.Resize([96, 96]),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize([0.5] * 3, [0.2] * 3),
+        ]
+    )
+    data = ImageFolder(str(folder), transform)
+    loader: Any = DataLoader(data, predictor.batch_size, num_workers=1)
+    names = iter(data.samples)
+    with out.open("w") as said, torch.inference_mode():
+        for images, _ in loader:
+            shares = predictor.model(images).softmax(-1).tolist()
+            for share in shares:
+                said.write(json.dumps({"input": next(names)[0], "probabilities": share}) + "\n")
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process, and of its worker processes that have ended."""
+    return sum(os.times()[:4])
+
+
+def on_images(count: int, pairs: int) -> None:
+    """Print images per CPU second of both ways, and per second."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        predictor = load_predictor(trained_on_images(folder))
+        draw_images(folder / "new", count)
+        told = Told(print, print)
+        found = []
+        for pair in range(pairs):
+            spent = []
+            source, said = Input(str(folder / "new"), io.StringIO()), folder / f"{pair}.jsonl"
+            whole = WholePrediction(predictor, source, Asking(), told)
+            ways: list[Callable[[], Any]] = [
+                partial(plain_images, predictor, folder / "new", folder / "plain.jsonl"),
+                partial(whole.to_file, said, None, raw=False),
+            ]
+            # Who goes first changes, so that a machine that slows down favours none.
+            for way in ways if pair % 2 else ways[::-1]:
+                begun, cpu_begun = time.perf_counter(), cpu_seconds()
+                way()
+                spent.append((time.perf_counter() - begun, cpu_seconds() - cpu_begun))
+            plain, ours = spent if pair % 2 else spent[::-1]
+            found.append((plain[0] / ours[0], plain[1] / ours[1]))
+            print(
+                f"pair {pair}: images per CPU second: predict {count / ours[1]:,.0f}, plain "
+                f"{count / plain[1]:,.0f}; per second {count / ours[0]:,.0f}, "
+                f"{count / plain[0]:,.0f}"
+            )
+        by_time, by_cpu = (statistics.median(each) for each in zip(*found, strict=True))
+        print(
+            f"predict over plain: {by_time:.2f} by seconds, {by_cpu:.2f} by CPU seconds (medians)"
+        )
+        print(f"resident MiB at the end: {resident_mib():.0f}")
+
+
 def resident_mib() -> float:
     """Return the memory that this process holds, in MiB."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
@@ -100,7 +212,11 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=100_000)
     options.add_argument("--pairs", type=int, default=3)
     options.add_argument("--numbers", action="store_true")
+    options.add_argument("--images", type=int, default=0)
     asked = options.parse_args()
+    if asked.images:
+        on_images(asked.images, asked.pairs)
+        return
     held: list[float] = []
     add = Journal.add
 
