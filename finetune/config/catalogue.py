@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.config.bounds import Bounds, beyond, bounds_of
-from finetune.config.hints import word_here
+from finetune.config.hints import remark_on, value_here, word_here
 from finetune.config.messages import is_meant, shown
 from finetune.errors import Key, did_you_mean
 
@@ -133,17 +133,15 @@ def check_arguments(
     """
     if type_name not in table:
         known = [*table, *also]
-        return [
-            (("type",), f"no {noun} {type_name!r}", did_you_mean(type_name, known) or otherwise)
-        ]
+        hint = value_here(type_name, known) or did_you_mean(type_name, known) or otherwise
+        return [(("type",), f"no {noun} {type_name!r}", hint)]
     known_arguments = table[type_name].arguments
     complaints: list[Complaint] = []
     for name, value in arguments.items():
         if name not in known_arguments:
             word = word_here(name, [*known_arguments, *own])
-            near = (
-                did_you_mean(name, known_arguments) if word is None else f"did you mean {word!r}?"
-            )
+            near = remark_on(name) if word is None else f"did you mean {word!r}?"
+            near = near or did_you_mean(name, known_arguments)
             # A list of all is the last resort: some constructors take twenty.
             hint = near or _listing(type_name, known_arguments)
             complaints.append(((name,), f"{type_name} has no argument {name!r}", hint))

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from finetune.config.remarks import REMARKS
 from finetune.errors import Key
 
 _NEAREST = 3
@@ -55,6 +56,9 @@ OTHER_WORDS = {
     **dict.fromkeys(("model", "model_name", "arch", "backbone", "model_type"), "architecture"),
     **dict.fromkeys(("model_name_or_path", "pretrained_model", "checkpoint_path"), "path"),
     **dict.fromkeys(("delimiter", "sep"), "separator"),
+    **dict.fromkeys(("units", "out_dim", "output_dim", "dim_out"), "out_features"),
+    **dict.fromkeys(("in_dim", "input_dim", "dim_in"), "in_features"),
+    **{"filters": "out_channels", "kernel": "kernel_size", "strides": "stride"},
     # Of a data set of the hub; elsewhere `split` is a key of its own.
     "split": "part",
     **dict.fromkeys(("sampling_rate", "sr", "rate"), "sample_rate"),
@@ -75,6 +79,33 @@ OTHER_WORDS = {
 """Words of other tools, each with ours. `prefix` was our own word in earlier versions."""
 
 OTHER_VALUES = {
+    **dict.fromkeys(("fp16", "half", "16", "16_mixed", "16_true", "mixed_float16"), "float16"),
+    **dict.fromkeys(("bf16", "bf16_mixed", "bf16_true", "mixed_bfloat16"), "bfloat16"),
+    **dict.fromkeys(("fp32", "32", "32_true", "single", "full"), "float32"),
+    **dict.fromkeys(("cosineannealinglr", "cosine_with_restarts", "cosineannealing",
+                     "cosine_annealing", "cosinedecay"), "cosine"),
+    **dict.fromkeys(("steplr", "multisteplr", "multistep"), "step"),
+    **dict.fromkeys(("reducelronplateau", "reduce_lr_on_plateau"), "plateau"),
+    **dict.fromkeys(("onecyclelr", "onecycle", "1cycle"), "one_cycle"),
+    **dict.fromkeys(("linearlr", "linear_with_warmup", "linear_schedule_with_warmup"), "linear"),
+    **dict.fromkeys(("constant_with_warmup", "none"), "constant"),
+    **dict.fromkeys(("polynomial_decay", "poly", "polynomiallr"), "polynomial"),
+    **dict.fromkeys(("exponentiallr", "exponential_decay"), "exponential"),
+    **dict.fromkeys(("crossentropyloss", "crossentropy", "ce", "nll", "softmax",
+                     "categorical_crossentropy", "sparse_categorical_crossentropy"),
+                    "cross_entropy"),
+    **dict.fromkeys(("bce", "bceloss", "bcewithlogitsloss", "bce_with_logits",
+                     "binary_crossentropy"), "binary_cross_entropy"),
+    **dict.fromkeys(("mseloss", "l2loss"), "mse"),
+    **dict.fromkeys(("l1loss", "maeloss"), "l1"),
+    **dict.fromkeys(("smooth_l1", "smoothl1loss", "huberloss"), "huber"),
+    **dict.fromkeys(("focalloss", "focal_loss"), "focal"),
+    **dict.fromkeys(("diceloss", "dice_loss"), "dice"),
+    **dict.fromkeys(("infonce", "ntxent", "multiplenegativesrankingloss"), "in_batch_negatives"),
+    **dict.fromkeys(("gradual_unfreezing", "gradual_unfreeze", "unfreeze", "finetuning_scheduler"),
+                    "gradual"),
+    **dict.fromkeys(("feature_extraction", "head_only", "probe", "linear_probing"), "linear_probe"),
+    **dict.fromkeys(("bias_only", "bias"), "bitfit"),
     **dict.fromkeys(("acc", "top1", "categorical_accuracy"), "accuracy"),
     **dict.fromkeys(("auc", "roc_auc", "roc", "roc_auc_score"), "auroc"),
     **dict.fromkeys(("f1_score", "f_score", "fscore", "f1_macro", "macro_f1"), "f1"),
@@ -84,7 +115,8 @@ OTHER_VALUES = {
     **dict.fromkeys(("r2_score", "rsquared"), "r2"),
     **dict.fromkeys(("binary", "multiclass", "binary_classification", "multiclass_classification",
                      "text_classification", "image_classification",
-                     "sequence_classification"), "classification"),
+                     "sequence_classification", "sentiment", "sentiment_analysis"),
+                    "classification"),
     **dict.fromkeys(("multi_label", "tagging", "multilabel_classification"), "multilabel"),
     **dict.fromkeys(("ner", "pos", "sequence_labeling", "tokens"), "token_classification"),
     **dict.fromkeys(("semantic_segmentation", "pixel_classification"), "segmentation"),
@@ -95,6 +127,12 @@ OTHER_VALUES = {
     **dict.fromkeys(("hf", "datasets", "hub"), "huggingface"),
     **dict.fromkeys(("images", "image_folder"), "imagefolder"),
     **dict.fromkeys(("texts", "text_folder"), "textfolder"),
+    **dict.fromkeys(("dense", "fc", "fullyconnected", "lazylinear"), "Linear"),
+    **dict.fromkeys(("maxpooling2d", "maxpool"), "MaxPool2d"),
+    **dict.fromkeys(("globalaveragepooling2d", "globalavgpool", "avgpool"), "AdaptiveAvgPool2d"),
+    **dict.fromkeys(("batchnormalization", "batchnorm"), "BatchNorm2d"),
+    **dict.fromkeys(("layernormalization", "layer_norm"), "LayerNorm"),
+    **dict.fromkeys(("leaky_relu", "leakyrelu"), "LeakyReLU"),
 }  # fmt: skip
 """Values of other tools, such as types and metrics, each with ours."""
 
@@ -102,6 +140,8 @@ EXAMPLES = {
     "validation": "split: {validation: 0.2} sets a fifth aside, say",
     "layers": "model: {layers: [{name: net, type: torchvision, architecture: resnet18}]}, say",
     "phases": "freeze: [encoder] freezes the layer of that name, freeze: [{all: true}] all",
+    "to": "tracking: [tensorboard], mlflow or wandb",
+    "use": "cache: auto, cache: off, or a mapping with the keys use, views, disk_gb, store_dtype",
     "epochs": "train: {epochs: 3}, say",
 }
 """For sections that people write as one word or number: an example, by the section's first key."""
@@ -114,10 +154,21 @@ def word_here(given: str, known: typing.Collection[str]) -> str | None:
     return word if word in known else None
 
 
+def remark_on(given: str) -> str | None:
+    """Return what stands in the place of a key of another tool; None if nothing is known of it."""
+    return REMARKS.get(_plain(given))
+
+
 def value_here(given: object, known: typing.Collection[str]) -> str | None:
     """Return a hint on the value among `known` that another tool calls `given`, or None."""
-    word = OTHER_VALUES.get(_plain(given)) if isinstance(given, str) else None
-    return f"did you mean {word!r}?" if word in known else None
+    word = other_value(given, known) if isinstance(given, str) else None
+    return None if word is None else f"did you mean {word!r}?"
+
+
+def other_value(given: str, known: typing.Collection[str]) -> str | None:
+    """Return the value among `known` that another tool calls `given`, or None."""
+    word = OTHER_VALUES.get(_plain(given))
+    return word if word in known else None
 
 
 def places_of(given: str, config: type[BaseModel], near: Key = ()) -> list[str]:

@@ -12,10 +12,11 @@ import yaml
 from pydantic import ValidationError
 
 from finetune.config.base import Node, faults_of
-from finetune.config.hints import places_of
+from finetune.config.hints import places_of, remark_on
 from finetune.config.messages import UNKNOWN_KEY, Fault, shown, shown_path
 from finetune.config.places import code_folder, find_places, keep_places, named_folder
 from finetune.config.reader import MAX_DEPTH, UNUSABLE, read_file, read_text, resolve
+from finetune.config.remarks import REMARKS_AT
 from finetune.config.run import Provenance, RunConfig
 from finetune.config.secrets import (
     Environment,
@@ -305,9 +306,12 @@ def _hint(fault: Fault, origin: Origin, root: Written) -> str | None:
     is_strange = fault.message == UNKNOWN_KEY or " has no argument " in fault.message
     # A hint about this very key says more than a place where there is one of its name.
     about = fault.hint or ""
-    if not is_strange or "did you mean" in about or about.startswith("leave it out"):
-        return fault.hint
     *above, name = origin.key.split(".")
+    if is_strange and (remark := REMARKS_AT.get(origin.key)) is not None:
+        return remark
+    is_sure = "did you mean" in about or about.startswith("leave it out")
+    if not is_strange or is_sure or about == remark_on(name):
+        return fault.hint
     places = places_of(name, RunConfig, tuple(above))
     if places == ["data.inputs"] and isinstance(column := _value_at(root, origin.key), str):
         return f"the columns that the network takes are named by data.inputs: [{shown(column)}]"

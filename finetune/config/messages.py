@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from finetune.config.hints import EXAMPLES, value_here, word_here
+from finetune.config.hints import EXAMPLES, other_value, remark_on, value_here, word_here
 from finetune.errors import Key, did_you_mean
 from finetune.redaction import redacted
 
@@ -155,7 +155,8 @@ def _nearest_field(given: str, fields: Mapping[str, FieldInfo]) -> str | None:
     # In a split: people of other tools give all shares.
     if given in ("train", "training") and "folds" in known:
         return "leave it out: what no other part takes is trained on"
-    near = did_you_mean(given, known) if word is None else f"did you mean {word!r}?"
+    near = f"did you mean {word!r}?" if word is not None else remark_on(given)
+    near = near or did_you_mean(given, known)
     return near or f"{KNOWN_HERE}{', '.join(known)}"
 
 
@@ -190,6 +191,8 @@ def _wrong_word(key: Key, given: Any, expected: str) -> Fault:
     known = [word.strip("'") for word in words]
     hint = did_you_mean(given, known) if isinstance(given, str) else None
     hint = value_here(given, known) or hint
+    if hint is None and "metrics" in key:
+        hint = "any class of torchmetrics by its name: {type: MatthewsCorrCoef}"
     wish = words[0] if len(words) == 1 else f"one of {', '.join(words)}"
     return Fault(key, f"needs {wish}, got {shown(given)}", hint)
 
@@ -226,6 +229,7 @@ def _as_typed(before: str, given: str, known: Sequence[str]) -> str:
         known: The types that there are.
     """
     word = next((each for each in known if each.casefold() == given.casefold()), None)
+    word = word or other_value(given, known)
     if word is not None:
         return f"{before}{{type: {word}}}"
     ending = PurePath(given).suffix.removeprefix(".").lower()
@@ -249,10 +253,23 @@ def _quoting(kind: str, given: Any) -> str | None:
     """Return a hint if a value has the wrong type only for want of quotes, or by YAML 1.1."""
     if kind == "string_type" and isinstance(given, bool | int | float):
         return "put it in quotes to make it text"
+    if kind in _NUMBERS and isinstance(given, str):
+        if given.strip().lower() in ("none", "null", "nil", ""):
+            return "leave the key out"
+        return "take the quotes away to make it a number" if _is_number(given) else None
     # People write `yes` and `no` as in YAML 1.1, where these are booleans.
     if kind == "bool_type" and isinstance(given, str) and given.lower() in _YAML_1_1:
         return f"by the rules of YAML 1.2, {given} is text: write {_YAML_1_1[given.lower()]}"
     return None
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+_NUMBERS = ("int_type", "float_type", "int_parsing", "float_parsing")
 _YAML_1_1 = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
