@@ -14,7 +14,7 @@ class WeightsConfig(Node):
     path: Annotated[str, PLACE]
     """A `.safetensors` file, or a `.pt`, `.pth` or `.bin` of others that holds only tensors. May begin with `package:NAME/`."""
     rename: dict[str, str] = Field(default_factory=dict)
-    """Beginnings of names in the file, each with its replacement in the model: `{"old.": "new."}`. The first that matches is used; `""` matches every name."""
+    """Beginnings of names in the file, each with its replacement in the model: `{"old.": "new."}`. The first that matches is used; `""` matches every name. An entry that begins with `*` replaces a part wherever it is in a name: `{"*.gamma": ".weight"}`."""
     strict: bool = True
     """Whether it is an error if a tensor of the file has no place or another shape, or a parameter gets no tensor."""
 

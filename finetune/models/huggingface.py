@@ -17,7 +17,12 @@ from finetune.config.model import TransformersLayer
 from finetune.errors import FinetuneError, Key, ModelError
 from finetune.importing import require
 from finetune.models.heads import HeadWanted, auto_with_head
-from finetune.models.loaded_values import conversion, not_finite, refuse_other_numbers
+from finetune.models.loaded_values import (
+    conversion,
+    not_finite,
+    nothing_but_zeros,
+    refuse_other_numbers,
+)
 from finetune.models.preprocessing import PretrainedPlace, file_finder, pretrained_place
 from finetune.models.renaming import in_yaml, mending, renamed
 from finetune.models.shapes import first_line
@@ -189,7 +194,9 @@ def _judged(
     )
     if (faults or broken) and (node.strict or not report.loaded):
         raise misfit(report, shapes, _hint(node, place, report, key), key=(*key, "path"))
-    return replace(report, remark=_conversion(node, place, model, key))
+    values = {n: p.detach() for n, p in model.named_parameters() if n not in lacking}
+    told = _conversion(node, place, model, key) + nothing_but_zeros(values)
+    return replace(report, remark=told)
 
 
 def _conversion(node: TransformersLayer, place: PretrainedPlace, model: nn.Module, key: Key) -> str:

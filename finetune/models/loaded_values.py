@@ -54,6 +54,17 @@ def conversion(pairs: Iterable[tuple[Tensor, Tensor]]) -> str:
     return "".join(f", {one}" for one in told)
 
 
+def nothing_but_zeros(tensors: Mapping[str, Tensor]) -> str:
+    """Return a text on how many loaded matrices are zero throughout, or none if no one is.
+
+    A download that was cut off, or a sparse copy, has such values; training leaves none.
+    """
+    empty = [name for name, t in tensors.items() if t.ndim > 1 and t.numel() and not t.any()]
+    if not empty:
+        return ""
+    return f", {len(empty)} of {len(tensors)} hold nothing but zeros, such as {empty[0]}"
+
+
 def not_finite(module: nn.Module, names: Iterable[str]) -> tuple[str, ...]:
     """Return those of these parameters that have a NaN or an infinity.
 

@@ -9,6 +9,8 @@ from finetune.errors import Key, ModelError
 
 _MOST_ENTRIES = 4
 """Most entries of a suggested rename: what needs more is not just a matter of beginnings."""
+_OLD_ENDS = {"gamma": "weight", "beta": "bias"}
+"""What TensorFlow calls the parameters of a norm, with torch's names."""
 _MOST_TRIED = 16
 """Most beginnings tried per entry, those first that fit most names."""
 
@@ -16,7 +18,9 @@ _MOST_TRIED = 16
 def renamed(
     tensors: Mapping[str, Tensor], rename: Mapping[str, str], key: Key
 ) -> dict[str, Tensor]:
-    """Return the tensors by their names in the module: the first beginning that fits is replaced.
+    """Return the tensors by their names in the module.
+
+    The first beginning that fits is replaced, after all parts whose entry begins with `*`.
 
     Raises:
         ModelError: two tensors get the same name, or an entry matches no name.
@@ -27,11 +31,13 @@ def renamed(
         if new in result:
             raise ModelError(f"two tensors of the file become {new!r}", key=key)
         result[new] = tensor
-    used = {_entry_for(name, rename) for name in tensors}
+    used = _used(tensors, rename)
     for old in rename:
         if old not in used:
+            where = "holds" if _is_part(old) else "begins with"
             raise ModelError(
-                f"no name of the file begins with {old!r}, or an entry before it takes them all",
+                f"no name of the file {where} {old.removeprefix('*')!r}, or an entry before it "
+                "takes them all",
                 hint=f"the file has {first_names(tuple(tensors))}",
                 key=(*key, old),
             )
@@ -43,7 +49,8 @@ def mending(own: Collection[str], theirs: Collection[str]) -> dict[str, str]:
 
     Names differ by a beginning: that of a wrapper (`module.`, `_orig_mod.`, `model.`, `backbone.`),
     of a container (`ema.`), or of a part with another name. The beginning is what precedes the
-    longest common end of two names. Nothing is renamed here.
+    longest common end of two names. Or all have a part within (`.base_layer.`), or one part under
+    another name (`.gamma` for `.weight`). Nothing is renamed here.
 
     Args:
         own: Names in the module that need a tensor.
@@ -56,7 +63,8 @@ def mending(own: Collection[str], theirs: Collection[str]) -> dict[str, str]:
     gained = _num_fitting(own, theirs, entries) or 0
     # Greedy: each entry is the one that gains most. All combinations would take too long.
     for _ in range(_MOST_ENTRIES):
-        tried = [_with_entry(entries, *pair) for pair in _candidates(own, theirs, entries)]
+        pairs = _candidates(own, theirs, entries) + _parts(own, theirs, entries)
+        tried = [_with_entry(entries, *pair) for pair in pairs]
         counts = [_num_fitting(own, theirs, one) or 0 for one in tried]
         best = max(counts, default=0)
         if best <= gained:
@@ -82,13 +90,38 @@ def first_names(names: Sequence[str], count: int = 3) -> str:
     return ", ".join(names[:count]) + more
 
 
+def _is_part(old: str) -> bool:
+    """Tell whether an entry is about a part of names, wherever it is in them."""
+    return len(old) > 1 and old.startswith("*")
+
+
 def _entry_for(name: str, rename: Mapping[str, str]) -> str | None:
-    """Return the first entry that a name begins with; None if it keeps its name."""
-    return next((old for old in rename if name.startswith(old)), None)
+    """Return the first entry that a name begins with; None if it keeps its beginning."""
+    return next((old for old in rename if not _is_part(old) and name.startswith(old)), None)
+
+
+def _used(names: Iterable[str], rename: Mapping[str, str]) -> set[str]:
+    """Return the entries that change a name."""
+    used = set[str]()
+    for name in names:
+        within = _with_parts(name, rename)
+        used.update(old for old in rename if _is_part(old) and old[1:] in name)
+        if (old := _entry_for(within, rename)) is not None:
+            used.add(old)
+    return used
+
+
+def _with_parts(name: str, rename: Mapping[str, str]) -> str:
+    """Return a name with the parts replaced whose entry begins with `*`."""
+    for old, new in rename.items():
+        if _is_part(old):
+            name = name.replace(old[1:], new)
+    return name
 
 
 def _new_name(name: str, rename: Mapping[str, str]) -> str:
     """Return a name as the rename changes it."""
+    name = _with_parts(name, rename)
     old = _entry_for(name, rename)
     return name if old is None else rename[old] + name.removeprefix(old)
 
@@ -97,7 +130,7 @@ def _num_fitting(
     own: Collection[str], theirs: Collection[str], rename: Mapping[str, str]
 ) -> int | None:
     """Return how many names become names of the module; None if the rename would be refused."""
-    if any(old not in {_entry_for(name, rename) for name in theirs} for old in rename):
+    if not rename.keys() <= _used(theirs, rename):
         return None
     new = Counter(_new_name(name, rename) for name in theirs)
     return None if rename and max(new.values()) > 1 else len(new.keys() & set(own))
@@ -126,6 +159,49 @@ def _candidates(
         votes.update({(old, new), (old + first, new + first)})
     ranked = sorted(votes.items(), key=lambda one: (-one[1], len(one[0][0]), one[0]))
     return [pair for pair, _ in ranked[:_MOST_TRIED]]
+
+
+def _parts(
+    own: Collection[str], theirs: Iterable[str], rename: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Return entries for one part of names that the module lacks, or has under another name."""
+    known = {part for name in own for part in name.split(".")}
+    masked = defaultdict[tuple[str, ...], set[str]](set)
+    for name in own:
+        for masks, part in _masked(name):
+            masked[masks].add(part)
+    votes = Counter[tuple[str, str]]()
+    for name in theirs:
+        for masks, part in _masked(_new_name(name, rename)):
+            if part not in known:
+                votes.update(_entries_for(part, masks, masked.get(masks, set())))
+    return [pair for pair, _ in votes.most_common(_MOST_TRIED)]
+
+
+def _entries_for(
+    part: str, masks: Sequence[str], others: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """Yield the entries that take out a part of a name, or give it the name it has in the module.
+
+    Args:
+        part: A part that no name of the module has.
+        masks: All parts of its name, "" in its place.
+        others: What the module has in that place of such a name.
+    """
+    if masks[-1] != "":
+        yield f"*{part}.", ""
+    elif part in _OLD_ENDS:
+        yield f"*.{part}", f".{_OLD_ENDS[part]}"
+    if len(others) == 1 and masks[0] != "":
+        end = "" if masks[-1] == "" else "."
+        yield f"*.{part}{end}", f".{next(iter(others))}{end}"
+
+
+def _masked(name: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield each part of a dotted name, with all parts in order and "" in its place."""
+    parts = name.split(".")
+    for at, part in enumerate(parts):
+        yield (*parts[:at], "", *parts[at + 1 :]), part
 
 
 def _ends(name: str) -> Iterator[str]:

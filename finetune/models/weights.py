@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from finetune.config.model import WeightsConfig
 from finetune.errors import FinetuneError, Key, ModelError
 from finetune.importing import package_path
-from finetune.models.loaded_values import conversion, not_finite, refuse_other_numbers
+from finetune.models.loaded_values import (
+    conversion,
+    not_finite,
+    nothing_but_zeros,
+    refuse_other_numbers,
+)
 from finetune.models.renaming import fits_all, in_yaml, mending, renamed
 from finetune.models.weights_report import WeightsReport, misfit
 from finetune.reading import A_POINTER, check_safetensors, is_pointer
@@ -67,7 +72,9 @@ def load_weights(module: nn.Module, config: WeightsConfig, *, key: Key) -> Weigh
         unexpected=tuple(sorted(unexpected)),
         mismatched=tuple(sorted(mismatched)),
         not_finite=not_finite(module, loaded),
-        remark=found.remark + conversion((tensors[name], own[name]) for name in loaded),
+        remark=found.remark
+        + conversion((tensors[name], own[name]) for name in loaded)
+        + nothing_but_zeros({name: tensors[name] for name in loaded}),
         key=key,
     )
     if not report.loaded or (config.strict and not report.complete):
@@ -265,6 +272,19 @@ def _not_chosen(path: Path, found: FoundTensors, own: Collection[str], key: Key)
     )
 
 
+def _stored_otherwise(unexpected: Collection[str]) -> str | None:
+    """Return a hint on names of a file that tell that its values are no plain weights, or None."""
+    parts = {part for name in unexpected for part in name.split(".")}
+    if parts & {"parametrizations", "weight_g", "weight_v", "weight_orig"}:
+        return (
+            "its weights are stored in factors: torch's remove_parametrizations, "
+            "remove_weight_norm or prune.remove make them plain before they are saved"
+        )
+    if parts & {"qweight", "qzeros", "weight_scale", "_packed_params", "absmax", "quant_map"}:
+        return "its weights are quantised: save them in floats"
+    return None
+
+
 def _hint(
     report: WeightsReport,
     own: Collection[str],
@@ -274,6 +294,6 @@ def _hint(
     """Return a hint: the rename that makes more of a file fit, else how to load what fits."""
     entries = {} if config.rename else mending(own, theirs)
     if not entries:
-        return report.way_out
+        return _stored_otherwise(report.unexpected) or report.way_out
     rest = "" if fits_all(own, theirs, entries) else " and strict: false"
     return f"try {in_yaml(entries)}{rest if config.strict else ''}"
