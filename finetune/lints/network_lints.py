@@ -4,73 +4,35 @@ None of them is an error: such a network runs, but learns less than it could.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from finetune.config.freeze import ChainThaw, FreezeConfig, Freezeout, Gradual, TopK, Ulmfit
-from finetune.config.loss_keys import ImportLoss
 from finetune.config.model import Layer, TransformersLayer
 from finetune.config.run import RunConfig
 from finetune.config.selectors import ByDepth, Not, Selector
-from finetune.config.task_keys import ImportTask, Task as TaskConfig
-from finetune.config.task_list_keys import AnyTask, TaskList
-from finetune.data.batches import Batch, Samples
+from finetune.config.task_keys import Task as TaskConfig
+from finetune.config.task_list_keys import TaskList
+from finetune.data.batches import Samples
 from finetune.errors import FinetuneError, Key
 from finetune.freezing.lints import Lint
+from finetune.lints.losses_in_company import losses_in_company
+from finetune.lints.mixed_samples import FEW as MANY, FEWER, may_mix, mixed_samples
+from finetune.lints.out_of_reach import out_of_reach
 from finetune.lints.repeated_blocks import repeated_blocks
 from finetune.lints.squashed_logits import FEW, squashed_before
+from finetune.lints.subject import Subject
 from finetune.lints.unseen_tokens import blind_first_tokens, seen_padding
 from finetune.models.declared import Network
-from finetune.models.layer_calls import is_helper_of
 from finetune.models.shapes import first_line
 from finetune.preserved import preserved
-from finetune.tasks.losses import WeightedLoss
 from finetune.tasks.task import Task
 
+_MANY_TARGETS = 64
+"""Samples whose targets are compared with what the network can give."""
 _BY_DEPTH = (Gradual, Ulmfit, ChainThaw, TopK, Freezeout)
 """Methods that freeze by the depth of blocks."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Subject:
-    """The network under examination, in evaluation mode, with its task and data."""
-
-    config: RunConfig
-    model: Network
-    task: Task
-    samples: Samples
-    device: torch.device
-
-    def batch(self, count: int, length: int | None = None) -> Batch:
-        """Return the first `count` samples, or all if there are fewer."""
-        return self.fetched(torch.arange(min(count, len(self.samples))), length)
-
-    def fetched(self, rows: Tensor, length: int | None = None) -> Batch:
-        """Return the samples at `rows`."""
-        return self.samples.fetch(rows, length=length).to(self.device)
-
-    def placed(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the columns on the device of the network."""
-        return {name: values.to(self.device) for name, values in inputs.items()}
-
-    def label(self, module: str) -> str:
-        """Return the words for a module in a message."""
-        return f"layer {module!r} ({type(self.model.get_submodule(module)).__name__})"
-
-    def layer(self, module: str) -> tuple[Key, Layer | None]:
-        """Return key and node of the config's layer that a module lies in."""
-        child = module.partition(".")[0]
-        named = {node.name or str(n): n for n, node in enumerate(self.config.model.layers)}
-        # Helpers of a layer, such as pooling, are modules of their own beside it.
-        position = named.get(child)
-        if position is None:
-            position = next((n for name, n in named.items() if is_helper_of(name, child)), None)
-        if position is not None:
-            return ("model", "layers", position), self.config.model.layers[position]
-        return ("model", "layers"), None
 
 
 def lints_of_network(
@@ -79,9 +41,9 @@ def lints_of_network(
     """Return notes on a network that does not suit its task, its data or its freezing.
 
     They are about: a squashing function before a loss on logits, outputs that are resized, a
-    layer that sees padding, a first token that sees no other token, blocks with shared weights
-    where the config counts depth, and a loss that compares the samples of a pass without
-    `whole_window = True`.
+    layer that sees padding or other samples, a first token that sees no other token, targets that
+    no output can reach, blocks with shared weights where the config counts depth, and a loss that
+    compares the samples of a pass without `whole_window = True`.
 
     Buffers, attributes, random state and mode of the network are restored.
 
@@ -92,13 +54,13 @@ def lints_of_network(
         samples: The training samples.
         device: Device of the network.
     """
-    subject = _Subject(config, model, task, samples, device)
+    subject = Subject(config, model, task, samples, device)
     with preserved(model, buffers=True, attributes=True, random=config.seed), torch.no_grad():
         model.eval()
         return tuple(lint for what in _LOOKS for lint in _found_by(what, subject))
 
 
-def _found_by(what: str, subject: _Subject) -> list[Lint]:
+def _found_by(what: str, subject: Subject) -> list[Lint]:
     """Return the notes of one examination, or a note that the network raised in it."""
     try:
         return list(_LOOKS[what](subject))
@@ -118,7 +80,7 @@ def _found_by(what: str, subject: _Subject) -> list[Lint]:
         ]
 
 
-def _squashed_logits(subject: _Subject) -> Iterator[Lint]:
+def _squashed_logits(subject: Subject) -> Iterator[Lint]:
     """Yield a note for each task that reads logits from behind a squashing function."""
     # To run a pretrained network only to see that its head is linear takes a while.
     if type(subject.model.last_layer) is nn.Linear:
@@ -143,7 +105,26 @@ def _squashed_logits(subject: _Subject) -> Iterator[Lint]:
             )
 
 
-def _remarks(subject: _Subject) -> Iterator[Lint]:
+def _out_of_reach(subject: Subject) -> Iterator[Lint]:
+    """Yield a note if numbers to learn lie beyond what the last function can give."""
+    task = subject.config.task
+    is_plain = not isinstance(task, TaskList) and task.learns == "numbers"
+    if not is_plain or task.has_own_loss or type(subject.model.last_layer) is nn.Linear:
+        return
+    batch = subject.batch(_MANY_TARGETS)
+    few = subject.batch(FEW)
+    if batch.target is None or len(few) < FEW:
+        return
+    if (found := out_of_reach(subject.model, few.inputs, batch.target)) is not None:
+        key, _ = subject.layer(found.module)
+        yield Lint(
+            key,
+            f"{subject.label(found.module)} {found.told}",
+            "end the network with the layer before it, or bring the numbers to that range",
+        )
+
+
+def _remarks(subject: Subject) -> Iterator[Lint]:
     """Yield a note if the task has something to say of how outputs meet targets."""
     remark = subject.task.remark
     if remark is None:
@@ -153,7 +134,7 @@ def _remarks(subject: _Subject) -> Iterator[Lint]:
         yield Lint(("model", "layers"), told, "predictions get the size of each input")
 
 
-def _padding(subject: _Subject) -> Iterator[Lint]:
+def _padding(subject: Subject) -> Iterator[Lint]:
     """Yield a note if the output for a sample changes with the padding behind it."""
     if not _may_see_padding(subject.config.model.layers):
         return
@@ -189,7 +170,28 @@ def _may_see_padding(layers: Sequence[Layer]) -> bool:
     )
 
 
-def _blind_tokens(subject: _Subject) -> Iterator[Lint]:
+def _mixed_samples(subject: Subject) -> Iterator[Lint]:
+    """Yield a note if the output for a sample depends on the others of its batch."""
+    if not may_mix(subject.config.model.layers) or len(subject.samples) < MANY:
+        return
+    rows = torch.arange(MANY)
+    extent = subject.samples.extent(rows)
+    length = None if extent is None else extent.width
+    batches = (subject.fetched(part, length).inputs for part in (rows, rows[-FEWER:]))
+    if (mixed := mixed_samples(subject.model, *batches)) is None:
+        return
+    key, _ = subject.layer(mixed.module)
+    who = subject.label(mixed.module) if mixed.module else "the network"
+    yield Lint(
+        key,
+        f"{who} mixes the samples of a batch: the output for a sample changes by "
+        f"{mixed.change:.1%} with the others beside it, so predictions depend on their company",
+        "the first axis holds the samples: dim: 1 or -1 is one of their own, and torch's recurrent "
+        "and attention layers need batch_first=True",
+    )
+
+
+def _blind_tokens(subject: Subject) -> Iterator[Lint]:
     """Yield a note if `output: cls` takes the first token of a decoder, which sees only itself."""
     for module in blind_first_tokens(subject.model, subject.batch(2).inputs):
         key, node = subject.layer(module)
@@ -202,7 +204,7 @@ def _blind_tokens(subject: _Subject) -> Iterator[Lint]:
         )
 
 
-def _shared_depth(subject: _Subject) -> Iterator[Lint]:
+def _shared_depth(subject: Subject) -> Iterator[Lint]:
     """Yield a note if the config counts depth, and a block with shared weights runs repeatedly."""
     uses = list(_uses_of_depth(subject.config))
     if not uses:
@@ -238,82 +240,14 @@ def _is_by_depth(node: Selector) -> bool:
     return isinstance(node.not_ if isinstance(node, Not) else node, ByDepth)
 
 
-def _losses_in_company(subject: _Subject) -> Iterator[Lint]:
-    """Yield a note if the loss of a sample changes with the other samples of its pass."""
-    own = [(n, loss) for n, loss in enumerate(subject.task.losses) if _is_undeclared(subject, n)]
-    if not own or len(subject.samples) < FEW:
-        return
-    # Both batches are padded alike: else the outputs may differ by their padding.
-    extent = subject.samples.extent(torch.arange(FEW))
-    length = None if extent is None else extent.width
-    rows = torch.arange(FEW)
-    together, *halves = (
-        _Passed(batch, subject.model(**batch.inputs))
-        for batch in (subject.fetched(part, length) for part in (rows, *rows.chunk(2)))
-    )
-    for number, loss in own:
-        if not _changes(loss, together, halves):
-            continue
-        yield Lint(
-            _key_of_loss(subject.config.task, number),
-            f"loss {loss.name!r} of a sample changes with the others of its pass, and windows are "
-            "cut into passes by train.micro_batch, or where memory runs out",
-            "set the attribute whole_window = True on the loss: then no window is ever cut",
-        )
-
-
-_LOOKS: dict[str, Callable[[_Subject], Iterator[Lint]]] = {
+_LOOKS: dict[str, Callable[[Subject], Iterator[Lint]]] = {
     "whether outputs are logits": _squashed_logits,
+    "whether targets can be reached": _out_of_reach,
     "how outputs meet the targets": _remarks,
     "whether layers see padding": _padding,
+    "whether layers mix samples": _mixed_samples,
     "whether a first token sees the others": _blind_tokens,
     "whether blocks share their weights": _shared_depth,
-    "whether a loss compares samples": _losses_in_company,
+    "whether a loss compares samples": losses_in_company,
 }
 """The examinations of a network, each by the question that it answers."""
-
-
-def _key_of_loss(task: AnyTask, number: int) -> Key:
-    """Return the key of the path of an imported loss; `number` is its place among all losses."""
-    if isinstance(task, ImportTask):
-        return ("task", "path")
-    if not isinstance(task, TaskList):
-        return ("task", "losses", number, "path")
-    place = [n for n, one in enumerate(task.tasks) for _ in one.chosen_losses][number]
-    before = sum(len(other.chosen_losses) for other in task.tasks[:place])
-    return ("task", "tasks", place, "losses", number - before, "path")
-
-
-def _is_undeclared(subject: _Subject, number: int) -> bool:
-    """Tell whether a loss is imported and has no `whole_window = True`."""
-    task = subject.config.task
-    if not task.has_own_loss:
-        return False
-    is_own = isinstance(task, ImportTask) or isinstance(task.chosen_losses[number], ImportLoss)
-    return is_own and not subject.task.losses[number].whole_window
-
-
-class _Passed(NamedTuple):
-    """A batch and what the network gives for it."""
-
-    batch: Batch
-    outputs: Any
-
-
-def _changes(loss: WeightedLoss, together: _Passed, halves: Sequence[_Passed]) -> bool:
-    """Tell whether the loss over some samples differs from that over their halves.
-
-    Compared are the losses of the samples, or the sums if the loss gives a sum and a count.
-    """
-    whole, *apart = (loss(each.outputs, each.batch) for each in (together, *halves))
-    if not whole.is_own:
-        of_each, *of_halves = (
-            loss.function(*loss.seen(each.outputs, each.batch)) for each in (together, *halves)
-        )
-        return _differ(of_each, torch.cat(of_halves))
-    return _differ(whole.total, torch.stack([half.total for half in apart]).sum())
-
-
-def _differ(one: Tensor, other: Tensor) -> bool:
-    """Tell whether numbers differ by more than batches of another size may round."""
-    return not torch.allclose(one, other, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,86 @@
+"""Find by running a network whether the output for a sample depends on the others of its batch.
+
+Letters: B samples of a batch.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from finetune.activations.find.trace import Call, watched
+from finetune.config.model import Layer
+from finetune.structure import tensors_in
+
+FEW, FEWER = 4, 2
+"""Samples in the two batches that are compared: two at least, as one may run by other kernels."""
+_TOLERANCE = 1e-3
+"""Relative change of an output, by its largest value, that is more than rounding."""
+_ALONE = frozenset({
+    "transformers", "timm", "torchvision", "Linear", "Embedding", "Dropout", "Identity", "ReLU",
+    "GELU", "Tanh", "SiLU", "Conv1d", "Conv2d", "LayerNorm", "affine",
+})  # fmt: skip
+"""Layers that are known to keep samples apart: a network of these alone need not be run."""
+
+
+class Mixed(NamedTuple):
+    """A module whose output for a sample changes with the others of the batch."""
+
+    module: str
+    """Full name of the first such module; "" if it is none of the network's modules."""
+    change: float
+    """Relative change of the network's output, by its largest value."""
+
+
+def may_mix(layers: Sequence[Layer]) -> bool:
+    """Tell whether a network has a layer that is not known to keep samples apart."""
+    return any(layer.type not in _ALONE for layer in layers)
+
+
+def mixed_samples(
+    model: nn.Module, many: dict[str, Tensor], few: dict[str, Tensor]
+) -> Mixed | None:
+    """Return the first module that mixes the samples of a batch; None without one.
+
+    Args:
+        model: The network, in evaluation mode.
+        many: The inputs of `FEW` samples.
+        few: Those of the last `FEWER` of these, padded alike: a recurrent layer that runs over the
+            samples shows nothing of what comes after.
+    """
+    with watched(model) as calls:
+        whole = model(**many)
+    with watched(model) as calls_of_few:
+        part = model(**few)
+    pairs = zip(tensors_in(whole), tensors_in(part), strict=False)
+    change = max((_change(one, other) for one, other in pairs), default=0.0)
+    if change <= _TOLERANCE:
+        return None
+    return Mixed(_first_changed(calls[0], calls_of_few[0]), change)
+
+
+def _first_changed(many: Call, few: Call) -> str:
+    """Return the first module that ended with other values for the samples of both batches."""
+    for one, other in zip(_by_end(many), _by_end(few), strict=False):
+        if one.module != other.module:
+            break
+        pairs = zip(one.tensors, other.tensors, strict=False)
+        if any(_change(mine, theirs) > _TOLERANCE for mine, theirs in pairs):
+            return one.module
+    return ""
+
+
+def _by_end(call: Call) -> list[Call]:
+    """Return a call and all calls below it, in the order in which they ended."""
+    return [*(inner for child in call.children for inner in _by_end(child)), call]
+
+
+def _change(many: Tensor, few: Tensor) -> float:
+    """Return the largest difference for the samples of both; 0 for what has no samples first."""
+    shapes = (FEW, *many.shape[1:]), (FEWER, *many.shape[1:])
+    if (many.shape, few.shape) != shapes or not many.is_floating_point() or not few.numel():
+        return 0.0
+    mine, theirs = many[-FEWER:].double(), few.double()
+    # Where numbers are not finite, other checks tell.
+    difference = (mine - theirs).abs().nan_to_num(0.0).max()
+    return float(difference / mine.abs().nan_to_num(0.0).max().clamp(min=1e-12))
