@@ -26,6 +26,7 @@ from finetune.data.contents import (
     opened_regular,
     read_contents,
 )
+from finetune.data.image_ends import is_cut
 from finetune.data.item_contents import Known, another_one
 from finetune.data.pixels import (
     DEEP_MODES,
@@ -70,6 +71,8 @@ class Header(NamedTuple):
     """Whether it has several frames or pages."""
     size: tuple[int, int]
     """Width and height in pixels, before it is turned; of a TIFF afterwards, as Pillow has it."""
+    is_cut: bool = False
+    """Whether the file ends before its last pixel."""
 
 
 def is_image(value: object) -> bool:
@@ -116,7 +119,7 @@ def open_image(
 
 
 def read_header(item: Any) -> Header:
-    """Return the header of one image; no pixel is decoded.
+    """Return the header of one image; no pixel is decoded but where the file seems cut off.
 
     Raises:
         DataError: the file is missing or no image. The message names it.
@@ -126,7 +129,8 @@ def read_header(item: Any) -> Header:
         with _readable(name_of(item), pil):
             return _header(item)
     with _opened(item) as (file, name), _readable(name, pil), _pictured(file, pil) as image:
-        return _header(image)
+        header = _header(image)
+        return header._replace(is_cut=is_cut(file, image))
 
 
 def name_of(item: Any) -> str:

@@ -4,7 +4,10 @@ Only here does a name become something that can be opened: whatever decodes a fi
 """
 
 import os
+import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -17,6 +20,10 @@ from finetune.reading import first_outside
 What = Literal["image", "recording"]
 """What the files are, for messages."""
 _FILE = {"image": "image file", "recording": "recording"}
+_SCHEME = re.compile(r"(?:^|/)([a-z][a-z0-9]{1,9}):/")
+"""Matches the beginning of an address, as a path has it: with one slash of its two."""
+_MOST_BESIDE = 10_000
+"""Most entries of a folder that are compared with a name."""
 _WITH_ARTICLE = {"image": "an image", "recording": "a recording"}
 
 
@@ -111,8 +118,17 @@ def missing_file(
     """
     for index, position in enumerate(files.order):
         item = files.items[position]
-        if isinstance(item, Path) and not item.exists():
+        if not isinstance(item, Path) or item.is_file():
+            continue
+        if not item.exists():
             return not_there(item, folder, what, f", which {place(index)} names")
+        if item.is_dir():
+            is_empty = item == folder
+            told = "names no file: its cell is empty" if is_empty else f"names the folder {item!s}"
+            return DataError(
+                f"{place(index)} {told}, where {_WITH_ARTICLE[what]} is needed",
+                hint="name a file, or leave such rows out",
+            )
     return None
 
 
@@ -130,9 +146,37 @@ def not_there(
     """
     return DataError(
         f"no such {_FILE[what]} {str(path)!r}{named_by}",
-        hint=f"names are relative to the folder {str(folder.resolve())!r}",
+        hint=f"{_meant(path, folder)}names are relative to the folder {str(folder.resolve())!r}",
         where=where,
     )
+
+
+def _meant(path: Path, folder: Path) -> str:
+    """Return the beginning of a hint on the file that a name seems to mean, or none."""
+    name = os.path.relpath(path, folder) if path.is_absolute() else str(path)
+    scheme = _SCHEME.search(str(path))
+    if scheme is not None and scheme[1] != "file":
+        return "nothing is fetched from the web: download the files first; "
+    if scheme is not None:
+        return "write paths without file://; "
+    with suppress(OSError, ValueError):
+        for changed in (name.replace("\\", "/"), name.strip()):
+            if changed != name and (folder / changed).is_file():
+                return f"{changed!r} is there, without backslashes and outer blanks; "
+        beside = [one for one in islice(path.parent.iterdir(), _MOST_BESIDE) if one.is_file()]
+        like = [one for one in beside if path.name.casefold() in _forms(one)]
+        if like:
+            return f"{like[0].name!r} is there; "
+        below = [one for one in islice(folder.iterdir(), _MOST_BESIDE) if one.is_dir()]
+        inside = [one for one in below if (one / path.relative_to(folder)).is_file()]
+        if inside:
+            return f"it lies in {inside[0].name!r}: folder: {inside[0].name}, beside the path; "
+    return ""
+
+
+def _forms(file: Path) -> tuple[str, str]:
+    """Return the name of a file with and without its ending, for comparison."""
+    return file.name.casefold(), file.stem.casefold()
 
 
 def _named_file(item: Any, folder: Path, what: What) -> Any:

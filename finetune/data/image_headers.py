@@ -146,6 +146,8 @@ def _kinds(images: Images, *, is_trained: bool) -> list[tuple[Callable[[Header],
         (lambda h: h.has_frames, "have several frames or pages, the first one is read"),
         (lambda h: h.mode == "CMYK", "are CMYK, read as RGB without their colour profile"),
     ]
+    if not is_trained:  # which stops at such an image itself, and says so
+        kinds.append((lambda h: h.is_cut, "end too early and cannot be read (key: on_error)"))
     if images.mode == "L":
         return [(lambda h: h.is_colour, "have colour, read as grey"), *kinds]
     advice = "" if is_trained else " (channels: grey reads all as grey)"

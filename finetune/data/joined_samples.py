@@ -4,7 +4,7 @@ Letters: N samples.
 """
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,15 @@ class UnequalShapesError(DataError):
     """Samples of one column differ in shape, so that no batch can hold them."""
 
 
-def build_columns(samples: Iterable[Sample], count: int) -> Columns:
+def build_columns(
+    samples: Iterable[Sample], count: int, place: Callable[[int], str] | None = None
+) -> Columns:
     """Return `count` samples as columns: tensors stacked, sequences laid end to end.
+
+    Args:
+        samples: The samples.
+        count: How many there are.
+        place: Names a sample for a message, by its position; None if it cannot be named.
 
     Raises:
         UnequalShapesError: tensors of one column differ in shape.
@@ -42,7 +49,12 @@ def build_columns(samples: Iterable[Sample], count: int) -> Columns:
         if sample.keys() != stores.keys():
             raise DataError(f"samples of different columns: {list(stores)} and {list(sample)}")
         for name, value in sample.items():
-            _put(stores[name], position, name, value)
+            try:
+                _put(stores[name], position, name, value)
+            except UnequalShapesError as error:
+                if place is not None:
+                    error.message += f", in {place(0)} and {place(position)}"
+                raise
     return {name: _column(store) for name, store in stores.items()}
 
 

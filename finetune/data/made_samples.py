@@ -69,10 +69,12 @@ class MadeSamples:
         self.skipped: dict[int, str] = {}
         self.maker = SampleMaker(columns, making, self.name, self.place)
         # Steps that leave images of different sizes so are told now.
-        first = self.maker.made(torch.tensor(self.maker.first_rows), 0).samples
+        rows = self.maker.first_rows
+        first = self.maker.made(torch.tensor(rows), 0).samples
         self._waiting = {step.column for step in making.batched}
         """Columns that are finished on whole batches."""
-        stack = finished_batch(self._stacked(first), making.batched)
+        images = self._stacked(first, self._told(torch.tensor(rows)))
+        stack = finished_batch(images, making.batched)
         made = {name: spec_of(values[0]) for name, values in stack.items()}
         both = plain.specs | made
         self.specs: dict[str, TensorSpec] = {
@@ -238,5 +240,5 @@ class MadeSamples:
 
     def _told(self, rows: Tensor) -> Callable[[int], str] | None:
         """Return a function that names a sample by its position in the batch; None without one."""
-        place = self.place
+        place = self.maker.image_name or self.place
         return None if place is None else lambda position: place(int(rows[position]))

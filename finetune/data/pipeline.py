@@ -167,7 +167,7 @@ def stacked(
     values = ({name: as_value(value) for name, value in sample.items()} for sample in samples)
     table = Table({}, rows, "the batch")
     found: dict[str, Tensor] = {}
-    for name, column in build_columns(values, len(samples)).items():
+    for name, column in build_columns(values, len(samples), place).items():
         if isinstance(column, Numbers) and (name in waiting or _is_image(column.values)):
             refuse_gaps(name, column, place or table.place)
             found[name] = column.values
@@ -291,7 +291,7 @@ def mapped(table: Table, columns: Columns, steps: Sequence[Step]) -> Columns:
                 raise
             yield {name: as_value(value) for name, value in sample.items()}
 
-    return build_columns(samples(), len(table))
+    return build_columns(samples(), len(table), table.place)
 
 
 def _finished(
@@ -303,7 +303,8 @@ def _finished(
     """Turn a column into what a batch holds, all its floats finite."""
     if isinstance(column, Images | Audio | Listed):
         values = (column[row] for row in range(len(column)))
-        column = build_columns(({name: as_value(value)} for value in values), len(column))[name]
+        one = ({name: as_value(value)} for value in values)
+        column = build_columns(one, len(column), place or table.place)[name]
     if isinstance(column, Images | Audio | Listed):
         key = ("data", "inputs")
         # A text that cannot be a number is most often the name of a file.

@@ -101,6 +101,14 @@ class SampleMaker:
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
+    @property
+    def image_name(self) -> Callable[[int], str] | None:
+        """Names the image of a sample for a message; None where a sample has none, or several."""
+        if len(self._images) != 1:
+            return None
+        name = self._images[0].name
+        return lambda row: repr(name(row))
+
     def keep_in(self, kept: KeptSamples | None) -> None:
         """Keep samples after the `once` steps in `kept` from now on; None to make them anew."""
         self._kept, self._at_hand = kept, {}
