@@ -30,6 +30,8 @@ _OBJECT = re.compile(rf"<{_DOTTED} object at 0x\w+>")
 _VALUES = [("b'", "'", "bytes"), ('b"', '"', "bytes")]
 _VALUES += [("tensor([", ")", "a tensor"), ("array([", ")", "an array")]
 """How Python prints values that may be a whole sample: beginning, end, and the word for them."""
+_QUOTATION = re.compile(r"(?<!\w)'|'(?!\w)")
+"""A single quotation mark, not an apostrophe within a word."""
 _SHORT = 40
 """Characters of such a value that may stay."""
 
@@ -240,13 +242,19 @@ def _without(text: str, begin: str, end: str, word: str) -> str:
             stop = text.find(end, stop + 1)
         stop = len(text) if stop < 0 else stop + len(end)
         before = text[start - 1 : start]
-        is_word = before.isalnum() or before in ("'", '"')  # as in "Bob's" or "column 'b'"
+        # As in "Bob's", "column 'b'" or "label 'vitamin b'".
+        is_word = before.isalnum() or before in ("'", '"') or _is_quoted(text[:start])
         if is_word:
             stop = start + len(begin)
         is_long = stop - start > _SHORT
         parts += [text[at:start], word if is_long else text[start:stop]]
         at = stop
     return "".join([*parts, text[at:]])
+
+
+def _is_quoted(before: str) -> bool:
+    """Tell whether what follows a text stands within single quotation marks."""
+    return len(_QUOTATION.findall(before)) % 2 == 1
 
 
 def _told(text: str, *more: str | None) -> str:

@@ -11,7 +11,7 @@ from finetune.config.data import DataConfig
 from finetune.data.column_kinds import Kind
 from finetune.data.incoming_part import Incoming, the_column, trained_on
 from finetune.data.incoming_rows import as_files, rows_of
-from finetune.data.readers.any_form import KNOWN_FORMS, names_columns
+from finetune.data.readers.any_form import KNOWN_FORMS, names_columns, refuse_other_names
 from finetune.data.readers.chunks import Reading, wrong_bytes
 from finetune.data.readers.documents import json_object
 from finetune.data.readers.forms import content_of_bytes, head_of, text_of, unpacked
@@ -119,6 +119,7 @@ def line_rows(
     content = content_of_bytes(head_of(file), reading.dialect.encoding)
     if content.encoding is None:
         raise DataError(f"is {content.other}, no text", where=reading.name, hint=KNOWN_FORMS)
+    refuse_other_names(file, reading)
     errors = "surrogateescape" if reading.passes else "strict"
     with text_of(file, content.encoding, reading.name, errors) as text:
         for number, line in limited_lines(text, reading.name):

@@ -4,7 +4,7 @@ import ast
 import json
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set as AbstractSet
 from typing import NamedTuple
 
 from finetune.config.messages import shown
@@ -20,8 +20,8 @@ _ITEM = re.compile(
 )
 """Matches a quoted text or a whole number; numpy 2 writes `np.str_('a')`."""
 _BETWEEN = re.compile(r"\s*,\s*|\s+")
-_OTHER_SEPARATORS = ("|", ";", "\t", "/", " ")
-_TELLING = ("|", ";", "\t")
+_OTHER_SEPARATORS = ("|", ";", "\t", "\n", "\u3001", "\uff0c", "\uff1b", "/", "+", "&", " ")
+_TELLING = ("|", ";", "\t", "\n", "\u3001", "\uff0c", "\uff1b")
 """Separators that are hardly ever part of a label."""
 
 
@@ -78,8 +78,9 @@ def refuse_other_separator(
 ) -> None:
     """Raise if cells are clearly separated by something else than the usual separator.
 
-    A bar, semicolon or tab anywhere is clear; a slash or blank only if separating by it leaves
-    fewer distinct labels: `drama action` are then two labels, and `science fiction` is one.
+    A bar, semicolon or tab anywhere is clear. A slash, plus or blank is so only if separating by it
+    leaves fewer distinct labels (`drama action` are then two, and `science fiction` is one), or,
+    but for a blank, if it shows a label that other cells hold alone.
 
     Args:
         cells: A text column.
@@ -97,9 +98,7 @@ def refuse_other_separator(
         row = next((row for row, cell in enumerate(cells) if other in cell.strip()), None)
         if row is None:
             continue
-        parts = {part.strip() for cell in whole for part in cell.split(other) if part.strip()}
-        # Splitting at the right separator shows labels again and again, at a wrong one new words.
-        if other in _TELLING or len(parts) < len(whole):
+        if other in _TELLING or _seems_between(other, whole):
             raise DataError(
                 f"column {name!r} holds {shown(cells[row])} in {place(row)}, and no cell holds "
                 f"the separator {separator!r}",
@@ -107,6 +106,18 @@ def refuse_other_separator(
                 f"{{separator: {json.dumps(separator)}}} takes each cell for one label",
                 key=_SEPARATOR_KEY,
             )
+
+
+def _seems_between(separator: str, whole: AbstractSet[str]) -> bool:
+    """Tell whether cells seem to hold several labels with a separator that labels may hold too."""
+    cut = {cell: [part.strip() for part in cell.split(separator) if part.strip()] for cell in whole}
+    # Splitting at the right separator shows labels again and again, at a wrong one new words.
+    if len({part for parts in cut.values() for part in parts}) < len(whole):
+        return True
+    # `fiction` and `science fiction` are two labels, where `a` beside `a+b` is hardly one.
+    return separator != " " and any(
+        len(parts) > 1 and not whole.isdisjoint(parts) for parts in cut.values()
+    )
 
 
 _SEPARATOR_KEY: Key = ("task", "separator")

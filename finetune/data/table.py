@@ -235,6 +235,7 @@ def settle(column: str, values: Sequence[Any], places: Places) -> Column:
         return Listed(values, "text")
     if all(is_number(value) for value in values):
         _refuse_over_64_bits(column, values, places)
+        _refuse_truth_values(column, values, places)
         return Numbers(as_tensor(np.asarray(values), column))
     # Read as text, the numbers would be labels or tokens that nobody meant.
     _refuse_a_mixture(column, values, places)
@@ -282,6 +283,20 @@ def _refuse_over_64_bits(column: str, values: Sequence[Any], places: Places) -> 
                 str(value) if value.bit_length() < 100 else f"a number of {value.bit_length()} bits"
             )
             raise DataError(f"column {column!r} holds {told} in {places.told(row)}, beyond 64 bits")
+
+
+def _refuse_truth_values(column: str, values: Sequence[Any], places: Places) -> None:
+    """Raise for `true` or `false` among numbers, which numpy would turn into 1 or 0."""
+    kinds = {isinstance(value, bool | np.bool_) for value in values}
+    if len(kinds) < 2:
+        return
+    rows = [row for row, value in enumerate(values) if isinstance(value, bool | np.bool_)]
+    told = str(bool(values[rows[0]])).lower()
+    raise DataError(
+        f"column {column!r} holds {told} in {places.told(rows[0])}{and_more(len(rows) - 1)}, and "
+        "numbers elsewhere",
+        hint="write 1 and 0 if they are meant",
+    )
 
 
 def _refuse_a_mixture(column: str, values: Sequence[Any], places: Places) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Generator
 from dataclasses import replace
 from typing import BinaryIO, Literal
 
-from finetune.data.readers.chunks import Chunk, Reading
+from finetune.data.readers.chunks import Chunk, Reading, shown_names
 from finetune.data.readers.documents import document_chunks, looks_like_json
 from finetune.data.readers.forms import Content, content_of_bytes, head_of, text_of
 from finetune.data.readers.parquet import cannot_read, parquet_chunks
@@ -14,8 +14,9 @@ from finetune.data.readers.separated import (
     header_of,
     in_words,
     separated_chunks,
+    separator_hint,
 )
-from finetune.errors import DataError
+from finetune.errors import DataError, did_you_mean
 
 Form = Literal["separated", "json", "parquet"]
 KNOWN_FORMS = (
@@ -96,6 +97,34 @@ def names_columns(file: BinaryIO, reading: Reading) -> bool:
     if looks_like_json(beginning):
         return True
     return _separator_for(beginning, reading) is not None
+
+
+def refuse_other_names(file: BinaryIO, reading: Reading) -> None:
+    """Raise `DataError` if the first line of a text names columns, but not those that are wanted.
+
+    That is so if one name differs from a wanted one in case and blanks alone, or if several columns
+    are wanted and the line has several cells.
+
+    Args:
+        file: The file, at its beginning; its position is restored.
+        reading: What is known about the file and wanted of it.
+    """
+    beginning = beginning_of(file, reading)
+    first, _, rest = beginning.partition("\n")
+    if first.lstrip().startswith("{"):
+        return
+    names = header_of(first, found_separator(first), reading.dialect.quote)
+    wanted = list(reading.wanted or ())
+    plain = {name.strip().casefold() for name in wanted}
+    is_header = rest.strip() and any(name.strip().casefold() in plain for name in names)
+    if is_header or min(len(wanted), len(names)) > 1:
+        absent = next((name for name in wanted if name not in names), None)
+        if absent is not None:
+            raise DataError(
+                f"no column {absent!r}; there are: {shown_names(names, quoted=True)}",
+                where=reading.name,
+                hint=separator_hint(names) or did_you_mean(absent, names),
+            )
 
 
 def with_separator_of(file: BinaryIO, reading: Reading, first: str | None = None) -> Reading:

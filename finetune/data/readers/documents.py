@@ -16,6 +16,10 @@ _BEGINS_AN_OBJECT = re.compile(r'\s*\{\s*(["}]|\Z)')
 _BEGINS_AN_ARRAY = re.compile(r"\s*\[\s*([{\]]|\Z)")
 
 
+_NO_COMMAS = "write one object a line and no comma behind it, or an array: [ before, ] behind all"
+_WITH_A_COMMA = re.compile(r"\s*\{.*\}\s*,\s*", re.DOTALL)
+
+
 def looks_like_json(beginning: str) -> bool:
     """Tell whether a text begins like a JSON object, or like an array of objects."""
     is_object = _BEGINS_AN_OBJECT.match(beginning) is not None
@@ -51,7 +55,8 @@ def json_object(line: str, where: str) -> dict[str, Any]:
     try:
         return parse_json_object(line, where)
     except FinetuneError as error:
-        raise DataError(error.message, where=where) from error
+        hint = _NO_COMMAS if _WITH_A_COMMA.fullmatch(line) else error.hint
+        raise DataError(error.message, where=where, hint=hint) from error
 
 
 def _chunk(
@@ -215,6 +220,8 @@ def _of_document(text: _Text) -> Iterator[tuple[int, dict[str, Any]]]:
         if not isinstance(value, dict):
             raise DataError(f"needs a JSON object, got {type(value).__name__}", where=where)
         yield line, value
+        if not is_array and text.next() == ",":
+            raise DataError("not JSON: a comma follows this object", where=where, hint=_NO_COMMAS)
         if is_array:
             ends = text.next() == "]"
             if not ends:

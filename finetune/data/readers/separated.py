@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, TextIO
 
 from finetune.data.readers.chunks import ROWS_AT_ONCE, Chunk, Reading, wrong_bytes
@@ -82,6 +83,10 @@ def separator_hint(names: Sequence[str], separator: str = ",") -> str | None:
         return "the first line is no header: take it out, so that the first one names the columns"
     if any(len(name) > 1 and name[0] == name[-1] == "'" for name in names):
         return 'names are in single quotes: quote: "\'", beside the path'
+    # Programs that have no names write the numbers from 0, which do name columns.
+    unnamed = [name for at, name in enumerate(names) if name != str(at)]
+    if sum(map(_is_a_number, unnamed)) * 2 > len(names):
+        return "the first line holds numbers, and should name the columns: write a line of names"
     only = first if len(names) == 1 else ""
     found = max(";\t|,", key=only.count)
     if found == separator or found not in only:
@@ -91,6 +96,13 @@ def separator_hint(names: Sequence[str], separator: str = ",") -> str | None:
     written = json.dumps(found)
     found_by = f"its columns seem to be separated by {in_words(found)}"
     return f"{found_by}: separator: {written}, beside the path"
+
+
+def _is_a_number(name: str) -> bool:
+    try:
+        return isfinite(float(name))
+    except ValueError:
+        return False
 
 
 def in_words(separator: str) -> str:
