@@ -65,6 +65,12 @@ def answered() -> None:
     _REQUEST.end = None
 
 
+def end_if_asked() -> None:
+    """Raise what a signal has raised before, if a library has caught it and nobody answered."""
+    if _REQUEST.end is not None:
+        raise _REQUEST.end
+
+
 @contextmanager
 def for_one_task() -> Iterator[None]:
     """Tune garbage collector and memory for a process that ends with the block.

@@ -17,6 +17,7 @@ from finetune.export.timm_format import write_timm
 from finetune.export.torch_format import write_torch
 from finetune.export.transformers_format import write_transformers
 from finetune.predict import Predictor, load_predictor
+from finetune.process import end_if_asked
 from finetune.train.inference import PLAIN_CALLS
 
 Format = Literal["safetensors", "torch", "onnx", "hf", "timm"]
@@ -79,8 +80,10 @@ def export_run(
         )
     source = _source(run_dir, trust, overrides, tell)
     with new_folder(folder) as aside:
+        end_if_asked()
         written = write_delta(source, aside) if delta else _written(form, source, aside)
         checked = _checked(source.predictor, written, check, tell)
+        end_if_asked()
         card = model_card(source, f"{form}, delta" if delta else form, written, checked)
         (aside / "README.md").write_text(card, encoding="utf-8")
     files = sorted(path for path in folder.rglob("*") if path.is_file())

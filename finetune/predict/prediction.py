@@ -12,6 +12,7 @@ from finetune.outfolder import Put
 from finetune.predict.beside import Beside
 from finetune.predict.predictor import Predictor
 from finetune.predict.remarks import Remarks
+from finetune.process import end_if_asked
 from finetune.train.trained import TrainedRun
 
 
@@ -99,6 +100,7 @@ class PiecewisePrediction:
 
     def piece(self, part: Incoming, put: Put | None = None) -> Piece:
         """Return the rows of one piece; see `pieces`."""
+        end_if_asked()
         self.remarks.on(part)
         if not part.names:
             return Piece([], 0, 0)
@@ -146,6 +148,7 @@ class PiecewisePrediction:
         self._counting = self._counting or Counting("predicting", "rows")
         said = {}
         for answer in answers:
+            end_if_asked()
             at = good[answer.position]
             row = self._predictor.plain(answer, part.names[at], put)
             self.remarks.predicted(row, part.names[at])

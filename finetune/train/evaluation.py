@@ -14,6 +14,7 @@ from finetune.data.batches import Batch, Samples, windows
 from finetune.data.mixing import Mixing
 from finetune.data.named_rows import rows_named
 from finetune.errors import DataError
+from finetune.process import end_if_asked
 from finetune.tasks.task import Task
 from finetune.tasks.window_mean import RunningMeans
 from finetune.train.precision import Precision
@@ -56,6 +57,7 @@ def evaluate(
     counting = Counting(f"evaluating {samples.name}".rstrip(), "samples", is_logged=False)
 
     def before(batch: Batch) -> None:
+        end_if_asked()
         between()
         counting.at(count, count / len(samples))
 

@@ -9,7 +9,14 @@ from pathlib import Path
 from types import FrameType
 
 from finetune.errors import StoppedError
-from finetune.process import STOP_SIGNALS, answered, handled_by, interrupt, unanswered
+from finetune.process import (
+    STOP_SIGNALS,
+    answered,
+    end_if_asked,
+    handled_by,
+    interrupt,
+    unanswered,
+)
 
 _IN_ORDER = sorted(STOP_SIGNALS)
 _SAME_REQUEST_S = 1.0
@@ -122,9 +129,9 @@ def leaving_at_once(can_go_on: Callable[[], bool]) -> Iterator[None]:
 
     try:
         with handled_by(leave):
-            _end_if_asked()
+            end_if_asked()
             yield
-            _end_if_asked()
+            end_if_asked()
     except BaseException:
         # A library may have turned it into an error of its own.
         if (end := unanswered()) is None:
@@ -136,9 +143,3 @@ def leaving_at_once(can_go_on: Callable[[], bool]) -> Iterator[None]:
             f"{end} before the first step; nothing was written",
             hint="the same command goes on from the newest checkpoint",
         ) from None
-
-
-def _end_if_asked() -> None:
-    """Raise what a signal has raised before, if a library has caught it."""
-    if (end := unanswered()) is not None:
-        raise end
