@@ -287,7 +287,10 @@ def test_logits_numbers_and_losses_of_ones_own_are_not_told(lints, numbers):
     softmax = {"name": "end", "type": "Softmax", "dim": 1}
     own = {"type": "import", "path": "door_lints:make", "args": {"name": "alone"}}
     assert lints(HEAD, data=numbers, task=CLASSIFY) == []
-    assert lints({"type": "Linear", "out_features": 3}, softmax) == []  # regression
+    # Regression takes no logits: only targets that a softmax cannot give are told.
+    told = lints({"type": "Linear", "out_features": 3}, softmax)
+    assert len(told) == 1
+    assert "36 of 40 samples looked at have a target beyond" in told[0]
     logs = {"type": "LogSoftmax", "dim": 1}  # what NLL takes
     assert lints(HEAD, logs, data=numbers, task=CLASSIFY | {"losses": own}) == []
     for by in ("inside", "scaled", "behind", "small"):
