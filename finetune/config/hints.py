@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from finetune.config.remarks import REMARKS
+from finetune.config.other_words import REMARKS
 from finetune.errors import Key
 
 _NEAREST = 3

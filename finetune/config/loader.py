@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from finetune.config.base import Node, faults_of
 from finetune.config.hints import places_of, remark_on
 from finetune.config.messages import UNKNOWN_KEY, Fault, shown, shown_path
+from finetune.config.other_words import REMARKS_AT
 from finetune.config.places import code_folder, find_places, keep_places, named_folder
 from finetune.config.reader import MAX_DEPTH, UNUSABLE, read_file, read_text, resolve
-from finetune.config.remarks import REMARKS_AT
 from finetune.config.run import Provenance, RunConfig
 from finetune.config.secrets import (
     Environment,

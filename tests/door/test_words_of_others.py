@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune.config.remarks import REMARKS, REMARKS_AT
+from finetune.config.other_words import REMARKS, REMARKS_AT
 
 CONFIG = """\
 model: {layers: [{name: body, type: Linear, out_features: 4}]}
