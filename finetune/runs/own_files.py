@@ -1,20 +1,12 @@
-"""Which files a run makes in its folder, and their removal; a user's own files there stay."""
+"""Which files a run makes in its folder, and how they are cleared; a user's own files stay."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from finetune import disk
-from finetune.errors import CheckpointError
 from finetune.runs.checkpoint_folder import is_checkpoint_name
-from finetune.runs.lock import LOCK, locked
 from finetune.runs.manifest import NAMES_OF_FILES
-from finetune.runs.owner import ORIGIN, is_run, owns_place
-
-if TYPE_CHECKING:
-    from finetune.runs.folder import RunFolder
+from finetune.runs.owner import ORIGIN
 
 DOCUMENTS = ("config.yaml", "plan.json", "data.json")
 """Files that describe a run, written when it begins."""
@@ -62,47 +54,6 @@ def clear(run: Path, checkpoints: Path, tensorboard: Path) -> None:
         disk.remove(run / name)
     if is_own_report(run / REPORT):
         disk.remove(run / REPORT)
-
-
-def remove_run(folder: "RunFolder") -> bool:
-    """Remove a run: all files that runs write. Return whether nothing was left in the folder.
-
-    Checkpoints outside the folder are removed where the lock of their place names this run.
-
-    Raises:
-        CheckpointError: it is no run's folder, a process holds it, a name that runs use is taken
-            by a link, a pipe or a device, or the system refuses.
-    """
-    if not is_run(folder.path):
-        raise CheckpointError("holds no run", where=str(folder.path))
-    folder.refuse_links()
-    place = folder.elsewhere
-    with _removing(folder.path):
-        # Held, so that no process begins to train in what is being removed.
-        with locked(folder.path):
-            if place is not None and owns_place(place, folder.path):
-                with locked(place, run=folder.path):
-                    clear(folder.path, place, folder.tensorboard)
-                disk.remove(place / LOCK)
-                disk.remove_folder_if_empty(place)
-            usual = folder.path / "checkpoints"
-            clear(folder.path, usual, folder.tensorboard)
-            for name in DOCUMENTS:
-                disk.remove(folder.path / name)
-            for emptied in (folder.tensorboard, usual):
-                disk.remove_folder_if_empty(emptied)
-        disk.remove(folder.path / LOCK)
-        return disk.remove_folder_if_empty(folder.path)
-
-
-@contextmanager
-def _removing(run: Path) -> Iterator[None]:
-    """Turn an `OSError` of the block into a `CheckpointError` that names what stays."""
-    try:
-        yield
-    except OSError as error:
-        where = str(error.filename or run)
-        raise CheckpointError(f"cannot be removed: {disk.reason_of(error)}", where=where) from error
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -16,12 +16,14 @@ _WORDS = {
 """What a terminal shows of an activity, where its name says too little."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Clock:
     """Adds the seconds of a block to the run's progress."""
 
     timeline: Timeline
     watchdog: Watchdog
+    data_s: float = 0.0
+    """Seconds that the present step has waited for its samples."""
 
     @contextmanager
     def timed(self, activity: str) -> Iterator[None]:

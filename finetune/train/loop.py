@@ -12,7 +12,7 @@ from finetune.activations.cache import ActivationCache
 from finetune.data.batches import Batch, Samples
 from finetune.data.skipped import note_on_skipped
 from finetune.distributed import RankLostError, naming_lost
-from finetune.errors import DataError, NonFiniteError, StoppedError, is_out_of_memory, named
+from finetune.errors import DataError, NonFiniteError, is_out_of_memory, named
 from finetune.freezing.apply import take_on
 from finetune.freezing.plan import Plan
 from finetune.optim.groups import drop_state, reset_state
@@ -20,18 +20,16 @@ from finetune.runs.folder import RunFolder
 from finetune.runs.progress import Progress
 from finetune.train.average import Average
 from finetune.train.chosen_threshold import chosen_in_words
-from finetune.train.clock import Clock
-from finetune.train.ending import sum_up, telling_end
+from finetune.train.ending import EndOfRun
 from finetune.train.evaluator import Evaluator
 from finetune.train.exact_kernels import telling_inexact
 from finetune.train.fitted_on_validation import fit_on_validation, lacks_temperature, take_fitted
-from finetune.train.proving import Prover
 from finetune.train.recovery import Recovery
 from finetune.train.reporting import Reporter, StepStats, Waited
 from finetune.train.saver import Saver
 from finetune.train.sharing import Sharing
 from finetune.train.stepper import Stepper
-from finetune.train.stopping import Stop, StopRequest
+from finetune.train.stopping import StopRequest
 from finetune.train.timeline import Timeline
 
 
@@ -59,26 +57,25 @@ class Trainer:
     """One run: the model and the collaborators that train it, all built by the caller."""
 
     model: nn.Module
-    optimizer: Optimizer
     timeline: Timeline
     splits: Splits
     cache: ActivationCache
     average: Average
     stepper: Stepper
     evaluator: Evaluator
-    prover: Prover
     saver: Saver
     recovery: Recovery
     reporter: Reporter
     folder: RunFolder
-    clock: Clock
-    stop: Stop
     sharing: Sharing
-    writes_report: bool
+    ending: EndOfRun
     step: Callable[[Sequence[Batch]], StepStats]
     """Makes one optimizer step: the stepper alone, or together with other processes."""
-    data_s: float = 0.0
-    """Seconds that the present step has waited for its samples."""
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer of all parameters that ever train."""
+        return self.stepper.optimizer
 
     @property
     def plan(self) -> Plan:
@@ -112,7 +109,7 @@ class Trainer:
         with self.sharing.lines.told_on_failure(quiet=was_quiet), naming_lost():
             self._run()
         if not quiet:
-            origins, settings = self.prover.origins(self.timeline), self.timeline.settings
+            origins, settings = self.saver.prover.origins(self.timeline), self.timeline.settings
             figures, run = self.saver.figures(), self.folder.path
             telling.end(
                 self.progress,
@@ -153,26 +150,25 @@ class Trainer:
             self.progress.metrics = metrics or {}
             # `fit` leaves the best weights in the model, also when there is nothing to train.
             self.saver.take_best(self.cache)
-            for line in take_fitted(task, self.folder, step):
-                self.reporter.message(line)
+            self.reporter.messages(take_fitted(task, self.folder, step))
             return
         with ExitStack() as open_parts:
             # torchrun ends all processes as soon as one of them has failed or was stopped.
-            open_parts.push(self._wait_for_others)
+            open_parts.push(self.sharing.wait_for_others)
             # Closed in reverse order. Signals are caught before the first byte is written, and the
             # lock of the folder is taken before the checkpoints are touched.
-            open_parts.enter_context(self.stop.listening())
+            open_parts.enter_context(self.sharing.stop.listening())
             open_parts.enter_context(self.folder.held())
             open_parts.enter_context(self.saver.checkpoints.in_use(self.reporter.message))
             open_parts.enter_context(self.reporter.running())
             # Not while trackers are closed: they may wait for a server longer than a step may take.
-            open_parts.enter_context(self.clock.watchdog.watching())
+            open_parts.enter_context(self.stepper.clock.watchdog.watching())
             open_parts.enter_context(telling_inexact(self.reporter.message))
             # Before the trackers are closed, which pictures go to.
             open_parts.enter_context(closing(self.evaluator.looking))
             open_parts.enter_context(closing(self.cache))
             open_parts.callback(self.splits.close)
-            open_parts.enter_context(telling_end(self))
+            open_parts.enter_context(self.ending.told())
             self._train()
             self._finish()
 
@@ -188,7 +184,7 @@ class Trainer:
                 self._enter_phase()
                 if self._take_steps():
                     self._leave_phase()
-                    self.stop.answer()
+                    self.sharing.stop.answer()
         except StopRequest:
             # The signal came during an evaluation. This step is saved without it, and the resumed
             # run evaluates first.
@@ -196,32 +192,8 @@ class Trainer:
                 self.saver.save()
             raise
         except (DataError, RankLostError) as error:
-            self._save_before(error)
+            self.saver.save_before(error)
             raise
-
-    def _save_before(self, error: DataError | RankLostError) -> None:
-        """Save the last step if an error came before the next one, which did not begin."""
-        has_steps = self.progress.step > self.progress.phase_began
-        if isinstance(error, RankLostError):
-            if error.is_between_steps and has_steps:
-                self.saver.save(alone=True)
-        elif error.unread is not None and has_steps:
-            # A sample cannot be read. Once it is mended, the run goes on from this step.
-            self.saver.save(alone=True)
-            is_used = self.timeline.has_used(*error.unread)
-            remedy = "mend it" if is_used else "mend it or put another in its place"
-            goes_on = f"the same command goes on from step {self.progress.step}"
-            error.hint = error.hint or f"{remedy}: {goes_on}"
-
-    def _wait_for_others(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait until all processes of the run are done, if this one ends well or on request."""
-        if kind is None or issubclass(kind, StoppedError):
-            self.sharing.link.wait()
-
-    def _hear_others(self) -> None:
-        """Print the lines of other processes that this one, if it is the first, does not have."""
-        for line in self.sharing.lines.exchange():
-            self.reporter.message(line)
 
     def _enter_phase(self) -> None:
         """Set mask, modes and optimizer state, take the fingerprints, open the activation cache."""
@@ -243,10 +215,10 @@ class Trainer:
         for line in self.sharing.begin_phase(self.stepper.guard.buffers):
             self.reporter.message_once(line)
         self.saver.alike.check(progress)
-        self._hear_others()
-        with self.clock.timed("proof"):
-            self.prover.begin_phase(timeline)
-        with self.clock.timed("probe"):
+        self.reporter.messages(self.sharing.lines.exchange())
+        with self.stepper.clock.timed("proof"):
+            self.saver.prover.begin_phase(timeline)
+        with self.stepper.clock.timed("probe"):
             left_steps = timeline.span.ends - progress.step
             self.cache.open(left_steps / timeline.steps_per_epoch, timeline.thaws_ahead())
 
@@ -287,7 +259,7 @@ class Trainer:
             for window in cuts:
                 began = time.perf_counter()
                 batch = [next(batches).to(self.stepper.precision.device) for _ in window]
-                self.data_s = time.perf_counter() - began
+                self.stepper.clock.data_s = time.perf_counter() - began
                 yield batch
                 self.reporter.skips(self.splits.train)
                 if timeline.phase_is_over:
@@ -300,7 +272,7 @@ class Trainer:
         """Log a step, None if its window was left out; then evaluate and save where it is due."""
         if stats is not None:
             self.progress.add_seconds("training", stats.seconds)
-            waited = Waited(self.data_s, self.cache.statistics)
+            waited = Waited(self.stepper.clock.data_s, self.cache.statistics)
             self.reporter.step_is_done(stats, self.optimizer, waited)
         self.timeline.observe(is_evaluation=False)
         # Noted before the evaluation: a run that is stopped in it evaluates after the resume.
@@ -313,10 +285,10 @@ class Trainer:
         if self.progress.owes_evaluation:
             is_new_best = self.evaluator.validate(self.splits.validation)
             self.progress.owes_evaluation = False
-            self._hear_others()
+            self.reporter.messages(self.sharing.lines.exchange())
         if self.timeline.phase_is_over:
             return
-        is_asked = self.stop.requested is not None
+        is_asked = self.sharing.stop.requested is not None
         if is_new_best or is_asked or self.timeline.checkpoint_is_due:
             self.saver.save()
         if is_asked:
@@ -335,11 +307,11 @@ class Trainer:
             self.saver.prove()
         best = progress.phase_best.step if timeline.phase.restores_best else None
         goes_back = best not in (None, progress.step)
-        is_saved = timeline.phase_end_is_saved or self.stop.requested is not None
+        is_saved = timeline.phase_end_is_saved or self.sharing.stop.requested is not None
         is_saved_first = goes_back and progress.is_ranked()
         if is_saved_first:
             self.saver.save()
-        self.prover.end_phase(progress)
+        self.saver.prover.end_phase(progress)
         if goes_back and best is not None:
             self.saver.restore(best)
         elif best is not None:
@@ -353,22 +325,21 @@ class Trainer:
 
     def _finish(self) -> None:
         """Load the best weights if the config chooses them, run the test, write the summary."""
-        with self.clock.timed("proof"):
+        with self.stepper.clock.timed("proof"):
             # Before going back: the best weights may be older than what was trained last.
-            never_moved = self.prover.never_moved(self.timeline)
+            never_moved = self.saver.prover.never_moved(self.timeline)
         if never_moved:
             count = f"{len(never_moved)} trained tensors never moved"
             self.reporter.message(f"{count} in the whole run: {named(never_moved)}")
         self.reporter.never_ran()
         self.saver.take_best(self.cache)
         # With the weights in use, and before the test, which uses it.
-        for line in fit_on_validation(self.evaluator, self.splits.validation):
-            self.reporter.message(line)
+        self.reporter.messages(fit_on_validation(self.evaluator, self.splits.validation))
         if self.splits.test is not None:
             self.evaluator.report("test", self.splits.test)
         self.evaluator.draw_last(self.splits.validation)
         for note in map(note_on_skipped, self.splits.all):
             if note is not None:
                 self.reporter.message(note)
-        self._hear_others()
-        sum_up(self, "done", never_moved)
+        self.reporter.messages(self.sharing.lines.exchange())
+        self.ending.sum_up("done", never_moved)

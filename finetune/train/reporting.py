@@ -1,6 +1,6 @@
 """Report figures of steps, phases and evaluations to the trackers, by tag."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -134,6 +134,11 @@ class Reporter:
     def message(self, text: str) -> None:
         """Send one line to the trackers."""
         self.tracker.message(text)
+
+    def messages(self, lines: Iterable[str]) -> None:
+        """Send some lines to the trackers."""
+        for line in lines:
+            self.message(line)
 
     def message_once(self, text: str) -> None:
         """Send one line, unless it was sent before."""

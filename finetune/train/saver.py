@@ -10,6 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from finetune.activations.cache import ActivationCache
+from finetune.distributed import RankLostError
+from finetune.errors import DataError
 from finetune.runs.checkpoint_folder import validated_at
 from finetune.runs.kept import Checkpoints
 from finetune.runs.progress import Progress
@@ -75,6 +77,21 @@ class Saver:
                 average=self.average,
                 shards=self.shards,
             )
+
+    def save_before(self, error: DataError | RankLostError) -> None:
+        """Save the last step if an error came before the next one, which did not begin."""
+        progress = self.timeline.progress
+        has_steps = progress.step > progress.phase_began
+        if isinstance(error, RankLostError):
+            if error.is_between_steps and has_steps:
+                self.save(alone=True)
+        elif error.unread is not None and has_steps:
+            # A sample cannot be read. Once it is mended, the run goes on from this step.
+            self.save(alone=True)
+            is_used = self.timeline.has_used(*error.unread)
+            remedy = "mend it" if is_used else "mend it or put another in its place"
+            goes_on = f"the same command goes on from step {progress.step}"
+            error.hint = error.hint or f"{remedy}: {goes_on}"
 
     def prove(self) -> None:
         """Compare the frozen tensors with their fingerprints.

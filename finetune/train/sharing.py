@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from finetune.data.batches import Batch
 from finetune.distributed import Link, RankLostError, is_sharded
-from finetune.errors import FinetuneError, is_out_of_memory, named
+from finetune.errors import FinetuneError, StoppedError, is_out_of_memory, named
 from finetune.tasks.losses import Count, LossSum, WeightedLoss
 from finetune.tasks.window_mean import WindowMean, counts_of
 from finetune.train.gradient_sum import GradientSum, WindowEnd
@@ -115,6 +115,11 @@ class Sharing:
         if not self.is_several:
             return batches
         return self._fetched(batches)
+
+    def wait_for_others(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait until all processes of the run are done, if this one ends well or on request."""
+        if kind is None or issubclass(kind, StoppedError):
+            self.link.wait()
 
     def step(self, stepper: Stepper, window: Sequence[Batch]) -> StepStats:
         """Make one optimizer step together with the other ranks.

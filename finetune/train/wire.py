@@ -42,6 +42,7 @@ from finetune.train.clock import Clock
 from finetune.train.compatibility import Compatibility
 from finetune.train.compiling import refuse_uncompilable
 from finetune.train.delta import Base
+from finetune.train.ending import EndOfRun
 from finetune.train.evaluator import Evaluator
 from finetune.train.gradients import norm_of
 from finetune.train.guard import StepGuard
@@ -179,25 +180,31 @@ def _wire(
     stepper = _stepper(config, shared, rows, blocks)
     saver = _saver(config, shared, folder)
     sharing = shared.sharing
+    evaluator = _evaluator(config, shared, _looking(config, shared, blocks, folder))
     return Trainer(
         model=model,
-        optimizer=shared.optimizer,
         timeline=timeline,
         splits=Splits(data.train, data.validation, data.test),
         cache=shared.cache,
         average=shared.average,
         stepper=stepper,
-        evaluator=_evaluator(config, shared, _looking(config, shared, blocks, folder)),
-        prover=saver.prover,
+        evaluator=evaluator,
         saver=saver,
         recovery=Recovery(timeline=timeline, stepper=stepper, saver=saver, reporter=reporter),
         reporter=reporter,
         folder=folder,
-        clock=shared.clock,
-        stop=sharing.stop,
         sharing=sharing,
         step=partial(sharing.step, stepper) if sharing.is_several else stepper.step,
-        writes_report=config.tracking.report and folder.is_written,
+        ending=EndOfRun(
+            folder=folder,
+            timeline=timeline,
+            evaluator=evaluator,
+            cache=shared.cache,
+            saver=saver,
+            reporter=reporter,
+            stop=sharing.stop,
+            writes_page=config.tracking.report and folder.is_written,
+        ),
     )
 
 

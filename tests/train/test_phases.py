@@ -436,7 +436,7 @@ def test_verify_off_lets_a_change_pass(creeping_run):
     trainer = creeping_run(freeze={"phases": [phase("all", "net")], "verify": "off"},
                            train=train(12))  # fmt: skip
     assert trainer.fit().step == 12
-    assert trainer.prover.copies == {}
+    assert trainer.saver.prover.copies == {}
 
 
 def test_the_command_line_ends_with_exit_code_1_and_no_traceback(
