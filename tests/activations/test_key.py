@@ -240,10 +240,8 @@ def with_other_rate(config, folder):
 
 
 @pytest.fixture
-def keys_of(tmp_path, monkeypatch):
+def keys_of(tmp_path, always, monkeypatch):
     """Train on a copy of the base config, changed; return the keys of the stores it used."""
-    monkeypatch.setattr("finetune.activations.estimate._READ_BYTES_PER_S", 1e18)
-    monkeypatch.setattr("finetune.activations.estimate._READ_S_PER_SAMPLE", 0.0)
     draw = np.random.default_rng(0)
     images = draw.random((120, 1, 8, 8), np.float32)
     np.savez(tmp_path / "images.npz", image=images, label=draw.integers(0, 3, 120))

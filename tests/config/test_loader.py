@@ -173,7 +173,8 @@ def test_problems_stand_in_the_file_that_causes_them(write, good):
     write(good.replace("keep_last: 3", "keep_last: none"), "base.yaml")
     path = write("extends: base.yaml\nseed: x\n")
     assert told(path) == [
-        "base.yaml:17: train.checkpoint.keep_last: needs a whole number, got 'none'",
+        "base.yaml:17: train.checkpoint.keep_last: needs a whole number, got 'none'\n"
+        "    leave the key out",
         "run.yaml:2: seed: needs a whole number, got 'x'",
     ]
 
