@@ -96,12 +96,15 @@ def loading() -> Iterator[None]:
     ends the process at once: raised as an exception, it might be caught in the middle of a
     library's import, or make the library abort.
     """
-    try:
-        with collector_off(), _leaving_at_a_signal():
-            yield
-    finally:
-        if gc.get_freeze_count() == 0:  # what a second call would hold may be garbage by then
-            gc.freeze()
+    with collector_off():
+        try:
+            with _leaving_at_a_signal():
+                yield
+        finally:
+            # Before the collector is on again: its first collection would scan all of them. Only
+            # once, because what a second call would hold may be garbage by then.
+            if gc.get_freeze_count() == 0:
+                gc.freeze()
 
 
 @contextmanager

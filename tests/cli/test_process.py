@@ -30,3 +30,21 @@ def faults(context):
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
 def test_memory_that_was_freed_is_taken_again_without_asking_the_system():
     assert faults("for_one_task()") < 100 < faults("nullcontext()")
+
+
+LOADED = """
+import gc
+from finetune.process import loading
+frozen = []
+gc.callbacks.append(lambda phase, info: frozen.append(gc.get_freeze_count()))
+with loading():
+    library = [[] for _ in range(300_000)]
+garbage = [[] for _ in range(3_000)]
+print(len(frozen) > 0 and min(frozen) > len(library))
+"""
+
+
+def test_no_collection_looks_at_what_a_library_has_made():
+    command = [sys.executable, "-c", LOADED]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout == "True\n"
