@@ -39,8 +39,11 @@ def read_lists(path: Path, kept: Mapping[str, Sequence[str]]) -> dict[str, list[
         with path.open(encoding="utf-8") as file:
             text = _Text(file, where)
             for key in text.members():
-                if key not in kept or text.next_mark() != "[":
+                if text.next_mark() != "[":
                     text.value()
+                elif key not in kept:
+                    for _ in text.entries():  # such a list may be larger than a value may be
+                        pass
                 elif key in found:
                     raise FinetuneError(f"has the key {key!r} twice", where=where)
                 else:

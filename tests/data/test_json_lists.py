@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from finetune import reading
 from finetune.data import coco, json_lists
 from finetune.errors import DataError, FinetuneError
 
@@ -51,6 +52,15 @@ def test_lists_are_those_that_json_reads_whatever_is_around_them(tmp_path, in_pi
 def test_what_is_no_json_is_refused(tmp_path, in_pieces, text):
     with pytest.raises(FinetuneError, match="not JSON"):
         json_lists.read_lists(written(tmp_path, text), KEPT)
+
+
+def test_a_list_that_is_passed_over_may_be_larger_than_a_value(tmp_path, monkeypatch):
+    for module in (json_lists, reading):
+        monkeypatch.setattr(module, "MAX_JSON_BYTES", 100)
+    monkeypatch.setattr(json_lists, "_PIECE", 10)
+    document = {"outlines": [{"at": n} for n in range(50)], "images": [{"id": 1}]}
+    found = json_lists.read_lists(written(tmp_path, json.dumps(document)), KEPT)
+    assert found == {"images": [{"id": 1}]}
 
 
 def test_a_list_that_is_there_twice_and_a_file_over_the_limit_are_refused(tmp_path, monkeypatch):
