@@ -57,7 +57,8 @@ def conversion(pairs: Iterable[tuple[Tensor, Tensor]]) -> str:
 def nothing_but_zeros(tensors: Mapping[str, Tensor]) -> str:
     """Return a text on how many loaded matrices are zero throughout, or none if no one is.
 
-    A download that was cut off, or a sparse copy, has such values; training leaves none.
+    A download that was cut off, or a sparse copy, has such values. So has what a network never
+    uses, such as the token types of RoBERTa: it is told and not refused.
     """
     empty = [name for name, t in tensors.items() if t.ndim > 1 and t.numel() and not t.any()]
     if not empty:

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -100,30 +101,36 @@ def _entry_for(name: str, rename: Mapping[str, str]) -> str | None:
     return next((old for old in rename if not _is_part(old) and name.startswith(old)), None)
 
 
+class _Changed(NamedTuple):
+    """A name as a rename changes it."""
+
+    name: str
+    entries: tuple[str, ...]
+    """The entries that were used, in their order."""
+
+
+def _changed(name: str, rename: Mapping[str, str]) -> _Changed:
+    """Return a name after all parts whose entry begins with `*`, and then its beginning."""
+    entries = []
+    for old, new in rename.items():
+        if _is_part(old) and old[1:] in name:
+            entries.append(old)
+            name = name.replace(old[1:], new)
+    beginning = _entry_for(name, rename)
+    if beginning is not None:
+        entries.append(beginning)
+        name = rename[beginning] + name.removeprefix(beginning)
+    return _Changed(name, tuple(entries))
+
+
 def _used(names: Iterable[str], rename: Mapping[str, str]) -> set[str]:
     """Return the entries that change a name."""
-    used = set[str]()
-    for name in names:
-        within = _with_parts(name, rename)
-        used.update(old for old in rename if _is_part(old) and old[1:] in name)
-        if (old := _entry_for(within, rename)) is not None:
-            used.add(old)
-    return used
-
-
-def _with_parts(name: str, rename: Mapping[str, str]) -> str:
-    """Return a name with the parts replaced whose entry begins with `*`."""
-    for old, new in rename.items():
-        if _is_part(old):
-            name = name.replace(old[1:], new)
-    return name
+    return {old for name in names for old in _changed(name, rename).entries}
 
 
 def _new_name(name: str, rename: Mapping[str, str]) -> str:
     """Return a name as the rename changes it."""
-    name = _with_parts(name, rename)
-    old = _entry_for(name, rename)
-    return name if old is None else rename[old] + name.removeprefix(old)
+    return _changed(name, rename).name
 
 
 def _num_fitting(

@@ -57,6 +57,14 @@ def test_a_part_that_no_name_holds_is_told():
         renamed({"a.weight": torch.zeros(1)}, {"*gamma": "weight"}, ())
 
 
+def test_an_entry_is_used_on_what_an_entry_before_it_has_made():
+    rename = {"*.gamma": ".scale", "*.scale": ".weight", "norm.": "n."}
+    tensors = {"norm.gamma": torch.zeros(1)}
+    assert list(renamed(tensors, rename, ())) == ["n.weight"]
+    with pytest.raises(ModelError, match=r"no name of the file holds '\.gamma'"):
+        renamed(tensors, {"*norm": "n", "*gamma": "weight", "*.gamma": ".scale"}, ())
+
+
 def test_weights_that_are_zero_throughout_are_counted(tmp_path):
     tensors = network().state_dict()
     tensors["head.weight"].zero_()
