@@ -1,5 +1,6 @@
 """Turn pydantic's errors about a config into plain messages with hints."""
 
+import re
 import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -192,14 +193,20 @@ def _wrong_word(key: Key, given: Any, expected: str) -> Fault:
     hint = did_you_mean(given, known) if isinstance(given, str) else None
     hint = value_here(given, known) or hint
     if hint is None and "metrics" in key:
-        hint = "any class of torchmetrics by its name: {type: MatthewsCorrCoef}"
+        examples = (f"{{type: {example}}}" for word, example in _METRICS.items() if word in known)
+        hint = next((f"any class of torchmetrics by its name: {one}" for one in examples), None)
     wish = words[0] if len(words) == 1 else f"one of {', '.join(words)}"
     return Fault(key, f"needs {wish}, got {shown(given)}", hint)
 
 
+_METRICS = {"auroc": "MatthewsCorrCoef", "mae": "SpearmanCorrCoef"}
+"""Classes of torchmetrics, each by a word of the tasks that take such classes; others take none."""
+
+
 def _form(kind: str, key: Key, given: Any, fields: Mapping[str, FieldInfo]) -> str | None:
     """Return a hint that shows how one value is written as a list, or as a mapping with a type."""
-    step = key[-1] if key else ""
+    # pydantic names a list among several possible types as `tuple[str, ...]`
+    step = next((part for part in reversed(key) if "[" not in str(part)), "")
     if kind in ("tuple_type", "list_type") and not isinstance(given, Mapping) and given is not None:
         return f"a list, also of one: {step}: [{shown(given)}]"
     if kind == "string_pattern_mismatch" and step == "device":
@@ -254,22 +261,29 @@ def _quoting(kind: str, given: Any) -> str | None:
     if kind == "string_type" and isinstance(given, bool | int | float):
         return "put it in quotes to make it text"
     if kind in _NUMBERS and isinstance(given, str):
-        if given.strip().lower() in ("none", "null", "nil", ""):
-            return "leave the key out"
-        return "take the quotes away to make it a number" if _is_number(given) else None
+        return _no_number(given.strip(), _NUMBERS[kind])
     # People write `yes` and `no` as in YAML 1.1, where these are booleans.
     if kind == "bool_type" and isinstance(given, str) and given.lower() in _YAML_1_1:
         return f"by the rules of YAML 1.2, {given} is text: write {_YAML_1_1[given.lower()]}"
     return None
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _no_number(text: str, wanted: re.Pattern[str]) -> str | None:
+    """Return a hint on a text in the place of a number, or None."""
+    if text.lower() in ("none", "null", "nil", ""):
+        return "leave the key out, if it has a default"
+    if wanted.fullmatch(text):
+        return "take the quotes away to make it a number"
+    plain = text.replace("_", "")
+    is_text = plain != text and wanted.fullmatch(plain)
+    return f"by the rules of YAML 1.2, {text} is text: write {plain}" if is_text else None
 
 
-_NUMBERS = ("int_type", "float_type", "int_parsing", "float_parsing")
+_WHOLE = re.compile(r"[-+]?[0-9]+")
+_DECIMAL = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_NUMBERS = {
+    **dict.fromkeys(("int_type", "int_parsing"), _WHOLE),
+    **dict.fromkeys(("float_type", "float_parsing"), _DECIMAL),
+}
+"""How numbers are written, by the kind of error of pydantic that wants one."""
 _YAML_1_1 = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}

@@ -48,13 +48,15 @@ REMARKS: dict[str, str] = {
     **dict.fromkeys(("backbone", "pretrained_model_name_or_path", "encoder_name", "base_model"),
                     _NETWORK),
     **dict.fromkeys(("strategy", "devices", "num_nodes", "num_gpus", "n_gpu", "distributed"),
-                    "torchrun --nproc-per-node=2 -m finetune train CONFIG runs on two devices"),
+                    "torchrun --nproc-per-node=2 -m finetune train CONFIG runs on two devices, by "
+                    "train.parallel"),
     **dict.fromkeys(("gradient_checkpointing", "activation_checkpointing", "use_checkpoint"),
                     "a smaller train.micro_batch takes less memory, and so does more freezing"),
     **dict.fromkeys(("label_smoothing", "label_smoothing_factor"),
                     "task.losses: [{type: cross_entropy, label_smoothing: 0.1}]"),
-    **dict.fromkeys(("beta1", "beta2", "adam_beta1", "adam_beta2"), "optimizer.betas: [0.9, 0.999]"),
-    **dict.fromkeys(("adam_epsilon", "epsilon"), "optimizer.eps: 1e-8"),
+    **dict.fromkeys(("beta1", "beta2", "adam_beta1", "adam_beta2"),
+                    "optimizer.betas: [0.9, 0.999], which Adam and AdamW take"),
+    **dict.fromkeys(("adam_epsilon", "epsilon"), "optimizer.eps: 1e-8, which Adam and AdamW take"),
     **dict.fromkeys(("shuffle", "shuffle_train"), "samples are always shuffled, by the seed"),
     **dict.fromkeys(("header", "names", "column_names"), "the first line names the columns"),
     **dict.fromkeys(("usecols", "remove_unused_columns", "drop_columns"),
@@ -85,5 +87,6 @@ REMARKS_AT: dict[str, str] = {
     **dict.fromkeys(("data.path", "data.type"), REMARKS["file"]),
     "freeze.layers": _TO_FREEZE,
     "optimizer.name": "optimizer.type names it: AdamW, say",
+    **dict.fromkeys(("tracking.type", "tracking.name"), REMARKS["wandb"]),
 }
 """Remarks on full keys whose last part is a key elsewhere."""

@@ -174,7 +174,7 @@ def test_problems_stand_in_the_file_that_causes_them(write, good):
     path = write("extends: base.yaml\nseed: x\n")
     assert told(path) == [
         "base.yaml:17: train.checkpoint.keep_last: needs a whole number, got 'none'\n"
-        "    leave the key out",
+        "    leave the key out, if it has a default",
         "run.yaml:2: seed: needs a whole number, got 'x'",
     ]
 

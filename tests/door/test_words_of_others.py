@@ -1,8 +1,12 @@
 """Keys and values of Keras, Lightning and transformers each lead to what stands for them here."""
 
+import re
+
 import pytest
 
+from finetune.config.hints import places_of
 from finetune.config.other_words import REMARKS, REMARKS_AT
+from finetune.config.run import RunConfig
 
 CONFIG = """\
 model: {layers: [{name: body, type: Linear, out_features: 4}]}
@@ -47,8 +51,19 @@ def config_file(tmp_path):
         ("train.precision=16-mixed", "did you mean 'float16'?"),
         ("train.gradient_accumulation=2", "train.micro_batch"),
         ("train.epochs='3'", "take the quotes away"),
+        ("train.batch_size=1_000", "1_000 is text: write 1000"),
         ("train.steps=none", "leave the key out"),
         ("task.metrics=[mcc]", "{type: MatthewsCorrCoef}"),
+        ("task={type: regression, metrics: [foo]}", "{type: SpearmanCorrCoef}"),
+        ("model.weights={file: w.safetensors}", "did you mean 'path'?"),
+        ("model.layers.0={type: LayerNorm, epsilon: 1}", "did you mean 'eps'?"),
+        ("data.source.data_dir=d", "did you mean 'path'?"),
+        ("data.file=d.csv", "{source: {type: csv, path: d.csv}}"),
+        ("data.target=3", "a list, also of one: target: [3]"),
+        ("train.early_stopping={monitor: x}", "did you mean 'metric'?"),
+        ("train.checkpoint={monitor: x}", "train.checkpoint.best"),
+        ("schedule={type: step, every: {epochs: 1}, gamma: 0.1}", "did you mean 'factor'?"),
+        ("tracking={type: wandb}", "tracking: [tensorboard]"),
         ("task.losses=[{type: BCEWithLogitsLoss}]", "did you mean 'binary_cross_entropy'?"),
         ("freeze={method: gradual_unfreezing}", "did you mean 'gradual'?"),
         ("freeze={layers: [body]}", "freeze: [NAME]"),
@@ -59,6 +74,33 @@ def test_what_other_tools_call_a_key_or_value_is_told_with_ours(fault, override,
     message = fault(override)
     assert hint in message
     assert "known here" not in message
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optimizer.lr=nan",
+        "train.epochs='3.5'",
+        "train.epochs='\u0663'",
+        "task={type: segmentation, metrics: [foo]}",
+        "task={type: span, metrics: [foo]}",
+        "task={type: detection, metrics: [foo]}",
+    ],
+)
+def test_no_hint_is_given_that_would_not_help(fault, override):
+    assert len(fault(override).splitlines()) == 1
+
+
+def test_each_key_that_a_remark_names_is_a_key_here():
+    text = " ".join((REMARKS | REMARKS_AT).values())
+    keys = set(re.findall(r"\b(?:data|model|optimizer|schedule|task|train)\.[a-z_.]+", text))
+    assert len(keys) > 12
+    # Arguments of a class of torch are in no schema of ours.
+    keys -= {"optimizer.betas", "optimizer.eps"}
+    lacking = {
+        key for key in keys if key not in places_of(key.rpartition(".")[2], RunConfig, (key,))
+    }
+    assert lacking == set()
 
 
 @pytest.mark.parametrize("word", sorted({*REMARKS, *REMARKS_AT}))
