@@ -67,8 +67,11 @@ def fingerprints(
 
 def hashed(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """Return the fingerprint of each tensor, hashed by as many threads as torch may use."""
-    # One whole tensor at a time, in one order: all ranks gather it together.
-    gathered = {n: fingerprint(whole(t)) for n, t in tensors.items() if is_sharded(t)}
+    # One whole tensor at a time, in one order: all ranks gather it together. Sorted, as callers
+    # may hand over a set's order, which differs between processes that torchrun has started.
+    gathered = {
+        n: fingerprint(whole(tensors[n])) for n in sorted(tensors) if is_sharded(tensors[n])
+    }
     rest = {name: tensor for name, tensor in tensors.items() if name not in gathered}
     # hashlib releases the GIL while it hashes, so threads run in parallel.
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:

@@ -69,6 +69,21 @@ def test_many_tensors_hashed_together_have_the_fingerprints_of_each_alone():
     assert hashed(tensors) == {name: fingerprint(tensor) for name, tensor in tensors.items()}
 
 
+def test_ranks_gather_what_they_share_in_one_order_whatever_the_order_of_names():
+    """Processes of torchrun iterate over a set in different orders."""
+    asked = []
+
+    class Shared(torch.Tensor):
+        def full_tensor(self):
+            asked.append(len(self))
+            return self.as_subclass(torch.Tensor)
+
+    tensors = {name: torch.ones(size).as_subclass(Shared) for size, name in enumerate("abc", 1)}
+    for names in ("abc", "bca", "cab"):
+        assert list(hashed({name: tensors[name] for name in names})) == list(names)
+    assert asked == [1, 2, 3] * 3
+
+
 def test_the_proof_covers_frozen_parameters_and_the_buffers_of_wholly_frozen_modules():
     model = make_net()
     names = frozen_tensors(model, {"0.weight", "1.weight", "1.bias"})
