@@ -20,6 +20,8 @@ from finetune.errors import FinetuneError
 _TIMEOUT_S = 1800.0
 """Seconds that a process waits for the others, if the config has no limit: longer than any part of
 a run that one process does alone, such as hashing files or writing a report."""
+_MIXED = "mixed torch.Tensor and DTensor"
+"""Part of what torch raises if a sharded parameter meets a whole tensor."""
 _NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """Variables by which torchrun tells a process which one it is."""
 
@@ -293,8 +295,8 @@ def part_like(values: Tensor, like: Tensor) -> Tensor:
 
 
 @contextmanager
-def naming_lost() -> Iterator[None]:
-    """Turn what torch raises in a pass where another rank has gone into an error that says so."""
+def naming_faults() -> Iterator[None]:
+    """Turn what torch raises where ranks meet in a pass into errors that say what has happened."""
     try:
         yield
     except RuntimeError as error:
@@ -302,6 +304,13 @@ def naming_lost() -> Iterator[None]:
         if "gloo/" in str(error) or isinstance(error, torch.distributed.DistError):
             with _lost():
                 raise
+        if _MIXED in str(error):
+            raise FinetuneError(
+                "train.parallel: fsdp2: the network reads a parameter of a block while the block "
+                "is not called, and this process has a part of it",
+                hint="train.parallel: ddp goes with it",
+                key=("train", "parallel"),
+            ) from error
         raise
 
 

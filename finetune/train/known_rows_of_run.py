@@ -1,7 +1,7 @@
 """Open the rows that the activation cache has for the network of a trained run."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from finetune.freezing.apply import apply_mask, mask_given_back
 from finetune.freezing.rows import rows_of
 from finetune.models.declared import Network
 from finetune.store.directory import cache_root, claim_as_it_is, entries
-from finetune.store.store import Store
+from finetune.store.store import Store, StoreError
 from finetune.train.build import plan_of
 from finetune.train.cache_use import cache_facts
 from finetune.train.inference import Inference
@@ -105,12 +105,17 @@ class KnownToRun:
         with _differentiable(model, frozen):
             boundary, _ = probed(model, samples, use)
             key = prefix_key(model, facts_at(model, boundary, use)) if boundary.stored else ""
-        stores = [
-            Store.of(one.meta, claim_as_it_is(root, one.meta), limit_bytes=0.0)
-            for one in labelled
-            if one.meta is not None and one.meta.facts["prefix"] == key
-        ]
-        return KnownSampleRows(model, boundary, stores, self.tell) if stores else None
+        metas = [one.meta for one in labelled if one.meta and one.meta.facts["prefix"] == key]
+        with ExitStack() as opened:
+            stores = list[Store]()
+            for meta in metas:
+                # It may be gone by now, or damaged: then the others may still be used.
+                with suppress(StoreError):
+                    store = Store.of(meta, claim_as_it_is(root, meta), limit_bytes=0.0)
+                    stores.append(opened.enter_context(closing(store)))
+            rows = KnownSampleRows(model, boundary, stores, self.tell) if stores else None
+            opened.pop_all()
+        return rows
 
 
 @contextmanager

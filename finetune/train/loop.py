@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from finetune.activations.cache import ActivationCache
 from finetune.data.batches import Batch, Samples
 from finetune.data.skipped import note_on_skipped
-from finetune.distributed import RankLostError, naming_lost
+from finetune.distributed import RankLostError, naming_faults
 from finetune.errors import DataError, NonFiniteError, is_out_of_memory, named
 from finetune.freezing.apply import take_on
 from finetune.freezing.plan import Plan
@@ -106,7 +106,7 @@ class Trainer:
         was_quiet, quiet = quiet, quiet or not self.sharing.link.ranks.is_first
         if not quiet:
             telling.speak(self.plan)
-        with self.sharing.lines.told_on_failure(quiet=was_quiet), naming_lost():
+        with self.sharing.lines.told_on_failure(quiet=was_quiet), naming_faults():
             self._run()
         if not quiet:
             origins, settings = self.saver.prover.origins(self.timeline), self.timeline.settings

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -13,6 +14,7 @@ from finetune.process import available_memory_bytes
 from finetune.runs.progress import Progress
 from finetune.train.alike import Alike
 from finetune.train.built import Parts
+from finetune.train.precision import Precision
 from finetune.train.shards import Shards
 from finetune.train.sizes import TensorSize, optimizer_state
 
@@ -22,6 +24,8 @@ _ELEMENTWISE = frozenset(
 """Optimizers that update each number by itself, so that a part of a tensor needs no other part."""
 _SHARE = 0.8
 """Share of its memory that weights, gradients and state of a process may take without shards."""
+_TRIED = 8
+"""Samples of the pass that shows which blocks gather their parameters by themselves."""
 _GIB = 2**30
 
 
@@ -36,8 +40,18 @@ def shards_of(config: RunConfig, parts: Parts, link: Link) -> tuple[Shards, list
         return Shards(link), lines
     # Afterwards there is only one copy of each number, and nothing to compare it with.
     Alike(link, parts.model).check(Progress())
-    shards = Shards.of(link, parts.model, parts.plan.inventory, parts.plan.ever_trained)
+    plan, run = parts.plan, partial(_run_once, parts)
+    shards = Shards.of(link, parts.model, plan.inventory, plan.ever_trained, run)
     return shards, [*lines, *shards.lines]
+
+
+def _run_once(parts: Parts) -> None:
+    """Call the network with the first training samples."""
+    samples = parts.data.train
+    rows = torch.arange(min(_TRIED, parts.training.pass_size, len(samples)))
+    batch = samples.fetch(rows).to(parts.device)
+    with Precision(parts.training.precision, parts.device).autocast():
+        parts.model(**batch.inputs)
 
 
 def wants_shards(config: RunConfig, parts: Parts, link: Link) -> tuple[bool, list[str]]:
@@ -52,6 +66,11 @@ def wants_shards(config: RunConfig, parts: Parts, link: Link) -> tuple[bool, lis
         FinetuneError: it does, and the config asks for what does not go with it.
     """
     ranks, wish = link.ranks, config.train.parallel
+    if not ranks.is_several and wish == "fsdp2":
+        told = (
+            "train.parallel: fsdp2 does nothing here: one process shares its weights with no other"
+        )
+        return False, [f"processes: {told}"]
     if not ranks.is_several or wish == "ddp":
         return False, []
     lines: list[str] = []

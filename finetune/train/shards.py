@@ -6,7 +6,7 @@ whole tensors, whatever the number of ranks.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Self
@@ -14,11 +14,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from finetune.block_names import by_block
 from finetune.distributed import ALONE, Link, is_sharded, own_part, part_like, shard, whole_like
 from finetune.errors import named
 from finetune.freezing.rows import rows_of
 from finetune.models.inventory import ParamInfo
+from finetune.train.shard_units import blocks_of, read_from_outside
 
 
 @dataclass(slots=True)
@@ -37,7 +37,12 @@ class Shards:
 
     @classmethod
     def of(
-        cls, link: Link, model: nn.Module, inventory: Sequence[ParamInfo], trained: Iterable[str]
+        cls,
+        link: Link,
+        model: nn.Module,
+        inventory: Sequence[ParamInfo],
+        trained: Iterable[str],
+        run: Callable[[], object],
     ) -> Self:
         """Shard a network in place.
 
@@ -46,9 +51,15 @@ class Shards:
             model: The network, whole.
             inventory: Its parameters, cut into row slices where a phase freezes rows.
             trained: Names that train in some phase.
+            run: Calls the network once, as training and evaluation do.
         """
         kept = dict(_kept_whole(model, inventory))
-        units = _units(model, inventory)
+        blocks = blocks_of(model, inventory)
+        outside = read_from_outside(model, blocks, run)
+        # torch waits for ever where the ranks gather otherwise.
+        told = link.totals([float(name in outside) for name in blocks])
+        read = [name for name, count in zip(blocks, told, strict=True) if count]
+        units = {name: block for name, block in blocks.items() if name not in read}
         parameters = dict(model.named_parameters())
         shard(model, list(units.values()), [parameters[name] for name in kept])
         wholes = {n: one for n, one in model.named_parameters() if is_sharded(one)}
@@ -56,6 +67,11 @@ class Shards:
             f"processes: {link.ranks.world}, each holds a part of {len(wholes)} parameters; "
             f"{len(units)} blocks gather theirs one after the other"
         ]
+        if read:
+            lines.append(
+                f"processes: {named(read)} are gathered for the whole pass, as the network reads "
+                "their parameters outside of their own calls"
+            )
         if kept:
             why = named(dict.fromkeys(kept.values()))
             lines.append(f"processes: {named(kept)} are whole in each, as they are {why}")
@@ -147,28 +163,6 @@ class Shards:
 
 NO_SHARDS = Shards(Link(ALONE))
 """A run whose processes hold all of the network each."""
-
-
-def _units(model: nn.Module, inventory: Sequence[ParamInfo]) -> dict[str, nn.Module]:
-    """Return by name the blocks that gather their parameters each; the rest goes with the model."""
-    found: dict[str, nn.Module] = {}
-    for name, params in by_block(inventory).items():
-        if any(param.depth is None for param in params):
-            continue
-        module = _module(model, name)
-        # A list of modules is never called, and what is never called gathers nothing.
-        if module is not None and not isinstance(module, nn.ModuleList | nn.ModuleDict):
-            found[name] = module
-    outer = [f"{name}." for name in found]
-    return {n: m for n, m in found.items() if not any(n.startswith(name) for name in outer)}
-
-
-def _module(model: nn.Module, name: str) -> nn.Module | None:
-    """Return a module by name; None if the name is that of a parameter."""
-    try:
-        return model.get_submodule(name)
-    except AttributeError:
-        return None
 
 
 def _kept_whole(model: nn.Module, inventory: Sequence[ParamInfo]) -> Iterator[tuple[str, str]]:

@@ -43,6 +43,10 @@ CASES = {
         "train": TRAIN | {"average": {"decay": 0.8}, "precision": "bfloat16"},
         "optimizer": {"type": "SGD", "lr": 0.05, "momentum": 0.9},
     },
+    "a block that is read from outside": {
+        "model": {"layers": [{"type": "import", "path": "outside_nets:Outside"}]},
+        "train": TRAIN | {"steps": 6},
+    },
 }
 parametrized = pytest.mark.parametrize
 
@@ -95,7 +99,8 @@ def figures(run):
 def test_sharded_weights_end_as_whole_ones_with_the_same_proof(tmp_path, ranks, changes):
     for parallel in ("ddp", "fsdp2"):
         config = written(tmp_path, parallel, parallel, changes)
-        codes, told = ranks(2, config, "--run-dir", tmp_path / f"run-{parallel}")
+        run = tmp_path / f"run-{parallel}"
+        codes, told = ranks(2, config, "--trust", "outside_nets", "--run-dir", run)
         assert codes == [0, 0], told
     assert "each holds a part of" in told[0]
     whole, sharded = tmp_path / "run-ddp", tmp_path / "run-fsdp2"
@@ -179,5 +184,7 @@ def test_what_sharded_weights_do_not_go_with_is_refused(small_config, changes, r
 
 def test_a_single_process_shards_nothing(small_config):
     config = small_config(train={"steps": 2, "parallel": "fsdp2"})
-    assert wants_shards(config, build_parts(config), Link(Ranks())) == (False, [])
+    is_wanted, lines = wants_shards(config, build_parts(config), Link(Ranks()))
+    assert (is_wanted, len(lines)) == (False, 1)
+    assert "one process shares its weights with no other" in lines[0]
     assert torch.distributed.is_initialized() is False

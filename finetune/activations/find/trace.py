@@ -186,7 +186,7 @@ class Operations(TorchFunctionMode):
         given = tensors_in(result)
         self._alive.append(taken)
         self._hand_out(given)
-        if not given and (not taken or name.partition(" ")[0] in _READS_OF_SHAPE):
+        if not given and (not taken or _reads_shape(name)):
             return
         # Assignments return nothing. In torch, names of in-place functions end in `_`.
         in_place = not given and (name.endswith("_") or name in ("__setitem__", "backward"))
@@ -207,6 +207,15 @@ class Operations(TorchFunctionMode):
         # A tensor that came from outside and is passed on is not kept by the call.
         for storage in set(map(storage_of, given)) - self._outside:
             self._inside.setdefault(storage, place)
+
+
+def is_read_of_shape(func: Callable[..., Any], result: Any) -> bool:
+    """Tell whether a function that returned `result` has read no value of its tensors."""
+    return not tensors_in(result) and _reads_shape(_name_of(func))
+
+
+def _reads_shape(name: str) -> bool:
+    return name.partition(" ")[0] in _READS_OF_SHAPE
 
 
 def _name_of(func: Callable[..., Any]) -> str:
