@@ -28,6 +28,10 @@ class Split(Protocol):
         """Return the number of samples."""
 
     @property
+    def padded(self) -> frozenset[str]:
+        """Names of the columns that are padded to the tokens of a batch."""
+
+    @property
     def longest(self) -> int | None:
         """Tokens of the longest sample; None if batches are not padded."""
 

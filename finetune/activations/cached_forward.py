@@ -323,7 +323,7 @@ class CachedForward:
         if split.keeps_digests:
             # Rows of a split that is not cut in order are those of a full batch, see `exact.py`.
             shape = split.shape(batch.indices) if split.in_order else None
-            rows = {**rows, SAMPLE: labels_of(batch.inputs, shape)}
+            rows = {**rows, SAMPLE: labels_of(batch.inputs, split.samples.padded, shape)}
         try:
             split.store.write(
                 split.numbers(batch.indices, batch.view)[kept],

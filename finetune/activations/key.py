@@ -27,7 +27,7 @@ from finetune.structure import DATA, folded
 
 Facts = dict[str, Any]
 
-_DEFINITION = 5
+_DEFINITION = 6
 """Version of the row definition (`exact.py`); bump it to invalidate old stores."""
 _LEFT_OUT = frozenset(vars(nn.Module())) | {"forward", "train", "name_or_path"}
 """Attributes that say nothing: those of every module, our own, and where weights came from."""

@@ -20,6 +20,7 @@ from finetune.activations.replay import Constants, Replay
 from finetune.activations.sample_digests import SAMPLE, digests_of
 from finetune.bits import same_bits
 from finetune.data.batches import Batch
+from finetune.preserved import preserved
 from finetune.store.store import Store
 from finetune.store.verdicts import Verdicts
 from finetune.structure import tensors_in
@@ -68,7 +69,7 @@ class KnownSampleRows:
         self.num_answered = 0
         """Those whose frozen calls were answered."""
         self._num_compared = self._num_answered_batches = 0
-        self._stores, self._tell = stores, tell
+        self._model, self._stores, self._tell = model, stores, tell
         self._digests, self._places = _by_digest(stores)
         # In memory: the store of a number may be another one next time.
         self._verdicts = Verdicts(None, "")
@@ -111,7 +112,7 @@ class KnownSampleRows:
 
     def _known(self, samples: Split, batch: Batch) -> "_Known | None":
         """Return a batch with its stored rows; None if one is missing, or known not to be exact."""
-        if (places := self._found(digests_of(batch.inputs))) is None:
+        if (places := self._found(digests_of(batch.inputs, samples.padded))) is None:
             return None
         shape = Shape.of(samples, batch.indices)
         # Kernels may differ where gradients are on, and in inference mode.
@@ -154,21 +155,38 @@ class KnownSampleRows:
         copies = {column: values.clone() for column, values in batch.inputs.items()}
         with self._replay.recording(shape, constants) as recorded:
             outputs = run(batch.inputs)
-        if (fault := self._fault(recorded, known.rows, copies)) is not None:
-            return outputs, fault
+        fault = self._fault(recorded, known.rows, copies)
+        if fault is None:
+            # Further passes must not count: a network may draw random numbers, or count batches.
+            with preserved(self._model, buffers=True, attributes=True, random=0):
+                fault = self._fault_of_answers(known, run, outputs, copies)
+        return outputs, fault
+
+    def _fault_of_answers(
+        self, known: "_Known", run: Run, outputs: Any, copies: dict[str, Tensor]
+    ) -> str | None:
+        """Return why a batch may not be answered that has the rows stored, or None.
+
+        Args:
+            known: The batch.
+            run: Calls the network.
+            outputs: The network's own outputs for it.
+            copies: Its inputs; may be changed.
+        """
+        shape, constants = known.shape, known.constants
         # A sample may be at another place of a batch than where its row was stored.
         turned = {column: values.flip(0) for column, values in copies.items()}
         with self._replay.recording(shape) as recorded:
             run({column: values.clone() for column, values in turned.items()})
         rows = {name: row.flip(0) for name, row in known.rows.items()}
         if (fault := self._fault(recorded, rows, turned)) is not None:
-            return outputs, fault
+            return fault
         with self._replay.answering(known.rows, shape, constants):
             answered = tensors_in(run(copies))
         whole = tensors_in(outputs)
         if len(whole) != len(answered) or not all(map(same_bits, whole, answered)):
-            return outputs, "the outputs would be others"
-        return outputs, None
+            return "the outputs would be others"
+        return None
 
     def _fault(
         self,

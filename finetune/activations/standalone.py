@@ -244,6 +244,8 @@ class _AtHand:
         mask = mask_of(batch.inputs)
         self.longest = mask.shape[1] if mask is not None and is_right_padded(mask) else None
         self.has_shorter = _has_shorter(batch)
+        # Its rows are found by their numbers alone, so no digest is taken that padding may change.
+        self.padded = frozenset[str]()
         self._num_samples = num_samples
 
     def __len__(self) -> int:

@@ -139,6 +139,11 @@ class Samples(Protocol):
         ...
 
     @property
+    def padded(self) -> frozenset[str]:
+        """Names of the columns that a batch pads; none where a step at every fetch makes tokens."""
+        ...
+
+    @property
     def longest(self) -> int | None:
         """Tokens of the longest sample; None where no column is padded, or nobody knows yet."""
         ...

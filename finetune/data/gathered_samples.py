@@ -75,6 +75,12 @@ class GatheredSamples:
         return tuple(self.specs)
 
     @cached_property
+    def padded(self) -> frozenset[str]:
+        """Names of the columns that a batch pads."""
+        found = self._columns.items()
+        return frozenset(name for name, one in found if isinstance(one, Ragged | LazyColumn))
+
+    @cached_property
     def longest(self) -> int | None:
         """Tokens of the longest sample; None where no column is padded."""
         return max((column.whole.longest for column in self._tokens), default=None)

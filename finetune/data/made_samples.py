@@ -92,6 +92,11 @@ class MadeSamples:
         return tuple(self.specs)
 
     @property
+    def padded(self) -> frozenset[str]:
+        """Names of the columns that a batch pads; none where a step at every fetch makes tokens."""
+        return frozenset() if self._makes_tokens else self._plain.padded
+
+    @property
     def longest(self) -> int | None:
         """Tokens of the longest sample; None where a step at every fetch makes them, or none."""
         return None if self._makes_tokens else self._plain.longest
