@@ -169,8 +169,8 @@ def test_a_checkpoint_without_counts_is_loaded_and_they_are_made_again(drawn):
     ]
     old = Progress.from_json(values)
     assert contradiction(old) is None
-    told = drawn.prover.origins(drawn.timeline)
-    assert drawn.prover.origins(drawn.timeline.at(old)) == told[-NAMED:]
+    told = drawn.saver.prover.origins(drawn.timeline)
+    assert drawn.saver.prover.origins(drawn.timeline.at(old)) == told[-NAMED:]
 
 
 def test_doctor_counts_shortened_proofs_and_sees_a_digest_that_differs(drawn):
