@@ -1,21 +1,15 @@
 """Read lists of a JSON object that is larger than memory should hold, one entry after another."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from finetune.data.readers.json_text import JsonText
 from finetune.disk import reason_of
 from finetune.errors import FinetuneError
-from finetune.reading import MAX_JSON_BYTES, parse_json_at
 
 MAX_LISTS_BYTES = 2 << 30
 """Most bytes of such a file."""
-_PIECE = 1 << 20
-"""Characters that are read at once."""
-_BLANK = re.compile(r"[ \t\r\n]*")
-_OF_NUMBER = frozenset("+-.0123456789eE")
-"""Characters of numbers: the end of a number is seen only by what follows."""
 
 
 def read_lists(path: Path, kept: Mapping[str, Sequence[str]]) -> dict[str, list[Any]]:
@@ -37,17 +31,17 @@ def read_lists(path: Path, kept: Mapping[str, Sequence[str]]) -> dict[str, list[
             most = f"at most {MAX_LISTS_BYTES >> 30} GiB are read"
             raise FinetuneError(f"holds {size / 2**30:.1f} GiB of JSON; {most}", where=where)
         with path.open(encoding="utf-8") as file:
-            text = _Text(file, where)
-            for key in text.members():
-                if text.next_mark() != "[":
+            text = JsonText(file, where)
+            for key in _members(text):
+                if text.next() != "[":
                     text.value()
                 elif key not in kept:
-                    for _ in text.entries():  # such a list may be larger than a value may be
+                    for _ in _entries(text):  # such a list may be larger than a value may be
                         pass
                 elif key in found:
                     raise FinetuneError(f"has the key {key!r} twice", where=where)
                 else:
-                    found[key] = [_slim(entry, kept[key]) for entry in text.entries()]
+                    found[key] = [_slim(entry, kept[key]) for entry in _entries(text)]
     except (OSError, UnicodeDecodeError) as error:
         is_text = isinstance(error, UnicodeDecodeError)
         reason = "not UTF-8" if is_text else reason_of(error).lower()  # type: ignore[arg-type]
@@ -60,92 +54,50 @@ def _slim(entry: Any, kept: Sequence[str]) -> Any:
     return {key: entry[key] for key in kept if key in entry} if isinstance(entry, dict) else entry
 
 
-class _Text:
-    """The text of a JSON file, of which a piece is in memory.
+def _members(text: JsonText) -> Iterator[str]:
+    """Yield each key of the object that is the whole text; its value is to be read before the next.
 
-    Args:
-        file: The file.
-        where: Its name for messages.
+    Raises:
+        FinetuneError: it is no JSON object, or something stands after it.
     """
+    _take(text, "{")
+    while text.next() != "}":
+        key = text.value()
+        if not isinstance(key, str):
+            raise _wrong(text)
+        _take(text, ":")
+        yield key
+        _separate(text, "}")
+    _take(text, "}")
+    if text.next():
+        raise _wrong(text)
 
-    def __init__(self, file: TextIO, where: str) -> None:
-        self._file, self._where = file, where
-        self._held, self._at, self._passed = "", 0, 0
-        self._has_ended = False
 
-    def members(self) -> Iterator[str]:
-        """Yield each key of the object; its value is to be read before the next one."""
-        self._take("{")
-        while self.next_mark() != "}":
-            key = self.value()
-            if not isinstance(key, str):
-                raise self._wrong()
-            self._take(":")
-            yield key
-            self._separate("}")
-        self._take("}")
-        if self.next_mark():
-            raise self._wrong()
+def _entries(text: JsonText) -> Iterator[Any]:
+    """Yield each entry of the list that comes next."""
+    _take(text, "[")
+    while text.next() != "]":
+        yield text.value()
+        _separate(text, "]")
+    _take(text, "]")
 
-    def entries(self) -> Iterator[Any]:
-        """Yield each entry of the list that comes next."""
-        self._take("[")
-        while self.next_mark() != "]":
-            yield self.value()
-            self._separate("]")
-        self._take("]")
 
-    def value(self) -> Any:
-        """Return the value that comes next."""
-        mark = self.next_mark()
-        while True:
-            try:
-                value, end = parse_json_at(self._held, self._at, self._where)
-            except FinetuneError:
-                # It may go on in the next piece; each attempt reads twice as much as the last.
-                if self._has_ended or len(self._held) - self._at > MAX_JSON_BYTES:
-                    raise
-                self._read(len(self._held) - self._at)
-                continue
-            is_cut = end == len(self._held) or self._held[end] in _OF_NUMBER
-            if mark in _OF_NUMBER and is_cut and not self._has_ended:
-                self._read()
-                continue
-            self._at = end
-            return value
+def _take(text: JsonText, mark: str) -> None:
+    """Move behind a character that must come next."""
+    if text.next() != mark:
+        raise _wrong(text)
+    text.skip()
 
-    def next_mark(self) -> str:
-        """Return the next character that is not blank, without taking it; empty at the end."""
-        while True:
-            blank = _BLANK.match(self._held, self._at)
-            assert blank is not None  # it may be empty
-            self._at = blank.end()
-            if self._at < len(self._held) or self._has_ended:
-                return self._held[self._at : self._at + 1]
-            self._read()
 
-    def _take(self, mark: str) -> None:
-        """Take a character that must come next."""
-        if self.next_mark() != mark:
-            raise self._wrong()
-        self._at += 1
+def _separate(text: JsonText, last: str) -> None:
+    """Move behind a comma with something behind it; none is there before the end `last`."""
+    if text.next() == last:
+        return
+    _take(text, ",")
+    if text.next() == last:
+        raise _wrong(text)
 
-    def _separate(self, last: str) -> None:
-        """Take a comma with something behind it; nothing before the end of a list or object."""
-        if self.next_mark() == last:
-            return
-        self._take(",")
-        if self.next_mark() == last:
-            raise self._wrong()
 
-    def _read(self, more: int = 0) -> None:
-        """Read on; what was taken is forgotten."""
-        piece = self._file.read(max(_PIECE, more))
-        self._has_ended = not piece
-        self._passed += self._at
-        self._held, self._at = self._held[self._at :] + piece, 0
-
-    def _wrong(self) -> FinetuneError:
-        """Return the error for what comes next."""
-        place = self._passed + self._at
-        return FinetuneError(f"not JSON at character {place:,}", where=self._where)
+def _wrong(text: JsonText) -> FinetuneError:
+    """Return the error for what comes next."""
+    return FinetuneError(f"not JSON at character {text.place:,}", where=text.name)

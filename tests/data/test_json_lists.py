@@ -7,6 +7,7 @@ import pytest
 
 from finetune import reading
 from finetune.data import coco, json_lists
+from finetune.data.readers import json_text
 from finetune.errors import DataError, FinetuneError
 
 KEPT = {"images": ("id", "name"), "marks": ("at",)}
@@ -15,7 +16,7 @@ KEPT = {"images": ("id", "name"), "marks": ("at",)}
 @pytest.fixture(params=[1, 5, 64], ids="pieces of {}".format)
 def in_pieces(request, monkeypatch):
     """Read files in very small pieces, so that everything is cut somewhere."""
-    monkeypatch.setattr(json_lists, "_PIECE", request.param)
+    monkeypatch.setattr(json_text, "_READ_AT_ONCE", request.param)
 
 
 def written(tmp_path, text):
@@ -55,9 +56,9 @@ def test_what_is_no_json_is_refused(tmp_path, in_pieces, text):
 
 
 def test_a_list_that_is_passed_over_may_be_larger_than_a_value(tmp_path, monkeypatch):
-    for module in (json_lists, reading):
+    for module in (json_text, reading):
         monkeypatch.setattr(module, "MAX_JSON_BYTES", 100)
-    monkeypatch.setattr(json_lists, "_PIECE", 10)
+    monkeypatch.setattr(json_text, "_READ_AT_ONCE", 10)
     document = {"outlines": [{"at": n} for n in range(50)], "images": [{"id": 1}]}
     found = json_lists.read_lists(written(tmp_path, json.dumps(document)), KEPT)
     assert found == {"images": [{"id": 1}]}

@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from finetune.data.readers import documents
+from finetune.data.readers import documents, json_text
 from finetune.data.readers.chunks import Dialect, Reading
 from finetune.data.readers.documents import document_chunks
 from finetune.errors import DataError
@@ -72,7 +72,8 @@ def test_no_more_is_kept_of_a_text_than_its_rows_take():
 
 
 def test_a_fault_ends_the_reading_before_the_limit_and_not_at_the_end_of_the_file(monkeypatch):
-    monkeypatch.setattr(documents, "MAX_JSON_BYTES", 20_000)
+    for module in (documents, json_text):
+        monkeypatch.setattr(module, "MAX_JSON_BYTES", 20_000)
     file = Part('[{"a": ' + "[1], " * 100_000)
     with pytest.raises(DataError, match=r"x.json:1: holds no JSON value within"):
         rows_of(file)
@@ -80,7 +81,8 @@ def test_a_fault_ends_the_reading_before_the_limit_and_not_at_the_end_of_the_fil
 
 
 def test_an_array_on_one_line_may_be_longer_than_a_line_of_json_lines(monkeypatch):
-    monkeypatch.setattr(documents, "MAX_JSON_BYTES", 20_000)
+    for module in (documents, json_text):
+        monkeypatch.setattr(module, "MAX_JSON_BYTES", 20_000)
     assert rows_of(io.StringIO(FORMS["one line"])) == ROWS
 
 

@@ -6,12 +6,10 @@ from itertools import chain
 from typing import Any, TextIO
 
 from finetune.data.readers.chunks import ROWS_AT_ONCE, Chunk, Reading, wrong_bytes
+from finetune.data.readers.json_text import JsonText, after_blanks
 from finetune.errors import DataError, FinetuneError
 from finetune.reading import MAX_JSON_BYTES, limited_lines, parse_json_at, parse_json_object
 
-_READ_AT_ONCE = 1 << 20
-"""Characters of a text that are read at once, at least."""
-_BLANK = re.compile(r"[ \t\r\n]*")
 _BEGINS_AN_OBJECT = re.compile(r'\s*\{\s*(["}]|\Z)')
 _BEGINS_AN_ARRAY = re.compile(r"\s*\[\s*([{\]]|\Z)")
 
@@ -85,7 +83,7 @@ def _objects(file: TextIO, reading: Reading) -> Iterator[tuple[int, dict[str, An
             return
         # One object per line needs only a line in memory; any other layout is read value by value.
         if not _is_whole(first):
-            yield from _of_document(_Text(file, name, first, blank + 1))
+            yield from _of_document(JsonText(file, name, first, blank + 1))
             return
         rest = limited_lines(file, name, before=blank + 1)
         for number, line in chain([(blank + 1, first)], rest):
@@ -125,91 +123,13 @@ def _is_whole(line: str) -> bool:
     if _BEGINS_AN_ARRAY.match(line) is not None:
         return False
     try:
-        _, end = parse_json_at(line, _after_blanks(line, 0), "")
+        _, end = parse_json_at(line, after_blanks(line, 0), "")
     except FinetuneError:
         return False
-    return _after_blanks(line, end) == len(line)
+    return after_blanks(line, end) == len(line)
 
 
-class _Text:
-    """A JSON text of any length, read from its file only as far as the next value reaches.
-
-    Args:
-        file: The file, behind `begins`.
-        name: Name of the file, for messages.
-        begins: The text that was read already.
-        line: Number of the line on which that begins.
-    """
-
-    def __init__(self, file: TextIO, name: str, begins: str, line: int) -> None:
-        self._file = file
-        self._name = name
-        self._text = begins
-        self._position = self._counted = 0
-        self._line = line
-
-    @property
-    def line(self) -> int:
-        """Number of the line of the next character."""
-        # Only from the last call on: from the beginning, the count would take quadratic time.
-        self._count_lines()
-        return self._line
-
-    @property
-    def where(self) -> str:
-        """Place of the next character, for messages."""
-        return f"{self._name}:{self.line}"
-
-    def next(self) -> str:
-        """Move to the next character that is not blank and return it; "" at the end."""
-        while True:
-            self._position = _after_blanks(self._text, self._position)
-            if self._position < len(self._text):
-                return self._text[self._position]
-            if not self._read_on():
-                return ""
-
-    def skip(self) -> None:
-        """Move behind the next character."""
-        self._position += 1
-
-    def value(self) -> Any:
-        """Return the value that begins here, and move behind it.
-
-        Raises:
-            FinetuneError: it is not JSON, or exceeds a limit.
-        """
-        while True:
-            try:
-                value, end = parse_json_at(self._text, self._position, self.where)
-            except FinetuneError:
-                # more of a value that is longer than the limit would be refused just the same
-                if len(self._text) - self._position > MAX_JSON_BYTES:
-                    raise FinetuneError(
-                        f"holds no JSON value within {MAX_JSON_BYTES >> 20} MiB", where=self.where
-                    ) from None
-                if not self._read_on():
-                    raise
-            else:
-                self._position = end
-                return value
-
-    def _read_on(self) -> bool:
-        """Read as much again as is still ahead; return False at the end of the file."""
-        # Doubling keeps the number of attempts to parse one long value small.
-        self._count_lines()
-        ahead = self._text[self._position :]
-        more = self._file.read(max(_READ_AT_ONCE, len(ahead)))
-        self._text, self._position, self._counted = ahead + more, 0, 0
-        return more != ""
-
-    def _count_lines(self) -> None:
-        """Count the line breaks up to here, once each."""
-        self._line += self._text.count("\n", self._counted, self._position)
-        self._counted = self._position
-
-
-def _of_document(text: _Text) -> Iterator[tuple[int, dict[str, Any]]]:
+def _of_document(text: JsonText) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield each object of a text that is an array, or objects one after another."""
     if is_array := text.next() == "[":
         text.skip()
@@ -230,23 +150,17 @@ def _of_document(text: _Text) -> Iterator[tuple[int, dict[str, Any]]]:
         _refuse_unfinished(text)
 
 
-def _pass_comma(text: _Text, where: str) -> None:
+def _pass_comma(text: JsonText, where: str) -> None:
     """Move behind a comma; raise if there is none."""
     if text.next() != ",":
         raise DataError("not JSON: expecting ',' or ']' after this object", where=where)
     text.skip()
 
 
-def _refuse_unfinished(text: _Text) -> None:
+def _refuse_unfinished(text: JsonText) -> None:
     """Raise `DataError` if a JSON array does not end here, or if more than blanks follows it."""
     if not text.next():
         raise DataError("not JSON: its array does not end", where=text.where)
     text.skip()
     if text.next():
         raise DataError("not JSON: something stands after its array", where=text.where)
-
-
-def _after_blanks(text: str, position: int) -> int:
-    """Return the position of the next character that is not blank."""
-    found = _BLANK.match(text, position)
-    return found.end() if found else position
