@@ -16,6 +16,7 @@ from finetune.data.batches import Batch, Samples
 from finetune.freezing.apply import apply_mask, mask_given_back
 from finetune.freezing.rows import rows_of
 from finetune.models.declared import Network
+from finetune.models.shapes import first_line
 from finetune.store.directory import cache_root, claim_as_it_is, entries
 from finetune.store.store import Store, StoreError
 from finetune.train.build import plan_of
@@ -53,13 +54,19 @@ class KnownToRun:
         if not self._was_opened:
             self._was_opened = True
             if self._may_be_used(samples):
-                # A sample that the network cannot take is told where it runs, not by the trial;
-                # code of the user may raise anything. Rows that cannot be read are not there.
-                with suppress(Exception):
-                    self._rows = self._opened(samples)
+                self._rows = self._opened_or_told(samples)
         if self._rows is None:
             return run(batch.inputs)
         return self._rows.outputs(samples, batch, run)
+
+    def _opened_or_told(self, samples: Samples) -> KnownSampleRows | None:
+        """Open the stored rows; None without any, or if an error keeps them from being used."""
+        try:
+            return self._opened(samples)
+        except Exception as error:  # noqa: BLE001 - code of the user may raise anything
+            # What is wrong with a sample is told where the network runs, as without the cache.
+            self.tell(f"activation cache: stored rows are not used: {first_line(error)}")
+            return None
 
     def close(self) -> None:
         """Tell how many samples were answered, and close the stores."""

@@ -1,6 +1,7 @@
 """Predictions and evaluations are answered from stored rows for samples that these are of."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,22 @@ LAYERS = [
 ]
 
 
+def train(command_line, layers, data, *, freeze):
+    """Train on `t.csv` of the current folder, by a config beside it, as `run`."""
+    config = {
+        "model": {"layers": layers},
+        "data": {"source": {"type": "csv", "path": "t.csv"}, **data},
+        "task": {"type": "classification"},
+        "freeze": [freeze],
+        "optimizer": {"type": "SGD", "lr": 0.1},
+        "train": {"epochs": 2, "batch_size": 8},
+        "tracking": {"to": [], "report": False},
+    }
+    Path("c.yaml").write_text(yaml.safe_dump(config))
+    shown = command_line("train", "c.yaml", "--run", "run")
+    assert shown.code == 0, shown.err
+
+
 @pytest.fixture(params=[0.24])
 def folder(request, tmp_path, monkeypatch, command_line):
     """Train on a table with stored rows, and return the folder of table, config and run."""
@@ -32,24 +49,13 @@ def folder(request, tmp_path, monkeypatch, command_line):
              for n in range(NUM)]  # fmt: skip
     names = [f"x{n}" for n in range(WIDTH)]
     (tmp_path / "t.csv").write_text("\n".join([f"label,{','.join(names)}", *lines]) + "\n")
-    config = {
-        "model": {"layers": LAYERS},
-        "data": {
-            "source": {"type": "csv", "path": "t.csv"},
-            "inputs": names,
-            "target": "label",
-            "split": {"test": test},
-            "transforms": [{"type": "stack"}],
-        },
-        "task": {"type": "classification"},
-        "freeze": ["body"],
-        "optimizer": {"type": "SGD", "lr": 0.1},
-        "train": {"epochs": 2, "batch_size": 8},
-        "tracking": {"to": [], "report": False},
+    data = {
+        "inputs": names,
+        "target": "label",
+        "split": {"test": test},
+        "transforms": [{"type": "stack"}],
     }
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
-    shown = command_line("train", "c.yaml", "--run", "run")
-    assert shown.code == 0, shown.err
+    train(command_line, LAYERS, data, freeze="body")
     assert any("prefix" in one.meta.facts for one in entries(cache_root()))
     return tmp_path
 
@@ -185,6 +191,18 @@ def test_rows_that_are_others_in_evaluation_are_not_used(folder, command_line, m
     assert "batches of 8 samples run all layers although their samples are known" in told
 
 
+def test_an_error_of_the_stores_is_told_and_all_layers_run(folder, command_line, monkeypatch):
+    whole, _ = predicted(command_line, "-o", "cache.use=off")
+
+    def fails(store, name):
+        raise ValueError("not what was written")
+
+    monkeypatch.setattr(Store, "column", fails)
+    known, told = predicted(command_line)
+    assert known == whole
+    assert "activation cache: stored rows are not used: not what was written" in told
+
+
 def test_texts_of_all_lengths_are_known_with_the_same_bits(tmp_path, monkeypatch, command_line):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -214,18 +232,7 @@ def test_texts_of_all_lengths_are_known_with_the_same_bits(tmp_path, monkeypatch
         {"name": "net", "type": "transformers", "path": "bert", "output": "mean"},
         {"name": "head", "type": "Linear", "out_features": "classes"},
     ]
-    config = {
-        "model": {"layers": layers},
-        "data": {"source": {"type": "csv", "path": "t.csv"}, "split": {"validation": 0.24}},
-        "task": {"type": "classification"},
-        "freeze": ["net"],
-        "optimizer": {"type": "SGD", "lr": 0.1},
-        "train": {"epochs": 2, "batch_size": 8},
-        "tracking": {"to": [], "report": False},
-    }
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
-    shown = command_line("train", "c.yaml", "--run", "run")
-    assert shown.code == 0, shown.err
+    train(command_line, layers, {"split": {"validation": 0.24}}, freeze="net")
     whole, _ = predicted(command_line, "-o", "cache.use=off")
     known, told = predicted(command_line)
     assert known == whole
