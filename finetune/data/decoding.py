@@ -9,10 +9,9 @@ from hashlib import blake2b
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from struct import error as StructError
 from types import ModuleType
 from typing import Any, BinaryIO, NamedTuple
-from zlib import crc32, error as ZlibError
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -44,8 +43,6 @@ from finetune.errors import DataError, message_of
 from finetune.importing import require
 from finetune.reading import A_POINTER, POINTER
 
-_FAULTS = (*FAULTS, StructError, ZlibError)
-"""Exceptions that Pillow raises for damaged or malicious files."""
 _READ_AT_ONCE = 1 << 20
 
 # Pillow logs an error before it raises it. Without a handler, Python would print the log too.
@@ -266,7 +263,7 @@ def _readable(name: str, pil: ModuleType) -> Iterator[None]:
             yield
     except PixelError as error:
         raise DataError(f"cannot read the image {name!r}: {error}", hint=error.hint) from error
-    except (*_FAULTS, pil.DecompressionBombError) as error:
+    except (*FAULTS, pil.DecompressionBombError) as error:
         reason = message_of(error).partition("\n")[0] or type(error).__name__
         raise DataError(f"cannot read the image {name!r}: {reason}") from error
 

@@ -5,8 +5,10 @@ Images of 8 bits without transparency keep their values. Letters: H height, W wi
 
 from contextlib import suppress
 from dataclasses import dataclass
+from struct import error as StructError
 from types import ModuleType
 from typing import Any, Literal
+from zlib import error as ZlibError
 
 import numpy as np
 
@@ -20,9 +22,9 @@ Rgb = tuple[int, int, int]
 
 FAULTS = (
     OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, MemoryError,
-    RuntimeError, AttributeError, ArithmeticError,
+    RuntimeError, AttributeError, ArithmeticError, StructError, ZlibError,
 )  # fmt: skip
-"""Exceptions that Pillow raises for damaged or malicious files, besides `struct` and `zlib`."""
+"""Exceptions that Pillow raises for damaged or malicious files."""
 
 GREY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 DEEP_MODES = frozenset({"I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
