@@ -74,3 +74,11 @@ def bert(tmp_path_factory):
     sizes |= {"intermediate_size": 8, "max_position_embeddings": 64}
     BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture
+def config_file(request, tmp_path):
+    """The `CONFIG` of the test's own file, as a file."""
+    path = tmp_path / "c.yaml"
+    path.write_text(request.module.CONFIG)
+    return path

@@ -25,13 +25,6 @@ train: {epochs: 1}
 
 
 @pytest.fixture
-def config_file(tmp_path):
-    path = tmp_path / "c.yaml"
-    path.write_text(CONFIG)
-    return path
-
-
-@pytest.fixture
 def told(tmp_path, config_file, monkeypatch, command_line):
     """Run a command beside a small config; return its exit code and what it printed."""
     monkeypatch.chdir(tmp_path)

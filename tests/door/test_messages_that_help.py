@@ -36,13 +36,6 @@ def opened(tmp_path, small_config):
     return open_
 
 
-@pytest.fixture
-def config_file(tmp_path):
-    path = tmp_path / "c.yaml"
-    path.write_text(CONFIG)
-    return path
-
-
 def labels(rare):
     return [f"{n},{'ab'[n % 2]}" for n in range(40)] + [f"{n},{word}" for n, word in rare]
 

@@ -17,13 +17,6 @@ train: {epochs: 1}
 """
 
 
-@pytest.fixture
-def config_file(tmp_path):
-    path = tmp_path / "c.yaml"
-    path.write_text(CONFIG)
-    return path
-
-
 @pytest.mark.parametrize(
     ("override", "hint"),
     [
