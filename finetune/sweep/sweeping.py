@@ -205,7 +205,8 @@ class Sweeping:
         for process in self._running:
             process.stop()
         for process in self._running:
-            if process.end() is Ending.DONE:
+            if process.end() is Ending.DONE:  # it had done its last step when it was asked
+                self._report(process, may_prune=False)
                 self._close(process, Ending.DONE)
             else:
                 self.claims.give_back(process.claim, died=False)

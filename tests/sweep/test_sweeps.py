@@ -205,6 +205,24 @@ def test_a_stop_begins_no_trial_that_was_only_taken(write, tmp_path):
     assert [one.user_attrs["number"] for one in waiting] == [0, 1]
 
 
+@pytest.mark.slow
+def test_a_trial_that_was_done_when_it_was_asked_to_stop_keeps_its_evaluations(
+    write, tmp_path, monkeypatch
+):
+    from finetune.sweep.asked import AskedSweep
+    from finetune.sweep.prepared import prepare
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    sweeping = prepare(AskedSweep.of(write(), [], []), lambda _: None, home=tmp_path / "home")
+    sweeping._take_trials()
+    (process,) = sweeping._running
+    assert process.ending() is None  # it is started now
+    process._process.wait()
+    sweeping._stop_all()
+    (record,) = sweeping.claims.study.trials
+    assert (record.state.name, len(record.intermediate_values)) == ("COMPLETE", 2)
+
+
 @pytest.mark.parametrize(
     ("task", "metric", "expected"),
     [
