@@ -47,6 +47,12 @@ def secrets_of_the_test(monkeypatch):
     monkeypatch.setattr("finetune.redaction._SECRETS", _Secrets())
 
 
+@pytest.fixture(autouse=True)
+def proxies_of_the_test(monkeypatch):
+    """Let no test use the proxy of another: urllib keeps the one that it found first."""
+    monkeypatch.setattr("urllib.request._opener", None)
+
+
 class Outcome(NamedTuple):
     """What a shell shows of a command."""
 

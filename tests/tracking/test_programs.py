@@ -78,6 +78,7 @@ def silence():
             patch.setenv(name, address)
         patch.setenv("NO_PROXY", "")
         patch.setenv("no_proxy", "")
+        patch.setattr("urllib.request._opener", None)
         for name in VARIABLES:
             patch.delenv(name, raising=False)
         yield calls
