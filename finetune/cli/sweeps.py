@@ -58,9 +58,9 @@ def sweep_command(
             from finetune.sweep.search_space import check_space
 
         asked = AskedSweep.of(config, override or (), trust or ())
-        for note in check_space(asked):
-            say(f"note: {note}")
         try:
+            for note in check_space(asked):
+                say(f"note: {note}")
             sweeping = prepare(asked, say, home=home, url=storage, trials=trials, jobs=jobs)
             sweeping.run()
             _show(sweeping, out, as_json=as_json)

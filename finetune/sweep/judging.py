@@ -53,6 +53,20 @@ def judged_by(config: RunConfig, sweep: SweepConfig) -> SweepFigure:
     return SweepFigure(metric, direction)
 
 
+def part_without_samples(config: RunConfig, judged: SweepFigure) -> str | None:
+    """Return the part of the data that a figure is about, if a config sets no samples aside for it.
+
+    A column that names the parts (`split.by`) is believed to name this one.
+    """
+    part = judged.metric.partition("/")[0]
+    data = config.data
+    if part not in ("validation", "test") or getattr(data, part) is not None:
+        return None
+    split = data.split
+    has_samples = split is not None and (split.by is not None or part in split.shares)
+    return None if has_samples else part
+
+
 def _own_metrics(config: RunConfig) -> Iterator[tuple[str, Literal["maximize", "minimize"] | None]]:
     """Yield the metrics of the task in order, each with its direction where that is known."""
     given = getattr(config.task, "chosen_metrics", None) or getattr(config.task, "metrics", None)

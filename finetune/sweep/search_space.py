@@ -18,8 +18,9 @@ from finetune.config.messages import shown
 from finetune.config.run import RunConfig
 from finetune.config.secrets import escaped, masked, references
 from finetune.config.sweep_keys import SearchValues
-from finetune.errors import ConfigError, Origin, Problem
+from finetune.errors import ConfigError, FinetuneError, Origin, Problem
 from finetune.sweep.asked import AskedSweep
+from finetune.sweep.judging import judged_by, part_without_samples
 
 _MOST_ENUMERATED = 1_000_000
 """Most combinations that are written out."""
@@ -83,16 +84,19 @@ def check_space(asked: AskedSweep) -> list[str]:
 
     Raises:
         ConfigError: the config is refused with one of the values, or a key is not to be varied.
+        FinetuneError: trials would have no samples for the figure that they are judged by.
     """
     config, space = asked.config, SearchSpace(asked.sweep.search)
     problems = {str(one): one for one in _refused_keys(asked)}
     refused = {one.origin.key for one in problems.values()}
     notes: dict[str, None] = {}
+    loaded: list[tuple[RunConfig, list[str]]] = []
     for key, value, changes in space.probes():
         if _place(config, key).key in refused:
             continue
         try:
-            notes |= dict.fromkeys(asked.config_with(changes).notes)
+            loaded.append((asked.config_with(changes), changes))
+            notes |= dict.fromkeys(loaded[-1][0].notes)
         except ConfigError as error:
             for one in error.problems:
                 told = _about(config, key, value, one)
@@ -100,7 +104,32 @@ def check_space(asked: AskedSweep) -> list[str]:
                 problems.setdefault(f"{told.origin} {one.message}", told)
     if problems:
         raise ConfigError(list(problems.values()))
+    _refuse_unjudged(asked, loaded)
     return list(notes)
+
+
+def _refuse_unjudged(asked: AskedSweep, loaded: Sequence[tuple[RunConfig, list[str]]]) -> None:
+    """Raise if trials would have no samples for the figure that they are judged by.
+
+    Args:
+        asked: The config with its search.
+        loaded: Configs of some trials, each with its overrides.
+
+    Raises:
+        FinetuneError: they have none.
+    """
+    judged = judged_by(asked.config, asked.sweep)
+    parts = [part_without_samples(config, judged) for config, _ in loaded]
+    part = next(filter(None, parts), None)
+    if part is None:
+        return
+    _, changes = loaded[parts.index(part)]
+    when = "" if all(parts) else f" with {' '.join(changes)}"
+    raise FinetuneError(
+        f"trials are judged by {judged.metric}, and there are no {part} samples{when}",
+        hint=f"data.split: {{{part}: 0.1}} sets some aside",
+        key=("sweep", "metric"),
+    )
 
 
 def _refused_keys(asked: AskedSweep) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ import yaml
 
 from finetune.config.loader import load_config
 from finetune.config.run import RunConfig
+from finetune.errors import FinetuneError
 from finetune.sweep.judging import judged_by
 
 ROOT = Path(__file__).parents[2]
@@ -122,6 +123,10 @@ def test_a_trial_that_does_badly_is_ended_early_and_told(finetune, write, tmp_pa
             "sweep.sampler: a grid holds at most 1,000,000 combinations, got 1,000,001",
         ),
         ({"metric": "validation/mine"}, "nothing says which way 'validation/mine' improves"),
+        (
+            {"metric": "test/mae"},
+            "c.yaml:23: sweep.metric: trials are judged by test/mae, and there are no test samples",
+        ),
     ],
 )  # fmt: skip
 def test_what_cannot_be_searched_is_refused_before_any_trial(
@@ -133,6 +138,41 @@ def test_what_cannot_be_searched_is_refused_before_any_trial(
     assert said in outcome.err
     assert len(outcome.err.splitlines()) <= 2
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "search", "told"),
+    [
+        ({}, {}, "by validation/mae, and there are no validation samples\n"),
+        ({"split": {"test": 0.3}}, {}, "by validation/mae, and there are no validation samples\n"),
+        (
+            {},
+            {"data.split.validation": [0.2, 0.0]},
+            "no validation samples with data.split.validation=0.0 optimizer.lr=0.001\n",
+        ),
+        ({"split": {"validation": 0.3}}, {}, None),
+        ({"split": {"folds": 3}}, {}, None),
+        ({"split": {"by": "part"}}, {}, None),
+        ({}, {"data.split.validation": [0.2, 0.3]}, None),
+    ],
+)  # fmt: skip
+def test_trials_without_samples_that_judge_them_are_refused(write, data, search, told):
+    from finetune.sweep.asked import AskedSweep
+    from finetune.sweep.search_space import check_space
+
+    search = {"optimizer.lr": {"low": 1e-3, "high": 1e-1, "log": True}} | search
+    path = write(search=search)
+    config = yaml.safe_load(path.read_text())
+    config["data"] = {"source": config["data"]["source"]} | data
+    path.write_text(yaml.safe_dump(config))
+    asked = AskedSweep.of(path, [], [])
+    if told is None:
+        check_space(asked)
+        return
+    with pytest.raises(FinetuneError) as refused:
+        check_space(asked)
+    assert told in f"{refused.value}"
+    assert "data.split: {validation: 0.1} sets some aside" in f"{refused.value}"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +206,6 @@ def test_a_folder_that_holds_something_else_is_refused(finetune, write, tmp_path
 
 
 def test_a_study_that_was_begun_with_another_config_is_not_gone_on_with(write, tmp_path):
-    from finetune.errors import FinetuneError
     from finetune.sweep.asked import AskedSweep
     from finetune.sweep.prepared import prepare
 
