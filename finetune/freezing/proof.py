@@ -189,7 +189,8 @@ def _largest_changes(
 ) -> dict[str, float]:
     """Return the largest difference by changed tensor, where it is finite and can be measured."""
     tensors, found = _tensors(model), dict[str, float]()
-    for name in changed:
+    # Sorted: all ranks gather the same tensor at a time, and `changed` may have a set's order.
+    for name in sorted(changed):
         now = tensor_of(tensors, name) if rows_of(name)[0] in tensors else None
         then = copies.get(name)
         # A network may have lost or replaced a tensor: that counts as changed and has no distance.

@@ -84,6 +84,32 @@ def test_ranks_gather_what_they_share_in_one_order_whatever_the_order_of_names()
     assert asked == [1, 2, 3] * 3
 
 
+def test_ranks_measure_in_one_order_how_far_shared_tensors_have_changed():
+    asked = []
+
+    class Shared(torch.Tensor):
+        def full_tensor(self):
+            asked.append(len(self))
+            return torch.zeros(len(self))
+
+    copies = {name: torch.ones(size) for size, name in enumerate("abc", 1)}
+    shared = {name: nn.Parameter(one.as_subclass(Shared)) for name, one in copies.items()}
+    model = nn.ParameterDict(shared)
+    before = {name: fingerprint(tensor) for name, tensor in copies.items()}
+    for names in ("abc", "bca", "cab"):
+        found = prove(
+            model,
+            {n: before[n] for n in names},
+            phase="all",
+            first_step=0,
+            last_step=1,
+            copies=copies,
+        )
+        assert dict(found.largest_change) == dict.fromkeys("abc", 1.0)
+    # In each order once for the fingerprints, and once for the distances.
+    assert asked == [1, 2, 3] * 6
+
+
 def test_the_proof_covers_frozen_parameters_and_the_buffers_of_wholly_frozen_modules():
     model = make_net()
     names = frozen_tensors(model, {"0.weight", "1.weight", "1.bias"})
