@@ -1,16 +1,19 @@
 """A tracker in a thread of its own: it may be slow, and if it fails, the run goes on without it."""
 
-import queue
+import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from finetune.errors import FinetuneError
 from finetune.redaction import redacted
 from finetune.tracking.run_names import Identity, without_password
 from finetune.tracking.tracker import Tracker
+from finetune.tracking.waiting_calls import Job, WaitingCalls
 
 CLOSING_S = 120.0
 """Seconds that the end of a run waits until everything is handed over."""
@@ -18,7 +21,40 @@ CLOSING_S = 120.0
 _LONGEST_FAULT = 300
 """Characters of a program's error that are told."""
 
-_Job = Callable[[Tracker], None]
+_FORK_WAITS_S = 10.0
+"""Seconds that the start of a worker process waits for a call of such a program."""
+
+
+class _ForkGuard:
+    """Keeps worker processes from being forked while another program's code runs in a thread.
+
+    A fork copies the locks of a module that another thread is importing, and nobody opens them in
+    the copy: an import of that module there would wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self._locks: weakref.WeakSet[threading.RLock] = weakref.WeakSet()
+        self._held: list[threading.RLock] = []
+        os.register_at_fork(
+            before=self._hold, after_in_parent=self._release, after_in_child=self._release
+        )
+
+    def new_lock(self) -> "threading.RLock":
+        """Return the lock that a thread holds during each call."""
+        lock = threading.RLock()
+        self._locks.add(lock)
+        return lock
+
+    def _hold(self) -> None:
+        # A program that hangs must not keep the run from its samples.
+        self._held = [lock for lock in self._locks if lock.acquire(timeout=_FORK_WAITS_S)]
+
+    def _release(self) -> None:
+        while self._held:
+            self._held.pop().release()
+
+
+_FORK_GUARD = _ForkGuard()
 
 
 class Apart(Tracker):
@@ -45,11 +81,12 @@ class Apart(Tracker):
     ) -> None:
         self._name, self._tell, self._closing_s = name, tell, closing_s
         self._identify, self._make = identify, make
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._calls = WaitingCalls()
+        self._lock = _FORK_GUARD.new_lock()
         self._thread: threading.Thread | None = None
         self._fault: str | None = None
         """Why the tracker gets no further call; set by the thread."""
-        self._is_told = False
+        self._is_told = self._is_fullness_told = False
 
     def begin(self, step: int, total_steps: int, *, lines: int | None = None) -> None:
         """Hand on; the first call starts the thread."""
@@ -59,6 +96,11 @@ class Apart(Tracker):
         """Hand on; an error since the last call is told here, not by the thread that draws."""
         self._tell_fault()
         self._send(lambda tracker: tracker.scalars(step, values))
+        if self._calls.left_out and not self._is_fullness_told:
+            self._is_fullness_told = True
+            self._tell(
+                f"{self._name} is slower than the run: it misses what comes until it is done"
+            )
 
     def text(self, tag: str, text: str, step: int) -> None:
         """Hand the call on to the tracker, which works in another thread."""
@@ -66,60 +108,73 @@ class Apart(Tracker):
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
         """Hand the call on to the tracker, which works in another thread."""
-        self._send(lambda tracker: tracker.image(tag, image, step))
+        self._send(lambda tracker: tracker.image(tag, image, step), image.nbytes)
 
     def histogram(self, tag: str, values: np.ndarray, step: int) -> None:
         """Hand the call on to the tracker, which works in another thread."""
-        self._send(lambda tracker: tracker.histogram(tag, values, step))
+        self._send(lambda tracker: tracker.histogram(tag, values, step), values.nbytes)
 
     def hparams(
         self, values: Mapping[str, str | float | int | bool], metrics: Mapping[str, float]
     ) -> None:
         """Hand a copy of the metrics on: the run changes them when it goes on."""
         final = dict(metrics)
-        self._send(lambda tracker: tracker.hparams(values, final))
+        self._send(lambda tracker: tracker.hparams(values, final), is_needed=True)
 
     def file(self, path: Path) -> None:
         """Hand the call on to the tracker, which works in another thread."""
-        self._send(lambda tracker: tracker.file(path))
+        self._send(lambda tracker: tracker.file(path), is_needed=True)
 
     def ends(self, status: str) -> None:
         """Hand the call on to the tracker, which works in another thread."""
-        self._send(lambda tracker: tracker.ends(status))
+        self._send(lambda tracker: tracker.ends(status), is_needed=True)
 
     def close(self) -> None:
         """Wait until all calls are handed over, but not for ever."""
         if self._thread is None:
             return
-        self._jobs.put(None)
+        self._calls.put(None, is_needed=True)
         self._thread.join(self._closing_s)
         if self._thread.is_alive():
             # It is a daemon: what it has not sent by the end of the process is lost.
             self._fault = f"not everything was handed over within {self._closing_s:.0f} s"
+        elif self._calls.left_out and self._fault is None:
+            self._tell(
+                f"{self._name} was slower than the run: it lacks {self._calls.left_out} calls"
+            )
         self._thread = None
         self._tell_fault()
 
-    def _send(self, job: _Job) -> None:
+    def _send(self, job: Job, size: int = 0, *, is_needed: bool = False) -> None:
         """Queue a call, unless the tracker has failed."""
-        if self._fault is not None:
-            return
-        if self._thread is None:
-            self._jobs = queue.SimpleQueue()
-            name = f"tracking-{self._name}"
-            make = partial(self._make, self._identify())
-            self._thread = threading.Thread(
-                target=self._work, args=(make, self._jobs), name=name, daemon=True
-            )
-            self._thread.start()
-        self._jobs.put(job)
+        if self._fault is None and self._thread is None:
+            self._start()
+        if self._fault is None:
+            self._calls.put(job, size, is_needed=is_needed)
 
-    def _work(self, make: Callable[[], Tracker], jobs: "queue.SimpleQueue[_Job | None]") -> None:
+    def _start(self) -> None:
+        """Start the thread with a new tracker; if the run folder cannot name the run, fail."""
+        try:
+            make = partial(self._make, self._identify())
+        except FinetuneError as error:
+            self._fault = error.in_one_line
+            return
+        self._calls = WaitingCalls()
+        self._thread = threading.Thread(
+            target=self._work, args=(make, self._calls), name=f"tracking-{self._name}", daemon=True
+        )
+        self._thread.start()
+
+    def _work(self, make: Callable[[], Tracker], calls: WaitingCalls) -> None:
         """Make the tracker, hand over calls until there are no more, then close it."""
         try:
-            tracker = make()
-            while (job := jobs.get()) is not None:
-                job(tracker)
-            tracker.close()
+            with self._lock:
+                tracker = make()
+            while (job := calls.get()) is not None:
+                with self._lock:
+                    job(tracker)
+            with self._lock:
+                tracker.close()
         # Whatever another program raises, and some of them exit: the run is not theirs to end.
         except BaseException as error:  # noqa: BLE001
             said = getattr(error, "message", None) or f"{type(error).__name__}: {error}"

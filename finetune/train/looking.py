@@ -154,14 +154,11 @@ class Looking:
 
     @contextmanager
     def _kept_apart(self) -> Iterator[None]:
-        """Give up on pictures if one cannot be drawn: that is no reason to end a run.
-
-        A `FinetuneError` goes on: the event files cannot be written, and with them the scalars.
-        """
+        """Give up on pictures if one cannot be drawn or kept: that is no reason to end a run."""
         try:
             yield
-        except FinetuneError:
-            raise
+        except FinetuneError as error:
+            self._is_off, self._fault = True, error.in_one_line
         # Whatever odd values do to a drawing.
         except Exception as error:  # noqa: BLE001
             self._is_off = True

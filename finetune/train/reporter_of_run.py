@@ -14,6 +14,7 @@ from finetune.tracking.apart import Apart
 from finetune.tracking.json_lines import JsonLines
 from finetune.tracking.mlflow import MLflow
 from finetune.tracking.run_names import Identity
+from finetune.tracking.spared import Spared
 from finetune.tracking.tracker import Tracker, Trackers
 from finetune.tracking.wandb import WandB
 from finetune.train.built import Parts
@@ -42,7 +43,8 @@ def reporter_of_run(
     if folder.is_written:
         trackers.append(JsonLines(folder.metrics))
         if "tensorboard" in config.tracking.to:
-            trackers.append(_tensorboard(folder, timeline))
+            board = _tensorboard(folder, timeline)
+            trackers.append(Spared("tensorboard", board, telling.message))
         trackers += _apart(config, folder, settings, telling)
         trackers += [telling, *([tracker] if tracker else [])]
     return Reporter(
