@@ -74,10 +74,13 @@ class Batch:
         return replace(self, inputs=inputs, target=target, indices=indices, columns=columns)
 
     def __len__(self) -> int:
-        return len(self.indices)
+        # Asked for several times a step: `len` of a tensor takes a dozen calls of torch's.
+        return self.indices.shape[0]
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch with its tensors on `device`."""
+        if self.indices.device == torch.device(device):
+            return self
         inputs = {name: values.to(device) for name, values in self.inputs.items()}
         target = None if self.target is None else self.target.to(device)
         columns = {name: values.to(device) for name, values in self.columns.items()}

@@ -1,7 +1,7 @@
 """The network that declared layers become: the layers, and how their calls are wired."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
@@ -50,11 +50,11 @@ class ChildCall:
     """Name of the output for later calls; the child's own if empty. A shared child has several."""
     picks: tuple[str, ...] = ()
     """Places of single outputs that later calls take, such as `2`."""
+    source: Source = field(init=False, repr=False, compare=False)
+    """Where later calls find its output; read for each layer in each step, so it is made once."""
 
-    @property
-    def source(self) -> Source:
-        """Where later calls find its output."""
-        return Source("layer", self.name or self.child)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "source", Source("layer", self.name or self.child))
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -76,11 +76,13 @@ class ChildCall:
 
     def arguments(self, values: Mapping[Source, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return the arguments of the call: positional ones, and ones by name."""
-        taken = tuple(values[source] for source in self.takes)
+        taken = tuple(map(values.__getitem__, self.takes))
         return ((), dict(zip(self.keywords, taken, strict=True))) if self.keywords else (taken, {})
 
     def part_of(self, output: Any) -> Any:
         """Return the part of the child's output that later layers use."""
+        if self.part is None and isinstance(output, Tensor):  # the usual case
+            return output
         part = output if self.part is None else output[self.part]
         return first_of(part) if self.unpack else part
 

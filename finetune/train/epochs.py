@@ -5,10 +5,10 @@ Letters: S steps per epoch.
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,32 +24,40 @@ class Epochs:
 
     lengths: tuple[int, ...]
     begins: tuple[int, ...] = (0,)
+    numbers: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    """Number of the first epoch on each data set."""
 
-    @classmethod
-    def of(cls, past: Sequence[tuple[int, int]], length: int) -> Self:
+    def __post_init__(self) -> None:
+        # Not strict: the present data set has a length and no end yet.
+        spans = zip(pairwise(self.begins), self.lengths, strict=False)
+        # Rounded up: an epoch that was cut short counts as one.
+        whole = accumulate(-(-(end - begin) // length) for (begin, end), length in spans)
+        object.__setattr__(self, "numbers", (0, *whole))
+
+    @staticmethod
+    def of(past: Sequence[tuple[int, int]], length: int) -> "Epochs":
         """Return the epochs of a run.
 
         Args:
             past: For each earlier data set, the step at which it ended, and S.
             length: S of the present data set.
         """
-        lengths = (*(length for _, length in past), length)
-        return cls(lengths, (0, *(end for end, _ in past)))
+        return _epochs(tuple(past), length)
 
     def place(self, step: int) -> tuple[int, int]:
         """Return where a run is after `step` steps: number of its epoch, and steps done in it."""
         data = self._data_at(step)
         whole, done = divmod(step - self.begins[data], self.lengths[data])
-        return self._numbers()[data] + whole, done
+        return self.numbers[data] + whole, done
 
     def count(self, step: int) -> float:
         """Return how many epochs the first `step` steps are, as a fraction."""
         data = self._data_at(step)
-        return self._numbers()[data] + (step - self.begins[data]) / self.lengths[data]
+        return self.numbers[data] + (step - self.begins[data]) / self.lengths[data]
 
     def after(self, began: int, epochs: int) -> int:
         """Return the step at which `epochs` epochs have passed since the step `began`."""
-        data, numbers = self._data_at(began), self._numbers()
+        data, numbers = self._data_at(began), self.numbers
         # Exact fractions: a rounded float could move the end of an epoch by a step.
         position = numbers[data] + Fraction(began - self.begins[data], self.lengths[data]) + epochs
         data = max(bisect_right(numbers, position) - 1, data)
@@ -62,9 +70,9 @@ class Epochs:
         """Return the index of the data set that the step after `step` steps is trained on."""
         return bisect_right(self.begins, step) - 1
 
-    def _numbers(self) -> list[int]:
-        """Return the number of the first epoch on each data set."""
-        # Not strict: the present data set has a length and no end yet.
-        spans = zip(pairwise(self.begins), self.lengths, strict=False)
-        # Rounded up: an epoch that was cut short counts as one.
-        return [0, *accumulate(-(-(end - begin) // length) for (begin, end), length in spans)]
+
+# The epochs of a run are asked for several times a step, and change only with its data.
+@lru_cache(maxsize=64)
+def _epochs(past: tuple[tuple[int, int], ...], length: int) -> Epochs:
+    lengths = (*(length for _, length in past), length)
+    return Epochs(lengths, (0, *(end for end, _ in past)))

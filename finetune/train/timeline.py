@@ -38,6 +38,8 @@ class Timeline:
     total_steps: int = field(init=False)
     """Optimizer steps of the whole run, those on earlier data included."""
     _source: PhaseSource = field(init=False, repr=False)
+    _known_span: tuple[object, Span] | None = field(default=None, init=False, repr=False)
+    """The last span that was found, and what it was found from."""
 
     def __post_init__(self) -> None:
         self.total_steps = self._total()
@@ -99,8 +101,12 @@ class Timeline:
     @property
     def span(self) -> Span:
         """The steps of the present phase."""
-        # Only the first one: this is read several times a step.
-        return next(self._spans())
+        progress = self.progress
+        found_from = (progress.phase, progress.phase_began, self.epochs, self.total_steps)
+        # Kept, since it is read several times a step and changes only between phases.
+        if self._known_span is None or self._known_span[0] != found_from:
+            self._known_span = (found_from, next(self._spans()))
+        return self._known_span[1]
 
     def rates_now(self) -> list[float]:
         """Return the rate of each group of the optimizer for the next step."""

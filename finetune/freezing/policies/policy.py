@@ -59,7 +59,10 @@ class Policy(Protocol):
         """
 
     def ends_by(self, began: int) -> int | None:
-        """Return the step at which a mask that began at `began` ends; None if nobody knows yet."""
+        """Return the step at which a mask that began at `began` ends; None if nobody knows yet.
+
+        The answer depends on `began` alone: it is asked for once a mask.
+        """
 
     def misfit(self, masks: Sequence[Mask], memory: Memory) -> str | None:
         """Return why a saved run cannot have these masks and this memory, or None if it can.
