@@ -104,11 +104,12 @@ class WeightedLoss:
             ModelError: the network's outputs do not fit the targets, or the loss gives something
                 else than one number per sample, token or pixel.
         """
-        outputs, batch = self.seen(outputs, batch)
-        if self.view is not None and not len(batch):
-            # Some losses refuse an empty batch. The empty sum is 0, and keeps the output in the
-            # graph.
-            return LossSum(outputs.sum(), 0)
+        if self.view is not None:
+            outputs, batch = self.seen(outputs, batch)
+            if not len(batch):
+                # Some losses refuse an empty batch. The empty sum is 0, and keeps the output in
+                # the graph.
+                return LossSum(outputs.sum(), 0)
         try:
             losses = self.function(outputs, batch)
         except (RuntimeError, IndexError, ValueError) as error:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from finetune.data.batches import Batch
 from finetune.errors import ModelError
@@ -18,7 +18,7 @@ class LossMean(Protocol):
         """Return what a micro-batch adds to the mean of each loss, `()` each."""
         ...
 
-    def correct(self, loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+    def correct(self, loss: Tensor, model: nn.Module) -> Tensor:
         """Finish the gradients of the window; return its mean."""
         ...
 
@@ -63,13 +63,17 @@ class WindowMean:
             for number, (part, count) in enumerate(zip(parts, self._counts, strict=True))
         ]
 
-    def correct(self, loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+    def correct(self, loss: Tensor, model: nn.Module) -> Tensor:
         """Put in the count that a loss gave with its sums, if one did; return the window's mean.
 
         Args:
             loss: Sum of all shares, `()`.
-            parameters: The parameters; their gradients are scaled in place.
+            model: The network; gradients of its parameters are scaled in place.
         """
+        return loss if self.found is None else self.scaled(loss, model.parameters())
+
+    def scaled(self, loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+        """Scale gradients in place to the count that was found, if one was; return the mean."""
         if self.found is None:
             return loss
         factor = self._counts[0] / divisor(self.found)
@@ -118,6 +122,8 @@ class RunningMeans:
 
 def counts_of(losses: Sequence[WeightedLoss], window: Sequence[Batch]) -> list[Count]:
     """Return what each loss counts in the micro-batches of a window, of which there is one."""
+    if len(window) == 1:  # the usual case, in every step
+        return [loss.counted(window[0]) for loss in losses]
     return [_added(loss.counted(batch) for batch in window) for loss in losses]
 
 

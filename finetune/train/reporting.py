@@ -19,6 +19,7 @@ from finetune.optim.groups import Group
 from finetune.pictures.freeze_map import FreezeMap, draw_freeze_map
 from finetune.runs.progress import Progress
 from finetune.tracking.tracker import OF_PHASES, WEIGHTS_STEP, Tracker
+from finetune.train.step_figures import StepFigures
 from finetune.train.summary import peak_memory_gib
 from finetune.train.telling import Telling
 from finetune.train.timeline import Timeline
@@ -35,20 +36,12 @@ class StepStats:
     """Mean loss of the window's samples, a scalar on the device."""
     grad_norm: Tensor | None
     """Norm over all gradients before clipping; None if it was not measured."""
-    loss_norms: dict[str, Tensor]
-    """Gradient norm of each loss alone, where the config asks for it."""
     seconds: float
     """Wall time of the step."""
-    metrics: dict[str, float]
-    """Metrics of the step's samples as it met them, with dropout and before the update."""
-    laps: dict[str, float]
-    """Seconds of forward pass, backward pass and update, for a step that is logged."""
-    gradients: dict[str, Tensor]
-    """Gradient norm of each block, after clipping, where blocks are told."""
-    ratios: dict[str, Tensor]
-    """Size of the update of each block in units of its weights, where blocks are told."""
     samples: int
     """Samples of the window."""
+    figures: StepFigures | None
+    """What is measured besides, in a step that is logged."""
 
 
 class Waited(NamedTuple):
@@ -60,10 +53,10 @@ class Waited(NamedTuple):
     """What the activation cache has done so far."""
 
 
-def _times(stats: StepStats, waited: Waited) -> dict[str, float]:
+def _times(stats: StepStats, laps: Mapping[str, float], waited: Waited) -> dict[str, float]:
     """Return the seconds of a step and its parts, samples per second, and what the cache saved."""
     figures = {"time/data_seconds": waited.data_s}
-    figures |= {f"time/{name}_seconds": seconds for name, seconds in stats.laps.items()}
+    figures |= {f"time/{name}_seconds": seconds for name, seconds in laps.items()}
     whole = stats.seconds + waited.data_s
     if whole > 0:
         figures["time/samples_per_second"] = stats.samples / whole
@@ -197,23 +190,24 @@ class Reporter:
             optimizer: Its rates are reported.
             waited: What came before the step.
         """
-        progress, trained = self._progress, self.timeline.phase.rates
+        progress = self.timeline.progress
         size, recorded = self.timeline.settings.batch_size, waited.cache.recorded
         self.telling.step_is_done(progress.step, size, recorded)
-        if not self.logs(progress.step):
+        found = stats.figures
+        if found is None:
             return
         # Reading a tensor waits for the device, so it is done only for steps that are logged.
         figures = {"train/loss": float(stats.loss), "time/step_seconds": stats.seconds}
         if stats.grad_norm is not None:
             figures["train/grad_norm"] = float(stats.grad_norm)
-        for name, norm in stats.loss_norms.items():
+        for name, norm in found.loss_norms.items():
             figures[f"train/grad_norm/{name}"] = float(norm)
-        figures |= {f"train/{name}": value for name, value in stats.metrics.items()}
+        figures |= {f"train/{name}": value for name, value in found.metrics.items()}
         for group, slot in zip(self.groups, optimizer.param_groups, strict=True):
-            if group.is_trained(trained):
+            if group.is_trained(self.timeline.phase.rates):
                 figures[f"train/lr/{group.name}"] = float(slot["lr"])
-        figures |= _times(stats, waited)
-        for kind, norms in (("gradient", stats.gradients), ("update_ratio", stats.ratios)):
+        figures |= _times(stats, found.laps, waited)
+        for kind, norms in (("gradient", found.gradients), ("update_ratio", found.ratios)):
             figures |= {f"freeze/{kind}/{block}": float(norm) for block, norm in norms.items()}
         figures["memory/peak_gib"] = peak_memory_gib(self.device)
         self._tell(figures)

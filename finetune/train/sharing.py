@@ -5,7 +5,7 @@ number of ranks. A step has two messages: counts and requests before its first f
 the gradients after its last backward pass. In one process every method does nothing.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -262,12 +262,12 @@ class SharedMean:
         """Return what a micro-batch adds to the mean of each loss over all ranks, `()` each."""
         return self._mean.shares(parts)
 
-    def correct(self, loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
+    def correct(self, loss: Tensor, model: nn.Module) -> Tensor:
         """Add up gradients and loss over the ranks, then do as `WindowMean.correct`."""
         loss = self._sharing.add_up(loss, self._mean)
         shards = self._sharing.shards
         shards.hand_over()
-        return self._mean.correct(loss, chain(parameters, shards.parts.values()))
+        return self._mean.scaled(loss, chain(model.parameters(), shards.parts.values()))
 
 
 def _as(value: float, like: Count) -> Count:

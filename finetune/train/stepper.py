@@ -16,18 +16,15 @@ from finetune.distributed import Ranks
 from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import set_rates
 from finetune.tasks.losses import WeightedLoss
-from finetune.tasks.metrics import Measure
 from finetune.tasks.task import Task, add_up
 from finetune.tasks.window_mean import LossMean, WindowMean
-from finetune.train.block_figures import BlockFigures, Values
 from finetune.train.clock import Clock
-from finetune.train.gradients import LossNorms, clip_gradients, norm_of
+from finetune.train.gradients import clip_gradients, norm_of
 from finetune.train.guard import StepGuard
-from finetune.train.laps import Laps
 from finetune.train.precision import Precision
 from finetune.train.reporting import Reporter, StepStats
+from finetune.train.step_figures import StepMeter
 from finetune.train.timeline import Timeline
-from finetune.train.train_metrics import TrainMetrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +44,9 @@ class Stepper:
     clock: Clock
     reporter: Reporter
     max_grad_norm: float | None
-    log_gradient_norms: bool
     mixing: Mixing
-    measures: tuple[Measure, ...]
-    """Metrics of the samples of a step that is logged."""
-    blocks: BlockFigures
+    meter: StepMeter
+    """Measures the steps that are logged."""
     ranks: Ranks
     """Which process of the run this is."""
     new_mean: Callable[[Sequence[WeightedLoss], Sequence[Batch]], LossMean] = WindowMean
@@ -71,9 +66,10 @@ class Stepper:
         """
         progress = self.timeline.progress
         began = time.perf_counter()
-        loss, loss_norms = torch.zeros((), device=self.precision.device), self._loss_norms()
-        metrics = TrainMetrics(self.measures if self._is_logged() else ())
-        laps = Laps(self.precision.device, is_on=self._is_logged())
+        number, loss = progress.step + 1, torch.zeros((), device=self.precision.device)
+        measuring = None
+        if self.reporter.logs(number):
+            measuring = self.meter.begin(tells_blocks=self.reporter.tells_blocks(number))
         self.clock.watchdog.beat()
         # Before the forward pass, which may move buffers such as running statistics.
         self.guard.begin_step()
@@ -90,36 +86,29 @@ class Stepper:
                     outputs = self.cache.now.forward(batch, self.samples)
                 shares = mean.shares(self.task.parts(outputs, batch))
                 micro_loss = add_up(shares)
-            loss_norms.add(shares)
-            metrics.add(outputs, batch)
-            laps.mark("forward")
+            if measuring is not None:
+                measuring.forward_is_done(shares, outputs, batch)
             self.precision.backward(micro_loss)
-            laps.mark("backward")
+            if measuring is not None:
+                measuring.backward_is_done()
             loss += micro_loss.detach()
-        loss = mean.correct(loss, self.model.parameters())
+        loss = mean.correct(loss, self.model)
         # autograd fills the gradient of a cut parameter; the optimizer holds its row slices.
         self.rows.hand_over_gradients(self.timeline.phase.frozen)
         # Before clipping: with an infinite norm it would turn the infinite gradient into NaN and
         # all others into zero.
         self.guard.refuse_non_finite(progress.step, loss, self.optimizer)
-        grad_norm = self._clip_gradients()
-        gradients, before = self._blocks_before()
+        grad_norm = self._clip_gradients(is_logged=measuring is not None)
+        if measuring is not None:
+            measuring.before_update()
         self.precision.step(self.optimizer)
-        laps.mark("update")
+        if measuring is not None:
+            measuring.update_is_done()
         # Not before the update: whatever raises above leaves the progress at the last whole step.
         progress.step += 1
         seconds = time.perf_counter() - began
-        return StepStats(
-            loss,
-            grad_norm,
-            loss_norms.result(),
-            seconds,
-            metrics.result(),
-            laps.seconds,
-            gradients,
-            self.blocks.ratios(before),
-            sum(map(len, window)),
-        )
+        figures = None if measuring is None else measuring.result()
+        return StepStats(loss, grad_norm, seconds, sum(map(len, window)), figures)
 
     def undo(self) -> None:
         """Restore the buffers that a failed step may have moved, and drop its gradients."""
@@ -142,27 +131,10 @@ class Stepper:
         # The optimizer holds slices in place of cut parameters, so it does not clear these.
         self.rows.clear_gradients()
 
-    def _clip_gradients(self) -> Tensor | None:
+    def _clip_gradients(self, *, is_logged: bool) -> Tensor | None:
         """Clip if the config says so; else measure the norm only for a step that is logged."""
-        if self.max_grad_norm is None and not self._is_logged():
+        if self.max_grad_norm is None and not is_logged:
             return None
         # The limit and the logged norm are of true gradients, without the loss scale of float16.
         self.precision.unscale(self.optimizer)
         return clip_gradients(self.optimizer, self.max_grad_norm, self.norm_of)
-
-    def _blocks_before(self) -> tuple[dict[str, Tensor], Values]:
-        """Return the gradient of each block and its weights before the update, if they are told."""
-        if not self.reporter.tells_blocks(self.timeline.progress.step + 1):
-            return {}, {}
-        return self.blocks.gradients(), self.blocks.values()
-
-    def _loss_norms(self) -> LossNorms:
-        """Return the sums of each loss's gradient for this step; without parameters it is off."""
-        is_on = self.log_gradient_norms and self._is_logged()
-        names = [loss.name for loss in self.task.losses]
-        parameters = [p for p in self.model.parameters() if p.requires_grad] if is_on else []
-        return LossNorms(names, parameters)
-
-    def _is_logged(self) -> bool:
-        """Tell whether the step under way is logged; it has the next number."""
-        return self.reporter.logs(self.timeline.progress.step + 1)

@@ -66,6 +66,7 @@ from finetune.train.shared_passes import SharedPasses
 from finetune.train.sharing import Sharing
 from finetune.train.sizes import checkpoint_bytes, optimizer_state
 from finetune.train.start_lines import facts_of, notes_of, on_place
+from finetune.train.step_figures import StepMeter
 from finetune.train.stepper import Stepper
 from finetune.train.stopping import Stop
 from finetune.train.synced_norm import SyncedNorms
@@ -249,10 +250,15 @@ def _stepper(config: RunConfig, shared: _Shared, rows: RowSlices, blocks: BlockF
         clock=shared.clock,
         reporter=shared.reporter,
         max_grad_norm=parts.training.max_grad_norm,
-        log_gradient_norms=config.task.log_gradient_norms,
         mixing=parts.mixing,
-        measures=measures_of_steps(parts.task) if has_measures else (),
-        blocks=blocks,
+        meter=StepMeter(
+            model=parts.model,
+            task=parts.task,
+            measures=measures_of_steps(parts.task) if has_measures else (),
+            blocks=blocks,
+            device=shared.precision.device,
+            log_gradient_norms=config.task.log_gradient_norms,
+        ),
         ranks=sharing.link.ranks,
         new_mean=sharing.mean if sharing.is_several else WindowMean,
         norm_of=sharing.shards.norm if sharing.shards.is_on else norm_of,
