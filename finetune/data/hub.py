@@ -10,7 +10,7 @@ from finetune.data.audio import audio_of
 from finetune.data.file_names import What, first_leaving, leaves, named_files
 from finetune.data.images import images_of
 from finetune.data.readers.mapped import LEAST_BYTES, TEXT_TYPES, mapped_cells
-from finetune.data.readers.parquet import cannot_read
+from finetune.data.readers.parquet import CELL_FAULTS, cannot_read
 from finetune.data.table import Column, Listed, Unread
 from finetune.data.waveforms import SoundRules
 from finetune.errors import DataError
@@ -46,8 +46,9 @@ def parquet_columns(
             dataset = dataset.remove_columns(others)
             # `datasets` would open whatever path the file names.
             _refuse_names_of_images(dataset, name)
-            return dataset_columns(dataset, folder, folder) | dict.fromkeys(others, unread)
-    except (arrow.ArrowException, OSError) as error:
+            return dataset_columns(dataset, folder, folder, name) | dict.fromkeys(others, unread)
+    # The library takes names of columns and its metadata in the file as they are.
+    except (arrow.ArrowException, OSError, AttributeError, *CELL_FAULTS) as error:
         raise cannot_read(name, error) from error
 
 
@@ -89,14 +90,27 @@ def quiet(datasets: Any) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def dataset_columns(dataset: Any, folder: Path, within: Path) -> dict[str, Column]:
+def dataset_columns(dataset: Any, folder: Path, within: Path, where: str) -> dict[str, Column]:
     """Return the columns of a `datasets.Dataset` as ours, by name.
 
+    Args:
+        dataset: The data set.
+        folder: Folder that names of files are relative to.
+        within: Folder that these must not leave.
+        where: What the data set was read from, for messages.
+
     Raises:
-        DataError: a named image is outside of `within`.
+        DataError: a named image is outside of `within`, or a column is damaged.
     """
-    names = dataset.column_names
-    return {name: _dataset_column(dataset, name, folder, within) for name in names}
+    made = {}
+    for name in dataset.column_names:
+        try:
+            made[name] = _dataset_column(dataset, name, folder, within)
+        except CELL_FAULTS as error:
+            reason = str(error).partition("\n")[0][:120]
+            told = f"column {name!r} cannot be read: {reason}"
+            raise DataError(told, where=where) from error
+    return made
 
 
 def _dataset_column(dataset: Any, name: str, folder: Path, within: Path) -> Column:
@@ -104,9 +118,13 @@ def _dataset_column(dataset: Any, name: str, folder: Path, within: Path) -> Colu
 
     Raises:
         DataError: a named image is outside of `within`.
+        ValueError: the column is damaged.
     """
     datasets = require("datasets", extra="data")
     feature, dataset = dataset.features[name], dataset.select_columns([name])
+    column = dataset.with_format("arrow")[:].column(name)
+    # Places in a damaged file may lie outside of it, and to read such a cell ends the process.
+    column.validate(full=True)
     if isinstance(feature, datasets.Image | datasets.Audio):
         # Not decoded: that is done by `decoding.py` and `waveforms.py` alone, by their rules.
         kind = datasets.Image if isinstance(feature, datasets.Image) else datasets.Audio
@@ -119,7 +137,6 @@ def _dataset_column(dataset: Any, name: str, folder: Path, within: Path) -> Colu
             raise leaves(f"row {row + 1} of column {name!r}", named[row], folder, within)
         rows = _Rows(encoded, name, folder, what)
         return images_of(rows) if what == "image" else audio_of(rows, SoundRules())
-    column = dataset.with_format("arrow")[:].column(name)
     if str(column.type) in TEXT_TYPES and column.nbytes >= LEAST_BYTES:
         # The library has mapped its file already: no text is an object before it is read.
         return Listed(mapped_cells(column), "things")

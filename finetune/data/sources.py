@@ -31,6 +31,7 @@ from finetune.data.coco import FoundCoco, read_coco
 from finetune.data.hub import dataset_columns, quiet
 from finetune.data.known_files import KnownFiles
 from finetune.data.large_tables import read_large_tables
+from finetune.data.saved_folders import is_saved, load_saved
 from finetune.data.table import Column, Listed, Numbers, Table, as_tensor
 from finetune.data.tabular import FORM_OF, dialect_of, tables_below
 from finetune.errors import DataError, Key
@@ -239,29 +240,21 @@ def _hub_columns(
                 hint=None if Path(source.path).exists() else _OFFLINE,
                 key=(*key, "path"),
             ) from error
-        return dataset_columns(dataset, folder, within or folder)
+        return dataset_columns(dataset, folder, within or folder, source.path)
 
 
 def _load(datasets: Any, source: HuggingFaceSource, key: Key) -> Any:
     """Return a data set from a folder of `save_to_disk`, or else as `datasets` loads it."""
     path = package_path(source.path, key=(*key, "path"))
-    is_saved = (path / "state.json").is_file()
     # `load_dataset` does not read these folders, and `load_from_disk` reads no others.
-    is_saved_dict = (path / "dataset_dict.json").is_file()
-    if not is_saved and not is_saved_dict:
-        return datasets.load_dataset(
-            str(path) if path.exists() else source.path,
-            name=source.config,
-            split=source.part,
-            revision=source.revision,
-        )
-    loaded = datasets.load_from_disk(str(path))
-    if is_saved:
-        return loaded
-    if source.part not in loaded:
-        parts = ", ".join(loaded)
-        raise DataError(f"no part {source.part!r}; there are: {parts}", key=(*key, "part"))
-    return loaded[source.part]
+    if is_saved(path):
+        return load_saved(path, source.part, key)
+    return datasets.load_dataset(
+        str(path) if path.exists() else source.path,
+        name=source.config,
+        split=source.part,
+        revision=source.revision,
+    )
 
 
 def _imported(
@@ -273,7 +266,7 @@ def _imported(
         return {str(name): _column(str(name), values, key) for name, values in data.items()}
     if type(data).__module__.startswith("datasets."):
         with quiet(require("datasets", extra="data")):
-            return dataset_columns(data, Path(), within or Path())
+            return dataset_columns(data, Path(), within or Path(), source.path)
     if isinstance(data, Sized) and hasattr(data, "__getitem__"):
         return _items_by_column(data, source, key)
     raise DataError(

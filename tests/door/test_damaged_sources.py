@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import shutil
 
+import datasets
 import numpy as np
 import pyarrow
 import pytest
@@ -42,6 +44,12 @@ def of_arrays(*, packed):
     return file.getvalue()
 
 
+def of_datasets():
+    file = io.BytesIO()
+    datasets.Dataset.from_list(CELLS).to_parquet(file)
+    return file.getvalue()
+
+
 def boxes():
     images = [{"id": n, "file_name": f"{n}.png", "width": 9, "height": 9} for n in range(ROWS)]
     of_image = [
@@ -58,6 +66,7 @@ SOURCES = {
     "jsonl": (b"\n".join(map(dumped, CELLS)), {"type": "json", "path": "t.jsonl"}),
     "json": (dumped(CELLS), {"type": "json", "path": "t.json"}),
     "parquet": (of_parquet(), {"type": "parquet", "path": "t.parquet"}),
+    "parquet of datasets": (of_datasets(), {"type": "parquet", "path": "t.parquet"}),
     "arrays": (of_arrays(packed=False), {"type": "arrays", "path": "t.npz"}),
     "packed arrays": (of_arrays(packed=True), {"type": "arrays", "path": "t.npz"}),
     "texts": ("naïve text\nof lines\n".encode() * 20, {"type": "textfolder", "path": "folder"}),
@@ -126,16 +135,32 @@ def outcome(folder, name, seed):
     path.write_bytes(damaged)
     given = node | {"path": str(folder / node["path"])}
     given |= {"folder": str(folder)} if "folder" in node else {}
-    config = DataConfig.model_validate({"source": given})
+    return told_by(given)
+
+
+def told_by(source):
+    """Read all of a source; return the lines that refuse it, or None."""
+    config = DataConfig.model_validate({"source": source})
     try:
         read = open_source(config.source, (), (), None)
         for column in read.columns.values():
             for row in range(len(column)):
                 # Pixels of images are another file's matter.
-                _ = column[row] if name != "boxes" else None
+                _ = column[row] if source["type"] != "coco" else None
     except FinetuneError as error:
         return str(error)
     return None
+
+
+def is_clear(told, named, case):
+    """Assert that an error is one line that names a path, and perhaps a hint."""
+    first, *others = told.splitlines()
+    assert str(named) in first, case
+    assert len(first) <= 500, case
+    assert len(others) <= 1, case
+    assert "Error(" not in told, case
+    assert " at 0x" not in told, case
+    assert told.isprintable() or "\n" in told, case
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -146,13 +171,114 @@ def test_a_damaged_file_is_read_or_refused_in_one_line_that_names_it(tmp_path, n
         if (told := outcome(tmp_path, name, seed)) is None:
             continue
         refused += 1
-        case = (name, [*DAMAGE][seed % len(DAMAGE)], seed, told)
-        first, *others = told.splitlines()
-        assert str(tmp_path) in first, case
-        assert len(first) <= 500, case
-        assert len(others) <= 1, case
-        assert "Error(" not in told, case
-        assert " at 0x" not in told, case
-        assert told.isprintable() or "\n" in told, case
+        is_clear(told, tmp_path, (name, [*DAMAGE][seed % len(DAMAGE)], seed, told))
     # Text without a checksum can be damaged in ways that leave it text.
     assert refused > count / 8, name
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The files of a folder that `save_to_disk` wrote, by name."""
+    kinds = {"x": datasets.Value("string"), "y": datasets.Value("float64")}
+    kinds |= {"label": datasets.ClassLabel(names=["a", "b"])}
+    kinds |= {"tags": datasets.List(datasets.Value("string"))}
+    rows = [{**cells, "label": n % 2, "tags": ["p", "q"]} for n, cells in enumerate(CELLS)]
+    made = datasets.Dataset.from_list(rows, features=datasets.Features(kinds))
+    folder = tmp_path_factory.mktemp("data sets") / "one"
+    made.save_to_disk(folder, num_shards=2)
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def told_by_folder(folder, contents):
+    """Return the lines that refuse a saved data set with these files, or None."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for name, raw in contents.items():
+        (folder / name).write_bytes(raw)
+    return told_by({"type": "huggingface", "path": str(folder)})
+
+
+@pytest.mark.parametrize("count", [52, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_damaged_file_of_a_saved_data_set_is_read_or_refused_by_name(tmp_path, saved, count):
+    refused = 0
+    for seed in range(count):
+        draw = np.random.default_rng([seed, 7])
+        damage = [*DAMAGE][seed % len(DAMAGE)]
+        name = [*saved][seed // len(DAMAGE) % len(saved)]
+        raw = bytes(DAMAGE[damage](bytearray(saved[name]), draw))
+        if told := told_by_folder(tmp_path / "hub", saved | {name: raw}):
+            refused += 1
+            is_clear(told, tmp_path / "hub", (name, damage, seed, told))
+    assert refused > count / 2
+
+
+ARROW = "data-00000-of-00002.arrow"
+
+
+def without(name):
+    return lambda files: {other: raw for other, raw in files.items() if other != name}
+
+
+def edited(name, edit):
+    """Return what changes the JSON of one file."""
+    return lambda files: files | {name: dumped(edit(json.loads(files[name])))}
+
+
+def names(file):
+    return edited("state.json", lambda state: state | {"_data_files": [{"filename": file}]})
+
+
+def with_features(**features):
+    return edited("dataset_info.json", lambda info: info | {"features": features})
+
+
+def of_another_schema(files):
+    """Put other columns into one of the two files."""
+    file = io.BytesIO()
+    table = pyarrow.table({"x": [1, 2], "z": [1, 2]})
+    with pyarrow.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    return files | {ARROW: file.getvalue()}
+
+
+SPOILT = {
+    "no state": (without("state.json"), "state.json: cannot be read: no such file"),
+    "no info": (without("dataset_info.json"), "dataset_info.json: cannot be read: no such file"),
+    "half of the samples": (without(ARROW), f"{ARROW}: is missing, state.json names it"),
+    "no samples": (edited("state.json", lambda state: state | {"_data_files": []}), "no .arrow"),
+    "no names": (edited("state.json", lambda state: {}), "state.json: has no list '_data_files'"),
+    "no key": (
+        edited("state.json", lambda state: {k: state[k] for k in state if k != "_split"}),
+        "cannot be read: '_split' is missing",
+    ),
+    "a file elsewhere": (names("../other.arrow"), "other.arrow' leaves the folder"),
+    "a file of the system": (names("/etc/hostname"), "'/etc/hostname' leaves the folder"),
+    "a number for a name": (names(3), "state.json: names no .arrow file"),
+    "a list for a state": (edited("state.json", lambda state: [state]), "needs a JSON object"),
+    "another schema": (of_another_schema, "cannot be read"),
+    "another feature": (with_features(x={"dtype": "int64", "_type": "Value"}), "cannot be read"),
+    "an odd feature": (with_features(x={"_type": "Odd"}), "Feature type 'Odd' not found"),
+    "features that are none": (with_features(x=3), "cannot be read"),
+}  # fmt: skip
+"""Change of the files, and what is told."""
+
+
+@pytest.mark.parametrize(("change", "words"), SPOILT.values(), ids=SPOILT)
+def test_a_saved_data_set_that_is_not_whole_is_refused_with_its_file(
+    tmp_path, saved, change, words
+):
+    told = told_by_folder(tmp_path / "hub", change(saved))
+    assert told, "read"
+    assert words in told
+    is_clear(told, tmp_path / "hub" if "leaves" not in words else tmp_path, told)
+
+
+def test_a_label_that_has_no_name_is_refused_with_its_column(tmp_path):
+    kinds = datasets.Features({"label": datasets.ClassLabel(names=["a", "b"])})
+    table = pyarrow.table({"label": pyarrow.array([0, 1, 2])})
+    made = datasets.Dataset(table)
+    made.info.features = kinds
+    made.save_to_disk(tmp_path / "hub")
+    told = told_by({"type": "huggingface", "path": str(tmp_path / "hub")})
+    assert "column 'label' cannot be read: " in told
+    is_clear(told, tmp_path / "hub", told)

@@ -6,7 +6,7 @@ from typing import Any, BinaryIO
 from finetune.data.readers.chunks import ROWS_AT_ONCE, Chunk, Reading
 from finetune.errors import DataError
 
-_FAULTS = (ValueError, ArithmeticError, TypeError, LookupError, NotImplementedError)
+CELL_FAULTS = (ValueError, ArithmeticError, TypeError, LookupError, NotImplementedError)
 """Exceptions of Python when cells become Python values: bytes that are not text, odd dates, types
 that Arrow cannot convert."""
 
@@ -85,6 +85,6 @@ def _cells(batch: Any, name: str, reading: Reading) -> list[Any]:
             column = column.cast(pyarrow.float64())
         cells = column.to_pylist()
         return [reading.filled(cell) for cell in cells] if reading.missing_in(name) else cells
-    except _FAULTS as error:
+    except CELL_FAULTS as error:
         reason = str(error).partition("\n")[0][:120]
         raise DataError(f"column {name!r} cannot be read: {reason}", where=reading.name) from error
