@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,9 @@ from finetune.models.detectors import NO_BOX
 from finetune.tasks.conditions import Always
 from finetune.tasks.metrics import Measure, target_of
 
+_OVERLAPS, _RECALLS = np.linspace(0.5, 0.95, 10).tolist(), np.linspace(0, 1, 101).tolist()
+"""Those of COCO. The usual ones of torchmetrics are rounded to float32, 0.33 to 0.33000001, so that
+a recall of 0.33 misses its own place on the curve."""
 _UNDEFINED = -1
 """What pycocotools gives for a figure of no box."""
 
@@ -85,7 +89,9 @@ class BoxScores:
         # It takes longer to load than torch, so only an evaluation of boxes loads it.
         from torchmetrics.detection import MeanAveragePrecision
 
-        metric = MeanAveragePrecision(backend="pycocotools")
+        metric = MeanAveragePrecision(
+            backend="pycocotools", iou_thresholds=_OVERLAPS, rec_thresholds=_RECALLS
+        )
         # That an image has more than 100 detections, of which the metric counts the best.
         metric.warn_on_many_detections = False
         with warnings.catch_warnings():

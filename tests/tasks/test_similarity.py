@@ -16,9 +16,7 @@ from finetune.data.batches import Batch
 from finetune.errors import FinetuneError, ModelError
 from finetune.tasks.build_task import build_task
 from finetune.tasks.pair_metrics import pearson, ranks, spearman
-from finetune.tasks.task import add_up
 from finetune.tasks.whole_windows import refuse_cut_windows
-from finetune.tasks.window_mean import WindowMean
 
 SCORES = {"compares": "scores"}
 PAIRS = {"compares": "pairs"}
@@ -142,35 +140,6 @@ def test_nan_of_a_network_is_shown():
     assert all(math.isnan(figure) for figure in found.values())
 
 
-LOSSES = {
-    "cosines": (2, SCORES | {"score_range": [0, 2]}),
-    "huber": (2, SCORES | {"score_range": [0, 2], "losses": {"type": "huber"}}),
-    "contrastive": (2, SCORES | {"score_range": [0, 2], "losses": {"type": "contrastive"}}),
-    "triplet": (3, TRIPLETS | {"losses": {"type": "triplet", "margin": 1.0}}),
-    "cosine triplet": (3, TRIPLETS | {"losses": {"type": "triplet", "distance": "cosine"}}),
-}
-
-
-@pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("size", [1, 3])
-def test_the_loss_does_not_depend_on_how_a_window_is_cut(name, size):
-    number, keys = LOSSES[name]
-    task, whole = task_of(**keys), drawn(1, number, 8).requires_grad_()
-    scores = torch.arange(8.0) % 3
-    batch = Batch({}, scores if number == 2 else None, torch.arange(8))
-    expected = task.loss(whole, batch)
-    (gradient,) = torch.autograd.grad(expected, whole)
-    cuts = torch.arange(8).split(size)
-    window = [Batch({}, scores[rows] if number == 2 else None, rows) for rows in cuts]
-    mean = WindowMean(task.losses, window)
-    found = sum(
-        add_up(mean.shares(task.parts(whole[rows], part)))
-        for rows, part in zip(cuts, window, strict=True)
-    )
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(torch.autograd.grad(found, whole)[0], gradient)
-
-
 @pytest.mark.parametrize("keys", [PAIRS, TRIPLETS], ids=["pairs", "triplets"])
 def test_windows_of_in_batch_negatives_are_not_cut(keys):
     cut = TrainConfig(epochs=1, batch_size=8, micro_batch=4)
@@ -221,6 +190,14 @@ def test_triplets_and_contrasts_are_those_of_torch():
     apart = 1 - F.cosine_similarity(pairs[:, 0], pairs[:, 1])
     expected = torch.where(alike == 1, apart**2, (0.8 - apart).clamp(min=0) ** 2).mean() / 2
     torch.testing.assert_close(task_of(losses=loss).loss(pairs, batch), expected)
+
+
+LOSSES = {
+    "cosines": (2, SCORES | {"score_range": [0, 2]}),
+    "contrastive": (2, SCORES | {"score_range": [0, 2], "losses": {"type": "contrastive"}}),
+    "triplet": (3, TRIPLETS | {"losses": {"type": "triplet", "margin": 1.0}}),
+    "cosine triplet": (3, TRIPLETS | {"losses": {"type": "triplet", "distance": "cosine"}}),
+}
 
 
 def test_equal_embeddings_have_finite_gradients():

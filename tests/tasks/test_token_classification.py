@@ -14,8 +14,6 @@ from finetune.errors import FinetuneError, ModelError
 from finetune.tasks.build_task import build_task
 from finetune.tasks.entities import Entity, entities_of
 from finetune.tasks.records import Asked
-from finetune.tasks.task import add_up
-from finetune.tasks.window_mean import WindowMean
 
 TAGS = ("B-org", "B-per", "I-org", "I-per", "O")
 
@@ -132,26 +130,6 @@ LOSSES = {
     "weighted": {"type": "cross_entropy", "class_weights": {"O": 0.1, "B-per": 3.0}},
     "focal": {"type": "focal"},
 }
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("size", [1, 3])
-def test_the_loss_does_not_depend_on_how_a_window_is_cut(loss, size):
-    task, batch = task_of(losses=[LOSSES[loss]]), batch_of(ROWS)
-    torch.manual_seed(1)
-    whole = torch.randn(*batch.target.shape, len(TAGS), requires_grad=True)
-    expected = task.loss(whole, batch)
-    (gradient,) = torch.autograd.grad(expected, whole)
-    cuts = torch.arange(len(ROWS)).split(size)
-    window = [Batch({}, batch.target[rows], rows) for rows in cuts]
-    mean = WindowMean(task.losses, window)
-    parts = [
-        add_up(mean.shares(task.parts(whole[rows], part)))
-        for rows, part in zip(cuts, window, strict=True)
-    ]
-    found = sum(parts)
-    torch.testing.assert_close(found, expected)
-    torch.testing.assert_close(torch.autograd.grad(found, whole)[0], gradient)
 
 
 @pytest.mark.parametrize("loss", ["plain", "smoothed", "weighted"])

@@ -305,6 +305,17 @@ STEPS = {
     "boxes": {"steps": 6, "batch_size": 2, "evaluate_every": {"steps": 3}},
 }
 """Fewer steps, where one takes long."""
+KILLED = {"answers": {}, "boxes": STEPS["boxes"] | {"steps": 24, "evaluate_every": {"steps": 12}}}
+"""Enough steps that a run is killed three times before its end."""
+
+
+@pytest.mark.parametrize("of", ["answers", "boxes"])
+def test_three_kills_change_no_bit_of_a_run_that_learns(tmp_path, written, of):
+    saves = {"checkpoint": {"every": {"steps": 1}, "best": None}}
+    config = written(**SECTIONS[of](tmp_path), train=FORTY | saves | KILLED[of], tracking=UNSEEN)
+    killed(config, "whole", 0, tmp_path)
+    assert killed(config, "killed", 3, tmp_path, seed=4)["kills"] == 3
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("of", SECTIONS)
