@@ -147,7 +147,7 @@ SUMS = {
 }
 """The losses of each task that are sums over samples, words, pixels or answers."""
 WHOLE = {
-    "classification": ("triplet", "contrastive"),
+    "classification": ("triplet", "cosine triplet", "contrastive"),
     "similarity of triplets": ("in_batch_negatives",),
     "detection": ("of the network",),
 }
