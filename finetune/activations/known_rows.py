@@ -4,7 +4,7 @@ A sample is known by a digest of all that the network gets of it. The first batc
 all layers, and so does the first one with rows of each store: only if its rows are those stored,
 and its outputs the same with its frozen calls answered, bit by bit, are others like it answered.
 
-Letters: B samples of a batch, N stored rows.
+Letters: B samples of a batch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from finetune.activations.batch_shapes import Shape, Split, without_padding
 from finetune.activations.find.boundary import Boundary
 from finetune.activations.replay import Constants, Replay
-from finetune.activations.sample_digests import SAMPLE, digests_of
+from finetune.activations.sample_digests import digests_of
+from finetune.activations.sample_index import Found, SampleIndex
 from finetune.bits import same_bits
 from finetune.data.batches import Batch
 from finetune.preserved import preserved
@@ -70,7 +71,7 @@ class KnownSampleRows:
         """Those whose frozen calls were answered."""
         self._num_compared = self._num_answered_batches = 0
         self._model, self._stores, self._tell = model, stores, tell
-        self._digests, self._places = _by_digest(stores)
+        self._index = SampleIndex(stores, tell)
         # In memory: the store of a number may be another one next time.
         self._verdicts = Verdicts(None, "")
         self._constants: dict[str, Constants] = {}
@@ -112,17 +113,18 @@ class KnownSampleRows:
 
     def _known(self, samples: Split, batch: Batch) -> "_Known | None":
         """Return a batch with its stored rows; None if one is missing, or known not to be exact."""
-        if (places := self._found(digests_of(batch.inputs, samples.padded))) is None:
+        if (places := self._index.find(digests_of(batch.inputs, samples.padded))) is None:
             return None
         shape = Shape.of(samples, batch.indices)
         # Kernels may differ where gradients are on, and in inference mode.
         mode = f"{shape}, {torch.is_grad_enabled()}, {torch.is_inference_mode_enabled()}"
-        names = {f"{mode}, rows of {store} {origin}" for store, _, origin in places.tolist()}
+        origins = zip(places.stores.tolist(), places.origins.tolist(), strict=True)
+        names = {f"{mode}, rows of {store} {origin}" for store, origin in origins}
         is_inexact = any(name in self._verdicts and self._verdicts[name] for name in names)
         if is_inexact or (rows := self._rows(places, shape)) is None:
             return None
         constants = self._constants.setdefault(mode, Constants(mode, self._verdicts))
-        return _Known(batch, rows, shape, constants, {*places[:, 0].tolist()}, names)
+        return _Known(batch, rows, shape, constants, {*places.stores.tolist()}, names)
 
     def _note(self, known: "_Known", fault: str | None) -> None:
         """Remember whether batches like a compared one are exact; tell the user if they are not."""
@@ -204,21 +206,13 @@ class KnownSampleRows:
                 return "this machine rounds a sample otherwise there than where its row was stored"
         return None
 
-    def _found(self, digests: Tensor) -> np.ndarray[Any, Any] | None:
-        """Return store, row number and origin of each sample, `(B, 3)`; None if one is unknown."""
-        wanted = digests.numpy()
-        if not len(self._digests):
-            return None
-        at = np.searchsorted(self._digests[:, 0], wanted[:, 0]).clip(max=len(self._digests) - 1)
-        return self._places[at] if (self._digests[at] == wanted).all() else None
-
-    def _rows(self, places: np.ndarray[Any, Any], shape: Shape) -> dict[str, Tensor] | None:
+    def _rows(self, places: Found, shape: Shape) -> dict[str, Tensor] | None:
         """Return the rows of some samples by name; None if one turns out damaged."""
         parts, order = list[dict[str, Tensor]](), list[np.ndarray[Any, Any]]()
         is_ragged = any(leaf.ragged for leaf in self._replay.boundary.stored.values())
         for number, store in enumerate(self._stores):
-            which = np.flatnonzero(places[:, 0] == number)
-            rows = torch.from_numpy(places[which, 1])
+            which = np.flatnonzero(places.stores == number)
+            rows = torch.from_numpy(places.rows[which])
             if not store.has(rows).all():
                 return None
             if len(which):
@@ -226,20 +220,3 @@ class KnownSampleRows:
                 order.append(which)
         back = torch.from_numpy(np.concatenate(order).argsort())
         return {name: torch.cat([part[name] for part in parts])[back] for name in parts[0]}
-
-
-def _by_digest(
-    stores: Sequence[Store],
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return digests of all stored samples, sorted `(N, 2)`, and their places, see `_found`."""
-    digests, places = list[Tensor](), list[Tensor]()
-    for number, store in enumerate(stores):
-        rows, found = store.column(SAMPLE)
-        # Zeros stand for samples whose digest was not taken.
-        is_taken = found[:, :2].any(1)
-        rows, found = rows[is_taken], found[is_taken]
-        digests.append(found[:, :2])
-        places.append(torch.stack([torch.full_like(rows, number), rows, found[:, 2]], dim=1))
-    whole, where = torch.cat(digests).numpy(), torch.cat(places).numpy()
-    order = np.lexsort((whole[:, 1], whole[:, 0]))
-    return whole[order], where[order]

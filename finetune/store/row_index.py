@@ -36,9 +36,10 @@ class RowIndex:
         """Return the present checksums of rows; `EMPTY` where a row is not written."""
         return self._units["seals"].take(rows)
 
-    def written(self) -> Rows:
-        """Return the numbers of all rows that have a checksum."""
-        return np.flatnonzero(self.checksums(np.arange(self._num_rows)))
+    def written(self, start: int = 0, stop: int | None = None) -> Rows:
+        """Return the numbers of all rows from `start` to before `stop` that have a checksum."""
+        stop = self._num_rows if stop is None else min(stop, self._num_rows)
+        return np.flatnonzero(self.checksums(np.arange(start, stop))) + start
 
     def spans(self, rows: Rows) -> Spans:
         """Return where rows lie according to the index file, which may be damaged."""

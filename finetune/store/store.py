@@ -6,7 +6,7 @@ before it uses the row for the first time. So a process or machine may stop at a
 repair afterwards, and a flipped bit is detected when it is read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -218,13 +218,17 @@ class Store:
         """Return the numbers of written rows, ascending. `has` tells whether they are undamaged."""
         return torch.from_numpy(self._index.written())
 
-    def column(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return the numbers of all written rows, (N,), and one output of them, (N, ...).
+    def written_pieces(self, size: int) -> Iterator[Tensor]:
+        """Yield what `written` returns in pieces, each of the rows of a stretch of `size`."""
+        for start in range(0, self.meta.layout.num_rows, size):
+            yield torch.from_numpy(self._index.written(start, start + size))
+
+    def column(self, name: str, indices: Tensor) -> Tensor:
+        """Return one output of rows, (B, ...), that must not be ragged.
 
         Nothing is verified: `has` tells which of these rows are undamaged.
         """
-        rows = self._index.written()
-        return torch.from_numpy(rows), self._files.column(name, rows)
+        return self._files.column(name, self._rows(indices))
 
     def verdicts(self, network: str) -> Verdicts:
         """Return the results of trials for `network`, given by its key."""

@@ -1,7 +1,7 @@
 """Open the rows that the activation cache has for the network of a trained run."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,10 +116,13 @@ class KnownToRun:
         with ExitStack() as opened:
             stores = list[Store]()
             for meta in metas:
-                # It may be gone by now, or damaged: then the others may still be used.
-                with suppress(StoreError):
+                try:
                     store = Store.of(meta, claim_as_it_is(root, meta), limit_bytes=0.0)
-                    stores.append(opened.enter_context(closing(store)))
+                except StoreError as error:
+                    # It may be gone by now, or damaged: the others may still be used.
+                    self.tell(f"activation cache: a store is not used: {error.in_one_line}")
+                    continue
+                stores.append(opened.enter_context(closing(store)))
             rows = KnownSampleRows(model, boundary, stores, self.tell) if stores else None
             opened.pop_all()
         return rows

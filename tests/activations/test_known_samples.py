@@ -8,9 +8,10 @@ import pytest
 import torch
 import yaml
 
+from finetune.activations import sample_index
 from finetune.activations.batch_shapes import Shape
-from finetune.activations.sample_digests import digests_of, labels_of
-from finetune.store.directory import cache_root, entries
+from finetune.activations.sample_digests import SAMPLE, digests_of, labels_of
+from finetune.store.directory import cache_root, claim_as_it_is, entries
 from finetune.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("always")
@@ -151,6 +152,39 @@ def test_a_store_that_cannot_be_opened_leaves_the_others_in_use(folder, command_
     known, told = predicted(command_line)
     assert known == whole
     assert 0 < answered(told) < before
+    assert "activation cache: a store is not used: " in told
+
+
+def test_rows_beyond_the_bound_on_memory_run_all_layers_with_a_line(
+    folder, command_line, monkeypatch
+):
+    whole, told = predicted(command_line)
+    before = answered(told)
+    monkeypatch.setattr(sample_index, "MOST_ROWS", NUM - 10)
+    known, told = predicted(command_line)
+    assert known == whole
+    assert 0 < answered(told) < before
+    assert "has more than 390 rows of this network; the frozen layers run for samples" in told
+
+
+def test_a_stored_row_takes_16_bytes_of_memory(folder):
+    stores = [
+        Store.of(one.meta, claim_as_it_is(cache_root(), one.meta), limit_bytes=0.0)
+        for one in entries(cache_root())
+    ]
+    index = sample_index.SampleIndex(stores, lambda _: None)
+    assert len(index) == NUM
+    assert index.num_bytes == 16 * NUM
+    for store in stores:
+        rows = store.written()
+        labels = store.column(SAMPLE, rows)
+        found = index.find(labels[:, :2])
+        assert torch.equal(torch.from_numpy(found.rows), rows)
+        assert torch.equal(torch.from_numpy(found.origins), labels[:, 2])
+        # Half the digest alone is not the sample.
+        assert index.find(labels[:, :2] ^ torch.tensor([0, 1])) is None
+        assert index.find(labels[:, :2] ^ torch.tensor([1, 0])) is None
+        store.close()
 
 
 def test_an_evaluation_of_known_samples_gives_the_same_figures(folder, ran, command_line):
@@ -194,7 +228,7 @@ def test_rows_that_are_others_in_evaluation_are_not_used(folder, command_line, m
 def test_an_error_of_the_stores_is_told_and_all_layers_run(folder, command_line, monkeypatch):
     whole, _ = predicted(command_line, "-o", "cache.use=off")
 
-    def fails(store, name):
+    def fails(store, name, rows):
         raise ValueError("not what was written")
 
     monkeypatch.setattr(Store, "column", fails)
