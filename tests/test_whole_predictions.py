@@ -226,6 +226,34 @@ def test_an_interrupted_prediction_ends_with_the_same_bytes(run, tmp_path, endin
     assert not list(tmp_path.glob(".finetune-predict-*"))
 
 
+def test_what_is_told_at_the_end_counts_the_rows_before_an_interruption(
+    run, tmp_path, small_pieces
+):
+    rows = [row | {"label": "new" if n == 2 else "a"} for n, row in enumerate(samples())]
+    table = jsonl(tmp_path / "new.jsonl", rows)
+    predictor = load_predictor(run)
+    torch.nn.init.constant_(predictor.model.get_parameter("head.bias"), math.nan)
+
+    def told_of(out):
+        heard = []
+        told = Told(heard.append, heard.append)
+        prediction = WholePrediction(predictor, Input(str(table), io.StringIO()), Asking(), told)
+        prediction.to_file(tmp_path / out, None, raw=False)
+        return heard
+
+    expected = told_of("expected.jsonl")
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Stopped):
+            told_of("out.jsonl")
+    first, *others = told_of("out.jsonl")
+    assert first.startswith("goes on behind 24 rows")
+    # The first process has told what the columns are called.
+    assert others == expected[1:]
+    assert any(f"{ROWS} predictions are not finite" in line for line in others)
+    assert any("'new'" in line for line in others)
+
+
 def longer(tmp_path, run):
     jsonl(tmp_path / "new.jsonl", [{"id": "x", "u": 0, "v": 0}, *samples()])
 

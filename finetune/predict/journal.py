@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -19,9 +19,9 @@ from typing import Any
 from finetune import disk
 from finetune.data.incoming_part import Incoming
 from finetune.errors import FinetuneError
-from finetune.predict.prediction import Piece
+from finetune.predict.prediction import Piece, SoFar
 
-_VERSION = 1
+_VERSION = 2
 _COMMIT_S = 1.0
 """Seconds between two entries of the journal, at least: each waits for the disk."""
 _MOST_BYTES = 1 << 24
@@ -45,6 +45,8 @@ class JournalEntry:
         digest: Hash of these bytes.
         read: Hash of the samples.
         names: Name of each of the input's columns beside the predictions.
+        num_odd: Predictions with a number that is not finite.
+        first_odd: Name of the first sample with one.
     """
 
     fingerprint: str
@@ -55,6 +57,8 @@ class JournalEntry:
     digest: str = ""
     read: str = ""
     names: dict[str, str] = field(default_factory=dict)
+    num_odd: int = 0
+    first_odd: str = ""
     version: int = _VERSION
 
 
@@ -122,8 +126,8 @@ class Journal:
         if rows < self.before.rows:
             raise self._changed()
 
-    def add(self, piece: Piece, size: int, names: Mapping[str, str]) -> None:
-        """Append the rows of a piece of `size` samples."""
+    def add(self, piece: Piece, size: int, so_far: SoFar) -> None:
+        """Append the rows of a piece of `size` samples, and what is to be known behind them."""
         lines = [json.dumps(row, ensure_ascii=False) for row in piece.rows]
         data = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
         try:
@@ -132,7 +136,8 @@ class Journal:
             now = self._now
             now.rows, now.size = now.rows + size, now.size + len(data)
             now.count, now.num_bad = now.count + len(lines), now.num_bad + piece.num_bad
-            now.names = dict(names)
+            now.names = dict(so_far.names)
+            now.num_odd, now.first_odd = so_far.num_odd, so_far.first_odd
             if time.monotonic() >= self._due:
                 self._commit()
         except OSError as error:
@@ -201,7 +206,7 @@ class Journal:
         if not isinstance(found, dict) or found.get("version") != _VERSION:
             raise ValueError("it is of another version")
         entry = JournalEntry(**found)
-        numbers = (entry.rows, entry.num_bad, entry.count, entry.size)
+        numbers = (entry.rows, entry.num_bad, entry.count, entry.size, entry.num_odd)
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError("it holds a number that is none")
         return entry

@@ -43,6 +43,17 @@ class Piece(NamedTuple):
     num_predicted: int
 
 
+class SoFar(NamedTuple):
+    """What a later process must know of the pieces that an earlier one has predicted."""
+
+    names: Mapping[str, str]
+    """Name of each of the input's columns beside the predictions."""
+    num_odd: int
+    """Predictions with a number that is not finite."""
+    first_odd: str
+    """Name of the first sample with one."""
+
+
 class Told(NamedTuple):
     """Who receives lines for the user."""
 
@@ -86,22 +97,28 @@ class PiecewisePrediction:
         Raises:
             FinetuneError: a sample cannot be predicted, and none is to be passed over.
         """
-        for part in parts:
+        for part in self.heard(parts):
             yield self.piece(part, put)
 
-    def go_on(self, count: int, names: Mapping[str, str]) -> None:
-        """Go on behind samples that were predicted before.
+    def heard(self, parts: Iterable[Incoming]) -> Iterator[Incoming]:
+        """Yield the pieces of the input, and tell how they were read."""
+        for part in parts:
+            end_if_asked()
+            self.remarks.on(part)
+            yield part
 
-        Args:
-            count: How many there are.
-            names: Names of the input's columns beside them.
-        """
-        self._count, self.beside.names = count, dict(names)
+    def go_on(self, count: int, so_far: SoFar) -> None:
+        """Go on behind `count` samples that were predicted before."""
+        self._count, self.beside.names = count, dict(so_far.names)
+        self.remarks.num_odd, self.remarks.first_odd = so_far.num_odd, so_far.first_odd
+
+    @property
+    def so_far(self) -> SoFar:
+        """What a later process must know to go on here."""
+        return SoFar(self.beside.names, self.remarks.num_odd, self.remarks.first_odd)
 
     def piece(self, part: Incoming, put: Put | None = None) -> Piece:
-        """Return the rows of one piece; see `pieces`."""
-        end_if_asked()
-        self.remarks.on(part)
+        """Return the rows of one piece that `heard` has yielded; see `pieces`."""
         if not part.names:
             return Piece([], 0, 0)
         said, num_bad = self._said(part, put)

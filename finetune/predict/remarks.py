@@ -29,7 +29,10 @@ class Remarks:
         self._seen: Counter[str] = Counter()
         self._labels: list[Any] = []
         self._num_labels = 0
-        self._num_odd, self._first_odd = 0, ""
+        self.num_odd = 0
+        """Predictions with a number that is not finite."""
+        self.first_odd = ""
+        """Name of the first sample with one."""
 
     def first(self) -> None:
         """Tell what is known before any sample is read."""
@@ -61,16 +64,16 @@ class Remarks:
     def predicted(self, row: Mapping[str, Any], name: str) -> None:
         """Count a prediction whose numbers are not all finite; `name` is that of its sample."""
         if not _is_finite(row):
-            self._num_odd += 1
-            self._first_odd = self._first_odd or name
+            self.num_odd += 1
+            self.first_odd = self.first_odd or name
 
     def last(self) -> None:
         """Tell which remarks hold for further pieces too, and how the labels differ."""
-        if self._num_odd:
-            is_one = self._num_odd == 1
-            first = self._first_odd if is_one else f"the first for {self._first_odd}"
+        if self.num_odd:
+            is_one = self.num_odd == 1
+            first = self.first_odd if is_one else f"the first for {self.first_odd}"
             self._told(
-                f"{self._num_odd:,} prediction{' is' if is_one else 's are'} not finite (nan, "
+                f"{self.num_odd:,} prediction{' is' if is_one else 's are'} not finite (nan, "
                 f"inf), {first}: JSON has null there, and a label beside nan means nothing"
             )
         facts, config = self._run.facts, self._run.config

@@ -18,7 +18,7 @@ from finetune.outfile import is_regular, output_form, refuse_replacing
 from finetune.outfolder import Put, pictures_in
 from finetune.predict.journal import ChangedInputError, Journal
 from finetune.predict.passes import window_size
-from finetune.predict.prediction import Asking, PiecewisePrediction, Told
+from finetune.predict.prediction import Asking, PiecewisePrediction, SoFar, Told
 from finetune.predict.predictor import Predictor
 from finetune.predict.written_rows import write_file, write_rows
 
@@ -93,11 +93,13 @@ class WholePrediction:
         # Before the journal: an option that is refused must not cost the rows that are kept.
         prediction = PiecewisePrediction(self.predictor, self.asking, self.told)
         with Journal(out, self._fingerprint(), self.told.note) as journal:
-            prediction.go_on(journal.before.rows, journal.before.names)
+            before = journal.before
+            so_far = SoFar(before.names, before.num_odd, before.first_odd)
+            prediction.go_on(before.rows, so_far)
             prediction.remarks.first()
-            for part in journal.passed(self._parts(out)):
+            for part in journal.passed(prediction.heard(self._parts(out))):
                 piece = prediction.piece(part)
-                journal.add(piece, len(part.names), prediction.beside.names)
+                journal.add(piece, len(part.names), prediction.so_far)
             prediction.remarks.last()
             self._tell_counts(journal.num_bad, journal.num_predicted, journal.count)
             return self._written(journal, prediction, out, raw=raw)
