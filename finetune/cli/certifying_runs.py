@@ -1,6 +1,7 @@
 """The verb `certify`: a statement on a run, and its check on a machine that has no run."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,13 @@ import typer
 from finetune.cli.options import Json, Overrides, Trust
 from finetune.cli.output import results
 from finetune.errors import FinetuneError
-from finetune.outfile import check_place, output_file, refuse_foreign, refuse_replacing
+from finetune.outfile import (
+    check_place,
+    is_regular,
+    output_file,
+    refuse_foreign,
+    refuse_replacing,
+)
 from finetune.process import loading
 from finetune.visible import tell, tell_json
 
@@ -32,6 +39,14 @@ def certify_command(
         Path | None,
         typer.Option(metavar="FILE", help="With --check: safetensors of the trained network."),
     ] = None,
+    sign: Annotated[
+        Path | None,
+        typer.Option(metavar="KEY", help="Private key (PEM) that signs it, in a file FILE.sig."),
+    ] = None,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(metavar="KEY", help="With --check: key (PEM) that must have signed it."),
+    ] = None,
     as_json: Json = False,
     override: Overrides = None,
     trust: Trust = None,
@@ -41,10 +56,18 @@ def certify_command(
     A check needs neither the run nor torch. Exit code 0 if all agrees, 2 otherwise.
     """
     if check is not None:
-        _refuse_idle({"RUN": run, "--out": out, "-o": override, "--trust": trust}, "--check")
-        _check(check, base, weights, as_json=as_json)
+        idle: dict[str, object] = {
+            "RUN": run,
+            "--out": out,
+            "--sign": sign,
+            "-o": override,
+            "--trust": trust,
+        }
+        _refuse_idle(idle, "--check")
+        _check(check, base, weights, public_key, as_json=as_json)
         return
-    _refuse_idle({"--base": base, "--weights": weights, "--json": as_json}, None)
+    idle = {"--base": base, "--weights": weights, "--public-key": public_key, "--json": as_json}
+    _refuse_idle(idle, None)
     if run is None or out is None:
         raise FinetuneError(
             "needs a run and a file to write, or a certificate to check",
@@ -54,17 +77,39 @@ def certify_command(
         )
     check_place(out)
     with results():
-        with loading():
-            from finetune.export.certifying import certificate_of
-            from finetune.export.statement import BEGINNING
-            from finetune.runs.folder import saved_folder
+        _write(run, out, sign, overrides=override or (), trust=trust or ())
 
-        refuse_foreign(out, BEGINNING, "certificate")
-        refuse_replacing(out, saved_folder(run).files())
-        text = certificate_of(run, trust=trust or (), overrides=override or ())
-        with output_file(out) as file:
-            file.write(text)
-        tell(f"{out}: certificate of {run}", sys.stderr)
+
+def _write(
+    run: Path, out: Path, key: Path | None, *, overrides: Sequence[str], trust: Sequence[str]
+) -> None:
+    """Write the certificate of a run, and its signature if there is a key."""
+    from finetune.export.signing import BEGINNING as SIGNATURE, signature_of, signature_place
+
+    with loading():
+        from finetune.export.certifying import certificate_of
+        from finetune.export.statement import BEGINNING
+        from finetune.runs.folder import saved_folder
+
+    if key is not None and not is_regular(out):
+        raise FinetuneError("needs a certificate in a regular file", where="--sign")
+    signature = signature_place(out)
+    places = [(out, BEGINNING, "certificate"), (signature, SIGNATURE, "signature")]
+    for place, beginning, what in places if key is not None else places[:1]:
+        refuse_foreign(place, beginning, what)
+        refuse_replacing(place, saved_folder(run).files())
+    text = certificate_of(run, trust=trust, overrides=overrides)
+    # Before anything is written: a key that cannot be used must cost no certificate.
+    signed = None if key is None else signature_of(text, out.name, key)
+    with output_file(out) as file:
+        file.write(text)
+    tell(f"{out}: certificate of {run}", sys.stderr)
+    if signed is not None:
+        with output_file(signature) as file:
+            file.write(signed)
+        tell(f"{signature}: signature by {key}", sys.stderr)
+    elif signature.exists():
+        tell(f"{signature}: is of another certificate; --sign KEY signs this one", sys.stderr)
 
 
 def _refuse_idle(given: dict[str, object], used: str | None) -> None:
@@ -78,25 +123,33 @@ def _refuse_idle(given: dict[str, object], used: str | None) -> None:
         raise FinetuneError(when, where=name)
 
 
-def _check(path: Path, base: Path | None, weights: Path | None, *, as_json: bool) -> None:
+def _check(
+    path: Path, base: Path | None, weights: Path | None, key: Path | None, *, as_json: bool
+) -> None:
     """Check a certificate and print what was found."""
     from finetune.export.certified_files import check_certificate  # it loads numpy
+    from finetune.export.signing import fault_of_signature
 
     with results() as out:
         done = check_certificate(path, base=base, weights=weights)
+        fault = None if key is None else fault_of_signature(path, key)
+        found = [*([("signature", fault)] if fault else []), *done.faults]
         if as_json:
-            faults = [{"name": name, "fault": fault} for name, fault in done.faults]
+            faults = [{"name": name, "fault": told} for name, told in found]
             plain = {"tensors": done.tensors, "frozen": done.frozen, "compared": done.compared}
-            tell_json({"sound": not faults, "faults": faults} | plain, out)
+            signed = {"signed": None if key is None else fault is None}
+            tell_json({"sound": not faults, "faults": faults} | plain | signed, out)
         else:
-            for name, fault in done.faults:
-                tell(f"{name}: {fault}", out)
-            tell(_verdict(len(done.faults), done.tensors, done.frozen), out)
+            for name, told in found:
+                tell(f"{name}: {told}", out)
+            tell(_verdict(len(found), done.tensors, done.frozen), out)
             for side in ("base", "weights"):
                 number = done.compared.get(side)
                 what = "not compared" if number is None else f"{number} tensors compared"
                 tell(f"{side}: {what}", out)
-    if done.faults:
+            if fault is None:
+                tell(f"signature: {'not checked' if key is None else f'by {key}'}", out)
+    if found:
         raise typer.Exit(FinetuneError.exit_code)
 
 
