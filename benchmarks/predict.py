@@ -1,13 +1,14 @@
 """Measure `predict` against a plain loop over the same network: rows per CPU second, and memory.
 
-    python benchmarks/predict.py [--rows 100000] [--pairs 3] [--numbers | --images 10000]
+    python benchmarks/predict.py [--rows 100000] [--pairs 3] [--tiny | --numbers | --images 10000]
 
 A run on made-up texts is trained for one step on MiniLM. Then both predict the same table of JSON
 lines in turn; the figure is the median of the ratios. One line in the middle is corrupt. The plain
 loop tokenizes a batch of lines, runs the network and writes probabilities: no order by length, no
 journal, no columns. Resident memory is read at every piece of the input.
 
-With `--numbers` a linear network on two numbers predicts, alone: what is measured is then the way
+With `--tiny` the network is a BERT of two layers of 32, so that 100,000 rows take minutes. With
+`--numbers` a linear network on two numbers predicts, alone: what is measured is then the way
 of the rows, and memory. With `--images` both predict so many JPEG files of a folder by a small
 network of convolutions, the plain loop by torch's `DataLoader` over torchvision's `ImageFolder`,
 with one worker process each.
@@ -32,7 +33,7 @@ import torch
 from PIL import Image
 
 from finetune.config.run import RunConfig
-from finetune.importing import package_path
+from finetune.importing import package_path, require
 from finetune.predict import Predictor, load_predictor
 from finetune.predict.journal import Journal
 from finetune.predict.prediction import Asking, Told
@@ -55,10 +56,32 @@ def make_table(path: Path, rows: int, *, is_corrupt: bool) -> None:
             file.write(json.dumps(sample) + "\n")
 
 
-def trained(folder: Path, *, on_numbers: bool) -> Path:
-    """Train a head on the network for one step; return the folder of the run."""
+def tiny_bert(folder: Path) -> str:
+    """Save a BERT of two small layers with a tokenizer of the words; return its folder."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    transformers: Any = require("transformers", extra="text")
+
+    vocabulary = {word: n for n, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        model_input_names=["input_ids", "attention_mask"],
+    ).save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = transformers.BertConfig(vocab_size=16, intermediate_size=64, **sizes)
+    transformers.BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def trained(folder: Path, path: str, *, on_numbers: bool) -> Path:
+    """Train a head on the network at `path` for one step; return the folder of the run."""
     make_table(folder / "train.jsonl", 64, is_corrupt=False)
-    encoder = {"name": "encoder", "type": "transformers", "path": MODEL, "output": "mean"}
+    encoder = {"name": "encoder", "type": "transformers", "path": path, "output": "mean"}
     head = {"name": "head", "type": "Linear", "out_features": "classes"}
     config: dict[str, Any] = {
         "model": {"layers": [encoder, head]},
@@ -81,11 +104,12 @@ def trained(folder: Path, *, on_numbers: bool) -> Path:
     return folder / "run"
 
 
-def plain_loop(predictor: Predictor, table: Path, out: Path) -> None:
+def plain_loop(predictor: Predictor, path: str, table: Path, out: Path) -> None:
     """Predict by a loop that a person writes."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(package_path(MODEL, key=()))
+    is_packaged = path.startswith("package:")
+    tokenizer = AutoTokenizer.from_pretrained(package_path(path, key=()) if is_packaged else path)
     with table.open() as file, out.open("w") as said, torch.inference_mode():
         while lines := list(islice(file, predictor.batch_size)):
             texts = [json.loads(line)["text"] for line in lines if line.endswith("}\n")]
@@ -211,6 +235,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rows", type=int, default=100_000)
     options.add_argument("--pairs", type=int, default=3)
+    options.add_argument("--tiny", action="store_true")
     options.add_argument("--numbers", action="store_true")
     options.add_argument("--images", type=int, default=0)
     asked = options.parse_args()
@@ -228,7 +253,8 @@ def main() -> None:
     patched.add = measured
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        predictor = load_predictor(trained(folder, on_numbers=asked.numbers))
+        path = tiny_bert(folder / "tiny") if asked.tiny else MODEL
+        predictor = load_predictor(trained(folder, path, on_numbers=asked.numbers))
         table = folder / "new.jsonl"
         make_table(table, asked.rows, is_corrupt=True)
         heard: list[str] = []
@@ -238,7 +264,7 @@ def main() -> None:
             plain_s = float("nan")
             if not asked.numbers:
                 begun = time.process_time()
-                plain_loop(predictor, table, folder / "plain.jsonl")
+                plain_loop(predictor, path, table, folder / "plain.jsonl")
                 plain_s = time.process_time() - begun
             source = Input(str(table), io.StringIO())
             whole = WholePrediction(predictor, source, Asking(on_error="skip"), told)

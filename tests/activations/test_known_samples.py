@@ -187,6 +187,21 @@ def test_a_stored_row_takes_16_bytes_of_memory(folder):
         store.close()
 
 
+def test_a_predictor_in_python_answers_known_samples_where_it_is_asked_to(folder, ran):
+    from finetune import load_predictor
+
+    predictor, said = load_predictor("run"), []
+    cells = np.loadtxt("t.csv", delimiter=",", skiprows=1, usecols=range(1, WIDTH + 1))
+    columns = {f"x{n}": cells[:, n].tolist() for n in range(WIDTH)}
+    whole = predictor(columns)
+    ran.clear()
+    with predictor.knowing(said.append) as known:
+        assert known(columns) == whole
+    assert NUM - answered("\n".join(said)) in (8, 16)
+    assert sum(ran) < NUM / 2
+    assert predictor(columns) == whole
+
+
 def test_an_evaluation_of_known_samples_gives_the_same_figures(folder, ran, command_line):
     whole = command_line("eval", "run", "t.csv", "-o", "cache.use=off", "--json")
     ran.clear()
