@@ -62,6 +62,10 @@ class Audio:
         known = None if self.contents is None else partial(self.contents.of_file, position)
         return read_waveform(self.items[position], self.rules, known)
 
+    def raw(self, index: int) -> Any:
+        """Return one recording as it was handed in: the path of a file, or encoded bytes."""
+        return self.items[self.order[index]]
+
     def header(self, index: int) -> SoundHeader:
         """Return the header of one recording.
 

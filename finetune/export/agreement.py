@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finetune.data.audio import Audio
 from finetune.data.prepare_inputs import prepare_inputs
 from finetune.errors import FinetuneError
 from finetune.predict import Predictor
@@ -58,7 +59,7 @@ def real_passes(predictor: Predictor, count: int) -> list[Pass]:
 def _passed(predictor: Predictor, columns: Mapping[str, Any], span: range) -> Pass:
     """Return the pass of some samples."""
     run = predictor.run
-    rows = {name: [columns[name][place] for place in span] for name in run.facts.inputs}
+    rows = {name: [_raw(columns[name], place) for place in span] for name in run.facts.inputs}
     samples = prepare_inputs(
         rows,
         run.config.data,
@@ -73,6 +74,12 @@ def _passed(predictor: Predictor, columns: Mapping[str, Any], span: range) -> Pa
         outputs = predictor.model(**inputs)
     # Clones: what inference mode has made cannot be traced.
     return Pass(rows, {n: t.clone() for n, t in inputs.items()}, named_outputs(outputs))
+
+
+def _raw(column: Any, place: int) -> Any:
+    """Return a sample of a column in the form in which a predictor takes it."""
+    # A waveform that was read does not tell its rate, so a predictor refuses it.
+    return column.raw(place) if isinstance(column, Audio) else column[place]
 
 
 def named_outputs(outputs: Any) -> Outputs:

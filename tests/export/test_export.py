@@ -3,7 +3,9 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from safetensors.torch import load_file
 
 from finetune.errors import FinetuneError
@@ -82,6 +84,25 @@ def test_every_format_gives_the_same_outputs_without_this_package(trained, tmp_p
         export_run(run, form, tmp_path / form)
         entries.append((tmp_path / form, form, samples))
     assert max(tools.fresh_process(entries)) <= 1e-5
+
+
+def test_a_network_of_recordings_is_compared_too(trained, tmp_path):
+    for name, pitch in (("low", 200), ("high", 800)):
+        (tmp_path / "tones" / name).mkdir(parents=True)
+        for number in range(6):
+            time = np.arange(800) / 8000
+            tone = np.sin(2 * np.pi * (pitch + 10 * number) * time).astype(np.float32)
+            soundfile.write(tmp_path / "tones" / name / f"{number}.wav", tone, 8000)
+    source = {"type": "audiofolder", "path": str(tmp_path / "tones"), "sample_rate": 4000}
+    run = trained(
+        model={"layers": [{"name": "head", "type": "Linear", "out_features": "classes"}]},
+        data={"source": source | {"seconds": 0.05}},
+        task={"type": "classification"},
+    )
+    samples = tools.save_passes(real_passes(load_predictor(run), 12), tmp_path / "s.safetensors")
+    done = export_run(run, "torch", tmp_path / "out")
+    assert done.checked.samples == 12
+    assert tools.fresh_process([(tmp_path / "out", "torch", samples)])[0] <= 1e-5
 
 
 def test_the_command_tells_what_it_wrote_and_how_it_was_compared(trained, tmp_path, command_line):
