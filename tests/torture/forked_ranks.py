@@ -1,16 +1,20 @@
 """Run `finetune` in several processes at once, each a fork of one that has loaded it.
 
 Reads jobs as JSON lines: {"world": 2, "arguments": [...], "folder": "...", "environment": {...}}.
-Answers each by a line with the exit codes of the ranks and what they wrote on standard error. torch
-is loaded once for all of them, and never run in this process.
+With "most_bytes" no file of rank 0 may grow beyond it, as on a full disk; with "late_s" each rank
+but the first one starts so much later. Answers each by a line
+with the exit codes of the ranks and what they wrote on standard error. torch is loaded once for all
+of them, and never run in this process.
 """
 
 import json
 import os
+import resource
 import runpy
 import signal
 import socket
 import sys
+import time
 import traceback
 from pathlib import Path
 
@@ -39,6 +43,10 @@ def rank_started(job: dict, rank: int, port: int) -> int:
         alone = job["world"] == 1
         os.environ.update({} if alone else {name: str(value) for name, value in told.items()})
         os.environ.update(job["environment"])
+        time.sleep(job["late_s"] if rank else 0)
+        if rank == 0 and job["most_bytes"]:
+            most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (job["most_bytes"], most))
         sys.argv = ["finetune", *job["arguments"]]
         runpy.run_module("finetune", run_name="__main__", alter_sys=True)
         code = 0
@@ -50,6 +58,19 @@ def rank_started(job: dict, rank: int, port: int) -> int:
     os._exit(code)
 
 
+def codes_of(processes: list[int]) -> list[int]:
+    """Wait for ranks; kill those that are stopped when another has failed, as torchrun does."""
+    codes: dict[int, int] = {}
+    while len(codes) < len(processes):
+        pid, status = os.waitpid(-1, 0)
+        codes[pid] = os.waitstatus_to_exitcode(status)
+        for other in processes if codes[pid] else ():
+            # Its state is the first word behind the name.
+            if other not in codes and " T " in Path(f"/proc/{other}/stat").read_text():
+                os.kill(other, signal.SIGKILL)
+    return [codes[process] for process in processes]
+
+
 def done(job: dict) -> dict:
     """Run all ranks of a job to their ends."""
     with socket.socket() as free:
@@ -57,7 +78,7 @@ def done(job: dict) -> dict:
         port = free.getsockname()[1]
     ranks = range(job["world"])
     processes = [rank_started(job, rank, port) for rank in ranks]
-    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+    codes = codes_of(processes)
     told = [Path(job["folder"], f"told.{rank}").read_text() for rank in ranks]
     return {"codes": codes, "told": told}
 

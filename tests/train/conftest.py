@@ -29,8 +29,9 @@ def forks():
 def ranks(forks, tmp_path):
     """Run the command in so many ranks; return their exit codes and what they wrote."""
 
-    def run(world, *arguments, **environment):
+    def run(world, *arguments, most_bytes=None, late_s=0, **environment):
         job = {"world": world, "arguments": ["train", *map(str, arguments)]}
+        job |= {"most_bytes": most_bytes, "late_s": late_s}
         job |= {"folder": str(tmp_path), "environment": environment}
         forks.stdin.write(json.dumps(job) + "\n")
         forks.stdin.flush()

@@ -1,6 +1,8 @@
 """Networks that fail when a test wants them to, for layers of `type: import`."""
 
 import os
+import signal
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -82,3 +84,21 @@ class HungryRank(nn.Module):
         if is_step and self.is_hungry and len(features) > self.limit:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return self.head(self.drop(features))
+
+
+class StoppedRank(nn.Module):
+    """A network of which one rank comes to a stop in a step of training, once."""
+
+    def __init__(self, rank, step, stopped, width=4):
+        super().__init__()
+        self.is_it, self.stopped = os.environ.get("RANK") == rank, Path(stopped)
+        self.left = step
+        self.head = nn.Linear(width, 3)
+
+    def forward(self, features):
+        if self.training and torch.is_grad_enabled() and self.is_it and not self.stopped.exists():
+            self.left -= 1
+            if not self.left:
+                self.stopped.touch()
+                os.kill(os.getpid(), signal.SIGSTOP)
+        return self.head(features)

@@ -131,29 +131,6 @@ def slowly(tmp_path, freeze=None):
     return written(tmp_path, model=model, train=train, freeze=frozen, cache="off")
 
 
-def test_torchrun_trains_the_bits_of_one_process(tmp_path, command_line):
-    # A checkpoint of each step: at each, the processes compare their bits.
-    train = BASE["train"] | {"checkpoint": {"every": {"steps": 1}, "keep_last": 100}}
-    config = written(tmp_path, freeze=PHASES, train=train)
-    assert command_line("train", config, "--run", tmp_path / "one").code == 0
-    # A free port: the usual one may be in use by another run.
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*torchrun, "-m", "finetune", "train", config, "--run-dir", tmp_path / "two"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    one, two = checkpoints(tmp_path / "one"), checkpoints(tmp_path / "two")
-    assert len({step for step, _, _ in one}) == 40
-    assert two == one
-    assert figures(tmp_path / "two") == figures(tmp_path / "one")
-    assert "processes: 2, which share the 2 micro-batches" in done.stderr
-
-
 def losses(run):
     return [line["train/loss"] for line in figures(run) if "train/loss" in line]
 
@@ -260,6 +237,30 @@ def test_a_killed_rank_ends_the_others_and_two_go_on(tmp_path, two_ranks):
     codes, told = ended(two_ranks(*command))
     assert codes == [0, 0], told
     assert "goes on after step" in told[0]
+
+
+def test_a_rank_that_is_stopped_ends_the_others_within_the_limit(tmp_path, ranks):
+    stopped = {"rank": "1", "step": 7, "stopped": str(tmp_path / "stopped")}
+    net = {"layers": [{"type": "import", "path": "fault_nets:StoppedRank", "args": stopped}]}
+    # Longer than a step may take on a machine that is busy.
+    train = BASE["train"] | {"hang_timeout_s": 40, "checkpoint": {"every": {"steps": 2}}}
+    config = written(tmp_path, model=net, train=train, cache="off")
+    command = (config, "--trust", "fault_nets", "--run")
+    codes, told = ranks(2, *command, tmp_path / "cut")
+    assert codes[0] in (1, 2), told
+    assert codes[1] == -signal.SIGKILL, told
+    assert "does not answer" in told[0] or "no progress for 40 s" in told[0]
+    codes, told = ranks(2, *command, tmp_path / "cut")
+    assert codes == [0, 0], told
+    assert "goes on after step 6" in told[0]
+    codes, told = ranks(1, *command, tmp_path / "whole")
+    assert codes == [0], told
+    assert last(tmp_path / "cut") == last(tmp_path / "whole")
+
+
+def last(run):
+    """Return the tensors of the last checkpoint."""
+    return {key: one for key, one in checkpoints(run).items() if key[0] == "step-00000040"}
 
 
 def test_nan_on_one_rank_ends_all_at_the_same_step(tmp_path, ranks):

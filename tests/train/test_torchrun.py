@@ -1,0 +1,53 @@
+"""Runs under torchrun itself, whose processes share no memory and no order of their sets."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+TORTURE = Path(__file__).parents[1] / "torture"
+sys.path.insert(0, str(TORTURE))
+
+from torchrun import (  # noqa: E402
+    Launch,
+    command,
+    digests,
+    wait_until,
+    write_config,
+)
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+
+@pytest.fixture
+def whole(tmp_path, command_line, monkeypatch):
+    """Train a config in this process; return what is left at the end."""
+
+    def train(config):
+        monkeypatch.syspath_prepend(str(TORTURE))
+        monkeypatch.chdir(tmp_path)
+        done = command_line("train", config, "--trust", "slow_steps", "--run-dir", "whole")
+        assert done.code == 0, done.err
+        return digests(tmp_path / "whole")
+
+    return train
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_torchrun_trains_the_bits_of_one_process(tmp_path, whole, parallel):
+    # A checkpoint of each step: at each, the processes compare their bits.
+    config = write_config(
+        tmp_path, parallel=parallel, checkpoint={"every": {"steps": 1}, "keep_last": 100}
+    )
+    launch = Launch.of(tmp_path, command(tmp_path / "two", config))
+    try:
+        wait_until(lambda: False, launch)
+    finally:
+        launch.end()
+    told = launch.log.read_text()
+    assert launch.process.returncode == 0, told
+    assert "processes: 2, which share the 2 micro-batches" in told
+    assert ("each holds a part of" in told) == (parallel == "fsdp2")
+    alone = whole(config)
+    assert len(alone) > 80
+    assert digests(tmp_path / "two") == alone
