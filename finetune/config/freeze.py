@@ -13,6 +13,7 @@ from pydantic import (
 from finetune.config.base import PUBLIC, Node, refuse
 from finetune.config.bounds import Count, NotNegative, Rate as LearningRate, Ratio
 from finetune.config.catalogue import Complaint
+from finetune.config.hints import remark_on_value
 from finetune.config.messages import shown
 from finetune.config.optim import PlateauSchedule, Schedule
 from finetune.config.selectors import Selectors
@@ -353,6 +354,7 @@ def _short_form(value: Any) -> Any:
         # `freeze: ulmfit` and `freeze: head` are both written; the hint shows the form that was
         # meant.
         hint = f"freeze: {{method: {value}}}" if value in METHODS else f"freeze: [{shown(value)}]"
+        hint = remark_on_value(value, METHODS) or hint
         refuse("Freeze", ((), f"needs a list of selectors, got {shown(value)}", hint))
     if isinstance(value, Mapping) and not value.keys() & {"phases", "method"}:
         _refuse_bare(value)

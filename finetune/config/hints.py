@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from finetune.config.other_words import REMARKS
+from finetune.config.other_words import REMARKS, REMARKS_ON_VALUES
 from finetune.errors import Key
 
 _NEAREST = 3
@@ -164,9 +164,19 @@ def remark_on(given: str) -> str | None:
 
 
 def value_here(given: object, known: typing.Collection[str]) -> str | None:
-    """Return a hint on the value among `known` that another tool calls `given`, or None."""
-    word = other_value(given, known) if isinstance(given, str) else None
-    return None if word is None else f"did you mean {word!r}?"
+    """Return a hint on a value of another tool, by one among `known` or by a remark, or None."""
+    if not isinstance(given, str):
+        return None
+    word = other_value(given, known)
+    return remark_on_value(given, known) if word is None else f"did you mean {word!r}?"
+
+
+def remark_on_value(given: str, known: typing.Collection[str]) -> str | None:
+    """Return what there is where none of the `known` values stands for another tool's `given`."""
+    remarks = (
+        REMARKS_ON_VALUES[place].get(_plain(given)) for place in known if place in REMARKS_ON_VALUES
+    )
+    return next((remark for remark in remarks if remark is not None), None)
 
 
 def other_value(given: str, known: typing.Collection[str]) -> str | None:

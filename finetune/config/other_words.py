@@ -13,6 +13,7 @@ _NETWORK = (
     "architecture: ...}"
 )
 _ACTIVATION = "an activation is a layer of its own, behind this one: {type: ReLU}"
+_ADAPTERS = "adapters such as LoRA are not built in: few parameters train by methods bitfit, norm_only, lisa"
 
 REMARKS: dict[str, str] = {
     **dict.fromkeys(
@@ -75,8 +76,7 @@ REMARKS: dict[str, str] = {
     "gamma": "schedule.factor: what the rate is multiplied by",
     "gradient_accumulation": "train.micro_batch: samples of one pass; batch_size those of a step",
     "dropout": "a dropout is a layer of its own: {type: Dropout, p: 0.1}",
-    "lora": "adapter: {type: lora, rank: 8}, beside the path of a layer of type transformers",
-    "peft": "adapter: {type: lora, rank: 8}, beside the path of a layer of type transformers",
+    **dict.fromkeys(("lora", "peft", "adapter", "adapters"), _ADAPTERS),
     "quantization": "there is none: float32, bfloat16 or float16 by train.precision",
     "load_in_8bit": "there is none: float32, bfloat16 or float16 by train.precision",
 }  # fmt: skip
@@ -90,3 +90,26 @@ REMARKS_AT: dict[str, str] = {
     **dict.fromkeys(("tracking.type", "tracking.name"), REMARKS["wandb"]),
 }
 """Remarks on full keys whose last part is a key elsewhere."""
+
+REMARKS_ON_VALUES: dict[str, dict[str, str]] = {
+    "ulmfit": {
+        **dict.fromkeys(
+            ("lora", "qlora", "dora", "adalora", "loha", "lokr", "ia3", "peft", "adapter",
+             "adapters", "prefix_tuning", "prompt_tuning", "p_tuning"), _ADAPTERS,
+        ),
+        **dict.fromkeys(
+            ("full", "none", "full_finetuning", "finetune", "full_finetune"),
+            "all parameters train where freeze is left out",
+        ),
+        **dict.fromkeys(
+            ("discriminative", "layerwise", "llrd", "layer_decay"),
+            "method ulmfit has a lower rate for each block below; so has optimizer.layer_decay",
+        ),
+    },
+    "tensorboard": dict.fromkeys(
+        ("comet", "comet_ml", "neptune", "clearml", "aim", "dvclive", "swanlab", "trackio", "csv",
+         "csvlogger", "console", "stdout"),
+        "each figure is a line of metrics.jsonl in the run, for any other program to read",
+    ),
+}  # fmt: skip
+"""Remarks on values that no value here stands for, by a value that may stand in that place."""

@@ -78,7 +78,52 @@ def notes_on_classes(
             if part in looked_at:
                 where = f"{looked_at[part]} have no {unit} of"
             notes.append(f"{where} {which}{_only_elsewhere(part, parts, unit)}")
-    return notes + _notes_on_guessing(parts["train"], classes, task)
+    trained = parts["train"]
+    # Whose classes are all the same needs no further note on accuracy.
+    alike = _notes_on_sameness(trained, classes, unit)
+    return [*notes, *(alike or _notes_on_guessing(trained, classes, task))]
+
+
+def notes_on_constants(targets: Mapping[str, Tensor], name: str) -> list[str]:
+    """Return a note for each part in which a target of numbers is the same for all samples.
+
+    Args:
+        targets: The targets `(N, ...)` of each part.
+        name: Name of the target column.
+    """
+    notes = []
+    for part, target in targets.items():
+        if len(target) < 2 or not target.is_floating_point():
+            continue
+        same = (target == target[0]).flatten(1).all(0) if target.ndim > 1 else target == target[0]
+        columns = same if target.ndim > 1 else same.all().reshape(1)
+        if not (count := int(columns.sum())):
+            continue
+        first = target[0].flatten()[int(columns.nonzero()[0])].item()
+        what = f"column {name!r} is"
+        if len(columns) > 1:
+            what = f"{count} of {len(columns)} numbers of column {name!r} are constant, the first"
+        notes.append(
+            f"{what} {first:g} in all {len(target):,} samples of the {part} part: "
+            f"{'nothing can be learned from it' if part == 'train' else 'it measures little'}"
+        )
+    return notes
+
+
+def _notes_on_sameness(trained: Counted, classes: Sequence[str], unit: str) -> list[str]:
+    """Return a note if all training samples have the same class, or have a label in common."""
+    everywhere = [
+        name
+        for name, number in zip(classes, trained.counts.tolist(), strict=True)
+        if number == trained.total and number > 1
+    ]
+    if not everywhere:
+        return []
+    noun = "label" if trained.are_labels else "class"
+    return [
+        f"all {trained.total:,} training {unit}s have {noun} {named(everywhere)}: "
+        f"nothing can be learned {'of it' if trained.are_labels else 'from them'}"
+    ]
 
 
 def _unit(task: Task) -> str:

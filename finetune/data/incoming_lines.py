@@ -1,6 +1,7 @@
 """Read standard input for prediction: the rows of a table, or one sample a line."""
 
 import codecs
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from io import BytesIO
@@ -11,8 +12,13 @@ from finetune.config.data import DataConfig
 from finetune.data.column_kinds import Kind
 from finetune.data.incoming_part import Incoming, the_column, trained_on
 from finetune.data.incoming_rows import as_files, rows_of
-from finetune.data.readers.any_form import KNOWN_FORMS, names_columns, refuse_other_names
-from finetune.data.readers.chunks import Reading, wrong_bytes
+from finetune.data.readers.any_form import (
+    KNOWN_FORMS,
+    names_columns,
+    names_in_first_line,
+    refuse_other_names,
+)
+from finetune.data.readers.chunks import Reading, shown_names, wrong_bytes
 from finetune.data.readers.documents import json_object
 from finetune.data.readers.forms import content_of_bytes, head_of, text_of, unpacked
 from finetune.data.readers.kept_stream import kept
@@ -70,7 +76,26 @@ def opened_stream(
     # is another one must the text be read to know which of the two it is
     if not _is_called_utf8(dialect.encoding) and _is_utf8(file):
         dialect = replace(dialect, encoding="utf-8")
-    return file, Reading(name, dialect, kinds.keys(), also=target)
+    reading = Reading(name, dialect, kinds.keys(), also=target)
+    reading.notes.extend(_notes_on_first_line(file, reading, kinds))
+    return file, reading
+
+
+def _notes_on_first_line(
+    file: BinaryIO, reading: Reading, kinds: Mapping[str, Kind]
+) -> Iterator[str]:
+    """Yield a note if the first line names the only column, a text, but may be a text itself."""
+    if len(kinds) > 1 or not {*kinds.values()} <= {"text", "text or nothing"}:
+        return
+    names = names_in_first_line(file, reading)
+    # Next to the target's name it is no text that somebody has typed.
+    if names and reading.also not in names:
+        example = json.dumps({next(iter(kinds)): "a text"}, ensure_ascii=False)
+        shown = shown_names([name.strip() for name in names], quoted=True)
+        yield (
+            f"{reading.name} is read as a table, whose first line names {shown}; "
+            f"texts that begin so are given as JSON objects, one a line: {example}"
+        )
 
 
 def _is_called_utf8(encoding: str) -> bool:

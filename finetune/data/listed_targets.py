@@ -12,7 +12,7 @@ from torch import Tensor
 
 from finetune.config.data import DataConfig
 from finetune.config.task_list_keys import AnyTask, ListedTask, TaskList
-from finetune.data.class_counts import Counted, class_counts, notes_on_classes
+from finetune.data.class_counts import Counted, class_counts, notes_on_classes, notes_on_constants
 from finetune.data.class_numbers import refuse_unseen
 from finetune.data.gaps import filled_columns
 from finetune.data.labels import LabelRules
@@ -209,7 +209,14 @@ def notes_on_listed(
                 for part, columns in parts.items()
             }
             found = notes_on_classes(counted, names, one)
-            notes += [f"task {one.label!r}: {note}" for note in found]
+        else:
+            targets = {
+                part: known_target(columns, one.target)
+                for part, columns in parts.items()
+                if isinstance(columns.get(one.target), Numbers)
+            }
+            found = notes_on_constants(targets, one.target)
+        notes += [f"task {one.label!r}: {note}" for note in found]
     return notes
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from finetune.config.data import DataConfig
 from finetune.config.task_list_keys import AnyTask as Task, TaskList
-from finetune.data.class_counts import Counted, class_counts, notes_on_classes
+from finetune.data.class_counts import Counted, class_counts, notes_on_classes, notes_on_constants
 from finetune.data.class_numbers import Target, refuse_unseen
 from finetune.data.columns import placing_columns
 from finetune.data.identity import RowHashes
@@ -199,7 +199,9 @@ def notes_on_parts(
     found = {name: part.class_numbers for name, part in parts.items()}
     targets = {name: target for name, target in found.items() if target is not None}
     if classes is None or not targets:
-        return []
+        if task.learns != "numbers":
+            return []
+        return notes_on_constants(targets, parts["train"].target_name or "")
     counted = {name: Counted.of(target, len(classes)) for name, target in targets.items()}
     return notes_on_classes(counted, classes, task)
 

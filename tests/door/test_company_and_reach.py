@@ -68,6 +68,33 @@ def test_modules_that_keep_samples_apart_are_not_told(inner):
         assert mixed_samples(model, {"input": x}, {"input": x[-FEWER:]}) is None
 
 
+class Noise(nn.Module):
+    """Gives rounding noise: the norm of rows that differ from a constant by rounding alone."""
+
+    def __init__(self, mixing):
+        super().__init__()
+        self.mixing, self.norm = mixing, nn.LayerNorm(64, elementwise_affine=False)
+        self.first = nn.Linear(4, 64, bias=False)
+        with torch.no_grad():
+            self.first.weight.copy_(torch.tensor([0.1, 0.7, -0.3, 1.9]).expand(64, 4))
+
+    def forward(self, x):
+        # Rows of 64 equal numbers, rounded otherwise in a batch of another size.
+        x = self.first(x)
+        ulp = torch.finfo(x.dtype).eps * len(x)
+        noise = self.norm(x * (1 + ulp * torch.linspace(0, 1, 64).to(x)))
+        return noise + 1e-3 * x.mean() if self.mixing else noise
+
+
+@pytest.mark.parametrize("mixing", [False, True])
+def test_rounding_noise_around_zero_mixes_no_samples(mixing):
+    model = Noise(mixing).eval()
+    x = torch.randn(FEW, 4, generator=torch.manual_seed(0))
+    with torch.no_grad():
+        found = mixed_samples(model, {"x": x}, {"x": x[-FEWER:]})
+    assert (found is not None) == mixing
+
+
 @pytest.mark.parametrize(
     ("function", "low", "high"),
     [(nn.Sigmoid(), 0, 1), (nn.Tanh(), -1, 1), (nn.ReLU(), 0, None), (nn.Softplus(), 0, None)],

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from finetune.config.data import DataConfig
 from finetune.config.loader import load_config
+from finetune.data.incoming_pieces import Wanted, pieces_of
 from finetune.errors import DataError
 from finetune.train.wire import build_trainer
 
@@ -267,3 +269,25 @@ def test_a_cell_named_by_missing_is_not_said_to_be_empty(tmp_path, trained):
     (tmp_path / "t.csv").write_text("u,v,label\n1,2,a\n?,2,b\n")
     with pytest.raises(DataError, match="its cell is empty, or named by missing"):
         trained(TABLE.replace("path: t.csv", 'path: t.csv, missing: ["?"]'))
+
+
+@pytest.mark.parametrize(
+    ("stream", "told"),
+    [
+        ("text, please call\nwin a prize, now\n", "names 'text', 'please call'"),
+        ("text\nthe good film\n", "names 'text'"),
+        ("text,label\nthe good film,a\nbad,b\n", None),
+        ("text me now, please\ngood film\n", None),
+        ('{"text": "text, please call"}\n', None),
+    ],
+)
+def test_a_first_line_that_names_the_column_may_be_a_text_and_is_told(stream, told):
+    config = DataConfig.model_validate({"source": {"type": "csv", "path": "t.csv"}})
+    stdin = io.TextIOWrapper(io.BytesIO(stream.encode()))
+    wanted = Wanted(config, {"text": "text"}, "label")
+    notes = [note for part in pieces_of("-", wanted, stdin) for note in part.notes]
+    read = [n for n in notes if "read as a table" in n]
+    assert len(read) == (told is not None)
+    if told is not None:
+        assert told in read[0]
+        assert '{"text": "a text"}' in read[0]

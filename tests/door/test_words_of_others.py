@@ -4,8 +4,9 @@ import re
 
 import pytest
 
+from finetune.config.freeze import METHODS
 from finetune.config.hints import places_of
-from finetune.config.other_words import REMARKS, REMARKS_AT
+from finetune.config.other_words import REMARKS, REMARKS_AT, REMARKS_ON_VALUES
 from finetune.config.run import RunConfig
 
 CONFIG = """\
@@ -61,6 +62,12 @@ train: {epochs: 1}
         ("freeze={method: gradual_unfreezing}", "did you mean 'gradual'?"),
         ("freeze={layers: [body]}", "freeze: [NAME]"),
         ("tracking=wandb", "tracking: [tensorboard]"),
+        ("tracking=[comet]", "a line of metrics.jsonl"),
+        ("tracking=[tensorbord]", "did you mean 'tensorboard'?"),
+        ("freeze={method: lora}", "adapters such as LoRA are not built in"),
+        ("freeze=lora", "adapters such as LoRA are not built in"),
+        ("freeze={method: full}", "where freeze is left out"),
+        ("model.layers.0.lora={rank: 8}", "adapters such as LoRA are not built in"),
     ],
 )
 def test_what_other_tools_call_a_key_or_value_is_told_with_ours(fault, override, hint):
@@ -96,9 +103,23 @@ def test_each_key_that_a_remark_names_is_a_key_here():
     assert lacking == set()
 
 
-@pytest.mark.parametrize("word", sorted({*REMARKS, *REMARKS_AT}))
+OF_VALUES = {word: said for some in REMARKS_ON_VALUES.values() for word, said in some.items()}
+ALL = REMARKS | REMARKS_AT | {f"value {word}": said for word, said in OF_VALUES.items()}
+
+
+def test_each_method_that_a_remark_names_is_one():
+    methods = re.findall(r"(?:methods?|,) ([a-z]+(?:_[a-z]+)*)", " ".join(OF_VALUES.values()))
+    assert {"ulmfit", "bitfit", "norm_only", "lisa"} <= {*methods} <= {*METHODS, "for"}
+
+
+def test_a_remark_names_no_key_of_adapters_while_there_is_none():
+    assert "adapter: {" not in " ".join(ALL.values())
+    assert places_of("adapter", RunConfig) == []
+
+
+@pytest.mark.parametrize("word", sorted(ALL))
 def test_each_remark_is_one_plain_line(word):
-    remark = (REMARKS | REMARKS_AT)[word]
+    remark = ALL[word]
     assert "\n" not in remark
     assert len(remark) <= 110
     assert not remark.endswith(".")

@@ -99,6 +99,20 @@ def names_columns(file: BinaryIO, reading: Reading) -> bool:
     return _separator_for(beginning, reading) is not None
 
 
+def names_in_first_line(file: BinaryIO, reading: Reading) -> list[str]:
+    """Return the columns that the first line of separated text names; none if it is no such text.
+
+    Args:
+        file: The file, at its beginning; its position is restored.
+        reading: What is known about the file and wanted of it.
+    """
+    content = content_of_bytes(head_of(file), reading.dialect.encoding)
+    if content.encoding is None or looks_like_json(beginning := beginning_of(file, reading)):
+        return []
+    separator = _separator_for(beginning, reading)
+    return [] if separator is None else header_of(beginning, separator, reading.dialect.quote)
+
+
 def refuse_other_names(file: BinaryIO, reading: Reading) -> None:
     """Raise `DataError` if the first line of a text names columns, but not those that are wanted.
 

@@ -1,0 +1,61 @@
+"""A target that is the same for all samples of a part is told, by `plan` and by `train`."""
+
+import pytest
+
+NUMBERS = """
+model: {layers: [{name: head, type: Linear, out_features: 1}]}
+data: {source: {type: csv, path: d.csv}, inputs: [u, v], target: y, transforms: [{type: stack}]}
+task: {type: regression}
+optimizer: {type: SGD, lr: 0.01}
+train: {steps: 1, batch_size: 4}
+cache: off
+"""
+CONFIG = NUMBERS.replace("out_features: 1", "out_features: classes").replace(
+    "type: regression", 'type: multilabel, separator: " "'
+)
+
+
+@pytest.fixture
+def told(config_file, tmp_path, command_line):
+    """Write a table with these targets and plan on it; return what is told."""
+
+    def plan(targets, config=CONFIG):
+        (tmp_path / "d.csv").write_text(
+            "u,v,y\n" + "".join(f"{n},{n % 3},{y}\n" for n, y in enumerate(targets))
+        )
+        config_file.write_text(config)
+        shown = command_line("plan", config_file)
+        assert shown.code == 0, shown.err
+        return shown.out
+
+    return plan
+
+
+def test_numbers_that_are_all_the_same_are_told(told):
+    assert "column 'y' is 3 in all 8 samples of the train part" in told([3] * 8, NUMBERS)
+    assert "samples of the train part" not in told([3] * 7 + [3.5], NUMBERS)
+
+
+def test_so_are_those_of_a_validation_part(told, tmp_path):
+    (tmp_path / "v.csv").write_text("u,v,y\n1,2,7\n2,3,7\n")
+    parts = "train: {type: csv, path: d.csv}, validation: {type: csv, path: v.csv}"
+    out = told([1, 2, 3, 4], NUMBERS.replace("source: {type: csv, path: d.csv}", parts))
+    assert "column 'y' is 7 in all 2 samples of the validation part: it measures little" in out
+
+
+def test_of_several_numbers_the_constant_ones_are_counted(told):
+    two = NUMBERS.replace("target: y", "target: [v, y]").replace("[u, v]", "[u]")
+    out = told([5] * 4, two.replace("out_features: 1", "out_features: 2"))
+    assert "1 of 2 numbers of column 'v, y' are constant, the first 5 in all 4 samples" in out
+
+
+def test_a_label_of_all_samples_is_told(told):
+    labels = ["p q", "p", "p r", "p q r"]
+    out = told(labels)
+    assert "all 4 training samples have label 'p': nothing can be learned of it" in out
+
+
+def test_train_tells_it_too(told, tmp_path, command_line):
+    told([3] * 8, NUMBERS)
+    shown = command_line("train", tmp_path / "c.yaml", "--run", tmp_path / "run")
+    assert "column 'y' is 3 in all 8 samples of the train part" in shown.out + shown.err
