@@ -1,7 +1,7 @@
 """`freeze:` which parameters are frozen, in which phases, and further settings of each phase."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -327,16 +327,7 @@ Method = (
     | PolicyMethod
 )
 METHODS: dict[str, type[Method]] = {
-    "linear_probe": LinearProbe,
-    "lp_ft": LpFt,
-    "gradual": Gradual,
-    "ulmfit": Ulmfit,
-    "chain_thaw": ChainThaw,
-    "bitfit": Bitfit,
-    "norm_only": NormOnly,
-    "top_k": TopK,
-    "freezeout": Freezeout,
-    "lisa": Lisa,
+    get_args(node.model_fields["method"].annotation)[0]: node for node in get_args(Method)
 }
 """The methods by name."""
 

@@ -1,7 +1,7 @@
 """`model:` a network as a list of named layers, and pretrained weights for it or for a layer."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag
 
@@ -148,18 +148,6 @@ class TorchLayer(WeightedLayer, OpenNode):
 # A sequential layer passes one value on; these take several, or are two children of the network.
 _WITH_INPUTS = {"transformers", "add", "concat", "stack", "shared"}
 _MOVE_OUT = "put it among the model's own layers"
-_OWN_TYPES = {
-    "transformers",
-    "timm",
-    "torchvision",
-    "import",
-    "sequential",
-    "add",
-    "concat",
-    "stack",
-    "affine",
-    "shared",
-}
 
 
 def _whole_network(said: Any, value: Mapping[str, Any]) -> str:
@@ -193,6 +181,13 @@ Layer = Annotated[
     | Annotated[TorchLayer, Tag("torch")],
     Discriminator(_kind_of_layer),
 ]
+_OWN_TYPES = {
+    mark.tag
+    for member in get_args(get_args(Layer)[0])
+    for mark in get_args(member)
+    if isinstance(mark, Tag)
+} - {"torch"}
+"""Types of the union; all other types are names of classes of `torch.nn`."""
 
 
 class ModelConfig(Node):

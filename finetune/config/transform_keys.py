@@ -1,7 +1,7 @@
 """`data.transforms`: what is done to each sample."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -151,13 +151,6 @@ class VisionTransform(OpenNode):
         return check_arguments(TRANSFORMS, "transform", type_, cls.arguments_in(value), also=own)
 
 
-# All other types are names of torchvision's classes.
-_OWN_TYPES = {
-    *("tokenize", "stack", "mask_tokens", "spec_augment", "mixup", "cutmix", "import"),
-    *("standardize", "fill", "categories", "clip"),
-}
-
-
 _OTHER_NAMES = {
     **dict.fromkeys(("standardscaler", "scaler", "zscore", "scale"), "standardize"),
     **dict.fromkeys(
@@ -193,6 +186,13 @@ Transform = Annotated[
     | Annotated[VisionTransform, Tag("vision")],
     Discriminator(_kind_of_transform),
 ]
+_OWN_TYPES = {
+    mark.tag
+    for member in get_args(get_args(Transform)[0])
+    for mark in get_args(member)
+    if isinstance(mark, Tag)
+} - {"vision"}
+"""Types of the union; all other types are names of torchvision's classes."""
 
 
 def is_random(transform: Transform) -> bool:
