@@ -1,5 +1,6 @@
-"""Cells that mean no value, such as `NA`, and cells that are numbers."""
+"""Cells that mean no value, such as `NA`, and cells that are numbers, or are meant as such."""
 
+import re
 from collections.abc import Iterable
 
 from finetune.data.cells import reads_as_number
@@ -8,6 +9,22 @@ MARKS = ("NA", "N/A", "n/a", "NaN", "nan", "NULL", "Null", "null", "None", "?", 
 """Words that tables use for a missing value, where all else is numbers."""
 _SURE = frozenset({"NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "?"})
 """Those that are hardly ever a category either."""
+
+_MARKED_NUMBER = re.compile(
+    r"[-+]?[€$£¥]?\s?[-+]?(\d+|\d{1,3}([.,' ]\d{3})+)([.,]\d+)?\s?[%€$£¥]?", re.ASCII
+)
+"""A number of a person: decimal comma, thousands that are set apart, a currency, per cent."""
+
+
+def marked_number(values: Iterable[str]) -> str | None:
+    """Return the first cell that is a number for people alone, if all cells are numbers; or None.
+
+    `225,75`, `$1,200` and `12 %` are such: they are read as words, each a category.
+    """
+    cells = [value.strip() for value in values]
+    if not all(map(_MARKED_NUMBER.fullmatch, cells)):
+        return None
+    return next((cell for cell in cells if not is_plain_number(cell)), None)
 
 
 def is_plain_number(cell: object) -> bool:

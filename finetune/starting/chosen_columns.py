@@ -121,7 +121,7 @@ def candidates(by_name: Mapping[str, Judged]) -> list[str]:
     fit = [
         name
         for name, one in by_name.items()
-        if one.role in ("number", "category", "list", "array", "words")
+        if one.role in ("number", "category", "list", "array", "words", "marked")
         or (one.role == "image" and plain(name) == "mask")
         # One class alone is refused later, which tells more than another target would.
         or (one.role == "constant" and plain(name) in TARGET_NAMES)
@@ -172,6 +172,11 @@ def _refuse_few(num_rows: int) -> None:
 
 def _refuse_unfit(task: str, target: Judged, num_rows: int) -> None:
     """Raise `DataError` if the target has one class only, or too many values to be classes."""
+    if target.role == "marked":
+        raise DataError(
+            f"has {target.name} to learn, but {target.why}",
+            hint="write these numbers as 1234.5, or --target NAME takes another column",
+        )
     if task != "classification":
         return
     if target.distinct < 2:

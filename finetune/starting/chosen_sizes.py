@@ -54,7 +54,13 @@ def machine() -> str:
 
 
 def chosen_sizes(
-    num_rows: int, pace: TrainingPace, wishes: Wishes, *, least_class: int | None, has_parts: bool
+    num_rows: int,
+    pace: TrainingPace,
+    wishes: Wishes,
+    *,
+    least_class: int | None,
+    has_parts: bool,
+    has_copies: bool,
 ) -> Lengths:
     """Return batch size, epochs and split.
 
@@ -64,8 +70,11 @@ def chosen_sizes(
         wishes: What the user has said.
         least_class: Samples of the rarest class; None without classes.
         has_parts: Whether the data is in parts already.
+        has_copies: Whether samples occur twice, which stay in one part then.
     """
     split = None if has_parts else _split(num_rows, least_class)
+    if split is not None and has_copies:
+        split["copies"] = "together"
     train = num_rows if split is None else num_rows - 2 * round(num_rows * _share(num_rows))
     batch = wishes.batch_size or _batch(train, pace)
     steps = math.ceil(train / batch)

@@ -1,6 +1,9 @@
 """Find out what a file or folder holds, as keys of `data:` that read it, or refuse it."""
 
 import codecs
+import json
+import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +14,12 @@ from finetune.data.folders import AUDIO_ENDINGS, IMAGE_ENDINGS
 from finetune.data.readers.any_form import beginning_of, form_of
 from finetune.data.readers.chunks import Dialect, Reading
 from finetune.data.readers.forms import has_table_ending, opened_bytes
-from finetune.data.readers.separated import found_separator, header_of
+from finetune.data.readers.separated import found_separator, header_of, separator_hint
 from finetune.data.sources import open_source
-from finetune.data.table import Column
-from finetune.errors import DataError, did_you_mean
+from finetune.data.table import Column, Listed
+from finetune.errors import DataError, did_you_mean, named
 from finetune.starting.cells_of_gaps import is_plain_number
+from finetune.starting.other_layouts import refuse_coco
 
 DataKind = Literal["table", "texts", "images", "recordings", "arrays"]
 Keys = dict[str, Any]
@@ -23,6 +27,16 @@ Keys = dict[str, Any]
 _ENCODINGS = ("utf-8", "cp1252", "latin-1")
 """Encodings that are tried, in order; the last one takes any bytes."""
 _READ_AT_ONCE = 1 << 20
+_UNREAD = {
+    **dict.fromkeys((".pkl", ".pickle", ".joblib"), "Python objects"),
+    **dict.fromkeys((".pt", ".pth"), "torch"),
+    **dict.fromkeys((".h5", ".hdf5"), "HDF5"),
+    ".mat": "Matlab",
+    ".rds": "R",
+    ".sav": "SPSS",
+    ".dta": "Stata",
+}
+"""Endings of files that hold data, and of what; most would run code when they are opened."""
 _WHAT_IS_READ = (
     "init reads a table (csv, tsv, JSON, Parquet), an .npz, a folder of class folders, or images "
     "with a table of labels"
@@ -102,19 +116,48 @@ def found_in_file(path: Path) -> FoundData:
             hint="save its contents to a file first",
         )
     ending = path.suffix.lower()
-    if ending in (".yaml", ".yml"):
-        raise DataError("is a config already", where=str(path), hint=f"finetune plan {path}")
-    if ending in IMAGE_ENDINGS | AUDIO_ENDINGS:
-        what = "image" if ending in IMAGE_ENDINGS else "recording"
-        hint = f"name the folder that holds one folder of {what}s for each class"
-        raise DataError(f"is a single {what}, too few to learn from", where=str(path), hint=hint)
+    _refuse_no_data(path, ending)
     try:
         if ending in (".npz", ".npy"):
             return opened_arrays(path)
         keys, told = keys_of_table(path)
-        return opened("table", {"source": keys}, told)
+        found = opened("table", {"source": keys}, told)
+        if found.num_rows == 1 and keys["type"] == "json":
+            _refuse_one_object(path, found)
+        return found
     except DataError as error:
         raise without_key(error) from error
+
+
+def _refuse_no_data(path: Path, ending: str) -> None:
+    """Raise `DataError` if a file is of a kind that is told by its ending, and no data to read."""
+    if ending in (".yaml", ".yml"):
+        raise DataError("is a config already", where=str(path), hint=f"finetune plan {path}")
+    if ending in _UNREAD:
+        raise DataError(
+            f"is a file of {_UNREAD[ending]}, which init does not read",
+            where=str(path),
+            hint="save it there as a csv, Parquet or .npz",
+        )
+    if ending == ".json":
+        refuse_coco(path)
+    if ending in IMAGE_ENDINGS | AUDIO_ENDINGS:
+        what = "image" if ending in IMAGE_ENDINGS else "recording"
+        hint = f"name the folder that holds one folder of {what}s for each class"
+        raise DataError(f"is a single {what}, too few to learn from", where=str(path), hint=hint)
+
+
+def _refuse_one_object(path: Path, found: FoundData) -> None:
+    """Raise `DataError` if a JSON file is one object with the samples in a list inside it."""
+    for name, column in found.columns.items():
+        cell = column.values[0] if isinstance(column, Listed) else None
+        if isinstance(cell, list) and len(cell) > 1 and isinstance(cell[0], Mapping):
+            raise DataError(
+                f"is one object, whose {name!r} holds {len(cell):,} samples",
+                where=str(path),
+                hint=f"save that list alone: jq {shlex.quote('.' + json.dumps(name))} "
+                f"{shlex.quote(str(path))} > samples.json",
+            )
 
 
 def opened_arrays(path: Path) -> FoundData:
@@ -215,11 +258,18 @@ def _refuse_without_header(path: Path, beginning: str, separator: str) -> None:
     names = header_of(beginning, separator, '"')
     if not beginning.strip():
         raise DataError("is empty", where=str(path), hint=_WHAT_IS_READ)
+    if twice := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
+        raise DataError(
+            f"has several columns called {named(twice)}",
+            where=str(path),
+            hint="give each column a name of its own, in the first line",
+        )
     if len(names) < 2:
         raise DataError(
             "holds lines without columns, and nothing to learn from them",
             where=str(path),
-            hint="a csv names its columns in the first line, such as text,label",
+            hint=separator_hint(names, separator)
+            or "a csv names its columns in the first line, such as text,label",
         )
     if all(is_plain_number(name) for name in names):
         raise DataError(

@@ -1,7 +1,8 @@
 """Find out what a folder holds: class folders, a table, tables of parts, images with labels."""
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from finetune.data.folders import AUDIO_ENDINGS, IMAGE_ENDINGS, PARTS, files_below
@@ -18,6 +19,7 @@ from finetune.starting.found_data import (
     refuse_missing,
     without_key,
 )
+from finetune.starting.other_layouts import refuse_boxes, refuse_masks
 
 _TEXT_ENDINGS = frozenset({".txt", ".md", ""})
 _OF_KIND: dict[DataKind, str] = {
@@ -27,8 +29,10 @@ _OF_KIND: dict[DataKind, str] = {
 }
 _SHARE = 0.5
 """Share of the files of a folder from which on they say what it holds."""
-_NAMED_LABEL = r"^(.+?)[-_ ]?\d+\.\w+$"
-"""Finds the label `cat` in `cat_001.jpg`."""
+_NAMED_LABEL = r"^(.+?)[-_ .]?\d+\.\w+$"
+"""Finds the label `cat` in `cat_001.jpg` and `cat.1.jpg`."""
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
+"""The end of a name such as `train-00000-of-00002`, as the hub has it."""
 
 
 def find_data(path: Path) -> FoundData:
@@ -57,6 +61,7 @@ def _found_in_folder(path: Path) -> FoundData:
     files = [file for file in files if "runs" not in file.relative_to(path).parts[:1]]
     if not files:
         raise DataError("is empty: it holds no files", where=str(path), hint="put your data there")
+    refuse_boxes(path, files)
     tables = [file for file in files if is_table(file) or file.suffix.lower() == ".npz"]
     kind = _kind_of(files)
     labelled = [file for file in tables if file.suffix.lower() != ".npz"]
@@ -119,6 +124,7 @@ def _of_files(path: Path, files: Sequence[Path], kind: DataKind) -> FoundData:
         # A folder around the class folders, as archives have it.
         return _of_files(path / folders[0], files, kind)
     if len(folders) > 1:
+        refuse_masks(path, kept)
         return _of_class_folders(path, kept, kind)
     return _of_names(path, kept, kind)
 
@@ -134,18 +140,37 @@ def _of_class_folders(path: Path, kept: Sequence[Path], kind: DataKind) -> Found
 def _of_parts(
     path: Path, parts: dict[str, Path], kept: Sequence[Path], kind: DataKind
 ) -> FoundData:
-    """Return samples in folders of parts, each with one folder per class."""
-    for part, folder in parts.items():
-        if not any(entry.is_dir() for entry in folder.iterdir()):
-            raise DataError(
-                f"has no folder per class in its part {folder.name!r} ({part})",
-                where=str(path),
-                hint=f"{folder.name}/CLASS/file tells the label of each file",
+    """Return samples in folders of parts; a part whose files have no labels is told."""
+    told = []
+    sources: dict[str, Keys] = {}
+    for part in ("train", "validation", "test"):
+        if part not in parts:
+            continue
+        folder = parts[part]
+        files = [file for file in kept if file.is_relative_to(folder)]
+        try:
+            sources[part] = _labelled(folder, files, kind)
+        except DataError:
+            if part == "train":
+                raise
+            told.append(
+                f"{folder.name} is left out: nothing tells the labels of its files; predict takes "
+                "them"
             )
-    common = {"type": _OF_KIND[kind]} | _encoding(kept, kind)
-    order = [part for part in ("train", "validation", "test") if part in parts]
-    sources: dict[str, Keys] = {part: {**common, "path": str(parts[part])} for part in order}
-    return opened(kind, sources, [f"parts: {', '.join(order)}, as the folders are called"])
+    if len(sources) == 1:
+        return opened(kind, {"source": sources["train"]}, told)
+    return opened(kind, sources, [f"parts: {', '.join(sources)}, as the folders are called", *told])
+
+
+def _labelled(folder: Path, files: Sequence[Path], kind: DataKind) -> Keys:
+    """Return the keys that read the files of a part: by class folders, or by their names.
+
+    Raises:
+        DataError: nothing tells their labels.
+    """
+    if any(file.parent != folder for file in files):
+        return {"type": _OF_KIND[kind], "path": str(folder)} | _encoding(files, kind)
+    return _of_names(folder, files, kind).first
 
 
 def _of_names(path: Path, kept: Sequence[Path], kind: DataKind) -> FoundData:
@@ -163,11 +188,16 @@ def _of_names(path: Path, kept: Sequence[Path], kind: DataKind) -> FoundData:
                 said = f"labels: {named(sorted(classes))}, found in names such as {kept[0].name!r}"
                 return FoundData(kind, found.sources, found.columns, found.num_rows, (said,))
     raise DataError(
-        f"holds {len(kept)} {kind} in one folder, and nothing tells their labels",
+        f"holds {_counted(len(kept), kind)} in one folder, and nothing tells the labels",
         where=str(path),
         hint=f"one folder per class, or a csv beside them that names each file and its label "
         f"({kept[0].name},label)",
     )
+
+
+def _counted(count: int, kind: DataKind) -> str:
+    """Return how many files there are, in words."""
+    return f"1 {kind.removesuffix('s')}" if count == 1 else f"{count:,} {kind}"
 
 
 def _encoding(kept: Sequence[Path], kind: DataKind) -> Keys:
@@ -197,7 +227,7 @@ def _images_of_a_table(
             if not isinstance(column, Listed) or not len(column):
                 continue
             first = str(column.values[0])
-            below = [image for image in images if image.as_posix().endswith(f"/{first}")]
+            below = [image for image in images if f"/{image.as_posix()}".endswith(f"/{first}")]
             if not first or not below:
                 continue
             folder = Path(str(below[0]).removesuffix(first))
@@ -205,11 +235,14 @@ def _images_of_a_table(
                 keys["folder"] = str(folder)
             said = f"images: column {name} of {table.name} names them"
             return opened("table", {"source": keys}, [*told, said])
-    if tables and all(file.parent == path for file in images):
+    if tables and len({file.parent for file in images}) == 1:
+        beside = images[0].is_relative_to(tables[0].parent)
+        example = str(images[0].relative_to(tables[0].parent)) if beside else images[0].name
         raise DataError(
             f"holds images and {tables[0].name}, which names none of them",
             where=str(path),
-            hint=f"a column with the whole names, such as {images[0].name}, with their endings",
+            hint=f"a column with the whole names, such as {example}, with endings and without "
+            "backslashes",
         )
     return None
 
@@ -225,12 +258,16 @@ def _of_tables(path: Path, files: Sequence[Path], tables: Sequence[Path]) -> Fou
         )
     if len(tables) == 1:
         return found_in_file(tables[0])
-    parts = {PARTS[stem]: file for file in tables if (stem := _stem(file)) in PARTS}
+    parts: dict[str, list[Path]] = {}
+    for file in tables:
+        if (stem := _stem(file)) in PARTS:
+            parts.setdefault(PARTS[stem], []).append(file)
     if "train" in parts and all(_stem(file) in PARTS for file in tables):
         return _tables_of_parts(parts)
     names = {file: _names_of(file) for file in tables}
     if len({tuple(columns) for columns in names.values()}) == 1:
-        hint = f"init {tables[0]} takes one; data.source.path: {path}/*.csv would take all"
+        pattern = tables[0].parent / f"*{tables[0].suffix}"
+        hint = f"init {tables[0]} takes one; data.source.path: {pattern} would take all"
         raise DataError(f"holds {len(tables)} tables alike", where=str(path), hint=hint)
     raise DataError(
         f"holds several tables: {named([file.name for file in tables])}",
@@ -240,8 +277,8 @@ def _of_tables(path: Path, files: Sequence[Path], tables: Sequence[Path]) -> Fou
 
 
 def _stem(file: Path) -> str:
-    """Return the name of a table without its endings, in small letters."""
-    return file.name.partition(".")[0].lower()
+    """Return the name of a table in small letters, without endings and number of a shard."""
+    return _SHARD.sub("", file.name.partition(".")[0].lower())
 
 
 def _names_of(file: Path) -> list[str]:
@@ -249,18 +286,21 @@ def _names_of(file: Path) -> list[str]:
     return sorted(opened("table", {"source": keys_of_table(file)[0]}).columns)
 
 
-def _tables_of_parts(parts: dict[str, Path]) -> FoundData:
+def _tables_of_parts(parts: Mapping[str, Sequence[Path]]) -> FoundData:
     """Return tables called train, validation and test as parts; those without labels are told."""
-    train = set(_names_of(parts["train"]))
+    train = set(_names_of(parts["train"][0]))
     told = []
     sources: dict[str, Keys] = {}
     for part in ("train", "validation", "test"):
         if part not in parts:
             continue
-        keys, said = keys_of_table(parts[part])
-        if lacking := train - set(_names_of(parts[part])):
+        first = parts[part][0]
+        keys, said = keys_of_table(first)
+        if len(parts[part]) > 1:
+            keys["path"] = str(first.parent / f"{_SHARD.sub('', first.stem)}-*{first.suffix}")
+        if lacking := train - set(_names_of(first)):
             told.append(
-                f"{parts[part].name} is left out: it has no column {named(sorted(lacking))}; "
+                f"{first.name} is left out: it has no column {named(sorted(lacking))}; "
                 "predict takes it"
             )
             continue

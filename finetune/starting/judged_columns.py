@@ -14,14 +14,15 @@ from finetune.data.folders import AUDIO_ENDINGS, IMAGE_ENDINGS
 from finetune.data.images import Images
 from finetune.data.label_lists import listed_labels
 from finetune.data.table import Column, Listed, Numbers
-from finetune.starting.cells_of_gaps import is_plain_number, marks_among
+from finetune.starting.cells_of_gaps import is_plain_number, marked_number, marks_among
 from finetune.starting.wishes import is_named_target
 
 Role = Literal[
     "number", "category", "text", "image", "recording", "list", "array", "id", "date",
-    "constant", "empty", "words", "other",
+    "constant", "empty", "words", "marked", "other",
 ]  # fmt: skip
-"""What a column is. `list`: labels or words of a list; `words`: too many different ones."""
+"""What a column is. `list`: labels or words of a list; `words`: too many different ones;
+`marked`: numbers with a decimal comma, a currency or per cent."""
 _ID_NAME = re.compile(
     r"(^|[_\W])(id|ids|uuid|guid|idx|index|rowid|rownames|key|hash|filename|file|url)$"
     r"|^unnamed|[a-z]I[Dd]$|^$",
@@ -29,7 +30,7 @@ _ID_NAME = re.compile(
 )
 _CAMEL_ID = re.compile(r"[a-z](Id|ID)$")
 _DATE = re.compile(
-    r"\d{4}-\d\d?-\d\d?([ T]\d\d?:\d\d.*)?|\d\d?[./]\d\d?[./]\d{2,4}( \d\d?:\d\d.*)?"
+    r"\d{4}[-/]\d\d?[-/]\d\d?([ T]\d\d?:\d\d.*)?|\d\d?[./]\d\d?[./]\d{2,4}( \d\d?:\d\d.*)?"
 )
 _TEXT_NAMES = frozenset(
     {
@@ -198,7 +199,10 @@ def is_id_name(name: str) -> bool:
 
 
 def _of_words(name: str, texts: Sequence[str], num_rows: int, facts: dict[str, Any]) -> Judged:
-    """Return what a column of words is: text, categories or ids."""
+    """Return what a column of words is: text, categories, ids, or numbers with marks."""
+    if (cell := marked_number(texts)) is not None:
+        why = f"numbers are read without marks and with a decimal point, unlike its {cell!r}"
+        return Judged(name, "marked", **facts, why=why)
     some = texts[:_LOOKED_AT]
     words = sum(len(text.split()) for text in some) / len(some)
     filled = max(num_rows - facts["gaps"], 1)

@@ -66,7 +66,7 @@ def proposed(
         least = min(target.counts, default=found.num_rows)
     lengths = chosen_sizes(
         found.num_rows, network.pace, wishes, least_class=least,
-        has_parts=len(found.sources) > 1,
+        has_parts=len(found.sources) > 1, has_copies=_has_copies(found, columns),
     )  # fmt: skip
     data = Choice("data", f"{path}: {found.num_rows:,} samples", "; ".join(found.told))
     choices = (data, *columns.choices, *network.choices, lengths.choice)
@@ -91,6 +91,13 @@ def _refuse_gaps(target: Judged, num_rows: int) -> None:
             f"has no {target.name} in {target.gaps:,} of {num_rows:,} rows",
             hint="take these rows out, or --target NAME takes another column",
         )
+
+
+def _has_copies(found: FoundData, columns: Columns) -> bool:
+    """Tell whether texts occur twice; rows of numbers often do, and are other samples."""
+    texts = [found.columns[one.name] for one in columns.inputs_of("text")]
+    cells = [one.values for one in texts if isinstance(one, Listed)]
+    return bool(cells) and len(set(zip(*cells, strict=True))) < found.num_rows
 
 
 def _joined(choices: Iterable[Choice]) -> list[Choice]:

@@ -139,6 +139,41 @@ def titanic(folder):
     return table(folder / "titanic.csv", header, rows)
 
 
+def shards_of_the_hub(folder):
+    import pyarrow
+    from pyarrow import parquet as files
+
+    (folder / "data").mkdir()
+    names = ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001")
+    for name, first in zip(names, (0, 40, 80), strict=True):
+        rows = range(first, first + 40)
+        columns = {"width": [n * 1.5 for n in rows], "grade": ["a", "b"] * 20}
+        files.write_table(pyarrow.table(columns), folder / "data" / f"{name}.parquet")
+    (folder / "README.md").write_text("A data set")
+    return folder
+
+
+def named_images_and_a_test_without_labels(folder):
+    for n in range(24):
+        picture(folder / "train" / f"{['cat', 'dog'][n % 2]}.{n // 2}.jpg", low=n % 2 * 120)
+    for n in range(4):
+        picture(folder / "test" / f"{n}.jpg")
+    return folder
+
+
+def images_beside_their_table(folder):
+    folder = folder.parent  # where the command is called
+    for n in range(20):
+        picture(folder / f"{n}.jpg", low=n % 2 * 120)
+    table(folder / "ages.csv", ["file", "age"], [[f"{n}.jpg", n * 2.5] for n in range(20)])
+    return "."
+
+
+def texts_twice(folder):
+    rows = [[f"the parcel number {n % 35} came much too late", "ab"[n % 2]] for n in range(50)]
+    return table(folder / "mails.csv", ["text", "label"], rows)
+
+
 WORKS = {
     "semicolons, latin-1": (semicolons_and_latin_1, [], ["encoding: cp1252", "separator: ;"]),
     "tabs, gaps, marks": (tabs_and_gaps, [], ["missing: [NA]", "flag: true", "target: class"]),
@@ -153,6 +188,18 @@ WORKS = {
     "arrays of two parts": (arrays_with_parts, [], ["x_train", "y_test", "Conv2d"]),
     "vectors": (vectors, [], ["standardize", "affine"]),
     "masks of black and white": (masks, [], ["segmentation", "ignore_index: null"]),
+    "shards of the hub": (shards_of_the_hub, [], ["train-*.parquet", "test-00000-of-00001"]),
+    "labels in names, a test without labels": (
+        named_images_and_a_test_without_labels,
+        ["--model", "convnet"],
+        ["regex", "split:"],
+    ),
+    "images beside their table": (
+        images_beside_their_table,
+        ["--model", "convnet"],
+        ["type: regression"],
+    ),
+    "texts that occur twice": (texts_twice, [], ["copies: together"]),
     "Kaggle's table": (titanic, [], ["inputs: [Pclass, Sex, Age, Fare]", "most_frequent"]),
 }
 """Maker, arguments, and what the config must hold."""
@@ -244,7 +291,75 @@ def a_pipe(folder):
     return folder / "pipe.csv"
 
 
+def decimal_commas(folder):
+    rows = [[n % 9, f"{n * 11},75"] for n in range(60)]
+    return table(folder / "flats.csv", ["rooms", "rent"], rows, separator=";")
+
+
+def money(folder):
+    return table(folder / "m.csv", ["a", "price"], [[n % 9, f"${n}.50"] for n in range(60)])
+
+
+def one_object(folder):
+    rows = [{"a": n % 7, "label": n % 2} for n in range(40)]
+    (folder / "all.json").write_text(json.dumps({"version": 2, "data": rows}))
+    return folder / "all.json"
+
+
+def boxes_of_coco(folder):
+    for n in range(12):
+        picture(folder / "images" / f"{n}.jpg")
+    document = {"images": [], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    (folder / "instances.json").write_text(json.dumps(document))
+    return folder
+
+
+def boxes_of_yolo(folder):
+    for n in range(12):
+        picture(folder / "images" / "train" / f"{n}.jpg")
+        (folder / "labels" / "train").mkdir(parents=True, exist_ok=True)
+        (folder / "labels" / "train" / f"{n}.txt").write_text("0 0.5 0.5 0.25 0.125\n")
+    return folder
+
+
+def columns_of_one_name(folder):
+    return table(folder / "t.csv", ["x", "x", "label"], [[n, n % 7, n % 2] for n in range(30)])
+
+
+def python_objects(folder):
+    (folder / "data.pkl").write_bytes(b"\x80\x04]\x94.")
+    return folder / "data.pkl"
+
+
+def masks_alone(folder):
+    for n in range(12):
+        picture(folder / "images" / f"{n}.jpg")
+        picture(folder / "masks" / f"{n}.png")
+    return folder
+
+
+def names_without_endings(folder):
+    for n in range(20):
+        picture(folder / "img" / f"{n}.jpg")
+    return table(folder / "l.csv", ["id", "breed"], [[n, "ab"[n % 2]] for n in range(20)]).parent
+
+
+def a_comment_first(folder):
+    (folder / "a.csv").write_text("# sensor 7\na,b,label\n" + "1,2,0\n2,3,1\n" * 20)
+    return folder / "a.csv"
+
+
 REFUSED = {
+    "decimal commas": (decimal_commas, "has rent to learn, but numbers are read without marks"),
+    "money": (money, "unlike its '$0.50'"),
+    "one object": (one_object, "is one object, whose 'data' holds 40 samples"),
+    "boxes of COCO": (boxes_of_coco, "instances.json: holds annotations as COCO has them"),
+    "boxes of YOLO": (boxes_of_yolo, "holds boxes as YOLO writes them, such as 'labels/train/0.t"),
+    "columns of one name": (columns_of_one_name, "has several columns called 'x'"),
+    "Python objects": (python_objects, "is a file of Python objects, which init does not read"),
+    "masks without a table": (masks_alone, "holds masks in 'masks' of the images in 'images'"),
+    "names without endings": (names_without_endings, "l.csv, which names none of them"),
+    "a comment first": (a_comment_first, "the first line is no header: take it out"),
     "an empty folder": (nothing, "is empty: it holds no files"),
     "a run": (a_run, "is the folder of a run"),
     "a config": (a_config, "is a config already"),
