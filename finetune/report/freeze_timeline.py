@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from finetune.block_names import by_block
+from finetune.errors import named
 from finetune.report.curves import PhaseSpan
 
 _MOST_ROWS = 40
@@ -103,3 +104,26 @@ def _bars(cells: Sequence[str], phases: Sequence[PhaseSpan]) -> tuple[Bar, ...]:
         else:
             bars.append(Bar(state, phase.begins, phase.ends))
     return tuple(bars)
+
+
+def frozen_in_words(rows: Sequence[TimelineRow]) -> str:
+    """Return which blocks were frozen and when, such as `'conv1', 'norm1' until step 80`."""
+    blocks: dict[str, list[str]] = {}
+    for row in rows:
+        if (when := _frozen_when(row.bars)) is not None:
+            blocks.setdefault(when, []).append(row.name)
+    return "; ".join(f"{named(names)} {when}" for when, names in blocks.items()) or "nothing"
+
+
+def _frozen_when(bars: Sequence[Bar]) -> str | None:
+    """Return when a block was frozen; None if it never was, not even in part."""
+    frozen = [bar for bar in bars if bar.state != "trained"]
+    if not frozen:
+        return None
+    part = "" if all(bar.state == "frozen" for bar in frozen) else "in part "
+    if len(frozen) == len(bars) == 1:
+        return f"{part}throughout"
+    if len(frozen) > 1:
+        return f"{part}in {len(frozen)} stretches"
+    (bar,) = frozen
+    return f"{part}until step {bar.ends}" if bar is bars[0] else f"{part}from step {bar.begins}"

@@ -13,7 +13,7 @@ from finetune.config.flat_keys import Setting
 from finetune.errors import CheckpointError
 from finetune.redaction import redacted
 from finetune.report.curves import Curves, read_curves
-from finetune.report.freeze_timeline import TimelineRow, timeline_rows
+from finetune.report.freeze_timeline import TimelineRow, frozen_in_words, timeline_rows
 from finetune.report.verdict import Line, VerdictFacts, advice, constant_figure, verdict
 from finetune.runs.checkpoint_folder import read_progress
 from finetune.runs.kept import Checkpoints
@@ -76,6 +76,11 @@ class PageOfRun:
     """What the weights in use get wrong of the validation samples."""
     left_out: tuple[str, ...]
     """Names of pictures that are too large for the page."""
+
+    @property
+    def frozen(self) -> str:
+        """Which blocks were frozen, and when."""
+        return frozen_in_words(self.timeline)
 
 
 def gather(path: Path, name: str | None = None, *, has_ended: bool = False) -> PageOfRun:

@@ -1,0 +1,40 @@
+"""What was frozen and when, in the words of the table of runs."""
+
+import pytest
+
+from finetune.report.freeze_timeline import Bar, TimelineRow, frozen_in_words
+from finetune.report.page import render_page
+
+LINES = [
+    ([("trained", 0, 9)], "nothing"),
+    ([("frozen", 0, 9)], "'a' throughout"),
+    ([("frozen", 0, 4), ("trained", 4, 9)], "'a' until step 4"),
+    ([("trained", 0, 4), ("frozen", 4, 9)], "'a' from step 4"),
+    ([("mixed", 0, 9)], "'a' in part throughout"),
+    ([("frozen", 0, 2), ("trained", 2, 4), ("frozen", 4, 9)], "'a' in 2 stretches"),
+    ([("frozen", 0, 2), ("mixed", 2, 9)], "'a' in part in 2 stretches"),
+]
+
+
+@pytest.mark.parametrize(("bars", "words"), LINES, ids=[words for _, words in LINES])
+def test_a_block_is_told_with_the_steps_in_which_it_is_frozen(bars, words):
+    assert frozen_in_words([TimelineRow("a", tuple(Bar(*bar) for bar in bars))]) == words
+
+
+def test_blocks_that_are_frozen_alike_are_told_together():
+    rows = [TimelineRow(name, (Bar("frozen", 0, 4), Bar("trained", 4, 9))) for name in "ab"]
+    rows.append(TimelineRow("c", (Bar("frozen", 0, 9),)))
+    assert frozen_in_words(rows) == "'a', 'b' until step 4; 'c' throughout"
+
+
+def test_the_table_of_runs_tells_what_each_has_frozen(plant):
+    first = plant("first")
+    second = plant(
+        "second",
+        phases=[plant.phase("head", plant.lower), plant.phase("all", [])],
+        begins=[0, 12],
+        proof=False,
+    )
+    html = render_page([first, second])
+    assert "throughout <small>proven, 2 fingerprints" in html
+    assert "until step 12 <small>not proven" in html
