@@ -14,6 +14,8 @@ from typing import Self
 import torch
 from safetensors.torch import load, save as packed
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from finetune.errors import FinetuneError
 
@@ -123,8 +125,13 @@ class Link:
             torch.cuda.set_device(link.ranks.local_rank)
         # Both: the few numbers of a step must not wait for the queue of a GPU.
         backend = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
+        timeout = timedelta(seconds=timeout_s or _TIMEOUT_S)
         with _lost():
-            dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s or _TIMEOUT_S))
+            store, rank, world = next(rendezvous("env://", timeout=timeout))
+            store.set_timeout(timeout)
+            dist.init_process_group(
+                backend, store=_of_this_start(store), rank=rank, world_size=world, timeout=timeout
+            )
         return link
 
     def totals(self, values: Sequence[float]) -> list[float]:
@@ -204,6 +211,18 @@ class Link:
     def wait(self) -> None:
         """Wait until every rank has come here."""
         self.totals([0.0])
+
+
+def _of_this_start(store: Store) -> Store:
+    """Return the part of torchrun's store that belongs to this start of the processes.
+
+    `torchrun --max-restarts` keeps one store for all starts, in which torch finds the addresses of
+    processes that are dead, and fails to connect. Agents of several machines count their restarts
+    each for itself, so there the store stays as it is.
+    """
+    is_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if is_one_machine else "any"
+    return PrefixStore(f"finetune/{start}", store)
 
 
 @contextmanager
