@@ -15,7 +15,9 @@ import pytest
 import yaml
 from PIL import Image
 from safetensors.torch import load_file
+from torch.distributed import TCPStore
 
+from finetune.runs.kept import Checkpoints
 from finetune.tracking.json_lines import read_metrics
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -258,9 +260,61 @@ def test_a_rank_that_is_stopped_ends_the_others_within_the_limit(tmp_path, ranks
     assert last(tmp_path / "cut") == last(tmp_path / "whole")
 
 
+def test_a_full_disk_of_the_first_rank_ends_both_and_they_go_on_later(tmp_path, ranks):
+    """AdamW's state grows in the second phase, so the save of step 16 is the first too large."""
+    phases = [
+        {"name": "head", "train": ["head"], "until": {"steps": 14}},
+        {"name": "all", "freeze": ["norm*"]},
+    ]
+    source = BASE["data"]["source"] | {"features": 64}
+    wide = [BASE["model"]["layers"][0] | {"out_features": 256}, *BASE["model"]["layers"][1:]]
+    train = BASE["train"] | {"checkpoint": {"every": {"steps": 4}, "keep_last": 99}}
+    config = written(
+        tmp_path,
+        data=BASE["data"] | {"source": source},
+        model={"layers": wide},
+        freeze={"phases": phases},
+        train=train | {"log_every": 40},
+        cache="off",
+    )
+    run = tmp_path / "full"
+    codes, told = ranks(2, config, "--run", run, most_bytes=100_000)
+    assert codes == [2, 2], told
+    assert "step-00000016: cannot save: " in told[0]
+    assert "File too large" in told[0]
+    assert "Traceback" not in told[0] + told[1]
+    kept = Checkpoints(run / "checkpoints", keep_last=99)
+    assert [path.name for path in kept.all()][-1] == "step-00000014"
+    assert all(kept.fault(path) is None for path in kept.all())
+    assert kept.orphans() == []
+    codes, told = ranks(2, config, "--run", run)
+    assert codes == [0, 0], told
+    codes, told = ranks(1, config, "--run", tmp_path / "whole")
+    assert codes == [0], told
+    assert last(run) == last(tmp_path / "whole")
+
+
 def last(run):
     """Return the tensors of the last checkpoint."""
     return {key: one for key, one in checkpoints(run).items() if key[0] == "step-00000040"}
+
+
+def test_a_restart_does_not_take_the_addresses_of_the_dead(tmp_path, ranks):
+    """`torchrun --max-restarts` keeps one store of addresses for all starts of its ranks."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    of_torchrun = {
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "LOCAL_WORLD_SIZE": "2",
+    }
+    config = written(tmp_path, train=BASE["train"] | {"steps": 2})
+    for start in ("0", "1"):
+        run = tmp_path / start
+        # The first rank connects while the store has only the old address of the other one.
+        codes, told = ranks(
+            2, config, "--run", run, late_s=3, TORCHELASTIC_RESTART_COUNT=start, **of_torchrun
+        )
+        assert codes == [0, 0], told
 
 
 def test_nan_on_one_rank_ends_all_at_the_same_step(tmp_path, ranks):

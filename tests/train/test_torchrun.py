@@ -1,5 +1,6 @@
 """Runs under torchrun itself, whose processes share no memory and no order of their sets."""
 
+import random
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from torchrun import (  # noqa: E402
     Launch,
     command,
     digests,
+    killed_run,
     wait_until,
     write_config,
 )
@@ -51,3 +53,11 @@ def test_torchrun_trains_the_bits_of_one_process(tmp_path, whole, parallel):
     alone = whole(config)
     assert len(alone) > 80
     assert digests(tmp_path / "two") == alone
+
+
+def test_ranks_that_are_killed_at_random_end_with_the_bits_of_one_process(tmp_path, whole):
+    """`torchrun --max-restarts` starts both again after each kill of one."""
+    config, draw = write_config(tmp_path), random.Random(5)
+    kills = list(killed_run(tmp_path, tmp_path / "cut", config, draw, kills=3, restarts=3))
+    assert kills
+    assert digests(tmp_path / "cut") == whole(config)
