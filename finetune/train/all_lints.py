@@ -13,6 +13,7 @@ from finetune.freezing.plan import Plan
 from finetune.lints.given_answers import given_answers
 from finetune.lints.network_lints import lints_of_network
 from finetune.lints.norm_modes import idle_holds, norms_of_several, statistics_left_out
+from finetune.lints.odd_shares import odd_shares
 from finetune.lints.small_batches import lone_samples
 from finetune.lints.unlike_parts import unlike_parts
 from finetune.lints.unscaled_numbers import unscaled_numbers
@@ -59,6 +60,7 @@ def all_lints(
         "data": (
             *given_answers(config),
             *unscaled_numbers(config, samples),
+            *odd_shares(config, samples),
             *unlike_parts(config, parts),
         ),
         "network": lints_of_network(config, model, task, samples, device),
