@@ -1,7 +1,7 @@
 """The rate of every group at every step: a pure function of the step and of the phase's span."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from finetune.config.optim import Schedule
@@ -26,6 +26,10 @@ class Rates:
 
     schedule: Schedule
     groups: tuple[Group, ...]
+    _made: dict[tuple[int, int], tuple[EpochEnds, Factor]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """The factor that was asked for last, by its cycle, with the epochs that it was made for."""
 
     def at(
         self,
@@ -48,13 +52,23 @@ class Rates:
             epochs: Where the epochs of the run end. It must be hashable.
             falls: How often the run's schedule has found a plateau.
         """
-        began, ends = cycle
-        factor = _factor(self.schedule, Cycle(began, ends, epochs))(step - began)
+        began, _ = cycle
+        factor = self._run_factor(cycle, epochs)(step - began)
         factor *= fallen(self.schedule, falls)
         # All names of a group have one rate: they are grouped by it, see `Plan.fates`.
         own = (peaks.get(group.names[0]) for group in self.groups)
         run = Cycle(0, total_steps, epochs)
         return [0.0 if peak is None else _rate(peak, step, factor, run) for peak in own]
+
+    def _run_factor(self, cycle: tuple[int, int], epochs: EpochEnds) -> Factor:
+        """Return the factor of the run's schedule in a cycle, which is the same for many steps."""
+        epochs_before, factor = self._made.get(cycle, (None, None))
+        # By identity: to hash a schedule costs more than all else of a rate.
+        if factor is None or epochs_before is not epochs:
+            factor = make_schedule(self.schedule, Cycle(*cycle, epochs))
+            self._made.clear()
+            self._made[cycle] = epochs, factor
+        return factor
 
 
 def _rate(peak: PeakRate, step: int, factor: float, run: Cycle) -> float:
@@ -66,5 +80,5 @@ def _rate(peak: PeakRate, step: int, factor: float, run: Cycle) -> float:
 
 @lru_cache(maxsize=256)
 def _factor(schedule: Schedule, cycle: Cycle) -> Factor:
-    """Return the factor of a schedule by step, made once: it is needed in every step."""
+    """Return the factor of a parameter's own schedule by step, made once."""
     return make_schedule(schedule, cycle)

@@ -7,8 +7,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
 from itertools import accumulate, pairwise
+from typing import Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,16 @@ class Epochs:
         whole = accumulate(-(-(end - begin) // length) for (begin, end), length in spans)
         object.__setattr__(self, "numbers", (0, *whole))
 
-    @staticmethod
-    def of(past: Sequence[tuple[int, int]], length: int) -> "Epochs":
+    @classmethod
+    def of(cls, past: Sequence[tuple[int, int]], length: int) -> Self:
         """Return the epochs of a run.
 
         Args:
             past: For each earlier data set, the step at which it ended, and S.
             length: S of the present data set.
         """
-        return _epochs(tuple(past), length)
+        lengths = (*(length for _, length in past), length)
+        return cls(lengths, (0, *(end for end, _ in past)))
 
     def place(self, step: int) -> tuple[int, int]:
         """Return where a run is after `step` steps: number of its epoch, and steps done in it."""
@@ -69,10 +70,3 @@ class Epochs:
     def _data_at(self, step: int) -> int:
         """Return the index of the data set that the step after `step` steps is trained on."""
         return bisect_right(self.begins, step) - 1
-
-
-# The epochs of a run are asked for several times a step, and change only with its data.
-@lru_cache(maxsize=64)
-def _epochs(past: tuple[tuple[int, int], ...], length: int) -> Epochs:
-    lengths = (*(length for _, length in past), length)
-    return Epochs(lengths, (0, *(end for end, _ in past)))

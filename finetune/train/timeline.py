@@ -37,12 +37,14 @@ class Timeline:
     progress: Progress = field(default_factory=Progress)
     total_steps: int = field(init=False)
     """Optimizer steps of the whole run, those on earlier data included."""
+    epochs: Epochs = field(init=False)
+    """The epochs of the run, those on earlier data included."""
     _source: PhaseSource = field(init=False, repr=False)
     _known_span: tuple[object, Span] | None = field(default=None, init=False, repr=False)
     """The last span that was found, and what it was found from."""
 
     def __post_init__(self) -> None:
-        self.total_steps = self._total()
+        self._count_anew()
         self._source = phase_source(self.plan)
         self._source.begin(self.progress)
 
@@ -182,12 +184,6 @@ class Timeline:
         return steps_of_epoch(self.order.count, self.settings)
 
     @property
-    def epochs(self) -> Epochs:
-        """The epochs of the run, those on earlier data included."""
-        progress = self.progress
-        return Epochs.of(progress.past_epochs, progress.epoch_steps or self.steps_per_epoch)
-
-    @property
     def epoch(self) -> int:
         """Number of the epoch that the next step belongs to, from 0."""
         return self.epochs.place(self.progress.step)[0]
@@ -241,12 +237,15 @@ class Timeline:
         progress.data, progress.epoch_steps = self.data, self.steps_per_epoch
         self.progress = progress
         # Epochs of other lengths lie behind it, so the run ends at another step.
-        self.total_steps = self._total()
+        self._count_anew()
         return line
 
-    def _total(self) -> int:
-        """Return the optimizer steps of the run: as configured, or those of its epochs."""
-        return self.settings.steps or self.epochs.after(0, self.settings.epochs or 1)
+    def _count_anew(self) -> None:
+        """Count the epochs of the run, and its steps: as configured, or those of its epochs."""
+        progress, settings = self.progress, self.settings
+        length = progress.epoch_steps or self.steps_per_epoch
+        self.epochs = Epochs.of(progress.past_epochs, length)
+        self.total_steps = settings.steps or self.epochs.after(0, settings.epochs or 1)
 
     def _spans(self) -> Iterator[Span]:
         """Yield the spans of the present phase and of those known to come."""
