@@ -23,8 +23,8 @@ _ALONE = frozenset({
 })  # fmt: skip
 """Layers that are known to keep samples apart: a network of these alone need not be run."""
 
-Pair = Sequence[Any]
-"""What the network gives for the two batches."""
+_MOST_BYTES = 2**28
+"""Parameters of a network that is looked at again in float64, which takes three times as much."""
 
 
 class Mixed(NamedTuple):
@@ -58,25 +58,41 @@ def mixed_samples(
         part = model(**few)
     pairs = zip(tensors_in(whole), tensors_in(part), strict=False)
     change = max((_change(one, other) for one, other in pairs), default=0.0)
-    if change <= _TOLERANCE or _is_rounding(model, (many, few), (whole, part)):
+    if change <= _TOLERANCE or _is_rounding(model, many, few, _differences(whole, part)):
         return None
     return Mixed(_first_changed(calls[0], calls_of_few[0]), change)
 
 
-def _is_rounding(model: nn.Module, inputs: Sequence[dict[str, Tensor]], given: Pair) -> bool:
+def _is_rounding(
+    model: nn.Module,
+    many: dict[str, Tensor],
+    few: dict[str, Tensor],
+    differences: Sequence[float],
+) -> bool:
     """Tell whether the outputs for the same samples differ by the rounding of the network alone.
 
     Outputs that are rounding noise around 0 differ wholly from batch to batch. How large the noise
     is follows from the largest numbers within the network and from what its layers make of them,
     such as a norm of constant rows. In float64 the same noise is 2^29 times smaller; a difference
     by the company of a sample stays.
+
+    Args:
+        model: The network; a large one counts as exact, since its copy might not fit into memory.
+        many: The larger batch.
+        few: The smaller one.
+        differences: How much the outputs for both differ, tensor by tensor.
     """
+    if sum(tensor.nbytes for tensor in model.parameters()) > _MOST_BYTES:
+        return False
     try:
         exact = copy.deepcopy(model).double()
-        again = [exact(**{name: _exact(x) for name, x in one.items()}) for one in inputs]
+        whole, part = ({name: _exact(x) for name, x in one.items()} for one in (many, few))
+        again = _differences(exact(**whole), exact(**part))
     except Exception:  # noqa: BLE001 - a module that takes no float64, or that cannot be copied
         return False
-    return _difference(again) <= _TOLERANCE * _difference(given)
+    # One by one: the noise of large outputs must not hide what small ones share.
+    pairs = zip(again, differences, strict=True)
+    return all(now <= _TOLERANCE * before for now, before in pairs)
 
 
 def _exact(tensor: Tensor) -> Tensor:
@@ -84,10 +100,10 @@ def _exact(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def _difference(given: Pair) -> float:
-    """Return the largest difference between the outputs of both batches."""
-    pairs = zip(*map(tensors_in, given), strict=False)
-    return max((_differences(one, other) for one, other in pairs), default=0.0)
+def _differences(whole: Any, part: Any) -> list[float]:
+    """Return the largest difference between each two tensors of the outputs of both batches."""
+    pairs = zip(tensors_in(whole), tensors_in(part), strict=False)
+    return [_difference(one, other) for one, other in pairs]
 
 
 def _first_changed(many: Call, few: Call) -> str:
@@ -108,13 +124,13 @@ def _by_end(call: Call) -> list[Call]:
 
 def _change(many: Tensor, few: Tensor) -> float:
     """Return the largest difference for the samples of both, by the largest value."""
-    difference = _differences(many, few)
+    difference = _difference(many, few)
     if not difference:
         return 0.0
     return difference / max(float(many[-FEWER:].double().abs().nan_to_num(0.0).max()), 1e-12)
 
 
-def _differences(many: Tensor, few: Tensor) -> float:
+def _difference(many: Tensor, few: Tensor) -> float:
     """Return the largest difference for the samples of both; 0 for what has no samples first."""
     shapes = (FEW, *many.shape[1:]), (FEWER, *many.shape[1:])
     if (many.shape, few.shape) != shapes or not many.is_floating_point() or not few.numel():
