@@ -14,8 +14,6 @@ from typing import Self
 import torch
 from safetensors.torch import load, save as packed
 from torch import Tensor, nn
-from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import rendezvous
 
 from finetune.errors import FinetuneError
 
@@ -120,6 +118,10 @@ class Link:
         dist = torch.distributed
         if not link.ranks.is_several or dist.is_initialized():
             return link
+        # Not at the top: a torch without torch.distributed runs in one process.
+        from torch.distributed.distributed_c10d import PrefixStore
+        from torch.distributed.rendezvous import rendezvous
+
         has_gpu = torch.cuda.is_available() and link.ranks.local_rank < torch.cuda.device_count()
         if has_gpu:
             torch.cuda.set_device(link.ranks.local_rank)
@@ -129,8 +131,9 @@ class Link:
         with _lost():
             store, rank, world = next(rendezvous("env://", timeout=timeout))
             store.set_timeout(timeout)
+            store = PrefixStore(f"finetune/{_start()}", store)
             dist.init_process_group(
-                backend, store=_of_this_start(store), rank=rank, world_size=world, timeout=timeout
+                backend, store=store, rank=rank, world_size=world, timeout=timeout
             )
         return link
 
@@ -213,16 +216,15 @@ class Link:
         self.totals([0.0])
 
 
-def _of_this_start(store: Store) -> Store:
-    """Return the part of torchrun's store that belongs to this start of the processes.
+def _start() -> str:
+    """Return the number of this start of the processes by torchrun, or `any` if it is not known.
 
-    `torchrun --max-restarts` keeps one store for all starts, in which torch finds the addresses of
-    processes that are dead, and fails to connect. Agents of several machines count their restarts
-    each for itself, so there the store stays as it is.
+    `torchrun --max-restarts` keeps one store for all starts, in which torch would find the
+    addresses of processes that are dead, and fail to connect. Agents of several machines count
+    their restarts each for itself, so there one part of the store serves all starts.
     """
     is_one_machine = os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]
-    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if is_one_machine else "any"
-    return PrefixStore(f"finetune/{start}", store)
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if is_one_machine else "any"
 
 
 @contextmanager
