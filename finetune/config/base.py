@@ -1,12 +1,13 @@
 """The base class of all config nodes, and how a validator reports a fault of a single key."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, get_args
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     ModelWrapValidatorHandler,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -108,6 +109,12 @@ def refuse(title: str, *problems: Complaint) -> NoReturn:
         problems: For each fault the key below the node, message and hint.
     """
     raise _error(title, [Fault(*problem, absent=True) for problem in problems])
+
+
+def tags_of(union: Any) -> set[str]:
+    """Return the tags of the members of an annotated union, `Annotated[A | B, Discriminator]`."""
+    members = get_args(get_args(union)[0])
+    return {mark.tag for member in members for mark in get_args(member) if isinstance(mark, Tag)}
 
 
 def faults_of(error: ValidationError, node: type[Node]) -> list[Fault]:

@@ -345,7 +345,8 @@ def _short_form(value: Any) -> Any:
         # `freeze: ulmfit` and `freeze: head` are both written; the hint shows the form that was
         # meant.
         hint = f"freeze: {{method: {value}}}" if value in METHODS else f"freeze: [{shown(value)}]"
-        hint = remark_on_value(value, METHODS) or hint
+        if (remark := remark_on_value(value, METHODS)) is not None:
+            hint = f"{remark}; a module of that name: {hint}"
         refuse("Freeze", ((), f"needs a list of selectors, got {shown(value)}", hint))
     if isinstance(value, Mapping) and not value.keys() & {"phases", "method"}:
         _refuse_bare(value)

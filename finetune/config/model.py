@@ -1,11 +1,11 @@
 """`model:` a network as a list of named layers, and pretrained weights for it or for a layer."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from finetune.config.base import PUBLIC, Node, OpenNode
+from finetune.config.base import PUBLIC, Node, OpenNode, tags_of
 from finetune.config.bounds import Arguments
 from finetune.config.catalogue import LAYERS, Complaint, check_arguments
 from finetune.config.layer_keys import Placed, WeightedLayer, WeightsConfig as WeightsConfig
@@ -181,12 +181,7 @@ Layer = Annotated[
     | Annotated[TorchLayer, Tag("torch")],
     Discriminator(_kind_of_layer),
 ]
-_OWN_TYPES = {
-    mark.tag
-    for member in get_args(get_args(Layer)[0])
-    for mark in get_args(member)
-    if isinstance(mark, Tag)
-} - {"torch"}
+_OWN_TYPES = tags_of(Layer) - {"torch"}
 """Types of the union; all other types are names of classes of `torch.nn`."""
 
 

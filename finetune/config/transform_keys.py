@@ -1,11 +1,11 @@
 """`data.transforms`: what is done to each sample."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from finetune.config.base import PLACE, PUBLIC, Node, OpenNode
+from finetune.config.base import PLACE, PUBLIC, Node, OpenNode, tags_of
 from finetune.config.bounds import Arguments
 from finetune.config.catalogue import TRANSFORMS, Complaint, check_arguments
 from finetune.config.fitted_keys import (
@@ -186,12 +186,7 @@ Transform = Annotated[
     | Annotated[VisionTransform, Tag("vision")],
     Discriminator(_kind_of_transform),
 ]
-_OWN_TYPES = {
-    mark.tag
-    for member in get_args(get_args(Transform)[0])
-    for mark in get_args(member)
-    if isinstance(mark, Tag)
-} - {"vision"}
+_OWN_TYPES = tags_of(Transform) - {"vision"}
 """Types of the union; all other types are names of torchvision's classes."""
 
 
