@@ -1,14 +1,17 @@
 """The mean of a loss over a window that goes through the network in micro-batches."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from finetune.data.batches import Batch
 from finetune.errors import ModelError
 from finetune.tasks.losses import Count, LossSum, WeightedLoss, divisor
+
+Parameters = Callable[[], Iterable[Tensor]]
+"""Returns parameters: few steps need them, and each step would have to collect them."""
 
 
 class LossMean(Protocol):
@@ -18,7 +21,7 @@ class LossMean(Protocol):
         """Return what a micro-batch adds to the mean of each loss, `()` each."""
         ...
 
-    def correct(self, loss: Tensor, model: nn.Module) -> Tensor:
+    def correct(self, loss: Tensor, parameters: Parameters) -> Tensor:
         """Finish the gradients of the window; return its mean."""
         ...
 
@@ -63,21 +66,17 @@ class WindowMean:
             for number, (part, count) in enumerate(zip(parts, self._counts, strict=True))
         ]
 
-    def correct(self, loss: Tensor, model: nn.Module) -> Tensor:
+    def correct(self, loss: Tensor, parameters: Parameters) -> Tensor:
         """Put in the count that a loss gave with its sums, if one did; return the window's mean.
 
         Args:
             loss: Sum of all shares, `()`.
-            model: The network; gradients of its parameters are scaled in place.
+            parameters: Returns the parameters, whose gradients are scaled in place.
         """
-        return loss if self.found is None else self.scaled(loss, model.parameters())
-
-    def scaled(self, loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-        """Scale gradients in place to the count that was found, if one was; return the mean."""
         if self.found is None:
             return loss
         factor = self._counts[0] / divisor(self.found)
-        gradients = [one.grad for one in parameters if one.grad is not None]
+        gradients = [one.grad for one in parameters() if one.grad is not None]
         torch._foreach_mul_(gradients, factor)
         return loss * factor
 

@@ -16,7 +16,7 @@ from finetune.data.batches import Batch
 from finetune.distributed import Link, RankLostError, is_sharded
 from finetune.errors import FinetuneError, StoppedError, is_out_of_memory, named
 from finetune.tasks.losses import Count, LossSum, WeightedLoss
-from finetune.tasks.window_mean import WindowMean, counts_of
+from finetune.tasks.window_mean import Parameters, WindowMean, counts_of
 from finetune.train.gradient_sum import GradientSum, WindowEnd
 from finetune.train.precision import Precision
 from finetune.train.rank_lines import RankLines
@@ -262,12 +262,12 @@ class SharedMean:
         """Return what a micro-batch adds to the mean of each loss over all ranks, `()` each."""
         return self._mean.shares(parts)
 
-    def correct(self, loss: Tensor, model: nn.Module) -> Tensor:
+    def correct(self, loss: Tensor, parameters: Parameters) -> Tensor:
         """Add up gradients and loss over the ranks, then do as `WindowMean.correct`."""
         loss = self._sharing.add_up(loss, self._mean)
         shards = self._sharing.shards
         shards.hand_over()
-        return self._mean.scaled(loss, chain(model.parameters(), shards.parts.values()))
+        return self._mean.correct(loss, lambda: chain(parameters(), shards.parts.values()))
 
 
 def _as(value: float, like: Count) -> Count:

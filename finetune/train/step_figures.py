@@ -1,7 +1,7 @@
 """What is measured in a step that is logged; other steps touch none of it.
 
-The code of one step is run once in many milliseconds, and each function that it enters must be
-fetched from memory again. So a step that is not logged has one `None` here.
+A network's passes drive all else out of the processor's caches, so that even a function that does
+nothing costs some microseconds a step: of a small network 1 per cent of a step in sum.
 """
 
 from collections.abc import Sequence

@@ -29,7 +29,11 @@ from finetune.train.timeline import Timeline
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stepper:
-    """Makes optimizer steps; nothing else does. What is off is a collaborator that does nothing."""
+    """Makes optimizer steps; nothing else does.
+
+    What is off is a collaborator that does nothing; only what is measured in few steps is None in
+    the others.
+    """
 
     model: nn.Module
     optimizer: Optimizer
@@ -66,10 +70,10 @@ class Stepper:
         """
         progress = self.timeline.progress
         began = time.perf_counter()
-        number, loss = progress.step + 1, torch.zeros((), device=self.precision.device)
+        step_number, loss = progress.step + 1, torch.zeros((), device=self.precision.device)
         measuring = None
-        if self.reporter.logs(number):
-            measuring = self.meter.begin(tells_blocks=self.reporter.tells_blocks(number))
+        if self.reporter.logs(step_number):
+            measuring = self.meter.begin(tells_blocks=self.reporter.tells_blocks(step_number))
         self.clock.watchdog.beat()
         # Before the forward pass, which may move buffers such as running statistics.
         self.guard.begin_step()
@@ -92,7 +96,7 @@ class Stepper:
             if measuring is not None:
                 measuring.backward_is_done()
             loss += micro_loss.detach()
-        loss = mean.correct(loss, self.model)
+        loss = mean.correct(loss, self.model.parameters)
         # autograd fills the gradient of a cut parameter; the optimizer holds its row slices.
         self.rows.hand_over_gradients(self.timeline.phase.frozen)
         # Before clipping: with an infinite norm it would turn the infinite gradient into NaN and

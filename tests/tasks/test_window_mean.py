@@ -103,7 +103,7 @@ def gradient(task, window):
         share = add_up(mean.shares(task.parts(layer(batch.inputs["x"]), batch)))
         share.backward()
         loss += share.detach()
-    return mean.correct(loss, layer), layer.weight.grad
+    return mean.correct(loss, layer.parameters), layer.weight.grad
 
 
 @pytest.mark.parametrize("tensors", [True, False], ids=["tensor", "number"])
