@@ -62,9 +62,22 @@ def read_stream(
 
 
 def opened_stream(
-    stdin: TextIO, config: DataConfig, kinds: Mapping[str, Kind], target: str | None
+    stdin: TextIO,
+    config: DataConfig,
+    kinds: Mapping[str, Kind],
+    target: str | None,
+    *,
+    passes: bool = False,
 ) -> tuple[BinaryIO, Reading]:
-    """Return the bytes of a stream, which can be read twice, and what is known about them."""
+    """Return the bytes of a stream, which can be read twice, and what is known about them.
+
+    Args:
+        stdin: The stream.
+        config: `data:` of the config that the network was trained with.
+        kinds: Kind of each input column.
+        target: Column that the network predicts; read too if a table has it.
+        passes: Whether samples that cannot be read are reported, not raised.
+    """
     name = "standard input"
     raw = getattr(stdin, "buffer", None)
     whole = (
@@ -76,7 +89,7 @@ def opened_stream(
     # is another one must the text be read to know which of the two it is
     if not _is_called_utf8(dialect.encoding) and _is_utf8(file):
         dialect = replace(dialect, encoding="utf-8")
-    reading = Reading(name, dialect, kinds.keys(), also=target)
+    reading = Reading(name, dialect, kinds.keys(), also=target, passes=passes)
     reading.notes.extend(_notes_on_first_line(file, reading, kinds))
     return file, reading
 

@@ -115,8 +115,9 @@ def _of_table(file: Path, reading: Reading, wanted: Wanted) -> Iterator[Incoming
 
 def _of_stream(stdin: TextIO, wanted: Wanted) -> Iterator[Incoming]:
     """Yield the samples of standard input: rows of a table, or one sample per line."""
-    file, reading = opened_stream(stdin, wanted.config, wanted.kinds, wanted.target)
-    reading = replace(reading, others=True, passes=wanted.passes)
+    about = (wanted.config, wanted.kinds, wanted.target)
+    file, reading = opened_stream(stdin, *about, passes=wanted.passes)
+    reading = replace(reading, others=True)
     if names_columns(file, reading):
         reading = with_its_separator(file, reading)
         form = form_of(file, reading, None)

@@ -291,3 +291,17 @@ def test_a_first_line_that_names_the_column_may_be_a_text_and_is_told(stream, to
     if told is not None:
         assert told in read[0]
         assert '{"text": "a text"}' in read[0]
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_a_text_of_a_stream_that_is_not_utf8_is_passed_over_if_asked(passes):
+    config = DataConfig.model_validate({"source": {"type": "csv", "path": "t.csv"}})
+    stdin = io.TextIOWrapper(io.BytesIO(b"good film\nbad \xe9 one\nthe end\n"))
+    wanted = Wanted(config, {"text": "text"}, "label", passes=passes)
+    if not passes:
+        with pytest.raises(DataError, match="standard input"):
+            list(pieces_of("-", wanted, stdin))
+        return
+    parts = list(pieces_of("-", wanted, stdin))
+    found = [(part.columns["text"], [*part.bad]) for part in parts if part.names]
+    assert found == [(["good film", None, "the end"], [1])]

@@ -90,13 +90,7 @@ def names_columns(file: BinaryIO, reading: Reading) -> bool:
         file: The file, at its beginning; its position is restored.
         reading: What is known about the file and wanted of it.
     """
-    content = content_of_bytes(head_of(file), reading.dialect.encoding)
-    if content.encoding is None:
-        return content.is_parquet
-    beginning = beginning_of(file, reading)
-    if looks_like_json(beginning):
-        return True
-    return _separator_for(beginning, reading) is not None
+    return _columns_told(file, reading)[0]
 
 
 def names_in_first_line(file: BinaryIO, reading: Reading) -> list[str]:
@@ -106,11 +100,21 @@ def names_in_first_line(file: BinaryIO, reading: Reading) -> list[str]:
         file: The file, at its beginning; its position is restored.
         reading: What is known about the file and wanted of it.
     """
+    return _columns_told(file, reading)[1]
+
+
+def _columns_told(file: BinaryIO, reading: Reading) -> tuple[bool, list[str]]:
+    """Return whether a file is a table by its content, and the names in its first line, if any."""
     content = content_of_bytes(head_of(file), reading.dialect.encoding)
-    if content.encoding is None or looks_like_json(beginning := beginning_of(file, reading)):
-        return []
+    if content.encoding is None:
+        return content.is_parquet, []
+    beginning = beginning_of(file, reading)
+    if looks_like_json(beginning):
+        return True, []
     separator = _separator_for(beginning, reading)
-    return [] if separator is None else header_of(beginning, separator, reading.dialect.quote)
+    if separator is None:
+        return False, []
+    return True, header_of(beginning, separator, reading.dialect.quote)
 
 
 def refuse_other_names(file: BinaryIO, reading: Reading) -> None:
