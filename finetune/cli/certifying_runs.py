@@ -100,7 +100,8 @@ def _write(
         refuse_replacing(place, saved_folder(run).files())
     text = certificate_of(run, trust=trust, overrides=overrides)
     # Before anything is written: a key that cannot be used must cost no certificate.
-    signed = None if key is None else signature_of(text, out.name, key)
+    signed = None if key is None else signature_of(text, key)
+    is_left = key is None and _is_left_behind(signature, out, text)
     with output_file(out) as file:
         file.write(text)
     tell(f"{out}: certificate of {run}", sys.stderr)
@@ -108,8 +109,22 @@ def _write(
         with output_file(signature) as file:
             file.write(signed)
         tell(f"{signature}: signature by {key}", sys.stderr)
-    elif signature.exists():
-        tell(f"{signature}: is of another certificate; --sign KEY signs this one", sys.stderr)
+    elif is_left:
+        tell(f"{signature}: is older than this certificate; --sign KEY signs it", sys.stderr)
+
+
+def _is_left_behind(signature: Path, out: Path, text: str) -> bool:
+    """Tell whether there is a signature, of a certificate at `out` that is not this text."""
+    raw = text.encode("utf-8", "backslashreplace")
+    try:
+        if not signature.exists():
+            return False
+        if not is_regular(out) or not out.exists():
+            return True
+        with out.open("rb") as file:
+            return file.read(len(raw) + 1) != raw
+    except OSError:  # a name to which `.sig` is too much
+        return False
 
 
 def _refuse_idle(given: dict[str, object], used: str | None) -> None:

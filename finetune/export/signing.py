@@ -8,15 +8,19 @@ import os
 import tempfile
 from pathlib import Path
 
-from finetune.disk import reason_of
+from finetune.disk import open_to_read, reason_of
 from finetune.errors import FinetuneError
 from finetune.importing import require
+from finetune.reading import MAX_JSON_BYTES, read_at_most
 
 BEGINNING = b'{"mediaType":"application/vnd.dev.sigstore.bundle'
 """First bytes of each signature that is written here."""
 PASSWORD = "FINETUNE_KEY_PASSWORD"
 """Environment variable that holds the password of a private key."""
-_KEYS = "a key is a PEM file of an elliptic curve (P-256, P-384, P-521): openssl ecparam -genkey"
+_KEYS = (
+    "a key is a PEM file of an elliptic curve (P-256, P-384, P-521): "
+    "openssl ecparam -name prime256v1 -genkey -noout"
+)
 
 
 def signature_place(certificate: Path) -> Path:
@@ -24,37 +28,44 @@ def signature_place(certificate: Path) -> Path:
     return certificate.with_name(f"{certificate.name}.sig")
 
 
-def signature_of(text: str, name: str, private_key: Path) -> str:
+def signature_of(text: str, private_key: Path) -> str:
     """Return the signature of a certificate.
 
     Args:
         text: The certificate.
-        name: Name of its file; the signature tells it, and a check does not ask for it.
         private_key: The key, a PEM file.
 
     Raises:
-        FinetuneError: the key cannot be read or is of another kind, or the library is missing.
+        FinetuneError: the key cannot be read or is of another kind, the library is missing, or
+            the folder for temporary files cannot be written.
     """
     config = require("model_signing.signing", extra="sign").Config()
     word = os.environ.get(PASSWORD)
     try:
         signer = config.use_elliptic_key_signer(
-            private_key=private_key, password=word.encode() if word else None
+            private_key=private_key, password=os.fsencode(word) if word else None
         )
     except OSError as error:
         raise FinetuneError(reason_of(error), where=str(private_key)) from error
     except Exception as error:  # the library lets errors of others through
         raise _unfit(private_key, error) from error
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, name)
-        file.write_text(text, encoding="utf-8", newline="")
-        signature = Path(folder, f"{name}.sig")
-        signer.sign(file, signature)
-        return signature.read_text(encoding="utf-8")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            # The signature tells this name, and a check does not ask for it.
+            file = Path(folder, "certificate.json")
+            file.write_text(text, encoding="utf-8", newline="")
+            signature = signature_place(file)
+            signer.sign(file, signature)
+            return signature.read_text(encoding="utf-8")
+    except OSError as error:
+        reason = f"cannot sign in the temporary folder: {reason_of(error)}"
+        raise FinetuneError(reason, where="--sign") from error
 
 
 def fault_of_signature(certificate: Path, public_key: Path) -> str | None:
-    """Return what is wrong with the signature beside a certificate; None if it holds.
+    """Return why a certificate is not signed by a key; None if the signature beside it holds.
+
+    A signature that is missing or cannot be read is such a reason, too.
 
     Args:
         certificate: The certificate.
@@ -70,11 +81,18 @@ def fault_of_signature(certificate: Path, public_key: Path) -> str | None:
         raise FinetuneError(reason_of(error), where=str(public_key)) from error
     except Exception as error:  # the library lets errors of others through
         raise _unfit(public_key, error) from error
-    signature = signature_place(certificate)
-    if not signature.exists():
-        return f"there is no file {str(signature)!r}"
+    place = signature_place(certificate)
+    # A link may be kept in place of either file; the library follows none.
+    signature = Path(os.path.realpath(place))
     try:
-        verifier.verify(certificate, signature)
+        with open_to_read(signature) as file:
+            if len(read_at_most(file, MAX_JSON_BYTES)) > MAX_JSON_BYTES:
+                return f"{str(place)!r} holds more than {MAX_JSON_BYTES >> 20} MiB"
+        verifier.verify(certificate.resolve(), signature)
+    except FileNotFoundError:
+        return f"there is no file {str(place)!r}"
+    except OSError as error:
+        return f"{str(place)!r} cannot be read: {reason_of(error)}"
     except Exception as error:  # noqa: BLE001 - whatever a forged file raises is no signature
         return _why(error)
     return None
@@ -83,6 +101,10 @@ def fault_of_signature(certificate: Path, public_key: Path) -> str | None:
 def _unfit(key: Path, error: Exception) -> FinetuneError:
     """Return the error for a key that cannot be used."""
     text = str(error)
+    if "not encrypted" in text:
+        return FinetuneError(
+            f"has no password, and {PASSWORD} is set", where=str(key), hint=f"unset {PASSWORD}"
+        )
     if "assword" in text:
         reason = "the password is wrong" if os.environ.get(PASSWORD) else "needs a password"
         return FinetuneError(reason, where=str(key), hint=f"set {PASSWORD} to it")

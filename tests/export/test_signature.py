@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -132,8 +133,9 @@ def test_a_forgery_is_told_by_the_signature(case, command_line, forge, told):
         (lambda f: write_keys(f, "k", ec.generate_private_key(ec.SECP256K1())), None, "is no key"),
         (lambda f: write_keys(f, "k", password=b"word"), None, "needs a password"),
         (lambda f: write_keys(f, "k", password=b"word"), "other", "the password is wrong"),
+        (lambda f: write_keys(f, "k"), "other", "has no password, and FINETUNE_KEY_PASSWORD is"),
     ],
-    ids=["text", "missing", "RSA", "curve", "locked", "wrong password"],
+    ids=["text", "missing", "RSA", "curve", "locked", "wrong password", "not locked"],
 )
 def test_a_key_that_cannot_sign_costs_no_certificate(
     case, run, command_line, monkeypatch, make, word, told
@@ -147,11 +149,61 @@ def test_a_key_that_cannot_sign_costs_no_certificate(
 
 
 def test_a_key_with_a_password_signs(case, run, command_line, monkeypatch):
-    write_keys(case, "k", password=b"word")
-    monkeypatch.setenv("FINETUNE_KEY_PASSWORD", "word")
+    # A byte that is no UTF-8, as a terminal of another encoding gives it.
+    write_keys(case, "k", password=b"xyzzy-\xe9")
+    monkeypatch.setenv("FINETUNE_KEY_PASSWORD", os.fsdecode(b"xyzzy-\xe9"))
     done = command_line("certify", run, "--out", "c.json", "--sign", "k.pem")
-    assert (done.code, "word" in done.err.replace("k.pem", "")) == (0, False), done.err
+    assert done.code == 0, done.err
+    written = [(case / name).read_text() for name in ("c.json", "c.json.sig")]
+    assert not any("xyzzy" in text for text in (done.out, done.err, *written))
     assert checked(command_line, "k.pub").code == 0
+
+
+def test_a_certificate_and_a_signature_that_are_links_are_checked(case, command_line):
+    (case / "kept").mkdir()
+    for name in ("c.json", "c.json.sig"):
+        (case / name).rename(case / "kept" / name)
+        (case / name).symlink_to(case / "kept" / name)
+    done = checked(command_line)
+    assert (done.code, done.out.splitlines()[-1]) == (0, "signature: by mine.pub")
+
+
+def large(path):
+    path.touch()
+    os.truncate(path, (64 << 20) + 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (os.mkfifo, "is a pipe, not a file"),
+        (lambda path: path.mkdir(), "is a folder, not a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a device, not a file"),
+        (lambda path: path.symlink_to(path.name), "cannot be read"),
+        (large, "holds more than 64 MiB"),
+    ],
+    ids=["pipe", "folder", "device", "loop", "large"],
+)
+def test_a_signature_that_is_no_file_of_usual_size_is_a_fault(case, command_line, make, told):
+    (case / "c.json.sig").unlink()
+    make(case / "c.json.sig")
+    done = checked(command_line)
+    assert (done.code, told in done.out) == (2, True), done.out
+    assert "certificate: 1 fault\n" in done.out
+
+
+def test_a_name_to_which_the_ending_is_too_long_is_no_error(case, run, command_line):
+    name = "c" * 248 + ".json"
+    done = command_line("certify", run, "--out", name)
+    assert (done.code, ".sig" in done.err) == (0, False), done.err
+    done = command_line("certify", "--check", name, "--public-key", "mine.pub")
+    assert (done.code, "File name too long" in done.out) == (2, True), done.out
+
+
+def test_a_name_that_is_no_utf8_is_signed_and_checked(case, run, command_line):
+    name = os.fsdecode(b"c\xe9.json")
+    assert command_line("certify", run, "--out", name, "--sign", "mine.pem").code == 0
+    assert command_line("certify", "--check", name, "--public-key", "mine.pub").code == 0
 
 
 def test_what_is_no_signature_is_not_replaced(case, run, command_line):
@@ -162,9 +214,14 @@ def test_what_is_no_signature_is_not_replaced(case, run, command_line):
 
 
 def test_a_signature_that_a_new_certificate_leaves_behind_is_told(case, run, command_line):
+    # The same bytes once more: the signature still holds.
+    done = command_line("certify", run, "--out", "c.json")
+    assert (done.code, "c.json.sig" in done.err) == (0, False)
+    assert checked(command_line).code == 0
+    (case / "c.json").write_text((case / "c.json").read_text() + " ")
     done = command_line("certify", run, "--out", "c.json")
     assert done.code == 0
-    assert "c.json.sig: is of another certificate; --sign KEY signs this one" in done.err
+    assert "c.json.sig: is older than this certificate; --sign KEY signs it" in done.err
 
 
 def test_options_of_the_other_direction_are_refused(case, command_line):
