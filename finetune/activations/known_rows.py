@@ -21,8 +21,9 @@ from finetune.activations.sample_digests import digests_of
 from finetune.activations.sample_index import Found, SampleIndex
 from finetune.bits import same_bits
 from finetune.data.batches import Batch
+from finetune.disk import reason_of
 from finetune.preserved import preserved
-from finetune.store.store import Store
+from finetune.store.store import Store, StoreError
 from finetune.store.verdicts import Verdicts
 from finetune.structure import tensors_in
 
@@ -70,6 +71,7 @@ class KnownSampleRows:
         self.num_answered = 0
         """Those whose frozen calls were answered."""
         self._num_compared = self._num_answered_batches = 0
+        self._is_unreadable = False
         self._model, self._stores, self._tell = model, stores, tell
         self._index = SampleIndex(stores, tell)
         # In memory: the store of a number may be another one next time.
@@ -94,7 +96,7 @@ class KnownSampleRows:
             run: Calls the network.
         """
         self.num_asked += len(batch)
-        if (known := self._known(samples, batch)) is None:
+        if (known := self._known_or_told(samples, batch)) is None:
             return run(batch.inputs)
         is_tried = known.stores <= self._compared_stores
         is_tried = is_tried and all(name in self._verdicts for name in known.names)
@@ -110,6 +112,18 @@ class KnownSampleRows:
         outputs, fault = self._compared(known, run)
         self._note(known, fault)
         return outputs
+
+    def _known_or_told(self, samples: Split, batch: Batch) -> "_Known | None":
+        """Return what `_known` does; None from the first error of a store on, which is told."""
+        if self._is_unreadable:
+            return None
+        try:
+            return self._known(samples, batch)
+        except (StoreError, OSError) as error:
+            self._is_unreadable = True
+            reason = error.in_one_line if isinstance(error, StoreError) else reason_of(error)
+            self._tell(f"activation cache: stored rows are not used from here on: {reason}")
+            return None
 
     def _known(self, samples: Split, batch: Batch) -> "_Known | None":
         """Return a batch with its stored rows; None if one is missing, or known not to be exact."""

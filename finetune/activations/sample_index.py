@@ -17,7 +17,7 @@ from finetune.activations.sample_digests import SAMPLE
 from finetune.store.store import Store
 
 MOST_ROWS = 8 << 20
-"""Rows that are known at most: 128 MiB, and as much again while they are sorted."""
+"""Rows that are known at most: they take 128 MiB, and about 320 MiB while they are sorted."""
 _AT_ONCE = 1 << 16
 """Rows whose digests are read in one piece."""
 

@@ -1,5 +1,7 @@
 """Predictions and evaluations are answered from stored rows for samples that these are of."""
 
+import errno
+import os
 import re
 from pathlib import Path
 
@@ -250,6 +252,26 @@ def test_an_error_of_the_stores_is_told_and_all_layers_run(folder, command_line,
     known, told = predicted(command_line)
     assert known == whole
     assert "activation cache: stored rows are not used: not what was written" in told
+
+
+def test_an_error_of_a_store_in_the_midst_is_told_and_all_layers_run(
+    folder, command_line, monkeypatch
+):
+    whole, told = predicted(command_line)
+    before, column, calls = answered(told), Store.column, []
+
+    def fails(store, name, rows):
+        calls.append(len(rows))
+        if len(calls) > 6:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return column(store, name, rows)
+
+    monkeypatch.setattr(Store, "column", fails)
+    known, told = predicted(command_line)
+    assert known == whole
+    assert told.count("stored rows are not used from here on: Input/output error") == 1
+    assert 0 < answered(told) < before
+    assert len(calls) == 7
 
 
 def test_texts_of_all_lengths_are_known_with_the_same_bits(tmp_path, monkeypatch, command_line):
