@@ -300,6 +300,24 @@ def test_a_changed_input_leaves_nothing_of_the_earlier_one(run, tmp_path, small_
     ]
 
 
+def test_a_changed_input_has_its_notes_told_once(run, tmp_path, small_pieces):
+    rows = [row | {"label": "new"} for row in samples()]
+    # A table of another format than its name says, which is noted.
+    table = jsonl(tmp_path / "new.csv", rows)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Stopped):
+            whole(run, table, tmp_path / "out.jsonl")
+    jsonl(table, rows[1:])
+    heard, expected = [], []
+    whole(run, table, tmp_path / "out.jsonl", heard=heard)
+    whole(run, table, tmp_path / "expected.jsonl", heard=expected)
+    [note] = [line for line in heard if "is read as JSON, which it holds" in line]
+    journal = [line for line in heard if line.startswith(("goes on", "begins anew"))]
+    assert sorted(line for line in heard if line not in journal) == sorted(expected)
+    assert (len(journal), note in expected) == (2, True)
+
+
 @pytest.mark.parametrize("asked", [{"top_k": 3}, {"embeddings": "haed"}], ids=["top_k", "layer"])
 def test_a_refused_option_costs_no_row_that_is_kept(run, tmp_path, asked, small_pieces):
     table = jsonl(tmp_path / "new.jsonl", samples())

@@ -27,6 +27,10 @@ class Remarks:
         self._run = run
         self._told = told
         self._seen: Counter[str] = Counter()
+        """How often a note like each was to be told."""
+        self._known = set[str]()
+        """Notes of which one like them was told."""
+        self._has_begun = False
         self._labels: list[Any] = []
         self._num_labels = 0
         self.num_odd = 0
@@ -35,7 +39,10 @@ class Remarks:
         """Name of the first sample with one."""
 
     def first(self) -> None:
-        """Tell what is known before any sample is read."""
+        """Tell what is known before any sample is read, once."""
+        if self._has_begun:
+            return
+        self._has_begun = True
         picture = self._run.task.picture
         for note in self._run.notes:
             self._told(note)
@@ -49,8 +56,16 @@ class Remarks:
         """Tell a note, unless one like it, with other numbers, was told of an earlier piece."""
         like = _NUMBER.sub("#", note)
         self._seen[like] += 1
-        if self._seen[like] == 1:
+        if like not in self._known:
+            self._known.add(like)
             self._told(note)
+
+    def begin_anew(self) -> None:
+        """Forget all samples, but not what was told of them: they are read once more."""
+        self._seen.clear()
+        self._labels.clear()
+        self._num_labels = self.num_odd = 0
+        self.first_odd = ""
 
     def on(self, part: Incoming) -> None:
         """Tell how a piece was read, and keep its labels."""

@@ -62,14 +62,17 @@ class WholePrediction:
                 cannot be written.
         """
         if folder is None and is_regular(out):
+            # Before the journal: an option that is refused must not cost the rows that are kept.
+            prediction = PiecewisePrediction(self.predictor, self.asking, self.told)
             try:
-                return self._journalled(out, raw=raw)
+                return self._journalled(prediction, out, raw=raw)
             except ChangedInputError as error:
                 # What standard input held is gone.
                 if self.input.source == "-":
                     raise
                 self.told.note(f"begins anew: {error.message}")
-                return self._journalled(out, raw=raw)
+                prediction.remarks.begin_anew()
+                return self._journalled(prediction, out, raw=raw)
         if output_form(out) == "parquet":
             raise FinetuneError(
                 "Parquet is written to a regular file, and without pictures",
@@ -88,10 +91,8 @@ class WholePrediction:
             rows = self._rows(prediction, parts, put)
             return self._written(rows, prediction, out, raw=raw)
 
-    def _journalled(self, out: Path, *, raw: bool) -> int:
+    def _journalled(self, prediction: PiecewisePrediction, out: Path, *, raw: bool) -> int:
         """Write a regular file, by a journal that an interrupted prediction goes on from."""
-        # Before the journal: an option that is refused must not cost the rows that are kept.
-        prediction = PiecewisePrediction(self.predictor, self.asking, self.told)
         with Journal(out, self._fingerprint(), self.told.note) as journal:
             before = journal.before
             so_far = SoFar(before.names, before.num_odd, before.first_odd)
