@@ -63,7 +63,7 @@ class Audio:
         return read_waveform(self.items[position], self.rules, known)
 
     def raw(self, index: int) -> Any:
-        """Return one recording as it was handed in: the path of a file, or encoded bytes."""
+        """Return one recording as it was handed in: one of the `items`."""
         return self.items[self.order[index]]
 
     def header(self, index: int) -> SoundHeader:

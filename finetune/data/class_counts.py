@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -56,7 +57,9 @@ def notes_on_classes(
     *,
     looked_at: Mapping[str, str] = MappingProxyType({}),
 ) -> list[str]:
-    """Return notes on classes that a part lacks, and on accuracy that a constant answer reaches.
+    """Return notes on classes that a part lacks, and on what a constant answer reaches.
+
+    That is a class or label that all training samples have, else a high accuracy.
 
     Args:
         parts: The classes in each part: of its samples, words or pixels.
@@ -80,12 +83,12 @@ def notes_on_classes(
             notes.append(f"{where} {which}{_only_elsewhere(part, parts, unit)}")
     trained = parts["train"]
     # Whose classes are all the same needs no further note on accuracy.
-    alike = _notes_on_sameness(trained, classes, unit)
+    alike = _notes_on_sameness(trained, classes, unit, looked_at.get("train"))
     return [*notes, *(alike or _notes_on_guessing(trained, classes, task))]
 
 
 def notes_on_constants(targets: Mapping[str, Tensor], name: str) -> list[str]:
-    """Return a note for each part in which a target of numbers is the same for all samples.
+    """Return a note for each part in which numbers of a target are the same for all samples.
 
     Args:
         targets: The targets `(N, ...)` of each part.
@@ -95,23 +98,35 @@ def notes_on_constants(targets: Mapping[str, Tensor], name: str) -> list[str]:
     for part, target in targets.items():
         if len(target) < 2 or not target.is_floating_point():
             continue
-        same = (target == target[0]).flatten(1).all(0) if target.ndim > 1 else target == target[0]
-        columns = same if target.ndim > 1 else same.all().reshape(1)
-        if not (count := int(columns.sum())):
+        numbers = target.reshape(len(target), -1)
+        same = (numbers == numbers[0]).all(0)
+        if not (count := int(same.sum())):
             continue
-        first = target[0].flatten()[int(columns.nonzero()[0])].item()
-        what = f"column {name!r} is"
-        if len(columns) > 1:
-            what = f"{count} of {len(columns)} numbers of column {name!r} are constant, the first"
-        notes.append(
-            f"{what} {first:g} in all {len(target):,} samples of the {part} part: "
-            f"{'nothing can be learned from it' if part == 'train' else 'it measures little'}"
-        )
+        # The digits that tell it from its neighbours: no 5.0999999 for 5.1, no 1.23457e+06.
+        first = np.format_float_positional(numbers[0].numpy()[same.numpy()][0], trim="-")
+        what = f"column {name!r} is {first}"
+        if len(same) > 1:
+            is_are = "is" if count == 1 else "are constant, the first is"
+            what = f"{count} of {len(same)} numbers of column {name!r} {is_are} {first}"
+        one = count == 1
+        verdict = f"{'it measures' if one else 'they measure'} little"
+        if part == "train":
+            verdict = f"nothing can be learned from {'it' if one else 'them'}"
+        notes.append(f"{what} in all {len(target):,} samples of the {part} part: {verdict}")
     return notes
 
 
-def _notes_on_sameness(trained: Counted, classes: Sequence[str], unit: str) -> list[str]:
-    """Return a note if all training samples have the same class, or have a label in common."""
+def _notes_on_sameness(
+    trained: Counted, classes: Sequence[str], unit: str, looked_at: str | None
+) -> list[str]:
+    """Return a note if all training samples have the same class, or have a label in common.
+
+    Args:
+        trained: The classes of the training part.
+        classes: Names of the classes.
+        unit: The word for what has one class.
+        looked_at: Words for the samples that were counted; None if all of them were.
+    """
     everywhere = [
         name
         for name, number in zip(classes, trained.counts.tolist(), strict=True)
@@ -120,6 +135,9 @@ def _notes_on_sameness(trained: Counted, classes: Sequence[str], unit: str) -> l
     if not everywhere:
         return []
     noun = "label" if trained.are_labels else "class"
+    if looked_at is not None:
+        # Of the others nothing is known.
+        return [f"all {trained.total:,} {unit}s of {looked_at} have {noun} {named(everywhere)}"]
     return [
         f"all {trained.total:,} training {unit}s have {noun} {named(everywhere)}: "
         f"nothing can be learned {'of it' if trained.are_labels else 'from them'}"

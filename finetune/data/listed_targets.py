@@ -200,7 +200,7 @@ Beside = Mapping[str, Mapping[str, object]]
 def notes_on_listed(
     parts: Beside, classes: Mapping[str, tuple[str, ...]], task: TaskList
 ) -> list[str]:
-    """Return notes on the classes of each task of a list in each part."""
+    """Return notes on the classes, or the constant numbers, of each task of a list in each part."""
     notes = []
     for one in task.tasks:
         if (names := classes.get(one.target)) is not None:

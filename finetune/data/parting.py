@@ -192,7 +192,7 @@ def part_of(
 def notes_on_parts(
     parts: Mapping[str, RawPart], classes: tuple[str, ...] | None, task: Task
 ) -> list[str]:
-    """Return notes on the classes in each part, where there is something to note."""
+    """Return notes on the classes in each part, or on numbers that are the same in all of one."""
     if isinstance(task, TaskList):
         known = parts["train"].classes
         return notes_on_listed({name: part.beside for name, part in parts.items()}, known, task)

@@ -1,6 +1,10 @@
 """A target that is the same for all samples of a part is told, by `plan` and by `train`."""
 
 import pytest
+import torch
+
+from finetune.config.task_keys import SegmentationTask
+from finetune.data import class_counts
 
 NUMBERS = """
 model: {layers: [{name: head, type: Linear, out_features: 1}]}
@@ -46,7 +50,27 @@ def test_so_are_those_of_a_validation_part(told, tmp_path):
 def test_of_several_numbers_the_constant_ones_are_counted(told):
     two = NUMBERS.replace("target: y", "target: [v, y]").replace("[u, v]", "[u]")
     out = told([5] * 4, two.replace("out_features: 1", "out_features: 2"))
-    assert "1 of 2 numbers of column 'v, y' are constant, the first 5 in all 4 samples" in out
+    assert (
+        "1 of 2 numbers of column 'v, y' is 5 in all 4 samples of the train part: "
+        "nothing can be learned from it" in out
+    )
+
+
+def test_a_constant_number_is_written_with_its_digits(told):
+    assert "column 'y' is 1234567 in all 4 samples" in told([1234567] * 4, NUMBERS)
+    assert "column 'y' is 5.1 in all 4 samples" in told([5.1] * 4, NUMBERS)
+
+
+def test_of_a_few_masks_nothing_is_said_of_all_pixels():
+    counts = class_counts.Counted(torch.tensor([0, 40]), 40, are_labels=False)
+    [absent, same] = class_counts.notes_on_classes(
+        {"train": counts},
+        ["sky", "road"],
+        SegmentationTask(type="segmentation"),
+        looked_at={"train": "200 train masks looked at"},
+    )
+    assert absent == "200 train masks looked at have no pixel of class 'sky'"
+    assert same == "all 40 pixels of 200 train masks looked at have class 'road'"
 
 
 def test_a_label_of_all_samples_is_told(told):
