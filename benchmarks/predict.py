@@ -73,7 +73,7 @@ def tiny_bert(folder: Path) -> str:
     ).save_pretrained(folder)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     torch.manual_seed(0)
-    config = transformers.BertConfig(vocab_size=16, intermediate_size=64, **sizes)
+    config = transformers.BertConfig(vocab_size=len(vocabulary), intermediate_size=64, **sizes)
     transformers.BertModel(config).save_pretrained(folder)
     return str(folder)
 
@@ -235,9 +235,10 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rows", type=int, default=100_000)
     options.add_argument("--pairs", type=int, default=3)
-    options.add_argument("--tiny", action="store_true")
-    options.add_argument("--numbers", action="store_true")
-    options.add_argument("--images", type=int, default=0)
+    ways = options.add_mutually_exclusive_group()
+    ways.add_argument("--tiny", action="store_true")
+    ways.add_argument("--numbers", action="store_true")
+    ways.add_argument("--images", type=int, default=0)
     asked = options.parse_args()
     if asked.images:
         on_images(asked.images, asked.pairs)
