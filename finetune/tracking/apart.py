@@ -2,8 +2,8 @@
 
 import os
 import threading
-import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -22,36 +22,55 @@ _LONGEST_FAULT = 300
 """Characters of a program's error that are told."""
 
 _FORK_WAITS_S = 10.0
-"""Seconds that the start of a worker process waits for a call of such a program."""
+"""Seconds that the start of a worker process waits while such a program loads."""
 
 
 class _ForkGuard:
-    """Keeps worker processes from being forked while another program's code runs in a thread.
+    """Keeps worker processes from being forked while another program loads in a thread.
 
     A fork copies the locks of a module that another thread is importing, and nobody opens them in
     the copy: an import of that module there would wait for ever.
     """
 
     def __init__(self) -> None:
-        self._locks: weakref.WeakSet[threading.RLock] = weakref.WeakSet()
+        self._mutex = threading.RLock()
+        """Held during a fork: another one waits, and no program begins to load."""
+        self._loading: list[threading.RLock] = []
+        """Locks of programs that a fork still waits for; changed only with the mutex held."""
         self._held: list[threading.RLock] = []
         os.register_at_fork(
             before=self._hold, after_in_parent=self._release, after_in_child=self._release
         )
 
-    def new_lock(self) -> "threading.RLock":
-        """Return the lock that a thread holds during each call."""
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Let no process be forked while the block loads a program."""
         lock = threading.RLock()
-        self._locks.add(lock)
-        return lock
+        with self._mutex:
+            lock.acquire()
+            self._loading.append(lock)
+        try:
+            yield
+        finally:
+            # First the lock: a fork that waits for it has the mutex.
+            lock.release()
+            with self._mutex:
+                if lock in self._loading:
+                    self._loading.remove(lock)
 
     def _hold(self) -> None:
-        # A program that hangs must not keep the run from its samples.
-        self._held = [lock for lock in self._locks if lock.acquire(timeout=_FORK_WAITS_S)]
+        self._mutex.acquire()
+        for lock in tuple(self._loading):
+            if lock.acquire(timeout=_FORK_WAITS_S):
+                self._held.append(lock)
+            else:
+                # A program that hangs costs the run one wait, not one for each of its workers.
+                self._loading.remove(lock)
 
     def _release(self) -> None:
         while self._held:
             self._held.pop().release()
+        self._mutex.release()
 
 
 _FORK_GUARD = _ForkGuard()
@@ -82,7 +101,6 @@ class Apart(Tracker):
         self._name, self._tell, self._closing_s = name, tell, closing_s
         self._identify, self._make = identify, make
         self._calls = WaitingCalls()
-        self._lock = _FORK_GUARD.new_lock()
         self._thread: threading.Thread | None = None
         self._fault: str | None = None
         """Why the tracker gets no further call; set by the thread."""
@@ -99,7 +117,7 @@ class Apart(Tracker):
         if self._calls.left_out and not self._is_fullness_told:
             self._is_fullness_told = True
             self._tell(
-                f"{self._name} is slower than the run: it misses what comes until it is done"
+                f"{self._name} is slower than the run: calls are dropped until it has caught up"
             )
 
     def text(self, tag: str, text: str, step: int) -> None:
@@ -168,17 +186,16 @@ class Apart(Tracker):
     def _work(self, make: Callable[[], Tracker], calls: WaitingCalls) -> None:
         """Make the tracker, hand over calls until there are no more, then close it."""
         try:
-            with self._lock:
+            with _FORK_GUARD.loading():
                 tracker = make()
             while (job := calls.get()) is not None:
-                with self._lock:
-                    job(tracker)
-            with self._lock:
-                tracker.close()
+                job(tracker)
+            tracker.close()
         # Whatever another program raises, and some of them exit: the run is not theirs to end.
         except BaseException as error:  # noqa: BLE001
             said = getattr(error, "message", None) or f"{type(error).__name__}: {error}"
             self._fault = " ".join(str(said).split())
+            calls.refuse()
 
     def _tell_fault(self) -> None:
         """Say once that the tracker has failed; not from its thread."""

@@ -19,6 +19,7 @@ class WaitingCalls:
         self._most, self._most_bytes = most, most_bytes
         self._jobs: deque[tuple[Job | None, int]] = deque()
         self._bytes = 0
+        self._is_open = True
         self._changed = Condition()
         self.left_out = 0
         """Calls that had no room."""
@@ -32,6 +33,8 @@ class WaitingCalls:
             is_needed: Whether it is added in any case, as what ends a run is.
         """
         with self._changed:
+            if not self._is_open:
+                return
             is_full = len(self._jobs) >= self._most or self._bytes + size > self._most_bytes
             if is_full and not is_needed:
                 self.left_out += 1
@@ -47,3 +50,10 @@ class WaitingCalls:
             job, size = self._jobs.popleft()
             self._bytes -= size
             return job
+
+    def refuse(self) -> None:
+        """Drop all calls, and take no more: nobody asks for them."""
+        with self._changed:
+            self._is_open = False
+            self._jobs.clear()
+            self._bytes = 0

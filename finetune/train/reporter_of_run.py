@@ -11,10 +11,10 @@ from finetune.redaction import redacted
 from finetune.runs.folder import RunFolder
 from finetune.tracking import mlflow, wandb
 from finetune.tracking.apart import Apart
+from finetune.tracking.best_effort import BestEffort
 from finetune.tracking.json_lines import JsonLines
 from finetune.tracking.mlflow import MLflow
 from finetune.tracking.run_names import Identity
-from finetune.tracking.spared import Spared
 from finetune.tracking.tracker import Tracker, Trackers
 from finetune.tracking.wandb import WandB
 from finetune.train.built import Parts
@@ -44,7 +44,7 @@ def reporter_of_run(
         trackers.append(JsonLines(folder.metrics))
         if "tensorboard" in config.tracking.to:
             board = _tensorboard(folder, timeline)
-            trackers.append(Spared("tensorboard", board, telling.message))
+            trackers.append(BestEffort("tensorboard", board, telling.message))
         trackers += _apart(config, folder, settings, telling)
         trackers += [telling, *([tracker] if tracker else [])]
     return Reporter(

@@ -4,14 +4,15 @@ import os
 import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
 
 from finetune.errors import CheckpointError, FinetuneError
 from finetune.tracking.apart import Apart
+from finetune.tracking.best_effort import BestEffort
 from finetune.tracking.run_names import Identity
-from finetune.tracking.spared import Spared
 from finetune.tracking.tracker import Tracker
 from finetune.tracking.waiting_calls import MOST, WaitingCalls
 
@@ -82,7 +83,7 @@ def test_a_program_that_hangs_takes_no_more_memory_and_what_it_misses_is_told():
     for step in range(MOST + 100):
         tracker.scalars(step, {})
     tracker.ends("done")
-    assert said == ["it is slower than the run: it misses what comes until it is done"]
+    assert said == ["it is slower than the run: calls are dropped until it has caught up"]
     held.may_go_on.set()
     tracker.close()
     # One call may have left the queue before it was full.
@@ -132,6 +133,9 @@ def test_no_worker_is_forked_while_a_program_is_imported(tmp_path, monkeypatch):
     """A fork in between would copy the lock of the half imported module."""
     (tmp_path / "imported_slowly.py").write_text(SLOW_MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
+    # Taken back at the end, also what the thread imports.
+    monkeypatch.setitem(sys.modules, "imported_slowly", None)
+    monkeypatch.delitem(sys.modules, "imported_slowly")
     begun = threading.Event()
     monkeypatch.setattr(sys.modules["__main__"], "is_imported", begun, raising=False)
 
@@ -144,9 +148,13 @@ def test_no_worker_is_forked_while_a_program_is_imported(tmp_path, monkeypatch):
     tracker.begin(0, 1)
     assert begun.wait(120)
     if (child := os.fork()) == 0:
-        import imported_slowly  # noqa: F401
+        code = 1
+        try:
+            import imported_slowly  # noqa: F401
 
-        os._exit(7)
+            code = 7
+        finally:
+            os._exit(code)  # never back into the tests
     until = time.monotonic() + 120
     while (ended := os.waitpid(child, os.WNOHANG))[0] == 0 and time.monotonic() < until:
         time.sleep(0.01)
@@ -155,6 +163,77 @@ def test_no_worker_is_forked_while_a_program_is_imported(tmp_path, monkeypatch):
         os.waitpid(child, 0)
     tracker.close()
     assert os.waitstatus_to_exitcode(ended[1]) == 7
+
+
+def forked():
+    """Fork a process that ends at once, and wait for it."""
+    if (child := os.fork()) == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+class WaitsForFork(HeldBack):
+    """Waits in a call until the run has started a process, and notes whether it has."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_begun = threading.Event()
+
+    def scalars(self, step, values):
+        self.is_begun.set()
+        self.got.append(self.may_go_on.wait(60))
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_call_that_waits_for_a_server_keeps_no_worker_from_starting(monkeypatch):
+    monkeypatch.setattr("finetune.tracking.apart._FORK_WAITS_S", 3600)
+    waits = WaitsForFork()
+    tracker = apart(waits, [])
+    tracker.scalars(1, {})
+    assert waits.is_begun.wait(120)
+    forked()
+    waits.may_go_on.set()
+    tracker.close()
+    assert waits.got == [True]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_program_that_hangs_while_it_loads_holds_up_one_worker_alone(monkeypatch):
+    waits = WaitsForFork()
+
+    def make(_):
+        waits.scalars(0, {})
+        return waits
+
+    tracker = Apart("it", lambda: Identity("0", "run", None), make, print)
+    tracker.begin(0, 1)
+    assert waits.is_begun.wait(120)
+    monkeypatch.setattr("finetune.tracking.apart._FORK_WAITS_S", 0.01)
+    forked()
+    monkeypatch.setattr("finetune.tracking.apart._FORK_WAITS_S", 3600)
+    forked()
+    waits.may_go_on.set()
+    tracker.close()
+    assert waits.got == [True]
+
+
+def test_what_waits_for_a_program_that_has_failed_is_not_kept():
+    class Fails(HeldBack):
+        def scalars(self, step, values):
+            super().scalars(step, values)
+            raise RuntimeError("no server")
+
+    said, fails = [], Fails()
+    tracker = apart(fails, said)
+    waiting = [np.zeros(1), np.zeros(1)]
+    kept = [weakref.ref(one) for one in waiting]
+    tracker.scalars(1, {})
+    while waiting:
+        tracker.histogram("a", waiting.pop(), 1)
+    fails.may_go_on.set()
+    tracker.close()
+    assert said == ["it failed, and the run goes on without it: RuntimeError: no server"]
+    assert [one() for one in kept] == [None, None]
 
 
 def all_calls(tracker):
@@ -188,7 +267,7 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_only_for_looking_gets_no_further_call_after_a_fault_and_is_told_once(name):
     said, full = [], FullDisk(name)
-    all_calls(Spared("tensorboard", full, said.append))
+    all_calls(BestEffort("tensorboard", full, said.append))
     assert said == [
         "tensorboard failed, and the run goes on without it: "
         "run/tensorboard: cannot write: No space left on device"
@@ -201,5 +280,5 @@ def test_what_is_only_for_looking_gets_no_further_call_after_a_fault_and_is_told
 
 def test_without_a_fault_each_call_is_handed_on():
     said, full = [], FullDisk(None)
-    all_calls(Spared("tensorboard", full, said.append))
+    all_calls(BestEffort("tensorboard", full, said.append))
     assert (said, full.calls) == ([], [*NAMES, "close"])

@@ -12,7 +12,7 @@ from finetune.tracking.tracker import Tracker
 _Job = Callable[[Tracker], None]
 
 
-class Spared(Tracker):
+class BestEffort(Tracker):
     """Forwards each call to another tracker until one fails; that is no reason to end a run.
 
     What a run needs to go on, `metrics.jsonl` and checkpoints, is not written by such a tracker.
