@@ -117,13 +117,29 @@ def frozen_in_words(rows: Sequence[TimelineRow]) -> str:
 
 def _frozen_when(bars: Sequence[Bar]) -> str | None:
     """Return when a block was frozen; None if it never was, not even in part."""
-    frozen = [bar for bar in bars if bar.state != "trained"]
-    if not frozen:
+    stretches = _frozen_stretches(bars)
+    if not stretches:
         return None
-    part = "" if all(bar.state == "frozen" for bar in frozen) else "in part "
-    if len(frozen) == len(bars) == 1:
-        return f"{part}throughout"
-    if len(frozen) > 1:
-        return f"{part}in {len(frozen)} stretches"
-    (bar,) = frozen
-    return f"{part}until step {bar.ends}" if bar is bars[0] else f"{part}from step {bar.begins}"
+    part = "" if all(one.state == "frozen" for one in stretches) else "in part "
+    if len(stretches) > 1:
+        return f"{part}in {len(stretches)} stretches"
+    (one,) = stretches
+    if one.ends == bars[-1].ends:
+        return part + ("throughout" if one.begins == bars[0].begins else f"from step {one.begins}")
+    if one.begins == bars[0].begins:
+        return f"{part}until step {one.ends}"
+    return f"{part}from step {one.begins} to {one.ends}"
+
+
+def _frozen_stretches(bars: Sequence[Bar]) -> list[Bar]:
+    """Join neighbouring bars that are frozen, some of them in part, and leave the others out."""
+    stretches: list[Bar] = []
+    for bar in bars:
+        if bar.state == "trained":
+            continue
+        if stretches and stretches[-1].ends == bar.begins:
+            state = bar.state if bar.state == stretches[-1].state else "mixed"
+            stretches[-1] = Bar(state, stretches[-1].begins, bar.ends)
+        else:
+            stretches.append(bar)
+    return stretches

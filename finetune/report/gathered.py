@@ -79,8 +79,10 @@ class PageOfRun:
 
     @property
     def frozen(self) -> str:
-        """Which blocks were frozen, and when."""
-        return frozen_in_words(self.timeline)
+        """Which blocks were frozen, and when; empty if that is not known."""
+        if any(row.bars for row in self.timeline):
+            return frozen_in_words(self.timeline)
+        return "nothing" if self.proof is not None and not self.proof.tensors else ""
 
 
 def gather(path: Path, name: str | None = None, *, has_ended: bool = False) -> PageOfRun:

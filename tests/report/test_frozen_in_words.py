@@ -1,8 +1,11 @@
 """What was frozen and when, in the words of the table of runs."""
 
+import json
+
 import pytest
 
 from finetune.report.freeze_timeline import Bar, TimelineRow, frozen_in_words
+from finetune.report.gathered import gather
 from finetune.report.page import render_page
 
 LINES = [
@@ -12,11 +15,14 @@ LINES = [
     ([("trained", 0, 4), ("frozen", 4, 9)], "'a' from step 4"),
     ([("mixed", 0, 9)], "'a' in part throughout"),
     ([("frozen", 0, 2), ("trained", 2, 4), ("frozen", 4, 9)], "'a' in 2 stretches"),
-    ([("frozen", 0, 2), ("mixed", 2, 9)], "'a' in part in 2 stretches"),
+    ([("trained", 0, 80), ("frozen", 80, 160), ("trained", 160, 240)], "'a' from step 80 to 160"),
+    ([("frozen", 0, 2), ("mixed", 2, 9)], "'a' in part throughout"),
+    ([("mixed", 0, 2), ("frozen", 2, 9)], "'a' in part throughout"),
+    ([("mixed", 0, 2), ("frozen", 2, 5), ("trained", 5, 9)], "'a' in part until step 5"),
 ]
 
 
-@pytest.mark.parametrize(("bars", "words"), LINES, ids=[words for _, words in LINES])
+@pytest.mark.parametrize(("bars", "words"), LINES, ids=str)
 def test_a_block_is_told_with_the_steps_in_which_it_is_frozen(bars, words):
     assert frozen_in_words([TimelineRow("a", tuple(Bar(*bar) for bar in bars))]) == words
 
@@ -38,3 +44,20 @@ def test_the_table_of_runs_tells_what_each_has_frozen(plant):
     html = render_page([first, second])
     assert "throughout <small>proven, 2 fingerprints" in html
     assert "until step 12 <small>not proven" in html
+
+
+def test_nothing_is_said_to_be_frozen_only_where_that_is_known(plant):
+    damaged = plant("damaged")
+    (damaged / "plan.json").write_text("{")
+    assert gather(damaged).proof is not None
+    assert gather(damaged).frozen == ""
+    at_once = plant("at-once", curves={"train/loss": {0: 1.0}}, main="train/loss", proof=False)
+    assert gather(at_once).frozen == ""
+    assert gather(plant("all", phases=[plant.phase("all", [])], proof=False)).frozen == "nothing"
+    empty = plant("empty", phases=[plant.phase("all", [])], proof=False)
+    (empty / "plan.json").unlink()
+    proven = {"phase": "all", "digests": {}, "changed": [], "parameters": 0}
+    document = {"intact": True, "phases": [proven | {"tensors": 0, "loaded": 0}]}
+    (empty / "freeze_proof.json").write_text(json.dumps(document))
+    assert gather(empty).proof is not None
+    assert gather(empty).frozen == "nothing"
