@@ -125,9 +125,13 @@ def _refuse_unjudged(asked: AskedSweep, loaded: Sequence[tuple[RunConfig, list[s
         return
     _, changes = loaded[parts.index(part)]
     when = "" if all(parts) else f" with {' '.join(changes)}"
+    # `data.split` divides `data.source` alone.
+    is_split = asked.config.data.train is None
     raise FinetuneError(
         f"trials are judged by {judged.metric}, and there are no {part} samples{when}",
-        hint=f"data.split: {{{part}: 0.1}} sets some aside",
+        hint=f"data.split: {{{part}: 0.1}} sets some aside"
+        if is_split
+        else f"data.{part}: {{...}} is their source, beside data.train",
         key=("sweep", "metric"),
     )
 

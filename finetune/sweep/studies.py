@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import Engine, create_engine, make_url, text
@@ -78,8 +78,10 @@ def told_of_storage() -> Iterator[None]:
     """
     try:
         yield
-    except SQLAlchemyError as error:
-        cause = str(getattr(error, "orig", None) or error).strip().splitlines() or ["no answer"]
+    except (SQLAlchemyError, StorageInternalError) as error:
+        # Optuna wraps what a commit is refused with, and guesses at the reason.
+        told = error if isinstance(error, SQLAlchemyError) else error.__cause__ or error
+        cause = str(getattr(told, "orig", None) or told).strip().splitlines() or ["no answer"]
         raise FinetuneError(
             f"the study's database refuses: {cause[0]}",
             where="--storage",

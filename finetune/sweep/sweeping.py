@@ -201,16 +201,27 @@ class Sweeping:
             )
 
     def _stop_all(self) -> None:
-        """Stop all processes and give their trials back."""
+        """Stop all processes and give their trials back, also after an error with one of them."""
         for process in self._running:
             process.stop()
+        errors = []
         for process in self._running:
-            if process.end() is Ending.DONE:  # it had done its last step when it was asked
-                self._report(process, may_prune=False)
-                self._close(process, Ending.DONE)
-            else:
-                self.claims.give_back(process.claim, died=False)
+            try:
+                self._stopped(process)
+            except FinetuneError as error:
+                errors.append(error)
         self._running.clear()
+        if errors:
+            raise errors[0]
+
+    def _stopped(self, process: TrialTraining) -> None:
+        """Wait for a process that was asked to stop, and tell the study."""
+        if process.end() is not Ending.DONE:
+            self.claims.give_back(process.claim, died=False)
+            return
+        with told_of_storage():  # it had done its last step when it was asked
+            self._report(process, may_prune=False)
+            self._close(process, Ending.DONE)
 
 
 def pruner_of(sweep: SweepConfig) -> BasePruner:

@@ -3,9 +3,11 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -175,6 +177,20 @@ def test_trials_without_samples_that_judge_them_are_refused(write, data, search,
     assert "data.split: {validation: 0.1} sets some aside" in f"{refused.value}"
 
 
+def test_a_config_with_a_source_for_each_part_is_told_of_that_of_validation(write):
+    from finetune.sweep.asked import AskedSweep
+    from finetune.sweep.search_space import check_space
+
+    path = write()
+    config = yaml.safe_load(path.read_text())
+    config["data"] = {"train": config["data"]["source"]}
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(FinetuneError, match="no validation samples") as refused:
+        check_space(AskedSweep.of(path, [], []))
+    assert "data.validation: {...} is their source, beside data.train" in f"{refused.value}"
+    assert "data.split" not in f"{refused.value}"
+
+
 @pytest.mark.parametrize(
     ("url", "said"),
     [
@@ -242,6 +258,32 @@ def test_a_stop_begins_no_trial_that_was_only_taken(write, tmp_path):
     assert not list((tmp_path / "home").glob("trial-*"))
     waiting = [one for one in sweeping.claims.study.trials if one.state.name == "WAITING"]
     assert [one.user_attrs["number"] for one in waiting] == [0, 1]
+
+
+def test_after_an_error_of_the_database_with_one_trial_the_others_are_given_back(write, tmp_path):
+    from finetune.sweep.asked import AskedSweep
+    from finetune.sweep.prepared import prepare
+
+    asked = AskedSweep.of(write(), [], [])
+    base = tmp_path / "study.db"
+    sweeping = prepare(
+        asked, lambda _: None, home=tmp_path / "home", url=f"sqlite:///{base}", jobs=2
+    )
+    sweeping._take_trials()
+    done = sweeping._running[0]
+    done._process = subprocess.Popen(["true"])
+    done.folder.mkdir()
+    line = json.dumps({"step": 1, "validation/mae": 0.5})
+    (done.folder / "metrics.jsonl").write_text(line + "\n")
+    with closing(sqlite3.connect(base)) as connection:
+        connection.execute(
+            "CREATE TRIGGER ill BEFORE INSERT ON trial_intermediate_values "
+            "BEGIN INSERT INTO missing VALUES (1); END"
+        )
+    with pytest.raises(FinetuneError, match="database refuses: no such table"):
+        sweeping._stop_all()
+    waiting = [one for one in sweeping.claims.study.trials if one.state.name == "WAITING"]
+    assert [one.user_attrs["number"] for one in waiting] == [1]
 
 
 @pytest.mark.slow
