@@ -1,8 +1,7 @@
 """Run `finetune` in several processes at once, each a fork of one that has loaded it.
 
 Reads jobs as JSON lines: {"world": 2, "arguments": [...], "folder": "...", "environment": {...}}.
-With "most_bytes" no file of rank 0 may grow beyond it, as on a full disk; with "late_s" each rank
-but the first one starts so much later. Answers each by a line
+With "most_bytes" no file of rank 0 may grow beyond it, as on a full disk. Answers each by a line
 with the exit codes of the ranks and what they wrote on standard error. torch is loaded once for all
 of them, and never run in this process.
 """
@@ -14,7 +13,6 @@ import runpy
 import signal
 import socket
 import sys
-import time
 import traceback
 from pathlib import Path
 
@@ -43,7 +41,6 @@ def rank_started(job: dict, rank: int, port: int) -> int:
         alone = job["world"] == 1
         os.environ.update({} if alone else {name: str(value) for name, value in told.items()})
         os.environ.update(job["environment"])
-        time.sleep(job["late_s"] if rank else 0)
         if rank == 0 and job["most_bytes"]:
             most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
             resource.setrlimit(resource.RLIMIT_FSIZE, (job["most_bytes"], most))
@@ -59,15 +56,17 @@ def rank_started(job: dict, rank: int, port: int) -> int:
 
 
 def codes_of(processes: list[int]) -> list[int]:
-    """Wait for ranks; kill those that are stopped when another has failed, as torchrun does."""
+    """Wait for ranks; kill those that are stopped once another has ended: they never would."""
     codes: dict[int, int] = {}
+    stopped: set[int] = set()
     while len(codes) < len(processes):
-        pid, status = os.waitpid(-1, 0)
-        codes[pid] = os.waitstatus_to_exitcode(status)
-        for other in processes if codes[pid] else ():
-            # Its state is the first word behind the name.
-            if other not in codes and " T " in Path(f"/proc/{other}/stat").read_text():
-                os.kill(other, signal.SIGKILL)
+        pid, status = os.waitpid(-1, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            stopped.add(pid)
+        else:
+            codes[pid] = os.waitstatus_to_exitcode(status)
+        for other in stopped - codes.keys() if codes else ():
+            os.kill(other, signal.SIGKILL)
     return [codes[process] for process in processes]
 
 

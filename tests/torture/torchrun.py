@@ -118,10 +118,12 @@ class Launch:
         return found
 
     def end(self) -> None:
-        """Kill what is left of it."""
+        """Kill what is left of it, also of its ranks."""
+        # torchrun gives each rank a session of its own, and once it is dead they are not its.
+        ranks = children_of(self.process.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        for pid in self.ranks().values():  # torchrun gives each rank a session of its own
+        for pid in ranks:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()

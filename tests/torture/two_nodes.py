@@ -18,6 +18,8 @@ from torchrun import Launch, command, digests, faults_of, num_lines, wait_until,
 _LINES = 6
 """After how many lines of its metrics a run is cut."""
 _HANG_S = 60
+_ADDRESSES = ("10.77.0.1", "10.77.0.2")
+"""Of the first node, which has the store of addresses, and of the second one."""
 
 
 def ip(*words: str) -> None:
@@ -37,8 +39,8 @@ def two_nodes() -> Iterator[tuple[str, str]]:
             ip("netns", "add", one)
         ip("link", "add", ends[0], "netns", ends[0], "type", "veth",
            "peer", "name", ends[1], "netns", ends[1])  # fmt: skip
-        for number, one in enumerate(ends):
-            ip("-n", one, "addr", "add", f"10.77.0.{number + 1}/24", "dev", one)
+        for one, address in zip(ends, _ADDRESSES, strict=True):
+            ip("-n", one, "addr", "add", f"{address}/24", "dev", one)
             ip("-n", one, "link", "set", one, "up")
             ip("-n", one, "link", "set", "lo", "up")
         yield ends
@@ -50,9 +52,8 @@ def two_nodes() -> Iterator[tuple[str, str]]:
 
 def launched(node: int, end: str, folder: Path, run: Path, config: Path) -> Launch:
     """Start torchrun in a node, with one rank."""
-    options = ["--nnodes=2", f"--node-rank={node}", "--master-addr=10.77.0.1",
-               "--master-port=29511", "--local-addr=10.77.0.1"]  # fmt: skip
-    options[-1] = f"--local-addr=10.77.0.{node + 1}"
+    options = ["--nnodes=2", f"--node-rank={node}", f"--master-addr={_ADDRESSES[0]}",
+               "--master-port=29511", f"--local-addr={_ADDRESSES[node]}"]  # fmt: skip
     words = [*command(run, config, options=options)]
     words[words.index("--nproc-per-node=2")] = "--nproc-per-node=1"
     inside = ["ip", "netns", "exec", end, *words]

@@ -29,10 +29,9 @@ def forks():
 def ranks(forks, tmp_path):
     """Run the command in so many ranks; return their exit codes and what they wrote."""
 
-    def run(world, *arguments, most_bytes=None, late_s=0, **environment):
+    def run(world, *arguments, most_bytes=None, **environment):
         job = {"world": world, "arguments": ["train", *map(str, arguments)]}
-        job |= {"most_bytes": most_bytes, "late_s": late_s}
-        job |= {"folder": str(tmp_path), "environment": environment}
+        job |= {"folder": str(tmp_path), "environment": environment, "most_bytes": most_bytes}
         forks.stdin.write(json.dumps(job) + "\n")
         forks.stdin.flush()
         done = json.loads(forks.stdout.readline())

@@ -1,6 +1,11 @@
 """Runs under torchrun itself, whose processes share no memory and no order of their sets."""
 
+import contextlib
+import os
 import random
+import select
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +16,7 @@ sys.path.insert(0, str(TORTURE))
 
 from torchrun import (  # noqa: E402
     Launch,
+    children_of,
     command,
     digests,
     killed_run,
@@ -61,3 +67,20 @@ def test_ranks_that_are_killed_at_random_end_with_the_bits_of_one_process(tmp_pa
     kills = list(killed_run(tmp_path, tmp_path / "cut", config, draw, kills=3, restarts=3))
     assert kills
     assert digests(tmp_path / "cut") == whole(config)
+
+
+def test_the_end_of_a_launch_is_the_end_of_ranks_in_sessions_of_their_own(tmp_path):
+    script = ["sh", "-c", 'setsid sh -c "echo; exec sleep 900" & wait']
+    process = subprocess.Popen(script, stdout=subprocess.PIPE, start_new_session=True)
+    with process.stdout as alive:
+        assert alive.read(1) == b"\n"
+        ranks = children_of(process.pid)
+        try:
+            Launch(process, tmp_path / "told").end()
+            # Whoever lives holds the other end.
+            assert select.select([alive], [], [], 120)[0], "a rank lives on"
+            assert alive.read() == b""
+        finally:
+            for pid in ranks:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
