@@ -45,6 +45,9 @@ class MLflow(Tracker):
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
         self._entities: Any = require("mlflow.entities", extra="mlflow")
         tracking: Any = require("mlflow.tracking", extra="mlflow")
+        # Here, not with the first picture: workers import it too, and are forked from then on.
+        self._pillow: Any = require("PIL.Image", extra="mlflow")
+        self._pillow.preinit()
         self._identity, self._settings = identity, settings
         self._client = tracking.MlflowClient(tracking_uri=store_of(identity.place))
         self._run = ""
@@ -96,9 +99,8 @@ class MLflow(Tracker):
 
     def image(self, tag: str, image: np.ndarray, step: int) -> None:
         """Keep a picture as a file, whose name has the step."""
-        pillow: Any = require("PIL.Image", extra="mlflow")
         path = f"pictures/{self._names.of(tag)}/step-{step:08d}.png"
-        self._client.log_image(self._run, pillow.fromarray(image), path)
+        self._client.log_image(self._run, self._pillow.fromarray(image), path)
 
     def file(self, path: Path) -> None:
         """Keep a file of the run."""

@@ -31,6 +31,9 @@ class WandB(Tracker):
         # Before it is imported: it reports its own faults to its makers unless told otherwise.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         self._wandb: Any = require("wandb", extra="wandb")
+        # wandb imports it with the first picture: workers do so too, and are forked from then on.
+        pillow: Any = require("PIL.Image", extra="wandb")
+        pillow.preinit()
         self._identity, self._settings = identity, settings
         self._run: Any = None
         self._status = "stopped"
