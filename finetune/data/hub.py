@@ -10,7 +10,7 @@ from finetune.data.audio import audio_of
 from finetune.data.file_names import What, first_leaving, leaves, named_files
 from finetune.data.images import images_of
 from finetune.data.readers.mapped import LEAST_BYTES, TEXT_TYPES, mapped_cells
-from finetune.data.readers.parquet import CELL_FAULTS, cannot_read
+from finetune.data.readers.parquet import CELL_FAULTS, cannot_read, cannot_read_column
 from finetune.data.table import Column, Listed, Unread
 from finetune.data.waveforms import SoundRules
 from finetune.errors import DataError
@@ -38,24 +38,23 @@ def parquet_columns(
         require("pyarrow.parquet", extra="data"),
         require("pyarrow", extra="data"),
     )
-    try:
-        with quiet(datasets):
+    with quiet(datasets):
+        try:
             dataset = datasets.Dataset(parquet.read_table(file))
-            others = [] if wanted is None else sorted({*dataset.column_names} - {*wanted})
-            unread = Unread.column(len(dataset))
-            dataset = dataset.remove_columns(others)
-            # `datasets` would open whatever path the file names.
-            _refuse_names_of_images(dataset, name)
-            return dataset_columns(dataset, folder, folder, name) | dict.fromkeys(others, unread)
-    # The library takes names of columns and its metadata in the file as they are.
-    except (arrow.ArrowException, OSError, AttributeError, *CELL_FAULTS) as error:
-        raise cannot_read(name, error) from error
+        # The library takes names of columns and its metadata in the file as they are.
+        except (arrow.ArrowException, OSError, AttributeError, *CELL_FAULTS) as error:
+            raise cannot_read(name, error) from error
+        # `datasets` would open whatever path the file names.
+        _refuse_names_of_images(dataset, name, wanted)
+        return dataset_columns(dataset, folder, folder, name, wanted)
 
 
-def _refuse_names_of_images(dataset: Any, name: str) -> None:
+def _refuse_names_of_images(dataset: Any, name: str, wanted: Collection[str] | None) -> None:
     """Raise if the file only names an image, which could be anywhere, instead of containing it."""
     datasets = require("datasets", extra="data")
     for column, feature in dataset.features.items():
+        if wanted is not None and column not in wanted:
+            continue
         what = "image" if isinstance(feature, datasets.Image) else "recording"
         is_file = isinstance(feature, datasets.Image | datasets.Audio)
         if is_file and (named := _named_by(dataset, column)):
@@ -90,7 +89,9 @@ def quiet(datasets: Any) -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-def dataset_columns(dataset: Any, folder: Path, within: Path, where: str) -> dict[str, Column]:
+def dataset_columns(
+    dataset: Any, folder: Path, within: Path, where: str, wanted: Collection[str] | None
+) -> dict[str, Column]:
     """Return the columns of a `datasets.Dataset` as ours, by name.
 
     Args:
@@ -98,18 +99,21 @@ def dataset_columns(dataset: Any, folder: Path, within: Path, where: str) -> dic
         folder: Folder that names of files are relative to.
         within: Folder that these must not leave.
         where: What the data set was read from, for messages.
+        wanted: The columns to read; None for all.
 
     Raises:
         DataError: a named image is outside of `within`, or a column is damaged.
     """
-    made = {}
+    made: dict[str, Column] = {}
+    unread = Unread.column(len(dataset))
     for name in dataset.column_names:
+        if wanted is not None and name not in wanted:
+            made[name] = unread
+            continue
         try:
             made[name] = _dataset_column(dataset, name, folder, within)
         except CELL_FAULTS as error:
-            reason = str(error).partition("\n")[0][:120]
-            told = f"column {name!r} cannot be read: {reason}"
-            raise DataError(told, where=where) from error
+            raise cannot_read_column(name, where, error) from error
     return made
 
 

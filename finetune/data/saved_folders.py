@@ -11,7 +11,7 @@ from finetune.data.folders import refuse_leaving
 from finetune.errors import DataError, Key
 from finetune.importing import require
 from finetune.models.shapes import first_line
-from finetune.reading import read_json_object
+from finetune.reading import first_outside, read_json_object
 
 _STATE, _INFO, _PARTS = "state.json", "dataset_info.json", "dataset_dict.json"
 _WHOLE = "copy the folder again: each data set needs {} and {} beside its .arrow files"
@@ -29,12 +29,13 @@ def is_saved(path: Path) -> bool:
     return (path / _INFO).is_file() and any(path.glob("data-*-of-*.arrow"))
 
 
-def load_saved(path: Path, part: str, key: Key) -> Any:
+def load_saved(path: Path, part: str, within: Path | None, key: Key) -> Any:
     """Return the data set in a folder, or the part of this name where it has several.
 
     Args:
         path: The folder.
         part: Name of the part; of no meaning where the folder holds one data set alone.
+        within: Folder that links may lead to; None for the folder itself alone.
         key: Position of the source in the config.
 
     Raises:
@@ -42,20 +43,20 @@ def load_saved(path: Path, part: str, key: Key) -> Any:
             part.
     """
     if not (path / _PARTS).is_file():
-        return _load(path, key)
+        return _load(path, within, key)
     parts = _listed(read_json_object(path / _PARTS), "splits", path / _PARTS)
     if not all(isinstance(name, str) for name in parts):
         raise DataError("'splits' holds other things than names", where=str(path / _PARTS))
     if part not in parts:
         raise DataError(f"no part {part!r}; there are: {', '.join(parts)}", key=(*key, "part"))
-    return _load(path / part, key)
+    return _load(path / part, within, key)
 
 
-def _load(path: Path, key: Key) -> Any:
+def _load(path: Path, within: Path | None, key: Key) -> Any:
     """Return the data set in a folder."""
     datasets = require("datasets", extra="data")
     read_json_object(path / _INFO)
-    files = _arrow_files(path, key)
+    files = _arrow_files(path, within, key)
     try:
         return datasets.load_from_disk(str(path))
     except (*_FAULTS, datasets.exceptions.DatasetsError) as error:
@@ -71,7 +72,7 @@ def _reason(error: Exception) -> Exception:
     return ValueError(f"{error} is missing") if isinstance(error, KeyError) else error
 
 
-def _arrow_files(path: Path, key: Key) -> list[Path]:
+def _arrow_files(path: Path, within: Path | None, key: Key) -> list[Path]:
     """Return the files with the samples of a folder."""
     state = path / _STATE
     entries = _listed(read_json_object(state), "_data_files", state)
@@ -79,7 +80,9 @@ def _arrow_files(path: Path, key: Key) -> list[Path]:
     files = [path / name for name in names if isinstance(name, str) and "\0" not in name]
     if len(files) < len(names) or not names:
         raise DataError("names no .arrow file", hint=_WHOLE.format(_STATE, _INFO), where=str(state))
-    refuse_leaving(files, path, key=(*key, "path"))
+    # The folder itself is always meant: `within` may name that of the images alone.
+    elsewhere = [file for file in files if first_outside([file], path) is not None]
+    refuse_leaving(elsewhere, within or path, key=(*key, "path"))
     if lost := [file for file in files if not file.is_file()]:
         many = f" (1 of {len(lost)} missing files)" if len(lost) > 1 else ""
         raise DataError(f"is missing{many}, {_STATE} names it", where=str(lost[0]))

@@ -77,7 +77,7 @@ def open_source(
         source: The config node.
         trust: Names of packages whose code may be imported.
         key: Position of the node in the config.
-        wanted: The columns of a table whose cells are read; None for all.
+        wanted: The columns of a table or data set whose cells are read; None for all.
         known: Says where large tables are kept, and receives notes; None to keep nothing.
 
     Raises:
@@ -87,7 +87,7 @@ def open_source(
     if isinstance(source, CsvSource | JsonlSource | ParquetSource):
         return _opened_tables(source, within, key, wanted, known)
     notes: list[str] = []
-    columns, name, folder = _read(source, within, trust, key, notes)
+    columns, name, folder = _read(source, within, trust, key, notes, wanted)
     lengths = {column: len(values) for column, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(f"columns of different lengths: {lengths}", key=key)
@@ -133,7 +133,12 @@ def _within(source: Source, key: Key) -> Path | None:
 
 
 def _read(
-    source: _OtherSource, within: Path | None, trust: Collection[str], key: Key, notes: list[str]
+    source: _OtherSource,
+    within: Path | None,
+    trust: Collection[str],
+    key: Key,
+    notes: list[str],
+    wanted: Collection[str] | None,
 ) -> tuple[dict[str, Column], str, Path | None]:
     """Return the columns of a source, its name for messages, and the folder for names in it.
 
@@ -158,10 +163,10 @@ def _read(
             return _drawn(source, key), "random", None
         case HuggingFaceSource():
             folder = _folder_of(source, key)
-            return _hub_columns(source, folder, within, key), source.path, folder
+            return _hub_columns(source, folder, within, key, wanted), source.path, folder
         case ImportSource():
             # Names in the data are relative to the current folder, as in the user's own code.
-            columns = _imported(source, within, trust, key)
+            columns = _imported(source, within, trust, key, wanted)
             return columns, source.path, Path()
         case _:
             assert_never(source)
@@ -227,28 +232,32 @@ _OFFLINE = "offline, give a folder made by save_to_disk, or a file: {type: parqu
 
 
 def _hub_columns(
-    source: HuggingFaceSource, folder: Path, within: Path | None, key: Key
+    source: HuggingFaceSource,
+    folder: Path,
+    within: Path | None,
+    key: Key,
+    wanted: Collection[str] | None,
 ) -> dict[str, Column]:
     """Return the columns of a data set loaded by `datasets`; turn its errors into `DataError`."""
     datasets = require("datasets", extra="data")
     with quiet(datasets):
         try:
-            dataset = _load(datasets, source, key)
+            dataset = _load(datasets, source, within, key)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
             raise DataError(
                 f"cannot load {source.path!r}: {first_line(error)}",
                 hint=None if Path(source.path).exists() else _OFFLINE,
                 key=(*key, "path"),
             ) from error
-        return dataset_columns(dataset, folder, within or folder, source.path)
+        return dataset_columns(dataset, folder, within or folder, source.path, wanted)
 
 
-def _load(datasets: Any, source: HuggingFaceSource, key: Key) -> Any:
+def _load(datasets: Any, source: HuggingFaceSource, within: Path | None, key: Key) -> Any:
     """Return a data set from a folder of `save_to_disk`, or else as `datasets` loads it."""
     path = package_path(source.path, key=(*key, "path"))
     # `load_dataset` does not read these folders, and `load_from_disk` reads no others.
     if is_saved(path):
-        return load_saved(path, source.part, key)
+        return load_saved(path, source.part, within, key)
     return datasets.load_dataset(
         str(path) if path.exists() else source.path,
         name=source.config,
@@ -258,7 +267,11 @@ def _load(datasets: Any, source: HuggingFaceSource, key: Key) -> Any:
 
 
 def _imported(
-    source: ImportSource, within: Path | None, trust: Collection[str], key: Key
+    source: ImportSource,
+    within: Path | None,
+    trust: Collection[str],
+    key: Key,
+    wanted: Collection[str] | None,
 ) -> dict[str, Column]:
     """Return the columns that the user's own code gives."""
     data = call_trusted(source.path, source.args, trust, key=key)
@@ -266,7 +279,7 @@ def _imported(
         return {str(name): _column(str(name), values, key) for name, values in data.items()}
     if type(data).__module__.startswith("datasets."):
         with quiet(require("datasets", extra="data")):
-            return dataset_columns(data, Path(), within or Path(), source.path)
+            return dataset_columns(data, Path(), within or Path(), source.path, wanted)
     if isinstance(data, Sized) and hasattr(data, "__getitem__"):
         return _items_by_column(data, source, key)
     raise DataError(

@@ -282,3 +282,52 @@ def test_a_label_that_has_no_name_is_refused_with_its_column(tmp_path):
     told = told_by({"type": "huggingface", "path": str(tmp_path / "hub")})
     assert "column 'label' cannot be read: " in told
     is_clear(told, tmp_path / "hub", told)
+
+
+def test_a_column_that_nobody_uses_is_not_read(tmp_path):
+    kinds = datasets.Features({"x": datasets.Value("int64"), "kind": datasets.ClassLabel(2)})
+    made = datasets.Dataset(pyarrow.table({"x": [0, 1, 2], "kind": [0, 1, 2]}))
+    made.info.features = kinds
+    made.save_to_disk(tmp_path / "hub")
+    given = {"type": "huggingface", "path": str(tmp_path / "hub")}
+    assert "column 'kind' cannot be read: " in told_by(given)
+    source = DataConfig.model_validate({"source": given}).source
+    read = open_source(source, (), (), {"x"})
+    assert [*read.columns] == ["x", "kind"]
+    assert [*read.columns["x"].values] == [0, 1, 2]
+    assert len(read.columns["kind"]) == 3
+    with pytest.raises(IndexError, match="that nobody uses"):
+        _ = read.columns["kind"][0]
+
+
+@pytest.mark.parametrize("part", [None, "train"])
+def test_a_saved_data_set_of_links_needs_within_to_name_where_they_lead(tmp_path, saved, part):
+    hub, store = tmp_path / "hub", tmp_path / "store"
+    folder = hub if part is None else hub / part
+    folder.mkdir(parents=True)
+    store.mkdir()
+    (tmp_path / "images").mkdir()
+    for name, raw in saved.items():
+        is_linked = name.endswith(".arrow")
+        ((store if is_linked else folder) / name).write_bytes(raw)
+        if is_linked:
+            (folder / name).symlink_to(store / name)
+    if part is not None:
+        (hub / "dataset_dict.json").write_text(json.dumps({"splits": [part]}))
+    given = {"type": "huggingface", "path": str(hub)}
+    told = told_by(given)
+    assert f"leaves the folder '{folder}'" in told
+    assert "within: DIR" in told
+    assert f"leaves the folder '{tmp_path}/images'" in told_by(
+        given | {"within": str(tmp_path / "images")}
+    )
+    assert told_by(given | {"within": str(tmp_path)}) is None
+
+
+def test_a_folder_elsewhere_for_names_takes_no_saved_file_away(tmp_path, saved):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "hub").mkdir()
+    for name, raw in saved.items():
+        (tmp_path / "hub" / name).write_bytes(raw)
+    given = {"type": "huggingface", "path": str(tmp_path / "hub")}
+    assert told_by(given | {"within": str(tmp_path / "images")}) is None

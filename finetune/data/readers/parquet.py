@@ -5,6 +5,7 @@ from typing import Any, BinaryIO
 
 from finetune.data.readers.chunks import ROWS_AT_ONCE, Chunk, Reading
 from finetune.errors import DataError
+from finetune.models.shapes import first_line
 
 CELL_FAULTS = (ValueError, ArithmeticError, TypeError, LookupError, NotImplementedError)
 """Exceptions of Python when cells become Python values: bytes that are not text, odd dates, types
@@ -47,8 +48,12 @@ def parquet_chunks(file: BinaryIO, reading: Reading) -> Iterator[Chunk]:
 
 def cannot_read(name: str, error: Exception) -> DataError:
     """Return the error for a Parquet file that Arrow refuses."""
-    reason = str(error).partition("\n")[0][:200]
-    return DataError(f"cannot read {name!r}: {reason}")
+    return DataError(f"cannot read {name!r}: {first_line(error)}")
+
+
+def cannot_read_column(column: str, where: str, error: Exception) -> DataError:
+    """Return the error for a column whose cells do not become Python values."""
+    return DataError(f"column {column!r} cannot be read: {first_line(error)}", where=where)
 
 
 def _opened(file: BinaryIO, name: str) -> Any:
@@ -86,5 +91,4 @@ def _cells(batch: Any, name: str, reading: Reading) -> list[Any]:
         cells = column.to_pylist()
         return [reading.filled(cell) for cell in cells] if reading.missing_in(name) else cells
     except CELL_FAULTS as error:
-        reason = str(error).partition("\n")[0][:120]
-        raise DataError(f"column {name!r} cannot be read: {reason}", where=reading.name) from error
+        raise cannot_read_column(name, reading.name, error) from error
