@@ -14,17 +14,21 @@ _MARKED_NUMBER = re.compile(
     r"[-+]?[€$£¥]?\s?[-+]?(\d+|\d{1,3}([.,' ]\d{3})+)([.,]\d+)?\s?[%€$£¥]?", re.ASCII
 )
 """A number of a person: decimal comma, thousands that are set apart, a currency, per cent."""
+_SIGNS_OF_PERSONS = frozenset(".,' €$£¥%")
+"""Signs that tell such a number from digits that are a name, as `01` is."""
 
 
 def marked_number(values: Iterable[str]) -> str | None:
     """Return the first cell that is a number for people alone, if all cells are numbers; or None.
 
     `225,75`, `$1,200` and `12 %` are such: they are read as words, each a category.
+    Codes such as `01` are words as well, but meant as such.
     """
     cells = [value.strip() for value in values]
     if not all(map(_MARKED_NUMBER.fullmatch, cells)):
         return None
-    return next((cell for cell in cells if not is_plain_number(cell)), None)
+    odd = (cell for cell in cells if not is_plain_number(cell))
+    return next((cell for cell in odd if not _SIGNS_OF_PERSONS.isdisjoint(cell)), None)
 
 
 def is_plain_number(cell: object) -> bool:

@@ -258,12 +258,6 @@ def _refuse_without_header(path: Path, beginning: str, separator: str) -> None:
     names = header_of(beginning, separator, '"')
     if not beginning.strip():
         raise DataError("is empty", where=str(path), hint=_WHAT_IS_READ)
-    if twice := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
-        raise DataError(
-            f"has several columns called {named(twice)}",
-            where=str(path),
-            hint="give each column a name of its own, in the first line",
-        )
     if len(names) < 2:
         raise DataError(
             "holds lines without columns, and nothing to learn from them",
@@ -279,6 +273,12 @@ def _refuse_without_header(path: Path, beginning: str, separator: str) -> None:
             + ",".join(f"x{place}" for place in range(1, min(len(names), 4)))
             + ("" if len(names) < 5 else ",...")
             + ",label",
+        )
+    if twice := [name for name, count in Counter(filter(None, names)).items() if count > 1]:
+        raise DataError(
+            f"has several columns called {named(twice)}",
+            where=str(path),
+            hint="give each column a name of its own, in the first line",
         )
 
 

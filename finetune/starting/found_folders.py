@@ -1,11 +1,12 @@
 """Find out what a folder holds: class folders, a table, tables of parts, images with labels."""
 
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from finetune.data.folders import AUDIO_ENDINGS, IMAGE_ENDINGS, PARTS, files_below
+from finetune.data.saved_folders import is_saved
 from finetune.data.table import Listed
 from finetune.errors import DataError, named
 from finetune.starting.found_data import (
@@ -19,6 +20,7 @@ from finetune.starting.found_data import (
     refuse_missing,
     without_key,
 )
+from finetune.starting.found_tables import tables_of_folder
 from finetune.starting.other_layouts import refuse_boxes, refuse_masks
 
 _TEXT_ENDINGS = frozenset({".txt", ".md", ""})
@@ -29,10 +31,8 @@ _OF_KIND: dict[DataKind, str] = {
 }
 _SHARE = 0.5
 """Share of the files of a folder from which on they say what it holds."""
-_NAMED_LABEL = r"^(.+?)[-_ .]?\d+\.\w+$"
-"""Finds the label `cat` in `cat_001.jpg` and `cat.1.jpg`."""
-_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
-"""The end of a name such as `train-00000-of-00002`, as the hub has it."""
+_NAMED_LABEL = r"^([\W\d_]*[^\W\d_].*?)[-_ .]?\d+\.\w+$"
+"""Finds the label `cat` in `cat_001.jpg` and `cat.1.jpg`, and none in `1001.jpg`."""
 
 
 def find_data(path: Path) -> FoundData:
@@ -55,7 +55,7 @@ def _found_in_folder(path: Path) -> FoundData:
     if (path / "metrics.jsonl").is_file() and (path / "config.yaml").is_file():
         hint = f"finetune predict {path} new.csv"
         raise DataError("is the folder of a run", where=str(path), hint=hint)
-    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+    if is_saved(path):
         return _of_datasets(path)
     files = [file for file in files_below(path) if file.suffix.lower() not in (".yaml", ".yml")]
     files = [file for file in files if "runs" not in file.relative_to(path).parts[:1]]
@@ -69,7 +69,7 @@ def _found_in_folder(path: Path) -> FoundData:
     if found is not None:
         return found
     if kind is None:
-        return _of_tables(path, files, tables)
+        return tables_of_folder(path, files, tables)
     return _of_files(path, files, kind)
 
 
@@ -124,7 +124,8 @@ def _of_files(path: Path, files: Sequence[Path], kind: DataKind) -> FoundData:
         # A folder around the class folders, as archives have it.
         return _of_files(path / folders[0], files, kind)
     if len(folders) > 1:
-        refuse_masks(path, kept)
+        if kind == "images":
+            refuse_masks(path, kept)
         return _of_class_folders(path, kept, kind)
     return _of_names(path, kept, kind)
 
@@ -141,36 +142,57 @@ def _of_parts(
     path: Path, parts: dict[str, Path], kept: Sequence[Path], kind: DataKind
 ) -> FoundData:
     """Return samples in folders of parts; a part whose files have no labels is told."""
-    told = []
-    sources: dict[str, Keys] = {}
-    for part in ("train", "validation", "test"):
+    files = {
+        part: [file for file in kept if file.is_relative_to(folder)]
+        for part, folder in parts.items()
+    }
+    train = _labelled(parts["train"], files["train"], kind)
+    sources, told = {"train": train.first}, [*train.told]
+    for part in ("validation", "test"):
         if part not in parts:
             continue
-        folder = parts[part]
-        files = [file for file in kept if file.is_relative_to(folder)]
-        try:
-            sources[part] = _labelled(folder, files, kind)
-        except DataError:
-            if part == "train":
-                raise
+        if (keys := _labelled_alike(train, parts[part], files[part])) is None:
             told.append(
-                f"{folder.name} is left out: nothing tells the labels of its files; predict takes "
-                "them"
+                f"{parts[part].name} is left out: nothing tells the labels of its files; predict "
+                "takes them"
             )
+        else:
+            sources[part] = keys
     if len(sources) == 1:
-        return opened(kind, {"source": sources["train"]}, told)
-    return opened(kind, sources, [f"parts: {', '.join(sources)}, as the folders are called", *told])
+        return replace(train, sources={"source": train.first}, told=tuple(told))
+    said = f"parts: {', '.join(sources)}, as the folders are called"
+    return replace(train, sources=sources, told=(said, *told))
 
 
-def _labelled(folder: Path, files: Sequence[Path], kind: DataKind) -> Keys:
-    """Return the keys that read the files of a part: by class folders, or by their names.
+def _labelled(folder: Path, files: Sequence[Path], kind: DataKind) -> FoundData:
+    """Return the files of the training part: in class folders, or with labels in their names.
 
     Raises:
         DataError: nothing tells their labels.
     """
     if any(file.parent != folder for file in files):
-        return {"type": _OF_KIND[kind], "path": str(folder)} | _encoding(files, kind)
-    return _of_names(folder, files, kind).first
+        keys = {"type": _OF_KIND[kind], "path": str(folder)} | _encoding(files, kind)
+        return opened(kind, {"source": keys})
+    return _of_names(folder, files, kind)
+
+
+def _labelled_alike(train: FoundData, folder: Path, files: Sequence[Path]) -> Keys | None:
+    """Return the keys that read another part as that of training, or None if it has no labels."""
+    keys = {"type": train.first["type"], "path": str(folder)} | _encoding(files, train.kind)
+    if "label" not in train.first:
+        return keys if any(file.parent != folder for file in files) else None
+    keys["label"] = train.first["label"]
+    try:
+        found = opened(train.kind, {"source": keys})
+    except DataError:  # a name without a label
+        return None
+    return keys if _classes(found) <= _classes(train) else None
+
+
+def _classes(found: FoundData) -> set[str]:
+    """Return the labels of samples."""
+    column = found.columns["label"]
+    return set(column.values) if isinstance(column, Listed) else set()
 
 
 def _of_names(path: Path, kept: Sequence[Path], kind: DataKind) -> FoundData:
@@ -181,12 +203,10 @@ def _of_names(path: Path, kept: Sequence[Path], kind: DataKind) -> FoundData:
             found = opened(kind, {"source": keys | _encoding(kept, kind)})
         except DataError:  # a name without a number
             found = None
-        column = None if found is None else found.columns["label"]
-        if found is not None and isinstance(column, Listed):
-            classes = set(column.values)
-            if 1 < len(classes) <= len(kept) / 2:
-                said = f"labels: {named(sorted(classes))}, found in names such as {kept[0].name!r}"
-                return FoundData(kind, found.sources, found.columns, found.num_rows, (said,))
+        classes = set() if found is None else _classes(found)
+        if found is not None and 1 < len(classes) <= len(kept) / 2:
+            said = f"labels: {named(sorted(classes))}, found in names such as {kept[0].name!r}"
+            return replace(found, told=(*found.told, said))
     raise DataError(
         f"holds {_counted(len(kept), kind)} in one folder, and nothing tells the labels",
         where=str(path),
@@ -245,67 +265,3 @@ def _images_of_a_table(
             "backslashes",
         )
     return None
-
-
-def _of_tables(path: Path, files: Sequence[Path], tables: Sequence[Path]) -> FoundData:
-    """Return the one table of a folder, or those of its parts."""
-    if not tables:
-        endings = ", ".join(sorted({file.suffix or "without an ending" for file in files})[:5])
-        raise DataError(
-            f"holds no table, images, texts or recordings; there are files of {endings}",
-            where=str(path),
-            hint="init reads csv, tsv, JSON, Parquet, npz, and folders of images, texts or sounds",
-        )
-    if len(tables) == 1:
-        return found_in_file(tables[0])
-    parts: dict[str, list[Path]] = {}
-    for file in tables:
-        if (stem := _stem(file)) in PARTS:
-            parts.setdefault(PARTS[stem], []).append(file)
-    if "train" in parts and all(_stem(file) in PARTS for file in tables):
-        return _tables_of_parts(parts)
-    names = {file: _names_of(file) for file in tables}
-    if len({tuple(columns) for columns in names.values()}) == 1:
-        pattern = tables[0].parent / f"*{tables[0].suffix}"
-        hint = f"init {tables[0]} takes one; data.source.path: {pattern} would take all"
-        raise DataError(f"holds {len(tables)} tables alike", where=str(path), hint=hint)
-    raise DataError(
-        f"holds several tables: {named([file.name for file in tables])}",
-        where=str(path),
-        hint=f"name the one to learn from, such as finetune init {tables[0]}",
-    )
-
-
-def _stem(file: Path) -> str:
-    """Return the name of a table in small letters, without endings and number of a shard."""
-    return _SHARD.sub("", file.name.partition(".")[0].lower())
-
-
-def _names_of(file: Path) -> list[str]:
-    """Return the columns of a table."""
-    return sorted(opened("table", {"source": keys_of_table(file)[0]}).columns)
-
-
-def _tables_of_parts(parts: Mapping[str, Sequence[Path]]) -> FoundData:
-    """Return tables called train, validation and test as parts; those without labels are told."""
-    train = set(_names_of(parts["train"][0]))
-    told = []
-    sources: dict[str, Keys] = {}
-    for part in ("train", "validation", "test"):
-        if part not in parts:
-            continue
-        first = parts[part][0]
-        keys, said = keys_of_table(first)
-        if len(parts[part]) > 1:
-            keys["path"] = str(first.parent / f"{_SHARD.sub('', first.stem)}-*{first.suffix}")
-        if lacking := train - set(_names_of(first)):
-            told.append(
-                f"{first.name} is left out: it has no column {named(sorted(lacking))}; "
-                "predict takes it"
-            )
-            continue
-        sources[part] = keys
-        told += said
-    if len(sources) == 1:
-        return opened("table", {"source": sources["train"]}, told)
-    return opened("table", sources, [f"parts: {', '.join(sources)}, as the tables say", *told])

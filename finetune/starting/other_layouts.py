@@ -1,17 +1,24 @@
 """Recognise data in the form of other tools, for which no config can be proposed, and say so."""
 
+import mmap
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from finetune.data.decoding import open_image
 from finetune.errors import DataError
 
 _LOOKED_AT = 1 << 16
-"""Bytes of a file that are looked at, at each end."""
+"""Bytes of a text that are looked at."""
+_COLOURS_OF_MASK = 256
+"""Most colours of a mask, which one channel cannot exceed; a colour photo has thousands."""
 _MASK_FOLDERS = frozenset(
     {"mask", "masks", "annotation", "annotations", "labels", "gt", "segmentation", "segmentations"}
 )
 _YOLO_LINE = re.compile(r"\d+( -?\d+(\.\d+)?){4,}")
+_JSON_TOKEN = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"?(\s*+:)?|[\[\]{}]', re.DOTALL)
+"""A bracket, or a text with the colon behind it, which makes it a key."""
 _TEMPLATE = "finetune init --template detection writes a config for a file of COCO, to fill in"
 
 
@@ -37,15 +44,23 @@ def refuse_boxes(path: Path, files: Sequence[Path]) -> None:
 
 
 def refuse_masks(path: Path, files: Sequence[Path]) -> None:
-    """Raise `DataError` if one of two folders holds masks of the images in the other one."""
-    stems: dict[str, set[str]] = {}
+    """Raise `DataError` if one of two folders holds masks of the images in the other one.
+
+    Args:
+        path: The folder.
+        files: The images below it.
+    """
+    by_folder: dict[str, dict[str, Path]] = {}
     for file in files:
-        stems.setdefault(file.relative_to(path).parts[0], set()).add(file.stem)
-    masks = next((name for name in stems if name.lower() in _MASK_FOLDERS), None)
-    if masks is None or len(stems) != 2:
+        by_folder.setdefault(file.relative_to(path).parts[0], {})[file.stem] = file
+    masks = next((name for name in by_folder if name.lower() in _MASK_FOLDERS), None)
+    if masks is None or len(by_folder) != 2:
         return
-    other = next(name for name in stems if name != masks)
-    if stems[masks] & stems[other]:
+    other = next(name for name in by_folder if name != masks)
+    # A class may be called so, as `mask` and `no_mask` are: its photos are no masks.
+    if by_folder[masks].keys() <= by_folder[other].keys() and _is_mask(
+        next(iter(by_folder[masks].values()))
+    ):
         raise DataError(
             f"holds masks in {masks!r} of the images in {other!r}, and no table that pairs them",
             where=str(path),
@@ -54,19 +69,54 @@ def refuse_masks(path: Path, files: Sequence[Path]) -> None:
         )
 
 
+def _is_mask(file: Path) -> bool:
+    """Tell whether an image has few colours, as a mask has."""
+    try:
+        return open_image(file, "RGB").getcolors(_COLOURS_OF_MASK) is not None
+    except DataError:
+        return False
+
+
 def refuse_coco(file: Path) -> None:
     """Raise `DataError` if a JSON file holds annotations of images as COCO has them."""
-    with file.open("rb") as opened:
-        text = opened.read(_LOOKED_AT)
-        opened.seek(max(file.stat().st_size - _LOOKED_AT, 0))
-        text += opened.read(_LOOKED_AT)
-    keys = (b'"images"', b'"annotations"', b'"categories"')
-    if text.lstrip().startswith(b"{") and sum(key in text for key in keys) >= 2:
+    if _is_coco(file):
         raise DataError(
             "holds annotations as COCO has them, for which no config is proposed",
             where=str(file),
             hint=_TEMPLATE,
         )
+
+
+def _is_coco(file: Path) -> bool:
+    """Tell whether a file is one JSON object with annotations and images, or their categories."""
+    if not file.stat().st_size:
+        return False
+    with file.open("rb") as opened:
+        text = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    is_one = text[:_LOOKED_AT].lstrip().startswith(b"{") and text.find(b"}\n{") < 0
+    # Most files lack the word, and need not be looked at any further.
+    if not is_one or text.find(b'"annotations"') < 0:
+        return False
+    found = set[bytes]()
+    for key in _keys_of_object(text):
+        found.add(key)
+        if b"annotations" in found and found & {b"images", b"categories"}:
+            return True
+    return False
+
+
+def _keys_of_object(text: Any) -> Iterator[bytes]:
+    """Yield the keys of the first object of a JSON text, not those of objects within it."""
+    depth = 0
+    for token in _JSON_TOKEN.finditer(text):
+        mark = token[0][:1]
+        if mark == b'"':
+            if depth == 1 and token[2] is not None:
+                yield token[1]
+            continue
+        depth += 1 if mark in b"[{" else -1
+        if depth == 0:
+            return
 
 
 def _beginning(file: Path) -> bytes:

@@ -174,7 +174,66 @@ def texts_twice(folder):
     return table(folder / "mails.csv", ["text", "label"], rows)
 
 
+def codes_to_learn(folder):
+    return table(folder / "t.csv", ["a", "zone"], [[n % 9, f"0{n % 3}"] for n in range(60)])
+
+
+def classes_called_mask(folder):
+    for label, count in (("mask", 12), ("no_mask", 14)):
+        for n in range(count):
+            picture(folder / label / f"{n}.png", (40, 30), low=len(label) * 20)
+    return folder
+
+
+def texts_of_class_mask(folder):
+    for n in range(24):
+        path = folder / ["mask", "none"][n % 2] / f"{n // 2}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"the parcel number {n} came much too late")
+    return folder
+
+
+def classes_beside_products(folder):
+    images = odd_images(folder)
+    record = {"images": ["k0/1.png"], "categories": ["a"], "annotations": []}
+    (folder / "products.json").write_text(json.dumps({"version": 1, "products": [record]}))
+    (folder / "more.json").write_text("\n".join(map(json.dumps, [record, record])))
+    return images
+
+
+def shards_of_packed_lines(folder):
+    import gzip
+
+    for shard in range(2):
+        rows = [
+            {"width": n * 1.5, "grade": "ab"[n % 2]} for n in range(40 * shard, 40 + 40 * shard)
+        ]
+        raw = gzip.compress("\n".join(map(json.dumps, rows)).encode())
+        (folder / f"Train-0000{shard}-of-00002.jsonl.gz").write_bytes(raw)
+    return folder
+
+
+def numbered_images_as_a_test(folder):
+    named_images_and_a_test_without_labels(folder)
+    for n in range(1000, 3000, 250):
+        picture(folder / "test" / f"{n}.jpg")
+    (folder / "val").mkdir()
+    for label in ("cat", "dog"):
+        picture(folder / "val" / f"{label}.99.jpg")
+    return folder
+
+
 WORKS = {
+    "codes to learn": (codes_to_learn, [], ["type: classification", "target: zone"]),
+    "a class called mask": (classes_called_mask, ["--model", "convnet"], ["type: imagefolder"]),
+    "texts of a class called mask": (texts_of_class_mask, [], ["type: textfolder"]),
+    "classes beside products": (classes_beside_products, ["--model", "convnet"], ["imagefolder"]),
+    "shards of packed lines": (shards_of_packed_lines, [], ["Train-*.jsonl.gz"]),
+    "labels in names of a small part": (
+        numbered_images_as_a_test,
+        ["--model", "convnet"],
+        ["validation:", "data/val"],
+    ),
     "semicolons, latin-1": (semicolons_and_latin_1, [], ["encoding: cp1252", "separator: ;"]),
     "tabs, gaps, marks": (tabs_and_gaps, [], ["missing: [NA]", "flag: true", "target: class"]),
     "JSON lines": (json_lines, ["--inputs", "size,colour"], ["type: json", "target: label"]),
@@ -334,7 +393,8 @@ def python_objects(folder):
 def masks_alone(folder):
     for n in range(12):
         picture(folder / "images" / f"{n}.jpg")
-        picture(folder / "masks" / f"{n}.png")
+        (folder / "masks").mkdir(exist_ok=True)
+        Image.fromarray(np.eye(9, 12, dtype=np.uint8) * 255).save(folder / "masks" / f"{n}.png")
     return folder
 
 
@@ -349,7 +409,39 @@ def a_comment_first(folder):
     return folder / "a.csv"
 
 
+def no_header_twice(folder):
+    return table(folder / "n.csv", [0, 0, 5, 1], [[n, n * 2, n % 3, n % 2] for n in range(30)])
+
+
+def parts_in_two_tables(folder):
+    for name in ("train", "dev", "valid"):
+        table(folder / f"{name}.csv", ["a", "label"], [[n, n % 2] for n in range(30)])
+    return folder
+
+
+def parts_in_two_languages(folder):
+    for name in ("en", "fr"):
+        (folder / name).mkdir()
+        table(folder / name / "train.csv", ["a", "label"], [[n, n % 2] for n in range(30)])
+    return folder
+
+
+def a_saved_data_set_without_state(folder):
+    from datasets import Dataset
+
+    Dataset.from_dict({"a": [*range(9)], "label": ["x", "y", "z"] * 3}).save_to_disk(folder)
+    (folder / "state.json").unlink()
+    return folder
+
+
 REFUSED = {
+    "no header, numbers twice": (no_header_twice, "has no names of columns: its first line holds"),
+    "two validation tables": (parts_in_two_tables, "several tables: 'dev.csv', 'valid.csv'"),
+    "two training tables": (parts_in_two_languages, "tables: 'en/train.csv', 'fr/train.csv'"),
+    "a saved data set without state": (
+        a_saved_data_set_without_state,
+        "state.json: cannot be read",
+    ),
     "decimal commas": (decimal_commas, "has rent to learn, but numbers are read without marks"),
     "money": (money, "unlike its '$0.50'"),
     "one object": (one_object, "is one object, whose 'data' holds 40 samples"),

@@ -1,7 +1,11 @@
 """Folders of odd kinds: `init` writes a config that `plan` accepts, or tells why in one line."""
 
+import json
+
 import pytest
-from odd_folders import REFUSED, WORKS, semicolons_and_latin_1
+from odd_folders import REFUSED, WORKS, numbered_images_as_a_test, semicolons_and_latin_1
+
+from finetune.starting.cells_of_gaps import marked_number
 
 
 @pytest.mark.parametrize("kind", WORKS)
@@ -49,3 +53,38 @@ def test_what_no_config_takes_is_refused_and_nothing_is_written(
     assert shown.code == 2
     assert wanted in shown.err
     assert not (tmp_path / "c.yaml").exists()
+
+
+def test_how_labels_of_parts_were_found_is_told(tmp_path, monkeypatch, command_line):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    folder = numbered_images_as_a_test(tmp_path / "data")
+    shown = command_line("init", folder, "--out", "c.yaml", "--model", "convnet")
+    assert "labels: 'cat', 'dog', found in names such as 'cat.0.jpg'" in shown.out + shown.err
+    assert "test is left out: nothing tells the labels of its files" in shown.out + shown.err
+    assert "parts: train, validation, as the folders are called" in shown.out + shown.err
+
+
+@pytest.mark.parametrize(
+    ("cells", "cell"),
+    [
+        (["01", "02", "03"], None),
+        (["1234567890123456789", "+-1"], None),
+        (["01", "2,50"], "2,50"),
+        (["1.5", "1 000"], "1 000"),
+        (["3", "4.5"], None),
+    ],
+)
+def test_only_a_sign_for_people_makes_digits_a_number_with_marks(cells, cell):
+    assert marked_number(cells) == cell
+
+
+def test_a_large_file_of_coco_is_known_by_keys_far_from_its_ends(tmp_path, command_line):
+    images = [{"id": n, "file_name": f"{n}.jpg"} for n in range(5000)]
+    boxes = [{"id": n, "image_id": n, "bbox": [1, 2, 3, 4]} for n in range(5000)]
+    kinds = [{"id": n, "name": "a" * 40} for n in range(5000)]
+    document = {"info": {}, "images": images, "annotations": boxes, "categories": kinds}
+    (tmp_path / "c.json").write_text(json.dumps(document))
+    shown = command_line("init", tmp_path / "c.json", "--out", tmp_path / "c.yaml")
+    assert shown.code == 2
+    assert "holds annotations as COCO has them" in shown.err
