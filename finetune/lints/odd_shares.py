@@ -19,7 +19,7 @@ from finetune.tasks.views import View
 _LOOKED_AT = 1000
 """Number of samples whose numbers are looked at."""
 _ROUNDING = 1e-3
-"""How far a sum of shares may be from 1: they may be written with few digits."""
+"""Largest distance of a sum of shares from 1: they may be written with few digits."""
 
 
 def odd_shares(config: RunConfig, samples: Samples) -> tuple[Lint, ...]:
@@ -32,7 +32,9 @@ def odd_shares(config: RunConfig, samples: Samples) -> tuple[Lint, ...]:
     learnt = list(_cross_entropies_of_numbers(config))
     if not learnt or not len(samples):
         return ()
-    batch = samples.fetch(torch.arange(min(len(samples), _LOOKED_AT)))
+    # The targets alone: to make inputs such as images would take long.
+    rows = torch.arange(min(len(samples), _LOOKED_AT))
+    batch = samples.fetch(rows, blank=samples.inputs)
     found: list[Lint] = []
     for key, loss, view in learnt:
         target = (batch if view is None else view.of_batch(batch)).target
