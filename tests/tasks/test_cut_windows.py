@@ -5,7 +5,6 @@ so that a mean of the means of its micro-batches would be another loss. One samp
 learn.
 """
 
-import sys
 from typing import Any, NamedTuple, get_args
 
 import pytest
@@ -47,13 +46,8 @@ class Whole(Own):
 
 
 @pytest.fixture(autouse=True)
-def package(tmp_path, monkeypatch):
-    folder = tmp_path / "cut_package"
-    folder.mkdir()
-    (folder / "__init__.py").write_text(PACKAGE)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield
-    sys.modules.pop("cut_package", None)
+def package(make_package):
+    make_package("cut_package", PACKAGE)
 
 
 class Window(NamedTuple):

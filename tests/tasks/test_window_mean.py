@@ -1,7 +1,5 @@
 """The loss of a window and its gradient do not depend on how the window is cut."""
 
-import sys
-
 import pytest
 import torch
 from pydantic import TypeAdapter
@@ -60,13 +58,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def package(tmp_path, monkeypatch):
-    folder = tmp_path / "window_package"
-    folder.mkdir()
-    (folder / "__init__.py").write_text(PACKAGE)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield
-    sys.modules.pop("window_package", None)
+def package(make_package):
+    make_package("window_package", PACKAGE)
 
 
 def made(classes=None, **config):
