@@ -26,14 +26,14 @@ Numbers = np.ndarray[Any, Any]
 
 
 class Found(NamedTuple):
-    """Where the rows of some samples are, each (B,)."""
+    """Places of the stored rows of B samples; each array is (B,)."""
 
     stores: Numbers
     """Number of the store."""
     rows: Numbers
     """Number of the row in it."""
     origins: Numbers
-    """What tells rows apart that were computed in batches of another shape."""
+    """Number that stands for the batch shape in which the row was computed."""
 
 
 class SampleIndex:

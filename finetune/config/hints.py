@@ -172,7 +172,7 @@ def value_here(given: object, known: typing.Collection[str]) -> str | None:
 
 
 def remark_on_value(given: str, known: typing.Collection[str]) -> str | None:
-    """Return what there is where none of the `known` values stands for another tool's `given`."""
+    """Return a remark on a value of another tool, `given`, that no `known` value replaces."""
     remarks = (
         REMARKS_ON_VALUES[place].get(_plain(given)) for place in known if place in REMARKS_ON_VALUES
     )

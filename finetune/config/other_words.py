@@ -112,4 +112,8 @@ REMARKS_ON_VALUES: dict[str, dict[str, str]] = {
         "each figure is a line of metrics.jsonl in the run, for any other program to read",
     ),
 }  # fmt: skip
-"""Remarks on values that no value here stands for, by a value that may stand in that place."""
+"""Remarks on values of other tools that no value here replaces.
+
+Each group belongs to one key of the config, found by a value that the key takes: `ulmfit` for
+methods, `tensorboard` for trackers.
+"""

@@ -16,9 +16,8 @@ from finetune.reading import first_outside, read_json_object
 _STATE, _INFO, _PARTS = "state.json", "dataset_info.json", "dataset_dict.json"
 _WHOLE = "copy the folder again: each data set needs {} and {} beside its .arrow files"
 _FAULTS = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
-"""What the library raises where a file that is JSON holds other things than it has written.
-
-The errors of Arrow for a damaged file are among them: OSError and ValueError."""
+"""Errors of the library for a folder whose files it did not write so: JSON with other contents, and
+damaged files of Arrow (OSError and ValueError)."""
 
 
 def is_saved(path: Path) -> bool:

@@ -51,7 +51,7 @@ class ChildCall:
     picks: tuple[str, ...] = ()
     """Places of single outputs that later calls take, such as `2`."""
     source: Source = field(init=False, repr=False, compare=False)
-    """Where later calls find its output; read for each layer in each step, so it is made once."""
+    """Source of its output for later calls. It is made once: each step reads it for each layer."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "source", Source("layer", self.name or self.child))

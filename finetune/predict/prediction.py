@@ -44,7 +44,7 @@ class Piece(NamedTuple):
 
 
 class SoFar(NamedTuple):
-    """What a later process must know of the pieces that an earlier one has predicted."""
+    """State that a later process needs to go on behind the pieces that were predicted."""
 
     names: Mapping[str, str]
     """Name of each of the input's columns beside the predictions."""
@@ -114,7 +114,7 @@ class PiecewisePrediction:
 
     @property
     def so_far(self) -> SoFar:
-        """What a later process must know to go on here."""
+        """The state with which a later process can go on from here."""
         return SoFar(self.beside.names, self.remarks.num_odd, self.remarks.first_odd)
 
     def piece(self, part: Incoming, put: Put | None = None) -> Piece:

@@ -27,9 +27,9 @@ class Remarks:
         self._run = run
         self._told = told
         self._seen: Counter[str] = Counter()
-        """How often a note like each was to be told."""
+        """Number of notes of each kind so far; notes of one kind differ in numbers alone."""
         self._known = set[str]()
-        """Notes of which one like them was told."""
+        """Kinds of which one note was told."""
         self._has_begun = False
         self._labels: list[Any] = []
         self._num_labels = 0

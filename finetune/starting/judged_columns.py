@@ -21,7 +21,7 @@ Role = Literal[
     "number", "category", "text", "image", "recording", "list", "array", "id", "date",
     "constant", "empty", "words", "marked", "other",
 ]  # fmt: skip
-"""What a column is. `list`: labels or words of a list; `words`: too many different ones;
+"""Kinds of columns. `list`: labels or words of a list; `words`: too many different ones;
 `marked`: numbers with a decimal comma, a currency or per cent."""
 _ID_NAME = re.compile(
     r"(^|[_\W])(id|ids|uuid|guid|idx|index|rowid|rownames|key|hash|filename|file|url)$"

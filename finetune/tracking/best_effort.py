@@ -8,8 +8,7 @@ import numpy as np
 
 from finetune.errors import FinetuneError
 from finetune.tracking.tracker import Tracker
-
-_Job = Callable[[Tracker], None]
+from finetune.tracking.waiting_calls import Job
 
 
 class BestEffort(Tracker):
@@ -79,7 +78,7 @@ class BestEffort(Tracker):
                 self._tracker.close()
         self._tell_fault()
 
-    def _send(self, job: _Job) -> None:
+    def _send(self, job: Job) -> None:
         """Forward a call, unless the tracker has failed."""
         if self._fault is not None:
             return

@@ -7,6 +7,7 @@ from threading import Condition
 from finetune.tracking.tracker import Tracker
 
 Job = Callable[[Tracker], None]
+"""A call of a tracker that is made later, or by another thread."""
 
 MOST, MOST_BYTES = 20_000, 256 * 2**20
 """Calls that wait, and bytes of their pictures: a server that hangs must not fill the memory."""

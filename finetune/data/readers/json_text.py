@@ -39,7 +39,7 @@ class JsonText:
 
     @property
     def place(self) -> int:
-        """How many characters stand before the next one."""
+        """Position of the next character in the whole text, from 0."""
         return self._passed + self._position
 
     @property
