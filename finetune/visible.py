@@ -74,7 +74,12 @@ def json_text(value: Any, file: TextIO | None = None, *, indent: int | None = No
         text = json.dumps(value, indent=indent, ensure_ascii=is_ascii, allow_nan=False)
     except ValueError:
         text = json.dumps(finite(value), indent=indent, ensure_ascii=is_ascii)
-    # between values there are only spaces and line feeds, and those are not replaced
+    return visible_json(text)
+
+
+def visible_json(text: str) -> str:
+    """Return JSON, or lines of it, with hidden characters as escapes of JSON."""
+    # Between values there are only spaces and line feeds, and those are not replaced.
     # JSON writes U+007F as it is, and `json.dumps` of one character does so too.
     return _IN_A_TEXT.sub(lambda found: json.dumps(found[0])[1:-1].replace("\x7f", "\\u007f"), text)
 

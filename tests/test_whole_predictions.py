@@ -226,6 +226,31 @@ def test_an_interrupted_prediction_ends_with_the_same_bytes(run, tmp_path, endin
     assert not list(tmp_path.glob(".finetune-predict-*"))
 
 
+def test_lines_of_a_file_are_those_of_a_stream_with_null_for_columns_met_later(
+    run, tmp_path, small_pieces, monkeypatch
+):
+    monkeypatch.setattr("finetune.data.readers.documents.ROWS_AT_ONCE", 8)
+    rows = samples()
+    rows[2]["id"] = "NaN"
+    for number, row in enumerate(rows[20:]):
+        row["late"] = "a\u202eb" if number % 2 else math.inf
+    table = jsonl(tmp_path / "new.jsonl", rows)
+    stream, silent = io.StringIO(), Told(lambda _: None, lambda _: None)
+    predictor, source = load_predictor(run, batch_size=8), Input(str(table), io.StringIO())
+    WholePrediction(predictor, source, Asking(), silent).to_stream(stream)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 3)
+        with pytest.raises(Stopped):
+            whole(run, table, tmp_path / "out.jsonl")
+    whole(run, table, tmp_path / "out.jsonl")
+    expected = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert lines(tmp_path / "out.jsonl") == [{"late": None} | row for row in expected]
+    [order] = {tuple(row) for row in lines(tmp_path / "out.jsonl")}
+    assert order == tuple(expected[-1])
+    text = (tmp_path / "out.jsonl").read_text()
+    assert (text.count("a\\u202eb"), text.count("\u202e"), text.count("Infinity")) == (10, 0, 0)
+
+
 def test_what_is_told_at_the_end_counts_the_rows_before_an_interruption(
     run, tmp_path, small_pieces
 ):

@@ -180,6 +180,10 @@ class Samples(Protocol):
         """
         ...
 
+    def lengths(self, indices: Tensor) -> Tensor | None:
+        """Return how many tokens each of the samples has `(B,)`; None where `extent` is None."""
+        ...
+
     def fetch(
         self,
         indices: Tensor | Sequence[int],

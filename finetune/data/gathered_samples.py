@@ -105,6 +105,14 @@ class GatheredSamples:
         """Return how many tokens samples have in a batch: padded, least, most; None without any."""
         return self._extent(indices, self._tokens)
 
+    def lengths(self, indices: Tensor) -> Tensor | None:
+        """Return how many tokens each sample has `(B,)`; None without any."""
+        if (mask := self._plain_mask()) is not None:
+            return mask[indices].ne(0).sum(1)
+        if not self._tokens:
+            return None
+        return torch.stack([column.lengths_of(indices) for column in self._tokens]).amin(0)
+
     def _extent(self, indices: Tensor, tokens: Sequence[Ragged | LazyColumn]) -> Extent | None:
         """Return how many tokens samples have, by the mask if it is a column, else by `tokens`."""
         if (mask := self._plain_mask()) is not None:

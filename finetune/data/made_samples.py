@@ -118,6 +118,10 @@ class MadeSamples:
         """
         return None if self._makes_tokens else self._plain.extent(indices)
 
+    def lengths(self, indices: Tensor) -> Tensor | None:
+        """Return how many tokens each of the samples has `(B,)`; None where `extent` is None."""
+        return None if self._makes_tokens else self._plain.lengths(indices)
+
     @property
     def first_row(self) -> int:
         """Position of the first sample that can be made."""

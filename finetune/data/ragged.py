@@ -125,7 +125,7 @@ class Ragged:
         """Return the sequences at `rows` padded to one length, `(B, T)`: theirs, or `length`."""
         starts = self.offsets[rows]
         lengths = self.offsets[rows + 1] - starts
-        steps = torch.arange(length or self.width(rows))
+        steps = torch.arange(length or self.length or max(int(lengths.max()), 1))
         # One gather for the whole batch, and then the mask: a loop over samples is several times
         # slower.
         positions = (starts.unsqueeze(1) + steps).clamp_(max=len(self.values) - 1)

@@ -68,12 +68,10 @@ def seen_padding(
 def _short_sample(samples: Samples) -> tuple[int, int, int] | None:
     """Return row and tokens of a short sample, and the length to pad it to; None without one."""
     count = min(len(samples), _LOOKED_AT)
-    # All at once first: texts that are not tokenized yet are quicker done together.
-    samples.extent(torch.arange(count))
-    extents = [samples.extent(torch.tensor([row])) for row in range(count)]
-    known = [(extent.longest, row) for row, extent in enumerate(extents) if extent is not None]
-    if not known:
+    lengths = samples.lengths(torch.arange(count))
+    if lengths is None:
         return None
+    known = [(length, row) for row, length in enumerate(lengths.tolist())]
     # A sample without tokens has no output to compare.
     tokens, row = min(each for each in known if each[0] > 0)
     width = min(max(known)[0], tokens + _MOST_PADDING)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from finetune import disk
 from finetune.data.incoming_part import Incoming
 from finetune.errors import FinetuneError
 from finetune.predict.prediction import Piece, SoFar
+from finetune.visible import json_text, visible_json
 
-_VERSION = 2
+_VERSION = 3
 _COMMIT_S = 1.0
 """Seconds between two entries of the journal, at least: each waits for the disk."""
+_json_of = json.JSONEncoder(ensure_ascii=False).encode
 _MOST_BYTES = 1 << 24
 """Upper bound on the size of a journal that is read."""
 
@@ -45,6 +48,7 @@ class JournalEntry:
         digest: Hash of these bytes.
         read: Hash of the samples.
         names: Name of each of the input's columns beside the predictions.
+        unfilled: Bytes of the rows that lack a column, as it was met only behind them.
         num_odd: Predictions with a number that is not finite.
         first_odd: Name of the first sample with one.
     """
@@ -57,6 +61,7 @@ class JournalEntry:
     digest: str = ""
     read: str = ""
     names: dict[str, str] = field(default_factory=dict)
+    unfilled: int = 0
     num_odd: int = 0
     first_odd: str = ""
     version: int = _VERSION
@@ -128,15 +133,19 @@ class Journal:
 
     def add(self, piece: Piece, size: int, so_far: SoFar) -> None:
         """Append the rows of a piece of `size` samples, and what is to be known behind them."""
-        lines = [json.dumps(row, ensure_ascii=False) for row in piece.rows]
-        data = "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
+        now = self._now
+        if now.names != so_far.names:
+            now.names, now.unfilled = dict(so_far.names), now.size
+        rows: Sequence[dict[str, Any]] = piece.rows
+        if rows and not self._is_filled(rows[0]):
+            rows = [*map(self._filled, rows)]
+        text = visible_json("".join(f"{_json_of(row)}\n" for row in rows))
+        data = text.encode("utf-8")
         try:
             self._file.write(data)
             self._digest.update(data)
-            now = self._now
             now.rows, now.size = now.rows + size, now.size + len(data)
-            now.count, now.num_bad = now.count + len(lines), now.num_bad + piece.num_bad
-            now.names = dict(so_far.names)
+            now.count, now.num_bad = now.count + len(rows), now.num_bad + piece.num_bad
             now.num_odd, now.first_odd = so_far.num_odd, so_far.first_odd
             if time.monotonic() >= self._due:
                 self._commit()
@@ -145,12 +154,36 @@ class Journal:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield all rows, from the beginning; columns that some rows lack come as None."""
+        for line, _ in self._stored():
+            yield self._filled(json.loads(line))
+
+    def lines(self) -> Iterator[str]:
+        """Yield all rows as lines of JSON, with null for numbers that are not finite."""
+        for line, is_filled in self._stored():
+            # Mostly the stored line is the one to be written, and need not be parsed for that.
+            if is_filled and "NaN" not in line and "Infinity" not in line:
+                yield line
+            else:
+                yield f"{json_text(self._filled(json.loads(line)))}\n"
+
+    def _stored(self) -> Iterator[tuple[str, bool]]:
+        """Yield the line of each row, and whether it has all columns."""
         self._file.flush()
         self._file.seek(0)
+        place = 0
         for line in self._file:
-            row: dict[str, Any] = json.loads(line)
-            filled = {name: row.pop(name, None) for name in ("input", *self._now.names.values())}
-            yield filled | row
+            yield line.decode("utf-8"), place >= self._now.unfilled
+            place += len(line)
+
+    def _is_filled(self, row: dict[str, Any]) -> bool:
+        """Tell whether a row has all columns of the input that were met, in their order."""
+        wanted = ("input", *self._now.names.values())
+        return tuple(islice(row, len(wanted))) == wanted
+
+    def _filled(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return a row with all columns of the input that were met, None where it has none."""
+        filled = {name: row.get(name) for name in ("input", *self._now.names.values())}
+        return filled | row
 
     @property
     def count(self) -> int:

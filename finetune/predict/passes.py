@@ -70,14 +70,15 @@ class Passes:
             ModelError: the network cannot take a sample.
         """
         for window in torch.arange(len(samples)).split(window_size(self.batch_size)):
-            if samples.extent(window[:1]) is None:
+            lengths = samples.lengths(window)
+            if lengths is None:
                 # Nothing is padded: answers are passed on batch by batch, so that they never pile
                 # up.
                 cuts = list(window.split(self.batch_size))
                 for answers in self._passes(samples, columns, cuts, bad):
                     yield from answers
                 continue
-            cuts = by_length(samples, window, self.batch_size)
+            cuts = by_length(window, lengths, self.batch_size)
             found = [one for part in self._passes(samples, columns, cuts, bad) for one in part]
             yield from sorted(found, key=lambda answer: answer.position)
 
@@ -165,7 +166,7 @@ def window_size(batch_size: int) -> int:
     return batch_size * max(1, WINDOW // batch_size)
 
 
-def by_length(samples: Samples, window: Tensor, batch_size: int) -> list[Tensor]:
+def by_length(window: Tensor, lengths: Tensor, batch_size: int) -> list[Tensor]:
     """Return the samples of a window in batches of like length, which need least padding.
 
     The longest come first, so that memory that does not suffice shows at once. Samples of equal
@@ -174,8 +175,6 @@ def by_length(samples: Samples, window: Tensor, batch_size: int) -> list[Tensor]
     # One batch needs no order, and so has the bits that a predictor called with it gives.
     if len(window) <= batch_size:
         return [window]
-    extents = [samples.extent(row) for row in window.split(1)]
-    lengths = torch.tensor([0 if extent is None else extent.longest for extent in extents])
     order = lengths.argsort(descending=True, stable=True)
     return list(window[order].split(batch_size))
 

@@ -161,13 +161,32 @@ class Predictor:
             ready = self.prepare(inputs, places=places, tell=tell)
             yield from ready.answers(self.passes, None)
             return
-        columns = _columns(inputs, self.run.facts.inputs)
-        rows = self._readable(columns, places, list(range(len(next(iter(columns.values()))))), bad)
-        if not rows:
-            return
-        ready = self._ready(_picked(columns, rows), places.at(rows), tell)
+        ready, rows = self._ready_without_bad(inputs, places, tell, bad)
         for answer in ready.answers(self.passes, lambda row, why: bad(rows[row], why)):
-            yield replace(answer, position=rows[answer.position])
+            yield Answer(rows[answer.position], answer.record, answer.embedding)
+
+    def _ready_without_bad(
+        self,
+        inputs: Sequence[Any] | Mapping[str, Sequence[Any]] | Tensor,
+        places: Places,
+        tell: Callable[[str], None],
+        bad: OnBad,
+    ) -> tuple[ReadyInputs, Sequence[int]]:
+        """Return the samples that can be read, with their positions; `bad` receives the others."""
+        columns = _columns(inputs, self.run.facts.inputs)
+        rows: Sequence[int] = range(len(next(iter(columns.values()))))
+        told: list[str] = []
+        try:
+            # All at once first: mostly no sample is bad, and then each is prepared only once.
+            ready = self.prepare(columns, places=places, tell=told.append)
+        except DataError:
+            told.clear()
+            rows = self._readable(columns, places, rows, bad)
+            picked = _picked(columns, rows)
+            ready = self.prepare(picked, places=places.at(rows), tell=told.append)
+        for note in told:
+            tell(note)
+        return ready, rows
 
     def samples(
         self, columns: Mapping[str, Sequence[Any]], places: Places, tell: Callable[[str], None]
@@ -194,8 +213,8 @@ class Predictor:
         return samples
 
     def _readable(
-        self, columns: Mapping[str, Sequence[Any]], places: Places, rows: list[int], bad: OnBad
-    ) -> list[int]:
+        self, columns: Mapping[str, Sequence[Any]], places: Places, rows: Sequence[int], bad: OnBad
+    ) -> Sequence[int]:
         """Return the rows that can be read, found by halving; `bad` receives the others."""
         try:
             self._ready(_picked(columns, rows), places.at(rows), lambda _: None)

@@ -113,6 +113,8 @@ def _is_finite(value: Any) -> bool:
     """Tell whether all numbers of a prediction are finite."""
     if isinstance(value, float):
         return math.isfinite(value)
+    if isinstance(value, str):  # before mappings: to tell that it is none takes a while
+        return True
     if isinstance(value, Mapping):
         return all(map(_is_finite, value.values()))
     return all(map(_is_finite, value)) if isinstance(value, list | tuple) else True

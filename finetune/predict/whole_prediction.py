@@ -14,7 +14,7 @@ from finetune.data.incoming_part import Incoming
 from finetune.data.incoming_pieces import Wanted, pieces_of
 from finetune.errors import FinetuneError
 from finetune.freezing.proof import fingerprints
-from finetune.outfile import is_regular, output_form, refuse_replacing
+from finetune.outfile import is_regular, output_file, output_form, refuse_replacing
 from finetune.outfolder import Put, pictures_in
 from finetune.predict.journal import ChangedInputError, Journal
 from finetune.predict.passes import window_size
@@ -103,6 +103,10 @@ class WholePrediction:
                 journal.add(piece, len(part.names), prediction.so_far)
             prediction.remarks.last()
             self._tell_counts(journal.num_bad, journal.num_predicted, journal.count)
+            if output_form(out) == "json":
+                with output_file(out) as file:
+                    file.writelines(journal.lines())
+                return journal.count
             return self._written(journal, prediction, out, raw=raw)
 
     def _written(

@@ -78,9 +78,8 @@ def _extreme_rows(samples: Samples) -> Tensor:
 
 def _longest(samples: Samples) -> list[int]:
     """Return the position of a sample with the most tokens; empty where nothing has tokens."""
-    extents = (samples.extent(torch.tensor([row])) for row in range(len(samples)))
-    lengths = [extent.longest for extent in extents if extent is not None]
-    return [lengths.index(max(lengths))] if lengths else []
+    lengths = samples.lengths(torch.arange(len(samples)))
+    return [] if lengths is None else [int(lengths.argmax())]
 
 
 def _batches(samples: Samples) -> Iterator[Batch]:

@@ -62,16 +62,11 @@ def _chunk(
 ) -> Chunk:
     """Return objects as a chunk of columns."""
     names = dict.fromkeys(name for row in rows for name in row)
-    columns = {
-        name: [_cell(row, name, reading) for row in rows] for name in names if reading.wants(name)
-    }
+    columns = {name: [row.get(name) for row in rows] for name in names if reading.wants(name)}
+    for name, cells in columns.items():
+        if reading.missing_in(name):
+            columns[name] = [reading.filled(cell) for cell in cells]
     return Chunk(columns, tuple(names), lines, len(rows), bad)
-
-
-def _cell(row: dict[str, Any], name: str, reading: Reading) -> Any:
-    """Return a cell of an object, None if it means no value."""
-    cell = row.get(name)
-    return reading.filled(cell) if reading.missing_in(name) else cell
 
 
 def _objects(file: TextIO, reading: Reading) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
