@@ -181,7 +181,7 @@ def make_trainer(make_config, tmp_path):
 def hashed(monkeypatch):
     """A list of the names of files that are hashed in this process from here on."""
     # It loads torch, which tests of the config alone do without.
-    from finetune.data import contents
+    from finetune.data.hashes import contents
 
     names = []
     hash_file = contents.hash_file
@@ -191,7 +191,7 @@ def hashed(monkeypatch):
         return hash_file(file, name, *what)
 
     monkeypatch.setattr(contents, "hash_file", counted)
-    monkeypatch.setattr("finetune.data.item_contents.hash_file", counted)
+    monkeypatch.setattr("finetune.data.hashes.item_contents.hash_file", counted)
     return names
 
 

@@ -10,6 +10,7 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -291,16 +292,16 @@ def test_the_house_rules_hold(path):
         (only_distributed_imports_torch_distributed, "train/loop.py", "import torch.distributed"),
         (only_distributed_imports_torch_distributed, "cli/a.py", "from torch import distributed"),
         (only_distributed_imports_torch_distributed, "cli/a.py", "torch.distributed.barrier()"),
-        (nothing_is_unpickled, "data/files.py", "import pickle"),
-        (nothing_is_unpickled, "data/files.py", "from joblib import load"),
-        (nothing_is_unpickled, "data/files.py", "torch.load(path)"),
-        (nothing_is_unpickled, "data/files.py", "torch.load(path, weights_only=False)"),
-        (nothing_is_unpickled, "data/files.py", "torch.load(path, weights_only=flag)"),
-        (nothing_is_unpickled, "data/files.py", "np.load(path, allow_pickle=True)"),
-        (nothing_read_is_run, "data/files.py", "eval(text)"),
-        (nothing_read_is_run, "data/files.py", "exec(text)"),
-        (nothing_read_is_run, "data/files.py", "load(path, trust_remote_code=True)"),
-        (nothing_read_is_run, "data/files.py", "subprocess.run(text, shell=True)"),
+        (nothing_is_unpickled, "data/sources/files.py", "import pickle"),
+        (nothing_is_unpickled, "data/sources/files.py", "from joblib import load"),
+        (nothing_is_unpickled, "data/sources/files.py", "torch.load(path)"),
+        (nothing_is_unpickled, "data/sources/files.py", "torch.load(path, weights_only=False)"),
+        (nothing_is_unpickled, "data/sources/files.py", "torch.load(path, weights_only=flag)"),
+        (nothing_is_unpickled, "data/sources/files.py", "np.load(path, allow_pickle=True)"),
+        (nothing_read_is_run, "data/sources/files.py", "eval(text)"),
+        (nothing_read_is_run, "data/sources/files.py", "exec(text)"),
+        (nothing_read_is_run, "data/sources/files.py", "load(path, trust_remote_code=True)"),
+        (nothing_read_is_run, "data/sources/files.py", "subprocess.run(text, shell=True)"),
         (yaml_is_read_by_our_own_loader, "config/loader.py", "yaml.load(text)"),
         (yaml_is_read_by_our_own_loader, "config/loader.py", "yaml.load(text, yaml.Loader)"),
         (yaml_is_read_by_our_own_loader, "config/loader.py", "yaml.load(s, Loader=UnsafeLoader)"),
@@ -316,7 +317,7 @@ def test_the_house_rules_hold(path):
         (only_disk_touches_files_of_runs_and_stores, "store/directory.py", "shutil.rmtree(path)"),
         (only_disk_touches_files_of_runs_and_stores, "store/directory.py", "aside.replace(path)"),
         (only_disk_touches_files_of_runs_and_stores, "tracking/json_lines.py", "p.read_bytes()"),
-        (it_says_what_it_is_for, "data/files.py", "x = 1"),
+        (it_says_what_it_is_for, "data/sources/files.py", "x = 1"),
     ],
 )
 def test_a_rule_sees_what_breaks_it(rule, path, source):
@@ -341,7 +342,7 @@ def test_a_rule_sees_what_breaks_it(rule, path, source):
         ("predict.py", "path.read_text()"),
         ("distributed.py", "import torch.distributed"),
         ("models/weights.py", "torch.load(path, weights_only=True)"),
-        ("data/files.py", "np.load(path, allow_pickle=False)"),
+        ("data/sources/files.py", "np.load(path, allow_pickle=False)"),
         ("train/loop.py", "self.model.eval()"),
         ("models/weights.py", "from pickle import UnpicklingError"),
         ("config/loader.py", "yaml.load(text, Loader=StrictLoader)"),
@@ -391,6 +392,36 @@ def nodes(base: type[Node] = Node) -> Iterator[type[Node]]:
     for node in base.__subclasses__():
         yield node
         yield from nodes(node)
+
+
+def inner_room(module: str, room: str) -> str:
+    """Return the folder of `room` that a dotted module lies in; "" for files beside them."""
+    parts = module.removeprefix(f"finetune.{room}.").split(".")
+    return parts[0] if (ROOT / room / parts[0]).is_dir() else ""
+
+
+def ways_between_inner_rooms(room: str) -> dict[str, set[str]]:
+    """Return which folders of a room import from which; files beside the folders do not count."""
+    ways: dict[str, set[str]] = {}
+    for path in sorted((ROOT / room).rglob("*.py")):
+        module = ".".join(("finetune", *path.relative_to(ROOT).with_suffix("").parts))
+        here = inner_room(module, room)
+        for name in imports(ast.parse(path.read_text(encoding="utf-8"))):
+            other = inner_room(name, room) if name.startswith(f"finetune.{room}.") else ""
+            if here and other and other != here:
+                ways.setdefault(here, set()).add(other)
+    return ways
+
+
+@pytest.mark.parametrize("room", sorted({p.parent.parent.name for p in ROOT.glob("*/*/*.py")}))
+def test_the_folders_of_a_room_import_each_other_one_way(room):
+    TopologicalSorter(ways_between_inner_rooms(room)).prepare()
+
+
+def test_folders_that_import_each_other_are_seen():
+    assert "media" in ways_between_inner_rooms("data")["targets"]
+    with pytest.raises(CycleError):
+        TopologicalSorter({"media": {"targets"}, "targets": {"media"}}).prepare()
 
 
 def test_every_field_of_the_config_is_described():

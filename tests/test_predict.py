@@ -12,7 +12,7 @@ from PIL import Image
 
 from finetune import FinetuneError, build_trainer, load_predictor
 from finetune.config.run import Provenance, RunConfig
-from finetune.data.incoming import read_incoming
+from finetune.data.incoming.incoming_places import read_incoming
 from finetune.errors import DataError
 from finetune.predict.written_rows import write_file
 from finetune.train.trained import evaluate_run

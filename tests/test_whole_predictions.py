@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from finetune.counting import shown_by
-from finetune.data.incoming_pieces import Wanted, pieces_of
+from finetune.data.incoming.incoming_pieces import Wanted, pieces_of
 from finetune.data.readers.kept_stream import kept
 from finetune.errors import FinetuneError
 from finetune.predict import load_predictor

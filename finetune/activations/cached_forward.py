@@ -23,7 +23,7 @@ from finetune.activations.replay import Replay
 from finetune.activations.sample_digests import SAMPLE, labels_of
 from finetune.activations.split_cache import Runner, SplitCache
 from finetune.data.batches import Batch, Samples
-from finetune.data.named_rows import rows_named
+from finetune.data.loading.named_rows import rows_named
 from finetune.store.store import Store, StoreError
 
 

@@ -58,7 +58,7 @@ def _acted(action: Literal["ls", "verify", "clear"], root: Path, entry: "Entry")
             return row | _facts(entry)
         case "verify":
             # torch takes seconds to load, and only this action needs it
-            from finetune.data.kept_table import audit_table, is_table
+            from finetune.data.sources.kept_table import audit_table, is_table
             from finetune.store.store import audit
 
             found = audit_table(root, entry) if is_table(entry) else audit(root, entry)

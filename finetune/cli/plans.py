@@ -13,7 +13,7 @@ from finetune.config.freeze import FreezeConfig, PhaseConfig
 from finetune.config.loader import dump_config
 from finetune.config.run import RunConfig
 from finetune.config.task_list_keys import AnyTask, TaskList
-from finetune.data.drawn import MOST_PREPARED
+from finetune.data.parts.drawn import MOST_PREPARED
 from finetune.freezing.lints import Lint
 from finetune.freezing.origins import lines_on_weights
 from finetune.freezing.report import plan_as_data

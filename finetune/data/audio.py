@@ -11,11 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from finetune.data.decoding import hash_bytes
-from finetune.data.folders import AUDIO_ENDINGS
-from finetune.data.item_contents import ItemContents, contents_of
-from finetune.data.known_files import KnownFiles
-from finetune.data.waveforms import (
+from finetune.data.hashes.item_contents import ItemContents, contents_of
+from finetune.data.hashes.known_files import KnownFiles
+from finetune.data.media.decoding import hash_bytes
+from finetune.data.media.waveforms import (
     SoundHeader,
     SoundRules,
     encoded_digest,
@@ -23,6 +22,7 @@ from finetune.data.waveforms import (
     read_waveform,
     sound_name,
 )
+from finetune.data.sources.folders import AUDIO_ENDINGS
 from finetune.errors import DataError
 
 _VERSION = 1

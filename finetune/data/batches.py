@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from finetune.data.samples import Prepared
-from finetune.data.token_targets import TokenTarget
+from finetune.data.targets.token_targets import TokenTarget
 from finetune.models.declared import TensorSpec
 
 MASK = "attention_mask"

@@ -11,18 +11,18 @@ from finetune.config.data import DataConfig
 from finetune.config.source_keys import Source
 from finetune.data.audio import Audio, audio_of
 from finetune.data.cells import infer, no_number, read_cells
-from finetune.data.channels import channels_first, channels_of
 from finetune.data.columns import named_channels, tokenized_columns
-from finetune.data.file_names import named_files
 from finetune.data.gaps import as_gaps, filled_columns, numbers_of_gaps
 from finetune.data.images import Images, images_of
-from finetune.data.pixels import Mode, PixelRules
+from finetune.data.media.channels import channels_first, channels_of
+from finetune.data.media.pixels import Mode, PixelRules
+from finetune.data.media.waveforms import SoundRules
 from finetune.data.readers.row_places import Places
 from finetune.data.short_values import in_short
+from finetune.data.sources.file_names import named_files
+from finetune.data.steps.transforms import is_image_column
 from finetune.data.table import Column, Listed, Numbers, settle
-from finetune.data.transforms import is_image_column
-from finetune.data.waveforms import SoundRules
-from finetune.data.words import as_words
+from finetune.data.targets.words import as_words
 from finetune.errors import DataError
 
 Kind = Literal[

@@ -9,20 +9,20 @@ from finetune.config.data import DataConfig, SampleWeights
 from finetune.config.image_keys import ImageKeys
 from finetune.config.source_keys import CsvSource, RandomSource, Source
 from finetune.config.transform_keys import TokenizeTransform, VisionTransform
-from finetune.data.audio_columns import as_audio, refuse_idle_audio_keys
-from finetune.data.channels import (
+from finetune.data.images import Images, images_of
+from finetune.data.media.channels import (
     Channels,
     channels_first,
     channels_of,
     notes_on_transparency,
 )
-from finetune.data.decoding import is_image
-from finetune.data.file_names import files_of_table
-from finetune.data.folders import IMAGE_ENDINGS
-from finetune.data.images import Images, images_of
-from finetune.data.pixels import PLAIN_RULES, PixelRules
+from finetune.data.media.decoding import is_image
+from finetune.data.media.pixels import PLAIN_RULES, PixelRules
 from finetune.data.readers.chunks import shown_names
 from finetune.data.readers.separated import separator_hint
+from finetune.data.sources.audio_columns import as_audio, refuse_idle_audio_keys
+from finetune.data.sources.file_names import files_of_table
+from finetune.data.sources.folders import IMAGE_ENDINGS
 from finetune.data.table import Column, Listed, Numbers, Table, settle
 from finetune.errors import DataError, Faults, Key, did_you_mean
 

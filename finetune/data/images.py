@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from finetune.data.decoding import (
+from finetune.data.hashes.item_contents import ItemContents, contents_of
+from finetune.data.hashes.known_files import KnownFiles
+from finetune.data.media.decoding import (
     Header,
     digest_of,
     hash_bytes,
@@ -17,10 +19,8 @@ from finetune.data.decoding import (
     open_image,
     read_header,
 )
-from finetune.data.item_contents import ItemContents, contents_of
-from finetune.data.known_files import KnownFiles
-from finetune.data.pixel_classes import PixelClasses
-from finetune.data.pixels import PLAIN_RULES, Mode, PixelRules
+from finetune.data.media.pixel_classes import PixelClasses
+from finetune.data.media.pixels import PLAIN_RULES, Mode, PixelRules
 from finetune.errors import DataError
 
 _VERSION = 2

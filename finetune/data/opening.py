@@ -7,22 +7,22 @@ from dataclasses import dataclass, field, replace
 from finetune.config.data import DataConfig
 from finetune.config.task_list_keys import AnyTask as Task
 from finetune.data.column_kinds import Kind
-from finetune.data.differences import differences, differences_of_contents, mended
-from finetune.data.epoch_order import EpochOrder, epoch_order
-from finetune.data.identity import DataIdentity
-from finetune.data.known_files import KnownFiles
-from finetune.data.learnt import Learnt
-from finetune.data.listed_targets import TargetClasses, classes_and_counts
-from finetune.data.parting import (
+from finetune.data.hashes.known_files import KnownFiles
+from finetune.data.identify.differences import differences, differences_of_contents, mended
+from finetune.data.identify.identity import DataIdentity
+from finetune.data.parts.epoch_order import EpochOrder, epoch_order
+from finetune.data.parts.parting import (
     RawPart,
     labelled,
     notes_on_copies,
     notes_on_parts,
     refuse_unseen_labels,
 )
-from finetune.data.raw_data import RawData, read_data
-from finetune.data.split_source import parted, parted_as_before
-from finetune.data.text_windows import WindowCutter, in_windows
+from finetune.data.parts.raw_data import RawData, read_data
+from finetune.data.parts.split_source import parted, parted_as_before
+from finetune.data.steps.learnt import Learnt
+from finetune.data.steps.text_windows import WindowCutter, in_windows
+from finetune.data.targets.listed_targets import TargetClasses, classes_and_counts
 from finetune.errors import DataError
 from finetune.models.preprocessing import Preprocessing
 from finetune.redaction import redacted

@@ -8,42 +8,42 @@ from typing import NamedTuple
 
 from finetune.config.data import DataConfig
 from finetune.config.transform_keys import Transform
-from finetune.data.aligned_answers import with_answers
-from finetune.data.aligned_tags import refuse_words_without_tokens, with_tags
 from finetune.data.batches import Samples
-from finetune.data.epoch_order import EpochOrder
-from finetune.data.fitted_notes import fitted_of, notes_on_figures, notes_on_met
-from finetune.data.fitting import fitted_on
-from finetune.data.identity import DataIdentity
+from finetune.data.identify.identity import DataIdentity
+from finetune.data.identify.parts_alike import as_trained, unlike_training
 from finetune.data.images import Images
-from finetune.data.learnt import Learnt
-from finetune.data.loss_columns import (
-    as_numbers,
-    masks_among,
-    notes_on_unmoved,
-    refuse_unmoved_boxes,
-    refuse_unmoved_masks,
-)
+from finetune.data.loading.random_steps import naming_left_out, note_on_other_shapes
+from finetune.data.loading.ready import Fetching, samples_from
 from finetune.data.memory_budget import MemoryBudget
 from finetune.data.opening import DataFacts, OpenedData, open_data as open_data
-from finetune.data.parting import RawPart
-from finetune.data.parts_alike import as_trained, unlike_training
-from finetune.data.pipeline import Outcome, run_steps
-from finetune.data.random_steps import naming_left_out, note_on_other_shapes
-from finetune.data.ready import Fetching, samples_from
-from finetune.data.sample_steps import (
+from finetune.data.parts.epoch_order import EpochOrder
+from finetune.data.parts.parting import RawPart
+from finetune.data.samples import ForLoss
+from finetune.data.steps.aligned_answers import with_answers
+from finetune.data.steps.aligned_tags import refuse_words_without_tokens, with_tags
+from finetune.data.steps.fitted_notes import fitted_of, notes_on_figures, notes_on_met
+from finetune.data.steps.fitting import fitted_on
+from finetune.data.steps.learnt import Learnt
+from finetune.data.steps.pipeline import Outcome, run_steps
+from finetune.data.steps.sample_steps import (
     SampleSteps,
     kept_by_run,
     notes_on_texts,
     plan_sample_steps,
     with_ignored_borders,
 )
-from finetune.data.samples import ForLoss
-from finetune.data.step_facts import identity_of
+from finetune.data.steps.step_facts import identity_of
+from finetune.data.steps.tokens import TokenStore
+from finetune.data.steps.transforms import PlannedStep
+from finetune.data.steps.vision import Vision
 from finetune.data.table import Numbers, Table
-from finetune.data.tokens import TokenStore
-from finetune.data.transforms import PlannedStep
-from finetune.data.vision import Vision
+from finetune.data.targets.loss_columns import (
+    as_numbers,
+    masks_among,
+    notes_on_unmoved,
+    refuse_unmoved_boxes,
+    refuse_unmoved_masks,
+)
 from finetune.errors import DataError
 from finetune.models.declared import TensorSpec
 from finetune.models.preprocessing import Preprocessing

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from finetune.data.images import Images
 from finetune.data.lazy_tokens import LazyColumn
-from finetune.data.pixel_classes import IGNORED as IGNORED
+from finetune.data.media.pixel_classes import IGNORED as IGNORED
 from finetune.data.ragged import Ragged
 from finetune.data.table import Column, Numbers
-from finetune.data.token_targets import TokenTarget
+from finetune.data.targets.token_targets import TokenTarget
 from finetune.data.vectors import Vectors
 from finetune.errors import DataError, named
 

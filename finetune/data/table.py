@@ -16,11 +16,11 @@ from torch import Tensor
 
 from finetune.config.messages import shown
 from finetune.data.audio import Audio
-from finetune.data.contents import content_of
+from finetune.data.hashes.contents import content_of
 from finetune.data.images import Images
-from finetune.data.kept_table import KeptTable
 from finetune.data.readers.mapped import Distinct, MappedCells, ReadTogether
 from finetune.data.readers.row_places import Places
+from finetune.data.sources.kept_table import KeptTable
 from finetune.errors import DataError
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from finetune.data.audio import Audio
-from finetune.data.prepare_inputs import prepare_inputs
+from finetune.data.incoming.prepare_inputs import prepare_inputs
 from finetune.errors import FinetuneError
 from finetune.predict import Predictor
 from finetune.train.build import located, open_raw

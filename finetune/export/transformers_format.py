@@ -20,7 +20,7 @@ from finetune.config.task_keys import (
     RegressionTask,
     TokenClassificationTask,
 )
-from finetune.data.tokenizing import Tokenize
+from finetune.data.steps.tokenizing import Tokenize
 from finetune.errors import FinetuneError
 from finetune.export.agreement import Outputs, Pass
 from finetune.export.source import ExportSource, WrittenFormat

@@ -9,7 +9,7 @@ from finetune.config.source_keys import ArraysSource
 from finetune.config.task_keys import SegmentationTask
 from finetune.counting import Counting
 from finetune.data.batches import Samples, sample_order
-from finetune.data.class_counts import Counted, class_counts, notes_on_classes
+from finetune.data.targets.class_counts import Counted, class_counts, notes_on_classes
 
 _LOOKED_AT = 200
 """Number of masks that are read of each part, drawn by seed."""

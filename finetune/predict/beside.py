@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from finetune.data.incoming_part import Incoming
+from finetune.data.incoming.incoming_part import Incoming
 from finetune.predict.written_rows import SINGULAR
 
 _PLAIN = (str, int, float, bool, type(None))

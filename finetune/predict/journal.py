@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import disk
-from finetune.data.incoming_part import Incoming
+from finetune.data.incoming.incoming_part import Incoming
 from finetune.errors import FinetuneError
 from finetune.predict.prediction import Piece, SoFar
 from finetune.visible import json_text, visible_json

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from finetune.data.batches import Batch, Samples
-from finetune.data.named_rows import rows_named
-from finetune.data.own_sizes import own_size
+from finetune.data.incoming.own_sizes import own_size
+from finetune.data.loading.named_rows import rows_named
 from finetune.errors import DataError, ModelError
 from finetune.predict.tap import Tap
 from finetune.tasks.records import Asked, PredictionRecord

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from finetune.config.task_keys import ClassificationTask, SpanTask
 from finetune.counting import Counting
-from finetune.data.incoming_part import Incoming
+from finetune.data.incoming.incoming_part import Incoming
 from finetune.errors import FinetuneError
 from finetune.outfolder import Put
 from finetune.predict.beside import Beside

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from finetune.data.batches import Batch, Samples
 from finetune.data.column_kinds import empty_column
-from finetune.data.incoming_part import Incoming
-from finetune.data.prepare_inputs import plan_input_steps, prepare_inputs
+from finetune.data.incoming.incoming_part import Incoming
+from finetune.data.incoming.prepare_inputs import plan_input_steps, prepare_inputs
 from finetune.data.readers.row_places import THE_INPUT, Places
-from finetune.data.sample_steps import SampleSteps
 from finetune.data.short_values import in_short
-from finetune.data.text_windows import WindowCutter
+from finetune.data.steps.sample_steps import SampleSteps
+from finetune.data.steps.text_windows import WindowCutter
 from finetune.errors import DataError, FinetuneError
 from finetune.models.declared import Network
 from finetune.outfolder import Put

@@ -11,9 +11,9 @@ from finetune.activations.find.boundary import Boundary, probe
 from finetune.activations.key import facts_of
 from finetune.bits import fingerprint
 from finetune.data.batches import MASK
-from finetune.data.pixels import PixelRules
-from finetune.data.step_facts import identity_of
-from finetune.data.waveforms import SoundRules
+from finetune.data.media.pixels import PixelRules
+from finetune.data.media.waveforms import SoundRules
+from finetune.data.steps.step_facts import identity_of
 from finetune.freezing.apply import apply_mask, mask_given_back
 from finetune.freezing.rows import rows_of
 from finetune.models.network import TensorSpec

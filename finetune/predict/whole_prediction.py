@@ -10,8 +10,8 @@ from typing import Any, TextIO
 
 import torch
 
-from finetune.data.incoming_part import Incoming
-from finetune.data.incoming_pieces import Wanted, pieces_of
+from finetune.data.incoming.incoming_part import Incoming
+from finetune.data.incoming.incoming_pieces import Wanted, pieces_of
 from finetune.errors import FinetuneError
 from finetune.freezing.proof import fingerprints
 from finetune.outfile import is_regular, output_file, output_form, refuse_replacing

@@ -9,8 +9,8 @@ from finetune.data.batches import Samples
 from finetune.data.column_kinds import column_of
 from finetune.data.opening import DataFacts
 from finetune.data.readers.row_places import Places
+from finetune.data.steps.text_windows import Window, WindowCutter
 from finetune.data.table import Listed
-from finetune.data.text_windows import Window, WindowCutter
 from finetune.errors import DataError
 from finetune.predict.passes import Answer, OnBad, Passes
 from finetune.tasks.records import PredictionRecord

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune.data.label_lists import listed_labels
 from finetune.data.table import Column, Listed
+from finetune.data.targets.label_lists import listed_labels
 from finetune.errors import DataError, did_you_mean
 from finetune.starting.found_data import FoundData
 from finetune.starting.judged_columns import MOST_CLASSES, Judged

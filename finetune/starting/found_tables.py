@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from finetune.data.folders import PARTS
+from finetune.data.sources.folders import PARTS
 from finetune.errors import DataError, named
 from finetune.starting.found_data import FoundData, Keys, found_in_file, keys_of_table, opened
 

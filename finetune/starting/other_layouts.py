@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune.data.decoding import open_image
+from finetune.data.media.decoding import open_image
 from finetune.errors import DataError
 
 _LOOKED_AT = 1 << 16

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from finetune.config.loss_keys import CrossEntropyLoss, DiceLoss, Loss
 from finetune.config.task_keys import SegmentationTask
 from finetune.data.batches import Batch
-from finetune.data.pixel_classes import IGNORED, PixelClasses
+from finetune.data.media.pixel_classes import IGNORED, PixelClasses
 from finetune.tasks.class_weights import weights_of_classes
 from finetune.tasks.cross_entropies import weight_of
 from finetune.tasks.losses import WeightedLoss, against_target, build_loss

@@ -20,7 +20,7 @@ from finetune.config.metric_keys import TokenMetric
 from finetune.config.task_keys import TokenClassificationTask
 from finetune.data.batches import Batch
 from finetune.data.samples import IGNORED, WORDS_OF
-from finetune.data.words import words_of
+from finetune.data.targets.words import words_of
 from finetune.errors import FinetuneError, named
 from finetune.tasks.cross_entropies import class_logits
 from finetune.tasks.entities import entities_of, other_tags

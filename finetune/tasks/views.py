@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from finetune.data.batches import Batch
-from finetune.data.listed_targets import KNOWN
+from finetune.data.targets.listed_targets import KNOWN
 from finetune.errors import ModelError
 from finetune.models.shapes import describe
 

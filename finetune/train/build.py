@@ -9,13 +9,13 @@ import torch
 from finetune.config.freeze import FreezeConfig
 from finetune.config.run import RunConfig
 from finetune.config.train import TrainConfig
-from finetune.data.drawn import drawn
-from finetune.data.known_files import KnownFiles
-from finetune.data.learnt import num_positions
-from finetune.data.mixing import Mixing, mixing_of
+from finetune.data.hashes.known_files import KnownFiles
+from finetune.data.loading.mixing import Mixing, mixing_of
 from finetune.data.opening import DataFacts, OpenedData, Record, open_data
+from finetune.data.parts.drawn import drawn
 from finetune.data.prepare import PreparedData, prepare_data
-from finetune.data.tokens import TokenStore
+from finetune.data.steps.learnt import num_positions
+from finetune.data.steps.tokens import TokenStore
 from finetune.distributed import ALONE, Ranks
 from finetune.errors import DataError, Faults, FinetuneError
 from finetune.freezing.apply import refuse_inexact

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from finetune.config.train import TrainConfig
-from finetune.data.mixing import Mixing
+from finetune.data.loading.mixing import Mixing
 from finetune.data.prepare import PreparedData
 from finetune.freezing.plan import Plan
 from finetune.models.declared import Network

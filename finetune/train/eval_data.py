@@ -8,16 +8,16 @@ from finetune.config.loader import as_plain, load_saved
 from finetune.config.run import RunConfig
 from finetune.config.secrets import MASK
 from finetune.data.batches import Samples
-from finetune.data.known_files import KnownFiles
-from finetune.data.listed_targets import with_listed_targets
-from finetune.data.membership import count_trained
-from finetune.data.named_data import DataReader, NamedData
+from finetune.data.hashes.known_files import KnownFiles
+from finetune.data.identify.membership import count_trained
+from finetune.data.incoming.named_data import DataReader, NamedData
 from finetune.data.opening import DataFacts, Record
-from finetune.data.parting import RawPart
+from finetune.data.parts.parting import RawPart
 from finetune.data.prepare import evaluation_samples
-from finetune.data.sources import sources_of
-from finetune.data.text_windows import WindowCutter, in_windows
-from finetune.data.tokens import TokenStore
+from finetune.data.sources.open_source import sources_of
+from finetune.data.steps.text_windows import WindowCutter, in_windows
+from finetune.data.steps.tokens import TokenStore
+from finetune.data.targets.listed_targets import with_listed_targets
 from finetune.errors import DataError, Key
 from finetune.models.declared import TensorSpec
 from finetune.models.preprocessing import Preprocessing

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from finetune.activations.forward import Forward
 from finetune.counting import Counting
 from finetune.data.batches import Batch, Samples, windows
-from finetune.data.mixing import Mixing
-from finetune.data.named_rows import rows_named
+from finetune.data.loading.mixing import Mixing
+from finetune.data.loading.named_rows import rows_named
 from finetune.errors import DataError
 from finetune.process import end_if_asked
 from finetune.tasks.task import Task

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from finetune.data.batches import Batch, Samples
-from finetune.data.named_rows import rows_named
+from finetune.data.loading.named_rows import rows_named
 from finetune.models.declared import Network
 from finetune.tasks.task import Task
 from finetune.train.precision import Precision

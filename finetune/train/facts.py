@@ -7,9 +7,9 @@ from typing import Any, get_args
 import torch
 
 from finetune.data.column_kinds import Kind
-from finetune.data.learnt import read_learnt
-from finetune.data.listed_targets import TargetClasses
 from finetune.data.opening import DataFacts
+from finetune.data.steps.learnt import read_learnt
+from finetune.data.targets.listed_targets import TargetClasses
 from finetune.errors import CheckpointError
 from finetune.models.declared import TensorSpec
 

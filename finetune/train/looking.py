@@ -14,7 +14,7 @@ from finetune.config.tracking import TrackingConfig
 from finetune.config.train import Every
 from finetune.data.batches import Batch, Samples
 from finetune.data.table import Listed, Table
-from finetune.data.words import words_of
+from finetune.data.targets.words import words_of
 from finetune.errors import FinetuneError
 from finetune.pictures.drawing import Picture, as_pixels, as_png
 from finetune.pictures.movement import draw_movement

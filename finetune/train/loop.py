@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from finetune.activations.cache import ActivationCache
 from finetune.data.batches import Batch, Samples
-from finetune.data.skipped import note_on_skipped
+from finetune.data.loading.skipped import note_on_skipped
 from finetune.distributed import RankLostError, naming_faults
 from finetune.errors import DataError, NonFiniteError, is_out_of_memory, named
 from finetune.freezing.apply import take_on

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from finetune.activations.forward import Statistics
 from finetune.data.batches import Samples
-from finetune.data.skipped import first_skipped
+from finetune.data.loading.skipped import first_skipped
 from finetune.errors import named
 from finetune.freezing.plan import Phase
 from finetune.freezing.report import mask_as_text, states_over_phases

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from finetune.data.column_kinds import Kind
-from finetune.data.identity import DataIdentity
-from finetune.data.learnt import read_learnt
+from finetune.data.identify.identity import DataIdentity
 from finetune.data.opening import Record
+from finetune.data.steps.learnt import read_learnt
 from finetune.errors import CheckpointError
 from finetune.runs.folder import RunFolder
 from finetune.runs.kept import Checkpoints

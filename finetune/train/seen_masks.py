@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from finetune.data.batches import Batch
-from finetune.data.pixel_classes import IGNORED
+from finetune.data.media.pixel_classes import IGNORED
 from finetune.pictures.class_scores import draw_class_scores, scores_of
 from finetune.pictures.confusion import draw_confusion
 from finetune.pictures.drawing import Picture

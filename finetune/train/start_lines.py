@@ -10,7 +10,7 @@ from finetune.config.run import RunConfig
 from finetune.config.train import TrainConfig
 from finetune.config.transform_keys import Transform
 from finetune.data.opening import DataFacts
-from finetune.data.written_steps import in_words
+from finetune.data.steps.written_steps import in_words
 from finetune.freezing.lints import Lint
 from finetune.freezing.origins import lines_on_weights
 from finetune.freezing.plan import Plan

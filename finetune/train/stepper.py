@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from finetune.activations.cache import ActivationCache
 from finetune.data.batches import Batch, Samples, seed_for
-from finetune.data.mixing import Mixing
-from finetune.data.named_rows import rows_named
+from finetune.data.loading.mixing import Mixing
+from finetune.data.loading.named_rows import rows_named
 from finetune.distributed import Ranks
 from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import set_rates

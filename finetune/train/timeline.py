@@ -13,7 +13,7 @@ from torch import Tensor
 from finetune.activations.estimate import Coming
 from finetune.config.train import Every, TrainConfig
 from finetune.data.batches import windows
-from finetune.data.epoch_order import EpochOrder
+from finetune.data.parts.epoch_order import EpochOrder
 from finetune.freezing.plan import Phase, Plan
 from finetune.optim.rates import Rates
 from finetune.runs.progress import Progress

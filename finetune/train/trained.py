@@ -10,9 +10,9 @@ import torch
 from finetune.config.loader import load_config
 from finetune.config.run import RunConfig
 from finetune.data.batches import Samples
+from finetune.data.identify.parts_alike import unlike_training
+from finetune.data.loading.skipped import note_on_skipped
 from finetune.data.opening import DataFacts
-from finetune.data.parts_alike import unlike_training
-from finetune.data.skipped import note_on_skipped
 from finetune.errors import CheckpointError, named
 from finetune.models.declared import Network, TensorSpec
 from finetune.models.preprocessing import Preprocessing, read_preprocessing

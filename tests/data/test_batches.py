@@ -8,7 +8,7 @@ import torch
 
 from finetune.config.data import DataConfig
 from finetune.data.batches import sample_order, windows
-from finetune.data.prepare_inputs import prepare_inputs
+from finetune.data.incoming.prepare_inputs import prepare_inputs
 from finetune.errors import DataError
 from finetune.models.preprocessing import Preprocessing
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune.data import contents, known_files
-from finetune.data.contents import content_of, read_contents
+from finetune.data.hashes import contents, known_files
+from finetune.data.hashes.contents import content_of, read_contents
+from finetune.data.hashes.known_files import KnownFiles
 from finetune.data.images import Images
-from finetune.data.known_files import KnownFiles
 from finetune.data.table import Listed
 from finetune.errors import DataError
 

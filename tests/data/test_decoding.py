@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from finetune.config.transform_keys import VisionTransform
-from finetune.data.decoding import image_tensor
-from finetune.data.vision import vision_step
+from finetune.data.media.decoding import image_tensor
+from finetune.data.steps.vision import vision_step
 
 
 def random_image(mode, size):

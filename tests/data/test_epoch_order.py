@@ -10,7 +10,7 @@ from pydantic import ValidationError
 import finetune
 from finetune.config.train import TrainConfig
 from finetune.data.batches import sample_order
-from finetune.data.epoch_order import EpochOrder
+from finetune.data.parts.epoch_order import EpochOrder
 from finetune.errors import CheckpointError, DataError
 
 SIZES = {"a": 12, "b": 5, "c": 2}

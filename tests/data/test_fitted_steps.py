@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from sklearn.preprocessing import StandardScaler
 
 from finetune.config.data import DataConfig
-from finetune.data import fitted_steps
-from finetune.data.learnt import MOST_CATEGORIES, Known, Scale, num_positions, read_learnt
-from finetune.data.prepare_inputs import prepare_inputs
+from finetune.data.incoming.prepare_inputs import prepare_inputs
+from finetune.data.steps import fitted_steps
+from finetune.data.steps.learnt import MOST_CATEGORIES, Known, Scale, num_positions, read_learnt
 from finetune.errors import DataError, FinetuneError
 from finetune.models.preprocessing import Preprocessing
 

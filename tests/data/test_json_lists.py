@@ -6,8 +6,8 @@ import random
 import pytest
 
 from finetune import reading
-from finetune.data import coco, json_lists
-from finetune.data.readers import json_text
+from finetune.data.readers import json_lists, json_text
+from finetune.data.sources import coco
 from finetune.errors import DataError, FinetuneError
 
 KEPT = {"images": ("id", "name"), "marks": ("at",)}

@@ -7,10 +7,10 @@ from contextlib import closing
 
 import pytest
 
-from finetune.data import large_tables
-from finetune.data.kept_table import audit_table, is_table
-from finetune.data.known_files import KnownFiles
+from finetune.data.hashes.known_files import KnownFiles
 from finetune.data.readers.chunks import Dialect
+from finetune.data.sources import large_tables
+from finetune.data.sources.kept_table import audit_table, is_table
 from finetune.data.table import Unread
 from finetune.store.directory import entries, remove_store
 from finetune.store.layout import RowSpec

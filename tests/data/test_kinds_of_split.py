@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from finetune.config.data import SplitConfig
-from finetune.data.splits import split_samples
-from finetune.data.spread import spread
+from finetune.data.parts.splits import split_samples
+from finetune.data.parts.spread import spread
 from finetune.errors import DataError
 
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}

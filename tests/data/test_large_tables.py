@@ -16,13 +16,13 @@ from pyarrow import parquet
 
 from finetune.config.data import DataConfig
 from finetune.config.task_keys import ClassificationTask
-from finetune.data import large_tables
-from finetune.data.kept_table import audit_table
-from finetune.data.known_files import KnownFiles
+from finetune.data.hashes.known_files import KnownFiles
 from finetune.data.opening import open_data
 from finetune.data.readers.chunks import Chunk, Dialect
 from finetune.data.readers.mapped import MappedCells
 from finetune.data.readers.mapped_file import ArrowFile
+from finetune.data.sources import large_tables
+from finetune.data.sources.kept_table import audit_table
 from finetune.data.table import Listed
 from finetune.errors import DataError
 from finetune.store.directory import entries, remove_store
@@ -249,8 +249,8 @@ def test_a_touched_file_is_not_parsed_again_where_the_cache_cannot_be_written(
 
 
 def test_a_file_whose_state_is_known_is_not_read_at_all(csv_table, opened, monkeypatch):
-    monkeypatch.setattr("finetune.data.contents._RACY_NS", -(10**9))
-    monkeypatch.setattr("finetune.data.contents._TICK_NS", 2**63)
+    monkeypatch.setattr("finetune.data.hashes.contents._RACY_NS", -(10**9))
+    monkeypatch.setattr("finetune.data.hashes.contents._TICK_NS", 2**63)
     first, _ = opened(csv_table)
     monkeypatch.setattr(large_tables, "read_contents", refused)
     assert told(opened(csv_table)[0]) == told(first)
@@ -422,7 +422,7 @@ def test_texts_of_a_saved_data_set_stay_in_its_file(tmp_path, opened, monkeypatc
     saved.save_to_disk(tmp_path / "saved")
     source = {"type": "huggingface", "path": str(tmp_path / "saved")}
     in_memory, _ = opened(source)
-    monkeypatch.setattr("finetune.data.hub.LEAST_BYTES", 0)
+    monkeypatch.setattr("finetune.data.sources.hub.LEAST_BYTES", 0)
     mapped, _ = opened(source)
     assert isinstance(in_memory.train.table.columns["text"].values, list)
     assert isinstance(mapped.train.table.columns["text"].values, MappedCells)
@@ -430,7 +430,7 @@ def test_texts_of_a_saved_data_set_stay_in_its_file(tmp_path, opened, monkeypatc
 
 
 def test_a_text_without_value_in_a_saved_data_set_is_named(tmp_path, opened, monkeypatch):
-    monkeypatch.setattr("finetune.data.hub.LEAST_BYTES", 0)
+    monkeypatch.setattr("finetune.data.sources.hub.LEAST_BYTES", 0)
     rows = [{"text": "a" if row != 70 else None, "label": "xy"[row % 2]} for row in range(100)]
     datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
     with pytest.raises(DataError, match="column 'text' has no value in row 71 of"):

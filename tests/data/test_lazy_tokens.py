@@ -8,16 +8,17 @@ import torch
 from transformers import AutoTokenizer
 
 from finetune.config.run import RunConfig
-from finetune.data import large_tables, tokenizing
-from finetune.data.gathered_samples import GatheredSamples
 from finetune.data.lazy_tokens import LazyColumn
+from finetune.data.loading.gathered_samples import GatheredSamples
 from finetune.data.memory_budget import MemoryBudget
 from finetune.data.ragged import Ragged
 from finetune.data.readers.chunks import Chunk
 from finetune.data.readers.mapped_file import ArrowFile
+from finetune.data.sources import large_tables
+from finetune.data.steps import tokenizing
+from finetune.data.steps.tokenizing import Tokenize
+from finetune.data.steps.tokens import TokenStore
 from finetune.data.table import Listed
-from finetune.data.tokenizing import Tokenize
-from finetune.data.tokens import TokenStore
 from finetune.train.wire import build_trainer
 
 COUNT, DRAWN, LONGEST = 600, 20, 12

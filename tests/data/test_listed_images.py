@@ -6,12 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune.data import contents, known_files
-from finetune.data.decoding import hash_bytes
-from finetune.data.identity import DataIdentity, RowHashes
+from finetune.data.hashes import contents, known_files
+from finetune.data.hashes.item_contents import ItemContents
+from finetune.data.hashes.known_files import KnownFiles
+from finetune.data.identify.identity import DataIdentity, RowHashes
 from finetune.data.images import Images
-from finetune.data.item_contents import ItemContents
-from finetune.data.known_files import KnownFiles
+from finetune.data.media.decoding import hash_bytes
 from finetune.errors import DataError, FinetuneError
 
 SIZES = {"a": [(20, 30), (25, 21), (40, 18)], "b": [(31, 33), (9, 50)]}
@@ -20,7 +20,7 @@ LAYERS = [
     {"name": "flat", "type": "Flatten"},
     {"name": "head", "type": "Linear", "out_features": "classes"},
 ]
-LIMIT = "finetune.data.identified_files._READ_AT_START_BYTES"
+LIMIT = "finetune.data.identify.identified_files._READ_AT_START_BYTES"
 
 
 @pytest.fixture

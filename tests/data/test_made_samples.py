@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from finetune.data.gathered_samples import GatheredSamples
 from finetune.data.kept_samples import KeptSamples
+from finetune.data.loading.gathered_samples import GatheredSamples
 from finetune.errors import DataError
 from finetune.runs.lock import holder_of
 

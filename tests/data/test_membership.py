@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from finetune.data.identity import DataIdentity, hash_rows
-from finetune.data.membership import (
+from finetune.data.identify.identity import DataIdentity, hash_rows
+from finetune.data.identify.membership import (
     drawn_parts,
     keep_parts,
     never_trained,
@@ -89,7 +89,7 @@ def test_where_nothing_is_left_of_a_part_or_too_much_was_there_it_is_an_error(mo
         kept(before, ["c1"])
     with pytest.raises(DataError, match="2 of 2 rows of the test part were trained on"):
         never_trained(before, "test", hashes(["a1", "a2"]))
-    monkeypatch.setattr("finetune.data.identity.MOST_HASHED_ROWS", 1)
+    monkeypatch.setattr("finetune.data.identify.identity.MOST_HASHED_ROWS", 1)
     with pytest.raises(DataError, match="which of 3 rows were trained on is not known"):
         kept(identity(train=["a1", "b1"], test=["c1"]), ["a1"])
 

@@ -9,7 +9,7 @@ import finetune
 from finetune.config.data import DataConfig
 from finetune.config.transform_keys import CutmixTransform, MixupTransform
 from finetune.data.batches import Batch
-from finetune.data.mixing import Mixing
+from finetune.data.loading.mixing import Mixing
 from finetune.errors import DataError, FinetuneError
 
 SOURCE = {"type": "random", "samples": 8, "features": 4, "targets": 3}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from finetune.data.gathered_samples import GatheredSamples
+from finetune.data.loading.gathered_samples import GatheredSamples
 from finetune.data.table import Numbers
 from finetune.data.vectors import OneHot, Vectors
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from finetune.config.data import SplitConfig
-from finetune.data.splits import split_samples
+from finetune.data.parts.splits import split_samples
 from finetune.errors import DataError
 
 THIRDS = SplitConfig(validation=0.1, test=0.2)

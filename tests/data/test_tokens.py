@@ -9,9 +9,9 @@ import torch
 from transformers import AutoTokenizer
 
 from finetune.config.loader import load_config
+from finetune.data.steps.tokenizing import Tokenize
+from finetune.data.steps.tokens import Tokenizing, TokenStore
 from finetune.data.table import Listed
-from finetune.data.tokenizing import Tokenize
-from finetune.data.tokens import Tokenizing, TokenStore
 from finetune.importing import package_path
 from finetune.store.directory import entries
 from finetune.train.build import open_samples
@@ -89,8 +89,8 @@ def texts():
 
 @pytest.fixture(autouse=True)
 def a_little_is_enough(monkeypatch):
-    monkeypatch.setattr("finetune.data.tokens._LEAST_CHARACTERS", 100_000)
-    monkeypatch.setattr("finetune.data.tokens._TOKENS_AT_ONCE", 70 * MAX_LENGTH)
+    monkeypatch.setattr("finetune.data.steps.tokens._LEAST_CHARACTERS", 100_000)
+    monkeypatch.setattr("finetune.data.steps.tokens._TOKENS_AT_ONCE", 70 * MAX_LENGTH)
 
 
 @pytest.fixture

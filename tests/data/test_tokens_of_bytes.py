@@ -7,10 +7,10 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from finetune.data.answer_places import AnswerPlaces
 from finetune.data.samples import TOKEN_ENDS, TOKEN_STARTS, WORDS
+from finetune.data.steps.tokenizing import Tokenize
 from finetune.data.table import Listed
-from finetune.data.tokenizing import Tokenize
+from finetune.data.targets.answer_places import AnswerPlaces
 
 TEXTS = [
     "Paris is in France",

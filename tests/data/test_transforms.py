@@ -8,8 +8,9 @@ from pydantic import TypeAdapter
 from torchvision.transforms import v2
 
 from finetune.config.transform_keys import VisionTransform
-from finetune.data import joined_samples, vision
-from finetune.data.vision import transform_all, vision_step
+from finetune.data import joined_samples
+from finetune.data.steps import vision
+from finetune.data.steps.vision import transform_all, vision_step
 from finetune.errors import DataError
 from finetune.models.preprocessing import ImagePreprocessing
 

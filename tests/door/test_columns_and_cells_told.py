@@ -9,8 +9,8 @@ from finetune.data.readers.chunks import Reading
 from finetune.data.readers.documents import document_chunks, json_object
 from finetune.data.readers.row_places import Places
 from finetune.data.readers.separated import separator_hint
+from finetune.data.sources.tabular import dialect_of
 from finetune.data.table import settle
-from finetune.data.tabular import dialect_of
 from finetune.errors import DataError
 
 PLACES = Places.of("d.jsonl")

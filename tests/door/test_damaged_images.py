@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from finetune.data.images import images_of
-from finetune.data.pixels import PLAIN_RULES
+from finetune.data.media.pixels import PLAIN_RULES
 from finetune.errors import DataError, FinetuneError
 from finetune.train.wire import build_trainer
 
@@ -21,7 +21,7 @@ LAYERS = [
     {"name": "flat", "type": "Flatten"},
     {"name": "head", "type": "Linear", "out_features": "classes"},
 ]
-LIMIT = "finetune.data.identified_files._READ_AT_START_BYTES"
+LIMIT = "finetune.data.identify.identified_files._READ_AT_START_BYTES"
 FORMATS = {"PNG": ".png", "JPEG": ".jpg", "BMP": ".bmp", "GIF": ".gif", "WEBP": ".webp"}
 
 

@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from finetune.config.data import DataConfig
-from finetune.data.sources import open_source
+from finetune.data.sources.open_source import open_source
 from finetune.errors import FinetuneError
 
 ROWS = 40

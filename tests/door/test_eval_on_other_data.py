@@ -14,7 +14,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from finetune.config.run import Provenance, RunConfig
-from finetune.data import identity, membership, prepare
+from finetune.data import prepare
+from finetune.data.identify import identity, membership
 from finetune.errors import CheckpointError, DataError
 from finetune.train.trained import evaluate_run, evaluated, load_run
 from finetune.train.wire import build_trainer

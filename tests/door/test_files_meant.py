@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data.decoding import read_header
-from finetune.data.file_names import missing_file
-from finetune.data.image_headers import in_one_mode, look_at, notes_on
 from finetune.data.images import images_of
+from finetune.data.media.decoding import read_header
+from finetune.data.media.image_headers import in_one_mode, look_at, notes_on
+from finetune.data.sources.file_names import missing_file
 from finetune.errors import DataError
 
 FORMATS = ["PNG", "JPEG", "GIF", "BMP", "WEBP"]

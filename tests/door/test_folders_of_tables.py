@@ -6,7 +6,7 @@ import pytest
 
 from finetune.config.data import DataConfig
 from finetune.config.task_keys import ClassificationTask
-from finetune.data.incoming import read_incoming
+from finetune.data.incoming.incoming_places import read_incoming
 from finetune.data.opening import open_data
 from finetune.errors import DataError
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from finetune.config.data import DataConfig
-from finetune.data.incoming import read_incoming
+from finetune.data.incoming.incoming_places import read_incoming
 from finetune.data.readers.forms import opened_bytes
 from finetune.errors import DataError
 

@@ -12,8 +12,8 @@ from finetune.config.data import DataConfig
 from finetune.config.task_keys import ClassificationTask
 from finetune.data.prepare import open_data
 from finetune.data.readers.row_places import Places
+from finetune.data.sources.unlike_files import notes_on_unlike_files
 from finetune.data.table import Listed, Table
-from finetune.data.unlike_files import notes_on_unlike_files
 from finetune.errors import DataError, SelectorError
 from finetune.train.trained import evaluate_run
 from finetune.train.wire import build_trainer
@@ -244,7 +244,7 @@ PARTS = {
 def test_a_column_of_numbers_in_one_file_and_words_in_another_is_told(
     case, least, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("finetune.data.large_tables.LEAST_BYTES", least)
+    monkeypatch.setattr("finetune.data.sources.large_tables.LEAST_BYTES", least)
     *parts, column, cell = PARTS[case]
     for number, text in enumerate(parts, 1):
         (tmp_path / f"part-{number}.csv").write_text(text)

@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 
 from finetune.config.data import DataConfig
 from finetune.config.task_keys import Task
+from finetune.data.incoming.prepare_inputs import prepare_inputs
 from finetune.data.prepare import open_data, prepare_data
-from finetune.data.prepare_inputs import prepare_inputs
 from finetune.errors import FinetuneError
 from finetune.models.preprocessing import Preprocessing
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from pyarrow import parquet
 
 from finetune.config.data import DataConfig
-from finetune.data.incoming import read_incoming
-from finetune.data.sources import open_source
+from finetune.data.incoming.incoming_places import read_incoming
+from finetune.data.sources.open_source import open_source
 from finetune.errors import FinetuneError
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r\0"), max_size=12)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from finetune.data.batches import sample_order
-from finetune.data.identity import DataIdentity
+from finetune.data.identify.identity import DataIdentity
 from finetune.errors import CheckpointError, DataError
 from finetune.tracking.tracker import Tracker
 from finetune.train.wire import build_trainer

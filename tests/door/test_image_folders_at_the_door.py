@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from finetune.config.data import DataConfig
 from finetune.config.task_keys import Task
-from finetune.data.incoming import read_incoming
+from finetune.data.incoming.incoming_places import read_incoming
 from finetune.data.prepare import open_data
 from finetune.data.short_values import in_short
 from finetune.errors import DataError

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from finetune.cli.plans import preview, preview_as_data
-from finetune.data.labels import LabelRules, notes_on_spelling, ordered
+from finetune.data.targets.labels import LabelRules, notes_on_spelling, ordered
 from finetune.errors import DataError
 from finetune.models.preprocessing import read_preprocessing
 

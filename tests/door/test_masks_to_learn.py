@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from finetune import build_trainer, load_config, load_predictor
-from finetune.data.pixel_classes import IGNORED
+from finetune.data.media.pixel_classes import IGNORED
 from finetune.errors import DataError, FinetuneError
 from finetune.outfolder import folder_beside, pictures_in
 from finetune.train.trained import evaluate_run, evaluated, load_run

@@ -11,7 +11,7 @@ from finetune.errors import DataError, FinetuneError
 from finetune.tracking.tracker import Tracker
 from finetune.train.wire import build_trainer
 
-LIMIT = "finetune.data.identified_files._READ_AT_START_BYTES"
+LIMIT = "finetune.data.identify.identified_files._READ_AT_START_BYTES"
 LAYERS = [{"type": "Flatten"}, {"type": "Linear", "out_features": "classes"}]
 
 

@@ -6,10 +6,10 @@ import json
 import pytest
 
 from finetune.config.data import DataConfig
-from finetune.data.incoming import read_incoming
+from finetune.data.incoming.incoming_places import read_incoming
 from finetune.data.readers.chunks import Dialect, Reading
 from finetune.data.readers.separated import separated_chunks
-from finetune.data.tabular import FORM_OF, dialect_of, read_tables
+from finetune.data.sources.tabular import FORM_OF, dialect_of, read_tables
 from finetune.errors import DataError
 from finetune.reading import parse_json
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from finetune.data.cells import no_number
-from finetune.data.odd_numbers import notes_on_numbers
+from finetune.data.parts.odd_numbers import notes_on_numbers
 from finetune.data.readers.separated import separator_hint
 from finetune.data.table import Listed, Numbers
 

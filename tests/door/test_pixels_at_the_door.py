@@ -16,11 +16,11 @@ from pydantic import TypeAdapter, ValidationError
 from finetune.config.data import DataConfig
 from finetune.config.source_keys import Source
 from finetune.config.task_keys import Task
-from finetune.data.decoding import open_image, read_header
-from finetune.data.image_headers import MOST_LOOKED_AT, in_one_mode, look_at, notes_on
 from finetune.data.images import images_of
+from finetune.data.incoming.prepare_inputs import prepare_inputs
+from finetune.data.media.decoding import open_image, read_header
+from finetune.data.media.image_headers import MOST_LOOKED_AT, in_one_mode, look_at, notes_on
 from finetune.data.prepare import open_data, prepare_data
-from finetune.data.prepare_inputs import prepare_inputs
 from finetune.errors import DataError
 from finetune.models.preprocessing import Preprocessing
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from finetune.config.data import DataConfig
 from finetune.config.loader import load_config
-from finetune.data.incoming_pieces import Wanted, pieces_of
+from finetune.data.incoming.incoming_pieces import Wanted, pieces_of
 from finetune.errors import DataError
 from finetune.train.wire import build_trainer
 

@@ -14,8 +14,8 @@ from scipy.signal import resample_poly
 from finetune import load_predictor
 from finetune.config.data import DataConfig
 from finetune.config.task_keys import ClassificationTask
+from finetune.data.media.waveforms import SoundRules, read_waveform
 from finetune.data.prepare import open_data, prepare_data
-from finetune.data.waveforms import SoundRules, read_waveform
 from finetune.errors import DataError, FinetuneError
 from finetune.models.preprocessing import Preprocessing
 from finetune.train.trained import evaluate_run
@@ -169,7 +169,7 @@ def test_a_file_that_changes_after_the_start_is_refused(folder):
 @pytest.fixture
 def listed(monkeypatch, hashed):
     """Let files be listed, however few they are; return the names of those that are hashed."""
-    monkeypatch.setattr("finetune.data.identified_files._READ_AT_START_BYTES", 0)
+    monkeypatch.setattr("finetune.data.identify.identified_files._READ_AT_START_BYTES", 0)
     return hashed
 
 

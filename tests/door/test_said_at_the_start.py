@@ -12,8 +12,8 @@ from torchvision.transforms.v2 import functional
 import finetune
 from finetune.cli.plans import preview, preview_as_data, write_long_form
 from finetune.config.loader import load_config
+from finetune.data.steps.transforms import plan_steps, usual_transforms
 from finetune.data.table import Numbers
-from finetune.data.transforms import plan_steps, usual_transforms
 from finetune.errors import FinetuneError
 from finetune.freezing.report import freeze_map
 from finetune.models.preprocessing import ImagePreprocessing, Preprocessing

@@ -12,10 +12,10 @@ from pyarrow import parquet
 from finetune.config.data import DataConfig
 from finetune.config.source_keys import CsvSource, TextFolderSource
 from finetune.config.task_keys import ClassificationTask
-from finetune.data.files import read_text
-from finetune.data.incoming import read_incoming
+from finetune.data.incoming.incoming_places import read_incoming
 from finetune.data.prepare import open_data, prepare_data
-from finetune.data.sources import open_source
+from finetune.data.sources.files import read_text
+from finetune.data.sources.open_source import open_source
 from finetune.errors import DataError
 from finetune.models.preprocessing import Preprocessing
 

@@ -12,10 +12,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from finetune import build_trainer, load_predictor
-from finetune.data import large_tables, tokenizing
 from finetune.data.lazy_tokens import LazyColumn
+from finetune.data.sources import large_tables
+from finetune.data.steps import tokenizing
 from finetune.data.table import Listed
-from finetune.data.words import needs_blank, words_of
+from finetune.data.targets.words import needs_blank, words_of
 from finetune.errors import DataError
 from finetune.runs.folder import RunFolder
 from finetune.train.trained import evaluate_run

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoTokenizer, ByT5Tokenizer
 
 from finetune.cli.plans import preview, preview_as_data
-from finetune.data.prepare_inputs import prepare_inputs
+from finetune.data.incoming.prepare_inputs import prepare_inputs
+from finetune.data.steps.tokenizing import Tokenize, load_tokenizer
 from finetune.data.table import Listed
-from finetune.data.tokenizing import Tokenize, load_tokenizer
 from finetune.errors import ConfigError, DataError, ModelError
 from finetune.models.preprocessing import Preprocessing
 from finetune.predict import load_predictor
@@ -111,7 +111,7 @@ def test_a_run_on_pairs_is_read_back_and_hears_the_second_text(tmp_path, config)
 
 def test_pairs_are_stored_as_they_are_made(config, bert, monkeypatch, tmp_path):
     monkeypatch.setenv("FINETUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("finetune.data.tokens._LEAST_CHARACTERS", 1)
+    monkeypatch.setattr("finetune.data.steps.tokens._LEAST_CHARACTERS", 1)
     columns = {"a": ["the good film"] * 6, "b": [" ".join(["no"] * n) for n in range(1, 7)]}
     made = config(columns, split={"test": 0.5}, transforms=[TOKENIZE | {"max_length": 8}])
     stored = made.model_copy(update={"cache": made.cache.model_copy(update={"use": "auto"})})

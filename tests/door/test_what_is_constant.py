@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from finetune.config.task_keys import SegmentationTask
-from finetune.data import class_counts
+from finetune.data.targets import class_counts
 
 NUMBERS = """
 model: {layers: [{name: head, type: Linear, out_features: 1}]}

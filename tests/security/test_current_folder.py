@@ -229,7 +229,7 @@ def test_every_place_that_starts_a_process_is_known_and_tested_above():
                     places.add((path.relative_to(ROOT).as_posix(), ast.unparse(func)))
     assert places == {
         ("finetune/cli/running.py", "os.execv"),
-        ("finetune/data/workers.py", "DataLoader"),
+        ("finetune/data/loading/workers.py", "DataLoader"),
         ("finetune/sweep/trial_process.py", "subprocess.Popen"),
     }
 

@@ -23,7 +23,7 @@ from torch import nn
 from finetune.config.model import WeightsConfig
 from finetune.config.source_keys import ArraysSource, JsonlSource, ParquetSource
 from finetune.data.images import images_of, open_image
-from finetune.data.sources import open_source
+from finetune.data.sources.open_source import open_source
 from finetune.data.table import settle
 from finetune.errors import DataError, FinetuneError
 from finetune.models.weights import load_weights

@@ -318,7 +318,7 @@ def test_a_terminal_of_another_encoding_ends_nothing(planted, attack, config, en
 
 
 def test_half_a_character_in_a_text_is_told_with_its_text():
-    from finetune.data.tokenizing import Tokenize
+    from finetune.data.steps.tokenizing import Tokenize
 
     class Fast:
         def __call__(self, texts, **_):

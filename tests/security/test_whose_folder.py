@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from finetune.config.source_keys import ArraysSource, CsvSource
-from finetune.data.sources import open_source
+from finetune.data.sources.open_source import open_source
 from finetune.errors import CheckpointError, DataError
 from finetune.runs.headers import stored_tensors
 from finetune.runs.lock import read_holder

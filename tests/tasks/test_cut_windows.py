@@ -16,8 +16,8 @@ from finetune.config.task_keys import Task as TaskConfig
 from finetune.config.task_list_keys import ShortTask
 from finetune.config.train import TrainConfig
 from finetune.data.batches import Batch
-from finetune.data.listed_targets import KNOWN
-from finetune.data.pixel_classes import IGNORED
+from finetune.data.media.pixel_classes import IGNORED
+from finetune.data.targets.listed_targets import KNOWN
 from finetune.errors import FinetuneError
 from finetune.tasks.build_task import build_task
 from finetune.tasks.task import add_up

@@ -13,7 +13,7 @@ from torchmetrics.classification import MulticlassF1Score, MulticlassJaccardInde
 
 from finetune.config.task_keys import Task as TaskConfig
 from finetune.data.batches import Batch
-from finetune.data.pixel_classes import IGNORED
+from finetune.data.media.pixel_classes import IGNORED
 from finetune.errors import FinetuneError, ModelError
 from finetune.tasks.build_task import build_task
 from finetune.tasks.mask_records import MaskRecord

@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision.models import get_model
 
 import finetune
-from finetune.data.decoding import image_tensor
+from finetune.data.media.decoding import image_tensor
 from finetune.errors import FinetuneError
 from finetune.models.detectors import NO_BOX, OUTSIDE, Detector, sizes_of
 from finetune.train.build import open_samples

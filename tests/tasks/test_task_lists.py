@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from finetune import build_trainer, load_config, load_predictor
 from finetune.config.task_list_keys import ShortTask
 from finetune.data.batches import Batch
-from finetune.data.listed_targets import KNOWN
+from finetune.data.targets.listed_targets import KNOWN
 from finetune.errors import FinetuneError
 from finetune.tasks.build_task import build_task
 from finetune.tasks.task import add_up

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finetune.data.differences import differences
-from finetune.data.identity import DataIdentity, hash_rows
+from finetune.data.identify.differences import differences
+from finetune.data.identify.identity import DataIdentity, hash_rows
 from finetune.data.table import Listed
 from finetune.errors import CheckpointError
 from finetune.tracking.tracker import Tracker
@@ -211,7 +211,7 @@ def test_a_record_comes_back_as_it_was_written():
 
 
 def test_of_very_many_rows_one_hash_is_kept(monkeypatch):
-    monkeypatch.setattr("finetune.data.identity.MOST_HASHED_ROWS", 2)
+    monkeypatch.setattr("finetune.data.identify.identity.MOST_HASHED_ROWS", 2)
     one = identity(["x", "y", "y"])
     assert len(one.parts["train"]) == 1
     assert differences(one, identity(["x", "y", "y"])) == []

@@ -6,9 +6,9 @@ import signal
 
 import pytest
 
-from finetune.data import large_tables
-from finetune.data.known_files import KnownFiles
+from finetune.data.hashes.known_files import KnownFiles
 from finetune.data.readers.chunks import Dialect
+from finetune.data.sources import large_tables
 
 COUNT = 20_000
 KILLED = -signal.SIGKILL

@@ -11,7 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from finetune.config.loader import load_config
 from finetune.data.batches import Batch
-from finetune.data.listed_targets import KNOWN
+from finetune.data.targets.listed_targets import KNOWN
 from finetune.pictures.drawing import Label
 from finetune.tasks.views import View
 from finetune.tracking.board import shown_tag

@@ -6,7 +6,7 @@ from torch import nn
 from finetune.config.freeze import FreezeConfig, Lisa
 from finetune.config.optim import ConstantSchedule, OptimizerConfig
 from finetune.config.train import TrainConfig
-from finetune.data.epoch_order import EpochOrder
+from finetune.data.parts.epoch_order import EpochOrder
 from finetune.freezing.plan import make_plan
 from finetune.models.inventory import take_inventory
 from finetune.optim.rates import Rates

@@ -1,0 +1,100 @@
+"""Lines about fitted steps: what they have kept of the training samples, what they met since."""
+
+from collections.abc import Sequence
+from typing import assert_never
+
+from finetune.data.short_values import in_short
+from finetune.data.steps.fitted_steps import FittedStep
+from finetune.data.steps.learnt import Figures, Filling, Known, Limits, Scale
+from finetune.data.steps.transforms import PlannedStep
+from finetune.errors import named
+
+_SHOWN = 6
+"""Most columns, and most categories, that a line names."""
+
+
+def fitted_of(*plans: Sequence[PlannedStep]) -> list[FittedStep]:
+    """Return each fitted step of some plans once."""
+    steps = {id(each.step): each.step for plan in plans for each in plan}
+    return [step for step in steps.values() if isinstance(step, FittedStep)]
+
+
+def notes_on_figures(steps: Sequence[PlannedStep], count: int | None) -> list[str]:
+    """Return lines on what fitted steps have kept of the training samples.
+
+    Args:
+        steps: The steps of training.
+        count: Number of training samples; None for a run that has kept them from its beginning.
+    """
+    return [line for step in fitted_of(steps) for line in _on_figures(step, count)]
+
+
+def notes_on_met(*plans: Sequence[PlannedStep]) -> list[str]:
+    """Return lines on the empty and unknown cells that fitted steps met."""
+    return [line for step in fitted_of(*plans) for line in _on_met(step)]
+
+
+def _on_figures(step: FittedStep, count: int | None) -> list[str]:
+    """Return lines on what one step has learnt, and on columns that are constant."""
+    told = [f"{name} {_told(figures)}" for name, figures in (step.figures or {}).items()]
+    more = f" and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+    since = "as the run began" if count is None else f"fitted on {count:,} training samples"
+    lines = [f"{step.node.type}, {since}: {'; '.join(told[:_SHOWN])}{more}"]
+    constant = [n for n, one in (step.figures or {}).items() if _is_constant(one)]
+    if constant:
+        word = "column is" if len(constant) == 1 else "columns are"
+        lines.append(f"{word} constant in the training part and tell nothing: {named(constant)}")
+    return lines
+
+
+def _on_met(step: FittedStep) -> list[str]:
+    """Return lines on what one step has learnt, and on columns that are constant."""
+    lines = []
+    for name, met in step.met.items():
+        if met.num_empty:
+            is_word = "cell is" if met.num_cells == 1 else "cells are"
+            value = _told((step.figures or {})[name])
+            lines.append(
+                f"column {name!r}: {met.num_empty:,} of {met.num_cells:,} {is_word} empty, filled "
+                f"{value}"
+            )
+        if met.num_unknown:
+            code = "0" if step.learnt.makes_positions else "a vector of zeros"
+            lines.append(
+                f"column {name!r}: {met.num_unknown:,} of {met.num_cells:,} cells hold a category "
+                f"unknown in training, such as {met.unknown}; it becomes {code}"
+            )
+    return lines
+
+
+def _told(figures: Figures) -> str:
+    """Return figures in words."""
+    match figures:
+        case Scale(mean=mean, deviation=deviation):
+            return f"(mean {_in_short(mean)}, deviation {_in_short(deviation)})"
+        case Filling(value=value):
+            return f"with {in_short(value) if isinstance(value, str) else _in_short(value)}"
+        case Limits(low=low, high=high):
+            ends = (None if end is None else _in_short(end) for end in (low, high))
+            return f"({' to '.join('any' if end is None else end for end in ends)})"
+        case Known(names=names):
+            more = ", ..." if len(names) > _SHOWN else ""
+            return f"({len(names)}: {', '.join(map(in_short, names[:_SHOWN]))}{more})"
+        case _:
+            assert_never(figures)
+
+
+def _in_short(numbers: Sequence[float]) -> str:
+    """Return the first few numbers as text."""
+    more = ", ..." if len(numbers) > 3 else ""
+    return ", ".join(f"{number:.4g}" for number in numbers[:3]) + more
+
+
+def _is_constant(figures: Figures) -> bool:
+    """Tell whether a column has the same value in all training samples."""
+    match figures:
+        case Scale(deviation=deviation):
+            return not any(deviation)
+        case Known(names=names):
+            return len(names) == 1
+    return False

@@ -1,7 +1,0 @@
-"""Targets that are made of tokens where a batch is gathered."""
-
-from finetune.data.answer_places import AnswerPlaces
-from finetune.data.word_tags import WordTags
-
-TokenTarget = WordTags | AnswerPlaces
-"""Targets whose values depend on where a tokenizer cuts a text."""
