@@ -151,6 +151,13 @@ EXAMPLES = {
 """For sections that people write as one word or number: an example, by the section's first key."""
 
 
+MISSING_KEYS = {
+    "columns": "columns: [NAME, ...], names of columns of the data",
+    "with": "with: median, most_frequent, mean, or a number",
+}
+"""Examples for keys without a default whose name does not tell what they hold."""
+
+
 def word_here(given: str, known: typing.Collection[str]) -> str | None:
     """Return the key among `known` that another tool calls `given`; None if there is none."""
     # Before the nearest spelling: `wd` is nearer to many a key than to `weight_decay`.
@@ -195,7 +202,8 @@ def places_of(given: str, config: type[BaseModel], near: Key = ()) -> list[str]:
     """
     word = OTHER_WORDS.get(_plain(given), given)
     found = _by_name(config).get(given)
-    if found is None or ".".join([*map(str, near), given]) in found:
+    here = [part for part in near if isinstance(part, str) and not part.isdecimal()]
+    if found is None or ".".join([*here, given]) in found:
         # The key exists at this very place, but in a node of another type: another source, say.
         found = _by_name(config).get(word) if word != given else None
     if found is None:

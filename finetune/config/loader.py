@@ -295,18 +295,27 @@ def _validated(root: Written, problems: Iterable[Problem]) -> RunConfig:
             # The first fault of a place is the cause; pydantic's on the same key only follows from
             # it.
             if origin.key not in told:
-                known.append(Problem(origin, fault.message, _hint(fault, origin, root)))
+                known.append(Problem(origin, fault.message, _hint(fault, origin, root, told)))
     if config is None or known:
         raise ConfigError(sorted(known, key=_place))
     return config
 
 
-def _hint(fault: Fault, origin: Origin, root: Written) -> str | None:
-    """Return the hint of a fault; for an unknown key that belongs elsewhere, where."""
+def _hint(fault: Fault, origin: Origin, root: Written, told: Collection[str]) -> str | None:
+    """Return the hint of a fault; for an unknown key that belongs elsewhere, where.
+
+    Args:
+        fault: The fault.
+        origin: Its place.
+        root: The config as written.
+        told: Keys that something is wrong with already, such as those written twice.
+    """
     is_strange = fault.message == UNKNOWN_KEY or " has no argument " in fault.message
     # A hint about this very key says more than a place where there is one of its name.
     about = fault.hint or ""
     *above, name = origin.key.split(".")
+    if name == "architecture" and fault.absent and ".".join([*above, "name"]) in told:
+        return "write 'architecture' for the second 'name'; 'name' is what the layer is called"
     if is_strange and (remark := REMARKS_AT.get(origin.key)) is not None:
         return remark
     is_sure = "did you mean" in about or about.startswith("leave it out")

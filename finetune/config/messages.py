@@ -10,7 +10,14 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from finetune.config.hints import EXAMPLES, other_value, remark_on, value_here, word_here
+from finetune.config.hints import (
+    EXAMPLES,
+    MISSING_KEYS,
+    other_value,
+    remark_on,
+    value_here,
+    word_here,
+)
 from finetune.errors import Key, did_you_mean
 from finetune.redaction import redacted
 
@@ -81,7 +88,8 @@ def explain(details: ErrorDetails, fields: Mapping[str, FieldInfo]) -> Fault:
         case "finetune":
             return Fault(key, context["message"], context["hint"], context["absent"])
         case "missing":
-            return Fault(key, "missing, and it has no default", absent=True)
+            hint = MISSING_KEYS.get(str(key[-1]))
+            return Fault(key, "missing, and it has no default", hint, absent=True)
         case "extra_forbidden":
             return Fault(key, UNKNOWN_KEY, _nearest_field(str(key[-1]), fields))
         case "union_tag_invalid" | "union_tag_not_found":
@@ -190,13 +198,24 @@ def _wrong_word(key: Key, given: Any, expected: str) -> Fault:
     """Return the fault of a value that is none of the words pydantic lists in `expected`."""
     words = expected.replace(" or ", ", ").split(", ")
     known = [word.strip("'") for word in words]
-    hint = did_you_mean(given, known) if isinstance(given, str) else None
-    hint = value_here(given, known) or hint
+    meant = _word_in(given)
+    hint = did_you_mean(meant, known) if meant is not None else None
+    hint = value_here(meant, known) or hint
+    if meant in known:
+        hint = f"the word alone: {meant}"
     if hint is None and "metrics" in key:
         examples = (f"{{type: {example}}}" for word, example in _METRICS.items() if word in known)
         hint = next((f"any class of torchmetrics by its name: {one}" for one in examples), None)
     wish = words[0] if len(words) == 1 else f"one of {', '.join(words)}"
     return Fault(key, f"needs {wish}, got {shown(given)}", hint)
+
+
+def _word_in(given: Any) -> str | None:
+    """Return a word, also one that a mapping gives as `type`, `name` or its only key; or None."""
+    if not isinstance(given, Mapping):
+        return given if isinstance(given, str) else None
+    word = given.get("type", given.get("name", next(iter(given)) if len(given) == 1 else None))
+    return word if isinstance(word, str) else None
 
 
 _METRICS = {"auroc": "MatthewsCorrCoef", "mae": "SpearmanCorrCoef"}
@@ -218,27 +237,36 @@ def _form(kind: str, key: Key, given: Any, fields: Mapping[str, FieldInfo]) -> s
     if not key and "type" in fields:
         known = list(typing.get_args(fields["type"].annotation))
     if known and isinstance(given, str):
-        return _as_typed(f"{step}: " if key else "", given, known)
+        needed = (
+            [] if key else [info.alias or n for n, info in fields.items() if info.is_required()]
+        )
+        more = [f", {name}: ..." for name in needed if name != "type"]
+        return _as_typed(f"{step}: " if key else "", given, known, "".join(more))
     if not key and "type" in fields and isinstance(given, str):
-        return f"{{type: {given}}}"
+        # Classes of torch.nn begin with a capital letter, names of whole networks do not.
+        is_network = "weights" in fields and given[:1].islower()
+        beside = f"torchvision, architecture: {given}" if is_network else given
+        other = f", or {{type: transformers, path: {given}}}" if is_network else ""
+        return f"{{type: {beside}}}{other}"
     if key:
         return None
     example = EXAMPLES.get(next(iter(fields), ""))
     return example or f"with the keys {', '.join(fields)}"
 
 
-def _as_typed(before: str, given: str, known: Sequence[str]) -> str:
+def _as_typed(before: str, given: str, known: Sequence[str], more: str = "") -> str:
     """Return a hint that shows one word, or a path, as a mapping with a type.
 
     Args:
         before: What stands before the mapping.
         given: The word.
         known: The types that there are.
+        more: Further keys that the mapping needs.
     """
     word = next((each for each in known if each.casefold() == given.casefold()), None)
     word = word or other_value(given, known)
     if word is not None:
-        return f"{before}{{type: {word}}}"
+        return f"{before}{{type: {word}{more}}}"
     ending = PurePath(given).suffix.removeprefix(".").lower()
     # A name with an ending is a file. A csv source recognises the format by its content.
     if ending and "csv" in known:

@@ -34,10 +34,11 @@ class TransformersLayer(WeightedLayer):
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
         """Return a complaint for each key on loading weights, if no weights are loaded."""
+        unnamed = _other_key_for("path", "architecture", value)
         if value.get("pretrained") is not False:
-            return []
+            return unnamed
         given = [("rename", value.get("rename")), ("strict", value.get("strict") is False)]
-        return [
+        return unnamed + [
             ((key,), "has no effect with pretrained: false", None)
             for key, is_set in given
             if is_set
@@ -115,14 +116,26 @@ class TorchvisionLayer(WeightedLayer):
 
 
 def _name_for_architecture(value: Mapping[str, Any]) -> list[Complaint]:
-    """Return a complaint if the architecture is missing and probably given as `name`."""
+    """Return a complaint if the architecture is missing and probably given as `path` or `name`."""
+    if by_path := _other_key_for("architecture", "path", value):
+        return by_path
     name, others = value.get("name"), value.keys() - {"name", "type"}
     if name is None or "architecture" in value or is_meant("architecture", others):
         return []
     hint = f"architecture: {name}; 'name' is only what the layer is called"
-    return [(("architecture",), "missing, and it has no default", hint)]
+    return [(("architecture",), _MISSING, hint)]
 
 
+def _other_key_for(wanted: str, other: str, value: Mapping[str, Any]) -> list[Complaint]:
+    """Return complaints if a network is named by the key that networks of another library have."""
+    said = value.get(other)
+    if wanted in value or not isinstance(said, str):
+        return []
+    hint = f"{wanted}: {said}; '{other}' is a key of networks of other libraries"
+    return [((wanted,), _MISSING, hint)]
+
+
+_MISSING = "missing, and it has no default"
 _OF_ARGUMENTS = Bounds(-1e6, 1e6)
 """Bounds for numbers that are passed to `timm` and `torchvision`."""
 

@@ -84,15 +84,18 @@ def choose_columns(
     wanted: list[tuple[Key, str | None]] = [(("data", "inputs"), name) for name in inputs]
     wanted += [(("data", "target"), target)]
     wanted += [(("data", "loss_columns"), name) for name in config.loss_columns]
+    absent = [(key, name) for key, name in wanted if name is not None and name not in known]
+    of_header = separator_hint(list(known))
+    # A first line that is cut wrongly has none of the names, for one reason: told once.
+    more = f" and {len(absent) - 1} more" if of_header and len(absent) > 1 else ""
     faults = Faults()
     faults.add(
         DataError(
-            f"no column {name!r}; there are: {shown_names(known)}",
-            hint=separator_hint(list(known)) or did_you_mean(name, known) or _on_header(config),
+            f"no column {name!r}{more}; there are: {shown_names(known)}",
+            hint=of_header or did_you_mean(name, known) or _on_header(config),
             key=key,
         )
-        for key, name in wanted
-        if name is not None and name not in known
+        for key, name in absent[: 1 if of_header else None]
     )
     faults.raise_if_any()
     return inputs, target

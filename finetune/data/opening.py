@@ -116,14 +116,23 @@ def open_data(
         record: What a run that has begun kept about its data; None for a new run.
         limit: `train.limit`.
         preprocessing: What the network was pretrained with; needed by a task whose texts are cut
-            into windows.
+            into windows, and to find all faults of a table at once.
 
     Raises:
         DataError: a source, a column or a value is not what the config says.
         FinetuneError: it is not the data of the run, and changed data was not accepted.
     """
     known_by = None if record is None else record.identity.known_by
-    raw = read_data(config, task, seed=seed, trust=trust, files=files, head=head, known_by=known_by)
+    raw = read_data(
+        config,
+        task,
+        seed=seed,
+        trust=trust,
+        files=files,
+        head=head,
+        known_by=known_by,
+        preprocessing=preprocessing,
+    )
     opened = _opened(raw, task, seed) if record is None else _opened_again(raw, task, seed, record)
     if preprocessing is not None:
         opened = _in_windows(opened, raw.config, task, preprocessing, trust)

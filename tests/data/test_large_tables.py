@@ -173,9 +173,11 @@ def test_cells_of_a_csv_file_that_are_numbers_are_the_same_too(tmp_path, opened)
     lines = [f"{n},{n / 7},{'' if n % 3 else n % 5},{n % 4}" for n in range(5000)]
     (tmp_path / "n.csv").write_text("\n".join(["a,b,c,label", *lines]) + "\n")
     source = {"type": "csv", "path": str(tmp_path / "n.csv")}
+    keys = {"inputs": ["a", "b", "c"], "target": "label"}
+    keys["transforms"] = [{"type": "fill", "columns": ["c"], "with": "median"}]
     found = []
     for least in (1 << 40, 0, 0):
-        data, _ = opened(source, least=least, inputs=["a", "b", "c"], target="label")
+        data, _ = opened(source, least=least, **keys)
         found.append((data.identity.as_document(), data.facts.kinds, data.train.target.tolist()))
     assert found[0] == found[1] == found[2]
 

@@ -87,6 +87,11 @@ def test_an_unknown_key_is_told_with_the_place_or_the_word_it_has_here(fault, ov
         ("model=resnet18", "{name: net, type: torchvision, architecture: resnet18}"),
         ("train=3", "train: {epochs: 3}"),
         ("optimizer.type=adamw", "did you mean 'AdamW'?"),
+        ("tracking=[{type: comet}]", "each figure is a line of metrics.jsonl"),
+        ("tracking=[{wandb: {project: p}}]", "the word alone: wandb"),
+        ("data.transforms=[{type: standardize}]", "columns: [NAME, ...]"),
+        ("model.layers=[resnet18]", "{type: torchvision, architecture: resnet18}"),
+        ("model.layers=[Linear]", "{type: Linear}"),
     ],
 )
 def test_a_value_in_a_wrong_form_is_told_with_the_right_one(fault, override, hint):
@@ -135,6 +140,21 @@ def test_a_whole_network_named_as_a_layer_is_told_with_its_form(fault, layer, hi
     lines = fault(f"model.layers.0={layer}").splitlines()
     assert len(lines) == 2
     assert hint in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("layer", "hint"),
+    [
+        ("{type: torchvision, name: net, path: vgg11}", "architecture: vgg11; 'path' is a key of"),
+        ("{type: transformers, architecture: gpt2}", "path: gpt2; 'architecture' is a key of"),
+        ("{type: torchvision, name: net, name: vgg11}", "'architecture' for the second 'name'"),
+    ],
+)
+def test_the_key_of_another_library_is_told_with_the_one_that_is_meant(fault, layer, hint):
+    lines = fault(f"model.layers.0={layer}").splitlines()
+    assert len([line for line in lines if not line.startswith("    ")]) == 2
+    assert lines[-1].startswith("    ")
+    assert hint in lines[-1]
 
 
 @pytest.mark.parametrize("verb", ["plan", "train", "validate"])

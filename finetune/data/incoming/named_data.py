@@ -41,7 +41,8 @@ from finetune.data.incoming.incoming_rows import as_files
 from finetune.data.media.image_headers import look_at, notes_on
 from finetune.data.opening import DataFacts
 from finetune.data.parts.parting import RawPart, part_of
-from finetune.data.parts.raw_data import refuse_gaps_in, table_of_kinds
+from finetune.data.parts.raw_data import table_of_kinds
+from finetune.data.parts.unfit_cells import refuse_gaps_in
 from finetune.data.readers.row_places import Places
 from finetune.data.sources.open_source import open_source
 from finetune.data.table import Column, Listed, Table

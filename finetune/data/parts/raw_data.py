@@ -16,17 +16,18 @@ from finetune.data.columns import (
     settle_columns,
     tokenized_columns,
 )
-from finetune.data.gaps import filled_columns, refuse_gaps, with_open_gaps
+from finetune.data.gaps import filled_columns, with_open_gaps
 from finetune.data.hashes.known_files import KnownFiles
 from finetune.data.identify.identified_files import all_identified
 from finetune.data.identify.identity import DataIdentity, KnownBy, RowHashes
 from finetune.data.identify.row_hashes import row_hashes
 from finetune.data.media.image_headers import read_alike
 from finetune.data.parts.odd_numbers import notes_on_numbers
+from finetune.data.parts.unfit_cells import refuse_gaps_in, refuse_unfit_cells
 from finetune.data.readers.chunks import refuse_absent
 from finetune.data.sources.open_source import open_source, sources_of
 from finetune.data.sources.unlike_files import notes_on_unlike_files
-from finetune.data.table import Column, Numbers, Table
+from finetune.data.table import Column, Table
 from finetune.data.targets.answers import joined_answers, with_contexts
 from finetune.data.targets.joined import join_targets
 from finetune.data.targets.labels import LabelRules
@@ -42,6 +43,7 @@ from finetune.data.targets.loss_columns import (
 )
 from finetune.data.targets.words import with_words
 from finetune.errors import DataError, Faults
+from finetune.models.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ def read_data(
     files: KnownFiles | None,
     head: Sequence[str],
     known_by: KnownBy | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> RawData:
     """Return the columns in use of all sources, with hashes of their rows.
 
@@ -103,7 +106,9 @@ def read_data(
         trust: Names of packages whose code may be imported.
         files: Hashes of image files from earlier runs; None to read all files.
         head: Names of the outputs of the network's pretrained head, in order.
-        known_by: What identified images when the run began; None for a new run.
+        known_by: What identified images when the run began; None for a new run. What a run that
+            has begun cannot take is told as a change of its data, later.
+        preprocessing: What the network was pretrained with; None if that is not known.
 
     Raises:
         DataError: a source or a column is not what the config says.
@@ -130,8 +135,12 @@ def read_data(
         tables = with_contexts(tables, inputs[1])
     tables, on_files = _with_files(config, tables, inputs, files, known_by, seed)
     of_tables = (note for table in tables.values() for note in table.notes)
-    _refuse_gaps(tables, inputs, filled_columns(config))
     read = {part: _read_cells(table, inputs, config) for part, table in tables.items()}
+    # Before rows are hashed: NaN in an input would become part of the run's identity.
+    if known_by is None:
+        refuse_unfit_cells(config, task, tables, read, target, preprocessing)
+    else:
+        _refuse_gaps(tables, inputs, filled_columns(config))
     may_be_numbers = {*inputs, *_for_loss(config, target)} - tokenized_columns(config)
     on_cells = (
         note
@@ -228,7 +237,6 @@ def _refuse_gaps(
     faults = Faults()
     for table in tables.values():
         with faults.noted():
-            # Before rows are hashed: NaN in an input would become part of the run's identity.
             refuse_gaps_in(table, inputs, filled)
     faults.raise_if_any()
 
@@ -257,20 +265,6 @@ def table_of_kinds(table: Table, kinds: Mapping[str, Kind]) -> Table:
         name: as_kind(name, table.columns[name], kind, table.told) for name, kind in kinds.items()
     }
     return replace(table, columns={**table.columns, **inputs})
-
-
-def refuse_gaps_in(table: Table, inputs: Sequence[str], filled: Collection[str]) -> None:
-    """Raise for each input with an infinite number, or with NaN if no step fills it.
-
-    Raises:
-        FinetuneError: there is such an input. Faults of several are reported at once.
-    """
-    faults = Faults()
-    for name in inputs:
-        if isinstance(column := table.columns[name], Numbers):
-            with faults.noted():
-                refuse_gaps(name, column, table.place, allows_empty=name in filled)
-    faults.raise_if_any()
 
 
 def _read_cells(table: Table, inputs: Sequence[str], config: DataConfig) -> dict[str, Column]:

@@ -85,7 +85,7 @@ def separator_hint(names: Sequence[str], separator: str = ",") -> str | None:
         return 'names are in single quotes: quote: "\'", beside the path'
     # Programs that have no names write the numbers from 0, which do name columns.
     unnamed = [name for at, name in enumerate(names) if name != str(at)]
-    if sum(map(_is_a_number, unnamed)) * 2 > len(names):
+    if sum(map(_is_a_number, unnamed)) * 2 > len(unnamed):
         return "the first line holds numbers, and should name the columns: write a line of names"
     only = first if len(names) == 1 else ""
     found = max(";\t|,", key=only.count)

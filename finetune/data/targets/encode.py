@@ -54,9 +54,7 @@ def encode_target(  # noqa: C901 - one case for each form
         DataError: a value is missing, means nothing to the task, or is a label not in `classes`.
     """
     labels = PartLabels(name, part, rules, classes, table.place)
-    column = read_cells(table.columns[name], as_text=task.learns in ("labels", "tags", "span"))
-    if isinstance(column, Numbers):
-        refuse_gaps(name, column, table.place, table.columns[name], is_target=True)
+    column = _of_target(table, name, as_text=task.learns in ("labels", "tags", "span"))
     refuse_masks(name, column, task)
     match task.learns:
         case "class":
@@ -249,6 +247,19 @@ def _texts(column: Column, table: Table, name: str) -> Distinct:
             key=TARGET_KEY,
         )
     return texts
+
+
+def _of_target(table: Table, name: str, *, as_text: bool) -> Column:
+    """Return the cells of a target as numbers or texts; raise for gaps among numbers."""
+    column = read_cells(table.columns[name], as_text=as_text)
+    if isinstance(column, Numbers):
+        refuse_gaps(name, column, table.place, table.columns[name], is_target=True)
+    return column
+
+
+def refuse_no_numbers(table: Table, name: str) -> None:
+    """Raise `DataError` if a target is not numbers, or has gaps."""
+    _numbers(_of_target(table, name, as_text=False), table, name)
 
 
 def _numbers(column: Column, table: Table, name: str) -> Tensor:

@@ -1,0 +1,122 @@
+"""Find cells that are no numbers where numbers are needed, in all columns before one is refused.
+
+The steps find them too, each in the column that it takes, so that a table with several faults
+would cost a start for each of them.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from finetune.config.data import DataConfig
+from finetune.config.fitted_keys import ClipTransform, FillTransform, StandardizeTransform
+from finetune.config.task_list_keys import AnyTask as Task
+from finetune.config.transform_keys import ImportTransform, StackTransform, Transform
+from finetune.data.cells import no_number
+from finetune.data.gaps import filled_columns, refuse_gaps
+from finetune.data.sources.named_images import no_such_image
+from finetune.data.table import Column, Listed, Numbers, Table
+from finetune.data.targets.encode import refuse_no_numbers
+from finetune.errors import Faults, Key
+from finetune.models.preprocessing import Preprocessing
+
+
+def refuse_gaps_in(
+    table: Table,
+    inputs: Sequence[str],
+    filled: Collection[str],
+    read: Mapping[str, Column] | None = None,
+) -> None:
+    """Raise for each input with an infinite number, or with NaN if no step fills it.
+
+    Args:
+        table: The samples.
+        inputs: The input columns.
+        filled: Columns whose empty cells a step fills.
+        read: The inputs with cells read as numbers or texts; None to look at no cells of a csv.
+
+    Raises:
+        FinetuneError: there is such an input. Faults of several are reported at once.
+    """
+    faults = Faults()
+    for name in inputs:
+        raw = table.columns[name]
+        if isinstance(column := raw if read is None else read[name], Numbers):
+            with faults.noted():
+                refuse_gaps(name, column, table.place, raw, allows_empty=name in filled)
+    faults.raise_if_any()
+
+
+def refuse_unfit_cells(
+    config: DataConfig,
+    task: Task,
+    tables: Mapping[str, Table],
+    read: Mapping[str, Mapping[str, Column]],
+    target: str | None,
+    preprocessing: Preprocessing | None,
+) -> None:
+    """Raise for all inputs and a target of numbers that have gaps, or words for numbers.
+
+    Args:
+        config: `data:` of the config.
+        task: Decides what the target is.
+        tables: Settled tables, by part.
+        read: The inputs of each part, with cells read as numbers or texts.
+        target: The target column, if there is one.
+        preprocessing: What the network was pretrained with, if that is known.
+
+    Raises:
+        FinetuneError: there is such a column. All faults are reported at once.
+    """
+    faults = Faults()
+    for part, table in tables.items():
+        with faults.noted():
+            refuse_gaps_in(table, tuple(read[part]), filled_columns(config), read[part])
+        for name, key in _taken_as_numbers(config, task, tuple(read[part]), preprocessing):
+            column = read[part][name]
+            # A column without any value is neither: the step that takes it says more.
+            if isinstance(column, Listed) and column.kind == "text" and any(column.values):
+                image = no_such_image(name, column, table, key)
+                faults.add([image or no_number(name, column, table.place, key)])
+        if task.learns == "numbers" and target is not None:
+            with faults.noted():
+                refuse_no_numbers(table, target)
+    faults.raise_if_any()
+
+
+def _taken_as_numbers(
+    config: DataConfig, task: Task, inputs: tuple[str, ...], preprocessing: Preprocessing | None
+) -> Iterator[tuple[str, Key]]:
+    """Yield the inputs whose raw cells have to be numbers, each with the key that takes them so."""
+    nodes = _steps_in_sight(config, task, preprocessing)
+    if nodes is None:
+        return
+    left = list(inputs)
+    for position, node in enumerate(nodes):
+        for name in _columns_of(node, left):
+            if isinstance(node, StackTransform | StandardizeTransform | ClipTransform):
+                yield name, ("data", "transforms", position)
+            # It leaves words to the steps behind it; with a mean or a number it refuses them.
+            if not (isinstance(node, FillTransform) and node.with_ == "most_frequent"):
+                left.remove(name)
+    yield from ((name, ("data", "inputs")) for name in left)
+
+
+def _steps_in_sight(
+    config: DataConfig, task: Task, preprocessing: Preprocessing | None
+) -> Sequence[Transform] | None:
+    """Return the steps of the samples; None if it is not known what becomes of texts."""
+    nodes = config.transforms
+    if task.learns in ("tags", "span"):
+        return None  # the inputs are words and texts
+    if nodes is not None:
+        # A step of the user's own may make anything of any column.
+        return None if any(isinstance(node, ImportTransform) for node in nodes) else nodes
+    if preprocessing is None or preprocessing.tokenizer or preprocessing.no_tokenizer:
+        return None
+    return ()
+
+
+def _columns_of(node: Transform, left: Sequence[str]) -> list[str]:
+    """Return the raw columns among `left` that a step takes; all of them if it names none."""
+    one = getattr(node, "column", None)
+    named = (one,) if one is not None else getattr(node, "columns", None)
+    return [name for name in left if named is None or name in named]
