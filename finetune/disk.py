@@ -3,12 +3,12 @@
 A run folder or a cache may come from somebody else, so a name in it may be a link, a pipe or a
 device, or a second name of a file elsewhere (a hard link). Every function here looks at the last
 part of the path itself and never at what a link there points to. The folders above it are checked
-once, when a run or a store is opened (`refuse_unless_folder`).
+once, when a run or a store is opened (`refuse_unless_folder`). Folders that appear and vanish as a
+whole are made in `whole_folders.py`.
 """
 
 import errno
 import os
-import re
 import shutil
 import stat
 import tempfile
@@ -17,9 +17,6 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
-
-TEMPORARY, REPLACED, REMOVED = ".tmp-", ".old-", ".gone-"
-"""Beginnings of the names of folders that are being written, replaced and removed."""
 
 # O_NONBLOCK: to open a pipe without it waits until somebody writes
 _SAFE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -92,16 +89,6 @@ def refuse_unless_folder(path: Path) -> None:
         raise NotOursError(path, _KINDS[kind])
     if kind not in (None, stat.S_IFDIR):
         raise NotOursError(path, "is not a folder")
-
-
-def holds_only(folder: Path, names: re.Pattern[str]) -> bool:
-    """Tell whether a folder holds only non-folders whose whole names match `names`.
-
-    Only such a folder may be removed without asking: one with the right name but a foreign file in
-    it belongs to somebody else. A link with a name of ours counts as ours, since removing it does
-    not touch its target.
-    """
-    return is_folder(folder) and _first_foreign(folder, names) is None
 
 
 def strange_below(folder: Path) -> Iterator[Path]:
@@ -311,86 +298,6 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfileobj(old, new, 1 << 20)
 
 
-@contextmanager
-def placed(final: Path, names: re.Pattern[str]) -> Iterator[Path]:
-    """Yield a temporary folder to fill; when the block ends, put it durably in place of `final`.
-
-    A folder of that name is moved aside just before and removed after, so that at any moment one
-    of the two is there: `final`, or its name with `REPLACED` before it.
-
-    Args:
-        final: The folder to make or replace.
-        names: Matches the names of all files that it may hold; see `holds_only`.
-
-    Raises:
-        NotOursError: `final` is a link or a file, or one of the folders to replace is not ours.
-        OSError: the system refuses; what `final` held is still there.
-    """
-    temporary = final.with_name(f"{TEMPORARY}{final.name}")
-    replaced = final.with_name(f"{REPLACED}{final.name}")
-    for path in (final, temporary, replaced):
-        refuse_foreign(path, names)
-    # Left by a process that was killed while it filled it.
-    remove(temporary)
-    if is_folder(final):
-        # Only if `final` is there: after a kill between the two renames `replaced` is the only
-        # whole copy.
-        remove(replaced)
-    temporary.mkdir()
-    try:
-        yield temporary
-        # The order counts: contents on the disk, then the names, then the folder that holds the
-        # names.
-        sync(temporary)
-        _swap(temporary, final, replaced)
-        sync(final.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def refuse_foreign(path: Path, names: re.Pattern[str]) -> None:
-    """Raise if a name is taken by anything but a folder that finetune made, see `holds_only`.
-
-    Raises:
-        NotOursError: a link or a file bears the name, or the folder holds something else.
-    """
-    refuse_unless_folder(path)
-    foreign = _first_foreign(path, names) if is_folder(path) else None
-    if foreign is not None:
-        raise NotOursError(path, f"holds {foreign!r}, which finetune has not made")
-
-
-def remove_at_once(path: Path, names: re.Pattern[str]) -> None:
-    """Remove a folder that finetune made; others see it whole or not at all.
-
-    It is renamed first and then deleted: no reader finds a folder with half of its files.
-
-    Raises:
-        NotOursError: it holds something else.
-        OSError: the system refuses.
-    """
-    aside = path.with_name(f"{REMOVED}{path.name}")
-    for each in (path, aside):
-        refuse_foreign(each, names)
-    remove(aside)
-    path.rename(aside)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _first_foreign(folder: Path, names: re.Pattern[str]) -> str | None:
-    """Return the name of something in a folder that `names` does not match; None if all match."""
-    with os.scandir(folder) as entries:
-        return next(
-            (
-                entry.name
-                for entry in entries
-                if entry.is_dir(follow_symlinks=False) or not names.fullmatch(entry.name)
-            ),
-            None,
-        )
-
-
 def _opened(path: Path, flags: int) -> int:
     """Open a regular file and return its descriptor; raise `NotOursError` for anything else."""
     try:
@@ -413,16 +320,3 @@ def _alone(descriptor: int, path: Path) -> int:
         os.close(descriptor)
         raise NotOursError(path, "bears another name elsewhere (a hard link)")
     return descriptor
-
-
-def _swap(temporary: Path, final: Path, replaced: Path) -> None:
-    """Rename `final` to `replaced`, then `temporary` to `final`; on failure undo the first."""
-    # `rename` refuses a folder with contents as its target, so two renames are needed.
-    if is_folder(final):
-        final.rename(replaced)
-    try:
-        temporary.rename(final)
-    except OSError:
-        if kind_of(replaced) is not None:
-            replaced.rename(final)
-        raise

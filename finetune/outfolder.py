@@ -9,6 +9,7 @@ from finetune import disk
 from finetune.disk import reason_of
 from finetune.errors import FinetuneError
 from finetune.outfile import is_regular
+from finetune.whole_folders import placed
 
 Put = Callable[[str, bytes], str]
 """Writes a picture of a sample, given its name; returns the picture's path from the file beside."""
@@ -46,7 +47,7 @@ def pictures_in(folder: Path, read: Iterable[Path]) -> Iterator[Put]:
     _refuse_read_files(folder, read)
     count = 0
     try:
-        with disk.placed(folder, _NAMES) as aside:
+        with placed(folder, _NAMES) as aside:
 
             def put(name: str, picture: bytes) -> str:
                 nonlocal count

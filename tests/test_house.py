@@ -26,7 +26,7 @@ LAYERS = {
     **dict.fromkeys(["redaction", "visible"], -1),
     **dict.fromkeys(["disk", "errors"], 0),
     **dict.fromkeys(["bits", "outfile", "patterns", "process", "randomness", "reading"], 1),
-    **dict.fromkeys(["structure"], 1),
+    **dict.fromkeys(["structure", "whole_folders"], 1),
     **dict.fromkeys(["streams", "terminal", "trust", "watchdog"], 1),
     **dict.fromkeys(["outfolder"], 2),
     **dict.fromkeys(["block_names", "config", "counting", "importing", "pictures", "preserved"], 2),

@@ -9,6 +9,7 @@ from pathlib import Path
 from finetune import disk
 from finetune.disk import reason_of
 from finetune.errors import FinetuneError
+from finetune.whole_folders import TEMPORARY
 
 _TAKEN = "is there already"
 _HINT = "remove it, or name another folder: an export replaces nothing"
@@ -43,7 +44,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         FinetuneError: the name is taken, or the folder cannot be written.
     """
     refuse_taken(folder)
-    aside = folder.with_name(f"{disk.TEMPORARY}{folder.name}-{secrets.token_hex(8)}")
+    aside = folder.with_name(f"{TEMPORARY}{folder.name}-{secrets.token_hex(8)}")
     try:
         aside.mkdir()
         try:

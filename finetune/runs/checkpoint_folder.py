@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 
 from finetune import disk
-from finetune.disk import REMOVED, REPLACED, TEMPORARY
 from finetune.errors import CheckpointError
 from finetune.reading import read_own_json
 from finetune.runs.consistency import contradiction
 from finetune.runs.manifest import find_fault, read_manifest
 from finetune.runs.progress import Progress
+from finetune.whole_folders import REMOVED, REPLACED, TEMPORARY
 
 _NAME = re.compile(rf"({re.escape(REPLACED)})?step-(\d{{8,18}})")
 _LEFTOVER = re.compile(

@@ -25,6 +25,7 @@ from finetune.runs.manifest import NAMES_OF_FILES
 from finetune.runs.own_files import DOCUMENTS, EVENTS, PICTURES, RESULTS, TRACKED, clear
 from finetune.runs.owner import ORIGIN, is_run, origin_of, refuse_foreign_place
 from finetune.runs.progress import Progress
+from finetune.whole_folders import REPLACED, holds_only, placed
 
 _BEFORE_A_RUN = {LOCK, ".config.yaml.tmp"}
 """What the folder may hold before it holds a run's config: a killed start leaves these."""
@@ -279,13 +280,13 @@ class RunFolder:
                 disk.copy_file(path, self.tensorboard / path.name)
         disk.make_folder(self.checkpoints)
         for path in Checkpoints(origin.checkpoints, keep_last=1).all():
-            if disk.holds_only(path, NAMES_OF_FILES):
+            if holds_only(path, NAMES_OF_FILES):
                 self._copy_checkpoint(path)
 
     def _copy_checkpoint(self, path: Path) -> None:
         """Copy one checkpoint; it appears here whole, under its usual name."""
-        final = self.checkpoints / path.name.removeprefix(disk.REPLACED)
-        with disk.placed(final, NAMES_OF_FILES) as temporary:
+        final = self.checkpoints / path.name.removeprefix(REPLACED)
+        with placed(final, NAMES_OF_FILES) as temporary:
             for file in _entries(path):
                 disk.copy_file(file, temporary / file.name)
 

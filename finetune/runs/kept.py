@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from finetune import disk
-from finetune.disk import REPLACED
 from finetune.errors import CheckpointError, FinetuneError
 from finetune.runs.background import Worker
 from finetune.runs.checkpoint_folder import (
@@ -23,6 +22,7 @@ from finetune.runs.checkpoint_folder import (
 from finetune.runs.disk_space import Room
 from finetune.runs.manifest import NAMES_OF_FILES
 from finetune.runs.progress import Progress
+from finetune.whole_folders import REPLACED, holds_only, placed, remove_at_once
 
 _GO_ON = "the same command again goes on from the newest checkpoint that can be used"
 _HINT_MISFIT = "restore the files that `model:` names, or start afresh with --fresh"
@@ -110,9 +110,9 @@ class Checkpoints:
         def write() -> None:
             try:
                 disk.make_folder(self.folder)
-                if disk.kind_of(final) is not None and not disk.holds_only(final, NAMES_OF_FILES):
+                if disk.kind_of(final) is not None and not holds_only(final, NAMES_OF_FILES):
                     self._set_aside.append(_set_aside(final))
-                with disk.placed(final, NAMES_OF_FILES) as temporary:
+                with placed(final, NAMES_OF_FILES) as temporary:
                     fill(temporary)
             except OSError as error:
                 raise CheckpointError(
@@ -245,7 +245,7 @@ class Checkpoints:
             return []
         named = sorted(path for path in self.folder.iterdir() if is_leftover_name(path))
         kept = self.all()
-        return [p for p in named if p not in kept and disk.holds_only(p, NAMES_OF_FILES)]
+        return [p for p in named if p not in kept and holds_only(p, NAMES_OF_FILES)]
 
     def sweep(self) -> None:
         """Remove what killed saves left; rename a checkpoint that they moved aside back.
@@ -288,7 +288,7 @@ class Checkpoints:
                 num_whole += self.fault(path) is None
             elif step_of(path) not in wanted and has_manifest(path):
                 with suppress(OSError):
-                    disk.remove_at_once(path, NAMES_OF_FILES)
+                    remove_at_once(path, NAMES_OF_FILES)
 
 
 def _set_aside(path: Path) -> str:

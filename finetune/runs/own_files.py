@@ -7,6 +7,7 @@ from finetune import disk
 from finetune.runs.checkpoint_folder import is_checkpoint_name
 from finetune.runs.manifest import NAMES_OF_FILES
 from finetune.runs.owner import ORIGIN
+from finetune.whole_folders import holds_only
 
 DOCUMENTS = ("config.yaml", "plan.json", "data.json")
 """Files that describe a run, written when it begins."""
@@ -45,7 +46,7 @@ def clear(run: Path, checkpoints: Path, tensorboard: Path) -> None:
         OSError: the system refuses.
     """
     for path in _entries(checkpoints):
-        if is_checkpoint_name(path) and disk.holds_only(path, NAMES_OF_FILES):
+        if is_checkpoint_name(path) and holds_only(path, NAMES_OF_FILES):
             disk.remove(path)
     for path in _entries(tensorboard):
         if EVENTS.fullmatch(path.name) and disk.is_file(path):

@@ -37,6 +37,7 @@ from finetune.store.store_folder import (
     restore_sizes,
     size_of,
 )
+from finetune.whole_folders import holds_only, refuse_foreign
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,7 @@ def filled_aside(root: Path, key: str) -> Iterator[Path]:
     """
     aside = root / f".filled-{os.getpid()}-{key}"
     with os_errors_named(aside), _directory_locked(root):
-        disk.refuse_foreign(aside, FILES)
+        refuse_foreign(aside, FILES)
         disk.remove(aside)
         disk.make_folder(aside, 0o700)
         for name in ("lock", "seals"):
@@ -211,7 +212,7 @@ def place_filled(aside: Path, meta: Meta, disk_bytes: float) -> Path:
     folder = folder_of(aside.parent, meta.key)
     with os_errors_named(folder), _directory_locked(aside.parent):
         if folder.exists():
-            if not disk.holds_only(folder, FILES):
+            if not holds_only(folder, FILES):
                 raise StoreError("is no folder of ours", where=str(folder))
             # In use or not: whoever has mapped the older table keeps its pages until it ends.
             remove_whole(folder)

@@ -16,6 +16,7 @@ import numpy as np
 from finetune import disk
 from finetune.reading import read_at_most
 from finetune.store.layout import Meta, StoreError, os_errors_named
+from finetune.whole_folders import holds_only, refuse_foreign
 
 _KEY = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 _ASIDE = re.compile(rf"\.(?:new|old)-\d+-{_KEY.pattern}")
@@ -50,7 +51,7 @@ def is_store(path: Path) -> bool:
     """Tell whether a path is the folder of a store, with no file that is not ours."""
     return (
         _KEY.fullmatch(path.name) is not None
-        and disk.holds_only(path, FILES)
+        and holds_only(path, FILES)
         and disk.is_own_file(path / "lock")
         and disk.is_own_file(path / "seals")
     )
@@ -60,7 +61,7 @@ def is_leftover(path: Path) -> bool:
     """Tell whether a path is what a killed process left while it created or removed a store."""
     # A table is filled without the lock of the directory: its writer may live.
     is_left = _ASIDE.fullmatch(path.name) or (_FILLED.fullmatch(path.name) and not is_in_use(path))
-    return bool(is_left) and disk.holds_only(path, FILES)
+    return bool(is_left) and holds_only(path, FILES)
 
 
 def read_meta(folder: Path) -> Meta:
@@ -115,7 +116,7 @@ def removed_if_unusable(folder: Path, wanted: Meta) -> list[str]:
     """
     if disk.kind_of(folder) is None:
         return []
-    if not disk.holds_only(folder, FILES):
+    if not holds_only(folder, FILES):
         raise StoreError("is not a folder that finetune made", where=str(folder), hint="remove it")
     fault = fault_of(folder, wanted)
     if fault is None:
@@ -129,7 +130,7 @@ def make_empty(folder: Path, meta: Meta) -> None:
     """Create an empty store under a temporary name, then rename it."""
     # It gets its own name only when it is complete: a kill leaves no incomplete store.
     aside = folder.with_name(f".new-{os.getpid()}-{folder.name}")
-    disk.refuse_foreign(aside, FILES)
+    refuse_foreign(aside, FILES)
     disk.remove(aside)
     disk.make_folder(aside, 0o700)
     try:
@@ -187,7 +188,7 @@ def remove_whole(folder: Path) -> None:
     It is renamed first, so that no process sees it partly removed.
     """
     aside = folder.with_name(f".old-{os.getpid()}-{folder.name}")
-    disk.refuse_foreign(aside, FILES)
+    refuse_foreign(aside, FILES)
     disk.remove(aside)
     disk.rename(folder, aside)
     disk.remove(aside)
