@@ -24,8 +24,8 @@ from finetune.data.steps.tokenizing import Tokenize
 from finetune.errors import FinetuneError
 from finetune.export.agreement import Outputs, Pass
 from finetune.export.source import ExportSource, WrittenFormat
-from finetune.importing import require
 from finetune.models.huggingface import quiet_transformers
+from finetune.models.transformers_package import load_transformers
 
 _OTHERWISE = "--format torch or onnx holds the whole network, --format safetensors its weights"
 _POOLING = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
@@ -56,7 +56,7 @@ def write_transformers(source: ExportSource, folder: Path) -> WrittenFormat:
     """
     whole = _whole(source)
     _name_classes(whole, source)
-    transformers: Any = require("transformers", extra="text")
+    transformers: Any = load_transformers()
     with quiet_transformers(transformers):
         return _written(whole, source, folder, transformers)
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from finetune.errors import Key, ModelError
-from finetune.importing import require
+from finetune.models.transformers_package import load_transformers
 
 # Letters: B samples, T tokens, H and W height and width.
 
@@ -61,7 +61,7 @@ def auto_with_head(
     Raises:
         ModelError: `transformers` has no such head for this architecture.
     """
-    transformers = require("transformers", extra="text")
+    transformers = load_transformers()
     autos = [getattr(transformers, f"AutoModelFor{name}") for name in _CLASSES[wanted.kind]]
     found = [auto for auto in autos if type(config) in auto._model_mapping]
     if found:

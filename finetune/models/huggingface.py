@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from finetune.config.model import TransformersLayer
 from finetune.errors import FinetuneError, Key, ModelError
-from finetune.importing import require
 from finetune.models.heads import HeadWanted, auto_with_head
 from finetune.models.loaded_values import (
     conversion,
@@ -26,6 +25,7 @@ from finetune.models.loaded_values import (
 from finetune.models.preprocessing import PretrainedPlace, file_finder, pretrained_place
 from finetune.models.renaming import in_yaml, mending, renamed
 from finetune.models.shapes import first_line
+from finetune.models.transformers_package import load_transformers
 from finetune.models.weights import read_tensors, refuse_old_torch
 from finetune.models.weights_report import WeightsReport, misfit
 from finetune.process import collector_off
@@ -68,7 +68,7 @@ def build_transformers(
     # Before transformers opens any of them: it reads pickles and follows indexes by itself.
     if place.local and node.pretrained:
         _check_files(Path(place.name), label=label, key=(*key, "path"))
-    transformers = require("transformers", extra="text")
+    transformers = load_transformers()
     options = _options_of_head(node, wanted)
     # Code that comes with a network is never run; asked about on a terminal, somebody would say
     # yes.

@@ -19,6 +19,7 @@ from finetune.errors import FinetuneError, Key, ModelError
 from finetune.importing import package_path, require
 from finetune.models.architectures import ELSEWHERE, check_timm, check_torchvision, is_detector
 from finetune.models.shapes import first_line
+from finetune.models.transformers_package import load_transformers
 from finetune.reading import read_json_object
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -166,7 +167,7 @@ def file_finder(place: PretrainedPlace) -> Callable[[str], Path | None]:
         return path if path.is_file() else None
 
     def on_hub(name: str) -> Path | None:
-        hub = require("transformers.utils", extra="text")
+        hub = load_transformers().utils
         # The three flags are transformers' own way to ask for a file that may be missing.
         found = hub.cached_file(
             place.name,
@@ -196,7 +197,7 @@ def _check_place(place: PretrainedPlace, *, label: str, key: Key) -> None:
                 key=key,
             )
         return
-    hub = require("transformers.utils", extra="text")
+    hub = load_transformers().utils
     try:
         hub.cached_file(place.name, "config.json")
     except (OSError, ValueError) as error:

@@ -30,8 +30,9 @@ from finetune.data.steps.tokens import CUT, Encoded, Tokenizing, TokenStore, tok
 from finetune.data.table import Listed, Numbers
 from finetune.data.targets.words import first_tokens, needs_blank, token_places, words_of
 from finetune.errors import DataError, Key, named
-from finetune.importing import package_path, require
+from finetune.importing import package_path
 from finetune.models.shapes import first_line
+from finetune.models.transformers_package import load_transformers
 from finetune.process import collector_off
 
 _NUM_DRAWN = 1000
@@ -343,7 +344,7 @@ def load_tokenizer(name: str, key: Key) -> Any:
     """
     if name.startswith("package:"):
         name = str(package_path(name, key=(*key, "tokenizer")))
-    transformers = require("transformers", extra="text")
+    transformers = load_transformers()
     with collector_off():  # the name loads the modules behind it
         auto = transformers.AutoTokenizer
     try:
