@@ -173,12 +173,26 @@ def frozen_modules(model: nn.Module, frozen: AbstractSet[str]) -> dict[str, nn.M
     """
     # By identity: a tied parameter is listed under one of its names only.
     thawed = {id(param) for name, param in model.named_parameters() if name not in frozen}
+    has_any: dict[int, bool] = {}
+    has_thawed: dict[int, bool] = {}
+
+    def look(module: nn.Module) -> None:
+        """Note whether a module has parameters, and whether one of them trains."""
+        own = list(module.parameters(recurse=False))
+        has_any[id(module)] = bool(own)
+        has_thawed[id(module)] = any(id(param) in thawed for param in own)
+        for child in module.children():
+            if id(child) not in has_any:  # a module may be in several places
+                look(child)
+            has_any[id(module)] |= has_any[id(child)]
+            has_thawed[id(module)] |= has_thawed[id(child)]
+
+    look(model)
     found: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        parameters = list(module.parameters())
         # `named_modules` gives a parent before its children.
         has_frozen_parent = bool(name) and name.rpartition(".")[0] in found
-        if has_frozen_parent or (parameters and not any(id(p) in thawed for p in parameters)):
+        if has_frozen_parent or (has_any[id(module)] and not has_thawed[id(module)]):
             found[name] = module
     return found
 

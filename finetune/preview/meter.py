@@ -1,9 +1,9 @@
 """Measure FLOPs and memory of a phase with a few samples, and leave the model as it was."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +13,12 @@ from torch.utils.flop_counter import (
     conv_flop_count,
     flop_registry,
     sdpa_flop_count,
+    shape_wrapper,
 )
 
 from finetune.activations.estimate import TOO_FEW, Estimate, Use, find_estimate, too_few_come
 from finetune.activations.find.boundary import Boundary
+from finetune.activations.find.trace import storage_of
 from finetune.bits import fingerprint
 from finetune.config.freeze import ModulesConfig
 from finetune.config.run import RunConfig
@@ -34,7 +36,6 @@ _FEW, _MORE = 2, 3
 """Samples in the two measured passes; a line through both gives all other sizes."""
 _Computed = Literal["all", "forward", "none"]
 """Which matrix products of a pass are computed."""
-_Around = AbstractContextManager[None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,17 @@ class _Pass:
     prefix: int
     kept: int
     moved: frozenset[str]
+    """Buffers that had other bits afterwards."""
+    touched: bool
+    """Whether any buffer was written to or replaced, with other bits or the same."""
+
+
+class _Mark(NamedTuple):
+    """What shows whether a buffer was written to."""
+
+    bits: str
+    writes: int
+    storage: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +120,10 @@ class Meter:
         key = phase.frozen, phase.modules
         if key not in self.known:
             found = self._prospect(phase)
-            few = self._pass(phase, self.few, found, computed="forward")
+            few = self._pass(phase, self.few, found, computed="none")
+            if few.touched:
+                # Only the right values show whether a buffer moves.
+                few = self._pass(phase, self.few, found, computed="forward")
             more = self._pass(phase, self.more, found, computed="none")
             self.known[key] = Measured(
                 self._of_step(few.flops, more.flops),
@@ -151,40 +166,35 @@ class Meter:
         """Run one batch forward and backward, and undo what it did.
 
         Products that are not computed leave FLOPs and sizes as they are. They may decide which
-        buffers move, so the pass that is asked for these needs those of the forward pass.
+        buffers move.
         """
-        products = WithoutProducts(_FORMULAS.keys() | flop_registry.keys())
-        leaving_out: dict[_Computed, tuple[_Around, _Around]] = {
-            "all": (nullcontext(), nullcontext()),
-            "forward": (nullcontext(), products.entered()),
-            "none": (products.entered(), nullcontext()),
-        }
-        with suppress(Exception):
-            found = self._counted(phase, batch, estimate, *leaving_out[computed])
-            # Code of the user may have caught the error of a read, and gone another way.
-            if not products.was_read:
-                return found
+        if computed != "all":
+            products = WithoutProducts(_ALL_FORMULAS, fills=computed == "none")
+            with suppress(Exception):
+                found = self._counted(phase, batch, estimate, products)
+                # Code of the user may have caught the error of a read, and gone another way.
+                if not products.was_read:
+                    return found
         # Values decide what this network runs: which expert gets a token, say. Or they must be
         # right for it to run at all.
-        return self._counted(phase, batch, estimate, *leaving_out["all"])
+        counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+        return self._counted(phase, batch, estimate, counter)
 
     def _counted(
         self,
         phase: Phase,
         batch: Batch,
         estimate: Estimate | str,
-        around_all: _Around,
-        around_backward: _Around,
+        counter: FlopCounterMode | WithoutProducts,
     ) -> _Pass:
-        """Run one batch inside two contexts, and count."""
+        """Run one batch, and count."""
         model = self.model
         boundary = estimate.boundary if isinstance(estimate, Estimate) else None
         with _left_as_it_was(model), _every_operation_seen():
             take_on(model, phase.frozen, phase.modules)
             # Any module may move a buffer in training mode: only a pass shows which.
-            before, kept = _digests(model), _KeptForBackward(model)
-            counting = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
-            with counting as counter, around_all:
+            before, kept = _marks(model), _KeptForBackward(model)
+            with counter.entered() if isinstance(counter, WithoutProducts) else counter:
                 with (
                     saved_tensors_hooks(kept.pack, _unpacked),
                     self.precision.autocast(),
@@ -193,16 +203,24 @@ class Meter:
                     loss = self.task.loss(model(**batch.inputs), batch)
                 # Read here: the backward pass adds to the same counter.
                 forward = counter.get_total_flops()
-                with around_backward:
-                    self.precision.backward(loss)
-            after = _digests(model)
-        moved = frozenset(name for name, digest in after.items() if before.get(name) != digest)
-        return _Pass(counter.get_total_flops(), forward, sum(within), kept.size_bytes, moved)
+                if isinstance(counter, WithoutProducts):
+                    counter.fills = True
+                self.precision.backward(loss)
+            after = _marks(model)
+        moved = {name for name, mark in after.items() if _bits(before.get(name)) != mark.bits}
+        return _Pass(
+            counter.get_total_flops(),
+            forward,
+            sum(within),
+            kept.size_bytes,
+            frozenset(moved),
+            touched=before != after,
+        )
 
 
 @contextmanager
 def _flops_within(
-    model: nn.Module, boundary: Boundary | None, counter: FlopCounterMode
+    model: nn.Module, boundary: Boundary | None, counter: FlopCounterMode | WithoutProducts
 ) -> Iterator[list[int]]:
     """Yield a list that receives the FLOPs of each call in the prefix of a boundary."""
     chosen = {(call.module, call.visit) for call in boundary.calls} if boundary else set()
@@ -267,6 +285,10 @@ _FORMULAS = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
+
+
+_ALL_FORMULAS = {**flop_registry, **{op: shape_wrapper(count) for op, count in _FORMULAS.items()}}
+"""FLOPs of each costly operation, torch's formulas among them, as `FlopCounterMode` calls them."""
 
 
 class _KeptForBackward:
@@ -335,7 +357,18 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
                 parameter.grad = gradient
 
 
-def _digests(model: nn.Module) -> dict[str, str]:
-    """Return the fingerprint of every buffer by name."""
-    buffers = model.named_buffers(remove_duplicate=False)
-    return {name: fingerprint(buffer) for name, buffer in buffers}
+def _marks(model: nn.Module) -> dict[str, _Mark]:
+    """Return the mark of every buffer by name."""
+    return {
+        name: _Mark(
+            fingerprint(buffer),
+            # torch counts the writes to all tensors but those made in inference mode
+            0 if buffer.is_inference() else buffer._version,
+            storage_of(buffer),
+        )
+        for name, buffer in model.named_buffers(remove_duplicate=False)
+    }
+
+
+def _bits(mark: _Mark | None) -> str | None:
+    return None if mark is None else mark.bits

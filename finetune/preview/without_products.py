@@ -1,4 +1,4 @@
-"""Run a network without computing its matrix products, where only FLOPs and sizes are wanted.
+"""Count the FLOPs of a network without computing its matrix products.
 
 Products, convolutions and attention take most of the time of a pass. Their results are filled with
 ones, in the shapes that they would have. All other operations run. What follows from a filled value
@@ -7,7 +7,7 @@ error the caller makes the pass again with all products computed: wrong values m
 such as an index that is out of range.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, NoReturn
@@ -28,24 +28,34 @@ class ValueReadError(Exception):
 
 
 class WithoutProducts(TorchDispatchMode):
-    """Fills the results of costly operations with ones.
+    """Counts the FLOPs of a block, and fills the results of costly operations with ones.
 
-    A costly operation still runs on tensors without data (`meta`), so a counter of FLOPs that was
-    entered earlier sees it.
+    A costly operation is one that has a formula for its FLOPs. It still runs, on tensors without
+    data (`meta`), which gives the shapes of its results.
 
     Args:
-        costly: The operations that are not computed.
+        formulas: FLOPs of each costly operation, from its arguments and `out_val`, its result.
+        fills: Whether results are filled now; what is computed instead is counted all the same.
     """
 
-    supports_higher_order_operators = True
+    # torch's `FlopCounterMode` around such a mode would see every operation a second time: that
+    # took longer than the products of a small network.
 
-    def __init__(self, costly: Iterable[Any]) -> None:
+    def __init__(self, formulas: Mapping[Any, Callable[..., Any]], *, fills: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.fills = fills
         self.was_read = False
         """Whether a value that follows from a filled one was asked for."""
-        self._costly = frozenset(costly)
+        self._formulas = formulas
+        self._flops = 0
         self._filled: set[int] = set()
         """Storages of values that follow from filled ones."""
+        self._shaped: dict[Any, Any] = {}
+        """Results without data, by the operation and the form of its arguments."""
+
+    def get_total_flops(self) -> int:
+        """Return the FLOPs counted so far: the method of `FlopCounterMode`, which counts alike."""
+        return self._flops
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -60,16 +70,22 @@ class WithoutProducts(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Run an operation, or fill its result in."""
+        """Run an operation, or fill its result in; add its FLOPs."""
         kwargs = kwargs or {}
+        formula = self._formulas.get(func.overloadpacket)
+        if formula is None and _is_made_of_others(func):
+            with self:
+                return func.decompose(*args, **kwargs)
         given = _storages([*args, *kwargs.values()])
         follows = not self._filled.isdisjoint(given)
-        if getattr(func, "overloadpacket", None) in self._costly:
-            result, follows = _filled(func, args, kwargs), True
+        if formula is not None and self.fills:
+            result, follows = self._filled_in(func, args, kwargs), True
         else:
             if follows and _reads_values(func):
                 self.refuse(func)
             result = func(*args, **kwargs)
+        if formula is not None:
+            self._flops += formula(*args, **kwargs, out_val=result)
         written = _storages([result])
         if not follows:
             # A freed storage may be used again, by what does not follow from a filled value.
@@ -79,6 +95,18 @@ class WithoutProducts(TorchDispatchMode):
         if func._schema.is_mutable:
             self._filled.update(given)
         return result
+
+    def _filled_in(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Return ones in the place of a result: of its shapes, strides and types."""
+        # Blocks of a network are alike, and torch derives many shapes in Python.
+        key = (func, _form(args), _form(tuple(kwargs.items())))
+        if (shaped := self._shaped.get(key)) is None:
+            without = {name: _without_data(value) for name, value in kwargs.items()}
+            shaped = self._shaped[key] = func(*map(_without_data, args), **without)
+        device = next(value.device for value in args if isinstance(value, Tensor))
+        if isinstance(shaped, Tensor):
+            return _ones(shaped, device)
+        return tuple(_ones(one, device) if isinstance(one, Tensor) else one for one in shaped)
 
     def refuse_reading(self, func: Callable[..., Any], args: Sequence[Any]) -> None:
         """Raise if a function would hand a value to Python that follows from a filled one.
@@ -132,21 +160,28 @@ def _storages(values: Iterable[Any]) -> list[int]:
 
 
 @cache
+def _is_made_of_others(func: Any) -> bool:
+    """Tell whether an operation is written as other ones; seen whole only in inference mode."""
+    composite = torch._C.DispatchKey.CompositeImplicitAutograd
+    return func.namespace == "aten" and torch._C._dispatch_has_kernel_for_dispatch_key(
+        func.name(), composite
+    )
+
+
+@cache
 def _reads_values(func: Any) -> bool:
     """Tell whether values may decide what an operation returns besides values: sizes, a number."""
-    # Of operators of higher order, and of operations of other packages, nothing is known.
-    if not isinstance(func, torch._ops.OpOverload) or func.namespace not in ("aten", "prims"):
+    # Of operations of other packages nothing is known.
+    if func.namespace not in ("aten", "prims"):
         return True
     return bool({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & {*func.tags})
 
 
-def _filled(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-    """Return ones in the place of a result: of its shapes, strides and types."""
-    device = next(value.device for value in args if isinstance(value, Tensor))
-    shaped = func(*map(_without_data, args), **{n: _without_data(v) for n, v in kwargs.items()})
-    if isinstance(shaped, Tensor):
-        return _ones(shaped, device)
-    return tuple(_ones(one, device) if isinstance(one, Tensor) else one for one in shaped)
+def _form(value: Any) -> Any:
+    """Return what the shapes of results depend on, of an argument or several, to look it up by."""
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype
+    return tuple(map(_form, value)) if isinstance(value, list | tuple) else value
 
 
 def _without_data(value: Any) -> Any:

@@ -70,9 +70,11 @@ def _extreme_rows(samples: Samples) -> Tensor:
             flat = values.reshape(len(values), -1).to(torch.int64)
             for is_most, each in ((True, flat.amax(1)), (False, -flat.amin(1))):
                 value, place = each.max(0)
-                found = float(value), int(batch.indices[int(place)])
+                # Of equal numbers the earliest, by its negative position: a column of equal numbers
+                # then adds no sample to the first ones.
+                found = float(value), -int(batch.indices[int(place)])
                 ends[name, is_most] = max(ends.get((name, is_most), found), found)
-    rows = {*first.tolist(), *(row for _, row in ends.values()), *_longest(samples)}
+    rows = {*first.tolist(), *(-row for _, row in ends.values()), *_longest(samples)}
     return torch.tensor(sorted(rows))
 
 
