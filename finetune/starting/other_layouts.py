@@ -2,12 +2,13 @@
 
 import mmap
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from finetune.data.media.decoding import open_image
-from finetune.errors import DataError
+from finetune.data.readers.json_lists import keys_of_object
+from finetune.errors import DataError, FinetuneError
 
 _LOOKED_AT = 1 << 16
 """Bytes of a text that are looked at."""
@@ -17,8 +18,6 @@ _MASK_FOLDERS = frozenset(
     {"mask", "masks", "annotation", "annotations", "labels", "gt", "segmentation", "segmentations"}
 )
 _YOLO_LINE = re.compile(r"\d+( -?\d+(\.\d+)?){4,}")
-_JSON_TOKEN = re.compile(rb'"([^"\\]*+(?:\\.[^"\\]*+)*+)"?(\s*+:)?|[\[\]{}]', re.DOTALL)
-"""A bracket, or a text with the colon behind it, which makes it a key."""
 _TEMPLATE = "finetune init --template detection writes a config for a file of COCO, to fill in"
 
 
@@ -97,26 +96,13 @@ def _is_coco(file: Path) -> bool:
     # Most files lack the word, and need not be looked at any further.
     if not is_one or text.find(b'"annotations"') < 0:
         return False
-    found = set[bytes]()
-    for key in _keys_of_object(text):
-        found.add(key)
-        if b"annotations" in found and found & {b"images", b"categories"}:
-            return True
+    found = set[str]()
+    with suppress(FinetuneError, UnicodeDecodeError):
+        for key in keys_of_object(file):
+            found.add(key)
+            if "annotations" in found and found & {"images", "categories"}:
+                return True
     return False
-
-
-def _keys_of_object(text: Any) -> Iterator[bytes]:
-    """Yield the keys of the first object of a JSON text, not those of objects within it."""
-    depth = 0
-    for token in _JSON_TOKEN.finditer(text):
-        mark = token[0][:1]
-        if mark == b'"':
-            if depth == 1 and token[2] is not None:
-                yield token[1]
-            continue
-        depth += 1 if mark in b"[{" else -1
-        if depth == 0:
-            return
 
 
 def _beginning(file: Path) -> bytes:

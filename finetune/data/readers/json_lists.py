@@ -33,11 +33,8 @@ def read_lists(path: Path, kept: Mapping[str, Sequence[str]]) -> dict[str, list[
         with path.open(encoding="utf-8") as file:
             text = JsonText(file, where)
             for key in _members(text):
-                if text.next() != "[":
-                    text.value()
-                elif key not in kept:
-                    for _ in _entries(text):  # such a list may be larger than a value may be
-                        pass
+                if text.next() != "[" or key not in kept:
+                    _pass_over(text)
                 elif key in found:
                     raise FinetuneError(f"has the key {key!r} twice", where=where)
                 else:
@@ -47,6 +44,21 @@ def read_lists(path: Path, kept: Mapping[str, Sequence[str]]) -> dict[str, list[
         reason = "not UTF-8" if is_text else reason_of(error).lower()  # type: ignore[arg-type]
         raise FinetuneError(f"cannot be read: {reason}", where=where) from error
     return found
+
+
+def keys_of_object(path: Path) -> Iterator[str]:
+    """Yield the keys of the object that a JSON file holds, each before its value is passed over.
+
+    Raises:
+        FinetuneError: it is no JSON object.
+        OSError: it cannot be read.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    with path.open(encoding="utf-8") as file:
+        text = JsonText(file, str(path))
+        for key in _members(text):
+            yield key
+            _pass_over(text)
 
 
 def _slim(entry: Any, kept: Sequence[str]) -> Any:
@@ -80,6 +92,15 @@ def _entries(text: JsonText) -> Iterator[Any]:
         yield text.value()
         _separate(text, "]")
     _take(text, "]")
+
+
+def _pass_over(text: JsonText) -> None:
+    """Move behind the value that comes next."""
+    if text.next() != "[":
+        text.value()
+        return
+    for _ in _entries(text):  # a list may be larger than a value may be
+        pass
 
 
 def _take(text: JsonText, mark: str) -> None:
