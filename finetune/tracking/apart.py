@@ -12,7 +12,7 @@ import numpy as np
 from finetune.errors import FinetuneError
 from finetune.redaction import redacted
 from finetune.tracking.run_names import Identity, without_password
-from finetune.tracking.tracker import Tracker
+from finetune.tracking.tracker import Tracker, on_failure
 from finetune.tracking.waiting_calls import Job, WaitingCalls
 
 CLOSING_S = 120.0
@@ -203,4 +203,4 @@ class Apart(Tracker):
             self._is_told = True
             # Masked before it is cut: half of a secret would not be found.
             fault = redacted(without_password(self._fault))[:_LONGEST_FAULT]
-            self._tell(f"{self._name} failed, and the run goes on without it: {fault}")
+            self._tell(on_failure(self._name, fault))

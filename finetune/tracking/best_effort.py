@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.errors import FinetuneError
-from finetune.tracking.tracker import Tracker
+from finetune.tracking.tracker import Tracker, on_failure
 from finetune.tracking.waiting_calls import Job
 
 
@@ -91,4 +91,4 @@ class BestEffort(Tracker):
         """Say once that the tracker has failed."""
         if self._fault is not None and not self._is_told:
             self._is_told = True
-            self._tell(f"{self._name} failed, and the run goes on without it: {self._fault}")
+            self._tell(on_failure(self._name, self._fault))

@@ -18,6 +18,11 @@ OF_PHASES = ("freeze/phase", "freeze/trained_parameters")
 """Tags of figures that only change between phases."""
 
 
+def on_failure(name: str, fault: str) -> str:
+    """Return the line that is told once when a tracker fails that a run can do without."""
+    return f"{name} failed, and the run goes on without it: {fault}"
+
+
 class Tracker(Protocol):
     """Receives what a run reports. Each method may ignore what the tracker has no use for."""
 
