@@ -89,7 +89,7 @@ def _write(
     with loading():
         from finetune.export.certifying import certificate_of
         from finetune.export.statement import BEGINNING
-        from finetune.runs.folder import saved_folder
+        from finetune.runs.saved_runs import saved_folder
 
     if key is not None and not is_regular(out):
         raise FinetuneError("needs a certificate in a regular file", where="--sign")

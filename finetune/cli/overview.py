@@ -80,11 +80,12 @@ def _remove(path: Path, *, asks: bool) -> None:
     Raises:
         FinetuneError: it is no run, is in use, or nobody can be asked.
     """
-    from finetune.runs.folder import RunFolder, saved_folder
+    from finetune.runs.folder import RunFolder
     from finetune.runs.listing import find_runs
     from finetune.runs.lock import refuse_if_held
     from finetune.runs.owner import is_run
     from finetune.runs.removing import remove_run
+    from finetune.runs.saved_runs import saved_folder
 
     if path.is_symlink() or not is_run(path):
         what = "is a link, which is not followed here" if path.is_symlink() else "holds no run"

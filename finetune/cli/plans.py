@@ -9,8 +9,8 @@ from typing import Any, TextIO
 from rich.table import Table
 
 from finetune.cli.output import size
+from finetune.config.dumping import dump_config
 from finetune.config.freeze import FreezeConfig, PhaseConfig
-from finetune.config.loader import dump_config
 from finetune.config.run import RunConfig
 from finetune.config.task_list_keys import AnyTask, TaskList
 from finetune.data.parts.drawn import MOST_PREPARED

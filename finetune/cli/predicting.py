@@ -75,7 +75,7 @@ def predict_command(
             from finetune.predict import load_predictor
             from finetune.predict.prediction import Asking, Told
             from finetune.predict.whole_prediction import Input, WholePrediction
-            from finetune.runs.folder import saved_folder
+            from finetune.runs.saved_runs import saved_folder
 
         own = list(saved_folder(run).files())
         if out is not None:

@@ -27,8 +27,8 @@ def report_command(
     check_place(out)
     # Jinja and numpy take a while to load: `--help` must not wait for them
     from finetune.report.page import render_page
-    from finetune.runs.folder import saved_folder
     from finetune.runs.own_files import REPORT_MARK
+    from finetune.runs.saved_runs import saved_folder
 
     with results():
         twice = [path for path in runs if sum(path.resolve() == one.resolve() for one in runs) > 1]

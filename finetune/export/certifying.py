@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.config.loader import as_plain, load_saved
+from finetune.config.dumping import as_plain
+from finetune.config.loader import load_saved
 from finetune.errors import CheckpointError, FinetuneError
 from finetune.export.layer_names import exported_prefix
 from finetune.export.statement import CertifiedTensor, digest_of_json, statement_of
@@ -15,9 +16,9 @@ from finetune.export.tensor_files import TensorDigest, TensorFiles, digest_of
 from finetune.freezing.origins import Sources
 from finetune.freezing.rows import rows_of
 from finetune.models.declared import Network
-from finetune.runs.folder import saved_config
 from finetune.runs.kept import Checkpoints
 from finetune.runs.manifest import read_manifest
+from finetune.runs.saved_runs import saved_config
 from finetune.train.build import build_model_and_task, located
 from finetune.train.inference import PLAIN_CALLS
 from finetune.train.trained import TrainedRun, load_run

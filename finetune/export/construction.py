@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from finetune.config.loader import as_plain
+from finetune.config.dumping import as_plain
 from finetune.config.model import (
     ImportLayer,
     Layer,

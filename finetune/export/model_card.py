@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from finetune.config.loader import as_plain
+from finetune.config.dumping import as_plain
 from finetune.errors import CheckpointError
 from finetune.export.agreement import TOLERANCE
 from finetune.export.source import Checked, ExportSource, WrittenFormat

@@ -6,8 +6,6 @@ from typing import Any, assert_never
 from pydantic import ValidationError
 
 from finetune.config.freeze import (
-    AfterEpochs,
-    AtFraction,
     Bitfit,
     ChainThaw,
     Freeze,
@@ -18,7 +16,6 @@ from finetune.config.freeze import (
     LpFt,
     Method,
     NormOnly,
-    OnPlateau,
     PhaseConfig,
     PolicyMethod,
     RateConfig,
@@ -27,6 +24,7 @@ from finetune.config.freeze import (
 )
 from finetune.config.optim import CosineSchedule, OptimizerConfig
 from finetune.config.selectors import All, ByKind, ByName, Not, Selector
+from finetune.config.triggers import AfterEpochs, AtFraction, OnPlateau
 from finetune.errors import SelectorError
 from finetune.freezing.phase_rates import layer_ids
 from finetune.freezing.select import select

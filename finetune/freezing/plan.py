@@ -10,10 +10,10 @@ from finetune.config.freeze import (
     ModulesConfig,
     PhaseConfig,
     PolicyMethod,
-    Trigger,
 )
 from finetune.config.optim import OptimizerConfig
 from finetune.config.selectors import Selector
+from finetune.config.triggers import Trigger
 from finetune.errors import Faults, Key, SelectorError
 from finetune.freezing.methods import written_out
 from finetune.freezing.phase_rates import layer_factors, phase_rates

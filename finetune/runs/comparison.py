@@ -7,9 +7,9 @@ from typing import Any
 
 from finetune.errors import CheckpointError, FinetuneError
 from finetune.reading import read_own_json
-from finetune.runs.folder import saved_folder
 from finetune.runs.kept import Checkpoints
 from finetune.runs.run_record import read_run
+from finetune.runs.saved_runs import saved_folder
 from finetune.runs.weight_distances import WeightDistances, weight_distances
 
 Pair = tuple[Any, Any]

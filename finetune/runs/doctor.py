@@ -10,12 +10,13 @@ from pathlib import Path
 from finetune.config.loader import load_config
 from finetune.errors import CheckpointError, FinetuneError
 from finetune.runs.checkpoint_folder import step_of
-from finetune.runs.folder import RunFolder, saved_folder
+from finetune.runs.folder import RunFolder
 from finetune.runs.headers import SavedPlan
 from finetune.runs.kept import Checkpoints, fits_anything
 from finetune.runs.lock import holder_of
 from finetune.runs.manifest import UNAVERAGED
 from finetune.runs.saved_proof import read_proof
+from finetune.runs.saved_runs import saved_folder
 from finetune.tracking.json_lines import has_torn_line, read_metrics
 
 _ENDINGS = ("done", "stopped", "failed")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from finetune.errors import FinetuneError
 from finetune.predict import Predictor, Predictors, load_predictor
-from finetune.runs.folder import RunFolder, saved_config
+from finetune.runs.folder import RunFolder
 from finetune.runs.kept import Checkpoints
 from finetune.runs.listing import find_runs
 from finetune.runs.owner import is_run
+from finetune.runs.saved_runs import saved_config
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -238,6 +238,44 @@ class Meta:
             return cls(words[0], words[1], layout, dict(document["facts"]), words[2])
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise StoreError("meta.json cannot be read") from error
+
+
+class Spans(NamedTuple):
+    """Positions of rows: the row number, or for ragged outputs a run of units from `starts` on."""
+
+    rows: Rows
+    """(B,)"""
+    starts: Rows
+    """First unit of each row in every ragged file, (B,)."""
+    lengths: Rows
+    """Number of units of each row in ragged files, (B,)."""
+
+    def places(self, column: Column) -> Rows:
+        """Return the indices of these rows' units, (B,), or (T,) if `column` is ragged."""
+        if not column.spec.ragged:
+            return self.rows
+        before = np.cumsum(self.lengths) - self.lengths
+        places: Rows = np.arange(self.lengths.sum())
+        places += np.repeat(self.starts - before, self.lengths)
+        return places
+
+    def padded_places(self, length: int) -> Rows:
+        """Return `length` unit indices for each row, (B, L); the last one is repeated as padding.
+
+        Repeating it is cheap: it was read just before. The caller overwrites the padding.
+        """
+        last = np.maximum(self.lengths - 1, 0)
+        places: Rows = self.starts[:, None] + np.minimum(np.arange(length), last[:, None])
+        return places
+
+    def end(self, column: Column) -> int:
+        """Return the first unit behind these rows."""
+        last = self.starts + self.lengths if column.spec.ragged else self.rows + 1
+        return int(last.max(initial=0))
+
+    def some(self, which: NDArray[np.bool_] | Rows) -> "Spans":
+        """Return the spans of some of the rows."""
+        return Spans(self.rows[which], self.starts[which], self.lengths[which])
 
 
 def rows_file(number: int) -> str:

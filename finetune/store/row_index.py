@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.store.layout import Layout, Rows
+from finetune.store.layout import Layout, Rows, Spans
 from finetune.store.row_checksums import EMPTY, Checksums
-from finetune.store.units import FileUnits, Spans
+from finetune.store.units import FileUnits
 
 
 class RowIndex:

@@ -24,12 +24,13 @@ from finetune.store.layout import (
     Meta,
     Rows,
     RowSpec,
+    Spans,
     StoreError,
     StoreFullError,
 )
 from finetune.store.row_checksums import EMPTY, Checksummer
 from finetune.store.row_index import RowIndex
-from finetune.store.units import RowFiles, Spans, to_block
+from finetune.store.units import RowFiles, to_block
 from finetune.store.verdicts import Verdicts
 
 __all__ = ["RowSpec", "Store", "StoreError", "StoreFullError"]

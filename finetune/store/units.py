@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from finetune.disk import descriptor_to_change, nameless_file
@@ -30,6 +29,7 @@ from finetune.store.layout import (
     Column,
     Layout,
     Rows,
+    Spans,
     StoreError,
     Unit,
     os_errors_named,
@@ -151,44 +151,6 @@ class FileUnits:
         while rest:
             count = os.pwrite(self.descriptor, rest, offset)
             rest, offset = rest[count:], offset + count
-
-
-class Spans(NamedTuple):
-    """Positions of rows: the row number, or for ragged outputs a run of units from `starts` on."""
-
-    rows: Rows
-    """(B,)"""
-    starts: Rows
-    """First unit of each row in every ragged file, (B,)."""
-    lengths: Rows
-    """Number of units of each row in ragged files, (B,)."""
-
-    def places(self, column: Column) -> Rows:
-        """Return the indices of these rows' units, (B,), or (T,) if `column` is ragged."""
-        if not column.spec.ragged:
-            return self.rows
-        before = np.cumsum(self.lengths) - self.lengths
-        places: Rows = np.arange(self.lengths.sum())
-        places += np.repeat(self.starts - before, self.lengths)
-        return places
-
-    def padded_places(self, length: int) -> Rows:
-        """Return `length` unit indices for each row, (B, L); the last one is repeated as padding.
-
-        Repeating it is cheap: it was read just before. The caller overwrites the padding.
-        """
-        last = np.maximum(self.lengths - 1, 0)
-        places: Rows = self.starts[:, None] + np.minimum(np.arange(length), last[:, None])
-        return places
-
-    def end(self, column: Column) -> int:
-        """Return the first unit behind these rows."""
-        last = self.starts + self.lengths if column.spec.ragged else self.rows + 1
-        return int(last.max(initial=0))
-
-    def some(self, which: NDArray[np.bool_] | Rows) -> "Spans":
-        """Return the spans of some of the rows."""
-        return Spans(self.rows[which], self.starts[which], self.lengths[which])
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from optuna.trial import FrozenTrial, TrialState
 
 from finetune import disk
-from finetune.config.loader import as_plain, dump_config
+from finetune.config.dumping import as_plain, dump_config
 from finetune.config.places import keep_places
 from finetune.config.run import RunConfig
 from finetune.errors import FinetuneError

@@ -13,8 +13,8 @@ from typing import Any, assert_never
 
 from torch import Tensor, nn
 
-from finetune.config.freeze import AfterEpochs, AfterSteps, AtFraction, OnPlateau, Trigger
 from finetune.config.optim import PlateauSchedule
+from finetune.config.triggers import AfterEpochs, AfterSteps, AtFraction, OnPlateau, Trigger
 from finetune.errors import CheckpointError, named
 from finetune.freezing.plan import Phase
 from finetune.freezing.policies.policy import Policy

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from finetune.config.loader import as_plain, load_saved
+from finetune.config.dumping import as_plain
+from finetune.config.loader import load_saved
 from finetune.config.run import RunConfig
 from finetune.config.secrets import MASK
 from finetune.data.batches import Samples
@@ -21,7 +22,8 @@ from finetune.data.targets.listed_targets import with_listed_targets
 from finetune.errors import DataError, Key
 from finetune.models.declared import TensorSpec
 from finetune.models.preprocessing import Preprocessing
-from finetune.runs.folder import RunFolder, saved_config
+from finetune.runs.folder import RunFolder
+from finetune.runs.saved_runs import saved_config
 from finetune.train.build import evaluation_batch_size, open_raw
 from finetune.train.same_data import read_record
 

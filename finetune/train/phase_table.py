@@ -7,13 +7,7 @@ from typing import assert_never
 from rich.table import Table
 from rich.text import Text
 
-from finetune.config.freeze import (
-    AfterEpochs,
-    AfterSteps,
-    AtFraction,
-    OnPlateau,
-    Trigger,
-)
+from finetune.config.triggers import AfterEpochs, AfterSteps, AtFraction, OnPlateau, Trigger
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.report import PlanRow, changed_rows, joined_rows, plan_rows
 from finetune.optim.rates import PeakRate

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from finetune.config.freeze import AtFraction, OnPlateau, PhaseConfig
+from finetune.config.freeze import PhaseConfig
+from finetune.config.triggers import AtFraction, OnPlateau
 from finetune.errors import FinetuneError, Key
 from finetune.tasks.directions import Directions
 from finetune.train.epochs import Epochs

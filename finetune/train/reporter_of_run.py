@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import partial
 
-from finetune.config.loader import as_plain
+from finetune.config.dumping import as_plain
 from finetune.config.run import RunConfig
 from finetune.importing import refuse_if_missing
 from finetune.optim.groups import Group

@@ -5,14 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from finetune import disk
+from finetune.config.dumping import as_plain
 from finetune.config.flat_keys import flattened
-from finetune.config.loader import as_plain, load_saved
+from finetune.config.loader import load_saved
 from finetune.config.places import absolute_places
 from finetune.config.run import RunConfig
 from finetune.errors import CheckpointError
-from finetune.runs.folder import RunFolder, saved_config, saved_folder, usual_folder
+from finetune.runs.folder import RunFolder
 from finetune.runs.kept import Checkpoints
 from finetune.runs.lock import refuse_if_held
+from finetune.runs.saved_runs import saved_config, saved_folder, usual_folder
 from finetune.train.loop import Trainer
 
 _HARMLESS = {

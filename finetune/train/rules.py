@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from finetune.config.freeze import OnPlateau, Trigger
 from finetune.config.optim import PlateauSchedule, Schedule
 from finetune.config.train import TrainConfig
+from finetune.config.triggers import OnPlateau, Trigger
 from finetune.errors import FinetuneError, Key
 from finetune.freezing.plan import Phase
 from finetune.runs.progress import Progress

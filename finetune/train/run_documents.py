@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 
-from finetune.config.loader import dump_config
+from finetune.config.dumping import dump_config
 from finetune.config.run import RunConfig
 from finetune.freezing.report import plan_as_data
 from finetune.runs.folder import RunFolder

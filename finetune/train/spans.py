@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
-from finetune.config.freeze import AfterEpochs, AfterSteps, AtFraction, OnPlateau, Trigger
+from finetune.config.triggers import AfterEpochs, AfterSteps, AtFraction, OnPlateau, Trigger
 from finetune.train.epochs import Epochs
 
 

@@ -17,8 +17,9 @@ from finetune.errors import CheckpointError, named
 from finetune.models.declared import Network, TensorSpec
 from finetune.models.preprocessing import Preprocessing, read_preprocessing
 from finetune.runs.checkpoint_folder import step_of
-from finetune.runs.folder import RunFolder, saved_config
+from finetune.runs.folder import RunFolder
 from finetune.runs.kept import Checkpoints
+from finetune.runs.saved_runs import saved_config
 from finetune.tasks.task import Task
 from finetune.tasks.temperature import CalibrationErrors
 from finetune.train.build import (

@@ -1,78 +1,28 @@
-"""Wire the parts of a run into its trainer; nothing else builds one."""
+"""Build the trainer of a run: its folder, parts and collaborators, and where it goes on."""
 
-import math
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
-from torch.optim import Optimizer
-
-from finetune.activations.cache import ActivationCache
-from finetune.activations.estimate import Use
 from finetune.config.run import RunConfig
-from finetune.config.train import CheckpointConfig
 from finetune.distributed import Link
-from finetune.freezing.origins import Sources
-from finetune.freezing.plan import Plan
-from finetune.freezing.proof import fingerprints
-from finetune.freezing.rows import RowSlices
-from finetune.optim.groups import Group, build_optimizer, make_groups
-from finetune.optim.rates import Rates
 from finetune.redaction import redacted
-from finetune.runs.background import Worker
-from finetune.runs.disk_space import Room
-from finetune.runs.folder import RunFolder, usual_folder
-from finetune.runs.kept import Checkpoints
-from finetune.runs.progress import Progress
-from finetune.tasks.window_mean import WindowMean
+from finetune.runs.folder import RunFolder
+from finetune.runs.saved_runs import usual_folder
 from finetune.tracking.tracker import Tracker
-from finetune.train.alike import Alike
-from finetune.train.average import Average
-from finetune.train.block_figures import BlockFigures
 from finetune.train.build import (
     build_parts,
-    evaluation_batch_size,
     lints_of,
     located,
     pick_device,
 )
-from finetune.train.built import Parts
-from finetune.train.cache_use import cache_use
-from finetune.train.clock import Clock
-from finetune.train.compatibility import Compatibility
+from finetune.train.collaborators import wire
 from finetune.train.compiling import refuse_uncompilable
-from finetune.train.delta import Base
-from finetune.train.ending import EndOfRun
-from finetune.train.evaluator import Evaluator
-from finetune.train.gradients import norm_of
-from finetune.train.guard import StepGuard
-from finetune.train.looking import Looking
-from finetune.train.loop import Splits, Trainer
-from finetune.train.new_seen import new_seen_of
-from finetune.train.precision import Precision
-from finetune.train.proving import Prover
-from finetune.train.rank_lines import RankLines
+from finetune.train.loop import Trainer
 from finetune.train.rank_settings import lines_on_sharing
-from finetune.train.recovery import Recovery
-from finetune.train.reporter_of_run import reporter_of_run
-from finetune.train.reporting import Reporter
 from finetune.train.resuming import folder_to_go_on, take_up
-from finetune.train.run_documents import documents_of
 from finetune.train.same_data import lines_on_going_on, record_to_go_on
-from finetune.train.saver import Saver
 from finetune.train.shard_settings import shards_of
-from finetune.train.shards import Shards
-from finetune.train.shared_passes import SharedPasses
-from finetune.train.sharing import Sharing
-from finetune.train.sizes import checkpoint_bytes, optimizer_state
 from finetune.train.start_lines import facts_of, notes_of, on_place
-from finetune.train.step_figures import StepMeter
-from finetune.train.stepper import Stepper
-from finetune.train.stopping import Stop
-from finetune.train.synced_norm import SyncedNorms
-from finetune.train.timeline import Timeline, steps_of_epoch
-from finetune.train.train_metrics import measures_of_steps
-from finetune.watchdog import Watchdog
 
 
 def build_trainer(
@@ -116,7 +66,7 @@ def build_trainer(
         own_notes = notes_of(config, parts, lints_of(config, parts))
         # From here on the network may be sharded: what runs it must do so on every rank.
         shards, lines = shards_of(config, parts, link)
-        trainer = _wire(config, parts, folder, tracker, shards)
+        trainer = wire(config, parts, folder, tracker, shards)
         notes += [*lines_on_sharing(parts.training, link.ranks, parts.device), *lines, *own_notes]
         goes_on = not fresh or folder.origin is not None
         checkpoint = take_up(trainer) if goes_on else None
@@ -128,264 +78,3 @@ def build_trainer(
         # Before the first process writes into the folder, all others have read what was in it.
         link.wait()
         return trainer
-
-
-@dataclass(frozen=True, slots=True)
-class _Shared:
-    """What several collaborators of a run use; each of them gets only the fields that it needs."""
-
-    parts: Parts
-    optimizer: Optimizer
-    timeline: Timeline
-    precision: Precision
-    cache: ActivationCache
-    average: Average
-    reporter: Reporter
-    clock: Clock
-    sharing: Sharing
-
-
-def _wire(
-    config: RunConfig, parts: Parts, folder: RunFolder, tracker: Tracker | None, shards: Shards
-) -> Trainer:
-    """Build the collaborators of a run, each after those that it needs."""
-    data, plan, model, link = parts.data, parts.plan, parts.model, shards.link
-    # One layout for the whole run: phases freeze by dropping gradients, not by regrouping.
-    groups = make_groups(plan.ever_trained, plan.fates, plan.undecayed)
-    rows = RowSlices.of(model, plan.ever_trained)
-    timeline = _timeline(config, parts, groups)
-    folder = replace(folder, documents=documents_of(config, parts, folder))
-    lines = RankLines(link)
-    reporter = reporter_of_run(config, parts, folder, groups, timeline, tracker, lines)
-    precision = Precision(parts.training.precision, parts.device)
-    shared = _Shared(
-        parts,
-        build_optimizer(
-            config.optimizer, groups, dict(model.named_parameters()) | rows.slices | shards.parts
-        ),
-        timeline,
-        precision,
-        ActivationCache(
-            config.cache.model_copy(update={"use": "off"}) if shards.is_on else config.cache,
-            model,
-            _cache_use(config, parts, reporter, link),
-        ),
-        Average.of(model, plan, parts.training, shards.parts),
-        reporter,
-        Clock(timeline, _watchdog(config)),
-        _sharing(parts, timeline, precision, lines, shards),
-    )
-    # Before a checkpoint is loaded: it keeps some weights as they are built.
-    # With shards each rank has some weights of each tensor only: no block is told of.
-    blocks = BlockFigures.of(model, () if shards.is_on else plan.inventory)
-    stepper = _stepper(config, shared, rows, blocks)
-    saver = _saver(config, shared, folder)
-    sharing = shared.sharing
-    evaluator = _evaluator(config, shared, _looking(config, shared, blocks, folder))
-    return Trainer(
-        model=model,
-        timeline=timeline,
-        splits=Splits(data.train, data.validation, data.test),
-        cache=shared.cache,
-        average=shared.average,
-        stepper=stepper,
-        evaluator=evaluator,
-        saver=saver,
-        recovery=Recovery(timeline=timeline, stepper=stepper, saver=saver, reporter=reporter),
-        reporter=reporter,
-        folder=folder,
-        sharing=sharing,
-        step=partial(sharing.step, stepper) if sharing.is_several else stepper.step,
-        ending=EndOfRun(
-            folder=folder,
-            timeline=timeline,
-            evaluator=evaluator,
-            cache=shared.cache,
-            saver=saver,
-            reporter=reporter,
-            stop=sharing.stop,
-            writes_page=config.tracking.report and folder.is_written,
-        ),
-    )
-
-
-def _sharing(
-    parts: Parts, timeline: Timeline, precision: Precision, lines: RankLines, shards: Shards
-) -> Sharing:
-    """Return what shares the steps of a run between its processes."""
-    link = shards.link
-    return Sharing(
-        link=link,
-        model=parts.model,
-        timeline=timeline,
-        precision=precision,
-        stop=Stop(is_several=link.ranks.is_several),
-        lines=lines,
-        norms=SyncedNorms(link, parts.model, is_wanted=parts.training.sync_norm),
-        shards=shards,
-        num_losses=len(parts.task.losses),
-    )
-
-
-def _cache_use(config: RunConfig, parts: Parts, reporter: Reporter, link: Link) -> Use:
-    """Return what the activation cache must know; the first process decides for all."""
-    return replace(cache_use(config, parts, reporter.message), agreed=link.of_first)
-
-
-def _stepper(config: RunConfig, shared: _Shared, rows: RowSlices, blocks: BlockFigures) -> Stepper:
-    """Return what makes the optimizer steps."""
-    parts, sharing = shared.parts, shared.sharing
-    # Mixed samples have no class of their own, and of several processes each sees a part only.
-    has_measures = not parts.mixing.nodes and not sharing.is_several
-    return Stepper(
-        model=parts.model,
-        optimizer=shared.optimizer,
-        task=parts.task,
-        samples=parts.data.train,
-        timeline=shared.timeline,
-        cache=shared.cache,
-        precision=shared.precision,
-        rows=rows,
-        guard=StepGuard(parts.model, checks_gradients=parts.training.precision != "float16"),
-        clock=shared.clock,
-        reporter=shared.reporter,
-        max_grad_norm=parts.training.max_grad_norm,
-        mixing=parts.mixing,
-        meter=StepMeter(
-            model=parts.model,
-            task=parts.task,
-            measures=measures_of_steps(parts.task) if has_measures else (),
-            blocks=blocks,
-            device=shared.precision.device,
-            log_gradient_norms=config.task.log_gradient_norms,
-        ),
-        ranks=sharing.link.ranks,
-        new_mean=sharing.mean if sharing.is_several else WindowMean,
-        norm_of=sharing.shards.norm if sharing.shards.is_on else norm_of,
-    )
-
-
-def _saver(config: RunConfig, shared: _Shared, folder: RunFolder) -> Saver:
-    """Return what saves and loads checkpoints. Call it before one is loaded into the network."""
-    plan, model = shared.parts.plan, shared.parts.model
-    # The base is the network as built: checkpoints and proofs are differences from it.
-    base = Base.of(model, plan)
-    prover = Prover(
-        model,
-        plan,
-        folder,
-        sources=Sources.of(model, model.weights_reports),
-        as_built=base.digests,
-        never_trained=base.never_trained,
-        trained_as_built=fingerprints(model, plan.ever_trained),
-    )
-    compatibility = Compatibility(
-        model,
-        base,
-        shared.timeline,
-        expected=optimizer_state(plan, config.optimizer, shared.parts.device),
-        proven=prover.names,
-        loss_scale=shared.precision.state(),
-    )
-    return Saver(
-        model=model,
-        optimizer=shared.optimizer,
-        timeline=shared.timeline,
-        checkpoints=_checkpoints(shared.parts.training.checkpoint, plan, folder, compatibility),
-        base=base,
-        average=shared.average,
-        precision=shared.precision,
-        prover=prover,
-        clock=shared.clock,
-        reporter=shared.reporter,
-        alike=Alike(shared.sharing.link, model, lambda: shared.timeline.data),
-        shards=shared.sharing.shards,
-    )
-
-
-def _evaluator(config: RunConfig, shared: _Shared, looking: Looking) -> Evaluator:
-    """Return what evaluates the splits."""
-    link, stop = shared.sharing.link, shared.sharing.stop
-    passes = SharedPasses(
-        link,
-        stop,
-        sends_inputs=config.task.has_own_loss,
-        meets_in_passes=shared.sharing.shards.is_on,
-    )
-    return Evaluator(
-        cache=shared.cache,
-        average=shared.average,
-        task=shared.parts.task,
-        precision=shared.precision,
-        batch_size=evaluation_batch_size(config),
-        timeline=shared.timeline,
-        reporter=shared.reporter,
-        clock=shared.clock,
-        stop=stop,
-        looking=looking,
-        shared=passes if link.ranks.is_several else None,
-    )
-
-
-def _looking(
-    config: RunConfig, shared: _Shared, blocks: BlockFigures, folder: RunFolder
-) -> Looking:
-    """Return what draws pictures of evaluations."""
-    data = shared.parts.data
-    # Only the first of several processes draws.
-    is_first = shared.sharing.link.ranks.is_first
-    return Looking(
-        settings=config.tracking
-        if is_first
-        else config.tracking.model_copy(update={"to": (), "report": False}),
-        new_seen=partial(new_seen_of, config.task, data.facts, config.data.target),
-        samples=data.validation,
-        table=data.raw_validation,
-        blocks=blocks,
-        tracker=shared.reporter.tracker,
-        keep=folder.write_pictures,
-        message_once=shared.reporter.message_once,
-        steps_per_epoch=lambda: math.ceil(shared.timeline.steps_per_epoch),
-    )
-
-
-def _timeline(config: RunConfig, parts: Parts, groups: tuple[Group, ...]) -> Timeline:
-    """Return the timeline of a run that has not begun."""
-    order = parts.data.order
-    digest = parts.data.identity.training_digest
-    epoch_steps = steps_of_epoch(order.count, parts.training)
-    return Timeline(
-        plan=parts.plan,
-        settings=parts.training,
-        seed=config.seed,
-        order=order,
-        data=digest,
-        rates=Rates(config.schedule, groups),
-        progress=Progress(data=digest, epoch_steps=epoch_steps),
-    )
-
-
-def _watchdog(config: RunConfig) -> Watchdog:
-    """Return the watchdog of the run, with twice the timeout if worker processes have their own."""
-    # A batch that hangs must end by the watchdog of its worker, which prints where it hangs.
-    timeout_s = config.train.hang_timeout_s
-    return Watchdog(2 * timeout_s if timeout_s and config.data.workers else timeout_s)
-
-
-def _checkpoints(
-    settings: CheckpointConfig, plan: Plan, folder: RunFolder, compatibility: Compatibility
-) -> Checkpoints:
-    """Return the checkpoints of a run, with the room that they take on the disk."""
-    # They are kept beside the last `keep_last`; a phase that restores its best needs one more.
-    num_best = (settings.keep_best or 1) if settings.best is not None else 0
-    num_best += any(phase.restores_best for phase in plan.phases)
-    is_averaged = compatibility.timeline.settings.average is not None
-    size = checkpoint_bytes(plan, compatibility.expected, is_averaged=is_averaged)
-    return Checkpoints(
-        folder.checkpoints,
-        settings.keep_last,
-        room=Room(size, settings.keep_last + num_best),
-        worker=Worker(in_thread=settings.background),
-        misfit=compatibility.misfit,
-        is_written=folder.is_written,
-    )

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 
-from finetune.config.freeze import AfterEpochs, AfterSteps, OnPlateau, Trigger
 from finetune.config.optim import (
     CosineSchedule,
     PlateauSchedule,
@@ -12,6 +11,7 @@ from finetune.config.optim import (
     Warmup,
 )
 from finetune.config.run import RunConfig
+from finetune.config.triggers import AfterEpochs, AfterSteps, OnPlateau, Trigger
 from finetune.errors import Key
 from finetune.freezing.lints import Lint
 from finetune.freezing.plan import Phase, Plan

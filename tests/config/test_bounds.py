@@ -11,7 +11,7 @@ import pytest
 from finetune import FinetuneError, build_trainer, load_config
 from finetune.config.bounds import Bounds, beyond
 from finetune.config.catalogue import LAYERS, OPTIMIZERS, TRANSFORMS
-from finetune.config.loader import dump_config
+from finetune.config.dumping import dump_config
 from finetune.config.reader import read_text
 from finetune.config.schema import schema
 from finetune.errors import ConfigError

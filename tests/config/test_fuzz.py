@@ -16,7 +16,8 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from finetune.config.loader import dump_config, load_config
+from finetune.config.dumping import dump_config
+from finetune.config.loader import load_config
 from finetune.config.schema import schema
 from finetune.errors import ConfigError
 

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from hypothesis import given, settings, strategies as st
 
-from finetune.config.loader import dump_config, load_config, load_saved
+from finetune.config.dumping import dump_config
+from finetune.config.loader import load_config, load_saved
 from finetune.config.reader import read_text
 from finetune.config.secrets import MASK
 from finetune.config.task_keys import ImportTask
@@ -538,7 +539,8 @@ def test_any_text_is_read_or_refused(text):
 def test_loading_a_config_imports_neither_torch_nor_numpy_nor_transformers():
     code = (
         "import sys\n"
-        "from finetune.config.loader import dump_config, load_config\n"
+        "from finetune.config.dumping import dump_config\n"
+        "from finetune.config.loader import load_config\n"
         "from finetune.config.schema import schema\n"
         "config = load_config(sys.argv[1]); dump_config(config); schema()\n"
         "heavy = {'torch', 'numpy', 'transformers', 'torchvision', 'datasets', 'rich', 'typer'}\n"

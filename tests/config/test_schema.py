@@ -21,7 +21,8 @@ from finetune.config import (
 )
 from finetune.config.base import Node
 from finetune.config.descriptions import descriptions
-from finetune.config.loader import dump_config, load_config
+from finetune.config.dumping import dump_config
+from finetune.config.loader import load_config
 from finetune.config.reader import read_text
 from finetune.config.schema import schema
 

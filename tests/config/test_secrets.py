@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from finetune.config.loader import as_plain, dump_config, load_config, load_saved
+from finetune.config.dumping import as_plain, dump_config
+from finetune.config.loader import load_config, load_saved
 from finetune.config.secrets import MASK
 from finetune.errors import ConfigError
 

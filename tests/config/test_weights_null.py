@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from finetune.config.loader import dump_config, load_config
+from finetune.config.dumping import dump_config
+from finetune.config.loader import load_config
 from finetune.errors import ConfigError
 
 LAYER = {"name": "net", "type": "torchvision", "architecture": "resnet18", "output": "logits"}

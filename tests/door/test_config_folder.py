@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 import finetune
-from finetune.config.loader import dump_config, load_config
+from finetune.config.dumping import dump_config
+from finetune.config.loader import load_config
 from finetune.errors import FinetuneError, TrustError
 from finetune.importing import code_of, import_trusted
 from finetune.train.trained import evaluate_run

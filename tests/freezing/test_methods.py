@@ -4,8 +4,9 @@ import pytest
 from pydantic import TypeAdapter
 from torch import nn
 
-from finetune.config.freeze import AfterEpochs, AtFraction, Freeze, FreezeConfig, OnPlateau
+from finetune.config.freeze import Freeze, FreezeConfig
 from finetune.config.optim import OptimizerConfig
+from finetune.config.triggers import AfterEpochs, AtFraction, OnPlateau
 from finetune.errors import SelectorError
 from finetune.freezing.methods import written_out
 from finetune.freezing.plan import make_plan

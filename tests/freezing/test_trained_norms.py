@@ -111,7 +111,7 @@ def test_a_thaw_of_held_norms_changes_no_features_and_is_not_told(small_config):
 
 
 def test_plan_shows_which_norms_are_held(small_config, tmp_path, command_line):
-    from finetune.config.loader import dump_config
+    from finetune.config.dumping import dump_config
 
     path = tmp_path / "run.yaml"
     path.write_text(dump_config(small_config(model=NET, freeze=freeze("eval"), data=DATA)))
