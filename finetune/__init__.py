@@ -32,14 +32,14 @@ if TYPE_CHECKING:
         load_predictor as load_predictor,
         load_predictors as load_predictors,
     )
-    from finetune.train.trained import evaluate_run as evaluate  # noqa: F401 - has another name there
+    from finetune.train.after.trained import evaluate_run as evaluate  # noqa: F401 - has another name there
     from finetune.train.wire import build_trainer as build_trainer
 
 # Each name is imported when first asked for: `finetune --help` must not wait for torch.
 _HOMES = {
     "load_config": "config.loader",
     "build_trainer": "train.wire",
-    "evaluate": "train.trained:evaluate_run",
+    "evaluate": "train.after.trained:evaluate_run",
     "load_predictor": "predict",
     "load_predictors": "predict",
     "take_inventory": "models.inventory",

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from finetune import build_trainer, load_config, load_predictor
-from finetune.train.trained import evaluate_run
+from finetune.train.after.trained import evaluate_run
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -42,6 +42,7 @@ LAYERS = {
 }
 CONFIG_MAY_IMPORT = sys.stdlib_module_names | {"pydantic", "pydantic_core", "yaml", "finetune"}
 _PRINTERS = ("print", "typer.echo", "sys.stdout.write", "sys.stderr.write")
+CHECKPOINT_WRITER = "train/checkpoints/checkpoint.py"
 UNPICKLERS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 
 
@@ -137,7 +138,7 @@ def only_the_stepper_steps_the_optimizer(tree: ast.Module, path: str) -> Iterato
 
 
 def only_the_saver_saves_and_loads_checkpoints(tree: ast.Module, path: str) -> Iterator[str]:
-    if path in ("train/saver.py", "train/checkpoint.py"):
+    if path in ("train/saver.py", CHECKPOINT_WRITER):
         return
     for name, _ in calls(tree):
         if name.endswith(("save_checkpoint", "load_checkpoint")):
@@ -149,7 +150,7 @@ def only_checkpoint_and_export_write_tensors(tree: ast.Module, path: str) -> Ite
         return
     for name, _ in calls(tree):
         writes_safetensors = name.endswith(("save_file", "safetensors.torch.save"))
-        if name == "torch.save" or (writes_safetensors and path != "train/checkpoint.py"):
+        if name == "torch.save" or (writes_safetensors and path != CHECKPOINT_WRITER):
             yield f"calls {name}"
 
 
@@ -288,7 +289,11 @@ def test_the_house_rules_hold(path):
         (only_the_saver_saves_and_loads_checkpoints, "predict.py", "checkpoint.load_checkpoint(x)"),
         (only_checkpoint_and_export_write_tensors, "predict.py", "save_file(tensors, path)"),
         (only_checkpoint_and_export_write_tensors, "predict.py", "st.save_file(tensors, path)"),
-        (only_checkpoint_and_export_write_tensors, "train/checkpoint.py", "torch.save(x, path)"),
+        (
+            only_checkpoint_and_export_write_tensors,
+            CHECKPOINT_WRITER,
+            "torch.save(x, path)",
+        ),
         (only_distributed_imports_torch_distributed, "train/loop.py", "import torch.distributed"),
         (only_distributed_imports_torch_distributed, "cli/a.py", "from torch import distributed"),
         (only_distributed_imports_torch_distributed, "cli/a.py", "torch.distributed.barrier()"),
@@ -337,7 +342,7 @@ def test_a_rule_sees_what_breaks_it(rule, path, source):
         ("train/stepper.py", "self.precision.step(self.optimizer)"),
         ("train/loop.py", "self.progress.step += 1"),
         ("cli/train.py", "progress.step(3)"),
-        ("train/checkpoint.py", "save_file(tensors, path)"),
+        (CHECKPOINT_WRITER, "save_file(tensors, path)"),
         ("runs/folder.py", "disk.rename(aside, path)\ntext.replace('a', 'b')"),
         ("predict.py", "path.read_text()"),
         ("distributed.py", "import torch.distributed"),

@@ -15,7 +15,7 @@ from finetune.config.run import Provenance, RunConfig
 from finetune.data.incoming.incoming_places import read_incoming
 from finetune.errors import DataError
 from finetune.predict.written_rows import write_file
-from finetune.train.trained import evaluate_run
+from finetune.train.after.trained import evaluate_run
 
 HEAD = {"name": "head", "type": "Linear", "out_features": "classes"}
 FLAT = [{"name": "flat", "type": "Flatten"}, HEAD]

@@ -24,9 +24,9 @@ from finetune.redaction import redacted
 from finetune.terminal import Terminal, console_for, new_table, print_lines
 from finetune.train.build import build_parts, lints_of, located, phases_of
 from finetune.train.built import Parts
-from finetune.train.phase_table import print_phases
+from finetune.train.shown.phase_table import print_phases
+from finetune.train.shown.start_lines import on_all_classes, on_choice, on_sizes, on_transforms
 from finetune.train.sizes import average_bytes
-from finetune.train.start_lines import on_all_classes, on_choice, on_sizes, on_transforms
 from finetune.visible import one_line
 
 

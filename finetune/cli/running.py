@@ -53,7 +53,7 @@ def train_command(
             from finetune.terminal import console_for
             from finetune.tracking.live_view import waiting
             from finetune.train.build import located
-            from finetune.train.resuming import can_go_on
+            from finetune.train.checkpoints.resuming import can_go_on
             from finetune.train.stopping import leaving_at_once
             from finetune.train.wire import build_trainer
 
@@ -108,7 +108,7 @@ def eval_command(
     with results() as out:
         with loading():
             from finetune.cli.tables import print_evaluation
-            from finetune.train.trained import evaluated, load_run
+            from finetune.train.after.trained import evaluated, load_run
 
         # Notes go to standard error: standard output holds the metrics alone, for programs to read.
         overrides, note = override or (), partial(tell, file=sys.stderr)

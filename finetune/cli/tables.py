@@ -9,7 +9,7 @@ from rich.table import Table
 
 from finetune.preview.inspection import CallInGraph, Inspection, ParameterGradient
 from finetune.terminal import STYLES, console_for, figure, new_table, print_lines
-from finetune.train.trained import Evaluated
+from finetune.train.after.trained import Evaluated
 from finetune.visible import tell_json
 
 

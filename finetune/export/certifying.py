@@ -19,9 +19,9 @@ from finetune.models.declared import Network
 from finetune.runs.kept import Checkpoints
 from finetune.runs.manifest import read_manifest
 from finetune.runs.saved_runs import saved_config
+from finetune.train.after.inference import PLAIN_CALLS
+from finetune.train.after.trained import TrainedRun, load_run
 from finetune.train.build import build_model_and_task, located
-from finetune.train.inference import PLAIN_CALLS
-from finetune.train.trained import TrainedRun, load_run
 
 
 def certificate_of(

@@ -15,7 +15,7 @@ from finetune.freezing.origins import Sources
 from finetune.freezing.rows import rows_of, tensor_of
 from finetune.runs.kept import Checkpoints
 from finetune.runs.manifest import read_manifest
-from finetune.train.checkpoint import read_tensors
+from finetune.train.checkpoints.checkpoint import read_tensors
 
 FILE = "delta.safetensors"
 

@@ -18,7 +18,7 @@ from finetune.export.torch_format import write_torch
 from finetune.export.transformers_format import write_transformers
 from finetune.predict import Predictor, load_predictor
 from finetune.process import end_if_asked
-from finetune.train.inference import PLAIN_CALLS
+from finetune.train.after.inference import PLAIN_CALLS
 
 Format = Literal["safetensors", "torch", "onnx", "hf", "timm"]
 

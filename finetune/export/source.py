@@ -9,8 +9,8 @@ from finetune.export.agreement import Outputs, Pass
 from finetune.models.declared import Network
 from finetune.predict import Predictor
 from finetune.runs.run_record import read_run
+from finetune.train.after.trained import TrainedRun
 from finetune.train.build import build_model_and_task, located
-from finetune.train.trained import TrainedRun
 
 _EXAMPLES = 3
 """Samples of an example batch: not 1 or 2, sizes that networks have themselves."""

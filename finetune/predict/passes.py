@@ -18,9 +18,9 @@ from finetune.data.loading.named_rows import rows_named
 from finetune.errors import DataError, ModelError
 from finetune.predict.tap import Tap
 from finetune.tasks.records import Asked, PredictionRecord
+from finetune.train.after.known_rows_of_run import KnownToRun
+from finetune.train.after.trained import TrainedRun
 from finetune.train.build import located
-from finetune.train.known_rows_of_run import KnownToRun
-from finetune.train.trained import TrainedRun
 
 WINDOW = 1024
 """Samples among which those of like length are put together, at least one batch."""

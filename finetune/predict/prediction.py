@@ -13,7 +13,7 @@ from finetune.predict.beside import Beside
 from finetune.predict.predictor import Predictor
 from finetune.predict.remarks import Remarks
 from finetune.process import end_if_asked
-from finetune.train.trained import TrainedRun
+from finetune.train.after.trained import TrainedRun
 
 
 @dataclass(frozen=True, slots=True)

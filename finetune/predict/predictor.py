@@ -24,9 +24,9 @@ from finetune.predict.passes import Answer, OnBad, Passes
 from finetune.predict.tap import Tap
 from finetune.predict.windowed import ReadyInputs, cut_rows
 from finetune.tasks.records import PicturedRecord, PredictionRecord
+from finetune.train.after.known_rows_of_run import KnownToRun
+from finetune.train.after.trained import TrainedRun, load_run
 from finetune.train.build import evaluation_batch_size, located
-from finetune.train.known_rows_of_run import KnownToRun
-from finetune.train.trained import TrainedRun, load_run
 
 
 @dataclass(frozen=True, slots=True)

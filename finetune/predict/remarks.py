@@ -9,7 +9,7 @@ from typing import Any
 from finetune.data.incoming.incoming_part import Incoming
 from finetune.data.targets.loss_columns import changes_what_is_seen
 from finetune.data.targets.new_labels import notes_on_new_labels, notes_on_new_sets
-from finetune.train.trained import TrainedRun
+from finetune.train.after.trained import TrainedRun
 
 _MOST_LABELS = 100_000
 _NUMBER = re.compile(r"\d[\d,.]*")

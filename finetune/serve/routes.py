@@ -20,7 +20,7 @@ from finetune.serve.doorman import Doorman
 from finetune.serve.openapi_page import files_schema, page, request_schema
 from finetune.serve.refusal import Refusal, ServiceLimits, safe_json
 from finetune.serve.request_queue import RequestQueue
-from finetune.train.trained import TrainedRun
+from finetune.train.after.trained import TrainedRun
 
 _FILES = "/predict/files"
 _PAGE_RULES = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"

@@ -31,20 +31,20 @@ from finetune.tasks.directions import Directions
 from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TrainingCounts
 from finetune.tasks.whole_windows import refuse_cut_windows
-from finetune.train.all_lints import all_lints
+from finetune.train.after.inference import refuse_layout
 from finetune.train.average import refuse_coarse
+from finetune.train.before.all_lints import all_lints
+from finetune.train.before.every_part import try_parts
+from finetune.train.before.first_look import refuse_missing
+from finetune.train.before.phases import refuse_impossible
 from finetune.train.built import Parts
 from finetune.train.chosen_threshold import refuse_without_validation
 from finetune.train.evaluation import rehearse
-from finetune.train.every_part import try_parts
 from finetune.train.exact_kernels import use_exact_kernels
-from finetune.train.first_look import refuse_missing
 from finetune.train.fitted_on_validation import refuse_uncalibrated
-from finetune.train.inference import refuse_layout
 from finetune.train.outputs_wanted import classes_by_target, head_wanted, outputs_wanted
-from finetune.train.phases import refuse_impossible
 from finetune.train.precision import Precision
-from finetune.train.rank_settings import device_of_rank, refuse_unshared, shared_settings
+from finetune.train.ranks.rank_settings import device_of_rank, refuse_unshared, shared_settings
 from finetune.train.rules import with_main_metric, wrong_rules
 from finetune.train.timeline import steps_of_epoch
 

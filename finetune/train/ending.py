@@ -10,10 +10,10 @@ from finetune.runs.folder import RunFolder
 from finetune.runs.own_files import REPORT
 from finetune.train.evaluator import Evaluator
 from finetune.train.fitted_on_validation import kept_of_validation
-from finetune.train.reporting import Reporter
 from finetune.train.saver import Saver
+from finetune.train.shown.reporting import Reporter
+from finetune.train.shown.summary import summarise
 from finetune.train.stopping import Stop, StopRequest
-from finetune.train.summary import summarise
 from finetune.train.timeline import Timeline
 
 

@@ -18,7 +18,7 @@ from finetune.process import end_if_asked
 from finetune.tasks.task import Task
 from finetune.tasks.window_mean import RunningMeans
 from finetune.train.precision import Precision
-from finetune.train.shared_passes import RankPass, SharedPasses
+from finetune.train.ranks.shared_passes import RankPass, SharedPasses
 
 
 def evaluate(

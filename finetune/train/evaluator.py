@@ -12,11 +12,11 @@ from finetune.tasks.task import Task
 from finetune.train.average import Average
 from finetune.train.clock import Clock
 from finetune.train.evaluation import evaluate
-from finetune.train.looking import Looking
+from finetune.train.looks.looking import Looking
 from finetune.train.precision import Precision
-from finetune.train.reporting import Reporter
+from finetune.train.ranks.shared_passes import SharedPasses
 from finetune.train.rules import Rules, judge
-from finetune.train.shared_passes import SharedPasses
+from finetune.train.shown.reporting import Reporter
 from finetune.train.stopping import Stop
 from finetune.train.timeline import Timeline
 

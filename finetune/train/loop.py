@@ -25,9 +25,9 @@ from finetune.train.evaluator import Evaluator
 from finetune.train.exact_kernels import telling_inexact
 from finetune.train.fitted_on_validation import fit_on_validation, lacks_temperature, take_fitted
 from finetune.train.recovery import Recovery
-from finetune.train.reporting import Reporter, StepStats, Waited
 from finetune.train.saver import Saver
 from finetune.train.sharing import Sharing
+from finetune.train.shown.reporting import Reporter, StepStats, Waited
 from finetune.train.stepper import Stepper
 from finetune.train.stopping import StopRequest
 from finetune.train.timeline import Timeline

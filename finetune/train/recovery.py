@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from finetune.errors import CheckpointError, FinetuneError, NonFiniteError
 from finetune.tasks.whole_windows import memory_for_whole_windows
-from finetune.train.reporting import Reporter
 from finetune.train.saver import Saver
+from finetune.train.shown.reporting import Reporter
 from finetune.train.stepper import Stepper
 from finetune.train.timeline import Timeline
 

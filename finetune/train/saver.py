@@ -15,15 +15,19 @@ from finetune.errors import DataError
 from finetune.runs.checkpoint_folder import validated_at
 from finetune.runs.kept import Checkpoints
 from finetune.runs.progress import Progress
-from finetune.train.alike import Alike
 from finetune.train.average import Average
-from finetune.train.checkpoint import load_checkpoint, load_weights_delta, save_checkpoint
+from finetune.train.checkpoints.checkpoint import (
+    load_checkpoint,
+    load_weights_delta,
+    save_checkpoint,
+)
+from finetune.train.checkpoints.delta import Base
 from finetune.train.clock import Clock
-from finetune.train.delta import Base
 from finetune.train.precision import Precision
 from finetune.train.proving import Prover
-from finetune.train.reporting import Reporter
-from finetune.train.shards import Shards
+from finetune.train.ranks.alike import Alike
+from finetune.train.ranks.shards import Shards
+from finetune.train.shown.reporting import Reporter
 from finetune.train.timeline import Timeline
 
 

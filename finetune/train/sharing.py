@@ -17,14 +17,14 @@ from finetune.distributed import Link, RankLostError, is_sharded
 from finetune.errors import FinetuneError, StoppedError, is_out_of_memory, named
 from finetune.tasks.losses import Count, LossSum, WeightedLoss
 from finetune.tasks.window_mean import Parameters, WindowMean, counts_of
-from finetune.train.gradient_sum import GradientSum, WindowEnd
 from finetune.train.precision import Precision
-from finetune.train.rank_lines import RankLines
-from finetune.train.reporting import StepStats
-from finetune.train.shards import Shards
+from finetune.train.ranks.gradient_sum import GradientSum, WindowEnd
+from finetune.train.ranks.rank_lines import RankLines
+from finetune.train.ranks.shards import Shards
+from finetune.train.ranks.synced_norm import SyncedNorms
+from finetune.train.shown.reporting import StepStats
 from finetune.train.stepper import Stepper
 from finetune.train.stopping import Stop
-from finetune.train.synced_norm import SyncedNorms
 from finetune.train.timeline import Timeline
 
 _MOVING = (

@@ -22,7 +22,7 @@ from finetune.train.clock import Clock
 from finetune.train.gradients import clip_gradients, norm_of
 from finetune.train.guard import StepGuard
 from finetune.train.precision import Precision
-from finetune.train.reporting import Reporter, StepStats
+from finetune.train.shown.reporting import Reporter, StepStats
 from finetune.train.step_figures import StepMeter
 from finetune.train.timeline import Timeline
 

@@ -9,20 +9,20 @@ from finetune.redaction import redacted
 from finetune.runs.folder import RunFolder
 from finetune.runs.saved_runs import usual_folder
 from finetune.tracking.tracker import Tracker
+from finetune.train.before.compiling import refuse_uncompilable
 from finetune.train.build import (
     build_parts,
     lints_of,
     located,
     pick_device,
 )
+from finetune.train.checkpoints.resuming import folder_to_go_on, take_up
+from finetune.train.checkpoints.same_data import lines_on_going_on, record_to_go_on
 from finetune.train.collaborators import wire
-from finetune.train.compiling import refuse_uncompilable
 from finetune.train.loop import Trainer
-from finetune.train.rank_settings import lines_on_sharing
-from finetune.train.resuming import folder_to_go_on, take_up
-from finetune.train.same_data import lines_on_going_on, record_to_go_on
-from finetune.train.shard_settings import shards_of
-from finetune.train.start_lines import facts_of, notes_of, on_place
+from finetune.train.ranks.rank_settings import lines_on_sharing
+from finetune.train.ranks.shard_settings import shards_of
+from finetune.train.shown.start_lines import facts_of, notes_of, on_place
 
 
 def build_trainer(

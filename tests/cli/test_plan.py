@@ -11,7 +11,7 @@ from rich.console import Console
 
 from finetune.freezing.report import PlanRow
 from finetune.optim.rates import PeakRate
-from finetune.train.phase_table import _phase_table
+from finetune.train.shown.phase_table import _phase_table
 
 BLOCKS = {
     "model": {

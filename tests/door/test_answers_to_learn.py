@@ -12,8 +12,8 @@ from finetune.errors import DataError, FinetuneError
 from finetune.predict.predictor import load_predictor
 from finetune.runs.folder import RunFolder
 from finetune.tasks.answer_scores import score_of
+from finetune.train.after.trained import evaluate_run
 from finetune.train.build import build_parts
-from finetune.train.trained import evaluate_run
 from finetune.train.wire import build_trainer
 
 ROWS = [

@@ -13,7 +13,7 @@ from finetune.config.dumping import dump_config
 from finetune.config.loader import load_config
 from finetune.errors import FinetuneError, TrustError
 from finetune.importing import code_of, import_trusted
-from finetune.train.trained import evaluate_run
+from finetune.train.after.trained import evaluate_run
 from finetune.train.wire import build_trainer
 from finetune.trust import Trust, check_trust
 

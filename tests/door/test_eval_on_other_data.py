@@ -17,7 +17,7 @@ from finetune.config.run import Provenance, RunConfig
 from finetune.data import prepare
 from finetune.data.identify import identity, membership
 from finetune.errors import CheckpointError, DataError
-from finetune.train.trained import evaluate_run, evaluated, load_run
+from finetune.train.after.trained import evaluate_run, evaluated, load_run
 from finetune.train.wire import build_trainer
 
 HEADER = "a,b,word"

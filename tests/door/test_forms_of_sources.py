@@ -15,7 +15,7 @@ from finetune.data.readers.row_places import Places
 from finetune.data.sources.unlike_files import notes_on_unlike_files
 from finetune.data.table import Listed, Table
 from finetune.errors import DataError, SelectorError
-from finetune.train.trained import evaluate_run
+from finetune.train.after.trained import evaluate_run
 from finetune.train.wire import build_trainer
 
 COLOURS = {"red": (255, 0, 0), "sea_green": (0, 200, 100)}

@@ -10,7 +10,7 @@ import torch
 
 from finetune import load_config, load_predictor
 from finetune.errors import CheckpointError, ModelError
-from finetune.train.trained import evaluate_run
+from finetune.train.after.trained import evaluate_run
 from finetune.train.wire import build_trainer
 
 PENGUINS = Path(__file__).parents[2] / "configs" / "penguins.yaml"

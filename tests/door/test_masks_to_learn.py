@@ -15,7 +15,7 @@ from finetune import build_trainer, load_config, load_predictor
 from finetune.data.media.pixel_classes import IGNORED
 from finetune.errors import DataError, FinetuneError
 from finetune.outfolder import folder_beside, pictures_in
-from finetune.train.trained import evaluate_run, evaluated, load_run
+from finetune.train.after.trained import evaluate_run, evaluated, load_run
 
 LAYERS = [
     {"name": "conv", "type": "Conv2d", "out_channels": 8, "kernel_size": 3, "padding": 1},

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from finetune.errors import DataError, FinetuneError
+from finetune.train.after.trained import evaluate_run
 from finetune.train.build import build_parts
-from finetune.train.trained import evaluate_run
 from finetune.train.wire import build_trainer
 
 ROWS = [

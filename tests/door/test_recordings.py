@@ -18,7 +18,7 @@ from finetune.data.media.waveforms import SoundRules, read_waveform
 from finetune.data.prepare import open_data, prepare_data
 from finetune.errors import DataError, FinetuneError
 from finetune.models.preprocessing import Preprocessing
-from finetune.train.trained import evaluate_run
+from finetune.train.after.trained import evaluate_run
 from finetune.train.wire import build_trainer
 
 RATE = 4000

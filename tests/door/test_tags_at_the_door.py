@@ -19,7 +19,7 @@ from finetune.data.table import Listed
 from finetune.data.targets.words import needs_blank, words_of
 from finetune.errors import DataError
 from finetune.runs.folder import RunFolder
-from finetune.train.trained import evaluate_run
+from finetune.train.after.trained import evaluate_run
 
 NAMES = ["ann", "bob", "carol"]
 PLACES = ["new york", "oslo"]

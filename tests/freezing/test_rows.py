@@ -17,7 +17,7 @@ from finetune.freezing.rows import (
 )
 from finetune.models.inventory import take_inventory
 from finetune.optim.groups import state_by_name
-from finetune.train.trained import load_run
+from finetune.train.after.trained import load_run
 
 FROZEN_TOP = {"phases": [{"name": "rows", "freeze": [{"rows": "body.weight[:2]"}]}]}
 SAVED_OFTEN = {"steps": 6, "batch_size": 8, "checkpoint": {"every": {"steps": 2}}}

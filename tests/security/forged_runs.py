@@ -23,9 +23,9 @@ from finetune.predict import load_predictor
 from finetune.runs.doctor import examine
 from finetune.runs.progress import Progress
 from finetune.tracking.tracker import Tracker
-from finetune.train.delta import tensors_of
-from finetune.train.resuming import take_up
-from finetune.train.trained import evaluate_run
+from finetune.train.after.trained import evaluate_run
+from finetune.train.checkpoints.delta import tensors_of
+from finetune.train.checkpoints.resuming import take_up
 from finetune.train.wire import build_trainer
 
 STEPS = 5

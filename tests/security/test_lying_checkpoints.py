@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from finetune.bits import fingerprint
 from finetune.errors import CheckpointError
-from finetune.train.checkpoint import load_checkpoint
-from finetune.train.delta import tensors_of
+from finetune.train.checkpoints.checkpoint import load_checkpoint
+from finetune.train.checkpoints.delta import tensors_of
 
 sys.path.insert(0, str(Path(__file__).parent))
 forged = importlib.import_module("forged_runs")

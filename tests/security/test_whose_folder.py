@@ -20,7 +20,7 @@ from finetune.errors import CheckpointError, DataError
 from finetune.runs.headers import stored_tensors
 from finetune.runs.lock import read_holder
 from finetune.runs.manifest import NAMES_OF_FILES
-from finetune.train.facts import read_facts
+from finetune.train.after.facts import read_facts
 
 MORE = ("-o", "train.epochs=3")
 

@@ -20,7 +20,7 @@ from finetune.tasks.build_task import build_task
 from finetune.tasks.task import add_up
 from finetune.tasks.task_facts import TrainingClasses, TrainingCounts
 from finetune.tasks.window_mean import WindowMean
-from finetune.train.trained import evaluate_run
+from finetune.train.after.trained import evaluate_run
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "penguins_tasks.yaml"
 KIND = {"type": "classification", "output": "a", "target": "kind"}

@@ -15,7 +15,7 @@ from finetune.optim.groups import state_by_name
 from finetune.runs.background import Worker
 from finetune.runs.kept import Checkpoints
 from finetune.runs.watch import Watch
-from finetune.train.checkpoint import load_checkpoint, save_checkpoint
+from finetune.train.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 
 HERE = Path(__file__).parent
 
@@ -150,7 +150,7 @@ ENDING = """
 import os, sys, time
 sys.path.insert(0, sys.argv[1])
 import small_runs as runs
-from finetune.train.checkpoint import save_checkpoint
+from finetune.train.checkpoints.checkpoint import save_checkpoint
 from pathlib import Path
 
 trainer = runs.build(Path(sys.argv[2]), train=runs.saving(background=True))

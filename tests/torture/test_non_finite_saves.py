@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from finetune.errors import NonFiniteError
-from finetune.train.checkpoint import save_checkpoint
+from finetune.train.checkpoints.checkpoint import save_checkpoint
 
 
 def save(trainer, step):

@@ -17,8 +17,8 @@ from finetune.errors import FinetuneError
 from finetune.freezing.plan import make_plan
 from finetune.models.inventory import take_inventory
 from finetune.runs.doctor import examine
+from finetune.train.after.trained import load_run
 from finetune.train.average import refuse_coarse
-from finetune.train.trained import load_run
 
 DECAY = 0.7
 SPLIT = {

@@ -7,7 +7,7 @@ import torch
 
 from finetune import FinetuneError, load_predictor, load_predictors
 from finetune.bits import same_bits
-from finetune.train.trained import evaluate_run
+from finetune.train.after.trained import evaluate_run
 
 PLAIN = ["inference.precision=float32", "inference.compile=false"]
 CLASSES = {"type": "sklearn", "name": "digits"}

@@ -15,10 +15,10 @@ from finetune.data.targets.listed_targets import KNOWN
 from finetune.pictures.drawing import Label
 from finetune.tasks.views import View
 from finetune.tracking.board import shown_tag
-from finetune.train.looking import as_image
-from finetune.train.new_seen import new_seen
-from finetune.train.seen import Inputs
-from finetune.train.seen_tasks import SeenTasks
+from finetune.train.looks.looking import as_image
+from finetune.train.looks.new_seen import new_seen
+from finetune.train.looks.seen import Inputs
+from finetune.train.looks.seen_tasks import SeenTasks
 from finetune.train.wire import build_trainer
 
 DIGITS = """
@@ -94,7 +94,7 @@ def test_a_picture_that_cannot_be_drawn_ends_no_run(tmp_path, monkeypatch, capsy
     def odd(*_):
         raise OverflowError("too large to be drawn")
 
-    monkeypatch.setattr("finetune.train.seen_classes.draw_confusion", odd)
+    monkeypatch.setattr("finetune.train.looks.seen_classes.draw_confusion", odd)
     (tmp_path / "c.yaml").write_text(DIGITS)
     trainer = build_trainer(load_config(tmp_path / "c.yaml"), tmp_path / "run")
     assert trainer.fit().step == trainer.timeline.total_steps

@@ -9,7 +9,7 @@ import torch
 from finetune.cli import main
 from finetune.errors import FrozenWeightError
 from finetune.optim.groups import state_by_name
-from finetune.train.trained import load_run
+from finetune.train.after.trained import load_run
 
 EVERY_STEP = {"checkpoint": {"every": {"steps": 1}, "keep_last": 100}}
 NET = {

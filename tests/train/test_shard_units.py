@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from finetune.models.inventory import take_inventory
-from finetune.train.shard_units import blocks_of, read_from_outside
+from finetune.train.ranks.shard_units import blocks_of, read_from_outside
 
 parametrized = pytest.mark.parametrize
 

@@ -12,7 +12,7 @@ from finetune.distributed import Link, Ranks
 from finetune.errors import FinetuneError
 from finetune.tracking.json_lines import read_metrics
 from finetune.train.build import build_parts
-from finetune.train.shard_settings import refuse_unsharded, wants_shards
+from finetune.train.ranks.shard_settings import refuse_unsharded, wants_shards
 
 LAYERS = [
     {"name": "body", "type": "Linear", "out_features": 7},

@@ -8,8 +8,8 @@ from torch import nn
 from finetune.cli.plans import preview
 from finetune.distributed import ALONE, Link, Ranks
 from finetune.errors import FinetuneError, ModelError
-from finetune.train.rank_settings import refuse_unshared
-from finetune.train.synced_norm import SyncedNorms, _OverRanks
+from finetune.train.ranks.rank_settings import refuse_unshared
+from finetune.train.ranks.synced_norm import SyncedNorms, _OverRanks
 
 SHAPES = [(6, 3), (6, 3, 5), (4, 3, 2, 5)]
 

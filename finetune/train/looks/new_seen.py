@@ -7,12 +7,12 @@ from finetune.config.task_keys import SimilarityTask
 from finetune.config.task_list_keys import AnyTask, TaskList
 from finetune.data.opening import DataFacts
 from finetune.tasks.views import View
-from finetune.train.seen import Seen
-from finetune.train.seen_classes import SeenClasses
-from finetune.train.seen_masks import SeenMasks
-from finetune.train.seen_rows import SeenLabels, SeenNumbers
-from finetune.train.seen_tags import SeenTags
-from finetune.train.seen_tasks import SeenTasks
+from finetune.train.looks.seen import Seen
+from finetune.train.looks.seen_classes import SeenClasses
+from finetune.train.looks.seen_masks import SeenMasks
+from finetune.train.looks.seen_rows import SeenLabels, SeenNumbers
+from finetune.train.looks.seen_tags import SeenTags
+from finetune.train.looks.seen_tasks import SeenTasks
 
 
 def new_seen_of(task: AnyTask, facts: DataFacts, target: object) -> Seen | None:

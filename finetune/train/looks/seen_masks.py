@@ -22,7 +22,7 @@ from finetune.pictures.shown_samples import (
     draw_samples,
 )
 from finetune.tasks.segmentation import pixel_logits
-from finetune.train.seen import Curve, Inputs
+from finetune.train.looks.seen import Curve, Inputs
 
 
 class _Mask(NamedTuple):

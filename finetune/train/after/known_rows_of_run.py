@@ -19,9 +19,9 @@ from finetune.models.declared import Network
 from finetune.models.shapes import first_line
 from finetune.store.directory import cache_root, claim_as_it_is, entries
 from finetune.store.store import Store, StoreError
+from finetune.train.after.inference import Inference
 from finetune.train.build import plan_of
 from finetune.train.cache_use import cache_facts
-from finetune.train.inference import Inference
 
 _FEWEST = 240
 """Fewer samples are not worth the trial passes that find the frozen prefix."""

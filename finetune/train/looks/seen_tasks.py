@@ -7,7 +7,7 @@ from typing import Any
 from finetune.data.batches import Batch
 from finetune.pictures.drawing import Picture
 from finetune.tasks.views import View
-from finetune.train.seen import Curve, Inputs, Seen
+from finetune.train.looks.seen import Curve, Inputs, Seen
 
 
 @dataclass(frozen=True, slots=True)

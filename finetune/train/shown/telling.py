@@ -13,7 +13,7 @@ from finetune.streams import unfailing
 from finetune.terminal import console_for, figure, print_lines
 from finetune.tracking.console import Console
 from finetune.tracking.tracker import Tracker
-from finetune.train.phase_table import print_phases
+from finetune.train.shown.phase_table import print_phases
 
 
 class Telling(Tracker):

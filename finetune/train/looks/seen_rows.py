@@ -17,7 +17,7 @@ from finetune.pictures.beside_targets import draw_beside_targets
 from finetune.pictures.class_scores import draw_class_scores
 from finetune.pictures.drawing import Picture
 from finetune.pictures.shown_samples import MOST_SHOWN, ShownSample, draw_samples
-from finetune.train.seen import MOST_CURVES, MOST_SCORES, Curve, Inputs
+from finetune.train.looks.seen import MOST_CURVES, MOST_SCORES, Curve, Inputs
 
 _MOST_OUTPUTS = 8
 """Numbers of a regression that get a picture each."""

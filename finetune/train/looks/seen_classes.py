@@ -18,7 +18,7 @@ from finetune.pictures.confusion import draw_confusion
 from finetune.pictures.drawing import Picture
 from finetune.pictures.shown_samples import MOST_SHOWN, ShownSample, draw_samples
 from finetune.tasks.cross_entropies import class_logits
-from finetune.train.seen import MOST_CURVES, MOST_SCORES, Curve, Inputs
+from finetune.train.looks.seen import MOST_CURVES, MOST_SCORES, Curve, Inputs
 
 
 @dataclass(slots=True)

@@ -18,11 +18,11 @@ from finetune.tracking.run_names import Identity
 from finetune.tracking.tracker import Tracker, Trackers
 from finetune.tracking.wandb import WandB
 from finetune.train.built import Parts
-from finetune.train.rank_lines import RankLines
-from finetune.train.reporting import Reporter, frozen_now
-from finetune.train.run_texts import texts_of
-from finetune.train.settings_shown import settings_shown
-from finetune.train.telling import Telling
+from finetune.train.ranks.rank_lines import RankLines
+from finetune.train.shown.reporting import Reporter, frozen_now
+from finetune.train.shown.run_texts import texts_of
+from finetune.train.shown.settings_shown import settings_shown
+from finetune.train.shown.telling import Telling
 from finetune.train.timeline import Timeline
 
 

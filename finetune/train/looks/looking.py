@@ -23,7 +23,7 @@ from finetune.runs.kept_pictures import KeptPicture
 from finetune.runs.progress import Progress
 from finetune.tracking.tracker import Tracker
 from finetune.train.block_figures import BlockFigures
-from finetune.train.seen import Inputs, Seen
+from finetune.train.looks.seen import Inputs, Seen
 
 _MOST_WORDS = 200
 _MOST_COLUMNS = 12

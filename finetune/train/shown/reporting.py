@@ -19,9 +19,9 @@ from finetune.optim.groups import Group
 from finetune.pictures.freeze_map import FreezeMap, draw_freeze_map
 from finetune.runs.progress import Progress
 from finetune.tracking.tracker import OF_PHASES, WEIGHTS_STEP, Tracker
+from finetune.train.shown.summary import peak_memory_gib
+from finetune.train.shown.telling import Telling
 from finetune.train.step_figures import StepFigures
-from finetune.train.summary import peak_memory_gib
-from finetune.train.telling import Telling
 from finetune.train.timeline import Timeline
 
 _BLOCKS_EVERY = 5

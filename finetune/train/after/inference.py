@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from finetune.config.run import RunConfig
 from finetune.errors import FinetuneError, Key
 from finetune.models.network import TensorSpec
-from finetune.train.compiling import refuse_uncompilable
+from finetune.train.before.compiling import refuse_uncompilable
 from finetune.train.precision import Precision
 
 PLAIN_CALLS = (

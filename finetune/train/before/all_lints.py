@@ -20,7 +20,7 @@ from finetune.lints.unscaled_numbers import unscaled_numbers
 from finetune.models.declared import Network
 from finetune.redaction import redacted
 from finetune.tasks.task import Task
-from finetune.train.without_effect import without_effect
+from finetune.train.before.without_effect import without_effect
 
 
 def all_lints(

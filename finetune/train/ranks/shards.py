@@ -18,7 +18,7 @@ from finetune.distributed import ALONE, Link, is_sharded, own_part, part_like, s
 from finetune.errors import named
 from finetune.freezing.rows import rows_of
 from finetune.models.inventory import ParamInfo
-from finetune.train.shard_units import blocks_of, read_from_outside
+from finetune.train.ranks.shard_units import blocks_of, read_from_outside
 
 
 @dataclass(slots=True)

@@ -12,10 +12,10 @@ from finetune.errors import Faults, FinetuneError
 from finetune.freezing.plan import Phase
 from finetune.process import available_memory_bytes
 from finetune.runs.progress import Progress
-from finetune.train.alike import Alike
 from finetune.train.built import Parts
 from finetune.train.precision import Precision
-from finetune.train.shards import Shards
+from finetune.train.ranks.alike import Alike
+from finetune.train.ranks.shards import Shards
 from finetune.train.sizes import TensorSize, optimizer_state
 
 _ELEMENTWISE = frozenset(

@@ -22,6 +22,10 @@ from finetune.runs.kept import Checkpoints
 from finetune.runs.saved_runs import saved_config
 from finetune.tasks.task import Task
 from finetune.tasks.temperature import CalibrationErrors
+from finetune.train.after.eval_data import EvalData, Part, RunData, open_eval_data
+from finetune.train.after.facts import read_facts
+from finetune.train.after.inference import Inference, notes_on_inference
+from finetune.train.after.known_rows_of_run import KnownForward, KnownToRun
 from finetune.train.build import (
     build_model_and_task,
     evaluation_batch_size,
@@ -29,15 +33,11 @@ from finetune.train.build import (
     pick_device,
     plan_of,
 )
-from finetune.train.checkpoint import load_weights_delta
-from finetune.train.delta import Base
-from finetune.train.eval_data import EvalData, Part, RunData, open_eval_data
+from finetune.train.checkpoints.checkpoint import load_weights_delta
+from finetune.train.checkpoints.delta import Base
 from finetune.train.evaluation import evaluate
 from finetune.train.exact_kernels import use_exact_kernels
-from finetune.train.facts import read_facts
 from finetune.train.fitted_on_validation import take_fitted
-from finetune.train.inference import Inference, notes_on_inference
-from finetune.train.known_rows_of_run import KnownForward, KnownToRun
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,14 @@ from finetune.runs.kept import Checkpoints
 from finetune.runs.manifest import MANIFEST, UNAVERAGED, Manifest, read_manifest
 from finetune.runs.progress import Progress
 from finetune.train.average import Average
-from finetune.train.delta import Base, buffers_of, fault_of_delta, fault_of_trained, tensors_of
-from finetune.train.shards import NO_SHARDS, Shards
+from finetune.train.checkpoints.delta import (
+    Base,
+    buffers_of,
+    fault_of_delta,
+    fault_of_trained,
+    tensors_of,
+)
+from finetune.train.ranks.shards import NO_SHARDS, Shards
 
 SEPARATOR = "//"
 """Separator of parameter name and state name in a label; parameter names have no slash."""

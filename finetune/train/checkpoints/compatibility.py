@@ -21,8 +21,8 @@ from finetune.freezing.policies.policy import Policy
 from finetune.runs.checkpoint_folder import read_document, read_progress
 from finetune.runs.progress import Progress
 from finetune.runs.watch import Watch
-from finetune.train.checkpoint import read_state, read_unaveraged, read_weights
-from finetune.train.delta import Base, fingerprint_with
+from finetune.train.checkpoints.checkpoint import read_state, read_unaveraged, read_weights
+from finetune.train.checkpoints.delta import Base, fingerprint_with
 from finetune.train.epochs import Epochs
 from finetune.train.sizes import TensorSize
 from finetune.train.timeline import Timeline

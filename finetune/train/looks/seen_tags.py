@@ -16,8 +16,8 @@ from finetune.pictures.class_scores import draw_class_scores, scores_of
 from finetune.pictures.confusion import draw_confusion
 from finetune.pictures.drawing import Picture
 from finetune.pictures.shown_samples import MOST_SHOWN, ShownSample, draw_samples
-from finetune.train.seen import Curve, Inputs
-from finetune.train.seen_masks import confusion
+from finetune.train.looks.seen import Curve, Inputs
+from finetune.train.looks.seen_masks import confusion
 
 
 class _Wrong(NamedTuple):

@@ -1,0 +1,1 @@
+"""Checks before the first step, so that a config that cannot work ends early."""
