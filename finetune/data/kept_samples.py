@@ -61,11 +61,10 @@ class KeptSamples:
         """Keep a sample if it has columns, shapes and dtypes of the first one."""
         if not is_of_tensors(sample) or self._layout != shapes_of(sample):
             return
-        raw = b"".join(
-            value.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-            for value in sample.values()
-        )
-        os.pwrite(self._file, raw, row * self._row_bytes)
+        raw = [
+            value.contiguous().reshape(-1).view(torch.uint8).numpy() for value in sample.values()
+        ]
+        os.pwritev(self._file, raw, row * self._row_bytes)
         # The mark comes last: whoever sees it finds the whole sample.
         self._is_there[row] = 1
 

@@ -106,7 +106,7 @@ def open_image(
         with naming(name):
             expected = None if known is None else known(file)
         with _readable(name, pil), _pictured(file, pil) as image:
-            decoded = as_pixels(image, mode, rules)
+            decoded = as_pixels(image, mode, rules, may_share=True)
             if image.format == "PNG":
                 _refuse_broken_chunks(file)
         # Checked after decoding: what is written to the file from now on is not in the result.

@@ -71,10 +71,16 @@ PLAIN_RULES = PixelRules()
 """Rules of a source that says nothing about its images."""
 
 
-def as_pixels(image: Any, mode: Mode, rules: PixelRules) -> Any:
+def as_pixels(image: Any, mode: Mode, rules: PixelRules, *, may_share: bool = False) -> Any:
     """Return a `PIL.Image` that is upright, opaque and in `mode`, with 8 bits per channel.
 
     A mask keeps its values: numbers of classes, or of colours in a palette.
+
+    Args:
+        image: The image as Pillow reads it.
+        mode: The colour mode.
+        rules: Reading rules of the source.
+        may_share: Whether `image` itself may be returned, as nobody else has it.
 
     Raises:
         PixelError: its values have no known range, or its colour mode is unknown.
@@ -101,7 +107,8 @@ def as_pixels(image: Any, mode: Mode, rules: PixelRules) -> Any:
     if turn is not None:
         opaque = opaque.transpose(pil.Transpose[turn])
     # `convert` also copies: what is returned must not share pixels with the caller's image.
-    return opaque if opaque.mode == mode and opaque is not image else opaque.convert(mode)
+    is_own = may_share or opaque is not image
+    return opaque if opaque.mode == mode and is_own else opaque.convert(mode)
 
 
 def orientation_of(image: Any) -> int:

@@ -193,7 +193,11 @@ def finished_batch(
     """
     found = dict(inputs)
     for step in batched:
-        found[step.column] = transform_batch(found[step.column], [step])
+        name = step.column
+        # A column that an earlier step has made anew may be overwritten: memory that is new to the
+        # process costs several times what the numbers in it do.
+        is_own = found[name].data_ptr() != inputs[name].data_ptr()
+        found[name] = transform_batch(found[name], [step.overwriting() if is_own else step])
     return {name: _final_on_device(values) for name, values in found.items()}
 
 

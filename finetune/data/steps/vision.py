@@ -4,6 +4,7 @@ Letters: C channels, H height, W width.
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
@@ -75,6 +76,14 @@ class Vision:
                 f"{reason}",
                 key=self.key,
             ) from error
+
+    def overwriting(self) -> "Vision":
+        """Return the step as one that overwrites its image where it can; it gives the same bits."""
+        if self.name != "Normalize":
+            return self
+        transform = copy(self.transform)
+        transform.inplace = True
+        return replace(self, transform=transform)
 
     def _refuse_noise_in_bytes(self, image: Tensor) -> None:
         """Raise if an erased box would be filled with what no byte holds.
