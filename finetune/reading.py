@@ -63,17 +63,25 @@ def read_json(path: Path) -> Any:
     Raises:
         FinetuneError: it is missing, no regular file, no JSON, or exceeds a limit.
     """
+    return parse_json(read_raw_json(path), str(path))
+
+
+def read_raw_json(path: Path) -> bytes:
+    """Return the bytes of a file that should hold JSON; of one over the limit not all of them.
+
+    Raises:
+        FinetuneError: it is missing, or no regular file.
+    """
     where = str(path)
     try:
         # To open a pipe would wait for somebody who writes to it.
         if path.exists() and not path.is_file():
             raise FinetuneError("is no regular file", where=where)
         with path.open("rb") as file:
-            raw = read_at_most(file, MAX_JSON_BYTES)
+            return read_at_most(file, MAX_JSON_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise FinetuneError(f"cannot be read: {reason.lower()}", where=where) from error
-    return parse_json(raw, where)
 
 
 def read_own_json(path: Path) -> Any:

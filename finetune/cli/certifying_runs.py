@@ -147,7 +147,7 @@ def _check(
 
     with results() as out:
         done = check_certificate(path, base=base, weights=weights)
-        fault = None if key is None else fault_of_signature(path, key)
+        fault = None if key is None else fault_of_signature(done.raw, path, key)
         found = [*([("signature", fault)] if fault else []), *done.faults]
         if as_json:
             faults = [{"name": name, "fault": told} for name, told in found]

@@ -5,8 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.errors import FinetuneError
-from finetune.export.statement import Certificate, CertifiedTensor, faults_within, read_certificate
+from finetune.export.statement import (
+    Certificate,
+    CertifiedTensor,
+    faults_within,
+    parse_certificate,
+)
 from finetune.export.tensor_files import TensorFiles
+from finetune.reading import read_raw_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +24,15 @@ class CertificateCheck:
         tensors: How many tensors are certified.
         frozen: How many of them are certified as frozen.
         compared: By `base` and `weights`, how many tensors were compared with a file.
+        raw: The bytes of the certificate: a signature must be of what was checked, though the
+            file may be another one by then.
     """
 
     faults: tuple[tuple[str, str], ...]
     tensors: int
     frozen: int
     compared: dict[str, int]
+    raw: bytes
 
 
 def check_certificate(
@@ -39,7 +48,8 @@ def check_certificate(
     Raises:
         FinetuneError: a file is missing, or the certificate cannot be read.
     """
-    certificate = read_certificate(path)
+    raw = read_raw_json(path)
+    certificate = parse_certificate(raw, str(path))
     faults, compared = [*faults_within(certificate)], dict[str, int]()
     tensors = certificate.tensors
     if base is not None:
@@ -52,7 +62,7 @@ def check_certificate(
         faults += _against("weights", weights, held)
         faults += _strange(weights, certificate)
     frozen = sum(not one.is_trained for one in tensors)
-    return CertificateCheck(tuple(dict.fromkeys(faults)), len(tensors), frozen, compared)
+    return CertificateCheck(tuple(dict.fromkeys(faults)), len(tensors), frozen, compared, raw)
 
 
 def _against(

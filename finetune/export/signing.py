@@ -6,6 +6,9 @@ a network: sigstore's own service is not asked.
 
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from finetune.disk import open_to_read, reason_of
@@ -49,26 +52,20 @@ def signature_of(text: str, private_key: Path) -> str:
         raise FinetuneError(reason_of(error), where=str(private_key)) from error
     except Exception as error:  # the library lets errors of others through
         raise _unfit(private_key, error) from error
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            # The signature tells this name, and a check does not ask for it.
-            file = Path(folder, "certificate.json")
-            file.write_text(text, encoding="utf-8", newline="")
-            signature = signature_place(file)
-            signer.sign(file, signature)
-            return signature.read_text(encoding="utf-8")
-    except OSError as error:
-        reason = f"cannot sign in the temporary folder: {reason_of(error)}"
-        raise FinetuneError(reason, where="--sign") from error
+    with _copy_of(text.encode("utf-8"), "--sign") as file:
+        signature = signature_place(file)
+        signer.sign(file, signature)
+        return signature.read_text(encoding="utf-8")
 
 
-def fault_of_signature(certificate: Path, public_key: Path) -> str | None:
+def fault_of_signature(raw: bytes, certificate: Path, public_key: Path) -> str | None:
     """Return why a certificate is not signed by a key; None if the signature beside it holds.
 
     A signature that is missing or cannot be read is such a reason, too.
 
     Args:
-        certificate: The certificate.
+        raw: The bytes of the certificate.
+        certificate: Its file, which is not read again.
         public_key: The key of whom it should be by, a PEM file.
 
     Raises:
@@ -84,11 +81,35 @@ def fault_of_signature(certificate: Path, public_key: Path) -> str | None:
     place = signature_place(certificate)
     # A link may be kept in place of either file; the library follows none.
     signature = Path(os.path.realpath(place))
+    with _copy_of(raw, "--check") as copy:
+        return _fault_of(partial(verifier.verify, copy, signature), signature, place)
+
+
+@contextmanager
+def _copy_of(raw: bytes, option: str) -> Iterator[Path]:
+    """Yield a certificate as a file of its own, which the library reads.
+
+    Raises:
+        FinetuneError: the folder for temporary files cannot be used; `option` asked for it.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            # A signature tells this name, and a check does not ask for it.
+            file = Path(folder, "certificate.json")
+            file.write_bytes(raw)
+            yield file
+    except OSError as error:
+        reason = f"cannot use the temporary folder: {reason_of(error)}"
+        raise FinetuneError(reason, where=option) from error
+
+
+def _fault_of(verify: Callable[[], object], signature: Path, place: Path) -> str | None:
+    """Return why `verify` does not accept a signature, whose name is `place`; None if it does."""
     try:
         with open_to_read(signature) as file:
             if len(read_at_most(file, MAX_JSON_BYTES)) > MAX_JSON_BYTES:
                 return f"{str(place)!r} holds more than {MAX_JSON_BYTES >> 20} MiB"
-        verifier.verify(certificate.resolve(), signature)
+        verify()
     except FileNotFoundError:
         return f"there is no file {str(place)!r}"
     except OSError as error:

@@ -8,12 +8,11 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from finetune.errors import FinetuneError
 from finetune.export.tensor_files import TensorDigest
-from finetune.reading import read_json_object
+from finetune.reading import parse_json_object
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "urn:finetune:certificate:v1"
@@ -80,15 +79,19 @@ def statement_of(sections: Mapping[str, Any], tensors: tuple[CertifiedTensor, ..
     return json.dumps(document, indent=1, allow_nan=False) + "\n"
 
 
-def read_certificate(path: Path) -> Certificate:
-    """Read a certificate.
+def parse_certificate(raw: bytes, where: str) -> Certificate:
+    """Return the certificate that a file holds.
+
+    Args:
+        raw: The bytes of the file.
+        where: Its name, for messages.
 
     Raises:
-        FinetuneError: the file is missing, is cut, or is no certificate of this form.
+        FinetuneError: it is cut, or is no certificate of this form.
     """
-    document = read_json_object(path)
+    document = parse_json_object(raw, where)
     if document.get("_type") != STATEMENT or document.get("predicateType") != PREDICATE:
-        raise FinetuneError(f"is no statement of type {PREDICATE}", where=str(path))
+        raise FinetuneError(f"is no statement of type {PREDICATE}", where=where)
     try:
         predicate = document["predicate"]
         subject = {str(one["name"]): one["digest"] for one in document["subject"]}
@@ -101,7 +104,7 @@ def read_certificate(path: Path) -> Certificate:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FinetuneError(
             f"is not what a certificate holds: {type(error).__name__}: {str(error)[:100]}",
-            where=str(path),
+            where=where,
         ) from error
 
 

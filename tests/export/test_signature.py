@@ -103,6 +103,21 @@ def no_json(case):
     (case / "c.json.sig").write_bytes(b"\xff\x00")
 
 
+def test_the_signature_is_of_the_bytes_that_were_compared(case, command_line, monkeypatch):
+    from finetune.export import certified_files
+
+    signed, faults_within = (case / "c.json").read_bytes(), certified_files.faults_within
+
+    def exchanged(certificate):
+        (case / "c.json").write_bytes(signed)
+        return faults_within(certificate)
+
+    edited_with_all_digests(case)
+    monkeypatch.setattr(certified_files, "faults_within", exchanged)
+    done = checked(command_line)
+    assert (done.code, "signature: is of another certificate" in done.out) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("forge", "told"),
     [
