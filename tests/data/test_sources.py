@@ -179,6 +179,50 @@ class Squares(torch.utils.data.Dataset):
     assert batch.target.tolist() == [2]
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (
+            "return {'x': torch.zeros(4, 3, device='meta')}",
+            "'{name}:make' cannot be read: TypeError",
+        ),
+        ("return {'x': [1.0, np.ma.masked]}", "column 'x' has no data in sample 1"),
+        ("return {'x': torch.zeros(())}", "column 'x' is Tensor, not samples"),
+        (
+            "return {'x': [torch.ones(3)] * 3 + [10**30], 'y': [0, 1] * 2}",
+            "0 fits no number of 64 bits",
+        ),
+        ("return Rows(4, 2)", "sample 2 of '{name}:make' cannot be read: ValueError: two"),
+        ("return Rows(-1, 2)", "'{name}:make' cannot be read: ValueError: __len__"),
+        (
+            "return datasets.Dataset.from_dict({'x': [1.0] * 4}).to_iterable_dataset()",
+            "'{name}:make' cannot be read: TypeError: object of type 'IterableDataset' has no len",
+        ),
+    ],
+    ids=["no data", "masked", "no axis", "large", "a sample", "a length", "iterable"],
+)
+def test_what_an_imported_source_cannot_give_is_one_line(
+    write_module, prepared, request, body, told
+):
+    name = f"odd_{request.node.callspec.id.replace(' ', '_').replace('-', '_')}"
+    text = f"""
+import datasets, numpy as np, torch
+class Rows:
+    def __init__(self, length, bad): self.length, self.bad = length, bad
+    def __len__(self): return self.length
+    def __getitem__(self, i):
+        if i == self.bad: raise ValueError("two\\nlines")
+        return {{"x": float(i), "y": i}}
+def make():
+    {body}
+"""
+    write_module(name, text)
+    source = {"type": "import", "path": f"{name}:make"}
+    with pytest.raises(DataError, match=told.format(name=name)) as caught:
+        prepared({"source": source, "inputs": ["x"], "target": "y"}, trust=[name])
+    assert "\n" not in caught.value.message
+
+
 def test_an_import_that_is_not_trusted_is_refused_before_it_is_imported(write_module, opened):
     write_module("stranger", "raise RuntimeError('imported')")
     with pytest.raises(TrustError, match="not trusted"):

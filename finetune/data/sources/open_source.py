@@ -1,6 +1,7 @@
 """Open a source of any kind as one table of columns."""
 
-from collections.abc import Collection, Mapping, Sized
+from collections.abc import Collection, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -34,7 +35,7 @@ from finetune.data.sources.large_tables import read_large_tables
 from finetune.data.sources.saved_folders import is_saved, load_saved
 from finetune.data.sources.tabular import FORM_OF, dialect_of, tables_below
 from finetune.data.table import Column, Listed, Numbers, Table, as_tensor
-from finetune.errors import DataError, Key
+from finetune.errors import DataError, FinetuneError, Key
 from finetune.importing import call_trusted, package_path, require
 from finetune.models.shapes import first_line
 
@@ -275,13 +276,14 @@ def _imported(
 ) -> dict[str, Column]:
     """Return the columns that the user's own code gives."""
     data = call_trusted(source.path, source.args, trust, key=key)
-    if isinstance(data, Mapping):
-        return {str(name): _column(str(name), values, key) for name, values in data.items()}
-    if type(data).__module__.startswith("datasets."):
-        with quiet(require("datasets", extra="data")):
-            return dataset_columns(data, Path(), within or Path(), source.path, wanted)
-    if isinstance(data, Sized) and hasattr(data, "__getitem__"):
-        return _items_by_column(data, source, key)
+    with _naming_code(repr(source.path), key):
+        if isinstance(data, Mapping):
+            return {str(name): _column(str(name), values, key) for name, values in data.items()}
+        if type(data).__module__.startswith("datasets."):
+            with quiet(require("datasets", extra="data")):
+                return dataset_columns(data, Path(), within or Path(), source.path, wanted)
+        if isinstance(data, Sized) and hasattr(data, "__getitem__"):
+            return _items_by_column(data, source, key)
     raise DataError(
         f"{source.path!r} returned {type(data).__name__}; expected a mapping of columns, a "
         "datasets.Dataset or a map-style torch Dataset",
@@ -289,19 +291,50 @@ def _imported(
     )
 
 
+@contextmanager
+def _naming_code(what: str, key: Key) -> Iterator[None]:
+    """Turn whatever an object of the user's raises while it is read into a line that names it."""
+    try:
+        yield
+    except FinetuneError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{what} cannot be read: {type(error).__name__}: {first_line(error)}",
+            hint="call it in Python: the error there names the line of your code",
+            key=(*key, "path"),
+        ) from error
+
+
 def _column(name: str, values: Any, key: Key) -> Column:
     """Return the values of one column from user code as a column."""
-    if isinstance(values, np.ndarray | Tensor) and np.asarray(values).dtype.kind in "biuf":
+    is_array = isinstance(values, np.ndarray | Tensor)
+    if is_array and values.ndim and np.asarray(values).dtype.kind in "biuf":
         return Numbers(as_tensor(values, name))
-    if not hasattr(values, "__len__") or isinstance(values, str):
+    if not hasattr(values, "__len__") or isinstance(values, str) or (is_array and not values.ndim):
         raise DataError(f"column {name!r} is {type(values).__name__}, not samples", key=key)
-    return Listed(list(values), "things")
+    return _listed(name, list(values), key)
+
+
+def _listed(name: str, cells: list[Any], key: Key) -> Column:
+    """Return single values as a column.
+
+    Raises:
+        DataError: one is a tensor without data, or a masked number.
+    """
+    for position, cell in enumerate(cells):
+        if cell is np.ma.masked or (isinstance(cell, Tensor) and cell.is_meta):
+            raise DataError(f"column {name!r} has no data in sample {position}", key=key)
+    return Listed(cells, "things")
 
 
 def _items_by_column(data: Any, source: ImportSource, key: Key) -> dict[str, Column]:
     """Return the samples of a torch `Dataset` as columns; tuples give the columns `x` and `y`."""
     # Each sample once: to fetch one may be slow, or random.
-    samples = [data[position] for position in range(len(data))]
+    samples: list[Any] = []
+    for position in range(len(data)):
+        with _naming_code(f"sample {position} of {source.path!r}", key):
+            samples.append(data[position])
     if all(isinstance(sample, tuple | list) and len(sample) == 2 for sample in samples):
         samples = [{"x": sample[0], "y": sample[1]} for sample in samples]
     strange = next((sample for sample in samples if not isinstance(sample, Mapping)), None)
@@ -312,4 +345,4 @@ def _items_by_column(data: Any, source: ImportSource, key: Key) -> dict[str, Col
             key=(*key, "path"),
         )
     names = dict.fromkeys(str(name) for sample in samples for name in sample)
-    return {name: Listed([sample.get(name) for sample in samples], "things") for name in names}
+    return {name: _listed(name, [one.get(name) for one in samples], key) for name in names}

@@ -21,6 +21,7 @@ from finetune.data.media.decoding import image_tensor, is_image
 from finetune.data.memory_budget import MemoryBudget
 from finetune.data.ragged import Ragged
 from finetune.data.samples import Columns, Prepared, Sample
+from finetune.data.short_values import in_short
 from finetune.data.sources.named_images import no_such_image
 from finetune.data.steps.fitted_steps import FittedStep
 from finetune.data.steps.tokenizing import Tokenize
@@ -211,7 +212,10 @@ def as_value(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return as_tensor(value, "of a transform")
     if isinstance(value, bool | int | float | np.number):
-        return torch.tensor(value)
+        try:
+            return torch.tensor(value)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise DataError(f"{in_short(value)} fits no number of 64 bits") from error
     return value
 
 
