@@ -8,13 +8,7 @@ from typing import Any, Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import (
-    FlopCounterMode,
-    conv_flop_count,
-    flop_registry,
-    sdpa_flop_count,
-    shape_wrapper,
-)
+from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.activations.estimate import TOO_FEW, Estimate, Use, find_estimate, too_few_come
 from finetune.activations.find.boundary import Boundary
@@ -26,6 +20,7 @@ from finetune.data.batches import Batch, sample_order, windows
 from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase
 from finetune.preserved import preserved
+from finetune.preview.flop_formulas import ALL_FORMULAS, FORMULAS
 from finetune.preview.without_products import WithoutProducts
 from finetune.tasks.task import Task
 from finetune.train.built import Parts
@@ -169,7 +164,7 @@ class Meter:
         buffers move.
         """
         if computed != "all":
-            products = WithoutProducts(_ALL_FORMULAS, fills=computed == "none")
+            products = WithoutProducts(ALL_FORMULAS, fills=computed == "none")
             with suppress(Exception):
                 found = self._counted(phase, batch, estimate, products)
                 # Code of the user may have caught the error of a read, and gone another way.
@@ -177,7 +172,7 @@ class Meter:
                     return found
         # Values decide what this network runs: which expert gets a token, say. Or they must be
         # right for it to run at all.
-        counter = FlopCounterMode(display=False, custom_mapping=_FORMULAS)
+        counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
         return self._counted(phase, batch, estimate, counter)
 
     def _counted(
@@ -251,44 +246,6 @@ def _flops_within(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _convolution_backward(
-    grad: list[int], inputs: list[int], weight: list[int], *rest: Any, **_: Any
-) -> int:
-    """Count each of the two gradients of a convolution as much as its forward pass.
-
-    torch's own formula multiplies the channels of all groups with each other, which counts a
-    depthwise convolution over C channels C times too much.
-    """
-    transposed, wanted = bool(rest[4]), rest[7]
-    once: int = conv_flop_count(inputs, weight, grad, transposed=transposed)
-    return once * (bool(wanted[0]) + bool(wanted[1]))
-
-
-def _attention(query: list[int], key: list[int], value: list[int], *_: Any, **__: Any) -> int:
-    """Count the forward pass of attention, with torch's own formula."""
-    once: int = sdpa_flop_count(query, key, value)
-    return once
-
-
-def _attention_backward(
-    _: list[int], query: list[int], key: list[int], value: list[int], *__: Any, **___: Any
-) -> int:
-    """Count two gradients for each of the two matrix products of attention."""
-    return 2 * _attention(query, key, value)
-
-
-_FORMULAS = {
-    torch.ops.aten.convolution_backward: _convolution_backward,
-    # torch has formulas for the attention kernels of GPUs, and none for that of the CPU.
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
-
-
-_ALL_FORMULAS = {**flop_registry, **{op: shape_wrapper(count) for op, count in _FORMULAS.items()}}
-"""FLOPs of each costly operation, torch's formulas among them, as `FlopCounterMode` calls them."""
 
 
 class _KeptForBackward:

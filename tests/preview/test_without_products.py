@@ -125,6 +125,19 @@ class OutOfRange(Reshaped):
         return hidden + self.table((alike[:, 0] == 1.0).long())
 
 
+class Marking(Reshaped):
+    """Writes a buffer; ones in the place of products leave its bits as they were."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mark", torch.zeros(()))
+
+    def body(self, hidden):
+        product = hidden.detach() @ hidden.detach().T
+        self.mark.copy_((product != 1).any().float())
+        return hidden
+
+
 NETWORKS = [
     Reshaped, Convolved, Attending, Recurrent, ByMask,
     Experts, ByItem, ByList, ByArray, ByItemCaught, OutOfRange,
@@ -160,6 +173,12 @@ def test_figures_do_not_depend_on_which_products_are_computed(meter_of, network,
         assert forward == whole
         assert replace(none, moved=whole.moved) == whole
         assert whole.flops > whole.forward > 0 < whole.kept
+
+
+def test_a_buffer_moves_also_where_only_the_right_products_move_it(meter_of):
+    meter, phase = meter_of(Marking)
+    assert meter.measure(phase, 1.0).moved == {"mark"}
+    assert meter._pass(phase, meter.few, "not cached", computed="none").moved == frozenset()
 
 
 def counted(network, values, *, fills):
