@@ -132,6 +132,8 @@ def calls_of_torch(
     """
     arguments = _WITH_PADDING.get(node.type, ())
     last = incoming[-1] if len(incoming) == len(arguments) else None
+    # A mask of a tokenizer is whole numbers (B, L); a third input of numbers is the value of the
+    # attention.
     if not isinstance(last, Tensor) or last.is_floating_point() or last.ndim != 2:
         return [PlannedCall(call, module)]
     padding = _helper(call, "padding", PaddingMask(), call.takes[-1:])
@@ -175,6 +177,7 @@ def _named_inputs(
         argument = source.name.rpartition(".")[2]
         if source.kind != "column" or argument not in accepted:
             continue
+        # Silently the second text would replace the first: both have `input_ids`.
         if argument in named:
             raise ModelError(
                 f"{_label(node, call)}: takes one text, and gets "
@@ -184,6 +187,7 @@ def _named_inputs(
                 key=key,
             )
         named[argument] = source
+    # One input cannot be meant for anything else, whatever its column is called.
     if not named and len(call.takes) == 1:
         return {str(model.main_input_name): call.takes[0]}
     # Columns that the network does not know are left out only if the config did not ask for them.

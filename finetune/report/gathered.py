@@ -110,6 +110,7 @@ def gather(path: Path, name: str | None = None, *, has_ended: bool = False) -> P
         earlier=tuple(sorted(earlier, key=lambda run: run.rank)),
         trained_share=_trained_share(plan, curves),
     )
+    # A damaged proof is no missing one: "not proven yet" would hide it.
     lines = verdict(facts)
     if fault is not None:
         lines = [Line("frozen", fault, "bad") if one.label == "frozen" else one for one in lines]
@@ -150,6 +151,7 @@ def _earlier(record: RunRecord) -> list[RunRecord]:
     home = record.path.resolve()
     try:
         beside = [path for path in home.parent.iterdir() if path != home and disk.is_folder(path)]
+        # By the time of the folder: reading when each run began would open thousands of files.
         newest = heapq.nlargest(_MOST_BESIDE, beside, key=lambda path: path.lstat().st_mtime)
         ours = _about_data(record.settings)
         # The settings first: they are small, and most neighbours are about something else.
@@ -223,6 +225,7 @@ def _timeline(path: Path, plan: Mapping[str, Any], curves: Curves) -> tuple[Time
 
 def _masks(path: Path) -> list[list[int]]:
     """Return the blocks that train in each phase of a policy, from the newest checkpoint."""
+    # The newest has all masks so far; an older one lacks the last ones, and is better than none.
     for checkpoint in reversed(Checkpoints(path / "checkpoints", keep_last=1).all()):
         try:
             return read_progress(checkpoint).masks
@@ -330,6 +333,7 @@ def _text(path: Path) -> str:
     """Return the text of a file of a run; empty if it cannot be read."""
     try:
         with disk.open_to_read(path) as file:
+            # Bounded: the folder may come from somebody else, and the page holds the whole text.
             return file.read(1 << 20).decode(errors="replace")
     except OSError:
         return ""

@@ -121,6 +121,7 @@ def _result(facts: VerdictFacts) -> Line:
         text += f" at step {record.best_step:,}, the best of {evaluations}"
     else:
         text += ", the last value"
+    # Without validation samples the main figure is one of the test part already.
     test = f"test/{record.main.partition('/')[2]}"
     if test in record.metrics and test != record.main:
         text += f"; on the test samples {figure(record.metrics[test])}"
@@ -142,6 +143,7 @@ def _against_constant(facts: VerdictFacts) -> Iterator[Line]:
 def _against_earlier(facts: VerdictFacts) -> Line:
     """Return how the run compares with the best earlier one on the same data."""
     record = facts.record
+    # Another main figure, or one that is NaN, says nothing about which run is better.
     known = [
         run
         for run in facts.earlier
@@ -171,6 +173,7 @@ def _frozen(facts: VerdictFacts) -> Line:
         changed = sorted({name for phase in proof.phases for name in phase.changed})
         named = ", ".join(changed[:5]) or "by its own verdict"
         return Line("frozen", f"PROOF FAILED: frozen tensors changed ({named})", "bad")
+    # An empty proof is intact, too, and must not be praised as one.
     if proof.tensors == 0:
         return Line("frozen", f"nothing was frozen{trained}")
     over = _counted(len(proof.phases), "phase")
@@ -184,6 +187,7 @@ def _cost(record: RunRecord) -> Line:
     spent = seconds if isinstance(seconds, Mapping) else {}
     parts = sorted(
         ((name, one) for name, one in spent.items() if isinstance(one, int | float)),
+        # the longest activity first: only four are shown
         key=lambda part: -part[1],
     )
     if not parts:
@@ -229,7 +233,10 @@ def _on_losses(facts: VerdictFacts) -> Iterator[str]:
         return
     best_step, best = min(losses, key=lambda point: point[1])
     last_step, last = losses[-1]
+    # A single step is noise: the last tenth of the run stands for the training loss.
     train = facts.curves.mean_between("train/loss", round(last_step * 0.9), last_step)
+    # The ratio alone would call 0.0011 after 0.0010 overfitting, and a best at the very end may
+    # still be the bottom of a wave.
     if last > _RISES * best and last - best > _LEAST_RISE and best_step < 0.8 * last_step:
         against = "" if train is None else f", while the training loss fell to {figure(train)}"
         yield (
@@ -252,6 +259,7 @@ def _on_losses(facts: VerdictFacts) -> Iterator[str]:
 
 def _falls_still(losses: Points) -> bool:
     """Tell whether the last quarter of the evaluations has lowered the loss."""
+    # At least one evaluation is held out, also where there are only four.
     before = losses[: -max(1, len(losses) // 4)]
     lowest = min(value for _, value in before)
     return losses[-1][1] < (1 - _STILL_FALLING) * lowest if lowest > 0 else False
@@ -260,6 +268,7 @@ def _falls_still(losses: Points) -> bool:
 def _on_phases(facts: VerdictFacts) -> Iterator[str]:
     """Yield what the later phases have gained over the first one, and at which cost."""
     record, phases = facts.record, facts.curves.phases
+    # A phase may have been planned and never reached, or left at once by its trigger.
     ran = [phase for phase in phases if phase.steps > 0]
     values = facts.curves.of(record.main)
     if len(ran) < 2 or record.value is None or not values:

@@ -105,6 +105,7 @@ def _plan(folder: RunFolder) -> SavedPlan | None:
 
 def _documents(folder: RunFolder) -> list[Finding]:
     """Return a finding for each damaged file of `config.yaml`, `data.json` and `plan.json`."""
+    # Each document by itself: one that is damaged says nothing about the others.
     found = []
     try:
         load_config(folder.path / "config.yaml")
@@ -133,12 +134,14 @@ def _status(folder: RunFolder, states: Sequence[State]) -> Finding:
     try:
         summary = folder.read_json("summary.json")
         status, steps = summary["status"], summary["steps"]
+        # `type`, not `isinstance`: True is an int, too, and no number of steps.
         is_ours = status in _ENDINGS and type(steps) is int and steps >= 0
     except (CheckpointError, TypeError, KeyError):
         is_ours = False
     if not is_ours:
         return Finding("status", "summary.json is damaged", is_damage=True)
     ended = f"{status} at step {steps}"
+    # Of equal age is usual: the summary is written after the last checkpoint.
     if newest is None or (step_of(newest) or 0) <= steps:
         return Finding("status", ended)
     text = f"not at its end; {_name(newest)} is its newest whole checkpoint, and newer than"
@@ -171,6 +174,7 @@ def _going_on(checkpoints: Checkpoints) -> tuple[Path | None, Finding]:
         return None, Finding("go on", why, is_damage=True)
     newer = "1 newer one is" if len(passed) == 1 else f"{len(passed)} newer ones are"
     why = f"{newer} passed over" if passed else "the newest one, and all that it needs is whole"
+    # A checkpoint may name an older one as its best: whole itself, it may have lost that one.
     lost = checkpoints.lost_with(start)
     if lost:
         why = f"the newest whole one, without its best weights: {lost[0]}"
@@ -205,6 +209,8 @@ def _proof(folder: RunFolder) -> Finding:
         return Finding(
             "proof", f"failed: frozen tensors changed, {', '.join(moved)}", is_damage=True
         )
+    # The proof lists no changed tensor, and its own verdict is "failed": somebody changed one of
+    # the two.
     if not proof.said:
         return Finding("proof", "says that it failed, of nothing that it lists", is_damage=True)
     over = "1 phase" if len(proof.phases) == 1 else f"{len(proof.phases)} phases"

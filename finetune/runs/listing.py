@@ -69,6 +69,7 @@ def _runs_in(folder: Path, depth: int) -> Iterator[Path]:
         path = folder / name
         if is_run(path):
             yield path
+        # A folder that may not be read is passed over: it is no reason to show no run at all.
         elif depth < _DEEPEST and os.access(path, os.R_OK | os.X_OK):
             yield from _runs_in(path, depth + 1)
 
@@ -89,6 +90,7 @@ def chosen_runs(runs: Sequence[RunRecord], filters: Sequence[str]) -> list[RunRe
         key, equals, pattern = text.partition("=")
         if not equals or not key:
             raise FinetuneError(f"needs the form KEY=VALUE, got {text!r}", where="--filter")
+        # Asked of all runs, not of those that are left: else a second filter could be "unknown".
         _refuse_unknown(key, runs, "--filter")
         kept = [run for run in kept if _passes(value_of(run, key), pattern)]
     return kept
@@ -138,11 +140,13 @@ def _place(group: SeedGroup, key: str | None) -> tuple[object, ...]:
     sign = -1 if key in first.metrics and first.lower_is_better(key) is False else 1
     is_number = isinstance(value, int | float)
     number = sign * float(value) if isinstance(value, int | float) else 0.0
+    # Texts and numbers cannot be compared: numbers first, then texts, runs without a value last.
     return value is None, not is_number, number, str(value), first.name
 
 
 def _passes(value: object, pattern: str) -> bool:
     """Tell whether a value matches the pattern of a filter."""
+    # Before numbers: for Python `True` is one, and would match 1 but not true.
     if isinstance(value, bool):
         return str(value).lower() == pattern.lower()
     if isinstance(value, int | float):

@@ -79,6 +79,7 @@ def weight_distances(first: Path, second: Path, plan: Path) -> WeightDistances:
     files = first / "weights.safetensors", second / "weights.safetensors"
     there = stored_tensors(files[0]), stored_tensors(files[1])
     depths = _depths(plan)
+    # A dict, not a set: blocks are listed in the order of the first run, then of the second.
     names = dict.fromkeys((*there[0], *there[1]))
     blocks = by_block(_Place(name, depths.get(name)) for name in names)
     return WeightDistances(
@@ -103,6 +104,7 @@ def _of_block(
     for name in comparable:
         squares = _squares(files, (there[0][name], there[1][name]))
         difference, size = difference + squares[0], size + squares[1]
+        # NaN differs from itself: a tensor that holds one is not called equal.
         equal += squares[0] == 0
     distance = math.sqrt(difference)
     relative = distance / math.sqrt(size) if size else (math.inf if distance else 0.0)
@@ -145,7 +147,9 @@ def _pieces(path: Path, tensor: StoredTensor) -> Iterator[np.ndarray[Any, np.dty
             count = min(left, _PIECE)
             numbers = np.frombuffer(file.read(count * kind.itemsize), kind)
             if tensor.dtype == "BF16":
+                # bfloat16 is a float32 without its lower half.
                 numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
+            # Sums of millions of squares lose digits in float32, and all of them in float16.
             yield numbers.astype(np.float64)
             left -= count
 

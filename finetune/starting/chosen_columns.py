@@ -129,6 +129,7 @@ def candidates(by_name: Mapping[str, Judged]) -> list[str]:
     rank = {name: place for place, name in enumerate(TARGET_NAMES)}
     exact = sorted((n for n in fit if plain(n) in rank), key=lambda n: rank[plain(n)])
     ending = [n for n in fit if n not in exact and last_word(n) in rank]
+    # Of columns without such a name the last comes first: tables mostly end with their target.
     return [*exact, *ending, *(n for n in reversed(fit) if n not in exact and n not in ending)]
 
 
@@ -205,6 +206,7 @@ def _inputs(
         return wishes.inputs, [Choice("inputs", ", ".join(wishes.inputs), "as you said")]
     rest = [one for one in by_name.values() if one.name not in target]
     usable = [one for one in rest if one.is_usable and one.role != "list"]
+    # Its words are a list of their own, as long as that of the tags.
     if task == "token_classification":
         usable = [one for one in rest if one.role == "list"][:1]
     aside = {one.name: one.why for one in rest if one.why}
@@ -244,6 +246,7 @@ def _telling_all(
         if one.role not in ("category", "number") or one.distinct > MOST_CLASSES:
             continue
         pairs = set(zip(_cells(found.columns[one.name]), labels, strict=True))
+        # One to one in both directions: a coarser or finer column still leaves something to learn.
         if len(pairs) == len({a for a, _ in pairs}) == len({b for _, b in pairs}) > 1:
             told[one.name] = f"it says the same as {target[0]}"
     return told

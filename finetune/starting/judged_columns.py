@@ -91,6 +91,7 @@ def judged(columns: Mapping[str, Column], folder: Path | None) -> dict[str, Judg
         folder: Folder that names of files are relative to.
     """
     found = {name: _distinct(column) for name, column in columns.items()}
+    # Over all columns: a mark that is sure in one ("NA" among numbers) is one in the others, too.
     marks = set[str]()
     for one in found.values():
         marks |= set() if one is None else marks_among(one[0])
@@ -129,10 +130,12 @@ def _judged(
     if found is None:
         return _of_no_cells(name, column)
     values, counts = found
+    # `value != value` finds NaN, which equals nothing.
     is_gap = [value in ("", None) or value != value or value in marks for value in values]
     gaps = int(sum(count for count, gap in zip(counts, is_gap, strict=True) if gap))
     kept = [(v, int(c)) for v, c, gap in zip(values, counts, is_gap, strict=True) if not gap]
     own = tuple(sorted({v for v in values if isinstance(v, str) and v in marks}))
+    # Of an id or a text there may be millions, which nobody asks for.
     few = kept if len(kept) <= MOST_CATEGORIES else []
     facts: dict[str, Any] = {"distinct": len(kept), "gaps": gaps, "marks": own}
     facts |= {"values": tuple(v for v, _ in few), "counts": tuple(c for _, c in few)}
@@ -167,6 +170,8 @@ def _of_cells(
     if all(map(is_plain_number, values)):
         return _of_numbers(name, values, num_rows, facts)
     texts = [str(value) for value in values]
+    # The first file alone is looked for: thousands may lie on a slow disk, and reading the data
+    # tells of each that is missing.
     if _all_end_like(texts, IMAGE_ENDINGS) and _is_there(folder, texts[0]):
         return Judged(name, "image", **facts)
     if _all_end_like(texts, AUDIO_ENDINGS) and _is_there(folder, texts[0]):
@@ -184,6 +189,7 @@ def _of_numbers(name: str, values: Sequence[Any], num_rows: int, facts: dict[str
     whole = bool((numbers == np.round(numbers)).all())
     filled = num_rows - facts["gaps"]
     why = ""
+    # Fewer rows may be 1, 2, 3 ... by chance.
     if whole and len(values) == filled and filled >= 10:
         in_turn = bool((np.diff(np.sort(numbers)) == 1).all())
         if in_turn and not is_named_target(name) and (is_id_name(name) or numbers.min() in (0, 1)):
@@ -207,6 +213,7 @@ def _of_words(name: str, texts: Sequence[str], num_rows: int, facts: dict[str, A
     words = sum(len(text.split()) for text in some) / len(some)
     filled = max(num_rows - facts["gaps"], 1)
     is_called = any(part in _TEXT_NAMES for part in re.split(r"[^a-z]+", name.lower()))
+    # Categories repeat: a column whose values mostly differ names or describes its rows.
     is_varied = len(texts) > filled / 2
     if is_varied and words > 1.2 and (words >= _WORDS_OF_TEXT or is_called):
         return Judged(name, "text", **facts, words=words)

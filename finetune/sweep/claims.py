@@ -69,6 +69,7 @@ class Claims:
     def take(self) -> ClaimedTrial | None:
         """Return the next trial to run, or None if there is none for now."""
         with self.storage.locked(self.study.study_name), told_of_storage():
+            # First, so that a trial of a killed process goes on before a new one begins.
             self._take_back_from_the_dead()
             trials = self.study.get_trials()
             waits = any(one.state == TrialState.WAITING for one in trials)
@@ -104,6 +105,7 @@ class Claims:
         if self.wanted is not None and number >= self.wanted:
             return False
         params = self.proposals.propose(number, history)
+        # every combination has been tried
         if params is None:
             return False
         self.study.enqueue_trial(params, {NUMBER: number, _DEATHS: 0})
@@ -138,6 +140,8 @@ class Claims:
             attributes: dict[str, Any] = {_DEATHS: deaths, GOES_ON: record.number}
             if NUMBER in record.user_attrs:
                 attributes[NUMBER] = record.user_attrs[NUMBER]
+            # Before the old record is closed: a process that is killed in between leaves both, and
+            # the next one only closes.
             self.study.enqueue_trial(fixed(record) or record.params, attributes)
         self.study.tell(record.number, state=TrialState.FAIL)
 

@@ -106,6 +106,7 @@ class Sweeping:
             overrides = self.claims.proposals.space.overrides(claim.params)
             arguments = self.asked.arguments_with(overrides)
             self._running.append(TrialTraining(claim, folder, arguments, self.environment))
+            # A trial that was given back keeps its number, and with it its folder and checkpoints.
             verb = "goes on" if folder.exists() else "begins"
             self.say(f"trial {claim.number} {verb}: {' '.join(overrides)}")
 

@@ -104,6 +104,7 @@ def _loss(
                 lambda outputs, batch: in_batch_negatives(
                     scale, embeddings(number, outputs), symmetric=symmetric
                 ),
+                # Each sample is compared with all of its step: two half windows have another loss.
                 whole_window=True,
             )
         case TripletLoss(margin=margin, distance=distance):
@@ -140,6 +141,7 @@ def embeddings(number: int, outputs: Any) -> Tensor:
             "end the network with the embeddings side by side: {type: stack, inputs: "
             + ("[first, second, third]}" if number == 3 else "[first, second]}"),
         )
+    # In half precision the cosines of near neighbours are equal.
     return outputs.float()
 
 

@@ -88,6 +88,7 @@ def judge(rules: Rules, progress: Progress, *, num_kept: int) -> bool:
     is_best_of_phase = _see(progress.phase_best, rules.phase_best, progress)
     _see(progress.best, rules.best, progress)
     _see(progress.rate, rules.rate, progress)
+    # The watch begins anew with the lower rate, as torch's ReduceLROnPlateau does.
     if progress.rate.is_over:
         progress.lower_rate()
     # Ranking comes first: it changes the progress, so `or` must not skip it.

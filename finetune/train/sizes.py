@@ -101,6 +101,7 @@ def checkpoint_bytes(
 
 def average_bytes(plan: Plan) -> int:
     """Return the bytes of an average of all that trains at a time, in the phase with the most."""
+    # A parameter has an average only while it trains, so the phase with the most decides.
     return max(
         sum(TensorSize.of_param(p).size_bytes for p in plan.inventory if p.name in phase.rates)
         for phase in plan.examples
@@ -114,6 +115,7 @@ def _state_of(
 
     An entry that is negative after neither gradient, 1 nor -1, never is: a second moment, say.
     """
+    # One sign alone would not tell: a first moment after gradient 1 is not negative either.
     up, down = (_stepped(kind, config, device, gradient) for gradient in (1.0, -1.0))
     return {
         name: TensorSize(
@@ -142,6 +144,7 @@ def _stepped(
 
 def _grown(shape: Sequence[int], cut: Sequence[int], whole: Sequence[int]) -> tuple[int, ...]:
     """Return the shape of a state over the whole parameter, given its shape over the tiny one."""
+    # State without the axes of the parameter, such as a step count, does not grow with it.
     if len(shape) != len(cut):
         return tuple(shape)
     axes = zip(shape, cut, whole, strict=True)

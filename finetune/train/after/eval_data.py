@@ -100,6 +100,7 @@ def open_eval_data(
     if accepts_changes:
         tell("--data-changed is not used: data that is named is not compared with the run's")
     config = run.config
+    # As in training: a list of tasks names the targets that the data has to have.
     data = with_listed_targets(config.data, config.task)
     reader = DataReader(data, run.facts, config.task, config.seed, config.trust)
     if source is not None:
@@ -239,6 +240,7 @@ def _named_keys(run: RunData, overrides: Sequence[str]) -> list[Key]:
     for key in keys:
         if key[0] != "data" or (len(key) > 1 and key[1] not in _SOURCES):
             continue
+        # A secret is masked in the saved config, so it must be given anew, and is no other data.
         if len(key) > 2 and (key[2] in _HOW_IT_IS_READ or _value_at(saved, key) == MASK):
             continue
         # An override of `data` itself replaces every source of the config.

@@ -128,6 +128,7 @@ class Shards:
             gradient = self._wholes[name].grad
             self._wholes[name].grad = None
             part.grad = None if gradient is None else own_part(gradient)
+            # The part of a small tensor may be empty, which has no largest number.
             if part.grad is not None and part.numel():
                 largest[number] = torch.linalg.vector_norm(part.grad, torch.inf)
         wrong = (~largest.isfinite()).double()
@@ -151,6 +152,8 @@ class Shards:
         if not self.parts:
             return torch.nn.utils.get_total_norm(gradients)
         own = {id(part) for part in self.parts.values()}
+        # Squares of parts add up over the ranks; whole parameters are the same on each, and would
+        # count once for every rank.
         split = [one.grad for one in parameters if one.grad is not None and id(one) in own]
         rest = [one.grad for one in parameters if one.grad is not None and id(one) not in own]
         squares = torch.nn.utils.get_total_norm([g for g in split if g.numel()]).double().square()

@@ -60,6 +60,7 @@ def _phase_table(rows: Sequence[PlanRow], decay: float | None, width: int) -> Ta
     right = ["tensors", "parameters"]
     cells = [_cells(row, decay) for row in rows]
     longest = max(len(row.name) for row in rows)
+    # The one column that a reader can do without: parameters say more.
     if longest > width - _taken([*left, *right], cells):
         right.remove("tensors")
         cells = [[*row[:-2], row[-1]] for row in cells]
@@ -96,6 +97,7 @@ def _taken(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
 def _broken(name: str, room: int) -> Text:
     """Break a name before dots into lines of at most `room` characters, where that is possible."""
     lines = [""]
+    # Looked ahead, not consumed: the dot stays at the beginning of the next line.
     for part in re.split(r"(?=\.)", one_line(name)):
         if lines[-1] and len(lines[-1]) + len(part) > room:
             lines.append("")
