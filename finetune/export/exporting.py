@@ -70,6 +70,7 @@ def export_run(
         FinetuneError: the run cannot be loaded, the format cannot hold the network, the folder is
             there already, or the export disagrees with the predictor.
     """
+    # Before the run is loaded, which takes seconds; `new_folder` asks again when it is renamed.
     folder = Path(out)
     refuse_taken(folder)
     if delta and form != "safetensors":
@@ -144,6 +145,7 @@ def _checked(
         raise
     largest = largest_difference(passes, written.run)
     number = sum(len(next(iter(one.inputs.values()))) for one in passes)
+    # Not `>`: a difference of NaN disagrees, too.
     if not largest <= TOLERANCE:
         raise FinetuneError(
             f"the export disagrees with the predictor on {number} samples: by up to {largest:.3g}, "

@@ -65,6 +65,7 @@ def statement_of(sections: Mapping[str, Any], tensors: tuple[CertifiedTensor, ..
         tensors: All tensors of the network.
     """
     whole = {**sections, "tensors": [asdict(one) for one in tensors]}
+    # Before the digests: who checks them has lists for tuples, as they come out of the file.
     whole = {name: _strict(whole[name]) for name in SECTIONS}
     digests = {name: digest_of_json(whole[name]) for name in SECTIONS}
     document = {
@@ -137,6 +138,7 @@ def digest_of_json(value: Any) -> str:
 
 def digest_of_weights(tensors: tuple[CertifiedTensor, ...]) -> str:
     """Return the SHA-256 of a line `sha256 name` for each tensor, sorted by exported name."""
+    # Sorted, since formats write tensors in orders of their own; a name holds no NUL.
     lines = sorted(f"{one.exported}\0{one.final.sha256}" for one in tensors)
     text = "".join("{1} {0}\n".format(*line.split("\0")) for line in lines)
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -146,7 +148,9 @@ def _faults_of_plan(certificate: Certificate) -> Iterator[tuple[str, str]]:
     """Yield where plan and tensors disagree."""
     try:
         trained = {
-            str(name).partition("[")[0] for name in certificate.sections["plan"]["ever_trained"]
+            # Of a tensor that trains in rows alone the plan names these rows: `weight[:32]`.
+            str(name).partition("[")[0]
+            for name in certificate.sections["plan"]["ever_trained"]
         }
     except (KeyError, TypeError):
         yield "plan", "does not say what is trained"
@@ -187,6 +191,7 @@ def _tensor(entry: Mapping[str, Any]) -> CertifiedTensor:
         raise TypeError("a name, type or digest of a tensor is no text")
     if not isinstance(entry["shape"], list) or any(type(size) is not int for size in shape):
         raise TypeError("the shape of a tensor is no list of whole numbers")
+    # 1 equals True, and would pass as it; the certificate would then be read in two ways.
     if type(found.is_trained) is not bool or type(found.is_loaded) is not bool:
         raise TypeError("a tensor does not say whether it is trained and loaded")
     return found

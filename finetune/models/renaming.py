@@ -32,6 +32,7 @@ def renamed(
         if new in result:
             raise ModelError(f"two tensors of the file become {new!r}", key=key)
         result[new] = tensor
+    # An entry may be right by itself and never reached, since the first that fits is taken.
     used = _used(tensors, rename)
     for old in rename:
         if old not in used:
@@ -137,6 +138,7 @@ def _num_fitting(
     own: Collection[str], theirs: Collection[str], rename: Mapping[str, str]
 ) -> int | None:
     """Return how many names become names of the module; None if the rename would be refused."""
+    # As `renamed` refuses them: a suggestion must not be answered by the next error.
     if not rename.keys() <= _used(theirs, rename):
         return None
     new = Counter(_new_name(name, rename) for name in theirs)
@@ -153,6 +155,7 @@ def _candidates(
             by_end[end].append(name)
     votes = Counter[tuple[str, str]]()
     for name in theirs:
+        # What fits already votes for no change.
         if _new_name(name, rename) in own:
             continue
         end = next((end for end in _ends(name) if end in by_end), "")
@@ -221,4 +224,5 @@ def _ends(name: str) -> Iterator[str]:
 def _with_entry(rename: Mapping[str, str], old: str, new: str) -> dict[str, str]:
     """Return a rename with one more entry; longer ones come first, since the first match wins."""
     entries = {**rename, old: new}
+    # Without the order `enc.` would take the names of `enc.layer.`, too.
     return dict(sorted(entries.items(), key=lambda entry: -len(entry[0])))

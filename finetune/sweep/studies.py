@@ -47,6 +47,7 @@ class Storage:
     def __init__(self, url: str) -> None:
         self.url = url
         """The URL; it may hold a password, which is never shown."""
+        # Optuna calls its journal experimental at each start, and logs every trial.
         warnings.filterwarnings("ignore", category=ExperimentalWarning)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._lock, self._open = _means_of(url)
@@ -103,6 +104,7 @@ def _means_of(
     except (ArgumentError, ValueError):
         # `from None`: what a port is not may be a part of the password.
         raise _refused(url) from None
+    # Before anything may fail: each message and file of the process masks it from here on.
     if parsed.password is not None:
         remember(str(parsed.password), "***")
     kind = parsed.get_backend_name()
@@ -175,6 +177,7 @@ def _server_lock(engine: Engine) -> Callable[[str], AbstractContextManager[None]
 
     @contextmanager
     def lock(study: str) -> Iterator[None]:
+        # The server locks numbers of 64 bits, not names.
         digest = blake2b(f"finetune sweep {study}".encode(), digest_size=8).digest()
         key = {"key": int.from_bytes(digest, signed=True)}
         with told_of_storage(), engine.connect() as connection:

@@ -41,6 +41,7 @@ class _SeenRows:
         target = batch.target
         if not isinstance(outputs, Tensor) or target is None or outputs.numel() != target.numel():
             raise ValueError(f"no {wanted}")
+        # Asked before they are kept: a split of millions would fill the memory for a picture.
         self._kept += target.numel()
         if self._kept > MOST_SCORES:
             raise ValueError(f"they are more than {MOST_SCORES:,} numbers")
@@ -103,6 +104,7 @@ class SeenLabels:
         scores, true = self._scores_and_labels()
         said, so = (scores >= 0.5).numpy(), true.numpy()
         hits, num_said, support = (each.sum(0) for each in (said & so, said, so))
+        # A label that nobody predicts has no precision, and one that no sample has no recall: NaN.
         with np.errstate(invalid="ignore", divide="ignore"):
             precision, recall = hits / num_said, hits / support
         wrong = self._rows.shown(
@@ -126,6 +128,7 @@ class SeenLabels:
         """Return the rows of samples with a wrong label, the largest mean loss first."""
         scores, true = self._scores_and_labels()
         is_wrong = ((scores >= 0.5) != true).any(1)
+        # Outputs of a network that has diverged are NaN: they are as wrong as a coin, not an error.
         loss = F.binary_cross_entropy(scores.nan_to_num(0.5), true.float(), reduction="none").mean(
             1
         )
@@ -171,6 +174,7 @@ class SeenNumbers:
     def _wrong(self) -> list[int]:
         """Return the rows with the largest errors, each number in units of its spread."""
         said, so = self._rows.outputs, self._rows.targets.float()
+        # Constant targets have no spread, and one number of several may be in thousands.
         spread = so.std(0, correction=0).clamp(min=1e-12)
         error = ((said - so) / spread).square().mean(1).nan_to_num(torch.inf)
         return error.argsort(descending=True, stable=True)[:MOST_SHOWN].tolist()
