@@ -87,6 +87,10 @@ REMARKS_AT: dict[str, str] = {
     **dict.fromkeys(("data.path", "data.type"), REMARKS["file"]),
     "freeze.layers": _TO_FREEZE,
     "optimizer.name": "optimizer.type names it: AdamW, say",
+    **dict.fromkeys(
+        ("train.early_stopping.mode", "train.checkpoint.mode", "schedule.mode"),
+        "each metric declares whether lower or higher is better, so nothing is to be said",
+    ),
     **dict.fromkeys(("tracking.type", "tracking.name"), REMARKS["wandb"]),
 }
 """Remarks on full keys whose last part is a key elsewhere."""

@@ -84,7 +84,21 @@ def check_form(class_name: str, incoming: Sequence[Tensor], *, label: str, key: 
     axes = {one.count(",") + 1 for one in re.findall(r"\(.*?\)", form)}
     for tensor in incoming[:1]:
         if tensor.ndim not in axes:
-            raise ModelError(f"{label}: takes {form}, got {describe(tensor)}", key=key)
+            raise ModelError(
+                f"{label}: takes {form}, got {describe(tensor)}",
+                hint=_one_more_axis(form, tensor),
+                key=key,
+            )
+
+
+def _one_more_axis(form: str, tensor: Tensor) -> str | None:
+    """Return the hint for a layer of sequences that gets plain vectors `(N, D)`, or None."""
+    if tensor.ndim != 2 or form not in ("(N, C, L)", "(N, T, C)"):
+        return None
+    size = tensor.shape[1]
+    sizes, what = ([1, size], " of one channel") if form == "(N, C, L)" else ([size, 1], "")
+    layer = f"{{type: Unflatten, dim: 1, unflattened_size: {sizes}}}"
+    return f"a layer before it makes {size} numbers a sequence{what}: {layer}"
 
 
 def infer_sizes(
@@ -195,13 +209,18 @@ _OF_TYPES = re.compile(
 
 
 def whole_numbers(error: BaseException, given: Iterable[object]) -> str | None:
-    """Return the hint for a layer that was given whole numbers and computes with fractions.
+    """Return the hint for a layer that computes with fractions and got whole numbers, or reversed.
 
     Args:
         error: What torch raised.
         given: The layer's inputs.
     """
     tensors = [one for one in given if isinstance(one, Tensor)]
+    if "'indices'" in str(error) and all(one.is_floating_point() for one in tensors):
+        return (
+            "a table looks up whole numbers, without {type: stack}, which makes them floats; words "
+            "become some by data.transforms: [{type: categories, columns: [...], as: index}]"
+        )
     if not any(not one.is_floating_point() for one in tensors) or not _OF_TYPES.search(str(error)):
         return None
     if any(one.ndim > 2 for one in tensors):

@@ -62,6 +62,25 @@ class Spread:
         return f"every target is {low:g}" if low == high else None
 
 
+class NotZero:
+    """The condition of a metric that divides by each target: no target is 0."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._zeros: Tensor | None = None
+
+    def add(self, target: Tensor) -> None:
+        """Add the number of targets that are 0."""
+        found = (target == 0).sum()
+        self._zeros = found if self._zeros is None else self._zeros + found
+        self._count += target.numel()
+
+    def fault(self) -> str | None:
+        """Return how many targets are 0; None if there is none."""
+        zeros = 0 if self._zeros is None else int(self._zeros)
+        return f"{zeros} of {self._count} targets are 0, and it divides by each" if zeros else None
+
+
 class EveryClass:
     """The condition of a metric that needs samples of every class.
 
@@ -130,6 +149,8 @@ def condition_of(metric: "torchmetrics.Metric", names: Sequence[str] | None) -> 
     kind = next(of_torchmetrics).__name__
     form = next((one for one in ("Binary", "Multiclass", "Multilabel") if kind.startswith(one)), "")
     base = kind.removeprefix(form)
+    if base == "MeanAbsolutePercentageError":
+        return NotZero()  # torchmetrics divides by 1e-6 there, and gives figures of millions
     if not form or base in _OF_SPREAD:
         return Spread() if base in _OF_SPREAD else Always()
     ranks = base in _OF_BOTH

@@ -47,6 +47,8 @@ def test_commas_behind_lines_of_json_are_told_with_both_forms(tmp_path):
         ("X,Y\n1,2\n", "there are: 'X', 'Y'", "did you mean 'X'?"),
         ("a,b\n1,2\n", "there are: 'a', 'b'", None),
         ("1,2\n3,4\n", "there are: '1', '2'", "should name the columns"),
+        # As pandas numbers columns: the 1 stands in its place by accident.
+        ("0.5,1\n3,4\n", "there are: '0.5', '1'", "should name the columns"),
     ],
 )
 def test_a_stream_with_other_names_is_told_which_it_has(tmp_path, text, told, hint):

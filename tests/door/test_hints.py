@@ -52,6 +52,7 @@ def told(tmp_path, config_file, monkeypatch, command_line):
         ("train.max_epochs=3", "did you mean 'epochs'?"),
         ("train.bs=3", "did you mean 'batch_size'?"),
         ("data.val=0.1", "did you mean 'validation'?"),
+        ("train.early_stopping={metric: m, patience: 1, mode: max}", "each metric declares"),
     ],
 )
 def test_an_unknown_key_is_told_with_the_place_or_the_word_it_has_here(fault, override, hint):

@@ -178,3 +178,26 @@ def test_a_bug_of_the_users_own_code_keeps_its_type_and_traceback(small_run, pac
     with pytest.raises(error) as caught:
         trainer.fit()
     assert type(caught.value) is error
+
+
+@pytest.mark.parametrize(
+    ("layer", "hint"),
+    [
+        (
+            {"type": "Conv1d", "kernel_size": 3},
+            "{type: Unflatten, dim: 1, unflattened_size: [1, 4]}",
+        ),
+        ({"type": "LSTM"}, "{type: Unflatten, dim: 1, unflattened_size: [4, 1]}"),
+        (
+            {"type": "Embedding", "num_embeddings": 3},
+            "{type: categories, columns: [...], as: index}",
+        ),
+    ],
+    ids=lambda value: value["type"] if isinstance(value, dict) else "",
+)
+def test_vectors_before_a_layer_of_another_form_are_told_with_the_remedy(small_run, layer, hint):
+    size = {"Conv1d": "out_channels", "LSTM": "hidden_size", "Embedding": "embedding_dim"}
+    layers = [{"name": "first", size[layer["type"]]: 2, **layer}]
+    with pytest.raises(ModelError) as caught:
+        small_run(model={"layers": layers})
+    assert hint in caught.value.hint
