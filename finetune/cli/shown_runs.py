@@ -7,6 +7,7 @@ Python runs this file by its path, without the current folder on its import path
 """
 
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -20,7 +21,8 @@ EVENTS = "events.out.tfevents."
 FOLDER = "tensorboard"
 """Folder of the event files in a run."""
 _EXTRAS = ("projector_config.pbtxt", "embedding")
-"""Beginnings of the names of other files that TensorBoard's projector reads."""
+"""Beginnings of the names of other files that TensorBoard's projector reads. They are copied: it
+reads no file that a link leads out of its folder to."""
 _REFRESH_S = 3.0
 """TensorBoard itself looks for new points every five seconds."""
 
@@ -60,7 +62,8 @@ def main(arguments: Sequence[str]) -> int:
 def refresh(runs: Path, links: Path) -> None:
     """Make `links` hold a folder for each run, with a link to each of its event files.
 
-    Links whose file has gone are removed, so a run that was renamed appears under its new name.
+    Links and copies whose file has gone are removed, so a run that was renamed appears under its
+    new name.
 
     Args:
         runs: Folder of runs, or a run itself.
@@ -77,8 +80,17 @@ def refresh(runs: Path, links: Path) -> None:
                 Path(place, name).rmdir()
     for link, file in wanted.items():
         link.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            link.symlink_to(file)
+        if file.name.startswith(_EXTRAS):
+            _copy_if_changed(file, link)
+        else:
+            with suppress(FileExistsError):
+                link.symlink_to(file)
+
+
+def _copy_if_changed(file: Path, copy: Path) -> None:
+    """Copy a file whose copy is missing, or older than the file."""
+    if not copy.exists() or copy.stat().st_mtime_ns != file.stat().st_mtime_ns:
+        shutil.copy2(file, copy)
 
 
 def _event_files(runs: Path, links: Path) -> Iterator[tuple[Path, Path]]:

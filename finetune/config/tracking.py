@@ -1,8 +1,8 @@
 """`tracking:` who gets curves and pictures of a run, how often pictures are drawn, and the page."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_validator
 
 from finetune.config.base import Node
 from finetune.config.train import Every
@@ -20,8 +20,16 @@ class TrackingConfig(Node):
     """How often pictures of what the network gets wrong are drawn from an evaluation of the validation samples: every so many epochs or steps, which is looked at when an evaluation is due; once, at the end of the run, by the weights in use; or never."""
     report: bool = True
     """Whether `report.html`, a page about the run that needs no network, is written into the run folder when the run ends."""
+    projector: bool = False
+    """Whether what enters the head, the last layer with weights, is written once at the end for TensorBoard's *Projector*: of up to 1,000 validation samples, with their targets, the beginning of their texts, or small images. It takes one more evaluation."""
     histograms: bool = False
     """Whether pictures come with histograms of the weights that train. Frozen weights have none: they do not change."""
+
+    @model_validator(mode="after")
+    def _projector_is_tensorboards(self) -> Self:
+        if self.projector and "tensorboard" not in self.to:
+            raise ValueError("projector is a page of TensorBoard; add tensorboard to 'to'")
+        return self
 
 
 def _list_is_to(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Draw predicted numbers over their targets.
+"""Draw numbers over others that they should equal or exceed: predictions over their targets.
 
 Letters: N samples.
 """
@@ -11,13 +11,19 @@ from finetune.pictures.drawing import LINE, Dot, Label, Path, Picture, Shape, fi
 _SIDE, _LEFT, _MARGIN, _MOST_DOTS = 300, 80, 10, 2000
 
 
-def draw_beside_targets(predicted: np.ndarray, targets: np.ndarray, name: str = "") -> Picture:
-    """Draw a dot for each sample; on the line, the prediction is right.
+def draw_beside_targets(
+    predicted: np.ndarray,
+    targets: np.ndarray,
+    name: str = "",
+    axes: tuple[str, str] = ("predicted", "target"),
+) -> Picture:
+    """Draw a dot for each sample; on the line, both numbers are equal.
 
     Args:
         predicted: `(N,)`; samples where it is not finite are counted and not drawn.
         targets: `(N,)`.
         name: What is predicted.
+        axes: What the vertical axis shows, and the horizontal one.
     """
     finite = np.isfinite(predicted) & np.isfinite(targets)
     said, so = predicted[finite], targets[finite]
@@ -28,7 +34,7 @@ def draw_beside_targets(predicted: np.ndarray, targets: np.ndarray, name: str = 
     heading = fitting(name or "predictions", _LEFT + _SIDE)
     shapes: list[Shape] = [
         Label(_MARGIN, _MARGIN, heading),
-        Label(_MARGIN, _MARGIN + LINE, "predicted", "muted"),
+        Label(_MARGIN, _MARGIN + LINE, fitting(axes[0], _LEFT + _SIDE), "muted"),
         *frame.grid(),
         Path(ends, "muted", 2),
     ]
@@ -39,11 +45,12 @@ def draw_beside_targets(predicted: np.ndarray, targets: np.ndarray, name: str = 
     lost = len(predicted) - len(said)
     notes = [f"{len(some)} of {len(so)} samples drawn"] if len(some) < len(so) else []
     notes += [f"{lost} of {len(predicted)} predictions are not finite"] if lost else []
-    shapes.append(Label(frame.right, frame.bottom + LINE, "target", "muted", "right"))
+    shapes.append(Label(frame.right, frame.bottom + LINE, axes[1], "muted", "right"))
     y = frame.bottom + 2 * LINE
     shapes += [Label(_MARGIN, y + LINE * n, note, "muted") for n, note in enumerate(notes)]
     height = round(y + LINE * len(notes) + _MARGIN)
-    title = f"Predictions beside targets of {len(so)} samples"
+    both = "Predictions beside targets" if axes[1] == "target" else " beside ".join(axes)
+    title = f"{both} of {len(so)} samples"
     return Picture(_LEFT + _SIDE + 30, height, shapes, title)
 
 

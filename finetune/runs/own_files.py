@@ -17,8 +17,11 @@ PICTURES = "pictures.json"
 """Pictures of the validation samples, for the page about the run."""
 RESULTS = ("metrics.jsonl", "summary.json", "freeze_proof.json", ORIGIN, TRACKED, PICTURES)
 """What a run writes besides its documents; `--fresh` removes these."""
-EVENTS = re.compile(r"events\.out\.tfevents\..+")
-"""Names of TensorBoard's event files."""
+EVENTS = re.compile(
+    r"events\.out\.tfevents\..+"
+    r"|projector_config\.pbtxt|embedding(_labels)?\.tsv|embedding_images\.png"
+)
+"""Names of the files that TensorBoard reads: event files, and those of `tracking/projector.py`."""
 REPORT = "report.html"
 """The page about a run; a user's own file may bear this name, see `is_own_report`."""
 REPORT_MARK = b"<!doctype html><!-- page of a run, made by finetune -->"

@@ -63,7 +63,8 @@ def similarity(config: SimilarityTask, facts: TaskFacts) -> Task:
         )
     number = 3 if config.compares == "triplets" else 2
     learnt = partial(_learnt, config.score_range)
-    of_scores, ranked = partial(_cosines_and_scores, learnt), partial(_partners, number)
+    of_scores = partial(cosines_and_scores, config.score_range)
+    ranked = partial(_partners, number)
     return Task(
         tuple(
             _loss(node, facts, place, number, learnt)
@@ -159,11 +160,20 @@ def _learnt(score_range: tuple[float, float] | None, batch: Batch) -> Tensor:
     return (scores - low) / (high - low)
 
 
-def _cosines_and_scores(
-    learnt: Callable[[Batch], Tensor], outputs: Any, batch: Batch
+def cosines_and_scores(
+    score_range: tuple[float, float] | None, outputs: Any, batch: Batch
 ) -> tuple[Tensor, Tensor]:
-    """Return cosines and the cosines that they shall be, `(B,)` each."""
-    return _cosines(embeddings(2, outputs))[:, 0], learnt(batch)
+    """Return cosines and the cosines that they shall be, `(B,)` each.
+
+    Args:
+        score_range: The scores that are learnt as cosine 0 and 1; None if scores are cosines.
+        outputs: Embeddings `(B, 2, D)`.
+        batch: The pairs, with their scores.
+
+    Raises:
+        UnfitOutputsError: the outputs are something else.
+    """
+    return _cosines(embeddings(2, outputs))[:, 0], _learnt(score_range, batch)
 
 
 def _partners(number: int, outputs: Any, batch: Batch) -> tuple[Tensor, Tensor]:

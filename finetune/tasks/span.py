@@ -85,7 +85,7 @@ class PredictedAnswer:
         return replace(best, none=min(one.none for one in windows))
 
 
-class _Best(NamedTuple):
+class BestAnswer(NamedTuple):
     """The most probable answer of a sample: characters of its window, and probabilities."""
 
     start: int
@@ -193,12 +193,12 @@ def _mean_over_texts(
 
 def _scored(config: SpanTask, metric: SpanMetric, outputs: Any, batch: Batch) -> tuple[Tensor, ...]:
     """Return text, probabilities and scores of each sample, as `_mean_over_texts` takes them."""
-    found = _best(config, outputs, batch)
+    found = best_answers(config, outputs, batch)
     contexts, right = (batch.columns[name].tolist() for name in (CHARACTERS, RIGHT_ANSWERS))
     scores, of_none = list[float](), list[float]()
     for codes, one, written in zip(contexts, found, right, strict=True):
-        answers = _answers(written)
-        scores.append(_figure(metric, score_of(_text(codes[one.start : one.end]), answers)))
+        answers = right_answers(written)
+        scores.append(_figure(metric, score_of(text_of_codes(codes[one.start : one.end]), answers)))
         of_none.append(_figure(metric, score_of("", answers)))
     probability, none = ([getattr(one, name) for one in found] for name in ("probability", "none"))
     figures = map(torch.tensor, (probability, none, scores, of_none))
@@ -210,22 +210,22 @@ def _figure(metric: SpanMetric, score: AnswerScore) -> float:
     return score.f1 if metric == "f1" else score.exact_match
 
 
-def _answers(codes: Sequence[int]) -> list[str]:
+def right_answers(codes: Sequence[int]) -> list[str]:
     """Return the right answers that are written as numbers of characters, padded with -1."""
     answers, begins = [], 0
     for place, code in enumerate(codes):
         if code == BETWEEN_ANSWERS:
-            answers.append(_text(codes[begins:place]))
+            answers.append(text_of_codes(codes[begins:place]))
             begins = place + 1
     return answers
 
 
-def _text(codes: Sequence[int]) -> str:
+def text_of_codes(codes: Sequence[int]) -> str:
     """Return the text of characters that are given as numbers."""
     return "".join(map(chr, codes))
 
 
-def _best(config: SpanTask, outputs: Any, batch: Batch) -> list[_Best]:
+def best_answers(config: SpanTask, outputs: Any, batch: Batch) -> list[BestAnswer]:
     """Return the most probable answer of each sample."""
     first, last = _logits(outputs, batch).softmax(1).nan_to_num(0).unbind(2)
     none = (first[:, 0] * last[:, 0]).tolist() if config.may_be_unanswered else [-1.0] * len(first)
@@ -242,7 +242,7 @@ def _best(config: SpanTask, outputs: Any, batch: Batch) -> list[_Best]:
         if probability > 0:
             start = int(batch.columns[TOKEN_STARTS][number, begin])
             end = int(batch.columns[TOKEN_ENDS][number, begin + more])
-        found.append(_Best(start, end, probability, none[number]))
+        found.append(BestAnswer(start, end, probability, none[number]))
     return found
 
 
@@ -250,7 +250,7 @@ def _read(config: SpanTask, outputs: Any, asked: Asked | None = None) -> list[Pr
     """Return the answer to each question."""
     assert asked is not None  # outputs alone do not tell where tokens are in a text
     try:
-        found = _best(config, outputs, asked.batch)
+        found = best_answers(config, outputs, asked.batch)
     except ValueError as error:
         raise misfit("a prediction", outputs, None, error) from error
     read = []

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune.errors import FinetuneError
-from finetune.tracking.tracker import Tracker, on_failure
+from finetune.tracking.tracker import Embedding, Tracker, on_failure
 from finetune.tracking.waiting_calls import Job
 
 
@@ -53,6 +53,10 @@ class BestEffort(Tracker):
     def histogram(self, tag: str, values: np.ndarray, step: int) -> None:
         """Forward the call."""
         self._send(lambda tracker: tracker.histogram(tag, values, step))
+
+    def embedding(self, embedding: Embedding, step: int) -> None:
+        """Forward the call."""
+        self._send(lambda tracker: tracker.embedding(embedding, step))
 
     def hparams(
         self, values: Mapping[str, str | float | int | bool], metrics: Mapping[str, float]

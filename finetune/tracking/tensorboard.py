@@ -1,4 +1,4 @@
-"""TensorBoard: curves over optimizer steps, text, images, and settings beside their results."""
+"""TensorBoard: curves over optimizer steps, text, images, embeddings, settings beside results."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -14,7 +14,8 @@ from finetune import disk
 from finetune.errors import FinetuneError
 from finetune.pictures.drawing import as_png
 from finetune.tracking.board import charts_of, layout, shown_tag
-from finetune.tracking.tracker import OF_PHASES, PLACE, Tracker
+from finetune.tracking.projector import write_projector
+from finetune.tracking.tracker import OF_PHASES, PLACE, Embedding, Tracker
 from finetune.visible import one_line, visible
 
 
@@ -94,6 +95,11 @@ class TensorBoard(Tracker):
         if len(finite):
             with self._writing() as writer:
                 writer.add_histogram(one_line(tag), finite, step)
+
+    def embedding(self, embedding: Embedding, step: int) -> None:
+        """Write the files of the projector."""
+        with self._writing():
+            write_projector(self._folder, embedding, step)
 
     def hparams(
         self, values: Mapping[str, str | float | int | bool], metrics: Mapping[str, float]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,6 +21,18 @@ OF_PHASES = ("freeze/phase", "freeze/trained_parameters")
 def on_failure(name: str, fault: str) -> str:
     """Return the line that is told once when a tracker fails that a run can do without."""
     return f"{name} failed, and the run goes on without it: {fault}"
+
+
+class Embedding(NamedTuple):
+    """What a layer takes of some samples, N rows of D numbers, and what is known about each."""
+
+    layer: str
+    rows: np.ndarray
+    """`(N, D)` float32."""
+    columns: Mapping[str, Sequence[str]]
+    """Texts by name, N each, such as targets."""
+    images: Sequence[np.ndarray]
+    """Pixels `(H, W, 3)` uint8 of each sample; empty without images."""
 
 
 class Tracker(Protocol):
@@ -53,6 +65,10 @@ class Tracker(Protocol):
 
     def histogram(self, tag: str, values: np.ndarray, step: int) -> None:
         """Receive numbers of one kind, such as weights, `(N,)`."""
+        return
+
+    def embedding(self, embedding: Embedding, step: int) -> None:
+        """Receive what enters the head of the network."""
         return
 
     def hparams(
@@ -113,6 +129,11 @@ class Trackers(Tracker):
         """Forward to each tracker."""
         for tracker in self._trackers:
             tracker.histogram(tag, values, step)
+
+    def embedding(self, embedding: Embedding, step: int) -> None:
+        """Forward to each tracker."""
+        for tracker in self._trackers:
+            tracker.embedding(embedding, step)
 
     def hparams(
         self, values: Mapping[str, str | float | int | bool], metrics: Mapping[str, float]

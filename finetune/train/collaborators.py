@@ -1,6 +1,5 @@
 """Wire the parts of a run into its trainer; nothing else builds one."""
 
-import math
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -37,7 +36,7 @@ from finetune.train.evaluator import Evaluator
 from finetune.train.gradients import norm_of
 from finetune.train.guard import StepGuard
 from finetune.train.looks.looking import Looking
-from finetune.train.looks.new_seen import new_seen_of
+from finetune.train.looks.looking_of_run import looking_of_run
 from finetune.train.loop import Splits, Trainer
 from finetune.train.precision import Precision
 from finetune.train.proving import Prover
@@ -112,7 +111,10 @@ def wire(
     stepper = _stepper(config, shared, rows, blocks)
     saver = _saver(config, shared, folder)
     sharing = shared.sharing
-    evaluator = _evaluator(config, shared, _looking(config, shared, blocks, folder))
+    looking = looking_of_run(
+        config, parts, reporter, shared.sharing, timeline, blocks=blocks, folder=folder
+    )
+    evaluator = _evaluator(config, shared, looking)
     return Trainer(
         model=model,
         timeline=timeline,
@@ -255,28 +257,6 @@ def _evaluator(config: RunConfig, shared: _Shared, looking: Looking) -> Evaluato
         stop=stop,
         looking=looking,
         shared=passes if link.ranks.is_several else None,
-    )
-
-
-def _looking(
-    config: RunConfig, shared: _Shared, blocks: BlockFigures, folder: RunFolder
-) -> Looking:
-    """Return what draws pictures of evaluations."""
-    data = shared.parts.data
-    # Only the first of several processes draws.
-    is_first = shared.sharing.link.ranks.is_first
-    return Looking(
-        settings=config.tracking
-        if is_first
-        else config.tracking.model_copy(update={"to": (), "report": False}),
-        new_seen=partial(new_seen_of, config.task, data.facts, config.data.target),
-        samples=data.validation,
-        table=data.raw_validation,
-        blocks=blocks,
-        tracker=shared.reporter.tracker,
-        keep=folder.write_pictures,
-        message_once=shared.reporter.message_once,
-        steps_per_epoch=lambda: math.ceil(shared.timeline.steps_per_epoch),
     )
 
 

@@ -40,7 +40,8 @@ CHART = (slice(220, 420), slice(370, 670))
 def runs(tmp_path_factory):
     """Two epochs of the digits that ship; and once more at another rate, with two phases."""
     folder = tmp_path_factory.mktemp("runs")
-    for name, changes in ((RUN, []), (OTHER, ["optimizer.lr=0.025", PHASES])):
+    changed = ["optimizer.lr=0.025", "tracking.projector=true", PHASES]
+    for name, changes in ((RUN, []), (OTHER, changed)):
         overrides = ["train.epochs=2", "train.log_every=1", *changes]
         build_trainer(load_config(DIGITS, overrides=overrides), folder / name).fit()
     return folder
@@ -203,6 +204,17 @@ def num_colours(png):
     """Count the colours of an image; of many, up to a thousand."""
     found = Image.open(BytesIO(png)).convert("RGB").getcolors(1000)
     return 1000 if found is None else len(found)
+
+
+def test_the_projector_has_targets_and_small_images_of_what_enters_the_head(server):
+    assert page_of(server, "projector", "runs") == [OTHER]
+    (shown,) = page_of(server, "projector", "info", run=OTHER)["embeddings"]
+    assert shown["tensorName"].startswith("head (step ")
+    of = urlencode({"run": OTHER, "name": shown["tensorName"]})
+    names, *rows = fetch(server, f"/data/plugin/projector/metadata?{of}").splitlines()
+    assert (names, len(rows)) == ("target\tsample", 180)
+    with urlopen(f"http://127.0.0.1:{server}/data/plugin/projector/sprite_image?{of}") as answer:
+        assert num_colours(answer.read()) > 3
 
 
 PAGES = {

@@ -15,7 +15,7 @@ from finetune.config.train import Every
 from finetune.data.batches import Batch, Samples
 from finetune.data.table import Listed, Table
 from finetune.data.targets.words import words_of
-from finetune.errors import FinetuneError
+from finetune.errors import FinetuneError, ModelError
 from finetune.pictures.drawing import Picture, as_pixels, as_png
 from finetune.pictures.movement import draw_movement
 from finetune.runs.background import Worker
@@ -23,10 +23,13 @@ from finetune.runs.kept_pictures import KeptPicture
 from finetune.runs.progress import Progress
 from finetune.tracking.tracker import Tracker
 from finetune.train.block_figures import BlockFigures
+from finetune.train.looks.head_inputs import HeadInputs
 from finetune.train.looks.seen import Inputs, Seen
 
 _MOST_WORDS = 200
 _MOST_COLUMNS = 12
+_MOST_IMAGES = 3
+"""Images of one sample that are shown: a triplet has three."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,6 +49,8 @@ class Looking:
     tracker: Tracker
     keep: Callable[[Iterable[KeptPicture]], None]
     """Keeps the latest pictures in the run folder, for the page about the run."""
+    head_inputs: HeadInputs | None
+    """Writes what enters the head; None if nobody asks for it."""
     message_once: Callable[[str], None]
     steps_per_epoch: Callable[[], int]
     worker: Worker = field(default_factory=lambda: Worker(in_thread=True))
@@ -110,6 +115,12 @@ class Looking:
                 seen = self._kept[1]
             if not self._is_off and self._drawn_at != step:
                 self.draw(seen, step)
+        if self.head_inputs is not None:
+            with self._kept_apart():
+                try:
+                    self.head_inputs.write(evaluate, step)
+                except ModelError as error:
+                    self.message_once(error.in_one_line)
         # Of every task, also of one whose samples have no pictures.
         if self._is_wanted:
             with self._kept_apart():
@@ -195,27 +206,15 @@ class Looking:
 
     def _inputs(self, number: int) -> Inputs:
         """Return the inputs of a sample as a person sees them."""
-        texts = self._texts(number)
+        texts = words_of_sample(self.table, number)
         if texts:
             return Inputs((), texts)
         assert self.samples is not None
         try:
-            batch = self.samples.fetch(torch.tensor([number]))
+            seen = images_of_sample(self.samples, number)
         except FinetuneError:  # it could be read before, or came from the cache
             return Inputs((), ("cannot be read now",))
-        images = (as_image(values[0]) for values in batch.inputs.values())
-        image = next((image for image in images if image is not None), None)
-        return Inputs((), self._values(number)) if image is None else Inputs((image,), ())
-
-    def _texts(self, number: int) -> tuple[str, ...]:
-        """Return the words of a sample's texts."""
-        columns = {} if self.table is None else self.table.columns
-        return tuple(
-            word
-            for column in columns.values()
-            if isinstance(column, Listed)
-            for word in _words(column[number])
-        )[:_MOST_WORDS]
+        return Inputs(seen, ()) if seen else Inputs((), self._values(number))
 
     def _values(self, number: int) -> tuple[str, ...]:
         """Return the values of a sample's columns as `name=value`."""
@@ -224,6 +223,31 @@ class Looking:
             f"{name}={_value(column[number])}"
             for name, column in list(columns.items())[:_MOST_COLUMNS]
         )
+
+
+def words_of_sample(table: Table | None, number: int) -> tuple[str, ...]:
+    """Return the words of a sample's texts, without one that holds an answer.
+
+    Of that one the picture shows the words around the answer.
+    """
+    columns = {} if table is None else table.columns
+    return tuple(
+        word
+        for column in columns.values()
+        if isinstance(column, Listed) and column.kind != "context"
+        for word in _words(column[number])
+    )[:_MOST_WORDS]
+
+
+def images_of_sample(samples: Samples, number: int) -> tuple[np.ndarray, ...]:
+    """Return the inputs of a sample that are images, as pixels; empty without one.
+
+    Raises:
+        FinetuneError: it cannot be read.
+    """
+    batch = samples.fetch(torch.tensor([number]))
+    images = [as_image(values[0]) for values in batch.inputs.values()]
+    return tuple(image for image in images if image is not None)[:_MOST_IMAGES]
 
 
 def as_image(values: Tensor) -> np.ndarray | None:

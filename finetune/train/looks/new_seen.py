@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 
 from finetune.config.task_base import TargetForm
-from finetune.config.task_keys import SimilarityTask
+from finetune.config.task_keys import DetectionTask, SimilarityTask, SpanTask
 from finetune.config.task_list_keys import AnyTask, TaskList
 from finetune.data.opening import DataFacts
 from finetune.tasks.views import View
 from finetune.train.looks.seen import Seen
+from finetune.train.looks.seen_answers import SeenAnswers
+from finetune.train.looks.seen_boxes import SeenBoxes
 from finetune.train.looks.seen_classes import SeenClasses
+from finetune.train.looks.seen_likeness import SeenPartners, SeenScores
 from finetune.train.looks.seen_masks import SeenMasks
 from finetune.train.looks.seen_rows import SeenLabels, SeenNumbers
 from finetune.train.looks.seen_tags import SeenTags
@@ -33,9 +36,14 @@ def new_seen_of(task: AnyTask, facts: DataFacts, target: object) -> Seen | None:
             for one in task.tasks
         }
         return SeenTasks({view: seen for view, seen in found.items() if seen is not None})
+    # What these give is of another form than their targets, and their keys say how it is read.
     if isinstance(task, SimilarityTask):
-        # The scores of pairs have no outputs of their own form: those are embeddings.
-        return None
+        is_scored = task.compares == "scores"
+        return SeenScores(task) if is_scored else SeenPartners(task.compares == "triplets")
+    if isinstance(task, SpanTask):
+        return SeenAnswers(task)
+    if isinstance(task, DetectionTask):
+        return SeenBoxes(facts.classes or (), task.threshold)
     outputs = target if isinstance(target, tuple) else (str(target),) if target else ()
     return new_seen(task.learns, facts.classes or (), outputs)
 

@@ -1,7 +1,8 @@
 """What collects an evaluation, sample by sample, for the pictures of it.
 
 Each form of target has a class of its own: `SeenClasses`, `SeenLabels`, `SeenNumbers`, `SeenMasks`,
-`SeenTags`. Each takes outputs and batches as they come, and keeps a few numbers per sample.
+`SeenTags`, `SeenAnswers`, `SeenBoxes`; pairs have `SeenScores` and `SeenPartners`. Each takes
+outputs and batches as they come, and keeps a few numbers per sample.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ class Inputs(NamedTuple):
     """The inputs of a sample as a person sees them."""
 
     pixels: tuple[np.ndarray, ...]
-    """Its image `(H, W, 3)` uint8, if it has one."""
+    """Its images `(H, W, 3)` uint8, if it has any."""
     words: tuple[str, ...]
     """Its text, or the values of its columns."""
 
