@@ -16,6 +16,7 @@ def draw_beside_targets(
     targets: np.ndarray,
     name: str = "",
     axes: tuple[str, str] = ("predicted", "target"),
+    remark: str = "",
 ) -> Picture:
     """Draw a dot for each sample; on the line, both numbers are equal.
 
@@ -24,6 +25,7 @@ def draw_beside_targets(
         targets: `(N,)`.
         name: What is predicted.
         axes: What the vertical axis shows, and the horizontal one.
+        remark: A line below the picture, on samples that are not among these.
     """
     finite = np.isfinite(predicted) & np.isfinite(targets)
     said, so = predicted[finite], targets[finite]
@@ -45,6 +47,7 @@ def draw_beside_targets(
     lost = len(predicted) - len(said)
     notes = [f"{len(some)} of {len(so)} samples drawn"] if len(some) < len(so) else []
     notes += [f"{lost} of {len(predicted)} predictions are not finite"] if lost else []
+    notes += [fitting(remark, _LEFT + _SIDE)] if remark else []
     shapes.append(Label(frame.right, frame.bottom + LINE, axes[1], "muted", "right"))
     y = frame.bottom + 2 * LINE
     shapes += [Label(_MARGIN, y + LINE * n, note, "muted") for n, note in enumerate(notes)]

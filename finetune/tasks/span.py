@@ -9,7 +9,7 @@ Letters: B samples, L tokens, N samples of a split.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -78,11 +78,10 @@ class PredictedAnswer:
     def of_windows(cls, windows: Sequence["PredictedAnswer"]) -> "PredictedAnswer":
         """Return the answer of a text by those of its windows.
 
-        There is no answer in a text if there is none in any window, so that the least probability
-        of no answer counts.
+        See `answer_of_text`.
         """
-        best = max(windows, key=lambda one: one.probability)
-        return replace(best, none=min(one.none for one in windows))
+        found = answer_of_text(windows)
+        return replace(windows[found.window], none=found.none)
 
 
 class BestAnswer(NamedTuple):
@@ -92,6 +91,38 @@ class BestAnswer(NamedTuple):
     end: int
     probability: float
     none: float
+
+
+class _OfWindow(Protocol):
+    """What a window says: how probable its answer is, and how probable no answer."""
+
+    @property
+    def probability(self) -> float: ...
+    @property
+    def none(self) -> float: ...
+
+
+class _OfText(NamedTuple):
+    """Which window gives the answer of a text, and the probabilities that count for the text."""
+
+    window: int
+    probability: float
+    none: float
+
+    @property
+    def is_none(self) -> bool:
+        """Whether no answer is predicted."""
+        return self.none > self.probability
+
+
+def answer_of_text(windows: Sequence[_OfWindow]) -> _OfText:
+    """Return which of a text's windows gives its answer; metrics, predictions and pictures agree.
+
+    It is the most probable answer of all windows, of equal ones the first. There is no answer in a
+    text if there is none in any window, so that the least probability of no answer counts.
+    """
+    best = max(range(len(windows)), key=lambda number: windows[number].probability)
+    return _OfText(best, windows[best].probability, min(one.none for one in windows))
 
 
 def span(config: SpanTask, facts: TaskFacts) -> Task:
@@ -181,14 +212,29 @@ def _mean_over_texts(
         score: Score of that most probable answer, `(N,)`.
         of_none: Score of no answer, `(N,)`.
     """
-    texts, which = rows.unique(return_inverse=True)
-    empty = torch.zeros(len(texts))
-    best = empty.scatter_reduce(0, which, probability, "amax", include_self=False)
-    least = empty.scatter_reduce(0, which, none, "amin", include_self=False)
-    # Of equal ones the first window counts, as in a prediction.
-    place = torch.where(probability == best[which], torch.arange(len(rows)), len(rows))
-    first = torch.full((len(texts),), len(rows)).scatter_reduce(0, which, place, "amin")
-    return torch.where(least > best, of_none[first], score[first]).double().mean()
+    columns = (each.tolist() for each in (probability, none, score, of_none))
+    texts: dict[int, list[_Scored]] = {}
+    for row, window in zip(rows.tolist(), map(_Scored, *columns), strict=True):
+        texts.setdefault(row, []).append(window)
+    # In the order of the texts, however their batches came: the sum is rounded by its order.
+    scores = [_score_of_text(texts[row]) for row in sorted(texts)]
+    return torch.tensor(scores, dtype=torch.float64).mean()
+
+
+class _Scored(NamedTuple):
+    """Probabilities of a window, and the scores of its answer and of no answer."""
+
+    probability: float
+    none: float
+    score: float
+    of_none: float
+
+
+def _score_of_text(windows: Sequence[_Scored]) -> float:
+    """Return the score of a text by those of its windows."""
+    found = answer_of_text(windows)
+    window = windows[found.window]
+    return window.of_none if found.is_none else window.score
 
 
 def _scored(config: SpanTask, metric: SpanMetric, outputs: Any, batch: Batch) -> tuple[Tensor, ...]:

@@ -14,6 +14,7 @@ from finetune.runs.folder import RunFolder
 from finetune.tasks.answer_scores import score_of
 from finetune.train.after.trained import evaluate_run
 from finetune.train.build import build_parts
+from finetune.train.looks import seen_answers
 from finetune.train.wire import build_trainer
 
 ROWS = [
@@ -165,6 +166,25 @@ def test_all_windows_of_a_text_give_one_answer(config, tmp_path, call):
         assert row["answer"] == said.answer
     found = evaluate_run(tmp_path / "run", "test")
     assert 0 <= found["exact_match"] <= found["f1"] <= 1
+
+
+def test_pictures_show_the_question_that_the_window_belongs_to(config, tmp_path, monkeypatch):
+    shown, draw = [], seen_answers.draw_samples
+
+    def noted(samples, heading):
+        shown.extend(samples)
+        return draw(samples, heading)
+
+    monkeypatch.setattr(seen_answers, "draw_samples", noted)
+    made = config(LONG_ROWS, transforms=SHORT, train={"epochs": 1})
+    trainer = build_trainer(made, tmp_path / "run")
+    trainer.fit(quiet=True)
+    asked = {(question, right) for question, _, right, _ in LONG_ROWS}
+    assert shown
+    for sample in shown:
+        question, _, text = " ".join(sample.words).partition(" | ")
+        assert (question, sample.so) in asked
+        assert any(text in context for _, context, *_ in LONG_ROWS)
 
 
 def test_stride_is_the_least_overlap(config):

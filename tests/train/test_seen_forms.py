@@ -7,6 +7,7 @@ from pydantic import TypeAdapter
 
 from finetune.config.task_keys import Task
 from finetune.data.batches import Batch
+from finetune.data.opening import DataFacts
 from finetune.data.samples import (
     BETWEEN_ANSWERS,
     CHARACTERS,
@@ -23,13 +24,9 @@ from finetune.train.looks.seen import Inputs
 from finetune.train.looks.seen_boxes import matched
 
 
-class Facts:
-    classes = ("cat", "dog")
-    by_target = {}  # noqa: RUF012
-
-
 def seen_of(**task):
-    return new_seen_of(TypeAdapter(Task).validate_python(task), Facts, "target")
+    facts = DataFacts(("input",), "target", ("cat", "dog"), notes=(), sizes={})
+    return new_seen_of(TypeAdapter(Task).validate_python(task), facts, "target")
 
 
 def texts(picture):
@@ -68,9 +65,11 @@ def test_wrong_answers_are_shown_in_their_text_beside_the_right_ones():
     seen = seen_of(type="span")
     seen.add(*answers([(4, 4), (1, 1), (3, 4), (2, 2)], [(4, 4)] * 3 + [(1, 1)], [5, 6, 7, 8], {3}))
     # A wholly wrong one comes first. Where the answer is not whole in its text, no place is right.
-    assert list(seen.shown()) == [6, 8, 7]
-    pictures = seen.pictures(dict.fromkeys([6, 7, 8], Inputs((), ("where?",))))
+    assert list(seen.shown()) == [1, 3, 2]
+    pictures = seen.pictures(dict.fromkeys([1, 2, 3], Inputs((), ("where?",))))
     assert pictures["targets"].title == "Predictions beside targets of 3 samples"
+    remark = "1 of 4 answers are outside the window"
+    assert remark in texts(pictures["targets"])
     said = texts(pictures["most_wrong"])
     assert {"said Ann", "is Rome", "sample 6: F1 0.00", "said in Rome"} <= set(said)
     lines = [s for s in pictures["most_wrong"].shapes if isinstance(s, Box) and s.height == 2]
@@ -92,6 +91,26 @@ def test_the_surest_window_speaks_for_its_text():
         seen.add(logits[rows], Batch({}, batch.target[rows], rows, columns=columns))
     assert list(seen.shown()) == []
     assert seen.pictures({})["targets"].title == "Predictions beside targets of 1 samples"
+
+
+def test_no_answer_is_said_if_no_window_has_one_as_metrics_judge():
+    seen = seen_of(type="span", may_be_unanswered=True)
+    # Each first window is surest that there is no answer; the second one of text 5 finds it.
+    logits, batch = answers([(0, 0), (4, 4), (0, 0), (0, 0)], [(4, 4)] * 4, [5, 5, 6, 6])
+    logits[1] /= 3
+    seen.add(logits, batch)
+    (worst,) = seen.shown()
+    said = texts(seen.pictures({worst: Inputs((), ())})["most_wrong"])
+    assert {"said no answer", "sample 6: F1 0.00"} <= set(said)
+
+
+def test_of_equally_wrong_answers_the_surest_comes_first():
+    seen = seen_of(type="span")
+    logits, batch = answers([(1, 1), (2, 2), (1, 1)], [(4, 4)] * 3, [5, 6, 7])
+    logits[1] /= 3
+    logits[2] *= 2
+    seen.add(logits, batch)
+    assert list(seen.shown()) == [2, 0, 1]
 
 
 def test_no_answer_has_a_place_of_its_own():
@@ -124,6 +143,18 @@ def test_boxes_are_drawn_on_their_image_predicted_and_true():
     assert {"said 2 dog", "is 1 cat", "sample 4: 0% of boxes right", "said 1 cat"} <= set(said)
 
 
+def test_the_most_probable_box_chooses_first_whatever_the_order():
+    seen = seen_of(type="detection")
+    # The second one overlaps the first true box alone; the first one both of them.
+    found = [[0.5, 0, 10.5, 10, 0.6, 0], [0, 0, 7, 10, 0.9, 0]]
+    true = [[0.0, 0, 10, 10, 0], [2, 0, 12, 10, 0]]
+    for boxes in (found, found[::-1]):
+        seen.add(torch.tensor([boxes]), Batch({}, torch.tensor([true]), torch.tensor([3])))
+    image = Inputs((np.zeros((40, 80, 3), np.uint8),), ())
+    said = texts(seen.pictures({3: image})["targets"])
+    assert said.count("sample 3: 100% of boxes right") == 2
+
+
 def test_a_true_box_counts_for_one_prediction_of_its_class():
     so = np.array([[0.0, 0, 10, 10, 0]])
     said = np.array([[0.0, 0, 10, 4, 0], [0, 0, 10, 10, 1], [0, 0, 10, 9, 0], [0, 0, 10, 10, 0]])
@@ -139,12 +170,12 @@ def embedded(*angles):
 
 def test_scores_of_pairs_are_drawn_beside_their_targets():
     seen = seen_of(type="similarity", score_range=[0, 5])
-    outputs = torch.stack([embedded(0, 0), embedded(0, 90)])
+    outputs = torch.stack([embedded(0, 0), embedded(0, 60)])
     seen.add(outputs, Batch({}, torch.tensor([5.0, 5.0]), torch.tensor([7, 8])))
     assert next(iter(seen.shown())) == 8
     pictures = seen.pictures(dict.fromkeys([7, 8], Inputs((), ("a", "b"))))
     assert "cosine of a pair" in texts(pictures["targets"])
-    assert {"said -4.371e-08", "is 1"} <= set(texts(pictures["most_wrong"]))
+    assert {"said 0.5", "is 1"} <= set(texts(pictures["most_wrong"]))
 
 
 @pytest.mark.parametrize(
@@ -164,12 +195,23 @@ def test_partners_are_compared_with_the_nearest_other(compares, outputs, worst):
     assert "cosine 0.766 with its own" in "".join(texts(pictures["most_wrong"]))
 
 
+def test_a_single_pair_has_no_picture():
+    seen = seen_of(type="similarity", compares="pairs")
+    seen.add(torch.stack([embedded(0, 10)]), Batch({}, None, torch.tensor([4])))
+    assert (list(seen.shown()), seen.pictures({})) == ([], {})
+
+
 @pytest.mark.parametrize(
-    "task",
-    [{"type": "span"}, {"type": "detection"}, {"type": "similarity"}]
-    + [{"type": "similarity", "compares": each} for each in ("pairs", "triplets")],
+    ("task", "message"),
+    [
+        ({"type": "span"}, "no place of an answer for each text"),
+        ({"type": "detection"}, r"boxes of a detector \(B, D, 6\) are needed"),
+        ({"type": "similarity"}, r"2 embeddings a sample \(B, 2, D\)"),
+        ({"type": "similarity", "compares": "pairs"}, r"2 embeddings a sample \(B, 2, D\)"),
+        ({"type": "similarity", "compares": "triplets"}, r"3 embeddings a sample \(B, 3, D\)"),
+    ],
     ids=str,
 )
-def test_outputs_of_another_form_have_no_pictures(task):
-    with pytest.raises(ValueError, match=r".+"):
+def test_outputs_of_another_form_have_no_pictures(task, message):
+    with pytest.raises(ValueError, match=message):
         seen_of(**task).add(torch.zeros(4, 7), Batch({}, torch.zeros(4), torch.arange(4)))

@@ -24,9 +24,8 @@ from finetune.runs.progress import Progress
 from finetune.tracking.tracker import Tracker
 from finetune.train.block_figures import BlockFigures
 from finetune.train.looks.head_inputs import HeadInputs
-from finetune.train.looks.seen import Inputs, Seen
+from finetune.train.looks.seen import MOST_WORDS, Inputs, Seen
 
-_MOST_WORDS = 200
 _MOST_COLUMNS = 12
 _MOST_IMAGES = 3
 """Images of one sample that are shown: a triplet has three."""
@@ -236,7 +235,7 @@ def words_of_sample(table: Table | None, number: int) -> tuple[str, ...]:
         for column in columns.values()
         if isinstance(column, Listed) and column.kind != "context"
         for word in _words(column[number])
-    )[:_MOST_WORDS]
+    )[:MOST_WORDS]
 
 
 def images_of_sample(samples: Samples, number: int) -> tuple[np.ndarray, ...]:
@@ -270,8 +269,8 @@ def as_image(values: Tensor) -> np.ndarray | None:
 def _words(cell: Any) -> list[str]:
     """Return the words of a text or of a list of words; none of anything else."""
     if isinstance(cell, str):
-        return cell[: 20 * _MOST_WORDS].split()
-    return (words_of(cell) or [])[:_MOST_WORDS]
+        return cell[: 20 * MOST_WORDS].split()
+    return (words_of(cell) or [])[:MOST_WORDS]
 
 
 def _value(value: Any) -> str:

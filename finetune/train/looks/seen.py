@@ -17,6 +17,8 @@ MOST_CURVES = 20
 """Classes with a precision-recall curve; of more, those with the most samples."""
 MOST_SCORES = 4_000_000
 """Numbers kept for curves and the worst samples; of more samples there is neither."""
+MOST_WORDS = 200
+"""Words of a text that a picture gets; it draws those that have room."""
 
 
 class Inputs(NamedTuple):

@@ -24,22 +24,53 @@ from finetune.pictures.beside_targets import draw_beside_targets
 from finetune.pictures.drawing import Picture
 from finetune.pictures.shown_samples import MOST_SHOWN, ShownSample, draw_samples
 from finetune.tasks.answer_scores import score_of
-from finetune.tasks.span import best_answers, right_answers, text_of_codes
-from finetune.train.looks.seen import MOST_SCORES, Curve, Inputs
+from finetune.tasks.span import (
+    BestAnswer,
+    answer_of_text,
+    best_answers,
+    right_answers,
+    text_of_codes,
+)
+from finetune.train.looks.seen import MOST_SCORES, MOST_WORDS, Curve, Inputs
 
 _NONE = (-1, -1)
 """Place of no answer."""
-_WORDS_BEFORE, _MOST_WORDS = 8, 100
-"""Words that are shown before the first answer, and of a whole text."""
+_WORDS_BEFORE = 8
+"""Words that are shown before the first answer."""
+
+
+class _Window(NamedTuple):
+    """What is said of a window of a text, and what is right."""
+
+    number: int
+    """Of the text, before it was cut into windows."""
+    sample: int
+    """Position of the window in the split, where each window is a sample."""
+    found: BestAnswer
+    text: str
+    so: tuple[int, int]
+    """As in `_Said`."""
+    answers: Sequence[str]
+    """All right answers; none of them, or an empty one, stands for no answer."""
+
+    # For `answer_of_text`.
+    @property
+    def probability(self) -> float:
+        return self.found.probability
+
+    @property
+    def none(self) -> float:
+        return self.found.none
 
 
 class _Said(NamedTuple):
-    """What is said of a text, by the window that is surest of its answer."""
+    """What is said of a text, and the window that gives its answer, as metrics choose it."""
 
     f1: float
-    number: int
     doubt: float
     """1 - its probability: of answers that are equally wrong, the surest comes first."""
+    number: int
+    sample: int
     text: str
     """The window of the text that the network saw."""
     said: tuple[int, int]
@@ -60,8 +91,10 @@ class SeenAnswers:
     """First character of the predicted answer and of the learnt one, of each text."""
     _worst: list[_Said] = field(default_factory=list)
     _num: int = 0
-    _open: _Said | None = None
-    """The text of the latest window: more of its windows may follow."""
+    _num_unplaced: int = 0
+    """Texts whose answer does not lie whole in the window that gives the predicted one."""
+    _open: list[_Window] = field(default_factory=list)
+    """The windows of the latest text so far: more may follow."""
 
     def add(self, outputs: Any, batch: Batch) -> None:
         """Take logits `(B, L, 2)`.
@@ -77,40 +110,32 @@ class SeenAnswers:
             raise ValueError(f"they are more than {MOST_SCORES:,} texts")
         names = (CHARACTERS, RIGHT_ANSWERS, WINDOW_OF, TOKEN_STARTS, TOKEN_ENDS)
         columns = (batch.columns[name].tolist() for name in names)
-        for best, (first, last), codes, right, number, starts, ends in zip(
-            found, target.tolist(), *columns, strict=True
+        for sample, best, (first, last), codes, right, number, starts, ends in zip(
+            batch.indices.tolist(), found, target.tolist(), *columns, strict=True
         ):
-            is_none = best.none > best.probability or best.end <= best.start
-            said = _NONE if is_none else (best.start, best.end)
             is_there = first != IGNORED and starts[first] >= 0
             so = (starts[first], ends[last]) if is_there else _NONE
             # Shorter texts of a batch are padded with -1.
             text = text_of_codes([code for code in codes if code >= 0])
-            answers = right_answers(right)
-            f1 = score_of(_part(text, said), answers).f1
-            doubt = 1 - (best.none if is_none else best.probability)
-            self._take(_Said(f1, number, doubt, text, said, so, next(iter(answers), "")))
+            if self._open and self._open[0].number != number:
+                self._close()
+            self._open.append(_Window(number, sample, best, text, so, right_answers(right)))
 
     def shown(self) -> Sequence[int]:
-        """Return the texts with the least right answers."""
+        """Return windows of the texts with the least right answers."""
         self._close()
-        return [one.number for one in self._worst]
-
-    def _take(self, one: _Said) -> None:
-        """Take the next window: that of a new text, or a further one, which may be surer."""
-        if self._open is None or self._open.number != one.number:
-            self._close()
-            self._open = one
-        elif one.doubt < self._open.doubt:
-            self._open = one
+        return [one.sample for one in self._worst]
 
     def _close(self) -> None:
-        """Count the text of the latest window, whose windows are all seen."""
-        if (one := self._open) is None:
+        """Count the latest text, whose windows are all seen."""
+        windows, self._open = self._open, []
+        if not windows:
             return
-        self._open = None
+        one = _said(windows)
         if one.so != _NONE or not one.right:
             self._places.append((one.said[0], one.so[0]))
+        else:
+            self._num_unplaced += 1
         if one.f1 < 1:
             self._worst = sorted([*self._worst, one])[:MOST_SHOWN]
         self._num += 1
@@ -123,9 +148,11 @@ class SeenAnswers:
             " (-1: none)" if self.config.may_be_unanswered else ""
         )
         heading = f"most wrong of {self._num:,}; line above: said, below: is"
-        worst = [self._sample(one, show[one.number]) for one in self._worst]
+        lost = self._num_unplaced
+        remark = f"{lost:,} of {self._num:,} answers are outside the window" if lost else ""
+        worst = [self._sample(one, show[one.sample]) for one in self._worst]
         return {
-            "targets": draw_beside_targets(places[:, 0], places[:, 1], name),
+            "targets": draw_beside_targets(places[:, 0], places[:, 1], name, remark=remark),
             **({"most_wrong": draw_samples(worst, heading)} if worst else {}),
         }
 
@@ -140,9 +167,9 @@ class SeenAnswers:
         begins = max(
             0, min([place.start for place in (said, so) if place], default=0) - _WORDS_BEFORE
         )
-        question = [*inputs.words[:_MOST_WORDS], "|"] if inputs.words else []
+        question = [*inputs.words, "|"] if inputs.words else []
         shift = len(question) - begins
-        text = [word.group() for word in words[begins : begins + _MOST_WORDS]]
+        text = [word.group() for word in words[begins : begins + MOST_WORDS]]
         return ShownSample(
             _part(one.text, one.said) or "no answer",
             one.right or "no answer",
@@ -151,6 +178,17 @@ class SeenAnswers:
             said_words=range(said.start + shift, said.stop + shift),
             true_words=range(so.start + shift, so.stop + shift),
         )
+
+
+def _said(windows: Sequence[_Window]) -> _Said:
+    """Return what is said of a text by all its windows."""
+    whole = answer_of_text(windows)
+    number, sample, found, text, so, answers = windows[whole.window]
+    is_none = whole.is_none or found.end <= found.start
+    said = _NONE if is_none else (found.start, found.end)
+    f1 = score_of(_part(text, said), answers).f1
+    doubt = 1 - (whole.none if is_none else whole.probability)
+    return _Said(f1, doubt, number, sample, text, said, so, next(iter(answers), ""))
 
 
 def _part(text: str, place: tuple[int, int]) -> str:

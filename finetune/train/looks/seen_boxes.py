@@ -57,7 +57,9 @@ class SeenBoxes:
         self._num += len(batch)
         rows = zip(batch.indices.tolist(), found, batch.target.cpu().numpy(), strict=True)
         for number, each, boxes in rows:
-            said = each[(each[:, 5] != NO_BOX) & (each[:, 4] >= self.threshold)][:, [0, 1, 2, 3, 5]]
+            kept = each[(each[:, 5] != NO_BOX) & (each[:, 4] >= self.threshold)]
+            # `matched` lets the most probable box choose first, whatever the network's order.
+            said = kept[np.argsort(-kept[:, 4], kind="stable")][:, [0, 1, 2, 3, 5]]
             so = boxes[boxes[:, 4] != NO_BOX]
             hits = matched(said, so)
             self._hits.update(said[hits, 4].astype(int).tolist())

@@ -80,8 +80,13 @@ class SeenPartners:
         return [self._indices[row] for row in self._wrong(own, other)]
 
     def pictures(self, show: Mapping[int, Inputs]) -> dict[str, Picture]:
-        """Return cosines of partners beside those of others, and the most wrong samples."""
+        """Return cosines of partners beside those of others, and the most wrong samples.
+
+        A single pair has no others to be compared with, and no picture.
+        """
         own, other = self._cosines()
+        if len(own) == 1 and not self.has_other:
+            return {}
         name = "above the line: the right one is nearer"
         of_other = "cosine of the other" if self.has_other else "cosine of the nearest other"
         worst = [
