@@ -13,7 +13,9 @@ from finetune.data.table import Listed
 from finetune.errors import ConfigError, DataError, ModelError
 from finetune.models.preprocessing import Preprocessing
 from finetune.predict import load_predictor
-from finetune.train.build import open_samples
+from finetune.train.before.every_part import try_parts
+from finetune.train.build import build_parts, open_samples
+from finetune.train.precision import Precision
 from finetune.train.wire import build_trainer
 
 TOKENIZE = {"type": "tokenize"}
@@ -205,6 +207,25 @@ def test_a_pair_that_is_cut_on_both_sides_counts_each_token_once(config):
     (note,) = open_samples(made).notes
     # 30 + 25 + 3 tokens each, of which 11 are kept
     assert f"cut to max_length 11: {47 / 58:.1%} of all tokens are lost, the longest has 58" in note
+
+
+def test_the_longest_of_many_texts_is_tried_without_measuring_all_at_once(config, monkeypatch):
+    parts = build_parts(config({"text": [*["the film"] * 290, "no " * 9, "yes"]}))
+    samples, measured, widths = parts.data.train, [], []
+    lengths = type(samples).lengths
+
+    def noted(self, indices):
+        measured.append(len(indices))
+        return lengths(self, indices)
+
+    monkeypatch.setattr(type(samples), "lengths", noted)
+    parts.model.register_forward_pre_hook(
+        lambda _, args, given: widths.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+    precision = Precision(parts.training.precision, parts.device)
+    try_parts(parts.model, parts.task, {"train": samples}, precision=precision, batch_size=1)
+    assert max(widths) == 11
+    assert sum(measured) == 292 > max(measured)
 
 
 @pytest.mark.parametrize("columns", [("text",), ("text", "other")], ids=["texts", "pairs"])

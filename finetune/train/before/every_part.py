@@ -1,7 +1,7 @@
 """Run the network on samples of all parts before training, as `plan` does."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from finetune.tasks.task import Task
 from finetune.train.precision import Precision
 
 _AT_ONCE = 256
-"""Samples that are fetched at once."""
+"""Samples that are fetched or measured at once."""
 _MOST_NUMBERS = 4096
 """Numbers of a sample up to which all samples are looked at; of larger ones, such as images,
 `_FEW`."""
@@ -80,14 +80,26 @@ def _extreme_rows(samples: Samples) -> Tensor:
 
 def _longest(samples: Samples) -> list[int]:
     """Return the position of a sample with the most tokens; empty where nothing has tokens."""
-    lengths = samples.lengths(torch.arange(len(samples)))
-    return [] if lengths is None else [int(lengths.argmax())]
+    most, longest = -1, list[int]()
+    # In pieces: a large part makes the tokens whose lengths are asked for.
+    for rows in _pieces(samples):
+        if (lengths := samples.lengths(rows)) is None:
+            return []
+        value, place = lengths.max(0)
+        if int(value) > most:
+            most, longest = int(value), [int(rows[int(place)])]
+    return longest
 
 
 def _batches(samples: Samples) -> Iterator[Batch]:
     """Yield all samples."""
-    for rows in torch.arange(len(samples)).split(_AT_ONCE):
+    for rows in _pieces(samples):
         yield samples.fetch(rows)
+
+
+def _pieces(samples: Samples) -> Sequence[Tensor]:
+    """Return the positions of all samples, a few at once; none for an empty part."""
+    return torch.arange(len(samples)).split(_AT_ONCE) if len(samples) else ()
 
 
 def _is_large(samples: Samples) -> bool:
