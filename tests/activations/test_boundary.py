@@ -11,6 +11,35 @@ from finetune.activations.find.boundary import probe
 from finetune.freezing.apply import apply_mask
 
 
+class Parts(nn.Module):
+    """Returns one tensor for up to two samples, else two."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(4, 8)
+
+    def forward(self, input):
+        output = self.inner(input)
+        return (output, output * 2) if len(input) > 2 else (output,)
+
+
+class Summed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.parts, self.head = Parts(), nn.Linear(8, 2)
+
+    def forward(self, input):
+        return self.head(sum(self.parts(input)))
+
+
+def test_a_call_may_return_more_tensors_for_more_samples():
+    model = Summed()
+    apply_mask(model, frozenset({"parts.inner.weight", "parts.inner.bias"}))
+    batch = torch.randn(4, 4)
+    boundary, _ = probe(model, {"input": batch}, {"input": batch.flip(0)}, [(0, 3), (3, 0)])
+    assert len(boundary.specs) == 2
+
+
 class Notes:
     """How many tensors that a module ever returned were still there, at each call."""
 
