@@ -141,7 +141,7 @@ OTHER_VALUES = {
 """Values of other tools, such as types and metrics, each with ours."""
 
 EXAMPLES = {
-    "validation": "split: {validation: 0.2} sets a fifth aside, say",
+    "validation": "split: {validation: 0.2} sets aside a fifth, for example",
     "layers": "model: {layers: [{name: net, type: torchvision, architecture: resnet18}]}, say",
     "phases": "freeze: [encoder] freezes the layer of that name, freeze: [{all: true}] all",
     "to": "tracking: [tensorboard], mlflow or wandb",

@@ -63,7 +63,10 @@ class Spread:
 
 
 class NotZero:
-    """The condition of a metric that divides by each target: no target is 0."""
+    """The condition of a metric that divides by each target: no target is 0.
+
+    torchmetrics divides by 1e-6 there, and gives figures of millions.
+    """
 
     def __init__(self) -> None:
         self._count = 0
@@ -150,7 +153,7 @@ def condition_of(metric: "torchmetrics.Metric", names: Sequence[str] | None) -> 
     form = next((one for one in ("Binary", "Multiclass", "Multilabel") if kind.startswith(one)), "")
     base = kind.removeprefix(form)
     if base == "MeanAbsolutePercentageError":
-        return NotZero()  # torchmetrics divides by 1e-6 there, and gives figures of millions
+        return NotZero()
     if not form or base in _OF_SPREAD:
         return Spread() if base in _OF_SPREAD else Always()
     ranks = base in _OF_BOTH

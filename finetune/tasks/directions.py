@@ -58,13 +58,6 @@ class Directions:
         metrics = [tag for tag in known if tag.rpartition("/")[2] != "loss"]
         return next(iter([*metrics, *known]), None)
 
-    def _meant(self, tag: str) -> str | None:
-        """Return a hint for a metric that is never logged."""
-        if not self.by_tag:
-            return "data.split: {validation: 0.2} sets a fifth aside, say"
-        whole = [known for known in self.by_tag if known.endswith(f"/{tag}")]
-        return f"did you mean {whole[0]!r}?" if whole else did_you_mean(tag, self.by_tag)
-
     def fault(self, tag: str, key: Key) -> FinetuneError | None:
         """Return why a metric cannot be watched; None if it can.
 
@@ -88,3 +81,10 @@ class Directions:
                 key=key,
             )
         return None
+
+    def _meant(self, tag: str) -> str | None:
+        """Return a hint for a metric that is never logged."""
+        if not self.by_tag:
+            return "data.split: {validation: 0.2} sets aside a fifth, for example"
+        whole = [known for known in self.by_tag if known.endswith(f"/{tag}")]
+        return f"did you mean {whole[0]!r}?" if whole else did_you_mean(tag, self.by_tag)

@@ -235,7 +235,7 @@ def test_a_number_below_one_that_is_no_share_is_not_called_one(fault):
     ("override", "hint"),
     [
         ("data.split={train: 0.8, validation: 0.2}", "what no other part takes is trained on"),
-        ("data.split=0.2", "split: {validation: 0.2} sets a fifth aside"),
+        ("data.split=0.2", "split: {validation: 0.2} sets aside a fifth"),
         ("data.split={validation: 20}", "a share of all: 0.2 is 20 %"),
         ("data.split={validation: 200}", "a share of all: 0.2 is a fifth"),
         ("task.metrics=[acc]", "did you mean 'accuracy'?"),
