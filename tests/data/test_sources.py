@@ -184,7 +184,12 @@ class Squares(torch.utils.data.Dataset):
     [
         (
             "return {'x': torch.zeros(4, 3, device='meta')}",
-            "'{name}:make' cannot be read: TypeError",
+            "column 'x' is a tensor whose numbers do not lie in memory",
+        ),
+        ("return {'x': np.ma.array([1.0] * 4, mask=[0, 0, 1, 0])}", "'x' has masked numbers"),
+        (
+            "return {'x': [np.zeros(2), np.ma.array([1.0, 2.0], mask=[0, 1])]}",
+            "column 'x' has no data in sample 1",
         ),
         ("return {'x': [1.0, np.ma.masked]}", "column 'x' has no data in sample 1"),
         ("return {'x': torch.zeros(())}", "column 'x' is Tensor, not samples"),
@@ -196,10 +201,20 @@ class Squares(torch.utils.data.Dataset):
         ("return Rows(-1, 2)", "'{name}:make' cannot be read: ValueError: __len__"),
         (
             "return datasets.Dataset.from_dict({'x': [1.0] * 4}).to_iterable_dataset()",
-            "'{name}:make' cannot be read: TypeError: object of type 'IterableDataset' has no len",
+            "'{name}:make' returned IterableDataset; expected a mapping of columns",
         ),
     ],
-    ids=["no data", "masked", "no axis", "large", "a sample", "a length", "iterable"],
+    ids=[
+        "no data",
+        "mask",
+        "mask in a cell",
+        "masked",
+        "no axis",
+        "large",
+        "a sample",
+        "a length",
+        "iterable",
+    ],
 )
 def test_what_an_imported_source_cannot_give_is_one_line(
     write_module, prepared, request, body, told
@@ -221,6 +236,13 @@ def make():
     with pytest.raises(DataError, match=told.format(name=name)) as caught:
         prepared({"source": source, "inputs": ["x"], "target": "y"}, trust=[name])
     assert "\n" not in caught.value.message
+
+
+def test_a_lack_of_memory_is_no_fault_of_an_imported_source(write_module, opened):
+    text = "class Rows(list):\n    def __getitem__(self, i): raise MemoryError\n"
+    write_module("large_rows", f"{text}def make(): return Rows([1, 2])\n")
+    with pytest.raises(MemoryError):
+        opened({"source": {"type": "import", "path": "large_rows:make"}}, trust=["large_rows"])
 
 
 def test_an_import_that_is_not_trusted_is_refused_before_it_is_imported(write_module, opened):
