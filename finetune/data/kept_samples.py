@@ -17,6 +17,9 @@ from torch import Tensor
 from finetune.data.samples import Sample
 from finetune.errors import DataError
 
+_MOST_BUFFERS = 1000
+"""Columns of a sample that are written without joining them first."""
+
 
 class KeptSamples:
     """Samples of one split, after the deterministic steps.
@@ -64,7 +67,9 @@ class KeptSamples:
         raw = [
             value.contiguous().reshape(-1).view(torch.uint8).numpy() for value in sample.values()
         ]
-        os.pwritev(self._file, raw, row * self._row_bytes)
+        # The system takes so many buffers in one call (IOV_MAX is 1,024 on Linux).
+        buffers = raw if len(raw) <= _MOST_BUFFERS else [b"".join(raw)]
+        os.pwritev(self._file, buffers, row * self._row_bytes)
         # The mark comes last: whoever sees it finds the whole sample.
         self._is_there[row] = 1
 

@@ -168,6 +168,13 @@ def test_a_sample_of_another_shape_or_type_is_not_kept():
     assert torch.equal(kept.get(2)["x"], right["x"])
 
 
+def test_a_sample_of_more_columns_than_the_system_takes_in_one_write_is_kept():
+    sample = {f"c{n}": torch.full((2,), n) for n in range(1100)}
+    kept = KeptSamples(sample, 2)
+    kept.put(1, sample)
+    assert all(torch.equal(value, sample[name]) for name, value in kept.get(1).items())
+
+
 def test_a_run_that_has_ended_leaves_no_process_and_no_lock(small_run, write_images, tmp_path):
     source = {"type": "imagefolder", "path": write_images(SIZES)["path"]}
     layers = [{"name": "flat", "type": "Flatten"}]
