@@ -108,3 +108,34 @@ def test_faults_of_several_columns_are_told_at_once(case, tmp_path):
     assert len(lines) == len(told)
     for line, part in zip(lines, told, strict=True):
         assert part in line
+
+
+def opened_parts(tmp_path, train, validation, **keys):
+    """Open training and validation samples from texts of csv files."""
+    parts = {"train": train, "validation": validation}
+    for part, text in parts.items():
+        (tmp_path / f"{part}.csv").write_text(text)
+    sources = {part: {"type": "csv", "path": str(tmp_path / f"{part}.csv")} for part in parts}
+    config = DataConfig.model_validate({**sources, "inputs": ["a"], "target": "y", **keys})
+    knows = Preprocessing(None, None)
+    return open_data(
+        config, RegressionTask(type="regression"), seed=0, trust=(), preprocessing=knows
+    )
+
+
+def test_digits_and_an_empty_cell_are_text_where_training_has_text(tmp_path):
+    data = opened_parts(
+        tmp_path,
+        csv_of(a=["two", "one", "three"], y=[1, 2, 3]),
+        csv_of(a=["5", '""', "7"], y=[1, 2, 3]),
+        transforms=[{"type": "tokenize", "tokenizer": "none"}],
+    )
+    assert list(data.validation.table.columns["a"].values) == ["5", "", "7"]
+
+
+def test_words_in_validation_are_left_to_its_own_steps(tmp_path):
+    texts = csv_of(a=[1, 2, 3], y=[1, 2, 3]), csv_of(a=[1, "two", 3], y=[1, 2, 3])
+    with pytest.raises(FinetuneError, match="'a' holds 'two' in row 2"):
+        opened_parts(tmp_path, *texts, transforms=STACK)
+    data = opened_parts(tmp_path, *texts, transforms=STACK, evaluation_transforms=[])
+    assert list(data.validation.table.columns["a"].values) == ["1", "two", "3"]

@@ -5,6 +5,7 @@ would cost a start for each of them.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import TypeGuard
 
 from finetune.config.data import DataConfig
 from finetune.config.fitted_keys import ClipTransform, FillTransform, StandardizeTransform
@@ -68,18 +69,27 @@ def refuse_unfit_cells(
     """
     faults = Faults()
     for part, table in tables.items():
+        # Cells of a text column may all be digits in one part: they are read as training's are.
+        inputs = [n for n in read[part] if part == "train" or not _is_text(read["train"][n])]
         with faults.noted():
-            refuse_gaps_in(table, tuple(read[part]), filled_columns(config), read[part])
-        for name, key in _taken_as_numbers(config, task, tuple(read[part]), preprocessing):
+            refuse_gaps_in(table, inputs, filled_columns(config), read[part])
+        # The steps in sight are those of training; evaluation may have its own.
+        is_in_sight = part == "train" or config.evaluation_transforms is None
+        names = tuple(inputs) if is_in_sight else ()
+        for name, key in _taken_as_numbers(config, task, names, preprocessing):
             column = read[part][name]
             # A column without any value is neither: the step that takes it says more.
-            if isinstance(column, Listed) and column.kind == "text" and any(column.values):
+            if _is_text(column) and any(column.values):
                 image = no_such_image(name, column, table, key)
                 faults.add([image or no_number(name, column, table.place, key)])
         if task.learns == "numbers" and target is not None:
             with faults.noted():
                 refuse_no_numbers(table, target)
     faults.raise_if_any()
+
+
+def _is_text(column: Column) -> TypeGuard[Listed]:
+    return isinstance(column, Listed) and column.kind == "text"
 
 
 def _taken_as_numbers(
