@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from finetune.config.base import PUBLIC, Node, OpenNode, tags_of
+from finetune.config.base import PUBLIC, Node, OpenNode, refuse, tags_of
 from finetune.config.bounds import Arguments
 from finetune.config.catalogue import LAYERS, Complaint, check_arguments
 from finetune.config.layer_keys import Placed, WeightedLayer, WeightsConfig as WeightsConfig
@@ -119,6 +119,15 @@ class TorchLayer(WeightedLayer, OpenNode):
 
     type: str
     """Name of the class, such as `Linear` or `Conv2d`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_word(cls, value: Any) -> Any:
+        """Refuse a layer that is only named, and tell how it is written."""
+        known = {name.casefold(): name for name in (*LAYERS, *_OWN_TYPES)}
+        if isinstance(value, str) and (name := known.get(value.casefold())) is not None:
+            refuse("TorchLayer", ((), f"needs a mapping, got {shown(value)}", f"{{type: {name}}}"))
+        return value
 
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 
-from finetune.config.base import Node
+from finetune.config.base import Node, refuse
 from finetune.config.train import Every
 
 Program = Literal["tensorboard", "mlflow", "wandb"]
@@ -28,7 +28,8 @@ class TrackingConfig(Node):
     @model_validator(mode="after")
     def _projector_is_tensorboards(self) -> Self:
         if self.projector and "tensorboard" not in self.to:
-            raise ValueError("projector is a page of TensorBoard; add tensorboard to 'to'")
+            message = "is a page of TensorBoard, which is not among the programs"
+            refuse("TrackingConfig", (("projector",), message, "add tensorboard to tracking.to"))
         return self
 
 

@@ -95,6 +95,11 @@ def _one_more_axis(form: str, tensor: Tensor) -> str | None:
     """Return the hint for a layer of sequences that gets plain vectors `(N, D)`, or None."""
     if tensor.ndim != 2 or form not in ("(N, C, L)", "(N, T, C)"):
         return None
+    if not tensor.is_floating_point():
+        return (
+            "a layer before it looks whole numbers up, such as token ids, which gives (N, T, C): "
+            "{type: Embedding, num_embeddings: ..., embedding_dim: ...}"
+        )
     size = tensor.shape[1]
     sizes, what = ([1, size], " of one channel") if form == "(N, C, L)" else ([size, 1], "")
     layer = f"{{type: Unflatten, dim: 1, unflattened_size: {sizes}}}"

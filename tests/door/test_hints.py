@@ -93,6 +93,8 @@ def test_an_unknown_key_is_told_with_the_place_or_the_word_it_has_here(fault, ov
         ("data.transforms=[{type: standardize}]", "columns: [NAME, ...]"),
         ("model.layers=[resnet18]", "{type: torchvision, architecture: resnet18}"),
         ("model.layers=[Linear]", "{type: Linear}"),
+        ("model.layers=[linear]", "{type: Linear}"),
+        ("model.layers=[relu]", "{type: ReLU}"),
     ],
 )
 def test_a_value_in_a_wrong_form_is_told_with_the_right_one(fault, override, hint):

@@ -8,6 +8,7 @@ import torch
 
 from finetune.cli.plans import preview
 from finetune.errors import ModelError
+from finetune.models.shapes import check_form
 from finetune.predict import load_predictor
 
 NETS = """
@@ -201,3 +202,11 @@ def test_vectors_before_a_layer_of_another_form_are_told_with_the_remedy(small_r
     with pytest.raises(ModelError) as caught:
         small_run(model={"layers": layers})
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["Conv1d", "LSTM", "GRU"])
+def test_whole_numbers_before_a_layer_of_sequences_are_to_be_looked_up(name):
+    with pytest.raises(ModelError) as caught:
+        check_form(name, [torch.zeros(2, 4, dtype=torch.int64)], label="layer", key=())
+    assert "{type: Embedding, num_embeddings: " in caught.value.hint
+    assert "Unflatten" not in caught.value.hint

@@ -63,5 +63,5 @@ def test_why_there_is_none_is_told_and_ends_no_run(config, tmp_path, capsys):
 
 
 def test_it_is_refused_without_tensorboard(config):
-    with pytest.raises(ConfigError, match="projector is a page of TensorBoard"):
+    with pytest.raises(ConfigError, match=r"tracking\.projector: is a page of TensorBoard"):
         config("tracking={to: [], projector: true}")
