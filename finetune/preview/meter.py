@@ -202,6 +202,10 @@ class Meter:
                     counter.fills = True
                 self.precision.backward(loss)
             after = _marks(model)
+            # Writes through `.data` are not counted by torch.
+            is_filled = isinstance(counter, WithoutProducts) and any(
+                map(counter.is_filled, model.buffers())
+            )
         moved = {name for name, mark in after.items() if _bits(before.get(name)) != mark.bits}
         return _Pass(
             counter.get_total_flops(),
@@ -209,7 +213,7 @@ class Meter:
             sum(within),
             kept.size_bytes,
             frozenset(moved),
-            touched=before != after,
+            touched=before != after or is_filled,
         )
 
 

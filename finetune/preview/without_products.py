@@ -57,6 +57,10 @@ class WithoutProducts(TorchDispatchMode):
         """Return the FLOPs counted so far: the method of `FlopCounterMode`, which counts alike."""
         return self._flops
 
+    def is_filled(self, tensor: Tensor) -> bool:
+        """Tell whether a tensor may hold a value that follows from a filled one."""
+        return storage_of(tensor) in self._filled
+
     @contextmanager
     def entered(self) -> Iterator[None]:
         """See all operations of the block, and all other reads of values."""
