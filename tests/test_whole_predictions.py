@@ -293,8 +293,13 @@ def no_journal(tmp_path, run):
     journal.write_text("[]")
 
 
+def no_number(tmp_path, run):
+    [journal] = tmp_path.glob(".finetune-predict-*.json")
+    journal.write_text(json.dumps(json.loads(journal.read_text()) | {"unfilled": "many"}))
+
+
 @pytest.mark.parametrize(
-    "change", [longer, damaged, no_journal], ids=lambda change: change.__name__
+    "change", [longer, damaged, no_journal, no_number], ids=lambda change: change.__name__
 )
 def test_what_does_not_fit_is_begun_anew_with_a_line(run, tmp_path, change, small_pieces):
     table = jsonl(tmp_path / "new.jsonl", samples())

@@ -48,7 +48,7 @@ class JournalEntry:
         digest: Hash of these bytes.
         read: Hash of the samples.
         names: Name of each of the input's columns beside the predictions.
-        unfilled: Bytes of the rows that lack a column, as it was met only behind them.
+        unfilled: Bytes at the start of the file whose rows lack a column that appeared later.
         num_odd: Predictions with a number that is not finite.
         first_odd: Name of the first sample with one.
     """
@@ -239,7 +239,14 @@ class Journal:
         if not isinstance(found, dict) or found.get("version") != _VERSION:
             raise ValueError("it is of another version")
         entry = JournalEntry(**found)
-        numbers = (entry.rows, entry.num_bad, entry.count, entry.size, entry.num_odd)
+        numbers = (
+            entry.rows,
+            entry.num_bad,
+            entry.count,
+            entry.size,
+            entry.unfilled,
+            entry.num_odd,
+        )
         if not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError("it holds a number that is none")
         return entry

@@ -179,9 +179,9 @@ class Predictor:
         try:
             # All at once first: mostly no sample is bad, and then each is prepared only once.
             ready = self.prepare(columns, places=places, tell=told.append)
-        except DataError:
+        except DataError as error:
             told.clear()
-            rows = self._readable(columns, places, rows, bad)
+            rows = self._readable_halves(columns, places, rows, error, bad)
             picked = _picked(columns, rows)
             ready = self.prepare(picked, places=places.at(rows), tell=told.append)
         for note in told:
@@ -219,13 +219,25 @@ class Predictor:
         try:
             self._ready(_picked(columns, rows), places.at(rows), lambda _: None)
         except DataError as error:
-            if len(rows) == 1:
-                bad(rows[0], error)
-                return []
-            half = len(rows) // 2
-            parts = (rows[:half], rows[half:])
-            return [row for part in parts for row in self._readable(columns, places, part, bad)]
+            return self._readable_halves(columns, places, rows, error, bad)
         return rows
+
+    def _readable_halves(
+        self,
+        columns: Mapping[str, Sequence[Any]],
+        places: Places,
+        rows: Sequence[int],
+        error: DataError,
+        bad: OnBad,
+    ) -> Sequence[int]:
+        """Return those that can be read of several rows, which together gave an error."""
+        if len(rows) <= 1:
+            for row in rows:
+                bad(row, error)
+            return []
+        half = len(rows) // 2
+        parts = (rows[:half], rows[half:])
+        return [row for part in parts for row in self._readable(columns, places, part, bad)]
 
     @property
     def numbers(self) -> tuple[str, ...]:
