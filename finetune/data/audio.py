@@ -14,6 +14,7 @@ from torch import Tensor
 from finetune.data.hashes.item_contents import ItemContents, contents_of
 from finetune.data.hashes.known_files import KnownFiles
 from finetune.data.media.decoding import hash_bytes
+from finetune.data.media.file_endings import AUDIO_ENDINGS
 from finetune.data.media.waveforms import (
     SoundHeader,
     SoundRules,
@@ -22,7 +23,6 @@ from finetune.data.media.waveforms import (
     read_waveform,
     sound_name,
 )
-from finetune.data.sources.folders import AUDIO_ENDINGS
 from finetune.errors import DataError
 
 _VERSION = 1

@@ -18,9 +18,9 @@ from finetune.data.media.channels import channels_first, channels_of
 from finetune.data.media.pixels import Mode, PixelRules
 from finetune.data.media.waveforms import SoundRules
 from finetune.data.readers.row_places import Places
+from finetune.data.samples import Prepared
 from finetune.data.short_values import in_short
 from finetune.data.sources.file_names import named_files
-from finetune.data.steps.transforms import is_image_column
 from finetune.data.table import Column, Listed, Numbers, settle
 from finetune.data.targets.words import as_words
 from finetune.errors import DataError
@@ -61,6 +61,15 @@ def kind_of(column: Column, name: str, config: DataConfig) -> Kind:
         is_grey = column.values.ndim == 3 or column.values.shape[1] == 1
         return "grey image" if is_grey else "image"
     return "number" if column.values.is_floating_point() else "whole number"
+
+
+def is_image_column(column: Prepared) -> bool:
+    """Tell whether a column holds images: files, arrays `(C, H, W)`, or uint8 arrays `(H, W)`."""
+    if isinstance(column, Numbers):
+        shape = column.values.shape[1:]
+        is_grey = len(shape) == 2 and column.values.dtype == torch.uint8
+        return is_grey or (len(shape) == 3 and shape[0] in (1, 3, 4))
+    return isinstance(column, Images)
 
 
 def column_of(

@@ -17,12 +17,12 @@ from finetune.data.media.channels import (
     notes_on_transparency,
 )
 from finetune.data.media.decoding import is_image
+from finetune.data.media.file_endings import IMAGE_ENDINGS
 from finetune.data.media.pixels import PLAIN_RULES, PixelRules
 from finetune.data.readers.chunks import shown_names
 from finetune.data.readers.separated import separator_hint
 from finetune.data.sources.audio_columns import as_audio, refuse_idle_audio_keys
 from finetune.data.sources.file_names import files_of_table
-from finetune.data.sources.folders import IMAGE_ENDINGS
 from finetune.data.table import Column, Listed, Numbers, Table, settle
 from finetune.errors import DataError, Faults, Key, did_you_mean
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune.config.data import DataConfig
+from finetune.data.media.file_endings import AUDIO_ENDINGS, IMAGE_ENDINGS
 from finetune.data.readers.any_form import beginning_of, form_of
 from finetune.data.readers.chunks import Dialect, Reading
 from finetune.data.readers.forms import has_table_ending, opened_bytes
 from finetune.data.readers.separated import found_separator, header_of, separator_hint
-from finetune.data.sources.folders import AUDIO_ENDINGS, IMAGE_ENDINGS
 from finetune.data.sources.open_source import open_source
 from finetune.data.table import Column, Listed
 from finetune.errors import DataError, did_you_mean, named

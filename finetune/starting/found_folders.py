@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from finetune.data.sources.folders import AUDIO_ENDINGS, IMAGE_ENDINGS, PARTS, files_below
+from finetune.data.media.file_endings import AUDIO_ENDINGS, IMAGE_ENDINGS
+from finetune.data.sources.folders import PARTS, files_below
 from finetune.data.sources.saved_folders import is_saved
 from finetune.data.table import Listed
 from finetune.errors import DataError, named

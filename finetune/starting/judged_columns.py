@@ -11,7 +11,7 @@ import torch
 
 from finetune.data.audio import Audio
 from finetune.data.images import Images
-from finetune.data.sources.folders import AUDIO_ENDINGS, IMAGE_ENDINGS
+from finetune.data.media.file_endings import AUDIO_ENDINGS, IMAGE_ENDINGS
 from finetune.data.table import Column, Listed, Numbers
 from finetune.data.targets.label_lists import listed_labels
 from finetune.starting.cells_of_gaps import is_plain_number, marked_number, marks_among

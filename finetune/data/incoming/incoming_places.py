@@ -24,6 +24,7 @@ from finetune.data.incoming.incoming_part import (
     trained_on,
 )
 from finetune.data.incoming.incoming_rows import read_rows
+from finetune.data.media.file_endings import AUDIO_ENDINGS, IMAGE_ENDINGS
 from finetune.data.readers.any_form import KNOWN_FORMS, names_columns
 from finetune.data.readers.chunks import Dialect, Reading, shown_names
 from finetune.data.readers.forms import (
@@ -36,8 +37,6 @@ from finetune.data.readers.row_places import Places
 from finetune.data.sources.arrays import rows_of_arrays
 from finetune.data.sources.files import read_text
 from finetune.data.sources.folders import (
-    AUDIO_ENDINGS,
-    IMAGE_ENDINGS,
     files_below,
     is_audio_file,
     is_image_file,

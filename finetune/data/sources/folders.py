@@ -7,18 +7,12 @@ from pathlib import Path
 from typing import Literal
 
 from finetune.data.media.decoding import read_header
+from finetune.data.media.file_endings import AUDIO_ENDINGS, IMAGE_ENDINGS
 from finetune.errors import DataError, Key
 from finetune.patterns import LIMIT_S, TimeLimit
 from finetune.reading import first_outside
 
 # fmt: off
-IMAGE_ENDINGS = frozenset({
-    ".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
-    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp",
-})
-AUDIO_ENDINGS = frozenset({
-    ".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".wav",
-})
 _OTHER_ENDINGS = frozenset({
     ".csv", ".db", ".html", ".ini", ".json", ".jsonl", ".md", ".npy", ".npz", ".parquet", ".pdf",
     ".py", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml", ".zip",

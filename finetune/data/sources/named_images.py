@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from finetune.data.media.file_endings import IMAGE_ENDINGS
 from finetune.data.samples import Prepared
-from finetune.data.sources.folders import IMAGE_ENDINGS
 from finetune.data.table import Listed, Table
 from finetune.errors import DataError, Key
 

@@ -30,7 +30,7 @@ from finetune.config.transform_keys import (
     is_random,
 )
 from finetune.data.cells import words_as_numbers
-from finetune.data.images import Images
+from finetune.data.column_kinds import is_image_column
 from finetune.data.samples import Columns, Prepared, Sample, replaced
 from finetune.data.steps.augmenting import MaskTokens, SpecAugment, mask_tokens
 from finetune.data.steps.fitted_steps import FittedStep
@@ -207,15 +207,6 @@ def _usual_of_images(column: str, image: ImagePreprocessing) -> list[VisionTrans
         # First: grey is widened before it is resized, which gives all three the same bits.
         written.insert(0, {"type": "RGB"})
     return [VisionTransform.model_validate({**node, "column": column}) for node in written]
-
-
-def is_image_column(column: Prepared) -> bool:
-    """Tell whether a column holds images: files, arrays `(C, H, W)`, or uint8 arrays `(H, W)`."""
-    if isinstance(column, Numbers):
-        shape = column.values.shape[1:]
-        is_grey = len(shape) == 2 and column.values.dtype == torch.uint8
-        return is_grey or (len(shape) == 3 and shape[0] in (1, 3, 4))
-    return isinstance(column, Images)
 
 
 def numbers_of(column: Prepared) -> Tensor | None:
