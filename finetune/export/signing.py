@@ -79,7 +79,7 @@ def fault_of_signature(raw: bytes, certificate: Path, public_key: Path) -> str |
     except Exception as error:  # the library lets errors of others through
         raise _unfit(public_key, error) from error
     place = signature_place(certificate)
-    # A link may be kept in place of either file; the library follows none.
+    # A link may be kept in place of the signature; the library follows none.
     signature = Path(os.path.realpath(place))
     with _copy_of(raw, "--check") as copy:
         return _fault_of(partial(verifier.verify, copy, signature), signature, place)
