@@ -1,4 +1,4 @@
-"""Wire the parts of a run into its trainer; nothing else builds one."""
+"""Wire the parts of a run into its trainer: the only caller of `Trainer(...)`."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -112,7 +112,7 @@ def wire(
     saver = _saver(config, shared, folder)
     sharing = shared.sharing
     looking = looking_of_run(
-        config, parts, reporter, shared.sharing, timeline, blocks=blocks, folder=folder
+        config, parts, reporter, sharing, timeline, blocks=blocks, folder=folder
     )
     evaluator = _evaluator(config, shared, looking)
     return Trainer(
