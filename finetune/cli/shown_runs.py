@@ -1,13 +1,14 @@
 """The server behind `finetune tensorboard`: every run under its own name, the questions in order.
 
 TensorBoard names a run after the folder of its event files, which would be `digits/tensorboard`. So
-it is given a folder of links, `digits/events…`, which is kept up to date while it serves.
+it is given a folder of links, `digits/events…`, which is kept up to date while it serves. The files
+of the projector are copied: it reads no file that a link leads out of its folder to.
 
-Python runs this file by its path, without the current folder on its import path.
+Python runs this file by its path, without the current folder on its import path: `main` adds the
+package, which functions import from.
 """
 
 import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -20,9 +21,6 @@ EVENTS = "events.out.tfevents."
 """Beginning of the names of event files, which TensorBoard looks for."""
 FOLDER = "tensorboard"
 """Folder of the event files in a run."""
-_EXTRAS = ("projector_config.pbtxt", "embedding")
-"""Beginnings of the names of other files that TensorBoard's projector reads. They are copied: it
-reads no file that a link leads out of its folder to."""
 _REFRESH_S = 3.0
 """TensorBoard itself looks for new points every five seconds."""
 
@@ -49,8 +47,9 @@ def main(arguments: Sequence[str]) -> int:
 
     with tempfile.TemporaryDirectory(prefix="finetune-tensorboard-") as folder:
         links = Path(folder)
-        refresh(Path(runs), links)
-        _start_refreshing(Path(runs), links)
+        told: set[str] = set()
+        _refresh_and_tell(Path(runs), links, told)
+        _start_refreshing(Path(runs), links, told)
         main_lib.global_init()
         board = program.TensorBoard(plugins=default.get_plugins(), server_class=make_server)
         board.configure(("tensorboard", "--logdir", str(links), *options))
@@ -59,15 +58,18 @@ def main(arguments: Sequence[str]) -> int:
     return 130
 
 
-def refresh(runs: Path, links: Path) -> None:
+def refresh(runs: Path, links: Path) -> list[str]:
     """Make `links` hold a folder for each run, with a link to each of its event files.
 
     Links and copies whose file has gone are removed, so a run that was renamed appears under its
-    new name.
+    new name. A file that cannot be read hides no other one.
 
     Args:
         runs: Folder of runs, or a run itself.
         links: A folder of our own.
+
+    Returns:
+        A line for each file that is not shown or not up to date, with the reason.
     """
     wanted = dict(_event_files(runs, links))
     for place, folders, files in os.walk(links, topdown=False):
@@ -78,23 +80,54 @@ def refresh(runs: Path, links: Path) -> None:
             # Only an empty folder goes.
             with suppress(OSError):
                 Path(place, name).rmdir()
+    faults = []
     for link, file in wanted.items():
-        link.parent.mkdir(parents=True, exist_ok=True)
-        if file.name.startswith(_EXTRAS):
-            _copy_if_changed(file, link)
-        else:
-            with suppress(FileExistsError):
-                link.symlink_to(file)
+        try:
+            # A file that was removed meanwhile: the next round sees it gone.
+            with suppress(FileNotFoundError):
+                _show(file, link)
+        except OSError as error:
+            faults.append(f"{file} is not shown: {error.strerror or error}")
+    return faults
+
+
+def _show(file: Path, link: Path) -> None:
+    """Make a link to an event file, or a copy of a file of the projector.
+
+    Raises:
+        OSError: the file cannot be read, or the link not be made.
+    """
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if file.name.startswith(EVENTS):
+        with suppress(FileExistsError):
+            link.symlink_to(file)
+    else:
+        _copy_if_changed(file, link)
 
 
 def _copy_if_changed(file: Path, copy: Path) -> None:
-    """Copy a file whose copy is missing, or older than the file."""
-    if not copy.exists() or copy.stat().st_mtime_ns != file.stat().st_mtime_ns:
-        shutil.copy2(file, copy)
+    """Copy a file whose copy is missing or has another time; no link is followed.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    from finetune import disk
+
+    # Before it is copied: if it is written meanwhile, the next round copies it again.
+    found = file.lstat()
+    if not copy.exists() or copy.stat().st_mtime_ns != found.st_mtime_ns:
+        disk.copy_file(file, copy)
+        os.utime(copy, ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
 def _event_files(runs: Path, links: Path) -> Iterator[tuple[Path, Path]]:
-    """Yield a link and its event file, for every event file below a folder of runs."""
+    """Yield a link and its file, for every file below a folder of runs that TensorBoard reads.
+
+    Those of the projector count only in a folder where runs write them: elsewhere, a file of such a
+    name may be anything, of any size.
+    """
+    from finetune.tracking.projector_files import PROJECTOR_FILES
+
     home = runs.resolve()
     for top in (runs, *_linked_runs(runs)):
         for place, _, files in os.walk(top):
@@ -102,8 +135,9 @@ def _event_files(runs: Path, links: Path) -> Iterator[tuple[Path, Path]]:
             name = _name_of(folder.relative_to(runs)) or _name_of(home)
             for file in sorted(files):
                 path = folder / file
-                is_shown = file.startswith((EVENTS, *_EXTRAS)) and not path.is_symlink()
-                if is_shown and path.is_file():
+                is_ours = file in PROJECTOR_FILES and folder.resolve().name == FOLDER
+                is_shown = file.startswith(EVENTS) or is_ours
+                if is_shown and not path.is_symlink() and path.is_file():
                     yield links / name / file, path.resolve()
 
 
@@ -127,7 +161,17 @@ def _linked_runs(runs: Path) -> Iterator[Path]:
             yield path
 
 
-def _start_refreshing(runs: Path, links: Path) -> None:
+def _refresh_and_tell(runs: Path, links: Path, told: set[str]) -> None:
+    """Refresh the links, and print what is not shown; `told` holds the lines printed so far."""
+    from finetune.visible import tell
+
+    for line in refresh(runs, links):
+        if line not in told:
+            told.add(line)
+            tell(line, sys.stderr)
+
+
+def _start_refreshing(runs: Path, links: Path, told: set[str]) -> None:
     """Refresh the links every few seconds, in a thread that ends with the process."""
     pause = threading.Event()
 
@@ -135,7 +179,7 @@ def _start_refreshing(runs: Path, links: Path) -> None:
         while not pause.wait(_REFRESH_S):
             # A run that is removed while it is read: the next round sees it gone.
             with suppress(OSError):
-                refresh(runs, links)
+                _refresh_and_tell(runs, links, told)
 
     threading.Thread(target=work, daemon=True, name="links to runs").start()
 

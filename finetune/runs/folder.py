@@ -21,7 +21,7 @@ from finetune.runs.kept import Checkpoints
 from finetune.runs.kept_pictures import KeptPicture, as_document
 from finetune.runs.lock import LOCK, locked, read_holder
 from finetune.runs.manifest import NAMES_OF_FILES
-from finetune.runs.own_files import DOCUMENTS, EVENTS, PICTURES, RESULTS, TRACKED, clear
+from finetune.runs.own_files import DOCUMENTS, PICTURES, RESULTS, TRACKED, clear, tensorboard_files
 from finetune.runs.owner import ORIGIN, is_run, origin_of, refuse_foreign_place
 from finetune.runs.progress import Progress
 from finetune.whole_folders import REPLACED, holds_only, placed
@@ -274,9 +274,8 @@ class RunFolder:
         if disk.is_file(origin.metrics):
             disk.copy_file(origin.metrics, self.metrics)
         disk.make_folder(self.tensorboard)
-        for path in _entries(origin.tensorboard):
-            if EVENTS.fullmatch(path.name):
-                disk.copy_file(path, self.tensorboard / path.name)
+        for path in tensorboard_files(origin.tensorboard):
+            disk.copy_file(path, self.tensorboard / path.name)
         disk.make_folder(self.checkpoints)
         for path in Checkpoints(origin.checkpoints, keep_last=1).all():
             if holds_only(path, NAMES_OF_FILES):

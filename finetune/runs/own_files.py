@@ -7,6 +7,7 @@ from finetune import disk
 from finetune.runs.checkpoint_folder import is_checkpoint_name
 from finetune.runs.manifest import NAMES_OF_FILES
 from finetune.runs.owner import ORIGIN
+from finetune.tracking.projector_files import PROJECTOR_FILES, has_own_projector
 from finetune.whole_folders import holds_only
 
 DOCUMENTS = ("config.yaml", "plan.json", "data.json")
@@ -17,11 +18,8 @@ PICTURES = "pictures.json"
 """Pictures of the validation samples, for the page about the run."""
 RESULTS = ("metrics.jsonl", "summary.json", "freeze_proof.json", ORIGIN, TRACKED, PICTURES)
 """What a run writes besides its documents; `--fresh` removes these."""
-EVENTS = re.compile(
-    r"events\.out\.tfevents\..+"
-    r"|projector_config\.pbtxt|embedding(_labels)?\.tsv|embedding_images\.png"
-)
-"""Names of the files that TensorBoard reads: event files, and those of `tracking/projector.py`."""
+_EVENT_FILE = re.compile(r"events\.out\.tfevents\..+")
+"""Names of TensorBoard's event files."""
 REPORT = "report.html"
 """The page about a run; a user's own file may bear this name, see `is_own_report`."""
 REPORT_MARK = b"<!doctype html><!-- page of a run, made by finetune -->"
@@ -35,6 +33,18 @@ def is_own_report(path: Path) -> bool:
             return file.read(len(REPORT_MARK)) == REPORT_MARK
     except OSError:
         return False
+
+
+def tensorboard_files(folder: Path) -> list[Path]:
+    """Return what runs write for TensorBoard into a folder: event files, files of the projector.
+
+    The latter only if a run has made them.
+    """
+    # By name, the file that shows whose they are comes last: it must be removed last.
+    own = PROJECTOR_FILES if has_own_projector(folder) else ()
+    return [
+        path for path in _entries(folder) if _EVENT_FILE.fullmatch(path.name) or path.name in own
+    ]
 
 
 def clear(run: Path, checkpoints: Path, tensorboard: Path) -> None:
@@ -51,8 +61,8 @@ def clear(run: Path, checkpoints: Path, tensorboard: Path) -> None:
     for path in _entries(checkpoints):
         if is_checkpoint_name(path) and holds_only(path, NAMES_OF_FILES):
             disk.remove(path)
-    for path in _entries(tensorboard):
-        if EVENTS.fullmatch(path.name) and disk.is_file(path):
+    for path in tensorboard_files(tensorboard):
+        if disk.is_file(path):
             disk.remove(path)
     for name in RESULTS:
         disk.remove(run / name)

@@ -67,6 +67,62 @@ def test_of_links_only_those_to_runs_beside_them_are_followed(runs, tmp_path):
     assert found.keys() == {"best", "one", "sweep/trial-0", "of another program"}
 
 
+PROJECTOR = ("projector_config.pbtxt", "embedding.tsv")
+
+
+@pytest.fixture
+def projector(runs):
+    """Files of the projector in two runs; return the folder of the first."""
+    for run in ("one", "sweep/trial-0"):
+        for name in PROJECTOR:
+            (runs / run / "tensorboard" / name).write_text(f"{name} of {run}")
+    return runs / "one" / "tensorboard"
+
+
+def copied(runs, links):
+    """Return the text of each copy, and refresh before."""
+    shown(runs, links)
+    files = [path for path in links.rglob("*") if path.is_file() and not path.is_symlink()]
+    return {path.relative_to(links).as_posix(): path.read_text() for path in files}
+
+
+@pytest.mark.parametrize("part", [".", "one", "one/tensorboard"])
+def test_files_of_the_projector_are_copied_and_follow_changes(runs, projector, tmp_path, part):
+    links = tmp_path / "links"
+    found = copied(runs / part, links)
+    names = {f"{run}/{name}" for run in ("one", "sweep/trial-0") for name in PROJECTOR}
+    assert found.keys() == (names if part == "." else {f"one/{name}" for name in PROJECTOR})
+    (projector / "embedding.tsv").write_text("longer, and later")
+    os.utime(projector / "embedding.tsv", (1, 1))
+    assert copied(runs / part, links)["one/embedding.tsv"] == "longer, and later"
+    (projector / "embedding.tsv").unlink()
+    assert "one/embedding.tsv" not in copied(runs / part, links)
+
+
+def test_files_of_other_names_or_places_are_not_copied(runs, projector, tmp_path):
+    (projector / "embedding_of_mine.tsv").write_text("x")
+    (projector / "embeddings.npy").write_text("x")
+    for folder in (runs, runs / "one", runs / "of another program"):
+        (folder / "embedding.tsv").write_text("x")
+    (projector / "embedding_labels.tsv").symlink_to("/etc/hostname")
+    assert len(copied(runs, tmp_path / "links")) == 2 * len(PROJECTOR)
+
+
+def test_a_file_that_cannot_be_copied_is_told_and_hides_no_other_one(runs, projector, tmp_path):
+    links = tmp_path / "links"
+    # A second name: a copy might give away a private file.
+    (tmp_path / "private").write_text("private")
+    (projector / "embedding.tsv").unlink()
+    (projector / "embedding.tsv").hardlink_to(tmp_path / "private")
+    links.mkdir()
+    (line,) = refresh(runs, links)
+    assert line.startswith(f"{projector / 'embedding.tsv'} is not shown: bears another name")
+    assert copied(runs, links).keys() == {
+        "one/projector_config.pbtxt",
+        *(f"sweep/trial-0/{name}" for name in PROJECTOR),
+    }
+
+
 def pinned(page):
     assert page.endswith("#timeseries")
     query = unquote(page.removeprefix("?pinnedCards=").removesuffix("#timeseries"))

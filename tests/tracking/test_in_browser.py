@@ -137,7 +137,8 @@ def test_scalars_come_in_the_order_of_a_persons_questions(server):
     # A run of one phase has no chart of a single point.
     assert "what_is_frozen/phase" not in tags[RUN]
     points = page_of(server, "scalars", "scalars", run=OTHER, tag="what_is_frozen/phase")
-    assert [value for _, _, value in points][::81] == [0, 1]
+    values = [value for _, _, value in points]
+    assert (values[0], values[-1]) == (0, 1)
 
 
 def test_custom_scalars_group_training_freezing_and_cost(server):
