@@ -24,7 +24,7 @@ def on_failure(name: str, fault: str) -> str:
 
 
 class Embedding(NamedTuple):
-    """What a layer takes of some samples, N rows of D numbers, and what is known about each."""
+    """The inputs of a layer for N samples, D numbers each, and what is known of each sample."""
 
     layer: str
     rows: np.ndarray

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from finetune.activations.cache import ActivationCache
+from finetune.activations.forward import Forward, UncachedForward
 from finetune.data.batches import Batch, Samples
 from finetune.optim.schedules import fallen
 from finetune.tasks.task import Task
@@ -42,6 +43,7 @@ class Evaluator:
         samples: Samples,
         left_out: dict[str, str] | None = None,
         collect: Callable[[Any, Batch], None] | None = None,
+        network: Forward | None = None,
     ) -> dict[str, float]:
         """Return the mean loss and every metric over one split, in evaluation mode.
 
@@ -51,10 +53,11 @@ class Evaluator:
             samples: The split.
             left_out: Receives, by metric, why it is not defined on these samples.
             collect: Receives outputs and batch of each forward pass.
+            network: Runs the network; the activation cache does so if it is left out.
         """
         with self.clock.timed("evaluation"), self.average.in_use():
             return evaluate(
-                self.cache.now,
+                network or self.cache.now,
                 self.task,
                 samples,
                 precision=self.precision,
@@ -109,13 +112,19 @@ class Evaluator:
             if samples is not None:
                 self.figures(samples, None, collect)
 
+        def evaluate_uncached(collect: Callable[[Any, Batch], None]) -> None:
+            if samples is not None:
+                # Not the compiled network either: it may not call hooks that are added now.
+                model = self.cache.now.model
+                self.figures(samples, None, collect, UncachedForward(model, model))
+
         if self.shared is not None and samples is not None:
             # Only rank 0 draws, and decides whether all evaluate once more for it.
             link, is_wanted = self.shared.link, self.looking.lacks(self.timeline.progress)
             if link.first_says(claim=is_wanted) and not link.ranks.is_first:
                 self.figures(samples)
         with self.clock.timed("pictures"):
-            self.looking.end(self.timeline.progress, evaluate)
+            self.looking.end(self.timeline.progress, evaluate, evaluate_uncached)
 
     def _rules(self) -> Rules:
         """Return the rules of the present phase: its plateau and best weights are its own."""

@@ -59,3 +59,43 @@ def test_a_frozen_encoder_is_stored_and_changes_no_bit(runs, config, tmp_path, n
     whole, _ = runs.trained(config(names, target, task, "off"), tmp_path / "whole")
     assert stored.cache.statistics.answered > 0, said
     runs.assert_same_run(stored, whole)
+
+
+TWO_TOWERS = [
+    {"name": "trained", "type": "Linear", "out_features": 2, "inputs": ["x"]},
+    {"name": "first", "type": "Linear", "out_features": 16, "inputs": ["x"]},
+    {"name": "deep", "type": "Linear", "out_features": 8},
+    {"name": "last", "type": "Linear", "out_features": 2},
+    {"name": "both", "type": "add", "inputs": ["trained", "last"]},
+]
+
+
+@pytest.mark.usefixtures("always")
+def test_inputs_of_an_answered_last_layer_are_written_as_without_a_store(
+    runs, small_config, tmp_path
+):
+    draw = np.random.default_rng(0)
+    arrays = {"x": draw.normal(size=(48, 8)).astype(np.float32), "y": draw.integers(0, 2, 48)}
+    np.savez(tmp_path / "data.npz", **arrays)
+    rows = {}
+    for cache in ("auto", "off"):
+        config = small_config(
+            model={"layers": TWO_TOWERS},
+            data={
+                "source": {"type": "arrays", "path": str(tmp_path / "data.npz")},
+                "inputs": ["x"],
+                "target": "y",
+                "split": {"validation": 0.25},
+            },
+            task={"type": "classification"},
+            freeze=["first", "deep", "last"],
+            train={"epochs": 2, "batch_size": 8},
+            tracking={"to": ["tensorboard"], "projector": True},
+            cache=cache,
+        )
+        trainer, said = runs.trained(config, tmp_path / cache)
+        assert (trainer.cache.statistics.answered > 0) == (cache == "auto"), said
+        rows[cache] = np.loadtxt(tmp_path / cache / "tensorboard" / "embedding.tsv")
+    assert rows["off"].shape == (12, 8)
+    assert len(np.unique(rows["off"])) > 12
+    np.testing.assert_array_equal(rows["auto"], rows["off"])

@@ -18,14 +18,14 @@ from finetune.models.shapes import describe
 from finetune.tracking.tracker import Embedding, Tracker
 
 _MOST_ROWS, _MOST_NUMBERS = 1_000, 500_000
-"""Of what is shown. A number takes some eight bytes, as TensorBoard reads them as text."""
+"""Limits on the rows, and on all their numbers: each takes about eight bytes of text."""
 Evaluate = Callable[[Callable[[Any, Batch], None]], Any]
-"""Evaluates the validation samples and hands outputs and batches on."""
+"""Evaluates the validation samples, and passes outputs and batch of each pass to its argument."""
 
 
 @dataclass(slots=True)
-class _Taken:
-    """What the last layer with weights took in the latest pass."""
+class _LastInput:
+    """The last layer with weights in the latest forward pass, and its input."""
 
     layer: str = ""
     value: Any = None
@@ -33,7 +33,7 @@ class _Taken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadInputs:
-    """Writes what the last layer with weights takes of some validation samples."""
+    """Writes the input of the last layer with weights, for some validation samples."""
 
     model: nn.Module
     samples: Samples
@@ -44,12 +44,18 @@ class HeadInputs:
     images: Callable[[int], Sequence[np.ndarray]]
     """Returns the images of a sample; none without one."""
     tracker: Tracker
+    message_once: Callable[[str], None]
 
     def write(self, evaluate: Evaluate, step: int) -> None:
-        """Evaluate once more, and hand what enters the head to the tracker.
+        """Evaluate once more, and pass what enters the head to the tracker.
+
+        Args:
+            evaluate: Runs every layer itself: of layers that the activation cache answers, the
+                inputs are not there.
+            step: The step of the weights.
 
         Raises:
-            ModelError: it is no row of numbers for each sample.
+            ModelError: what enters the head is not a row of numbers for each sample.
         """
         found: dict[int, np.ndarray] = {}
         targets: dict[int, str] = {}
@@ -66,11 +72,21 @@ class HeadInputs:
                         targets[number] = of_each[place]
 
             evaluate(collect)
+        self._leave_out_not_finite(found)
         width = max((len(row) for row in found.values()), default=1)
         kept = _spread(len(found), max(1, _MOST_NUMBERS // width))
         numbers = [number for place, number in enumerate(sorted(found)) if place in kept]
         if numbers:
             self.tracker.embedding(self._embedding(numbers, found, targets, taken.layer), step)
+
+    def _leave_out_not_finite(self, found: dict[int, np.ndarray]) -> None:
+        """Remove rows with NaN or infinity, which cannot be drawn, and tell how many."""
+        odd = [number for number, row in found.items() if not np.isfinite(row).all()]
+        if odd:
+            count = f"{len(odd)} of {len(found)} samples are left out"
+            self.message_once(f"embeddings for the projector: {count}, their rows are not finite")
+        for number in odd:
+            del found[number]
 
     def _embedding(
         self,
@@ -100,9 +116,9 @@ class HeadInputs:
 
 
 @contextmanager
-def _listening(model: nn.Module) -> Iterator[_Taken]:
+def _listening(model: nn.Module) -> Iterator[_LastInput]:
     """Yield what receives the input of the last layer with weights that runs in the block."""
-    taken = _Taken()
+    taken = _LastInput()
 
     def take(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
@@ -123,16 +139,16 @@ def _listening(model: nn.Module) -> Iterator[_Taken]:
             handle.remove()
 
 
-def _rows(taken: _Taken, batch: Batch) -> np.ndarray:
+def _rows(taken: _LastInput, batch: Batch) -> np.ndarray:
     """Return what entered the head as `(B, D)` float32."""
     value = taken.value
     if not isinstance(value, Tensor) or value.ndim != 2 or len(value) != len(batch):
         layer = f"layer {taken.layer!r}" if taken.layer else "no layer with weights"
         raise ModelError(
-            f"no embeddings for the projector: {layer} takes {describe(value)}, not a row of "
-            f"numbers for each of {len(batch)} samples"
+            f"{layer} takes {describe(value)}, not a row of numbers for each of "
+            f"{len(batch)} samples"
         )
-    rows: np.ndarray = value.detach().to("cpu", torch.float32).nan_to_num(0.0).numpy().copy()
+    rows: np.ndarray = value.detach().to("cpu", torch.float32).numpy().copy()
     return rows
 
 

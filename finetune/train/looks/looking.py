@@ -15,7 +15,7 @@ from finetune.config.train import Every
 from finetune.data.batches import Batch, Samples
 from finetune.data.table import Listed, Table
 from finetune.data.targets.words import words_of
-from finetune.errors import FinetuneError, ModelError
+from finetune.errors import FinetuneError
 from finetune.pictures.drawing import Picture, as_pixels, as_png
 from finetune.pictures.movement import draw_movement
 from finetune.runs.background import Worker
@@ -23,7 +23,7 @@ from finetune.runs.kept_pictures import KeptPicture
 from finetune.runs.progress import Progress
 from finetune.tracking.tracker import Tracker
 from finetune.train.block_figures import BlockFigures
-from finetune.train.looks.head_inputs import HeadInputs
+from finetune.train.looks.head_inputs import Evaluate, HeadInputs
 from finetune.train.looks.seen import MOST_WORDS, Inputs, Seen
 
 _MOST_COLUMNS = 12
@@ -96,15 +96,14 @@ class Looking:
         is_kept = self._kept is not None and self._kept[0] == progress.step_in_use
         return self.begin() is not None and not is_kept
 
-    def end(
-        self, progress: Progress, evaluate: Callable[[Callable[[Any, Batch], None]], Any]
-    ) -> None:
+    def end(self, progress: Progress, evaluate: Evaluate, evaluate_uncached: Evaluate) -> None:
         """Draw the weights in use, if they are not drawn yet, and how far blocks have moved.
 
         Args:
             progress: Where the run is.
             evaluate: Evaluates the validation samples with the weights in use and hands outputs
                 and batches on. It is called if they were not evaluated since the run was resumed.
+            evaluate_uncached: Does the same without the activation cache.
         """
         seen, step = self.begin(), progress.step_in_use
         if seen is not None:
@@ -115,16 +114,23 @@ class Looking:
             if not self._is_off and self._drawn_at != step:
                 self.draw(seen, step)
         if self.head_inputs is not None:
-            with self._kept_apart():
-                try:
-                    self.head_inputs.write(evaluate, step)
-                except ModelError as error:
-                    self.message_once(error.in_one_line)
+            self._write_head_inputs(self.head_inputs, evaluate_uncached, step)
         # Of every task, also of one whose samples have no pictures.
         if self._is_wanted:
             with self._kept_apart():
                 moved = self.blocks.moved()
                 self.worker.run(partial(self._draw_movement, moved, progress.step))
+
+    def _write_head_inputs(self, inputs: HeadInputs, evaluate: Evaluate, step: int) -> None:
+        """Write what enters the head; tell why if that fails, as it is no reason to end a run."""
+        try:
+            inputs.write(evaluate, step)
+        except FinetuneError as error:
+            self.message_once(f"no embeddings for the projector: {error.in_one_line}")
+        # Whatever a network hands to its last layer.
+        except Exception as error:  # noqa: BLE001
+            first = f"{type(error).__name__}: {error}".partition("\n")[0]
+            self.message_once(f"no embeddings for the projector: {first}")
 
     def draw(self, seen: Seen, step: int) -> None:
         """Fetch the samples that are shown, then draw in the thread."""

@@ -5,6 +5,7 @@ from functools import partial
 
 from finetune.config.run import RunConfig
 from finetune.runs.folder import RunFolder
+from finetune.tracking.projector_files import foreign_projector_file
 from finetune.train.block_figures import BlockFigures
 from finetune.train.built import Parts
 from finetune.train.looks.head_inputs import HeadInputs
@@ -47,7 +48,7 @@ def looking_of_run(
         blocks=blocks,
         tracker=reporter.tracker,
         keep=folder.write_pictures,
-        head_inputs=_head_inputs(parts, reporter, is_alone=not ranks.is_several)
+        head_inputs=_head_inputs(parts, reporter, folder, is_alone=not ranks.is_several)
         if settings.projector
         else None,
         message_once=reporter.message_once,
@@ -55,19 +56,28 @@ def looking_of_run(
     )
 
 
-def _head_inputs(parts: Parts, reporter: Reporter, *, is_alone: bool) -> HeadInputs | None:
+def _head_inputs(
+    parts: Parts, reporter: Reporter, folder: RunFolder, *, is_alone: bool
+) -> HeadInputs | None:
     """Return what writes embeddings for the projector; tell why where there will be none."""
     data, samples = parts.data, parts.data.validation
-    if samples is None or not is_alone:
+    foreign = foreign_projector_file(folder.tensorboard)
+    if samples is not None and is_alone and foreign is None:
+        return HeadInputs(
+            model=parts.model,
+            samples=samples,
+            names=data.facts.classes or (),
+            words=partial(words_of_sample, data.raw_validation),
+            images=partial(images_of_sample, samples),
+            tracker=reporter.tracker,
+            message_once=reporter.message_once,
+        )
+    if not is_alone:
         # Each process runs a part of the samples, and hands on outputs alone.
-        why = "there are no validation samples" if is_alone else "several processes evaluate"
-        reporter.message_once(f"no embeddings for the projector: {why}")
-        return None
-    return HeadInputs(
-        model=parts.model,
-        samples=samples,
-        names=data.facts.classes or (),
-        words=partial(words_of_sample, data.raw_validation),
-        images=partial(images_of_sample, samples),
-        tracker=reporter.tracker,
-    )
+        why = "several processes evaluate"
+    elif samples is None:
+        why = "there are no validation samples"
+    else:
+        why = f"{foreign} was not made by finetune, so it stays as it is"
+    reporter.message_once(f"no embeddings for the projector: {why}")
+    return None
