@@ -83,8 +83,9 @@ def predicted(command_line, *more, source="t.csv"):
     return shown.out, shown.err
 
 
-PROBED = 2 + 4 * 4 + 2
-"""Samples that run at every start: one shape, the trials of the prefix, a few of its outputs."""
+PROBED = 2 + 3 * 3 + 2 + 2
+"""Samples that run at every start: one shape, three trials of the prefix, a pass that follows its
+values, a few of its outputs."""
 
 
 def answered(told):

@@ -192,7 +192,8 @@ def test_hashes_of_rows_are_made_once(csv_table, opened, monkeypatch):
 def test_other_inputs_of_a_kept_table_have_hashes_of_their_own(csv_table, opened):
     keys = {"inputs": ["text", "id"], "target": "label"}
     # A number that is tokenized is read as text: as 007 it would be another one than 7.
-    as_text = {"transforms": [{"type": "tokenize", "column": "id", "tokenizer": "none"}]}
+    step = {"type": "tokenize", "tokenizer": "none"}
+    as_text = {"transforms": [step | {"column": "id"}, step | {"column": "text"}]}
     opened(csv_table)
     for more in (keys, keys | as_text, keys):
         data, _ = opened(csv_table, **more)

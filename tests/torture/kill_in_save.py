@@ -19,7 +19,7 @@ import small_runs as runs  # noqa: E402
 
 from finetune import disk  # noqa: E402
 from finetune.runs.kept import Checkpoints  # noqa: E402
-from finetune.train import checkpoint as writing  # noqa: E402
+from finetune.train.checkpoints import checkpoint as writing  # noqa: E402
 
 CALLS = ["fsync", "rename", "replace", "mkdir", "rmdir", "unlink", "open", "pwrite", "ftruncate"]
 KEEP_LAST = 2

@@ -10,9 +10,15 @@ from typing import TypeGuard
 from finetune.config.data import DataConfig
 from finetune.config.fitted_keys import ClipTransform, FillTransform, StandardizeTransform
 from finetune.config.task_list_keys import AnyTask as Task
-from finetune.config.transform_keys import ImportTransform, StackTransform, Transform
+from finetune.config.transform_keys import (
+    ImportTransform,
+    MaskTokensTransform,
+    StackTransform,
+    Transform,
+)
 from finetune.data.cells import no_number
 from finetune.data.gaps import filled_columns, refuse_gaps
+from finetune.data.images import Images
 from finetune.data.sources.named_images import no_such_image
 from finetune.data.table import Column, Listed, Numbers, Table
 from finetune.data.targets.encode import refuse_no_numbers
@@ -82,7 +88,8 @@ def refuse_unfit_cells(
             if _is_text(column) and any(column.values):
                 image = no_such_image(name, column, table, key)
                 faults.add([image or no_number(name, column, table.place, key)])
-        if task.learns == "numbers" and target is not None:
+        # Masks are refused where targets are encoded, with the tasks that learn them.
+        if task.learns == "numbers" and target and not isinstance(table.columns[target], Images):
             with faults.noted():
                 refuse_no_numbers(table, target)
     faults.raise_if_any()
@@ -118,8 +125,9 @@ def _steps_in_sight(
     if task.learns in ("tags", "span"):
         return None  # the inputs are words and texts
     if nodes is not None:
-        # A step of the user's own may make anything of any column.
-        return None if any(isinstance(node, ImportTransform) for node in nodes) else nodes
+        # A step of the user's own may make anything of any column; masking says what it lacks.
+        unsure = ImportTransform | MaskTokensTransform
+        return None if any(isinstance(node, unsure) for node in nodes) else nodes
     if preprocessing is None or preprocessing.tokenizer or preprocessing.no_tokenizer:
         return None
     return ()
