@@ -110,6 +110,15 @@ def open_to_read(path: Path) -> BinaryIO:
     return os.fdopen(_opened(path, os.O_RDONLY), "rb")
 
 
+def begins_with(path: Path, mark: bytes) -> bool:
+    """Tell whether a name is a regular file that can be read and begins with these bytes."""
+    try:
+        with open_to_read(path) as file:
+            return file.read(len(mark)) == mark
+    except OSError:
+        return False
+
+
 def digest_of(path: Path) -> str:
     """Return the blake2b hash of a regular file's bytes.
 

@@ -33,7 +33,7 @@ class Found(NamedTuple):
     rows: Numbers
     """Number of the row in it."""
     origins: Numbers
-    """Number that stands for the batch shape in which the row was computed."""
+    """Number of the batch shape in which the row was computed."""
 
 
 class SampleIndex:

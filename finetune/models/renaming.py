@@ -155,7 +155,7 @@ def _candidates(
             by_end[end].append(name)
     votes = Counter[tuple[str, str]]()
     for name in theirs:
-        # What fits already votes for no change.
+        # A name that fits already is no reason to rename anything.
         if _new_name(name, rename) in own:
             continue
         end = next((end for end in _ends(name) if end in by_end), "")

@@ -7,7 +7,7 @@ from typing import Any
 from finetune.importing import require
 
 _MODELS = "models."
-"""What names of modules begin with that hold the code of networks."""
+"""Beginning of the names of modules that hold the code of networks."""
 
 
 def load_transformers() -> Any:

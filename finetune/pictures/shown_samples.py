@@ -31,7 +31,7 @@ class Outline:
     """Left, upper, right and lower edge."""
     name: str
     is_said: bool
-    """Whether it was predicted; else it is true."""
+    """Whether the network predicted this box; else it is a target."""
 
 
 @dataclass(frozen=True, slots=True)

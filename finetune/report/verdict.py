@@ -233,7 +233,7 @@ def _on_losses(facts: VerdictFacts) -> Iterator[str]:
         return
     best_step, best = min(losses, key=lambda point: point[1])
     last_step, last = losses[-1]
-    # A single step is noise: the last tenth of the run stands for the training loss.
+    # The loss of a single step is noisy, so the mean over the last tenth of the run is used.
     train = facts.curves.mean_between("train/loss", round(last_step * 0.9), last_step)
     # The ratio alone would call 0.0011 after 0.0010 overfitting, and a best at the very end may
     # still be the bottom of a wave.

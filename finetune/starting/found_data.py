@@ -1,6 +1,5 @@
 """Find out what a file or folder holds, as keys of `data:` that read it, or refuse it."""
 
-import codecs
 import json
 import shlex
 from collections import Counter
@@ -13,7 +12,7 @@ from finetune.config.data import DataConfig
 from finetune.data.media.file_endings import AUDIO_ENDINGS, IMAGE_ENDINGS
 from finetune.data.readers.any_form import beginning_of, form_of
 from finetune.data.readers.chunks import Dialect, Reading
-from finetune.data.readers.forms import has_table_ending, opened_bytes
+from finetune.data.readers.forms import decodes, has_table_ending, opened_bytes
 from finetune.data.readers.separated import found_separator, header_of, separator_hint
 from finetune.data.sources.open_source import open_source
 from finetune.data.table import Column, Listed
@@ -26,7 +25,6 @@ Keys = dict[str, Any]
 """Keys of a source, as a config has them."""
 _ENCODINGS = ("utf-8", "cp1252", "latin-1")
 """Encodings that are tried, in order; the last one takes any bytes."""
-_READ_AT_ONCE = 1 << 20
 _UNREAD = {
     **dict.fromkeys((".pkl", ".pickle", ".joblib"), "Python objects"),
     **dict.fromkeys((".pt", ".pth"), "torch"),
@@ -236,21 +234,7 @@ def _encoding_of(file: Any) -> str:
     file.seek(0)
     if mark in (b"\xff\xfe", b"\xfe\xff"):
         return "utf-8"  # the mark says the encoding, which the reader follows
-    return next((one for one in _ENCODINGS if _decodes(file, one)), _ENCODINGS[-1])
-
-
-def _decodes(file: Any, encoding: str) -> bool:
-    """Tell whether an encoding decodes all of a file, in portions; its position is restored."""
-    decoder = codecs.getincrementaldecoder(encoding)()
-    try:
-        while part := file.read(_READ_AT_ONCE):
-            decoder.decode(part)
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return False
-    finally:
-        file.seek(0)
-    return True
+    return next((one for one in _ENCODINGS if decodes(file, one)), _ENCODINGS[-1])
 
 
 def _refuse_without_header(path: Path, beginning: str, separator: str) -> None:

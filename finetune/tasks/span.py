@@ -94,7 +94,7 @@ class BestAnswer(NamedTuple):
 
 
 class _OfWindow(Protocol):
-    """What a window says: how probable its answer is, and how probable no answer."""
+    """Anything with the probabilities of an answer, and of no answer, in a window."""
 
     @property
     def probability(self) -> float: ...

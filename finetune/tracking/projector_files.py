@@ -20,11 +20,7 @@ PROJECTOR_MARK = "# made by finetune\n"
 
 def has_own_projector(folder: Path) -> bool:
     """Tell whether a run has written the projector's files of a folder, by its first line."""
-    try:
-        with disk.open_to_read(folder / PROJECTOR_CONFIG) as file:
-            return file.read(len(PROJECTOR_MARK)) == PROJECTOR_MARK.encode()
-    except OSError:
-        return False
+    return disk.begins_with(folder / PROJECTOR_CONFIG, PROJECTOR_MARK.encode())
 
 
 def foreign_projector_file(folder: Path) -> Path | None:

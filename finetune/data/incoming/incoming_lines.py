@@ -20,14 +20,12 @@ from finetune.data.readers.any_form import (
 )
 from finetune.data.readers.chunks import Reading, shown_names, wrong_bytes
 from finetune.data.readers.documents import json_object
-from finetune.data.readers.forms import content_of_bytes, head_of, text_of, unpacked
+from finetune.data.readers.forms import content_of_bytes, decodes, head_of, text_of, unpacked
 from finetune.data.readers.kept_stream import kept
 from finetune.data.readers.row_places import Places
 from finetune.data.sources.tabular import dialect_of
 from finetune.errors import DataError
 from finetune.reading import limited_lines
-
-_READ_AT_ONCE = 1 << 20
 
 
 def read_stream(
@@ -87,7 +85,7 @@ def opened_stream(
     dialect = dialect_of(trained_on(config))
     # who types or pipes text means UTF-8, whatever encoding the training files have; only if that
     # is another one must the text be read to know which of the two it is
-    if not _is_called_utf8(dialect.encoding) and _is_utf8(file):
+    if not _is_called_utf8(dialect.encoding) and decodes(file, "utf-8"):
         dialect = replace(dialect, encoding="utf-8")
     reading = Reading(name, dialect, kinds.keys(), also=target, passes=passes)
     reading.notes.extend(_notes_on_first_line(file, reading, kinds))
@@ -117,20 +115,6 @@ def _is_called_utf8(encoding: str) -> bool:
         return codecs.lookup(encoding).name in ("utf-8", "utf-8-sig")
     except LookupError:  # told where the text is read
         return False
-
-
-def _is_utf8(file: BinaryIO) -> bool:
-    """Tell whether all bytes of a file are UTF-8, which keeps none of them."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    try:
-        while part := file.read(_READ_AT_ONCE):
-            decoder.decode(part)
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return False
-    finally:
-        file.seek(0)
-    return True
 
 
 def _read_lines(file: BinaryIO, reading: Reading, kinds: Mapping[str, Kind]) -> Incoming:

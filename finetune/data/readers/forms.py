@@ -178,6 +178,20 @@ def head_of(file: BinaryIO) -> bytes:
     return head
 
 
+def decodes(file: BinaryIO, encoding: str) -> bool:
+    """Tell whether an encoding decodes all of a file, in portions; the file is rewound."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        while part := file.read(_READ_AT_ONCE):
+            decoder.decode(part)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    finally:
+        file.seek(0)
+    return True
+
+
 @contextmanager
 def text_of(
     file: BinaryIO, encoding: str, name: str, errors: str = "strict"

@@ -125,12 +125,8 @@ class Looking:
         """Write what enters the head; tell why if that fails, as it is no reason to end a run."""
         try:
             inputs.write(evaluate, step)
-        except FinetuneError as error:
-            self.message_once(f"no embeddings for the projector: {error.in_one_line}")
-        # Whatever a network hands to its last layer.
-        except Exception as error:  # noqa: BLE001
-            first = f"{type(error).__name__}: {error}".partition("\n")[0]
-            self.message_once(f"no embeddings for the projector: {first}")
+        except Exception as error:  # noqa: BLE001 - whatever a network hands to its last layer
+            self.message_once(f"no embeddings for the projector: {_why(error)}")
 
     def draw(self, seen: Seen, step: int) -> None:
         """Fetch the samples that are shown, then draw in the thread."""
@@ -173,12 +169,8 @@ class Looking:
         """Give up on pictures if one cannot be drawn or kept: that is no reason to end a run."""
         try:
             yield
-        except FinetuneError as error:
-            self._is_off, self._fault = True, error.in_one_line
-        # Whatever odd values do to a drawing.
-        except Exception as error:  # noqa: BLE001
-            self._is_off = True
-            self._fault = f"{type(error).__name__}: {error}".partition("\n")[0]
+        except Exception as error:  # noqa: BLE001 - whatever odd values do to a drawing
+            self._is_off, self._fault = True, _why(error)
 
     def _draw_all(
         self, seen: Seen, show: dict[int, Inputs], weights: dict[str, np.ndarray], step: int
@@ -228,6 +220,13 @@ class Looking:
             f"{name}={_value(column[number])}"
             for name, column in list(columns.items())[:_MOST_COLUMNS]
         )
+
+
+def _why(error: Exception) -> str:
+    """Return the reason of an error in one line, with its type if it is none of ours."""
+    if isinstance(error, FinetuneError):
+        return error.in_one_line
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
 def words_of_sample(table: Table | None, number: int) -> tuple[str, ...]:
