@@ -165,10 +165,7 @@ class Measure:
         if fault is not None:
             return None, fault
         try:
-            with warnings.catch_warnings():
-                # torchmetrics warns of figures that are not defined: those are left out and told.
-                warnings.simplefilter("ignore")
-                computed = self.metric.compute()
+            computed = self._computed()
         except ValueError as error:  # torchmetrics has seen too few samples
             return None, first_line(error)
         if isinstance(computed, Tensor) and computed.numel() != 1:
@@ -180,6 +177,14 @@ class Measure:
         if not math.isfinite(figure) and is_finite:
             return None, "it gives NaN" if math.isnan(figure) else "it gives infinity"
         return figure, None
+
+    def _computed(self) -> Any:
+        if isinstance(self.metric, RunningMetric):
+            return self.metric.compute()
+        with warnings.catch_warnings():
+            # torchmetrics warns of figures that are not defined: those are left out and told.
+            warnings.simplefilter("ignore")
+            return self.metric.compute()
 
     def parts_left_out(self) -> dict[str, str]:
         """Return what the figure of all batches is not of, such as a class, with the reason."""

@@ -82,9 +82,10 @@ def metric_of_classes(score: ClassScore, classes: Sequence[str]) -> RunningMetri
 
     Accuracy is the share of right samples; the others are means over classes.
     """
-    counts = partial(_counts_of_classes, len(classes))
     if score == "accuracy":
-        return RunningMetric(counts, _share_of_right_samples, Always, higher_is_better=True)
+        rights = partial(_rights_of_classes, len(classes))
+        return RunningMetric(rights, _share_of_rights, Always, higher_is_better=True)
+    counts = partial(_counts_of_classes, len(classes))
     condition = partial(EveryClass, classes, needs_others=False)
     figure = partial(_mean_over_classes, _SCORES[score])
     return RunningMetric(counts, figure, condition, higher_is_better=True)
@@ -98,17 +99,18 @@ def metric_of_pixels(score: PixelScore, classes: Sequence[str]) -> RunningMetric
     A class that no mask has would count as 0 as soon as one pixel is taken for it, so torchmetrics
     gives other figures there: its means are also over classes that are only predicted.
     """
-    counts = partial(_counts_of_classes, len(classes))
     match score:
         case "pixel_accuracy":
-            figure = partial(_of_any_pixel, _share_of_right_samples)
-            return RunningMetric(counts, figure, Always, higher_is_better=True)
+            rights = partial(_rights_of_classes, len(classes))
+            figure = partial(_of_any_pixel, _share_of_rights)
+            return RunningMetric(rights, figure, Always, higher_is_better=True)
         case "mean_iou":
             figure = partial(_mean_over_present, _overlap)
         case "dice":
             figure = partial(_mean_over_present, _f1)
         case _:
             assert_never(score)
+    counts = partial(_counts_of_classes, len(classes))
     figure, absent = partial(_of_any_pixel, figure), partial(_absent, classes)
     return RunningMetric(counts, figure, Always, higher_is_better=True, left_out=absent)
 
@@ -163,20 +165,38 @@ class _Counts(NamedTuple):
     """True negatives."""
 
 
+def _rights_of_classes(size: int, outputs: Tensor, target: Tensor) -> Tensor:
+    """Count what is right and all there is, as (2,) int64; takes what `_counts_of_classes` takes.
+
+    Steps that are logged measure it, so it does not count each class.
+    """
+    said, so = _classes(size, outputs, target)
+    return torch.stack([(said == so).sum(), so.new_tensor(len(so))])
+
+
 def _counts_of_classes(size: int, outputs: Tensor, target: Tensor) -> Tensor:
     """Count each class in logits (B, C, ...) and class numbers (B, ...); return (4, C) int64."""
-    if outputs.shape[1:2] != (size,) or outputs[:, 0].shape != target.shape:
-        raise ValueError(f"{size} classes need as many outputs")
-    # `said` is what was predicted, `so` what is true.
-    said, so = outputs.argmax(dim=1).flatten(), target.long().flatten()
-    # `bincount` would count a class too many without an error.
-    if len(so) and not 0 <= int(so.min()) <= int(so.max()) < size:
-        raise ValueError(f"a target is none of the {size} classes")
+    said, so = _classes(size, outputs, target)
     hits, num_said, num_so = (
         torch.bincount(classes, minlength=size) for classes in (so[said == so], said, so)
     )
     missed = num_so - hits
     return torch.stack([hits, num_said - hits, missed, len(so) - num_said - missed])
+
+
+def _classes(size: int, outputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which classes were predicted and which are true, one number each, as int64.
+
+    Raises:
+        ValueError: the shapes do not fit, or a target is no class.
+    """
+    if outputs.shape[1:2] != (size,) or outputs[:, 0].shape != target.shape:
+        raise ValueError(f"{size} classes need as many outputs")
+    said, so = outputs.argmax(dim=1).flatten(), target.long().flatten()
+    # `bincount` would count a class too many without an error.
+    if len(so) and not bool(((so >= 0) & (so < size)).all()):
+        raise ValueError(f"a target is none of the {size} classes")
+    return said, so
 
 
 def _counts_of_labels(
@@ -247,9 +267,9 @@ def _r2(total: Tensor, count: int) -> Tensor:
     return 1 - errors / variance
 
 
-def _share_of_right_samples(total: Tensor, _: int) -> Tensor:
-    counts = _Counts(*total)
-    return _share(counts.hits.sum(), (counts.hits + counts.missed).sum())
+def _share_of_rights(total: Tensor, _: int) -> Tensor:
+    rights, count = total
+    return _share(rights, count)
 
 
 def _mean_over_classes(score: Callable[[_Counts], Tensor], total: Tensor, _: int) -> Tensor:

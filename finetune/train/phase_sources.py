@@ -67,7 +67,7 @@ class ListedPhases:
 
     def may_go_on(self, progress: Progress) -> bool:
         """Tell whether the present phase is not the last one."""
-        return bool(self.following(progress))
+        return progress.phase + 1 < len(self.plan.phases)
 
     def can_change(self, progress: Progress) -> frozenset[str]:
         """Return the names that train in the present phase or a later one."""

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,9 @@ from torch.optim import Optimizer
 from finetune.activations.cache import ActivationCache
 from finetune.data.batches import Batch, Samples, seed_for
 from finetune.data.loading.mixing import Mixing
-from finetune.data.loading.named_rows import rows_named
+from finetune.data.loading.named_rows import name_row
 from finetune.distributed import Ranks
+from finetune.errors import ModelError
 from finetune.freezing.rows import RowSlices
 from finetune.optim.groups import set_rates
 from finetune.tasks.losses import WeightedLoss
@@ -86,8 +88,7 @@ class Stepper:
             if number:
                 self._seed(number)
             with self.precision.autocast():
-                with rows_named(self.samples, batch):
-                    outputs = self.cache.now.forward(batch, self.samples)
+                outputs = self._outputs(batch)
                 shares = mean.shares(self.task.parts(outputs, batch))
                 micro_loss = add_up(shares)
             if measuring is not None:
@@ -117,6 +118,15 @@ class Stepper:
     def undo(self) -> None:
         """Restore the buffers that a failed step may have moved, and drop its gradients."""
         self.guard.undo_step(self.optimizer)
+
+    def _outputs(self, batch: Batch) -> Any:
+        """Run the network on a micro-batch; in errors about a sample, name its row."""
+        # Not `rows_named`: to enter and leave a block costs more than all else here.
+        try:
+            return self.cache.now.forward(batch, self.samples)
+        except ModelError as error:
+            name_row(error, self.samples, batch)
+            raise
 
     def _seed(self, number: int) -> None:
         """Seed the generators for a micro-batch, given by its number on this rank.

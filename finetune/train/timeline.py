@@ -147,14 +147,14 @@ class Timeline:
         # The evaluation of the last step may find the best weights.
         if progress.owes_evaluation:
             return False
-        is_last = not self._source.may_go_on(progress)
-        is_done = progress.step >= self.total_steps or (is_last and self._trigger_came)
-        return progress.stopped_early or is_done
+        if progress.stopped_early or progress.step >= self.total_steps:
+            return True
+        return self._trigger_came and not self._source.may_go_on(progress)
 
     @property
     def phase_is_over(self) -> bool:
         """Whether the present phase has taken its last step, or the run has."""
-        return self.run_is_over or self._trigger_came
+        return self._trigger_came or self.run_is_over
 
     @property
     def evaluation_is_due(self) -> bool:

@@ -22,7 +22,18 @@ def rows_named(samples: Samples, batch: Batch) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        # A position in a shuffled batch says nothing to a person.
-        if error.sample is not None and samples.place is not None:
-            name_sample(error, samples.place(int(batch.indices[error.sample])))
+        name_row(error, samples, batch)
         raise
+
+
+def name_row(error: ModelError, samples: Samples, batch: Batch) -> None:
+    """Name in an error the row of the sample that it is about, if it is about one.
+
+    Args:
+        error: As the network raised it; its text is changed.
+        samples: The samples that the batch was fetched from.
+        batch: The batch that the network ran on.
+    """
+    # A position in a shuffled batch says nothing to a person.
+    if error.sample is not None and samples.place is not None:
+        name_sample(error, samples.place(int(batch.indices[error.sample])))
