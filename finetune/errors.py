@@ -94,9 +94,15 @@ class Faults:
     def __init__(self) -> None:
         self._errors: list[FinetuneError] = []
 
+    def __bool__(self) -> bool:
+        return bool(self._errors)
+
     def add(self, errors: Iterable[FinetuneError]) -> None:
-        """Keep errors that were returned rather than raised."""
-        self._errors += errors
+        """Keep errors that were returned rather than raised, each once."""
+        for error in errors:
+            # Two checks may meet the same cause, such as code that is not trusted.
+            if not any((one.key, str(one)) == (error.key, str(error)) for one in self._errors):
+                self._errors.append(error)
 
     @contextmanager
     def noted(self) -> Iterator[None]:
@@ -104,9 +110,9 @@ class Faults:
         try:
             yield
         except SeveralFaultsError as several:
-            self._errors += several.errors
+            self.add(several.errors)
         except FinetuneError as error:
-            self._errors.append(error)
+            self.add([error])
 
     def raise_if_any(self) -> None:
         """Raise what was kept; do nothing if there is none.

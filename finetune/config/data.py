@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from finetune.config.base import PUBLIC, Node, refuse
 from finetune.config.bounds import Seed
+from finetune.config.names import Names
 from finetune.config.source_keys import Source
 from finetune.config.transform_keys import Mix, Transform, is_random
 
@@ -97,11 +98,11 @@ class DataConfig(Node):
     """Source of the validation samples, with `train`."""
     test: Source | None = None
     """Source of the test samples, with `train`."""
-    inputs: Annotated[tuple[str, ...] | None, PUBLIC] = None
-    """Columns that the network takes. Needed where the source leaves it open."""
+    inputs: Annotated[Names | None, PUBLIC] = None
+    """Columns that the network takes, or a single one. Needed where the source leaves it open."""
     target: Annotated[str | tuple[str, ...] | None, PUBLIC] = None
     """Column that the network learns to predict; or a list of columns of numbers, such as one of 0 and 1 for each label of a multilabel task."""
-    loss_columns: Annotated[tuple[str, ...], PUBLIC] = ()
+    loss_columns: Annotated[Names, PUBLIC] = ()
     """Columns that go to a loss or task of your own alone, as `batch.columns`: numbers, masks, lists of whole numbers. Prediction needs none of them."""
     labels: LabelsConfig = LabelsConfig()
     """How labels become classes."""

@@ -5,13 +5,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from finetune.config.base import PUBLIC, Node
+from finetune.config.names import SomeNames
 
 _Number = Annotated[float, Field(ge=-1e30, le=1e30)]
 _Quantile = Annotated[float, Field(ge=0, le=1)]
 
 
 class _FittedNode(Node):
-    columns: Annotated[tuple[str, ...], PUBLIC] = Field(min_length=1, max_length=10_000)
+    columns: Annotated[SomeNames, PUBLIC]
     """The columns; each is fitted alone."""
 
     @model_validator(mode="after")

@@ -99,7 +99,7 @@ class _Freeze(Node):
 
 
 class FreezeConfig(_Freeze):
-    """What is frozen in each phase. The short form is a plain list of selectors."""
+    """What is frozen in each phase. The short form is a plain list of selectors, or a single name."""
 
     phases: tuple[PhaseConfig, ...] = Field(min_length=1)
     """The phases in order."""
@@ -263,18 +263,25 @@ def _form_of_freeze(value: Any) -> str:
 
 
 def _short_form(value: Any) -> Any:
-    """Turn a plain list of selectors into one phase over the whole run; refuse other short forms."""
+    """Turn selectors, a list or a single name, into one phase over the whole run."""
     if isinstance(value, str):
-        # `freeze: ulmfit` and `freeze: head` are both written; the hint shows the form that was
-        # meant.
-        hint = f"freeze: {{method: {value}}}" if value in METHODS else f"freeze: [{shown(value)}]"
-        if (remark := remark_on_value(value, METHODS)) is not None:
-            hint = f"{remark}; a module of that name: {hint}"
-        refuse("Freeze", ((), f"needs a list of selectors, got {shown(value)}", hint))
+        _refuse_method(value)
     if isinstance(value, Mapping) and not value.keys() & {"phases", "method"}:
         _refuse_bare(value)
-    is_list = isinstance(value, list | tuple)
-    return {"phases": ({"name": "all", "freeze": value},)} if is_list else value
+    is_short = isinstance(value, str | list | tuple)
+    return {"phases": ({"name": "all", "freeze": value},)} if is_short else value
+
+
+def _refuse_method(name: str) -> None:
+    """Refuse a single word that is rather a method, here or elsewhere, than a module."""
+    remark, as_name = remark_on_value(name, METHODS), f"freeze: [{shown(name)}]"
+    if name in METHODS:
+        hint = f"freeze: {{method: {name}}}; a module of that name: {as_name}"
+    elif remark is not None:
+        hint = f"{remark}; a module of that name: {as_name}"
+    else:
+        return
+    refuse("Freeze", ((), f"needs a name of the network, got the method {shown(name)}", hint))
 
 
 def _refuse_bare(value: Mapping[str, Any]) -> None:
@@ -295,4 +302,4 @@ Freeze = Annotated[
 """Phases, or a method that creates them."""
 
 ShortFreeze = Annotated[Freeze, BeforeValidator(_short_form)]
-"""Phases, a method, or a plain list of selectors."""
+"""Phases, a method, a plain list of selectors, or a single name."""

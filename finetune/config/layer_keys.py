@@ -6,6 +6,7 @@ from pydantic import Field
 
 from finetune.config.base import PLACE, PUBLIC, Node
 from finetune.config.bounds import MAX_NAME_BYTES
+from finetune.config.names import Names
 
 
 class WeightsConfig(Node):
@@ -29,7 +30,7 @@ class Placed(Node):
         max_length=MAX_NAME_BYTES,
     )
     """Prefix of the names of its parameters; the layer's position in the list if left out."""
-    inputs: Annotated[tuple[str, ...] | None, PUBLIC] = None
+    inputs: Annotated[Names | None, PUBLIC] = None
     """Names of earlier layers or input columns whose outputs this layer takes; the previous layer if left out."""
 
 

@@ -23,8 +23,8 @@ from finetune.config.secrets import (
     public_secrets,
     remembered,
 )
-from finetune.config.written import Written, locate_fault, merge, put
-from finetune.errors import ConfigError, FinetuneError, Origin, Problem
+from finetune.config.written import Replaced, Written, locate_fault, merge, put
+from finetune.errors import ConfigError, FinetuneError, Origin, Problem, named
 from finetune.redaction import causes_withheld
 from finetune.trust import Trust, check_trust
 
@@ -99,11 +99,13 @@ class _Sources:
         environment: Replaces `${env:NAME}`.
         read_already: Contents of files by path; None for a file whose bases are being read.
         notes: Lines to report to the user, such as on old names of keys.
+        replaced: Mappings of a base that others of another kind have replaced.
     """
 
     environment: Environment = field(default_factory=Environment)
     read_already: dict[Path, Written | None] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    replaced: list[Replaced] = field(default_factory=list)
 
     @property
     def problems(self) -> list[Problem]:
@@ -127,7 +129,7 @@ class _Sources:
         self.read_already[_real(path)] = None
         top = self._with_new_names(root)
         for base in reversed(self._bases(root, path)):
-            top = merge(base, top)
+            top = merge(base, top, self.replaced)
         self.read_already[_real(path)] = top
         return top
 
@@ -223,12 +225,21 @@ def _finished(
 ) -> RunConfig:
     """Return the validated config with its name, places and origin."""
     root, places = find_places(root, RunConfig)
-    config = _validated(root, sources.problems)
+    config = _validated(root, sources.problems, sources.replaced)
     name = config.name or re.sub(r"[^\w.-]+", "-", path.stem).strip("-.") or "run"
     # `folder` has been applied to all paths, and is no part of the config's value any more
     values = {"name": name, "folder": None}
-    found = Provenance(path, root, trust, places, tuple(notes))
+    found = Provenance(path, root, trust, places, (*notes, *map(_on_replaced, sources.replaced)))
     return config.with_provenance(found, values)
+
+
+def _on_replaced(one: Replaced) -> str:
+    """Return the note on a mapping that one of another kind has replaced."""
+    is_are = "is" if len(one.lost) == 1 else "are"
+    return (
+        f"{one.above} is of another kind than {one.below}, which it replaces whole: "
+        f"{named(one.lost)} {is_are} not taken over"
+    )
 
 
 def _is_pipe_or_device(path: Path) -> bool:
@@ -245,8 +256,17 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _validated(root: Written, problems: Iterable[Problem]) -> RunConfig:
-    """Return the config that `root` holds, or raise all problems at once."""
+def _validated(
+    root: Written, problems: Iterable[Problem], replaced: Sequence[Replaced]
+) -> RunConfig:
+    """Return the config that `root` holds, or raise all problems at once.
+
+    Args:
+        root: The config as written.
+        problems: What is wrong with it already.
+        replaced: Mappings of a base that others of another kind have replaced.
+    """
+    lost = {origin.key: origin for one in replaced for origin in one.lost.values()}
     known = [*problems, *remembered(root), *public_secrets(root, RunConfig)]
     config = None
     try:
@@ -260,7 +280,10 @@ def _validated(root: Written, problems: Iterable[Problem]) -> RunConfig:
             # The first fault of a place is the cause; pydantic's on the same key only follows from
             # it.
             if origin.key not in told:
-                known.append(Problem(origin, fault.message, _hint(fault, origin, root, told)))
+                hint = _hint(fault, origin, root, told)
+                if fault.absent and origin.key in lost:
+                    hint = f"{lost[origin.key]} is of another kind, which is replaced whole"
+                known.append(Problem(origin, fault.message, hint))
     if config is None or known:
         raise ConfigError(sorted(known, key=_place))
     return config

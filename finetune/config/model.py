@@ -10,6 +10,7 @@ from finetune.config.bounds import Arguments
 from finetune.config.catalogue import LAYERS, Complaint, check_arguments
 from finetune.config.layer_keys import Placed, WeightedLayer, WeightsConfig as WeightsConfig
 from finetune.config.messages import is_meant, shown
+from finetune.config.names import one_or_more
 from finetune.config.whole_networks import (
     TimmLayer as TimmLayer,
     TorchvisionLayer as TorchvisionLayer,
@@ -57,7 +58,7 @@ class _Merge(Placed):
     @classmethod
     def complaints(cls, value: Mapping[str, Any]) -> list[Complaint]:
         """Return a complaint if there are fewer than two inputs."""
-        inputs = value.get("inputs") or ()
+        inputs = one_or_more(value.get("inputs")) or ()
         if not isinstance(inputs, list | tuple) or len(inputs) >= 2:
             return []
         return [(("inputs",), "needs the names of two or more layers", None)]
@@ -222,14 +223,17 @@ def _late_inputs(layers: Sequence[Any]) -> list[Complaint]:
     known, before = set(names), set[str]()
     problems: list[Complaint] = []
     for position, layer in enumerate(layers):
-        for number, name in enumerate(_list(_said(layer, "inputs"))):
+        inputs = _said(layer, "inputs")
+        for number, name in enumerate(_list(one_or_more(inputs))):
             # `backbone.2` is one of the outputs of `backbone`. `0.5` may be a column, and is no
             # more likely to be an output of a layer without a name.
             first = name.partition(".")[0] if isinstance(name, str) else None
             taken = name if first is not None and first.isdecimal() else first
             if taken in known and taken not in before:
                 itself = "itself" if taken == names[position] else "a later layer"
-                key = ("layers", position, "inputs", number)
+                # A single text has no positions.
+                place = () if isinstance(inputs, str) else (number,)
+                key = ("layers", position, "inputs", *place)
                 problems.append((key, f"takes {itself}, {name!r}; inputs must come before", None))
         before.add(names[position])
     return problems

@@ -113,7 +113,14 @@ class RunConfig(Node):
         if not isinstance(self.task, TaskList):
             return self
         if self.data.target is not None:
-            refuse("RunConfig", (("data", "target"), _TARGETS_IN_TASKS, "leave it out"))
+            refuse(
+                "RunConfig",
+                (
+                    ("data", "target"),
+                    _TARGETS_IN_TASKS,
+                    "leave it out; data: {target: null} where a base file says it",
+                ),
+            )
         for number, task in enumerate(self.task.tasks):
             key: Key = ("task", "tasks", number, "target")
             if task.target in (self.data.inputs or ()):

@@ -116,7 +116,7 @@ def _argument(argument: Argument, words: Sequence[str]) -> dict[str, Any]:
 
 
 def _allow_short_selectors(root: dict[str, Any]) -> None:
-    """Allow a text as a selector, and a list of selectors as `freeze`; mutates `root`."""
+    """Allow a text as a selector, and a list of selectors or a text as `freeze`; mutates `root`."""
     nodes = root["$defs"]
     short = {"type": "string", "description": "A name, or a glob over names; `!` takes out again."}
     long = nodes["Not"]["properties"]["not"]["oneOf"]
@@ -125,6 +125,7 @@ def _allow_short_selectors(root: dict[str, Any]) -> None:
     nodes["Selector"] = {"anyOf": [short, *long]}
     freeze = root["properties"]["freeze"]
     freeze["anyOf"].insert(0, {"type": "array", "items": {"$ref": "#/$defs/Selector"}})
+    freeze["anyOf"].insert(1, short)
 
 
 def _or_a_list(task: dict[str, Any], nodes: Mapping[str, Any]) -> dict[str, Any]:

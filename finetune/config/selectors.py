@@ -157,10 +157,15 @@ def normalise_selector(value: Any) -> Any:
 
 
 def normalise_selectors(value: Any) -> Any:
-    """Return a list of selectors in long form; anything else unchanged."""
-    is_list = isinstance(value, list | tuple)
-    return tuple(normalise_selector(item) for item in value) if is_list else value
+    """Return selectors in long form, a single name as a list of one; anything else unchanged."""
+    # A mapping stays as it is: two of them, one laid over the other, would make one of both keys.
+    listed = (value,) if isinstance(value, str) else value
+    is_list = isinstance(listed, list | tuple)
+    return tuple(normalise_selector(item) for item in listed) if is_list else value
 
 
-Selectors = Annotated[tuple[Selector, ...], BeforeValidator(normalise_selectors)]
-"""A list of selectors, short forms allowed."""
+Selectors = Annotated[
+    tuple[Selector, ...],
+    BeforeValidator(normalise_selectors, json_schema_input_type=str | tuple[Selector, ...]),
+]
+"""A list of selectors, short forms allowed, or a single name."""

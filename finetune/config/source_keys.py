@@ -11,6 +11,7 @@ from finetune.config.base import PLACE, PUBLIC, Node, refuse
 from finetune.config.bounds import MAX_DIGITS, Arguments, Count, Seed
 from finetune.config.expressions import Expression
 from finetune.config.image_keys import ImageKeys
+from finetune.config.names import Names
 
 
 class _FileSource(Node):
@@ -27,24 +28,26 @@ class NamingSource(_FileSource):
     """Folder that files which it names or links to must not leave, symbolic links resolved; the folder of the data if left out. Paths in a table are relative to the table, or to its `folder`."""
 
 
+def _as_cell(value: Any) -> Any:
+    """Return a number as text: YAML reads an unquoted -999 so, and cells are compared as text."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if is_number else value
+
+
 class TableSource(NamingSource, ImageKeys, AudioKeys):
     """A table, several by a pattern (`part-*.csv`), or a folder of tables. The format is recognised by content: separated values, JSON or Parquet, also compressed by gzip."""
 
     folder: Annotated[str | None, PLACE] = None
     """Folder that names of files in the table are relative to; that of the table if left out."""
-    missing: tuple[str, ...] = ()
+    missing: Names = ()
     """Cells that mean no value, such as `["?", "NA"]`; they are read as empty ones. An empty cell is never a number or a label."""
 
     @field_validator("missing", mode="before")
     @classmethod
     def _numbers_are_cells_too(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            return value
-        return tuple(
-            # YAML reads an unquoted -999 as a number, and cells are compared as text.
-            str(cell) if isinstance(cell, int | float) and not isinstance(cell, bool) else cell
-            for cell in value
-        )
+        if isinstance(value, list | tuple):
+            return tuple(map(_as_cell, value))
+        return _as_cell(value)
 
 
 class CsvSource(TableSource):

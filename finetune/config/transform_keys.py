@@ -14,6 +14,7 @@ from finetune.config.fitted_keys import (
     FillTransform,
     StandardizeTransform,
 )
+from finetune.config.names import Names
 
 
 class TokenizeTransform(Node):
@@ -48,7 +49,7 @@ class StackTransform(Node):
 
     type: Literal["stack"]
     """Discriminator."""
-    columns: Annotated[tuple[str, ...] | None, PUBLIC] = None
+    columns: Annotated[Names | None, PUBLIC] = None
     """The columns, in order; all of `data.inputs` if left out."""
     name: Annotated[str, PUBLIC] = "features"
     """Name of the new column, which replaces them among the inputs."""
@@ -134,7 +135,7 @@ class VisionTransform(OpenNode):
     """Name of the class, such as `Resize`."""
     column: Annotated[str | None, PUBLIC] = None
     """Column of images; the first of `data.inputs` if left out."""
-    with_: Annotated[tuple[str, ...] | None, PUBLIC] = Field(default=None, alias="with")
+    with_: Annotated[Names | None, PUBLIC] = Field(default=None, alias="with")
     """Columns that move along with the image: masks, boxes `(K, 4)` as x1, y1, x2, y2 or points `(K, 2)` of the target or of `data.loss_columns`, or further images."""
 
     @classmethod

@@ -15,7 +15,7 @@ from finetune.config.model import (
     TorchvisionLayer,
     TransformersLayer,
 )
-from finetune.errors import FinetuneError, Key, ModelError
+from finetune.errors import Faults, FinetuneError, Key, ModelError
 from finetune.importing import package_path, require
 from finetune.models.architectures import ELSEWHERE, check_timm, check_torchvision, is_detector
 from finetune.models.shapes import first_line
@@ -25,7 +25,8 @@ from finetune.reading import read_json_object
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _UNNAMED = re.compile(r"LABEL_\d+")
 """Names that `transformers` gives to the outputs of a head if nobody has named them."""
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "spiece.model")
+"""A folder with a tokenizer has one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +75,8 @@ def read_preprocessing(config: ModelConfig) -> Preprocessing:
     """Return tokenizer, image settings and head names of the first layers that have them.
 
     Raises:
-        ModelError: a folder or architecture that the config names does not exist, or the hub
-            cannot be reached.
+        FinetuneError: a folder or architecture that the config names does not exist, or the hub
+            cannot be reached. Faults of several layers are reported at once.
     """
     tokenizer: str | None = None
     places: list[str] = []
@@ -83,33 +84,47 @@ def read_preprocessing(config: ModelConfig) -> Preprocessing:
     pads_images = False
     head: tuple[str, ...] = ()
     of_layers: dict[str, str | None] = {}
+    faults = Faults()
     for layer, key in _walk(config.layers, ("model", "layers")):
-        match layer:
-            case TransformersLayer():
-                label = _label(layer, key)
-                place = pretrained_place(layer.path, label=label, key=(*key, "path"))
-                _check_place(place, label=label, key=(*key, "path"))
-                find = file_finder(place)
-                places.append(place.name)
-                own = _tokenizer(place, find)
-                tokenizer, of_layers[layer.name or str(key[-1])] = tokenizer or own, own
-                # Names of a head further inside, or of a new one, say nothing about the network's
-                # outputs.
-                if layer is config.layers[-1] and layer.output == "logits" and layer.pretrained:
-                    head = _names_of_head(find("config.json"), (*key, "path"))
-                image = image or _from_processor_file(
-                    find("preprocessor_config.json"), (*key, "path")
-                )
-            case TimmLayer():
-                image = image or _of_timm(layer, key)
-            case TorchvisionLayer():
-                image = image or _of_torchvision(layer, key)
-                pads_images = pads_images or is_detector(layer)
-            case _:
-                continue
+        with faults.noted():
+            match layer:
+                case TransformersLayer():
+                    place, find = _found(layer, key)
+                    places.append(place.name)
+                    own = _tokenizer(place, find)
+                    tokenizer, of_layers[layer.name or str(key[-1])] = tokenizer or own, own
+                    # Names of a head further inside, or of a new one, say nothing about the
+                    # network's outputs.
+                    if layer is config.layers[-1] and layer.output == "logits" and layer.pretrained:
+                        head = _names_of_head(find("config.json"), (*key, "path"))
+                    image = image or _from_processor_file(
+                        find("preprocessor_config.json"), (*key, "path")
+                    )
+                case TimmLayer():
+                    image = image or _of_timm(layer, key)
+                case TorchvisionLayer():
+                    image = image or _of_torchvision(layer, key)
+                    pads_images = pads_images or is_detector(layer)
+                case _:
+                    continue
+    faults.raise_if_any()
     lacking = places[0] if places and tokenizer is None else None
     named = _named_inputs(config.layers, of_layers)
     return Preprocessing(tokenizer, image, head, lacking, pads_images, named)
+
+
+def _found(
+    layer: TransformersLayer, key: Key
+) -> tuple[PretrainedPlace, Callable[[str], Path | None]]:
+    """Return where a network of transformers is, and what finds files there by name.
+
+    Raises:
+        ModelError: there is none.
+    """
+    label, at = _label(layer, key), (*key, "path")
+    place = pretrained_place(layer.path, label=label, key=at)
+    _check_place(place, label=label, key=at)
+    return place, file_finder(place)
 
 
 def _named_inputs(
@@ -211,7 +226,7 @@ def _check_place(place: PretrainedPlace, *, label: str, key: Key) -> None:
 
 def _tokenizer(place: PretrainedPlace, find: Callable[[str], Path | None]) -> str | None:
     """Return the name of the place if it has a tokenizer's files, else None."""
-    return place.name if any(find(name) for name in _TOKENIZER_FILES) else None
+    return place.name if any(find(name) for name in TOKENIZER_FILES) else None
 
 
 def _names_of_head(path: Path | None, key: Key) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from finetune.freezing.methods import written_out
 from finetune.freezing.plan import Plan, make_plan
 from finetune.models.declared import Network, TensorSpec, build_network
 from finetune.models.inventory import take_inventory
-from finetune.models.preprocessing import Preprocessing, read_preprocessing
+from finetune.models.preprocessing import Preprocessing
 from finetune.redaction import causes_withheld
 from finetune.tasks.build_task import build_task
 from finetune.tasks.directions import Directions
@@ -75,8 +75,7 @@ def build_parts(
         use_exact_kernels(device, wanted=config.train.deterministic)
         # Before any data is read: otherwise a layer from a package that is not trusted would show
         # as samples of unequal shapes.
-        refuse_missing(config)
-        data = open_samples(config, record, most)
+        data = open_samples(config, refuse_missing(config), record, most)
         model, task = build_model_and_task(config, data.facts, data.specs, device)
         total = _total_steps(config, data.order.count)
         phases = phases_of(config, model)
@@ -140,12 +139,16 @@ def plan_of(config: RunConfig, model: Network) -> Plan:
 
 
 def open_samples(
-    config: RunConfig, record: Record | None = None, most: int | None = None
+    config: RunConfig,
+    preprocessing: Preprocessing,
+    record: Record | None = None,
+    most: int | None = None,
 ) -> PreparedData:
     """Open the data of a config and prepare it as the model needs it.
 
     Args:
         config: The run config.
+        preprocessing: What the network was pretrained with.
         record: The run's record of its data, if it has begun.
         most: Upper bound on the samples prepared per split; None for all.
 
@@ -154,7 +157,6 @@ def open_samples(
     """
     keeps = config.cache.use == "auto"
     files = KnownFiles(config.cache.disk_gb) if keeps else None
-    preprocessing = read_preprocessing(config.model)
     opened = open_raw(config, preprocessing, files, record)
     prepared = prepare_data(
         # Drawn after opening: the facts keep the sizes of all samples, by which steps and costs go.

@@ -9,6 +9,7 @@ from finetune.config.task_keys import RegressionTask
 from finetune.data.prepare import open_data, prepare_data
 from finetune.errors import FinetuneError, SeveralFaultsError
 from finetune.models.preprocessing import Preprocessing
+from finetune.train.build import build_parts
 
 ROWS = 8
 STACK = [{"type": "stack"}]
@@ -139,3 +140,69 @@ def test_words_in_validation_are_left_to_its_own_steps(tmp_path):
         opened_parts(tmp_path, *texts, transforms=STACK)
     data = opened_parts(tmp_path, *texts, transforms=STACK, evaluation_transforms=[])
     assert list(data.validation.table.columns["a"].values) == ["1", "two", "3"]
+
+
+NETWORKS = {
+    "weights": [
+        {"name": "body", "type": "Linear", "out_features": 3, "weights": {"path": "none.pt"}}
+    ],
+    "architecture": [
+        {"name": "a", "type": "torchvision", "architecture": "resnet19", "pretrained": False}
+    ],
+    "folder": [{"name": "a", "type": "transformers", "path": "./none", "output": "mean"}],
+    "two": [
+        {"name": "a", "type": "torchvision", "architecture": "resnet19", "pretrained": False},
+        {"name": "b", "type": "torchvision", "architecture": "vgg12", "pretrained": False},
+    ],
+}
+OF_NETWORKS = {
+    "weights": ["no weights file"],
+    "architecture": ["no network 'resnet19'"],
+    "folder": ["no folder 'none'"],
+    "two": ["no network 'resnet19'", "no network 'vgg12'"],
+}
+
+
+def lines_of(config):
+    with pytest.raises(FinetuneError) as caught:
+        build_parts(config)
+    return [line for line in str(caught.value).splitlines() if not line.startswith("    ")]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("data", ["no file", "no column", "two files", "nothing"])
+def test_what_network_and_data_lack_is_told_at_once(small_config, tmp_path, network, data):
+    there = tmp_path / "t.csv"
+    there.write_text(csv_of(a=NUMBERS, y=NUMBERS))
+    one, gone = ({"type": "csv", "path": str(path)} for path in (there, tmp_path / "gone.csv"))
+    sources, told = {
+        "no file": ({"source": gone}, ["gone.csv"]),
+        "no column": ({"source": one, "inputs": ["b"]}, ["no column 'b'"]),
+        "two files": ({"train": gone, "validation": gone, "test": one}, ["gone.csv", "gone.csv"]),
+        "nothing": ({"source": one}, []),
+    }[data]
+    keys = {"inputs": ["a"], "target": "y"} | sources
+    config = small_config(data=keys, model={"layers": NETWORKS[network]})
+    lines = lines_of(config)
+    expected = [*OF_NETWORKS[network], *told]
+    assert len(lines) == len(expected)
+    for line, part in zip(lines, expected, strict=True):
+        assert part in line
+
+
+def test_a_missing_tokenizer_and_a_missing_column_are_told_at_once(small_config, tmp_path):
+    (tmp_path / "t.csv").write_text(csv_of(a=["x"] * ROWS, y=NUMBERS))
+    source = {"type": "csv", "path": str(tmp_path / "t.csv")}
+    step = {"type": "tokenize", "tokenizer": str(tmp_path / "words")}
+    data = {"source": source, "inputs": ["b"], "target": "y", "transforms": [step]}
+    lines = lines_of(small_config(data=data))
+    assert len(lines) == 2
+    assert "cannot load the tokenizer" in lines[0]
+    assert "no column 'b'" in lines[1]
+
+
+def test_one_cause_that_two_checks_meet_is_told_once(small_config):
+    source = {"type": "import", "path": "my_door_source:make"}
+    data = {"source": source, "inputs": ["a"], "target": "y"}
+    [line] = lines_of(small_config(data=data))
+    assert "'my_door_source', which is not trusted" in line

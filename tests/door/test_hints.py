@@ -65,11 +65,9 @@ def test_an_unknown_key_is_told_with_the_place_or_the_word_it_has_here(fault, ov
 @pytest.mark.parametrize(
     ("override", "hint"),
     [
-        ("data.inputs=text", "inputs: ['text']"),
         ("data.transforms=stack", "transforms: ['stack']"),
-        ("optimizer.no_decay=head", "no_decay: ['head']"),
-        ("freeze=body", "freeze: ['body']"),
-        ("freeze=linear_probe", "freeze: {method: linear_probe}"),
+        ("freeze=linear_probe", "freeze: {method: linear_probe}; a module of that name: freeze: ["),
+        ("freeze=lora", "adapters such as LoRA are not built in"),
         ("freeze={kind: norm}", "freeze: [{kind: 'norm'}]"),
         ("freeze={train: [head]}", "phases: [{name: 'all', train: ['head']}]"),
         ("freeze={freeze: [body], until: {epochs: 1}}", "phases: [{name: 'all', freeze: ['body'],"),

@@ -131,3 +131,86 @@ def test_a_method_of_the_command_line_replaces_what_freezes_in_the_file(loaded, 
 def test_the_same_method_again_keeps_its_keys(loaded):
     config = loaded(freeze=GRADUAL, overrides=["freeze.method=gradual"])
     assert config.freeze.blocks_per_phase == 2
+
+
+def notes_of(config):
+    return [note.partition(": ")[2] for note in config.notes]
+
+
+def test_a_schedule_without_a_type_is_constant_and_another_type_replaces_it(loaded):
+    config = loaded("schedule: {type: linear}", schedule="{warmup: 0.3}")
+    assert config.schedule.warmup == 0.0
+    assert loaded("schedule: {warmup: 0.2}", schedule="{type: linear}").schedule.type == "linear"
+    same = loaded("schedule: {type: constant}", schedule="{warmup: 0.3}")
+    assert same.schedule.warmup == 0.3
+
+
+IMPORTED = "{type: classification, losses: {type: import, path: 'p:one', args: {n: 3}}}"
+
+
+def test_arguments_of_one_function_are_not_given_to_another(tmp_path):
+    base = BASE.format(data=f"{{source: {SOURCE}}}", schedule=STEP, freeze=PHASES)
+    base = base.replace("task: {type: classification}", f"task: {IMPORTED}")
+    (tmp_path / "base2.yaml").write_text(base)
+    for path, expected in (("p:one", {"n": 3}), ("p:other", {})):
+        (tmp_path / "d.yaml").write_text(
+            f"extends: base2.yaml\ntask: {{losses: {{type: import, path: '{path}'}}}}\n"
+        )
+        [loss] = load_config(tmp_path / "d.yaml").task.losses
+        assert (loss.path, loss.args) == (path, expected)
+
+
+@pytest.mark.parametrize(
+    ("above", "told"),
+    [
+        ("optimizer: {type: SGD, lr: 1}", None),
+        ("schedule: {type: cosine}", "schedule, which it replaces whole: 'every', 'factor' are"),
+        ("freeze: {method: lisa}", "freeze, which it replaces whole: 'verify' is not taken over"),
+        ("freeze: [head]", None),
+        ("schedule: {factor: 0.1}", None),
+        ("freeze: null", None),
+    ],
+)
+def test_what_goes_with_a_mapping_of_another_kind_is_told(loaded, above, told):
+    config = loaded(above, freeze="{phases: [{name: a, train: [head]}], verify: end}")
+    notes = notes_of(config)
+    assert len(notes) == (told is not None)
+    assert all(told in note and "base.yaml:" in note for note in notes)
+
+
+def test_a_missing_key_that_went_with_another_kind_names_its_line(loaded):
+    with pytest.raises(ConfigError) as caught:
+        loaded("optimizer: {type: SGD}")
+    [problem] = caught.value.problems
+    assert str(problem.origin).endswith("c.yaml:2: optimizer.lr")
+    assert "base.yaml:6: optimizer.lr is of another kind, which is replaced whole" in problem.hint
+
+
+@pytest.mark.parametrize("short", ["[head]", "head"])
+@pytest.mark.parametrize("form", ["extends", "override"])
+def test_what_every_form_of_freezing_takes_goes_with_the_short_one(loaded, short, form):
+    if form == "extends":
+        config = loaded("freeze: {verify: end}", freeze=short)
+    else:
+        config = loaded(freeze=short, overrides=["freeze.verify=end"])
+    [phase] = config.freeze.phases
+    assert [one.name for one in phase.freeze] == ["head"]
+    assert (config.freeze.verify, config.notes) == ("end", ())
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "gone"),
+    [
+        ("{low: 1, high: 9, step: 2}", "{low: 0.001, high: 0.1, log: true}", "step"),
+        ("{low: 0.001, high: 0.1, log: true}", "{low: 1, high: 9, step: 2}", "log"),
+    ],
+)
+def test_steps_of_a_range_replace_its_logarithm_and_the_other_way_round(
+    tmp_path, below, above, gone
+):
+    base = BASE.format(data=f"{{source: {SOURCE}}}", schedule=STEP, freeze=PHASES)
+    (tmp_path / "base2.yaml").write_text(f"{base}sweep: {{search: {{optimizer.lr: {below}}}}}\n")
+    text = f"extends: base2.yaml\nsweep: {{search: {{optimizer.lr: {above}}}}}\n"
+    (tmp_path / "d.yaml").write_text(text)
+    found = load_config(tmp_path / "d.yaml").sweep.search["optimizer.lr"]
+    assert not getattr(found, gone)

@@ -129,3 +129,44 @@ def test_settings_that_take_effect_are_not_told(small_config):
     assert preview(small_config(**sections)).lints == ()
     sections["freeze"] = phases({"fraction": 0.5}, {"epochs": 4})
     assert preview(small_config(**sections)).lints == ()
+
+
+EVERY_9 = {"epochs": 2, "batch_size": 8, "evaluate_every": {"steps": 9}}
+LATE = [
+    (
+        EVERY_9,
+        "train.evaluate_every is longer than the run: it is due after step 9, and the run is",
+    ),
+    (
+        EVERY_9 | {"evaluate_every": {"epochs": 3}},
+        "the validation samples are evaluated once, at its end, so the last weights are used",
+    ),
+    (
+        {"epochs": 2, "batch_size": 8, "checkpoint": {"every": {"steps": 100}}},
+        "train.checkpoint.every is longer than the run: it is due after step 100, and the run is",
+    ),
+]
+
+
+@pytest.mark.parametrize(("train", "message"), LATE)
+def test_an_interval_beyond_the_end_is_told(small_config, train, message):
+    [lint] = preview(small_config(data=SPLIT, train=train)).lints
+    assert message in lint.message
+    assert lint.hint.endswith("{steps: 2}, say")
+
+
+def test_an_interval_as_long_as_the_run_is_not_told(small_config):
+    train = {"epochs": 2, "batch_size": 8}
+    for every in ({"steps": 8}, {"epochs": 2}):
+        sections = train | {"evaluate_every": every, "checkpoint": {"every": every}}
+        assert preview(small_config(data=SPLIT, train=sections)).lints == ()
+    # Nobody has asked for an evaluation each epoch, and a run of 2 steps is told anyway.
+    [lint] = preview(small_config(data=SPLIT, train={"steps": 2, "batch_size": 8})).lints
+    assert "never seen" in lint.message
+
+
+def test_evaluations_without_validation_samples_are_told(small_config):
+    whole = {"source": SPLIT["source"]}
+    train = {"epochs": 2, "batch_size": 8, "evaluate_every": {"steps": 2}}
+    [lint] = preview(small_config(data=whole, train=train)).lints
+    assert lint.message == "train.evaluate_every has no effect: there are no validation samples"

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from finetune.config.data import DataConfig
 from finetune.config.task_list_keys import AnyTask as Task, TaskList
@@ -113,21 +114,7 @@ def read_data(
     Raises:
         DataError: a source or a column is not what the config says.
     """
-    if task.learns == "nothing" and config.target is not None:
-        raise DataError(
-            f"has no effect: task {task.type!r} learns from its inputs alone, as its keys say",
-            hint="leave it out",
-            key=("data", "target"),
-        )
-    refuse_idle_loss_columns(config, task)
-    config = with_listed_targets(config, task)
-    tables = _read_tables(config, trust, files)
-    if task.learns == "span":
-        config, tables = joined_answers(config, tables)
-    config, tables, rules = join_targets(config, tables, tuple(head))
-    inputs, target = _chosen(config, task, tables)
-    _refuse_missing_places(config, tables["train"])
-    refuse_unknown_companions(config, inputs, target)
+    config, tables, rules, inputs, target = find_columns(config, task, trust, files, tuple(head))
     tables = _settled(config, tables, task, inputs, target)
     if task.learns == "tags":
         tables = with_words(tables, inputs, tokenized_columns(config))
@@ -153,6 +140,46 @@ def read_data(
     # Of the training part alone: prediction must read what training read, not what validation held.
     kinds = {name: kind_of(column, name, config) for name, column in read["train"].items()}
     return RawData(config, tables, hashes, inputs, target, kinds, rules, notes)
+
+
+class FoundColumns(NamedTuple):
+    """The sources of a config, read, and the names of the columns in use; see `RawData`."""
+
+    config: DataConfig
+    tables: dict[str, Table]
+    rules: LabelRules
+    inputs: tuple[str, ...]
+    target: str | None
+
+
+def find_columns(
+    config: DataConfig,
+    task: Task,
+    trust: Collection[str],
+    files: KnownFiles | None,
+    head: tuple[str, ...] = (),
+) -> FoundColumns:
+    """Read all sources and find the columns that the config names; for arguments see `read_data`.
+
+    Raises:
+        FinetuneError: a source cannot be read, or lacks a column.
+    """
+    if task.learns == "nothing" and config.target is not None:
+        raise DataError(
+            f"has no effect: task {task.type!r} learns from its inputs alone, as its keys say",
+            hint="leave it out",
+            key=("data", "target"),
+        )
+    refuse_idle_loss_columns(config, task)
+    config = with_listed_targets(config, task)
+    tables = _read_tables(config, trust, files)
+    if task.learns == "span":
+        config, tables = joined_answers(config, tables)
+    config, tables, rules = join_targets(config, tables, head)
+    inputs, target = _chosen(config, task, tables)
+    _refuse_missing_places(config, tables["train"])
+    refuse_unknown_companions(config, inputs, target)
+    return FoundColumns(config, tables, rules, inputs, target)
 
 
 def _chosen(
@@ -276,9 +303,14 @@ def _read_cells(table: Table, inputs: Sequence[str], config: DataConfig) -> dict
 def _read_tables(
     config: DataConfig, trust: Collection[str], files: KnownFiles | None
 ) -> dict[str, Table]:
-    """Return the table of each source, by part."""
-    wanted = columns_in_use(config)
-    return {
-        part: open_source(source, trust, key, wanted, files)
-        for part, (source, key) in sources_of(config).items()
-    }
+    """Return the table of each source, by part.
+
+    Raises:
+        FinetuneError: one cannot be read. Faults of several sources are reported at once.
+    """
+    wanted, tables, faults = columns_in_use(config), dict[str, Table](), Faults()
+    for part, (source, key) in sources_of(config).items():
+        with faults.noted():
+            tables[part] = open_source(source, trust, key, wanted, files)
+    faults.raise_if_any()
+    return tables

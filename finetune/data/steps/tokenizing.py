@@ -31,6 +31,7 @@ from finetune.data.table import Listed, Numbers
 from finetune.data.targets.words import first_tokens, needs_blank, token_places, words_of
 from finetune.errors import DataError, Key, named
 from finetune.importing import package_path
+from finetune.models.preprocessing import TOKENIZER_FILES
 from finetune.models.shapes import first_line
 from finetune.models.transformers_package import load_transformers
 from finetune.process import collector_off
@@ -334,6 +335,18 @@ def paired(columns: Sequence[Listed]) -> Listed:
     both = zipped(columns)
     sources = [column.source for column in columns]
     return replace(both, taken=(zipped([whole for whole, _ in sources]), sources[0][1]))
+
+
+def refuse_missing_tokenizer(name: str, key: Key) -> None:
+    """Raise unless there is a tokenizer in a folder, inside a package, or on the hub.
+
+    Raises:
+        DataError: there is none.
+    """
+    folder = package_path(name, key=key)
+    # Not loaded to be found: that takes a while, and the transform will load it.
+    if not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        load_tokenizer(name, key)
 
 
 def load_tokenizer(name: str, key: Key) -> Any:

@@ -54,7 +54,13 @@ def all_lints(
             *idle_holds(model, plan),
             *statistics_left_out(model, plan, config.train),
             *norms_of_several(model, plan, config.train),
-            *without_effect(config, plan, num_samples=num_samples, total=total),
+            *without_effect(
+                config,
+                plan,
+                num_samples=num_samples,
+                total=total,
+                validates="validation" in parts,
+            ),
         ),
         "weights": frozen_by_chance(model.weights_reports, plan),
         "data": (

@@ -1,7 +1,8 @@
-"""Check that the code and the files named by a config exist, before any data is read.
+"""Check that the code and the files named by a config exist, before any sample is prepared.
 
 Otherwise the user would see the error of a consequence: samples of unequal shapes, say, because the
-layer that takes them lies in a package that is not trusted.
+layer that takes them lies in a package that is not trusted. What is missing of network and data is
+told together: neither follows from the other.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,28 +14,42 @@ from finetune.config.model import ImportLayer, WeightsConfig
 from finetune.config.run import RunConfig
 from finetune.config.source_keys import ImportSource
 from finetune.config.task_keys import ImportTask
-from finetune.config.transform_keys import ImportTransform
+from finetune.config.transform_keys import ImportTransform, TokenizeTransform
+from finetune.data.parts.raw_data import find_columns
+from finetune.data.steps.tokenizing import refuse_missing_tokenizer
 from finetune.errors import Faults, Key
 from finetune.importing import import_trusted
+from finetune.models.preprocessing import Preprocessing, read_preprocessing
 from finetune.models.weights import weights_file
 
 _IMPORTS = (ImportLayer, ImportSource, ImportTransform, ImportLoss, ImportMetric, ImportTask)
 
 
-def refuse_missing(config: RunConfig) -> None:
-    """Import all code that a config names, and check that its weight files exist.
+def refuse_missing(config: RunConfig) -> Preprocessing:
+    """Import all code that a config names, look for its files; return what its network tells.
+
+    If something is missing, the sources are read too, for the files and columns that they lack.
+    Otherwise that is left to the opening of the data.
 
     Raises:
         FinetuneError: something is missing, or not trusted. All faults are reported at once.
     """
-    faults = Faults()
+    faults, preprocessing = Faults(), Preprocessing(None, None)
     for key, node in _nodes(config, ()):
         with faults.noted():
             if isinstance(node, _IMPORTS):
                 import_trusted(node.path, config.trust, key=key)
             elif isinstance(node, WeightsConfig):
                 weights_file(node, key=key)
+            elif isinstance(node, TokenizeTransform) and node.tokenizer is not None:
+                refuse_missing_tokenizer(node.tokenizer, (*key, "tokenizer"))
+    with faults.noted():
+        preprocessing = read_preprocessing(config.model)
+    if faults:
+        with faults.noted():
+            find_columns(config.data, config.task, config.trust, files=None)
     faults.raise_if_any()
+    return preprocessing
 
 
 def _nodes(value: object, key: Key) -> Iterator[tuple[Key, Node]]:

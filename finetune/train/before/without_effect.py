@@ -11,6 +11,7 @@ from finetune.config.optim import (
     Warmup,
 )
 from finetune.config.run import RunConfig
+from finetune.config.train import Every
 from finetune.config.triggers import AfterEpochs, AfterSteps, OnPlateau, Trigger
 from finetune.errors import Key
 from finetune.freezing.lints import Lint
@@ -25,24 +26,26 @@ _MOST_KEPT = 0.1
 
 
 def without_effect(
-    config: RunConfig, plan: Plan, *, num_samples: int, total: int
+    config: RunConfig, plan: Plan, *, num_samples: int, total: int, validates: bool
 ) -> tuple[Lint, ...]:
     """Return notes on settings that take no effect in this run.
 
     They are about: samples that no step sees, a warmup or schedule of less than a step, a fall of
-    the rate that comes too late, early stopping whose patience is longer than the run or shorter
-    than that of a phase with the same metric, and triggers that never fire: the run is too short or
-    has too few evaluations.
+    the rate that comes too late, intervals that are longer than the run, early stopping whose
+    patience is longer than the run or shorter than that of a phase with the same metric, and
+    triggers that never fire: the run is too short or has too few evaluations.
 
     Args:
         config: The run config.
         plan: The phases.
         num_samples: Number of training samples.
         total: Optimizer steps of the run.
+        validates: Whether there are validation samples.
     """
     per_epoch = steps_of_epoch(num_samples, config.train)
     found = [
         *_unseen(config, num_samples, per_epoch, total),
+        *_intervals(config, per_epoch, total, validates=validates),
         *_schedule(config, plan, per_epoch, total),
         *_own_schedules(config, per_epoch, total),
     ]
@@ -60,6 +63,43 @@ def _unseen(config: RunConfig, num_samples: int, per_epoch: int, total: int) -> 
             f"is over after {total:,} of the {per_epoch:,} steps of an epoch",
             "train.epochs: 1 sees each once",
         )
+
+
+def _intervals(config: RunConfig, per_epoch: int, total: int, *, validates: bool) -> Iterator[Lint]:
+    """Yield notes on evaluations and checkpoints that are due only after the run is over."""
+    settings = config.train
+    told: dict[Key, tuple[Every, str]] = {
+        ("train", "evaluate_every"): (
+            settings.evaluate_every,
+            "the validation samples are evaluated once, at its end, so the last weights are used",
+        ),
+        ("train", "checkpoint", "every"): (
+            settings.checkpoint.every,
+            "it is saved at its end only: after a kill it begins anew",
+        ),
+    }
+    for key, (every, follows) in told.items():
+        # A run of less than an epoch is told by `_unseen`: nobody has asked for this interval.
+        if every == Every(epochs=1):
+            continue
+        if key[-1] == "evaluate_every" and not validates:
+            yield Lint(
+                key,
+                f"{_name(key)} has no effect: there are no validation samples",
+                "data.split: {validation: 0.1} sets some aside",
+            )
+        elif (interval := interval_of(every, per_epoch)) > total:
+            yield Lint(
+                key,
+                f"{_name(key)} is longer than the run: it is due after step {interval:,}, and the "
+                f"run is over after {total:,}; {follows}",
+                f"{_name(key)}: {{steps: {max(1, total // 4)}}}, say",
+            )
+
+
+def _name(key: Key) -> str:
+    """Return a key as a config writes it."""
+    return ".".join(map(str, key))
 
 
 def _schedule(config: RunConfig, plan: Plan, per_epoch: int, total: int) -> Iterator[Lint]:
