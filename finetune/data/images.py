@@ -76,6 +76,10 @@ class Images:
         mask = mask_tensor(image)
         return mask if self.classes is None else self._encoded(mask, index)
 
+    def raw(self, index: int) -> Any:
+        """Return one image as it was handed in: one of the `items`."""
+        return self.items[self.order[index]]
+
     def _encoded(self, mask: Tensor, index: int) -> Tensor:
         """Return a mask as the class of each pixel; raise for a number that is no class."""
         assert self.classes is not None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from finetune.data.audio import Audio
+from finetune.data.images import Images
 from finetune.data.incoming.prepare_inputs import prepare_inputs
 from finetune.errors import FinetuneError
 from finetune.predict import Predictor
@@ -78,8 +79,9 @@ def _passed(predictor: Predictor, columns: Mapping[str, Any], span: range) -> Pa
 
 def _raw(column: Any, place: int) -> Any:
     """Return a sample of a column in the form in which a predictor takes it."""
-    # A waveform that was read does not tell its rate, so a predictor refuses it.
-    return column.raw(place) if isinstance(column, Audio) else column[place]
+    # A waveform that was read does not tell its rate, so a predictor refuses it. Of images, what
+    # other libraries make of the file is compared too.
+    return column.raw(place) if isinstance(column, Audio | Images) else column[place]
 
 
 def named_outputs(outputs: Any) -> Outputs:

@@ -150,5 +150,6 @@ def _checked(
         raise FinetuneError(
             f"the export disagrees with the predictor on {number} samples: by up to {largest:.3g}, "
             f"relative to outputs over 1; accepted is {TOLERANCE:g}. Nothing was written",
+            hint=written.doubt,
         )
     return Checked(number, largest)

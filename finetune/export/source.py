@@ -75,6 +75,8 @@ class WrittenFormat:
     """Sentences for the model card."""
     front: Mapping[str, str] | None = None
     """Further entries at the head of the model card."""
+    doubt: str | None = None
+    """Hint on what may be the reason if it disagrees with the predictor."""
 
 
 def is_tokens(column: str) -> bool:

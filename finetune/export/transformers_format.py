@@ -3,9 +3,7 @@
 Without a head it is a folder for sentence-transformers as well, if its hidden states are pooled.
 """
 
-import copy
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,28 +11,80 @@ from typing import Any
 import torch
 
 from finetune.config.model import SharedLayer, StackLayer, TransformersLayer
-from finetune.config.run import RunConfig
 from finetune.config.task_keys import (
     ClassificationTask,
     MultilabelTask,
     RegressionTask,
+    SegmentationTask,
     TokenClassificationTask,
 )
-from finetune.data.steps.tokenizing import Tokenize
-from finetune.errors import FinetuneError
 from finetune.export.agreement import Outputs, Pass
+from finetune.export.hub_images import HubImages
+from finetune.export.hub_inputs import OTHERWISE, HubInputs, Reader, cannot_hold
+from finetune.export.hub_sounds import HubSounds
+from finetune.export.hub_texts import HubTexts
 from finetune.export.source import ExportSource, WrittenFormat
 from finetune.models.huggingface import quiet_transformers
+from finetune.models.parts import ResizedLogits
 from finetune.models.transformers_package import load_transformers
 
-_OTHERWISE = "--format torch or onnx holds the whole network, --format safetensors its weights"
 _POOLING = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 """Poolings as sentence-transformers calls them."""
-_AUTO = {
-    "ForSequenceClassification": ("AutoModelForSequenceClassification", "text-classification"),
-    "ForTokenClassification": ("AutoModelForTokenClassification", "token-classification"),
-}
-"""By the end of a class's name: the class that loads it, and its pipeline."""
+_OF_SAMPLES = (ClassificationTask, MultilabelTask, RegressionTask)
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """A head for which transformers has a pipeline."""
+
+    inputs: type[HubTexts] | type[HubImages] | type[HubSounds]
+    ends: tuple[str, ...]
+    """Ends of the names of its classes."""
+    auto: str
+    """The class that loads it."""
+    pipeline: str
+    tasks: tuple[type, ...]
+
+
+_HEADS = (
+    _Head(
+        HubTexts,
+        ("ForSequenceClassification",),
+        "AutoModelForSequenceClassification",
+        "text-classification",
+        _OF_SAMPLES,
+    ),
+    _Head(
+        HubTexts,
+        ("ForTokenClassification",),
+        "AutoModelForTokenClassification",
+        "token-classification",
+        (TokenClassificationTask,),
+    ),
+    _Head(
+        HubImages,
+        ("ForImageClassification",),
+        "AutoModelForImageClassification",
+        "image-classification",
+        _OF_SAMPLES,
+    ),
+    _Head(
+        HubImages,
+        ("ForSemanticSegmentation",),
+        "AutoModelForSemanticSegmentation",
+        "image-segmentation",
+        (SegmentationTask,),
+    ),
+    _Head(
+        HubSounds,
+        ("ForSequenceClassification", "ForAudioClassification"),
+        "AutoModelForAudioClassification",
+        "audio-classification",
+        _OF_SAMPLES,
+    ),
+)
+_NO_HEAD = _Head(HubTexts, (), "AutoModel", "feature-extraction", ())
+"""Hidden states, pooled or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +93,12 @@ class _Whole:
 
     node: TransformersLayer
     module: Any
-    auto: str
-    pipeline: str
-    tokenize: Tokenize
+    head: _Head
+    inputs: HubInputs
 
 
 def write_transformers(source: ExportSource, folder: Path) -> WrittenFormat:
-    """Write network, tokenizer and names of the classes.
+    """Write network, what prepares its inputs, and names of the classes.
 
     Raises:
         FinetuneError: no class of transformers has such a network.
@@ -64,26 +113,22 @@ def write_transformers(source: ExportSource, folder: Path) -> WrittenFormat:
 def _written(whole: _Whole, source: ExportSource, folder: Path, transformers: Any) -> WrittenFormat:
     """Write the folder and load it anew."""
     whole.module.save_pretrained(folder)
-    tokenizer = copy.deepcopy(whole.tokenize.tokenizer)
-    tokenizer.model_max_length = whole.tokenize.max_length
-    if tokenizer.pad_token is None and whole.module.config.pad_token_id is not None:
-        # A head of a decoder finds the end of a text by this token.
-        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(whole.module.config.pad_token_id)
-    tokenizer.save_pretrained(folder)
-    if whole.node.output in _POOLING:
-        _write_sentence_transformer(whole, folder)
-    where = {"local_files_only": True, "trust_remote_code": False}
-    model = getattr(transformers, whole.auto).from_pretrained(folder, **where).eval()
-    reader = transformers.AutoTokenizer.from_pretrained(folder, **where)
-    task = whole.pipeline
-    front = {"pipeline_tag": task} if whole.node.output == "logits" else {}
+    whole.inputs.write(whole.module, folder, transformers)
     is_sentence = whole.node.output in _POOLING
+    if is_sentence:
+        assert isinstance(whole.inputs, HubTexts)
+        _write_sentence_transformer(whole, whole.inputs.tokenize.max_length, folder)
+    where = {"local_files_only": True, "trust_remote_code": False}
+    model = getattr(transformers, whole.head.auto).from_pretrained(folder, **where).eval()
+    reader = whole.inputs.reader(folder, transformers)
+    front = {"pipeline_tag": whole.head.pipeline} if whole.node.output == "logits" else {}
     return WrittenFormat(
-        _code(whole, source),
+        _code(whole),
         lambda one: _run(whole, model, reader, one),
         "sentence-transformers" if is_sentence else "transformers",
         about=_about(whole, source),
         front=front,
+        doubt=whole.inputs.doubt,
     )
 
 
@@ -91,79 +136,72 @@ def _whole(source: ExportSource) -> _Whole:
     """Return the network of transformers that is all of a run's network.
 
     Raises:
-        FinetuneError: there is none, or something lies behind it.
+        FinetuneError: there is none, or something lies beside it.
     """
-    run = source.run
-    layers = run.config.model.layers
+    layers = source.run.config.model.layers
     named = {node.name or str(place): node for place, node in enumerate(layers)}
     found = [(name, node) for name, node in named.items() if isinstance(node, TransformersLayer)]
     if len(found) != 1:
-        raise FinetuneError(
-            f"the network has {len(found)} layers of transformers, and such a folder holds one",
-            where="--format hf",
-            hint=_OTHERWISE,
+        raise cannot_hold(
+            f"the network has {len(found)} layers of transformers, and such a folder holds one"
         )
     name, node = found[0]
+    module: Any = source.network.get_submodule(name)
+    kind = _kind(source)
+    head = _head(node, module, source, kind)
+    inputs = _inputs(source, name, head, kind)
     for other, layer in named.items():
         is_again = isinstance(layer, SharedLayer) and layer.layer == name
-        if other != name and not is_again and not isinstance(layer, StackLayer):
-            raise FinetuneError(
+        is_done = other in (name, *inputs.layers)
+        if not is_done and not is_again and not isinstance(layer, StackLayer):
+            raise cannot_hold(
                 f"layer {other!r} ({layer.type}) is beside the network {name!r}, and no class of "
                 "transformers has it",
-                where="--format hf",
-                hint=f"`output: logits` trains a head that transformers has; {_OTHERWISE}",
+                f"`output: logits` trains a head that transformers has; {OTHERWISE}",
             )
-    module: Any = source.network.get_submodule(name)
-    auto, pipeline = _class(node, module, run.config)
-    return _Whole(node, module, auto, pipeline, _tokenize(source))
+    return _Whole(node, module, head, inputs)
 
 
-def _class(node: TransformersLayer, module: Any, config: RunConfig) -> tuple[str, str]:
-    """Return the class that loads a network, and its pipeline.
+def _kind(source: ExportSource) -> type[HubTexts] | type[HubImages] | type[HubSounds]:
+    """Return what prepares inputs of the kind that a run has; texts may be of any kind."""
+    facts = source.run.facts
+    kinds = {facts.kinds[name] for name in facts.inputs}
+    if kinds <= {"image", "grey image"}:
+        return HubImages
+    return HubSounds if kinds == {"audio"} else HubTexts
+
+
+def _inputs(source: ExportSource, network: str, head: _Head, kind: type) -> HubInputs:
+    """Return what prepares the inputs of a run.
 
     Raises:
-        FinetuneError: they are none of those that are written.
+        FinetuneError: nothing of transformers prepares them like the run.
     """
-    kind = type(module).__name__
+    if kind is HubImages:
+        return HubImages.of(source, of_pixels=SegmentationTask in head.tasks)
+    return HubSounds.of(source, network) if kind is HubSounds else HubTexts.of(source)
+
+
+def _head(node: TransformersLayer, module: Any, source: ExportSource, kind: type) -> _Head:
+    """Return the head of a network.
+
+    Raises:
+        FinetuneError: it is none of those that are written.
+    """
     if node.output != "logits":
-        return "AutoModel", "feature-extraction"
-    found = next((both for end, both in _AUTO.items() if kind.endswith(end)), None)
+        if kind is HubTexts:
+            return _NO_HEAD
+        raise cannot_hold(f"output {node.output!r} is written for networks of texts alone")
+    name = type(module).__name__
+    fitting = [head for head in _HEADS if head.inputs is kind]
+    found = next((head for head in fitting if name.endswith(head.ends)), None)
     if found is None:
-        raise FinetuneError(
-            f"{kind} is none of the heads that are written: "
-            f"{', '.join(auto for auto, _ in _AUTO.values())}",
-            where="--format hf",
-            hint=_OTHERWISE,
-        )
-    task = config.task
-    fitting = (ClassificationTask, MultilabelTask, RegressionTask, TokenClassificationTask)
-    if not isinstance(task, fitting):
-        raise FinetuneError(
-            f"no pipeline of transformers reads the outputs of task {task.learns!r}",
-            where="--format hf",
-            hint=_OTHERWISE,
-        )
+        autos = ", ".join(head.auto for head in fitting)
+        raise cannot_hold(f"{name} is none of the heads that are written: {autos}")
+    task = source.run.config.task
+    if not isinstance(task, found.tasks):
+        raise cannot_hold(f"no pipeline of transformers reads the outputs of task {task.learns!r}")
     return found
-
-
-def _tokenize(source: ExportSource) -> Tokenize:
-    """Return the step that makes tokens of the text, which must be the only step.
-
-    Raises:
-        FinetuneError: there are other steps, or none.
-    """
-    steps = [planned.step for planned in source.predictor.steps.other]
-    texts = [step for step in steps if isinstance(step, Tokenize)]
-    others = [type(step).__name__ for step in steps if not isinstance(step, Tokenize)]
-    settings = {(step.max_length, id(step.tokenizer)) for step in texts}
-    if others or not texts or len({length for length, _ in settings}) > 1:
-        what = f"the step {others[0]}" if others else "no single way to make tokens"
-        raise FinetuneError(
-            f"the run prepares its inputs by {what}, which the tokenizer of such a folder cannot",
-            where="--format hf",
-            hint=_OTHERWISE,
-        )
-    return texts[0]
 
 
 def _name_classes(whole: _Whole, source: ExportSource) -> None:
@@ -185,7 +223,7 @@ def _name_classes(whole: _Whole, source: ExportSource) -> None:
         config.label2id = {name: place for place, name in config.id2label.items()}
 
 
-def _write_sentence_transformer(whole: _Whole, folder: Path) -> None:
+def _write_sentence_transformer(whole: _Whole, max_length: int, folder: Path) -> None:
     """Write what sentence-transformers reads beside the network: its modules and the pooling."""
     home = "sentence_transformers.models"
     modules = [
@@ -200,7 +238,7 @@ def _write_sentence_transformer(whole: _Whole, folder: Path) -> None:
         },
         "pooling_mode_lasttoken": whole.node.output == "last",
     }
-    limits = {"max_seq_length": whole.tokenize.max_length, "do_lower_case": False}
+    limits = {"max_seq_length": max_length, "do_lower_case": False}
     (folder / "1_Pooling").mkdir()
     for name, content in (
         ("modules.json", modules),
@@ -210,38 +248,22 @@ def _write_sentence_transformer(whole: _Whole, folder: Path) -> None:
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def _run(whole: _Whole, model: Any, reader: Any, one: Pass) -> Outputs:
-    """Run the loaded network on the raw texts of some samples, by the loaded tokenizer."""
-    columns = list(whole.tokenize.columns)
-    if whole.tokenize.prefix:
-        # Several texts, tokenized singly: each goes through the same network.
-        columns = list(one.rows)
-        found = [_pooled(whole, model, _tokens(reader, [one.rows[name]])) for name in columns]
-        return {"output": torch.stack(found, dim=1)}
-    return {"output": _pooled(whole, model, _tokens(reader, [one.rows[name] for name in columns]))}
+def _run(whole: _Whole, model: Any, reader: Reader, one: Pass) -> Outputs:
+    """Run the loaded network on raw samples, prepared by what was loaded beside it."""
+    found = [_output(whole, model, inputs) for inputs in reader(one.rows)]
+    is_several = isinstance(whole.inputs, HubTexts) and whole.inputs.tokenize.prefix
+    return {"output": torch.stack(found, dim=1) if is_several else found[0]}
 
 
-def _tokens(reader: Any, texts: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """Return the tokens of texts, or of pairs of texts or of words."""
-    words = not isinstance(texts[0][0], str)
-    return dict(
-        reader(
-            *(list(map(list if words else str, column)) for column in texts),
-            truncation=True,
-            padding=True,
-            return_tensors="pt",
-            is_split_into_words=words,
-        )
-    )
-
-
-def _pooled(whole: _Whole, model: Any, tokens: dict[str, Any]) -> torch.Tensor:
+def _output(whole: _Whole, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
     """Return the output of the loaded network in the form of the run's network."""
     with torch.inference_mode():
-        found = model(**tokens)
+        found = model(**inputs)
     if whole.node.output == "logits":
+        if SegmentationTask in whole.head.tasks:
+            return ResizedLogits().forward(found.logits, inputs["pixel_values"])
         return torch.as_tensor(found.logits)
-    hidden, mask = found.last_hidden_state, tokens["attention_mask"]
+    hidden, mask = found.last_hidden_state, inputs["attention_mask"]
     match whole.node.output:
         case "mean":
             weights = mask.unsqueeze(-1).to(hidden.dtype)
@@ -256,8 +278,8 @@ def _pooled(whole: _Whole, model: Any, tokens: dict[str, Any]) -> torch.Tensor:
     return torch.as_tensor(pooled)
 
 
-def _code(whole: _Whole, source: ExportSource) -> str:
-    """Return code that loads the folder and uses it on a text."""
+def _code(whole: _Whole) -> str:
+    """Return code that loads the folder and uses it on a sample."""
     if whole.node.output in _POOLING:
         lines = [
             "from sentence_transformers import SentenceTransformer",
@@ -274,24 +296,26 @@ def _code(whole: _Whole, source: ExportSource) -> str:
             'output = network(**tokenizer("A text.", truncation=True, return_tensors="pt"))',
         ]
     else:
-        pair = len(whole.tokenize.columns) > 1
-        text = '{"text": "A text.", "text_pair": "Another."}' if pair else '"A text."'
-        cut = "" if "Token" in whole.auto else ", truncation=True"
+        example = whole.inputs.example(whole.head.pipeline)
         lines = [
+            *example.imports,
             "from transformers import pipeline",
             "",
-            f'network = pipeline("{whole.pipeline}", model=".")',
-            f"output = network({text}{cut})",
+            f'network = pipeline("{whole.head.pipeline}", model=".")',
+            *example.before,
+            f"output = network({example.argument})",
         ]
     return "\n".join(lines)
 
 
 def _about(whole: _Whole, source: ExportSource) -> tuple[str, ...]:
     """Return sentences on what the folder holds."""
-    lines = [
-        f"`transformers.{whole.auto}` loads it; its tokenizer cuts texts to "
-        f"{whole.tokenize.max_length} tokens."
-    ]
+    lines = [f"`transformers.{whole.head.auto}` loads it; {whole.inputs.about}."]
     if isinstance(source.run.config.task, MultilabelTask):
         lines.append("The pipeline gives a score for each label; the threshold is the caller's.")
+    if SegmentationTask in whole.head.tasks:
+        lines.append(
+            "For images of another size the pipeline resizes logits, where the run resizes masks: "
+            "pixels at the edges of classes may differ."
+        )
     return tuple(lines)

@@ -8,7 +8,7 @@ import sys
 _CHILD = '''
 import json, os, re, sys, warnings
 sys.modules["finetune"] = None  # makes every import of it fail
-import torch
+import numpy, soundfile, torch
 from safetensors.torch import load_file
 
 def difference(found, wanted):
@@ -44,6 +44,27 @@ def plain(network, inputs):
         value = layer(torch.tanh(value) if place and "encoder" not in network else value)
     return value
 
+def of_media(network, kind, files, said):
+    """Return how far a pipeline is from the predictor: largest difference, 1 for other masks."""
+    largest = 0.0
+    for path, wanted in zip(files, said):
+        if kind == "hf masks":
+            found = {one["label"]: torch.tensor(numpy.array(one["mask"])) > 0
+                     for one in network(path)}
+            mask = torch.tensor(wanted)
+            names = ["dark", "bright"]
+            apart = [(found.get(n, torch.zeros_like(mask)).bool() != (mask == c)).any()
+                     for c, n in enumerate(names)]
+            largest = max(largest, float(torch.stack(apart).any()))
+            continue
+        if kind == "hf sounds":
+            wave = soundfile.read(path, dtype="float32")[0]
+            path = numpy.pad(wave[:1600], (0, max(0, 1600 - len(wave))))
+        scores = {one["label"]: one["score"] for one in network(path)}
+        assert scores.keys() == wanted.keys()
+        largest = max(largest, *(abs(scores[name] - wanted[name]) for name in wanted))
+    return largest
+
 told = {}
 for place, kind, samples in json.loads(sys.argv[1]):
     os.chdir(place)
@@ -52,6 +73,9 @@ for place, kind, samples in json.loads(sys.argv[1]):
     assert len(code.splitlines()) <= 16, code
     names = {}
     exec(code, names)
+    if kind in ("hf images", "hf sounds", "hf masks"):
+        told[place] = of_media(names["network"], kind, **json.load(open(samples)))
+        continue
     if kind == "hf":
         pairs = json.load(open(samples))
         scores = names["network"](pairs["texts"], truncation=True, top_k=None)
