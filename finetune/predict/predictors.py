@@ -1,6 +1,6 @@
 """Several predictors on the same samples; those over equal frozen prefixes share one pass."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,9 +36,9 @@ class Head:
     """Why it has no prefix to share; empty if it has one."""
 
     @classmethod
-    def of(cls, predictor: Predictor) -> "Head":
+    def of(cls, predictor: Predictor, others: Iterable["Head"] = ()) -> "Head":
         """Find the prefix of a predictor, and replace `forward` of its modules."""
-        found = find_prefix(predictor)
+        found = find_prefix(predictor, [one.prefix for one in others if one.prefix is not None])
         if isinstance(found, str):
             return cls(predictor, None, None, found)
         replay = Replay(predictor.model, found.boundary)
@@ -93,12 +93,17 @@ class Predictors:
         old = self._heads.get(name)
         if old is not None and old.predictor.model is predictor.model:
             old.by_itself("")
-        head = Head.of(predictor)
-        twin = self._twin(head, but=name)
-        if twin is not None:
+        others = [one for each, one in self._heads.items() if each != name]
+        head = Head.of(predictor, others)
+        twins = [one for one in others if _key(head) is not None and _key(one) == _key(head)]
+        if twins:
             assert head.prefix is not None
-            share_tensors(predictor.model, head.prefix, twin.predictor.model)
-            if not _agree(twin, head):
+            share_tensors(predictor.model, head.prefix, twins[0].predictor.model)
+            # Two equal networks that share it have been tried with each other.
+            alike = [
+                one for one in twins if one.prefix and one.prefix.network == head.prefix.network
+            ]
+            if len(alike) < 2 and not _agree(twins[0], head):
                 head = head.by_itself("a trial gave other bits than its own pass")
         # A new mapping: other threads may look at the names meanwhile. An old one of this name
         # stays until here: the name is never missing, also if the new one cannot be added.
@@ -111,13 +116,6 @@ class Predictors:
         if (head := self._heads.get(name)) is not None:
             self._heads = {each: one for each, one in self._heads.items() if each != name}
             head.by_itself("")
-
-    def _twin(self, head: Head, *, but: str) -> Head | None:
-        """Return a head of another name with an equal prefix; None without one."""
-        if head.prefix is None:
-            return None
-        others = (one for name, one in self._heads.items() if name != but)
-        return next((one for one in others if _key(one) == head.prefix.key), None)
 
     @property
     def shared(self) -> dict[str, tuple[str, ...]]:

@@ -1,14 +1,14 @@
 """Find the frozen prefix of a trained run, with a key that equal prefixes share."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from finetune.activations.find.boundary import Boundary, probe
-from finetune.activations.key import facts_of
+from finetune.activations.key import facts_of, network_key
 from finetune.bits import fingerprint
 from finetune.data.batches import MASK
 from finetune.data.media.pixels import PixelRules
@@ -32,6 +32,8 @@ class FrozenPrefix:
     key: str
     """Hash of all that its outputs depend on besides the samples: of the tensors that its calls
     reach, of structure and code, of the steps that prepare samples, and of how it is run."""
+    network: str
+    """Hash of all that a search for the prefix depends on: of the whole network but for values."""
     boundary: Boundary
     tensors: tuple[str, ...]
     """Names of the parameters and buffers that its calls reach."""
@@ -45,10 +47,15 @@ class FrozenPrefix:
         return self.boundary.modules[-1]
 
 
-def find_prefix(predictor: Predictor) -> FrozenPrefix | str:
+def find_prefix(predictor: Predictor, known: Iterable[FrozenPrefix] = ()) -> FrozenPrefix | str:
     """Return the frozen prefix of a run, or why it has none that another run could share.
 
-    The network runs a few times on made-up inputs, and is left as it was.
+    The network runs a few times on made-up inputs, and is left as it was. It does not run if the
+    prefix of an equal network is known, whatever values their tensors have.
+
+    Args:
+        predictor: The run.
+        known: Prefixes that were found in other runs.
     """
     run, model = predictor.run, predictor.run.model
     if run.inference.is_compiled:
@@ -58,13 +65,18 @@ def find_prefix(predictor: Predictor) -> FrozenPrefix | str:
     if not frozen:
         return "nothing is frozen"
     document = run.folder.read_json("data.json")
+    around = _facts_around(predictor)
     trial, mixed, shared = _made_up(run.specs, run.device)
     trial, mixed = run.inference.laid_out(trial), run.inference.laid_out(mixed)
     try:
         with mask_given_back(model), torch.enable_grad(), run.inference.precision.autocast():
             apply_mask(model, frozen)
-            boundary, _ = probe(model, trial, mixed, shared, is_right_padded=True)
-            facts = facts_of(model, boundary, _facts_around(predictor)) if boundary.calls else {}
+            network = network_key(model, around | {"specs": repr(run.specs)})
+            # Found anew for each of many runs over one network, it took most of their start.
+            boundary = next((one.boundary for one in known if one.network == network), None)
+            if boundary is None:
+                boundary, _ = probe(model, trial, mixed, shared, is_right_padded=True)
+            facts = facts_of(model, boundary, around) if boundary.calls else {}
     # Made-up inputs may be none that the network takes: code of the user may raise anything.
     except Exception as error:  # noqa: BLE001
         return f"its network does not run on made-up inputs ({type(error).__name__})"
@@ -74,7 +86,7 @@ def find_prefix(predictor: Predictor) -> FrozenPrefix | str:
         "fitted": json.dumps(document.get("fitted"), sort_keys=True, default=str),
         "leaves": [repr(call.leaves) for call in boundary.calls],
     }
-    return FrozenPrefix(key_of(about), boundary, tuple(facts["tensors"]), trial)
+    return FrozenPrefix(key_of(about), network, boundary, tuple(facts["tensors"]), trial)
 
 
 def _facts_around(predictor: Predictor) -> dict[str, str]:

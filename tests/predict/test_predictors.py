@@ -64,6 +64,24 @@ def test_the_prefix_runs_once_for_all_heads(heads, monkeypatch):
     assert calls == [6, 3, 3, 3]
 
 
+def test_a_third_run_over_one_network_is_added_without_a_pass(heads, monkeypatch):
+    predictors = load_predictors(heads[:2])
+    third, alone = load_predictor(heads[2]), load_predictor(heads[2])
+    calls, own = [], torch.nn.Linear.forward
+
+    def counted(self, value):
+        calls.append(self.out_features)
+        return own(self, value)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.nn.Linear.forward", counted)
+        predictors.add("three", third)
+    assert calls == [], "the boundary, and that it can be shared, is known"
+    inputs = torch.randn(5, 4).tolist()
+    assert torch.equal(values(predictors(inputs)["three"]), values(alone(inputs)))
+    assert predictors.notes() == ["one, two, three share one pass up to act"]
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
