@@ -136,9 +136,9 @@ def test_a_replaced_run_answers_until_the_new_one_does(heads, monkeypatch):
     old, before = predictors["one"], predictors(inputs)
     seen, own = [], Head.of.__func__
 
-    def looking(cls, predictor):
+    def looking(cls, predictor, others):
         seen.append(predictors["one"])
-        return own(cls, predictor)
+        return own(cls, predictor, others)
 
     monkeypatch.setattr(Head, "of", classmethod(looking))
     new = load_predictor(heads[1])
