@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.activations.find.boundary import Boundary, Pace, probe
+from finetune.activations.image_sizes import why_company_decides
 from finetune.activations.key import Facts, Snapshot, facts_of, take_snapshot
 from finetune.activations.sample_digests import with_digests
 from finetune.data.batches import Samples
@@ -175,17 +176,9 @@ def find_estimate(
         anyhow: Probe also if too few samples are still to come.
     """
     train = use.splits["train"]
-    if use.not_cached is not None:
-        return use.not_cached
-    if all(parameter.requires_grad for parameter in model.parameters()):
-        return "nothing is frozen"
-    if not all(samples.is_even for samples in use.splits.values()):
-        return "not stored, how many tokens a sample has is not known beforehand from one column"
-    if train.views is None:
-        return "not stored, random transforms come before it (views: K would store K draws of each)"
-    # The second trial batch needs a sample that is not in the first.
-    if len(train) <= _TRIAL or (too_few_come(use, epochs) and not anyhow):
-        return TOO_FEW
+    if (why := _why_not_probed(model, use, epochs, anyhow=anyhow)) is not None:
+        return why
+    assert train.views is not None  # else that was the reason
     boundary, pace = probed(model, train, use)
     if not boundary.stored:
         why = "; ".join(boundary.reasons)
@@ -205,6 +198,23 @@ def find_estimate(
         train_rows=use.trained_on * train.views,
         draws_per_epoch=use.draws_per_epoch,
     )
+
+
+def _why_not_probed(model: nn.Module, use: Use, epochs: float, *, anyhow: bool) -> str | None:
+    """Return why nothing is cached, as far as that is known before probing."""
+    train = use.splits["train"]
+    if use.not_cached is not None:
+        return use.not_cached
+    if all(parameter.requires_grad for parameter in model.parameters()):
+        return "nothing is frozen"
+    if not all(samples.is_even for samples in use.splits.values()):
+        return "not stored, how many tokens a sample has is not known beforehand from one column"
+    if train.views is None:
+        return "not stored, random transforms come before it (views: K would store K draws of each)"
+    # The second trial batch needs a sample that is not in the first.
+    if len(train) <= _TRIAL or (too_few_come(use, epochs) and not anyhow):
+        return TOO_FEW
+    return why_company_decides(model, use.splits.values())
 
 
 def too_few_come(use: Use, epochs: float) -> bool:

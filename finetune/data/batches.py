@@ -156,6 +156,14 @@ class Samples(Protocol):
         """Whether one column alone tells beforehand how many tokens a sample has."""
         ...
 
+    @property
+    def image_sizes(self) -> frozenset[tuple[int, int]] | None:
+        """Height and width of all images that a batch pads to its largest one.
+
+        Empty where a batch pads no image; None where only making all samples would tell.
+        """
+        ...
+
     def __len__(self) -> int: ...
 
     @property

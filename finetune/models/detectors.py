@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune.importing import require
+from finetune.randomness import random_state_kept
 
 OUTSIDE = math.nan
 """Value of what lies outside of an image, below it and to the right, in a batch of larger ones."""
@@ -100,6 +101,19 @@ class Detector(nn.Module):
     def has_two_stages(self) -> bool:
         """Whether it proposes boxes first, and then looks at each."""
         return hasattr(self, "roi_heads")
+
+    def size_seen(self, size: tuple[int, int]) -> tuple[int, ...]:
+        """Return height and width of what the backbone takes of an image of this size alone.
+
+        In a batch all images are as large as the largest of these.
+        """
+        transform = self.network.transform
+        if transform.fixed_size is not None:
+            width, height = transform.fixed_size
+            return height, width
+        with torch.no_grad(), random_state_kept():
+            seen, _ = transform([torch.zeros(3, *size)], None)
+        return tuple(seen.tensors.shape[2:])
 
     def forward(self, images: Tensor) -> Tensor | Undetected:
         """Return what is in images `(B, C, H, W)` with values from 0 to 1, and `OUTSIDE` beyond.

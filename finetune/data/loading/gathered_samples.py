@@ -42,6 +42,8 @@ class GatheredSamples:
 
     # No random step is left, so every epoch sees the same samples.
     views = 1
+    # All are of one size, so a batch pads none.
+    image_sizes: frozenset[tuple[int, int]] | None = frozenset()
 
     def __init__(
         self,

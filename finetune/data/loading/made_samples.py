@@ -7,6 +7,7 @@ Letters: N samples, B in a batch.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -100,6 +101,11 @@ class MadeSamples:
     def longest(self) -> int | None:
         """Tokens of the longest sample; None where a step at every fetch makes them, or none."""
         return None if self._makes_tokens else self._plain.longest
+
+    @cached_property
+    def image_sizes(self) -> frozenset[tuple[int, int]] | None:
+        """Sizes of images that a batch pads to its largest; see `Samples.image_sizes`."""
+        return self.maker.image_sizes() if self._making.pads else frozenset()
 
     @property
     def is_right_padded(self) -> bool:

@@ -1,6 +1,6 @@
 """Make single samples from raw columns: what is read, the steps in order, what is skipped."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -15,13 +15,23 @@ from finetune.data.kept_samples import KeptSamples, is_of_tensors
 from finetune.data.samples import Prepared, Sample
 from finetune.data.steps.pipeline import as_value
 from finetune.data.steps.transforms import Step
-from finetune.data.steps.vision import Vision
+from finetune.data.steps.vision import Vision, is_alike
 from finetune.data.table import DECODED
 from finetune.errors import DataError
 from finetune.randomness import random_state_kept, seed_all
 
+_IMAGE_AXES = 3
 _MOST_SKIPPED = 100
 """Samples one after another that are skipped at most: beyond that the data is not what it seems."""
+_KEEP_SIZE = frozenset(
+    {
+        *("RandomHorizontalFlip", "RandomVerticalFlip", "ColorJitter", "RandomPhotometricDistort"),
+        *("RandomGrayscale", "RandomAdjustSharpness", "RandomAutocontrast", "RandomEqualize"),
+        *("RandomInvert", "RandomPosterize", "RandomSolarize", "RandomErasing", "GaussianBlur"),
+        *("GaussianNoise", "RandomChannelPermutation"),
+    }
+)
+"""Random transforms of torchvision that leave an image as large as it was."""
 _SIZES_READ = 200
 """Number of image headers to read for their sizes: opening a file takes some 0.1 ms."""
 
@@ -108,6 +118,34 @@ class SampleMaker:
             return None
         name = self._images[0].name
         return lambda row: repr(name(row))
+
+    def image_sizes(self) -> frozenset[tuple[int, int]] | None:
+        """Return height and width of all images after all steps; None if only making them tells.
+
+        It reads the header of every image, and makes one sample of each size.
+        """
+        once, drawn = self._making.once, self._making.drawn
+        # Steps of the user's own may cut each image otherwise, as may random ones.
+        if not all(isinstance(step, Vision) for step in (*once, *drawn)):
+            return None
+        named = [step.name for step in drawn if isinstance(step, Vision)]
+        if not all(name in _KEEP_SIZE or is_alike(name) for name in named):
+            return None
+        rows = {tuple(self._sizes_before(row)): row for row in reversed(range(len(self)))}
+        found = set()
+        with random_state_kept():
+            for row in rows.values():
+                _, sample, _ = self._readable(row, partial(self._with_drawn, view=0))
+                images = (as_value(sample[name]) for name in self.columns)
+                found |= {(one.shape[1], one.shape[2]) for one in images if one.ndim == _IMAGE_AXES}
+        return frozenset(found)
+
+    def _sizes_before(self, row: int) -> Iterator[tuple[int, int] | None]:
+        """Yield width and height of each image of a sample before any step."""
+        for column in self._images:
+            size = self._size(column, row)
+            is_turned = size is not None and column.header(row).lies
+            yield size[::-1] if size is not None and is_turned else size
 
     def keep_in(self, kept: KeptSamples | None) -> None:
         """Keep samples after the `once` steps in `kept` from now on; None to make them anew."""

@@ -102,6 +102,11 @@ class Vision:
             )
 
 
+def is_alike(name: str) -> bool:
+    """Tell whether a transform gives each image of a batch the bits that it gives it alone."""
+    return name in _ALIKE
+
+
 def vision_step(
     node: VisionTransform, column: str, image: ImagePreprocessing | None, key: Key
 ) -> Vision:
