@@ -1,6 +1,7 @@
 """`task:` as a list: several tasks over one network, each with its output and its column."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -11,6 +12,7 @@ from finetune.config.task_keys import (
     ClassificationTask,
     MultilabelTask,
     RegressionTask,
+    SimilarityTask,
     Task,
 )
 
@@ -47,8 +49,52 @@ class ListedRegression(RegressionTask, ListedKeys):
     """One number per sample, or a list of them, as one of several tasks."""
 
 
+class ListedSimilarity(SimilarityTask, ListedKeys):
+    """How much two samples are alike, as one of several tasks; its output is both embeddings."""
+
+    @model_validator(mode="after")
+    def _learns_a_column(self) -> Self:
+        if self.compares != "scores":
+            raise ValueError(
+                f"compares: {self.compares} learns no column, and each task of a list learns one; "
+                "compares: scores does, or make it a single task"
+            )
+        return self
+
+
+_ALONE = {
+    "token_classification": "the tags of a text go to its tokens, and a list of tasks has one value "
+    "or one row of numbers for a whole sample",
+    "segmentation": "a mask must move and be resized with its image, and a list of tasks has one "
+    "value or one row of numbers for a whole sample",
+    "span": "its texts are cut into windows, each of them a sample, and the other tasks of a list "
+    "have one target for the whole text",
+    "detection": "a detector computes its own losses, and has no output that a second task could "
+    "read",
+    "import": "its loss takes the outputs of all layers and the whole batch, not one of each",
+}
+"""Tasks that learn alone, and why."""
+
+
+def _refuse_lonely(value: Any) -> Any:
+    """Raise `ValueError` with the reason for a task that cannot be one of several."""
+    type_ = value.get("type") if isinstance(value, Mapping) else None
+    if isinstance(type_, str) and type_ in _ALONE:
+        remedy = (
+            "make it the single task, and compute the losses of all tasks in it"
+            if type_ == "import"
+            else f"learn it by a run of its own: task: {{type: {type_}}}"
+        )
+        raise ValueError(f"{type_!r} cannot be one of several tasks: {_ALONE[type_]}; {remedy}")
+    return value
+
+
 ListedTask = Annotated[
-    ListedClassification | ListedMultilabel | ListedRegression, Field(discriminator="type")
+    Annotated[
+        ListedClassification | ListedMultilabel | ListedRegression | ListedSimilarity,
+        Field(discriminator="type"),
+    ],
+    BeforeValidator(_refuse_lonely),
 ]
 
 

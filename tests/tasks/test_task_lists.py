@@ -8,6 +8,7 @@ import palmerpenguins
 import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
+from scipy.stats import spearmanr
 from sklearn.metrics import accuracy_score, r2_score
 from torch.nn import functional as F
 
@@ -26,6 +27,7 @@ SHIPPED = Path(__file__).parents[2] / "configs" / "penguins_tasks.yaml"
 KIND = {"type": "classification", "output": "a", "target": "kind"}
 SIZE = {"type": "regression", "output": "b", "target": "size", "weight": 0.25}
 MARKS = {"type": "multilabel", "output": "c", "target": "marks", "name": "signs"}
+LIKE = {"type": "similarity", "output": "c", "target": "score", "score_range": [0, 2]}
 CLASSES = ("cat", "dog", "owl")
 LABELS = ("wet", "old")
 
@@ -162,6 +164,24 @@ def test_two_tasks_may_learn_one_column_from_two_layers():
     torch.testing.assert_close(task.loss(outputs, batch), expected)
 
 
+def test_pairs_with_a_score_are_one_of_several_tasks():
+    outputs, batch = samples()
+    draw = torch.Generator().manual_seed(3)
+    outputs["c"] = torch.randn(9, 2, 4, generator=draw)
+    batch.columns["score"] = torch.rand(9, generator=draw) * 2
+    batch.columns[KNOWN + "score"] = known = torch.arange(9) % 4 > 0
+    task = made(KIND, LIKE)
+    cosines = F.cosine_similarity(*outputs["c"][known].unbind(1))
+    expected = F.cross_entropy(outputs["a"], batch.columns["kind"])
+    expected += F.mse_loss(cosines, batch.columns["score"][known] / 2)
+    torch.testing.assert_close(task.loss(outputs, batch), expected)
+    task.update_metrics(outputs, batch)
+    right = spearmanr(cosines, batch.columns["score"][known]).statistic
+    assert task.compute_metrics()["score/spearman"] == pytest.approx(right, rel=1e-5)
+    read = task.read(outputs)[0].row()
+    assert read["score"]["score"] == pytest.approx(2 * read["score"]["cosine"])
+
+
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
@@ -170,7 +190,13 @@ def test_two_tasks_may_learn_one_column_from_two_layers():
         ([KIND | {"threshold": "auto"}], "threshold 'auto' is for a single task"),
         ([SIZE | {"per_output": True}], "per_output is for several target columns"),
         ([{"type": "classification", "target": "kind"}], "output"),
-        ([{"type": "segmentation", "output": "a", "target": "kind"}], "segmentation"),
+        ([LIKE | {"compares": "pairs", "score_range": None}], "compares: pairs learns no column"),
+        ([{"type": "token_classification"}], "the tags of a text go to its tokens"),
+        ([KIND, {"type": "segmentation"}], "a mask must move and be resized with its image"),
+        ([{"type": "span"}, KIND], "cut into windows.* run of its own: task: {type: span}"),
+        ([{"type": "detection"}], "has no output that a second task could read"),
+        ([{"type": "import", "path": "a:b"}], "compute the losses of all tasks in it"),
+        ([{"type": "classifcation"}], "classifcation"),
         ([], "at least 1"),
     ],
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from finetune.config.task_base import TargetForm
-from finetune.config.task_keys import DetectionTask, SimilarityTask, SpanTask
+from finetune.config.task_keys import DetectionTask, SimilarityTask, SpanTask, Task
 from finetune.config.task_list_keys import AnyTask, TaskList
 from finetune.data.opening import DataFacts
 from finetune.tasks.views import View
@@ -28,14 +28,20 @@ def new_seen_of(task: AnyTask, facts: DataFacts, target: object) -> Seen | None:
     """
     if isinstance(task, TaskList):
         found = {
-            View(one.label, one.output, one.target): new_seen(
-                one.learns,
+            View(one.label, one.output, one.target): _of_one(
+                one,
                 facts.by_target[one.target].names if one.target in facts.by_target else (),
                 (one.target,),
             )
             for one in task.tasks
         }
         return SeenTasks({view: seen for view, seen in found.items() if seen is not None})
+    outputs = target if isinstance(target, tuple) else (str(target),) if target else ()
+    return _of_one(task, facts.classes or (), outputs)
+
+
+def _of_one(task: Task, names: Sequence[str], outputs: Sequence[str]) -> Seen | None:
+    """Return what collects an evaluation of a task that is no list; see `new_seen`."""
     # What these give is of another form than their targets, and their keys say how it is read.
     if isinstance(task, SimilarityTask):
         is_scored = task.compares == "scores"
@@ -43,9 +49,8 @@ def new_seen_of(task: AnyTask, facts: DataFacts, target: object) -> Seen | None:
     if isinstance(task, SpanTask):
         return SeenAnswers(task)
     if isinstance(task, DetectionTask):
-        return SeenBoxes(facts.classes or (), task.threshold)
-    outputs = target if isinstance(target, tuple) else (str(target),) if target else ()
-    return new_seen(task.learns, facts.classes or (), outputs)
+        return SeenBoxes(names, task.threshold)
+    return new_seen(task.learns, names, outputs)
 
 
 def new_seen(learns: TargetForm, names: Sequence[str], outputs: Sequence[str]) -> Seen | None:
