@@ -85,7 +85,8 @@ class TorchMetric(OpenNode):
         found = check_arguments(cls.table, "metric", type_, given, own=own, otherwise=hint)
         if given.get("average", "macro") in ("none", None):
             message = f"{type_} gives a number for each class then, and needs to give one"
-            found.append((("average",), message, "average: macro"))
+            hint = "average: macro; f1, precision and recall of each class: per_class: true"
+            found.append((("average",), message, hint))
         return found
 
 

@@ -51,6 +51,8 @@ class ClassificationTask(MeasuredTask):
     """Discriminator."""
     metrics: tuple[Annotated[OfClasses, ANY_METRIC], ...] = ("accuracy",)
     """Metrics of every evaluation in addition to the loss. `f1`, `precision` and `recall` are means over classes. `{type: MatthewsCorrCoef}` names a class of torchmetrics, `{type: import}` one of your own. A metric that is not defined is left out, such as such a mean if a class has no sample."""
+    per_class: bool = False
+    """Whether `f1`, `precision` and `recall` are also given for each class, as `f1/CLASS`. That of a class without samples is left out."""
     threshold: _Threshold | Literal["auto"] | None = None
     """Probability from which on the second of two classes is predicted; None predicts the most probable class. `auto`: at the end of training it becomes the one with the best F1 of that class on the validation samples, which test, evaluation and prediction use; before that it is 0.5."""
 
@@ -73,6 +75,8 @@ class MultilabelTask(MeasuredTask):
     """Discriminator."""
     metrics: tuple[Annotated[OfLabels, ANY_METRIC], ...] = ("f1",)
     """Metrics of every evaluation in addition to the loss, as means over labels; `{type: FBetaScore, beta: 2}` names a class of torchmetrics. All but `accuracy` are left out if a label has no sample."""
+    per_class: bool = False
+    """Whether `f1`, `precision`, `recall` and `accuracy` are also given for each label, as `f1/LABEL`. That of a label without samples is left out."""
     threshold: _Threshold | Literal["auto"] = 0.5
     """Probability from which on a label is predicted. `auto`: at the end of training each label gets the one with its best F1 on the validation samples, which test, evaluation and prediction use; before that it is 0.5."""
     separator: str = Field(default=SEPARATOR, min_length=1)
@@ -98,6 +102,8 @@ class TokenClassificationTask(MeasuredTask):
         "accuracy",
     )
     """Metrics of every evaluation in addition to the loss. `f1`, `precision` and `recall` count entities, all types together: one is right if its first word, last word and type are. They need classes such as `B-name`, `I-name` and `O`, and are left out if no text holds an entity. `accuracy` is the share of words with the right class."""
+    per_class: bool = False
+    """Whether `f1`, `precision` and `recall` are also given for each type of entity, as `f1/person`. That of a type without an entity is left out."""
 
 
 class RegressionTask(MeasuredTask):
@@ -133,6 +139,8 @@ class SegmentationTask(MeasuredTask):
         Annotated[Annotated[SegmentationMetric, Tag("name")] | Imported, METRIC], ...
     ] = ("mean_iou",)
     """Metrics of every evaluation in addition to the loss. `mean_iou` and `dice` are means over the classes that a mask has; the others are told."""
+    per_class: bool = False
+    """Whether `mean_iou` and `dice` are also given for each class, as `iou/CLASS` and `dice/CLASS`. That of a class that no mask has is left out."""
 
     @property
     def named_classes(self) -> tuple[str, ...] | None:

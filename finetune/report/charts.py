@@ -8,6 +8,8 @@ from finetune.report.gathered import PageOfRun
 
 _MOST_FIGURES = 6
 """Charts of further figures of the evaluation, beside loss and main figure."""
+_MOST_PARTS = 12
+"""Curves of single classes or columns in one chart; more cannot be told apart."""
 _POINTS_OF_ALL = 4000
 """Points of all curves of one chart together: with many runs each gets fewer."""
 
@@ -17,8 +19,15 @@ def charts_of(page: PageOfRun) -> list[dict[str, Any]]:
     points = page.curves.points
     main = page.record.main.partition("/")[2]
     figures = [tag.partition("/")[2] for tag in points if tag.startswith("validation/")]
-    names = list(dict.fromkeys(["loss", main, *figures]))[: _MOST_FIGURES + 2]
+    by_whole = _parts_by_whole(figures)
+    parts = {name for names in by_whole.values() for name in names}
+    whole = [name for name in ["loss", main, *figures] if name == main or name not in parts]
+    names = list(dict.fromkeys(whole))[: _MOST_FIGURES + 2]
     charts = [(f"{name}", [f"{part}/{name}" for part in ("train", "validation")]) for name in names]
+    charts += [
+        (f"{name}/*", [f"validation/{part}" for part in of_parts[:_MOST_PARTS]])
+        for name, of_parts in by_whole.items()
+    ]
     charts += [
         ("learning rate", [tag for tag in points if tag.startswith("train/lr/")]),
         ("gradient norm", [tag for tag in points if tag.startswith("train/grad_norm")]),
@@ -28,6 +37,22 @@ def charts_of(page: PageOfRun) -> list[dict[str, Any]]:
     marks = [{"step": span.begins, "name": span.name} for span in page.curves.phases[1:]]
     made = [_chart(title, [(tag, page.curves.of(tag)) for tag in tags]) for title, tags in charts]
     return [chart | {"marks": marks[:50]} for chart in made if chart["series"]]
+
+
+def _parts_by_whole(figures: Sequence[str]) -> dict[str, list[str]]:
+    """Return the figures of single classes or columns, such as `f1/dog`, by what they begin with.
+
+    They are those whose beginning is a figure itself, or one with `mean_` before it: `iou/road`.
+    """
+    known, found = set(figures), dict[str, list[str]]()
+    for name in figures:
+        words = name.split("/")
+        for count in range(1, len(words)):
+            *before, last = words[:count]
+            if {"/".join([*before, last]), "/".join([*before, f"mean_{last}"])} & known:
+                found.setdefault("/".join([*before, last]), []).append(name)
+                break
+    return found
 
 
 def charts_of_all(pages: Sequence[PageOfRun]) -> list[dict[str, Any]]:

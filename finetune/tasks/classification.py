@@ -12,6 +12,7 @@ from finetune.config.task_keys import ClassificationTask
 from finetune.data.batches import Batch
 from finetune.errors import FinetuneError
 from finetune.tasks.cross_entropies import class_logits
+from finetune.tasks.each_class import with_each_class
 from finetune.tasks.losses import build_losses
 from finetune.tasks.metrics import Feed, Metric, build_measures, target_of
 from finetune.tasks.records import Asked, Prediction, Reader
@@ -49,16 +50,17 @@ def classification(config: ClassificationTask, facts: TaskFacts) -> Task:
     feeds: dict[str, Feed] = {}
     if threshold is not None:
         feeds = dict.fromkeys(get_args(ClassScore), partial(_as_decided, classes, threshold))
+    measures = build_measures(
+        config.metrics,
+        named,
+        facts,
+        feed=feed,
+        feeds=feeds,
+        by_class=partial(measure_of_classes, facts, threshold),
+    )
     return Task(
         build_losses(config.chosen_losses, facts),
-        build_measures(
-            config.metrics,
-            named,
-            facts,
-            feed=feed,
-            feeds=feeds,
-            by_class=partial(measure_of_classes, facts, threshold),
-        ),
+        with_each_class(measures) if config.per_class else measures,
         _reader(config, classes, threshold, temperature),
         threshold=threshold,
         temperature=temperature,

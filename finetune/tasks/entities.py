@@ -25,6 +25,12 @@ def other_tags(classes: Sequence[str]) -> list[str]:
     return [name for name in classes if name != OUTSIDE and _parts(name) is None]
 
 
+def types_of(classes: Sequence[str]) -> tuple[str, ...]:
+    """Return the types of entities that classes of words are about, sorted."""
+    parts = (_parts(name) for name in classes)
+    return tuple(sorted({part[1] for part in parts if part is not None}))
+
+
 def entities_of(tags: Sequence[str]) -> list[Entity]:
     """Return the entities that the tags of a text's words mean, in their order.
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from finetune.config.metric_keys import ClassificationMetric
 from finetune.config.task_keys import MultilabelTask
 from finetune.data.batches import Batch
+from finetune.tasks.each_class import with_each_class
 from finetune.tasks.losses import build_losses
 from finetune.tasks.metrics import Metric, build_measures, target_of
 from finetune.tasks.records import Asked, Prediction
@@ -30,15 +31,16 @@ def multilabel(config: MultilabelTask, facts: TaskFacts) -> Task:
             return _ranking(len(labels))
         return metric_of_labels(metric, labels, threshold.is_reached)
 
+    measures = build_measures(
+        config.metrics,
+        named,
+        facts,
+        feed=_as_one_label if len(labels) == 1 else _as_labels,
+        by_class=partial(measure_of_labels, facts, threshold),
+    )
     return Task(
         build_losses(config.chosen_losses, facts),
-        build_measures(
-            config.metrics,
-            named,
-            facts,
-            feed=_as_one_label if len(labels) == 1 else _as_labels,
-            by_class=partial(measure_of_labels, facts, threshold),
-        ),
+        with_each_class(measures) if config.per_class else measures,
         partial(_read, labels, threshold),
         threshold=threshold,
     )

@@ -13,8 +13,8 @@ from finetune.models.shapes import describe
 from finetune.tasks.column_means import over_columns
 from finetune.tasks.losses import build_losses
 from finetune.tasks.metrics import Feed, Measure, build_measures, takes_batch, target_of
+from finetune.tasks.number_metrics import metric_of_numbers
 from finetune.tasks.records import Asked, Prediction
-from finetune.tasks.running_metrics import metric_of_numbers
 from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TaskFacts
 from finetune.tasks.torch_metrics import measure_of_numbers

@@ -1,4 +1,4 @@
-"""Metrics that are computed from running counts or sums: accuracy, F1, mean errors, R².
+"""Metrics that are computed from running counts: accuracy, F1, precision, recall, overlap.
 
 torchmetrics has them all, but takes longer to load than torch: it loads scipy, torchvision,
 matplotlib and torch's compiler. These metrics give the same figures to the last bit. Where they
@@ -7,6 +7,7 @@ differ on purpose, the docstring says so.
 Letters: B samples, C classes or labels.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +17,18 @@ import torch
 from torch import Tensor
 
 from finetune.errors import named
-from finetune.tasks.conditions import Always, Condition, EveryClass, OnePositive, Spread
+from finetune.tasks.conditions import Always, Condition, EveryClass, OnePositive
 
 ClassScore = Literal["accuracy", "f1", "precision", "recall"]
 PixelScore = Literal["mean_iou", "dice", "pixel_accuracy"]
-NumberScore = Literal["mse", "rmse", "mae", "r2"]
+
+
+class ByClass(NamedTuple):
+    """What a mean over classes is the mean of."""
+
+    names: Sequence[str]
+    scores: Callable[[Tensor], Tensor]
+    """Returns the score of each class `(C,)` from the sums; NaN for one without a sample."""
 
 
 @dataclass(slots=True)
@@ -35,6 +43,7 @@ class RunningMetric:
         higher_is_better: Which way it improves.
         left_out: Returns what the figure is not of, such as a class, with the reason, given the
             sums; nothing without it.
+        by_class: The score of each class; None of a metric that is about no class.
     """
 
     sums: Callable[[Tensor, Tensor], Tensor]
@@ -42,6 +51,7 @@ class RunningMetric:
     new_condition: Callable[[], Condition]
     higher_is_better: bool
     left_out: Callable[[Tensor], dict[str, str]] | None = None
+    by_class: ByClass | None = None
     _total: Tensor | None = None
     _count: int = 0
 
@@ -66,6 +76,20 @@ class RunningMetric:
             raise ValueError("it has seen no sample")
         return self.figure(self._total, self._count)
 
+    def score_of_class(self, number: int) -> float:
+        """Return the score of one class over all batches.
+
+        Raises:
+            ValueError: there was no batch, or none of its samples is of the class.
+        """
+        assert self.by_class is not None  # whoever asks has seen that there is one
+        if self._total is None:
+            raise ValueError("it has seen no sample")
+        score = float(self.by_class.scores(self._total)[number])
+        if math.isnan(score):
+            raise ValueError(f"nothing is of class {self.by_class.names[number]!r}")
+        return score
+
     def parts_left_out(self) -> dict[str, str]:
         """Return what the figure of all batches is not of, such as a class, with the reason."""
         if self.left_out is None or self._total is None:
@@ -88,7 +112,8 @@ def metric_of_classes(score: ClassScore, classes: Sequence[str]) -> RunningMetri
     counts = partial(_counts_of_classes, len(classes))
     condition = partial(EveryClass, classes, needs_others=False)
     figure = partial(_mean_over_classes, _SCORES[score])
-    return RunningMetric(counts, figure, condition, higher_is_better=True)
+    each = ByClass(classes, partial(_score_of_each, _SCORES[score]))
+    return RunningMetric(counts, figure, condition, higher_is_better=True, by_class=each)
 
 
 def metric_of_pixels(score: PixelScore, classes: Sequence[str]) -> RunningMetric:
@@ -105,14 +130,20 @@ def metric_of_pixels(score: PixelScore, classes: Sequence[str]) -> RunningMetric
             figure = partial(_of_any_pixel, _share_of_rights)
             return RunningMetric(rights, figure, Always, higher_is_better=True)
         case "mean_iou":
-            figure = partial(_mean_over_present, _overlap)
+            of_counts = _overlap
         case "dice":
-            figure = partial(_mean_over_present, _f1)
+            of_counts = _f1
         case _:
             assert_never(score)
     counts = partial(_counts_of_classes, len(classes))
-    figure, absent = partial(_of_any_pixel, figure), partial(_absent, classes)
-    return RunningMetric(counts, figure, Always, higher_is_better=True, left_out=absent)
+    return RunningMetric(
+        counts,
+        partial(_of_any_pixel, partial(_mean_over_present, of_counts)),
+        Always,
+        higher_is_better=True,
+        left_out=partial(_absent, classes),
+        by_class=ByClass(classes, partial(_score_of_each, of_counts)),
+    )
 
 
 def metric_of_labels(
@@ -134,22 +165,8 @@ def metric_of_labels(
     is_reached = threshold if callable(threshold) else partial(torch.le, torch.tensor(threshold))
     counts = partial(_counts_of_labels, len(labels), is_reached)
     figure = partial(_mean_over_labels, _SCORES[score])
-    return RunningMetric(counts, figure, condition, higher_is_better=True)
-
-
-def metric_of_numbers(score: NumberScore) -> RunningMetric:
-    """Return a metric fed with numbers and targets of one shape."""
-    match score:
-        case "mse":
-            return RunningMetric(_squared_errors, _mean, Always, higher_is_better=False)
-        case "rmse":
-            return RunningMetric(_squared_errors, _root_of_mean, Always, higher_is_better=False)
-        case "mae":
-            return RunningMetric(_absolute_errors, _mean, Always, higher_is_better=False)
-        case "r2":
-            return RunningMetric(_sums_of_r2, _r2, Spread, higher_is_better=True)
-        case _:
-            assert_never(score)
+    each = ByClass(labels, partial(_score_of_each, _SCORES[score]))
+    return RunningMetric(counts, figure, condition, higher_is_better=True, by_class=each)
 
 
 class _Counts(NamedTuple):
@@ -203,7 +220,7 @@ def _counts_of_labels(
     size: int, is_reached: Callable[[Tensor], Tensor], outputs: Tensor, target: Tensor
 ) -> Tensor:
     """Count each label in logits and targets, (B, C, ...) or (B,) each; return (4, C) int64."""
-    _refuse_other_shapes(outputs, target)
+    refuse_other_shapes(outputs, target)
     if outputs.shape[1:2] != (size,) and (size > 1 or outputs.ndim > 1):
         raise ValueError(f"{size} labels need as many outputs")
     if bool(((target != 0) & (target != 1)).any()):
@@ -215,56 +232,10 @@ def _counts_of_labels(
     return torch.stack([kind.flatten(2).sum(dim=(0, 2)) for kind in kinds])
 
 
-def _squared_errors(outputs: Tensor, target: Tensor) -> Tensor:
-    _refuse_other_shapes(outputs, target)
-    error = (outputs - target).flatten()
-    return (error * error).sum()
-
-
-def _absolute_errors(outputs: Tensor, target: Tensor) -> Tensor:
-    _refuse_other_shapes(outputs, target)
-    return (outputs - target).flatten().abs().sum()
-
-
-def _sums_of_r2(outputs: Tensor, target: Tensor) -> Tensor:
-    """Return the sums of squared errors, of targets, and of squared targets, (3,) float64."""
-    _refuse_other_shapes(outputs, target)
-    # On the CPU, as not every device has float64.
-    said, so = (values.cpu().double().flatten() for values in (outputs, target))
-    error = so - said
-    return torch.stack([(error * error).sum(), so.sum(), (so * so).sum()])
-
-
-def _refuse_other_shapes(outputs: Tensor, target: Tensor) -> None:
+def refuse_other_shapes(outputs: Tensor, target: Tensor) -> None:
+    """Raise `ValueError` if outputs and targets differ in shape."""
     if outputs.shape != target.shape:
         raise ValueError("outputs and targets differ in shape")
-
-
-def _mean(total: Tensor, count: int) -> Tensor:
-    # both are tensors: on a GPU torch divides by a number by multiplying with its rounded inverse
-    return total / torch.tensor(count, device=total.device)
-
-
-def _root_of_mean(total: Tensor, count: int) -> Tensor:
-    return _mean(total, count).sqrt()
-
-
-def _r2(total: Tensor, count: int) -> Tensor:
-    """Return the share of the variance of targets y that outputs f explain.
-
-    R² = 1 - sum (y - f)² / sum (y - mean)², where the second sum is sum y² - (sum y)² / n.
-
-    torchmetrics takes the difference of these in float32, where nothing is left of targets that
-    lie far from zero (years, say), and returns 0 or 1 where either sum is below 0.0001.
-
-    Raises:
-        ValueError: the targets are so close together that their variance is lost.
-    """
-    errors, targets, squares = total.unbind()
-    variance = squares - targets * targets / count
-    if variance <= 0:
-        raise ValueError("the targets hardly differ")
-    return 1 - errors / variance
 
 
 def _share_of_rights(total: Tensor, _: int) -> Tensor:
@@ -288,6 +259,12 @@ def _mean_over_present(score: Callable[[_Counts], Tensor], total: Tensor, _: int
     return _share(scores, _has_samples(counts).sum()).sum()
 
 
+def _score_of_each(score: Callable[[_Counts], Tensor], total: Tensor) -> Tensor:
+    """Return the score of each class or label, `(C,)`; NaN for one that no sample has."""
+    counts = _Counts(*total)
+    return torch.where(_has_samples(counts), score(counts), torch.nan)
+
+
 def _absent(classes: Sequence[str], total: Tensor) -> dict[str, str]:
     """Return the classes that no mask has, with that as the reason."""
     present = _has_samples(_Counts(*total)).tolist()
@@ -304,7 +281,8 @@ def _has_samples(counts: _Counts) -> Tensor:
 def _mean_over_labels(score: Callable[[_Counts], Tensor], total: Tensor, _: int) -> Tensor:
     """Return the mean score over all labels."""
     scores = score(_Counts(*total))
-    # Divided by a tensor and before the sum, see `_mean` and `_mean_over_classes`.
+    # By a tensor, since a GPU rounds otherwise for a number; and before the sum, see
+    # `_mean_over_classes`.
     return (scores / torch.ones_like(scores).sum()).sum()
 
 

@@ -17,6 +17,7 @@ from finetune.data.batches import Batch
 from finetune.data.media.pixel_classes import IGNORED, PixelClasses
 from finetune.tasks.class_weights import weights_of_classes
 from finetune.tasks.cross_entropies import weight_of
+from finetune.tasks.each_class import with_each_class
 from finetune.tasks.losses import WeightedLoss, against_target, build_loss
 from finetune.tasks.mask_records import MaskRecord
 from finetune.tasks.metrics import build_measures, target_of
@@ -35,14 +36,15 @@ def segmentation(config: SegmentationTask, facts: TaskFacts) -> Task:
     """
     classes = facts.names
     numbers = PixelClasses.of(classes, None, named=config.classes is not None).numbers
+    measures = build_measures(
+        config.metrics,
+        partial(metric_of_pixels, classes=classes),
+        facts,
+        feed=partial(_pixels, classes),
+    )
     return Task(
         tuple(_loss(node, n, facts) for n, node in enumerate(config.chosen_losses)),
-        build_measures(
-            config.metrics,
-            partial(metric_of_pixels, classes=classes),
-            facts,
-            feed=partial(_pixels, classes),
-        ),
+        with_each_class(measures) if config.per_class else measures,
         partial(_read, classes, numbers),
         remark=_remark,
         picture="mask",

@@ -23,11 +23,12 @@ from finetune.data.samples import IGNORED, WORDS_OF
 from finetune.data.targets.words import words_of
 from finetune.errors import FinetuneError, named
 from finetune.tasks.cross_entropies import class_logits
-from finetune.tasks.entities import entities_of, other_tags
+from finetune.tasks.each_class import with_each_class
+from finetune.tasks.entities import entities_of, other_tags, types_of
 from finetune.tasks.losses import Count, WeightedLoss, build_losses
 from finetune.tasks.metrics import Metric, build_measures, target_of
 from finetune.tasks.records import Asked
-from finetune.tasks.running_metrics import RunningMetric, metric_of_classes
+from finetune.tasks.running_metrics import ByClass, RunningMetric, metric_of_classes
 from finetune.tasks.task import Task
 from finetune.tasks.task_facts import TaskFacts
 from finetune.tasks.unfit_outputs import misfit, one_tensor
@@ -91,15 +92,16 @@ def token_classification(config: TokenClassificationTask, facts: TaskFacts) -> T
             return metric_of_classes(metric, classes)
         return _metric_of_entities(metric, classes)
 
+    measures = build_measures(
+        config.metrics,
+        built_in,
+        facts,
+        feed=partial(_of_words, classes),
+        feeds=dict.fromkeys(_OF_ENTITIES, partial(_of_texts, classes)),
+    )
     return Task(
         _losses(config, facts),
-        build_measures(
-            config.metrics,
-            built_in,
-            facts,
-            feed=partial(_of_words, classes),
-            feeds=dict.fromkeys(_OF_ENTITIES, partial(_of_texts, classes)),
-        ),
+        with_each_class(measures) if config.per_class else measures,
         partial(_read, classes),
     )
 
@@ -208,30 +210,49 @@ def _metric_of_entities(score: TokenMetric, classes: Sequence[str]) -> RunningMe
 
     An entity is right if its type and both its ends are. All types count together.
     """
+    types = types_of(classes)
     return RunningMetric(
-        partial(_counts, classes),
+        partial(_counts, classes, types),
         partial(_score, score),
         partial(_AnyEntity, classes),
         higher_is_better=True,
+        by_class=ByClass(types, partial(_scores, score)),
     )
 
 
-def _counts(classes: Sequence[str], said: Tensor, so: Tensor) -> Tensor:
-    """Count the entities that are both predicted and right, predicted, and right; (3,) int64."""
-    counts = torch.zeros(3, dtype=torch.int64)
+def _counts(classes: Sequence[str], types: Sequence[str], said: Tensor, so: Tensor) -> Tensor:
+    """Count the entities that are both predicted and right, predicted, and right.
+
+    Returns:
+        Counts for each type, `(3, types)` int64.
+    """
+    counts = torch.zeros(3, len(types), dtype=torch.int64)
+    number = {label: place for place, label in enumerate(types)}
     for predicted, right in zip(said.cpu(), so.cpu(), strict=True):
         is_word = right != IGNORED
         both = [
             set(entities_of([classes[number] for number in numbers[is_word].tolist()]))
             for numbers in (predicted, right)
         ]
-        counts += torch.tensor([len(both[0] & both[1]), len(both[0]), len(both[1])])
+        for row, found in enumerate((both[0] & both[1], *both)):
+            for entity in found:
+                counts[row, number[entity.label]] += 1
     return counts
 
 
 def _score(score: TokenMetric, total: Tensor, _: int) -> Tensor:
-    """Return a score from the counts of `_counts`; 0 where nothing is predicted."""
-    hits, said, so = total.double().unbind()
+    """Return a score of all types together from the counts of `_counts`, `()`."""
+    return _share(score, total.sum(dim=1))
+
+
+def _scores(score: TokenMetric, total: Tensor) -> Tensor:
+    """Return a score of each type, `(types,)`; NaN for one of which there is no entity."""
+    return torch.where(total[2] > 0, _share(score, total), torch.nan)
+
+
+def _share(score: TokenMetric, counts: Tensor) -> Tensor:
+    """Return a score from hits, predicted and right entities; 0 where nothing is predicted."""
+    hits, said, so = counts.double().unbind()
     # F1 is the harmonic mean of precision and recall.
     parts = {"precision": (hits, said), "recall": (hits, so), "f1": (2 * hits, said + so)}
     part, whole = parts[score]

@@ -13,7 +13,8 @@ from torchmetrics import regression as of_numbers
 from torchmetrics.functional import classification as of_classes
 from torchmetrics.functional.regression import r2_score
 
-from finetune.tasks.running_metrics import metric_of_classes, metric_of_labels, metric_of_numbers
+from finetune.tasks.number_metrics import metric_of_numbers
+from finetune.tasks.running_metrics import metric_of_classes, metric_of_labels
 
 SCORES = ["accuracy", "f1", "precision", "recall"]
 seeds = st.integers(0, 2**31)
