@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
 
 CONFIG = {
     "model": {

@@ -21,7 +21,7 @@ from finetune.train.wire import build_trainer
 
 # However little it saves: what is to be met is a kill while rows are written.
 estimate._READ_BYTES_PER_S, estimate._READ_S_PER_SAMPLE = 1e18, 0.0
-estimate._TRYING_PASSES, estimate._LEAST_SHARE = 0, 0.0
+estimate._WORTH_TRYING, estimate._TRYING_PASSES, estimate._LEAST_SHARE = 0, 0, 0.0
 
 
 def attempt(config: Path, run: Path) -> int:

