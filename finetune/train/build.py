@@ -75,7 +75,8 @@ def build_parts(
         use_exact_kernels(device, wanted=config.train.deterministic)
         # Before any data is read: otherwise a layer from a package that is not trusted would show
         # as samples of unequal shapes.
-        data = open_samples(config, refuse_missing(config), record, most)
+        known = refuse_missing(config)
+        data = open_samples(config, record, most, preprocessing=known)
         model, task = build_model_and_task(config, data.facts, data.specs, device)
         total = _total_steps(config, data.order.count)
         phases = phases_of(config, model)
@@ -140,23 +141,26 @@ def plan_of(config: RunConfig, model: Network) -> Plan:
 
 def open_samples(
     config: RunConfig,
-    preprocessing: Preprocessing,
     record: Record | None = None,
     most: int | None = None,
+    *,
+    preprocessing: Preprocessing | None = None,
 ) -> PreparedData:
     """Open the data of a config and prepare it as the model needs it.
 
     Args:
         config: The run config.
-        preprocessing: What the network was pretrained with.
         record: The run's record of its data, if it has begun.
         most: Upper bound on the samples prepared per split; None for all.
+        preprocessing: What the network was pretrained with; None looks it up.
 
     Raises:
         DataError: the data cannot be read, or does not fit the config.
     """
     keeps = config.cache.use == "auto"
     files = KnownFiles(config.cache.disk_gb) if keeps else None
+    if preprocessing is None:
+        preprocessing = refuse_missing(config)
     opened = open_raw(config, preprocessing, files, record)
     prepared = prepare_data(
         # Drawn after opening: the facts keep the sizes of all samples, by which steps and costs go.

@@ -18,9 +18,9 @@ from finetune.store.store import Store
 
 pytestmark = pytest.mark.usefixtures("always")
 
-NUM, WIDTH = 400, 6
+NUM, WIDTH = 400, 8
 LAYERS = [
-    {"name": "body", "type": "Linear", "out_features": 8},
+    {"name": "body", "type": "Linear", "out_features": 16},
     {"name": "act", "type": "Tanh"},
     {"name": "head", "type": "Linear", "out_features": "classes"},
 ]
