@@ -18,8 +18,9 @@ from finetune.freezing.lints import Lint
 from finetune.freezing.origins import lines_on_weights
 from finetune.freezing.report import plan_as_data
 from finetune.lints.classes_of_pixels import classes_of_pixels
+from finetune.optim.groups import weight_decay_of
 from finetune.outfile import write_new
-from finetune.preview.costs import Costs, PlanCosts, predict_costs, weight_decay_of
+from finetune.preview.costs import Costs, PlanCosts, predict_costs
 from finetune.redaction import redacted
 from finetune.terminal import Terminal, console_for, new_table, print_lines
 from finetune.train.build import build_parts, lints_of, located, phases_of

@@ -1,5 +1,6 @@
 """The optimizer and its parameter groups: one layout for the whole run, state by name."""
 
+import inspect
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,13 @@ class Group:
     def is_trained(self, trained: Container[str]) -> bool:
         """Tell whether a phase trains the group, given all names that it trains."""
         return self.names[0] in trained
+
+
+def weight_decay_of(config: OptimizerConfig) -> float:
+    """Return the weight decay of an optimizer: as given, or its default; 0 if it has none."""
+    # Defaults differ from optimizer to optimizer, so they are read off the class.
+    known = inspect.signature(getattr(torch.optim, config.type)).parameters.get("weight_decay")
+    return float(config.arguments.get("weight_decay", known.default if known else 0.0))
 
 
 def make_groups(

@@ -1,13 +1,10 @@
 """Predict what each phase costs: FLOPs, memory, sizes of files."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
-from finetune.config.optim import OptimizerConfig
 from finetune.config.run import RunConfig
 from finetune.freezing.plan import Phase, Plan
 from finetune.freezing.policies.policy import Mask
@@ -170,13 +167,6 @@ def predict_costs(parts: Parts, config: RunConfig) -> PlanCosts:
         spans=spans,
         drawn=None if plan.policy is None else plan.policy.first({}),
     )
-
-
-def weight_decay_of(config: OptimizerConfig) -> float:
-    """Return the weight decay of an optimizer: as given, or its default; 0 if it has none."""
-    # Defaults differ from optimizer to optimizer, so they are read off the class.
-    known = inspect.signature(getattr(torch.optim, config.type)).parameters.get("weight_decay")
-    return float(config.arguments.get("weight_decay", known.default if known else 0.0))
 
 
 def _costs(

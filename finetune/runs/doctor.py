@@ -213,6 +213,8 @@ def _proof(folder: RunFolder) -> Finding:
     # the two.
     if not proof.said:
         return Finding("proof", "says that it failed, of nothing that it lists", is_damage=True)
+    if not proof.tensors:
+        return Finding("proof", "intact: nothing was frozen")
     over = "1 phase" if len(proof.phases) == 1 else f"{len(proof.phases)} phases"
     return Finding("proof", f"intact: {proof.tensors} fingerprints equal over {over}")
 

@@ -146,7 +146,9 @@ class Trainer:
         metrics = None if lacks_temperature(task, self.folder, step) else metrics
         # Of several processes the first one decides: another may read what it has not written yet.
         if self.sharing.link.first_says(claim=metrics is not None):
-            self.reporter.message(f"{self.folder.path}: already done; --fresh begins anew")
+            self.reporter.message(
+                f"{self.folder.path}: already done; --fresh (in Python fresh=True) begins anew"
+            )
             self.progress.metrics = metrics or {}
             # `fit` leaves the best weights in the model, also when there is nothing to train.
             self.saver.take_best(self.cache)

@@ -71,7 +71,7 @@ def build_trainer(
         goes_on = not fresh or folder.origin is not None
         checkpoint = take_up(trainer) if goes_on else None
         place = on_place(folder.path, trainer.progress.step, parts.total_steps, checkpoint)
-        for line in (f"run: {place}", *facts_of(config, parts)):
+        for line in (f"run: {place}", *facts_of(config, parts, checkpoint)):
             trainer.reporter.telling.message(redacted(line))
         for line in notes:
             trainer.reporter.message(line)

@@ -86,6 +86,7 @@ def test_a_run_that_goes_on_names_the_step_and_the_checkpoint(said_by, tmp_path)
     place = tmp_path / "run"
     checkpoint = place / "checkpoints" / "step-00000004"
     assert about(longer, "run")[0] == f"{place} goes on after step 4 of 6, from {checkpoint}"
+    assert about(longer, "weights")[0] == "those of the checkpoint; none loaded before step 0"
 
 
 def test_a_run_that_begins_from_another_one_names_that_one(small_config, tmp_path, capsys):
@@ -298,3 +299,15 @@ def test_before_its_first_end_doctor_names_the_newest_checkpoint_too(small_confi
     (tmp_path / "run" / "summary.json").unlink()
     said = {finding.label: finding.text for finding in examine(tmp_path / "run").findings}
     assert said["status"] == "not at its end; step-00000006 is its newest whole checkpoint"
+
+
+def test_doctor_does_not_count_fingerprints_where_nothing_was_frozen(small_config, tmp_path):
+    build_trainer(small_config(freeze=None), tmp_path / "run").fit(quiet=True)
+    said = {finding.label: finding.text for finding in examine(tmp_path / "run").findings}
+    assert said["proof"] == "intact: nothing was frozen"
+
+
+def test_a_run_that_is_done_names_what_begins_it_anew_from_python_too(said_by):
+    said_by()
+    [line] = [line for line in said_by() if "already done" in line]
+    assert line.endswith("already done; --fresh (in Python fresh=True) begins anew")

@@ -170,3 +170,70 @@ def test_evaluations_without_validation_samples_are_told(small_config):
     train = {"epochs": 2, "batch_size": 8, "evaluate_every": {"steps": 2}}
     [lint] = preview(small_config(data=whole, train=train)).lints
     assert lint.message == "train.evaluate_every has no effect: there are no validation samples"
+
+
+DECAYING = {"type": "AdamW", "lr": 0.1, "weight_decay": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        (
+            {"optimizer": {"type": "SGD", "lr": 0.1, "no_decay": [{"kind": "bias"}]}},
+            "optimizer.no_decay has no effect: SGD has a weight decay of 0",
+        ),
+        (
+            {"optimizer": DECAYING | {"no_decay": ["body"]}, "freeze": ["body"]},
+            "optimizer.no_decay has no effect: no phase trains any of these parameters",
+        ),
+        (
+            {"optimizer": DECAYING | {"layer_decay": 0.5}, "freeze": ["body"]},
+            "optimizer.layer_decay has no effect: all that trains comes behind the last block",
+        ),
+        (
+            {"optimizer": DECAYING | {"layer_decay": 0.9, "freeze_below": 0.1}},
+            "optimizer.freeze_below freezes nothing: the smallest factor by depth is",
+        ),
+        (
+            {"schedule": {"type": "cosine", "floor": 1.0}},
+            "schedule 'cosine' has no effect: its floor is the peak rate",
+        ),
+        (
+            {"freeze": {"method": "lisa", "blocks": 1, "period": 8}},
+            "other blocks are never drawn: each draw lasts 8 steps, and the run is over after 8",
+        ),
+    ],
+    ids=["no decay", "frozen", "no blocks", "no limit", "floor", "lisa"],
+)
+def test_a_setting_of_optimizer_or_method_that_changes_nothing_is_told(
+    small_config, sections, message
+):
+    train = {"epochs": 2, "batch_size": 8}
+    lints = preview(small_config(data=SPLIT, train=train, **sections)).lints
+    assert any(lint.message.startswith(message) for lint in lints), lints
+
+
+def test_settings_of_the_optimizer_that_change_something_are_not_told(small_config):
+    optimizer = DECAYING | {"no_decay": [{"kind": "bias"}]}
+    sections = {"optimizer": optimizer, "schedule": {"type": "cosine", "floor": 0.9}}
+    train = {"epochs": 2, "batch_size": 8}
+    assert preview(small_config(data=SPLIT, train=train, **sections)).lints == ()
+
+
+def test_a_column_of_groups_or_weights_that_says_nothing_is_told(small_config, tmp_path):
+    rows = "".join(f"{n},{n % 3},{n},1\n" for n in range(40))
+    (tmp_path / "t.csv").write_text(f"x,y,row,weight\n{rows}")
+    data = {
+        "source": {"type": "csv", "path": str(tmp_path / "t.csv")},
+        "split": {"validation": 0.2, "group": "row"},
+        "inputs": ["x"],
+        "target": "y",
+        "transforms": [{"type": "stack"}],
+        "balance": {"weights": "weight"},
+    }
+    model = {"layers": [{"name": "head", "type": "Linear", "out_features": 1}]}
+    notes = preview(small_config(data=data, model=model)).parts.data.notes_on_all
+    group = "split.group: each of 40 samples has a value of its own in column 'row': it keeps"
+    assert any(note.startswith(group) for note in notes), notes
+    same = "balance: all samples have the same weight in 'weight': none is drawn more often"
+    assert same in notes

@@ -12,7 +12,8 @@ from finetune.freezing.apply import freeze
 from finetune.freezing.plan import make_plan
 from finetune.freezing.proof import fingerprints
 from finetune.models.inventory import take_inventory
-from finetune.preview.costs import predict_costs, weight_decay_of
+from finetune.optim.groups import weight_decay_of
+from finetune.preview.costs import predict_costs
 from finetune.train.build import build_parts
 from finetune.train.wire import build_trainer
 

@@ -224,6 +224,8 @@ def _on_classes(labels: Tensor, classes: Sequence[str], count: int) -> list[str]
 def _on_weights(weights: Tensor, name: str) -> list[str]:
     """Return a line on how often samples come where they have weights."""
     count, never = len(weights), int((weights == 0).sum())
+    if bool((weights == weights[0]).all()):
+        return [f"balance: all samples have the same weight in {name!r}: none is drawn more often"]
     often = float(weights.max() / weights.sum()) * count
     line = (
         f"balance: an epoch draws {count:,} samples by the weights in {name!r}, some of them up to "

@@ -86,14 +86,18 @@ def _drawn(
         strata = whole.target if split.stratify else None
         names = classes if split.stratify and classes else ()
         return split_samples(split, seed, groups, strata=strata, names=names), []
+    notes = []
     if group is not None:
         groups = joined_groups(groups, group)
+        if len(set(group)) == count:
+            what = f"split.group: each of {count:,} samples has a value of its own in column"
+            notes.append(f"{what} {split.group!r}: it keeps nothing together")
     if split.folds is None:
         shares = {"train": 1 - sum(split.shares.values()), **split.shares}
         parts = spread(groups, labels, shares, seed)
     else:
         parts = _folded(groups, labels, split, split.folds, seed)
-    return parts, note_on_sizes(parts, split.shares)
+    return parts, [*notes, *note_on_sizes(parts, split.shares)]
 
 
 def _folded(

@@ -20,6 +20,7 @@ from finetune.lints.unscaled_numbers import unscaled_numbers
 from finetune.models.declared import Network
 from finetune.redaction import redacted
 from finetune.tasks.task import Task
+from finetune.train.before.idle_settings import idle_settings
 from finetune.train.before.without_effect import without_effect
 
 
@@ -61,6 +62,7 @@ def all_lints(
                 total=total,
                 validates="validation" in parts,
             ),
+            *idle_settings(config, plan, total),
         ),
         "weights": frozen_by_chance(model.weights_reports, plan),
         "data": (

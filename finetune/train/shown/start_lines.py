@@ -22,12 +22,13 @@ _MOST_CLASSES = 10
 """Number of classes to name; the rest are not shown."""
 
 
-def facts_of(config: RunConfig, parts: Parts) -> list[str]:
+def facts_of(config: RunConfig, parts: Parts, checkpoint: Path | None) -> list[str]:
     """Return lines on the device, data, network and weights of a run.
 
     Args:
         config: The run config.
         parts: The parts built from it.
+        checkpoint: The checkpoint that was loaded; None at step 0.
     """
     data, training = parts.data, parts.training
     facts = [
@@ -39,7 +40,10 @@ def facts_of(config: RunConfig, parts: Parts) -> list[str]:
     if data.automatic:
         facts.append(f"transforms: {on_transforms(data.automatic)}")
     if not parts.model.weights_reports:
-        facts.append(f"weights: {_no_weights(config)}")
+        loaded = (
+            None if checkpoint is None else "those of the checkpoint; none loaded before step 0"
+        )
+        facts.append(f"weights: {loaded or _no_weights(config)}")
     return facts
 
 
