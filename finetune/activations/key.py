@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from finetune.activations.find.boundary import Boundary
 from finetune.activations.find.checks import Inputs
 from finetune.activations.find.flow import watch_around
-from finetune.activations.find.trace import Operation
+from finetune.activations.find.operations import Operation
 from finetune.bits import fingerprint
 from finetune.freezing.apply import in_mode
 from finetune.freezing.proof import fingerprints, hashed

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from finetune.activations.find.trace import Call, storage_of, watched
+from finetune.module_calls import Call, storage_of, watched
 from finetune.structure import tensors_in
 
 Squashing = Literal[

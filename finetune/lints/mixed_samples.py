@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from finetune.activations.find.trace import Call, watched
 from finetune.config.model import Layer
+from finetune.module_calls import Call, watched
 from finetune.structure import tensors_in
 
 FEW, FEWER = 4, 2

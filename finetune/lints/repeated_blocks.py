@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from finetune.activations.find.trace import Call, watched
 from finetune.bits import same_bits
+from finetune.module_calls import Call, watched
 from finetune.structure import rebuilt, tensors_in
 
 

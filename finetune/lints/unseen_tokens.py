@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from finetune.activations.find.trace import Call, watched
 from finetune.data.batches import Samples
 from finetune.models.parts import FirstToken
+from finetune.module_calls import Call, watched
 from finetune.structure import tensors_in
 
 Inputs = dict[str, Tensor]

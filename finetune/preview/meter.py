@@ -12,13 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from finetune.activations.estimate import TOO_FEW, Estimate, Use, find_estimate, too_few_come
 from finetune.activations.find.boundary import Boundary
-from finetune.activations.find.trace import storage_of
 from finetune.bits import fingerprint
 from finetune.config.freeze import ModulesConfig
 from finetune.config.run import RunConfig
 from finetune.data.batches import Batch, sample_order, windows
 from finetune.freezing.apply import mask_given_back, take_on
 from finetune.freezing.plan import Phase
+from finetune.module_calls import storage_of
 from finetune.preserved import preserved
 from finetune.preview.flop_formulas import ALL_FORMULAS, FORMULAS
 from finetune.preview.without_products import WithoutProducts

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from finetune.activations.find.trace import storage_of
+from finetune.module_calls import storage_of
 
 _TO_PYTHON = {Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__}
 """Functions that hand values to Python without an operation that a dispatch mode sees."""

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from finetune.activations.batch_shapes import mask_of
-from finetune.activations.find.checks import Findings, Inputs, Place, Trial, make_trials
+from finetune.activations.find.checks import Findings, Inputs, Trial, make_trials
 from finetune.activations.find.flow import Held, follow_values
-from finetune.activations.find.trace import Call, storage_of
+from finetune.module_calls import Call, Place, storage_of
 from finetune.preserved import preserved
 from finetune.store.layout import RowSpec
 from finetune.structure import rebuilt
@@ -145,7 +145,7 @@ def probe(
         mask = mask_of(batch) if is_right_padded else None
         boundary, chosen = _boundary(model, batch, first, findings, mask)
     size = len(next(iter(batch.values())))
-    roots = [(root.module, root.visit) for root in first.roots]
+    roots = [root.place for root in first.roots]
     # The fastest pass: slower ones had to wait for memory or for other programs.
     prefix, whole = (
         min(sum(times[place] for place in places) for times in findings.times)
@@ -167,13 +167,12 @@ def _maximal(roots: Sequence[Call], findings: Findings, given: set[int]) -> list
     found: list[Place] = []
     for call in roots:
         storages = {storage_of(tensor) for tensor in call.tensors}
-        place = (call.module, call.visit)
-        is_fit = call.is_frozen and place not in findings.faults
+        is_fit = call.is_frozen and call.place not in findings.faults
         # The network itself is never chosen: nothing would be left to run.
         if not is_fit or call.is_outermost:
             found += _maximal(call.children, findings, given)
         elif not storages <= given | call.taken:
-            found.append(place)
+            found.append(call.place)
             given |= storages
     return found
 
@@ -208,7 +207,7 @@ def _boundary(
             visit = visits.get(call.module, 0)
             visits[call.module] = visit + 1
             if not is_outside:
-                place = (call.module, call.visit)
+                place = call.place
                 leaves = _leaves(call, flow.needed[place], findings.constants[place], mask)
                 calls.append(FrozenCall(call.module, visit, hollow[place], leaves))
     reasons = _reasons(model, findings, trial)
@@ -223,7 +222,7 @@ def _reasons(model: nn.Module, findings: Findings, trial: Trial) -> tuple[str, .
         if (fault := findings.faults.get(place)) is None:
             continue
         below = (inner for child in call.children for inner in child.walk())
-        has_inner = any((inner.module, inner.visit) in findings.faults for inner in below)
+        has_inner = any(inner.place in findings.faults for inner in below)
         if place in findings.causes or not has_inner:
             module = place[0]
             kind = type(model.get_submodule(module)).__name__
@@ -233,7 +232,7 @@ def _reasons(model: nn.Module, findings: Findings, trial: Trial) -> tuple[str, .
 
 def _outside_calls(call: Call, chosen: Collection[Place]) -> Iterator[tuple[Call, bool]]:
     """Yield the calls not inside a chosen one; the flag is False for the chosen ones."""
-    if (call.module, call.visit) in chosen:
+    if call.place in chosen:
         yield call, False
         return
     yield call, True

@@ -13,8 +13,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from finetune.activations.find.trace import Call, watched
 from finetune.bits import same_bits
+from finetune.module_calls import Call, Place, watched
 from finetune.preserved import (
     attributes,
     buffers,
@@ -25,8 +25,6 @@ from finetune.preserved import (
 from finetune.structure import apart_from_tensors
 
 Inputs = Mapping[str, Tensor]
-Place = tuple[str, int]
-"""A module call: name of the module, and number of its earlier calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +137,7 @@ def _watched_pass(model: nn.Module, inputs: Inputs, *, seed: int) -> Trial:
     with preserved(model, buffers=True, random=seed), watched(model) as roots:
         model(**copies)
         moved = moved_buffers(model, tensors)
-    calls = {(call.module, call.visit): call for root in roots for call in root.walk()}
+    calls = {call.place: call for root in roots for call in root.walk()}
     return Trial(calls, roots, moved, moved_attributes(plain, attributes(model)))
 
 

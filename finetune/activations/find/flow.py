@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from finetune.activations.find.checks import Inputs, Place
-from finetune.activations.find.trace import Call, Operation, Operations, storage_of, watched
+from finetune.activations.find.checks import Inputs
+from finetune.activations.find.operations import Operation, Operations
+from finetune.module_calls import Call, Place, storage_of, watched
 from finetune.preserved import (
     AttributeName,
     attributes,
@@ -105,17 +106,15 @@ def watch_around(model: nn.Module, inputs: Inputs, chosen: Collection[Place]) ->
     arguments: dict[int, list[Any]] = {}
 
     def entered(call: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        place = (call.module, call.visit)
         arguments[id(call)] = [*args, *kwargs.values()]
-        if place in chosen:
-            seen.entrances[place] = Entrance(arguments[id(call)], len(operations.found))
-            operations.close(place, arguments[id(call)])
+        if call.place in chosen:
+            seen.entrances[call.place] = Entrance(arguments[id(call)], len(operations.found))
+            operations.close(call.place, arguments[id(call)])
 
     def left(call: Call) -> None:
-        place = (call.module, call.visit)
-        if place in chosen:
+        if call.place in chosen:
             operations.reopen(call.output)
-            seen.given[place] = call
+            seen.given[call.place] = call
         # Only innermost calls: the work of the others is seen in their parts.
         elif not call.children and not operations.is_closed:
             # Compiled and custom functions show no operation to torch, so the module call counts as

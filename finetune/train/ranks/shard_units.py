@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from finetune.activations.find.trace import is_read_of_shape
 from finetune.block_names import by_block
 from finetune.models.inventory import ParamInfo
+from finetune.module_calls import is_read_of_shape
 from finetune.preserved import preserved
 from finetune.structure import tensors_in
 
