@@ -1,59 +1,25 @@
-"""Batch shapes and padding.
+"""Batch shapes and padding, and digests of samples, which depend on neither.
+
+A digest is stored beside the row of its sample: by it the sample is known again in other data.
 
 Letters: B samples of a batch, L tokens that it is padded to.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from hashlib import blake2b
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from finetune.data.batches import MASK, Batch, Extent
+from finetune.data.batches import MASK, Batch, Extent, Split
+from finetune.store.layout import RowSpec
 
-
-class Split(Protocol):
-    """The part of `data.batches.Samples` that the cache uses."""
-
-    @property
-    def name(self) -> str:
-        """Return the name of the split: key of its cache."""
-
-    @property
-    def views(self) -> int | None:
-        """Return how many random views a sample has; None if every epoch draws a new one."""
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-
-    @property
-    def padded(self) -> frozenset[str]:
-        """Names of the columns that are padded to the tokens of a batch."""
-
-    @property
-    def longest(self) -> int | None:
-        """Tokens of the longest sample; None if batches are not padded."""
-
-    @property
-    def has_shorter(self) -> bool:
-        """Whether some samples are shorter than the longest."""
-
-    def extent(self, indices: Tensor) -> Extent | None:
-        """Return how many tokens the samples at `indices` have in a batch: padded, least, most.
-
-        None if that is not known.
-        """
-
-    def fetch(
-        self,
-        indices: Tensor,
-        *,
-        epoch: int = 0,
-        blank: Collection[str] = (),
-        length: int | None = None,
-    ) -> Batch:
-        """Return a batch of the samples at `indices`; see `Samples.fetch`."""
+SAMPLE = "digest of the sample"
+"""Name under which a store keeps the digests. No output of a call is called so."""
+_DIGEST = RowSpec((3,), "int64")
+"""Two numbers of the digest, and the origin of the row."""
 
 
 class Shape(NamedTuple):
@@ -132,3 +98,54 @@ def without_padding(row: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
     # With as many axes as the row, so that it is broadcast over the others.
     ended = (mask == 0).reshape(*mask.shape, *[1] * (row.ndim - 2))
     return row.masked_fill(ended, 0)
+
+
+def with_digests(specs: Mapping[str, RowSpec]) -> dict[str, RowSpec]:
+    """Return the outputs of a store, and beside them the digest of each sample."""
+    return {**specs, SAMPLE: _DIGEST}
+
+
+def labels_of(inputs: Mapping[str, Tensor], padded: Collection[str], shape: Shape | None) -> Tensor:
+    """Return digest and origin of each sample of a batch, `(B, 3)` int64.
+
+    Kernels may round a row otherwise in a batch of another shape, so the origin tells that shape.
+
+    Args:
+        inputs: All that the network gets of the batch.
+        padded: Names of its columns that are padded.
+        shape: Shape of the batch that its rows are computed in; None if they are those of a full
+            batch, whatever their own is.
+    """
+    digests = digests_of(inputs, padded)
+    name = "" if shape is None else str(shape)
+    origin = int.from_bytes(blake2b(name.encode(), digest_size=7).digest(), "little")
+    return torch.cat([digests, digests.new_full((len(digests), 1), origin)], dim=1)
+
+
+def digests_of(inputs: Mapping[str, Tensor], padded: Collection[str]) -> Tensor:
+    """Return a digest of all that the network gets of each sample, `(B, 2)` int64.
+
+    Padding does not count, so that a sample has the same digest in every batch. Zeros on other
+    devices than a CPU, where to copy the inputs back may take longer than the network does.
+
+    Args:
+        inputs: All that the network gets of the batch.
+        padded: Names of its columns that are padded. Others may be as wide as these by chance.
+    """
+    first = next(iter(inputs.values()))
+    if first.device.type != "cpu":
+        return torch.zeros(len(first), 2, dtype=torch.int64)
+    mask = mask_of(inputs)
+    lengths = mask.sum(1).tolist() if mask is not None and is_right_padded(mask) else None
+    digests = [blake2b(digest_size=16) for _ in range(len(first))]
+    for name, values in sorted(inputs.items()):
+        is_cut = mask is not None and name in padded and values.shape[1] == mask.shape[1]
+        for row, digest in enumerate(digests):
+            value = values[row]
+            if is_cut and lengths is not None:
+                value = value[: int(lengths[row])]
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())
+            # As bytes, since numpy has no bfloat16.
+            digest.update(value.detach().reshape(-1).contiguous().view(torch.uint8).numpy().data)
+    whole = bytearray(b"".join(digest.digest() for digest in digests))
+    return torch.frombuffer(whole, dtype=torch.int64).reshape(-1, 2)

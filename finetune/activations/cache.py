@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from finetune.activations.batch_shapes import with_digests
 from finetune.activations.cached_forward import CachedForward
 from finetune.activations.estimate import (
     Coming,
@@ -26,8 +27,7 @@ from finetune.activations.find.boundary import Boundary
 from finetune.activations.forward import Forward, Statistics, UncachedForward
 from finetune.activations.key import Facts, network_key, prefix_key
 from finetune.activations.replay import Replay
-from finetune.activations.sample_digests import with_digests
-from finetune.activations.split_cache import Runner, StoreOptions, open_store
+from finetune.activations.split_cache import Runner
 from finetune.config.activation_cache import CacheConfig
 from finetune.freezing.apply import in_mode
 from finetune.store.directory import cache_root, key_of
@@ -285,15 +285,15 @@ class ActivationCache:
         share = num_rows / planned.found.layout.num_rows
         # Rows of a later phase are hardly read before it begins, so they get no memory.
         memory_gb = min(_MEMORY_GB, self._config.disk_gb) if planned.phase is None else 0.0
-        return open_store(
-            StoreOptions(
-                cache_root(), self._config.disk_gb, memory_gb * share, self._use.store_dtype
-            ),
+        return Store.open(
+            cache_root(),
             key_of(about),
             with_digests(planned.found.boundary.specs),
             num_rows,
+            memory_gb=memory_gb * share,
+            disk_gb=self._config.disk_gb,
+            store_dtype=self._use.store_dtype,
             facts={"split": split, "up_to": planned.found.up_to, "data": about["data"], **label},
-            tell=lambda note: self._use.tell(f"activation cache: {note}"),
         )
 
     def _about(self, facts: Facts, split: str) -> Facts:

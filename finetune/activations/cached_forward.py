@@ -15,14 +15,13 @@ from typing import Any
 
 from torch import Tensor
 
-from finetune.activations.batch_shapes import Split, lengths_of
+from finetune.activations.batch_shapes import SAMPLE, labels_of, lengths_of
 from finetune.activations.exact import Judgement, fault_of_rows, in_full_batch, judge
 from finetune.activations.forward import Statistics, device_of
 from finetune.activations.key import Facts
 from finetune.activations.replay import Replay
-from finetune.activations.sample_digests import SAMPLE, labels_of
 from finetune.activations.split_cache import Runner, SplitCache
-from finetune.data.batches import Batch, Samples
+from finetune.data.batches import Batch, Samples, Split
 from finetune.data.loading.named_rows import rows_named
 from finetune.store.store import Store, StoreError
 
@@ -105,6 +104,8 @@ class CachedForward:
             in_order=in_order,
             tell=tell,
         )
+        # Now: otherwise the user would hear much later that stores were removed to make room.
+        self._tell_notes(split)
         # The key cannot contain everything that rows depend on: the code of libraries, for example.
         fault = fault_of_rows(split, checked) if len(checked) else None
         if fault is not None:

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finetune.activations.batch_shapes import Shape, mask_of, shortened, without_padding
-from finetune.activations.sample_digests import SAMPLE
+from finetune.activations.batch_shapes import SAMPLE, Shape, mask_of, shortened, without_padding
 from finetune.activations.split_cache import SplitCache
 from finetune.bits import same_bits
 from finetune.data.batches import Batch

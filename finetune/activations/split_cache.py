@@ -4,16 +4,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from finetune.activations.batch_shapes import Shape, Split
+from finetune.activations.batch_shapes import SAMPLE, Shape
 from finetune.activations.replay import Constants, Replay
-from finetune.activations.sample_digests import SAMPLE
-from finetune.store.layout import Labels, RowSpec
+from finetune.data.batches import Split
 from finetune.store.store import Store
 from finetune.store.verdicts import Verdicts
 
@@ -26,48 +24,6 @@ class Runner(NamedTuple):
     """The network as it is called, itself or compiled."""
     autocast: Callable[[], AbstractContextManager[object]]
     """Makes the autocast context of a forward pass."""
-
-
-class StoreOptions(NamedTuple):
-    """Where rows are kept, and how much room they may take."""
-
-    folder: Path
-    disk_gb: float
-    """GiB that all stores in the folder may take; 0 uses no disk."""
-    memory_gb: float
-    """GiB that rows may take in memory if no disk takes them."""
-    dtype: str | None = None
-    """Dtype in which floating-point rows are stored; None to store them as computed."""
-
-
-def open_store(
-    room: StoreOptions,
-    key: str,
-    specs: Mapping[str, RowSpec],
-    num_rows: int,
-    *,
-    facts: Labels,
-    tell: Callable[[str], None],
-) -> Store:
-    """Open the store of a split, and tell what was done to it and to other stores.
-
-    Raises:
-        StoreError: there is no room, or an output cannot be stored.
-    """
-    store = Store.open(
-        room.folder,
-        key,
-        specs,
-        num_rows,
-        memory_gb=room.memory_gb,
-        disk_gb=room.disk_gb,
-        store_dtype=room.dtype,
-        facts=facts,
-    )
-    # Told now: otherwise the user would hear much later that stores were removed to make room.
-    for note in store.take_notes():
-        tell(note)
-    return store
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -1,8 +1,8 @@
 """The activation cache around a hand-written loop, without a config."""
 
 import inspect
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from finetune.activations.find.boundary import Boundary, Pace, probe
 from finetune.activations.forward import Statistics
 from finetune.activations.key import facts_of, network_key
 from finetune.activations.replay import Replay
-from finetune.activations.split_cache import Runner, StoreOptions, open_store
+from finetune.activations.split_cache import Runner
 from finetune.data.batches import Batch, Extent
 from finetune.errors import ModelError
 from finetune.store.directory import key_of
@@ -64,18 +64,23 @@ def cached_prefix(
     """
     if store is not None and not data:
         raise ModelError("a store on disk needs data=: the name of the data and its version")
-    room = StoreOptions(Path(store or "."), disk_gb if store is not None else 0.0, memory_gb)
-    prefix = CachedPrefix(model, room, data, num_samples)
-    try:
+    room = _Room(Path(store or "."), disk_gb if store is not None else 0.0, memory_gb)
+    with closing(CachedPrefix(model, room, data, num_samples)) as prefix:
         yield prefix
-    finally:
-        prefix.close()
+
+
+class _Room(NamedTuple):
+    """Where rows are kept, and the most GiB that they may take there; see `cached_prefix`."""
+
+    folder: Path
+    disk_gb: float
+    memory_gb: float
 
 
 class CachedPrefix:
     """Called in place of the model; made by `cached_prefix`."""
 
-    def __init__(self, model: nn.Module, room: StoreOptions, data: str, num_samples: int) -> None:
+    def __init__(self, model: nn.Module, room: _Room, data: str, num_samples: int) -> None:
         self.statistics = Statistics()
         """Counts of what was answered and recorded so far."""
         self.reasons: tuple[str, ...] = ()
@@ -191,15 +196,15 @@ class CachedPrefix:
 
     def _store(self, boundary: Boundary, key: str) -> Store | None:
         """Open the store of `key`, or note why it cannot be opened."""
-        memory_gb = self._room.memory_gb - self._memory_gb
         try:
-            return open_store(
-                self._room._replace(memory_gb=memory_gb),
+            return Store.open(
+                self._room.folder,
                 key,
                 boundary.specs,
                 self._num_samples,
+                memory_gb=self._room.memory_gb - self._memory_gb,
+                disk_gb=self._room.disk_gb,
                 facts={"data": self._data},
-                tell=self._note,
             )
         except StoreError as error:
             self._note(f"not stored: {error.in_one_line}")
@@ -281,7 +286,7 @@ class _AtHand:
 
     def fetch(
         self,
-        indices: Tensor,
+        indices: Tensor | Sequence[int],
         *,
         epoch: int = 0,
         blank: Collection[str] = (),
@@ -295,6 +300,7 @@ class _AtHand:
             blank: Ignored.
             length: Ignored.
         """
+        indices = torch.as_tensor(indices)
         places = self._places(indices)
         inputs = {name: values[places] for name, values in self.batch.inputs.items()}
         return Batch(inputs, None, indices)

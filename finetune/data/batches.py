@@ -112,20 +112,12 @@ def windows(order: Tensor, size: int, *, drop_last: bool) -> list[Tensor]:
     return cut[:-1] if drop_last and cut and len(cut[-1]) < size else cut
 
 
-class Samples(Protocol):
-    """One split, ready to be fetched as batches.
-
-    `GatheredSamples` holds finished tensors; `MadeSamples` makes each sample as it is fetched.
-    """
+class Split(Protocol):
+    """The samples of one split, ready to be fetched as batches."""
 
     @property
     def name(self) -> str:
         """`train`, `validation` or `test`; empty for samples that are no split of a run."""
-        ...
-
-    @property
-    def place(self) -> Callable[[int], str] | None:
-        """Names a sample for a message: its row and file; None where nobody knows where it is."""
         ...
 
     @property
@@ -134,11 +126,6 @@ class Samples(Protocol):
 
         Epochs take turns. None where every epoch has a new one.
         """
-        ...
-
-    @property
-    def specs(self) -> dict[str, TensorSpec]:
-        """Shape and dtype of each input column of a batch, without the batch axis."""
         ...
 
     @property
@@ -152,44 +139,17 @@ class Samples(Protocol):
         ...
 
     @property
-    def is_even(self) -> bool:
-        """Whether one column alone tells beforehand how many tokens a sample has."""
-        ...
-
-    @property
-    def image_sizes(self) -> frozenset[tuple[int, int]] | None:
-        """Height and width of all images that a batch pads to its largest one.
-
-        Empty where a batch pads no image; None where only making all samples would tell.
-        """
-        ...
-
-    def __len__(self) -> int: ...
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """Names of a batch's columns, in order."""
-        ...
-
-    @property
-    def is_right_padded(self) -> bool:
-        """Whether the mask of every batch is ones up to the end of a sample, then zeros."""
-        ...
-
-    @property
     def has_shorter(self) -> bool:
         """Whether some samples end before the end of a batch that is as long as they get."""
         ...
+
+    def __len__(self) -> int: ...
 
     def extent(self, indices: Tensor) -> Extent | None:
         """Return how many tokens the samples at `indices` have in a batch: padded, least, most.
 
         None if there are no tokens, or if steps still to come may change their number.
         """
-        ...
-
-    def lengths(self, indices: Tensor) -> Tensor | None:
-        """Return how many tokens each of the samples has `(B,)`; None where `extent` is None."""
         ...
 
     def fetch(
@@ -218,6 +178,50 @@ class Samples(Protocol):
         Raises:
             DataError: a sample cannot be made. The message names its row.
         """
+        ...
+
+
+class Samples(Split, Protocol):
+    """One split as a run has it: what it knows besides its batches, and batches made in advance.
+
+    `GatheredSamples` holds finished tensors; `MadeSamples` makes each sample as it is fetched.
+    """
+
+    @property
+    def place(self) -> Callable[[int], str] | None:
+        """Names a sample for a message: its row and file; None where nobody knows where it is."""
+        ...
+
+    @property
+    def specs(self) -> dict[str, TensorSpec]:
+        """Shape and dtype of each input column of a batch, without the batch axis."""
+        ...
+
+    @property
+    def is_even(self) -> bool:
+        """Whether one column alone tells beforehand how many tokens a sample has."""
+        ...
+
+    @property
+    def image_sizes(self) -> frozenset[tuple[int, int]] | None:
+        """Height and width of all images that a batch pads to its largest one.
+
+        Empty where a batch pads no image; None where only making all samples would tell.
+        """
+        ...
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of a batch's columns, in order."""
+        ...
+
+    @property
+    def is_right_padded(self) -> bool:
+        """Whether the mask of every batch is ones up to the end of a sample, then zeros."""
+        ...
+
+    def lengths(self, indices: Tensor) -> Tensor | None:
+        """Return how many tokens each of the samples has `(B,)`; None where `extent` is None."""
         ...
 
     def fetches(

@@ -1,7 +1,7 @@
 """A store: rows that are computed once per sample and read many times.
 
 Each output has a file, read through a memory map. A row counts as written once it has a checksum,
-which is written after its bytes (`row_checksums.py`). Each process compares a row with its checksum
+which is written after its bytes (`row_index.py`). Each process compares a row with its checksum
 before it uses the row for the first time. So a process or machine may stop at any moment without a
 repair afterwards, and a flipped bit is detected when it is read.
 """
@@ -28,8 +28,7 @@ from finetune.store.layout import (
     StoreError,
     StoreFullError,
 )
-from finetune.store.row_checksums import EMPTY, Checksummer
-from finetune.store.row_index import RowIndex
+from finetune.store.row_index import EMPTY, Checksummer, RowIndex
 from finetune.store.units import RowFiles, to_block
 from finetune.store.verdicts import Verdicts
 

@@ -10,11 +10,10 @@ import pytest
 import torch
 import yaml
 
-from finetune.activations import sample_index
-from finetune.activations.batch_shapes import Shape
-from finetune.activations.sample_digests import SAMPLE, digests_of, labels_of
+from finetune.activations.batch_shapes import SAMPLE, Shape, digests_of, labels_of
 from finetune.store.directory import cache_root, claim_as_it_is, entries
 from finetune.store.store import Store
+from finetune.train.after import sample_index
 
 pytestmark = pytest.mark.usefixtures("always")
 

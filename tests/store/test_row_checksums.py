@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from finetune.store.row_checksums import EMPTY, Checksummer
+from finetune.store.row_index import EMPTY, Checksummer
 
 ROW = np.array([3])
 

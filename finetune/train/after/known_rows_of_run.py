@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from finetune.activations.estimate import Use, facts_at, probed
 from finetune.activations.key import prefix_key
-from finetune.activations.known_rows import KnownSampleRows, Run
 from finetune.config.run import RunConfig
 from finetune.data.batches import Batch, Samples
 from finetune.freezing.apply import apply_mask, mask_given_back
@@ -20,6 +19,7 @@ from finetune.models.shapes import first_line
 from finetune.store.directory import cache_root, claim_as_it_is, entries
 from finetune.store.store import Store, StoreError
 from finetune.train.after.inference import Inference
+from finetune.train.after.known_rows import KnownSampleRows, Run
 from finetune.train.build import plan_of
 from finetune.train.cache_use import cache_facts
 

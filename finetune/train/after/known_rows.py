@@ -14,18 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finetune.activations.batch_shapes import Shape, Split, without_padding
+from finetune.activations.batch_shapes import Shape, digests_of, without_padding
 from finetune.activations.find.boundary import Boundary
 from finetune.activations.replay import Constants, Replay
-from finetune.activations.sample_digests import digests_of
-from finetune.activations.sample_index import Found, SampleIndex
 from finetune.bits import same_bits
-from finetune.data.batches import Batch
+from finetune.data.batches import Batch, Split
 from finetune.disk import reason_of
 from finetune.preserved import preserved
 from finetune.store.store import Store, StoreError
 from finetune.store.verdicts import Verdicts
 from finetune.structure import tensors_in
+from finetune.train.after.sample_index import Found, SampleIndex
 
 _AHEAD = 3
 """Batches that may be compared beyond the number of those that were answered."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from finetune.activations.sample_digests import SAMPLE
+from finetune.activations.batch_shapes import SAMPLE
 from finetune.store.store import Store
 
 MOST_ROWS = 8 << 20
