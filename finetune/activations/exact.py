@@ -9,21 +9,25 @@ recorded and used only for *exact* shapes: those in which every sample gets the 
 batch of the kind that defines rows. Each shape is tried once. No pass has side effects.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import SystemRandom
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from finetune.activations.batch_shapes import SAMPLE, Shape, mask_of, shortened, without_padding
+from finetune.activations.forward import device_of
 from finetune.activations.split_cache import SplitCache
 from finetune.bits import same_bits
 from finetune.data.batches import Batch
 from finetune.errors import is_out_of_memory
 from finetune.preserved import equal, preserved, random_state
 from finetune.structure import tensors_in
+
+T = TypeVar("T")
+U = TypeVar("U")
 
 _FEW = 4
 """Rows recomputed at an opening."""
@@ -57,24 +61,29 @@ def judge(split: SplitCache, batch: Batch) -> Judgement:
 
 
 def _tried(split: SplitCache, batch: Batch, shape: Shape) -> "_Finding":
-    """Try a batch.
-
-    A trial that runs out of memory must not make training halve its micro-batches: a step
-    needs less memory. So the shape only counts as not tried.
-    """
+    """Try a batch."""
     # A full batch is the definition of rows, and could not hold so many samples.
     if len(batch) > split.size:
         return _Finding("they are larger than those whose rows are stored")
+    short = _Finding("memory is too short to compare the two ways", is_lasting=False)
+    found = _if_memory_suffices(split, lambda: _compared(split, batch, shape), short)
     # Rows computed without gradients may differ in bits from those of a training step.
     is_like_a_step = torch.is_grad_enabled() == split.have_gradients
+    return found if is_like_a_step else replace(found, rows={})
+
+
+def _if_memory_suffices(split: SplitCache, run: Callable[[], T], otherwise: U) -> T | U:
+    """Return what `run` does in passes that only serve the cache; `otherwise` if memory is short.
+
+    An error would make training halve its micro-batches, although a step needs less memory.
+    """
     try:
         with split.under_way():
-            found = _compared(split, batch, shape)
-        return found if is_like_a_step else replace(found, rows={})
+            return run()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-    return _Finding("memory is too short to compare the two ways", is_lasting=False)
+        return otherwise
 
 
 def _compared(split: SplitCache, batch: Batch, shape: Shape) -> "_Finding":
@@ -166,7 +175,7 @@ def _gives(
         places: Positions in the batch of the samples that fill the full batch.
     """
     found = torch.stack([(places == place).nonzero()[0, 0] for place in kept])
-    _, full = _full_rows(split, batch.indices.cpu()[places], batch.view)
+    _, full = _defining_rows(split, batch.indices.cpu()[places], batch.view)
     if full.keys() != rows.keys():
         return False
     inputs = {name: values[kept] for name, values in batch.inputs.items()}
@@ -209,18 +218,6 @@ def _all_same(some: Sequence[Tensor], others: Sequence[Tensor]) -> bool:
     return len(some) == len(others) and all(map(same_bits, some, others))
 
 
-@dataclass(frozen=True, slots=True)
-class _Recomputed:
-    """Rows as the network computes them now."""
-
-    rows: Tensor
-    """Row numbers `(R,)`."""
-    values: dict[str, Tensor]
-    """By name of the output, `(R, ...)`, zeros behind the end of each sample."""
-    length: int | None
-    """Padded length in tokens; None without tokens."""
-
-
 def in_full_batch(split: SplitCache, batch: Batch) -> dict[str, Tensor]:
     """Compute the rows of a batch's samples in a full batch, `(B, ...)` by name.
 
@@ -229,27 +226,25 @@ def in_full_batch(split: SplitCache, batch: Batch) -> dict[str, Tensor]:
     """
     # The samples are repeated until the batch is full.
     indices = batch.indices.cpu()[torch.arange(split.size) % len(batch)]
-    try:
-        with split.under_way():
-            _, rows = _full_rows(split, indices, batch.view)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return {}
-    return {name: row[: len(batch)] for name, row in rows.items()}
+    full = _if_memory_suffices(split, lambda: _defining_rows(split, indices, batch.view), None)
+    return {} if full is None else {name: row[: len(batch)] for name, row in full[1].items()}
 
 
-def _full_rows(split: SplitCache, indices: Tensor, view: int) -> tuple[Batch, dict[str, Tensor]]:
-    """Return the batch of some samples, padded to the longest of the split, and its rows.
+def _defining_rows(
+    split: SplitCache, indices: Tensor, view: int
+) -> tuple[Batch, dict[str, Tensor]]:
+    """Return a batch of some samples as it defines their rows, and these rows.
 
-    If the samples of a split differ in length, each such batch has at least one padded sample.
-    Networks often drop the mask of a batch without padding, and then compute other bits.
+    It is padded to the longest sample of the split; to its own longest one where the split is
+    always cut in order. If the samples of a split differ in length, each such batch has at least
+    one padded sample. Networks often drop the mask of a batch without padding, and then compute
+    other bits.
     """
-    device, longest = next(split.runner.model.parameters()).device, split.samples.longest
-    batch = split.samples.fetch(indices, epoch=view, length=longest).to(device)
-    shape = Shape.of(split.samples, indices, longest)
-    is_alone = len(batch) == 1 or not split.samples.has_shorter
-    if is_alone or shape.is_padded or mask_of(batch.inputs) is None:
+    samples, longest = split.samples, None if split.in_order else split.samples.longest
+    batch = samples.fetch(indices, epoch=view, length=longest).to(device_of(split.runner.model))
+    shape = Shape.of(samples, indices, longest)
+    needs_no_mask = split.in_order or len(batch) == 1 or not samples.has_shorter
+    if needs_no_mask or shape.is_padded or mask_of(batch.inputs) is None:
         return batch, _rows_of(split, batch, shape)
     shape = shape._replace(is_padded=True)
     rows = _rows_of(split, shortened(batch, -1), shape)
@@ -287,71 +282,39 @@ def fault_of_rows(split: SplitCache, checked: Tensor) -> str | None:
         split: The cache; left as it is.
         checked: Numbers of the rows among which they are chosen at random.
     """
-    try:
-        is_right = any(_is_stored(split, now) for now in _some_recomputed(split, checked))
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
+    # Drawn by the system's generator: those of the run must not advance, and would choose the same
+    # rows in every run.
+    draw, num_samples = SystemRandom(), len(split.samples)
+    view, index = divmod(int(checked[draw.randrange(len(checked))]), num_samples)
+    of_view = checked[checked // num_samples == view] % num_samples
+    few = of_view[draw.choices(range(len(of_view)), k=_FEW)]
+    if split.in_order:
+        start = index // split.size * split.size
+        whole = torch.arange(start, min(start + split.size, num_samples))
+    else:
+        whole = few[torch.arange(split.size) % _FEW]
+    # A few samples alone mostly get the same bits, and cost little. A whole batch of the kind that
+    # defines rows decides.
+    is_right = _if_memory_suffices(
+        split, lambda: any(_are_stored(split, indices, view) for indices in (few, whole)), None
+    )
+    if is_right is None:
         return "cannot be looked over, memory is short"
     return None if is_right else "are wrong"
 
 
-def _is_stored(split: SplitCache, now: "_Recomputed") -> bool:
-    """Tell whether recomputed rows are equal to those in the store, bit by bit."""
-    # Some rows of the full batch may not be stored yet.
-    there = split.store.has(now.rows)
-    read = split.store.read(now.rows[there], now.length)
-    then = {name: row for name, row in read.items() if name != SAMPLE}
-    return now.values.keys() == then.keys() and all(
-        same_bits(values[there], then[name]) for name, values in now.values.items()
+def _are_stored(split: SplitCache, indices: Tensor, view: int) -> bool:
+    """Tell whether the rows of some samples, computed anew, are those in the store, bit by bit."""
+    batch, rows = _defining_rows(split, indices, view)
+    now, mask = _as_stored(split, rows, batch.inputs), mask_of(batch.inputs)
+    numbers = split.numbers(batch.indices, batch.view)
+    # Some rows of a whole batch may not be stored yet.
+    there = split.store.has(numbers)
+    then = split.store.read(numbers[there], None if mask is None else mask.shape[1])
+    then.pop(SAMPLE, None)
+    return now.keys() == then.keys() and all(
+        same_bits(row.cpu()[there], then[name]) for name, row in now.items()
     )
-
-
-def _some_recomputed(split: SplitCache, written: Tensor) -> Iterator[_Recomputed]:
-    """Recompute a few randomly chosen rows of `written`, first cheaply, then decisively.
-
-    The first attempt is a small batch, which mostly gives the same bits. The second is a batch
-    of the kind that defines rows.
-    """
-    # Drawn by the system's generator: those of the run must not advance, and would choose the same
-    # rows in every run.
-    first = written[SystemRandom().randrange(len(written))]
-    view, index = divmod(int(first), len(split.samples))
-    of_view = written[written // len(split.samples) == view] % len(split.samples)
-    few = of_view[SystemRandom().choices(range(len(of_view)), k=_FEW)]
-    if split.in_order:
-        yield _recomputed(split, few, view)
-        start = index // split.size * split.size
-        cut = torch.arange(start, min(start + split.size, len(split.samples)))
-        yield _recomputed(split, cut, view)
-    else:
-        yield _recomputed_in_full(split, few, view)
-        yield _recomputed_in_full(split, few[torch.arange(split.size) % _FEW], view)
-
-
-def _recomputed(split: SplitCache, indices: Tensor, view: int) -> _Recomputed:
-    """Run the network on a batch of exactly these samples."""
-    shape = split.shape(indices)
-    with split.under_way():
-        batch = split.samples.fetch(indices, epoch=view)
-        batch = batch.to(next(split.runner.model.parameters()).device)
-        rows = _rows_of(split, batch, shape)
-    return _as_recomputed(split, batch, rows, shape.length)
-
-
-def _recomputed_in_full(split: SplitCache, indices: Tensor, view: int) -> _Recomputed:
-    """Run the network on these samples, padded to the longest of the split."""
-    with split.under_way():
-        batch, rows = _full_rows(split, indices, view)
-    return _as_recomputed(split, batch, rows, split.samples.longest)
-
-
-def _as_recomputed(
-    split: SplitCache, batch: Batch, rows: Mapping[str, Tensor], length: int | None
-) -> _Recomputed:
-    values = {name: row.cpu() for name, row in _as_stored(split, rows, batch.inputs).items()}
-    numbers = batch.view * len(split.samples) + batch.indices.cpu()
-    return _Recomputed(numbers, values, length)
 
 
 def _rows_of(split: SplitCache, batch: Batch, shape: Shape) -> dict[str, Tensor]:
