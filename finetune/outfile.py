@@ -20,6 +20,8 @@ _MOST_LINKS = 40
 """Most symbolic links followed in a row; Linux has the same limit."""
 _JSON_LINES = ("", ".jsonl", ".ndjson", ".json", ".txt", ".log")
 """Endings of files that are written as JSON lines."""
+OutputForm = Literal["csv", "json", "parquet"]
+"""How the rows of a file are written; `json` are JSON lines."""
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -138,8 +140,8 @@ def refuse_replacing(path: Path, read: Iterable[Path]) -> None:
                 )
 
 
-def output_form(path: Path) -> Literal["csv", "json", "parquet"]:
-    """Return by the ending of a file how its rows are written; `json` are JSON lines.
+def output_form(path: Path) -> OutputForm:
+    """Return by the ending of a file how its rows are written.
 
     Raises:
         FinetuneError: the ending is that of another format, or of none that is known.

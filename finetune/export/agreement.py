@@ -9,7 +9,6 @@ from torch import Tensor
 
 from finetune.data.audio import Audio
 from finetune.data.images import Images
-from finetune.data.incoming.prepare_inputs import prepare_inputs
 from finetune.errors import FinetuneError
 from finetune.predict import Predictor
 from finetune.train.build import located, open_raw
@@ -61,15 +60,7 @@ def _passed(predictor: Predictor, columns: Mapping[str, Any], span: range) -> Pa
     """Return the pass of some samples."""
     run = predictor.run
     rows = {name: [_raw(columns[name], place) for place in span] for name in run.facts.inputs}
-    samples = prepare_inputs(
-        rows,
-        run.config.data,
-        run.facts,
-        run.preprocessing,
-        trust=run.config.trust,
-        steps=predictor.steps,
-    )
-    run.refuse_misfit(samples)
+    samples = predictor.preparing.samples(rows)
     inputs = samples.fetch(torch.arange(len(span))).to(run.device).inputs
     with torch.inference_mode():
         outputs = predictor.model(**inputs)

@@ -52,7 +52,7 @@ class HubImages:
                 f"the network takes images of {channels} channels, and pipeline() makes 3 of all",
                 "train it with num_channels 3, and {type: RGB} among data.transforms",
             )
-        steps = [planned.step for planned in source.predictor.steps.other]
+        steps = [planned.step for planned in source.predictor.preparing.steps.other]
         settings = processor_settings(steps, crops=not of_pixels)
         # One that brings masks back to the size of the image; else the plainest.
         name = "SegformerImageProcessor" if of_pixels else "ViTImageProcessor"

@@ -39,8 +39,8 @@ class HubSounds:
         (column, *others), data = source.run.facts.inputs, source.run.config.data
         if others:
             raise cannot_hold("the network takes several recordings, and pipeline() hands it one")
-        if source.predictor.steps.other:
-            name = type(source.predictor.steps.other[0].step).__name__
+        if source.predictor.preparing.steps.other:
+            name = type(source.predictor.preparing.steps.other[0].step).__name__
             raise cannot_hold(
                 f"the run prepares its recordings by the step {name}, which a feature extractor "
                 "cannot"

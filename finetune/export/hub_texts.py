@@ -24,7 +24,7 @@ class HubTexts:
         Raises:
             FinetuneError: there are other steps, or none.
         """
-        steps = [planned.step for planned in source.predictor.steps.other]
+        steps = [planned.step for planned in source.predictor.preparing.steps.other]
         texts = [step for step in steps if isinstance(step, Tokenize)]
         others = [type(step).__name__ for step in steps if not isinstance(step, Tokenize)]
         settings = {(step.max_length, id(step.tokenizer)) for step in texts}

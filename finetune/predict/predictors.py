@@ -191,7 +191,7 @@ class Predictors:
         heads = {name: self._heads[name] for name in names}
         leader = heads[names[0]].predictor
         found: dict[str, list[PredictionRecord]] = {name: [] for name in names}
-        ready = leader.prepare(inputs, tell=tell)
+        ready = leader.preparing.prepare(inputs, tell=tell)
         for batch in leader.batches(ready):
             outputs = run_heads(list(heads.values()), batch, partial(_outputs, ready))
             self.passes += outputs.passes

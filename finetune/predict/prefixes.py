@@ -92,8 +92,8 @@ def find_prefix(predictor: Predictor, known: Iterable[FrozenPrefix] = ()) -> Fro
 def _facts_around(predictor: Predictor) -> dict[str, str]:
     """Return what batches, and the way they are run, depend on besides the network."""
     run, data = predictor.run, predictor.run.config.data
-    source = data.source or data.train
-    steps = predictor.steps.other
+    source, cutter = data.source or data.train, predictor.preparing.cutter
+    steps = predictor.preparing.steps.other
     identity = identity_of(
         [each.step for each in steps], [each.node for each in steps], None, run.config.trust
     )
@@ -102,7 +102,7 @@ def _facts_around(predictor: Predictor) -> dict[str, str]:
         "files": repr((PixelRules.of(source), SoundRules.of(source))),
         "steps": identity,
         # Overlap of the windows that texts are cut into.
-        "windows": str(predictor.cutter and predictor.cutter.stride),
+        "windows": str(cutter and cutter.stride),
         "running": json.dumps(
             [
                 run.config.inference.mode,

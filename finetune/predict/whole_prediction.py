@@ -14,7 +14,7 @@ from finetune.data.incoming.incoming_part import Incoming
 from finetune.data.incoming.incoming_pieces import Wanted, pieces_of
 from finetune.errors import FinetuneError
 from finetune.freezing.proof import fingerprints
-from finetune.outfile import is_regular, output_file, output_form, refuse_replacing
+from finetune.outfile import OutputForm, is_regular, output_file, output_form, refuse_replacing
 from finetune.outfolder import Put, pictures_in
 from finetune.predict.journal import ChangedInputError, Journal
 from finetune.predict.passes import window_size
@@ -61,19 +61,21 @@ class WholePrediction:
             FinetuneError: the input cannot be read, a sample cannot be predicted, or the file
                 cannot be written.
         """
+        # Asked once: what stands at the path may change while rows are made.
+        form = output_form(out)
         if folder is None and is_regular(out):
             # Before the journal: an option that is refused must not cost the rows that are kept.
             prediction = PiecewisePrediction(self.predictor, self.asking, self.told)
             try:
-                return self._journalled(prediction, out, raw=raw)
+                return self._journalled(prediction, out, form, raw=raw)
             except ChangedInputError as error:
                 # What standard input held is gone.
                 if self.input.source == "-":
                     raise
                 self.told.note(f"begins anew: {error.message}")
                 prediction.remarks.begin_anew()
-                return self._journalled(prediction, out, raw=raw)
-        if output_form(out) == "parquet":
+                return self._journalled(prediction, out, form, raw=raw)
+        if form == "parquet":
             raise FinetuneError(
                 "Parquet is written to a regular file, and without pictures",
                 where=str(out),
@@ -89,9 +91,11 @@ class WholePrediction:
         with nullcontext() if folder is None else pictures_in(folder, files) as put:
             prediction = PiecewisePrediction(self.predictor, self.asking, self.told)
             rows = self._rows(prediction, parts, put)
-            return self._written(rows, prediction, out, raw=raw)
+            return self._written(rows, prediction, out, form, raw=raw)
 
-    def _journalled(self, prediction: PiecewisePrediction, out: Path, *, raw: bool) -> int:
+    def _journalled(
+        self, prediction: PiecewisePrediction, out: Path, form: OutputForm, *, raw: bool
+    ) -> int:
         """Write a regular file, by a journal that an interrupted prediction goes on from."""
         with Journal(out, self._fingerprint(), self.told.note) as journal:
             before = journal.before
@@ -103,17 +107,18 @@ class WholePrediction:
                 journal.add(piece, len(part.names), prediction.so_far)
             prediction.remarks.last()
             self._tell_counts(journal.num_bad, journal.num_predicted, journal.count)
-            if output_form(out) == "json":
+            if form == "json":
                 with output_file(out) as file:
                     file.writelines(journal.lines())
                 return journal.count
-            return self._written(journal, prediction, out, raw=raw)
+            return self._written(journal, prediction, out, form, raw=raw)
 
     def _written(
         self,
         rows: Iterable[dict[str, Any]],
         prediction: PiecewisePrediction,
         out: Path,
+        form: OutputForm,
         *,
         raw: bool,
     ) -> int:
@@ -121,6 +126,7 @@ class WholePrediction:
         return write_file(
             rows,
             out,
+            form,
             numbers=self.predictor.numbers,
             raw=raw,
             note=self.told.bad,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from finetune.errors import DataError
-from finetune.outfile import output_file, output_form
+from finetune.outfile import OutputForm, output_file, output_form
 from finetune.visible import json_text, one_line
 
 
@@ -67,21 +67,22 @@ def write_rows(
 def write_file(
     rows: Iterable[Mapping[str, Any]],
     out: Path,
+    form: OutputForm | None = None,
     *,
     numbers: Sequence[str] = (),
     raw: bool = False,
     note: Callable[[str], None] = lambda _: None,
     example: Callable[[], Mapping[str, Any] | None] = lambda: None,
 ) -> int:
-    """Write rows to a file, as CSV, Parquet or JSON lines by its ending; return how many.
+    """Write rows to a file, as CSV, Parquet or JSON lines; return how many.
 
-    For the arguments see `write_rows`. A regular file is written completely or not changed, see
-    `output_file` for others.
+    The form is that of its ending if left out. For the other arguments see `write_rows`. A regular
+    file is written completely or not changed, see `output_file` for others.
 
     Raises:
         FinetuneError: the file cannot be written, or has another ending.
     """
-    form = output_form(out)
+    form = form or output_form(out)
     with output_file(out) as file:
         if form == "parquet":
             return write_parquet(rows, file, numbers=numbers, where=str(out))

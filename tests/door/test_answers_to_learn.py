@@ -154,7 +154,7 @@ def test_all_windows_of_a_text_give_one_answer(config, tmp_path, call):
     given = {
         name: [row[at] for row in LONG_ROWS] for at, name in enumerate(["question", "context"])
     }
-    windows = predictor.cutter.windows(given, str)
+    windows = predictor.preparing.cutter.windows(given, str)
     assert len(windows) > len(LONG_ROWS)
     for number, row in enumerate(rows[: len(LONG_ROWS)]):
         own = [window for window in windows if window.row == number]
