@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +29,6 @@ from finetune.train.precision import Precision
 
 _FEW, _MORE = 2, 3
 """Samples in the two measured passes; a line through both gives all other sizes."""
-_Computed = Literal["all", "forward", "none"]
-"""Which matrix products of a pass are computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +113,11 @@ class Meter:
         key = phase.frozen, phase.modules
         if key not in self.known:
             found = self._prospect(phase)
-            few = self._pass(phase, self.few, found, computed="none")
+            few = self._pass(phase, self.few, found)
             if few.touched:
                 # Only the right values show whether a buffer moves.
-                few = self._pass(phase, self.few, found, computed="forward")
-            more = self._pass(phase, self.more, found, computed="none")
+                few = self._pass(phase, self.few, found, is_forward_computed=True)
+            more = self._pass(phase, self.more, found)
             self.known[key] = Measured(
                 self._of_step(few.flops, more.flops),
                 self._of_step(few.forward, more.forward),
@@ -156,20 +154,24 @@ class Meter:
         return few + (more - few) * (size - len(self.few)) / gap
 
     def _pass(
-        self, phase: Phase, batch: Batch, estimate: Estimate | str, *, computed: _Computed
+        self,
+        phase: Phase,
+        batch: Batch,
+        estimate: Estimate | str,
+        *,
+        is_forward_computed: bool = False,
     ) -> _Pass:
         """Run one batch forward and backward, and undo what it did.
 
-        Products that are not computed leave FLOPs and sizes as they are. They may decide which
-        buffers move.
+        Matrix products that are not computed leave FLOPs and sizes as they are. Those of the
+        forward pass may decide which buffers move.
         """
-        if computed != "all":
-            products = WithoutProducts(ALL_FORMULAS, fills=computed == "none")
-            with suppress(Exception):
-                found = self._counted(phase, batch, estimate, products)
-                # Code of the user may have caught the error of a read, and gone another way.
-                if not products.was_read:
-                    return found
+        products = WithoutProducts(ALL_FORMULAS, fills=not is_forward_computed)
+        with suppress(Exception):
+            found = self._counted(phase, batch, estimate, products)
+            # Code of the user may have caught the error of a read, and gone another way.
+            if not products.was_read:
+                return found
         # Values decide what this network runs: which expert gets a token, say. Or they must be
         # right for it to run at all.
         counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)

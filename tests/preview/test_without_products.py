@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from finetune.config.freeze import ModulesConfig
 from finetune.freezing.plan import make_plan
 from finetune.models.inventory import take_inventory
+from finetune.preview.flop_formulas import FORMULAS
 from finetune.preview.meter import Meter
 from finetune.preview.without_products import ValueReadError, WithoutProducts
 from finetune.train.build import build_parts
@@ -175,9 +176,11 @@ def test_figures_do_not_depend_on_which_products_are_computed(meter_of, network,
         names = frozenset({"first.weight", "first.bias"})
         phase = replace(phase, frozen=names, modules=ModulesConfig())
     for batch in (meter.few, meter.more):
-        whole, forward, none = (
-            meter._pass(phase, batch, "not cached", computed=computed)
-            for computed in ("all", "forward", "none")
+        counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+        whole = meter._counted(phase, batch, "not cached", counter)
+        forward, none = (
+            meter._pass(phase, batch, "not cached", is_forward_computed=computed)
+            for computed in (True, False)
         )
         assert forward == whole
         assert replace(none, moved=whole.moved) == whole
@@ -188,7 +191,7 @@ def test_figures_do_not_depend_on_which_products_are_computed(meter_of, network,
 def test_a_buffer_moves_also_where_only_the_right_products_move_it(meter_of, network):
     meter, phase = meter_of(network)
     assert meter.measure(phase, 1.0).moved == {"mark"}
-    assert meter._pass(phase, meter.few, "not cached", computed="none").moved == frozenset()
+    assert meter._pass(phase, meter.few, "not cached").moved == frozenset()
 
 
 def counted(network, values, *, fills):
