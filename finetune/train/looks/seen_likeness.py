@@ -61,6 +61,8 @@ class SeenPartners:
     _kept: list[Tensor] = field(default_factory=list)
     """Embeddings of length 1, `(B, 2, D)` or `(B, 3, D)`."""
     _indices: list[int] = field(default_factory=list)
+    _compared: tuple[np.ndarray, np.ndarray] | None = None
+    """Result of `_cosines` for all samples, once it was asked for."""
 
     def add(self, outputs: Any, batch: Batch) -> None:
         """Take embeddings `(B, 2, D)` or `(B, 3, D)`.
@@ -71,6 +73,7 @@ class SeenPartners:
         found = F.normalize(embeddings(3 if self.has_other else 2, outputs), dim=2)
         self._kept.append(found.cpu())
         self._indices += batch.indices.tolist()
+        self._compared = None
         if sum(each.numel() for each in self._kept) > _MOST_NUMBERS:
             raise ValueError(f"they are more than {_MOST_NUMBERS:,} numbers")
 
@@ -114,6 +117,13 @@ class SeenPartners:
 
         Of pairs the other is the nearest partner of all other samples.
         """
+        # Each with all others takes long, and both the choice of samples and the picture need it.
+        if self._compared is None:
+            self._compared = self._compare()
+        return self._compared
+
+    def _compare(self) -> tuple[np.ndarray, np.ndarray]:
+        """Compute what `_cosines` returns."""
         found = torch.cat(self._kept)
         first, own = found[:, 0], found[:, 1]
         of_own = (first * own).sum(1)
