@@ -1,7 +1,7 @@
 """`data.transforms`: what is done to each sample."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, assert_never
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -198,3 +198,21 @@ def is_random(transform: Transform) -> bool:
     if isinstance(transform, ImportTransform):
         return transform.random
     return isinstance(transform, MaskTokensTransform | SpecAugmentTransform | Mix)
+
+
+def named_columns(transform: Transform) -> tuple[str, ...]:
+    """Return the columns that a transform names; none if it takes what the data have for it."""
+    match transform:
+        case TokenizeTransform():
+            return transform.columns or (() if transform.column is None else (transform.column,))
+        case StackTransform():
+            return transform.columns or ()
+        case StandardizeTransform() | FillTransform() | CategoriesTransform() | ClipTransform():
+            return transform.columns
+        case MaskTokensTransform():
+            return (transform.column,)
+        case SpecAugmentTransform() | VisionTransform():
+            return () if transform.column is None else (transform.column,)
+        case ImportTransform() | MixupTransform() | CutmixTransform():
+            return ()
+    assert_never(transform)

@@ -8,7 +8,7 @@ from typing import TypeGuard
 from finetune.config.data import DataConfig, SampleWeights
 from finetune.config.image_keys import ImageKeys
 from finetune.config.source_keys import CsvSource, RandomSource, Source
-from finetune.config.transform_keys import TokenizeTransform, VisionTransform
+from finetune.config.transform_keys import TokenizeTransform, VisionTransform, named_columns
 from finetune.data.images import Images, images_of
 from finetune.data.media.channels import (
     Channels,
@@ -294,8 +294,7 @@ def tokenized_columns(config: DataConfig) -> set[str]:
     """Return the columns that a step makes tokens of."""
     # Digits in such a column are text too, such as telephone numbers.
     nodes = [node for node in config.transforms or () if isinstance(node, TokenizeTransform)]
-    names = (name for node in nodes for name in node.columns or (node.column,))
-    return {name for name in names if name is not None}
+    return {name for node in nodes for name in named_columns(node)}
 
 
 def _usual(candidates: Sequence[str], known: Collection[str]) -> str | None:

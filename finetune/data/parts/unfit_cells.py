@@ -15,6 +15,7 @@ from finetune.config.transform_keys import (
     MaskTokensTransform,
     StackTransform,
     Transform,
+    named_columns,
 )
 from finetune.data.cells import no_number
 from finetune.data.gaps import filled_columns, refuse_gaps
@@ -108,7 +109,8 @@ def _taken_as_numbers(
         return
     left = list(inputs)
     for position, node in enumerate(nodes):
-        for name in _columns_of(node, left):
+        # One that names none may take any of them.
+        for name in [name for name in left if name in (named_columns(node) or left)]:
             if isinstance(node, StackTransform | StandardizeTransform | ClipTransform):
                 yield name, ("data", "transforms", position)
             # It leaves words to the steps behind it; with a mean or a number it refuses them.
@@ -131,10 +133,3 @@ def _steps_in_sight(
     if preprocessing is None or preprocessing.tokenizer or preprocessing.no_tokenizer:
         return None
     return ()
-
-
-def _columns_of(node: Transform, left: Sequence[str]) -> list[str]:
-    """Return the raw columns among `left` that a step takes; all of them if it names none."""
-    one = getattr(node, "column", None)
-    named = (one,) if one is not None else getattr(node, "columns", None)
-    return [name for name in left if named is None or name in named]

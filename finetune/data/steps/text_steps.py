@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from finetune.config.transform_keys import TokenizeTransform, Transform
+from finetune.config.transform_keys import TokenizeTransform, Transform, named_columns
 from finetune.data.cells import infer
 from finetune.data.samples import Prepared
 from finetune.data.steps.tokenizing import Tokenize, load_tokenizer
@@ -30,9 +30,7 @@ def nodes_for_each(
 
     Only `tokenize` without a column stands for more than itself.
     """
-    if not isinstance(node, TokenizeTransform) or not singly:
-        return [node]
-    if node.column is not None or node.columns is not None:
+    if not isinstance(node, TokenizeTransform) or not singly or named_columns(node):
         return [node]
     left = [name for name in singly if name in texts]
     rest = [] if left and len(left) == len(texts) else [node]
@@ -60,11 +58,7 @@ def columns_to_tokenize(
     node: TokenizeTransform, columns: Sequence[str], texts: Sequence[str], key: Key
 ) -> tuple[str, ...]:
     """Return the columns that a node names; else the text columns; else the first column."""
-    if node.columns is not None:
-        return node.columns
-    if node.column is not None:
-        return (node.column,)
-    return text_or_pair(texts, key) or (columns[0],)
+    return named_columns(node) or text_or_pair(texts, key) or (columns[0],)
 
 
 def tokenize_step(
