@@ -174,11 +174,7 @@ class ActivationCache:
 
         False if the last search found none, if all training activations of this phase are stored
         already, or if storing might change results: with stored values of lower precision, or where
-        the boundary affects bits and this phase stores nothing for itself.
-
-        Args:
-            own: The plan for the present phase.
-            is_stored: Whether activations of the present phase will be stored.
+        the boundary affects bits and this phase stores nothing for itself (`is_stored`).
         """
         # If rows are rounded, a later phase would compute other values from these rows than from
         # its own.
@@ -190,10 +186,7 @@ class ActivationCache:
     ) -> list[_Planned]:
         """Return what is worth recording for later phases, each boundary within the one before.
 
-        Args:
-            own: The plan for the present phase.
-            thaws: The later phases.
-            known: Facts of what is cached already.
+        `known` are the facts of what is cached already.
         """
         boundary, planned = own.found.boundary, list[_Planned]()
         hashed = own.facts["tensors"]

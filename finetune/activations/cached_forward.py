@@ -210,14 +210,8 @@ class CachedForward:
     ) -> Iterator[tuple[Mapping[str, Tensor], bool]]:
         """Prepare the frozen calls of a batch, while the block runs the network on it.
 
-        They are answered from the store if the batch carries row numbers, recorded if its shape is
+        They are answered from the store if the batch has row `numbers`, recorded if its shape is
         exact, and run normally otherwise.
-
-        Args:
-            batch: The batch.
-            split: The cache of its split.
-            numbers: Row numbers of the batch; None if it will not be answered.
-            is_exact: Whether the shape of the batch is exact.
 
         Yields:
             The rows that were written, by output, complete only after the block; and whether this

@@ -165,14 +165,9 @@ def _agrees_elsewhere(split: SplitCache, batch: Batch, rows: Mapping[str, Tensor
 def _gives(
     split: SplitCache, batch: Batch, rows: Mapping[str, Tensor], kept: Tensor, places: Tensor
 ) -> bool:
-    """Tell whether a full batch gives some samples of a batch the same rows, bit by bit.
+    """Tell whether a full batch gives the samples at `kept` of a batch their rows, bit by bit.
 
-    Args:
-        split: The cache of the split.
-        batch: The batch.
-        rows: Rows of the batch, by name of the output.
-        kept: Positions in the batch of the samples that are compared.
-        places: Positions in the batch of the samples that fill the full batch.
+    It is filled with the samples at `places` of the batch.
     """
     found = torch.stack([(places == place).nonzero()[0, 0] for place in kept])
     _, full = _defining_rows(split, batch.indices.cpu()[places], batch.view)
@@ -261,10 +256,7 @@ def _as_stored(
 ) -> dict[str, Tensor]:
     """Return rows as they are read from a store: with zeros behind the end of each sample.
 
-    Args:
-        split: The cache.
-        rows: By name of the output; ragged ones as long as the batch, or longer.
-        inputs: The columns of the batch.
+    Ragged ones may be longer than the batch.
     """
     stored, mask = split.replay.boundary.stored, mask_of(inputs)
     return {

@@ -234,12 +234,7 @@ class CachedPrefix:
 
 
 class _AtHand:
-    """The present batch as a `Split`: no other samples can be fetched from it.
-
-    Args:
-        num_samples: How many samples there are.
-        batch: The first batch.
-    """
+    """The present batch, at first the first one, as a `Split`: it has no other samples."""
 
     def __init__(self, num_samples: int, batch: Batch) -> None:
         self.name = "samples"
@@ -273,14 +268,7 @@ class _AtHand:
         return None
 
     def extent(self, indices: Tensor) -> Extent | None:
-        """Return the padded length, and the shortest and longest length, of some samples.
-
-        Args:
-            indices: Positions in the split, only of samples that are in the current batch.
-
-        Returns:
-            The lengths in tokens; None if the batch has no attention mask.
-        """
+        """Return the lengths of some samples of the present batch; None without a mask."""
         mask = mask_of(self.batch.inputs)
         return None if mask is None else extent_of(mask[self._places(indices)])
 
@@ -292,13 +280,9 @@ class _AtHand:
         blank: Collection[str] = (),
         length: int | None = None,
     ) -> Batch:
-        """Return some samples of the current batch, padded as they are in it and without a target.
+        """Return some samples of the present batch, without target; only `indices` is read.
 
-        Args:
-            indices: Positions in the split, only of samples that are in the current batch.
-            epoch: Ignored.
-            blank: Ignored.
-            length: Ignored.
+        They stay padded as they are in it.
         """
         indices = torch.as_tensor(indices)
         places = self._places(indices)

@@ -29,6 +29,7 @@ from finetune.store.store_folder import (
     make_empty,
     num_written,
     open_lock,
+    opened_to_change,
     read_meta,
     remove_leftovers,
     remove_unless_in_use,
@@ -307,8 +308,7 @@ def _gib(num_bytes: float) -> str:
 def _directory_locked(root: Path) -> Iterator[None]:
     if not root.is_dir():  # it may be a link: the user's own choice
         disk.make_folder(root, 0o700)
-    lock = disk.descriptor_to_change(root / ".lock", make=True)
-    try:
+    with opened_to_change(root / ".lock", make=True) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         # Left by killed processes: under this lock no other process creates or removes a store.
         for path in root.iterdir():
@@ -316,5 +316,3 @@ def _directory_locked(root: Path) -> Iterator[None]:
                 with suppress(OSError):
                     disk.remove(path)
         yield
-    finally:
-        os.close(lock)

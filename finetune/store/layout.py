@@ -106,14 +106,9 @@ class Column:
         return Unit(_IN_FILES[self.stored], shape)
 
     @property
-    def units_per_row(self) -> int:
-        """Units of the longest expected sample."""
-        return self.spec.shape[0] if self.spec.ragged else 1
-
-    @property
     def row_bytes(self) -> int:
         """Bytes of the longest expected sample."""
-        return self.unit.num_bytes * self.units_per_row
+        return self.unit.num_bytes * (self.spec.shape[0] if self.spec.ragged else 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,12 +274,8 @@ class Spans(NamedTuple):
 
 
 def rows_file(number: int) -> str:
-    """Return the file name for the rows of an output.
-
-    Args:
-        number: Position of the output in the layout. Its name may hold characters that a file name
-            must not have.
-    """
+    """Return the file name for the rows of the output at a position of the layout."""
+    # Not by the name of the output, which may hold what a file name must not.
     return f"rows-{number}"
 
 

@@ -57,7 +57,8 @@ class Store:
         self.meta = meta
         self._claim, self._limit_bytes = claim, limit_bytes
         self._notes = list(claim.notes) if claim else []
-        self._num_damaged = self._num_told = 0
+        self.num_damaged = self._num_told = 0
+        """Number of rows that were found damaged since the store was opened."""
         self._checksummer = Checksummer.of(
             meta.key,
             [column.unit.num_bytes for column in layout.columns],
@@ -244,21 +245,16 @@ class Store:
         """Number of written rows."""
         return len(self._index.written())
 
-    @property
-    def num_damaged(self) -> int:
-        """Number of rows that were found damaged since the store was opened."""
-        return self._num_damaged
-
     def take_notes(self) -> list[str]:
         """Return and clear the messages for the user, one line each.
 
         They tell of damage, and of stores removed to make room.
         """
         notes, self._notes = self._notes, []
-        if count := self._num_damaged - self._num_told:
+        if count := self.num_damaged - self._num_told:
             rows = "1 damaged row is" if count == 1 else f"{count} damaged rows are"
             notes.append(f"store {self.meta.key}: {rows} recomputed")
-        self._num_told = self._num_damaged
+        self._num_told = self.num_damaged
         return notes
 
     def close(self) -> None:
@@ -300,7 +296,7 @@ class Store:
         self._index.learn(spans.some(whole), checksums[whole])
         if len(damaged := rows[~whole]):
             self._index.erase(damaged)
-            self._num_damaged += len(np.unique(damaged))
+            self.num_damaged += len(np.unique(damaged))
 
     def _free_spans(self, rows: Rows, lengths: Tensor | None) -> Spans:
         """Return positions for new rows: ragged ones are appended."""

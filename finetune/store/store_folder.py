@@ -7,7 +7,8 @@ Whoever creates, changes or removes a store holds the lock of the store director
 import fcntl
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -208,12 +209,8 @@ def hold(file: BinaryIO) -> None:
 
 def touch(folder: Path) -> None:
     """Note that a store is used now, for LRU eviction; nothing happens if it cannot be written."""
-    with suppress(OSError):
-        lock = open_lock(folder)
-        try:
-            os.utime(lock)
-        finally:
-            os.close(lock)
+    with suppress(OSError), opened_to_change(folder / "lock") as lock:
+        os.utime(lock)
 
 
 def _is_locked(path: Path) -> bool:
@@ -221,15 +218,12 @@ def _is_locked(path: Path) -> bool:
     if not disk.is_own_file(path):
         return False
     # Each process that uses a store holds a shared lock, which the system releases at its end.
-    descriptor = disk.descriptor_to_change(path)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(descriptor)
+    with opened_to_change(path) as descriptor:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def open_lock(folder: Path) -> int:
@@ -238,8 +232,15 @@ def open_lock(folder: Path) -> int:
 
 
 def _resize(path: Path, size: int) -> None:
-    descriptor = disk.descriptor_to_change(path)
-    try:
+    with opened_to_change(path) as descriptor:
         os.ftruncate(descriptor, size)
+
+
+@contextmanager
+def opened_to_change(path: Path, *, make: bool = False) -> Iterator[int]:
+    """Yield a file descriptor, closed afterwards, which gives up a lock that is taken by it."""
+    descriptor = disk.descriptor_to_change(path, make=make)
+    try:
+        yield descriptor
     finally:
         os.close(descriptor)

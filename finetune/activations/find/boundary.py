@@ -157,12 +157,8 @@ def probe(
 def _maximal(roots: Sequence[Call], findings: Findings, given: set[int]) -> list[Place]:
     """Return the outermost frozen calls without a fault.
 
-    Calls that only pass on a tensor (`Identity`, an in-place `ReLU`) are left to run.
-
-    Args:
-        roots: Calls of one level.
-        findings: Results of the checks.
-        given: Storages that chosen calls return; mutated.
+    Calls that only pass on a tensor (`Identity`, an in-place `ReLU`) are left to run. `given` are
+    the storages that chosen calls return; it grows.
     """
     found: list[Place] = []
     for call in roots:

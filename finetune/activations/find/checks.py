@@ -146,12 +146,7 @@ def _compare(
 ) -> None:
     """Compare a pass with the first one; add what disqualifies calls to `findings`.
 
-    Args:
-        findings: Mutated.
-        first: The pass with nothing changed.
-        other: The pass with something changed.
-        fault_of: Judges a call.
-        if_others: The reason to add if the passes make different calls.
+    `if_others` is the reason to add if the passes make different calls.
     """
     findings.times.append(other.times)
     if first.calls.keys() != other.calls.keys():
