@@ -121,6 +121,7 @@ class ActivationCache:
     def leave(self) -> None:
         """Run the whole network from now on; keep the stores for a phase that freezes more."""
         if isinstance(self.now, CachedForward):
+            # Not closed: if the next phase freezes more, its rows are computed from these.
             self.now.remove()
             self._earlier = self.now
         else:
@@ -142,6 +143,7 @@ class ActivationCache:
             self._use.tell(f"activation cache: {found}")
             return
         try:
+            # Looked at first: whether it pays depends on what a run before has stored.
             own = self._planned(found, facts_at(self._model, found.boundary, self._use))
             planned = [own] if self._pays(own.found) else []
             if thaws and self._may_look_ahead(own, is_stored=bool(planned)):
@@ -163,6 +165,8 @@ class ActivationCache:
 
     def _agreed(self, found: Estimate) -> Estimate:
         """Return an estimate as the first of several processes has made it."""
+        # Each process has measured other times. If one cached and another one did not, one of them
+        # would wait for the other at every step.
         pace = found.pace
         own = (pace.prefix, pace.whole, found.trying, found.stored)
         prefix, whole, trying, stored = self._use.agreed(own)

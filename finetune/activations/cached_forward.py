@@ -53,6 +53,7 @@ class CachedForward:
         inner: "CachedForward | None" = None,
     ) -> None:
         self.model, self.replay, self.facts = runner.model, replay, facts
+        # `_run` may be compiled code around the network, `model` is the network itself.
         self.boundary, self._runner, self._run = replay.boundary, runner, runner.run
         self._statistics, self._seconds, self._tell = statistics, seconds, tell
         self._inner = inner
@@ -134,6 +135,7 @@ class CachedForward:
 
     def close(self) -> None:
         """Close the stores, and restore every module's own `forward`."""
+        # Modules first: an answer from a closed store would be an error in the middle of a pass.
         self.remove()
         for store in self.stores:
             store.close()
@@ -192,6 +194,7 @@ class CachedForward:
     def forward(self, batch: Batch, samples: Split) -> Any:
         """Run the network on a batch; frozen calls are answered if it carries rows."""
         split = self._splits.get(samples.name)
+        # Samples that are no split of the run have no store.
         if split is None:
             return self._run(**batch.inputs)
         is_exact = batch.rows is not None or self._judged(batch, split).is_exact
@@ -231,6 +234,7 @@ class CachedForward:
     @contextmanager
     def _answering(self, batch: Batch, split: SplitCache, numbers: Tensor) -> Iterator[None]:
         """Answer the frozen calls in the block with the stored rows of a batch."""
+        # The time until the rows are on the device: they are needed there before the pass begins.
         began, shape = time.perf_counter(), split.shape(batch.indices)
         # Rows that were verified when the batch was fetched stay readable, whatever other processes
         # do.

@@ -183,6 +183,7 @@ def find_estimate(
     if not boundary.stored:
         why = "; ".join(boundary.reasons)
         return f"nothing to store{f' ({why})' if why else ''}"
+    # Of the whole run, also where `plan` has only some of its samples at hand.
     num_rows = {name: use.size(name) * (split.views or 1) for name, split in use.splits.items()}
     try:
         layout = Layout.of(with_digests(boundary.specs), sum(num_rows.values()), use.store_dtype)
@@ -207,6 +208,7 @@ def _why_not_probed(model: nn.Module, use: Use, epochs: float, *, anyhow: bool) 
         return use.not_cached
     if all(parameter.requires_grad for parameter in model.parameters()):
         return "nothing is frozen"
+    # The shape of a batch, by which it is answered, must be known before the batch is made.
     if not all(samples.is_even for samples in use.splits.values()):
         return "not stored, how many tokens a sample has is not known beforehand from one column"
     if train.views is None:

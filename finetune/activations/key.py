@@ -61,6 +61,7 @@ def facts_of(
         or any(name == module or name.startswith(f"{module}.") for module in boundary.modules)
     ]
     below = {name: model.get_submodule(name) for name in boundary.modules}
+    # In doubt a fact is included: one too many costs a store, one too few would cost bits.
     return dict(more) | {
         "rows": _DEFINITION,
         "tensors": fingerprints(model, tensors, known=known),

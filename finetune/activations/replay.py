@@ -55,7 +55,9 @@ class Constants:
     def _agrees(self, leaf: str, value: Tensor) -> bool:
         if leaf in self._values:
             return same_bits(self._values[leaf], value)
+        # A copy: the network may change what it got in place.
         self._values[leaf] = value.detach().clone()
+        # A warm run must find the constants of the run that has stored the rows.
         name, digest = f"{self._shape}: {leaf}", fingerprint(value)
         if name not in self._verdicts:
             self._verdicts.add(name, digest)
@@ -177,7 +179,7 @@ class Replay:
         if session is None:
             return original(*args, **kwargs)
         visit = session.visits.get(name, 0)
-        session.visits[name] = visit + 1
+        session.visits[name] = visit + 1  # in the order of the calls, as the probe has counted
         # One call of a module may belong to the prefix and another one not.
         call = self._calls.get((name, visit))
         if call is None:

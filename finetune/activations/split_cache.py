@@ -71,6 +71,7 @@ class SplitCache:
 
         It can if its shape is exact, its constants are known and all rows are stored.
         """
+        # Cheap questions first: whether rows are there may take a look at all their bytes.
         shape = self.shape(indices)
         name = self.name_of(shape)
         is_exact = name in self.verdicts and self.verdicts[name] is None

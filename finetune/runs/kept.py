@@ -72,6 +72,7 @@ class Checkpoints:
         if not self.is_written:
             yield
             return
+        # Here and not where checkpoints are listed: only under the lock is nobody saving.
         self.sweep()
         line = self.room.lack_in(self.folder, len(self.all())) if self.room is not None else None
         if line is not None:
@@ -120,6 +121,7 @@ class Checkpoints:
                 ) from error
             # It was written just now: to read it back would only cost time.
             self._judged[final] = signature_of(final), None
+            # Last: until the new one has its name, the older ones are all that there is.
             self._prune(step, {step, *wanted})
 
         self.worker.run(write)
@@ -169,6 +171,7 @@ class Checkpoints:
         """Return the newest whole checkpoint, or None, and a line for each damaged one skipped."""
         self.worker.wait()
         damaged: list[str] = []
+        # From the newest on, and no further than needed: to judge one reads all its bytes.
         for path in reversed(self.all()):
             if (fault := self.fault(path)) is None:
                 return path, damaged

@@ -135,6 +135,7 @@ def claim_store(root: Path, wanted: Meta, disk_bytes: float, *, evicts: bool = T
     """
     folder = folder_of(root, wanted.key)
     with os_errors_named(folder), _directory_locked(root):
+        # First: what cannot be used would count as room that is taken.
         notes = removed_if_unusable(folder, wanted)
         notes += _make_room(root, folder, wanted, disk_bytes, evicts=evicts)
         if folder.exists():
@@ -293,7 +294,7 @@ def _make_room(
         )
     notes = []
     while idle and (needed + live + freed > disk_bytes or missing > shutil.disk_usage(root).free):
-        oldest = idle.pop()
+        oldest = idle.pop()  # entries stand in the order of their last use, the newest first
         freed -= oldest.size_bytes
         if remove_unless_in_use(oldest.folder):
             notes.append(f"store {oldest.key}: removed to make room, {_gib(oldest.size_bytes)}")

@@ -93,6 +93,7 @@ class RowIndex:
         """
         if not len(self._known_places):
             return Spans(rows, rows, rows[:0])
+        # Not from the file: another process may have written the row anew, at another place.
         places = self._known_places[rows]
         return Spans(rows, places[:, 0], places[:, 1])
 

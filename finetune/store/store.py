@@ -109,6 +109,7 @@ class Store:
             claim = claim_store(folder, meta, disk_gb * _GIB, evicts=evicts)
             return cls.of(meta, claim, limit_bytes=disk_gb * _GIB)
         except StoreError as error:
+            # A cache that is lost at the end still saves the later epochs of this run.
             if layout.size_bytes > memory_gb * _GIB:
                 raise
             store = cls(meta, None, limit_bytes=memory_gb * _GIB)
@@ -189,6 +190,8 @@ class Store:
         for name, value in given.items():
             if len(value) != len(rows):
                 raise ValueError(f"{name!r} has {len(value)} samples, not {len(rows)}")
+        # Where rows are appended, locked until their checksums are written: no other process may
+        # take the same units meanwhile.
         with self._files.appending():
             # Rows that another process has written are kept: both computed the same bits.
             fresh = np.flatnonzero(self._index.checksums(rows) == EMPTY)
@@ -212,6 +215,7 @@ class Store:
         Room that ragged rows have taken on disk is free once nobody has the store open.
         """
         self._index.erase(np.arange(self.meta.layout.num_rows))
+        # On disk another process may read them; nobody else has files without a name.
         if self._claim is None:
             self._files.empty_ragged()
 

@@ -104,6 +104,7 @@ def fault_of(folder: Path, wanted: Meta) -> str | None:
         fault = read_meta(folder).difference(wanted)
     except StoreError as error:
         return error.message
+    # `meta.json` is right, but a file may be gone: opening it would fail in the middle of a run.
     names = ("lock", *wanted.layout.files())
     missing = [name for name in names if not disk.is_own_file(folder / name)]
     return fault or (f"{missing[0]} is missing" if missing else None)
@@ -177,6 +178,7 @@ def restore_sizes(folder: Path, wanted: Meta) -> list[str]:
 
 def remove_unless_in_use(folder: Path) -> bool:
     """Remove a store and return True; False if a process uses it."""
+    # Nobody can begin to use it in between: the caller holds the lock of the directory.
     if is_in_use(folder):
         return False
     remove_whole(folder)

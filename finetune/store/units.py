@@ -92,6 +92,7 @@ class FileUnits:
         Raises:
             StoreFullError: the disk or a quota is full.
         """
+        # Rows of a batch in order are mostly neighbours: a call for each run, not for each row.
         with os_errors_named(self._path):
             for first, last in _runs(places):
                 self._write_run(block[first:last], int(places[first]) * self._unit.num_bytes)

@@ -54,6 +54,7 @@ class Verdicts:
         everything = _read(self._path)
         known = everything.pop(self._network, {}) | {shape: fault}
         everything = dict([*everything.items(), (self._network, known)][-_MOST_NETWORKS:])
+        # A trial that is not saved is made again: no reason to end a run.
         with suppress(OSError):
             disk.replace_file(self._path, _with_digest(everything).encode(), tag=str(os.getpid()))
 

@@ -149,7 +149,7 @@ class Trainer:
             self.reporter.message(
                 f"{self.folder.path}: already done; --fresh (in Python fresh=True) begins anew"
             )
-            self.progress.metrics = metrics or {}
+            self.progress.metrics = metrics or {}  # which callers of `fit` read
             # `fit` leaves the best weights in the model, also when there is nothing to train.
             self.saver.take_best(self.cache)
             self.reporter.messages(take_fitted(task, self.folder, step))
@@ -218,8 +218,10 @@ class Trainer:
             self.reporter.message_once(line)
         self.saver.alike.check(progress)
         self.reporter.messages(self.sharing.lines.exchange())
+        # With the new mask, and before the first step: the proof covers every step of the phase.
         with self.stepper.clock.timed("proof"):
             self.saver.prover.begin_phase(timeline)
+        # Last: it runs the network, with the mask and the modes of the phase.
         with self.stepper.clock.timed("probe"):
             left_steps = timeline.span.ends - progress.step
             self.cache.open(left_steps / timeline.steps_per_epoch, timeline.thaws_ahead())
@@ -235,11 +237,13 @@ class Trainer:
                 if self.recovery.goes_back(error):
                     return False
                 stats = None
+            # torch tells that memory is short by this error too.
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
                 samples = sum(map(len, window))
                 self.recovery.halve_passes(self.sharing.largest_pass(samples))
+                # `_windows` yields the same window again, in smaller passes.
                 continue
             if stats is None:
                 # A window that is left out counts as a step, so that later steps keep their
@@ -253,6 +257,7 @@ class Trainer:
         timeline = self.timeline
         while not timeline.phase_is_over:
             size = timeline.pass_size
+            # All that is left of the epoch at once: processes that make batches work ahead.
             cuts = [self.sharing.own_cuts(window, size) for window in timeline.windows()]
             fetches = self.cache.now.fetches(
                 self.splits.train, [cut for window in cuts for cut in window], epoch=timeline.epoch
@@ -288,9 +293,11 @@ class Trainer:
             is_new_best = self.evaluator.validate(self.splits.validation)
             self.progress.owes_evaluation = False
             self.reporter.messages(self.sharing.lines.exchange())
+        # There a checkpoint may have to wait for the best weights to be restored.
         if self.timeline.phase_is_over:
             return
         is_asked = self.sharing.stop.requested is not None
+        # A new best at once: after the next step these weights are nowhere.
         if is_new_best or is_asked or self.timeline.checkpoint_is_due:
             self.saver.save()
         if is_asked:
@@ -305,6 +312,7 @@ class Trainer:
         saved first, and a run that resumes from it leaves the phase once more.
         """
         timeline, progress = self.timeline, self.progress
+        # Before anything is restored: the proof is of the weights that the steps have left.
         if self.plan.verify in ("phase", "checkpoint") or timeline.run_is_over:
             self.saver.prove()
         best = progress.phase_best.step if timeline.phase.restores_best else None

@@ -64,6 +64,7 @@ class Saver:
                 "of the weights, and one has failed"
             )
             return
+        # Before anything is written: a checkpoint with a changed frozen tensor must not exist.
         if self.timeline.plan.verify == "checkpoint" and self.timeline.progress.fingerprints:
             self.prove()
         if not alone:
@@ -149,6 +150,7 @@ class Saver:
     @contextmanager
     def _in_step(self) -> Iterator[None]:
         """Let all processes of the run read in the block what the first one has saved before."""
+        # A thread may still write the checkpoint that is asked for.
         self.checkpoints.worker.wait()
         self.alike.link.wait()
         yield
@@ -170,6 +172,7 @@ class Saver:
         if best is None:
             self.average.take()
             return
+        # The checkpoint holds averages as weights: those of the last step are of no use any more.
         self.average.drop()
         if best <= self.timeline.progress.phase_began:
             # Tensors that are frozen now had other values then: their rows must not be stored.

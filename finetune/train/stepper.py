@@ -80,6 +80,7 @@ class Stepper:
         # Before the forward pass, which may move buffers such as running statistics.
         self.guard.begin_step()
         self._seed(0)
+        # Anew for each step: rates are a function of it, whatever the optimizer holds.
         set_rates(self.optimizer, self.timeline.rates_now())
         self._zero_gradients()
         window = self.mixing.mixed(window, progress.step)
@@ -93,6 +94,7 @@ class Stepper:
                 micro_loss = add_up(shares)
             if measuring is not None:
                 measuring.forward_is_done(shares, outputs, batch)
+            # For each micro-batch, so that only one graph is in memory; gradients add up.
             self.precision.backward(micro_loss)
             if measuring is not None:
                 measuring.backward_is_done()
@@ -104,6 +106,7 @@ class Stepper:
         # all others into zero.
         self.guard.refuse_non_finite(progress.step, loss, self.optimizer)
         grad_norm = self._clip_gradients(is_logged=measuring is not None)
+        # After clipping: the update is made of clipped gradients.
         if measuring is not None:
             measuring.before_update()
         self.precision.step(self.optimizer)

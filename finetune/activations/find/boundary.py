@@ -190,6 +190,7 @@ def _boundary(
         told = {place: len(needed) for place, needed in flow.needed.items()}
         if told != {place: len(trial.calls[place].tensors) for place in chosen}:
             flow = follow_values(model, batch, chosen)
+        # An answer is made anew from the structure of an output: try it before it is needed.
         hollow, faults = _hollowed(trial, chosen)
         if not flow.faults and not faults:
             break

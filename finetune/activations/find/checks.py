@@ -131,6 +131,7 @@ def _other_weights(model: nn.Module) -> Iterator[None]:
 
 
 def _watched_pass(model: nn.Module, inputs: Inputs, *, seed: int) -> Trial:
+    # Before the pass: what it moves is found by comparing.
     tensors, plain = buffers(model), attributes(model)
     # Copies, since the network may change its inputs in place.
     copies = {name: values.clone() for name, values in inputs.items()}

@@ -167,6 +167,7 @@ class Flow:
 def follow_values(model: nn.Module, batch: Inputs, chosen: Collection[Place]) -> Flow:
     """Run the network; return which outputs of the chosen calls are needed, and what enters."""
     seen = watch_around(model, batch, chosen)
+    # What the network returns counts as needed: a loss may be all that is made of it.
     reached = {storage_of(tensor) for root in seen.roots for tensor in root.tensors}
     read = set(reached)
     for operation in reversed(seen.operations.found):

@@ -78,12 +78,14 @@ class CheckpointState:
         averages = {n: shards.kept(shards.whole(n, t)) for n, t in average.tensors.items()}
         _refuse_non_finite(averages)
         tensors, plain = _optimizer_state(optimizer, shards)
+        # As text already: the progress changes while a thread writes.
         document = {"progress": progress.to_json(), "optimizer": plain, "scaler": dict(scaler)}
         return cls(
             step=progress.step,
             phase=progress.phase,
             base=base.fingerprint(moved),
             moved=moved,
+            # Whoever loads the delta wants what was evaluated, and evaluated are the averages.
             weights=delta | averages,
             unaveraged={name: delta[name] for name in averages},
             optimizer=tensors,
@@ -132,6 +134,7 @@ def save_checkpoint(
         NonFiniteError: a weight or a buffer is infinite or NaN. Nothing is written.
     """
     snapshot = CheckpointState.of(model, optimizer, progress, base, scaler, average, shards)
+    # Only after the copies: to put sharded tensors together takes all ranks.
     if not shards.is_writer:
         return None
     return checkpoints.add(
@@ -206,6 +209,7 @@ def load_checkpoint(
     # Only now, when all is read and checked: an error before leaves model and optimizer unchanged.
     _put_in_place(delta | unaveraged, model, base)
     average.load({name: shards.part(name, delta[name]) for name in unaveraged})
+    # Files hold tensors of the CPU; the optimizer keeps its own where the parameters are.
     device = next(model.parameters()).device
     placed = {
         name: {key: _placed(shards.part(name, value), device) for key, value in entries.items()}
@@ -251,6 +255,7 @@ def _delta(
     model: nn.Module, base: Base, shards: Shards
 ) -> tuple[frozenset[str], dict[str, Tensor]]:
     """Return the names of the buffers that have moved, and copies of the delta's tensors."""
+    # By their bits, not by who may have written to them: any module may, in a forward pass.
     moved = frozenset(
         n for n, b in buffers_of(model).items() if fingerprint(b) != base.digests.get(n)
     )
