@@ -11,15 +11,17 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from finetune.data.batches import MASK, Batch, Extent, Split
+from finetune.data.batches import MASK, Batch, Extent, Samples, Split
+from finetune.models.detectors import Detector
 from finetune.store.layout import RowSpec
 
 SAMPLE = "digest of the sample"
 """Name under which a store keeps the digests. No output of a call is called so."""
 _DIGEST = RowSpec((3,), "int64")
 """Two numbers of the digest, and the origin of the row."""
+_REMEDY = "{type: Resize, size: [H, W], with: [TARGET]} brings all to one size"
 
 
 class Shape(NamedTuple):
@@ -98,6 +100,39 @@ def without_padding(row: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
     # With as many axes as the row, so that it is broadcast over the others.
     ended = (mask == 0).reshape(*mask.shape, *[1] * (row.ndim - 2))
     return row.masked_fill(ended, 0)
+
+
+def why_company_decides(model: nn.Module, splits: Collection[Samples]) -> str | None:
+    """Return why a sample would have other rows in other company; None if it has not.
+
+    A batch of images is as large as its largest one, so frozen layers see a smaller one with more
+    padding than alone. Two small trial batches need not show that.
+
+    Args:
+        model: The network.
+        splits: The samples of all parts.
+    """
+    known = [samples.image_sizes for samples in splits]
+    if any(sizes is None for sizes in known):
+        return (
+            "not stored, a transform makes images of sizes that are not known beforehand, and a "
+            f"batch pads each to its largest one; {_REMEDY}"
+        )
+    sizes = sorted({size for found in known for size in found or ()})
+    detectors = [one for one in model.modules() if isinstance(one, Detector)]
+    if len(sizes) < 2:
+        return None
+    first = [one.size_seen(sizes[0]) for one in detectors]
+    for size in sizes[1:]:
+        # Where a network brings them all to one size, no image makes another one larger.
+        if not first or [one.size_seen(size) for one in detectors] != first:
+            (high, wide), (height, width) = sizes[0], size
+            return (
+                f"not stored, a batch pads images to its largest one, and they differ in size "
+                f"({high} x {wide}, {height} x {width}): a sample has other outputs in other "
+                f"company; {_REMEDY}"
+            )
+    return None
 
 
 def with_digests(specs: Mapping[str, RowSpec]) -> dict[str, RowSpec]:

@@ -8,9 +8,8 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from finetune.activations.batch_shapes import with_digests
+from finetune.activations.batch_shapes import why_company_decides, with_digests
 from finetune.activations.find.boundary import Boundary, Pace, probe
-from finetune.activations.image_sizes import why_company_decides
 from finetune.activations.key import Facts, Snapshot, facts_of, take_snapshot
 from finetune.data.batches import Samples
 from finetune.freezing.apply import mask_given_back, take_on

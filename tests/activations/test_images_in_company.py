@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune.activations.image_sizes import why_company_decides
+from finetune.activations.batch_shapes import why_company_decides
 from finetune.train.build import open_samples
 from finetune.train.wire import build_trainer
 
