@@ -147,7 +147,7 @@ class Trainer:
         # Of several processes the first one decides: another may read what it has not written yet.
         if self.sharing.link.first_says(claim=metrics is not None):
             self.reporter.message(
-                f"{self.folder.path}: already done; --fresh (in Python fresh=True) begins anew"
+                f"{self.folder.path}: already done; --fresh begins anew, in Python fresh=True"
             )
             self.progress.metrics = metrics or {}  # which callers of `fit` read
             # `fit` leaves the best weights in the model, also when there is nothing to train.

@@ -310,4 +310,4 @@ def test_doctor_does_not_count_fingerprints_where_nothing_was_frozen(small_confi
 def test_a_run_that_is_done_names_what_begins_it_anew_from_python_too(said_by):
     said_by()
     [line] = [line for line in said_by() if "already done" in line]
-    assert line.endswith("already done; --fresh (in Python fresh=True) begins anew")
+    assert line.endswith("already done; --fresh begins anew, in Python fresh=True")

@@ -135,6 +135,8 @@ def test_what_imported_data_names_stays_in_the_current_folder(
 ):
     (images / "beyond.png").symlink_to("/etc/hostname")
     attack.write("named_by.py", SOURCE)
+    # Python's own file beside a module that it has read is no file of the run.
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
     monkeypatch.syspath_prepend(str(attack.folder))
     args = {"form": form, "name": name}
     source = {"type": "import", "path": "named_by:made", "args": args}
