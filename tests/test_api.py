@@ -70,6 +70,7 @@ def test_type_checkers_see_the_names_that_there_are():
     assert seen == {name: getattr(finetune, name) for name in finetune.__all__}
 
 
+@pytest.mark.slow
 def test_a_config_is_trained_and_used_from_python(tmp_path):
     overrides = ["train.steps=3", "train.epochs=null"]
     config = finetune.load_config(CONFIG, overrides=overrides, trust=["my_pkg"])

@@ -95,6 +95,7 @@ def test_configs_ship():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_it_trains_and_leaves_a_whole_run_folder(run):
     _, trainer, folder = run
     assert trainer.progress.step == trainer.timeline.total_steps

@@ -63,6 +63,7 @@ def test_it_is_plain_data_that_names_its_source(path):
     assert load_config(path).train.batch_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CASES)
 def test_it_runs_two_steps_when_told_only_where_data_and_weights_are(path, makers, tmp_path):
     said = makers[path.stem](tmp_path / "data")

@@ -23,6 +23,7 @@ def test_the_reference_is_what_the_code_says(script):
         assert (PAGES / name).read_text(encoding="utf-8") == text, f"{name}: {MADE_BY}"
 
 
+@pytest.mark.slow
 def test_a_key_without_the_schema_is_missing_from_its_page(script, monkeypatch):
     schema = script["schema"]()
     row = "| `patience` | whole number | `2` | Evaluations in a row without improvement. |"
@@ -33,6 +34,7 @@ def test_a_key_without_the_schema_is_missing_from_its_page(script, monkeypatch):
     assert row not in script["pages"]()["keys_freeze.md"]
 
 
+@pytest.mark.slow
 def test_every_key_of_the_schema_has_a_row(script):
     schema, text = script["schema"](), "\n".join(script["pages"]().values())
     keys = {

@@ -85,6 +85,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beat", ["watchdog.beat()", "pass"])
 def test_a_pause_does_not_count(beat):
     process = start(BEATS.format(times=5, beat=beat))
@@ -96,6 +97,7 @@ def test_a_pause_does_not_count(beat):
     assert (process.returncode, out) == (0, "done\n"), err
 
 
+@pytest.mark.slow
 def test_what_hangs_after_a_pause_still_ends():
     process = start(BEATS.format(times=600, beat="pass"))
     assert process.stdout.readline() == "ready\n"
@@ -107,6 +109,7 @@ def test_what_hangs_after_a_pause_still_ends():
     assert "no progress for 1 s" in err
 
 
+@pytest.mark.slow
 def test_beats_keep_it_quiet_and_patience_may_be_endless():
     process = start(BEATS.format(times=25, beat="watchdog.beat()"))
     assert process.communicate(timeout=120)[0] == "ready\ndone\n"

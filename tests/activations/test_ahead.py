@@ -30,6 +30,7 @@ def thawing(*lengths, frozen=THAW):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [(2, 2, 2), (1, 1, 1), (1, 3, 1), (3, 1, 1)], ids=str)
 def test_a_thaw_runs_the_prefix_once_per_sample_over_all_phases(
     runs, tmp_path, monkeypatch, lengths
@@ -46,6 +47,7 @@ def test_a_thaw_runs_the_prefix_once_per_sample_over_all_phases(
     assert sum(ON_THE_WAY in line for line in said) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "train",
     [
@@ -63,6 +65,7 @@ def test_number_formats_and_batches_change_no_bit_of_a_thaw(runs, tmp_path, trai
     runs.assert_same_run(stored, whole)
 
 
+@pytest.mark.slow
 def test_what_is_stored_on_the_way_is_what_a_run_that_begins_there_finds(runs, tmp_path):
     # the last weights are tested: the best ones may be those of a phase that freezes more
     settings = {"cache": "auto", "epochs": 3, "checkpoint": {"best": None}}
@@ -74,6 +77,7 @@ def test_what_is_stored_on_the_way_is_what_a_run_that_begins_there_finds(runs, t
     assert trainer.cache.statistics.answered > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "frozen",
     [THAW[::-1], ([DOWN1, DOWN2], [DOWN2, MIDDLE, UP]), (THAW[0], [])],
@@ -91,6 +95,7 @@ def test_nothing_is_stored_for_phases_that_do_more_than_thaw(runs, tmp_path, fro
     assert not any(ON_THE_WAY in line for line in said)
 
 
+@pytest.mark.slow
 def test_a_phase_that_changes_its_mind_ends_the_view_ahead(runs, tmp_path):
     """The third phase freezes what the second one trains: its rows would not be known yet."""
     frozen = (THAW[0], [DOWN1], [DOWN1, DOWN2])
@@ -101,6 +106,7 @@ def test_a_phase_that_changes_its_mind_ends_the_view_ahead(runs, tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_without_room_for_more_only_the_present_phase_is_stored(runs, tmp_path):
     own = runs.odd_config("UNet", freeze=THAW[0], cache="auto", epochs=2)
     runs.trained(own, tmp_path / "own")
@@ -114,6 +120,7 @@ def test_without_room_for_more_only_the_present_phase_is_stored(runs, tmp_path):
     assert sum("nothing is stored for phase 'p1': needs" in line for line in said) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", ["ThawedOtherwise", "ThawedRarely", "ThawedAtRandom"])
 @pytest.mark.parametrize("is_thaw", [True, False], ids=["thaw", "freeze deeper"])
 def test_rows_that_another_mode_makes_different_are_never_shared(runs, tmp_path, net, is_thaw):
@@ -150,6 +157,7 @@ def test_only_phases_that_thaw_more_than_all_before_them_count_as_thaws(runs, tm
     assert timeline.at(progress).thaws_ahead() == []
 
 
+@pytest.mark.slow
 def test_a_thaw_after_other_phases_is_looked_ahead_to(runs, tmp_path):
     freeze = thawing(2, 2, frozen=(THAW[3], THAW[1], THAW[2]))
     stored, whole, said = runs.pair(tmp_path, "UNet", freeze=freeze, epochs=6)
@@ -165,6 +173,7 @@ def test_what_modules_keep_to_save_time_is_no_reason_to_store_anew(runs, tmp_pat
     assert sum(ON_THE_WAY in line for line in said) == 1
 
 
+@pytest.mark.slow
 def test_a_phase_that_comes_before_every_sample_was_seen_is_not_stored_for(runs, tmp_path):
     freeze = thawing(1, 1, frozen=THAW[:3])
     freeze["phases"][0]["until"] = {"steps": 5}

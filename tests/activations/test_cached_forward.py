@@ -70,6 +70,7 @@ PHASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [CONV, SKIP], ids=["straight", "skip across the boundary"])
 @pytest.mark.parametrize("phases", PHASES.values(), ids=PHASES.keys())
 def test_a_stored_prefix_changes_no_bit(tmp_path, always, layers, phases):
@@ -88,6 +89,7 @@ def test_the_prefix_runs_once_per_sample_in_training(tmp_path, always):
     assert trainer.cache.statistics.answered == 3 * seen_again
 
 
+@pytest.mark.slow
 def test_a_second_run_starts_warm_and_one_with_other_frozen_weights_does_not(tmp_path, always):
     phases = PHASES["all but the head"]
     first = run(tmp_path / "1", cache="auto", phases=phases)
@@ -98,6 +100,7 @@ def test_a_second_run_starts_warm_and_one_with_other_frozen_weights_does_not(tmp
     assert run(tmp_path / "3", cache="auto", phases=phases, layers=other).cache.statistics.recorded
 
 
+@pytest.mark.slow
 def test_micro_batches_change_nothing(tmp_path, always):
     phases = PHASES["frozen front"]
     stored = run(tmp_path / "stored", cache="auto", phases=phases, micro_batch=16)

@@ -55,6 +55,7 @@ def test_short_memory_in_trials_alone_cuts_no_step(runs, tmp_path):
     assert stored.cache.statistics.answered == 0
 
 
+@pytest.mark.slow
 def test_a_store_is_not_given_what_the_best_weights_of_an_earlier_phase_give(runs, tmp_path):
     phases = [
         {"name": "a", "train": ["net.head", "net.body"], "until": {"epochs": 3}},

@@ -258,6 +258,7 @@ def keys_of(tmp_path, always, monkeypatch):
     return keys
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [with_other_mean, with_other_pixel, with_bfloat16, with_other_batches, with_other_seed],
@@ -271,5 +272,6 @@ def test_another_bit_in_data_transforms_or_number_format_is_another_store(keys_o
     assert len(shared) == (1 if change is with_other_pixel else 0), shared
 
 
+@pytest.mark.slow
 def test_what_only_concerns_training_uses_the_same_stores(keys_of):
     assert keys_of("before") == keys_of("after", with_other_rate)

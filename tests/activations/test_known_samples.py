@@ -95,6 +95,7 @@ def answered(told):
     return count
 
 
+@pytest.mark.slow
 def test_predictions_of_known_samples_have_the_same_bits_and_run_no_frozen_layer(
     folder, ran, command_line
 ):
@@ -110,6 +111,7 @@ def test_predictions_of_known_samples_have_the_same_bits_and_run_no_frozen_layer
     assert sum(ran) == PROBED + 2 * compared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", [0.25, 0.31], indirect=True)
 def test_rows_of_a_last_smaller_batch_change_no_bit(folder, command_line):
     """Kernels may round them otherwise than in a full batch."""
@@ -119,6 +121,7 @@ def test_rows_of_a_last_smaller_batch_change_no_bit(folder, command_line):
     assert answered(told) > NUM / 2
 
 
+@pytest.mark.slow
 def test_a_sample_that_has_changed_is_not_known(folder, ran, command_line):
     first, *lines = (folder / "t.csv").read_text().splitlines()
     label, _, rest = lines[200].split(",", 2)
@@ -133,6 +136,7 @@ def test_a_sample_that_has_changed_is_not_known(folder, ran, command_line):
     assert sum(ran) == PROBED + 2 * compared + 8
 
 
+@pytest.mark.slow
 def test_a_damaged_row_is_computed_anew(folder, command_line):
     whole, told = predicted(command_line)
     before = answered(told)
@@ -146,6 +150,7 @@ def test_a_damaged_row_is_computed_anew(folder, command_line):
     assert before - 32 <= answered(told) < before
 
 
+@pytest.mark.slow
 def test_a_store_that_cannot_be_opened_leaves_the_others_in_use(folder, command_line):
     whole, told = predicted(command_line)
     before = answered(told)
@@ -157,6 +162,7 @@ def test_a_store_that_cannot_be_opened_leaves_the_others_in_use(folder, command_
     assert "activation cache: a store is not used: " in told
 
 
+@pytest.mark.slow
 def test_rows_beyond_the_bound_on_memory_run_all_layers_with_a_line(
     folder, command_line, monkeypatch
 ):
@@ -169,6 +175,7 @@ def test_rows_beyond_the_bound_on_memory_run_all_layers_with_a_line(
     assert "has more than 390 rows of this network; the frozen layers run for samples" in told
 
 
+@pytest.mark.slow
 def test_a_stored_row_takes_16_bytes_of_memory(folder):
     stores = [
         Store.of(one.meta, claim_as_it_is(cache_root(), one.meta), limit_bytes=0.0)
@@ -189,6 +196,7 @@ def test_a_stored_row_takes_16_bytes_of_memory(folder):
         store.close()
 
 
+@pytest.mark.slow
 def test_a_predictor_in_python_answers_known_samples_where_it_is_asked_to(folder, ran):
     from finetune import load_predictor
 
@@ -204,6 +212,7 @@ def test_a_predictor_in_python_answers_known_samples_where_it_is_asked_to(folder
     assert predictor(columns) == whole
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_known_samples_gives_the_same_figures(folder, ran, command_line):
     whole = command_line("eval", "run", "t.csv", "-o", "cache.use=off", "--json")
     ran.clear()
@@ -214,6 +223,7 @@ def test_an_evaluation_of_known_samples_gives_the_same_figures(folder, ran, comm
     assert sum(ran) == PROBED + 2 * compared
 
 
+@pytest.mark.slow
 def test_rows_of_another_network_are_not_used(folder, ran, command_line):
     config = yaml.safe_load((folder / "c.yaml").read_text())
     (folder / "c.yaml").write_text(yaml.safe_dump(config | {"seed": 1, "cache": "off"}))
@@ -224,6 +234,7 @@ def test_rows_of_another_network_are_not_used(folder, ran, command_line):
     assert sum(ran) >= NUM
 
 
+@pytest.mark.slow
 def test_rows_that_are_others_in_evaluation_are_not_used(folder, command_line, monkeypatch):
     """As those of a layer that works otherwise in training."""
     whole, _ = predicted(command_line, "-o", "cache.use=off")
@@ -242,6 +253,7 @@ def test_rows_that_are_others_in_evaluation_are_not_used(folder, command_line, m
     assert "batches of 8 samples run all layers although their samples are known" in told
 
 
+@pytest.mark.slow
 def test_an_error_of_the_stores_is_told_and_all_layers_run(folder, command_line, monkeypatch):
     whole, _ = predicted(command_line, "-o", "cache.use=off")
 
@@ -254,6 +266,7 @@ def test_an_error_of_the_stores_is_told_and_all_layers_run(folder, command_line,
     assert "activation cache: stored rows are not used: not what was written" in told
 
 
+@pytest.mark.slow
 def test_an_error_of_a_store_in_the_midst_is_told_and_all_layers_run(
     folder, command_line, monkeypatch
 ):
@@ -274,6 +287,7 @@ def test_an_error_of_a_store_in_the_midst_is_told_and_all_layers_run(
     assert len(calls) == 7
 
 
+@pytest.mark.slow
 def test_texts_of_all_lengths_are_known_with_the_same_bits(tmp_path, monkeypatch, command_line):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -310,6 +324,7 @@ def test_texts_of_all_lengths_are_known_with_the_same_bits(tmp_path, monkeypatch
     assert answered(told) > 0
 
 
+@pytest.mark.slow
 def test_a_few_samples_are_not_looked_for(folder, command_line):
     lines = (folder / "t.csv").read_text().splitlines()
     (folder / "few.csv").write_text("\n".join(lines[:20]) + "\n")

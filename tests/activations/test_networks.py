@@ -14,6 +14,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 pytestmark = pytest.mark.usefixtures("always")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("net", "freeze"),
     [
@@ -68,6 +69,7 @@ def test_the_last_four_blocks_of_efficientnet_end_with_the_same_bits(runs, tmp_p
     runs.assert_same_run(stored, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "modules", "reason"),
     [
@@ -110,12 +112,14 @@ def cropped(runs, prefix):
     )
 
 
+@pytest.mark.slow
 def test_behind_a_random_crop_nothing_is_stored(runs, tmp_path):
     trainer, said = runs.trained(cropped(runs, "auto"), tmp_path / "run")
     assert any("random transforms come before it" in line for line in said), said
     assert trainer.cache.statistics.recorded == 0
 
 
+@pytest.mark.slow
 def test_views_store_so_many_draws_and_change_no_bit_of_a_run_with_as_many(runs, tmp_path):
     stored, _ = runs.trained(cropped(runs, {"views": 2}), tmp_path / "stored")
     whole, _ = runs.trained(cropped(runs, {"use": "off", "views": 2}), tmp_path / "whole")
@@ -144,6 +148,7 @@ def test_a_budget_that_is_too_small_is_told_and_training_goes_on(runs, tmp_path)
     assert stored.progress.metrics == whole.progress.metrics
 
 
+@pytest.mark.slow
 def test_freezing_deeper_runs_only_what_lies_between_the_borders(runs, tmp_path):
     phases = [
         {"name": "a", "freeze": ["net.down1"], "until": {"epochs": 2}},

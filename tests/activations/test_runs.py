@@ -50,6 +50,7 @@ def phases(name, **settings):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PHASES)
 def test_phases_change_no_bit(runs, tmp_path, name):
     settings = {"restore_best": True} if "plateau" in name else {}
@@ -60,6 +61,7 @@ def test_phases_change_no_bit(runs, tmp_path, name):
     assert sum("runs once per sample" in line for line in said) == len(PHASES[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "train",
     [
@@ -80,6 +82,7 @@ def test_number_formats_and_batches_change_no_bit(runs, tmp_path, net, train):
     runs.assert_same_run(stored, whole)
 
 
+@pytest.mark.slow
 def test_processes_that_draw_views_change_no_bit(runs, tmp_path):
     crop = {"type": "RandomCrop", "size": [8, 8], "padding": 1}
     data = runs.DIGITS | {"transforms": [crop], "workers": 2}
@@ -126,6 +129,7 @@ def test_a_resumed_run_ends_with_the_bits_of_an_unbroken_one(runs, tmp_path, sto
     assert resumed.progress.metrics == metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_warm", [True, False], ids=["warm store", "cold store"])
 @pytest.mark.parametrize("stop", [5, 18, 22, 35])
 def test_a_resumed_run_rounds_as_an_unbroken_one_did(runs, tmp_path, monkeypatch, stop, is_warm):
@@ -171,6 +175,7 @@ TEXT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", ["mean", "first", "tokens"])
 def test_text_of_any_length_changes_no_bit(runs, texts, tmp_path, pool):
     """What is stored is a vector of each text, or one of each token of it."""
@@ -192,6 +197,7 @@ def test_text_of_any_length_changes_no_bit(runs, texts, tmp_path, pool):
     assert not any("run all layers" in line for line in said), said
 
 
+@pytest.mark.slow
 def test_values_stored_in_half_the_size_are_rounded_and_have_a_store_of_their_own(runs, tmp_path):
     def run(name, **prefix):
         config = runs.odd_config("UNet", freeze=[DOWN1, DOWN2], cache=prefix)

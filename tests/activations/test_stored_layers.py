@@ -74,6 +74,7 @@ def config(small_config, arrays, tmp_path):
 TOKENS = ["input_ids", "attention_mask"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize(
     ("layers", "inputs", "freeze"),

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("net", "freeze"),
     [
@@ -28,6 +29,7 @@ def test_difficult_networks_are_answered_with_the_same_bits(odd_runs, net, freez
     assert stored.cache.statistics.answered > 0, said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("net", "reason"),
     [
@@ -66,6 +68,7 @@ def test_within_a_module_that_cannot_be_answered_layers_are(odd_runs, net, reaso
     assert stored.cache.statistics.answered > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [

@@ -63,6 +63,7 @@ def test_where_nothing_can_be_written_the_process_still_knows(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("always")
 def test_a_warm_run_tries_no_shape_again_and_one_with_another_middle_does(runs, tmp_path):
     def statistics(name, net="UNet", **args):
@@ -79,6 +80,7 @@ def test_a_warm_run_tries_no_shape_again_and_one_with_another_middle_does(runs, 
     assert other.seconds_trying > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("always")
 def test_a_shape_that_was_found_inexact_is_told_again_by_a_warm_run(runs, tmp_path):
     config = runs.odd_config("UNet", freeze=["net.down1"], cache="auto")
@@ -110,6 +112,7 @@ def test_the_networks_tried_last_are_kept(path):
     assert "32 x None" not in Verdicts(path, "network 0")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("always")
 def test_where_rows_turn_out_wrong_verdicts_go_too(runs, tmp_path):
     config = runs.odd_config("UNet", freeze=["net.down1"], cache="auto")

@@ -82,6 +82,7 @@ def test_a_peer_with_the_same_work_ends_near_the_same_weights(tmp_path, peer):
     assert other["weights"] == plain["weights"]
 
 
+@pytest.mark.slow
 def test_a_missing_peer_is_told_with_the_way_to_install_it(tmp_path):
     if all(find_spec(package) for package in PEERS.values()):
         pytest.skip("the extra `bench` is installed")

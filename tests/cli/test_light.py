@@ -65,6 +65,7 @@ def heavy_loaded(arguments, folder):
     return {name for name in HEAVY if f"'{name}'" in ended.stderr.splitlines()[-1]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "needed"),
     [

@@ -180,6 +180,7 @@ def test_json_holds_phases_with_costs_totals_and_lints(finetune, blocks):
     assert re.match(r"blocks\.yaml:\d+: freeze\.phases\.0\.freeze\.0$", lint["where"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("freeze", [*METHODS.values(), THREE, ["first"], None], ids=str)
 def test_the_long_form_loads_again_and_gives_the_same_plan(finetune, blocks, freeze):
     blocks(freeze)

@@ -22,6 +22,7 @@ def trained(finetune, points):
     return finetune
 
 
+@pytest.mark.slow
 def test_runs_as_a_table_and_as_json(trained):
     shown = trained("runs")
     assert shown.code == 0
@@ -50,6 +51,7 @@ def test_a_run_that_fails_says_why(finetune, points):
     assert run["reason"] in ended.err
 
 
+@pytest.mark.slow
 def test_a_run_is_removed_and_other_files_stay(trained):
     Path("runs/one/thesis.tex").write_text("mine")
     refused = trained("runs", "--rm", "runs/one")
@@ -66,6 +68,7 @@ def test_a_run_is_removed_and_other_files_stay(trained):
     assert Path("runs/slow/summary.json").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("move", [shutil.move, shutil.copytree], ids=["moved", "copied"])
 def test_a_run_is_used_from_its_new_place(finetune, points, move):
     unbroken = finetune("train", points, "--run", "runs/whole", "-o", "train.epochs=10")
@@ -88,6 +91,7 @@ def test_a_run_is_used_from_its_new_place(finetune, points, move):
     assert [run["name"] for run in group["runs"]] == ["deeper/a new name"]
 
 
+@pytest.mark.slow
 def test_diff_as_tables_and_as_json(trained):
     shown = trained("diff", "runs/one", "runs/slow")
     assert shown.code == 0

@@ -188,6 +188,7 @@ def test_names_in_square_brackets_are_printed_as_they_are(finetune, points, writ
     assert "classes  2: [bold], right" in finetune("plan", "points.yaml").out
 
 
+@pytest.mark.slow
 def test_a_reader_that_goes_away_ends_no_traceback(finetune, trained):
     """`finetune predict ... | head -1`."""
     reader, writer = os.pipe()

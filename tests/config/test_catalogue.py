@@ -109,6 +109,7 @@ LIVELY = {
 ON_BYTES = {"RandomPosterize", "RandomEqualize", "AutoAugment", "AugMix", "RandAugment"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TRANSFORMS))
 def test_a_transform_is_random_exactly_if_two_calls_may_differ(name):
     entry = TRANSFORMS[name]

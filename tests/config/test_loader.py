@@ -442,6 +442,7 @@ TRICKY = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(value=st.dictionaries(TRICKY | TEXT, TRICKY | PLAIN, max_size=4))
 @settings(max_examples=150, deadline=None)
 def test_any_plain_data_below_args_survives_saving(tmp_path_factory, value):

@@ -103,6 +103,7 @@ def test_workers_give_the_same_batches_and_leave_the_random_state_alone(digits):
         assert torch.equal(one.indices, other.indices)
 
 
+@pytest.mark.slow
 def test_fetching_leaves_the_random_states_alone(digits):
     samples = digits()
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
@@ -125,6 +126,7 @@ def test_an_image_that_breaks_in_training_is_told_from_any_process(
     assert "Traceback" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_the_fingerprint_changes_with_contents_and_random_transforms(digits, prepared, mnist):
     prints = [
         digits().fingerprint(),
@@ -137,6 +139,7 @@ def test_the_fingerprint_changes_with_contents_and_random_transforms(digits, pre
     assert digits().fingerprint() == digits().fingerprint()
 
 
+@pytest.mark.slow
 def test_prediction_sees_what_evaluation_sees(prepared, opened, minilm, bbc):
     split = {"test": 0.01}
     config = {"source": bbc, "split": split, "transforms": [{"type": "tokenize"}]}

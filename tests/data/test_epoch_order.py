@@ -235,6 +235,7 @@ def test_another_balance_is_another_run(csv_config, tmp_path, choice):
         finetune.build_trainer(csv_config(**choice), tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_samples_that_come_several_times_are_answered_from_the_cache_with_the_same_bits(
     csv_config, tmp_path
 ):

@@ -207,6 +207,7 @@ def test_a_run_ends_with_the_same_bits_at_first_and_second_start_and_in_memory(r
         assert all(torch.equal(weights[each], in_memory[each]) for each in weights)
 
 
+@pytest.mark.slow
 def test_a_run_on_lists_goes_on_with_the_table_mapped(run):
     whole, _ = run("whole", 1 << 40, steps=40)
     run("stopped", 1 << 40, steps=20)

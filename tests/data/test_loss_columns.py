@@ -427,6 +427,7 @@ def test_a_run_on_masks_ends_with_the_same_bits_after_a_stop(segmentation, tmp_p
     assert same(whole, weights_of(segmentation(), tmp_path / "cut"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_run_on_masks_ends_alike_with_any_number_of_processes(segmentation, tmp_path, workers):
     whole = weights_of(segmentation(), tmp_path / "whole")

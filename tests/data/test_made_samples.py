@@ -65,6 +65,7 @@ def test_images_of_any_sizes_are_what_torchvision_makes_of_each(tmp_path, images
     assert torch.equal(images().train.fetch(range(5)).inputs["image"], by_hand)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transforms", [PLAIN, DRAWN], ids=["plain", "drawn"])
 @pytest.mark.parametrize("memory_gb", [0, 1])
 @pytest.mark.parametrize("workers", [0, 1, 4])
@@ -101,6 +102,7 @@ def test_opening_decodes_no_more_than_the_first_images(tmp_path, images):
         samples.fetch([4])
 
 
+@pytest.mark.slow
 def test_samples_without_room_are_made_again_and_a_line_says_so(images):
     [note] = [note for note in images(memory_gb=1e-7).notes if "memory_gb" in note]
     assert note == (
@@ -137,6 +139,7 @@ def test_processes_stay_from_epoch_to_epoch(images, write_module, write_images, 
     assert os.getpid() not in seen[0]
 
 
+@pytest.mark.slow
 def test_an_epoch_that_is_broken_off_leaves_the_next_one_whole(images):
     samples, here = images(DRAWN, workers=2).train, images(DRAWN).train
     order = [torch.tensor([row]) for row in (4, 3, 2, 1, 0)]
@@ -168,6 +171,7 @@ def test_a_sample_of_another_shape_or_type_is_not_kept():
     assert torch.equal(kept.get(2)["x"], right["x"])
 
 
+@pytest.mark.slow
 def test_a_sample_of_more_columns_than_the_system_takes_in_one_write_is_kept():
     sample = {f"c{n}": torch.full((2,), n) for n in range(1100)}
     kept = KeptSamples(sample, 2)

@@ -77,6 +77,7 @@ def shell(folder, line):
     return done.returncode, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "verb", ["predict run many.csv", *SLOW[:2]], ids=lambda verb: verb.split()[0]
 )
@@ -86,12 +87,14 @@ def test_a_reader_that_leaves_after_a_line_ends_it_quietly_with_141(place, verb)
     assert (code, err) == (141, "")
 
 
+@pytest.mark.slow
 @needs_full
 @pytest.mark.parametrize("verb", ["predict run many.csv", *SLOW], ids=lambda verb: verb.split()[0])
 def test_results_without_room_are_one_line_and_2(place, verb):
     assert shell(place, f"finetune {verb} > /dev/full") == (2, NO_ROOM)
 
 
+@pytest.mark.slow
 @needs_full
 def test_a_full_file_of_predictions_is_one_line_and_2(place):
     code, err = shell(place, "finetune predict run points.csv --without-columns --out /dev/full")
@@ -110,6 +113,7 @@ def test_a_port_in_use_is_one_line_and_2(place):
     assert "--port 0" in hint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 @pytest.mark.parametrize("verb", ["", *VERBS])
 def test_help_of_every_verb_ends_with_0(monkeypatch, capsys, verb, flag):
@@ -129,6 +133,7 @@ def test_the_version_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr() == (f"finetune {version('finetune')}\n", "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )

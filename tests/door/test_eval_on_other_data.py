@@ -183,6 +183,7 @@ def remembered(remembered_once):
     write(folder / "d.csv", rows)
 
 
+@pytest.mark.slow
 def test_accepted_rows_keep_their_part_wherever_they_lie_now(remembered):
     run, rows = remembered
     before = {split: evaluate_run(run, split) for split in ("train", "validation", "test")}

@@ -201,6 +201,7 @@ def test_a_listed_recording_that_changes_is_refused_before_and_after_its_first_r
         data.train.fetch([23])
 
 
+@pytest.mark.slow
 def test_listed_recordings_end_with_the_same_weights_and_a_run_goes_on_whatever_the_limit(
     build, folder, request
 ):

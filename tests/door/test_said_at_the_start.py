@@ -240,6 +240,7 @@ train: {epochs: 1, batch_size: 2}
 """
 
 
+@pytest.mark.slow
 def test_transforms_that_nobody_named_are_shown_and_written_out(tmp_path):
     (tmp_path / "t.csv").write_text("text,label\n" + "".join(f"w{n},{n % 2}\n" for n in range(8)))
     (tmp_path / "c.yaml").write_text(TEXTS)

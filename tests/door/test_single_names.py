@@ -82,6 +82,7 @@ def test_another_form_takes_the_place_of_a_single_name(config_file, override):
     assert any("takes the place of" in note and ": freeze" in note for note in config.notes)
 
 
+@pytest.mark.slow
 def test_editors_take_a_text_and_a_list_of_texts():
     for made in (schema(), editor_schema()):
         nodes = made["$defs"]

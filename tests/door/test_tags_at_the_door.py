@@ -173,6 +173,7 @@ def test_every_form_of_words_and_tags_gives_the_targets_of_run_ner(config, bert,
         assert set(target[length:].tolist()) <= {-100}
 
 
+@pytest.mark.slow
 def test_a_run_learns_tags_keeps_the_frozen_part_and_predicts_spans(config, tmp_path, call):
     made = config(train={"steps": 60, "batch_size": 8, "evaluate_every": {"steps": 30}})
     trained(made, tmp_path / "run")
@@ -210,6 +211,7 @@ def test_an_evaluation_of_a_file_gives_the_figures_of_its_rows(config, tmp_path,
     assert seen[0] == seen[1] == seen[2]
 
 
+@pytest.mark.slow
 def test_a_cached_run_ends_with_the_bits_of_one_without_cache(config, tmp_path):
     rows, train = drawn(300), {"epochs": 4, "batch_size": 8}
     plain = trained(config(rows=rows, train=train), tmp_path / "plain")
@@ -234,6 +236,7 @@ def test_micro_batches_change_the_weights_by_rounding_alone(config, tmp_path):
             torch.testing.assert_close(value, ends[-1][name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["texts in csv", "text and list in jsonl"])
 def test_tags_of_a_large_table_are_aligned_as_its_tokens_are_made(
     config, tmp_path, monkeypatch, form

@@ -128,6 +128,7 @@ def test_a_run_on_two_texts_is_read_back_and_predicts_what_its_network_says(tmp_
     assert predictor(swapped)[0].values != one.values
 
 
+@pytest.mark.slow
 def test_plan_inspect_and_sizes_count_the_encoder_once(config, bert):
     both = config(freeze=["one.embeddings"])
     second = {"name": "two", "type": "transformers", "path": bert, "inputs": ["hypothesis"]}

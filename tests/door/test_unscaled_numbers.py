@@ -92,6 +92,7 @@ CONV = ({"type": "Conv2d", "out_channels": 2, "kernel_size": 3}, *FLAT)
 RESNET = ({"type": "torchvision", "architecture": "resnet18", "pretrained": False}, HEAD)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("values", "layers", "is_told"),
     [

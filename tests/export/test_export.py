@@ -75,6 +75,7 @@ def test_tensors_have_the_names_of_the_original_network(trained, tmp_path, model
     assert done.checked.difference == 0
 
 
+@pytest.mark.slow
 def test_every_format_gives_the_same_outputs_without_this_package(trained, tmp_path):
     run = trained()
     passes = real_passes(load_predictor(run), 40)
@@ -86,6 +87,7 @@ def test_every_format_gives_the_same_outputs_without_this_package(trained, tmp_p
     assert max(tools.fresh_process(entries)) <= 1e-5
 
 
+@pytest.mark.slow
 def test_a_network_of_recordings_is_compared_too(trained, tmp_path):
     for name, pitch in (("low", 200), ("high", 800)):
         (tmp_path / "tones" / name).mkdir(parents=True)

@@ -70,6 +70,7 @@ def test_the_digest_over_all_depends_on_each_name_and_each_fingerprint():
     assert len({digest_over(one) for one in (base, *others)}) == 4
 
 
+@pytest.mark.slow
 def test_a_shortened_proof_is_checked_by_the_tensors_of_its_phase(small_run):
     trainer = small_run(**DRAWS)
     seen = []
@@ -86,6 +87,7 @@ def test_a_shortened_proof_is_checked_by_the_tensors_of_its_phase(small_run):
         assert proof["tensors"] == len(frozen) == TENSORS
 
 
+@pytest.mark.slow
 def test_each_proof_counts_where_its_tensors_come_from_as_the_phase_ends(small_run):
     trainer = small_run(**DRAWS)
     trainer.fit()

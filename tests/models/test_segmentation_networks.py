@@ -17,6 +17,7 @@ def layer(architecture, **more):
     return {**given, "pretrained": False, "output": "logits", **more}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture",
     [

@@ -64,6 +64,7 @@ def with_model(config, model):
     return replace(build_parts(config.model_copy(update={"freeze": None})), model=model, plan=plan)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("frozen", "ratio"), [(3, 0.833), (6, 0.667), (9, 0.5), (11, 0.389)], ids=str
 )
@@ -98,6 +99,7 @@ def test_the_backward_pass_of_a_grouped_convolution_counts_two_forward_passes(ma
     assert costs.full.flops_per_step == 32 * (2 * stem + 3 * body + 3 * head)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "optimizer",
     [
@@ -125,6 +127,7 @@ def test_predicted_sizes_on_disk_are_those_of_the_files(
     assert costs.optimizer_file_bytes == pytest.approx(files["optimizer.safetensors"], rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_each_phase_has_the_sizes_of_the_checkpoint_at_its_end(
     make_config, make_trainer, tmp_path, number
@@ -248,6 +251,7 @@ def test_predicting_changes_nothing_in_the_model_nor_the_random_state(make_confi
     assert torch.equal(first.grad, torch.ones_like(first))
 
 
+@pytest.mark.slow
 def test_what_trains_afterwards_is_bit_identical_to_a_run_without_prediction(
     make_config, make_trainer
 ):

@@ -63,6 +63,7 @@ def test_with_its_prefix_stored_a_step_costs_the_rest_alone(make_config, frozen)
     assert storing.flops_per_step / full == pytest.approx((3 * (12 - frozen) - 1) / 36, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("micro_batch", ["auto", 12], ids=["in one pass", "in micro-batches"])
 def test_flops_and_store_of_a_run_are_those_that_the_plan_tells(
     make_config, make_trainer, always, tmp_path, micro_batch

@@ -178,6 +178,7 @@ def test_a_folder_that_is_no_run_is_an_error(tmp_path):
         examine(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("as_json", [False, True])
 def test_the_verb_ends_with_2_where_something_is_damaged_and_loads_no_torch(done, as_json):
     probe = (

@@ -95,6 +95,7 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_is_refused_before_the_run_is_built_and_as_it_begins(
     make_trainer, tmp_path
 ):
@@ -111,6 +112,7 @@ def test_a_folder_in_use_is_refused_before_the_run_is_built_and_as_it_begins(
     assert trainer.fit().step == 20
 
 
+@pytest.mark.slow
 def test_beginning_anew_removes_nothing_of_a_run_that_is_at_work(make_trainer, tmp_path):
     make_trainer().fit()
     before = sorted(tmp_path.rglob("*"))
@@ -120,6 +122,7 @@ def test_beginning_anew_removes_nothing_of_a_run_that_is_at_work(make_trainer, t
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_reading_verbs_need_no_lock(make_trainer, tmp_path):
     from finetune.predict import load_predictor
     from finetune.runs.doctor import examine
@@ -155,6 +158,7 @@ def test_a_run_folder_that_cannot_be_written_is_told_in_one_line(make_config, re
     )
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_read_from_where_nothing_can_be_written(make_trainer, tmp_path):
     """Also by the verb that would go on: there is nothing left to do."""
     from finetune.predict import load_predictor

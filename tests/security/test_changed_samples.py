@@ -103,11 +103,13 @@ def recorded(trainer):
     return trainer.cache.statistics.recorded
 
 
+@pytest.mark.slow
 def test_unchanged_images_are_answered_from_what_is_stored(train, folder):
     assert recorded(train("first")) > 0
     assert recorded(train("again")) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [put_in_place, paint], ids=["replaced", "written over"])
 @pytest.mark.parametrize("count", [1, 13])
 def test_no_row_of_an_image_that_was_another_of_equal_size_and_time_is_used(
@@ -121,6 +123,7 @@ def test_no_row_of_an_image_that_was_another_of_equal_size_and_time_is_used(
     assert_equal(stored, off)
 
 
+@pytest.mark.slow
 def test_a_link_to_another_image_counts_by_what_it_leads_to(train, folder):
     target, other = folder[1], folder[2]
     folder[0].unlink()
@@ -131,6 +134,7 @@ def test_a_link_to_another_image_counts_by_what_it_leads_to(train, folder):
     assert_equal(train("stored"), train("off", use="off"))
 
 
+@pytest.mark.slow
 def test_images_that_only_have_another_time_or_place_are_not_computed_again(
     train, folder, tmp_path
 ):
@@ -142,6 +146,7 @@ def test_images_that_only_have_another_time_or_place_are_not_computed_again(
     assert recorded(train("again")) == 0
 
 
+@pytest.mark.slow
 def test_no_row_is_stored_or_used_of_an_image_that_is_skipped(train, folder):
     skip = {"on_error": "skip"}
     folder[7].write_bytes(folder[7].read_bytes()[:50])
@@ -164,6 +169,7 @@ def noise(scale=0.1):
 HELP = "def helped(image):\n    return {value} if image.max() == 0 else 0\n"
 
 
+@pytest.mark.slow
 def test_rows_of_a_transform_of_the_users_are_not_used_once_its_code_is_another(
     train, folder, tmp_path, monkeypatch
 ):

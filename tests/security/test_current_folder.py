@@ -202,6 +202,7 @@ def test_an_entry_that_nobody_has_written_out_goes_and_one_that_is_stays(tmp_pat
     assert done.stdout.split() == [str(stays), "False", kept]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_trusted_package_of_the_current_folder_is_not_found_by_either_command(tmp_path, command):
     place = Strangers(tmp_path / "place")

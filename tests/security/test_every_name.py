@@ -56,6 +56,7 @@ PLACES = [*file_names(), *(f"{STEP}/{name}" for name in file_names() if name[0] 
           "tensorboard/x", "tensorboard/events.out.tfevents.1.x", *FOLDERS]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_source_is_read_for_names():
     assert {".run.lock", "config.yaml", "metrics.jsonl", "MANIFEST.json", "meta.json"} <= set(
         file_names()

@@ -73,6 +73,7 @@ OTHER_JSON = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", OTHER_JSON.values(), ids=OTHER_JSON)
 @pytest.mark.parametrize("name", JSON_FILES)
 def test_json_of_a_run_that_is_not_what_we_wrote_is_refused_or_passed_over(

@@ -69,12 +69,14 @@ def edit_a_document(forgery, data):
     forgery.restore()
 
 
+@pytest.mark.slow
 @settings(COMMON, max_examples=50)
 @given(data=st.data())
 def test_a_forged_checkpoint_is_passed_over_or_the_run_ends_normally(forgery, data):
     edit_a_checkpoint(forgery, data)
 
 
+@pytest.mark.slow
 @settings(COMMON, max_examples=20)
 @given(data=st.data())
 def test_a_forged_document_is_told_in_one_line_or_the_run_ends_normally(forgery, data):

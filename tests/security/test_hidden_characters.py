@@ -220,6 +220,7 @@ def hostile_run(attack, config):
     return labels
 
 
+@pytest.mark.slow
 def test_a_run_on_hostile_names_ends_and_prints_nothing_that_is_hidden(attack, config):
     labels = hostile_run(attack, config)
     c = f"c{TITLE}.yaml"
@@ -265,6 +266,7 @@ def test_a_run_on_hostile_names_ends_and_prints_nothing_that_is_hidden(attack, c
         (attack.folder / f"r{TITLE}" / name).read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_mistakes_are_told_without_hidden_characters(attack, config):
     hostile_run(attack, config)
     c = f"c{TITLE}.yaml"
@@ -297,6 +299,7 @@ def test_mistakes_are_told_without_hidden_characters(attack, config):
         assert "\\x1b" in outcome.err, arguments
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_a_terminal_of_another_encoding_ends_nothing(planted, attack, config, encoding):
     attack.write("in.csv", "u,v\n1,2\n")

@@ -82,6 +82,7 @@ def package(attack, monkeypatch):
         del sys.modules[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("path", STRANGERS)
 def test_no_stranger_s_function_is_called_from_any_place_of_a_config(

@@ -289,6 +289,7 @@ DENSE = sorted(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DENSE)
 def test_what_each_optimizer_of_torch_keeps_is_known_for_its_own(tmp_path, kind):
     """A run goes on from its newest checkpoint, whatever the optimizer."""

@@ -128,6 +128,7 @@ def test_a_parquet_file_cannot_either(attack, images, kind, said):
     assert said in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["text", "struct", "items", "image", "audio"])
 @pytest.mark.parametrize("name", ["../beside.png", "/etc/hostname", "data/beyond.png"])
 def test_what_imported_data_names_stays_in_the_current_folder(

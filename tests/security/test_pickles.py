@@ -114,6 +114,7 @@ def test_the_bombs_are_live(attack):
         attack.canary.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("name", FILES)
 def test_a_pickle_in_any_file_of_a_run_is_not_unpickled(attack, planted, name, form):
@@ -126,6 +127,7 @@ def test_a_pickle_in_any_file_of_a_run_is_not_unpickled(attack, planted, name, f
         attack.harmless(*command)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "progress.json"])
 def test_a_pickle_that_the_manifest_vouches_for_is_not_unpickled(attack, planted, name, form):
@@ -145,6 +147,7 @@ def test_a_file_that_is_none_of_ours_is_left_alone(attack, planted, name):
         attack.harmless(*command)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("ending", ["pt", "pth", "bin", "ckpt", "pkl", "safetensors"])
 @pytest.mark.parametrize("place", ["model", "layer"])

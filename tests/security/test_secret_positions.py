@@ -96,6 +96,7 @@ def tells(text):
     return VALUE.casefold() in text.casefold()
 
 
+@pytest.mark.slow
 def test_a_secret_in_any_position_of_a_config_is_not_told(attack, documents):
     told = [loaded(attack.write("x.yaml", document.encode())) for document in documents]
     assert len(told) > 500

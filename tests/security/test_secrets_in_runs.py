@@ -120,6 +120,7 @@ def leaks(folder):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MAKE)
 def test_no_verb_writes_or_tells_a_secret_of_a_run(place, config, monkeypatch, case):
     value, made = MAKE[case]
@@ -226,6 +227,7 @@ def chain(error):
     return "\n".join(texts)
 
 
+@pytest.mark.slow
 def test_neither_a_bug_nor_a_print_tells_a_secret(place, config, monkeypatch):
     loss = {"type": "import", "path": "my_pkg:loss", "args": {"key": "${env:TOK}"}}
     document = with_key(config, key="${env:TOK}", password="written-in-it")

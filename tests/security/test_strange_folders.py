@@ -106,6 +106,7 @@ def test_curves_that_are_hard_links_elsewhere_are_not_appended_to(attack, plante
     assert (planted / "metrics.jsonl").read_bytes() != before
 
 
+@pytest.mark.slow
 def test_checkpoints_behind_a_link_are_refused_and_the_key_for_it_works(attack, planted, outside):
     big = outside / "big"
     (planted / "checkpoints").rename(big)

@@ -163,6 +163,7 @@ def test_another_address_of_this_machine_is_answered(two_runs):
     assert answers == [200]
 
 
+@pytest.mark.slow
 def test_headers_that_come_letter_by_letter_are_cut_and_others_are_answered(two_runs):
     served = ServedRuns([two_runs[0]], Loading(), lambda _: None)
     served.load_all()

@@ -8,6 +8,7 @@ from odd_folders import REFUSED, WORKS, numbered_images_as_a_test, semicolons_an
 from finetune.starting.cells_of_gaps import marked_number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", WORKS)
 def test_init_writes_a_config_that_plan_accepts(kind, tmp_path, monkeypatch, command_line):
     make, arguments, wanted = WORKS[kind]

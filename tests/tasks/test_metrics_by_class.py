@@ -37,6 +37,7 @@ def macro(function, count, **more):
     return of
 
 
+@pytest.mark.slow
 def test_metrics_of_classes_are_scikit_learns():
     metrics = [
         {"type": "MatthewsCorrCoef"},
@@ -151,6 +152,7 @@ def test_metrics_of_labels_are_scikit_learns(count, threshold):
     assert all(50 < found <= CASES for found in defined.values())
 
 
+@pytest.mark.slow
 def test_metrics_of_numbers_are_scikit_learns_and_scipys():
     metrics = [
         {"type": "SpearmanCorrCoef"},

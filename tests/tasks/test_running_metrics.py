@@ -194,6 +194,7 @@ def test_many_classes_take_no_square_of_memory():
     assert metric.compute() == pytest.approx(1 / 3)
 
 
+@pytest.mark.slow
 def test_built_in_metrics_but_rankings_load_no_torchmetrics():
     program = """
 import sys, torch

@@ -70,6 +70,7 @@ def test_a_batch_holds_each_image_with_its_bits_and_its_size(detecting, photos):
             assert bool(padded[:, :, width:].isnan().all())
 
 
+@pytest.mark.slow
 def test_losses_and_detections_are_those_of_torchvision_for_a_list_of_images(photos):
     torch.manual_seed(0)
     theirs = get_model(ARCHITECTURE, weights=None, weights_backbone=None, num_classes=3)

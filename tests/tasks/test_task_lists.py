@@ -278,6 +278,7 @@ def _of_test(figures):
     return [(tag[5:], value) for tag, value in figures.items() if tag.startswith("test/")]
 
 
+@pytest.mark.slow
 def test_a_frozen_body_is_cached_and_the_run_ends_bit_identical(pets):
     path = pets(freeze=["body"])
     cached = trained(path, "cached")

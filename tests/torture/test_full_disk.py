@@ -245,6 +245,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_all_that_was_saved(
     runs.assert_same_end(runs.end_of(again), unbroken[1])
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_for_a_checkpoint_is_told_before_the_first_step(runs, small_disk):
     model = {"layers": [{"name": "body", "type": "Linear", "out_features": 600_000}]}
     listener = runs.Listener()

@@ -41,6 +41,7 @@ def test_a_kill_at_any_call_leaves_whole_checkpoints_and_a_run_that_ends_the_sam
     assert int(ended.stdout) >= at_least
 
 
+@pytest.mark.slow
 def test_a_kill_at_some_calls_does_so_too(tmp_path):
     """Every ninth call of one save: quick enough for every day."""
     command = [sys.executable, HERE / "kill_in_save.py", tmp_path, "again", "9"]

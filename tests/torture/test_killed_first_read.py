@@ -98,6 +98,7 @@ def test_after_a_kill_the_table_is_whole_again_and_no_folder_is_left(
     assert len([path for path in cache.iterdir() if path.name != ".lock"]) == 1
 
 
+@pytest.mark.slow
 def test_the_moments_are_really_met(table, tmp_path):
     codes = []
     for number, (prepare, when) in enumerate(MOMENTS):

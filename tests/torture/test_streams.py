@@ -80,6 +80,7 @@ def test_an_error_keeps_its_code_whatever_is_closed(shell, tmp_path, closing):
     assert shell(f"finetune validate c.yaml {closing}").returncode == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closing", [
     "2>&-",
     pytest.param(">&- 2>&- <&-", marks=pytest.mark.slow),

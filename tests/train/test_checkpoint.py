@@ -31,6 +31,7 @@ def cut_to(trainer, step):
     (trainer.folder.path / "summary.json").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("freeze", [None, FREEZE], ids=["all trained", "partly frozen"])
 @pytest.mark.parametrize("stop", [1, 9, 10, 11, 12, 13, 19])
 def test_a_resumed_run_ends_bit_identical_to_an_unbroken_one(make_trainer, stop, freeze):

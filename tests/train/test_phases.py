@@ -139,6 +139,7 @@ FIVE_RUN = {
 }
 
 
+@pytest.mark.slow
 def test_five_phases_with_two_plateaus_run_twice_end_equal(small_run):
     one, two = small_run("one", **FIVE_RUN), small_run("two", **FIVE_RUN)
     first, second = one.fit(), two.fit()
@@ -151,6 +152,7 @@ def test_five_phases_with_two_plateaus_run_twice_end_equal(small_run):
     assert lines(one) == lines(two)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stops",
     [

@@ -74,6 +74,7 @@ MOMENTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 @pytest.mark.parametrize(("training", "at"), MOMENTS)
 def test_a_signal_ends_the_step_saves_and_loses_nothing(run_of, number, training, at):
