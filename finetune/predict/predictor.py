@@ -219,6 +219,18 @@ def load_predictor(
         TrustError: its config imports code that `trust` does not name.
         DataError: its tokenizer, or a transform, cannot be loaded.
     """
-    run = load_run(run_dir, trust=trust, overrides=overrides)
+    return predictor_of(load_run(run_dir, trust=trust, overrides=overrides), batch_size)
+
+
+def predictor_of(run: TrainedRun, batch_size: int | None = None) -> Predictor:
+    """Return the predictor of a run that was loaded.
+
+    Args:
+        run: The run.
+        batch_size: Samples of one forward pass; that of the config if left out.
+
+    Raises:
+        DataError: its tokenizer, or a transform, cannot be loaded.
+    """
     size = batch_size or evaluation_batch_size(run.config)
     return Predictor(run, InputPreparer.of(run, size), Passes(run, size))

@@ -15,12 +15,14 @@ from finetune.activations.replay import Constants, Replay
 from finetune.bits import same_bits
 from finetune.data.batches import Batch
 from finetune.errors import FinetuneError, did_you_mean
-from finetune.predict.predictor import Predictor, load_predictor
+from finetune.predict.predictor import Predictor, predictor_of
 from finetune.predict.prefixes import FrozenPrefix, find_prefix, share_tensors
 from finetune.predict.windowed import ReadyInputs
 from finetune.store.verdicts import Verdicts
 from finetune.structure import tensors_in
 from finetune.tasks.records import PredictionRecord
+from finetune.train.after.bases import Bases
+from finetune.train.after.trained import load_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,7 +307,7 @@ def load_predictors(
         TrustError: a config imports code that `trust` does not name.
         DataError: a tokenizer, or a transform, cannot be loaded.
     """
-    predictors = Predictors()
+    predictors, bases = Predictors(), Bases() if len(run_dirs) > 1 else None
     for path in map(Path, run_dirs):
         if (name := path.resolve().name) in predictors:
             raise FinetuneError(
@@ -313,6 +315,6 @@ def load_predictors(
                 where=str(path),
                 hint="rename the folder of one of them",
             )
-        one = load_predictor(path, trust=trust, batch_size=batch_size, overrides=overrides)
-        predictors.add(name, one)
+        run = load_run(path, trust=trust, overrides=overrides, bases=bases)
+        predictors.add(name, predictor_of(run, batch_size))
     return predictors

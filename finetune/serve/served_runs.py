@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.errors import FinetuneError
-from finetune.predict import Predictor, Predictors, load_predictor
+from finetune.predict import Predictor, Predictors
+from finetune.predict.predictor import predictor_of
 from finetune.runs.folder import RunFolder
 from finetune.runs.kept import Checkpoints
 from finetune.runs.listing import find_runs
 from finetune.runs.owner import is_run
 from finetune.runs.saved_runs import saved_config
+from finetune.train.after.bases import Bases
+from finetune.train.after.trained import load_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +25,10 @@ class Loading:
     overrides: Sequence[str] = ()
     batch_size: int | None = None
 
-    def load(self, path: Path) -> Predictor:
-        """Load the run in a folder."""
-        return load_predictor(
-            path, trust=self.trust, overrides=self.overrides, batch_size=self.batch_size
-        )
+    def load(self, path: Path, bases: Bases | None = None) -> Predictor:
+        """Load the run in a folder; `bases` are networks of runs that are loaded with it."""
+        run = load_run(path, trust=self.trust, overrides=self.overrides, bases=bases)
+        return predictor_of(run, self.batch_size)
 
 
 class ServedRuns:
@@ -52,10 +54,12 @@ class ServedRuns:
             FinetuneError: a run that is named cannot be loaded, two have one name, or there is no
                 usable run. One inside of a named folder that cannot be loaded is told.
         """
-        for name, path in self._found().items():
+        found = self._found()
+        bases = Bases() if len(found) > 1 else None
+        for name, path in found.items():
             stamp = _stamp(path)
             try:
-                self.predictors.add(name, self._loading.load(path))
+                self.predictors.add(name, self._loading.load(path, bases))
             except FinetuneError as error:
                 if path in self._folders:
                     raise

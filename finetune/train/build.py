@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -214,20 +215,32 @@ def build_model_and_task(
     config: RunConfig, facts: DataFacts, specs: Mapping[str, TensorSpec], device: torch.device
 ) -> tuple[Network, Task]:
     """Build the network before training, and its task, from facts and shapes of the data."""
+    model = build_network(**network_arguments(config, facts, specs)).to(device)
+    return model, build_own_task(config, facts, device)
+
+
+def network_arguments(
+    config: RunConfig, facts: DataFacts, specs: Mapping[str, TensorSpec]
+) -> dict[str, Any]:
+    """Return the arguments of `build_network`: all that the network before training depends on."""
     num_classes = len(facts.classes) if facts.classes is not None else None
-    model = build_network(
-        config.model,
-        specs,
-        classes=num_classes,
-        categories=num_positions(facts.fitted),
-        head=head_wanted(config.task, num_classes),
-        outputs=outputs_wanted(config.task, facts),
-        seed=config.seed,
-        trust=config.trust,
-    ).to(device)
+    return {
+        "config": config.model,
+        "inputs": specs,
+        "classes": num_classes,
+        "categories": num_positions(facts.fitted),
+        "head": head_wanted(config.task, num_classes),
+        "outputs": outputs_wanted(config.task, facts),
+        "seed": config.seed,
+        "trust": config.trust,
+    }
+
+
+def build_own_task(config: RunConfig, facts: DataFacts, device: torch.device) -> Task:
+    """Build the task of a config from facts of the data."""
     counts = facts.counts and TrainingCounts(facts.sizes.get("train", 0), facts.counts)
     several = config.data.target
-    task = build_task(
+    return build_task(
         config.task,
         classes=facts.classes,
         trust=config.trust,
@@ -237,7 +250,6 @@ def build_model_and_task(
         by_target=classes_by_target(facts),
         is_calibrated=config.inference.calibrate is not None,
     )
-    return model, task
 
 
 def pick_device(wish: str, ranks: Ranks = ALONE) -> torch.device:

@@ -22,12 +22,14 @@ from finetune.runs.kept import Checkpoints
 from finetune.runs.saved_runs import saved_config
 from finetune.tasks.task import Task
 from finetune.tasks.temperature import CalibrationErrors
+from finetune.train.after.bases import Bases
 from finetune.train.after.eval_data import EvalData, Part, RunData, open_eval_data
 from finetune.train.after.facts import read_facts
 from finetune.train.after.inference import Inference, notes_on_inference
 from finetune.train.after.known_rows_of_run import KnownForward, KnownToRun
 from finetune.train.build import (
     build_model_and_task,
+    build_own_task,
     evaluation_batch_size,
     located,
     pick_device,
@@ -81,7 +83,11 @@ class TrainedRun:
 
 
 def load_run(
-    run_dir: str | Path, *, trust: Collection[str] = (), overrides: Sequence[str] = ()
+    run_dir: str | Path,
+    *,
+    trust: Collection[str] = (),
+    overrides: Sequence[str] = (),
+    bases: Bases | None = None,
 ) -> TrainedRun:
     """Rebuild the network of a run with its best or last weights, in evaluation mode.
 
@@ -89,6 +95,8 @@ def load_run(
         run_dir: The run's folder.
         trust: Packages whose code its config may import; the folder itself is not trusted.
         overrides: `key=value` each, for secrets that the saved config masks.
+        bases: Networks before training of runs that are loaded with it; None to build one for
+            this run alone.
 
     Raises:
         CheckpointError: the folder holds no usable run.
@@ -101,7 +109,11 @@ def load_run(
         facts, specs = read_facts(folder.read_json("data.json"), folder.path / "data.json")
         device = pick_device(config.train.device)
         use_exact_kernels(device, wanted=config.train.deterministic)
-        model, task = build_model_and_task(config, facts, specs, device)
+        if bases is None:
+            model, task = build_model_and_task(config, facts, specs, device)
+        else:
+            model = bases.network(config, facts, specs, device)
+            task = build_own_task(config, facts, device)
         plan = plan_of(config, model)
         chosen = Checkpoints(folder.checkpoints, keep_last=1).chosen()
         # The base is of the network as built. With it the delta is checked before it is written.

@@ -1,0 +1,44 @@
+"""Networks before training, built once for several runs that begin with the same one."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+
+from finetune.config.run import RunConfig
+from finetune.data.opening import DataFacts
+from finetune.freezing.rows import rows_of
+from finetune.models.declared import Network, TensorSpec, build_network
+from finetune.train.build import network_arguments, plan_of
+
+
+class Bases:
+    """Networks as configs build them; each run gets a copy over the same frozen parameters.
+
+    To load several runs in one go: files of weights are read once, and their tensors are in memory
+    once. Whether a network is the base of a run is checked against its checkpoint all the same.
+    """
+
+    def __init__(self) -> None:
+        self._built: dict[str, Network] = {}
+
+    def network(
+        self,
+        config: RunConfig,
+        facts: DataFacts,
+        specs: Mapping[str, TensorSpec],
+        device: torch.device,
+    ) -> Network:
+        """Return the network of a run before training. What the run trains is its own."""
+        arguments = network_arguments(config, facts, specs)
+        if config.trust:
+            # Modules of a user's own may hold what cannot be copied.
+            return build_network(**arguments).to(device)
+        key = repr((sorted(arguments.items()), device))
+        if key not in self._built:
+            self._built[key] = build_network(**arguments).to(device)
+        built = self._built[key]
+        trained = {rows_of(name)[0] for name in plan_of(config, built).ever_trained}
+        # Buffers may move in a run, so each copy has its own.
+        shared = {id(p): p for name, p in built.named_parameters() if name not in trained}
+        return copy.deepcopy(built, shared)
