@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from finetune import FinetuneError, load_predictor, load_predictors
+from finetune.models.declared import build_network
 from finetune.predict.predictors import Head
 
 SGD = {"type": "SGD", "lr": 0.05}
@@ -62,6 +63,25 @@ def test_the_prefix_runs_once_for_all_heads(heads, monkeypatch):
     calls.clear()
     predictors([[0.0] * 4])
     assert calls == [6, 3, 3, 3]
+
+
+@pytest.mark.parametrize(("seeds", "times"), [((0, 0, 0), 1), ((0, 1, 0), 2)])
+def test_runs_that_begin_with_one_network_build_it_once(trained, monkeypatch, seeds, times):
+    runs = [trained(f"run{number}", seed=seed) for number, seed in enumerate(seeds)]
+    inputs, built = torch.randn(5, 4).tolist(), []
+
+    def counted(*args, **named):
+        built.append(build_network(*args, **named))
+        return built[-1]
+
+    monkeypatch.setattr("finetune.train.after.bases.build_network", counted)
+    predictors = load_predictors(runs)
+    assert len(built) == times
+    heads = [predictors[run.name].model.get_parameter("head.weight") for run in runs]
+    assert len({head.data_ptr() for head in heads}) == 3, "what a run trains is its own"
+    found = predictors(inputs)
+    for run in runs:
+        assert torch.equal(values(found[run.name]), values(load_predictor(run)(inputs)))
 
 
 def test_a_third_run_over_one_network_is_added_without_a_pass(heads, monkeypatch):
