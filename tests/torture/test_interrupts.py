@@ -65,7 +65,8 @@ def test_at_no_moment_of_60_does_it_end_otherwise(written, started):
         code, err = interrupted(started, number, draw.uniform(0.0, 2.5), verb, config, *more)
         if code == 0 and verb == "plan":
             continue
-        if code == 75 and "after step" in err:
+        # A run may have begun, here or before: then a checkpoint of this folder is gone on from.
+        if code == 75 and "the same command goes on from" in err:
             continue
         assert_ended_well(code, err, number)
 
