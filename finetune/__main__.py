@@ -13,7 +13,7 @@ def run() -> None:
 
     # First of all: libraries may print, or open files, while they are loaded.
     set_up_standard_streams()
-    with interruptible(), for_one_task():
+    with for_one_task(), interruptible():
         with loading():
             # torch and pydantic are loaded here, so that a signal meanwhile ends the process
             # cleanly.

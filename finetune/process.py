@@ -77,13 +77,17 @@ def for_one_task() -> Iterator[None]:
 
     The collector runs rarely, and not once more at the end. Freed memory is kept: a network on a
     CPU needs the same blocks again at once, and returning them in between costs a tenth of a
-    forward pass.
+    forward pass. Signals that ask the command to end are ignored after the block: all is done.
     """
     gc.set_threshold(50_000, 20, 20)
     _keep_freed_memory()
     try:
         yield
     finally:
+        # Python resets all handlers but this one while it takes itself down: a Ctrl-C in these
+        # tenths of a second would end a finished command as if it had been killed.
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         # At exit Python collects once more; what is frozen here is not looked at.
         gc.freeze()
 

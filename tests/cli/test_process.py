@@ -48,3 +48,23 @@ def test_no_collection_looks_at_what_a_library_has_made():
     command = [sys.executable, "-c", LOADED]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert done.stdout == "True\n"
+
+
+ENDING = """
+import atexit, os, signal
+from contextlib import nullcontext
+from finetune.process import for_one_task
+atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+with {context}:
+    print("all of it")
+"""
+
+
+@pytest.mark.parametrize(
+    ("context", "ends_well"), [("for_one_task()", True), ("nullcontext()", False)]
+)
+def test_a_signal_while_python_takes_itself_down_changes_no_end(context, ends_well):
+    code = ENDING.format(context=context)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "all of it\n"
+    assert (done.returncode == 0 and done.stderr == "") is ends_well
