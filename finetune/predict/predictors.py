@@ -295,6 +295,9 @@ def load_predictors(
         predictors = finetune.load_predictors(["runs/topic", "runs/tone"])
         predictions = predictors(["a text", "another"])    # {"topic": [...], "tone": [...]}
 
+    Networks that runs begin with are built once for all that begin with the same one: what such
+    runs have frozen is the same tensors, so do not change them in place.
+
     Args:
         run_dirs: Folders of the runs; each is named as its folder.
         trust: Packages whose code their configs may import.

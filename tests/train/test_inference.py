@@ -76,6 +76,17 @@ def test_bfloat16_reaches_predictions_evaluation_and_shared_passes_alike(numbers
     )
 
 
+def test_the_layout_of_one_run_leaves_another_one_that_is_loaded_with_it(small_run, tmp_path):
+    shared = PICTURES | {"freeze": ["body", "more"]}
+    small_run("plain", **shared).fit(quiet=True)
+    small_run("last", **shared, inference={"channels_last": True}).fit(quiet=True)
+    predictors = load_predictors([tmp_path / "plain", tmp_path / "last"])
+    layouts = [
+        predictors[name].model.get_parameter("more.weight").is_contiguous() for name in predictors
+    ]
+    assert layouts == [True, False]
+
+
 def test_channels_last_reaches_weights_and_images_and_changes_no_value(pictures, monkeypatch):
     layouts, own = [], torch.nn.Conv2d.forward
 

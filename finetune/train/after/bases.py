@@ -34,7 +34,9 @@ class Bases:
         if config.trust:
             # Modules of a user's own may hold what cannot be copied.
             return build_network(**arguments).to(device)
-        key = repr((sorted(arguments.items()), device))
+        # With `channels_last` the layout of all weights is changed in place.
+        layout = config.inference.channels_last
+        key = repr((sorted(arguments.items()), device, layout))
         if key not in self._built:
             self._built[key] = build_network(**arguments).to(device)
         built = self._built[key]
